@@ -1,0 +1,18 @@
+"""Search, compare and ship transfer-learning image classifiers.
+
+The files, in the order of the data (directory listings sort by name; this list is the map):
+
+    errors, files, locations                     what every stage may use
+    schema, compose                              conf/ + command line -> checked configuration
+    sample, archive, catalogue, split, images    archives -> rows -> pixels
+    dataset                                      what every job of a study shares
+    augment, views, batches                      pixels -> augmented views -> batches
+    backbones, schedules, hypermodel             configuration + hyperparameters -> compiled model
+    training, trials, progress, tuning           model + batches -> trials
+    study                                        job folders -> leaderboard, best job
+    tta, scores, submission, model_card          best trial -> what is shipped
+    job                                          configuration -> a finished job folder
+    search, retrain, report, predict, doctor     entry points
+"""
+
+__version__ = "0.1.0"
