@@ -1,0 +1,352 @@
+"""Zip or folder -> a folder of image files and a digest.
+
+An archive is a stranger's word: every name in it is judged before a byte of it is written, and nothing is written
+anywhere but below the cache. Only images are unpacked, to a temporary folder that is moved into place once it is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import lzma
+import os
+import re
+import shutil
+import stat
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from catsdogs.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+# A member of this size that shrank by this factor is no picture; real ones of that size shrink tenfold at most.
+_SUSPICIOUS_BYTES = 64 * 2**20
+_SUSPICIOUS_RATIO = 200
+
+_ENCRYPTED = 0x1 | 0x40  # general purpose flags: encrypted, strongly encrypted
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+# What zipfile and its decompressors raise, beside BadZipFile, when they meet bytes that are not what they should be.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    RuntimeError,
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """A folder that holds images, at any depth.
+
+    Attributes:
+        root: absolute path of the folder.
+        digest: 64 hexadecimal digits; sha256 of the zip that was unpacked, or of the folder's listing.
+    """
+
+    root: Path
+    digest: str
+
+
+def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
+    """A sort key in which digits compare as numbers: 1, 2, 10, 100. Different texts have different keys."""
+    parts = re.split(r"(\d+)", text)  # text, digits, text, ..., text: a place holds the same kind in every key
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), text
+
+
+def open_images(source: Path, cache: Path, max_unpacked_bytes: int) -> ImageFolder:
+    """Make a zip or a folder of images available as a folder.
+
+    A folder is used where it is. Of a zip the images are unpacked into `cache/archives/<digest>`, once: an archive that
+    was unpacked before, or meanwhile by another process, is not unpacked again.
+
+    Args:
+        source: a zip or a folder; `~` is expanded.
+        cache: the cache folder, made if need be.
+        max_unpacked_bytes: what the images of a zip may take up once unpacked; the key data.max_unpacked_gib, in bytes.
+
+    Raises:
+        UserError: there is nothing at `source`, it cannot be read, is neither zip nor folder, is damaged, encrypted,
+            hostile or too large, has no images, or cannot be unpacked to the cache. Nothing is left in the cache.
+    """
+    source = Path(os.path.expanduser(source)).absolute()
+    if os.path.isdir(source):
+        return ImageFolder(source, _listing_digest(source))
+    try:
+        if not stat.S_ISREG(source.stat().st_mode):
+            raise UserError(f"{source}: neither a file nor a folder; pass the path of a zip or a folder of images")
+        digest = _zip_digest(source)
+    except FileNotFoundError:
+        raise UserError(f"{source}: no such file or folder; pass the path of a zip or a folder of images") from None
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror}); check its permissions and its disk") from error
+
+    target = cache.absolute() / "archives" / digest
+    if not os.path.isdir(target):
+        _unpack(source, target, max_unpacked_bytes)
+    return ImageFolder(target, digest)
+
+
+def image_paths(root: Path) -> list[str]:
+    """Paths of the images below a folder: relative to it, with forward slashes, sorted naturally.
+
+    Whether a file is an image is told by its suffix. Links to folders are followed, each folder being entered once.
+    Hidden files and folders, and the `__MACOSX` of Apple's archives, are left out.
+
+    Raises:
+        UserError: a folder cannot be listed, or a name is not UTF-8 or has control characters.
+    """
+    entered: set[tuple[int, int]] = set()
+    paths = []
+    try:
+        for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_raise):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in entered:
+                subfolders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            subfolders[:] = sorted(name for name in subfolders if not _passed_over(name))
+            within = PurePosixPath(Path(folder).relative_to(root).as_posix())
+            paths += [str(within / name) for name in names if _is_image(name) and not _passed_over(name)]
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions") from error
+    for path in paths:
+        if _CONTROL_CHARACTERS.search(path) or not _is_utf8(path):
+            raise UserError(f"{root}: the name {_shown(path)} is not UTF-8 or has control characters; rename the file")
+    return sorted(paths, key=natural_key)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _passed_over(part: str) -> bool:
+    """Whether a file or folder of this name is the doing of an operating system."""
+    return part.startswith(".") or part == "__MACOSX"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(name: str) -> str:
+    """A name that may be hostile, fit for a line of text."""
+    return ascii(name) if len(name) <= 120 else ascii(name[:117] + "...")
+
+
+def _listing_digest(root: Path) -> str:
+    """sha256 over (relative path, size, mtime_ns) of every image.
+
+    Raises:
+        UserError: there are no images, or one of them cannot be read.
+    """
+    paths = image_paths(root)
+    if not paths:
+        archives = sorted(path.name for path in root.glob("*.zip"))
+        if archives:
+            raise UserError(f"{root}: no images in it, but the zips {_few(archives)}; pass the path of one of these instead")
+        raise UserError(f"{root}: no images in it; pass a folder with files ending in {', '.join(IMAGE_SUFFIXES)}")
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        try:
+            status = (root / path).stat()
+        except OSError as error:
+            raise UserError(f"{root / path}: cannot be read ({error.strerror}); mend or remove it") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{root / path}: has the name of an image but is no file; rename or remove it")
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _zip_digest(source: Path) -> str:
+    """sha256 of a zip. It is taken anew every time: at about a second per GB no record of it is worth trusting.
+
+    Raises:
+        UserError: the file is not a zip.
+        OSError: it cannot be read.
+    """
+    with source.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            file.seek(0)
+            if file.read(4) == b"PK\x03\x04":
+                raise UserError(f"{source}: begins as a zip but its end is missing; copy or download it again")
+            raise UserError(f"{source}: not a zip; pass the path of a zip or a folder of images")
+        size = file.seek(0, os.SEEK_END)
+        if size > 2**27:
+            _log.info("hashing %s (%.2g GiB)", source, size / 2**30)
+        file.seek(0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unpack(source: Path, target: Path, max_unpacked_bytes: int) -> None:
+    """Unpack the images of a zip into the folder `target`, which appears only when it is whole."""
+    try:
+        archive = zipfile.ZipFile(source)
+    except _DAMAGE as error:
+        raise UserError(f"{source}: damaged ({_reason(error)}); copy or download it again") from error
+    with archive:
+        members = _image_members(archive, source, max_unpacked_bytes)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:16]}-", dir=target.parent))
+        except OSError as error:
+            raise _unwritable(target.parent, error) from error
+        try:
+            total = sum(info.file_size for info in members.values())
+            _log.info("unpacking %d images (%.3g GiB) of %s to %s", len(members), total / 2**30, source, target)
+            _write_members(archive, source, members, temporary, max_unpacked_bytes)
+            temporary.chmod(0o755)  # mkdtemp's folders are for their owner; the cache is for whoever may read it
+            try:
+                temporary.rename(target)
+            except OSError as error:
+                if not target.is_dir():  # else another process was faster, and what it unpacked is the same
+                    raise _unwritable(target, error) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _image_members(archive: zipfile.ZipFile, source: Path, max_unpacked_bytes: int) -> dict[str, zipfile.ZipInfo]:
+    """The images of an archive by their relative path, after every check that needs no unpacking."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    archives = []
+    for info in archive.infolist():
+        parts = _safe_parts(info, source)
+        if info.is_dir() or not parts or any(_passed_over(part) for part in parts):
+            continue
+        path = "/".join(parts)
+        if path.lower().endswith(".zip"):
+            archives.append(path)
+        if not _is_image(path):
+            continue
+        if info.flag_bits & _ENCRYPTED:
+            raise UserError(f"{source}: {path} is encrypted; unpack it with its password and pass the folder")
+        if path in members:
+            raise UserError(f"{source}: {path} is in it twice; pack it again with one of the two")
+        members[path] = info
+    if not members and archives:
+        inner = next((path for path in archives if PurePosixPath(path).stem.lower() == "train"), archives[0])
+        raise UserError(
+            f"{source}: no images in it, but the zips {_few(archives)}; "
+            f"unpack it first and pass the inner {inner} instead"
+        )
+    if not members:
+        raise UserError(f"{source}: no images in it; pass a zip with files ending in {', '.join(IMAGE_SUFFIXES)}")
+
+    total = sum(info.file_size for info in members.values())
+    if total > max_unpacked_bytes:
+        raise _too_large(source, total, max_unpacked_bytes)
+    for path, info in members.items():
+        if info.file_size > _SUSPICIOUS_BYTES and info.file_size > _SUSPICIOUS_RATIO * info.compress_size:
+            raise UserError(
+                f"{source}: {path} would grow from {info.compress_size / 2**20:.3g} to {info.file_size / 2**20:.3g} "
+                f"MiB as no picture does; take it out of the archive, or unpack it yourself and pass the folder"
+            )
+    return members
+
+
+def _safe_parts(info: zipfile.ZipInfo, source: Path) -> list[str]:
+    """The parts of a member's path, none of which leads elsewhere. A backslash counts as a slash, as on Windows.
+
+    `orig_filename` is the name as it stands in the archive; zipfile cuts `filename` at the first NUL.
+    """
+    name = info.orig_filename.replace("\\", "/")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or _DRIVE.match(name):
+        fault = "has an absolute path"
+    elif ".." in parts:
+        fault = "leads out of the archive"
+    elif _CONTROL_CHARACTERS.search(name):
+        fault = "has control characters in its name"
+    elif stat.S_ISLNK(info.external_attr >> 16):
+        fault = "is a symbolic link"
+    else:
+        return parts
+    raise UserError(
+        f"{source}: the member {_shown(info.orig_filename)} {fault}, so nothing was unpacked; "
+        f"unpack the archive yourself if it is trusted, and pass the folder"
+    )
+
+
+def _write_members(
+    archive: zipfile.ZipFile, source: Path, members: dict[str, zipfile.ZipInfo], folder: Path, max_unpacked_bytes: int
+) -> None:
+    written = 0
+    for path, info in members.items():
+        place = folder / path
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            # Mode x: where the file system takes two names for one (upper and lower case), no file replaces another.
+            with place.open("xb") as file:
+                for chunk in _content(archive, info, source):
+                    written += len(chunk)
+                    if written > max_unpacked_bytes:
+                        raise _too_large(source, written, max_unpacked_bytes)
+                    file.write(chunk)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(
+                f"{source}: {path} has the name of another member as far as the file system of {folder.parent} can "
+                f"tell; rename one of them, or pass cache=FOLDER on another file system"
+            ) from error
+        except OSError as error:
+            raise _unwritable(folder.parent, error, f"{_shown(path)} of {source} ") from error
+
+
+def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> Iterator[bytes]:
+    """The bytes of a member in pieces. Only faults of reading are told here; those of writing pass by."""
+    try:
+        with archive.open(info) as member:
+            while chunk := member.read(2**20):
+                yield chunk
+    except NotImplementedError as error:  # Windows packs large files by Deflate64, which Python does not know
+        raise UserError(
+            f"{source}: {info.filename} is packed by a method unknown here ({_reason(error)}); "
+            f"unpack the archive yourself and pass the folder"
+        ) from error
+    except _DAMAGE as error:
+        raise UserError(
+            f"{source}: {info.filename} in it is damaged ({_reason(error)}); copy or download the archive again"
+        ) from error
+
+
+def _too_large(source: Path, size: int, max_unpacked_bytes: int) -> UserError:
+    return UserError(
+        f"{source}: its images unpack to {size / 2**30:.3g} GiB, more than data.max_unpacked_gib="
+        f"{max_unpacked_bytes / 2**30:.3g} allows; raise data.max_unpacked_gib if the archive is trusted"
+    )
+
+
+def _unwritable(folder: Path, error: OSError, what: str = "") -> UserError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"{folder}: the disk is full; make room, or pass cache=FOLDER on a larger disk")
+    return UserError(f"{folder}: {what}cannot be written ({error.strerror}); pass cache=FOLDER with a folder that can")
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,140 @@
+"""`backbone` configuration -> a frozen Keras network with its weights, and the preprocessing in front of it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from catsdogs.errors import UserError
+from catsdogs.schema import Backbone
+
+log = logging.getLogger(__name__)
+
+# Means and standard deviations of ImageNet, RGB, from keras.applications.imagenet_utils.
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+def build_backbone(backbone: Backbone) -> keras.Model:
+    """Build the network without its top, load its weights and freeze it.
+
+    Returns:
+        A functional model from preprocessed float32 (B, S, S, 3) to float32 (B, h, w, C), every layer of it with
+        `trainable = False`.
+
+    Raises:
+        UserError: no such builder, weights that cannot be had, or weights of another network.
+    """
+    builder = _builder(backbone.builder)
+    arguments: dict[str, Any] = {
+        "include_top": False,
+        "input_shape": (backbone.image_size, backbone.image_size, 3),
+        **backbone.arguments,
+    }
+    if backbone.weights == "imagenet":
+        network = _with_imagenet_weights(builder, backbone, arguments)
+    else:
+        network = _build(builder, backbone, arguments, weights=None)
+        if backbone.weights is not None:
+            _load_weights(network, backbone)
+    network.trainable = False
+    return network
+
+
+def preprocess(images: Any, preprocessing: str) -> Any:
+    """Turn symbolic pixels 0..255 (B, S, S, 3) RGB into what the family of the backbone was trained on.
+
+    The layers are plain Keras layers, so the saved model needs none of our code.
+    Source of the numbers: keras.applications.imagenet_utils.preprocess_input, modes tf, caffe and torch.
+    """
+    if preprocessing == "minus_one_to_one":
+        return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="preprocessing")(images)
+    if preprocessing == "bgr_minus_mean":
+        bgr = images[..., ::-1]
+        return keras.layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68], name="preprocessing")(bgr)
+    if preprocessing == "imagenet_standardised":
+        scale = [1 / (255 * std) for std in _STD]
+        offset = [-mean / std for mean, std in zip(_MEAN, _STD, strict=True)]
+        return keras.layers.Rescaling(scale, offset=offset, name="preprocessing")(images)
+    return images
+
+
+def small_cnn(
+    include_top: bool = False, weights: None = None, input_shape: tuple[int, int, int] = (64, 64, 3), filters: int = 16
+) -> keras.Model:
+    """Four blocks of convolution, group normalisation, ReLU and pooling, for images that are drawn and not photographed.
+
+    Group normalisation and not batch normalisation: it has no statistics that would have to be trained first, so the
+    network behaves the same frozen, half frozen and free.
+    """
+    inputs = keras.Input(input_shape)
+    x = inputs
+    for block, width in enumerate((filters, 2 * filters, 4 * filters, 4 * filters), start=1):
+        x = keras.layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"block_{block}_conv")(x)
+        x = keras.layers.GroupNormalization(groups=8 if width % 8 == 0 else 1, name=f"block_{block}_norm")(x)
+        x = keras.layers.ReLU(name=f"block_{block}_relu")(x)
+        if block < 4:
+            x = keras.layers.MaxPooling2D(name=f"block_{block}_pool")(x)
+    return keras.Model(inputs, x, name="small_cnn")
+
+
+def _builder(name: str) -> Any:
+    module_name, _, attribute = name.rpartition(".")
+    try:
+        # keras.applications is an attribute of keras and not always an importable module of its own.
+        module = keras.applications if module_name == "keras.applications" else importlib.import_module(module_name)
+        return getattr(module, attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"backbone.builder={name}: there is no such function; give the dotted name of one like "
+            "keras.applications.MobileNetV2"
+        ) from error
+
+
+def _build(builder: Any, backbone: Backbone, arguments: dict[str, Any], weights: str | None) -> keras.Model:
+    try:
+        return builder(weights=weights, **arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"backbone.builder={backbone.builder} does not take backbone.arguments={backbone.arguments} with "
+            f"backbone.image_size={backbone.image_size} and weights={weights}: {_one_line(error)}"
+        ) from error
+
+
+def _with_imagenet_weights(builder: Any, backbone: Backbone, arguments: dict[str, Any]) -> keras.Model:
+    try:
+        return _build(builder, backbone, arguments, weights="imagenet")
+    except UserError:
+        raise
+    except Exception as error:
+        # keras.utils.get_file raises a bare Exception for every failure of the network.
+        raise UserError(
+            f"backbone.weights=imagenet: the weights could not be downloaded ({_one_line(error)}); where there is no "
+            "network, copy the file that it names from another machine into ~/.keras/models, pass "
+            "backbone.weights=PATH of a .weights.h5 or .h5 file, or try experiment=quickstart, which needs none"
+        ) from error
+
+
+def _load_weights(network: keras.Model, backbone: Backbone) -> None:
+    path = Path(str(backbone.weights)).expanduser()
+    if not path.is_file():
+        raise UserError(f"backbone.weights={backbone.weights}: there is no such file")
+    if path.suffix != ".h5":
+        raise UserError(f"backbone.weights={backbone.weights}: give a .weights.h5 or .h5 file")
+    try:
+        network.load_weights(str(path))
+    except Exception as error:
+        # Keras raises ValueError, KeyError, OSError or its own types, depending on where the layouts part.
+        raise UserError(
+            f"backbone.weights={backbone.weights} does not hold weights of backbone.builder={backbone.builder} with "
+            f"backbone.arguments={backbone.arguments}: {_one_line(error)}"
+        ) from error
+
+
+def _one_line(error: BaseException, length: int = 200) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,170 @@
+"""`conf/`, `sweeps/` and the command line -> a checked configuration.
+
+Hydra composes; this file tells it our schemas, our declared studies and how job folders are named, and turns its errors
+into sentences. Nothing here imports Keras, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from catsdogs import schema
+from catsdogs.errors import UserError
+from catsdogs.locations import sweeps_dir
+
+# The groups whose choices name a job and are compared in the report.
+COMPOSED_GROUPS = ("backbone", "augmentation", "schedule", "label_smoothing")
+
+# Longest name of a job folder; file systems end at 255 bytes, and tools add prefixes.
+MAX_JOB_NAME = 120
+
+
+def register() -> None:
+    """Tell Hydra the schemas, the declared studies and the resolver that names job folders. May be called again."""
+    store = ConfigStore.instance()
+    store.store(name="search_schema", node=schema.SearchConfig)
+    store.store(name="retrain_schema", node=schema.RetrainConfig)
+    # As nodes and not through hydra.searchpath: the search path would have to hold the parent of sweeps/, which in a
+    # checkout is the whole repository, every folder of which Hydra would then take for a configuration group.
+    for file in sorted(sweeps_dir().glob("*.yaml")):
+        store.store(group="sweeps", name=file.stem, package="_global_", node=OmegaConf.load(file))
+    OmegaConf.register_new_resolver("catsdogs.job_name", _resolve_job_name, replace=True)
+
+
+def checked(config: DictConfig) -> schema.SearchConfig:
+    """The composed configuration as plain dataclasses, every value inside its range.
+
+    Raises:
+        UserError: a value is missing, of the wrong type or out of range.
+    """
+    try:
+        plain = cast(schema.SearchConfig, OmegaConf.to_object(config))
+    except OmegaConfBaseException as error:
+        raise UserError(sentence(error)) from error
+    _refuse_unknown_keys(plain, "")
+    schema.check(plain)
+    plain.cache = str(Path(plain.cache).expanduser().absolute())
+    return plain
+
+
+def _refuse_unknown_keys(node: Any, prefix: str) -> None:
+    """`+key=value` adds keys that no dataclass has; OmegaConf lets them through."""
+    known = [item.name for item in dataclasses.fields(node)]
+    for key, value in vars(node).items():
+        if key not in known:
+            raise UserError(f"{prefix}{key}: no such key; known here are {', '.join(sorted(known))}")
+        if dataclasses.is_dataclass(value):
+            _refuse_unknown_keys(value, f"{prefix}{key}.")
+
+
+def with_default_study(arguments: Sequence[str], overrides: Sequence[str], multirun: bool) -> list[str]:
+    """The command line of `search`, completed.
+
+    A bare `-m`, one that sweeps nothing and names neither an experiment nor a study, runs the declared study
+    `sweeps/default.yaml`. What a sweep varies beside the composed groups is passed on, because a job cannot tell its
+    varied keys from its constant ones.
+
+    Args:
+        arguments: the whole command line.
+        overrides: the part of it that Hydra takes for overrides.
+        multirun: whether `-m` was given.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    keys = {override.key_or_group for override in parsed}
+    swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
+    added = []
+    if multirun and not swept and not keys & {"sweeps", "experiment"}:
+        added.append("sweeps=default")
+    extra = sorted({key.lstrip("+~") for key in swept} - set(COMPOSED_GROUPS))
+    if extra and "varied" not in keys:
+        added.append(f"varied=[{','.join(extra)}]")
+    # Beside the other overrides: argparse refuses positional arguments in two places.
+    place = list(arguments).index(overrides[-1]) + 1 if overrides else len(arguments)
+    return [*arguments[:place], *added, *arguments[place:]]
+
+
+def job_name(choices: dict[str, str], overrides: Sequence[str], varied: Sequence[str]) -> str:
+    """Name a job after its choices: `mobilenet_v2-flip-cosine-none`, then every other key that its study varies.
+
+    Args:
+        choices: option of every configuration group, as Hydra records them.
+        overrides: the overrides of this job, `key=value`.
+        varied: keys that the study varies.
+
+    Returns:
+        A name of at most 120 characters out of letters, digits, `.`, `_` and `-`. The order of overrides does not
+        matter; names that had to be shortened or cleaned end in a digest of the whole, so that they stay apart.
+    """
+    parts = [str(choices.get(group)) for group in COMPOSED_GROUPS]
+    values = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
+    for key in sorted(set(varied) - set(COMPOSED_GROUPS)):
+        if key in values:
+            parts.append(f"{key}-{values[key]}")
+    whole = "-".join(parts)
+    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "_", whole)
+    if cleaned == whole and len(cleaned) <= MAX_JOB_NAME and not cleaned.startswith("."):
+        return cleaned
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:10]
+    return f"{cleaned[: MAX_JOB_NAME - 11].lstrip('.')}-{digest}"
+
+
+def _resolve_job_name(choices: Any, overrides: Any, sweeper: Any, varied: Any) -> str:
+    swept = list(OmegaConf.select(sweeper, "params") or {})
+    return job_name(dict(choices), list(overrides), swept + list(varied))
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong while composing, in one sentence that names the key, the value and the remedy."""
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: cannot be read as key=value ({_first_line(error)}); "
+            "quote a value with special characters, as in \"key='[a]'\""
+        )
+    option = re.match(r"In '.*?': Could not find '(.+?)/([^/']+)'", str(error))
+    if option:
+        listed = re.search(r"Available options in '[^']*':\n((?:\s+\S+\n?)+)", str(error))
+        known = f"; known are {', '.join(listed.group(1).split())}" if listed else ""
+        return f"{option.group(1)}={option.group(2)}: no such option{known}"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
+            node = cause.parent_node
+            known = sorted(str(key) for key in node) if isinstance(node, DictConfig) else []
+            return f"{cause.full_key}: no such key" + (f"; known here are {', '.join(known)}" if known else "")
+        if isinstance(cause, ValidationError) and cause.full_key:
+            return f"{cause.full_key}: {_first_line(cause)}"
+        cause = cause.__cause__
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0].strip().rstrip(".") or type(error).__name__
+
+
+# What Hydra and OmegaConf raise for a command line or a configuration that cannot be composed.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+
+
+def raised_by_hydra(error: BaseException) -> bool:
+    """Whether Hydra itself refused something: for a few mistakes it raises a bare ValueError."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and str(frame.tb_frame.f_globals.get("__name__", "")).startswith("hydra.")
+
+
+def wants_traceback() -> bool:
+    """Hydra's own switch, honoured: with HYDRA_FULL_ERROR=1 errors of the configuration keep their traceback."""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"

@@ -1,0 +1,176 @@
+"""`data` config -> the catalogues, split and digest that every job shares."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from catsdogs.archive import ImageFolder, open_images
+from catsdogs.catalogue import CAT, DOG, LABELS_COME_FROM, catalogue
+from catsdogs.errors import UserError
+from catsdogs.schema import Data
+from catsdogs.split import split, subset
+
+_SHOWN = 5  # ids in a message
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images of a study. Tables have the columns of `catalogue`, are sorted naturally by id and indexed from 0.
+
+    Attributes:
+        rows: the labelled images in use; problem is "", and split, "train" or "validation", is a further column.
+        root: folder that the paths of `rows` and `left_out` are relative to.
+        test: every test image, also those that do not decode, which alone have a problem (and width 0); label is NaN in
+            all rows unless all are labelled. None: there is no test set.
+        test_root: folder that the paths of `test` are relative to.
+        left_out: the training images that are not used, each with the reason as its problem.
+        digest: sha256 over (id, label, sha256, split) of `rows`, 64 hexadecimal digits.
+    """
+
+    rows: pd.DataFrame
+    root: Path
+    test: pd.DataFrame | None
+    test_root: Path | None
+    left_out: pd.DataFrame
+    digest: str
+
+
+def load_dataset(data: Data, cache: Path) -> Dataset:
+    """Open the archives, leave out what cannot be trained on, draw the subset, and split.
+
+    Left out are images that do not decode, that have no label or two, and those of `data.ignore`. An image that occurs
+    under both labels has two; ignoring the wrong ones mends that.
+
+    Args:
+        data: the configuration; relative paths start at the current directory, `~` is expanded. Where `train` is null
+            the archives are drawn as `sample` says.
+        cache: the cache folder.
+
+    Raises:
+        UserError: an archive cannot be used (see `open_images`), an id in `data.ignore` is unknown, no image or only
+            one class is left, or there are too few images to split.
+    """
+    train, test = _sources(data, cache)
+    folder = _opened("train", train, data, cache)
+    test_folder = None if test is None else _opened("test", test, data, cache)
+    table = catalogue(folder, cache)
+    test_table = None if test_folder is None else catalogue(test_folder, cache)
+
+    problems = _problems(table, data.ignore)
+    rows = table[problems == ""]
+    left_out = table.assign(problem=problems)[problems != ""].reset_index(drop=True)
+    _report(left_out, len(table), ignored=len(set(data.ignore)))
+    _check_classes(rows, left_out, train, test_table)
+    rows = subset(rows, data.limit, data.split_seed).reset_index(drop=True)
+    rows = rows.assign(split=split(rows, data.validation_fraction, data.split_seed))
+    return Dataset(
+        rows=rows,
+        root=folder.root,
+        test=None if test_table is None else _test_rows(test_table),
+        test_root=None if test_folder is None else test_folder.root,
+        left_out=left_out,
+        digest=_digest(rows),
+    )
+
+
+def _sources(data: Data, cache: Path) -> tuple[Path, Path | None]:
+    """The training and the test source, drawn if none is given."""
+    for key, value in (("train", data.train), ("test", data.test)):
+        if value is not None and not value.strip():
+            raise UserError(f"data.{key}={value!r}: no path; pass data.{key}=PATH of a zip or a folder of images")
+    test = None if data.test is None else Path(data.test)
+    if data.train is not None:
+        return Path(data.train), test
+    if data.sample is None:
+        raise UserError("data.train=null: no training images are given; pass data.train=PATH of a zip or a folder")
+    from catsdogs.sample import sample_archives
+
+    drawn_train, drawn_test = sample_archives(data.sample, cache)
+    return drawn_train, test or drawn_test
+
+
+def _opened(key: str, source: Path, data: Data, cache: Path) -> ImageFolder:
+    try:
+        return open_images(source, cache, int(min(data.max_unpacked_gib * 2**30, sys.maxsize)))
+    except UserError as error:
+        raise UserError(f"data.{key}: {error}") from error
+
+
+def _problems(table: pd.DataFrame, ignore: list[str]) -> pd.Series:
+    """Why a row cannot be trained on, "" where it can; (N,) str."""
+    unknown = sorted(set(ignore) - set(table["id"]))
+    if unknown:
+        raise UserError(
+            f"data.ignore: there is no training image with the id {_few(unknown)}; "
+            f"an id is the path without shared folders and suffix, {table['id'].iloc[0]} for example"
+        )
+    problems = table["problem"].astype(object)
+    problems[(problems == "") & table["label"].isna()] = "no label"
+    problems[table["id"].isin(ignore)] = "ignored by data.ignore"
+    usable = table[problems == ""]
+    labels = usable.groupby("sha256")["label"].nunique()
+    problems[usable.index[usable["sha256"].isin(labels.index[labels > 1])]] = "the same image occurs under both labels"
+    return problems
+
+
+def _report(left_out: pd.DataFrame, total: int, ignored: int) -> None:
+    """Say what is left out; what was asked to be left out needs no warning."""
+    if ignored:
+        _log.info("data.ignore leaves out %d of %d training images", ignored, total)
+    unasked = left_out[left_out["problem"] != "ignored by data.ignore"]
+    if len(unasked):
+        first = [f"{row.id} ({row.problem})" for row in unasked.head(_SHOWN).itertuples()]
+        more = "" if len(unasked) <= _SHOWN else ", ..."
+        _log.warning("%d of %d training images are left out: %s%s", len(unasked), total, ", ".join(first), more)
+
+
+def _check_classes(rows: pd.DataFrame, left_out: pd.DataFrame, train: Path, test: pd.DataFrame | None) -> None:
+    cats, dogs = int((rows["label"] == CAT).sum()), int((rows["label"] == DOG).sum())
+    if cats and dogs:
+        return
+    if cats or dogs:
+        there, missing = ("cats", "dogs") if cats else ("dogs", "cats")
+        raise UserError(
+            f"data.train: {train} has {cats or dogs} usable images of {there} but none of {missing}; add {missing}, "
+            f"whose label is told by {LABELS_COME_FROM}"
+        )
+    if (left_out["problem"] == "no label").any():
+        swapped = test is not None and bool(test["label"].notna().any())
+        hint = "; data.test has labels, so the two may have changed places" if swapped else ""
+        raise UserError(
+            f"data.train: none of the usable images of {train} has a label, which is told by {LABELS_COME_FROM}{hint}"
+        )
+    raise UserError(
+        f"data.train: none of the {len(left_out)} images of {train} can be used, "
+        f"the first, {left_out['id'].iloc[0]}, because: {left_out['problem'].iloc[0]}"
+    )
+
+
+def _test_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """A catalogue as a test set, where a doubtful label is no problem and some labels are as good as none."""
+    undecodable = table["width"] == 0
+    table = table.assign(problem=table["problem"].where(undecodable, ""))
+    if table["label"].isna().any():
+        table["label"] = math.nan
+    return table
+
+
+def _digest(rows: pd.DataFrame) -> str:
+    digest = hashlib.sha256()
+    for row in zip(rows["id"], rows["label"], rows["sha256"], rows["split"], strict=True):
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _few(ids: list[str]) -> str:
+    return ", ".join(ids[:_SHOWN]) + (f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else "")

@@ -1,0 +1,170 @@
+"""Entry point: checks the installation, the devices, the weights and the data, and says what to do.
+
+python -m catsdogs.doctor [--train train.zip] [--test test.zip] [--weights FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from catsdogs.errors import UserError, exit_status_of
+from catsdogs.locations import conf_dir, sweeps_dir
+
+# Pixels of 25,000 training and 12,500 test images at 224 take 5.6 GB, their files 1.2 GB.
+_KAGGLE_BYTES = 7 * 10**9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: whether all is well, and what to do if not."""
+
+    good: bool
+    what: str
+    remedy: str = ""
+
+
+def _doctor(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="catsdogs-doctor", description="Check the installation, devices, weights and data, and say what to do."
+    )
+    parser.add_argument("--train", type=Path, help="zip or folder of labelled images to check")
+    parser.add_argument("--test", type=Path, help="zip or folder of test images to check")
+    parser.add_argument("--weights", default="imagenet", help="weights of MobileNetV2 to check (default: %(default)s)")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(os.environ.get("CATSDOGS_CACHE", "~/.cache/catsdogs")).expanduser(),
+        help="folder of the cache (default: %(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    checks: list[Callable[[], list[Finding]]] = [
+        _python,
+        _packages,
+        _configuration,
+        lambda: _cache(options.cache),
+        _devices,
+        lambda: _weights(options.weights),
+    ]
+    checks += [
+        lambda source=source, key=key: _data(source, key, options.cache)  # type: ignore[misc]
+        for key, source in (("data.train", options.train), ("data.test", options.test))
+        if source is not None
+    ]
+    bad = 0
+    for check in checks:
+        for finding in check():
+            print(f"{'ok     ' if finding.good else 'PROBLEM'}  {finding.what}")
+            if not finding.good:
+                bad += 1
+                print(f"         {finding.remedy}")
+    print("\nAll is well." if not bad else f"\n{bad} problem{'s' if bad > 1 else ''}; see above.")
+    return 1 if bad else 0
+
+
+def _python() -> list[Finding]:
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    return [Finding(supported, f"Python {platform.python_version()}", "install Python 3.11, 3.12 or 3.13")]
+
+
+def _packages() -> list[Finding]:
+    """Every dependency that catsdogs declares, against the version that is installed."""
+    findings = []
+    for line in importlib.metadata.requires("catsdogs") or []:
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            remedy = f"pip install '{requirement}'"
+            findings.append(Finding(False, f"{requirement.name} is not installed", remedy))
+            continue
+        fits = requirement.specifier.contains(version, prereleases=True)
+        remedy = f"catsdogs is tested with {requirement.specifier}; pip install '{requirement}'"
+        findings.append(Finding(fits, f"{requirement.name} {version}", remedy))
+    return findings
+
+
+def _configuration() -> list[Finding]:
+    return [
+        Finding(folder.is_dir(), f"{name}/ at {folder}", "reinstall catsdogs: the folder is part of it")
+        for name, folder in (("conf", conf_dir()), ("sweeps", sweeps_dir()))
+    ]
+
+
+def _cache(cache: Path) -> list[Finding]:
+    remedy = "set CATSDOGS_CACHE, or pass cache=FOLDER, to a folder that you may write to on a larger disk"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        return [Finding(False, f"cache {cache} cannot be written: {error.strerror}", remedy)]
+    free = shutil.disk_usage(cache).free
+    what = f"cache {cache}, {free / 1e9:.0f} GB free; Kaggle's archives need {_KAGGLE_BYTES / 1e9:.0f} GB at 224 pixels"
+    return [Finding(free >= _KAGGLE_BYTES, what, remedy)]
+
+
+def _devices() -> list[Finding]:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import keras
+
+        devices = keras.distribution.list_devices()
+    except Exception as error:
+        return [Finding(False, f"Keras does not start: {error}", "pip install --force-reinstall tensorflow keras")]
+    found = f"{keras.backend.backend()} on {', '.join(devices)}, {os.cpu_count()} processors"
+    hint = "" if any("gpu" in device.lower() for device in devices) else "; no GPU, so expect hours for whole studies"
+    return [Finding(True, found + hint)]
+
+
+def _weights(weights: str) -> list[Finding]:
+    from catsdogs.backbones import build_backbone
+    from catsdogs.schema import Backbone
+
+    backbone = Backbone("keras.applications.MobileNetV2", {"alpha": 1.0}, weights, 224, "minus_one_to_one", False)
+    try:
+        build_backbone(backbone)
+    except UserError as error:
+        return [Finding(False, f"weights of MobileNetV2: {weights}", str(error))]
+    return [Finding(True, f"weights of MobileNetV2: {weights}")]
+
+
+def _data(source: Path, key: str, cache: Path) -> list[Finding]:
+    from catsdogs.archive import open_images
+    from catsdogs.catalogue import catalogue
+
+    try:
+        table = catalogue(open_images(source, cache, max_unpacked_bytes=20 * 2**30), cache)
+    except UserError as error:
+        return [Finding(False, f"{key}={source}", str(error))]
+    cats, dogs = int((table["label"] == 0).sum()), int((table["label"] == 1).sum())
+    what = f"{key}={source}: {len(table)} images, {cats} cats, {dogs} dogs"
+    bad = table[table["problem"] != ""]
+    if len(bad):
+        what += f", {len(bad)} with a problem that will be left out, {bad['path'].iloc[0]} for one"
+    usable = key == "data.test" or (cats > 0 and dogs > 0)
+    return [
+        Finding(
+            usable, what, "training needs both classes, named as cat.1.jpg and dog.1.jpg or in folders cats and dogs"
+        )
+    ]
+
+
+def main() -> int:
+    return exit_status_of(_doctor)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

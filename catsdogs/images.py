@@ -1,0 +1,219 @@
+"""Files -> uint8 (N, S, S, 3), RGB, 0..255: the only decode and the only resize.
+
+Training, validation, test-time augmentation, prediction and export all come through `decode`, so that no two of them
+see different pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+import pandas as pd
+import PIL
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from catsdogs import files
+from catsdogs.errors import UserError
+
+RESIZE = "pillow-bilinear"
+
+# The formats of the suffixes that `archive` takes. Pillow knows more, but some of these run other programs (EPS).
+_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF")
+_RULES = 1  # of `_rgb`; part of the key of stored pixels, to be counted up when they change
+
+_PROGRESS_FROM = 2000  # images
+_PROGRESS_SECONDS = 10.0
+_FROM_PILLOW = r"PIL\."
+
+_log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def decode(file: Path | BinaryIO, size: int | None) -> np.ndarray:
+    """Decode one image, and squeeze it to a square.
+
+    In this order: the first frame is decoded in full, turned upright by its EXIF orientation, made RGB, and resized
+    without regard to its aspect ratio by Pillow's bilinear filter, which averages when it shrinks. Making it RGB means:
+    of 16-bit channels the high byte is kept, transparency is laid over white, CMYK and palettes are converted by
+    Pillow.
+
+    Args:
+        file: a path, or a binary file that is read to its end.
+        size: side S of the square in pixels; None leaves the image (height, width, 3).
+
+    Returns:
+        (S, S, 3) uint8, RGB, 0..255.
+
+    Raises:
+        ValueError: the bytes do not decode; its text is the reason in a few words.
+        OSError: the file cannot be read.
+    """
+    data = file.read_bytes() if isinstance(file, Path) else file.read()
+    if not data:
+        raise ValueError("the file is empty")
+    _silence_pillow()
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            image.load()
+            rgb = _rgb(_upright(image))
+            if size is not None:
+                rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
+            return np.array(rgb)
+    except UnidentifiedImageError:
+        raise ValueError("not an image of a known format") from None
+    except Exception as error:  # Pillow has no common exception: SyntaxError, struct.error, OSError, bombs, ...
+        raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from error
+
+
+def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray:
+    """Decoded images of a table, stored once under a key that covers everything that changes them.
+
+    Args:
+        rows: columns path (relative to `root`) and sha256; every image must decode.
+        root: the folder of the images.
+        size: side S of the squares in pixels.
+        cache: the cache folder; the array is `pixels/<key>.npy` in it.
+
+    Returns:
+        (N, S, S, 3) uint8, RGB, 0..255, in the order of `rows`; memory-mapped, read-only.
+
+    Raises:
+        UserError: an image has vanished, changed, or does not decode, or the cache has no room for the array.
+    """
+    shape = (len(rows), size, size, 3)
+    hashes = [str(sha256) for sha256 in rows["sha256"]]
+    key = hashlib.sha256(json.dumps([hashes, size, RESIZE, _RULES, PIL.__version__]).encode()).hexdigest()
+    path = cache / "pixels" / f"{key}.npy"
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(path.parent).free
+            if math.prod(shape) > free:
+                raise UserError(
+                    f"{path.parent}: {len(rows)} images of {size}x{size} pixels take {_gib(math.prod(shape))}, but "
+                    f"{_gib(free)} is free; pass cache=FOLDER on a larger disk, or a smaller data.limit"
+                )
+            _write_pixels(list(zip(rows["path"], hashes, strict=True)), shape, root, path)
+        except OSError as error:
+            raise UserError(
+                f"{path.parent}: cannot hold {_gib(math.prod(shape))} of pixels ({error.strerror}); "
+                f"pass cache=FOLDER with a folder that can"
+            ) from error
+    return np.load(path, mmap_mode="r")
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item], doing: str) -> Iterator[Result]:
+    """Results of a function in the order of its items, worked out by as many threads as there are processors.
+
+    Only a few results wait in memory at a time. Of long work a line is logged every ten seconds.
+
+    Args:
+        function: what is done to one item; its first exception ends the work.
+        items: what it is done to, one after the other.
+        doing: the work in a word or two, for the log.
+    """
+    workers = os.cpu_count() or 1
+    ahead = 8 * workers
+    start = logged = time.monotonic()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting = deque(pool.submit(function, item) for item in items[:ahead])
+        for place in range(len(items)):
+            result = waiting.popleft().result()
+            if place + ahead < len(items):
+                waiting.append(pool.submit(function, items[place + ahead]))
+            yield result
+            now = time.monotonic()
+            if len(items) > _PROGRESS_FROM and now - logged >= _PROGRESS_SECONDS:
+                logged = now
+                left = (now - start) / (place + 1) * (len(items) - place - 1)
+                _log.info("%s: %d of %d images, about %.0f s left", doing, place + 1, len(items), left)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # broken EXIF: the picture itself has decoded, and viewers show it as it is stored
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} (32 bits a channel) have no fixed white")
+    if image.mode.startswith("I;16"):
+        # Pillow would clip these at 255. The high byte is what it keeps of 16-bit colour, too.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _silence_pillow() -> None:
+    """Turn off Pillow's warnings about odd files: what does not decode is told by an error, the rest is noise.
+
+    `warnings.catch_warnings` is no help, as threads that leave it in another order than they entered restore the wrong
+    filters. So these stay, and are put back if someone (pytest) has reset them meanwhile.
+    """
+    for category in (UserWarning, RuntimeWarning):
+        if ("ignore", None, category, re.compile(_FROM_PILLOW), 0) not in warnings.filters:
+            warnings.filterwarnings("ignore", category=category, module=_FROM_PILLOW)
+
+
+def _write_pixels(images: list[tuple[str, str]], shape: tuple[int, int, int, int], root: Path, path: Path) -> None:
+    """Write an .npy file image by image.
+
+    Plain writes, not a memory map: a map on a disk that fills up kills the process instead of raising an error.
+    """
+
+    def squeezed(image: tuple[str, str]) -> np.ndarray:
+        return _squeezed(root, *image, shape[1])
+
+    _log.info("decoding %d images to %dx%d (%s)", shape[0], shape[1], shape[2], _gib(math.prod(shape)))
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for image in in_threads(squeezed, images, "decoding"):
+            file.write(image.data)
+
+
+def _squeezed(root: Path, path: str, sha256: str, size: int) -> np.ndarray:
+    """(S, S, 3) uint8 of one catalogued file."""
+    try:
+        data = (root / path).read_bytes()
+    except OSError as error:
+        fault = f"cannot be read any more ({error.strerror})"
+        raise UserError(_since_catalogued(root, path, fault)) from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(_since_catalogued(root, path, "has changed since it was catalogued"))
+    try:
+        return decode(io.BytesIO(data), size)
+    except ValueError as error:
+        raise UserError(f"{root / path}: does not decode ({error}); add its id to data.ignore") from error
+
+
+def _since_catalogued(root: Path, path: str, fault: str) -> str:
+    return f"{root / path}: {fault}; run again, and if {root} is in the cache remove that folder first"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"

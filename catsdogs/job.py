@@ -1,0 +1,263 @@
+"""A `SearchConfig` and a folder -> a finished job in that folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import logging
+import math
+import platform
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catsdogs.dataset import Dataset, load_dataset
+from catsdogs.errors import UserError
+from catsdogs.schema import SearchConfig
+from catsdogs.study import FAILED, OK, RUNNING, read_job, write_leaderboard, write_result
+from catsdogs.trials import TrialRecord, best_trial
+
+log = logging.getLogger(__name__)
+
+# Packages whose versions can change the numbers.
+VERSIONS_OF = (
+    "catsdogs",
+    "tensorflow",
+    "keras",
+    "keras-tuner",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+    "scikit-learn",
+    "hydra-core",
+)
+
+# Keys that say where things are and how long to go on, not what the numbers are.
+_NOT_IN_IDENTITY = ("study", "studies", "cache", "varied", "tta")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job stands in its study.
+
+    Attributes:
+        folder: of the job.
+        study: folder of the study.
+        index: from 1.
+        total: jobs of this run of the study; None if a sweeper decides as it goes.
+    """
+
+    folder: Path
+    study: Path
+    index: int = 1
+    total: int | None = 1
+
+    @property
+    def label(self) -> str:
+        return f"job {self.index} of {self.total or '?'}, {self.folder.name}"
+
+
+def identity(config: SearchConfig) -> dict[str, Any]:
+    """The part of the configuration that decides a job's numbers, as plain JSON values."""
+    plain = dataclasses.asdict(config)
+    return {key: value for key, value in plain.items() if key not in _NOT_IN_IDENTITY}
+
+
+def finished_before(config: SearchConfig, folder: Path) -> bool:
+    """Whether this very job is in the folder already, finished.
+
+    Raises:
+        UserError: another job, or one that did not finish, is in the way.
+    """
+    job = read_job(folder)
+    if job is None:
+        return False
+    remedy = "choose another study=NAME, or move that folder away"
+    if job.status != OK:
+        raise UserError(f"job {folder}: an earlier run left it with status {job.status}; {remedy}")
+    then, now = job.result.get("config") or {}, identity(config)
+    if then != now:
+        changed = ", ".join(_differences(then, now)[:5])
+        raise UserError(f"job {folder}: it was run with another configuration ({changed}); {remedy}")
+    return True
+
+
+def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> float:
+    """Search, and leave everything that the job found in its folder.
+
+    An error ends this job and no other: it is recorded in `result.json` and the objective is NaN.
+
+    Args:
+        choices: the options of the composed groups.
+
+    Returns:
+        The best finite `val_log_loss` of the job.
+    """
+    if finished_before(config, place.folder):
+        job = read_job(place.folder)
+        assert job is not None
+        log.info("%s: finished before, val_log_loss %.4f", place.label, job.objective)
+        return job.objective
+    began = time.monotonic()
+    result: dict[str, Any] = {
+        "status": RUNNING,
+        "job": place.folder.name,
+        "study": place.study.name,
+        "choices": choices,
+        "best_trial": None,
+        "objective": None,
+        "seconds": None,
+        "error": None,
+        "started": _now(),
+        "seed": config.seed,
+        "config": identity(config),
+        "versions": versions(),
+    }
+    write_result(place.folder, result)
+    try:
+        result.update(_search(config, place))
+        result["status"] = OK
+    except UserError as error:
+        log.error("%s: %s", place.label, error)
+        result.update(status=FAILED, error=str(error), error_type="UserError")
+    except Exception as error:
+        log.exception("%s failed", place.label)
+        result.update(
+            status=FAILED,
+            error=f"{type(error).__name__}: {error}",
+            error_type=type(error).__name__,
+            traceback=traceback.format_exc(),
+        )
+    except BaseException:
+        # Ctrl-C: what was finished is on disk; say that this job was not.
+        result.update(status=FAILED, error="interrupted", error_type="KeyboardInterrupt")
+        raise
+    finally:
+        result["seconds"] = round(time.monotonic() - began, 3)
+        result["finished"] = _now()
+        write_result(place.folder, result)
+        write_leaderboard(place.study)
+    return float(result["objective"]) if result["objective"] is not None else math.nan
+
+
+def _search(config: SearchConfig, place: Place) -> dict[str, Any]:
+    """Prepare, search, and give what `result.json` says of it."""
+    log.info("%s: preparing data", place.label)
+    dataset = load_dataset(config.data, Path(config.cache))
+    # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
+    from catsdogs import tuning
+    from catsdogs.progress import JobProgress, duration
+
+    data = training_set(config, dataset)
+    dataset.rows[["id", "label", "sha256", "split"]].to_csv(place.folder / "split.csv", index=False)
+    oracle = tuning.build_oracle(config)
+    after = 0 if place.total is None else place.total - place.index
+    progress = JobProgress(
+        place.label,
+        tuning.expected_trials(oracle, config),
+        config.fit.epochs * config.fit.executions_per_trial,
+        after,
+    )
+    validation_ids = list(dataset.rows["id"].iloc[data.validation_rows])
+    tuner = tuning.SearchTuner(config, oracle, data, place.folder, validation_ids, progress)
+    log.info(
+        "%s: %d images to train on, %d to validate on; building the model and trying one step",
+        place.label,
+        len(data.train_rows),
+        len(data.validation_rows),
+    )
+    tuner.try_one_step()
+    began = time.monotonic()
+    tuner.search(verbose=0)
+    best = best_trial(tuner.records)
+    if best is None:
+        raise RuntimeError(
+            f"none of {len(tuner.records)} trials completed with a finite log loss; the first one ended with\n"
+            f"{tuner.first_traceback}"
+        )
+    log.info(
+        "%s: best val_log_loss %.4f (trial %s) of %d trials in %s",
+        place.label,
+        best.val_log_loss,
+        best.trial,
+        len(tuner.records),
+        duration(time.monotonic() - began),
+    )
+    return {
+        "best_trial": trial_summary(best),
+        "objective": best.val_log_loss,
+        "trials": {
+            "total": len(tuner.records),
+            "completed": sum(record.can_win for record in tuner.records),
+            "failed": sum(not record.can_win for record in tuner.records),
+        },
+        "data": {
+            "digest": dataset.digest,
+            "train": len(data.train_rows),
+            "validation": len(data.validation_rows),
+            "left_out": len(dataset.left_out),
+        },
+    }
+
+
+def training_set(config: SearchConfig, dataset: Dataset) -> Any:
+    """The live side of a job's data: pixels of every labelled image, and the rows of both splits."""
+    from catsdogs.augment import view_keys
+    from catsdogs.images import pixels
+    from catsdogs.tuning import TrainingSet
+    from catsdogs.views import LiveViews
+
+    rows = dataset.rows
+    images = pixels(rows, dataset.root, config.backbone.image_size, Path(config.cache))
+    views = LiveViews(images, view_keys(rows["sha256"]), config.augmentation, config.seed)
+    split = rows["split"].to_numpy()
+    return TrainingSet(
+        views=views,
+        labels=rows["label"].to_numpy(dtype=np.float32),
+        train_rows=np.flatnonzero(split == "train"),
+        validation_rows=np.flatnonzero(split == "validation"),
+    )
+
+
+def trial_summary(record: TrialRecord) -> dict[str, Any]:
+    """What `result.json` says of the best trial."""
+    return {
+        "trial": record.trial,
+        "val_log_loss": record.val_log_loss,
+        "val_accuracy": record.val_accuracy,
+        "epochs": record.epochs,
+        "best_epoch": record.best_epoch,
+        "hyperparameters": record.hyperparameters,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change the numbers."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """`key was A, now B` for every leaf that differs."""
+    found = []
+    for key in sorted(set(then) | set(now)):
+        a, b = then.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key} was {a}, now {b}")
+    return found
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,167 @@
+"""What happens around Hydra's jobs: checks before the first, the summary after the last, the exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from catsdogs.compose import COMPOSITION_ERRORS, checked, raised_by_hydra, register, sentence, wants_traceback
+from catsdogs.errors import UserError
+from catsdogs.locations import conf_dir
+
+
+def hydra_application(
+    config_name: str, task: Callable[[DictConfig], Any], complete: Callable[[Any, list[str]], list[str]]
+) -> int:
+    """Run a Hydra application whose mistakes are told in one sentence.
+
+    Args:
+        config_name: of the primary configuration in `conf/`.
+        task: what runs in every job.
+        complete: gets Hydra's view of the command line and the command line, and gives the completed one; may raise
+            UserError.
+
+    Returns:
+        The exit status: 0, or 2 for a mistake of the user. A study in which a job failed exits from its callback.
+    """
+    register()
+
+    def guarded(config: DictConfig) -> Any:
+        try:
+            return task(config)
+        except UserError as error:
+            if tracebacks:
+                raise
+            _exit(_tell(str(error)))
+
+    tracebacks = wants_traceback()
+    # With this Hydra raises what went wrong instead of printing its own account of it.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    arguments = sys.argv
+    try:
+        parsed = get_args_parser().parse_args(arguments[1:])
+        sys.argv = [arguments[0], *complete(parsed, arguments[1:])]
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
+    except COMPOSITION_ERRORS as error:
+        if tracebacks:
+            raise
+        return _tell(sentence(error))
+    except UserError as error:
+        if tracebacks:
+            raise
+        return _tell(str(error))
+    except ValueError as error:
+        if tracebacks or not raised_by_hydra(error):
+            raise
+        return _tell(str(error))
+    finally:
+        sys.argv = arguments
+        if not tracebacks:
+            del os.environ["HYDRA_FULL_ERROR"]
+    return 0
+
+
+def _tell(text: str) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return 2
+
+
+def _exit(status: int) -> NoReturn:
+    # Hydra turns an Exception of a callback into a warning; SystemExit passes.
+    sys.stdout.flush()
+    raise SystemExit(status)
+
+
+class StudyCallback(Callback):
+    """Hydra's hooks before and after the jobs of a study."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check a single job before it starts."""
+        self._before([config], Path(config.hydra.run.dir).parent, [Path(config.hydra.run.dir).name])
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Compose and check every job, and read the archives once, before the first job starts."""
+        try:
+            jobs = _planned_jobs(config)
+        except COMPOSITION_ERRORS as error:
+            _exit(_tell(sentence(error)))
+        names = [str(job.hydra.sweep.subdir) for job in jobs]
+        self._before(jobs or [config], Path(config.hydra.sweep.dir), names)
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        self._after(Path(config.hydra.run.dir).parent)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        self._after(Path(config.hydra.sweep.dir))
+
+    def _before(self, jobs: list[DictConfig], study: Path, names: list[str]) -> None:
+        # Not at the top: pandas, scikit-learn and Pillow take a second that `--help` need not wait for.
+        from catsdogs.dataset import load_dataset
+        from catsdogs.files import write_json
+        from catsdogs.job import finished_before
+        from catsdogs.study import PLAN
+
+        try:
+            configs = [checked(_without_hydra(job)) for job in jobs]
+            twice = {name for name in names if names.count(name) > 1}
+            if twice:
+                raise UserError(f"two jobs of this study would share the folder {min(twice)}: they choose the same")
+            for plain, name in zip(configs, names, strict=False):
+                finished_before(plain, study / name)
+            for plain in {repr(plain.data): plain for plain in configs}.values():
+                load_dataset(plain.data, Path(plain.cache))
+        except UserError as error:
+            _exit(_tell(str(error)))
+        if names:
+            study.mkdir(parents=True, exist_ok=True)
+            write_json(study / PLAN, {"study": study.name, "jobs": names, "command": sys.argv[1:]})
+
+    def _after(self, study: Path) -> None:
+        from catsdogs.report import print_leaderboard
+        from catsdogs.study import FAILED, read_jobs, write_leaderboard
+
+        table = write_leaderboard(study)
+        print_leaderboard({study.name: table})
+        failed = [job for job in read_jobs(study) if job.status == FAILED]
+        if not failed:
+            print(f"\nLeaderboard: {study / 'leaderboard.csv'}")
+            print(f"Next: python -m catsdogs.retrain study={study.name}")
+            return
+        mistakes = all(job.result.get("error_type") == "UserError" for job in failed)
+        for job in failed:
+            print(f"error: job {job.name}: {_first_line(job.result.get('error'))}", file=sys.stderr)
+        _exit(2 if mistakes else 1)
+
+
+def _planned_jobs(config: DictConfig) -> list[DictConfig]:
+    """The configuration of every job of a multirun; empty where another sweeper decides as it goes."""
+    if not str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
+        return []
+    loader = GlobalHydra.instance().config_loader()
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(params + list(config.hydra.overrides.task))
+    return [loader.load_sweep_config(config, job) for job in BasicSweeper.split_arguments(overrides, None)[0]]
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    """The job's own configuration, as its task will see it."""
+    copy = config.copy()
+    OmegaConf.set_readonly(copy, False)
+    with open_dict(copy):
+        del copy["hydra"]
+    return copy
+
+
+def _first_line(text: Any) -> str:
+    return str(text or "").strip().split("\n", 1)[0]

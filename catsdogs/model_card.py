@@ -1,0 +1,94 @@
+"""Metrics + recipe -> `MODEL_CARD.md`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from catsdogs.dataset import Dataset
+
+
+def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset) -> str:
+    """What a stranger must know to use the model, in Markdown.
+
+    Args:
+        metrics: as written to `metrics.json`.
+        recipe: as written to `recipe.json`.
+    """
+    split = dataset.rows["split"]
+    size = recipe["config"]["backbone"]["image_size"]
+    lines = [
+        f"# Cat or dog: {recipe['config']['backbone']['builder'].rpartition('.')[2]}",
+        "",
+        "A binary classifier of photographs. It gives the probability that an image shows a dog rather than a cat.",
+        "",
+        "## How to load it",
+        "",
+        "```python",
+        "import keras",
+        "",
+        'model = keras.models.load_model("model.keras")',
+        f"p_dog = model.predict(images)  # images: (N, {size}, {size}, 3), RGB, 0..255; p_dog: (N, 1), 0..1",
+        "```",
+        "",
+        f"Images are squeezed to {size} x {size} pixels by Pillow's bilinear filter, without regard to their aspect "
+        "ratio. Preprocessing is inside the model. `python -m catsdogs.predict` does both.",
+        "",
+        "## Scores",
+        "",
+        "| score | value | 95 % interval | split | images |",
+        "|---|---|---|---|---|",
+    ]
+    for name, detail in metrics["details"].items():
+        lines.append(
+            f"| {name} | {_number(detail['value'])} | {_interval(detail)} | {detail['split']} | {detail['size']} |"
+        )
+    lines += [
+        "",
+        "Log loss is the binary cross-entropy of the unsmoothed label. The validation split chose the trial and the "
+        "epoch, so its scores flatter the model a little; a leaderboard's scale is another one.",
+    ]
+    if metrics["fit_on"] == "all":
+        lines += [
+            "",
+            "The model was trained on all labelled images, for the epochs that the trial needed. The scores on the "
+            "validation split are those of the trial's model, which was trained on the training split alone.",
+        ]
+    tta = metrics["tta"]
+    if tta["kind"] != "none":
+        lines += ["", f"Scores named `_tta` average {tta['views']} views (tta={tta['kind']}), as the submission does."]
+    lines += [
+        "",
+        "## Data",
+        "",
+        f"- {len(dataset.rows)} labelled images: {int((split == 'train').sum())} for training, "
+        f"{int((split == 'validation').sum())} for validation; {len(dataset.left_out)} left out",
+        f"- digest of ids, labels, contents and split: `{recipe['data_digest']}`",
+        "",
+        "## Recipe",
+        "",
+        f"Study {metrics['study']}, job {recipe['job']}, trial {recipe['trial']}; {metrics['epochs']} epochs trained, "
+        f"the best was epoch {metrics['best_epoch']}; seed {recipe['seed']}.",
+        "",
+        "```yaml",
+        OmegaConf.to_yaml({"hyperparameters": recipe["hyperparameters"]}).strip(),
+        OmegaConf.to_yaml({"config": recipe["config"]}).strip(),
+        OmegaConf.to_yaml({"versions": recipe["versions"]}).strip(),
+        "```",
+        "",
+        "## Limits",
+        "",
+        "It knows cats and dogs alone and will call anything else one of the two. It was measured on images of the same "
+        "source as those it was trained on; expect worse on other sources. Probabilities are not calibrated.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.5f}"
+
+
+def _interval(detail: dict[str, Any]) -> str:
+    return "–" if detail["low"] is None else f"{detail['low']:.5f} to {detail['high']:.5f}"

@@ -1,0 +1,148 @@
+"""Entry point: saved model + images -> `id,label` rows; label is the probability of dog.
+
+python -m catsdogs.predict multirun/NAME/best IMAGE|FOLDER|ZIP ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from catsdogs.errors import UserError, exit_status_of
+from catsdogs.files import read_json, write_csv
+
+# Images decoded and predicted at a time, so that a folder of any size fits into memory.
+CHUNK = 256
+
+
+def _predict(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    model_file = _model_file(options.model)
+    ids, paths = _images(options.images, options.cache)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+
+    try:
+        model = keras.models.load_model(model_file, compile=False)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{model_file}: it cannot be loaded as a Keras model ({str(error).splitlines()[0]})") from error
+    p_dog = np.concatenate(
+        [_chunk(model, paths[start : start + CHUNK], options) for start in range(0, len(paths), CHUNK)]
+    )
+    table = pd.DataFrame({"id": ids, "label": p_dog})
+    if options.output is None:
+        sys.stdout.write(table.to_csv(index=False, lineterminator="\n"))
+    else:
+        write_csv(options.output, table)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="catsdogs-predict",
+        description="Predict images with a saved model: id,label rows, label = probability of dog.",
+    )
+    parser.add_argument(
+        "model", type=Path, help="folder that catsdogs.retrain wrote, multirun/NAME/best, or a .keras file"
+    )
+    parser.add_argument("images", nargs="+", type=Path, help="image, folder of images, or zip of images")
+    parser.add_argument("--output", type=Path, help="CSV file to write; default: standard output")
+    parser.add_argument(
+        "--tta", action="store_true", help="average the same test-time views as the study's submission; slower"
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(os.environ.get("CATSDOGS_CACHE", "~/.cache/catsdogs")).expanduser(),
+        help="where zips are unpacked (default: %(default)s)",
+    )
+    return parser
+
+
+def _model_file(path: Path) -> Path:
+    file = path / "model.keras" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(
+            f"{file}: there is no such model; give the folder that catsdogs.retrain wrote, multirun/NAME/best"
+        )
+    return file
+
+
+def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:
+    """Ids and files of all images, in the order given; zips and folders in the order of their ids, by number."""
+    from catsdogs.archive import image_paths, natural_key, open_images
+    from catsdogs.catalogue import ids_of
+
+    ids: list[str] = []
+    files: list[Path] = []
+    for source in sources:
+        if source.is_file() and source.suffix.lower() != ".zip":
+            ids.append(source.stem)
+            files.append(source)
+            continue
+        root = open_images(source, cache, max_unpacked_bytes=20 * 2**30).root
+        paths = image_paths(root)
+        named = sorted(zip(ids_of(paths), paths, strict=True), key=lambda pair: natural_key(pair[0]))
+        ids += [name for name, _ in named]
+        files += [root / path for _, path in named]
+    if len(set(ids)) < len(ids):
+        # Images of one name from several folders: their whole paths tell them apart.
+        ids = [str(file) for file in files]
+    return ids, files
+
+
+def _chunk(model: Any, paths: list[Path], options: argparse.Namespace) -> np.ndarray:
+    """(N,) float64; 0.5 for images that do not decode."""
+    from catsdogs.augment import view_keys
+    from catsdogs.images import decode
+    from catsdogs.schema import Augmentation, Tta
+    from catsdogs.tta import predict, tta_views
+    from catsdogs.views import PLAIN, LiveViews
+
+    size = int(model.input_shape[1])
+    images, digests, usable = [], [], []
+    for position, path in enumerate(paths):
+        try:
+            content = path.read_bytes()
+            images.append(decode(io.BytesIO(content), size))
+        except ValueError as error:
+            print(f"warning: {path} does not decode ({error}); it gets 0.5", file=sys.stderr)
+            continue
+        digests.append(hashlib.sha256(content).hexdigest())
+        usable.append(position)
+    p_dog = np.full(len(paths), 0.5)
+    if not images:
+        return p_dog
+    if options.tta:
+        config = _recipe(options.model)["config"]
+        over = tta_views(Tta(**config["tta"]))
+        augmentation, seed = Augmentation(**config["augmentation"]), int(config["seed"])
+    else:
+        over, augmentation, seed = [PLAIN], Augmentation(), 0
+    views = LiveViews(np.stack(images), view_keys(digests), augmentation, seed)
+    p_dog[usable] = predict(model, views, np.arange(len(images)), 32, over)
+    return p_dog
+
+
+def _recipe(model: Path) -> dict[str, Any]:
+    file = (model if model.is_dir() else model.parent) / "recipe.json"
+    if not file.is_file():
+        raise UserError(f"--tta: {file} is missing, which says how the submission was averaged; leave --tta out")
+    return read_json(file)
+
+
+def main() -> int:
+    return exit_status_of(_predict)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

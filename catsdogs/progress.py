@@ -1,0 +1,79 @@
+"""What is done -> lines that say where a job stands, how good it is and how long it will take.
+
+Plain lines through `logging`, so that they read the same on a terminal, in a log file and from a batch queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+
+log = logging.getLogger(__name__)
+
+# Seconds between two lines inside one epoch.
+WITHIN_EPOCH_SECONDS = 30.0
+
+
+class JobProgress:
+    """Counts the epochs of a job against all that it may train, and logs.
+
+    Args:
+        label: the job, as `job 2 of 4, mobilenet_v2-flip-cosine-none`.
+        trials: number of trials that the job will run at most; None if nobody knows.
+        epochs_per_trial: epochs of a whole trial, all executions together.
+        jobs_after: jobs of the study that come after this one, on this process.
+    """
+
+    def __init__(self, label: str, trials: int | None, epochs_per_trial: int, jobs_after: int = 0) -> None:
+        self._label = label
+        self._trials = trials
+        self._epochs_per_trial = epochs_per_trial
+        self._jobs_after = jobs_after
+        self._began = time.monotonic()
+        self._trials_done = 0
+        self._best = math.inf
+        self._last_line = 0.0
+
+    def epoch(
+        self, execution_epochs_done: int, share: float, epoch: int, epochs: int, logs: dict[str, float] | None
+    ) -> None:
+        """Tell that `share` of an epoch (numbered from 0) is done, and its scores if it is done whole."""
+        now = time.monotonic()
+        if logs is None and (share >= 1 or now - self._last_line < WITHIN_EPOCH_SECONDS):
+            return
+        self._last_line = now
+        done = self._trials_done * self._epochs_per_trial + execution_epochs_done + share
+        where = f"trial {self._trials_done + 1} of {self._trials or '?'}, epoch {epoch + 1} of {epochs}"
+        if logs is None:
+            what = f"{share:.0%} of the epoch"
+        else:
+            loss = logs.get("val_log_loss", logs.get("log_loss", math.nan))
+            self._best = min(self._best, loss) if math.isfinite(loss) else self._best
+            what = f"val_log_loss {loss:.4f}" if "val_log_loss" in logs else f"log_loss {loss:.4f}"
+            what += f", best so far {self._best:.4f}"
+        log.info("%s: %s: %s%s", self._label, where, what, self._left(done))
+
+    def trial_done(self) -> None:
+        """Count a trial as done, with all the epochs that it might have had."""
+        self._trials_done += 1
+
+    def _left(self, epochs_done: float) -> str:
+        """`, 3 min left`: at the pace so far, if no trial stops early."""
+        if self._trials is None or epochs_done <= 0:
+            return ""
+        per_epoch = (time.monotonic() - self._began) / epochs_done
+        all_epochs = self._trials * self._epochs_per_trial
+        text = f", {duration(per_epoch * max(0.0, all_epochs - epochs_done))} left"
+        if self._jobs_after:
+            study = per_epoch * max(0.0, all_epochs * (1 + self._jobs_after) - epochs_done)
+            text += f" (study {duration(study)})"
+        return text
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,99 @@
+"""Entry point: best trial of a study -> final model, scores, TTA, submission.
+
+python -m catsdogs.retrain study=NAME [job=JOB] [trial=TRIAL] [fit_on=all] [tta=flip]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from catsdogs.compose import checked
+from catsdogs.errors import UserError
+from catsdogs.launch import hydra_application
+from catsdogs.schema import RetrainConfig
+
+if TYPE_CHECKING:
+    from catsdogs.study import Job
+
+
+def task(config: DictConfig) -> None:
+    """Retrain one trial and tell its scores."""
+    from catsdogs.final import make_final
+    from catsdogs.study import chosen_trial, read_job
+
+    plain = cast(RetrainConfig, checked(config))
+    study = Path(plain.studies) / plain.study
+    job = read_job(study / str(plain.job))
+    assert job is not None
+    metrics = make_final(plain, job, chosen_trial(job, plain.trial), study)
+    _tell(metrics, study / "best")
+
+
+def _tell(metrics: dict[str, Any], best: Path) -> None:
+    print()
+    for name, label in (
+        ("log_loss", "validation log loss"),
+        ("log_loss_tta", "validation log loss with TTA"),
+        ("test_log_loss", "test log loss"),
+        ("test_log_loss_tta", "test log loss with TTA"),
+    ):
+        detail = metrics["details"].get(name)
+        if detail is not None:
+            between = "" if detail["low"] is None else f"  (95 % interval {detail['low']:.4f} to {detail['high']:.4f})"
+            print(f"{label:30} {detail['value']:.4f}{between}, {detail['size']} images")
+    print(f"Written: {best}")
+
+
+def _complete(parsed: Any, arguments: list[str]) -> list[str]:
+    """Find the job, and hand its configuration to Hydra as the one that the command line overrides."""
+    from catsdogs.study import chosen_trial
+
+    wanted = {
+        override.key_or_group: str(override.value())
+        for override in OverridesParser.create().parse_overrides(parsed.overrides)
+        if override.key_or_group in ("study", "studies", "job", "trial") and override.value() is not None
+    }
+    added = []
+    saved: Any = {}
+    if "study" in wanted:
+        job = _chosen_job(Path(wanted.get("studies", "multirun")) / wanted["study"], wanted.get("job"))
+        chosen_trial(job, wanted.get("trial"))
+        saved = OmegaConf.load(job.folder / ".hydra" / "config.yaml")
+        if "job" not in wanted:
+            added.append(f"job={job.name}")
+    elif not (parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.version):
+        raise UserError("study is not given; pass study=NAME, the name of a folder in multirun/")
+    ConfigStore.instance().store(name="chosen_job", node=saved)
+    place = arguments.index(parsed.overrides[-1]) + 1 if parsed.overrides else len(arguments)
+    return [*arguments[:place], *added, *arguments[place:]]
+
+
+def _chosen_job(study: Path, name: str | None) -> Job:
+    """The named job of a study, or its best one."""
+    from catsdogs.study import best_job, read_jobs
+
+    jobs = read_jobs(study)
+    if name is None:
+        job = best_job(study, jobs)
+    else:
+        named = [job for job in jobs if job.name == name]
+        if not named:
+            raise UserError(f"job={name}: study {study} has no such job; it has {', '.join(job.name for job in jobs)}")
+        job = named[0]
+    if not (job.folder / ".hydra" / "config.yaml").is_file():
+        raise UserError(f"job {job.folder}: .hydra/config.yaml is missing, so nobody knows what it was run with")
+    return job
+
+
+def main() -> int:
+    return hydra_application("retrain", task, _complete)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Entry point: one Hydra job = one Keras Tuner search = many trials.
+
+python -m catsdogs.search                                one job
+python -m catsdogs.search -m                             the default study
+python -m catsdogs.search -m sweeps=label_smoothing      a declared study
+python -m catsdogs.search -m experiment=quickstart       minutes, offline, on drawn sample archives
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from catsdogs.compose import COMPOSED_GROUPS, checked, with_default_study
+from catsdogs.launch import hydra_application
+
+
+def task(config: DictConfig) -> float:
+    """One job of Hydra; its objective, for sweepers that optimise."""
+    from catsdogs.job import Place, run_job
+    from catsdogs.study import planned_jobs
+
+    settings = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir)
+    total = planned_jobs(folder.parent)
+    index = total.index(folder.name) + 1 if folder.name in total else 1
+    if settings.mode == RunMode.MULTIRUN and folder.name not in total:
+        index, total = int(settings.job.num) + 1, []
+    choices = {group: str(settings.runtime.choices[group]) for group in COMPOSED_GROUPS}
+    for override in settings.overrides.task:
+        key, _, value = override.partition("=")
+        if key.lstrip("+") in config.varied:
+            choices[key.lstrip("+")] = value
+    return run_job(checked(config), Place(folder, folder.parent, index, len(total) or None), choices)
+
+
+def _complete(parsed: Any, arguments: list[str]) -> list[str]:
+    return with_default_study(arguments, parsed.overrides, parsed.multirun)
+
+
+def main() -> int:
+    return hydra_application("search", task, _complete)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

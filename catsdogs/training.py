@@ -1,0 +1,133 @@
+"""Model + batches -> history, best epoch, and the model as it was at its best epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from catsdogs.batches import PlainBatches, TrainingBatches
+from catsdogs.schema import Fit
+from catsdogs.views import PLAIN, Views
+
+
+class DivergedError(Exception):
+    """The loss or the validation log loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training left behind. The model it was given holds the weights of `best_epoch`.
+
+    Attributes:
+        history: a row per epoch: epoch (from 1), loss, log_loss, accuracy, val_loss, val_log_loss, val_accuracy,
+            learning_rate (at the end of the epoch), seconds.
+        best_epoch: from 1; the last one where there was no validation.
+        val_log_loss: of the best epoch; NaN where there was no validation.
+        val_accuracy: likewise.
+    """
+
+    history: pd.DataFrame
+    best_epoch: int
+    val_log_loss: float
+    val_accuracy: float
+
+
+# Called after a batch with (epoch from 0, share of the epoch done) and, once an epoch, with its logs.
+Listener = Callable[[int, float, dict[str, float] | None], None]
+
+
+def train(
+    model: keras.Model,
+    views: Views,
+    labels: np.ndarray,
+    train_rows: np.ndarray,
+    validation_rows: np.ndarray | None,
+    fit: Fit,
+    seed: int,
+    first_epoch: int = 0,
+    epochs: int | None = None,
+    listener: Listener | None = None,
+) -> Training:
+    """Train with early stopping on `val_log_loss`, and put the weights of the best epoch back.
+
+    Args:
+        model: compiled, its optimizer at the schedule's step for `first_epoch`.
+        labels: float (N,), 0.0 or 1.0, of all rows of `views`.
+        validation_rows: None trains all epochs without early stopping.
+        seed: of the order of images.
+        epochs: number of the epoch after the last, `fit.epochs` if None.
+
+    Raises:
+        DivergedError: the loss or the validation log loss is not finite.
+    """
+    epochs = fit.epochs if epochs is None else epochs
+    batches = TrainingBatches(views, labels, train_rows, fit.batch_size, epochs, seed, first_epoch)
+    callbacks: list[Any] = [keras.callbacks.TerminateOnNaN(), _Bookkeeper(batches.steps, listener)]
+    validation = None
+    if validation_rows is not None:
+        validation = PlainBatches(views, validation_rows, PLAIN, fit.batch_size, labels)
+        callbacks.append(
+            keras.callbacks.EarlyStopping(
+                monitor="val_log_loss", mode="min", patience=fit.patience, restore_best_weights=True
+            )
+        )
+    fitted = model.fit(
+        batches,
+        validation_data=validation,
+        steps_per_epoch=batches.steps,
+        initial_epoch=first_epoch,
+        epochs=epochs,
+        callbacks=callbacks,
+        verbose=0,
+    )
+    return _training(pd.DataFrame(fitted.history), first_epoch, validated=validation is not None)
+
+
+def _training(history: pd.DataFrame, first_epoch: int, validated: bool) -> Training:
+    history.insert(0, "epoch", np.arange(first_epoch + 1, first_epoch + 1 + len(history)))
+    finite = np.isfinite(history["loss"]) & (np.isfinite(history["val_log_loss"]) if validated else True)
+    if not finite.all() or history.empty:
+        epoch = int(history["epoch"][~finite].iloc[0]) if len(history) else first_epoch + 1
+        raise DivergedError(
+            f"the loss is not finite in epoch {epoch}: the learning rate is too high for these hyperparameters"
+        )
+    if not validated:
+        return Training(history, int(history["epoch"].iloc[-1]), float("nan"), float("nan"))
+    best = int(history["val_log_loss"].argmin())
+    return Training(
+        history,
+        best_epoch=int(history["epoch"].iloc[best]),
+        val_log_loss=float(history["val_log_loss"].iloc[best]),
+        val_accuracy=float(history["val_accuracy"].iloc[best]),
+    )
+
+
+class _Bookkeeper(keras.callbacks.Callback):
+    """Adds the learning rate and the seconds to the logs of an epoch, and tells the listener how far training is."""
+
+    def __init__(self, steps: int, listener: Listener | None) -> None:
+        super().__init__()
+        self._steps = steps
+        self._listener = listener
+        self._epoch = 0
+        self._began = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+        self._began = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._listener is not None:
+            self._listener(self._epoch, (batch + 1) / self._steps, None)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        logs["seconds"] = time.monotonic() - self._began
+        if self._listener is not None:
+            self._listener(epoch, 1.0, logs)

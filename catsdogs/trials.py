@@ -1,0 +1,94 @@
+"""Trial records <-> `trials.csv` and `history.csv`; records -> best trial. No Keras: the report reads trials too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from catsdogs.files import write_csv
+
+COMPLETED = "COMPLETED"
+
+# The columns of trials.csv before and after the hyperparameters.
+_LEADING = ["trial", "status", "val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds"]
+_TRAILING = ["error"]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial.
+
+    Attributes:
+        trial: Keras Tuner's id.
+        status: Keras Tuner's word: COMPLETED, FAILED, INVALID, RUNNING.
+        val_log_loss: mean over executions of the best epoch's; None if the trial did not complete.
+        val_accuracy: likewise.
+        epochs: epochs that were trained, the rounded mean over executions.
+        best_epoch: from 1, the rounded mean over executions.
+        seconds: wall time of all executions.
+        hyperparameters: the searched values.
+        error: the last line of the traceback, or empty.
+    """
+
+    trial: str
+    status: str
+    val_log_loss: float | None
+    val_accuracy: float | None
+    epochs: int
+    best_epoch: int
+    seconds: float
+    hyperparameters: dict[str, Any]
+    error: str = ""
+
+    @property
+    def can_win(self) -> bool:
+        """Whether the trial may be called the best: Keras Tuner alone would let failed and infinite ones through."""
+        return self.status == COMPLETED and self.val_log_loss is not None and math.isfinite(self.val_log_loss)
+
+
+def best_trial(records: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The COMPLETED trial with the lowest finite `val_log_loss`, the earlier of equals; None if there is none."""
+    candidates = [record for record in records if record.can_win]
+    return min(candidates, key=lambda record: (record.val_log_loss, record.trial)) if candidates else None
+
+
+def write_trials(path: Path, records: Iterable[TrialRecord]) -> None:
+    """Write a row per trial, one column per hyperparameter."""
+    records = list(records)
+    names = list(dict.fromkeys(name for record in records for name in record.hyperparameters))
+    rows = [
+        {**{name: getattr(record, name) for name in _LEADING + _TRAILING}, **record.hyperparameters}
+        for record in records
+    ]
+    write_csv(path, pd.DataFrame(rows, columns=_LEADING + names + _TRAILING))
+
+
+def read_trials(path: Path) -> list[TrialRecord]:
+    """Read what `write_trials` wrote, numbers exactly as they were."""
+    table = pd.read_csv(path, dtype={"trial": str, "error": str}, float_precision="round_trip", keep_default_na=True)
+    names = [name for name in table.columns if name not in _LEADING + _TRAILING]
+    records = []
+    for row in table.to_dict("records"):
+        records.append(
+            TrialRecord(
+                trial=row["trial"],
+                status=row["status"],
+                val_log_loss=_number(row["val_log_loss"]),
+                val_accuracy=_number(row["val_accuracy"]),
+                epochs=int(row["epochs"]),
+                best_epoch=int(row["best_epoch"]),
+                seconds=float(row["seconds"]),
+                hyperparameters={name: row[name] for name in names if not pd.isna(row[name])},
+                error="" if pd.isna(row["error"]) else row["error"],
+            )
+        )
+    return records
+
+
+def _number(value: Any) -> float | None:
+    return None if pd.isna(value) else float(value)

@@ -1,0 +1,288 @@
+"""Oracle + trials: one Keras Tuner search.
+
+Keras Tuner proposes values and keeps its books under `tuner/`; training, seeds, records and the choice of the best
+trial are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import logging
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+import pandas as pd
+from keras_tuner.engine import base_tuner
+
+from catsdogs.batches import PlainBatches, TrainingBatches
+from catsdogs.errors import UserError
+from catsdogs.files import replacing, write_csv
+from catsdogs.hypermodel import HyperModel, declare
+from catsdogs.progress import JobProgress
+from catsdogs.schedules import steps_per_epoch
+from catsdogs.schema import SearchConfig
+from catsdogs.training import Training, train
+from catsdogs.trials import COMPLETED, TrialRecord, best_trial, write_trials
+from catsdogs.views import PLAIN, Views
+
+log = logging.getLogger(__name__)
+
+OBJECTIVE = keras_tuner.Objective("val_log_loss", "min")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSet:
+    """What every trial of a job trains on and is scored on.
+
+    Attributes:
+        views: inputs of all rows.
+        labels: float32 (N,), 0.0 cat, 1.0 dog.
+        train_rows: int, the rows of the training split.
+        validation_rows: int, the rows of the validation split.
+    """
+
+    views: Views
+    labels: np.ndarray
+    train_rows: np.ndarray
+    validation_rows: np.ndarray
+
+
+def trial_seed(seed: int, trial: str, execution: int) -> int:
+    """The seed of one execution of a trial: of its weights, its dropout and its order of images; in [0, 2^31)."""
+    return int(np.random.SeedSequence([seed, int(trial), execution]).generate_state(1)[0] >> 1)
+
+
+def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
+    """Keras Tuner's oracle for `tuner`, the whole space declared.
+
+    Raises:
+        UserError: the oracle does not take the arguments, or has nothing to search.
+    """
+    hp = keras_tuner.HyperParameters()
+    declare(config.space, hp)
+    oracles = {
+        "random": keras_tuner.oracles.RandomSearchOracle,
+        "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
+        "hyperband": keras_tuner.oracles.HyperbandOracle,
+        "grid": keras_tuner.oracles.GridSearchOracle,
+    }
+    tuner = config.tuner
+    arguments: dict[str, Any] = dict(tuner.arguments)
+    if tuner.oracle == "hyperband":
+        if not config.space:
+            raise UserError("tuner=hyperband with an empty space has nothing to search; use tuner=random")
+        arguments["max_epochs"] = config.fit.epochs
+    else:
+        arguments["max_trials"] = tuner.max_trials
+    try:
+        oracle = oracles[tuner.oracle](
+            objective=OBJECTIVE,
+            hyperparameters=hp,
+            allow_new_entries=False,
+            tune_new_entries=False,
+            # A seed of 0 is a random seed to Keras Tuner.
+            seed=config.seed + 1,
+            # A diverging trial must not end the search, however many of them follow each other; programming errors
+            # are found before it begins.
+            max_consecutive_failed_trials=10**9,
+            **arguments,
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"tuner.arguments={dict(tuner.arguments)}: the {tuner.oracle} oracle says: {error}") from error
+    if tuner.oracle == "hyperband":
+        # HyperbandOracle takes no max_trials, but every oracle heeds it.
+        oracle.max_trials = tuner.max_trials
+    return oracle
+
+
+def expected_trials(oracle: keras_tuner.Oracle, config: SearchConfig) -> int | None:
+    """How many trials the search will run at most; None where only the oracle will know."""
+    bounds = [config.tuner.max_trials]
+    if config.tuner.oracle == "hyperband":
+        brackets = oracle._get_num_brackets()
+        sizes = [oracle._get_size(bracket, round_) for bracket in range(brackets) for round_ in range(bracket + 1)]
+        bounds.append(sum(sizes) * int(oracle.hyperband_iterations))
+    elif all(entry.kind == "choice" for entry in config.space.values()):
+        bounds.append(math.prod(len(set(entry.values or [])) for entry in config.space.values()))
+    known = [bound for bound in bounds if bound is not None]
+    return min(known) if known else None
+
+
+class SearchTuner(base_tuner.BaseTuner):
+    """Runs the trials of one job and writes its tables after each of them.
+
+    Args:
+        folder: of the job; gets `tuner/`, `trials.csv`, `history.csv` and `validation.csv`.
+        validation_ids: id of every row in `data.validation_rows`.
+        report: told how far training is.
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        oracle: keras_tuner.Oracle,
+        data: TrainingSet,
+        folder: Path,
+        validation_ids: list[str],
+        progress: JobProgress,
+    ) -> None:
+        self._config = config
+        self._data = data
+        self._folder = folder
+        self._validation_ids = validation_ids
+        self._progress = progress
+        self._steps = steps_per_epoch(len(data.train_rows), config.fit.batch_size)
+        self._records: dict[str, TrialRecord] = {}
+        self._histories: list[pd.DataFrame] = []
+        self._tracebacks: list[str] = []
+        model = HyperModel(config, total_steps=self._steps * config.fit.epochs)
+        super().__init__(oracle, model, directory=str(folder), project_name="tuner")
+
+    def _populate_initial_space(self) -> None:
+        """Nothing to do: the space is declared whole, and Keras Tuner would build a model only to find it."""
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        return list(self._records.values())
+
+    @property
+    def first_traceback(self) -> str:
+        """Of the first trial that failed, or empty."""
+        return self._tracebacks[0] if self._tracebacks else ""
+
+    def try_one_step(self) -> None:
+        """Build the model and train one batch, so that an error of ours is an error and not a series of failed trials."""
+        # Of the middle of the space: the default of every dimension would leave `unfreeze_depth` at its first value.
+        hp = self.oracle.get_space()
+        for name, entry in self._config.space.items():
+            if name == "unfreeze_depth" and entry.kind == "choice":
+                hp.values[name] = max(entry.values or [0])
+        keras.utils.set_random_seed(self._config.seed)
+        model = self.hypermodel.build(hp)
+        rows = self._data.train_rows[: self._config.fit.batch_size]
+        inputs, targets = TrainingBatches(
+            self._data.views, self._data.labels, rows, self._config.fit.batch_size, 1, self._config.seed
+        )[0]
+        model.train_on_batch(inputs, targets)
+        del model
+        _forget_models()
+
+    def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Train the executions of a trial; give their mean scores."""
+        began = time.monotonic()
+        control = trial.hyperparameters.values
+        first_epoch = int(control.get("tuner/initial_epoch", 0))
+        epochs = int(control.get("tuner/epochs", self._config.fit.epochs))
+        trainings: list[Training] = []
+        for execution in range(self._config.fit.executions_per_trial):
+            training, model = self._run_execution(trial, execution, first_epoch, epochs)
+            trainings.append(training)
+            self._histories.append(training.history.assign(trial=trial.trial_id, execution=execution))
+            if execution == 0:
+                first_model = model
+        scores = {
+            "val_log_loss": statistics.fmean(training.val_log_loss for training in trainings),
+            "val_accuracy": statistics.fmean(training.val_accuracy for training in trainings),
+        }
+        best = best_trial(self.records)
+        self._records[trial.trial_id] = TrialRecord(
+            trial=trial.trial_id,
+            status=COMPLETED,
+            **scores,
+            epochs=round(statistics.fmean(len(training.history) for training in trainings)),
+            best_epoch=round(statistics.fmean(training.best_epoch for training in trainings)),
+            seconds=round(time.monotonic() - began, 3),
+            hyperparameters=searched_values(control),
+        )
+        if best is None or best_trial(self.records) is not best:
+            self._write_validation(first_model)
+        return scores
+
+    def _run_execution(self, trial: Any, execution: int, first_epoch: int, epochs: int) -> tuple[Training, keras.Model]:
+        _forget_models()
+        seed = trial_seed(self._config.seed, trial.trial_id, execution)
+        keras.utils.set_random_seed(seed)
+        model = self.hypermodel.build(trial.hyperparameters, first_step=first_epoch * self._steps)
+        parent = trial.hyperparameters.values.get("tuner/trial_id")
+        if parent is not None:
+            # A promoted Hyperband trial goes on from its parent's weights, and from its parent's learning rate.
+            model.load_weights(str(self._weights(parent, execution)))
+        epochs_before = execution * (epochs - first_epoch)
+
+        def listener(epoch: int, share: float, logs: dict[str, float] | None) -> None:
+            self._progress.epoch(epochs_before + epoch - first_epoch, share, epoch, epochs, logs)
+
+        training = train(
+            model,
+            self._data.views,
+            self._data.labels,
+            self._data.train_rows,
+            self._data.validation_rows,
+            self._config.fit,
+            seed,
+            first_epoch,
+            epochs,
+            listener,
+        )
+        if self._config.tuner.oracle == "hyperband":
+            with replacing(self._weights(trial.trial_id, execution)) as temporary:
+                # Weights alone: a promoted trial starts a new optimizer.
+                keras.Model(model.inputs, model.outputs).save_weights(str(temporary))
+        return training, model
+
+    def _weights(self, trial_id: str, execution: int) -> Path:
+        return Path(self.get_trial_dir(trial_id)) / f"execution_{execution}.weights.h5"
+
+    def _write_validation(self, model: keras.Model) -> None:
+        rows = self._data.validation_rows
+        p_dog = model.predict(PlainBatches(self._data.views, rows, PLAIN, self._config.fit.batch_size), verbose=0)
+        table = pd.DataFrame(
+            {
+                "id": self._validation_ids,
+                "label": self._data.labels[rows].astype(int),
+                "p_dog": p_dog.reshape(-1).astype(np.float64),
+            }
+        )
+        write_csv(self._folder / "validation.csv", table)
+
+    def on_trial_end(self, trial: Any) -> None:
+        super().on_trial_end(trial)
+        if trial.trial_id not in self._records or trial.status != COMPLETED:
+            self._tracebacks.append(trial.message or "")
+            lines = (trial.message or "").strip().splitlines() or [trial.status]
+            log.warning("trial %s failed: %s", trial.trial_id, lines[-1])
+            self._records[trial.trial_id] = TrialRecord(
+                trial=trial.trial_id,
+                status=str(trial.status),
+                val_log_loss=None,
+                val_accuracy=None,
+                epochs=0,
+                best_epoch=0,
+                seconds=0.0,
+                hyperparameters=searched_values(trial.hyperparameters.values),
+                error=lines[-1],
+            )
+        self._progress.trial_done()
+        write_trials(self._folder / "trials.csv", self.records)
+        if self._histories:
+            table = pd.concat(self._histories, ignore_index=True)
+            leading = ["trial", "execution", "epoch"]
+            write_csv(self._folder / "history.csv", table[leading + [name for name in table if name not in leading]])
+
+
+def searched_values(values: dict[str, Any]) -> dict[str, Any]:
+    """A trial's hyperparameters without Keras Tuner's control keys, which share their dictionary."""
+    return {name: value for name, value in values.items() if not name.startswith("tuner/")}
+
+
+def _forget_models() -> None:
+    """Free what the models before left in Keras' global state."""
+    keras.backend.clear_session()
+    gc.collect()

@@ -1,0 +1,70 @@
+"""The seam between pixels and training: rows + view -> inputs of the model.
+
+Training asks `Views.read` and neither knows nor cares how an input comes about. The live side, here, augments cached
+pixels and feeds the whole model. It is the reference that any other side must equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from catsdogs.augment import augment
+from catsdogs.schema import Augmentation
+
+
+@dataclass(frozen=True)
+class View:
+    """One deterministic version of every image.
+
+    `plain` is the image as it is, `mirrored` its horizontal flip; `train` and `tta` are numbered, seeded augmentations,
+    with random numbers that do not overlap.
+    """
+
+    kind: Literal["plain", "mirrored", "train", "tta"]
+    number: int = 0
+
+
+PLAIN = View("plain")
+MIRRORED = View("mirrored")
+
+
+class Views(Protocol):
+    """What training, scoring and prediction read their inputs from."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def read(self, rows: np.ndarray, view: View) -> np.ndarray:
+        """Inputs of the model for these rows (B,) int, seen through this view; (B, ...), in the order of `rows`."""
+
+
+class LiveViews:
+    """Pixels, augmented when they are asked for.
+
+    Args:
+        pixels: uint8 (N, S, S, 3), RGB; may be memory-mapped.
+        keys: uint64 (N,), the random stream of every image (`augment.view_keys`).
+        augmentation: ranges of the random changes.
+        seed: of the views; the same seed gives the same views in every job.
+    """
+
+    def __init__(self, pixels: np.ndarray, keys: np.ndarray, augmentation: Augmentation, seed: int) -> None:
+        self._pixels = pixels
+        self._keys = keys
+        self._augmentation = augmentation
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def read(self, rows: np.ndarray, view: View) -> np.ndarray:
+        """uint8 (B, S, S, 3)."""
+        images = np.asarray(self._pixels[rows])
+        if view.kind == "plain":
+            return images
+        if view.kind == "mirrored":
+            return np.ascontiguousarray(images[:, :, ::-1])
+        return augment(images, self._keys[rows], self._augmentation, self._seed, view.number, stream=view.kind)

@@ -1,0 +1,49 @@
+"""Small drawn images and archives for the tests of the data stages."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
+    """A picture without any symmetry: a gradient in every channel, and four corners that differ."""
+    y, x = np.mgrid[0:height, 0:width] / (max(width, height) - 1)
+    phase = np.random.default_rng(seed).uniform(0, 1, 3)
+    channels = [(200 * x + 30 * y + 255 * phase[0]), (60 * x + 180 * y + 255 * phase[1]), (90 * x * y + 255 * phase[2])]
+    return Image.fromarray((np.stack(channels, axis=-1) % 256).astype(np.uint8))
+
+
+def encoded(image: Image.Image, form: str = "JPEG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def jpeg(seed: int) -> bytes:
+    return encoded(picture(seed))
+
+
+def zip_of(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def folder_of(path: Path, members: dict[str, bytes]) -> Path:
+    for name, data in members.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+def cats_and_dogs(cats: int, dogs: int, folder: str = "train/") -> dict[str, bytes]:
+    """Members named as Kaggle names them: cat.0.jpg, ..., dog.0.jpg, ...; every image is another one."""
+    members = {f"{folder}cat.{number}.jpg": jpeg(number) for number in range(cats)}
+    return members | {f"{folder}dog.{number}.jpg": jpeg(1000 + number) for number in range(dogs)}

@@ -1,0 +1,433 @@
+"""Views are deterministic, belong to the image, and change it by what the configuration says."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from catsdogs.augment import (
+    Changes,
+    augment,
+    changed,
+    changes,
+    is_identity,
+    uniforms,
+    view_keys,
+)
+from catsdogs.schema import Augmentation
+
+SIDE = 48
+
+
+def augmentation(**values: Any) -> Augmentation:
+    """No change at all but the ones given."""
+    numbers = {item.name: 0.0 for item in dataclasses.fields(Augmentation) if item.name != "border"}
+    return Augmentation(**{**numbers, "border": "reflect", **values})
+
+
+STRONG = augmentation(
+    flip_probability=0.5,
+    rotation_degrees=30,
+    shift_fraction=0.2,
+    zoom_fraction=0.3,
+    shear_degrees=15,
+    brightness_fraction=0.3,
+    contrast_fraction=0.3,
+    saturation_fraction=0.5,
+)
+
+
+def pictures(count: int, side: int = SIDE, seed: int = 0) -> np.ndarray:
+    """(N, S, S, 3) smooth, asymmetric pictures that differ from each other and use all of 0..255."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:side, 0:side] / side
+    waves = [np.sin(2 * np.pi * (fx * x + fy * y + p)) for fx, fy, p in rng.random((count * 3, 3)) * [1.5, 1, 1]]
+    smooth = 127.5 + 127.5 * np.stack(waves).reshape(count, 3, side, side)
+    return np.rint(smooth.transpose(0, 2, 3, 1)).astype(np.uint8)
+
+
+def noise(count: int, side: int = SIDE) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def some_keys(count: int) -> np.ndarray:
+    return view_keys(hashlib.sha256(str(i).encode()).hexdigest() for i in range(count))
+
+
+def only(count: int = 1, **values: float) -> Changes:
+    """The same change for `count` images."""
+    nothing = {"zoom": 1.0, "brightness": 1.0, "contrast": 1.0, "saturation": 1.0}
+    every = {item.name: values.get(item.name, nothing.get(item.name, 0.0)) for item in dataclasses.fields(Changes)}
+    arrays = {name: np.full(count, value) for name, value in every.items()}
+    return Changes(**{**arrays, "flip": arrays["flip"].astype(bool)})
+
+
+# The picture
+
+
+def test_no_change_returns_the_pixels_in_a_new_array() -> None:
+    images = noise(5)
+    out = augment(images, some_keys(5), augmentation(), seed=3, view=4)
+    np.testing.assert_array_equal(out, images)
+    assert not np.shares_memory(out, images)
+
+
+def test_flip_alone_is_exact_and_its_own_inverse() -> None:
+    images = noise(4)
+    mirrored = augment(images, some_keys(4), augmentation(flip_probability=1), seed=0, view=0)
+    np.testing.assert_array_equal(mirrored, images[:, :, ::-1])
+    again = augment(mirrored, some_keys(4), augmentation(flip_probability=1), seed=0, view=0)
+    np.testing.assert_array_equal(again, images)
+
+
+def test_flip_inside_the_warp_is_the_same_flip() -> None:
+    images = noise(1)
+    out = changed(images, only(flip=1, shift_x_fraction=5 / SIDE), "reflect")
+    np.testing.assert_array_equal(out[:, :, 5:], images[:, :, ::-1][:, :, :-5])
+
+
+@pytest.mark.parametrize("side", [SIDE, SIDE + 1])
+@pytest.mark.parametrize(("right", "down"), [(7, 0), (0, 4), (-3, 2)])
+def test_a_shift_by_whole_pixels_moves_exactly(side: int, right: int, down: int) -> None:
+    images = noise(1, side)
+    out = changed(images, only(shift_x_fraction=right / side, shift_y_fraction=down / side), "black")[0]
+    expected = np.zeros_like(out)
+    rows, columns = np.mgrid[0:side, 0:side]
+    inside = (rows - down >= 0) & (rows - down < side) & (columns - right >= 0) & (columns - right < side)
+    expected[inside] = images[0][(rows - down)[inside], (columns - right)[inside]]
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("side", [SIDE, SIDE + 1])
+@pytest.mark.parametrize("quarter_turns", [-1, 1, 2])
+def test_rotation_is_in_degrees_and_counter_clockwise_about_the_centre(side: int, quarter_turns: int) -> None:
+    images = pictures(1, side)
+    out = changed(images, only(rotation_degrees=90 * quarter_turns), "black")[0]
+    inner = slice(1, -1)  # a border pixel may land a rounding error outside
+    expected = np.rot90(images[0], quarter_turns)
+    np.testing.assert_allclose(out[inner, inner].astype(int), expected[inner, inner].astype(int), atol=1)
+
+
+def reference(image: np.ndarray, drawn: Changes) -> tuple[np.ndarray, np.ndarray]:
+    """The warped image and which pixels come from inside: shift, rotation, shear, zoom and flip undone step by step."""
+    side = image.shape[0]
+    centre = (side - 1) / 2
+    y, x = np.mgrid[0:side, 0:side].astype(float)
+    x = x - centre - drawn.shift_x_fraction[0] * side
+    y = y - centre - drawn.shift_y_fraction[0] * side
+    angle = np.deg2rad(drawn.rotation_degrees[0])
+    x, y = np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y
+    x = x - np.tan(np.deg2rad(drawn.shear_degrees[0])) * y
+    x, y = x / drawn.zoom[0], y / drawn.zoom[0]
+    x = np.where(drawn.flip[0], -x, x)
+    x, y = x + centre, y + centre
+    inside = (x > 0) & (x < side - 1) & (y > 0) & (y < side - 1)
+    left, top = np.clip(np.floor([x, y]), 0, side - 2).astype(int)
+    fx, fy = (x - left)[..., None], (y - top)[..., None]
+    pixels = image.astype(float)
+    upper = (1 - fx) * pixels[top, left] + fx * pixels[top, left + 1]
+    lower = (1 - fx) * pixels[top + 1, left] + fx * pixels[top + 1, left + 1]
+    return (1 - fy) * upper + fy * lower, inside
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rotation_degrees": 20},
+        {"zoom": 1.4},
+        {"zoom": 0.7},
+        {"shear_degrees": 25},
+        {"shift_x_fraction": 0.11, "shift_y_fraction": -0.07},
+        {
+            "flip": 1,
+            "rotation_degrees": -33,
+            "zoom": 1.2,
+            "shear_degrees": -12,
+            "shift_x_fraction": -0.09,
+            "shift_y_fraction": 0.13,
+        },
+    ],
+)
+def test_the_fused_warp_equals_its_steps_undone_one_by_one(values: dict[str, float]) -> None:
+    images = pictures(1)
+    drawn = only(**values)
+    expected, inside = reference(images[0], drawn)
+    out = changed(images, drawn, "black")[0]
+    assert inside.mean() > 0.4
+    # Two levels of 255: OpenCV rounds positions to 1/32 pixel.
+    np.testing.assert_allclose(out[inside].astype(float), expected[inside], atol=2)
+
+
+def test_borders_show_what_their_names_say() -> None:
+    images = noise(1)
+    shift = only(shift_x_fraction=3 / SIDE)
+    image = images[0]
+    np.testing.assert_array_equal(changed(images, shift, "black")[0][:, :3], np.zeros((SIDE, 3, 3)))
+    np.testing.assert_array_equal(changed(images, shift, "replicate")[0][:, :3], np.repeat(image[:, :1], 3, axis=1))
+    np.testing.assert_array_equal(changed(images, shift, "reflect")[0][:, :3], image[:, [3, 2, 1]])
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.25])
+def test_brightness_is_a_rounded_clipped_factor(factor: float) -> None:
+    images = noise(1)
+    out = changed(images, only(brightness=factor), "reflect")
+    np.testing.assert_array_equal(out, np.clip(np.rint(images * factor), 0, 255))
+
+
+def test_contrast_is_about_mid_grey_and_after_brightness() -> None:
+    images = noise(1)
+    out = changed(images, only(contrast=0.5), "reflect")
+    np.testing.assert_array_equal(out, np.rint((images - 127.5) * 0.5 + 127.5))
+    both = changed(images, only(contrast=0.5, brightness=0.8), "reflect")
+    np.testing.assert_array_equal(both, np.rint((images * 0.8 - 127.5) * 0.5 + 127.5))
+
+
+def test_saturation_0_gives_the_grey_of_pillow() -> None:
+    images = noise(1)
+    out = changed(images, only(saturation=0), "reflect")[0]
+    np.testing.assert_array_equal(out[..., 0], out[..., 1])
+    np.testing.assert_array_equal(out[..., 0], out[..., 2])
+    grey = np.asarray(Image.fromarray(images[0]).convert("L"))
+    np.testing.assert_allclose(out[..., 0].astype(int), grey.astype(int), atol=1)
+
+
+def test_colours_change_in_the_order_brightness_contrast_saturation() -> None:
+    images = noise(1)
+    b, c, s = 1.1, 0.8, 1.4
+    out = changed(images, only(brightness=b, contrast=c, saturation=s), "reflect")
+    expected = (images * b - 127.5) * c + 127.5
+    luma = expected @ [0.299, 0.587, 0.114]
+    expected = luma[..., None] + s * (expected - luma[..., None])
+    np.testing.assert_allclose(out, np.clip(expected, 0, 255), atol=1.5)  # rounding, and OpenCV's 10-bit weights
+
+
+def test_a_grey_image_keeps_its_levels_under_saturation() -> None:
+    images = np.repeat(noise(1)[..., :1], 3, axis=3)
+    out = changed(images, only(saturation=0.4), "reflect")
+    np.testing.assert_allclose(out.astype(int), images.astype(int), atol=1)
+
+
+# The random numbers
+
+
+def test_draws_fill_their_ranges_evenly_and_independently() -> None:
+    drawn = changes(some_keys(20_000), STRONG, seed=1, view=2)
+    ranges = {
+        "rotation_degrees": (-30, 30),
+        "shift_x_fraction": (-0.2, 0.2),
+        "shift_y_fraction": (-0.2, 0.2),
+        "zoom": (0.7, 1.3),
+        "shear_degrees": (-15, 15),
+        "brightness": (0.7, 1.3),
+        "contrast": (0.7, 1.3),
+        "saturation": (0.5, 1.5),
+    }
+    for name, (low, high) in ranges.items():
+        values = getattr(drawn, name)
+        width = high - low
+        assert low <= values.min() < low + width / 500, name
+        assert high - width / 500 < values.max() <= high, name
+        np.testing.assert_allclose(values.mean(), (low + high) / 2, atol=0.01 * width, err_msg=name)
+        np.testing.assert_allclose(values.std(), width / np.sqrt(12), rtol=0.02, err_msg=name)
+    np.testing.assert_allclose(drawn.flip.mean(), 0.5, atol=0.015)
+    # 36 pairs at 1/sqrt(20,000) = 0.007 each
+    correlations = np.corrcoef(uniforms(some_keys(20_000), 1, 2, "training").T)
+    assert np.abs(correlations - np.eye(9)).max() < 0.03
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.2, 1.0])
+def test_flip_probability_is_a_probability(probability: float) -> None:
+    flips = changes(some_keys(10_000), augmentation(flip_probability=probability), seed=0, view=0).flip
+    np.testing.assert_allclose(flips.mean(), probability, atol=0.02 if 0 < probability < 1 else 0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1), view=st.integers(0, 10**6), stream=st.text(max_size=8))
+def test_uniforms_lie_in_their_range_and_are_apart(seed: int, view: int, stream: str) -> None:
+    keys = np.array([0, 1, 2**63, 2**64 - 1], dtype=np.uint64)
+    u = uniforms(keys, seed, view, stream)
+    assert u.shape == (4, 9)
+    assert u.min() >= 0
+    assert u.max() < 1
+    assert len(np.unique(u)) == u.size
+
+
+def test_neighbouring_seeds_views_and_streams_are_unrelated() -> None:
+    keys = some_keys(5_000)
+    base = uniforms(keys, 5, 6, "training")
+    others = {
+        "seed": uniforms(keys, 6, 6, "training"),
+        "view": uniforms(keys, 5, 7, "training"),
+        "seed and view exchanged": uniforms(keys, 6, 5, "training"),
+        "stream": uniforms(keys, 5, 6, "tta"),
+    }
+    for name, other in others.items():
+        for column in range(9):
+            correlation = np.corrcoef(base[:, column], other[:, column])[0, 1]
+            assert abs(correlation) < 0.06, (name, column)
+
+
+def test_switching_one_change_leaves_the_others() -> None:
+    keys = some_keys(50)
+    all_of_them = changes(keys, STRONG, seed=1, view=2)
+    without_rotation = changes(keys, dataclasses.replace(STRONG, rotation_degrees=0), seed=1, view=2)
+    for item in dataclasses.fields(Changes):
+        if item.name != "rotation_degrees":
+            np.testing.assert_array_equal(getattr(all_of_them, item.name), getattr(without_rotation, item.name))
+    wider = changes(keys, dataclasses.replace(STRONG, rotation_degrees=60), seed=1, view=2)
+    np.testing.assert_allclose(wider.rotation_degrees, 2 * all_of_them.rotation_degrees)
+
+
+def test_drawn_numbers_are_those_of_earlier_versions() -> None:
+    """Views must never change silently: stored activations and reported numbers depend on them."""
+    u = uniforms(view_keys(["00112233445566778899aabbccddeeff" * 2, "f" * 64]), seed=1, view=2, stream="training")
+    expected = [
+        [
+            0.889265544128781,
+            0.552318419683197,
+            0.03526421597308871,
+            0.2826618919835736,
+            0.33960134265842246,
+            0.7961208595031015,
+            0.858458998275893,
+            0.0159089417222259,
+            0.882932334057315,
+        ],
+        [
+            0.9318263354247543,
+            0.9750598328587137,
+            0.10644507661387548,
+            0.8195325658255552,
+            0.2812976578243477,
+            0.2730767094073582,
+            0.6211869321341954,
+            0.5756220808095293,
+            0.2878136396394124,
+        ],
+    ]
+    np.testing.assert_array_equal(u, expected)
+
+
+def test_every_change_reads_its_own_number() -> None:
+    u = uniforms(some_keys(9), seed=1, view=2, stream="tta")
+    drawn = changes(some_keys(9), STRONG, seed=1, view=2, stream="tta")
+    expected = [(1, -30, 30), (2, -0.2, 0.2), (3, -0.2, 0.2), (4, 0.7, 1.3), (5, -15, 15), (6, 0.7, 1.3), (7, 0.7, 1.3)]
+    names = [item.name for item in dataclasses.fields(Changes)]
+    for column, low, high in [*expected, (8, 0.5, 1.5)]:
+        np.testing.assert_allclose(getattr(drawn, names[column]), low + (high - low) * u[:, column], rtol=1e-12)
+    np.testing.assert_array_equal(drawn.flip, u[:, 0] < 0.5)
+
+
+# The function as a whole
+
+
+def test_a_view_does_not_depend_on_batch_or_order() -> None:
+    images, keys = pictures(32), some_keys(32)
+    together = augment(images, keys, STRONG, seed=1, view=2)
+    order = np.random.default_rng(0).permutation(32)[:20]
+    np.testing.assert_array_equal(augment(images[order], keys[order], STRONG, seed=1, view=2), together[order])
+    alone = [augment(images[i : i + 1], keys[i : i + 1], STRONG, seed=1, view=2) for i in range(32)]
+    np.testing.assert_array_equal(np.concatenate(alone), together)
+
+
+def test_seeds_views_streams_and_images_get_different_views() -> None:
+    image = np.repeat(pictures(1), 2, axis=0)
+    keys = some_keys(2)
+    base = augment(image, keys, STRONG, seed=1, view=2)
+    assert (base[0] != base[1]).mean() > 0.5
+    for other in (
+        augment(image, keys, STRONG, seed=2, view=2),
+        augment(image, keys, STRONG, seed=1, view=3),
+        augment(image, keys, STRONG, seed=1, view=2, stream="tta"),
+    ):
+        assert (base != other).mean() > 0.5
+    np.testing.assert_array_equal(base, augment(image, keys, STRONG, seed=1, view=2))
+
+
+def test_the_same_in_another_process_with_another_number_of_threads() -> None:
+    settings_json = json.dumps(dataclasses.asdict(STRONG))
+    here = hashlib.sha256(augment(pictures(4, 300), some_keys(4), STRONG, seed=1, view=2).tobytes()).hexdigest()
+    code = (
+        "import sys, json, hashlib, cv2; cv2.setNumThreads(1); sys.path.insert(0, sys.argv[1])\n"
+        "from test_augment import *\n"
+        "a = Augmentation(**json.loads(sys.argv[2]))\n"
+        "print(hashlib.sha256(augment(pictures(4, 300), some_keys(4), a, seed=1, view=2).tobytes()).hexdigest())"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), settings_json]
+    there = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert there.stdout.strip() == here
+
+
+def test_reads_a_read_only_memory_map_and_never_writes_its_input(tmp_path: Path) -> None:
+    images = pictures(6)
+    np.save(tmp_path / "pixels.npy", images)
+    stored = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    out = augment(stored[1:5], some_keys(4), STRONG, seed=1, view=2)
+    np.testing.assert_array_equal(out, augment(images[1:5], some_keys(4), STRONG, seed=1, view=2))
+    np.testing.assert_array_equal(images, pictures(6))
+    assert type(out) is np.ndarray
+
+
+def test_an_empty_batch_is_an_empty_batch() -> None:
+    out = augment(pictures(2)[:0], some_keys(2)[:0], STRONG, seed=1, view=2)
+    assert out.shape == (0, SIDE, SIDE, 3)
+
+
+@pytest.mark.parametrize("border", ["reflect", "replicate", "black"])
+def test_the_strongest_settings_of_the_schema_work_on_the_smallest_image(border: str) -> None:
+    strongest = augmentation(
+        flip_probability=1,
+        rotation_degrees=180,
+        shift_fraction=0.5,
+        zoom_fraction=0.9,
+        shear_degrees=45,
+        brightness_fraction=0.9,
+        contrast_fraction=0.9,
+        saturation_fraction=1,
+        border=border,
+    )
+    out = augment(noise(64, 16), some_keys(64), strongest, seed=0, view=0)
+    assert out.shape == (64, 16, 16, 3)
+
+
+def test_is_identity_looks_at_every_change() -> None:
+    assert is_identity(augmentation())
+    assert is_identity(augmentation(border="black"))
+    for item in dataclasses.fields(Augmentation):
+        if item.name != "border":
+            assert not is_identity(augmentation(**{item.name: 0.1})), item.name
+
+
+def test_view_keys_are_the_first_16_digits() -> None:
+    keys = view_keys(["0123456789abcdef" + "0" * 48, "f" * 64])
+    assert keys.dtype == np.uint64
+    assert keys.tolist() == [0x0123456789ABCDEF, 2**64 - 1]
+    assert view_keys([]).shape == (0,)
+    with pytest.raises(ValueError, match="fewer than 16"):
+        view_keys(["abc"])
+
+
+@pytest.mark.parametrize(
+    ("images", "keys", "view", "sentence"),
+    [
+        (np.zeros((2, 8, 8, 3), np.float32), some_keys(2), 0, "uint8"),
+        (np.zeros((2, 8, 9, 3), np.uint8), some_keys(2), 0, "N, S, S, 3"),
+        (np.zeros((8, 8, 3), np.uint8), some_keys(8), 0, "N, S, S, 3"),
+        (np.zeros((2, 8, 8, 3), np.uint8), some_keys(3), 0, "as many keys"),
+        (np.zeros((2, 8, 8, 3), np.uint8), some_keys(2), -1, "view=-1"),
+    ],
+)
+def test_refuses_what_it_cannot_read(images: np.ndarray, keys: np.ndarray, view: int, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        augment(images, keys, STRONG, seed=0, view=view)

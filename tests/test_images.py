@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import logging
+import os
+import shutil
+import struct
+import warnings
+import zlib
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from drawn import encoded, folder_of, jpeg, picture
+from PIL import Image
+
+from catsdogs import images
+from catsdogs.errors import UserError
+from catsdogs.images import RESIZE, decode, in_threads, pixels
+
+
+def decoded(data: bytes, size: int | None = None) -> np.ndarray:
+    return decode(io.BytesIO(data), size)
+
+
+# decode
+
+
+def test_pixels_are_those_of_the_file() -> None:
+    image = picture(1)
+    array = decoded(encoded(image, "PNG"))
+    assert array.dtype == np.uint8
+    np.testing.assert_array_equal(array, np.asarray(image))
+    assert array.flags.writeable
+
+
+@pytest.mark.parametrize("size", [None, 24])
+def test_path_and_file_give_the_same(tmp_path: Path, size: int | None) -> None:
+    (tmp_path / "ä cat.1.jpg").write_bytes(jpeg(1))
+    with (tmp_path / "ä cat.1.jpg").open("rb") as file:
+        np.testing.assert_array_equal(decode(tmp_path / "ä cat.1.jpg", size), decode(file, size))
+
+
+def test_resize_is_pillows_bilinear_to_a_square() -> None:
+    image = picture(2, 100, 60)
+    array = decoded(encoded(image, "PNG"), 32)
+    assert RESIZE == "pillow-bilinear"
+    assert array.shape == (32, 32, 3)
+    np.testing.assert_array_equal(array, np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)))
+
+
+def test_shrinking_averages() -> None:
+    """A fine checkerboard becomes grey; picking single pixels would leave it black and white."""
+    board = (np.indices((200, 200)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    array = decoded(encoded(Image.fromarray(board), "PNG"), 20)
+    assert array.min() > 120
+    assert array.max() < 135
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_image_is_turned_upright(orientation: int) -> None:
+    """Each stored image is made by the inverse of the operation that the orientation asks for."""
+    stored_by = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    upright = picture(3)
+    stored = upright.transpose(stored_by[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(stored, "PNG", exif=exif)
+    np.testing.assert_array_equal(decoded(data), np.asarray(upright))
+    square = upright.resize((20, 20), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(decoded(data, 20), np.asarray(square))
+
+
+def test_broken_exif_does_not_cost_the_picture() -> None:
+    data = encoded(picture(3), "PNG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\xee" * 30)
+    np.testing.assert_array_equal(decoded(data), np.asarray(picture(3)))
+    data = encoded(picture(3), "PNG", exif=b"Exif\0\0nonsense")
+    np.testing.assert_array_equal(decoded(data), np.asarray(picture(3)))
+
+
+def sixteen_bit_colour(high: np.ndarray, low: int) -> bytes:
+    """A PNG of 16 bits a channel, which Pillow reads but does not write."""
+    height, width, _ = high.shape
+    wide = np.stack([high, np.full_like(high, low)], axis=-1).reshape(height, -1)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in wide))
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled(form: str) -> None:
+    grey = np.array([[0, 255, 256, 511], [0x1234, 0x8000, 0xFEFF, 0xFFFF]], dtype=np.uint16)
+    expected = np.array([[0, 0, 1, 1], [0x12, 0x80, 0xFE, 0xFF]], dtype=np.uint8)
+    array = decoded(encoded(Image.fromarray(grey), form))
+    np.testing.assert_array_equal(array, np.repeat(expected[..., None], 3, axis=2))
+
+
+def test_sixteen_bit_big_endian_tiff_is_scaled() -> None:
+    data = bytearray(encoded(Image.fromarray(np.array([[0x1234, 0xFE01]], dtype=np.uint16)), "TIFF"))
+    little = Image.open(io.BytesIO(data))
+    assert little.mode == "I;16"
+    big = Image.frombytes("I;16B", (2, 1), b"\x12\x34\xfe\x01")
+    assert decoded(encoded(big, "TIFF"))[0, :, 0].tolist() == [0x12, 0xFE]
+
+
+def test_sixteen_bit_colour_is_as_sixteen_bit_grey() -> None:
+    high = np.asarray(picture(5))
+    np.testing.assert_array_equal(decoded(sixteen_bit_colour(high, 0x80)), high)
+
+
+def test_grey_and_bilevel_become_rgb() -> None:
+    grey = picture(4).convert("L")
+    np.testing.assert_array_equal(decoded(encoded(grey, "PNG")), np.stack([np.asarray(grey)] * 3, axis=-1))
+    bilevel = Image.fromarray(np.array([[True, False, False]]))
+    assert decoded(encoded(bilevel, "PNG"))[0].tolist() == [[255] * 3, [0] * 3, [0] * 3]
+
+
+def test_transparency_is_laid_over_white() -> None:
+    rgba = Image.new("RGBA", (3, 1))
+    rgba.putpixel((0, 0), (10, 200, 30, 255))
+    rgba.putpixel((1, 0), (10, 200, 30, 0))
+    rgba.putpixel((2, 0), (0, 100, 200, 51))  # a fifth of it, and four fifths of white
+    expected = [[10, 200, 30], [255, 255, 255], [204, 224, 244]]
+    assert decoded(encoded(rgba, "PNG"))[0].tolist() == expected
+    assert decoded(encoded(rgba, "WEBP", lossless=True, exact=True))[0].tolist() == expected
+    grey = Image.new("LA", (2, 1))
+    grey.putpixel((0, 0), (7, 255))
+    grey.putpixel((1, 0), (7, 0))
+    assert decoded(encoded(grey, "PNG"))[0, :, 0].tolist() == [7, 255]
+
+
+def test_palettes_are_looked_up() -> None:
+    image = Image.new("P", (3, 1))
+    image.putpalette([0, 0, 0, 250, 20, 90, 1, 2, 3])
+    for place in range(3):
+        image.putpixel((place, 0), place)
+    assert decoded(encoded(image, "PNG"))[0].tolist() == [[0, 0, 0], [250, 20, 90], [1, 2, 3]]
+    for form, transparency in (("GIF", 1), ("PNG", 1), ("PNG", bytes([255, 0, 255]))):
+        array = decoded(encoded(image, form, transparency=transparency))
+        assert array[0].tolist() == [[0, 0, 0], [255, 255, 255], [1, 2, 3]]
+
+
+def test_cmyk_becomes_rgb() -> None:
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # red
+    array = decoded(encoded(image, "JPEG", quality=95))
+    assert abs(array.astype(int) - [255, 0, 0]).max() <= 3
+    assert decoded(encoded(image, "TIFF"))[0, 0].tolist() == [255, 0, 0]
+
+
+def test_first_frame_counts() -> None:
+    data = encoded(picture(1).quantize(16), "GIF", save_all=True, append_images=[picture(2).quantize(16)])
+    np.testing.assert_array_equal(decoded(data), np.asarray(picture(1).quantize(16).convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"no image at all", "known format"),
+        (jpeg(1)[:400], "truncated"),
+        (jpeg(1)[:-200], "truncated"),
+        (encoded(picture(1), "PNG")[:300], "truncated"),
+        (encoded(picture(1), "TIFF")[:200], "."),
+        (encoded(picture(1), "EPS"), "known format"),
+        (encoded(Image.new("F", (4, 4)), "TIFF"), "mode F"),
+        (encoded(Image.new("I", (4, 4)), "TIFF"), "mode I"),
+    ],
+)
+def test_what_does_not_decode_has_a_short_reason(data: bytes, reason: str) -> None:
+    for size in (None, 16):
+        with pytest.raises(ValueError, match=reason) as caught:
+            decoded(data, size)
+        assert 0 < len(str(caught.value)) <= 200
+        assert str(caught.value).isprintable()
+
+
+def test_decompression_bomb_does_not_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 30 // 2 - 1)
+    with pytest.raises(ValueError, match="bomb"):
+        decoded(jpeg(1))
+
+
+def test_missing_file_is_no_undecodable_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        decode(tmp_path / "gone.jpg", None)
+
+
+def test_pillow_warns_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 30 - 1)  # a warning, not yet an error
+    for policy in ("always", "error"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter(policy)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(decoded(encoded(picture(1), "PNG")), np.asarray(picture(1)))
+            warnings.warn("not Pillow's", UserWarning, stacklevel=1) if policy == "always" else None
+        assert [str(warning.message) for warning in caught] == (["not Pillow's"] if policy == "always" else [])
+
+
+# in_threads
+
+
+def test_results_keep_their_order() -> None:
+    assert list(in_threads(lambda number: number**2, range(500), "squaring")) == [number**2 for number in range(500)]
+    assert list(in_threads(lambda number: number, [], "nothing")) == []
+
+
+def test_first_exception_ends_the_work() -> None:
+    begun = []
+
+    def fail(number: int) -> int:
+        begun.append(number)
+        if number == 3:
+            raise UserError("three")
+        return number
+
+    with pytest.raises(UserError, match="three"):
+        list(in_threads(fail, range(100_000), "failing"))
+    assert len(begun) < 50_000
+
+
+def test_long_work_is_reported(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    caplog.set_level(logging.INFO, "catsdogs")
+    clock = iter(range(0, 10**9, 4))  # seconds; every look at it takes four
+    monkeypatch.setattr(images.time, "monotonic", lambda: float(next(clock)))
+    list(in_threads(str, range(2000), "short work"))
+    assert caplog.messages == []
+    list(in_threads(str, range(2001), "long work"))
+    assert caplog.messages[0] == "long work: 3 of 2001 images, about 7992 s left"
+    assert len(caplog.messages) == 2001 // 3
+    assert all(line.isprintable() for line in caplog.messages)
+
+
+# pixels
+
+
+def rows_of(root: Path, names: list[str]) -> pd.DataFrame:
+    hashes = [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in names]
+    return pd.DataFrame({"path": names, "sha256": hashes})
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return folder_of(tmp_path / "pets", {f"a/cat.{number}.jpg": jpeg(number) for number in range(30)})
+
+
+NAMES = [f"a/cat.{number}.jpg" for number in (3, 0, 29, 1, 1)]
+
+
+def test_pixels_are_decoded_images_in_the_order_of_rows(tmp_path: Path, root: Path) -> None:
+    array = pixels(rows_of(root, NAMES), root, 24, tmp_path / "cache")
+    assert isinstance(array, np.memmap)
+    assert (array.dtype, array.shape) == (np.uint8, (5, 24, 24, 3))
+    np.testing.assert_array_equal(array, np.stack([decode(root / name, 24) for name in NAMES]))
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 0
+    (stored,) = (tmp_path / "cache" / "pixels").iterdir()
+    np.testing.assert_array_equal(np.load(stored), array)
+
+
+def test_pixels_are_stored_under_everything_that_changes_them(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+
+    def stored() -> int:
+        return len(list((cache / "pixels").iterdir()))
+
+    rows = rows_of(root, NAMES)
+    first = pixels(rows, root, 24, cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "decode", None)  # nothing is decoded again, not even for other indices and folders
+        np.testing.assert_array_equal(pixels(rows.set_index(rows.index + 7), tmp_path / "moved", 24, cache), first)
+    assert stored() == 1
+    assert pixels(rows, root, 25, cache).shape == (5, 25, 25, 3)
+    np.testing.assert_array_equal(pixels(rows[::-1], root, 24, cache), first[::-1])
+    np.testing.assert_array_equal(pixels(rows[:2], root, 24, cache), first[:2])
+    assert stored() == 4
+    monkeypatch.setattr(images.PIL, "__version__", "0")
+    pixels(rows, root, 24, cache)
+    monkeypatch.setattr(images, "RESIZE", "other")
+    pixels(rows, root, 24, cache)
+    assert stored() == 6
+
+
+def test_no_rows_are_no_pixels(tmp_path: Path, root: Path) -> None:
+    assert pixels(rows_of(root, []), root, 24, tmp_path / "cache").shape == (0, 24, 24, 3)
+
+
+@pytest.mark.parametrize(("fault", "said"), [("gone", "cannot be read any more"), ("changed", "has changed")])
+def test_file_that_is_not_what_was_catalogued(tmp_path: Path, root: Path, fault: str, said: str) -> None:
+    rows = rows_of(root, NAMES)
+    if fault == "gone":
+        (root / "a/cat.29.jpg").unlink()
+    else:
+        (root / "a/cat.29.jpg").write_bytes(jpeg(100))
+    with pytest.raises(UserError, match=rf"cat\.29\.jpg: {said}.*run again"):
+        pixels(rows, root, 24, tmp_path / "cache")
+    assert list((tmp_path / "cache" / "pixels").iterdir()) == []
+
+
+def test_row_that_does_not_decode_is_named(tmp_path: Path, root: Path) -> None:
+    (root / "a/cat.29.jpg").write_bytes(jpeg(29)[:300])
+    with pytest.raises(UserError, match=r"cat\.29\.jpg: does not decode"):
+        pixels(rows_of(root, NAMES), root, 24, tmp_path / "cache")
+
+
+def test_too_small_a_disk_is_told_before_the_work(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 5 * 24 * 24 * 3
+    usage = namedtuple("usage", "free")  # noqa: PYI024
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(free - 1))
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"5 images of 24x24.*GiB.*cache=FOLDER"):
+        patch.setattr(images, "decode", None)
+        pixels(rows_of(root, NAMES), root, 24, tmp_path / "cache")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(free))
+    assert len(pixels(rows_of(root, NAMES), root, 24, tmp_path / "cache")) == 5
+
+
+def test_disk_that_fills_up_meanwhile(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_up(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", fill_up)
+    with pytest.raises(UserError, match=r"cannot hold .* \(No space left on device\); pass cache=FOLDER"):
+        pixels(rows_of(root, NAMES), root, 24, tmp_path / "cache")
+    assert list((tmp_path / "cache" / "pixels").iterdir()) == []

@@ -1,0 +1,124 @@
+"""A submission has exactly the test ids, in natural order, with probabilities strictly inside (0, 1)."""
+
+from __future__ import annotations
+
+import csv
+import string
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catsdogs.scores import EPSILON
+from catsdogs.submission import submission, write_submission
+
+ids_of_images = st.one_of(
+    st.integers(0, 10**12).map(str),
+    st.from_regex(r"0{0,3}[0-9]{1,4}", fullmatch=True),
+    st.text(string.ascii_letters + string.digits + " -_./,\"'éäß猫", min_size=1, max_size=8),
+    st.sampled_from(["NA", "nan", "null", "True", "1e5", "-1", "id", "#1", ""]),
+)
+
+
+def written(ids: list[str], p_dog: np.ndarray, expected_ids: list[str]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "submission.csv"
+        write_submission(path, submission(ids, p_dog, expected_ids))
+        return path.read_bytes()
+
+
+def test_the_file_looks_as_kaggle_wants_it() -> None:
+    text = written(["10", "2", "1", "100"], np.array([0.25, 0.5, 1.0, 0.0]), ["1", "2", "10", "100"]).decode()
+    assert text == "id,label\n1,0.9999999\n2,0.5\n10,0.25\n100,1e-07\n"
+
+
+def test_ids_stay_as_they_are() -> None:
+    text = written(["007", "7", "NA", "b,c"], np.full(4, 0.5), ["007", "7", "NA", "b,c"]).decode()
+    assert sorted(text.splitlines()[1:]) == sorted(["007,0.5", "7,0.5", "NA,0.5", '"b,c",0.5'])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    ids=st.lists(ids_of_images, min_size=1, max_size=20, unique=True),
+    data=st.data(),
+)
+def test_any_order_gives_the_same_file_with_every_id_and_probability(ids: list[str], data: st.DataObject) -> None:
+    edge = st.sampled_from([0.0, 1.0, 1e-300, 1e-7, 1 - 1e-7, np.nextafter(1, 0)])
+    numbers = st.lists(st.floats(0, 1) | edge, min_size=len(ids), max_size=len(ids))
+    p_dog = np.array(data.draw(numbers))
+    places = data.draw(st.permutations(range(len(ids))))
+    expected = data.draw(st.permutations(ids))
+    content = written(ids, p_dog, ids)
+    assert written([ids[place] for place in places], p_dog[places], expected) == content
+    # The standard library reads it with no knowledge of pandas.
+    header, *rows = csv.reader(content.decode().splitlines())
+    assert header == ["id", "label"]
+    assert {name: float(label) for name, label in rows} == dict(
+        zip(ids, np.clip(p_dog, EPSILON, 1 - EPSILON), strict=True)
+    )
+    assert all(0 < float(label) < 1 for _, label in rows)
+    assert all(0 < np.float32(label) < 1 for _, label in rows)  # also for a reader of single precision
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=30, unique=True))
+def test_whole_numbers_are_in_numeric_order(numbers: list[int]) -> None:
+    ids = [str(number) for number in numbers]
+    frame = submission(ids, np.full(len(ids), 0.5), ids)
+    assert [int(name) for name in frame["id"]] == sorted(numbers)
+
+
+def test_single_precision_probabilities_are_taken() -> None:
+    frame = submission(["1", "2"], np.array([0, 1], dtype=np.float32), ["1", "2"])
+    assert frame["label"].tolist() == [EPSILON, 1 - EPSILON]
+    assert frame["label"].dtype == np.float64
+
+
+def test_no_test_images_give_an_empty_table() -> None:
+    assert written([], np.array([]), []) == b"id,label\n"
+
+
+@pytest.mark.parametrize(
+    ("ids", "p_dog", "expected_ids", "sentence"),
+    [
+        (["1", "2", "2"], [0.1, 0.2, 0.3], ["1", "2"], "1 ids are there more than once, '2' for example"),
+        (["1"], [0.1], ["1", "10", "2"], "2 of 3 test images have no row, '2' for example"),
+        (["1", "2"], [0.1, 0.2], ["1"], "1 ids are no test images, '2' for example"),
+        (["1", "2"], [0.1, np.nan], ["1", "2"], r"id 2: the probability .* got nan"),
+        (["1", "2"], [0.1, np.inf], ["1", "2"], "id 2: the probability"),
+        (["1", "2"], [-0.1, 0.2], ["1", "2"], r"id 1: .* got -0.1"),
+        (["1", "2"], [0.1, 1.5], ["1", "2"], r"id 2: .* got 1.5"),
+        (["1", "2"], [0.1], ["1", "2"], "2 ids need p_dog of shape"),
+        (["1", "2"], [[0.1], [0.2]], ["1", "2"], "2 ids need p_dog of shape"),
+    ],
+)
+def test_refuses_what_is_no_submission(
+    ids: list[str], p_dog: list[float], expected_ids: list[str], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        submission(ids, np.array(p_dog), expected_ids)
+
+
+@pytest.mark.parametrize(
+    ("frame", "sentence"),
+    [
+        (pd.DataFrame({"id": ["1"], "label": [0.0]}), "probabilities"),
+        (pd.DataFrame({"id": ["1"], "label": [np.inf]}), "probabilities"),
+        (pd.DataFrame({"id": ["1"], "label": [np.nan]}), "probabilities"),
+        (pd.DataFrame({"id": ["a\rb"], "label": [0.5]}), "ids"),
+        (pd.DataFrame({"id": [7], "label": [0.5]}), "ids"),
+        (pd.DataFrame({"label": [0.5], "id": ["1"]}), "columns"),
+    ],
+)
+def test_a_file_that_reads_back_otherwise_never_comes_into_place(
+    tmp_path: Path, frame: pd.DataFrame, sentence: str
+) -> None:
+    path = tmp_path / "submission.csv"
+    path.write_text("the one before")
+    with pytest.raises(ValueError, match=sentence):
+        write_submission(path, frame)
+    assert path.read_text() == "the one before"
+    assert [file.name for file in tmp_path.iterdir()] == ["submission.csv"]
