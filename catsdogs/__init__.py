@@ -4,7 +4,7 @@ The files, in the order of the data (directory listings sort by name; this list 
 
     errors, files, locations                     what every stage may use
     schema, compose                              conf/ + command line -> checked configuration
-    sample, archive, catalogue, split, images    archives -> rows -> pixels
+    sample, archive, images, catalogue, split    archives -> pixels, rows, splits
     dataset                                      what every job of a study shares
     augment, views, batches                      pixels -> augmented views -> batches
     backbones, schedules, hypermodel             configuration + hyperparameters -> compiled model

@@ -167,7 +167,7 @@ def _listing_digest(root: Path) -> str:
     if not paths:
         archives = sorted(path.name for path in root.glob("*.zip"))
         if archives:
-            raise UserError(f"{root}: no images in it, but the zips {_few(archives)}; pass the path of one of these instead")
+            raise UserError(f"{root}: no images in it, but the zips {_few(archives)}; pass the path of one of them")
         raise UserError(f"{root}: no images in it; pass a folder with files ending in {', '.join(IMAGE_SUFFIXES)}")
     digest = hashlib.sha256()
     for path in sorted(paths):

@@ -66,7 +66,7 @@ def preprocess(images: Any, preprocessing: str) -> Any:
 def small_cnn(
     include_top: bool = False, weights: None = None, input_shape: tuple[int, int, int] = (64, 64, 3), filters: int = 16
 ) -> keras.Model:
-    """Four blocks of convolution, group normalisation, ReLU and pooling, for images that are drawn and not photographed.
+    """Four blocks of convolution, group normalisation, ReLU and pooling, for drawn images rather than photographs.
 
     Group normalisation and not batch normalisation: it has no statistics that would have to be trained first, so the
     network behaves the same frozen, half frozen and free.

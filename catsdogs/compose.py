@@ -65,15 +65,17 @@ def _refuse_unknown_keys(node: Any, prefix: str) -> None:
     for key, value in vars(node).items():
         if key not in known:
             raise UserError(f"{prefix}{key}: no such key; known here are {', '.join(sorted(known))}")
-        if dataclasses.is_dataclass(value):
-            _refuse_unknown_keys(value, f"{prefix}{key}.")
+        inner = value if isinstance(value, dict) else {}
+        for name, entry in {**inner, "": value}.items():
+            if dataclasses.is_dataclass(entry):
+                _refuse_unknown_keys(entry, f"{prefix}{key}.{name}." if name else f"{prefix}{key}.")
 
 
 def with_default_study(arguments: Sequence[str], overrides: Sequence[str], multirun: bool) -> list[str]:
     """The command line of `search`, completed.
 
-    A bare `-m`, one that sweeps nothing and names neither an experiment nor a study, runs the declared study
-    `sweeps/default.yaml`. What a sweep varies beside the composed groups is passed on, because a job cannot tell its
+    A bare `-m`, one that sweeps nothing and chooses neither a composed group nor an experiment nor a declared study,
+    runs `sweeps/default.yaml`. What a sweep varies beside the composed groups is passed on, because a job cannot tell its
     varied keys from its constant ones.
 
     Args:
@@ -85,7 +87,7 @@ def with_default_study(arguments: Sequence[str], overrides: Sequence[str], multi
     keys = {override.key_or_group for override in parsed}
     swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
     added = []
-    if multirun and not swept and not keys & {"sweeps", "experiment"}:
+    if multirun and not swept and not keys & {"sweeps", "experiment", *COMPOSED_GROUPS}:
         added.append("sweeps=default")
     extra = sorted({key.lstrip("+~") for key in swept} - set(COMPOSED_GROUPS))
     if extra and "varied" not in keys:

@@ -138,7 +138,7 @@ def _validation(
     if config.fit_on == "all":
         # The final model has seen these images. What the trial's model, trained on the training split, said of them
         # is the honest score; it was kept for the best trial of the job only, and without TTA.
-        kept = pd.read_csv(job.folder / "validation.csv", dtype={"id": str}, float_precision="round_trip")
+        kept = pd.read_csv(job.folder / "validation.csv", dtype={"id": str})
         best = (job.result.get("best_trial") or {}).get("trial")
         if config.trial not in (None, best) or list(kept["id"]) != list(table["id"]):
             return table.iloc[:0].assign(p_dog=np.nan, p_dog_tta=np.nan)

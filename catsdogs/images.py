@@ -79,7 +79,8 @@ def decode(file: Path | BinaryIO, size: int | None) -> np.ndarray:
     except UnidentifiedImageError:
         raise ValueError("not an image of a known format") from None
     except Exception as error:  # Pillow has no common exception: SyntaxError, struct.error, OSError, bombs, ...
-        raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from error
+        text = "".join(filter(str.isprintable, " ".join(str(error).split())))
+        raise ValueError(text[:200] or type(error).__name__) from error
 
 
 def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray:
@@ -169,7 +170,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _silence_pillow() -> None:
-    """Turn off Pillow's warnings about odd files: what does not decode is told by an error, the rest is noise.
+    """Turn off Pillow's warnings and log about odd files: what does not decode is told by an error, the rest is noise.
 
     `warnings.catch_warnings` is no help, as threads that leave it in another order than they entered restore the wrong
     filters. So these stay, and are put back if someone (pytest) has reset them meanwhile.
@@ -177,6 +178,7 @@ def _silence_pillow() -> None:
     for category in (UserWarning, RuntimeWarning):
         if ("ignore", None, category, re.compile(_FROM_PILLOW), 0) not in warnings.filters:
             warnings.filterwarnings("ignore", category=category, module=_FROM_PILLOW)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def _write_pixels(images: list[tuple[str, str]], shape: tuple[int, int, int, int], root: Path, path: Path) -> None:

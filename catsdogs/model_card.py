@@ -79,8 +79,8 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
         "",
         "## Limits",
         "",
-        "It knows cats and dogs alone and will call anything else one of the two. It was measured on images of the same "
-        "source as those it was trained on; expect worse on other sources. Probabilities are not calibrated.",
+        "It knows cats and dogs alone and will call anything else one of the two. It was measured on images of the "
+        "same source as those it was trained on; expect worse on other sources. Probabilities are not calibrated.",
         "",
     ]
     return "\n".join(lines)

@@ -43,7 +43,7 @@ def print_leaderboard(boards: dict[str, pd.DataFrame]) -> None:
         table.add_column(Text(name.replace("_", " ")), overflow="fold", justify="left")
     for row in merged.to_dict("records"):
         done = f"{_text(row['trials_completed'])}/{_text(row['trials'])}"
-        table.add_row(*(Text(_text(row[name])) for name in shown), Text(done), Text(_seconds(row["seconds"])))
+        table.add_row(*(Text(_text(row[name], name)) for name in shown), Text(done), Text(_seconds(row["seconds"])))
     console.print(table)
     if same:
         told = [f"{name.replace('_', ' ')} {_text(merged[name].iloc[0])}" for name in same if name != "val_log_loss"]
@@ -53,9 +53,11 @@ def print_leaderboard(boards: dict[str, pd.DataFrame]) -> None:
             console.print(Text(f"{row['job']} failed: {row['error'].splitlines()[0]}"))
 
 
-def _text(value: object) -> str:
+def _text(value: object, name: str = "") -> str:
     if value is None or (isinstance(value, float) and pd.isna(value)):
         return "–"
+    if name in ("val_log_loss", "val_accuracy"):
+        return f"{value:.4f}"
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 and value != 0 else f"{value:.4g}"
     return str(value)

@@ -197,8 +197,8 @@ def check(config: SearchConfig) -> None:
         _check_hyperparameter(name, entry)
     if config.data.train is None and config.data.sample is None:
         raise UserError(
-            "data.train=null: no training images are given; pass data.train=PATH of a zip or folder of labelled images, "
-            "or data=sample for drawn ones"
+            "data.train=null: no training images are given; pass data.train=PATH of a zip or folder of labelled "
+            "images, or data=sample for drawn ones"
         )
     if config.tuner.max_trials is None and config.tuner.oracle in ("random", "bayesian"):
         raise UserError(f"tuner.max_trials=null: the {config.tuner.oracle} oracle needs a number of trials, 1 or more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,15 +49,16 @@ def write_submission(path: Path, frame: pd.DataFrame) -> None:
     """
     with files.replacing(path) as temporary:
         files.write_csv(temporary, frame)
-        # Keep "007" and "NA" as they are, and every digit of a probability.
-        written = pd.read_csv(temporary, dtype={"id": str}, keep_default_na=False, float_precision="round_trip")
-        if list(written.columns) != ["id", "label"]:
-            raise ValueError(f"{path}: columns must be id,label, got {','.join(map(str, written.columns))}")
-        if written["id"].tolist() != frame["id"].tolist():
+        # Not by pandas: its numbers and texts depend on options and versions, and it did the writing.
+        with temporary.open(encoding="utf-8", newline="") as stream:
+            header, *rows = csv.reader(stream)
+        if header != ["id", "label"]:
+            raise ValueError(f"{path}: columns must be id,label, got {','.join(header)}")
+        if any(len(row) != 2 for row in rows) or [row[0] for row in rows] != frame["id"].tolist():
             raise ValueError(f"{path}: the ids do not read back as they were written")
-        labels = written["label"].to_numpy(np.float64)
-        inside = np.isfinite(labels) & (labels >= EPSILON) & (labels <= 1 - EPSILON)
-        if not inside.all() or not np.array_equal(labels, frame["label"].to_numpy()):
+        labels = np.array([float(label or "nan") for _, label in rows])
+        inside = (labels >= EPSILON) & (labels <= 1 - EPSILON)
+        if not inside.all() or not np.array_equal(labels, frame["label"].to_numpy(np.float64)):
             raise ValueError(f"{path}: the probabilities do not read back as they were written")
 
 

@@ -70,7 +70,7 @@ def write_trials(path: Path, records: Iterable[TrialRecord]) -> None:
 
 def read_trials(path: Path) -> list[TrialRecord]:
     """Read what `write_trials` wrote, numbers exactly as they were."""
-    table = pd.read_csv(path, dtype={"trial": str, "error": str}, float_precision="round_trip", keep_default_na=True)
+    table = pd.read_csv(path, dtype={"trial": str, "error": str})
     names = [name for name in table.columns if name not in _LEADING + _TRAILING]
     records = []
     for row in table.to_dict("records"):

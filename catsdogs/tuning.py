@@ -158,7 +158,7 @@ class SearchTuner(base_tuner.BaseTuner):
         return self._tracebacks[0] if self._tracebacks else ""
 
     def try_one_step(self) -> None:
-        """Build the model and train one batch, so that an error of ours is an error and not a series of failed trials."""
+        """Build the model and train one batch, so that an error of ours is not a series of failed trials."""
         # Of the middle of the space: the default of every dimension would leave `unfreeze_depth` at its first value.
         hp = self.oracle.get_space()
         for name, entry in self._config.space.items():

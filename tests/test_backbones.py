@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from catsdogs.backbones import build_backbone, preprocess
+from catsdogs.compose import checked
+from catsdogs.errors import UserError
+from catsdogs.locations import conf_dir
+
+FAMILIES = {
+    "minus_one_to_one": keras.applications.mobilenet_v2,
+    "bgr_minus_mean": keras.applications.resnet50,
+    "imagenet_standardised": keras.applications.densenet,
+    "none": keras.applications.efficientnet_v2,
+}
+MODULES = {
+    "convnext_tiny": "convnext",
+    "efficientnet_v2_b0": "efficientnet_v2",
+    "mobilenet_v2": "mobilenet_v2",
+    "mobilenet_v2_035": "mobilenet_v2",
+    "mobilenet_v3_large": "mobilenet_v3",
+    "resnet50_v2": "resnet_v2",
+    "small_cnn": "mobilenet_v2",
+    "xception": "xception",
+}
+BACKBONES = sorted(file.stem for file in (conf_dir() / "backbone").glob("*.yaml"))
+
+
+@pytest.fixture
+def backbone(composed):
+    def of(name, **changed):
+        config = checked(composed("data.train=x", f"backbone={name}")).backbone
+        return dataclasses.replace(config, **{"weights": None, **changed})
+
+    return of
+
+
+@pytest.mark.parametrize("preprocessing", FAMILIES)
+def test_preprocessing_equals_keras_applications_and_survives_saving(preprocessing, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3)).astype("float32")
+    inputs = keras.Input((5, 7, 3))
+    outputs = keras.layers.Identity()(preprocess(inputs, preprocessing))
+    keras.Model(inputs, outputs).save(tmp_path / "model.keras")
+    found = keras.models.load_model(tmp_path / "model.keras").predict(images, verbose=0)
+    np.testing.assert_allclose(found, FAMILIES[preprocessing].preprocess_input(images.copy()), atol=2e-4)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_backbone_gets_pixels_in_the_range_of_its_family(backbone, name):
+    config = backbone(name)
+    module = getattr(keras.applications, MODULES[name])
+    black_to_white = np.linspace(0, 255, 4 * 4 * 3, dtype="float32").reshape(1, 4, 4, 3)
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, keras.layers.Identity()(preprocess(inputs, config.preprocessing)))
+    expected = module.preprocess_input(black_to_white.copy())
+    np.testing.assert_allclose(model.predict(black_to_white, verbose=0), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_builds_frozen_from_pixels_to_a_feature_map(backbone, name):
+    config = backbone(name)
+    network = build_backbone(config)
+    assert network.input_shape == (None, config.image_size, config.image_size, 3)
+    assert len(network.output_shape) == 4
+    assert network.trainable_variables == []
+
+
+def test_mobilenet_v2_has_the_layers_that_depths_count(backbone):
+    assert len(build_backbone(backbone("mobilenet_v2")).layers) == 154
+
+
+def test_saved_weights_come_back(backbone, tmp_path):
+    network = build_backbone(backbone("small_cnn"))
+    path = tmp_path / "small.weights.h5"
+    network.save_weights(path)
+    again = build_backbone(backbone("small_cnn", weights=str(path)))
+    for a, b in zip(network.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def sentence_of(config):
+    with pytest.raises(UserError) as caught:
+        build_backbone(config)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_weights_of_another_model_are_refused(backbone, tmp_path):
+    path = tmp_path / "other.weights.h5"
+    build_backbone(backbone("small_cnn", arguments={"filters": 8})).save_weights(path)
+    assert str(path) in sentence_of(backbone("small_cnn", weights=str(path)))
+    assert str(path) in sentence_of(backbone("mobilenet_v2_035", weights=str(path)))
+
+
+def test_weights_that_are_not_there_or_no_weights_are_refused(backbone, tmp_path):
+    assert "no such file" in sentence_of(backbone("small_cnn", weights=str(tmp_path / "none.h5")))
+    (tmp_path / "text.h5").write_text("not weights")
+    assert "text.h5" in sentence_of(backbone("small_cnn", weights=str(tmp_path / "text.h5")))
+    (tmp_path / "weights.bin").write_text("not weights")
+    assert ".h5" in sentence_of(backbone("small_cnn", weights=str(tmp_path / "weights.bin")))
+
+
+def test_a_download_that_fails_says_what_to_do_offline(backbone, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise Exception("URL fetch failure on https://example.invalid/w.h5: None -- Name or service not known")
+
+    monkeypatch.setattr("keras.src.applications.mobilenet_v2.file_utils.get_file", no_network)
+    text = sentence_of(backbone("mobilenet_v2", weights="imagenet"))
+    for word in ("URL fetch failure", "backbone.weights=PATH", "experiment=quickstart"):
+        assert word in text
+
+
+def test_a_builder_that_is_not_there_is_refused(backbone):
+    assert "MobileNetV9" in sentence_of(backbone("small_cnn", builder="keras.applications.MobileNetV9"))
+    assert "nowhere" in sentence_of(backbone("small_cnn", builder="nowhere.function"))
+    assert "alpah" in sentence_of(backbone("mobilenet_v2", arguments={"alpah": 1.0}))

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from catsdogs.batches import PlainBatches, TrainingBatches
+from catsdogs.views import PLAIN, View
+
+
+class Recorded:
+    """Views whose inputs say which image, view and kind they are."""
+
+    def __len__(self):
+        return 50
+
+    def read(self, rows, view):
+        return np.stack([rows, np.full(len(rows), view.number), np.full(len(rows), view.kind == "train")], axis=1)
+
+
+LABELS = np.arange(50) % 2
+
+
+def batches(**changed):
+    settings = {"rows": np.arange(5, 38), "batch_size": 8, "epochs": 4, "seed": 3, **changed}
+    return TrainingBatches(Recorded(), LABELS, **settings)
+
+
+def test_every_epoch_shows_every_row_once_through_the_view_of_its_number():
+    data = batches()
+    assert data.steps == 5
+    assert len(data) == 20
+    for epoch in range(4):
+        inputs = np.concatenate([data[epoch * 5 + step][0] for step in range(5)])
+        assert sorted(inputs[:, 0]) == list(range(5, 38))
+        assert set(inputs[:, 1]) == {epoch}
+        assert inputs[:, 2].all()
+
+
+def test_a_batch_is_a_function_of_its_index_alone():
+    one, other = batches(), batches()
+    forwards = [one[index] for index in range(len(one))]
+    backwards = [other[index] for index in reversed(range(len(other)))][::-1]
+    for (a, label_a), (b, label_b) in zip(forwards, backwards, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(label_a, label_b)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    data, other = batches(batch_size=33), batches(batch_size=33, seed=4)
+    orders = [tuple(data[epoch][0][:, 0]) for epoch in range(4)] + [tuple(other[0][0][:, 0])]
+    assert len(set(orders)) == 5
+
+
+def test_a_training_that_starts_later_sees_what_the_whole_training_sees_there():
+    whole, late = batches(), batches(first_epoch=2)
+    assert len(late) == 10
+    for index in range(10):
+        np.testing.assert_array_equal(late[index][0], whole[index + 10][0])
+
+
+def test_labels_are_float32_columns_of_their_images():
+    inputs, targets = batches()[0]
+    assert targets.dtype == np.float32
+    assert targets.shape == (8, 1)
+    np.testing.assert_array_equal(targets[:, 0], LABELS[inputs[:, 0]])
+
+
+@pytest.mark.parametrize("view", [PLAIN, View("tta", 7)])
+def test_plain_batches_keep_the_order(view):
+    rows = np.array([9, 3, 30, 1, 2])
+    data = PlainBatches(Recorded(), rows, view, 2, LABELS)
+    assert len(data) == 3
+    np.testing.assert_array_equal(np.concatenate([data[i][0] for i in range(3)])[:, 0], rows)
+    np.testing.assert_array_equal(np.concatenate([data[i][1] for i in range(3)])[:, 0], LABELS[rows])
+    assert len(PlainBatches(Recorded(), rows, view, 2)[0]) == 1

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from drawn import cats_and_dogs, encoded, folder_of, jpeg, picture
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from catsdogs import catalogue as catalogue_module
+from catsdogs import images
+from catsdogs.archive import natural_key, open_images
+from catsdogs.catalogue import catalogue, ids_of, label_of
+from catsdogs.errors import UserError
+
+COLUMNS = ["id", "path", "label", "sha256", "width", "height", "problem"]
+
+
+def catalogued(tmp_path: Path, members: dict[str, bytes]) -> pd.DataFrame:
+    source = folder_of(tmp_path / "given", members)
+    return catalogue(open_images(source, tmp_path / "cache", 0), tmp_path / "cache")
+
+
+# ids
+
+
+@pytest.mark.parametrize(
+    ("paths", "ids"),
+    [
+        (["train/cat.12.jpg", "train/dog.3.jpg"], ["cat.12", "dog.3"]),
+        (["test/1.jpg"], ["1"]),
+        (["1.jpg", "sub/2.jpg"], ["1", "sub/2"]),
+        (["PetImages/Cat/12.jpg", "PetImages/Dog/3.jpg"], ["Cat/12", "Dog/3"]),
+        (["a/b/cats/1.jpg", "a/b/cats/2.jpg"], ["1", "2"]),
+        (["train/cats/1.jpg", "train/catsup/1.jpg"], ["cats/1", "catsup/1"]),  # a shared beginning is no shared folder
+        (["a/1.jpg", "a/1.png", "a/2.jpg"], ["1.jpg", "1.png", "2"]),
+        (["a/1.jpg", "b/1.png"], ["a/1", "b/1"]),
+        (["1.jpg", "1.JPG"], ["1.jpg", "1.JPG"]),
+        (["1.jpg", "1.png", "1.jpg.png"], ["1.jpg", "1.png", "1.jpg.png"]),
+        (["cat.1.2.jpeg"], ["cat.1.2"]),
+        ([], []),
+    ],
+)
+def test_ids(paths: list[str], ids: list[str]) -> None:
+    assert ids_of(paths) == ids
+
+
+parts = st.text(alphabet="a1.", min_size=1, max_size=3).filter(lambda part: not part.startswith("."))
+paths = st.builds(
+    lambda folders, stem, suffix: "/".join([*folders, stem + suffix]),
+    st.lists(parts, max_size=2),
+    parts,
+    st.sampled_from([".jpg", ".png", ".JPG"]),
+)
+
+
+@given(st.lists(paths, unique=True, max_size=12), st.randoms())
+def test_ids_are_unique_and_belong_to_their_paths(some: list[str], random: object) -> None:
+    ids = dict(zip(some, ids_of(some), strict=True))
+    assert len(set(ids.values())) == len(some)
+    assert all(path.endswith(name) or path[: path.rindex(".")].endswith(name) for path, name in ids.items())
+    random.shuffle(some)  # type: ignore[attr-defined]
+    assert dict(zip(some, ids_of(some), strict=True)) == ids
+
+
+# labels
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("train/cat.1.jpg", 0.0),
+        ("train/dog.1.jpg", 1.0),
+        ("DOG_7.PNG", 1.0),
+        ("Cat 3.jpg", 0.0),
+        ("dog7.jpg", 1.0),
+        ("dog.jpg", 1.0),
+        ("Cat/1.jpg", 0.0),
+        ("x/DOGS/deep/er/1.jpg", 1.0),
+        ("dogs/cats/1.jpg", 0.0),  # the nearest folder
+        ("cats/cat.1.jpg", 0.0),
+        ("dogs-vs-cats/cat.1.jpg", 0.0),
+        ("test/1.jpg", math.nan),
+        ("cats.1.jpg", math.nan),  # a file is named cat, a folder cats
+        ("dogs.1.jpg", math.nan),
+        ("category.jpg", math.nan),
+        ("dogē.jpg", math.nan),
+        ("hotdog.1.jpg", math.nan),
+        ("hotdogs/1.jpg", math.nan),
+        ("catsup/1.jpg", math.nan),
+    ],
+)
+def test_labels(path: str, label: float) -> None:
+    assert label_of(path) == (pytest.approx(label, nan_ok=True), "")
+
+
+@pytest.mark.parametrize("path", ["dogs/cat.1.jpg", "Cat/DOG_1.jpg", "dogs/cats/dog.1.jpg"])
+def test_contradicting_labels_are_a_problem(path: str) -> None:
+    label, problem = label_of(path)
+    assert math.isnan(label)
+    assert "the file name says" in problem
+
+
+# The table
+
+
+def test_every_image_is_seen(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    members = {
+        "train/cat.10.jpg": jpeg(1),
+        "train/cat.2.jpg": jpeg(1)[:-200],
+        "train/cat.1.jpg": b"",
+        "train/dog.1.png": encoded(picture(2, 40, 30), "PNG", exif=exif),
+        "train/unknown.jpg": b"<html>",
+    }
+    table = catalogued(tmp_path, members)
+    assert list(table.columns) == COLUMNS
+    assert table["id"].tolist() == ["cat.1", "cat.2", "cat.10", "dog.1", "unknown"]
+    assert table["path"].tolist() == [
+        f"train/{name}" for name in ["cat.1.jpg", "cat.2.jpg", "cat.10.jpg", "dog.1.png"]
+    ] + ["train/unknown.jpg"]
+    assert table["label"].tolist() == pytest.approx([0.0, 0.0, 0.0, 1.0, math.nan], nan_ok=True)
+    assert table["sha256"].tolist() == [hashlib.sha256(members[path]).hexdigest() for path in table["path"]]
+    assert table["width"].tolist() == [0, 0, 40, 30, 0]
+    assert table["height"].tolist() == [0, 0, 30, 40, 0]
+    empty, cut, good, png, text = table["problem"].tolist()
+    assert (good, png) == ("", "")
+    assert empty == "does not decode: the file is empty"
+    assert cut.startswith("does not decode: image file is truncated")
+    assert text == "does not decode: not an image of a known format"
+    assert table.index.tolist() == [0, 1, 2, 3, 4]
+    assert (table["label"].dtype, table["width"].dtype, table["height"].dtype) == ("float64", "int64", "int64")
+
+
+def test_both_problems_are_told(tmp_path: Path) -> None:
+    table = catalogued(tmp_path, {"dogs/cat.1.jpg": b"", "dogs/cat.2.jpg": jpeg(1)})
+    both, one = table["problem"]
+    assert both == "does not decode: the file is empty; the file name says cat, the folder dogs does not"
+    assert one == "the file name says cat, the folder dogs does not"
+    assert table["label"].isna().all()
+
+
+def test_bomb_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    table = catalogued(tmp_path, {"cat.1.jpg": jpeg(1), "cat.2.jpg": encoded(picture(1, 8, 8))})
+    assert "bomb" in table["problem"][0]
+    assert table["problem"][1] == ""
+
+
+def test_table_is_the_same_when_it_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a name looks like a number, a missing value, or CSV."""
+    odd = [
+        "1",
+        "01",
+        "1e5",
+        "NA",
+        "nan",
+        "None",
+        "null",
+        "True",
+        'a "quoted", one',
+        " spaces ",
+        "猫 é",
+        "-1",
+        "#2",
+        "'",
+    ]
+    members = {f"test/{name}.jpg": jpeg(1) for name in odd}
+    first = catalogued(tmp_path, members)
+    assert set(first["id"]) == set(odd)
+    assert first["id"].tolist() == sorted(odd, key=natural_key)
+    assert all(type(name) is str for name in first["id"])
+    assert first["problem"].tolist() == [""] * len(odd)
+    assert first["label"].isna().all()
+    monkeypatch.setattr(catalogue_module, "decode", None)
+    pd.testing.assert_frame_equal(catalogued(tmp_path, {}), first)
+    assert len(list((tmp_path / "cache" / "catalogues").iterdir())) == 1
+
+
+def test_single_class_folder_still_labels(tmp_path: Path) -> None:
+    table = catalogued(tmp_path, {"PetImages/Dog/2.jpg": jpeg(1), "PetImages/Dog/10.jpg": jpeg(2)})
+    assert table["id"].tolist() == ["2", "10"]
+    assert table["label"].tolist() == [1.0, 1.0]
+
+
+def test_unreadable_file_is_an_error_and_nothing_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = folder_of(tmp_path / "given", cats_and_dogs(3, 3))
+    folder = open_images(source, tmp_path / "cache", 0)
+    (source / "train/dog.1.jpg").unlink()
+    paths = ["train/cat.1.jpg", "train/dog.1.jpg"]
+    monkeypatch.setattr(catalogue_module, "image_paths", lambda _: paths)
+    with pytest.raises(UserError, match=r"dog\.1\.jpg: cannot be read"):
+        catalogue(folder, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_cache_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("mine")
+    with pytest.raises(UserError, match=r"cannot be written.*cache=FOLDER"):
+        catalogued(tmp_path, {"cat.1.jpg": jpeg(1)})
+
+
+def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "catsdogs")
+    monkeypatch.setattr(images, "_PROGRESS_FROM", 2)
+    monkeypatch.setattr(images, "_PROGRESS_SECONDS", 0.0)
+    catalogued(tmp_path, cats_and_dogs(2, 1))
+    assert caplog.messages[0].startswith("looking at 3 images in ")
+    assert caplog.messages[1].startswith("looking at images: 1 of 3 images, about ")
+    assert caplog.messages[-1].startswith("looking at images: 3 of 3 images, about 0 s left")

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from catsdogs import schema
+from catsdogs.compose import COMPOSED_GROUPS, MAX_JOB_NAME, checked, job_name, with_default_study
+from catsdogs.errors import UserError
+from catsdogs.locations import conf_dir, sweeps_dir
+
+CHOICES = {"backbone": "b", "augmentation": "a", "schedule": "s", "label_smoothing": "l", "space": "default"}
+
+OPTIONS = [
+    (folder.name, file.stem)
+    for folder in sorted(conf_dir().iterdir())
+    if folder.is_dir()
+    for file in folder.glob("*.yaml")
+]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_of_every_group_composes(composed, group, option):
+    config = checked(composed("data.train=train.zip", f"{group}={option}"))
+    assert isinstance(config, schema.SearchConfig)
+
+
+@pytest.mark.parametrize("sweep", [file.stem for file in sweeps_dir().glob("*.yaml")])
+def test_every_job_of_every_declared_study_composes(composed, sweep):
+    params = OmegaConf.load(sweeps_dir() / f"{sweep}.yaml").hydra.sweeper.params
+    overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    jobs = BasicSweeper.split_arguments(overrides, None)[0]
+    assert len(jobs) > 1
+    for job in jobs:
+        checked(composed("data.train=train.zip", f"sweeps={sweep}", *job))
+
+
+@pytest.mark.parametrize("sweep", [file.stem for file in sweeps_dir().glob("*.yaml")])
+def test_declared_studies_open_with_their_command_and_question(sweep):
+    lines = (sweeps_dir() / f"{sweep}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    assert lines[1].startswith("# python -m catsdogs.search ")
+    assert any(line.startswith("# Question: ") for line in lines)
+    assert any(line.startswith("# Result: ") for line in lines)
+
+
+def test_the_seed_recipe_is_the_notebooks(composed):
+    config = checked(composed("data.train=train.zip", "experiment=seed_recipe"))
+    assert config.backbone.builder == "keras.applications.MobileNetV2"
+    assert config.model.unfreeze_depth == 30
+    assert config.space == {}
+    assert config.schedule.kind == "cosine"
+    assert config.fit.patience == 7
+    assert config.data.validation_fraction == 0.2
+    assert (config.tta.kind, config.tta.views) == ("views", 10)
+    assert config.label_smoothing.epsilon > 0
+    moves = config.augmentation
+    assert min(moves.rotation_degrees, moves.shift_fraction, moves.brightness_fraction, moves.zoom_fraction) > 0
+    assert moves.flip_probability == 0.5
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("fit.epochs=0", ["fit.epochs=0", "[1, "]),
+        ("fit.epochs=-3", ["fit.epochs=-3", "[1, "]),
+        ("label_smoothing.epsilon=1", ["label_smoothing.epsilon=1", "[0, 1)"]),
+        ("augmentation.rotation_degrees=181", ["augmentation.rotation_degrees=181", "[0, 180]"]),
+        ("schedule.peak_lr=0", ["schedule.peak_lr=0", "(0, 10]"]),
+        ("schedule.peak_lr=nan", ["schedule.peak_lr=nan", "(0, 10]"]),
+        ("schedule.kind=cosin", ["schedule.kind=cosin", "cosine"]),
+        ("tuner.oracle=hyper", ["tuner.oracle=hyper", "hyperband"]),
+        ("tuner.max_trials=0", ["tuner.max_trials=0"]),
+        ("tuner.max_trials=null", ["tuner.max_trials=null", "random"]),
+        ("data.limit=1", ["data.limit=1"]),
+        ("data.train=null", ["data.train=null", "data=sample"]),
+        ("space.dropout.low=2", ["space.dropout.low=2", "space.dropout.high"]),
+        ("space.dropout.high=1.0", ["space.dropout=1", "[0, 1)"]),
+        ("space.l2.low=0", ["space.l2.low=0", "log"]),
+        ("space.unfreeze_depth.values=[]", ["space.unfreeze_depth.values", "at least one"]),
+        ("space.unfreeze_depth.values=[1.5]", ["space.unfreeze_depth", "whole"]),
+        ("space.unfreeze_depth.values=[all]", ["space.unfreeze_depth", "'all'"]),
+        ("+space={leaves:{kind:choice,values:[1]}}", ["space.leaves", "known are", "dropout"]),
+        ("+fit.epochz=3", ["fit.epochz", "epochs"]),
+        ("+space.dropout.lowest=0.1", ["lowest"]),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_key_and_what_is_allowed(composed, override, words):
+    with pytest.raises(UserError) as caught:
+        checked(composed("data.train=train.zip", override))
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_every_number_in_the_schema_has_a_range():
+    def groups(node):
+        yield node
+        for item in dataclasses.fields(node):
+            if item.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(item.default_factory):
+                yield from groups(item.default_factory)
+
+    # low, high and step of a space entry are checked against the field that they search.
+    for group in [*groups(schema.RetrainConfig), schema.Sample]:
+        for item in dataclasses.fields(group):
+            if re.match(r"(int|float)\b", str(item.type)):
+                assert "low" in item.metadata, f"{group.__name__}.{item.name}"
+
+
+def test_a_bare_multirun_runs_the_default_study():
+    assert with_default_study(["-m"], [], True) == ["-m", "sweeps=default"]
+    assert with_default_study(["-m", "data.limit=9"], ["data.limit=9"], True) == [
+        "-m",
+        "data.limit=9",
+        "sweeps=default",
+    ]
+
+
+@pytest.mark.parametrize(
+    "override", ["augmentation=flip,light", "augmentation=flip", "sweeps=label_smoothing", "experiment=quickstart"]
+)
+def test_a_multirun_that_chooses_something_is_left_alone(override):
+    assert with_default_study(["-m", override], [override], True) == ["-m", override]
+
+
+def test_a_single_job_is_left_alone():
+    assert with_default_study([], [], False) == []
+    assert with_default_study(["seed=1"], ["seed=1"], False) == ["seed=1"]
+
+
+def test_varied_keys_are_passed_on_beside_the_other_overrides():
+    completed = with_default_study(["-m", "seed=1,2", "--cfg", "job"], ["seed=1,2"], True)
+    assert completed == ["-m", "seed=1,2", "varied=[seed]", "--cfg", "job"]
+    # Of the composed groups, the name of the job tells anyway.
+    assert with_default_study(["-m", "backbone=a,b"], ["backbone=a,b"], True) == ["-m", "backbone=a,b"]
+
+
+def test_a_job_is_named_after_its_choices_and_not_after_constants():
+    assert job_name(CHOICES, ["augmentation=a", "data.limit=5"], []) == "b-a-s-l"
+    assert job_name(CHOICES, ["seed=3", "data.limit=5"], ["seed"]) == "b-a-s-l-seed-3"
+
+
+def test_the_name_of_a_job_does_not_depend_on_the_order_of_overrides():
+    overrides = ["seed=3", "fit.batch_size=8", "+space.l2.low=1e-5"]
+    varied = ["seed", "fit.batch_size", "space.l2.low"]
+    name = job_name(CHOICES, overrides, varied)
+    assert name == job_name(CHOICES, overrides[::-1], varied[::-1])
+    assert name == "b-a-s-l-fit.batch_size-8-seed-3-space.l2.low-1e-5"
+
+
+@given(value=st.text(max_size=400), other=st.text(max_size=400))
+def test_any_value_gives_a_safe_name_and_other_values_another(value, other):
+    name = job_name(CHOICES, [f"data.train={value}"], ["data.train"])
+    assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name)
+    assert len(name) <= MAX_JOB_NAME
+    if value != other:
+        assert name != job_name(CHOICES, [f"data.train={other}"], ["data.train"])
+
+
+def test_composed_groups_are_groups():
+    assert set(COMPOSED_GROUPS) <= {group for group, _ in OPTIONS}

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drawn import cats_and_dogs, folder_of, jpeg, zip_of
+
+from catsdogs.dataset import load_dataset
+from catsdogs.errors import UserError
+from catsdogs.schema import Data, Sample
+
+
+def data(train: Path | str | None, test: Path | str | None = None, **changed: Any) -> Data:
+    values: dict[str, Any] = {
+        "train": None if train is None else str(train),
+        "test": None if test is None else str(test),
+        "sample": None,
+        "limit": None,
+        "ignore": [],
+        "validation_fraction": 0.25,
+        "split_seed": 3,
+        "max_unpacked_gib": 1.0,
+    }
+    return Data(**(values | changed))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+TEST = {f"test/{number}.jpg": jpeg(500 + number) for number in (1, 2, 10, 100)}
+
+
+def test_everything_a_study_shares(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    members = cats_and_dogs(12, 12) | {
+        "train/cat.100.jpg": jpeg(1)[:-100],
+        "train/dog.100.jpg": b"",
+        "train/bird.1.jpg": jpeg(300),
+        "train/cat.200.jpg": jpeg(400),
+        "train/dog.200.jpg": jpeg(400),  # the same image under another label
+        "train/cat.300.jpg": jpeg(0),  # a copy of cat.0
+        "train/dog.300.jpg": jpeg(301),
+    }
+    train = zip_of(tmp_path / "train.zip", members)
+    test = zip_of(tmp_path / "test.zip", TEST | {"test/20.jpg": b"broken"})
+    dataset = load_dataset(data(train, test, ignore=["dog.300"]), cache)
+
+    rows = dataset.rows
+    assert rows["id"].tolist() == [f"cat.{number}" for number in [*range(12), 300]] + [f"dog.{n}" for n in range(12)]
+    assert rows["label"].tolist() == [0.0] * 13 + [1.0] * 12
+    assert rows["problem"].tolist() == [""] * 25
+    assert rows.index.tolist() == list(range(25))
+    assert set(rows["split"]) == {"train", "validation"}
+    assert rows["split"][0] == rows["split"][12]
+    assert (dataset.root / rows["path"][0]).read_bytes() == members["train/cat.0.jpg"]
+
+    reasons = dict(zip(dataset.left_out["id"], dataset.left_out["problem"], strict=True))
+    assert list(reasons) == ["bird.1", "cat.100", "cat.200", "dog.100", "dog.200", "dog.300"]
+    assert reasons["bird.1"] == "no label"
+    assert reasons["cat.100"].startswith("does not decode: image file is truncated")
+    assert reasons["dog.100"] == "does not decode: the file is empty"
+    assert reasons["cat.200"] == reasons["dog.200"] == "the same image occurs under both labels"
+    assert reasons["dog.300"] == "ignored by data.ignore"
+    assert set(rows["id"]) | set(reasons) == {Path(name).stem for name in members}
+
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warning.startswith("5 of 31 training images are left out: bird.1 (no label), cat.100 (does not decode")
+
+    assert dataset.test is not None
+    assert dataset.test["id"].tolist() == ["1", "2", "10", "20", "100"]
+    assert dataset.test["label"].isna().all()
+    assert dataset.test["problem"].tolist() == ["", "", "", "does not decode: not an image of a known format", ""]
+    assert dataset.test_root is not None
+    assert (dataset.test_root / "test/10.jpg").read_bytes() == TEST["test/10.jpg"]
+
+
+def test_digest_is_that_of_the_rows(tmp_path: Path, cache: Path) -> None:
+    members = cats_and_dogs(8, 8)
+    dataset = load_dataset(data(zip_of(tmp_path / "train.zip", members)), cache)
+    lines = [
+        json.dumps([row.id, row.label, hashlib.sha256(members[row.path]).hexdigest(), row.split]) + "\n"
+        for row in dataset.rows.itertuples()
+    ]
+    assert dataset.digest == hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert (dataset.test, dataset.test_root, len(dataset.left_out)) == (None, None, 0)
+
+
+def test_digest_tells_data_apart_and_not_where_they_are(tmp_path: Path, cache: Path) -> None:
+    members = cats_and_dogs(8, 8)
+    archive = zip_of(tmp_path / "train.zip", members)
+    first = load_dataset(data(archive), cache)
+    again = load_dataset(data(folder_of(tmp_path / "unpacked", members), archive), tmp_path / "other")
+    assert again.digest == first.digest
+    others = [
+        load_dataset(data(archive, split_seed=4), cache),
+        load_dataset(data(archive, validation_fraction=0.5), cache),
+        load_dataset(data(archive, ignore=["cat.1"]), cache),
+        load_dataset(data(archive, limit=10), cache),
+        load_dataset(data(zip_of(tmp_path / "2.zip", members | {"train/cat.1.jpg": jpeg(77)})), cache),
+    ]
+    assert len({first.digest, *(other.digest for other in others)}) == 6
+
+
+def test_limit_counts_what_can_be_used(tmp_path: Path, cache: Path) -> None:
+    members = cats_and_dogs(25, 30) | {f"train/cat.{number}.jpg": b"" for number in range(10)}
+    rows = load_dataset(data(folder_of(tmp_path / "train", members), limit=30, split_seed=5), cache).rows
+    assert rows["label"].tolist() == [0.0] * 10 + [1.0] * 20
+    assert rows.index.tolist() == list(range(30))
+    other = load_dataset(data(tmp_path / "train", limit=30, split_seed=6), cache).rows
+    assert set(other["id"]) != set(rows["id"])
+    rows = load_dataset(data(tmp_path / "train", limit=12), cache).rows
+    assert rows["label"].tolist() == [0.0] * 4 + [1.0] * 8
+    assert (rows["split"] == "validation").sum() == 3
+
+
+def test_ignoring_one_of_two_contradicting_copies_keeps_the_other(tmp_path: Path, cache: Path) -> None:
+    members = cats_and_dogs(8, 8) | {"train/cat.100.jpg": jpeg(400), "train/dog.100.jpg": jpeg(400)}
+    dataset = load_dataset(data(folder_of(tmp_path / "train", members), ignore=["cat.100"]), cache)
+    assert dataset.left_out["id"].tolist() == ["cat.100"]
+    assert "dog.100" in set(dataset.rows["id"])
+
+
+def test_images_left_out_on_request_are_no_warning(
+    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    load_dataset(data(folder_of(tmp_path / "train", cats_and_dogs(8, 8)), ignore=["cat.1", "dog.1"]), cache)
+    assert [record.levelno for record in caplog.records if "left out" in record.getMessage()] == []
+    assert "data.ignore leaves out 2 of 16 training images" in caplog.messages
+
+
+def test_test_labels_count_only_if_all_are_there(tmp_path: Path, cache: Path) -> None:
+    train = folder_of(tmp_path / "train", cats_and_dogs(8, 8))
+    full = folder_of(tmp_path / "full", cats_and_dogs(2, 2, ""))
+    test = load_dataset(data(train, full), cache).test
+    assert test is not None
+    assert test["label"].tolist() == [0.0, 0.0, 1.0, 1.0]
+    part = folder_of(tmp_path / "part", cats_and_dogs(2, 2, "") | {"5.jpg": jpeg(5)})
+    test = load_dataset(data(train, part), cache).test
+    assert test is not None
+    assert test["label"].isna().all()
+    assert len(test) == 5
+
+
+def test_doubtful_label_is_no_problem_of_a_test_image(tmp_path: Path, cache: Path) -> None:
+    """A problem there means that there is no picture to predict from."""
+    train = folder_of(tmp_path / "train", cats_and_dogs(8, 8))
+    doubtful = folder_of(
+        tmp_path / "test", {"cats/dog.1.jpg": jpeg(1), "cats/dog.2.jpg": b"", "cats/cat.1.jpg": jpeg(2)}
+    )
+    test = load_dataset(data(train, doubtful), cache).test
+    assert test is not None
+    assert test["problem"].tolist()[:2] == ["", ""]
+    assert test["problem"].tolist()[2].startswith("does not decode: the file is empty")
+    assert test["label"].isna().all()
+
+
+def test_train_may_be_test(tmp_path: Path, cache: Path) -> None:
+    train = zip_of(tmp_path / "train.zip", cats_and_dogs(8, 8))
+    dataset = load_dataset(data(train, train), cache)
+    assert dataset.test is not None
+    assert dataset.test["id"].tolist() == dataset.rows["id"].tolist()
+    assert dataset.test["label"].tolist() == dataset.rows["label"].tolist()
+
+
+def test_relative_paths_start_at_the_current_directory(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_of(tmp_path / "here" / "my pets", cats_and_dogs(8, 8))
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    relative = load_dataset(data("my pets"), cache)
+    assert relative.root == tmp_path / "here" / "my pets"
+    assert load_dataset(data("~/here/my pets"), cache).digest == relative.digest
+
+
+# Drawn archives
+
+
+@pytest.fixture
+def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sample, Path]]:
+    """Stands in for catsdogs.sample; gives the calls it got."""
+    calls: list[tuple[Sample, Path]] = []
+    module = types.ModuleType("catsdogs.sample")
+
+    def sample_archives(sample: Sample, cache: Path) -> tuple[Path, Path]:
+        calls.append((sample, cache))
+        return zip_of(tmp_path / "train.zip", cats_and_dogs(9, 9)), zip_of(tmp_path / "test.zip", TEST)
+
+    module.sample_archives = sample_archives  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "catsdogs.sample", module)
+    return calls
+
+
+def test_archives_are_drawn_where_none_is_given(tmp_path: Path, cache: Path, drawn: list[tuple[Sample, Path]]) -> None:
+    sample = Sample(images_per_class=9, test_images=4, seed=1)
+    dataset = load_dataset(data(None, sample=sample), cache)
+    assert drawn == [(sample, cache)]
+    assert len(dataset.rows) == 18
+    assert dataset.test is not None
+    assert dataset.test["id"].tolist() == ["1", "2", "10", "100"]
+    given = folder_of(tmp_path / "given", {"7.jpg": jpeg(7)})
+    dataset = load_dataset(data(None, given, sample=sample), cache)
+    assert dataset.test is not None
+    assert dataset.test["id"].tolist() == ["7"]
+
+
+def test_nothing_is_drawn_where_images_are_given(tmp_path: Path, cache: Path, drawn: list[tuple[Sample, Path]]) -> None:
+    train = folder_of(tmp_path / "given", cats_and_dogs(8, 8))
+    dataset = load_dataset(data(train, sample=Sample(images_per_class=9, test_images=4, seed=1)), cache)
+    assert drawn == []
+    assert dataset.test is None
+
+
+# Mistakes
+
+
+def failure(cache: Path, given: Data) -> str:
+    with pytest.raises(UserError) as caught:
+        load_dataset(given, cache)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+def test_source_is_named_by_its_key(tmp_path: Path, cache: Path) -> None:
+    train = folder_of(tmp_path / "train", cats_and_dogs(8, 8))
+    assert failure(cache, data("gone.zip")).startswith(f"data.train: {Path('gone.zip').absolute()}: no such file")
+    assert failure(cache, data(train, tmp_path / "gone.zip")).startswith("data.test: ")
+    assert "data.test=''" in failure(cache, data(train, ""))
+    assert "data.train=' '" in failure(cache, data(" "))
+    assert "data.train=null" in failure(cache, data(None))
+
+
+def test_limit_of_an_archive_is_in_gib(tmp_path: Path, cache: Path) -> None:
+    members = cats_and_dogs(8, 8)
+    train = zip_of(tmp_path / "train.zip", members)
+    size = sum(map(len, members.values()))
+    assert "data.max_unpacked_gib=" in failure(cache, data(train, max_unpacked_gib=(size - 1) / 2**30))
+    assert len(load_dataset(data(train, max_unpacked_gib=size / 2**30), cache).rows) == 16
+    assert len(load_dataset(data(train, max_unpacked_gib=float("inf")), tmp_path / "other").rows) == 16
+
+
+def test_unknown_ids_to_ignore(tmp_path: Path, cache: Path) -> None:
+    train = folder_of(tmp_path / "train", cats_and_dogs(8, 8))
+    said = failure(cache, data(train, ignore=["cat.1", *(f"x{number}" for number in range(7))]))
+    assert "data.ignore: there is no training image with the id x0, x1, x2, x3, x4 and 2 more; " in said
+    assert said.endswith("cat.0 for example")
+
+
+def test_no_labels_at_all(tmp_path: Path, cache: Path) -> None:
+    train = folder_of(tmp_path / "train", TEST)
+    said = failure(cache, data(train))
+    assert "none of the usable images" in said
+    assert "cat.1.jpg or dog_2.png, or a folder named cat, cats, dog or dogs" in said
+    assert "places" not in said
+    assert "places" not in failure(cache, data(train, train))
+
+
+def test_train_and_test_that_changed_places(tmp_path: Path, cache: Path) -> None:
+    unlabelled, labelled = folder_of(tmp_path / "a", TEST), folder_of(tmp_path / "b", cats_and_dogs(2, 2))
+    assert failure(cache, data(unlabelled, labelled)).endswith(
+        "; data.test has labels, so the two may have changed places"
+    )
+
+
+@pytest.mark.parametrize(("there", "missing", "cats", "dogs"), [("cats", "dogs", 5, 0), ("dogs", "cats", 0, 5)])
+def test_one_class(tmp_path: Path, cache: Path, there: str, missing: str, cats: int, dogs: int) -> None:
+    train = folder_of(tmp_path / "train", cats_and_dogs(cats, dogs) | {f"train/{missing[:-1]}.99.jpg": b""})
+    assert f"has 5 usable images of {there} but none of {missing}; add {missing}" in failure(cache, data(train))
+
+
+def test_no_image_decodes(tmp_path: Path, cache: Path) -> None:
+    train = folder_of(tmp_path / "train", {"cat.1.jpg": b"", "dog.1.jpg": b""})
+    said = failure(cache, data(train))
+    assert "none of the 2 images of" in said
+    assert said.endswith("the first, cat.1, because: does not decode: the file is empty")
+
+
+def test_too_few_images(tmp_path: Path, cache: Path) -> None:
+    train = folder_of(tmp_path / "train", cats_and_dogs(2, 2))
+    assert "2 distinct cats and 2 distinct dogs are too few" in failure(cache, data(train, validation_fraction=0.1))
+
+
+def test_data_stages_do_without_keras() -> None:
+    """So that reports, help and checks of data answer at once."""
+    code = "import sys, catsdogs.dataset; print([m for m in ('tensorflow', 'keras', 'hydra') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

@@ -1,0 +1,302 @@
+"""The commands, run as a user runs them, on archives drawn small."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+
+SMALL = (
+    "data=sample",
+    "data.sample.images_per_class=12",
+    "data.sample.test_images=11",
+    "backbone=small_cnn",
+    "backbone.image_size=32",
+    "backbone.arguments.filters=8",
+    "space=small_cnn",
+    "tuner.max_trials=2",
+    "fit.epochs=2",
+    "fit.batch_size=8",
+)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A study of two good jobs and one that fails, and the final model of the best one."""
+    import os
+    import sys
+
+    folder = tmp_path_factory.mktemp("study")
+
+    def run(name, *arguments, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", f"catsdogs.{name}", *arguments],
+            cwd=folder,
+            env={**os.environ, "CATSDOGS_CACHE": str(folder / "cache"), **environment},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    run.folder = folder
+    # A shift far beyond the schema is refused before the first job, so the failing job fails by its backbone.
+    run.search = run(
+        "search", "-m", *SMALL, "study=s", "augmentation=none,light", "backbone.builder=catsdogs.backbones.small_cnn"
+    )
+    run.retrain = run("retrain", "study=s", "tta.views=3")
+    return run
+
+
+def test_a_study_runs_to_its_end_and_leaves_what_is_promised(study):
+    assert study.search.returncode == 0, study.search.stderr
+    root = study.folder / "multirun" / "s"
+    for job in ("small_cnn-none-cosine-none", "small_cnn-light-cosine-none"):
+        files = {"result.json", "trials.csv", "history.csv", "validation.csv", "split.csv", ".hydra", "tuner"}
+        assert files <= {file.name for file in (root / job).iterdir()}
+        result = json.loads((root / job / "result.json").read_text())
+        assert result["status"] == "ok"
+        assert set(result["choices"]) == {"backbone", "augmentation", "schedule", "label_smoothing"}
+        assert result["objective"] == result["best_trial"]["val_log_loss"]
+        assert result["seconds"] > 0
+        trials = pd.read_csv(root / job / "trials.csv")
+        assert list(trials["status"]) == ["COMPLETED"] * 2
+        assert trials["val_log_loss"].min() == result["objective"]
+    board = pd.read_csv(root / "leaderboard.csv")
+    assert list(board["val_log_loss"]) == sorted(board["val_log_loss"])
+    assert {"augmentation", "seconds", "error"} <= set(board)
+
+
+def test_all_jobs_share_the_split(study):
+    root = study.folder / "multirun" / "s"
+    one, other = (pd.read_csv(file) for file in sorted(root.glob("*/split.csv")))
+    pd.testing.assert_frame_equal(one, other)
+    assert one["split"].value_counts().to_dict() == {"train": 19, "validation": 5}
+    ids = [set(pd.read_csv(file)["id"]) for file in root.glob("*/validation.csv")]
+    assert ids[0] == ids[1] == set(one.loc[one["split"] == "validation", "id"])
+
+
+def test_progress_names_job_trial_epoch_best_and_time_left(study):
+    lines = [line for line in study.search.stdout.splitlines() if "epoch 2 of 2: val_log_loss" in line]
+    assert len(lines) == 4
+    assert "job 1 of 2, small_cnn-none-cosine-none: trial 1 of 2" in lines[0]
+    assert all("best so far" in line and " left" in line for line in lines)
+    assert "\r" not in study.search.stdout
+    assert "\x1b" not in study.search.stdout
+
+
+def test_retrain_leaves_what_is_promised(study):
+    assert study.retrain.returncode == 0, study.retrain.stderr
+    best = study.folder / "multirun" / "s" / "best"
+    assert {file.name for file in best.iterdir()} >= {
+        "model.keras",
+        "metrics.json",
+        "predictions.csv",
+        "submission.csv",
+        "MODEL_CARD.md",
+    }
+    metrics = json.loads((best / "metrics.json").read_text())
+    for name in ("log_loss", "log_loss_tta", "accuracy", "roc_auc", "brier", "ece"):
+        assert np.isfinite(metrics[name])
+        assert metrics["details"][name]["split"] == "validation"
+        assert metrics["details"][name]["size"] == 5
+    assert metrics["details"]["log_loss"]["low"] <= metrics["log_loss"] <= metrics["details"]["log_loss"]["high"]
+    # A calibrated score needs data that chose neither the model nor the epoch, and there is none yet.
+    assert metrics["log_loss_calibrated"] is None
+    card = (best / "MODEL_CARD.md").read_text()
+    assert metrics["job"] in card
+    assert "keras.models.load_model" in card
+
+
+def test_the_retrained_model_is_the_one_that_was_selected(study):
+    root = study.folder / "multirun" / "s"
+    metrics = json.loads((root / "best" / "metrics.json").read_text())
+    board = pd.read_csv(root / "leaderboard.csv")
+    assert metrics["job"] == board["job"].iloc[0]
+    assert metrics["log_loss"] == pytest.approx(board["val_log_loss"].iloc[0], abs=1e-5)
+    kept = pd.read_csv(root / metrics["job"] / "validation.csv").set_index("id")
+    predictions = pd.read_csv(root / "best" / "predictions.csv", dtype={"id": str}).set_index("id")
+    validation = predictions[predictions["split"] == "validation"]
+    np.testing.assert_allclose(validation["p_dog"], kept.loc[validation.index, "p_dog"], atol=1e-5)
+
+
+def test_the_submission_has_a_row_per_test_image_in_numeric_order(study):
+    best = study.folder / "multirun" / "s" / "best"
+    submission = pd.read_csv(best / "submission.csv")
+    assert list(submission.columns) == ["id", "label"]
+    assert list(submission["id"]) == list(range(1, 12))
+    assert submission["label"].between(0, 1, inclusive="neither").all()
+    predictions = pd.read_csv(best / "predictions.csv", dtype={"id": str})
+    tta = predictions[predictions["split"] == "test"].set_index("id")["p_dog_tta"]
+    np.testing.assert_allclose(submission["label"], tta.loc[submission["id"].astype(str)], atol=1e-7)
+
+
+def test_the_saved_model_needs_none_of_our_code_and_takes_pixels(study, tmp_path):
+    import io
+    import os
+    import sys
+
+    from PIL import Image
+
+    archive = next(study.folder.glob("cache/sample/*/test.zip"))
+    with zipfile.ZipFile(archive) as zipped:
+        image = Image.open(io.BytesIO(zipped.read("test/3.jpg"))).convert("RGB")
+    pixels = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR), dtype="float32")
+    np.save(tmp_path / "pixels.npy", pixels)
+    model = shutil.copy(study.folder / "multirun" / "s" / "best" / "model.keras", tmp_path)
+    code = (
+        "import sys, keras, numpy\n"
+        f"model = keras.models.load_model({str(model)!r})\n"
+        "print(float(model.predict(numpy.load('pixels.npy')[None], verbose=0)[0, 0]))\n"
+        "assert 'catsdogs' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, env=os.environ
+    )
+    predictions = pd.read_csv(study.folder / "multirun" / "s" / "best" / "predictions.csv", dtype={"id": str})
+    expected = predictions[(predictions["split"] == "test") & (predictions["id"] == "3")]["p_dog"].iloc[0]
+    assert float(done.stdout) == pytest.approx(expected, abs=1e-5)
+
+
+def test_predict_agrees_with_the_predictions_and_with_tta_with_the_submission(study, tmp_path):
+    best = "multirun/s/best"
+    archive = next(study.folder.glob("cache/sample/*/test.zip"))
+    plain = study("predict", best, str(archive), "--output", str(tmp_path / "plain.csv"))
+    assert plain.returncode == 0, plain.stderr
+    found = pd.read_csv(tmp_path / "plain.csv")
+    predictions = pd.read_csv(study.folder / best / "predictions.csv", dtype={"id": str})
+    test = predictions[predictions["split"] == "test"].set_index("id")
+    assert list(found["id"]) == list(range(1, 12))
+    np.testing.assert_allclose(found["label"], test.loc[found["id"].astype(str), "p_dog"], atol=1e-5)
+
+    averaged = study("predict", best, str(archive), "--tta")
+    assert averaged.returncode == 0, averaged.stderr
+    rows = [line.split(",") for line in averaged.stdout.splitlines() if line[:1].isdigit()]
+    submission = pd.read_csv(study.folder / best / "submission.csv")
+    np.testing.assert_allclose([float(p) for _, p in rows], submission["label"], atol=1e-5)
+
+
+def test_a_second_retrain_keeps_the_first(study):
+    best = study.folder / "multirun" / "s" / "best"
+    before = (best / "metrics.json").read_text()
+    done = study("retrain", "study=s", "fit_on=all", "tta=flip")
+    assert done.returncode == 0, done.stderr
+    assert (best.with_name("best.1") / "metrics.json").read_text() == before
+    metrics = json.loads((best / "metrics.json").read_text())
+    result = json.loads((best.parent / metrics["job"] / "result.json").read_text())
+    assert metrics["fit_on"] == "all"
+    assert metrics["epochs"] == result["best_trial"]["best_epoch"]
+    # The final model has trained on the validation split; the score is that of the trial's model.
+    assert metrics["log_loss"] == pytest.approx(result["objective"], abs=1e-5)
+    assert metrics["log_loss_tta"] is None
+    assert len(pd.read_csv(best / "submission.csv")) == 11
+    shutil.rmtree(best)
+    best.with_name("best.1").rename(best)
+
+
+def test_the_report_runs_without_tensorflow_and_joins_studies(study):
+    import os
+    import sys
+
+    root = study.folder / "multirun"
+    if not (root / "t").exists():
+        shutil.copytree(root / "s", root / "t")
+    (root / "s" / "leaderboard.csv").unlink()
+    code = (
+        "import sys; sys.argv = ['report', 'multirun/s', 'multirun/t']\n"
+        "from catsdogs.report import main\n"
+        "status = main()\n"
+        "assert not {'tensorflow', 'keras', 'keras_tuner', 'jax'} & set(sys.modules)\n"
+        "sys.exit(status)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=study.folder, capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+    assert "multirun/t" in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) <= 100
+    assert (root / "s" / "leaderboard.csv").is_file()
+
+
+def test_the_same_command_again_repeats_nothing(study):
+    again = study(
+        "search", "-m", *SMALL, "study=s", "augmentation=none,light", "backbone.builder=catsdogs.backbones.small_cnn"
+    )
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("finished before") == 2
+    assert "epoch 1 of 2" not in again.stdout
+
+
+def test_another_configuration_in_the_same_folder_is_refused_and_nothing_is_lost(study):
+    result = study.folder / "multirun" / "s" / "small_cnn-none-cosine-none" / "result.json"
+    before = result.read_text()
+    done = study("search", "-m", *SMALL, "study=s", "augmentation=none,light", "fit.epochs=3")
+    assert done.returncode == 2
+    assert "fit.epochs was 2, now 3" in done.stderr
+    assert result.read_text() == before
+
+
+def test_a_job_that_fails_does_not_take_the_others_with_it(run, tmp_path):
+    done = run("search", "-m", *SMALL, "study=s", "backbone.builder=catsdogs.backbones.small_cnn,builtins.dict")
+    assert done.returncode == 1
+    root = tmp_path / "multirun" / "s"
+    board = pd.read_csv(root / "leaderboard.csv")
+    assert list(board["status"]) == ["ok", "failed"]
+    assert "builtins.dict" in board["job"].iloc[1]
+    assert board["error"].iloc[1]
+    failed = json.loads((root / board["job"].iloc[1] / "result.json").read_text())
+    assert failed["status"] == "failed"
+    assert failed["objective"] is None
+    assert "Traceback" in failed["traceback"]
+    # The best of what is left can be retrained all the same.
+    assert "error: job" in done.stderr
+
+
+def test_help_answers_without_tensorflow(run):
+    import os
+    import sys
+
+    for name in ("search", "retrain", "report", "predict", "doctor"):
+        code = (
+            f"import sys; sys.argv = [{name!r}, '--help']\n"
+            f"from catsdogs.{name} import main\n"
+            "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+            "assert not {'tensorflow', 'keras', 'keras_tuner'} & set(sys.modules)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ)
+        assert done.returncode == 0, done.stderr
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("search", "data.train=nowhere.zip"), ["data.train", "nowhere.zip"]),
+        (("search", "data.train=text.zip"), ["text.zip", "zip"]),
+        (("search", "-m", "data.train=nowhere.zip", "seed=1,2"), ["nowhere.zip"]),
+        (("search",), ["data.train=null"]),
+        (("search", "fit.epochz=1"), ["fit.epochz", "epochs"]),
+        (("search", "fit.epochs=many", "data=sample"), ["fit.epochs", "many"]),
+        (("search", "-m", "data=sample", "fit.epochs=1,0"), ["fit.epochs=0"]),
+        (("search", "augmentation=lite"), ["augmentation=lite", "light"]),
+        (("retrain", "study=nothing"), ["nothing"]),
+        (("retrain",), ["study"]),
+        (("report", "multirun/nothing"), ["nothing"]),
+        (("predict", "multirun/nothing/best", "a.jpg"), ["nothing"]),
+        (("search", *SMALL, "backbone.weights=nowhere.h5"), ["nowhere.h5"]),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence_with_status_2(run, tmp_path, arguments, words):
+    (tmp_path / "text.zip").write_text("not a zip")
+    done = run(*arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    for word in words:
+        assert word in errors[0]

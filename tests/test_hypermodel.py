@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss
+
+from catsdogs.errors import UserError
+from catsdogs.hypermodel import HyperModel, build_model, declare, hyperparameters, unfreeze
+from catsdogs.schema import Hyperparameter
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3)).astype("uint8")
+
+
+LABELS = np.tile([[0.0], [1.0]], (8, 1)).astype("float32")
+
+
+def mobilenet():
+    return keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3), alpha=0.35)
+
+
+def built(config, **values):
+    base = hyperparameters(config, {})
+    return build_model(config, dataclasses.replace(base, **values), total_steps=10)
+
+
+def backbone_of(model):
+    return next(layer for layer in model.layers if isinstance(layer, keras.Model))
+
+
+@pytest.mark.parametrize("depth", [0, 1, 10, 30, 154])
+def test_exactly_the_last_layers_are_trained_and_no_batch_norm(depth):
+    backbone = mobilenet()
+    unfreeze(backbone, depth, train_batch_norm=False)
+    boundary = len(backbone.layers) - depth
+    for position, layer in enumerate(backbone.layers):
+        batch_norm = isinstance(layer, keras.layers.BatchNormalization)
+        assert layer.trainable == (position >= boundary and not batch_norm)
+    expected = [
+        w
+        for layer in backbone.layers[boundary:]
+        if not isinstance(layer, keras.layers.BatchNormalization)
+        for w in layer.weights
+    ]
+    assert [id(w) for w in backbone.trainable_variables] == [id(w) for w in expected]
+
+
+def test_batch_norm_is_trained_if_the_config_asks():
+    backbone = mobilenet()
+    unfreeze(backbone, 30, train_batch_norm=True)
+    assert any(
+        isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in backbone.layers[-30:]
+    )
+    assert not any(layer.trainable for layer in backbone.layers[:-30])
+
+
+def test_a_depth_beyond_the_backbone_is_refused():
+    with pytest.raises(UserError, match=r"155.*154 layers"):
+        unfreeze(mobilenet(), 155, train_batch_norm=False)
+
+
+def test_frozen_weights_and_statistics_do_not_move_in_training(config, images):
+    job = config(
+        "backbone=mobilenet_v2_035", "backbone.weights=null", "backbone.image_size=32", "~backbone.arguments.filters"
+    )
+    model = built(job, unfreeze_depth=10, peak_lr=0.01)
+    backbone = backbone_of(model)
+    before = {w.path: np.array(w) for w in backbone.weights}
+    model.fit(images, LABELS, epochs=2, batch_size=8, verbose=0)
+    trained = {w.path for w in backbone.trainable_variables}
+    assert trained
+    for weight in backbone.weights:
+        moved = not np.array_equal(before[weight.path], np.array(weight))
+        assert moved == (weight.path in trained), weight.path
+
+
+@pytest.mark.parametrize("name", ["EfficientNetV2B0", "ConvNeXtTiny", "MobileNetV3Large"])
+def test_a_frozen_backbone_is_a_fixed_function_also_while_training(name):
+    arguments = {"drop_path_rate": 0.5} if name == "ConvNeXtTiny" else {}
+    if arguments:
+        backbone = keras.applications.ConvNeXtTiny(include_top=False, weights=None, input_shape=(32, 32, 3))
+    else:
+        backbone = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(32, 32, 3))
+    unfreeze(backbone, 0, train_batch_norm=False)
+    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
+    np.testing.assert_array_equal(backbone(images, training=True), backbone(images, training=False))
+
+
+def test_l2_adds_its_sum_over_the_kernels_of_the_head(config):
+    model = built(config(), l2=0.1, unfreeze_depth=6)
+    kernels = [layer.kernel for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    expected = 0.1 * sum(float((np.array(kernel) ** 2).sum()) for kernel in kernels)
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_l2_covers_the_trained_kernels_of_the_backbone_if_the_config_asks(config):
+    model = built(config("model.l2_covers=head_and_backbone"), l2=0.1, unfreeze_depth=6)
+    kernels = [w for w in model.trainable_variables if w.name == "kernel"]
+    assert any("conv" in kernel.path for kernel in kernels)
+    expected = 0.1 * sum(float((np.array(kernel) ** 2).sum()) for kernel in kernels)
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_log_loss_is_unsmoothed_without_l2_and_the_loss_is_neither(config, images):
+    model = built(config("label_smoothing=strong"), l2=0.1)
+    scores = model.evaluate(images, LABELS, batch_size=5, verbose=0, return_dict=True)
+    p_dog = model.predict(images, verbose=0).astype(np.float64)
+    assert scores["log_loss"] == pytest.approx(log_loss(LABELS.ravel(), p_dog.ravel()), rel=1e-4)
+    smoothed = LABELS * 0.9 + 0.05
+    loss = -(smoothed * np.log(p_dog) + (1 - smoothed) * np.log(1 - p_dog)).mean() + float(sum(model.losses))
+    assert scores["loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_uint8_and_float_pixels_give_the_same_float32_probabilities(config, images):
+    model = built(config())
+    p_dog = model.predict(images, verbose=0)
+    assert p_dog.dtype == np.float32
+    assert p_dog.shape == (16, 1)
+    np.testing.assert_array_equal(p_dog, model.predict(images.astype("float32"), verbose=0))
+
+
+def test_the_head_is_the_recipes(config):
+    names = [layer.name for layer in built(config()).layers]
+    assert names[-5:] == ["pool", "head_batch_norm", "head_dense", "head_dropout", "p_dog"]
+    names = [layer.name for layer in built(config("model.head_batch_norm=false"), dense_units=0).layers]
+    assert names[-3:] == ["pool", "head_dropout", "p_dog"]
+
+
+def test_the_optimizer_follows_the_schedule(config, images):
+    model = built(config("schedule=cosine"), peak_lr=0.5)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.5)
+    for _ in range(5):
+        model.train_on_batch(images, LABELS)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.25, rel=1e-4)
+
+
+def test_searched_values_take_the_place_of_the_configurations(config):
+    job = config("model.dropout=0.4", "schedule.peak_lr=0.002")
+    values = hyperparameters(job, {"unfreeze_depth": 6.0, "l2": 1e-5, "tuner/epochs": 3})
+    assert values.unfreeze_depth == 6
+    assert isinstance(values.unfreeze_depth, int)
+    assert (values.dropout, values.l2, values.peak_lr) == (0.4, 1e-5, 0.002)
+
+
+def test_the_space_is_declared_as_written():
+    space = {
+        "unfreeze_depth": Hyperparameter("choice", values=[0, 10]),
+        "dropout": Hyperparameter("float", low=0.1, high=0.5, step=0.1),
+        "l2": Hyperparameter("float", low=1e-6, high=1e-3, sampling="log"),
+        "dense_units": Hyperparameter("int", low=32, high=256, step=32),
+    }
+    hp = keras_tuner.HyperParameters()
+    declare(space, hp)
+    assert [(type(p).__name__, p.name) for p in hp.space] == [
+        ("Choice", "unfreeze_depth"),
+        ("Float", "dropout"),
+        ("Float", "l2"),
+        ("Int", "dense_units"),
+    ]
+    for seed in range(50):
+        drawn = {p.name: p.random_sample(seed) for p in hp.space}
+        assert drawn["unfreeze_depth"] in (0, 10)
+        assert drawn["dropout"] == pytest.approx(round(drawn["dropout"], 1))
+        assert 1e-6 <= drawn["l2"] <= 1e-3
+        assert drawn["dense_units"] % 32 == 0
+
+
+def test_keras_tuner_can_build_our_hypermodel(config):
+    job = config()
+    hypermodel = HyperModel(job, total_steps=10)
+    hp = keras_tuner.HyperParameters()
+    hypermodel.declare_hyperparameters(hp)
+    assert set(hp.values) == set(job.space)
+    assert hypermodel.build(hp).output_shape == (None, 1)

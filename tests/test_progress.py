@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from catsdogs.progress import JobProgress, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5000, "83 min"), (11100, "3 h 05 min")]
+)
+def test_durations_read_well(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("catsdogs.progress.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_time_left_is_the_pace_so_far_times_what_is_left(clock, caplog):
+    caplog.set_level(logging.INFO)
+    progress = JobProgress("job 1 of 3, x", trials=2, epochs_per_trial=4, jobs_after=2)
+    clock[0] = 10
+    progress.epoch(0, 1.0, 0, 4, {"val_log_loss": 0.5})
+    assert "trial 1 of 2, epoch 1 of 4: val_log_loss 0.5000, best so far 0.5000, 70 s left (study 4 min)" in caplog.text
+    # A trial that stopped early counts as whole: its other epochs will not be trained.
+    progress.trial_done()
+    clock[0] = 25
+    progress.epoch(0, 1.0, 0, 4, {"val_log_loss": 0.7})
+    assert "trial 2 of 2, epoch 1 of 4: val_log_loss 0.7000, best so far 0.5000, 15 s left (study 95" not in caplog.text
+    assert "val_log_loss 0.7000, best so far 0.5000, 15 s left" in caplog.text
+
+
+def test_within_an_epoch_a_line_comes_now_and_then(clock, caplog):
+    caplog.set_level(logging.INFO)
+    progress = JobProgress("j", trials=1, epochs_per_trial=2)
+    for second in range(1, 100):
+        clock[0] = second
+        progress.epoch(0, second / 100, 0, 2, None)
+    assert caplog.text.count("of the epoch") == 3
+
+
+def test_without_a_known_number_of_trials_no_time_is_promised(clock, caplog):
+    caplog.set_level(logging.INFO)
+    progress = JobProgress("j", trials=None, epochs_per_trial=2)
+    clock[0] = 5
+    progress.epoch(0, 1.0, 0, 2, {"val_log_loss": 0.5})
+    assert "trial 1 of ?" in caplog.text
+    assert "left" not in caplog.text

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import random
+
+import pandas as pd
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from catsdogs.archive import natural_key
+from catsdogs.errors import UserError
+from catsdogs.split import split, subset
+
+
+def rows_of(contents: list[tuple[float, int]]) -> pd.DataFrame:
+    """A row for every (label, number of the image); the same number is the same image."""
+    names = [f"{'dog' if label else 'cat'}.{place}" for place, (label, _) in enumerate(contents)]
+    rows = pd.DataFrame({"id": names, "label": [label for label, _ in contents]})
+    rows["sha256"] = [f"{number:064x}" for _, number in contents]
+    return rows
+
+
+def distinct(cats: int, dogs: int) -> pd.DataFrame:
+    return rows_of([(0.0, number) for number in range(cats)] + [(1.0, 10_000 + number) for number in range(dogs)])
+
+
+def shuffled(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
+    order = list(rows.index)
+    random.Random(seed).shuffle(order)
+    return rows.loc[order]
+
+
+# With copies, and now and then one image under both labels.
+tables = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(0, 40)), min_size=4, max_size=80).map(rows_of)
+seeds = st.integers(0, 2**31 - 1)
+
+
+# split
+
+
+@given(tables, st.floats(0.05, 0.95), seeds)
+def test_split_keeps_identical_images_together_whatever_the_order(
+    rows: pd.DataFrame, fraction: float, seed: int
+) -> None:
+    try:
+        sides = split(rows, fraction, seed)
+    except UserError:
+        assume(False)
+    assert list(sides.index) == list(rows.index)
+    assert set(sides) == {"train", "validation"}
+    assert (sides.groupby(rows["sha256"]).nunique() == 1).all()
+    for side in ("train", "validation"):
+        assert set(rows["label"][sides == side]) == {0.0, 1.0}
+    pd.testing.assert_series_equal(split(shuffled(rows, seed), fraction, seed).sort_index(), sides)
+    assert split(rows.assign(id=rows["id"] + "x").reset_index(drop=True), fraction, seed).tolist() == sides.tolist()
+
+
+@pytest.mark.parametrize(("fraction", "cats", "dogs"), [(0.2, 20, 10), (0.5, 50, 25), (0.1, 10, 5)])
+def test_split_takes_the_share_of_each_class(fraction: float, cats: int, dogs: int) -> None:
+    rows = distinct(100, 50)
+    validation = rows[split(rows, fraction, 7) == "validation"]
+    assert ((validation["label"] == 0).sum(), (validation["label"] == 1).sum()) == (cats, dogs)
+
+
+def test_split_depends_on_the_seed() -> None:
+    rows = distinct(50, 50)
+    assert split(rows, 0.2, 1).tolist() == split(rows, 0.2, 1).tolist()
+    assert split(rows, 0.2, 1).tolist() != split(rows, 0.2, 2).tolist()
+
+
+def test_split_and_subset_are_pinned() -> None:
+    """Results of other days are compared image by image, so what a seed draws must not drift."""
+    rows = distinct(6, 6)
+    assert rows["id"][split(rows, 1 / 3, 0) == "validation"].tolist() == ["cat.0", "cat.4", "dog.8", "dog.11"]
+    assert subset(rows, 4, 0)["id"].tolist() == ["cat.1", "cat.3", "dog.10", "dog.11"]
+
+
+@pytest.mark.parametrize(
+    ("cats", "dogs", "fraction"), [(1, 10, 0.5), (2, 2, 0.2), (50, 0, 0.2), (100, 2, 0.05), (3, 3, 0.9)]
+)
+def test_too_few_images_are_told(cats: int, dogs: int, fraction: float) -> None:
+    with pytest.raises(UserError) as caught:
+        split(distinct(cats, dogs), fraction, 0)
+    assert f"data.validation_fraction={fraction:g}: {cats} distinct cats and {dogs} distinct dogs" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_copies_do_not_count_as_images() -> None:
+    rows = rows_of([(0.0, 1)] * 20 + [(1.0, 2)] * 20)
+    with pytest.raises(UserError, match="1 distinct cats and 1 distinct dogs"):
+        split(rows, 0.5, 0)
+
+
+# subset
+
+
+@given(tables, st.integers(1, 90), seeds)
+def test_subset_is_exact_sorted_and_independent_of_order(rows: pd.DataFrame, limit: int, seed: int) -> None:
+    drawn = subset(rows, limit, seed)
+    assert len(drawn) == min(limit, len(rows))
+    assert drawn["id"].tolist() == sorted(drawn["id"], key=natural_key)
+    pd.testing.assert_frame_equal(drawn, rows.loc[drawn.index])
+    pd.testing.assert_frame_equal(subset(shuffled(rows, seed), limit, seed), drawn)
+    if limit >= 4:
+        for label, count in rows["label"].value_counts().items():
+            assert (drawn["label"] == label).sum() >= min(2, count)
+
+
+@given(st.integers(2, 60), st.integers(2, 60), st.integers(4, 60), seeds)
+def test_subset_takes_the_share_of_each_class(cats: int, dogs: int, limit: int, seed: int) -> None:
+    assume(limit < cats + dogs)
+    drawn = subset(distinct(cats, dogs), limit, seed)
+    share = limit * dogs / (cats + dogs)
+    assert abs((drawn["label"] == 1).sum() - share) <= max(0.5, 2 - share, 2 - (limit - share))
+
+
+@pytest.mark.parametrize(
+    ("cats", "dogs", "limit", "drawn_dogs"), [(90, 2, 4, 2), (2, 90, 4, 2), (90, 2, 3, 1), (90, 9, 33, 3)]
+)
+def test_small_class_is_not_lost(cats: int, dogs: int, limit: int, drawn_dogs: int) -> None:
+    assert (subset(distinct(cats, dogs), limit, 0)["label"] == 1).sum() == drawn_dogs
+
+
+def test_no_limit_is_all() -> None:
+    rows = shuffled(distinct(12, 12), 1)
+    for limit in (None, 24, 25):
+        assert subset(rows, limit, 0)["id"].tolist() == sorted(rows["id"], key=natural_key)
+
+
+def test_copies_are_drawn_last() -> None:
+    rows = rows_of([(0.0, number % 10) for number in range(30)] + [(1.0, 100 + number % 10) for number in range(30)])
+    for seed in range(5):
+        assert subset(rows, 20, seed)["sha256"].nunique() == 20
+        assert subset(rows, 19, seed)["sha256"].nunique() == 19
+        assert subset(rows, 30, seed)["sha256"].nunique() == 20
+
+
+def test_subset_depends_on_the_seed() -> None:
+    rows = distinct(50, 50)
+    assert subset(rows, 10, 1)["id"].tolist() != subset(rows, 10, 2)["id"].tolist()
+
+
+def test_every_image_has_the_same_chance() -> None:
+    rows = distinct(10, 10)
+    times = pd.concat([subset(rows, 10, seed)["id"] for seed in range(400)]).value_counts()
+    assert len(times) == 20
+    assert times.between(150, 250).all()  # 200 expected, standard deviation 10

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss
+
+from catsdogs.hypermodel import build_model, hyperparameters
+from catsdogs.schedules import learning_rate
+from catsdogs.training import DivergedError, train
+from catsdogs.tta import predict
+
+
+def trained(config, data, *overrides, validate=True, first_epoch=0, **arguments):
+    job = config("fit.epochs=4", "fit.batch_size=16", *overrides)
+    keras.utils.set_random_seed(5)
+    values = hyperparameters(job, {"unfreeze_depth": 14})
+    model = build_model(job, values, total_steps=3 * job.fit.epochs, first_step=3 * first_epoch)
+    validation_rows = data.validation_rows if validate else None
+    training = train(
+        model,
+        data.views,
+        data.labels,
+        data.train_rows,
+        validation_rows,
+        job.fit,
+        seed=5,
+        first_epoch=first_epoch,
+        **arguments,
+    )
+    return training, model, job
+
+
+def test_the_history_has_every_metric_and_the_scheduled_learning_rate(config, training_data):
+    training, _, job = trained(config, training_data, "schedule=cosine", "fit.patience=10")
+    history = training.history
+    assert list(history["epoch"]) == [1, 2, 3, 4]
+    assert {"loss", "log_loss", "accuracy", "val_loss", "val_log_loss", "val_accuracy", "seconds"} <= set(history)
+    schedule = learning_rate(job.schedule, 12)
+    expected = [float(np.asarray(schedule(3 * epoch))) for epoch in (1, 2, 3, 4)]
+    np.testing.assert_allclose(history["learning_rate"], expected, rtol=1e-4, atol=1e-9)
+
+
+def test_the_model_comes_back_with_the_weights_of_its_best_epoch(config, training_data):
+    # A rate so high that later epochs are worse than an earlier one.
+    training, model, _ = trained(config, training_data, "schedule=constant", "schedule.peak_lr=0.05", "fit.patience=10")
+    losses = training.history["val_log_loss"]
+    assert training.best_epoch == losses.argmin() + 1
+    assert training.best_epoch < 4
+    p_dog = predict(model, training_data.views, training_data.validation_rows, 16)
+    found = log_loss(training_data.labels[training_data.validation_rows], np.clip(p_dog, 1e-7, 1 - 1e-7))
+    assert training.val_log_loss == pytest.approx(losses.min())
+    assert found == pytest.approx(losses.min(), rel=1e-4)
+
+
+def test_training_stops_when_patience_ends(config, training_data):
+    training, _, _ = trained(
+        config, training_data, "schedule=constant", "schedule.peak_lr=0.05", "fit.patience=1", "fit.epochs=30"
+    )
+    assert len(training.history) == training.best_epoch + 1 < 30
+
+
+def test_without_validation_every_epoch_is_trained(config, training_data):
+    training, _, _ = trained(config, training_data, validate=False, epochs=2)
+    assert len(training.history) == 2
+    assert training.best_epoch == 2
+    assert np.isnan(training.val_log_loss)
+
+
+def test_the_same_seed_gives_the_same_history(config, training_data):
+    one, _, _ = trained(config, training_data)
+    other, _, _ = trained(config, training_data)
+    columns = [name for name in one.history if name != "seconds"]
+    np.testing.assert_array_equal(one.history[columns], other.history[columns])
+
+
+def test_a_training_that_starts_later_counts_its_epochs_on(config, training_data):
+    training, _, job = trained(config, training_data, "schedule=cosine", first_epoch=2)
+    assert list(training.history["epoch"]) == [3, 4]
+    schedule = learning_rate(job.schedule, 12)
+    expected = [float(np.asarray(schedule(3 * epoch))) for epoch in (3, 4)]
+    np.testing.assert_allclose(training.history["learning_rate"], expected, rtol=1e-4, atol=1e-9)
+
+
+def test_a_diverging_training_says_so(config, training_data):
+    job = config("fit.epochs=2")
+    model = build_model(job, hyperparameters(job, {}), total_steps=10)
+    kernel = model.get_layer("p_dog").kernel
+    kernel.assign(np.full(kernel.shape, np.nan))
+    with pytest.raises(DivergedError, match="epoch 1"):
+        train(model, training_data.views, training_data.labels, np.arange(40), np.arange(40, 60), job.fit, seed=1)
+
+
+def test_the_listener_hears_of_every_batch_and_epoch(config, training_data):
+    heard = []
+    trained(config, training_data, "fit.epochs=2", listener=lambda *what: heard.append(what))
+    assert [(epoch, round(share, 2)) for epoch, share, logs in heard if logs is None] == [
+        (0, 0.33),
+        (0, 0.67),
+        (0, 1.0),
+        (1, 0.33),
+        (1, 0.67),
+        (1, 1.0),
+    ]
+    assert [epoch for epoch, _, logs in heard if logs] == [0, 1]

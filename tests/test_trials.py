@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catsdogs.trials import TrialRecord, best_trial, read_trials, write_trials
+
+GOLDEN = Path(__file__).parent / "golden" / "trials.csv"
+
+
+def record(trial="0", loss=0.5, status="COMPLETED", **values):
+    return TrialRecord(trial, status, loss, 0.9, 3, 2, 1.5, values or {"dropout": 0.1})
+
+
+def test_failed_infinite_and_missing_scores_cannot_win():
+    losers = [
+        record("0", 0.01, "FAILED"),
+        record("1", math.inf),
+        record("2", math.nan),
+        record("3", None),
+        record("4", 0.02, "INVALID"),
+        record("5", -math.inf),
+    ]
+    assert best_trial([*losers, record("6", 0.7), record("7", 0.6)]).trial == "7"
+    assert best_trial(losers) is None
+    assert best_trial([]) is None
+
+
+def test_of_equal_trials_the_earlier_wins():
+    assert best_trial([record("1", 0.3), record("0", 0.3)]).trial == "0"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.none(), st.floats(0, 20)),
+            st.floats(0, 1, exclude_max=True),
+            st.integers(0, 500),
+            st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), max_size=30),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_records_come_back_exactly_as_they_were_written(tmp_path_factory, rows):
+    records = [
+        TrialRecord(
+            f"{i:04d}",
+            "COMPLETED",
+            loss,
+            None,
+            3,
+            1,
+            0.25,
+            {"dropout": dropout, "unfreeze_depth": depth},
+            "" if error.strip() != error or error in NOT_A_NUMBER else error,
+        )
+        for i, (loss, dropout, depth, error) in enumerate(rows)
+    ]
+    path = tmp_path_factory.mktemp("trials") / "trials.csv"
+    write_trials(path, records)
+    assert read_trials(path) == records
+
+
+# What pandas reads as a missing value, and an error message never is.
+NOT_A_NUMBER = {"", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "#N/A", "<NA>", "-nan", "-NaN", "#NA"}
+
+
+def test_trials_of_earlier_versions_can_be_read():
+    """Written by version 0.1.0 (`write_trials` on the records below); must stay readable for ever."""
+    assert read_trials(GOLDEN) == [
+        TrialRecord(
+            "0000", "COMPLETED", 0.4321, 0.8125, 8, 7, 12.345, {"unfreeze_depth": 14, "dropout": 0.1, "l2": 1e-5}
+        ),
+        TrialRecord(
+            "0001", "FAILED", None, None, 0, 0, 0.0, {"unfreeze_depth": 6, "dropout": 0.3, "l2": 2.5e-4}, "boom"
+        ),
+    ]
+
+
+def test_the_columns_are_the_promised_ones(tmp_path):
+    write_trials(tmp_path / "t.csv", [record(dropout=0.1, l2=0.2)])
+    columns = list(pd.read_csv(tmp_path / "t.csv"))
+    assert columns == [
+        "trial", "status", "val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds", "dropout", "l2", "error",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["a\nb", 'say "no", twice', "<script>"])
+def test_errors_of_any_kind_survive(tmp_path, text):
+    path = tmp_path / "t.csv"
+    write_trials(path, [TrialRecord("0", "FAILED", None, None, 0, 0, 0.0, {}, text)])
+    assert read_trials(path)[0].error == text

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from catsdogs.errors import UserError
+from catsdogs.progress import JobProgress
+from catsdogs.training import DivergedError
+from catsdogs.trials import best_trial, read_trials
+from catsdogs.tuning import SearchTuner, build_oracle, expected_trials, trial_seed
+
+FAST = ("fit.epochs=2", "fit.batch_size=16", "tuner.max_trials=3")
+
+
+@pytest.fixture
+def tuner(config, training_data, tmp_path):
+    def build(*overrides, folder=None):
+        job = config(*FAST, *overrides)
+        folder = folder or tmp_path / "job"
+        folder.mkdir(exist_ok=True)
+        ids = [str(row) for row in training_data.validation_rows]
+        return SearchTuner(job, build_oracle(job), training_data, folder, ids, JobProgress("job", 3, 2))
+
+    return build
+
+
+@pytest.fixture
+def searched(tuner):
+    def search(*overrides, folder=None):
+        built = tuner(*overrides, folder=folder)
+        built.search(verbose=0)
+        return built, built._folder
+
+    return search
+
+
+def test_a_search_leaves_its_tables(searched):
+    tuner, folder = searched()
+    trials = pd.read_csv(folder / "trials.csv", dtype={"trial": str})
+    assert list(trials["status"]) == ["COMPLETED"] * 3
+    assert list(trials.columns[:7]) == [
+        "trial",
+        "status",
+        "val_log_loss",
+        "val_accuracy",
+        "epochs",
+        "best_epoch",
+        "seconds",
+    ]
+    assert {"unfreeze_depth", "dropout", "l2"} <= set(trials)
+    history = pd.read_csv(folder / "history.csv", dtype={"trial": str})
+    assert list(history.columns[:3]) == ["trial", "execution", "epoch"]
+    assert len(history) == 6
+    lowest = history.groupby("trial")["val_log_loss"].min()
+    np.testing.assert_allclose(trials.set_index("trial")["val_log_loss"], lowest, rtol=1e-12)
+    assert read_trials(folder / "trials.csv") == tuner.records
+
+
+def test_validation_csv_holds_the_best_trials_predictions(searched, training_data):
+    tuner, folder = searched()
+    table = pd.read_csv(folder / "validation.csv")
+    assert list(table.columns) == ["id", "label", "p_dog"]
+    np.testing.assert_array_equal(table["label"], training_data.labels[40:])
+    p_dog = np.clip(table["p_dog"], 1e-7, 1 - 1e-7)
+    found = -np.where(table["label"] == 1, np.log(p_dog), np.log(1 - p_dog)).mean()
+    assert found == pytest.approx(best_trial(tuner.records).val_log_loss, rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_tables_and_another_seed_others(searched, tmp_path):
+    tables = []
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        _, folder = searched(f"seed={seed}", folder=tmp_path / name)
+        tables.append(pd.read_csv(folder / "trials.csv").drop(columns="seconds"))
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    assert not tables[0].equals(tables[2])
+
+
+def test_seed_zero_is_a_seed_and_not_chance(config):
+    def proposals():
+        oracle = build_oracle(config("seed=0"))
+        return [oracle._random_values() for _ in range(4)]
+
+    assert proposals() == proposals()
+
+
+def test_another_process_proposes_the_same_trials(config):
+    code = (
+        "from hydra import compose, initialize_config_dir\n"
+        "from catsdogs.compose import checked, register\n"
+        "from catsdogs.locations import conf_dir\n"
+        "from catsdogs.tuning import build_oracle\n"
+        "register()\n"
+        "with initialize_config_dir(str(conf_dir()), version_base='1.3'):\n"
+        "    job = checked(compose('search', overrides=['data=sample', 'seed=4']))\n"
+        "oracle = build_oracle(job)\n"
+        "print([oracle._random_values() for _ in range(4)])\n"
+    )
+    found = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert found[0] == found[1]
+    assert "unfreeze_depth" in found[0]
+
+
+def test_every_execution_and_trial_has_its_own_seed():
+    seeds = {
+        trial_seed(seed, trial, execution) for seed in (0, 1) for trial in ("0000", "0001") for execution in (0, 1)
+    }
+    assert len(seeds) == 8
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+@pytest.mark.parametrize("oracle", ["random", "bayesian", "grid", "hyperband"])
+def test_every_oracle_completes_its_trials(searched, oracle):
+    tuner, _ = searched(f"tuner={oracle}", "tuner.max_trials=2")
+    assert [record.status for record in tuner.records] == ["COMPLETED"] * 2
+
+
+def test_grid_search_ends_when_the_grid_does(searched):
+    grid = "+space={unfreeze_depth: {kind: choice, values: [0, 14]}}"
+    tuner, _ = searched("space=fixed", grid, "tuner=grid", "tuner.max_trials=null")
+    assert [record.hyperparameters["unfreeze_depth"] for record in tuner.records] == [0, 14]
+
+
+def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_rate(searched, monkeypatch):
+    loaded = []
+    load = keras.Model.load_weights
+    monkeypatch.setattr(
+        keras.Model, "load_weights", lambda self, path, **kw: (loaded.append(path), load(self, path, **kw))
+    )
+    tuner, folder = searched("tuner=hyperband", "tuner.max_trials=null", "fit.epochs=4", "fit.patience=10")
+    values = {trial: tuner.oracle.trials[trial].hyperparameters.values for trial in tuner.oracle.trials}
+    promoted = {trial: v["tuner/trial_id"] for trial, v in values.items() if "tuner/trial_id" in v}
+    assert promoted
+    assert len(tuner.records) == expected_trials(tuner.oracle, tuner._config)
+    history = pd.read_csv(folder / "history.csv", dtype={"trial": str}).set_index("trial")
+    for child, parent in promoted.items():
+        assert history.loc[[child], "epoch"].iloc[0] == history.loc[[parent], "epoch"].iloc[-1] + 1
+        assert history.loc[[child], "learning_rate"].iloc[0] < history.loc[[parent], "learning_rate"].iloc[-1]
+        assert any(f"trial_{parent}" in path for path in loaded)
+    rates = history.reset_index().groupby("epoch")["learning_rate"]
+    np.testing.assert_allclose(rates.max(), rates.min())
+    assert not [name for name in pd.read_csv(folder / "trials.csv") if name.startswith("tuner/")]
+
+
+def test_a_promoted_trial_starts_where_its_parent_stopped(searched, training_data):
+    """Its first epoch at a rate of nearly nothing scores what the parent's best epoch scored."""
+    tuner, _ = searched(
+        "tuner=hyperband", "tuner.max_trials=null", "fit.epochs=3", "fit.patience=10", "model.dropout=0"
+    )
+    parents = {
+        trial: t.hyperparameters.values["tuner/trial_id"]
+        for trial, t in tuner.oracle.trials.items()
+        if "tuner/trial_id" in t.hyperparameters.values
+    }
+    child, parent = next(iter(parents.items()))
+    values = tuner.oracle.trials[child].hyperparameters
+    model = tuner.hypermodel.build(values)
+    model.load_weights(str(tuner._weights(parent, 0)))
+    rows = training_data.validation_rows
+    found = model.evaluate(
+        training_data.views.read(rows, _plain()), training_data.labels[rows], verbose=0, return_dict=True
+    )
+    records = {record.trial: record for record in tuner.records}
+    assert found["log_loss"] == pytest.approx(records[parent].val_log_loss, rel=1e-4)
+
+
+def _plain():
+    from catsdogs.views import PLAIN
+
+    return PLAIN
+
+
+def test_executions_are_averaged_and_all_are_in_the_history(searched):
+    tuner, folder = searched("fit.executions_per_trial=2", "tuner.max_trials=2")
+    history = pd.read_csv(folder / "history.csv", dtype={"trial": str})
+    lowest = history.groupby(["trial", "execution"])["val_log_loss"].min()
+    assert lowest.loc["0"].nunique() == 2
+    for record in tuner.records:
+        assert record.val_log_loss == pytest.approx(lowest.loc[record.trial].mean())
+
+
+def test_a_failing_trial_is_recorded_and_does_not_stop_the_others(searched, monkeypatch):
+    from catsdogs import tuning
+
+    train, calls = tuning.train, []
+
+    def failing(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise DivergedError("the loss is not finite in epoch 1")
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(tuning, "train", failing)
+    tuner, folder = searched()
+    assert [record.status for record in tuner.records] == ["COMPLETED", "FAILED", "COMPLETED"]
+    assert "not finite" in tuner.records[1].error
+    assert "DivergedError" in tuner.first_traceback
+    assert read_trials(folder / "trials.csv")[1].val_log_loss is None
+
+
+def test_many_failures_in_a_row_do_not_end_the_search(searched, monkeypatch):
+    from catsdogs import tuning
+
+    def failing(*args, **kwargs):
+        raise DivergedError("no")
+
+    monkeypatch.setattr(tuning, "train", failing)
+    tuner, _ = searched("tuner.max_trials=5")
+    assert [record.status for record in tuner.records] == ["FAILED"] * 5
+    assert best_trial(tuner.records) is None
+
+
+def test_an_error_of_ours_is_raised_before_the_search(tuner, monkeypatch):
+    built = tuner()
+    built.try_one_step()
+    monkeypatch.setattr("catsdogs.hypermodel.head", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        built.try_one_step()
+
+
+def test_hyperband_without_a_space_is_refused(config):
+    with pytest.raises(UserError, match="nothing to search"):
+        build_oracle(config("space=fixed", "tuner=hyperband"))
+
+
+def test_arguments_that_the_oracle_does_not_take_are_refused(config):
+    with pytest.raises(UserError, match="factor"):
+        build_oracle(config("+tuner.arguments.factor=3"))
+
+
+def test_hyperband_brackets_are_the_hand_worked_ones(config):
+    """9 epochs, factor 3: brackets of 9 (1 epoch) - 3 - 1, 5 (3 epochs) - 2, and 3 (9 epochs) trials."""
+    job = config("tuner=hyperband", "fit.epochs=9")
+    oracle = build_oracle(job)
+    assert [[oracle._get_size(b, r) for r in range(b + 1)] for b in (2, 1, 0)] == [[9, 3, 1], [5, 2], [3]]
+    assert expected_trials(oracle, job) == 23
+
+
+@pytest.mark.parametrize(
+    ("overrides", "number"),
+    [
+        (("tuner.max_trials=7",), 7),
+        (("space=fixed", "tuner.max_trials=7"), 1),
+        (("tuner=grid",), None),
+        (("space=fixed", "+space={dense_units: {kind: choice, values: [8, 16]}}", "tuner=grid"), 2),
+    ],
+)
+def test_the_number_of_trials_is_known_where_it_can_be(config, overrides, number):
+    job = config(*overrides)
+    assert expected_trials(build_oracle(job), job) == number
