@@ -75,8 +75,8 @@ def with_default_study(arguments: Sequence[str], overrides: Sequence[str], multi
     """The command line of `search`, completed.
 
     A bare `-m`, one that sweeps nothing and chooses neither a composed group nor an experiment nor a declared study,
-    runs `sweeps/default.yaml`. What a sweep varies beside the composed groups is passed on, because a job cannot tell its
-    varied keys from its constant ones.
+    runs `sweeps/default.yaml`. What a sweep varies beside the composed groups is passed on, because a job cannot tell
+    its varied keys from its constant ones.
 
     Args:
         arguments: the whole command line.
@@ -143,8 +143,8 @@ def sentence(error: BaseException) -> str:
     while cause is not None:
         if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
             node = cause.parent_node
-            known = sorted(str(key) for key in node) if isinstance(node, DictConfig) else []
-            return f"{cause.full_key}: no such key" + (f"; known here are {', '.join(known)}" if known else "")
+            keys = sorted(str(key) for key in node) if isinstance(node, DictConfig) else []
+            return f"{cause.full_key}: no such key" + (f"; known here are {', '.join(keys)}" if keys else "")
         if isinstance(cause, ValidationError) and cause.full_key:
             return f"{cause.full_key}: {_first_line(cause)}"
         cause = cause.__cause__

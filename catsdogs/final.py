@@ -62,7 +62,7 @@ def make_final(config: RetrainConfig, job: Job, trial: TrialRecord, study: Path)
     trained = time.monotonic()
     log.info("trained %d epochs in %s", len(training.history), duration(trained - began))
 
-    over = tta_views(config.tta)
+    over = tta_views(config.tta, config.augmentation)
     # A view of no augmentation is the plain image; so is the only view of tta=none.
     with_tta = config.tta.kind != "none"
     predictions = [_validation(config, job, data, dataset, model, over, with_tta)]
@@ -219,7 +219,7 @@ def _write(
         if dataset.test is not None:
             chosen = test["p_dog_tta"].fillna(test["p_dog"])
             write_submission(
-                temporary / "submission.csv", submission(test["id"], chosen.to_numpy(), list(dataset.test["id"]))
+                temporary / "submission.csv", submission(list(test["id"]), chosen.to_numpy(), list(dataset.test["id"]))
             )
         write_text(temporary / "MODEL_CARD.md", model_card(metrics, recipe, dataset))
         if best.exists():

@@ -35,7 +35,7 @@ def hyperparameters(config: SearchConfig, values: dict[str, Any]) -> Hyperparame
         values: a trial's values; Keras Tuner's control keys (`tuner/...`) are passed over.
     """
     owners: dict[type, Any] = {Model: config.model, Schedule: config.schedule}
-    merged = {}
+    merged: dict[str, Any] = {}
     for field in dataclasses.fields(Hyperparameters):
         value = values.get(field.name, getattr(owners[SEARCHABLE[field.name]], field.name))
         merged[field.name] = int(value) if field.type == "int" else float(value)
@@ -116,7 +116,7 @@ def head(features: Any, model: Model, values: Hyperparameters) -> Any:
     """Put the classifier on the backbone's last feature map (B, h, w, C); gives float32 (B, 1)."""
     x = keras.layers.GlobalAveragePooling2D(name="pool")(features)
     if model.head_batch_norm:
-        x = keras.layers.BatchNormalization(name="head_batch_norm")(x)
+        x = keras.layers.BatchNormalization(momentum=model.head_batch_norm_momentum, name="head_batch_norm")(x)
     if values.dense_units:
         x = keras.layers.Dense(
             values.dense_units,
@@ -151,6 +151,8 @@ def compile_model(
         # Keras' "auto" compiles with XLA on a CPU too, where TensorFlow's XLA is several times slower.
         jit_compile="auto" if keras.backend.backend() != "tensorflow" else False,
     )
+    # Else its slots come into being inside the traced training step, and TensorFlow traces that step twice.
+    model.optimizer.build(model.trainable_variables)
 
 
 def unfreeze(backbone: keras.Model, depth: int, train_batch_norm: bool) -> None:

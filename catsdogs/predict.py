@@ -124,8 +124,8 @@ def _chunk(model: Any, paths: list[Path], options: argparse.Namespace) -> np.nda
         return p_dog
     if options.tta:
         config = _recipe(options.model)["config"]
-        over = tta_views(Tta(**config["tta"]))
         augmentation, seed = Augmentation(**config["augmentation"]), int(config["seed"])
+        over = tta_views(Tta(**config["tta"]), augmentation)
     else:
         over, augmentation, seed = [PLAIN], Augmentation(), 0
     views = LiveViews(np.stack(images), view_keys(digests), augmentation, seed)

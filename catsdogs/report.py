@@ -33,7 +33,7 @@ def print_leaderboard(boards: dict[str, pd.DataFrame]) -> None:
     console = Console(soft_wrap=False)
     if not console.is_terminal:
         console = Console(width=100, soft_wrap=False)
-    names = [name for name in merged if name not in _NOT_ON_SCREEN and name != "trials_completed"]
+    names = [str(name) for name in merged if name not in _NOT_ON_SCREEN and name != "trials_completed"]
     first = [name for name in ("study", "status", "val_log_loss", "val_accuracy", "best_trial") if name in names]
     names = first + [name for name in names if name not in first]
     same = [name for name in names if len(merged) > 1 and merged[name].astype(str).nunique() == 1]

@@ -67,7 +67,7 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
         saved = OmegaConf.load(job.folder / ".hydra" / "config.yaml")
         if "job" not in wanted:
             added.append(f"job={job.name}")
-    elif not (parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.version):
+    elif not (parsed.help or parsed.hydra_help or parsed.cfg or parsed.info):
         raise UserError("study is not given; pass study=NAME, the name of a folder in multirun/")
     ConfigStore.instance().store(name="chosen_job", node=saved)
     place = arguments.index(parsed.overrides[-1]) + 1 if parsed.overrides else len(arguments)

@@ -99,6 +99,7 @@ class Model:
     unfreeze_depth: int = _within(0, 10_000)
     dense_units: int = _within(0, 65_536)  # 0: no hidden layer
     head_batch_norm: bool = MISSING
+    head_batch_norm_momentum: float = _within(0, 1, open_high=True)  # share of the old mean kept at every step
     dropout: float = _within(0, 1, open_high=True)
     l2: float = _within(0, 10)
     l2_covers: str = _one_of("head", "head_and_backbone")  # backbone: the kernels that are trained

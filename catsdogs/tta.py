@@ -8,20 +8,24 @@ import time
 import keras
 import numpy as np
 
+from catsdogs.augment import is_identity
 from catsdogs.batches import PlainBatches
 from catsdogs.progress import duration
-from catsdogs.schema import Tta
+from catsdogs.schema import Augmentation, Tta
 from catsdogs.views import MIRRORED, PLAIN, View, Views
 
 log = logging.getLogger(__name__)
 
 
-def tta_views(tta: Tta) -> list[View]:
+def tta_views(tta: Tta, augmentation: Augmentation) -> list[View]:
     """The views that are averaged: the image itself, itself and its mirror image, or seeded augmentations."""
     if tta.kind == "none":
         return [PLAIN]
     if tta.kind == "flip":
         return [PLAIN, MIRRORED]
+    if is_identity(augmentation):
+        log.warning("the augmentation of the job changes nothing, so its %d views are the image itself", tta.views)
+        return [PLAIN]
     return [View("tta", number) for number in range(tta.views)]
 
 

@@ -195,7 +195,8 @@ class SearchTuner(base_tuner.BaseTuner):
         self._records[trial.trial_id] = TrialRecord(
             trial=trial.trial_id,
             status=COMPLETED,
-            **scores,
+            val_log_loss=scores["val_log_loss"],
+            val_accuracy=scores["val_accuracy"],
             epochs=round(statistics.fmean(len(training.history) for training in trainings)),
             best_epoch=round(statistics.fmean(training.best_epoch for training in trainings)),
             seconds=round(time.monotonic() - began, 3),
@@ -213,7 +214,7 @@ class SearchTuner(base_tuner.BaseTuner):
         parent = trial.hyperparameters.values.get("tuner/trial_id")
         if parent is not None:
             # A promoted Hyperband trial goes on from its parent's weights, and from its parent's learning rate.
-            model.load_weights(str(self._weights(parent, execution)))
+            _weights_only(model).load_weights(str(self._weights(parent, execution)))
         epochs_before = execution * (epochs - first_epoch)
 
         def listener(epoch: int, share: float, logs: dict[str, float] | None) -> None:
@@ -233,8 +234,7 @@ class SearchTuner(base_tuner.BaseTuner):
         )
         if self._config.tuner.oracle == "hyperband":
             with replacing(self._weights(trial.trial_id, execution)) as temporary:
-                # Weights alone: a promoted trial starts a new optimizer.
-                keras.Model(model.inputs, model.outputs).save_weights(str(temporary))
+                _weights_only(model).save_weights(str(temporary))
         return training, model
 
     def _weights(self, trial_id: str, execution: int) -> Path:
@@ -280,6 +280,11 @@ class SearchTuner(base_tuner.BaseTuner):
 def searched_values(values: dict[str, Any]) -> dict[str, Any]:
     """A trial's hyperparameters without Keras Tuner's control keys, which share their dictionary."""
     return {name: value for name, value in values.items() if not name.startswith("tuner/")}
+
+
+def _weights_only(model: keras.Model) -> keras.Model:
+    """The same layers without the optimizer: a promoted trial starts a new one, and its slots would fill the disk."""
+    return keras.Model(model.inputs, model.outputs)
 
 
 def _forget_models() -> None:

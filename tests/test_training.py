@@ -14,7 +14,7 @@ from catsdogs.tta import predict
 def trained(config, data, *overrides, validate=True, first_epoch=0, **arguments):
     job = config("fit.epochs=4", "fit.batch_size=16", *overrides)
     keras.utils.set_random_seed(5)
-    values = hyperparameters(job, {"unfreeze_depth": 14})
+    values = hyperparameters(job, {"unfreeze_depth": 5})
     model = build_model(job, values, total_steps=3 * job.fit.epochs, first_step=3 * first_epoch)
     validation_rows = data.validation_rows if validate else None
     training = train(

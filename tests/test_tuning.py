@@ -89,6 +89,7 @@ def test_seed_zero_is_a_seed_and_not_chance(config):
 
 
 def test_another_process_proposes_the_same_trials(config):
+    """Not a fresh seed by luck, and nothing that depends on the hashes of a process."""
     code = (
         "from hydra import compose, initialize_config_dir\n"
         "from catsdogs.compose import checked, register\n"
@@ -96,16 +97,13 @@ def test_another_process_proposes_the_same_trials(config):
         "from catsdogs.tuning import build_oracle\n"
         "register()\n"
         "with initialize_config_dir(str(conf_dir()), version_base='1.3'):\n"
-        "    job = checked(compose('search', overrides=['data=sample', 'seed=4']))\n"
+        "    job = checked(compose('search', overrides=['data=sample', 'space=small_cnn', 'seed=4']))\n"
         "oracle = build_oracle(job)\n"
         "print([oracle._random_values() for _ in range(4)])\n"
     )
-    found = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        for _ in range(2)
-    ]
-    assert found[0] == found[1]
-    assert "unfreeze_depth" in found[0]
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    oracle = build_oracle(config("seed=4", "space.unfreeze_depth.values=[6,14]"))
+    assert other.strip() == str([oracle._random_values() for _ in range(4)])
 
 
 def test_every_execution_and_trial_has_its_own_seed():
@@ -123,9 +121,9 @@ def test_every_oracle_completes_its_trials(searched, oracle):
 
 
 def test_grid_search_ends_when_the_grid_does(searched):
-    grid = "+space={unfreeze_depth: {kind: choice, values: [0, 14]}}"
+    grid = "+space={unfreeze_depth: {kind: choice, values: [0, 5]}}"
     tuner, _ = searched("space=fixed", grid, "tuner=grid", "tuner.max_trials=null")
-    assert [record.hyperparameters["unfreeze_depth"] for record in tuner.records] == [0, 14]
+    assert [record.hyperparameters["unfreeze_depth"] for record in tuner.records] == [0, 5]
 
 
 def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_rate(searched, monkeypatch):
@@ -162,7 +160,7 @@ def test_a_promoted_trial_starts_where_its_parent_stopped(searched, training_dat
     child, parent = next(iter(parents.items()))
     values = tuner.oracle.trials[child].hyperparameters
     model = tuner.hypermodel.build(values)
-    model.load_weights(str(tuner._weights(parent, 0)))
+    keras.Model(model.inputs, model.outputs).load_weights(str(tuner._weights(parent, 0)))
     rows = training_data.validation_rows
     found = model.evaluate(
         training_data.views.read(rows, _plain()), training_data.labels[rows], verbose=0, return_dict=True

@@ -1,0 +1,256 @@
+"""Drawn archives look like the real ones, are reproducible, and give nothing away but what the pictures show."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import logging
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from catsdogs import sample as sample_module
+from catsdogs.errors import UserError
+from catsdogs.sample import sample_archives
+from catsdogs.schema import Sample
+
+SETTINGS = Sample(images_per_class=120, test_images=21, seed=3)
+FEW = Sample(images_per_class=8, test_images=3, seed=3)
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return sample_archives(SETTINGS, tmp_path_factory.mktemp("cache"))
+
+
+def members(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_archives_are_named_as_the_real_ones(archives: tuple[Path, Path]) -> None:
+    train, test = archives
+    assert (train.name, test.name) == ("train.zip", "test.zip")
+    expected = {f"train/{animal}.{n}.jpg" for animal in ("cat", "dog") for n in range(120)}
+    assert set(members(train)) == expected
+    assert list(members(test)) == [f"test/{n}.jpg" for n in range(1, 22)]
+
+
+def test_pictures_are_distinct_rgb_jpegs_of_varied_size(archives: tuple[Path, Path]) -> None:
+    jpegs = [data for path in archives for data in members(path).values()]
+    assert len({hashlib.sha256(data).digest() for data in jpegs}) == len(jpegs)
+    sizes = []
+    for data in jpegs:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            assert (image.format, image.mode) == ("JPEG", "RGB")
+            sizes.append(image.size)
+            assert np.asarray(image).std() > 5
+    longer = np.max(sizes, axis=1)
+    assert 89 <= longer.min() < 100
+    assert 150 < longer.max() <= 160
+    aspects = np.divide(*np.transpose(sizes))
+    assert aspects.min() < 0.8
+    assert aspects.max() > 1.25
+    assert len(set(sizes)) > 200
+
+
+def test_the_same_settings_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+    here = [path.read_bytes() for path in sample_archives(FEW, tmp_path / "here")]
+    code = (
+        "import sys, pathlib; from catsdogs.sample import sample_archives; from catsdogs.schema import Sample\n"
+        "sample_archives(Sample(images_per_class=8, test_images=3, seed=3), pathlib.Path(sys.argv[1]))"
+    )
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "there")], check=True, cwd=root)
+    there = [path.read_bytes() for path in sample_archives(FEW, tmp_path / "there")]
+    assert here == there
+
+
+def test_archives_carry_no_time_and_no_machine(archives: tuple[Path, Path]) -> None:
+    for path in archives:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                assert entry.date_time == (1980, 1, 1, 0, 0, 0)
+                assert (entry.create_system, entry.external_attr) == (3, 0o644 << 16)
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"images_per_class": 9}, {"test_images": 4}])
+def test_every_setting_has_a_folder_of_its_own(tmp_path: Path, change: dict[str, int]) -> None:
+    train, test = sample_archives(FEW, tmp_path)
+    other_train, other_test = sample_archives(dataclasses.replace(FEW, **change), tmp_path)
+    assert train.parent.parent == other_train.parent.parent == tmp_path / "sample"
+    assert train.parent != other_train.parent
+    for path, other in ((train, other_train), (test, other_test)):
+        mine, theirs = members(path), members(other)
+        same = [mine[name] == theirs[name] for name in mine.keys() & theirs.keys()]
+        # More images leave the pictures as they are; another seed leaves none.
+        assert not any(same) if "seed" in change else all(same)
+
+
+def test_a_version_of_the_drawing_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, _ = sample_archives(FEW, tmp_path)
+    monkeypatch.setattr(sample_module, "_DRAWING_VERSION", -1)
+    assert sample_archives(FEW, tmp_path)[0] != train
+
+
+def test_draws_once_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="catsdogs.sample")
+    drawn = sample_archives(FEW, tmp_path)
+    assert [re.match(r"drawing 19 sample images", record.message) is not None for record in caplog.records] == [True]
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("drawn again")
+
+    monkeypatch.setattr(sample_module, "_photograph", refuse)
+    assert sample_archives(FEW, tmp_path) == drawn
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("name", ["train.zip", "test.zip", "test_labels.csv"])
+def test_a_missing_file_is_drawn_again(tmp_path: Path, name: str) -> None:
+    train, _ = sample_archives(FEW, tmp_path)
+    lost = train.parent / name
+    before = lost.read_bytes()
+    lost.unlink()
+    sample_archives(FEW, tmp_path)
+    assert lost.read_bytes() == before
+
+
+def test_an_interrupted_drawing_leaves_no_half_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = sample_module._photograph, []
+
+    def interrupted(animal: str, rng: np.random.Generator) -> tuple[Image.Image, int]:
+        calls.append(animal)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return original(animal, rng)
+
+    monkeypatch.setattr(sample_module, "_photograph", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sample_archives(FEW, tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_cache_that_cannot_be_written_is_told_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UserError, match=r"file/sample/.*cannot be written.*cache=FOLDER"):
+        sample_archives(FEW, tmp_path / "file")
+
+
+# What the pictures give away
+
+
+def what_was_drawn(monkeypatch: pytest.MonkeyPatch, sample: Sample, cache: Path) -> tuple[list[str], Path]:
+    """The animals in the order of drawing, with pictures too small to take time."""
+    animals: list[str] = []
+
+    def tiny(animal: str, rng: np.random.Generator) -> tuple[Image.Image, int]:
+        animals.append(animal)
+        return Image.new("RGB", (1, 1)), 75
+
+    monkeypatch.setattr(sample_module, "_photograph", tiny)
+    return animals, sample_archives(sample, cache)[0].parent
+
+
+def test_a_few_training_images_are_mislabelled_and_no_test_image_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = Sample(images_per_class=2000, test_images=1000, seed=1)
+    animals, folder = what_was_drawn(monkeypatch, sample, tmp_path)
+    named = [Path(name).name.split(".")[0] for name in members(folder / "train.zip")]
+    wrong = np.array([drawn != name for drawn, name in zip(animals[:4000], named, strict=True)])
+    assert 0.02 < wrong.mean() < 0.04  # 0.03, standard error 0.0027
+    truth = pd.read_csv(folder / "test_labels.csv")
+    assert list(truth.columns) == ["id", "label"]
+    assert truth["id"].tolist() == list(range(1, 1001))
+    assert truth["label"].tolist() == [int(animal == "dog") for animal in animals[4000:]]
+    assert 0.45 < truth["label"].mean() < 0.55
+    # No order to be read from the ids: neighbours agree as often as not.
+    assert 0.45 < (truth["label"].to_numpy()[1:] == truth["label"].to_numpy()[:-1]).mean() < 0.55
+
+
+def test_sizes_and_jpeg_settings_tell_nothing(archives: tuple[Path, Path]) -> None:
+    pictures = members(archives[0])
+    labels = ["dog" in name for name in pictures]
+    images = [Image.open(io.BytesIO(data)) for data in pictures.values()]
+    clues = {
+        "bytes": [len(data) for data in pictures.values()],
+        "width": [image.width for image in images],
+        "height": [image.height for image in images],
+        "aspect": [image.width / image.height for image in images],
+        "quantisation": [sum(image.quantization[0]) for image in images],  # type: ignore[attr-defined]
+    }
+    for name, values in clues.items():
+        auc = roc_auc_score(labels, values)
+        assert 0.36 < auc < 0.64, (name, auc)  # 0.5 less or more 3.7 standard errors for 120 + 120 images
+
+
+def test_every_trait_occurs_in_both_and_differs_in_how_often() -> None:
+    drawn = {
+        animal: [sample_module._traits(animal, np.random.default_rng([0, n])) for n in range(1000)]
+        for animal in ("cat", "dog")
+    }
+    for name in ("pointed", "folded", "floppy"):
+        assert all(any(traits.ears == name for traits in drawn[animal]) for animal in drawn)
+    for name in ("whiskers", "tongue", "stripes", "pink_nose", "collar"):
+        shares = {animal: np.mean([getattr(traits, name) for traits in drawn[animal]]) for animal in drawn}
+        assert all(0.02 < share < 0.98 for share in shares.values()), name
+        assert abs(shares["cat"] - shares["dog"]) > 0.05, name
+    pointed = {animal: np.mean([traits.ears == "pointed" for traits in drawn[animal]]) for animal in drawn}
+    assert pointed["cat"] > 0.85 > 0.15 > pointed["dog"]
+    furs = {animal: np.array([traits.fur for traits in drawn[animal]]).mean(axis=1) for animal in drawn}
+    brightness = np.concatenate([furs["cat"], furs["dog"]])
+    assert 0.4 < roc_auc_score(np.repeat([0, 1], 1000), brightness) < 0.6
+
+
+def test_a_linear_model_on_pixels_stays_near_chance(archives: tuple[Path, Path]) -> None:
+    pictures = members(archives[0])
+    labels = np.array(["dog" in name for name in pictures])
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(data)).resize((32, 32))).ravel() for data in pictures.values()])
+    linear = make_pipeline(StandardScaler(), LogisticRegression(C=1e-4, max_iter=300))
+    p_dog = cross_val_predict(linear, pixels.astype(float), labels, cv=4, method="predict_proba")[:, 1]
+    assert roc_auc_score(labels, p_dog) < 0.78
+
+
+@pytest.mark.slow
+def test_a_small_network_ends_between_chance_and_perfection(tmp_path: Path) -> None:
+    import keras
+
+    train, _ = sample_archives(Sample(images_per_class=360, test_images=1, seed=0), tmp_path)
+    pictures = members(train)
+    labels = np.array(["dog" in name for name in pictures], dtype=np.float32)
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(data)).resize((64, 64))) for data in pictures.values()])
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    blocks = [
+        layer
+        for filters in (16, 32, 64, 64)
+        for layer in (layers.Conv2D(filters, 3, padding="same", activation="relu"), layers.MaxPooling2D())
+    ]
+    top = [
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(64, activation="relu"),
+        layers.Dense(1, activation="sigmoid"),
+    ]
+    model = keras.Sequential([layers.Input((64, 64, 3)), layers.Rescaling(1 / 127.5, -1), *blocks, *top])
+    model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy")
+    model.fit(pixels[:600], labels[:600], batch_size=16, epochs=12, verbose=0)
+    loss = model.evaluate(pixels[600:], labels[600:], verbose=0)
+    assert 0.15 < loss < 0.6
