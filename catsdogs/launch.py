@@ -33,7 +33,7 @@ def hydra_application(
             UserError.
 
     Returns:
-        The exit status: 0, or 2 for a mistake of the user. A study in which a job failed exits from its callback.
+        The exit status: 0, 2 for a mistake of the user, or 130 for Ctrl-C. A study in which a job failed exits from its callback.
     """
     register()
 
@@ -65,6 +65,9 @@ def hydra_application(
         if tracebacks or not raised_by_hydra(error):
             raise
         return _tell(str(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted: jobs that had finished are kept", file=sys.stderr)
+        return 130
     finally:
         sys.argv = arguments
         if not tracebacks:

@@ -10,6 +10,8 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from sklearn.metrics import log_loss
 
 SMALL = (
     "data=sample",
@@ -300,3 +302,45 @@ def test_a_mistake_is_told_in_one_sentence_with_status_2(run, tmp_path, argument
     assert "Traceback" not in done.stderr + done.stdout
     for word in words:
         assert word in errors[0]
+
+
+def test_folders_with_corrupt_files_and_labelled_test_images(run, tmp_path):
+    """Class folders; one training and one test file do not decode; the test images carry labels."""
+    rng = np.random.default_rng(0)
+    for split, images in (("train", 12), ("test", 5)):
+        for kind, brightness in (("cats", 0), ("Dogs", 120)):
+            folder = tmp_path / split / kind
+            folder.mkdir(parents=True)
+            for number in range(images):
+                pixels = rng.integers(brightness, brightness + 120, (40, 50, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.jpg")
+        (tmp_path / split / "cats" / "broken.jpg").write_bytes(b"no image at all")
+    done = run(
+        "search", *SMALL[3:], "data.train=train", "data.test=test", "study=s", "tuner.max_trials=1", "augmentation=flip"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "broken" in done.stdout
+    job = next((tmp_path / "multirun" / "s").glob("*/result.json"))
+    assert json.loads(job.read_text())["data"]["left_out"] == 1
+
+    done = run("retrain", "study=s", "tta=flip")
+    assert done.returncode == 0, done.stderr
+    assert "broken" in done.stdout
+    best = tmp_path / "multirun" / "s" / "best"
+    submission = pd.read_csv(best / "submission.csv").set_index("id")["label"]
+    assert len(submission) == 11
+    assert submission["cats/broken"] == 0.5
+    metrics = json.loads((best / "metrics.json").read_text())
+    predictions = pd.read_csv(best / "predictions.csv")
+    test = predictions[predictions["split"] == "test"]
+    assert metrics["test_log_loss"] == pytest.approx(log_loss(test["label"], test["p_dog"]), rel=1e-6)
+    assert metrics["details"]["test_log_loss"]["size"] == 11
+
+    # One image, a corrupt one and a folder; the corrupt one is told and gets 0.5.
+    done = run("predict", "multirun/s/best", "test/Dogs/3.jpg", "test/cats/broken.jpg", "train")
+    assert done.returncode == 0, done.stderr
+    rows = dict(line.rsplit(",", 1) for line in done.stdout.splitlines())
+    assert len(rows) == 1 + 2 + 25
+    assert rows["broken"] == "0.5"
+    assert float(rows["3"]) == pytest.approx(test.set_index("id").loc["Dogs/3", "p_dog"], abs=1e-5)
+    assert "broken.jpg does not decode" in done.stderr
