@@ -33,7 +33,8 @@ def hydra_application(
             UserError.
 
     Returns:
-        The exit status: 0, 2 for a mistake of the user, or 130 for Ctrl-C. A study in which a job failed exits from its callback.
+        The exit status: 0, 2 for a mistake of the user, or 130 for Ctrl-C. A study in which a job failed exits from
+        its callback.
     """
     register()
 

@@ -18,48 +18,64 @@ from rich.text import Text
 from catsdogs.errors import exit_status_of
 from catsdogs.study import write_leaderboard
 
-# What the table on the screen leaves to the CSV.
-_NOT_ON_SCREEN = ("seconds", "error", "trials", "job")
-
 
 def print_leaderboard(boards: dict[str, pd.DataFrame]) -> None:
-    """Print one table of all jobs of these studies, best first, then what failed.
+    """Print one table of all jobs of these studies, best first, and what failed.
 
-    Columns in which all jobs agree are told once, under the table.
+    Choices in which all jobs agree are told once, under the table.
     """
-    boards = {study: board for study, board in boards.items() if not board.empty}
     merged = pd.concat([board.assign(study=study) for study, board in boards.items()], ignore_index=True)
     merged = merged.sort_values("val_log_loss", kind="stable", na_position="last", ignore_index=True)
-    console = Console(soft_wrap=False)
+    choices = dict.fromkeys(name for board in boards.values() for name in _between(board, "status", "val_log_loss"))
+    searched = dict.fromkeys(
+        name for board in boards.values() for name in _between(board, "best_trial", "trials_completed")
+    )
+    same = [name for name in choices if merged[name].astype(str).nunique() == 1]
+    varying = [name for name in choices if name not in same]
+    several = len(boards) > 1
+
+    console = Console()
     if not console.is_terminal:
-        console = Console(width=100, soft_wrap=False)
-    names = [str(name) for name in merged if name not in _NOT_ON_SCREEN and name != "trials_completed"]
-    first = [name for name in ("study", "status", "val_log_loss", "val_accuracy", "best_trial") if name in names]
-    names = first + [name for name in names if name not in first]
-    same = [name for name in names if len(merged) > 1 and merged[name].astype(str).nunique() == 1]
+        console = Console(width=100)
     table = Table(title="Jobs, best validation log loss first", title_justify="left")
-    shown = [name for name in names if name not in same or name == "val_log_loss"]
-    for name in [*shown, "trials", "time"]:
-        table.add_column(Text(name.replace("_", " ")), overflow="fold", justify="left")
+    if several:
+        table.add_column("study", overflow="fold")
+    table.add_column(", ".join(name.replace("_", " ") for name in varying) or "job", overflow="fold")
+    for header in ("log loss", "accuracy"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("best hyperparameters", overflow="fold")
+    for header in ("trials", "time"):
+        table.add_column(header, justify="right", no_wrap=True)
     for row in merged.to_dict("records"):
-        done = f"{_text(row['trials_completed'])}/{_text(row['trials'])}"
-        table.add_row(*(Text(_text(row[name], name)) for name in shown), Text(done), Text(_seconds(row["seconds"])))
+        best = ", ".join(f"{name}\u00a0{_text(row[name])}" for name in searched if pd.notna(row[name]))
+        cells = [str(row["study"])] if several else []
+        cells += [", ".join(_text(row[name]) for name in varying) or str(row["job"])]
+        cells += [_text(row[name], decimals=4) for name in ("val_log_loss", "val_accuracy")]
+        cells += [best or str(row["status"]), f"{_text(row['trials_completed'])}/{_text(row['trials'])}"]
+        # As Text, because rich would take [brackets] in a value for markup.
+        table.add_row(*map(Text, [*cells, _seconds(row["seconds"])]))
     console.print(table)
-    if same:
-        told = [f"{name.replace('_', ' ')} {_text(merged[name].iloc[0])}" for name in same if name != "val_log_loss"]
-        console.print(Text("All jobs: " + ", ".join(told)))
+    told = ", ".join(f"{name.replace('_', ' ')} {_text(merged[name].iloc[0])}" for name in same)
+    if told:
+        console.print(Text(f"{'All jobs' if len(merged) > 1 else 'The job'}: {told}"))
     for row in merged.to_dict("records"):
         if isinstance(row["error"], str) and row["error"]:
             console.print(Text(f"{row['job']} failed: {row['error'].splitlines()[0]}"))
 
 
-def _text(value: object, name: str = "") -> str:
+def _between(board: pd.DataFrame, before: str, after: str) -> list[str]:
+    """Names of the columns between two: a leaderboard groups choices and hyperparameters so."""
+    names = [str(name) for name in board]
+    return names[names.index(before) + 1 : names.index(after)]
+
+
+def _text(value: object, decimals: int | None = None) -> str:
     if value is None or (isinstance(value, float) and pd.isna(value)):
         return "–"
-    if name in ("val_log_loss", "val_accuracy"):
-        return f"{value:.4f}"
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 and value != 0 else f"{value:.4g}"
+        if decimals is not None:
+            return f"{value:.{decimals}f}"
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
     return str(value)
 
 
