@@ -13,6 +13,7 @@ from catsdogs.backbones import build_backbone, preprocess
 from catsdogs.errors import UserError
 from catsdogs.schedules import learning_rate
 from catsdogs.schema import SEARCHABLE, Hyperparameter, Model, Schedule, SearchConfig
+from catsdogs.scores import EPSILON
 
 
 @dataclass(frozen=True)
@@ -147,12 +148,33 @@ def compile_model(
     model.compile(
         optimizer=keras.optimizers.Adam(learning_rate(schedule, total_steps, first_step)),
         loss=keras.losses.BinaryCrossentropy(label_smoothing=config.label_smoothing.epsilon),
-        metrics=[keras.metrics.BinaryCrossentropy(name="log_loss"), keras.metrics.BinaryAccuracy(name="accuracy")],
+        metrics=[
+            keras.metrics.MeanMetricWrapper(log_loss, name="log_loss"),
+            keras.metrics.BinaryAccuracy(name="accuracy"),
+        ],
         # Keras' "auto" compiles with XLA on a CPU too, where TensorFlow's XLA is several times slower.
         jit_compile="auto" if keras.backend.backend() != "tensorflow" else False,
     )
     # Else its slots come into being inside the traced training step, and TensorFlow traces that step twice.
     model.optimizer.build(model.trainable_variables)
+
+
+def log_loss(labels: Any, p_dog: Any) -> Any:
+    """Binary cross-entropy of each image, as `scores` computes it: the probability of the label, clipped at EPSILON.
+
+    Keras' own metric finds the logits behind a sigmoid and does not clip, so that a few saturated images could make a
+    score of thousands here and of six there.
+
+    Args:
+        labels: (B, 1), 0.0 or 1.0.
+        p_dog: (B, 1) in [0, 1].
+
+    Returns:
+        (B,) float32, at most 16.1.
+    """
+    labels = keras.ops.cast(labels, p_dog.dtype)
+    p_label = labels * p_dog + (1 - labels) * (1 - p_dog)
+    return keras.ops.mean(-keras.ops.log(keras.ops.maximum(p_label, EPSILON)), axis=-1)
 
 
 def unfreeze(backbone: keras.Model, depth: int, train_batch_norm: bool) -> None:

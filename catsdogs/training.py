@@ -81,6 +81,8 @@ def train(
         batches,
         validation_data=validation,
         steps_per_epoch=batches.steps,
+        # The batches are shuffled within each epoch already; Keras would shuffle them across all epochs.
+        shuffle=False,
         initial_epoch=first_epoch,
         epochs=epochs,
         callbacks=callbacks,

@@ -11,7 +11,9 @@ from sklearn.metrics import log_loss
 from catsdogs.compose import checked
 from catsdogs.errors import UserError
 from catsdogs.hypermodel import HyperModel, build_model, declare, hyperparameters, unfreeze
+from catsdogs.hypermodel import log_loss as log_loss_metric
 from catsdogs.schema import Hyperparameter
+from catsdogs.scores import log_loss_per_image
 
 
 @pytest.fixture
@@ -118,6 +120,18 @@ def test_log_loss_is_unsmoothed_without_l2_and_the_loss_is_neither(config, image
         keras.ops.convert_to_numpy(sum(model.losses))
     )
     assert scores["loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_the_metric_of_saturated_outputs_is_that_of_the_scores():
+    labels = np.array([[0.0], [1.0], [0.0], [1.0]], dtype="float32")
+    logits = np.array([[30.0], [-30.0], [-30.0], [2.0]], dtype="float32")
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.layers.Activation("sigmoid")(inputs))
+    model.compile(loss="mse", metrics=[keras.metrics.MeanMetricWrapper(log_loss_metric, name="log_loss")])
+    found = model.evaluate(logits, labels, verbose=0, return_dict=True)["log_loss"]
+    p_dog = model.predict(logits, verbose=0)
+    assert found == pytest.approx(log_loss_per_image(labels, p_dog).mean(), rel=1e-5)
+    assert found < 9
 
 
 def test_uint8_and_float_pixels_give_the_same_float32_probabilities(config, images):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -53,6 +55,19 @@ def test_the_model_comes_back_with_the_weights_of_its_best_epoch(config, trainin
     assert found == pytest.approx(losses.min(), rel=1e-4)
 
 
+def test_the_best_epoch_is_that_of_the_log_loss_and_not_of_the_loss(config, training_data):
+    # L2 so strong that the loss falls with the weights while the predictions get worse.
+    training, model, _ = trained(
+        config, training_data, "schedule=constant", "schedule.peak_lr=0.05", "model.l2=1", "fit.patience=10"
+    )
+    history = training.history
+    assert history["val_loss"].argmin() != history["val_log_loss"].argmin()
+    assert training.best_epoch == history["val_log_loss"].argmin() + 1
+    p_dog = predict(model, training_data.views, training_data.validation_rows, 16)
+    found = log_loss(training_data.labels[training_data.validation_rows], np.clip(p_dog, 1e-7, 1 - 1e-7))
+    assert found == pytest.approx(history["val_log_loss"].min(), rel=1e-4)
+
+
 def test_training_stops_when_patience_ends(config, training_data):
     training, _, _ = trained(
         config, training_data, "schedule=constant", "schedule.peak_lr=0.05", "fit.patience=1", "fit.epochs=30"
@@ -65,6 +80,26 @@ def test_without_validation_every_epoch_is_trained(config, training_data):
     assert len(training.history) == 2
     assert training.best_epoch == 2
     assert np.isnan(training.val_log_loss)
+
+
+def test_every_epoch_reads_every_image_once_through_its_own_view_in_its_order(config, training_data):
+    """As `fit` reads them, which reads ahead and would shuffle across epochs if it were let."""
+    reads = []
+
+    class Recorded:
+        def read(self, rows, view):
+            if view.kind == "train":
+                reads.append((view.number, tuple(rows)))
+            return training_data.views.read(rows, view)
+
+    data = dataclasses.replace(training_data, views=Recorded())
+    trained(config, data, "fit.epochs=3", "fit.patience=10")
+    # Keras looks at the first two batches once more, for their shapes; it may begin anew at the end.
+    steps = reads[2 : 2 + 9]
+    assert [number for number, _ in steps] == [0] * 3 + [1] * 3 + [2] * 3
+    for epoch in range(3):
+        seen = [row for _, rows in steps[3 * epoch : 3 * epoch + 3] for row in rows]
+        assert sorted(seen) == list(training_data.train_rows)
 
 
 def test_the_same_seed_gives_the_same_history(config, training_data):

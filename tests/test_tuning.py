@@ -102,7 +102,7 @@ def test_another_process_proposes_the_same_trials(config):
         "print([oracle._random_values() for _ in range(4)])\n"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    oracle = build_oracle(config("seed=4", "space.unfreeze_depth.values=[6,14]"))
+    oracle = build_oracle(config("seed=4", "space.unfreeze_depth.values=[7,16]"))
     assert other.strip() == str([oracle._random_values() for _ in range(4)])
 
 
