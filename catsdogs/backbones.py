@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def small_cnn(
     Group normalisation and not batch normalisation: it has no statistics that would have to be trained first, so the
     network behaves the same frozen, half frozen and free.
     """
+    if weights is not None:
+        raise ValueError("small_cnn has no pretrained weights; pass backbone.weights=null or a file of your own")
     inputs = keras.Input(input_shape)
     x = inputs
     for block, width in enumerate((filters, 2 * filters, 4 * filters, 4 * filters), start=1):
@@ -126,7 +129,10 @@ def _load_weights(network: keras.Model, backbone: Backbone) -> None:
     if path.suffix != ".h5":
         raise UserError(f"backbone.weights={backbone.weights}: give a .weights.h5 or .h5 file")
     try:
-        network.load_weights(str(path))
+        with warnings.catch_warnings():
+            # Keras warns of every layer that does not fit before it raises; the sentence below says it once.
+            warnings.simplefilter("ignore")
+            network.load_weights(str(path))
     except Exception as error:
         # Keras raises ValueError, KeyError, OSError or its own types, depending on where the layouts part.
         raise UserError(

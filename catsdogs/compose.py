@@ -54,8 +54,13 @@ def checked(config: DictConfig) -> schema.SearchConfig:
     except OmegaConfBaseException as error:
         raise UserError(sentence(error)) from error
     _refuse_unknown_keys(plain, "")
-    schema.check(plain)
+    # Absolute, so that neither a job's own directory nor a later command in another one changes what they mean.
     plain.cache = str(Path(plain.cache).expanduser().absolute())
+    for owner, key in ((plain.data, "train"), (plain.data, "test"), (plain.backbone, "weights")):
+        value = getattr(owner, key)
+        if value not in (None, "imagenet"):
+            setattr(owner, key, str(Path(value).expanduser().absolute()))
+    schema.check(plain)
     return plain
 
 

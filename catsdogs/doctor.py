@@ -80,7 +80,11 @@ def _python() -> list[Finding]:
 def _packages() -> list[Finding]:
     """Every dependency that catsdogs declares, against the version that is installed."""
     findings = []
-    for line in importlib.metadata.requires("catsdogs") or []:
+    try:
+        declared = importlib.metadata.requires("catsdogs") or []
+    except importlib.metadata.PackageNotFoundError:
+        return [Finding(False, "catsdogs is not installed", "pip install -e . in the checkout")]
+    for line in declared:
         requirement = Requirement(line)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue

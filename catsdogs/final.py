@@ -19,7 +19,7 @@ from catsdogs.dataset import Dataset, load_dataset
 from catsdogs.files import write_csv, write_json, write_text
 from catsdogs.hypermodel import build_model, hyperparameters
 from catsdogs.images import pixels
-from catsdogs.job import identity, training_set, versions
+from catsdogs.job import differences, identity, training_set, versions
 from catsdogs.model_card import model_card
 from catsdogs.progress import JobProgress, duration
 from catsdogs.schedules import steps_per_epoch
@@ -28,7 +28,7 @@ from catsdogs.scores import Score, scores
 from catsdogs.study import Job
 from catsdogs.submission import submission, write_submission
 from catsdogs.training import Training, train
-from catsdogs.trials import TrialRecord
+from catsdogs.trials import TrialRecord, lineage
 from catsdogs.tta import predict, tta_views
 from catsdogs.tuning import TrainingSet, trial_seed
 from catsdogs.views import LiveViews, View
@@ -52,20 +52,26 @@ def make_final(config: RetrainConfig, job: Job, trial: TrialRecord, study: Path)
     """
     began = time.monotonic()
     dataset = load_dataset(config.data, Path(config.cache))
-    same_data = dataset.digest == (job.result.get("data") or {}).get("digest")
-    if not same_data:
-        log.warning(
-            "the labelled images or their split are not those of job %s; scores of both do not compare", job.name
-        )
+    changed = differences(job.result, config, dataset.digest)
+    if changed:
+        log.warning("this is no longer job %s (%s); scores of both do not compare", job.name, ", ".join(changed[:5]))
     data = training_set(config, dataset)
-    training, model = _train_again(config, trial, data)
+    line = lineage(job.trials(), trial)
+    training, model = _train_again(config, line, data)
     trained = time.monotonic()
     log.info("trained %d epochs in %s", len(training.history), duration(trained - began))
 
     over = tta_views(config.tta, config.augmentation)
     # A view of no augmentation is the plain image; so is the only view of tta=none.
     with_tta = config.tta.kind != "none"
-    predictions = [_validation(config, job, data, dataset, model, over, with_tta)]
+    if config.fit_on == "all":
+        # The final model has seen the validation images; only what the trial's own model said of them is honest.
+        own = None if changed else _kept_predictions(job, trial, list(dataset.rows["id"].iloc[data.validation_rows]))
+        if own is None:
+            log.warning("no honest score on the validation split: nothing was kept of this trial on these images")
+        predictions = [_validation_rows(dataset, data).assign(p_dog=np.nan if own is None else own, p_dog_tta=np.nan)]
+    else:
+        predictions = [_validation(config, data, dataset, model, over, with_tta)]
     if dataset.test is not None:
         predictions.append(_test(config, dataset, model, over, with_tta))
     table = pd.concat(predictions, ignore_index=True)
@@ -76,6 +82,7 @@ def make_final(config: RetrainConfig, job: Job, trial: TrialRecord, study: Path)
         "trial": trial.trial,
         "fit_on": config.fit_on,
         "tta": {"kind": config.tta.kind, "views": len(over)},
+        "selected_val_log_loss": trial.val_log_loss,
         "epochs": len(training.history),
         "best_epoch": training.best_epoch,
         "seconds": {"training": round(trained - began, 1), "all": round(time.monotonic() - began, 1)},
@@ -86,7 +93,7 @@ def make_final(config: RetrainConfig, job: Job, trial: TrialRecord, study: Path)
         "hyperparameters": dataclasses.asdict(hyperparameters(config, trial.hyperparameters)),
         "seed": trial_seed(config.seed, trial.trial, 0),
         "data_digest": dataset.digest,
-        "same_data_as_job": same_data,
+        "changed_since_job": changed,
         "config": identity(config) | {"tta": dataclasses.asdict(config.tta)},
         "versions": versions(),
     }
@@ -94,61 +101,80 @@ def make_final(config: RetrainConfig, job: Job, trial: TrialRecord, study: Path)
     return metrics
 
 
-def _train_again(config: RetrainConfig, trial: TrialRecord, data: TrainingSet) -> tuple[Training, keras.Model]:
-    """With the trial's own seed, so that on the same data and machine the same model comes out."""
+def _train_again(config: RetrainConfig, line: list[TrialRecord], data: TrainingSet) -> tuple[Training, keras.Model]:
+    """Train as the trial was trained, so that on the same data and machine the same model comes out.
+
+    With the trial's own seed, of its first execution. A promoted Hyperband trial went on from its parent's best
+    weights with a new optimizer, so the whole `line` is trained, one after the other.
+    """
     everything = config.fit_on == "all"
     train_rows = np.arange(len(data.labels)) if everything else data.train_rows
-    seed = trial_seed(config.seed, trial.trial, 0)
-    values = hyperparameters(config, trial.hyperparameters)
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(seed)
     # The schedule is that of the whole training, also where it is left after the epochs that the trial needed.
-    total_steps = steps_per_epoch(len(train_rows), config.fit.batch_size) * config.fit.epochs
-    model = build_model(config, values, total_steps)
-    epochs = trial.best_epoch if everything else config.fit.epochs
-    progress = JobProgress("retrain", 1, epochs)
-    log.info("training on %d images, at most %d epochs", len(train_rows), epochs)
-    training = train(
-        model,
-        data.views,
-        data.labels,
-        train_rows,
-        None if everything else data.validation_rows,
-        config.fit,
-        seed,
-        epochs=epochs,
-        listener=lambda epoch, share, logs: progress.epoch(epoch, share, epoch, epochs, logs),
-    )
+    steps = steps_per_epoch(len(train_rows), config.fit.batch_size)
+    ends = [record.best_epoch if everything else record.epoch_budget or config.fit.epochs for record in line]
+    # An override of fit.epochs is heeded, where it is the whole training that is asked for.
+    if not everything and len(line) == 1:
+        ends = [config.fit.epochs]
+    progress = JobProgress("retrain", len(line), max(ends))
+    log.info("training on %d images, at most %d epochs", len(train_rows), max(ends))
+    histories: list[pd.DataFrame] = []
+    weights: list[np.ndarray] | None = None
+    for record, end in zip(line, ends, strict=True):
+        seed = trial_seed(config.seed, record.trial, 0)
+        values = hyperparameters(config, record.hyperparameters)
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(seed)
+        model = build_model(config, values, steps * config.fit.epochs, first_step=steps * record.first_epoch)
+        if weights is not None:
+            model.set_weights(weights)
+        training = train(
+            model,
+            data.views,
+            data.labels,
+            train_rows,
+            None if everything else data.validation_rows,
+            config.fit,
+            seed,
+            first_epoch=record.first_epoch,
+            epochs=max(end, record.first_epoch + 1),
+            listener=lambda epoch, share, logs, end=end: progress.epoch(epoch, share, epoch, end, logs),  # type: ignore[misc]
+        )
+        progress.trial_done()
+        weights = model.get_weights()
+        histories.append(training.history)
+    whole = dataclasses.replace(training, history=pd.concat(histories, ignore_index=True))
     # Without the optimizer: the model is shipped, not trained on.
-    return training, keras.Model(model.inputs, model.outputs, name="catsdogs")
+    return whole, keras.Model(model.inputs, model.outputs, name="catsdogs")
+
+
+def _validation_rows(dataset: Dataset, data: TrainingSet) -> pd.DataFrame:
+    rows = dataset.rows.iloc[data.validation_rows]
+    return pd.DataFrame({"id": rows["id"].to_numpy(), "label": rows["label"].to_numpy(), "split": "validation"})
 
 
 def _validation(
-    config: RetrainConfig,
-    job: Job,
-    data: TrainingSet,
-    dataset: Dataset,
-    model: keras.Model,
-    over: list[View],
-    with_tta: bool,
+    config: RetrainConfig, data: TrainingSet, dataset: Dataset, model: keras.Model, over: list[View], with_tta: bool
 ) -> pd.DataFrame:
     """Predictions on the validation split by a model that did not train on it."""
-    rows = dataset.rows.iloc[data.validation_rows]
-    table = pd.DataFrame({"id": rows["id"].to_numpy(), "label": rows["label"].to_numpy(), "split": "validation"})
-    if config.fit_on == "all":
-        # The final model has seen these images. What the trial's model, trained on the training split, said of them
-        # is the honest score; it was kept for the best trial of the job only, and without TTA.
-        kept = pd.read_csv(job.folder / "validation.csv", dtype={"id": str})
-        best = (job.result.get("best_trial") or {}).get("trial")
-        if config.trial not in (None, best) or list(kept["id"]) != list(table["id"]):
-            return table.iloc[:0].assign(p_dog=np.nan, p_dog_tta=np.nan)
-        return table.assign(p_dog=kept["p_dog"], p_dog_tta=np.nan)
+    table = _validation_rows(dataset, data)
     batch = config.fit.batch_size
     table["p_dog"] = predict(model, data.views, data.validation_rows, batch)
     table["p_dog_tta"] = (
         predict(model, data.views, data.validation_rows, batch, over, "validation with TTA") if with_tta else np.nan
     )
     return table
+
+
+def _kept_predictions(job: Job, trial: TrialRecord, ids: list[str]) -> np.ndarray | None:
+    """What the trial's model, trained on the training split alone, said of the validation images.
+
+    It is kept of the best trial of a job only; None for any other.
+    """
+    file = job.folder / "validation.csv"
+    if job.best().get("trial") != trial.trial or not file.is_file():
+        return None
+    kept = pd.read_csv(file, dtype={"id": str}, keep_default_na=False)
+    return kept["p_dog"].to_numpy(dtype=np.float64) if list(kept["id"]) == ids else None
 
 
 def _test(
@@ -181,9 +207,10 @@ def _metrics(table: pd.DataFrame, with_tta: bool) -> dict[str, Any]:
 
     Scores of the validation split carry their plain names, those of labelled test images begin with `test_`.
     """
-    found: dict[str, Score | None] = {"log_loss": None, "log_loss_tta": None, "log_loss_calibrated": None}
+    names = ("log_loss", "log_loss_tta", "log_loss_calibrated", "accuracy", "roc_auc", "brier", "ece")
+    found: dict[str, Score | None] = dict.fromkeys(names)
     for split, prefix in (("validation", ""), ("test", "test_")):
-        part = table[(table["split"] == split) & table["label"].notna()]
+        part = table[(table["split"] == split) & table["label"].notna() & table["p_dog"].notna()]
         if part.empty:
             continue
         labels = part["label"].to_numpy()

@@ -18,9 +18,10 @@ import numpy as np
 
 from catsdogs.dataset import Dataset, load_dataset
 from catsdogs.errors import UserError
+from catsdogs.files import write_csv
 from catsdogs.schema import SearchConfig
 from catsdogs.study import FAILED, OK, RUNNING, read_job, write_leaderboard, write_result
-from catsdogs.trials import TrialRecord, best_trial
+from catsdogs.trials import best_trial, summary
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,9 @@ VERSIONS_OF = (
     "hydra-core",
 )
 
-# Keys that say where things are and how long to go on, not what the numbers are.
-_NOT_IN_IDENTITY = ("study", "studies", "cache", "varied", "tta")
+# Keys that change no number of a job: where things are, and what is done after it.
+_NOT_IN_IDENTITY = {"study", "studies", "cache", "varied", "tta", "job", "trial", "fit_on"}
+_NOT_IN_IDENTITY_OF_DATA = {"test", "max_unpacked_gib"}
 
 
 @dataclass(frozen=True)
@@ -64,26 +66,39 @@ class Place:
 
 def identity(config: SearchConfig) -> dict[str, Any]:
     """The part of the configuration that decides a job's numbers, as plain JSON values."""
-    plain = dataclasses.asdict(config)
-    return {key: value for key, value in plain.items() if key not in _NOT_IN_IDENTITY}
+    plain = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_IN_IDENTITY}
+    plain["data"] = {key: value for key, value in plain["data"].items() if key not in _NOT_IN_IDENTITY_OF_DATA}
+    return plain
 
 
-def finished_before(config: SearchConfig, folder: Path) -> bool:
-    """Whether this very job is in the folder already, finished.
+def differences(result: dict[str, Any], config: SearchConfig, digest: str) -> list[str]:
+    """`key was A, now B` for everything that makes the job of this `result.json` another than the one at hand.
+
+    Args:
+        digest: `Dataset.digest` now; a job that did not come far enough to write its own matches any.
+    """
+    then = (result.get("data") or {}).get("digest")
+    changed = ["the images, their labels or their split have changed"] if then not in (None, digest) else []
+    return changed + _differences(result.get("config") or {}, identity(config))
+
+
+def finished_before(config: SearchConfig, folder: Path, digest: str) -> bool:
+    """Whether this very job is in the folder already, finished. A failed one is not, and may be tried again.
 
     Raises:
-        UserError: another job, or one that did not finish, is in the way.
+        UserError: another job is in the way, or one that may still be running.
     """
     job = read_job(folder)
-    if job is None:
+    if job is None or job.status == FAILED:
         return False
     remedy = "choose another study=NAME, or move that folder away"
     if job.status != OK:
-        raise UserError(f"job {folder}: an earlier run left it with status {job.status}; {remedy}")
-    then, now = job.result.get("config") or {}, identity(config)
-    if then != now:
-        changed = ", ".join(_differences(then, now)[:5])
-        raise UserError(f"job {folder}: it was run with another configuration ({changed}); {remedy}")
+        raise UserError(
+            f"job {folder}: it is still running, or was killed; if no process works on it any more, {remedy}"
+        )
+    changed = differences(job.result, config, digest)
+    if changed:
+        raise UserError(f"job {folder}: it was run with another configuration ({', '.join(changed[:5])}); {remedy}")
     return True
 
 
@@ -93,16 +108,11 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
     An error ends this job and no other: it is recorded in `result.json` and the objective is NaN.
 
     Args:
-        choices: the options of the composed groups.
+        choices: the options of the composed groups, and the values of everything else that the study varies.
 
     Returns:
         The best finite `val_log_loss` of the job.
     """
-    if finished_before(config, place.folder):
-        job = read_job(place.folder)
-        assert job is not None
-        log.info("%s: finished before, val_log_loss %.4f", place.label, job.objective)
-        return job.objective
     began = time.monotonic()
     result: dict[str, Any] = {
         "status": RUNNING,
@@ -118,9 +128,23 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
         "config": identity(config),
         "versions": versions(),
     }
-    write_result(place.folder, result)
     try:
-        result.update(_search(config, place))
+        dataset = load_dataset(config.data, Path(config.cache))
+        if finished_before(config, place.folder, dataset.digest):
+            job = read_job(place.folder)
+            assert job is not None
+            log.info("%s: finished before, val_log_loss %.4f", place.label, job.objective)
+            return job.objective
+        split = dataset.rows["split"]
+        result["data"] = {
+            "digest": dataset.digest,
+            "train": int((split == "train").sum()),
+            "validation": int((split == "validation").sum()),
+            "left_out": len(dataset.left_out),
+        }
+        write_result(place.folder, result)
+        write_csv(place.folder / "split.csv", dataset.rows[["id", "label", "sha256", "split"]])
+        result.update(_search(config, place, dataset))
         result["status"] = OK
     except UserError as error:
         log.error("%s: %s", place.label, error)
@@ -138,23 +162,21 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
         result.update(status=FAILED, error="interrupted", error_type="KeyboardInterrupt")
         raise
     finally:
-        result["seconds"] = round(time.monotonic() - began, 3)
-        result["finished"] = _now()
-        write_result(place.folder, result)
+        if result["status"] != RUNNING:
+            result["seconds"] = round(time.monotonic() - began, 3)
+            result["finished"] = _now()
+            write_result(place.folder, result)
         write_leaderboard(place.study)
     return float(result["objective"]) if result["objective"] is not None else math.nan
 
 
-def _search(config: SearchConfig, place: Place) -> dict[str, Any]:
-    """Prepare, search, and give what `result.json` says of it."""
-    log.info("%s: preparing data", place.label)
-    dataset = load_dataset(config.data, Path(config.cache))
+def _search(config: SearchConfig, place: Place, dataset: Dataset) -> dict[str, Any]:
+    """Search, and give what `result.json` says of it."""
     # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
     from catsdogs import tuning
     from catsdogs.progress import JobProgress, duration
 
     data = training_set(config, dataset)
-    dataset.rows[["id", "label", "sha256", "split"]].to_csv(place.folder / "split.csv", index=False)
     oracle = tuning.build_oracle(config)
     after = 0 if place.total is None else place.total - place.index
     progress = JobProgress(
@@ -189,18 +211,12 @@ def _search(config: SearchConfig, place: Place) -> dict[str, Any]:
         duration(time.monotonic() - began),
     )
     return {
-        "best_trial": trial_summary(best),
+        "best_trial": summary(best),
         "objective": best.val_log_loss,
         "trials": {
             "total": len(tuner.records),
             "completed": sum(record.can_win for record in tuner.records),
             "failed": sum(not record.can_win for record in tuner.records),
-        },
-        "data": {
-            "digest": dataset.digest,
-            "train": len(data.train_rows),
-            "validation": len(data.validation_rows),
-            "left_out": len(dataset.left_out),
         },
     }
 
@@ -222,18 +238,6 @@ def training_set(config: SearchConfig, dataset: Dataset) -> Any:
         train_rows=np.flatnonzero(split == "train"),
         validation_rows=np.flatnonzero(split == "validation"),
     )
-
-
-def trial_summary(record: TrialRecord) -> dict[str, Any]:
-    """What `result.json` says of the best trial."""
-    return {
-        "trial": record.trial,
-        "val_log_loss": record.val_log_loss,
-        "val_accuracy": record.val_accuracy,
-        "epochs": record.epochs,
-        "best_epoch": record.best_epoch,
-        "hyperparameters": record.hyperparameters,
-    }
 
 
 def versions() -> dict[str, str]:

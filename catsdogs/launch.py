@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shlex
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -49,6 +52,9 @@ def hydra_application(
     tracebacks = wants_traceback()
     # With this Hydra raises what went wrong instead of printing its own account of it.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # TensorFlow's account of its own start, and of tracing a new model per trial, would stand between our lines.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     arguments = sys.argv
     try:
         parsed = get_args_parser().parse_args(arguments[1:])
@@ -67,7 +73,7 @@ def hydra_application(
             raise
         return _tell(str(error))
     except KeyboardInterrupt:
-        print("\ninterrupted: jobs that had finished are kept", file=sys.stderr)
+        print("\ninterrupted: what was finished is kept", file=sys.stderr)
         return 130
     finally:
         sys.argv = arguments
@@ -112,40 +118,67 @@ class StudyCallback(Callback):
     def _before(self, jobs: list[DictConfig], study: Path, names: list[str]) -> None:
         # Not at the top: pandas, scikit-learn and Pillow take a second that `--help` need not wait for.
         from catsdogs.dataset import load_dataset
-        from catsdogs.files import write_json
         from catsdogs.job import finished_before
-        from catsdogs.study import PLAN
+        from catsdogs.study import FAILED, read_job, write_plan
 
+        self._names = names
         try:
             configs = [checked(_without_hydra(job)) for job in jobs]
             twice = {name for name in names if names.count(name) > 1}
             if twice:
                 raise UserError(f"two jobs of this study would share the folder {min(twice)}: they choose the same")
+            digests = {
+                repr(plain.data): load_dataset(plain.data, Path(plain.cache)).digest
+                for plain in {repr(plain.data): plain for plain in configs}.values()
+            }
             for plain, name in zip(configs, names, strict=False):
-                finished_before(plain, study / name)
-            for plain in {repr(plain.data): plain for plain in configs}.values():
-                load_dataset(plain.data, Path(plain.cache))
+                finished_before(plain, study / name, digests[repr(plain.data)])
+            study.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                job = read_job(study / name)
+                if job is not None and job.status == FAILED:
+                    print(f"job {name} failed before and is tried again; it is kept as {_set_aside(job.folder)}")
+            if names:
+                write_plan(study, names, sys.argv[1:])
         except UserError as error:
             _exit(_tell(str(error)))
-        if names:
-            study.mkdir(parents=True, exist_ok=True)
-            write_json(study / PLAN, {"study": study.name, "jobs": names, "command": sys.argv[1:]})
+        except OSError as error:
+            _exit(_tell(f"study folder {study}: {error.strerror}; choose another with study=NAME studies=FOLDER"))
+        for plain in configs[:1]:
+            trials = plain.tuner.max_trials or "all"
+            count = f"{len(names)} job{'s' if len(names) > 1 else ''}" if names else "jobs as the sweeper decides"
+            print(f"study {study.name}: {count}, {trials} trials each, at most {plain.fit.epochs} epochs a trial")
 
     def _after(self, study: Path) -> None:
         from catsdogs.report import print_leaderboard
         from catsdogs.study import FAILED, read_jobs, write_leaderboard
 
-        table = write_leaderboard(study)
-        print_leaderboard({study.name: table})
-        failed = [job for job in read_jobs(study) if job.status == FAILED]
-        if not failed:
-            print(f"\nLeaderboard: {study / 'leaderboard.csv'}")
-            print(f"Next: python -m catsdogs.retrain study={study.name}")
-            return
-        mistakes = all(job.result.get("error_type") == "UserError" for job in failed)
+        try:
+            print_leaderboard({study.name: write_leaderboard(study)})
+            jobs = read_jobs(study)
+        except Exception:
+            # Hydra would make a warning of it, and a study with failed jobs would end with status 0.
+            traceback.print_exc()
+            _exit(1)
+        failed = [job for job in jobs if job.status == FAILED and (job.name in self._names or not self._names)]
         for job in failed:
             print(f"error: job {job.name}: {_first_line(job.result.get('error'))}", file=sys.stderr)
-        _exit(2 if mistakes else 1)
+        print(f"\nLeaderboard: {study / 'leaderboard.csv'}")
+        if len(failed) < len(jobs):
+            studies = "" if study.parent == Path("multirun") else f" {shlex.quote(f'studies={study.parent}')}"
+            print(f"Next: python -m catsdogs.retrain {shlex.quote(f'study={study.name}')}{studies}")
+        if failed:
+            _exit(2 if all(job.result.get("error_type") == "UserError" for job in failed) else 1)
+
+
+def _set_aside(folder: Path) -> Path:
+    """Move a failed job out of the way of its next try; give its new place."""
+    number = 1
+    while (place := folder.parent / ".failed" / f"{folder.name}.{number}").exists():
+        number += 1
+    place.parent.mkdir(exist_ok=True)
+    folder.rename(place)
+    return place
 
 
 def _planned_jobs(config: DictConfig) -> list[DictConfig]:

@@ -10,6 +10,8 @@ import hashlib
 import io
 import os
 import sys
+import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,14 +37,21 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
         model = keras.models.load_model(model_file, compile=False)
     except (ValueError, OSError) as error:
         raise UserError(f"{model_file}: it cannot be loaded as a Keras model ({str(error).splitlines()[0]})") from error
+    if len(model.input_shape) != 4 or not isinstance(model.input_shape[1], int):
+        raise UserError(
+            f"{model_file}: its input is {model.input_shape} and not images of one size; give catsdogs' own"
+        )
     p_dog = np.concatenate(
         [_chunk(model, paths[start : start + CHUNK], options) for start in range(0, len(paths), CHUNK)]
     )
     table = pd.DataFrame({"id": ids, "label": p_dog})
     if options.output is None:
         sys.stdout.write(table.to_csv(index=False, lineterminator="\n"))
-    else:
+        return 0
+    try:
         write_csv(options.output, table)
+    except OSError as error:
+        raise UserError(f"--output {options.output}: it cannot be written ({error.strerror}); give another") from error
     return 0
 
 
@@ -79,13 +88,15 @@ def _model_file(path: Path) -> Path:
 
 def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:
     """Ids and files of all images, in the order given; zips and folders in the order of their ids, by number."""
-    from catsdogs.archive import image_paths, natural_key, open_images
+    from catsdogs.archive import IMAGE_SUFFIXES, image_paths, natural_key, open_images
     from catsdogs.catalogue import ids_of
 
     ids: list[str] = []
     files: list[Path] = []
     for source in sources:
-        if source.is_file() and source.suffix.lower() != ".zip":
+        if source.is_file() and not zipfile.is_zipfile(source) and source.suffix.lower() != ".zip":
+            if source.suffix.lower() not in IMAGE_SUFFIXES:
+                raise UserError(f"{source}: it is neither an image ({', '.join(IMAGE_SUFFIXES)}), a folder nor a zip")
             ids.append(source.stem)
             files.append(source)
             continue
@@ -94,10 +105,9 @@ def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:
         named = sorted(zip(ids_of(paths), paths, strict=True), key=lambda pair: natural_key(pair[0]))
         ids += [name for name, _ in named]
         files += [root / path for _, path in named]
-    if len(set(ids)) < len(ids):
-        # Images of one name from several folders: their whole paths tell them apart.
-        ids = [str(file) for file in files]
-    return ids, files
+    # Images of one name from several places: their whole paths tell them apart.
+    seen = Counter(ids)
+    return [str(file) if seen[name] > 1 else name for name, file in zip(ids, files, strict=True)], files
 
 
 def _chunk(model: Any, paths: list[Path], options: argparse.Namespace) -> np.ndarray:
@@ -114,6 +124,8 @@ def _chunk(model: Any, paths: list[Path], options: argparse.Namespace) -> np.nda
         try:
             content = path.read_bytes()
             images.append(decode(io.BytesIO(content), size))
+        except OSError as error:
+            raise UserError(f"{path}: it cannot be read ({error.strerror})") from error
         except ValueError as error:
             print(f"warning: {path} does not decode ({error}); it gets 0.5", file=sys.stderr)
             continue

@@ -58,6 +58,8 @@ def print_leaderboard(boards: dict[str, pd.DataFrame]) -> None:
     told = ", ".join(f"{name.replace('_', ' ')} {_text(merged[name].iloc[0])}" for name in same)
     if told:
         console.print(Text(f"{'All jobs' if len(merged) > 1 else 'The job'}: {told}"))
+    if merged["data_digest"].nunique() > 1:
+        console.print(Text("These jobs were validated on different images: their log losses do not compare."))
     for row in merged.to_dict("records"):
         if isinstance(row["error"], str) and row["error"]:
             console.print(Text(f"{row['job']} failed: {row['error'].splitlines()[0]}"))

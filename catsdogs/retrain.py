@@ -33,6 +33,8 @@ def task(config: DictConfig) -> None:
     assert job is not None
     metrics = make_final(plain, job, chosen_trial(job, plain.trial), study)
     _tell(metrics, study / "best")
+    if plain.data.test is None and plain.data.sample is None:
+        print("No submission.csv: data.test is not given")
 
 
 def _tell(metrics: dict[str, Any], best: Path) -> None:
@@ -47,6 +49,9 @@ def _tell(metrics: dict[str, Any], best: Path) -> None:
         if detail is not None:
             between = "" if detail["low"] is None else f"  (95 % interval {detail['low']:.4f} to {detail['high']:.4f})"
             print(f"{label:30} {detail['value']:.4f}{between}, {detail['size']} images")
+    plain, averaged = metrics["log_loss"], metrics["log_loss_tta"]
+    if plain is not None and averaged is not None and averaged > plain:
+        print("TTA did not help on the validation split; tta=none or tta=flip submits without these views")
     print(f"Written: {best}")
 
 
@@ -59,15 +64,22 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
         for override in OverridesParser.create().parse_overrides(parsed.overrides)
         if override.key_or_group in ("study", "studies", "job", "trial") and override.value() is not None
     }
+    if parsed.multirun:
+        raise UserError("retrain trains one model; leave -m out")
     added = []
     saved: Any = {}
     if "study" in wanted:
-        job = _chosen_job(Path(wanted.get("studies", "multirun")) / wanted["study"], wanted.get("job"))
+        studies, study = wanted.get("studies", "multirun"), wanted["study"]
+        if "/" in study and "studies" not in wanted:
+            # As `report` and `predict` take it: the folder.
+            studies, study = str(Path(study).parent), Path(study).name
+            added += [f"studies='{studies}'", f"study='{study}'"]
+        job = _chosen_job(Path(studies) / study, wanted.get("job"))
         chosen_trial(job, wanted.get("trial"))
         saved = OmegaConf.load(job.folder / ".hydra" / "config.yaml")
         if "job" not in wanted:
-            added.append(f"job={job.name}")
-    elif not (parsed.help or parsed.hydra_help or parsed.cfg or parsed.info):
+            added.append(f"job='{job.name}'")
+    elif not (parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion):
         raise UserError("study is not given; pass study=NAME, the name of a folder in multirun/")
     ConfigStore.instance().store(name="chosen_job", node=saved)
     place = arguments.index(parsed.overrides[-1]) + 1 if parsed.overrides else len(arguments)

@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -47,7 +48,7 @@ class Data:
     ignore: list[str] = MISSING  # ids to leave out of training
     validation_fraction: float = _within(0, 1, open_low=True, open_high=True)
     split_seed: int = _within(0, 2**31 - 1)  # apart from `seed`, so that jobs with other seeds can be compared
-    max_unpacked_gib: float = _within(0, math.inf, open_low=True)
+    max_unpacked_gib: float = _within(0, 100_000, open_low=True)
 
 
 @dataclass
@@ -196,6 +197,18 @@ def check(config: SearchConfig) -> None:
         _check_value(key, value, metadata)
     for name, entry in config.space.items():
         _check_hyperparameter(name, entry)
+    if config.study in ("", ".", "..") or "/" in config.study or "\\" in config.study:
+        raise UserError(
+            f"study={config.study}: must be the name of one folder; where it lies is told by studies=FOLDER"
+        )
+    for name, value in config.tuner.arguments.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"tuner.arguments.{name}={value}: must be finite")
+    weights = config.backbone.weights
+    if weights not in (None, "imagenet") and not Path(str(weights)).is_file():
+        raise UserError(
+            f"backbone.weights={weights}: there is no such file; give imagenet, a .weights.h5 or .h5 file, or null"
+        )
     if config.data.train is None and config.data.sample is None:
         raise UserError(
             "data.train=null: no training images are given; pass data.train=PATH of a zip or folder of labelled "

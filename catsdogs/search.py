@@ -32,9 +32,10 @@ def task(config: DictConfig) -> float:
     if settings.mode == RunMode.MULTIRUN and folder.name not in total:
         index, total = int(settings.job.num) + 1, []
     choices = {group: str(settings.runtime.choices[group]) for group in COMPOSED_GROUPS}
+    varied = {*config.varied, *(settings.sweeper.get("params") or {})} - {*COMPOSED_GROUPS}
     for override in settings.overrides.task:
         key, _, value = override.partition("=")
-        if key.lstrip("+") in config.varied:
+        if key.lstrip("+") in varied:
             choices[key.lstrip("+")] = value
     return run_job(checked(config), Place(folder, folder.parent, index, len(total) or None), choices)
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from catsdogs.errors import UserError
 from catsdogs.files import read_json, write_csv, write_json
-from catsdogs.trials import TrialRecord, best_trial, read_trials
+from catsdogs.trials import TrialRecord, best_trial, read_trials, summary
 
 RESULT = "result.json"
 PLAN = "study.json"
@@ -41,14 +41,44 @@ class Job:
         return str(self.result.get("status", RUNNING))
 
     @property
+    def data_digest(self) -> str | None:
+        """Of the labelled images and their split: log losses of jobs with different ones do not compare."""
+        return _mapping(self.result.get("data")).get("digest")
+
+    def best(self) -> dict[str, Any]:
+        """`trials.summary` of its best completed trial, also of a job that did not end; empty if there is none."""
+        told = _mapping(self.result.get("best_trial"))
+        if told:
+            return told
+        try:
+            best = best_trial(self.trials())
+        except UserError:
+            return {}
+        return summary(best) if best is not None else {}
+
+    @property
     def objective(self) -> float:
         """Its best finite `val_log_loss`; infinity if it has none."""
-        value = self.result.get("objective")
+        value = self.best().get("val_log_loss")
         return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.inf
 
     def trials(self) -> list[TrialRecord]:
+        """Its trials so far.
+
+        Raises:
+            UserError: `trials.csv` is damaged.
+        """
         file = self.folder / "trials.csv"
-        return read_trials(file) if file.is_file() else []
+        if not file.is_file():
+            return []
+        try:
+            return read_trials(file)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"job {self.folder}: its trials.csv is damaged; choose another with job=NAME") from error
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def read_job(folder: Path) -> Job | None:
@@ -87,12 +117,14 @@ def best_job(study: Path, jobs: list[Job]) -> Job:
     """The job with the best finite objective.
 
     Raises:
-        UserError: no job has a completed trial.
+        UserError: no job has a completed trial, or those that have were validated on different images.
     """
-    best = min(jobs, key=lambda job: (job.objective, job.name))
-    if not math.isfinite(best.objective):
+    able = [job for job in jobs if math.isfinite(job.objective)]
+    if not able:
         raise UserError(f"study {study}: none of its {len(jobs)} jobs has a completed trial with a finite log loss")
-    return best
+    if len({job.data_digest for job in able if job.data_digest}) > 1:
+        raise UserError(f"study {study}: its jobs were validated on different images, so choose one with job=NAME")
+    return min(able, key=lambda job: (job.objective, job.name))
 
 
 def chosen_trial(job: Job, trial: str | None) -> TrialRecord:
@@ -120,27 +152,28 @@ def leaderboard(jobs: list[Job]) -> pd.DataFrame:
     """A row per job, best first, failed jobs last with their error."""
     rows = []
     for job in jobs:
-        result = job.result
-        best = result.get("best_trial") or {}
-        trials = result.get("trials") or {}
+        result, best = job.result, job.best()
+        trials, data = _mapping(result.get("trials")), _mapping(result.get("data"))
         rows.append(
             {
                 "job": job.name,
                 "status": job.status,
-                **{str(key): value for key, value in (result.get("choices") or {}).items()},
+                **{str(key): value for key, value in _mapping(result.get("choices")).items()},
                 "val_log_loss": best.get("val_log_loss"),
                 "val_accuracy": best.get("val_accuracy"),
                 "best_trial": best.get("trial"),
-                **{str(key): value for key, value in (best.get("hyperparameters") or {}).items()},
+                **{str(key): value for key, value in _mapping(best.get("hyperparameters")).items()},
                 "trials_completed": trials.get("completed"),
                 "trials": trials.get("total"),
+                "validation_images": data.get("validation"),
+                "data_digest": data.get("digest"),
                 "seconds": result.get("seconds"),
                 "error": result.get("error"),
             }
         )
     table = pd.DataFrame(rows)
     order = sorted(range(len(jobs)), key=lambda i: (jobs[i].status == FAILED, jobs[i].objective, jobs[i].name))
-    trailing = ["trials_completed", "trials", "seconds", "error"]
+    trailing = ["trials_completed", "trials", "validation_images", "data_digest", "seconds", "error"]
     return table.loc[order, [name for name in table if name not in trailing] + trailing].reset_index(drop=True)
 
 
@@ -156,11 +189,23 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
 
 
 def planned_jobs(study: Path) -> list[str]:
-    """Names of the jobs that the study was started with, in their order; empty where nobody wrote them down."""
+    """Names of the jobs that the study was last started with, in their order; empty where nobody wrote them down."""
     file = study / PLAN
     if not file.is_file():
         return []
     try:
-        return [str(name) for name in read_json(file).get("jobs", [])]
-    except (json.JSONDecodeError, AttributeError):
+        return [str(name) for name in read_json(file).get("run", [])]
+    except (json.JSONDecodeError, AttributeError, TypeError):
         return []
+
+
+def write_plan(study: Path, names: list[str], command: list[str]) -> None:
+    """Write down which jobs a study is started with, beside those that it had before."""
+    before: Any = {}
+    if (study / PLAN).is_file():
+        try:
+            before = _mapping(read_json(study / PLAN))
+        except json.JSONDecodeError:
+            before = {}
+    jobs = list(dict.fromkeys([*before.get("jobs", []), *names]))
+    write_json(study / PLAN, {"study": study.name, "jobs": jobs, "run": names, "command": command})

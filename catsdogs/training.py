@@ -17,7 +17,11 @@ from catsdogs.views import PLAIN, Views
 
 
 class DivergedError(Exception):
-    """The loss or the validation log loss became NaN or infinite."""
+    """The loss or the validation log loss became NaN or infinite; `history` is as in `Training`."""
+
+    def __init__(self, message: str, history: pd.DataFrame) -> None:
+        super().__init__(message)
+        self.history = history
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,10 @@ def train(
 def _training(history: pd.DataFrame, first_epoch: int, validated: bool) -> Training:
     history.insert(0, "epoch", np.arange(first_epoch + 1, first_epoch + 1 + len(history)))
     finite = np.isfinite(history["loss"]) & (np.isfinite(history["val_log_loss"]) if validated else True)
-    if not finite.all() or history.empty:
-        epoch = int(history["epoch"][~finite].iloc[0]) if len(history) else first_epoch + 1
+    if not finite.all():
+        epoch = int(history["epoch"][~finite].iloc[0])
         raise DivergedError(
-            f"the loss is not finite in epoch {epoch}: the learning rate is too high for these hyperparameters"
+            f"the loss is not finite in epoch {epoch}: the learning rate is too high for these hyperparameters", history
         )
     if not validated:
         return Training(history, int(history["epoch"].iloc[-1]), float("nan"), float("nan"))

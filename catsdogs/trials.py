@@ -16,7 +16,7 @@ COMPLETED = "COMPLETED"
 
 # The columns of trials.csv before and after the hyperparameters.
 _LEADING = ["trial", "status", "val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds"]
-_TRAILING = ["error"]
+_TRAILING = ["parent", "first_epoch", "epoch_budget", "error"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ class TrialRecord:
         seconds: wall time of all executions.
         hyperparameters: the searched values.
         error: the last line of the traceback, or empty.
+        parent: the trial whose weights a promoted Hyperband trial went on from, or empty.
+        first_epoch: epochs that were behind the trial when it began.
+        epoch_budget: the number of the last epoch that it might train; None in tables that do not tell.
     """
 
     trial: str
@@ -44,6 +47,9 @@ class TrialRecord:
     seconds: float
     hyperparameters: dict[str, Any]
     error: str = ""
+    parent: str = ""
+    first_epoch: int = 0
+    epoch_budget: int | None = None
 
     @property
     def can_win(self) -> bool:
@@ -68,12 +74,41 @@ def write_trials(path: Path, records: Iterable[TrialRecord]) -> None:
     write_csv(path, pd.DataFrame(rows, columns=_LEADING + names + _TRAILING))
 
 
+def lineage(records: Iterable[TrialRecord], trial: TrialRecord) -> list[TrialRecord]:
+    """The trial and those it went on from, the first one first."""
+    by_id = {record.trial: record for record in records}
+    line = [trial]
+    while line[0].parent in by_id:
+        line.insert(0, by_id[line[0].parent])
+    return line
+
+
+def summary(record: TrialRecord) -> dict[str, Any]:
+    """What `result.json` says of the best trial."""
+    return {
+        "trial": record.trial,
+        "val_log_loss": record.val_log_loss,
+        "val_accuracy": record.val_accuracy,
+        "epochs": record.epochs,
+        "best_epoch": record.best_epoch,
+        "hyperparameters": record.hyperparameters,
+    }
+
+
 def read_trials(path: Path) -> list[TrialRecord]:
-    """Read what `write_trials` wrote, numbers exactly as they were."""
-    table = pd.read_csv(path, dtype={"trial": str, "error": str})
+    """Read what `write_trials` wrote, numbers exactly as they were.
+
+    Raises:
+        ValueError: the file is not such a table.
+    """
+    table = pd.read_csv(path, dtype={"trial": str, "error": str, "parent": str})
+    missing = [name for name in [*_LEADING, "error"] if name not in table]
+    if missing:
+        raise ValueError(f"{path}: the columns {', '.join(missing)} are missing")
     names = [name for name in table.columns if name not in _LEADING + _TRAILING]
     records = []
     for row in table.to_dict("records"):
+        budget = row.get("epoch_budget")
         records.append(
             TrialRecord(
                 trial=row["trial"],
@@ -84,10 +119,17 @@ def read_trials(path: Path) -> list[TrialRecord]:
                 best_epoch=int(row["best_epoch"]),
                 seconds=float(row["seconds"]),
                 hyperparameters={name: row[name] for name in names if not pd.isna(row[name])},
-                error="" if pd.isna(row["error"]) else row["error"],
+                error=_text(row["error"]),
+                parent=_text(row.get("parent")),
+                first_epoch=int(row.get("first_epoch", 0)),
+                epoch_budget=None if pd.isna(budget) else int(budget),
             )
         )
     return records
+
+
+def _text(value: Any) -> str:
+    return "" if pd.isna(value) else str(value)
 
 
 def _number(value: Any) -> float | None:

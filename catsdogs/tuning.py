@@ -28,7 +28,7 @@ from catsdogs.hypermodel import HyperModel, declare
 from catsdogs.progress import JobProgress
 from catsdogs.schedules import steps_per_epoch
 from catsdogs.schema import SearchConfig
-from catsdogs.training import Training, train
+from catsdogs.training import DivergedError, Training, train
 from catsdogs.trials import COMPLETED, TrialRecord, best_trial, write_trials
 from catsdogs.views import PLAIN, Views
 
@@ -121,7 +121,7 @@ class SearchTuner(base_tuner.BaseTuner):
     Args:
         folder: of the job; gets `tuner/`, `trials.csv`, `history.csv` and `validation.csv`.
         validation_ids: id of every row in `data.validation_rows`.
-        report: told how far training is.
+        progress: told how far training is.
     """
 
     def __init__(
@@ -142,8 +142,9 @@ class SearchTuner(base_tuner.BaseTuner):
         self._records: dict[str, TrialRecord] = {}
         self._histories: list[pd.DataFrame] = []
         self._tracebacks: list[str] = []
+        self._began = time.monotonic()
         model = HyperModel(config, total_steps=self._steps * config.fit.epochs)
-        super().__init__(oracle, model, directory=str(folder), project_name="tuner")
+        super().__init__(oracle, model, directory=str(folder), project_name="tuner", overwrite=True)
 
     def _populate_initial_space(self) -> None:
         """Nothing to do: the space is declared whole, and Keras Tuner would build a model only to find it."""
@@ -159,11 +160,11 @@ class SearchTuner(base_tuner.BaseTuner):
 
     def try_one_step(self) -> None:
         """Build the model and train one batch, so that an error of ours is not a series of failed trials."""
-        # Of the middle of the space: the default of every dimension would leave `unfreeze_depth` at its first value.
+        # The deepest unfreezing, which is the one that the backbone may not have.
         hp = self.oracle.get_space()
-        for name, entry in self._config.space.items():
-            if name == "unfreeze_depth" and entry.kind == "choice":
-                hp.values[name] = max(entry.values or [0])
+        deepest = self._config.space.get("unfreeze_depth")
+        if deepest is not None:
+            hp.values["unfreeze_depth"] = max(deepest.values) if deepest.values else int(deepest.high or 0)
         keras.utils.set_random_seed(self._config.seed)
         model = self.hypermodel.build(hp)
         rows = self._data.train_rows[: self._config.fit.batch_size]
@@ -176,15 +177,19 @@ class SearchTuner(base_tuner.BaseTuner):
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Train the executions of a trial; give their mean scores."""
-        began = time.monotonic()
+        self._began = time.monotonic()
         control = trial.hyperparameters.values
         first_epoch = int(control.get("tuner/initial_epoch", 0))
         epochs = int(control.get("tuner/epochs", self._config.fit.epochs))
         trainings: list[Training] = []
         for execution in range(self._config.fit.executions_per_trial):
-            training, model = self._run_execution(trial, execution, first_epoch, epochs)
+            try:
+                training, model = self._run_execution(trial, execution, first_epoch, epochs)
+            except DivergedError as error:
+                self._keep_history(error.history, trial.trial_id, execution)
+                raise
             trainings.append(training)
-            self._histories.append(training.history.assign(trial=trial.trial_id, execution=execution))
+            self._keep_history(training.history, trial.trial_id, execution)
             if execution == 0:
                 first_model = model
         scores = {
@@ -199,8 +204,11 @@ class SearchTuner(base_tuner.BaseTuner):
             val_accuracy=scores["val_accuracy"],
             epochs=round(statistics.fmean(len(training.history) for training in trainings)),
             best_epoch=round(statistics.fmean(training.best_epoch for training in trainings)),
-            seconds=round(time.monotonic() - began, 3),
+            seconds=round(time.monotonic() - self._began, 3),
             hyperparameters=searched_values(control),
+            parent=str(control.get("tuner/trial_id", "")),
+            first_epoch=first_epoch,
+            epoch_budget=epochs,
         )
         if best is None or best_trial(self.records) is not best:
             self._write_validation(first_model)
@@ -237,6 +245,9 @@ class SearchTuner(base_tuner.BaseTuner):
                 _weights_only(model).save_weights(str(temporary))
         return training, model
 
+    def _keep_history(self, history: pd.DataFrame, trial_id: str, execution: int) -> None:
+        self._histories.append(history.assign(trial=trial_id, execution=execution))
+
     def _weights(self, trial_id: str, execution: int) -> Path:
         return Path(self.get_trial_dir(trial_id)) / f"execution_{execution}.weights.h5"
 
@@ -263,9 +274,9 @@ class SearchTuner(base_tuner.BaseTuner):
                 status=str(trial.status),
                 val_log_loss=None,
                 val_accuracy=None,
-                epochs=0,
+                epochs=sum(len(history) for history in self._histories if history["trial"].iloc[0] == trial.trial_id),
                 best_epoch=0,
-                seconds=0.0,
+                seconds=round(time.monotonic() - self._began, 3),
                 hyperparameters=searched_values(trial.hyperparameters.values),
                 error=lines[-1],
             )

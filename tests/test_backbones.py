@@ -114,6 +114,15 @@ def test_a_download_that_fails_says_what_to_do_offline(backbone, monkeypatch):
         assert word in text
 
 
+def test_our_own_network_has_no_pretrained_weights(backbone):
+    assert "small_cnn has no pretrained weights" in sentence_of(backbone("small_cnn", weights="imagenet"))
+
+
+def test_the_space_of_the_small_network_reaches_all_of_it(composed, backbone):
+    values = composed("data=sample", "backbone=small_cnn", "space=small_cnn").space["unfreeze_depth"]["values"]
+    assert max(values) == len(build_backbone(backbone("small_cnn")).layers)
+
+
 def test_a_builder_that_is_not_there_is_refused(backbone):
     assert "MobileNetV9" in sentence_of(backbone("small_cnn", builder="keras.applications.MobileNetV9"))
     assert "nowhere" in sentence_of(backbone("small_cnn", builder="nowhere.function"))

@@ -29,7 +29,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """A study of two good jobs and one that fails, and the final model of the best one."""
+    """A study of two jobs, and the final model of the best one."""
     import os
     import sys
 
@@ -47,10 +47,7 @@ def study(tmp_path_factory):
         )
 
     run.folder = folder
-    # A shift far beyond the schema is refused before the first job, so the failing job fails by its backbone.
-    run.search = run(
-        "search", "-m", *SMALL, "study=s", "augmentation=none,light", "backbone.builder=catsdogs.backbones.small_cnn"
-    )
+    run.search = run("search", "-m", *SMALL, "study=s", "augmentation=none,light")
     run.retrain = run("retrain", "study=s", "tta.views=3")
     return run
 
@@ -226,9 +223,7 @@ def test_the_report_runs_without_tensorflow_and_joins_studies(study):
 
 
 def test_the_same_command_again_repeats_nothing(study):
-    again = study(
-        "search", "-m", *SMALL, "study=s", "augmentation=none,light", "backbone.builder=catsdogs.backbones.small_cnn"
-    )
+    again = study("search", "-m", *SMALL, "study=s", "augmentation=none,light")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("finished before") == 2
     assert "epoch 1 of 2" not in again.stdout
@@ -255,8 +250,76 @@ def test_a_job_that_fails_does_not_take_the_others_with_it(run, tmp_path):
     assert failed["status"] == "failed"
     assert failed["objective"] is None
     assert "Traceback" in failed["traceback"]
-    # The best of what is left can be retrained all the same.
     assert "error: job" in done.stderr
+
+    # The same command skips what is finished and tries what failed again; the failed try is kept.
+    again = run("search", "-m", *SMALL, "study=s", "backbone.builder=catsdogs.backbones.small_cnn,builtins.dict")
+    assert again.returncode == 1
+    assert again.stdout.count("finished before") == 1
+    assert (root / ".failed" / f"{root.joinpath(board['job'].iloc[1]).name}.1" / "result.json").is_file()
+
+    # A good run into the study is a good run, whatever failed there before.
+    other = run("search", *SMALL, "study=s", "augmentation=flip")
+    assert other.returncode == 0, other.stderr
+    retrained = run("retrain", "study=multirun/s", "tta=none", "data.test=null")
+    assert retrained.returncode == 0, retrained.stderr
+
+
+def test_images_that_changed_are_another_study(run, tmp_path):
+    def draw(flip):
+        rng = np.random.default_rng(0)
+        for kind, brightness in (("cat", 0), ("dog", 120)):
+            for number in range(10):
+                pixels = rng.integers(brightness, brightness + 120, (40, 40, 3), dtype=np.uint8)
+                Image.fromarray(255 - pixels if flip else pixels).save(tmp_path / "images" / f"{kind}.{number}.png")
+
+    (tmp_path / "images").mkdir()
+    command = ("search", *SMALL[3:], "data.train=images", "study=s", "tuner.max_trials=1", "fit.epochs=1")
+    draw(flip=False)
+    assert run(*command).returncode == 0
+    draw(flip=True)
+    done = run(*command)
+    assert done.returncode == 2
+    assert "images, their labels or their split have changed" in done.stderr
+
+
+def test_a_promoted_hyperband_trial_is_retrained_through_its_parents(run, tmp_path):
+    done = run(
+        "search", *SMALL, "study=h", "tuner=hyperband", "tuner.max_trials=null", "fit.epochs=3", "fit.patience=9"
+    )
+    assert done.returncode == 0, done.stderr
+    job = next((tmp_path / "multirun" / "h").glob("*/trials.csv"))
+    trials = pd.read_csv(job, dtype={"trial": str, "parent": str})
+    child = trials[trials["parent"].notna()].iloc[0]
+    done = run("retrain", "study=h", f"trial='{child['trial']}'", "tta=none", "data.test=null")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "multirun" / "h" / "best" / "metrics.json").read_text())
+    assert metrics["log_loss"] == pytest.approx(child["val_log_loss"], abs=1e-5)
+
+
+def test_training_on_everything_claims_no_score_that_is_not_its_own(study):
+    best = study.folder / "multirun" / "s" / "best"
+    done = study("retrain", "study=s", "fit_on=all", "tta=none", "augmentation=strong", "data.test=null")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((best / "metrics.json").read_text())
+    assert metrics["log_loss"] is None
+    assert metrics["accuracy"] is None
+    assert "no honest score" in done.stdout
+    shutil.rmtree(best)
+    best.with_name("best.1").rename(best)
+
+
+def test_keys_of_a_declared_study_are_choices(run, tmp_path):
+    mine = tmp_path / "mine" / "sweeps"
+    mine.mkdir(parents=True)
+    (mine / "seeds.yaml").write_text(
+        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,2\n"
+    )
+    done = run(
+        "search", "--config-dir", "mine", *SMALL, "sweeps=seeds", "study=s", "tuner.max_trials=1", "fit.epochs=1"
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(pd.read_csv(tmp_path / "multirun" / "s" / "leaderboard.csv")["seed"]) == [1, 2]
 
 
 def test_help_answers_without_tensorflow(run):
@@ -289,6 +352,8 @@ def test_help_answers_without_tensorflow(run):
         (("retrain", "study=nothing"), ["nothing"]),
         (("retrain",), ["study"]),
         (("report", "multirun/nothing"), ["nothing"]),
+        (("retrain", "-m", "study=a,b"), ["-m"]),
+        (("search", "-m", *SMALL, "study=a/b"), ["study=a/b"]),
         (("predict", "multirun/nothing/best", "a.jpg"), ["nothing"]),
         (("search", *SMALL, "backbone.weights=nowhere.h5"), ["nowhere.h5"]),
     ],

@@ -83,15 +83,13 @@ def test_frozen_weights_and_statistics_do_not_move_in_training(composed, images)
         assert moved == (weight.path in trained), weight.path
 
 
-@pytest.mark.parametrize("name", ["EfficientNetV2B0", "ConvNeXtTiny", "MobileNetV3Large"])
-def test_a_frozen_backbone_is_a_fixed_function_also_while_training(name):
-    arguments = {"drop_path_rate": 0.5} if name == "ConvNeXtTiny" else {}
-    if arguments:
-        backbone = keras.applications.ConvNeXtTiny(include_top=False, weights=None, input_shape=(32, 32, 3))
-    else:
-        backbone = getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(32, 32, 3))
-    unfreeze(backbone, 0, train_batch_norm=False)
+def test_a_frozen_backbone_is_a_fixed_function_also_while_training():
+    # Its stochastic depth drops whole blocks while training, frozen or not.
+    backbone = keras.applications.EfficientNetV2B0(include_top=False, weights=None, input_shape=(32, 32, 3))
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
+    backbone.trainable = False
+    assert not np.array_equal(backbone(images, training=True), backbone(images, training=False))
+    unfreeze(backbone, 0, train_batch_norm=False)
     np.testing.assert_array_equal(backbone(images, training=True), backbone(images, training=False))
 
 

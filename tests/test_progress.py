@@ -31,7 +31,6 @@ def test_time_left_is_the_pace_so_far_times_what_is_left(clock, caplog):
     progress.trial_done()
     clock[0] = 25
     progress.epoch(0, 1.0, 0, 4, {"val_log_loss": 0.7})
-    assert "trial 2 of 2, epoch 1 of 4: val_log_loss 0.7000, best so far 0.5000, 15 s left (study 95" not in caplog.text
     assert "val_log_loss 0.7000, best so far 0.5000, 15 s left" in caplog.text
 
 

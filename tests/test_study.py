@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from catsdogs.errors import UserError
-from catsdogs.files import write_json
-from catsdogs.study import best_job, chosen_trial, read_jobs, write_leaderboard
+from catsdogs.files import read_json, write_json
+from catsdogs.study import best_job, chosen_trial, planned_jobs, read_jobs, write_leaderboard, write_plan
 from catsdogs.trials import TrialRecord, write_trials
 
 
@@ -41,6 +41,43 @@ def test_a_damaged_result_is_a_failed_job_and_not_a_crash(study):
     assert set(table.loc[table["job"].isin(["good", "slow"]), "status"]) == {"failed"}
     with pytest.raises(UserError, match="none of its 4 jobs"):
         best_job(study, read_jobs(study))
+
+
+def test_trials_of_a_job_that_did_not_end_count(study):
+    write_trials(study / "busy" / "trials.csv", [TrialRecord("0", "COMPLETED", 0.1, 0.9, 3, 2, 1.0, {"dropout": 0.1})])
+    assert best_job(study, read_jobs(study)).name == "busy"
+    assert write_leaderboard(study)["job"].iloc[0] == "busy"
+
+
+def test_jobs_on_different_images_are_not_ranked_for_the_user(study):
+    for name, digest in (("good", "a"), ("slow", "b")):
+        result = read_json(study / name / "result.json")
+        write_json(study / name / "result.json", {**result, "data": {"digest": digest, "validation": 5}})
+    with pytest.raises(UserError, match=r"different images.*job=NAME"):
+        best_job(study, read_jobs(study))
+    assert list(write_leaderboard(study)["data_digest"].dropna()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("content", ["", "trial,status\n0,COMPLETED\n", "\x00\x01"])
+def test_a_damaged_table_of_trials_is_told(study, content):
+    (study / "good" / "trials.csv").write_text(content)
+    with pytest.raises(UserError, match=r"trials\.csv is damaged"):
+        chosen_trial(read_jobs(study)[2], None)
+    write_leaderboard(study)
+
+
+def test_odd_but_valid_json_is_no_crash(study):
+    write_json(
+        study / "good" / "result.json", {"status": "ok", "best_trial": "0", "choices": [], "trials": 3, "data": 1}
+    )
+    assert len(write_leaderboard(study)) == 4
+
+
+def test_the_plan_remembers_all_jobs_and_tells_this_runs(study):
+    write_plan(study, ["a", "b"], ["-m"])
+    write_plan(study, ["b", "c"], ["-m"])
+    assert read_json(study / "study.json")["jobs"] == ["a", "b", "c"]
+    assert planned_jobs(study) == ["b", "c"]
 
 
 def test_the_best_job_is_the_lowest_finite_one(study):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catsdogs.trials import TrialRecord, best_trial, read_trials, write_trials
+from catsdogs.trials import TrialRecord, best_trial, lineage, read_trials, write_trials
 
 GOLDEN = Path(__file__).parent / "golden" / "trials.csv"
 
@@ -83,11 +84,20 @@ def test_trials_of_earlier_versions_can_be_read():
     ]
 
 
+def test_the_line_of_a_promoted_trial_begins_with_the_first():
+    first, second, third = (
+        dataclasses.replace(record(name), parent=parent) for name, parent in (("0", ""), ("4", "0"), ("6", "4"))
+    )
+    assert lineage([third, first, record("1"), second], third) == [first, second, third]
+    assert lineage([first], first) == [first]
+
+
 def test_the_columns_are_the_promised_ones(tmp_path):
     write_trials(tmp_path / "t.csv", [record(dropout=0.1, l2=0.2)])
     columns = list(pd.read_csv(tmp_path / "t.csv"))
     assert columns == [
-        "trial", "status", "val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds", "dropout", "l2", "error",
+        "trial", "status", "val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds", "dropout", "l2",
+        "parent", "first_epoch", "epoch_budget", "error",
     ]  # fmt: skip
 
 

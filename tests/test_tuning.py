@@ -148,7 +148,7 @@ def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_r
 
 
 def test_a_promoted_trial_starts_where_its_parent_stopped(searched, training_data):
-    """Its first epoch at a rate of nearly nothing scores what the parent's best epoch scored."""
+    """The weights that are kept for it score what the parent's best epoch scored."""
     tuner, _ = searched(
         "tuner=hyperband", "tuner.max_trials=null", "fit.epochs=3", "fit.patience=10", "model.dropout=0"
     )
@@ -192,7 +192,7 @@ def test_a_failing_trial_is_recorded_and_does_not_stop_the_others(searched, monk
     def failing(*args, **kwargs):
         calls.append(1)
         if len(calls) == 2:
-            raise DivergedError("the loss is not finite in epoch 1")
+            raise DivergedError("the loss is not finite in epoch 1", pd.DataFrame({"epoch": [1], "loss": [np.nan]}))
         return train(*args, **kwargs)
 
     monkeypatch.setattr(tuning, "train", failing)
@@ -201,13 +201,17 @@ def test_a_failing_trial_is_recorded_and_does_not_stop_the_others(searched, monk
     assert "not finite" in tuner.records[1].error
     assert "DivergedError" in tuner.first_traceback
     assert read_trials(folder / "trials.csv")[1].val_log_loss is None
+    # What it trained before it diverged is on record.
+    history = pd.read_csv(folder / "history.csv", dtype={"trial": str})
+    assert history[history["trial"] == "1"]["loss"].isna().all()
+    assert tuner.records[1].epochs == 1
 
 
 def test_many_failures_in_a_row_do_not_end_the_search(searched, monkeypatch):
     from catsdogs import tuning
 
     def failing(*args, **kwargs):
-        raise DivergedError("no")
+        raise RuntimeError("no")
 
     monkeypatch.setattr(tuning, "train", failing)
     tuner, _ = searched("tuner.max_trials=5")
