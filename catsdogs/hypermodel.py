@@ -166,13 +166,14 @@ def log_loss(labels: Any, p_dog: Any) -> Any:
     score of thousands here and of six there.
 
     Args:
-        labels: (B, 1), 0.0 or 1.0.
+        labels: (B, 1) or (B,), 0.0 or 1.0.
         p_dog: (B, 1) in [0, 1].
 
     Returns:
         (B,) float32, at most 16.1.
     """
-    labels = keras.ops.cast(labels, p_dog.dtype)
+    # (B,) against (B, 1) would broadcast to every label against every image.
+    labels = keras.ops.reshape(keras.ops.cast(labels, p_dog.dtype), keras.ops.shape(p_dog))
     p_label = labels * p_dog + (1 - labels) * (1 - p_dog)
     return keras.ops.mean(-keras.ops.log(keras.ops.maximum(p_label, EPSILON)), axis=-1)
 

@@ -11,8 +11,9 @@ import pytest
 from catsdogs.errors import UserError
 from catsdogs.progress import JobProgress
 from catsdogs.training import DivergedError
-from catsdogs.trials import best_trial, read_trials
+from catsdogs.trials import best_trial, lineage, read_trials
 from catsdogs.tuning import SearchTuner, build_oracle, expected_trials, trial_seed
+from catsdogs.views import PLAIN
 
 FAST = ("fit.epochs=2", "fit.batch_size=16", "tuner.max_trials=3")
 
@@ -74,7 +75,7 @@ def test_validation_csv_holds_the_best_trials_predictions(searched, training_dat
 def test_the_same_seed_gives_the_same_tables_and_another_seed_others(searched, tmp_path):
     tables = []
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
-        _, folder = searched(f"seed={seed}", folder=tmp_path / name)
+        _, folder = searched(f"seed={seed}", "tuner.max_trials=2", folder=tmp_path / name)
         tables.append(pd.read_csv(folder / "trials.csv").drop(columns="seconds"))
     pd.testing.assert_frame_equal(tables[0], tables[1])
     assert not tables[0].equals(tables[2])
@@ -126,7 +127,9 @@ def test_grid_search_ends_when_the_grid_does(searched):
     assert [record.hyperparameters["unfreeze_depth"] for record in tuner.records] == [0, 5]
 
 
-def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_rate(searched, monkeypatch):
+def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_rate(
+    searched, training_data, monkeypatch
+):
     loaded = []
     load = keras.Model.load_weights
     monkeypatch.setattr(
@@ -146,33 +149,16 @@ def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_r
     np.testing.assert_allclose(rates.max(), rates.min())
     assert not [name for name in pd.read_csv(folder / "trials.csv") if name.startswith("tuner/")]
 
-
-def test_a_promoted_trial_starts_where_its_parent_stopped(searched, training_data):
-    """The weights that are kept for it score what the parent's best epoch scored."""
-    tuner, _ = searched(
-        "tuner=hyperband", "tuner.max_trials=null", "fit.epochs=3", "fit.patience=10", "model.dropout=0"
-    )
-    parents = {
-        trial: t.hyperparameters.values["tuner/trial_id"]
-        for trial, t in tuner.oracle.trials.items()
-        if "tuner/trial_id" in t.hyperparameters.values
-    }
-    child, parent = next(iter(parents.items()))
-    values = tuner.oracle.trials[child].hyperparameters
-    model = tuner.hypermodel.build(values)
+    # The weights that are kept for a child score what its parent's best epoch scored.
+    child, parent = next(iter(promoted.items()))
+    model = tuner.hypermodel.build(tuner.oracle.trials[child].hyperparameters)
     keras.Model(model.inputs, model.outputs).load_weights(str(tuner._weights(parent, 0)))
     rows = training_data.validation_rows
-    found = model.evaluate(
-        training_data.views.read(rows, _plain()), training_data.labels[rows], verbose=0, return_dict=True
-    )
+    inputs, labels = training_data.views.read(rows, PLAIN), training_data.labels[rows]
+    found = model.evaluate(inputs, labels[:, None], verbose=0, return_dict=True)["log_loss"]
     records = {record.trial: record for record in tuner.records}
-    assert found["log_loss"] == pytest.approx(records[parent].val_log_loss, rel=1e-4)
-
-
-def _plain():
-    from catsdogs.views import PLAIN
-
-    return PLAIN
+    assert found == pytest.approx(records[parent].val_log_loss, rel=1e-4)
+    assert lineage(tuner.records, records[child])[-2:] == [records[parent], records[child]]
 
 
 def test_executions_are_averaged_and_all_are_in_the_history(searched):
