@@ -20,13 +20,16 @@ from catsdogs.compose import checked, register
 from catsdogs.locations import conf_dir
 from catsdogs.schema import SearchConfig
 
-# A network, images and a training so small that a trial takes about a second.
+# A network and images so small that a trial takes about a second.
 TINY = (
     "data=sample",
     "backbone=small_cnn",
-    "space=small_cnn",
+    "backbone.builder=tiny_backbone.build",
+    "~backbone.arguments.filters",
     "backbone.image_size=32",
-    "backbone.arguments.filters=8",
+    "space=small_cnn",
+    "model.dense_units=8",
+    "schedule.peak_lr=0.002",
 )
 
 
@@ -45,7 +48,13 @@ def composed() -> Callable[..., DictConfig]:
 @pytest.fixture(scope="session")
 def config(composed: Callable[..., DictConfig]) -> Callable[..., SearchConfig]:
     """Compose and check a tiny job."""
-    return lambda *overrides: checked(composed(*TINY, *overrides))
+
+    def tiny(*overrides: str) -> SearchConfig:
+        own_space = any(override.startswith("space=") for override in overrides)
+        depths = () if own_space else ("space.unfreeze_depth.values=[2,5]",)
+        return checked(composed(*TINY, *depths, *overrides))
+
+    return tiny
 
 
 @pytest.fixture
