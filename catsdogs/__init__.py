@@ -4,14 +4,16 @@ The files, in the order of the data (directory listings sort by name; this list 
 
     errors, files, locations                     what every stage may use
     schema, compose                              conf/ + command line -> checked configuration
-    sample, archive, images, catalogue, split    archives -> pixels, rows, splits
+    sample_animals, sample_scenes, sample        a seed -> drawn archives
+    archive, images, catalogue, split            archives -> pixels, rows, splits
     dataset                                      what every job of a study shares
     augment, views, batches                      pixels -> augmented views -> batches
     backbones, schedules, hypermodel             configuration + hyperparameters -> compiled model
     training, trials, progress, tuning           model + batches -> trials
     study                                        job folders -> leaderboard, best job
     tta, scores, submission, model_card          best trial -> what is shipped
-    job                                          configuration -> a finished job folder
+    job, final                                   configuration -> a finished job folder; best trial -> best/
+    launch                                       what happens around Hydra's jobs
     search, retrain, report, predict, doctor     entry points
 """
 

@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from catsdogs import sample as sample_module
 from catsdogs.errors import UserError
 from catsdogs.sample import sample_archives
+from catsdogs.sample_animals import traits_of
 from catsdogs.schema import Sample
 
 SETTINGS = Sample(images_per_class=120, test_images=21, seed=3)
@@ -118,7 +119,7 @@ def test_draws_once_and_says_so(
     def refuse(*arguments: object) -> None:
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr(sample_module, "_photograph", refuse)
+    monkeypatch.setattr(sample_module, "photograph", refuse)
     assert sample_archives(FEW, tmp_path) == drawn
     assert len(caplog.records) == 1
 
@@ -134,7 +135,7 @@ def test_a_missing_file_is_drawn_again(tmp_path: Path, name: str) -> None:
 
 
 def test_an_interrupted_drawing_leaves_no_half_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = sample_module._photograph, []
+    original, calls = sample_module.photograph, []
 
     def interrupted(animal: str, rng: np.random.Generator) -> tuple[Image.Image, int]:
         calls.append(animal)
@@ -142,7 +143,7 @@ def test_an_interrupted_drawing_leaves_no_half_archive(tmp_path: Path, monkeypat
             raise KeyboardInterrupt
         return original(animal, rng)
 
-    monkeypatch.setattr(sample_module, "_photograph", interrupted)
+    monkeypatch.setattr(sample_module, "photograph", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sample_archives(FEW, tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -165,7 +166,7 @@ def what_was_drawn(monkeypatch: pytest.MonkeyPatch, sample: Sample, cache: Path)
         animals.append(animal)
         return Image.new("RGB", (1, 1)), 75
 
-    monkeypatch.setattr(sample_module, "_photograph", tiny)
+    monkeypatch.setattr(sample_module, "photograph", tiny)
     return animals, sample_archives(sample, cache)[0].parent
 
 
@@ -204,8 +205,7 @@ def test_sizes_and_jpeg_settings_tell_nothing(archives: tuple[Path, Path]) -> No
 
 def test_every_trait_occurs_in_both_and_differs_in_how_often() -> None:
     drawn = {
-        animal: [sample_module._traits(animal, np.random.default_rng([0, n])) for n in range(1000)]
-        for animal in ("cat", "dog")
+        animal: [traits_of(animal, np.random.default_rng([0, n])) for n in range(1000)] for animal in ("cat", "dog")
     }
     for name in ("pointed", "folded", "floppy"):
         assert all(any(traits.ears == name for traits in drawn[animal]) for animal in drawn)
