@@ -16,10 +16,11 @@ import pandas as pd
 
 from catsdogs.augment import view_keys
 from catsdogs.dataset import Dataset, load_dataset
+from catsdogs.errors import UserError
 from catsdogs.files import write_csv, write_json, write_text
 from catsdogs.hypermodel import build_model, hyperparameters
 from catsdogs.images import pixels
-from catsdogs.job import differences, identity, training_set, versions
+from catsdogs.job import differences, training_set, versions
 from catsdogs.model_card import model_card
 from catsdogs.progress import JobProgress, duration
 from catsdogs.schedules import steps_per_epoch
@@ -27,7 +28,7 @@ from catsdogs.schema import RetrainConfig
 from catsdogs.scores import Score, scores
 from catsdogs.study import Job
 from catsdogs.submission import submission, write_submission
-from catsdogs.training import Training, train
+from catsdogs.training import DivergedError, Training, train
 from catsdogs.trials import TrialRecord, lineage
 from catsdogs.tta import predict, tta_views
 from catsdogs.tuning import TrainingSet, trial_seed
@@ -57,7 +58,11 @@ def make_final(config: RetrainConfig, job: Job, trial: TrialRecord, study: Path)
         log.warning("this is no longer job %s (%s); scores of both do not compare", job.name, ", ".join(changed[:5]))
     data = training_set(config, dataset)
     line = lineage(job.trials(), trial)
-    training, model = _train_again(config, line, data)
+    selected_epochs = ((job.result.get("config") or {}).get("fit") or {}).get("epochs")
+    try:
+        training, model = _train_again(config, line, data, config.fit.epochs != selected_epochs)
+    except DivergedError as error:
+        raise UserError(f"the training diverged: {error}") from error
     trained = time.monotonic()
     log.info("trained %d epochs in %s", len(training.history), duration(trained - began))
 
@@ -94,27 +99,32 @@ def make_final(config: RetrainConfig, job: Job, trial: TrialRecord, study: Path)
         "seed": trial_seed(config.seed, trial.trial, 0),
         "data_digest": dataset.digest,
         "changed_since_job": changed,
-        "config": identity(config) | {"tta": dataclasses.asdict(config.tta)},
+        "config": dataclasses.asdict(config),
         "versions": versions(),
     }
     _write(study / "best", model, metrics, table, dataset, recipe, training)
     return metrics
 
 
-def _train_again(config: RetrainConfig, line: list[TrialRecord], data: TrainingSet) -> tuple[Training, keras.Model]:
+def _train_again(
+    config: RetrainConfig, line: list[TrialRecord], data: TrainingSet, other_epochs: bool
+) -> tuple[Training, keras.Model]:
     """Train as the trial was trained, so that on the same data and machine the same model comes out.
 
     With the trial's own seed, of its first execution. A promoted Hyperband trial went on from its parent's best
     weights with a new optimizer, so the whole `line` is trained, one after the other.
+
+    Args:
+        line: `trials.lineage` of the trial.
+        other_epochs: fit.epochs is overridden, and the last of the line is trained to it.
     """
     everything = config.fit_on == "all"
     train_rows = np.arange(len(data.labels)) if everything else data.train_rows
     # The schedule is that of the whole training, also where it is left after the epochs that the trial needed.
     steps = steps_per_epoch(len(train_rows), config.fit.batch_size)
     ends = [record.best_epoch if everything else record.epoch_budget or config.fit.epochs for record in line]
-    # An override of fit.epochs is heeded, where it is the whole training that is asked for.
-    if not everything and len(line) == 1:
-        ends = [config.fit.epochs]
+    if not everything and other_epochs:
+        ends[-1] = config.fit.epochs
     progress = JobProgress("retrain", len(line), max(ends))
     log.info("training on %d images, at most %d epochs", len(train_rows), max(ends))
     histories: list[pd.DataFrame] = []

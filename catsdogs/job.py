@@ -38,9 +38,10 @@ VERSIONS_OF = (
     "hydra-core",
 )
 
-# Keys that change no number of a job: where things are, and what is done after it.
+# Keys that change no number of a job: where things are, and what is done after it. Where the images are does not count
+# either, as their digest does.
 _NOT_IN_IDENTITY = {"study", "studies", "cache", "varied", "tta", "job", "trial", "fit_on"}
-_NOT_IN_IDENTITY_OF_DATA = {"test", "max_unpacked_gib"}
+_NOT_IN_IDENTITY_OF_DATA = {"train", "test", "max_unpacked_gib"}
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,10 @@ class Place:
         return f"job {self.index} of {self.total or '?'}, {self.folder.name}"
 
 
-def identity(config: SearchConfig) -> dict[str, Any]:
-    """The part of the configuration that decides a job's numbers, as plain JSON values."""
-    plain = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_IN_IDENTITY}
-    plain["data"] = {key: value for key, value in plain["data"].items() if key not in _NOT_IN_IDENTITY_OF_DATA}
+def identity(settings: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration, as plain values, that decides a job's numbers."""
+    plain = {key: value for key, value in settings.items() if key not in _NOT_IN_IDENTITY}
+    plain["data"] = {k: v for k, v in (settings.get("data") or {}).items() if k not in _NOT_IN_IDENTITY_OF_DATA}
     return plain
 
 
@@ -79,7 +80,7 @@ def differences(result: dict[str, Any], config: SearchConfig, digest: str) -> li
     """
     then = (result.get("data") or {}).get("digest")
     changed = ["the images, their labels or their split have changed"] if then not in (None, digest) else []
-    return changed + _differences(result.get("config") or {}, identity(config))
+    return changed + _differences(identity(result.get("config") or {}), identity(dataclasses.asdict(config)))
 
 
 def finished_before(config: SearchConfig, folder: Path, digest: str) -> bool:
@@ -125,16 +126,17 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
         "error": None,
         "started": _now(),
         "seed": config.seed,
-        "config": identity(config),
+        "config": dataclasses.asdict(config),
         "versions": versions(),
     }
+    earlier = read_job(place.folder)
+    # What another run left here is not ours to overwrite, whatever happens to this one.
+    ours = earlier is None or earlier.status == FAILED
     try:
         dataset = load_dataset(config.data, Path(config.cache))
-        if finished_before(config, place.folder, dataset.digest):
-            job = read_job(place.folder)
-            assert job is not None
-            log.info("%s: finished before, val_log_loss %.4f", place.label, job.objective)
-            return job.objective
+        if earlier is not None and finished_before(config, place.folder, dataset.digest):
+            log.info("%s: finished before, val_log_loss %.4f", place.label, earlier.objective)
+            return earlier.objective
         split = dataset.rows["split"]
         result["data"] = {
             "digest": dataset.digest,
@@ -162,7 +164,7 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
         result.update(status=FAILED, error="interrupted", error_type="KeyboardInterrupt")
         raise
     finally:
-        if result["status"] != RUNNING:
+        if ours and result["status"] != RUNNING:
             result["seconds"] = round(time.monotonic() - began, 3)
             result["finished"] = _now()
             write_result(place.folder, result)

@@ -69,14 +69,18 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
     added = []
     saved: Any = {}
     if "study" in wanted:
-        studies, study = wanted.get("studies", "multirun"), wanted["study"]
-        if "/" in study and "studies" not in wanted:
-            # As `report` and `predict` take it: the folder.
-            studies, study = str(Path(study).parent), Path(study).name
-            added += [f"studies='{studies}'", f"study='{study}'"]
+        studies, study = wanted.get("studies", "multirun"), wanted["study"].rstrip("/")
+        if "studies" not in wanted:
+            if "/" in study:
+                # As `report` and `predict` take it: the folder.
+                studies, study = str(Path(study).parent), Path(study).name
+            # Said again, because the job's own settings name the folder in which it was made.
+            added.append(f"studies='{studies}'")
+        if study != wanted["study"]:
+            added.append(f"study='{study}'")
         job = _chosen_job(Path(studies) / study, wanted.get("job"))
         chosen_trial(job, wanted.get("trial"))
-        saved = OmegaConf.load(job.folder / ".hydra" / "config.yaml")
+        saved = OmegaConf.create({key: value for key, value in job.result["config"].items() if key != "study"})
         if "job" not in wanted:
             added.append(f"job='{job.name}'")
     elif not (parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion):
@@ -98,8 +102,10 @@ def _chosen_job(study: Path, name: str | None) -> Job:
         if not named:
             raise UserError(f"job={name}: study {study} has no such job; it has {', '.join(job.name for job in jobs)}")
         job = named[0]
-    if not (job.folder / ".hydra" / "config.yaml").is_file():
-        raise UserError(f"job {job.folder}: .hydra/config.yaml is missing, so nobody knows what it was run with")
+    if not isinstance(job.result.get("config"), dict):
+        raise UserError(
+            f"job {job.folder}: its result.json does not tell what it was run with; choose another job=NAME"
+        )
     return job
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -31,7 +32,6 @@ SMALL = (
 def study(tmp_path_factory):
     """A study of two jobs, and the final model of the best one."""
     import os
-    import sys
 
     folder = tmp_path_factory.mktemp("study")
 
@@ -138,7 +138,6 @@ def test_the_submission_has_a_row_per_test_image_in_numeric_order(study):
 def test_the_saved_model_needs_none_of_our_code_and_takes_pixels(study, tmp_path):
     import io
     import os
-    import sys
 
     from PIL import Image
 
@@ -200,7 +199,6 @@ def test_a_second_retrain_keeps_the_first(study):
 
 def test_the_report_runs_without_tensorflow_and_joins_studies(study):
     import os
-    import sys
 
     root = study.folder / "multirun"
     if not (root / "t").exists():
@@ -283,18 +281,21 @@ def test_images_that_changed_are_another_study(run, tmp_path):
     assert "images, their labels or their split have changed" in done.stderr
 
 
-def test_a_promoted_hyperband_trial_is_retrained_through_its_parents(run, tmp_path):
+def test_any_hyperband_trial_is_retrained_to_what_was_selected(run, tmp_path):
+    """Through its parents, if it was promoted, and for its own epochs, if it was not."""
     done = run(
         "search", *SMALL, "study=h", "tuner=hyperband", "tuner.max_trials=null", "fit.epochs=3", "fit.patience=9"
     )
     assert done.returncode == 0, done.stderr
     job = next((tmp_path / "multirun" / "h").glob("*/trials.csv"))
     trials = pd.read_csv(job, dtype={"trial": str, "parent": str})
-    child = trials[trials["parent"].notna()].iloc[0]
-    done = run("retrain", "study=h", f"trial='{child['trial']}'", "tta=none", "data.test=null")
-    assert done.returncode == 0, done.stderr
-    metrics = json.loads((tmp_path / "multirun" / "h" / "best" / "metrics.json").read_text())
-    assert metrics["log_loss"] == pytest.approx(child["val_log_loss"], abs=1e-5)
+    promoted = trials[trials["parent"].notna()].iloc[0]
+    short = trials[trials["epoch_budget"] < 3].iloc[0]
+    for chosen in (promoted, short):
+        done = run("retrain", "study=h", f"trial='{chosen['trial']}'", "tta=none", "data.test=null")
+        assert done.returncode == 0, done.stderr
+        metrics = json.loads((tmp_path / "multirun" / "h" / "best" / "metrics.json").read_text())
+        assert metrics["log_loss"] == pytest.approx(chosen["val_log_loss"], abs=1e-5)
 
 
 def test_training_on_everything_claims_no_score_that_is_not_its_own(study):
@@ -324,7 +325,6 @@ def test_keys_of_a_declared_study_are_choices(run, tmp_path):
 
 def test_help_answers_without_tensorflow(run):
     import os
-    import sys
 
     for name in ("search", "retrain", "report", "predict", "doctor"):
         code = (
@@ -400,6 +400,20 @@ def test_folders_with_corrupt_files_and_labelled_test_images(run, tmp_path):
     test = predictions[predictions["split"] == "test"]
     assert metrics["test_log_loss"] == pytest.approx(log_loss(test["label"], test["p_dog"]), rel=1e-6)
     assert metrics["details"]["test_log_loss"]["size"] == 11
+
+    # From another folder, the images are still those of the job, which were given as relative paths.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code = "import sys; from catsdogs.retrain import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"study='{best.parent}'", "--cfg", "job"],
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"train: {tmp_path / 'train'}" in done.stdout, done.stderr
+    assert f"test: {tmp_path / 'test'}" in done.stdout
 
     # One image, a corrupt one and a folder; the corrupt one is told and gets 0.5.
     done = run("predict", "multirun/s/best", "test/Dogs/3.jpg", "test/cats/broken.jpg", "train")

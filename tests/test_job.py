@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from catsdogs import job
+from catsdogs.errors import UserError
+from catsdogs.files import read_json, write_json
+
+
+@pytest.fixture
+def place(tmp_path):
+    folder = tmp_path / "study" / "a-job"
+    folder.mkdir(parents=True)
+    return job.Place(folder, folder.parent)
+
+
+def left_there(place, config, **changed):
+    result = {
+        "status": "ok",
+        "objective": 0.25,
+        "best_trial": {"trial": "0", "val_log_loss": 0.25},
+        "config": dataclasses.asdict(config),
+        "data": {"digest": "d"},
+        **changed,
+    }
+    write_json(place.folder / "result.json", result)
+    return result
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UserError, RuntimeError])
+@pytest.mark.parametrize("status", ["ok", "running"])
+def test_a_result_of_another_run_is_not_overwritten_whatever_happens(place, config, monkeypatch, error, status):
+    before = left_there(place, config(), status=status)
+
+    def failing(*args):
+        raise error("no")
+
+    monkeypatch.setattr(job, "load_dataset", failing)
+    try:
+        job.run_job(config(), place, {})
+    except KeyboardInterrupt:
+        assert error is KeyboardInterrupt
+    assert read_json(place.folder / "result.json") == before
+
+
+@pytest.mark.parametrize("error", [UserError, RuntimeError])
+def test_a_failure_of_its_own_is_recorded_and_gives_nan(place, config, monkeypatch, error):
+    def failing(*args):
+        raise error("no luck")
+
+    monkeypatch.setattr(job, "load_dataset", failing)
+    objective = job.run_job(config(), place, {"backbone": "b"})
+    assert objective != objective
+    result = read_json(place.folder / "result.json")
+    assert result["status"] == "failed"
+    assert "no luck" in result["error"]
+    assert (place.study / "leaderboard.csv").is_file()
+
+
+def test_an_interrupted_job_says_so_and_stops_the_study(place, config, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "load_dataset", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        job.run_job(config(), place, {})
+    assert read_json(place.folder / "result.json")["error"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    "override", ["data.test=elsewhere.zip", "data.train=moved.zip", "tta=flip", "cache=other", "studies=other"]
+)
+def test_where_things_are_and_what_comes_after_is_no_other_job(place, config, override):
+    left_there(place, config())
+    assert job.finished_before(config(override), place.folder, "d")
+
+
+@pytest.mark.parametrize(
+    ("override", "digest", "words"),
+    [
+        ("seed=2", "d", "seed was 1, now 2"),
+        ("fit.epochs=7", "d", "fit.epochs was 10, now 7"),
+        ("~space.l2", "d", "space.l2"),
+        ("seed=1", "other", "images"),
+    ],
+)
+def test_another_configuration_or_other_images_are_refused(place, config, override, digest, words):
+    left_there(place, config())
+    with pytest.raises(UserError, match=words):
+        job.finished_before(config(override), place.folder, digest)
+
+
+def test_a_failed_job_may_be_tried_again_and_a_running_one_may_not(place, config):
+    left_there(place, config(), status="failed")
+    assert not job.finished_before(config("seed=2"), place.folder, "d")
+    left_there(place, config(), status="running")
+    with pytest.raises(UserError, match="still running"):
+        job.finished_before(config(), place.folder, "d")
