@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ import keras
 
 from catsdogs.errors import UserError
 from catsdogs.schema import Backbone
-
-log = logging.getLogger(__name__)
 
 # Means and standard deviations of ImageNet, RGB, from keras.applications.imagenet_utils.
 _MEAN = (0.485, 0.456, 0.406)

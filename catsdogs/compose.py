@@ -97,7 +97,11 @@ def with_default_study(arguments: Sequence[str], overrides: Sequence[str], multi
     extra = sorted({key.lstrip("+~") for key in swept} - set(COMPOSED_GROUPS))
     if extra and "varied" not in keys:
         added.append(f"varied=[{','.join(extra)}]")
-    # Beside the other overrides: argparse refuses positional arguments in two places.
+    return with_overrides(arguments, overrides, added)
+
+
+def with_overrides(arguments: Sequence[str], overrides: Sequence[str], added: Sequence[str]) -> list[str]:
+    """The command line with overrides added beside its own: argparse refuses positional arguments in two places."""
     place = list(arguments).index(overrides[-1]) + 1 if overrides else len(arguments)
     return [*arguments[:place], *added, *arguments[place:]]
 

@@ -17,7 +17,7 @@ import pandas as pd
 from catsdogs.augment import view_keys
 from catsdogs.dataset import Dataset, load_dataset
 from catsdogs.errors import UserError
-from catsdogs.files import write_csv, write_json, write_text
+from catsdogs.files import free_name, write_csv, write_json, write_text
 from catsdogs.hypermodel import build_model, hyperparameters
 from catsdogs.images import pixels
 from catsdogs.job import differences, training_set, versions
@@ -260,17 +260,10 @@ def _write(
             )
         write_text(temporary / "MODEL_CARD.md", model_card(metrics, recipe, dataset))
         if best.exists():
-            earlier = _free_name(best)
+            earlier = free_name(best)
             best.rename(earlier)
             log.info("kept the earlier %s as %s", best.name, earlier.name)
         temporary.rename(best)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def _free_name(best: Path) -> Path:
-    number = 1
-    while (candidate := best.with_name(f"{best.name}.{number}")).exists():
-        number += 1
-    return candidate

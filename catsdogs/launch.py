@@ -173,9 +173,9 @@ class StudyCallback(Callback):
 
 def _set_aside(folder: Path) -> Path:
     """Move a failed job out of the way of its next try; give its new place."""
-    number = 1
-    while (place := folder.parent / ".failed" / f"{folder.name}.{number}").exists():
-        number += 1
+    from catsdogs.files import free_name
+
+    place = free_name(folder.parent / ".failed" / folder.name)
     place.parent.mkdir(exist_ok=True)
     folder.rename(place)
     return place

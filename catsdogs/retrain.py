@@ -13,7 +13,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from catsdogs.compose import checked
+from catsdogs.compose import checked, with_overrides
 from catsdogs.errors import UserError
 from catsdogs.launch import hydra_application
 from catsdogs.schema import RetrainConfig
@@ -86,8 +86,7 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
     elif not (parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion):
         raise UserError("study is not given; pass study=NAME, the name of a folder in multirun/")
     ConfigStore.instance().store(name="chosen_job", node=saved)
-    place = arguments.index(parsed.overrides[-1]) + 1 if parsed.overrides else len(arguments)
-    return [*arguments[:place], *added, *arguments[place:]]
+    return with_overrides(arguments, parsed.overrides, added)
 
 
 def _chosen_job(study: Path, name: str | None) -> Job:
