@@ -17,4 +17,4 @@ The files, in the order of the data (directory listings sort by name; this list 
     search, retrain, report, predict, doctor     entry points
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

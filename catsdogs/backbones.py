@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import importlib
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from catsdogs.errors import UserError
 from catsdogs.schema import Backbone
@@ -41,6 +45,48 @@ def build_backbone(backbone: Backbone) -> keras.Model:
             _load_weights(network, backbone)
     network.trainable = False
     return network
+
+
+@dataclass(frozen=True)
+class Network:
+    """A backbone with its weights, to be cut, copied and told from others.
+
+    Attributes:
+        settings: what it was built from.
+        backbone: float32, every layer of it frozen; not to be changed.
+        digest: of the values of its weights.
+    """
+
+    settings: Backbone
+    backbone: keras.Model
+    weights: list[np.ndarray]
+    digest: str
+
+    def copy(self) -> keras.Model:
+        """The same network with variables of its own, under Keras' present dtype policy."""
+        backbone = build_backbone(dataclasses.replace(self.settings, weights=None))
+        backbone.set_weights(self.weights)
+        return backbone
+
+
+def load_network(backbone: Backbone, seed: int) -> Network:
+    """Build the network once, as the trials of a job share it.
+
+    Args:
+        seed: of its initial weights where it has no pretrained ones.
+
+    Raises:
+        UserError: as `build_backbone`.
+    """
+    if backbone.weights is None:
+        keras.utils.set_random_seed(seed)
+    network = build_backbone(backbone)
+    weights = network.get_weights()
+    digest = hashlib.sha256()
+    for weight in weights:
+        digest.update(f"{weight.dtype}{weight.shape}".encode())
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return Network(backbone, network, weights, digest.hexdigest())
 
 
 def preprocess(images: Any, preprocessing: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -12,16 +14,17 @@ from catsdogs.views import View, Views
 class TrainingBatches(keras.utils.PyDataset):
     """All batches of a training, one epoch after the other.
 
-    Batch `i` belongs to epoch `first_epoch + i // steps`. Epoch e reads view e of every image in an order drawn from
-    (seed, e). The whole training is one sequence, because Keras reads ahead: a dataset that changed its state at the
-    end of an epoch would be asked for the next epoch's batches before it knew. Give `steps_per_epoch=batches.steps` to
-    `fit`.
+    Batch `i` belongs to epoch `first_epoch + i // steps`. Epoch e reads view `e % distinct_views` of every image in an
+    order drawn from (seed, e). The whole training is one sequence, because Keras reads ahead: a dataset that changed
+    its state at the end of an epoch would be asked for the next epoch's batches before it knew. Give
+    `steps_per_epoch=batches.steps` to `fit`.
 
     Args:
         rows: int (N,), the images to train on.
         labels: float (M,), 0.0 or 1.0, of all images, indexed by `rows`.
         epochs: number of the epoch after the last one.
         first_epoch: number of the first epoch, from 0.
+        distinct_views: after this many epochs the views come again; None never repeats one.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class TrainingBatches(keras.utils.PyDataset):
         epochs: int,
         seed: int,
         first_epoch: int = 0,
+        distinct_views: int | None = None,
     ) -> None:
         super().__init__()
         self._views = views
@@ -42,6 +46,7 @@ class TrainingBatches(keras.utils.PyDataset):
         self._epochs = epochs
         self._seed = seed
         self._first_epoch = first_epoch
+        self._distinct_views = distinct_views
         self.steps = steps_per_epoch(len(rows), batch_size)
 
     def __len__(self) -> int:
@@ -53,7 +58,8 @@ class TrainingBatches(keras.utils.PyDataset):
         epoch += self._first_epoch
         order = np.random.default_rng([self._seed, epoch]).permutation(self._rows)
         rows = order[step * self._batch_size : (step + 1) * self._batch_size]
-        return self._views.read(rows, View("train", epoch)), _targets(self._labels[rows])
+        number = epoch % self._distinct_views if self._distinct_views else epoch
+        return self._views.read(rows, View("train", number)), _targets(self._labels[rows])
 
 
 class PlainBatches(keras.utils.PyDataset):
@@ -77,6 +83,28 @@ class PlainBatches(keras.utils.PyDataset):
         rows = self._rows[index * self._batch_size : (index + 1) * self._batch_size]
         inputs = self._views.read(rows, self._view)
         return (inputs,) if self._labels is None else (inputs, _targets(self._labels[rows]))
+
+
+def for_keras(batches: TrainingBatches | PlainBatches) -> Any:
+    """What `fit`, `evaluate` and `predict` are given to read these batches, each once, in their order.
+
+    On TensorFlow a tf.data pipeline that reads two batches ahead, without autotuning: the one that Keras makes of a
+    PyDataset stalls for five seconds at the end of every `fit`, as long as the training of a small trial.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return batches
+    import tensorflow as tf
+
+    signature = tuple(
+        tf.TensorSpec((None, *array.shape[1:]), tf.as_dtype(array.dtype)) for array in map(np.asarray, batches[0])
+    )
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    pipeline = tf.data.Dataset.from_generator(
+        lambda: (batches[index] for index in range(len(batches))), output_signature=signature
+    )
+    pipeline = pipeline.apply(tf.data.experimental.assert_cardinality(len(batches)))
+    return pipeline.prefetch(2).with_options(options)
 
 
 def _targets(labels: np.ndarray) -> np.ndarray:

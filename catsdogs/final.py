@@ -14,13 +14,12 @@ import keras
 import numpy as np
 import pandas as pd
 
-from catsdogs.augment import view_keys
 from catsdogs.dataset import Dataset, load_dataset
+from catsdogs.engine import Forward, fastest_forward
 from catsdogs.errors import UserError
 from catsdogs.files import free_name, write_csv, write_json, write_text
-from catsdogs.hypermodel import build_model, hyperparameters
-from catsdogs.images import pixels
-from catsdogs.job import differences, training_set, versions
+from catsdogs.hypermodel import hyperparameters
+from catsdogs.job import differences, live_views, prepared, versions
 from catsdogs.model_card import model_card
 from catsdogs.progress import JobProgress, duration
 from catsdogs.schedules import steps_per_epoch
@@ -29,10 +28,11 @@ from catsdogs.scores import Score, scores
 from catsdogs.study import Job
 from catsdogs.submission import submission, write_submission
 from catsdogs.training import DivergedError, Training, train
+from catsdogs.trial_model import TrialModels
 from catsdogs.trials import TrialRecord, lineage
 from catsdogs.tta import predict, tta_views
 from catsdogs.tuning import TrainingSet, trial_seed
-from catsdogs.views import LiveViews, View
+from catsdogs.views import View
 
 log = logging.getLogger(__name__)
 
@@ -56,29 +56,44 @@ def make_final(config: RetrainConfig, job: Job, trial: TrialRecord, study: Path)
     changed = differences(job.result, config, dataset.digest)
     if changed:
         log.warning("this is no longer job %s (%s); scores of both do not compare", job.name, ", ".join(changed[:5]))
-    data = training_set(config, dataset)
+    made_by = (job.result.get("versions") or {}).get("catsdogs")
+    if made_by != versions()["catsdogs"]:
+        log.warning("the study was made by catsdogs %s, so that this training will not repeat it exactly", made_by)
+    split = dataset.rows["split"].to_numpy()
+    everything = config.fit_on == "all"
+    train_rows = np.arange(len(split)) if everything else np.flatnonzero(split == "train")
+    validation_rows = np.flatnonzero(split == "validation")
+    data, models = prepared(config, dataset, train_rows, np.arange(0) if everything else validation_rows)
     line = lineage(job.trials(), trial)
     selected_epochs = ((job.result.get("config") or {}).get("fit") or {}).get("epochs")
     try:
-        training, model = _train_again(config, line, data, config.fit.epochs != selected_epochs)
+        data.features.prepare()
+        training, model = _train_again(config, line, data, models, config.fit.epochs != selected_epochs)
     except DivergedError as error:
         raise UserError(f"the training diverged: {error}") from error
     trained = time.monotonic()
     log.info("trained %d epochs in %s", len(training.history), duration(trained - began))
 
+    forward = fastest_forward(model, config.features.engine)
     over = tta_views(config.tta, config.augmentation)
     # A view of no augmentation is the plain image; so is the only view of tta=none.
     with_tta = config.tta.kind != "none"
-    if config.fit_on == "all":
+    table = _validation_rows(dataset, validation_rows)
+    if everything:
         # The final model has seen the validation images; only what the trial's own model said of them is honest.
-        own = None if changed else _kept_predictions(job, trial, list(dataset.rows["id"].iloc[data.validation_rows]))
+        own = None if changed else _kept_predictions(job, trial, list(table["id"]))
         if own is None:
             log.warning("no honest score on the validation split: nothing was kept of this trial on these images")
-        predictions = [_validation_rows(dataset, data).assign(p_dog=np.nan if own is None else own, p_dog_tta=np.nan)]
+        predictions = [table.assign(p_dog=np.nan if own is None else own, p_dog_tta=np.nan)]
     else:
-        predictions = [_validation(config, data, dataset, model, over, with_tta)]
+        pixels = live_views(config, dataset.rows, dataset.root)
+        table["p_dog"] = predict(forward, pixels, validation_rows)
+        table["p_dog_tta"] = (
+            predict(forward, pixels, validation_rows, over, "validation with TTA") if with_tta else np.nan
+        )
+        predictions = [table]
     if dataset.test is not None:
-        predictions.append(_test(config, dataset, model, over, with_tta))
+        predictions.append(_test(config, dataset, forward, over, with_tta))
     table = pd.concat(predictions, ignore_index=True)
     metrics = _metrics(table, with_tta)
     metrics |= {
@@ -107,7 +122,7 @@ def make_final(config: RetrainConfig, job: Job, trial: TrialRecord, study: Path)
 
 
 def _train_again(
-    config: RetrainConfig, line: list[TrialRecord], data: TrainingSet, other_epochs: bool
+    config: RetrainConfig, line: list[TrialRecord], data: TrainingSet, models: TrialModels, other_epochs: bool
 ) -> tuple[Training, keras.Model]:
     """Train as the trial was trained, so that on the same data and machine the same model comes out.
 
@@ -119,60 +134,44 @@ def _train_again(
         other_epochs: fit.epochs is overridden, and the last of the line is trained to it.
     """
     everything = config.fit_on == "all"
-    train_rows = np.arange(len(data.labels)) if everything else data.train_rows
     # The schedule is that of the whole training, also where it is left after the epochs that the trial needed.
-    steps = steps_per_epoch(len(train_rows), config.fit.batch_size)
+    steps = steps_per_epoch(len(data.train_rows), config.fit.batch_size)
     ends = [record.best_epoch if everything else record.epoch_budget or config.fit.epochs for record in line]
     if not everything and other_epochs:
         ends[-1] = config.fit.epochs
     progress = JobProgress("retrain", len(line), max(ends))
-    log.info("training on %d images, at most %d epochs", len(train_rows), max(ends))
+    log.info("training on %d images, at most %d epochs", len(data.train_rows), max(ends))
     histories: list[pd.DataFrame] = []
     weights: list[np.ndarray] | None = None
     for record, end in zip(line, ends, strict=True):
         seed = trial_seed(config.seed, record.trial, 0)
         values = hyperparameters(config, record.hyperparameters)
-        keras.backend.clear_session()
-        keras.utils.set_random_seed(seed)
-        model = build_model(config, values, steps * config.fit.epochs, first_step=steps * record.first_epoch)
+        trial = models.start(values, seed, first_step=steps * record.first_epoch)
         if weights is not None:
-            model.set_weights(weights)
+            trial.model.set_weights(weights)
         training = train(
-            model,
-            data.views,
+            trial.model,
+            data.features.at(trial.cut),
             data.labels,
-            train_rows,
+            data.train_rows,
             None if everything else data.validation_rows,
             config.fit,
             seed,
             first_epoch=record.first_epoch,
             epochs=max(end, record.first_epoch + 1),
             listener=lambda epoch, share, logs, end=end: progress.epoch(epoch, share, epoch, end, logs),  # type: ignore[misc]
+            distinct_views=data.features.views,
         )
         progress.trial_done()
-        weights = model.get_weights()
+        weights = trial.model.get_weights()
         histories.append(training.history)
     whole = dataclasses.replace(training, history=pd.concat(histories, ignore_index=True))
-    # Without the optimizer: the model is shipped, not trained on.
-    return whole, keras.Model(model.inputs, model.outputs, name="catsdogs")
+    return whole, models.whole(trial)
 
 
-def _validation_rows(dataset: Dataset, data: TrainingSet) -> pd.DataFrame:
-    rows = dataset.rows.iloc[data.validation_rows]
+def _validation_rows(dataset: Dataset, validation_rows: np.ndarray) -> pd.DataFrame:
+    rows = dataset.rows.iloc[validation_rows]
     return pd.DataFrame({"id": rows["id"].to_numpy(), "label": rows["label"].to_numpy(), "split": "validation"})
-
-
-def _validation(
-    config: RetrainConfig, data: TrainingSet, dataset: Dataset, model: keras.Model, over: list[View], with_tta: bool
-) -> pd.DataFrame:
-    """Predictions on the validation split by a model that did not train on it."""
-    table = _validation_rows(dataset, data)
-    batch = config.fit.batch_size
-    table["p_dog"] = predict(model, data.views, data.validation_rows, batch)
-    table["p_dog_tta"] = (
-        predict(model, data.views, data.validation_rows, batch, over, "validation with TTA") if with_tta else np.nan
-    )
-    return table
 
 
 def _kept_predictions(job: Job, trial: TrialRecord, ids: list[str]) -> np.ndarray | None:
@@ -187,9 +186,7 @@ def _kept_predictions(job: Job, trial: TrialRecord, ids: list[str]) -> np.ndarra
     return kept["p_dog"].to_numpy(dtype=np.float64) if list(kept["id"]) == ids else None
 
 
-def _test(
-    config: RetrainConfig, dataset: Dataset, model: keras.Model, over: list[View], with_tta: bool
-) -> pd.DataFrame:
+def _test(config: RetrainConfig, dataset: Dataset, forward: Forward, over: list[View], with_tta: bool) -> pd.DataFrame:
     """Predictions on the test images; 0.5 for those that do not decode."""
     assert dataset.test is not None
     assert dataset.test_root is not None
@@ -199,16 +196,14 @@ def _test(
         names = ", ".join(test["path"][~decodes].head(5))
         log.warning("%d test images do not decode and are submitted as 0.5: %s", (~decodes).sum(), names)
     usable = test[decodes]
-    batch = config.fit.batch_size
     table = pd.DataFrame({"id": test["id"].to_numpy(), "label": test["label"].to_numpy(), "split": "test"})
     plain, averaged = np.full(len(test), UNKNOWN), np.full(len(test), UNKNOWN if with_tta else np.nan)
     if len(usable):
-        images = pixels(usable, dataset.test_root, config.backbone.image_size, Path(config.cache))
-        views = LiveViews(images, view_keys(usable["sha256"]), config.augmentation, config.seed)
+        views = live_views(config, usable, dataset.test_root)
         rows = np.arange(len(usable))
-        plain[decodes] = predict(model, views, rows, batch, what="" if with_tta else "test images")
+        plain[decodes] = predict(forward, views, rows, what="" if with_tta else "test images")
         if with_tta:
-            averaged[decodes] = predict(model, views, rows, batch, over, "test images with TTA")
+            averaged[decodes] = predict(forward, views, rows, over, "test images with TTA")
     return table.assign(p_dog=plain, p_dog_tta=averaged)
 
 

@@ -1,8 +1,9 @@
-"""Configuration + hyperparameters -> compiled model."""
+"""Configuration + hyperparameters -> the classifier, and the whole model."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,23 +67,18 @@ def declare(space: dict[str, Hyperparameter], hp: keras_tuner.HyperParameters) -
                 hp.Float(name, float(entry.low), float(entry.high), step=entry.step, sampling=sampling)
 
 
-class HyperModel(keras_tuner.HyperModel):
-    """Our model family, for Keras Tuner.
-
-    Args:
-        total_steps: optimizer steps of a whole training, for the schedule.
-    """
-
-    def __init__(self, config: SearchConfig, total_steps: int) -> None:
-        super().__init__(name="catsdogs")
-        self._config = config
-        self._total_steps = total_steps
-
-    def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
-        declare(self._config.space, hp)
-
-    def build(self, hp: keras_tuner.HyperParameters, first_step: int = 0) -> keras.Model:
-        return build_model(self._config, hyperparameters(self._config, hp.values), self._total_steps, first_step)
+def depths(config: SearchConfig) -> list[int]:
+    """Every unfreeze depth that a trial may have, ascending."""
+    entry = config.space.get("unfreeze_depth")
+    if entry is None:
+        return [config.model.unfreeze_depth]
+    if entry.kind == "choice":
+        return sorted({int(value) for value in entry.values or []})
+    assert entry.low is not None
+    assert entry.high is not None
+    # With log sampling a step is a factor; every whole number covers it.
+    step = 1 if entry.step is None or entry.sampling == "log" else int(entry.step)
+    return list(range(int(entry.low), int(entry.high) + 1, step))
 
 
 def build_model(config: SearchConfig, values: Hyperparameters, total_steps: int, first_step: int = 0) -> keras.Model:
@@ -101,53 +97,68 @@ def build_model(config: SearchConfig, values: Hyperparameters, total_steps: int,
     backbone = build_backbone(config.backbone)
     unfreeze(backbone, values.unfreeze_depth, config.backbone.train_batch_norm)
     if config.model.l2_covers == "head_and_backbone":
-        _regularise(backbone, values.l2)
+        regularise(backbone, keras.regularizers.L2(values.l2))
+    model = whole_model(config, backbone, values)
+    schedule = learning_rate(trial_schedule(config.schedule, values), total_steps, first_step)
+    compile_model(model, keras.optimizers.Adam(schedule), config.label_smoothing.epsilon)
+    return model
 
+
+def whole_model(config: SearchConfig, backbone: keras.Model, values: Hyperparameters) -> keras.Model:
+    """The model that is shipped, of plain Keras layers: (B, S, S, 3), RGB, 0..255 to p_dog float32 (B, 1)."""
     size = config.backbone.image_size
     images = keras.Input((size, size, 3), dtype="float32", name="pixels")
     x = preprocess(images, config.backbone.preprocessing)
     x = backbone(x)
-    x = head(x, config.model, values)
-    model = keras.Model(images, x, name="catsdogs")
-    compile_model(model, config, values, total_steps, first_step)
-    return model
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(images, plain_head(x, config.model, values), name="catsdogs")
 
 
-def head(features: Any, model: Model, values: Hyperparameters) -> Any:
-    """Put the classifier on the backbone's last feature map (B, h, w, C); gives float32 (B, 1)."""
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(features)
+def plain_head(pooled: Any, model: Model, values: Hyperparameters) -> Any:
+    """The classifier of fixed hyperparameters on pooled features (B, C); gives float32 (B, 1)."""
+    l2 = keras.regularizers.L2(values.l2)
+    return head(
+        pooled, model, values.dense_units, l2, lambda: keras.layers.Dropout(values.dropout, name="head_dropout")
+    )
+
+
+def head(
+    pooled: Any,
+    model: Model,
+    dense_units: int,
+    l2: keras.regularizers.Regularizer,
+    dropout: Callable[[], keras.layers.Layer],
+) -> Any:
+    """Put the classifier on pooled features (B, C); gives float32 (B, 1).
+
+    Args:
+        dropout: makes the layer `head_dropout`. Every layer draws its seed when it is made, so that the order in which
+            they are made decides the initial weights.
+    """
+    x = pooled
     if model.head_batch_norm:
         x = keras.layers.BatchNormalization(momentum=model.head_batch_norm_momentum, name="head_batch_norm")(x)
-    if values.dense_units:
-        x = keras.layers.Dense(
-            values.dense_units,
-            activation="relu",
-            kernel_regularizer=keras.regularizers.L2(values.l2),
-            name="head_dense",
-        )(x)
-    x = keras.layers.Dropout(values.dropout, name="head_dropout")(x)
-    return keras.layers.Dense(
-        1,
-        activation="sigmoid",
-        kernel_regularizer=keras.regularizers.L2(values.l2),
-        dtype="float32",
-        name="p_dog",
-    )(x)
+    if dense_units:
+        x = keras.layers.Dense(dense_units, activation="relu", kernel_regularizer=l2, name="head_dense")(x)
+    x = dropout()(x)
+    return keras.layers.Dense(1, activation="sigmoid", kernel_regularizer=l2, dtype="float32", name="p_dog")(x)
 
 
-def compile_model(
-    model: keras.Model, config: SearchConfig, values: Hyperparameters, total_steps: int, first_step: int = 0
-) -> None:
-    """Compile with the smoothed loss, the unsmoothed `log_loss` and the schedule. Freezing must be done before."""
-    schedule = dataclasses.replace(
-        config.schedule,
+def trial_schedule(schedule: Schedule, values: Hyperparameters) -> Schedule:
+    """The schedule with the trial's values in it."""
+    return dataclasses.replace(
+        schedule,
         peak_lr=values.peak_lr,
         warmup_fraction=values.warmup_fraction,
         final_fraction=values.final_fraction,
     )
+
+
+def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, label_smoothing: float) -> None:
+    """Compile with the smoothed loss and the unsmoothed `log_loss`. Freezing must be done before."""
     model.compile(
-        optimizer=keras.optimizers.Adam(learning_rate(schedule, total_steps, first_step)),
-        loss=keras.losses.BinaryCrossentropy(label_smoothing=config.label_smoothing.epsilon),
+        optimizer=optimizer,
+        loss=keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing),
         metrics=[
             keras.metrics.MeanMetricWrapper(log_loss, name="log_loss"),
             keras.metrics.BinaryAccuracy(name="accuracy"),
@@ -207,11 +218,11 @@ def unfreeze(backbone: keras.Model, depth: int, train_batch_norm: bool) -> None:
                         setattr(inner, rate, 0.0)
 
 
-def _regularise(backbone: keras.Model, l2: float) -> None:
-    """L2 on the kernels of the backbone that are trained.
+def regularise(backbone: keras.Model, regularizer: keras.regularizers.Regularizer) -> None:
+    """Regularise the kernels of the backbone that are trained.
 
     On the variables: a regulariser set on a layer that is already built does nothing.
     """
     for variable in backbone.trainable_variables:
         if variable.name.endswith("kernel"):
-            variable.regularizer = keras.regularizers.L2(l2)
+            variable.regularizer = regularizer

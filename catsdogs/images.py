@@ -100,8 +100,7 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
     """
     shape = (len(rows), size, size, 3)
     hashes = [str(sha256) for sha256 in rows["sha256"]]
-    key = hashlib.sha256(json.dumps([hashes, size, RESIZE, _RULES, PIL.__version__]).encode()).hexdigest()
-    path = cache / "pixels" / f"{key}.npy"
+    path = cache / "pixels" / f"{pixels_key(hashes, size)}.npy"
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,6 +117,11 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
                 f"pass cache=FOLDER with a folder that can"
             ) from error
     return np.load(path, mmap_mode="r")
+
+
+def pixels_key(hashes: Sequence[str], size: int) -> str:
+    """Hexadecimal digest of all that decides the pixels of images with these sha256 at this size, in their order."""
+    return hashlib.sha256(json.dumps([list(hashes), size, RESIZE, _RULES, PIL.__version__]).encode()).hexdigest()
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item], doing: str) -> Iterator[Result]:

@@ -12,16 +12,23 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from catsdogs.dataset import Dataset, load_dataset
 from catsdogs.errors import UserError
 from catsdogs.files import write_csv
-from catsdogs.schema import SearchConfig
+from catsdogs.schema import MOST_VIEWS, SearchConfig
 from catsdogs.study import FAILED, OK, RUNNING, read_job, write_leaderboard, write_result
 from catsdogs.trials import best_trial, summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from catsdogs.trial_model import TrialModels
+    from catsdogs.tuning import TrainingSet
+    from catsdogs.views import LiveViews
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +41,7 @@ VERSIONS_OF = (
     "numpy",
     "pillow",
     "opencv-python-headless",
+    "openvino",
     "scikit-learn",
     "hydra-core",
 )
@@ -42,6 +50,8 @@ VERSIONS_OF = (
 # either, as their digest does.
 _NOT_IN_IDENTITY = {"study", "studies", "cache", "varied", "tta", "job", "trial", "fit_on"}
 _NOT_IN_IDENTITY_OF_DATA = {"train", "test", "max_unpacked_gib"}
+# Where activations are kept, and who computes them, does not change them by more than rounding.
+_NOT_IN_IDENTITY_OF_FEATURES = {"mode", "engine", "max_gib"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,11 @@ class Place:
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration, as plain values, that decides a job's numbers."""
     plain = {key: value for key, value in settings.items() if key not in _NOT_IN_IDENTITY}
-    plain["data"] = {k: v for k, v in (settings.get("data") or {}).items() if k not in _NOT_IN_IDENTITY_OF_DATA}
+    for group, left_out in (("data", _NOT_IN_IDENTITY_OF_DATA), ("features", _NOT_IN_IDENTITY_OF_FEATURES)):
+        plain[group] = {k: v for k, v in (settings.get(group) or {}).items() if k not in left_out}
+    if plain["features"].get("views") is None:
+        # What null stands for counts, not that it is null.
+        plain["features"]["views"] = min((settings.get("fit") or {}).get("epochs", MOST_VIEWS), MOST_VIEWS)
     return plain
 
 
@@ -178,7 +192,8 @@ def _search(config: SearchConfig, place: Place, dataset: Dataset) -> dict[str, A
     from catsdogs import tuning
     from catsdogs.progress import JobProgress, duration
 
-    data = training_set(config, dataset)
+    split = dataset.rows["split"].to_numpy()
+    data, models = prepared(config, dataset, np.flatnonzero(split == "train"), np.flatnonzero(split == "validation"))
     oracle = tuning.build_oracle(config)
     after = 0 if place.total is None else place.total - place.index
     progress = JobProgress(
@@ -188,7 +203,7 @@ def _search(config: SearchConfig, place: Place, dataset: Dataset) -> dict[str, A
         after,
     )
     validation_ids = list(dataset.rows["id"].iloc[data.validation_rows])
-    tuner = tuning.SearchTuner(config, oracle, data, place.folder, validation_ids, progress)
+    tuner = tuning.SearchTuner(config, oracle, data, models, place.folder, validation_ids, progress)
     log.info(
         "%s: %d images to train on, %d to validate on; building the model and trying one step",
         place.label,
@@ -197,7 +212,11 @@ def _search(config: SearchConfig, place: Place, dataset: Dataset) -> dict[str, A
     )
     tuner.try_one_step()
     began = time.monotonic()
-    tuner.search(verbose=0)
+    try:
+        data.features.prepare()
+        tuner.search(verbose=0)
+    finally:
+        data.features.close()
     best = best_trial(tuner.records)
     if best is None:
         raise RuntimeError(
@@ -223,23 +242,44 @@ def _search(config: SearchConfig, place: Place, dataset: Dataset) -> dict[str, A
     }
 
 
-def training_set(config: SearchConfig, dataset: Dataset) -> Any:
-    """The live side of a job's data: pixels of every labelled image, and the rows of both splits."""
+def prepared(
+    config: SearchConfig, dataset: Dataset, train_rows: np.ndarray, validation_rows: np.ndarray
+) -> tuple[TrainingSet, TrialModels]:
+    """What trials read, and the models that they train."""
+    # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
+    from catsdogs.backbones import load_network
+    from catsdogs.features import Features
+    from catsdogs.schedules import steps_per_epoch
+    from catsdogs.trial_model import TrialModels
+    from catsdogs.tuning import TrainingSet
+    from catsdogs.views import distinct_views
+
+    network = load_network(config.backbone, config.seed)
+    models = TrialModels(config, network, steps_per_epoch(len(train_rows), config.fit.batch_size) * config.fit.epochs)
+    rows = dataset.rows
+    features = Features(
+        config.features,
+        network,
+        list(models.cuts.values()),
+        live_views(config, rows, dataset.root),
+        list(rows["sha256"]),
+        train_rows,
+        validation_rows,
+        distinct_views(config.features, config.augmentation, config.fit.epochs),
+        Path(config.cache),
+    )
+    labels = rows["label"].to_numpy(dtype=np.float32)
+    return TrainingSet(features, labels, train_rows, validation_rows), models
+
+
+def live_views(config: SearchConfig, rows: pd.DataFrame, root: Path) -> LiveViews:
+    """Pixels of these images, augmented as the job asks."""
     from catsdogs.augment import view_keys
     from catsdogs.images import pixels
-    from catsdogs.tuning import TrainingSet
     from catsdogs.views import LiveViews
 
-    rows = dataset.rows
-    images = pixels(rows, dataset.root, config.backbone.image_size, Path(config.cache))
-    views = LiveViews(images, view_keys(rows["sha256"]), config.augmentation, config.seed)
-    split = rows["split"].to_numpy()
-    return TrainingSet(
-        views=views,
-        labels=rows["label"].to_numpy(dtype=np.float32),
-        train_rows=np.flatnonzero(split == "train"),
-        validation_rows=np.flatnonzero(split == "validation"),
-    )
+    images = pixels(rows, root, config.backbone.image_size, Path(config.cache))
+    return LiveViews(images, view_keys(rows["sha256"]), config.augmentation, config.seed)
 
 
 def versions() -> dict[str, str]:

@@ -41,8 +41,12 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
         raise UserError(
             f"{model_file}: its input is {model.input_shape} and not images of one size; give catsdogs' own"
         )
+    from catsdogs.engine import fastest_forward
+
+    forward = fastest_forward(model)
+    size = int(model.input_shape[1])
     p_dog = np.concatenate(
-        [_chunk(model, paths[start : start + CHUNK], options) for start in range(0, len(paths), CHUNK)]
+        [_chunk(forward, size, paths[start : start + CHUNK], options) for start in range(0, len(paths), CHUNK)]
     )
     table = pd.DataFrame({"id": ids, "label": p_dog})
     if options.output is None:
@@ -110,7 +114,7 @@ def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:
     return [str(file) if seen[name] > 1 else name for name, file in zip(ids, files, strict=True)], files
 
 
-def _chunk(model: Any, paths: list[Path], options: argparse.Namespace) -> np.ndarray:
+def _chunk(forward: Any, size: int, paths: list[Path], options: argparse.Namespace) -> np.ndarray:
     """(N,) float64; 0.5 for images that do not decode."""
     from catsdogs.augment import view_keys
     from catsdogs.images import decode
@@ -118,7 +122,6 @@ def _chunk(model: Any, paths: list[Path], options: argparse.Namespace) -> np.nda
     from catsdogs.tta import predict, tta_views
     from catsdogs.views import PLAIN, LiveViews
 
-    size = int(model.input_shape[1])
     images, digests, usable = [], [], []
     for position, path in enumerate(paths):
         try:
@@ -141,7 +144,7 @@ def _chunk(model: Any, paths: list[Path], options: argparse.Namespace) -> np.nda
     else:
         over, augmentation, seed = [PLAIN], Augmentation(), 0
     views = LiveViews(np.stack(images), view_keys(digests), augmentation, seed)
-    p_dog[usable] = predict(model, views, np.arange(len(images)), 32, over)
+    p_dog[usable] = predict(forward, views, np.arange(len(images)), over)
     return p_dog
 
 

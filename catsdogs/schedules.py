@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from catsdogs.schema import Schedule
@@ -35,6 +36,30 @@ def learning_rate(
         final_fraction=schedule.final_fraction,
         first_step=first_step,
     )
+
+
+def learning_rates(schedule: Schedule, total_steps: int, first_step: int = 0) -> np.ndarray:
+    """`learning_rate` of the steps 0 to `total_steps` of an optimizer, as a table: float32 (total_steps + 1,)."""
+    steps = np.arange(total_steps + 1, dtype=np.float32)
+    rates = ops.convert_to_numpy(learning_rate(schedule, total_steps, first_step)(steps))
+    return np.broadcast_to(rates, steps.shape).astype(np.float32)
+
+
+class LearningRateTable(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate of a step from a variable, so that one traced training step serves every schedule.
+
+    Args:
+        rates: float32 (N,) variable, which whoever holds the optimizer must let it track: a variable that it does not
+            know is a constant to a compiled step.
+    """
+
+    def __init__(self, rates: keras.Variable) -> None:
+        super().__init__()
+        self.rates = rates
+
+    def __call__(self, step: Any) -> Any:
+        last = self.rates.shape[0] - 1
+        return ops.take(self.rates, ops.minimum(ops.cast(step, "int32"), last))
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:

@@ -135,6 +135,22 @@ class Fit:
     batch_size: int = _within(1, 65_536)
     patience: int = _within(0, 100_000)  # epochs without a better val_log_loss before training stops
     executions_per_trial: int = _within(1, 1_000)
+    precision: str = _one_of("float32", "mixed_bfloat16", "mixed_float16")  # of what is trained; weights stay float32
+
+
+@dataclass
+class Features:
+    """Activations of the frozen part of the backbone, computed once."""
+
+    mode: str = _one_of("auto", "stored", "live")  # auto: stored where there is room, else computed for every batch
+    views: int | None = _within(1, 100_000)  # distinct training views; epoch e reads view e mod views
+    dtype: str = _one_of("float32", "float16")  # of stored activations; float16 is standardised per channel
+    engine: str = _one_of("auto", "openvino", "tensorflow", "keras")  # that runs the frozen part
+    max_gib: float = _within(0, 1_000_000)  # of all stored activations; least recently used go first
+
+
+# Distinct training views where `features.views` is null and there are more epochs.
+MOST_VIEWS = 10
 
 
 @dataclass
@@ -151,7 +167,7 @@ class SearchConfig:
 
     study: str = MISSING
     studies: str = MISSING  # the folder of all studies
-    cache: str = MISSING  # unpacked archives, catalogues, pixels
+    cache: str = MISSING  # unpacked archives, catalogues, pixels, activations
     seed: int = _within(0, 2**31 - 1)
     data: Data = field(default_factory=Data)
     backbone: Backbone = field(default_factory=Backbone)
@@ -162,6 +178,7 @@ class SearchConfig:
     space: dict[str, Hyperparameter] = field(default_factory=dict)
     tuner: Tuner = field(default_factory=Tuner)
     fit: Fit = field(default_factory=Fit)
+    features: Features = field(default_factory=Features)
     tta: Tta = field(default_factory=Tta)
     varied: list[str] = MISSING  # keys that the study varies beside the composed groups; they name the job folders
 

@@ -92,7 +92,16 @@ def read_job(folder: Path) -> Job | None:
         result = None
     if not isinstance(result, dict):
         result = {"status": FAILED, "job": folder.name, "error": f"{RESULT} is damaged"}
+    if isinstance(result.get("config"), dict):
+        result["config"] = _completed(result["config"])
     return Job(folder, result)
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A job's configuration with the keys that versions before 0.2 did not write, and their meaning then."""
+    fit = {"precision": "float32", **_mapping(config.get("fit"))}
+    features = {"mode": "auto", "views": fit.get("epochs"), "dtype": "float32", "engine": "auto", "max_gib": 50.0}
+    return {**config, "fit": fit, "features": {**features, **_mapping(config.get("features"))}}
 
 
 def read_jobs(study: Path) -> list[Job]:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from catsdogs.batches import PlainBatches, TrainingBatches
+from catsdogs.batches import PlainBatches, TrainingBatches, for_keras
 from catsdogs.schema import Fit
 from catsdogs.views import PLAIN, Views
 
@@ -57,6 +57,7 @@ def train(
     first_epoch: int = 0,
     epochs: int | None = None,
     listener: Listener | None = None,
+    distinct_views: int | None = None,
 ) -> Training:
     """Train with early stopping on `val_log_loss`, and put the weights of the best epoch back.
 
@@ -66,23 +67,24 @@ def train(
         validation_rows: None trains all epochs without early stopping.
         seed: of the order of images.
         epochs: number of the epoch after the last, `fit.epochs` if None.
+        distinct_views: of `TrainingBatches`.
 
     Raises:
         DivergedError: the loss or the validation log loss is not finite.
     """
     epochs = fit.epochs if epochs is None else epochs
-    batches = TrainingBatches(views, labels, train_rows, fit.batch_size, epochs, seed, first_epoch)
+    batches = TrainingBatches(views, labels, train_rows, fit.batch_size, epochs, seed, first_epoch, distinct_views)
     callbacks: list[Any] = [keras.callbacks.TerminateOnNaN(), _Bookkeeper(batches.steps, listener)]
     validation = None
     if validation_rows is not None:
-        validation = PlainBatches(views, validation_rows, PLAIN, fit.batch_size, labels)
+        validation = for_keras(PlainBatches(views, validation_rows, PLAIN, fit.batch_size, labels))
         callbacks.append(
             keras.callbacks.EarlyStopping(
                 monitor="val_log_loss", mode="min", patience=fit.patience, restore_best_weights=True
             )
         )
     fitted = model.fit(
-        batches,
+        for_keras(batches),
         validation_data=validation,
         steps_per_epoch=batches.steps,
         # The batches are shuffled within each epoch already; Keras would shuffle them across all epochs.

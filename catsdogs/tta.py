@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
-import keras
 import numpy as np
 
 from catsdogs.augment import is_identity
-from catsdogs.batches import PlainBatches
+from catsdogs.images import in_threads
 from catsdogs.progress import duration
 from catsdogs.schema import Augmentation, Tta
 from catsdogs.views import MIRRORED, PLAIN, View, Views
 
 log = logging.getLogger(__name__)
+
+# Images that go through the model at a time.
+CHUNK = 64
+
+PROGRESS_SECONDS = 10.0
 
 
 def tta_views(tta: Tta, augmentation: Augmentation) -> list[View]:
@@ -30,11 +35,16 @@ def tta_views(tta: Tta, augmentation: Augmentation) -> list[View]:
 
 
 def predict(
-    model: keras.Model, views: Views, rows: np.ndarray, batch_size: int, over: list[View] | None = None, what: str = ""
+    forward: Callable[[np.ndarray], list[np.ndarray]],
+    views: Views,
+    rows: np.ndarray,
+    over: list[View] | None = None,
+    what: str = "",
 ) -> np.ndarray:
     """Probabilities of dog, the mean over views.
 
     Args:
+        forward: pixels (B, S, S, 3) -> a list of p_dog (B, 1) alone, as `engine.fastest_forward` makes of a model.
         rows: int (N,).
         over: views to average; the plain image if None.
         what: the images, for the log; empty logs nothing.
@@ -45,11 +55,16 @@ def predict(
     over = [PLAIN] if over is None else over
     if len(rows) == 0:
         return np.zeros(0)
-    began = time.monotonic()
+    began = said = time.monotonic()
     total = np.zeros(len(rows))
-    for number, view in enumerate(over, start=1):
-        total += model.predict(PlainBatches(views, rows, view, batch_size), verbose=0).reshape(-1)
-        if what:
-            left = (time.monotonic() - began) / number * (len(over) - number)
-            log.info("%s: view %d of %d predicted, %s left", what, number, len(over), duration(left))
+    chunks = [(start, view) for view in over for start in range(0, len(rows), CHUNK)]
+    # Threads decode and augment the chunks ahead while the model runs.
+    inputs = in_threads(lambda chunk: views.read(rows[chunk[0] : chunk[0] + CHUNK], chunk[1]), chunks, "augmenting")
+    for number, ((start, _), images) in enumerate(zip(chunks, inputs, strict=True), start=1):
+        total[start : start + CHUNK] += forward(images)[0].reshape(-1)
+        now = time.monotonic()
+        if what and (number == len(chunks) or now - said >= PROGRESS_SECONDS):
+            said = now
+            left = duration((now - began) / number * (len(chunks) - number))
+            log.info("%s: %.0f %% of %d views predicted, %s left", what, 100 * number / len(chunks), len(over), left)
     return total / len(over)

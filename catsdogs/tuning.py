@@ -7,7 +7,6 @@ trial are ours.
 from __future__ import annotations
 
 import dataclasses
-import gc
 import logging
 import math
 import statistics
@@ -15,22 +14,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-import keras
 import keras_tuner
 import numpy as np
 import pandas as pd
 from keras_tuner.engine import base_tuner
 
-from catsdogs.batches import PlainBatches, TrainingBatches
+from catsdogs.batches import PlainBatches, for_keras
 from catsdogs.errors import UserError
-from catsdogs.files import replacing, write_csv
-from catsdogs.hypermodel import HyperModel, declare
+from catsdogs.features import Features
+from catsdogs.files import write_csv
+from catsdogs.hypermodel import declare, depths, hyperparameters
 from catsdogs.progress import JobProgress
 from catsdogs.schedules import steps_per_epoch
 from catsdogs.schema import SearchConfig
 from catsdogs.training import DivergedError, Training, train
+from catsdogs.trial_model import TrialModel, TrialModels
 from catsdogs.trials import COMPLETED, TrialRecord, best_trial, write_trials
-from catsdogs.views import PLAIN, Views
+from catsdogs.views import PLAIN
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +42,13 @@ class TrainingSet:
     """What every trial of a job trains on and is scored on.
 
     Attributes:
-        views: inputs of all rows.
+        features: inputs of all rows, at any cut.
         labels: float32 (N,), 0.0 cat, 1.0 dog.
         train_rows: int, the rows of the training split.
         validation_rows: int, the rows of the validation split.
     """
 
-    views: Views
+    features: Features
     labels: np.ndarray
     train_rows: np.ndarray
     validation_rows: np.ndarray
@@ -119,6 +119,7 @@ class SearchTuner(base_tuner.BaseTuner):
     """Runs the trials of one job and writes its tables after each of them.
 
     Args:
+        models: of the trials of this job.
         folder: of the job; gets `tuner/`, `trials.csv`, `history.csv` and `validation.csv`.
         validation_ids: id of every row in `data.validation_rows`.
         progress: told how far training is.
@@ -129,12 +130,14 @@ class SearchTuner(base_tuner.BaseTuner):
         config: SearchConfig,
         oracle: keras_tuner.Oracle,
         data: TrainingSet,
+        models: TrialModels,
         folder: Path,
         validation_ids: list[str],
         progress: JobProgress,
     ) -> None:
         self._config = config
         self._data = data
+        self._models = models
         self._folder = folder
         self._validation_ids = validation_ids
         self._progress = progress
@@ -143,8 +146,8 @@ class SearchTuner(base_tuner.BaseTuner):
         self._histories: list[pd.DataFrame] = []
         self._tracebacks: list[str] = []
         self._began = time.monotonic()
-        model = HyperModel(config, total_steps=self._steps * config.fit.epochs)
-        super().__init__(oracle, model, directory=str(folder), project_name="tuner", overwrite=True)
+        # No hypermodel: Keras Tuner would build from it, where our models are built once for many trials.
+        super().__init__(oracle, None, directory=str(folder), project_name="tuner", overwrite=True)
 
     def _populate_initial_space(self) -> None:
         """Nothing to do: the space is declared whole, and Keras Tuner would build a model only to find it."""
@@ -159,21 +162,12 @@ class SearchTuner(base_tuner.BaseTuner):
         return self._tracebacks[0] if self._tracebacks else ""
 
     def try_one_step(self) -> None:
-        """Build the model and train one batch, so that an error of ours is not a series of failed trials."""
+        """Build a model and train one batch of zeros, so that an error of ours is not a series of failed trials."""
         # The deepest unfreezing, which is the one that the backbone may not have.
-        hp = self.oracle.get_space()
-        deepest = self._config.space.get("unfreeze_depth")
-        if deepest is not None:
-            hp.values["unfreeze_depth"] = max(deepest.values) if deepest.values else int(deepest.high or 0)
-        keras.utils.set_random_seed(self._config.seed)
-        model = self.hypermodel.build(hp)
-        rows = self._data.train_rows[: self._config.fit.batch_size]
-        inputs, targets = TrainingBatches(
-            self._data.views, self._data.labels, rows, self._config.fit.batch_size, 1, self._config.seed
-        )[0]
-        model.train_on_batch(inputs, targets)
-        del model
-        _forget_models()
+        deepest = {"unfreeze_depth": depths(self._config)[-1]}
+        trial = self._models.start(hyperparameters(self._config, deepest), self._config.seed)
+        size = min(self._config.fit.batch_size, len(self._data.train_rows))
+        trial.model.train_on_batch(np.zeros((size, *trial.cut.shape), np.float32), np.zeros((size, 1), np.float32))
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Train the executions of a trial; give their mean scores."""
@@ -185,13 +179,14 @@ class SearchTuner(base_tuner.BaseTuner):
         for execution in range(self._config.fit.executions_per_trial):
             try:
                 training, model = self._run_execution(trial, execution, first_epoch, epochs)
+                if execution == 0:
+                    # Now: the next execution starts in the same model.
+                    p_dog = self._predictions(model)
             except DivergedError as error:
                 self._keep_history(error.history, trial.trial_id, execution)
                 raise
             trainings.append(training)
             self._keep_history(training.history, trial.trial_id, execution)
-            if execution == 0:
-                first_model = model
         scores = {
             "val_log_loss": statistics.fmean(training.val_log_loss for training in trainings),
             "val_accuracy": statistics.fmean(training.val_accuracy for training in trainings),
@@ -211,56 +206,60 @@ class SearchTuner(base_tuner.BaseTuner):
             epoch_budget=epochs,
         )
         if best is None or best_trial(self.records) is not best:
-            self._write_validation(first_model)
+            self._write_validation(p_dog)
         return scores
 
-    def _run_execution(self, trial: Any, execution: int, first_epoch: int, epochs: int) -> tuple[Training, keras.Model]:
-        _forget_models()
+    def _run_execution(self, trial: Any, execution: int, first_epoch: int, epochs: int) -> tuple[Training, TrialModel]:
         seed = trial_seed(self._config.seed, trial.trial_id, execution)
-        keras.utils.set_random_seed(seed)
-        model = self.hypermodel.build(trial.hyperparameters, first_step=first_epoch * self._steps)
-        parent = trial.hyperparameters.values.get("tuner/trial_id")
+        control = trial.hyperparameters.values
+        started = self._models.start(hyperparameters(self._config, control), seed, first_epoch * self._steps)
+        parent = control.get("tuner/trial_id")
         if parent is not None:
             # A promoted Hyperband trial goes on from its parent's weights, and from its parent's learning rate.
-            _weights_only(model).load_weights(str(self._weights(parent, execution)))
+            self._models.load_weights(started, self._weights(parent, execution))
         epochs_before = execution * (epochs - first_epoch)
 
         def listener(epoch: int, share: float, logs: dict[str, float] | None) -> None:
             self._progress.epoch(epochs_before + epoch - first_epoch, share, epoch, epochs, logs)
 
-        training = train(
-            model,
-            self._data.views,
-            self._data.labels,
-            self._data.train_rows,
-            self._data.validation_rows,
-            self._config.fit,
-            seed,
-            first_epoch,
-            epochs,
-            listener,
-        )
+        try:
+            training = train(
+                started.model,
+                self._data.features.at(started.cut),
+                self._data.labels,
+                self._data.train_rows,
+                self._data.validation_rows,
+                self._config.fit,
+                seed,
+                first_epoch,
+                epochs,
+                listener,
+                self._data.features.views,
+            )
+        except DivergedError:
+            raise
+        except BaseException:
+            self._models.forget(started)
+            raise
         if self._config.tuner.oracle == "hyperband":
-            with replacing(self._weights(trial.trial_id, execution)) as temporary:
-                _weights_only(model).save_weights(str(temporary))
-        return training, model
+            self._models.save_weights(started, self._weights(trial.trial_id, execution))
+        return training, started
 
     def _keep_history(self, history: pd.DataFrame, trial_id: str, execution: int) -> None:
         self._histories.append(history.assign(trial=trial_id, execution=execution))
 
     def _weights(self, trial_id: str, execution: int) -> Path:
-        return Path(self.get_trial_dir(trial_id)) / f"execution_{execution}.weights.h5"
+        return Path(self.get_trial_dir(trial_id)) / f"execution_{execution}.npz"
 
-    def _write_validation(self, model: keras.Model) -> None:
-        rows = self._data.validation_rows
-        p_dog = model.predict(PlainBatches(self._data.views, rows, PLAIN, self._config.fit.batch_size), verbose=0)
-        table = pd.DataFrame(
-            {
-                "id": self._validation_ids,
-                "label": self._data.labels[rows].astype(int),
-                "p_dog": p_dog.reshape(-1).astype(np.float64),
-            }
-        )
+    def _predictions(self, trial: TrialModel) -> np.ndarray:
+        """(N,) float64 of the validation rows."""
+        views = self._data.features.at(trial.cut)
+        batches = PlainBatches(views, self._data.validation_rows, PLAIN, self._config.fit.batch_size)
+        return trial.model.predict(for_keras(batches), verbose=0).reshape(-1).astype(np.float64)
+
+    def _write_validation(self, p_dog: np.ndarray) -> None:
+        labels = self._data.labels[self._data.validation_rows].astype(int)
+        table = pd.DataFrame({"id": self._validation_ids, "label": labels, "p_dog": p_dog})
         write_csv(self._folder / "validation.csv", table)
 
     def on_trial_end(self, trial: Any) -> None:
@@ -291,14 +290,3 @@ class SearchTuner(base_tuner.BaseTuner):
 def searched_values(values: dict[str, Any]) -> dict[str, Any]:
     """A trial's hyperparameters without Keras Tuner's control keys, which share their dictionary."""
     return {name: value for name, value in values.items() if not name.startswith("tuner/")}
-
-
-def _weights_only(model: keras.Model) -> keras.Model:
-    """The same layers without the optimizer: a promoted trial starts a new one, and its slots would fill the disk."""
-    return keras.Model(model.inputs, model.outputs)
-
-
-def _forget_models() -> None:
-    """Free what the models before left in Keras' global state."""
-    keras.backend.clear_session()
-    gc.collect()

@@ -1,7 +1,7 @@
 """The seam between pixels and training: rows + view -> inputs of the model.
 
-Training asks `Views.read` and neither knows nor cares how an input comes about. The live side, here, augments cached
-pixels and feeds the whole model. It is the reference that any other side must equal.
+Training asks `Views.read` and neither knows nor cares how an input comes about. Here pixels are augmented when they are
+asked for; `features` gives what the frozen part of a backbone makes of them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from catsdogs.augment import augment
-from catsdogs.schema import Augmentation
+from catsdogs.augment import augment, is_identity
+from catsdogs.schema import MOST_VIEWS, Augmentation, Features
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,13 @@ class Views(Protocol):
         """Inputs of the model for these rows (B,) int, seen through this view; (B, ...), in the order of `rows`."""
 
 
+def distinct_views(features: Features, augmentation: Augmentation, epochs: int) -> int:
+    """How many different training views there are: epoch e reads view `e % distinct_views`."""
+    if is_identity(augmentation):
+        return 1
+    return min(epochs, MOST_VIEWS if features.views is None else features.views)
+
+
 class LiveViews:
     """Pixels, augmented when they are asked for.
 
@@ -59,6 +66,14 @@ class LiveViews:
 
     def __len__(self) -> int:
         return len(self._pixels)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        return self._augmentation
+
+    @property
+    def seed(self) -> int:
+        return self._seed
 
     def read(self, rows: np.ndarray, view: View) -> np.ndarray:
         """uint8 (B, S, S, 3)."""

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -18,7 +20,8 @@ from omegaconf import DictConfig
 
 from catsdogs.compose import checked, register
 from catsdogs.locations import conf_dir
-from catsdogs.schema import SearchConfig
+from catsdogs.schema import Augmentation, SearchConfig
+from catsdogs.views import LiveViews
 
 # A network and images so small that a trial takes about a second.
 TINY = (
@@ -31,6 +34,10 @@ TINY = (
     "model.dense_units=8",
     "schedule.peak_lr=0.002",
 )
+
+
+# Quicker to set up than an optional one, for networks this small; tests/test_jax.py runs some of the tests on JAX.
+ENGINE = "tensorflow" if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow" else "keras"
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +59,7 @@ def config(composed: Callable[..., DictConfig]) -> Callable[..., SearchConfig]:
     def tiny(*overrides: str) -> SearchConfig:
         own_space = any(override.startswith("space=") for override in overrides)
         depths = () if own_space else ("space.unfreeze_depth.values=[2,5]",)
-        return checked(composed(*TINY, *depths, *overrides))
+        return checked(composed(*TINY, *depths, f"features.engine={ENGINE}", *overrides))
 
     return tiny
 
@@ -75,17 +82,45 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return command
 
 
-@pytest.fixture
-def training_data():  # type: ignore[no-untyped-def]
-    """40 training and 20 validation images of 32 pixels: bright ones are dogs, in noise."""
-    from catsdogs.schema import Augmentation
-    from catsdogs.tuning import TrainingSet
-    from catsdogs.views import LiveViews
+@dataclass(frozen=True)
+class Drawn:
+    """A few images in noise, bright ones are dogs."""
 
+    views: LiveViews
+    labels: np.ndarray
+    train_rows: np.ndarray
+    validation_rows: np.ndarray
+
+
+@pytest.fixture
+def training_data() -> Drawn:
+    """40 training and 20 validation images of 32 pixels."""
     rng = np.random.default_rng(0)
     labels = np.tile([0.0, 1.0], 30).astype(np.float32)
     pixels = rng.integers(0, 200, (60, 32, 32, 3)) + (labels * 30).astype(int)[:, None, None, None]
     pixels[:, :8, :16] = pixels[:, :8, :16] // 2
     augmentation = Augmentation(0.5, 5, 0.05, 0.1, 0, 0.1, 0.0, 0.0, "reflect")
     views = LiveViews(pixels.astype(np.uint8), np.arange(60, dtype=np.uint64), augmentation, seed=1)
-    return TrainingSet(views, labels, np.arange(40), np.arange(40, 60))
+    return Drawn(views, labels, np.arange(40), np.arange(40, 60))
+
+
+@pytest.fixture
+def prepared(training_data: Drawn, tmp_path: Path) -> Callable[[SearchConfig], Any]:
+    """What the trials of a job on `training_data` read and train: a `TrainingSet` and `TrialModels`."""
+    from catsdogs.backbones import load_network
+    from catsdogs.features import Features
+    from catsdogs.schedules import steps_per_epoch
+    from catsdogs.trial_model import TrialModels
+    from catsdogs.tuning import TrainingSet
+
+    def prepare(job: SearchConfig) -> Any:
+        data = training_data
+        network = load_network(job.backbone, job.seed)
+        steps = steps_per_epoch(len(data.train_rows), job.fit.batch_size)
+        models = TrialModels(job, network, steps * job.fit.epochs)
+        cuts, hashes = list(models.cuts.values()), [f"{row:064x}" for row in range(len(data.labels))]
+        rows = (data.train_rows, data.validation_rows)
+        features = Features(job.features, network, cuts, data.views, hashes, *rows, job.fit.epochs, tmp_path / "cache")
+        return TrainingSet(features, data.labels, *rows), models
+
+    return prepare

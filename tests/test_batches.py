@@ -58,6 +58,14 @@ def test_a_training_that_starts_later_sees_what_the_whole_training_sees_there():
         np.testing.assert_array_equal(late[index][0], whole[index + 10][0])
 
 
+def test_views_come_again_after_as_many_epochs_as_there_are():
+    data = batches(batch_size=33, distinct_views=3)
+    assert [set(data[epoch][0][:, 1]) for epoch in range(4)] == [{0}, {1}, {2}, {0}]
+    assert [tuple(batches(batch_size=33)[epoch][0][:, 0]) for epoch in range(4)] == [
+        tuple(data[epoch][0][:, 0]) for epoch in range(4)
+    ]
+
+
 def test_labels_are_float32_columns_of_their_images():
     inputs, targets = batches()[0]
     assert targets.dtype == np.float32

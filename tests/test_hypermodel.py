@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss
 
 from catsdogs.compose import checked
 from catsdogs.errors import UserError
-from catsdogs.hypermodel import HyperModel, build_model, declare, hyperparameters, unfreeze
+from catsdogs.hypermodel import build_model, declare, depths, hyperparameters, unfreeze
 from catsdogs.hypermodel import log_loss as log_loss_metric
 from catsdogs.schema import Hyperparameter
 from catsdogs.scores import log_loss_per_image
@@ -186,10 +186,14 @@ def test_the_space_is_declared_as_written():
         assert drawn["dense_units"] % 32 == 0
 
 
-def test_keras_tuner_can_build_our_hypermodel(config):
-    job = config()
-    hypermodel = HyperModel(job, total_steps=10)
-    hp = keras_tuner.HyperParameters()
-    hypermodel.declare_hyperparameters(hp)
-    assert set(hp.values) == set(job.space)
-    assert hypermodel.build(hp).output_shape == (None, 1)
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("{kind: choice, values: [30, 0, 10]}", [0, 10, 30]),
+        ("{kind: int, low: 2, high: 10, step: 4}", [2, 6, 10]),
+        ("{kind: int, low: 2, high: 5, sampling: log}", [2, 3, 4, 5]),
+    ],
+)
+def test_the_depths_of_the_space_are_all_that_a_trial_may_have(config, entry, expected):
+    assert depths(config("space=fixed", f"+space.unfreeze_depth={entry}")) == expected
+    assert depths(config("space=fixed", "model.unfreeze_depth=3")) == [3]

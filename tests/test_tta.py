@@ -18,9 +18,8 @@ STILL = dataclasses.replace(
 class LeftBrightness:
     """Stands in for a model: says how bright the left half of an image is."""
 
-    def predict(self, batches, verbose):
-        inputs = np.concatenate([batches[index][0] for index in range(len(batches))])
-        return inputs[:, :, :4].mean(axis=(1, 2, 3), keepdims=False)[:, None] / 255
+    def __call__(self, images):
+        return [images[:, :, :4].mean(axis=(1, 2, 3))[:, None] / 255]
 
 
 @pytest.fixture
@@ -40,13 +39,14 @@ def test_views_of_an_augmentation_that_changes_nothing_are_predicted_once(caplog
     assert "changes nothing" in caplog.text
 
 
-def test_the_prediction_is_the_mean_over_views_in_the_order_of_rows(views):
+def test_the_prediction_is_the_mean_over_views_in_the_order_of_rows(views, monkeypatch):
     rows = np.array([5, 0, 3])
     over = [PLAIN, MIRRORED, View("tta", 4)]
     model = LeftBrightness()
-    alone = [model.predict([(views.read(rows, view),)], verbose=0)[:, 0] for view in over]
-    np.testing.assert_allclose(predict(model, views, rows, 2, over), np.mean(alone, axis=0))
-    np.testing.assert_allclose(predict(model, views, rows, 2), alone[0])
+    monkeypatch.setattr("catsdogs.tta.CHUNK", 2)
+    alone = [model(views.read(rows, view))[0][:, 0] for view in over]
+    np.testing.assert_allclose(predict(model, views, rows, over), np.mean(alone, axis=0))
+    np.testing.assert_allclose(predict(model, views, rows), alone[0])
 
 
 def test_a_mirrored_view_is_the_image_from_right_to_left(views):
@@ -60,4 +60,4 @@ def test_training_and_test_time_views_of_one_number_differ(views):
 
 
 def test_no_rows_give_no_probabilities(views):
-    assert predict(LeftBrightness(), views, np.array([], dtype=int), 2).shape == (0,)
+    assert predict(LeftBrightness(), views, np.array([], dtype=int)).shape == (0,)

@@ -3,14 +3,15 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
 
 from catsdogs.errors import UserError
+from catsdogs.hypermodel import hyperparameters
 from catsdogs.progress import JobProgress
 from catsdogs.training import DivergedError
+from catsdogs.trial_model import TrialModels
 from catsdogs.trials import best_trial, lineage, read_trials
 from catsdogs.tuning import SearchTuner, build_oracle, expected_trials, trial_seed
 from catsdogs.views import PLAIN
@@ -19,13 +20,13 @@ FAST = ("fit.epochs=2", "fit.batch_size=16", "tuner.max_trials=3")
 
 
 @pytest.fixture
-def tuner(config, training_data, tmp_path):
+def tuner(config, training_data, prepared, tmp_path):
     def build(*overrides, folder=None):
         job = config(*FAST, *overrides)
         folder = folder or tmp_path / "job"
         folder.mkdir(exist_ok=True)
         ids = [str(row) for row in training_data.validation_rows]
-        return SearchTuner(job, build_oracle(job), training_data, folder, ids, JobProgress("job", 3, 2))
+        return SearchTuner(job, build_oracle(job), *prepared(job), folder, ids, JobProgress("job", 3, 2))
 
     return build
 
@@ -131,9 +132,9 @@ def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_r
     searched, training_data, monkeypatch
 ):
     loaded = []
-    load = keras.Model.load_weights
+    load = TrialModels.load_weights
     monkeypatch.setattr(
-        keras.Model, "load_weights", lambda self, path, **kw: (loaded.append(path), load(self, path, **kw))
+        TrialModels, "load_weights", lambda self, trial, file: (loaded.append(str(file)), load(self, trial, file))
     )
     tuner, folder = searched("tuner=hyperband", "tuner.max_trials=null", "fit.epochs=4", "fit.patience=10")
     values = {trial: tuner.oracle.trials[trial].hyperparameters.values for trial in tuner.oracle.trials}
@@ -151,11 +152,12 @@ def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_r
 
     # The weights that are kept for a child score what its parent's best epoch scored.
     child, parent = next(iter(promoted.items()))
-    model = tuner.hypermodel.build(tuner.oracle.trials[child].hyperparameters)
-    keras.Model(model.inputs, model.outputs).load_weights(str(tuner._weights(parent, 0)))
+    values = hyperparameters(tuner._config, tuner.oracle.trials[child].hyperparameters.values)
+    trial = tuner._models.start(values, seed=99)
+    tuner._models.load_weights(trial, tuner._weights(parent, 0))
     rows = training_data.validation_rows
-    inputs, labels = training_data.views.read(rows, PLAIN), training_data.labels[rows]
-    found = model.evaluate(inputs, labels[:, None], verbose=0, return_dict=True)["log_loss"]
+    inputs, labels = tuner._data.features.at(trial.cut).read(rows, PLAIN), training_data.labels[rows]
+    found = trial.model.evaluate(inputs, labels[:, None], verbose=0, return_dict=True)["log_loss"]
     records = {record.trial: record for record in tuner.records}
     assert found == pytest.approx(records[parent].val_log_loss, rel=1e-4)
     assert lineage(tuner.records, records[child])[-2:] == [records[parent], records[child]]
@@ -208,7 +210,8 @@ def test_many_failures_in_a_row_do_not_end_the_search(searched, monkeypatch):
 def test_an_error_of_ours_is_raised_before_the_search(tuner, monkeypatch):
     built = tuner()
     built.try_one_step()
-    monkeypatch.setattr("catsdogs.hypermodel.head", lambda *args: 1 / 0)
+    built._models._structures.clear()
+    monkeypatch.setattr("catsdogs.trial_model.head", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         built.try_one_step()
 

@@ -1,0 +1,210 @@
+"""Both sides of the comparison as processes of their own, timed from start to exit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_BENCHMARKS = Path(__file__).resolve().parent
+_MIB_FROM_MAXRSS = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss counts bytes there, KiB elsewhere
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process.
+
+    Attributes:
+        seconds: wall time from start to exit.
+        cpu_seconds: of all its threads, which other work on the machine hardly changes.
+        peak_rss_mib: largest resident set; pages of mapped files that it has touched count.
+        trials: in the order of their proposal: trial, hyperparameters, trained, and of those that were trained
+            val_log_loss and epoch_seconds, a value per epoch.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak_rss_mib: float
+    trials: list[dict[str, Any]]
+
+
+class Sides:
+    """Runs both sides on the same images.
+
+    Args:
+        work: folder of everything that is written.
+        overrides: of catsdogs, without study, sizes and features.
+    """
+
+    def __init__(self, work: Path, overrides: list[str]) -> None:
+        self._work = work
+        self._cache = work / "cache"
+        self._overrides = overrides
+        self._plain: dict[str, Any] = {}
+        self._prepared: set[Path] = set()
+
+    def prepare(self) -> dict[str, Any]:
+        """Unpack, catalogue and decode into the cache, in nobody's time, and write what the plain side is given.
+
+        Returns:
+            What both sides are run with.
+        """
+        from hydra import compose, initialize_config_dir
+
+        from catsdogs.augment import view_keys
+        from catsdogs.compose import checked, register
+        from catsdogs.dataset import load_dataset
+        from catsdogs.images import pixels
+        from catsdogs.locations import conf_dir
+
+        register()
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            config = checked(compose("search", overrides=[*self._overrides, "study=benchmark"]))
+        if config.schedule.kind != "cosine" or config.schedule.warmup_fraction or config.model.l2_covers != "head":
+            raise SystemExit("the plain side knows a cosine without warm-up, and L2 on the head only")
+        if not config.model.head_batch_norm or config.backbone.train_batch_norm:
+            raise SystemExit("the plain side has a batch norm in the head, and trains none of the backbone's")
+        dataset = load_dataset(config.data, self._cache)
+        rows, size = dataset.rows, config.backbone.image_size
+        split, keys = rows["split"].to_numpy(), view_keys(rows["sha256"])
+        # Only its path is wanted: the plain side maps the same file.
+        array = pixels(rows, dataset.root, size, self._cache)
+        np.savez(
+            self._work / "arrays.npz",
+            labels=rows["label"].to_numpy(dtype=np.float32),
+            keys=keys,
+            train_rows=np.flatnonzero(split == "train"),
+            validation_rows=np.flatnonzero(split == "validation"),
+        )
+        self._plain = {
+            "pixels": str(array.filename),
+            "arrays": str(self._work / "arrays.npz"),
+            "weights": config.backbone.weights,
+            "image_size": size,
+            "seed": config.seed,
+            "batch_size": config.fit.batch_size,
+            "peak_lr": config.schedule.peak_lr,
+            "final_fraction": config.schedule.final_fraction,
+            "label_smoothing": config.label_smoothing.epsilon,
+            "dense_units": config.model.dense_units,
+            "head_batch_norm_momentum": config.model.head_batch_norm_momentum,
+            "augmentation": dict(vars(config.augmentation)),
+            "autotune": True,
+        }
+        self._prepared = set(self._cache.rglob("*"))
+        private = {"pixels", "arrays", "weights", "autotune"}
+        return {
+            "train_images": int((split == "train").sum()),
+            "validation_images": int((split == "validation").sum()),
+            "data_digest": dataset.digest,
+            **{key: value for key, value in self._plain.items() if key not in private},
+        }
+
+    def faster_input(self) -> dict[str, Any]:
+        """Whether tf.data's autotune pays, which the plain side uses from here on."""
+        found, _ = self._run_plain("input", task="input", trials=1, epochs=2)
+        self._plain["autotune"] = found["autotune"]
+        return found
+
+    def plain(self, name: str, trials: int, epochs: int, **settings: Any) -> Run:
+        """The plain search; `settings` are further ones of `plain_search.Settings`."""
+        results, spent = self._run_plain(name, task="search", trials=trials, epochs=epochs, **settings)
+        return Run(*spent, results["trials"])
+
+    def catsdogs(self, name: str, trials: int, epochs: int, overrides: list[str]) -> Run:
+        """`catsdogs.search` with the store as it is."""
+        studies = self._work / "studies"
+        command = [sys.executable, "-m", "catsdogs.search", f"study={name}", f"studies={studies}"]
+        command += [f"cache={self._cache}", *self._overrides, f"tuner.max_trials={trials}"]
+        command += [f"fit.epochs={epochs}", f"fit.patience={epochs}", *overrides]
+        spent = self._timed(command, name)
+        return Run(*spent, read_trials(studies / name))
+
+    def empty_store(self) -> None:
+        """Remove everything from the cache that `prepare` did not put there."""
+        for path in sorted(set(self._cache.rglob("*")) - self._prepared, reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def store_bytes(self) -> int:
+        """Bytes on disk of what `empty_store` would remove."""
+        return sum(path.stat().st_size for path in set(self._cache.rglob("*")) - self._prepared if path.is_file())
+
+    def _run_plain(
+        self, name: str, trials: int, epochs: int, **settings: Any
+    ) -> tuple[dict[str, Any], tuple[float, float, float]]:
+        output = self._work / f"{name}.json"
+        complete = {
+            "epochs_run": epochs,
+            "patience": epochs,
+            "views": epochs,
+            "all_trials": True,
+            "augmentation_source": "views",
+            **self._plain,
+            "output": str(output),
+            "folder": str(self._work / f"{name}.tuner"),
+            "trials": trials,
+            "epochs": epochs,
+            **settings,
+        }
+        path = self._work / f"{name}.settings.json"
+        path.write_text(json.dumps(complete, indent=2), encoding="utf-8")
+        spent = self._timed([sys.executable, str(_BENCHMARKS / "plain_search.py"), str(path)], name)
+        return json.loads(output.read_text(encoding="utf-8")), spent
+
+    def _timed(self, command: list[str], name: str) -> tuple[float, float, float]:
+        """Wall seconds, processor seconds and peak MiB of a process; its output goes to a log."""
+        log = self._work / f"{name}.log"
+        environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
+        with log.open("wb") as output:
+            began = time.monotonic()
+            process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=_BENCHMARKS.parent
+            )
+            # Not process.wait(): only wait4 tells the memory of this one child.
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.monotonic() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            tail = log.read_text(encoding="utf-8", errors="replace")[-3000:]
+            raise SystemExit(f"{name} failed with status {process.returncode}; the end of its log:\n{tail}")
+        return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * _MIB_FROM_MAXRSS / 2**20
+
+
+def read_trials(study: Path) -> list[dict[str, Any]]:
+    """Trials of the one job of a study, from its trials.csv and history.csv."""
+    (result,) = study.glob("*/result.json")
+    job = result.parent
+    if json.loads(result.read_text(encoding="utf-8"))["status"] != "ok":
+        raise SystemExit(f"catsdogs' job {job.name} did not finish")
+    epochs = _rows(job / "history.csv")
+    trials = []
+    for row in _rows(job / "trials.csv"):
+        mine = [epoch for epoch in epochs if int(epoch["trial"]) == int(row["trial"])]
+        trials.append(
+            {
+                "trial": row["trial"],
+                "hyperparameters": {name: float(row[name]) for name in ("unfreeze_depth", "dropout", "l2")},
+                "trained": row["status"] == "COMPLETED",
+                "seconds": float(row["seconds"]),
+                "epoch_seconds": [float(epoch["seconds"]) for epoch in mine],
+                "val_log_loss": [float(epoch["val_log_loss"]) for epoch in mine],
+            }
+        )
+    return sorted(trials, key=lambda trial: int(trial["trial"]))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,478 @@
+"""Keys -> stored activations: filled once, locked, bounded, evicted.
+
+What is in the folder of a store:
+
+    <key>/values.npy               (N, *shape), float32, or float16 standardised by channel
+    <key>/channels.npy             (2, C) float32, mean and standard deviation of every channel; beside float16 only
+    <key>/about.json               what the entry is; its modification time is when the entry was last used
+    .filling-<group>-<random>/     an entry that is being written, renamed to <key> when it is whole
+    .trash-<random>/               an entry that is being removed
+    .locks/<group>.lock            held while a group is filled; the system lets go of it when its holder dies
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from catsdogs.errors import UserError
+from catsdogs.files import read_json, write_json
+
+RESERVED_DISK_BYTES = 2**30  # what the store leaves free on the disk for everybody else
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
+_SMALLEST_STD_SHARE = 1 / 16  # of the standard deviation over all channels
+_TELL_AFTER_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class StoreFull(Exception):
+    """The store cannot hold what it was asked to hold. Its text is one sentence with the sizes."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An entry to be filled.
+
+    Attributes:
+        key: 64 hexadecimal digits that cover everything that changes the values.
+        shape: of one image's activation.
+        about: plain JSON that tells people what it is.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stored entry. `bytes` is the size of its array, `last_used` in seconds since 1970, `group` the lock's name."""
+
+    key: str
+    folder: Path
+    about: dict[str, Any]
+    bytes: int
+    images: int
+    last_used: float
+    dtype: str
+    group: str
+
+
+class Activations:
+    """An open entry, memory-mapped. It can be read to the end even if the entry is removed meanwhile (POSIX).
+
+    Attributes:
+        shape: of one image's activation.
+    """
+
+    def __init__(self, values: np.ndarray, channels: np.ndarray | None) -> None:
+        self._values = values
+        self._channels = channels
+        self.shape: tuple[int, ...] = values.shape[1:]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def read(self, positions: np.ndarray) -> np.ndarray:
+        """Copy the activations of some images.
+
+        Args:
+            positions: (B,) int, in any order, repeated or not.
+
+        Returns:
+            (B, *shape) float32, newly made.
+
+        Raises:
+            IndexError: a position is not that of an image.
+        """
+        # Picking by an index array copies, so the caller owns what it gets.
+        values = self._values[positions].astype(np.float32, copy=False)
+        if self._channels is not None:
+            mean, std = self._channels
+            values *= std
+            values += mean
+        return values
+
+
+def bytes_of(shape: Sequence[int], images: int, dtype: str) -> int:
+    """Bytes of an entry's array: (images, *shape) of "float32" or "float16"."""
+    return images * math.prod(shape) * np.dtype(dtype).itemsize
+
+
+class Store:
+    """A folder of entries that processes share.
+
+    Args:
+        folder: made when it is first filled.
+        max_bytes: what the arrays of all entries may take up together.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+
+    def open(self, key: str) -> Activations | None:
+        """Open an entry and mark it as used; None if there is none that is whole."""
+        entry = _entry(self.folder / key)
+        if entry is None:
+            return None
+        try:
+            values = np.load(entry.folder / "values.npy", mmap_mode="r")
+            channels = np.load(entry.folder / "channels.npy") if entry.dtype == "float16" else None
+        except (OSError, ValueError, EOFError):  # removed a moment ago, or damaged
+            return None
+        with suppress(OSError):  # a cache that others own and that may only be read is fine
+            os.utime(entry.folder / "about.json")
+        return Activations(np.asarray(values), channels)
+
+    def fill(
+        self,
+        group: str,
+        wanted: Sequence[Wanted],
+        images: int,
+        dtype: str,
+        produce: Callable[[list[int]], Iterator[Sequence[np.ndarray]]],
+        keep: Collection[str] = (),
+    ) -> None:
+        """Fill the entries that are absent, all in one pass. Either all of them appear or none.
+
+        Who fills a group keeps others from filling it; they wait, and then find there what they wanted.
+
+        Args:
+            group: name of the lock, 64 hexadecimal digits; entries made from the same pass share it.
+            wanted: the entries.
+            images: N, rows of every entry, at least 1.
+            dtype: "float32": as it is. "float16": standardised by channel (last axis), with half a unit in the last
+                place, 2**-11 of its distance from the channel's mean, lost; infinities become finite.
+            produce: from the positions in `wanted` that are absent to chunks of consecutive images. A chunk has one
+                float32 (b, *shape) for every such position; b may differ from chunk to chunk.
+            keep: keys that must not make room; those of `wanted` never do.
+
+        Raises:
+            StoreFull: the bound or the disk leaves no room. Nothing is stored.
+            ValueError: `produce` gave other shapes, dtypes or numbers of rows than announced. Nothing is stored.
+            UserError: the folder cannot be written.
+        """
+        _check(group, wanted, images, dtype)
+        if not self._missing(wanted):  # so a folder that may only be read serves as long as it has everything
+            return
+        with ExitStack() as stack:
+            with _writing(self.folder):
+                stack.enter_context(self._locked(group, "waiting for another process to store the same activations"))
+            missing = self._missing(wanted)
+            if not missing:
+                return
+            keys = {*keep, *(one.key for one in wanted)}
+            fillings: list[_Filling] = []
+            with _writing(self.folder), self._locked("room", "waiting for another process to make room in the store"):
+                self._sweep(group)
+                self._make_room(sum(bytes_of(wanted[place].shape, images, dtype) for place in missing), keys, group)
+                for place in missing:  # others that make room reckon with what is begun
+                    fillings.append(_Filling(self.folder, group, wanted[place], images, dtype))
+                    stack.callback(fillings[-1].discard)
+            for chunk in produce(missing):
+                _write_chunk(fillings, chunk, images)
+            rows = fillings[0].rows
+            if rows != images:
+                raise ValueError(f"{rows} images were produced, and not {images}")
+            with _writing(self.folder):
+                for filling in fillings:
+                    self._publish(filling)
+
+    def room(self, keep: Collection[str]) -> int:
+        """Bytes that could be stored at most, if everything but the keys of `keep` were evicted.
+
+        What others are filling right now counts as room, as it may be the very entries that the caller wants. So `fill`
+        has the last word.
+        """
+        entries = self.entries()
+        kept = sum(entry.bytes for entry in entries if entry.key in keep)
+        evictable = sum(entry.bytes for entry in entries if entry.key not in keep)
+        written = sum(done for _, done in self._being_filled())
+        return max(0, min(self.max_bytes - kept, self._free_disk() + evictable + written))
+
+    def entries(self) -> list[Entry]:
+        """All whole entries, most recently used first."""
+        found = [_entry(path) for path in self._paths() if _DIGEST.fullmatch(path.name)]
+        return sorted((entry for entry in found if entry is not None), key=lambda entry: -entry.last_used)
+
+    def clear(self, unused_days: float = 0.0, dry_run: bool = False) -> int:
+        """Remove what has not been used for some days, and what killed processes left behind.
+
+        Groups that are being filled right now are left alone, and so is what cannot be removed.
+
+        Returns:
+            Bytes on disk that were freed, or would be if this were no dry run.
+        """
+        before = time.time() - unused_days * 86400
+        freed = self._sweep(None, dry_run)
+        for path in self._paths():
+            if _DIGEST.fullmatch(path.name) is None:
+                continue
+            entry = _entry(path)
+            with suppress(OSError):
+                if (path.stat().st_mtime if entry is None else entry.last_used) <= before:
+                    freed += self._remove(path, None if entry is None else entry.group, dry_run)
+        return freed
+
+    def _paths(self) -> list[Path]:
+        try:
+            return list(self.folder.iterdir())
+        except OSError:  # not made yet
+            return []
+
+    def _missing(self, wanted: Sequence[Wanted]) -> list[int]:
+        return [place for place, one in enumerate(wanted) if self.open(one.key) is None]
+
+    def _lock(self, group: str) -> FileLock:
+        (self.folder / ".locks").mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / ".locks" / f"{group}.lock")
+
+    @contextmanager
+    def _locked(self, group: str, waiting: str) -> Iterator[None]:
+        lock = self._lock(group)
+        try:
+            lock.acquire(timeout=_TELL_AFTER_SECONDS)
+        except Timeout:
+            _log.info("%s", waiting)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _make_room(self, needed: int, keys: set[str], group: str) -> None:
+        """Evict the least recently used until `needed` bytes fit; evict nothing if they will not."""
+        entries = self.entries()
+        others = self._being_filled()
+        missing_yet = sum(planned - done for planned, done in others)
+        held = sum(entry.bytes for entry in entries) + sum(planned for planned, _ in others)
+        evictable = [
+            entry for entry in entries if entry.key not in keys and (entry.group == group or self._is_free(entry.group))
+        ]
+        evictable_bytes = sum(entry.bytes for entry in evictable)
+        while True:
+            room = self.max_bytes - held
+            free = self._free_disk() - missing_yet
+            if needed <= min(room, free):
+                return
+            if needed > min(room, free) + evictable_bytes:
+                raise StoreFull(
+                    f"{self.folder}: activations of {_gib(needed)} do not fit: its bound of {_gib(self.max_bytes)} "
+                    f"leaves {_gib(room + evictable_bytes)} for them, and its disk {_gib(free + evictable_bytes)}"
+                )
+            entry = evictable.pop()
+            evictable_bytes -= entry.bytes
+            if self._remove(entry.folder, None if entry.group == group else entry.group):
+                held -= entry.bytes
+                _log.info("removed stored activations of %s to make room", _gib(entry.bytes))
+
+    def _being_filled(self) -> list[tuple[int, int]]:
+        """(planned, written) bytes of what is being filled."""
+        found = []
+        for path in self._paths():
+            if path.name.startswith(".filling-"):
+                with suppress(OSError, ValueError, KeyError, TypeError):
+                    told = read_json(path / "about.json")
+                    planned = bytes_of(told["shape"], told["images"], told["dtype"])
+                    found.append((planned, min(planned, (path / "values.npy").stat().st_size)))
+        return found
+
+    def _free_disk(self) -> int:
+        """Bytes free on the disk beyond the reserve; negative if others have filled it."""
+        folder = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+        return shutil.disk_usage(folder).free - RESERVED_DISK_BYTES
+
+    def _is_free(self, group: str) -> bool:
+        try:
+            with self._lock(group).acquire(blocking=False):
+                return True
+        except (OSError, Timeout):
+            return False
+
+    def _sweep(self, group: str | None, dry_run: bool = False) -> int:
+        """Remove what killed processes left behind, `group` being locked by the caller; bytes freed."""
+        freed = 0
+        for path in self._paths():
+            if path.name.startswith(".filling-"):
+                owner = path.name.split("-")[1]
+                freed += self._remove(path, None if owner == group else owner, dry_run)
+            elif path.name.startswith(".trash-"):
+                freed += _size(path)
+                if not dry_run:
+                    shutil.rmtree(path, ignore_errors=True)
+        return freed
+
+    def _remove(self, path: Path, group: str | None, dry_run: bool = False) -> int:
+        """Remove a folder unless its group is being filled; bytes freed. None: there is no lock to be asked for."""
+        trash = self.folder / f".trash-{secrets.token_hex(8)}"
+        try:
+            with ExitStack() as stack:
+                if group is not None:
+                    stack.enter_context(self._lock(group).acquire(blocking=False))
+                size = _size(path)
+                if dry_run:
+                    return size
+                path.rename(trash)  # at one stroke, so that nobody meets half an entry
+        except (OSError, Timeout):  # removed by another process, being filled, or not ours to remove
+            return 0
+        shutil.rmtree(trash, ignore_errors=True)
+        return size
+
+    def _publish(self, filling: _Filling) -> None:
+        key = filling.wanted.key
+        if _entry(filling.folder) is None:
+            raise OSError(errno.EIO, "what was written is not there")
+        if self.open(key) is None:
+            self._remove(self.folder / key, None)  # there is nothing, or something damaged
+        try:
+            filling.folder.rename(self.folder / key)
+        except OSError:
+            if self.open(key) is None:  # else it was filled under another group, and is the same
+                raise
+
+
+class _Filling:
+    """An entry while it is written.
+
+    Plain writes, not a memory map: a map on a disk that fills up kills the process instead of raising an error.
+    """
+
+    def __init__(self, store: Path, group: str, wanted: Wanted, images: int, dtype: str) -> None:
+        self.folder = folder = store / f".filling-{group}-{secrets.token_hex(4)}"
+        self.wanted = wanted
+        self.rows = 0
+        self._dtype = dtype
+        self._channels: np.ndarray | None = None
+        folder.mkdir()
+        self._file = (folder / "values.npy").open("wb", buffering=0)  # so that nothing is left to fail at the end
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(self._file, {**header, "shape": (images, *wanted.shape)})
+        told = {"group": group, "dtype": dtype, "images": images, "shape": list(wanted.shape), "about": wanted.about}
+        size = self._file.tell() + bytes_of(wanted.shape, images, dtype)
+        write_json(folder / "about.json", {**told, "file_bytes": size})
+
+    def write(self, chunk: np.ndarray) -> None:
+        """Append (b, *shape) float32."""
+        if self._dtype == "float16":
+            if self._channels is None:
+                self._channels = _channels(chunk)
+                np.save(self.folder / "channels.npy", self._channels)
+            mean, std = self._channels
+            chunk = chunk - mean
+            chunk /= std
+            chunk = np.clip(chunk, -_FLOAT16_MAX, _FLOAT16_MAX, out=chunk).astype(np.float16)
+        _write_all(self._file, np.ascontiguousarray(chunk).data.cast("B"))
+        self.rows += len(chunk)
+
+    def discard(self) -> None:
+        """Close the file, and remove the folder if it is still there: once published it has another name."""
+        self._file.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _check(group: str, wanted: Sequence[Wanted], images: int, dtype: str) -> None:
+    for digest in (group, *(one.key for one in wanted)):
+        if _DIGEST.fullmatch(digest) is None:
+            raise ValueError(f"{digest!r} is no sha256 of 64 hexadecimal digits")
+    if len({one.key for one in wanted}) < len(wanted):
+        raise ValueError("a key is wanted twice")
+    if images < 1 or dtype not in ("float32", "float16"):
+        raise ValueError(f"cannot store {images} images as {dtype}")
+    if not all(one.shape for one in wanted):
+        raise ValueError("an activation has no channels")
+
+
+def _entry(folder: Path) -> Entry | None:
+    """What lies in a folder, if it is a whole entry."""
+    try:
+        told = read_json(folder / "about.json")
+        used = (folder / "about.json").stat().st_mtime
+        if (folder / "values.npy").stat().st_size != told["file_bytes"]:
+            return None
+        images, dtype = int(told["images"]), str(told["dtype"])
+        size = bytes_of(told["shape"], images, dtype)
+        return Entry(folder.name, folder, dict(told["about"]), size, images, used, dtype, str(told["group"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_chunk(fillings: list[_Filling], chunk: Sequence[np.ndarray], images: int) -> None:
+    """Append a chunk of every entry, once all of them have been checked."""
+    if len(chunk) != len(fillings):
+        raise ValueError(f"a chunk of {len(chunk)} arrays was produced for {len(fillings)} entries")
+    rows = len(chunk[0])
+    for filling, values in zip(fillings, chunk, strict=True):
+        if values.dtype != np.float32 or values.shape != (rows, *filling.wanted.shape):
+            raise ValueError(f"{values.dtype} {values.shape} was produced, and not float32 {filling.wanted.shape}")
+        if filling.rows + rows > images:
+            raise ValueError(f"{filling.rows + rows} images were produced, and not {images}")
+        if rows:
+            with _writing(filling.folder.parent):
+                filling.write(values)
+
+
+def _channels(chunk: np.ndarray) -> np.ndarray:
+    """(2, C) float32: mean and standard deviation of every channel (last axis) of (b, *shape).
+
+    A channel that is all but constant in this chunk may not be in the next ones. Divided by next to nothing it would
+    leave the range of float16, so its standard deviation counts as a sixteenth of that over all channels. The steps of
+    float16 being relative, that costs no precision.
+    """
+    flat = chunk.reshape(-1, chunk.shape[-1])
+    mean = flat.mean(axis=0, dtype=np.float64)
+    # Image by image, as a chunk of differences in float64 would take twice the memory of the chunk.
+    squares = sum(((image.reshape(-1, len(mean)) - mean) ** 2).sum(axis=0) for image in chunk)
+    variance = np.asarray(squares / len(flat))
+    std = np.sqrt(np.maximum(variance, variance.mean() * _SMALLEST_STD_SHARE**2))
+    std[std == 0] = 1
+    return np.stack([mean, std]).astype(np.float32)
+
+
+def _write_all(file: Any, data: bytes | memoryview) -> None:
+    """Write all of it: an unbuffered file may take less than it is given."""
+    rest = memoryview(data)
+    while len(rest):
+        rest = rest[file.write(rest) :]
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Tell what goes wrong while the store writes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StoreFull(f"{folder}: the disk is full ({error.strerror})") from error
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); pass cache=FOLDER with a folder that can"
+        ) from error
+
+
+def _size(path: Path) -> int:
+    """Bytes of the files in a folder of the store, which has no folders in it."""
+    with suppress(OSError):
+        return sum(file.stat().st_size for file in path.iterdir())
+    return 0
+
+
+def _gib(size: int) -> str:
+    return f"{max(size, 0) / 2**30:.3g} GiB"

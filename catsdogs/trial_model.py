@@ -1,0 +1,270 @@
+"""Configuration + hyperparameters + seed -> the compiled model of a trial: what is trained, above the cut.
+
+A model is built and traced once for every structure, that is unfreeze depth and classifier width. What else trials vary
+(dropout, L2, learning rates, seeds, weights) are variables that are set when a trial starts. So a trial costs no new
+graph, and memory does not grow with the number of trials. All of these variables belong to the model or to its
+optimizer: one that Keras does not know of would be a constant in a compiled training step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from catsdogs.backbones import Network
+from catsdogs.cut import Cut, find_cut, suffix
+from catsdogs.files import replacing
+from catsdogs.folding import folded
+from catsdogs.hypermodel import (
+    Hyperparameters,
+    compile_model,
+    depths,
+    head,
+    plain_head,
+    regularise,
+    trial_schedule,
+    unfreeze,
+    whole_model,
+)
+from catsdogs.schedules import LearningRateTable, learning_rates
+from catsdogs.schema import SearchConfig
+
+# Structures kept at a time. Each holds a copy of the backbone, but what TensorFlow keeps of one that is built anew is
+# more, and is never given back.
+KEPT = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialModel:
+    """A compiled model at the start of a trial, or after it; it is another trial's once that has started in it.
+
+    Attributes:
+        model: activations (B, *cut.shape) -> p_dog float32 (B, 1).
+        cut: the tensor that it reads.
+        values: the hyperparameters of the trial.
+    """
+
+    structure: _Structure
+    values: Hyperparameters
+    start: int
+
+    @property
+    def model(self) -> keras.Model:
+        return self.structure.model
+
+    @property
+    def cut(self) -> Cut:
+        return self.structure.cut
+
+
+@dataclasses.dataclass
+class _Structure:
+    model: keras.Model
+    cut: Cut
+    backbone: keras.Model
+    settings: _Settings
+    rates: keras.Variable
+    initial: list[tuple[keras.Variable, np.ndarray]]
+    seeds: list[keras.Variable]
+    starts: int = 0
+
+
+class TrialModels:
+    """The models of a job's trials.
+
+    Args:
+        total_steps: optimizer steps of a whole training, for the schedule.
+    """
+
+    def __init__(self, config: SearchConfig, network: Network, total_steps: int) -> None:
+        self._config = config
+        self._network = network
+        self._total_steps = total_steps
+        self._structures: OrderedDict[tuple[int, int], _Structure] = OrderedDict()
+        self.cuts = {depth: self._cut(depth) for depth in depths(config)}
+
+    def start(self, values: Hyperparameters, seed: int, first_step: int = 0) -> TrialModel:
+        """The model of a trial, as if it were newly built.
+
+        The initial weights of the classifier and the masks of its dropout are those of a model built right after
+        `keras.utils.set_random_seed(seed)`.
+
+        Args:
+            first_step: the step of a whole training at which this model's optimizer starts.
+        """
+        structure = self._structure(values)
+        for variable, value in structure.initial:
+            variable.assign(value)
+        keras.utils.set_random_seed(seed)
+        _copy_head(self._plain_head(structure, values), structure.model)
+        for number, state in enumerate(structure.seeds):
+            state.assign(np.random.SeedSequence([seed, number]).generate_state(2).astype(state.dtype))
+        self._set(structure, values)
+        schedule = trial_schedule(self._config.schedule, values)
+        structure.rates.assign(learning_rates(schedule, self._total_steps, first_step))
+        structure.starts += 1
+        return TrialModel(structure, values, structure.starts)
+
+    def forget(self, trial: TrialModel) -> None:
+        """Do not use this model again: an error may have left it in any state."""
+        self._structures = OrderedDict(
+            (key, one) for key, one in self._structures.items() if one is not trial.structure
+        )
+
+    def save_weights(self, trial: TrialModel, file: Path) -> None:
+        """Without the optimizer: a promoted trial starts a new one, and its slots would fill the disk."""
+        self._check(trial)
+        with replacing(file) as temporary:
+            np.savez(temporary, *trial.model.get_weights())
+
+    def load_weights(self, trial: TrialModel, file: Path) -> None:
+        """Weights that `save_weights` wrote of a trial of the same structure; the hyperparameters stay."""
+        with np.load(file) as saved:
+            trial.model.set_weights([saved[name] for name in saved.files])
+        self._set(trial.structure, trial.values)
+
+    def whole(self, trial: TrialModel) -> keras.Model:
+        """The model that is shipped: prefix, trained suffix and classifier in plain float32 Keras layers."""
+        self._check(trial)
+        backbone = self._network.copy()
+        backbone.set_weights(trial.structure.backbone.get_weights())
+        model = whole_model(self._config, backbone, trial.values)
+        _copy_head(trial.model, model)
+        return model
+
+    def _check(self, trial: TrialModel) -> None:
+        if trial.start != trial.structure.starts:
+            raise ValueError("another trial has started in this model; ask before it does")
+
+    def _set(self, structure: _Structure, values: Hyperparameters) -> None:
+        structure.settings.dropout.assign(values.dropout)
+        structure.settings.l2.assign(values.l2)
+
+    def _cut(self, depth: int) -> Cut:
+        return find_cut(self._network.backbone, depth, self._config.backbone.train_batch_norm)
+
+    def _structure(self, values: Hyperparameters) -> _Structure:
+        key = (values.unfreeze_depth, values.dense_units)
+        if key not in self._structures:
+            if len(self._structures) >= KEPT:
+                self._structures.popitem(last=False)
+            with _precision(self._config.fit.precision):
+                self._structures[key] = self._build(values)
+        self._structures.move_to_end(key)
+        return self._structures[key]
+
+    def _build(self, values: Hyperparameters) -> _Structure:
+        config = self._config
+        cut = self.cuts.get(values.unfreeze_depth) or self._cut(values.unfreeze_depth)
+        backbone = self._network.copy()
+        unfreeze(backbone, values.unfreeze_depth, config.backbone.train_batch_norm)
+        settings = _Settings()
+        l2 = _AdjustableL2(settings)
+        if config.model.l2_covers == "head_and_backbone":
+            regularise(backbone, l2)
+        trunk = folded(suffix(backbone, config.backbone.preprocessing, cut))
+        activations = keras.Input(cut.shape, dtype="float32", name="activations")
+        pooled = settings(trunk(activations))
+        p_dog = head(pooled, config.model, values.dense_units, l2, lambda: _AdjustableDropout(settings))
+        model = keras.Model(activations, p_dog, name="trial")
+        rates = keras.Variable(np.zeros(self._total_steps + 1, np.float32), trainable=False, name="learning_rates")
+        optimizer = keras.optimizers.Adam(LearningRateTable(rates))
+        # Assigned, so that the optimizer tracks the variable.
+        optimizer.learning_rate_table = rates
+        compile_model(model, optimizer, config.label_smoothing.epsilon)
+        seeds = _seeds(trunk)
+        known = {id(variable) for variable in [*seeds, rates]}
+        # Without the metrics, which Keras resets itself. A LossScaleOptimizer holds the one that it wraps.
+        resettable = [*trunk.variables, *model.optimizer.variables]
+        initial = [
+            (variable, keras.ops.convert_to_numpy(variable).copy())
+            for variable in {id(variable): variable for variable in resettable}.values()
+            if id(variable) not in known
+        ]
+        return _Structure(model, cut, backbone, settings, rates, initial, seeds)
+
+    def _plain_head(self, structure: _Structure, values: Hyperparameters) -> keras.Model:
+        pooled = keras.Input(structure.settings.output.shape[1:], dtype="float32")
+        with _precision(self._config.fit.precision):
+            return keras.Model(pooled, plain_head(pooled, self._config.model, values))
+
+
+class _Settings(keras.layers.Layer):
+    """Passes pooled features on, and owns what varies from trial to trial."""
+
+    def __init__(self) -> None:
+        super().__init__(name="settings")
+
+    def build(self, input_shape: Any) -> None:
+        # Without autocast: 0.3 is not 0.3 in bfloat16.
+        make = {"shape": (), "dtype": "float32", "trainable": False, "autocast": False, "initializer": "zeros"}
+        self.dropout = self.add_weight(name="dropout", **make)
+        self.l2 = self.add_weight(name="l2", **make)
+
+    def call(self, pooled: Any) -> Any:
+        return pooled
+
+
+class _AdjustableDropout(keras.layers.Layer):
+    """Keras' Dropout with a rate that can be set."""
+
+    def __init__(self, settings: _Settings) -> None:
+        super().__init__(name="head_dropout")
+        # Not as it is: as an attribute it would become a layer inside this one.
+        self._settings = lambda: settings
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        if not training:
+            return inputs
+        # keras.random.dropout asks whether its rate is 0, which a variable cannot tell while it is traced. On TensorFlow
+        # in float32 these are its masks.
+        rate = self._settings().dropout
+        drawn = keras.random.uniform(keras.ops.shape(inputs), dtype="float32", seed=self.seed_generator)
+        return keras.ops.where(drawn >= rate, inputs * keras.ops.cast(1 / (1 - rate), inputs.dtype), 0)
+
+
+class _AdjustableL2(keras.regularizers.Regularizer):
+    """Keras' L2 with a factor that can be set."""
+
+    def __init__(self, settings: _Settings) -> None:
+        self._settings = settings
+
+    def __call__(self, weights: Any) -> Any:
+        return self._settings.l2 * keras.ops.sum(keras.ops.square(weights))
+
+
+def _copy_head(source: keras.Model, target: keras.Model) -> None:
+    """Copy weights, and the state of the dropout where both have one, between layers of one name."""
+    for layer in source.layers:
+        if layer.name.startswith("head_") or layer.name == "p_dog":
+            other = target.get_layer(layer.name)
+            other.set_weights(layer.get_weights())
+            theirs, ours = getattr(layer, "seed_generator", None), getattr(other, "seed_generator", None)
+            if theirs is not None and ours is not None:
+                # By way of NumPy: JAX would share the array, and free it when one of the models is done with it.
+                ours.state.assign(keras.ops.convert_to_numpy(theirs.state).copy())
+
+
+def _seeds(model: keras.Model) -> list[keras.Variable]:
+    """The states of every random layer."""
+    weights = {id(variable) for variable in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]
+
+
+@contextmanager
+def _precision(policy: str) -> Iterator[None]:
+    """Layers made inside compute in this policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from catsdogs.backbones import build_backbone, preprocess
+from catsdogs.cut import Cut, find_cut, prefix, suffix
+from catsdogs.errors import UserError
+from catsdogs.hypermodel import unfreeze
+from catsdogs.locations import conf_dir
+from catsdogs.schema import Backbone
+
+BACKBONES = sorted(file.stem for file in (conf_dir() / "backbone").glob("*.yaml"))
+SIZES = {"xception": 71}
+
+
+@pytest.fixture
+def network(composed):
+    """A backbone with random weights and batch statistics, small images, and its preprocessing."""
+
+    def of(name, size=None):
+        from catsdogs.compose import checked
+
+        config: Backbone = checked(composed("data.train=x", f"backbone={name}")).backbone
+        config.weights, config.image_size = None, size or SIZES.get(name, 64)
+        keras.utils.set_random_seed(1)
+        backbone = build_backbone(config)
+        randomise(backbone)
+        return backbone, config.preprocessing
+
+    return of
+
+
+def randomise(model):
+    """Random scales, and the statistics that fit them: a new BatchNormalization is nearly the identity."""
+    random = np.random.default_rng(2)
+    norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in norms:
+        layer.momentum = 0.0
+        for variable in (layer.gamma, layer.beta):
+            if variable is not None:
+                variable.assign(variable + random.uniform(-0.5, 0.5, variable.shape))
+    if norms:
+        model.trainable = True
+        model(pixels(model) / 127.5 - 1, training=True)
+        model.trainable = False
+
+
+def pixels(backbone):
+    """Two unlike images: coarse noise, and fine noise that brightens to the right."""
+    size = backbone.input_shape[1]
+    random = np.random.default_rng(0)
+    coarse = np.kron(random.uniform(0, 255, (size // 8 + 1, size // 8 + 1, 3)), np.ones((8, 8, 1)))[:size, :size]
+    fine = random.uniform(0, 255, (size, size, 3)) * np.linspace(0, 1, size)[:, None]
+    return np.stack([coarse, fine]).astype("float32")
+
+
+def trunk(backbone, preprocessing, images):
+    """The uncut trunk in inference, of images."""
+    return np.asarray(keras.ops.mean(backbone(preprocess(images, preprocessing), training=False), axis=(1, 2)))
+
+
+def assert_same(found, expected):
+    """To 1e-4 of the largest number: sums in another order, through up to 270 layers of float32."""
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+
+
+def same_objects(one, other):
+    return {id(variable) for variable in one} == {id(variable) for variable in other}
+
+
+def residual(size=8, drop=0.0):
+    """conv - BN - [conv - BN - Dropout + shortcut] - [bare `x + conv(x)`] - Sequential, with a shared activation."""
+    relu = keras.layers.ReLU(name="relu")
+    inputs = keras.Input((size, size, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same", name="stem")(inputs)
+    x = keras.layers.BatchNormalization(name="stem_bn")(x)
+    shortcut = relu(x)
+    x = keras.layers.Conv2D(4, 3, padding="same", name="block_conv")(shortcut)
+    x = keras.layers.BatchNormalization(name="block_bn")(x)
+    x = keras.layers.Dropout(drop, name="block_drop")(x)
+    x = keras.layers.Add(name="block_add")([x, shortcut])
+    y = relu(x)
+    y = keras.layers.Conv2D(4, 1, name="bare_conv")(y)
+    x = x + y
+    x = keras.Sequential([keras.layers.Conv2D(8, 2, strides=2), keras.layers.ReLU()], name="down")(x)
+    x = keras.layers.Conv2D(6, 1, name="last_conv")(x)
+    backbone = keras.Model(inputs, x, name="residual")
+    backbone.trainable = False
+    randomise(backbone)
+    return backbone
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_prefix_and_suffix_are_the_trunk_of_every_backbone(network, name):
+    backbone, preprocessing = network(name)
+    images = pixels(backbone)
+    expected = trunk(backbone, preprocessing, images)
+    layers = len(backbone.layers)
+    cuts = {depth: find_cut(backbone, depth) for depth in (layers, layers // 2, 12, 0)}
+    inner = {depth: cut for depth, cut in cuts.items() if cut.layer != "pixels"}
+    assert len({cut.position for cut in cuts.values()}) >= 3
+    found = prefix(backbone, preprocessing, list(inner.values()))(images, training=False)
+    activations = {layers: images, **dict(zip(inner, found, strict=True))}
+    # From the deepest on, because what is switched off below a boundary stays so.
+    for depth, cut in cuts.items():
+        unfreeze(backbone, depth, train_batch_norm=False)
+        assert activations[depth].shape == (2, *cut.shape)
+        above = suffix(backbone, preprocessing, cut)
+        assert_same(above(activations[depth], training=False), expected)
+        assert same_objects(above.trainable_variables, backbone.trainable_variables)
+        if cut.layer != "pixels":
+            assert_fixed(prefix(backbone, preprocessing, [cut]))
+    assert np.abs(expected - expected[:1]).max() > 0.01 * np.abs(expected).max()
+
+
+def assert_fixed(below):
+    assert below.trainable_variables == []
+    assert [layer.name for layer in below._flatten_layers() if getattr(layer, "rate", 0)] == []
+
+
+def test_the_cuts_of_mobilenet_v2():
+    backbone = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(224, 224, 3))
+    assert find_cut(backbone, 0) == Cut("pool", 154, (1280,))
+    ten = find_cut(backbone, 10)
+    assert (ten.layer, ten.shape, ten.values) == ("block_15_add", (7, 7, 160), 7840)
+    assert find_cut(backbone, 20).layer == "block_14_add"
+    thirty = find_cut(backbone, 30)
+    assert thirty.layer.startswith("block_13_")
+    assert thirty.shape == (7, 7, 160)
+    assert find_cut(backbone, 154) == Cut("pixels", -1, (224, 224, 3))
+    # The last two layers are a frozen BatchNormalization and ReLU6.
+    assert find_cut(backbone, 2).layer == "pool"
+    assert find_cut(backbone, 2, train_batch_norm=True).layer != "pool"
+
+
+@pytest.mark.parametrize(
+    ("last_trained", "expected"),
+    [
+        ("last_conv", "down"),
+        ("down", "bare"),
+        ("bare_conv", "block_add"),
+        ("block_conv", "stem_bn"),
+        ("stem", "pixels"),
+    ],
+)
+def test_no_cut_lies_inside_a_residual_block(last_trained, expected):
+    backbone = residual()
+    names = [layer.name for layer in backbone.layers]
+    cut = find_cut(backbone, len(names) - names.index(last_trained))
+    if expected == "bare":
+        assert cut.layer not in names
+    else:
+        assert cut.layer == expected
+    images = pixels(backbone)
+    whole = trunk(backbone, "none", images)
+    if expected != "pixels":
+        (images,) = prefix(backbone, "none", [cut])(images)
+    assert_same(suffix(backbone, "none", cut)(images), whole)
+
+
+def test_what_is_random_above_the_boundary_is_live():
+    names = [layer.name for layer in residual().layers]
+    # A frozen network but for a Dropout inside the block.
+    depth = len(names) - names.index("block_drop")
+    assert find_cut(residual(), depth).layer == "block_add"
+    assert find_cut(residual(drop=0.5), depth).position < find_cut(residual(), depth).position
+    below = len(names) - names.index("bare_conv")
+    assert find_cut(residual(drop=0.5), below).layer == "block_add"
+
+
+def test_trained_batch_norm_moves_the_cut():
+    backbone = residual()
+    names = [layer.name for layer in backbone.layers]
+    depth = len(names) - names.index("block_bn")
+    assert find_cut(backbone, depth).layer == "block_add"
+    cut = find_cut(backbone, depth, train_batch_norm=True)
+    assert cut.position < names.index("block_bn")
+
+
+def test_the_smaller_tensor_wins_within_the_tolerance_only():
+    def wide(narrow_filters, wide_filters):
+        inputs = keras.Input((4, 4, 3))
+        x = keras.layers.Conv2D(narrow_filters, 3, padding="same", name="narrow")(inputs)
+        x = keras.layers.Conv2D(wide_filters, 1, name="wide")(x)
+        return keras.Model(inputs, keras.layers.Conv2D(64, 3, padding="same", name="trained")(x))
+
+    # The suffix above `wide` costs 9 * wide * 64, that above `narrow` narrow * wide more: 4 / 576 and 160 / 576 of it.
+    assert find_cut(wide(4, 200), 1).layer == "narrow"
+    assert find_cut(wide(160, 200), 1).layer == "wide"
+    assert find_cut(wide(8, 8), 1).layer == "wide"
+
+
+def test_finding_a_cut_changes_nothing_and_asks_nothing_that_changes():
+    backbone = residual(drop=0.5)
+    depths = range(len(backbone.layers) + 1)
+    before = [find_cut(backbone, depth) for depth in depths]
+    assert backbone.trainable_variables == []
+    assert backbone.get_layer("block_drop").rate == 0.5
+    for cut in before[:-1]:
+        suffix(backbone, "none", cut)
+    backbone.trainable = True
+    assert [find_cut(backbone, depth) for depth in depths] == before
+    assert all(layer.trainable for layer in backbone.layers)
+    assert len(backbone.trainable_variables) > 8
+
+
+def test_cuts_of_two_copies_are_one_cut():
+    one, other = (
+        keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(2, 1), keras.layers.Conv2D(2, 1)])
+        for _ in range(2)
+    )
+    one, other = (keras.Model(copy.inputs, copy.outputs) for copy in (one, other))
+    assert find_cut(one, 1).layer != find_cut(other, 1).layer
+    assert find_cut(one, 1) == find_cut(other, 1)
+    assert len({find_cut(one, 1), find_cut(other, 1)}) == 1
+
+
+def test_one_pass_gives_every_cut_in_order():
+    backbone = residual()
+    cuts = [find_cut(backbone, depth) for depth in (0, 3, 1, 0)]
+    images = pixels(backbone)
+    outputs = prefix(backbone, "minus_one_to_one", cuts).predict(images, verbose=0)
+    assert [output.shape[1:] for output in outputs] == [cut.shape for cut in cuts]
+    for cut, output in zip(cuts, outputs, strict=True):
+        alone = prefix(backbone, "minus_one_to_one", [cut])(images)
+        assert isinstance(alone, list)
+        np.testing.assert_allclose(alone[0], output, rtol=1e-5, atol=1e-5)
+
+
+def test_a_backbone_without_a_graph_is_cut_at_the_pixels():
+    backbone = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(2, 1), keras.layers.Conv2D(2, 1)])
+    cut = find_cut(backbone, 1)
+    assert cut == Cut("pixels", -1, (4, 4, 3))
+    assert suffix(backbone, "none", cut).output_shape == (None, 2)
+
+
+def test_errors():
+    backbone = residual()
+    pool = find_cut(backbone, 0)
+    with pytest.raises(UserError, match="unfreeze_depth=99"):
+        find_cut(backbone, 99)
+    with pytest.raises(UserError, match="unfreeze_depth=-1"):
+        find_cut(backbone, -1)
+    with pytest.raises(ValueError, match="above the pixels"):
+        prefix(backbone, "none", [pool, Cut("pixels", -1, (8, 8, 3))])
+    with pytest.raises(ValueError, match="above the pixels"):
+        prefix(backbone, "none", [])
+    for foreign in (Cut("x", 3, (5, 5, 5)), Cut("x", 999, (8, 8, 4)), Cut("pool", pool.position, (7,))):
+        with pytest.raises(ValueError, match="another backbone"):
+            suffix(backbone, "none", foreign)
+        with pytest.raises(ValueError, match="another backbone"):
+            prefix(backbone, "none", [foreign])
+    any_size = keras.Model(inputs := keras.Input((None, None, 3)), keras.layers.Conv2D(2, 1)(inputs))
+    with pytest.raises(ValueError, match="fixed"):
+        find_cut(any_size, 1)

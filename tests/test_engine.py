@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import ast
+import dataclasses
+import logging
+import sys
+import threading
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from catsdogs import engine
+from catsdogs.backbones import build_backbone, preprocess
+from catsdogs.compose import checked
+from catsdogs.engine import TOLERANCE, difference, fastest_forward
+from catsdogs.errors import UserError
+from catsdogs.locations import conf_dir
+
+ENGINES = ("openvino", "tensorflow", "keras")
+QUICK = ("mobilenet_v2_035", "small_cnn")
+BACKBONES = [
+    pytest.param(path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
+    for path in sorted((conf_dir() / "backbone").glob("*.yaml"))
+]
+
+
+def with_random_statistics(model):
+    """A new normalisation does nothing, so an engine that left it out would not be noticed."""
+    rng = np.random.default_rng(5)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in layer.get_weights()])
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Two outputs of different rank, of a network with normalisation, dropout and a strided convolution."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((24, 24, 3))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
+    x = keras.layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(x)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.ReLU(6.0)(x)
+    middle = keras.layers.DepthwiseConv2D(3, padding="same")(x)
+    pooled = keras.layers.GlobalAveragePooling2D()(middle)
+    dropped = keras.layers.Dropout(0.5)(keras.layers.BatchNormalization()(pooled))
+    outputs = [keras.layers.Dense(1, activation="sigmoid")(dropped), middle]
+    return with_random_statistics(keras.Model(inputs, outputs))
+
+
+def images(count, side=24, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def by_keras(model, pixels):
+    outputs = model(pixels.astype(np.float32), training=False)
+    return [keras.ops.convert_to_numpy(output) for output in (outputs if isinstance(outputs, list) else [outputs])]
+
+
+def skip_without(name):
+    pytest.importorskip("openvino" if name == "openvino" else "keras")
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_gives_what_keras_gives_for_every_size_of_batch(model, name):
+    skip_without(name)
+    forward = fastest_forward(model, name)
+    assert forward.name.startswith(name)
+    assert forward.name[-1].isdigit()
+    assert 0 <= forward.difference <= 1e-5
+    for count in (1, 3, 32, 33):
+        pixels = images(count, seed=count)
+        pixels.setflags(write=False)  # stored pixels are mapped read-only
+        found, expected = forward(pixels), by_keras(model, pixels)
+        assert [output.dtype for output in found] == [np.float32, np.float32]
+        assert difference(found, expected) < 1e-5
+        assert difference(forward(pixels.astype(np.float32)), expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_what_an_image_gives_does_not_depend_on_its_batch_or_on_later_calls(model, name):
+    skip_without(name)
+    forward, pixels = fastest_forward(model, name), images(70)
+    together = forward(pixels)  # these may be written to, and an engine could keep their memory
+    kept = [output.copy() for output in together]
+    assert difference(forward(pixels[40:41]), [output[40:41] for output in together]) < 1e-5
+    # Neither contiguous nor in the same order.
+    assert difference(forward(pixels[::-2]), [output[::-2] for output in together]) < 1e-5
+    for output, copy in zip(together, kept, strict=True):
+        np.testing.assert_array_equal(output, copy)
+    np.testing.assert_array_equal(pixels, images(70))
+
+
+def test_pixels_between_whole_numbers_are_not_rounded(model):
+    pytest.importorskip("openvino")
+    pixels = images(5).astype(np.float32) * np.float32(0.003)
+    assert difference(fastest_forward(model, "openvino")(pixels), by_keras(model, pixels)) < 1e-5
+
+
+def test_it_may_be_called_from_another_thread(model):
+    forward, pixels, found = fastest_forward(model), images(9), []
+    thread = threading.Thread(target=lambda: found.append(forward(pixels)))
+    thread.start()
+    thread.join()
+    assert difference(found[0], by_keras(model, pixels)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_dozen_outputs_come_in_order(name):
+    skip_without(name)
+    inputs = keras.Input((16, 16, 3))
+    model = keras.Model(inputs, [keras.layers.Conv2D(width, 1)(inputs) for width in range(1, 13)])
+    assert [output.shape[-1] for output in fastest_forward(model, name)(images(2, 16))] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_other_shapes_and_types_are_refused(model, name):
+    skip_without(name)
+    forward = fastest_forward(model, name)
+    for wrong in (images(2, 32), images(2)[0], images(0), images(2).astype(np.float64), images(2)[..., :1]):
+        with pytest.raises(ValueError, match=r"\(B, 24, 24, 3\)"):
+            forward(wrong)
+
+
+def test_auto_takes_the_fastest_that_is_installed(model, monkeypatch):
+    pytest.importorskip("openvino")
+    assert fastest_forward(model).name.startswith("openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert fastest_forward(model).name.startswith("tensorflow")
+    monkeypatch.undo()
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0"])
+    assert fastest_forward(model).name.startswith("tensorflow")
+
+
+def sentence_of(*arguments):
+    with pytest.raises(UserError) as caught:
+        fastest_forward(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_engine_that_is_not_there_is_told_with_the_remedy(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    text = sentence_of(model, "openvino")
+    assert text.startswith("features.engine=openvino: OpenVINO is not installed; pip install 'catsdogs[fast]'")
+    assert "auto, openvino, tensorflow, keras" in sentence_of(model, "onnx")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    assert "KERAS_BACKEND is jax" in sentence_of(model, "tensorflow")
+    assert fastest_forward(model).name.startswith("keras (jax)")
+
+
+def off_by(share):
+    """A TensorFlow engine whose second output is off by a share of its largest value."""
+
+    def make(model):
+        def run(pixels):
+            first, second = engine._through_keras(model, pixels)
+            second[0, 0, 0, 0] += share * np.abs(second).max()
+            return [first, second]
+
+        return "tensorflow 0", run
+
+    return make
+
+
+@pytest.mark.parametrize("share", [3 * TOLERANCE, np.nan, np.inf])
+def test_an_engine_that_differs_from_keras_is_refused(model, monkeypatch, caplog, share):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setitem(engine._ENGINES, "tensorflow", off_by(share))
+    with caplog.at_level(logging.WARNING, logger="catsdogs.engine"):
+        assert fastest_forward(model).name.startswith("keras")
+    told = "3.0e-04" if np.isfinite(share) else "inf"
+    (record,) = caplog.records
+    assert "not tensorflow" in record.getMessage()
+    assert told in record.getMessage()
+    text = sentence_of(model, "tensorflow")
+    for word in ("features.engine=tensorflow", told, "features.engine=auto"):
+        assert word in text
+    monkeypatch.setitem(engine._ENGINES, "tensorflow", off_by(TOLERANCE / 3))
+    assert fastest_forward(model, "tensorflow").difference == pytest.approx(TOLERANCE / 3, rel=0.1)
+
+
+def test_an_engine_that_cannot_take_the_model_is_refused(model, monkeypatch, caplog):
+    def fails(model):
+        raise RuntimeError("no operation\nNamed Warp")
+
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setitem(engine._ENGINES, "tensorflow", fails)
+    with caplog.at_level(logging.WARNING, logger="catsdogs.engine"):
+        assert fastest_forward(model).name.startswith("keras")
+    assert "RuntimeError: no operation Named Warp" in caplog.text
+    assert "no operation Named Warp" in sentence_of(model, "tensorflow")
+
+
+def test_weights_that_are_not_numbers_and_models_of_something_else_are_refused():
+    inputs = keras.Input((16, 16, 3))
+    broken = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
+    broken.set_weights([np.full(weight.shape, np.nan) for weight in broken.get_weights()])
+    assert "not finite" in sentence_of(broken)
+    with pytest.raises(ValueError, match=r"\(B, S, S, 3\)"):
+        fastest_forward(keras.Sequential([keras.Input((5,)), keras.layers.Dense(1)]))
+
+
+def test_the_difference_is_relative_to_the_largest_value_of_each_output():
+    def one(*values):
+        return np.array(values, dtype=np.float32)
+
+    assert difference([one(1, -4)], [one(1, -4)]) == 0
+    assert difference([one(1, -3)], [one(1, -4)]) == 0.25
+    assert difference([one(1, -3), one(1)], [one(1, -4), one(2)]) == 0.5
+    assert difference([one(0)], [one(0)]) == 0
+    for wrong in ([one(1)], [one(0, 0)], [], [one(np.nan)], [one(0).astype(np.float64)]):
+        assert difference(wrong, [one(0)]) == np.inf
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_openvino_takes_every_backbone_with_its_classifier(composed, backbone):
+    pytest.importorskip("openvino")
+    side = 64 if backbone == "small_cnn" else 96
+    config = checked(composed("data.train=x", f"backbone={backbone}")).backbone
+    network = build_backbone(dataclasses.replace(config, weights=None, image_size=side))
+    inputs = keras.Input((side, side, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(network(preprocess(inputs, config.preprocessing)))
+    x = keras.layers.BatchNormalization()(keras.layers.Dense(16, activation="relu")(pooled))
+    outputs = keras.layers.Dense(1, activation="sigmoid")(keras.layers.Dropout(0.3)(x))
+    model = keras.Model(inputs, [outputs, pooled])
+    forward = fastest_forward(model, "openvino")
+    assert forward.difference < 1e-5
+    pixels = images(6, side)
+    assert difference(forward(pixels), by_keras(model, pixels)) < 1e-5
+
+
+def test_importing_brings_neither_tensorflow_nor_openvino():
+    """By its text: Keras imports TensorFlow anyway where that is its backend, and a new process takes seconds."""
+    module = ast.parse(Path(engine.__file__).read_text(encoding="utf-8"))
+    imports = [node for node in module.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {name.name for node in imports for name in node.names} | {getattr(node, "module", "") for node in imports}
+    assert {"keras", "numpy", "catsdogs.errors"} <= names
+    assert not [name for name in names if name.startswith(("tensorflow", "openvino"))]

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+
+import keras
+import numpy as np
+import pytest
+from conftest import ENGINE
+
+from catsdogs import features as features_module
+from catsdogs.backbones import load_network
+from catsdogs.cut import find_cut, prefix
+from catsdogs.errors import UserError
+from catsdogs.features import Features
+from catsdogs.schema import Augmentation
+from catsdogs.schema import Features as Settings
+from catsdogs.training import train
+from catsdogs.views import PLAIN, LiveViews, View, distinct_views
+
+SETTINGS = Settings(mode="auto", views=None, dtype="float32", engine=ENGINE, max_gib=1.0)
+HASHES = [f"{row:064x}" for row in range(60)]
+
+
+@pytest.fixture
+def network(config):
+    return load_network(config().backbone, seed=1)
+
+
+@pytest.fixture
+def make(network, training_data, tmp_path):
+    """Features of `training_data` at the cuts of depths 0 and 2, in one cache."""
+
+    def build(settings=SETTINGS, network=network, pixels=training_data.views, views=2, hashes=HASHES, train=None):
+        cuts = [find_cut(network.backbone, depth) for depth in (0, 2)]
+        rows = training_data.train_rows if train is None else train
+        return Features(
+            settings, network, cuts, pixels, hashes, rows, training_data.validation_rows, views, tmp_path / "cache"
+        )
+
+    return build
+
+
+@pytest.fixture
+def fills(monkeypatch):
+    """Views that were computed to be stored."""
+    views = []
+    produce = Features._produce
+
+    def counting(self, view, indices):
+        views.append((view.kind, view.number))
+        return produce(self, view, indices)
+
+    monkeypatch.setattr(Features, "_produce", counting)
+    return views
+
+
+@pytest.mark.parametrize("mode", ["stored", "live"])
+@pytest.mark.parametrize(("view", "rows"), [(PLAIN, [59, 40, 41]), (View("train", 1), [3, 39, 0, 3])])
+def test_what_is_read_is_what_keras_makes_of_the_view(make, network, training_data, mode, view, rows):
+    features = make(dataclasses.replace(SETTINGS, mode=mode))
+    rows = np.array(rows)
+    for depth in (0, 2):
+        cut = find_cut(network.backbone, depth)
+        images = training_data.views.read(rows, view).astype("float32")
+        expected = keras.ops.convert_to_numpy(
+            prefix(network.backbone, network.settings.preprocessing, [cut])(images, training=False)[0]
+        )
+        found = features.at(cut).read(rows, view)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_view_is_computed_once_for_all_cuts_jobs_and_studies(make, network, fills):
+    for _ in range(2):
+        features = make()
+        features.prepare()
+        for depth in (2, 0):
+            at = features.at(find_cut(network.backbone, depth))
+            at.read(np.array([1, 2]), View("train", 0))
+            at.read(np.array([1, 2]), View("train", 1))
+            at.read(np.array([50]), PLAIN)
+    assert sorted(fills) == [("plain", 0), ("train", 0), ("train", 1)]
+
+
+def test_only_what_is_read_is_filled(make, network, fills):
+    features = make(views=9)
+    features.prepare()
+    features.at(find_cut(network.backbone, 2)).read(np.array([0]), View("train", 4))
+    assert fills == [("plain", 0), ("train", 0), ("train", 4)]
+
+
+@pytest.mark.parametrize("what", ["weights", "augmentation", "seed", "image", "order", "dtype"])
+def test_another_input_is_another_entry(make, config, training_data, fills, what):
+    make().prepare()
+    fills.clear()
+    old = training_data.views
+    changed = {
+        "weights": lambda: {"network": load_network(config().backbone, seed=2)},
+        "augmentation": lambda: {
+            "pixels": LiveViews(old._pixels, old._keys, dataclasses.replace(old.augmentation, zoom_fraction=0.3), 1)
+        },
+        "seed": lambda: {"pixels": LiveViews(old._pixels, old._keys, old.augmentation, seed=2)},
+        "image": lambda: {"hashes": ["f" * 64, *HASHES[1:]]},
+        "order": lambda: {"train": training_data.train_rows[::-1]},
+        "dtype": lambda: {"settings": dataclasses.replace(SETTINGS, dtype="float16")},
+    }[what]()
+    make(**changed).prepare()
+    assert ("train", 0) in fills
+    # Validation images are not augmented.
+    assert (("plain", 0) in fills) == (what in ("weights", "dtype"))
+
+
+def test_images_that_are_not_augmented_share_views_across_seeds(make, training_data, fills):
+    still = Augmentation(0.0, 0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, "reflect")
+    old = training_data.views
+    for seed in (1, 2):
+        make(pixels=LiveViews(old._pixels, old._keys, still, seed), views=1).prepare()
+    assert sorted(fills) == [("plain", 0), ("train", 0)]
+    assert distinct_views(SETTINGS, still, epochs=5) == 1
+
+
+def test_there_are_as_many_views_as_epochs_up_to_a_bound():
+    moves = Augmentation(0.5, 0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, "reflect")
+    assert [distinct_views(SETTINGS, moves, epochs) for epochs in (1, 10, 30)] == [1, 10, 10]
+    assert distinct_views(dataclasses.replace(SETTINGS, views=20), moves, 30) == 20
+
+
+def test_where_there_is_no_room_the_same_is_computed_for_every_batch(make, network, fills, caplog):
+    rows, view, cut = np.array([1, 5]), View("train", 0), find_cut(network.backbone, 2)
+    expected = make().at(cut).read(rows, view)
+    fills.clear()
+    features = make(dataclasses.replace(SETTINGS, max_gib=1e-6), views=3)
+    with caplog.at_level(logging.WARNING):
+        features.prepare()
+    assert "computed anew for every batch" in caplog.text
+    assert "3 views of 40 images" in caplog.text
+    np.testing.assert_allclose(features.at(cut).read(rows, view), expected, rtol=1e-5, atol=1e-6)
+    assert fills == []
+
+
+def test_stored_without_room_is_refused_in_one_sentence(make):
+    with pytest.raises(UserError, match=r"features\.mode=stored.*there is room for 0 MiB.*features\.max_gib"):
+        make(dataclasses.replace(SETTINGS, mode="stored", max_gib=0.0)).prepare()
+
+
+def test_the_size_is_said_before_anything_is_filled(make, caplog):
+    with caplog.at_level(logging.INFO):
+        make().prepare()
+    assert "2 views of 40 images and of 20 validation images" in caplog.messages[0]
+    assert caplog.messages[0].endswith("MiB to be filled")
+
+
+def test_threads_that_want_the_same_view_fill_it_once(make, network, fills):
+    features, cut = make(), find_cut(network.backbone, 2)
+    read = []
+    threads = [
+        threading.Thread(target=lambda: read.append(features.at(cut).read(np.arange(5), View("train", 0))))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert fills == [("train", 0)]
+    assert all((one == read[0]).all() for one in read)
+
+
+def test_a_fill_ends_when_the_job_does(make, network, monkeypatch):
+    monkeypatch.setattr(features_module, "CHUNK", 8)
+    features = make()
+    features.close()
+    with pytest.raises(InterruptedError):
+        features.prepare()
+    assert features._store.entries() == []
+
+
+def test_float16_is_close(make, network):
+    rows, view, cut = np.arange(40), View("train", 0), find_cut(network.backbone, 2)
+    exact = make().at(cut).read(rows, view)
+    half = make(dataclasses.replace(SETTINGS, dtype="float16")).at(cut).read(rows, view)
+    assert 0 < np.abs(half - exact).max() < 2**-10 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("depth", [0, 2, 5])
+def test_stored_training_is_live_training(config, prepared, depth):
+    """The same views, live and stored: the same history, also where epochs come round to the first view."""
+    from catsdogs.hypermodel import hyperparameters
+
+    histories = []
+    for mode in ("stored", "live"):
+        job = config("fit.epochs=3", "fit.batch_size=16", f"features.mode={mode}", "features.views=2")
+        data, models = prepared(job)
+        trial = models.start(hyperparameters(job, {"unfreeze_depth": depth}), seed=4)
+        rows = (data.train_rows, data.validation_rows)
+        training = train(
+            trial.model, data.features.at(trial.cut), data.labels, *rows, job.fit, seed=4, distinct_views=2
+        )
+        histories.append(training.history.drop(columns="seconds"))
+    np.testing.assert_allclose(histories[0], histories[1], rtol=1e-4)

@@ -1,0 +1,697 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from catsdogs import store as store_module
+from catsdogs.errors import UserError
+from catsdogs.store import RESERVED_DISK_BYTES, Store, StoreFull, Wanted, bytes_of
+
+SHAPE = (3, 2, 5)
+IMAGES = 23
+BYTES = IMAGES * 3 * 2 * 5 * 4  # of an entry of these in float32
+
+Produce = Callable[[list[int]], Iterator[Sequence[np.ndarray]]]
+
+
+def digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def wanted(*names: str) -> list[Wanted]:
+    return [Wanted(digest(name), SHAPE, {"cut": name}) for name in names]
+
+
+def values_of(name: str, images: int = IMAGES) -> np.ndarray:
+    """(images, *SHAPE) float32 that belong to a name."""
+    rng = np.random.default_rng(list(name.encode()))
+    return rng.normal(2, 3, (images, *SHAPE)).astype(np.float32)
+
+
+def producing(*names: str, calls: list[list[int]] | None = None) -> Produce:
+    """Give the values of names in chunks of uneven size, and note what was asked for."""
+
+    def produce(missing: list[int]) -> Iterator[Sequence[np.ndarray]]:
+        if calls is not None:
+            calls.append(missing)
+        for start, end in ((0, 8), (8, 8), (8, 16), (16, IMAGES)):
+            yield [values_of(names[place])[start:end] for place in missing]
+
+    return produce
+
+
+def fill(store: Store, *names: str, keep: Sequence[str] = (), group: str = "group", dtype: str = "float32") -> None:
+    store.fill(digest(group), wanted(*names), IMAGES, dtype, producing(*names), [digest(name) for name in keep])
+
+
+def read_all(store: Store, name: str) -> np.ndarray | None:
+    activations = store.open(digest(name))
+    return None if activations is None else activations.read(np.arange(len(activations)))
+
+
+def names_of(store: Store) -> list[str]:
+    return [entry.about["cut"] for entry in store.entries()]
+
+
+def used_before(store: Store, name: str, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(store.folder / digest(name) / "about.json", (then, then))
+
+
+def hidden(folder: Path) -> list[str]:
+    """What lies in the folder of a store beside its entries and its locks."""
+    return [path.name for path in folder.iterdir() if path.name.startswith(".") and path.name != ".locks"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "features", 100 * BYTES)
+
+
+# what is read is what was written
+
+
+def test_any_order_and_repetition_reads_what_was_written(store: Store) -> None:
+    fill(store, "a", "b")
+    for name in ("a", "b"):
+        activations = store.open(digest(name))
+        assert activations is not None
+        assert (len(activations), activations.shape) == (IMAGES, SHAPE)
+        for positions in (np.arange(IMAGES), np.array([5, 22, 5, 0]), np.random.default_rng(0).permutation(IMAGES)):
+            read = activations.read(positions)
+            assert read.dtype == np.float32
+            assert type(read) is np.ndarray
+            np.testing.assert_array_equal(read, values_of(name)[positions])
+        assert activations.read(np.array([], dtype=int)).shape == (0, *SHAPE)
+
+
+def test_what_is_read_belongs_to_the_reader(store: Store) -> None:
+    fill(store, "a")
+    activations = store.open(digest("a"))
+    assert activations is not None
+    activations.read(np.arange(3))[:] = 7
+    np.testing.assert_array_equal(activations.read(np.arange(IMAGES)), values_of("a"))
+    assert not activations._values.flags.writeable
+
+
+def test_position_of_no_image_is_refused(store: Store) -> None:
+    fill(store, "a")
+    activations = store.open(digest("a"))
+    assert activations is not None
+    with pytest.raises(IndexError):
+        activations.read(np.array([IMAGES]))
+
+
+def test_entries_tell_what_they_are(store: Store) -> None:
+    assert store.entries() == []
+    assert store.open(digest("a")) is None
+    assert store.room([]) == 100 * BYTES
+    assert not store.folder.exists()
+    fill(store, "a")
+    (entry,) = store.entries()
+    assert entry.key == digest("a")
+    assert entry.folder == store.folder / entry.key
+    assert entry.about == {"cut": "a"}
+    assert entry.bytes == BYTES == bytes_of(SHAPE, IMAGES, "float32") == 2 * bytes_of(SHAPE, IMAGES, "float16")
+    assert (entry.images, entry.dtype, entry.group) == (IMAGES, "float32", digest("group"))
+    assert abs(entry.last_used - time.time()) < 60
+
+
+# float16
+
+
+def test_float16_is_within_half_a_step_of_the_distance_from_the_mean(store: Store) -> None:
+    """And far nearer than float16 as it is, where channels lie far from zero."""
+    rng = np.random.default_rng(1)
+    mean, std = np.array([1000, -300, 0, 50, 5]), np.array([1, 20, 3, 0.5, 2])
+    values = rng.normal(mean, std, (IMAGES, *SHAPE)).astype(np.float32)
+    store.fill(digest("g"), wanted("a"), IMAGES, "float16", lambda _: iter([[values[:9]], [values[9:]]]))
+    read = read_all(store, "a")
+    assert read is not None
+    assert read.dtype == np.float32
+    error = np.abs(read - values)
+    # Half a step of float16, and what rounding the mean and the sum to float32 costs.
+    measured = values[:9].reshape(-1, 5).mean(axis=0)
+    assert (error <= 2.0**-11 * np.abs(values - measured) + 2.0**-22 * np.abs(values) + 1e-6).all()
+    raw = np.abs(values.astype(np.float16) - values)
+    assert np.sqrt((error**2).mean()) < np.sqrt((raw**2).mean()) / 3
+    assert store.entries()[0].bytes == BYTES // 2
+
+
+def test_float16_keeps_channels_that_the_first_chunk_does_not_show(store: Store) -> None:
+    """A channel that is constant in the first chunk, or nearly so, is not squeezed to the range of float16 later."""
+    values = values_of("a")
+    values[:8, ..., 0] = 0
+    values[:8, ..., 1] = 4 + 1e-6 * values[:8, ..., 1]
+    store.fill(digest("g"), wanted("a"), IMAGES, "float16", lambda _: iter([[values[:8]], [values[8:]]]))
+    mean = values[:8].reshape(-1, 5).mean(axis=0)
+    assert (np.abs(read_all(store, "a") - values) <= 2.0**-11 * np.abs(values - mean) + 1e-6).all()
+
+
+def test_float16_of_constants_is_exact(store: Store) -> None:
+    values = np.full((IMAGES, *SHAPE), 3.1, np.float32)
+    store.fill(digest("g"), wanted("a"), IMAGES, "float16", lambda _: iter([[values]]))
+    np.testing.assert_array_equal(read_all(store, "a"), values)
+
+
+def test_float16_clips_to_its_range(store: Store) -> None:
+    values = np.random.default_rng(0).normal(0, 1, (IMAGES, *SHAPE)).astype(np.float32)
+    values[20] = 1e9
+    store.fill(digest("g"), wanted("a"), IMAGES, "float16", lambda _: iter([[values[:9]], [values[9:]]]))
+    read = read_all(store, "a")
+    assert read is not None
+    assert np.isfinite(read).all()
+    assert (read[20] > 40_000).all()
+
+
+# filling
+
+
+def test_only_what_is_absent_is_produced(store: Store) -> None:
+    calls: list[list[int]] = []
+    fill(store, "b")
+    names = ("a", "b", "c")
+    store.fill(digest("group"), wanted(*names), IMAGES, "float32", producing(*names, calls=calls))
+    assert calls == [[0, 2]]
+    for name in names:
+        np.testing.assert_array_equal(read_all(store, name), values_of(name))
+    store.fill(digest("group"), wanted(*names), IMAGES, "float32", producing(*names, calls=calls))
+    assert calls == [[0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "reason"),
+    [
+        ([[values_of("a")[:-1]]], "22 images"),
+        ([], "0 images"),
+        ([[values_of("a")], [values_of("a")[:1]]], "24 images"),
+        ([[values_of("a"), values_of("b")]], "2 arrays"),
+        ([[values_of("a").astype(np.float64)]], "float64"),
+        ([[values_of("a")[..., :4]]], r"\(23, 3, 2, 4\)"),
+    ],
+)
+def test_other_than_announced_stores_nothing(store: Store, chunks: list[list[np.ndarray]], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        store.fill(digest("g"), wanted("a"), IMAGES, "float32", lambda _: iter(chunks))
+    assert store.entries() == []
+    assert hidden(store.folder) == []
+
+
+def test_uneven_rows_store_nothing(store: Store) -> None:
+    chunk = [values_of("a"), values_of("b")[:-1]]
+    with pytest.raises(ValueError, match="was produced"):
+        store.fill(digest("g"), wanted("a", "b"), IMAGES, "float32", lambda _: iter([chunk]))
+    assert store.entries() == []
+    assert hidden(store.folder) == []
+
+
+def test_too_many_rows_are_not_even_waited_for(store: Store) -> None:
+    def endless(missing: list[int]) -> Iterator[Sequence[np.ndarray]]:
+        yield [values_of("a")]
+        yield [values_of("a")]
+        pytest.fail("more was asked for")
+
+    with pytest.raises(ValueError, match="46 images"):
+        store.fill(digest("g"), wanted("a"), IMAGES, "float32", endless)
+
+
+def test_failing_midway_leaves_nothing_and_lets_go_of_the_lock(store: Store) -> None:
+    def failing(missing: list[int]) -> Iterator[Sequence[np.ndarray]]:
+        yield [values_of("a")[:8]]
+        raise OSError(errno.ENOENT, "an image is gone")
+
+    with pytest.raises(OSError, match="an image is gone"):
+        store.fill(digest("group"), wanted("a"), IMAGES, "float32", failing)
+    assert store.entries() == []
+    assert hidden(store.folder) == []
+    fill(store, "a")
+    np.testing.assert_array_equal(read_all(store, "a"), values_of("a"))
+
+
+@pytest.mark.parametrize(
+    ("group", "keys", "images", "dtype"),
+    [
+        ("../up", [digest("a")], 1, "float32"),
+        (digest("g"), ["../up"], 1, "float32"),
+        (digest("g"), [digest("a")] * 2, 1, "float32"),
+        (digest("g"), [digest("a")], 0, "float32"),
+        (digest("g"), [digest("a")], 1, "float64"),
+    ],
+)
+def test_nonsense_is_refused(store: Store, group: str, keys: list[str], images: int, dtype: str) -> None:
+    with pytest.raises(ValueError, match=r"sha256|twice|cannot store"):
+        store.fill(group, [Wanted(key, SHAPE, {}) for key in keys], images, dtype, lambda _: iter([]))
+    assert not store.folder.exists()
+
+
+# several at once
+
+FILLER = """
+import logging, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_store import IMAGES, Store, digest, producing, read_all, wanted
+logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
+store = Store(Path(sys.argv[2]), 10**9)
+def slowly(missing):
+    print("producing", flush=True)
+    for chunk in producing("a")(missing):
+        yield chunk
+        time.sleep(float(sys.argv[3]))
+print("ready", flush=True)
+sys.stdin.readline()
+store.fill(digest("group"), wanted("a"), IMAGES, "float32", slowly)
+print(float(read_all(store, "a").sum()), flush=True)
+"""
+
+
+def filler(folder: Path, seconds_per_chunk: float) -> subprocess.Popen[str]:
+    """Another process that fills "a" once it is sent a line."""
+    arguments = [str(Path(__file__).parent), str(folder), str(seconds_per_chunk)]
+    return subprocess.Popen(
+        [sys.executable, "-c", FILLER, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_of_two_processes_one_fills(store: Store) -> None:
+    processes = [filler(store.folder, 0.3) for _ in range(2)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    told = [""] * 2
+
+    def finish(place: int) -> None:
+        told[place] = processes[place].communicate("\n", timeout=60)[0]
+
+    threads = [threading.Thread(target=finish, args=(place,)) for place in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(text.count("producing") for text in told) == [0, 1]
+    total = str(float(values_of("a").sum()))
+    assert all(text.splitlines()[-1] == total for text in told)
+
+
+def test_of_several_threads_one_fills(store: Store) -> None:
+    calls: list[list[int]] = []
+
+    def work() -> None:
+        Store(store.folder, store.max_bytes).fill(
+            digest("group"), wanted("a"), IMAGES, "float32", producing("a", calls=calls)
+        )
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert calls == [[0]]
+    np.testing.assert_array_equal(read_all(store, "a"), values_of("a"))
+
+
+def test_killed_fill_is_not_believed_and_is_cleaned_up(store: Store) -> None:
+    process = filler(store.folder, 60)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    lines = [process.stdout.readline() for _ in range(2)]
+    assert lines == ["ready\n", "producing\n"]
+    deadline = time.monotonic() + 20
+    while not any(path.stat().st_size > 200 for path in store.folder.glob(".filling-*/values.npy")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    # It lives: what it fills is neither there, nor cleared, nor swept by the fill of another group.
+    assert store.open(digest("a")) is None
+    assert store.entries() == []
+    store.clear()
+    fill(store, "b", group="other")
+    assert len(hidden(store.folder)) == 1
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert store.open(digest("a")) is None
+    fill(store, "c", group="third")
+    assert hidden(store.folder) == []
+    fill(store, "a")
+    np.testing.assert_array_equal(read_all(store, "a"), values_of("a"))
+
+
+def test_what_is_being_filled_takes_up_room(tmp_path: Path) -> None:
+    """A second fill counts what the first has announced, though none of it is written yet."""
+    store = Store(tmp_path, 2 * BYTES)
+    fill(store, "old", group="other")
+
+    def nested(missing: list[int]) -> Iterator[Sequence[np.ndarray]]:
+        assert store.room(keep=[]) == 2 * BYTES
+        with pytest.raises(StoreFull):
+            fill(store, "c", "d", group="second")
+        assert names_of(store) == ["old"]
+        fill(store, "e", group="second")
+        assert names_of(store) == ["e"]
+        yield [values_of("a")]
+
+    store.fill(digest("group"), wanted("a"), IMAGES, "float32", nested)
+    assert sorted(names_of(store)) == ["a", "e"]
+
+
+# making room
+
+
+def test_least_recently_used_go_first(tmp_path: Path) -> None:
+    store = Store(tmp_path, 3 * BYTES)
+    for age, name in enumerate(["a", "b", "c"]):
+        fill(store, name, group=name)
+        used_before(store, name, 1000 - age)
+    assert store.open(digest("a")) is not None  # which is now the one used last
+    assert names_of(store) == ["a", "c", "b"]
+    fill(store, "d", group="d")
+    assert names_of(store) == ["d", "a", "c"]
+    fill(store, "e", "f", group="e")
+    assert sorted(names_of(store)) == ["d", "e", "f"]
+    assert hidden(store.folder) == []
+
+
+def test_kept_and_wanted_entries_stay(tmp_path: Path) -> None:
+    store = Store(tmp_path, 4 * BYTES)
+    for age, name in enumerate(["kept", "wanted", "a", "b"]):
+        fill(store, name)
+        used_before(store, name, 1000 - age)
+    assert store.room([]) == 4 * BYTES
+    assert store.room([digest("kept"), digest("b"), digest("unknown")]) == 2 * BYTES
+    fill(store, "wanted", "c", keep=["kept"])
+    assert sorted(names_of(store)) == ["b", "c", "kept", "wanted"]
+    for others in (["kept", "wanted"], ["kept"]):
+        with pytest.raises(StoreFull):
+            fill(store, "wanted", "d", "e", "f", keep=others)
+        assert sorted(names_of(store)) == ["b", "c", "kept", "wanted"]  # nothing was evicted in vain
+
+
+def test_entries_of_a_group_that_is_being_filled_stay(tmp_path: Path) -> None:
+    store = Store(tmp_path, 2 * BYTES)
+    fill(store, "x", group="free")
+    fill(store, "a")
+    with store._locked(digest("group"), ""):
+        with pytest.raises(StoreFull):
+            fill(store, "b", "c", group="other")
+        assert names_of(store) == ["a", "x"]  # nothing was evicted in vain
+        store.clear()
+        assert names_of(store) == ["a"]
+    fill(store, "b", "c", group="other")
+    assert sorted(names_of(store)) == ["b", "c"]
+
+
+def test_too_large_for_the_bound_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path, 2 * BYTES - 1)
+    with pytest.raises(
+        StoreFull, match=r"activations of 5\.14e-06 GiB do not fit: its bound of 5\.14e-06 GiB"
+    ) as caught:
+        fill(store, "a", "b")
+    assert "\n" not in str(caught.value)
+    assert hidden(tmp_path) == []
+    fill(store, "a")
+    assert store.room([]) == 2 * BYTES - 1
+    assert store.room([digest("a")]) == BYTES - 1
+
+
+def test_disk_is_never_filled(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store, "a", group="first")
+    usage = namedtuple("usage", "free")
+    whole = 4 * BYTES + RESERVED_DISK_BYTES
+
+    def disk_usage(folder: Path) -> usage:
+        return usage(whole - sum(entry.bytes for entry in store.entries()))
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    assert store.room([]) == 4 * BYTES
+    assert store.room([digest("a")]) == 3 * BYTES
+    with pytest.raises(StoreFull, match=r"and its disk 7\.71e-06 GiB$"):
+        fill(store, "b", "c", "d", "e", keep=["a"])
+    assert names_of(store) == ["a"]
+    fill(store, "b", "c", "d", "e")
+    assert sorted(names_of(store)) == ["b", "c", "d", "e"]
+    whole = 0
+    assert Store(store.folder, store.max_bytes).room(map(digest, "bcde")) == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, StoreFull), (errno.EACCES, UserError)])
+def test_disk_that_fills_up_while_writing_leaves_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    real = store_module._write_all
+
+    def full(file: object, data: memoryview) -> None:
+        real(file, data[:100])
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(store_module, "_write_all", full)
+    with pytest.raises(kind, match=str(store.folder)):
+        fill(store, "a", "b")
+    assert store.entries() == []
+    assert hidden(store.folder) == []
+
+
+def test_bytes_that_never_arrive_are_noticed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_write_all", lambda file, data: file.write(data[:-1]))
+    with pytest.raises(UserError, match="is not there"):
+        fill(store, "a")
+    assert store.entries() == []
+    assert hidden(store.folder) == []
+
+
+def test_file_that_takes_little_at_a_time_gets_all() -> None:
+    class Slow:
+        taken = b""
+
+        def write(self, data: memoryview) -> int:
+            self.taken += bytes(data[:7])
+            return len(data[:7])
+
+    file = Slow()
+    store_module._write_all(file, bytes(range(100)))
+    assert file.taken == bytes(range(100))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
+def test_short_write_is_noticed(store: Store) -> None:
+    """The system itself refuses to write on: a limit on the size of files stands for the full disk."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES // 2, limits[1]))
+        with pytest.raises(StoreFull, match="full"):
+            fill(store, "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert store.entries() == []
+    assert hidden(store.folder) == []
+
+
+def test_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = Store(tmp_path / "file" / "features", 10**9)
+    assert store.open(digest("a")) is None
+    assert store.entries() == []
+    assert store.clear() == 0
+    with pytest.raises(UserError, match="cache=FOLDER"):
+        fill(store, "a")
+
+
+# clearing, and what happens to readers
+
+
+def test_reader_goes_on_while_its_entry_is_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path, BYTES)
+    fill(store, "a")
+    activations = store.open(digest("a"))
+    assert activations is not None
+    fill(store, "b", group="other")
+    assert store.open(digest("a")) is None
+    np.testing.assert_array_equal(activations.read(np.arange(IMAGES)), values_of("a"))
+
+
+def test_clear_by_days(store: Store) -> None:
+    fill(store, "a", "b", "c")
+    used_before(store, "a", 10 * 86400)
+    used_before(store, "b", 2 * 86400)
+    assert BYTES < store.clear(5, dry_run=True) < BYTES + 1000
+    assert len(store.entries()) == 3
+    assert BYTES < store.clear(5) < BYTES + 1000
+    assert names_of(store) == ["c", "b"]
+    assert 2 * BYTES < store.clear() < 2 * BYTES + 2000
+    assert store.entries() == []
+    assert [path.name for path in store.folder.iterdir()] == [".locks"]
+    assert store.clear() == 0
+
+
+def test_clear_leaves_what_is_not_its_own(store: Store) -> None:
+    fill(store, "a")
+    (store.folder / "notes.txt").write_text("mine")
+    (store.folder / "photos").mkdir()
+    store.clear()
+    assert sorted(path.name for path in store.folder.iterdir()) == [".locks", "notes.txt", "photos"]
+
+
+def test_opening_marks_as_used(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store, "a")
+    used_before(store, "a", 1000)
+    assert store.open(digest("a")) is not None
+    assert time.time() - store.entries()[0].last_used < 500
+
+    def refused(path: Path) -> None:
+        raise PermissionError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr(os, "utime", refused)
+    np.testing.assert_array_equal(read_all(store, "a"), values_of("a"))
+
+
+def test_full_store_that_may_only_be_read_serves(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store, "a")
+
+    def refused(group: str) -> None:
+        raise PermissionError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr(store, "_lock", refused)
+    fill(store, "a")
+    with pytest.raises(UserError, match="read-only"):
+        fill(store, "b")
+
+
+# damage
+
+
+def half_written(folder: Path) -> None:
+    values = folder / "values.npy"
+    os.truncate(values, values.stat().st_size // 2)
+
+
+def longer(folder: Path) -> None:
+    with (folder / "values.npy").open("ab") as file:
+        file.write(b"more")
+
+
+def without_about(folder: Path) -> None:
+    (folder / "about.json").unlink()
+
+
+def nonsense_about(folder: Path) -> None:
+    (folder / "about.json").write_text("[1, 2")
+
+
+def other_about(folder: Path) -> None:
+    (folder / "about.json").write_text('{"cut": "a"}')
+
+
+def without_values(folder: Path) -> None:
+    (folder / "values.npy").unlink()
+
+
+def zeroed(folder: Path) -> None:
+    values = folder / "values.npy"
+    values.write_bytes(bytes(values.stat().st_size))
+
+
+def without_channels(folder: Path) -> None:
+    (folder / "channels.npy").unlink()
+
+
+def empty_channels(folder: Path) -> None:
+    (folder / "channels.npy").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        half_written,
+        longer,
+        without_about,
+        nonsense_about,
+        other_about,
+        without_values,
+        zeroed,
+        without_channels,
+        empty_channels,
+    ],
+)
+def test_damaged_entry_is_not_believed_and_filled_again(store: Store, damage: Callable[[Path], None]) -> None:
+    fill(store, "a", "b", dtype="float16")
+    before = read_all(store, "a")
+    damage(store.folder / digest("a"))
+    assert store.open(digest("a")) is None
+    assert "b" in names_of(store)
+    fill(store, "a", "b", dtype="float16")
+    np.testing.assert_array_equal(read_all(store, "a"), before)
+    damage(store.folder / digest("a"))
+    store.clear()
+    assert [path.name for path in store.folder.iterdir()] == [".locks"]
+
+
+def test_half_written_entry_is_not_listed(store: Store) -> None:
+    fill(store, "a", "b")
+    half_written(store.folder / digest("a"))
+    assert names_of(store) == ["b"]
+
+
+def test_leftovers_of_removing_are_removed(store: Store) -> None:
+    fill(store, "a")
+    trash = store.folder / ".trash-0123"
+    (store.folder / digest("a")).rename(trash)
+    (store.folder / f".filling-{digest('group')}-0123").mkdir()
+    assert BYTES < store.clear(dry_run=True) < BYTES + 1000
+    assert len(hidden(store.folder)) == 2
+    fill(store, "b", group="other")
+    assert hidden(store.folder) == []
+    (store.folder / digest("b")).rename(trash)
+    assert BYTES < store.clear() < BYTES + 1000
+    assert hidden(store.folder) == []
+
+
+def test_entry_that_vanishes_while_it_is_opened_is_absent(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store, "a")
+    real = np.load
+
+    def late(path: Path, **arguments: str) -> np.ndarray:
+        shutil.rmtree(path.parent)
+        return real(path, **arguments)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(np, "load", late)
+    assert store.open(digest("a")) is None
+
+
+def test_waiting_is_told_once(store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "catsdogs")
+    monkeypatch.setattr(store_module, "_TELL_AFTER_SECONDS", 0.05)
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store._locked(digest("group"), "holding"):
+            held.set()
+            release.wait(20)
+
+    threads = [threading.Thread(target=hold), threading.Thread(target=fill, args=(store, "a"))]
+    threads[0].start()
+    held.wait(20)
+    threads[1].start()
+    deadline = time.monotonic() + 20
+    while not caplog.messages and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert caplog.messages == ["waiting for another process to store the same activations"]
+    assert names_of(store) == ["a"]

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from catsdogs.backbones import load_network
+from catsdogs.compose import checked
+from catsdogs.cut import prefix
+from catsdogs.hypermodel import build_model, hyperparameters, plain_head
+from catsdogs.trial_model import TrialModels, _copy_head
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3)).astype("float32")
+LABELS = np.tile([[0.0], [1.0]], (12, 1)).astype("float32")
+STEPS = 12
+BIG = ("data=sample", "backbone=mobilenet_v2_035", "backbone.weights=null", "backbone.image_size=32")
+
+
+class Inputs:
+    """Activations of IMAGES at the cut of a trial."""
+
+    def __init__(self, network):
+        self._network = network
+
+    def __call__(self, cut):
+        if cut.layer == "pixels":
+            return IMAGES
+        return keras.ops.convert_to_numpy(prefix(self._network.backbone, "minus_one_to_one", [cut])(IMAGES)[0])
+
+
+@pytest.fixture
+def bench(config):
+    """Models of a tiny job, and what they read."""
+
+    def make(*overrides, job=None):
+        job = job or config("fit.epochs=4", "fit.batch_size=8", *overrides)
+        network = load_network(job.backbone, job.seed)
+        return job, TrialModels(job, network, STEPS), Inputs(network), network
+
+    return make
+
+
+def fitted(trial, inputs):
+    history = trial.model.fit(inputs(trial.cut), LABELS, epochs=3, batch_size=8, shuffle=False, verbose=0).history
+    return np.array([history[name] for name in sorted(history)])
+
+
+def values_of(job, **changed):
+    return dataclasses.replace(hyperparameters(job, {}), **changed)
+
+
+@pytest.mark.parametrize(("depth", "covers"), [(0, "head"), (2, "head_and_backbone"), (5, "head_and_backbone")])
+def test_training_the_suffix_is_training_the_whole_model(bench, depth, covers):
+    """Plain Keras on whole images is the reference: the same losses, the same final weights."""
+    job, models, inputs, network = bench(f"model.l2_covers={covers}", "schedule=cosine_warmup")
+    # On other backends the masks are drawn from the same state in another way.
+    dropout = 0.4 if keras.backend.backend() == "tensorflow" else 0.0
+    values = values_of(job, unfreeze_depth=depth, dropout=dropout, l2=0.01)
+    trial = models.start(values, seed=5)
+    found = fitted(trial, inputs)
+
+    reference = build_model(job, values, total_steps=STEPS)
+    next(layer for layer in reference.layers if isinstance(layer, keras.Model)).set_weights(network.weights)
+    keras.utils.set_random_seed(5)
+    pooled = keras.Input(reference.get_layer("pool").output.shape[1:])
+    _copy_head(keras.Model(pooled, plain_head(pooled, job.model, values)), reference)
+    history = reference.fit(IMAGES, LABELS, epochs=3, batch_size=8, shuffle=False, verbose=0).history
+    np.testing.assert_allclose(found, [history[name] for name in sorted(history)], rtol=2e-4)
+    for one, other in zip(models.whole(trial).get_weights(), reference.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_a_trial_does_not_depend_on_those_before_it(bench):
+    job, models, inputs, _ = bench()
+    values = values_of(job, unfreeze_depth=5, dropout=0.3)
+    fresh = fitted(models.start(values, seed=5), inputs)
+    other = values_of(job, unfreeze_depth=5, dropout=0.5, l2=0.1, peak_lr=0.05)
+    assert not np.allclose(fitted(models.start(other, seed=6), inputs), fresh)
+    fitted(models.start(values_of(job, unfreeze_depth=2), seed=7), inputs)
+    np.testing.assert_array_equal(fitted(models.start(values, seed=5), inputs), fresh)
+
+
+def test_every_hyperparameter_of_a_used_model_counts_and_so_does_the_seed(bench):
+    job, models, inputs, _ = bench("schedule=cosine")
+    values = values_of(job, unfreeze_depth=2, dropout=0.4)
+    one = fitted(models.start(values, seed=5), inputs)
+    others = {"dropout": 0.0, "l2": 0.5, "peak_lr": 0.1, "warmup_fraction": 0.5, "final_fraction": 1.0}
+    for name, value in others.items():
+        other = fitted(models.start(dataclasses.replace(values, **{name: value}), seed=5), inputs)
+        assert not np.allclose(one, other, rtol=1e-5), name
+    assert not np.allclose(one, fitted(models.start(values, seed=6), inputs), rtol=1e-5)
+
+
+def test_keras_knows_every_variable_that_a_trial_sets(bench):
+    """One that it does not know is a constant to a compiled step of JAX."""
+    job, models, _, _ = bench("fit.precision=mixed_float16")
+    structure = models.start(values_of(job), seed=1).structure
+    known = {id(variable) for variable in [*structure.model.variables, *structure.model.optimizer.variables]}
+    set_by_us = [structure.rates, structure.settings.dropout, structure.settings.l2, *structure.seeds]
+    assert all(id(variable) in known for variable in [*set_by_us, *(variable for variable, _ in structure.initial)])
+
+
+def test_a_model_that_another_trial_has_taken_is_not_shipped(bench, tmp_path):
+    job, models, _, _ = bench()
+    trial = models.start(values_of(job), seed=1)
+    models.start(values_of(job), seed=2)
+    with pytest.raises(ValueError, match="another trial"):
+        models.whole(trial)
+    with pytest.raises(ValueError, match="another trial"):
+        models.save_weights(trial, tmp_path / "weights.npz")
+
+
+def test_a_promoted_trial_starts_in_the_middle_of_its_schedule(bench):
+    job, models, _, _ = bench("schedule=cosine")
+    values = values_of(job, peak_lr=0.5)
+    trial = models.start(values, seed=1, first_step=6)
+    assert float(trial.model.optimizer.learning_rate) == pytest.approx(0.25, rel=1e-4)
+    trial = models.start(values, seed=1)
+    assert float(trial.model.optimizer.learning_rate) == pytest.approx(0.5)
+
+
+def test_saved_weights_come_back(bench, tmp_path):
+    job, models, inputs, _ = bench()
+    values = values_of(job, unfreeze_depth=2)
+    trial = models.start(values, seed=1)
+    fitted(trial, inputs)
+    p_dog = trial.model.predict(inputs(trial.cut), verbose=0)
+    models.save_weights(trial, tmp_path / "weights.npz")
+    trial = models.start(values, seed=2)
+    assert not np.allclose(trial.model.predict(inputs(trial.cut), verbose=0), p_dog)
+    models.load_weights(trial, tmp_path / "weights.npz")
+    np.testing.assert_array_equal(trial.model.predict(inputs(trial.cut), verbose=0), p_dog)
+
+
+@pytest.mark.parametrize("depth", [0, 10])
+def test_the_whole_model_says_what_was_trained(bench, composed, depth, tmp_path):
+    _, models, inputs, _ = bench(job=checked(composed(*BIG)))
+    job = models._config
+    trial = models.start(values_of(job, unfreeze_depth=depth, peak_lr=0.01), seed=3)
+    fitted(trial, inputs)
+    whole = models.whole(trial)
+    expected = trial.model.predict(inputs(trial.cut), verbose=0)
+    np.testing.assert_allclose(whole.predict(IMAGES, verbose=0), expected, atol=1e-5)
+    whole.save(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        keras.models.load_model(tmp_path / "model.keras").predict(IMAGES, verbose=0), expected, atol=1e-5
+    )
+
+
+def test_frozen_statistics_do_not_move_and_trained_kernels_do(bench, composed):
+    _, models, inputs, network = bench(job=checked(composed(*BIG)))
+    trial = models.start(values_of(models._config, unfreeze_depth=10, peak_lr=0.01), seed=3)
+    fitted(trial, inputs)
+    backbone = models._structures[10, 256].backbone
+    trained = {variable.path for variable in backbone.trainable_variables}
+    assert len(trained) == 3
+    for variable, before in zip(backbone.weights, network.weights, strict=True):
+        moved = not np.array_equal(keras.ops.convert_to_numpy(variable), before)
+        assert moved == (variable.path in trained), variable.path
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_other_precisions_train_and_give_float32_probabilities(bench, precision):
+    job, models, inputs, _ = bench(f"fit.precision={precision}")
+    trial = models.start(values_of(job, unfreeze_depth=2), seed=5)
+    found = fitted(trial, inputs)
+    p_dog = trial.model.predict(inputs(trial.cut), verbose=0)
+    assert p_dog.dtype == np.float32
+    whole = models.whole(trial)
+    assert {weight.dtype for weight in whole.weights} == {"float32"}
+    # What is shipped computes in float32; what was scored in training did not.
+    difference = np.abs(whole.predict(IMAGES, verbose=0) - p_dog)
+    assert 0 < difference.max() < 0.05
+    assert keras.config.dtype_policy().name == "float32"
+    np.testing.assert_array_equal(fitted(models.start(trial.values, seed=5), inputs), found)
