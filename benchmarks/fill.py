@@ -95,9 +95,10 @@ def in_batches(forward: Callable[[np.ndarray], list[np.ndarray]], images: np.nda
 
 
 def through_onnx(model: keras.Model) -> Callable[[np.ndarray], list[np.ndarray]]:
-    import onnxruntime
     import tensorflow as tf
-    import tf2onnx
+    import tf2onnx  # before ONNX Runtime, which writes to the home folder when it is imported
+
+    import onnxruntime  # isort: skip
 
     signature = [tf.TensorSpec((None, SIZE, SIZE, 3), tf.float32, name="pixels")]
     function = tf.function(lambda pixels: model(pixels, training=False), input_signature=signature)

@@ -11,9 +11,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from catsdogs.dataset import Dataset
+    from catsdogs.schema import SearchConfig
 
 _BENCHMARKS = Path(__file__).resolve().parent
 _MIB_FROM_MAXRSS = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss counts bytes there, KiB elsewhere
@@ -27,8 +31,8 @@ class Run:
         seconds: wall time from start to exit.
         cpu_seconds: of all its threads, which other work on the machine hardly changes.
         peak_rss_mib: largest resident set; pages of mapped files that it has touched count.
-        trials: in the order of their proposal: trial, hyperparameters, trained, and of those that were trained
-            val_log_loss and epoch_seconds, a value per epoch.
+        trials: in the order of their proposal, job after job: job, trial, hyperparameters, trained, and of those that
+            were trained val_log_loss and epoch_seconds, a value per epoch; the plain side has no jobs.
     """
 
     seconds: float
@@ -58,26 +62,15 @@ class Sides:
         Returns:
             What both sides are run with.
         """
-        from hydra import compose, initialize_config_dir
-
         from catsdogs.augment import view_keys
-        from catsdogs.compose import checked, register
-        from catsdogs.dataset import load_dataset
-        from catsdogs.images import pixels
-        from catsdogs.locations import conf_dir
 
-        register()
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            config = checked(compose("search", overrides=[*self._overrides, "study=benchmark"]))
+        config, dataset, array = self.decode([])
         if config.schedule.kind != "cosine" or config.schedule.warmup_fraction or config.model.l2_covers != "head":
             raise SystemExit("the plain side knows a cosine without warm-up, and L2 on the head only")
         if not config.model.head_batch_norm or config.backbone.train_batch_norm:
             raise SystemExit("the plain side has a batch norm in the head, and trains none of the backbone's")
-        dataset = load_dataset(config.data, self._cache)
         rows, size = dataset.rows, config.backbone.image_size
         split, keys = rows["split"].to_numpy(), view_keys(rows["sha256"])
-        # Only its path is wanted: the plain side maps the same file.
-        array = pixels(rows, dataset.root, size, self._cache)
         np.savez(
             self._work / "arrays.npz",
             labels=rows["label"].to_numpy(dtype=np.float32),
@@ -86,6 +79,7 @@ class Sides:
             validation_rows=np.flatnonzero(split == "validation"),
         )
         self._plain = {
+            # Only its path is wanted: the plain side maps the same file.
             "pixels": str(array.filename),
             "arrays": str(self._work / "arrays.npz"),
             "weights": config.backbone.weights,
@@ -100,7 +94,6 @@ class Sides:
             "augmentation": dict(vars(config.augmentation)),
             "autotune": True,
         }
-        self._prepared = set(self._cache.rglob("*"))
         private = {"pixels", "arrays", "weights", "autotune"}
         return {
             "train_images": int((split == "train").sum()),
@@ -108,6 +101,27 @@ class Sides:
             "data_digest": dataset.digest,
             **{key: value for key, value in self._plain.items() if key not in private},
         }
+
+    def decode(self, overrides: list[str]) -> tuple[SearchConfig, Dataset, np.ndarray]:
+        """Unpack, catalogue and decode into the cache, in nobody's time, what a search with these overrides will read.
+
+        Returns:
+            The configuration, its images, and their pixels as they are mapped. `empty_store` leaves them in the cache.
+        """
+        from hydra import compose, initialize_config_dir
+
+        from catsdogs.compose import checked, register
+        from catsdogs.dataset import load_dataset
+        from catsdogs.images import pixels
+        from catsdogs.locations import conf_dir
+
+        register()
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            config = checked(compose("search", overrides=[*self._overrides, "study=benchmark", *overrides]))
+        dataset = load_dataset(config.data, self._cache)
+        array = pixels(dataset.rows, dataset.root, config.backbone.image_size, self._cache)
+        self._prepared = set(self._cache.rglob("*"))
+        return config, dataset, array
 
     def faster_input(self) -> dict[str, Any]:
         """Whether tf.data's autotune pays, which the plain side uses from here on."""
@@ -121,7 +135,7 @@ class Sides:
         return Run(*spent, results["trials"])
 
     def catsdogs(self, name: str, trials: int, epochs: int, overrides: list[str]) -> Run:
-        """`catsdogs.search` with the store as it is."""
+        """`catsdogs.search` with the store as it is; `-m` may come last in the overrides."""
         studies = self._work / "studies"
         command = [sys.executable, "-m", "catsdogs.search", f"study={name}", f"studies={studies}"]
         command += [f"cache={self._cache}", *self._overrides, f"tuner.max_trials={trials}"]
@@ -130,7 +144,7 @@ class Sides:
         return Run(*spent, read_trials(studies / name))
 
     def empty_store(self) -> None:
-        """Remove everything from the cache that `prepare` did not put there."""
+        """Remove everything from the cache that `prepare` and `decode` did not put there."""
         for path in sorted(set(self._cache.rglob("*")) - self._prepared, reverse=True):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -183,26 +197,35 @@ class Sides:
 
 
 def read_trials(study: Path) -> list[dict[str, Any]]:
-    """Trials of the one job of a study, from its trials.csv and history.csv."""
-    (result,) = study.glob("*/result.json")
-    job = result.parent
-    if json.loads(result.read_text(encoding="utf-8"))["status"] != "ok":
-        raise SystemExit(f"catsdogs' job {job.name} did not finish")
+    """Trials of the jobs of a study, in the order in which they ran, from their trials.csv and history.csv."""
+    results = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in study.glob("*/result.json")}
+    trials = []
+    for job in sorted(results, key=lambda job: (results[job]["started"], job.name)):
+        if results[job]["status"] != "ok":
+            raise SystemExit(f"catsdogs' job {job.name} did not finish")
+        trials += sorted(_trials_of(job), key=lambda trial: int(trial["trial"]))
+    return trials
+
+
+def _trials_of(job: Path) -> list[dict[str, Any]]:
     epochs = _rows(job / "history.csv")
     trials = []
     for row in _rows(job / "trials.csv"):
         mine = [epoch for epoch in epochs if int(epoch["trial"]) == int(row["trial"])]
         trials.append(
             {
+                "job": job.name,
                 "trial": row["trial"],
-                "hyperparameters": {name: float(row[name]) for name in ("unfreeze_depth", "dropout", "l2")},
+                "hyperparameters": {
+                    name: float(row[name]) for name in ("unfreeze_depth", "dropout", "l2") if name in row
+                },
                 "trained": row["status"] == "COMPLETED",
                 "seconds": float(row["seconds"]),
                 "epoch_seconds": [float(epoch["seconds"]) for epoch in mine],
                 "val_log_loss": [float(epoch["val_log_loss"]) for epoch in mine],
             }
         )
-    return sorted(trials, key=lambda trial: int(trial["trial"]))
+    return trials
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

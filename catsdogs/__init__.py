@@ -8,13 +8,15 @@ The files, in the order of the data (directory listings sort by name; this list 
     archive, images, catalogue, split            archives -> pixels, rows, splits
     dataset                                      what every job of a study shares
     augment, views, batches                      pixels -> augmented views -> batches
-    backbones, schedules, hypermodel             configuration + hyperparameters -> compiled model
+    backbones, cut, folding, engine              a frozen prefix and a trained suffix of a network
+    activations, store, features                 views -> activations at a cut, stored
+    schedules, hypermodel, trial_model           configuration + hyperparameters -> compiled model
     training, trials, progress, tuning           model + batches -> trials
     study                                        job folders -> leaderboard, best job
     tta, scores, submission, model_card          best trial -> what is shipped
     job, final                                   configuration -> a finished job folder; best trial -> best/
     launch                                       what happens around Hydra's jobs
-    search, retrain, report, predict, doctor     entry points
+    search, retrain, report, predict, doctor, cache     entry points
 """
 
 __version__ = "0.2.0"

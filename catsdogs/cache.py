@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from catsdogs.activations import Entry
 from catsdogs.errors import UserError, exit_status_of
-from catsdogs.store import Entry, Store
+from catsdogs.store import Store
 
 # Folders of the cache beside `features`: what they hold, and the names that catsdogs gives. What has another name is
 # somebody else's and stays.

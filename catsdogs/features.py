@@ -23,6 +23,7 @@ import cv2
 import keras
 import numpy as np
 
+from catsdogs.activations import Activations, StoreFull, Wanted, bytes_of
 from catsdogs.augment import is_identity
 from catsdogs.backbones import Network
 from catsdogs.cut import PIXELS, Cut, prefix
@@ -31,7 +32,7 @@ from catsdogs.errors import UserError
 from catsdogs.images import in_threads, pixels_key
 from catsdogs.progress import duration
 from catsdogs.schema import Features as Settings
-from catsdogs.store import Activations, Store, StoreFull, Wanted, bytes_of
+from catsdogs.store import Store
 from catsdogs.views import PLAIN, LiveViews, View, Views
 
 log = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ class Features:
                         self._fill(view)
                     except StoreFull as error:
                         if self._settings.mode == "stored":
-                            raise
+                            raise UserError(f"features.mode=stored: {error}") from error
                         log.warning("%s; activations are computed anew for every batch from here on", error)
                         self._stored = False
                         return None

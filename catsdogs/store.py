@@ -2,9 +2,7 @@
 
 What is in the folder of a store:
 
-    <key>/values.npy               (N, *shape), float32, or float16 standardised by channel
-    <key>/channels.npy             (2, C) float32, mean and standard deviation of every channel; beside float16 only
-    <key>/about.json               what the entry is; its modification time is when the entry was last used
+    <key>/                         an entry, as `activations` writes it
     .filling-<group>-<random>/     an entry that is being written, renamed to <key> when it is whole
     .trash-<random>/               an entry that is being removed
     .locks/<group>.lock            held while a group is filled; the system lets go of it when its holder dies
@@ -14,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import os
 import re
 import secrets
@@ -22,99 +19,30 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from catsdogs.errors import UserError
-from catsdogs.files import read_json, write_json
+from catsdogs.activations import (
+    Activations,
+    Entry,
+    Filling,
+    StoreFull,
+    Wanted,
+    bytes_of,
+    read_entry,
+    write_chunk,
+    writing,
+)
+from catsdogs.files import read_json
 
 RESERVED_DISK_BYTES = 2**30  # what the store leaves free on the disk for everybody else
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FLOAT16_MAX = float(np.finfo(np.float16).max)
-_SMALLEST_STD_SHARE = 1 / 16  # of the standard deviation over all channels
 _TELL_AFTER_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-class StoreFull(Exception):
-    """The store cannot hold what it was asked to hold. Its text is one sentence with the sizes."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """An entry to be filled.
-
-    Attributes:
-        key: 64 hexadecimal digits that cover everything that changes the values.
-        shape: of one image's activation.
-        about: plain JSON that tells people what it is.
-    """
-
-    key: str
-    shape: tuple[int, ...]
-    about: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A stored entry. `bytes` is the size of its array, `last_used` in seconds since 1970, `group` the lock's name."""
-
-    key: str
-    folder: Path
-    about: dict[str, Any]
-    bytes: int
-    images: int
-    last_used: float
-    dtype: str
-    group: str
-
-
-class Activations:
-    """An open entry, memory-mapped. It can be read to the end even if the entry is removed meanwhile (POSIX).
-
-    Attributes:
-        shape: of one image's activation.
-    """
-
-    def __init__(self, values: np.ndarray, channels: np.ndarray | None) -> None:
-        self._values = values
-        self._channels = channels
-        self.shape: tuple[int, ...] = values.shape[1:]
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def read(self, positions: np.ndarray) -> np.ndarray:
-        """Copy the activations of some images.
-
-        Args:
-            positions: (B,) int, in any order, repeated or not.
-
-        Returns:
-            (B, *shape) float32, newly made.
-
-        Raises:
-            IndexError: a position is not that of an image.
-        """
-        # Picking by an index array copies, so the caller owns what it gets.
-        values = self._values[positions].astype(np.float32, copy=False)
-        if self._channels is not None:
-            mean, std = self._channels
-            values *= std
-            values += mean
-        return values
-
-
-def bytes_of(shape: Sequence[int], images: int, dtype: str) -> int:
-    """Bytes of an entry's array: (images, *shape) of "float32" or "float16"."""
-    return images * math.prod(shape) * np.dtype(dtype).itemsize
 
 
 class Store:
@@ -131,7 +59,7 @@ class Store:
 
     def open(self, key: str) -> Activations | None:
         """Open an entry and mark it as used; None if there is none that is whole."""
-        entry = _entry(self.folder / key)
+        entry = read_entry(self.folder / key)
         if entry is None:
             return None
         try:
@@ -175,25 +103,25 @@ class Store:
         if not self._missing(wanted):  # so a folder that may only be read serves as long as it has everything
             return
         with ExitStack() as stack:
-            with _writing(self.folder):
+            with writing(self.folder):
                 stack.enter_context(self._locked(group, "waiting for another process to store the same activations"))
             missing = self._missing(wanted)
             if not missing:
                 return
             keys = {*keep, *(one.key for one in wanted)}
-            fillings: list[_Filling] = []
-            with _writing(self.folder), self._locked("room", "waiting for another process to make room in the store"):
+            fillings: list[Filling] = []
+            with writing(self.folder), self._locked("room", "waiting for another process to make room in the store"):
                 self._sweep(group)
                 self._make_room(sum(bytes_of(wanted[place].shape, images, dtype) for place in missing), keys, group)
                 for place in missing:  # others that make room reckon with what is begun
-                    fillings.append(_Filling(self.folder, group, wanted[place], images, dtype))
+                    fillings.append(Filling(self.folder, group, wanted[place], images, dtype))
                     stack.callback(fillings[-1].discard)
             for chunk in produce(missing):
-                _write_chunk(fillings, chunk, images)
+                write_chunk(fillings, chunk, images)
             rows = fillings[0].rows
             if rows != images:
                 raise ValueError(f"{rows} images were produced, and not {images}")
-            with _writing(self.folder):
+            with writing(self.folder):
                 for filling in fillings:
                     self._publish(filling)
 
@@ -211,7 +139,7 @@ class Store:
 
     def entries(self) -> list[Entry]:
         """All whole entries, most recently used first."""
-        found = [_entry(path) for path in self._paths() if _DIGEST.fullmatch(path.name)]
+        found = [read_entry(path) for path in self._paths() if _DIGEST.fullmatch(path.name)]
         return sorted((entry for entry in found if entry is not None), key=lambda entry: -entry.last_used)
 
     def clear(self, unused_days: float = 0.0, dry_run: bool = False) -> int:
@@ -227,7 +155,7 @@ class Store:
         for path in self._paths():
             if _DIGEST.fullmatch(path.name) is None:
                 continue
-            entry = _entry(path)
+            entry = read_entry(path)
             with suppress(OSError):
                 if (path.stat().st_mtime if entry is None else entry.last_used) <= before:
                     freed += self._remove(path, None if entry is None else entry.group, dry_run)
@@ -337,9 +265,9 @@ class Store:
         shutil.rmtree(trash, ignore_errors=True)
         return size
 
-    def _publish(self, filling: _Filling) -> None:
+    def _publish(self, filling: Filling) -> None:
         key = filling.wanted.key
-        if _entry(filling.folder) is None:
+        if read_entry(filling.folder) is None:
             raise OSError(errno.EIO, "what was written is not there")
         if self.open(key) is None:
             self._remove(self.folder / key, None)  # there is nothing, or something damaged
@@ -348,45 +276,6 @@ class Store:
         except OSError:
             if self.open(key) is None:  # else it was filled under another group, and is the same
                 raise
-
-
-class _Filling:
-    """An entry while it is written.
-
-    Plain writes, not a memory map: a map on a disk that fills up kills the process instead of raising an error.
-    """
-
-    def __init__(self, store: Path, group: str, wanted: Wanted, images: int, dtype: str) -> None:
-        self.folder = folder = store / f".filling-{group}-{secrets.token_hex(4)}"
-        self.wanted = wanted
-        self.rows = 0
-        self._dtype = dtype
-        self._channels: np.ndarray | None = None
-        folder.mkdir()
-        self._file = (folder / "values.npy").open("wb", buffering=0)  # so that nothing is left to fail at the end
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
-        np.lib.format.write_array_header_1_0(self._file, {**header, "shape": (images, *wanted.shape)})
-        told = {"group": group, "dtype": dtype, "images": images, "shape": list(wanted.shape), "about": wanted.about}
-        size = self._file.tell() + bytes_of(wanted.shape, images, dtype)
-        write_json(folder / "about.json", {**told, "file_bytes": size})
-
-    def write(self, chunk: np.ndarray) -> None:
-        """Append (b, *shape) float32."""
-        if self._dtype == "float16":
-            if self._channels is None:
-                self._channels = _channels(chunk)
-                np.save(self.folder / "channels.npy", self._channels)
-            mean, std = self._channels
-            chunk = chunk - mean
-            chunk /= std
-            chunk = np.clip(chunk, -_FLOAT16_MAX, _FLOAT16_MAX, out=chunk).astype(np.float16)
-        _write_all(self._file, np.ascontiguousarray(chunk).data.cast("B"))
-        self.rows += len(chunk)
-
-    def discard(self) -> None:
-        """Close the file, and remove the folder if it is still there: once published it has another name."""
-        self._file.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _check(group: str, wanted: Sequence[Wanted], images: int, dtype: str) -> None:
@@ -399,72 +288,6 @@ def _check(group: str, wanted: Sequence[Wanted], images: int, dtype: str) -> Non
         raise ValueError(f"cannot store {images} images as {dtype}")
     if not all(one.shape for one in wanted):
         raise ValueError("an activation has no channels")
-
-
-def _entry(folder: Path) -> Entry | None:
-    """What lies in a folder, if it is a whole entry."""
-    try:
-        told = read_json(folder / "about.json")
-        used = (folder / "about.json").stat().st_mtime
-        if (folder / "values.npy").stat().st_size != told["file_bytes"]:
-            return None
-        images, dtype = int(told["images"]), str(told["dtype"])
-        size = bytes_of(told["shape"], images, dtype)
-        return Entry(folder.name, folder, dict(told["about"]), size, images, used, dtype, str(told["group"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _write_chunk(fillings: list[_Filling], chunk: Sequence[np.ndarray], images: int) -> None:
-    """Append a chunk of every entry, once all of them have been checked."""
-    if len(chunk) != len(fillings):
-        raise ValueError(f"a chunk of {len(chunk)} arrays was produced for {len(fillings)} entries")
-    rows = len(chunk[0])
-    for filling, values in zip(fillings, chunk, strict=True):
-        if values.dtype != np.float32 or values.shape != (rows, *filling.wanted.shape):
-            raise ValueError(f"{values.dtype} {values.shape} was produced, and not float32 {filling.wanted.shape}")
-        if filling.rows + rows > images:
-            raise ValueError(f"{filling.rows + rows} images were produced, and not {images}")
-        if rows:
-            with _writing(filling.folder.parent):
-                filling.write(values)
-
-
-def _channels(chunk: np.ndarray) -> np.ndarray:
-    """(2, C) float32: mean and standard deviation of every channel (last axis) of (b, *shape).
-
-    A channel that is all but constant in this chunk may not be in the next ones. Divided by next to nothing it would
-    leave the range of float16, so its standard deviation counts as a sixteenth of that over all channels. The steps of
-    float16 being relative, that costs no precision.
-    """
-    flat = chunk.reshape(-1, chunk.shape[-1])
-    mean = flat.mean(axis=0, dtype=np.float64)
-    # Image by image, as a chunk of differences in float64 would take twice the memory of the chunk.
-    squares = sum(((image.reshape(-1, len(mean)) - mean) ** 2).sum(axis=0) for image in chunk)
-    variance = np.asarray(squares / len(flat))
-    std = np.sqrt(np.maximum(variance, variance.mean() * _SMALLEST_STD_SHARE**2))
-    std[std == 0] = 1
-    return np.stack([mean, std]).astype(np.float32)
-
-
-def _write_all(file: Any, data: bytes | memoryview) -> None:
-    """Write all of it: an unbuffered file may take less than it is given."""
-    rest = memoryview(data)
-    while len(rest):
-        rest = rest[file.write(rest) :]
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Tell what goes wrong while the store writes."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StoreFull(f"{folder}: the disk is full ({error.strerror})") from error
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); pass cache=FOLDER with a folder that can"
-        ) from error
 
 
 def _size(path: Path) -> int:

@@ -224,8 +224,8 @@ class _AdjustableDropout(keras.layers.Layer):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         if not training:
             return inputs
-        # keras.random.dropout asks whether its rate is 0, which a variable cannot tell while it is traced. On TensorFlow
-        # in float32 these are its masks.
+        # keras.random.dropout asks whether its rate is 0, which a variable cannot tell while it is traced. These are
+        # its masks, on TensorFlow in float32.
         rate = self._settings().dropout
         drawn = keras.random.uniform(keras.ops.shape(inputs), dtype="float32", seed=self.seed_generator)
         return keras.ops.where(drawn >= rate, inputs * keras.ops.cast(1 / (1 - rate), inputs.dtype), 0)

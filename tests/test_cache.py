@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from catsdogs import cache as cache_module
-from catsdogs.store import Store, Wanted
+from catsdogs.activations import Wanted
+from catsdogs.store import Store
 
 DIGEST = "0123456789abcdef" * 4
 

@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from catsdogs import activations
 from catsdogs import store as store_module
+from catsdogs.activations import StoreFull, Wanted, bytes_of
 from catsdogs.errors import UserError
-from catsdogs.store import RESERVED_DISK_BYTES, Store, StoreFull, Wanted, bytes_of
+from catsdogs.store import RESERVED_DISK_BYTES, Store
 
 SHAPE = (3, 2, 5)
 IMAGES = 23
@@ -458,7 +460,7 @@ def test_disk_that_fills_up_while_writing_leaves_nothing(
         real(file, data[:100])
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(store_module, "_write_all", full)
+    monkeypatch.setattr(activations, "_write_all", full)
     with pytest.raises(kind, match=str(store.folder)):
         fill(store, "a", "b")
     assert store.entries() == []
@@ -466,7 +468,7 @@ def test_disk_that_fills_up_while_writing_leaves_nothing(
 
 
 def test_bytes_that_never_arrive_are_noticed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_write_all", lambda file, data: file.write(data[:-1]))
+    monkeypatch.setattr(activations, "_write_all", lambda file, data: file.write(data[:-1]))
     with pytest.raises(UserError, match="is not there"):
         fill(store, "a")
     assert store.entries() == []

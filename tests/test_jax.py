@@ -1,0 +1,48 @@
+"""The whole way on JAX, in an environment that has no TensorFlow."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory):
+    """The interpreter of an environment with JAX and what catsdogs depends on, except TensorFlow."""
+    folder = tmp_path_factory.mktemp("jax") / "environment"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    interpreter = folder / "bin" / "python"
+    requirements = [Requirement(text) for text in importlib.metadata.requires("catsdogs") or []]
+    needed = [str(one) for one in requirements if one.marker is None and one.name != "tensorflow"]
+    install = [interpreter, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*install, "jax>=0.6", "pytest", *needed], check=True)
+    subprocess.run([*install, "--no-deps", "--editable", REPOSITORY], check=True)
+    return interpreter
+
+
+@pytest.mark.slow
+def test_a_study_is_searched_retrained_and_predicted_on_jax_without_tensorflow(python, tmp_path):
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "CATSDOGS_CACHE": str(tmp_path / "cache")}
+
+    def run(*arguments, folder=tmp_path):
+        done = subprocess.run(
+            [python, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "False" in run("-c", "import importlib.util; print(importlib.util.find_spec('tensorflow') is not None)")
+    run("-m", "catsdogs.search", "experiment=debug", "study=jax", "tuner.max_trials=2")
+    run("-m", "catsdogs.retrain", "study=jax")
+    assert (tmp_path / "multirun" / "jax" / "best" / "submission.csv").is_file()
+
+    # What makes a model that is built once right for every trial, and stored training equal to live training.
+    run("-m", "pytest", "-q", "tests/test_trial_model.py", "tests/test_features.py", folder=REPOSITORY)
