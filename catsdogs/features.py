@@ -12,9 +12,10 @@ import datetime
 import hashlib
 import json
 import logging
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from catsdogs.activations import Activations, StoreFull, Wanted, bytes_of
 from catsdogs.augment import is_identity
 from catsdogs.backbones import Network
 from catsdogs.cut import PIXELS, Cut, prefix
+from catsdogs.devices import has_accelerator
 from catsdogs.engine import Forward, fastest_forward
 from catsdogs.errors import UserError
 from catsdogs.images import in_threads, pixels_key
@@ -153,8 +155,38 @@ class Features:
                 raise UserError(f"features.mode=stored: {problem}; {remedy}")
             log.warning("%s; they are computed anew for every batch, which is slower (%s)", problem, remedy)
             self._stored = False
-        else:
-            log.info("%s: %s, of which %s to be filled", what, _size(sum(sizes.values())), _size(missing))
+            return
+        log.info("%s: %s, of which %s to be filled", what, _size(sum(sizes.values())), _size(missing))
+        if self._settings.mode == "auto" and has_accelerator():
+            self._stored = self._storing_pays()
+
+    def _storing_pays(self) -> bool:
+        """Whether reading activations is faster than computing them, measured on a batch of the largest cut.
+
+        On a GPU it may not be. What is read here comes out of the page cache: the best case for storing.
+        """
+        cut = max(self._cuts, key=lambda cut: cut.values)
+        rows = next(iter(self._parts.values())).rows[:CHUNK]
+        forward = self._forward((cut,))
+        values = forward(self._pixels.read(rows, PLAIN))[0]
+        with tempfile.TemporaryFile() as file:
+            np.save(file, values)
+            file.flush()
+
+            def stored() -> None:
+                file.seek(0)
+                keras.ops.convert_to_numpy(keras.ops.sum(keras.ops.convert_to_tensor(np.load(file))))
+
+            live_rate = len(rows) / _seconds(lambda: forward(self._pixels.read(rows, View("train", 0))))
+            stored_rate = len(rows) / _seconds(stored)
+        log.info(
+            "%s: %.0f images/s computed, %.0f read; they are %s",
+            cut.layer,
+            live_rate,
+            stored_rate,
+            "stored" if stored_rate > live_rate else "computed for every batch",
+        )
+        return stored_rate > live_rate
 
     def _count(self, kind: str) -> int:
         return len(self._parts[kind].rows) if kind in self._parts else 0
@@ -290,6 +322,17 @@ def _part(rows: np.ndarray, hashes: Sequence[str], size: int) -> _Part:
     positions = np.full(len(hashes), -1)
     positions[rows] = np.arange(len(rows))
     return _Part(rows, positions, pixels_key([hashes[row] for row in rows], size))
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    """The best of three, after one that does not count."""
+    action()
+    taken = []
+    for _ in range(3):
+        began = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - began)
+    return min(taken)
 
 
 def _digest(value: Any) -> str:

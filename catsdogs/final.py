@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from catsdogs import devices
 from catsdogs.dataset import Dataset, load_dataset
 from catsdogs.engine import Forward, fastest_forward
 from catsdogs.errors import UserError
@@ -52,6 +53,7 @@ def make_final(config: RetrainConfig, job: Job, trial: TrialRecord, study: Path)
         UserError: the data cannot be used.
     """
     began = time.monotonic()
+    devices.use_all()
     dataset = load_dataset(config.data, Path(config.cache))
     changed = differences(job.result, config, dataset.digest)
     if changed:
@@ -63,8 +65,12 @@ def make_final(config: RetrainConfig, job: Job, trial: TrialRecord, study: Path)
     everything = config.fit_on == "all"
     train_rows = np.arange(len(split)) if everything else np.flatnonzero(split == "train")
     validation_rows = np.flatnonzero(split == "validation")
-    data, models = prepared(config, dataset, train_rows, np.arange(0) if everything else validation_rows)
     line = lineage(job.trials(), trial)
+    settings = config
+    if everything and config.features.mode == "auto" and len(line) == 1:
+        # One training reads every view about once, of other images than the search: nothing to be stored.
+        settings = dataclasses.replace(config, features=dataclasses.replace(config.features, mode="live"))
+    data, models = prepared(settings, dataset, train_rows, np.arange(0) if everything else validation_rows)
     selected_epochs = ((job.result.get("config") or {}).get("fit") or {}).get("epochs")
     try:
         data.features.prepare()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import gc
 import importlib.metadata
 import logging
 import math
 import platform
+import sys
 import time
 import traceback
 from dataclasses import dataclass
@@ -178,6 +180,7 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
         result.update(status=FAILED, error="interrupted", error_type="KeyboardInterrupt")
         raise
     finally:
+        _forget_models()
         if ours and result["status"] != RUNNING:
             result["seconds"] = round(time.monotonic() - began, 3)
             result["finished"] = _now()
@@ -189,9 +192,10 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
 def _search(config: SearchConfig, place: Place, dataset: Dataset) -> dict[str, Any]:
     """Search, and give what `result.json` says of it."""
     # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
-    from catsdogs import tuning
+    from catsdogs import devices, tuning
     from catsdogs.progress import JobProgress, duration
 
+    devices.use_all()
     split = dataset.rows["split"].to_numpy()
     data, models = prepared(config, dataset, np.flatnonzero(split == "train"), np.flatnonzero(split == "validation"))
     oracle = tuning.build_oracle(config)
@@ -280,6 +284,15 @@ def live_views(config: SearchConfig, rows: pd.DataFrame, root: Path) -> LiveView
 
     images = pixels(rows, root, config.backbone.image_size, Path(config.cache))
     return LiveViews(images, view_keys(rows["sha256"]), config.augmentation, config.seed)
+
+
+def _forget_models() -> None:
+    """Free what the models of a job left in Keras' global state; the next job builds its own."""
+    if "keras" in sys.modules:
+        import keras
+
+        keras.backend.clear_session()
+        gc.collect()
 
 
 def versions() -> dict[str, str]:

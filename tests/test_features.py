@@ -145,6 +145,26 @@ def test_stored_without_room_is_refused_in_one_sentence(make):
         make(dataclasses.replace(SETTINGS, mode="stored", max_gib=0.0)).prepare()
 
 
+@pytest.mark.parametrize(("live", "stored"), [(2.0, 1.0), (1.0, 2.0)])
+def test_on_an_accelerator_both_ways_are_tried_and_the_faster_one_is_taken(
+    make, fills, monkeypatch, caplog, live, stored
+):
+    tried = []
+
+    def seconds(action):
+        action()
+        tried.append(action)
+        return live if len(tried) == 1 else stored
+
+    monkeypatch.setattr(features_module, "has_accelerator", lambda: True)
+    monkeypatch.setattr(features_module, "_seconds", seconds)
+    with caplog.at_level(logging.INFO):
+        make().prepare()
+    assert len(tried) == 2
+    assert bool(fills) == (stored < live)
+    assert ("they are stored" if stored < live else "they are computed for every batch") in caplog.text
+
+
 def test_the_size_is_said_before_anything_is_filled(make, caplog):
     with caplog.at_level(logging.INFO):
         make().prepare()

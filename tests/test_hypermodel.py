@@ -195,5 +195,5 @@ def test_the_space_is_declared_as_written():
     ],
 )
 def test_the_depths_of_the_space_are_all_that_a_trial_may_have(config, entry, expected):
-    assert depths(config("space=fixed", f"+space.unfreeze_depth={entry}")) == expected
+    assert depths(config("space=fixed", f"+space={{unfreeze_depth: {entry}}}")) == expected
     assert depths(config("space=fixed", "model.unfreeze_depth=3")) == [3]
