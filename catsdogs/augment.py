@@ -20,6 +20,8 @@ from catsdogs.schema import Augmentation
 # is switched off, or appended here, leaves the others as they were, so two augmentations share their random numbers.
 _DRAWS = ("flip", "rotation", "shift_x", "shift_y", "zoom", "shear", "brightness", "contrast", "saturation")
 
+RULES = 1  # of what a view is; part of the key of stored activations, to be counted up when it changes
+
 _BORDERS = {"reflect": cv2.BORDER_REFLECT_101, "replicate": cv2.BORDER_REPLICATE, "black": cv2.BORDER_CONSTANT}
 
 # ITU-R BT.601, as in Pillow's "L" mode: what a picture keeps when its saturation is 0.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ class Network:
     Attributes:
         settings: what it was built from.
         backbone: float32, every layer of it frozen; not to be changed.
-        digest: of the values of its weights.
+        digest: of its layers and of the values of its weights.
     """
 
     settings: Backbone
@@ -82,11 +83,27 @@ def load_network(backbone: Backbone, seed: int) -> Network:
         keras.utils.set_random_seed(seed)
     network = build_backbone(backbone)
     weights = network.get_weights()
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(_graph(network).encode())
     for weight in weights:
         digest.update(f"{weight.dtype}{weight.shape}".encode())
         digest.update(np.ascontiguousarray(weight).tobytes())
     return Network(backbone, network, weights, digest.hexdigest())
+
+
+def _graph(network: keras.Model) -> str:
+    """What every operation of a network is, in order, but for names: Keras numbers some of them by process."""
+    told = []
+    for operation in network.operations:
+        config = operation.get_config() if isinstance(operation, keras.layers.Layer) else {}
+        settings = {key: value for key, value in config.items() if key not in ("name", "layers", "input_layers")}
+        told.append([type(operation).__name__, _nameless(settings), str(operation.output.shape)])
+    return json.dumps(told, sort_keys=True, default=lambda value: type(value).__name__)
+
+
+def _nameless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _nameless(one) for key, one in value.items() if key != "name"}
+    return [_nameless(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def preprocess(images: Any, preprocessing: str) -> Any:

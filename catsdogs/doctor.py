@@ -86,6 +86,8 @@ def _packages() -> list[Finding]:
         return [Finding(False, "catsdogs is not installed", "pip install -e . in the checkout")]
     for line in declared:
         requirement = Requirement(line)
+        if requirement.name == "tensorflow" and os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+            continue
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:

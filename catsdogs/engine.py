@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from catsdogs.devices import has_accelerator
 from catsdogs.errors import UserError
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
@@ -96,7 +97,7 @@ def fastest_forward(model: keras.Model, engine: str = "auto") -> Forward:
     expected = _through_keras(model, probe)
     if not all(np.isfinite(output).all() for output in expected):
         raise UserError(
-            f"backbone.weights: with them, {model.name} turns images into values that are not finite; give others"
+            f"{model.name} turns images into values that are not finite: its weights are damaged, or of another network"
         )
     for name in _in_order_of_speed() if engine == "auto" else [engine]:
         try:
@@ -111,15 +112,14 @@ def fastest_forward(model: keras.Model, engine: str = "auto") -> Forward:
 def difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
     """The largest |found - expected| relative to the largest |expected| of an output, and of all outputs the largest.
 
+    Where all of an output is below 1, relative to 1: probabilities that are next to nothing need not agree in theirs.
     It is infinite where numbers of outputs, shapes or dtypes differ, or a value is not finite.
     """
     if [(a.shape, a.dtype) for a in found] != [(a.shape, a.dtype) for a in expected]:
         return np.inf
     relative = [0.0]
     for a, b in zip(found, expected, strict=True):
-        largest = float(np.abs(a - b).max(initial=0))
-        scale = float(np.abs(b).max(initial=0))
-        relative.append(0.0 if largest == 0 else largest / scale if scale else np.inf)
+        relative.append(float(np.abs(a - b).max(initial=0)) / max(1.0, float(np.abs(b).max(initial=0))))
     return float(max(relative)) if np.isfinite(relative).all() else np.inf
 
 
@@ -162,8 +162,7 @@ def _in_order_of_speed() -> list[str]:
     engines = ["keras"]
     if keras.backend.backend() == "tensorflow":
         engines.insert(0, "tensorflow")
-        on_cpu = all(device.lower().startswith("cpu") for device in keras.distribution.list_devices())
-        if on_cpu and importlib.util.find_spec("openvino") is not None:
+        if not has_accelerator() and importlib.util.find_spec("openvino") is not None:
             engines.insert(0, "openvino")
     return engines
 

@@ -7,10 +7,6 @@ asked for, for all cuts of the job in one forward pass.
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
-import hashlib
-import json
 import logging
 import tempfile
 import threading
@@ -20,17 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import keras
 import numpy as np
 
 from catsdogs.activations import Activations, StoreFull, Wanted, bytes_of
-from catsdogs.augment import is_identity
 from catsdogs.backbones import Network
 from catsdogs.cut import PIXELS, Cut, prefix
 from catsdogs.devices import has_accelerator
 from catsdogs.engine import Forward, fastest_forward
 from catsdogs.errors import UserError
+from catsdogs.feature_keys import about, digest, identity
 from catsdogs.images import in_threads, pixels_key
 from catsdogs.progress import duration
 from catsdogs.schema import Features as Settings
@@ -42,7 +37,6 @@ log = logging.getLogger(__name__)
 # Images that go through the network at a time.
 CHUNK = 64
 
-_FORMAT = 1  # part of every key, to be counted up when what is stored under a key changes
 _PROGRESS_SECONDS = 10.0
 _GIB = 2**30
 
@@ -58,6 +52,11 @@ class _Part:
 
 class Features:
     """Inputs of the trained part of a network.
+
+    Attributes:
+        views: number of distinct training views.
+        problem: the mistake that reading ended with. Keras reads in threads of TensorFlow, which make it an error of
+            theirs on its way.
 
     Safe to read from several threads; what is missing is filled by whoever asks first while the others wait.
 
@@ -88,6 +87,7 @@ class Features:
         self._cuts = [cut for cut in dict.fromkeys(cuts) if cut.layer != PIXELS]
         self._pixels = pixels
         self.views = views
+        self._cache = cache
         self._store = Store(cache / "features", int(settings.max_gib * _GIB))
         self._stored = settings.mode != "live" and bool(self._cuts)
         size = network.settings.image_size
@@ -100,6 +100,7 @@ class Features:
         self._engines: dict[tuple[Cut, ...], Forward] = {}
         self._lock = threading.RLock()
         self._closed = threading.Event()
+        self.problem: UserError | None = None
 
     def prepare(self) -> None:
         """Say how large the activations are, settle whether they are stored, and fill what every trial needs first.
@@ -114,19 +115,39 @@ class Features:
             self._settle()
         if self._stored:
             for view in (PLAIN, View("train", 0)):
-                if view.kind in self._parts:
-                    self._activations(self._cuts[0], view)
+                for cut in self._cuts if view.kind in self._parts else ():
+                    self._activations(cut, view)
 
     def close(self) -> None:
         """End a fill that another thread may be in the middle of, as after Ctrl-C."""
         self._closed.set()
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def told(self) -> dict[str, Any]:
+        """For the record: how the inputs came about."""
+        return {
+            "stored": self._stored,
+            "views": self.views,
+            "dtype": self._settings.dtype if self._stored else "float32",
+            "cuts": {cut.layer: list(cut.shape) for cut in self._cuts},
+            # Empty where everything was stored before.
+            "engines": sorted({engine.name for engine in self._engines.values()}),
+        }
 
     def at(self, cut: Cut) -> Views:
         """The inputs of the part of the network above this cut."""
         return self._pixels if cut.layer == PIXELS else _AtCut(self, cut)
 
     def read(self, cut: Cut, rows: np.ndarray, view: View) -> np.ndarray:
-        """Activations float32 (B, *cut.shape) of these rows, seen through this view."""
+        """Activations float32 (B, *cut.shape) of these rows, seen through this view.
+
+        Raises:
+            ValueError: not one of the cuts that were announced.
+        """
+        if cut not in self._cuts:
+            raise ValueError(f"{cut} is none of {self._cuts}")
         part = self._parts.get(view.kind)
         if self._stored and part is not None:
             positions = part.positions[rows]
@@ -157,25 +178,30 @@ class Features:
             self._stored = False
             return
         log.info("%s: %s, of which %s to be filled", what, _size(sum(sizes.values())), _size(missing))
-        if self._settings.mode == "auto" and has_accelerator():
+        if self._settings.mode == "auto" and missing and has_accelerator():
             self._stored = self._storing_pays()
 
     def _storing_pays(self) -> bool:
-        """Whether reading activations is faster than computing them, measured on a batch of the largest cut.
+        """Whether reading activations is faster than computing them, measured on a chunk of the largest cut.
 
-        On a GPU it may not be. What is read here comes out of the page cache: the best case for storing.
+        On a GPU it may not be. What is read here was written a moment ago and comes out of memory: the best case for
+        storing.
         """
         cut = max(self._cuts, key=lambda cut: cut.values)
         rows = next(iter(self._parts.values())).rows[:CHUNK]
         forward = self._forward((cut,))
         values = forward(self._pixels.read(rows, PLAIN))[0]
-        with tempfile.TemporaryFile() as file:
-            np.save(file, values)
-            file.flush()
+        order = np.random.default_rng(0).permutation(len(rows))
+        key = digest("trial of the disk")
+        with tempfile.TemporaryDirectory(prefix=".trial-", dir=self._cache) as folder:
+            store = Store(Path(folder), 2 * values.nbytes)
+            wanted = [Wanted(key, cut.shape, {})]
+            store.fill(key, wanted, len(rows), self._settings.dtype, lambda indices: iter([[values]]))
+            entry = store.open(key)
+            assert entry is not None
 
             def stored() -> None:
-                file.seek(0)
-                keras.ops.convert_to_numpy(keras.ops.sum(keras.ops.convert_to_tensor(np.load(file))))
+                keras.ops.convert_to_numpy(keras.ops.sum(keras.ops.convert_to_tensor(entry.read(order))))
 
             live_rate = len(rows) / _seconds(lambda: forward(self._pixels.read(rows, View("train", 0))))
             stored_rate = len(rows) / _seconds(stored)
@@ -204,10 +230,14 @@ class Features:
                         self._fill(view)
                     except StoreFull as error:
                         if self._settings.mode == "stored":
-                            raise UserError(f"features.mode=stored: {error}") from error
+                            self.problem = UserError(f"features.mode=stored: {error}")
+                            raise self.problem from error
                         log.warning("%s; activations are computed anew for every batch from here on", error)
                         self._stored = False
                         return None
+                    except UserError as error:
+                        self.problem = error
+                        raise
                     found = self._store.open(self._key(cut, view))
                 if found is None:
                     # Evicted by another process between two lines: two jobs that do not fit together would go on so.
@@ -235,7 +265,7 @@ class Features:
         chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
         done = 0
         # Threads augment the chunks ahead while the network runs.
-        for images in in_threads(lambda chunk: self._pixels.read(chunk, view), chunks, "augmenting"):
+        for images in in_threads(lambda chunk: self._pixels.read(chunk, view), chunks, ahead=4):
             if self._closed.is_set():
                 raise InterruptedError("the job has ended")
             outputs = forward(images)
@@ -259,48 +289,14 @@ class Features:
 
     def _group(self, view: View) -> str:
         """What is filled in one go: a view at all cuts."""
-        return _digest(self._identity(view))
+        return digest(identity(self._network, self._pixels, self._parts[view.kind].pixels_key, view))
 
     def _key(self, cut: Cut, view: View) -> str:
-        return _digest([self._identity(view), cut.position, list(cut.shape), self._settings.dtype])
-
-    def _identity(self, view: View) -> dict[str, Any]:
-        """All that decides the activations of a view, apart from the cut."""
-        settings = self._network.settings
-        identity: dict[str, Any] = {
-            "format": _FORMAT,
-            "builder": settings.builder,
-            "arguments": dict(settings.arguments),
-            "preprocessing": settings.preprocessing,
-            "image_size": settings.image_size,
-            "weights": self._network.digest,
-            "pixels": self._parts[view.kind].pixels_key,
-            "keras": keras.__version__,
-            "view": ["plain", 0],
-        }
-        if view.kind == "train" and not is_identity(self._pixels.augmentation):
-            identity["view"] = [view.kind, view.number]
-            identity["augmentation"] = dataclasses.asdict(self._pixels.augmentation)
-            identity["seed"] = self._pixels.seed
-            identity["opencv"] = cv2.__version__
-        return identity
+        return digest([self._group(view), cut.position, list(cut.shape), self._settings.dtype])
 
     def _about(self, cut: Cut, view: View) -> dict[str, Any]:
-        """For people; the key says it for programs."""
-        settings = self._network.settings
-        drawn = dataclasses.asdict(self._pixels.augmentation)
-        return {
-            "backbone": " ".join(
-                [settings.builder.rpartition(".")[2], *(f"{k}={v}" for k, v in settings.arguments.items())]
-            ),
-            "cut": cut.layer,
-            "view": f"train {view.number}" if view.kind == "train" else "plain",
-            "augmentation": ", ".join(f"{k}={v}" for k, v in drawn.items() if v) if view.kind == "train" else "",
-            "images": len(self._parts[view.kind].rows),
-            "image_size": settings.image_size,
-            "engine": self._forward(tuple(self._cuts)).name,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
+        images, engine = len(self._parts[view.kind].rows), self._forward(tuple(self._cuts)).name
+        return about(self._network, self._pixels, cut, view, images, engine)
 
 
 class _AtCut:
@@ -311,7 +307,7 @@ class _AtCut:
         self._cut = cut
 
     def __len__(self) -> int:
-        return len(self._features._pixels)
+        return len(self._features)
 
     def read(self, rows: np.ndarray, view: View) -> np.ndarray:
         """float32 (B, *cut.shape)."""
@@ -333,10 +329,6 @@ def _seconds(action: Callable[[], object]) -> float:
         action()
         taken.append(time.perf_counter() - began)
     return min(taken)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _size(count: int) -> str:

@@ -33,7 +33,7 @@ from catsdogs.trial_model import TrialModels
 from catsdogs.trials import TrialRecord, lineage
 from catsdogs.tta import predict, tta_views
 from catsdogs.tuning import TrainingSet, trial_seed
-from catsdogs.views import View
+from catsdogs.views import View, distinct_views
 
 log = logging.getLogger(__name__)
 
@@ -67,20 +67,30 @@ def make_final(config: RetrainConfig, job: Job, trial: TrialRecord, study: Path)
     validation_rows = np.flatnonzero(split == "validation")
     line = lineage(job.trials(), trial)
     settings = config
-    if everything and config.features.mode == "auto" and len(line) == 1:
-        # One training reads every view about once, of other images than the search: nothing to be stored.
+    few = max(record.best_epoch for record in line) <= distinct_views(
+        config.features, config.augmentation, config.fit.epochs
+    )
+    if everything and config.features.mode == "auto" and few:
+        log.info("every view is read once, so that activations are computed for every batch and not stored")
         settings = dataclasses.replace(config, features=dataclasses.replace(config.features, mode="live"))
-    data, models = prepared(settings, dataset, train_rows, np.arange(0) if everything else validation_rows)
+    depths = [hyperparameters(config, record.hyperparameters).unfreeze_depth for record in line]
+    data, models = prepared(settings, dataset, train_rows, np.arange(0) if everything else validation_rows, depths)
     selected_epochs = ((job.result.get("config") or {}).get("fit") or {}).get("epochs")
     try:
         data.features.prepare()
         training, model = _train_again(config, line, data, models, config.fit.epochs != selected_epochs)
     except DivergedError as error:
         raise UserError(f"the training diverged: {error}") from error
+    except Exception:
+        if data.features.problem is not None:
+            raise data.features.problem from None
+        raise
+    finally:
+        data.features.close()
     trained = time.monotonic()
     log.info("trained %d epochs in %s", len(training.history), duration(trained - began))
 
-    forward = fastest_forward(model, config.features.engine)
+    forward = _forward(model, config.features.engine)
     over = tta_views(config.tta, config.augmentation)
     # A view of no augmentation is the plain image; so is the only view of tta=none.
     with_tta = config.tta.kind != "none"
@@ -154,7 +164,7 @@ def _train_again(
         values = hyperparameters(config, record.hyperparameters)
         trial = models.start(values, seed, first_step=steps * record.first_epoch)
         if weights is not None:
-            trial.model.set_weights(weights)
+            models.set_weights(trial, weights)
         training = train(
             trial.model,
             data.features.at(trial.cut),
@@ -173,6 +183,15 @@ def _train_again(
         histories.append(training.history)
     whole = dataclasses.replace(training, history=pd.concat(histories, ignore_index=True))
     return whole, models.whole(trial)
+
+
+def _forward(model: keras.Model, engine: str) -> Forward:
+    """The engine that was asked for, or another: what was trained must not be lost to it."""
+    try:
+        return fastest_forward(model, engine)
+    except UserError as error:
+        log.warning("%s; Keras predicts instead", error)
+        return fastest_forward(model, "keras")
 
 
 def _validation_rows(dataset: Dataset, validation_rows: np.ndarray) -> pd.DataFrame:

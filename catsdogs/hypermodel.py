@@ -10,9 +10,9 @@ from typing import Any
 import keras
 import keras_tuner
 
-from catsdogs.backbones import build_backbone, preprocess
+from catsdogs.backbones import preprocess
+from catsdogs.devices import has_accelerator
 from catsdogs.errors import UserError
-from catsdogs.schedules import learning_rate
 from catsdogs.schema import SEARCHABLE, Hyperparameter, Model, Schedule, SearchConfig
 from catsdogs.scores import EPSILON
 
@@ -81,29 +81,6 @@ def depths(config: SearchConfig) -> list[int]:
     return list(range(int(entry.low), int(entry.high) + 1, step))
 
 
-def build_model(config: SearchConfig, values: Hyperparameters, total_steps: int, first_step: int = 0) -> keras.Model:
-    """Build and compile the whole model: pixels in, probability of dog out.
-
-    Preprocessing - backbone - GlobalAveragePooling2D - [BatchNormalization] - [Dense(relu)] - Dropout - Dense(sigmoid).
-
-    Args:
-        total_steps: optimizer steps of a whole training.
-        first_step: the step of that training at which this model's optimizer starts.
-
-    Returns:
-        A compiled model from (B, S, S, 3), RGB, 0..255 to float32 (B, 1) in [0, 1]. Its metric `log_loss` is the binary
-        cross-entropy of the unsmoothed label without regularisation, unlike its loss.
-    """
-    backbone = build_backbone(config.backbone)
-    unfreeze(backbone, values.unfreeze_depth, config.backbone.train_batch_norm)
-    if config.model.l2_covers == "head_and_backbone":
-        regularise(backbone, keras.regularizers.L2(values.l2))
-    model = whole_model(config, backbone, values)
-    schedule = learning_rate(trial_schedule(config.schedule, values), total_steps, first_step)
-    compile_model(model, keras.optimizers.Adam(schedule), config.label_smoothing.epsilon)
-    return model
-
-
 def whole_model(config: SearchConfig, backbone: keras.Model, values: Hyperparameters) -> keras.Model:
     """The model that is shipped, of plain Keras layers: (B, S, S, 3), RGB, 0..255 to p_dog float32 (B, 1)."""
     size = config.backbone.image_size
@@ -164,7 +141,7 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, lab
             keras.metrics.BinaryAccuracy(name="accuracy"),
         ],
         # Keras' "auto" compiles with XLA on a CPU too, where TensorFlow's XLA is several times slower.
-        jit_compile="auto" if keras.backend.backend() != "tensorflow" else False,
+        jit_compile="auto" if keras.backend.backend() != "tensorflow" or has_accelerator() else False,
     )
     # Else its slots come into being inside the traced training step, and TensorFlow traces that step twice.
     model.optimizer.build(model.trainable_variables)

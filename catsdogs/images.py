@@ -124,7 +124,9 @@ def pixels_key(hashes: Sequence[str], size: int) -> str:
     return hashlib.sha256(json.dumps([list(hashes), size, RESIZE, _RULES, PIL.__version__]).encode()).hexdigest()
 
 
-def in_threads(function: Callable[[Item], Result], items: Sequence[Item], doing: str) -> Iterator[Result]:
+def in_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], doing: str | None = None, ahead: int | None = None
+) -> Iterator[Result]:
     """Results of a function in the order of its items, worked out by as many threads as there are processors.
 
     Only a few results wait in memory at a time. Of long work a line is logged every ten seconds.
@@ -132,10 +134,11 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item], doing:
     Args:
         function: what is done to one item; its first exception ends the work.
         items: what it is done to, one after the other.
-        doing: the work in a word or two, for the log.
+        doing: the work in a word or two, for the log; None logs nothing.
+        ahead: results that may wait; 8 for every processor if None.
     """
     workers = os.cpu_count() or 1
-    ahead = 8 * workers
+    ahead = 8 * workers if ahead is None else ahead
     start = logged = time.monotonic()
     pool = ThreadPoolExecutor(workers)
     try:
@@ -146,7 +149,7 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item], doing:
                 waiting.append(pool.submit(function, items[place + ahead]))
             yield result
             now = time.monotonic()
-            if len(items) > _PROGRESS_FROM and now - logged >= _PROGRESS_SECONDS:
+            if doing is not None and len(items) > _PROGRESS_FROM and now - logged >= _PROGRESS_SECONDS:
                 logged = now
                 left = (now - start) / (place + 1) * (len(items) - place - 1)
                 _log.info("%s: %d of %d images, about %.0f s left", doing, place + 1, len(items), left)

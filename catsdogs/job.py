@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,8 @@ VERSIONS_OF = (
     "pillow",
     "opencv-python-headless",
     "openvino",
+    "jax",
+    "jaxlib",
     "scikit-learn",
     "hydra-core",
 )
@@ -82,9 +85,9 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
     plain = {key: value for key, value in settings.items() if key not in _NOT_IN_IDENTITY}
     for group, left_out in (("data", _NOT_IN_IDENTITY_OF_DATA), ("features", _NOT_IN_IDENTITY_OF_FEATURES)):
         plain[group] = {k: v for k, v in (settings.get(group) or {}).items() if k not in left_out}
-    if plain["features"].get("views") is None:
-        # What null stands for counts, not that it is null.
-        plain["features"]["views"] = min((settings.get("fit") or {}).get("epochs", MOST_VIEWS), MOST_VIEWS)
+    if "epochs" in plain.get("fit", {}):
+        # How many views there are counts, not how it was said.
+        plain["features"]["views"] = min(plain["fit"]["epochs"], plain["features"].get("views") or MOST_VIEWS)
     return plain
 
 
@@ -180,12 +183,12 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
         result.update(status=FAILED, error="interrupted", error_type="KeyboardInterrupt")
         raise
     finally:
-        _forget_models()
         if ours and result["status"] != RUNNING:
             result["seconds"] = round(time.monotonic() - began, 3)
             result["finished"] = _now()
             write_result(place.folder, result)
         write_leaderboard(place.study)
+        _forget_models()
     return float(result["objective"]) if result["objective"] is not None else math.nan
 
 
@@ -219,6 +222,10 @@ def _search(config: SearchConfig, place: Place, dataset: Dataset) -> dict[str, A
     try:
         data.features.prepare()
         tuner.search(verbose=0)
+    except Exception:
+        if data.features.problem is not None:
+            raise data.features.problem from None
+        raise
     finally:
         data.features.close()
     best = best_trial(tuner.records)
@@ -243,13 +250,22 @@ def _search(config: SearchConfig, place: Place, dataset: Dataset) -> dict[str, A
             "completed": sum(record.can_win for record in tuner.records),
             "failed": sum(not record.can_win for record in tuner.records),
         },
+        "features": data.features.told(),
     }
 
 
 def prepared(
-    config: SearchConfig, dataset: Dataset, train_rows: np.ndarray, validation_rows: np.ndarray
+    config: SearchConfig,
+    dataset: Dataset,
+    train_rows: np.ndarray,
+    validation_rows: np.ndarray,
+    depths: Sequence[int] | None = None,
 ) -> tuple[TrainingSet, TrialModels]:
-    """What trials read, and the models that they train."""
+    """What trials read, and the models that they train.
+
+    Args:
+        depths: unfreeze depths of the trials; those of the space if None.
+    """
     # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
     from catsdogs.backbones import load_network
     from catsdogs.features import Features
@@ -259,7 +275,8 @@ def prepared(
     from catsdogs.views import distinct_views
 
     network = load_network(config.backbone, config.seed)
-    models = TrialModels(config, network, steps_per_epoch(len(train_rows), config.fit.batch_size) * config.fit.epochs)
+    steps = steps_per_epoch(len(train_rows), config.fit.batch_size) * config.fit.epochs
+    models = TrialModels(config, network, steps, depths)
     rows = dataset.rows
     features = Features(
         config.features,

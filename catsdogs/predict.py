@@ -37,9 +37,10 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
         model = keras.models.load_model(model_file, compile=False)
     except (ValueError, OSError) as error:
         raise UserError(f"{model_file}: it cannot be loaded as a Keras model ({str(error).splitlines()[0]})") from error
-    if len(model.input_shape) != 4 or not isinstance(model.input_shape[1], int):
+    shape = model.input_shape
+    if len(shape) != 4 or not isinstance(shape[1], int) or tuple(shape[1:]) != (shape[1], shape[1], 3):
         raise UserError(
-            f"{model_file}: its input is {model.input_shape} and not images of one size; give catsdogs' own"
+            f"{model_file}: its input is {model.input_shape} and not square RGB images of one size; give catsdogs' own"
         )
     from catsdogs.engine import fastest_forward
 

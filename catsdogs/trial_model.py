@@ -9,8 +9,9 @@ optimizer: one that Keras does not know of would be a constant in a compiled tra
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,11 @@ from catsdogs.hypermodel import (
 from catsdogs.schedules import LearningRateTable, learning_rates
 from catsdogs.schema import SearchConfig
 
-# Structures kept at a time. Each holds a copy of the backbone, but what TensorFlow keeps of one that is built anew is
-# more, and is never given back.
-KEPT = 32
+log = logging.getLogger(__name__)
+
+# Bytes of the weights of all structures that are kept. What TensorFlow holds of a structure that is dropped it does not
+# give back, so as many are kept as reasonably can be.
+KEPT_BYTES = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,7 @@ class TrialModel:
         model: activations (B, *cut.shape) -> p_dog float32 (B, 1).
         cut: the tensor that it reads.
         values: the hyperparameters of the trial.
+        structure, start: what it was started in, and as which of those that were.
     """
 
     structure: _Structure
@@ -81,14 +85,17 @@ class TrialModels:
 
     Args:
         total_steps: optimizer steps of a whole training, for the schedule.
+        wanted: the unfreeze depths of all trials to come; those of the space if None.
     """
 
-    def __init__(self, config: SearchConfig, network: Network, total_steps: int) -> None:
+    def __init__(
+        self, config: SearchConfig, network: Network, total_steps: int, wanted: Sequence[int] | None = None
+    ) -> None:
         self._config = config
         self._network = network
         self._total_steps = total_steps
         self._structures: OrderedDict[tuple[int, int], _Structure] = OrderedDict()
-        self.cuts = {depth: self._cut(depth) for depth in depths(config)}
+        self.cuts = {depth: self._cut(depth) for depth in wanted or depths(config)}
 
     def start(self, values: Hyperparameters, seed: int, first_step: int = 0) -> TrialModel:
         """The model of a trial, as if it were newly built.
@@ -127,7 +134,11 @@ class TrialModels:
     def load_weights(self, trial: TrialModel, file: Path) -> None:
         """Weights that `save_weights` wrote of a trial of the same structure; the hyperparameters stay."""
         with np.load(file) as saved:
-            trial.model.set_weights([saved[name] for name in saved.files])
+            self.set_weights(trial, [saved[name] for name in saved.files])
+
+    def set_weights(self, trial: TrialModel, weights: list[np.ndarray]) -> None:
+        """Weights of a model of the same structure; the hyperparameters stay."""
+        trial.model.set_weights(weights)
         self._set(trial.structure, trial.values)
 
     def whole(self, trial: TrialModel) -> keras.Model:
@@ -153,7 +164,10 @@ class TrialModels:
     def _structure(self, values: Hyperparameters) -> _Structure:
         key = (values.unfreeze_depth, values.dense_units)
         if key not in self._structures:
-            if len(self._structures) >= KEPT:
+            # The backbone, the weights that it starts a trial with, and at most two slots of Adam for each.
+            one = 4 * sum(weight.nbytes for weight in self._network.weights)
+            if self._structures and (len(self._structures) + 1) * one > KEPT_BYTES:
+                log.info("the space has more structures than fit into memory: one is dropped, to be built again")
                 self._structures.popitem(last=False)
             with _precision(self._config.fit.precision):
                 self._structures[key] = self._build(values)

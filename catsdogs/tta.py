@@ -59,7 +59,7 @@ def predict(
     total = np.zeros(len(rows))
     chunks = [(start, view) for view in over for start in range(0, len(rows), CHUNK)]
     # Threads decode and augment the chunks ahead while the model runs.
-    inputs = in_threads(lambda chunk: views.read(rows[chunk[0] : chunk[0] + CHUNK], chunk[1]), chunks, "augmenting")
+    inputs = in_threads(lambda chunk: views.read(rows[chunk[0] : chunk[0] + CHUNK], chunk[1]), chunks, ahead=4)
     for number, ((start, _), images) in enumerate(zip(chunks, inputs, strict=True), start=1):
         total[start : start + CHUNK] += forward(images)[0].reshape(-1)
         now = time.monotonic()

@@ -179,8 +179,8 @@ class SearchTuner(base_tuner.BaseTuner):
         for execution in range(self._config.fit.executions_per_trial):
             try:
                 training, model = self._run_execution(trial, execution, first_epoch, epochs)
-                if execution == 0:
-                    # Now: the next execution starts in the same model.
+                if execution == 0 and self._may_be_best(training):
+                    # Now: the next execution, or trial, starts in the same model.
                     p_dog = self._predictions(model)
             except DivergedError as error:
                 self._keep_history(error.history, trial.trial_id, execution)
@@ -208,6 +208,12 @@ class SearchTuner(base_tuner.BaseTuner):
         if best is None or best_trial(self.records) is not best:
             self._write_validation(p_dog)
         return scores
+
+    def _may_be_best(self, training: Training) -> bool:
+        best = best_trial(self.records)
+        if best is None or best.val_log_loss is None or self._config.fit.executions_per_trial > 1:
+            return True
+        return training.val_log_loss < best.val_log_loss
 
     def _run_execution(self, trial: Any, execution: int, first_epoch: int, epochs: int) -> tuple[Training, TrialModel]:
         seed = trial_seed(self._config.seed, trial.trial_id, execution)
@@ -238,8 +244,11 @@ class SearchTuner(base_tuner.BaseTuner):
             )
         except DivergedError:
             raise
-        except BaseException:
+        except BaseException as error:
             self._models.forget(started)
+            if self._data.features.problem is not None:
+                # Not a trial that failed: no other would do better.
+                raise keras_tuner.errors.FatalError(str(self._data.features.problem)) from error
             raise
         if self._config.tuner.oracle == "hyperband":
             self._models.save_weights(started, self._weights(trial.trial_id, execution))

