@@ -1,8 +1,11 @@
-"""The accelerators that Keras sees."""
+"""The accelerators that Keras sees, and how a training is divided among several."""
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import keras
 
@@ -14,19 +17,57 @@ def has_accelerator() -> bool:
     return bool(_accelerators())
 
 
-def use_all() -> None:
-    """Divide every batch among the GPUs, where there are several, by Keras' own data parallelism.
+@contextmanager
+def distributed(batches: Sequence[int]) -> Iterator[None]:
+    """Divide every batch of a training among the GPUs, where there are several, by Keras' own data parallelism.
 
-    Keras 3 offers it on JAX. On TensorFlow one GPU is used, which the log tells.
+    Models must be built inside. Keras offers it on JAX, for batches that the number of GPUs divides; else one GPU is
+    used, and the log tells why.
+
+    Args:
+        batches: the different sizes of the batches that will come.
     """
     found = _accelerators()
     if len(found) < 2:
+        yield
         return
     if keras.backend.backend() != "jax":
-        log.warning("%d GPUs, of which one is used: KERAS_BACKEND=jax uses all of them", len(found))
+        _say(f"{len(found)} GPUs, of which one is used: KERAS_BACKEND=jax uses all of them")
+        yield
         return
-    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=found))
-    log.info("every batch is divided among %d devices", len(found))
+    odd = [size for size in batches if size % len(found)]
+    if odd:
+        _say(
+            f"{len(found)} GPUs, of which one is used: they do not divide a batch of {odd[0]} images; choose "
+            "data.limit and fit.batch_size so that they divide every batch, also the last one of an epoch"
+        )
+        yield
+        return
+    with keras.distribution.DataParallel(devices=found, auto_shard_dataset=False).scope():
+        yield
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside `distributed`, for work on batches of any size, which is not divided."""
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
+
+
+def batch_sizes(batch_size: int, *counts: int) -> list[int]:
+    """The sizes of batches of so many images: the usual one, and those that are left at the end."""
+    whole = {batch_size} if any(count >= batch_size for count in counts) else set()
+    return sorted(whole | {count % batch_size for count in counts if count % batch_size})
+
+
+@functools.cache
+def _say(text: str) -> None:
+    """Once, and not for every trial."""
+    log.warning(text)
 
 
 def _accelerators() -> list[str]:

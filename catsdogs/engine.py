@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from catsdogs.devices import has_accelerator
+from catsdogs.devices import alone, has_accelerator
 from catsdogs.errors import UserError
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
@@ -168,7 +168,8 @@ def _in_order_of_speed() -> list[str]:
 
 
 def _through_keras(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
-    outputs = model.predict_on_batch(images.astype(np.float32))
+    with alone():
+        outputs = model.predict_on_batch(images.astype(np.float32))
     return [np.asarray(output) for output in (outputs if isinstance(outputs, list | tuple) else [outputs])]
 
 

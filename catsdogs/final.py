@@ -14,8 +14,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-from catsdogs import devices
 from catsdogs.dataset import Dataset, load_dataset
+from catsdogs.devices import batch_sizes, distributed
 from catsdogs.engine import Forward, fastest_forward
 from catsdogs.errors import UserError
 from catsdogs.files import free_name, write_csv, write_json, write_text
@@ -53,7 +53,6 @@ def make_final(config: RetrainConfig, job: Job, trial: TrialRecord, study: Path)
         UserError: the data cannot be used.
     """
     began = time.monotonic()
-    devices.use_all()
     dataset = load_dataset(config.data, Path(config.cache))
     changed = differences(job.result, config, dataset.digest)
     if changed:
@@ -162,22 +161,23 @@ def _train_again(
     for record, end in zip(line, ends, strict=True):
         seed = trial_seed(config.seed, record.trial, 0)
         values = hyperparameters(config, record.hyperparameters)
-        trial = models.start(values, seed, first_step=steps * record.first_epoch)
-        if weights is not None:
-            models.set_weights(trial, weights)
-        training = train(
-            trial.model,
-            data.features.at(trial.cut),
-            data.labels,
-            data.train_rows,
-            None if everything else data.validation_rows,
-            config.fit,
-            seed,
-            first_epoch=record.first_epoch,
-            epochs=max(end, record.first_epoch + 1),
-            listener=lambda epoch, share, logs, end=end: progress.epoch(epoch, share, epoch, end, logs),  # type: ignore[misc]
-            distinct_views=data.features.views,
-        )
+        with distributed(batch_sizes(config.fit.batch_size, len(data.train_rows), len(data.validation_rows))):
+            trial = models.start(values, seed, first_step=steps * record.first_epoch)
+            if weights is not None:
+                models.set_weights(trial, weights)
+            training = train(
+                trial.model,
+                data.features.at(trial.cut),
+                data.labels,
+                data.train_rows,
+                None if everything else data.validation_rows,
+                config.fit,
+                seed,
+                first_epoch=record.first_epoch,
+                epochs=max(end, record.first_epoch + 1),
+                listener=lambda epoch, share, logs, end=end: progress.epoch(epoch, share, epoch, end, logs),  # type: ignore[misc]
+                distinct_views=data.features.views,
+            )
         progress.trial_done()
         weights = trial.model.get_weights()
         histories.append(training.history)

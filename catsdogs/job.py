@@ -195,10 +195,9 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
 def _search(config: SearchConfig, place: Place, dataset: Dataset) -> dict[str, Any]:
     """Search, and give what `result.json` says of it."""
     # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
-    from catsdogs import devices, tuning
+    from catsdogs import tuning
     from catsdogs.progress import JobProgress, duration
 
-    devices.use_all()
     split = dataset.rows["split"].to_numpy()
     data, models = prepared(config, dataset, np.flatnonzero(split == "train"), np.flatnonzero(split == "validation"))
     oracle = tuning.build_oracle(config)

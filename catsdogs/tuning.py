@@ -20,6 +20,7 @@ import pandas as pd
 from keras_tuner.engine import base_tuner
 
 from catsdogs.batches import PlainBatches, for_keras
+from catsdogs.devices import batch_sizes, distributed
 from catsdogs.errors import UserError
 from catsdogs.features import Features
 from catsdogs.files import write_csv
@@ -141,6 +142,8 @@ class SearchTuner(base_tuner.BaseTuner):
         self._folder = folder
         self._validation_ids = validation_ids
         self._progress = progress
+        counts = len(data.train_rows), len(data.validation_rows)
+        self._batch_sizes = batch_sizes(config.fit.batch_size, *counts)
         self._steps = steps_per_epoch(len(data.train_rows), config.fit.batch_size)
         self._records: dict[str, TrialRecord] = {}
         self._histories: list[pd.DataFrame] = []
@@ -165,9 +168,10 @@ class SearchTuner(base_tuner.BaseTuner):
         """Build a model and train one batch of zeros, so that an error of ours is not a series of failed trials."""
         # The deepest unfreezing, which is the one that the backbone may not have.
         deepest = {"unfreeze_depth": depths(self._config)[-1]}
-        trial = self._models.start(hyperparameters(self._config, deepest), self._config.seed)
         size = min(self._config.fit.batch_size, len(self._data.train_rows))
-        trial.model.train_on_batch(np.zeros((size, *trial.cut.shape), np.float32), np.zeros((size, 1), np.float32))
+        with distributed(self._batch_sizes):
+            trial = self._models.start(hyperparameters(self._config, deepest), self._config.seed)
+            trial.model.train_on_batch(np.zeros((size, *trial.cut.shape), np.float32), np.zeros((size, 1), np.float32))
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Train the executions of a trial; give their mean scores."""
@@ -178,7 +182,8 @@ class SearchTuner(base_tuner.BaseTuner):
         trainings: list[Training] = []
         for execution in range(self._config.fit.executions_per_trial):
             try:
-                training, model = self._run_execution(trial, execution, first_epoch, epochs)
+                with distributed(self._batch_sizes):
+                    training, model = self._run_execution(trial, execution, first_epoch, epochs)
                 if execution == 0 and self._may_be_best(training):
                     # Now: the next execution, or trial, starts in the same model.
                     p_dog = self._predictions(model)
@@ -264,7 +269,8 @@ class SearchTuner(base_tuner.BaseTuner):
         """(N,) float64 of the validation rows."""
         views = self._data.features.at(trial.cut)
         batches = PlainBatches(views, self._data.validation_rows, PLAIN, self._config.fit.batch_size)
-        return trial.model.predict(for_keras(batches), verbose=0).reshape(-1).astype(np.float64)
+        with distributed(self._batch_sizes):
+            return trial.model.predict(for_keras(batches), verbose=0).reshape(-1).astype(np.float64)
 
     def _write_validation(self, p_dog: np.ndarray) -> None:
         labels = self._data.labels[self._data.validation_rows].astype(int)
