@@ -193,6 +193,7 @@ class Features:
         values = forward(self._pixels.read(rows, PLAIN))[0]
         order = np.random.default_rng(0).permutation(len(rows))
         key = digest("trial of the disk")
+        self._cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".trial-", dir=self._cache) as folder:
             store = Store(Path(folder), 2 * values.nbytes)
             wanted = [Wanted(key, cut.shape, {})]

@@ -12,7 +12,7 @@ from conftest import ENGINE
 from catsdogs import features as features_module
 from catsdogs.activations import StoreFull
 from catsdogs.backbones import load_network
-from catsdogs.cut import find_cut, prefix
+from catsdogs.cut import Cut, find_cut, prefix
 from catsdogs.errors import UserError
 from catsdogs.features import Features
 from catsdogs.schema import Augmentation
@@ -179,9 +179,9 @@ def test_a_disk_that_fills_up_is_a_mistake_where_storing_was_asked_for(make, net
     assert isinstance(features.problem, UserError)
 
 
-def test_a_cut_that_was_not_announced_is_an_error_of_ours(make, network):
+def test_a_cut_that_was_not_announced_is_an_error_of_ours(make):
     with pytest.raises(ValueError, match="none of"):
-        make().at(find_cut(network.backbone, 3)).read(np.array([1]), PLAIN)
+        make().at(Cut("conv_1", 1, (8, 8, 4))).read(np.array([1]), PLAIN)
 
 
 def test_what_is_stored_is_on_record(make):
