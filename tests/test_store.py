@@ -454,7 +454,7 @@ def test_disk_is_never_filled(store: Store, monkeypatch: pytest.MonkeyPatch) -> 
 def test_disk_that_fills_up_while_writing_leaves_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
 ) -> None:
-    real = store_module._write_all
+    real = activations._write_all
 
     def full(file: object, data: memoryview) -> None:
         real(file, data[:100])
@@ -484,7 +484,7 @@ def test_file_that_takes_little_at_a_time_gets_all() -> None:
             return len(data[:7])
 
     file = Slow()
-    store_module._write_all(file, bytes(range(100)))
+    activations._write_all(file, bytes(range(100)))
     assert file.taken == bytes(range(100))
 
 
