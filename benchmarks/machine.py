@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,24 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python and the packages that matter here; None: not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    """Of Python, the packages that matter here, and the commit; None: not installed, or no checkout."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "commit": _commit()}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+def _commit() -> str | None:
+    """The commit that is checked out, `-dirty` if files differ from it: they must not change while a benchmark runs."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
 
 
 def _processor() -> str:

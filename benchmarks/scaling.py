@@ -4,7 +4,7 @@ python benchmarks/scaling.py --train train.zip --weights mobilenet_v2_1.0_224_no
 
 Every point is one whole process of `catsdogs.search` that finds its images decoded and the store of activations empty.
 One thing varies at a time, and every trial unfreezes the same layers, so that all trials are equally long. Nothing else
-should run on the machine. Results and plot lie beside each other: `scaling.json`, `scaling.json.png`.
+should run on the machine. Results and plot lie beside each other: `scaling.json`, `scaling.png`.
 """
 
 from __future__ import annotations
@@ -290,7 +290,7 @@ def main() -> int:
         results = benchmark(arguments, work)
     print(table(results))
     if can_draw:
-        draw(results, Path(f"{arguments.output}.png"))
+        draw(results, arguments.output.with_suffix(".png"))
     return 0
 
 

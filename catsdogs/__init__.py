@@ -2,7 +2,7 @@
 
 The files, in the order of the data (directory listings sort by name; this list is the map):
 
-    errors, files, locations                     what every stage may use
+    errors, files, locations, progress           what every stage may use
     schema, compose                              conf/ + command line -> checked configuration
     sample_animals, sample_scenes, sample        a seed -> drawn archives
     archive, images, catalogue, split            archives -> pixels, rows, splits
@@ -11,7 +11,7 @@ The files, in the order of the data (directory listings sort by name; this list 
     backbones, devices, cut, folding, engine     a frozen prefix and a trained suffix of a network
     activations, store, feature_keys, features   views -> activations at a cut, stored
     schedules, hypermodel, trial_model           configuration + hyperparameters -> compiled model
-    training, trials, progress, tuning           model + batches -> trials
+    training, trials, tuning                     model + batches -> trials
     study                                        job folders -> leaderboard, best job
     tta, scores, submission, model_card          best trial -> what is shipped
     job, final                                   configuration -> a finished job folder; best trial -> best/
