@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,8 @@ class Features:
         self._pixels = pixels
         self.views = views
         self._cache = cache
-        self._store = Store(cache / "features", int(settings.max_gib * _GIB))
+        self._closed = threading.Event()
+        self._store = Store(cache / "features", int(settings.max_gib * _GIB), self._closed)
         self._stored = settings.mode != "live" and bool(self._cuts)
         size = network.settings.image_size
         self._parts = {
@@ -99,7 +101,6 @@ class Features:
         self._open: dict[tuple[Cut, View], Activations] = {}
         self._engines: dict[tuple[Cut, ...], Forward] = {}
         self._lock = threading.RLock()
-        self._closed = threading.Event()
         self.problem: UserError | None = None
 
     def prepare(self) -> None:
@@ -118,9 +119,22 @@ class Features:
                 for cut in self._cuts if view.kind in self._parts else ():
                     self._activations(cut, view)
 
-    def close(self) -> None:
-        """End a fill that another thread may be in the middle of, as after Ctrl-C."""
-        self._closed.set()
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around all reading: a mistake that it ended with is raised as it was, and no fill outlives it.
+
+        Raises:
+            UserError: what was stored cannot be read, or what is to be stored cannot be written.
+        """
+        try:
+            yield
+        except Exception:
+            if self.problem is not None:
+                raise self.problem from None
+            raise
+        finally:
+            # Another thread may be in the middle of a fill, as after Ctrl-C.
+            self._closed.set()
 
     def __len__(self) -> int:
         return len(self._pixels)

@@ -76,16 +76,11 @@ def make_final(config: RetrainConfig, job: Job, trial: TrialRecord, study: Path)
     data, models = prepared(settings, dataset, train_rows, np.arange(0) if everything else validation_rows, depths)
     selected_epochs = ((job.result.get("config") or {}).get("fit") or {}).get("epochs")
     try:
-        data.features.prepare()
-        training, model = _train_again(config, line, data, models, config.fit.epochs != selected_epochs)
+        with data.features.reading():
+            data.features.prepare()
+            training, model = _train_again(config, line, data, models, config.fit.epochs != selected_epochs)
     except DivergedError as error:
         raise UserError(f"the training diverged: {error}") from error
-    except Exception:
-        if data.features.problem is not None:
-            raise data.features.problem from None
-        raise
-    finally:
-        data.features.close()
     trained = time.monotonic()
     log.info("trained %d epochs in %s", len(training.history), duration(trained - began))
 

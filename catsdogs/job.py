@@ -218,15 +218,9 @@ def _search(config: SearchConfig, place: Place, dataset: Dataset) -> dict[str, A
     )
     tuner.try_one_step()
     began = time.monotonic()
-    try:
+    with data.features.reading():
         data.features.prepare()
         tuner.search(verbose=0)
-    except Exception:
-        if data.features.problem is not None:
-            raise data.features.problem from None
-        raise
-    finally:
-        data.features.close()
     best = best_trial(tuner.records)
     if best is None:
         raise RuntimeError(

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -51,11 +52,13 @@ class Store:
     Args:
         folder: made when it is first filled.
         max_bytes: what the arrays of all entries may take up together.
+        closed: once set, nobody waits for another process any more.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, closed: threading.Event | None = None) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
+        self._closed = closed
 
     def open(self, key: str) -> Activations | None:
         """Open an entry and mark it as used; None if there is none that is whole."""
@@ -181,11 +184,20 @@ class Store:
             lock.acquire(timeout=_TELL_AFTER_SECONDS)
         except Timeout:
             _log.info("%s", waiting)
-            lock.acquire()
+            self._wait(lock)
         try:
             yield
         finally:
             lock.release()
+
+    def _wait(self, lock: FileLock) -> None:
+        while self._closed is None or not self._closed.is_set():
+            try:
+                lock.acquire(timeout=_TELL_AFTER_SECONDS)
+                return
+            except Timeout:
+                continue
+        raise InterruptedError(errno.EINTR, "Interrupted: the job has ended")
 
     def _make_room(self, needed: int, keys: set[str], group: str) -> None:
         """Evict the least recently used until `needed` bytes fit; evict nothing if they will not."""

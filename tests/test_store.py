@@ -674,6 +674,15 @@ def test_entry_that_vanishes_while_it_is_opened_is_absent(store: Store, monkeypa
     assert store.open(digest("a")) is None
 
 
+def test_nobody_waits_once_the_job_has_ended(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_TELL_AFTER_SECONDS", 0.05)
+    ended = threading.Event()
+    other = Store(store.folder, store.max_bytes, ended)
+    threading.Timer(0.3, ended.set).start()
+    with store._locked(digest("group"), "holding"), pytest.raises(UserError, match="Interrupted"):
+        fill(other, "a")
+
+
 def test_waiting_is_told_once(store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "catsdogs")
     monkeypatch.setattr(store_module, "_TELL_AFTER_SECONDS", 0.05)
