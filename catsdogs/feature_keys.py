@@ -50,7 +50,8 @@ def about(network: Network, pixels: LiveViews, cut: Cut, view: View, images: int
     """What is stored, for people."""
     settings = network.settings
     arguments = [f"{key}={value}" for key, value in settings.arguments.items()]
-    changes = [f"{key}={value}" for key, value in dataclasses.asdict(pixels.augmentation).items() if value]
+    drawn = dataclasses.asdict(pixels.augmentation)
+    changes = [f"{key.split('_')[0]} {value:g}" for key, value in drawn.items() if key != "border" and value]
     return {
         "backbone": " ".join([settings.builder.rpartition(".")[2], *arguments]),
         "cut": cut.layer,

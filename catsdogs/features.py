@@ -135,6 +135,8 @@ class Features:
         finally:
             # Another thread may be in the middle of a fill, as after Ctrl-C.
             self._closed.set()
+            # TensorFlow keeps what its threads have read from, and the maps would count as memory of this process.
+            self._open.clear()
 
     def __len__(self) -> int:
         return len(self._pixels)
