@@ -16,7 +16,7 @@ COMPLETED = "COMPLETED"
 
 # The columns of trials.csv before and after the hyperparameters.
 _LEADING = ["trial", "status", "val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds"]
-_TRAILING = ["parent", "first_epoch", "epoch_budget", "error"]
+_TRAILING = ["parent", "first_epoch", "epoch_budget", "ended", "error"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class TrialRecord:
         parent: the trial whose weights a promoted Hyperband trial went on from, or empty.
         first_epoch: epochs that were behind the trial when it began.
         epoch_budget: the number of the last epoch that it might train; None in tables that do not tell.
+        ended: ISO 8601 time in UTC; empty in tables that do not tell.
     """
 
     trial: str
@@ -50,6 +51,7 @@ class TrialRecord:
     parent: str = ""
     first_epoch: int = 0
     epoch_budget: int | None = None
+    ended: str = ""
 
     @property
     def can_win(self) -> bool:
@@ -101,7 +103,7 @@ def read_trials(path: Path) -> list[TrialRecord]:
     Raises:
         ValueError: the file is not such a table.
     """
-    table = pd.read_csv(path, dtype={"trial": str, "error": str, "parent": str})
+    table = pd.read_csv(path, dtype={"trial": str, "error": str, "parent": str, "ended": str})
     missing = [name for name in [*_LEADING, "error"] if name not in table]
     if missing:
         raise ValueError(f"{path}: the columns {', '.join(missing)} are missing")
@@ -123,6 +125,7 @@ def read_trials(path: Path) -> list[TrialRecord]:
                 parent=_text(row.get("parent")),
                 first_epoch=int(row.get("first_epoch", 0)),
                 epoch_budget=None if pd.isna(budget) else int(budget),
+                ended=_text(row.get("ended")),
             )
         )
     return records

@@ -1,0 +1,390 @@
+"""Study folders -> jobs, trials, epochs, predictions and final models, all read once; what is damaged is told, not fatal."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from catsdogs.errors import UserError
+from catsdogs.files import read_json
+from catsdogs.scores import log_loss_per_image
+from catsdogs.study import FAILED, OK, RUNNING, Job, planned_jobs, read_jobs
+from catsdogs.trials import TrialRecord
+
+WAITING = "waiting"  # planned, and nothing of it is there yet
+
+# A running job whose files have not changed for so long was probably killed.
+SILENT_SECONDS = 1800.0
+
+
+@dataclass(frozen=True)
+class Final:
+    """What `retrain` left in `best/` of a study.
+
+    Attributes:
+        study: name of the study.
+        folder: `best/`.
+        metrics: of `metrics.json`.
+        predictions: of `predictions.csv`: id, label (NaN: unknown), split, p_dog, p_dog_tta (NaN: not computed).
+        history: of `history.csv`, a row per epoch; empty if it is not there.
+        recipe: of `recipe.json`; empty if it is not there.
+    """
+
+    study: str
+    folder: Path
+    metrics: dict[str, Any]
+    predictions: pd.DataFrame
+    history: pd.DataFrame
+    recipe: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One study, or several side by side.
+
+    Every table names a job by `label`: its folder's name, with its study before it where there are several.
+
+    Attributes:
+        studies: folders, in the order given.
+        jobs: by label; those that only wait are not among them.
+        board: a row per job, best first, failed and waiting ones last: label, study, job, status (ok, failed, running,
+            waiting), the choices, val_log_loss, val_accuracy, best_trial, the hyperparameters of the best trial,
+            trials_completed, trials_failed, trials, trials_planned, validation_images, data_digest, seconds, started
+            (ISO 8601), silent_seconds (of a running job: since a file of it changed last), error.
+        trials: a row per trial: label, study, job, trial, status, val_log_loss (NaN unless it can win), val_accuracy,
+            epochs, best_epoch, epoch_budget, seconds, ended_seconds (wall time from the start of the job to the end of
+            the trial, from the trials' own seconds), ended (timestamp in UTC, NaT if the job tells no start), the
+            choices of the job, the hyperparameters, parent, error.
+        epochs: a row per label, trial, execution and epoch: every metric, learning_rate, seconds.
+        predictions: by label, what the best trial said of the validation images: id, label, p_dog.
+        finals: of the studies that have one, by the study's name.
+        choices: names of the choices in which the jobs may differ, the four composed groups first.
+        hyperparameters: names of the searched values.
+        problems: sentences about what is lost or damaged.
+    """
+
+    studies: tuple[Path, ...]
+    jobs: dict[str, Job]
+    board: pd.DataFrame
+    trials: pd.DataFrame
+    epochs: pd.DataFrame
+    predictions: dict[str, pd.DataFrame]
+    finals: dict[str, Final]
+    choices: tuple[str, ...]
+    hyperparameters: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def varied_choices(self) -> tuple[str, ...]:
+        """The choices in which jobs really differ."""
+        return tuple(name for name in self.choices if self.board[name].astype(str).nunique() > 1)
+
+    def comparable(self) -> list[str]:
+        """Labels of jobs with a completed trial and its predictions, best first, all validated on the same images.
+
+        Where jobs were validated on different images, these are the ones that share them with the best job that has
+        predictions.
+        """
+        able = self.board[self.board["label"].isin(list(self.predictions)) & self.board["val_log_loss"].notna()]
+        if able.empty:
+            return []
+        return list(able.loc[able["data_digest"] == able["data_digest"].iloc[0], "label"])
+
+    def losses(self) -> pd.DataFrame:
+        """Log loss of every validation image (index: its id) by every comparable job (columns: labels, best first)."""
+        columns = {}
+        for label in self.comparable():
+            table = self.predictions[label]
+            columns[label] = pd.Series(
+                log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy()), index=table["id"]
+            )
+        # Images that a damaged table lacks are left out of all.
+        return pd.concat(columns, axis=1, join="inner") if columns else pd.DataFrame()
+
+
+def read_evidence(folders: list[Path]) -> Evidence:
+    """Read what these studies left behind, also while they run and where files are missing or damaged.
+
+    Raises:
+        UserError: a folder is not there or no job has begun in it; or it is given twice.
+    """
+    folders = [folder.resolve() for folder in folders]
+    twice = {folder for folder in folders if folders.count(folder) > 1}
+    if twice:
+        raise UserError(f"study {min(twice)}: it is given twice; give every study once")
+    names = _study_names(folders)
+    problems: list[str] = []
+    jobs: dict[str, Job] = {}
+    rows, trials, epochs = [], [], []
+    predictions: dict[str, pd.DataFrame] = {}
+    finals: dict[str, Final] = {}
+    for folder in folders:
+        study = names[folder]
+        prefix = f"{study}/" if len(folders) > 1 else ""
+        found = read_jobs(folder)
+        for job in found:
+            label = prefix + job.name
+            jobs[label] = job
+            its_trials = _trials(job, label, study, problems)
+            rows.append(_row(job, label, study, its_trials))
+            trials.append(its_trials)
+            epochs.append(_epochs(job, label, problems))
+            table = _predictions(job, label, problems)
+            if table is not None:
+                predictions[label] = table
+        there = {job.name for job in found}
+        for name in planned_jobs(folder):
+            if name not in there:
+                rows.append({"label": prefix + name, "study": study, "job": name, "status": WAITING})
+        final = _final(folder, study, problems)
+        if final is not None:
+            finals[study] = final
+    choices = list(dict.fromkeys(str(name) for job in jobs.values() for name in _mapping(job.result.get("choices"))))
+    searched = list(dict.fromkeys(name for table in trials for name in table.attrs["hyperparameters"]))
+    return Evidence(
+        studies=tuple(folders),
+        jobs=jobs,
+        board=_board(rows, choices, searched),
+        trials=_ordered_trials(trials, choices, searched),
+        epochs=_stacked(epochs, ["label", "trial", "execution", "epoch"]),
+        predictions=predictions,
+        finals=finals,
+        choices=tuple(choices),
+        hyperparameters=tuple(searched),
+        problems=tuple(problems),
+    )
+
+
+def _study_names(folders: list[Path]) -> dict[Path, str]:
+    """A short name for every study: its folder's, with as many parents as it takes to tell them apart."""
+    parts = 1
+    while len({folder.parts[-parts:] for folder in folders}) < len(folders):
+        parts += 1
+    return {folder: "/".join(folder.parts[-parts:]) for folder in folders}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> float:
+    """NaN where it is no finite number."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.nan
+
+
+def _row(job: Job, label: str, study: str, trials: pd.DataFrame) -> dict[str, Any]:
+    """Its row of the board. Counted from its trials, which a job that did not end has too."""
+    result, best = job.result, _mapping(job.best())
+    data = _mapping(result.get("data"))
+    status = job.status if job.status in (OK, FAILED, RUNNING) else FAILED
+    completed = int(trials["val_log_loss"].notna().sum())
+    return {
+        "label": label,
+        "study": study,
+        "job": job.name,
+        "status": status,
+        **{str(key): str(value) for key, value in _mapping(result.get("choices")).items()},
+        "val_log_loss": _number(best.get("val_log_loss")),
+        "val_accuracy": _number(best.get("val_accuracy")),
+        "best_trial": best.get("trial"),
+        **{str(key): value for key, value in _mapping(best.get("hyperparameters")).items()},
+        "trials_completed": completed,
+        "trials_failed": len(trials) - completed,
+        "trials": len(trials),
+        "trials_planned": _mapping(result.get("trials")).get("planned"),
+        "validation_images": data.get("validation"),
+        "data_digest": data.get("digest"),
+        "seconds": _number(result.get("seconds")),
+        "started": result.get("started"),
+        "silent_seconds": _silent_seconds(job.folder) if status == RUNNING else math.nan,
+        "error": str(result.get("error") or "") or None,
+    }
+
+
+def _silent_seconds(folder: Path) -> float:
+    """Since a file of a job changed last."""
+    changed = [file.stat().st_mtime for file in folder.iterdir() if file.is_file()]
+    return max(0.0, time.time() - max(changed)) if changed else math.nan
+
+
+def _trials(job: Job, label: str, study: str, problems: list[str]) -> pd.DataFrame:
+    """A row per trial; `attrs["hyperparameters"]` names the searched values."""
+    records: list[TrialRecord] = []
+    try:
+        records = job.trials()
+    except UserError:
+        problems.append(f"job {label}: its trials.csv is damaged, so its trials are missing here")
+    if not records and job.status == OK:
+        if not (job.folder / "trials.csv").is_file():
+            problems.append(f"job {label}: its trials.csv is missing, so its trials are missing here")
+    searched = list(dict.fromkeys(name for record in records for name in record.hyperparameters))
+    ended_seconds = np.cumsum([record.seconds for record in records])
+    started = _timestamp(job.result.get("started"))
+    choices = {str(key): str(value) for key, value in _mapping(job.result.get("choices")).items()}
+    rows = [
+        {
+            "label": label,
+            "study": study,
+            "job": job.name,
+            "trial": record.trial,
+            "status": record.status,
+            "val_log_loss": record.val_log_loss if record.can_win else math.nan,
+            "val_accuracy": record.val_accuracy if record.can_win else math.nan,
+            "epochs": record.epochs,
+            "best_epoch": record.best_epoch,
+            "epoch_budget": record.epoch_budget,
+            "seconds": record.seconds,
+            "ended_seconds": float(seconds),
+            "ended": _timestamp(record.ended)
+            if record.ended
+            else (pd.NaT if started is pd.NaT else started + pd.Timedelta(seconds=float(seconds))),
+            **choices,
+            **record.hyperparameters,
+            "parent": record.parent,
+            "error": record.error,
+        }
+        for record, seconds in zip(records, ended_seconds, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=None if rows else _TRIAL_COLUMNS)
+    table.attrs["hyperparameters"] = searched
+    return table
+
+
+_TRIAL_COLUMNS = [
+    "label",
+    "study",
+    "job",
+    "trial",
+    "status",
+    "val_log_loss",
+    "val_accuracy",
+    "epochs",
+    "best_epoch",
+    "epoch_budget",
+    "seconds",
+    "ended_seconds",
+    "ended",
+    "parent",
+    "error",
+]
+
+_BOARD_COLUMNS = (
+    ["label", "study", "job", "status"],
+    ["val_log_loss", "val_accuracy", "best_trial"],
+    ["trials_completed", "trials_failed", "trials", "trials_planned", "validation_images", "data_digest", "seconds"]
+    + ["started", "silent_seconds", "error"],
+)
+
+
+def _timestamp(text: Any) -> Any:
+    """In UTC; NaT if it tells no time."""
+    try:
+        told = datetime.datetime.fromisoformat(str(text))
+    except ValueError:
+        return pd.NaT
+    return pd.Timestamp(told if told.tzinfo else told.replace(tzinfo=datetime.UTC)).tz_convert("UTC")
+
+
+def _board(rows: list[dict[str, Any]], choices: list[str], searched: list[str]) -> pd.DataFrame:
+    before, middle, after = _BOARD_COLUMNS
+    # A choice named as a column of ours would hide it.
+    columns = list(dict.fromkeys([*before, *choices, *middle, *searched, *after]))
+    table = pd.DataFrame(rows).reindex(columns=columns)
+    for name in ("trials_completed", "trials_failed", "trials"):
+        table[name] = table[name].fillna(0).astype(int)
+    last = {OK: 0, RUNNING: 0, FAILED: 2, WAITING: 1}
+    order = sorted(
+        range(len(table)),
+        key=lambda i: (
+            last[table["status"][i]] if math.isnan(table["val_log_loss"][i]) else 0,
+            np.nan_to_num(table["val_log_loss"][i], nan=math.inf),
+            table["label"][i],
+        ),
+    )
+    return table.iloc[order].reset_index(drop=True)
+
+
+def _ordered_trials(tables: list[pd.DataFrame], choices: list[str], searched: list[str]) -> pd.DataFrame:
+    table = _stacked(tables, _TRIAL_COLUMNS)
+    columns = [*_TRIAL_COLUMNS[:-2], *choices, *searched, *_TRIAL_COLUMNS[-2:]]
+    return table.reindex(columns=list(dict.fromkeys(columns)))
+
+
+def _stacked(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    filled = [table for table in tables if len(table)]
+    for table in filled:
+        table.attrs.clear()
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=columns)
+
+
+def _epochs(job: Job, label: str, problems: list[str]) -> pd.DataFrame:
+    """`history.csv` of a job, with its label."""
+    table = _table(job.folder / "history.csv", {"trial", "epoch", "val_log_loss"}, f"job {label}", problems)
+    if table is None:
+        return pd.DataFrame()
+    table.insert(0, "label", label)
+    return table
+
+
+def _predictions(job: Job, label: str, problems: list[str]) -> pd.DataFrame | None:
+    """`validation.csv` of a job, if every probability in it is one."""
+    table = _table(job.folder / "validation.csv", {"id", "label", "p_dog"}, f"job {label}", problems)
+    if table is None or table.empty:
+        return None
+    if not (table["p_dog"].between(0, 1).all() and table["label"].isin([0, 1]).all() and table["id"].is_unique):
+        problems.append(f"job {label}: its validation.csv is damaged, so it is not compared image by image")
+        return None
+    return table
+
+
+def _table(file: Path, needed: set[str], whose: str, problems: list[str]) -> pd.DataFrame | None:
+    """A CSV file of ours; None if it is not there, or damaged, which is told."""
+    if not file.is_file():
+        return None
+    try:
+        # An image may be called "nan".
+        table = pd.read_csv(file, dtype={"id": str, "trial": str}, converters=None, na_filter="id" not in needed)
+        numbers = [name for name in ("label", "p_dog", "p_dog_tta", "val_log_loss", "epoch") if name in table]
+        table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce" if "p_dog_tta" in table else "raise")
+    except (OSError, ValueError) as error:
+        problems.append(f"{whose}: its {file.name} is damaged ({str(error).splitlines()[0]})")
+        return None
+    if not needed <= set(table):
+        problems.append(f"{whose}: its {file.name} is damaged, it lacks {', '.join(sorted(needed - set(table)))}")
+        return None
+    return table
+
+
+def _final(study: Path, name: str, problems: list[str]) -> Final | None:
+    """What is in `best/` of a study; None if `retrain` has not run, or what it left is damaged."""
+    folder = study / "best"
+    if not (folder / "metrics.json").is_file():
+        return None
+    whose = f"best/ of study {name}"
+    read: dict[str, dict[str, Any]] = {"metrics.json": {}, "recipe.json": {}}
+    for file in read:
+        if (folder / file).is_file():
+            try:
+                read[file] = _mapping(read_json(folder / file))
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                problems.append(f"{whose}: its {file} is damaged")
+    predictions = _table(folder / "predictions.csv", {"id", "label", "split", "p_dog", "p_dog_tta"}, whose, problems)
+    if not read["metrics.json"] or predictions is None:
+        return None
+    history = _table(folder / "history.csv", {"epoch", "val_log_loss"}, whose, [])
+    return Final(
+        study=name,
+        folder=folder,
+        metrics=read["metrics.json"],
+        predictions=predictions,
+        history=pd.DataFrame() if history is None else history,
+        recipe=read["recipe.json"],
+    )

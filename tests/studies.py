@@ -1,0 +1,202 @@
+"""Study folders as `catsdogs.search` and `catsdogs.retrain` leave them, written without any training."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from catsdogs.files import write_csv, write_json
+from catsdogs.study import write_plan
+from catsdogs.trials import COMPLETED, TrialRecord, best_trial, summary, write_trials
+
+IMAGES = 200
+STARTED = datetime.datetime(2026, 11, 1, 22, 0, tzinfo=datetime.UTC)
+
+
+def labels(images: int = IMAGES) -> np.ndarray:
+    return np.arange(images) % 2
+
+
+def ids(images: int = IMAGES) -> list[str]:
+    return [f"{'dog' if label else 'cat'}.{number}" for number, label in enumerate(labels(images))]
+
+
+def p_dog(skill: float, seed: int = 0, images: int = IMAGES, shared: float = 0.8) -> np.ndarray:
+    """Probabilities that are the better the higher `skill` is; images are hard for all models alike by `shared`."""
+    common = np.random.default_rng(12345).normal(size=images)
+    own = np.random.default_rng([7, seed]).normal(size=images)
+    noise = np.sqrt(shared) * common + np.sqrt(1 - shared) * own
+    return 1 / (1 + np.exp(-((2 * labels(images) - 1) * skill + noise) * 2))
+
+
+def write_job(
+    study: Path,
+    choices: dict[str, str],
+    *,
+    trials: int = 4,
+    failed_trials: int = 0,
+    skill: float = 1.5,
+    seed: int = 0,
+    status: str = "ok",
+    error: str | None = None,
+    images: int = IMAGES,
+    epochs: int = 3,
+    digest: str = "d" * 64,
+    name: str | None = None,
+    planned: int | None = None,
+    started: datetime.datetime = STARTED,
+    config: dict[str, Any] | None = None,
+) -> str:
+    """Write one job's folder; give its name. A trial's loss follows its hyperparameters: deeper and less dropout is better."""
+    name = name or "-".join(choices.values())
+    folder = study / name
+    rng = np.random.default_rng([1, seed])
+    probabilities = p_dog(skill, seed, images)
+    log_loss = float(-np.log(np.where(labels(images) == 1, probabilities, 1 - probabilities)).mean())
+    accuracy = float(((probabilities > 0.5) == (labels(images) == 1)).mean())
+    records, history = [], []
+    for number in range(trials):
+        values = {
+            "unfreeze_depth": int(rng.choice([0, 10, 30])),
+            "dropout": float(rng.choice([0.1, 0.2, 0.3, 0.4, 0.5])),
+            "l2": float(10 ** rng.uniform(-6, -3)),
+        }
+        worse = 0.0 if number == 0 else 0.02 + values["dropout"] * 0.1 + (30 - values["unfreeze_depth"]) / 300
+        fails = number >= trials - failed_trials
+        loss = log_loss + worse
+        trained = int(rng.integers(1, epochs + 1))
+        records.append(
+            TrialRecord(
+                trial=str(number),
+                status="FAILED" if fails else COMPLETED,
+                val_log_loss=None if fails else loss,
+                val_accuracy=None if fails else max(0.0, accuracy - worse),
+                epochs=trained,
+                best_epoch=0 if fails else trained,
+                seconds=20.0 + values["unfreeze_depth"],
+                hyperparameters=values,
+                epoch_budget=epochs,
+                error="DivergedError: <b>the loss</b> is nan" if fails else "",
+            )
+        )
+        for epoch in range(1, trained + 1):
+            behind = (trained - epoch) * 0.05
+            history.append(
+                {
+                    "trial": str(number),
+                    "execution": 0,
+                    "epoch": epoch,
+                    "accuracy": 0.9 - behind,
+                    "log_loss": loss + behind,
+                    "loss": loss + behind + 0.01,
+                    "val_accuracy": accuracy - behind,
+                    "val_log_loss": loss + behind,
+                    "val_loss": loss + behind + 0.01,
+                    "learning_rate": 3e-4 * (1 - (epoch - 1) / epochs),
+                    "seconds": 5.0,
+                }
+            )
+    best = best_trial(records)
+    ended = status != "running"
+    if records:
+        write_trials(folder / "trials.csv", records)
+        write_csv(folder / "history.csv", pd.DataFrame(history))
+    if best is not None:
+        table = pd.DataFrame({"id": ids(images), "label": labels(images), "p_dog": probabilities})
+        write_csv(folder / "validation.csv", table)
+    seconds = sum(record.seconds for record in records) + 15
+    write_json(
+        folder / "result.json",
+        {
+            "status": status,
+            "job": name,
+            "study": study.name,
+            "choices": choices,
+            "best_trial": summary(best) if best is not None and ended else None,
+            "objective": best.val_log_loss if best is not None and ended else None,
+            "seconds": seconds if ended else None,
+            "error": error,
+            "started": started.isoformat(timespec="seconds"),
+            "seed": 1,
+            "config": {"seed": 1, "fit": {"epochs": epochs, "batch_size": 32}, **(config or {})},
+            "versions": {"python": "3.11.7", "catsdogs": "0.2.0", "keras": "3.15.1"},
+            "data": {"digest": digest, "train": 4 * images, "validation": images, "left_out": 0},
+            "trials": {
+                "planned": planned or trials,
+                "total": trials,
+                "completed": trials - failed_trials,
+                "failed": failed_trials,
+            },
+            **({"finished": (started + datetime.timedelta(seconds=seconds)).isoformat()} if ended else {}),
+        },
+    )
+    return name
+
+
+def write_study(folder: Path, *, trials: int = 4, images: int = IMAGES, epochs: int = 3) -> Path:
+    """A finished study of 2 augmentations x 2 smoothings; `light` is better than `none`, smoothing matters little."""
+    names = []
+    started = STARTED
+    for number, (augmentation, smoothing) in enumerate((a, s) for a in ("light", "none") for s in ("none", "mild")):
+        choices = {
+            "backbone": "mobilenet_v2",
+            "augmentation": augmentation,
+            "schedule": "cosine",
+            "label_smoothing": smoothing,
+        }
+        skill = 1.8 if augmentation == "light" else 1.2
+        names.append(
+            write_job(
+                folder,
+                choices,
+                trials=trials,
+                skill=skill,
+                seed=number,
+                images=images,
+                epochs=epochs,
+                started=started,
+                config={"augmentation": {"rotation_degrees": 8.0 if augmentation == "light" else 0.0}},
+            )
+        )
+        started += datetime.timedelta(seconds=20 * trials)
+    write_plan(folder, names, ["-m", f"study={folder.name}", "augmentation=light,none", "label_smoothing=none,mild"])
+    return folder
+
+
+def write_final(study: Path, *, skill: float = 1.8, images: int = IMAGES, test_images: int = 50, tta: bool = True) -> Path:
+    """`best/` of a study, without the model."""
+    best = study / "best"
+    plain, averaged = p_dog(skill, 0, images), p_dog(skill + 0.1, 0, images)
+    validation = pd.DataFrame({"id": ids(images), "label": labels(images).astype(float), "split": "validation"})
+    validation = validation.assign(p_dog=plain, p_dog_tta=averaged if tta else np.nan)
+    test = pd.DataFrame({"id": [str(i + 1) for i in range(test_images)], "label": np.nan, "split": "test"})
+    test = test.assign(p_dog=p_dog(skill, 3, test_images), p_dog_tta=p_dog(skill, 4, test_images) if tta else np.nan)
+    write_csv(best / "predictions.csv", pd.concat([validation, test], ignore_index=True))
+    write_csv(best / "history.csv", pd.DataFrame({"epoch": [1, 2], "val_log_loss": [0.3, 0.2], "log_loss": [0.3, 0.2]}))
+    from catsdogs.scores import scores
+
+    details = {name: vars(score) for name, score in scores(labels(images), plain, "validation").items()}
+    if tta:
+        details |= {f"{k}_tta": vars(v) for k, v in scores(labels(images), averaged, "validation").items()}
+    write_json(
+        best / "metrics.json",
+        {
+            **{name: score["value"] for name, score in details.items()},
+            "log_loss_calibrated": None,
+            "details": details,
+            "study": study.name,
+            "job": "mobilenet_v2-light-cosine-none",
+            "trial": "0",
+            "fit_on": "train",
+            "tta": {"kind": "views" if tta else "none", "views": 10 if tta else 1},
+            "selected_val_log_loss": details["log_loss"]["value"],
+            "epochs": 2,
+            "best_epoch": 2,
+        },
+    )
+    write_json(best / "recipe.json", {"job": "mobilenet_v2-light-cosine-none", "trial": "0", "seed": 5, "config": {}})
+    return best
