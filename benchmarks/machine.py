@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import subprocess
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("catsdogs", "tensorflow", "keras", "keras-tuner", "numpy", "opencv-python-headless", "openvino")
+from catsdogs import provenance
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores that this process may use, memory, load before the run."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "processor": _processor(),
-        "cores": usable,
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": platform.system(),
-        "architecture": platform.machine(),
-        "load_average_before": round(os.getloadavg()[0], 2),
-    }
+    """`provenance.machine`, and the load before the run."""
+    return {**provenance.machine(), "load_average_before": round(os.getloadavg()[0], 2)}
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python, the packages that matter here, and the commit; None: not installed, or no checkout."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "commit": _commit()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+    """`provenance.versions`, and the commit; None: no checkout."""
+    return {"commit": _commit(), **provenance.versions()}
 
 
 def _commit() -> str | None:
@@ -44,12 +28,3 @@ def _commit() -> str | None:
     except OSError:
         return None
     return done.stdout.strip() or None
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -3,6 +3,7 @@
 The files, in the order of the data (directory listings sort by name; this list is the map):
 
     errors, files, locations, progress           what every stage may use
+    provenance                                   versions, machine and time, for the record
     schema, compose                              conf/ + command line -> checked configuration
     sample_animals, sample_scenes, sample        a seed -> drawn archives
     archive, images, catalogue, split            archives -> pixels, rows, splits
@@ -12,9 +13,10 @@ The files, in the order of the data (directory listings sort by name; this list 
     activations, store, feature_keys, features   views -> activations at a cut, stored
     schedules, hypermodel, trial_model           configuration + hyperparameters -> compiled model
     training, trials, tuning                     model + batches -> trials
-    study                                        job folders -> leaderboard, best job
+    study, study_progress                        job folders -> leaderboard, best job, what is left to do
     tta, scores, submission, model_card          best trial -> what is shipped
     job, final                                   configuration -> a finished job folder; best trial -> best/
+    comparison                                   study folders -> answer, page, tables, exports; has a list of its own
     launch                                       what happens around Hydra's jobs
     search, retrain, report, predict, doctor, cache     entry points
 """

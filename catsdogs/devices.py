@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 def has_accelerator() -> bool:
     """Whether Keras computes on a GPU or a TPU."""
-    return bool(_accelerators())
+    return bool(accelerators())
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def distributed(batches: Sequence[int]) -> Iterator[None]:
     Args:
         batches: the different sizes of the batches that will come.
     """
-    found = _accelerators()
+    found = accelerators()
     if len(found) < 2:
         yield
         return
@@ -70,5 +70,6 @@ def _say(text: str) -> None:
     log.warning(text)
 
 
-def _accelerators() -> list[str]:
+def accelerators() -> list[str]:
+    """Keras' names of the GPUs and TPUs: `gpu:0`."""
     return [device for device in keras.distribution.list_devices() if not device.lower().startswith("cpu")]

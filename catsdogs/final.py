@@ -20,9 +20,10 @@ from catsdogs.engine import Forward, fastest_forward
 from catsdogs.errors import UserError
 from catsdogs.files import free_name, write_csv, write_json, write_text
 from catsdogs.hypermodel import hyperparameters
-from catsdogs.job import differences, live_views, prepared, versions
+from catsdogs.job import differences, live_views, prepared
 from catsdogs.model_card import model_card
 from catsdogs.progress import JobProgress, duration
+from catsdogs.provenance import machine, versions
 from catsdogs.schedules import steps_per_epoch
 from catsdogs.schema import RetrainConfig
 from catsdogs.scores import Score, scores
@@ -126,6 +127,7 @@ def make_final(config: RetrainConfig, job: Job, trial: TrialRecord, study: Path)
         "changed_since_job": changed,
         "config": dataclasses.asdict(config),
         "versions": versions(),
+        "machine": machine(),
     }
     _write(study / "best", model, metrics, table, dataset, recipe, training)
     return metrics

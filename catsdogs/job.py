@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import gc
-import importlib.metadata
 import logging
 import math
-import platform
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +19,7 @@ import numpy as np
 from catsdogs.dataset import Dataset, load_dataset
 from catsdogs.errors import UserError
 from catsdogs.files import write_csv
+from catsdogs.provenance import machine, now, versions
 from catsdogs.schema import MOST_VIEWS, SearchConfig
 from catsdogs.study import FAILED, OK, RUNNING, read_job, write_leaderboard, write_result
 from catsdogs.trials import best_trial, summary
@@ -34,22 +32,6 @@ if TYPE_CHECKING:
     from catsdogs.views import LiveViews
 
 log = logging.getLogger(__name__)
-
-# Packages whose versions can change the numbers.
-VERSIONS_OF = (
-    "catsdogs",
-    "tensorflow",
-    "keras",
-    "keras-tuner",
-    "numpy",
-    "pillow",
-    "opencv-python-headless",
-    "openvino",
-    "jax",
-    "jaxlib",
-    "scikit-learn",
-    "hydra-core",
-)
 
 # Keys that change no number of a job: where things are, and what is done after it. Where the images are does not count
 # either, as their digest does.
@@ -143,10 +125,11 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
         "objective": None,
         "seconds": None,
         "error": None,
-        "started": _now(),
+        "started": now(),
         "seed": config.seed,
         "config": dataclasses.asdict(config),
         "versions": versions(),
+        "machine": machine(),
     }
     earlier = read_job(place.folder)
     # What another run left here is not ours to overwrite, whatever happens to this one.
@@ -165,7 +148,12 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
         }
         write_result(place.folder, result)
         write_csv(place.folder / "split.csv", dataset.rows[["id", "label", "sha256", "split"]])
-        result.update(_search(config, place, dataset))
+
+        def tell(known: dict[str, Any]) -> None:
+            result.update(known)
+            write_result(place.folder, result)
+
+        result.update(_search(config, place, dataset, tell))
         result["status"] = OK
     except UserError as error:
         log.error("%s: %s", place.label, error)
@@ -185,28 +173,37 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
     finally:
         if ours and result["status"] != RUNNING:
             result["seconds"] = round(time.monotonic() - began, 3)
-            result["finished"] = _now()
+            result["finished"] = now()
             write_result(place.folder, result)
         write_leaderboard(place.study)
         _forget_models()
     return float(result["objective"]) if result["objective"] is not None else math.nan
 
 
-def _search(config: SearchConfig, place: Place, dataset: Dataset) -> dict[str, Any]:
-    """Search, and give what `result.json` says of it."""
+def _search(
+    config: SearchConfig, place: Place, dataset: Dataset, tell: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Search, and give what `result.json` says of it.
+
+    Args:
+        tell: gets what `result.json` should say before the first trial.
+    """
     # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
     from catsdogs import tuning
     from catsdogs.progress import JobProgress, duration
+    from catsdogs.study_progress import study_line
 
     split = dataset.rows["split"].to_numpy()
     data, models = prepared(config, dataset, np.flatnonzero(split == "train"), np.flatnonzero(split == "validation"))
     oracle = tuning.build_oracle(config)
-    after = 0 if place.total is None else place.total - place.index
+    planned = tuning.expected_trials(oracle, config)
+    # Keras is loaded by now, and the machine tells its accelerators.
+    tell({"trials": {"planned": planned}, "machine": machine()})
     progress = JobProgress(
         place.label,
-        tuning.expected_trials(oracle, config),
+        planned,
         config.fit.epochs * config.fit.executions_per_trial,
-        after,
+        lambda: study_line(place.study),
     )
     validation_ids = list(dataset.rows["id"].iloc[data.validation_rows])
     tuner = tuning.SearchTuner(config, oracle, data, models, place.folder, validation_ids, progress)
@@ -239,6 +236,7 @@ def _search(config: SearchConfig, place: Place, dataset: Dataset) -> dict[str, A
         "best_trial": summary(best),
         "objective": best.val_log_loss,
         "trials": {
+            "planned": planned,
             "total": len(tuner.records),
             "completed": sum(record.can_win for record in tuner.records),
             "failed": sum(not record.can_win for record in tuner.records),
@@ -305,17 +303,6 @@ def _forget_models() -> None:
         gc.collect()
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change the numbers."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONS_OF:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
     """`key was A, now B` for every leaf that differs."""
     found = []
@@ -326,7 +313,3 @@ def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") ->
         elif a != b:
             found.append(f"{prefix}{key} was {a}, now {b}")
     return found
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

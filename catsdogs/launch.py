@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -74,6 +73,7 @@ def hydra_application(
         return _tell(str(error))
     except KeyboardInterrupt:
         print("\ninterrupted: what was finished is kept", file=sys.stderr)
+        StudyCallback.interrupted()
         return 130
     finally:
         sys.argv = arguments
@@ -95,6 +95,22 @@ def _exit(status: int) -> NoReturn:
 
 class StudyCallback(Callback):
     """Hydra's hooks before and after the jobs of a study."""
+
+    # The study whose jobs run: Hydra calls no hook when the user interrupts them.
+    _at_hand: ClassVar[Path | None] = None
+
+    @classmethod
+    def interrupted(cls) -> None:
+        """Tell what the study has found so far."""
+        from catsdogs.report import summarise
+
+        study, cls._at_hand = cls._at_hand, None
+        if study is None or not any(study.glob("*/result.json")):
+            return
+        try:
+            summarise(study)
+        except KeyboardInterrupt:
+            print("interrupted again: the report is not written", file=sys.stderr)
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a single job before it starts."""
@@ -138,8 +154,7 @@ class StudyCallback(Callback):
                 job = read_job(study / name)
                 if job is not None and job.status == FAILED:
                     print(f"job {name} failed before and is tried again; it is kept as {_set_aside(job.folder)}")
-            if names:
-                write_plan(study, names, sys.argv[1:])
+            write_plan(study, names, sys.argv[1:])
         except UserError as error:
             _exit(_tell(str(error)))
         except OSError as error:
@@ -148,13 +163,15 @@ class StudyCallback(Callback):
             trials = plain.tuner.max_trials or "all"
             count = f"{len(names)} job{'s' if len(names) > 1 else ''}" if names else "jobs as the sweeper decides"
             print(f"study {study.name}: {count}, {trials} trials each, at most {plain.fit.epochs} epochs a trial")
+        StudyCallback._at_hand = study
 
     def _after(self, study: Path) -> None:
-        from catsdogs.report import print_leaderboard
+        from catsdogs.report import summarise
         from catsdogs.study import FAILED, read_jobs, write_leaderboard
 
+        StudyCallback._at_hand = None
         try:
-            print_leaderboard({study.name: write_leaderboard(study)})
+            write_leaderboard(study)
             jobs = read_jobs(study)
         except Exception:
             # Hydra would make a warning of it, and a study with failed jobs would end with status 0.
@@ -163,10 +180,7 @@ class StudyCallback(Callback):
         failed = [job for job in jobs if job.status == FAILED and (job.name in self._names or not self._names)]
         for job in failed:
             print(f"error: job {job.name}: {_first_line(job.result.get('error'))}", file=sys.stderr)
-        print(f"\nLeaderboard: {study / 'leaderboard.csv'}")
-        if len(failed) < len(jobs):
-            studies = "" if study.parent == Path("multirun") else f" {shlex.quote(f'studies={study.parent}')}"
-            print(f"Next: python -m catsdogs.retrain {shlex.quote(f'study={study.name}')}{studies}")
+        summarise(study)
         if failed:
             _exit(2 if all(job.result.get("error_type") == "UserError" for job in failed) else 1)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import math
 import time
+import unicodedata
+from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
@@ -22,14 +24,20 @@ class JobProgress:
         label: the job, as `job 2 of 4, mobilenet_v2-flip-cosine-none`.
         trials: number of trials that the job will run at most; None if nobody knows.
         epochs_per_trial: epochs of a whole trial, all executions together.
-        jobs_after: jobs of the study that come after this one, on this process.
+        study_line: gives a line on the study that the job belongs to, or None; asked for after every trial.
     """
 
-    def __init__(self, label: str, trials: int | None, epochs_per_trial: int, jobs_after: int = 0) -> None:
+    def __init__(
+        self,
+        label: str,
+        trials: int | None,
+        epochs_per_trial: int,
+        study_line: Callable[[], str | None] | None = None,
+    ) -> None:
         self._label = label
         self._trials = trials
         self._epochs_per_trial = epochs_per_trial
-        self._jobs_after = jobs_after
+        self._study_line = study_line
         self._began = time.monotonic()
         self._trials_done = 0
         self._best = math.inf
@@ -55,8 +63,18 @@ class JobProgress:
         log.info("%s: %s: %s%s", self._label, where, what, self._left(done))
 
     def trial_done(self) -> None:
-        """Count a trial as done, with all the epochs that it might have had."""
+        """Count a trial as done, with all the epochs that it might have had; its tables must be written."""
         self._trials_done += 1
+        if self._study_line is None:
+            return
+        try:
+            line = self._study_line()
+        except Exception as error:
+            # It reads files that other processes write; a line of text must not end the search.
+            log.warning("%s: where the study stands is not to be read just now (%s)", self._label, error)
+            return
+        if line:
+            log.info("%s", line)
 
     def _left(self, epochs_done: float) -> str:
         """`, 3 min left`: at the pace so far, if no trial stops early."""
@@ -64,11 +82,14 @@ class JobProgress:
             return ""
         per_epoch = (time.monotonic() - self._began) / epochs_done
         all_epochs = self._trials * self._epochs_per_trial
-        text = f", {duration(per_epoch * max(0.0, all_epochs - epochs_done))} left"
-        if self._jobs_after:
-            study = per_epoch * max(0.0, all_epochs * (1 + self._jobs_after) - epochs_done)
-            text += f" (study {duration(study)})"
-        return text
+        return f", {duration(per_epoch * max(0.0, all_epochs - epochs_done))} left"
+
+
+def printable(text: str) -> str:
+    """In one line, with a question mark for every control character that a hostile or unlucky name would bring."""
+    # Categories C: control, format (which turns the direction of writing), half of a character; Zl, Zp: line ends.
+    control = ("C", "Zl", "Zp")
+    return "".join("?" if unicodedata.category(character).startswith(control) else character for character in text)
 
 
 def duration(seconds: float) -> str:

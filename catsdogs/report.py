@@ -1,103 +1,358 @@
-"""Entry point: study folders -> leaderboard, on the screen and as `leaderboard.csv`. Runs without TensorFlow.
+"""Entry point: study folders -> the answer on the terminal, `report.html`, tables, exports. Runs without TensorFlow.
 
-python -m catsdogs.report multirun/NAME [multirun/OTHER ...]
+python -m catsdogs.report multirun/NAME                        <study>/report.html, report/*.csv, leaderboard.csv
+python -m catsdogs.report multirun/NAME multirun/OTHER         several studies side by side, beside the first one
+python -m catsdogs.report multirun/NAME --watch                again and again while its jobs run
+python -m catsdogs.report multirun/NAME --tensorboard --mlflow     its trials as TensorBoard's and MLflow's runs
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import math
+import os
+import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from catsdogs.errors import UserError, exit_status_of
+from catsdogs.progress import duration, printable
+from catsdogs.study import (
+    PLAN,
+    RESULT,
+    RUNNING,
+    SILENT_SECONDS,
+    retrain_command,
+    silent_seconds,
+    write_leaderboard,
+)
 
-from catsdogs.errors import exit_status_of
-from catsdogs.study import write_leaderboard
+if TYPE_CHECKING:
+    from catsdogs.comparison.evidence import Evidence
+
+PAGE = "report.html"
+
+_WATCH_SECONDS = 10.0
+_LEAST_WATCH_SECONDS = 1.0
+
+# What the report reads of a study and its jobs; logs are not among them.
+_READ = {
+    PLAN,
+    RESULT,
+    "trials.csv",
+    "history.csv",
+    "validation.csv",
+    "metrics.json",
+    "recipe.json",
+    "predictions.csv",
+}
 
 
-def print_leaderboard(boards: dict[str, pd.DataFrame]) -> None:
-    """Print one table of all jobs of these studies, best first, and what failed.
+def summarise(study: Path) -> None:
+    """Print the answer and write the page of one study, when a run of it ends.
 
-    Choices in which all jobs agree are told once, under the table.
+    Whatever goes wrong with that is told in a sentence and is no error: what was found lies in the folders of the jobs,
+    and a night's result must not end with the status of a picture.
     """
-    merged = pd.concat([board.assign(study=study) for study, board in boards.items()], ignore_index=True)
-    merged = merged.sort_values("val_log_loss", kind="stable", na_position="last", ignore_index=True)
-    choices = dict.fromkeys(name for board in boards.values() for name in _between(board, "status", "val_log_loss"))
-    searched = dict.fromkeys(
-        name for board in boards.values() for name in _between(board, "best_trial", "trials_completed")
+    evidence: Evidence | None = None
+    written = False
+    try:
+        evidence = _write([study], study / PAGE)
+        written = True
+    except Exception as error:
+        _not_done(f"{study / PAGE} is not written", study, error)
+    command: str | None = None
+    try:
+        from catsdogs.comparison.evidence import read_evidence
+        from catsdogs.comparison.terminal import print_answer
+
+        command = print_answer(read_evidence([study]) if evidence is None else evidence).command
+    except Exception as error:
+        _not_done("the answer is not told", study, error)
+        command = retrain_command(study)
+    _tell_files([study], study / PAGE if written else None, command)
+
+
+def write_page(study: Path) -> None:
+    """Write the page of a study anew and name it; what goes wrong is told in a sentence and is no error."""
+    try:
+        _write([study], study / PAGE)
+    except Exception as error:
+        _not_done(f"{study / PAGE} is not written", study, error)
+    else:
+        print(f"Report: {printable(str(study / PAGE))}")
+
+
+def _write(folders: list[Path], output: Path, watching: bool = False) -> Evidence:
+    """The page, and its tables beside it.
+
+    Raises:
+        UserError: a study cannot be read, or the tables would lie among files that are no report's.
+        OSError: something cannot be read or written.
+    """
+    from catsdogs.comparison.page import write_report
+
+    beside = output.with_suffix("")
+    if beside.is_dir() and not (beside / "jobs.csv").is_file() and any(beside.iterdir()):
+        raise UserError(
+            f"{output}: its tables would be written into {beside}, where other files are; choose another --output=FILE"
+        )
+    return write_report(folders, output, watching)
+
+
+def _tell_files(folders: list[Path], output: Path | None, command: str | None) -> None:
+    """The last lines: where everything is, and the next command. Never wrapped, so that they can be copied."""
+    lines = [""]
+    if output is not None:
+        lines += [f"Report: {output}", f"Tables: {output.with_suffix('')}{os.sep}"]
+    lines += [f"Leaderboard: {folder / 'leaderboard.csv'}" for folder in folders]
+    lines += [f"Next: {command}"] if command else []
+    for line in lines:
+        print(printable(line))
+
+
+def _not_done(what: str, study: Path, error: Exception) -> None:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = reason if isinstance(error, (UserError, OSError)) else f"{type(error).__name__}: {reason}"
+    again = f"python -m catsdogs.report {shlex.quote(str(study))}"
+    print(printable(f"warning: {what} ({reason}); results are kept, and `{again}` tries again"), file=sys.stderr)
+
+
+def _watch(folders: list[Path], output: Path, seconds: float) -> Evidence | None:
+    """Write page, tables and leaderboards whenever something has changed, until no job runs or waits any more.
+
+    Returns:
+        What was read last; None if the user left before anything was there.
+    """
+    seen: object = None
+    evidence: Evidence | None = None
+    problem = ""
+    try:
+        _wait_for_jobs(folders, seconds)
+        while True:
+            state = _state(folders)
+            if state != seen:
+                try:
+                    evidence = _write(folders, output, watching=True)
+                    _write_leaderboards(folders)
+                    seen, problem = state, ""
+                    _say(_progress(folders))
+                except (OSError, UserError, ValueError) as error:
+                    # A file is being replaced, or a failed job moved away. What fails at first, fails for good.
+                    if evidence is None and not isinstance(error, FileNotFoundError):
+                        raise
+                    if str(error) != problem:
+                        problem = str(error)
+                        _say(problem)
+            if evidence is not None:
+                silent = _silent(folders)
+                if not _unfinished(evidence):
+                    break
+                if SILENT_SECONDS < silent < math.inf:
+                    _say(f"no file has changed for {duration(silent)}: what still ran was probably killed")
+                    break
+            time.sleep(seconds)
+    except KeyboardInterrupt:
+        _say("no longer watched")
+    # A page that nobody rewrites must not go on loading itself.
+    return None if evidence is None else _write_at_last(folders, output)
+
+
+def _write_at_last(folders: list[Path], output: Path) -> Evidence:
+    for _ in range(5):
+        try:
+            return _write(folders, output)
+        except FileNotFoundError:
+            # Of a job that goes on, a file is being replaced.
+            time.sleep(0.2)
+    return _write(folders, output)
+
+
+def _wait_for_jobs(folders: list[Path], seconds: float) -> None:
+    """Until the first job of every study that was started has begun."""
+    for folder in folders:
+        told = False
+        while (folder / PLAN).is_file() and not any((job / RESULT).is_file() for job in _inside(folder)):
+            if not told:
+                _say(f"{folder.resolve().name}: no job has begun yet")
+            told = True
+            time.sleep(seconds)
+
+
+def _unfinished(evidence: Evidence) -> bool:
+    from catsdogs.comparison.evidence import WAITING
+
+    return bool(evidence.board["status"].isin([RUNNING, WAITING]).any())
+
+
+def _state(folders: list[Path]) -> object:
+    """Changes whenever a file changes that the report reads."""
+    found = []
+    for folder in folders:
+        inside = _inside(folder)
+        for file in inside + [file for job in inside for file in _inside(job)]:
+            if file.name in _READ:
+                try:
+                    status = file.stat()
+                except OSError:
+                    continue
+                found.append((str(file), status.st_mtime_ns, status.st_size))
+    return sorted(found)
+
+
+def _silent(folders: list[Path]) -> float:
+    """Seconds since a file of a job changed last, logs among them."""
+    found = [math.inf]
+    for folder in folders:
+        for job in _inside(folder):
+            try:
+                if job.is_dir() and job != (folder / PAGE).with_suffix(""):
+                    found.append(silent_seconds(job))
+            except OSError:
+                continue
+    return min(found)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What is in a folder; nothing if it is gone, or none."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _progress(folders: list[Path]) -> str:
+    from catsdogs.study_progress import line, study_progress
+
+    now = datetime.datetime.now(datetime.UTC)
+    return "; ".join(line(study_progress(folder, now), now, folder.resolve().name) for folder in folders)
+
+
+def _say(text: str) -> None:
+    print(printable(f"{datetime.datetime.now():%H:%M:%S} {text}"), flush=True)
+
+
+def _write_leaderboards(folders: list[Path]) -> None:
+    for folder in folders:
+        try:
+            write_leaderboard(folder)
+        except OSError as error:
+            # Somebody else's study may be read and not written.
+            print(f"warning: {folder / 'leaderboard.csv'} is not written ({error.strerror})", file=sys.stderr)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not _LEAST_WATCH_SECONDS <= seconds < math.inf:
+        raise UserError(
+            f"--watch {text}: it takes seconds, at least {_LEAST_WATCH_SECONDS:g}; give the studies before it"
+        )
+    return seconds
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="catsdogs-report",
+        description="Which choice is better, by how much, and can it be believed? Prints the answer and writes one "
+        "page that needs no network, for one study or several side by side. Give the studies before the options.",
     )
-    same = [name for name in choices if merged[name].astype(str).nunique() == 1]
-    varying = [name for name in choices if name not in same]
-    several = len(boards) > 1
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=100)
-    table = Table(title="Jobs, best validation log loss first", title_justify="left")
-    if several:
-        table.add_column("study", overflow="fold")
-    table.add_column(", ".join(name.replace("_", " ") for name in varying) or "job", overflow="fold")
-    for header in ("log loss", "accuracy"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("best hyperparameters", overflow="fold")
-    for header in ("trials", "time"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in merged.to_dict("records"):
-        best = ", ".join(f"{name}\u00a0{_text(row[name])}" for name in searched if pd.notna(row[name]))
-        cells = [str(row["study"])] if several else []
-        cells += [", ".join(_text(row[name]) for name in varying) or str(row["job"])]
-        cells += [_text(row[name], decimals=4) for name in ("val_log_loss", "val_accuracy")]
-        cells += [best or str(row["status"]), f"{_text(row['trials_completed'])}/{_text(row['trials'])}"]
-        # As Text, because rich would take [brackets] in a value for markup.
-        table.add_row(*map(Text, [*cells, _seconds(row["seconds"])]))
-    console.print(table)
-    told = ", ".join(f"{name.replace('_', ' ')} {_text(merged[name].iloc[0])}" for name in same)
-    if told:
-        console.print(Text(f"{'All jobs' if len(merged) > 1 else 'The job'}: {told}"))
-    if merged["data_digest"].nunique() > 1:
-        console.print(Text("These jobs were validated on different images: their log losses do not compare."))
-    for row in merged.to_dict("records"):
-        if isinstance(row["error"], str) and row["error"]:
-            console.print(Text(f"{row['job']} failed: {row['error'].splitlines()[0]}"))
-
-
-def _between(board: pd.DataFrame, before: str, after: str) -> list[str]:
-    """Names of the columns between two: a leaderboard groups choices and hyperparameters so."""
-    names = [str(name) for name in board]
-    return names[names.index(before) + 1 : names.index(after)]
-
-
-def _text(value: object, decimals: int | None = None) -> str:
-    if value is None or (isinstance(value, float) and pd.isna(value)):
-        return "–"
-    if isinstance(value, float):
-        if decimals is not None:
-            return f"{value:.{decimals}f}"
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
-    return str(value)
-
-
-def _seconds(value: object) -> str:
-    from catsdogs.progress import duration
-
-    return duration(float(value)) if isinstance(value, (int, float)) and pd.notna(value) else "–"
+    parser.add_argument("study", nargs="*", type=Path, help="folder of a study, for example multirun/NAME")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="the page; default: report.html in the study, or beside several"
+    )
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=_seconds,
+        const=_WATCH_SECONDS,
+        metavar="SECONDS",
+        help=f"write it again until the last job has ended, every {_WATCH_SECONDS:g} seconds if something has changed",
+    )
+    parser.add_argument(
+        "--tensorboard",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="also write the trials as TensorBoard's runs; default: tensorboard/ in the study",
+    )
+    parser.add_argument(
+        "--mlflow",
+        nargs="?",
+        const="",
+        metavar="URI",
+        help="also write the trials as MLflow's runs; default: mlflow.db in the study",
+    )
+    options = parser.parse_args(arguments)
+    if not options.study:
+        raise UserError("no study is given; give its folder first, as in `python -m catsdogs.report multirun/NAME`")
+    for name in ("tensorboard", "mlflow"):
+        value = getattr(options, name)
+        if value and ((Path(value) / PLAN).is_file() or any((job / RESULT).is_file() for job in _inside(Path(value)))):
+            raise UserError(f"--{name} {value}: this is a study; give the studies first, and --{name} after them")
+    if options.output is not None:
+        if options.output.suffix.lower() not in (".html", ".htm"):
+            raise UserError(f"--output {options.output}: the page is HTML; name it {options.output}.html")
+        if options.output.is_dir():
+            raise UserError(f"--output {options.output}: this is a folder; name a file in it")
+    return options
 
 
 def _report(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="catsdogs-report", description="Print and write the leaderboard of one or several studies."
-    )
-    parser.add_argument("study", nargs="+", type=Path, help="folder of a study, for example multirun/NAME")
-    folders = parser.parse_args(arguments).study
-    boards = {str(folder): write_leaderboard(folder) for folder in folders}
-    print_leaderboard(boards)
-    for folder in folders:
-        print(f"Leaderboard: {folder / 'leaderboard.csv'}")
+    from catsdogs.comparison.terminal import print_answer
+
+    options = _options(arguments)
+    folders: list[Path] = options.study
+    # What belongs to several studies lies beside the first.
+    home = folders[0] if len(folders) == 1 else _parent(folders[0])
+    output = options.output or home / PAGE
+    try:
+        if options.watch is None:
+            evidence: Evidence | None = _write(folders, output)
+            _write_leaderboards(folders)
+        else:
+            evidence = _watch(folders, output, options.watch)
+    except OSError as error:
+        place = "" if error.filename is None else f" ({error.filename})"
+        raise UserError(
+            f"{output}: {error.strerror or error}{place}; choose where it is written with --output=FILE"
+        ) from error
+    if evidence is None:
+        return 0
+    found = print_answer(evidence)
+    _export(options, evidence, home)
+    _tell_files(folders, output, found.command)
     return 0
+
+
+def _parent(folder: Path) -> Path:
+    """Also of `.`, and relative where the folder is told so."""
+    whole = Path(os.path.normpath(folder.absolute())).parent
+    return whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole
+
+
+def _export(options: argparse.Namespace, evidence: Evidence, home: Path) -> None:
+    if options.tensorboard is not None:
+        from catsdogs.comparison.to_tensorboard import write_tensorboard
+
+        folder = Path(options.tensorboard or home / "tensorboard")
+        trials = write_tensorboard(evidence, folder)
+        print(f"\nTensorBoard: {trials} trial{'s' if trials != 1 else ''}; ", end="")
+        print(printable(f"tensorboard --logdir {shlex.quote(str(folder))}"))
+    if options.mlflow is not None:
+        from catsdogs.comparison.to_mlflow import local_store, write_mlflow
+
+        uri = options.mlflow or local_store(home)
+        runs = write_mlflow(evidence, uri)
+        # An address of the user's own may hold a password.
+        how = "" if options.mlflow else f"; mlflow ui --backend-store-uri {shlex.quote(uri)}"
+        print(f"\nMLflow: {runs} run{'s' if runs != 1 else ''}{printable(how)}")
 
 
 def main() -> int:

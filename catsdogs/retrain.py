@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 def task(config: DictConfig) -> None:
     """Retrain one trial and tell its scores."""
     from catsdogs.final import make_final
+    from catsdogs.report import write_page
     from catsdogs.study import chosen_trial, read_job
 
     plain = cast(RetrainConfig, checked(config))
@@ -35,6 +36,7 @@ def task(config: DictConfig) -> None:
     _tell(metrics, study / "best")
     if plain.data.test is None and plain.data.sample is None:
         print("No submission.csv: data.test is not given")
+    write_page(study)
 
 
 def _tell(metrics: dict[str, Any], best: Path) -> None:

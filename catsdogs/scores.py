@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +90,31 @@ def scores(labels: np.ndarray, p_dog: np.ndarray, split: str) -> dict[str, Score
     return result
 
 
+def resamples(images: int) -> Iterator[np.ndarray]:
+    """The bootstrap over images: how often every image is drawn in each of 2,000 resamples.
+
+    They are always the same for the same number of images, so what is computed of them is paired.
+
+    Args:
+        images: N, at least 1.
+
+    Yields:
+        (B, N) float64 counts, every row of which sums to N; B is chosen so that a few MB are held at once.
+    """
+    batch = max(1, _BATCH_ELEMENTS // images)
+    rng = np.random.default_rng(_BOOTSTRAP_SEED)
+    for start in range(0, _RESAMPLES, batch):
+        drawn = min(batch, _RESAMPLES - start)
+        rows = rng.integers(0, images, (drawn, images)) + images * np.arange(drawn)[:, None]
+        yield np.bincount(rows.ravel(), minlength=drawn * images).reshape(drawn, images).astype(np.float64)
+
+
+def resampled_means(per_image: np.ndarray) -> np.ndarray:
+    """(K, N), a column per image -> (K, 2000), the mean of every row in each of the `resamples`."""
+    images = per_image.shape[1]
+    return np.hstack([per_image @ counts.T / images for counts in resamples(images)])
+
+
 def expected_calibration_error(labels: np.ndarray, p_dog: np.ndarray) -> float:
     """How far confidence and accuracy are apart, on average over images.
 
@@ -129,14 +155,7 @@ def _intervals(labels: np.ndarray, p_dog: np.ndarray) -> dict[str, tuple[float, 
     # Images with the same probability form one step of the ROC curve.
     steps = np.flatnonzero(np.append(True, np.diff(p_dog) > 0))
     size = len(labels)
-    batch = max(1, _BATCH_ELEMENTS // size)
-    rng = np.random.default_rng(_BOOTSTRAP_SEED)
-    parts = []
-    for start in range(0, _RESAMPLES, batch):
-        resamples = min(batch, _RESAMPLES - start)
-        rows = rng.integers(0, size, (resamples, size)) + size * np.arange(resamples)[:, None]
-        counts = np.bincount(rows.ravel(), minlength=resamples * size).reshape(resamples, size).astype(np.float64)
-        parts.append(np.vstack([per_image @ counts.T / size, _roc_auc(counts, labels, steps)]))
+    parts = [np.vstack([per_image @ counts.T / size, _roc_auc(counts, labels, steps)]) for counts in resamples(size)]
     result = {}
     for name, values in zip(("log_loss", "accuracy", "brier", "roc_auc"), np.hstack(parts), strict=True):
         defined = values[np.isfinite(values)]

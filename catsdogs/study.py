@@ -1,9 +1,13 @@
-"""Study folder <-> `result.json` of its jobs and `leaderboard.csv`; best job of a study. No Keras."""
+"""Study folder <-> `result.json` of its jobs, `study.json` and `leaderboard.csv`; best job of a study. No Keras."""
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
+import re
+import shlex
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +16,16 @@ import pandas as pd
 
 from catsdogs.errors import UserError
 from catsdogs.files import read_json, write_csv, write_json
+from catsdogs.provenance import moment, now
 from catsdogs.trials import TrialRecord, best_trial, read_trials, summary
 
 RESULT = "result.json"
 PLAN = "study.json"
 
 OK, FAILED, RUNNING = "ok", "failed", "running"
+
+# A running job whose files have not changed for so long was probably killed: its log gets a line every half minute.
+SILENT_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
@@ -83,11 +91,10 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def read_job(folder: Path) -> Job | None:
     """The job in this folder; None if there is none."""
-    file = folder / RESULT
-    if not file.is_file():
-        return None
     try:
-        result = read_json(file)
+        result = read_json(folder / RESULT)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except (json.JSONDecodeError, UnicodeDecodeError):
         result = None
     if not isinstance(result, dict):
@@ -197,24 +204,87 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     write_json(folder / RESULT, result)
 
 
+def silent_seconds(folder: Path) -> float:
+    """Since a file of a job changed last; infinity if it has none."""
+    changed = []
+    for file in folder.iterdir():
+        try:
+            changed.append(file.stat().st_mtime)
+        except FileNotFoundError:
+            # It was replaced between the listing and now, so another one is as new.
+            continue
+    return max(0.0, time.time() - max(changed)) if changed else math.inf
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study was last started with, as its `study.json` tells.
+
+    Attributes:
+        run: names of the jobs, in their order; empty where nobody wrote them down, or a sweeper decides as it goes.
+        started: when, in UTC; None where nobody wrote it down.
+    """
+
+    run: tuple[str, ...] = ()
+    started: datetime.datetime | None = None
+
+
+def read_plan(study: Path) -> Plan:
+    """The plan of a study; an empty one if there is none, or it is damaged."""
+    told = _read_plan(study)
+    run = told.get("run")
+    return Plan(tuple(map(str, run)) if isinstance(run, list) else (), moment(told.get("started")))
+
+
 def planned_jobs(study: Path) -> list[str]:
     """Names of the jobs that the study was last started with, in their order; empty where nobody wrote them down."""
-    file = study / PLAN
-    if not file.is_file():
-        return []
-    try:
-        return [str(name) for name in read_json(file).get("run", [])]
-    except (json.JSONDecodeError, AttributeError, TypeError):
-        return []
+    return list(read_plan(study).run)
 
 
 def write_plan(study: Path, names: list[str], command: list[str]) -> None:
-    """Write down which jobs a study is started with, beside those that it had before."""
-    before: Any = {}
-    if (study / PLAN).is_file():
-        try:
-            before = _mapping(read_json(study / PLAN))
-        except json.JSONDecodeError:
-            before = {}
-    jobs = list(dict.fromkeys([*before.get("jobs", []), *names]))
-    write_json(study / PLAN, {"study": study.name, "jobs": jobs, "run": names, "command": command})
+    """Write down which jobs a study is started with, and when, beside those that it had before.
+
+    Where another process is at work on the study, its jobs stay in the plan: both are one run.
+    """
+    before, earlier = _read_plan(study), read_plan(study)
+    run, started = names, now()
+    if names and earlier.started is not None and any(_at_work(study / name) for name in earlier.run):
+        run, started = list(dict.fromkeys([*earlier.run, *names])), before["started"]
+    known = before.get("jobs")
+    jobs = list(dict.fromkeys([*map(str, known if isinstance(known, list) else []), *names]))
+    write_json(study / PLAN, {"study": study.name, "jobs": jobs, "run": run, "started": started, "command": command})
+
+
+def retrain_command(study: Path, job: str | None = None) -> str:
+    """The command that trains the best trial of a study again, or that of one of its jobs, quoted for a shell."""
+    here = Path.cwd()
+    folder = study.absolute()
+    if folder.is_relative_to(here):
+        folder = folder.relative_to(here)
+    # Without a slash it is taken for the name of a folder in `multirun`.
+    name = folder.name if folder.parent == Path("multirun") else folder.as_posix()
+    if len(folder.parts) == 1 and not folder.is_absolute():
+        name = f"./{folder}"
+    words = [f"study={_hydra_value(name)}"] + ([f"job={_hydra_value(job)}"] if job is not None else [])
+    return f"python -m catsdogs.retrain {shlex.join(words)}"
+
+
+def _hydra_value(text: str) -> str:
+    """A text as Hydra's grammar reads it back: quoted where it would be a number, a word of the grammar or an error."""
+    number = re.fullmatch(r"[+-]?([\d_]*\.?[\d_]*(e[+-]?[\d_]+)?|inf|nan)", text, re.IGNORECASE)
+    if re.fullmatch(r"[\w./-]+", text, re.ASCII) and not number and text.lower() not in ("null", "true", "false"):
+        return text
+    # Only a backslash before a quote is an escape to Hydra, also one that ends the text.
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
+
+
+def _read_plan(study: Path) -> dict[str, Any]:
+    try:
+        return _mapping(read_json(study / PLAN))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return {}
+
+
+def _at_work(folder: Path) -> bool:
+    job = read_job(folder)
+    return job is not None and job.status == RUNNING and silent_seconds(folder) < SILENT_SECONDS

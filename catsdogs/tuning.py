@@ -26,6 +26,7 @@ from catsdogs.features import Features
 from catsdogs.files import write_csv
 from catsdogs.hypermodel import declare, depths, hyperparameters
 from catsdogs.progress import JobProgress
+from catsdogs.provenance import now
 from catsdogs.schedules import steps_per_epoch
 from catsdogs.schema import SearchConfig
 from catsdogs.training import DivergedError, Training, train
@@ -209,6 +210,7 @@ class SearchTuner(base_tuner.BaseTuner):
             parent=str(control.get("tuner/trial_id", "")),
             first_epoch=first_epoch,
             epoch_budget=epochs,
+            ended=now(),
         )
         if best is None or best_trial(self.records) is not best:
             self._write_validation(p_dog)
@@ -293,13 +295,14 @@ class SearchTuner(base_tuner.BaseTuner):
                 seconds=round(time.monotonic() - self._began, 3),
                 hyperparameters=searched_values(trial.hyperparameters.values),
                 error=lines[-1],
+                ended=now(),
             )
-        self._progress.trial_done()
         write_trials(self._folder / "trials.csv", self.records)
         if self._histories:
             table = pd.concat(self._histories, ignore_index=True)
             leading = ["trial", "execution", "epoch"]
             write_csv(self._folder / "history.csv", table[leading + [name for name in table if name not in leading]])
+        self._progress.trial_done()
 
 
 def searched_values(values: dict[str, Any]) -> dict[str, Any]:

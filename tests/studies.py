@@ -51,7 +51,7 @@ def write_job(
     started: datetime.datetime = STARTED,
     config: dict[str, Any] | None = None,
 ) -> str:
-    """Write one job's folder; give its name. A trial's loss follows its hyperparameters: deeper and less dropout is better."""
+    """Write one job's folder; give its name. Of its trials the first is best; deeper and less dropout is better."""
     name = name or "-".join(choices.values())
     folder = study / name
     rng = np.random.default_rng([1, seed])
@@ -167,7 +167,9 @@ def write_study(folder: Path, *, trials: int = 4, images: int = IMAGES, epochs: 
     return folder
 
 
-def write_final(study: Path, *, skill: float = 1.8, images: int = IMAGES, test_images: int = 50, tta: bool = True) -> Path:
+def write_final(
+    study: Path, *, skill: float = 1.8, images: int = IMAGES, test_images: int = 50, tta: bool = True
+) -> Path:
     """`best/` of a study, without the model."""
     best = study / "best"
     plain, averaged = p_dog(skill, 0, images), p_dog(skill + 0.1, 0, images)

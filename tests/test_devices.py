@@ -74,7 +74,7 @@ def test_two_devices_train_what_one_trains(config, prepared, monkeypatch):
     job = config("fit.epochs=2", "fit.batch_size=20", "features.mode=stored")
     histories = []
     for found in (["cpu:0"], ["cpu:0", "cpu:1"]):
-        monkeypatch.setattr(devices, "_accelerators", lambda found=found: found)
+        monkeypatch.setattr(devices, "accelerators", lambda found=found: found)
         data, models = prepared(job)
         with devices.distributed([20]):
             trial = models.start(hyperparameters(job, {"unfreeze_depth": 2}), seed=4)

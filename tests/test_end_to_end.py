@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -31,8 +33,6 @@ SMALL = (
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """A study of two jobs, and the final model of the best one."""
-    import os
-
     folder = tmp_path_factory.mktemp("study")
 
     def run(name, *arguments, **environment):
@@ -63,9 +63,12 @@ def test_a_study_runs_to_its_end_and_leaves_what_is_promised(study):
         assert set(result["choices"]) == {"backbone", "augmentation", "schedule", "label_smoothing"}
         assert result["objective"] == result["best_trial"]["val_log_loss"]
         assert result["seconds"] > 0
+        assert result["trials"] == {"planned": 2, "total": 2, "completed": 2, "failed": 0}
+        assert result["machine"]["accelerators"] == []
         trials = pd.read_csv(root / job / "trials.csv")
         assert list(trials["status"]) == ["COMPLETED"] * 2
         assert trials["val_log_loss"].min() == result["objective"]
+        assert list(trials["ended"]) == sorted(trials["ended"])
     board = pd.read_csv(root / "leaderboard.csv")
     assert list(board["val_log_loss"]) == sorted(board["val_log_loss"])
     assert {"augmentation", "seconds", "error"} <= set(board)
@@ -85,8 +88,48 @@ def test_progress_names_job_trial_epoch_best_and_time_left(study):
     assert len(lines) == 4
     assert "job 1 of 2, small_cnn-none-cosine-none: trial 1 of 2" in lines[0]
     assert all("best so far" in line and " left" in line for line in lines)
+    lines = [line.partition(" ")[2] for line in study.search.stdout.splitlines() if " study: " in line]
+    assert [line.partition(",")[0] for line in lines] == [f"study: {number} of 4 trials" for number in (1, 2, 3, 4)]
+    assert all(", best 0." in line or ", best 1." in line for line in lines)
+    assert [" left, ends " in line for line in lines] == [True] * 3 + [False]
     assert "\r" not in study.search.stdout
     assert "\x1b" not in study.search.stdout
+
+
+def test_search_and_retrain_end_with_the_answer_and_name_page_and_next_command(study):
+    lines = study.search.stdout.splitlines()
+    assert lines[-1].startswith("Next: python -m catsdogs.retrain study=s")
+    assert lines[-4:-2] == ["Report: multirun/s/report.html", f"Tables: multirun/s/report{os.sep}"]
+    assert "Jobs, best validation log loss first" in study.search.stdout
+    assert study.retrain.stdout.splitlines()[-1] == "Report: multirun/s/report.html"
+    assert "warning" not in study.search.stderr + study.retrain.stderr
+
+
+def test_the_report_is_one_page_that_fetches_nothing(study):
+    page = (study.folder / "multirun" / "s" / "report.html").read_text(encoding="utf-8")
+
+    class Reader(HTMLParser):
+        policy, sources = "", []
+
+        def handle_starttag(self, tag, attributes):
+            named = dict(attributes)
+            if named.get("http-equiv") == "Content-Security-Policy":
+                self.policy = named["content"]
+            for name in ("src", "srcset", "data", "poster", "action") + (() if tag == "a" else ("href",)):
+                if name in named:
+                    self.sources.append(named[name])
+
+    reader = Reader()
+    reader.feed(page)
+    assert "default-src 'none'" in reader.policy
+    assert "http" not in reader.policy
+    assert all(source.startswith(("data:", "#")) for source in reader.sources)
+    # The winner is of a final model, and has its section.
+    assert "small_cnn" in page
+    tables = {file.stem: pd.read_csv(file) for file in (study.folder / "multirun" / "s" / "report").glob("*.csv")}
+    assert {"jobs", "trials", "epochs", "scores"} <= set(tables)
+    assert len(tables["jobs"]) == 2
+    assert len(tables["trials"]) == 4
 
 
 def test_retrain_leaves_what_is_promised(study):
@@ -137,7 +180,6 @@ def test_the_submission_has_a_row_per_test_image_in_numeric_order(study):
 
 def test_the_saved_model_needs_none_of_our_code_and_takes_pixels(study, tmp_path):
     import io
-    import os
 
     from PIL import Image
 
@@ -198,14 +240,12 @@ def test_a_second_retrain_keeps_the_first(study):
 
 
 def test_the_report_runs_without_tensorflow_and_joins_studies(study):
-    import os
-
     root = study.folder / "multirun"
     if not (root / "t").exists():
         shutil.copytree(root / "s", root / "t")
     (root / "s" / "leaderboard.csv").unlink()
     code = (
-        "import sys; sys.argv = ['report', 'multirun/s', 'multirun/t']\n"
+        "import sys; sys.argv = ['report', 'multirun/s', 'multirun/t', '--tensorboard']\n"
         "from catsdogs.report import main\n"
         "status = main()\n"
         "assert not {'tensorflow', 'keras', 'keras_tuner', 'jax'} & set(sys.modules)\n"
@@ -218,6 +258,8 @@ def test_the_report_runs_without_tensorflow_and_joins_studies(study):
     assert "multirun/t" in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 100
     assert (root / "s" / "leaderboard.csv").is_file()
+    assert (root / "report.html").is_file()
+    assert list((root / "tensorboard").rglob("*tfevents*"))
 
 
 def test_the_same_command_again_repeats_nothing(study):
@@ -249,6 +291,9 @@ def test_a_job_that_fails_does_not_take_the_others_with_it(run, tmp_path):
     assert failed["objective"] is None
     assert "Traceback" in failed["traceback"]
     assert "error: job" in done.stderr
+    assert "builtins.dict" in (root / "report.html").read_text(encoding="utf-8")
+    assert " failed: " in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("Next: python -m catsdogs.retrain study=s")
 
     # The same command skips what is finished and tries what failed again; the failed try is kept.
     again = run("search", "-m", *SMALL, "study=s", "backbone.builder=catsdogs.backbones.small_cnn,builtins.dict")
@@ -324,8 +369,6 @@ def test_keys_of_a_declared_study_are_choices(run, tmp_path):
 
 
 def test_help_answers_without_tensorflow(run):
-    import os
-
     for name in ("search", "retrain", "report", "predict", "doctor"):
         code = (
             f"import sys; sys.argv = [{name!r}, '--help']\n"

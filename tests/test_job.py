@@ -98,3 +98,24 @@ def test_a_failed_job_may_be_tried_again_and_a_running_one_may_not(place, config
     left_there(place, config(), status="running")
     with pytest.raises(UserError, match="still running"):
         job.finished_before(config(), place.folder, "d")
+
+
+def test_a_running_job_tells_how_many_trials_it_will_run_and_on_what(place, config, monkeypatch, tmp_path):
+    told = []
+
+    def look(self):
+        told.append(read_json(place.folder / "result.json"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("catsdogs.tuning.SearchTuner.try_one_step", look)
+    settings = config("data.sample.images_per_class=8", "tuner.max_trials=7", f"cache={tmp_path / 'cache'}")
+    with pytest.raises(KeyboardInterrupt):
+        job.run_job(settings, place, {})
+    assert told[0]["status"] == "running"
+    assert told[0]["trials"] == {"planned": 7}
+    machine = told[0]["machine"]
+    assert machine["cores"] >= 1
+    assert machine["memory_bytes"] > 2**28
+    # Keras was loaded by then; this test runs on processors.
+    assert machine["accelerators"] == []
+    assert read_json(place.folder / "result.json")["trials"] == {"planned": 7}

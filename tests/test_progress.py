@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from catsdogs.progress import JobProgress, duration
+from catsdogs.progress import JobProgress, duration, printable
 
 
 @pytest.mark.parametrize(
@@ -23,10 +23,11 @@ def clock(monkeypatch):
 
 def test_time_left_is_the_pace_so_far_times_what_is_left(clock, caplog):
     caplog.set_level(logging.INFO)
-    progress = JobProgress("job 1 of 3, x", trials=2, epochs_per_trial=4, jobs_after=2)
+    progress = JobProgress("job 1 of 3, x", trials=2, epochs_per_trial=4)
     clock[0] = 10
     progress.epoch(0, 1.0, 0, 4, {"val_log_loss": 0.5})
-    assert "trial 1 of 2, epoch 1 of 4: val_log_loss 0.5000, best so far 0.5000, 70 s left (study 4 min)" in caplog.text
+    assert "trial 1 of 2, epoch 1 of 4: val_log_loss 0.5000, best so far 0.5000, 70 s left" in caplog.text
+    assert "study" not in caplog.text
     # A trial that stopped early counts as whole: its other epochs will not be trained.
     progress.trial_done()
     clock[0] = 25
@@ -50,3 +51,27 @@ def test_without_a_known_number_of_trials_no_time_is_promised(clock, caplog):
     progress.epoch(0, 1.0, 0, 2, {"val_log_loss": 0.5})
     assert "trial 1 of ?" in caplog.text
     assert "left" not in caplog.text
+
+
+def test_after_every_trial_a_line_on_the_study_is_logged_and_no_error_of_it_ends_the_search(clock, caplog):
+    caplog.set_level(logging.INFO)
+    lines = iter(["study: 1 of 2 trials", None])
+    progress = JobProgress("j", 2, 4, lambda: next(lines))
+    for _ in range(3):
+        progress.trial_done()
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert told[0] == ("INFO", "study: 1 of 2 trials")
+    assert [level for level, _ in told] == ["INFO", "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain-name_1.5", "plain-name_1.5"),
+        ("a\nb\x1b[31m", "a?b?[31m"),
+        ("é \u00a0–", "é \u00a0–"),
+        ("\u202e\ud800", "??"),
+    ],
+)
+def test_names_bring_no_control_characters(text, shown):
+    assert printable(text) == shown

@@ -1,11 +1,27 @@
 from __future__ import annotations
 
+import datetime
+import os
+import shlex
+from pathlib import Path
+
 import pandas as pd
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from catsdogs.errors import UserError
 from catsdogs.files import read_json, write_json
-from catsdogs.study import best_job, chosen_trial, planned_jobs, read_jobs, write_leaderboard, write_plan
+from catsdogs.study import (
+    best_job,
+    chosen_trial,
+    planned_jobs,
+    read_jobs,
+    read_plan,
+    retrain_command,
+    silent_seconds,
+    write_leaderboard,
+    write_plan,
+)
 from catsdogs.trials import TrialRecord, write_trials
 
 
@@ -78,6 +94,64 @@ def test_the_plan_remembers_all_jobs_and_tells_this_runs(study):
     write_plan(study, ["b", "c"], ["-m"])
     assert read_json(study / "study.json")["jobs"] == ["a", "b", "c"]
     assert planned_jobs(study) == ["b", "c"]
+    since = datetime.datetime.now(datetime.UTC) - read_plan(study).started
+    assert datetime.timedelta(0) <= since < datetime.timedelta(minutes=1)
+
+
+def test_two_processes_at_work_on_a_study_are_one_run(study):
+    write_plan(study, ["good", "busy"], ["-m"])
+    plan = read_json(study / "study.json")
+    write_json(study / "study.json", {**plan, "started": "2026-01-01T00:00:00+00:00"})
+    write_plan(study, ["c"], ["-m"])
+    assert planned_jobs(study) == ["good", "busy", "c"]
+    assert read_plan(study).started == datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    # Long silent, so it was killed.
+    for file in (study / "busy").iterdir():
+        os.utime(file, (0, 0))
+    write_plan(study, ["d"], ["-m"])
+    assert planned_jobs(study) == ["d"]
+    assert read_plan(study).started > datetime.datetime(2026, 2, 1, tzinfo=datetime.UTC)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"run": "a", "jobs": 3, "started": 5}', '{"started": "soon"}', "\x00"])
+def test_a_damaged_plan_is_an_empty_one(study, content):
+    (study / "study.json").write_text(content)
+    assert read_plan(study).run == ()
+    assert read_plan(study).started is None
+    write_plan(study, ["a"], ["-m"])
+    assert planned_jobs(study) == ["a"]
+
+
+def test_a_job_is_silent_since_its_last_file_changed(study):
+    (study / "busy" / "search.log").write_text("a line")
+    for number, file in enumerate((study / "busy").iterdir()):
+        os.utime(file, (1000 * number, 1000 * number))
+    newest = max(file.stat().st_mtime for file in (study / "busy").iterdir())
+    assert silent_seconds(study / "busy") == pytest.approx(datetime.datetime.now().timestamp() - newest, abs=5)
+
+
+NAMES = ["s", "2026-11-23_10-00-00", "a b", "it's", "1e5", "007", "null", "True", "a\\", "a\\'b", "x,y", "[a]", "a=b"]
+ODD_NAMES = ["-1", "", "a:b", "ü", "$x", "~x", '"q"', "a#b", "inf"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, *ODD_NAMES])
+def test_the_retrain_command_means_that_study_and_job(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(retrain_command(Path("multirun") / (name or "x"), name))
+    assert words[:3] == ["python", "-m", "catsdogs.retrain"]
+    study, job = OverridesParser.create().parse_overrides(words[3:])
+    assert (study.key_or_group, study.value()) == ("study", name or "x")
+    assert (job.key_or_group, job.value()) == ("job", name)
+
+
+def test_the_retrain_command_is_for_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert retrain_command(Path("multirun/s")) == "python -m catsdogs.retrain study=s"
+    assert retrain_command(tmp_path / "multirun" / "s").endswith(" study=s")
+    assert retrain_command(tmp_path / "other" / "s").endswith(" study=other/s")
+    # Without a slash it would be looked for in multirun.
+    assert retrain_command(tmp_path / "s").endswith(" study=./s")
+    assert retrain_command(Path("/data/multirun/s")).endswith(" study=/data/multirun/s")
 
 
 def test_the_best_job_is_the_lowest_finite_one(study):

@@ -97,7 +97,7 @@ def test_the_columns_are_the_promised_ones(tmp_path):
     columns = list(pd.read_csv(tmp_path / "t.csv"))
     assert columns == [
         "trial", "status", "val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds", "dropout", "l2",
-        "parent", "first_epoch", "epoch_budget", "error",
+        "parent", "first_epoch", "epoch_budget", "ended", "error",
     ]  # fmt: skip
 
 

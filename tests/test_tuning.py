@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import subprocess
 import sys
 
@@ -62,6 +63,9 @@ def test_a_search_leaves_its_tables(searched):
     lowest = history.groupby("trial")["val_log_loss"].min()
     np.testing.assert_allclose(trials.set_index("trial")["val_log_loss"], lowest, rtol=1e-12)
     assert read_trials(folder / "trials.csv") == tuner.records
+    ended = [datetime.datetime.fromisoformat(text) for text in trials["ended"]]
+    assert ended == sorted(ended)
+    assert datetime.timedelta(0) <= datetime.datetime.now(datetime.UTC) - ended[-1] < datetime.timedelta(minutes=1)
 
 
 def test_validation_csv_holds_the_best_trials_predictions(searched, training_data):
@@ -78,7 +82,7 @@ def test_the_same_seed_gives_the_same_tables_and_another_seed_others(searched, t
     tables = []
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
         _, folder = searched(f"seed={seed}", "tuner.max_trials=2", folder=tmp_path / name)
-        tables.append(pd.read_csv(folder / "trials.csv").drop(columns="seconds"))
+        tables.append(pd.read_csv(folder / "trials.csv").drop(columns=["seconds", "ended"]))
     pd.testing.assert_frame_equal(tables[0], tables[1])
     assert not tables[0].equals(tables[2])
 
@@ -189,11 +193,21 @@ def test_a_failing_trial_is_recorded_and_does_not_stop_the_others(searched, monk
     assert [record.status for record in tuner.records] == ["COMPLETED", "FAILED", "COMPLETED"]
     assert "not finite" in tuner.records[1].error
     assert "DivergedError" in tuner.first_traceback
+    assert all(record.ended for record in tuner.records)
     assert read_trials(folder / "trials.csv")[1].val_log_loss is None
     # What it trained before it diverged is on record.
     history = pd.read_csv(folder / "history.csv", dtype={"trial": str})
     assert history[history["trial"] == "1"]["loss"].isna().all()
     assert tuner.records[1].epochs == 1
+
+
+def test_after_a_trial_its_tables_are_there_before_its_line(tuner):
+    """Other processes read the study from the tables."""
+    built = tuner("tuner.max_trials=2")
+    rows = []
+    built._progress._study_line = lambda: rows.append(len(read_trials(built._folder / "trials.csv")))
+    built.search(verbose=0)
+    assert rows == [1, 2]
 
 
 def test_many_failures_in_a_row_do_not_end_the_search(searched, monkeypatch):

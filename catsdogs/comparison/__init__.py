@@ -7,10 +7,14 @@ In the order of the data:
     answer          evidence -> which job is best, by how much, whether that is more than noise, what to do next
     choices         evidence -> effect of each composed choice, over jobs that differ in nothing else
     importance      trials -> how much each hyperparameter matters, with its uncertainty
+    final_scores    what retrain wrote -> scores without and with TTA; what TTA gained
     gallery         predictions + images -> the most confident mistakes and the least sure, with thumbnails
-    theme           colours and Plotly templates, for light and dark
-    search_figures  evidence -> figures of the search: parallel coordinates, slices, best so far, budget, curves
+    theme           colours and Plotly templates, for light and dark; short names of jobs
+    search_figures  evidence -> figures in rows: jobs with intervals, effects of choices, importance, where time went
+    space_figures   trials -> figures of the searched space: parallel coordinates, hyperparameters against log loss
+    curve_figures   evidence -> figures of how it went: best so far over trials and time, learning curves
     final_figures   predictions of a final model -> reliability, ROC, confusion matrix, histogram
+    terminal        evidence -> what a terminal says: the answer and a table of the jobs
     page            all of these -> one self-contained HTML page
     tables          all of these -> CSV files
     to_tensorboard  evidence -> TensorBoard event files

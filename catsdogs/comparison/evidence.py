@@ -1,4 +1,4 @@
-"""Study folders -> jobs, trials, epochs, predictions and final models, all read once; what is damaged is told, not fatal."""
+"""Study folders -> jobs, trials, epochs, predictions, final models, all read once; damage is told and is not fatal."""
 
 from __future__ import annotations
 
@@ -96,7 +96,9 @@ class Evidence:
         able = self.board[self.board["label"].isin(list(self.predictions)) & self.board["val_log_loss"].notna()]
         if able.empty:
             return []
-        return list(able.loc[able["data_digest"] == able["data_digest"].iloc[0], "label"])
+        # Running jobs of version 0.1 do not tell their images; such a job compares with itself alone.
+        same = (able["data_digest"] == able["data_digest"].iloc[0]) | (able.index == able.index[0])
+        return list(able.loc[same, "label"])
 
     def losses(self) -> pd.DataFrame:
         """Log loss of every validation image (index: its id) by every comparable job (columns: labels, best first)."""
@@ -222,9 +224,8 @@ def _trials(job: Job, label: str, study: str, problems: list[str]) -> pd.DataFra
         records = job.trials()
     except UserError:
         problems.append(f"job {label}: its trials.csv is damaged, so its trials are missing here")
-    if not records and job.status == OK:
-        if not (job.folder / "trials.csv").is_file():
-            problems.append(f"job {label}: its trials.csv is missing, so its trials are missing here")
+    if not records and job.status == OK and not (job.folder / "trials.csv").is_file():
+        problems.append(f"job {label}: its trials.csv is missing, so its trials are missing here")
     searched = list(dict.fromkeys(name for record in records for name in record.hyperparameters))
     ended_seconds = np.cumsum([record.seconds for record in records])
     started = _timestamp(job.result.get("started"))
@@ -279,8 +280,18 @@ _TRIAL_COLUMNS = [
 _BOARD_COLUMNS = (
     ["label", "study", "job", "status"],
     ["val_log_loss", "val_accuracy", "best_trial"],
-    ["trials_completed", "trials_failed", "trials", "trials_planned", "validation_images", "data_digest", "seconds"]
-    + ["started", "silent_seconds", "error"],
+    [
+        "trials_completed",
+        "trials_failed",
+        "trials",
+        "trials_planned",
+        "validation_images",
+        "data_digest",
+        "seconds",
+        "started",
+        "silent_seconds",
+        "error",
+    ],
 )
 
 
@@ -379,7 +390,7 @@ def _final(study: Path, name: str, problems: list[str]) -> Final | None:
     predictions = _table(folder / "predictions.csv", {"id", "label", "split", "p_dog", "p_dog_tta"}, whose, problems)
     if not read["metrics.json"] or predictions is None:
         return None
-    history = _table(folder / "history.csv", {"epoch", "val_log_loss"}, whose, [])
+    history = _table(folder / "history.csv", {"epoch", "val_log_loss"}, whose, problems)
     return Final(
         study=name,
         folder=folder,

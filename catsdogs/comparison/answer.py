@@ -1,0 +1,378 @@
+"""Evidence -> which job is best, by how much, whether that is more than noise, and what to do next."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from catsdogs.comparison.choices import listed, untold_settings
+from catsdogs.comparison.evidence import SILENT_SECONDS, WAITING, Evidence
+from catsdogs.comparison.paired import Interval, mean_intervals, share_lowest
+from catsdogs.errors import UserError
+from catsdogs.progress import duration
+from catsdogs.scores import log_loss_per_image
+from catsdogs.study import FAILED, RUNNING, best_job, chosen_trial, retrain_command
+
+LARGER, NOISE, EQUAL, ALONE, UNKNOWN = "larger", "noise", "equal", "alone", "unknown"
+
+# Log losses of the same predictions by Keras, in float32 and batches, and by us differ by less.
+_SAME_LOG_LOSS = 1e-4
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a comparison says at a glance.
+
+    Attributes:
+        best: label of the best job, the first of the board; None: no trial has completed anywhere.
+        trial: its best trial.
+        log_loss: of its predictions on validation; None: they are lost.
+        accuracy: likewise, else as its trial told it.
+        runner_up: label of the next job that was validated on the same images.
+        lead: log loss of the runner-up minus that of the best, image by image; None: nothing to compare so.
+        verdict: what the lead is: "larger" than the noise of the images, no more than "noise", "equal" (the same
+            predictions), "alone" (no other job has a result), "unknown".
+        share_best: by label of the comparable jobs, the share of resamples of the images in which it is the best.
+        command: that trains the best trial again, quoted for a shell; None: that cannot be done.
+        headline: the answer in one sentence.
+        sentences: what supports it.
+        caveats: sentences on what it does not say.
+    """
+
+    best: str | None
+    trial: str | None
+    log_loss: Interval | None
+    accuracy: float | None
+    runner_up: str | None
+    lead: Interval | None
+    verdict: str
+    share_best: dict[str, float]
+    command: str | None
+    headline: str
+    sentences: list[str] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
+
+
+def answer(evidence: Evidence) -> Answer:
+    """Which job is best, as the board ranks them, and how far the validation images support that."""
+    board = evidence.board
+    able = board[board["val_log_loss"].notna()]
+    if able.empty:
+        return Answer(
+            best=None,
+            trial=None,
+            log_loss=None,
+            accuracy=None,
+            runner_up=None,
+            lead=None,
+            verdict=UNKNOWN,
+            share_best={},
+            command=None,
+            headline=_nothing_yet(board),
+            caveats=_unfinished(board),
+        )
+    first = able.iloc[0]
+    best = str(first["label"])
+    alike = able[(able["label"] == best) | _same_images(able, first)]
+    runner_up = str(alike["label"].iloc[1]) if len(alike) > 1 else None
+    losses = evidence.losses()
+    log_loss, accuracy = _own_scores(evidence, best)
+    if accuracy is None and pd.notna(first["val_accuracy"]):
+        accuracy = float(first["val_accuracy"])
+    lead = None
+    if {best, runner_up} <= set(losses) and len(losses):
+        lead = mean_intervals((losses[runner_up] - losses[best]).to_numpy()[None])[0]
+    verdict = _verdict(lead, alone=len(able) == 1)
+    share_best = {}
+    if len(losses):
+        share_best = dict(zip(map(str, losses), share_lowest(losses.to_numpy().T).tolist(), strict=True))
+    command, refused = _command(evidence, best)
+    return Answer(
+        best=best,
+        trial=None if pd.isna(first["best_trial"]) else str(first["best_trial"]),
+        log_loss=log_loss,
+        accuracy=accuracy,
+        runner_up=runner_up,
+        lead=lead,
+        verdict=verdict,
+        share_best=share_best,
+        command=command,
+        headline=_headline(board, first, runner_up, lead, verdict),
+        sentences=[
+            *_score_sentences(first, log_loss, accuracy),
+            *_lead_sentences(alike, runner_up, lead, verdict),
+            *_field_sentences(best, losses, share_best),
+        ],
+        caveats=[
+            *_unfinished(board),
+            *_not_compared(evidence, able, alike),
+            *_ranking_caveats(evidence, best, losses),
+            *refused,
+            *_selection_caveats(evidence, alike),
+        ],
+    )
+
+
+def score_intervals(evidence: Evidence) -> dict[str, Interval]:
+    """Log loss of every comparable job on the validation images, by label, best first."""
+    losses = evidence.losses()
+    if losses.empty:
+        return {}
+    return dict(zip(map(str, losses), mean_intervals(losses.to_numpy().T), strict=True))
+
+
+def _same_images(able: pd.DataFrame, first: pd.Series) -> pd.Series:
+    """Whether each job is known to be validated on the images of the first."""
+    return able["data_digest"].notna() & (able["data_digest"] == first["data_digest"])
+
+
+def _own_scores(evidence: Evidence, label: str) -> tuple[Interval | None, float | None]:
+    """Log loss and accuracy of a job's predictions."""
+    table = evidence.predictions.get(label)
+    if table is None:
+        return None, None
+    labels, p_dog = table["label"].to_numpy(), table["p_dog"].to_numpy()
+    # Dog above one half, as Keras counts.
+    return mean_intervals(log_loss_per_image(labels, p_dog)[None])[0], float(((p_dog > 0.5) == (labels == 1)).mean())
+
+
+def _verdict(lead: Interval | None, alone: bool) -> str:
+    if lead is None:
+        return ALONE if alone else UNKNOWN
+    if lead.low is None or lead.high is None:
+        return UNKNOWN
+    if lead.value == lead.low == lead.high == 0:
+        return EQUAL
+    if lead.excludes_zero:
+        # Below 0: the predictions say the opposite of the board.
+        return LARGER if lead.value > 0 else UNKNOWN
+    return NOISE
+
+
+def _headline(board: pd.DataFrame, first: pd.Series, runner_up: str | None, lead: Interval | None, verdict: str) -> str:
+    best, score = first["label"], f"validation log loss {_number(float(first['val_log_loss']))}"
+    now = "So far " if board["status"].isin([RUNNING, WAITING]).any() else ""
+    if verdict == LARGER and lead is not None:
+        return f"{now}{best} is best: {score}, ahead of {runner_up} by {_number(lead.value)}, which is more than noise."
+    if verdict == NOISE and lead is not None:
+        return f"{now}{best} is first with {score}, but its lead over {runner_up} is no more than noise."
+    if verdict == EQUAL:
+        return f"{now}{best} and {runner_up} are equally good, with the same predictions: {score}."
+    if verdict == ALONE:
+        return f"{now}{best} is the only job with a result: {score}."
+    return f"{now}{best} is first with {score}; whether its lead is more than noise cannot be told."
+
+
+def _score_sentences(first: pd.Series, log_loss: Interval | None, accuracy: float | None) -> list[str]:
+    right = "" if accuracy is None else f", accuracy {_percent(accuracy, 2)}"
+    if log_loss is None:
+        told = f"log loss {_number(float(first['val_log_loss']))}{right}"
+        return [f"Its trial told {told}; its predictions are lost, so there is no interval."]
+    between = "" if log_loss.low is None else f" (95 % interval {_interval(log_loss)})"
+    return [f"On {_count(log_loss.size, 'validation image')}: log loss {_number(log_loss.value)}{between}{right}."]
+
+
+def _lead_sentences(alike: pd.DataFrame, runner_up: str | None, lead: Interval | None, verdict: str) -> list[str]:
+    if runner_up is None:
+        return []
+    if lead is None:
+        gap = float(alike["val_log_loss"].iloc[1] - alike["val_log_loss"].iloc[0])
+        return [
+            f"It is ahead of {runner_up} by {_number(gap)}; predictions are lost, so whether that is noise is unknown."
+        ]
+    if verdict == EQUAL:
+        return [f"It and {runner_up} say the same of every image."]
+    if lead.low is None:
+        return [f"It is ahead of {runner_up} by {_number(lead.value)}, on a single image."]
+    told = (
+        f"compared image by image, the log loss of {runner_up} is {_more(lead.value)} (95 % interval {_interval(lead)})"
+    )
+    meaning = {
+        LARGER: "other images of the same kind would hardly reverse the order",
+        NOISE: "that includes 0, so other images could reverse the order. More validation images, or more seeds, could "
+        "tell the two apart",
+        UNKNOWN: "so the predictions contradict the ranking",
+    }[verdict]
+    return [f"{told[0].upper()}{told[1:]}: {meaning}."]
+
+
+def _field_sentences(best: str, losses: pd.DataFrame, share_best: dict[str, float]) -> list[str]:
+    """How it stands among three or more jobs."""
+    if best not in losses or losses.shape[1] < 3 or len(losses) < 2:
+        return []
+    others = [str(label) for label in losses if label != best]
+    leads = mean_intervals((losses[others].sub(losses[best], axis=0)).to_numpy().T)
+    near = [label for label, lead in zip(others, leads, strict=True) if lead.low is None or lead.low <= 0]
+    told = f"It is the best of {len(share_best)} jobs in {_percent(share_best[best])} of resamples of the images"
+    away = len(others) - len(near)
+    if not near or not away:
+        which = "none of the others is" if near else "all others are"
+        return [f"{told}; {which} behind it by more than noise."]
+    behind = f"{away} of the other {len(others)} {_are(away)} behind it by more than noise"
+    return [f"{told}; {behind}, {listed(near, 3)} {_are(len(near))} not."]
+
+
+def _nothing_yet(board: pd.DataFrame) -> str:
+    if board["status"].isin([RUNNING, WAITING]).any():
+        return "No trial has completed yet."
+    return f"No trial has completed: {_count(len(board), 'job')} failed."
+
+
+def _unfinished(board: pd.DataFrame) -> list[str]:
+    """Sentences about jobs that run, are silent, wait or have failed."""
+    found = []
+    silent = board[(board["status"] == RUNNING) & (board["silent_seconds"] > SILENT_SECONDS)]
+    running = board[(board["status"] == RUNNING) & ~board["label"].isin(silent["label"])]
+    waiting, failed = board[board["status"] == WAITING], board[board["status"] == FAILED]
+    if len(running):
+        found.append(f"{_jobs(running)} still running, so the ranking may change.")
+    if len(silent):
+        has, at_least = ("has", "") if len(silent) == 1 else ("have", "at least ")
+        shortest = f"{at_least}{duration(float(silent['silent_seconds'].min()))}"
+        found.append(
+            f"{_jobs(silent)} said to be running, but {has} written nothing for {shortest} and may have been killed."
+        )
+    if len(waiting):
+        found.append(f"{_jobs(waiting)} still waiting to start.")
+    if len(failed):
+        with_trials = failed["val_log_loss"].notna()
+        kept = "" if not with_trials.any() else "; the trials completed before that count"
+        were = _jobs(failed).removesuffix(" is").removesuffix(" are")
+        found.append(f"{were} failed{kept}.")
+    return found
+
+
+def _not_compared(evidence: Evidence, able: pd.DataFrame, alike: pd.DataFrame) -> list[str]:
+    found = []
+    elsewhere = able[~able["label"].isin(alike["label"])]
+    if len(elsewhere):
+        found.append(
+            f"{_jobs(elsewhere)} not compared with the best: validated on other images, so log losses do not compare."
+        )
+    lost = alike[~alike["label"].isin(list(evidence.predictions))]
+    if len(lost) and len(alike) > 1:
+        found.append(f"{_jobs(lost)} ranked by the trial's log loss alone: the predictions in validation.csv are lost.")
+    settings = untold_settings(evidence)
+    if settings:
+        found.append(f"The jobs differ also in {listed(settings)}, which no choice tells: a lead may come from there.")
+    return found
+
+
+def _ranking_caveats(evidence: Evidence, best: str, losses: pd.DataFrame) -> list[str]:
+    """Where the kept predictions and the board disagree."""
+    found = []
+    told = evidence.board.set_index("label")["val_log_loss"]
+    own = {
+        label: scores[0] for label in evidence.comparable() if (scores := _own_scores(evidence, label))[0] is not None
+    }
+    apart = [
+        label for label, score in own.items() if score is not None and abs(score.value - told[label]) > _SAME_LOG_LOSS
+    ]
+    several = [label for label in apart if _executions(evidence, label) > 1]
+    others = [label for label in apart if label not in several]
+    if several:
+        found.append(
+            "The ranking is by the mean over the executions of a trial, the predictions are those of the first: they "
+            f"differ in log loss for {listed(several, 3)}."
+        )
+    if others:
+        found.append(
+            f"The predictions in validation.csv of {listed(others, 3)} do not have the log loss of the best trial, so "
+            "they may be of another."
+        )
+    means = losses.mean()
+    if best in means.index and float(means.min()) < float(means[best]):
+        found.append(
+            f"By the predictions alone {means.idxmin()} would be first ({_number(float(means.min()))} against "
+            f"{_number(float(means[best]))}); the ranking is that of the trials' log loss."
+        )
+    most = max((len(evidence.predictions[label]) for label in own), default=0)
+    if len(losses) < most:
+        found.append(
+            f"Jobs are compared on {_count(len(losses), 'image')}: not every job has predictions of all {most:,}."
+        )
+    return found
+
+
+def _executions(evidence: Evidence, label: str) -> int:
+    config = evidence.jobs[label].result.get("config")
+    fit = config.get("fit") if isinstance(config, dict) else None
+    executions = fit.get("executions_per_trial") if isinstance(fit, dict) else None
+    return executions if isinstance(executions, int) else 1
+
+
+def _selection_caveats(evidence: Evidence, alike: pd.DataFrame) -> list[str]:
+    chosen = "the epoch and the trial" if len(alike) == 1 else "the epoch, the trial and the job"
+    found = [f"The same images chose {chosen}, so they flatter it: expect a somewhat higher log loss on new images."]
+    seeds = {repr(evidence.jobs[str(label)].result.get("seed")) for label in alike["label"]}
+    if len(seeds) == 1:
+        found.append(
+            "The intervals are about the images alone. The training seed was not varied: another one could move every "
+            "score, and a sweep over seed=1,2,3 would show by how much."
+        )
+    return found
+
+
+def _command(evidence: Evidence, best: str) -> tuple[str | None, list[str]]:
+    """The command that trains the best trial again; where there is none, why."""
+    job = evidence.jobs[best]
+    study = job.folder.parent
+    try:
+        chosen_trial(job, None)
+    except UserError:
+        return None, ["The best job cannot be trained again: its trials.csv is missing or damaged."]
+    if not isinstance(job.result.get("config"), dict):
+        return None, ["The best job cannot be trained again: its result.json does not tell what it was run with."]
+    name: str | None = job.name
+    if len(evidence.studies) == 1:
+        try:
+            found = best_job(study, [other for other in evidence.jobs.values() if other.folder.parent == study])
+            name = None if found.name == job.name else job.name
+        except UserError:
+            # Its jobs were validated on different images.
+            name = job.name
+    return retrain_command(study, name), []
+
+
+def _number(value: float) -> str:
+    """A log loss, or a difference of two: four decimals, or two significant digits where that would show nothing."""
+    if value == 0 or abs(value) >= 0.001 or not math.isfinite(value):
+        return f"{value:.4f}"
+    return np.format_float_positional(value, precision=2, fractional=False, trim="-")
+
+
+def _interval(interval: Interval) -> str:
+    assert interval.low is not None
+    assert interval.high is not None
+    return f"{_number(interval.low)} to {_number(interval.high)}"
+
+
+def _more(value: float) -> str:
+    return f"{_number(abs(value))} {'higher' if value >= 0 else 'lower'}"
+
+
+def _percent(share: float, decimals: int = 0) -> str:
+    if not math.isfinite(share):
+        return "unknown"
+    rounded = f"{100 * share:.{decimals}f}"
+    if not decimals and rounded == "100" and share < 1:
+        return "more than 99 %"
+    if not decimals and rounded == "0" and share > 0:
+        return "less than 1 %"
+    return f"{rounded} %"
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _jobs(rows: pd.DataFrame) -> str:
+    """`1 job (a) is` or `2 jobs (a, b) are`."""
+    return f"{_count(len(rows), 'job')} ({listed([str(label) for label in rows['label']], 3)}) {_are(len(rows))}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"

@@ -1,0 +1,122 @@
+"""Evidence -> one self-contained HTML page, and the tables beside it.
+
+The page fetches nothing: Plotly, figures and pictures are inside, and a Content-Security-Policy forbids the rest.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from catsdogs.comparison import formats, sections, theme
+from catsdogs.comparison.evidence import Evidence, read_evidence
+from catsdogs.comparison.tables import TITLES, Findings, findings, tables, write_tables
+from catsdogs.files import write_text
+
+_TEMPLATE = Path(__file__).with_name("template")
+
+_LONGEST_VALUE = 200  # characters of a configuration value
+_LONGEST_NAME = 80  # characters of a name in a table
+_RELOAD_SECONDS = 10  # while a study is watched
+
+
+def write_report(folders: list[Path], output: Path, watching: bool = False) -> Evidence:
+    """Read studies, and write the page and its tables.
+
+    Args:
+        output: the page; the tables go into the folder beside it that is named as the page without its suffix.
+        watching: the page loads itself anew every ten seconds.
+
+    Raises:
+        UserError: a study cannot be read at all.
+        OSError: the page cannot be written.
+    """
+    evidence = read_evidence(folders)
+    found = findings(evidence)
+    made = tables(found)
+    # A page without a suffix has the name that its folder would have.
+    beside = output.with_suffix("") if output.suffix else output.with_name(f"{output.name}-tables")
+    write_tables(beside, made)
+    write_text(output, _rendered(found, made, watching, beside.name))
+    return evidence
+
+
+def render(evidence: Evidence, watching: bool = False) -> str:
+    """The page without files beside it."""
+    found = findings(evidence)
+    return _rendered(found, tables(found), watching, None)
+
+
+def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool, beside: str | None) -> str:
+    """
+    Args:
+        made: what the page shows, as `tables` gives it.
+        beside: name of the folder of the tables; None: there is none.
+    """
+    evidence = found.evidence
+    addresses = {} if beside is None else {name: f"{quote(beside)}/{name}.csv" for name in made}
+    studies = [sections.study(evidence, folder) for folder in evidence.studies]
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=" and ".join(folder.name for folder in evidence.studies),
+            studies=studies,
+            several=len(studies) > 1,
+            written=datetime.datetime.now(datetime.UTC),
+            reload_seconds=_RELOAD_SECONDS if watching else None,
+            answer=found.answer,
+            tiles=sections.tiles(found),
+            intervals=sections.intervals(found),
+            leaderboard=sections.leaderboard(found),
+            effects=sections.effects(found, made),
+            search=sections.search(found),
+            curves=sections.curves(evidence),
+            finals=[sections.final_model(found, final) for final in evidence.finals.values()],
+            without_final=[study for study in studies if study["name"] not in evidence.finals],
+            gallery=found.gallery,
+            galleries=sections.galleries(found.gallery),
+            ran=sections.ran(found, made),
+            problems=evidence.problems,
+            files=[(address, f"{name}.csv", TITLES[name]) for name, address in addresses.items()],
+            link=addresses.get,
+            themes=sections.json_for_html({"light": theme.LIGHT, "dark": theme.DARK}),
+            css=Markup((_TEMPLATE / "report.css").read_text(encoding="utf-8")),
+            script=Markup((_TEMPLATE / "report.js").read_text(encoding="utf-8")),
+            plotly=Markup(get_plotlyjs()),
+        )
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "loss": formats.loss,
+        "signed": formats.signed,
+        "percent": formats.percent,
+        "probability": formats.probability,
+        "count": formats.count,
+        "value": formats.value,
+        "duration": formats.time_spent,
+        "time": formats.day_and_time,
+        "words": formats.words,
+        "breakable": formats.breakable,
+        "quoted": formats.hydra_quoted,
+        "first_line": lambda text: next(iter(str(text).strip().splitlines()), ""),
+        "cut": lambda text: formats.cut(str(text), _LONGEST_VALUE),
+        "middle": lambda text: formats.cut_in_the_middle(str(text), _LONGEST_NAME),
+    }
+    return environment

@@ -1,0 +1,484 @@
+"""Findings -> what the template shows in every section of the page."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from markupsafe import Markup
+
+from catsdogs.comparison import final_figures, search_figures, theme
+from catsdogs.comparison.choices import not_paired
+from catsdogs.comparison.curve_figures import best_so_far, learning_curves
+from catsdogs.comparison.evidence import SILENT_SECONDS, WAITING, Evidence, Final
+from catsdogs.comparison.final_scores import tta_gain
+from catsdogs.comparison.formats import (
+    MISSING,
+    between,
+    count,
+    cut,
+    listed,
+    loss,
+    number,
+    percent,
+    signed,
+    signed_between,
+    value,
+    words,
+)
+from catsdogs.comparison.gallery import Gallery, Shot
+from catsdogs.comparison.paired import Interval
+from catsdogs.comparison.space_figures import hyperparameter_slices, parallel_coordinates
+from catsdogs.comparison.tables import Findings
+from catsdogs.files import read_json
+from catsdogs.provenance import moment
+from catsdogs.study import FAILED, OK, PLAN, RUNNING, retrain_command
+
+_MOST_FAILURES = 20  # rows of the table of failed trials
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of the page.
+
+    Attributes:
+        name: its id in the page.
+        figure: Plotly's JSON, safe inside an element of a page.
+        height: pixels, reserved before it is drawn.
+        alternative: what it shows, in a sentence, for those who do not see it.
+        caption: above it.
+        table: name of the table with its numbers; "" if there is none.
+    """
+
+    name: str
+    figure: Markup
+    height: int
+    alternative: str
+    caption: str
+    table: str = ""
+
+
+def json_for_html(thing: Any) -> Markup:
+    """JSON in which no HTML parser finds the end of its element, and no JavaScript parser that of a line."""
+    text = thing if isinstance(thing, str) else json.dumps(thing, ensure_ascii=False, separators=(",", ":"))
+    for character in "&<>\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _plot(name: str, figure: go.Figure | None, alternative: str, caption: str, **more: Any) -> Plot | None:
+    if figure is None:
+        return None
+    # The page lays its own template over every figure, so that it can follow the theme.
+    figure.layout.template = None
+    height = int(figure.layout.height or 420)
+    return Plot(name, json_for_html(figure.to_json()), height, alternative, caption, **more)
+
+
+def _plots(
+    name: str, figures: Mapping[str, go.Figure], told: Callable[[str], tuple[str, str]], table: str
+) -> list[Plot]:
+    """Figures of one kind; `told` gives caption and text alternative by the name of one."""
+    made = []
+    for place, (key, figure) in enumerate(figures.items()):
+        caption, alternative = told(key)
+        made.append(_plot(f"{name}-{place}", figure, alternative, caption, table=table))
+    return [plot for plot in made if plot is not None]
+
+
+def _names(evidence: Evidence) -> dict[Path, str]:
+    """The name of every study by its folder."""
+    studies = dict(zip(evidence.board["label"], evidence.board["study"], strict=True))
+    return {job.folder.parent: str(studies[label]) for label, job in evidence.jobs.items()}
+
+
+def study(evidence: Evidence, folder: Path) -> dict[str, Any]:
+    """What the page says of a study as a whole."""
+    plan: Any = {}
+    with contextlib.suppress(OSError, ValueError):
+        plan = read_json(folder / PLAN)
+    command = plan.get("command") if isinstance(plan, dict) else None
+    words = [str(word) for word in command] if isinstance(command, list) else []
+    name = _names(evidence)[folder]
+    rows = evidence.board[evidence.board["study"] == name]
+    started = [when for text in rows["started"].dropna() if (when := moment(text)) is not None]
+    return {
+        "name": name,
+        "command": "python -m catsdogs.search " + shlex.join(words) if words else None,
+        "retrain": retrain_command(folder),
+        "jobs": rows["status"].value_counts().to_dict(),
+        "completed": int(rows["trials_completed"].sum()),
+        "started": min(started) if started else None,
+    }
+
+
+def tiles(found: Findings) -> list[dict[str, str]]:
+    """The numbers beside the answer: name, number, and what qualifies it."""
+    told = found.answer
+    if told.log_loss is None:
+        return []
+    tiles = [
+        {
+            "name": "log loss, validation",
+            "number": loss(told.log_loss.value),
+            "note": between(told.log_loss) or "no interval",
+        }
+    ]
+    if told.accuracy is not None:
+        tiles.append(
+            {
+                "name": "accuracy",
+                "number": percent(told.accuracy),
+                "note": f"on {count(told.log_loss.size)} images",
+            }
+        )
+    if told.lead is not None:
+        tiles.append(
+            {"name": "lead over the runner-up", "number": signed(told.lead.value), "note": signed_between(told.lead)}
+        )
+    if told.best in told.share_best and len(told.share_best) > 1:
+        tiles.append(
+            {
+                "name": "best in",
+                "number": percent(told.share_best[told.best], 0),
+                "note": "of resamples of the images",
+            }
+        )
+    return tiles
+
+
+def leaderboard(found: Findings) -> dict[str, Any]:
+    """Columns and rows, and what all jobs share."""
+    evidence, board = found.evidence, found.evidence.board
+    varied, names, style = evidence.varied_choices, theme.short_names(evidence), theme.styles(evidence)
+    constant = {name: board[name].dropna().iloc[0] for name in evidence.choices if name not in varied and len(board)}
+    rows = []
+    for row in board.to_dict("records"):
+        label = row["label"]
+        best = {name: row[name] for name in evidence.hyperparameters if pd.notna(row[name])}
+        rows.append(
+            {
+                "label": label,
+                "name": names[label],
+                "colour": style[label].colour,
+                "status": row["status"],
+                "best": label == found.answer.best,
+                "choices": [row[name] if pd.notna(row[name]) else None for name in varied],
+                "log_loss": number(row["val_log_loss"]),
+                "between": between(found.intervals.get(label)),
+                "accuracy": number(row["val_accuracy"]),
+                "trial": row["best_trial"] if pd.notna(row["best_trial"]) else None,
+                "hyperparameters": best,
+                "completed": row["trials_completed"],
+                "failed": row["trials_failed"],
+                "planned": number(row["trials_planned"]),
+                "seconds": number(row["seconds"]),
+                "silent": number(row["silent_seconds"]),
+                "probably_killed": number(row["silent_seconds"]) > SILENT_SECONDS,
+                "error": row["error"] if isinstance(row["error"], str) and row["error"] else None,
+            }
+        )
+    return {
+        "choices": [words(name).capitalize() if name.islower() else name for name in varied],
+        "constant": {words(name): value(thing) for name, thing in constant.items()},
+        "rows": rows,
+        "statuses": [name for name in (OK, RUNNING, WAITING, FAILED) if (board["status"] == name).any()],
+        "different_images": board["data_digest"].dropna().nunique() > 1,
+    }
+
+
+def intervals(found: Findings) -> Plot | None:
+    names = theme.short_names(found.evidence)
+    told = [
+        f"{names[label]} {loss(one.value)} ({between(one) or 'no interval'})" for label, one in found.intervals.items()
+    ]
+    return _plot(
+        "intervals",
+        search_figures.job_intervals(found.evidence, found.intervals),
+        f"Log loss on validation with its 95 % interval: {listed(told)}.",
+        "Log loss of every job, with its 95 % interval",
+        table="jobs",
+    )
+
+
+def effects(found: Findings, made: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Figure, table and sentences about the choices."""
+    rows = made["effects"].to_dict("records") if "effects" in made else []
+    decided = [row for row in rows if row["decided"]]
+    told = [
+        f"{words(row['choice'])} {row['value']} against {row['against']} {signed(row['difference'])}" for row in rows
+    ]
+    return {
+        "plot": _plot(
+            "effects-figure",
+            search_figures.effects(found.effects, found.pairs),
+            f"Difference in log loss with its 95 % interval, by choice: {listed(told)}.",
+            "Difference in log loss, by choice",
+            table="effects",
+        ),
+        "rows": rows,
+        "sentences": [_decided(row) for row in decided],
+        "left_out": not_paired(found.evidence),
+        "jobs": len(found.intervals),
+    }
+
+
+def _decided(row: Mapping[Any, Any]) -> str:
+    """What a choice does, where it is more than noise; `value` is the better one."""
+    pairs = int(row["pairs"])
+    return (
+        f"{words(row['choice']).capitalize()}: {row['value']} instead of {row['against']} lowers the log loss by "
+        f"{loss(-row['difference'])} (95 % interval {loss(-row['high'])} to {loss(-row['low'])}), "
+        f"over {pairs} {'pair' if pairs == 1 else 'pairs'} of jobs."
+    )
+
+
+def search(found: Findings) -> dict[str, Any]:
+    """Figures of the trials, what matters, and what failed."""
+    evidence, trials = found.evidence, found.evidence.trials
+    completed = int(trials["val_log_loss"].notna().sum())
+    coordinates = _plot(
+        "coordinates",
+        parallel_coordinates(evidence),
+        f"A line for each of {completed} completed trials, through its settings down to its log loss.",
+        "Every trial, from its settings to its log loss",
+        table="trials",
+    )
+    slices = _plots(
+        "slice",
+        hyperparameter_slices(evidence),
+        lambda name: (words(name), f"Log loss of {completed} trials against {words(name)}, a point per trial."),
+        "trials",
+    )
+    told = found.importance
+    importance = None
+    if told is not None:
+        importance = {
+            "plot": _plot(
+                "importance",
+                search_figures.importance_bars(told) if told.tells else None,
+                "Importance of each hyperparameter with its interval: "
+                + listed([f"{words(row['name'])} {row['importance']:.2f}" for row in told.table.to_dict("records")]),
+                "Importance of each hyperparameter",
+                table="importance",
+            ),
+            "r2": told.r2,
+            "tells": told.tells,
+            "trials": told.trials,
+        }
+    failures = trials[trials["val_log_loss"].isna()]
+    counted = (
+        failures.assign(error=failures["error"].fillna("").replace("", "no error was written down"))
+        .groupby(["label", "status", "error"], sort=False)
+        .size()
+        .reset_index(name="trials")
+        .to_dict("records")
+        if len(failures)
+        else []
+    )
+    best = evidence.trials["val_log_loss"].min()
+    return {
+        "completed": completed,
+        "failed": len(failures),
+        "seconds": number(trials["seconds"].sum()) if len(trials) else 0.0,
+        "coordinates": coordinates,
+        "slices": slices,
+        "importance": importance,
+        "best_so_far": _plots(
+            "best",
+            best_so_far(evidence),
+            lambda name: (
+                "Best so far, over trials" if name == "trials" else "Best so far, over time",
+                f"Lowest log loss found so far by each job, over {name}; the lowest of all is {loss(best)}.",
+            ),
+            "trials",
+        ),
+        "budget": _plot(
+            "budget",
+            search_figures.budget(evidence),
+            "Time that each job spent, divided by what came of it.",
+            "Where the time went",
+            table="trials",
+        ),
+        "failures": counted[:_MOST_FAILURES],
+        "more_failures": sum(row["trials"] for row in counted[_MOST_FAILURES:]),
+    }
+
+
+_CURVES = {"val_log_loss": "Log loss on validation", "learning_rate": "Learning rate"}
+
+
+def curves(evidence: Evidence) -> list[Plot]:
+    def told(name: str) -> tuple[str, str]:
+        title = _CURVES.get(name, words(name))
+        return f"{title}, by epoch", f"{title} over epochs: thin lines for all trials, thick for the best of each job."
+
+    return _plots("curve", learning_curves(evidence), told, "epochs")
+
+
+_SCORES = {
+    "log_loss": ("Log loss", "lower is better"),
+    "accuracy": ("Accuracy", "higher is better"),
+    "roc_auc": ("ROC AUC", "higher is better"),
+    "brier": ("Brier score", "lower is better"),
+    "ece": ("Calibration error", "lower is better"),
+}
+
+
+_FINAL_FIGURES: dict[str, tuple[Callable[[Final], go.Figure | None], str, str]] = {
+    "reliability": (final_figures.reliability, "Share of dogs against the probability given to dog", "Reliability"),
+    "roc": (
+        final_figures.roc,
+        "Dogs missed and cats called dogs, at every threshold,",
+        "Errors at every threshold",
+    ),
+    "confusion": (final_figures.confusion, "Counts of cats and dogs by what they are called", "Confusion matrix"),
+    "probabilities": (final_figures.probabilities, "Histogram of the probability of dog, by label,", "Probabilities"),
+}
+
+
+def final_model(found: Findings, final: Final) -> dict[str, Any]:
+    """A final model: its scores, what test-time augmentation gained, and its figures."""
+    table = found.scores[final.study]
+    table = table[table["value"].notna()]
+    kinds = [kind for kind in ("plain", "tta", "calibrated") if (table["kind"] == kind).any()]
+    rows = []
+    for (split, score), part in table.groupby(["split", "score"], sort=False):
+        by_kind = {row["kind"]: row for row in part.to_dict("records")}
+        name, direction = _SCORES.get(str(score), (words(score), ""))
+        sizes = part["size"].dropna()
+        rows.append(
+            {
+                "name": name,
+                "direction": direction,
+                "split": split,
+                "size": int(sizes.iloc[0]) if len(sizes) else None,
+                "cells": [_score_cell(str(score), by_kind.get(kind)) for kind in kinds],
+            }
+        )
+    metrics = final.metrics
+    where = {f"{count(row['size'])} {row['split']} images" if row["size"] else "" for row in rows}
+    plain = next((row["value"] for row in table.to_dict("records") if row["score"] == "log_loss"), None)
+    place = list(found.evidence.finals).index(final.study)
+    plots = [
+        _plot(
+            f"{name}-{place}",
+            draw(final),
+            f"{alternative} of the final model of study {final.study} on the validation images.",
+            caption,
+            table="predictions",
+        )
+        for name, (draw, alternative, caption) in _FINAL_FIGURES.items()
+    ]
+    return {
+        "study": final.study,
+        "job": metrics.get("job"),
+        "trial": metrics.get("trial"),
+        "fit_on": metrics.get("fit_on"),
+        "tta": _mapping(metrics.get("tta")),
+        "selected": number(metrics.get("selected_val_log_loss")),
+        "plain": plain,
+        "kinds": [{"plain": "Without TTA", "tta": "With TTA", "calibrated": "Calibrated"}[kind] for kind in kinds],
+        "rows": rows,
+        # Told once where all scores are of the same images.
+        "about": where.pop() if len(where) == 1 else "",
+        "gain": tta_verdict(gain) if (gain := tta_gain(final)) is not None else None,
+        "plots": [plot for plot in plots if plot is not None],
+    }
+
+
+def _mapping(thing: Any) -> dict[str, Any]:
+    return thing if isinstance(thing, dict) else {}
+
+
+def _score_cell(score: str, row: Mapping[Any, Any] | None) -> dict[str, str]:
+    if row is None:
+        return {"number": MISSING, "between": ""}
+    shown = percent if score == "accuracy" else loss
+    bounded = pd.notna(row["low"]) and pd.notna(row["high"])
+    return {"number": shown(row["value"]), "between": f"{shown(row['low'])} to {shown(row['high'])}" if bounded else ""}
+
+
+def tta_verdict(gain: Interval) -> str:
+    """Whether test-time augmentation is worth its time, in a sentence."""
+    between = "" if gain.low is None else f" (95 % interval {signed_between(gain)})"
+    verb = "lowers" if gain.value >= 0 else "raises"
+    if not gain.excludes_zero:
+        verdict = "no more than noise"
+    elif gain.value > 0:
+        verdict = "it helps"
+    else:
+        verdict = "it harms, so retrain with tta=none"
+    gained = "" if not between else f", a gain of {signed(gain.value)}{between}"
+    return (
+        f"Test-time augmentation {verb} the log loss by {loss(abs(gain.value))}{gained}, image by image on "
+        f"{count(gain.size)} validation images: {verdict}."
+    )
+
+
+def galleries(told: Gallery | None) -> list[dict[str, Any]]:
+    """The two galleries, each with what it shows."""
+    if told is None:
+        return []
+    shown, total = len(told.mistakes), told.mistakes_total
+    parts: list[tuple[str, str, str, list[Shot]]] = [
+        (
+            "mistakes",
+            "Most confident mistakes",
+            f"The {shown} most confident of {count(total)} mistakes." if total > shown else "All mistakes.",
+            told.mistakes,
+        ),
+        ("unsure", "Least sure", "Where the probability of dog is nearest to one half.", told.unsure),
+    ]
+    return [
+        {
+            "name": name,
+            "title": title,
+            "about": about,
+            "shots": shots,
+            "pictures": any(shot.thumbnail for shot in shots),
+        }
+        for name, title, about, shots in parts
+    ]
+
+
+# What all jobs share is told in these groups, by the beginning of its key; the rest on demand.
+_GROUPS = {
+    "Images and split": ("images.", "data.validation_fraction", "data.split_seed", "data.limit", "seed"),
+    "Versions": ("versions.",),
+    "Machine": ("machine.",),
+}
+
+
+def ran(found: Findings, made: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """What differs between the jobs, and what they share."""
+    names = theme.short_names(found.evidence)
+    differences, common = made.get("differences", pd.DataFrame()), made.get("common", pd.DataFrame())
+    labels = [label for label in found.evidence.board["label"] if label in found.evidence.jobs]
+    rest = common.to_dict("records")
+    groups = []
+    for title, beginnings in _GROUPS.items():
+        told = [row for row in rest if str(row["key"]).startswith(beginnings)]
+        rest = [row for row in rest if row not in told]
+        short = [{**row, "key": re.sub(r"^(images|versions|machine)\.", "", row["key"])} for row in told]
+        for row in short:
+            if row["key"] == "digest":
+                row["value"] = cut(row["value"], 17)
+        if told:
+            groups.append((title, short))
+    return {
+        "labels": [names[label] for label in labels],
+        "differences": [
+            {"key": row["key"], "values": [row[label] for label in labels]} for row in differences.to_dict("records")
+        ],
+        "groups": groups,
+        "settings": rest,
+    }

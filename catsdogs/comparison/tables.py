@@ -1,0 +1,195 @@
+"""Everything that the page shows -> tables by name, and as CSV files beside the page.
+
+The page and the files are made from the same tables, so that they cannot say different things.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from catsdogs.comparison.answer import Answer, answer, score_intervals
+from catsdogs.comparison.choices import choice_effects, choice_pairs
+from catsdogs.comparison.evidence import Evidence
+from catsdogs.comparison.final_scores import final_scores
+from catsdogs.comparison.gallery import Gallery, Shot, gallery
+from catsdogs.comparison.importance import Importance, importance
+from catsdogs.comparison.paired import Interval
+from catsdogs.files import write_csv
+
+# What every table says, in the order in which the page shows them.
+TITLES = {
+    "jobs": "jobs, best first",
+    "effects": "effect of each choice",
+    "pairs": "pairs of jobs that differ in one choice",
+    "trials": "trials",
+    "importance": "importance of the hyperparameters",
+    "epochs": "epochs",
+    "scores": "scores of the final models",
+    "predictions": "predictions of the final models on labelled images",
+    "mistakes": "all mistakes, most confident first",
+    "unsure": "least sure answers",
+    "differences": "what differs between the jobs",
+    "common": "what all jobs share",
+}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The evidence and all that was concluded from it, worked out once.
+
+    Attributes:
+        intervals: log loss of every comparable job, by label.
+        scores: of the final models, by study.
+    """
+
+    evidence: Evidence
+    answer: Answer
+    intervals: dict[str, Interval]
+    pairs: pd.DataFrame
+    effects: pd.DataFrame
+    importance: Importance | None
+    scores: dict[str, pd.DataFrame]
+    gallery: Gallery | None
+
+
+def findings(evidence: Evidence) -> Findings:
+    told = answer(evidence)
+    return Findings(
+        evidence=evidence,
+        answer=told,
+        intervals=score_intervals(evidence),
+        pairs=choice_pairs(evidence),
+        effects=choice_effects(evidence),
+        importance=importance(evidence),
+        scores={study: final_scores(final) for study, final in evidence.finals.items()},
+        gallery=gallery(evidence, told),
+    )
+
+
+def tables(found: Findings) -> dict[str, pd.DataFrame]:
+    """Every table behind the page that has a row, by the name of its file; numbers unrounded."""
+    evidence = found.evidence
+    differences, common = what_ran(evidence)
+    made = {
+        "jobs": _jobs(found),
+        "effects": _strongest_first(found.effects),
+        "pairs": found.pairs,
+        "trials": evidence.trials,
+        "importance": pd.DataFrame() if found.importance is None else found.importance.table,
+        "epochs": evidence.epochs,
+        "scores": _by_study(found.scores),
+        "predictions": _by_study(
+            {
+                study: final.predictions[final.predictions["label"].notna() & final.predictions["p_dog"].notna()]
+                for study, final in evidence.finals.items()
+            }
+        ),
+        "mistakes": pd.DataFrame() if found.gallery is None else found.gallery.wrong,
+        "unsure": pd.DataFrame() if found.gallery is None else _shots(found.gallery.unsure),
+        "differences": differences,
+        "common": common,
+    }
+    return {name: _plain_line_ends(made[name]) for name in TITLES if len(made[name])}
+
+
+def write_tables(folder: Path, made: Mapping[str, pd.DataFrame]) -> None:
+    """Write `<name>.csv` of every table into a folder; those that an earlier report left there go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TITLES:
+        if name not in made:
+            (folder / f"{name}.csv").unlink(missing_ok=True)
+    for name, table in made.items():
+        write_csv(folder / f"{name}.csv", table)
+
+
+def what_ran(evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Configuration, versions, data and machine of the jobs.
+
+    Returns:
+        What differs between jobs: a row per key, `key` and a column per label; and what all share: `key`, `value`.
+        Keys are joined by dots; a key that a job does not have is empty.
+    """
+    by_label = {label: _facts(job.result) for label, job in evidence.jobs.items()}
+    keys = list(dict.fromkeys(key for facts in by_label.values() for key in facts))
+    rows: dict[bool, list[dict[str, str]]] = {True: [], False: []}
+    for key in keys:
+        values = {label: facts.get(key, "") for label, facts in by_label.items()}
+        same = len(set(values.values())) == 1
+        rows[same].append({"key": key, "value": next(iter(values.values()))} if same else {"key": key, **values})
+    return pd.DataFrame(rows[False]), pd.DataFrame(rows[True])
+
+
+def _facts(result: dict[str, Any]) -> dict[str, str]:
+    """What a job ran with, flat."""
+    told_as = {"config": "config", "images": "data", "versions": "versions", "machine": "machine"}
+    parts = {name: result.get(key) for name, key in told_as.items()}
+    flat = _flat({name: part for name, part in parts.items() if isinstance(part, dict)})
+    # These name the job or are told elsewhere; they differ without meaning anything.
+    left_out = {"config.study", "config.studies", "config.varied"}
+    return {key.removeprefix("config."): value for key, value in flat.items() if key not in left_out}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, (list, tuple)):
+            flat[f"{prefix}{key}"] = "[" + ", ".join(map(str, value)) + "]"
+        else:
+            flat[f"{prefix}{key}"] = "null" if value is None else str(value)
+    return flat
+
+
+def _jobs(found: Findings) -> pd.DataFrame:
+    """The board, with the interval of the log loss and the share of resamples in which a job is the best."""
+    board = found.evidence.board
+    place = list(board).index("val_log_loss") + 1
+    bounds = [found.intervals.get(label) for label in board["label"]]
+    added = {
+        "val_log_loss_low": [None if bound is None else bound.low for bound in bounds],
+        "val_log_loss_high": [None if bound is None else bound.high for bound in bounds],
+        "share_best": [found.answer.share_best.get(label) for label in board["label"]],
+    }
+    names = [name for name in added if name not in board]  # a hyperparameter may be called anything
+    table = pd.DataFrame({name: pd.Series(added[name], index=board.index, dtype=float) for name in names})
+    return pd.concat([board.iloc[:, :place], table, board.iloc[:, place:]], axis=1)
+
+
+def _strongest_first(effects: pd.DataFrame) -> pd.DataFrame:
+    """Effects of a choice stay together, as in the figure."""
+    size = effects["difference"].abs()
+    strongest = size.groupby(effects["choice"]).transform("max")
+    order = effects.assign(_size=size, _strongest=strongest).sort_values(
+        ["_strongest", "choice", "_size"], ascending=[False, True, False], kind="stable"
+    )
+    return order.drop(columns=["_size", "_strongest"]).reset_index(drop=True)
+
+
+def _by_study(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    named = [table.assign(study=study)[["study", *table]] for study, table in parts.items() if len(table)]
+    return pd.concat(named, ignore_index=True) if named else pd.DataFrame()
+
+
+def _shots(shots: list[Shot]) -> pd.DataFrame:
+    table = pd.DataFrame([dataclasses.asdict(shot) for shot in shots])
+    return table.rename(columns={"loss": "log_loss"}).drop(columns="thumbnail") if len(table) else table
+
+
+def _plain_line_ends(table: pd.DataFrame) -> pd.DataFrame:
+    """A bare carriage return ends a row for readers of CSV, and is not quoted by every writer."""
+    table = table.rename(columns=lambda name: _without_returns(str(name)))
+    for name in table:
+        if table[name].dtype == object or isinstance(table[name].dtype, pd.StringDtype):
+            table[name] = table[name].map(_without_returns)
+    return table
+
+
+def _without_returns(value: Any) -> Any:
+    return value.replace("\r\n", "\n").replace("\r", "\n") if isinstance(value, str) else value

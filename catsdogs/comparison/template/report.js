@@ -1,0 +1,263 @@
+// What the page does beyond being read: it draws the figures, sorts, filters, copies, and follows the theme.
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const watching = document.body.hasAttribute("data-watching");
+  const find = (selector, within = document) => within.querySelector(selector);
+  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+  const json = (id) => JSON.parse(document.getElementById(id).textContent);
+
+  // Theme
+  const templates = json("themes");
+  const prefersDark = window.matchMedia("(prefers-color-scheme: dark)");
+  let printing = false;
+  const theme = () => root.dataset.theme || (prefersDark.matches ? "dark" : "light");
+  const template = () => templates[printing ? "light" : theme()];
+
+  function followTheme() {
+    const button = find("#theme");
+    const other = theme() === "dark" ? "Light" : "Dark";
+    button.textContent = other;
+    button.setAttribute("aria-label", `${other} theme`);
+    for (const plot of drawn()) Plotly.relayout(plot, { template: template() });
+  }
+  find("#theme").addEventListener("click", () => {
+    root.dataset.theme = theme() === "dark" ? "light" : "dark";
+    try {
+      localStorage.setItem("catsdogs-theme", root.dataset.theme);
+    } catch (error) { /* not remembered */ }
+    followTheme();
+  });
+  prefersDark.addEventListener("change", followTheme);
+
+  // Figures, drawn when they come near
+  const plots = all(".plot");
+  const drawn = () => plots.filter((plot) => plot.dataset.drawn);
+  const coarse = window.matchMedia("(pointer: coarse)").matches;
+  const config = { responsive: true, displayModeBar: false, displaylogo: false, showTips: false };
+
+  function draw(plot) {
+    if (plot.dataset.drawn) return;
+    plot.dataset.drawn = "yes";
+    const figure = json(plot.dataset.figure);
+    figure.layout.template = template();
+    // On a phone a finger that moves over a figure scrolls the page.
+    if (coarse) figure.layout.dragmode = false;
+    Plotly.newPlot(plot, figure.data, figure.layout, config);
+    light(plot);
+  }
+  const near = new IntersectionObserver(
+    (entries) => {
+      for (const entry of entries.filter((entry) => entry.isIntersecting)) {
+        near.unobserve(entry.target);
+        draw(entry.target);
+      }
+    },
+    { rootMargin: "600px 0px" },
+  );
+  for (const plot of plots) near.observe(plot);
+
+  // In the parallel coordinates the trial under the pointer is drawn over the others.
+  function light(plot) {
+    const over = plot.data.findIndex((trace) => trace.meta && trace.meta.role === "highlight");
+    if (over < 0) return;
+    plot.on("plotly_hover", (event) => {
+      const { curveNumber, pointNumber } = event.points[0];
+      const { x, y } = plot.data[curveNumber];
+      // The lines of many trials are one trace, with gaps between them.
+      let [first, last] = [pointNumber, pointNumber];
+      while (first > 0 && x[first - 1] !== null) first -= 1;
+      while (last < x.length - 1 && x[last + 1] !== null) last += 1;
+      const line = { x: [x.slice(first, last + 1)], y: [y.slice(first, last + 1)], visible: true };
+      Plotly.restyle(plot, line, [over]);
+    });
+    plot.on("plotly_unhover", () => Plotly.restyle(plot, { visible: false }, [over]));
+  }
+
+  for (const button of all("[data-picture]")) {
+    button.addEventListener("click", () => {
+      const plot = document.getElementById(button.dataset.picture);
+      const figure = json(plot.dataset.figure);
+      const layout = { ...figure.layout, template: templates.light, paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff" };
+      const size = { width: Math.max(640, plot.clientWidth), height: plot.clientHeight };
+      Plotly.downloadImage({ data: figure.data, layout }, { format: "png", scale: 2, ...size, filename: plot.id });
+    });
+  }
+
+  // Paper: light, everything drawn and open, figures as wide as the page
+  const closed = [];
+  function toPaper() {
+    if (printing) return;
+    printing = true;
+    for (const details of all("details:not([open])")) {
+      closed.push(details);
+      details.open = true;
+    }
+    for (const plot of plots) {
+      draw(plot);
+      Plotly.relayout(plot, { autosize: false, width: plot.closest(".plots") ? 330 : 680, template: template() });
+    }
+  }
+  function fromPaper() {
+    if (!printing) return;
+    printing = false;
+    for (const details of closed.splice(0)) details.open = false;
+    for (const plot of plots) Plotly.relayout(plot, { autosize: true, width: null, template: template() });
+  }
+  window.addEventListener("beforeprint", toPaper);
+  window.addEventListener("afterprint", fromPaper);
+
+  // Leaderboard
+  const table = find("#jobs");
+  const body = table.tBodies[0];
+  const headers = all("thead th", table);
+
+  function key(row, column) {
+    const cell = row.cells[column];
+    return cell.dataset.sort === undefined ? cell.textContent.trim() : cell.dataset.sort;
+  }
+  function sort(column, direction) {
+    headers.forEach((header, place) => header.setAttribute("aria-sort", place === column ? direction : "none"));
+    const numeric = headers[column].classList.contains("numeric");
+    const sign = direction === "ascending" ? 1 : -1;
+    const rows = [...body.rows].sort((one, other) => {
+      const [a, b] = [key(one, column), key(other, column)];
+      if (!numeric) return sign * a.localeCompare(b, "en", { numeric: true });
+      // What has no number comes last, in both directions.
+      const [x, y] = [parseFloat(a), parseFloat(b)];
+      return Number.isNaN(x) - Number.isNaN(y) || (Number.isNaN(x) ? 0 : sign * (x - y));
+    });
+    body.append(...rows);
+  }
+  headers.forEach((header, column) => {
+    find("button", header).addEventListener("click", () => {
+      sort(column, header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending");
+    });
+  });
+
+  const filter = find("#filter");
+  const status = find("#status");
+  function filterRows() {
+    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const row of body.rows) {
+      const text = row.textContent.toLowerCase();
+      const wanted = !status || !status.value || row.dataset.status === status.value;
+      row.hidden = !(wanted && words.every((word) => text.includes(word)));
+      shown += !row.hidden;
+    }
+    const total = body.rows.length;
+    find("#filtered").textContent = shown === total ? `${total} ${total === 1 ? "job" : "jobs"}` : `${shown} of ${total} jobs`;
+  }
+  filter.addEventListener("input", filterRows);
+  if (status) status.addEventListener("change", filterRows);
+
+  // Copying
+  async function copy(text) {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch (error) {
+      // No clipboard on pages from disk in some browsers.
+      const area = document.createElement("textarea");
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      const done = document.execCommand("copy");
+      area.remove();
+      return done;
+    }
+  }
+  for (const button of all("[data-copy]")) {
+    button.addEventListener("click", async () => {
+      const done = await copy(document.getElementById(button.dataset.copy).textContent);
+      button.textContent = done ? "Copied" : "Select it";
+      setTimeout(() => { button.textContent = "Copy"; }, 1600);
+      button.focus();
+    });
+  }
+
+  // Images to ignore
+  const ignore = find("#ignore");
+  const boxes = all(".shot input[type=checkbox]");
+  function listIgnored() {
+    if (!ignore) return;
+    const before = JSON.parse(ignore.dataset.ignored);
+    const selected = boxes.filter((box) => box.checked).map((box) => box.dataset.id);
+    const list = [...new Set([...before, ...selected])];
+    const kept = before.length ? `, beside ${before.length} that ${before.length === 1 ? "is" : "are"} ignored already` : "";
+    find("#ignore-count").textContent = selected.length
+      ? `${selected.length} ${selected.length === 1 ? "image" : "images"} selected${kept}.`
+      : "Select images with a wrong label, to leave them out of the next study.";
+    find(".command", ignore).hidden = !selected.length;
+    // In single quotes, because shells read brackets.
+    find("#ignore-list").textContent = `'${`data.ignore=[${list.join(",")}]`.replaceAll("'", `'\\''`)}'`;
+  }
+  for (const box of boxes) box.addEventListener("change", listIgnored);
+  if (ignore) {
+    find("#ignore-none").addEventListener("click", () => {
+      for (const box of boxes) box.checked = false;
+      listIgnored();
+    });
+  }
+
+  // Contents: where the reader is
+  const links = new Map(all(".contents a").map((link) => [link.getAttribute("href").slice(1), link]));
+  const sections = all("main > section");
+  function mark() {
+    const passed = sections.filter((section) => section.getBoundingClientRect().top < window.innerHeight / 3);
+    const end = window.innerHeight + window.scrollY >= root.scrollHeight - 2;
+    const here = end && window.scrollY > 0 ? sections.at(-1) : (window.scrollY > 0 && passed.at(-1)) || sections[0];
+    for (const [id, link] of links) {
+      if (id === here.id) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    }
+  }
+  let waiting = false;
+  window.addEventListener("scroll", () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => { waiting = false; mark(); });
+  }, { passive: true });
+
+  // While a study is watched the page loads itself anew; what the reader did to it stays.
+  const place = `catsdogs-report:${location.pathname}`;
+  function remember() {
+    const sorted = headers.findIndex((header) => header.getAttribute("aria-sort") !== "none");
+    const state = {
+      scroll: window.scrollY,
+      filter: filter.value,
+      status: status ? status.value : "",
+      sorted: [sorted, sorted < 0 ? "none" : headers[sorted].getAttribute("aria-sort")],
+      open: all("details").map((details) => details.open),
+      ignored: boxes.filter((box) => box.checked).map((box) => box.dataset.id),
+    };
+    try {
+      sessionStorage.setItem(place, JSON.stringify(state));
+    } catch (error) { /* not remembered */ }
+  }
+  function recall() {
+    let state = null;
+    try {
+      state = JSON.parse(sessionStorage.getItem(place));
+    } catch (error) { /* nothing to recall */ }
+    if (!state) return;
+    filter.value = state.filter;
+    if (status && [...status.options].some((option) => option.value === state.status)) status.value = state.status;
+    if (state.sorted[0] >= 0 && state.sorted[0] < headers.length) sort(...state.sorted);
+    const details = all("details");
+    if (details.length === state.open.length) details.forEach((part, number) => { part.open = state.open[number]; });
+    for (const box of boxes) box.checked = state.ignored.includes(box.dataset.id);
+    window.scrollTo({ top: state.scroll, behavior: "instant" });
+  }
+  if (watching) {
+    if ("scrollRestoration" in history) history.scrollRestoration = "manual";
+    recall();
+    window.addEventListener("pagehide", remember);
+  }
+
+  filterRows();
+  listIgnored();
+  followTheme();
+  mark();
+})();

@@ -1,0 +1,123 @@
+"""Evidence -> what a terminal says: the answer, what supports it, what it does not say, and every job in a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from catsdogs.comparison.answer import Answer, answer, score_intervals
+from catsdogs.comparison.evidence import Evidence
+from catsdogs.comparison.paired import Interval
+from catsdogs.progress import duration, printable
+from catsdogs.study import FAILED, OK, RUNNING
+
+# Columns of everything that is not a terminal, and the most of a terminal: longer lines are hard to read.
+_WIDTH = 100
+_NARROW = 80
+
+
+def print_answer(evidence: Evidence, console: Console | None = None) -> Answer:
+    """Print it all, and give the answer.
+
+    Args:
+        console: None: standard output, in at most 100 columns.
+    """
+    console = console or _console()
+    found = answer(evidence)
+    console.print()
+    console.print(Text(printable(found.headline), style="bold"))
+    for sentence in found.sentences:
+        console.print(Text(printable(sentence)))
+    console.print()
+    _print_table(evidence, score_intervals(evidence), console)
+    for sentence in [*found.caveats, *evidence.problems]:
+        console.print(Text("- ").append(printable(sentence)))
+    for row in evidence.board.to_dict("records"):
+        if row["status"] == FAILED:
+            told = str(row["error"] or "").strip().splitlines() or ["it does not tell why"]
+            console.print(Text(printable(f"{row['label']} failed: {told[0]}")))
+    return found
+
+
+def _console() -> Console:
+    console = Console()
+    return Console(width=min(console.width, _WIDTH) if console.is_terminal else _WIDTH)
+
+
+def _print_table(evidence: Evidence, intervals: dict[str, Interval], console: Console) -> None:
+    """A row per job, best first. Choices in which all jobs agree are told once, under the table."""
+    varied = evidence.varied_choices
+    several = len(evidence.studies) > 1
+    named = ", ".join(_words(name) for name in varied) or "job"
+    headers = ["study", named, "log loss", "95 % interval", "accuracy", "best hyperparameters", "trials", "time"]
+    # The page has the rest; numbers that are folded to fit cannot be read.
+    left_out = set() if several else {"study"}
+    left_out |= {"best hyperparameters"} if several else set()
+    left_out |= {"95 % interval", "accuracy", "best hyperparameters"} if console.width < _NARROW else set()
+    table = Table(title="Jobs, best validation log loss first", title_justify="left", box=SIMPLE, title_style="bold")
+    for header in headers:
+        if header not in left_out:
+            text = header in ("study", named, "best hyperparameters")
+            table.add_column(header, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+    for row in evidence.board.to_dict("records"):
+        begun = any(_known(row[name]) for name in varied)
+        best = [f"{name}={_text(row[name])}" for name in evidence.hyperparameters if _known(row[name])]
+        cells = {
+            "study": str(row["study"]),
+            named: ", ".join(_text(row[name]) for name in varied) if begun else str(row["job"]),
+            "log loss": _text(row["val_log_loss"], decimals=4),
+            "95 % interval": _between(intervals.get(row["label"])),
+            "accuracy": _text(row["val_accuracy"], decimals=4),
+            "best hyperparameters": ", ".join(best),
+            "trials": _trials(row),
+            "time": _time(row),
+        }
+        # As Text, because rich would take [brackets] in a value for markup.
+        table.add_row(*(Text(printable(cells[header])) for header in headers if header not in left_out))
+    console.print(table)
+    same = {name: evidence.board[name].dropna() for name in evidence.choices if name not in varied}
+    told = ", ".join(f"{_words(name)} {_text(values.iloc[0])}" for name, values in same.items() if len(values))
+    if told:
+        console.print(Text(printable(f"{'All jobs' if len(evidence.board) > 1 else 'The job'}: {told}")))
+
+
+def _trials(row: Mapping[Any, Any]) -> str:
+    """Completed ones of all."""
+    if row["status"] == RUNNING:
+        return f"{row['trials_completed']}/{_text(row['trials_planned'])}"
+    return f"{row['trials_completed']}/{row['trials']}" if row["trials"] else "–"
+
+
+def _time(row: Mapping[Any, Any]) -> str:
+    """How long it took, or why that is not known."""
+    if row["status"] == OK:
+        return duration(row["seconds"]) if _known(row["seconds"]) else "–"
+    return str(row["status"])
+
+
+def _between(interval: Interval | None) -> str:
+    return "" if interval is None or interval.low is None else f"{interval.low:.4f}–{interval.high:.4f}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _known(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def _text(value: Any, decimals: int | None = None) -> str:
+    if not _known(value):
+        return "–"
+    if isinstance(value, float):
+        if decimals is not None:
+            return f"{value:.{decimals}f}"
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+    return str(value)

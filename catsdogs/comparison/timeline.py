@@ -1,0 +1,47 @@
+"""Trials and their epochs -> the times that trackers of experiments want with every number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+# Columns of `Evidence.epochs` that are no metric.
+_NOT_METRICS = {"label", "trial", "execution", "epoch", "seconds"}
+
+
+def curves(epochs: pd.DataFrame) -> dict[tuple[str, str], dict[int, pd.DataFrame]]:
+    """By label and trial, by execution: a row per epoch, in order. The first execution comes first."""
+    found: dict[tuple[str, str], dict[int, pd.DataFrame]] = {}
+    if epochs.empty:
+        return found
+    if "execution" not in epochs:
+        epochs = epochs.assign(execution=0)
+    ordered = epochs.sort_values(["execution", "epoch"])
+    for key, table in ordered.groupby(["label", "trial", "execution"], sort=False):
+        label, trial, execution = map(str, key)
+        found.setdefault((label, trial), {})[int(execution)] = table
+    return found
+
+
+def metric_names(epochs: pd.DataFrame) -> list[str]:
+    """The metrics among the columns of a trial's epochs."""
+    return [
+        str(name) for name in epochs if name not in _NOT_METRICS and pd.api.types.is_numeric_dtype(epochs[str(name)])
+    ]
+
+
+def ended_at(trial: Mapping[Any, Any]) -> float:
+    """When a trial of `Evidence.trials` was over, in seconds since 1970.
+
+    Where nobody wrote down when, they count from the start of its job: differences are right.
+    """
+    return float(trial["ended_seconds"] if pd.isna(trial["ended"]) else trial["ended"].timestamp())
+
+
+def epochs_ended_at(epochs: pd.DataFrame, last: float) -> list[float]:
+    """When every epoch was over if the last of them was over at `last`, in seconds since 1970."""
+    seconds = epochs["seconds"].fillna(0.0).to_numpy() if "seconds" in epochs else np.zeros(len(epochs))
+    return [float(time) for time in last - (seconds.sum() - np.cumsum(seconds))]

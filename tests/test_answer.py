@@ -1,0 +1,316 @@
+"""Which job is best, by how much, and whether that may be believed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from studies import ids, labels, p_dog, write_job, write_study
+
+from catsdogs.comparison.answer import answer, score_intervals
+from catsdogs.comparison.evidence import Evidence, read_evidence
+from catsdogs.files import read_json, write_csv, write_json
+from catsdogs.scores import log_loss_per_image
+from catsdogs.study import write_plan
+from catsdogs.trials import TrialRecord, write_trials
+
+CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
+
+
+def choices(schedule: str) -> dict[str, str]:
+    return {**CHOICES, "schedule": schedule}
+
+
+@pytest.fixture
+def night(tmp_path):
+    """Two jobs, `a` clearly ahead of `b`."""
+    folder = tmp_path / "night"
+    write_job(folder, choices("a"), name="a", skill=2.0, seed=1)
+    write_job(folder, choices("b"), name="b", skill=1.2, seed=2)
+    return folder
+
+
+def predict(folder, p: np.ndarray, images: int = 200) -> float:
+    """Give a job other predictions, and the log loss that belongs to them; give that."""
+    write_csv(folder / "validation.csv", pd.DataFrame({"id": ids(images), "label": labels(images), "p_dog": p}))
+    loss = float(log_loss_per_image(labels(images), p).mean())
+    change(folder, best_trial={**read_json(folder / "result.json")["best_trial"], "val_log_loss": loss})
+    return loss
+
+
+def change(folder, **told) -> None:
+    write_json(folder / "result.json", {**read_json(folder / "result.json"), **told})
+
+
+def text(told) -> str:
+    return "\n".join([told.headline, *told.sentences, *told.caveats])
+
+
+def test_a_clear_lead_is_larger_than_the_noise(night):
+    told = answer(read_evidence([night]))
+    assert (told.best, told.runner_up, told.trial, told.verdict) == ("a", "b", "0", "larger")
+    one, other = (
+        log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy())
+        for table in (pd.read_csv(night / name / "validation.csv") for name in "ab")
+    )
+    assert told.log_loss.value == pytest.approx(one.mean())
+    assert told.lead.value == pytest.approx((other - one).mean())
+    assert told.lead.low > 0
+    assert told.lead.size == 200
+    assert told.accuracy == pytest.approx(((p_dog(2.0, 1) > 0.5) == labels()).mean())
+    assert told.share_best == {"a": pytest.approx(1, abs=0.01), "b": pytest.approx(0, abs=0.01)}
+    assert told.headline == (
+        f"a is best: validation log loss {one.mean():.4f}, ahead of b by {(other - one).mean():.4f}, "
+        "which is more than noise."
+    )
+    assert any("95 % interval" in line for line in told.sentences)
+    assert "flatter" in text(told)
+
+
+def test_a_lead_within_the_noise_names_no_winner(night):
+    predict(night / "b", p_dog(1.98, 5))
+    told = answer(read_evidence([night]))
+    assert told.verdict == "noise"
+    assert told.lead.low <= 0 < told.lead.high
+    assert "no more than noise" in told.headline
+    assert "includes 0" in text(told)
+    assert sum(told.share_best.values()) == pytest.approx(1)
+
+
+def test_equal_predictions_are_equal(night):
+    predict(night / "b", p_dog(2.0, 1))
+    predict(night / "a", p_dog(2.0, 1))
+    told = answer(read_evidence([night]))
+    assert told.verdict == "equal"
+    assert (told.lead.value, told.lead.low, told.lead.high) == (0, 0, 0)
+    assert told.share_best == {"a": 0.5, "b": 0.5}
+    assert "equally good" in told.headline
+
+
+def simulated(evidence: Evidence, skills: list[float], seed: int) -> Evidence:
+    """The jobs of an evidence, with predictions of these skills and other noise for every seed."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(size=200)
+    predictions, told = {}, {}
+    for label, skill in zip(sorted(evidence.predictions), skills, strict=True):
+        logits = (2 * labels() - 1) * skill + np.sqrt(0.8) * common + np.sqrt(0.2) * rng.normal(size=200)
+        p = 1 / (1 + np.exp(-logits * 2))
+        predictions[label] = evidence.predictions[label].assign(p_dog=p)
+        told[label] = float(log_loss_per_image(labels(), p).mean())
+    board = evidence.board.assign(val_log_loss=evidence.board["label"].map(told))
+    return dataclasses.replace(
+        evidence, board=board.sort_values("val_log_loss", ignore_index=True), predictions=predictions
+    )
+
+
+def test_between_equal_jobs_a_winner_is_named_about_5_times_in_100(night):
+    evidence = read_evidence([night])
+    verdicts = [answer(simulated(evidence, [1.5, 1.5], seed)).verdict for seed in range(100)]
+    assert set(verdicts) == {"larger", "noise"}
+    assert verdicts.count("larger") <= 12  # 5 % of 100 and 3.2 standard errors
+    better = [answer(simulated(evidence, [1.5, 1.8], seed)) for seed in range(10)]
+    assert sum(told.verdict == "larger" and told.best == "b" for told in better) >= 7
+
+
+def test_jobs_behind_the_best_by_more_than_noise_are_counted(night):
+    write_job(night, choices("c"), name="c", skill=1.97, seed=8)
+    told = answer(read_evidence([night]))
+    assert (told.runner_up, told.verdict) == ("c", "noise")
+    assert "1 of the other 2 is behind it by more than noise, c is not" in text(told)
+
+
+def test_intervals_of_all_jobs_are_told(night):
+    evidence = read_evidence([night])
+    intervals = score_intervals(evidence)
+    assert list(intervals) == ["a", "b"]
+    best = answer(evidence).log_loss
+    assert dataclasses.astuple(intervals["a"]) == pytest.approx(dataclasses.astuple(best))
+    assert intervals["b"].low < intervals["b"].value < intervals["b"].high
+
+
+def test_one_job_is_alone(tmp_path):
+    write_job(tmp_path / "night", CHOICES, name="a")
+    told = answer(read_evidence([tmp_path / "night"]))
+    assert (told.verdict, told.runner_up, told.lead) == ("alone", None, None)
+    assert "only job with a result" in told.headline
+    assert told.share_best == {"a": 1.0}
+    assert "the epoch and the trial," in text(told)
+
+
+def test_nothing_completed(tmp_path):
+    night = tmp_path / "night"
+    write_job(night, choices("a"), name="a", trials=0, status="running", planned=3)
+    write_plan(night, ["a", "b"], [])
+    told = answer(read_evidence([night]))
+    assert (told.best, told.verdict, told.command, told.sentences) == (None, "unknown", None, [])
+    assert told.headline == "No trial has completed yet."
+    assert "1 job (a) is still running" in text(told)
+    assert "1 job (b) is still waiting" in text(told)
+    assert score_intervals(read_evidence([night])) == {}
+    write_job(night, choices("a"), name="a", trials=2, failed_trials=2, status="failed", error="none")
+    write_plan(night, ["a"], [])
+    assert answer(read_evidence([night])).headline == "No trial has completed: 1 job failed."
+
+
+def test_unfinished_and_failed_jobs_are_told(night):
+    for name in ("c", "d", "e"):
+        write_job(night, choices(name), name=name, trials=2, planned=9, status="running", skill=1.0, seed=3)
+    write_job(night, choices("f"), name="f", trials=0, status="failed", error="no luck")
+    for name in ("d", "e"):
+        for file in (night / name).iterdir():
+            os.utime(file, (time.time() - 7300,) * 2)
+    write_plan(night, ["a", "b", "c", "d", "e", "f", "g", "h"], [])
+    told = answer(read_evidence([night]))
+    assert told.headline.startswith("So far a is best")
+    caveats = "\n".join(told.caveats)
+    assert "1 job (c) is still running, so the ranking may change." in caveats
+    assert "2 jobs (d, e) are said to be running, but have written nothing for at least 2 h" in caveats
+    assert "2 jobs (g, h) are still waiting to start." in caveats
+    assert "1 job (f) failed." in caveats
+
+
+def test_one_seed_is_a_caveat_and_several_are_not(night):
+    assert "seed was not varied" in text(answer(read_evidence([night])))
+    change(night / "b", seed=2)
+    assert "seed was not varied" not in text(answer(read_evidence([night])))
+
+
+def test_jobs_on_other_images_are_not_compared(night):
+    write_job(night, choices("c"), name="c", skill=3, digest="e" * 64)
+    told = answer(read_evidence([night]))
+    assert (told.best, told.runner_up, told.lead, told.verdict) == ("c", None, None, "unknown")
+    assert "2 jobs (a, b) are not compared with the best: validated on other images" in text(told)
+    assert told.share_best == {"c": 1.0}
+    assert told.command.endswith(" job=c")  # best_job would refuse to choose
+
+
+def test_a_best_job_without_predictions_is_best_all_the_same(night):
+    (night / "a" / "validation.csv").unlink()
+    told = answer(read_evidence([night]))
+    assert (told.best, told.runner_up, told.verdict, told.log_loss, told.lead) == ("a", "b", "unknown", None, None)
+    loss = read_json(night / "a" / "result.json")["objective"]
+    assert f"{loss:.4f}" in told.headline
+    assert told.accuracy == pytest.approx(((p_dog(2.0, 1) > 0.5) == labels()).mean())
+    assert "1 job (a) is ranked by the trial's log loss alone" in text(told)
+    assert list(score_intervals(read_evidence([night]))) == ["b"]
+
+
+def test_a_runner_up_without_predictions_leaves_the_lead_open(night):
+    write_job(night, choices("c"), name="c", skill=1.0)
+    (night / "b" / "validation.csv").unlink()
+    told = answer(read_evidence([night]))
+    assert (told.runner_up, told.verdict, told.lead) == ("b", "unknown", None)
+    assert set(told.share_best) == {"a", "c"}
+
+
+def test_a_mean_over_executions_that_is_not_that_of_the_predictions_is_told(night):
+    evidence = read_evidence([night])
+    assert "executions" not in text(answer(evidence))
+    for name, loss in (("a", 0.5), ("b", 0.4)):
+        result = read_json(night / name / "result.json")
+        fit = {**result["config"]["fit"], "executions_per_trial": 3}
+        change(
+            night / name,
+            best_trial={**result["best_trial"], "val_log_loss": loss},
+            config={**result["config"], "fit": fit},
+        )
+    told = answer(read_evidence([night]))
+    # The board ranks, and here the predictions say the opposite.
+    assert (told.best, told.runner_up, told.verdict) == ("b", "a", "unknown")
+    assert told.lead.high < 0
+    assert "b is first with validation log loss 0.4000" in told.headline
+    assert "mean over the executions" in text(told)
+    assert "By the predictions alone a would be first" in text(told)
+    assert "contradict the ranking" in text(told)
+
+
+def test_predictions_that_are_not_of_the_best_trial_are_told(night):
+    change(night / "b", best_trial={**read_json(night / "b" / "result.json")["best_trial"], "val_log_loss": 0.9})
+    told = text(answer(read_evidence([night])))
+    assert "validation.csv of b do not have the log loss of the best trial" in told
+    assert "executions" not in told
+
+
+def test_settings_that_no_choice_tells_are_told(night):
+    result = read_json(night / "b" / "result.json")
+    change(night / "b", config={**result["config"], "fit": {"epochs": 9, "batch_size": 32}, "schedule": {"peak_lr": 1}})
+    told = text(answer(read_evidence([night])))
+    assert "The jobs differ also in features.views, fit.epochs, which no choice tells" in told
+
+
+def test_images_that_a_job_lacks_are_told(night):
+    table = pd.read_csv(night / "b" / "validation.csv")
+    write_csv(night / "b" / "validation.csv", table.iloc[20:])
+    told = answer(read_evidence([night]))
+    assert (told.log_loss.size, told.lead.size) == (200, 180)
+    assert "Jobs are compared on 180 images: not every job has predictions of all 200." in text(told)
+    write_csv(night / "b" / "validation.csv", table.assign(id=[f"x{n}" for n in range(200)]))
+    told = answer(read_evidence([night]))
+    assert (told.verdict, told.lead, told.share_best) == ("unknown", None, {})
+
+
+def test_one_validation_image(tmp_path):
+    for name, skill in (("a", 2.0), ("b", 1.0)):
+        write_job(tmp_path / "night", choices(name), name=name, skill=skill, images=1)
+    told = answer(read_evidence([tmp_path / "night"]))
+    assert (told.best, told.verdict, told.lead.low) == ("a", "unknown", None)
+    assert "1 validation image:" in text(told)
+
+
+def test_a_result_without_anything_else_is_answered(night):
+    write_json(night / "a" / "result.json", {"status": "ok", "best_trial": {"val_log_loss": 0.1}})
+    for name in ("trials.csv", "history.csv", "validation.csv"):
+        (night / "a" / name).unlink()
+    told = answer(read_evidence([night]))
+    assert (told.best, told.trial, told.accuracy, told.command) == ("a", None, None, None)
+    assert "cannot be trained again" in text(told)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.5, "0.5000"), (0.0012, "0.0012"), (0.000432, "0.00043")])
+def test_small_leads_are_not_rounded_to_nothing(night, value, shown):
+    one = np.where(labels() == 1, 0.5, 0.5)
+    predict(night / "a", one)
+    loss = np.log(2) + value
+    predict(night / "b", np.where(labels() == 1, np.exp(-loss), 1 - np.exp(-loss)))
+    assert f"ahead of b by {shown}, which" in answer(read_evidence([night])).headline
+
+
+# The command
+
+
+def overrides(command: str) -> dict[str, object]:
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", "catsdogs.retrain"]
+    parsed = OverridesParser.create().parse_overrides(words[3:])
+    return {override.key_or_group: override.value() for override in parsed}
+
+
+@pytest.mark.parametrize("name", ["night", "2026-11-01_22-00-00", "12", "1e3", "null", "it's; rm", 'a "b" $HOME,c=[d]'])
+def test_the_command_names_the_study_whatever_it_is_called(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_job(tmp_path / "multirun" / name, CHOICES, name="a")
+    command = answer(read_evidence([tmp_path / "multirun" / name])).command
+    assert overrides(command) == {"study": name}
+
+
+def test_the_command_finds_a_study_elsewhere(night):
+    assert overrides(answer(read_evidence([night])).command) == {"study": str(night)}
+
+
+def test_the_command_names_the_job_where_several_studies_are_compared(night, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = write_study(tmp_path / "multirun" / "other", trials=1)
+    told = answer(read_evidence([night, other]))
+    assert told.best == "night/a"
+    assert overrides(told.command) == {"study": "./night", "job": "a"}
+
+
+def test_there_is_no_command_for_what_cannot_be_trained_again(night):
+    write_trials(night / "a" / "trials.csv", [TrialRecord("0", "FAILED", None, None, 0, 0, 1.0, {})])
+    assert answer(read_evidence([night])).command is None

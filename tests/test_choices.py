@@ -1,0 +1,245 @@
+"""Effects of choices come from jobs that differ in nothing else."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from studies import write_job, write_study
+
+from catsdogs.comparison.choices import (
+    MOST_VALUES,
+    choice_effects,
+    choice_pairs,
+    compared_choices,
+    not_paired,
+    untold_settings,
+)
+from catsdogs.comparison.evidence import read_evidence
+from catsdogs.comparison.paired import mean_intervals
+from catsdogs.files import read_json, write_json
+
+CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
+CONFIG = {"fit": {"epochs": 3}, "tuner": {"oracle": "random"}, "data": {"limit": None}}
+
+
+def job(study, skill: float = 1.5, config=None, **choices: str) -> str:
+    name = "-".join(choices.values())
+    seed = sum(map(ord, name))
+    return write_job(
+        study, {**CHOICES, **choices}, name=name, trials=1, skill=skill, seed=seed, config=config or CONFIG
+    )
+
+
+def test_effects_average_the_pairs_that_differ_in_one_choice(tmp_path):
+    evidence = read_evidence([write_study(tmp_path / "night")])
+    losses = evidence.losses()
+    pairs, effects = choice_pairs(evidence), choice_effects(evidence)
+    assert compared_choices(evidence) == ("augmentation", "label_smoothing")
+    assert list(pairs["choice"]) == ["augmentation"] * 2 + ["label_smoothing"] * 2
+    for row in pairs.itertuples():
+        expected = mean_intervals((losses[row.label] - losses[row.label_against]).to_numpy()[None])[0]
+        assert (row.difference, row.low, row.high) == pytest.approx((expected.value, expected.low, expected.high))
+        assert row.images == 200
+        told = [dict(zip(CHOICES, label.split("-"), strict=True)) for label in (row.label, row.label_against)]
+        assert (told[0][row.choice], told[1][row.choice]) == (row.value, row.against)
+        assert {name for name in CHOICES if told[0][name] != told[1][name]} == {row.choice}
+    augmentation = effects.iloc[0]
+    assert (augmentation["choice"], augmentation["value"], augmentation["against"]) == ("augmentation", "light", "none")
+    assert (augmentation["pairs"], augmentation["images"], bool(augmentation["decided"])) == (2, 200, True)
+    assert augmentation["difference"] == pytest.approx(pairs["difference"][:2].mean())
+    vectors = [losses[row.label] - losses[row.label_against] for row in pairs[:2].itertuples()]
+    expected = mean_intervals(np.mean(vectors, axis=0)[None])[0]
+    assert (augmentation["low"], augmentation["high"]) == pytest.approx((expected.low, expected.high))
+    # Not as wide as if the images of the two pairs were others, and not as narrow.
+    assert augmentation["high"] - augmentation["low"] < (pairs["high"] - pairs["low"])[:2].max()
+    assert (effects["difference"] <= 0).all()
+    assert not effects["decided"][1]
+
+
+def test_the_better_value_comes_first_whatever_its_name(tmp_path):
+    for name, skill in {"x": 1.0, "y": 2.0, "z": 1.5}.items():
+        job(tmp_path / "night", skill, schedule=name)
+    evidence = read_evidence([tmp_path / "night"])
+    effects = choice_effects(evidence)
+    assert list(zip(effects["value"], effects["against"], strict=True)) == [("y", "x"), ("z", "x"), ("y", "z")]
+    assert (effects["difference"] < 0).all()
+    assert list(effects["difference"]) == sorted(effects["difference"])
+    assert list(choice_pairs(evidence)["difference"]) == list(effects["difference"])
+
+
+def test_jobs_that_differ_in_two_choices_are_no_pair(tmp_path):
+    job(tmp_path / "night", schedule="a", augmentation="c")
+    job(tmp_path / "night", schedule="b", augmentation="d")
+    evidence = read_evidence([tmp_path / "night"])
+    assert compared_choices(evidence) == ("augmentation", "schedule")
+    assert choice_pairs(evidence).empty
+    effects = choice_effects(evidence)
+    assert effects.empty
+    assert list(effects)[:4] == ["choice", "value", "against", "difference"]
+    assert list(effects)[4:] == ["low", "high", "decided", "pairs", "images"]
+    assert not_paired(evidence) == []
+
+
+def test_equal_predictions_have_no_effect(tmp_path):
+    for name in "ab":
+        write_job(tmp_path / "night", {**CHOICES, "schedule": name}, name=name, seed=3)
+    effect = choice_effects(read_evidence([tmp_path / "night"])).iloc[0]
+    assert (effect["difference"], effect["low"], effect["high"], bool(effect["decided"])) == (0, 0, 0, False)
+
+
+def test_of_many_values_each_is_compared_with_the_best_alone(tmp_path):
+    # `f` is only found beside the easy `other`: its jobs are not the best of their company.
+    for number, name in enumerate("abcdef"):
+        if name != "f":
+            job(tmp_path / "night", 1.0 + 0.2 * number, schedule=name, augmentation="some")
+        job(tmp_path / "night", 2.0 + (0.2 * number if name != "f" else 0.5), schedule=name, augmentation="other")
+    evidence = read_evidence([tmp_path / "night"])
+    effects = choice_effects(evidence)
+    schedules = effects[effects["choice"] == "schedule"]
+    assert len("abcdef") > MOST_VALUES
+    assert set(schedules["value"]) == {"e"}
+    assert sorted(schedules["against"]) == list("abcdf")
+    assert dict(zip(schedules["against"], schedules["pairs"], strict=True)) == dict.fromkeys("abcd", 2) | {"f": 1}
+    pairs = choice_pairs(evidence)
+    assert len(pairs[pairs["choice"] == "schedule"]) == 9
+
+
+def test_jobs_that_differ_in_more_than_their_choices_are_no_pair_and_that_is_told(tmp_path):
+    job(tmp_path / "one", schedule="a", config=CONFIG)
+    job(tmp_path / "one", schedule="b", config=CONFIG | {"schedule": {"kind": "b"}})
+    job(tmp_path / "two", schedule="c", config=CONFIG | {"tuner": {"oracle": "grid"}, "schedule": {"kind": "c"}})
+    evidence = read_evidence([tmp_path / "one", tmp_path / "two"])
+    effects = choice_effects(evidence)
+    assert {*effects["value"], *effects["against"]} == {"a", "b"}
+    assert not_paired(evidence) == [
+        "schedule: 2 pairs of jobs differ also in tuner.oracle and so cannot tell its effect."
+    ]
+    # A choice owns its own keys, so that schedule.kind is told.
+    assert untold_settings(evidence) == ["tuner.oracle"]
+
+
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [
+        ("fit", {"epochs": 9}),
+        ("space", {"dropout": {"kind": "float", "low": 0.1, "high": 0.9}}),
+        ("model", {"dense_units": 8}),
+        ("data", {"limit": 100}),
+        ("backbone", {"image_size": 160}),
+        ("seed", 7),
+    ],
+)
+def test_every_setting_that_decides_the_numbers_must_agree(tmp_path, key, other):
+    job(tmp_path / "night", schedule="a")
+    job(tmp_path / "night", schedule="b", config=CONFIG | {key: other})
+    evidence = read_evidence([tmp_path / "night"])
+    assert choice_effects(evidence).empty
+    assert len(not_paired(evidence)) == 1
+    assert key in not_paired(evidence)[0]
+
+
+@pytest.mark.parametrize("key", ["cache", "study", "studies", "tta", "varied"])
+def test_settings_that_decide_no_number_may_differ(tmp_path, key):
+    job(tmp_path / "night", schedule="a")
+    job(tmp_path / "night", schedule="b", config=CONFIG | {key: "other"})
+    assert len(choice_effects(read_evidence([tmp_path / "night"]))) == 1
+
+
+def test_a_choice_of_one_key_is_read_from_the_configuration(tmp_path):
+    # Only `two` varies the epochs, and writes them as its user did.
+    job(tmp_path / "one", 1.2, schedule="a", config=CONFIG)
+    for epochs in ("3.0", "1e1"):
+        config = CONFIG | {"fit": {"epochs": float(epochs)}}
+        job(tmp_path / "two", 1.9, config=config, schedule="b", **{"fit.epochs": epochs})
+    job(tmp_path / "one", 1.9, schedule="b", config=CONFIG | {"fit": {"epochs": 10.0}})
+    evidence = read_evidence([tmp_path / "one", tmp_path / "two"])
+    assert evidence.choices[-1] == "fit.epochs"
+    effects = choice_effects(evidence)
+    epochs = effects[effects["choice"] == "fit.epochs"]
+    assert {*epochs["value"], *epochs["against"]} == {"3.0", "10.0"}
+
+
+def test_a_choice_that_is_no_key_may_change_any(tmp_path):
+    job(tmp_path / "night", experiment="a")
+    job(tmp_path / "night", experiment="b", config=CONFIG | {"fit": {"epochs": 9}})
+    evidence = read_evidence([tmp_path / "night"])
+    assert list(choice_effects(evidence)["choice"]) == ["experiment"]
+    assert untold_settings(evidence) == []
+
+
+def test_the_study_is_a_choice_where_it_alone_tells_jobs_apart(tmp_path):
+    for study, oracle in (("one", "random"), ("two", "grid")):
+        for schedule in "ab":
+            skill = 1.4 if study == "one" else 1.9
+            job(tmp_path / study, skill, schedule=schedule, config=CONFIG | {"tuner": {"oracle": oracle}})
+    evidence = read_evidence([tmp_path / "one", tmp_path / "two"])
+    assert compared_choices(evidence) == ("schedule", "study")
+    effects = choice_effects(evidence).set_index("choice")
+    assert (effects.loc["study", "value"], effects.loc["study", "against"]) == ("two", "one")
+    assert effects.loc["study", "pairs"] == 2
+    # Within a study all is fair.
+    assert effects.loc["schedule", "pairs"] == 2
+    assert not_paired(evidence) == []
+    assert untold_settings(evidence) == ["tuner.oracle"]
+
+
+def test_studies_that_chose_otherwise_are_no_choice(tmp_path):
+    job(tmp_path / "one", schedule="a")
+    job(tmp_path / "two", schedule="b")
+    evidence = read_evidence([tmp_path / "one", tmp_path / "two"])
+    assert compared_choices(evidence) == ("schedule",)
+    assert choice_effects(evidence)["pairs"].tolist() == [1]
+
+
+def test_a_choice_that_a_job_does_not_tell_makes_no_pair(tmp_path):
+    job(tmp_path / "one", space="small")
+    job(tmp_path / "one", space="large")
+    job(tmp_path / "two")
+    evidence = read_evidence([tmp_path / "one", tmp_path / "two"])
+    effects = choice_effects(evidence)
+    assert effects["pairs"].tolist() == [1]
+    assert "not told" not in {*effects["value"], *effects["against"]}
+
+
+def test_jobs_without_predictions_or_on_other_images_make_no_pair(tmp_path):
+    for name in "abc":
+        job(tmp_path / "night", schedule=name)
+    write_job(tmp_path / "night", {**CHOICES, "schedule": "d"}, name="d", digest="e" * 64, skill=0.5, config=CONFIG)
+    (tmp_path / "night" / "a" / "validation.csv").unlink()
+    effects = choice_effects(read_evidence([tmp_path / "night"]))
+    assert {*effects["value"], *effects["against"]} == {"b", "c"}
+
+
+def test_damaged_results_are_survived(tmp_path):
+    for name in "abc":
+        job(tmp_path / "night", schedule=name)
+    for name, lost in (("a", "config"), ("b", "choices")):
+        result = read_json(tmp_path / "night" / name / "result.json")
+        write_json(tmp_path / "night" / name / "result.json", {key: result[key] for key in result if key != lost})
+    evidence = read_evidence([tmp_path / "night"])
+    assert choice_effects(evidence).empty
+    assert choice_pairs(evidence).empty
+    assert len(not_paired(evidence)) == 1
+
+
+def test_one_image_has_no_interval_and_decides_nothing(tmp_path):
+    for name, skill in (("a", 1.0), ("b", 2.0)):
+        write_job(tmp_path / "night", {**CHOICES, "schedule": name}, name=name, skill=skill, images=1, trials=1)
+    effect = choice_effects(read_evidence([tmp_path / "night"])).iloc[0]
+    assert np.isnan(effect["low"])
+    assert not effect["decided"]
+
+
+def test_a_hundred_jobs_are_quick(tmp_path):
+    for schedule, augmentation, seed in itertools.product("abcde", "abcde", "1234"):
+        job(tmp_path / "night", schedule=schedule, augmentation=augmentation, label_smoothing=seed)
+    evidence = read_evidence([tmp_path / "night"])
+    started = time.perf_counter()
+    pairs = choice_pairs(evidence)
+    choice_effects(evidence)
+    not_paired(evidence)
+    assert time.perf_counter() - started < 10  # about a second; a busy machine must not fail the test
+    assert dict(pairs["choice"].value_counts()) == {"label_smoothing": 150, "schedule": 80, "augmentation": 80}

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from studies import write_final, write_job, write_study
+
+from catsdogs.comparison.evidence import read_evidence
+from catsdogs.errors import UserError
+from catsdogs.files import read_json, write_json
+from catsdogs.study import write_plan
+
+CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
+
+
+@pytest.fixture
+def study(tmp_path):
+    return write_study(tmp_path / "night")
+
+
+def test_tables_hold_what_the_files_hold(study):
+    evidence = read_evidence([study])
+    assert not evidence.problems
+    assert evidence.hyperparameters == ("unfreeze_depth", "dropout", "l2")
+    assert evidence.choices == ("backbone", "augmentation", "schedule", "label_smoothing")
+    assert evidence.varied_choices == ("augmentation", "label_smoothing")
+    assert len(evidence.trials) == 16
+    for label, job in evidence.jobs.items():
+        told = pd.read_csv(job.folder / "trials.csv")
+        ours = evidence.trials[evidence.trials["label"] == label]
+        assert list(ours["val_log_loss"]) == list(told["val_log_loss"])
+        assert list(ours["l2"]) == list(told["l2"])
+        assert list(ours["ended_seconds"]) == list(told["seconds"].cumsum())
+        assert len(evidence.epochs[evidence.epochs["label"] == label]) == told["epochs"].sum()
+    assert evidence.trials["ended"].iloc[0] > pd.Timestamp("2026-11-01", tz="UTC")
+    board = evidence.board
+    assert list(board["val_log_loss"]) == sorted(board["val_log_loss"])
+    assert board["val_log_loss"].iloc[0] == evidence.trials["val_log_loss"].min()
+
+
+def test_the_loss_of_every_image_averages_to_the_job_s(study):
+    evidence = read_evidence([study])
+    losses = evidence.losses()
+    assert losses.shape == (200, 4)
+    expected = evidence.board.set_index("label")["val_log_loss"]
+    np.testing.assert_allclose(losses.mean(), expected[losses.columns], rtol=1e-12)
+
+
+def test_failed_running_waiting_and_lost_jobs_have_a_row_each(study):
+    write_job(study, {**CHOICES, "schedule": "a"}, status="running", trials=2, planned=9, skill=9)
+    write_job(study, {**CHOICES, "schedule": "b"}, status="failed", trials=0, error="no luck\nat all")
+    (study / "lost").mkdir()
+    plan = read_json(study / "study.json")["jobs"]
+    write_plan(study, [*plan, "b-light-a-none", "b-light-b-none", "lost"], [])
+    board = read_evidence([study]).board.set_index("job")
+    assert dict(board["status"].value_counts()) == {"ok": 4, "running": 1, "failed": 1, "waiting": 1}
+    assert list(board.index[-2:]) == ["lost", "b-light-b-none"]
+    running = board.loc["b-light-a-none"]
+    assert board.index[0] == "b-light-a-none"
+    assert (running["trials"], running["trials_planned"], running["trials_completed"]) == (2, 9, 2)
+    assert 0 <= running["silent_seconds"] < 600
+    assert board.loc["b-light-b-none", "error"] == "no luck\nat all"
+
+
+def test_failed_trials_are_counted_and_cannot_win(tmp_path):
+    name = write_job(tmp_path / "s", CHOICES, trials=5, failed_trials=2)
+    evidence = read_evidence([tmp_path / "s"])
+    row = evidence.board.iloc[0]
+    assert (row["job"], row["trials_completed"], row["trials_failed"]) == (name, 3, 2)
+    assert evidence.trials["val_log_loss"].isna().sum() == 2
+    assert "nan" in evidence.trials["error"].iloc[-1]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"id,label\n", b"\xff\xfe\x00", b'"', b"trial,epoch,val_log_loss,id,label,p_dog\n1,x,y,z,7,9"]
+)
+@pytest.mark.parametrize("name", ["trials.csv", "history.csv", "validation.csv", "result.json"])
+def test_a_damaged_file_is_told_and_costs_nothing_else(study, name, content):
+    job = study / "mobilenet_v2-light-cosine-none"
+    (job / name).write_bytes(content)
+    evidence = read_evidence([study])
+    assert len(evidence.board) == 4
+    assert (evidence.trials["label"] == "mobilenet_v2-none-cosine-none").sum() == 4
+    told = list(evidence.problems) + list(evidence.board["error"].dropna())
+    assert any(name in sentence for sentence in told), told
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "recipe.json", "predictions.csv", "history.csv"])
+@pytest.mark.parametrize("content", [b"", b"[", b"\xff\xfe"])
+def test_a_damaged_final_model_is_told(study, name, content):
+    write_final(study)
+    assert not read_evidence([study]).problems
+    (study / "best" / name).write_bytes(content)
+    evidence = read_evidence([study])
+    assert any(name in sentence for sentence in evidence.problems)
+
+
+def test_the_final_model_is_read(study):
+    assert not read_evidence([study]).finals
+    write_final(study, tta=False)
+    final = read_evidence([study]).finals["night"]
+    assert final.metrics["job"] == "mobilenet_v2-light-cosine-none"
+    assert final.predictions["p_dog_tta"].isna().all()
+    assert final.predictions.loc[final.predictions["split"] == "test", "label"].isna().all()
+    assert final.predictions["p_dog"].between(0, 1).all()
+
+
+def test_several_studies_are_told_apart(study, tmp_path):
+    other = write_study(tmp_path / "elsewhere" / "night", trials=2)
+    evidence = read_evidence([study, other])
+    assert len(evidence.jobs) == 8
+    assert evidence.board["label"].is_unique
+    assert set(evidence.board["study"]) == {f"{tmp_path.name}/night", "elsewhere/night"}
+    with pytest.raises(UserError, match="given twice"):
+        read_evidence([study, study / ".." / "night"])
+
+
+def test_only_jobs_on_the_same_images_are_compared(study):
+    write_job(study, {**CHOICES, "schedule": "z"}, digest="e" * 64, skill=1.0)
+    evidence = read_evidence([study])
+    assert len(evidence.comparable()) == 4
+    assert "b-light-z-none" not in evidence.comparable()
+
+
+def test_images_may_be_called_anything(tmp_path):
+    name = write_job(tmp_path / "s", CHOICES)
+    file = tmp_path / "s" / name / "validation.csv"
+    table = pd.read_csv(file)
+    table.loc[:2, "id"] = ["nan", "<script>", "1,2"]
+    table.to_csv(file, index=False)
+    evidence = read_evidence([tmp_path / "s"])
+    assert list(evidence.predictions[name]["id"][:3]) == ["nan", "<script>", "1,2"]
+
+
+def test_results_without_what_came_later_are_read(study):
+    for file in study.glob("*/result.json"):
+        result = read_json(file)
+        write_json(file, {key: value for key, value in result.items() if key in ("status", "choices", "best_trial")})
+    evidence = read_evidence([study])
+    assert evidence.board["val_log_loss"].notna().all()
+    assert evidence.trials["ended"].isna().all()
+    assert evidence.board["trials_planned"].isna().all()
+
+
+def test_a_folder_that_is_no_study_is_a_mistake(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        read_evidence([tmp_path / "nothing"])
+    with pytest.raises(UserError, match="no job"):
+        read_evidence([tmp_path])
+
+
+def test_no_keras():
+    code = "import catsdogs.comparison.evidence, sys; sys.exit(bool({'keras', 'tensorflow'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

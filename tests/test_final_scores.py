@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from studies import write_final, write_study
+
+from catsdogs.comparison.evidence import Final, read_evidence
+from catsdogs.comparison.final_scores import KINDS, SCORES, final_scores, tta_gain
+from catsdogs.files import read_json, write_csv, write_json
+from catsdogs.scores import log_loss_per_image
+
+
+@pytest.fixture
+def best(tmp_path):
+    return write_final(write_study(tmp_path / "night", trials=1))
+
+
+def read(best) -> Final:
+    return read_evidence([best.parent]).finals[best.parent.name]
+
+
+def test_scores_are_those_of_metrics_json(best):
+    told = read_json(best / "metrics.json")
+    table = final_scores(read(best))
+    assert list(table) == ["score", "kind", "value", "low", "high", "split", "size"]
+    assert list(zip(table["score"], table["kind"], strict=True)) == [(s, k) for s in SCORES for k in KINDS]
+    assert set(table["split"]) == {"validation"}
+    by_name = table.set_index(["score", "kind"])
+    for (score, kind), suffix in {
+        ("log_loss", "plain"): "",
+        ("accuracy", "tta"): "_tta",
+        ("ece", "tta"): "_tta",
+    }.items():
+        detail = told["details"][f"{score}{suffix}"]
+        assert by_name.loc[(score, kind), "value"] == detail["value"] == told[f"{score}{suffix}"]
+        assert by_name.loc[(score, kind), "size"] == 200
+        if score != "ece":
+            assert by_name.loc[(score, kind), "low"] == detail["low"]
+            assert by_name.loc[(score, kind), "high"] == detail["high"]
+    assert by_name.loc[("ece", "plain"), ["low", "high"]].isna().all()
+
+
+def test_what_was_not_computed_is_missing(best):
+    table = final_scores(read(best))
+    calibrated = table[table["kind"] == "calibrated"]
+    assert calibrated[["value", "low", "high", "size"]].isna().all(axis=None)
+    write_json(best / "metrics.json", {**read_json(best / "metrics.json"), "log_loss_calibrated": 0.25})
+    table = final_scores(read(best)).set_index(["score", "kind"])
+    assert table.loc[("log_loss", "calibrated"), "value"] == 0.25
+    assert table.loc[("log_loss", "calibrated"), "size"] == 200
+
+
+def test_metrics_without_details_are_read(best):
+    told = read_json(best / "metrics.json")
+    expected = final_scores(read(best))
+    write_json(best / "metrics.json", {name: value for name, value in told.items() if name != "details"})
+    table = final_scores(read(best))
+    pd.testing.assert_series_equal(table["value"], expected["value"])
+    pd.testing.assert_series_equal(table["size"], expected["size"])
+    assert table[["low", "high"]].isna().all(axis=None)
+
+
+def test_labelled_test_images_have_rows_of_their_own(best):
+    told = read_json(best / "metrics.json")
+    detail = {"value": 0.3, "low": 0.2, "high": 0.4, "split": "test", "size": 50}
+    write_json(
+        best / "metrics.json", {**told, "test_log_loss": 0.3, "details": told["details"] | {"test_log_loss": detail}}
+    )
+    table = final_scores(read(best))
+    assert list(table["split"]) == ["validation"] * 15 + ["test"] * 15
+    row = table.iloc[15].to_dict()
+    assert row == {"score": "log_loss", "kind": "plain", **detail}
+    assert table["value"].iloc[16:].isna().all()
+
+
+@pytest.mark.parametrize("value", ["0.1", True, [1], None, {"value": "nan"}])
+def test_what_is_no_number_is_missing(best, value):
+    told = read_json(best / "metrics.json")
+    details = told["details"] | {"log_loss": {"value": value, "low": value, "high": value, "size": value}, "ece": value}
+    write_json(best / "metrics.json", told | {"details": details, "ece": value})
+    table = final_scores(read(best)).set_index(["score", "kind"])
+    assert table.loc[[("log_loss", "plain"), ("ece", "plain")], ["value", "low", "high", "size"]].isna().all(axis=None)
+
+
+def test_the_gain_of_tta_is_the_mean_difference_of_losses(best):
+    final = read(best)
+    rows = final.predictions[final.predictions["split"] == "validation"]
+    labels = rows["label"].to_numpy()
+    plain, averaged = (log_loss_per_image(labels, rows[name].to_numpy()) for name in ("p_dog", "p_dog_tta"))
+    gain = tta_gain(final)
+    assert gain.value == pytest.approx(plain.mean() - averaged.mean())
+    assert gain.value > 0
+    assert gain.low < gain.value < gain.high
+    assert gain.size == 200
+
+
+def test_there_is_no_gain_without_both_predictions_of_labelled_validation_images(best):
+    file = best / "predictions.csv"
+    table = pd.read_csv(file)
+    write_csv(file, table.assign(p_dog_tta=np.nan))
+    assert tta_gain(read(best)) is None
+    write_csv(file, table.assign(label=np.nan))
+    assert tta_gain(read(best)) is None
+    write_csv(file, table[table["split"] == "test"].assign(label=1))
+    assert tta_gain(read(best)) is None
+    # A few images without one of both do not count.
+    write_csv(file, table.assign(p_dog_tta=table["p_dog_tta"].where(table.index >= 30)))
+    assert tta_gain(read(best)).size == 170
+
+
+def test_a_gain_of_nothing_is_exactly_zero(best):
+    file = best / "predictions.csv"
+    table = pd.read_csv(file)
+    write_csv(file, table.assign(p_dog_tta=table["p_dog"]))
+    gain = tta_gain(read(best))
+    assert (gain.value, gain.low, gain.high) == (0, 0, 0)
+    assert not gain.excludes_zero

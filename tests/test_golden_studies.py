@@ -1,0 +1,146 @@
+"""Studies of earlier versions must stay readable for ever; `tests/golden/studies/make.py` made these copies."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from catsdogs.comparison.answer import answer
+from catsdogs.comparison.evidence import read_evidence
+from catsdogs.comparison.final_scores import final_scores
+from catsdogs.comparison.page import render
+
+STUDIES = Path(__file__).parent / "golden" / "studies"
+VERSIONS = sorted(folder.name for folder in STUDIES.iterdir() if folder.is_dir() and folder.name[0].isdigit())
+
+
+def test_there_is_a_study_of_every_version_that_wrote_other_files():
+    assert VERSIONS == ["0.1", "0.2"]
+    for version in VERSIONS:
+        results = [json.loads(file.read_text()) for file in (STUDIES / version).glob("*/result.json")]
+        assert len(results) == 4
+        assert all(result["versions"]["catsdogs"].startswith(version) for result in results)
+
+
+@pytest.fixture(params=VERSIONS, scope="module")
+def golden(request):
+    return STUDIES / request.param
+
+
+@pytest.fixture(scope="module")
+def evidence(golden):
+    return read_evidence([golden])
+
+
+def test_nothing_of_it_is_missing_or_damaged(evidence):
+    assert evidence.problems == ()
+    assert set(evidence.board["status"]) == {"ok"}
+
+
+def test_the_board_is_the_leaderboard_of_that_version(golden, evidence):
+    then = pd.read_csv(golden / "leaderboard.csv")
+    now = evidence.board.set_index("job").loc[then["job"]].reset_index()
+    assert list(evidence.board["job"]) == list(then["job"])
+    numbers = [
+        "val_log_loss",
+        "val_accuracy",
+        "unfreeze_depth",
+        "dropout",
+        "l2",
+        "trials_completed",
+        "trials",
+        "seconds",
+    ]
+    for name in numbers:
+        assert list(now[name]) == pytest.approx(list(then[name]), rel=1e-12)
+    for name in ("backbone", "augmentation", "schedule", "label_smoothing", "status"):
+        assert list(now[name]) == list(then[name])
+    # Version 0.1 did not tell which images.
+    for name in {"data_digest", "validation_images"} & set(then):
+        assert list(now[name]) == list(then[name])
+    assert set(now["validation_images"]) == {120}
+
+
+def test_the_trials_are_those_of_the_tables(golden, evidence):
+    for job in evidence.jobs.values():
+        then = pd.read_csv(golden / job.name / "trials.csv", dtype={"trial": str})
+        now = evidence.trials[evidence.trials["job"] == job.name]
+        for name in ("trial", "status", "val_log_loss", "epochs", "best_epoch", "seconds"):
+            assert list(now[name]) == list(then[name])
+        assert now["ended"].notna().all()
+        epochs = pd.read_csv(golden / job.name / "history.csv")
+        assert (evidence.epochs["label"] == job.name).sum() == len(epochs)
+
+
+def test_the_answer_is_what_the_leaderboard_says(golden, evidence):
+    best, second = pd.read_csv(golden / "leaderboard.csv").iloc[:2].to_dict("records")
+    found = answer(evidence)
+    assert (found.best, found.trial, found.runner_up) == (best["job"], str(best["best_trial"]), second["job"])
+    # Ours is computed from the predictions in float64, Keras' in float32 and batches.
+    assert found.log_loss.value == pytest.approx(best["val_log_loss"], abs=1e-5)
+    assert found.log_loss.low < found.log_loss.value < found.log_loss.high
+    assert found.accuracy == pytest.approx(best["val_accuracy"], abs=1e-6)
+    assert found.lead.value == pytest.approx(second["val_log_loss"] - best["val_log_loss"], abs=1e-5)
+    assert found.lead.size == 120
+    # Hundredths apart on 120 images.
+    assert found.verdict == "noise"
+    assert "catsdogs.retrain" in found.command
+
+
+def test_the_final_model_has_the_scores_that_retrain_told(golden, evidence):
+    metrics = json.loads((golden / "best" / "metrics.json").read_text())
+    (final,) = evidence.finals.values()
+    table = final_scores(final).set_index(["score", "kind"])
+    for score in ("log_loss", "accuracy", "roc_auc", "brier", "ece"):
+        for kind, key in (("plain", score), ("tta", f"{score}_tta")):
+            row = table.loc[(score, kind)]
+            assert row["value"] == pytest.approx(metrics[key], rel=1e-9)
+            if metrics["details"][key]["low"] is not None:
+                assert row["low"] == pytest.approx(metrics["details"][key]["low"], rel=1e-9)
+            assert row["size"] == metrics["details"][key]["size"]
+
+
+def test_its_page_shows_these_numbers(golden, evidence):
+    page = render(evidence)
+    board = pd.read_csv(golden / "leaderboard.csv")
+    for loss in board["val_log_loss"]:
+        assert f"{loss:.4f}" in page
+    for job in board["job"]:
+        assert job.split("-")[1] in page
+
+
+def test_both_versions_side_by_side_make_one_page():
+    evidence = read_evidence([STUDIES / version for version in VERSIONS])
+    assert len(evidence.board) == 8
+    # Both were drawn from the same seed, so they were validated on the same images.
+    assert evidence.board["data_digest"].nunique() == 1
+    assert len(evidence.comparable()) == 8
+    assert "0.1/small_cnn-none-cosine-none" in render(evidence)
+
+
+def test_no_folder_of_a_machine_and_no_model_is_among_them():
+    size = 0
+    for file in STUDIES.rglob("*"):
+        if file.is_file() and file.suffix != ".py":
+            assert file.suffix in (".json", ".csv")
+            text = file.read_text(encoding="utf-8")
+            size += len(text)
+            assert not [part for part in ("/tmp/", "/home/", "/root/", "/Users/", ":\\") if part in text]
+    assert size < 300_000
+
+
+def test_the_copy_of_a_copy_is_the_copy(golden, tmp_path):
+    shutil.copytree(golden, tmp_path / "study")
+    (tmp_path / "study" / "best" / "model.keras").write_bytes(b"a model")
+    subprocess.run(
+        [sys.executable, str(STUDIES / "make.py"), str(tmp_path / "study"), str(tmp_path / "golden")], check=True
+    )
+    files = {file.relative_to(golden): file.read_text() for file in golden.rglob("*") if file.is_file()}
+    copied = tmp_path / "golden"
+    assert {file.relative_to(copied): file.read_text() for file in copied.rglob("*") if file.is_file()} == files

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+from studies import write_job, write_study
+
+from catsdogs import launch
+from catsdogs.launch import StudyCallback
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return write_study(tmp_path / "multirun" / "s").relative_to(tmp_path)
+
+
+@pytest.fixture
+def callback():
+    callback = StudyCallback()
+    callback._names = []
+    yield callback
+    StudyCallback._at_hand = None
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """A page that cannot be written."""
+
+    def write_report(*arguments):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("catsdogs.comparison.page.write_report", write_report)
+
+
+def test_after_the_last_job_answer_page_and_the_next_command_are_told(study, callback, capsys):
+    callback._after(study)
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert (study / "report.html").is_file()
+    assert (study / "leaderboard.csv").is_file()
+    assert "Report: multirun/s/report.html" in told.out
+    assert told.out.splitlines()[-1].startswith("Next: python -m catsdogs.retrain study=s")
+
+
+@pytest.mark.parametrize(("kind", "status"), [("UserError", 2), ("ValueError", 1)])
+def test_a_failed_job_gives_the_exit_status_also_without_a_page(study, callback, capsys, broken, kind, status):
+    from catsdogs.files import read_json, write_json
+
+    write_job(study, {"backbone": "b"}, trials=0, status="failed", error="no luck\nat all")
+    result = read_json(study / "b" / "result.json")
+    write_json(study / "b" / "result.json", {**result, "error_type": kind})
+    with pytest.raises(SystemExit) as stop:
+        callback._after(study)
+    assert stop.value.code == status
+    told = capsys.readouterr()
+    assert "error: job b: no luck\n" in told.err
+    assert "ZeroDivisionError: a bug" in told.err
+    assert (study / "leaderboard.csv").is_file()
+    assert not (study / "report.html").exists()
+    assert "Next: " in told.out
+
+
+def test_a_study_without_failed_jobs_ends_well_without_a_page(study, callback, capsys, broken):
+    callback._after(study)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_an_interrupted_study_found_is_told_once(study, callback, capsys):
+    StudyCallback._at_hand = study
+    StudyCallback.interrupted()
+    assert "Report: multirun/s/report.html" in capsys.readouterr().out
+    StudyCallback.interrupted()
+    assert capsys.readouterr().out == ""
+
+
+def test_interrupted_before_the_first_job_there_is_nothing_to_tell(tmp_path, callback, capsys):
+    (tmp_path / "s").mkdir()
+    StudyCallback._at_hand = tmp_path / "s"
+    StudyCallback.interrupted()
+    told = capsys.readouterr()
+    assert told.out + told.err == ""
+
+
+def test_interrupted_twice_it_ends(study, callback, capsys, monkeypatch):
+    def again(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("catsdogs.comparison.page.write_report", again)
+    StudyCallback._at_hand = study
+    StudyCallback.interrupted()
+    assert "not written" in capsys.readouterr().err
+
+
+def test_ctrl_c_has_status_130_and_tells_the_study(study, callback, capsys, monkeypatch):
+    def run(*arguments, **settings):
+        def application(task):
+            def jobs():
+                StudyCallback._at_hand = study
+                raise KeyboardInterrupt
+
+            return jobs
+
+        return application
+
+    monkeypatch.setattr(launch.hydra, "main", run)
+    monkeypatch.setattr("sys.argv", ["search"])
+    assert launch.hydra_application("search", lambda config: None, lambda parsed, arguments: arguments) == 130
+    told = capsys.readouterr()
+    assert "interrupted" in told.err
+    assert "Report: multirun/s/report.html" in told.out

@@ -1,0 +1,468 @@
+"""The page as a document: complete, self-contained, right for any study; test_browser is about what it does."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from studies import IMAGES, ids, write_final, write_job, write_study
+from test_gallery import write_split, write_zip
+
+import catsdogs.comparison.page as page_module
+from catsdogs.comparison.answer import answer
+from catsdogs.comparison.evidence import read_evidence
+from catsdogs.comparison.page import render, write_report
+from catsdogs.comparison.paired import Interval
+from catsdogs.comparison.sections import json_for_html, tta_verdict
+from catsdogs.comparison.tables import TITLES
+from catsdogs.files import read_json, write_json
+from catsdogs.study import write_plan
+
+CHOICES = {"backbone": "mobilenet_v2", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
+TEMPLATE = Path(page_module.__file__).with_name("template")
+
+# Elements that begin something new, and those that have no end tag.
+CELLS = {"td", "th", "dt", "dd", "li", "p", "div", "h1", "h2", "h3"}
+VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
+
+
+class Document(HTMLParser):
+    """Every element of a page with its attributes and all text in it, tags balanced."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str], list[str]]] = []
+        self._open: list[tuple[str, list[str]]] = []
+        self.feed(html)
+        self.close()
+        assert not self._open, [tag for tag, _ in self._open]
+
+    def handle_starttag(self, tag, attrs):
+        text: list[str] = []
+        self.elements.append((tag, {name: value or "" for name, value in attrs}, text))
+        if tag in CELLS:
+            self.handle_data(" ")
+        if tag not in VOID:
+            self._open.append((tag, text))
+
+    def handle_endtag(self, tag):
+        opened, _ = self._open.pop()
+        assert opened == tag, f"</{tag}> closes <{opened}>"
+
+    def handle_data(self, data):
+        for _, text in self._open:
+            text.append(data)
+
+    def all(self, tag, **attributes):
+        return [
+            (found, " ".join("".join(text).split()))
+            for name, found, text in self.elements
+            if name == tag and all(found.get(key.rstrip("_")) == value for key, value in attributes.items())
+        ]
+
+    def text(self, tag, **attributes):
+        return [text for _, text in self.all(tag, **attributes)]
+
+    @property
+    def body(self):
+        """What a reader sees, without scripts."""
+        start = next(i for i, (tag, _, _) in enumerate(self.elements) if tag == "main")
+        return " ".join("".join(self.elements[start][2]).split())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished study with a final model, its page and the folder of both."""
+    study = write_study(tmp_path_factory.mktemp("studies") / "night", trials=4)
+    write_final(study)
+    write_report([study], study / "report.html")
+    return study
+
+
+@pytest.fixture(scope="module")
+def document(whole):
+    return Document((whole / "report.html").read_text(encoding="utf-8"))
+
+
+def page_of(*studies, **more) -> Document:
+    return Document(render(read_evidence(list(studies)), **more))
+
+
+def row_of(document, name: str) -> str:
+    return next(text for text in document.text("tr") if name in text)
+
+
+def test_the_answer_is_all_there(whole, document):
+    told = answer(read_evidence([whole]))
+    assert document.text("h1") == [told.headline]
+    for sentence in [*told.sentences, *told.caveats]:
+        assert sentence in document.body
+    assert told.command in document.text("code")
+    assert f"{told.log_loss.value:.4f}" in document.body
+
+
+def test_nothing_is_fetched(whole, document):
+    policy = next(a["content"] for a, _ in document.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe-eval" not in policy
+    assert "http" not in policy
+    for tag, attributes, _ in document.elements:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
+        assert attributes.get("src", "data:").startswith("data:"), attributes
+        address = attributes.get("href", "#")
+        assert address.startswith("#") or (whole / address).is_file(), address
+        assert not any(name.startswith("on") for name in attributes)
+    css = (TEMPLATE / "report.css").read_text()
+    assert "url(" not in css
+    assert "@import" not in css
+
+
+def test_figures_are_json_that_no_parser_ends_early(document):
+    figures = [text for a, text in document.all("script", type="application/json")]
+    assert len(figures) > 12
+    for text in figures:
+        assert not set("<>&\u2028\u2029") & set(text)
+        json.loads(text)
+    drawn = [a["data-figure"] for a, _ in document.all("div") if a.get("class") == "plot"]
+    assert sorted([*drawn, "themes"]) == sorted(a["id"] for a, _ in document.all("script", type="application/json"))
+    assert json_for_html({"a": "</script>&\u2028"}) == r'{"a":"\u003c/script\u003e\u0026\u2028"}'
+
+
+def test_figures_bring_no_template_of_their_own(document):
+    for attributes, text in document.all("script", type="application/json"):
+        if attributes["id"] != "themes":
+            assert not json.loads(text)["layout"].get("template")
+
+
+def test_who_cannot_see_finds_the_way(document):
+    levels = [int(tag[1]) for tag, _, _ in document.elements if tag in ("h1", "h2", "h3", "h4")]
+    assert levels[0] == 1
+    assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(levels))
+    identifiers = [attributes["id"] for _, attributes, _ in document.elements if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+    for _, attributes, _ in document.elements:
+        for name in ("aria-labelledby", "aria-describedby", "for"):
+            assert attributes.get(name) is None or attributes[name] in identifiers
+        if attributes.get("href", "").startswith("#"):
+            assert attributes["href"][1:] in identifiers
+    assert {"header", "nav", "main", "footer"} <= {tag for tag, _, _ in document.elements}
+    assert len(document.all("caption")) == len(document.all("table"))
+    for attributes, _ in document.all("div"):
+        if attributes.get("class", "").startswith("table"):
+            assert attributes["role"] == "region"
+            assert attributes["tabindex"] == "0"
+            assert "aria-label" in attributes or "aria-labelledby" in attributes
+        if attributes.get("class") == "plot":
+            assert attributes["role"] == "img"
+            assert len(attributes["aria-label"]) > 30
+    for attributes, text in document.all("button"):
+        assert text or attributes.get("aria-label") or attributes["id"] == "theme"
+    assert all(attributes.get("alt") for attributes, _ in document.all("img"))
+    sorted_by = [text for attributes, text in document.all("th") if attributes.get("aria-sort") == "ascending"]
+    assert sorted_by == ["Log loss"]
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_text_has_contrast_in_both_themes():
+    css = (TEMPLATE / "report.css").read_text()
+    themes = [dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block)) for block in re.findall(r"\{([^{}]*)\}", css)]
+    themes = [theme for theme in themes if "paper" in theme]
+    assert len(themes) == 3  # light, dark by the system, dark by the reader
+    assert themes[1] == themes[2]
+    for theme in themes:
+        pairs = [(text, paper) for text in ("text", "quiet", "accent", "bad") for paper in ("paper", "raised")]
+        pairs += [(name, f"{name}-paper") for name in ("accent", "good", "bad", "wait")]
+        pairs += [("text", "accent-paper"), ("quiet", "accent-paper")]
+        for text, paper in pairs:
+            lighter, darker = sorted((luminance(theme[text]), luminance(theme[paper])), reverse=True)
+            # WCAG 2.2, 1.4.3
+            assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (text, paper, theme[text], theme[paper])
+
+
+def test_the_leaderboard_shows_what_jobs_csv_says(whole, document):
+    jobs = pd.read_csv(whole / "report" / "jobs.csv")
+    rows = [text for attributes, text in document.all("tr") if "data-status" in attributes]
+    assert len(rows) == len(jobs)
+    for text, job in zip(rows, jobs.to_dict("records"), strict=True):
+        assert job["label"] in text
+        for shown in (f"{job['val_log_loss']:.4f}", f"{job['val_log_loss_low']:.4f} to {job['val_log_loss_high']:.4f}"):
+            assert shown in text
+        assert f"{100 * job['val_accuracy']:.1f} %" in text
+        assert f"dropout {job['dropout']:g}" in text
+        assert "4 of 4" in text
+    assert "best" in rows[0]
+    assert not any("best" in text.split() for text in rows[1:])
+    assert "All jobs share backbone mobilenet_v2, schedule cosine." in document.body
+
+
+def test_effects_are_told_in_sentences(document):
+    assert re.search(r"Augmentation: light instead of none lowers the log loss by 0\.\d{4} \(95 % inter", document.body)
+    assert re.search(r"augmentation light none −0\.\d{4} −0\.\d{4} to −0\.\d{4} more than noise 2 200", document.body)
+
+
+def test_where_no_effect_can_be_told_the_page_says_so(tmp_path):
+    write_job(tmp_path / "one", CHOICES, name="a")
+    assert (
+        "An effect takes two jobs with predictions on the same images, of which there is one."
+        in page_of(tmp_path / "one").body
+    )
+    write_job(tmp_path / "two", CHOICES, name="a")
+    write_job(tmp_path / "two", {**CHOICES, "schedule": "constant", "augmentation": "none"}, name="b")
+    assert "No two of these jobs differ in one choice only" in page_of(tmp_path / "two").body
+    write_job(tmp_path / "same", CHOICES, name="a", skill=1.5, seed=1)
+    write_job(tmp_path / "same", {**CHOICES, "schedule": "constant"}, name="b", skill=1.5, seed=1)
+    assert "No choice makes a difference that is larger than the noise" in page_of(tmp_path / "same").body
+
+
+def test_jobs_that_failed_run_or_wait_are_told(tmp_path):
+    study = tmp_path / "mixed"
+    write_job(study, CHOICES, name="good", planned=8, failed_trials=1)
+    write_job(study, CHOICES, name="broken", trials=0, status="failed", error="MemoryError: too much\nin detail: <b>")
+    write_job(study, CHOICES, name="busy", trials=2, status="running", planned=8)
+    write_job(study, CHOICES, name="killed", trials=0, status="running")
+    old = time.time() - 4 * 3600
+    for file in (study / "killed").iterdir():
+        os.utime(file, (old, old))
+    write_plan(study, ["good", "broken", "busy", "killed", "later"], ["-m", "seed=1,2"])
+    document = page_of(study)
+    assert "3 of 8 1 failed" in row_of(document, "good")
+    assert "MemoryError: too much" in row_of(document, "broken")
+    assert document.text("summary")[0] == "MemoryError: too much"
+    assert document.text("pre") == ["MemoryError: too much in detail: <b>"]
+    assert re.search(r"busy running last heard of \d+ s ago", row_of(document, "busy"))
+    assert "2 of 8" in row_of(document, "busy")
+    assert "silent for 4 h 00 min: probably killed" in row_of(document, "killed")
+    assert "waiting" in row_of(document, "later")
+    assert document.text("option") == ["all", "ok", "running", "waiting", "failed"]
+    assert "python -m catsdogs.search -m seed=1,2" in document.text("code")
+    assert "DivergedError: <b>the loss</b> is nan" in document.body
+
+
+def test_failures_are_counted_and_many_kinds_are_cut(tmp_path):
+    study = tmp_path / "night"
+    write_job(study, CHOICES, name="a", trials=60, failed_trials=50)
+    table = pd.read_csv(study / "a" / "trials.csv", dtype={"trial": str})
+    table.loc[10:34, "error"] = "one and the same"
+    table.loc[35:, "error"] = [f"another {number}" for number in range(25)]
+    table.to_csv(study / "a" / "trials.csv", index=False)
+    document = page_of(study)
+    assert "a FAILED 25 one and the same" in document.body
+    assert "10 trials completed, 50 did not" in document.body
+    assert "another 18" in document.body
+    assert "another 19" not in document.body
+    assert "And 6 more." in document.body
+
+
+def test_a_study_that_has_just_begun_makes_a_page(tmp_path):
+    write_job(tmp_path / "night", CHOICES, trials=0, status="running")
+    document = page_of(tmp_path / "night")
+    assert document.text("h1") == ["No trial has completed yet."]
+    for sentence in (
+        "No trial has completed yet, so there is nothing to show.",
+        "No epoch has been written down yet.",
+        "there is no completed trial that it could train again",
+        "No job has predicted the validation images yet.",
+    ):
+        assert sentence in document.body
+
+
+def test_one_trial_makes_a_page(tmp_path):
+    write_job(tmp_path / "night", CHOICES, trials=1)
+    document = page_of(tmp_path / "night")
+    assert "1 trial completed" in document.body
+    assert "is the only job with a result" in document.text("h1")[0]
+
+
+def test_without_a_final_model_the_page_says_how_to_make_it(tmp_path):
+    study = write_study(tmp_path / "night")
+    evidence = read_evidence([study])
+    document = Document(render(evidence))
+    assert "retrain has not run on this study. It trains the best trial again" in document.body
+    assert document.text("code").count(answer(evidence).command) == 2
+
+
+def test_the_final_model_is_shown_with_what_its_numbers_stand_on(whole, document):
+    metrics = read_json(whole / "best" / "metrics.json")
+    detail = metrics["details"]["log_loss_tta"]
+    row = row_of(document, "lower is better")
+    assert row.startswith(f"Log loss lower is better {metrics['log_loss']:.4f}")
+    assert f"{detail['value']:.4f} {detail['low']:.4f} to {detail['high']:.4f}" in row
+    assert f"On {IMAGES} validation images;" in document.body
+    assert "Test-time augmentation lowers the log loss by" in document.body
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"),
+    [
+        (Interval(0.01, 0.002, 0.02, 2000), "lowers the log loss by 0.0100, a gain of +0.0100 (95 % interval +0.0020 "),
+        (Interval(0.01, 0.002, 0.02, 2000), "2,000 validation images: it helps."),
+        (Interval(-0.01, -0.02, -0.002, 2000), "raises the log loss by 0.0100"),
+        (Interval(-0.01, -0.02, -0.002, 2000), "it harms, so retrain with tta=none."),
+        (Interval(0.01, -0.002, 0.02, 2000), "no more than noise."),
+        (Interval(0.01, None, None, 1), "no more than noise."),
+    ],
+)
+def test_the_verdict_on_test_time_augmentation(gain, verdict):
+    assert verdict in tta_verdict(gain)
+
+
+def test_several_studies_are_told_apart(tmp_path):
+    one, two = write_study(tmp_path / "first"), write_study(tmp_path / "second")
+    write_final(two)
+    document = page_of(one, two)
+    rows = [text for attributes, text in document.all("tr") if "data-status" in attributes]
+    assert len(rows) == 8
+    assert sum("first/" in row for row in rows) == sum("second/" in row for row in rows) == 4
+    assert "Study first has no final model" in document.body
+    assert [text for text in document.text("h3") if text.startswith("Study ")] == [
+        "Study second",
+        "Study first",
+        "Study second",
+    ]
+    plots = [attributes["id"] for attributes, _ in document.all("div") if attributes.get("class") == "plot"]
+    assert len(plots) == len(set(plots))
+
+
+def test_jobs_on_other_images_are_not_compared(tmp_path):
+    write_job(tmp_path / "night", CHOICES, name="a")
+    write_job(tmp_path / "night", CHOICES, name="b", digest="e" * 64)
+    assert "Not all jobs were validated on the same images" in page_of(tmp_path / "night").body
+
+
+def test_a_watched_page_loads_itself_anew(tmp_path):
+    study = write_study(tmp_path / "night")
+    watched, still = page_of(study, watching=True), page_of(study)
+    assert watched.all("meta", content="10")[0][0]["http-equiv"] == "refresh"
+    assert re.search(r"written at \d\d:\d\d:\d\d UTC, loads itself anew every 10 seconds", watched.body)
+    assert not still.all("meta", content="10")
+    assert "loads itself" not in still.body
+
+
+EVIL = '<script>window.hacked = 1</script><img src="x" onerror="window.hacked = 1">'
+
+
+def test_hostile_names_are_only_text(tmp_path):
+    study = tmp_path / "a '\"<b>&amp; ${x}"
+    long = "x" * 300
+    choices = {"backbone": EVIL, "augmentation": long, "schedule": "a\nb\u2028c", "label_smoothing": "{{ 7 * 7 }}"}
+    write_job(study, choices, trials=12, failed_trials=1, name="<script>window.hacked=1<")
+    write_job(
+        study, {**choices, "augmentation": "%{x}"}, name="q'\"`\\", seed=3, status="failed", error=EVIL + "\n</pre>"
+    )
+    result = read_json(study / "q'\"`\\" / "result.json")
+    write_json(study / "q'\"`\\" / "result.json", {**result, "config": {EVIL: EVIL + long, "seed": 1}})
+    output = tmp_path / "pages <1>" / "report.html"
+    write_report([study], output)
+    document = Document(output.read_text(encoding="utf-8"))
+    usual = Document(render(read_evidence([write_study(tmp_path / "usual")])))
+    assert len(document.all("script", type="")) == 0
+    plain = [attributes for attributes, _ in document.all("script") if "type" not in attributes]
+    assert len(plain) == len([attributes for attributes, _ in usual.all("script") if "type" not in attributes])
+    assert document.all("img") == []
+    assert EVIL in document.body
+    assert "{{ 7 * 7 }}" in document.body
+    assert document.text("b")[0] == "a '\"<b>&amp; ${x}"
+    assert max(len(text) for text in document.text("td") if text.startswith("xxx")) == 80
+    assert max(len(text) for text in document.text("dd") + document.text("td") if text.startswith("<script")) <= 200
+    for address in (attributes["href"] for attributes, _ in document.all("a")):
+        assert address.startswith(("#", "report/"))
+
+
+def test_damaged_files_are_told(tmp_path):
+    study = write_study(tmp_path / "night")
+    job = next(folder for folder in sorted(study.iterdir()) if folder.is_dir())
+    (job / "history.csv").write_text("nonsense")
+    document = page_of(study)
+    assert "1 file is missing or damaged: see problems." in document.body
+    assert f"job {job.name}: its history.csv is damaged" in document.body
+
+
+def test_the_page_and_its_tables_are_written_beside_each_other(whole):
+    assert {file.name for file in whole.iterdir() if file.suffix == ".html"} == {"report.html"}
+    assert not list(whole.glob(".report*"))
+    # There are too few trials for importances.
+    assert {file.stem for file in (whole / "report").iterdir()} >= set(TITLES) - {"importance"}
+
+
+def test_another_name_of_the_page_gives_another_folder(tmp_path):
+    study = write_study(tmp_path / "night", trials=1)
+    write_report([study], tmp_path / "some page.html")
+    document = Document((tmp_path / "some page.html").read_text(encoding="utf-8"))
+    assert "some%20page/jobs.csv" in [attributes["href"] for attributes, _ in document.all("a")]
+    assert (tmp_path / "some page" / "jobs.csv").is_file()
+
+
+def photograph(rng: np.random.Generator) -> bytes:
+    """As large as a thumbnail of a photograph: noise that is blurred."""
+    file = io.BytesIO()
+    small = rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    Image.fromarray(small).resize((300, 300), Image.Resampling.BILINEAR).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def test_the_page_of_a_large_study_is_below_6_mb(tmp_path):
+    study = write_study(tmp_path / "large", trials=50, images=2000, epochs=10)
+    write_final(study, images=2000, test_images=500)
+    rng = np.random.default_rng(0)
+    images = {name: photograph(rng) for name in ids(2000)}
+    write_zip(tmp_path / "train.zip", images)
+    for folder in study.glob("mobilenet*"):
+        write_split(folder, images)
+        result = read_json(folder / "result.json")
+        data = {"train": str(tmp_path / "train.zip")}
+        write_json(folder / "result.json", {**result, "config": {**result["config"], "data": data}})
+    write_report([study], tmp_path / "report.html")
+    document = Document((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert len(document.all("img")) == 36
+    assert (tmp_path / "report.html").stat().st_size < 6_000_000
+
+
+def test_500_trials_make_a_page(tmp_path):
+    write_job(tmp_path / "night", CHOICES, trials=500, failed_trials=20, epochs=10)
+    document = page_of(tmp_path / "night")
+    assert "480 trials completed, 20 did not" in document.body
+    assert sum(len(text) for _, text in document.all("script", type="application/json")) < 1_000_000
+
+
+def test_the_page_needs_no_keras():
+    code = "import sys, catsdogs.comparison.page; print({'keras', 'tensorflow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_the_template_goes_into_the_package():
+    assert {file.name for file in TEMPLATE.iterdir()} == {"report.html.j2", "report.css", "report.js"}
+    # Nothing is fetched by ours either; Plotly's own code names addresses that only maps would use.
+    for file in TEMPLATE.iterdir():
+        assert "http:" not in file.read_text()
+        assert "https:" not in file.read_text()
+
+
+def test_pictures_do_not_depend_on_where_the_zip_is_packed_from(tmp_path):
+    """A zip whose images lie in no folder at all."""
+    study = tmp_path / "night"
+    images = {name: photograph(np.random.default_rng(number)) for number, name in enumerate(ids())}
+    with zipfile.ZipFile(tmp_path / "train.zip", "w") as archive:
+        for name, data in images.items():
+            archive.writestr(f"{name}.jpg", data)
+    write_job(study, CHOICES, name="a", config={"data": {"train": str(tmp_path / "train.zip")}})
+    write_split(study / "a", images)
+    assert len(page_of(study).all("img")) > 12

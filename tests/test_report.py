@@ -1,0 +1,462 @@
+from __future__ import annotations
+
+import datetime
+import io
+import os
+import shutil
+import sys
+import threading
+import time
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from studies import write_final, write_job, write_study
+
+from catsdogs import report
+from catsdogs.comparison.evidence import read_evidence
+from catsdogs.comparison.terminal import print_answer
+from catsdogs.errors import UserError
+from catsdogs.files import read_json, write_json
+from catsdogs.study import write_plan
+
+HOSTILE = "<script>alert(1)</script>[red]\x1b[31m\"'\n"
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Four jobs in `multirun/s`, from whose parent commands run."""
+    monkeypatch.chdir(tmp_path)
+    return write_study(tmp_path / "multirun" / "s").relative_to(tmp_path)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["catsdogs-report", *map(str, arguments)])
+        status = report.main()
+        told = capsys.readouterr()
+        return status, told.out, told.err
+
+    return run
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Pages are told and not drawn; gives what was asked for."""
+    asked = []
+
+    def write_report(folders, output, watching=False):
+        asked.append(watching)
+        evidence = read_evidence(folders)
+        output.write_text("a page")
+        return evidence
+
+    monkeypatch.setattr("catsdogs.comparison.page.write_report", write_report)
+    return asked
+
+
+def printed(evidence, width):
+    console = Console(width=width, file=io.StringIO())
+    print_answer(evidence, console)
+    return console.file.getvalue()
+
+
+def test_a_study_gets_its_answer_its_page_and_its_tables(study, command):
+    status, out, err = command(study)
+    assert (status, err) == (0, "")
+    page = (study / "report.html").read_text(encoding="utf-8")
+    assert "mobilenet_v2-light-cosine-mild" in page
+    assert "Content-Security-Policy" in page
+    assert (study / "report" / "jobs.csv").is_file()
+    assert len(pd.read_csv(study / "leaderboard.csv")) == 4
+    lines = out.splitlines()
+    assert lines[-4:-1] == [
+        "Report: multirun/s/report.html",
+        f"Tables: multirun/s/report{os.sep}",
+        "Leaderboard: multirun/s/leaderboard.csv",
+    ]
+    assert lines[-1].startswith("Next: python -m catsdogs.retrain study=s")
+    # The answer is the first thing that is said.
+    assert "light" in next(line for line in lines if line)
+    assert "augmentation" in out
+
+
+def test_the_table_says_what_the_leaderboard_says(study):
+    text = printed(read_evidence([study]), 100)
+    board = report.write_leaderboard(study)
+    rows = [line.split() for line in text.splitlines() if "mild" in line or "none" in line]
+    losses = [word for row in rows for word in row if word.startswith("0.") and "–" not in word]
+    for loss in board["val_log_loss"]:
+        assert f"{loss:.4f}" in losses
+    assert "All jobs: backbone mobilenet_v2, schedule cosine" in text
+    assert "4/4" in text
+
+
+def test_several_studies_lie_beside_the_first_one(study, command):
+    shutil.copytree(study, study.with_name("t"))
+    status, out, err = command(study, study.with_name("t"))
+    assert (status, err) == (0, "")
+    assert (study.parent / "report.html").is_file()
+    assert not (study / "report.html").exists()
+    assert (study.parent / "report" / "jobs.csv").is_file()
+    assert (study.with_name("t") / "leaderboard.csv").is_file()
+    assert "Report: multirun/report.html" in out
+
+
+def test_a_study_that_is_the_current_folder_has_a_parent_too(study, command, monkeypatch, quick):
+    shutil.copytree(study, study.with_name("t"))
+    monkeypatch.chdir(study)
+    assert command(".", "../t")[0] == 0
+    assert os.path.isfile("../report.html")
+
+
+def test_output_names_the_page(study, command, quick, tmp_path):
+    (tmp_path / "new").mkdir()
+    status, out, _ = command(study, "--output", "new/mine.html")
+    assert status == 0
+    assert (tmp_path / "new" / "mine.html").is_file()
+    assert not (study / "report.html").exists()
+    assert "Report: new/mine.html" in out
+
+
+def test_a_failed_a_running_and_a_waiting_job_are_told(study, command, quick):
+    choices = {"backbone": "mobilenet_v2", "augmentation": "strong", "schedule": "cosine", "label_smoothing": "none"}
+    write_job(study, choices, trials=0, status="failed", error="ValueError: no luck\nand more", name="broken")
+    write_job(study, {**choices, "augmentation": "flip"}, trials=2, planned=6, status="running", name="busy")
+    write_plan(study, ["broken", "busy", "later"], ["-m"])
+    status, out, _ = command(study)
+    assert status == 0
+    assert "broken failed: ValueError: no luck" in out
+    assert "and more" not in out
+    assert "2/6" in out
+    for word in ("failed", "running", "waiting", "later"):
+        assert word in out
+
+
+@pytest.mark.parametrize("width", [100, 60, 40])
+def test_everything_fits_whatever_the_names_and_errors_are(tmp_path, width):
+    study = tmp_path / ("s" * 150)
+    for number, name in enumerate(("j" * 200, HOSTILE.replace("/", ""), "a-b")):
+        choices = {"backbone": "b" * 300, "augmentation": HOSTILE * (number + 1), "schedule": f"x{number}" * 50}
+        write_job(study, choices, trials=2, seed=number, name=name)
+    write_job(study, {"backbone": "c"}, trials=0, status="failed", error="e" * 500, name="long-error")
+    write_job(study, {"backbone": "c"}, trials=0, status="failed", error="", name="no-error")
+    for several in (False, True):
+        folders = [study, shutil.copytree(study, tmp_path / "t", dirs_exist_ok=True)] if several else [study]
+        text = printed(read_evidence(folders), width)
+        assert max(map(len, text.splitlines())) <= width
+        # Nothing is cut, and nothing is sent to the terminal.
+        squeezed = "".join(text.split())
+        assert "e" * 500 in squeezed
+        assert "\x1b" not in text
+        assert "…" not in text
+        assert "[red]" in squeezed
+
+
+@pytest.mark.parametrize("width", [100, 79, 40])
+def test_numbers_are_whole_at_every_width(study, width):
+    text = printed(read_evidence([study]), width)
+    lines = text[text.index("Jobs, best") :].splitlines()
+    for loss in report.write_leaderboard(study)["val_log_loss"]:
+        assert any(f" {loss:.4f} " in line and "4/4" in line for line in lines)
+
+
+def test_a_study_without_any_result_is_told(tmp_path, command, quick):
+    write_job(tmp_path / "s", {"backbone": "b"}, trials=0, status="failed", error="no luck")
+    status, out, _ = command(tmp_path / "s")
+    assert status == 0
+    assert "b failed: no luck" in out
+    assert "Next:" not in out
+
+
+def test_odd_values_in_a_result_are_no_crash(study, command, quick):
+    folder = next(study.glob("*/result.json"))
+    best = {"trial": None, "val_log_loss": 0.1, "hyperparameters": {"dropout": [1, 2], "l2": None, "x": 1e300}}
+    write_json(folder, {**read_json(folder), "best_trial": best, "seconds": "long"})
+    status, out, _ = command(study)
+    assert status == 0
+    assert "0.1000" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ["no study"]),
+        (("multirun/nothing",), ["nothing", "s"]),
+        (("multirun",), ["multirun", "result.json"]),
+        (("multirun/s", "multirun/s"), ["given twice"]),
+        (("multirun/s", "--output", "multirun"), ["--output multirun", "multirun.html"]),
+        (("multirun/s", "--output", "x.csv"), ["x.csv", "HTML"]),
+        (("multirun/s", "--output", "multirun/s.html"), ["multirun/s.html", "tables", "--output"]),
+        (("multirun/s", "--output", "file.txt/x.html"), ["file.txt", "--output"]),
+        (("--watch", "multirun/s"), ["--watch multirun/s", "seconds"]),
+        (("multirun/s", "--watch", "0"), ["--watch 0", "at least 1"]),
+        (("multirun/s", "--watch", "nan"), ["--watch nan"]),
+        (("--tensorboard", "multirun/s"), ["no study"]),
+        (("multirun/t", "--tensorboard", "multirun/s"), ["--tensorboard multirun/s", "first"]),
+        (("multirun/t", "--mlflow", "multirun/s"), ["--mlflow multirun/s", "first"]),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence_with_status_2(study, command, arguments, words):
+    (study.parent.parent / "file.txt").write_text("a file")
+    status, out, err = command(*arguments)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+def test_a_study_of_somebody_else_is_reported_elsewhere(study, command, quick, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder / ".leaderboard.csv"))
+
+    monkeypatch.setattr(report, "write_leaderboard", refuse)
+    status, out, err = command(study, "--output", "mine.html")
+    assert status == 0
+    assert err == "warning: multirun/s/leaderboard.csv is not written (Permission denied)\n"
+    assert "Report: mine.html" in out
+
+
+def test_tensorboard_and_mlflow_are_asked_with_what_was_given(study, command, quick, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "catsdogs.comparison.to_tensorboard.write_tensorboard",
+        lambda evidence, folder: asked.append((len(evidence.jobs), str(folder))) or 16,
+    )
+    monkeypatch.setattr(
+        "catsdogs.comparison.to_mlflow.write_mlflow",
+        lambda evidence, uri: asked.append((len(evidence.jobs), uri)) or 1,
+    )
+    status, out, _ = command(study, "--tensorboard", "--mlflow")
+    assert status == 0
+    assert asked[0] == (4, str(study / "tensorboard"))
+    assert asked[1][1].startswith("sqlite:///")
+    assert str(study) in asked[1][1]
+    assert "16 trials; tensorboard --logdir multirun/s/tensorboard" in out
+    assert "1 run; mlflow ui" in out
+    asked.clear()
+    _, out, _ = command(study, "--tensorboard", "runs", "--mlflow", "https://me:secret@server")
+    assert asked == [(4, "runs"), (4, "https://me:secret@server")]
+    assert "secret" not in out
+
+
+def test_a_mistake_of_an_export_is_told_after_the_answer(study, command, quick, monkeypatch):
+    def refuse(evidence, uri):
+        raise UserError("mlflow: no server there")
+
+    monkeypatch.setattr("catsdogs.comparison.to_mlflow.write_mlflow", refuse)
+    status, out, err = command(study, "--mlflow")
+    assert status == 2
+    assert err == "error: mlflow: no server there\n"
+    assert "log loss" in out
+
+
+class Clock:
+    """In place of `time.sleep`: does the next of these instead of waiting, and in the end runs out of patience."""
+
+    def __init__(self, *steps):
+        self.steps = list(steps)
+        self.slept = []
+
+    def __call__(self, seconds):
+        self.slept.append(seconds)
+        if not self.steps:
+            raise AssertionError("it still waits")
+        step = self.steps.pop(0)
+        if step is not None:
+            step()
+
+
+@pytest.fixture
+def running(study):
+    """A study of which one job is done, one is running and one is waiting; gives what happens next."""
+    for job in list(study.glob("*/result.json"))[1:]:
+        shutil.rmtree(job.parent)
+    done = next(study.glob("*/result.json")).parent.name
+    choices = {"backbone": "mobilenet_v2", "augmentation": "x", "schedule": "cosine", "label_smoothing": "none"}
+    now = datetime.datetime.now(datetime.UTC)
+
+    def job(name, trials, status="running"):
+        # As a search writes them: with a new time.
+        write_job(study, choices, name=name, trials=trials, planned=4, status=status, started=now)
+
+    job("busy", 1)
+    write_plan(study, [done, "busy", "later"], ["-m"])
+    return job
+
+
+def test_watching_follows_a_study_until_its_last_job_has_ended(study, command, quick, monkeypatch, running):
+    clock = Clock(
+        None,
+        lambda: running("busy", 2),
+        lambda: running("busy", 4, "ok"),
+        None,
+        lambda: running("later", 1),
+        lambda: running("later", 4, "ok"),
+    )
+    monkeypatch.setattr(time, "sleep", clock)
+    status, out, err = command(study, "--watch", "3")
+    assert (status, err) == (0, "")
+    assert clock.slept == [3.0] * 6
+    assert not clock.steps
+    # Written when something had changed and not otherwise; the last one stays as it is.
+    assert quick == [True] * 5 + [False]
+    lines = [line for line in out.splitlines() if " s: " in line]
+    assert len(lines) == 5
+    assert "s: 5 of 12 trials" in lines[0]
+    assert "s: 6 of 12 trials" in lines[1]
+    assert "s: 12 of 12 trials" in lines[-1]
+    assert "Next:" in out
+    assert len(pd.read_csv(study / "leaderboard.csv")) == 3
+
+
+def test_ctrl_c_ends_watching_with_a_page_that_stays_as_it_is(study, command, quick, monkeypatch, running):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", Clock(interrupt))
+    status, out, _ = command(study, "--watch")
+    assert status == 0
+    assert quick == [True, False]
+    assert "Report: multirun/s/report.html" in out
+
+
+def test_the_last_page_is_written_though_a_file_is_being_replaced(study, command, quick, monkeypatch):
+    from catsdogs.comparison import page
+
+    write, missing = page.write_report, [True, True]
+
+    def write_report(folders, output, watching=False):
+        if not watching and missing:
+            missing.pop()
+            raise FileNotFoundError(2, "No such file", "result.json")
+        return write(folders, output, watching)
+
+    monkeypatch.setattr(page, "write_report", write_report)
+    clock = Clock(None, None)
+    monkeypatch.setattr(time, "sleep", clock)
+    status, _, err = command(study, "--watch")
+    assert (status, err) == (0, "")
+    assert quick == [True, False]
+    assert len(clock.slept) == 2
+
+
+def test_a_finished_study_is_not_watched(study, command, quick, monkeypatch):
+    monkeypatch.setattr(time, "sleep", Clock())
+    assert command(study, "--watch")[0] == 0
+    assert quick == [True, False]
+
+
+def test_watching_waits_for_the_first_job(study, command, quick, monkeypatch):
+    whole = study.rename(study.with_name("whole"))
+    study.mkdir()
+    shutil.copy(whole / "study.json", study)
+
+    def begin():
+        for job in whole.glob("*/result.json"):
+            shutil.copytree(job.parent, study / job.parent.name)
+
+    monkeypatch.setattr(time, "sleep", Clock(None, begin))
+    status, out, _ = command(study, "--watch")
+    assert status == 0
+    assert out.count("no job has begun yet") == 1
+
+
+def test_watching_gives_up_on_a_study_that_was_killed(study, command, quick, monkeypatch, running):
+    for file in study.glob("*/*"):
+        os.utime(file, (0, 0))
+    monkeypatch.setattr(time, "sleep", Clock())
+    status, out, _ = command(study, "--watch")
+    assert status == 0
+    assert "probably killed" in out
+
+
+def test_what_is_missing_for_a_moment_does_not_end_watching(study, command, quick, monkeypatch, running):
+    away = study.with_name("away")
+    clock = Clock(
+        lambda: study.rename(away),
+        None,
+        lambda: (away.rename(study), running("busy", 4, "ok"), running("later", 4, "ok")),
+    )
+    monkeypatch.setattr(time, "sleep", clock)
+    status, out, _ = command(study, "--watch")
+    assert status == 0
+    assert out.count("no such folder") == 1
+    assert quick == [True, True, True, False] or quick.count(False) == 1
+
+
+def test_files_that_are_replaced_all_the_time_do_not_end_watching(study, command, quick, monkeypatch, running):
+    """Another thread writes, moves and removes jobs as fast as it can."""
+    stop = time.monotonic() + 1
+    failed = []
+
+    def search():
+        try:
+            trials = 0
+            while time.monotonic() < stop:
+                trials = trials % 4 + 1
+                running("busy", trials)
+                running("other", trials, "failed")
+                (study / ".failed").mkdir(exist_ok=True)
+                (study / "other").rename(study / ".failed" / f"other.{time.monotonic_ns()}")
+            running("busy", 4, "ok")
+            running("later", 4, "ok")
+        except Exception as error:
+            failed.append(error)
+
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(0.001))
+    thread = threading.Thread(target=search)
+    thread.start()
+    try:
+        status, _, err = command(study, "--watch")
+    finally:
+        thread.join()
+    assert not failed
+    assert (status, err) == (0, "")
+    assert len(quick) > 5
+
+
+def test_what_can_never_be_written_ends_watching(study, command, monkeypatch):
+    monkeypatch.setattr(time, "sleep", Clock())
+    (study.parent.parent / "file").write_text("")
+    status, _, err = command(study, "--watch", "5", "--output", "file/x.html")
+    assert status == 2
+    assert err.startswith("error: ")
+
+
+def test_the_end_of_a_study_is_told_whatever_becomes_of_the_page(study, capsys, monkeypatch):
+    def broken(*arguments):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("catsdogs.comparison.page.write_report", broken)
+    report.summarise(study)
+    told = capsys.readouterr()
+    assert "log loss" in told.out
+    assert "Leaderboard: " in told.out
+    assert "Next: python -m catsdogs.retrain study=s" in told.out
+    assert "Report: " not in told.out
+    assert told.err.count("\n") == 1
+    assert "ZeroDivisionError: a bug" in told.err
+    assert "python -m catsdogs.report multirun/s" in told.err
+
+    monkeypatch.setattr("catsdogs.comparison.terminal.answer", broken)
+    report.summarise(study)
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 2
+    assert "Next: python -m catsdogs.retrain study=s" in told.out
+
+    report.write_page(study)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+
+
+def test_a_page_of_the_final_model_is_written_after_retrain(study, capsys):
+    write_final(study)
+    report.write_page(study)
+    assert capsys.readouterr().out == "Report: multirun/s/report.html\n"
+    assert (study / "report" / "scores.csv").is_file()

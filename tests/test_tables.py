@@ -1,0 +1,114 @@
+"""The CSV files beside the page: what they hold, and that everyone can read them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from studies import IMAGES, write_final, write_job, write_study
+
+from catsdogs.comparison.answer import score_intervals
+from catsdogs.comparison.evidence import read_evidence
+from catsdogs.comparison.tables import TITLES, findings, tables, what_ran, write_tables
+from catsdogs.files import read_json, write_json
+
+CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory):
+    study = write_study(tmp_path_factory.mktemp("studies") / "night", trials=3)
+    write_final(study)
+    return read_evidence([study])
+
+
+@pytest.fixture(scope="module")
+def made(evidence):
+    return tables(findings(evidence))
+
+
+def test_every_table_reads_back_as_it_is_shown(made, tmp_path):
+    assert set(made) == set(TITLES)
+    write_tables(tmp_path / "report", made)
+    assert {file.name for file in (tmp_path / "report").iterdir()} == {f"{name}.csv" for name in TITLES}
+    for name, table in made.items():
+        read = pd.read_csv(tmp_path / "report" / f"{name}.csv", keep_default_na=False, na_values=[""], dtype=object)
+        assert list(read) == list(table), name
+        assert len(read) == len(table), name
+        for column in table:
+            if pd.api.types.is_numeric_dtype(table[column]) and table[column].dtype != bool:
+                numbers = read[column].astype(float).to_numpy()
+                assert np.array_equal(numbers, table[column].astype(float).to_numpy(), equal_nan=True), (name, column)
+            else:
+                told = ["" if pd.isna(value) else str(value) for value in table[column]]
+                assert ["" if pd.isna(value) else value for value in read[column]] == told, (name, column)
+
+
+def test_jobs_carry_their_intervals(evidence, made):
+    jobs = made["jobs"]
+    for label, interval in score_intervals(evidence).items():
+        row = jobs.set_index("label").loc[label]
+        assert (row["val_log_loss_low"], row["val_log_loss_high"]) == (interval.low, interval.high)
+    assert jobs["share_best"].sum() == pytest.approx(1)
+    assert list(jobs["val_log_loss"]) == sorted(jobs["val_log_loss"])
+
+
+def test_effects_are_in_the_order_of_their_figure(made):
+    effects = made["effects"]
+    assert list(effects["choice"]) == ["augmentation", "label_smoothing"]
+    assert effects["difference"].abs().is_monotonic_decreasing
+
+
+def test_mistakes_and_predictions_are_those_of_labelled_images(made):
+    assert len(made["predictions"]) == IMAGES
+    assert set(made["predictions"]["study"]) == {"night"}
+    wrong = made["predictions"][(made["predictions"]["p_dog_tta"] > 0.5) != (made["predictions"]["label"] == 1)]
+    assert set(made["mistakes"]["id"]) == set(wrong["id"])
+    assert list(made["unsure"]) == ["id", "label", "p_dog", "log_loss"]
+
+
+def test_what_ran_is_divided_into_what_differs_and_what_is_shared(tmp_path):
+    study = tmp_path / "night"
+    for name, degrees in (("a", 8.0), ("b", 0.0)):
+        write_job(study, CHOICES, name=name, config={"augmentation": {"rotation_degrees": degrees}, "tags": [1, "x"]})
+    result = read_json(study / "b" / "result.json")
+    write_json(study / "b" / "result.json", {**result, "machine": {"cores": 2, "accelerators": None}})
+    differences, common = what_ran(read_evidence([study]))
+    assert differences.to_dict("records") == [
+        {"key": "augmentation.rotation_degrees", "a": "8.0", "b": "0.0"},
+        {"key": "machine.cores", "a": "", "b": "2"},
+        {"key": "machine.accelerators", "a": "", "b": "null"},
+    ]
+    shared = dict(zip(common["key"], common["value"], strict=True))
+    assert shared["seed"] == "1"
+    assert shared["images.digest"] == "d" * 64
+    assert shared["versions.keras"] == "3.15.1"
+    assert shared["tags"] == "[1, x]"
+
+
+def test_hostile_names_stay_in_their_cells(tmp_path):
+    study = tmp_path / "night"
+    evil = 'a,b "c"\r\nd\re;=1+1'
+    write_job(study, {**CHOICES, "schedule": evil}, name="evil", status="failed", error=evil)
+    write_job(study, CHOICES, name="b")
+    made = tables(findings(read_evidence([study])))
+    write_tables(tmp_path / "report", made)
+    read = pd.read_csv(tmp_path / "report" / "jobs.csv").set_index("label")
+    assert len(read) == 2
+    assert read.loc["evil", "schedule"] == 'a,b "c"\nd\ne;=1+1'
+    assert read.loc["evil", "error"] == 'a,b "c"\nd\ne;=1+1'
+
+
+def test_tables_of_an_earlier_report_go_and_other_files_stay(tmp_path):
+    folder = tmp_path / "report"
+    write_tables(folder, {"jobs": pd.DataFrame({"label": ["a"]}), "mistakes": pd.DataFrame({"id": ["x"]})})
+    (folder / "notes.txt").write_text("mine")
+    write_tables(folder, {"jobs": pd.DataFrame({"label": ["b"]})})
+    assert {file.name for file in folder.iterdir()} == {"jobs.csv", "notes.txt"}
+    assert pd.read_csv(folder / "jobs.csv")["label"].tolist() == ["b"]
+
+
+def test_a_study_that_has_just_begun_has_few_tables(tmp_path):
+    write_job(tmp_path / "night", CHOICES, trials=0, status="running")
+    made = tables(findings(read_evidence([tmp_path / "night"])))
+    assert list(made) == ["jobs", "common"]
