@@ -1,0 +1,45 @@
+"""Pictures of a report, for the README: parts of `report.html` as Chromium draws them, in light.
+
+python docs/make_pictures.py multirun/NAME/report.html [--browser /usr/bin/chromium] [--output docs/pictures]
+
+Photographs are left out, because they belong to others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+WIDTH = 1100
+PARTS = {"answer": "#answer", "effects": "#effects", "search": "#search figure:first-of-type", "curves": "#curves"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
+    parser.add_argument("report", type=Path)
+    parser.add_argument("--browser", default=shutil.which("chromium") or shutil.which("google-chrome"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).resolve().parent / "pictures")
+    arguments = parser.parse_args()
+    if arguments.browser is None:
+        parser.error("no Chromium is installed; install it or name one with --browser")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=arguments.browser, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": WIDTH, "height": 900}, color_scheme="light")
+        page.goto(arguments.report.resolve().as_uri())
+        for name, selector in PARTS.items():
+            part = page.locator(selector).first
+            if part.count():
+                part.scroll_into_view_if_needed()
+                # Figures are drawn when they come into view.
+                page.wait_for_timeout(1500)
+                part.screenshot(path=arguments.output / f"{name}.png")
+                print(arguments.output / f"{name}.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
