@@ -248,6 +248,9 @@
     const details = all("details");
     if (details.length === state.open.length) details.forEach((part, number) => { part.open = state.open[number]; });
     for (const box of boxes) box.checked = state.ignored.includes(box.dataset.id);
+    // What these hide or show moves what lies below.
+    filterRows();
+    listIgnored();
     window.scrollTo({ top: state.scroll, behavior: "instant" });
   }
   if (watching) {

@@ -1,0 +1,401 @@
+"""The page in a browser, opened from disk without a network: `pytest -m browser`; needs Chromium or Chrome."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from studies import write_final, write_job, write_study
+from test_gallery import picture, write_split, write_zip
+
+from catsdogs.comparison.page import write_report
+from catsdogs.files import read_json, write_csv, write_json
+from catsdogs.study import write_plan
+
+pytestmark = pytest.mark.browser
+
+CHOICES = {"backbone": "mobilenet_v2", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
+EVIL = '<script>window.hacked = 1</script><img src="x" onerror="window.hacked = 1">'
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+
+
+def until(page: Page, expression: str) -> None:
+    """Wait until it is true. Playwright's own waiting evaluates strings in the page, which the page does not allow."""
+    deadline = time.monotonic() + 20
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, f"never came true: {expression}"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.fail(f"no browser: install Chromium, so that one of {', '.join(names)} is on the PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished study with a final model and pictures."""
+    folder = tmp_path_factory.mktemp("studies")
+    study = write_study(folder / "night", trials=6)
+    write_final(study)
+    # Ids that need quotes on a command line.
+    images = {}
+    table = pd.read_csv(study / "best" / "predictions.csv", dtype={"id": str})
+    for number, name in enumerate(table.loc[table["split"] == "validation", "id"]):
+        images[f"pets, mine/{name}"] = picture(number)
+    table.loc[table["split"] == "validation", "id"] = list(images)
+    write_csv(study / "best" / "predictions.csv", table)
+    write_zip(folder / "train.zip", {**images, "elsewhere/cat.0": picture(0)}, folder="train")
+    for job in study.glob("mobilenet*"):
+        write_split(job, images)
+        result = read_json(job / "result.json")
+        data = {"train": str(folder / "train.zip"), "ignore": ["cat.999"]}
+        write_json(job / "result.json", {**result, "config": {**result["config"], "data": data}})
+    write_report([study], study / "report.html")
+    return study / "report.html"
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Jobs in every state, with hostile names."""
+    study = tmp_path_factory.mktemp("studies") / "a '\"<b>&amp; ${x}"
+    choices = {"backbone": EVIL, "augmentation": "x" * 300, "schedule": "a\nb", "label_smoothing": "%{x}"}
+    write_job(study, choices, name=f"bad <img src=x onerror=window.hacked=1> {'n' * 180}", trials=12, failed_trials=2)
+    write_job(study, {**choices, "schedule": "c"}, name="n'\"`\\", seed=3, status="failed", error=EVIL + "\nwhole")
+    write_job(study, {**choices, "schedule": "d"}, name="busy", seed=4, status="running", planned=9)
+    write_plan(study, ["busy", "later"], [])
+    write_report([study], study / "report.html")
+    return study / "report.html"
+
+
+class Opened:
+    """A page with everything that it complained of and asked for."""
+
+    def __init__(self, browser: Browser, file: Path, **context) -> None:
+        self.context = browser.new_context(offline=True, **{"viewport": {"width": 1400, "height": 900}, **context})
+        self.page: Page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+        def let_through(route):
+            if not route.request.url.startswith(("file:", "data:", "blob:")):
+                self.requests.append(route.request.url)
+            route.continue_()
+
+        self.page.route("**/*", let_through)
+        self.page.goto(file.as_uri())
+
+    def draw_everything(self) -> int:
+        """Scroll through the page; give the number of figures."""
+        height = self.page.evaluate("document.documentElement.scrollHeight")
+        for top in range(0, height, 700):
+            self.page.evaluate("top => window.scrollTo({top, behavior: 'instant'})", top)
+            self.page.wait_for_timeout(20)
+        until(
+            self.page,
+            "[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))",
+        )
+        return self.page.locator(".plot").count()
+
+    def rows(self) -> list[str]:
+        return self.page.locator("#jobs tbody tr:not([hidden]) th .aside:last-child").all_inner_texts()
+
+
+@pytest.fixture
+def opened(browser):
+    pages: list[Opened] = []
+
+    def open_page(file: Path, **context) -> Opened:
+        pages.append(Opened(browser, file, **context))
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        page.context.close()
+        assert page.complaints == []
+        assert page.requests == []
+
+
+def test_every_figure_is_drawn_once_it_is_near(opened, whole):
+    page = opened(whole)
+    assert 0 < page.page.locator(".plot .main-svg").count() < page.page.locator(".plot").count()
+    assert page.draw_everything() >= 14
+    # Plotly can also draw nothing into axes.
+    empty = page.page.evaluate(
+        "[...document.querySelectorAll('.plot')].filter(p => !p.querySelector('.trace, .points, .heatmaplayer image, "
+        ".hm, .scatterlayer, .barlayer')).map(p => p.id)"
+    )
+    assert empty == []
+    heights = page.page.evaluate(
+        "[...document.querySelectorAll('.plot')].map(p => [p.offsetHeight, p.querySelector('.main-svg').clientHeight])"
+    )
+    assert all(place == drawn for place, drawn in heights)
+
+
+def test_without_scripts_the_page_still_reads(opened, whole):
+    page = opened(whole, java_script_enabled=False).page
+    expect(page.locator("h1")).to_contain_text("validation log loss")
+    expect(page.locator("#jobs tbody tr")).to_have_count(4)
+    expect(page.locator(".shot img").first).to_be_visible()
+    expect(page.locator("figure noscript p").first).to_contain_text("needs JavaScript")
+    for hidden in ("#theme", ".filters", "[data-copy]", ".shot label", ".plot"):
+        expect(page.locator(hidden).first).to_be_hidden()
+
+
+def test_the_leaderboard_sorts_by_click_and_by_keyboard(opened, whole):
+    page = opened(whole)
+    by_loss = page.rows()
+    assert len(set(by_loss)) == 4
+    header = page.page.get_by_role("button", name="Log loss", exact=True)
+    cell = page.page.locator("th", has=header)
+    expect(cell).to_have_attribute("aria-sort", "ascending")
+    header.click()
+    expect(cell).to_have_attribute("aria-sort", "descending")
+    assert page.rows() == by_loss[::-1]
+    job = page.page.get_by_role("button", name="Job", exact=True)
+    job.focus()
+    page.page.keyboard.press("Enter")
+    expect(cell).to_have_attribute("aria-sort", "none")
+    assert page.rows() == sorted(by_loss)
+    page.page.keyboard.press("Space")
+    assert page.rows() == sorted(by_loss, reverse=True)
+
+
+def test_jobs_without_a_number_stay_last(opened, mixed):
+    page = opened(mixed)
+    names = page.page.locator("#jobs tbody tr").evaluate_all("rows => rows.map(row => row.dataset.status)")
+    assert names[-1] == "waiting"
+    for _ in range(2):
+        page.page.get_by_role("button", name="Log loss", exact=True).click()
+        names = page.page.locator("#jobs tbody tr").evaluate_all("rows => rows.map(row => row.dataset.status)")
+        assert names[-1] == "waiting"
+
+
+def test_the_filters_hide_rows(opened, mixed, whole):
+    page = opened(whole).page
+    shown = page.locator("#jobs tbody tr:not([hidden])")
+    page.get_by_label("Filter").fill("NONE mild")
+    expect(shown).to_have_count(1)
+    expect(page.locator("#filtered")).to_have_text("1 of 4 jobs")
+    page.get_by_label("Filter").fill("")
+    expect(shown).to_have_count(4)
+    expect(page.locator("#filtered")).to_have_text("4 jobs")
+    page = opened(mixed).page
+    shown = page.locator("#jobs tbody tr:not([hidden])")
+    page.get_by_label("Status").select_option("failed")
+    expect(shown).to_have_count(1)
+    expect(shown.first).to_have_attribute("data-status", "failed")
+
+
+def test_hovering_names_a_trial(opened, whole):
+    page = opened(whole)
+    page.page.locator("#slice-0").scroll_into_view_if_needed()
+    page.page.wait_for_selector("#plot-slice-0 .point")
+    point = page.page.locator("#plot-slice-0 .scatterlayer .trace:first-child .point").nth(2)
+    box = point.bounding_box()
+    page.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
+    expect(page.page.locator("#plot-slice-0 .hoverlayer")).to_contain_text(re.compile(r"trial \d"))
+    expect(page.page.locator("#plot-slice-0 .hoverlayer")).to_contain_text("log loss")
+
+
+def test_hovering_a_line_of_the_parallel_coordinates_lights_its_trial(opened, whole):
+    page = opened(whole).page
+    page.locator("#coordinates").scroll_into_view_if_needed()
+    page.wait_for_selector("#plot-coordinates .main-svg")
+    over = page.evaluate(
+        """() => {
+          const plot = document.getElementById("plot-coordinates");
+          const best = plot.data.findIndex((trace) => trace.name === "best trial");
+          const { xaxis, yaxis, margin } = plot._fullLayout;
+          const box = plot.getBoundingClientRect();
+          const at = 1;
+          return {
+            best, points: plot.data[best].x.filter((x) => x !== null).length,
+            x: box.left + xaxis._offset + xaxis.c2p(plot.data[best].x[at]),
+            y: box.top + yaxis._offset + yaxis.c2p(plot.data[best].y[at]),
+          };
+        }"""
+    )
+    page.mouse.move(over["x"] + 1, over["y"] + 1, steps=5)
+    lit = "document.getElementById('plot-coordinates').data.find((trace) => trace.name === 'highlight')"
+    until(page, f"{lit}.visible === true")
+    assert page.evaluate(f"{lit}.x.length") == over["points"]
+    assert page.evaluate(f"{lit}.y.length") == over["points"]
+    page.mouse.move(5, 5, steps=5)
+    until(page, f"{lit}.visible === false")
+
+
+def test_the_theme_is_changed_and_remembered(opened, whole):
+    page = opened(whole, color_scheme="dark")
+    page.draw_everything()
+    colour = "getComputedStyle(document.body).backgroundColor"
+    font = "document.getElementById('plot-intervals')._fullLayout.font.color"
+    dark, dark_font = page.page.evaluate(colour), page.page.evaluate(font)
+    page.page.get_by_role("button", name="Light theme").click()
+    until(page.page, f"{font} !== '{dark_font}'")
+    light = page.page.evaluate(colour)
+    assert light != dark
+    page.page.evaluate("window.scrollTo({top: 0, behavior: 'instant'})")
+    page.page.reload()
+    assert page.page.evaluate(colour) == light
+    page.page.wait_for_selector("#plot-intervals .main-svg")
+    assert page.page.evaluate(font) != dark_font
+    # Who never chose follows the system.
+    other = opened(whole, color_scheme="light").page
+    assert other.evaluate(colour) == light
+    other.emulate_media(color_scheme="dark")
+    assert other.evaluate(colour) == dark
+    expect(other.get_by_role("button", name="Light theme")).to_be_visible()
+
+
+def test_selected_images_make_a_list_to_copy(opened, whole):
+    page = opened(whole, permissions=["clipboard-read", "clipboard-write"]).page
+    expect(page.locator("#ignore-list")).to_be_hidden()
+    names = page.locator("#mistakes .id").all_inner_texts()
+    for place in (0, 2):
+        page.locator("#mistakes input").nth(place).check()
+    expect(page.locator("#ignore-count")).to_have_text("2 images selected, beside 1 that is ignored already.")
+    wanted = f"""'data.ignore=[cat.999,"{names[0]}","{names[2]}"]'"""
+    expect(page.locator("#ignore-list")).to_have_text(wanted)
+    page.locator("#ignore [data-copy]").click()
+    expect(page.locator("#ignore [data-copy]")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == wanted
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#ignore-list")).to_be_hidden()
+    assert page.locator("#mistakes input:checked").count() == 0
+
+
+def test_commands_can_be_copied(opened, whole):
+    page = opened(whole, permissions=["clipboard-read", "clipboard-write"]).page
+    page.get_by_role("button", name="Copy: Train the best one again").click()
+    assert page.evaluate("navigator.clipboard.readText()") == page.locator("#retrain-command").inner_text()
+    assert page.evaluate("navigator.clipboard.readText()").startswith("python -m catsdogs.retrain study=")
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("study", ["whole", "mixed"])
+def test_nothing_is_wider_than_the_window(opened, request, study, width):
+    size = {"width": width, "height": 900}
+    page = opened(request.getfixturevalue(study), viewport=size, has_touch=width == 400)
+    page.draw_everything()
+    for scheme in ("light", "dark"):
+        page.page.emulate_media(color_scheme=scheme)
+        assert_all_fits(page)
+
+
+def assert_all_fits(page: Opened) -> None:
+    wide = page.page.evaluate(
+        """() => [...document.querySelectorAll("main *")].filter((element) => {
+          const edge = document.documentElement.clientWidth + 1;
+          const inside = element.closest(".table, .command-line, .plot");
+          return !inside && element.getBoundingClientRect().right > edge;
+        }).map((element) => element.outerHTML.slice(0, 80))"""
+    )
+    assert wide == []
+    root = "document.documentElement"
+    assert page.page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth")
+
+
+def test_paper_has_every_figure_and_everything_open(opened, whole, tmp_path):
+    page = opened(whole, color_scheme="dark")
+    page.page.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
+    data = (tmp_path / "report.pdf").read_bytes()
+    pages = len(re.findall(rb"/Type\s*/Page\b", data))
+    assert 5 <= pages <= 25
+    assert 100_000 < len(data) < 5_000_000
+    # The pictures of the gallery are images in it.
+    assert len(re.findall(rb"/Subtype\s*/Image", data)) >= 20
+    # Before paper, every figure is drawn, light and narrow; and after, as it was.
+    page.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    until(
+        page.page,
+        "[...document.querySelectorAll('.plot')].every(plot => plot._fullLayout && plot._fullLayout.width <= 680)",
+    )
+    light = page.page.evaluate("JSON.parse(document.getElementById('themes').textContent).light.layout.font.color")
+    colours = "[...new Set([...document.querySelectorAll('.plot')].map(plot => plot._fullLayout.font.color))]"
+    assert page.page.evaluate(colours) == [light]
+    assert page.page.locator("details:not([open])").count() == 0
+    page.page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    until(page.page, "document.getElementById('plot-intervals')._fullLayout.width > 900")
+    assert light not in page.page.evaluate(colours)
+    assert page.page.locator("details[open]").count() == 0
+
+
+def test_paper_media_shows_no_controls(opened, whole):
+    page = opened(whole).page
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    for control in ("#theme", ".contents", ".filters", "[data-copy]", "[data-picture]", ".shot label"):
+        expect(page.locator(control).first).to_be_hidden()
+
+
+def test_hostile_names_do_nothing(opened, mixed):
+    page = opened(mixed)
+    page.draw_everything()
+    for plot in page.page.locator(".plot").all()[:6]:
+        box = plot.bounding_box()
+        page.page.evaluate("y => window.scrollBy({top: y - 300, behavior: 'instant'})", box["y"])
+        box = plot.bounding_box()
+        for share in (0.2, 0.5, 0.8):
+            page.page.mouse.move(box["x"] + box["width"] * share, box["y"] + box["height"] / 2)
+            page.page.wait_for_timeout(30)
+    assert page.page.evaluate("window.hacked === undefined")
+    assert page.page.locator("main img").count() == 0
+    expect(page.page.locator("main")).to_contain_text(EVIL)
+    expect(page.page.locator("details.error summary")).to_contain_text("<script>window.hacked = 1</script>")
+
+
+def test_figures_can_be_saved(opened, whole):
+    page = opened(whole, color_scheme="dark", accept_downloads=True).page
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as PNG: Log loss of every job").click()
+    assert download.value.suggested_filename == "plot-intervals.png"
+    assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_watched_page_stays_where_it_was_read(opened, whole, tmp_path):
+    study = tmp_path / "night"
+    shutil.copytree(whole.parent, study)
+    write_report([study], study / "report.html", watching=True)
+    page = opened(study / "report.html").page
+    page.get_by_label("Filter").fill("light")
+    page.get_by_role("button", name="Time", exact=True).click()
+    page.locator("#all-mistakes summary").click()
+    page.locator("#mistakes input").first.check()
+    page.evaluate("window.scrollTo({top: 2500, behavior: 'instant'})")
+    written = page.locator(".watching time").inner_text()
+    time.sleep(1.1)
+    write_report([study], study / "report.html", watching=True)
+    page.reload()
+    assert page.locator(".watching time").inner_text() != written
+    assert page.evaluate("window.scrollY") == 2500
+    expect(page.locator("#jobs tbody tr:not([hidden])")).to_have_count(2)
+    expect(page.locator("th[aria-sort=ascending]")).to_have_text("Time")
+    expect(page.locator("#all-mistakes")).to_have_attribute("open", "")
+    expect(page.locator("#mistakes input").first).to_be_checked()
+
+
+def test_the_keyboard_reaches_the_answer_and_wide_tables(opened, whole):
+    page = opened(whole).page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the answer"
+    assert page.locator(".skip").bounding_box()["y"] >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.locator(".table").first.focus()
+    assert page.evaluate("document.activeElement.getAttribute('role')") == "region"
