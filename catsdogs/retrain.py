@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from catsdogs.compose import checked, with_overrides
 from catsdogs.errors import UserError
 from catsdogs.launch import hydra_application
+from catsdogs.quoting import quoted
 from catsdogs.schema import RetrainConfig
 
 if TYPE_CHECKING:
@@ -77,14 +78,14 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
                 # As `report` and `predict` take it: the folder.
                 studies, study = str(Path(study).parent), Path(study).name
             # Said again, because the job's own settings name the folder in which it was made.
-            added.append(f"studies='{studies}'")
+            added.append(f"studies={quoted(studies)}")
         if study != wanted["study"]:
-            added.append(f"study='{study}'")
+            added.append(f"study={quoted(study)}")
         job = _chosen_job(Path(studies) / study, wanted.get("job"))
         chosen_trial(job, wanted.get("trial"))
         saved = OmegaConf.create({key: value for key, value in job.result["config"].items() if key != "study"})
         if "job" not in wanted:
-            added.append(f"job='{job.name}'")
+            added.append(f"job={quoted(job.name)}")
     elif not (parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion):
         raise UserError("study is not given; pass study=NAME, the name of a folder in multirun/")
     ConfigStore.instance().store(name="chosen_job", node=saved)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import re
 import shlex
 import time
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pandas as pd
 from catsdogs.errors import UserError
 from catsdogs.files import read_json, write_csv, write_json
 from catsdogs.provenance import moment, now
+from catsdogs.quoting import quoted
 from catsdogs.trials import TrialRecord, best_trial, read_trials, summary
 
 RESULT = "result.json"
@@ -265,17 +265,8 @@ def retrain_command(study: Path, job: str | None = None) -> str:
     name = folder.name if folder.parent == Path("multirun") else folder.as_posix()
     if len(folder.parts) == 1 and not folder.is_absolute():
         name = f"./{folder}"
-    words = [f"study={_hydra_value(name)}"] + ([f"job={_hydra_value(job)}"] if job is not None else [])
+    words = [f"study={quoted(name)}"] + ([f"job={quoted(job)}"] if job is not None else [])
     return f"python -m catsdogs.retrain {shlex.join(words)}"
-
-
-def _hydra_value(text: str) -> str:
-    """A text as Hydra's grammar reads it back: quoted where it would be a number, a word of the grammar or an error."""
-    number = re.fullmatch(r"[+-]?([\d_]*\.?[\d_]*(e[+-]?[\d_]+)?|inf|nan)", text, re.IGNORECASE)
-    if re.fullmatch(r"[\w./-]+", text, re.ASCII) and not number and text.lower() not in ("null", "true", "false"):
-        return text
-    # Only a backslash before a quote is an escape to Hydra, also one that ends the text.
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
 
 
 def _read_plan(study: Path) -> dict[str, Any]:

@@ -6,10 +6,6 @@ import datetime
 import math
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import example, given
-from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from catsdogs.comparison import formats
 from catsdogs.comparison.paired import Interval
@@ -61,22 +57,3 @@ def test_long_names_lose_their_middle():
 
 def test_names_are_escaped_before_they_may_break():
     assert formats.breakable("<b>_x") == "&lt;b&gt;_<wbr>x"
-
-
-# What an id can be: the path of a file without its suffix.
-_IDS = st.text(st.characters(exclude_categories=("C", "Z")) | st.sampled_from(" '\"\\${}[],:=()%"), min_size=1)
-
-
-@given(st.lists(_IDS, min_size=1, max_size=3))
-@example(["cat.1", "dogs/dog 2", "a,b", "x'y", 'x"y', "\\", '\\"', "a\\", "${x}", "\\${x}", "\\\\${x}", "$", "a${"])
-@example(["null", "true", "1", "007", "1e5", "1_000", "nan", "inf", "-1", "_", "*", "a=b", "[x]", "{y}", "choice(1,2)"])
-def test_hydra_reads_quoted_ids_back(ids):
-    override = OverridesParser.create().parse_override(f"data.ignore=[{','.join(map(formats.hydra_quoted, ids))}]")
-    config = OmegaConf.create({"ignore": override.value()})
-    assert OmegaConf.to_container(config, resolve=True)["ignore"] == ids
-
-
-def test_usual_ids_are_not_quoted():
-    assert formats.hydra_quoted("cat.123") == "cat.123"
-    assert formats.hydra_quoted("photos/dog-1_b") == "photos/dog-1_b"
-    assert formats.hydra_quoted("1") == '"1"'

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.comparison.choices import listed, untold_settings
-from catsdogs.comparison.evidence import SILENT_SECONDS, WAITING, Evidence
+from catsdogs.comparison.evidence import WAITING, Evidence
 from catsdogs.comparison.paired import Interval, mean_intervals, share_lowest
 from catsdogs.errors import UserError
 from catsdogs.progress import duration
 from catsdogs.scores import log_loss_per_image
-from catsdogs.study import FAILED, RUNNING, best_job, chosen_trial, retrain_command
+from catsdogs.study import FAILED, RUNNING, SILENT_SECONDS, best_job, chosen_trial, retrain_command
 
 LARGER, NOISE, EQUAL, ALONE, UNKNOWN = "larger", "noise", "equal", "alone", "unknown"
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,12 @@ import pandas as pd
 
 from catsdogs.errors import UserError
 from catsdogs.files import read_json
+from catsdogs.provenance import moment
 from catsdogs.scores import log_loss_per_image
-from catsdogs.study import FAILED, OK, RUNNING, Job, planned_jobs, read_jobs
+from catsdogs.study import FAILED, OK, RUNNING, Job, planned_jobs, read_jobs, silent_seconds
 from catsdogs.trials import TrialRecord
 
 WAITING = "waiting"  # planned, and nothing of it is there yet
-
-# A running job whose files have not changed for so long was probably killed.
-SILENT_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
@@ -206,15 +202,9 @@ def _row(job: Job, label: str, study: str, trials: pd.DataFrame) -> dict[str, An
         "data_digest": data.get("digest"),
         "seconds": _number(result.get("seconds")),
         "started": result.get("started"),
-        "silent_seconds": _silent_seconds(job.folder) if status == RUNNING else math.nan,
+        "silent_seconds": silent_seconds(job.folder) if status == RUNNING else math.nan,
         "error": str(result.get("error") or "") or None,
     }
-
-
-def _silent_seconds(folder: Path) -> float:
-    """Since a file of a job changed last."""
-    changed = [file.stat().st_mtime for file in folder.iterdir() if file.is_file()]
-    return max(0.0, time.time() - max(changed)) if changed else math.nan
 
 
 def _trials(job: Job, label: str, study: str, problems: list[str]) -> pd.DataFrame:
@@ -297,11 +287,8 @@ _BOARD_COLUMNS = (
 
 def _timestamp(text: Any) -> Any:
     """In UTC; NaT if it tells no time."""
-    try:
-        told = datetime.datetime.fromisoformat(str(text))
-    except ValueError:
-        return pd.NaT
-    return pd.Timestamp(told if told.tzinfo else told.replace(tzinfo=datetime.UTC)).tz_convert("UTC")
+    told = moment(text)
+    return pd.NaT if told is None else pd.Timestamp(told).tz_convert("UTC")
 
 
 def _board(rows: list[dict[str, Any]], choices: list[str], searched: list[str]) -> pd.DataFrame:

@@ -18,9 +18,6 @@ MISSING = "–"
 
 # What a list element of Hydra may look like without quotes and stay a text. Names that YAML takes for something else
 # and everything with other characters are quoted.
-_PLAIN_ID = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
-_NOT_TEXTS = {"null", "true", "false", "nan", "inf"}
-
 _NAMED = 6  # things that a sentence lists
 
 
@@ -118,16 +115,3 @@ def listed(parts: Sequence[str], longest: int = _NAMED) -> str:
 
 def signed_between(interval: Interval) -> str:
     return "" if interval.low is None else f"{signed(interval.low)} to {signed(interval.high)}"
-
-
-def hydra_quoted(name: str) -> str:
-    """An id as an element of a list on Hydra's command line, in quotes where it needs some.
-
-    Hydra's grammar: a backslash stands for itself but before a quote; OmegaConf takes `${` for an interpolation unless
-    a backslash stands before it.
-    """
-    if _PLAIN_ID.fullmatch(name) and name.lower() not in _NOT_TEXTS:
-        return name
-    name = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", name)
-    name = re.sub(r'(\\*)"', lambda match: match[1] * 2 + r"\"", name)
-    return '"' + re.sub(r"(\\+)\Z", lambda match: match[1] * 2, name) + '"'

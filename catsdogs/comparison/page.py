@@ -19,6 +19,7 @@ from catsdogs.comparison import formats, sections, theme
 from catsdogs.comparison.evidence import Evidence, read_evidence
 from catsdogs.comparison.tables import TITLES, Findings, findings, tables, write_tables
 from catsdogs.files import write_text
+from catsdogs.quoting import quoted
 
 _TEMPLATE = Path(__file__).with_name("template")
 
@@ -114,7 +115,7 @@ def _environment() -> jinja2.Environment:
         "time": formats.day_and_time,
         "words": formats.words,
         "breakable": formats.breakable,
-        "quoted": formats.hydra_quoted,
+        "quoted": quoted,
         "first_line": lambda text: next(iter(str(text).strip().splitlines()), ""),
         "cut": lambda text: formats.cut(str(text), _LONGEST_VALUE),
         "middle": lambda text: formats.cut_in_the_middle(str(text), _LONGEST_NAME),

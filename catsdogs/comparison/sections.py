@@ -18,7 +18,7 @@ from markupsafe import Markup
 from catsdogs.comparison import final_figures, search_figures, theme
 from catsdogs.comparison.choices import not_paired
 from catsdogs.comparison.curve_figures import best_so_far, learning_curves
-from catsdogs.comparison.evidence import SILENT_SECONDS, WAITING, Evidence, Final
+from catsdogs.comparison.evidence import WAITING, Evidence, Final
 from catsdogs.comparison.final_scores import tta_gain
 from catsdogs.comparison.formats import (
     MISSING,
@@ -40,7 +40,7 @@ from catsdogs.comparison.space_figures import hyperparameter_slices, parallel_co
 from catsdogs.comparison.tables import Findings
 from catsdogs.files import read_json
 from catsdogs.provenance import moment
-from catsdogs.study import FAILED, OK, PLAN, RUNNING, retrain_command
+from catsdogs.study import FAILED, OK, PLAN, RUNNING, SILENT_SECONDS, retrain_command
 
 _MOST_FAILURES = 20  # rows of the table of failed trials
 
@@ -106,13 +106,13 @@ def study(evidence: Evidence, folder: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         plan = read_json(folder / PLAN)
     command = plan.get("command") if isinstance(plan, dict) else None
-    words = [str(word) for word in command] if isinstance(command, list) else []
+    arguments = [str(word) for word in command] if isinstance(command, list) else []
     name = _names(evidence)[folder]
     rows = evidence.board[evidence.board["study"] == name]
     started = [when for text in rows["started"].dropna() if (when := moment(text)) is not None]
     return {
         "name": name,
-        "command": "python -m catsdogs.search " + shlex.join(words) if words else None,
+        "command": "python -m catsdogs.search " + shlex.join(arguments) if arguments else None,
         "retrain": retrain_command(folder),
         "jobs": rows["status"].value_counts().to_dict(),
         "completed": int(rows["trials_completed"].sum()),
@@ -125,7 +125,7 @@ def tiles(found: Findings) -> list[dict[str, str]]:
     told = found.answer
     if told.log_loss is None:
         return []
-    tiles = [
+    made = [
         {
             "name": "log loss, validation",
             "number": loss(told.log_loss.value),
@@ -133,7 +133,7 @@ def tiles(found: Findings) -> list[dict[str, str]]:
         }
     ]
     if told.accuracy is not None:
-        tiles.append(
+        made.append(
             {
                 "name": "accuracy",
                 "number": percent(told.accuracy),
@@ -141,18 +141,18 @@ def tiles(found: Findings) -> list[dict[str, str]]:
             }
         )
     if told.lead is not None:
-        tiles.append(
+        made.append(
             {"name": "lead over the runner-up", "number": signed(told.lead.value), "note": signed_between(told.lead)}
         )
     if told.best in told.share_best and len(told.share_best) > 1:
-        tiles.append(
+        made.append(
             {
                 "name": "best in",
                 "number": percent(told.share_best[told.best], 0),
                 "note": "of resamples of the images",
             }
         )
-    return tiles
+    return made
 
 
 def leaderboard(found: Findings) -> dict[str, Any]:
@@ -409,7 +409,6 @@ def _score_cell(score: str, row: Mapping[Any, Any] | None) -> dict[str, str]:
 
 def tta_verdict(gain: Interval) -> str:
     """Whether test-time augmentation is worth its time, in a sentence."""
-    between = "" if gain.low is None else f" (95 % interval {signed_between(gain)})"
     verb = "lowers" if gain.value >= 0 else "raises"
     if not gain.excludes_zero:
         verdict = "no more than noise"
@@ -417,7 +416,7 @@ def tta_verdict(gain: Interval) -> str:
         verdict = "it helps"
     else:
         verdict = "it harms, so retrain with tta=none"
-    gained = "" if not between else f", a gain of {signed(gain.value)}{between}"
+    gained = "" if gain.low is None else f", a gain of {signed(gain.value)} (95 % interval {signed_between(gain)})"
     return (
         f"Test-time augmentation {verb} the log loss by {loss(abs(gain.value))}{gained}, image by image on "
         f"{count(gain.size)} validation images: {verdict}."

@@ -1,0 +1,22 @@
+"""A text -> the same text on Hydra's command line."""
+
+from __future__ import annotations
+
+import re
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
+_NUMBER = re.compile(r"[+-]?([\d_]*\.?[\d_]*(e[+-]?[\d_]+)?|inf|nan)", re.IGNORECASE)
+_NOT_TEXTS = {"null", "true", "false"}
+
+
+def quoted(text: str) -> str:
+    """As a value, or an element of a list, in quotes where Hydra would read something else without.
+
+    Hydra's grammar: a backslash stands for itself but before a quote; OmegaConf takes `${` for an interpolation unless
+    a backslash stands before it.
+    """
+    if _PLAIN.fullmatch(text) and not _NUMBER.fullmatch(text) and text.lower() not in _NOT_TEXTS:
+        return text
+    text = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
+    text = re.sub(r'(\\*)"', lambda match: match[1] * 2 + r"\"", text)
+    return '"' + re.sub(r"(\\+)\Z", lambda match: match[1] * 2, text) + '"'
