@@ -119,7 +119,10 @@ class StudyCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Compose and check every job, and read the archives once, before the first job starts."""
         try:
+            _check_launcher(config)
             jobs = _planned_jobs(config)
+        except UserError as error:
+            _exit(_tell(str(error)))
         except COMPOSITION_ERRORS as error:
             _exit(_tell(sentence(error)))
         names = [str(job.hydra.sweep.subdir) for job in jobs]
@@ -193,6 +196,19 @@ def _set_aside(folder: Path) -> Path:
     place.parent.mkdir(exist_ok=True)
     folder.rename(place)
     return place
+
+
+def _check_launcher(config: DictConfig) -> None:
+    """Prepare what the chosen launcher needs, where it needs something."""
+    target = str(config.hydra.launcher._target_)
+    if not target.endswith(".SlurmLauncher"):
+        return
+    choice = str(config.hydra.runtime.choices["hydra/launcher"])
+    try:
+        from catsdogs import slurm
+    except ModuleNotFoundError as error:
+        raise UserError(f"hydra/launcher={choice}: {error.name} is missing; pip install 'catsdogs[slurm]'") from error
+    slurm.prepare(choice, target)
 
 
 def _planned_jobs(config: DictConfig) -> list[DictConfig]:
