@@ -1,8 +1,8 @@
 """Hydra launcher: every job of a study is a job of a Slurm cluster, through hydra-submitit-launcher.
 
-`hydra/launcher=slurm_cpu` and `slurm_gpu`. That plugin's own launcher asks Slurm's accounting how a job ended. Where there
-is none, it waits for ever for a job that was killed; where there is one, the first such job ends the study without a
-summary. This one asks Slurm's queue, and records the job as failed.
+`hydra/launcher=slurm_cpu` and `slurm_gpu`. That plugin's own launcher asks Slurm's accounting how a job ended. Where
+there is none, it waits for ever for a job that was killed; where there is one, the first such job ends the study
+without a summary. This one asks Slurm's queue, and records the job as failed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import math
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -37,6 +38,9 @@ _SQUEUE = ("squeue", "--me", "--array", "--noheader", "--states=all", "--format=
 
 # Longest time between two looks at the queue, well within those five minutes.
 _SECONDS_BETWEEN_LOOKS = 60
+
+# So long an interrupted study waits for its jobs, so that its summary says how they ended.
+_SECONDS_TO_END = 20
 
 # squeue's names of states in which a job will not run again. Others it will leave: it is requeued, suspended, ...
 _ENDED = {
@@ -88,7 +92,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         try:
             return [self._ended(job, list(overrides)) for job, overrides in zip(jobs, job_overrides, strict=True)]
         except BaseException:
-            _end([job.job_id for job in jobs])
+            _end(jobs)
             raise
 
     def _logs(self) -> Path:
@@ -153,10 +157,15 @@ def _death(job: submitit.Job[Any]) -> str:
     return f"Slurm's job {job.job_id} ended without a result (state {state}); its log is {job.paths.stdout}"
 
 
-def _end(jobs: list[str]) -> None:
+def _end(jobs: list[submitit.Job[JobReturn]]) -> None:
     """Take back what waits, and interrupt what runs as Ctrl-C would; every job keeps what it finished."""
-    subprocess.run(["scancel", "--state=PENDING", *jobs], check=False)
-    subprocess.run(["scancel", "--signal=INT", *jobs], check=False)
+    names = [job.job_id for job in jobs]
+    for which in ("--state=PENDING", "--signal=INT"):
+        # It complains of those that have ended.
+        subprocess.run(["scancel", which, *names], capture_output=True, check=False)
+    deadline = time.monotonic() + _SECONDS_TO_END
+    while time.monotonic() < deadline and not all(job.done(force_check=True) for job in jobs):
+        time.sleep(1)
 
 
 def _last_line(text: str) -> str:
@@ -165,6 +174,7 @@ def _last_line(text: str) -> str:
 
 def record_failure(config, error, kind):
     from catsdogs.study import read_job, write_result
+
     folder = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
     job = read_job(folder)
     result = job.result if job else {"job": folder.name}

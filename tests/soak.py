@@ -1,0 +1,309 @@
+"""Kill a study again and again, and see that nothing that was finished is lost or done twice.
+
+python tests/soak.py --kills 50 --tuner random grid --output benchmarks/results/soak.json
+
+Runs a study of 3 jobs x 4 trials once uninterrupted. Then the same study elsewhere: SIGKILL of all its processes at a
+random moment, or inside one of its state writes, and the same command again, until it ends; and so on with new studies
+until there were enough kills. Then compares every table of the studies with those of the uninterrupted one.
+
+    lost_trials      were in trials.csv when the study was killed, and later were not
+    repeated_trials  were in trials.csv when the study was killed, and were trained again; or twice by one command
+    different_rows   of trials.csv, history.csv, validation.csv and leaderboard.csv, apart from times
+    refusals         commands that ended by themselves with another status than 0
+    tracebacks       commands that printed one
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import psutil
+
+from catsdogs.files import write_json
+from catsdogs.provenance import machine, now, versions
+
+TESTS = Path(__file__).resolve().parent
+
+STUDY = (
+    "study=soak",
+    "augmentation=none,flip,light",
+    "tuner.max_trials=4",
+    "fit.epochs=2",
+    "fit.batch_size=8",
+    "data=sample",
+    "data.sample.images_per_class=12",
+    "data.sample.test_images=4",
+    "backbone=small_cnn",
+    "backbone.builder=tiny_backbone.build",
+    "~backbone.arguments.filters",
+    "backbone.image_size=32",
+    "space=small_cnn",
+    "space.unfreeze_depth.values=[2,5]",
+    "model.dense_units=8",
+    "features.engine=tensorflow",
+)
+
+# What a launcher needs for jobs this small.
+SETTINGS = {
+    "joblib": ("hydra.launcher.n_jobs=2",),
+    "slurm_cpu": ("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=null"),
+}
+
+POINTS = ("before", "half", "written", "moved")
+
+# Columns that tell when and how long, and not what.
+TIMES = ("seconds", "ended", "started", "finished")
+
+
+@dataclass
+class Outcome:
+    """What the kills of one tuner and one launcher did."""
+
+    tuner: str
+    launcher: str
+    kills: int = 0
+    aimed_kills: int = 0
+    studies: int = 0
+    commands: int = 0
+    lost_trials: int = 0
+    repeated_trials: int = 0
+    different_rows: int = 0
+    refusals: int = 0
+    tracebacks: int = 0
+    aims_not_reached: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Study:
+    """The study in a folder of its own, with a cache of its own, and the command that runs it."""
+
+    def __init__(self, folder: Path, tuner: str, launcher: str) -> None:
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self.root = folder / "multirun" / "soak"
+        self._mark = uuid.uuid4().hex
+        self._ledger = folder / "ledger.jsonl"
+        self._hit = self._ledger.with_suffix(".hit")
+        self._slurm = launcher.startswith("slurm")
+        self._command = [sys.executable, "-m", "catsdogs.search", "-m", *STUDY, f"tuner={tuner}"]
+        self._command += [f"hydra/launcher={launcher}", *SETTINGS.get(launcher, ())]
+        self.commands = 0
+
+    def run(self, aim: str = "", seconds: float | None = None) -> int | None:
+        """Run the command; kill it inside a state write or after so many seconds; its status, None: it was killed."""
+        self.commands += 1
+        self._hit.unlink(missing_ok=True)
+        path = os.pathsep.join(filter(None, [str(TESTS / "soak_patch"), str(TESTS), os.environ.get("PYTHONPATH")]))
+        environment = {
+            **os.environ,
+            "PYTHONPATH": path,
+            "CATSDOGS_CACHE": str(self.folder / "cache"),
+            "CUDA_VISIBLE_DEVICES": "",
+            "SOAK_LEDGER": str(self._ledger),
+            "SOAK_AIM": aim,
+            "SOAK_MARK": self._mark,
+        }
+        with self.log.open("w") as log:
+            process = subprocess.Popen(
+                self._command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+            try:
+                self._wait(process, seconds)
+            finally:
+                self._end(process)
+        return None if process.returncode == -signal.SIGKILL or self._hit.exists() else process.returncode
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"command-{self.commands}.log"
+
+    def _wait(self, process: subprocess.Popen[bytes], seconds: float | None) -> None:
+        """Until it ends, the time has come, or a job was hit that is not of its process group."""
+        began = time.monotonic()
+        while process.poll() is None and not self._hit.exists():
+            if time.monotonic() - began > (600 if seconds is None else seconds):
+                if seconds is None:
+                    raise TimeoutError(f"the command did not end in 10 minutes; see {self.log}")
+                return
+            time.sleep(0.02)
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill whatever of the command is left, wherever it runs."""
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if self._slurm and process.returncode != 0:
+            subprocess.run(["scancel", "--me", "--state=PENDING"], check=True)
+        left = [other for other in psutil.process_iter() if self._is_ours(other)]
+        for other in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                other.kill()
+        psutil.wait_procs(left, timeout=30)
+        while self._slurm and subprocess.check_output(["squeue", "--me", "--noheader"]).strip():
+            time.sleep(0.5)
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get("SOAK_MARK") == self._mark and process.pid != os.getpid()
+        except psutil.Error:
+            return False
+
+    def finished(self) -> set[tuple[str, str]]:
+        """(job, trial) of every trial in a `trials.csv`."""
+        tables = {file.parent.name: pd.read_csv(file, dtype={"trial": str}) for file in self._job_files("trials.csv")}
+        return {(job, trial) for job, table in tables.items() for trial in table["trial"]}
+
+    def trained(self) -> Counter[tuple[str, str]]:
+        """How often (job, trial) began to train."""
+        lines = self._ledger.read_text().splitlines() if self._ledger.exists() else []
+        return Counter((entry["job"], entry["trial"]) for entry in map(json.loads, lines))
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table that must not depend on the kills."""
+        files = [
+            self.root / "leaderboard.csv",
+            *(file for name in ("trials.csv", "history.csv", "validation.csv") for file in self._job_files(name)),
+        ]
+        frames = {str(file.relative_to(self.root)): pd.read_csv(file, dtype=str) for file in files}
+        return {name: table.drop(columns=[c for c in TIMES if c in table]) for name, table in frames.items()}
+
+    def state_files(self) -> list[str]:
+        """Names of the files that the study writes as it goes."""
+        written = [*self.root.glob("*"), *self._job_files("*")]
+        return sorted({file.name for file in written if file.suffix in (".json", ".csv", ".html")})
+
+    def _job_files(self, name: str) -> list[Path]:
+        return sorted(file for file in self.root.glob(f"*/{name}") if file.parent.name != "report")
+
+
+def different_rows(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> int:
+    """Rows of one that the other has not at that place, and the other way round."""
+    count = 0
+    for name in sorted({*one, *other}):
+        rows = [table.fillna("").to_dict("records") for table in (one.get(name), other.get(name)) if table is not None]
+        pairs = itertools.zip_longest(*rows) if len(rows) == 2 else ((row, None) for row in rows[0])
+        found = sum(a != b for a, b in pairs)
+        if found:
+            print(f"  {name}: {found} rows differ", flush=True)
+        count += found
+    return count
+
+
+def soak(folder: Path, tuner: str, launcher: str, kills: int, seed: int) -> Outcome:
+    """Kill studies of one tuner under one launcher so many times."""
+    began = time.monotonic()
+    outcome, rng = Outcome(tuner, launcher), random.Random(seed)
+    whole = Study(folder / "whole", tuner, launcher)
+    if whole.run() != 0:
+        raise SystemExit(f"the uninterrupted study failed; see {whole.log}")
+    duration, expected = time.monotonic() - began, whole.tables()
+    print(f"{tuner}, {launcher}: uninterrupted in {duration:.0f} s, {len(whole.finished())} trials", flush=True)
+    aims = [f"{name}:1:{point}" for name in whole.state_files() for point in POINTS]
+    aims += [f"{name}:2:{point}" for name in whole.state_files() for point in POINTS]
+    half = len(aims) // 2
+    aims = rng.sample(aims[half:], half) + rng.sample(aims[:half], half)
+    while outcome.kills < kills:
+        outcome.studies += 1
+        study = Study(folder / f"study-{outcome.studies}", tuner, launcher)
+        killed_study(study, outcome, kills, aims, duration, rng)
+        outcome.commands += study.commands
+        outcome.different_rows += different_rows(expected, study.tables())
+    outcome.aims_not_reached = sorted(set(outcome.aims_not_reached))
+    outcome.seconds = round(time.monotonic() - began, 1)
+    return outcome
+
+
+def killed_study(
+    study: Study, outcome: Outcome, kills: int, aims: list[str], duration: float, rng: random.Random
+) -> None:
+    """Run a study to its end, killed as often as may be."""
+    finished: set[tuple[str, str]] = set()
+    while True:
+        # Three of four are aimed, so that in a long run every file is hit at every point.
+        aim = aims.pop() if aims and rng.random() < 0.75 and outcome.kills < kills else ""
+        moment = rng.uniform(0, duration) if not aim and outcome.kills < kills else None
+        before = study.trained()
+        status = study.run(aim, moment)
+        trained = study.trained() - before
+        again = sorted(trial for trial, times in trained.items() if times > 1 or trial in finished)
+        now_finished = study.finished()
+        lost = sorted(finished - now_finished)
+        outcome.repeated_trials += len(again)
+        outcome.lost_trials += len(lost)
+        text = study.log.read_text(errors="replace")
+        outcome.tracebacks += "Traceback (most recent call last)" in text
+        if status is None:
+            outcome.kills += 1
+            outcome.aimed_kills += bool(aim)
+            outcome.aims_not_reached = [other for other in outcome.aims_not_reached if other != aim]
+        where = aim or (f"{moment:.1f} s" if moment is not None else "not aimed at")
+        told = "killed" if status is None else f"status {status}"
+        print(f"  {outcome.kills}: {where}: {told}, {len(now_finished)} trials finished", flush=True)
+        if lost or again or status not in (None, 0) or "Traceback (most" in text:
+            print(f"    LOOK: lost {lost}, repeated {again}; {study.log}", flush=True)
+        finished |= now_finished
+        if status == 0:
+            # Perhaps that file is written earlier in a study: it is tried again with a new one.
+            if aim and aim not in outcome.aims_not_reached:
+                aims.append(aim)
+            if aim:
+                outcome.aims_not_reached.append(aim)
+            return
+        if status is not None:
+            outcome.refusals += 1
+            if outcome.refusals > 5:
+                raise SystemExit(f"it does not go on: {text[-2000:]}")
+
+
+def record(output: Path, outcomes: list[Outcome]) -> None:
+    """Write JSON; runs of other tuners and launchers that it holds already are kept."""
+    runs = {}
+    if output.exists():
+        runs = {(run["tuner"], run["launcher"]): run for run in json.loads(output.read_text())["runs"]}
+    for outcome in outcomes:
+        runs[outcome.tuner, outcome.launcher] = {**dataclasses.asdict(outcome), "ended": now(), "versions": versions()}
+    summed = ("kills", "lost_trials", "repeated_trials", "different_rows", "refusals", "tracebacks")
+    totals = {name: sum(run[name] for run in runs.values()) for name in summed}
+    write_json(output, {**totals, "runs": list(runs.values()), "machine": machine()})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50, help="at least so many, for each tuner and launcher")
+    parser.add_argument("--tuner", nargs="+", default=["random", "grid"])
+    parser.add_argument("--launcher", nargs="+", default=["isolated"], help="options of hydra/launcher")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments")
+    parser.add_argument("--output", type=Path, help="JSON; what it holds of other tuners and launchers is kept")
+    parser.add_argument("--folder", type=Path, help="keeps the studies here; without it they are removed")
+    arguments = parser.parse_args()
+    outcomes = []
+    with tempfile.TemporaryDirectory(prefix="soak-") as temporary:
+        for tuner, launcher in itertools.product(arguments.tuner, arguments.launcher):
+            folder = (arguments.folder or Path(temporary)).absolute() / f"{tuner}-{launcher}"
+            outcomes.append(soak(folder, tuner, launcher, arguments.kills, arguments.seed))
+            if arguments.output:
+                record(arguments.output, outcomes)
+    for outcome in outcomes:
+        print(json.dumps(dataclasses.asdict(outcome)))
+    wrong = sum(o.lost_trials + o.repeated_trials + o.different_rows + o.refusals + o.tracebacks for o in outcomes)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

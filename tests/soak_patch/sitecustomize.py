@@ -1,0 +1,91 @@
+"""Imported by every Python that starts with this folder on PYTHONPATH: kills inside state writes, and counts trainings.
+
+Set by tests/soak.py:
+    SOAK_LEDGER: file that gets a line for every trial that begins to train.
+    SOAK_AIM: FILE:N:POINT, the process that writes FILE for the N-th time dies there with its process group. POINT is
+        `before` (nothing is written), `half` (of the temporary file), `written` (it is whole and not yet moved) or
+        `moved`. The ledger with the suffix .hit tells that it happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+
+def _die():
+    Path(os.environ["SOAK_LEDGER"]).with_suffix(".hit").touch()
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def _aimed(files):
+    """Patch `catsdogs.files`, through which all state is written."""
+    name, number, point = os.environ["SOAK_AIM"].rsplit(":", 2)
+    replacing, writes = files.replacing, Counter()
+
+    @contextlib.contextmanager
+    def killing(path, *arguments, **settings):
+        writes[path.name] += 1
+        here = path.name == name and writes[name] == int(number)
+        if here and point == "before":
+            _die()
+        with replacing(path, *arguments, **settings) as temporary:
+            yield temporary
+            if here and point == "half":
+                os.truncate(temporary, temporary.stat().st_size // 2)
+            if here and point in ("half", "written"):
+                _die()
+        if here and point == "moved":
+            _die()
+
+    files.replacing = killing
+
+
+def _counted(tuning):
+    """Patch `catsdogs.tuning`, which runs the trials."""
+    run_trial = tuning.SearchTuner.run_trial
+
+    @functools.wraps(run_trial)
+    def counting(self, trial, *arguments, **settings):
+        entry = {"job": self._folder.name, "trial": trial.trial_id}
+        with open(os.environ["SOAK_LEDGER"], "a", encoding="utf-8") as ledger:
+            ledger.write(json.dumps(entry) + "\n")
+        return run_trial(self, trial, *arguments, **settings)
+
+    tuning.SearchTuner.run_trial = counting
+
+
+_PATCHES = {"catsdogs.tuning": _counted} if "SOAK_LEDGER" in os.environ else {}
+if os.environ.get("SOAK_AIM"):
+    _PATCHES["catsdogs.files"] = _aimed
+
+
+class _Patching:
+    """A finder that patches modules right after they are executed, before anybody has their functions."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in _PATCHES:
+            return None
+        patch = _PATCHES.pop(name)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def executing(module):
+            execute(module)
+            patch(module)
+
+        spec.loader.exec_module = executing
+        return spec
+
+
+if _PATCHES:
+    sys.meta_path.insert(0, _Patching())
