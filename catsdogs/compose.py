@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,12 +27,19 @@ from catsdogs.locations import sweeps_dir
 # The groups whose choices name a job and are compared in the report.
 COMPOSED_GROUPS = ("backbone", "augmentation", "schedule", "label_smoothing")
 
+# Of Hydra: which of its defaults hold.
+VERSION_BASE = "1.3"
+
 # Longest name of a job folder; file systems end at 255 bytes, and tools add prefixes.
 MAX_JOB_NAME = 120
 
 
 def register() -> None:
-    """Tell Hydra the schemas, the declared studies and the resolver that names job folders. May be called again."""
+    """Tell Hydra our schemas, declared studies, launcher and resolver for names of jobs. May be called again."""
+    # Not at the top: a job of the launcher registers too.
+    from catsdogs.isolated import register_launcher
+
+    register_launcher()
     store = ConfigStore.instance()
     store.store(name="search_schema", node=schema.SearchConfig)
     store.store(name="retrain_schema", node=schema.RetrainConfig)
@@ -129,6 +136,22 @@ def job_name(choices: dict[str, str], overrides: Sequence[str], varied: Sequence
         return cleaned
     digest = hashlib.sha256(whole.encode()).hexdigest()[:10]
     return f"{cleaned[: MAX_JOB_NAME - 11].lstrip('.')}-{digest}"
+
+
+def job_choices(hydra: Any, varied: Iterable[str] = ()) -> dict[str, str]:
+    """The options of the composed groups of a job, and the values of everything else that its study varies.
+
+    Args:
+        hydra: the job's `hydra` node.
+        varied: keys that the study varies beside those of its sweeper.
+    """
+    choices = {group: str(hydra.runtime.choices[group]) for group in COMPOSED_GROUPS}
+    keys = {*varied, *(hydra.sweeper.get("params") or {})} - {*COMPOSED_GROUPS}
+    for override in hydra.overrides.task:
+        key, _, value = override.partition("=")
+        if key.lstrip("+") in keys:
+            choices[key.lstrip("+")] = value
+    return choices
 
 
 def _resolve_job_name(choices: Any, overrides: Any, sweeper: Any, varied: Any) -> str:

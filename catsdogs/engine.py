@@ -20,6 +20,7 @@ import numpy as np
 
 from catsdogs.devices import alone, has_accelerator
 from catsdogs.errors import UserError
+from catsdogs.processes import thread_limit
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
 
@@ -279,7 +280,14 @@ class _OpenVino:
         converting.input().tensor().set_element_type(getattr(openvino.Type, pixels))
         # Pinned, the streams of several jobs would share the first cores and leave the others idle. The precision is
         # not left to OpenVINO, which takes bfloat16 where the processor has it.
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT", "ENABLE_CPU_PINNING": False}
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "ENABLE_CPU_PINNING": False,
+        }
+        limit = thread_limit()
+        if limit is not None:
+            settings["INFERENCE_NUM_THREADS"] = limit
         queue = openvino.AsyncInferQueue(openvino.Core().compile_model(converting.build(), "CPU", settings))
         queue.set_callback(self._keep)
         return queue

@@ -11,7 +11,6 @@ import io
 import json
 import logging
 import math
-import os
 import re
 import shutil
 import time
@@ -29,6 +28,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from catsdogs import files
 from catsdogs.errors import UserError
+from catsdogs.processes import threads
 
 RESIZE = "pillow-bilinear"
 
@@ -137,7 +137,7 @@ def in_threads(
         doing: the work in a word or two, for the log; None logs nothing.
         ahead: results that may wait; 8 for every processor if None.
     """
-    workers = os.cpu_count() or 1
+    workers = threads()
     ahead = 8 * workers if ahead is None else ahead
     start = logged = time.monotonic()
     pool = ThreadPoolExecutor(workers)

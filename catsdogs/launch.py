@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -14,13 +16,27 @@ import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from catsdogs.compose import COMPOSITION_ERRORS, checked, raised_by_hydra, register, sentence, wants_traceback
+from catsdogs.compose import (
+    COMPOSITION_ERRORS,
+    VERSION_BASE,
+    checked,
+    raised_by_hydra,
+    register,
+    sentence,
+    wants_traceback,
+)
 from catsdogs.errors import UserError
+from catsdogs.failures import JobFailed, lists_jobs, record_failure
 from catsdogs.locations import conf_dir
+from catsdogs.processes import processors, take_share
+
+log = logging.getLogger(__name__)
 
 
 def hydra_application(
@@ -40,25 +56,15 @@ def hydra_application(
     """
     register()
 
-    def guarded(config: DictConfig) -> Any:
-        try:
-            return task(config)
-        except UserError as error:
-            if tracebacks:
-                raise
-            _exit(_tell(str(error)))
-
     tracebacks = wants_traceback()
     # With this Hydra raises what went wrong instead of printing its own account of it.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # TensorFlow's account of its own start, and of tracing a new model per trial, would stand between our lines.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     arguments = sys.argv
     try:
         parsed = get_args_parser().parse_args(arguments[1:])
         sys.argv = [arguments[0], *complete(parsed, arguments[1:])]
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
+        application = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=config_name)
+        application(JobTask(task, tracebacks))()
     except COMPOSITION_ERRORS as error:
         if tracebacks:
             raise
@@ -80,6 +86,50 @@ def hydra_application(
         if not tracebacks:
             del os.environ["HYDRA_FULL_ERROR"]
     return 0
+
+
+@dataclass(frozen=True)
+class JobTask:
+    """What Hydra calls for every job, wherever its launcher runs it: launchers hand it to other processes.
+
+    An error that `task` lets through ends this job and no other.
+    """
+
+    task: Callable[[DictConfig], Any]
+    tracebacks: bool
+
+    def __call__(self, config: DictConfig) -> Any:
+        # TensorFlow's account of its own start, and of tracing a new model per trial, would stand between our lines.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
+        hydra_node = HydraConfig.get()
+        if hydra_node.mode != RunMode.MULTIRUN:
+            return self._alone(config)
+        take_share(_processes(hydra_node.launcher), int(hydra_node.job.num))
+        folder = Path(hydra_node.runtime.output_dir)
+        try:
+            objective = self.task(config)
+        except Exception as error:
+            log.error("job %s failed: %s", folder.name, error, exc_info=not isinstance(error, UserError))
+            record_failure(hydra_node, folder, str(error), type(error).__name__, error)
+            objective = math.nan
+        if math.isnan(objective) and not lists_jobs(hydra_node):
+            raise JobFailed(f"job {folder.name} failed")
+        return objective
+
+    def _alone(self, config: DictConfig) -> Any:
+        try:
+            return self.task(config)
+        except UserError as error:
+            if self.tracebacks:
+                raise
+            _exit(_tell(str(error)))
+
+
+def _processes(launcher: Any) -> int:
+    """How many jobs a launcher runs at the same time on this machine, as far as it tells."""
+    jobs = int(launcher.get("n_jobs", 1))  # joblib's
+    return jobs if jobs > 0 else processors()
 
 
 def _tell(text: str) -> int:
@@ -213,7 +263,7 @@ def _check_launcher(config: DictConfig) -> None:
 
 def _planned_jobs(config: DictConfig) -> list[DictConfig]:
     """The configuration of every job of a multirun; empty where another sweeper decides as it goes."""
-    if not str(config.hydra.sweeper._target_).endswith(".BasicSweeper"):
+    if not lists_jobs(config.hydra):
         return []
     loader = GlobalHydra.instance().config_loader()
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from catsdogs.compose import COMPOSED_GROUPS, checked, with_default_study
+from catsdogs.compose import checked, job_choices, with_default_study
 from catsdogs.launch import hydra_application
 
 
@@ -31,12 +31,7 @@ def task(config: DictConfig) -> float:
     index = total.index(folder.name) + 1 if folder.name in total else 1
     if settings.mode == RunMode.MULTIRUN and folder.name not in total:
         index, total = int(settings.job.num) + 1, []
-    choices = {group: str(settings.runtime.choices[group]) for group in COMPOSED_GROUPS}
-    varied = {*config.varied, *(settings.sweeper.get("params") or {})} - {*COMPOSED_GROUPS}
-    for override in settings.overrides.task:
-        key, _, value = override.partition("=")
-        if key.lstrip("+") in varied:
-            choices[key.lstrip("+")] = value
+    choices = job_choices(settings, config.varied)
     return run_job(checked(config), Place(folder, folder.parent, index, len(total) or None), choices)
 
 

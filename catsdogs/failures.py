@@ -1,0 +1,62 @@
+"""A job that failed outside of its search -> what its folder and Hydra's sweeper are told. No Keras."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from catsdogs.compose import job_choices
+from catsdogs.provenance import now
+
+
+class JobFailed(Exception):
+    """What a sweeper that decides as it goes is told of a failed job: it takes no NaN."""
+
+
+def lists_jobs(hydra: Any) -> bool:
+    """Whether the sweeper knows all jobs before the first one starts."""
+    return str(hydra.sweeper._target_).endswith(".BasicSweeper")
+
+
+def job_folder(config: DictConfig) -> Path:
+    """Folder of the job that this configuration of Hydra describes."""
+    return Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)
+
+
+def record_failure(hydra: Any, folder: Path, error: str, error_type: str, raised: BaseException | None = None) -> None:
+    """Write into a job's folder that it failed, and into the leaderboard of its study.
+
+    Args:
+        hydra: the job's `hydra` node.
+        error: its first line is told on the terminal.
+        error_type: name of the exception; "Killed" where there was none.
+        raised: the exception, if there was one.
+    """
+    # Not at the top: pandas takes a second that `--help` need not wait for.
+    from catsdogs.study import FAILED, OK, RUNNING, read_job, write_leaderboard, write_result
+
+    job = read_job(folder)
+    if job is not None and job.status == OK:
+        # What another run finished here is not ours to overwrite.
+        return
+    known: dict[str, Any] = job.result if job is not None and job.status == RUNNING else {}
+    result = {
+        "job": folder.name,
+        "study": folder.parent.name,
+        "choices": job_choices(hydra),
+        "best_trial": None,
+        "objective": None,
+        "seconds": None,
+        **known,
+        "status": FAILED,
+        "error": error,
+        "error_type": error_type,
+        "finished": now(),
+    }
+    if raised is not None:
+        result["traceback"] = "".join(traceback.format_exception(raised))
+    write_result(folder, result)
+    write_leaderboard(folder.parent)

@@ -1,0 +1,252 @@
+"""Hydra launcher: every job in a process of its own, so that none takes the study down, and memory stays flat.
+
+`hydra/launcher=isolated`, the default of `catsdogs.search -m`. `hydra.launcher.jobs=2` runs two jobs at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.core.utils import (
+    JobReturn,
+    JobRuntime,
+    JobStatus,
+    configure_log,
+    env_override,
+    filter_overrides,
+    run_job,
+    setup_globals,
+)
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from catsdogs.errors import UserError
+from catsdogs.failures import JobFailed, job_folder, lists_jobs, record_failure
+from catsdogs.processes import share_of_machine
+
+# Hydra instantiates only launchers of this package; the class is handed to it under this name.
+_TARGET = "hydra_plugins.catsdogs.IsolatedLauncher"
+
+# Spawned: a process that was forked after TensorFlow has started hangs.
+_SPAWN = multiprocessing.get_context("spawn")
+
+# What asks a process to end. Held back while a job's process starts, until it can take it.
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_INTERRUPTED = 130  # exit status
+
+# A process whose job has ended is given so long to go.
+_EXIT_SECONDS = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class IsolatedLauncherConf:
+    """Its configuration: `hydra.launcher`."""
+
+    _target_: str = _TARGET
+    jobs: int = 1  # that run at the same time
+
+
+def register_launcher() -> None:
+    """Make `hydra/launcher=isolated` known to Hydra. May be called again."""
+    ConfigStore.instance().store(group="hydra/launcher", name="isolated", node=IsolatedLauncherConf)
+    plugins = Plugins.instance()
+    plugins.register(IsolatedLauncher)
+    plugins.class_name_to_class[_TARGET] = IsolatedLauncher
+
+
+class IsolatedLauncher(Launcher):
+    """Runs every job in a spawned process, and goes on when one dies."""
+
+    def __init__(self, jobs: int = 1) -> None:
+        if jobs < 1:
+            raise UserError(f"hydra.launcher.jobs={jobs}: must be at least 1")
+        self._jobs = jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._context, self._task, self._config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs; those that fail or die give NaN to a sweeper that lists jobs, and an error to others."""
+        setup_globals()
+        configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+        Path(str(self._config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        waiting = deque(enumerate(job_overrides))
+        free = list(range(self._jobs))
+        running: dict[Connection, _Child] = {}
+        returns: dict[int, JobReturn] = {}
+        try:
+            while waiting or running:
+                while waiting and free:
+                    place, overrides = waiting.popleft()
+                    child = self._started(place, initial_job_idx + place, overrides, free.pop(0))
+                    running[child.connection] = child
+                for connection in wait(list(running)):
+                    child = running.pop(connection)  # type: ignore[call-overload]
+                    returns[child.place] = self._ended(child)
+                    free.append(child.slot)
+        except BaseException:
+            _end(running.values())
+            raise
+        return [returns[place] for place in range(len(job_overrides))]
+
+    def _started(self, place: int, number: int, overrides: Sequence[str], slot: int) -> _Child:
+        config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        _log.info("job #%d: %s", number, " ".join(filter_overrides(overrides)))
+        ours, theirs = _SPAWN.Pipe(duplex=False)
+        process = _SPAWN.Process(
+            target=_run_in_child,
+            args=(theirs, self._context, self._task, config),
+            name=f"job {number}",
+        )
+        # What is still buffered would come after the lines of the job.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # In the environment before it starts, because libraries read it when they are imported.
+        with env_override(share_of_machine(self._jobs, slot)), _held_back():
+            process.start()
+        theirs.close()
+        return _Child(place, slot, config, process, ours)
+
+    def _ended(self, child: _Child) -> JobReturn:
+        """What the job returned, or that it failed, recorded in its folder."""
+        returned = JobReturn(cfg=child.config, overrides=list(child.config.hydra.overrides.task))
+        try:
+            returned.status, returned.return_value = child.connection.recv()
+        except EOFError:
+            child.process.join()
+            returned.status, returned.return_value = self._died(child)
+        child.connection.close()
+        child.process.join(_EXIT_SECONDS)
+        if child.process.is_alive():
+            _log.warning("%s: it has ended, and its process has not; it is killed", child.process.name)
+            child.process.kill()
+            child.process.join()
+        return returned
+
+    def _died(self, child: _Child) -> tuple[JobStatus, Any]:
+        # Not at the top: pandas takes a second that `--help` need not wait for.
+        from catsdogs.study import OK, read_job
+
+        folder = job_folder(child.config)
+        job = read_job(folder)
+        if job is not None and job.status == OK:
+            return JobStatus.COMPLETED, job.objective
+        error = _death(child.process.exitcode)
+        _log.error("%s: %s", folder.name, error)
+        record_failure(child.config.hydra, folder, error, "Killed")
+        if lists_jobs(child.config.hydra):
+            # FAILED would keep BasicSweeper from the other jobs, and Hydra from calling on_multirun_end.
+            return JobStatus.COMPLETED, math.nan
+        return JobStatus.FAILED, JobFailed(error)
+
+
+@dataclass(frozen=True)
+class _Child:
+    """A job that runs: its place among those of this launch, its slot among those that run at the same time."""
+
+    place: int
+    slot: int
+    config: DictConfig
+    process: SpawnProcess
+    connection: Connection
+
+
+def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunction, config: DictConfig) -> None:
+    """Run one job of Hydra in this process, which was made for it, and send what it returned."""
+    from catsdogs.compose import VERSION_BASE, register
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for number in _STOPPING:
+        signal.signal(number, _interrupt_once)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    try:
+        register()
+        setup_globals()
+        version.setbase(VERSION_BASE)
+        JobRuntime.instance().set("name", config.hydra.job.name)
+        returned = run_job(
+            hydra_context=context,
+            task_function=task,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        connection.send((returned.status, returned._return_value))
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _interrupt_once(number: int, frame: Any) -> None:
+    """Ctrl-C reaches this process from the terminal and from the parent, and must not disturb its own end."""
+    for stopping in _STOPPING:
+        signal.signal(stopping, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _end_with_parent() -> None:
+    """A job that nobody waits for any more would hold its folder, and its share of the machine."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _death(exit_code: int | None) -> str:
+    """Why a process ended that did not say what its job returned."""
+    if exit_code is None or exit_code >= 0:
+        return "interrupted" if exit_code == _INTERRUPTED else f"its process ended with status {exit_code}"
+    try:
+        name = f" ({signal.Signals(-exit_code).name})"
+    except ValueError:
+        name = ""
+    # What Linux does to the largest process when memory is used up.
+    guess = "; out of memory?" if -exit_code == signal.SIGKILL else ""
+    return f"killed by signal {-exit_code}{name}{guess}"
+
+
+def _end(children: Iterable[_Child]) -> None:
+    """Let the jobs end well, as after Ctrl-C; kill them at the next one."""
+    alive = [child.process for child in children if child.process.is_alive()]
+    try:
+        for process in alive:
+            if process.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGINT)
+        for process in alive:
+            process.join()
+    except KeyboardInterrupt:
+        for process in alive:
+            process.kill()
+            process.join()
+        raise

@@ -1,0 +1,71 @@
+"""Jobs that do what `seed` says, run by the isolated launcher: for tests/test_isolated.py, and a command of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import HydraContext, RunMode
+
+from catsdogs.compose import register
+from catsdogs.isolated import IsolatedLauncher
+from catsdogs.launch import JobTask
+from catsdogs.locations import conf_dir
+from catsdogs.study import OK, RUNNING, write_result
+
+SUCCEED, RAISE, BE_KILLED, EXIT, WAIT, WAIT_FOR_EVER = range(6)
+
+
+def task(config):
+    """Write what it was given, and behave as it is told."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    write_result(folder, {"status": RUNNING, "threads": os.environ.get("OMP_NUM_THREADS"), "pid": os.getpid()})
+    if config.seed == RAISE:
+        raise ZeroDivisionError("no such number")
+    if config.seed == BE_KILLED:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if config.seed == EXIT:
+        os._exit(3)
+    if config.seed in (WAIT, WAIT_FOR_EVER):
+        (folder / "waits").touch()
+    try:
+        while config.seed in (WAIT, WAIT_FOR_EVER):
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        (folder / "interrupted").touch()
+        while config.seed == WAIT_FOR_EVER:
+            time.sleep(0.05)
+        raise
+    best = {"trial": "0", "val_log_loss": 0.5}
+    write_result(folder, {"status": OK, "threads": os.environ.get("OMP_NUM_THREADS"), "best_trial": best})
+    return 0.5
+
+
+def launched(study: Path, seeds: list[int], jobs: int = 1, *overrides: str):
+    """What the jobs returned; their folders are named after their seeds."""
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        told = [
+            "hydra.mode=MULTIRUN",
+            f"studies={study.parent}",
+            f"study={study.name}",
+            "hydra.sweep.subdir=${seed}",
+            *overrides,
+        ]
+        config = hydra.compose_config("search", told, RunMode.MULTIRUN, with_log_configuration=False)
+        launcher = IsolatedLauncher(jobs)
+        context = HydraContext(hydra.config_loader, Callbacks())
+        launcher.setup(hydra_context=context, task_function=JobTask(task, False), config=config)
+        return launcher.launch([[*told, f"seed={seed}"] for seed in seeds], 0)
+
+
+if __name__ == "__main__":
+    launched(Path(sys.argv[1]), [int(seed) for seed in sys.argv[2:]])

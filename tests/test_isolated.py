@@ -1,0 +1,123 @@
+"""A job that fails, dies or is interrupted, in a process of its own; Keras is in none of them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import isolated_study
+import pandas as pd
+import pytest
+from hydra.core.utils import JobStatus
+from isolated_study import BE_KILLED, EXIT, RAISE, SUCCEED, WAIT, WAIT_FOR_EVER, launched
+
+from catsdogs.errors import UserError
+from catsdogs.files import read_json
+from catsdogs.isolated import IsolatedLauncher
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """Start a study whose first job waits, in a session of its own; give it when the job has begun."""
+    started = []
+
+    def start(*seeds):
+        command = [sys.executable, isolated_study.__file__, str(tmp_path / "s"), *map(str, seeds)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        started.append(process)
+        _until((tmp_path / "s" / str(seeds[0]) / "waits").exists)
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def _is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_jobs_that_fail_or_die_are_recorded_and_the_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    returns = launched(tmp_path / "s", [BE_KILLED, RAISE, EXIT, SUCCEED], 2)
+    assert [returned.status for returned in returns] == [JobStatus.COMPLETED] * 4
+    assert returns[3].return_value == 0.5
+    assert all(math.isnan(returned.return_value) for returned in returns[:3])
+    killed, raised, ended, good = (
+        read_json(tmp_path / "s" / str(seed) / "result.json") for seed in (BE_KILLED, RAISE, EXIT, SUCCEED)
+    )
+    assert killed["error"] == "killed by signal 9 (SIGKILL); out of memory?"
+    assert killed["choices"]["backbone"] == "mobilenet_v2"
+    assert raised["error_type"] == "ZeroDivisionError"
+    assert "in task" in raised["traceback"]
+    assert ended["error"] == "its process ended with status 3"
+    assert (killed["status"], raised["status"], ended["status"], good["status"]) == ("failed",) * 3 + ("ok",)
+    # What the job itself had told stays, and half of the threads were its.
+    assert killed["pid"] != os.getpid()
+    assert (killed["threads"], good["threads"]) == ("3", "3")
+    assert {RAISE, BE_KILLED, EXIT} <= set(pd.read_csv(tmp_path / "s" / "leaderboard.csv")["job"])
+    assert (tmp_path / "s" / str(RAISE) / "search.log").read_text().count("ZeroDivisionError: no such number") == 1
+
+
+def test_a_sweeper_that_decides_as_it_goes_is_told_of_failures_as_failures(tmp_path):
+    returns = launched(tmp_path / "s", [SUCCEED, RAISE, BE_KILLED], 3, "hydra.sweeper._target_=some.OptunaSweeper")
+    assert [returned.status for returned in returns] == [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.FAILED]
+    assert returns[0].return_value == 0.5
+    with pytest.raises(Exception, match="killed by signal 9"):
+        returns[2].return_value  # noqa: B018  # a property that raises
+
+
+def test_ctrl_c_lets_the_job_end_and_starts_no_other(begun, tmp_path):
+    # From the terminal to both, and to the parent alone: the job is interrupted once.
+    for study in ("both", "parent"):
+        process = begun(WAIT, SUCCEED)
+        (os.killpg if study == "both" else os.kill)(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+        assert process.returncode != 0
+        assert told.count("KeyboardInterrupt") == 1
+        assert (tmp_path / "s" / str(WAIT) / "interrupted").exists()
+        assert not (tmp_path / "s" / str(SUCCEED)).exists()
+        (tmp_path / "s").rename(tmp_path / study)
+
+
+def test_a_second_ctrl_c_kills(begun, tmp_path):
+    process = begun(WAIT_FOR_EVER)
+    job = tmp_path / "s" / str(WAIT_FOR_EVER)
+    os.killpg(process.pid, signal.SIGINT)
+    _until((job / "interrupted").exists)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    assert not _is_alive(read_json(job / "result.json")["pid"])
+
+
+def test_a_job_does_not_outlive_its_study(begun, tmp_path):
+    process = begun(WAIT_FOR_EVER)
+    child = read_json(tmp_path / "s" / str(WAIT_FOR_EVER) / "result.json")["pid"]
+    assert _is_alive(child)
+    process.kill()
+    _until(lambda: not _is_alive(child), seconds=10)
+
+
+def test_no_jobs_at_a_time_are_refused():
+    with pytest.raises(UserError, match="jobs=0"):
+        IsolatedLauncher(0)
