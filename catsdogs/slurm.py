@@ -8,7 +8,6 @@ without a summary. This one asks Slurm's queue, and records the job as failed.
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 import subprocess
 import time
@@ -20,13 +19,15 @@ from typing import Any
 import submitit
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.slurm.slurm import SlurmInfoWatcher
 
+from catsdogs.compose import register
 from catsdogs.errors import UserError
+from catsdogs.failures import died
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,11 @@ def prepare(choice: str, target: str) -> None:
 class SlurmLauncher(submitit_launcher.SlurmLauncher):
     """Submits the jobs as one array, waits for all of them, and records those that Slurm ended as failed."""
 
+    def __call__(self, *arguments: Any, **settings: Any) -> JobReturn:
+        """Run one job, on its node."""
+        register()
+        return super().__call__(*arguments, **settings)
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         submitit.SlurmJob.watcher = QueueWatcher(delay_s=_SECONDS_BETWEEN_LOOKS)
         jobs = self._submitted(job_overrides, initial_job_idx)
@@ -130,10 +136,8 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         except UncompletedJobError as error:
             config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
             told = _last_line(str(error)) if isinstance(error, FailedJobError) else _death(job)
-            record_failure(config, told, "Killed")
-            log.error("job %s: %s", config.hydra.sweep.subdir, told)
-            # A failed job would keep Hydra from calling on_multirun_end.
-            return JobReturn(cfg=config, overrides=overrides, status=JobStatus.COMPLETED, _return_value=math.nan)
+            status, value = died(config, told)
+            return JobReturn(cfg=config, overrides=overrides, status=status, _return_value=value)
 
 
 class QueueWatcher(SlurmInfoWatcher):
@@ -170,12 +174,3 @@ def _end(jobs: list[submitit.Job[JobReturn]]) -> None:
 
 def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["it does not say why"])[-1]
-
-
-def record_failure(config, error, kind):
-    from catsdogs.study import read_job, write_result
-
-    folder = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
-    job = read_job(folder)
-    result = job.result if job else {"job": folder.name}
-    write_result(folder, {**result, "status": "failed", "error": error, "error_type": kind})
