@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import traceback
 from pathlib import Path
 from typing import Any
 
+from hydra.core.utils import JobStatus
 from omegaconf import DictConfig
 
 from catsdogs.compose import job_choices
 from catsdogs.provenance import now
+
+log = logging.getLogger(__name__)
 
 
 class JobFailed(Exception):
@@ -24,6 +29,23 @@ def lists_jobs(hydra: Any) -> bool:
 def job_folder(config: DictConfig) -> Path:
     """Folder of the job that this configuration of Hydra describes."""
     return Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)
+
+
+def died(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
+    """Record that the process of a job ended without telling what the job returned; give what Hydra is told of it."""
+    # Not at the top: pandas takes a second that `--help` need not wait for.
+    from catsdogs.study import OK, read_job
+
+    folder = job_folder(config)
+    job = read_job(folder)
+    if job is not None and job.status == OK:
+        return JobStatus.COMPLETED, job.objective
+    log.error("%s: %s", folder.name, error)
+    record_failure(config.hydra, folder, error, "Killed")
+    if lists_jobs(config.hydra):
+        # FAILED would keep BasicSweeper from the other jobs, and Hydra from calling on_multirun_end.
+        return JobStatus.COMPLETED, math.nan
+    return JobStatus.FAILED, JobFailed(error)
 
 
 def record_failure(hydra: Any, folder: Path, error: str, error_type: str, raised: BaseException | None = None) -> None:

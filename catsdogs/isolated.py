@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import multiprocessing
 import os
 import signal
@@ -27,7 +26,6 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import (
     JobReturn,
     JobRuntime,
-    JobStatus,
     configure_log,
     env_override,
     filter_overrides,
@@ -39,7 +37,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from catsdogs.errors import UserError
-from catsdogs.failures import JobFailed, job_folder, lists_jobs, record_failure
+from catsdogs.failures import died
 from catsdogs.processes import share_of_machine
 
 # Hydra instantiates only launchers of this package; the class is handed to it under this name.
@@ -136,7 +134,7 @@ class IsolatedLauncher(Launcher):
             returned.status, returned.return_value = child.connection.recv()
         except EOFError:
             child.process.join()
-            returned.status, returned.return_value = self._died(child)
+            returned.status, returned.return_value = died(child.config, _death(child.process.exitcode))
         child.connection.close()
         child.process.join(_EXIT_SECONDS)
         if child.process.is_alive():
@@ -144,22 +142,6 @@ class IsolatedLauncher(Launcher):
             child.process.kill()
             child.process.join()
         return returned
-
-    def _died(self, child: _Child) -> tuple[JobStatus, Any]:
-        # Not at the top: pandas takes a second that `--help` need not wait for.
-        from catsdogs.study import OK, read_job
-
-        folder = job_folder(child.config)
-        job = read_job(folder)
-        if job is not None and job.status == OK:
-            return JobStatus.COMPLETED, job.objective
-        error = _death(child.process.exitcode)
-        _log.error("%s: %s", folder.name, error)
-        record_failure(child.config.hydra, folder, error, "Killed")
-        if lists_jobs(child.config.hydra):
-            # FAILED would keep BasicSweeper from the other jobs, and Hydra from calling on_multirun_end.
-            return JobStatus.COMPLETED, math.nan
-        return JobStatus.FAILED, JobFailed(error)
 
 
 @dataclass(frozen=True)
