@@ -61,10 +61,10 @@ def record_failure(hydra: Any, folder: Path, error: str, error_type: str, raised
     from catsdogs.study import FAILED, OK, RUNNING, read_job, write_leaderboard, write_result
 
     job = read_job(folder)
-    if job is not None and job.status == OK:
-        # What another run finished here is not ours to overwrite.
+    if job is not None and (job.status == OK or (raised is not None and job.status == RUNNING)):
+        # What another run finished here, or has under way, is not ours to overwrite; a job records its own errors.
         return
-    known: dict[str, Any] = job.result if job is not None and job.status == RUNNING else {}
+    known = {} if job is None else {key: value for key, value in job.result.items() if key != "traceback"}
     result = {
         "job": folder.name,
         "study": folder.parent.name,

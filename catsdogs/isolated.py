@@ -37,7 +37,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from catsdogs.errors import UserError
-from catsdogs.failures import died
+from catsdogs.failures import died, job_folder
 from catsdogs.processes import share_of_machine
 
 # Hydra instantiates only launchers of this package; the class is handed to it under this name.
@@ -52,6 +52,9 @@ _INTERRUPTED = 130  # exit status
 
 # A process whose job has ended is given so long to go.
 _EXIT_SECONDS = 60.0
+
+# Longer than most jobs take to end after Ctrl-C, so that nothing is said of them.
+_PATIENCE_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -89,29 +92,38 @@ class IsolatedLauncher(Launcher):
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         Path(str(self._config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         waiting = deque(enumerate(job_overrides))
-        free = list(range(self._jobs))
+        slots = list(range(self._jobs))
         running: dict[Connection, _Child] = {}
         returns: dict[int, JobReturn] = {}
         try:
             while waiting or running:
-                while waiting and free:
-                    place, overrides = waiting.popleft()
-                    child = self._started(place, initial_job_idx + place, overrides, free.pop(0))
+                while waiting and slots:
+                    place, overrides = waiting[0]
+                    config = self._composed(overrides, initial_job_idx + place)
+                    if job_folder(config) in [job_folder(child.config) for child in running.values()]:
+                        # A sweeper that decides as it goes may choose the same twice; the second finds it finished.
+                        break
+                    waiting.popleft()
+                    child = self._started(place, config, slots.pop(0))
                     running[child.connection] = child
                 for connection in wait(list(running)):
                     child = running.pop(connection)  # type: ignore[call-overload]
                     returns[child.place] = self._ended(child)
-                    free.append(child.slot)
+                    slots.append(child.slot)
         except BaseException:
             _end(running.values())
             raise
         return [returns[place] for place in range(len(job_overrides))]
 
-    def _started(self, place: int, number: int, overrides: Sequence[str], slot: int) -> _Child:
+    def _composed(self, overrides: Sequence[str], number: int) -> DictConfig:
         config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
-        _log.info("job #%d: %s", number, " ".join(filter_overrides(overrides)))
+        return config
+
+    def _started(self, place: int, config: DictConfig, slot: int) -> _Child:
+        number = config.hydra.job.num
+        _log.info("job #%d: %s", number, " ".join(filter_overrides(list(config.hydra.overrides.task))))
         ours, theirs = _SPAWN.Pipe(duplex=False)
         process = _SPAWN.Process(
             target=_run_in_child,
@@ -225,6 +237,10 @@ def _end(children: Iterable[_Child]) -> None:
             if process.pid is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGINT)
+        if alive:
+            alive[0].join(_PATIENCE_SECONDS)
+        if any(process.is_alive() for process in alive):
+            print("waiting for the running job to end; Ctrl-C again kills it", file=sys.stderr, flush=True)
         for process in alive:
             process.join()
     except KeyboardInterrupt:

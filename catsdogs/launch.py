@@ -81,6 +81,11 @@ def hydra_application(
         print("\ninterrupted: what was finished is kept", file=sys.stderr)
         StudyCallback.interrupted()
         return 130
+    except Exception:
+        # A launcher or a sweeper gave up: joblib when a worker was killed, Optuna when no job succeeded.
+        if not StudyCallback.gave_up():
+            raise
+        return 1
     finally:
         sys.argv = arguments
         if not tracebacks:
@@ -161,6 +166,16 @@ class StudyCallback(Callback):
             summarise(study)
         except KeyboardInterrupt:
             print("interrupted again: the report is not written", file=sys.stderr)
+
+    @classmethod
+    def gave_up(cls) -> bool:
+        """Tell what ended a study before its end, and what it has found so far; whether a study was at hand."""
+        if cls._at_hand is None:
+            return False
+        traceback.print_exc()
+        print("error: the study ended before its end; what was finished is kept", file=sys.stderr)
+        cls.interrupted()
+        return True
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a single job before it starts."""

@@ -26,9 +26,9 @@ SUCCEED, RAISE, BE_KILLED, EXIT, WAIT, WAIT_FOR_EVER = range(6)
 def task(config):
     """Write what it was given, and behave as it is told."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    write_result(folder, {"status": RUNNING, "threads": os.environ.get("OMP_NUM_THREADS"), "pid": os.getpid()})
     if config.seed == RAISE:
         raise ZeroDivisionError("no such number")
+    write_result(folder, {"status": RUNNING, "threads": os.environ.get("OMP_NUM_THREADS"), "pid": os.getpid()})
     if config.seed == BE_KILLED:
         os.kill(os.getpid(), signal.SIGKILL)
     if config.seed == EXIT:

@@ -103,7 +103,9 @@ def test_a_second_ctrl_c_kills(begun, tmp_path):
     process = begun(WAIT_FOR_EVER)
     job = tmp_path / "s" / str(WAIT_FOR_EVER)
     os.killpg(process.pid, signal.SIGINT)
-    _until((job / "interrupted").exists)
+    # Told when the first one has arrived.
+    assert any("Ctrl-C again kills" in line for line in process.stderr)
+    assert (job / "interrupted").exists()
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=30)
