@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from catsdogs import schema
 from catsdogs.errors import UserError
 from catsdogs.locations import sweeps_dir
+from catsdogs.quoting import quoted
 
 # The groups whose choices name a job and are compared in the report.
 COMPOSED_GROUPS = ("backbone", "augmentation", "schedule", "label_smoothing")
@@ -111,6 +113,19 @@ def with_overrides(arguments: Sequence[str], overrides: Sequence[str], added: Se
     """The command line with overrides added beside its own: argparse refuses positional arguments in two places."""
     place = list(arguments).index(overrides[-1]) + 1 if overrides else len(arguments)
     return [*arguments[:place], *added, *arguments[place:]]
+
+
+def resume_command(arguments: Sequence[str], overrides: Sequence[str], study: str) -> str:
+    """The command that goes on with a study, quoted for a shell.
+
+    Args:
+        arguments: the command line that began it.
+        overrides: the part of it that Hydra takes for overrides.
+        study: its name, which is a time stamp where the command line gives none.
+    """
+    named = any(override.partition("=")[0] == "study" for override in overrides)
+    words = with_overrides(arguments, overrides, [] if named else [f"study={quoted(study)}"])
+    return f"python -m catsdogs.search {shlex.join(words)}"
 
 
 def job_name(choices: dict[str, str], overrides: Sequence[str], varied: Sequence[str]) -> str:

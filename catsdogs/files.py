@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,31 @@ def replacing(path: Path) -> Iterator[Path]:
         # mkstemp makes files that only their owner reads; results are for whoever may read the folder.
         temporary.chmod(0o644)
         yield temporary
+        # Without it a power cut may leave the new name on an empty file.
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Not every system and file system can do that for a folder; the file itself is whole without it.
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_temporaries(folder: Path, names: Collection[str]) -> None:
+    """Remove what killed processes left of files of these names; nobody may be writing them."""
+    prefixes = tuple(f".{Path(name).stem}-" for name in names)
+    for path in folder.iterdir():
+        if path.name.startswith(prefixes) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def free_name(path: Path) -> Path:

@@ -20,7 +20,8 @@ from catsdogs.engine import Forward, fastest_forward
 from catsdogs.errors import UserError
 from catsdogs.files import free_name, write_csv, write_json, write_text
 from catsdogs.hypermodel import hyperparameters
-from catsdogs.job import differences, live_views, prepared
+from catsdogs.identity import differences
+from catsdogs.inputs import live_views, prepared
 from catsdogs.model_card import model_card
 from catsdogs.progress import JobProgress, duration
 from catsdogs.provenance import machine, versions

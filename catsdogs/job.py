@@ -12,33 +12,39 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from catsdogs.dataset import Dataset, load_dataset
+from catsdogs.earlier import HISTORY, TRIALS, VALIDATION, Earlier, read_earlier
 from catsdogs.errors import UserError
-from catsdogs.files import write_csv
+from catsdogs.exhaustion import check_free_space, exhausted
+from catsdogs.files import remove_temporaries, write_csv
+from catsdogs.identity import FINGERPRINT, fingerprint, write_fingerprint
+from catsdogs.job_lock import held
 from catsdogs.provenance import machine, now, versions
-from catsdogs.schema import MOST_VIEWS, SearchConfig
-from catsdogs.study import FAILED, OK, RUNNING, read_job, write_leaderboard, write_result
-from catsdogs.trials import best_trial, summary
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from catsdogs.trial_model import TrialModels
-    from catsdogs.tuning import TrainingSet
-    from catsdogs.views import LiveViews
+from catsdogs.schema import SearchConfig
+from catsdogs.standing import Standing, find_standing, set_aside
+from catsdogs.study import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    RESULT,
+    RUNNING,
+    read_job,
+    study_deadline,
+    write_leaderboard,
+    write_result,
+)
+from catsdogs.trials import TrialRecord, best_trial, summary
 
 log = logging.getLogger(__name__)
 
-# Keys that change no number of a job: where things are, and what is done after it. Where the images are does not count
-# either, as their digest does.
-_NOT_IN_IDENTITY = {"study", "studies", "cache", "varied", "tta", "job", "trial", "fit_on"}
-_NOT_IN_IDENTITY_OF_DATA = {"train", "test", "max_unpacked_gib"}
-# Where activations are kept, and who computes them, does not change them by more than rounding.
-_NOT_IN_IDENTITY_OF_FEATURES = {"mode", "engine", "max_gib"}
+SPLIT = "split.csv"
+
+# What Hydra has written for this run before the job begins.
+_OF_THIS_RUN = (".hydra", "search.log")
 
 
 @dataclass(frozen=True)
@@ -62,50 +68,8 @@ class Place:
         return f"job {self.index} of {self.total or '?'}, {self.folder.name}"
 
 
-def identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration, as plain values, that decides a job's numbers."""
-    plain = {key: value for key, value in settings.items() if key not in _NOT_IN_IDENTITY}
-    for group, left_out in (("data", _NOT_IN_IDENTITY_OF_DATA), ("features", _NOT_IN_IDENTITY_OF_FEATURES)):
-        plain[group] = {k: v for k, v in (settings.get(group) or {}).items() if k not in left_out}
-    if "epochs" in plain.get("fit", {}):
-        # How many views there are counts, not how it was said.
-        plain["features"]["views"] = min(plain["fit"]["epochs"], plain["features"].get("views") or MOST_VIEWS)
-    return plain
-
-
-def differences(result: dict[str, Any], config: SearchConfig, digest: str) -> list[str]:
-    """`key was A, now B` for everything that makes the job of this `result.json` another than the one at hand.
-
-    Args:
-        digest: `Dataset.digest` now; a job that did not come far enough to write its own matches any.
-    """
-    then = (result.get("data") or {}).get("digest")
-    changed = ["the images, their labels or their split have changed"] if then not in (None, digest) else []
-    return changed + _differences(identity(result.get("config") or {}), identity(dataclasses.asdict(config)))
-
-
-def finished_before(config: SearchConfig, folder: Path, digest: str) -> bool:
-    """Whether this very job is in the folder already, finished. A failed one is not, and may be tried again.
-
-    Raises:
-        UserError: another job is in the way, or one that may still be running.
-    """
-    job = read_job(folder)
-    if job is None or job.status == FAILED:
-        return False
-    remedy = "choose another study=NAME, or move that folder away"
-    if job.status != OK:
-        raise UserError(
-            f"job {folder}: it is still running, or was killed; if no process works on it any more, {remedy}"
-        )
-    changed = differences(job.result, config, digest)
-    if changed:
-        raise UserError(f"job {folder}: it was run with another configuration ({', '.join(changed[:5])}); {remedy}")
-    return True
-
-
 def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> float:
-    """Search, and leave everything that the job found in its folder.
+    """Search, or go on with a search, and leave everything that the job found in its folder.
 
     An error ends this job and no other: it is recorded in `result.json` and the objective is NaN.
 
@@ -114,7 +78,19 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
 
     Returns:
         The best finite `val_log_loss` of the job.
+
+    Raises:
+        UserError: what is in the folder is another job's, is damaged, or is being worked on; nothing is changed.
     """
+    with held(place.folder):
+        try:
+            return _run_held(config, place, choices)
+        finally:
+            _write_or_tell(place, lambda: write_leaderboard(place.study))
+            _forget_models()
+
+
+def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> float:
     began = time.monotonic()
     result: dict[str, Any] = {
         "status": RUNNING,
@@ -131,14 +107,26 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
         "versions": versions(),
         "machine": machine(),
     }
-    earlier = read_job(place.folder)
-    # What another run left here is not ours to overwrite, whatever happens to this one.
-    ours = earlier is None or earlier.status == FAILED
+    # What another run left here is not ours to overwrite before it is known to be this job.
+    ours = read_job(place.folder) is None
+    seconds_before = 0.0
+
     try:
         dataset = load_dataset(config.data, Path(config.cache))
-        if earlier is not None and finished_before(config, place.folder, dataset.digest):
-            log.info("%s: finished before, val_log_loss %.4f", place.label, earlier.objective)
-            return earlier.objective
+        mark = fingerprint(config, dataset.digest)
+        standing = find_standing(config, place.folder, mark)
+        if not standing.runs:
+            return _not_run(place, standing)
+        check_free_space(place.study, Path(config.cache))
+        if standing.anew:
+            set_aside(place.folder, keep=_OF_THIS_RUN)
+        remove_temporaries(place.folder, (RESULT, FINGERPRINT, TRIALS, HISTORY, VALIDATION, SPLIT))
+        earlier = read_earlier(place.folder, None if standing.job is None else standing.job.result)
+        seconds_before = _seconds_of(standing, earlier)
+        ours = True
+        if earlier.records:
+            result["resumed_after"] = len(earlier.records)
+            log.info("%s: %s", place.label, standing.told())
         split = dataset.rows["split"]
         result["data"] = {
             "digest": dataset.digest,
@@ -146,84 +134,134 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
             "validation": int((split == "validation").sum()),
             "left_out": len(dataset.left_out),
         }
+        write_fingerprint(place.folder, mark)
         write_result(place.folder, result)
-        write_csv(place.folder / "split.csv", dataset.rows[["id", "label", "sha256", "split"]])
-
-        def tell(known: dict[str, Any]) -> None:
-            result.update(known)
-            write_result(place.folder, result)
-
-        result.update(_search(config, place, dataset, tell))
+        write_csv(place.folder / SPLIT, dataset.rows[["id", "label", "sha256", "split"]])
+        deadline = study_deadline(place.study, config.timeout.study_seconds)
+        if deadline is not None and time.time() > deadline:
+            stopped = f"timeout.study_seconds={config.timeout.study_seconds:g} are over"
+            result.update(_found(earlier.records, config.tuner.max_trials, stopped))
+            _tell_stopped(place, stopped, len(earlier.records))
+        else:
+            _search(config, place, dataset, earlier, deadline, result)
         result["status"] = OK
     except UserError as error:
+        if not ours:
+            raise
         log.error("%s: %s", place.label, error)
         result.update(status=FAILED, error=str(error), error_type="UserError")
     except Exception as error:
-        log.exception("%s failed", place.label)
+        ran_out = exhausted(error)
+        if ran_out is None:
+            log.exception("%s failed", place.label)
+        else:
+            log.error("%s: %s", place.label, ran_out)
         result.update(
             status=FAILED,
-            error=f"{type(error).__name__}: {error}",
-            error_type=type(error).__name__,
+            error=f"{type(error).__name__}: {error}" if ran_out is None else str(ran_out),
+            error_type=type(ran_out or error).__name__,
             traceback=traceback.format_exc(),
         )
     except BaseException:
         # Ctrl-C: what was finished is on disk; say that this job was not.
-        result.update(status=FAILED, error="interrupted", error_type="KeyboardInterrupt")
+        result.update(status=FAILED, error="interrupted", error_type=INTERRUPTED)
         raise
     finally:
         if ours and result["status"] != RUNNING:
-            result["seconds"] = round(time.monotonic() - began, 3)
+            result["seconds"] = round(seconds_before + time.monotonic() - began, 3)
             result["finished"] = now()
-            write_result(place.folder, result)
-        write_leaderboard(place.study)
-        _forget_models()
+            _write_or_tell(place, lambda: write_result(place.folder, result))
     return float(result["objective"]) if result["objective"] is not None else math.nan
 
 
+def _not_run(place: Place, standing: Standing) -> float:
+    assert standing.job is not None
+    objective = standing.job.objective
+    score = f", val_log_loss {objective:.4f}" if math.isfinite(objective) else ""
+    log.info("%s: %s%s", place.label, standing.told(), score)
+    return objective if math.isfinite(objective) else math.nan
+
+
+def _seconds_of(standing: Standing, earlier: Earlier) -> float:
+    """What earlier runs took; of one that was killed, at least what its trials did."""
+    told = None if standing.job is None or standing.anew else standing.job.result.get("seconds")
+    trials = sum(record.seconds for record in earlier.records)
+    return max(trials, float(told)) if isinstance(told, (int, float)) else trials
+
+
+def _write_or_tell(place: Place, write: Callable[[], Any]) -> None:
+    """At the end of a job: a full disk must not hide how it ended, nor end the study."""
+    try:
+        write()
+    except OSError as error:
+        log.error("%s: %s", place.label, exhausted(error) or error)
+
+
 def _search(
-    config: SearchConfig, place: Place, dataset: Dataset, tell: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
-    """Search, and give what `result.json` says of it.
+    config: SearchConfig,
+    place: Place,
+    dataset: Dataset,
+    earlier: Earlier,
+    deadline: float | None,
+    result: dict[str, Any],
+) -> None:
+    """Search, and write into `result` what comes of it, also when it ends with an error.
 
     Args:
-        tell: gets what `result.json` should say before the first trial.
+        earlier: the trials that are finished.
+        deadline: as `SearchTuner` takes it.
     """
     # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
-    from catsdogs import tuning
+    from catsdogs.inputs import prepared
+    from catsdogs.oracles import build_oracle, expected_trials
     from catsdogs.progress import JobProgress, duration
     from catsdogs.study_progress import study_line
+    from catsdogs.tuning import BudgetSpent, SearchTuner
 
     split = dataset.rows["split"].to_numpy()
     data, models = prepared(config, dataset, np.flatnonzero(split == "train"), np.flatnonzero(split == "validation"))
-    oracle = tuning.build_oracle(config)
-    planned = tuning.expected_trials(oracle, config)
+    oracle = build_oracle(config)
+    planned = expected_trials(oracle, config)
     # Keras is loaded by now, and the machine tells its accelerators.
-    tell({"trials": {"planned": planned}, "machine": machine()})
+    result.update(trials={"planned": planned}, machine=machine())
+    write_result(place.folder, result)
     progress = JobProgress(
         place.label,
         planned,
         config.fit.epochs * config.fit.executions_per_trial,
         lambda: study_line(place.study),
+        earlier.records,
     )
-    validation_ids = list(dataset.rows["id"].iloc[data.validation_rows])
-    tuner = tuning.SearchTuner(config, oracle, data, models, place.folder, validation_ids, progress)
+    ids = list(dataset.rows["id"].iloc[data.validation_rows])
+    tuner = SearchTuner(config, oracle, data, models, place.folder, ids, progress, earlier, deadline)
     log.info(
         "%s: %d images to train on, %d to validate on; building the model and trying one step",
         place.label,
         len(data.train_rows),
         len(data.validation_rows),
     )
-    tuner.try_one_step()
-    began = time.monotonic()
-    with data.features.reading():
-        data.features.prepare()
-        tuner.search(verbose=0)
+    stopped: str | None = None
+    try:
+        tuner.try_one_step()
+        began = time.monotonic()
+        with data.features.reading():
+            data.features.prepare()
+            tuner.search(verbose=0)
+            tuner.mend_validation()
+    except BudgetSpent as spent:
+        stopped = str(spent)
+    finally:
+        result.update(_found(tuner.records, planned, stopped), features=data.features.told())
     best = best_trial(tuner.records)
+    if stopped is not None:
+        _tell_stopped(place, stopped, len(tuner.records))
+        return
     if best is None:
         raise RuntimeError(
             f"none of {len(tuner.records)} trials completed with a finite log loss; the first one ended with\n"
             f"{tuner.first_traceback}"
         )
+    tuner.forget_weights()
     log.info(
         "%s: best val_log_loss %.4f (trial %s) of %d trials in %s",
         place.label,
@@ -232,66 +270,26 @@ def _search(
         len(tuner.records),
         duration(time.monotonic() - began),
     )
+
+
+def _found(records: Sequence[TrialRecord], planned: int | None, stopped: str | None) -> dict[str, Any]:
+    """What `result.json` says of the trials that a job has, all or not."""
+    best = best_trial(records)
     return {
-        "best_trial": summary(best),
-        "objective": best.val_log_loss,
+        "best_trial": None if best is None else summary(best),
+        "objective": None if best is None else best.val_log_loss,
         "trials": {
             "planned": planned,
-            "total": len(tuner.records),
-            "completed": sum(record.can_win for record in tuner.records),
-            "failed": sum(not record.can_win for record in tuner.records),
+            "total": len(records),
+            "completed": sum(record.can_win for record in records),
+            "failed": sum(not record.can_win for record in records),
         },
-        "features": data.features.told(),
+        **({} if stopped is None else {"stopped": stopped}),
     }
 
 
-def prepared(
-    config: SearchConfig,
-    dataset: Dataset,
-    train_rows: np.ndarray,
-    validation_rows: np.ndarray,
-    depths: Sequence[int] | None = None,
-) -> tuple[TrainingSet, TrialModels]:
-    """What trials read, and the models that they train.
-
-    Args:
-        depths: unfreeze depths of the trials; those of the space if None.
-    """
-    # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
-    from catsdogs.backbones import load_network
-    from catsdogs.features import Features
-    from catsdogs.schedules import steps_per_epoch
-    from catsdogs.trial_model import TrialModels
-    from catsdogs.tuning import TrainingSet
-    from catsdogs.views import distinct_views
-
-    network = load_network(config.backbone, config.seed)
-    steps = steps_per_epoch(len(train_rows), config.fit.batch_size) * config.fit.epochs
-    models = TrialModels(config, network, steps, depths)
-    rows = dataset.rows
-    features = Features(
-        config.features,
-        network,
-        list(models.cuts.values()),
-        live_views(config, rows, dataset.root),
-        list(rows["sha256"]),
-        train_rows,
-        validation_rows,
-        distinct_views(config.features, config.augmentation, config.fit.epochs),
-        Path(config.cache),
-    )
-    labels = rows["label"].to_numpy(dtype=np.float32)
-    return TrainingSet(features, labels, train_rows, validation_rows), models
-
-
-def live_views(config: SearchConfig, rows: pd.DataFrame, root: Path) -> LiveViews:
-    """Pixels of these images, augmented as the job asks."""
-    from catsdogs.augment import view_keys
-    from catsdogs.images import pixels
-    from catsdogs.views import LiveViews
-
-    images = pixels(rows, root, config.backbone.image_size, Path(config.cache))
-    return LiveViews(images, view_keys(rows["sha256"]), config.augmentation, config.seed)
+def _tell_stopped(place: Place, stopped: str, trials: int) -> None:
+    log.warning("%s: %s; it ends with %d trials, and the same command goes on", place.label, stopped, trials)
 
 
 def _forget_models() -> None:
@@ -301,15 +299,3 @@ def _forget_models() -> None:
 
         keras.backend.clear_session()
         gc.collect()
-
-
-def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """`key was A, now B` for every leaf that differs."""
-    found = []
-    for key in sorted(set(then) | set(now)):
-        a, b = then.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key} was {a}, now {b}")
-    return found

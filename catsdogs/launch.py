@@ -28,11 +28,13 @@ from catsdogs.compose import (
     checked,
     raised_by_hydra,
     register,
+    resume_command,
     sentence,
     wants_traceback,
 )
 from catsdogs.errors import UserError
 from catsdogs.failures import JobFailed, lists_jobs, record_failure
+from catsdogs.interrupts import exit_status, terminable
 from catsdogs.locations import conf_dir
 from catsdogs.processes import processors, take_share
 
@@ -51,8 +53,8 @@ def hydra_application(
             UserError.
 
     Returns:
-        The exit status: 0, 2 for a mistake of the user, or 130 for Ctrl-C. A study in which a job failed exits from
-        its callback.
+        The exit status: 0, 2 for a mistake of the user, 130 for Ctrl-C, or 143 for SIGTERM. A study in which
+        a job failed exits from its callback.
     """
     register()
 
@@ -64,7 +66,8 @@ def hydra_application(
         parsed = get_args_parser().parse_args(arguments[1:])
         sys.argv = [arguments[0], *complete(parsed, arguments[1:])]
         application = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=config_name)
-        application(JobTask(task, tracebacks))()
+        with terminable():
+            application(JobTask(task, tracebacks))()
     except COMPOSITION_ERRORS as error:
         if tracebacks:
             raise
@@ -77,10 +80,12 @@ def hydra_application(
         if tracebacks or not raised_by_hydra(error):
             raise
         return _tell(str(error))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\ninterrupted: what was finished is kept", file=sys.stderr)
-        StudyCallback.interrupted()
-        return 130
+        study = StudyCallback.interrupted()
+        if study is not None:
+            print(f"To go on: {resume_command(arguments[1:], parsed.overrides, study.name)}")
+        return exit_status(stop)
     except Exception:
         # A launcher or a sweeper gave up: joblib when a worker was killed, Optuna when no job succeeded.
         if not StudyCallback.gave_up():
@@ -155,17 +160,18 @@ class StudyCallback(Callback):
     _at_hand: ClassVar[Path | None] = None
 
     @classmethod
-    def interrupted(cls) -> None:
-        """Tell what the study has found so far."""
+    def interrupted(cls) -> Path | None:
+        """Tell what the study has found so far; give its folder, if its jobs had begun."""
         from catsdogs.report import summarise
 
         study, cls._at_hand = cls._at_hand, None
         if study is None or not any(study.glob("*/result.json")):
-            return
+            return study
         try:
             summarise(study)
         except KeyboardInterrupt:
             print("interrupted again: the report is not written", file=sys.stderr)
+        return study
 
     @classmethod
     def gave_up(cls) -> bool:
@@ -202,8 +208,11 @@ class StudyCallback(Callback):
     def _before(self, jobs: list[DictConfig], study: Path, names: list[str]) -> None:
         # Not at the top: pandas, scikit-learn and Pillow take a second that `--help` need not wait for.
         from catsdogs.dataset import load_dataset
-        from catsdogs.job import finished_before
-        from catsdogs.study import FAILED, read_job, write_plan
+        from catsdogs.exhaustion import check_free_space
+        from catsdogs.identity import fingerprint
+        from catsdogs.job_lock import in_use, is_held
+        from catsdogs.standing import find_standing, set_aside, summary
+        from catsdogs.study import write_plan
 
         self._names = names
         try:
@@ -215,13 +224,18 @@ class StudyCallback(Callback):
                 repr(plain.data): load_dataset(plain.data, Path(plain.cache)).digest
                 for plain in {repr(plain.data): plain for plain in configs}.values()
             }
+            standings = []
             for plain, name in zip(configs, names, strict=False):
-                finished_before(plain, study / name, digests[repr(plain.data)])
+                if is_held(study / name):
+                    raise UserError(in_use(study / name))
+                standings.append(find_standing(plain, study / name, fingerprint(plain, digests[repr(plain.data)])))
+            if any(standing.runs for standing in standings) or not names:
+                check_free_space(study, Path(configs[0].cache))
             study.mkdir(parents=True, exist_ok=True)
-            for name in names:
-                job = read_job(study / name)
-                if job is not None and job.status == FAILED:
-                    print(f"job {name} failed before and is tried again; it is kept as {_set_aside(job.folder)}")
+            for name, standing in zip(names, standings, strict=True):
+                place = set_aside(study / name) if standing.anew else None
+                if place is not None:
+                    print(f"job {name} begins anew; what an earlier try left is kept as {place}")
             write_plan(study, names, sys.argv[1:])
         except UserError as error:
             _exit(_tell(str(error)))
@@ -231,11 +245,16 @@ class StudyCallback(Callback):
             trials = plain.tuner.max_trials or "all"
             count = f"{len(names)} job{'s' if len(names) > 1 else ''}" if names else "jobs as the sweeper decides"
             print(f"study {study.name}: {count}, {trials} trials each, at most {plain.fit.epochs} epochs a trial")
+        lines = summary(study.name, names, standings)
+        # Where nothing was done before, the line above says it all.
+        for line in lines if len(lines) > 1 else []:
+            print(line)
         StudyCallback._at_hand = study
 
     def _after(self, study: Path) -> None:
+        from catsdogs.job_lock import in_use, is_held
         from catsdogs.report import summarise
-        from catsdogs.study import FAILED, read_jobs, write_leaderboard
+        from catsdogs.study import FAILED, RUNNING, read_jobs, write_leaderboard
 
         StudyCallback._at_hand = None
         try:
@@ -248,19 +267,16 @@ class StudyCallback(Callback):
         failed = [job for job in jobs if job.status == FAILED and (job.name in self._names or not self._names)]
         for job in failed:
             print(f"error: job {job.name}: {_first_line(job.result.get('error'))}", file=sys.stderr)
+        # Killed, or on a disk too full to say so.
+        silent = [job for job in jobs if job.status == RUNNING and job.name in self._names]
+        for job in silent:
+            how = in_use(job.folder) if is_held(job.folder) else f"job {job.name}: it ended without a word of how"
+            print(f"error: {how}; the same command goes on", file=sys.stderr)
         summarise(study)
+        if silent:
+            _exit(1)
         if failed:
             _exit(2 if all(job.result.get("error_type") == "UserError" for job in failed) else 1)
-
-
-def _set_aside(folder: Path) -> Path:
-    """Move a failed job out of the way of its next try; give its new place."""
-    from catsdogs.files import free_name
-
-    place = free_name(folder.parent / ".failed" / folder.name)
-    place.parent.mkdir(exist_ok=True)
-    folder.rename(place)
-    return place
 
 
 def _check_launcher(config: DictConfig) -> None:

@@ -9,7 +9,9 @@ import logging
 import math
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from catsdogs.trials import TrialRecord, best_trial
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ class JobProgress:
         trials: number of trials that the job will run at most; None if nobody knows.
         epochs_per_trial: epochs of a whole trial, all executions together.
         study_line: gives a line on the study that the job belongs to, or None; asked for after every trial.
+        earlier: trials that the job had before.
     """
 
     def __init__(
@@ -33,14 +36,16 @@ class JobProgress:
         trials: int | None,
         epochs_per_trial: int,
         study_line: Callable[[], str | None] | None = None,
+        earlier: Sequence[TrialRecord] = (),
     ) -> None:
         self._label = label
         self._trials = trials
         self._epochs_per_trial = epochs_per_trial
         self._study_line = study_line
         self._began = time.monotonic()
-        self._trials_done = 0
-        self._best = math.inf
+        self._trials_before = self._trials_done = len(earlier)
+        best = best_trial(earlier)
+        self._best = math.inf if best is None or best.val_log_loss is None else best.val_log_loss
         self._last_line = 0.0
 
     def epoch(
@@ -78,9 +83,10 @@ class JobProgress:
 
     def _left(self, epochs_done: float) -> str:
         """`, 3 min left`: at the pace so far, if no trial stops early."""
-        if self._trials is None or epochs_done <= 0:
+        epochs_here = epochs_done - self._trials_before * self._epochs_per_trial
+        if self._trials is None or epochs_here <= 0:
             return ""
-        per_epoch = (time.monotonic() - self._began) / epochs_done
+        per_epoch = (time.monotonic() - self._began) / epochs_here
         all_epochs = self._trials * self._epochs_per_trial
         return f", {duration(per_epoch * max(0.0, all_epochs - epochs_done))} left"
 

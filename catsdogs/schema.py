@@ -136,6 +136,7 @@ class Fit:
     patience: int = _within(0, 100_000)  # epochs without a better val_log_loss before training stops
     executions_per_trial: int = _within(1, 1_000)
     precision: str = _one_of("float32", "mixed_bfloat16", "mixed_float16")  # of what is trained; weights stay float32
+    max_parameters: int | None = _within(1, math.inf)  # a trial whose whole model has more is recorded as failed
 
 
 @dataclass
@@ -162,6 +163,21 @@ class Tta:
 
 
 @dataclass
+class Timeout:
+    """When a trial, or a run of a study, is given up."""
+
+    trial_seconds: float | None = _within(0, math.inf, open_low=True)  # a trial that takes longer is a failed one
+    study_seconds: float | None = _within(0, math.inf, open_low=True)  # from the start of the command
+
+
+@dataclass
+class Resume:
+    """What the same command does with what is in the study already."""
+
+    failed: str = _one_of("retry", "skip")  # with jobs that failed before
+
+
+@dataclass
 class SearchConfig:
     """Everything that decides one job."""
 
@@ -180,6 +196,8 @@ class SearchConfig:
     fit: Fit = field(default_factory=Fit)
     features: Features = field(default_factory=Features)
     tta: Tta = field(default_factory=Tta)
+    timeout: Timeout = field(default_factory=Timeout)
+    resume: Resume = field(default_factory=Resume)
     varied: list[str] = MISSING  # keys that the study varies beside the composed groups; they name the job folders
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from catsdogs.errors import UserError
 from catsdogs.files import read_json, write_csv, write_json
+from catsdogs.job_lock import is_held
 from catsdogs.provenance import moment, now
 from catsdogs.quoting import quoted
 from catsdogs.trials import TrialRecord, best_trial, read_trials, summary
@@ -23,6 +24,9 @@ RESULT = "result.json"
 PLAN = "study.json"
 
 OK, FAILED, RUNNING = "ok", "failed", "running"
+
+# The error type of a failed job that the user, or the system, asked to end.
+INTERRUPTED = "KeyboardInterrupt"
 
 # A running job whose files have not changed for so long was probably killed: its log gets a line every half minute.
 SILENT_SECONDS = 1800.0
@@ -105,10 +109,11 @@ def read_job(folder: Path) -> Job | None:
 
 
 def _completed(config: dict[str, Any]) -> dict[str, Any]:
-    """A job's configuration with the keys that versions before 0.2 did not write, and their meaning then."""
-    fit = {"precision": "float32", **_mapping(config.get("fit"))}
+    """A job's configuration with the keys that earlier versions did not write, and their meaning then."""
+    fit = {"precision": "float32", "max_parameters": None, **_mapping(config.get("fit"))}
+    since = {"timeout": {"trial_seconds": None, "study_seconds": None}, "resume": {"failed": "retry"}}
     features = {"mode": "auto", "views": fit.get("epochs"), "dtype": "float32", "engine": "auto", "max_gib": 50.0}
-    return {**config, "fit": fit, "features": {**features, **_mapping(config.get("features"))}}
+    return {**since, **config, "fit": fit, "features": {**features, **_mapping(config.get("features"))}}
 
 
 def read_jobs(study: Path) -> list[Job]:
@@ -248,11 +253,19 @@ def write_plan(study: Path, names: list[str], command: list[str]) -> None:
     """
     before, earlier = _read_plan(study), read_plan(study)
     run, started = names, now()
-    if names and earlier.started is not None and any(_at_work(study / name) for name in earlier.run):
+    if names and earlier.started is not None and any(is_held(study / name) for name in earlier.run):
         run, started = list(dict.fromkeys([*earlier.run, *names])), before["started"]
     known = before.get("jobs")
     jobs = list(dict.fromkeys([*map(str, known if isinstance(known, list) else []), *names]))
     write_json(study / PLAN, {"study": study.name, "jobs": jobs, "run": run, "started": started, "command": command})
+
+
+def study_deadline(study: Path, seconds: float | None) -> float | None:
+    """`time.time()` at which a run of a study that may take so long is over; None: never."""
+    if seconds is None:
+        return None
+    started = read_plan(study).started
+    return (time.time() if started is None else started.timestamp()) + seconds
 
 
 def retrain_command(study: Path, job: str | None = None) -> str:
@@ -274,8 +287,3 @@ def _read_plan(study: Path) -> dict[str, Any]:
         return _mapping(read_json(study / PLAN))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return {}
-
-
-def _at_work(folder: Path) -> bool:
-    job = read_job(folder)
-    return job is not None and job.status == RUNNING and silent_seconds(folder) < SILENT_SECONDS

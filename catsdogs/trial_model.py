@@ -131,15 +131,27 @@ class TrialModels:
         with replacing(file) as temporary:
             np.savez(temporary, *trial.model.get_weights())
 
-    def load_weights(self, trial: TrialModel, file: Path) -> None:
-        """Weights that `save_weights` wrote of a trial of the same structure; the hyperparameters stay."""
+    def read_weights(self, file: Path) -> list[np.ndarray]:
+        """What `save_weights` wrote.
+
+        Raises:
+            OSError, ValueError, EOFError, zipfile.BadZipFile: it is not there, or damaged.
+        """
         with np.load(file) as saved:
-            self.set_weights(trial, [saved[name] for name in saved.files])
+            return [saved[name] for name in saved.files]
 
     def set_weights(self, trial: TrialModel, weights: list[np.ndarray]) -> None:
         """Weights of a model of the same structure; the hyperparameters stay."""
         trial.model.set_weights(weights)
         self._set(trial.structure, trial.values)
+
+    def parameters(self, values: Hyperparameters) -> int:
+        """Of the whole model of a trial, told without building it."""
+        features = int(self._network.backbone.output_shape[-1])
+        inner = values.dense_units or features
+        head_batch_norm = 4 * features if self._config.model.head_batch_norm else 0
+        dense = (features + 1) * values.dense_units
+        return sum(weight.size for weight in self._network.weights) + head_batch_norm + dense + inner + 1
 
     def whole(self, trial: TrialModel) -> keras.Model:
         """The model that is shipped: prefix, trained suffix and classifier in plain float32 Keras layers."""

@@ -1,42 +1,74 @@
 """Oracle + trials: one Keras Tuner search.
 
-Keras Tuner proposes values and keeps its books under `tuner/`; training, seeds, records and the choice of the best
-trial are ours.
+Keras Tuner proposes values and keeps its books under `tuner/`, which nobody reads; training, seeds, records, errors and
+the choice of the best trial are ours.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import math
+import re
+import shutil
 import statistics
 import time
+import traceback
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import keras_tuner
 import numpy as np
-import pandas as pd
 from keras_tuner.engine import base_tuner
 
 from catsdogs.batches import PlainBatches, for_keras
 from catsdogs.devices import batch_sizes, distributed
-from catsdogs.errors import UserError
+from catsdogs.earlier import Earlier, validation_fits
+from catsdogs.exhaustion import exhausted
 from catsdogs.features import Features
-from catsdogs.files import write_csv
-from catsdogs.hypermodel import declare, depths, hyperparameters
+from catsdogs.files import write_text
+from catsdogs.hypermodel import depths, hyperparameters
+from catsdogs.job_tables import JobTables
 from catsdogs.progress import JobProgress
+from catsdogs.promotion import may_be_promoted
 from catsdogs.provenance import now
+from catsdogs.replay import replay, searched_values
 from catsdogs.schedules import steps_per_epoch
 from catsdogs.schema import SearchConfig
 from catsdogs.training import DivergedError, Training, train
 from catsdogs.trial_model import TrialModel, TrialModels
-from catsdogs.trials import COMPLETED, TrialRecord, best_trial, write_trials
+from catsdogs.trials import COMPLETED, TrialRecord, best_trial
 from catsdogs.views import PLAIN
 
 log = logging.getLogger(__name__)
 
-OBJECTIVE = keras_tuner.Objective("val_log_loss", "min")
+# Mistakes of a program and not of hyperparameters: every further trial would only make the same one.
+_PROGRAMMING = (
+    TypeError,
+    AttributeError,
+    NameError,
+    ImportError,
+    LookupError,
+    AssertionError,
+    NotImplementedError,
+)
+# As TensorFlow tells one that happened in Python in one of its threads.
+_PROGRAMMING_TOLD = re.compile(
+    r"\b(TypeError|AttributeError|NameError|ImportError|ModuleNotFoundError|KeyError|IndexError|AssertionError"
+    r"|NotImplementedError): .*\s+Traceback \(most recent call last\)"
+)
+
+
+class TooLargeError(Exception):
+    """The model of a trial has more parameters than `fit.max_parameters`."""
+
+
+class TrialTimeoutError(Exception):
+    """A trial took longer than `timeout.trial_seconds`."""
+
+
+class BudgetSpent(Exception):
+    """The time that `timeout.study_seconds` gives is over: the trial that runs is given up and leaves no record."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,70 +93,19 @@ def trial_seed(seed: int, trial: str, execution: int) -> int:
     return int(np.random.SeedSequence([seed, int(trial), execution]).generate_state(1)[0] >> 1)
 
 
-def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
-    """Keras Tuner's oracle for `tuner`, the whole space declared.
-
-    Raises:
-        UserError: the oracle does not take the arguments, or has nothing to search.
-    """
-    hp = keras_tuner.HyperParameters()
-    declare(config.space, hp)
-    oracles = {
-        "random": keras_tuner.oracles.RandomSearchOracle,
-        "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
-        "hyperband": keras_tuner.oracles.HyperbandOracle,
-        "grid": keras_tuner.oracles.GridSearchOracle,
-    }
-    tuner = config.tuner
-    arguments: dict[str, Any] = dict(tuner.arguments)
-    if tuner.oracle == "hyperband":
-        if not config.space:
-            raise UserError("tuner=hyperband with an empty space has nothing to search; use tuner=random")
-        arguments["max_epochs"] = config.fit.epochs
-    else:
-        arguments["max_trials"] = tuner.max_trials
-    try:
-        oracle = oracles[tuner.oracle](
-            objective=OBJECTIVE,
-            hyperparameters=hp,
-            allow_new_entries=False,
-            tune_new_entries=False,
-            # A seed of 0 is a random seed to Keras Tuner.
-            seed=config.seed + 1,
-            # A diverging trial must not end the search, however many of them follow each other; programming errors
-            # are found before it begins.
-            max_consecutive_failed_trials=10**9,
-            **arguments,
-        )
-    except (TypeError, ValueError) as error:
-        raise UserError(f"tuner.arguments={dict(tuner.arguments)}: the {tuner.oracle} oracle says: {error}") from error
-    if tuner.oracle == "hyperband":
-        # HyperbandOracle takes no max_trials, but every oracle heeds it.
-        oracle.max_trials = tuner.max_trials
-    return oracle
-
-
-def expected_trials(oracle: keras_tuner.Oracle, config: SearchConfig) -> int | None:
-    """How many trials the search will run at most; None where only the oracle will know."""
-    bounds = [config.tuner.max_trials]
-    if config.tuner.oracle == "hyperband":
-        brackets = oracle._get_num_brackets()
-        sizes = [oracle._get_size(bracket, round_) for bracket in range(brackets) for round_ in range(bracket + 1)]
-        bounds.append(sum(sizes) * int(oracle.hyperband_iterations))
-    elif all(entry.kind == "choice" for entry in config.space.values()):
-        bounds.append(math.prod(len(set(entry.values or [])) for entry in config.space.values()))
-    known = [bound for bound in bounds if bound is not None]
-    return min(known) if known else None
-
-
 class SearchTuner(base_tuner.BaseTuner):
     """Runs the trials of one job and writes its tables after each of them.
 
     Args:
         models: of the trials of this job.
-        folder: of the job; gets `tuner/`, `trials.csv`, `history.csv` and `validation.csv`.
+        folder: of the job; gets `tuner/`, `weights/`, `errors/` and the tables.
         validation_ids: id of every row in `data.validation_rows`.
         progress: told how far training is.
+        earlier: the trials that are finished, which the oracle is told of before the search goes on.
+        deadline: `time.time()` at which the search is given up; None: never.
+
+    Raises:
+        UserError: the search would not have run these earlier trials.
     """
 
     def __init__(
@@ -136,34 +117,53 @@ class SearchTuner(base_tuner.BaseTuner):
         folder: Path,
         validation_ids: list[str],
         progress: JobProgress,
+        earlier: Earlier | None = None,
+        deadline: float | None = None,
     ) -> None:
         self._config = config
         self._data = data
         self._models = models
         self._folder = folder
-        self._validation_ids = validation_ids
         self._progress = progress
+        self._deadline = deadline
         counts = len(data.train_rows), len(data.validation_rows)
         self._batch_sizes = batch_sizes(config.fit.batch_size, *counts)
         self._steps = steps_per_epoch(len(data.train_rows), config.fit.batch_size)
-        self._records: dict[str, TrialRecord] = {}
-        self._histories: list[pd.DataFrame] = []
-        self._tracebacks: list[str] = []
         self._began = time.monotonic()
-        # No hypermodel: Keras Tuner would build from it, where our models are built once for many trials.
+        self._p_dog: np.ndarray | None = None
+        earlier = earlier or Earlier()
+        self._tables = JobTables(folder, validation_ids, data.labels[data.validation_rows], earlier)
+        self._validation_fits = validation_fits(folder, earlier, validation_ids)
+        # No hypermodel: Keras Tuner would build from it, where our models are built once for many trials. Overwritten,
+        # as its state cannot be trusted (see `replay`).
         super().__init__(oracle, None, directory=str(folder), project_name="tuner", overwrite=True)
+        oracle.verbose = 0
+        self._take_up(earlier.records)
+
+    def _take_up(self, earlier: list[TrialRecord]) -> None:
+        known = replay(self.oracle, earlier, self.tuner_id, self._folder.name)
+        if known != earlier:
+            for before, after in zip(earlier, known, strict=True):
+                if before.trial != after.trial and self._error_file(before.trial).is_file():
+                    self._error_file(before.trial).rename(self._error_file(after.trial))
+            self._tables.rename(known)
+        self._drop_weights()
 
     def _populate_initial_space(self) -> None:
         """Nothing to do: the space is declared whole, and Keras Tuner would build a model only to find it."""
 
     @property
     def records(self) -> list[TrialRecord]:
-        return list(self._records.values())
+        return self._tables.records
 
     @property
     def first_traceback(self) -> str:
         """Of the first trial that failed, or empty."""
-        return self._tracebacks[0] if self._tracebacks else ""
+        for record in self.records:
+            file = self._error_file(record.trial)
+            if record.status != COMPLETED and file.is_file():
+                return file.read_text(encoding="utf-8")
+        return ""
 
     def try_one_step(self) -> None:
         """Build a model and train one batch of zeros, so that an error of ours is not a series of failed trials."""
@@ -174,47 +174,132 @@ class SearchTuner(base_tuner.BaseTuner):
             trial = self._models.start(hyperparameters(self._config, deepest), self._config.seed)
             trial.model.train_on_batch(np.zeros((size, *trial.cut.shape), np.float32), np.zeros((size, 1), np.float32))
 
+    def pre_create_trial(self) -> None:
+        self._check_budget()
+
+    def _try_run_and_update_trial(self, trial: Any, *args: Any, **kwargs: Any) -> None:
+        """As Keras Tuner's, which would take a full disk or a mistake of ours for hyperparameters that fail."""
+        try:
+            self._run_and_update_trial(trial, *args, **kwargs)
+            trial.status = COMPLETED
+        except (BudgetSpent, keras_tuner.errors.FatalError):
+            raise
+        except Exception as error:
+            ran_out = exhausted(error)
+            if ran_out is not None:
+                raise ran_out from error
+            if isinstance(error, _PROGRAMMING) or _PROGRAMMING_TOLD.search(str(error)):
+                raise
+            trial.status = "FAILED"
+            trial.message = traceback.format_exc()
+
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Train the executions of a trial; give their mean scores."""
         self._began = time.monotonic()
+        self._p_dog = None
+        self._tables.forget_epochs()
         control = trial.hyperparameters.values
-        first_epoch = int(control.get("tuner/initial_epoch", 0))
-        epochs = int(control.get("tuner/epochs", self._config.fit.epochs))
+        self._check_size(control)
+        first_epoch, epochs = self._epochs(control)
         trainings: list[Training] = []
         for execution in range(self._config.fit.executions_per_trial):
+            epochs_before = execution * (epochs - first_epoch)
+
+            def told(epoch: int, share: float, logs: dict[str, float] | None, before: int = epochs_before) -> None:
+                self._progress.epoch(before + epoch - first_epoch, share, epoch, epochs, logs)
+
             try:
-                with distributed(self._batch_sizes):
-                    training, model = self._run_execution(trial, execution, first_epoch, epochs)
-                if execution == 0 and self._may_be_best(training):
-                    # Now: the next execution, or trial, starts in the same model.
-                    p_dog = self._predictions(model)
+                training, model = self._run_execution(trial.trial_id, execution, told)
             except DivergedError as error:
-                self._keep_history(error.history, trial.trial_id, execution)
+                self._tables.keep_epochs(error.history, trial.trial_id, execution)
                 raise
+            if execution == 0 and self._may_be_best(training):
+                # Now: the next execution, or trial, starts in the same model.
+                self._p_dog = self._predictions(model)
             trainings.append(training)
-            self._keep_history(training.history, trial.trial_id, execution)
-        scores = {
-            "val_log_loss": statistics.fmean(training.val_log_loss for training in trainings),
-            "val_accuracy": statistics.fmean(training.val_accuracy for training in trainings),
-        }
-        best = best_trial(self.records)
-        self._records[trial.trial_id] = TrialRecord(
-            trial=trial.trial_id,
-            status=COMPLETED,
-            val_log_loss=scores["val_log_loss"],
-            val_accuracy=scores["val_accuracy"],
+            self._tables.keep_epochs(training.history, trial.trial_id, execution)
+        self._record = self._new_record(
+            trial,
+            val_log_loss=statistics.fmean(training.val_log_loss for training in trainings),
+            val_accuracy=statistics.fmean(training.val_accuracy for training in trainings),
             epochs=round(statistics.fmean(len(training.history) for training in trainings)),
             best_epoch=round(statistics.fmean(training.best_epoch for training in trainings)),
+        )
+        assert self._record.val_log_loss is not None
+        assert self._record.val_accuracy is not None
+        return {"val_log_loss": self._record.val_log_loss, "val_accuracy": self._record.val_accuracy}
+
+    def on_trial_end(self, trial: Any) -> None:
+        super().on_trial_end(trial)
+        if trial.status == COMPLETED:
+            record = self._record
+            new_best = best_trial([*self.records, record]) is record
+            self._tables.commit(record, self._p_dog if new_best else None)
+            self._validation_fits |= new_best
+        else:
+            # A file name that is no UTF-8 may be part of it.
+            message = (trial.message or str(trial.status)).encode("utf-8", "backslashreplace").decode()
+            error = message.strip().splitlines()[-1]
+            log.warning("trial %s failed: %s", trial.trial_id, error)
+            write_text(self._error_file(trial.trial_id), message)
+            self._tables.commit(
+                self._new_record(trial, status=str(trial.status), epochs=self._tables.epochs(), error=error)
+            )
+        self._drop_weights()
+        self._progress.trial_done()
+
+    def mend_validation(self) -> None:
+        """Train the best trial again where its predictions are lost, or are of a trial that never ended."""
+        best = best_trial(self.records)
+        if self._validation_fits or best is None:
+            return
+        log.warning("validation.csv is not of trial %s, the best one: it is trained again for it", best.trial)
+        self._began = time.monotonic()
+        try:
+            self._tables.write_validation(self._predictions(self._run_execution(best.trial, 0)[1]))
+        except (DivergedError, TrialTimeoutError) as error:
+            log.warning(
+                "trial %s did not end well this time, and validation.csv is left as it is: %s", best.trial, error
+            )
+
+    def forget_weights(self) -> None:
+        """No trial will be promoted any more."""
+        shutil.rmtree(self._folder / "weights", ignore_errors=True)
+
+    def _new_record(self, trial: Any, status: str = COMPLETED, **found: Any) -> TrialRecord:
+        control = trial.hyperparameters.values
+        first_epoch, epochs = self._epochs(control)
+        return TrialRecord(
+            trial=trial.trial_id,
+            status=status,
             seconds=round(time.monotonic() - self._began, 3),
             hyperparameters=searched_values(control),
-            parent=str(control.get("tuner/trial_id", "")),
+            parent=str(control.get("tuner/trial_id") or ""),
             first_epoch=first_epoch,
             epoch_budget=epochs,
             ended=now(),
+            **{"val_log_loss": None, "val_accuracy": None, "best_epoch": 0, **found},
         )
-        if best is None or best_trial(self.records) is not best:
-            self._write_validation(p_dog)
-        return scores
+
+    def _epochs(self, control: dict[str, Any]) -> tuple[int, int]:
+        """The epochs that are behind a trial when it begins, and the number of the last one that it may train."""
+        return int(control.get("tuner/initial_epoch", 0)), int(control.get("tuner/epochs", self._config.fit.epochs))
+
+    def _check_size(self, control: dict[str, Any]) -> None:
+        most = self._config.fit.max_parameters
+        count = self._models.parameters(hyperparameters(self._config, control))
+        if most is not None and count > most:
+            raise TooLargeError(f"too large: the model has {count:,} parameters, and fit.max_parameters is {most:,}")
+
+    def _check_budget(self) -> None:
+        if self._deadline is not None and time.time() > self._deadline:
+            raise BudgetSpent(f"timeout.study_seconds={self._config.timeout.study_seconds:g} are over")
+
+    def _check_time(self) -> None:
+        self._check_budget()
+        most = self._config.timeout.trial_seconds
+        if most is not None and time.monotonic() - self._began > most:
+            raise TrialTimeoutError(f"the trial took longer than timeout.trial_seconds={most:g}")
 
     def _may_be_best(self, training: Training) -> bool:
         best = best_trial(self.records)
@@ -222,50 +307,76 @@ class SearchTuner(base_tuner.BaseTuner):
             return True
         return training.val_log_loss < best.val_log_loss
 
-    def _run_execution(self, trial: Any, execution: int, first_epoch: int, epochs: int) -> tuple[Training, TrialModel]:
-        seed = trial_seed(self._config.seed, trial.trial_id, execution)
-        control = trial.hyperparameters.values
-        started = self._models.start(hyperparameters(self._config, control), seed, first_epoch * self._steps)
+    def _run_execution(self, trial_id: str, execution: int, told: Any = None) -> tuple[Training, TrialModel]:
+        """Train one execution of a trial that the oracle knows.
+
+        Args:
+            told: as `training.Listener`.
+        """
+        control = self.oracle.trials[trial_id].hyperparameters.values
+        first_epoch, epochs = self._epochs(control)
         parent = control.get("tuner/trial_id")
-        if parent is not None:
-            # A promoted Hyperband trial goes on from its parent's weights, and from its parent's learning rate.
-            self._models.load_weights(started, self._weights(parent, execution))
-        epochs_before = execution * (epochs - first_epoch)
+        # A promoted Hyperband trial goes on from its parent's weights, and from its parent's learning rate.
+        weights = None if parent is None else self._weights_of(parent, execution)
+        seed = trial_seed(self._config.seed, trial_id, execution)
 
         def listener(epoch: int, share: float, logs: dict[str, float] | None) -> None:
-            self._progress.epoch(epochs_before + epoch - first_epoch, share, epoch, epochs, logs)
+            self._check_time()
+            if told is not None:
+                told(epoch, share, logs)
 
-        try:
-            training = train(
-                started.model,
-                self._data.features.at(started.cut),
-                self._data.labels,
-                self._data.train_rows,
-                self._data.validation_rows,
-                self._config.fit,
-                seed,
-                first_epoch,
-                epochs,
-                listener,
-                self._data.features.views,
-            )
-        except DivergedError:
-            raise
-        except BaseException as error:
-            self._models.forget(started)
-            if self._data.features.problem is not None:
-                # Not a trial that failed: no other would do better.
-                raise keras_tuner.errors.FatalError(str(self._data.features.problem)) from error
-            raise
-        if self._config.tuner.oracle == "hyperband":
-            self._models.save_weights(started, self._weights(trial.trial_id, execution))
+        with distributed(self._batch_sizes):
+            started = self._models.start(hyperparameters(self._config, control), seed, first_epoch * self._steps)
+            if weights is not None:
+                self._models.set_weights(started, weights)
+            try:
+                training = train(
+                    started.model,
+                    self._data.features.at(started.cut),
+                    self._data.labels,
+                    self._data.train_rows,
+                    self._data.validation_rows,
+                    self._config.fit,
+                    seed,
+                    first_epoch,
+                    epochs,
+                    listener,
+                    self._data.features.views,
+                )
+            except DivergedError:
+                raise
+            except BaseException as error:
+                self._models.forget(started)
+                if self._data.features.problem is not None:
+                    # Not a trial that failed: no other would do better.
+                    raise keras_tuner.errors.FatalError(str(self._data.features.problem)) from error
+                raise
+        if self._config.tuner.oracle == "hyperband" and epochs < self._config.fit.epochs:
+            self._models.save_weights(started, self._weights(trial_id, execution))
         return training, started
 
-    def _keep_history(self, history: pd.DataFrame, trial_id: str, execution: int) -> None:
-        self._histories.append(history.assign(trial=trial_id, execution=execution))
+    def _weights_of(self, parent: str, execution: int) -> list[np.ndarray]:
+        """The weights that a trial ended with; it is trained again where they are lost or damaged."""
+        try:
+            return self._models.read_weights(self._weights(parent, execution))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            log.warning("the weights of trial %s are lost (%s): it is trained again for them", parent, error)
+            self._run_execution(parent, execution)
+            return self._models.read_weights(self._weights(parent, execution))
 
     def _weights(self, trial_id: str, execution: int) -> Path:
-        return Path(self.get_trial_dir(trial_id)) / f"execution_{execution}.npz"
+        # By number: Keras Tuner pads ids when more trials are asked for.
+        return self._folder / "weights" / f"{int(trial_id)}-{execution}.npz"
+
+    def _drop_weights(self) -> None:
+        """Remove the weights of trials that cannot be promoted any more."""
+        needed = {int(trial) for trial in may_be_promoted(self.oracle, [record.trial for record in self.records])}
+        for file in (self._folder / "weights").glob("*.npz"):
+            if file.stem.partition("-")[0] not in map(str, needed):
+                file.unlink(missing_ok=True)
+
+    def _error_file(self, trial_id: str) -> Path:
+        return self._folder / "errors" / f"{trial_id}.txt"
 
     def _predictions(self, trial: TrialModel) -> np.ndarray:
         """(N,) float64 of the validation rows."""
@@ -273,38 +384,3 @@ class SearchTuner(base_tuner.BaseTuner):
         batches = PlainBatches(views, self._data.validation_rows, PLAIN, self._config.fit.batch_size)
         with distributed(self._batch_sizes):
             return trial.model.predict(for_keras(batches), verbose=0).reshape(-1).astype(np.float64)
-
-    def _write_validation(self, p_dog: np.ndarray) -> None:
-        labels = self._data.labels[self._data.validation_rows].astype(int)
-        table = pd.DataFrame({"id": self._validation_ids, "label": labels, "p_dog": p_dog})
-        write_csv(self._folder / "validation.csv", table)
-
-    def on_trial_end(self, trial: Any) -> None:
-        super().on_trial_end(trial)
-        if trial.trial_id not in self._records or trial.status != COMPLETED:
-            self._tracebacks.append(trial.message or "")
-            lines = (trial.message or "").strip().splitlines() or [trial.status]
-            log.warning("trial %s failed: %s", trial.trial_id, lines[-1])
-            self._records[trial.trial_id] = TrialRecord(
-                trial=trial.trial_id,
-                status=str(trial.status),
-                val_log_loss=None,
-                val_accuracy=None,
-                epochs=sum(len(history) for history in self._histories if history["trial"].iloc[0] == trial.trial_id),
-                best_epoch=0,
-                seconds=round(time.monotonic() - self._began, 3),
-                hyperparameters=searched_values(trial.hyperparameters.values),
-                error=lines[-1],
-                ended=now(),
-            )
-        write_trials(self._folder / "trials.csv", self.records)
-        if self._histories:
-            table = pd.concat(self._histories, ignore_index=True)
-            leading = ["trial", "execution", "epoch"]
-            write_csv(self._folder / "history.csv", table[leading + [name for name in table if name not in leading]])
-        self._progress.trial_done()
-
-
-def searched_values(values: dict[str, Any]) -> dict[str, Any]:
-    """A trial's hyperparameters without Keras Tuner's control keys, which share their dictionary."""
-    return {name: value for name, value in values.items() if not name.startswith("tuner/")}

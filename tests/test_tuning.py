@@ -11,11 +11,12 @@ import pytest
 
 from catsdogs.errors import UserError
 from catsdogs.hypermodel import hyperparameters
+from catsdogs.oracles import build_oracle, expected_trials
 from catsdogs.progress import JobProgress
 from catsdogs.training import DivergedError
 from catsdogs.trial_model import TrialModels
 from catsdogs.trials import best_trial, lineage, read_trials
-from catsdogs.tuning import SearchTuner, build_oracle, expected_trials, trial_seed
+from catsdogs.tuning import SearchTuner, trial_seed
 from catsdogs.views import PLAIN
 
 FAST = ("fit.epochs=2", "fit.batch_size=16", "tuner.max_trials=3")
@@ -101,7 +102,7 @@ def test_another_process_proposes_the_same_trials(config):
         "from hydra import compose, initialize_config_dir\n"
         "from catsdogs.compose import checked, register\n"
         "from catsdogs.locations import conf_dir\n"
-        "from catsdogs.tuning import build_oracle\n"
+        "from catsdogs.oracles import build_oracle\n"
         "register()\n"
         "with initialize_config_dir(str(conf_dir()), version_base='1.3'):\n"
         "    job = checked(compose('search', overrides=['data=sample', 'space=small_cnn', 'seed=4']))\n"
@@ -136,11 +137,14 @@ def test_grid_search_ends_when_the_grid_does(searched):
 def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_rate(
     searched, training_data, monkeypatch
 ):
-    loaded = []
-    load = TrialModels.load_weights
-    monkeypatch.setattr(
-        TrialModels, "load_weights", lambda self, trial, file: (loaded.append(str(file)), load(self, trial, file))
-    )
+    loaded = {}
+    read = TrialModels.read_weights
+
+    def reading(self, file):
+        loaded[file.stem] = read(self, file)
+        return loaded[file.stem]
+
+    monkeypatch.setattr(TrialModels, "read_weights", reading)
     tuner, folder = searched("tuner=hyperband", "tuner.max_trials=null", "fit.epochs=4", "fit.patience=10")
     values = {trial: tuner.oracle.trials[trial].hyperparameters.values for trial in tuner.oracle.trials}
     promoted = {trial: v["tuner/trial_id"] for trial, v in values.items() if "tuner/trial_id" in v}
@@ -150,7 +154,7 @@ def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_r
     for child, parent in promoted.items():
         assert history.loc[[child], "epoch"].iloc[0] == history.loc[[parent], "epoch"].iloc[-1] + 1
         assert history.loc[[child], "learning_rate"].iloc[0] < history.loc[[parent], "learning_rate"].iloc[-1]
-        assert any(f"trial_{parent}" in path for path in loaded)
+        assert f"{int(parent)}-0" in loaded
     rates = history.reset_index().groupby("epoch")["learning_rate"]
     np.testing.assert_allclose(rates.max(), rates.min(), rtol=1e-6)
     assert not [name for name in pd.read_csv(folder / "trials.csv") if name.startswith("tuner/")]
@@ -159,7 +163,7 @@ def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_r
     child, parent = next(iter(promoted.items()))
     values = hyperparameters(tuner._config, tuner.oracle.trials[child].hyperparameters.values)
     trial = tuner._models.start(values, seed=99)
-    tuner._models.load_weights(trial, tuner._weights(parent, 0))
+    tuner._models.set_weights(trial, loaded[f"{int(parent)}-0"])
     rows = training_data.validation_rows
     inputs, labels = tuner._data.features.at(trial.cut).read(rows, PLAIN), training_data.labels[rows]
     found = trial.model.evaluate(inputs, labels[:, None], verbose=0, return_dict=True)["log_loss"]

@@ -1,0 +1,71 @@
+"""Disk or memory that runs out: told apart from bad hyperparameters, and the disk looked at before a job starts."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from catsdogs.errors import UserError
+
+# What a job writes at the least: tables and logs in the study, unpacked images and pixels in the cache.
+LEAST_FREE_BYTES = 200 * 2**20
+
+_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|CUDA_ERROR_OUT_OF_MEMORY|std::bad_alloc|failed to allocate memory")
+# As the threads of TensorFlow tell what happened in Python.
+_DISK = re.compile(r"No space left on device|Disk quota exceeded")
+_LIBRARIES = ("tensorflow", "jax", "jaxlib", "openvino")
+
+
+class Exhausted(Exception):
+    """Disk or memory ran out. No other trial would do better, so the job stops, and can be continued."""
+
+
+def exhausted(error: BaseException) -> Exhausted | None:
+    """What an exception says of disk or memory, in one sentence; None if it is about something else."""
+    for one in _chain(error):
+        if isinstance(one, Exhausted):
+            return one
+        library = (type(one).__module__ or "").partition(".")[0]
+        told = str(one) if library in _LIBRARIES or type(one) is RuntimeError else ""
+        if (isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT)) or _DISK.search(told):
+            where = f" while writing {one.filename}" if isinstance(one, OSError) and one.filename else ""
+            return Exhausted(
+                f"out of disk{where}: what is finished is kept; free some space, and the same command goes on"
+            )
+        if isinstance(one, MemoryError) or type(one).__name__ == "ResourceExhaustedError" or _MEMORY.search(told):
+            return Exhausted(
+                "out of memory: what is finished is kept; end other programs, or choose a smaller fit.batch_size, "
+                "backbone or space in another study, and give the command again"
+            )
+    return None
+
+
+def check_free_space(study: Path, cache: Path) -> None:
+    """Refuse to start where the disk is as good as full.
+
+    Raises:
+        UserError: names the folder and what is free.
+    """
+    for what, folder, remedy in (
+        ("study", study, "choose another with studies=FOLDER"),
+        ("cache", cache, "set CATSDOGS_CACHE to another, or see `python -m catsdogs.cache`"),
+    ):
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        free = shutil.disk_usage(there).free
+        if free < LEAST_FREE_BYTES:
+            raise UserError(
+                f"{what} folder {folder}: {free // 2**20} MiB are free on its disk, and a job needs "
+                f"{LEAST_FREE_BYTES // 2**20} MiB to start; free some, or {remedy}"
+            )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those that it came of."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -1,0 +1,168 @@
+"""A job -> all that decides its numbers, and what of that has changed since it began."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from catsdogs.files import read_json, write_json
+from catsdogs.provenance import versions
+from catsdogs.schema import MOST_VIEWS, SearchConfig
+
+FINGERPRINT = "fingerprint.json"
+
+# Keys that change no number of a job: where things are, what is done after it, and when it is given up. Where the
+# images are does not count either, as their digest does.
+_NOT_IN_IDENTITY = {"study", "studies", "cache", "varied", "tta", "job", "trial", "fit_on", "timeout", "resume"}
+_NOT_IN_IDENTITY_OF_DATA = {"train", "test", "max_unpacked_gib"}
+# Where activations are kept, and who computes them, does not change them by more than rounding.
+_NOT_IN_IDENTITY_OF_FEATURES = {"mode", "engine", "max_gib"}
+
+# Packages that an unfinished job must go on with: those that compute pixels, weights and proposals.
+_VERSIONS_THAT_MATTER = ("catsdogs", "keras", "keras-tuner", "numpy", "opencv-python-headless", "pillow")
+
+
+def identity(settings: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration, as plain values, that decides a job's numbers."""
+    plain = {key: value for key, value in settings.items() if key not in _NOT_IN_IDENTITY}
+    for group, left_out in (("data", _NOT_IN_IDENTITY_OF_DATA), ("features", _NOT_IN_IDENTITY_OF_FEATURES)):
+        plain[group] = {k: v for k, v in (settings.get(group) or {}).items() if k not in left_out}
+    if "epochs" in plain.get("fit", {}):
+        # How many views there are counts, not how it was said.
+        plain["features"]["views"] = min(plain["fit"]["epochs"], plain["features"].get("views") or MOST_VIEWS)
+    return plain
+
+
+def differences(result: dict[str, Any], config: SearchConfig, digest: str) -> list[str]:
+    """`key was A, now B` for everything that makes the job of this `result.json` another than the one at hand.
+
+    Args:
+        digest: `Dataset.digest` now; a job that did not come far enough to write its own matches any.
+    """
+    then = (result.get("data") or {}).get("digest")
+    return _images(then, digest) + _differences(
+        identity(result.get("config") or {}), identity(dataclasses.asdict(config))
+    )
+
+
+def fingerprint(config: SearchConfig, digest: str) -> dict[str, Any]:
+    """What a job must keep to be continued: its configuration, images, backbone weights and packages.
+
+    How many trials it will have is not part of it: more may be asked for later.
+
+    Args:
+        digest: `Dataset.digest`.
+    """
+    return {
+        "config": _continued(dataclasses.asdict(config)),
+        "data": digest,
+        "weights": _weights(config.backbone.weights),
+        "versions": _series(versions()),
+    }
+
+
+def changes(then: dict[str, Any], now: dict[str, Any], *, unfinished: bool) -> list[str]:
+    """`key was A, now B` for every part of a fingerprint that differs; a part that is missing matches any.
+
+    Args:
+        then: of `read_fingerprint`.
+        now: of `fingerprint`.
+        unfinished: whether further trials would be made: only those need the same packages.
+    """
+    before, after = dict(then.get("config") or {}), dict(now["config"])
+    found = _images(then.get("data"), now["data"])
+    if then.get("weights") not in (None, now["weights"]):
+        found.append(f"backbone.weights was {_short(then['weights'])}, now {_short(now['weights'])}")
+    if then.get("weights") is not None:
+        # Where the file lies does not count where its digest is known.
+        before, after = _without_weights(before), _without_weights(after)
+    if before:
+        found += _differences(before, after)
+    if unfinished:
+        known = then.get("versions") or {}
+        found += _differences(known, {name: now["versions"].get(name) for name in known})
+    return found
+
+
+def write_fingerprint(folder: Path, mark: dict[str, Any]) -> None:
+    write_json(folder / FINGERPRINT, mark)
+
+
+def read_fingerprint(folder: Path, result: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The fingerprint of the job in this folder; None if there is none, or nothing to read it from.
+
+    Args:
+        result: what is in its `result.json`, which tells most of it where the fingerprint is lost or was never written.
+    """
+    try:
+        told = read_json(folder / FINGERPRINT)
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        told = None
+    if isinstance(told, dict) and isinstance(told.get("config"), dict):
+        return told
+    config = (result or {}).get("config")
+    if result is None or not isinstance(config, dict):
+        return None
+    digest = (result.get("data") or {}).get("digest")
+    return {"config": _continued(config), "data": digest, "versions": _series(result.get("versions") or {})}
+
+
+def _continued(config: dict[str, Any]) -> dict[str, Any]:
+    plain = identity(config)
+    tuner = plain.get("tuner")
+    if isinstance(tuner, dict):
+        plain["tuner"] = {key: value for key, value in tuner.items() if key != "max_trials"}
+    # As a JSON file gives it back: without tuples and with texts as keys.
+    return json.loads(json.dumps(plain))
+
+
+def _series(found: dict[str, str]) -> dict[str, str]:
+    """Versions up to the second number, as patches mend; of catsdogs, whose patches may mend numbers, all of it."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    names = [name for name in (*_VERSIONS_THAT_MATTER, backend) if name in found]
+    return {name: found[name] if name == "catsdogs" else ".".join(found[name].split(".")[:2]) for name in names}
+
+
+def _weights(weights: str | None) -> str:
+    """`imagenet`, `None`, or the digest of a file."""
+    if weights in (None, "imagenet"):
+        return str(weights)
+    state = Path(str(weights)).stat()
+    return _digest(str(weights), state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache
+def _digest(file: str, changed_ns: int, size: int) -> str:
+    """Of a file as it is now: the jobs of a study share it."""
+    with Path(file).open("rb") as opened:
+        return "sha256:" + hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _short(weights: str) -> str:
+    return weights[:19]
+
+
+def _without_weights(config: dict[str, Any]) -> dict[str, Any]:
+    backbone = {key: value for key, value in (config.get("backbone") or {}).items() if key != "weights"}
+    return {**config, "backbone": backbone}
+
+
+def _images(then: str | None, now: str) -> list[str]:
+    return ["the images, their labels or their split have changed"] if then not in (None, now) else []
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """`key was A, now B` for every leaf that differs."""
+    found = []
+    for key in sorted(set(then) | set(now)):
+        a, b = then.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key} was {a}, now {b}")
+    return found

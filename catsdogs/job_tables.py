@@ -1,0 +1,80 @@
+"""Trials and their epochs -> `trials.csv`, `history.csv` and `validation.csv` of a job, written after every trial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from catsdogs.earlier import HISTORY, TRIALS, VALIDATION, Earlier, renamed
+from catsdogs.files import write_csv
+from catsdogs.trials import TrialRecord, write_trials
+
+
+class JobTables:
+    """What is known of a job's trials, and on disk once a trial is committed.
+
+    Args:
+        folder: of the job.
+        validation_ids: id of every validation image.
+        labels: (N,) of these images.
+        earlier: what is on disk already.
+    """
+
+    def __init__(self, folder: Path, validation_ids: list[str], labels: np.ndarray, earlier: Earlier) -> None:
+        self._folder = folder
+        self._ids = validation_ids
+        self._labels = labels.astype(int)
+        self._records = {record.trial: record for record in earlier.records}
+        self._histories = [earlier.history] if len(earlier.history) else []
+        self._uncommitted: list[pd.DataFrame] = []
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        return list(self._records.values())
+
+    def rename(self, records: list[TrialRecord]) -> None:
+        """Write the same trials under other ids."""
+        self._records = {record.trial: record for record in records}
+        self._histories = [renamed(history, records) for history in self._histories]
+        self._write()
+
+    def keep_epochs(self, history: pd.DataFrame, trial: str, execution: int) -> None:
+        """Of a trial that runs; they are written when it is committed."""
+        self._uncommitted.append(history.assign(trial=trial, execution=execution))
+
+    def epochs(self) -> int:
+        """How many epochs the trial that runs has had."""
+        return sum(map(len, self._uncommitted))
+
+    def forget_epochs(self) -> None:
+        """Of a trial that begins again."""
+        self._uncommitted = []
+
+    def commit(self, record: TrialRecord, p_dog: np.ndarray | None = None) -> None:
+        """Write down a trial that has ended.
+
+        `trials.csv` comes last: what it knows is finished, and a trial that it does not know runs again and writes the
+        others anew.
+
+        Args:
+            p_dog: of the validation images, if it is the best trial so far.
+        """
+        self._records[record.trial] = record
+        self._histories += self._uncommitted
+        self._uncommitted = []
+        if p_dog is not None:
+            self.write_validation(p_dog)
+        self._write()
+
+    def write_validation(self, p_dog: np.ndarray) -> None:
+        table = pd.DataFrame({"id": self._ids, "label": self._labels, "p_dog": p_dog})
+        write_csv(self._folder / VALIDATION, table)
+
+    def _write(self) -> None:
+        if self._histories:
+            table = pd.concat(self._histories, ignore_index=True)
+            leading = ["trial", "execution", "epoch"]
+            write_csv(self._folder / HISTORY, table[leading + [name for name in table if name not in leading]])
+        write_trials(self._folder / TRIALS, self.records)

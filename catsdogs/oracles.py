@@ -1,0 +1,70 @@
+"""`tuner` and `space` configuration -> Keras Tuner's oracle, and how many trials it will propose."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras_tuner
+
+from catsdogs.errors import UserError
+from catsdogs.hypermodel import declare
+from catsdogs.schema import SearchConfig
+
+OBJECTIVE = keras_tuner.Objective("val_log_loss", "min")
+
+
+def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
+    """Keras Tuner's oracle for `tuner`, the whole space declared.
+
+    Raises:
+        UserError: the oracle does not take the arguments, or has nothing to search.
+    """
+    hp = keras_tuner.HyperParameters()
+    declare(config.space, hp)
+    oracles = {
+        "random": keras_tuner.oracles.RandomSearchOracle,
+        "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
+        "hyperband": keras_tuner.oracles.HyperbandOracle,
+        "grid": keras_tuner.oracles.GridSearchOracle,
+    }
+    tuner = config.tuner
+    arguments: dict[str, Any] = dict(tuner.arguments)
+    if tuner.oracle == "hyperband":
+        if not config.space:
+            raise UserError("tuner=hyperband with an empty space has nothing to search; use tuner=random")
+        arguments["max_epochs"] = config.fit.epochs
+    else:
+        arguments["max_trials"] = tuner.max_trials
+    try:
+        oracle = oracles[tuner.oracle](
+            objective=OBJECTIVE,
+            hyperparameters=hp,
+            allow_new_entries=False,
+            tune_new_entries=False,
+            # A seed of 0 is a random seed to Keras Tuner.
+            seed=config.seed + 1,
+            # A diverging trial must not end the search, however many of them follow each other; programming errors
+            # are found before it begins.
+            max_consecutive_failed_trials=10**9,
+            **arguments,
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"tuner.arguments={dict(tuner.arguments)}: the {tuner.oracle} oracle says: {error}") from error
+    if tuner.oracle == "hyperband":
+        # HyperbandOracle takes no max_trials, but every oracle heeds it.
+        oracle.max_trials = tuner.max_trials
+    return oracle
+
+
+def expected_trials(oracle: keras_tuner.Oracle, config: SearchConfig) -> int | None:
+    """How many trials the search will run at most; None where only the oracle will know."""
+    bounds = [config.tuner.max_trials]
+    if config.tuner.oracle == "hyperband":
+        brackets = oracle._get_num_brackets()
+        sizes = [oracle._get_size(bracket, round_) for bracket in range(brackets) for round_ in range(bracket + 1)]
+        bounds.append(sum(sizes) * int(oracle.hyperband_iterations))
+    elif all(entry.kind == "choice" for entry in config.space.values()):
+        bounds.append(math.prod(len(set(entry.values or [])) for entry in config.space.values()))
+    known = [bound for bound in bounds if bound is not None]
+    return min(known) if known else None

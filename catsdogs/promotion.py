@@ -1,0 +1,38 @@
+"""Hyperband's oracle -> the finished trials that may still be promoted: only their weights are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import keras_tuner
+
+from catsdogs.trials import COMPLETED
+
+
+def may_be_promoted(oracle: keras_tuner.Oracle, recorded: Collection[str]) -> set[str]:
+    """Ids of the trials that a further trial may go on from, those of promoted trials that are not recorded among them.
+
+    A round of a bracket promotes its best trials as soon as so many have completed that the others are the ones that it
+    throws out. So of those that wait, only the best few can still be promoted, however many trials are to come.
+
+    Args:
+        recorded: ids of the trials that have ended and will not run again.
+    """
+    if not isinstance(oracle, keras_tuner.oracles.HyperbandOracle):
+        return set()
+    needed = set()
+    for bracket in oracle._brackets:
+        rounds = bracket["rounds"]
+        for number in range(len(rounds) - 1):
+            promoted = {entry["past_id"]: entry["id"] for entry in rounds[number + 1]}
+            needed |= {parent for parent, child in promoted.items() if child not in recorded}
+            size = oracle._get_size(bracket["bracket_num"], number)
+            next_size = oracle._get_size(bracket["bracket_num"], number + 1)
+            ids = [entry["id"] for entry in rounds[number] if entry["id"] not in promoted]
+            waiting = [oracle.trials[trial] for trial in ids if oracle.trials[trial].status == COMPLETED]
+            to_come = size - len(rounds[number]) + sum(oracle.trials[trial].status == "RUNNING" for trial in ids)
+            places = min(len(waiting) + to_come - (size - next_size), next_size - len(promoted))
+            # In the order in which the oracle would take them.
+            best_first = sorted(waiting, key=lambda trial: trial.score)
+            needed |= {trial.trial_id for trial in best_first[: max(0, places)]}
+    return needed

@@ -1,0 +1,96 @@
+"""Trials that are finished -> an oracle of Keras Tuner that knows them, as if it had proposed them in this process.
+
+Keras Tuner's own state on disk is never read. It is written in place, so a kill leaves empty files; finished trials are
+passed over where `tuner0.json` is missing; a trial that was saved and is not in `oracle.json` runs for ever; a grid
+search cannot be continued; a changed seed or space is not noticed (all in 1.4.8). An oracle is a function of its seed
+and of what the trials before found, so asking it again for each finished trial and telling it again what came out
+restores it whole, random numbers included. What it proposes must be what was run, or the search is another one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras_tuner
+
+from catsdogs.errors import UserError
+from catsdogs.trials import COMPLETED, TrialRecord
+
+# Searched values go through a CSV file, exactly; this is for values that NumPy and Python spell differently.
+_RELATIVE_TOLERANCE = 1e-12
+
+
+def replay(oracle: keras_tuner.Oracle, records: Sequence[TrialRecord], tuner_id: str, job: str) -> list[TrialRecord]:
+    """Bring a new oracle to where it was after these trials.
+
+    Args:
+        oracle: has proposed nothing yet.
+        records: in the order in which the trials ended; one after the other, as one process runs them.
+        tuner_id: of the tuner that will go on.
+        job: names the job in an error.
+
+    Returns:
+        The records under the ids that this oracle gives them: with more than nine trials Keras Tuner writes `00` for
+        what it wrote as `0` before `tuner.max_trials` was raised.
+
+    Raises:
+        UserError: the oracle proposes something else, or fewer trials.
+    """
+    renamed: dict[str, str] = {}
+    known = []
+    for number, record in enumerate(records):
+        trial = oracle.create_trial(tuner_id)
+        if trial.status != "RUNNING":
+            raise UserError(
+                f"job {job}: {len(records)} trials are finished and the search would end after {number}; "
+                f"raise tuner.max_trials to {len(records)} or more"
+            )
+        proposed = trial.hyperparameters.values
+        renamed[record.trial] = trial.trial_id
+        if not _same(record, proposed, renamed):
+            raise UserError(
+                f"job {job}: trial {record.trial} was run with {_told(record.hyperparameters)}, and the search would "
+                f"now begin it with {_told(searched_values(proposed))}; choose another study=NAME, or move it away"
+            )
+        if record.status == COMPLETED:
+            scores = {"val_log_loss": record.val_log_loss, "val_accuracy": record.val_accuracy}
+            oracle.update_trial(trial.trial_id, {k: math.nan if v is None else v for k, v in scores.items()})
+            trial.status = COMPLETED
+        else:
+            # What INVALID, which is tried again by oracles that may, has become by the end.
+            trial.status = "FAILED"
+            trial.message = record.error
+        oracle.end_trial(trial)
+        parent = renamed.get(record.parent, record.parent)
+        known.append(dataclasses.replace(record, trial=trial.trial_id, parent=parent))
+    return known
+
+
+def searched_values(values: dict[str, Any]) -> dict[str, Any]:
+    """A trial's hyperparameters without Keras Tuner's control keys, which share their dictionary."""
+    return {name: value for name, value in values.items() if not name.startswith("tuner/")}
+
+
+def _same(record: TrialRecord, proposed: dict[str, Any], renamed: dict[str, str]) -> bool:
+    """Whether a trial was what the oracle proposes, parents of promoted trials included."""
+    values = searched_values(proposed)
+    if set(values) != set(record.hyperparameters):
+        return False
+    parent = str(proposed.get("tuner/trial_id") or "")
+    if renamed.get(record.parent, record.parent) != parent:
+        return False
+    return all(_equal(record.hyperparameters[name], value) for name, value in values.items())
+
+
+def _equal(one: Any, other: Any) -> bool:
+    numbers = isinstance(one, (int, float)) and isinstance(other, (int, float))
+    return math.isclose(one, other, rel_tol=_RELATIVE_TOLERANCE) if numbers else str(one) == str(other)
+
+
+def _told(values: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
+    )

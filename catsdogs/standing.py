@@ -1,0 +1,178 @@
+"""A job and what is in its folder -> what the same command does with it: begin, go on, try again, skip, or refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from catsdogs.earlier import HISTORY, TRIALS, VALIDATION, finished_trials
+from catsdogs.errors import UserError
+from catsdogs.files import free_name
+from catsdogs.identity import FINGERPRINT, changes, read_fingerprint
+from catsdogs.job_lock import HOLDER, LOCK
+from catsdogs.schema import SearchConfig
+from catsdogs.study import FAILED, INTERRUPTED, OK, RESULT, Job, read_job
+from catsdogs.trials import COMPLETED, TrialRecord
+
+REMEDY = "choose another study=NAME, or move that folder away"
+
+
+class Kind(Enum):
+    """What is to be done with a job."""
+
+    NEW = "new"
+    FINISHED = "finished before"
+    RESUMED = "goes on"
+    RETRIED = "failed and is tried again"
+    EXTENDED = "finished before and gets more trials"
+    SKIPPED = "failed and is skipped"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a job stands.
+
+    Attributes:
+        kind: what is to be done.
+        job: what is in the folder; None if nothing is, or its `result.json` is lost.
+        trials: finished trials that are kept.
+        planned: trials that it will have at most; None: all that the oracle proposes.
+        anew: whether what is in the folder is of no more use: `set_aside` before the job begins.
+    """
+
+    kind: Kind
+    job: Job | None = None
+    trials: int = 0
+    planned: int | None = None
+    anew: bool = False
+
+    @property
+    def runs(self) -> bool:
+        return self.kind not in (Kind.FINISHED, Kind.SKIPPED)
+
+    def told(self) -> str:
+        """`goes on at trial 3 of 8`."""
+        if self.kind is not Kind.RESUMED and not (self.trials and self.runs):
+            return self.kind.value
+        of = "" if self.planned is None else f" of {self.planned}"
+        joint = " at" if self.kind is Kind.RESUMED else ", from"
+        return f"{self.kind.value}{joint} trial {self.trials + 1}{of}"
+
+
+def find_standing(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> Standing:
+    """How the job stands. Nothing is changed, and its lock is not asked for.
+
+    Args:
+        mark: `identity.fingerprint` of the job at hand.
+
+    Raises:
+        UserError: another job is in the folder, or what is there is damaged so that going on might lose something.
+    """
+    job = read_job(folder)
+    planned = config.tuner.max_trials
+    result = None if job is None else job.result
+    then = read_fingerprint(folder, result)
+    if job is not None and job.status == OK and then is not None:
+        return _of_finished(job, folder, then, mark, planned)
+    left = _left_behind(folder)
+    if job is None and not left:
+        return Standing(Kind.NEW, planned=planned)
+    if then is None:
+        if {TRIALS, HISTORY, VALIDATION} & set(left) and _may_have_completed(folder):
+            raise UserError(
+                f"job {folder}: its trials are there, but its {RESULT} and {FINGERPRINT} are lost or damaged, so that "
+                f"nothing tells what they were run with; {REMEDY}"
+            )
+        return Standing(Kind.NEW if job is None else Kind.RETRIED, job, planned=planned, anew=True)
+    records = finished_trials(folder, result)
+    completed = any(record.status == COMPLETED for record in records)
+    changed = changes(then, mark, unfinished=True)
+    if changed and completed:
+        raise _refusal(folder, changed)
+    lost = job is None or "config" not in job.result
+    failed = job is not None and not lost and job.status == FAILED and job.result.get("error_type") != INTERRUPTED
+    if failed and config.resume.failed == "skip":
+        return Standing(Kind.SKIPPED, job)
+    if changed or (failed and not completed):
+        return Standing(Kind.RETRIED if failed else Kind.NEW, job, planned=planned, anew=True)
+    _enough(folder, records, planned)
+    return Standing(Kind.RETRIED if failed else Kind.RESUMED, job, len(records), planned)
+
+
+def _of_finished(job: Job, folder: Path, then: dict[str, Any], mark: dict[str, Any], planned: int | None) -> Standing:
+    before = ((job.result.get("config") or {}).get("tuner") or {}).get("max_trials")
+    stopped = bool(job.result.get("stopped"))
+    more = before is not None and (planned is None or planned > before)
+    changed = changes(then, mark, unfinished=stopped or more)
+    if changed:
+        raise _refusal(folder, changed)
+    if not (stopped or more):
+        told = (job.result.get("trials") or {}).get("total")
+        if planned is not None and isinstance(told, int) and told > planned:
+            raise _too_many(folder, told)
+        return Standing(Kind.FINISHED, job)
+    records = finished_trials(folder, job.result)
+    _enough(folder, records, planned)
+    return Standing(Kind.RESUMED if stopped else Kind.EXTENDED, job, len(records), planned)
+
+
+def summary(study: str, names: Sequence[str], standings: Sequence[Standing]) -> list[str]:
+    """`study X: 4 jobs: 1 finished before, 1 goes on at trial 3 of 8, 2 new`, and a line for each that is not new."""
+    told = [standing.told() for standing in standings]
+    counts = ", ".join(
+        f"{told.count(text)} {text}" for text in sorted(set(told), key=lambda text: (text == "new", text))
+    )
+    jobs = "1 job" if len(names) == 1 else f"{len(names)} jobs"
+    lines = [f"study {study}: {jobs}: {counts}"]
+    return lines + [f"  {name}: {text}" for name, text in zip(names, told, strict=True) if text != Kind.NEW.value]
+
+
+def set_aside(folder: Path, keep: Collection[str] = ()) -> Path | None:
+    """Move what is in a job folder out of the way of its next try, to `.failed/`; give its new place, if it needs one.
+
+    Args:
+        keep: names of what stays, beside the lock.
+    """
+    staying = {LOCK, HOLDER, *keep}
+    moving = [path for path in folder.iterdir() if path.name not in staying]
+    if not moving:
+        return None
+    place = free_name(folder.parent / ".failed" / folder.name)
+    place.mkdir(parents=True)
+    # What tells what the job is goes last: a kill in between leaves a job that is set aside again.
+    for path in sorted(moving, key=lambda path: path.name in (RESULT, FINGERPRINT)):
+        path.rename(place / path.name)
+    return place
+
+
+def _left_behind(folder: Path) -> list[str]:
+    names = (RESULT, FINGERPRINT, TRIALS, HISTORY, VALIDATION)
+    return [name for name in names if (folder / name).exists()]
+
+
+def _may_have_completed(folder: Path) -> bool:
+    """Whether a trial may have completed, damage counted as one that may."""
+    try:
+        records = finished_trials(folder)
+    except UserError:
+        return True
+    return any(record.status == COMPLETED for record in records) or (folder / VALIDATION).exists()
+
+
+def _enough(folder: Path, records: list[TrialRecord], planned: int | None) -> None:
+    if planned is not None and len(records) > planned:
+        raise _too_many(folder, len(records))
+
+
+def _too_many(folder: Path, count: int) -> UserError:
+    return UserError(
+        f"job {folder}: {count} of its trials are finished, and tuner.max_trials asks for fewer; give "
+        f"tuner.max_trials={count} or more, or {REMEDY}"
+    )
+
+
+def _refusal(folder: Path, changed: list[str]) -> UserError:
+    return UserError(f"job {folder}: it was run with another configuration ({', '.join(changed[:5])}); {REMEDY}")

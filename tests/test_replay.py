@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from catsdogs.errors import UserError
+from catsdogs.oracles import build_oracle
+from catsdogs.replay import replay, searched_values
+from catsdogs.trials import COMPLETED, TrialRecord, read_trials, write_trials
+
+TUNERS = {
+    "random": ("tuner=random", "tuner.max_trials=9"),
+    "bayesian": ("tuner=bayesian", "tuner.max_trials=9"),
+    "hyperband": ("tuner=hyperband", "fit.epochs=4", "tuner.max_trials=null"),
+    "grid": ("tuner=grid", "tuner.max_trials=9", "space=small_cnn"),
+}
+
+
+def score(values):
+    """Some function of the hyperparameters: an oracle that learns proposes by it."""
+    return sum(math.sin(7 * float(value)) for value in searched_values(values).values() if not isinstance(value, str))
+
+
+def propose(oracle, trials, failing=()):
+    """Run that many trials without training."""
+    records = []
+    for number in range(trials):
+        trial = oracle.create_trial("tuner0")
+        if trial.status != "RUNNING":
+            break
+        values = trial.hyperparameters.values
+        fails = number in failing
+        if fails:
+            trial.status = "INVALID"
+        else:
+            oracle.update_trial(trial.trial_id, {"val_log_loss": score(values), "val_accuracy": 0.5})
+            trial.status = COMPLETED
+        oracle.end_trial(trial)
+        records.append(
+            TrialRecord(
+                trial=trial.trial_id,
+                status="FAILED" if fails else COMPLETED,
+                val_log_loss=None if fails else score(values),
+                val_accuracy=None if fails else 0.5,
+                epochs=1,
+                best_epoch=1,
+                seconds=1.0,
+                hyperparameters=searched_values(values),
+                parent=str(values.get("tuner/trial_id") or ""),
+                first_epoch=int(values.get("tuner/initial_epoch", 0)),
+                epoch_budget=int(values.get("tuner/epochs", 4)),
+            )
+        )
+    return records
+
+
+@pytest.fixture
+def oracle(config, tmp_path):
+    count = iter(range(100))
+
+    def make(*overrides):
+        made = build_oracle(config("space=default", "model.unfreeze_depth=0", *overrides))
+        made.verbose = 0
+        made._set_project_dir(str(tmp_path), f"tuner{next(count)}")
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("finished", [1, 4, 7])
+@pytest.mark.parametrize("name", TUNERS)
+def test_a_replayed_oracle_proposes_what_an_uninterrupted_one_does(oracle, tmp_path, name, finished):
+    whole = propose(oracle(*TUNERS[name]), 9, failing={2, 5})
+    assert len(whole) == 9
+    write_trials(tmp_path / "trials.csv", whole[:finished])
+    resumed = oracle(*TUNERS[name])
+    known = replay(resumed, read_trials(tmp_path / "trials.csv"), "tuner0", "j")
+    assert [record.trial for record in known] == [record.trial for record in whole[:finished]]
+    rest = propose(resumed, 9 - finished, failing={number - finished for number in (2, 5)})
+    assert rest == whole[finished:]
+
+
+def test_more_trials_than_before_go_on(oracle, tmp_path):
+    write_trials(tmp_path / "trials.csv", propose(oracle("tuner.max_trials=9"), 9))
+    more = oracle("tuner.max_trials=12")
+    known = replay(more, read_trials(tmp_path / "trials.csv"), "tuner0", "j")
+    assert [record.trial for record in known] == [f"{number:02d}" for number in range(9)]
+    uninterrupted = propose(oracle("tuner.max_trials=12"), 12)
+    assert known == uninterrupted[:9]
+    assert propose(more, 9) == uninterrupted[9:]
+
+
+@pytest.mark.parametrize("change", ["seed=5", "space.l2.low=1e-5", "~space.l2", "tuner=grid"])
+def test_another_search_is_refused(oracle, change):
+    records = propose(oracle("tuner.max_trials=4"), 4)
+    with pytest.raises(UserError, match=r"job j: trial . was run with .*dropout=.* begin it with"):
+        replay(oracle("tuner.max_trials=4", change), records, "tuner0", "j")
+
+
+def test_fewer_trials_than_are_finished_are_refused(oracle):
+    records = propose(oracle("tuner.max_trials=4"), 4)
+    with pytest.raises(UserError, match=r"4 trials are finished.*raise tuner.max_trials to 4"):
+        replay(oracle("tuner.max_trials=3"), records, "tuner0", "j")
+
+
+def test_promoted_trials_must_have_the_same_parents(oracle):
+    records = propose(oracle(*TUNERS["hyperband"]), 20)
+    promoted = [number for number, record in enumerate(records) if record.parent]
+    assert promoted
+    changed = list(records)
+    changed[promoted[0]] = dataclasses.replace(records[promoted[0]], parent="")
+    with pytest.raises(UserError, match="was run with"):
+        replay(oracle(*TUNERS["hyperband"]), changed, "tuner0", "j")
