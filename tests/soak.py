@@ -11,6 +11,7 @@ until there were enough kills. Then compares every table of the studies with tho
     different_rows   of trials.csv, history.csv, validation.csv and leaderboard.csv, apart from times
     refusals         commands that ended by themselves with another status than 0
     tracebacks       commands that printed one
+    temporaries      half written files that kills left beside the study's own
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ import pandas as pd
 import psutil
 
 from catsdogs.files import write_json
-from catsdogs.provenance import machine, now, versions
+from catsdogs.provenance import now
 
 TESTS = Path(__file__).resolve().parent
 
@@ -86,6 +87,7 @@ class Outcome:
     different_rows: int = 0
     refusals: int = 0
     tracebacks: int = 0
+    temporaries: int = 0
     aims_not_reached: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -183,6 +185,11 @@ class Study:
         frames = {str(file.relative_to(self.root)): pd.read_csv(file, dtype=str) for file in files}
         return {name: table.drop(columns=[c for c in TIMES if c in table]) for name, table in frames.items()}
 
+    def temporaries(self) -> list[Path]:
+        """What a kill left of files that were being written."""
+        found = [*self.root.glob(".*-*.*"), *self.root.glob("*/.*-*.*")]
+        return sorted(file for file in found if file.suffix in (".json", ".csv", ".html"))
+
     def state_files(self) -> list[str]:
         """Names of the files that the study writes as it goes."""
         written = [*self.root.glob("*"), *self._job_files("*")]
@@ -224,6 +231,7 @@ def soak(folder: Path, tuner: str, launcher: str, kills: int, seed: int) -> Outc
         killed_study(study, outcome, kills, aims, duration, rng)
         outcome.commands += study.commands
         outcome.different_rows += different_rows(expected, study.tables())
+        outcome.temporaries += len(study.temporaries())
     outcome.aims_not_reached = sorted(set(outcome.aims_not_reached))
     outcome.seconds = round(time.monotonic() - began, 1)
     return outcome
@@ -273,12 +281,16 @@ def killed_study(
 
 def record(output: Path, outcomes: list[Outcome]) -> None:
     """Write JSON; runs of other tuners and launchers that it holds already are kept."""
+    # With the commit and the load, as the benchmarks tell them.
+    sys.path.insert(0, str(TESTS.parent / "benchmarks"))
+    from machine import machine, versions
+
     runs = {}
     if output.exists():
         runs = {(run["tuner"], run["launcher"]): run for run in json.loads(output.read_text())["runs"]}
     for outcome in outcomes:
         runs[outcome.tuner, outcome.launcher] = {**dataclasses.asdict(outcome), "ended": now(), "versions": versions()}
-    summed = ("kills", "lost_trials", "repeated_trials", "different_rows", "refusals", "tracebacks")
+    summed = ("kills", "lost_trials", "repeated_trials", "different_rows", "refusals", "tracebacks", "temporaries")
     totals = {name: sum(run[name] for run in runs.values()) for name in summed}
     write_json(output, {**totals, "runs": list(runs.values()), "machine": machine()})
 
