@@ -76,17 +76,15 @@ def hydra_application(
         if tracebacks:
             raise
         return _tell(str(error))
-    except ValueError as error:
-        if tracebacks or not raised_by_hydra(error):
-            raise
-        return _tell(str(error))
     except KeyboardInterrupt as stop:
         print("\ninterrupted: what was finished is kept", file=sys.stderr)
         study = StudyCallback.interrupted()
         if study is not None:
             print(f"To go on: {resume_command(arguments[1:], parsed.overrides, study.name)}")
         return exit_status(stop)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ValueError) and not tracebacks and raised_by_hydra(error):
+            return _tell(str(error))
         # A launcher or a sweeper gave up: joblib when a worker was killed, Optuna when no job succeeded.
         if not StudyCallback.gave_up():
             raise
@@ -176,10 +174,14 @@ class StudyCallback(Callback):
     @classmethod
     def gave_up(cls) -> bool:
         """Tell what ended a study before its end, and what it has found so far; whether a study was at hand."""
+        from catsdogs.study import write_leaderboard
+
         if cls._at_hand is None:
             return False
         traceback.print_exc()
         print("error: the study ended before its end; what was finished is kept", file=sys.stderr)
+        if any(cls._at_hand.glob("*/result.json")):
+            write_leaderboard(cls._at_hand)
         cls.interrupted()
         return True
 
