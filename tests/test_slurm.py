@@ -148,7 +148,7 @@ def test_a_study_on_a_cluster_of_which_a_job_fails_and_one_is_killed(cluster, tm
                 file.parent.name for file in (root / ".submitit").glob("*/*.out") if victim in file.read_text()
             )
             subprocess.run(["scancel", "--signal=KILL", submitted], env=cluster, check=True)
-            assert study.wait(timeout=300) == 1, log.read_text()
+            assert study.wait(timeout=600) == 1, log.read_text()
         finally:
             study.kill()
     (other,) = set(names) - {victim}
@@ -161,7 +161,7 @@ def test_a_study_on_a_cluster_of_which_a_job_fails_and_one_is_killed(cluster, tm
     finished = pd.read_csv(root / victim / "trials.csv")
 
     again = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     # What cannot be built fails again.
     assert again.returncode == 1, again.stdout + again.stderr
