@@ -29,6 +29,9 @@ from catsdogs.quoting import quoted
 # The groups whose choices name a job and are compared in the report.
 COMPOSED_GROUPS = ("backbone", "augmentation", "schedule", "label_smoothing")
 
+# Options of Hydra's launchers and sweepers that come with an extra of ours.
+EXTRAS = {"joblib": "joblib", "ray": "ray", "optuna": "optuna"}
+
 # Of Hydra: which of its defaults hold.
 VERSION_BASE = "1.3"
 
@@ -185,7 +188,9 @@ def sentence(error: BaseException) -> str:
     if option:
         listed = re.search(r"Available options in '[^']*':\n((?:\s+\S+\n?)+)", str(error))
         known = f"; known are {', '.join(listed.group(1).split())}" if listed else ""
-        return f"{option.group(1)}={option.group(2)}: no such option{known}"
+        extra = EXTRAS.get(option.group(2)) if option.group(1).startswith("hydra/") else None
+        remedy = f"; for this one, pip install 'catsdogs[{extra}]'" if extra else ""
+        return f"{option.group(1)}={option.group(2)}: no such option{known}{remedy}"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:

@@ -37,7 +37,8 @@ def test_every_job_of_every_declared_study_composes(composed, sweep):
     overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
     jobs = BasicSweeper.split_arguments(overrides, None)[0]
     assert len(jobs) > 1
-    for job in jobs:
+    # Every value is in one of these; all combinations of a large study would take a minute.
+    for job in [job for job in jobs if sum(a != b for a, b in zip(job, jobs[0], strict=True)) <= 1]:
         checked(composed("data.train=train.zip", f"sweeps={sweep}", *job))
 
 

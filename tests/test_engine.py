@@ -135,6 +135,12 @@ def test_openvino_is_imported_without_its_telemetry(model):
     assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
 
 
+def test_openvino_heeds_the_limit_of_threads(model, monkeypatch):
+    skip_without("openvino")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert len(fastest_forward(model, "openvino").run._queues[np.dtype(np.uint8)]) == 1
+
+
 def test_auto_takes_the_fastest_that_is_installed(model, monkeypatch):
     skip_without("openvino")
     assert fastest_forward(model).name.startswith("openvino")

@@ -1,0 +1,68 @@
+"""Studies through Hydra's plugins, as a user runs them: one job fails, the others are compared, the status says so."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pandas as pd
+import pytest
+from test_end_to_end import SMALL
+
+pytestmark = pytest.mark.slow
+
+# Two builders, one of which builds no network.
+GOOD_AND_BAD = "backbone.builder=catsdogs.backbones.small_cnn,builtins.dict"
+
+
+def needs(plugin):
+    found = importlib.util.find_spec("hydra_plugins") and importlib.util.find_spec(f"hydra_plugins.{plugin}")
+    return pytest.mark.skipif(not found, reason=f"{plugin} is not installed")
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ("hydra/launcher=isolated", "hydra.launcher.jobs=2"),
+        pytest.param(("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"), marks=needs("hydra_joblib_launcher")),
+        pytest.param(
+            ("hydra/launcher=ray", "+hydra.launcher.ray.remote.num_cpus=1"), marks=needs("hydra_ray_launcher")
+        ),
+    ],
+    ids=lambda launcher: launcher[0].partition("=")[2],
+)
+def test_jobs_at_the_same_time_leave_what_one_after_the_other_leaves(run, tmp_path, launcher):
+    command = ("search", "-m", *SMALL, "tuner.max_trials=1", "fit.epochs=1", "augmentation=none,light", GOOD_AND_BAD)
+    boards = []
+    for study, chosen in (("alone", ("hydra/launcher=basic",)), ("together", launcher)):
+        done = run(*command, f"study={study}", *chosen)
+        assert done.returncode == 1, done.stderr
+        assert done.stderr.count("error: job ") == 2
+        assert f"Report: multirun/{study}/report.html" in done.stdout
+        boards.append(pd.read_csv(tmp_path / "multirun" / study / "leaderboard.csv"))
+    assert list(boards[0]["status"]) == ["ok", "ok", "failed", "failed"]
+    # Threads divide sums in other places.
+    pd.testing.assert_frame_equal(*(board.drop(columns="seconds") for board in boards), rtol=1e-3)
+
+
+@needs("hydra_optuna_sweeper")
+def test_optuna_is_told_of_failures_and_repeats_nothing(run, tmp_path):
+    command = (
+        *("search", "-m", *SMALL, "tuner.max_trials=1", "fit.epochs=1", "sweeps=optuna", "study=s"),
+        *("hydra.sweeper.n_trials=3", "schedule=cosine", "label_smoothing=none", "augmentation=choice(none,light)"),
+        GOOD_AND_BAD,
+    )
+    done = run(*command)
+    folders = [file.parent for file in (tmp_path / "multirun" / "s").glob("*/result.json")]
+    failed = [folder.name for folder in folders if json.loads((folder / "result.json").read_text())["status"] != "ok"]
+    assert 1 <= len(folders) <= 3
+    assert done.returncode == (1 if failed else 0), done.stderr
+    assert done.stdout.count("Failed experiment") >= len(failed)
+    assert all("builtins.dict" in name for name in failed)
+    assert (tmp_path / "multirun" / "s" / "report.html").is_file()
+
+    # The same seed chooses the same jobs.
+    again = run(*command)
+    assert again.returncode == done.returncode
+    assert "epoch 1 of 1" not in again.stdout
+    assert {file.parent for file in (tmp_path / "multirun" / "s").glob("*/result.json")} == set(folders)

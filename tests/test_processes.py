@@ -1,0 +1,88 @@
+"""Shares of the machine, on a made-up one of eight processors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from catsdogs import processes
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Eight processors; GPUs as `nvidia-smi` lists them."""
+    for name in (*processes._SET_BY_OTHERS, *processes._READ_BY_LIBRARIES, *processes._SHARED_GPU):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(processes, "processors", lambda: 8)
+
+    def make(gpus: int, visible: str | None = None):
+        program = tmp_path / "nvidia-smi"
+        lines = "".join(f"GPU {number}: NVIDIA X (UUID: GPU-{number})\n  MIG\n" for number in range(gpus))
+        program.write_text(f"#!/bin/sh\ncat <<END\n{lines}END\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        if visible is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    return make
+
+
+def test_a_single_process_has_the_whole_machine(machine):
+    machine(2)
+    assert processes.share_of_machine(1, 0) == {}
+    assert processes.thread_limit() is None
+    assert processes.threads() == 8
+
+
+@pytest.mark.parametrize(("several", "expected"), [(2, "4"), (3, "2"), (20, "1")])
+def test_threads_are_divided_and_every_process_has_one(machine, several, expected):
+    machine(0)
+    share = processes.share_of_machine(several, 1)
+    assert {share[name] for name in processes._READ_BY_LIBRARIES} == {expected}
+    assert "CUDA_VISIBLE_DEVICES" not in share
+
+
+@pytest.mark.parametrize("name", processes._SET_BY_OTHERS)
+def test_a_limit_that_somebody_set_is_what_is_divided(machine, monkeypatch, name):
+    machine(0)
+    monkeypatch.setenv(name, "6")
+    assert processes.threads() == 6
+    assert processes.share_of_machine(2, 0)["OMP_NUM_THREADS"] == "3"
+    monkeypatch.setenv(name, "all")
+    assert processes.threads() == 8
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "slots"),
+    [(2, None, ["0", "1", "0"]), (4, "2, GPU-b", ["2", "GPU-b", "2"]), (1, None, ["0"] * 3), (2, "", [None] * 3)],
+)
+def test_processes_are_spread_over_the_gpus(machine, gpus, visible, slots):
+    machine(gpus, visible)
+    shares = [processes.share_of_machine(3, slot) for slot in range(3)]
+    assert [share.get("CUDA_VISIBLE_DEVICES") for share in shares] == slots
+
+
+def test_a_worker_of_another_launcher_takes_its_share_once(machine, monkeypatch):
+    machine(2)
+    monkeypatch.setattr(sys, "modules", {name: module for name, module in sys.modules.items() if name != "tensorflow"})
+    monkeypatch.setattr(os, "environ", {**os.environ, "OMP_NUM_THREADS": "4"})
+    processes.take_share(2, 1)
+    assert os.environ["TF_NUM_INTRAOP_THREADS"] == os.environ["OPENCV_FOR_THREADS_NUM"] == "4"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    # Its next job has another number, and the libraries have started on that GPU.
+    processes.take_share(2, 2)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_a_process_heeds_its_share(monkeypatch):
+    """TensorFlow does so too: it has a thread `tf_Compute` for every one of its share."""
+    code = "import cv2; from catsdogs.processes import threads; print(cv2.getNumThreads(), threads())"
+    monkeypatch.setattr(processes, "threads", lambda: 6)
+    environment = {**os.environ, **processes.share_of_machine(2, 0)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["3", "3"]
