@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -111,6 +112,32 @@ def test_a_controller_that_does_not_answer_ends_no_job(commands):
     watcher = slurm.QueueWatcher()
     watcher.register_job("7_0")
     assert not watcher.is_done("7_0", mode="force")
+
+
+def test_what_sbatch_refuses_is_told_in_one_sentence(commands, tmp_path):
+    commands(srun="exit 0", sbatch="echo 'sbatch: error: invalid partition specified: nowhere' >&2; exit 1", touch="")
+    settings = composed("hydra/launcher=slurm_cpu").hydra.launcher
+    parameters = {key: value for key, value in settings.items() if key not in ("_target_", "submitit_folder", "name")}
+    launcher = slurm.SlurmLauncher(**parameters, name="s", submitit_folder=str(tmp_path / "%j"))
+    with pytest.raises(UserError, match="invalid partition specified: nowhere") as error:
+        launcher._submitted([["seed=1"]], 0)
+    assert "\n" not in str(error.value)
+
+
+def test_an_interrupted_study_takes_back_what_waits_and_interrupts_what_runs(commands, tmp_path):
+    @dataclass
+    class Job:
+        job_id: str
+        looks: int = 0
+
+        def done(self, force_check):
+            self.looks += 1
+            return self.looks > 1
+
+    told = tmp_path / "told"
+    commands(scancel=f'echo "$@" >>{told}')
+    slurm._end([Job("7_0"), Job("7_1")])
+    assert told.read_text().splitlines() == ["--state=PENDING 7_0 7_1", "--signal=INT 7_0 7_1"]
 
 
 @pytest.fixture
