@@ -215,7 +215,7 @@ def different_rows(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame])
 def soak(folder: Path, tuner: str, launcher: str, kills: int, seed: int) -> Outcome:
     """Kill studies of one tuner under one launcher so many times."""
     began = time.monotonic()
-    outcome, rng = Outcome(tuner, launcher), random.Random(seed)
+    outcome, rng = Outcome(tuner, launcher), random.Random(f"{seed} {tuner} {launcher}")
     whole = Study(folder / "whole", tuner, launcher)
     if whole.run() != 0:
         raise SystemExit(f"the uninterrupted study failed; see {whole.log}")
