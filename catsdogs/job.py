@@ -25,14 +25,13 @@ from catsdogs.identity import FINGERPRINT, fingerprint, write_fingerprint
 from catsdogs.job_lock import held
 from catsdogs.provenance import machine, now, versions
 from catsdogs.schema import SearchConfig
-from catsdogs.standing import Standing, find_standing, set_aside
+from catsdogs.standing import Standing, find_standing, left_behind, set_aside
 from catsdogs.study import (
     FAILED,
     INTERRUPTED,
     OK,
     RESULT,
     RUNNING,
-    read_job,
     study_deadline,
     write_leaderboard,
     write_result,
@@ -108,7 +107,7 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
         "machine": machine(),
     }
     # What another run left here is not ours to overwrite before it is known to be this job.
-    ours = read_job(place.folder) is None
+    ours = not left_behind(place.folder)
     seconds_before = 0.0
 
     try:
@@ -193,7 +192,7 @@ def _write_or_tell(place: Place, write: Callable[[], Any]) -> None:
     """At the end of a job: a full disk must not hide how it ended, nor end the study."""
     try:
         write()
-    except OSError as error:
+    except (OSError, UserError) as error:
         log.error("%s: %s", place.label, exhausted(error) or error)
 
 
