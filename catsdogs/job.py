@@ -23,6 +23,7 @@ from catsdogs.exhaustion import check_free_space, exhausted
 from catsdogs.files import remove_temporaries, write_csv
 from catsdogs.identity import FINGERPRINT, fingerprint, write_fingerprint
 from catsdogs.job_lock import held
+from catsdogs.limits import BudgetSpent, over
 from catsdogs.provenance import machine, now, versions
 from catsdogs.schema import SearchConfig
 from catsdogs.standing import Standing, find_standing, left_behind, set_aside
@@ -138,7 +139,7 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
         write_csv(place.folder / SPLIT, dataset.rows[["id", "label", "sha256", "split"]])
         deadline = study_deadline(place.study, config.timeout.study_seconds)
         if deadline is not None and time.time() > deadline:
-            stopped = f"timeout.study_seconds={config.timeout.study_seconds:g} are over"
+            stopped = over(config.timeout.study_seconds or 0)
             result.update(_found(earlier.records, config.tuner.max_trials, stopped))
             _tell_stopped(place, stopped, len(earlier.records))
         else:
@@ -215,7 +216,7 @@ def _search(
     from catsdogs.oracles import build_oracle, expected_trials
     from catsdogs.progress import JobProgress, duration
     from catsdogs.study_progress import study_line
-    from catsdogs.tuning import BudgetSpent, SearchTuner
+    from catsdogs.tuning import SearchTuner
 
     split = dataset.rows["split"].to_numpy()
     data, models = prepared(config, dataset, np.flatnonzero(split == "train"), np.flatnonzero(split == "validation"))
@@ -260,7 +261,7 @@ def _search(
             f"none of {len(tuner.records)} trials completed with a finite log loss; the first one ended with\n"
             f"{tuner.first_traceback}"
         )
-    tuner.forget_weights()
+    tuner.weights.drop_all()
     log.info(
         "%s: best val_log_loss %.4f (trial %s) of %d trials in %s",
         place.label,
