@@ -97,7 +97,7 @@ def read_earlier(folder: Path, result: Mapping[str, Any] | None = None) -> Earli
     if len(history):
         ids = {int(record.trial): record.trial for record in records}
         numbers = history["trial"].astype(int)
-        history = history[numbers.isin(list(ids))].assign(trial=numbers.map(ids)).reset_index(drop=True)
+        history = history.assign(trial=numbers.map(ids))[numbers.isin(list(ids))].reset_index(drop=True)
     return Earlier(records, history)
 
 
@@ -114,9 +114,10 @@ def validation_fits(folder: Path, earlier: Earlier, ids: list[str]) -> bool:
     best = best_trial(earlier.records)
     if best is None:
         return True
+    file = folder / VALIDATION
     try:
-        table = pd.read_csv(folder / VALIDATION, dtype={"id": str})
-        if list(table["id"]) != ids:
+        table = pd.read_csv(file, dtype={"id": str})
+        if list(table["id"]) != ids or not file.read_bytes().endswith(b"\n"):
             return False
         found = np.mean(log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy(dtype=float)))
         expected = best.val_log_loss

@@ -1,4 +1,4 @@
-"""Disk or memory that runs out: told apart from bad hyperparameters, and the disk looked at before a job starts."""
+"""What is not the fault of hyperparameters: disk or memory that runs out, and mistakes of ours."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ _MEMORY = re.compile(r"RESOURCE_EXHAUSTED|CUDA_ERROR_OUT_OF_MEMORY|std::bad_allo
 # As the threads of TensorFlow tell what happened in Python.
 _DISK = re.compile(r"No space left on device|Disk quota exceeded")
 _LIBRARIES = ("tensorflow", "jax", "jaxlib", "openvino")
+
+
+# Mistakes of a program: every further trial would only make the same one.
+_MISTAKES = (TypeError, AttributeError, NameError, ImportError, LookupError, AssertionError, NotImplementedError)
+# As TensorFlow tells one that happened in Python in one of its threads.
+_MISTAKES_TOLD = re.compile(
+    r"\b(TypeError|AttributeError|NameError|ImportError|ModuleNotFoundError|KeyError|IndexError|AssertionError"
+    r"|NotImplementedError): .*\s+Traceback \(most recent call last\)"
+)
 
 
 class Exhausted(Exception):
@@ -41,6 +50,11 @@ def exhausted(error: BaseException) -> Exhausted | None:
                 "backbone or space in another study, and give the command again"
             )
     return None
+
+
+def is_mistake_of_ours(error: Exception) -> bool:
+    """Whether an exception is one that a program makes and no hyperparameters do."""
+    return isinstance(error, _MISTAKES) or _MISTAKES_TOLD.search(str(error)) is not None
 
 
 def check_free_space(study: Path, cache: Path) -> None:

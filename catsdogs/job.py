@@ -23,16 +23,16 @@ from catsdogs.exhaustion import check_free_space, exhausted
 from catsdogs.files import remove_temporaries, write_csv
 from catsdogs.identity import FINGERPRINT, fingerprint, write_fingerprint
 from catsdogs.job_lock import held
+from catsdogs.limits import BudgetSpent, over
 from catsdogs.provenance import machine, now, versions
 from catsdogs.schema import SearchConfig
-from catsdogs.standing import Standing, find_standing, set_aside
+from catsdogs.standing import Standing, find_standing, left_behind, set_aside
 from catsdogs.study import (
     FAILED,
     INTERRUPTED,
     OK,
     RESULT,
     RUNNING,
-    read_job,
     study_deadline,
     write_leaderboard,
     write_result,
@@ -108,7 +108,7 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
         "machine": machine(),
     }
     # What another run left here is not ours to overwrite before it is known to be this job.
-    ours = read_job(place.folder) is None
+    ours = not left_behind(place.folder)
     seconds_before = 0.0
 
     try:
@@ -139,7 +139,7 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
         write_csv(place.folder / SPLIT, dataset.rows[["id", "label", "sha256", "split"]])
         deadline = study_deadline(place.study, config.timeout.study_seconds)
         if deadline is not None and time.time() > deadline:
-            stopped = f"timeout.study_seconds={config.timeout.study_seconds:g} are over"
+            stopped = over(config.timeout.study_seconds or 0)
             result.update(_found(earlier.records, config.tuner.max_trials, stopped))
             _tell_stopped(place, stopped, len(earlier.records))
         else:
@@ -193,7 +193,7 @@ def _write_or_tell(place: Place, write: Callable[[], Any]) -> None:
     """At the end of a job: a full disk must not hide how it ended, nor end the study."""
     try:
         write()
-    except OSError as error:
+    except (OSError, UserError) as error:
         log.error("%s: %s", place.label, exhausted(error) or error)
 
 
@@ -216,7 +216,7 @@ def _search(
     from catsdogs.oracles import build_oracle, expected_trials
     from catsdogs.progress import JobProgress, duration
     from catsdogs.study_progress import study_line
-    from catsdogs.tuning import BudgetSpent, SearchTuner
+    from catsdogs.tuning import SearchTuner
 
     split = dataset.rows["split"].to_numpy()
     data, models = prepared(config, dataset, np.flatnonzero(split == "train"), np.flatnonzero(split == "validation"))
@@ -261,7 +261,7 @@ def _search(
             f"none of {len(tuner.records)} trials completed with a finite log loss; the first one ended with\n"
             f"{tuner.first_traceback}"
         )
-    tuner.forget_weights()
+    tuner.weights.drop_all()
     log.info(
         "%s: best val_log_loss %.4f (trial %s) of %d trials in %s",
         place.label,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ class JobTables:
         """Write the same trials under other ids."""
         self._records = {record.trial: record for record in records}
         self._histories = [renamed(history, records) for history in self._histories]
-        self._write()
+        self._write(records, self._histories)
 
     def keep_epochs(self, history: pd.DataFrame, trial: str, execution: int) -> None:
         """Of a trial that runs; they are written when it is committed."""
@@ -61,20 +62,20 @@ class JobTables:
         Args:
             p_dog: of the validation images, if it is the best trial so far.
         """
-        self._records[record.trial] = record
-        self._histories += self._uncommitted
-        self._uncommitted = []
         if p_dog is not None:
             self.write_validation(p_dog)
-        self._write()
+        records, histories = {**self._records, record.trial: record}, [*self._histories, *self._uncommitted]
+        self._write(records.values(), histories)
+        # Not before: where the disk is full, the trial is not finished.
+        self._records, self._histories, self._uncommitted = records, histories, []
 
     def write_validation(self, p_dog: np.ndarray) -> None:
         table = pd.DataFrame({"id": self._ids, "label": self._labels, "p_dog": p_dog})
         write_csv(self._folder / VALIDATION, table)
 
-    def _write(self) -> None:
-        if self._histories:
-            table = pd.concat(self._histories, ignore_index=True)
+    def _write(self, records: Iterable[TrialRecord], histories: list[pd.DataFrame]) -> None:
+        if histories:
+            table = pd.concat(histories, ignore_index=True)
             leading = ["trial", "execution", "epoch"]
             write_csv(self._folder / HISTORY, table[leading + [name for name in table if name not in leading]])
-        write_trials(self._folder / TRIALS, self.records)
+        write_trials(self._folder / TRIALS, records)

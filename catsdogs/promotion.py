@@ -1,8 +1,10 @@
-"""Hyperband's oracle -> the finished trials that may still be promoted: only their weights are needed."""
+"""Hyperband's oracle -> the finished trials that may still be promoted: only their weights are kept."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection
+from pathlib import Path
 
 import keras_tuner
 
@@ -36,3 +38,24 @@ def may_be_promoted(oracle: keras_tuner.Oracle, recorded: Collection[str]) -> se
             best_first = sorted(waiting, key=lambda trial: trial.score)
             needed |= {trial.trial_id for trial in best_first[: max(0, places)]}
     return needed
+
+
+class ParentWeights:
+    """Weights of finished trials, in a folder of the job: not in Keras Tuner's own, which every run begins anew."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def file(self, trial: str, execution: int) -> Path:
+        # By number: Keras Tuner pads ids by the number of trials that are asked for.
+        return self._folder / f"{int(trial)}-{execution}.npz"
+
+    def drop_useless(self, oracle: keras_tuner.Oracle, recorded: Collection[str]) -> None:
+        """Remove the weights of trials that cannot be promoted any more, and what killed processes left."""
+        needed = {str(int(trial)) for trial in may_be_promoted(oracle, recorded)}
+        for file in self._folder.glob("*.npz"):
+            if file.stem.partition("-")[0] not in needed:
+                file.unlink(missing_ok=True)
+
+    def drop_all(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)

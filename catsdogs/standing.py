@@ -71,13 +71,13 @@ def find_standing(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> S
     Raises:
         UserError: another job is in the folder, or what is there is damaged so that going on might lose something.
     """
-    job = read_job(folder)
+    job = _read_job(folder)
     planned = config.tuner.max_trials
     result = None if job is None else job.result
     then = read_fingerprint(folder, result)
     if job is not None and job.status == OK and then is not None:
         return _of_finished(job, folder, then, mark, planned)
-    left = _left_behind(folder)
+    left = left_behind(folder)
     if job is None and not left:
         return Standing(Kind.NEW, planned=planned)
     if then is None:
@@ -148,7 +148,18 @@ def set_aside(folder: Path, keep: Collection[str] = ()) -> Path | None:
     return place
 
 
-def _left_behind(folder: Path) -> list[str]:
+def _read_job(folder: Path) -> Job | None:
+    """As `read_job`; what is no mapping and should be one is left out, so that nobody stumbles over it."""
+    job = read_job(folder)
+    if job is None:
+        return None
+    mappings = ("config", "data", "trials", "versions")
+    told = {key: value for key, value in job.result.items() if key not in mappings or isinstance(value, dict)}
+    return Job(folder, told)
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Names of the files of an earlier run that tell what it was, or what it found."""
     names = (RESULT, FINGERPRINT, TRIALS, HISTORY, VALIDATION)
     return [name for name in names if (folder / name).exists()]
 

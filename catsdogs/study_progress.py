@@ -140,7 +140,9 @@ def _count(job: Job, plan: Plan) -> _Count:
         best = math.inf if winner is None or winner.val_log_loss is None else winner.val_log_loss
     if planned is None and "planned" not in told and job.status == OK:
         planned = done  # a job of an earlier version
-    here = 0 if _before(job.result.get("finished"), plan) else done
+    # A job that ended, or was killed, before this run began; one that goes on had some of its trials before.
+    earlier = _before(job.result.get("finished") or job.result.get("started"), plan)
+    here = 0 if earlier else done - (_whole(job.result.get("resumed_after")) or 0)
     return _Count(done, here, failed, planned, not ended and "planned" in told and planned is None, ended, best)
 
 

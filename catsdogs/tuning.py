@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
-import shutil
 import statistics
-import time
 import traceback
 import zipfile
 from pathlib import Path
@@ -24,13 +21,14 @@ from keras_tuner.engine import base_tuner
 from catsdogs.batches import PlainBatches, for_keras
 from catsdogs.devices import batch_sizes, distributed
 from catsdogs.earlier import Earlier, validation_fits
-from catsdogs.exhaustion import exhausted
+from catsdogs.exhaustion import exhausted, is_mistake_of_ours
 from catsdogs.features import Features
 from catsdogs.files import write_text
 from catsdogs.hypermodel import depths, hyperparameters
 from catsdogs.job_tables import JobTables
+from catsdogs.limits import BudgetSpent, Limits, TrialTimeoutError
 from catsdogs.progress import JobProgress
-from catsdogs.promotion import may_be_promoted
+from catsdogs.promotion import ParentWeights
 from catsdogs.provenance import now
 from catsdogs.replay import replay, searched_values
 from catsdogs.schedules import steps_per_epoch
@@ -41,34 +39,6 @@ from catsdogs.trials import COMPLETED, TrialRecord, best_trial
 from catsdogs.views import PLAIN
 
 log = logging.getLogger(__name__)
-
-# Mistakes of a program and not of hyperparameters: every further trial would only make the same one.
-_PROGRAMMING = (
-    TypeError,
-    AttributeError,
-    NameError,
-    ImportError,
-    LookupError,
-    AssertionError,
-    NotImplementedError,
-)
-# As TensorFlow tells one that happened in Python in one of its threads.
-_PROGRAMMING_TOLD = re.compile(
-    r"\b(TypeError|AttributeError|NameError|ImportError|ModuleNotFoundError|KeyError|IndexError|AssertionError"
-    r"|NotImplementedError): .*\s+Traceback \(most recent call last\)"
-)
-
-
-class TooLargeError(Exception):
-    """The model of a trial has more parameters than `fit.max_parameters`."""
-
-
-class TrialTimeoutError(Exception):
-    """A trial took longer than `timeout.trial_seconds`."""
-
-
-class BudgetSpent(Exception):
-    """The time that `timeout.study_seconds` gives is over: the trial that runs is given up and leaves no record."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,13 +95,13 @@ class SearchTuner(base_tuner.BaseTuner):
         self._models = models
         self._folder = folder
         self._progress = progress
-        self._deadline = deadline
+        self._limits = Limits(config, deadline)
         counts = len(data.train_rows), len(data.validation_rows)
         self._batch_sizes = batch_sizes(config.fit.batch_size, *counts)
         self._steps = steps_per_epoch(len(data.train_rows), config.fit.batch_size)
-        self._began = time.monotonic()
         self._p_dog: np.ndarray | None = None
         earlier = earlier or Earlier()
+        self.weights = ParentWeights(folder / "weights")
         self._tables = JobTables(folder, validation_ids, data.labels[data.validation_rows], earlier)
         self._validation_fits = validation_fits(folder, earlier, validation_ids)
         # No hypermodel: Keras Tuner would build from it, where our models are built once for many trials. Overwritten,
@@ -147,7 +117,7 @@ class SearchTuner(base_tuner.BaseTuner):
                 if before.trial != after.trial and self._error_file(before.trial).is_file():
                     self._error_file(before.trial).rename(self._error_file(after.trial))
             self._tables.rename(known)
-        self._drop_weights()
+        self.weights.drop_useless(self.oracle, [record.trial for record in self.records])
 
     def _populate_initial_space(self) -> None:
         """Nothing to do: the space is declared whole, and Keras Tuner would build a model only to find it."""
@@ -175,7 +145,7 @@ class SearchTuner(base_tuner.BaseTuner):
             trial.model.train_on_batch(np.zeros((size, *trial.cut.shape), np.float32), np.zeros((size, 1), np.float32))
 
     def pre_create_trial(self) -> None:
-        self._check_budget()
+        self._limits.check_budget()
 
     def _try_run_and_update_trial(self, trial: Any, *args: Any, **kwargs: Any) -> None:
         """As Keras Tuner's, which would take a full disk or a mistake of ours for hyperparameters that fail."""
@@ -188,18 +158,18 @@ class SearchTuner(base_tuner.BaseTuner):
             ran_out = exhausted(error)
             if ran_out is not None:
                 raise ran_out from error
-            if isinstance(error, _PROGRAMMING) or _PROGRAMMING_TOLD.search(str(error)):
+            if is_mistake_of_ours(error):
                 raise
             trial.status = "FAILED"
             trial.message = traceback.format_exc()
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Train the executions of a trial; give their mean scores."""
-        self._began = time.monotonic()
+        self._limits.begin_trial()
         self._p_dog = None
         self._tables.forget_epochs()
         control = trial.hyperparameters.values
-        self._check_size(control)
+        self._limits.check_size(self._models.parameters(hyperparameters(self._config, control)))
         first_epoch, epochs = self._epochs(control)
         trainings: list[Training] = []
         for execution in range(self._config.fit.executions_per_trial):
@@ -245,7 +215,7 @@ class SearchTuner(base_tuner.BaseTuner):
             self._tables.commit(
                 self._new_record(trial, status=str(trial.status), epochs=self._tables.epochs(), error=error)
             )
-        self._drop_weights()
+        self.weights.drop_useless(self.oracle, [record.trial for record in self.records])
         self._progress.trial_done()
 
     def mend_validation(self) -> None:
@@ -254,7 +224,7 @@ class SearchTuner(base_tuner.BaseTuner):
         if self._validation_fits or best is None:
             return
         log.warning("validation.csv is not of trial %s, the best one: it is trained again for it", best.trial)
-        self._began = time.monotonic()
+        self._limits.begin_trial()
         try:
             self._tables.write_validation(self._predictions(self._run_execution(best.trial, 0)[1]))
         except (DivergedError, TrialTimeoutError) as error:
@@ -262,17 +232,13 @@ class SearchTuner(base_tuner.BaseTuner):
                 "trial %s did not end well this time, and validation.csv is left as it is: %s", best.trial, error
             )
 
-    def forget_weights(self) -> None:
-        """No trial will be promoted any more."""
-        shutil.rmtree(self._folder / "weights", ignore_errors=True)
-
     def _new_record(self, trial: Any, status: str = COMPLETED, **found: Any) -> TrialRecord:
         control = trial.hyperparameters.values
         first_epoch, epochs = self._epochs(control)
         return TrialRecord(
             trial=trial.trial_id,
             status=status,
-            seconds=round(time.monotonic() - self._began, 3),
+            seconds=self._limits.trial_seconds(),
             hyperparameters=searched_values(control),
             parent=str(control.get("tuner/trial_id") or ""),
             first_epoch=first_epoch,
@@ -284,22 +250,6 @@ class SearchTuner(base_tuner.BaseTuner):
     def _epochs(self, control: dict[str, Any]) -> tuple[int, int]:
         """The epochs that are behind a trial when it begins, and the number of the last one that it may train."""
         return int(control.get("tuner/initial_epoch", 0)), int(control.get("tuner/epochs", self._config.fit.epochs))
-
-    def _check_size(self, control: dict[str, Any]) -> None:
-        most = self._config.fit.max_parameters
-        count = self._models.parameters(hyperparameters(self._config, control))
-        if most is not None and count > most:
-            raise TooLargeError(f"too large: the model has {count:,} parameters, and fit.max_parameters is {most:,}")
-
-    def _check_budget(self) -> None:
-        if self._deadline is not None and time.time() > self._deadline:
-            raise BudgetSpent(f"timeout.study_seconds={self._config.timeout.study_seconds:g} are over")
-
-    def _check_time(self) -> None:
-        self._check_budget()
-        most = self._config.timeout.trial_seconds
-        if most is not None and time.monotonic() - self._began > most:
-            raise TrialTimeoutError(f"the trial took longer than timeout.trial_seconds={most:g}")
 
     def _may_be_best(self, training: Training) -> bool:
         best = best_trial(self.records)
@@ -321,7 +271,7 @@ class SearchTuner(base_tuner.BaseTuner):
         seed = trial_seed(self._config.seed, trial_id, execution)
 
         def listener(epoch: int, share: float, logs: dict[str, float] | None) -> None:
-            self._check_time()
+            self._limits.check_time()
             if told is not None:
                 told(epoch, share, logs)
 
@@ -352,28 +302,17 @@ class SearchTuner(base_tuner.BaseTuner):
                     raise keras_tuner.errors.FatalError(str(self._data.features.problem)) from error
                 raise
         if self._config.tuner.oracle == "hyperband" and epochs < self._config.fit.epochs:
-            self._models.save_weights(started, self._weights(trial_id, execution))
+            self._models.save_weights(started, self.weights.file(trial_id, execution))
         return training, started
 
     def _weights_of(self, parent: str, execution: int) -> list[np.ndarray]:
         """The weights that a trial ended with; it is trained again where they are lost or damaged."""
         try:
-            return self._models.read_weights(self._weights(parent, execution))
+            return self._models.read_weights(self.weights.file(parent, execution))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             log.warning("the weights of trial %s are lost (%s): it is trained again for them", parent, error)
             self._run_execution(parent, execution)
-            return self._models.read_weights(self._weights(parent, execution))
-
-    def _weights(self, trial_id: str, execution: int) -> Path:
-        # By number: Keras Tuner pads ids when more trials are asked for.
-        return self._folder / "weights" / f"{int(trial_id)}-{execution}.npz"
-
-    def _drop_weights(self) -> None:
-        """Remove the weights of trials that cannot be promoted any more."""
-        needed = {int(trial) for trial in may_be_promoted(self.oracle, [record.trial for record in self.records])}
-        for file in (self._folder / "weights").glob("*.npz"):
-            if file.stem.partition("-")[0] not in map(str, needed):
-                file.unlink(missing_ok=True)
+            return self._models.read_weights(self.weights.file(parent, execution))
 
     def _error_file(self, trial_id: str) -> Path:
         return self._folder / "errors" / f"{trial_id}.txt"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from html.parser import HTMLParser
 
@@ -265,8 +268,39 @@ def test_the_report_runs_without_tensorflow_and_joins_studies(study):
 def test_the_same_command_again_repeats_nothing(study):
     again = study("search", "-m", *SMALL, "study=s", "augmentation=none,light")
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("finished before") == 2
+    assert again.stdout.count(": finished before, val_log_loss") == 2
+    assert "study s: 2 jobs: 2 finished before\n" in again.stdout
     assert "epoch 1 of 2" not in again.stdout
+
+
+@pytest.mark.slow
+def test_a_study_that_is_asked_to_end_does_so_within_seconds_and_the_command_it_tells_goes_on(tmp_path):
+    environment = {**os.environ, "CATSDOGS_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "catsdogs.search", *SMALL, "tuner.max_trials=30"]
+    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    with running:
+        for line in running.stdout:
+            if "trial 2 of 30" in line:
+                break
+        began = time.monotonic()
+        running.send_signal(signal.SIGTERM)
+        told = running.stdout.read()
+        assert running.wait(timeout=60) == 143
+    assert time.monotonic() - began < 30
+    (study,) = (tmp_path / "multirun").iterdir()
+    (job,) = (file.parent for file in study.glob("*/result.json"))
+    assert json.loads((job / "result.json").read_text())["error"] == "interrupted"
+    before = len(pd.read_csv(job / "trials.csv"))
+    words = shlex.split(told.splitlines()[-1].removeprefix("To go on: "))
+    assert words[:3] == ["python", "-m", "catsdogs.search"]
+    assert f"study={study.name}" in [word.replace('"', "") for word in words]
+    short = ["tuner.max_trials=4" if word.startswith("tuner.max_trials") else word for word in words[1:]]
+    done = subprocess.run(
+        [sys.executable, *short], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"goes on at trial {before + 1} of 4" in done.stdout
+    assert len(pd.read_csv(job / "trials.csv")) == 4
 
 
 def test_another_configuration_in_the_same_folder_is_refused_and_nothing_is_lost(study):
@@ -298,7 +332,8 @@ def test_a_job_that_fails_does_not_take_the_others_with_it(run, tmp_path):
     # The same command skips what is finished and tries what failed again; the failed try is kept.
     again = run("search", "-m", *SMALL, "study=s", "backbone.builder=catsdogs.backbones.small_cnn,builtins.dict")
     assert again.returncode == 1
-    assert again.stdout.count("finished before") == 1
+    assert again.stdout.count(": finished before, val_log_loss") == 1
+    assert "study s: 2 jobs: 1 failed and is tried again, 1 finished before\n" in again.stdout
     assert (root / ".failed" / f"{root.joinpath(board['job'].iloc[1]).name}.1" / "result.json").is_file()
 
     # A good run into the study is a good run, whatever failed there before.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -30,7 +31,7 @@ def left_there(place, config, **changed):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UserError, RuntimeError])
-@pytest.mark.parametrize("status", ["ok", "running"])
+@pytest.mark.parametrize("status", ["ok", "running", "failed"])
 def test_a_result_of_another_run_is_not_overwritten_whatever_happens(place, config, monkeypatch, error, status):
     before = left_there(place, config(), status=status)
 
@@ -38,10 +39,9 @@ def test_a_result_of_another_run_is_not_overwritten_whatever_happens(place, conf
         raise error("no")
 
     monkeypatch.setattr(job, "load_dataset", failing)
-    try:
+    # What may be another job's is refused; an error of ours ends this job only.
+    with contextlib.nullcontext() if error is RuntimeError else pytest.raises(error):
         job.run_job(config(), place, {})
-    except KeyboardInterrupt:
-        assert error is KeyboardInterrupt
     assert read_json(place.folder / "result.json") == before
 
 
@@ -69,37 +69,6 @@ def test_an_interrupted_job_says_so_and_stops_the_study(place, config, monkeypat
     assert read_json(place.folder / "result.json")["error"] == "interrupted"
 
 
-@pytest.mark.parametrize(
-    "override", ["data.test=elsewhere.zip", "data.train=moved.zip", "tta=flip", "cache=other", "studies=other"]
-)
-def test_where_things_are_and_what_comes_after_is_no_other_job(place, config, override):
-    left_there(place, config())
-    assert job.finished_before(config(override), place.folder, "d")
-
-
-@pytest.mark.parametrize(
-    ("override", "digest", "words"),
-    [
-        ("seed=2", "d", "seed was 1, now 2"),
-        ("fit.epochs=7", "d", "fit.epochs was 10, now 7"),
-        ("~space.l2", "d", "space.l2"),
-        ("seed=1", "other", "images"),
-    ],
-)
-def test_another_configuration_or_other_images_are_refused(place, config, override, digest, words):
-    left_there(place, config())
-    with pytest.raises(UserError, match=words):
-        job.finished_before(config(override), place.folder, digest)
-
-
-def test_a_failed_job_may_be_tried_again_and_a_running_one_may_not(place, config):
-    left_there(place, config(), status="failed")
-    assert not job.finished_before(config("seed=2"), place.folder, "d")
-    left_there(place, config(), status="running")
-    with pytest.raises(UserError, match="still running"):
-        job.finished_before(config(), place.folder, "d")
-
-
 def test_a_running_job_tells_how_many_trials_it_will_run_and_on_what(place, config, monkeypatch, tmp_path):
     told = []
 
@@ -118,4 +87,4 @@ def test_a_running_job_tells_how_many_trials_it_will_run_and_on_what(place, conf
     assert machine["memory_bytes"] > 2**28
     # Keras was loaded by then; this test runs on processors.
     assert machine["accelerators"] == []
-    assert read_json(place.folder / "result.json")["trials"] == {"planned": 7}
+    assert read_json(place.folder / "result.json")["trials"] == {"planned": 7, "total": 0, "completed": 0, "failed": 0}

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import shlex
+import signal
+
 import pytest
 from studies import write_job, write_study
 
 from catsdogs import launch
+from catsdogs.compose import resume_command
+from catsdogs.interrupts import Terminated, exit_status, terminable
 from catsdogs.launch import StudyCallback
 
 
@@ -107,3 +112,36 @@ def test_ctrl_c_has_status_130_and_tells_the_study(study, callback, capsys, monk
     told = capsys.readouterr()
     assert "interrupted" in told.err
     assert "Report: multirun/s/report.html" in told.out
+    assert told.out.splitlines()[-1] == "To go on: python -m catsdogs.search study=s"
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does():
+    with pytest.raises(Terminated) as stop, terminable():
+        signal.raise_signal(signal.SIGTERM)
+    assert exit_status(stop.value) == 143
+    assert exit_status(KeyboardInterrupt()) == 130
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    ("arguments", "overrides", "expected"),
+    [
+        (["-m", "seed=1,2"], ["seed=1,2"], "-m seed=1,2 study=s"),
+        (["seed=1,2", "-m"], ["seed=1,2"], "seed=1,2 study=s -m"),
+        (["-m"], [], "-m study=s"),
+        (["study=other", "seed=1"], ["study=other", "seed=1"], "study=other seed=1"),
+        (["data.train='a b.zip'"], ["data.train='a b.zip'"], """'data.train='"'"'a b.zip'"'"'' study=s"""),
+    ],
+)
+def test_the_command_that_goes_on_names_the_study(arguments, overrides, expected):
+    assert resume_command(arguments, overrides, "s") == f"python -m catsdogs.search {expected}"
+    assert shlex.split(expected)
+
+
+def test_a_job_that_ended_without_a_word_is_an_error(study, callback, capsys):
+    write_job(study, {"backbone": "b"}, trials=1, status="running")
+    callback._names = ["b"]
+    with pytest.raises(SystemExit) as stop:
+        callback._after(study)
+    assert stop.value.code == 1
+    assert "error: job b: it ended without a word of how; the same command goes on" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from catsdogs.errors import UserError
 from catsdogs.files import read_json, write_json
+from catsdogs.job_lock import held
 from catsdogs.study import (
     best_job,
     chosen_trial,
@@ -102,12 +103,11 @@ def test_two_processes_at_work_on_a_study_are_one_run(study):
     write_plan(study, ["good", "busy"], ["-m"])
     plan = read_json(study / "study.json")
     write_json(study / "study.json", {**plan, "started": "2026-01-01T00:00:00+00:00"})
-    write_plan(study, ["c"], ["-m"])
+    with held(study / "busy"):
+        write_plan(study, ["c"], ["-m"])
     assert planned_jobs(study) == ["good", "busy", "c"]
     assert read_plan(study).started == datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-    # Long silent, so it was killed.
-    for file in (study / "busy").iterdir():
-        os.utime(file, (0, 0))
+    # Nobody holds it any more: it was killed.
     write_plan(study, ["d"], ["-m"])
     assert planned_jobs(study) == ["d"]
     assert read_plan(study).started > datetime.datetime(2026, 2, 1, tzinfo=datetime.UTC)

@@ -14,7 +14,7 @@ from catsdogs.comparison.paired import Interval, mean_intervals, share_lowest
 from catsdogs.errors import UserError
 from catsdogs.progress import duration
 from catsdogs.scores import log_loss_per_image
-from catsdogs.study import FAILED, RUNNING, SILENT_SECONDS, best_job, chosen_trial, retrain_command
+from catsdogs.study import FAILED, OK, RUNNING, SILENT_SECONDS, best_job, chosen_trial, retrain_command
 
 LARGER, NOISE, EQUAL, ALONE, UNKNOWN = "larger", "noise", "equal", "alone", "unknown"
 
@@ -72,7 +72,7 @@ def answer(evidence: Evidence) -> Answer:
             share_best={},
             command=None,
             headline=_nothing_yet(board),
-            caveats=_unfinished(board),
+            caveats=[*_unfinished(board), *_stopped(evidence)],
         )
     first = able.iloc[0]
     best = str(first["label"])
@@ -108,6 +108,7 @@ def answer(evidence: Evidence) -> Answer:
         ],
         caveats=[
             *_unfinished(board),
+            *_stopped(evidence),
             *_not_compared(evidence, able, alike),
             *_ranking_caveats(evidence, best, losses),
             *refused,
@@ -218,7 +219,8 @@ def _field_sentences(best: str, losses: pd.DataFrame, share_best: dict[str, floa
 def _nothing_yet(board: pd.DataFrame) -> str:
     if board["status"].isin([RUNNING, WAITING]).any():
         return "No trial has completed yet."
-    return f"No trial has completed: {_count(len(board), 'job')} failed."
+    failed = int((board["status"] == FAILED).sum())
+    return f"No trial has completed: {_count(failed, 'job')} failed." if failed else "No trial has completed."
 
 
 def _unfinished(board: pd.DataFrame) -> list[str]:
@@ -243,6 +245,15 @@ def _unfinished(board: pd.DataFrame) -> list[str]:
         were = _jobs(failed).removesuffix(" is").removesuffix(" are")
         found.append(f"{were} failed{kept}.")
     return found
+
+
+def _stopped(evidence: Evidence) -> list[str]:
+    """A sentence about jobs that the time of the study ran out for."""
+    labels = [label for label, job in evidence.jobs.items() if job.status == OK and job.result.get("stopped")]
+    if not labels:
+        return []
+    jobs = f"{_count(len(labels), 'job')} ({listed(labels, 3)})"
+    return [f"{jobs} ended early, as the time of the study was over; the same command goes on."]
 
 
 def _not_compared(evidence: Evidence, able: pd.DataFrame, alike: pd.DataFrame) -> list[str]:

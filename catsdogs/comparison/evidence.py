@@ -214,7 +214,8 @@ def _trials(job: Job, label: str, study: str, problems: list[str]) -> pd.DataFra
         records = job.trials()
     except UserError:
         problems.append(f"job {label}: its trials.csv is damaged, so its trials are missing here")
-    if not records and job.status == OK and not (job.folder / "trials.csv").is_file():
+    stopped = bool(job.result.get("stopped"))  # perhaps before its first trial had ended
+    if not records and job.status == OK and not stopped and not (job.folder / "trials.csv").is_file():
         problems.append(f"job {label}: its trials.csv is missing, so its trials are missing here")
     searched = list(dict.fromkeys(name for record in records for name in record.hyperparameters))
     ended_seconds = np.cumsum([record.seconds for record in records])

@@ -1,0 +1,468 @@
+"""Jobs that are killed, damaged, stopped or extended, and given the same command again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import io
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import cheap
+import pandas as pd
+import pytest
+
+from catsdogs import files, job
+from catsdogs.comparison.answer import answer
+from catsdogs.comparison.evidence import read_evidence
+from catsdogs.errors import UserError
+from catsdogs.files import read_json
+from catsdogs.job_lock import held, is_held
+from catsdogs.study import write_leaderboard, write_plan
+
+TUNERS = {
+    "random": ("tuner=random", "tuner.max_trials=4"),
+    "grid": ("tuner=grid", "tuner.max_trials=4"),
+    "bayesian": ("tuner=bayesian", "tuner.max_trials=4", "tuner.arguments.num_initial_points=2"),
+    "hyperband": ("tuner=hyperband", "tuner.max_trials=null", "fit.epochs=4"),
+}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing is written any more."""
+
+
+@pytest.fixture
+def trainer(monkeypatch, tmp_path):
+    return cheap.Job(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def place(tmp_path):
+    folder = tmp_path / "study" / "a-job"
+    return job.Place(folder, folder.parent)
+
+
+@pytest.fixture
+def settings(config, tmp_path):
+    return lambda *overrides: config(f"cache={tmp_path / 'cache'}", "fit.epochs=2", *overrides)
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """Run something, killed at one of the moments at which a file is written; give whether it came that far."""
+    real = files.replacing
+
+    def run(task, moment):
+        passed = 0
+        dead = False
+
+        @contextlib.contextmanager
+        def replacing(path):
+            nonlocal passed, dead
+            if dead:
+                raise Killed
+            with real(path) as temporary:
+                yield temporary
+                passed += 1
+                dead = passed == moment
+                if dead:
+                    raise Killed
+            passed += 1
+            dead = passed == moment
+            if dead:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "replacing", replacing)
+            try:
+                task()
+            except Killed:
+                return True
+        return False
+
+    return run
+
+
+def tables(folder):
+    """What must not depend on interruptions."""
+    trials = pd.read_csv(folder / "trials.csv", dtype={"trial": str, "parent": str}).drop(columns=["seconds", "ended"])
+    history = pd.read_csv(folder / "history.csv", dtype={"trial": str})
+    result = read_json(folder / "result.json")
+    kept = {name: result[name] for name in ("status", "best_trial", "objective", "trials")}
+    return trials.to_csv(), history.to_csv(), (folder / "validation.csv").read_text(), kept
+
+
+def finished(folder):
+    file = folder / "trials.csv"
+    return len(pd.read_csv(file)) if file.is_file() else 0
+
+
+@pytest.fixture(scope="module")
+def known():
+    return {}
+
+
+@pytest.fixture
+def whole(settings, place, trainer, known):
+    """The tables of an uninterrupted run, and how many trainings it took."""
+
+    def run(name):
+        if name not in known:
+            job.run_job(settings(*TUNERS[name]), place, {})
+            known[name] = tables(place.folder), len(trainer.trained)
+            assert not (place.folder / "weights").exists()
+            shutil.rmtree(place.folder)
+            trainer.trained.clear()
+        return known[name]
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "step"), [("random", 3), ("grid", 5), ("bayesian", 9), ("hyperband", 13)])
+def test_a_job_killed_at_any_write_goes_on_as_if_nothing_had_happened(
+    whole, settings, place, trainer, killed, name, step
+):
+    expected, trainings = whole(name)
+    config = settings(*TUNERS[name])
+    moment = 1
+    while killed(lambda: job.run_job(config, place, {}), moment):
+        before, trained = finished(place.folder), len(trainer.trained)
+        job.run_job(config, place, {})
+        assert tables(place.folder) == expected, moment
+        # What was finished is not run again; of the trial that was given up, at most one training was lost.
+        assert len(trainer.trained) - trained == trainings - before
+        assert trained <= before + 1
+        assert not list(place.folder.glob(".*-*"))
+        assert not list(place.study.glob(".failed/*"))
+        shutil.rmtree(place.folder)
+        trainer.trained.clear()
+        moment += step
+    assert moment > 3 * trainings
+
+
+def test_a_job_killed_again_and_again_comes_to_its_end(whole, settings, place, trainer, killed):
+    expected, trainings = whole("hyperband")
+    config = settings(*TUNERS["hyperband"])
+    kills = 0
+    while killed(lambda: job.run_job(config, place, {}), 20):
+        kills += 1
+    assert kills >= trainings // 4
+    assert tables(place.folder) == expected
+
+
+DAMAGE = {
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[: len(file.read_bytes()) // 2]),
+    "cut short by a character": lambda file: file.write_bytes(file.read_bytes()[:-1]),
+    "empty": lambda file: file.write_bytes(b""),
+    "deleted": lambda file: file.unlink(),
+    "zeros": lambda file: file.write_bytes(bytes(len(file.read_bytes()))),
+}
+
+
+STATE = (
+    "result.json",
+    "fingerprint.json",
+    "trials.csv",
+    "history.csv",
+    "validation.csv",
+    "split.csv",
+    "tuner/oracle.json",
+)
+
+
+@pytest.mark.parametrize(
+    ("damage", "done"), [*((damage, 2) for damage in DAMAGE), ("truncated", 4), ("empty", 4), ("deleted", 4)]
+)
+@pytest.mark.parametrize("name", STATE)
+def test_a_damaged_file_is_mended_skipped_or_refused_and_nothing_starts_over(
+    whole, settings, place, trainer, name, damage, done
+):
+    expected, trainings = whole("random")
+    config = settings(*TUNERS["random"])
+    interrupt(trainer, after=done)
+    with contextlib.suppress(KeyboardInterrupt):
+        job.run_job(config, place, {})
+    assert finished(place.folder) == done
+    go_on(trainer)
+    DAMAGE[damage](place.folder / name)
+    kept = {file: file.read_bytes() for file in place.folder.glob("*.*")}
+    refusal = refused(config, place)
+    if refusal:
+        assert name == "trials.csv"
+        assert trainer.trained == []
+        assert "\n" not in refusal
+        assert "trials.csv" in refusal
+        assert {file: file.read_bytes() for file in place.folder.glob("*.*")} == kept
+        return
+    assert name != "trials.csv" or done == 4
+    # One more training: that of the best trial, whose predictions were lost.
+    assert len(trainer.trained) <= trainings - done + (name == "validation.csv")
+    if done == 2:
+        found = tables(place.folder)
+        assert found[0] == expected[0]
+        assert found[2:] == expected[2:]
+        assert (found[1] == expected[1]) == (name != "history.csv")
+    assert (name == "history.csv" and done == 2 and damage != "deleted") == any(place.folder.glob("history.csv.*"))
+
+
+def test_what_nothing_tells_the_settings_of_is_refused(settings, place, trainer):
+    config = settings(*TUNERS["random"])
+    interrupt(trainer, after=1)
+    with pytest.raises(KeyboardInterrupt):
+        job.run_job(config, place, {})
+    go_on(trainer)
+    (place.folder / "result.json").unlink()
+    (place.folder / "fingerprint.json").write_text("{")
+    assert "nothing tells what they were run with" in refused(config, place)
+    assert trainer.trained == []
+
+
+def refused(config, place):
+    """The sentence with which a job is refused; empty if it is not."""
+    try:
+        job.run_job(config, place, {})
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def interrupt(trainer, after):
+    """Ctrl-C in the training after this many."""
+
+    def before(training):
+        if training > after:
+            raise KeyboardInterrupt
+
+    trainer.before = before
+
+
+def go_on(trainer):
+    trainer.before = lambda training: None
+    trainer.trained.clear()
+
+
+def failing(trainer, training, error):
+    """Raise in this training."""
+
+    def before(number):
+        if number == training:
+            raise error
+
+    trainer.before = before
+
+
+def test_a_trial_that_raises_is_recorded_with_its_traceback_and_the_others_run(settings, place, trainer):
+    failing(trainer, 2, RuntimeError("no luck"))
+    job.run_job(settings(*TUNERS["random"]), place, {})
+    trials = pd.read_csv(place.folder / "trials.csv")
+    assert list(trials["status"]) == ["COMPLETED", "FAILED", "COMPLETED", "COMPLETED"]
+    assert trials["error"][1] == "RuntimeError: no luck"
+    told = (place.folder / "errors" / "1.txt").read_text()
+    assert told.startswith("Traceback")
+    assert "cheap.py" in told
+    assert read_json(place.folder / "result.json")["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x.csv"), "out of disk while writing x.csv"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "out of disk"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes"), "out of memory"),
+        (type("ResourceExhaustedError", (Exception,), {})("OOM"), "out of memory"),
+        (TypeError("a mistake"), "TypeError: a mistake"),
+        (KeyError("a"), "KeyError"),
+        (AssertionError(), "AssertionError"),
+        (ModuleNotFoundError("x"), "ModuleNotFoundError"),
+    ],
+)
+def test_what_no_other_trial_would_do_better_stops_the_job_which_goes_on_later(
+    whole, settings, place, trainer, error, words
+):
+    expected, trainings = whole("random")
+    config = settings(*TUNERS["random"])
+    failing(trainer, 3, error)
+    objective = job.run_job(config, place, {})
+    assert objective == objective
+    result = read_json(place.folder / "result.json")
+    assert result["status"] == "failed"
+    assert words in result["error"]
+    assert "\n" not in result["error"]
+    assert result["trials"] == {"planned": 4, "total": 2, "completed": 2, "failed": 0}
+    assert result["best_trial"]["trial"]
+    go_on(trainer)
+    job.run_job(config, place, {})
+    assert tables(place.folder) == expected
+    assert len(trainer.trained) == trainings - 2
+
+
+@pytest.mark.parametrize("name", ["history.csv", "trials.csv", "result.json", "tuner"])
+def test_a_disk_that_fills_up_while_tables_are_written_loses_nothing(
+    whole, settings, place, trainer, monkeypatch, caplog, name
+):
+    expected, _ = whole("random")
+    config = settings(*TUNERS["random"])
+    full = OSError(errno.ENOSPC, "No space left on device")
+    real = files.replacing
+
+    def replacing(path):
+        if len(trainer.trained) == 2 and path.name == name:
+            raise full
+        return real(path)
+
+    def save(path, data):
+        if len(trainer.trained) == 2:
+            raise full
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
+        patch.setattr(files, "replacing", replacing)
+        if name == "tuner":
+            patch.setattr("keras_tuner.src.utils.save_json", save)
+        job.run_job(config, place, {})
+    if name != "result.json":
+        assert [record.getMessage() for record in caplog.records if "out of disk" in record.getMessage()]
+        assert finished(place.folder) == 1
+        job.run_job(config, place, {})
+    assert tables(place.folder) == expected or name == "result.json"
+
+
+def test_a_disk_that_is_as_good_as_full_is_told_before_the_job_begins(settings, place, trainer, monkeypatch):
+    monkeypatch.setattr("catsdogs.exhaustion.LEAST_FREE_BYTES", 2**60)
+    job.run_job(settings(), place, {})
+    result = read_json(place.folder / "result.json")
+    assert "MiB are free on its disk" in result["error"]
+    assert trainer.trained == []
+    monkeypatch.undo()
+
+
+def test_a_model_that_is_too_large_is_a_failed_trial(settings, place, trainer):
+    job.run_job(settings("tuner=random", "tuner.max_trials=6", "fit.max_parameters=11"), place, {})
+    trials = pd.read_csv(place.folder / "trials.csv")
+    assert set(trials[trials["unfreeze_depth"] == 5]["status"]) == {"FAILED"}
+    assert set(trials[trials["unfreeze_depth"] == 2]["status"]) <= {"COMPLETED"}
+    assert "too large: the model has 13 parameters" in trials["error"].dropna().iloc[0]
+
+
+def test_a_trial_that_takes_too_long_is_a_failed_trial(settings, place, trainer, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("catsdogs.limits.time.monotonic", lambda: clock[0])
+
+    def before(training):
+        clock[0] += 30 if training == 2 else 1
+
+    trainer.before = before
+    job.run_job(settings(*TUNERS["random"], "timeout.trial_seconds=20"), place, {})
+    trials = pd.read_csv(place.folder / "trials.csv")
+    assert list(trials["status"]) == ["COMPLETED", "FAILED", "COMPLETED", "COMPLETED"]
+    assert "longer than timeout.trial_seconds=20" in trials["error"][1]
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_study_whose_time_is_over_ends_well_and_goes_on_later(whole, settings, place, trainer, monkeypatch, after):
+    expected, _ = whole("random")
+    config = settings(*TUNERS["random"], "timeout.study_seconds=1000")
+    write_plan(place.study, [place.folder.name, "later"], [])
+    late = [0.0]
+    real = time.time
+    monkeypatch.setattr("catsdogs.limits.time.time", lambda: real() + late[0])
+
+    def before(training):
+        late[0] = 2000.0 if training > after else 0.0
+
+    trainer.before = before
+    objective = job.run_job(config, place, {})
+    result = read_json(place.folder / "result.json")
+    assert result["status"] == "ok"
+    assert result["stopped"] == "timeout.study_seconds=1000 are over"
+    assert result["trials"]["total"] == finished(place.folder) == after
+    assert (objective == objective) == (after > 0)
+    # Later jobs do not begin, and are no failures.
+    job.run_job(config, dataclasses.replace(place, folder=place.study / "later"), {})
+    assert read_json(place.study / "later" / "result.json")["status"] == "ok"
+    assert len(trainer.trained) == after + 1
+    board = write_leaderboard(place.study)
+    assert list(board["status"]) == ["ok", "ok"]
+    evidence = read_evidence([place.study])
+    assert answer(evidence).headline
+    assert not evidence.problems
+    late[0] = 0.0
+    go_on(trainer)
+    job.run_job(config, place, {})
+    assert tables(place.folder) == expected
+    assert "stopped" not in read_json(place.folder / "result.json")
+
+
+def test_more_trials_are_added_to_a_finished_job(settings, place, trainer):
+    job.run_job(settings("tuner=random", "tuner.max_trials=12"), place, {})
+    expected = tables(place.folder)
+    shutil.rmtree(place.folder)
+    failing(trainer, len(trainer.trained) + 2, RuntimeError("no"))
+    job.run_job(settings("tuner=random", "tuner.max_trials=4"), place, {})
+    assert (place.folder / "errors" / "1.txt").is_file()
+    go_on(trainer)
+    job.run_job(settings("tuner=random", "tuner.max_trials=12"), place, {})
+    assert len(trainer.trained) == 8
+    assert (place.folder / "errors" / "01.txt").is_file()
+    found = tables(place.folder)
+    assert found[0].replace("FAILED", "") != expected[0]
+    trials = pd.read_csv(place.folder / "trials.csv", dtype={"trial": str})
+    assert list(trials["trial"]) == [f"{number:02d}" for number in range(12)]
+    history = pd.read_csv(place.folder / "history.csv", dtype={"trial": str})
+    assert set(history["trial"]) == set(trials["trial"]) - {"01"}
+    whole_trials = pd.read_csv(io.StringIO(expected[0]), dtype={"trial": str})
+    rows = [number for number in range(12) if number != 1]
+    assert list(trials["val_log_loss"][rows]) == list(whole_trials["val_log_loss"][rows])
+
+
+def test_a_hyperband_job_that_lost_its_weights_trains_them_again(whole, settings, place, trainer):
+    expected, trainings = whole("hyperband")
+    config = settings(*TUNERS["hyperband"])
+    interrupt(trainer, after=5)
+    with pytest.raises(KeyboardInterrupt):
+        job.run_job(config, place, {})
+    files_kept = sorted((place.folder / "weights").glob("*.npz"))
+    assert files_kept
+    # Those that a trial to come may go on from, and no others.
+    assert len(files_kept) <= 3
+    for file in files_kept[1:]:
+        file.unlink()
+    files_kept[0].write_bytes(b"damaged")
+    go_on(trainer)
+    job.run_job(config, place, {})
+    assert tables(place.folder) == expected
+    assert trainings - 5 < len(trainer.trained) <= trainings - 5 + len(files_kept)
+    assert not (place.folder / "weights").exists()
+
+
+def test_two_processes_never_work_in_one_job(settings, place, trainer):
+    with held(place.folder):
+        assert is_held(place.folder)
+        told = refused(settings(), place)
+    assert f"process {os.getpid()} on host" in told
+    assert "wait for it, or end it" in told
+    assert trainer.trained == []
+    assert not is_held(place.folder)
+    assert not (place.folder / "result.json").exists()
+
+
+def test_a_lock_is_free_when_its_holder_is_killed(tmp_path):
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom catsdogs.job_lock import held\n"
+        "with held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    with holder:
+        assert holder.stdout.readline() == "held\n"
+        assert is_held(tmp_path)
+        with pytest.raises(UserError, match=f"process {holder.pid} on host"), held(tmp_path):
+            pass
+        holder.kill()
+        holder.wait()
+    assert not is_held(tmp_path)

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from catsdogs.errors import UserError
+from catsdogs.files import write_json
+from catsdogs.identity import fingerprint, write_fingerprint
+from catsdogs.standing import Kind, Standing, find_standing, set_aside, summary
+from catsdogs.trials import TrialRecord, write_trials
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "study" / "a-job"
+
+
+@pytest.fixture
+def left(folder):
+    """Leave a job behind."""
+
+    def leave(config, statuses=("COMPLETED", "COMPLETED"), mark=True, **result):
+        if statuses:
+            records = [
+                TrialRecord(str(n), status, 0.3 if status == "COMPLETED" else None, None, 1, 1, 1.0, {"dropout": 0.1})
+                for n, status in enumerate(statuses)
+            ]
+            write_trials(folder / "trials.csv", records)
+        told = {"status": "running", "config": dataclasses.asdict(config), "data": {"digest": "d"}, **result}
+        write_json(folder / "result.json", told)
+        if mark:
+            write_fingerprint(folder, fingerprint(config, "d"))
+
+    return leave
+
+
+def found(config, folder, digest="d"):
+    return find_standing(config, folder, fingerprint(config, digest))
+
+
+def test_nothing_is_a_new_job(config, folder):
+    assert found(config(), folder).kind is Kind.NEW
+    folder.mkdir(parents=True)
+    (folder / "search.log").write_text("begun")
+    assert found(config(), folder).kind is Kind.NEW
+
+
+@pytest.mark.parametrize(
+    ("result", "kind", "told"),
+    [
+        ({}, Kind.RESUMED, "goes on at trial 3 of 8"),
+        ({"status": "failed", "error_type": "KeyboardInterrupt"}, Kind.RESUMED, "goes on at trial 3 of 8"),
+        ({"status": "ok", "stopped": "time is over"}, Kind.RESUMED, "goes on at trial 3 of 8"),
+        ({"status": "failed", "error_type": "Exhausted"}, Kind.RETRIED, "failed and is tried again, from trial 3 of 8"),
+        ({"status": "ok"}, Kind.FINISHED, "finished before"),
+    ],
+)
+def test_what_is_there_says_how_the_job_goes_on(config, folder, left, result, kind, told):
+    left(config("tuner.max_trials=8"), **result)
+    standing = found(config("tuner.max_trials=8"), folder)
+    assert standing.kind is kind
+    assert standing.told() == told
+    assert not standing.anew
+
+
+def test_a_finished_job_gets_more_trials_and_not_fewer(config, folder, left):
+    left(config("tuner.max_trials=2"), status="ok", trials={"total": 2})
+    standing = found(config("tuner.max_trials=5"), folder)
+    assert standing.kind is Kind.EXTENDED
+    assert standing.told() == "finished before and gets more trials, from trial 3 of 5"
+    with pytest.raises(UserError, match=r"2 of its trials are finished.*tuner.max_trials=2 or more"):
+        found(config("tuner.max_trials=1"), folder)
+
+
+@pytest.mark.parametrize("status", ["ok", "running", "failed"])
+@pytest.mark.parametrize(
+    ("override", "digest", "words"),
+    [
+        ("seed=2", "d", "seed was 1, now 2"),
+        ("fit.epochs=7", "d", "fit.epochs was 10, now 7"),
+        ("~space.l2", "d", "space.l2"),
+        ("backbone.weights=imagenet", "d", "weights was None, now imagenet"),
+        ("seed=1", "other", "images"),
+    ],
+)
+@pytest.mark.parametrize("mark", [True, False])
+def test_another_configuration_or_other_images_are_refused(config, folder, left, override, digest, words, status, mark):
+    left(config(), status=status, mark=mark)
+    with pytest.raises(UserError, match=words):
+        found(config(override), folder, digest)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.test=elsewhere.zip",
+        "data.train=moved.zip",
+        "tta=flip",
+        "cache=other",
+        "studies=other",
+        "timeout.trial_seconds=5",
+        "resume.failed=skip",
+    ],
+)
+def test_where_things_are_and_what_comes_after_is_no_other_job(config, folder, left, override):
+    left(config(), status="ok")
+    assert found(config(override), folder).kind is Kind.FINISHED
+
+
+def test_a_weights_file_is_known_by_what_it_holds(config, folder, left, tmp_path):
+    (tmp_path / "a.h5").write_bytes(b"weights")
+    left(config(f"backbone.weights={tmp_path / 'a.h5'}"))
+    (tmp_path / "a.h5").rename(tmp_path / "b.h5")
+    moved = config(f"backbone.weights={tmp_path / 'b.h5'}")
+    assert found(moved, folder).kind is Kind.RESUMED
+    (tmp_path / "b.h5").write_bytes(b"others of more bytes")
+    with pytest.raises(UserError, match=r"backbone\.weights was sha256:"):
+        found(moved, folder)
+
+
+def test_an_unfinished_job_goes_on_with_the_packages_it_began_with(config, folder, left, monkeypatch):
+    left(config())
+    monkeypatch.setattr("catsdogs.identity.versions", lambda: {"catsdogs": "0.2.0", "keras": "4.0.1"})
+    with pytest.raises(UserError, match=r"keras was 3\.\d+, now 4.0"):
+        found(config(), folder)
+    left(config(), status="ok")
+    assert found(config(), folder).kind is Kind.FINISHED
+
+
+@pytest.mark.parametrize("statuses", [(), ("FAILED", "FAILED")])
+def test_a_failed_job_without_a_completed_trial_begins_anew_and_is_kept(config, folder, left, statuses):
+    left(config(), statuses=statuses, status="failed")
+    for override in ("seed=1", "seed=2"):
+        standing = found(config(override), folder)
+        assert (standing.kind, standing.anew) == (Kind.RETRIED, True)
+    kept = set_aside(folder)
+    assert kept == folder.parent / ".failed" / "a-job.1"
+    assert (kept / "result.json").is_file()
+    assert found(config(), folder).kind is Kind.NEW
+    assert set_aside(folder) is None
+
+
+def test_a_job_that_began_with_other_settings_and_found_nothing_begins_anew(config, folder, left):
+    left(config(), statuses=())
+    standing = found(config("seed=2"), folder)
+    assert (standing.kind, standing.anew) == (Kind.NEW, True)
+    assert not found(config(), folder).anew
+
+
+def test_failed_jobs_can_be_skipped(config, folder, left):
+    left(config(), status="failed")
+    standing = found(config("resume.failed=skip"), folder)
+    assert standing.kind is Kind.SKIPPED
+    assert not standing.runs
+    left(config(), status="failed", error_type="KeyboardInterrupt")
+    assert found(config("resume.failed=skip"), folder).kind is Kind.RESUMED
+
+
+def test_json_that_is_no_result_is_no_crash(config, folder, left):
+    left(config(), status="ok", data=1, trials=None, versions=[], mark=False)
+    assert found(config(), folder).kind is Kind.FINISHED
+    write_json(folder / "result.json", {"status": "ok", "config": 3, "trials": []})
+    with pytest.raises(UserError, match="nothing tells what they were run with"):
+        found(config(), folder)
+
+
+def test_the_summary_counts_and_names_what_is_not_new():
+    standings = [Standing(Kind.NEW), Standing(Kind.RESUMED, trials=2, planned=8), Standing(Kind.FINISHED)]
+    assert summary("s", ["a", "b", "c"], standings) == [
+        "study s: 3 jobs: 1 finished before, 1 goes on at trial 3 of 8, 1 new",
+        "  b: goes on at trial 3 of 8",
+        "  c: finished before",
+    ]
