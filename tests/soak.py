@@ -63,8 +63,12 @@ STUDY = (
 # What a launcher needs for jobs this small.
 SETTINGS = {
     "joblib": ("hydra.launcher.n_jobs=2",),
+    "ray": ("+hydra.launcher.ray.remote.num_cpus=1",),
     "slurm_cpu": ("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=null"),
 }
+
+# A command that takes longer hangs.
+LONGEST_SECONDS = 1800
 
 POINTS = ("before", "half", "written", "moved")
 
@@ -139,9 +143,9 @@ class Study:
         """Until it ends, the time has come, or a job was hit that is not of its process group."""
         began = time.monotonic()
         while process.poll() is None and not self._hit.exists():
-            if time.monotonic() - began > (600 if seconds is None else seconds):
+            if time.monotonic() - began > (LONGEST_SECONDS if seconds is None else seconds):
                 if seconds is None:
-                    raise TimeoutError(f"the command did not end in 10 minutes; see {self.log}")
+                    raise TimeoutError(f"the command did not end in {LONGEST_SECONDS} s; see {self.log}")
                 return
             time.sleep(0.02)
 
