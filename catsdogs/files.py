@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
@@ -62,9 +62,18 @@ def free_name(path: Path) -> Path:
     return candidate
 
 
+# The name of a file need not be UTF-8. Python reads such bytes as halves of characters, which are written as escapes.
+_ERRORS: Final = "backslashreplace"
+
+
+def unicode(text: str) -> str:
+    """With escapes for what is not Unicode, which neither tables nor pages can hold."""
+    return text.encode("utf-8", _ERRORS).decode("utf-8")
+
+
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors=_ERRORS)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -78,4 +87,4 @@ def read_json(path: Path) -> Any:
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     with replacing(path) as temporary:
-        frame.to_csv(temporary, index=False, encoding="utf-8", lineterminator="\n")
+        frame.to_csv(temporary, index=False, encoding="utf-8", errors=_ERRORS, lineterminator="\n")

@@ -301,7 +301,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
             raise UserError(f"--output {options.output}: the page is HTML; name it {options.output}.html")
         if options.output.is_dir():
             raise UserError(f"--output {options.output}: this is a folder; name a file in it")
+        if options.output.is_file() and not _ours(options.output):
+            raise UserError(f"--output {options.output}: this file is not a report, and is kept; choose another name")
     return options
+
+
+def _ours(page: Path) -> bool:
+    with page.open("rb") as file:
+        return b": catsdogs report</title>" in file.read(8192)
 
 
 def _report(arguments: Sequence[str] | None = None) -> int:
@@ -326,8 +333,10 @@ def _report(arguments: Sequence[str] | None = None) -> int:
     if evidence is None:
         return 0
     found = print_answer(evidence)
-    _export(options, evidence, home)
-    _tell_files(folders, output, found.command)
+    try:
+        _export(options, evidence, home)
+    finally:
+        _tell_files(folders, output, found.command)
     return 0
 
 

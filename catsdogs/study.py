@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from catsdogs.errors import UserError
-from catsdogs.files import read_json, write_csv, write_json
+from catsdogs.files import read_json, unicode, write_csv, write_json
 from catsdogs.job_lock import is_held
 from catsdogs.provenance import moment, now
 from catsdogs.quoting import quoted
@@ -123,15 +123,21 @@ def read_jobs(study: Path) -> list[Job]:
         UserError: there is no such folder, or no job in it.
     """
     if not study.is_dir():
-        known = (
-            sorted(folder.name for folder in study.parent.glob("*") if folder.is_dir()) if study.parent.is_dir() else []
-        )
+        known = _studies_in(study.parent)
         hint = f"; studies in {study.parent} are {', '.join(known[-8:])}" if known else ""
         raise UserError(f"study {study}: there is no such folder{hint}")
     jobs = [job for folder in sorted(study.iterdir()) if folder.is_dir() and (job := read_job(folder)) is not None]
+    if not jobs and (study / RESULT).is_file():
+        raise UserError(f"study {study}: this is a job; give the folder of its study, {study.parent}")
+    if not jobs and (known := _studies_in(study)):
+        raise UserError(f"study {study}: it holds studies; give one of them, such as {study / known[-1]}")
     if not jobs:
         raise UserError(f"study {study}: no job has left a {RESULT} in it; give the folder that catsdogs.search wrote")
     return jobs
+
+
+def _studies_in(folder: Path) -> list[str]:
+    return sorted({file.parent.parent.name for file in folder.glob(f"*/*/{RESULT}")})
 
 
 def best_job(study: Path, jobs: list[Job]) -> Job:
@@ -192,7 +198,9 @@ def leaderboard(jobs: list[Job]) -> pd.DataFrame:
                 "error": result.get("error"),
             }
         )
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(
+        [{name: unicode(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
+    )
     order = sorted(range(len(jobs)), key=lambda i: (jobs[i].status == FAILED, jobs[i].objective, jobs[i].name))
     trailing = ["trials_completed", "trials", "validation_images", "data_digest", "seconds", "error"]
     return table.loc[order, [name for name in table if name not in trailing] + trailing].reset_index(drop=True)

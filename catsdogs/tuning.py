@@ -23,7 +23,7 @@ from catsdogs.devices import batch_sizes, distributed
 from catsdogs.earlier import Earlier, validation_fits
 from catsdogs.exhaustion import exhausted, is_mistake_of_ours
 from catsdogs.features import Features
-from catsdogs.files import write_text
+from catsdogs.files import unicode, write_text
 from catsdogs.hypermodel import depths, hyperparameters
 from catsdogs.job_tables import JobTables
 from catsdogs.limits import BudgetSpent, Limits, TrialTimeoutError
@@ -208,7 +208,7 @@ class SearchTuner(base_tuner.BaseTuner):
             self._validation_fits |= new_best
         else:
             # A file name that is no UTF-8 may be part of it.
-            message = (trial.message or str(trial.status)).encode("utf-8", "backslashreplace").decode()
+            message = unicode(trial.message or str(trial.status))
             error = message.strip().splitlines()[-1]
             log.warning("trial %s failed: %s", trial.trial_id, error)
             write_text(self._error_file(trial.trial_id), message)

@@ -240,6 +240,49 @@ def test_hovering_a_line_of_the_parallel_coordinates_lights_its_trial(opened, wh
     until(page, f"{lit}.visible === false")
 
 
+def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Over the parallel coordinates, in their own units."""
+    places = page.evaluate(
+        """(points) => {
+          const plot = document.getElementById("plot-coordinates");
+          const { xaxis, yaxis } = plot._fullLayout;
+          const box = plot.getBoundingClientRect();
+          return points.map(([x, y]) => [
+            box.left + xaxis._offset + xaxis.c2p(x), box.top + yaxis._offset + yaxis.c2p(y)
+          ]);
+        }""",
+        [start, end],
+    )
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    page.mouse.move(*places[1], steps=6)
+    page.mouse.up()
+
+
+def test_dragging_over_an_axis_keeps_the_trials_that_pass_there(opened, whole):
+    page = opened(whole).page
+    page.locator("#coordinates").scroll_into_view_if_needed()
+    page.wait_for_selector("#plot-coordinates .main-svg")
+    told = page.locator("#brushed")
+    trials = pd.read_csv(whole.parent / "report" / "trials.csv")
+    # From the top: augmentation, label smoothing, unfreeze depth, dropout, l2, log loss; 30 layers are on the right.
+    drag(page, (0.8, 3.2), (1.05, 2.9))
+    deep = trials["unfreeze_depth"] == 30
+    expect(told).to_have_text(f"{deep.sum()} of {len(trials)} trials.")
+    drawn = "document.getElementById('plot-coordinates').data.flatMap(trace => trace.x).filter(x => x !== null).length"
+    assert page.evaluate(drawn) == 6 * deep.sum()
+    page.keyboard.down("Shift")
+    drag(page, (-0.05, 5.1), (0.5, 4.9))
+    page.keyboard.up("Shift")
+    both = deep & (trials["augmentation"] == "light")
+    assert 0 < both.sum() < deep.sum()
+    expect(told).to_have_text(f"{both.sum()} of {len(trials)} trials.")
+    box = page.locator("#plot-coordinates").bounding_box()
+    page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(told).to_have_text("")
+    assert page.evaluate(drawn) == 6 * len(trials)
+
+
 def test_the_theme_is_changed_and_remembered(opened, whole):
     page = opened(whole, color_scheme="dark")
     page.draw_everything()
@@ -296,6 +339,14 @@ def test_nothing_is_wider_than_the_window(opened, request, study, width):
     for scheme in ("light", "dark"):
         page.page.emulate_media(color_scheme=scheme)
         assert_all_fits(page)
+
+
+def test_a_phone_shows_the_log_loss_of_every_job_without_scrolling_sideways(opened, whole):
+    page = opened(whole, viewport={"width": 400, "height": 900}, has_touch=True).page
+    for cell in page.locator("#jobs tbody .figure").all():
+        box = cell.bounding_box()
+        assert box["x"] + box["width"] <= 400 - 16
+    expect(page.locator(".pointed")).to_be_hidden()
 
 
 def assert_all_fits(page: Opened) -> None:
@@ -388,6 +439,36 @@ def test_a_watched_page_stays_where_it_was_read(opened, whole, tmp_path):
     expect(page.locator("th[aria-sort=ascending]")).to_have_text("Time")
     expect(page.locator("#all-mistakes")).to_have_attribute("open", "")
     expect(page.locator("#mistakes input").first).to_be_checked()
+
+
+def test_the_keyboard_alone_does_everything(opened, whole):
+    page = opened(whole, permissions=["clipboard-read", "clipboard-write"]).page
+    # Everything that a pointer can press is met on the way from the top, once, and is seen to be.
+    count = page.evaluate(
+        """() => {
+          const parts = document.querySelectorAll("a[href], button, input, select, summary, [tabindex='0']");
+          const shown = [...parts].filter((part) => part.checkVisibility());
+          shown.forEach((part, place) => { part.dataset.place = place; });
+          return shown.length;
+        }"""
+    )
+    for place in range(count):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.dataset.place") == str(place)
+        assert page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)") >= 1
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    page.get_by_label("Filter").focus()
+    page.keyboard.type("mild")
+    expect(page.locator("#jobs tbody tr:not([hidden])")).to_have_count(2)
+    page.locator("#mistakes input").first.focus()
+    page.keyboard.press("Space")
+    expect(page.locator("#ignore-list")).to_contain_text("data.ignore=")
+    page.locator("#ignore [data-copy]").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#ignore [data-copy]")).to_have_text("Copied")
+    page.locator("#all-mistakes summary").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#all-mistakes")).to_have_attribute("open", "")
 
 
 def test_the_keyboard_reaches_the_answer_and_wide_tables(opened, whole):

@@ -222,6 +222,8 @@ def test_importance_is_the_table() -> None:
     assert list(drawn.data[0].x) == list(given.table["importance"])
     assert np.add(drawn.data[0].x, drawn.data[0].error_x.array) == pytest.approx(given.table["high"])
     assert list(drawn.layout.yaxis.ticktext) == ["dropout", "l2"]
+    # The marker of what does not matter is not over its name.
+    assert drawn.layout.xaxis.range[0] < min(0, given.table["low"].min())
     assert search_figures.importance_bars(an_importance(["dropout"])) is None
 
 
@@ -258,7 +260,7 @@ def test_parallel_coordinates_hold_every_trial_at_its_values(evidence: Evidence)
     assert drawn is not None
     names = ["augmentation", "label_smoothing", "unfreeze_depth", "dropout", "l2"]
     titles = [note.text for note in drawn.layout.annotations if note.text.startswith("<b>")]
-    assert titles == [f"<b>{name}</b>" for name in [*names, "log loss"]]
+    assert titles == [f"<b>{name.replace('_', ' ')}</b>" for name in [*names, "log loss"]]
     style = theme.styles(evidence)
     through = [line for one in drawn.data if one.name in ("completed trials", "best trial") for line in lines(one)]
     found = {tuple(told[:2]): (x, y, told) for x, y, told in through}
@@ -706,6 +708,8 @@ def test_one_trial(tmp_path: Path, failed: int) -> None:
     assert search_figures.job_intervals(evidence, {}) is None
     best = curve_figures.best_so_far(evidence)
     assert set(best) == (set() if failed else {"trials", "time"})
+    assert all(drawn.layout.yaxis.rangemode == "nonnegative" for drawn in best.values())
+    assert all(drawn.layout.xaxis.dtick == 1 for name, drawn in best.items() if name == "trials")
     assert set(curve_figures.learning_curves(evidence)) == {"val_log_loss", "learning_rate"}
     drawn = search_figures.budget(evidence)
     assert drawn is not None

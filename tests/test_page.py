@@ -29,7 +29,7 @@ from catsdogs.comparison.paired import Interval
 from catsdogs.comparison.sections import json_for_html, tta_verdict
 from catsdogs.comparison.tables import TITLES
 from catsdogs.files import read_json, write_json
-from catsdogs.study import write_plan
+from catsdogs.study import write_leaderboard, write_plan
 
 CHOICES = {"backbone": "mobilenet_v2", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 TEMPLATE = Path(page_module.__file__).with_name("template")
@@ -183,11 +183,9 @@ def luminance(colour: str) -> float:
 
 def test_text_has_contrast_in_both_themes():
     css = (TEMPLATE / "report.css").read_text()
-    themes = [dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block)) for block in re.findall(r"\{([^{}]*)\}", css)]
-    themes = [theme for theme in themes if "paper" in theme]
-    assert len(themes) == 3  # light, dark by the system, dark by the reader
-    assert themes[1] == themes[2]
-    for theme in themes:
+    colours = re.findall(r"--([a-z-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);", css)
+    assert len(colours) == len(re.findall(r"^  --[a-z-]+: .*#", css, re.MULTILINE)) > 10
+    for theme in ({name: light for name, light, _ in colours}, {name: dark for name, _, dark in colours}):
         pairs = [(text, paper) for text in ("text", "quiet", "accent", "bad") for paper in ("paper", "raised")]
         pairs += [(name, f"{name}-paper") for name in ("accent", "good", "bad", "wait")]
         pairs += [("text", "accent-paper"), ("quiet", "accent-paper")]
@@ -205,7 +203,7 @@ def test_the_leaderboard_shows_what_jobs_csv_says(whole, document):
         assert job["label"] in text
         for shown in (f"{job['val_log_loss']:.4f}", f"{job['val_log_loss_low']:.4f} to {job['val_log_loss_high']:.4f}"):
             assert shown in text
-        assert f"{100 * job['val_accuracy']:.1f} %" in text
+        assert f"{100 * job['val_accuracy']:.2f} %" in text
         assert f"dropout {job['dropout']:g}" in text
         assert "2 of 2" in text
     assert "best" in rows[0]
@@ -312,7 +310,7 @@ def test_the_final_model_is_shown_with_what_its_numbers_stand_on(whole, document
 @pytest.mark.parametrize(
     ("gain", "verdict"),
     [
-        (Interval(0.01, 0.002, 0.02, 2000), "lowers the log loss by 0.0100, a gain of +0.0100 (95 % interval +0.0020 "),
+        (Interval(0.01, 0.002, 0.02, 2000), "lowers the log loss by 0.0100 (95 % interval of the gain +0.0020 to "),
         (Interval(0.01, 0.002, 0.02, 2000), "2,000 validation images: it helps."),
         (Interval(-0.01, -0.02, -0.002, 2000), "raises the log loss by 0.0100"),
         (Interval(-0.01, -0.02, -0.002, 2000), "it harms, so retrain with tta=none."),
@@ -354,6 +352,24 @@ def test_a_watched_page_loads_itself_anew(tmp_path):
     assert re.search(r"written at \d\d:\d\d:\d\d UTC, loads itself anew every 10 seconds", watched.body)
     assert not still.all("meta", content="10")
     assert "loads itself" not in still.body
+
+
+def test_folder_names_that_are_no_text_are_escaped(tmp_path):
+    study = tmp_path / os.fsdecode(b"caf\xe9")
+    write_job(study, CHOICES, name="job", seed=1)
+    write_job(study, {**CHOICES, "schedule": os.fsdecode(b"\xf6")}, name="other", skill=1.2)
+    for name in ("job", "other"):
+        (study / name).rename(study / os.fsdecode(name.encode() + b"\xff"))
+    write_final(study)
+    output = tmp_path / os.fsdecode(b"page\xe9.html")
+    write_report([study], output)
+    write_leaderboard(study)
+    document = Document(output.read_text(encoding="utf-8"))
+    assert r"job\udcff is best" in document.text("h1")[0]
+    assert document.text("b")[0] == r"caf\udce9"
+    assert any(a.get("href") == "page%E9/jobs.csv" for a, _ in document.all("a"))
+    jobs = pd.read_csv(output.with_suffix("") / "jobs.csv")
+    assert list(jobs["job"]) == [r"job\udcff", r"other\udcff"] == list(pd.read_csv(study / "leaderboard.csv")["job"])
 
 
 EVIL = '<script>window.hacked = 1</script><img src="x" onerror="window.hacked = 1">'

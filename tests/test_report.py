@@ -184,12 +184,15 @@ def test_odd_values_in_a_result_are_no_crash(study, command, quick):
     [
         ((), ["no study"]),
         (("multirun/nothing",), ["nothing", "s"]),
-        (("multirun",), ["multirun", "result.json"]),
+        ((".",), ["result.json"]),
+        (("multirun",), ["holds studies", "multirun/s"]),
+        (("multirun/s/mobilenet_v2-none-cosine-none",), ["this is a job", "multirun/s"]),
         (("multirun/s", "multirun/s"), ["given twice"]),
         (("multirun/s", "--output", "multirun"), ["--output multirun", "multirun.html"]),
         (("multirun/s", "--output", "x.csv"), ["x.csv", "HTML"]),
         (("multirun/s", "--output", "multirun/s.html"), ["multirun/s.html", "tables", "--output"]),
         (("multirun/s", "--output", "file.txt/x.html"), ["file.txt", "--output"]),
+        (("multirun/s", "--output", "mine.html"), ["mine.html", "not a report"]),
         (("--watch", "multirun/s"), ["--watch multirun/s", "seconds"]),
         (("multirun/s", "--watch", "0"), ["--watch 0", "at least 1"]),
         (("multirun/s", "--watch", "nan"), ["--watch nan"]),
@@ -200,6 +203,7 @@ def test_odd_values_in_a_result_are_no_crash(study, command, quick):
 )
 def test_a_mistake_is_told_in_one_sentence_with_status_2(study, command, arguments, words):
     (study.parent.parent / "file.txt").write_text("a file")
+    (study.parent.parent / "mine.html").write_text("a page")
     status, out, err = command(*arguments)
     assert status == 2
     assert out == ""
@@ -252,6 +256,7 @@ def test_a_mistake_of_an_export_is_told_after_the_answer(study, command, quick, 
     assert status == 2
     assert err == "error: mlflow: no server there\n"
     assert "log loss" in out
+    assert "Report: multirun/s/report.html" in out
 
 
 class Clock:

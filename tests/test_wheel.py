@@ -7,6 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -88,3 +89,5 @@ def test_a_users_own_folder_adds_options_and_studies(installed, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     names = sorted(file.parent.name for file in (tmp_path / "multirun" / "s").glob("*/result.json"))
     assert names == ["small_cnn-light-cosine-none-seed-1", "small_cnn-light-cosine-none-seed-2"]
+    # What a declared study varies is a choice.
+    assert sorted(pd.read_csv(tmp_path / "multirun" / "s" / "leaderboard.csv")["seed"]) == [1, 2]

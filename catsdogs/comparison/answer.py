@@ -350,9 +350,10 @@ def _command(evidence: Evidence, best: str) -> tuple[str | None, list[str]]:
 
 def _number(value: float) -> str:
     """A log loss, or a difference of two: four decimals, or two significant digits where that would show nothing."""
-    if value == 0 or abs(value) >= 0.001 or not math.isfinite(value):
-        return f"{value:.4f}"
-    return np.format_float_positional(value, precision=2, fractional=False, trim="-")
+    sign, size = "−" if value < 0 else "", abs(value)
+    if size == 0 or size >= 0.001 or not math.isfinite(size):
+        return f"{sign}{size:.4f}"
+    return sign + np.format_float_positional(size, precision=2, fractional=False, trim="-")
 
 
 def _interval(interval: Interval) -> str:

@@ -25,6 +25,7 @@ import pandas as pd
 
 from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.paired import mean_intervals
+from catsdogs.files import unicode
 from catsdogs.identity import identity
 from catsdogs.schema import SearchConfig
 from catsdogs.study import Job
@@ -216,8 +217,8 @@ def _choice(job: Job, name: str) -> str:
         value = value.get(part, UNTOLD) if isinstance(value, dict) else UNTOLD
     if isinstance(value, (dict, list)) or value == UNTOLD:
         told = job.result.get("choices")
-        return str(told.get(name, UNTOLD)) if isinstance(told, dict) else UNTOLD
-    return value if isinstance(value, str) else json.dumps(value)
+        return unicode(str(told.get(name, UNTOLD))) if isinstance(told, dict) else UNTOLD
+    return unicode(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _compared(evidence: Evidence, made: dict[str, dict[str, str]]) -> tuple[str, ...]:

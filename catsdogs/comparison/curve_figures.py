@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from catsdogs.comparison.evidence import Evidence
+from catsdogs.comparison.formats import words
 from catsdogs.comparison.search_figures import time_unit
 from catsdogs.comparison.theme import (
     LEGEND_JOBS,
@@ -67,7 +68,8 @@ def _best_over_trials(evidence: Evidence, trials: pd.DataFrame) -> go.Figure:
         layer="below",
         annotation={"text": f"best {loss(best)}", "xanchor": "right", "yanchor": "top"},
     )
-    drawn.update_xaxes(title_text="trials of the job", rangemode="tozero", tickformat="d")
+    most = int(trials["number"].max())
+    drawn.update_xaxes(title_text="trials of the job", rangemode="tozero", tickformat="d", **_whole_steps(most))
     _log_loss_axis(drawn, trials["val_log_loss"])
     return drawn
 
@@ -142,7 +144,7 @@ def _add_steps(
             [
                 shown(row["trial"], 20) if better else f"none better up to {shown(row['trial'], 20)}",
                 "".join(
-                    f"<br>{shown(name, 28)} {number(row[name])}"
+                    f"<br>{shown(words(name), 28)} {number(row[name])}"
                     for name in evidence.hyperparameters
                     if better and pd.notna(row[name])
                 ),
@@ -154,7 +156,17 @@ def _add_steps(
 
 
 def _log_loss_axis(drawn: go.Figure, losses: pd.Series) -> None:
-    drawn.update_yaxes(title_text=_LOG_LOSS, **(LOG_AXIS if wide_range(losses) else {}))
+    drawn.update_yaxes(title_text=_LOG_LOSS, **(LOG_AXIS if wide_range(losses) else _not_below_zero(losses)))
+
+
+def _not_below_zero(values: pd.Series) -> dict[str, str]:
+    """For the axis of a single value, around which Plotly would draw negative ones too."""
+    return {"rangemode": "nonnegative"} if values.nunique() == 1 else {}
+
+
+def _whole_steps(longest: int) -> dict[str, int]:
+    """For an axis that counts, on which Plotly would write halves where it is short."""
+    return {"dtick": 1} if longest <= 12 else {}
 
 
 def learning_curves(evidence: Evidence) -> dict[str, go.Figure]:
@@ -218,7 +230,7 @@ def _curves(evidence: Evidence, epochs: pd.DataFrame, column: str, title: str) -
             marker={"size": 6, "symbol": style[label].symbol},
         )
     longest = int(epochs["epoch"].max())
-    drawn.update_xaxes(title_text="epoch", tickformat="d", **({"dtick": 1} if longest <= 12 else {}))
+    drawn.update_xaxes(title_text="epoch", tickformat="d", **_whole_steps(longest))
     margin = 0.02 * longest
     drawn.update_xaxes(range=[int(epochs["epoch"].min()) - margin, longest + margin])
     positive = epochs.loc[epochs[column] > 0, column]
@@ -226,7 +238,7 @@ def _curves(evidence: Evidence, epochs: pd.DataFrame, column: str, title: str) -
     log = wide_range(positive) if column == "val_log_loss" else wide_range(_peaks(epochs))
     drawn.update_yaxes(
         title_text=title,
-        **(LOG_AXIS if log else {}),
+        **(LOG_AXIS if log else _not_below_zero(epochs[column])),
         **({} if log or column == "val_log_loss" else {"exponentformat": "e"}),
     )
     return drawn

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.errors import UserError
-from catsdogs.files import read_json
+from catsdogs.files import read_json, unicode
 from catsdogs.provenance import moment
 from catsdogs.scores import log_loss_per_image
 from catsdogs.study import FAILED, OK, RUNNING, Job, planned_jobs, read_jobs, silent_seconds
@@ -129,7 +129,7 @@ def read_evidence(folders: list[Path]) -> Evidence:
         prefix = f"{study}/" if len(folders) > 1 else ""
         found = read_jobs(folder)
         for job in found:
-            label = prefix + job.name
+            label = prefix + unicode(job.name)
             jobs[label] = job
             its_trials = _trials(job, label, study, problems)
             rows.append(_row(job, label, study, its_trials))
@@ -138,14 +138,14 @@ def read_evidence(folders: list[Path]) -> Evidence:
             table = _predictions(job, label, problems)
             if table is not None:
                 predictions[label] = table
-        there = {job.name for job in found}
-        for name in planned_jobs(folder):
+        there = {unicode(job.name) for job in found}
+        for name in map(unicode, planned_jobs(folder)):
             if name not in there:
                 rows.append({"label": prefix + name, "study": study, "job": name, "status": WAITING})
         final = _final(folder, study, problems)
         if final is not None:
             finals[study] = final
-    choices = list(dict.fromkeys(str(name) for job in jobs.values() for name in _mapping(job.result.get("choices"))))
+    choices = list(dict.fromkeys(name for job in jobs.values() for name in _choices(job)))
     searched = list(dict.fromkeys(name for table in trials for name in table.attrs["hyperparameters"]))
     return Evidence(
         studies=tuple(folders),
@@ -166,7 +166,7 @@ def _study_names(folders: list[Path]) -> dict[Path, str]:
     parts = 1
     while len({folder.parts[-parts:] for folder in folders}) < len(folders):
         parts += 1
-    return {folder: "/".join(folder.parts[-parts:]) for folder in folders}
+    return {folder: unicode("/".join(folder.parts[-parts:])) for folder in folders}
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -187,9 +187,9 @@ def _row(job: Job, label: str, study: str, trials: pd.DataFrame) -> dict[str, An
     return {
         "label": label,
         "study": study,
-        "job": job.name,
+        "job": unicode(job.name),
         "status": status,
-        **{str(key): str(value) for key, value in _mapping(result.get("choices")).items()},
+        **_choices(job),
         "val_log_loss": _number(best.get("val_log_loss")),
         "val_accuracy": _number(best.get("val_accuracy")),
         "best_trial": best.get("trial"),
@@ -203,8 +203,12 @@ def _row(job: Job, label: str, study: str, trials: pd.DataFrame) -> dict[str, An
         "seconds": _number(result.get("seconds")),
         "started": result.get("started"),
         "silent_seconds": silent_seconds(job.folder) if status == RUNNING else math.nan,
-        "error": str(result.get("error") or "") or None,
+        "error": unicode(str(result.get("error") or "")) or None,
     }
+
+
+def _choices(job: Job) -> dict[str, str]:
+    return {unicode(str(key)): unicode(str(value)) for key, value in _mapping(job.result.get("choices")).items()}
 
 
 def _trials(job: Job, label: str, study: str, problems: list[str]) -> pd.DataFrame:
@@ -220,12 +224,12 @@ def _trials(job: Job, label: str, study: str, problems: list[str]) -> pd.DataFra
     searched = list(dict.fromkeys(name for record in records for name in record.hyperparameters))
     ended_seconds = np.cumsum([record.seconds for record in records])
     started = _timestamp(job.result.get("started"))
-    choices = {str(key): str(value) for key, value in _mapping(job.result.get("choices")).items()}
+    choices = _choices(job)
     rows = [
         {
             "label": label,
             "study": study,
-            "job": job.name,
+            "job": unicode(job.name),
             "trial": record.trial,
             "status": record.status,
             "val_log_loss": record.val_log_loss if record.can_win else math.nan,

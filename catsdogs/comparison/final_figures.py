@@ -172,7 +172,7 @@ def confusion(final: Final) -> go.Figure | None:
     kinds = _predictions(final)
     if not kinds:
         return None
-    drawn = make_subplots(1, len(kinds), shared_yaxes=True, horizontal_spacing=0.06, figure=figure(60 + 200))
+    drawn = make_subplots(1, len(kinds), shared_yaxes=True, horizontal_spacing=0.06, figure=figure(60 + 300))
     for column, (kind, (labels, p_dog)) in enumerate(kinds.items(), start=1):
         counts = confusion_matrix(labels, (p_dog > 0.5).astype(int), labels=[0, 1])
         shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
@@ -237,7 +237,7 @@ def probabilities(final: Final) -> go.Figure | None:
             drawn.add_annotation(
                 text=kind, x=0, xref="x domain", xanchor="left", y=1, yref="y domain", yanchor="bottom", row=row, col=1
             )
-    told = [0.0001, 0.01, 0.5, 0.99, 0.9999]
+    told = [0.001, 0.5, 0.999]  # more would overlap on a phone
     drawn.update_xaxes(
         tickvals=significant(np.log(p / (1 - p)) for p in told),
         ticktext=[str(p) for p in told],

@@ -6,6 +6,7 @@ The page fetches nothing: Plotly, figures and pictures are inside, and a Content
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -62,13 +63,13 @@ def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool,
         beside: name of the folder of the tables; None: there is none.
     """
     evidence = found.evidence
-    addresses = {} if beside is None else {name: f"{quote(beside)}/{name}.csv" for name in made}
+    addresses = {} if beside is None else {name: f"{quote(os.fsencode(beside))}/{name}.csv" for name in made}
     studies = [sections.study(evidence, folder) for folder in evidence.studies]
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
-            title=" and ".join(folder.name for folder in evidence.studies),
+            title=" and ".join(str(study["name"]) for study in studies),
             studies=studies,
             several=len(studies) > 1,
             written=datetime.datetime.now(datetime.UTC),

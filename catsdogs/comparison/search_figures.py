@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from catsdogs.comparison.evidence import WAITING, Evidence
+from catsdogs.comparison.formats import words
 from catsdogs.comparison.importance import Importance
 from catsdogs.comparison.paired import Interval
 from catsdogs.comparison.theme import (
@@ -102,8 +103,6 @@ def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> go.Figure | None:
     table = table.sort_values(["_strongest", "choice", "_size"], ascending=[False, True, False]).reset_index(drop=True)
     several = bool((table["pairs"] > 1).any())
     drawn = figure(44 * len(table) + _BELOW + 66, legend=True)
-    if several:
-        _add_pairs(drawn, table, pairs)
     decided = table["decided"].astype(bool)
     for name, part, colour in (
         ("more than noise", table[decided], ACCENT),
@@ -113,7 +112,7 @@ def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> go.Figure | None:
             continue
         told = [
             [
-                f"{shown(row['choice'], 28)}: {shown(row['value'], 28)} – {shown(row['against'], 28)}",
+                f"{shown(words(row['choice']), 28)}: {shown(row['value'], 28)} – {shown(row['against'], 28)}",
                 f"95 %: {number(row['low'])} to {number(row['high'])}" if pd.notna(row["low"]) else "no interval",
                 f"{row['pairs']} pair{'s' if row['pairs'] != 1 else ''} of jobs, {row['images']:,} images",
             ]
@@ -137,6 +136,8 @@ def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> go.Figure | None:
             hovertemplate="<b>%{customdata[0]}</b><br>difference %{x:.4g}<br>%{customdata[1]}<br>%{customdata[2]}"
             "<extra></extra>",
         )
+    if several:
+        _add_pairs(drawn, table, pairs)
     drawn.add_vline(x=0, layer="below", line_width=1.5)
     ends = np.array([0.0, *table["low"].dropna(), *table["high"].dropna(), *table["difference"]])
     if several:
@@ -150,7 +151,7 @@ def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> go.Figure | None:
     _rows(
         drawn,
         [
-            (f"<b>{shown(row['choice'], 24)}:</b><br>" if heads else "")
+            (f"<b>{shown(words(row['choice']), 24)}:</b><br>" if heads else "")
             + f"{shown(row['value'], 12)} – {shown(row['against'], 12)}"
             for row, heads in zip(table.to_dict("records"), first, strict=True)
         ],
@@ -159,7 +160,7 @@ def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> go.Figure | None:
 
 
 def _add_pairs(drawn: go.Figure, table: pd.DataFrame, pairs: pd.DataFrame) -> None:
-    """Single pairs of jobs as faint dots on the row of their effect."""
+    """Single pairs of jobs as short strokes across the row of their effect."""
     table = table[table["pairs"] > 1]
     rows = dict(zip(zip(table["choice"], table["value"], table["against"], strict=True), table.index, strict=True))
     pairs = pairs[[key in rows for key in zip(pairs["choice"], pairs["value"], pairs["against"], strict=True)]]
@@ -168,7 +169,7 @@ def _add_pairs(drawn: go.Figure, table: pd.DataFrame, pairs: pd.DataFrame) -> No
         x=significant(pairs["difference"]),
         y=[rows[key] for key in zip(pairs["choice"], pairs["value"], pairs["against"], strict=True)],
         mode="markers",
-        marker={"color": NEUTRAL, "size": 6, "opacity": 0.55},
+        marker={"symbol": "line-ns", "size": 7, "line": {"color": NEUTRAL, "width": 2}},
         customdata=[[shown(row["label"]), shown(row["label_against"])] for row in pairs.to_dict("records")],
         hovertemplate="%{customdata[0]}<br>against %{customdata[1]}<br>difference %{x:.4g}<extra></extra>",
     )
@@ -196,14 +197,16 @@ def importance_bars(importance: Importance) -> go.Figure | None:
         },
         cliponaxis=False,
         customdata=[
-            [shown(row["name"]), f"{number(row['low'], 2)} to {number(row['high'], 2)}"]
+            [shown(words(row["name"])), f"{number(row['low'], 2)} to {number(row['high'], 2)}"]
             for row in table.to_dict("records")
         ],
         hovertemplate="<b>%{customdata[0]}</b><br>importance %{x:.2f}<br>range %{customdata[1]}<extra></extra>",
     )
     drawn.add_vline(x=0, layer="below", line_width=1.5)
-    drawn.update_xaxes(title_text="importance (0: none)", rangemode="tozero")
-    _rows(drawn, [shown(name, 24) for name in table["name"]])
+    ends = min(0.0, float(table["low"].min())), max(0.0, float(table["high"].max()))
+    margin = 0.04 * (ends[1] - ends[0] or 1.0)  # of a marker at 0, beside its name
+    drawn.update_xaxes(title_text="importance (0: none)", range=[ends[0] - margin, ends[1] + margin])
+    _rows(drawn, [shown(words(name), 24) for name in table["name"]])
     return drawn
 
 

@@ -136,7 +136,7 @@ def tiles(found: Findings) -> list[dict[str, str]]:
         made.append(
             {
                 "name": "accuracy",
-                "number": percent(told.accuracy),
+                "number": percent(told.accuracy, 2),
                 "note": f"on {count(told.log_loss.size)} images",
             }
         )
@@ -337,8 +337,8 @@ _FINAL_FIGURES: dict[str, tuple[Callable[[Final], go.Figure | None], str, str]] 
     "reliability": (final_figures.reliability, "Share of dogs against the probability given to dog", "Reliability"),
     "roc": (
         final_figures.roc,
-        "Dogs missed and cats called dogs, at every threshold,",
-        "Errors at every threshold",
+        "ROC curve: dogs missed and cats called dogs, at every threshold,",
+        "ROC curve: errors at every threshold",
     ),
     "confusion": (final_figures.confusion, "Counts of cats and dogs by what they are called", "Confusion matrix"),
     "probabilities": (final_figures.probabilities, "Histogram of the probability of dog, by label,", "Probabilities"),
@@ -402,9 +402,13 @@ def _mapping(thing: Any) -> dict[str, Any]:
 def _score_cell(score: str, row: Mapping[Any, Any] | None) -> dict[str, str]:
     if row is None:
         return {"number": MISSING, "between": ""}
-    shown = percent if score == "accuracy" else loss
+    shown = _accuracy if score == "accuracy" else loss
     bounded = pd.notna(row["low"]) and pd.notna(row["high"])
     return {"number": shown(row["value"]), "between": f"{shown(row['low'])} to {shown(row['high'])}" if bounded else ""}
+
+
+def _accuracy(share: Any) -> str:
+    return percent(share, 2)
 
 
 def tta_verdict(gain: Interval) -> str:
@@ -416,7 +420,7 @@ def tta_verdict(gain: Interval) -> str:
         verdict = "it helps"
     else:
         verdict = "it harms, so retrain with tta=none"
-    gained = "" if gain.low is None else f", a gain of {signed(gain.value)} (95 % interval {signed_between(gain)})"
+    gained = "" if gain.low is None else f" (95 % interval of the gain {signed_between(gain)})"
     return (
         f"Test-time augmentation {verb} the log loss by {loss(abs(gain.value))}{gained}, image by image on "
         f"{count(gain.size)} validation images: {verdict}."

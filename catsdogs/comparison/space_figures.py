@@ -12,6 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from catsdogs.comparison.evidence import Evidence
+from catsdogs.comparison.formats import words
 from catsdogs.comparison.theme import (
     ALARM,
     LEGEND_JOBS,
@@ -48,7 +49,7 @@ def parallel_coordinates(evidence: Evidence) -> go.Figure | None:
 
     Every vertex of a line has customdata [job, trial, log loss, values], the job as `theme.Style.name`; the lines of
     many worse trials have none, and no hover. The last trace, `highlight`, is empty and hidden: the page may fill it
-    with the vertices of one trial.
+    with the vertices of one trial. Dragging selects, by which the page hides trials.
     """
     trials = evidence.trials
     done = trials[trials["val_log_loss"].notna()].sort_values(["val_log_loss", "label", "trial"])
@@ -207,12 +208,13 @@ def _draw_axes(drawn: go.Figure, axes: list[_Axis]) -> None:
     for i, axis in enumerate(axes):
         y = len(axes) - 1 - i
         drawn.add_shape(type="line", x0=0, x1=1, y0=y, y1=y, layer="below")
-        drawn.add_annotation(x=-0.04, xanchor="left", y=y, yshift=15, text=f"<b>{shown(axis.name, 36)}</b>")
+        drawn.add_annotation(x=-0.04, xanchor="left", y=y, yshift=15, text=f"<b>{shown(words(axis.name), 36)}</b>")
         for at, text in axis.ticks:
             drawn.add_annotation(x=round(at, 4), y=y, yshift=-13, text=text)
     drawn.update_xaxes(range=[-0.06, 1.06], visible=False, fixedrange=True)
     drawn.update_yaxes(range=[-0.4, len(axes) - 0.55], visible=False, fixedrange=True)
-    drawn.update_layout(margin={"l": 2, "r": 2, "t": 8, "b": 0})
+    drawn.update_layout(margin={"l": 2, "r": 2, "t": 8, "b": 0}, dragmode="select")
+    drawn.update_layout(newselection={"line": {"color": NEUTRAL, "dash": "solid", "width": 1}})
 
 
 def _draw_scale(drawn: go.Figure, axis: _Axis, bin_of: np.ndarray, colour_of: list[str]) -> None:
@@ -299,7 +301,7 @@ def _slice(evidence: Evidence, name: str, done: pd.DataFrame, failed: pd.DataFra
             hovertemplate="<b>%{customdata[0]}</b>, trial %{customdata[1]}<br>failed%{customdata[2]}<extra></extra>",
         )
         drawn.update_layout(yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True})
-    drawn.update_xaxes(title_text=shown(name, 40))
+    drawn.update_xaxes(title_text=shown(words(name), 40))
     if kinds is not None:
         drawn.update_xaxes(
             tickvals=list(range(len(kinds))),
@@ -390,7 +392,7 @@ def _values_told(evidence: Evidence, trials: pd.DataFrame, times: int) -> list[s
     names = evidence.hyperparameters
     if len(trials) * len(names) * times > _MOST_TOLD:
         return [""] * len(trials)
-    heads = {name: shown(name, 28) for name in names}
+    heads = {name: shown(words(name), 28) for name in names}
     return [
         "".join(f"<br>{heads[name]} {number(row[name])}" for name in names if pd.notna(row[name]))
         for row in trials.to_dict("records")

@@ -20,7 +20,7 @@ from catsdogs.comparison.final_scores import final_scores
 from catsdogs.comparison.gallery import Gallery, Shot, gallery
 from catsdogs.comparison.importance import Importance, importance
 from catsdogs.comparison.paired import Interval
-from catsdogs.files import write_csv
+from catsdogs.files import unicode, write_csv
 
 # What every table says, in the order in which the page shows them.
 TITLES = {
@@ -141,9 +141,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping) and value:
             flat |= _flat(value, f"{prefix}{key}.")
         elif isinstance(value, (list, tuple)):
-            flat[f"{prefix}{key}"] = "[" + ", ".join(map(str, value)) + "]"
+            flat[f"{prefix}{key}"] = unicode("[" + ", ".join(map(str, value)) + "]")
         else:
-            flat[f"{prefix}{key}"] = "null" if value is None else str(value)
+            flat[f"{prefix}{key}"] = "null" if value is None else unicode(str(value))
     return flat
 
 

@@ -45,6 +45,7 @@
     if (coarse) figure.layout.dragmode = false;
     Plotly.newPlot(plot, figure.data, figure.layout, config);
     light(plot);
+    brush(plot);
   }
   const near = new IntersectionObserver(
     (entries) => {
@@ -72,6 +73,47 @@
       Plotly.restyle(plot, line, [over]);
     });
     plot.on("plotly_unhover", () => Plotly.restyle(plot, { visible: false }, [over]));
+  }
+
+  // There, what is selected on an axis keeps the trials that pass there; axes lie at whole numbers of y.
+  function brush(plot) {
+    if (plot.id !== "plot-coordinates" || coarse) return;
+    const lines = plot.data.filter((trace) => !(trace.meta && trace.meta.role === "highlight"));
+    const whole = lines.map((trace) => ({ x: [...trace.x], y: [...trace.y] }));
+    const axes = new Set(whole.flatMap(({ y }) => y.filter((at) => at !== null)));
+    const reach = 0.3; // of the way to the next axis: a selection may begin and end beside its axis
+    const wanted = () => (plot.layout.selections || []).flatMap(({ x0, x1, y0, y1 }) => [...axes]
+      .filter((axis) => Math.min(y0, y1) - reach <= axis && axis <= Math.max(y0, y1) + reach)
+      .map((axis) => ({ axis, low: Math.min(x0, x1), high: Math.max(x0, x1) })));
+    let before = "[]";
+    function keep(parts) {
+      // Drawing anew tells of the same selection again.
+      if (JSON.stringify(parts) === before) return;
+      before = JSON.stringify(parts);
+      let [kept, total] = [0, 0];
+      const shown = whole.map(({ x, y }) => {
+        const left = [...x];
+        for (let first = 0; first < x.length; first += 1) {
+          let last = first;
+          while (last < x.length && x[last] !== null) last += 1;
+          const passes = ({ axis, low, high }) => {
+            const at = y.indexOf(axis, first);
+            return first <= at && at < last && low <= x[at] && x[at] <= high;
+          };
+          const stays = parts.every(passes);
+          if (!stays) left.fill(null, first, last);
+          if (last > first) total += 1;
+          if (last > first && stays) kept += 1;
+          first = last;
+        }
+        return left;
+      });
+      Plotly.restyle(plot, { x: shown }, lines.map((trace) => plot.data.indexOf(trace)));
+      find("#brushed").textContent = parts.length ? `${kept} of ${total} trials.` : "";
+    }
+    plot.on("plotly_selected", () => keep(wanted()));
+    // What was selected is still there when this is told.
+    plot.on("plotly_deselect", () => keep([]));
   }
 
   for (const button of all("[data-picture]")) {
