@@ -77,6 +77,13 @@ def hydra_application(
         if tracebacks:
             raise
         return _tell(str(error))
+    except OSError as error:
+        from catsdogs.exhaustion import exhausted
+
+        ran_out = exhausted(error)
+        if tracebacks or ran_out is None:
+            raise
+        return _tell(str(ran_out))
     except ValueError as error:
         if tracebacks or not raised_by_hydra(error):
             raise
