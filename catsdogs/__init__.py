@@ -2,7 +2,7 @@
 
 The files, in the order of the data (directory listings sort by name; this list is the map):
 
-    errors, files, locations, progress           what every stage may use
+    errors, files, locations, interrupts         what every stage may use
     provenance                                   versions, machine and time, for the record
     schema, compose                              conf/ + command line -> checked configuration
     sample_animals, sample_scenes, sample        a seed -> drawn archives
@@ -12,10 +12,14 @@ The files, in the order of the data (directory listings sort by name; this list 
     backbones, devices, cut, folding, engine     a frozen prefix and a trained suffix of a network
     activations, store, feature_keys, features   views -> activations at a cut, stored
     schedules, hypermodel, trial_model           configuration + hyperparameters -> compiled model
-    training, trials, tuning                     model + batches -> trials
-    study, study_progress                        job folders -> leaderboard, best job, what is left to do
+    training, trials, progress                   model + batches -> trials, and a line for each epoch
+    earlier, job_tables                          trials <-> the tables of a job
+    oracles, replay, promotion                   what Keras Tuner proposes, from the start or from where a run ended
+    limits, exhaustion, tuning                   one search, and what ends a trial or the whole
+    job_lock, identity, study, standing          job folders -> leaderboard, best job, what the same command does
+    study_progress                               job folders -> what is left to do
     tta, scores, submission, model_card          best trial -> what is shipped
-    job, final                                   configuration -> a finished job folder; best trial -> best/
+    inputs, job, final                           configuration -> a finished job folder; best trial -> best/
     comparison                                   study folders -> answer, page, tables, exports; has a list of its own
     launch                                       what happens around Hydra's jobs
     search, retrain, report, predict, doctor, cache     entry points

@@ -9,7 +9,7 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from catsdogs.study import (
     write_leaderboard,
     write_result,
 )
-from catsdogs.trials import TrialRecord, best_trial, summary
+from catsdogs.trials import best_trial, outcome
 
 log = logging.getLogger(__name__)
 
@@ -110,20 +110,20 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
     # What another run left here is not ours to overwrite before it is known to be this job.
     ours = not left_behind(place.folder)
     seconds_before = 0.0
-
     try:
         dataset = load_dataset(config.data, Path(config.cache))
         mark = fingerprint(config, dataset.digest)
         standing = find_standing(config, place.folder, mark)
         if not standing.runs:
             return _not_run(place, standing)
-        check_free_space(place.study, Path(config.cache))
         if standing.anew:
             set_aside(place.folder, keep=_OF_THIS_RUN)
-        remove_temporaries(place.folder, (RESULT, FINGERPRINT, TRIALS, HISTORY, VALIDATION, SPLIT))
-        earlier = read_earlier(place.folder, None if standing.job is None else standing.job.result)
-        seconds_before = _seconds_of(standing, earlier)
+        before = None if standing.job is None or standing.anew else standing.job.result
+        earlier = read_earlier(place.folder, before)
+        seconds_before = _seconds_of(before, earlier)
         ours = True
+        check_free_space(place.study, Path(config.cache))
+        remove_temporaries(place.folder, (RESULT, FINGERPRINT, TRIALS, HISTORY, VALIDATION, SPLIT))
         if earlier.records:
             result["resumed_after"] = len(earlier.records)
             log.info("%s: %s", place.label, standing.told())
@@ -139,9 +139,8 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
         write_csv(place.folder / SPLIT, dataset.rows[["id", "label", "sha256", "split"]])
         deadline = study_deadline(place.study, config.timeout.study_seconds)
         if deadline is not None and time.time() > deadline:
-            stopped = over(config.timeout.study_seconds or 0)
-            result.update(_found(earlier.records, config.tuner.max_trials, stopped))
-            _tell_stopped(place, stopped, len(earlier.records))
+            result.update(outcome(earlier.records, config.tuner.max_trials))
+            _stop(place, over(config.timeout.study_seconds or 0), result)
         else:
             _search(config, place, dataset, earlier, deadline, result)
         result["status"] = OK
@@ -171,7 +170,7 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
             result["seconds"] = round(seconds_before + time.monotonic() - began, 3)
             result["finished"] = now()
             _write_or_tell(place, lambda: write_result(place.folder, result))
-    return float(result["objective"]) if result["objective"] is not None else math.nan
+    return math.nan if result["status"] != OK or result["objective"] is None else float(result["objective"])
 
 
 def _not_run(place: Place, standing: Standing) -> float:
@@ -182,9 +181,9 @@ def _not_run(place: Place, standing: Standing) -> float:
     return objective if math.isfinite(objective) else math.nan
 
 
-def _seconds_of(standing: Standing, earlier: Earlier) -> float:
+def _seconds_of(before: dict[str, Any] | None, earlier: Earlier) -> float:
     """What earlier runs took; of one that was killed, at least what its trials did."""
-    told = None if standing.job is None or standing.anew else standing.job.result.get("seconds")
+    told = (before or {}).get("seconds")
     trials = sum(record.seconds for record in earlier.records)
     return max(trials, float(told)) if isinstance(told, (int, float)) else trials
 
@@ -240,22 +239,19 @@ def _search(
         len(data.train_rows),
         len(data.validation_rows),
     )
-    stopped: str | None = None
+    began = time.monotonic()
     try:
         tuner.try_one_step()
-        began = time.monotonic()
         with data.features.reading():
             data.features.prepare()
             tuner.search(verbose=0)
             tuner.mend_validation()
     except BudgetSpent as spent:
-        stopped = str(spent)
-    finally:
-        result.update(_found(tuner.records, planned, stopped), features=data.features.told())
-    best = best_trial(tuner.records)
-    if stopped is not None:
-        _tell_stopped(place, stopped, len(tuner.records))
+        _stop(place, str(spent), result)
         return
+    finally:
+        result.update(outcome(tuner.records, planned), features=data.features.told())
+    best = best_trial(tuner.records)
     if best is None:
         raise RuntimeError(
             f"none of {len(tuner.records)} trials completed with a finite log loss; the first one ended with\n"
@@ -272,24 +268,10 @@ def _search(
     )
 
 
-def _found(records: Sequence[TrialRecord], planned: int | None, stopped: str | None) -> dict[str, Any]:
-    """What `result.json` says of the trials that a job has, all or not."""
-    best = best_trial(records)
-    return {
-        "best_trial": None if best is None else summary(best),
-        "objective": None if best is None else best.val_log_loss,
-        "trials": {
-            "planned": planned,
-            "total": len(records),
-            "completed": sum(record.can_win for record in records),
-            "failed": sum(not record.can_win for record in records),
-        },
-        **({} if stopped is None else {"stopped": stopped}),
-    }
-
-
-def _tell_stopped(place: Place, stopped: str, trials: int) -> None:
-    log.warning("%s: %s; it ends with %d trials, and the same command goes on", place.label, stopped, trials)
+def _stop(place: Place, stopped: str, result: dict[str, Any]) -> None:
+    """A study that its time has run out for is one with fewer trials."""
+    log.warning("%s: %s; it ends with the trials that it has, and the same command goes on", place.label, stopped)
+    result["stopped"] = stopped
 
 
 def _forget_models() -> None:

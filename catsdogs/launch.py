@@ -83,8 +83,13 @@ def hydra_application(
             print(f"To go on: {resume_command(arguments[1:], parsed.overrides, study.name)}")
         return exit_status(stop)
     except Exception as error:
+        from catsdogs.exhaustion import exhausted
+
         if isinstance(error, ValueError) and not tracebacks and raised_by_hydra(error):
             return _tell(str(error))
+        ran_out = exhausted(error) if isinstance(error, OSError) and not tracebacks else None
+        if ran_out is not None:
+            return _tell(str(ran_out))
         # A launcher or a sweeper gave up: joblib when a worker was killed, Optuna when no job succeeded.
         if not StudyCallback.gave_up():
             raise

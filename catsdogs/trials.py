@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,22 @@ def summary(record: TrialRecord) -> dict[str, Any]:
         "epochs": record.epochs,
         "best_epoch": record.best_epoch,
         "hyperparameters": record.hyperparameters,
+    }
+
+
+def outcome(records: Collection[TrialRecord], planned: int | None) -> dict[str, Any]:
+    """What `result.json` says of the trials that a job has, all that were planned or not."""
+    best = best_trial(records)
+    completed = sum(record.can_win for record in records)
+    return {
+        "best_trial": None if best is None else summary(best),
+        "objective": None if best is None else best.val_log_loss,
+        "trials": {
+            "planned": planned,
+            "total": len(records),
+            "completed": completed,
+            "failed": len(records) - completed,
+        },
     }
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -20,6 +23,34 @@ def needs(plugin):
     return pytest.mark.skipif(not found, reason=f"{plugin} is not installed")
 
 
+FOUR_JOBS = ("tuner.max_trials=1", "fit.epochs=1", "augmentation=none,light", GOOD_AND_BAD)
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory):
+    """Run `search -m` in a folder of this module, and give what it did and the leaderboard of its study."""
+    folder = tmp_path_factory.mktemp("studies")
+
+    def run(study, *arguments):
+        done = subprocess.run(
+            [sys.executable, "-m", "catsdogs.search", "-m", *SMALL, f"study={study}", *arguments],
+            cwd=folder,
+            env={**os.environ, "CATSDOGS_CACHE": str(folder / f"cache-{study}")},
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        return done, pd.read_csv(folder / "multirun" / study / "leaderboard.csv")
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(search):
+    return search("alone", *FOUR_JOBS, "hydra/launcher=basic")[1]
+
+
 @pytest.mark.parametrize(
     "launcher",
     [
@@ -31,18 +62,15 @@ def needs(plugin):
     ],
     ids=lambda launcher: launcher[0].partition("=")[2],
 )
-def test_jobs_at_the_same_time_leave_what_one_after_the_other_leaves(run, tmp_path, launcher):
-    command = ("search", "-m", *SMALL, "tuner.max_trials=1", "fit.epochs=1", "augmentation=none,light", GOOD_AND_BAD)
-    boards = []
-    for study, chosen in (("alone", ("hydra/launcher=basic",)), ("together", launcher)):
-        done = run(*command, f"study={study}", *chosen)
-        assert done.returncode == 1, done.stderr
-        assert done.stderr.count("error: job ") == 2
-        assert f"Report: multirun/{study}/report.html" in done.stdout
-        boards.append(pd.read_csv(tmp_path / "multirun" / study / "leaderboard.csv"))
-    assert list(boards[0]["status"]) == ["ok", "ok", "failed", "failed"]
+def test_jobs_at_the_same_time_leave_what_one_after_the_other_leaves(search, alone, launcher):
+    study = launcher[0].partition("=")[2]
+    done, board = search(study, *FOUR_JOBS, *launcher)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("error: job ") == 2
+    assert f"Report: multirun/{study}/report.html" in done.stdout
+    assert list(board["status"]) == ["ok", "ok", "failed", "failed"]
     # Threads divide sums in other places.
-    pd.testing.assert_frame_equal(*(board.drop(columns="seconds") for board in boards), rtol=1e-3)
+    pd.testing.assert_frame_equal(board.drop(columns="seconds"), alone.drop(columns="seconds"), rtol=1e-3)
 
 
 @needs("hydra_optuna_sweeper")

@@ -257,6 +257,27 @@ def failing(trainer, training, error):
     trainer.before = before
 
 
+def test_a_job_of_which_all_trials_failed_begins_anew_and_is_kept(whole, settings, place, trainer):
+    expected, trainings = whole("random")
+
+    def before(number):
+        raise RuntimeError("no luck")
+
+    trainer.before = before
+    job.run_job(settings(*TUNERS["random"]), place, {})
+    result = read_json(place.folder / "result.json")
+    assert result["status"] == "failed"
+    assert "none of 4 trials completed" in result["error"]
+    assert "no luck" in result["error"]
+    go_on(trainer)
+    job.run_job(settings(*TUNERS["random"]), place, {})
+    assert tables(place.folder) == expected
+    assert len(trainer.trained) == trainings
+    kept = place.study / ".failed" / "a-job.1"
+    assert finished(kept) == 4
+    assert (kept / "errors" / "0.txt").is_file()
+
+
 def test_a_trial_that_raises_is_recorded_with_its_traceback_and_the_others_run(settings, place, trainer):
     failing(trainer, 2, RuntimeError("no luck"))
     job.run_job(settings(*TUNERS["random"]), place, {})
@@ -290,7 +311,7 @@ def test_what_no_other_trial_would_do_better_stops_the_job_which_goes_on_later(
     config = settings(*TUNERS["random"])
     failing(trainer, 3, error)
     objective = job.run_job(config, place, {})
-    assert objective == objective
+    assert objective != objective
     result = read_json(place.folder / "result.json")
     assert result["status"] == "failed"
     assert words in result["error"]
