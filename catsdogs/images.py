@@ -33,7 +33,7 @@ from catsdogs.errors import UserError
 RESIZE = "pillow-bilinear"
 
 # The formats of the suffixes that `archive` takes. Pillow knows more, but some of these run other programs (EPS).
-_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF")
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF")
 _RULES = 1  # of `_rgb`; part of the key of stored pixels, to be counted up when they change
 
 _PROGRESS_FROM = 2000  # images
@@ -68,9 +68,9 @@ def decode(file: Path | BinaryIO, size: int | None) -> np.ndarray:
     data = file.read_bytes() if isinstance(file, Path) else file.read()
     if not data:
         raise ValueError("the file is empty")
-    _silence_pillow()
+    silence_pillow()
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
             rgb = _rgb(_upright(image))
             if size is not None:
@@ -204,7 +204,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _silence_pillow() -> None:
+def silence_pillow() -> None:
     """Turn off Pillow's warnings and log about odd files: what does not decode is told by an error, the rest is noise.
 
     `warnings.catch_warnings` is no help, as threads that leave it in another order than they entered restore the wrong

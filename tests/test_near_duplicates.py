@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import encoded, folder_of
+from drawn import encoded, folder_of, scene
 from PIL import Image, ImageEnhance
 
 from catsdogs import near_duplicates
@@ -14,12 +14,6 @@ from catsdogs.archive import open_images
 from catsdogs.catalogue import catalogue
 from catsdogs.errors import UserError
 from catsdogs.near_duplicates import MOST_BITS, components, groups, hashes, pairs
-
-
-def scene(seed: int, side: int = 160) -> Image.Image:
-    """Soft blobs, as different from one another as photographs are."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def rows_of(tmp_path: Path, members: dict[str, bytes]) -> tuple[pd.DataFrame, Path]:

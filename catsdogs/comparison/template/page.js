@@ -55,7 +55,7 @@ const boxes = all(".shot input[type=checkbox]");
 function listIgnored() {
   if (!ignore) return;
   const before = JSON.parse(ignore.dataset.ignored);
-  const selected = boxes.filter((box) => box.checked).map((box) => box.dataset.id);
+  const selected = [...new Set(boxes.filter((box) => box.checked).map((box) => box.dataset.id))];
   const list = [...new Set([...before, ...selected])];
   const kept = ignore.dataset.beside ? `, beside ${ignore.dataset.beside}` : "";
   find("#ignore-count").textContent = selected.length
@@ -65,7 +65,13 @@ function listIgnored() {
   // In single quotes, because shells read brackets.
   find("#ignore-list").textContent = `'${`data.ignore=[${list.join(",")}]`.replaceAll("'", `'\\''`)}'`;
 }
-for (const box of boxes) box.addEventListener("change", listIgnored);
+for (const box of boxes) {
+  box.addEventListener("change", () => {
+    // An image may be shown twice.
+    for (const other of boxes) if (other.dataset.id === box.dataset.id) other.checked = box.checked;
+    listIgnored();
+  });
+}
 if (ignore) {
   find("#ignore-none").addEventListener("click", () => {
     for (const box of boxes) box.checked = false;
