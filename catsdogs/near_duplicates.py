@@ -25,7 +25,8 @@ from catsdogs.images import in_threads, squeezed
 # Pairs that differ in at most so many of the 256 bits are near-duplicates. Measured on 10,000 photographs of cats and
 # dogs by `benchmarks/near_duplicates.py`: 8 pairs of copies differ in 0 to 6 bits, of the other 50 million pairs the
 # nearest in 70. Below 90 the number of pairs halves every 2 bits, so about 0.005 false ones are to be expected among
-# 25,000 photographs.
+# 25,000 photographs. Copies that were scaled, compressed, brightened or made grey are found, nearly all with 4 % cut
+# off or turned by 2 degrees; not those with 10 % cut off, turned by 5 degrees or mirrored.
 MOST_BITS = 48
 
 _HASH_SIDE = 16  # 16 x 16 bits; with the usual 8 x 8 different photographs come as near as copies

@@ -410,7 +410,9 @@ def test_figures_can_be_saved(opened, whole):
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_watched_page_stays_where_it_was_read(opened, whole, tmp_path):
+def test_a_watched_page_stays_where_it_was_read(opened, whole, tmp_path, monkeypatch):
+    # On a busy machine its own loading would come in between, and the two would abort each other.
+    monkeypatch.setattr("catsdogs.comparison.page._RELOAD_SECONDS", 600)
     study = tmp_path / "night"
     shutil.copytree(whole.parent, study)
     write_report([study], study / "report.html", watching=True)
