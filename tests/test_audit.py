@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shlex
 import subprocess
 import sys
@@ -397,6 +398,9 @@ def test_pictures_of_many_groups_are_bounded(tmp_path, monkeypatch):
     assert "2 of 4 groups are shown." in document.body
     (listed,) = [a for a, _ in document.all("div") if a.get("id") == "ignore"]
     assert listed["data-beside"] == "6 further copies"
+    # What has no box on the page is in the list all the same.
+    boxes = [a["data-id"] for a, _ in document.all("input") if "checked" in a]
+    assert sorted([*json.loads(listed["data-ignored"]), *boxes]) == sorted(found.ignore)
     assert page.is_ours(tmp_path / "a.html")
 
 
