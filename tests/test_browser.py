@@ -299,10 +299,10 @@ def test_an_audit_lists_its_copies_and_what_is_ticked(opened, audited):
     page = opened(audited, permissions=["clipboard-read", "clipboard-write"])
     expect(page.page.locator("#ignore-count")).to_have_text("1 image selected.")
     expect(page.page.locator("#ignore-list")).to_have_text("'data.ignore=[cat.1]'")
-    # It is shown among the copies and, as PNG that is named JPEG, among the odd images.
     shown = page.page.locator("input[data-id='dog.4']")
     expect(shown).to_have_count(1)
     shown.check()
+    # It is shown among the copies and, as PNG that is named JPEG, among the odd images.
     twice = page.page.locator("input[data-id='cat.1']")
     expect(twice).to_have_count(2)
     twice.first.uncheck()

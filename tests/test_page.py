@@ -454,6 +454,7 @@ def test_the_template_goes_into_the_package():
         "base.html.j2",
         "parts.html.j2",
         "page.js",
+        "audit.html.j2",
         "report.html.j2",
         "report.css",
         "report.js",
