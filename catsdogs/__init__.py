@@ -7,6 +7,7 @@ The files, in the order of the data (directory listings sort by name; this list 
     schema, compose                              conf/ + command line -> checked configuration
     sample_animals, sample_scenes, sample        a seed -> drawn archives
     archive, images, catalogue, split            archives -> pixels, rows, splits
+    near_duplicates                              rows -> groups of copies, which belong on one side of a split
     dataset                                      what every job of a study shares
     augment, views, batches                      pixels -> augmented views -> batches
     backbones, devices, cut, folding, engine     a frozen prefix and a trained suffix of a network
@@ -21,8 +22,9 @@ The files, in the order of the data (directory listings sort by name; this list 
     tta, scores, submission, model_card          best trial -> what is shipped
     inputs, job, final                           configuration -> a finished job folder; best trial -> best/
     comparison                                   study folders -> answer, page, tables, exports; has a list of its own
+    data_audit                                   images -> what is wrong or odd in them; has a list of its own
     launch                                       what happens around Hydra's jobs
-    search, retrain, report, predict, doctor, cache     entry points
+    search, retrain, report, predict, audit, doctor, cache     entry points
 """
 
 __version__ = "0.2.0"

@@ -29,6 +29,7 @@ _FOLDERS = {
     "pixels": ("decoded images", re.compile(r"[0-9a-f]{64}\.npy")),
     "archives": ("unpacked archives", re.compile(r"[0-9a-f]{64}")),
     "catalogues": ("tables of images", re.compile(r"[0-9a-f]{64}-v\d+\.csv")),
+    "near_duplicates": ("perceptual hashes", re.compile(r"[0-9a-f]{64}-v\d+\.csv")),
     "sample": ("drawn archives", re.compile(r"[0-9a-f]{16}")),
 }
 

@@ -33,7 +33,7 @@ from catsdogs.processes import threads
 RESIZE = "pillow-bilinear"
 
 # The formats of the suffixes that `archive` takes. Pillow knows more, but some of these run other programs (EPS).
-_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF")
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF")
 _RULES = 1  # of `_rgb`; part of the key of stored pixels, to be counted up when they change
 
 _PROGRESS_FROM = 2000  # images
@@ -68,9 +68,9 @@ def decode(file: Path | BinaryIO, size: int | None) -> np.ndarray:
     data = file.read_bytes() if isinstance(file, Path) else file.read()
     if not data:
         raise ValueError("the file is empty")
-    _silence_pillow()
+    silence_pillow()
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
             rgb = _rgb(_upright(image))
             if size is not None:
@@ -117,6 +117,34 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
                 f"pass cache=FOLDER with a folder that can"
             ) from error
     return np.load(path, mmap_mode="r")
+
+
+def squeezed(root: Path, path: str, sha256: str, size: int) -> np.ndarray:
+    """Decode one catalogued file, if it still is what the catalogue saw.
+
+    Args:
+        root: the folder of the images.
+        path: relative to `root`.
+        sha256: of the file, as catalogued.
+        size: side S of the square in pixels.
+
+    Returns:
+        (S, S, 3) uint8, RGB, 0..255.
+
+    Raises:
+        UserError: the file has vanished, changed, or does not decode.
+    """
+    try:
+        data = (root / path).read_bytes()
+    except OSError as error:
+        fault = f"cannot be read any more ({error.strerror})"
+        raise UserError(_since_catalogued(root, path, fault)) from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(_since_catalogued(root, path, "has changed since it was catalogued"))
+    try:
+        return decode(io.BytesIO(data), size)
+    except ValueError as error:
+        raise UserError(f"{root / path}: does not decode ({error}); add its id to data.ignore") from error
 
 
 def pixels_key(hashes: Sequence[str], size: int) -> str:
@@ -176,7 +204,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _silence_pillow() -> None:
+def silence_pillow() -> None:
     """Turn off Pillow's warnings and log about odd files: what does not decode is told by an error, the rest is noise.
 
     `warnings.catch_warnings` is no help, as threads that leave it in another order than they entered restore the wrong
@@ -194,30 +222,15 @@ def _write_pixels(images: list[tuple[str, str]], shape: tuple[int, int, int, int
     Plain writes, not a memory map: a map on a disk that fills up kills the process instead of raising an error.
     """
 
-    def squeezed(image: tuple[str, str]) -> np.ndarray:
-        return _squeezed(root, *image, shape[1])
+    def of(image: tuple[str, str]) -> np.ndarray:
+        return squeezed(root, *image, shape[1])
 
     _log.info("decoding %d images to %dx%d (%s)", shape[0], shape[1], shape[2], _gib(math.prod(shape)))
     with files.replacing(path) as temporary, temporary.open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for image in in_threads(squeezed, images, "decoding"):
+        for image in in_threads(of, images, "decoding"):
             file.write(image.data)
-
-
-def _squeezed(root: Path, path: str, sha256: str, size: int) -> np.ndarray:
-    """(S, S, 3) uint8 of one catalogued file."""
-    try:
-        data = (root / path).read_bytes()
-    except OSError as error:
-        fault = f"cannot be read any more ({error.strerror})"
-        raise UserError(_since_catalogued(root, path, fault)) from error
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(_since_catalogued(root, path, "has changed since it was catalogued"))
-    try:
-        return decode(io.BytesIO(data), size)
-    except ValueError as error:
-        raise UserError(f"{root / path}: does not decode ({error}); add its id to data.ignore") from error
 
 
 def _since_catalogued(root: Path, path: str, fault: str) -> str:

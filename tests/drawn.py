@@ -18,6 +18,12 @@ def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
     return Image.fromarray((np.stack(channels, axis=-1) % 256).astype(np.uint8))
 
 
+def scene(seed: int, side: int = 96) -> Image.Image:
+    """Soft blobs, as different from one another as photographs are."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+
+
 def encoded(image: Image.Image, form: str = "JPEG", **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, form, **options)

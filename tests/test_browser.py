@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from drawn import encoded, folder_of, scene
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from studies import write_final, write_job, write_study
 from test_gallery import picture, write_split, write_zip
 
+from catsdogs.archive import open_images
 from catsdogs.comparison.page import write_report
+from catsdogs.data_audit.findings import findings
+from catsdogs.data_audit.page import write_page
 from catsdogs.files import read_json, write_csv, write_json
 from catsdogs.study import write_plan
 
@@ -79,6 +83,17 @@ def mixed(tmp_path_factory):
     write_plan(study, ["busy", "later"], [])
     write_report([study], study / "report.html")
     return study / "report.html"
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    """The page of an audit that found a copy, two odd images and a broken one."""
+    place = tmp_path_factory.mktemp("audit")
+    members = {"cat.0.jpg": encoded(scene(0)), "cat.1.jpg": encoded(scene(0, 80), "PNG"), "cat.2.jpg": b"broken"}
+    members |= {"dog.3.jpg": encoded(scene(3)), "dog.4.jpg": encoded(scene(4, 20))}
+    folder = open_images(folder_of(place / ("long " * 20 + EVIL[:8]), members), place / "cache", 0)
+    write_page(place / "audit.html", findings(folder.root, folder, [], None, place / "cache"), [])
+    return place / "audit.html"
 
 
 class Opened:
@@ -323,6 +338,33 @@ def test_selected_images_make_a_list_to_copy(opened, whole):
     assert page.locator("#mistakes input:checked").count() == 0
 
 
+def test_an_audit_lists_its_copies_and_what_is_ticked(opened, audited):
+    page = opened(audited, permissions=["clipboard-read", "clipboard-write"])
+    expect(page.page.locator("#ignore-count")).to_have_text("1 image selected.")
+    expect(page.page.locator("#ignore-list")).to_have_text("'data.ignore=[cat.1]'")
+    shown = page.page.locator("input[data-id='dog.4']")
+    expect(shown).to_have_count(1)
+    shown.check()
+    # It is shown among the copies and, as PNG that is named JPEG, among the odd images.
+    twice = page.page.locator("input[data-id='cat.1']")
+    expect(twice).to_have_count(2)
+    twice.first.uncheck()
+    expect(twice.last).not_to_be_checked()
+    page.page.locator("#ignore [data-copy]").click()
+    assert page.page.evaluate("navigator.clipboard.readText()") == "'data.ignore=[dog.4]'"
+    page.page.get_by_role("button", name="Dark theme").click()
+    expect(page.page.get_by_role("button", name="Light theme")).to_be_visible()
+    assert page.complaints == []
+    assert page.requests == []
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_an_audit_is_not_wider_than_the_window(opened, audited, width):
+    page = opened(audited, viewport={"width": width, "height": 900})
+    assert page.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.complaints == []
+
+
 def test_commands_can_be_copied(opened, whole):
     page = opened(whole, permissions=["clipboard-read", "clipboard-write"]).page
     page.get_by_role("button", name="Copy: Train the best one again").click()
@@ -419,7 +461,9 @@ def test_figures_can_be_saved(opened, whole):
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_watched_page_stays_where_it_was_read(opened, whole, tmp_path):
+def test_a_watched_page_stays_where_it_was_read(opened, whole, tmp_path, monkeypatch):
+    # On a busy machine its own loading would come in between, and the two would abort each other.
+    monkeypatch.setattr("catsdogs.comparison.page._RELOAD_SECONDS", 600)
     study = tmp_path / "night"
     shutil.copytree(whole.parent, study)
     write_report([study], study / "report.html", watching=True)

@@ -28,6 +28,7 @@ def cache(tmp_path: Path) -> Path:
         f"archives/{DIGEST}/train/cat.1.jpg": 2**20,
         f"archives/{DIGEST}/train/dog.1.jpg": 2**20,
         f"catalogues/{DIGEST}-v1.csv": 2**11,
+        f"near_duplicates/{DIGEST}-v1.csv": 2**10,
         "sample/0123456789abcdef/train.zip": 100,
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +104,7 @@ def test_every_folder_has_its_line(command: Command, cache: Path) -> None:
     assert "pixels: decoded images, 1 of them, 3.0 MiB\n" in out
     assert "archives: unpacked archives, 1 of them, 2.0 MiB\n" in out
     assert "catalogues: tables of images, 1 of them, 2.0 KiB\n" in out
+    assert "near_duplicates: perceptual hashes, 1 of them, 1.0 KiB\n" in out
     assert "sample: drawn archives, 1 of them, 100 bytes\n" in out
     assert re.search(rf"Total: 5\.6 MiB in {re.escape(str(cache))}; .* free on its disk\n", out)
 

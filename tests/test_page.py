@@ -466,7 +466,15 @@ def test_the_page_needs_no_keras():
 
 
 def test_the_template_goes_into_the_package():
-    assert {file.name for file in TEMPLATE.iterdir()} == {"report.html.j2", "report.css", "report.js"}
+    assert {file.name for file in TEMPLATE.iterdir()} == {
+        "base.html.j2",
+        "parts.html.j2",
+        "page.js",
+        "audit.html.j2",
+        "report.html.j2",
+        "report.css",
+        "report.js",
+    }
     # Nothing is fetched by ours either; Plotly's own code names addresses that only maps would use.
     for file in TEMPLATE.iterdir():
         assert "http:" not in file.read_text()

@@ -186,9 +186,9 @@ def _thumbnails(ids: list[str], job: Job, config: dict[str, Any]) -> tuple[dict[
             break
         try:
             for name, read in source(left):
-                thumbnail = _checked_thumbnail(read, left[name])
-                if thumbnail is not None:
-                    found[name] = thumbnail
+                made = thumbnail(read, left[name])
+                if made is not None:
+                    found[name] = made
                 else:
                     changed = True
         except _UNREADABLE as error:
@@ -298,7 +298,7 @@ def _in_cache(cache: Path, wanted: dict[str, str]) -> Iterator[tuple[str, Read]]
                 yield name, path.read_bytes
 
 
-def _checked_thumbnail(read: Read, sha256: str) -> str | None:
+def thumbnail(read: Read, sha256: str) -> str | None:
     """A small upright JPEG of an image file as a `data:` address; None if these are not the bytes that the job saw."""
     try:
         data = read()

@@ -66,9 +66,10 @@ def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool,
     addresses = {} if beside is None else {name: f"{quote(os.fsencode(beside))}/{name}.csv" for name in made}
     studies = [sections.study(evidence, folder) for folder in evidence.studies]
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
+            kind="report",
             title=" and ".join(str(study["name"]) for study in studies),
             studies=studies,
             several=len(studies) > 1,
@@ -90,22 +91,29 @@ def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool,
             files=[(address, f"{name}.csv", TITLES[name]) for name, address in addresses.items()],
             link=addresses.get,
             themes=sections.json_for_html({"light": theme.LIGHT, "dark": theme.DARK}),
-            css=Markup((_TEMPLATE / "report.css").read_text(encoding="utf-8")),
-            script=Markup((_TEMPLATE / "report.js").read_text(encoding="utf-8")),
+            css=markup("report.css"),
+            page_script=markup("page.js"),
+            script=markup("report.js"),
             plotly=Markup(get_plotlyjs()),
         )
     )
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def markup(name: str) -> Markup:
+    """A file of the template folder that goes into a page as it is."""
+    return Markup((_TEMPLATE / name).read_text(encoding="utf-8"))
+
+
+def environment() -> jinja2.Environment:
+    """What turns templates into pages."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "loss": formats.loss,
         "signed": formats.signed,
         "percent": formats.percent,
@@ -121,4 +129,4 @@ def _environment() -> jinja2.Environment:
         "cut": lambda text: formats.cut(str(text), _LONGEST_VALUE),
         "middle": lambda text: formats.cut_in_the_middle(str(text), _LONGEST_NAME),
     }
-    return environment
+    return made

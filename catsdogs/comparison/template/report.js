@@ -1,34 +1,11 @@
-// What the page does beyond being read: it draws the figures, sorts, filters, copies, and follows the theme.
+// What the report does beyond `page.js`: it draws the figures, sorts, filters, and keeps its place while it is watched.
 "use strict";
 (() => {
-  const root = document.documentElement;
   const watching = document.body.hasAttribute("data-watching");
-  const find = (selector, within = document) => within.querySelector(selector);
-  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
   const json = (id) => JSON.parse(document.getElementById(id).textContent);
-
-  // Theme
   const templates = json("themes");
-  const prefersDark = window.matchMedia("(prefers-color-scheme: dark)");
   let printing = false;
-  const theme = () => root.dataset.theme || (prefersDark.matches ? "dark" : "light");
   const template = () => templates[printing ? "light" : theme()];
-
-  function followTheme() {
-    const button = find("#theme");
-    const other = theme() === "dark" ? "Light" : "Dark";
-    button.textContent = other;
-    button.setAttribute("aria-label", `${other} theme`);
-    for (const plot of drawn()) Plotly.relayout(plot, { template: template() });
-  }
-  find("#theme").addEventListener("click", () => {
-    root.dataset.theme = theme() === "dark" ? "light" : "dark";
-    try {
-      localStorage.setItem("catsdogs-theme", root.dataset.theme);
-    } catch (error) { /* not remembered */ }
-    followTheme();
-  });
-  prefersDark.addEventListener("change", followTheme);
 
   // Figures, drawn when they come near
   const plots = all(".plot");
@@ -57,6 +34,9 @@
     { rootMargin: "600px 0px" },
   );
   for (const plot of plots) near.observe(plot);
+  document.addEventListener("themechange", () => {
+    for (const plot of drawn()) Plotly.relayout(plot, { template: template() });
+  });
 
   // In the parallel coordinates the trial under the pointer is drawn over the others.
   function light(plot) {
@@ -194,74 +174,6 @@
   filter.addEventListener("input", filterRows);
   if (status) status.addEventListener("change", filterRows);
 
-  // Copying
-  async function copy(text) {
-    try {
-      await navigator.clipboard.writeText(text);
-      return true;
-    } catch (error) {
-      // No clipboard on pages from disk in some browsers.
-      const area = document.createElement("textarea");
-      area.value = text;
-      document.body.append(area);
-      area.select();
-      const done = document.execCommand("copy");
-      area.remove();
-      return done;
-    }
-  }
-  for (const button of all("[data-copy]")) {
-    button.addEventListener("click", async () => {
-      const done = await copy(document.getElementById(button.dataset.copy).textContent);
-      button.textContent = done ? "Copied" : "Select it";
-      setTimeout(() => { button.textContent = "Copy"; }, 1600);
-      button.focus();
-    });
-  }
-
-  // Images to ignore
-  const ignore = find("#ignore");
-  const boxes = all(".shot input[type=checkbox]");
-  function listIgnored() {
-    if (!ignore) return;
-    const before = JSON.parse(ignore.dataset.ignored);
-    const selected = boxes.filter((box) => box.checked).map((box) => box.dataset.id);
-    const list = [...new Set([...before, ...selected])];
-    const kept = before.length ? `, beside ${before.length} that ${before.length === 1 ? "is" : "are"} ignored already` : "";
-    find("#ignore-count").textContent = selected.length
-      ? `${selected.length} ${selected.length === 1 ? "image" : "images"} selected${kept}.`
-      : "Select images with a wrong label, to leave them out of the next study.";
-    find(".command", ignore).hidden = !selected.length;
-    // In single quotes, because shells read brackets.
-    find("#ignore-list").textContent = `'${`data.ignore=[${list.join(",")}]`.replaceAll("'", `'\\''`)}'`;
-  }
-  for (const box of boxes) box.addEventListener("change", listIgnored);
-  if (ignore) {
-    find("#ignore-none").addEventListener("click", () => {
-      for (const box of boxes) box.checked = false;
-      listIgnored();
-    });
-  }
-
-  // Contents: where the reader is
-  const links = new Map(all(".contents a").map((link) => [link.getAttribute("href").slice(1), link]));
-  const sections = all("main > section");
-  function mark() {
-    const passed = sections.filter((section) => section.getBoundingClientRect().top < window.innerHeight / 3);
-    const end = window.innerHeight + window.scrollY >= root.scrollHeight - 2;
-    const here = end && window.scrollY > 0 ? sections.at(-1) : (window.scrollY > 0 && passed.at(-1)) || sections[0];
-    for (const [id, link] of links) {
-      if (id === here.id) link.setAttribute("aria-current", "true");
-      else link.removeAttribute("aria-current");
-    }
-  }
-  let waiting = false;
-  window.addEventListener("scroll", () => {
-    if (waiting) return;
-    waiting = true;
-    requestAnimationFrame(() => { waiting = false; mark(); });
-  }, { passive: true });
-
   // While a study is watched the page loads itself anew; what the reader did to it stays.
   const place = `catsdogs-report:${location.pathname}`;
   function remember() {
@@ -302,7 +214,5 @@
   }
 
   filterRows();
-  listIgnored();
-  followTheme();
   mark();
 })();

@@ -1,0 +1,116 @@
+"""How far apart copies and different photographs are by perceptual hash: where `near_duplicates.MOST_BITS` comes from.
+
+python benchmarks/near_duplicates.py train.zip     -> benchmarks/results/near_duplicates.json
+
+Counts all pairs of photographs by the bits in which their hashes differ, and tells by how many bits alterations of 400
+of them differ from the originals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import imagehash
+import numpy as np
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+
+from catsdogs import near_duplicates
+from catsdogs.archive import open_images
+from catsdogs.catalogue import catalogue
+from catsdogs.files import write_json
+from catsdogs.images import decode
+
+ALTERED = 400  # photographs
+FARTHEST = 90  # bits up to which pairs are listed; random ones differ in 128
+
+
+def jpeg(image: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file)
+
+
+def cropped(image: Image.Image, share: float) -> Image.Image:
+    """Without this share of the width on the left and on the right, and of the height at the top and at the bottom."""
+    x, y = image.width * share / 2, image.height * share / 2
+    return image.crop((round(x), round(y), round(image.width - x), round(image.height - y)))
+
+
+def labelled(image: Image.Image) -> Image.Image:
+    """With a white label over 4 % of it."""
+    image = image.copy()
+    ImageDraw.Draw(image).rectangle((0, 0.91 * image.height, 0.45 * image.width, image.height), fill="white")
+    return image
+
+
+ALTERATIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "JPEG quality 20": lambda image: jpeg(image, 20),
+    "half the size": lambda image: image.resize((image.width // 2, image.height // 2)),
+    "squeezed to 64 x 64": lambda image: image.resize((64, 64)),
+    "brightness 1.3": lambda image: ImageEnhance.Brightness(image).enhance(1.3),
+    "contrast 1.5": lambda image: ImageEnhance.Contrast(image).enhance(1.5),
+    "grey": lambda image: image.convert("L").convert("RGB"),
+    "cropped by 4 %": lambda image: cropped(image, 0.04),
+    "cropped by 10 %": lambda image: cropped(image, 0.1),
+    "turned by 2 degrees": lambda image: image.rotate(2, Image.Resampling.BILINEAR),
+    "turned by 5 degrees": lambda image: image.rotate(5, Image.Resampling.BILINEAR),
+    "a white label": labelled,
+    "a white border of 3 %": lambda image: ImageOps.expand(image, round(0.03 * image.width), "white"),
+    "mirrored": ImageOps.mirror,
+}
+
+
+def hashed(image: Image.Image) -> imagehash.ImageHash:
+    """As `near_duplicates.hashes` has it."""
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "BMP")
+    file.seek(0)
+    return imagehash.phash(Image.fromarray(decode(file, 64)), 16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path)
+    parser.add_argument(
+        "--cache", type=Path, default=Path(os.environ.get("CATSDOGS_CACHE", "~/.cache/catsdogs")).expanduser()
+    )
+    options = parser.parse_args()
+    folder = open_images(options.images, options.cache, 20 * 2**30)
+    rows = catalogue(folder, options.cache)
+    rows = rows[rows["width"] > 0]
+
+    hashes = near_duplicates.hashes(rows, folder.root, options.cache)
+    near_duplicates.MOST_BITS, chosen = FARTHEST, near_duplicates.MOST_BITS
+    bits = near_duplicates.pairs(hashes)["bits"]
+
+    altered = {}
+    sample = rows.sample(min(ALTERED, len(rows)), random_state=0)
+    images = [Image.fromarray(decode(folder.root / path, None)) for path in sample["path"]]
+    originals = [hashed(image) for image in images]
+    for name, alter in ALTERATIONS.items():
+        apart = np.array([one - hashed(alter(image)) for one, image in zip(originals, images, strict=True)])
+        altered[name] = {
+            "median": float(np.median(apart)),
+            "found": float((apart <= chosen).mean()),
+            "most": int(apart.max()),
+        }
+        print(f"{name:24} median {np.median(apart):5.0f}   found {(apart <= chosen).mean():7.1%}")
+    counts = bits.value_counts().sort_index()
+    print("pairs by bits:", counts.to_dict())
+    write_json(
+        Path(__file__).with_name("results") / "near_duplicates.json",
+        {
+            "images": len(rows),
+            "most_bits": chosen,
+            "pairs_by_bits": {str(key): int(value) for key, value in counts.items()},
+            "altered": altered,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

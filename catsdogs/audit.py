@@ -1,0 +1,103 @@
+"""Entry point: images -> what is wrong or odd in them: on the terminal, as a page, as tables. Runs without TensorFlow.
+
+python -m catsdogs.audit train.zip                             files, formats, copies
+python -m catsdogs.audit train.zip --study multirun/NAME       and labels that the study's models contradict
+python -m catsdogs.audit train.zip --test test.zip             and how many test images are copies
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from catsdogs.errors import UserError, exit_status_of
+from catsdogs.progress import printable
+
+_MOST_UNPACKED = 20 * 2**30  # bytes of images in a zip
+
+
+def _audit(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    _check_output(options.output)
+    # Here, so that --help and mistakes are quick.
+    from catsdogs.archive import open_images
+    from catsdogs.data_audit.findings import findings, write_tables
+    from catsdogs.data_audit.page import write_page
+    from catsdogs.data_audit.terminal import print_findings
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    folder = open_images(options.images, options.cache, _MOST_UNPACKED)
+    test_folder = None if options.test is None else open_images(options.test, options.cache, _MOST_UNPACKED)
+    found = findings(options.images, folder, options.study, test_folder, options.cache)
+    beside = options.output.with_suffix("")
+    try:
+        write_page(options.output, found, write_tables(beside, found))
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or options.output}: cannot be written ({error.strerror}); choose another --output=FILE"
+        ) from error
+    print_findings(found)
+    for line in ("", f"Page: {options.output}", f"Tables: {beside}{os.sep}"):
+        print(printable(line))
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="catsdogs-audit",
+        description="What is wrong or odd in these images? Finds files that do not decode, odd formats, tiny images, "
+        "copies and suspected wrong labels; writes one page with pictures that needs no network, and tables.",
+    )
+    parser.add_argument("images", type=Path, help="zip or folder of labelled images, for example train.zip")
+    parser.add_argument(
+        "--study",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="studies that were searched on these images; the best trials of their jobs are asked about the labels",
+    )
+    parser.add_argument("--test", type=Path, help="zip or folder of test images, in which copies are counted")
+    parser.add_argument(
+        "--output", type=Path, default=Path("audit.html"), metavar="FILE", help="the page (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(os.environ.get("CATSDOGS_CACHE", "~/.cache/catsdogs")).expanduser(),
+        help="where zips are unpacked and hashes are kept (default: %(default)s)",
+    )
+    return parser.parse_args(arguments)
+
+
+def _check_output(output: Path) -> None:
+    """Before anything long: the page and its tables must not replace what no audit wrote."""
+    from catsdogs.data_audit.findings import TITLES
+    from catsdogs.data_audit.page import is_ours
+
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--output {output}: the page is HTML; name it {shlex.quote(f'{output}.html')}")
+    if output.is_dir():
+        raise UserError(f"--output {output}: this is a folder; name a file in it")
+    if output.exists() and not is_ours(output):
+        raise UserError(f"--output {output}: this file was not written by an audit; choose another --output=FILE")
+    beside = output.with_suffix("")
+    ours = {f"{name}.csv" for name in TITLES}
+    if beside.exists() and not (beside.is_dir() and {file.name for file in beside.iterdir()} <= ours):
+        raise UserError(
+            f"--output {output}: its tables would be written into {beside}, where other files are; "
+            f"choose another --output=FILE"
+        )
+
+
+def main() -> int:
+    return exit_status_of(_audit)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Oddities, copies and suspects -> one record, its tables, and the ids that had better be ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from catsdogs.archive import ImageFolder, natural_key
+from catsdogs.catalogue import catalogue
+from catsdogs.data_audit.copies import EXACT, Leak, copies, leak
+from catsdogs.data_audit.oddities import FORMAT, LABEL, TINY, TINY_PIXELS, UNDECODABLE, oddities
+from catsdogs.data_audit.suspects import Suspects, suspects
+from catsdogs.files import write_csv
+from catsdogs.quoting import quoted
+
+TITLES = {
+    "suspects": "images whose label the models contradict",
+    "copies": "groups of copies and near-duplicates",
+    "oddities": "undecodable, unclear, tiny and oddly stored images",
+    "ignore": "ids that had better be ignored",
+}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that an audit found.
+
+    Attributes:
+        source: what was audited, as the user named it.
+        rows: its catalogue.
+        root: folder that the paths of `rows` are relative to.
+        oddities, copies: as these functions give them; copies are told of images only that no study ignores already.
+        suspects: None: no study was given.
+        leak: None: no test set was given.
+    """
+
+    source: Path
+    rows: pd.DataFrame
+    root: Path
+    oddities: pd.DataFrame
+    copies: pd.DataFrame
+    suspects: Suspects | None
+    leak: Leak | None
+
+    @property
+    def already(self) -> list[str]:
+        """Ids that the study ignores."""
+        return [] if self.suspects is None else self.suspects.ignored
+
+    @property
+    def ignore(self) -> list[str]:
+        """Further ids, to ignore without looking: surplus copies, and copies under both labels."""
+        return sorted(self.copies.loc[~self.copies["keep"], "id"], key=natural_key)
+
+    @property
+    def ignore_argument(self) -> str:
+        """Both for the next search, as Hydra reads it; a shell needs it in single quotes."""
+        return f"data.ignore=[{','.join(map(quoted, [*self.already, *self.ignore]))}]"
+
+    def counts(self) -> list[tuple[str, int, str]]:
+        """Kind of finding, how many images, what that means; the kinds that were looked for."""
+        kinds = self.oddities.drop_duplicates(["id", "kind"])["kind"].value_counts()
+        exact = int(self.copies.loc[self.copies["kind"] == EXACT, "sha256"].duplicated().sum())
+        near = len(self.copies) - self.copies["group"].nunique() - exact
+        told = [
+            ("does not decode", int(kinds.get(UNDECODABLE, 0)), "left out of every search"),
+            ("no clear label", int(kinds.get(LABEL, 0)), "left out of every search"),
+            ("exact copies", exact, "the same bytes as another image"),
+            ("near-duplicates", near, "the same picture as another image, in other bytes"),
+            ("under both labels", int(self.copies["both_labels"].sum()), "copies of one another, as cat and as dog"),
+            ("tiny", int(kinds.get(TINY, 0)), f"shorter side under {TINY_PIXELS} pixels"),
+            ("odd format", int(kinds.get(FORMAT, 0)), "usable, stored in an unusual way"),
+        ]
+        if self.suspects is not None:
+            about = f"models contradict it, of {self.suspects.judged:,} judged"
+            told.insert(0, ("suspected wrong label", len(self.suspects.table), about))
+        if self.leak is not None:
+            about = f"of {self.leak.of_test_images:,}; {self.leak.exact:,} with the same bytes"
+            told.append(("test images that are copies", self.leak.test_images, about))
+        return told
+
+
+def findings(
+    source: Path, folder: ImageFolder, studies: Sequence[Path], test_folder: ImageFolder | None, cache: Path
+) -> Findings:
+    """Look for everything.
+
+    Args:
+        source: what the user named the images.
+        folder: the images.
+        studies: whose models are asked about the labels; none: nobody is asked.
+        test_folder: the test images, in which copies are counted; None: nothing is counted.
+        cache: the cache folder.
+
+    Raises:
+        UserError: an image or a study cannot be read.
+    """
+    rows = catalogue(folder, cache)
+    # First what a wrong argument spoils.
+    told = suspects(list(studies), rows) if studies else None
+    in_use = rows if told is None else rows[~rows["id"].isin(told.ignored)]
+    return Findings(
+        source=source,
+        rows=rows,
+        root=folder.root,
+        oddities=oddities(rows, folder.root),
+        copies=copies(in_use, folder.root, cache),
+        suspects=told,
+        leak=None if test_folder is None else leak(rows, folder.root, test_folder, cache),
+    )
+
+
+def tables(found: Findings) -> dict[str, pd.DataFrame]:
+    """Every table that has a row, by the name of its file."""
+    made = {
+        "suspects": pd.DataFrame() if found.suspects is None else found.suspects.table,
+        "copies": found.copies,
+        "oddities": found.oddities,
+        "ignore": pd.DataFrame({"id": found.ignore}),
+    }
+    return {name: made[name] for name in TITLES if len(made[name])}
+
+
+def write_tables(folder: Path, found: Findings) -> list[str]:
+    """Write `<name>.csv` of every table into a folder, and give the names; those of an earlier audit go."""
+    made = tables(found)
+    for name in TITLES:
+        if name not in made:
+            (folder / f"{name}.csv").unlink(missing_ok=True)
+    for name, table in made.items():
+        write_csv(folder / f"{name}.csv", table)
+    return list(made)

@@ -1,0 +1,412 @@
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from drawn import encoded, folder_of, scene, zip_of
+from PIL import Image
+from studies import write_job
+from test_page import Document
+
+from catsdogs import audit
+from catsdogs.archive import open_images
+from catsdogs.catalogue import catalogue
+from catsdogs.data_audit.copies import copies, leak
+from catsdogs.data_audit.oddities import TINY_PIXELS, oddities
+from catsdogs.data_audit.suspects import suspects
+from catsdogs.dataset import load_dataset
+from catsdogs.errors import UserError
+from catsdogs.files import write_csv
+from catsdogs.near_duplicates import groups
+from catsdogs.schema import Data
+
+CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
+ODD_NAME = "a 'b' \"c\" $x ${y} [z],{w}<b>/cat.5.jpg"
+
+
+def plain(cats: int, dogs: int) -> dict[str, bytes]:
+    members = {f"cat.{number}.jpg": encoded(scene(number)) for number in range(cats)}
+    return members | {f"dog.{number}.jpg": encoded(scene(1000 + number)) for number in range(dogs)}
+
+
+def catalogued(tmp_path: Path, members: dict[str, bytes]) -> tuple[pd.DataFrame, Path]:
+    folder = open_images(folder_of(tmp_path / "given", members), tmp_path / "cache", 0)
+    return catalogue(folder, tmp_path / "cache"), folder.root
+
+
+def exif(orientation: int) -> Image.Exif:
+    made = Image.Exif()
+    made[0x0112] = orientation
+    return made
+
+
+def mpo() -> bytes:
+    """A JPEG with a second picture behind it, as phones make them."""
+    file = io.BytesIO()
+    scene(0).save(file, "MPO", save_all=True, append_images=[scene(1)])
+    return file.getvalue()
+
+
+# oddities
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "details"),
+    [
+        ("cat.1.jpg", encoded(scene(0)), []),
+        ("cat.1.JPEG", encoded(scene(0)), []),
+        ("cat.1.jpg", encoded(scene(0).convert("L")), []),
+        ("cat.1.jpg", mpo(), []),
+        ("cat.1.bmp", encoded(scene(0), "BMP"), []),
+        ("cat.1.tif", encoded(scene(0), "TIFF"), []),
+        ("cat.1.jpg", encoded(scene(0), exif=exif(1)), []),
+        ("cat.1.jpg", encoded(scene(0), exif=exif(0)), []),
+        ("cat.1.jpg", encoded(scene(0), "PNG"), ["PNG, but named .jpg"]),
+        ("cat.1.PNG", encoded(scene(0)), ["JPEG, but named .PNG"]),
+        ("cat.1.jpg", encoded(scene(0).convert("CMYK")), ["CMYK, for print"]),
+        ("cat.1.png", encoded(scene(0).convert("P"), "PNG"), ["palette of 256 colours at most"]),
+        ("cat.1.png", encoded(scene(0).convert("RGBA"), "PNG"), ["transparency, laid over white"]),
+        (
+            "cat.1.png",
+            encoded(Image.fromarray(np.arange(96 * 96, dtype=np.uint16).reshape(96, 96)), "PNG"),
+            ["16 bits a channel, of which the high 8 are used"],
+        ),
+        (
+            "cat.1.webp",
+            encoded(scene(0), "WEBP", save_all=True, append_images=[scene(1), scene(2)]),
+            ["3 frames, of which the first is used"],
+        ),
+        ("cat.1.jpg", encoded(scene(0), exif=exif(6)), ["turned upright by its EXIF orientation 6"]),
+        ("cat.1.jpg", encoded(scene(0, TINY_PIXELS)), []),
+        (
+            "cat.1.jpg",
+            encoded(scene(0).resize((100, TINY_PIXELS - 1))),
+            [f"100 x {TINY_PIXELS - 1} pixels"],
+        ),
+        ("bird.jpg", encoded(scene(0)), ["neither its file name nor a folder tells a label"]),
+        ("dog/cat.1.jpg", encoded(scene(0)), ["the file name says cat, the folder dog does not"]),
+        ("cat.1.jpg", b"nothing", ["does not decode: not an image of a known format"]),
+    ],
+)
+def test_oddities(tmp_path, name, data, details):
+    rows, root = catalogued(tmp_path, {name: data, "dog.9.jpg": encoded(scene(9))})
+    found = oddities(rows, root)
+    assert list(found["detail"]) == details
+    assert set(found["id"]) <= set(rows["id"]) - {"dog.9"}
+
+
+def test_one_image_with_several_oddities(tmp_path):
+    drawn = encoded(scene(0, 20).convert("P"), "GIF", save_all=True, append_images=[scene(1, 20)])
+    rows, root = catalogued(tmp_path, {"cat.1.jpg": drawn})
+    found = oddities(rows, root)
+    assert list(found["kind"]) == ["tiny", "format", "format", "format"]
+
+
+# copies
+
+
+def test_the_largest_copy_stays_and_none_under_both_labels(tmp_path):
+    members = plain(3, 3) | {
+        "cat.10.jpg": encoded(scene(0, 192)),
+        "cat.11.jpg": encoded(scene(0, 192)),
+        "cat.20.jpg": encoded(scene(1001), quality=50),
+    }
+    rows, root = catalogued(tmp_path, members)
+    found = copies(rows, root, tmp_path / "cache").set_index("id")
+    assert list(found.index) == ["cat.20", "dog.1", "cat.0", "cat.10", "cat.11"]
+    assert list(found["group"]) == [1, 1, 2, 2, 2]
+    assert list(found["both_labels"]) == [True, True, False, False, False]
+    assert list(found["keep"]) == [False, False, False, True, False]
+    assert list(found["kind"]) == ["near", "near", "near", "exact", "exact"]
+    assert found.loc["cat.11", "bits"] == 0
+    assert (found["bits"] <= 48).all()
+
+
+def test_without_copies_the_table_is_empty(tmp_path):
+    rows, root = catalogued(tmp_path, plain(2, 2) | {"cat.7.jpg": b"", "cat.8.jpg": b""})
+    assert copies(rows, root, tmp_path / "cache").empty
+
+
+def test_copies_in_the_test_set_are_counted(tmp_path):
+    rows, root = catalogued(tmp_path, plain(4, 4))
+    test = {"1.jpg": encoded(scene(0)), "2.jpg": encoded(scene(0), quality=40), "3.jpg": encoded(scene(1000, 60))}
+    test |= {f"{number}.jpg": encoded(scene(5000 + number)) for number in range(4, 8)} | {"8.jpg": b"broken"}
+    folder = open_images(folder_of(tmp_path / "test", test), tmp_path / "cache", 0)
+    found = leak(rows, root, folder, tmp_path / "cache")
+    assert (found.test_images, found.of_test_images, found.exact, found.train_images) == (3, 7, 1, 2)
+
+
+# suspects
+
+
+def write_opinions(study: Path, name: str, rows: pd.DataFrame, p_dog: dict[str, float], **more) -> None:
+    """A job that validated on the images of `p_dog`, which it may call otherwise."""
+    write_job(study, {**CHOICES, "schedule": name}, name=name, **more)
+    known = rows.set_index("id")
+    labels = [0 if label != label else int(label) for label in known.loc[list(p_dog), "label"]]
+    write_csv(
+        study / name / "validation.csv",
+        pd.DataFrame({"id": [f"train/{image}" for image in p_dog], "label": labels, "p_dog": list(p_dog.values())}),
+    )
+    split = pd.DataFrame({"id": [f"train/{image}" for image in known.index], "sha256": known["sha256"]})
+    write_csv(study / name / "split.csv", split)
+
+
+def test_labels_that_the_mean_of_the_jobs_contradicts(tmp_path):
+    rows, _ = catalogued(tmp_path, plain(4, 4))
+    study = tmp_path / "night"
+    write_opinions(study, "one", rows, {"cat.0": 0.99, "cat.1": 0.6, "dog.0": 0.3, "dog.1": 0.8})
+    write_opinions(study, "two", rows, {"cat.0": 0.97, "cat.1": 0.3, "dog.0": 0.1, "dog.1": 0.9}, skill=1.0)
+    write_opinions(study, "other", rows, {"cat.2": 0.8, "dog.0": 0.2}, digest="e" * 64)
+    found = suspects([study], rows)
+    assert found.judged == 5
+    assert sorted(found.jobs) == ["one", "other", "two"]
+    assert found.problems == []
+    assert list(found.table["id"]) == ["cat.0", "cat.2", "dog.0"]
+    np.testing.assert_allclose(found.table["p_dog"], [0.98, 0.8, 0.2])
+    assert list(found.table["jobs"]) == [2, 1, 3]
+    assert list(found.table["against"]) == [2, 1, 3]
+    np.testing.assert_allclose(found.table["log_loss"], -np.log([0.02, 0.2, 0.2]))
+
+
+def test_only_the_best_jobs_of_a_split_are_asked(tmp_path):
+    rows, _ = catalogued(tmp_path, plain(2, 2))
+    study = tmp_path / "night"
+    for number in range(7):
+        write_opinions(study, f"j{number}", rows, {"cat.0": 0.1, "dog.0": 0.9}, skill=2 - 0.2 * number)
+    assert suspects([study], rows).jobs == ["j0", "j1", "j2", "j3", "j4"]
+
+
+def test_a_job_that_does_not_tell_its_images_is_left_out(tmp_path):
+    rows, _ = catalogued(tmp_path, plain(2, 2))
+    study = tmp_path / "night"
+    write_opinions(study, "one", rows, {"cat.0": 0.9, "dog.0": 0.9})
+    write_opinions(study, "two", rows, {"cat.0": 0.1, "dog.0": 0.9})
+    (study / "two" / "split.csv").unlink()
+    found = suspects([study], rows)
+    assert found.jobs == ["one"]
+    assert any("job two" in problem for problem in found.problems)
+
+
+def test_a_study_of_other_images_is_a_mistake(tmp_path):
+    rows, _ = catalogued(tmp_path, plain(2, 2))
+    others, _ = catalogued(tmp_path / "more", {"cat.0.jpg": encoded(scene(77)), "dog.0.jpg": encoded(scene(78))})
+    write_opinions(tmp_path / "night", "one", others, {"cat.0": 0.9, "dog.0": 0.9})
+    with pytest.raises(UserError, match="none of its jobs has a validation"):
+        suspects([tmp_path / "night"], rows)
+
+
+# the command
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with an archive that has everything, a study, and what the command made of them; and what it printed."""
+    place = tmp_path_factory.mktemp("audit")
+    members = plain(8, 8) | {
+        "cat.20.jpg": encoded(scene(0), quality=40),
+        "dog.20.jpg": encoded(scene(1)),
+        ODD_NAME: encoded(scene(1003)),
+        "dog.30.png": encoded(scene(30)),
+        "dog.31.jpg": encoded(scene(31, 30)),
+        "dog.32.jpg": b"broken <b>",
+        "cat.33.jpg": encoded(scene(2), quality=60),
+    }
+    zip_of(place / "train.zip", members)
+    zip_of(place / "test.zip", {"1.jpg": encoded(scene(0)), "2.jpg": encoded(scene(900))})
+    rows = catalogue(open_images(place / "train.zip", place / "cache", 2**30), place / "cache")
+    study = place / "night"
+    opinions = {"cat.3": 0.97, "cat.4": 0.1, "dog.5": 0.2, "dog.6": 0.9}
+    write_opinions(study, "one", rows, opinions, config={"data": {"ignore": ["cat.2", "unknown"]}})
+    with pytest.MonkeyPatch.context() as patch:
+        printed = io.StringIO()
+        patch.chdir(place)
+        patch.setattr("sys.stdout", printed)
+        arguments = ["train.zip", "--study", "night", "--test", "test.zip", "--cache", "cache"]
+        assert audit._audit(arguments) == 0
+    return place, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def document(made) -> Document:
+    return Document((made[0] / "audit.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def ignored_by(composed) -> Callable[[str], list[str]]:
+    """What a search makes of a `data.ignore` as a shell reads it."""
+
+    def ignored(argument: str) -> list[str]:
+        (word,) = shlex.split(argument)
+        return list(composed("data=sample", word).data.ignore)
+
+    return ignored
+
+
+EXPECTED = [ODD_NAME.removesuffix(".jpg"), "cat.1", "cat.20", "dog.3", "dog.20"]
+
+
+def test_the_terminal_tells_everything_in_100_columns(made, ignored_by):
+    _, printed = made
+    lines = printed.splitlines()
+    (argument,) = [line for line in lines if "data.ignore" in line]
+    assert all(len(line) <= 100 for line in lines if line != argument)
+    # cat.33 is a copy of cat.2, which the study ignores already.
+    assert ignored_by(argument) == ["cat.2", *EXPECTED]
+    for told in (
+        "11 of 23 images of train.zip deserve a look.",
+        "suspected wrong label 2 models contradict it, of 4 judged",
+        "4 images were judged, each by models that were not trained on it; 19 were not",
+        "cat.3 cat 0.9700 1 of 1",
+        "Page: audit.html",
+    ):
+        assert told in " ".join(printed.split())
+
+
+def test_the_tables(made):
+    place, _ = made
+    tables = {file.stem: pd.read_csv(file, keep_default_na=False) for file in (place / "audit").iterdir()}
+    assert set(tables) == {"suspects", "copies", "oddities", "ignore"}
+    assert sorted(tables["ignore"]["id"]) == sorted(EXPECTED)
+    assert list(tables["suspects"]["id"]) == ["cat.3", "dog.5"]
+    assert list(tables["oddities"]["id"]) == ["dog.30", "dog.31", "dog.32"]
+    # Nothing tells which training image a test image is a copy of.
+    assert not any("test" in str(column) for table in tables.values() for column in table)
+
+
+def test_the_page_shows_everything(made, document, ignored_by):
+    boxes = [(a["data-id"], "checked" in a) for a, _ in document.all("input")]
+    assert {name for name, checked in boxes if checked} == {f'"{_escaped(EXPECTED[0])}"', *EXPECTED[1:]}
+    assert {"cat.3", "dog.5", "dog.30", "dog.31", "cat.0"} <= {name for name, checked in boxes if not checked}
+    pictures = [a for a, _ in document.all("img")]
+    assert len(pictures) == len(boxes)
+    assert all(a["src"].startswith("data:image/jpeg;base64,") for a in pictures)
+    assert "dog.32.jpg" in document.body
+    assert "1 of 2 test images is a copy of training images, 1 of them with the same bytes" in document.body
+    (ready,) = [text for a, text in document.all("code") if a.get("id") == "ready"]
+    assert ignored_by(ready) == ["cat.2", *EXPECTED]
+
+
+def _escaped(name: str) -> str:
+    from catsdogs.quoting import quoted
+
+    return quoted(name)[1:-1]
+
+
+def test_the_page_fetches_nothing_and_escapes_names(made, document):
+    policy = next(a["content"] for a, _ in document.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none';")
+    for tag, attributes, _ in document.elements:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
+        assert attributes.get("src", "data:").startswith("data:"), attributes
+        address = attributes.get("href", "#")
+        assert address.startswith("#") or (made[0] / address).is_file(), address
+    ids = [a["id"] for _, a, _ in document.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert {a["href"] for a, _ in document.all("a") if a["href"].startswith("#")} <= {f"#{name}" for name in ids}
+
+
+def test_what_is_ignored_leaves_no_copies(made, ignored_by):
+    place, printed = made
+    (argument,) = [line for line in printed.splitlines() if "data.ignore" in line]
+    data = Data(
+        train=str(place / "train.zip"),
+        test=None,
+        sample=None,
+        limit=None,
+        ignore=ignored_by(argument),
+        validation_fraction=0.3,
+        split_seed=0,
+        max_unpacked_gib=1,
+    )
+    used = load_dataset(data, place / "cache")
+    assert groups(used.rows, used.root, place / "cache").is_unique
+    assert list(used.left_out.query("problem != 'ignored by data.ignore'")["id"]) == ["dog.32"]
+
+
+def test_again_in_its_own_place_and_nowhere_else(made, tmp_path, monkeypatch, capsys):
+    place, _ = made
+    monkeypatch.chdir(tmp_path)
+    clean = zip_of(tmp_path / "clean.zip", plain(3, 3))
+    given = [str(clean), "--cache", "cache", "--output", "out.html"]
+    assert audit._audit([str(place / "train.zip"), *given[1:]]) == 0
+    before = (tmp_path / "out.html").read_bytes()
+    assert (tmp_path / "out" / "ignore.csv").is_file()
+    capsys.readouterr()
+    assert audit._audit(given) == 0
+    assert "Nothing odd was found in 6 images of clean.zip." in capsys.readouterr().out
+    assert (tmp_path / "out.html").read_bytes() != before
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("existing", "output", "told"),
+    [
+        ("mine.html", "mine.html", "was not written by an audit"),
+        ("mine/notes.txt", "mine.html", "where other files are"),
+        ("mine", "mine.html", "where other files are"),
+        ("folder.html/x", "folder.html", "this is a folder"),
+        ("other", "page.pdf", "the page is HTML"),
+    ],
+)
+def test_nothing_of_others_is_overwritten(tmp_path, monkeypatch, existing, output, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / existing).parent.mkdir(exist_ok=True)
+    (tmp_path / existing).write_text("mine")
+    # It is told before anything is read: there is no such archive.
+    with pytest.raises(UserError, match=told):
+        audit._audit(["missing.zip", "--output", output])
+    assert (tmp_path / existing).read_text() == "mine"
+
+
+def test_mistakes_have_status_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["catsdogs-audit", str(tmp_path / "no.zip"), "--output", str(tmp_path / "a.html")])
+    assert audit.main() == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "a.html").exists()
+
+
+def test_it_needs_no_keras():
+    code = "import sys, catsdogs.audit, catsdogs.data_audit.page; print({'keras', 'tensorflow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_pictures_of_many_groups_are_bounded(tmp_path, monkeypatch):
+    from catsdogs.data_audit import page
+    from catsdogs.data_audit.findings import findings
+
+    monkeypatch.setattr(page, "_MOST_GROUPS", 2)
+    monkeypatch.setattr(page, "_MOST_OF_GROUP", 2)
+    members = {
+        f"cat.{seed}.{copy}.jpg": encoded(scene(seed), quality=50 + copy) for seed in range(4) for copy in range(3)
+    }
+    folder = open_images(folder_of(tmp_path / "given", members), tmp_path / "cache", 0)
+    found = findings(Path("given"), folder, [], None, tmp_path / "cache")
+    page.write_page(tmp_path / "a.html", found, [])
+    document = Document((tmp_path / "a.html").read_text(encoding="utf-8"))
+    assert len(document.all("img")) == 4
+    assert "2 of 4 groups are shown." in document.body
+    (listed,) = [a for a, _ in document.all("div") if a.get("id") == "ignore"]
+    assert listed["data-beside"] == "6 further copies"
+    # What has no box on the page is in the list all the same.
+    boxes = [a["data-id"] for a, _ in document.all("input") if "checked" in a]
+    assert sorted([*json.loads(listed["data-ignored"]), *boxes]) == sorted(found.ignore)
+    assert page.is_ours(tmp_path / "a.html")
+
+
+def test_zip_with_everything_broken(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("bad.zip", "w") as archive:
+        archive.writestr("cat.1.jpg", b"x")
+    assert audit._audit(["bad.zip", "--cache", "cache"]) == 0
+    assert "does not decode" in capsys.readouterr().out

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from drawn import encoded, folder_of, scene
+from PIL import Image, ImageEnhance
+
+from catsdogs import near_duplicates
+from catsdogs.archive import open_images
+from catsdogs.catalogue import catalogue
+from catsdogs.errors import UserError
+from catsdogs.near_duplicates import MOST_BITS, components, groups, hashes, pairs
+
+
+def rows_of(tmp_path: Path, members: dict[str, bytes]) -> tuple[pd.DataFrame, Path]:
+    folder = open_images(folder_of(tmp_path / "given", members), tmp_path / "cache", 0)
+    return catalogue(folder, tmp_path / "cache"), folder.root
+
+
+def grouped(tmp_path: Path, members: dict[str, bytes]) -> set[frozenset[str]]:
+    rows, root = rows_of(tmp_path, members)
+    found = groups(rows, root, tmp_path / "cache")
+    assert found.name == "group"
+    assert list(found.index) == list(rows.index)
+    for name, group in rows.groupby(found)["sha256"]:
+        assert name == min(group)
+    return {frozenset(ids) for _, ids in rows.groupby(found)["id"]}
+
+
+def test_copies_share_a_group_and_others_do_not(tmp_path):
+    picture = scene(0)
+    members = {
+        "cat.1.jpg": encoded(picture),
+        "cat.2.jpg": encoded(picture),
+        "cat.3.jpg": encoded(picture, quality=30),
+        "cat.4.png": encoded(picture.resize((70, 90)), "PNG"),
+        "cat.5.jpg": encoded(ImageEnhance.Brightness(picture).enhance(1.2)),
+        "dog.1.jpg": encoded(picture.convert("L")),
+        **{f"dog.{seed}.jpg": encoded(scene(seed)) for seed in range(2, 12)},
+    }
+    alike = frozenset({"cat.1", "cat.2", "cat.3", "cat.4", "cat.5", "dog.1"})
+    assert grouped(tmp_path, members) == {alike, *(frozenset({f"dog.{seed}"}) for seed in range(2, 12))}
+
+
+def test_order_of_rows_does_not_matter(tmp_path):
+    members = {f"cat.{seed}.jpg": encoded(scene(seed // 2), quality=60 + 20 * (seed % 2)) for seed in range(12)}
+    rows, root = rows_of(tmp_path, members)
+    found = groups(rows, root, tmp_path / "cache")
+    assert found.nunique() == 6
+    shuffled = rows.sample(frac=1, random_state=3)
+    pd.testing.assert_series_equal(groups(shuffled, root, tmp_path / "cache").sort_index(), found)
+
+
+def bits_of(words: np.ndarray) -> np.ndarray:
+    return np.unpackbits(words.view(np.uint8), axis=1).astype(int)
+
+
+@pytest.mark.parametrize(("many", "others"), [(150, None), (70, 45), (1, None), (0, None), (0, 3)])
+def test_pairs_are_those_of_a_plain_comparison(many, others):
+    rng = np.random.default_rng(many)
+    seeds = rng.integers(0, 2**64, (7, 4), dtype=np.uint64)
+
+    def drawn(number: int) -> np.ndarray:
+        """Copies of few hashes with up to 40 bits turned."""
+        bits = bits_of(seeds)[rng.integers(0, 7, number)]
+        bits ^= rng.random(bits.shape) < rng.uniform(0, 0.15, (number, 1))
+        return np.packbits(bits.astype(np.uint8), axis=1).view(np.uint64).reshape(number, 4)
+
+    one = drawn(many)
+    other = None if others is None else drawn(others)
+    found = pairs(one, other)
+    distances = (bits_of(one)[:, None] != bits_of(one if other is None else other)[None]).sum(axis=2)
+    near = distances <= MOST_BITS
+    expected = np.argwhere(near if other is not None else np.triu(near, 1))
+    assert sorted(zip(found["one"], found["other"], strict=True)) == sorted(map(tuple, expected))
+    assert list(found["bits"]) == [distances[a, b] for a, b in zip(found["one"], found["other"], strict=True)]
+    assert list(found["bits"]) == sorted(found["bits"])
+
+
+def test_opposite_hashes_are_not_alike():
+    """256 differing bits, which 8-bit counts would take for none."""
+    one = np.zeros((1, 4), np.uint64)
+    assert pairs(one, ~one).empty
+    assert list(pairs(one, one)["bits"]) == [0]
+
+
+def test_components_follow_chains():
+    names = pd.Series(["d", "b", "c", "a", "e", "b"], index=[10, 11, 12, 13, 14, 15])
+    joined = pd.DataFrame({"one": [0, 1], "other": [1, 2]})
+    # Both rows called b are one thing.
+    assert components(names, joined).to_dict() == {10: "b", 11: "b", 12: "b", 13: "a", 14: "e", 15: "b"}
+
+
+def test_no_image_twice(tmp_path, monkeypatch):
+    members = {f"cat.{seed}.jpg": encoded(scene(seed)) for seed in range(6)}
+    rows, root = rows_of(tmp_path, members)
+    cache = tmp_path / "cache"
+    first = hashes(rows.iloc[:4], root, cache)
+    hashed = []
+    real = near_duplicates.squeezed
+    monkeypatch.setattr(near_duplicates, "squeezed", lambda *given: hashed.append(given[1]) or real(*given))
+    both = hashes(rows.iloc[::-1], root, cache)
+    assert sorted(hashed) == ["cat.4.jpg", "cat.5.jpg"]
+    np.testing.assert_array_equal(both[::-1][:4], first)
+    hashed.clear()
+    np.testing.assert_array_equal(hashes(rows, root, cache), both[::-1])
+    assert not hashed
+
+
+@pytest.mark.parametrize("damage", ["", "sha256,hash\nabc,12\n", "sha256\n", "\x00\xff"])
+def test_damaged_cache_is_made_again(tmp_path, damage):
+    rows, root = rows_of(tmp_path, {f"cat.{seed}.jpg": encoded(scene(seed)) for seed in range(3)})
+    cache = tmp_path / "cache"
+    expected = hashes(rows, root, cache)
+    (kept,) = (cache / "near_duplicates").iterdir()
+    kept.write_bytes(damage.encode("latin-1"))
+    np.testing.assert_array_equal(hashes(rows, root, cache), expected)
+
+
+def test_changed_and_vanished_images_are_told(tmp_path):
+    rows, root = rows_of(tmp_path, {f"cat.{seed}.jpg": encoded(scene(seed)) for seed in range(2)})
+    (root / "cat.1.jpg").write_bytes(encoded(scene(9)))
+    with pytest.raises(UserError, match=r"cat\.1\.jpg: has changed"):
+        groups(rows, root, tmp_path / "cache")
+    (root / "cat.0.jpg").unlink()
+    with pytest.raises(UserError, match=r"cat\.0\.jpg: cannot be read"):
+        groups(rows, root, tmp_path / "cache")
+
+
+def test_upright_and_stored_turned_are_alike(tmp_path):
+    """The hash is of what training sees: turned upright by EXIF."""
+    picture = scene(4)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = io.BytesIO()
+    picture.rotate(90, expand=True).save(turned, "JPEG", exif=exif)
+    alike = grouped(tmp_path, {"cat.1.jpg": encoded(picture), "cat.2.jpg": turned.getvalue()})
+    assert alike == {frozenset({"cat.1", "cat.2"})}
