@@ -52,6 +52,14 @@ class Data:
 
 
 @dataclass
+class Split:
+    """How the labelled images in use are divided."""
+
+    holdout: float = _within(0, 1, open_high=True)  # share of the distinct images that no search sees
+    folds: int = _within(1, 100)  # 1: training and validation by data.validation_fraction; more: cross-validation
+
+
+@dataclass
 class Backbone:
     """A network without its top, and the range of pixels it expects."""
 
@@ -158,8 +166,9 @@ MOST_VIEWS = 10
 class Tta:
     """Test-time augmentation: what is averaged into the final probability."""
 
-    kind: str = _one_of("none", "flip", "views")
+    kind: str = _one_of("none", "flip", "crops", "views", "auto")  # auto: chosen on data that the model has not seen
     views: int = _within(1, 1_000)  # of kind views: seeded views by the job's augmentation
+    average: str = _one_of("probability", "logit")  # what of the views is averaged
 
 
 @dataclass
@@ -186,6 +195,7 @@ class SearchConfig:
     cache: str = MISSING  # unpacked archives, catalogues, pixels, activations
     seed: int = _within(0, 2**31 - 1)
     data: Data = field(default_factory=Data)
+    split: Split = field(default_factory=Split)
     backbone: Backbone = field(default_factory=Backbone)
     augmentation: Augmentation = field(default_factory=Augmentation)
     schedule: Schedule = field(default_factory=Schedule)
