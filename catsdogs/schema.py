@@ -172,6 +172,14 @@ class Tta:
 
 
 @dataclass
+class Select:
+    """How the winner of a job is named after its search."""
+
+    top: int = _within(1, 1_000)  # trials that are trained again with fresh seeds; 1: the best of the search wins
+    seeds: int = _within(1, 1_000)  # for each of them; their mean decides
+
+
+@dataclass
 class Timeout:
     """When a trial, or a run of a study, is given up."""
 
@@ -206,6 +214,7 @@ class SearchConfig:
     fit: Fit = field(default_factory=Fit)
     features: Features = field(default_factory=Features)
     tta: Tta = field(default_factory=Tta)
+    select: Select = field(default_factory=Select)
     timeout: Timeout = field(default_factory=Timeout)
     resume: Resume = field(default_factory=Resume)
     varied: list[str] = MISSING  # keys that the study varies beside the composed groups; they name the job folders

@@ -59,7 +59,8 @@ class Evidence:
             epochs, best_epoch, epoch_budget, seconds, ended_seconds (wall time from the start of the job to the end of
             the trial, from the trials' own seconds), ended (timestamp in UTC, NaT if the job tells no start), the
             choices of the job, the hyperparameters, parent, error.
-        epochs: a row per label, trial, execution and epoch: every metric, learning_rate, seconds.
+        epochs: a row per label, trial, execution (each fold of one counts as one) and epoch: every metric,
+            learning_rate, seconds.
         predictions: by label, what the best trial said of the validation images: id, label, p_dog.
         finals: of the studies that have one, by the study's name.
         choices: names of the choices in which the jobs may differ, the four composed groups first.
@@ -328,6 +329,10 @@ def _epochs(job: Job, label: str, problems: list[str]) -> pd.DataFrame:
     table = _table(job.folder / "history.csv", {"trial", "epoch", "val_log_loss"}, f"job {label}", problems)
     if table is None:
         return pd.DataFrame()
+    if {"execution", "fold"} <= set(table):
+        # Every fold is a training of its own, with curves of its own.
+        executions = table["execution"] * (table["fold"].max() + 1) + table["fold"]
+        table = table.assign(execution=executions).drop(columns="fold")
     table.insert(0, "label", label)
     return table
 
