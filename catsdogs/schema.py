@@ -195,6 +195,14 @@ class Resume:
 
 
 @dataclass
+class Ensemble:
+    """The models that are combined into the final one."""
+
+    kind: str = _one_of("none", "folds", "jobs")
+    size: int = _within(2, 100)  # of jobs: how many
+
+
+@dataclass
 class SearchConfig:
     """Everything that decides one job."""
 
@@ -227,6 +235,8 @@ class RetrainConfig(SearchConfig):
     job: str | None = MISSING  # null: the best job of the study
     trial: str | None = MISSING  # null: the best trial of the job
     fit_on: str = _one_of("train", "all")
+    ensemble: Ensemble = field(default_factory=Ensemble)
+    calibrate: bool = MISSING  # only where it helps images that it was not fitted on
 
 
 # The fields that a space entry may search, each with the group that owns it.
@@ -270,6 +280,26 @@ def check(config: SearchConfig) -> None:
         )
     if config.tuner.max_trials is None and config.tuner.oracle in ("random", "bayesian"):
         raise UserError(f"tuner.max_trials=null: the {config.tuner.oracle} oracle needs a number of trials, 1 or more")
+    if isinstance(config, RetrainConfig):
+        _check_retrain(config)
+
+
+def _check_retrain(config: RetrainConfig) -> None:
+    kind, folds = config.ensemble.kind, config.split.folds
+    if kind == "folds" and folds == 1:
+        raise UserError(
+            "ensemble=folds: the job was searched with split.folds=1; search with split.folds=5, or take ensemble=none"
+        )
+    if kind == "folds" and config.fit_on == "all":
+        raise UserError("fit_on=all: with ensemble=folds every model leaves its fold out; leave fit_on out")
+    if kind == "jobs" and config.trial is not None:
+        raise UserError(f"trial={config.trial}: ensemble=jobs takes the best trial of every job; leave trial out")
+    if config.tta.kind == "auto" and kind != "folds" and (config.fit_on == "all" or folds > 1):
+        why = "fit_on=all" if config.fit_on == "all" else f"a single model of split.folds={folds}"
+        raise UserError(
+            f"tta=auto: {why} leaves no image outside the hold-out unseen to choose on; give tta=none, flip, crops or "
+            f"views, or {'leave fit_on out' if folds == 1 else 'take ensemble=folds'}"
+        )
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:

@@ -160,6 +160,27 @@ def best_job(study: Path, jobs: list[Job]) -> Job:
     return min(able, key=lambda job: (job.objective, job.name))
 
 
+def best_jobs(study: Path, jobs: list[Job], first: Job, size: int) -> list[Job]:
+    """So many jobs of a study: this one, then the best others that were validated on the same images.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    alike = [
+        job
+        for job in jobs
+        if job.name != first.name and math.isfinite(job.objective) and job.data_digest == first.data_digest
+    ]
+    found = [first, *sorted(alike, key=lambda job: (job.objective, job.name))][:size]
+    if len(found) < size:
+        raise UserError(
+            f"ensemble.size={size}: study {study} has {len(found)} jobs with a completed trial on the images of "
+            f"{first.name}; "
+            + (f"give ensemble.size={len(found)}" if len(found) > 1 else "search more jobs, or leave ensemble out")
+        )
+    return found
+
+
 def chosen_trial(job: Job, trial: str | None) -> TrialRecord:
     """The named trial of a job, or its best one; of the winner what fresh seeds told, if it was selected by them.
 

@@ -30,7 +30,7 @@ class Final:
         folder: `best/`.
         metrics: of `metrics.json`.
         predictions: of `predictions.csv`: id, label (NaN: unknown), split, p_dog, p_dog_tta (NaN: not computed).
-        history: of `history.csv`, a row per epoch; empty if it is not there.
+        history: of `history.csv`, a row per epoch, of several members of the first; empty if it is not there.
         recipe: of `recipe.json`; empty if it is not there.
     """
 
@@ -382,7 +382,10 @@ def _final(study: Path, name: str, problems: list[str]) -> Final | None:
     predictions = _table(folder / "predictions.csv", {"id", "label", "split", "p_dog", "p_dog_tta"}, whose, problems)
     if not read["metrics.json"] or predictions is None:
         return None
-    history = _table(folder / "history.csv", {"epoch", "val_log_loss"}, whose, problems)
+    # A model that was trained on all images was validated on none.
+    history = _table(folder / "history.csv", {"epoch"}, whose, problems)
+    if history is not None and "member" in history:
+        history = history[history["member"] == 0].drop(columns="member").reset_index(drop=True)
     return Final(
         study=name,
         folder=folder,
