@@ -120,7 +120,9 @@ def _metrics(
         found["calibration_gain"] = {"validation": gain | {"kept": judged.verdict.kept}} | {
             split: other for split, other in found["calibration_gain"].items() if split != "validation"
         }
-    calibration, first = judged.pipeline.calibration, members[0]
+    calibration = judged.pipeline.calibration
+    # The one that is left where the others add nothing.
+    first = members[int(np.argmax(judged.combination.weights))]
     return found | {
         "study": study.name,
         "job": first.job.name,

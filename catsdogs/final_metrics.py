@@ -84,39 +84,37 @@ def told(found: dict[str, Any]) -> list[str]:
             between = "" if detail["low"] is None else f"  (95 % interval {detail['low']:.4f} to {detail['high']:.4f})"
             label = f"{where} log loss{step}"
             lines.append(f"{label:33} {detail['value']:.4f}{between}, {detail['size']} images")
-    lines += [
-        sentence
-        for what, gains in (("TTA", found["tta_gain"]), ("Calibration", found["calibration_gain"]))
-        if (sentence := _verdict(what, gains))
-    ]
-    if found["calibration_gain"].get("validation", {}).get("kept") is False:
-        lines.append("Calibration is left out, as it did not help images that it was not fitted on")
+    lines += _verdict("TTA", found["tta_gain"])
+    calibration = found["calibration_gain"]
+    if calibration.get("validation", {}).get("kept") is False:
+        lines.append("Calibration is left out: it does not help images that it was not fitted on")
+    else:
+        lines += _verdict("Calibration", calibration)
     if found["tta_gain"].get("validation", {}).get("value", 0) < 0:
         lines.append("tta=none or tta=flip submits without these views, and tta=auto chooses")
     return lines
 
 
-def _verdict(what: str, gains: dict[str, Any]) -> str:
-    """`TTA helped: log loss lower by 0.0021 (0.0003 to 0.0040) on the hold-out, ...`"""
-    parts = []
-    for split, gain in gains.items():
-        verb = "lower" if gain["value"] >= 0 else "higher"
-        between = ""
-        if gain["low"] is not None:
-            ends = sorted((gain["low"], gain["high"])) if gain["value"] >= 0 else sorted((-gain["low"], -gain["high"]))
-            between = f" ({ends[0]:.4f} to {ends[1]:.4f})"
-        where = {"holdout": "the hold-out", "test": "the test images"}.get(split, f"{gain['split']} images")
-        parts.append(f"{verb} by {abs(gain['value']):.4f}{between} on {where}")
-    if not parts:
-        return ""
+def _verdict(what: str, gains: dict[str, Any]) -> list[str]:
+    """`TTA helped: log loss lower by 0.0021 (0.0003 to 0.0040) on the hold-out, ...`; empty where it was not tried."""
+    if not gains:
+        return []
     # The hold-out, where there is one, chose nothing.
     judge = gains.get("holdout") or next(iter(gains.values()))
-    decided = judge["low"] is not None and (judge["low"] > 0 or judge["high"] < 0)
     how = "helped" if judge["value"] > 0 else "did not help"
-    return (
-        f"{what} {how}{'' if decided else ', but by no more than noise' if judge['value'] > 0 else ''}: log loss "
-        + (", ".join(parts))
-    )
+    if judge["value"] > 0 and not (judge["low"] is not None and judge["low"] > 0):
+        how = "helped by no more than noise"
+    return [f"{what} {how}: log loss {', '.join(_change(split, gain) for split, gain in gains.items())}"]
+
+
+def _change(split: str, gain: dict[str, Any]) -> str:
+    where = {"holdout": "the hold-out", "test": "the test images"}.get(split, f"{gain['split']} images")
+    verb, sign = ("lower", 1) if gain["value"] >= 0 else ("higher", -1)
+    between = ""
+    if gain["low"] is not None:
+        low, high = sorted((sign * gain["low"], sign * gain["high"]))
+        between = f" ({low:.4f} to {high:.4f})"
+    return f"{verb} by {abs(gain['value']):.4f}{between} on {where}"
 
 
 def _gain(per_image: Any, split: str) -> dict[str, Any]:

@@ -93,12 +93,10 @@ def _config_of(config: RetrainConfig, job: Job) -> RetrainConfig:
     """The configuration of another job of the same study, with all that does not belong to a job as here."""
     saved = job.result["config"]
     own = {name: saved[name] for name in _OF_THE_JOB}
-    own["features"] = {
-        **saved["features"],
-        **{key: getattr(config.features, key) for key in ("mode", "engine", "max_gib")},
-    }
-    values = {**dataclasses.asdict(config), **own, "job": job.name}
-    return cast(RetrainConfig, checked(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RetrainConfig), values))))
+    here = {key: getattr(config.features, key) for key in ("mode", "engine", "max_gib")}
+    values = {**dataclasses.asdict(config), **own, "features": {**saved["features"], **here}, "job": job.name}
+    merged = OmegaConf.merge(OmegaConf.structured(RetrainConfig), values)
+    return cast(RetrainConfig, checked(cast(DictConfig, merged)))
 
 
 def _check_jobs(jobs: Sequence[Job], settings: Sequence[RetrainConfig], dataset: Dataset) -> None:
@@ -106,7 +104,7 @@ def _check_jobs(jobs: Sequence[Job], settings: Sequence[RetrainConfig], dataset:
         changed = differences(job.result, config, dataset.digest)
         if changed:
             raise UserError(
-                f"ensemble=jobs: members are trained as their jobs were, and for {job.name} {changed[0]}; leave that out"
+                f"ensemble=jobs: members are trained as their jobs were, and of {job.name} {changed[0]}; leave that out"
             )
     sizes = {config.backbone.image_size: job.name for job, config in zip(jobs, settings, strict=True)}
     if len(sizes) > 1:

@@ -51,8 +51,8 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
         )
     lines += [
         "",
-        "Log loss is the binary cross-entropy of the unsmoothed label; a leaderboard's scale is another one. Images that "
-        "chose the trial and the epoch flatter the model a little.",
+        "Log loss is the binary cross-entropy of the unsmoothed label; a leaderboard's scale is another one. Images "
+        "that chose the trial and the epoch flatter the model a little.",
         "",
         *(f"- {name}: {meaning}" for name, meaning in metrics["splits"].items()),
     ]
