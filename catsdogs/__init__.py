@@ -14,8 +14,10 @@ The files, in the order of the data (directory listings sort by name; this list 
     schedules, hypermodel, trial_model           configuration + hyperparameters -> compiled model
     training, trials, tuning                     model + batches -> trials
     study, study_progress                        job folders -> leaderboard, best job, what is left to do
-    tta, scores, submission, model_card          best trial -> what is shipped
-    job, final                                   configuration -> a finished job folder; best trial -> best/
+    tta, calibration, ensemble, one_model        probabilities of views and models -> one
+    pipeline, scores, submission, model_card     what is shipped, and how good it is
+    job, selection                               configuration -> a finished job folder
+    members, judging, final                      trials -> best/ (final_metrics, final_files)
     comparison                                   study folders -> answer, page, tables, exports; has a list of its own
     launch                                       what happens around Hydra's jobs
     search, retrain, report, predict, doctor, cache     entry points

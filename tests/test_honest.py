@@ -217,7 +217,8 @@ def test_predict_gives_what_is_submitted_and_the_model_alone_if_asked(copy, monk
     assert set(metrics["tta_gain"]) == set(metrics["calibration_gain"]) == {"validation", "holdout"}
     held = predictions[predictions["split"] == "holdout"]
     before, after = (
-        log_loss_per_image(held["label"].to_numpy(), held[name].to_numpy()) for name in ("p_dog_tta", "p_dog_calibrated")
+        log_loss_per_image(held["label"].to_numpy(), held[name].to_numpy())
+        for name in ("p_dog_tta", "p_dog_calibrated")
     )
     assert metrics["calibration_gain"]["holdout"]["value"] == pytest.approx((before - after).mean())
 

@@ -29,7 +29,8 @@ class Final:
         study: name of the study.
         folder: `best/`.
         metrics: of `metrics.json`.
-        predictions: of `predictions.csv`: id, label (NaN: unknown), split, p_dog, p_dog_tta (NaN: not computed).
+        predictions: of `predictions.csv`: id, label (NaN: unknown), split, p_dog, p_dog_tta and, since
+            there is calibration, p_dog_calibrated (NaN: not computed).
         history: of `history.csv`, a row per epoch, of several members of the first; empty if it is not there.
         recipe: of `recipe.json`; empty if it is not there.
     """
@@ -355,7 +356,8 @@ def _table(file: Path, needed: set[str], whose: str, problems: list[str]) -> pd.
     try:
         # An image may be called "nan".
         table = pd.read_csv(file, dtype={"id": str, "trial": str}, converters=None, na_filter="id" not in needed)
-        numbers = [name for name in ("label", "p_dog", "p_dog_tta", "val_log_loss", "epoch") if name in table]
+        known = ("label", "p_dog", "p_dog_tta", "p_dog_calibrated", "val_log_loss", "epoch")
+        numbers = [name for name in known if name in table]
         table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce" if "p_dog_tta" in table else "raise")
     except (OSError, ValueError) as error:
         problems.append(f"{whose}: its {file.name} is damaged ({str(error).splitlines()[0]})")
