@@ -17,10 +17,13 @@ The files, in the order of the data (directory listings sort by name; this list 
     earlier, job_tables                          trials <-> the tables of a job
     oracles, replay, promotion                   what Keras Tuner proposes, from the start or from where a run ended
     limits, exhaustion, tuning                   one search, and what ends a trial or the whole
+    selection                                    best trials + fresh seeds -> the winner
     job_lock, identity, study, standing          job folders -> leaderboard, best job, what the same command does
     study_progress                               job folders -> what is left to do
-    tta, scores, submission, model_card          best trial -> what is shipped
-    inputs, job, final                           configuration -> a finished job folder; best trial -> best/
+    tta, calibration, ensemble, one_model        probabilities of views and models -> one
+    pipeline, scores, submission, model_card     what is shipped, and how good it is
+    inputs, job                                  configuration -> a finished job folder
+    members, judging, final                      trials -> best/ (final_metrics, final_files)
     comparison                                   study folders -> answer, page, tables, exports; has a list of its own
     data_audit                                   images -> what is wrong or odd in them; has a list of its own
     launch                                       what happens around Hydra's jobs

@@ -20,6 +20,13 @@ from catsdogs.schema import Augmentation
 # is switched off, or appended here, leaves the others as they were, so two augmentations share their random numbers.
 _DRAWS = ("flip", "rotation", "shift_x", "shift_y", "zoom", "shear", "brightness", "contrast", "saturation")
 
+# Of the side, that a crop shows: 224 of 256 pixels, as networks for ImageNet were tested with.
+CROP_FRACTION = 7 / 8
+
+# Where a crop lies, as steps from the centre to the right and down: the centre, then the corners.
+_CROPS = ((0, 0), (-1, -1), (1, -1), (-1, 1), (1, 1))
+CROPS = len(_CROPS)
+
 RULES = 1  # of what a view is; part of the key of stored activations, to be counted up when it changes
 
 _BORDERS = {"reflect": cv2.BORDER_REFLECT_101, "replicate": cv2.BORDER_REPLICATE, "black": cv2.BORDER_CONSTANT}
@@ -169,6 +176,38 @@ def changed(images: np.ndarray, drawn: Changes, border: str) -> np.ndarray:
         elif coloured[i]:
             cv2.transform(target, colours[i], dst=target)
     return out
+
+
+def crops(images: np.ndarray, place: int) -> np.ndarray:
+    """A part of every image, CROP_FRACTION of its side, enlarged to the whole.
+
+    The outermost pixels of a corner's crop are those of the image, so that nothing from beyond its border is seen.
+
+    Args:
+        images: (N, S, S, 3) uint8, RGB.
+        place: 0, the centre, or 1 to 4, the corners top left, top right, bottom left and bottom right.
+
+    Returns:
+        (N, S, S, 3) uint8, newly made.
+    """
+    right, down = _CROPS[place]
+    side, number = images.shape[1], len(images)
+    zoom = 1 / CROP_FRACTION
+    # What moves the zoomed image's outermost pixels, whose centres are (S - 1) / 2 from the middle, back to the border.
+    shift = (zoom - 1) * (side - 1) / 2 / side
+    zeros, ones = np.zeros(number), np.ones(number)
+    moves = Changes(
+        flip=np.zeros(number, dtype=bool),
+        rotation_degrees=zeros,
+        shift_x_fraction=zeros - right * shift,
+        shift_y_fraction=zeros - down * shift,
+        zoom=ones * zoom,
+        shear_degrees=zeros,
+        brightness=ones,
+        contrast=ones,
+        saturation=ones,
+    )
+    return changed(images, moves, "replicate")
 
 
 def uniforms(keys: np.ndarray, seed: int, view: int, stream: str) -> np.ndarray:

@@ -83,14 +83,14 @@ def load_network(backbone: Backbone, seed: int) -> Network:
         keras.utils.set_random_seed(seed)
     network = build_backbone(backbone)
     weights = network.get_weights()
-    digest = hashlib.sha256(_graph(network).encode())
+    digest = hashlib.sha256(structure(network).encode())
     for weight in weights:
         digest.update(f"{weight.dtype}{weight.shape}".encode())
         digest.update(np.ascontiguousarray(weight).tobytes())
     return Network(backbone, network, weights, digest.hexdigest())
 
 
-def _graph(network: keras.Model) -> str:
+def structure(network: keras.Model) -> str:
     """What every operation of a network is, in order, but for names: Keras numbers some of them by process."""
     told = []
     for operation in network.operations:

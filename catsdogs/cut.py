@@ -98,7 +98,7 @@ def prefix(backbone: keras.Model, preprocessing: str, cuts: Sequence[Cut]) -> ke
     """
     if not cuts or any(cut.position < 0 for cut in cuts):
         raise ValueError(f"a prefix ends at one or more cuts above the pixels, not at {[cut.layer for cut in cuts]}")
-    tensors = [_tensor(backbone, cut) for cut in cuts]
+    tensors = [tensor_of(backbone, cut) for cut in cuts]
     images = keras.Input(backbone.input_shape[1:], dtype="float32", name=PIXELS)
     below = keras.Model(backbone.inputs, tensors, name=f"{backbone.name}_below")
     found = below(preprocess(images, preprocessing))
@@ -121,7 +121,7 @@ def suffix(backbone: keras.Model, preprocessing: str, cut: Cut) -> keras.Model:
     if cut.position < 0:
         images = keras.Input(cut.shape, dtype="float32", name=PIXELS)
         return keras.Model(images, pool(backbone(preprocess(images, preprocessing))), name="suffix")
-    tensor = _tensor(backbone, cut)
+    tensor = tensor_of(backbone, cut)
     activations = keras.Input(cut.shape, dtype=tensor.dtype, name="activations")
     if _is_pool(backbone, cut):
         return keras.Model(activations, keras.layers.Identity(name=POOL)(activations), name="suffix")
@@ -196,7 +196,7 @@ def _is_pool(backbone: keras.Model, cut: Cut) -> bool:
     return cut.position == len(backbone.operations)
 
 
-def _tensor(backbone: keras.Model, cut: Cut) -> Any:
+def tensor_of(backbone: keras.Model, cut: Cut) -> Any:
     """The tensor of the backbone that a cut other than the pixels is; for pool, the one that is pooled."""
     if _is_pool(backbone, cut):
         if cut.shape == (backbone.outputs[0].shape[-1],):

@@ -10,17 +10,30 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from catsdogs.archive import ImageFolder, open_images
 from catsdogs.catalogue import CAT, DOG, LABELS_COME_FROM, catalogue
 from catsdogs.errors import UserError
-from catsdogs.schema import Data
-from catsdogs.split import split, subset
+from catsdogs.schema import Data, Split
+from catsdogs.split import divide, subset
 
 _SHOWN = 5  # ids in a message
 
 _log = logging.getLogger(__name__)
+
+
+# Training and validation, and nothing held out.
+TWO_SIDES = Split(holdout=0.0, folds=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Rows of `Dataset.rows` that one model is trained and validated on; int, ascending, none of them in both."""
+
+    train_rows: np.ndarray
+    validation_rows: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -28,13 +41,15 @@ class Dataset:
     """The images of a study. Tables have the columns of `catalogue`, are sorted naturally by id and indexed from 0.
 
     Attributes:
-        rows: the labelled images in use; problem is "", and split, "train" or "validation", is a further column.
+        rows: the labelled images in use; problem is "", and split and fold, as `split.divide` gives them, are further
+            columns.
         root: folder that the paths of `rows` and `left_out` are relative to.
         test: every test image, also those that do not decode, which alone have a problem (and width 0); label is NaN in
             all rows unless all are labelled. None: there is no test set.
         test_root: folder that the paths of `test` are relative to.
         left_out: the training images that are not used, each with the reason as its problem.
-        digest: sha256 over (id, label, sha256, split) of `rows`, 64 hexadecimal digits.
+        digest: sha256 over (id, label, sha256, split) of `rows`, with several folds over the fold too; 64 hexadecimal
+            digits.
     """
 
     rows: pd.DataFrame
@@ -44,8 +59,24 @@ class Dataset:
     left_out: pd.DataFrame
     digest: str
 
+    def folds(self) -> list[Fold]:
+        """One of training and validation, or as many as `split.folds` says; none has a row of the hold-out.
 
-def load_dataset(data: Data, cache: Path) -> Dataset:
+        With several every row outside the hold-out is validated on in exactly one of them.
+        """
+        fold, outside = self.rows["fold"].to_numpy(), (self.rows["split"] != "holdout").to_numpy()
+        return [
+            Fold(np.flatnonzero(outside & (fold != number)), np.flatnonzero(fold == number))
+            for number in range(fold.max() + 1)
+        ]
+
+    @property
+    def holdout_rows(self) -> np.ndarray:
+        """Rows that no search sees, ascending; int, empty without a hold-out."""
+        return np.flatnonzero(self.rows["split"] == "holdout")
+
+
+def load_dataset(data: Data, cache: Path, division: Split = TWO_SIDES) -> Dataset:
     """Open the archives, leave out what cannot be trained on, draw the subset, and split.
 
     Left out are images that do not decode, that have no label or two, and those of `data.ignore`. An image that occurs
@@ -55,6 +86,7 @@ def load_dataset(data: Data, cache: Path) -> Dataset:
         data: the configuration; relative paths start at the current directory, `~` is expanded. Where `train` is null
             the archives are drawn as `sample` says.
         cache: the cache folder.
+        division: the hold-out and the folds.
 
     Raises:
         UserError: an archive cannot be used (see `open_images`), an id in `data.ignore` is unknown, no image or only
@@ -72,14 +104,14 @@ def load_dataset(data: Data, cache: Path) -> Dataset:
     _report(left_out, len(table), ignored=len(set(data.ignore)))
     _check_classes(rows, left_out, train, test_table)
     rows = subset(rows, data.limit, data.split_seed).reset_index(drop=True)
-    rows = rows.assign(split=split(rows, data.validation_fraction, data.split_seed))
+    rows = rows.join(divide(rows, division, data.validation_fraction, data.split_seed))
     return Dataset(
         rows=rows,
         root=folder.root,
         test=None if test_table is None else _test_rows(test_table),
         test_root=None if test_folder is None else test_folder.root,
         left_out=left_out,
-        digest=_digest(rows),
+        digest=_digest(rows, division),
     )
 
 
@@ -165,9 +197,11 @@ def _test_rows(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _digest(rows: pd.DataFrame) -> str:
+def _digest(rows: pd.DataFrame, division: Split) -> str:
     digest = hashlib.sha256()
-    for row in zip(rows["id"], rows["label"], rows["sha256"], rows["split"], strict=True):
+    # With one fold the split tells it, and the digest stays that of studies from before there were folds.
+    columns = ["id", "label", "sha256", "split"] + (["fold"] if division.folds > 1 else [])
+    for row in zip(*(rows[name].tolist() for name in columns), strict=True):
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
 

@@ -18,7 +18,10 @@ FINGERPRINT = "fingerprint.json"
 
 # Keys that change no number of a job: where things are, what is done after it, and when it is given up. Where the
 # images are does not count either, as their digest does.
-_NOT_IN_IDENTITY = {"study", "studies", "cache", "varied", "tta", "job", "trial", "fit_on", "timeout", "resume"}
+_NOT_IN_IDENTITY = {
+    *("study", "studies", "cache", "varied", "timeout", "resume"),
+    *("select", "tta", "job", "trial", "fit_on", "ensemble", "calibrate"),
+}
 _NOT_IN_IDENTITY_OF_DATA = {"train", "test", "max_unpacked_gib"}
 # Where activations are kept, and who computes them, does not change them by more than rounding.
 _NOT_IN_IDENTITY_OF_FEATURES = {"mode", "engine", "max_gib"}

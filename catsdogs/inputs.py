@@ -10,7 +10,7 @@ import pandas as pd
 
 from catsdogs.augment import view_keys
 from catsdogs.backbones import load_network
-from catsdogs.dataset import Dataset
+from catsdogs.dataset import Dataset, Fold
 from catsdogs.features import Features
 from catsdogs.images import pixels
 from catsdogs.schedules import steps_per_epoch
@@ -23,17 +23,24 @@ from catsdogs.views import LiveViews, distinct_views
 def prepared(
     config: SearchConfig,
     dataset: Dataset,
-    train_rows: np.ndarray,
-    validation_rows: np.ndarray,
+    folds: Sequence[Fold],
     depths: Sequence[int] | None = None,
 ) -> tuple[TrainingSet, TrialModels]:
     """What trials read, and the models that they train.
 
     Args:
+        folds: what is trained and validated on. Of all other rows, the hold-out for example, nothing is stored and the
+            label is NaN: whoever used them by mistake would see it.
         depths: unfreeze depths of the trials; those of the space if None.
     """
     network = load_network(config.backbone, config.seed)
-    steps = steps_per_epoch(len(train_rows), config.fit.batch_size) * config.fit.epochs
+    train_rows, validation_rows = (
+        np.unique(np.concatenate(rows))
+        for rows in zip(*((f.train_rows, f.validation_rows) for f in folds), strict=True)
+    )
+    # All folds share a schedule, that of the largest.
+    largest = max(len(fold.train_rows) for fold in folds)
+    steps = steps_per_epoch(largest, config.fit.batch_size) * config.fit.epochs
     models = TrialModels(config, network, steps, depths)
     rows = dataset.rows
     features = Features(
@@ -47,8 +54,10 @@ def prepared(
         distinct_views(config.features, config.augmentation, config.fit.epochs),
         Path(config.cache),
     )
-    labels = rows["label"].to_numpy(dtype=np.float32)
-    return TrainingSet(features, labels, train_rows, validation_rows), models
+    used = np.zeros(len(rows), dtype=bool)
+    used[np.concatenate([train_rows, validation_rows])] = True
+    labels = np.where(used, rows["label"], np.nan).astype(np.float32)
+    return TrainingSet(features, labels, tuple(folds)), models
 
 
 def live_views(config: SearchConfig, rows: pd.DataFrame, root: Path) -> LiveViews:

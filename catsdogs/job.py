@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from catsdogs.dataset import Dataset, load_dataset
-from catsdogs.earlier import HISTORY, TRIALS, VALIDATION, Earlier, read_earlier
+from catsdogs.earlier import HISTORY, SELECT, TRIALS, VALIDATION, Earlier, read_earlier
 from catsdogs.errors import UserError
 from catsdogs.exhaustion import check_free_space, exhausted
 from catsdogs.files import remove_temporaries, write_csv
@@ -111,7 +109,7 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
     ours = not left_behind(place.folder)
     seconds_before = 0.0
     try:
-        dataset = load_dataset(config.data, Path(config.cache))
+        dataset = load_dataset(config.data, Path(config.cache), config.split)
         mark = fingerprint(config, dataset.digest)
         standing = find_standing(config, place.folder, mark)
         if not standing.runs:
@@ -123,20 +121,26 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
         seconds_before = _seconds_of(before, earlier)
         ours = True
         check_free_space(place.study, Path(config.cache))
-        remove_temporaries(place.folder, (RESULT, FINGERPRINT, TRIALS, HISTORY, VALIDATION, SPLIT))
+        remove_temporaries(place.folder, (RESULT, FINGERPRINT, TRIALS, HISTORY, VALIDATION, SELECT, SPLIT))
         if earlier.records:
             result["resumed_after"] = len(earlier.records)
             log.info("%s: %s", place.label, standing.told())
-        split = dataset.rows["split"]
+        folds = dataset.folds()
         result["data"] = {
             "digest": dataset.digest,
-            "train": int((split == "train").sum()),
-            "validation": int((split == "validation").sum()),
+            # With several folds: of the first one, and of all.
+            "train": len(folds[0].train_rows),
+            "validation": sum(len(fold.validation_rows) for fold in folds),
+            "holdout": len(dataset.holdout_rows),
+            "folds": len(folds),
             "left_out": len(dataset.left_out),
         }
         write_fingerprint(place.folder, mark)
         write_result(place.folder, result)
-        write_csv(place.folder / SPLIT, dataset.rows[["id", "label", "sha256", "split"]])
+        write_csv(
+            place.folder / SPLIT,
+            dataset.rows[["id", "label", "sha256", "split", *(["fold"] if len(folds) > 1 else [])]],
+        )
         deadline = study_deadline(place.study, config.timeout.study_seconds)
         if deadline is not None and time.time() > deadline:
             result.update(outcome(earlier.records, config.tuner.max_trials))
@@ -214,11 +218,11 @@ def _search(
     from catsdogs.inputs import prepared
     from catsdogs.oracles import build_oracle, expected_trials
     from catsdogs.progress import JobProgress, duration
+    from catsdogs.selection import select
     from catsdogs.study_progress import study_line
     from catsdogs.tuning import SearchTuner
 
-    split = dataset.rows["split"].to_numpy()
-    data, models = prepared(config, dataset, np.flatnonzero(split == "train"), np.flatnonzero(split == "validation"))
+    data, models = prepared(config, dataset, dataset.folds())
     oracle = build_oracle(config)
     planned = expected_trials(oracle, config)
     # Keras is loaded by now, and the machine tells its accelerators.
@@ -227,17 +231,18 @@ def _search(
     progress = JobProgress(
         place.label,
         planned,
-        config.fit.epochs * config.fit.executions_per_trial,
+        config.fit.epochs * config.fit.executions_per_trial * len(data.folds),
         lambda: study_line(place.study),
         earlier.records,
     )
     ids = list(dataset.rows["id"].iloc[data.validation_rows])
     tuner = SearchTuner(config, oracle, data, models, place.folder, ids, progress, earlier, deadline)
     log.info(
-        "%s: %d images to train on, %d to validate on; building the model and trying one step",
+        "%s: %d images to train on, %d to validate on%s; building the model and trying one step",
         place.label,
-        len(data.train_rows),
-        len(data.validation_rows),
+        len(data.folds[0].train_rows),
+        len(data.folds[0].validation_rows),
+        f" in each of {len(data.folds)} folds" if len(data.folds) > 1 else "",
     )
     began = time.monotonic()
     try:
@@ -245,7 +250,11 @@ def _search(
         with data.features.reading():
             data.features.prepare()
             tuner.search(verbose=0)
-            tuner.mend_validation()
+            chosen = None
+            if config.select.top > 1:
+                chosen = select(config, tuner, place.folder, place.label, ids)
+            if chosen is None:
+                tuner.mend_validation()
     except BudgetSpent as spent:
         _stop(place, str(spent), result)
         return
@@ -258,11 +267,13 @@ def _search(
             f"{tuner.first_traceback}"
         )
     tuner.weights.drop_all()
+    if chosen is not None:
+        result.update(best_trial=chosen, objective=chosen["val_log_loss"])
     log.info(
         "%s: best val_log_loss %.4f (trial %s) of %d trials in %s",
         place.label,
-        best.val_log_loss,
-        best.trial,
+        result["objective"],
+        result["best_trial"]["trial"],
         len(tuner.records),
         duration(time.monotonic() - began),
     )

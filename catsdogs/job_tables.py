@@ -21,10 +21,19 @@ class JobTables:
         validation_ids: id of every validation image.
         labels: (N,) of these images.
         earlier: what is on disk already.
+        folds: int (N,), whose fold each of these images is in; None: there is one fold, and no table tells of it.
     """
 
-    def __init__(self, folder: Path, validation_ids: list[str], labels: np.ndarray, earlier: Earlier) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        validation_ids: list[str],
+        labels: np.ndarray,
+        earlier: Earlier,
+        folds: np.ndarray | None = None,
+    ) -> None:
         self._folder = folder
+        self._folds = folds
         self._ids = validation_ids
         self._labels = labels.astype(int)
         self._records = {record.trial: record for record in earlier.records}
@@ -41,9 +50,10 @@ class JobTables:
         self._histories = [renamed(history, records) for history in self._histories]
         self._write(records, self._histories)
 
-    def keep_epochs(self, history: pd.DataFrame, trial: str, execution: int) -> None:
+    def keep_epochs(self, history: pd.DataFrame, trial: str, execution: int, fold: int) -> None:
         """Of a trial that runs; they are written when it is committed."""
-        self._uncommitted.append(history.assign(trial=trial, execution=execution))
+        told = {} if self._folds is None else {"fold": fold}
+        self._uncommitted.append(history.assign(trial=trial, execution=execution, **told))
 
     def epochs(self) -> int:
         """How many epochs the trial that runs has had."""
@@ -71,11 +81,13 @@ class JobTables:
 
     def write_validation(self, p_dog: np.ndarray) -> None:
         table = pd.DataFrame({"id": self._ids, "label": self._labels, "p_dog": p_dog})
+        if self._folds is not None:
+            table.insert(2, "fold", self._folds)
         write_csv(self._folder / VALIDATION, table)
 
     def _write(self, records: Iterable[TrialRecord], histories: list[pd.DataFrame]) -> None:
         if histories:
             table = pd.concat(histories, ignore_index=True)
-            leading = ["trial", "execution", "epoch"]
+            leading = ["trial", "execution", *([] if self._folds is None else ["fold"]), "epoch"]
             write_csv(self._folder / HISTORY, table[leading + [name for name in table if name not in leading]])
         write_trials(self._folder / TRIALS, records)

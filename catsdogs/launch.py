@@ -37,6 +37,7 @@ from catsdogs.failures import JobFailed, lists_jobs, record_failure
 from catsdogs.interrupts import exit_status, terminable
 from catsdogs.locations import conf_dir
 from catsdogs.processes import processors, take_share
+from catsdogs.schema import SearchConfig
 
 log = logging.getLogger(__name__)
 
@@ -228,14 +229,14 @@ class StudyCallback(Callback):
             if twice:
                 raise UserError(f"two jobs of this study would share the folder {min(twice)}: they choose the same")
             digests = {
-                repr(plain.data): load_dataset(plain.data, Path(plain.cache)).digest
-                for plain in {repr(plain.data): plain for plain in configs}.values()
+                _images(plain): load_dataset(plain.data, Path(plain.cache), plain.split).digest
+                for plain in {_images(plain): plain for plain in configs}.values()
             }
             standings = []
             for plain, name in zip(configs, names, strict=False):
                 if is_held(study / name):
                     raise UserError(in_use(study / name))
-                standings.append(find_standing(plain, study / name, fingerprint(plain, digests[repr(plain.data)])))
+                standings.append(find_standing(plain, study / name, fingerprint(plain, digests[_images(plain)])))
             if any(standing.runs for standing in standings) or not names:
                 check_free_space(study, Path(configs[0].cache))
             study.mkdir(parents=True, exist_ok=True)
@@ -284,6 +285,11 @@ class StudyCallback(Callback):
             _exit(1)
         if failed:
             _exit(2 if all(job.result.get("error_type") == "UserError" for job in failed) else 1)
+
+
+def _images(config: SearchConfig) -> str:
+    """The same text for jobs that share their images and how these are divided."""
+    return repr((config.data, config.split))
 
 
 def _check_launcher(config: DictConfig) -> None:

@@ -16,7 +16,12 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
         metrics: as written to `metrics.json`.
         recipe: as written to `recipe.json`.
     """
-    split = dataset.rows["split"]
+    counts, folds = dataset.rows["split"].value_counts(), len(dataset.folds())
+    divided = f"{counts['train']} for training, {counts['validation']} for validation"
+    if folds > 1:
+        divided = f"{counts['train'] + counts['validation']} in {folds} folds"
+    if len(dataset.holdout_rows):
+        divided += f", {len(dataset.holdout_rows)} held out"
     size = recipe["config"]["backbone"]["image_size"]
     lines = [
         f"# Cat or dog: {recipe['config']['backbone']['builder'].rpartition('.')[2]}",
@@ -46,24 +51,43 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
         )
     lines += [
         "",
-        "Log loss is the binary cross-entropy of the unsmoothed label. The validation split chose the trial and the "
-        "epoch, so its scores flatter the model a little; a leaderboard's scale is another one.",
+        "Log loss is the binary cross-entropy of the unsmoothed label; a leaderboard's scale is another one. Images "
+        "that chose the trial and the epoch flatter the model a little.",
+        "",
+        *(f"- {name}: {meaning}" for name, meaning in metrics["splits"].items()),
     ]
-    if metrics["fit_on"] == "all":
+    if metrics["validated_by"] == "search":
+        images = "all labelled images" if metrics["fit_on"] == "all" else "all images outside the hold-out"
+        own = "which were not trained on the images that they are scored on"
         lines += [
             "",
-            "The model was trained on all labelled images, for the epochs that the trial needed. The scores on the "
-            "validation split are those of the trial's model, which was trained on the training split alone.",
+            f"The model was trained on {images}, for the epochs that the trial needed. The scores on images that the "
+            f"search used are those of the search's own models, {own}.",
         ]
-    tta = metrics["tta"]
+    tta, calibration = metrics["tta"], metrics["calibration"]
+    if len(metrics["ensemble"]["members"]) > 1:
+        lines += ["", "## Members", "", f"Combined by {metrics['ensemble']['way']}:", ""]
+        for member in metrics["ensemble"]["members"]:
+            fold = "" if member["fold"] is None else f", fold {member['fold']}"
+            lines.append(f"- job {member['job']}, trial {member['trial']}{fold}: weight {member['weight']:.3g}")
     if tta["kind"] != "none":
-        lines += ["", f"Scores named `_tta` average {tta['views']} views (tta={tta['kind']}), as the submission does."]
+        lines += [
+            "",
+            f"Scores named `_tta` average the {tta['average']} of {tta['views']} views (tta={tta['kind']}), as the "
+            "submission does.",
+        ]
+    if calibration is not None:
+        lines += [
+            "",
+            f"The submission is calibrated: logits are divided by {calibration['temperature']:.3f}, and no class gets "
+            f"less than {calibration['floor']:.2g}. Scores named `_calibrated` are; on the images that this was fitted "
+            "on they are cross-fitted.",
+        ]
     lines += [
         "",
         "## Data",
         "",
-        f"- {len(dataset.rows)} labelled images: {int((split == 'train').sum())} for training, "
-        f"{int((split == 'validation').sum())} for validation; {len(dataset.left_out)} left out",
+        f"- {len(dataset.rows)} labelled images: {divided}; {len(dataset.left_out)} left out",
         f"- digest of ids, labels, contents and split: `{recipe['data_digest']}`",
         "",
         "## Recipe",
@@ -80,7 +104,8 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
         "## Limits",
         "",
         "It knows cats and dogs alone and will call anything else one of the two. It was measured on images of the "
-        "same source as those it was trained on; expect worse on other sources. Probabilities are not calibrated.",
+        "same source as those it was trained on; expect worse on other sources."
+        + (" Probabilities are not calibrated." if calibration is None else ""),
         "",
     ]
     return "\n".join(lines)

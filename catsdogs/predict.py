@@ -14,13 +14,16 @@ import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from catsdogs.errors import UserError, exit_status_of
 from catsdogs.files import read_json, write_csv
+
+if TYPE_CHECKING:
+    from catsdogs.pipeline import Pipeline
 
 # Images decoded and predicted at a time, so that a folder of any size fits into memory.
 CHUNK = 256
@@ -37,6 +40,7 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
         model = keras.models.load_model(model_file, compile=False)
     except (ValueError, OSError) as error:
         raise UserError(f"{model_file}: it cannot be loaded as a Keras model ({str(error).splitlines()[0]})") from error
+    pipeline = _pipeline(options)
     shape = model.input_shape
     if len(shape) != 4 or not isinstance(shape[1], int) or tuple(shape[1:]) != (shape[1], shape[1], 3):
         raise UserError(
@@ -47,7 +51,7 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
     forward = fastest_forward(model)
     size = int(model.input_shape[1])
     p_dog = np.concatenate(
-        [_chunk(forward, size, paths[start : start + CHUNK], options) for start in range(0, len(paths), CHUNK)]
+        [_chunk(forward, size, paths[start : start + CHUNK], pipeline) for start in range(0, len(paths), CHUNK)]
     )
     table = pd.DataFrame({"id": ids, "label": p_dog})
     if options.output is None:
@@ -66,13 +70,16 @@ def _parser() -> argparse.ArgumentParser:
         description="Predict images with a saved model: id,label rows, label = probability of dog.",
     )
     parser.add_argument(
-        "model", type=Path, help="folder that catsdogs.retrain wrote, multirun/NAME/best, or a .keras file"
+        "model",
+        type=Path,
+        help="folder that catsdogs.retrain wrote, multirun/NAME/best, for what submission.csv would say, with its "
+        "test-time augmentation and calibration; or a .keras file, for the model alone",
     )
     parser.add_argument("images", nargs="+", type=Path, help="image, folder of images, or zip of images")
     parser.add_argument("--output", type=Path, help="CSV file to write; default: standard output")
-    parser.add_argument(
-        "--tta", action="store_true", help="average the same test-time views as the study's submission; slower"
-    )
+    parser.add_argument("--plain", action="store_true", help="the model alone, also of a folder; faster")
+    # Older than pipeline.json, without which a folder is a model alone.
+    parser.add_argument("--tta", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(
         "--cache",
         type=Path,
@@ -115,13 +122,14 @@ def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:
     return [str(file) if seen[name] > 1 else name for name, file in zip(ids, files, strict=True)], files
 
 
-def _chunk(forward: Any, size: int, paths: list[Path], options: argparse.Namespace) -> np.ndarray:
+def _chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline | None) -> np.ndarray:
     """(N,) float64; 0.5 for images that do not decode."""
     from catsdogs.augment import view_keys
     from catsdogs.images import decode
-    from catsdogs.schema import Augmentation, Tta
-    from catsdogs.tta import predict, tta_views
-    from catsdogs.views import PLAIN, LiveViews
+    from catsdogs.pipeline import submitted
+    from catsdogs.schema import Augmentation
+    from catsdogs.tta import predict
+    from catsdogs.views import LiveViews
 
     images, digests, usable = [], [], []
     for position, path in enumerate(paths):
@@ -138,15 +146,29 @@ def _chunk(forward: Any, size: int, paths: list[Path], options: argparse.Namespa
     p_dog = np.full(len(paths), 0.5)
     if not images:
         return p_dog
-    if options.tta:
-        config = _recipe(options.model)["config"]
-        augmentation, seed = Augmentation(**config["augmentation"]), int(config["seed"])
-        over = tta_views(Tta(**config["tta"]), augmentation)
-    else:
-        over, augmentation, seed = [PLAIN], Augmentation(), 0
+    augmentation, seed = (Augmentation(), 0) if pipeline is None else (pipeline.augmentation, pipeline.seed)
     views = LiveViews(np.stack(images), view_keys(digests), augmentation, seed)
-    p_dog[usable] = predict(forward, views, np.arange(len(images)), over)
+    rows = np.arange(len(images))
+    p_dog[usable] = predict(forward, views, rows) if pipeline is None else submitted(pipeline(forward, views, rows))
     return p_dog
+
+
+def _pipeline(options: argparse.Namespace) -> Pipeline | None:
+    """What is done with the model's outputs; None: nothing."""
+    from catsdogs.pipeline import Pipeline, read_pipeline
+    from catsdogs.schema import Augmentation, Tta
+
+    if options.plain and options.tta:
+        raise UserError("--plain: it predicts without the views that --tta asks for; give one of them")
+    if options.plain:
+        return None
+    found = read_pipeline(options.model) if options.model.is_dir() else None
+    if found is not None or not options.tta:
+        return found
+    # A folder of an earlier version, or a model file.
+    config = _recipe(options.model)["config"]
+    tta = Tta(**{"average": "probability", **config["tta"]})
+    return Pipeline(tta, Augmentation(**config["augmentation"]), int(config["seed"]), None)
 
 
 def _recipe(model: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Entry point: best trial of a study -> final model, scores, TTA, submission.
 
-python -m catsdogs.retrain study=NAME [job=JOB] [trial=TRIAL] [fit_on=all] [tta=flip]
+python -m catsdogs.retrain study=NAME [job=JOB] [trial=TRIAL] [fit_on=all] [tta=auto] [ensemble=folds]
 """
 
 from __future__ import annotations
@@ -24,38 +24,27 @@ if TYPE_CHECKING:
 
 
 def task(config: DictConfig) -> None:
-    """Retrain one trial and tell its scores."""
+    """Retrain one trial, or several, and tell the scores."""
     from catsdogs.final import make_final
+    from catsdogs.final_metrics import told
     from catsdogs.report import write_page
-    from catsdogs.study import chosen_trial, read_job
+    from catsdogs.study import best_jobs, chosen_trial, read_job, read_jobs
 
     plain = cast(RetrainConfig, checked(config))
     study = Path(plain.studies) / plain.study
     job = read_job(study / str(plain.job))
     assert job is not None
-    metrics = make_final(plain, job, chosen_trial(job, plain.trial), study)
-    _tell(metrics, study / "best")
+    jobs = [job]
+    if plain.ensemble.kind == "jobs":
+        jobs = best_jobs(study, read_jobs(study), job, plain.ensemble.size)
+    metrics = make_final(plain, jobs, chosen_trial(job, plain.trial), study)
+    print()
+    for line in told(metrics):
+        print(line)
+    print(f"Written: {study / 'best'}")
     if plain.data.test is None and plain.data.sample is None:
         print("No submission.csv: data.test is not given")
     write_page(study)
-
-
-def _tell(metrics: dict[str, Any], best: Path) -> None:
-    print()
-    for name, label in (
-        ("log_loss", "validation log loss"),
-        ("log_loss_tta", "validation log loss with TTA"),
-        ("test_log_loss", "test log loss"),
-        ("test_log_loss_tta", "test log loss with TTA"),
-    ):
-        detail = metrics["details"].get(name)
-        if detail is not None:
-            between = "" if detail["low"] is None else f"  (95 % interval {detail['low']:.4f} to {detail['high']:.4f})"
-            print(f"{label:30} {detail['value']:.4f}{between}, {detail['size']} images")
-    plain, averaged = metrics["log_loss"], metrics["log_loss_tta"]
-    if plain is not None and averaged is not None and averaged > plain:
-        print("TTA did not help on the validation split; tta=none or tta=flip submits without these views")
-    print(f"Written: {best}")
 
 
 def _complete(parsed: Any, arguments: list[str]) -> list[str]:

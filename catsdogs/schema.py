@@ -52,6 +52,14 @@ class Data:
 
 
 @dataclass
+class Split:
+    """How the labelled images in use are divided."""
+
+    holdout: float = _within(0, 1, open_high=True)  # share of the distinct images that no search sees
+    folds: int = _within(1, 100)  # 1: training and validation by data.validation_fraction; more: cross-validation
+
+
+@dataclass
 class Backbone:
     """A network without its top, and the range of pixels it expects."""
 
@@ -158,8 +166,17 @@ MOST_VIEWS = 10
 class Tta:
     """Test-time augmentation: what is averaged into the final probability."""
 
-    kind: str = _one_of("none", "flip", "views")
+    kind: str = _one_of("none", "flip", "crops", "views", "auto")  # auto: chosen on data that the model has not seen
     views: int = _within(1, 1_000)  # of kind views: seeded views by the job's augmentation
+    average: str = _one_of("probability", "logit")  # what of the views is averaged
+
+
+@dataclass
+class Select:
+    """How the winner of a job is named after its search."""
+
+    top: int = _within(1, 1_000)  # trials that are trained again with fresh seeds; 1: the best of the search wins
+    seeds: int = _within(1, 1_000)  # for each of them; their mean decides
 
 
 @dataclass
@@ -178,6 +195,14 @@ class Resume:
 
 
 @dataclass
+class Ensemble:
+    """The models that are combined into the final one."""
+
+    kind: str = _one_of("none", "folds", "jobs")
+    size: int = _within(2, 100)  # of jobs: how many
+
+
+@dataclass
 class SearchConfig:
     """Everything that decides one job."""
 
@@ -186,6 +211,7 @@ class SearchConfig:
     cache: str = MISSING  # unpacked archives, catalogues, pixels, activations
     seed: int = _within(0, 2**31 - 1)
     data: Data = field(default_factory=Data)
+    split: Split = field(default_factory=Split)
     backbone: Backbone = field(default_factory=Backbone)
     augmentation: Augmentation = field(default_factory=Augmentation)
     schedule: Schedule = field(default_factory=Schedule)
@@ -196,6 +222,7 @@ class SearchConfig:
     fit: Fit = field(default_factory=Fit)
     features: Features = field(default_factory=Features)
     tta: Tta = field(default_factory=Tta)
+    select: Select = field(default_factory=Select)
     timeout: Timeout = field(default_factory=Timeout)
     resume: Resume = field(default_factory=Resume)
     varied: list[str] = MISSING  # keys that the study varies beside the composed groups; they name the job folders
@@ -208,6 +235,8 @@ class RetrainConfig(SearchConfig):
     job: str | None = MISSING  # null: the best job of the study
     trial: str | None = MISSING  # null: the best trial of the job
     fit_on: str = _one_of("train", "all")
+    ensemble: Ensemble = field(default_factory=Ensemble)
+    calibrate: bool = MISSING  # only where it helps images that it was not fitted on
 
 
 # The fields that a space entry may search, each with the group that owns it.
@@ -251,6 +280,26 @@ def check(config: SearchConfig) -> None:
         )
     if config.tuner.max_trials is None and config.tuner.oracle in ("random", "bayesian"):
         raise UserError(f"tuner.max_trials=null: the {config.tuner.oracle} oracle needs a number of trials, 1 or more")
+    if isinstance(config, RetrainConfig):
+        _check_retrain(config)
+
+
+def _check_retrain(config: RetrainConfig) -> None:
+    kind, folds = config.ensemble.kind, config.split.folds
+    if kind == "folds" and folds == 1:
+        raise UserError(
+            "ensemble=folds: the job was searched with split.folds=1; search with split.folds=5, or take ensemble=none"
+        )
+    if kind == "folds" and config.fit_on == "all":
+        raise UserError("fit_on=all: with ensemble=folds every model leaves its fold out; leave fit_on out")
+    if kind == "jobs" and config.trial is not None:
+        raise UserError(f"trial={config.trial}: ensemble=jobs takes the best trial of every job; leave trial out")
+    if config.tta.kind == "auto" and kind != "folds" and (config.fit_on == "all" or folds > 1):
+        why = "fit_on=all" if config.fit_on == "all" else f"a single model of split.folds={folds}"
+        raise UserError(
+            f"tta=auto: {why} leaves no image outside the hold-out unseen to choose on; give tta=none, flip, crops or "
+            f"views, or {'leave fit_on out' if folds == 1 else 'take ensemble=folds'}"
+        )
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:

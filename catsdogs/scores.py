@@ -11,6 +11,10 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 # Keras clips probabilities to [1e-7, 1 - 1e-7] in its binary cross-entropy; within the same bounds ours is the same.
 EPSILON = 1e-7
 
+# Log losses in nats that differ by no more count as equal where the simpler of two ways is wanted: no report shows a
+# further digit.
+EQUAL = 0.00005
+
 _RESAMPLES = 2000
 _BOOTSTRAP_SEED = 0  # fixed: scores of the same predictions are the same numbers
 _BATCH_ELEMENTS = 2**17  # drawn images held at once: a few MB for any N, and faster than larger batches

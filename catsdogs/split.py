@@ -1,7 +1,8 @@
-"""Catalogue rows + seed -> `train` / `validation` for every row.
+"""Catalogue rows + seed -> `train` / `validation` / `holdout` for every row, and its fold.
 
-The unit is the distinct image, told by its sha256: copies of one file never stand on both sides. What is drawn depends
-on the images and the seed, not on the order of the rows.
+The unit is the distinct image, told by its sha256: copies of one file never stand on both sides. Where the rows have a
+column `groups`, of near-duplicates for example, the group is the unit. What is drawn depends on the images and the
+seed, not on the order of the rows.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import hashlib
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from catsdogs.archive import natural_key
 from catsdogs.errors import UserError
+from catsdogs.schema import Split
 
 
 def subset(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
@@ -45,40 +47,91 @@ def subset(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
     return rows.iloc[sorted(drawn)]
 
 
-def split(rows: pd.DataFrame, validation_fraction: float, seed: int) -> pd.Series:
-    """Put every row on one of two sides.
+def divide(rows: pd.DataFrame, division: Split, validation_fraction: float, seed: int) -> pd.DataFrame:
+    """Set the hold-out aside, then divide the rest into training and validation, or into folds.
 
-    Distinct images are divided by scikit-learn's `train_test_split`, stratified by label. Identical images share a
-    side, also where their labels differ (the higher one counts for the stratification).
+    Distinct images are divided by scikit-learn, stratified by label. Identical images share a side, also where their
+    labels differ (the higher one counts for the stratification). The hold-out is drawn first: neither the folds nor the
+    validation fraction change it.
 
     Args:
-        rows: columns label (0.0 or 1.0) and sha256.
-        validation_fraction: share of the distinct images that goes to validation, in (0, 1).
+        rows: columns label (0.0 or 1.0) and sha256, and perhaps groups (str).
+        validation_fraction: share of the distinct images outside the hold-out that goes to validation, in (0, 1);
+            unused with several folds.
         seed: decides which.
 
     Returns:
-        (N,) str, "train" or "validation", with the index of `rows`; named split.
+        With the index of `rows`: split (str), "train", "validation" or "holdout", and fold (int), -1 in the hold-out.
+        With one fold it is 0 for validation rows and -1 for training rows. With several it is the fold whose model has
+        not seen the row, and split tells the sides of fold 0.
 
     Raises:
-        UserError: there are too few images for both classes on both sides.
+        UserError: there are too few images for both classes on every side.
+        ValueError: copies of one image are in different groups.
     """
-    labels = rows.groupby("sha256")["label"].max().sort_index()
-    cats, dogs = int((labels == 0.0).sum()), int((labels == 1.0).sum())
-    too_few = UserError(
-        f"data.validation_fraction={validation_fraction:g}: {cats} distinct cats and {dogs} distinct dogs are too few "
-        f"for both classes in training and validation; give more images, raise data.limit, or move the fraction "
-        f"towards 0.5"
-    )
+    unit = _unit(rows)
+    side = pd.Series("train", index=rows.index, name="split", dtype=str)
+    fold = pd.Series(-1, index=rows.index, name="fold", dtype=np.int64)
+    if division.holdout:
+        # Of a seed of its own: else the validation images of a study without a hold-out, which chose its models, would
+        # be the hold-out of the next one.
+        own_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
+        side[unit.isin(_drawn(unit, rows["label"], division.holdout, own_seed, "split.holdout"))] = "holdout"
+    rest = side == "train"
+    if division.folds == 1:
+        drawn = _drawn(unit[rest], rows["label"][rest], validation_fraction, seed, "data.validation_fraction")
+        fold[rest & unit.isin(drawn)] = 0
+    else:
+        fold[rest] = unit[rest].map(_folds(unit[rest], rows["label"][rest], division.folds, seed))
+    return pd.DataFrame({"split": side.mask(fold == 0, "validation"), "fold": fold})
+
+
+def _unit(rows: pd.DataFrame) -> pd.Series:
+    """(N,) str: rows with the same one stay on one side."""
+    if "groups" not in rows:
+        return rows["sha256"]
+    torn = rows.groupby("sha256")["groups"].nunique(dropna=False) > 1
+    if torn.any():
+        raise ValueError(f"copies of the image {torn.index[torn][0]} are in different groups")
+    return rows["groups"]
+
+
+def _drawn(unit: pd.Series, label: pd.Series, share: float, seed: int, key: str) -> np.ndarray:
+    """The distinct units of one side, stratified by label."""
+    labels = label.groupby(unit).max().sort_index()
     try:
-        train, validation = train_test_split(
-            labels.index.to_numpy(), test_size=validation_fraction, random_state=seed, stratify=labels.to_numpy()
+        others, drawn = train_test_split(
+            labels.index.to_numpy(), test_size=share, random_state=seed, stratify=labels.to_numpy()
         )
     except ValueError as error:
-        raise too_few from error
-    if any(labels[side].nunique() < 2 for side in (train, validation)):
-        raise too_few
-    return pd.Series(
-        np.where(rows["sha256"].isin(validation), "validation", "train"), index=rows.index, name="split", dtype=str
+        raise _too_few(key, share, labels) from error
+    if any(labels[side].nunique() < 2 for side in (others, drawn)):
+        raise _too_few(key, share, labels)
+    return drawn
+
+
+def _folds(unit: pd.Series, label: pd.Series, folds: int, seed: int) -> pd.Series:
+    """Every distinct unit -> its fold, stratified by label."""
+    labels = label.groupby(unit).max().sort_index()
+    cats, dogs = int((labels == 0.0).sum()), int((labels == 1.0).sum())
+    if min(cats, dogs) < folds:
+        raise UserError(
+            f"split.folds={folds}: {cats} distinct cats and {dogs} distinct dogs outside the hold-out are too few for "
+            f"both classes in every fold; give more images, raise data.limit, or lower split.folds"
+        )
+    fold = pd.Series(-1, index=labels.index)
+    folding = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    for number, (_, places) in enumerate(folding.split(labels.to_numpy(), labels.to_numpy())):
+        fold.iloc[places] = number
+    return fold
+
+
+def _too_few(key: str, share: float, labels: pd.Series) -> UserError:
+    cats, dogs = int((labels == 0.0).sum()), int((labels == 1.0).sum())
+    sides = "in the hold-out and outside it" if key == "split.holdout" else "in training and validation"
+    return UserError(
+        f"{key}={share:g}: {cats} distinct cats and {dogs} distinct dogs are too few for both classes {sides}; "
+        f"give more images, raise data.limit, or move the fraction towards 0.5"
     )
 
 

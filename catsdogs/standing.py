@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -28,6 +29,7 @@ class Kind(Enum):
     RESUMED = "goes on"
     RETRIED = "failed and is tried again"
     EXTENDED = "finished before and gets more trials"
+    RESELECTED = "finished before and selects again"
     SKIPPED = "failed and is skipped"
 
 
@@ -55,7 +57,7 @@ class Standing:
 
     def told(self) -> str:
         """`goes on at trial 3 of 8`."""
-        if self.kind is not Kind.RESUMED and not (self.trials and self.runs):
+        if self.kind is Kind.RESELECTED or (self.kind is not Kind.RESUMED and not (self.trials and self.runs)):
             return self.kind.value
         of = "" if self.planned is None else f" of {self.planned}"
         joint = " at" if self.kind is Kind.RESUMED else ", from"
@@ -76,7 +78,7 @@ def find_standing(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> S
     result = None if job is None else job.result
     then = read_fingerprint(folder, result)
     if job is not None and job.status == OK and then is not None:
-        return _of_finished(job, folder, then, mark, planned)
+        return _of_finished(job, folder, then, mark, config)
     left = left_behind(folder)
     if job is None and not left:
         return Standing(Kind.NEW, planned=planned)
@@ -102,21 +104,30 @@ def find_standing(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> S
     return Standing(Kind.RETRIED if failed else Kind.RESUMED, job, len(records), planned)
 
 
-def _of_finished(job: Job, folder: Path, then: dict[str, Any], mark: dict[str, Any], planned: int | None) -> Standing:
-    before = ((job.result.get("config") or {}).get("tuner") or {}).get("max_trials")
+def _of_finished(job: Job, folder: Path, then: dict[str, Any], mark: dict[str, Any], config: SearchConfig) -> Standing:
+    planned = config.tuner.max_trials
+    was = job.result.get("config") or {}
+    before = (was.get("tuner") or {}).get("max_trials")
     stopped = bool(job.result.get("stopped"))
+    selects = _selection(was.get("select") or {}) != _selection(dataclasses.asdict(config.select))
     more = before is not None and (planned is None or planned > before)
-    changed = changes(then, mark, unfinished=stopped or more)
+    changed = changes(then, mark, unfinished=stopped or more or selects)
     if changed:
         raise _refusal(folder, changed)
-    if not (stopped or more):
+    if not (stopped or more or selects):
         told = (job.result.get("trials") or {}).get("total")
         if planned is not None and isinstance(told, int) and told > planned:
             raise _too_many(folder, told)
         return Standing(Kind.FINISHED, job)
     records = finished_trials(folder, job.result)
     _enough(folder, records, planned)
-    return Standing(Kind.RESUMED if stopped else Kind.EXTENDED, job, len(records), planned)
+    kind = Kind.RESUMED if stopped else Kind.EXTENDED if more else Kind.RESELECTED
+    return Standing(kind, job, len(records), planned)
+
+
+def _selection(select: dict[str, Any]) -> tuple[int, int] | None:
+    """What the winner is named by; None: the search alone."""
+    return (select["top"], select["seeds"]) if select.get("top", 1) > 1 else None
 
 
 def summary(study: str, names: Sequence[str], standings: Sequence[Standing]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import math
@@ -74,6 +75,11 @@ class Job:
         value = self.best().get("val_log_loss")
         return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.inf
 
+    def execution(self, trial: str) -> int:
+        """The execution of a trial that is kept: a fresh one of the trial that `selection` named the winner."""
+        best = self.best()
+        return int(best.get("execution", 0)) if best.get("trial") == trial else 0
+
     def trials(self) -> list[TrialRecord]:
         """Its trials so far.
 
@@ -111,9 +117,15 @@ def read_job(folder: Path) -> Job | None:
 def _completed(config: dict[str, Any]) -> dict[str, Any]:
     """A job's configuration with the keys that earlier versions did not write, and their meaning then."""
     fit = {"precision": "float32", "max_parameters": None, **_mapping(config.get("fit"))}
-    since = {"timeout": {"trial_seconds": None, "study_seconds": None}, "resume": {"failed": "retry"}}
+    since = {
+        "timeout": {"trial_seconds": None, "study_seconds": None},
+        "resume": {"failed": "retry"},
+        "split": {"holdout": 0.0, "folds": 1},
+        "select": {"top": 1, "seeds": 3},
+    }
+    tta = {"average": "probability", **_mapping(config.get("tta"))}
     features = {"mode": "auto", "views": fit.get("epochs"), "dtype": "float32", "engine": "auto", "max_gib": 50.0}
-    return {**since, **config, "fit": fit, "features": {**features, **_mapping(config.get("features"))}}
+    return {**since, **config, "fit": fit, "features": {**features, **_mapping(config.get("features"))}, "tta": tta}
 
 
 def read_jobs(study: Path) -> list[Job]:
@@ -154,25 +166,50 @@ def best_job(study: Path, jobs: list[Job]) -> Job:
     return min(able, key=lambda job: (job.objective, job.name))
 
 
+def best_jobs(study: Path, jobs: list[Job], first: Job, size: int) -> list[Job]:
+    """So many jobs of a study: this one, then the best others that were validated on the same images.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    alike = [
+        job
+        for job in jobs
+        if job.name != first.name and math.isfinite(job.objective) and job.data_digest == first.data_digest
+    ]
+    found = [first, *sorted(alike, key=lambda job: (job.objective, job.name))][:size]
+    if len(found) < size:
+        raise UserError(
+            f"ensemble.size={size}: study {study} has {len(found)} jobs with a completed trial on the images of "
+            f"{first.name}; "
+            + (f"give ensemble.size={len(found)}" if len(found) > 1 else "search more jobs, or leave ensemble out")
+        )
+    return found
+
+
 def chosen_trial(job: Job, trial: str | None) -> TrialRecord:
-    """The named trial of a job, or its best one.
+    """The named trial of a job, or its best one; of the winner what fresh seeds told, if it was selected by them.
 
     Raises:
         UserError: there is no such trial, or it cannot win.
     """
     records = {record.trial: record for record in job.trials()}
+    told = job.best()
     if trial is None:
-        best = best_trial(records.values())
+        best = records.get(str(told.get("trial"))) or best_trial(records.values())
         if best is None:
             raise UserError(f"job {job.folder}: it has no completed trial with a finite log loss")
-        return best
+        trial = best.trial
     if trial not in records:
         raise UserError(f"trial={trial}: job {job.name} has no such trial; it has {', '.join(records) or 'none'}")
     if not records[trial].can_win:
         raise UserError(
             f"trial={trial}: it ended as {records[trial].status} and cannot be trained again; choose another"
         )
-    return records[trial]
+    if told.get("trial") != trial:
+        return records[trial]
+    again = {name: told[name] for name in ("val_log_loss", "val_accuracy", "best_epoch") if name in told}
+    return dataclasses.replace(records[trial], **again)
 
 
 def leaderboard(jobs: list[Job]) -> pd.DataFrame:

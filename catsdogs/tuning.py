@@ -19,6 +19,7 @@ import numpy as np
 from keras_tuner.engine import base_tuner
 
 from catsdogs.batches import PlainBatches, for_keras
+from catsdogs.dataset import Fold
 from catsdogs.devices import batch_sizes, distributed
 from catsdogs.earlier import Earlier, validation_fits
 from catsdogs.exhaustion import exhausted, is_mistake_of_ours
@@ -48,19 +49,41 @@ class TrainingSet:
     Attributes:
         features: inputs of all rows, at any cut.
         labels: float32 (N,), 0.0 cat, 1.0 dog.
-        train_rows: int, the rows of the training split.
-        validation_rows: int, the rows of the validation split.
+        folds: a model is trained and validated on each.
     """
 
     features: Features
     labels: np.ndarray
-    train_rows: np.ndarray
-    validation_rows: np.ndarray
+    folds: tuple[Fold, ...]
+
+    @property
+    def validation_rows(self) -> np.ndarray:
+        """The rows that a model is validated on which has not seen them, ascending; int."""
+        return np.sort(np.concatenate([fold.validation_rows for fold in self.folds]))
 
 
-def trial_seed(seed: int, trial: str, execution: int) -> int:
-    """The seed of one execution of a trial: of its weights, its dropout and its order of images; in [0, 2^31)."""
-    return int(np.random.SeedSequence([seed, int(trial), execution]).generate_state(1)[0] >> 1)
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """What one execution of a trial came to, over all folds.
+
+    Attributes:
+        p_dog: (N,) float64 of the validation rows.
+    """
+
+    val_log_loss: float
+    val_accuracy: float
+    best_epoch: int
+    seconds: float
+    p_dog: np.ndarray
+
+
+def trial_seed(seed: int, trial: str, run: int) -> int:
+    """The seed of one run of a trial: of its weights, its dropout and its order of images; in [0, 2^31).
+
+    Args:
+        run: execution x folds + fold: a trial runs every fold of every execution.
+    """
+    return int(np.random.SeedSequence([seed, int(trial), run]).generate_state(1)[0] >> 1)
 
 
 class SearchTuner(base_tuner.BaseTuner):
@@ -96,13 +119,18 @@ class SearchTuner(base_tuner.BaseTuner):
         self._folder = folder
         self._progress = progress
         self._limits = Limits(config, deadline)
-        counts = len(data.train_rows), len(data.validation_rows)
+        counts = [len(rows) for fold in data.folds for rows in (fold.train_rows, fold.validation_rows)]
         self._batch_sizes = batch_sizes(config.fit.batch_size, *counts)
-        self._steps = steps_per_epoch(len(data.train_rows), config.fit.batch_size)
         self._p_dog: np.ndarray | None = None
         earlier = earlier or Earlier()
         self.weights = ParentWeights(folder / "weights")
-        self._tables = JobTables(folder, validation_ids, data.labels[data.validation_rows], earlier)
+        rows = data.validation_rows
+        fold_of_row = None
+        if len(data.folds) > 1:
+            fold_of_row = np.empty(len(rows), dtype=int)
+            for number, fold in enumerate(data.folds):
+                fold_of_row[np.searchsorted(rows, fold.validation_rows)] = number
+        self._tables = JobTables(folder, validation_ids, data.labels[rows], earlier, fold_of_row)
         self._validation_fits = validation_fits(folder, earlier, validation_ids)
         # No hypermodel: Keras Tuner would build from it, where our models are built once for many trials. Overwritten,
         # as its state cannot be trusted (see `replay`).
@@ -127,6 +155,10 @@ class SearchTuner(base_tuner.BaseTuner):
         return self._tables.records
 
     @property
+    def folds(self) -> int:
+        return len(self._data.folds)
+
+    @property
     def first_traceback(self) -> str:
         """Of the first trial that failed, or empty."""
         for record in self.records:
@@ -139,7 +171,7 @@ class SearchTuner(base_tuner.BaseTuner):
         """Build a model and train one batch of zeros, so that an error of ours is not a series of failed trials."""
         # The deepest unfreezing, which is the one that the backbone may not have.
         deepest = {"unfreeze_depth": depths(self._config)[-1]}
-        size = min(self._config.fit.batch_size, len(self._data.train_rows))
+        size = min(self._config.fit.batch_size, len(self._data.folds[0].train_rows))
         with distributed(self._batch_sizes):
             trial = self._models.start(hyperparameters(self._config, deepest), self._config.seed)
             trial.model.train_on_batch(np.zeros((size, *trial.cut.shape), np.float32), np.zeros((size, 1), np.float32))
@@ -164,34 +196,37 @@ class SearchTuner(base_tuner.BaseTuner):
             trial.message = traceback.format_exc()
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Train the executions of a trial; give their mean scores."""
+        """Train every fold of the executions of a trial; give the mean scores of the executions."""
         self._limits.begin_trial()
         self._p_dog = None
         self._tables.forget_epochs()
         control = trial.hyperparameters.values
         self._limits.check_size(self._models.parameters(hyperparameters(self._config, control)))
         first_epoch, epochs = self._epochs(control)
+        folds, executions = self.folds, self._config.fit.executions_per_trial
         trainings: list[Training] = []
-        for execution in range(self._config.fit.executions_per_trial):
-            epochs_before = execution * (epochs - first_epoch)
+        for run in range(executions * folds):
+            execution, fold = divmod(run, folds)
+            epochs_before = run * (epochs - first_epoch)
 
             def told(epoch: int, share: float, logs: dict[str, float] | None, before: int = epochs_before) -> None:
                 self._progress.epoch(before + epoch - first_epoch, share, epoch, epochs, logs)
 
             try:
-                training, model = self._run_execution(trial.trial_id, execution, told)
+                training, model = self._run(trial.trial_id, run, told)
             except DivergedError as error:
-                self._tables.keep_epochs(error.history, trial.trial_id, execution)
+                self._tables.keep_epochs(error.history, trial.trial_id, execution, fold)
                 raise
             if execution == 0 and self._may_be_best(training):
-                # Now: the next execution, or trial, starts in the same model.
-                self._p_dog = self._predictions(model)
+                # Now: the next run, or trial, starts in the same model.
+                self._predict(model, fold)
             trainings.append(training)
-            self._tables.keep_epochs(training.history, trial.trial_id, execution)
+            self._tables.keep_epochs(training.history, trial.trial_id, execution, fold)
+        by_execution = [trainings[start : start + folds] for start in range(0, len(trainings), folds)]
         self._record = self._new_record(
             trial,
-            val_log_loss=statistics.fmean(training.val_log_loss for training in trainings),
-            val_accuracy=statistics.fmean(training.val_accuracy for training in trainings),
+            val_log_loss=statistics.fmean(self._pooled([one.val_log_loss for one in part]) for part in by_execution),
+            val_accuracy=statistics.fmean(self._pooled([one.val_accuracy for one in part]) for part in by_execution),
             epochs=round(statistics.fmean(len(training.history) for training in trainings)),
             best_epoch=round(statistics.fmean(training.best_epoch for training in trainings)),
         )
@@ -218,15 +253,48 @@ class SearchTuner(base_tuner.BaseTuner):
         self.weights.drop_useless(self.oracle, [record.trial for record in self.records])
         self._progress.trial_done()
 
+    def train_again(self, trial_id: str, execution: int, told: Any = None) -> Execution:
+        """Train one execution of a finished trial, which may be one that the search has not had.
+
+        Args:
+            told: as `JobProgress.epoch`.
+
+        Raises:
+            DivergedError, TrialTimeoutError: it does not end well.
+        """
+        self._limits.begin_trial()
+        self._p_dog = None
+        first_epoch, epochs = self._epochs(self.oracle.trials[trial_id].hyperparameters.values)
+        trainings = []
+        for fold in range(self.folds):
+
+            def listener(epoch: int, share: float, logs: dict[str, float] | None, fold: int = fold) -> None:
+                if told is not None:
+                    told(fold * (epochs - first_epoch) + epoch - first_epoch, share, epoch, epochs, logs)
+
+            training, model = self._run(trial_id, execution * self.folds + fold, listener)
+            self._predict(model, fold)
+            trainings.append(training)
+        assert self._p_dog is not None
+        return Execution(
+            val_log_loss=self._pooled([training.val_log_loss for training in trainings]),
+            val_accuracy=self._pooled([training.val_accuracy for training in trainings]),
+            best_epoch=round(statistics.fmean(training.best_epoch for training in trainings)),
+            seconds=self._limits.trial_seconds(),
+            p_dog=self._p_dog,
+        )
+
+    def write_validation(self, p_dog: np.ndarray) -> None:
+        self._tables.write_validation(p_dog)
+
     def mend_validation(self) -> None:
         """Train the best trial again where its predictions are lost, or are of a trial that never ended."""
         best = best_trial(self.records)
         if self._validation_fits or best is None:
             return
         log.warning("validation.csv is not of trial %s, the best one: it is trained again for it", best.trial)
-        self._limits.begin_trial()
         try:
-            self._tables.write_validation(self._predictions(self._run_execution(best.trial, 0)[1]))
+            self.write_validation(self.train_again(best.trial, 0).p_dog)
         except (DivergedError, TrialTimeoutError) as error:
             log.warning(
                 "trial %s did not end well this time, and validation.csv is left as it is: %s", best.trial, error
@@ -253,22 +321,26 @@ class SearchTuner(base_tuner.BaseTuner):
 
     def _may_be_best(self, training: Training) -> bool:
         best = best_trial(self.records)
-        if best is None or best.val_log_loss is None or self._config.fit.executions_per_trial > 1:
+        several = self._config.fit.executions_per_trial * self.folds > 1
+        if best is None or best.val_log_loss is None or several:
             return True
         return training.val_log_loss < best.val_log_loss
 
-    def _run_execution(self, trial_id: str, execution: int, told: Any = None) -> tuple[Training, TrialModel]:
-        """Train one execution of a trial that the oracle knows.
+    def _run(self, trial_id: str, run: int, told: Any = None) -> tuple[Training, TrialModel]:
+        """Train one fold of one execution of a trial that the oracle knows.
 
         Args:
+            run: as in `trial_seed`.
             told: as `training.Listener`.
         """
+        fold = self._data.folds[run % self.folds]
+        steps = steps_per_epoch(len(fold.train_rows), self._config.fit.batch_size)
         control = self.oracle.trials[trial_id].hyperparameters.values
         first_epoch, epochs = self._epochs(control)
         parent = control.get("tuner/trial_id")
         # A promoted Hyperband trial goes on from its parent's weights, and from its parent's learning rate.
-        weights = None if parent is None else self._weights_of(parent, execution)
-        seed = trial_seed(self._config.seed, trial_id, execution)
+        weights = None if parent is None else self._weights_of(parent, run)
+        seed = trial_seed(self._config.seed, trial_id, run)
 
         def listener(epoch: int, share: float, logs: dict[str, float] | None) -> None:
             self._limits.check_time()
@@ -276,7 +348,7 @@ class SearchTuner(base_tuner.BaseTuner):
                 told(epoch, share, logs)
 
         with distributed(self._batch_sizes):
-            started = self._models.start(hyperparameters(self._config, control), seed, first_epoch * self._steps)
+            started = self._models.start(hyperparameters(self._config, control), seed, first_epoch * steps)
             if weights is not None:
                 self._models.set_weights(started, weights)
             try:
@@ -284,8 +356,8 @@ class SearchTuner(base_tuner.BaseTuner):
                     started.model,
                     self._data.features.at(started.cut),
                     self._data.labels,
-                    self._data.train_rows,
-                    self._data.validation_rows,
+                    fold.train_rows,
+                    fold.validation_rows,
                     self._config.fit,
                     seed,
                     first_epoch,
@@ -302,24 +374,34 @@ class SearchTuner(base_tuner.BaseTuner):
                     raise keras_tuner.errors.FatalError(str(self._data.features.problem)) from error
                 raise
         if self._config.tuner.oracle == "hyperband" and epochs < self._config.fit.epochs:
-            self._models.save_weights(started, self.weights.file(trial_id, execution))
+            self._models.save_weights(started, self.weights.file(trial_id, run))
         return training, started
 
-    def _weights_of(self, parent: str, execution: int) -> list[np.ndarray]:
+    def _weights_of(self, parent: str, run: int) -> list[np.ndarray]:
         """The weights that a trial ended with; it is trained again where they are lost or damaged."""
         try:
-            return self._models.read_weights(self.weights.file(parent, execution))
+            return self._models.read_weights(self.weights.file(parent, run))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            log.warning("the weights of trial %s are lost (%s): it is trained again for them", parent, error)
-            self._run_execution(parent, execution)
-            return self._models.read_weights(self.weights.file(parent, execution))
+            if run < self._config.fit.executions_per_trial * self.folds:
+                # With a fresh seed there were none.
+                log.warning("the weights of trial %s are lost (%s): it is trained again for them", parent, error)
+            self._run(parent, run)
+            return self._models.read_weights(self.weights.file(parent, run))
 
     def _error_file(self, trial_id: str) -> Path:
         return self._folder / "errors" / f"{trial_id}.txt"
 
-    def _predictions(self, trial: TrialModel) -> np.ndarray:
-        """(N,) float64 of the validation rows."""
-        views = self._data.features.at(trial.cut)
-        batches = PlainBatches(views, self._data.validation_rows, PLAIN, self._config.fit.batch_size)
+    def _pooled(self, values: list[float]) -> float:
+        """What the folds say, each by its number of images; of a single one exactly what it says."""
+        sizes = [len(fold.validation_rows) for fold in self._data.folds]
+        return values[0] if len(values) == 1 else statistics.fmean(values, sizes)
+
+    def _predict(self, trial: TrialModel, fold: int) -> None:
+        """Keep what a model says of the validation images of its fold: float64, in the order of all of them."""
+        rows, own = self._data.validation_rows, self._data.folds[fold].validation_rows
+        batches = PlainBatches(self._data.features.at(trial.cut), own, PLAIN, self._config.fit.batch_size)
         with distributed(self._batch_sizes):
-            return trial.model.predict(for_keras(batches), verbose=0).reshape(-1).astype(np.float64)
+            found = trial.model.predict(for_keras(batches), verbose=0).reshape(-1).astype(np.float64)
+        if self._p_dog is None:
+            self._p_dog = np.full(len(rows), np.nan)
+        self._p_dog[np.searchsorted(rows, own)] = found

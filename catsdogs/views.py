@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from catsdogs.augment import augment, is_identity
+from catsdogs.augment import augment, crops, is_identity
 from catsdogs.schema import MOST_VIEWS, Augmentation, Features
 
 
@@ -19,11 +19,12 @@ from catsdogs.schema import MOST_VIEWS, Augmentation, Features
 class View:
     """One deterministic version of every image.
 
-    `plain` is the image as it is, `mirrored` its horizontal flip; `train` and `tta` are numbered, seeded augmentations,
-    with random numbers that do not overlap.
+    `plain` is the image as it is, `mirrored` its horizontal flip; `crop` and `mirrored crop` are the crops of that
+    number (`augment.crops`); `train` and `tta` are numbered, seeded augmentations, with random numbers that do not
+    overlap.
     """
 
-    kind: Literal["plain", "mirrored", "train", "tta"]
+    kind: Literal["plain", "mirrored", "crop", "mirrored crop", "train", "tta"]
     number: int = 0
 
 
@@ -78,8 +79,10 @@ class LiveViews:
     def read(self, rows: np.ndarray, view: View) -> np.ndarray:
         """uint8 (B, S, S, 3)."""
         images = np.asarray(self._pixels[rows])
-        if view.kind == "plain":
+        if view.kind in ("crop", "mirrored crop"):
+            images = crops(images, view.number)
+        if view.kind in ("plain", "crop"):
             return images
-        if view.kind == "mirrored":
+        if view.kind in ("mirrored", "mirrored crop"):
             return np.ascontiguousarray(images[:, :, ::-1])
         return augment(images, self._keys[rows], self._augmentation, self._seed, view.number, stream=view.kind)

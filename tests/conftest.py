@@ -108,6 +108,7 @@ def training_data() -> Drawn:
 def prepared(training_data: Drawn, tmp_path: Path) -> Callable[[SearchConfig], Any]:
     """What the trials of a job on `training_data` read and train: a `TrainingSet` and `TrialModels`."""
     from catsdogs.backbones import load_network
+    from catsdogs.dataset import Fold
     from catsdogs.features import Features
     from catsdogs.schedules import steps_per_epoch
     from catsdogs.trial_model import TrialModels
@@ -121,6 +122,6 @@ def prepared(training_data: Drawn, tmp_path: Path) -> Callable[[SearchConfig], A
         cuts, hashes = list(models.cuts.values()), [f"{row:064x}" for row in range(len(data.labels))]
         rows = (data.train_rows, data.validation_rows)
         features = Features(job.features, network, cuts, data.views, hashes, *rows, job.fit.epochs, tmp_path / "cache")
-        return TrainingSet(features, data.labels, *rows), models
+        return TrainingSet(features, data.labels, (Fold(*rows),)), models
 
     return prepare

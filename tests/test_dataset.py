@@ -14,7 +14,7 @@ from drawn import cats_and_dogs, folder_of, jpeg, zip_of
 
 from catsdogs.dataset import load_dataset
 from catsdogs.errors import UserError
-from catsdogs.schema import Data, Sample
+from catsdogs.schema import Data, Sample, Split
 
 
 def data(train: Path | str | None, test: Path | str | None = None, **changed: Any) -> Data:
@@ -91,6 +91,63 @@ def test_digest_is_that_of_the_rows(tmp_path: Path, cache: Path) -> None:
     ]
     assert dataset.digest == hashlib.sha256("".join(lines).encode()).hexdigest()
     assert (dataset.test, dataset.test_root, len(dataset.left_out)) == (None, None, 0)
+
+
+def bitmap(number: int) -> bytes:
+    """A picture whose bytes do not depend on an encoder; every number gives another one."""
+    side, header = 16, 54
+    pixels = bytes((7 * number + 3 * place) % 256 for place in range(side * side * 3))
+    sizes = [header + len(pixels), 0, header, 40, side, side]
+    fields = b"".join(size.to_bytes(4, "little") for size in sizes)
+    return b"BM" + fields + (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24) + pixels
+
+
+BITMAPS = {f"{kind}.{n}.bmp": bitmap(n + start) for kind, start in (("cat", 0), ("dog", 100)) for n in range(20)}
+BITMAPS["cat.99.bmp"] = BITMAPS["cat.3.bmp"]
+
+
+def test_digest_without_holdout_and_folds_is_what_it_always_was(tmp_path: Path, cache: Path) -> None:
+    """Finished jobs are known by it."""
+    train = folder_of(tmp_path / "train", BITMAPS)
+    golden = "f1403e46dfb550774f3dff2f29ba03c08199f97b30f2faeb226ef6e4f78f3352"
+    assert load_dataset(data(train), cache).digest == golden
+    assert load_dataset(data(train), cache, Split(0.0, 1)).digest == golden
+
+
+def test_digest_tells_holdouts_and_folds_apart(tmp_path: Path, cache: Path) -> None:
+    train = folder_of(tmp_path / "train", BITMAPS)
+    ways = [(0.0, 1), (0.1, 1), (0.2, 1), (0.0, 2), (0.0, 5), (0.2, 5)]
+    digests = {load_dataset(data(train), cache, Split(*way)).digest for way in ways}
+    assert len(digests) == len(ways)
+    one, other = (load_dataset(data(train, validation_fraction=f), cache, Split(0.2, 5)).digest for f in (0.2, 0.5))
+    assert one == other
+
+
+def test_one_fold_is_training_and_validation(tmp_path: Path, cache: Path) -> None:
+    dataset = load_dataset(data(folder_of(tmp_path / "train", BITMAPS)), cache)
+    (fold,) = dataset.folds()
+    split = dataset.rows["split"]
+    assert fold.train_rows.tolist() == split.index[split == "train"].tolist()
+    assert fold.validation_rows.tolist() == split.index[split == "validation"].tolist()
+    assert dataset.holdout_rows.tolist() == []
+
+
+@pytest.mark.parametrize("holdout", [0.0, 0.25])
+def test_folds_validate_on_every_image_outside_the_holdout_once(tmp_path: Path, cache: Path, holdout: float) -> None:
+    dataset = load_dataset(data(folder_of(tmp_path / "train", BITMAPS)), cache, Split(holdout, 4))
+    folds, held = dataset.folds(), set(dataset.holdout_rows.tolist())
+    assert len(folds) == 4
+    assert len(held) == pytest.approx(41 * holdout, abs=1.5)
+    assert sorted([*held, *(row for fold in folds for row in fold.validation_rows)]) == list(range(41))
+    for number, fold in enumerate(folds):
+        train, validation = set(fold.train_rows.tolist()), set(fold.validation_rows.tolist())
+        assert train | validation | held == set(range(41))
+        assert len(train) + len(validation) + len(held) == 41
+        assert (dataset.rows["fold"].iloc[fold.validation_rows] == number).all()
+        for rows in (fold.train_rows, fold.validation_rows):
+            assert set(dataset.rows["label"].iloc[rows]) == {0.0, 1.0}
+    one = dataset.rows.set_index("id")
+    assert tuple(one.loc["cat.3", ["split", "fold"]]) == tuple(one.loc["cat.99", ["split", "fold"]])
 
 
 def test_digest_tells_data_apart_and_not_where_they_are(tmp_path: Path, cache: Path) -> None:

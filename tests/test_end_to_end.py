@@ -208,10 +208,10 @@ def test_the_saved_model_needs_none_of_our_code_and_takes_pixels(study, tmp_path
     assert float(done.stdout) == pytest.approx(expected, abs=1e-5)
 
 
-def test_predict_agrees_with_the_predictions_and_with_tta_with_the_submission(study, tmp_path):
+def test_predict_agrees_with_the_submission_and_plain_with_the_model_alone(study, tmp_path):
     best = "multirun/s/best"
     archive = next(study.folder.glob("cache/sample/*/test.zip"))
-    plain = study("predict", best, str(archive), "--output", str(tmp_path / "plain.csv"))
+    plain = study("predict", best, str(archive), "--plain", "--output", str(tmp_path / "plain.csv"))
     assert plain.returncode == 0, plain.stderr
     found = pd.read_csv(tmp_path / "plain.csv")
     predictions = pd.read_csv(study.folder / best / "predictions.csv", dtype={"id": str})
@@ -219,7 +219,7 @@ def test_predict_agrees_with_the_predictions_and_with_tta_with_the_submission(st
     assert list(found["id"]) == list(range(1, 12))
     np.testing.assert_allclose(found["label"], test.loc[found["id"].astype(str), "p_dog"], atol=1e-5)
 
-    averaged = study("predict", best, str(archive), "--tta")
+    averaged = study("predict", best, str(archive))
     assert averaged.returncode == 0, averaged.stderr
     rows = [line.split(",") for line in averaged.stdout.splitlines() if line[:1].isdigit()]
     submission = pd.read_csv(study.folder / best / "submission.csv")

@@ -276,7 +276,7 @@ def test_stored_training_is_live_training(config, prepared, depth):
         )
         data, models = prepared(job)
         trial = models.start(hyperparameters(job, {"unfreeze_depth": depth}), seed=4)
-        rows = (data.train_rows, data.validation_rows)
+        rows = (data.folds[0].train_rows, data.folds[0].validation_rows)
         training = train(
             trial.model, data.features.at(trial.cut), data.labels, *rows, job.fit, seed=4, distinct_views=2
         )

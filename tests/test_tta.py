@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 
 from catsdogs.schema import Augmentation, Tta
-from catsdogs.tta import predict, tta_views
+from catsdogs.scores import log_loss_per_image
+from catsdogs.tta import averaged, choose_tta, predict, predict_views, tta_views, views_by_kind
 from catsdogs.views import MIRRORED, PLAIN, LiveViews, View
 
 MOVES = Augmentation(0.5, 10, 0.1, 0.1, 0, 0.2, 0.0, 0.0, "reflect")
@@ -32,6 +34,17 @@ def test_the_kinds_of_tta_average_what_they_say():
     assert tta_views(Tta("none", 5), MOVES) == [PLAIN]
     assert tta_views(Tta("flip", 5), MOVES) == [PLAIN, MIRRORED]
     assert tta_views(Tta("views", 3), MOVES) == [View("tta", 0), View("tta", 1), View("tta", 2)]
+    crops = tta_views(Tta("crops", 5), MOVES)
+    assert len(set(crops)) == 10
+    assert {view.kind for view in crops} == {"crop", "mirrored crop"}
+
+
+def test_auto_has_the_views_of_every_kind():
+    with pytest.raises(ValueError, match="auto"):
+        tta_views(Tta("auto", 4), MOVES)
+    by_kind = views_by_kind(Tta("auto", 4), MOVES)
+    assert {kind: len(views) for kind, views in by_kind.items()} == {"none": 1, "flip": 2, "crops": 10, "views": 4}
+    assert list(views_by_kind(Tta("auto", 4), STILL)) == ["none", "flip", "crops"]
 
 
 def test_views_of_an_augmentation_that_changes_nothing_are_predicted_once(caplog):
@@ -47,6 +60,115 @@ def test_the_prediction_is_the_mean_over_views_in_the_order_of_rows(views, monke
     alone = [model(views.read(rows, view))[0][:, 0] for view in over]
     np.testing.assert_allclose(predict(model, views, rows, over), np.mean(alone, axis=0))
     np.testing.assert_allclose(predict(model, views, rows), alone[0])
+
+
+def test_views_are_predicted_one_by_one(views):
+    rows = np.array([5, 0, 3])
+    over = [PLAIN, MIRRORED, View("crop", 2)]
+    model = LeftBrightness()
+    each = predict_views(model, views, rows, over)
+    assert each.shape == (3, 3)
+    for p_dog, view in zip(each, over, strict=True):
+        np.testing.assert_allclose(p_dog, model(views.read(rows, view))[0][:, 0])
+    expected = expit(logit(each).mean(axis=0))
+    np.testing.assert_allclose(predict(model, views, rows, over, average="logit"), expected)
+    assert np.abs(expected - each.mean(axis=0)).max() > 1e-6
+
+
+def test_averages_of_certain_probabilities_are_finite():
+    p_dog = np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
+    np.testing.assert_allclose(averaged(p_dog, "logit"), [0, 1, 0.5], atol=1e-6)
+    np.testing.assert_allclose(averaged(p_dog, "probability"), [0, 1, 0.5])
+
+
+def test_crops_are_parts_of_the_image_and_their_mirror_images():
+    rows = np.arange(4)
+    side = 32
+    pixels = np.random.default_rng(1).integers(0, 256, (4, side, side, 3), dtype=np.uint8)
+    views = LiveViews(pixels, np.arange(4, dtype=np.uint64), MOVES, seed=3)
+    crops = [views.read(rows, View("crop", number)) for number in range(5)]
+    # A crop's outermost pixels are the image's own: top left, top right, bottom left, bottom right.
+    for crop, (y, x) in zip(crops[1:], [(0, 0), (0, -1), (-1, 0), (-1, -1)], strict=True):
+        np.testing.assert_array_equal(crop[:, y, x], pixels[:, y, x])
+    # Positions along an axis in the image, 7/8 of it, from the centre and from both ends.
+    ramp = np.broadcast_to(np.arange(side, dtype=np.uint8)[None, None, :, None] * 8, (4, side, side, 3)).copy()
+    views = LiveViews(ramp, np.arange(4, dtype=np.uint64), MOVES, seed=3)
+    step = 8 * 7 / 8
+    middle = 8 * (side - 1) / 2
+    for number, (first, last) in enumerate(
+        [(middle - step * 15.5, middle + step * 15.5), (0, step * 31), (248 - step * 31, 248)]
+    ):
+        row = views.read(rows, View("crop", number))[0, 5, :, 0].astype(float)
+        np.testing.assert_allclose(row, np.linspace(first, last, side), atol=1)
+        mirrored = views.read(rows, View("mirrored crop", number))[0, 5, :, 0]
+        np.testing.assert_array_equal(mirrored, row[::-1])
+
+
+# choose_tta
+
+
+def outputs(noise, seed, images=4000):
+    """Labels, and what views say of images: the truth, what all views get wrong, and what each does alone."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(0, 4, images)
+    labels = (rng.random(images) < expit(truth)).astype(float)
+    return labels, lambda views: expit(truth + rng.normal(0, noise, (views, images)))
+
+
+def test_views_that_differ_by_noise_are_worth_their_average():
+    labels, views = outputs(noise=3.0, seed=2)
+    choice = choose_tta(labels, {"none": views(1), "flip": views(2), "views": views(10)})
+    assert (choice.kind, choice.average) == ("views", "logit")
+    table = choice.table.set_index(["kind", "average"])
+    assert list(table.index) == [
+        ("none", "probability"),
+        ("flip", "probability"),
+        ("flip", "logit"),
+        ("views", "probability"),
+        ("views", "logit"),
+    ]
+    assert table["views"].tolist() == [1, 2, 2, 10, 10]
+    assert table["chosen"].tolist() == [False] * 4 + [True]
+    assert (table["low"][1:] > 0).all()
+    np.testing.assert_allclose(table["gain"], table["log_loss"].iloc[0] - table["log_loss"])
+    assert table["gain"].iloc[0] == table["low"].iloc[0] == table["high"].iloc[0] == 0
+
+
+def test_gains_are_image_by_image():
+    labels, views = outputs(noise=1.0, seed=3, images=500)
+    by_kind = {"none": views(1), "flip": views(2)}
+    row = choose_tta(labels, by_kind).table.set_index(["kind", "average"]).loc[("flip", "logit")]
+    losses = [log_loss_per_image(labels, p) for p in (by_kind["none"][0], averaged(by_kind["flip"], "logit"))]
+    differences = losses[0] - losses[1]
+    assert row["log_loss"] == pytest.approx(losses[1].mean())
+    margin = 1.96 * differences.std() / np.sqrt(500)
+    assert row["high"] - row["low"] == pytest.approx(2 * margin, rel=0.15)
+
+
+def test_views_that_harm_are_not_chosen():
+    labels, views = outputs(noise=0.0, seed=4)
+    worse = 0.5 + 0.4 * (views(10) - 0.5)
+    choice = choose_tta(labels, {"none": views(1), "crops": worse})
+    assert (choice.kind, choice.average) == ("none", "probability")
+    assert (choice.table["high"][1:] < 0).all()
+
+
+def test_of_equals_the_cheapest_is_chosen():
+    labels, views = outputs(noise=0.0, seed=5)
+    for kinds in (["crops", "none", "flip"], ["flip", "none"]):
+        choice = choose_tta(labels, {kind: views({"none": 1, "flip": 2, "crops": 10}[kind]) for kind in kinds})
+        assert (choice.kind, choice.average) == ("none", "probability")
+    # A gain of 0.00002 nats is no difference, one of 0.0002 is.
+    plain = np.where(labels == 1, 0.9, 0.1)
+    better = np.where(labels == 1, plain * np.exp(2e-5), 1 - (1 - plain) * np.exp(2e-5))
+    assert choose_tta(labels, {"none": plain[None], "flip": np.stack([better] * 2)}).kind == "none"
+    much = np.where(labels == 1, plain * np.exp(2e-4), 1 - (1 - plain) * np.exp(2e-4))
+    assert choose_tta(labels, {"none": plain[None], "flip": np.stack([much] * 2)}).kind == "flip"
+
+
+def test_there_must_be_something_to_compare_with():
+    with pytest.raises(ValueError, match="flip"):
+        choose_tta(np.array([0.0, 1.0]), {"flip": np.full((2, 2), 0.5)})
 
 
 def test_a_mirrored_view_is_the_image_from_right_to_left(views):

@@ -312,7 +312,9 @@ def _executions(evidence: Evidence, label: str) -> int:
     config = evidence.jobs[label].result.get("config")
     fit = config.get("fit") if isinstance(config, dict) else None
     executions = fit.get("executions_per_trial") if isinstance(fit, dict) else None
-    return executions if isinstance(executions, int) else 1
+    # The winner of a selection is ranked by its fresh seeds.
+    seeds = evidence.jobs[label].best().get("seeds")
+    return max(number if isinstance(number, int) else 1 for number in (executions, seeds))
 
 
 def _selection_caveats(evidence: Evidence, alike: pd.DataFrame) -> list[str]:

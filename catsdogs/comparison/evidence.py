@@ -29,8 +29,9 @@ class Final:
         study: name of the study.
         folder: `best/`.
         metrics: of `metrics.json`.
-        predictions: of `predictions.csv`: id, label (NaN: unknown), split, p_dog, p_dog_tta (NaN: not computed).
-        history: of `history.csv`, a row per epoch; empty if it is not there.
+        predictions: of `predictions.csv`: id, label (NaN: unknown), split, p_dog, p_dog_tta and, since
+            there is calibration, p_dog_calibrated (NaN: not computed).
+        history: of `history.csv`, a row per epoch, of several members of the first; empty if it is not there.
         recipe: of `recipe.json`; empty if it is not there.
     """
 
@@ -59,7 +60,8 @@ class Evidence:
             epochs, best_epoch, epoch_budget, seconds, ended_seconds (wall time from the start of the job to the end of
             the trial, from the trials' own seconds), ended (timestamp in UTC, NaT if the job tells no start), the
             choices of the job, the hyperparameters, parent, error.
-        epochs: a row per label, trial, execution and epoch: every metric, learning_rate, seconds.
+        epochs: a row per label, trial, execution (each fold of one counts as one) and epoch: every metric,
+            learning_rate, seconds.
         predictions: by label, what the best trial said of the validation images: id, label, p_dog.
         finals: of the studies that have one, by the study's name.
         choices: names of the choices in which the jobs may differ, the four composed groups first.
@@ -333,6 +335,10 @@ def _epochs(job: Job, label: str, problems: list[str]) -> pd.DataFrame:
     table = _table(job.folder / "history.csv", {"trial", "epoch", "val_log_loss"}, f"job {label}", problems)
     if table is None:
         return pd.DataFrame()
+    if {"execution", "fold"} <= set(table):
+        # Every fold is a training of its own, with curves of its own.
+        executions = table["execution"] * (table["fold"].max() + 1) + table["fold"]
+        table = table.assign(execution=executions).drop(columns="fold")
     table.insert(0, "label", label)
     return table
 
@@ -355,7 +361,8 @@ def _table(file: Path, needed: set[str], whose: str, problems: list[str]) -> pd.
     try:
         # An image may be called "nan".
         table = pd.read_csv(file, dtype={"id": str, "trial": str}, converters=None, na_filter="id" not in needed)
-        numbers = [name for name in ("label", "p_dog", "p_dog_tta", "val_log_loss", "epoch") if name in table]
+        known = ("label", "p_dog", "p_dog_tta", "p_dog_calibrated", "val_log_loss", "epoch")
+        numbers = [name for name in known if name in table]
         table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce" if "p_dog_tta" in table else "raise")
     except (OSError, ValueError) as error:
         problems.append(f"{whose}: its {file.name} is damaged ({str(error).splitlines()[0]})")
@@ -382,7 +389,10 @@ def _final(study: Path, name: str, problems: list[str]) -> Final | None:
     predictions = _table(folder / "predictions.csv", {"id", "label", "split", "p_dog", "p_dog_tta"}, whose, problems)
     if not read["metrics.json"] or predictions is None:
         return None
-    history = _table(folder / "history.csv", {"epoch", "val_log_loss"}, whose, problems)
+    # A model that was trained on all images was validated on none.
+    history = _table(folder / "history.csv", {"epoch"}, whose, problems)
+    if history is not None and "member" in history:
+        history = history[history["member"] == 0].drop(columns="member").reset_index(drop=True)
     return Final(
         study=name,
         folder=folder,

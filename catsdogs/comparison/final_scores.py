@@ -25,12 +25,14 @@ def final_scores(final: Final) -> pd.DataFrame:
 
     Returns:
         A row per score (`SCORES`) and kind (`KINDS`): score, kind, value, low and high (95 % interval), split, size
-        (images, Int64). What was not computed is NaN. All rows of the split `validation` come first; those of `test`
-        follow where the test images are labelled.
+        (images, Int64). What was not computed is NaN. All rows of the split `validation`, or `out-of-fold`, come
+        first; those of `holdout` and `test` follow where there are any.
     """
     details = final.metrics.get("details")
     tables = []
-    for split, prefix in (("validation", ""), ("test", "test_")):
+    for split, prefix in (("validation", ""), ("holdout", "holdout_"), ("test", "test_")):
+        told = details.get(f"{prefix}log_loss") if isinstance(details, dict) else None
+        name_of_split = told.get("split") if isinstance(told, dict) else None
         found = []
         for score in SCORES:
             for kind, suffix in KINDS.items():
@@ -41,7 +43,7 @@ def final_scores(final: Final) -> pd.DataFrame:
                     detail = {"value": final.metrics.get(name), "size": _labelled(final, split)}
                 numbers = [_number(detail.get(key)) for key in ("value", "low", "high")]
                 size = detail.get("size") if math.isfinite(numbers[0]) else None
-                found.append([score, kind, *numbers, split, _number(size)])
+                found.append([score, kind, *numbers, str(name_of_split or split), _number(size)])
         table = pd.DataFrame(found, columns=_COLUMNS)
         if split == "validation" or table["value"].notna().any():
             tables.append(table)

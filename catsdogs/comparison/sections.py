@@ -390,7 +390,10 @@ def final_model(found: Findings, final: Final) -> dict[str, Any]:
         "rows": rows,
         # Told once where all scores are of the same images.
         "about": where.pop() if len(where) == 1 else "",
-        "gain": tta_verdict(gain) if (gain := tta_gain(final)) is not None else None,
+        "gain": " ".join(
+            ([tta_verdict(gain)] if (gain := tta_gain(final)) is not None else [])
+            + calibration_verdicts(_mapping(metrics.get("calibration_gain")))
+        ),
         "plots": [plot for plot in plots if plot is not None],
     }
 
@@ -425,6 +428,20 @@ def tta_verdict(gain: Interval) -> str:
         f"Test-time augmentation {verb} the log loss by {loss(abs(gain.value))}{gained}, image by image on "
         f"{count(gain.size)} validation images: {verdict}."
     )
+
+
+def calibration_verdicts(gains: Mapping[str, Any]) -> list[str]:
+    """What calibration does to the log loss, in a sentence for every split, as `metrics.json` tells it."""
+    found = []
+    for gain in map(_mapping, gains.values()):
+        value, split, size = number(gain.get("value")), gain.get("split"), gain.get("size")
+        if not (pd.notna(value) and isinstance(size, int)):
+            continue
+        bounds = [number(gain.get(end)) for end in ("low", "high")]
+        between = f" (95 % interval {signed(bounds[0])} to {signed(bounds[1])})" if all(map(pd.notna, bounds)) else ""
+        kept = "; it is left out" if gain.get("kept") is False else ""
+        found.append(f"Calibration gains {signed(value)}{between} on {count(size)} {split} images{kept}.")
+    return found
 
 
 def galleries(told: Gallery | None) -> list[dict[str, Any]]:

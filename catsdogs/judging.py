@@ -1,0 +1,161 @@
+"""Members + images that they have not seen -> how they are combined, averaged over views, and calibrated.
+
+The hold-out has no say in any of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from catsdogs.calibration import Verdict, cross_fitted, verdict
+from catsdogs.dataset import Dataset
+from catsdogs.engine import Forward, fastest_forward
+from catsdogs.ensemble import Combination, choose, mean_of
+from catsdogs.errors import UserError
+from catsdogs.inputs import live_views
+from catsdogs.members import Member
+from catsdogs.pipeline import OUTPUTS, Pipeline
+from catsdogs.schema import RetrainConfig, Tta
+from catsdogs.tta import choose_tta, predict_views, tta_views, views_by_kind
+from catsdogs.views import PLAIN, View
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is to be made of the members, and what they say of images that they have not seen.
+
+    Attributes:
+        combination: of the members.
+        predictions: a row for every image that the search validated on: id, label, split, fold (where there are
+            several), and OUTPUTS. The calibrated ones are cross-fitted.
+        by_search: whether these outputs are of the search's own models, as the final ones have seen every image.
+        verdict: on calibration; None where none was tried.
+        tta_table, ensemble_table: how the choices were made; None where nothing was to choose.
+    """
+
+    combination: Combination
+    pipeline: Pipeline
+    predictions: pd.DataFrame
+    by_search: bool
+    verdict: Verdict | None
+    tta_table: pd.DataFrame | None
+    ensemble_table: pd.DataFrame | None
+
+
+def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset) -> Judged:
+    """Decide by the images outside the hold-out that no member has seen.
+
+    The models of the folds of one trial have seen each other's images: how their outputs are combined cannot be
+    measured outside the hold-out, and the mean of their logits is taken. Each is judged alone on its own fold.
+    """
+    rows = np.sort(np.concatenate([fold.validation_rows for fold in dataset.folds()]))
+    table = _table(dataset, rows)
+    labels = table["label"].to_numpy()
+    kinds = _kinds(config)
+    views = list(dict.fromkeys(view for over in kinds.values() for view in over))
+    outputs = _outputs(config, members, dataset, rows, views)
+    by_search = all(member.kept is not None for member in members)
+    if by_search:
+        views, outputs = [PLAIN], np.stack([member.kept for member in members if member.kept is not None])[:, None]
+
+    combination, ensemble_table = _combination(config, members, labels, outputs)
+    said = None
+    if outputs is not None:
+        several = len(outputs) > 1
+        said = np.stack([combination(outputs[:, view]) for view in range(len(views))]) if several else outputs[0]
+    tta, tta_table = config.tta, None
+    if tta.kind == "auto":
+        assert said is not None
+        choice = choose_tta(labels, {kind: said[[views.index(view) for view in over]] for kind, over in kinds.items()})
+        tta_table = choice.table
+        tta = dataclasses.replace(tta, kind=choice.kind, average=choice.average)
+        log.info("test-time augmentation: %s is best on %d images", _told(tta), len(labels))
+    pipeline = Pipeline(tta, config.augmentation, config.seed, None)
+
+    found = {name: np.full(len(rows), np.nan) for name in OUTPUTS}
+    outcome = None
+    if said is not None:
+        # Nothing was kept of augmented views of the images that the search validated on.
+        averaged = pipeline.averages and not by_search
+        p_dog = said[[views.index(view) for view in pipeline.over]] if averaged else None
+        found = pipeline.steps(said[views.index(PLAIN)], p_dog)
+        if config.calibrate and averaged == pipeline.averages:
+            last = found[OUTPUTS[1]] if averaged else found[OUTPUTS[0]]
+            outcome = verdict(labels, last)
+            if outcome.kept:
+                pipeline = dataclasses.replace(pipeline, calibration=outcome.calibration)
+                found[OUTPUTS[2]] = cross_fitted(labels, last)
+        elif config.calibrate:
+            log.info("no calibration: what the search kept of images that it had not seen is without these views")
+    else:
+        log.warning("no honest score on the validation images: nothing was kept of this trial on them")
+    return Judged(combination, pipeline, table.assign(**found), by_search, outcome, tta_table, ensemble_table)
+
+
+def forward_of(model: Any, engine: str) -> Forward:
+    """The engine that was asked for, or another: what was trained must not be lost to it."""
+    try:
+        return fastest_forward(model, engine)
+    except UserError as error:
+        log.warning("%s; Keras predicts instead", error)
+        return fastest_forward(model, "keras")
+
+
+def _table(dataset: Dataset, rows: np.ndarray) -> pd.DataFrame:
+    chosen = dataset.rows.iloc[rows]
+    table = pd.DataFrame({"id": chosen["id"].to_numpy(), "label": chosen["label"].to_numpy(), "split": "validation"})
+    return table.assign(fold=chosen["fold"].to_numpy()) if len(dataset.folds()) > 1 else table
+
+
+def _kinds(config: RetrainConfig) -> dict[str, list[View]]:
+    """The views of every kind of test-time augmentation that is asked for, the image itself among them."""
+    if config.tta.kind == "auto":
+        return views_by_kind(config.tta, config.augmentation)
+    return {"none": [PLAIN], config.tta.kind: tta_views(config.tta, config.augmentation)}
+
+
+def _outputs(
+    config: RetrainConfig, members: Sequence[Member], dataset: Dataset, rows: np.ndarray, views: list[View]
+) -> np.ndarray | None:
+    """(K, V, N) p_dog of every member for rows that it has not seen; of models of folds (1, V, N), each for its own.
+
+    None where they have seen all.
+    """
+    if not all(len(member.unseen) for member in members):
+        return None
+    pixels = live_views(config, dataset.rows, dataset.root)
+    by_fold = members[0].fold is not None
+    found = np.full((1 if by_fold else len(members), len(views), len(rows)), np.nan)
+    for number, member in enumerate(members):
+        forward = forward_of(member.model, config.features.engine)
+        what = "validation" if len(members) == 1 else f"validation, member {number + 1} of {len(members)}"
+        said = predict_views(forward, pixels, member.unseen, views, what)
+        found[0 if by_fold else number][:, np.searchsorted(rows, member.unseen)] = said
+    return found
+
+
+def _combination(
+    config: RetrainConfig, members: Sequence[Member], labels: np.ndarray, outputs: np.ndarray | None
+) -> tuple[Combination, pd.DataFrame | None]:
+    """Chosen by what the members say of the images as they are."""
+    if len(members) == 1:
+        return Combination("single", (1.0,)), None
+    if config.ensemble.kind == "folds" or outputs is None:
+        return mean_of(len(members), "logit"), None
+    choice = choose(labels, outputs[:, 0])
+    names = {f"member {number}": member.job.name for number, member in enumerate(members)}
+    log.info("ensemble: %s is best of %d ways on %d images", choice.combination.way, len(choice.table), len(labels))
+    return choice.combination, choice.table.assign(name=choice.table["name"].replace(names))
+
+
+def _told(tta: Tta) -> str:
+    return tta.kind if tta.kind == "none" else f"{tta.kind}, averaged as {tta.average}"

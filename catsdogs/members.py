@@ -1,0 +1,240 @@
+"""Trial of a job + images -> a model trained as the search trained it, and the images that can judge it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import keras
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from catsdogs.compose import checked
+from catsdogs.dataset import Dataset, Fold
+from catsdogs.devices import batch_sizes, distributed
+from catsdogs.errors import UserError
+from catsdogs.hypermodel import hyperparameters
+from catsdogs.identity import differences
+from catsdogs.inputs import prepared
+from catsdogs.progress import JobProgress
+from catsdogs.provenance import versions
+from catsdogs.schedules import steps_per_epoch
+from catsdogs.schema import RetrainConfig
+from catsdogs.study import Job, chosen_trial
+from catsdogs.training import DivergedError, Training, train
+from catsdogs.trial_model import TrialModels
+from catsdogs.trials import TrialRecord, lineage
+from catsdogs.tuning import TrainingSet, trial_seed
+from catsdogs.views import distinct_views
+
+log = logging.getLogger(__name__)
+
+# What a member of another job has of that job; all else is as the command says.
+_OF_THE_JOB = ("seed", "backbone", "augmentation", "schedule", "label_smoothing", "model", "space", "tuner", "fit")
+
+_NO_ROWS = np.arange(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One trained model of the final one.
+
+    Attributes:
+        config: of its job.
+        job, trial: what it repeats.
+        fold: that it leaves out; None: it does not belong to a fold.
+        seed: of its training.
+        changed: how the job was run otherwise; empty where it was run as it is trained here.
+        model: pixels -> p_dog, as `hypermodel.whole_model`.
+        unseen: rows outside the hold-out that it was not trained on; int, empty where there are none.
+        kept: (N,) what the search's own models said of all N rows that it validated on, which were trained as this one
+            but had not seen the row; None where `unseen` serves, or nothing was kept of this trial.
+    """
+
+    config: RetrainConfig
+    job: Job
+    trial: TrialRecord
+    fold: int | None
+    seed: int
+    changed: list[str]
+    model: keras.Model
+    training: Training
+    unseen: np.ndarray
+    kept: np.ndarray | None
+
+
+def train_members(config: RetrainConfig, jobs: Sequence[Job], trial: TrialRecord, dataset: Dataset) -> list[Member]:
+    """Train the models of which the final one is made.
+
+    Args:
+        config: of the first of the jobs.
+        jobs: one, or several with `ensemble=jobs`.
+        trial: of the first one; of the others the best one is taken.
+
+    Raises:
+        UserError: a training diverges, or jobs cannot be combined.
+    """
+    settings = [config, *(_config_of(config, job) for job in jobs[1:])]
+    if len(jobs) > 1:
+        _check_jobs(jobs, settings, dataset)
+    members: list[Member] = []
+    for own, job in zip(settings, jobs, strict=True):
+        record = trial if job is jobs[0] else chosen_trial(job, None)
+        of = f" {len(members) + 1} of {len(jobs)}" if len(jobs) > 1 else ""
+        members += _members_of(own, job, record, dataset, f"retrain{of}")
+    return members
+
+
+def _config_of(config: RetrainConfig, job: Job) -> RetrainConfig:
+    """The configuration of another job of the same study, with all that does not belong to a job as here."""
+    saved = job.result["config"]
+    own = {name: saved[name] for name in _OF_THE_JOB}
+    here = {key: getattr(config.features, key) for key in ("mode", "engine", "max_gib")}
+    values = {**dataclasses.asdict(config), **own, "features": {**saved["features"], **here}, "job": job.name}
+    merged = OmegaConf.merge(OmegaConf.structured(RetrainConfig), values)
+    return cast(RetrainConfig, checked(cast(DictConfig, merged)))
+
+
+def _check_jobs(jobs: Sequence[Job], settings: Sequence[RetrainConfig], dataset: Dataset) -> None:
+    for job, config in zip(jobs, settings, strict=True):
+        changed = differences(job.result, config, dataset.digest)
+        if changed:
+            raise UserError(
+                f"ensemble=jobs: members are trained as their jobs were, and of {job.name} {changed[0]}; leave that out"
+            )
+    sizes = {config.backbone.image_size: job.name for job, config in zip(jobs, settings, strict=True)}
+    if len(sizes) > 1:
+        told = ", ".join(f"{size} pixels ({name})" for size, name in sorted(sizes.items()))
+        raise UserError(
+            f"ensemble=jobs: one model takes images of one size, and its members would take {told}; choose a study "
+            f"whose jobs share backbone.image_size, or a smaller ensemble.size"
+        )
+
+
+def _members_of(config: RetrainConfig, job: Job, trial: TrialRecord, dataset: Dataset, label: str) -> list[Member]:
+    """The models of one trial: one, or one for every fold."""
+    changed = differences(job.result, config, dataset.digest)
+    if changed:
+        log.warning("this is no longer job %s (%s); scores of both do not compare", job.name, ", ".join(changed[:5]))
+    made_by = (job.result.get("versions") or {}).get("catsdogs")
+    if made_by != versions()["catsdogs"]:
+        log.warning("the study was made by catsdogs %s, so that this training will not repeat it exactly", made_by)
+    searched = dataset.folds()
+    by_fold = config.ensemble.kind == "folds"
+    folds = searched if by_fold else [_alone(config, dataset)]
+    line = lineage(job.trials(), trial)
+    few = max(record.best_epoch for record in line) <= distinct_views(
+        config.features, config.augmentation, config.fit.epochs
+    )
+    settings = config
+    if config.fit_on == "all" and config.features.mode == "auto" and few:
+        log.info("every view is read once, so that activations are computed for every batch and not stored")
+        settings = dataclasses.replace(config, features=dataclasses.replace(config.features, mode="live"))
+    depths = [hyperparameters(config, record.hyperparameters).unfreeze_depth for record in line]
+    data, models = prepared(settings, dataset, folds, depths)
+    kept = None
+    if not len(data.validation_rows) and not changed:
+        rows = np.sort(np.concatenate([fold.validation_rows for fold in searched]))
+        kept = _kept(job, trial, list(dataset.rows["id"].iloc[rows]))
+    selected_epochs = ((job.result.get("config") or {}).get("fit") or {}).get("epochs")
+    members = []
+    with data.features.reading():
+        data.features.prepare()
+        for number, fold in enumerate(folds):
+            run = job.execution(trial.trial) * len(searched) + number
+            of = f", fold {number + 1} of {len(folds)}" if by_fold else ""
+            try:
+                training, model = _train(
+                    config, line, data, models, fold, run, config.fit.epochs != selected_epochs, f"{label}{of}"
+                )
+            except DivergedError as error:
+                raise UserError(f"the training diverged: {error}") from error
+            seed = trial_seed(config.seed, trial.trial, run)
+            unseen = fold.validation_rows
+            members.append(
+                Member(config, job, trial, number if by_fold else None, seed, changed, model, training, unseen, kept)
+            )
+    return members
+
+
+def _alone(config: RetrainConfig, dataset: Dataset) -> Fold:
+    """What a single model is trained on: where it has no validation images there is no early stopping."""
+    if config.fit_on == "all":
+        return Fold(np.arange(len(dataset.rows)), _NO_ROWS)
+    if config.split.folds > 1:
+        return Fold(np.flatnonzero(dataset.rows["split"] != "holdout"), _NO_ROWS)
+    return dataset.folds()[0]
+
+
+def _train(
+    config: RetrainConfig,
+    line: list[TrialRecord],
+    data: TrainingSet,
+    models: TrialModels,
+    fold: Fold,
+    run: int,
+    other_epochs: bool,
+    label: str,
+) -> tuple[Training, keras.Model]:
+    """Train as the trial was trained, so that on the same data and machine the same model comes out.
+
+    A promoted Hyperband trial went on from its parent's best weights with a new optimizer, so the whole `line` is
+    trained, one after the other. Without validation images every one takes the epochs that it needed then.
+
+    Args:
+        line: `trials.lineage` of the trial.
+        run: as in `trial_seed`.
+        other_epochs: fit.epochs is overridden, and the last of the line is trained to it.
+        label: for the log.
+    """
+    validated = len(fold.validation_rows) > 0
+    # The schedule is that of the whole training, also where it is left after the epochs that the trial needed.
+    steps = steps_per_epoch(len(fold.train_rows), config.fit.batch_size)
+    ends = [record.epoch_budget or config.fit.epochs if validated else record.best_epoch for record in line]
+    if validated and other_epochs:
+        ends[-1] = config.fit.epochs
+    progress = JobProgress(label, len(line), max(ends))
+    log.info("%s: training on %d images, at most %d epochs", label, len(fold.train_rows), max(ends))
+    histories: list[pd.DataFrame] = []
+    weights: list[np.ndarray] | None = None
+    for record, end in zip(line, ends, strict=True):
+        seed = trial_seed(config.seed, record.trial, run)
+        values = hyperparameters(config, record.hyperparameters)
+        with distributed(batch_sizes(config.fit.batch_size, len(fold.train_rows), len(fold.validation_rows))):
+            trial = models.start(values, seed, first_step=steps * record.first_epoch)
+            if weights is not None:
+                models.set_weights(trial, weights)
+            training = train(
+                trial.model,
+                data.features.at(trial.cut),
+                data.labels,
+                fold.train_rows,
+                fold.validation_rows if validated else None,
+                config.fit,
+                seed,
+                first_epoch=record.first_epoch,
+                epochs=max(end, record.first_epoch + 1),
+                listener=lambda epoch, share, logs, end=end: progress.epoch(epoch, share, epoch, end, logs),  # type: ignore[misc]
+                distinct_views=data.features.views,
+            )
+        progress.trial_done()
+        weights = trial.model.get_weights()
+        histories.append(training.history)
+    whole = dataclasses.replace(training, history=pd.concat(histories, ignore_index=True))
+    return whole, models.whole(trial)
+
+
+def _kept(job: Job, trial: TrialRecord, ids: list[str]) -> np.ndarray | None:
+    """What the search's models of this trial said of the images that they had not seen.
+
+    It is kept of the best trial of a job only; None for any other.
+    """
+    file = job.folder / "validation.csv"
+    if job.best().get("trial") != trial.trial or not file.is_file():
+        return None
+    table = pd.read_csv(file, dtype={"id": str}, keep_default_na=False)
+    return table["p_dog"].to_numpy(dtype=np.float64) if list(table["id"]) == ids else None

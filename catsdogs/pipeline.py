@@ -1,0 +1,109 @@
+"""What stands between a model's outputs and what is submitted: views that are averaged, and calibration."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catsdogs.calibration import Calibration
+from catsdogs.errors import UserError
+from catsdogs.files import read_json, write_json
+from catsdogs.schema import Augmentation, Tta
+from catsdogs.tta import averaged, predict_views, tta_views
+from catsdogs.views import PLAIN, View, Views
+
+PIPELINE = "pipeline.json"
+
+# Columns of predictions.csv; the last one that is there is submitted.
+OUTPUTS = ("p_dog", "p_dog_tta", "p_dog_calibrated")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Plain outputs -> submitted ones.
+
+    Attributes:
+        tta: of a kind that is not auto.
+        augmentation: of the views of kind views.
+        seed: likewise.
+        calibration: of the averaged outputs; None: they stay as they are.
+    """
+
+    tta: Tta
+    augmentation: Augmentation
+    seed: int
+    calibration: Calibration | None
+
+    @property
+    def over(self) -> list[View]:
+        return tta_views(self.tta, self.augmentation)
+
+    @property
+    def averages(self) -> bool:
+        """Whether there is test-time augmentation; of an augmentation that changes nothing too, to say so."""
+        return self.tta.kind != "none"
+
+    def __call__(
+        self, forward: Callable[[np.ndarray], list[np.ndarray]], views: Views, rows: np.ndarray, what: str = ""
+    ) -> dict[str, np.ndarray]:
+        """Every one of OUTPUTS, float64 (N,) in [0, 1]; NaN where there is no such step.
+
+        Args:
+            forward, views, rows, what: as in `tta.predict_views`.
+        """
+        over = list(dict.fromkeys([PLAIN, *(self.over if self.averages else [])]))
+        p_dog = predict_views(forward, views, rows, over, what)
+        return self.steps(p_dog[0], p_dog[[over.index(view) for view in self.over]] if self.averages else None)
+
+    def steps(self, plain: np.ndarray, p_dog: np.ndarray | None) -> dict[str, np.ndarray]:
+        """As `__call__`, of what the model says already.
+
+        Args:
+            plain: (N,) of the images as they are.
+            p_dog: (V, N) of the views of `over`; None without test-time augmentation.
+        """
+        nothing = np.full(len(plain), np.nan)
+        average = nothing if p_dog is None else averaged(p_dog, self.tta.average)
+        last = plain if p_dog is None else average
+        calibrated = nothing if self.calibration is None else self.calibration(last)
+        return dict(zip(OUTPUTS, (plain, average, calibrated), strict=True))
+
+
+def submitted(outputs: Any) -> np.ndarray:
+    """The last step of OUTPUTS that there is, image by image; (N,)."""
+    found = np.asarray(outputs[OUTPUTS[0]], dtype=np.float64)
+    for name in OUTPUTS[1:]:
+        step = np.asarray(outputs[name], dtype=np.float64)
+        found = np.where(np.isnan(step), found, step)
+    return found
+
+
+def write_pipeline(folder: Path, pipeline: Pipeline, combination: dict[str, Any]) -> None:
+    """Write `pipeline.json`; how models are combined is part of the model, and told here for the reader alone."""
+    write_json(folder / PIPELINE, {**dataclasses.asdict(pipeline), "combination": combination})
+
+
+def read_pipeline(folder: Path) -> Pipeline | None:
+    """None where there is none: an earlier version wrote the folder.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    file = folder / PIPELINE
+    if not file.is_file():
+        return None
+    try:
+        told = read_json(file)
+        return Pipeline(
+            tta=Tta(**told["tta"]),
+            augmentation=Augmentation(**told["augmentation"]),
+            seed=int(told["seed"]),
+            calibration=None if told["calibration"] is None else Calibration(**told["calibration"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: it is damaged; retrain, or give --plain for the model alone") from error

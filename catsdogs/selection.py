@@ -1,0 +1,130 @@
+"""The best trials of a search, trained again with fresh seeds -> the winner by what these seeds say alone.
+
+The best of many trials is best by luck too: its score is flattered, and the next best may be better. Neither seeds nor
+scores of the search count here. The images are the same, so that what they favour stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from catsdogs.earlier import SELECT, validation_has
+from catsdogs.files import free_name, write_csv
+from catsdogs.progress import JobProgress
+from catsdogs.schema import SearchConfig
+from catsdogs.training import DivergedError
+from catsdogs.trials import TrialRecord, summary
+from catsdogs.tuning import SearchTuner, TrialTimeoutError
+
+log = logging.getLogger(__name__)
+
+_COLUMNS = ["trial", "seed", "val_log_loss", "val_accuracy", "best_epoch", "seconds"]
+
+
+def select(config: SearchConfig, tuner: SearchTuner, folder: Path, label: str, ids: list[str]) -> dict[str, Any] | None:
+    """Name the winner of a search that has ended, and leave its predictions in `validation.csv`.
+
+    A row of `select.csv` is written after every training, and what is there is not trained again.
+
+    Args:
+        folder: of the job.
+        label: of the job, for the log.
+        ids: of the validation images.
+
+    Returns:
+        As `trials.summary`, with the means over the fresh seeds in place of what the search found, and
+        `searched_val_log_loss`, `seeds` and `execution`, that of the first fresh seed, beside them. None: no trial
+        came through all of its seeds.
+    """
+    top, seeds = config.select.top, config.select.seeds
+    able = sorted(
+        (record for record in tuner.records if record.can_win), key=lambda record: (record.val_log_loss, record.trial)
+    )
+    candidates = able[:top]
+    # The first execution that the search has not had.
+    fresh = config.fit.executions_per_trial
+    table = _read(folder / SELECT, [record.trial for record in tuner.records])
+    known = set(zip(table["trial"], table["seed"], strict=True))
+    p_dog: dict[str, np.ndarray] = {}
+    progress = JobProgress(f"{label}, selection", len(candidates) * seeds, config.fit.epochs * tuner.folds)
+    for record in candidates:
+        for seed in range(seeds):
+            if (record.trial, seed) not in known:
+                row, said = _trained(tuner, record.trial, seed, fresh + seed, progress)
+                if seed == 0 and said is not None:
+                    p_dog[record.trial] = said
+                table = pd.concat([table, pd.DataFrame([row], columns=_COLUMNS)], ignore_index=True)
+                write_csv(folder / SELECT, table)
+            progress.trial_done()
+    ours = table[table["seed"] < seeds].set_index("trial")
+    means = {record.trial: float(ours.loc[[record.trial], "val_log_loss"].mean(skipna=False)) for record in candidates}
+    able = [record for record in candidates if math.isfinite(means[record.trial])]
+    if not able:
+        log.warning("%s: no trial came through all fresh seeds; the best of the search stays the winner", label)
+        return None
+    winner = min(able, key=lambda record: (means[record.trial], record.trial))
+    _tell(label, winner, candidates, means, seeds)
+    rows = ours.loc[[winner.trial]].sort_values("seed")
+    if winner.trial in p_dog:
+        tuner.write_validation(p_dog[winner.trial])
+    elif not validation_has(folder, ids, float(rows["val_log_loss"].iloc[0])):
+        # An earlier run of the job trained it, and was ended before it wrote this down.
+        tuner.write_validation(tuner.train_again(winner.trial, fresh).p_dog)
+    return {
+        **summary(winner),
+        "val_log_loss": means[winner.trial],
+        "val_accuracy": float(rows["val_accuracy"].mean()),
+        "best_epoch": round(float(rows["best_epoch"].mean())),
+        "searched_val_log_loss": winner.val_log_loss,
+        "seeds": seeds,
+        "execution": fresh,
+    }
+
+
+def _trained(
+    tuner: SearchTuner, trial: str, seed: int, execution: int, progress: JobProgress
+) -> tuple[list[Any], np.ndarray | None]:
+    """A row of the table, and what the model says of the validation images; NaN and None if it does not end well."""
+    try:
+        found = tuner.train_again(trial, execution, progress.epoch)
+    except (DivergedError, TrialTimeoutError) as error:
+        log.warning("trial %s does not end well with fresh seed %d, and cannot win: %s", trial, seed, error)
+        return [trial, seed, math.nan, math.nan, 0, math.nan], None
+    return [trial, seed, found.val_log_loss, found.val_accuracy, found.best_epoch, found.seconds], found.p_dog
+
+
+def _tell(label: str, winner: TrialRecord, candidates: list[TrialRecord], means: dict[str, float], seeds: int) -> None:
+    log.info(
+        "%s: trial %s is best of %d with %d fresh seeds each: val_log_loss %.4f, where the search told %.4f%s",
+        label,
+        winner.trial,
+        len(candidates),
+        seeds,
+        means[winner.trial],
+        winner.val_log_loss,
+        "" if winner is candidates[0] else f"; the search favoured trial {candidates[0].trial}",
+    )
+
+
+def _read(file: Path, trials: list[str]) -> pd.DataFrame:
+    """What is selected so far, under the ids that the trials have now; a table that is damaged is kept aside."""
+    empty = pd.DataFrame(columns=_COLUMNS)
+    if not file.exists():
+        return empty
+    try:
+        if not file.read_bytes().endswith(b"\n"):
+            raise ValueError("its end is missing")
+        table = pd.read_csv(file)[_COLUMNS]
+        ids = {int(trial): trial for trial in trials}
+        return table.assign(trial=table["trial"].astype(int).map(ids)).dropna(subset="trial")
+    except (ValueError, KeyError) as error:
+        place = free_name(file.with_name(f"{SELECT}.damaged"))
+        file.rename(place)
+        log.warning("%s is damaged (%s): it is kept as %s, and its trials are trained again", file, error, place.name)
+        return empty

@@ -1,0 +1,285 @@
+"""One tiny study with a hold-out, folds and a selection, and what `retrain` makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from catsdogs.dataset import load_dataset
+from catsdogs.errors import UserError
+from catsdogs.files import read_json
+from catsdogs.final import make_final
+from catsdogs.inputs import prepared
+from catsdogs.job import Place, run_job
+from catsdogs.predict import _predict
+from catsdogs.schema import Ensemble, RetrainConfig, Tta, check
+from catsdogs.scores import log_loss_per_image
+from catsdogs.study import best_jobs, chosen_trial, read_jobs
+from catsdogs.trials import best_trial, read_trials
+from catsdogs.views import LiveViews
+
+SETTINGS = (
+    "data.sample.images_per_class=24",
+    "data.sample.test_images=5",
+    "split.folds=2",
+    "split.holdout=0.25",
+    "select.top=2",
+    "select.seeds=2",
+    "space.unfreeze_depth.values=[2]",
+    "tuner.max_trials=2",
+    "fit.epochs=1",
+    "fit.batch_size=12",
+)
+FLIP, NONE = "flip", "none"
+
+
+class Study:
+    """Two jobs that differ in augmentation; the best trials of the first one are trained again with fresh seeds."""
+
+    def __init__(self, folder, config):
+        self.folder = folder / "study"
+        self._cache = folder / "cache"
+        self._config = config
+
+    def config(self, augmentation=FLIP, *overrides):
+        return self._config(*SETTINGS, f"augmentation={augmentation}", f"cache={self._cache}", *overrides)
+
+    def place(self, augmentation=FLIP):
+        return Place(self.folder / augmentation, self.folder)
+
+    def search(self, augmentation=FLIP, *overrides):
+        return run_job(self.config(augmentation, *overrides), self.place(augmentation), {"augmentation": augmentation})
+
+    def dataset(self):
+        config = self.config()
+        return load_dataset(config.data, self._cache, config.split)
+
+    def retrain(self, augmentation=FLIP, *, kind="none", tta="none", average="probability", **changed):
+        first = next(job for job in read_jobs(self.folder) if job.name == augmentation)
+        plain = vars(self.config(augmentation))
+        more = {"job": augmentation, "trial": None, "fit_on": "train", "calibrate": True, **changed}
+        config = RetrainConfig(**plain, ensemble=Ensemble(kind, 2), **more)
+        config.tta = Tta(tta, 2, average)
+        check(config)
+        jobs = best_jobs(self.folder, read_jobs(self.folder), first, 2) if kind == "jobs" else [first]
+        metrics = make_final(config, jobs, chosen_trial(first, None), self.folder)
+        best = self.folder / "best"
+        return metrics, pd.read_csv(best / "predictions.csv", dtype={"id": str}), best
+
+
+@pytest.fixture(scope="module")
+def searched(config, tmp_path_factory):
+    """The study, and the rows that its searches have read."""
+    found = Study(tmp_path_factory.mktemp("honest"), config)
+    read = []
+    with pytest.MonkeyPatch.context() as patch:
+        plain = LiveViews.read
+        patch.setattr(LiveViews, "read", lambda self, rows, view: read.append(rows) or plain(self, rows, view))
+        found.search(FLIP)
+        found.search(NONE, "select.top=1")
+    return found, set(np.concatenate(read).tolist())
+
+
+@pytest.fixture
+def study(searched):
+    return searched[0]
+
+
+@pytest.fixture
+def copy(study, tmp_path):
+    """What a test may change."""
+    other = Study(tmp_path, study._config)
+    other._cache = study._cache
+    shutil.copytree(study.folder, other.folder)
+    return other
+
+
+def table(study, name, augmentation=FLIP):
+    return pd.read_csv(study.place(augmentation).folder / name, dtype={"trial": str, "id": str})
+
+
+def test_a_search_reads_neither_pixels_nor_labels_of_the_holdout(searched):
+    study, read = searched
+    dataset = study.dataset()
+    assert len(dataset.holdout_rows) == 12
+    assert read == set(range(48)) - set(dataset.holdout_rows.tolist())
+    data, _ = prepared(study.config(), dataset, dataset.folds())
+    assert np.isnan(data.labels[dataset.holdout_rows]).all()
+    assert not np.isnan(np.delete(data.labels, dataset.holdout_rows)).any()
+
+
+def test_every_image_outside_the_holdout_is_validated_on_once_by_its_fold(study):
+    split = table(study, "split.csv").set_index("id")
+    validation = table(study, "validation.csv").set_index("id")
+    assert list(validation) == ["label", "fold", "p_dog"]
+    assert list(validation.index) == list(split.index[split["split"] != "holdout"])
+    assert (validation["fold"] == split.loc[validation.index, "fold"]).all()
+    data = read_json(study.place().folder / "result.json")["data"]
+    assert (data["train"], data["validation"], data["holdout"], data["folds"]) == (18, 36, 12, 2)
+
+
+def test_a_trial_has_the_mean_over_all_validated_images(study):
+    history, trials = table(study, "history.csv"), table(study, "trials.csv").set_index("trial")
+    assert list(history)[:4] == ["trial", "execution", "fold", "epoch"]
+    for trial, own in history.groupby("trial"):
+        lowest = own.groupby("fold")["val_log_loss"].min()
+        assert len(lowest) == lowest.nunique() == 2
+        # Both folds have 18 images.
+        assert trials.loc[trial, "val_log_loss"] == pytest.approx(lowest.mean(), rel=1e-9)
+
+
+def test_the_winner_is_named_by_fresh_seeds_alone(study):
+    selected, trials = table(study, "select.csv"), table(study, "trials.csv").set_index("trial")["val_log_loss"]
+    pairs = zip(selected["trial"], selected["seed"], strict=True)
+    assert sorted(pairs) == [(trial, seed) for trial in ("0", "1") for seed in (0, 1)]
+    # No seed is one that the search had.
+    assert not set(selected["val_log_loss"]) & set(trials)
+    means = selected.groupby("trial")["val_log_loss"].mean()
+    result = read_json(study.place().folder / "result.json")
+    best = result["best_trial"]
+    assert best["trial"] == means.idxmin()
+    assert best["val_log_loss"] == result["objective"] == pytest.approx(means.min(), rel=1e-12)
+    assert best["searched_val_log_loss"] == pytest.approx(trials[best["trial"]], rel=1e-12)
+    own = selected[selected["trial"] == best["trial"]].set_index("seed")["val_log_loss"]
+    validation = table(study, "validation.csv")
+    losses = log_loss_per_image(validation["label"].to_numpy(), validation["p_dog"].to_numpy())
+    assert losses.mean() == pytest.approx(own[0], rel=1e-4)
+
+
+def test_a_selection_goes_on_where_it_was_ended_and_begins_again_where_it_is_changed(copy, monkeypatch):
+    from catsdogs import tuning
+
+    train, calls = tuning.train, []
+    monkeypatch.setattr(tuning, "train", lambda *args, **kwargs: calls.append(1) or train(*args, **kwargs))
+    folder = copy.place().folder
+    before = {name: (folder / name).read_text() for name in ("select.csv", "validation.csv", "trials.csv")}
+    kept = read_json(folder / "result.json")
+    objective = copy.search()
+    assert (objective, calls) == (kept["objective"], [])
+
+    # As a kill leaves it after the second row.
+    (folder / "select.csv").write_text("".join(before["select.csv"].splitlines(keepends=True)[:3]))
+    (folder / "result.json").unlink()
+    assert copy.search() == pytest.approx(objective, rel=1e-9)
+    again = table(copy, "select.csv").drop(columns="seconds")
+    was = table(Study(copy.folder.parent, None), "select.csv").drop(columns="seconds")
+    pd.testing.assert_frame_equal(again, was)
+    # Two rows of two folds; and where the winner was among the first two, its predictions were there.
+    assert len(calls) == 4
+    assert (folder / "trials.csv").read_text() == before["trials.csv"]
+
+    # Without a selection the best of the search wins, and nothing of it is trained again but for its predictions.
+    calls.clear()
+    best = best_trial(read_trials(folder / "trials.csv"))
+    assert copy.search(FLIP, "select.top=1") == best.val_log_loss
+    assert read_json(folder / "result.json")["best_trial"]["trial"] == best.trial
+    assert len(calls) == 2
+
+
+def test_the_folds_are_the_models_of_the_search_and_the_holdout_is_judged_by_all_of_them(copy, monkeypatch, capsys):
+    monkeypatch.setattr("catsdogs.calibration.FEWEST", 20)
+    metrics, predictions, best = copy.retrain(kind="folds", tta="auto")
+    own = predictions[predictions["split"] == "validation"].set_index("id")
+    kept = table(copy, "validation.csv").set_index("id")
+    np.testing.assert_allclose(own["p_dog"], kept.loc[own.index, "p_dog"], atol=1e-5)
+    assert (own["fold"] == kept.loc[own.index, "fold"]).all()
+    assert metrics["details"]["log_loss"]["split"] == "out-of-fold"
+    assert metrics["details"]["holdout_log_loss"]["size"] == 12
+    assert [member["fold"] for member in metrics["ensemble"]["members"]] == [0, 1]
+    held = predictions[predictions["split"] == "holdout"]
+    assert set(held["id"]) == set(copy.dataset().rows["id"].iloc[copy.dataset().holdout_rows])
+    assert held["fold"].isna().all()
+    tta = pd.read_csv(best / "tta.csv")
+    assert set(tta["kind"]) == {"none", "flip", "crops", "views"}
+    assert (tta["size"] == 36).all()
+    chosen = tta[tta["chosen"]].iloc[0]
+    assert (metrics["tta"]["kind"], metrics["tta"]["average"]) == (chosen["kind"], chosen["average"])
+    assert "holdout" in (best / "MODEL_CARD.md").read_text()
+
+
+def test_predict_gives_what_is_submitted_and_the_model_alone_if_asked(copy, monkeypatch, tmp_path):
+    # Always kept, to see every step.
+    monkeypatch.setattr("catsdogs.calibration.FEWEST", 20)
+    monkeypatch.setattr("catsdogs.judging.verdict", kept_verdict)
+    metrics, predictions, best = copy.retrain(kind="folds", tta="crops", average="logit")
+    test = predictions[predictions["split"] == "test"].set_index("id")
+    submission = pd.read_csv(best / "submission.csv", dtype={"id": str}).set_index("id")["label"]
+    np.testing.assert_allclose(submission, test.loc[submission.index, "p_dog_calibrated"], rtol=1e-12)
+    assert not np.allclose(test["p_dog"], test["p_dog_tta"], atol=1e-6)
+    assert not np.allclose(test["p_dog_tta"], test["p_dog_calibrated"], atol=1e-6)
+    for score in ("log_loss", "accuracy", "brier"):
+        for name in (f"{score}_calibrated", f"holdout_{score}", f"holdout_{score}_tta", f"holdout_{score}_calibrated"):
+            assert metrics[name] == metrics["details"][name]["value"]
+    assert set(metrics["tta_gain"]) == set(metrics["calibration_gain"]) == {"validation", "holdout"}
+    held = predictions[predictions["split"] == "holdout"]
+    before, after = (
+        log_loss_per_image(held["label"].to_numpy(), held[name].to_numpy())
+        for name in ("p_dog_tta", "p_dog_calibrated")
+    )
+    assert metrics["calibration_gain"]["holdout"]["value"] == pytest.approx((before - after).mean())
+
+    archive = next(copy._cache.glob("sample/*/test.zip"))
+    command = [str(best), str(archive), "--cache", str(tmp_path / "cache"), "--output", str(tmp_path / "rows.csv")]
+    for more, expected in (([], submission), (["--plain"], test["p_dog"])):
+        assert _predict([*command, *more]) == 0
+        rows = pd.read_csv(tmp_path / "rows.csv", dtype={"id": str}).set_index("id")["label"]
+        np.testing.assert_allclose(rows, expected.loc[rows.index], atol=2e-6)
+
+
+def kept_verdict(labels, p_dog):
+    from catsdogs.calibration import fit, verdict
+
+    return dataclasses.replace(verdict(labels, p_dog), kept=True, calibration=fit(labels, p_dog))
+
+
+def test_jobs_are_combined_as_their_own_searches_trained_them(copy, monkeypatch):
+    # All members count, to see them.
+    from catsdogs.ensemble import EnsembleChoice, choose, mean_of
+
+    asked = []
+
+    def mean(labels, members):
+        asked.append(members)
+        return EnsembleChoice(mean_of(len(members), "probability"), choose(labels, members).table)
+
+    monkeypatch.setattr("catsdogs.judging.choose", mean)
+    metrics, predictions, best = copy.retrain(kind="jobs")
+    assert [member["job"] for member in metrics["ensemble"]["members"]] == [FLIP, NONE]
+    kept = [table(copy, "validation.csv", name)["p_dog"].to_numpy() for name in (FLIP, NONE)]
+    np.testing.assert_allclose(asked[0], kept, rtol=1e-12)
+    own = predictions[predictions["split"] == "validation"]
+    np.testing.assert_allclose(own["p_dog"], np.mean(kept, axis=0), rtol=1e-9)
+    assert metrics["validated_by"] == "search"
+    assert {FLIP, NONE} < set(pd.read_csv(best / "ensemble.csv")["name"])
+    assert {"holdout_log_loss", "log_loss"} <= set(metrics["details"])
+
+
+def test_a_single_model_of_folds_is_trained_on_all_of_them_and_judged_by_what_the_search_kept(copy):
+    metrics, predictions, _ = copy.retrain()
+    own = predictions[predictions["split"] == "validation"]
+    np.testing.assert_allclose(own["p_dog"], table(copy, "validation.csv")["p_dog"], rtol=1e-12)
+    assert metrics["details"]["log_loss"]["split"] == "out-of-fold"
+    assert metrics["validated_by"] == "search"
+    assert metrics["details"]["holdout_log_loss"]["size"] == 12
+    # On every labelled image there is no hold-out any more.
+    metrics, predictions, _ = copy.retrain(fit_on="all")
+    assert set(predictions["split"]) == {"validation", "test"}
+    assert "holdout_log_loss" not in metrics["details"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"tta": "auto"}, "tta=auto: a single model of split.folds=2"),
+        ({"kind": "folds", "fit_on": "all"}, "fit_on=all"),
+        ({"kind": "jobs", "trial": "0"}, "trial=0"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_any_training(study, asked, words):
+    with pytest.raises(UserError, match=words):
+        study.retrain(**asked)
+    assert not (study.folder / "best").exists()

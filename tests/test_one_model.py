@@ -1,0 +1,129 @@
+"""One model says what its members say together, alone, and after it was saved and loaded by Keras."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from catsdogs.ensemble import Combination, mean_of
+from catsdogs.errors import UserError
+from catsdogs.hypermodel import hyperparameters, whole_model
+from catsdogs.one_model import one_model
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype("float32")
+
+# Of the tiny backbone, from input to output; the others have no weights.
+CONV_1, CONV_2 = 1, 3
+
+WAYS = [mean_of(3, "probability"), mean_of(3, "logit"), Combination("stacked", (0.7, -0.2, 1.1), 0.3)]
+
+
+@pytest.fixture
+def members(config):
+    """Models of one backbone whose weights differ from this layer on, classifiers always."""
+
+    def make(first_different, *overrides, count=3):
+        from catsdogs.backbones import load_network
+
+        job = config("model.head_batch_norm=false", *overrides)
+        network = load_network(job.backbone, seed=1)
+        models = []
+        for seed in range(count):
+            keras.utils.set_random_seed(10 + seed)
+            backbone = network.copy()
+            for layer in backbone.layers[first_different:]:
+                layer.set_weights([np.random.default_rng(seed).normal(0, 0.3, w.shape) for w in layer.get_weights()])
+            models.append(whole_model(job, backbone, hyperparameters(job, {})))
+        return models
+
+    return make
+
+
+def said(model):
+    return keras.ops.convert_to_numpy(model(IMAGES, training=False))[:, 0]
+
+
+def kernels(model):
+    """How many convolutions there are, each counted once."""
+    return len({id(weight) for weight in model.weights if "conv_" in weight.path and weight.path.endswith("kernel")})
+
+
+@pytest.mark.parametrize(
+    ("combination", "first_different", "convolutions"),
+    [(WAYS[0], CONV_1, 6), (WAYS[1], CONV_2, 4), (WAYS[2], 5, 2)],
+    ids=["probability", "logit", "stacked"],
+)
+def test_one_model_is_its_members_combined(members, tmp_path, combination, first_different, convolutions):
+    models = members(first_different)
+    expected = combination(np.stack([said(model) for model in models]))
+    assert np.ptp(expected) > 1e-3
+    whole = one_model(models, combination)
+    np.testing.assert_allclose(said(whole), expected, atol=2e-6)
+    assert kernels(whole) == convolutions
+    whole.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(said(loaded), said(whole))
+    assert (loaded.input_shape, loaded.output_shape, kernels(loaded)) == ((None, 32, 32, 3), (None, 1), convolutions)
+
+
+def test_members_that_were_loaded_are_combined_and_stay_as_they_were(members, tmp_path):
+    models = members(CONV_2, "backbone.preprocessing=none")
+    for number, model in enumerate(models):
+        model.save(tmp_path / f"{number}.keras")
+    loaded = [keras.models.load_model(tmp_path / f"{number}.keras") for number in range(3)]
+    before = [said(model) for model in loaded]
+    whole = one_model(loaded, mean_of(3, "probability"))
+    np.testing.assert_allclose(said(whole), np.mean(before, axis=0), atol=2e-6)
+    assert kernels(whole) == 4
+    for model, one in zip(loaded, before, strict=True):
+        np.testing.assert_array_equal(said(model), one)
+
+
+def test_members_of_different_backbones_or_preprocessing_share_nothing(members):
+    first, third = members(CONV_2, count=2)
+    (second,) = members(CONV_2, "backbone.preprocessing=none", count=1)
+    (fourth,) = members(CONV_1, "backbone.builder=catsdogs.backbones.small_cnn", count=1)
+    models = [first, second, third, fourth]
+    expected = np.mean([said(model) for model in models], axis=0)
+    whole = one_model(models, mean_of(4, "probability"))
+    np.testing.assert_allclose(said(whole), expected, atol=2e-6)
+    # The first and the third share one of their two.
+    assert kernels(whole) == 3 + 2
+
+
+def test_other_statistics_below_the_cut_are_not_shared():
+    """What cannot be trained may differ too."""
+    models = []
+    for mean in (100.0, 150.0):
+        inside = keras.Input((32, 32, 3))
+        x = keras.layers.Conv2D(3, 1, name="conv_0", kernel_initializer="ones")(inside)
+        statistics = keras.layers.Normalization(name="statistics")
+        backbone = keras.Model(
+            inside, keras.layers.Conv2D(4, 3, name="conv_1", kernel_initializer="ones")(statistics(x))
+        )
+        statistics.set_weights([np.full(3, mean, "float32"), np.full(3, 100.0, "float32"), np.int64(1)])
+        statistics.finalize_state()
+        pixels = keras.Input((32, 32, 3))
+        pooled = keras.layers.GlobalAveragePooling2D()(backbone(pixels))
+        scaled = keras.layers.Rescaling(0.001)(pooled)
+        models.append(keras.Model(pixels, keras.layers.Dense(1, "sigmoid", kernel_initializer="ones")(scaled)))
+    assert abs(said(models[0]) - said(models[1])).min() > 0.01
+    whole = one_model(models, mean_of(2, "probability"))
+    np.testing.assert_allclose(said(whole), (said(models[0]) + said(models[1])) / 2, atol=2e-6)
+
+
+def test_a_member_alone_is_itself(members):
+    models = members(CONV_1)
+    whole = one_model(models, Combination("single", (0.0, 1.0, 0.0)))
+    np.testing.assert_array_equal(said(whole), said(models[1]))
+    assert kernels(whole) == 2
+
+
+def test_mistakes_are_told(members):
+    models = members(CONV_1)
+    with pytest.raises(ValueError, match="3 models and 2 weights"):
+        one_model(models, mean_of(2, "logit"))
+    (larger,) = members(CONV_1, "backbone.image_size=48", count=1)
+    with pytest.raises(UserError, match="images of 32, 48 pixels"):
+        one_model([models[0], larger], mean_of(2, "logit"))
