@@ -101,11 +101,12 @@ def _trained(
 
 def _tell(label: str, winner: TrialRecord, candidates: list[TrialRecord], means: dict[str, float], seeds: int) -> None:
     log.info(
-        "%s: trial %s is best of %d with %d fresh seeds each: val_log_loss %.4f, where the search told %.4f%s",
+        "%s: trial %s is best of %d with %d fresh seed%s each: val_log_loss %.4f, where the search told %.4f%s",
         label,
         winner.trial,
         len(candidates),
         seeds,
+        "" if seeds == 1 else "s",
         means[winner.trial],
         winner.val_log_loss,
         "" if winner is candidates[0] else f"; the search favoured trial {candidates[0].trial}",

@@ -4,7 +4,9 @@ import dataclasses
 import re
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ CHOICES = {"backbone": "b", "augmentation": "a", "schedule": "s", "label_smoothi
 OPTIONS = [
     (folder.name, file.stem)
     for folder in sorted(conf_dir().iterdir())
-    if folder.is_dir()
+    if folder.is_dir() and folder.name != "ensemble"
     for file in folder.glob("*.yaml")
 ]
 
@@ -29,6 +31,16 @@ OPTIONS = [
 def test_every_option_of_every_group_composes(composed, group, option):
     config = checked(composed("data.train=train.zip", f"{group}={option}"))
     assert isinstance(config, schema.SearchConfig)
+
+
+@pytest.mark.parametrize("option", [file.stem for file in (conf_dir() / "ensemble").glob("*.yaml")])
+def test_every_ensemble_composes_on_top_of_a_job(composed, option):
+    job = OmegaConf.to_container(composed("data.train=train.zip", "split.folds=3", "study=s"), resolve=True)
+    ConfigStore.instance().store(name="chosen_job", node=job)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = checked(compose("retrain", overrides=["job=j", f"ensemble={option}"]))
+    assert isinstance(config, schema.RetrainConfig)
+    assert config.ensemble.kind == option
 
 
 @pytest.mark.parametrize("sweep", [file.stem for file in sweeps_dir().glob("*.yaml")])
