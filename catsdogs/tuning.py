@@ -397,11 +397,14 @@ class SearchTuner(base_tuner.BaseTuner):
         return values[0] if len(values) == 1 else statistics.fmean(values, sizes)
 
     def _predict(self, trial: TrialModel, fold: int) -> None:
-        """Keep what a model says of the validation images of its fold: float64, in the order of all of them."""
+        """Keep what a model says of the validation images of its fold, in the order of all of them."""
         rows, own = self._data.validation_rows, self._data.folds[fold].validation_rows
-        batches = PlainBatches(self._data.features.at(trial.cut), own, PLAIN, self._config.fit.batch_size)
-        with distributed(self._batch_sizes):
-            found = trial.model.predict(for_keras(batches), verbose=0).reshape(-1).astype(np.float64)
         if self._p_dog is None:
             self._p_dog = np.full(len(rows), np.nan)
-        self._p_dog[np.searchsorted(rows, own)] = found
+        self._p_dog[np.searchsorted(rows, own)] = self._predictions(trial, own)
+
+    def _predictions(self, trial: TrialModel, rows: np.ndarray) -> np.ndarray:
+        """(N,) float64 of these rows."""
+        batches = PlainBatches(self._data.features.at(trial.cut), rows, PLAIN, self._config.fit.batch_size)
+        with distributed(self._batch_sizes):
+            return trial.model.predict(for_keras(batches), verbose=0).reshape(-1).astype(np.float64)

@@ -78,14 +78,15 @@ class Job:
                 "label": self.labels.astype(float),
                 "sha256": [f"{number:064x}" for number in range(IMAGES)],
                 "split": ["train"] * (IMAGES - 4) + ["validation"] * 4,
+                "fold": [-1] * (IMAGES - 4) + [0] * 4,
             }
         )
         self.dataset = Dataset(rows, folder, None, None, rows[:0], "digest")
 
-        def prepared(config, dataset, train_rows, validation_rows):
+        def prepared(config, dataset, folds):
             from catsdogs.tuning import TrainingSet
 
-            return TrainingSet(features, self.labels.astype(np.float32), train_rows, validation_rows), Models()
+            return TrainingSet(features, self.labels.astype(np.float32), tuple(folds)), Models()
 
         # These take longer than all the rest.
         monkeypatch.setattr("catsdogs.job._forget_models", lambda: None)
@@ -107,7 +108,7 @@ class Job:
         history = pd.DataFrame(found).assign(val_log_loss=found[-1]["val_log_loss"], learning_rate=0.1, seconds=0.0)
         return Training(history, epochs, found[-1]["val_log_loss"], 0.5)
 
-    def predictions(self, trial):
+    def predictions(self, trial, rows):
         p_label = math.exp(-log_loss(trial.model))
-        labels = self.labels[-4:]
+        labels = self.labels[rows]
         return np.where(labels == 1, p_label, 1 - p_label)
