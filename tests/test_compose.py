@@ -8,12 +8,13 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from catsdogs import schema
-from catsdogs.compose import COMPOSED_GROUPS, MAX_JOB_NAME, checked, job_name, with_default_study
+from catsdogs.compose import COMPOSED_GROUPS, EXTRAS, MAX_JOB_NAME, checked, job_name, sentence, with_default_study
 from catsdogs.errors import UserError
 from catsdogs.locations import conf_dir, sweeps_dir
 
@@ -45,6 +46,8 @@ def test_every_ensemble_composes_on_top_of_a_job(composed, option):
 
 @pytest.mark.parametrize("sweep", [file.stem for file in sweeps_dir().glob("*.yaml")])
 def test_every_job_of_every_declared_study_composes(composed, sweep):
+    if sweep == "optuna":
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     params = OmegaConf.load(sweeps_dir() / f"{sweep}.yaml").hydra.sweeper.params
     overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
     jobs = BasicSweeper.split_arguments(overrides, None)[0]
@@ -184,3 +187,12 @@ def test_any_value_gives_a_safe_name_and_other_values_another(value, other):
 
 def test_composed_groups_are_groups():
     assert set(COMPOSED_GROUPS) <= {group for group, _ in OPTIONS}
+
+
+def test_an_option_that_comes_with_an_extra_says_which(composed, monkeypatch):
+    monkeypatch.setitem(EXTRAS, "nowhere", "some")
+    with pytest.raises(HydraException) as refused:
+        composed("hydra/launcher=nowhere")
+    told = sentence(refused.value)
+    assert told.startswith("hydra/launcher=nowhere: no such option; known are basic, isolated")
+    assert told.endswith("; for this one, pip install 'catsdogs[some]'")
