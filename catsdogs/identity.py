@@ -50,6 +50,10 @@ def differences(result: dict[str, Any], config: SearchConfig, digest: str) -> li
     )
 
 
+# Asking takes a few hundredths of a second, and a study may have a thousand jobs.
+_installed = functools.cache(versions)
+
+
 def fingerprint(config: SearchConfig, digest: str) -> dict[str, Any]:
     """What a job must keep to be continued: its configuration, images, backbone weights and packages.
 
@@ -62,7 +66,7 @@ def fingerprint(config: SearchConfig, digest: str) -> dict[str, Any]:
         "config": _continued(dataclasses.asdict(config)),
         "data": digest,
         "weights": _weights(config.backbone.weights),
-        "versions": _series(versions()),
+        "versions": _series(_installed()),
     }
 
 

@@ -267,6 +267,9 @@ class StudyCallback(Callback):
         try:
             write_leaderboard(study)
             jobs = read_jobs(study)
+        except (UserError, OSError) as error:
+            _tell(str(error))
+            _exit(1)
         except Exception:
             # Hydra would make a warning of it, and a study with failed jobs would end with status 0.
             traceback.print_exc()

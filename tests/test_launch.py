@@ -138,7 +138,7 @@ def test_the_command_that_goes_on_names_the_study(arguments, overrides, expected
     assert shlex.split(expected)
 
 
-def test_a_job_that_ended_without_a_word_is_an_error(study, callback, capsys):
+def test_a_job_that_ended_without_a_word_is_an_error(study, callback, capsys, broken):
     write_job(study, {"backbone": "b"}, trials=1, status="running")
     callback._names = ["b"]
     with pytest.raises(SystemExit) as stop:

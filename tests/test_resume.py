@@ -116,6 +116,8 @@ def whole(settings, place, trainer, known):
         if name not in known:
             job.run_job(settings(*TUNERS[name]), place, {})
             known[name] = tables(place.folder), len(trainer.trained)
+            # No parent was trained twice because its weights had gone.
+            assert len(trainer.trained) == finished(place.folder)
             assert not (place.folder / "weights").exists()
             shutil.rmtree(place.folder)
             trainer.trained.clear()

@@ -121,7 +121,7 @@ def test_a_weights_file_is_known_by_what_it_holds(config, folder, left, tmp_path
 
 def test_an_unfinished_job_goes_on_with_the_packages_it_began_with(config, folder, left, monkeypatch):
     left(config())
-    monkeypatch.setattr("catsdogs.identity.versions", lambda: {"catsdogs": "0.2.0", "keras": "4.0.1"})
+    monkeypatch.setattr("catsdogs.identity._installed", lambda: {"catsdogs": "0.2.0", "keras": "4.0.1"})
     with pytest.raises(UserError, match=r"keras was 3\.\d+, now 4.0"):
         found(config(), folder)
     left(config(), status="ok")
