@@ -6,12 +6,13 @@ import re
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from catsdogs import schema
-from catsdogs.compose import COMPOSED_GROUPS, MAX_JOB_NAME, checked, job_name, with_default_study
+from catsdogs.compose import COMPOSED_GROUPS, EXTRAS, MAX_JOB_NAME, checked, job_name, sentence, with_default_study
 from catsdogs.errors import UserError
 from catsdogs.locations import conf_dir, sweeps_dir
 
@@ -33,6 +34,8 @@ def test_every_option_of_every_group_composes(composed, group, option):
 
 @pytest.mark.parametrize("sweep", [file.stem for file in sweeps_dir().glob("*.yaml")])
 def test_every_job_of_every_declared_study_composes(composed, sweep):
+    if sweep == "optuna":
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     params = OmegaConf.load(sweeps_dir() / f"{sweep}.yaml").hydra.sweeper.params
     overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
     jobs = BasicSweeper.split_arguments(overrides, None)[0]
@@ -172,3 +175,12 @@ def test_any_value_gives_a_safe_name_and_other_values_another(value, other):
 
 def test_composed_groups_are_groups():
     assert set(COMPOSED_GROUPS) <= {group for group, _ in OPTIONS}
+
+
+def test_an_option_that_comes_with_an_extra_says_which(composed, monkeypatch):
+    monkeypatch.setitem(EXTRAS, "nowhere", "some")
+    with pytest.raises(HydraException) as refused:
+        composed("hydra/launcher=nowhere")
+    told = sentence(refused.value)
+    assert told.startswith("hydra/launcher=nowhere: no such option; known are basic, isolated")
+    assert told.endswith("; for this one, pip install 'catsdogs[some]'")
