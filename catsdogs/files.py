@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,12 +47,17 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def remove_temporaries(folder: Path, names: Collection[str]) -> None:
-    """Remove what killed processes left of files of these names; nobody may be writing them."""
+def remove_temporaries(folder: Path, names: Collection[str], older_than_seconds: float = 0.0) -> None:
+    """Remove what killed processes left of files of these names; nobody may be writing them.
+
+    Args:
+        older_than_seconds: younger ones stay, where somebody may be writing them at this moment.
+    """
     prefixes = tuple(f".{Path(name).stem}-" for name in names)
     for path in folder.iterdir():
-        if path.name.startswith(prefixes) and path.is_file():
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if path.name.startswith(prefixes) and time.time() - path.stat().st_mtime >= older_than_seconds:
+                path.unlink()
 
 
 def free_name(path: Path) -> Path:

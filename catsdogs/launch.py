@@ -41,6 +41,10 @@ from catsdogs.schema import SearchConfig
 
 log = logging.getLogger(__name__)
 
+# Files of a study that several processes write again and again; a temporary one so old is what a kill left.
+_REWRITTEN = ("study.json", "leaderboard.csv", "report.html")
+_ABANDONED_SECONDS = 600.0
+
 
 def hydra_application(
     config_name: str, task: Callable[[DictConfig], Any], complete: Callable[[Any, list[str]], list[str]]
@@ -217,6 +221,7 @@ class StudyCallback(Callback):
         # Not at the top: pandas, scikit-learn and Pillow take a second that `--help` need not wait for.
         from catsdogs.dataset import load_dataset
         from catsdogs.exhaustion import check_free_space
+        from catsdogs.files import remove_temporaries
         from catsdogs.identity import fingerprint
         from catsdogs.job_lock import in_use, is_held
         from catsdogs.standing import find_standing, set_aside, summary
@@ -245,6 +250,7 @@ class StudyCallback(Callback):
                 if place is not None:
                     print(f"job {name} begins anew; what an earlier try left is kept as {place}")
             write_plan(study, names, sys.argv[1:])
+            remove_temporaries(study, _REWRITTEN, _ABANDONED_SECONDS)
         except UserError as error:
             _exit(_tell(str(error)))
         except OSError as error:

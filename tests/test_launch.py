@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
 import shlex
 import signal
+import time
 
 import pytest
+from omegaconf import open_dict
 from studies import write_job, write_study
 
 from catsdogs import launch
@@ -145,3 +148,22 @@ def test_a_job_that_ended_without_a_word_is_an_error(study, callback, capsys, br
         callback._after(study)
     assert stop.value.code == 1
     assert "error: job b: it ended without a word of how; the same command goes on" in capsys.readouterr().err
+
+
+def test_what_kills_left_half_written_in_a_study_is_removed_when_it_is_old(tmp_path, callback, composed):
+    study = tmp_path / "multirun" / "s"
+    study.mkdir(parents=True)
+    old, new, other = (study / name for name in (".study-abc123.json", ".leaderboard-abc123.csv", ".mine-abc123.csv"))
+    for file in (old, new, other):
+        file.write_text("{")
+    for file in (old, other):
+        os.utime(file, (time.time() - 3600,) * 2)
+    config = composed(
+        "experiment=debug", "data.sample.images_per_class=8", "data.sample.test_images=1", f"cache={tmp_path / 'cache'}"
+    )
+    with open_dict(config):
+        config.hydra = {}
+    callback._before([config], study, ["a-job"])
+    assert not old.exists()
+    assert new.exists()
+    assert other.exists()
