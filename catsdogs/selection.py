@@ -16,11 +16,12 @@ import pandas as pd
 
 from catsdogs.earlier import SELECT, validation_has
 from catsdogs.files import free_name, write_csv
+from catsdogs.limits import TrialTimeoutError
 from catsdogs.progress import JobProgress
 from catsdogs.schema import SearchConfig
 from catsdogs.training import DivergedError
 from catsdogs.trials import TrialRecord, summary
-from catsdogs.tuning import SearchTuner, TrialTimeoutError
+from catsdogs.tuning import SearchTuner
 
 log = logging.getLogger(__name__)
 
