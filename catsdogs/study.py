@@ -194,9 +194,9 @@ def chosen_trial(job: Job, trial: str | None) -> TrialRecord:
         UserError: there is no such trial, or it cannot win.
     """
     records = {record.trial: record for record in job.trials()}
-    told = job.best()
+    selected = job.best() if "execution" in job.best() else {}
     if trial is None:
-        best = records.get(str(told.get("trial"))) or best_trial(records.values())
+        best = records.get(str(selected.get("trial"))) or best_trial(records.values())
         if best is None:
             raise UserError(f"job {job.folder}: it has no completed trial with a finite log loss")
         trial = best.trial
@@ -206,9 +206,9 @@ def chosen_trial(job: Job, trial: str | None) -> TrialRecord:
         raise UserError(
             f"trial={trial}: it ended as {records[trial].status} and cannot be trained again; choose another"
         )
-    if told.get("trial") != trial:
+    if selected.get("trial") != trial:
         return records[trial]
-    again = {name: told[name] for name in ("val_log_loss", "val_accuracy", "best_epoch") if name in told}
+    again = {name: selected[name] for name in ("val_log_loss", "val_accuracy", "best_epoch")}
     return dataclasses.replace(records[trial], **again)
 
 
