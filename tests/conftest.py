@@ -14,9 +14,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-# Where the tests run in the background of a shell, Ctrl-C is ignored, also by the processes that they start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
+import hypothesis
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
@@ -26,6 +24,13 @@ from catsdogs.compose import checked, register
 from catsdogs.locations import conf_dir
 from catsdogs.schema import Augmentation, SearchConfig
 from catsdogs.views import LiveViews
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
+
+# Where the tests run in the background of a shell, Ctrl-C is ignored, also by the processes that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A network and images so small that a trial takes about a second.
 TINY = (

@@ -489,5 +489,5 @@ def test_folders_with_corrupt_files_and_labelled_test_images(run, tmp_path):
     rows = dict(line.rsplit(",", 1) for line in done.stdout.splitlines())
     assert len(rows) == 1 + 2 + 25
     assert rows["broken"] == "0.5"
-    assert float(rows["3"]) == pytest.approx(test.set_index("id").loc["Dogs/3", "p_dog"], abs=1e-5)
+    assert float(rows["3"]) == pytest.approx(submission["Dogs/3"], abs=1e-5)
     assert "broken.jpg does not decode" in done.stderr
