@@ -72,6 +72,8 @@ LONGEST_SECONDS = 1800
 
 POINTS = ("before", "half", "written", "moved")
 
+AFTER_EVERY_TRIAL = ("history.csv", "trials.csv", "validation.csv")
+
 # Columns that tell when and how long, and not what.
 TIMES = ("seconds", "ended", "started", "finished")
 
@@ -225,10 +227,9 @@ def soak(folder: Path, tuner: str, launcher: str, kills: int, seed: int) -> Outc
         raise SystemExit(f"the uninterrupted study failed; see {whole.log}")
     duration, expected = time.monotonic() - began, whole.tables()
     print(f"{tuner}, {launcher}: uninterrupted in {duration:.0f} s, {len(whole.finished())} trials", flush=True)
-    aims = [f"{name}:1:{point}" for name in whole.state_files() for point in POINTS]
-    aims += [f"{name}:2:{point}" for name in whole.state_files() for point in POINTS]
-    half = len(aims) // 2
-    aims = rng.sample(aims[half:], half) + rng.sample(aims[:half], half)
+    names = whole.state_files()
+    # The last are tried first: every file at every point, and then those that one process writes after every trial.
+    aims = shuffled(rng, [name for name in names if name in AFTER_EVERY_TRIAL], 2) + shuffled(rng, names, 1)
     while outcome.kills < kills:
         outcome.studies += 1
         study = Study(folder / f"study-{outcome.studies}", tuner, launcher)
@@ -239,6 +240,12 @@ def soak(folder: Path, tuner: str, launcher: str, kills: int, seed: int) -> Outc
     outcome.aims_not_reached = sorted(set(outcome.aims_not_reached))
     outcome.seconds = round(time.monotonic() - began, 1)
     return outcome
+
+
+def shuffled(rng: random.Random, names: list[str], write: int) -> list[str]:
+    """Every point of the n-th write of these files, as `SOAK_AIM`."""
+    aims = [f"{name}:{write}:{point}" for name in names for point in POINTS]
+    return rng.sample(aims, len(aims))
 
 
 def killed_study(
