@@ -113,3 +113,23 @@ def test_promoted_trials_must_have_the_same_parents(oracle):
     changed[promoted[0]] = dataclasses.replace(records[promoted[0]], parent="")
     with pytest.raises(UserError, match="was run with"):
         replay(oracle(*TUNERS["hyperband"]), changed, "tuner0", "j")
+
+
+def test_a_search_goes_on_where_rounding_moves_what_is_proposed(oracle):
+    whole = propose(oracle(*TUNERS["bayesian"]), 5)
+    moved = [
+        dataclasses.replace(
+            record,
+            hyperparameters={
+                name: value * (1 + 1e-6) if isinstance(value, float) else value
+                for name, value in record.hyperparameters.items()
+            },
+        )
+        for record in whole
+    ]
+    assert moved != whole
+    again = oracle(*TUNERS["bayesian"])
+    replay(again, moved, "tuner0", "job")
+    assert [searched_values(trial.hyperparameters.values) for trial in again.trials.values()] == [
+        record.hyperparameters for record in moved
+    ]
