@@ -29,7 +29,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         yield temporary
         # Without it a power cut may leave the new name on an empty file.
-        with temporary.open("rb") as file:
+        # Open for writing, as Windows asks for.
+        with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)

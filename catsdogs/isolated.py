@@ -48,6 +48,7 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 # What asks a process to end. Held back while a job's process starts, until it can take it.
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
+_CAN_HOLD_BACK = hasattr(signal, "pthread_sigmask")  # not on Windows
 _INTERRUPTED = 130  # exit status
 
 # A process whose job has ended is given so long to go.
@@ -144,7 +145,8 @@ class IsolatedLauncher(Launcher):
         returned = JobReturn(cfg=child.config, overrides=list(child.config.hydra.overrides.task))
         try:
             returned.status, returned.return_value = child.connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
+            # OSError: it was killed while it told.
             child.process.join()
             returned.status, returned.return_value = died(child.config, _death(child.process.exitcode))
         child.connection.close()
@@ -173,8 +175,11 @@ def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunct
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for number in _STOPPING:
-        signal.signal(number, _interrupt_once)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+        # What the study was started to ignore, as Ctrl-C in the background of a script, its jobs ignore too.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt_once)
+    if _CAN_HOLD_BACK:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     try:
         register()
         setup_globals()
@@ -194,6 +199,9 @@ def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunct
 
 @contextlib.contextmanager
 def _held_back() -> Iterator[None]:
+    if not _CAN_HOLD_BACK:
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     try:
         yield
@@ -236,7 +244,8 @@ def _end(children: Iterable[_Child]) -> None:
         for process in alive:
             if process.pid is not None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGINT)
+                    # Not SIGINT, which it may have been started to ignore.
+                    os.kill(process.pid, signal.SIGTERM)
         if alive:
             alive[0].join(_PATIENCE_SECONDS)
         if any(process.is_alive() for process in alive):

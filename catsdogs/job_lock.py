@@ -20,6 +20,7 @@ LOCK = ".lock"
 HOLDER = ".holder.json"
 
 _PATIENCE_SECONDS = 1.0
+_PROBE_SECONDS = 0.1
 
 
 @contextmanager
@@ -53,7 +54,8 @@ def is_held(folder: Path) -> bool:
         return False
     lock = _lock(folder)
     try:
-        lock.acquire(timeout=0)
+        # Not at once: another one who asks holds it for a moment.
+        lock.acquire(timeout=_PROBE_SECONDS)
     except Timeout:
         return True
     except OSError:

@@ -223,7 +223,7 @@ class StudyCallback(Callback):
         from catsdogs.exhaustion import check_free_space
         from catsdogs.files import remove_temporaries
         from catsdogs.identity import fingerprint
-        from catsdogs.job_lock import in_use, is_held
+        from catsdogs.job_lock import held, in_use, is_held
         from catsdogs.standing import find_standing, set_aside, summary
         from catsdogs.study import write_plan
 
@@ -245,8 +245,13 @@ class StudyCallback(Callback):
             if any(standing.runs for standing in standings) or not names:
                 check_free_space(study, Path(configs[0].cache))
             study.mkdir(parents=True, exist_ok=True)
-            for name, standing in zip(names, standings, strict=True):
-                place = set_aside(study / name) if standing.anew else None
+            for plain, name, standing in zip(configs, names, standings, strict=False):
+                if not standing.anew:
+                    continue
+                with held(study / name):
+                    # Asked again, as another command may have begun the job since.
+                    mark = fingerprint(plain, digests[_images(plain)])
+                    place = set_aside(study / name) if find_standing(plain, study / name, mark).anew else None
                 if place is not None:
                     print(f"job {name} begins anew; what an earlier try left is kept as {place}")
             write_plan(study, names, sys.argv[1:])

@@ -18,9 +18,9 @@ from catsdogs.compose import register
 from catsdogs.isolated import IsolatedLauncher
 from catsdogs.launch import JobTask
 from catsdogs.locations import conf_dir
-from catsdogs.study import OK, RUNNING, write_result
+from catsdogs.study import FAILED, INTERRUPTED, OK, RUNNING, write_result
 
-SUCCEED, RAISE, BE_KILLED, EXIT, WAIT, WAIT_FOR_EVER = range(6)
+SUCCEED, RAISE, BE_KILLED, EXIT, WAIT, WAIT_FOR_EVER, BE_INTERRUPTED = range(7)
 
 
 def task(config):
@@ -31,6 +31,9 @@ def task(config):
     write_result(folder, {"status": RUNNING, "threads": os.environ.get("OMP_NUM_THREADS"), "pid": os.getpid()})
     if config.seed == BE_KILLED:
         os.kill(os.getpid(), signal.SIGKILL)
+    if config.seed == BE_INTERRUPTED:
+        write_result(folder, {"status": FAILED, "error_type": INTERRUPTED})
+        raise KeyboardInterrupt
     if config.seed == EXIT:
         os._exit(3)
     if config.seed in (WAIT, WAIT_FOR_EVER):

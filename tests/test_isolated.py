@@ -15,11 +15,12 @@ import isolated_study
 import pandas as pd
 import pytest
 from hydra.core.utils import JobStatus
-from isolated_study import BE_KILLED, EXIT, RAISE, SUCCEED, WAIT, WAIT_FOR_EVER, launched
+from isolated_study import BE_INTERRUPTED, BE_KILLED, EXIT, RAISE, SUCCEED, WAIT, WAIT_FOR_EVER, launched
 
 from catsdogs.errors import UserError
 from catsdogs.files import read_json
 from catsdogs.isolated import IsolatedLauncher
+from catsdogs.study import INTERRUPTED
 
 
 @pytest.fixture
@@ -84,6 +85,13 @@ def test_a_sweeper_that_decides_as_it_goes_is_told_of_failures_as_failures(tmp_p
     assert returns[0].return_value == 0.5
     with pytest.raises(Exception, match="killed by signal 9"):
         returns[2].return_value  # noqa: B018  # a property that raises
+
+
+def test_a_job_that_alone_is_interrupted_can_go_on(tmp_path):
+    interrupted, other = launched(tmp_path / "s", [BE_INTERRUPTED, SUCCEED])
+    assert math.isnan(interrupted.return_value)
+    assert other.return_value == 0.5
+    assert read_json(tmp_path / "s" / str(BE_INTERRUPTED) / "result.json")["error_type"] == INTERRUPTED
 
 
 def test_ctrl_c_lets_the_job_end_and_starts_no_other(begun, tmp_path):
