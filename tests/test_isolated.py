@@ -87,14 +87,18 @@ def test_a_sweeper_that_decides_as_it_goes_is_told_of_failures_as_failures(tmp_p
 
 
 def test_ctrl_c_lets_the_job_end_and_starts_no_other(begun, tmp_path):
-    # From the terminal to both, and to the parent alone: the job is interrupted once.
+    # From the terminal to both, here one after the other, and to the parent alone: the job is interrupted once.
     for study in ("both", "parent"):
         process = begun(WAIT, SUCCEED)
-        (os.killpg if study == "both" else os.kill)(process.pid, signal.SIGINT)
+        job = tmp_path / "s" / str(WAIT)
+        if study == "both":
+            os.kill(read_json(job / "result.json")["pid"], signal.SIGINT)
+            _until((job / "interrupted").exists)
+        os.kill(process.pid, signal.SIGINT)
         _, told = process.communicate(timeout=30)
         assert process.returncode != 0
         assert told.count("KeyboardInterrupt") == 1
-        assert (tmp_path / "s" / str(WAIT) / "interrupted").exists()
+        assert (job / "ended").exists()
         assert not (tmp_path / "s" / str(SUCCEED)).exists()
         (tmp_path / "s").rename(tmp_path / study)
 
