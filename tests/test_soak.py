@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from soak import different_rows
+from soak import Outcome, different_rows, killed_study
 
 
 def test_rows_that_differ_are_counted_on_both_sides():
@@ -18,6 +20,32 @@ def test_rows_that_differ_are_counted_on_both_sides():
     assert different_rows({"a": table}, {"a": table.assign(val_log_loss="0.6")}) == 2
     assert different_rows({"a": table}, {"a": table.head(1)}) == 1
     assert different_rows({"a": table}, {}) == different_rows({}, {"a": table}) == 2
+
+
+class Forgetful:
+    """A study that is killed when trials 0 and 1 are finished; then trains 1 again, and 0 is gone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log = folder / "log"
+        self.log.write_text("")
+        self._runs = 0
+
+    def run(self, aim, seconds):
+        self._runs += 1
+        return None if self._runs == 1 else 0
+
+    def trained(self):
+        trials = {0: (), 1: "01", 2: "0112"}[self._runs]
+        return Counter(("job", trial) for trial in trials)
+
+    def finished(self):
+        return {("job", trial) for trial in {0: "", 1: "01", 2: "12"}[self._runs]}
+
+
+def test_trials_that_are_lost_or_repeated_are_counted(tmp_path):
+    outcome = Outcome("random", "basic")
+    killed_study(Forgetful(tmp_path), outcome, 1, [], 1.0, random.Random(0))
+    assert (outcome.kills, outcome.lost_trials, outcome.repeated_trials) == (1, 1, 1)
 
 
 @pytest.mark.slow
