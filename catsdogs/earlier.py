@@ -97,6 +97,10 @@ def read_earlier(folder: Path, result: Mapping[str, Any] | None = None) -> Earli
     if len(history):
         ids = {int(record.trial): record.trial for record in records}
         numbers = history["trial"].astype(int)
+        for number in sorted(set(numbers) - set(ids)):
+            log.warning(
+                "%s knows trial %d and %s does not: that trial did not end, and runs again", file, number, TRIALS
+            )
         history = history.assign(trial=numbers.map(ids))[numbers.isin(list(ids))].reset_index(drop=True)
     return Earlier(records, history)
 

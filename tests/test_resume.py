@@ -20,6 +20,7 @@ import pytest
 from catsdogs import files, job
 from catsdogs.comparison.answer import answer
 from catsdogs.comparison.evidence import read_evidence
+from catsdogs.earlier import read_earlier
 from catsdogs.errors import UserError
 from catsdogs.files import read_json
 from catsdogs.job_lock import held, is_held
@@ -489,3 +490,10 @@ def test_a_lock_is_free_when_its_holder_is_killed(tmp_path):
         holder.kill()
         holder.wait()
     assert not is_held(tmp_path)
+
+
+def test_a_trial_that_only_its_epochs_know_is_told(tmp_path, caplog):
+    epochs = pd.DataFrame({"trial": ["0"], "execution": [0], "epoch": [1], "val_log_loss": [0.5]})
+    epochs.to_csv(tmp_path / "history.csv", index=False)
+    assert read_earlier(tmp_path).records == []
+    assert "that trial did not end, and runs again" in caplog.text
