@@ -23,7 +23,7 @@ def python(tmp_path_factory):
     requirements = [Requirement(text) for text in importlib.metadata.requires("catsdogs") or []]
     needed = [str(one) for one in requirements if one.marker is None and one.name != "tensorflow"]
     install = [interpreter, "-m", "pip", "install", "--quiet"]
-    subprocess.run([*install, "jax>=0.6", "pytest", *needed], check=True)
+    subprocess.run([*install, "jax>=0.6", "pytest", "hypothesis", *needed], check=True)
     subprocess.run([*install, "--no-deps", "--editable", REPOSITORY], check=True)
     return interpreter
 
