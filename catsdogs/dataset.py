@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from catsdogs import near_duplicates
 from catsdogs.archive import ImageFolder, open_images
 from catsdogs.catalogue import CAT, DOG, LABELS_COME_FROM, catalogue
 from catsdogs.errors import UserError
@@ -25,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 # Training and validation, and nothing held out.
-TWO_SIDES = Split(holdout=0.0, folds=1)
+TWO_SIDES = Split(holdout=0.0, folds=1, together="copies")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ def load_dataset(data: Data, cache: Path, division: Split = TWO_SIDES) -> Datase
         data: the configuration; relative paths start at the current directory, `~` is expanded. Where `train` is null
             the archives are drawn as `sample` says.
         cache: the cache folder.
-        division: the hold-out and the folds.
+        division: the hold-out and the folds, and which images stay together in both.
 
     Raises:
         UserError: an archive cannot be used (see `open_images`), an id in `data.ignore` is unknown, no image or only
@@ -104,7 +105,13 @@ def load_dataset(data: Data, cache: Path, division: Split = TWO_SIDES) -> Datase
     _report(left_out, len(table), ignored=len(set(data.ignore)))
     _check_classes(rows, left_out, train, test_table)
     rows = subset(rows, data.limit, data.split_seed).reset_index(drop=True)
-    rows = rows.join(divide(rows, division, data.validation_fraction, data.split_seed))
+    units = rows
+    if division.together == "near_duplicates":
+        units = rows.assign(groups=near_duplicates.groups(rows, folder.root, cache))
+        joined = len(rows) - units["groups"].nunique() - int(rows["sha256"].duplicated().sum())
+        if joined:
+            _log.info("%d near-duplicates stay on the side of the image that they resemble", joined)
+    rows = rows.join(divide(units, division, data.validation_fraction, data.split_seed))
     return Dataset(
         rows=rows,
         root=folder.root,

@@ -22,9 +22,13 @@ _NOT_IN_IDENTITY = {
     *("study", "studies", "cache", "varied", "timeout", "resume"),
     *("select", "tta", "job", "trial", "fit_on", "ensemble", "calibrate"),
 }
-_NOT_IN_IDENTITY_OF_DATA = {"train", "test", "max_unpacked_gib"}
-# Where activations are kept, and who computes them, does not change them by more than rounding.
-_NOT_IN_IDENTITY_OF_FEATURES = {"mode", "engine", "max_gib"}
+_NOT_IN_IDENTITY_OF = {
+    "data": {"train", "test", "max_unpacked_gib"},
+    # Where it changes the split it changes the digest of the images.
+    "split": {"together"},
+    # Where activations are kept, and who computes them, does not change them by more than rounding.
+    "features": {"mode", "engine", "max_gib"},
+}
 
 # Packages that an unfinished job must go on with: those that compute pixels, weights and proposals.
 _VERSIONS_THAT_MATTER = ("catsdogs", "keras", "keras-tuner", "numpy", "opencv-python-headless", "pillow")
@@ -33,7 +37,7 @@ _VERSIONS_THAT_MATTER = ("catsdogs", "keras", "keras-tuner", "numpy", "opencv-py
 def identity(settings: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration, as plain values, that decides a job's numbers."""
     plain = {key: value for key, value in settings.items() if key not in _NOT_IN_IDENTITY}
-    for group, left_out in (("data", _NOT_IN_IDENTITY_OF_DATA), ("features", _NOT_IN_IDENTITY_OF_FEATURES)):
+    for group, left_out in _NOT_IN_IDENTITY_OF.items():
         plain[group] = {k: v for k, v in (settings.get(group) or {}).items() if k not in left_out}
     if "epochs" in plain.get("fit", {}):
         # How many views there are counts, not how it was said.

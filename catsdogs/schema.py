@@ -57,6 +57,7 @@ class Split:
 
     holdout: float = _within(0, 1, open_high=True)  # share of the distinct images that no search sees
     folds: int = _within(1, 100)  # 1: training and validation by data.validation_fraction; more: cross-validation
+    together: str = _one_of("near_duplicates", "copies")  # what never stands on two sides
 
 
 @dataclass

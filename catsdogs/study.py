@@ -120,12 +120,13 @@ def _completed(config: dict[str, Any]) -> dict[str, Any]:
     since = {
         "timeout": {"trial_seconds": None, "study_seconds": None},
         "resume": {"failed": "retry"},
-        "split": {"holdout": 0.0, "folds": 1},
         "select": {"top": 1, "seeds": 3},
     }
     tta = {"average": "probability", **_mapping(config.get("tta"))}
     features = {"mode": "auto", "views": fit.get("epochs"), "dtype": "float32", "engine": "auto", "max_gib": 50.0}
-    return {**since, **config, "fit": fit, "features": {**features, **_mapping(config.get("features"))}, "tta": tta}
+    split = {"holdout": 0.0, "folds": 1, "together": "copies", **_mapping(config.get("split"))}
+    features = {**features, **_mapping(config.get("features"))}
+    return {**since, **config, "fit": fit, "split": split, "features": features, "tta": tta}
 
 
 def read_jobs(study: Path) -> list[Job]:

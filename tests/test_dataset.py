@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawn import cats_and_dogs, folder_of, jpeg, zip_of
+from drawn import cats_and_dogs, encoded, folder_of, jpeg, scene, zip_of
 
 from catsdogs.dataset import load_dataset
 from catsdogs.errors import UserError
@@ -121,6 +121,40 @@ def test_digest_tells_holdouts_and_folds_apart(tmp_path: Path, cache: Path) -> N
     assert len(digests) == len(ways)
     one, other = (load_dataset(data(train, validation_fraction=f), cache, Split(0.2, 5)).digest for f in (0.2, 0.5))
     assert one == other
+
+
+PICTURES = {
+    f"{kind}.{number}.jpg": encoded(scene(100 * dog + number // 2), quality=60 + 20 * (number % 2))
+    for dog, kind in enumerate(("cat", "dog"))
+    for number in range(20)
+}
+
+
+@pytest.mark.parametrize("folds", [1, 4])
+def test_near_duplicates_never_stand_on_two_sides(
+    tmp_path: Path, cache: Path, folds: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every picture is there twice, once compressed more strongly."""
+    caplog.set_level(logging.INFO)
+    train = folder_of(tmp_path / "train", PICTURES)
+
+    def torn(together: str, seed: int) -> int:
+        rows = load_dataset(data(train, split_seed=seed), cache, Split(0.25, folds, together)).rows
+        picture = rows["id"].str.replace(r"\d+", lambda number: str(int(number[0]) // 2), regex=True)
+        return int((rows.groupby(picture)[["split", "fold"]].nunique().max(axis=1) > 1).sum())
+
+    assert [torn("near_duplicates", seed) for seed in range(5)] == [0] * 5
+    assert "20 near-duplicates stay on the side of the image that they resemble" in caplog.text
+    assert sum(torn("copies", seed) for seed in range(5)) > 10
+
+
+def test_without_near_duplicates_the_split_is_that_of_copies(tmp_path: Path, cache: Path) -> None:
+    apart = {name: data for name, data in PICTURES.items() if int(name.split(".")[1]) % 2 == 0}
+    train = folder_of(tmp_path / "train", apart | {"cat.99.jpg": apart["cat.0.jpg"]})
+    one, other = (
+        load_dataset(data(train), cache, Split(0.25, 3, way)) for way in ("near_duplicates", "copies")
+    )
+    assert one.digest == other.digest
 
 
 def test_one_fold_is_training_and_validation(tmp_path: Path, cache: Path) -> None:
