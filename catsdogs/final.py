@@ -54,12 +54,16 @@ def make_final(config: RetrainConfig, jobs: Sequence[Job], trial: TrialRecord, s
     """
     began = time.monotonic()
     dataset = load_dataset(config.data, Path(config.cache), config.split)
-    members = train_members(config, jobs, trial, dataset)
+    judges: list[Member] = []
+    if config.judged_by == "folds":
+        log.info("the models of the folds, by which the final one is judged, are trained first")
+        judges = train_members(config, jobs, trial, dataset, by_fold=True)
+    members = train_members(config, jobs, trial, dataset, by_fold=config.ensemble.kind == "folds")
     trained = time.monotonic()
-    epochs = sum(len(member.training.history) for member in members)
+    epochs = sum(len(member.training.history) for member in [*judges, *members])
     log.info("trained %d epochs in %s", epochs, duration(trained - began))
 
-    judged = judge(config, members, dataset)
+    judged = judge(config, members, dataset, judges)
     model = _combined(members, judged.combination)
     forward = forward_of(model, config.features.engine)
     predictions = [judged.predictions]
@@ -128,7 +132,7 @@ def _metrics(
         "job": first.job.name,
         "trial": first.trial.trial,
         "fit_on": config.fit_on,
-        "validated_by": "search" if judged.by_search else "final model",
+        "validated_by": judged.by,
         "tta": {
             "kind": judged.pipeline.tta.kind,
             "views": len(judged.pipeline.over),

@@ -20,7 +20,7 @@ FINGERPRINT = "fingerprint.json"
 # images are does not count either, as their digest does.
 _NOT_IN_IDENTITY = {
     *("study", "studies", "cache", "varied", "timeout", "resume"),
-    *("select", "tta", "job", "trial", "fit_on", "ensemble", "calibrate"),
+    *("select", "tta", "job", "trial", "fit_on", "ensemble", "calibrate", "judged_by"),
 }
 _NOT_IN_IDENTITY_OF = {
     "data": {"train", "test", "max_unpacked_gib"},

@@ -37,7 +37,8 @@ class Judged:
         combination: of the members.
         predictions: a row for every image that the search validated on: id, label, split, fold (where there are
             several), and OUTPUTS. The calibrated ones are cross-fitted.
-        by_search: whether these outputs are of the search's own models, as the final ones have seen every image.
+        by: whose outputs these are: of the "final model", or, where it has seen every image, of the "search"'s own
+            models or of those of the "folds".
         verdict: on calibration; None where none was tried.
         tta_table, ensemble_table: how the choices were made; None where nothing was to choose.
     """
@@ -45,14 +46,18 @@ class Judged:
     combination: Combination
     pipeline: Pipeline
     predictions: pd.DataFrame
-    by_search: bool
+    by: str
     verdict: Verdict | None
     tta_table: pd.DataFrame | None
     ensemble_table: pd.DataFrame | None
 
 
-def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset) -> Judged:
+def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, judges: Sequence[Member] = ()) -> Judged:
     """Decide by the images outside the hold-out that no member has seen.
+
+    Args:
+        judges: models of the folds of the members' trials, for members that have seen all images; empty: by the
+            members themselves, or by what the search kept of their trials.
 
     The models of the folds of one trial have seen each other's images: how their outputs are combined cannot be
     measured outside the hold-out, and the mean of their logits is taken. Each is judged alone on its own fold.
@@ -62,9 +67,10 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset) ->
     labels = table["label"].to_numpy()
     kinds = _kinds(config)
     views = list(dict.fromkeys(view for over in kinds.values() for view in over))
-    outputs = _outputs(config, members, dataset, rows, views)
-    by_search = all(member.kept is not None for member in members)
-    if by_search:
+    outputs = _outputs(config, judges or members, dataset, rows, views)
+    by = "folds" if judges else "final model"
+    if not judges and all(member.kept is not None for member in members):
+        by = "search"
         views, outputs = [PLAIN], np.stack([member.kept for member in members if member.kept is not None])[:, None]
 
     combination, ensemble_table = _combination(config, members, labels, outputs)
@@ -85,7 +91,7 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset) ->
     outcome = None
     if said is not None:
         # Nothing was kept of augmented views of the images that the search validated on.
-        averaged = pipeline.averages and not by_search
+        averaged = pipeline.averages and by != "search"
         p_dog = said[[views.index(view) for view in pipeline.over]] if averaged else None
         found = pipeline.steps(said[views.index(PLAIN)], p_dog)
         if config.calibrate and averaged == pipeline.averages:
@@ -98,7 +104,7 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset) ->
             log.info("no calibration: what the search kept of images that it had not seen is without these views")
     else:
         log.warning("no honest score on the validation images: nothing was kept of this trial on them")
-    return Judged(combination, pipeline, table.assign(**found), by_search, outcome, tta_table, ensemble_table)
+    return Judged(combination, pipeline, table.assign(**found), by, outcome, tta_table, ensemble_table)
 
 
 def forward_of(model: Any, engine: str) -> Forward:
@@ -126,20 +132,20 @@ def _kinds(config: RetrainConfig) -> dict[str, list[View]]:
 def _outputs(
     config: RetrainConfig, members: Sequence[Member], dataset: Dataset, rows: np.ndarray, views: list[View]
 ) -> np.ndarray | None:
-    """(K, V, N) p_dog of every member for rows that it has not seen; of models of folds (1, V, N), each for its own.
+    """(K, V, N) p_dog of every member for rows that it has not seen; None where they have seen all.
 
-    None where they have seen all.
+    The models of the folds of a trial count as one member, of which each tells its own rows.
     """
     if not all(len(member.unseen) for member in members):
         return None
     pixels = live_views(config, dataset.rows, dataset.root)
-    by_fold = members[0].fold is not None
-    found = np.full((1 if by_fold else len(members), len(views), len(rows)), np.nan)
+    jobs = list(dict.fromkeys(member.job.name for member in members))
+    found = np.full((len(jobs), len(views), len(rows)), np.nan)
     for number, member in enumerate(members):
         forward = forward_of(member.model, config.features.engine)
         what = "validation" if len(members) == 1 else f"validation, member {number + 1} of {len(members)}"
         said = predict_views(forward, pixels, member.unseen, views, what)
-        found[0 if by_fold else number][:, np.searchsorted(rows, member.unseen)] = said
+        found[jobs.index(member.job.name)][:, np.searchsorted(rows, member.unseen)] = said
     return found
 
 

@@ -67,13 +67,16 @@ class Member:
     kept: np.ndarray | None
 
 
-def train_members(config: RetrainConfig, jobs: Sequence[Job], trial: TrialRecord, dataset: Dataset) -> list[Member]:
-    """Train the models of which the final one is made.
+def train_members(
+    config: RetrainConfig, jobs: Sequence[Job], trial: TrialRecord, dataset: Dataset, by_fold: bool
+) -> list[Member]:
+    """Train the models of which the final one is made, or by which it is judged.
 
     Args:
         config: of the first of the jobs.
         jobs: one, or several with `ensemble=jobs`.
         trial: of the first one; of the others the best one is taken.
+        by_fold: whether a model is trained for every fold, or one on all of them.
 
     Raises:
         UserError: a training diverges, or jobs cannot be combined.
@@ -85,7 +88,7 @@ def train_members(config: RetrainConfig, jobs: Sequence[Job], trial: TrialRecord
     for own, job in zip(settings, jobs, strict=True):
         record = trial if job is jobs[0] else chosen_trial(job, None)
         of = f" {len(members) + 1} of {len(jobs)}" if len(jobs) > 1 else ""
-        members += _members_of(own, job, record, dataset, f"retrain{of}")
+        members += _members_of(own, job, record, dataset, by_fold, f"retrain{of}")
     return members
 
 
@@ -115,7 +118,9 @@ def _check_jobs(jobs: Sequence[Job], settings: Sequence[RetrainConfig], dataset:
         )
 
 
-def _members_of(config: RetrainConfig, job: Job, trial: TrialRecord, dataset: Dataset, label: str) -> list[Member]:
+def _members_of(
+    config: RetrainConfig, job: Job, trial: TrialRecord, dataset: Dataset, by_fold: bool, label: str
+) -> list[Member]:
     """The models of one trial: one, or one for every fold."""
     changed = differences(job.result, config, dataset.digest)
     if changed:
@@ -124,14 +129,13 @@ def _members_of(config: RetrainConfig, job: Job, trial: TrialRecord, dataset: Da
     if made_by != versions()["catsdogs"]:
         log.warning("the study was made by catsdogs %s, so that this training will not repeat it exactly", made_by)
     searched = dataset.folds()
-    by_fold = config.ensemble.kind == "folds"
     folds = searched if by_fold else [_alone(config, dataset)]
     line = lineage(job.trials(), trial)
     few = max(record.best_epoch for record in line) <= distinct_views(
         config.features, config.augmentation, config.fit.epochs
     )
     settings = config
-    if config.fit_on == "all" and config.features.mode == "auto" and few:
+    if config.fit_on == "all" and not by_fold and config.features.mode == "auto" and few:
         log.info("every view is read once, so that activations are computed for every batch and not stored")
         settings = dataclasses.replace(config, features=dataclasses.replace(config.features, mode="live"))
     depths = [hyperparameters(config, record.hyperparameters).unfreeze_depth for record in line]

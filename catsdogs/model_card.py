@@ -56,13 +56,13 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
         "",
         *(f"- {name}: {meaning}" for name, meaning in metrics["splits"].items()),
     ]
-    if metrics["validated_by"] == "search":
+    if metrics["validated_by"] != "final model":
         images = "all labelled images" if metrics["fit_on"] == "all" else "all images outside the hold-out"
-        own = "which were not trained on the images that they are scored on"
+        whose = "the models of its folds" if metrics["validated_by"] == "folds" else "the search's own models"
         lines += [
             "",
             f"The model was trained on {images}, for the epochs that the trial needed. The scores on images that the "
-            f"search used are those of the search's own models, {own}.",
+            f"search used are those of {whose}, which were not trained on the images that they are scored on.",
         ]
     tta, calibration = metrics["tta"], metrics["calibration"]
     if len(metrics["ensemble"]["members"]) > 1:

@@ -49,27 +49,40 @@ class JobProgress:
         self._last_line = 0.0
 
     def epoch(
-        self, execution_epochs_done: int, share: float, epoch: int, epochs: int, logs: dict[str, float] | None
+        self,
+        execution_epochs_done: int,
+        share: float,
+        epoch: int,
+        epochs: int,
+        logs: dict[str, float] | None,
+        fold: str = "",
     ) -> None:
-        """Tell that `share` of an epoch (numbered from 0) is done, and its scores if it is done whole."""
+        """Tell that `share` of an epoch (numbered from 0) is done, and its scores if it is done whole.
+
+        Args:
+            fold: `2 of 5`, where a trial is scored over several; the score of one alone is not the best so far.
+        """
         now = time.monotonic()
         if logs is None and (share >= 1 or now - self._last_line < WITHIN_EPOCH_SECONDS):
             return
         self._last_line = now
         done = self._trials_done * self._epochs_per_trial + execution_epochs_done + share
-        where = f"trial {self._trials_done + 1} of {self._trials or '?'}, epoch {epoch + 1} of {epochs}"
+        where = f"trial {self._trials_done + 1} of {self._trials or '?'}, "
+        where += f"{f'fold {fold}, ' if fold else ''}epoch {epoch + 1} of {epochs}"
         if logs is None:
             what = f"{share:.0%} of the epoch"
         else:
             loss = logs.get("val_log_loss", logs.get("log_loss", math.nan))
-            self._best = min(self._best, loss) if math.isfinite(loss) else self._best
+            self._best = min(self._best, loss) if math.isfinite(loss) and not fold else self._best
             what = f"val_log_loss {loss:.4f}" if "val_log_loss" in logs else f"log_loss {loss:.4f}"
-            what += f", best so far {self._best:.4f}"
+            what += f", best so far {self._best:.4f}" if math.isfinite(self._best) else ""
         log.info("%s: %s: %s%s", self._label, where, what, self._left(done))
 
-    def trial_done(self) -> None:
+    def trial_done(self, val_log_loss: float | None = None) -> None:
         """Count a trial as done, with all the epochs that it might have had; its tables must be written."""
         self._trials_done += 1
+        if val_log_loss is not None:
+            self._best = min(self._best, val_log_loss)
         if self._study_line is None:
             return
         try:

@@ -238,6 +238,7 @@ class RetrainConfig(SearchConfig):
     fit_on: str = _one_of("train", "all")
     ensemble: Ensemble = field(default_factory=Ensemble)
     calibrate: bool = MISSING  # only where it helps images that it was not fitted on
+    judged_by: str = _one_of("search", "folds")  # what tells how good a model is that has seen every image
 
 
 # The fields that a space entry may search, each with the group that owns it.
@@ -295,11 +296,15 @@ def _check_retrain(config: RetrainConfig) -> None:
         raise UserError("fit_on=all: with ensemble=folds every model leaves its fold out; leave fit_on out")
     if kind == "jobs" and config.trial is not None:
         raise UserError(f"trial={config.trial}: ensemble=jobs takes the best trial of every job; leave trial out")
-    if config.tta.kind == "auto" and kind != "folds" and (config.fit_on == "all" or folds > 1):
+    if config.judged_by == "folds" and (kind == "folds" or folds == 1):
+        why = "split.folds=1 leaves none to train" if folds == 1 else "with ensemble=folds they are the model itself"
+        raise UserError(f"judged_by=folds: {why}; leave judged_by out")
+    unseen = kind == "folds" or config.judged_by == "folds" or (config.fit_on == "train" and folds == 1)
+    if config.tta.kind == "auto" and not unseen:
         why = "fit_on=all" if config.fit_on == "all" else f"a single model of split.folds={folds}"
         raise UserError(
             f"tta=auto: {why} leaves no image outside the hold-out unseen to choose on; give tta=none, flip, crops or "
-            f"views, or {'leave fit_on out' if folds == 1 else 'take ensemble=folds'}"
+            f"views, or {'leave fit_on out' if folds == 1 else 'take judged_by=folds or ensemble=folds'}"
         )
 
 

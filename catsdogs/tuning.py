@@ -209,8 +209,12 @@ class SearchTuner(base_tuner.BaseTuner):
             execution, fold = divmod(run, folds)
             epochs_before = run * (epochs - first_epoch)
 
-            def told(epoch: int, share: float, logs: dict[str, float] | None, before: int = epochs_before) -> None:
-                self._progress.epoch(before + epoch - first_epoch, share, epoch, epochs, logs)
+            of_folds = f"{fold + 1} of {folds}" if folds > 1 else ""
+
+            def told(
+                epoch: int, share: float, logs: Any, before: int = epochs_before, of_folds: str = of_folds
+            ) -> None:
+                self._progress.epoch(before + epoch - first_epoch, share, epoch, epochs, logs, of_folds)
 
             try:
                 training, model = self._run(trial.trial_id, run, told)
@@ -236,7 +240,9 @@ class SearchTuner(base_tuner.BaseTuner):
 
     def on_trial_end(self, trial: Any) -> None:
         super().on_trial_end(trial)
+        found = None
         if trial.status == COMPLETED:
+            found = self._record.val_log_loss
             record = self._record
             new_best = best_trial([*self.records, record]) is record
             self._tables.commit(record, self._p_dog if new_best else None)
@@ -251,7 +257,7 @@ class SearchTuner(base_tuner.BaseTuner):
                 self._new_record(trial, status=str(trial.status), epochs=self._tables.epochs(), error=error)
             )
         self.weights.drop_useless(self.oracle, [record.trial for record in self.records])
-        self._progress.trial_done()
+        self._progress.trial_done(found)
 
     def train_again(self, trial_id: str, execution: int, told: Any = None) -> Execution:
         """Train one execution of a finished trial, which may be one that the search has not had.
@@ -270,7 +276,8 @@ class SearchTuner(base_tuner.BaseTuner):
 
             def listener(epoch: int, share: float, logs: dict[str, float] | None, fold: int = fold) -> None:
                 if told is not None:
-                    told(fold * (epochs - first_epoch) + epoch - first_epoch, share, epoch, epochs, logs)
+                    done = fold * (epochs - first_epoch) + epoch - first_epoch
+                    told(done, share, epoch, epochs, logs, f"{fold + 1} of {self.folds}" if self.folds > 1 else "")
 
             training, model = self._run(trial_id, execution * self.folds + fold, listener)
             self._predict(model, fold)

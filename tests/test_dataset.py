@@ -151,9 +151,7 @@ def test_near_duplicates_never_stand_on_two_sides(
 def test_without_near_duplicates_the_split_is_that_of_copies(tmp_path: Path, cache: Path) -> None:
     apart = {name: data for name, data in PICTURES.items() if int(name.split(".")[1]) % 2 == 0}
     train = folder_of(tmp_path / "train", apart | {"cat.99.jpg": apart["cat.0.jpg"]})
-    one, other = (
-        load_dataset(data(train), cache, Split(0.25, 3, way)) for way in ("near_duplicates", "copies")
-    )
+    one, other = (load_dataset(data(train), cache, Split(0.25, 3, way)) for way in ("near_duplicates", "copies"))
     assert one.digest == other.digest
 
 

@@ -61,7 +61,8 @@ class Study:
     def retrain(self, augmentation=FLIP, *, kind="none", tta="none", average="probability", **changed):
         first = next(job for job in read_jobs(self.folder) if job.name == augmentation)
         plain = vars(self.config(augmentation))
-        more = {"job": augmentation, "trial": None, "fit_on": "train", "calibrate": True, **changed}
+        more = {"job": augmentation, "trial": None, "fit_on": "train", "calibrate": True, "judged_by": "search"}
+        more |= changed
         config = RetrainConfig(**plain, ensemble=Ensemble(kind, 2), **more)
         config.tta = Tta(tta, 2, average)
         check(config)
@@ -271,9 +272,28 @@ def test_a_single_model_of_folds_is_trained_on_all_of_them_and_judged_by_what_th
     assert "holdout_log_loss" not in metrics["details"]
 
 
+def test_a_single_model_of_folds_is_judged_by_the_models_of_the_folds_if_asked(copy, monkeypatch):
+    monkeypatch.setattr("catsdogs.judging.verdict", kept_verdict)
+    monkeypatch.setattr("catsdogs.calibration.FEWEST", 20)
+    metrics, predictions, best = copy.retrain(judged_by="folds", tta="flip", average="logit")
+    assert metrics["validated_by"] == "folds"
+    assert "the models of its folds" in (best / "MODEL_CARD.md").read_text()
+    assert metrics["ensemble"]["way"] == "single"
+    single = predictions[predictions["split"] == "test"].set_index("id")
+    of_folds, by_folds, _ = copy.retrain(kind="folds", tta="flip", average="logit")
+    own, others = (frame[frame["split"] == "validation"].set_index("id") for frame in (predictions, by_folds))
+    for name in ("p_dog", "p_dog_tta", "p_dog_calibrated"):
+        np.testing.assert_allclose(own[name], others[name], atol=1e-6)
+    # The same images fit the same calibration, and the model is the one that has seen them all.
+    assert metrics["calibration"] == pytest.approx(of_folds["calibration"])
+    alone = copy.retrain()[1]
+    np.testing.assert_allclose(single["p_dog"], alone[alone["split"] == "test"].set_index("id")["p_dog"], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
+        ({"kind": "folds", "judged_by": "folds"}, "judged_by=folds: with ensemble=folds they are the model itself"),
         ({"tta": "auto"}, "tta=auto: a single model of split.folds=2"),
         ({"kind": "folds", "fit_on": "all"}, "fit_on=all"),
         ({"kind": "jobs", "trial": "0"}, "trial=0"),

@@ -53,6 +53,21 @@ def test_without_a_known_number_of_trials_no_time_is_promised(clock, caplog):
     assert "left" not in caplog.text
 
 
+def test_the_best_so_far_is_of_whole_trials_and_not_of_one_of_their_folds(clock, caplog):
+    caplog.set_level(logging.INFO)
+    progress = JobProgress("j", trials=2, epochs_per_trial=2)
+    progress.epoch(0, 1.0, 0, 1, {"val_log_loss": 0.1}, "1 of 2")
+    progress.epoch(1, 1.0, 0, 1, {"val_log_loss": 0.5}, "2 of 2")
+    progress.trial_done(0.3)
+    progress.epoch(0, 1.0, 0, 1, {"val_log_loss": 0.2}, "1 of 2")
+    said = [message.partition(": ")[2].rpartition(", ")[0] for message in caplog.messages]
+    assert said == [
+        "trial 1 of 2, fold 1 of 2, epoch 1 of 1: val_log_loss 0.1000",
+        "trial 1 of 2, fold 2 of 2, epoch 1 of 1: val_log_loss 0.5000",
+        "trial 2 of 2, fold 1 of 2, epoch 1 of 1: val_log_loss 0.2000, best so far 0.3000",
+    ]
+
+
 def test_after_every_trial_a_line_on_the_study_is_logged_and_no_error_of_it_ends_the_search(clock, caplog):
     caplog.set_level(logging.INFO)
     lines = iter(["study: 1 of 2 trials", None])

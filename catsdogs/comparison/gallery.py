@@ -152,8 +152,8 @@ def _of_final(evidence: Evidence, final: Final) -> tuple[str, pd.DataFrame, Job,
         table = table.assign(p_dog=table["p_dog_tta"])
     job = evidence.jobs[labels[0]]
     source = f"the final model of study {final.study}" + (", with test-time augmentation" if with_tta else "")
-    if final.metrics.get("fit_on") == "all" or final.metrics.get("validated_by") == "search":
-        # The final model has seen these images; `retrain` kept what the trial's own model had said of them.
+    if final.metrics.get("fit_on") == "all" or final.metrics.get("validated_by") in ("search", "folds"):
+        # The final model has seen these images; `retrain` kept what models of the trial said that had not.
         source = f"trial {final.metrics.get('trial')} of job {labels[0]}, before it was trained again on all images"
     config = _mapping(final.recipe.get("config")) or _mapping(job.result.get("config"))
     return source, table[["id", "label", "p_dog"]], job, config
