@@ -197,6 +197,12 @@ def test_a_final_model_is_judged_by_what_it_submits(study, images):
     assert found.images == len(images)  # the test images have no labels
     assert_all_are_right(found, images)
 
+    table = pd.read_csv(study / "best" / "predictions.csv")
+    write_csv(study / "best" / "predictions.csv", table.assign(p_dog_calibrated=0.25 + table["p_dog"] / 2))
+    found = gallery_of(study)
+    assert found.source == "the final model of study night, with test-time augmentation, calibrated"
+    assert all(0.25 <= shot.p_dog <= 0.75 for shot in found.mistakes)
+
     write_final(study, skill=0.4, tta=False)
     change(study / "best" / "metrics.json", job="a", fit_on="all")
     found = gallery_of(study)

@@ -147,11 +147,11 @@ def _of_final(evidence: Evidence, final: Final) -> tuple[str, pd.DataFrame, Job,
     labels = [label for label in row["label"] if label in evidence.jobs]
     if table.empty or not labels or not table["id"].is_unique:
         return None
-    with_tta = bool(table["p_dog_tta"].between(0, 1).all())
-    if with_tta:
-        table = table.assign(p_dog=table["p_dog_tta"])
+    source = f"the final model of study {final.study}"
+    for name, told in (("p_dog_tta", ", with test-time augmentation"), ("p_dog_calibrated", ", calibrated")):
+        if name in table and table[name].between(0, 1).all():
+            table, source = table.assign(p_dog=table[name]), source + told
     job = evidence.jobs[labels[0]]
-    source = f"the final model of study {final.study}" + (", with test-time augmentation" if with_tta else "")
     if final.metrics.get("fit_on") == "all" or final.metrics.get("validated_by") in ("search", "folds"):
         # The final model has seen these images; `retrain` kept what models of the trial said that had not.
         source = f"trial {final.metrics.get('trial')} of job {labels[0]}, before it was trained again on all images"

@@ -392,7 +392,8 @@ def final_model(found: Findings, final: Final) -> dict[str, Any]:
         "about": where.pop() if len(where) == 1 else "",
         "gain": " ".join(
             ([tta_verdict(gain)] if (gain := tta_gain(final)) is not None else [])
-            + calibration_verdicts(_mapping(metrics.get("calibration_gain")))
+            + gains_told("Test-time augmentation", {"holdout": _mapping(metrics.get("tta_gain")).get("holdout")})
+            + gains_told("Calibration", _mapping(metrics.get("calibration_gain")))
         ),
         "plots": [plot for plot in plots if plot is not None],
     }
@@ -430,8 +431,8 @@ def tta_verdict(gain: Interval) -> str:
     )
 
 
-def calibration_verdicts(gains: Mapping[str, Any]) -> list[str]:
-    """What calibration does to the log loss, in a sentence for every split, as `metrics.json` tells it."""
+def gains_told(what: str, gains: Mapping[str, Any]) -> list[str]:
+    """What a step after the model does to the log loss, in a sentence for every split, as `metrics.json` tells it."""
     found = []
     for gain in map(_mapping, gains.values()):
         value, split, size = number(gain.get("value")), gain.get("split"), gain.get("size")
@@ -440,7 +441,7 @@ def calibration_verdicts(gains: Mapping[str, Any]) -> list[str]:
         bounds = [number(gain.get(end)) for end in ("low", "high")]
         between = f" (95 % interval {signed(bounds[0])} to {signed(bounds[1])})" if all(map(pd.notna, bounds)) else ""
         kept = "; it is left out" if gain.get("kept") is False else ""
-        found.append(f"Calibration gains {signed(value)}{between} on {count(size)} {split} images{kept}.")
+        found.append(f"{what} gains {signed(value)}{between} on {count(size)} {split} images{kept}.")
     return found
 
 
