@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="the first job is what the others are compared with")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    jobs = [scored(job) for folder in arguments.folders for job in jobs_of(folder)]
+    jobs = [scored(job) for job in dict.fromkeys(job for folder in arguments.folders for job in jobs_of(folder))]
     rows = compared(jobs)
     print("| changed | log loss | minus the first | calibrated | minus the first |\n|---|---|---|---|---|")
     for row in rows:
