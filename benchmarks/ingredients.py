@@ -78,7 +78,7 @@ def compared(jobs: list[Scored]) -> list[dict[str, Any]]:
                 f"{job.name}: it was not scored on the same images as {first.name}; compare within one split"
             )
         changed = sorted(set(job.overrides) - set(first.overrides))
-        row: dict[str, Any] = {"job": job.name, "changed": [one for one in changed if not one.startswith("study=")]}
+        row: dict[str, Any] = {"job": job.name, "changed": [one for one in changed if not one.startswith(BOOKKEEPING)]}
         for kind in ("plain", "calibrated"):
             loss, base = getattr(job, kind), getattr(first, kind)
             own, difference = mean_intervals(np.stack([loss, loss - base]))

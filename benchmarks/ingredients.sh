@@ -14,7 +14,12 @@ search size backbone.image_size=224,256,288
 search lr schedule.peak_lr=0.0001,0.001
 search epochs fit.epochs=6
 search depth model.unfreeze_depth=0,57
-search optimizer optimizer=averaged,discriminative,probe_first,gradual
-search mixing mixing=mixup,cutmix
-search decay optimizer=adamw optimizer.weight_decay=0.1
-python "$(dirname "$0")/ingredients.py" multirun/size/*256 multirun/{size,lr,epochs,depth,optimizer,mixing,decay}
+studies=(size lr epochs depth)
+if [[ -d conf/optimizer ]]; then # not kept, as they do not help; docs/SCORES.md names the commit that has them
+  search optimizer optimizer=averaged,discriminative,probe_first,gradual
+  search mixing mixing=mixup,cutmix
+  search decay optimizer=adamw optimizer.weight_decay=0.1
+  search constant schedule=constant schedule.peak_lr=0.0003 optimizer=averaged optimizer.ema_momentum=0.995
+  studies+=(optimizer mixing decay constant)
+fi
+python "$(dirname "$0")/ingredients.py" multirun/size/*256 "${studies[@]/#/multirun/}"
