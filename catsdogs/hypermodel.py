@@ -13,7 +13,7 @@ import keras_tuner
 from catsdogs.backbones import preprocess
 from catsdogs.devices import has_accelerator
 from catsdogs.errors import UserError
-from catsdogs.schema import SEARCHABLE, Hyperparameter, Model, Schedule, SearchConfig
+from catsdogs.schema import SEARCHABLE, Hyperparameter, Model, Optimizer, Schedule, SearchConfig
 from catsdogs.scores import EPSILON
 
 
@@ -28,15 +28,18 @@ class Hyperparameters:
     peak_lr: float
     warmup_fraction: float
     final_fraction: float
+    weight_decay: float
+    layer_decay: float
+    probe_epochs: float
 
 
 def hyperparameters(config: SearchConfig, values: dict[str, Any]) -> Hyperparameters:
-    """Take searched values where there are any, else those of `model` and `schedule`.
+    """Take searched values where there are any, else those of `model`, `schedule` and `optimizer`.
 
     Args:
         values: a trial's values; Keras Tuner's control keys (`tuner/...`) are passed over.
     """
-    owners: dict[type, Any] = {Model: config.model, Schedule: config.schedule}
+    owners: dict[type, Any] = {Model: config.model, Schedule: config.schedule, Optimizer: config.optimizer}
     merged: dict[str, Any] = {}
     for field in dataclasses.fields(Hyperparameters):
         value = values.get(field.name, getattr(owners[SEARCHABLE[field.name]], field.name))

@@ -12,7 +12,7 @@ from typing import Any
 
 from catsdogs.files import read_json, write_json
 from catsdogs.provenance import versions
-from catsdogs.schema import MOST_VIEWS, SearchConfig
+from catsdogs.schema import MOST_VIEWS, PLAIN_ADAM, SearchConfig
 
 FINGERPRINT = "fingerprint.json"
 
@@ -42,6 +42,9 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
     if "epochs" in plain.get("fit", {}):
         # How many views there are counts, not how it was said.
         plain["features"]["views"] = min(plain["fit"]["epochs"], plain["features"].get("views") or MOST_VIEWS)
+    if plain.get("optimizer") == dataclasses.asdict(PLAIN_ADAM):
+        # Left out, as what earlier versions wrote has none and means this one.
+        del plain["optimizer"]
     return plain
 
 

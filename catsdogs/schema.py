@@ -98,6 +98,21 @@ class Schedule:
 
 
 @dataclass
+class Optimizer:
+    """Adam, and what is added to it."""
+
+    weight_decay: float = _within(0, 1)  # of the kernels, times their learning rate, at every step
+    ema_momentum: float | None = _within(0, 1, open_low=True, open_high=True)  # null: no average of the weights
+    layer_decay: float = _within(0, 1, open_low=True)  # factor on the rate from a block of the backbone to the next
+    probe_epochs: float = _within(0, 100_000)  # in which only the classifier is trained
+    thaw_epochs: float = _within(0, 100_000)  # after them, over which the blocks begin one by one, from the top
+
+
+# What every job was trained with before there was a choice.
+PLAIN_ADAM = Optimizer(weight_decay=0.0, ema_momentum=None, layer_decay=1.0, probe_epochs=0.0, thaw_epochs=0.0)
+
+
+@dataclass
 class LabelSmoothing:
     epsilon: float = _within(0, 1, open_high=True)  # share of the target that is moved to 0.5
 
@@ -216,6 +231,7 @@ class SearchConfig:
     backbone: Backbone = field(default_factory=Backbone)
     augmentation: Augmentation = field(default_factory=Augmentation)
     schedule: Schedule = field(default_factory=Schedule)
+    optimizer: Optimizer = field(default_factory=Optimizer)
     label_smoothing: LabelSmoothing = field(default_factory=LabelSmoothing)
     model: Model = field(default_factory=Model)
     space: dict[str, Hyperparameter] = field(default_factory=dict)
@@ -250,6 +266,9 @@ SEARCHABLE: dict[str, type] = {
     "peak_lr": Schedule,
     "warmup_fraction": Schedule,
     "final_fraction": Schedule,
+    "weight_decay": Optimizer,
+    "layer_decay": Optimizer,
+    "probe_epochs": Optimizer,
 }
 
 
@@ -282,6 +301,11 @@ def check(config: SearchConfig) -> None:
         )
     if config.tuner.max_trials is None and config.tuner.oracle in ("random", "bayesian"):
         raise UserError(f"tuner.max_trials=null: the {config.tuner.oracle} oracle needs a number of trials, 1 or more")
+    probe, epochs = config.optimizer.probe_epochs, config.fit.epochs
+    if probe >= epochs and "probe_epochs" not in config.space:
+        raise UserError(
+            f"optimizer.probe_epochs={probe:g}: fit.epochs={epochs} leaves no epoch in which the backbone is trained"
+        )
     if isinstance(config, RetrainConfig):
         _check_retrain(config)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.batches import PlainBatches, TrainingBatches, for_keras
+from catsdogs.optimizers import AveragedWeights, averages
 from catsdogs.schema import Fit
 from catsdogs.views import PLAIN, Views
 
@@ -76,6 +77,9 @@ def train(
     batches = TrainingBatches(views, labels, train_rows, fit.batch_size, epochs, seed, first_epoch, distinct_views)
     callbacks: list[Any] = [keras.callbacks.TerminateOnNaN(), _Bookkeeper(batches.steps, listener)]
     validation = None
+    if averages(model.optimizer):
+        # Before early stopping, which then keeps the averaged weights.
+        callbacks.append(AveragedWeights())
     if validation_rows is not None:
         validation = for_keras(PlainBatches(views, validation_rows, PLAIN, fit.batch_size, labels))
         callbacks.append(
