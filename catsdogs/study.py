@@ -122,6 +122,7 @@ def _completed(config: dict[str, Any]) -> dict[str, Any]:
         "resume": {"failed": "retry"},
         "split": {"holdout": 0.0, "folds": 1},
         "select": {"top": 1, "seeds": 3},
+        "mixing": {"kind": "none", "alpha": 1.0, "probability": 1.0},
     }
     tta = {"average": "probability", **_mapping(config.get("tta"))}
     features = {"mode": "auto", "views": fit.get("epochs"), "dtype": "float32", "engine": "auto", "max_gib": 50.0}
