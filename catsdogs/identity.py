@@ -39,6 +39,9 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
     plain = {key: value for key, value in settings.items() if key not in _NOT_IN_IDENTITY}
     for group, left_out in _NOT_IN_IDENTITY_OF.items():
         plain[group] = {k: v for k, v in (settings.get(group) or {}).items() if k not in left_out}
+    if (plain.get("mixing") or {}).get("kind") == "none":
+        # As in jobs of versions that could not mix.
+        del plain["mixing"]
     if "epochs" in plain.get("fit", {}):
         # How many views there are counts, not how it was said.
         plain["features"]["views"] = min(plain["fit"]["epochs"], plain["features"].get("views") or MOST_VIEWS)

@@ -118,6 +118,15 @@ class LabelSmoothing:
 
 
 @dataclass
+class Mixing:
+    """Pairs of images that are mixed in training, on what the trained part of the network reads."""
+
+    kind: str = _one_of("none", "mixup", "cutmix")
+    alpha: float = _within(0, 1_000, open_low=True)  # of Beta(alpha, alpha), from which the weight of a batch is drawn
+    probability: float = _within(0, 1)  # share of the batches that are mixed
+
+
+@dataclass
 class Model:
     """The classifier on top of the backbone; a value searched in `space` takes the place of the one here."""
 
@@ -233,6 +242,7 @@ class SearchConfig:
     schedule: Schedule = field(default_factory=Schedule)
     optimizer: Optimizer = field(default_factory=Optimizer)
     label_smoothing: LabelSmoothing = field(default_factory=LabelSmoothing)
+    mixing: Mixing = field(default_factory=Mixing)
     model: Model = field(default_factory=Model)
     space: dict[str, Hyperparameter] = field(default_factory=dict)
     tuner: Tuner = field(default_factory=Tuner)
@@ -308,6 +318,23 @@ def check(config: SearchConfig) -> None:
         )
     if isinstance(config, RetrainConfig):
         _check_retrain(config)
+    elif config.mixing.kind == "cutmix":
+        _check_cutmix(config)
+
+
+def _check_cutmix(config: SearchConfig) -> None:
+    """Depth 0 is refused here, before data are read; what a backbone makes of others is known when it is built."""
+    entry = config.space.get("unfreeze_depth")
+    if entry is None:
+        frozen, remedy = config.model.unfreeze_depth == 0, "give model.unfreeze_depth=1 or more"
+    else:
+        frozen = 0 in (entry.values or []) if entry.kind == "choice" else entry.low == 0
+        remedy = "leave 0 out of space.unfreeze_depth"
+    if frozen:
+        raise UserError(
+            f"mixing.kind=cutmix: with unfreeze_depth=0 the trained part reads one vector per image, from which no "
+            f"rectangle can be cut; {remedy}, or take mixing=mixup"
+        )
 
 
 def _check_retrain(config: RetrainConfig) -> None:

@@ -123,6 +123,7 @@ def _completed(config: dict[str, Any]) -> dict[str, Any]:
         "resume": {"failed": "retry"},
         "select": {"top": 1, "seeds": 3},
         "optimizer": dataclasses.asdict(PLAIN_ADAM),
+        "mixing": {"kind": "none", "alpha": 1.0, "probability": 1.0},
     }
     tta = {"average": "probability", **_mapping(config.get("tta"))}
     features = {"mode": "auto", "views": fit.get("epochs"), "dtype": "float32", "engine": "auto", "max_gib": 50.0}
