@@ -87,8 +87,8 @@ def block_starts(
 class BlockAdam(keras.optimizers.Adam):
     """Adam with decoupled weight decay and a learning rate and a beginning for every block.
 
-    A block that has not begun keeps its weights, but Adam's moments follow its gradients: when it begins, they are those
-    of as many steps as the bias correction counts.
+    A block that has not begun keeps its weights, but Adam's moments follow its gradients: when it begins, they are
+    those of as many steps as the bias correction counts.
 
     Weight decay takes `weight_decay * learning rate of the block` of every kernel at every step, before Adam's own
     step. Biases and weights of normalizations, which have one dimension, are left alone.
@@ -158,12 +158,22 @@ class AveragedWeights(keras.callbacks.Callback):
         variables = self.model.trainable_variables
         self._trained = [ops.convert_to_numpy(variable).copy() for variable in variables]
         self.model.optimizer.finalize_variable_values(variables)
+        self._unshare()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        # Now Keras has put the averages in for good.
+        self._unshare()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self._trained is not None:
             for variable, value in zip(self.model.trainable_variables, self._trained, strict=True):
                 variable.assign(value)
             self._trained = None
+
+    def _unshare(self) -> None:
+        """JAX shares the arrays of the averages with the model, whose next step frees them."""
+        for variable in self.model.trainable_variables:
+            variable.assign(ops.convert_to_numpy(variable).copy())
 
 
 def averages(optimizer: Any) -> bool:

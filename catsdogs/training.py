@@ -81,7 +81,7 @@ def train(
     callbacks: list[Any] = [keras.callbacks.TerminateOnNaN(), _Bookkeeper(batches.steps, listener)]
     validation = None
     if averages(model.optimizer):
-        # Before early stopping, which then keeps the averaged weights.
+        # They stay in the model until the next epoch begins, so that early stopping keeps them.
         callbacks.append(AveragedWeights())
     if validation_rows is not None:
         validation = for_keras(PlainBatches(views, validation_rows, PLAIN, fit.batch_size, labels))
