@@ -9,7 +9,7 @@ The files, in the order of the data (directory listings sort by name; this list 
     archive, images, catalogue, split            archives -> pixels, rows, splits
     near_duplicates                              rows -> groups of copies, which belong on one side of a split
     dataset                                      what every job of a study shares
-    augment, views, batches                      pixels -> augmented views -> batches
+    augment, views, mixing, batches              pixels -> augmented views -> batches
     backbones, devices, cut, folding, engine     a frozen prefix and a trained suffix of a network
     activations, store, feature_keys, features   views -> activations at a cut, stored
     schedules, optimizers                        configuration -> learning rate and update of a step
