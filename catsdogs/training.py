@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.batches import PlainBatches, TrainingBatches, for_keras
-from catsdogs.schema import Fit
+from catsdogs.optimizers import AveragedWeights, averages
+from catsdogs.schema import Fit, Mixing
 from catsdogs.views import PLAIN, Views
 
 
@@ -58,6 +59,7 @@ def train(
     epochs: int | None = None,
     listener: Listener | None = None,
     distinct_views: int | None = None,
+    mixing: Mixing | None = None,
 ) -> Training:
     """Train with early stopping on `val_log_loss`, and put the weights of the best epoch back.
 
@@ -67,15 +69,20 @@ def train(
         validation_rows: None trains all epochs without early stopping.
         seed: of the order of images.
         epochs: number of the epoch after the last, `fit.epochs` if None.
-        distinct_views: of `TrainingBatches`.
+        distinct_views, mixing: of `TrainingBatches`; validation images are never mixed.
 
     Raises:
         DivergedError: the loss or the validation log loss is not finite.
     """
     epochs = fit.epochs if epochs is None else epochs
-    batches = TrainingBatches(views, labels, train_rows, fit.batch_size, epochs, seed, first_epoch, distinct_views)
+    batches = TrainingBatches(
+        views, labels, train_rows, fit.batch_size, epochs, seed, first_epoch, distinct_views, mixing
+    )
     callbacks: list[Any] = [keras.callbacks.TerminateOnNaN(), _Bookkeeper(batches.steps, listener)]
     validation = None
+    if averages(model.optimizer):
+        # They stay in the model until the next epoch begins, so that early stopping keeps them.
+        callbacks.append(AveragedWeights())
     if validation_rows is not None:
         validation = for_keras(PlainBatches(views, validation_rows, PLAIN, fit.batch_size, labels))
         callbacks.append(

@@ -371,6 +371,7 @@ class SearchTuner(base_tuner.BaseTuner):
                     epochs,
                     listener,
                     self._data.features.views,
+                    self._config.mixing,
                 )
             except DivergedError:
                 raise
