@@ -9,11 +9,10 @@ The files, in the order of the data (directory listings sort by name; this list 
     archive, images, catalogue, split            archives -> pixels, rows, splits
     near_duplicates                              rows -> groups of copies, which belong on one side of a split
     dataset                                      what every job of a study shares
-    augment, views, mixing, batches              pixels -> augmented views -> batches
+    augment, views, batches                      pixels -> augmented views -> batches
     backbones, devices, cut, folding, engine     a frozen prefix and a trained suffix of a network
     activations, store, feature_keys, features   views -> activations at a cut, stored
-    schedules, optimizers                        configuration -> learning rate and update of a step
-    hypermodel, trial_model                      configuration + hyperparameters -> compiled model
+    schedules, hypermodel, trial_model           configuration + hyperparameters -> compiled model
     training, trials, progress                   model + batches -> trials, and a line for each epoch
     earlier, job_tables                          trials <-> the tables of a job
     oracles, replay, promotion                   what Keras Tuner proposes, from the start or from where a run ended

@@ -7,9 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from catsdogs.mixing import mixed, mixes
 from catsdogs.schedules import steps_per_epoch
-from catsdogs.schema import Mixing
 from catsdogs.views import View, Views
 
 
@@ -27,7 +25,6 @@ class TrainingBatches(keras.utils.PyDataset):
         epochs: number of the epoch after the last one.
         first_epoch: number of the first epoch, from 0.
         distinct_views: after this many epochs the views come again; None never repeats one.
-        mixing: of the images of a batch; None: they are not mixed.
     """
 
     def __init__(
@@ -40,7 +37,6 @@ class TrainingBatches(keras.utils.PyDataset):
         seed: int,
         first_epoch: int = 0,
         distinct_views: int | None = None,
-        mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
         self._views = views
@@ -51,7 +47,6 @@ class TrainingBatches(keras.utils.PyDataset):
         self._seed = seed
         self._first_epoch = first_epoch
         self._distinct_views = distinct_views
-        self._mixing = mixing if mixes(mixing) else None
         self.steps = steps_per_epoch(len(rows), batch_size)
 
     def __len__(self) -> int:
@@ -64,10 +59,7 @@ class TrainingBatches(keras.utils.PyDataset):
         order = np.random.default_rng([self._seed, epoch]).permutation(self._rows)
         rows = order[step * self._batch_size : (step + 1) * self._batch_size]
         number = epoch % self._distinct_views if self._distinct_views else epoch
-        inputs, targets = self._views.read(rows, View("train", number)), _targets(self._labels[rows])
-        if self._mixing is None:
-            return inputs, targets
-        return mixed(inputs, targets, self._mixing, self._seed, epoch, step)
+        return self._views.read(rows, View("train", number)), _targets(self._labels[rows])
 
 
 class PlainBatches(keras.utils.PyDataset):

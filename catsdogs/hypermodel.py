@@ -13,7 +13,7 @@ import keras_tuner
 from catsdogs.backbones import preprocess
 from catsdogs.devices import has_accelerator
 from catsdogs.errors import UserError
-from catsdogs.schema import SEARCHABLE, Hyperparameter, Model, Optimizer, Schedule, SearchConfig
+from catsdogs.schema import SEARCHABLE, Hyperparameter, Model, Schedule, SearchConfig
 from catsdogs.scores import EPSILON
 
 
@@ -28,18 +28,15 @@ class Hyperparameters:
     peak_lr: float
     warmup_fraction: float
     final_fraction: float
-    weight_decay: float
-    layer_decay: float
-    probe_epochs: float
 
 
 def hyperparameters(config: SearchConfig, values: dict[str, Any]) -> Hyperparameters:
-    """Take searched values where there are any, else those of `model`, `schedule` and `optimizer`.
+    """Take searched values where there are any, else those of `model` and `schedule`.
 
     Args:
         values: a trial's values; Keras Tuner's control keys (`tuner/...`) are passed over.
     """
-    owners: dict[type, Any] = {Model: config.model, Schedule: config.schedule, Optimizer: config.optimizer}
+    owners: dict[type, Any] = {Model: config.model, Schedule: config.schedule}
     merged: dict[str, Any] = {}
     for field in dataclasses.fields(Hyperparameters):
         value = values.get(field.name, getattr(owners[SEARCHABLE[field.name]], field.name))
@@ -141,7 +138,7 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, lab
         loss=keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing),
         metrics=[
             keras.metrics.MeanMetricWrapper(log_loss, name="log_loss"),
-            keras.metrics.MeanMetricWrapper(accuracy, name="accuracy"),
+            keras.metrics.BinaryAccuracy(name="accuracy"),
         ],
         # Keras' "auto" compiles with XLA on a CPU too, where TensorFlow's XLA is several times slower.
         jit_compile="auto" if keras.backend.backend() != "tensorflow" or has_accelerator() else False,
@@ -157,7 +154,7 @@ def log_loss(labels: Any, p_dog: Any) -> Any:
     score of thousands here and of six there.
 
     Args:
-        labels: (B, 1) or (B,), in [0, 1]: between 0 and 1 where images are mixed.
+        labels: (B, 1) or (B,), 0.0 or 1.0.
         p_dog: (B, 1) in [0, 1].
 
     Returns:
@@ -165,17 +162,8 @@ def log_loss(labels: Any, p_dog: Any) -> Any:
     """
     # (B,) against (B, 1) would broadcast to every label against every image.
     labels = keras.ops.reshape(keras.ops.cast(labels, p_dog.dtype), keras.ops.shape(p_dog))
-    log_dog, log_cat = (keras.ops.log(keras.ops.maximum(p, EPSILON)) for p in (p_dog, 1 - p_dog))
-    return keras.ops.mean(-(labels * log_dog + (1 - labels) * log_cat), axis=-1)
-
-
-def accuracy(labels: Any, p_dog: Any) -> Any:
-    """Whether the more probable class is that with the larger part in the label, (B,) float32.
-
-    Keras' own metric asks whether they are equal, which a label between 0 and 1 never is.
-    """
-    labels = keras.ops.reshape(labels, keras.ops.shape(p_dog))
-    return keras.ops.mean(keras.ops.cast((labels > 0.5) == (p_dog > 0.5), "float32"), axis=-1)
+    p_label = labels * p_dog + (1 - labels) * (1 - p_dog)
+    return keras.ops.mean(-keras.ops.log(keras.ops.maximum(p_label, EPSILON)), axis=-1)
 
 
 def unfreeze(backbone: keras.Model, depth: int, train_batch_norm: bool) -> None:

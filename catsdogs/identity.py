@@ -12,7 +12,7 @@ from typing import Any
 
 from catsdogs.files import read_json, write_json
 from catsdogs.provenance import versions
-from catsdogs.schema import MOST_VIEWS, PLAIN_ADAM, SearchConfig
+from catsdogs.schema import MOST_VIEWS, SearchConfig
 
 FINGERPRINT = "fingerprint.json"
 
@@ -39,15 +39,9 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
     plain = {key: value for key, value in settings.items() if key not in _NOT_IN_IDENTITY}
     for group, left_out in _NOT_IN_IDENTITY_OF.items():
         plain[group] = {k: v for k, v in (settings.get(group) or {}).items() if k not in left_out}
-    if (plain.get("mixing") or {}).get("kind") == "none":
-        # As in jobs of versions that could not mix.
-        del plain["mixing"]
     if "epochs" in plain.get("fit", {}):
         # How many views there are counts, not how it was said.
         plain["features"]["views"] = min(plain["fit"]["epochs"], plain["features"].get("views") or MOST_VIEWS)
-    if plain.get("optimizer") == dataclasses.asdict(PLAIN_ADAM):
-        # Left out, as what earlier versions wrote has none and means this one.
-        del plain["optimizer"]
     return plain
 
 

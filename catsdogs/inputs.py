@@ -13,7 +13,6 @@ from catsdogs.backbones import load_network
 from catsdogs.dataset import Dataset, Fold
 from catsdogs.features import Features
 from catsdogs.images import pixels
-from catsdogs.mixing import check_cut
 from catsdogs.schedules import steps_per_epoch
 from catsdogs.schema import SearchConfig
 from catsdogs.trial_model import TrialModels
@@ -33,9 +32,6 @@ def prepared(
         folds: what is trained and validated on. Of all other rows, the hold-out for example, nothing is stored and the
             label is NaN: whoever used them by mistake would see it.
         depths: unfreeze depths of the trials; those of the space if None.
-
-    Raises:
-        UserError: what is read at one of these depths cannot be mixed as `mixing` asks.
     """
     network = load_network(config.backbone, config.seed)
     train_rows, validation_rows = (
@@ -46,8 +42,6 @@ def prepared(
     largest = max(len(fold.train_rows) for fold in folds)
     steps = steps_per_epoch(largest, config.fit.batch_size) * config.fit.epochs
     models = TrialModels(config, network, steps, depths)
-    for depth, cut in models.cuts.items():
-        check_cut(config.mixing, depth, cut.shape)
     rows = dataset.rows
     features = Features(
         config.features,

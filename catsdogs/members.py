@@ -34,10 +34,7 @@ from catsdogs.views import distinct_views
 log = logging.getLogger(__name__)
 
 # What a member of another job has of that job; all else is as the command says.
-_OF_THE_JOB = (
-    *("seed", "backbone", "augmentation", "schedule", "optimizer", "label_smoothing", "mixing"),
-    *("model", "space", "tuner", "fit"),
-)
+_OF_THE_JOB = ("seed", "backbone", "augmentation", "schedule", "label_smoothing", "model", "space", "tuner", "fit")
 
 _NO_ROWS = np.arange(0)
 
@@ -227,7 +224,6 @@ def _train(
                 epochs=max(end, record.first_epoch + 1),
                 listener=lambda epoch, share, logs, end=end: progress.epoch(epoch, share, epoch, end, logs),  # type: ignore[misc]
                 distinct_views=data.features.views,
-                mixing=config.mixing,
             )
         progress.trial_done()
         weights = trial.model.get_weights()

@@ -98,32 +98,8 @@ class Schedule:
 
 
 @dataclass
-class Optimizer:
-    """Adam, and what is added to it."""
-
-    weight_decay: float = _within(0, 1)  # of the kernels, times their learning rate, at every step
-    ema_momentum: float | None = _within(0, 1, open_low=True, open_high=True)  # null: no average of the weights
-    layer_decay: float = _within(0, 1, open_low=True)  # factor on the rate from a block of the backbone to the next
-    probe_epochs: float = _within(0, 100_000)  # in which only the classifier is trained
-    thaw_epochs: float = _within(0, 100_000)  # after them, over which the blocks begin one by one, from the top
-
-
-# What every job was trained with before there was a choice.
-PLAIN_ADAM = Optimizer(weight_decay=0.0, ema_momentum=None, layer_decay=1.0, probe_epochs=0.0, thaw_epochs=0.0)
-
-
-@dataclass
 class LabelSmoothing:
     epsilon: float = _within(0, 1, open_high=True)  # share of the target that is moved to 0.5
-
-
-@dataclass
-class Mixing:
-    """Pairs of images that are mixed in training, on what the trained part of the network reads."""
-
-    kind: str = _one_of("none", "mixup", "cutmix")
-    alpha: float = _within(0, 1_000, open_low=True)  # of Beta(alpha, alpha), from which the weight of a batch is drawn
-    probability: float = _within(0, 1)  # share of the batches that are mixed
 
 
 @dataclass
@@ -240,9 +216,7 @@ class SearchConfig:
     backbone: Backbone = field(default_factory=Backbone)
     augmentation: Augmentation = field(default_factory=Augmentation)
     schedule: Schedule = field(default_factory=Schedule)
-    optimizer: Optimizer = field(default_factory=Optimizer)
     label_smoothing: LabelSmoothing = field(default_factory=LabelSmoothing)
-    mixing: Mixing = field(default_factory=Mixing)
     model: Model = field(default_factory=Model)
     space: dict[str, Hyperparameter] = field(default_factory=dict)
     tuner: Tuner = field(default_factory=Tuner)
@@ -276,9 +250,6 @@ SEARCHABLE: dict[str, type] = {
     "peak_lr": Schedule,
     "warmup_fraction": Schedule,
     "final_fraction": Schedule,
-    "weight_decay": Optimizer,
-    "layer_decay": Optimizer,
-    "probe_epochs": Optimizer,
 }
 
 
@@ -311,30 +282,8 @@ def check(config: SearchConfig) -> None:
         )
     if config.tuner.max_trials is None and config.tuner.oracle in ("random", "bayesian"):
         raise UserError(f"tuner.max_trials=null: the {config.tuner.oracle} oracle needs a number of trials, 1 or more")
-    probe, epochs = config.optimizer.probe_epochs, config.fit.epochs
-    if probe >= epochs and "probe_epochs" not in config.space:
-        raise UserError(
-            f"optimizer.probe_epochs={probe:g}: fit.epochs={epochs} leaves no epoch in which the backbone is trained"
-        )
     if isinstance(config, RetrainConfig):
         _check_retrain(config)
-    elif config.mixing.kind == "cutmix":
-        _check_cutmix(config)
-
-
-def _check_cutmix(config: SearchConfig) -> None:
-    """Depth 0 is refused here, before data are read; what a backbone makes of others is known when it is built."""
-    entry = config.space.get("unfreeze_depth")
-    if entry is None:
-        frozen, remedy = config.model.unfreeze_depth == 0, "give model.unfreeze_depth=1 or more"
-    else:
-        frozen = 0 in (entry.values or []) if entry.kind == "choice" else entry.low == 0
-        remedy = "leave 0 out of space.unfreeze_depth"
-    if frozen:
-        raise UserError(
-            f"mixing.kind=cutmix: with unfreeze_depth=0 the trained part reads one vector per image, from which no "
-            f"rectangle can be cut; {remedy}, or take mixing=mixup"
-        )
 
 
 def _check_retrain(config: RetrainConfig) -> None:

@@ -19,7 +19,6 @@ from catsdogs.files import read_json, unicode, write_csv, write_json
 from catsdogs.job_lock import is_held
 from catsdogs.provenance import moment, now
 from catsdogs.quoting import quoted
-from catsdogs.schema import PLAIN_ADAM
 from catsdogs.trials import TrialRecord, best_trial, read_trials, summary
 
 RESULT = "result.json"
@@ -122,8 +121,6 @@ def _completed(config: dict[str, Any]) -> dict[str, Any]:
         "timeout": {"trial_seconds": None, "study_seconds": None},
         "resume": {"failed": "retry"},
         "select": {"top": 1, "seeds": 3},
-        "optimizer": dataclasses.asdict(PLAIN_ADAM),
-        "mixing": {"kind": "none", "alpha": 1.0, "probability": 1.0},
     }
     tta = {"average": "probability", **_mapping(config.get("tta"))}
     features = {"mode": "auto", "views": fit.get("epochs"), "dtype": "float32", "engine": "auto", "max_gib": 50.0}

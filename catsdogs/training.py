@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.batches import PlainBatches, TrainingBatches, for_keras
-from catsdogs.optimizers import AveragedWeights, averages
-from catsdogs.schema import Fit, Mixing
+from catsdogs.schema import Fit
 from catsdogs.views import PLAIN, Views
 
 
@@ -59,7 +58,6 @@ def train(
     epochs: int | None = None,
     listener: Listener | None = None,
     distinct_views: int | None = None,
-    mixing: Mixing | None = None,
 ) -> Training:
     """Train with early stopping on `val_log_loss`, and put the weights of the best epoch back.
 
@@ -69,20 +67,15 @@ def train(
         validation_rows: None trains all epochs without early stopping.
         seed: of the order of images.
         epochs: number of the epoch after the last, `fit.epochs` if None.
-        distinct_views, mixing: of `TrainingBatches`; validation images are never mixed.
+        distinct_views: of `TrainingBatches`.
 
     Raises:
         DivergedError: the loss or the validation log loss is not finite.
     """
     epochs = fit.epochs if epochs is None else epochs
-    batches = TrainingBatches(
-        views, labels, train_rows, fit.batch_size, epochs, seed, first_epoch, distinct_views, mixing
-    )
+    batches = TrainingBatches(views, labels, train_rows, fit.batch_size, epochs, seed, first_epoch, distinct_views)
     callbacks: list[Any] = [keras.callbacks.TerminateOnNaN(), _Bookkeeper(batches.steps, listener)]
     validation = None
-    if averages(model.optimizer):
-        # They stay in the model until the next epoch begins, so that early stopping keeps them.
-        callbacks.append(AveragedWeights())
     if validation_rows is not None:
         validation = for_keras(PlainBatches(views, validation_rows, PLAIN, fit.batch_size, labels))
         callbacks.append(

@@ -34,7 +34,6 @@ from catsdogs.hypermodel import (
     unfreeze,
     whole_model,
 )
-from catsdogs.optimizers import BlockAdam, block_rates, block_starts, make_optimizer
 from catsdogs.schedules import LearningRateTable, learning_rates
 from catsdogs.schema import SearchConfig
 
@@ -76,7 +75,6 @@ class _Structure:
     backbone: keras.Model
     settings: _Settings
     rates: keras.Variable
-    optimizer: keras.optimizers.Adam
     initial: list[tuple[keras.Variable, np.ndarray]]
     seeds: list[keras.Variable]
     starts: int = 0
@@ -118,8 +116,6 @@ class TrialModels:
         self._set(structure, values)
         schedule = trial_schedule(self._config.schedule, values)
         structure.rates.assign(learning_rates(schedule, self._total_steps, first_step))
-        if isinstance(structure.optimizer, BlockAdam):
-            self._set_blocks(structure.optimizer, values, first_step)
         structure.starts += 1
         return TrialModel(structure, values, structure.starts)
 
@@ -174,23 +170,14 @@ class TrialModels:
         structure.settings.dropout.assign(values.dropout)
         structure.settings.l2.assign(values.l2)
 
-    def _set_blocks(self, optimizer: BlockAdam, values: Hyperparameters, first_step: int) -> None:
-        thaw_epochs, steps = self._config.optimizer.thaw_epochs, self._total_steps / self._config.fit.epochs
-        optimizer.set(
-            values.weight_decay,
-            block_rates(values.layer_decay, optimizer.count),
-            block_starts(values.probe_epochs, thaw_epochs, steps, optimizer.count, first_step),
-        )
-
     def _cut(self, depth: int) -> Cut:
         return find_cut(self._network.backbone, depth, self._config.backbone.train_batch_norm)
 
     def _structure(self, values: Hyperparameters) -> _Structure:
         key = (values.unfreeze_depth, values.dense_units)
         if key not in self._structures:
-            # The backbone, the weights that it starts a trial with, at most two slots of Adam for each, and an average.
-            kept = 4 if self._config.optimizer.ema_momentum is None else 5
-            one = kept * sum(weight.nbytes for weight in self._network.weights)
+            # The backbone, the weights that it starts a trial with, and at most two slots of Adam for each.
+            one = 4 * sum(weight.nbytes for weight in self._network.weights)
             if self._structures and (len(self._structures) + 1) * one > KEPT_BYTES:
                 log.info("the space has more structures than fit into memory: one is dropped, to be built again")
                 self._structures.popitem(last=False)
@@ -214,7 +201,7 @@ class TrialModels:
         p_dog = head(pooled, config.model, values.dense_units, l2, lambda: _AdjustableDropout(settings))
         model = keras.Model(activations, p_dog, name="trial")
         rates = keras.Variable(np.zeros(self._total_steps + 1, np.float32), trainable=False, name="learning_rates")
-        optimizer = make_optimizer(config, LearningRateTable(rates), backbone)
+        optimizer = keras.optimizers.Adam(LearningRateTable(rates))
         # Assigned, so that the optimizer tracks the variable.
         optimizer.learning_rate_table = rates
         compile_model(model, optimizer, config.label_smoothing.epsilon)
@@ -227,7 +214,7 @@ class TrialModels:
             for variable in {id(variable): variable for variable in resettable}.values()
             if id(variable) not in known
         ]
-        return _Structure(model, cut, backbone, settings, rates, optimizer, initial, seeds)
+        return _Structure(model, cut, backbone, settings, rates, initial, seeds)
 
     def _plain_head(self, structure: _Structure, values: Hyperparameters) -> keras.Model:
         pooled = keras.Input(structure.settings.output.shape[1:], dtype="float32")

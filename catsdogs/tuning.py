@@ -371,7 +371,6 @@ class SearchTuner(base_tuner.BaseTuner):
                     epochs,
                     listener,
                     self._data.features.views,
-                    self._config.mixing,
                 )
             except DivergedError:
                 raise

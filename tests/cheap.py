@@ -96,7 +96,7 @@ class Job:
         monkeypatch.setattr("catsdogs.tuning.train", self.train)
         monkeypatch.setattr("catsdogs.tuning.SearchTuner._predictions", self.predictions)
 
-    def train(self, model, views, labels, rows, validation_rows, fit, seed, first_epoch, epochs, listener, *rest):
+    def train(self, model, views, labels, rows, validation_rows, fit, seed, first_epoch, epochs, listener, distinct):
         self.trained.append((first_epoch, seed))
         found = []
         for epoch in range(first_epoch, epochs):
