@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The models of docs/SCORES.md: benchmarks/scores.sh train.zip test.zip [weights, default imagenet] [those of alpha 0.35]
+# An hour and a half on two cores. Leaves results/NAME/submission.csv, metrics.json and leaderboard.csv of each.
+set -euo pipefail
+train=$1 test=$2 weights=${3:-imagenet} small=${4:-imagenet}
+
+search() { # NAME OVERRIDE...
+  python -m catsdogs.search -m study="$1" data.train="$train" data.test="$test" split.holdout=0.2 "${@:2}"
+}
+recipe=(split.folds=5 backbone.image_size=256 augmentation=light schedule=cosine label_smoothing=none space=fixed
+  model.unfreeze_depth=30 model.dropout=0.2 model.l2=5e-6 fit.epochs=3 tuner.max_trials=1)
+
+keep() { # STUDY NAME
+  mkdir -p "results/$2"
+  cp "multirun/$1/best/submission.csv" "multirun/$1/best/metrics.json" "multirun/$1/leaderboard.csv" "results/$2/"
+}
+
+search final "${recipe[@]}" backbone.weights="$weights" schedule.peak_lr=0.0003,0.0001
+python -m catsdogs.retrain study=final judged_by=folds tta=flip tta.average=logit && keep final single
+python -m catsdogs.retrain study=final ensemble=folds tta=flip tta.average=logit && keep final ensemble
+
+search seed_recipe experiment=seed_recipe backbone.weights="$weights" fit.epochs=15
+python -m catsdogs.retrain study=seed_recipe calibrate=false && keep seed_recipe seed_recipe
+
+search small "${recipe[@]}" backbone=mobilenet_v2_035 backbone.image_size=256 backbone.weights="$small"
+python -m catsdogs.retrain study=small judged_by=folds tta=flip tta.average=logit && keep small small_single
+python -m catsdogs.retrain study=small ensemble=folds tta=flip tta.average=logit && keep small small_ensemble
