@@ -103,7 +103,7 @@ def _verdict(what: str, gains: dict[str, Any]) -> list[str]:
     judge = gains.get("holdout") or next(iter(gains.values()))
     how = "helped" if judge["value"] > 0 else "did not help"
     if judge["value"] > 0 and not (judge["low"] is not None and judge["low"] > 0):
-        how = "helped by no more than noise"
+        how = f"helped{' on the hold-out' if 'holdout' in gains else ''} by no more than noise"
     return [f"{what} {how}: log loss {', '.join(_change(split, gain) for split, gain in gains.items())}"]
 
 
