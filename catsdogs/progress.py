@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 # Seconds between two lines inside one epoch.
 WITHIN_EPOCH_SECONDS = 30.0
 
+# What must be trained before the time left is told: of less, one slow batch would make hours.
+LEAST_EPOCHS = 0.05
+
 
 class JobProgress:
     """Counts the epochs of a job against all that it may train, and logs.
@@ -43,7 +46,9 @@ class JobProgress:
         self._epochs_per_trial = epochs_per_trial
         self._study_line = study_line
         self._began = time.monotonic()
-        self._trials_before = self._trials_done = len(earlier)
+        self._trials_done = len(earlier)
+        self._trials_before_epochs = float(len(earlier) * epochs_per_trial)
+        self._pace_from: tuple[float, float] | None = None
         best = best_trial(earlier)
         self._best = math.inf if best is None or best.val_log_loss is None else best.val_log_loss
         self._last_line = 0.0
@@ -63,10 +68,13 @@ class JobProgress:
             fold: `2 of 5`, where a trial is scored over several; the score of one alone is not the best so far.
         """
         now = time.monotonic()
+        done = self._trials_done * self._epochs_per_trial + execution_epochs_done + share
+        if self._pace_from is None:
+            # From the first batch on: before it the store is filled and the model traced, which comes once.
+            self._pace_from = (now, done) if logs is None else (self._began, self._trials_before_epochs)
         if logs is None and (share >= 1 or now - self._last_line < WITHIN_EPOCH_SECONDS):
             return
         self._last_line = now
-        done = self._trials_done * self._epochs_per_trial + execution_epochs_done + share
         where = f"trial {self._trials_done + 1} of {self._trials or '?'}, "
         where += f"{f'fold {fold}, ' if fold else ''}epoch {epoch + 1} of {epochs}"
         if logs is None:
@@ -96,10 +104,11 @@ class JobProgress:
 
     def _left(self, epochs_done: float) -> str:
         """`, 3 min left`: at the pace so far, if no trial stops early."""
-        epochs_here = epochs_done - self._trials_before * self._epochs_per_trial
-        if self._trials is None or epochs_here <= 0:
+        assert self._pace_from is not None
+        since, epochs_before = self._pace_from
+        if self._trials is None or epochs_done - epochs_before < LEAST_EPOCHS:
             return ""
-        per_epoch = (time.monotonic() - self._began) / epochs_here
+        per_epoch = (time.monotonic() - since) / (epochs_done - epochs_before)
         all_epochs = self._trials * self._epochs_per_trial
         return f", {duration(per_epoch * max(0.0, all_epochs - epochs_done))} left"
 
