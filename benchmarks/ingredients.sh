@@ -13,7 +13,7 @@ train=$1 weights=${2:-imagenet}
 search size backbone.image_size=224,256,288
 search lr schedule.peak_lr=0.0001,0.001
 search epochs fit.epochs=6
-search depth model.unfreeze_depth=0,57
+search depth model.unfreeze_depth=0,10,57
 studies=(size lr epochs depth)
 if [[ -d conf/optimizer ]]; then # not kept, as they do not help; docs/SCORES.md names the commit that has them
   search optimizer optimizer=averaged,discriminative,probe_first,gradual
