@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What each ingredient adds: benchmarks/ingredients.sh train.zip [weights of MobileNetV2, default imagenet]
 # A job for each of them, which differs from the first one in this alone; every job trains on three folds of the 80 % of
-# the images that are not held out. An hour on two cores. Prints the table of docs/SCORES.md.
+# the images that are not held out. 50 minutes on two cores beside other work. Prints a table as in docs/SCORES.md.
 set -euo pipefail
 search() { # NAME OVERRIDE...: what is given again below takes the place of what stands here
   python -m catsdogs.search -m study="$1" data.train="$train" backbone.weights="$weights" \

@@ -118,7 +118,7 @@ class Sides:
         register()
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = checked(compose("search", overrides=[*self._overrides, "study=benchmark", *overrides]))
-        dataset = load_dataset(config.data, self._cache)
+        dataset = load_dataset(config.data, self._cache, config.split)
         array = pixels(dataset.rows, dataset.root, config.backbone.image_size, self._cache)
         self._prepared = set(self._cache.rglob("*"))
         return config, dataset, array

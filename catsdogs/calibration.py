@@ -1,7 +1,8 @@
 """Labels + probabilities -> probabilities that mean what they say: a temperature and a floor, kept only if they help.
 
-Fit on what is submitted, after averaging over views and models, and on images that chose neither the model nor the
-epoch: an average of calibrated outputs is not calibrated, and outputs on training images are too sure.
+Fit after averaging over views, and on images that the model was not trained on: an average of calibrated outputs is not
+calibrated, and outputs on training images are too sure. Where these images have chosen the trial or the epoch, the fit
+is a little too sure, which the hold-out shows.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def told(found: dict[str, Any]) -> list[str]:
     else:
         lines += _verdict("Calibration", calibration)
     if found["tta_gain"].get("validation", {}).get("value", 0) < 0:
-        lines.append("tta=none or tta=flip submits without these views, and tta=auto chooses")
+        lines.append("tta=none or tta=flip submits without these views")
     return lines
 
 

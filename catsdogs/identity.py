@@ -164,7 +164,11 @@ def _without_weights(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _images(then: str | None, now: str) -> list[str]:
-    return ["the images, their labels or their split have changed"] if then not in (None, now) else []
+    if then in (None, now):
+        return []
+    return [
+        "the images, their labels or their split have changed (older studies were split as with split.together=copies)"
+    ]
 
 
 def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -38,7 +38,7 @@ class Judged:
         predictions: a row for every image that the search validated on: id, label, split, fold (where there are
             several), and OUTPUTS. The calibrated ones are cross-fitted.
         by: whose outputs these are: of the "final model", or, where it has seen every image, of the "search"'s own
-            models or of those of the "folds".
+            models or of those of the "folds", each alone.
         verdict: on calibration; None where none was tried.
         tta_table, ensemble_table: how the choices were made; None where nothing was to choose.
     """
@@ -60,7 +60,8 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, ju
             members themselves, or by what the search kept of their trials.
 
     The models of the folds of one trial have seen each other's images: how their outputs are combined cannot be
-    measured outside the hold-out, and the mean of their logits is taken. Each is judged alone on its own fold.
+    measured outside the hold-out, and the mean of their logits is taken. Each is judged alone on its own fold, so that
+    the temperature is that of one model, and a little high for their mean.
     """
     rows = np.sort(np.concatenate([fold.validation_rows for fold in dataset.folds()]))
     table = _table(dataset, rows)
@@ -68,7 +69,7 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, ju
     kinds = _kinds(config)
     views = list(dict.fromkeys(view for over in kinds.values() for view in over))
     outputs = _outputs(config, judges or members, dataset, rows, views)
-    by = "folds" if judges else "final model"
+    by = "folds" if judges or config.ensemble.kind == "folds" else "final model"
     if not judges and all(member.kept is not None for member in members):
         by = "search"
         views, outputs = [PLAIN], np.stack([member.kept for member in members if member.kept is not None])[:, None]

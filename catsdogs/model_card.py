@@ -56,7 +56,13 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
         "",
         *(f"- {name}: {meaning}" for name, meaning in metrics["splits"].items()),
     ]
-    if metrics["validated_by"] != "final model":
+    if metrics["ensemble"]["kind"] == "folds":
+        lines += [
+            "",
+            "The scores on images that the search used are those of the members, each alone on the fold that it was "
+            "not trained on, and so are TTA and calibration judged. What they come to together the hold-out tells.",
+        ]
+    elif metrics["validated_by"] != "final model":
         images = "all labelled images" if metrics["fit_on"] == "all" else "all images outside the hold-out"
         whose = "the models of its folds" if metrics["validated_by"] == "folds" else "the search's own models"
         lines += [

@@ -301,10 +301,11 @@ def _check_retrain(config: RetrainConfig) -> None:
         raise UserError(f"judged_by=folds: {why}; leave judged_by out")
     unseen = kind == "folds" or config.judged_by == "folds" or (config.fit_on == "train" and folds == 1)
     if config.tta.kind == "auto" and not unseen:
-        why = "fit_on=all" if config.fit_on == "all" else f"a single model of split.folds={folds}"
+        why = "fit_on=all" if config.fit_on == "all" else f"training on every fold of split.folds={folds}"
+        remedy = "leave fit_on out" if folds == 1 else "take judged_by=folds"
         raise UserError(
             f"tta=auto: {why} leaves no image outside the hold-out unseen to choose on; give tta=none, flip, crops or "
-            f"views, or {'leave fit_on out' if folds == 1 else 'take judged_by=folds or ensemble=folds'}"
+            f"views, or {remedy}"
         )
 
 

@@ -203,6 +203,9 @@ def test_a_final_model_is_judged_by_what_it_submits(study, images):
     assert found.source == "the final model of study night, with test-time augmentation, calibrated"
     assert all(0.25 <= shot.p_dog <= 0.75 for shot in found.mistakes)
 
+    change(study / "best" / "metrics.json", validated_by="folds")
+    assert gallery_of(study).source.startswith("the models of the folds of study night, each on images that it had not")
+
     write_final(study, skill=0.4, tta=False)
     change(study / "best" / "metrics.json", job="a", fit_on="all")
     found = gallery_of(study)

@@ -184,6 +184,8 @@ def test_a_selection_goes_on_where_it_was_ended_and_begins_again_where_it_is_cha
 def test_the_folds_are_the_models_of_the_search_and_the_holdout_is_judged_by_all_of_them(copy, monkeypatch, capsys):
     monkeypatch.setattr("catsdogs.calibration.FEWEST", 20)
     metrics, predictions, best = copy.retrain(kind="folds", tta="auto")
+    assert metrics["validated_by"] == "folds"
+    assert "those of the members" in (best / "MODEL_CARD.md").read_text()
     own = predictions[predictions["split"] == "validation"].set_index("id")
     kept = table(copy, "validation.csv").set_index("id")
     np.testing.assert_allclose(own["p_dog"], kept.loc[own.index, "p_dog"], atol=1e-5)
@@ -294,7 +296,7 @@ def test_a_single_model_of_folds_is_judged_by_the_models_of_the_folds_if_asked(c
     ("asked", "words"),
     [
         ({"kind": "folds", "judged_by": "folds"}, "judged_by=folds: with ensemble=folds they are the model itself"),
-        ({"tta": "auto"}, "tta=auto: a single model of split.folds=2"),
+        ({"tta": "auto"}, "tta=auto: training on every fold of split.folds=2"),
         ({"kind": "folds", "fit_on": "all"}, "fit_on=all"),
         ({"kind": "jobs", "trial": "0"}, "trial=0"),
     ],

@@ -147,13 +147,16 @@ def _of_final(evidence: Evidence, final: Final) -> tuple[str, pd.DataFrame, Job,
     labels = [label for label in row["label"] if label in evidence.jobs]
     if table.empty or not labels or not table["id"].is_unique:
         return None
+    judged_by = final.metrics.get("validated_by")
     source = f"the final model of study {final.study}"
+    if judged_by == "folds":
+        source = f"the models of the folds of study {final.study}, each on images that it had not seen"
     for name, told in (("p_dog_tta", ", with test-time augmentation"), ("p_dog_calibrated", ", calibrated")):
         if name in table and table[name].between(0, 1).all():
             table, source = table.assign(p_dog=table[name]), source + told
     job = evidence.jobs[labels[0]]
-    if final.metrics.get("fit_on") == "all" or final.metrics.get("validated_by") in ("search", "folds"):
-        # The final model has seen these images; `retrain` kept what models of the trial said that had not.
+    if judged_by != "folds" and (final.metrics.get("fit_on") == "all" or judged_by == "search"):
+        # The final model has seen these images; `retrain` kept what the trial's own model had said of them.
         source = f"trial {final.metrics.get('trial')} of job {labels[0]}, before it was trained again on all images"
     config = _mapping(final.recipe.get("config")) or _mapping(job.result.get("config"))
     return source, table[["id", "label", "p_dog"]], job, config
