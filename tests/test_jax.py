@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,9 @@ def python(tmp_path_factory):
     folder = tmp_path_factory.mktemp("jax") / "environment"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     interpreter = folder / "bin" / "python"
-    requirements = [Requirement(text) for text in importlib.metadata.requires("catsdogs") or []]
-    needed = [str(one) for one in requirements if one.marker is None and one.name != "tensorflow"]
+    # Not of the metadata of what is installed here, which an editable install does not renew.
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = [text for text in project["dependencies"] if Requirement(text).name != "tensorflow"]
     install = [interpreter, "-m", "pip", "install", "--quiet"]
     subprocess.run([*install, "jax>=0.6", "pytest", "hypothesis", *needed], check=True)
     subprocess.run([*install, "--no-deps", "--editable", REPOSITORY], check=True)
