@@ -25,7 +25,7 @@ from catsdogs.comparison.paired import Interval, mean_intervals
 from catsdogs.errors import UserError
 from catsdogs.files import read_json, write_json
 from catsdogs.scores import log_loss_per_image
-from catsdogs.study import RESULT, read_job, read_jobs
+from catsdogs.study import RESULT, read_jobs
 
 BOOKKEEPING = ("study=", "varied=")  # overrides that change no number
 
@@ -62,10 +62,7 @@ def scored(folder: Path) -> Scored:
 
 def jobs_of(folder: Path) -> list[Path]:
     """The folder itself if it is a job, else the jobs in it."""
-    if (folder / RESULT).is_file():
-        job = read_job(folder)
-        return [folder] if job is not None else []
-    return [job.folder for job in read_jobs(folder)]
+    return [folder] if (folder / RESULT).is_file() else [job.folder for job in read_jobs(folder)]
 
 
 def compared(jobs: list[Scored]) -> list[dict[str, Any]]:

@@ -209,12 +209,9 @@ class SearchTuner(base_tuner.BaseTuner):
             execution, fold = divmod(run, folds)
             epochs_before = run * (epochs - first_epoch)
 
-            of_folds = f"{fold + 1} of {folds}" if folds > 1 else ""
-
-            def told(
-                epoch: int, share: float, logs: Any, before: int = epochs_before, of_folds: str = of_folds
-            ) -> None:
-                self._progress.epoch(before + epoch - first_epoch, share, epoch, epochs, logs, of_folds)
+            def told(epoch: int, share: float, logs: Any, before: int = epochs_before, fold: int = fold) -> None:
+                done = before + epoch - first_epoch
+                self._progress.epoch(done, share, epoch, epochs, logs, self._which(fold))
 
             try:
                 training, model = self._run(trial.trial_id, run, told)
@@ -277,7 +274,7 @@ class SearchTuner(base_tuner.BaseTuner):
             def listener(epoch: int, share: float, logs: dict[str, float] | None, fold: int = fold) -> None:
                 if told is not None:
                     done = fold * (epochs - first_epoch) + epoch - first_epoch
-                    told(done, share, epoch, epochs, logs, f"{fold + 1} of {self.folds}" if self.folds > 1 else "")
+                    told(done, share, epoch, epochs, logs, self._which(fold))
 
             training, model = self._run(trial_id, execution * self.folds + fold, listener)
             self._predict(model, fold)
@@ -325,6 +322,10 @@ class SearchTuner(base_tuner.BaseTuner):
     def _epochs(self, control: dict[str, Any]) -> tuple[int, int]:
         """The epochs that are behind a trial when it begins, and the number of the last one that it may train."""
         return int(control.get("tuner/initial_epoch", 0)), int(control.get("tuner/epochs", self._config.fit.epochs))
+
+    def _which(self, fold: int) -> str:
+        """`2 of 5`; empty where there is one alone."""
+        return f"{fold + 1} of {self.folds}" if self.folds > 1 else ""
 
     def _may_be_best(self, training: Training) -> bool:
         best = best_trial(self.records)
