@@ -23,6 +23,10 @@ slurm = pytest.importorskip("catsdogs.slurm", reason="needs the extra slurm")
 
 CLUSTER = Path(__file__).with_name("slurm_cluster.sh")
 
+# So many that a job with one of them finished still runs when the kill reaches it: scancel asks first, and kills a job
+# that goes on after KillWait (slurm_cluster.sh).
+TRIALS = 24
+
 
 def composed(*overrides):
     register()
@@ -163,7 +167,7 @@ def test_a_study_on_a_cluster_of_which_a_job_fails_and_one_is_killed(cluster, tm
         *("backbone.builder=tiny_backbone.build,builtins.dict", "augmentation=none,flip"),
         *("data=sample", "data.sample.images_per_class=12", "data.sample.test_images=4"),
         *("backbone=small_cnn", "~backbone.arguments.filters", "backbone.image_size=32", "features.engine=tensorflow"),
-        *("space=small_cnn", "space.unfreeze_depth.values=[2,5]", "tuner.max_trials=6", "fit.epochs=2"),
+        *("space=small_cnn", "space.unfreeze_depth.values=[2,5]", f"tuner.max_trials={TRIALS}", "fit.epochs=2"),
     ]
     names = [f"small_cnn-{kind}-cosine-none-backbone.builder-tiny_backbone.build" for kind in ("none", "flip")]
     log = tmp_path / "log"
@@ -181,7 +185,7 @@ def test_a_study_on_a_cluster_of_which_a_job_fails_and_one_is_killed(cluster, tm
     (other,) = set(names) - {victim}
     board = pd.read_csv(root / "leaderboard.csv").set_index("job")
     assert board["status"].value_counts().to_dict() == {"failed": 3, "ok": 1}
-    assert board.loc[other, "trials_completed"] == 6
+    assert board.loc[other, "trials_completed"] == TRIALS
     assert "ended without a result (state CANCELLED)" in board.loc[victim, "error"]
     assert (root / "report.html").is_file()
     assert "error: job " in log.read_text()
@@ -203,7 +207,7 @@ def first_with_a_trial(root: Path, names: list[str]) -> str:
     for _ in range(1200):
         for name in names:
             file = root / name / "trials.csv"
-            if file.is_file() and len(pd.read_csv(file)) < 4:
+            if file.is_file() and len(pd.read_csv(file)) < TRIALS / 4:
                 return name
         time.sleep(0.1)
     raise TimeoutError("no job finished a trial in two minutes")
