@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +60,21 @@ class EnsembleChoice:
 def mean_of(members: int, way: str) -> Combination:
     """The plain mean of so many members, of their probabilities or logits as `way` says."""
     return Combination(way, (1 / members,) * members)
+
+
+def shared_out(combination: Combination, models: Sequence[int]) -> Combination:
+    """The combination of models, from that of the members that they belong to.
+
+    The models of a member share its weight. So of logits each member says the mean of its models' logits; of
+    probabilities that of their probabilities. A member alone is the mean of its models' logits.
+
+    Args:
+        combination: of K members.
+        models: how many models each of the K members has, 1 or more; those of a member follow one another.
+    """
+    way = "logit" if combination.way == "single" and max(models) > 1 else combination.way
+    weights = [weight / count for weight, count in zip(combination.weights, models, strict=True) for _ in range(count)]
+    return Combination(way, tuple(weights), combination.bias)
 
 
 def stacked(labels: np.ndarray, members: np.ndarray) -> Combination:

@@ -43,7 +43,7 @@ def make_final(config: RetrainConfig, jobs: Sequence[Job], trial: TrialRecord, s
 
     Args:
         config: of the first of the jobs.
-        jobs: one, or several with `ensemble=jobs`.
+        jobs: one, or several of an ensemble.
         trial: of the first one.
 
     Returns:

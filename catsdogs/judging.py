@@ -17,7 +17,7 @@ import pandas as pd
 from catsdogs.calibration import Verdict, cross_fitted, verdict
 from catsdogs.dataset import Dataset
 from catsdogs.engine import Forward, fastest_forward
-from catsdogs.ensemble import Combination, choose, mean_of
+from catsdogs.ensemble import Combination, choose, mean_of, shared_out
 from catsdogs.errors import UserError
 from catsdogs.inputs import live_views
 from catsdogs.members import Member
@@ -61,7 +61,8 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, ju
 
     The models of the folds of one trial have seen each other's images: how their outputs are combined cannot be
     measured outside the hold-out, and the mean of their logits is taken. Each is judged alone on its own fold, so that
-    the temperature is that of one model, and a little high for their mean.
+    the temperature is that of one model, and a little high for their mean. What several jobs say out of fold tells how
+    much each counts; the models of its folds share that.
     """
     rows = np.sort(np.concatenate([fold.validation_rows for fold in dataset.folds()]))
     table = _table(dataset, rows)
@@ -74,11 +75,9 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, ju
         by = "search"
         views, outputs = [PLAIN], np.stack([member.kept for member in members if member.kept is not None])[:, None]
 
-    combination, ensemble_table = _combination(config, members, labels, outputs)
-    said = None
-    if outputs is not None:
-        several = len(outputs) > 1
-        said = np.stack([combination(outputs[:, view]) for view in range(len(views))]) if several else outputs[0]
+    over_jobs, ensemble_table = _combination(members, labels, outputs)
+    combination = shared_out(over_jobs, [len(own) for own in _by_job(members).values()])
+    said = None if outputs is None else np.stack([over_jobs(outputs[:, view]) for view in range(len(views))])
     tta, tta_table = config.tta, None
     if tta.kind == "auto":
         assert said is not None
@@ -140,7 +139,7 @@ def _outputs(
     if not all(len(member.unseen) for member in members):
         return None
     pixels = live_views(config, dataset.rows, dataset.root)
-    jobs = list(dict.fromkeys(member.job.name for member in members))
+    jobs = list(_by_job(members))
     found = np.full((len(jobs), len(views), len(rows)), np.nan)
     for number, member in enumerate(members):
         forward = forward_of(member.model, config.features.engine)
@@ -150,16 +149,25 @@ def _outputs(
     return found
 
 
+def _by_job(members: Sequence[Member]) -> dict[str, list[Member]]:
+    """The models of every job: one, or those of its folds."""
+    found: dict[str, list[Member]] = {}
+    for member in members:
+        found.setdefault(member.job.name, []).append(member)
+    return found
+
+
 def _combination(
-    config: RetrainConfig, members: Sequence[Member], labels: np.ndarray, outputs: np.ndarray | None
+    members: Sequence[Member], labels: np.ndarray, outputs: np.ndarray | None
 ) -> tuple[Combination, pd.DataFrame | None]:
-    """Chosen by what the members say of the images as they are."""
-    if len(members) == 1:
-        return Combination("single", (1.0,)), None
-    if config.ensemble.kind == "folds" or outputs is None:
-        return mean_of(len(members), "logit"), None
+    """Of the jobs, chosen by what they say of the images as they are."""
+    jobs = list(_by_job(members))
+    if len(jobs) == 1:
+        return mean_of(1, "single"), None
+    if outputs is None:
+        return mean_of(len(jobs), "logit"), None
     choice = choose(labels, outputs[:, 0])
-    names = {f"member {number}": member.job.name for number, member in enumerate(members)}
+    names = {f"member {number}": job for number, job in enumerate(jobs)}
     log.info("ensemble: %s is best of %d ways on %d images", choice.combination.way, len(choice.table), len(labels))
     return choice.combination, choice.table.assign(name=choice.table["name"].replace(names))
 

@@ -74,7 +74,7 @@ def train_members(
 
     Args:
         config: of the first of the jobs.
-        jobs: one, or several with `ensemble=jobs`.
+        jobs: one, or several of an ensemble.
         trial: of the first one; of the others the best one is taken.
         by_fold: whether a model is trained for every fold, or one on all of them.
 
@@ -107,14 +107,15 @@ def _check_jobs(jobs: Sequence[Job], settings: Sequence[RetrainConfig], dataset:
         changed = differences(job.result, config, dataset.digest)
         if changed:
             raise UserError(
-                f"ensemble=jobs: members are trained as their jobs were, and of {job.name} {changed[0]}; leave that out"
+                f"ensemble={config.ensemble.kind}: members are trained as their jobs were, and of {job.name} "
+                f"{changed[0]}; leave that out"
             )
     sizes = {config.backbone.image_size: job.name for job, config in zip(jobs, settings, strict=True)}
     if len(sizes) > 1:
         told = ", ".join(f"{size} pixels ({name})" for size, name in sorted(sizes.items()))
         raise UserError(
-            f"ensemble=jobs: one model takes images of one size, and its members would take {told}; choose a study "
-            f"whose jobs share backbone.image_size, or a smaller ensemble.size"
+            f"ensemble={settings[0].ensemble.kind}: one model takes images of one size, and its members would take "
+            f"{told}; choose a study whose jobs share backbone.image_size, or a smaller ensemble.size"
         )
 
 

@@ -57,10 +57,12 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
         *(f"- {name}: {meaning}" for name, meaning in metrics["splits"].items()),
     ]
     if metrics["ensemble"]["kind"] == "folds":
+        several = len({member["job"] for member in metrics["ensemble"]["members"]}) > 1
+        whose = "one member of each job, combined," if several else "the members, each alone"
         lines += [
             "",
-            "The scores on images that the search used are those of the members, each alone on the fold that it was "
-            "not trained on, and so are TTA and calibration judged. What they come to together the hold-out tells.",
+            f"The scores on images that the search used are those of {whose} on the fold that it was not trained on, "
+            "and so are TTA and calibration judged. What they come to together the hold-out tells.",
         ]
     elif metrics["validated_by"] != "final model":
         images = "all labelled images" if metrics["fit_on"] == "all" else "all images outside the hold-out"

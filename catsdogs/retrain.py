@@ -34,9 +34,8 @@ def task(config: DictConfig) -> None:
     study = Path(plain.studies) / plain.study
     job = read_job(study / str(plain.job))
     assert job is not None
-    jobs = [job]
-    if plain.ensemble.kind == "jobs":
-        jobs = best_jobs(study, read_jobs(study), job, plain.ensemble.size)
+    size = 1 if plain.ensemble.kind == "none" else plain.ensemble.size
+    jobs = best_jobs(study, read_jobs(study), job, size)
     metrics = make_final(plain, jobs, chosen_trial(job, plain.trial), study)
     print()
     for line in told(metrics):

@@ -200,7 +200,7 @@ class Ensemble:
     """The models that are combined into the final one."""
 
     kind: str = _one_of("none", "folds", "jobs")
-    size: int = _within(2, 100)  # of jobs: how many
+    size: int = _within(1, 100)  # how many jobs
 
 
 @dataclass
@@ -287,15 +287,20 @@ def check(config: SearchConfig) -> None:
 
 
 def _check_retrain(config: RetrainConfig) -> None:
-    kind, folds = config.ensemble.kind, config.split.folds
+    kind, size, folds = config.ensemble.kind, config.ensemble.size, config.split.folds
+    if kind == "jobs" and size == 1:
+        raise UserError("ensemble.size=1: ensemble=jobs combines several jobs; give 2 or more, or take ensemble=none")
     if kind == "folds" and folds == 1:
         raise UserError(
             "ensemble=folds: the job was searched with split.folds=1; search with split.folds=5, or take ensemble=none"
         )
     if kind == "folds" and config.fit_on == "all":
         raise UserError("fit_on=all: with ensemble=folds every model leaves its fold out; leave fit_on out")
-    if kind == "jobs" and config.trial is not None:
-        raise UserError(f"trial={config.trial}: ensemble=jobs takes the best trial of every job; leave trial out")
+    if kind != "none" and size > 1 and config.trial is not None:
+        raise UserError(
+            f"trial={config.trial}: ensemble={kind} with ensemble.size={size} takes the best trial of every job; leave "
+            "trial out"
+        )
     if config.judged_by == "folds" and (kind == "folds" or folds == 1):
         why = "split.folds=1 leaves none to train" if folds == 1 else "with ensemble=folds they are the model itself"
         raise UserError(f"judged_by=folds: {why}; leave judged_by out")

@@ -75,6 +75,23 @@ class Job:
         value = self.best().get("val_log_loss")
         return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.inf
 
+    @property
+    def choices(self) -> dict[str, str]:
+        """What it was told to choose: the options of the composed groups, and other values that its study varied."""
+        return {unicode(str(key)): unicode(str(value)) for key, value in _mapping(self.result.get("choices")).items()}
+
+    def choice(self, name: str) -> str | None:
+        """What it chose, also where only other jobs were told to; None if nothing tells it.
+
+        A choice that is one value of the configuration is read there: so 1e-3 and 0.001 are the same.
+        """
+        value: Any = self.result.get("config")
+        for part in name.split("."):
+            value = _mapping(value).get(part, {})
+        if isinstance(value, (dict, list)):
+            return self.choices.get(name)
+        return unicode(value) if isinstance(value, str) else json.dumps(value)
+
     def execution(self, trial: str) -> int:
         """The execution of a trial that is kept: a fresh one of the trial that `selection` named the winner."""
         best = self.best()

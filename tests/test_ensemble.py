@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from catsdogs.ensemble import Combination, choose, cross_stacked, mean_of, stacked
+from catsdogs.ensemble import Combination, choose, cross_stacked, mean_of, shared_out, stacked
 from catsdogs.scores import log_loss_per_image
 
 
@@ -97,3 +99,15 @@ def test_what_is_no_table_of_members_is_refused() -> None:
             choose(np.array([0.0, 1.0, 1.0]), members)
     with pytest.raises(ValueError, match="row 1: the probability"):
         choose(np.array([0.0, 1.0]), np.array([[0.5, 1.5]]))
+
+
+@given(st.integers(0, 1000), st.sampled_from(["single", "probability", "logit", "stacked"]))
+def test_models_share_the_weight_of_their_member(seed, way):
+    rng = np.random.default_rng(seed)
+    models = rng.integers(1, 4, size=3)
+    p_dog = [rng.uniform(0.01, 0.99, size=(count, 5)) for count in models]
+    weights = {"single": (0.0, 1.0, 0.0), "stacked": tuple(rng.normal(size=3))}.get(way, (1 / 3,) * 3)
+    of_members = Combination(way, weights, 0.3 if way == "stacked" else 0.0)
+    mean = np.mean if way == "probability" else lambda p, axis: expit(logit(p).mean(axis=axis))
+    expected = of_members(np.stack([mean(p, axis=0) for p in p_dog]))
+    np.testing.assert_allclose(shared_out(of_members, models)(np.concatenate(p_dog)), expected, rtol=1e-9)

@@ -155,3 +155,13 @@ def test_a_folder_that_is_no_study_is_a_mistake(tmp_path):
 def test_no_keras():
     code = "import catsdogs.comparison.evidence, sys; sys.exit(bool({'keras', 'tensorflow'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_choice_that_only_one_job_was_told_is_none_that_all_share(tmp_path):
+    study = tmp_path / "night"
+    write_job(study, {**CHOICES, "schedule": "a"}, name="a", epochs=3)
+    write_job(study, {**CHOICES, "schedule": "a", "fit.epochs": "2e0"}, name="b", epochs=2)
+    evidence = read_evidence([study])
+    assert evidence.varied_choices == ("fit.epochs",)
+    assert dict(zip(evidence.board["job"], evidence.board["fit.epochs"], strict=True)) == {"a": "3", "b": "2"}
+    assert dict(zip(evidence.trials["job"], evidence.trials["fit.epochs"], strict=True)) == {"a": "3", "b": "2"}

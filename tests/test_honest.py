@@ -58,15 +58,15 @@ class Study:
         config = self.config()
         return load_dataset(config.data, self._cache, config.split)
 
-    def retrain(self, augmentation=FLIP, *, kind="none", tta="none", average="probability", **changed):
+    def retrain(self, augmentation=FLIP, *, kind="none", size=1, tta="none", average="probability", **changed):
         first = next(job for job in read_jobs(self.folder) if job.name == augmentation)
         plain = vars(self.config(augmentation))
         more = {"job": augmentation, "trial": None, "fit_on": "train", "calibrate": True, "judged_by": "search"}
         more |= changed
-        config = RetrainConfig(**plain, ensemble=Ensemble(kind, 2), **more)
+        config = RetrainConfig(**plain, ensemble=Ensemble(kind, size), **more)
         config.tta = Tta(tta, 2, average)
         check(config)
-        jobs = best_jobs(self.folder, read_jobs(self.folder), first, 2) if kind == "jobs" else [first]
+        jobs = best_jobs(self.folder, read_jobs(self.folder), first, size)
         metrics = make_final(config, jobs, chosen_trial(first, None), self.folder)
         best = self.folder / "best"
         return metrics, pd.read_csv(best / "predictions.csv", dtype={"id": str}), best
@@ -250,7 +250,7 @@ def test_jobs_are_combined_as_their_own_searches_trained_them(copy, monkeypatch)
         return EnsembleChoice(mean_of(len(members), "probability"), choose(labels, members).table)
 
     monkeypatch.setattr("catsdogs.judging.choose", mean)
-    metrics, predictions, best = copy.retrain(kind="jobs")
+    metrics, predictions, best = copy.retrain(kind="jobs", size=2)
     assert [member["job"] for member in metrics["ensemble"]["members"]] == [FLIP, NONE]
     kept = [table(copy, "validation.csv", name)["p_dog"].to_numpy() for name in (FLIP, NONE)]
     np.testing.assert_allclose(asked[0], kept, rtol=1e-12)
@@ -259,6 +259,30 @@ def test_jobs_are_combined_as_their_own_searches_trained_them(copy, monkeypatch)
     assert metrics["validated_by"] == "search"
     assert {FLIP, NONE} < set(pd.read_csv(best / "ensemble.csv")["name"])
     assert {"holdout_log_loss", "log_loss"} <= set(metrics["details"])
+
+
+def test_the_folds_of_several_jobs_are_combined_by_what_the_jobs_say_out_of_fold(copy, monkeypatch):
+    from catsdogs.ensemble import Combination, EnsembleChoice, choose
+
+    stacked = Combination("stacked", (0.6, 1.0), 0.2)
+    monkeypatch.setattr("catsdogs.judging.choose", lambda *said: EnsembleChoice(stacked, choose(*said).table))
+    metrics, predictions, best = copy.retrain(kind="folds", size=2)
+    members = metrics["ensemble"]["members"]
+    assert [(member["job"], member["fold"]) for member in members] == [(FLIP, 0), (FLIP, 1), (NONE, 0), (NONE, 1)]
+    assert [member["weight"] for member in members] == [0.3, 0.3, 0.5, 0.5]
+    assert metrics["validated_by"] == "folds"
+    assert "of each job" in (best / "MODEL_CARD.md").read_text()
+    assert {FLIP, NONE} < set(pd.read_csv(best / "ensemble.csv")["name"])
+    own = predictions[predictions["split"] == "validation"].set_index("id")["p_dog"]
+    kept = np.stack(
+        [table(copy, "validation.csv", name).set_index("id").loc[own.index, "p_dog"] for name in (FLIP, NONE)]
+    )
+    np.testing.assert_allclose(own, stacked(kept), atol=1e-5)
+    # Of the hold-out all four models speak: those of a job with the mean of their logits.
+    held = predictions[predictions["split"] == "holdout"]["p_dog"].to_numpy()
+    of_jobs = [copy.retrain(name, kind="folds")[1] for name in (FLIP, NONE)]
+    alone = np.stack([frame[frame["split"] == "holdout"]["p_dog"].to_numpy() for frame in of_jobs])
+    np.testing.assert_allclose(held, stacked(alone), atol=1e-5)
 
 
 def test_a_single_model_of_folds_is_trained_on_all_of_them_and_judged_by_what_the_search_kept(copy):
@@ -298,7 +322,9 @@ def test_a_single_model_of_folds_is_judged_by_the_models_of_the_folds_if_asked(c
         ({"kind": "folds", "judged_by": "folds"}, "judged_by=folds: with ensemble=folds they are the model itself"),
         ({"tta": "auto"}, "tta=auto: training on every fold of split.folds=2"),
         ({"kind": "folds", "fit_on": "all"}, "fit_on=all"),
-        ({"kind": "jobs", "trial": "0"}, "trial=0"),
+        ({"kind": "folds", "size": 2, "trial": "0"}, "trial=0: ensemble=folds with ensemble.size=2"),
+        ({"kind": "jobs"}, "ensemble.size=1: ensemble=jobs combines several jobs"),
+        ({"kind": "jobs", "size": 2, "trial": "0"}, "trial=0: ensemble=jobs"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_any_training(study, asked, words):

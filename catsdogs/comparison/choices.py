@@ -25,10 +25,8 @@ import pandas as pd
 
 from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.paired import mean_intervals
-from catsdogs.files import unicode
 from catsdogs.identity import identity
 from catsdogs.schema import SearchConfig
-from catsdogs.study import Job
 
 STUDY = "study"
 
@@ -201,24 +199,10 @@ def _made_choices(evidence: Evidence) -> dict[str, dict[str, str]]:
     """By label of the comparable jobs, their value of every choice, `UNTOLD` if nothing tells it; and their study."""
     studies = dict(zip(evidence.board["label"], evidence.board["study"], strict=True))
     return {
-        label: {STUDY: str(studies[label])} | {name: _choice(evidence.jobs[label], name) for name in evidence.choices}
+        label: {STUDY: str(studies[label])}
+        | {name: evidence.jobs[label].choice(name) or UNTOLD for name in evidence.choices}
         for label in evidence.comparable()
     }
-
-
-def _choice(job: Job, name: str) -> str:
-    """What a job chose.
-
-    A choice that is one value of the configuration is read there: then 1e-3 and 0.001 are the same, and a job whose
-    study did not vary it tells it too.
-    """
-    value: Any = job.result.get("config")
-    for part in name.split("."):
-        value = value.get(part, UNTOLD) if isinstance(value, dict) else UNTOLD
-    if isinstance(value, (dict, list)) or value == UNTOLD:
-        told = job.result.get("choices")
-        return unicode(str(told.get(name, UNTOLD))) if isinstance(told, dict) else UNTOLD
-    return unicode(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _compared(evidence: Evidence, made: dict[str, dict[str, str]]) -> tuple[str, ...]:

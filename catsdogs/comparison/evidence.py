@@ -126,28 +126,28 @@ def read_evidence(folders: list[Path]) -> Evidence:
     rows, trials, epochs = [], [], []
     predictions: dict[str, pd.DataFrame] = {}
     finals: dict[str, Final] = {}
+    found = {folder: read_jobs(folder) for folder in folders}
+    choices = list(dict.fromkeys(name for its_jobs in found.values() for job in its_jobs for name in job.choices))
     for folder in folders:
         study = names[folder]
         prefix = f"{study}/" if len(folders) > 1 else ""
-        found = read_jobs(folder)
-        for job in found:
+        for job in found[folder]:
             label = prefix + unicode(job.name)
             jobs[label] = job
-            its_trials = _trials(job, label, study, problems)
-            rows.append(_row(job, label, study, its_trials))
+            its_trials = _trials(job, label, study, choices, problems)
+            rows.append(_row(job, label, study, choices, its_trials))
             trials.append(its_trials)
             epochs.append(_epochs(job, label, problems))
             table = _predictions(job, label, problems)
             if table is not None:
                 predictions[label] = table
-        there = {unicode(job.name) for job in found}
+        there = {unicode(job.name) for job in found[folder]}
         for name in map(unicode, planned_jobs(folder)):
             if name not in there:
                 rows.append({"label": prefix + name, "study": study, "job": name, "status": WAITING})
         final = _final(folder, study, problems)
         if final is not None:
             finals[study] = final
-    choices = list(dict.fromkeys(name for job in jobs.values() for name in _choices(job)))
     searched = list(dict.fromkeys(name for table in trials for name in table.attrs["hyperparameters"]))
     return Evidence(
         studies=tuple(folders),
@@ -180,7 +180,7 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.nan
 
 
-def _row(job: Job, label: str, study: str, trials: pd.DataFrame) -> dict[str, Any]:
+def _row(job: Job, label: str, study: str, choices: list[str], trials: pd.DataFrame) -> dict[str, Any]:
     """Its row of the board. Counted from its trials, which a job that did not end has too."""
     result, best = job.result, _mapping(job.best())
     data = _mapping(result.get("data"))
@@ -191,7 +191,7 @@ def _row(job: Job, label: str, study: str, trials: pd.DataFrame) -> dict[str, An
         "study": study,
         "job": unicode(job.name),
         "status": status,
-        **_choices(job),
+        **{name: job.choice(name) for name in choices},
         "val_log_loss": _number(best.get("val_log_loss")),
         "val_accuracy": _number(best.get("val_accuracy")),
         "best_trial": best.get("trial"),
@@ -209,11 +209,7 @@ def _row(job: Job, label: str, study: str, trials: pd.DataFrame) -> dict[str, An
     }
 
 
-def _choices(job: Job) -> dict[str, str]:
-    return {unicode(str(key)): unicode(str(value)) for key, value in _mapping(job.result.get("choices")).items()}
-
-
-def _trials(job: Job, label: str, study: str, problems: list[str]) -> pd.DataFrame:
+def _trials(job: Job, label: str, study: str, choices: list[str], problems: list[str]) -> pd.DataFrame:
     """A row per trial; `attrs["hyperparameters"]` names the searched values."""
     records: list[TrialRecord] = []
     try:
@@ -226,7 +222,7 @@ def _trials(job: Job, label: str, study: str, problems: list[str]) -> pd.DataFra
     searched = list(dict.fromkeys(name for record in records for name in record.hyperparameters))
     ended_seconds = np.cumsum([record.seconds for record in records])
     started = _timestamp(job.result.get("started"))
-    choices = _choices(job)
+    chosen = {name: job.choice(name) for name in choices}
     rows = [
         {
             "label": label,
@@ -244,7 +240,7 @@ def _trials(job: Job, label: str, study: str, problems: list[str]) -> pd.DataFra
             "ended": _timestamp(record.ended)
             if record.ended
             else (pd.NaT if started is pd.NaT else started + pd.Timedelta(seconds=float(seconds))),
-            **choices,
+            **chosen,
             **record.hyperparameters,
             "parent": record.parent,
             "error": record.error,
