@@ -57,6 +57,20 @@ def is_mistake_of_ours(error: Exception) -> bool:
     return isinstance(error, _MISTAKES) or _MISTAKES_TOLD.search(str(error)) is not None
 
 
+def check_others_may_do(error: Exception) -> None:
+    """Return where an error is one of these hyperparameters, and another trial may do better.
+
+    Raises:
+        Exhausted: disk or memory ran out.
+        Exception: the error itself, where a program makes it and no hyperparameters do.
+    """
+    ran_out = exhausted(error)
+    if ran_out is not None:
+        raise ran_out from error
+    if is_mistake_of_ours(error):
+        raise error
+
+
 def check_free_space(study: Path, cache: Path) -> None:
     """Refuse to start where the disk is as good as full.
 

@@ -182,6 +182,8 @@ def _not_run(place: Place, standing: Standing) -> float:
     objective = standing.job.objective
     score = f", val_log_loss {objective:.4f}" if math.isfinite(objective) else ""
     log.info("%s: %s%s", place.label, standing.told(), score)
+    if standing.damage:
+        log.warning("%s", standing.damage)
     return objective if math.isfinite(objective) else math.nan
 
 

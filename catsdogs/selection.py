@@ -11,15 +11,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import keras_tuner
 import numpy as np
 import pandas as pd
 
 from catsdogs.earlier import SELECT, validation_has
+from catsdogs.exhaustion import check_others_may_do
 from catsdogs.files import free_name, write_csv
-from catsdogs.limits import TrialTimeoutError
+from catsdogs.limits import BudgetSpent
 from catsdogs.progress import JobProgress
 from catsdogs.schema import SearchConfig
-from catsdogs.training import DivergedError
 from catsdogs.trials import TrialRecord, summary
 from catsdogs.tuning import SearchTuner
 
@@ -94,7 +95,10 @@ def _trained(
     """A row of the table, and what the model says of the validation images; NaN and None if it does not end well."""
     try:
         found = tuner.train_again(trial, execution, progress.epoch)
-    except (DivergedError, TrialTimeoutError) as error:
+    except (BudgetSpent, keras_tuner.errors.FatalError):
+        raise
+    except Exception as error:
+        check_others_may_do(error)
         log.warning("trial %s does not end well with fresh seed %d, and cannot win: %s", trial, seed, error)
         return [trial, seed, math.nan, math.nan, 0, math.nan], None
     return [trial, seed, found.val_log_loss, found.val_accuracy, found.best_epoch, found.seconds], found.p_dog

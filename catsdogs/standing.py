@@ -43,6 +43,7 @@ class Standing:
         trials: finished trials that are kept.
         planned: trials that it will have at most; None: all that the oracle proposes.
         anew: whether what is in the folder is of no more use: `set_aside` before the job begins.
+        damage: what is damaged of a job that is left as it is, in a sentence; empty if nothing is.
     """
 
     kind: Kind
@@ -50,6 +51,7 @@ class Standing:
     trials: int = 0
     planned: int | None = None
     anew: bool = False
+    damage: str = ""
 
     @property
     def runs(self) -> bool:
@@ -118,11 +120,20 @@ def _of_finished(job: Job, folder: Path, then: dict[str, Any], mark: dict[str, A
         told = (job.result.get("trials") or {}).get("total")
         if planned is not None and isinstance(told, int) and told > planned:
             raise _too_many(folder, told)
-        return Standing(Kind.FINISHED, job)
+        return Standing(Kind.FINISHED, job, damage=_damage(folder, job))
     records = finished_trials(folder, job.result)
     _enough(folder, records, planned)
     kind = Kind.RESUMED if stopped else Kind.EXTENDED if more else Kind.RESELECTED
     return Standing(kind, job, len(records), planned)
+
+
+def _damage(folder: Path, job: Job) -> str:
+    """Its scores stand, and the jobs beside it go on; but whoever reads its trials should know."""
+    try:
+        finished_trials(folder, job.result)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _selection(select: dict[str, Any]) -> tuple[int, int] | None:
@@ -138,7 +149,8 @@ def summary(study: str, names: Sequence[str], standings: Sequence[Standing]) -> 
     )
     jobs = "1 job" if len(names) == 1 else f"{len(names)} jobs"
     lines = [f"study {study}: {jobs}: {counts}"]
-    return lines + [f"  {name}: {text}" for name, text in zip(names, told, strict=True) if text != Kind.NEW.value]
+    lines += [f"  {name}: {text}" for name, text in zip(names, told, strict=True) if text != Kind.NEW.value]
+    return lines + [f"warning: {standing.damage}" for standing in standings if standing.damage]
 
 
 def set_aside(folder: Path, keep: Collection[str] = ()) -> Path | None:

@@ -22,12 +22,12 @@ from catsdogs.batches import PlainBatches, for_keras
 from catsdogs.dataset import Fold
 from catsdogs.devices import batch_sizes, distributed
 from catsdogs.earlier import Earlier, validation_fits
-from catsdogs.exhaustion import exhausted, is_mistake_of_ours
+from catsdogs.exhaustion import check_others_may_do
 from catsdogs.features import Features
 from catsdogs.files import unicode, write_text
 from catsdogs.hypermodel import depths, hyperparameters
 from catsdogs.job_tables import JobTables
-from catsdogs.limits import BudgetSpent, Limits, TrialTimeoutError
+from catsdogs.limits import BudgetSpent, Limits
 from catsdogs.progress import JobProgress
 from catsdogs.promotion import ParentWeights
 from catsdogs.provenance import now
@@ -187,11 +187,7 @@ class SearchTuner(base_tuner.BaseTuner):
         except (BudgetSpent, keras_tuner.errors.FatalError):
             raise
         except Exception as error:
-            ran_out = exhausted(error)
-            if ran_out is not None:
-                raise ran_out from error
-            if is_mistake_of_ours(error):
-                raise
+            check_others_may_do(error)
             trial.status = "FAILED"
             trial.message = traceback.format_exc()
 
@@ -299,7 +295,10 @@ class SearchTuner(base_tuner.BaseTuner):
         log.warning("validation.csv is not of trial %s, the best one: it is trained again for it", best.trial)
         try:
             self.write_validation(self.train_again(best.trial, 0).p_dog)
-        except (DivergedError, TrialTimeoutError) as error:
+        except (BudgetSpent, keras_tuner.errors.FatalError):
+            raise
+        except Exception as error:
+            check_others_may_do(error)
             log.warning(
                 "trial %s did not end well this time, and validation.csv is left as it is: %s", best.trial, error
             )

@@ -173,8 +173,30 @@ def test_a_selection_goes_on_where_it_was_ended_and_begins_again_where_it_is_cha
     assert len(calls) == 4
     assert (folder / "trials.csv").read_text() == before["trials.csv"]
 
-    # Without a selection the best of the search wins, and nothing of it is trained again but for its predictions.
+    # What raises with a fresh seed cannot win, and is not tried again; what no trial can help ends the job.
+    def raising(error):
+        def first_raises(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == 1:
+                raise error
+            return train(*args, **kwargs)
+
+        calls.clear()
+        monkeypatch.setattr(tuning, "train", first_raises)
+        (folder / "select.csv").unlink()
+        (folder / "result.json").unlink()
+        return copy.search()
+
+    first = table(copy, "select.csv")["trial"].iloc[0]
+    assert np.isfinite(raising(ValueError("no luck")))
+    assert table(copy, "select.csv").set_index("trial")["val_log_loss"].isna().sum() == 1
+    assert read_json(folder / "result.json")["best_trial"]["trial"] != first
+    assert np.isnan(raising(TypeError("not a trial's")))
+    assert "not a trial's" in read_json(folder / "result.json")["error"]
     calls.clear()
+    monkeypatch.setattr(tuning, "train", lambda *args, **kwargs: calls.append(1) or train(*args, **kwargs))
+
+    # Without a selection the best of the search wins, and nothing of it is trained again but for its predictions.
     best = best_trial(read_trials(folder / "trials.csv"))
     assert copy.search(FLIP, "select.top=1") == best.val_log_loss
     assert read_json(folder / "result.json")["best_trial"]["trial"] == best.trial

@@ -17,7 +17,7 @@ import cheap
 import pandas as pd
 import pytest
 
-from catsdogs import files, job
+from catsdogs import files, job, standing
 from catsdogs.comparison.answer import answer
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.earlier import read_earlier
@@ -184,7 +184,7 @@ STATE = (
 )
 @pytest.mark.parametrize("name", STATE)
 def test_a_damaged_file_is_mended_skipped_or_refused_and_nothing_starts_over(
-    whole, settings, place, trainer, name, damage, done
+    whole, settings, place, trainer, caplog, name, damage, done
 ):
     expected, trainings = whole("random")
     config = settings(*TUNERS["random"])
@@ -204,6 +204,8 @@ def test_a_damaged_file_is_mended_skipped_or_refused_and_nothing_starts_over(
         assert {file: file.read_bytes() for file in place.folder.glob("*.*")} == kept
         return
     assert name != "trials.csv" or done == 4
+    told = [record.getMessage() for record in caplog.records if "its trials.csv" in record.getMessage()]
+    assert len(told) == (name == "trials.csv")
     # One more training: that of the best trial, whose predictions were lost.
     assert len(trainer.trained) <= trainings - done + (name == "validation.csv")
     if done == 2:
@@ -224,6 +226,20 @@ def test_what_nothing_tells_the_settings_of_is_refused(settings, place, trainer)
     (place.folder / "fingerprint.json").write_text("{")
     assert "nothing tells what they were run with" in refused(config, place)
     assert trainer.trained == []
+
+
+def test_the_summary_tells_damage_of_a_job_that_is_left_as_it_is(settings, place, trainer):
+    config = settings(*TUNERS["random"])
+    job.run_job(config, place, {})
+    mark = read_json(place.folder / "fingerprint.json")
+    assert standing.summary("s", ["a-job"], [standing.find_standing(config, place.folder, mark)]) == [
+        "study s: 1 job: 1 finished before",
+        "  a-job: finished before",
+    ]
+    (place.folder / "trials.csv").write_text("trial,sta")
+    *_, last = standing.summary("s", ["a-job"], [standing.find_standing(config, place.folder, mark)])
+    assert last.startswith("warning: job ")
+    assert "its trials.csv is damaged" in last
 
 
 def refused(config, place):
