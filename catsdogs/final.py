@@ -80,7 +80,8 @@ def make_final(config: RetrainConfig, jobs: Sequence[Job], trial: TrialRecord, s
 
     found = _metrics(config, table, judged, members, study)
     found["seconds"] = {"training": round(trained - began, 1), "all": round(time.monotonic() - began, 1)}
-    write_best(study / "best", model, found, table, dataset, _recipe(config, members, dataset), members, judged)
+    recipe = _recipe(members, _first(members, judged.combination), dataset)
+    write_best(study / "best", model, found, table, dataset, recipe, members, judged)
     return found
 
 
@@ -125,8 +126,7 @@ def _metrics(
             split: other for split, other in found["calibration_gain"].items() if split != "validation"
         }
     calibration = judged.pipeline.calibration
-    # The one that is left where the others add nothing.
-    first = members[int(np.argmax(judged.combination.weights))]
+    first = _first(members, judged.combination)
     return found | {
         "study": study.name,
         "job": first.job.name,
@@ -154,7 +154,12 @@ def _metrics(
     }
 
 
-def _recipe(config: RetrainConfig, members: Sequence[Member], dataset: Dataset) -> dict[str, Any]:
+def _first(members: Sequence[Member], combination: Combination) -> Member:
+    """The one that counts most: where the others add nothing, it alone is left."""
+    return members[int(np.argmax(combination.weights))]
+
+
+def _recipe(members: Sequence[Member], first: Member, dataset: Dataset) -> dict[str, Any]:
     def own(member: Member) -> dict[str, Any]:
         return {
             "job": member.job.name,
@@ -165,11 +170,11 @@ def _recipe(config: RetrainConfig, members: Sequence[Member], dataset: Dataset) 
 
     others = {"members": [own(member) | {"fold": member.fold} for member in members]} if len(members) > 1 else {}
     return {
-        **own(members[0]),
+        **own(first),
         **others,
         "data_digest": dataset.digest,
-        "changed_since_job": members[0].changed,
-        "config": dataclasses.asdict(config),
+        "changed_since_job": first.changed,
+        "config": dataclasses.asdict(first.config),
         "versions": versions(),
         "machine": machine(),
     }

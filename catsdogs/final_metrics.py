@@ -19,7 +19,7 @@ SUFFIXES = dict(zip(OUTPUTS, ("", "_tta", "_calibrated"), strict=True))
 
 _MEANS = {
     "validation": "images outside the training that chose the trial and the epoch",
-    "out-of-fold": "every image outside the hold-out, by the model of the fold that has not seen it; they chose the "
+    "out-of-fold": "every image outside the hold-out, by a model of each job that has not seen it; they chose the "
     "trial and the epoch",
     "holdout": "images that no search and no training has seen",
     "test": "labelled test images",

@@ -36,7 +36,8 @@ class Judged:
     Attributes:
         combination: of the members.
         predictions: a row for every image that the search validated on: id, label, split, fold (where there are
-            several), and OUTPUTS. The calibrated ones are cross-fitted.
+            several), and OUTPUTS. The calibrated ones are cross-fitted; how several jobs are combined was chosen on
+            these images.
         by: whose outputs these are: of the "final model", or, where it has seen every image, of the "search"'s own
             models or of those of the "folds", each alone.
         verdict: on calibration; None where none was tried.
@@ -61,8 +62,8 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, ju
 
     The models of the folds of one trial have seen each other's images: how their outputs are combined cannot be
     measured outside the hold-out, and the mean of their logits is taken. Each is judged alone on its own fold, so that
-    the temperature is that of one model, and a little high for their mean. What several jobs say out of fold tells how
-    much each counts; the models of its folds share that.
+    the temperature is that of one model, and a little high for their mean. What several jobs say out of fold, by one
+    model of each, tells how much each counts and whether probabilities are averaged; its models share that.
     """
     rows = np.sort(np.concatenate([fold.validation_rows for fold in dataset.folds()]))
     table = _table(dataset, rows)

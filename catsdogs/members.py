@@ -84,10 +84,11 @@ def train_members(
     settings = [config, *(_config_of(config, job) for job in jobs[1:])]
     if len(jobs) > 1:
         _check_jobs(jobs, settings, dataset)
+    # All are asked for before any is trained, as one may be damaged.
+    records = [trial, *(chosen_trial(job, None) for job in jobs[1:])]
     members: list[Member] = []
-    for own, job in zip(settings, jobs, strict=True):
-        record = trial if job is jobs[0] else chosen_trial(job, None)
-        of = f" {len(members) + 1} of {len(jobs)}" if len(jobs) > 1 else ""
+    for number, (own, job, record) in enumerate(zip(settings, jobs, records, strict=True), start=1):
+        of = f" {number} of {len(jobs)}" if len(jobs) > 1 else ""
         members += _members_of(own, job, record, dataset, by_fold, f"retrain{of}")
     return members
 

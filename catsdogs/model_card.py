@@ -72,6 +72,8 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
             f"The model was trained on {images}, for the epochs that the trial needed. The scores on images that the "
             f"search used are those of {whose}, which were not trained on the images that they are scored on.",
         ]
+    if metrics["ensemble"]["way"] != "single" and len({member["job"] for member in metrics["ensemble"]["members"]}) > 1:
+        lines += ["", "How the jobs are combined was chosen on these images, which flatters the model a little too."]
     tta, calibration = metrics["tta"], metrics["calibration"]
     if len(metrics["ensemble"]["members"]) > 1:
         lines += ["", "## Members", "", f"Combined by {metrics['ensemble']['way']}:", ""]

@@ -34,8 +34,7 @@ def task(config: DictConfig) -> None:
     study = Path(plain.studies) / plain.study
     job = read_job(study / str(plain.job))
     assert job is not None
-    size = 1 if plain.ensemble.kind == "none" else plain.ensemble.size
-    jobs = best_jobs(study, read_jobs(study), job, size)
+    jobs = best_jobs(study, read_jobs(study), job, plain.ensemble.size)
     metrics = make_final(plain, jobs, chosen_trial(job, plain.trial), study)
     print()
     for line in told(metrics):

@@ -288,6 +288,8 @@ def check(config: SearchConfig) -> None:
 
 def _check_retrain(config: RetrainConfig) -> None:
     kind, size, folds = config.ensemble.kind, config.ensemble.size, config.split.folds
+    if kind == "none" and size > 1:
+        raise UserError(f"ensemble.size={size}: ensemble=none is one model; take ensemble=jobs or ensemble=folds")
     if kind == "jobs" and size == 1:
         raise UserError("ensemble.size=1: ensemble=jobs combines several jobs; give 2 or more, or take ensemble=none")
     if kind == "folds" and folds == 1:

@@ -18,9 +18,10 @@ import pandas as pd
 from catsdogs.earlier import SELECT, validation_has
 from catsdogs.exhaustion import check_others_may_do
 from catsdogs.files import free_name, write_csv
-from catsdogs.limits import BudgetSpent
+from catsdogs.limits import BudgetSpent, TrialTimeoutError
 from catsdogs.progress import JobProgress
 from catsdogs.schema import SearchConfig
+from catsdogs.training import DivergedError
 from catsdogs.trials import TrialRecord, summary
 from catsdogs.tuning import SearchTuner
 
@@ -55,18 +56,32 @@ def select(config: SearchConfig, tuner: SearchTuner, folder: Path, label: str, i
     known = set(zip(table["trial"], table["seed"], strict=True))
     p_dog: dict[str, np.ndarray] = {}
     progress = JobProgress(f"{label}, selection", len(candidates) * seeds, config.fit.epochs * tuner.folds)
+    raised: dict[str, Exception] = {}
     for record in candidates:
         for seed in range(seeds):
-            if (record.trial, seed) not in known:
-                row, said = _trained(tuner, record.trial, seed, fresh + seed, progress)
+            if (record.trial, seed) not in known and record.trial not in raised:
+                try:
+                    row, said = _trained(tuner, record.trial, seed, fresh + seed, progress)
+                except (BudgetSpent, keras_tuner.errors.FatalError):
+                    raise
+                except Exception as error:
+                    check_others_may_do(error)
+                    log.warning("trial %s raises with fresh seed %d, and cannot win", record.trial, seed, exc_info=True)
+                    # It has no row, so that it is tried again where the job is.
+                    raised[record.trial] = error
+                    continue
                 if seed == 0 and said is not None:
                     p_dog[record.trial] = said
                 table = pd.concat([table, pd.DataFrame([row], columns=_COLUMNS)], ignore_index=True)
                 write_csv(folder / SELECT, table)
             progress.trial_done()
     ours = table[table["seed"] < seeds].set_index("trial")
-    means = {record.trial: float(ours.loc[[record.trial], "val_log_loss"].mean(skipna=False)) for record in candidates}
-    able = [record for record in candidates if math.isfinite(means[record.trial])]
+    through = [record for record in candidates if record.trial not in raised]
+    means = {record.trial: float(ours.loc[[record.trial], "val_log_loss"].mean(skipna=False)) for record in through}
+    able = [record for record in through if math.isfinite(means[record.trial])]
+    if not able and raised:
+        # As where no trial of the search completes: what raises every time is more than a bad trial.
+        raise next(iter(raised.values()))
     if not able:
         log.warning("%s: no trial came through all fresh seeds; the best of the search stays the winner", label)
         return None
@@ -77,7 +92,7 @@ def select(config: SearchConfig, tuner: SearchTuner, folder: Path, label: str, i
         tuner.write_validation(p_dog[winner.trial])
     elif not validation_has(folder, ids, float(rows["val_log_loss"].iloc[0])):
         # An earlier run of the job trained it, and was ended before it wrote this down.
-        tuner.write_validation(tuner.train_again(winner.trial, fresh).p_dog)
+        tuner.write_validation_again(winner.trial, fresh)
     return {
         **summary(winner),
         "val_log_loss": means[winner.trial],
@@ -95,10 +110,7 @@ def _trained(
     """A row of the table, and what the model says of the validation images; NaN and None if it does not end well."""
     try:
         found = tuner.train_again(trial, execution, progress.epoch)
-    except (BudgetSpent, keras_tuner.errors.FatalError):
-        raise
-    except Exception as error:
-        check_others_may_do(error)
+    except (DivergedError, TrialTimeoutError) as error:
         log.warning("trial %s does not end well with fresh seed %d, and cannot win: %s", trial, seed, error)
         return [trial, seed, math.nan, math.nan, 0, math.nan], None
     return [trial, seed, found.val_log_loss, found.val_accuracy, found.best_epoch, found.seconds], found.p_dog

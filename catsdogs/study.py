@@ -88,7 +88,7 @@ class Job:
         value: Any = self.result.get("config")
         for part in name.split("."):
             value = _mapping(value).get(part, {})
-        if isinstance(value, (dict, list)):
+        if isinstance(value, dict):
             return self.choices.get(name)
         return unicode(value) if isinstance(value, str) else json.dumps(value)
 
@@ -109,7 +109,10 @@ class Job:
         try:
             return read_trials(file)
         except (ValueError, TypeError) as error:
-            raise UserError(f"job {self.folder}: its trials.csv is damaged; choose another with job=NAME") from error
+            raise UserError(
+                f"job {self.folder}: its trials.csv is damaged; choose another with job=NAME, or fewer with "
+                "ensemble.size"
+            ) from error
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -197,10 +200,10 @@ def best_jobs(study: Path, jobs: list[Job], first: Job, size: int) -> list[Job]:
     ]
     found = [first, *sorted(alike, key=lambda job: (job.objective, job.name))][:size]
     if len(found) < size:
+        count = "one job" if len(found) == 1 else f"{len(found)} jobs"
         raise UserError(
-            f"ensemble.size={size}: study {study} has {len(found)} jobs with a completed trial on the images of "
-            f"{first.name}; "
-            + (f"give ensemble.size={len(found)}" if len(found) > 1 else "search more jobs, or leave ensemble out")
+            f"ensemble.size={size}: study {study} has {count} with a completed trial on the images of {first.name}; "
+            + (f"give ensemble.size={len(found)}" if len(found) > 1 else "search more jobs, or leave ensemble.size out")
         )
     return found
 
@@ -232,6 +235,7 @@ def chosen_trial(job: Job, trial: str | None) -> TrialRecord:
 
 def leaderboard(jobs: list[Job]) -> pd.DataFrame:
     """A row per job, best first, failed jobs last with their error."""
+    names = list(dict.fromkeys(name for job in jobs for name in job.choices))
     rows = []
     for job in jobs:
         result, best = job.result, job.best()
@@ -240,7 +244,7 @@ def leaderboard(jobs: list[Job]) -> pd.DataFrame:
             {
                 "job": job.name,
                 "status": job.status,
-                **{str(key): value for key, value in _mapping(result.get("choices")).items()},
+                **{name: job.choice(name) for name in names},
                 "val_log_loss": best.get("val_log_loss"),
                 "val_accuracy": best.get("val_accuracy"),
                 "best_trial": best.get("trial"),

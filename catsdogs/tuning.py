@@ -27,7 +27,7 @@ from catsdogs.features import Features
 from catsdogs.files import unicode, write_text
 from catsdogs.hypermodel import depths, hyperparameters
 from catsdogs.job_tables import JobTables
-from catsdogs.limits import BudgetSpent, Limits
+from catsdogs.limits import BudgetSpent, Limits, TrialTimeoutError
 from catsdogs.progress import JobProgress
 from catsdogs.promotion import ParentWeights
 from catsdogs.provenance import now
@@ -293,15 +293,14 @@ class SearchTuner(base_tuner.BaseTuner):
         if self._validation_fits or best is None:
             return
         log.warning("validation.csv is not of trial %s, the best one: it is trained again for it", best.trial)
+        self.write_validation_again(best.trial, 0)
+
+    def write_validation_again(self, trial_id: str, execution: int) -> None:
+        """Train a trial again for its predictions alone."""
         try:
-            self.write_validation(self.train_again(best.trial, 0).p_dog)
-        except (BudgetSpent, keras_tuner.errors.FatalError):
-            raise
-        except Exception as error:
-            check_others_may_do(error)
-            log.warning(
-                "trial %s did not end well this time, and validation.csv is left as it is: %s", best.trial, error
-            )
+            self.write_validation(self.train_again(trial_id, execution).p_dog)
+        except (DivergedError, TrialTimeoutError) as error:
+            log.warning("trial %s did not end well this time, and validation.csv is left as it is: %s", trial_id, error)
 
     def _new_record(self, trial: Any, status: str = COMPLETED, **found: Any) -> TrialRecord:
         control = trial.hyperparameters.values

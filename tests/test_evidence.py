@@ -165,3 +165,11 @@ def test_a_choice_that_only_one_job_was_told_is_none_that_all_share(tmp_path):
     assert evidence.varied_choices == ("fit.epochs",)
     assert dict(zip(evidence.board["job"], evidence.board["fit.epochs"], strict=True)) == {"a": "3", "b": "2"}
     assert dict(zip(evidence.trials["job"], evidence.trials["fit.epochs"], strict=True)) == {"a": "3", "b": "2"}
+    assert "fit.epochs" not in evidence.shared_choices
+    assert evidence.shared_choices["schedule"] == "a"
+    # What nothing tells of one of them is not shared either; a lost job tells nothing of any.
+    write_job(study, {**CHOICES, "schedule": "a", "space": "wide"}, name="c")
+    (study / "lost").mkdir()
+    (study / "lost" / "result.json").write_text("{")
+    evidence = read_evidence([study])
+    assert set(evidence.shared_choices) == set(CHOICES)

@@ -173,24 +173,26 @@ def test_a_selection_goes_on_where_it_was_ended_and_begins_again_where_it_is_cha
     assert len(calls) == 4
     assert (folder / "trials.csv").read_text() == before["trials.csv"]
 
-    # What raises with a fresh seed cannot win, and is not tried again; what no trial can help ends the job.
-    def raising(error):
+    # What raises with a fresh seed cannot win; what every trial raises, or no trial can help, ends the job.
+    def raising(error, every=False):
         def first_raises(*args, **kwargs):
             calls.append(1)
-            if len(calls) == 1:
+            if len(calls) == 1 or every:
                 raise error
             return train(*args, **kwargs)
 
         calls.clear()
         monkeypatch.setattr(tuning, "train", first_raises)
-        (folder / "select.csv").unlink()
+        (folder / "select.csv").unlink(missing_ok=True)
         (folder / "result.json").unlink()
         return copy.search()
 
     first = table(copy, "select.csv")["trial"].iloc[0]
     assert np.isfinite(raising(ValueError("no luck")))
-    assert table(copy, "select.csv").set_index("trial")["val_log_loss"].isna().sum() == 1
+    assert first not in set(table(copy, "select.csv")["trial"])
     assert read_json(folder / "result.json")["best_trial"]["trial"] != first
+    assert np.isnan(raising(ValueError("no luck"), every=True))
+    assert "no luck" in read_json(folder / "result.json")["error"]
     assert np.isnan(raising(TypeError("not a trial's")))
     assert "not a trial's" in read_json(folder / "result.json")["error"]
     calls.clear()
@@ -346,6 +348,7 @@ def test_a_single_model_of_folds_is_judged_by_the_models_of_the_folds_if_asked(c
         ({"kind": "folds", "fit_on": "all"}, "fit_on=all"),
         ({"kind": "folds", "size": 2, "trial": "0"}, "trial=0: ensemble=folds with ensemble.size=2"),
         ({"kind": "jobs"}, "ensemble.size=1: ensemble=jobs combines several jobs"),
+        ({"kind": "none", "size": 2}, "ensemble.size=2: ensemble=none is one model"),
         ({"kind": "jobs", "size": 2, "trial": "0"}, "trial=0: ensemble=jobs"),
     ],
 )

@@ -200,9 +200,13 @@ def _made_choices(evidence: Evidence) -> dict[str, dict[str, str]]:
     studies = dict(zip(evidence.board["label"], evidence.board["study"], strict=True))
     return {
         label: {STUDY: str(studies[label])}
-        | {name: evidence.jobs[label].choice(name) or UNTOLD for name in evidence.choices}
+        | {name: _told(evidence.jobs[label].choice(name)) for name in evidence.choices}
         for label in evidence.comparable()
     }
+
+
+def _told(choice: str | None) -> str:
+    return UNTOLD if choice is None else choice
 
 
 def _compared(evidence: Evidence, made: dict[str, dict[str, str]]) -> tuple[str, ...]:

@@ -85,6 +85,16 @@ class Evidence:
         """The choices in which jobs really differ."""
         return tuple(name for name in self.choices if self.board[name].astype(str).nunique() > 1)
 
+    @property
+    def shared_choices(self) -> dict[str, str]:
+        """The choices that are the same in all jobs that tell theirs."""
+        board = self.board[self.board[list(self.choices)].notna().any(axis=1)]
+        return {
+            name: str(board[name].iloc[0])
+            for name in self.choices
+            if name not in self.varied_choices and board[name].notna().all()
+        }
+
     def comparable(self) -> list[str]:
         """Labels of jobs with a completed trial and its predictions, best first, all validated on the same images.
 

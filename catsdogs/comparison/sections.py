@@ -159,7 +159,6 @@ def leaderboard(found: Findings) -> dict[str, Any]:
     """Columns and rows, and what all jobs share."""
     evidence, board = found.evidence, found.evidence.board
     varied, names, style = evidence.varied_choices, theme.short_names(evidence), theme.styles(evidence)
-    constant = {name: board[name].dropna().iloc[0] for name in evidence.choices if name not in varied and len(board)}
     rows = []
     for row in board.to_dict("records"):
         label = row["label"]
@@ -188,7 +187,7 @@ def leaderboard(found: Findings) -> dict[str, Any]:
         )
     return {
         "choices": [words(name).capitalize() if name.islower() else name for name in varied],
-        "constant": {words(name): value(thing) for name, thing in constant.items()},
+        "constant": {words(name): value(thing) for name, thing in evidence.shared_choices.items()},
         "rows": rows,
         "statuses": [name for name in (OK, RUNNING, WAITING, FAILED) if (board["status"] == name).any()],
         "different_images": board["data_digest"].dropna().nunique() > 1,

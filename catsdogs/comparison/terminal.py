@@ -81,8 +81,7 @@ def _print_table(evidence: Evidence, intervals: dict[str, Interval], console: Co
         # As Text, because rich would take [brackets] in a value for markup.
         table.add_row(*(Text(printable(cells[header])) for header in headers if header not in left_out))
     console.print(table)
-    same = {name: evidence.board[name].dropna() for name in evidence.choices if name not in varied}
-    told = ", ".join(f"{_words(name)} {_text(values.iloc[0])}" for name, values in same.items() if len(values))
+    told = ", ".join(f"{_words(name)} {value}" for name, value in evidence.shared_choices.items())
     if told:
         console.print(Text(printable(f"{'All jobs' if len(evidence.board) > 1 else 'The job'}: {told}")))
 
