@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The models of docs/SCORES.md: benchmarks/scores.sh train.zip test.zip [weights, default imagenet] [those of alpha 0.35]
-# An hour and a half on two cores. Leaves results/NAME/submission.csv, metrics.json and leaderboard.csv of each.
+# Two and a half hours on two cores. Leaves results/NAME/submission.csv, metrics.json and leaderboard.csv of each.
 set -euo pipefail
 train=$1 test=$2 weights=${3:-imagenet} small=${4:-imagenet}
 
@@ -15,9 +15,11 @@ keep() { # STUDY NAME
   cp "multirun/$1/best/submission.csv" "multirun/$1/best/metrics.json" "multirun/$1/leaderboard.csv" "results/$2/"
 }
 
-search final "${recipe[@]}" backbone.weights="$weights" schedule.peak_lr=0.0003,0.0001
+search final "${recipe[@]}" backbone.weights="$weights" model.unfreeze_depth=30,57 \
+  schedule.peak_lr=0.0003,0.0001
 python -m catsdogs.retrain study=final judged_by=folds tta=flip tta.average=logit && keep final single
-python -m catsdogs.retrain study=final ensemble=folds tta=flip tta.average=logit && keep final ensemble
+python -m catsdogs.retrain study=final ensemble=folds ensemble.size=3 tta=flip tta.average=logit && keep final ensemble
+cp multirun/final/best/ensemble.csv results/ensemble/
 
 search seed_recipe experiment=seed_recipe backbone.weights="$weights" fit.epochs=15
 python -m catsdogs.retrain study=seed_recipe calibrate=false && keep seed_recipe seed_recipe

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 def task(config: DictConfig) -> None:
     """Retrain one trial, or several, and tell the scores."""
+    # Keras and TensorFlow take seconds to import, and a mistake should be told before.
+    plain = cast(RetrainConfig, checked(config))
+
     from catsdogs.final import make_final
     from catsdogs.final_metrics import told
     from catsdogs.report import write_page
     from catsdogs.study import best_jobs, chosen_trial, read_job, read_jobs
 
-    plain = cast(RetrainConfig, checked(config))
     study = Path(plain.studies) / plain.study
     job = read_job(study / str(plain.job))
     assert job is not None

@@ -491,3 +491,28 @@ def test_folders_with_corrupt_files_and_labelled_test_images(run, tmp_path):
     assert rows["broken"] == "0.5"
     assert float(rows["3"]) == pytest.approx(submission["Dogs/3"], abs=1e-5)
     assert "broken.jpg does not decode" in done.stderr
+
+
+@pytest.mark.slow
+def test_jobs_of_different_backbones_become_one_model(run, tmp_path):
+    study = tmp_path / "multirun" / "s"
+    search = run("search", "-m", *SMALL, "study=s", "backbone.arguments.filters=4,8", "split.holdout=0.25")
+    assert search.returncode == 0, search.stderr
+    mistake = run("retrain", "study=s", "ensemble.size=2")
+    assert mistake.returncode == 2
+    assert mistake.stderr.count("\n") == 1
+    assert "ensemble=none is one model" in mistake.stderr
+    retrain = run("retrain", "study=s", "ensemble=jobs", "tta=flip", "ensemble.size=2")
+    assert retrain.returncode == 0, retrain.stderr
+    best, board = study / "best", pd.read_csv(study / "leaderboard.csv").set_index("job")
+    metrics = json.loads((best / "metrics.json").read_text())
+    assert [member["job"] for member in metrics["ensemble"]["members"]] == list(board.index)
+    assert metrics["validated_by"] == "final model"
+    # Both members are the models that their searches found.
+    told = pd.read_csv(best / "ensemble.csv").set_index("name")["log_loss"]
+    np.testing.assert_allclose(told[board.index], board["val_log_loss"], atol=1e-5)
+    archive = next(tmp_path.glob("cache/sample/*/test.zip"))
+    rows = run("predict", str(best), str(archive), "--output", "rows.csv")
+    assert rows.returncode == 0, rows.stderr
+    found, submission = (pd.read_csv(file, index_col="id") for file in (tmp_path / "rows.csv", best / "submission.csv"))
+    np.testing.assert_allclose(found.loc[submission.index, "label"], submission["label"], atol=2e-6)
