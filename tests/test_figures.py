@@ -761,7 +761,8 @@ def test_short_names_of_one_job_and_of_numbers(tmp_path: Path) -> None:
     studies.write_job(tmp_path / "one", choices())
     assert list(theme.short_names(read_evidence([tmp_path / "one"])).values()) == ["mobilenet_v2-light-cosine-none"]
     for size in ("16", "32"):
-        studies.write_job(tmp_path / "two", {**choices(), "fit.batch_size": size}, trials=2)
+        fit = {"epochs": 3, "batch_size": int(size)}
+        studies.write_job(tmp_path / "two", {**choices(), "fit.batch_size": size}, trials=2, config={"fit": fit})
     assert set(theme.short_names(read_evidence([tmp_path / "two"])).values()) == {"batch_size 16", "batch_size 32"}
 
 
@@ -794,6 +795,15 @@ def test_long_names_keep_the_beginning_of_every_choice(tmp_path: Path) -> None:
     names = {style.name for style in theme.styles(read_evidence([tmp_path / "s"])).values()}
     assert "mobilenet_v… · cosine_rest…" in names
     assert len(names) == 4
+
+
+def test_long_names_keep_their_numbers(tmp_path: Path) -> None:
+    for depth in ("30", "57"):
+        for rate in ("0.0003", "0.0001"):
+            made = {**choices(), "model.unfreeze_depth": depth, "schedule.peak_lr": rate}
+            studies.write_job(tmp_path / "s", made, trials=2)
+    names = {style.name for style in theme.styles(read_evidence([tmp_path / "s"])).values()}
+    assert names == {f"unfreeze… {d} · peak… {r}" for d in (30, 57) for r in ("0.0003", "0.0001")}
 
 
 def test_names_that_are_cut_alike_still_differ(tmp_path: Path) -> None:

@@ -110,6 +110,10 @@ DARK: dict[str, Any] = _template(
 )
 
 
+# Values that say nothing without their key.
+_BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class Style:
     """How one job is drawn everywhere; `name` is ready for Plotly, `rank` counts from 1, the best job."""
@@ -151,10 +155,20 @@ def _cut(name: str) -> str:
     """A short name that is too long, with the longest of its parts cut."""
     parts = name.split(_JOINT)
     for length in range(_NAME_LENGTH, 3, -1):
-        cut = _JOINT.join(part if len(part) <= length else part[: length - 1] + "…" for part in parts)
+        cut = _JOINT.join(_cut_part(part, length) for part in parts)
         if len(cut) <= _NAME_LENGTH:
             return shown(cut)
     return shown(name, _NAME_LENGTH)
+
+
+def _cut_part(part: str, length: int) -> str:
+    if len(part) <= length:
+        return part
+    key, _, value = part.rpartition(" ")
+    # Jobs differ in the number, and not in the key before it.
+    if key and _BARE.fullmatch(value) and len(value) + 3 <= length:
+        return f"{key[: length - len(value) - 2]}… {value}"
+    return part[: length - 1] + "…"
 
 
 def shown(text: object, limit: int = 60) -> str:
@@ -209,7 +223,7 @@ def _choices(row: dict[Hashable, Any], names: Iterable[str]) -> dict[str, str]:
 
 def _said(name: str, value: str) -> str:
     """A value of a choice, with the last part of its key where it says nothing alone."""
-    if re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", value, re.IGNORECASE):
+    if _BARE.fullmatch(value):
         return f"{name.rsplit('.', 1)[-1]} {value}"
     return value
 
