@@ -56,8 +56,8 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
         "",
         *(f"- {name}: {meaning}" for name, meaning in metrics["splits"].items()),
     ]
+    several = len({member["job"] for member in metrics["ensemble"]["members"]}) > 1
     if metrics["ensemble"]["kind"] == "folds":
-        several = len({member["job"] for member in metrics["ensemble"]["members"]}) > 1
         whose = "one member of each job, combined," if several else "the members, each alone"
         lines += [
             "",
@@ -72,7 +72,7 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
             f"The model was trained on {images}, for the epochs that the trial needed. The scores on images that the "
             f"search used are those of {whose}, which were not trained on the images that they are scored on.",
         ]
-    if metrics["ensemble"]["way"] != "single" and len({member["job"] for member in metrics["ensemble"]["members"]}) > 1:
+    if several and metrics["ensemble"]["way"] != "single":
         lines += ["", "How the jobs are combined was chosen on these images, which flatters the model a little too."]
     tta, calibration = metrics["tta"], metrics["calibration"]
     if len(metrics["ensemble"]["members"]) > 1:

@@ -298,7 +298,7 @@ def _check_retrain(config: RetrainConfig) -> None:
         )
     if kind == "folds" and config.fit_on == "all":
         raise UserError("fit_on=all: with ensemble=folds every model leaves its fold out; leave fit_on out")
-    if kind != "none" and size > 1 and config.trial is not None:
+    if size > 1 and config.trial is not None:
         raise UserError(
             f"trial={config.trial}: ensemble={kind} with ensemble.size={size} takes the best trial of every job; leave "
             "trial out"

@@ -69,11 +69,11 @@ def select(config: SearchConfig, tuner: SearchTuner, folder: Path, label: str, i
                     log.warning("trial %s raises with fresh seed %d, and cannot win", record.trial, seed, exc_info=True)
                     # It has no row, so that it is tried again where the job is.
                     raised[record.trial] = error
-                    continue
-                if seed == 0 and said is not None:
-                    p_dog[record.trial] = said
-                table = pd.concat([table, pd.DataFrame([row], columns=_COLUMNS)], ignore_index=True)
-                write_csv(folder / SELECT, table)
+                else:
+                    if seed == 0 and said is not None:
+                        p_dog[record.trial] = said
+                    table = pd.concat([table, pd.DataFrame([row], columns=_COLUMNS)], ignore_index=True)
+                    write_csv(folder / SELECT, table)
             progress.trial_done()
     ours = table[table["seed"] < seeds].set_index("trial")
     through = [record for record in candidates if record.trial not in raised]

@@ -8,6 +8,7 @@ import json
 import math
 import shlex
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -233,9 +234,14 @@ def chosen_trial(job: Job, trial: str | None) -> TrialRecord:
     return dataclasses.replace(records[trial], **again)
 
 
+def choice_names(jobs: Iterable[Job]) -> list[str]:
+    """What any of these jobs was told to choose."""
+    return list(dict.fromkeys(name for job in jobs for name in job.choices))
+
+
 def leaderboard(jobs: list[Job]) -> pd.DataFrame:
     """A row per job, best first, failed jobs last with their error."""
-    names = list(dict.fromkeys(name for job in jobs for name in job.choices))
+    names = choice_names(jobs)
     rows = []
     for job in jobs:
         result, best = job.result, job.best()

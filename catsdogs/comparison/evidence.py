@@ -15,7 +15,7 @@ from catsdogs.errors import UserError
 from catsdogs.files import read_json, unicode
 from catsdogs.provenance import moment
 from catsdogs.scores import log_loss_per_image
-from catsdogs.study import FAILED, OK, RUNNING, Job, planned_jobs, read_jobs, silent_seconds
+from catsdogs.study import FAILED, OK, RUNNING, Job, choice_names, planned_jobs, read_jobs, silent_seconds
 from catsdogs.trials import TrialRecord
 
 WAITING = "waiting"  # planned, and nothing of it is there yet
@@ -137,7 +137,7 @@ def read_evidence(folders: list[Path]) -> Evidence:
     predictions: dict[str, pd.DataFrame] = {}
     finals: dict[str, Final] = {}
     found = {folder: read_jobs(folder) for folder in folders}
-    choices = list(dict.fromkeys(name for its_jobs in found.values() for job in its_jobs for name in job.choices))
+    choices = choice_names(job for its_jobs in found.values() for job in its_jobs)
     for folder in folders:
         study = names[folder]
         prefix = f"{study}/" if len(folders) > 1 else ""
