@@ -22,6 +22,8 @@ from catsdogs.identity import differences
 from catsdogs.inputs import prepared
 from catsdogs.progress import JobProgress
 from catsdogs.provenance import versions
+from catsdogs.quoting import inert
+from catsdogs.saved_config import saved_config
 from catsdogs.schedules import steps_per_epoch
 from catsdogs.schema import RetrainConfig
 from catsdogs.study import Job, chosen_trial
@@ -95,11 +97,11 @@ def train_members(
 
 def _config_of(config: RetrainConfig, job: Job) -> RetrainConfig:
     """The configuration of another job of the same study, with all that does not belong to a job as here."""
-    saved = job.result["config"]
+    saved = saved_config(job.result["config"])
     own = {name: saved[name] for name in _OF_THE_JOB}
     here = {key: getattr(config.features, key) for key in ("mode", "engine", "max_gib")}
     values = {**dataclasses.asdict(config), **own, "features": {**saved["features"], **here}, "job": job.name}
-    merged = OmegaConf.merge(OmegaConf.structured(RetrainConfig), values)
+    merged = OmegaConf.merge(OmegaConf.structured(RetrainConfig), inert(values))
     return cast(RetrainConfig, checked(cast(DictConfig, merged)))
 
 

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 _NUMBER = re.compile(r"[+-]?([\d_]*\.?[\d_]*(e[+-]?[\d_]+)?|inf|nan)", re.IGNORECASE)
 _NOT_TEXTS = {"null", "true", "false"}
+
+
+def inert(value: Any) -> Any:
+    """Plain data as OmegaConf has to be given it, to find no interpolation in its texts."""
+    if isinstance(value, dict):
+        return {key: inert(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [inert(one) for one in value]
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value) if isinstance(value, str) else value
 
 
 def quoted(text: str) -> str:
@@ -17,6 +27,5 @@ def quoted(text: str) -> str:
     """
     if _PLAIN.fullmatch(text) and not _NUMBER.fullmatch(text) and text.lower() not in _NOT_TEXTS:
         return text
-    text = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", text)
-    text = re.sub(r'(\\*)"', lambda match: match[1] * 2 + r"\"", text)
+    text = re.sub(r'(\\*)"', lambda match: match[1] * 2 + r"\"", inert(text))
     return '"' + re.sub(r"(\\+)\Z", lambda match: match[1] * 2, text) + '"'

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from catsdogs.compose import checked, with_overrides
 from catsdogs.errors import UserError
 from catsdogs.launch import hydra_application
-from catsdogs.quoting import quoted
+from catsdogs.quoting import inert, quoted
+from catsdogs.saved_config import check_builder, named_builders, saved_config
 from catsdogs.schema import RetrainConfig
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def task(config: DictConfig) -> None:
     job = read_job(study / str(plain.job))
     assert job is not None
     jobs = best_jobs(study, read_jobs(study), job, plain.ensemble.size)
+    _check_builders(plain, jobs)
     metrics = make_final(plain, jobs, chosen_trial(job, plain.trial), study)
     print()
     for line in told(metrics):
@@ -45,6 +48,15 @@ def task(config: DictConfig) -> None:
     if plain.data.test is None and plain.data.sample is None:
         print("No submission.csv: data.test is not given")
     write_page(study)
+
+
+def _check_builders(config: RetrainConfig, jobs: list[Job]) -> None:
+    hydra = HydraConfig.get()
+    folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    named = named_builders(hydra.overrides.task, folders)
+    check_builder(config.backbone.builder, jobs[0].name, named)
+    for job in jobs[1:]:
+        check_builder(str(job.result["config"]["backbone"]["builder"]), job.name, named)
 
 
 def _complete(parsed: Any, arguments: list[str]) -> list[str]:
@@ -62,17 +74,15 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
     saved: Any = {}
     if "study" in wanted:
         studies, study = wanted.get("studies", "multirun"), wanted["study"].rstrip("/")
-        if "studies" not in wanted:
-            if "/" in study:
-                # As `report` and `predict` take it: the folder.
-                studies, study = str(Path(study).parent), Path(study).name
-            # Said again, because the job's own settings name the folder in which it was made.
+        if "studies" not in wanted and "/" in study:
+            # As `report` and `predict` take it: the folder.
+            studies, study = str(Path(study).parent), Path(study).name
             added.append(f"studies={quoted(studies)}")
         if study != wanted["study"]:
             added.append(f"study={quoted(study)}")
         job = _chosen_job(Path(studies) / study, wanted.get("job"))
         chosen_trial(job, wanted.get("trial"))
-        saved = OmegaConf.create({key: value for key, value in job.result["config"].items() if key != "study"})
+        saved = OmegaConf.create(inert(saved_config(job.result["config"])))
         if "job" not in wanted:
             added.append(f"job={quoted(job.name)}")
     elif not (parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion):

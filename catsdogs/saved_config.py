@@ -1,0 +1,83 @@
+"""The configuration that a job's `result.json` holds -> what may be read of it: a study may come from somebody else.
+
+What it says is data. Only the keys of the schema are read, texts are taken letter by letter, and nothing in it chooses
+which code runs or which folders are written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from catsdogs.errors import UserError
+from catsdogs.schema import SearchConfig
+
+# Which folders are read and written is for the command to say, not for the study.
+_OF_THE_COMMAND = ("study", "studies", "cache")
+
+# Where a function may come from that builds a backbone although nobody but the study names it.
+_TRUSTED_MODULES = ("keras.applications.", "catsdogs.backbones.")
+
+
+def saved_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `schema.SearchConfig` that a saved configuration has, as plain data.
+
+    Keys of other versions, and those that say where to write (`study`, `studies`, `cache`), are left out.
+    """
+    return {key: value for key, value in _known(config, SearchConfig).items() if key not in _OF_THE_COMMAND}
+
+
+def _known(values: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    kinds = get_type_hints(kind)
+    return {key: _plain(value, kinds[key]) for key, value in values.items() if key in kinds}
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    """The value without the keys that the dataclasses in this type do not have."""
+    kinds = get_args(kind) or (kind,)
+    group = next((one for one in kinds if dataclasses.is_dataclass(one)), None)
+    if group is None or not isinstance(value, Mapping):
+        return value
+    if get_origin(kind) is dict:
+        return {key: _plain(one, group) for key, one in value.items()}
+    return _known(value, group)
+
+
+def check_builder(builder: str, job: str, named: Collection[str]) -> None:
+    """Refuse to call a function that only the study names.
+
+    Args:
+        builder: `backbone.builder`.
+        job: whose it is.
+        named: the builders that the user names, as `named_builders` finds them.
+
+    Raises:
+        UserError: it is neither of Keras nor of catsdogs, nor named by the user.
+    """
+    if builder not in named and not builder.startswith(_TRUSTED_MODULES):
+        raise UserError(
+            f"backbone.builder={builder}: this function is named by job {job} alone, and calling it would run code of "
+            "whoever made the study; if you know it, add backbone.builder=... with this name to the command, or "
+            "--config-dir with the folder that names it"
+        )
+
+
+def named_builders(overrides: Iterable[str], folders: Iterable[Path]) -> set[str]:
+    """The `backbone.builder` of every override, and of every YAML file in folders of the user's."""
+    values = [value for key, _, value in (one.partition("=") for one in overrides) if key == "backbone.builder"]
+    found = {value.strip("'\"") for value in values}
+    for file in (file for folder in folders for file in folder.rglob("*.yaml")):
+        try:
+            node = OmegaConf.load(file)
+        except (OSError, YAMLError, OmegaConfBaseException):
+            continue  # it is no configuration, or Hydra names what is wrong with it
+        if isinstance(node, DictConfig):
+            wanted = (OmegaConf.select(node, key, throw_on_missing=False) for key in ("builder", "backbone.builder"))
+            found |= {str(one) for one in wanted if one is not None}
+    return found

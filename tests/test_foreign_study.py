@@ -1,0 +1,165 @@
+"""A study that somebody else made is data: retraining it runs none of its code and follows none of its paths."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from catsdogs.saved_config import named_builders, saved_config
+
+STUDY = Path(__file__).parent / "golden" / "studies" / "0.2"
+JOB = "small_cnn-light-cosine-none"
+
+# Leaves a trace wherever it is called or only imported.
+EVIL = """
+from pathlib import Path
+Path("executed").touch()
+class Anything:
+    def __init__(self, *args, **kwargs):
+        Path("executed").touch()
+build = Anything
+"""
+
+
+@pytest.fixture
+def retrain(run, tmp_path):
+    """Change the best job's saved configuration and retrain it, with attackers' code lying in the folder at hand."""
+    study = tmp_path / "multirun" / "theirs"
+    shutil.copytree(STUDY, study)
+    (tmp_path / "evil.py").write_text(EVIL)
+    (study / "evil.py").write_text(EVIL)
+    (tmp_path / "elsewhere.log").write_text("precious")
+
+    def command(change, *arguments, **environment):
+        file = study / JOB / "result.json"
+        result = json.loads(file.read_text())
+        for key, value in change.items():
+            *groups, name = key.split(".")
+            node = result["config"]
+            for group in groups:
+                node = node.setdefault(group, {})
+            node[name] = value
+        file.write_text(json.dumps(result))
+        done = run(
+            "retrain",
+            "study=theirs",
+            f"job={JOB}",
+            *arguments,
+            PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+            **environment,
+        )
+        assert not (tmp_path / "executed").exists()
+        assert (tmp_path / "elsewhere.log").read_text() == "precious"
+        return done
+
+    return command
+
+
+# Ends in the task, before anything is trained: what a study does to Hydra has been done by then.
+ENDS = ("data.sample=null",)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hydra.callbacks": {"evil": {"_target_": "evil.Anything"}}},
+        {
+            "hydra.job_logging.handlers": {"evil": {"class": "evil.Anything"}},
+            "hydra.job_logging.root.handlers": ["evil"],
+        },
+        {
+            "hydra.job_logging.handlers": {
+                "evil": {"class": "logging.FileHandler", "filename": "elsewhere.log", "mode": "w"}
+            }
+        },
+        {"hydra.launcher._target_": "os.system", "hydra.sweeper._target_": "evil.Anything"},
+    ],
+)
+def test_what_a_study_says_to_hydra_is_not_read(retrain, change):
+    done = retrain(change, *ENDS)
+    assert done.returncode == 2
+    assert "data.train" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hydra.output_subdir": "../../../../outside"},
+        {"hydra.run.dir": "outside"},
+        {"hydra.run.dir": "outside", "studies": "outside", "study": "outside"},
+        {"cache": "outside"},
+    ],
+)
+def test_no_folder_of_a_study_s_choice_is_written(retrain, tmp_path, change):
+    (tmp_path / "images").mkdir()
+    for number in range(8):
+        (tmp_path / "images" / f"{'cat' if number % 2 else 'dog'}.{number}.png").write_text("no image")
+    done = retrain(change, "data.sample=null", "data.train=images")
+    assert done.returncode == 2
+    assert "images" in done.stderr
+    assert not (tmp_path / "outside").exists()
+    assert (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("builder", ["evil.build", "os.system", "catsdogs.files.write_text", "keras.models.load_model"])
+def test_a_function_that_only_the_study_names_is_not_called(retrain, builder):
+    done = retrain({"backbone.builder": builder, "data.sample.images_per_class": 8})
+    assert done.returncode == 2
+    assert f"backbone.builder={builder}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_other_jobs_of_an_ensemble_are_held_to_the_same(retrain, tmp_path):
+    for job in (tmp_path / "multirun" / "theirs").glob("*/result.json"):
+        if job.parent.name != JOB:
+            result = json.loads(job.read_text())
+            result["config"]["backbone"]["builder"] = "evil.build"
+            job.write_text(json.dumps(result))
+    done = retrain({}, "ensemble=jobs", "ensemble.size=2")
+    assert done.returncode == 2
+    assert "backbone.builder=evil.build" in done.stderr
+
+
+def test_an_interpolation_of_a_study_is_a_text(retrain):
+    secret = "s3cret"
+    change = {"data.ignore": ["${oc.env:TOKEN}"], "backbone.arguments": {"name": "${oc.env:TOKEN}\\${oc.env:TOKEN}"}}
+    done = retrain(change, "--cfg", "job", "--resolve", TOKEN=secret)
+    assert done.returncode == 0, done.stderr
+    assert secret not in done.stdout
+    assert "${oc.env:TOKEN}" in done.stdout
+    done = retrain(change, *ENDS, TOKEN=secret)
+    assert secret not in done.stderr + done.stdout
+
+
+def test_only_keys_of_the_schema_are_read_as_they_stand():
+    space = {"dropout": {"kind": "float", "low": 0.1, "_target_": "os.system"}}
+    saved = {
+        "study": "s",
+        "studies": "/",
+        "cache": "/",
+        "hydra": {"callbacks": {}},
+        "defaults": ["x"],
+        "seed": 3,
+        "data": {"sample": {"seed": 1, "other": 2}, "_target_": "os.system"},
+        "backbone": {"arguments": {"alpha": 0.35}},
+        "space": space,
+    }
+    assert saved_config(saved) == {
+        "seed": 3,
+        "data": {"sample": {"seed": 1}},
+        "backbone": {"arguments": {"alpha": 0.35}},
+        "space": {"dropout": {"kind": "float", "low": 0.1}},
+    }
+
+
+def test_the_user_names_a_builder_on_the_command_line_or_in_a_folder(tmp_path):
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone" / "mine.yaml").write_text("builder: my.network\nweights: ???\n")
+    (tmp_path / "experiment.yaml").write_text("backbone:\n  builder: my.other\n")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    named = named_builders(["seed=1", "backbone.builder='their.net'"], [tmp_path])
+    assert named == {"their.net", "my.network", "my.other"}
