@@ -434,6 +434,17 @@ def test_what_killed_processes_left_is_cleared(store: Store) -> None:
     assert hidden(store.folder) == []
 
 
+def test_a_removal_that_is_cut_short_leaves_no_entry(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(path: Path) -> None:
+        raise OSError(errno.EINTR, "killed")
+
+    fill(store, "a")
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    store.clear()
+    assert store.entries() == []
+    assert store.open(digest("a")) is None
+
+
 def test_clear_leaves_what_is_not_its_own(store: Store) -> None:
     fill(store, "a")
     (store.folder / "notes.txt").write_text("mine")
