@@ -59,7 +59,7 @@ def fills(monkeypatch):
 
 
 @pytest.mark.parametrize("mode", ["stored", "live"])
-@pytest.mark.parametrize(("view", "rows"), [(PLAIN, [59, 40, 41]), (View("train", 1), [3, 39, 0, 3])])
+@pytest.mark.parametrize(("view", "rows"), [(PLAIN, [59, 40, 41]), (PLAIN, [3, 59]), (View("train", 1), [3, 39, 0, 3])])
 def test_what_is_read_is_what_keras_makes_of_the_view(make, network, training_data, mode, view, rows):
     features = make(dataclasses.replace(SETTINGS, mode=mode))
     rows = np.array(rows)
