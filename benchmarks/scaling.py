@@ -31,8 +31,7 @@ from sides import Run, Sides
 from catsdogs.files import write_json
 
 UNFREEZE_DEPTH = 10
-# A trial's depth decides its cost, and the random oracle draws it: here it draws dropout and L2 only. Stored, not auto,
-# so that a full disk is an error and not a slower point.
+# A trial's depth decides its cost, and the random oracle draws it: here it draws dropout and L2 only.
 OVERRIDES = [f"model.unfreeze_depth={UNFREEZE_DEPTH}", "~space.unfreeze_depth", "features.mode=stored"]
 # Jobs with one augmentation share all that is stored.
 JOBS = {
@@ -175,7 +174,10 @@ def point(work: Work, run: Run, log: Path, store_bytes: int) -> dict[str, Any]:
     seconds = [[trial["seconds"] for trial in run.trials if trial["job"] == job] for job in jobs]
     if [len(trials) for trials in seconds] != [work.trials] * work.jobs or not all(t["trained"] for t in run.trials):
         raise SystemExit(f"{work.name}: not every trial was trained, so it cannot be compared; see {log.name}")
-    filled = _FILLED.findall(log.read_text(encoding="utf-8", errors="replace"))
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if "computed anew for every batch" in text:
+        raise SystemExit(f"{work.name}: there was no room for the activations; see {log.name}")
+    filled = _FILLED.findall(text)
     return {
         **asdict(work),
         "seconds": round(run.seconds, 3),

@@ -12,7 +12,7 @@ import math
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,12 +109,11 @@ class Filling:
 
     def __init__(self, store: Path, group: str, wanted: Wanted, images: int, dtype: str) -> None:
         self.folder = folder = store / f".filling-{group}-{secrets.token_hex(4)}"
-        self.wanted = wanted
-        self.rows = 0
+        self.key = wanted.key
         self._dtype = dtype
         self._channels: np.ndarray | None = None
         folder.mkdir()
-        self._file = (folder / "values.npy").open("wb", buffering=0)  # so that nothing is left to fail at the end
+        self._file = (folder / "values.npy").open("wb")
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
         np.lib.format.write_array_header_1_0(self._file, {**header, "shape": (images, *wanted.shape)})
         told = {"group": group, "dtype": dtype, "images": images, "shape": list(wanted.shape), "about": wanted.about}
@@ -131,12 +130,13 @@ class Filling:
             chunk = chunk - mean
             chunk /= std
             chunk = np.clip(chunk, -_FLOAT16_MAX, _FLOAT16_MAX, out=chunk).astype(np.float16)
-        _write_all(self._file, np.ascontiguousarray(chunk).data.cast("B"))
-        self.rows += len(chunk)
+        self._file.write(np.ascontiguousarray(chunk).data)
+        self._file.flush()  # so that nothing is left to fail at the end
 
     def discard(self) -> None:
         """Close the file, and remove the folder if it is still there: once published it has another name."""
-        self._file.close()
+        with suppress(OSError):  # on a full disk closing fails once more
+            self._file.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -154,21 +154,6 @@ def read_entry(folder: Path) -> Entry | None:
         return None
 
 
-def write_chunk(fillings: list[Filling], chunk: Sequence[np.ndarray], images: int) -> None:
-    """Append a chunk of every entry, once all of them have been checked."""
-    if len(chunk) != len(fillings):
-        raise ValueError(f"a chunk of {len(chunk)} arrays was produced for {len(fillings)} entries")
-    rows = len(chunk[0])
-    for filling, values in zip(fillings, chunk, strict=True):
-        if values.dtype != np.float32 or values.shape != (rows, *filling.wanted.shape):
-            raise ValueError(f"{values.dtype} {values.shape} was produced, and not float32 {filling.wanted.shape}")
-        if filling.rows + rows > images:
-            raise ValueError(f"{filling.rows + rows} images were produced, and not {images}")
-        if rows:
-            with writing(filling.folder.parent):
-                filling.write(values)
-
-
 def _channels(chunk: np.ndarray) -> np.ndarray:
     """(2, C) float32: mean and standard deviation of every channel (last axis) of (b, *shape).
 
@@ -184,13 +169,6 @@ def _channels(chunk: np.ndarray) -> np.ndarray:
     std = np.sqrt(np.maximum(variance, variance.mean() * _SMALLEST_STD_SHARE**2))
     std[std == 0] = 1
     return np.stack([mean, std]).astype(np.float32)
-
-
-def _write_all(file: Any, data: bytes | memoryview) -> None:
-    """Write all of it: an unbuffered file may take less than it is given."""
-    rest = memoryview(data)
-    while len(rest):
-        rest = rest[file.write(rest) :]
 
 
 @contextmanager

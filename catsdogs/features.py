@@ -8,22 +8,19 @@ asked for, for all cuts of the job in one forward pass.
 from __future__ import annotations
 
 import logging
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from catsdogs.activations import Activations, StoreFull, Wanted, bytes_of
 from catsdogs.backbones import Network
 from catsdogs.cut import PIXELS, Cut, prefix
-from catsdogs.devices import has_accelerator
 from catsdogs.engine import Forward, fastest_forward
 from catsdogs.errors import UserError
 from catsdogs.feature_keys import about, digest, identity
@@ -88,7 +85,6 @@ class Features:
         self._cuts = [cut for cut in dict.fromkeys(cuts) if cut.layer != PIXELS]
         self._pixels = pixels
         self.views = views
-        self._cache = cache
         self._closed = threading.Event()
         self._store = Store(cache / "features", int(settings.max_gib * _GIB), self._closed)
         self._stored = settings.mode != "live" and bool(self._cuts)
@@ -104,11 +100,7 @@ class Features:
         self.problem: UserError | None = None
 
     def prepare(self) -> None:
-        """Say how large the activations are, settle whether they are stored, and fill what every trial needs first.
-
-        Raises:
-            UserError: they cannot be stored, and `features.mode=stored`.
-        """
+        """Say how large the activations are, store them where there is room, and fill what every trial needs first."""
         if not self._cuts:
             log.info("no part of the network is frozen: there is nothing to store")
             return
@@ -157,13 +149,7 @@ class Features:
         return self._pixels if cut.layer == PIXELS else _AtCut(self, cut)
 
     def read(self, cut: Cut, rows: np.ndarray, view: View) -> np.ndarray:
-        """Activations float32 (B, *cut.shape) of these rows, seen through this view.
-
-        Raises:
-            ValueError: not one of the cuts that were announced.
-        """
-        if cut not in self._cuts:
-            raise ValueError(f"{cut} is none of {self._cuts}")
+        """Activations float32 (B, *cut.shape) of these rows, seen through this view."""
         part = self._parts.get(view.kind)
         if self._stored and part is not None:
             positions = part.positions[rows]
@@ -186,50 +172,14 @@ class Features:
         )
         room = self._store.room(keep=sizes)
         if missing > room:
-            problem = f"{what}: {_size(missing)} to be stored, but there is room for {_size(max(0, room))}"
-            remedy = "free the disk, raise features.max_gib, or take fewer features.views or features.dtype=float16"
-            if self._settings.mode == "stored":
-                raise UserError(f"features.mode=stored: {problem}; {remedy}")
-            log.warning("%s; they are computed anew for every batch, which is slower (%s)", problem, remedy)
+            log.warning(
+                f"{what}: {_size(missing)} to be stored, but there is room for {_size(room)}; they are computed anew "
+                "for every batch, which is slower (free the disk, raise features.max_gib, or take fewer features.views "
+                "or features.dtype=float16)"
+            )
             self._stored = False
             return
         log.info("%s: %s, of which %s to be filled", what, _size(sum(sizes.values())), _size(missing))
-        if self._settings.mode == "auto" and missing and has_accelerator():
-            self._stored = self._storing_pays()
-
-    def _storing_pays(self) -> bool:
-        """Whether reading activations is faster than computing them, measured on a chunk of the largest cut.
-
-        On a GPU it may not be. What is read here was written a moment ago and comes out of memory: the best case for
-        storing.
-        """
-        cut = max(self._cuts, key=lambda cut: cut.values)
-        rows = next(iter(self._parts.values())).rows[:CHUNK]
-        forward = self._forward((cut,))
-        values = forward(self._pixels.read(rows, PLAIN))[0]
-        order = np.random.default_rng(0).permutation(len(rows))
-        key = digest("trial of the disk")
-        self._cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".trial-", dir=self._cache) as folder:
-            store = Store(Path(folder), 2 * values.nbytes)
-            wanted = [Wanted(key, cut.shape, {})]
-            store.fill(key, wanted, len(rows), self._settings.dtype, lambda indices: iter([[values]]))
-            entry = store.open(key)
-            assert entry is not None
-
-            def stored() -> None:
-                keras.ops.convert_to_numpy(keras.ops.sum(keras.ops.convert_to_tensor(entry.read(order))))
-
-            live_rate = len(rows) / _seconds(lambda: forward(self._pixels.read(rows, View("train", 0))))
-            stored_rate = len(rows) / _seconds(stored)
-        log.info(
-            "%s: %.0f images/s computed, %.0f read; they are %s",
-            cut.layer,
-            live_rate,
-            stored_rate,
-            "stored" if stored_rate > live_rate else "computed for every batch",
-        )
-        return stored_rate > live_rate
 
     def _count(self, kind: str) -> int:
         return len(self._parts[kind].rows) if kind in self._parts else 0
@@ -241,26 +191,21 @@ class Features:
         """What is stored of a view, filled if need be; None if it could not be."""
         with self._lock:
             if (cut, view) not in self._open:
-                found = self._store.open(self._key(cut, view))
-                if found is None:
-                    try:
+                key = self._key(cut, view)
+                try:
+                    found = self._store.open(key)
+                    if found is None:
                         self._fill(view)
-                    except StoreFull as error:
-                        if self._settings.mode == "stored":
-                            self.problem = UserError(f"features.mode=stored: {error}")
-                            raise self.problem from error
-                        log.warning("%s; activations are computed anew for every batch from here on", error)
-                        self._stored = False
-                        return None
-                    except UserError as error:
-                        self.problem = error
-                        raise
-                    found = self._store.open(self._key(cut, view))
-                if found is None:
-                    # Evicted by another process between two lines: two jobs that do not fit together would go on so.
-                    log.warning("activations of a view were evicted by another job; they are not stored any more")
+                        found = self._store.open(key)
+                    if found is None:  # two jobs that do not fit together would go on so
+                        raise StoreFull("another job evicted the activations of a view as soon as they were stored")
+                except StoreFull as error:
+                    log.warning("%s; activations are computed anew for every batch from here on", error)
                     self._stored = False
                     return None
+                except UserError as error:
+                    self.problem = error
+                    raise
                 self._open[cut, view] = found
             return self._open[cut, view]
 
@@ -335,17 +280,6 @@ def _part(rows: np.ndarray, hashes: Sequence[str], size: int) -> _Part:
     positions = np.full(len(hashes), -1)
     positions[rows] = np.arange(len(rows))
     return _Part(rows, positions, pixels_key([hashes[row] for row in rows], size))
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    """The best of three, after one that does not count."""
-    action()
-    taken = []
-    for _ in range(3):
-        began = time.perf_counter()
-        action()
-        taken.append(time.perf_counter() - began)
-    return min(taken)
 
 
 def _size(count: int) -> str:

@@ -45,17 +45,17 @@ def one_model(models: Sequence[keras.Model], combination: Combination) -> keras.
         )
     images = keras.Input(sizes[0], dtype="float32", name="pixels")
     members = keras.layers.Concatenate(name="members")(_outputs([model for model, _ in used], images))
-    if combination.of_logits:
+    logits = combination.way == "logit"
+    if logits:
         clipped = keras.ops.clip(members, EPSILON, 1 - EPSILON)
         members = keras.ops.log(clipped) - keras.ops.log1p(-clipped)
-    combine = keras.layers.Dense(
-        1, activation="sigmoid" if combination.of_logits else None, trainable=False, name="p_dog"
-    )
+    activation = "sigmoid" if logits else None
+    combine = keras.layers.Dense(1, activation=activation, use_bias=False, trainable=False, name="p_dog")
     p_dog = combine(members)
-    if not combination.of_logits:
+    if not logits:
         # A sum of rounded weights may end a little above 1.
         p_dog = keras.ops.clip(p_dog, 0, 1)
-    combine.set_weights([np.array([[weight] for _, weight in used]), np.array([combination.bias])])
+    combine.set_weights([np.array([[weight] for _, weight in used])])
     return keras.Model(images, p_dog, name="catsdogs")
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.errors import UserError, exit_status_of
-from catsdogs.files import read_json, write_csv
+from catsdogs.files import write_csv
 
 if TYPE_CHECKING:
     from catsdogs.pipeline import Pipeline
@@ -78,8 +78,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("images", nargs="+", type=Path, help="image, folder of images, or zip of images")
     parser.add_argument("--output", type=Path, help="CSV file to write; default: standard output")
     parser.add_argument("--plain", action="store_true", help="the model alone, also of a folder; faster")
-    # Older than pipeline.json, without which a folder is a model alone.
-    parser.add_argument("--tta", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(
         "--cache",
         type=Path,
@@ -122,13 +120,11 @@ def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:
     return [str(file) if seen[name] > 1 else name for name, file in zip(ids, files, strict=True)], files
 
 
-def _chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline | None) -> np.ndarray:
+def _chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline) -> np.ndarray:
     """(N,) float64; 0.5 for images that do not decode."""
     from catsdogs.augment import view_keys
     from catsdogs.images import decode
     from catsdogs.pipeline import submitted
-    from catsdogs.schema import Augmentation
-    from catsdogs.tta import predict
     from catsdogs.views import LiveViews
 
     images, digests, usable = [], [], []
@@ -146,36 +142,18 @@ def _chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline | None
     p_dog = np.full(len(paths), 0.5)
     if not images:
         return p_dog
-    augmentation, seed = (Augmentation(), 0) if pipeline is None else (pipeline.augmentation, pipeline.seed)
-    views = LiveViews(np.stack(images), view_keys(digests), augmentation, seed)
-    rows = np.arange(len(images))
-    p_dog[usable] = predict(forward, views, rows) if pipeline is None else submitted(pipeline(forward, views, rows))
+    views = LiveViews(np.stack(images), view_keys(digests), pipeline.augmentation, pipeline.seed)
+    p_dog[usable] = submitted(pipeline(forward, views, np.arange(len(images))))
     return p_dog
 
 
-def _pipeline(options: argparse.Namespace) -> Pipeline | None:
-    """What is done with the model's outputs; None: nothing."""
+def _pipeline(options: argparse.Namespace) -> Pipeline:
+    """What is done with the model's outputs; nothing with those of a file, with --plain, or in a folder of 0.1."""
     from catsdogs.pipeline import Pipeline, read_pipeline
     from catsdogs.schema import Augmentation, Tta
 
-    if options.plain and options.tta:
-        raise UserError("--plain: it predicts without the views that --tta asks for; give one of them")
-    if options.plain:
-        return None
-    found = read_pipeline(options.model) if options.model.is_dir() else None
-    if found is not None or not options.tta:
-        return found
-    # A folder of an earlier version, or a model file.
-    config = _recipe(options.model)["config"]
-    tta = Tta(**{"average": "probability", **config["tta"]})
-    return Pipeline(tta, Augmentation(**config["augmentation"]), int(config["seed"]), None)
-
-
-def _recipe(model: Path) -> dict[str, Any]:
-    file = (model if model.is_dir() else model.parent) / "recipe.json"
-    if not file.is_file():
-        raise UserError(f"--tta: {file} is missing, which says how the submission was averaged; leave --tta out")
-    return read_json(file)
+    found = None if options.plain or not options.model.is_dir() else read_pipeline(options.model)
+    return found or Pipeline(Tta(kind="none", views=1, average="probability"), Augmentation(), 0, None)
 
 
 def main() -> int:

@@ -4,7 +4,6 @@ What is in the folder of a store:
 
     <key>/                         an entry, as `activations` writes it
     .filling-<group>-<random>/     an entry that is being written, renamed to <key> when it is whole
-    .trash-<random>/               an entry that is being removed
     .locks/<group>.lock            held while a group is filled; the system lets go of it when its holder dies
 """
 
@@ -14,7 +13,6 @@ import errno
 import logging
 import os
 import re
-import secrets
 import shutil
 import threading
 import time
@@ -25,18 +23,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from catsdogs.activations import (
-    Activations,
-    Entry,
-    Filling,
-    StoreFull,
-    Wanted,
-    bytes_of,
-    read_entry,
-    write_chunk,
-    writing,
-)
-from catsdogs.files import read_json
+from catsdogs.activations import Activations, Entry, Filling, StoreFull, Wanted, bytes_of, read_entry, writing
 
 RESERVED_DISK_BYTES = 2**30  # what the store leaves free on the disk for everybody else
 
@@ -51,7 +38,8 @@ class Store:
 
     Args:
         folder: made when it is first filled.
-        max_bytes: what the arrays of all entries may take up together.
+        max_bytes: what the arrays of all entries may take up together. What processes are filling at the same time does
+            not know of each other, so it may be exceeded until the next of them makes room.
         closed: once set, nobody waits for another process any more.
     """
 
@@ -90,19 +78,17 @@ class Store:
         Args:
             group: name of the lock, 64 hexadecimal digits; entries made from the same pass share it.
             wanted: the entries.
-            images: N, rows of every entry, at least 1.
+            images: N, rows of every entry.
             dtype: "float32": as it is. "float16": standardised by channel (last axis), with half a unit in the last
                 place, 2**-11 of its distance from the channel's mean, lost; infinities become finite.
             produce: from the positions in `wanted` that are absent to chunks of consecutive images. A chunk has one
-                float32 (b, *shape) for every such position; b may differ from chunk to chunk.
+                float32 (b, *shape), not empty, for every such position; b may differ from chunk to chunk.
             keep: keys that must not make room; those of `wanted` never do.
 
         Raises:
             StoreFull: the bound or the disk leaves no room. Nothing is stored.
-            ValueError: `produce` gave other shapes, dtypes or numbers of rows than announced. Nothing is stored.
-            UserError: the folder cannot be written.
+            UserError: the folder cannot be written, or not all that was announced came. Nothing is stored.
         """
-        _check(group, wanted, images, dtype)
         if not self._missing(wanted):  # so a folder that may only be read serves as long as it has everything
             return
         with ExitStack() as stack:
@@ -116,29 +102,23 @@ class Store:
             with writing(self.folder), self._locked("room", "waiting for another process to make room in the store"):
                 self._sweep(group)
                 self._make_room(sum(bytes_of(wanted[place].shape, images, dtype) for place in missing), keys, group)
-                for place in missing:  # others that make room reckon with what is begun
+                for place in missing:
                     fillings.append(Filling(self.folder, group, wanted[place], images, dtype))
                     stack.callback(fillings[-1].discard)
             for chunk in produce(missing):
-                write_chunk(fillings, chunk, images)
-            rows = fillings[0].rows
-            if rows != images:
-                raise ValueError(f"{rows} images were produced, and not {images}")
+                with writing(self.folder):
+                    for filling, values in zip(fillings, chunk, strict=True):
+                        filling.write(values)
             with writing(self.folder):
                 for filling in fillings:
                     self._publish(filling)
 
     def room(self, keep: Collection[str]) -> int:
-        """Bytes that could be stored at most, if everything but the keys of `keep` were evicted.
-
-        What others are filling right now counts as room, as it may be the very entries that the caller wants. So `fill`
-        has the last word.
-        """
+        """Bytes that could be stored at most, if everything but the keys of `keep` were evicted."""
         entries = self.entries()
         kept = sum(entry.bytes for entry in entries if entry.key in keep)
-        evictable = sum(entry.bytes for entry in entries if entry.key not in keep)
-        written = sum(done for _, done in self._being_filled())
-        return max(0, min(self.max_bytes - kept, self._free_disk() + evictable + written))
+        evictable = sum(entry.bytes for entry in entries) - kept
+        return max(0, min(self.max_bytes - kept, self._free_disk() + evictable))
 
     def entries(self) -> list[Entry]:
         """All whole entries, most recently used first."""
@@ -179,74 +159,42 @@ class Store:
 
     @contextmanager
     def _locked(self, group: str, waiting: str) -> Iterator[None]:
-        lock = self._lock(group)
-        try:
-            lock.acquire(timeout=_TELL_AFTER_SECONDS)
-        except Timeout:
-            _log.info("%s", waiting)
-            self._wait(lock)
+        lock, told = self._lock(group), False
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=_TELL_AFTER_SECONDS)
+            except Timeout:
+                if not told:
+                    _log.info("%s", waiting)
+                told = True
+                if self._closed is not None and self._closed.is_set():
+                    raise InterruptedError(errno.EINTR, "Interrupted: the job has ended") from None
         try:
             yield
         finally:
             lock.release()
 
-    def _wait(self, lock: FileLock) -> None:
-        while self._closed is None or not self._closed.is_set():
-            try:
-                lock.acquire(timeout=_TELL_AFTER_SECONDS)
-                return
-            except Timeout:
-                continue
-        raise InterruptedError(errno.EINTR, "Interrupted: the job has ended")
-
     def _make_room(self, needed: int, keys: set[str], group: str) -> None:
         """Evict the least recently used until `needed` bytes fit; evict nothing if they will not."""
         entries = self.entries()
-        others = self._being_filled()
-        missing_yet = sum(planned - done for planned, done in others)
-        held = sum(entry.bytes for entry in entries) + sum(planned for planned, _ in others)
-        evictable = [
-            entry for entry in entries if entry.key not in keys and (entry.group == group or self._is_free(entry.group))
-        ]
-        evictable_bytes = sum(entry.bytes for entry in evictable)
-        while True:
-            room = self.max_bytes - held
-            free = self._free_disk() - missing_yet
-            if needed <= min(room, free):
-                return
-            if needed > min(room, free) + evictable_bytes:
+        held = sum(entry.bytes for entry in entries)
+        evictable = [entry for entry in entries if entry.key not in keys]
+        while needed > (fits := min(self.max_bytes - held, self._free_disk())):
+            most = fits + sum(entry.bytes for entry in evictable)
+            if needed > most:
                 raise StoreFull(
-                    f"{self.folder}: activations of {_gib(needed)} do not fit: its bound of {_gib(self.max_bytes)} "
-                    f"leaves {_gib(room + evictable_bytes)} for them, and its disk {_gib(free + evictable_bytes)}"
+                    f"{self.folder}: activations of {_gib(needed)} do not fit: its bound of {_gib(self.max_bytes)} and "
+                    f"its disk leave {_gib(most)} for them"
                 )
             entry = evictable.pop()
-            evictable_bytes -= entry.bytes
             if self._remove(entry.folder, None if entry.group == group else entry.group):
                 held -= entry.bytes
                 _log.info("removed stored activations of %s to make room", _gib(entry.bytes))
-
-    def _being_filled(self) -> list[tuple[int, int]]:
-        """(planned, written) bytes of what is being filled."""
-        found = []
-        for path in self._paths():
-            if path.name.startswith(".filling-"):
-                with suppress(OSError, ValueError, KeyError, TypeError):
-                    told = read_json(path / "about.json")
-                    planned = bytes_of(told["shape"], told["images"], told["dtype"])
-                    found.append((planned, min(planned, (path / "values.npy").stat().st_size)))
-        return found
 
     def _free_disk(self) -> int:
         """Bytes free on the disk beyond the reserve; negative if others have filled it."""
         folder = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
         return shutil.disk_usage(folder).free - RESERVED_DISK_BYTES
-
-    def _is_free(self, group: str) -> bool:
-        try:
-            with self._lock(group).acquire(blocking=False):
-                return True
-        except (OSError, Timeout):
-            return False
 
     def _sweep(self, group: str | None, dry_run: bool = False) -> int:
         """Remove what killed processes left behind, `group` being locked by the caller; bytes freed."""
@@ -255,30 +203,26 @@ class Store:
             if path.name.startswith(".filling-"):
                 owner = path.name.split("-")[1]
                 freed += self._remove(path, None if owner == group else owner, dry_run)
-            elif path.name.startswith(".trash-"):
-                freed += _size(path)
-                if not dry_run:
-                    shutil.rmtree(path, ignore_errors=True)
         return freed
 
     def _remove(self, path: Path, group: str | None, dry_run: bool = False) -> int:
         """Remove a folder unless its group is being filled; bytes freed. None: there is no lock to be asked for."""
-        trash = self.folder / f".trash-{secrets.token_hex(8)}"
         try:
             with ExitStack() as stack:
                 if group is not None:
                     stack.enter_context(self._lock(group).acquire(blocking=False))
                 size = _size(path)
-                if dry_run:
-                    return size
-                path.rename(trash)  # at one stroke, so that nobody meets half an entry
+                if not dry_run:
+                    # The values first, at one stroke: without them it is no entry, whoever looks or is killed.
+                    with suppress(FileNotFoundError):
+                        (path / "values.npy").unlink()
+                    shutil.rmtree(path)
+                return size
         except (OSError, Timeout):  # removed by another process, being filled, or not ours to remove
             return 0
-        shutil.rmtree(trash, ignore_errors=True)
-        return size
 
     def _publish(self, filling: Filling) -> None:
-        key = filling.wanted.key
+        key = filling.key
         if read_entry(filling.folder) is None:
             raise OSError(errno.EIO, "what was written is not there")
         if self.open(key) is None:
@@ -288,18 +232,6 @@ class Store:
         except OSError:
             if self.open(key) is None:  # else it was filled under another group, and is the same
                 raise
-
-
-def _check(group: str, wanted: Sequence[Wanted], images: int, dtype: str) -> None:
-    for digest in (group, *(one.key for one in wanted)):
-        if _DIGEST.fullmatch(digest) is None:
-            raise ValueError(f"{digest!r} is no sha256 of 64 hexadecimal digits")
-    if len({one.key for one in wanted}) < len(wanted):
-        raise ValueError("a key is wanted twice")
-    if images < 1 or dtype not in ("float32", "float16"):
-        raise ValueError(f"cannot store {images} images as {dtype}")
-    if not all(one.shape for one in wanted):
-        raise ValueError("an activation has no channels")
 
 
 def _size(path: Path) -> int:

@@ -120,26 +120,6 @@ def choose_tta(labels: np.ndarray, by_kind: dict[str, np.ndarray]) -> TtaChoice:
     return TtaChoice(kind, average, table)
 
 
-def predict(
-    forward: Callable[[np.ndarray], list[np.ndarray]],
-    views: Views,
-    rows: np.ndarray,
-    over: list[View] | None = None,
-    what: str = "",
-    average: str = "probability",
-) -> np.ndarray:
-    """Probabilities of dog, averaged over views.
-
-    Args:
-        over: views to average; the plain image if None.
-        average: as in `averaged`; further arguments as in `predict_views`.
-
-    Returns:
-        (N,) float64 in [0, 1].
-    """
-    return averaged(predict_views(forward, views, rows, [PLAIN] if over is None else over, what), average)
-
-
 def predict_views(
     forward: Callable[[np.ndarray], list[np.ndarray]],
     views: Views,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from catsdogs.ensemble import Combination, choose, cross_stacked, mean_of, shared_out, stacked
+from catsdogs.ensemble import Combination, choose, mean_of, shared_out
 from catsdogs.scores import log_loss_per_image
 
 
@@ -20,18 +20,14 @@ def outputs(noises: list[float], images: int = 4000, seed: int = 0) -> tuple[np.
     return labels, expit(np.stack([truth + rng.normal(0, noise, images) for noise in noises]))
 
 
-def losses_of(labels: np.ndarray, members: np.ndarray) -> dict[str, float]:
-    return choose(labels, members).table.set_index("name")["log_loss"].to_dict()
-
-
 def test_means_are_means() -> None:
     members = np.array([[0.2, 0.9, 1.0], [0.4, 0.5, 0.0], [0.3, 0.99, 1.0]])
     np.testing.assert_allclose(mean_of(3, "probability")(members), members.mean(axis=0))
     inside = members[:, :2]
     np.testing.assert_allclose(mean_of(3, "logit")(inside), expit(logit(inside).mean(axis=0)))
     np.testing.assert_allclose(Combination("single", (0.0, 1.0, 0.0))(members), members[1])
-    weighted = Combination("stacked", (0.5, 0.0, 2.0), -0.7)(inside)
-    np.testing.assert_allclose(weighted, expit(0.5 * logit(inside[0]) + 2 * logit(inside[2]) - 0.7))
+    weighted = Combination("logit", (0.5, 0.0, 2.0))(inside)
+    np.testing.assert_allclose(weighted, expit(0.5 * logit(inside[0]) + 2 * logit(inside[2])))
 
 
 @pytest.mark.parametrize("way", ["probability", "logit"])
@@ -41,56 +37,38 @@ def test_means_of_one_and_of_certain_members_stay_probabilities(way: str) -> Non
     assert mean_of(7, way)(members).max() <= 1
 
 
-def test_members_with_errors_of_their_own_are_averaged() -> None:
+@pytest.mark.parametrize(("sharpness", "way"), [(1.0, "probability"), (0.5, "logit")])
+def test_members_with_errors_of_their_own_are_averaged(sharpness: float, way: str) -> None:
+    """Logits of members that are not sure enough, probabilities of those that are too sure."""
     labels, members = outputs([2.0, 2.0, 2.0])
+    members = expit(sharpness * logit(members))
     choice = choose(labels, members)
     table = choice.table.set_index("name")
-    assert list(table.index) == ["member 0", "member 1", "member 2", "probability", "logit", "stacked"]
-    assert choice.combination.way in ("logit", "stacked")
+    assert list(table.index) == ["member 0", "member 1", "member 2", "probability", "logit"]
+    assert choice.combination == mean_of(3, way)
     assert table["chosen"].sum() == 1
     assert table.loc[choice.combination.way, "chosen"]
-    assert (table.loc[["probability", "logit", "stacked"], "low"] > 0).all()
+    assert (table.loc[["probability", "logit"], "low"] > 0).all()
     best = table["log_loss"].iloc[:3].idxmin()
     np.testing.assert_allclose(table["gain"], table.loc[best, "log_loss"] - table["log_loss"])
     for name, p_dog in (("logit", mean_of(3, "logit")(members)), ("member 1", members[1])):
         assert table.loc[name, "log_loss"] == pytest.approx(log_loss_per_image(labels, p_dog).mean())
 
 
-def test_bad_members_are_outweighed_by_stacking_alone() -> None:
-    labels, members = outputs([0.0, 6.0, 6.0])
+def test_a_member_that_the_others_only_harm_stays_alone() -> None:
+    labels, members = outputs([6.0, 0.0, 6.0])
     choice = choose(labels, members)
-    assert choice.combination.way in ("single", "stacked")
-    weights = np.array(stacked(labels, members).weights)
-    assert weights[0] > 5 * np.abs(weights[1:]).max()
-    # A member that says the opposite is of use to stacking.
-    upside_down = np.stack([1 - members[0], expit(np.zeros(len(labels)))])
-    assert choose(labels, upside_down).combination.way == "stacked"
-
-
-def test_stacking_is_scored_on_images_that_it_was_not_fitted_on() -> None:
-    rng = np.random.default_rng(1)
-    labels = np.tile([0.0, 1.0], 50)
-    noise = rng.uniform(0.05, 0.95, (30, 100))
-    fitted = log_loss_per_image(labels, stacked(labels, noise)(noise)).mean()
-    told = losses_of(labels, noise)
-    assert fitted < np.log(2) - 0.05
-    assert told["stacked"] > np.log(2)
-    assert told["stacked"] == pytest.approx(log_loss_per_image(labels, cross_stacked(labels, noise)).mean())
-    assert choose(labels, noise).combination.way != "stacked"
+    assert choice.combination == Combination("single", (0.0, 1.0, 0.0))
+    assert choice.table.loc[choice.table["chosen"], "name"].tolist() == ["member 1"]
 
 
 def test_of_equals_the_simplest_is_chosen() -> None:
     labels, (member,) = outputs([0.0])
     choice = choose(labels, np.stack([member] * 4))
     assert choice.combination == Combination("single", (1.0, 0.0, 0.0, 0.0))
-    assert choice.table["chosen"].tolist() == [True] + [False] * 6
+    assert choice.table["chosen"].tolist() == [True] + [False] * 5
     alone = choose(labels, member[None])
     assert (alone.combination, len(alone.table)) == (Combination("single", (1.0,)), 1)
-
-
-def test_few_images_are_not_stacked() -> None:
-    labels = np.array([0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0])
-    assert list(losses_of(labels, np.full((2, 7), 0.5))) == ["member 0", "member 1", "probability", "logit"]
 
 
 def test_what_is_no_table_of_members_is_refused() -> None:
@@ -101,13 +79,13 @@ def test_what_is_no_table_of_members_is_refused() -> None:
         choose(np.array([0.0, 1.0]), np.array([[0.5, 1.5]]))
 
 
-@given(st.integers(0, 1000), st.sampled_from(["single", "probability", "logit", "stacked"]))
+@given(st.integers(0, 1000), st.sampled_from(["single", "probability", "logit"]))
 def test_models_share_the_weight_of_their_member(seed, way):
     rng = np.random.default_rng(seed)
     models = rng.integers(1, 4, size=3)
     p_dog = [rng.uniform(0.01, 0.99, size=(count, 5)) for count in models]
-    weights = {"single": (0.0, 1.0, 0.0), "stacked": tuple(rng.normal(size=3))}.get(way, (1 / 3,) * 3)
-    of_members = Combination(way, weights, 0.3 if way == "stacked" else 0.0)
+    weights = {"single": (0.0, 1.0, 0.0), "logit": tuple(rng.normal(size=3))}.get(way, (1 / 3,) * 3)
+    of_members = Combination(way, weights)
     mean = np.mean if way == "probability" else lambda p, axis: expit(logit(p).mean(axis=axis))
     expected = of_members(np.stack([mean(p, axis=0) for p in p_dog]))
     np.testing.assert_allclose(shared_out(of_members, models)(np.concatenate(p_dog)), expected, rtol=1e-9)

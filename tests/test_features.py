@@ -12,7 +12,7 @@ from conftest import ENGINE
 from catsdogs import features as features_module
 from catsdogs.activations import StoreFull
 from catsdogs.backbones import load_network
-from catsdogs.cut import Cut, find_cut, prefix
+from catsdogs.cut import find_cut, prefix
 from catsdogs.errors import UserError
 from catsdogs.features import Features
 from catsdogs.schema import Augmentation
@@ -59,7 +59,7 @@ def fills(monkeypatch):
 
 
 @pytest.mark.parametrize("mode", ["stored", "live"])
-@pytest.mark.parametrize(("view", "rows"), [(PLAIN, [59, 40, 41]), (View("train", 1), [3, 39, 0, 3])])
+@pytest.mark.parametrize(("view", "rows"), [(PLAIN, [59, 40, 41]), (PLAIN, [3, 59]), (View("train", 1), [3, 39, 0, 3])])
 def test_what_is_read_is_what_keras_makes_of_the_view(make, network, training_data, mode, view, rows):
     features = make(dataclasses.replace(SETTINGS, mode=mode))
     rows = np.array(rows)
@@ -93,13 +93,14 @@ def test_only_what_is_read_is_filled(make, network, fills):
     assert fills == [("plain", 0), ("train", 0), ("train", 4)]
 
 
-@pytest.mark.parametrize("what", ["weights", "augmentation", "seed", "image", "order", "dtype"])
+@pytest.mark.parametrize("what", ["weights", "preprocessing", "augmentation", "seed", "image", "order", "dtype"])
 def test_another_input_is_another_entry(make, config, training_data, fills, what):
     make().prepare()
     fills.clear()
     old = training_data.views
     changed = {
         "weights": lambda: {"network": load_network(config().backbone, seed=2)},
+        "preprocessing": lambda: {"network": load_network(config("backbone.preprocessing=none").backbone, seed=1)},
         "augmentation": lambda: {
             "pixels": LiveViews(old._pixels, old._keys, dataclasses.replace(old.augmentation, zoom_fraction=0.3), 1)
         },
@@ -111,7 +112,7 @@ def test_another_input_is_another_entry(make, config, training_data, fills, what
     make(**changed).prepare()
     assert ("train", 0) in fills
     # Validation images are not augmented.
-    assert (("plain", 0) in fills) == (what in ("weights", "dtype"))
+    assert (("plain", 0) in fills) == (what in ("weights", "preprocessing", "dtype"))
 
 
 def test_images_that_are_not_augmented_share_views_across_seeds(make, training_data, fills):
@@ -142,38 +143,34 @@ def test_where_there_is_no_room_the_same_is_computed_for_every_batch(make, netwo
     assert fills == []
 
 
-def test_stored_without_room_is_refused_in_one_sentence(make):
-    with pytest.raises(UserError, match=r"features\.mode=stored.*there is room for 0 MiB.*features\.max_gib"):
-        make(dataclasses.replace(SETTINGS, mode="stored", max_gib=0.0)).prepare()
-
-
-@pytest.fixture
-def full_disk(monkeypatch):
-    """A disk that has room for the first views and not for the third."""
-    fill, filled = Store.fill, []
-
-    def fill_two(self, *arguments):
-        filled.append(arguments)
-        if len(filled) > 2:
-            raise StoreFull("the disk is full")
-        fill(self, *arguments)
-
-    monkeypatch.setattr(Store, "fill", fill_two)
-
-
-def test_a_disk_that_fills_up_meanwhile_ends_storing_and_not_the_job(make, network, full_disk, caplog):
+def test_a_disk_that_fills_up_meanwhile_ends_storing_and_not_the_job(make, network, monkeypatch, caplog):
     rows, cut = np.array([1, 5]), find_cut(network.backbone, 2)
     expected = make(dataclasses.replace(SETTINGS, mode="live")).at(cut).read(rows, View("train", 1))
     features = make()
     features.prepare()
+
+    def fill(self, *arguments):
+        raise StoreFull("the disk is full")
+
+    monkeypatch.setattr(Store, "fill", fill)
     np.testing.assert_allclose(features.at(cut).read(rows, View("train", 1)), expected, rtol=1e-5, atol=1e-6)
     assert "the disk is full" in caplog.text
     assert not features.told()["stored"]
 
 
-def test_a_disk_that_fills_up_is_a_mistake_where_storing_was_asked_for(make, network, full_disk):
-    features = make(dataclasses.replace(SETTINGS, mode="stored"))
-    features.prepare()
+def test_activations_that_another_job_evicts_at_once_are_not_stored_any_more(make, network, monkeypatch, caplog):
+    rows, cut = np.array([1, 5]), find_cut(network.backbone, 2)
+    expected = make(dataclasses.replace(SETTINGS, mode="live")).at(cut).read(rows, View("train", 0))
+    monkeypatch.setattr(Store, "fill", lambda self, *arguments: None)
+    features = make()
+    np.testing.assert_allclose(features.at(cut).read(rows, View("train", 0)), expected, rtol=1e-5, atol=1e-6)
+    assert "another job evicted" in caplog.text
+    assert not features.told()["stored"]
+
+
+def test_a_cache_that_cannot_be_written_is_told_as_it_is(make, network, tmp_path):
+    (tmp_path / "cache").write_text("")
+    features = make()
 
     def through_keras():
         # On its way through TensorFlow's threads it becomes another error.
@@ -182,13 +179,8 @@ def test_a_disk_that_fills_up_is_a_mistake_where_storing_was_asked_for(make, net
         except UserError as error:
             raise ValueError("PyFunc") from error
 
-    with pytest.raises(UserError, match=r"features\.mode=stored: the disk is full"), features.reading():
+    with pytest.raises(UserError, match="cache=FOLDER"), features.reading():
         through_keras()
-
-
-def test_a_cut_that_was_not_announced_is_an_error_of_ours(make):
-    with pytest.raises(ValueError, match="none of"):
-        make().at(Cut("conv_1", 1, (8, 8, 4))).read(np.array([1]), PLAIN)
 
 
 def test_what_is_stored_is_on_record(make):
@@ -199,26 +191,6 @@ def test_what_is_stored_is_on_record(make):
     assert told["views"] == 2
     assert list(told["cuts"].values()) == [[8], [8, 8, 4]]
     assert len(told["engines"]) == 1
-
-
-@pytest.mark.parametrize(("live", "stored"), [(2.0, 1.0), (1.0, 2.0)])
-def test_on_an_accelerator_both_ways_are_tried_and_the_faster_one_is_taken(
-    make, fills, monkeypatch, caplog, live, stored
-):
-    tried = []
-
-    def seconds(action):
-        action()
-        tried.append(action)
-        return live if len(tried) == 1 else stored
-
-    monkeypatch.setattr(features_module, "has_accelerator", lambda: True)
-    monkeypatch.setattr(features_module, "_seconds", seconds)
-    with caplog.at_level(logging.INFO):
-        make().prepare()
-    assert len(tried) == 2
-    assert bool(fills) == (stored < live)
-    assert ("they are stored" if stored < live else "they are computed for every batch") in caplog.text
 
 
 def test_the_size_is_said_before_anything_is_filled(make, caplog):
@@ -250,7 +222,7 @@ def test_a_fill_ends_when_the_job_does(make, network, monkeypatch):
         pass
     with pytest.raises(InterruptedError):
         features.prepare()
-    assert features._store.entries() == []
+    assert make()._store.entries() == []
 
 
 def test_float16_is_close(make, network):

@@ -288,8 +288,8 @@ def test_jobs_are_combined_as_their_own_searches_trained_them(copy, monkeypatch)
 def test_the_folds_of_several_jobs_are_combined_by_what_the_jobs_say_out_of_fold(copy, monkeypatch):
     from catsdogs.ensemble import Combination, EnsembleChoice, choose
 
-    stacked = Combination("stacked", (0.6, 1.0), 0.2)
-    monkeypatch.setattr("catsdogs.judging.choose", lambda *said: EnsembleChoice(stacked, choose(*said).table))
+    weighted = Combination("logit", (0.6, 1.0))
+    monkeypatch.setattr("catsdogs.judging.choose", lambda *said: EnsembleChoice(weighted, choose(*said).table))
     metrics, predictions, best = copy.retrain(kind="folds", size=2)
     members = metrics["ensemble"]["members"]
     assert [(member["job"], member["fold"]) for member in members] == [(FLIP, 0), (FLIP, 1), (NONE, 0), (NONE, 1)]
@@ -301,12 +301,12 @@ def test_the_folds_of_several_jobs_are_combined_by_what_the_jobs_say_out_of_fold
     kept = np.stack(
         [table(copy, "validation.csv", name).set_index("id").loc[own.index, "p_dog"] for name in (FLIP, NONE)]
     )
-    np.testing.assert_allclose(own, stacked(kept), atol=1e-5)
+    np.testing.assert_allclose(own, weighted(kept), atol=1e-5)
     # Of the hold-out all four models speak: those of a job with the mean of their logits.
     held = predictions[predictions["split"] == "holdout"]["p_dog"].to_numpy()
     of_jobs = [copy.retrain(name, kind="folds")[1] for name in (FLIP, NONE)]
     alone = np.stack([frame[frame["split"] == "holdout"]["p_dog"].to_numpy() for frame in of_jobs])
-    np.testing.assert_allclose(held, stacked(alone), atol=1e-5)
+    np.testing.assert_allclose(held, weighted(alone), atol=1e-5)
 
 
 def test_a_single_model_of_folds_is_trained_on_all_of_them_and_judged_by_what_the_search_kept(copy):

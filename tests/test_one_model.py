@@ -16,7 +16,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype("float
 # Of the tiny backbone, from input to output; the others have no weights.
 CONV_1, CONV_2 = 1, 3
 
-WAYS = [mean_of(3, "probability"), mean_of(3, "logit"), Combination("stacked", (0.7, -0.2, 1.1), 0.3)]
+WAYS = [mean_of(3, "probability"), mean_of(3, "logit"), Combination("logit", (0.7, -0.2, 1.1))]
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def kernels(model):
 @pytest.mark.parametrize(
     ("combination", "first_different", "convolutions"),
     [(WAYS[0], CONV_1, 6), (WAYS[1], CONV_2, 4), (WAYS[2], 5, 2)],
-    ids=["probability", "logit", "stacked"],
+    ids=["probability", "logit", "weighted"],
 )
 def test_one_model_is_its_members_combined(members, tmp_path, combination, first_different, convolutions):
     models = members(first_different)

@@ -471,6 +471,7 @@ def test_the_template_goes_into_the_package():
         "parts.html.j2",
         "page.js",
         "audit.html.j2",
+        "model_card.md.j2",
         "report.html.j2",
         "report.css",
         "report.js",

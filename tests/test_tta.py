@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
+from catsdogs.calibration import Calibration
+from catsdogs.pipeline import Pipeline, read_pipeline, submitted, write_pipeline
 from catsdogs.schema import Augmentation, Tta
 from catsdogs.scores import log_loss_per_image
-from catsdogs.tta import averaged, choose_tta, predict, predict_views, tta_views, views_by_kind
+from catsdogs.tta import averaged, choose_tta, predict_views, tta_views, views_by_kind
 from catsdogs.views import MIRRORED, PLAIN, LiveViews, View
 
 MOVES = Augmentation(0.5, 10, 0.1, 0.1, 0, 0.2, 0.0, 0.0, "reflect")
@@ -52,27 +54,32 @@ def test_views_of_an_augmentation_that_changes_nothing_are_predicted_once(caplog
     assert "changes nothing" in caplog.text
 
 
-def test_the_prediction_is_the_mean_over_views_in_the_order_of_rows(views, monkeypatch):
-    rows = np.array([5, 0, 3])
-    over = [PLAIN, MIRRORED, View("tta", 4)]
-    model = LeftBrightness()
+def test_views_are_predicted_one_by_one_in_the_order_of_rows(views, monkeypatch):
     monkeypatch.setattr("catsdogs.tta.CHUNK", 2)
-    alone = [model(views.read(rows, view))[0][:, 0] for view in over]
-    np.testing.assert_allclose(predict(model, views, rows, over), np.mean(alone, axis=0))
-    np.testing.assert_allclose(predict(model, views, rows), alone[0])
-
-
-def test_views_are_predicted_one_by_one(views):
-    rows = np.array([5, 0, 3])
-    over = [PLAIN, MIRRORED, View("crop", 2)]
-    model = LeftBrightness()
+    rows, over, model = np.array([5, 0, 3]), [PLAIN, MIRRORED, View("crop", 2)], LeftBrightness()
     each = predict_views(model, views, rows, over)
     assert each.shape == (3, 3)
     for p_dog, view in zip(each, over, strict=True):
         np.testing.assert_allclose(p_dog, model(views.read(rows, view))[0][:, 0])
-    expected = expit(logit(each).mean(axis=0))
-    np.testing.assert_allclose(predict(model, views, rows, over, average="logit"), expected)
-    assert np.abs(expected - each.mean(axis=0)).max() > 1e-6
+
+
+@pytest.mark.parametrize("average", ["probability", "logit"])
+def test_a_pipeline_averages_the_views_of_its_kind(views, average):
+    rows, model = np.array([5, 0, 3]), LeftBrightness()
+    plain, mirrored = predict_views(model, views, rows, [PLAIN, MIRRORED])
+    outputs = Pipeline(Tta("flip", 1, average), MOVES, 0, None)(model, views, rows)
+    mean = (plain + mirrored) / 2 if average == "probability" else expit((logit(plain) + logit(mirrored)) / 2)
+    np.testing.assert_allclose(outputs["p_dog"], plain)
+    np.testing.assert_allclose(outputs["p_dog_tta"], mean)
+    np.testing.assert_allclose(submitted(outputs), mean)
+    np.testing.assert_allclose(submitted(Pipeline(Tta("none", 1, average), MOVES, 0, None)(model, views, rows)), plain)
+
+
+def test_a_pipeline_of_an_earlier_version_is_read(tmp_path):
+    """Which stacked: how models are combined is inside the saved model, and told for the reader alone."""
+    written = Pipeline(Tta("flip", 2, "logit"), MOVES, 3, Calibration(1.5, 0.01))
+    write_pipeline(tmp_path, written, {"way": "stacked", "weights": [0.5, 1.5], "bias": 0.1})
+    assert read_pipeline(tmp_path) == written
 
 
 def test_averages_of_certain_probabilities_are_finite():
@@ -179,7 +186,3 @@ def test_a_mirrored_view_is_the_image_from_right_to_left(views):
 def test_training_and_test_time_views_of_one_number_differ(views):
     rows = np.arange(7)
     assert (views.read(rows, View("train", 2)) != views.read(rows, View("tta", 2))).any(axis=(1, 2, 3)).all()
-
-
-def test_no_rows_give_no_probabilities(views):
-    assert predict(LeftBrightness(), views, np.array([], dtype=int)).shape == (0,)

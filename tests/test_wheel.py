@@ -52,6 +52,9 @@ def test_the_wheel_holds_every_option_and_declared_study(installed):
         assert files == {
             file.relative_to(installed / "catsdogs") for file in (installed / "catsdogs" / folder).rglob("*.yaml")
         }
+    templates = sorted(file.name for file in (PROJECT / "catsdogs").rglob("template/*"))
+    assert templates == sorted(file.name for file in (installed / "catsdogs").rglob("template/*"))
+    assert "model_card.md.j2" in templates
 
 
 def test_the_wheel_runs_a_study_in_an_empty_folder(installed, tmp_path):
