@@ -73,18 +73,7 @@ def view_keys(sha256: Iterable[str]) -> np.ndarray:
 
 def is_identity(augmentation: Augmentation) -> bool:
     """Whether every view is the image as it is."""
-    return not any(
-        (
-            augmentation.flip_probability,
-            augmentation.rotation_degrees,
-            augmentation.shift_fraction,
-            augmentation.zoom_fraction,
-            augmentation.shear_degrees,
-            augmentation.brightness_fraction,
-            augmentation.contrast_fraction,
-            augmentation.saturation_fraction,
-        )
-    )
+    return not any(value for name, value in vars(augmentation).items() if name != "border")
 
 
 def augment(
@@ -191,23 +180,14 @@ def crops(images: np.ndarray, place: int) -> np.ndarray:
         (N, S, S, 3) uint8, newly made.
     """
     right, down = _CROPS[place]
-    side, number = images.shape[1], len(images)
-    zoom = 1 / CROP_FRACTION
-    # What moves the zoomed image's outermost pixels, whose centres are (S - 1) / 2 from the middle, back to the border.
-    shift = (zoom - 1) * (side - 1) / 2 / side
-    zeros, ones = np.zeros(number), np.ones(number)
-    moves = Changes(
-        flip=np.zeros(number, dtype=bool),
-        rotation_degrees=zeros,
-        shift_x_fraction=zeros - right * shift,
-        shift_y_fraction=zeros - down * shift,
-        zoom=ones * zoom,
-        shear_degrees=zeros,
-        brightness=ones,
-        contrast=ones,
-        saturation=ones,
-    )
-    return changed(images, moves, "replicate")
+    side, zoom = images.shape[1], 1 / CROP_FRACTION
+    # From the zoomed image's outermost pixels, whose centers are (S - 1) / 2 from the middle, to the border.
+    beyond = (zoom - 1) * (side - 1) / 2
+    matrix = np.array([[zoom, 0, -beyond * (1 + right)], [0, zoom, -beyond * (1 + down)]])
+    out = np.empty(images.shape, np.uint8)
+    for source, target in zip(images, out, strict=True):
+        cv2.warpAffine(source, matrix, (side, side), dst=target, borderMode=cv2.BORDER_REPLICATE)
+    return out
 
 
 def uniforms(keys: np.ndarray, seed: int, view: int, stream: str) -> np.ndarray:
