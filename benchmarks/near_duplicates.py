@@ -65,11 +65,7 @@ ALTERATIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def hashed(image: Image.Image) -> imagehash.ImageHash:
-    """As `near_duplicates.hashes` has it."""
-    file = io.BytesIO()
-    image.convert("RGB").save(file, "BMP")
-    file.seek(0)
-    return imagehash.phash(Image.fromarray(decode(file, 64)), 16)
+    return imagehash.hex_to_hash(near_duplicates.phash(np.asarray(image.convert("RGB"))))
 
 
 def main() -> None:
@@ -83,9 +79,8 @@ def main() -> None:
     rows = catalogue(folder, options.cache)
     rows = rows[rows["width"] > 0]
 
-    hashes = near_duplicates.hashes(rows, folder.root, options.cache)
     near_duplicates.MOST_BITS, chosen = FARTHEST, near_duplicates.MOST_BITS
-    bits = near_duplicates.pairs(hashes)["bits"]
+    bits = near_duplicates.pairs(near_duplicates.hashes(rows))["bits"]
 
     altered = {}
     sample = rows.sample(min(ALTERED, len(rows)), random_state=0)

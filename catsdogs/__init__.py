@@ -5,7 +5,7 @@ The files, in the order of the data (directory listings sort by name; this list 
     errors, files, locations, interrupts         what every stage may use
     provenance                                   versions, machine and time, for the record
     schema, compose                              conf/ + command line -> checked configuration
-    sample_animals, sample_scenes, sample        a seed -> drawn archives
+    pictures, sample                             a seed -> drawn archives
     archive, images, catalogue, split            archives -> pixels, rows, splits
     near_duplicates                              rows -> groups of copies, which belong on one side of a split
     dataset                                      what every job of a study shares

@@ -18,7 +18,6 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -30,22 +29,11 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".ti
 _SUSPICIOUS_BYTES = 64 * 2**20
 _SUSPICIOUS_RATIO = 200
 
-_ENCRYPTED = 0x1 | 0x40  # general purpose flags: encrypted, strongly encrypted
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_DRIVE = re.compile(r"[A-Za-z]:")
+_LEADS_ELSEWHERE = re.compile(r"/|[A-Za-z]:|(.*/)?\.\.(/|$)")  # an absolute path, a drive, or a step up
 
-# What zipfile and its decompressors raise, beside BadZipFile, when they meet bytes that are not what they should be.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    OSError,
-    ValueError,
-    OverflowError,
-    RuntimeError,
-)
+# What zipfile and its decompressors raise when they meet bytes that are not what they should be.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, OverflowError)
 
 _log = logging.getLogger(__name__)
 
@@ -205,7 +193,7 @@ def _unpack(source: Path, target: Path, max_unpacked_bytes: int) -> None:
     """Unpack the images of a zip into the folder `target`, which appears only when it is whole."""
     try:
         archive = zipfile.ZipFile(source)
-    except _DAMAGE as error:
+    except (*_DAMAGE, OSError, RuntimeError) as error:
         raise UserError(f"{source}: damaged ({_reason(error)}); copy or download it again") from error
     with archive:
         members = _image_members(archive, source, max_unpacked_bytes)
@@ -215,9 +203,10 @@ def _unpack(source: Path, target: Path, max_unpacked_bytes: int) -> None:
         except OSError as error:
             raise _unwritable(target.parent, error) from error
         try:
-            total = sum(info.file_size for info in members.values())
+            total = sum(info.file_size for info in members)
             _log.info("unpacking %d images (%.3g GiB) of %s to %s", len(members), total / 2**30, source, target)
-            _write_members(archive, source, members, temporary, max_unpacked_bytes)
+            for info in members:
+                _extract(archive, info, source, temporary)
             temporary.chmod(0o755)  # mkdtemp's folders are for their owner; the cache is for whoever may read it
             try:
                 temporary.rename(target)
@@ -228,24 +217,26 @@ def _unpack(source: Path, target: Path, max_unpacked_bytes: int) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _image_members(archive: zipfile.ZipFile, source: Path, max_unpacked_bytes: int) -> dict[str, zipfile.ZipInfo]:
-    """The images of an archive by their relative path, after every check that needs no unpacking."""
-    members: dict[str, zipfile.ZipInfo] = {}
-    archives = []
+def _image_members(archive: zipfile.ZipFile, source: Path, max_unpacked_bytes: int) -> list[zipfile.ZipInfo]:
+    """The images of an archive, `filename` being their relative path, after every check that needs no unpacking."""
+    members, archives = [], []
     for info in archive.infolist():
-        parts = _safe_parts(info, source)
-        if info.is_dir() or not parts or any(_passed_over(part) for part in parts):
+        # zipfile cuts `filename` at the first NUL. A backslash counts as a slash, as on Windows.
+        name = info.orig_filename.replace("\\", "/")
+        link = stat.S_ISLNK(info.external_attr >> 16)
+        if link or _LEADS_ELSEWHERE.match(name) or _CONTROL_CHARACTERS.search(name):
+            raise UserError(
+                f"{source}: the member {_shown(info.orig_filename)} is a link, leads out of the archive or has control "
+                f"characters in its name; unpack the archive yourself if it is trusted, and pass the folder"
+            )
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if not parts or info.is_dir() or any(_passed_over(part) for part in parts):
             continue
-        path = "/".join(parts)
-        if path.lower().endswith(".zip"):
-            archives.append(path)
-        if not _is_image(path):
-            continue
-        if info.flag_bits & _ENCRYPTED:
-            raise UserError(f"{source}: {path} is encrypted; unpack it with its password and pass the folder")
-        if path in members:
-            raise UserError(f"{source}: {path} is in it twice; pack it again with one of the two")
-        members[path] = info
+        info.filename = "/".join(parts)
+        if info.filename.lower().endswith(".zip"):
+            archives.append(info.filename)
+        elif _is_image(info.filename):
+            members.append(info)
     if not members and archives:
         inner = next((path for path in archives if PurePosixPath(path).stem.lower() == "train"), archives[0])
         raise UserError(
@@ -255,87 +246,47 @@ def _image_members(archive: zipfile.ZipFile, source: Path, max_unpacked_bytes: i
     if not members:
         raise UserError(f"{source}: no images in it; pass a zip with files ending in {', '.join(IMAGE_SUFFIXES)}")
 
-    total = sum(info.file_size for info in members.values())
+    # A bound of what will be written, too: zipfile cuts a member at its declared size.
+    total = sum(info.file_size for info in members)
     if total > max_unpacked_bytes:
-        raise _too_large(source, total, max_unpacked_bytes)
-    for path, info in members.items():
-        if info.file_size > _SUSPICIOUS_BYTES and info.file_size > _SUSPICIOUS_RATIO * info.compress_size:
+        raise UserError(
+            f"{source}: its images unpack to {total / 2**30:.3g} GiB, more than data.max_unpacked_gib="
+            f"{max_unpacked_bytes / 2**30:.3g} allows; raise data.max_unpacked_gib if the archive is trusted"
+        )
+    for info in members:
+        if info.file_size > max(_SUSPICIOUS_BYTES, _SUSPICIOUS_RATIO * info.compress_size):
             raise UserError(
-                f"{source}: {path} would grow from {info.compress_size / 2**20:.3g} to {info.file_size / 2**20:.3g} "
-                f"MiB as no picture does; take it out of the archive, or unpack it yourself and pass the folder"
+                f"{source}: {info.filename} would grow from {info.compress_size / 2**20:.3g} to "
+                f"{info.file_size / 2**20:.3g} MiB as no picture does; take it out of the archive, or unpack it "
+                f"yourself and pass the folder"
             )
     return members
 
 
-def _safe_parts(info: zipfile.ZipInfo, source: Path) -> list[str]:
-    """The parts of a member's path, none of which leads elsewhere. A backslash counts as a slash, as on Windows.
-
-    `orig_filename` is the name as it stands in the archive; zipfile cuts `filename` at the first NUL.
-    """
-    name = info.orig_filename.replace("\\", "/")
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if name.startswith("/") or _DRIVE.match(name):
-        fault = "has an absolute path"
-    elif ".." in parts:
-        fault = "leads out of the archive"
-    elif _CONTROL_CHARACTERS.search(name):
-        fault = "has control characters in its name"
-    elif stat.S_ISLNK(info.external_attr >> 16):
-        fault = "is a symbolic link"
-    else:
-        return parts
-    raise UserError(
-        f"{source}: the member {_shown(info.orig_filename)} {fault}, so nothing was unpacked; "
-        f"unpack the archive yourself if it is trusted, and pass the folder"
-    )
-
-
-def _write_members(
-    archive: zipfile.ZipFile, source: Path, members: dict[str, zipfile.ZipInfo], folder: Path, max_unpacked_bytes: int
-) -> None:
-    written = 0
-    for path, info in members.items():
-        place = folder / path
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            # Mode x: where the file system takes two names for one (upper and lower case), no file replaces another.
-            with place.open("xb") as file:
-                for chunk in _content(archive, info, source):
-                    written += len(chunk)
-                    if written > max_unpacked_bytes:
-                        raise _too_large(source, written, max_unpacked_bytes)
-                    file.write(chunk)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UserError(
-                f"{source}: {path} has the name of another member as far as the file system of {folder.parent} can "
-                f"tell; rename one of them, or pass cache=FOLDER on another file system"
-            ) from error
-        except OSError as error:
-            raise _unwritable(folder.parent, error, f"{_shown(path)} of {source} ") from error
-
-
-def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> Iterator[bytes]:
-    """The bytes of a member in pieces. Only faults of reading are told here; those of writing pass by."""
+def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path, folder: Path) -> None:
+    path = info.filename
     try:
-        with archive.open(info) as member:
-            while chunk := member.read(2**20):
-                yield chunk
-    except NotImplementedError as error:  # Windows packs large files by Deflate64, which Python does not know
+        # Two members of one name, or of two that the file system takes for one: upper and lower case, for example.
+        if (folder / path).exists():
+            raise FileExistsError
+        archive.extract(info, folder)
+    except (FileExistsError, NotADirectoryError) as error:
         raise UserError(
-            f"{source}: {info.filename} is packed by a method unknown here ({_reason(error)}); "
+            f"{source}: {path} has the name of another member as far as the file system of {folder.parent} can tell; "
+            f"rename one of them, or pass cache=FOLDER on another file system"
+        ) from error
+    except RuntimeError as error:  # encrypted, or packed by a method that Python does not know, as Deflate64 of Windows
+        raise UserError(
+            f"{source}: {path} cannot be unpacked here ({_reason(error)}); "
             f"unpack the archive yourself and pass the folder"
         ) from error
-    except _DAMAGE as error:
+    except (*_DAMAGE, OSError) as error:
+        # bzip2 tells of damage by an OSError without number, an offset before the start of the file by EINVAL.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise _unwritable(folder.parent, error, f"{_shown(path)} of {source} ") from error
         raise UserError(
-            f"{source}: {info.filename} in it is damaged ({_reason(error)}); copy or download the archive again"
+            f"{source}: {path} in it is damaged ({_reason(error)}); copy or download the archive again"
         ) from error
-
-
-def _too_large(source: Path, size: int, max_unpacked_bytes: int) -> UserError:
-    return UserError(
-        f"{source}: its images unpack to {size / 2**30:.3g} GiB, more than data.max_unpacked_gib="
-        f"{max_unpacked_bytes / 2**30:.3g} allows; raise data.max_unpacked_gib if the archive is trusted"
-    )
 
 
 def _unwritable(folder: Path, error: OSError, what: str = "") -> UserError:

@@ -1,4 +1,4 @@
-"""Folder -> DataFrame `id, path, label, sha256, width, height, problem`: what is known of every image.
+"""Folder -> DataFrame `id, path, label, sha256, width, height, phash, problem`: what is known of every image.
 
 A corrupt file is found by decoding it in full, by the decoder that training uses, and by nothing less.
 """
@@ -20,12 +20,13 @@ from catsdogs import files
 from catsdogs.archive import ImageFolder, image_paths, natural_key
 from catsdogs.errors import UserError
 from catsdogs.images import decode, in_threads
+from catsdogs.near_duplicates import phash
 
 CAT, DOG = 0.0, 1.0
 
 LABELS_COME_FROM = "a file name such as cat.1.jpg or dog_2.png, or a folder named cat, cats, dog or dogs"
 
-_VERSION = "v1"  # of the rules here; part of the file name of stored catalogues, to be counted up when they change
+_VERSION = "v2"  # of the rules here; part of the file name of stored catalogues, to be counted up when they change
 
 _FOLDER_LABELS = {"cat": CAT, "cats": CAT, "dog": DOG, "dogs": DOG}
 _NAMED = re.compile(r"(cat|dog)(?![^\W\d_])", re.IGNORECASE)  # not followed by a letter
@@ -34,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 def catalogue(folder: ImageFolder, cache: Path) -> pd.DataFrame:
-    """Look at every image of a folder, once: the table is kept as `cache/catalogues/<digest>-v1.csv`.
+    """Look at every image of a folder, once: the table is kept as `cache/catalogues/<digest>-v2.csv`.
 
     Args:
         folder: the images.
@@ -49,6 +50,7 @@ def catalogue(folder: ImageFolder, cache: Path) -> pd.DataFrame:
         - label: float, 0.0 = cat, 1.0 = dog, NaN = unknown; see `label_of`
         - sha256: str, of the file, 64 hexadecimal digits
         - width, height: int, pixels of the upright image; 0 if it does not decode
+        - phash: str, the perceptual hash (`near_duplicates.phash`); "" if it does not decode
         - problem: str, why the image does not decode or has no clear label; "" if all is well
 
     Raises:
@@ -104,11 +106,9 @@ def _look(root: Path) -> pd.DataFrame:
     paths = image_paths(root)
     _log.info("looking at %d images in %s", len(paths), root)
 
-    def seen(path: str) -> tuple[str, int, int, str]:
-        return _seen(root / path)
-
     table = pd.DataFrame(
-        list(in_threads(seen, paths, "looking at images")), columns=["sha256", "width", "height", "problem"]
+        list(in_threads(lambda path: _seen(root / path), paths, "looking at images")),
+        columns=["sha256", "width", "height", "phash", "problem"],
     )
     table.insert(0, "id", ids_of(paths))
     table.insert(1, "path", paths)
@@ -122,15 +122,16 @@ def _look(root: Path) -> pd.DataFrame:
     return table.iloc[order]
 
 
-def _seen(file: Path) -> tuple[str, int, int, str]:
-    """sha256, width, height and problem of one file."""
+def _seen(file: Path) -> tuple[str, int, int, str, str]:
+    """sha256, width, height, perceptual hash and problem of one file."""
     try:
         data = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); mend or remove the file") from error
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        height, width, _ = decode(io.BytesIO(data), None).shape
+        image = decode(io.BytesIO(data), None)
     except ValueError as error:
-        return sha256, 0, 0, f"does not decode: {error}"
-    return sha256, width, height, ""
+        return sha256, 0, 0, "", f"does not decode: {error}"
+    height, width, _ = image.shape
+    return sha256, width, height, phash(image), ""

@@ -107,7 +107,7 @@ def load_dataset(data: Data, cache: Path, division: Split = TWO_SIDES) -> Datase
     rows = subset(rows, data.limit, data.split_seed).reset_index(drop=True)
     units = rows
     if division.together == "near_duplicates":
-        units = rows.assign(groups=near_duplicates.groups(rows, folder.root, cache))
+        units = rows.assign(groups=near_duplicates.groups(rows))
         joined = len(rows) - units["groups"].nunique() - int(rows["sha256"].duplicated().sum())
         if joined:
             _log.info("%d near-duplicates stay on the side of the image that they resemble", joined)

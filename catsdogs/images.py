@@ -73,14 +73,17 @@ def decode(file: Path | BinaryIO, size: int | None) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
             rgb = _rgb(_upright(image))
-            if size is not None:
-                rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
-            return np.array(rgb)
+            return np.array(rgb if size is None else squeeze(rgb, size))
     except UnidentifiedImageError:
         raise ValueError("not an image of a known format") from None
     except Exception as error:  # Pillow has no common exception: SyntaxError, struct.error, OSError, bombs, ...
         text = "".join(filter(str.isprintable, " ".join(str(error).split())))
         raise ValueError(text[:200] or type(error).__name__) from error
+
+
+def squeeze(image: Image.Image, size: int) -> Image.Image:
+    """Resize to a square of `size` pixels, whatever the aspect ratio."""
+    return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray:

@@ -6,11 +6,6 @@ copies stand on both sides of a split, the validation score is flattered.
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections.abc import Iterator
-from pathlib import Path
-
 import imagehash
 import numpy as np
 import pandas as pd
@@ -18,9 +13,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from catsdogs import files
-from catsdogs.errors import UserError
-from catsdogs.images import in_threads, squeezed
+from catsdogs.images import in_threads, squeeze
 
 # Pairs that differ in at most so many of the 256 bits are near-duplicates. Measured on 10,000 photographs of cats and
 # dogs by `benchmarks/near_duplicates.py`: 8 pairs of copies differ in 0 to 6 bits, of the other 50 million pairs the
@@ -34,65 +27,33 @@ _PIXELS = 4 * _HASH_SIDE  # side of what imagehash transforms
 _WORDS = _HASH_SIDE**2 // 64
 _BLOCK = 32  # rows compared with all others at a time: small enough for the processor's cache
 
-_VERSION = "v1"  # of the rules here; part of the file names of stored hashes, to be counted up when they change
 
-_log = logging.getLogger(__name__)
+def phash(image: np.ndarray) -> str:
+    """Perceptual hash of an image (height, width, 3), uint8, RGB: 64 hexadecimal digits.
+
+    Each of the 256 bits tells whether a coefficient of the cosine transform is above their median.
+    """
+    return str(imagehash.phash(squeeze(Image.fromarray(image), _PIXELS), _HASH_SIDE))
 
 
-def groups(rows: pd.DataFrame, root: Path, cache: Path) -> pd.Series:
+def groups(rows: pd.DataFrame) -> pd.Series:
     """Give every image the name of its group: images that are near-duplicates, or joined by a chain of them.
 
     Only these rows are compared, so who belongs together may change with the rows; their order does not matter.
 
     Args:
-        rows: columns path (relative to `root`) and sha256; every image must decode.
-        root: the folder of the images.
-        cache: the cache folder; see `hashes`.
+        rows: columns sha256 and phash; every image must decode.
 
     Returns:
         (N,) str, the smallest sha256 of the group, with the index of `rows`; named group. An image that is like no
         other is a group of its own.
-
-    Raises:
-        UserError: an image has vanished, changed or does not decode, or the cache cannot be written.
     """
-    return components(rows["sha256"], pairs(hashes(rows, root, cache)))
+    return components(rows["sha256"], pairs(hashes(rows)))
 
 
-def hashes(rows: pd.DataFrame, root: Path, cache: Path) -> np.ndarray:
-    """Perceptual hash of every image; what was hashed once is kept in `cache/near_duplicates`.
-
-    A file there holds what one run had to hash, so that a subset of known images needs nothing.
-
-    Args:
-        rows, root, cache: as for `groups`.
-
-    Returns:
-        (N, 4) uint64: 256 bits, each telling whether a coefficient of the cosine transform is above their median.
-
-    Raises:
-        UserError: as for `groups`.
-    """
-    folder = cache / "near_duplicates"
-    known = _known(folder)
-    images = {str(sha256): str(path) for path, sha256 in zip(rows["path"], rows["sha256"], strict=True)}
-    new = [sha256 for sha256 in images if sha256 not in known]
-
-    def hashed(sha256: str) -> str:
-        picture = Image.fromarray(squeezed(root, images[sha256], sha256, _PIXELS))
-        return str(imagehash.phash(picture, _HASH_SIDE))
-
-    if new:
-        found = list(in_threads(hashed, new, "hashing images"))
-        known |= dict(zip(new, found, strict=True))
-        key = hashlib.sha256("".join(sorted(new)).encode()).hexdigest()
-        path = folder / f"{key}-{_VERSION}.csv"
-        try:
-            files.write_csv(path, pd.DataFrame({"sha256": new, "hash": found}))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); pass cache=FOLDER with room") from error
-    data = b"".join(bytes.fromhex(known[str(sha256)]) for sha256 in rows["sha256"])
-    return np.frombuffer(data, np.uint64).reshape(len(rows), _WORDS)
+def hashes(rows: pd.DataFrame) -> np.ndarray:
+    """(N, 4) uint64: the bits of the column phash; every image must decode."""
+    return np.frombuffer(bytes.fromhex("".join(rows["phash"])), np.uint64).reshape(len(rows), _WORDS)
 
 
 def pairs(one: np.ndarray, other: np.ndarray | None = None) -> pd.DataFrame:
@@ -144,22 +105,3 @@ def components(names: pd.Series, joined: pd.DataFrame) -> pd.Series:
     # Codes are in the order of the names, so the first of a group is its smallest.
     first = np.unique(group, return_index=True)[1]
     return pd.Series(np.asarray(distinct)[first[group[codes]]], index=names.index, name="group", dtype=str)
-
-
-def _known(folder: Path) -> dict[str, str]:
-    """Hashes kept by earlier runs, hexadecimal, by sha256."""
-    known: dict[str, str] = {}
-    for table in _tables(folder):
-        known |= dict(zip(table["sha256"], table["hash"], strict=True))
-    return known
-
-
-def _tables(folder: Path) -> Iterator[pd.DataFrame]:
-    for path in sorted(folder.glob(f"*-{_VERSION}.csv")):
-        try:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-            well = table["hash"].str.fullmatch(f"[0-9a-f]{{{_HASH_SIDE**2 // 4}}}")
-        except (OSError, ValueError, KeyError) as error:  # cleared meanwhile, or damaged: it is made again
-            _log.debug("%s is not used: %s", path, error)
-            continue
-        yield table[well]

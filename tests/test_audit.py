@@ -120,8 +120,8 @@ def test_the_largest_copy_stays_and_none_under_both_labels(tmp_path):
         "cat.11.jpg": encoded(scene(0, 192)),
         "cat.20.jpg": encoded(scene(1001), quality=50),
     }
-    rows, root = catalogued(tmp_path, members)
-    found = copies(rows, root, tmp_path / "cache").set_index("id")
+    rows, _ = catalogued(tmp_path, members)
+    found = copies(rows).set_index("id")
     assert list(found.index) == ["cat.20", "dog.1", "cat.0", "cat.10", "cat.11"]
     assert list(found["group"]) == [1, 1, 2, 2, 2]
     assert list(found["both_labels"]) == [True, True, False, False, False]
@@ -132,16 +132,16 @@ def test_the_largest_copy_stays_and_none_under_both_labels(tmp_path):
 
 
 def test_without_copies_the_table_is_empty(tmp_path):
-    rows, root = catalogued(tmp_path, plain(2, 2) | {"cat.7.jpg": b"", "cat.8.jpg": b""})
-    assert copies(rows, root, tmp_path / "cache").empty
+    rows, _ = catalogued(tmp_path, plain(2, 2) | {"cat.7.jpg": b"", "cat.8.jpg": b""})
+    assert copies(rows).empty
 
 
 def test_copies_in_the_test_set_are_counted(tmp_path):
-    rows, root = catalogued(tmp_path, plain(4, 4))
+    rows, _ = catalogued(tmp_path, plain(4, 4))
     test = {"1.jpg": encoded(scene(0)), "2.jpg": encoded(scene(0), quality=40), "3.jpg": encoded(scene(1000, 60))}
     test |= {f"{number}.jpg": encoded(scene(5000 + number)) for number in range(4, 8)} | {"8.jpg": b"broken"}
     folder = open_images(folder_of(tmp_path / "test", test), tmp_path / "cache", 0)
-    found = leak(rows, root, folder, tmp_path / "cache")
+    found = leak(rows, catalogue(folder, tmp_path / "cache"))
     assert (found.test_images, found.of_test_images, found.exact, found.train_images) == (3, 7, 1, 2)
 
 
@@ -329,7 +329,7 @@ def test_what_is_ignored_leaves_no_copies(made, ignored_by):
         max_unpacked_gib=1,
     )
     used = load_dataset(data, place / "cache")
-    assert groups(used.rows, used.root, place / "cache").is_unique
+    assert groups(used.rows).is_unique
     assert list(used.left_out.query("problem != 'ignored by data.ignore'")["id"]) == ["dog.32"]
 
 

@@ -1,24 +1,22 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from drawn import cats_and_dogs, encoded, folder_of, jpeg, picture
+from drawn import cats_and_dogs, encoded, folder_of, jpeg, picture, zip_of
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from catsdogs import catalogue as catalogue_module
-from catsdogs import images
 from catsdogs.archive import natural_key, open_images
 from catsdogs.catalogue import catalogue, ids_of, label_of
 from catsdogs.errors import UserError
 
-COLUMNS = ["id", "path", "label", "sha256", "width", "height", "problem"]
+COLUMNS = ["id", "path", "label", "sha256", "width", "height", "phash", "problem"]
 
 
 def catalogued(tmp_path: Path, members: dict[str, bytes]) -> pd.DataFrame:
@@ -123,12 +121,13 @@ def test_every_image_is_seen(tmp_path: Path) -> None:
     assert list(table.columns) == COLUMNS
     assert table["id"].tolist() == ["cat.1", "cat.2", "cat.10", "dog.1", "unknown"]
     assert table["path"].tolist() == [
-        f"train/{name}" for name in ["cat.1.jpg", "cat.2.jpg", "cat.10.jpg", "dog.1.png"]
-    ] + ["train/unknown.jpg"]
+        *(f"train/{name}" for name in ("cat.1.jpg", "cat.2.jpg", "cat.10.jpg", "dog.1.png", "unknown.jpg"))
+    ]
     assert table["label"].tolist() == pytest.approx([0.0, 0.0, 0.0, 1.0, math.nan], nan_ok=True)
     assert table["sha256"].tolist() == [hashlib.sha256(members[path]).hexdigest() for path in table["path"]]
     assert table["width"].tolist() == [0, 0, 40, 30, 0]
     assert table["height"].tolist() == [0, 0, 30, 40, 0]
+    assert table["phash"].map(len).tolist() == [0, 0, 64, 64, 0]
     empty, cut, good, png, text = table["problem"].tolist()
     assert (good, png) == ("", "")
     assert empty == "does not decode: the file is empty"
@@ -153,34 +152,20 @@ def test_bomb_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert table["problem"][1] == ""
 
 
-def test_table_is_the_same_when_it_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a name looks like a number, a missing value, or CSV."""
-    odd = [
-        "1",
-        "01",
-        "1e5",
-        "NA",
-        "nan",
-        "None",
-        "null",
-        "True",
-        'a "quoted", one',
-        " spaces ",
-        "猫 é",
-        "-1",
-        "#2",
-        "'",
-    ]
-    members = {f"test/{name}.jpg": jpeg(1) for name in odd}
-    first = catalogued(tmp_path, members)
-    assert set(first["id"]) == set(odd)
+def test_table_is_the_same_when_it_is_read_again(tmp_path: Path) -> None:
+    """Also where a name looks like a number, a missing value, or CSV; and tables of older versions are passed over."""
+    odd = ["1", "01", "1e5", "NA", "nan", "None", "True", 'a "quoted", one', " spaces ", "猫 é", "-1", "#2", "'"]
+    source = zip_of(tmp_path / "test.zip", {f"test/{name}.jpg": jpeg(1) for name in odd})
+    folder, cache = open_images(source, tmp_path / "cache", 2**30), tmp_path / "cache"
+    folder_of(cache / "catalogues", {f"{folder.digest}-v1.csv": b"id,path,label,sha256,width,height,problem\n"})
+    first = catalogue(folder, cache)
+    assert list(first.columns) == COLUMNS
     assert first["id"].tolist() == sorted(odd, key=natural_key)
     assert all(type(name) is str for name in first["id"])
     assert first["problem"].tolist() == [""] * len(odd)
     assert first["label"].isna().all()
-    monkeypatch.setattr(catalogue_module, "decode", None)
-    pd.testing.assert_frame_equal(catalogued(tmp_path, {}), first)
-    assert len(list((tmp_path / "cache" / "catalogues").iterdir())) == 1
+    shutil.rmtree(folder.root)  # no image is looked at again
+    pd.testing.assert_frame_equal(catalogue(folder, cache), first)
 
 
 def test_single_class_folder_still_labels(tmp_path: Path) -> None:
@@ -189,12 +174,11 @@ def test_single_class_folder_still_labels(tmp_path: Path) -> None:
     assert table["label"].tolist() == [1.0, 1.0]
 
 
-def test_unreadable_file_is_an_error_and_nothing_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_file_is_an_error_and_nothing_is_stored(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "given", cats_and_dogs(3, 3))
     folder = open_images(source, tmp_path / "cache", 0)
     (source / "train/dog.1.jpg").unlink()
-    paths = ["train/cat.1.jpg", "train/dog.1.jpg"]
-    monkeypatch.setattr(catalogue_module, "image_paths", lambda _: paths)
+    (source / "train/dog.1.jpg").symlink_to("gone")
     with pytest.raises(UserError, match=r"dog\.1\.jpg: cannot be read"):
         catalogue(folder, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
@@ -204,13 +188,3 @@ def test_cache_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("mine")
     with pytest.raises(UserError, match=r"cannot be written.*cache=FOLDER"):
         catalogued(tmp_path, {"cat.1.jpg": jpeg(1)})
-
-
-def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "catsdogs")
-    monkeypatch.setattr(images, "_PROGRESS_FROM", 2)
-    monkeypatch.setattr(images, "_PROGRESS_SECONDS", 0.0)
-    catalogued(tmp_path, cats_and_dogs(2, 1))
-    assert caplog.messages[0].startswith("looking at 3 images in ")
-    assert caplog.messages[1].startswith("looking at images: 1 of 3 images, about ")
-    assert caplog.messages[-1].startswith("looking at images: 3 of 3 images, about 0 s left")

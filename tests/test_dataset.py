@@ -260,17 +260,6 @@ def test_train_may_be_test(tmp_path: Path, cache: Path) -> None:
     assert dataset.test["label"].tolist() == dataset.rows["label"].tolist()
 
 
-def test_relative_paths_start_at_the_current_directory(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder_of(tmp_path / "here" / "my pets", cats_and_dogs(8, 8))
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    relative = load_dataset(data("my pets"), cache)
-    assert relative.root == tmp_path / "here" / "my pets"
-    assert load_dataset(data("~/here/my pets"), cache).digest == relative.digest
-
-
 # Drawn archives
 
 

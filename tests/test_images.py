@@ -103,61 +103,53 @@ def sixteen_bit_colour(high: np.ndarray, low: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_sixteen_bit_grey_is_scaled(form: str) -> None:
-    grey = np.array([[0, 255, 256, 511], [0x1234, 0x8000, 0xFEFF, 0xFFFF]], dtype=np.uint16)
-    expected = np.array([[0, 0, 1, 1], [0x12, 0x80, 0xFE, 0xFF]], dtype=np.uint8)
-    array = decoded(encoded(Image.fromarray(grey), form))
-    np.testing.assert_array_equal(array, np.repeat(expected[..., None], 3, axis=2))
-
-
-def test_sixteen_bit_big_endian_tiff_is_scaled() -> None:
-    big = Image.frombytes("I;16B", (2, 1), b"\x12\x34\xfe\x01")
-    assert decoded(encoded(big, "TIFF"))[0, :, 0].tolist() == [0x12, 0xFE]
-
-
 def test_sixteen_bit_colour_is_as_sixteen_bit_grey() -> None:
     high = np.asarray(picture(5))
     np.testing.assert_array_equal(decoded(sixteen_bit_colour(high, 0x80)), high)
 
 
-def test_grey_and_bilevel_become_rgb() -> None:
-    grey = picture(4).convert("L")
-    np.testing.assert_array_equal(decoded(encoded(grey, "PNG")), np.stack([np.asarray(grey)] * 3, axis=-1))
-    bilevel = Image.fromarray(np.array([[True, False, False]]))
-    assert decoded(encoded(bilevel, "PNG"))[0].tolist() == [[255] * 3, [0] * 3, [0] * 3]
+def row(mode: str, *values: object, palette: list[int] | None = None) -> Image.Image:
+    image = Image.new(mode, (len(values), 1))
+    if palette is not None:
+        image.putpalette(palette)
+    for place, value in enumerate(values):
+        image.putpixel((place, 0), value)  # type: ignore[arg-type]
+    return image
 
 
-def test_transparency_is_laid_over_white() -> None:
-    rgba = Image.new("RGBA", (3, 1))
-    rgba.putpixel((0, 0), (10, 200, 30, 255))
-    rgba.putpixel((1, 0), (10, 200, 30, 0))
-    rgba.putpixel((2, 0), (0, 100, 200, 51))  # a fifth of it, and four fifths of white
-    expected = [[10, 200, 30], [255, 255, 255], [204, 224, 244]]
-    assert decoded(encoded(rgba, "PNG"))[0].tolist() == expected
-    assert decoded(encoded(rgba, "WEBP", lossless=True, exact=True))[0].tolist() == expected
-    grey = Image.new("LA", (2, 1))
-    grey.putpixel((0, 0), (7, 255))
-    grey.putpixel((1, 0), (7, 0))
-    assert decoded(encoded(grey, "PNG"))[0, :, 0].tolist() == [7, 255]
+GREY16 = Image.fromarray(np.array([[255, 256, 0x1234, 0xFEFF]], dtype=np.uint16))
+RGBA = row("RGBA", (10, 200, 30, 255), (10, 200, 30, 0), (0, 100, 200, 51))  # the last: a fifth, and four of white
+LAID = [[10, 200, 30], [255, 255, 255], [204, 224, 244]]
+PALETTE = row("P", 0, 1, 2, palette=[0, 0, 0, 250, 20, 90, 1, 2, 3])
+HOLE = [[0, 0, 0], [255, 255, 255], [1, 2, 3]]
 
 
-def test_palettes_are_looked_up() -> None:
-    image = Image.new("P", (3, 1))
-    image.putpalette([0, 0, 0, 250, 20, 90, 1, 2, 3])
-    for place in range(3):
-        image.putpixel((place, 0), place)
-    assert decoded(encoded(image, "PNG"))[0].tolist() == [[0, 0, 0], [250, 20, 90], [1, 2, 3]]
-    for form, transparency in (("GIF", 1), ("PNG", 1), ("PNG", bytes([255, 0, 255]))):
-        array = decoded(encoded(image, form, transparency=transparency))
-        assert array[0].tolist() == [[0, 0, 0], [255, 255, 255], [1, 2, 3]]
+@pytest.mark.parametrize(
+    ("image", "form", "options", "expected"),
+    [
+        (GREY16, "PNG", {}, [0, 1, 0x12, 0xFE]),
+        (GREY16, "TIFF", {}, [0, 1, 0x12, 0xFE]),
+        (Image.frombytes("I;16B", (2, 1), b"\x12\x34\xfe\x01"), "TIFF", {}, [0x12, 0xFE]),
+        (row("L", 7, 90), "PNG", {}, [7, 90]),
+        (row("1", 1, 0, 0), "PNG", {}, [255, 0, 0]),
+        (row("LA", (7, 255), (7, 0)), "PNG", {}, [7, 255]),
+        (RGBA, "PNG", {}, LAID),
+        (RGBA, "WEBP", {"lossless": True, "exact": True}, LAID),
+        (PALETTE, "PNG", {}, [[0, 0, 0], [250, 20, 90], [1, 2, 3]]),
+        (PALETTE, "GIF", {"transparency": 1}, HOLE),
+        (PALETTE, "PNG", {"transparency": 1}, HOLE),
+        (PALETTE, "PNG", {"transparency": bytes([255, 0, 255])}, HOLE),
+        (row("CMYK", (0, 255, 255, 0)), "TIFF", {}, [[255, 0, 0]]),
+    ],
+)
+def test_every_mode_becomes_rgb(image: Image.Image, form: str, options: dict[str, object], expected: list) -> None:
+    grey = [value if isinstance(value, list) else [value] * 3 for value in expected]
+    assert decoded(encoded(image, form, **options))[0].tolist() == grey
 
 
-def test_cmyk_becomes_rgb() -> None:
-    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # red
-    array = decoded(encoded(image, "JPEG", quality=95))
+def test_cmyk_jpeg_is_not_inverted() -> None:
+    array = decoded(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95))
     assert abs(array.astype(int) - [255, 0, 0]).max() <= 3
-    assert decoded(encoded(image, "TIFF"))[0, 0].tolist() == [255, 0, 0]
 
 
 def test_first_frame_counts() -> None:

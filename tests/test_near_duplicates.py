@@ -3,27 +3,26 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import imagehash
 import numpy as np
 import pandas as pd
 import pytest
 from drawn import encoded, folder_of, scene
 from PIL import Image, ImageEnhance
 
-from catsdogs import near_duplicates
 from catsdogs.archive import open_images
 from catsdogs.catalogue import catalogue
-from catsdogs.errors import UserError
-from catsdogs.near_duplicates import MOST_BITS, components, groups, hashes, pairs
+from catsdogs.near_duplicates import MOST_BITS, components, groups, hashes, pairs, phash
 
 
-def rows_of(tmp_path: Path, members: dict[str, bytes]) -> tuple[pd.DataFrame, Path]:
+def rows_of(tmp_path: Path, members: dict[str, bytes]) -> pd.DataFrame:
     folder = open_images(folder_of(tmp_path / "given", members), tmp_path / "cache", 0)
-    return catalogue(folder, tmp_path / "cache"), folder.root
+    return catalogue(folder, tmp_path / "cache")
 
 
 def grouped(tmp_path: Path, members: dict[str, bytes]) -> set[frozenset[str]]:
-    rows, root = rows_of(tmp_path, members)
-    found = groups(rows, root, tmp_path / "cache")
+    rows = rows_of(tmp_path, members)
+    found = groups(rows)
     assert found.name == "group"
     assert list(found.index) == list(rows.index)
     for name, group in rows.groupby(found)["sha256"]:
@@ -48,11 +47,19 @@ def test_copies_share_a_group_and_others_do_not(tmp_path):
 
 def test_order_of_rows_does_not_matter(tmp_path):
     members = {f"cat.{seed}.jpg": encoded(scene(seed // 2), quality=60 + 20 * (seed % 2)) for seed in range(12)}
-    rows, root = rows_of(tmp_path, members)
-    found = groups(rows, root, tmp_path / "cache")
+    rows = rows_of(tmp_path, members)
+    found = groups(rows)
     assert found.nunique() == 6
     shuffled = rows.sample(frac=1, random_state=3)
-    pd.testing.assert_series_equal(groups(shuffled, root, tmp_path / "cache").sort_index(), found)
+    pd.testing.assert_series_equal(groups(shuffled).sort_index(), found)
+
+
+def test_hash_is_that_of_imagehash_on_64_pixels(tmp_path):
+    picture = scene(3, 150).crop((0, 0, 150, 90))
+    rows = rows_of(tmp_path, {"cat.1.png": encoded(picture, "PNG"), "dog.1.png": encoded(scene(4), "PNG")})
+    known = imagehash.phash(picture.resize((64, 64), Image.Resampling.BILINEAR), 16)
+    assert rows["phash"][0] == phash(np.asarray(picture)) == str(known)
+    np.testing.assert_array_equal(bits_of(hashes(rows))[0], known.hash.ravel())
 
 
 def bits_of(words: np.ndarray) -> np.ndarray:
@@ -93,42 +100,6 @@ def test_components_follow_chains():
     joined = pd.DataFrame({"one": [0, 1], "other": [1, 2]})
     # Both rows called b are one thing.
     assert components(names, joined).to_dict() == {10: "b", 11: "b", 12: "b", 13: "a", 14: "e", 15: "b"}
-
-
-def test_no_image_twice(tmp_path, monkeypatch):
-    members = {f"cat.{seed}.jpg": encoded(scene(seed)) for seed in range(6)}
-    rows, root = rows_of(tmp_path, members)
-    cache = tmp_path / "cache"
-    first = hashes(rows.iloc[:4], root, cache)
-    hashed = []
-    real = near_duplicates.squeezed
-    monkeypatch.setattr(near_duplicates, "squeezed", lambda *given: hashed.append(given[1]) or real(*given))
-    both = hashes(rows.iloc[::-1], root, cache)
-    assert sorted(hashed) == ["cat.4.jpg", "cat.5.jpg"]
-    np.testing.assert_array_equal(both[::-1][:4], first)
-    hashed.clear()
-    np.testing.assert_array_equal(hashes(rows, root, cache), both[::-1])
-    assert not hashed
-
-
-@pytest.mark.parametrize("damage", ["", "sha256,hash\nabc,12\n", "sha256\n", "\x00\xff"])
-def test_damaged_cache_is_made_again(tmp_path, damage):
-    rows, root = rows_of(tmp_path, {f"cat.{seed}.jpg": encoded(scene(seed)) for seed in range(3)})
-    cache = tmp_path / "cache"
-    expected = hashes(rows, root, cache)
-    (kept,) = (cache / "near_duplicates").iterdir()
-    kept.write_bytes(damage.encode("latin-1"))
-    np.testing.assert_array_equal(hashes(rows, root, cache), expected)
-
-
-def test_changed_and_vanished_images_are_told(tmp_path):
-    rows, root = rows_of(tmp_path, {f"cat.{seed}.jpg": encoded(scene(seed)) for seed in range(2)})
-    (root / "cat.1.jpg").write_bytes(encoded(scene(9)))
-    with pytest.raises(UserError, match=r"cat\.1\.jpg: has changed"):
-        groups(rows, root, tmp_path / "cache")
-    (root / "cat.0.jpg").unlink()
-    with pytest.raises(UserError, match=r"cat\.0\.jpg: cannot be read"):
-        groups(rows, root, tmp_path / "cache")
 
 
 def test_upright_and_stored_turned_are_alike(tmp_path):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
+import itertools
 import logging
-import re
 import subprocess
 import sys
 import zipfile
@@ -24,8 +23,8 @@ from sklearn.preprocessing import StandardScaler
 
 from catsdogs import sample as sample_module
 from catsdogs.errors import UserError
+from catsdogs.pictures import photograph
 from catsdogs.sample import sample_archives
-from catsdogs.sample_animals import traits_of
 from catsdogs.schema import Sample
 
 SETTINGS = Sample(images_per_class=120, test_images=21, seed=3)
@@ -43,31 +42,28 @@ def members(path: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def test_archives_are_named_as_the_real_ones(archives: tuple[Path, Path]) -> None:
+def test_archives_are_named_as_the_real_ones_and_carry_no_time_and_no_machine(archives: tuple[Path, Path]) -> None:
     train, test = archives
     assert (train.name, test.name) == ("train.zip", "test.zip")
-    expected = {f"train/{animal}.{n}.jpg" for animal in ("cat", "dog") for n in range(120)}
-    assert set(members(train)) == expected
+    assert set(members(train)) == {f"train/{animal}.{n}.jpg" for animal in ("cat", "dog") for n in range(120)}
     assert list(members(test)) == [f"test/{n}.jpg" for n in range(1, 22)]
+    for path in archives:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                assert entry.date_time == (1980, 1, 1, 0, 0, 0)
+                assert (entry.create_system, entry.external_attr) == (3, 0o644 << 16)
 
 
 def test_pictures_are_distinct_rgb_jpegs_of_varied_size(archives: tuple[Path, Path]) -> None:
     jpegs = [data for path in archives for data in members(path).values()]
-    assert len({hashlib.sha256(data).digest() for data in jpegs}) == len(jpegs)
-    sizes = []
-    for data in jpegs:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            assert (image.format, image.mode) == ("JPEG", "RGB")
-            sizes.append(image.size)
-            assert np.asarray(image).std() > 5
-    longer = np.max(sizes, axis=1)
-    assert 89 <= longer.min() < 100
-    assert 150 < longer.max() <= 160
-    aspects = np.divide(*np.transpose(sizes))
-    assert aspects.min() < 0.8
-    assert aspects.max() > 1.25
-    assert len(set(sizes)) > 200
+    assert len(set(jpegs)) == len(jpegs)
+    images = [Image.open(io.BytesIO(data)) for data in jpegs]
+    assert {(image.format, image.mode) for image in images} == {("JPEG", "RGB")}
+    assert all(np.asarray(image).std() > 5 for image in images)
+    sizes = np.array([image.size for image in images])
+    assert 89 <= sizes.max(axis=1).min() < 100
+    assert 150 < sizes.max(axis=1).max() <= 160
+    assert np.ptp(np.log(sizes[:, 0] / sizes[:, 1])) > 0.5
 
 
 def test_the_same_settings_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
@@ -80,14 +76,6 @@ def test_the_same_settings_give_the_same_bytes_in_another_process(tmp_path: Path
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "there")], check=True, cwd=root)
     there = [path.read_bytes() for path in sample_archives(FEW, tmp_path / "there")]
     assert here == there
-
-
-def test_archives_carry_no_time_and_no_machine(archives: tuple[Path, Path]) -> None:
-    for path in archives:
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                assert entry.date_time == (1980, 1, 1, 0, 0, 0)
-                assert (entry.create_system, entry.external_attr) == (3, 0o644 << 16)
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"images_per_class": 9}, {"test_images": 4}])
@@ -103,25 +91,13 @@ def test_every_setting_has_a_folder_of_its_own(tmp_path: Path, change: dict[str,
         assert not any(same) if "seed" in change else all(same)
 
 
-def test_a_version_of_the_drawing_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, _ = sample_archives(FEW, tmp_path)
-    monkeypatch.setattr(sample_module, "_DRAWING_VERSION", -1)
-    assert sample_archives(FEW, tmp_path)[0] != train
-
-
-def test_draws_once_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_draws_once_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="catsdogs.sample")
-    drawn = sample_archives(FEW, tmp_path)
-    assert [re.match(r"drawing 19 sample images", record.message) is not None for record in caplog.records] == [True]
-
-    def refuse(*arguments: object) -> None:
-        raise AssertionError("drawn again")
-
-    monkeypatch.setattr(sample_module, "photograph", refuse)
-    assert sample_archives(FEW, tmp_path) == drawn
-    assert len(caplog.records) == 1
+    train, test = sample_archives(FEW, tmp_path)
+    assert [record.message.startswith("drawing 19 sample images") for record in caplog.records] == [True]
+    train.write_bytes(b"as it is")
+    assert sample_archives(FEW, tmp_path) == (train, test)
+    assert train.read_bytes() == b"as it is"
 
 
 @pytest.mark.parametrize("name", ["train.zip", "test.zip", "test_labels.csv"])
@@ -137,11 +113,11 @@ def test_a_missing_file_is_drawn_again(tmp_path: Path, name: str) -> None:
 def test_an_interrupted_drawing_leaves_no_half_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = sample_module.photograph, []
 
-    def interrupted(animal: str, rng: np.random.Generator) -> tuple[Image.Image, int]:
-        calls.append(animal)
+    def interrupted(number: int, rng: np.random.Generator) -> tuple[Image.Image, int]:
+        calls.append(number)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return original(animal, rng)
+        return original(number, rng)
 
     monkeypatch.setattr(sample_module, "photograph", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -158,30 +134,23 @@ def test_a_cache_that_cannot_be_written_is_told_in_one_sentence(tmp_path: Path) 
 # What the pictures give away
 
 
-def what_was_drawn(monkeypatch: pytest.MonkeyPatch, sample: Sample, cache: Path) -> tuple[list[str], Path]:
-    """The animals in the order of drawing, with pictures too small to take time."""
-    animals: list[str] = []
-
-    def tiny(animal: str, rng: np.random.Generator) -> tuple[Image.Image, int]:
-        animals.append(animal)
-        return Image.new("RGB", (1, 1)), 75
-
-    monkeypatch.setattr(sample_module, "photograph", tiny)
-    return animals, sample_archives(sample, cache)[0].parent
-
-
 def test_a_few_training_images_are_mislabelled_and_no_test_image_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample = Sample(images_per_class=2000, test_images=1000, seed=1)
-    animals, folder = what_was_drawn(monkeypatch, sample, tmp_path)
-    named = [Path(name).name.split(".")[0] for name in members(folder / "train.zip")]
-    wrong = np.array([drawn != name for drawn, name in zip(animals[:4000], named, strict=True)])
-    assert 0.02 < wrong.mean() < 0.04  # 0.03, standard error 0.0027
-    truth = pd.read_csv(folder / "test_labels.csv")
+    drawn: list[int] = []
+
+    def tiny(number: int, rng: np.random.Generator) -> tuple[Image.Image, int]:
+        drawn.append(number)
+        return Image.new("RGB", (1, 1)), 75
+
+    monkeypatch.setattr(sample_module, "photograph", tiny)
+    train, _ = sample_archives(Sample(images_per_class=2000, test_images=1000, seed=1), tmp_path)
+    named = [int("dog" in name) for name in members(train)]
+    assert 0.02 < np.not_equal(drawn[:4000], named).mean() < 0.04  # 0.03, standard error 0.0027
+    truth = pd.read_csv(train.parent / "test_labels.csv")
     assert list(truth.columns) == ["id", "label"]
     assert truth["id"].tolist() == list(range(1, 1001))
-    assert truth["label"].tolist() == [int(animal == "dog") for animal in animals[4000:]]
+    assert truth["label"].tolist() == drawn[4000:]
     assert 0.45 < truth["label"].mean() < 0.55
     # No order to be read from the ids: neighbours agree as often as not.
     assert 0.45 < (truth["label"].to_numpy()[1:] == truth["label"].to_numpy()[:-1]).mean() < 0.55
@@ -203,21 +172,24 @@ def test_sizes_and_jpeg_settings_tell_nothing(archives: tuple[Path, Path]) -> No
         assert 0.36 < auc < 0.64, (name, auc)  # 0.5 less or more 3.7 standard errors for 120 + 120 images
 
 
-def test_every_trait_occurs_in_both_and_differs_in_how_often() -> None:
-    drawn = {
-        animal: [traits_of(animal, np.random.default_rng([0, n])) for n in range(1000)] for animal in ("cat", "dog")
-    }
-    for name in ("pointed", "folded", "floppy"):
-        assert all(any(traits.ears == name for traits in drawn[animal]) for animal in drawn)
-    for name in ("whiskers", "tongue", "stripes", "pink_nose", "collar"):
-        shares = {animal: np.mean([getattr(traits, name) for traits in drawn[animal]]) for animal in drawn}
-        assert all(0.02 < share < 0.98 for share in shares.values()), name
-        assert abs(shares["cat"] - shares["dog"]) > 0.05, name
-    pointed = {animal: np.mean([traits.ears == "pointed" for traits in drawn[animal]]) for animal in drawn}
-    assert pointed["cat"] > 0.85 > 0.15 > pointed["dog"]
-    furs = {animal: np.array([traits.fur for traits in drawn[animal]]).mean(axis=1) for animal in drawn}
-    brightness = np.concatenate([furs["cat"], furs["dog"]])
-    assert 0.4 < roc_auc_score(np.repeat([0, 1], 1000), brightness) < 0.6
+def test_colors_tell_nothing(archives: tuple[Path, Path]) -> None:
+    pictures = members(archives[0])
+    labels = ["dog" in name for name in pictures]
+    means = np.array([np.asarray(Image.open(io.BytesIO(data))).mean(axis=(0, 1)) for data in pictures.values()])
+    for color in means.T:
+        assert 0.36 < roc_auc_score(labels, color) < 0.64
+
+
+def test_every_class_has_its_own_shape() -> None:
+    """Three classes and another one, by the same random numbers, so that all else is the same."""
+
+    def drawn(number: int) -> np.ndarray:
+        images = [photograph(number, np.random.default_rng(n))[0].convert("L").resize((32, 32)) for n in range(40)]
+        return np.stack([np.asarray(image, float) for image in images])
+
+    np.testing.assert_array_equal(drawn(2), drawn(2))
+    for one, other in itertools.combinations(map(drawn, (0, 1, 2, 99)), 2):
+        assert np.abs(one - other).mean() > 3
 
 
 def test_a_linear_model_on_pixels_stays_near_chance(archives: tuple[Path, Path]) -> None:

@@ -1,26 +1,21 @@
-"""Catalogue + perceptual hashes -> groups of exact copies and near-duplicates; copies in a test set, counted."""
+"""Catalogue -> groups of exact copies and near-duplicates; copies in a test set, counted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
-from catsdogs.archive import ImageFolder
-from catsdogs.catalogue import catalogue
 from catsdogs.near_duplicates import components, hashes, pairs
 
 EXACT, NEAR = "exact", "near"
 
 
-def copies(rows: pd.DataFrame, root: Path, cache: Path) -> pd.DataFrame:
+def copies(rows: pd.DataFrame) -> pd.DataFrame:
     """Images that occur more than once.
 
     Args:
         rows: of a catalogue.
-        root: the folder of the images.
-        cache: the cache folder.
 
     Returns:
         A row per image of a group of two or more, groups under both labels first, then by their first image: group
@@ -30,7 +25,7 @@ def copies(rows: pd.DataFrame, root: Path, cache: Path) -> pd.DataFrame:
         a group under both labels, as who is right is not known).
     """
     rows = rows[rows["width"] > 0].reset_index(drop=True)
-    near = pairs(hashes(rows, root, cache))
+    near = pairs(hashes(rows))
     both_ways = pd.concat([near, near.rename(columns={"one": "other", "other": "one"})])
     bits = both_ways.groupby("one")["bits"].min()
     table = rows[["id", "label", "sha256", "width", "height"]].assign(
@@ -65,11 +60,10 @@ class Leak:
     train_images: int
 
 
-def leak(rows: pd.DataFrame, root: Path, test_folder: ImageFolder, cache: Path) -> Leak:
-    """Count the copies of training images in a test set; `rows` are of a catalogue."""
-    test = catalogue(test_folder, cache)
+def leak(rows: pd.DataFrame, test: pd.DataFrame) -> Leak:
+    """Count the copies of training images in a test set; both are rows of a catalogue."""
     rows, test = rows[rows["width"] > 0], test[test["width"] > 0]
-    near = pairs(hashes(test, test_folder.root, cache), hashes(rows, root, cache))
+    near = pairs(hashes(test), hashes(rows))
     return Leak(
         test_images=near["one"].nunique(),
         of_test_images=len(test),

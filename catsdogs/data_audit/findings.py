@@ -107,9 +107,9 @@ def findings(
         rows=rows,
         root=folder.root,
         oddities=oddities(rows, folder.root),
-        copies=copies(in_use, folder.root, cache),
+        copies=copies(in_use),
         suspects=told,
-        leak=None if test_folder is None else leak(rows, folder.root, test_folder, cache),
+        leak=None if test_folder is None else leak(rows, catalogue(test_folder, cache)),
     )
 
 
