@@ -87,7 +87,7 @@ def check_page(output: Path, kind: str) -> None:
         raise UserError(f"--output {output}: this is a folder; name a file in it")
     if output.exists() and f": catsdogs {kind}</title>".encode() not in output.read_bytes()[:8192]:
         raise UserError(
-            f"--output {output}: this file was not written by catsdogs-{kind}, and is kept; choose another --output=FILE"
+            f"--output {output}: this file is not from catsdogs-{kind}, and is kept; choose another --output=FILE"
         )
 
 

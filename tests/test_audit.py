@@ -351,7 +351,7 @@ def test_again_in_its_own_place_and_nowhere_else(made, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize(
     ("existing", "output", "told"),
     [
-        ("mine.html", "mine.html", "was not written by catsdogs-audit"),
+        ("mine.html", "mine.html", "is not from catsdogs-audit"),
         ("mine/notes.txt", "mine.html", "where other files are"),
         ("mine", "mine.html", "where other files are"),
         ("folder.html/x", "folder.html", "this is a folder"),

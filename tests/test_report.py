@@ -180,7 +180,7 @@ def test_odd_values_in_a_result_are_no_crash(study, command, quick):
         (("multirun/s", "--output", "x.csv"), ["x.csv", "HTML"]),
         (("multirun/s", "--output", "multirun/s.html"), ["multirun/s.html", "tables", "--output"]),
         (("multirun/s", "--output", "file.txt/x.html"), ["file.txt", "--output"]),
-        (("multirun/s", "--output", "mine.html"), ["mine.html", "not written by catsdogs-report"]),
+        (("multirun/s", "--output", "mine.html"), ["mine.html", "not from catsdogs-report"]),
         (("--watch", "multirun/s"), ["--watch multirun/s", "seconds"]),
         (("multirun/s", "--watch", "0"), ["--watch 0", "at least 1"]),
         (("multirun/s", "--watch", "nan"), ["--watch nan"]),
