@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from catsdogs.errors import UserError, exit_status_of
+from catsdogs.files import check_page
 from catsdogs.progress import printable
 
 _MOST_UNPACKED = 20 * 2**30  # bytes of images in a zip
@@ -23,7 +23,8 @@ _MOST_UNPACKED = 20 * 2**30  # bytes of images in a zip
 
 def _audit(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    _check_output(options.output)
+    check_page(options.output, "audit")
+    _check_tables(options.output)
     # Here, so that --help and mistakes are quick.
     from catsdogs.archive import open_images
     from catsdogs.data_audit.findings import findings, write_tables
@@ -75,17 +76,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _check_output(output: Path) -> None:
-    """Before anything long: the page and its tables must not replace what no audit wrote."""
+def _check_tables(output: Path) -> None:
+    """They must not be written among what no audit wrote."""
     from catsdogs.data_audit.findings import TITLES
-    from catsdogs.data_audit.page import is_ours
 
-    if output.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--output {output}: the page is HTML; name it {shlex.quote(f'{output}.html')}")
-    if output.is_dir():
-        raise UserError(f"--output {output}: this is a folder; name a file in it")
-    if output.exists() and not is_ours(output):
-        raise UserError(f"--output {output}: this file was not written by an audit; choose another --output=FILE")
     beside = output.with_suffix("")
     ours = {f"{name}.csv" for name in TITLES}
     if beside.exists() and not (beside.is_dir() and {file.name for file in beside.iterdir()} <= ours):

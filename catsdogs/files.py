@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Collection, Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
+
+from catsdogs.errors import UserError
 
 
 @contextmanager
@@ -67,6 +70,25 @@ def free_name(path: Path) -> Path:
     while (candidate := path.with_name(f"{path.name}.{number}")).exists():
         number += 1
     return candidate
+
+
+def check_page(output: Path, kind: str) -> None:
+    """Before anything long: a page must not replace what is none.
+
+    Args:
+        kind: `report`, `audit`: what its title ends with.
+
+    Raises:
+        UserError: this cannot be the name of a page, or another file has it.
+    """
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--output {output}: the page is HTML; name it {shlex.quote(f'{output}.html')}")
+    if output.is_dir():
+        raise UserError(f"--output {output}: this is a folder; name a file in it")
+    if output.exists() and f": catsdogs {kind}</title>".encode() not in output.read_bytes()[:8192]:
+        raise UserError(
+            f"--output {output}: this file is not from catsdogs-{kind}, and is kept; choose another --output=FILE"
+        )
 
 
 # The name of a file need not be UTF-8. Python reads such bytes as halves of characters, which are written as escapes.

@@ -16,20 +16,14 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catsdogs.errors import UserError, exit_status_of
-from catsdogs.progress import duration, printable
-from catsdogs.study import (
-    PLAN,
-    RESULT,
-    RUNNING,
-    SILENT_SECONDS,
-    retrain_command,
-    silent_seconds,
-    write_leaderboard,
-)
+from catsdogs.files import check_page
+from catsdogs.progress import printable
+from catsdogs.study import PLAN, RESULT, RUNNING, retrain_command, write_leaderboard
 
 if TYPE_CHECKING:
     from catsdogs.comparison.evidence import Evidence
@@ -38,18 +32,6 @@ PAGE = "report.html"
 
 _WATCH_SECONDS = 10.0
 _LEAST_WATCH_SECONDS = 1.0
-
-# What the report reads of a study and its jobs; logs are not among them.
-_READ = {
-    PLAN,
-    RESULT,
-    "trials.csv",
-    "history.csv",
-    "validation.csv",
-    "metrics.json",
-    "recipe.json",
-    "predictions.csv",
-}
 
 
 def summarise(study: Path) -> None:
@@ -122,118 +104,31 @@ def _not_done(what: str, study: Path, error: Exception) -> None:
     print(printable(f"warning: {what} ({reason}); results are kept, and `{again}` tries again"), file=sys.stderr)
 
 
-def _watch(folders: list[Path], output: Path, seconds: float) -> Evidence | None:
-    """Write page, tables and leaderboards whenever something has changed, until no job runs or waits any more.
+def _watch(folders: list[Path], output: Path, seconds: float) -> Evidence:
+    """Write page, tables and leaderboards again and again until no job runs or waits any more, or Ctrl-C."""
+    from catsdogs.comparison.evidence import WAITING
+    from catsdogs.study_progress import line
 
-    Returns:
-        What was read last; None if the user left before anything was there.
-    """
-    seen: object = None
-    evidence: Evidence | None = None
-    problem = ""
+    for folder in folders:
+        while (folder / PLAN).is_file() and not any(folder.glob(f"*/{RESULT}")):
+            print(printable(f"{folder.resolve().name}: no job has begun yet"), flush=True)
+            time.sleep(seconds)
     try:
-        _wait_for_jobs(folders, seconds)
         while True:
-            state = _state(folders)
-            if state != seen:
-                try:
-                    evidence = _write(folders, output, watching=True)
-                    _write_leaderboards(folders)
-                    seen, problem = state, ""
-                    _say(_progress(folders))
-                except (OSError, UserError, ValueError) as error:
-                    # A file is being replaced, or a failed job moved away. What fails at first, fails for good.
-                    if evidence is None and not isinstance(error, FileNotFoundError):
-                        raise
-                    if str(error) != problem:
-                        problem = str(error)
-                        _say(problem)
-            if evidence is not None:
-                silent = _silent(folders)
-                if not _unfinished(evidence):
-                    break
-                if SILENT_SECONDS < silent < math.inf:
-                    _say(f"no file has changed for {duration(silent)}: what still ran was probably killed")
+            # A failed job may be moved away while it is read.
+            with suppress(FileNotFoundError):
+                evidence = _write(folders, output, watching=True)
+                _write_leaderboards(folders)
+                now = datetime.datetime.now(datetime.UTC)
+                lines = [line(folder, now, folder.resolve().name) for folder in folders]
+                print(f"{now.astimezone():%H:%M:%S} {'; '.join(lines)}", flush=True)
+                if not evidence.board["status"].isin([RUNNING, WAITING]).any():
                     break
             time.sleep(seconds)
     except KeyboardInterrupt:
-        _say("no longer watched")
+        print("no longer watched")
     # A page that nobody rewrites must not go on loading itself.
-    return None if evidence is None else _write_at_last(folders, output)
-
-
-def _write_at_last(folders: list[Path], output: Path) -> Evidence:
-    for _ in range(5):
-        try:
-            return _write(folders, output)
-        except FileNotFoundError:
-            # Of a job that goes on, a file is being replaced.
-            time.sleep(0.2)
     return _write(folders, output)
-
-
-def _wait_for_jobs(folders: list[Path], seconds: float) -> None:
-    """Until the first job of every study that was started has begun."""
-    for folder in folders:
-        told = False
-        while (folder / PLAN).is_file() and not any((job / RESULT).is_file() for job in _inside(folder)):
-            if not told:
-                _say(f"{folder.resolve().name}: no job has begun yet")
-            told = True
-            time.sleep(seconds)
-
-
-def _unfinished(evidence: Evidence) -> bool:
-    from catsdogs.comparison.evidence import WAITING
-
-    return bool(evidence.board["status"].isin([RUNNING, WAITING]).any())
-
-
-def _state(folders: list[Path]) -> object:
-    """Changes whenever a file changes that the report reads."""
-    found = []
-    for folder in folders:
-        inside = _inside(folder)
-        for file in inside + [file for job in inside for file in _inside(job)]:
-            if file.name in _READ:
-                try:
-                    status = file.stat()
-                except OSError:
-                    continue
-                found.append((str(file), status.st_mtime_ns, status.st_size))
-    return sorted(found)
-
-
-def _silent(folders: list[Path]) -> float:
-    """Seconds since a file of a job changed last, logs among them."""
-    found = [math.inf]
-    for folder in folders:
-        for job in _inside(folder):
-            try:
-                if job.is_dir() and job != (folder / PAGE).with_suffix(""):
-                    found.append(silent_seconds(job))
-            except OSError:
-                continue
-    return min(found)
-
-
-def _inside(folder: Path) -> list[Path]:
-    """What is in a folder; nothing if it is gone, or none."""
-    try:
-        return list(folder.iterdir())
-    except OSError:
-        return []
-
-
-def _progress(folders: list[Path]) -> str:
-    from catsdogs.study_progress import line, study_progress
-
-    now = datetime.datetime.now(datetime.UTC)
-    return "; ".join(line(study_progress(folder, now), now, folder.resolve().name) for folder in folders)
-
-
-def _say(text: str) -> None:
-    print(printable(f"{datetime.datetime.now():%H:%M:%S} {text}"), flush=True)
 
 
 def _write_leaderboards(folders: list[Path]) -> None:
@@ -273,7 +168,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=_seconds,
         const=_WATCH_SECONDS,
         metavar="SECONDS",
-        help=f"write it again until the last job has ended, every {_WATCH_SECONDS:g} seconds if something has changed",
+        help=f"write it again every {_WATCH_SECONDS:g} seconds until the last job has ended",
     )
     parser.add_argument(
         "--tensorboard",
@@ -294,21 +189,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         raise UserError("no study is given; give its folder first, as in `python -m catsdogs.report multirun/NAME`")
     for name in ("tensorboard", "mlflow"):
         value = getattr(options, name)
-        if value and ((Path(value) / PLAN).is_file() or any((job / RESULT).is_file() for job in _inside(Path(value)))):
+        if value and ((Path(value) / PLAN).is_file() or any(Path(value).glob(f"*/{RESULT}"))):
             raise UserError(f"--{name} {value}: this is a study; give the studies first, and --{name} after them")
     if options.output is not None:
-        if options.output.suffix.lower() not in (".html", ".htm"):
-            raise UserError(f"--output {options.output}: the page is HTML; name it {options.output}.html")
-        if options.output.is_dir():
-            raise UserError(f"--output {options.output}: this is a folder; name a file in it")
-        if options.output.is_file() and not _ours(options.output):
-            raise UserError(f"--output {options.output}: this file is not a report, and is kept; choose another name")
+        check_page(options.output, "report")
     return options
-
-
-def _ours(page: Path) -> bool:
-    with page.open("rb") as file:
-        return b": catsdogs report</title>" in file.read(8192)
 
 
 def _report(arguments: Sequence[str] | None = None) -> int:
@@ -321,7 +206,7 @@ def _report(arguments: Sequence[str] | None = None) -> int:
     output = options.output or home / PAGE
     try:
         if options.watch is None:
-            evidence: Evidence | None = _write(folders, output)
+            evidence = _write(folders, output)
             _write_leaderboards(folders)
         else:
             evidence = _watch(folders, output, options.watch)
@@ -330,8 +215,6 @@ def _report(arguments: Sequence[str] | None = None) -> int:
         raise UserError(
             f"{output}: {error.strerror or error}{place}; choose where it is written with --output=FILE"
         ) from error
-    if evidence is None:
-        return 0
     found = print_answer(evidence)
     try:
         _export(options, evidence, home)

@@ -25,7 +25,7 @@ from catsdogs.data_audit.oddities import TINY_PIXELS, oddities
 from catsdogs.data_audit.suspects import suspects
 from catsdogs.dataset import load_dataset
 from catsdogs.errors import UserError
-from catsdogs.files import write_csv
+from catsdogs.files import check_page, write_csv
 from catsdogs.near_duplicates import groups
 from catsdogs.schema import Data
 
@@ -351,7 +351,7 @@ def test_again_in_its_own_place_and_nowhere_else(made, tmp_path, monkeypatch, ca
 @pytest.mark.parametrize(
     ("existing", "output", "told"),
     [
-        ("mine.html", "mine.html", "was not written by an audit"),
+        ("mine.html", "mine.html", "is not from catsdogs-audit"),
         ("mine/notes.txt", "mine.html", "where other files are"),
         ("mine", "mine.html", "where other files are"),
         ("folder.html/x", "folder.html", "this is a folder"),
@@ -401,7 +401,7 @@ def test_pictures_of_many_groups_are_bounded(tmp_path, monkeypatch):
     # What has no box on the page is in the list all the same.
     boxes = [a["data-id"] for a, _ in document.all("input") if "checked" in a]
     assert sorted([*json.loads(listed["data-ignored"]), *boxes]) == sorted(found.ignore)
-    assert page.is_ours(tmp_path / "a.html")
+    check_page(tmp_path / "a.html", "audit")
 
 
 def test_zip_with_everything_broken(tmp_path, monkeypatch, capsys):

@@ -19,7 +19,7 @@ In the order of the data:
     sections        evidence -> the values of every section of the page
     page            all of these -> one self-contained HTML page
     tables          all of these -> CSV files
-    timeline        trials and epochs -> curves by execution, and when each epoch was over
+    timeline        trials and epochs -> curves, and when each epoch was over
     to_tensorboard  evidence -> TensorBoard event files
     to_mlflow       evidence -> MLflow runs
 

@@ -338,10 +338,11 @@ def _stacked(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
 
 def _epochs(job: Job, label: str, problems: list[str]) -> pd.DataFrame:
     """`history.csv` of a job, with its label."""
-    table = _table(job.folder / "history.csv", {"trial", "epoch", "val_log_loss"}, f"job {label}", problems)
+    needed = {"trial", "execution", "epoch", "val_log_loss"}
+    table = _table(job.folder / "history.csv", needed, f"job {label}", problems)
     if table is None:
         return pd.DataFrame()
-    if {"execution", "fold"} <= set(table):
+    if "fold" in table:
         # Every fold is a training of its own, with curves of its own.
         executions = table["execution"] * (table["fold"].max() + 1) + table["fold"]
         table = table.assign(execution=executions).drop(columns="fold")

@@ -12,25 +12,18 @@ import pandas as pd
 _NOT_METRICS = {"label", "trial", "execution", "epoch", "seconds"}
 
 
-def curves(epochs: pd.DataFrame) -> dict[tuple[str, str], dict[int, pd.DataFrame]]:
-    """By label and trial, by execution: a row per epoch, in order. The first execution comes first."""
-    found: dict[tuple[str, str], dict[int, pd.DataFrame]] = {}
+def curves(epochs: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """By label and trial: a row per epoch of its first execution, in order."""
     if epochs.empty:
-        return found
-    if "execution" not in epochs:
-        epochs = epochs.assign(execution=0)
-    ordered = epochs.sort_values(["execution", "epoch"])
-    for key, table in ordered.groupby(["label", "trial", "execution"], sort=False):
-        label, trial, execution = map(str, key)
-        found.setdefault((label, trial), {})[int(execution)] = table
-    return found
+        return {}
+    first = epochs[epochs["execution"] == 0].sort_values("epoch")
+    return {(str(label), str(trial)): table for (label, trial), table in first.groupby(["label", "trial"])}
 
 
 def metric_names(epochs: pd.DataFrame) -> list[str]:
     """The metrics among the columns of a trial's epochs."""
-    return [
-        str(name) for name in epochs if name not in _NOT_METRICS and pd.api.types.is_numeric_dtype(epochs[str(name)])
-    ]
+    numbers = epochs.select_dtypes("number")
+    return [str(name) for name in numbers if name not in _NOT_METRICS]
 
 
 def ended_at(trial: Mapping[Any, Any]) -> float:

@@ -26,16 +26,6 @@ _MOST_ODD = 36
 _MOST_UNDECODABLE = 100  # rows, which have no picture
 
 
-def is_ours(file: Path) -> bool:
-    """Whether a file is the page of an audit."""
-    try:
-        with file.open(encoding="utf-8", errors="replace") as opened:
-            head = opened.read(2**12)
-    except OSError:
-        return False
-    return f": catsdogs {_KIND}</title>" in head
-
-
 def write_page(output: Path, found: Findings, written: Sequence[str]) -> None:
     """Write the page.
 
