@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from catsdogs.compose import (
     COMPOSITION_ERRORS,
     VERSION_BASE,
+    as_typed,
     checked,
     raised_by_hydra,
     register,
@@ -67,9 +68,10 @@ def hydra_application(
     # With this Hydra raises what went wrong instead of printing its own account of it.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     arguments = sys.argv
+    words = [as_typed(word) for word in arguments[1:]]
     try:
-        parsed = get_args_parser().parse_args(arguments[1:])
-        sys.argv = [arguments[0], *complete(parsed, arguments[1:])]
+        parsed = get_args_parser().parse_args(words)
+        sys.argv = [arguments[0], *complete(parsed, words)]
         application = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=config_name)
         with terminable():
             application(JobTask(task, tracebacks))()
@@ -85,7 +87,7 @@ def hydra_application(
         print("\ninterrupted: what was finished is kept", file=sys.stderr)
         study = StudyCallback.interrupted()
         if study is not None:
-            print(f"To go on: {resume_command(arguments[1:], parsed.overrides, study.name)}")
+            print(f"To go on: {resume_command(words, parsed.overrides, study.name)}")
         return exit_status(stop)
     except Exception as error:
         from catsdogs.exhaustion import exhausted

@@ -146,7 +146,11 @@ def _chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline | None
     p_dog = np.full(len(paths), 0.5)
     if not images:
         return p_dog
-    augmentation, seed = (Augmentation(), 0) if pipeline is None else (pipeline.augmentation, pipeline.seed)
+    augmentation, seed = (
+        (Augmentation(0, 0, 0, 0, 0, 0, 0, 0, "reflect"), 0)
+        if pipeline is None
+        else (pipeline.augmentation, pipeline.seed)
+    )
     views = LiveViews(np.stack(images), view_keys(digests), augmentation, seed)
     rows = np.arange(len(images))
     p_dog[usable] = predict(forward, views, rows) if pipeline is None else submitted(pipeline(forward, views, rows))

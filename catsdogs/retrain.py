@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from catsdogs.compose import checked, with_overrides
+from catsdogs.compose import resolved, with_overrides
 from catsdogs.errors import UserError
 from catsdogs.launch import hydra_application
 from catsdogs.quoting import quoted
-from catsdogs.schema import RetrainConfig
+from catsdogs.schema import RetrainConfig, validated
 
 if TYPE_CHECKING:
     from catsdogs.study import Job
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def task(config: DictConfig) -> None:
     """Retrain one trial, or several, and tell the scores."""
     # Keras and TensorFlow take seconds to import, and a mistake should be told before.
-    plain = cast(RetrainConfig, checked(config))
+    plain = validated(resolved(config), RetrainConfig)
 
     from catsdogs.final import make_final
     from catsdogs.final_metrics import told
@@ -62,17 +62,15 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
     saved: Any = {}
     if "study" in wanted:
         studies, study = wanted.get("studies", "multirun"), wanted["study"].rstrip("/")
-        if "studies" not in wanted:
-            if "/" in study:
-                # As `report` and `predict` take it: the folder.
-                studies, study = str(Path(study).parent), Path(study).name
-            # Said again, because the job's own settings name the folder in which it was made.
-            added.append(f"studies={quoted(studies)}")
+        if "/" in study and "studies" not in wanted:
+            # As `report` and `predict` take it: the folder.
+            studies, study = str(Path(study).parent), Path(study).name
         if study != wanted["study"]:
             added.append(f"study={quoted(study)}")
         job = _chosen_job(Path(studies) / study, wanted.get("job"))
         chosen_trial(job, wanted.get("trial"))
-        saved = OmegaConf.create({key: value for key, value in job.result["config"].items() if key != "study"})
+        # The job's own settings name the folder in which it was made.
+        saved = OmegaConf.create({**job.result["config"], "study": study, "studies": studies})
         if "job" not in wanted:
             added.append(f"job={quoted(job.name)}")
     elif not (parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion):
