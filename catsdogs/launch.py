@@ -37,7 +37,7 @@ from catsdogs.errors import UserError
 from catsdogs.failures import JobFailed, lists_jobs, record_failure
 from catsdogs.interrupts import exit_status, terminable
 from catsdogs.locations import conf_dir
-from catsdogs.processes import processors, take_share
+from catsdogs.processes import processors, share_of_machine, thread_limit
 from catsdogs.schema import SearchConfig
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,11 @@ class JobTask:
         hydra_node = HydraConfig.get()
         if hydra_node.mode != RunMode.MULTIRUN:
             return self._alone(config)
-        take_share(_processes(hydra_node.launcher), int(hydra_node.job.num))
+        # A worker that has computed before keeps the threads and the GPU that it has.
+        if not {"tensorflow", "jax"} & set(sys.modules):
+            # Launchers that are not ours tell their workers the number of threads, and not every library reads theirs.
+            share = share_of_machine(_processes(hydra_node.launcher), int(hydra_node.job.num), thread_limit())
+            os.environ.update(share)
         folder = Path(hydra_node.runtime.output_dir)
         try:
             objective = self.task(config)
