@@ -1,6 +1,6 @@
 """`conf/`, `sweeps/` and the command line -> a checked configuration.
 
-Hydra composes; this file tells it our schemas, our declared studies and how job folders are named, and turns its errors
+Hydra composes; this file tells it our declared studies and how job folders are named, and turns its errors
 into sentences. Nothing here imports Keras, so that `--help` answers at once.
 """
 
