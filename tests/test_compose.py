@@ -93,7 +93,6 @@ def test_the_seed_recipe_is_the_notebooks(composed):
     ("override", "words"),
     [
         ("fit.epochs=0", ["fit.epochs=0", "greater than or equal to 1"]),
-        ("fit.epochs=-3", ["fit.epochs=-3", "greater than or equal to 1"]),
         ("label_smoothing.epsilon=1", ["label_smoothing.epsilon=1", "less than 1"]),
         ("augmentation.rotation_degrees=181", ["augmentation.rotation_degrees=181", "less than or equal to 180"]),
         ("schedule.peak_lr=0", ["schedule.peak_lr=0", "greater than 0"]),
