@@ -1,18 +1,16 @@
 """`conf/`, `sweeps/` and the command line -> a checked configuration.
 
-Hydra composes; this file tells it our schemas, our declared studies and how job folders are named, and turns its errors
+Hydra composes; this file tells it our declared studies and how job folders are named, and turns its errors
 into sentences. Nothing here imports Keras, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
@@ -21,10 +19,10 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from catsdogs import schema
 from catsdogs.errors import UserError
 from catsdogs.locations import sweeps_dir
-from catsdogs.quoting import quoted
+from catsdogs.quoting import no_numbers, quoted
+from catsdogs.schema import SearchConfig, text_keys, validated
 
 # The groups whose choices name a job and are compared in the report.
 COMPOSED_GROUPS = ("backbone", "augmentation", "schedule", "label_smoothing")
@@ -38,16 +36,16 @@ VERSION_BASE = "1.3"
 # Longest name of a job folder; file systems end at 255 bytes, and tools add prefixes.
 MAX_JOB_NAME = 120
 
+_TEXT_KEYS = frozenset(text_keys())
+
 
 def register() -> None:
-    """Tell Hydra our schemas, declared studies, launcher and resolver for names of jobs. May be called again."""
+    """Tell Hydra our declared studies, launcher and resolver for names of jobs. May be called again."""
     # Not at the top: a job of the launcher registers too.
     from catsdogs.isolated import register_launcher
 
     register_launcher()
     store = ConfigStore.instance()
-    store.store(name="search_schema", node=schema.SearchConfig)
-    store.store(name="retrain_schema", node=schema.RetrainConfig)
     # As nodes and not through hydra.searchpath: the search path would have to hold the parent of sweeps/, which in a
     # checkout is the whole repository, every folder of which Hydra would then take for a configuration group.
     for file in sorted(sweeps_dir().glob("*.yaml")):
@@ -55,37 +53,30 @@ def register() -> None:
     OmegaConf.register_new_resolver("catsdogs.job_name", _resolve_job_name, replace=True)
 
 
-def checked(config: DictConfig) -> schema.SearchConfig:
-    """The composed configuration as plain dataclasses, every value inside its range.
+def checked(config: DictConfig) -> SearchConfig:
+    """The composed configuration of a search as plain dataclasses.
 
     Raises:
-        UserError: a value is missing, of the wrong type or out of range.
+        UserError: a key is unknown or missing, or a value is of the wrong type, out of range or does not fit others.
     """
+    return validated(resolved(config), SearchConfig)
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """What Hydra composed, its interpolations replaced by their values."""
     try:
-        plain = cast(schema.SearchConfig, OmegaConf.to_object(config))
+        return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
         raise UserError(sentence(error)) from error
-    _refuse_unknown_keys(plain, "")
-    # Absolute, so that neither a job's own directory nor a later command in another one changes what they mean.
-    plain.cache = str(Path(plain.cache).expanduser().absolute())
-    for owner, key in ((plain.data, "train"), (plain.data, "test"), (plain.backbone, "weights")):
-        value = getattr(owner, key)
-        if value not in (None, "imagenet"):
-            setattr(owner, key, str(Path(value).expanduser().absolute()))
-    schema.check(plain)
-    return plain
 
 
-def _refuse_unknown_keys(node: Any, prefix: str) -> None:
-    """`+key=value` adds keys that no dataclass has; OmegaConf lets them through."""
-    known = [item.name for item in dataclasses.fields(node)]
-    for key, value in vars(node).items():
-        if key not in known:
-            raise UserError(f"{prefix}{key}: no such key; known here are {', '.join(sorted(known))}")
-        inner = value if isinstance(value, dict) else {}
-        for name, entry in {**inner, "": value}.items():
-            if dataclasses.is_dataclass(entry):
-                _refuse_unknown_keys(entry, f"{prefix}{key}.{name}." if name else f"{prefix}{key}.")
+def as_typed(override: str) -> str:
+    """An override whose texts stay texts: Hydra would read the number 202401 in `study=2024_01`."""
+    key, equals, value = override.partition("=")
+    if key.lstrip("+") in _TEXT_KEYS:
+        value = no_numbers(value)
+    # A dimension of the space may be given keys that its file leaves out, such as step.
+    return ("++" if key.startswith("space.") else "") + key + equals + value
 
 
 def with_default_study(arguments: Sequence[str], overrides: Sequence[str], multirun: bool) -> list[str]:

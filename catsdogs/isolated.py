@@ -38,7 +38,7 @@ from omegaconf import DictConfig, open_dict
 
 from catsdogs.errors import UserError
 from catsdogs.failures import died, job_folder
-from catsdogs.processes import share_of_machine
+from catsdogs.processes import share_of_machine, threads
 
 # Hydra instantiates only launchers of this package; the class is handed to it under this name.
 _TARGET = "hydra_plugins.catsdogs.IsolatedLauncher"
@@ -48,7 +48,6 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 # What asks a process to end. Held back while a job's process starts, until it can take it.
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
-_CAN_HOLD_BACK = hasattr(signal, "pthread_sigmask")  # not on Windows
 _INTERRUPTED = 130  # exit status
 
 # A process whose job has ended is given so long to go.
@@ -135,7 +134,8 @@ class IsolatedLauncher(Launcher):
         sys.stdout.flush()
         sys.stderr.flush()
         # In the environment before it starts, because libraries read it when they are imported.
-        with env_override(share_of_machine(self._jobs, slot)), _held_back():
+        limit = threads() // self._jobs if self._jobs > 1 else None
+        with env_override(share_of_machine(self._jobs, slot, limit)), _held_back():
             process.start()
         theirs.close()
         return _Child(place, slot, config, process, ours)
@@ -178,8 +178,7 @@ def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunct
         # What the study was started to ignore, as Ctrl-C in the background of a script, its jobs ignore too.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt_once)
-    if _CAN_HOLD_BACK:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     try:
         register()
         setup_globals()
@@ -199,9 +198,6 @@ def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunct
 
 @contextlib.contextmanager
 def _held_back() -> Iterator[None]:
-    if not _CAN_HOLD_BACK:
-        yield
-        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     try:
         yield

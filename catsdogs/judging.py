@@ -84,7 +84,7 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, ju
         assert said is not None
         choice = choose_tta(labels, {kind: said[[views.index(view) for view in over]] for kind, over in kinds.items()})
         tta_table = choice.table
-        tta = dataclasses.replace(tta, kind=choice.kind, average=choice.average)
+        tta = Tta(choice.kind, tta.views, choice.average)  # type: ignore[arg-type]  # one of each
         log.info("test-time augmentation: %s is best on %d images", _told(tta), len(labels))
     pipeline = Pipeline(tta, config.augmentation, config.seed, None)
 

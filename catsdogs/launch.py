@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from catsdogs.compose import (
     COMPOSITION_ERRORS,
     VERSION_BASE,
+    as_typed,
     checked,
     raised_by_hydra,
     register,
@@ -36,7 +37,7 @@ from catsdogs.errors import UserError
 from catsdogs.failures import JobFailed, lists_jobs, record_failure
 from catsdogs.interrupts import exit_status, terminable
 from catsdogs.locations import conf_dir
-from catsdogs.processes import processors, take_share
+from catsdogs.processes import processors, share_of_machine, thread_limit
 from catsdogs.schema import SearchConfig
 
 log = logging.getLogger(__name__)
@@ -67,9 +68,10 @@ def hydra_application(
     # With this Hydra raises what went wrong instead of printing its own account of it.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     arguments = sys.argv
+    words = [as_typed(word) for word in arguments[1:]]
     try:
-        parsed = get_args_parser().parse_args(arguments[1:])
-        sys.argv = [arguments[0], *complete(parsed, arguments[1:])]
+        parsed = get_args_parser().parse_args(words)
+        sys.argv = [arguments[0], *complete(parsed, words)]
         application = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=config_name)
         with terminable():
             application(JobTask(task, tracebacks))()
@@ -85,7 +87,7 @@ def hydra_application(
         print("\ninterrupted: what was finished is kept", file=sys.stderr)
         study = StudyCallback.interrupted()
         if study is not None:
-            print(f"To go on: {resume_command(arguments[1:], parsed.overrides, study.name)}")
+            print(f"To go on: {resume_command(words, parsed.overrides, study.name)}")
         return exit_status(stop)
     except Exception as error:
         from catsdogs.exhaustion import exhausted
@@ -123,7 +125,11 @@ class JobTask:
         hydra_node = HydraConfig.get()
         if hydra_node.mode != RunMode.MULTIRUN:
             return self._alone(config)
-        take_share(_processes(hydra_node.launcher), int(hydra_node.job.num))
+        # A worker that has computed before keeps the threads and the GPU that it has.
+        if not {"tensorflow", "jax"} & set(sys.modules):
+            # Launchers that are not ours tell their workers the number of threads, and not every library reads theirs.
+            share = share_of_machine(_processes(hydra_node.launcher), int(hydra_node.job.num), thread_limit())
+            os.environ.update(share)
         folder = Path(hydra_node.runtime.output_dir)
         try:
             objective = self.task(config)

@@ -6,14 +6,11 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import keras
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
 
-from catsdogs.compose import checked
 from catsdogs.dataset import Dataset, Fold
 from catsdogs.devices import batch_sizes, distributed
 from catsdogs.errors import UserError
@@ -22,10 +19,9 @@ from catsdogs.identity import differences
 from catsdogs.inputs import prepared
 from catsdogs.progress import JobProgress
 from catsdogs.provenance import versions
-from catsdogs.quoting import inert
 from catsdogs.saved_config import saved_config
 from catsdogs.schedules import steps_per_epoch
-from catsdogs.schema import RetrainConfig
+from catsdogs.schema import RetrainConfig, validated
 from catsdogs.study import Job, chosen_trial
 from catsdogs.training import DivergedError, Training, train
 from catsdogs.trial_model import TrialModels
@@ -101,8 +97,7 @@ def _config_of(config: RetrainConfig, job: Job) -> RetrainConfig:
     own = {name: saved[name] for name in _OF_THE_JOB}
     here = {key: getattr(config.features, key) for key in ("mode", "engine", "max_gib")}
     values = {**dataclasses.asdict(config), **own, "features": {**saved["features"], **here}, "job": job.name}
-    merged = OmegaConf.merge(OmegaConf.structured(RetrainConfig), inert(values))
-    return cast(RetrainConfig, checked(cast(DictConfig, merged)))
+    return validated(values, RetrainConfig)
 
 
 def _check_jobs(jobs: Sequence[Job], settings: Sequence[RetrainConfig], dataset: Dataset) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 
 # Set by joblib and Ray for their workers, by Slurm for its tasks, and by many users; by us for the isolated launcher.
 _SET_BY_OTHERS = ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK")
@@ -43,41 +42,19 @@ def threads() -> int:
     return thread_limit() or processors()
 
 
-def share_of_machine(processes: int, slot: int) -> dict[str, str]:
+def share_of_machine(processes: int, slot: int, limit: int | None) -> dict[str, str]:
     """What the environment of one of several processes must say before it imports what computes.
 
     Args:
-        processes: that work at the same time; a single one has the whole machine.
-        slot: which of these, from 0.
-    """
-    if processes == 1:
-        return {}
-    share = {name: str(max(1, threads() // processes)) for name in _READ_BY_LIBRARIES}
-    found = gpus()
-    return {**share, **_SHARED_GPU, **({"CUDA_VISIBLE_DEVICES": found[slot % len(found)]} if found else {})}
-
-
-def take_share(processes: int, slot: int) -> None:
-    """Take this process's share where a launcher that is not ours has made the process.
-
-    Joblib and Ray tell their workers the number of threads, and the libraries that do not read theirs are told here. A
-    worker that has computed before keeps the GPU that it has.
-
-    Args:
-        processes: that work at the same time on this machine, as far as the launcher tells.
+        processes: that work at the same time on this machine, as far as is known.
         slot: a number that differs among them.
+        limit: how many threads this one may compute with; None: all.
     """
-    if {"tensorflow", "jax"} & set(sys.modules):
-        return
-    limit = thread_limit()
-    if limit is not None:
-        for name in _READ_BY_LIBRARIES:
-            os.environ.setdefault(name, str(limit))
+    share = {} if limit is None else dict.fromkeys(_READ_BY_LIBRARIES, str(max(1, limit)))
     if processes > 1:
-        os.environ.update(_SHARED_GPU)
         found = gpus()
-        if found:
-            os.environ["CUDA_VISIBLE_DEVICES"] = found[slot % len(found)]
+        share |= _SHARED_GPU | ({"CUDA_VISIBLE_DEVICES": found[slot % len(found)]} if found else {})
+    return share
 
 
 def gpus() -> list[str]:

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from catsdogs.processes import processors
+
 # Packages whose versions can change the numbers.
 VERSIONS_OF = (
     "catsdogs",
@@ -63,7 +65,7 @@ def machine() -> dict[str, Any]:
         "system": platform.system(),
         "architecture": platform.machine(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": processors(),
         "memory_bytes": _memory_bytes(),
         "accelerators": _accelerators(),
     }
@@ -81,8 +83,8 @@ def _processor() -> str:
 def _memory_bytes() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        # Windows has no sysconf, and not every system knows these names.
+    except (OSError, ValueError):
+        # Not every system knows these names.
         return None
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 _NUMBER = re.compile(r"[+-]?([\d_]*\.?[\d_]*(e[+-]?[\d_]+)?|inf|nan)", re.IGNORECASE)
-_NOT_TEXTS = {"null", "true", "false"}
+# A word of a value: in quotes, or up to the next comma or bracket.
+_WORD = re.compile(r"""\s*("(\\.|[^"\\])*"|'(\\.|[^'\\])*'|(\\.|[^\\,()\[\]'"])+?)\s*(?=[,()\[\]]|\Z)""")
+_SWITCHES = {"true", "false"}
 
 
 def inert(value: Any) -> Any:
@@ -25,7 +27,17 @@ def quoted(text: str) -> str:
     Hydra's grammar: a backslash stands for itself but before a quote; OmegaConf takes `${` for an interpolation unless
     a backslash stands before it.
     """
-    if _PLAIN.fullmatch(text) and not _NUMBER.fullmatch(text) and text.lower() not in _NOT_TEXTS:
+    if _PLAIN.fullmatch(text) and not _NUMBER.fullmatch(text) and text.lower() not in {"null", *_SWITCHES}:
         return text
     text = re.sub(r'(\\*)"', lambda match: match[1] * 2 + r"\"", inert(text))
     return '"' + re.sub(r"(\\+)\Z", lambda match: match[1] * 2, text) + '"'
+
+
+def no_numbers(value: str) -> str:
+    """A value of Hydra's command line with quotes around every word that would be a number, or true or false."""
+
+    def mended(word: re.Match[str]) -> str:
+        other = _NUMBER.fullmatch(word[1]) or word[1].lower() in _SWITCHES
+        return f'"{word[1]}"' if other else word[0]
+
+    return _WORD.sub(mended, value)

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from catsdogs.compose import checked, with_overrides
+from catsdogs.compose import resolved, with_overrides
 from catsdogs.errors import UserError
 from catsdogs.launch import hydra_application
 from catsdogs.quoting import inert, quoted
 from catsdogs.saved_config import check_builder, named_builders, saved_config
-from catsdogs.schema import RetrainConfig
+from catsdogs.schema import RetrainConfig, validated
 
 if TYPE_CHECKING:
     from catsdogs.study import Job
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def task(config: DictConfig) -> None:
     """Retrain one trial, or several, and tell the scores."""
     # Keras and TensorFlow take seconds to import, and a mistake should be told before.
-    plain = cast(RetrainConfig, checked(config))
+    plain = validated(resolved(config), RetrainConfig)
 
     from catsdogs.final import make_final
     from catsdogs.final_metrics import told

@@ -56,7 +56,7 @@ def tta_views(tta: Tta, augmentation: Augmentation) -> list[View]:
 def views_by_kind(tta: Tta, augmentation: Augmentation) -> dict[str, list[View]]:
     """The views of every kind that differs from the plain image, cheapest first: what `choose_tta` chooses from."""
     kinds = [kind for kind in KINDS if kind != "views" or not is_identity(augmentation)]
-    return {kind: tta_views(dataclasses.replace(tta, kind=kind), augmentation) for kind in kinds}
+    return {kind: tta_views(Tta(kind, tta.views, tta.average), augmentation) for kind in kinds}  # type: ignore[arg-type]
 
 
 def averaged(p_dog: np.ndarray, average: str) -> np.ndarray:

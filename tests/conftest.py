@@ -73,15 +73,14 @@ def config(composed: Callable[..., DictConfig]) -> Callable[..., SearchConfig]:
     return tiny
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `python -m catsdogs.COMMAND ARGUMENTS` in an empty folder with a cache of its own."""
+def commands(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python -m catsdogs.COMMAND ARGUMENTS` in a folder, with a cache of its own."""
 
     def command(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", f"catsdogs.{name}", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "CATSDOGS_CACHE": str(tmp_path / "cache"), **environment},
+            cwd=folder,
+            env={**os.environ, "CATSDOGS_CACHE": str(folder / "cache"), **environment},
             capture_output=True,
             text=True,
             timeout=600,
@@ -89,6 +88,11 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return command
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    return commands(tmp_path)
 
 
 @dataclass(frozen=True)

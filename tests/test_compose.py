@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import re
 
 import pytest
@@ -12,11 +11,22 @@ from hydra.errors import HydraException
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from pydantic import TypeAdapter
 
-from catsdogs import schema
-from catsdogs.compose import COMPOSED_GROUPS, EXTRAS, MAX_JOB_NAME, checked, job_name, sentence, with_default_study
+from catsdogs.compose import (
+    COMPOSED_GROUPS,
+    EXTRAS,
+    MAX_JOB_NAME,
+    as_typed,
+    checked,
+    job_name,
+    resolved,
+    sentence,
+    with_default_study,
+)
 from catsdogs.errors import UserError
 from catsdogs.locations import conf_dir, sweeps_dir
+from catsdogs.schema import RetrainConfig, validated
 
 CHOICES = {"backbone": "b", "augmentation": "a", "schedule": "s", "label_smoothing": "l", "space": "default"}
 
@@ -30,8 +40,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_of_every_group_composes(composed, group, option):
-    config = checked(composed("data.train=train.zip", f"{group}={option}"))
-    assert isinstance(config, schema.SearchConfig)
+    checked(composed("data.train=train.zip", f"{group}={option}"))
 
 
 @pytest.mark.parametrize("option", [file.stem for file in (conf_dir() / "ensemble").glob("*.yaml")])
@@ -39,8 +48,7 @@ def test_every_ensemble_composes_on_top_of_a_job(composed, option):
     job = OmegaConf.to_container(composed("data.train=train.zip", "split.folds=3", "study=s"), resolve=True)
     ConfigStore.instance().store(name="chosen_job", node=job)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = checked(compose("retrain", overrides=["job=j", f"ensemble={option}"]))
-    assert isinstance(config, schema.RetrainConfig)
+        config = validated(resolved(compose("retrain", overrides=["job=j", f"ensemble={option}"])), RetrainConfig)
     assert config.ensemble.kind == option
 
 
@@ -84,12 +92,11 @@ def test_the_seed_recipe_is_the_notebooks(composed):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("fit.epochs=0", ["fit.epochs=0", "[1, "]),
-        ("fit.epochs=-3", ["fit.epochs=-3", "[1, "]),
-        ("label_smoothing.epsilon=1", ["label_smoothing.epsilon=1", "[0, 1)"]),
-        ("augmentation.rotation_degrees=181", ["augmentation.rotation_degrees=181", "[0, 180]"]),
-        ("schedule.peak_lr=0", ["schedule.peak_lr=0", "(0, 10]"]),
-        ("schedule.peak_lr=nan", ["schedule.peak_lr=nan", "(0, 10]"]),
+        ("fit.epochs=0", ["fit.epochs=0", "greater than or equal to 1"]),
+        ("label_smoothing.epsilon=1", ["label_smoothing.epsilon=1", "less than 1"]),
+        ("augmentation.rotation_degrees=181", ["augmentation.rotation_degrees=181", "less than or equal to 180"]),
+        ("schedule.peak_lr=0", ["schedule.peak_lr=0", "greater than 0"]),
+        ("schedule.peak_lr=nan", ["schedule.peak_lr=nan", "finite"]),
         ("schedule.kind=cosin", ["schedule.kind=cosin", "cosine"]),
         ("tuner.oracle=hyper", ["tuner.oracle=hyper", "hyperband"]),
         ("tuner.max_trials=0", ["tuner.max_trials=0"]),
@@ -103,13 +110,23 @@ def test_the_seed_recipe_is_the_notebooks(composed):
         ("backbone.weights=nowhere.h5", ["backbone.weights=", "nowhere.h5", "no such file"]),
         ("data.train=null", ["data.train=null", "data=sample"]),
         ("space.dropout.low=2", ["space.dropout.low=2", "space.dropout.high"]),
-        ("space.dropout.high=1.0", ["space.dropout=1", "[0, 1)"]),
+        ("space.dropout.high=1.0", ["space.dropout=1", "less than 1"]),
         ("space.l2.low=0", ["space.l2.low=0", "log"]),
-        ("space.unfreeze_depth.values=[]", ["space.unfreeze_depth.values", "at least one"]),
-        ("space.unfreeze_depth.values=[1.5]", ["space.unfreeze_depth", "whole"]),
-        ("space.unfreeze_depth.values=[all]", ["space.unfreeze_depth", "'all'"]),
+        ("space.unfreeze_depth.values=[]", ["space.unfreeze_depth.values", "at least 1"]),
+        ("space.unfreeze_depth.values=[1.5]", ["space.unfreeze_depth=1.5", "integer"]),
+        ("space.unfreeze_depth.values=[all]", ["space.unfreeze_depth=all", "integer"]),
         ("+space={leaves:{kind:choice,values:[1]}}", ["space.leaves", "known are", "dropout"]),
-        ("+fit.epochz=3", ["fit.epochz", "epochs"]),
+        ("space.dropout.low=null", ["space.dropout", "needs low and high"]),
+        ("++space.dropout.step=0", ["space.dropout.step=0", "greater than 0"]),
+        ("+fit.epochz=3", ["fit.epochz: no such key", "batch_size, epochs"]),
+        ("~fit.epochs", ["fit.epochs is not set"]),
+        ("fit.epochs=3.5", ["fit.epochs=3.5", "integer"]),
+        ("fit.epochs=true", ["fit.epochs=true", "integer"]),
+        ("fit.epochs='3'", ['fit.epochs="3"', "integer"]),
+        ("model.dropout=false", ["model.dropout=false", "number"]),
+        ("model.head_batch_norm=1", ["model.head_batch_norm=1", "boolean"]),
+        ("studies=null", ["studies=null", "string"]),
+        ("data.sample=3", ["data.sample=3", "Sample"]),
         ("+space.dropout.lowest=0.1", ["lowest"]),
     ],
 )
@@ -122,17 +139,13 @@ def test_a_bad_value_is_refused_with_its_key_and_what_is_allowed(composed, overr
 
 
 def test_every_number_in_the_schema_has_a_range():
-    def groups(node):
-        yield node
-        for item in dataclasses.fields(node):
-            if item.default_factory is not dataclasses.MISSING and dataclasses.is_dataclass(item.default_factory):
-                yield from groups(item.default_factory)
-
+    groups = TypeAdapter(RetrainConfig).json_schema()
     # low, high and step of a space entry are checked against the field that they search.
-    for group in [*groups(schema.RetrainConfig), schema.Sample]:
-        for item in dataclasses.fields(group):
-            if re.match(r"(int|float)\b", str(item.type)):
-                assert "low" in item.metadata, f"{group.__name__}.{item.name}"
+    for name, group in [("", groups), *groups["$defs"].items()]:
+        for key, kind in group["properties"].items() if name != "Hyperparameter" else ():
+            for part in kind.get("anyOf", [kind]):
+                if part.get("type") in ("integer", "number"):
+                    assert {"minimum", "exclusiveMinimum"} & {*part}, f"{name}.{key}"
 
 
 def test_a_bare_multirun_runs_the_default_study():
@@ -183,6 +196,35 @@ def test_any_value_gives_a_safe_name_and_other_values_another(value, other):
     assert len(name) <= MAX_JOB_NAME
     if value != other:
         assert name != job_name(CHOICES, [f"data.train={other}"], ["data.train"])
+
+
+@pytest.mark.parametrize(
+    ("override", "typed"),
+    [
+        ("study=2024_01", "2024_01"),
+        ("study=1e3", "1e3"),
+        ("study=true", "true"),
+        ("+trial=007", "007"),
+        ("data.train=1.50", "1.50"),
+        ("data.train=a b", "a b"),
+        ("study='1_0'", "1_0"),
+        ("data.train=null", None),
+        ("data.ignore=[1_0, cat.1 ,'a,2', 1e3]", ["1_0", "cat.1", "a,2", "1e3"]),
+        ("study=1_0,b,2_0", ["1_0", "b", "2_0"]),
+        ("fit.epochs=1_0", 10),
+    ],
+)
+def test_a_text_is_what_was_typed(override, typed):
+    parsed = OverridesParser.create().parse_override(as_typed(override))
+    if parsed.is_sweep_override():
+        jobs = [OverridesParser.create().parse_override(f"study={one}") for one in parsed.sweep_string_iterator()]
+        assert [job.value() for job in jobs] == typed
+    else:
+        assert parsed.value() == typed
+
+
+def test_a_dimension_may_be_given_what_its_file_leaves_out(composed):
+    assert checked(composed("data.train=train.zip", as_typed("space.l2.step=10"))).space["l2"].step == 10
 
 
 def test_composed_groups_are_groups():

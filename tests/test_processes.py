@@ -7,8 +7,12 @@ import subprocess
 import sys
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from catsdogs import processes
+from catsdogs.launch import JobTask
 
 
 @pytest.fixture
@@ -34,25 +38,24 @@ def machine(monkeypatch, tmp_path):
 
 def test_a_single_process_has_the_whole_machine(machine):
     machine(2)
-    assert processes.share_of_machine(1, 0) == {}
+    assert processes.share_of_machine(1, 0, None) == {}
     assert processes.thread_limit() is None
     assert processes.threads() == 8
 
 
-@pytest.mark.parametrize(("several", "expected"), [(2, "4"), (3, "2"), (20, "1")])
-def test_threads_are_divided_and_every_process_has_one(machine, several, expected):
+@pytest.mark.parametrize(("limit", "expected"), [(4, "4"), (0, "1")])
+def test_threads_are_limited_and_every_process_has_one(machine, limit, expected):
     machine(0)
-    share = processes.share_of_machine(several, 1)
+    share = processes.share_of_machine(2, 1, limit)
     assert {share[name] for name in processes._READ_BY_LIBRARIES} == {expected}
     assert "CUDA_VISIBLE_DEVICES" not in share
 
 
 @pytest.mark.parametrize("name", processes._SET_BY_OTHERS)
-def test_a_limit_that_somebody_set_is_what_is_divided(machine, monkeypatch, name):
+def test_a_limit_that_somebody_set_is_heeded(machine, monkeypatch, name):
     machine(0)
     monkeypatch.setenv(name, "6")
     assert processes.threads() == 6
-    assert processes.share_of_machine(2, 0)["OMP_NUM_THREADS"] == "3"
     monkeypatch.setenv(name, "all")
     assert processes.threads() == 8
 
@@ -63,26 +66,32 @@ def test_a_limit_that_somebody_set_is_what_is_divided(machine, monkeypatch, name
 )
 def test_processes_are_spread_over_the_gpus(machine, gpus, visible, slots):
     machine(gpus, visible)
-    shares = [processes.share_of_machine(3, slot) for slot in range(3)]
+    shares = [processes.share_of_machine(3, slot, None) for slot in range(3)]
     assert [share.get("CUDA_VISIBLE_DEVICES") for share in shares] == slots
 
 
 def test_a_worker_of_another_launcher_takes_its_share_once(machine, monkeypatch):
     machine(2)
-    monkeypatch.setattr(sys, "modules", {name: module for name, module in sys.modules.items() if name != "tensorflow"})
+    loaded = {name: module for name, module in sys.modules.items() if name not in ("tensorflow", "jax")}
+    monkeypatch.setattr(sys, "modules", loaded)
     monkeypatch.setattr(os, "environ", {**os.environ, "OMP_NUM_THREADS": "4"})
-    processes.take_share(2, 1)
+    hydra = OmegaConf.create({"mode": RunMode.MULTIRUN, "launcher": {"n_jobs": 2}, "job": {"num": 1}})
+    hydra.runtime = {"output_dir": "a-job"}
+    monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
+    job = JobTask(lambda config: 0.5, tracebacks=False)
+    assert job(OmegaConf.create()) == 0.5
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == os.environ["OPENCV_FOR_THREADS_NUM"] == "4"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
     # Its next job has another number, and the libraries have started on that GPU.
-    processes.take_share(2, 2)
+    loaded["tensorflow"] = sys
+    hydra.job.num = 2
+    job(OmegaConf.create())
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 
-def test_a_process_heeds_its_share(monkeypatch):
+def test_a_process_heeds_its_share():
     """TensorFlow does so too: it has a thread `tf_Compute` for every one of its share."""
     code = "import cv2; from catsdogs.processes import threads; print(cv2.getNumThreads(), threads())"
-    monkeypatch.setattr(processes, "threads", lambda: 6)
-    environment = {**os.environ, **processes.share_of_machine(2, 0)}
+    environment = {**os.environ, **processes.share_of_machine(2, 0, 3)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.split() == ["3", "3"]

@@ -34,7 +34,7 @@ def shuffled(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 def split(rows: pd.DataFrame, fraction: float, seed: int) -> pd.Series:
     """Training and validation, nothing held out."""
-    return divide(rows, Split(0.0, 1), fraction, seed)["split"]
+    return divide(rows, Split(0.0, 1, "copies"), fraction, seed)["split"]
 
 
 # With copies, and now and then one image under both labels.
@@ -90,7 +90,7 @@ def test_every_image_has_one_place_whatever_the_order_and_the_ids(
     rows: pd.DataFrame, holdout: float, folds: int, fraction: float, seed: int
 ) -> None:
     try:
-        table = divide(rows, Split(holdout, folds), fraction, seed)
+        table = divide(rows, Split(holdout, folds, "copies"), fraction, seed)
     except UserError:
         assume(False)
     assert list(table) == ["split", "fold"]
@@ -104,36 +104,37 @@ def test_every_image_has_one_place_whatever_the_order_and_the_ids(
     for _, side in rows.assign(**table).groupby(["split", "fold"]):
         assert set(side["label"]) == {0.0, 1.0}
     others = shuffled(rows.assign(id=rows["id"] + "x"), seed)
-    pd.testing.assert_frame_equal(divide(others, Split(holdout, folds), fraction, seed).sort_index(), table)
+    division = Split(holdout, folds, "copies")
+    pd.testing.assert_frame_equal(divide(others, division, fraction, seed).sort_index(), table)
 
 
 def test_the_holdout_depends_on_its_share_and_the_seed_alone() -> None:
     rows = distinct(100, 50)
-    ways = [(Split(0.2, folds), fraction) for folds in (1, 2, 5) for fraction in (0.1, 0.5)]
+    ways = [(Split(0.2, folds, "copies"), fraction) for folds in (1, 2, 5) for fraction in (0.1, 0.5)]
     first, *others = (divide(rows, way, fraction, 7)["split"] == "holdout" for way, fraction in ways)
     assert all(other.tolist() == first.tolist() for other in others)
     assert (rows["label"][first].value_counts().to_dict()) == {0.0: 20, 1.0: 10}
-    assert (divide(rows, Split(0.2, 1), 0.1, 8)["split"] == "holdout").tolist() != first.tolist()
+    assert (divide(rows, Split(0.2, 1, "copies"), 0.1, 8)["split"] == "holdout").tolist() != first.tolist()
 
 
 def test_the_holdout_is_not_what_a_study_without_one_validated_on() -> None:
     rows = distinct(500, 500)
-    held = divide(rows, Split(0.2, 1), 0.2, 0)["split"] == "holdout"
-    earlier = divide(rows, Split(0.0, 1), 0.2, 0)["split"] == "validation"
+    held = divide(rows, Split(0.2, 1, "copies"), 0.2, 0)["split"] == "holdout"
+    earlier = divide(rows, Split(0.0, 1, "copies"), 0.2, 0)["split"] == "validation"
     assert 20 < (held & earlier).sum() < 60  # 40 expected by chance
 
 
 @pytest.mark.parametrize(("folds", "cats", "dogs"), [(2, 51, 24), (5, 23, 31), (10, 10, 40)])
 def test_folds_have_the_same_share_of_each_class(folds: int, cats: int, dogs: int) -> None:
     rows = distinct(cats, dogs)
-    sizes = pd.crosstab(divide(rows, Split(0.0, folds), 0.2, 3)["fold"], rows["label"])
+    sizes = pd.crosstab(divide(rows, Split(0.0, folds, "copies"), 0.2, 3)["fold"], rows["label"])
     assert len(sizes) == folds
     assert (np.ptp(sizes, axis=0) <= 1).all()
 
 
 def test_folds_depend_on_the_seed() -> None:
     rows = distinct(50, 50)
-    one, again, other = (divide(rows, Split(0.1, 5), 0.2, seed) for seed in (1, 1, 2))
+    one, again, other = (divide(rows, Split(0.1, 5, "copies"), 0.2, seed) for seed in (1, 1, 2))
     pd.testing.assert_frame_equal(one, again)
     assert one["fold"].tolist() != other["fold"].tolist()
 
@@ -141,7 +142,7 @@ def test_folds_depend_on_the_seed() -> None:
 def test_holdout_and_folds_are_pinned() -> None:
     """Results of other days are compared image by image, so what a seed draws must not drift."""
     rows = distinct(6, 6)
-    table = divide(rows, Split(1 / 3, 2), 0.2, 0)
+    table = divide(rows, Split(1 / 3, 2, "copies"), 0.2, 0)
     assert rows["id"][table["split"] == "holdout"].tolist() == ["cat.2", "cat.4", "dog.8", "dog.10"]
     assert table["fold"].tolist() == [1, 1, -1, 0, -1, 0, 0, 1, -1, 0, -1, 1]
 
@@ -149,7 +150,7 @@ def test_holdout_and_folds_are_pinned() -> None:
 def test_near_duplicates_share_a_side() -> None:
     rows = distinct(60, 60)
     groups = rows.assign(groups=[f"{place % 30}" if place < 60 else f"dog {place}" for place in range(120)])
-    for division in (Split(0.0, 1), Split(0.3, 1), Split(0.2, 4)):
+    for division in (Split(0.0, 1, "copies"), Split(0.3, 1, "copies"), Split(0.2, 4, "copies")):
         table = divide(groups, division, 0.25, 5)
         assert (table.groupby(groups["groups"]).nunique() == 1).all(axis=None)
         pd.testing.assert_frame_equal(divide(shuffled(groups, 2), division, 0.25, 5).sort_index(), table)
@@ -158,26 +159,26 @@ def test_near_duplicates_share_a_side() -> None:
             divide(rows.assign(groups=rows["sha256"]), division, 0.25, 5), divide(rows, division, 0.25, 5)
         )
     # 30 distinct cats and 60 distinct dogs, a quarter of each.
-    drawn = groups[divide(groups, Split(0.0, 1), 0.25, 5)["split"] == "validation"]
+    drawn = groups[divide(groups, Split(0.0, 1, "copies"), 0.25, 5)["split"] == "validation"]
     assert drawn.groupby("label")["groups"].nunique().between(7, 15).all()
 
 
 def test_groups_that_tear_copies_apart_are_refused() -> None:
     rows = rows_of([(0.0, 1)] * 2 + [(0.0, 2), (1.0, 3), (1.0, 4)])
     with pytest.raises(ValueError, match=f"image {1:064x} are in different groups"):
-        divide(rows.assign(groups=["a", "b", "c", "d", "e"]), Split(0.0, 1), 0.5, 0)
+        divide(rows.assign(groups=["a", "b", "c", "d", "e"]), Split(0.0, 1, "copies"), 0.5, 0)
 
 
 def test_too_few_images_for_the_holdout_or_the_folds_are_told() -> None:
     with pytest.raises(
         UserError, match=r"^split.holdout=0.05: 5 distinct cats and 8 distinct dogs .* outside it; give"
     ):
-        divide(distinct(5, 8), Split(0.05, 1), 0.5, 0)
+        divide(distinct(5, 8), Split(0.05, 1, "copies"), 0.5, 0)
     with pytest.raises(UserError, match=r"^split.folds=5: 4 distinct cats and 8 distinct dogs .* lower split.folds$"):
-        divide(distinct(4, 8), Split(0.0, 5), 0.2, 0)
+        divide(distinct(4, 8), Split(0.0, 5, "copies"), 0.2, 0)
     # The hold-out takes some of what was enough.
     with pytest.raises(UserError, match=r"^split.folds=4: 3 distinct cats and 6 distinct dogs outside the hold-out"):
-        divide(distinct(4, 8), Split(0.25, 4), 0.2, 0)
+        divide(distinct(4, 8), Split(0.25, 4, "copies"), 0.2, 0)
 
 
 # subset

@@ -33,24 +33,24 @@ def views():
 
 
 def test_the_kinds_of_tta_average_what_they_say():
-    assert tta_views(Tta("none", 5), MOVES) == [PLAIN]
-    assert tta_views(Tta("flip", 5), MOVES) == [PLAIN, MIRRORED]
-    assert tta_views(Tta("views", 3), MOVES) == [View("tta", 0), View("tta", 1), View("tta", 2)]
-    crops = tta_views(Tta("crops", 5), MOVES)
+    assert tta_views(Tta("none", 5, "probability"), MOVES) == [PLAIN]
+    assert tta_views(Tta("flip", 5, "probability"), MOVES) == [PLAIN, MIRRORED]
+    assert tta_views(Tta("views", 3, "probability"), MOVES) == [View("tta", 0), View("tta", 1), View("tta", 2)]
+    crops = tta_views(Tta("crops", 5, "probability"), MOVES)
     assert len(set(crops)) == 10
     assert {view.kind for view in crops} == {"crop", "mirrored crop"}
 
 
 def test_auto_has_the_views_of_every_kind():
     with pytest.raises(ValueError, match="auto"):
-        tta_views(Tta("auto", 4), MOVES)
-    by_kind = views_by_kind(Tta("auto", 4), MOVES)
+        tta_views(Tta("auto", 4, "probability"), MOVES)
+    by_kind = views_by_kind(Tta("auto", 4, "probability"), MOVES)
     assert {kind: len(views) for kind, views in by_kind.items()} == {"none": 1, "flip": 2, "crops": 10, "views": 4}
-    assert list(views_by_kind(Tta("auto", 4), STILL)) == ["none", "flip", "crops"]
+    assert list(views_by_kind(Tta("auto", 4, "probability"), STILL)) == ["none", "flip", "crops"]
 
 
 def test_views_of_an_augmentation_that_changes_nothing_are_predicted_once(caplog):
-    assert tta_views(Tta("views", 10), STILL) == [PLAIN]
+    assert tta_views(Tta("views", 10, "probability"), STILL) == [PLAIN]
     assert "changes nothing" in caplog.text
 
 
