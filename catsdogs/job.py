@@ -21,7 +21,7 @@ from catsdogs.exhaustion import check_free_space, exhausted
 from catsdogs.files import remove_temporaries, write_csv
 from catsdogs.identity import FINGERPRINT, fingerprint, write_fingerprint
 from catsdogs.job_lock import held
-from catsdogs.limits import BudgetSpent, over
+from catsdogs.limits import BudgetSpent, check_budget
 from catsdogs.provenance import machine, now, versions
 from catsdogs.schema import SearchConfig
 from catsdogs.standing import Standing, find_standing, left_behind, set_aside
@@ -142,9 +142,11 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
             dataset.rows[["id", "label", "sha256", "split", *(["fold"] if len(folds) > 1 else [])]],
         )
         deadline = study_deadline(place.study, config.timeout.study_seconds)
-        if deadline is not None and time.time() > deadline:
+        try:
+            check_budget(config.timeout, deadline)
+        except BudgetSpent as spent:
             result.update(outcome(earlier.records, config.tuner.max_trials))
-            _stop(place, over(config.timeout.study_seconds or 0), result)
+            _stop(place, str(spent), result)
         else:
             _search(config, place, dataset, earlier, deadline, result)
         result["status"] = OK

@@ -18,7 +18,7 @@ import pandas as pd
 from catsdogs.earlier import SELECT, validation_has
 from catsdogs.exhaustion import check_others_may_do
 from catsdogs.files import free_name, write_csv
-from catsdogs.limits import BudgetSpent, TrialTimeoutError
+from catsdogs.limits import BudgetSpent
 from catsdogs.progress import JobProgress
 from catsdogs.schema import SearchConfig
 from catsdogs.training import DivergedError
@@ -110,7 +110,7 @@ def _trained(
     """A row of the table, and what the model says of the validation images; NaN and None if it does not end well."""
     try:
         found = tuner.train_again(trial, execution, progress.epoch)
-    except (DivergedError, TrialTimeoutError) as error:
+    except DivergedError as error:
         log.warning("trial %s does not end well with fresh seed %d, and cannot win: %s", trial, seed, error)
         return [trial, seed, math.nan, math.nan, 0, math.nan], None
     return [trial, seed, found.val_log_loss, found.val_accuracy, found.best_epoch, found.seconds], found.p_dog

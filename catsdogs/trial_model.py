@@ -145,14 +145,6 @@ class TrialModels:
         trial.model.set_weights(weights)
         self._set(trial.structure, trial.values)
 
-    def parameters(self, values: Hyperparameters) -> int:
-        """Of the whole model of a trial, told without building it."""
-        features = int(self._network.backbone.output_shape[-1])
-        inner = values.dense_units or features
-        head_batch_norm = 4 * features if self._config.model.head_batch_norm else 0
-        dense = (features + 1) * values.dense_units
-        return sum(weight.size for weight in self._network.weights) + head_batch_norm + dense + inner + 1
-
     def whole(self, trial: TrialModel) -> keras.Model:
         """The model that is shipped: prefix, trained suffix and classifier in plain float32 Keras layers."""
         self._check(trial)

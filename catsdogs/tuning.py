@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import statistics
+import time
 import traceback
 import zipfile
 from pathlib import Path
@@ -27,7 +28,7 @@ from catsdogs.features import Features
 from catsdogs.files import unicode, write_text
 from catsdogs.hypermodel import depths, hyperparameters
 from catsdogs.job_tables import JobTables
-from catsdogs.limits import BudgetSpent, Limits, TrialTimeoutError
+from catsdogs.limits import BudgetSpent, check_budget
 from catsdogs.progress import JobProgress
 from catsdogs.promotion import ParentWeights
 from catsdogs.provenance import now
@@ -118,7 +119,8 @@ class SearchTuner(base_tuner.BaseTuner):
         self._models = models
         self._folder = folder
         self._progress = progress
-        self._limits = Limits(config, deadline)
+        self._deadline = deadline
+        self._began = 0.0
         counts = [len(rows) for fold in data.folds for rows in (fold.train_rows, fold.validation_rows)]
         self._batch_sizes = batch_sizes(config.fit.batch_size, *counts)
         self._p_dog: np.ndarray | None = None
@@ -177,7 +179,7 @@ class SearchTuner(base_tuner.BaseTuner):
             trial.model.train_on_batch(np.zeros((size, *trial.cut.shape), np.float32), np.zeros((size, 1), np.float32))
 
     def pre_create_trial(self) -> None:
-        self._limits.check_budget()
+        check_budget(self._config.timeout, self._deadline)
 
     def _try_run_and_update_trial(self, trial: Any, *args: Any, **kwargs: Any) -> None:
         """As Keras Tuner's, which would take a full disk or a mistake of ours for hyperparameters that fail."""
@@ -193,11 +195,10 @@ class SearchTuner(base_tuner.BaseTuner):
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Train every fold of the executions of a trial; give the mean scores of the executions."""
-        self._limits.begin_trial()
+        self._began = time.monotonic()
         self._p_dog = None
         self._tables.forget_epochs()
         control = trial.hyperparameters.values
-        self._limits.check_size(self._models.parameters(hyperparameters(self._config, control)))
         first_epoch, epochs = self._epochs(control)
         folds, executions = self.folds, self._config.fit.executions_per_trial
         trainings: list[Training] = []
@@ -259,9 +260,9 @@ class SearchTuner(base_tuner.BaseTuner):
             told: as `JobProgress.epoch`.
 
         Raises:
-            DivergedError, TrialTimeoutError: it does not end well.
+            DivergedError: it does not end well.
         """
-        self._limits.begin_trial()
+        self._began = time.monotonic()
         self._p_dog = None
         first_epoch, epochs = self._epochs(self.oracle.trials[trial_id].hyperparameters.values)
         trainings = []
@@ -280,7 +281,7 @@ class SearchTuner(base_tuner.BaseTuner):
             val_log_loss=self._pooled([training.val_log_loss for training in trainings]),
             val_accuracy=self._pooled([training.val_accuracy for training in trainings]),
             best_epoch=round(statistics.fmean(training.best_epoch for training in trainings)),
-            seconds=self._limits.trial_seconds(),
+            seconds=self._seconds(),
             p_dog=self._p_dog,
         )
 
@@ -299,7 +300,7 @@ class SearchTuner(base_tuner.BaseTuner):
         """Train a trial again for its predictions alone."""
         try:
             self.write_validation(self.train_again(trial_id, execution).p_dog)
-        except (DivergedError, TrialTimeoutError) as error:
+        except DivergedError as error:
             log.warning("trial %s did not end well this time, and validation.csv is left as it is: %s", trial_id, error)
 
     def _new_record(self, trial: Any, status: str = COMPLETED, **found: Any) -> TrialRecord:
@@ -308,7 +309,7 @@ class SearchTuner(base_tuner.BaseTuner):
         return TrialRecord(
             trial=trial.trial_id,
             status=status,
-            seconds=self._limits.trial_seconds(),
+            seconds=self._seconds(),
             hyperparameters=searched_values(control),
             parent=str(control.get("tuner/trial_id") or ""),
             first_epoch=first_epoch,
@@ -316,6 +317,10 @@ class SearchTuner(base_tuner.BaseTuner):
             ended=now(),
             **{"val_log_loss": None, "val_accuracy": None, "best_epoch": 0, **found},
         )
+
+    def _seconds(self) -> float:
+        """Since the trial began."""
+        return round(time.monotonic() - self._began, 3)
 
     def _epochs(self, control: dict[str, Any]) -> tuple[int, int]:
         """The epochs that are behind a trial when it begins, and the number of the last one that it may train."""
@@ -349,7 +354,7 @@ class SearchTuner(base_tuner.BaseTuner):
         seed = trial_seed(self._config.seed, trial_id, run)
 
         def listener(epoch: int, share: float, logs: dict[str, float] | None) -> None:
-            self._limits.check_time()
+            check_budget(self._config.timeout, self._deadline)
             if told is not None:
                 told(epoch, share, logs)
 

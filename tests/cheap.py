@@ -31,9 +31,6 @@ class Models:
     def forget(self, trial):
         pass
 
-    def parameters(self, values):
-        return int(values.dense_units + values.unfreeze_depth)
-
     def save_weights(self, trial, file):
         with files.replacing(file) as temporary:
             np.savez(temporary, np.array(trial.model.number))

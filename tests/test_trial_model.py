@@ -139,14 +139,6 @@ def test_saved_weights_come_back(bench, tmp_path):
     np.testing.assert_array_equal(trial.model.predict(inputs(trial.cut), verbose=0), p_dog)
 
 
-@pytest.mark.parametrize(("override", "dense_units"), [("seed=1", 8), ("model.head_batch_norm=false", 0)])
-def test_the_number_of_parameters_is_known_before_a_model_is_built(bench, override, dense_units):
-    job, models, _, _ = bench(override)
-    values = values_of(job, dense_units=dense_units)
-    told = models.parameters(values)
-    assert told == models.whole(models.start(values, seed=1)).count_params()
-
-
 @pytest.mark.parametrize("depth", [0, 10])
 def test_the_whole_model_says_what_was_trained(bench, composed, depth, tmp_path):
     _, models, inputs, _ = bench(job=checked(composed(*BIG)))
