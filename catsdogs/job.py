@@ -216,7 +216,7 @@ def _search(
 
     Args:
         earlier: the trials that are finished.
-        deadline: as `SearchTuner` takes it.
+        deadline: as `Search` takes it.
     """
     # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
     from catsdogs.inputs import prepared
@@ -224,7 +224,7 @@ def _search(
     from catsdogs.progress import JobProgress, duration
     from catsdogs.selection import select
     from catsdogs.study_progress import study_line
-    from catsdogs.tuning import SearchTuner
+    from catsdogs.tuning import Search
 
     data, models = prepared(config, dataset, dataset.folds())
     oracle = build_oracle(config)
@@ -240,7 +240,7 @@ def _search(
         earlier.records,
     )
     ids = list(dataset.rows["id"].iloc[data.validation_rows])
-    tuner = SearchTuner(config, oracle, data, models, place.folder, ids, progress, earlier, deadline)
+    search = Search(config, oracle, data, models, place.folder, ids, progress, earlier, deadline)
     log.info(
         "%s: %d images to train on, %d to validate on%s; building the model and trying one step",
         place.label,
@@ -250,27 +250,27 @@ def _search(
     )
     began = time.monotonic()
     try:
-        tuner.try_one_step()
+        search.try_one_step()
         with data.features.reading():
             data.features.prepare()
-            tuner.search(verbose=0)
+            search.run()
             chosen = None
             if config.select.top > 1:
-                chosen = select(config, tuner, place.folder, place.label, ids)
+                chosen = select(config, search, place.folder, place.label, ids)
             if chosen is None:
-                tuner.mend_validation()
+                search.mend_validation()
     except BudgetSpent as spent:
         _stop(place, str(spent), result)
         return
     finally:
-        result.update(outcome(tuner.records, planned), features=data.features.told())
-    best = best_trial(tuner.records)
+        result.update(outcome(search.records, planned), features=data.features.told())
+    best = best_trial(search.records)
     if best is None:
         raise RuntimeError(
-            f"none of {len(tuner.records)} trials completed with a finite log loss; the first one ended with\n"
-            f"{tuner.first_traceback}"
+            f"none of {len(search.records)} trials completed with a finite log loss; the first one ended with\n"
+            f"{search.first_traceback}"
         )
-    tuner.weights.drop_all()
+    search.weights.drop_all()
     if chosen is not None:
         result.update(best_trial=chosen, objective=chosen["val_log_loss"])
     log.info(
@@ -278,7 +278,7 @@ def _search(
         place.label,
         result["objective"],
         result["best_trial"]["trial"],
-        len(tuner.records),
+        len(search.records),
         duration(time.monotonic() - began),
     )
 
