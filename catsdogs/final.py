@@ -17,7 +17,7 @@ from catsdogs.dataset import Dataset, load_dataset
 from catsdogs.ensemble import Combination
 from catsdogs.final_files import write_best
 from catsdogs.final_metrics import gain_of, metrics
-from catsdogs.hypermodel import hyperparameters
+from catsdogs.hypermodel import hyperparameters, with_values
 from catsdogs.inputs import live_views
 from catsdogs.judging import Judged, forward_of, judge
 from catsdogs.members import Member, train_members
@@ -164,7 +164,7 @@ def _recipe(members: Sequence[Member], first: Member, dataset: Dataset) -> dict[
         return {
             "job": member.job.name,
             "trial": member.trial.trial,
-            "hyperparameters": dataclasses.asdict(hyperparameters(member.config, member.trial.hyperparameters)),
+            "hyperparameters": hyperparameters(with_values(member.config, member.trial.hyperparameters)),
             "seed": member.seed,
         }
 

@@ -1,10 +1,9 @@
-"""Configuration + hyperparameters -> the classifier, and the whole model."""
+"""Configuration of a trial -> the classifier, and the whole model."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -17,31 +16,25 @@ from catsdogs.schema import SEARCHABLE, Hyperparameter, Model, Schedule, SearchC
 from catsdogs.scores import EPSILON
 
 
-@dataclass(frozen=True)
-class Hyperparameters:
-    """The values of one trial: those searched, and the configuration's for those that are not."""
+def with_values(config: SearchConfig, values: dict[str, Any]) -> SearchConfig:
+    """The configuration of a trial: that of its job with the searched values in it."""
 
-    unfreeze_depth: int
-    dense_units: int
-    dropout: float
-    l2: float
-    peak_lr: float
-    warmup_fraction: float
-    final_fraction: float
+    def put(settings: Any) -> Any:
+        # In the type that the setting has: Keras Tuner and tables tell 3 as 3.0.
+        own = {
+            name: type(getattr(settings, name))(value)
+            for name, value in values.items()
+            if isinstance(settings, SEARCHABLE[name])
+        }
+        return dataclasses.replace(settings, **own)
+
+    return dataclasses.replace(config, model=put(config.model), schedule=put(config.schedule))
 
 
-def hyperparameters(config: SearchConfig, values: dict[str, Any]) -> Hyperparameters:
-    """Take searched values where there are any, else those of `model` and `schedule`.
-
-    Args:
-        values: a trial's values; Keras Tuner's control keys (`tuner/...`) are passed over.
-    """
-    owners: dict[type, Any] = {Model: config.model, Schedule: config.schedule}
-    merged: dict[str, Any] = {}
-    for field in dataclasses.fields(Hyperparameters):
-        value = values.get(field.name, getattr(owners[SEARCHABLE[field.name]], field.name))
-        merged[field.name] = int(value) if field.type == "int" else float(value)
-    return Hyperparameters(**merged)
+def hyperparameters(config: SearchConfig) -> dict[str, int | float]:
+    """All that a trial may search, as its configuration has it."""
+    owners = {Model: config.model, Schedule: config.schedule}
+    return {name: getattr(owners[owner], name) for name, owner in SEARCHABLE.items()}
 
 
 def declare(space: dict[str, Hyperparameter], hp: keras_tuner.HyperParameters) -> None:
@@ -81,28 +74,25 @@ def depths(config: SearchConfig) -> list[int]:
     return list(range(int(entry.low), int(entry.high) + 1, step))
 
 
-def whole_model(config: SearchConfig, backbone: keras.Model, values: Hyperparameters) -> keras.Model:
+def whole_model(config: SearchConfig, backbone: keras.Model) -> keras.Model:
     """The model that is shipped, of plain Keras layers: (B, S, S, 3), RGB, 0..255 to p_dog float32 (B, 1)."""
     size = config.backbone.image_size
     images = keras.Input((size, size, 3), dtype="float32", name="pixels")
     x = preprocess(images, config.backbone.preprocessing)
     x = backbone(x)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(images, plain_head(x, config.model, values), name="catsdogs")
+    return keras.Model(images, plain_head(x, config.model), name="catsdogs")
 
 
-def plain_head(pooled: Any, model: Model, values: Hyperparameters) -> Any:
-    """The classifier of fixed hyperparameters on pooled features (B, C); gives float32 (B, 1)."""
-    l2 = keras.regularizers.L2(values.l2)
-    return head(
-        pooled, model, values.dense_units, l2, lambda: keras.layers.Dropout(values.dropout, name="head_dropout")
-    )
+def plain_head(pooled: Any, model: Model) -> Any:
+    """The classifier of plain Keras layers on pooled features (B, C); gives float32 (B, 1)."""
+    l2 = keras.regularizers.L2(model.l2)
+    return head(pooled, model, l2, lambda: keras.layers.Dropout(model.dropout, name="head_dropout"))
 
 
 def head(
     pooled: Any,
     model: Model,
-    dense_units: int,
     l2: keras.regularizers.Regularizer,
     dropout: Callable[[], keras.layers.Layer],
 ) -> Any:
@@ -115,20 +105,10 @@ def head(
     x = pooled
     if model.head_batch_norm:
         x = keras.layers.BatchNormalization(momentum=model.head_batch_norm_momentum, name="head_batch_norm")(x)
-    if dense_units:
-        x = keras.layers.Dense(dense_units, activation="relu", kernel_regularizer=l2, name="head_dense")(x)
+    if model.dense_units:
+        x = keras.layers.Dense(model.dense_units, activation="relu", kernel_regularizer=l2, name="head_dense")(x)
     x = dropout()(x)
     return keras.layers.Dense(1, activation="sigmoid", kernel_regularizer=l2, dtype="float32", name="p_dog")(x)
-
-
-def trial_schedule(schedule: Schedule, values: Hyperparameters) -> Schedule:
-    """The schedule with the trial's values in it."""
-    return dataclasses.replace(
-        schedule,
-        peak_lr=values.peak_lr,
-        warmup_fraction=values.warmup_fraction,
-        final_fraction=values.final_fraction,
-    )
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, label_smoothing: float) -> None:

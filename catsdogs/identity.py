@@ -19,7 +19,7 @@ FINGERPRINT = "fingerprint.json"
 # Keys that change no number of a job: where things are, what is done after it, and when it is given up. Where the
 # images are does not count either, as their digest does.
 _NOT_IN_IDENTITY = {
-    *("study", "studies", "cache", "varied", "timeout", "resume"),
+    *("study", "studies", "cache", "varied", "timeout"),
     *("select", "tta", "job", "trial", "fit_on", "ensemble", "calibrate", "judged_by"),
 }
 _NOT_IN_IDENTITY_OF = {

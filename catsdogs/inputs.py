@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,38 @@ import pandas as pd
 from catsdogs.augment import view_keys
 from catsdogs.backbones import load_network
 from catsdogs.dataset import Dataset, Fold
+from catsdogs.devices import batch_sizes
 from catsdogs.features import Features
 from catsdogs.images import pixels
 from catsdogs.schedules import steps_per_epoch
 from catsdogs.schema import SearchConfig
 from catsdogs.trial_model import TrialModels
-from catsdogs.tuning import TrainingSet
 from catsdogs.views import LiveViews, distinct_views
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What trials train on and are scored on.
+
+    Attributes:
+        features: inputs of all rows, at any cut.
+        labels: float32 (N,), 0.0 cat, 1.0 dog.
+        folds: a model is trained and validated on each.
+    """
+
+    features: Features
+    labels: np.ndarray
+    folds: tuple[Fold, ...]
+
+    @property
+    def validation_rows(self) -> np.ndarray:
+        """The rows that a model is validated on which has not seen them, ascending; int."""
+        return np.sort(np.concatenate([fold.validation_rows for fold in self.folds]))
+
+    def batch_sizes(self, batch_size: int) -> list[int]:
+        """The sizes of all batches, of any fold: the folds share their models."""
+        counts = [len(rows) for fold in self.folds for rows in (fold.train_rows, fold.validation_rows)]
+        return batch_sizes(batch_size, *counts)
 
 
 def prepared(

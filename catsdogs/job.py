@@ -21,7 +21,7 @@ from catsdogs.exhaustion import check_free_space, exhausted
 from catsdogs.files import remove_temporaries, write_csv
 from catsdogs.identity import FINGERPRINT, fingerprint, write_fingerprint
 from catsdogs.job_lock import held
-from catsdogs.limits import BudgetSpent, over
+from catsdogs.limits import BudgetSpent, check_budget
 from catsdogs.provenance import machine, now, versions
 from catsdogs.schema import SearchConfig
 from catsdogs.standing import Standing, find_standing, left_behind, set_aside
@@ -142,9 +142,11 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
             dataset.rows[["id", "label", "sha256", "split", *(["fold"] if len(folds) > 1 else [])]],
         )
         deadline = study_deadline(place.study, config.timeout.study_seconds)
-        if deadline is not None and time.time() > deadline:
+        try:
+            check_budget(config.timeout, deadline)
+        except BudgetSpent as spent:
             result.update(outcome(earlier.records, config.tuner.max_trials))
-            _stop(place, over(config.timeout.study_seconds or 0), result)
+            _stop(place, str(spent), result)
         else:
             _search(config, place, dataset, earlier, deadline, result)
         result["status"] = OK
@@ -214,7 +216,7 @@ def _search(
 
     Args:
         earlier: the trials that are finished.
-        deadline: as `SearchTuner` takes it.
+        deadline: as `Search` takes it.
     """
     # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
     from catsdogs.inputs import prepared
@@ -222,7 +224,7 @@ def _search(
     from catsdogs.progress import JobProgress, duration
     from catsdogs.selection import select
     from catsdogs.study_progress import study_line
-    from catsdogs.tuning import SearchTuner
+    from catsdogs.tuning import Search
 
     data, models = prepared(config, dataset, dataset.folds())
     oracle = build_oracle(config)
@@ -238,7 +240,7 @@ def _search(
         earlier.records,
     )
     ids = list(dataset.rows["id"].iloc[data.validation_rows])
-    tuner = SearchTuner(config, oracle, data, models, place.folder, ids, progress, earlier, deadline)
+    search = Search(config, oracle, data, models, place.folder, ids, progress, earlier, deadline)
     log.info(
         "%s: %d images to train on, %d to validate on%s; building the model and trying one step",
         place.label,
@@ -248,27 +250,27 @@ def _search(
     )
     began = time.monotonic()
     try:
-        tuner.try_one_step()
+        search.try_one_step()
         with data.features.reading():
             data.features.prepare()
-            tuner.search(verbose=0)
+            search.run()
             chosen = None
             if config.select.top > 1:
-                chosen = select(config, tuner, place.folder, place.label, ids)
+                chosen = select(config, search, place.folder, place.label, ids)
             if chosen is None:
-                tuner.mend_validation()
+                search.mend_validation()
     except BudgetSpent as spent:
         _stop(place, str(spent), result)
         return
     finally:
-        result.update(outcome(tuner.records, planned), features=data.features.told())
-    best = best_trial(tuner.records)
+        result.update(outcome(search.records, planned), features=data.features.told())
+    best = best_trial(search.records)
     if best is None:
         raise RuntimeError(
-            f"none of {len(tuner.records)} trials completed with a finite log loss; the first one ended with\n"
-            f"{tuner.first_traceback}"
+            f"none of {len(search.records)} trials completed with a finite log loss; the first one ended with\n"
+            f"{search.first_traceback}"
         )
-    tuner.weights.drop_all()
+    search.weights.drop_all()
     if chosen is not None:
         result.update(best_trial=chosen, objective=chosen["val_log_loss"])
     log.info(
@@ -276,7 +278,7 @@ def _search(
         place.label,
         result["objective"],
         result["best_trial"]["trial"],
-        len(tuner.records),
+        len(search.records),
         duration(time.monotonic() - began),
     )
 

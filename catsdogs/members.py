@@ -12,21 +12,17 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.dataset import Dataset, Fold
-from catsdogs.devices import batch_sizes, distributed
 from catsdogs.errors import UserError
-from catsdogs.hypermodel import hyperparameters
+from catsdogs.hypermodel import with_values
 from catsdogs.identity import differences
 from catsdogs.inputs import prepared
 from catsdogs.progress import JobProgress
 from catsdogs.provenance import versions
 from catsdogs.saved_config import saved_config
-from catsdogs.schedules import steps_per_epoch
 from catsdogs.schema import RetrainConfig, validated
 from catsdogs.study import Job, chosen_trial
-from catsdogs.training import DivergedError, Training, train
-from catsdogs.trial_model import TrialModels
+from catsdogs.training import DivergedError, Listener, Training, execute, trial_seed
 from catsdogs.trials import TrialRecord, lineage
-from catsdogs.tuning import TrainingSet, trial_seed
 from catsdogs.views import distinct_views
 
 log = logging.getLogger(__name__)
@@ -137,13 +133,14 @@ def _members_of(
     if config.fit_on == "all" and not by_fold and config.features.mode == "auto" and few:
         log.info("every view is read once, so that activations are computed for every batch and not stored")
         settings = dataclasses.replace(config, features=dataclasses.replace(config.features, mode="live"))
-    depths = [hyperparameters(config, record.hyperparameters).unfreeze_depth for record in line]
+    depths = [with_values(config, record.hyperparameters).model.unfreeze_depth for record in line]
     data, models = prepared(settings, dataset, folds, depths)
     kept = None
     if not len(data.validation_rows) and not changed:
         rows = np.sort(np.concatenate([fold.validation_rows for fold in searched]))
         kept = _kept(job, trial, list(dataset.rows["id"].iloc[rows]))
     selected_epochs = ((job.result.get("config") or {}).get("fit") or {}).get("epochs")
+    line = _to_train(config, line, len(data.validation_rows) > 0, config.fit.epochs != selected_epochs)
     members = []
     with data.features.reading():
         data.features.prepare()
@@ -151,15 +148,23 @@ def _members_of(
             run = job.execution(trial.trial) * len(searched) + number
             of = f", fold {number + 1} of {len(folds)}" if by_fold else ""
             try:
-                training, model = _train(
-                    config, line, data, models, fold, run, config.fit.epochs != selected_epochs, f"{label}{of}"
-                )
+                found = execute(config, line, data, models, run, _told(f"{label}{of}", line, fold))
             except DivergedError as error:
                 raise UserError(f"the training diverged: {error}") from error
-            seed = trial_seed(config.seed, trial.trial, run)
-            unseen = fold.validation_rows
+            history = pd.concat([one.history for one in found.trainings], ignore_index=True)
             members.append(
-                Member(config, job, trial, number if by_fold else None, seed, changed, model, training, unseen, kept)
+                Member(
+                    config,
+                    job,
+                    trial,
+                    fold=number if by_fold else None,
+                    seed=trial_seed(config.seed, trial.trial, run),
+                    changed=changed,
+                    model=models.whole(found.model),
+                    training=dataclasses.replace(found.trainings[-1], history=history),
+                    unseen=fold.validation_rows,
+                    kept=kept,
+                )
             )
     return members
 
@@ -173,62 +178,28 @@ def _alone(config: RetrainConfig, dataset: Dataset) -> Fold:
     return dataset.folds()[0]
 
 
-def _train(
-    config: RetrainConfig,
-    line: list[TrialRecord],
-    data: TrainingSet,
-    models: TrialModels,
-    fold: Fold,
-    run: int,
-    other_epochs: bool,
-    label: str,
-) -> tuple[Training, keras.Model]:
-    """Train as the trial was trained, so that on the same data and machine the same model comes out.
-
-    A promoted Hyperband trial went on from its parent's best weights with a new optimizer, so the whole `line` is
-    trained, one after the other. Without validation images every one takes the epochs that it needed then.
+def _to_train(config: RetrainConfig, line: list[TrialRecord], scored: bool, other_epochs: bool) -> list[TrialRecord]:
+    """The line with the epochs that it is trained to: without validation images, those that its trials needed then.
 
     Args:
-        line: `trials.lineage` of the trial.
-        run: as in `trial_seed`.
+        scored: there are validation images.
         other_epochs: fit.epochs is overridden, and the last of the line is trained to it.
-        label: for the log.
     """
-    validated = len(fold.validation_rows) > 0
-    # The schedule is that of the whole training, also where it is left after the epochs that the trial needed.
-    steps = steps_per_epoch(len(fold.train_rows), config.fit.batch_size)
-    ends = [record.epoch_budget or config.fit.epochs if validated else record.best_epoch for record in line]
-    if validated and other_epochs:
+    ends = [record.epoch_budget or config.fit.epochs if scored else record.best_epoch for record in line]
+    if scored and other_epochs:
         ends[-1] = config.fit.epochs
-    progress = JobProgress(label, len(line), max(ends))
-    log.info("%s: training on %d images, at most %d epochs", label, len(fold.train_rows), max(ends))
-    histories: list[pd.DataFrame] = []
-    weights: list[np.ndarray] | None = None
-    for record, end in zip(line, ends, strict=True):
-        seed = trial_seed(config.seed, record.trial, run)
-        values = hyperparameters(config, record.hyperparameters)
-        with distributed(batch_sizes(config.fit.batch_size, len(fold.train_rows), len(fold.validation_rows))):
-            trial = models.start(values, seed, first_step=steps * record.first_epoch)
-            if weights is not None:
-                models.set_weights(trial, weights)
-            training = train(
-                trial.model,
-                data.features.at(trial.cut),
-                data.labels,
-                fold.train_rows,
-                fold.validation_rows if validated else None,
-                config.fit,
-                seed,
-                first_epoch=record.first_epoch,
-                epochs=max(end, record.first_epoch + 1),
-                listener=lambda epoch, share, logs, end=end: progress.epoch(epoch, share, epoch, end, logs),  # type: ignore[misc]
-                distinct_views=data.features.views,
-            )
-        progress.trial_done()
-        weights = trial.model.get_weights()
-        histories.append(training.history)
-    whole = dataclasses.replace(training, history=pd.concat(histories, ignore_index=True))
-    return whole, models.whole(trial)
+    return [
+        dataclasses.replace(record, epoch_budget=max(end, record.first_epoch + 1))
+        for record, end in zip(line, ends, strict=True)
+    ]
+
+
+def _told(label: str, line: list[TrialRecord], fold: Fold) -> Listener:
+    """Tells how far the training of a line is."""
+    epochs = max(record.epoch_budget or 0 for record in line)
+    progress = JobProgress(label, 1, epochs)
+    log.info("%s: training on %d images, at most %d epochs", label, len(fold.train_rows), epochs)
+    return lambda epoch, share, logs: progress.epoch(epoch, share, epoch, epochs, logs)
 
 
 def _kept(job: Job, trial: TrialRecord, ids: list[str]) -> np.ndarray | None:

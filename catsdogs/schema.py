@@ -154,7 +154,6 @@ class Fit:
     ]  # epochs without a better val_log_loss before training stops
     executions_per_trial: Annotated[StrictInt, Field(ge=1, le=1_000)]
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]  # of what is trained; weights stay float32
-    max_parameters: Annotated[StrictInt, Field(ge=1)] | None  # a trial whose whole model has more is recorded as failed
 
 
 @dataclass(config=_CONFIG)
@@ -194,17 +193,9 @@ class Select:
 
 @dataclass(config=_CONFIG)
 class Timeout:
-    """When a trial, or a run of a study, is given up."""
+    """When a run of a study is given up."""
 
-    trial_seconds: Annotated[StrictFloat, Field(gt=0)] | None  # a trial that takes longer is a failed one
     study_seconds: Annotated[StrictFloat, Field(gt=0)] | None  # from the start of the command
-
-
-@dataclass(config=_CONFIG)
-class Resume:
-    """What the same command does with what is in the study already."""
-
-    failed: Literal["retry", "skip"]  # with jobs that failed before
 
 
 @dataclass(config=_CONFIG)
@@ -237,7 +228,6 @@ class SearchConfig:
     tta: Tta
     select: Select
     timeout: Timeout
-    resume: Resume
     varied: list[str]  # keys that the study varies beside the composed groups; they name the job folders
 
 

@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from pathlib import Path
 from typing import Any
 
-import keras_tuner
 import numpy as np
 import pandas as pd
 
 from catsdogs.earlier import SELECT, validation_has
-from catsdogs.exhaustion import check_others_may_do
 from catsdogs.files import free_name, write_csv
-from catsdogs.limits import BudgetSpent, TrialTimeoutError
 from catsdogs.progress import JobProgress
 from catsdogs.schema import SearchConfig
 from catsdogs.training import DivergedError
 from catsdogs.trials import TrialRecord, summary
-from catsdogs.tuning import SearchTuner
+from catsdogs.tuning import Search
 
 log = logging.getLogger(__name__)
 
 _COLUMNS = ["trial", "seed", "val_log_loss", "val_accuracy", "best_epoch", "seconds"]
 
 
-def select(config: SearchConfig, tuner: SearchTuner, folder: Path, label: str, ids: list[str]) -> dict[str, Any] | None:
+def select(config: SearchConfig, search: Search, folder: Path, label: str, ids: list[str]) -> dict[str, Any] | None:
     """Name the winner of a search that has ended, and leave its predictions in `validation.csv`.
 
     A row of `select.csv` is written after every training, and what is there is not trained again.
@@ -47,25 +45,23 @@ def select(config: SearchConfig, tuner: SearchTuner, folder: Path, label: str, i
     """
     top, seeds = config.select.top, config.select.seeds
     able = sorted(
-        (record for record in tuner.records if record.can_win), key=lambda record: (record.val_log_loss, record.trial)
+        (record for record in search.records if record.can_win), key=lambda record: (record.val_log_loss, record.trial)
     )
     candidates = able[:top]
     # The first execution that the search has not had.
     fresh = config.fit.executions_per_trial
-    table = _read(folder / SELECT, [record.trial for record in tuner.records])
+    table = _read(folder / SELECT, [record.trial for record in search.records])
     known = set(zip(table["trial"], table["seed"], strict=True))
     p_dog: dict[str, np.ndarray] = {}
-    progress = JobProgress(f"{label}, selection", len(candidates) * seeds, config.fit.epochs * tuner.folds)
+    progress = JobProgress(f"{label}, selection", len(candidates) * seeds, config.fit.epochs * search.folds)
     raised: dict[str, Exception] = {}
     for record in candidates:
         for seed in range(seeds):
             if (record.trial, seed) not in known and record.trial not in raised:
                 try:
-                    row, said = _trained(tuner, record.trial, seed, fresh + seed, progress)
-                except (BudgetSpent, keras_tuner.errors.FatalError):
-                    raise
+                    row, said = _trained(search, record, seed, fresh + seed, progress)
                 except Exception as error:
-                    check_others_may_do(error)
+                    search.check_others_may_do(error)
                     log.warning("trial %s raises with fresh seed %d, and cannot win", record.trial, seed, exc_info=True)
                     # It has no row, so that it is tried again where the job is.
                     raised[record.trial] = error
@@ -89,10 +85,10 @@ def select(config: SearchConfig, tuner: SearchTuner, folder: Path, label: str, i
     _tell(label, winner, candidates, means, seeds)
     rows = ours.loc[[winner.trial]].sort_values("seed")
     if winner.trial in p_dog:
-        tuner.write_validation(p_dog[winner.trial])
+        search.write_validation(p_dog[winner.trial])
     elif not validation_has(folder, ids, float(rows["val_log_loss"].iloc[0])):
         # An earlier run of the job trained it, and was ended before it wrote this down.
-        tuner.write_validation_again(winner.trial, fresh)
+        search.write_validation_again(winner, fresh)
     return {
         **summary(winner),
         "val_log_loss": means[winner.trial],
@@ -105,15 +101,17 @@ def select(config: SearchConfig, tuner: SearchTuner, folder: Path, label: str, i
 
 
 def _trained(
-    tuner: SearchTuner, trial: str, seed: int, execution: int, progress: JobProgress
+    search: Search, record: TrialRecord, seed: int, execution: int, progress: JobProgress
 ) -> tuple[list[Any], np.ndarray | None]:
     """A row of the table, and what the model says of the validation images; NaN and None if it does not end well."""
+    began = time.monotonic()
     try:
-        found = tuner.train_again(trial, execution, progress.epoch)
-    except (DivergedError, TrialTimeoutError) as error:
-        log.warning("trial %s does not end well with fresh seed %d, and cannot win: %s", trial, seed, error)
-        return [trial, seed, math.nan, math.nan, 0, math.nan], None
-    return [trial, seed, found.val_log_loss, found.val_accuracy, found.best_epoch, found.seconds], found.p_dog
+        found, p_dog = search.train(record, [execution], progress)
+    except DivergedError as error:
+        log.warning("trial %s does not end well with fresh seed %d, and cannot win: %s", record.trial, seed, error)
+        return [record.trial, seed, math.nan, math.nan, 0, math.nan], None
+    seconds = round(time.monotonic() - began, 3)
+    return [record.trial, seed, found.val_log_loss, found.val_accuracy, found.best_epoch, seconds], p_dog
 
 
 def _tell(label: str, winner: TrialRecord, candidates: list[TrialRecord], means: dict[str, float], seeds: int) -> None:

@@ -1,4 +1,4 @@
-"""A job and what is in its folder -> what the same command does with it: begin, go on, try again, skip, or refuse."""
+"""A job and what is in its folder -> what the same command does with it: begin, go on, try again, leave, or refuse."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ class Kind(Enum):
     RETRIED = "failed and is tried again"
     EXTENDED = "finished before and gets more trials"
     RESELECTED = "finished before and selects again"
-    SKIPPED = "failed and is skipped"
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Standing:
 
     @property
     def runs(self) -> bool:
-        return self.kind not in (Kind.FINISHED, Kind.SKIPPED)
+        return self.kind is not Kind.FINISHED
 
     def told(self) -> str:
         """`goes on at trial 3 of 8`."""
@@ -98,8 +97,6 @@ def find_standing(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> S
         raise _refusal(folder, changed)
     lost = job is None or "config" not in job.result
     failed = job is not None and not lost and job.status == FAILED and job.result.get("error_type") != INTERRUPTED
-    if failed and config.resume.failed == "skip":
-        return Standing(Kind.SKIPPED, job)
     if changed or (failed and not completed):
         return Standing(Kind.RETRIED if failed else Kind.NEW, job, planned=planned, anew=True)
     _enough(folder, records, planned)

@@ -136,18 +136,22 @@ def read_job(folder: Path) -> Job | None:
 
 
 def _completed(config: dict[str, Any]) -> dict[str, Any]:
-    """A job's configuration with the keys that earlier versions did not write, and their meaning then."""
-    fit = {"precision": "float32", "max_parameters": None, **_mapping(config.get("fit"))}
-    since = {
-        "timeout": {"trial_seconds": None, "study_seconds": None},
-        "resume": {"failed": "retry"},
-        "select": {"top": 1, "seeds": 3},
-    }
+    """A job's configuration with the keys that earlier versions did not write, and their meaning then.
+
+    Settings that are no more are left out.
+    """
+    fit = {"precision": "float32", **_mapping(config.get("fit"))}
+    timeout = {"study_seconds": None, **_mapping(config.get("timeout"))}
+    since = {"select": {"top": 1, "seeds": 3}}
     tta = {"average": "probability", **_mapping(config.get("tta"))}
     features = {"mode": "auto", "views": fit.get("epochs"), "dtype": "float32", "engine": "auto", "max_gib": 50.0}
     split = {"holdout": 0.0, "folds": 1, "together": "copies", **_mapping(config.get("split"))}
     features = {**features, **_mapping(config.get("features"))}
-    return {**since, **config, "fit": fit, "split": split, "features": features, "tta": tta}
+    groups = {"timeout": timeout, "fit": fit, "split": split, "features": features, "tta": tta}
+    complete = {**since, **config, **groups}
+    for group, removed in ((fit, "max_parameters"), (timeout, "trial_seconds"), (complete, "resume")):
+        group.pop(removed, None)
+    return complete
 
 
 def read_jobs(study: Path) -> list[Job]:

@@ -1,9 +1,9 @@
-"""Model + batches -> history, best epoch, and the model as it was at its best epoch."""
+"""Trial + data -> its model as it was at its best epoch, and the history of its training."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,13 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.batches import PlainBatches, TrainingBatches, for_keras
-from catsdogs.schema import Fit
+from catsdogs.devices import distributed
+from catsdogs.hypermodel import with_values
+from catsdogs.inputs import TrainingSet
+from catsdogs.schedules import steps_per_epoch
+from catsdogs.schema import Fit, SearchConfig
+from catsdogs.trial_model import TrialModel, TrialModels
+from catsdogs.trials import TrialRecord
 from catsdogs.views import PLAIN, Views
 
 
@@ -42,8 +48,87 @@ class Training:
     val_accuracy: float
 
 
+@dataclass(frozen=True)
+class Execution:
+    """A trial that has been trained on one fold.
+
+    Attributes:
+        trainings: of every trial of the line, that of the trial itself last.
+        model: of the trial; another trial's once that has started in it.
+    """
+
+    trainings: list[Training]
+    model: TrialModel
+
+
 # Called after a batch with (epoch from 0, share of the epoch done) and, once an epoch, with its logs.
 Listener = Callable[[int, float, dict[str, float] | None], None]
+
+
+def trial_seed(seed: int, trial: str, run: int) -> int:
+    """The seed of one run of a trial: of its weights, its dropout and its order of images; in [0, 2^31).
+
+    Args:
+        run: execution x folds + fold: a trial runs every fold of every execution.
+    """
+    return int(np.random.SeedSequence([seed, int(trial), run]).generate_state(1)[0] >> 1)
+
+
+def execute(
+    config: SearchConfig,
+    line: Sequence[TrialRecord],
+    data: TrainingSet,
+    models: TrialModels,
+    run: int,
+    listener: Listener | None = None,
+    weights: list[np.ndarray] | None = None,
+) -> Execution:
+    """Train a trial on one fold; on the same data and machine the same model comes out every time.
+
+    A promoted Hyperband trial goes on from the best weights of the trial before it, and from its learning rate, with a
+    new optimizer.
+
+    Args:
+        config: of the job.
+        line: `trials.lineage` of the trial, or the end of it. Each is trained from its `first_epoch` to its
+            `epoch_budget`, without early stopping where the fold has no validation images.
+        run: as in `trial_seed`.
+        weights: what the line goes on from; None where it is whole.
+
+    Raises:
+        DivergedError: the loss or the validation log loss is not finite.
+    """
+    fold = data.folds[run % len(data.folds)]
+    steps = steps_per_epoch(len(fold.train_rows), config.fit.batch_size)
+    trainings: list[Training] = []
+    with distributed(data.batch_sizes(config.fit.batch_size)):
+        for record in line:
+            seed = trial_seed(config.seed, record.trial, run)
+            trial = models.start(with_values(config, record.hyperparameters), seed, steps * record.first_epoch)
+            if weights is not None:
+                models.set_weights(trial, weights)
+            try:
+                training = train(
+                    trial.model,
+                    data.features.at(trial.cut),
+                    data.labels,
+                    fold.train_rows,
+                    fold.validation_rows if len(fold.validation_rows) else None,
+                    config.fit,
+                    seed,
+                    record.first_epoch,
+                    record.epoch_budget,
+                    listener,
+                    data.features.views,
+                )
+            except DivergedError:
+                raise
+            except BaseException:
+                models.forget(trial)
+                raise
+            trainings.append(training)
+            weights = trial.model.get_weights()
+    return Execution(trainings, trial)
 
 
 def train(

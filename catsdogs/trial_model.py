@@ -1,4 +1,4 @@
-"""Configuration + hyperparameters + seed -> the compiled model of a trial: what is trained, above the cut.
+"""Configuration of a trial + seed -> the compiled model of that trial: what is trained, above the cut.
 
 A model is built and traced once for every structure, that is unfreeze depth and classifier width. What else trials vary
 (dropout, L2, learning rates, seeds, weights) are variables that are set when a trial starts. So a trial costs no new
@@ -24,13 +24,11 @@ from catsdogs.cut import Cut, find_cut, suffix
 from catsdogs.files import replacing
 from catsdogs.folding import folded
 from catsdogs.hypermodel import (
-    Hyperparameters,
     compile_model,
     depths,
     head,
     plain_head,
     regularise,
-    trial_schedule,
     unfreeze,
     whole_model,
 )
@@ -51,12 +49,12 @@ class TrialModel:
     Attributes:
         model: activations (B, *cut.shape) -> p_dog float32 (B, 1).
         cut: the tensor that it reads.
-        values: the hyperparameters of the trial.
+        config: of the trial.
         structure, start: what it was started in, and as which of those that were.
     """
 
     structure: _Structure
-    values: Hyperparameters
+    config: SearchConfig
     start: int
 
     @property
@@ -84,6 +82,7 @@ class TrialModels:
     """The models of a job's trials.
 
     Args:
+        config: of the job.
         total_steps: optimizer steps of a whole training, for the schedule.
         wanted: the unfreeze depths of all trials to come; those of the space if None.
     """
@@ -97,27 +96,27 @@ class TrialModels:
         self._structures: OrderedDict[tuple[int, int], _Structure] = OrderedDict()
         self.cuts = {depth: self._cut(depth) for depth in wanted or depths(config)}
 
-    def start(self, values: Hyperparameters, seed: int, first_step: int = 0) -> TrialModel:
+    def start(self, config: SearchConfig, seed: int, first_step: int = 0) -> TrialModel:
         """The model of a trial, as if it were newly built.
 
         The initial weights of the classifier and the masks of its dropout are those of a model built right after
         `keras.utils.set_random_seed(seed)`.
 
         Args:
+            config: of the trial.
             first_step: the step of a whole training at which this model's optimizer starts.
         """
-        structure = self._structure(values)
+        structure = self._structure(config)
         for variable, value in structure.initial:
             variable.assign(value)
         keras.utils.set_random_seed(seed)
-        _copy_head(self._plain_head(structure, values), structure.model)
+        _copy_head(self._plain_head(structure, config), structure.model)
         for number, state in enumerate(structure.seeds):
             state.assign(np.random.SeedSequence([seed, number]).generate_state(2).astype(state.dtype))
-        self._set(structure, values)
-        schedule = trial_schedule(self._config.schedule, values)
-        structure.rates.assign(learning_rates(schedule, self._total_steps, first_step))
+        self._set(structure, config)
+        structure.rates.assign(learning_rates(config.schedule, self._total_steps, first_step))
         structure.starts += 1
-        return TrialModel(structure, values, structure.starts)
+        return TrialModel(structure, config, structure.starts)
 
     def forget(self, trial: TrialModel) -> None:
         """Do not use this model again: an error may have left it in any state."""
@@ -143,22 +142,14 @@ class TrialModels:
     def set_weights(self, trial: TrialModel, weights: list[np.ndarray]) -> None:
         """Weights of a model of the same structure; the hyperparameters stay."""
         trial.model.set_weights(weights)
-        self._set(trial.structure, trial.values)
-
-    def parameters(self, values: Hyperparameters) -> int:
-        """Of the whole model of a trial, told without building it."""
-        features = int(self._network.backbone.output_shape[-1])
-        inner = values.dense_units or features
-        head_batch_norm = 4 * features if self._config.model.head_batch_norm else 0
-        dense = (features + 1) * values.dense_units
-        return sum(weight.size for weight in self._network.weights) + head_batch_norm + dense + inner + 1
+        self._set(trial.structure, trial.config)
 
     def whole(self, trial: TrialModel) -> keras.Model:
         """The model that is shipped: prefix, trained suffix and classifier in plain float32 Keras layers."""
         self._check(trial)
         backbone = self._network.copy()
         backbone.set_weights(trial.structure.backbone.get_weights())
-        model = whole_model(self._config, backbone, trial.values)
+        model = whole_model(trial.config, backbone)
         _copy_head(trial.model, model)
         return model
 
@@ -166,31 +157,31 @@ class TrialModels:
         if trial.start != trial.structure.starts:
             raise ValueError("another trial has started in this model; ask before it does")
 
-    def _set(self, structure: _Structure, values: Hyperparameters) -> None:
-        structure.settings.dropout.assign(values.dropout)
-        structure.settings.l2.assign(values.l2)
+    def _set(self, structure: _Structure, config: SearchConfig) -> None:
+        structure.settings.dropout.assign(config.model.dropout)
+        structure.settings.l2.assign(config.model.l2)
 
     def _cut(self, depth: int) -> Cut:
         return find_cut(self._network.backbone, depth, self._config.backbone.train_batch_norm)
 
-    def _structure(self, values: Hyperparameters) -> _Structure:
-        key = (values.unfreeze_depth, values.dense_units)
+    def _structure(self, config: SearchConfig) -> _Structure:
+        key = (config.model.unfreeze_depth, config.model.dense_units)
         if key not in self._structures:
             # The backbone, the weights that it starts a trial with, and at most two slots of Adam for each.
             one = 4 * sum(weight.nbytes for weight in self._network.weights)
             if self._structures and (len(self._structures) + 1) * one > KEPT_BYTES:
                 log.info("the space has more structures than fit into memory: one is dropped, to be built again")
                 self._structures.popitem(last=False)
-            with _precision(self._config.fit.precision):
-                self._structures[key] = self._build(values)
+            with _precision(config.fit.precision):
+                self._structures[key] = self._build(config)
         self._structures.move_to_end(key)
         return self._structures[key]
 
-    def _build(self, values: Hyperparameters) -> _Structure:
-        config = self._config
-        cut = self.cuts.get(values.unfreeze_depth) or self._cut(values.unfreeze_depth)
+    def _build(self, config: SearchConfig) -> _Structure:
+        depth = config.model.unfreeze_depth
+        cut = self.cuts.get(depth) or self._cut(depth)
         backbone = self._network.copy()
-        unfreeze(backbone, values.unfreeze_depth, config.backbone.train_batch_norm)
+        unfreeze(backbone, depth, config.backbone.train_batch_norm)
         settings = _Settings()
         l2 = _AdjustableL2(settings)
         if config.model.l2_covers == "head_and_backbone":
@@ -198,7 +189,7 @@ class TrialModels:
         trunk = folded(suffix(backbone, config.backbone.preprocessing, cut))
         activations = keras.Input(cut.shape, dtype="float32", name="activations")
         pooled = settings(trunk(activations))
-        p_dog = head(pooled, config.model, values.dense_units, l2, lambda: _AdjustableDropout(settings))
+        p_dog = head(pooled, config.model, l2, lambda: _AdjustableDropout(settings))
         model = keras.Model(activations, p_dog, name="trial")
         rates = keras.Variable(np.zeros(self._total_steps + 1, np.float32), trainable=False, name="learning_rates")
         optimizer = keras.optimizers.Adam(LearningRateTable(rates))
@@ -216,10 +207,10 @@ class TrialModels:
         ]
         return _Structure(model, cut, backbone, settings, rates, initial, seeds)
 
-    def _plain_head(self, structure: _Structure, values: Hyperparameters) -> keras.Model:
+    def _plain_head(self, structure: _Structure, config: SearchConfig) -> keras.Model:
         pooled = keras.Input(structure.settings.output.shape[1:], dtype="float32")
-        with _precision(self._config.fit.precision):
-            return keras.Model(pooled, plain_head(pooled, self._config.model, values))
+        with _precision(config.fit.precision):
+            return keras.Model(pooled, plain_head(pooled, config.model))
 
 
 class _Settings(keras.layers.Layer):

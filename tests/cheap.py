@@ -24,19 +24,17 @@ IMAGES = 12
 class Models:
     """As `TrialModels`."""
 
-    def start(self, values, seed, first_step=0):
-        model = SimpleNamespace(number=seed / 2**31, values=values, train_on_batch=lambda *batch: None)
+    def start(self, config, seed, first_step=0):
+        model = SimpleNamespace(number=seed / 2**31, values=config.model, train_on_batch=lambda *batch: None)
+        model.get_weights = lambda: [np.array(model.number)]
         return SimpleNamespace(model=model, cut=SimpleNamespace(shape=(1,)))
 
     def forget(self, trial):
         pass
 
-    def parameters(self, values):
-        return int(values.dense_units + values.unfreeze_depth)
-
     def save_weights(self, trial, file):
         with files.replacing(file) as temporary:
-            np.savez(temporary, np.array(trial.model.number))
+            np.savez(temporary, *trial.model.get_weights())
 
     def read_weights(self, file):
         with np.load(file) as saved:
@@ -84,7 +82,7 @@ class Job:
         self.dataset = Dataset(rows, folder, None, None, rows[:0], "digest")
 
         def prepared(config, dataset, folds):
-            from catsdogs.tuning import TrainingSet
+            from catsdogs.inputs import TrainingSet
 
             return TrainingSet(features, self.labels.astype(np.float32), tuple(folds)), Models()
 
@@ -93,8 +91,8 @@ class Job:
         monkeypatch.setattr("os.fsync", lambda handle: None)
         monkeypatch.setattr("catsdogs.job.load_dataset", lambda *arguments: self.dataset)
         monkeypatch.setattr("catsdogs.inputs.prepared", prepared)
-        monkeypatch.setattr("catsdogs.tuning.train", self.train)
-        monkeypatch.setattr("catsdogs.tuning.SearchTuner._predictions", self.predictions)
+        monkeypatch.setattr("catsdogs.training.train", self.train)
+        monkeypatch.setattr("catsdogs.tuning.Search._predictions", self.predictions)
 
     def train(self, model, views, labels, rows, validation_rows, fit, seed, first_epoch, epochs, listener, distinct):
         self.trained.append((first_epoch, seed))

@@ -123,9 +123,9 @@ def prepared(training_data: Drawn, tmp_path: Path) -> Callable[[SearchConfig], A
     from catsdogs.backbones import load_network
     from catsdogs.dataset import Fold
     from catsdogs.features import Features
+    from catsdogs.inputs import TrainingSet
     from catsdogs.schedules import steps_per_epoch
     from catsdogs.trial_model import TrialModels
-    from catsdogs.tuning import TrainingSet
 
     def prepare(job: SearchConfig) -> Any:
         data = training_data

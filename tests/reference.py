@@ -5,17 +5,18 @@ from __future__ import annotations
 import keras
 
 from catsdogs.backbones import build_backbone
-from catsdogs.hypermodel import Hyperparameters, compile_model, regularise, trial_schedule, unfreeze, whole_model
+from catsdogs.hypermodel import compile_model, regularise, unfreeze, whole_model
 from catsdogs.schedules import learning_rate
 from catsdogs.schema import SearchConfig
 
 
-def build_model(config: SearchConfig, values: Hyperparameters, total_steps: int, first_step: int = 0) -> keras.Model:
+def build_model(config: SearchConfig, total_steps: int, first_step: int = 0) -> keras.Model:
     """Build and compile the whole model: pixels in, probability of dog out.
 
     Preprocessing - backbone - GlobalAveragePooling2D - [BatchNormalization] - [Dense(relu)] - Dropout - Dense(sigmoid).
 
     Args:
+        config: of the trial.
         total_steps: optimizer steps of a whole training.
         first_step: the step of that training at which this model's optimizer starts.
 
@@ -24,10 +25,10 @@ def build_model(config: SearchConfig, values: Hyperparameters, total_steps: int,
         cross-entropy of the unsmoothed label without regularisation, unlike its loss.
     """
     backbone = build_backbone(config.backbone)
-    unfreeze(backbone, values.unfreeze_depth, config.backbone.train_batch_norm)
+    unfreeze(backbone, config.model.unfreeze_depth, config.backbone.train_batch_norm)
     if config.model.l2_covers == "head_and_backbone":
-        regularise(backbone, keras.regularizers.L2(values.l2))
-    model = whole_model(config, backbone, values)
-    schedule = learning_rate(trial_schedule(config.schedule, values), total_steps, first_step)
+        regularise(backbone, keras.regularizers.L2(config.model.l2))
+    model = whole_model(config, backbone)
+    schedule = learning_rate(config.schedule, total_steps, first_step)
     compile_model(model, keras.optimizers.Adam(schedule), config.label_smoothing.epsilon)
     return model

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from catsdogs import devices
-from catsdogs.hypermodel import hyperparameters
+from catsdogs.hypermodel import with_values
 from catsdogs.training import train
 
 
@@ -77,7 +77,7 @@ def test_two_devices_train_what_one_trains(config, prepared, monkeypatch):
         monkeypatch.setattr(devices, "accelerators", lambda found=found: found)
         data, models = prepared(job)
         with devices.distributed([20]):
-            trial = models.start(hyperparameters(job, {"unfreeze_depth": 2}), seed=4)
+            trial = models.start(with_values(job, {"unfreeze_depth": 2}), seed=4)
             rows = (data.folds[0].train_rows, data.folds[0].validation_rows)
             training = train(trial.model, data.features.at(trial.cut), data.labels, *rows, job.fit, seed=4)
         histories.append(training.history.drop(columns="seconds"))

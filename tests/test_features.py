@@ -235,7 +235,7 @@ def test_float16_is_close(make, network):
 @pytest.mark.parametrize("depth", [0, 2])
 def test_stored_training_is_live_training(config, prepared, depth):
     """The same views, live and stored: the same history, also where epochs come round to the first view."""
-    from catsdogs.hypermodel import hyperparameters
+    from catsdogs.hypermodel import with_values
 
     histories = []
     for mode in ("stored", "live"):
@@ -247,7 +247,7 @@ def test_stored_training_is_live_training(config, prepared, depth):
             "features.views=2",
         )
         data, models = prepared(job)
-        trial = models.start(hyperparameters(job, {"unfreeze_depth": depth}), seed=4)
+        trial = models.start(with_values(job, {"unfreeze_depth": depth}), seed=4)
         rows = (data.folds[0].train_rows, data.folds[0].validation_rows)
         training = train(
             trial.model, data.features.at(trial.cut), data.labels, *rows, job.fit, seed=4, distinct_views=2

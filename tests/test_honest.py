@@ -152,10 +152,10 @@ def test_the_winner_is_named_by_fresh_seeds_alone(study):
 
 
 def test_a_selection_goes_on_where_it_was_ended_and_begins_again_where_it_is_changed(copy, monkeypatch):
-    from catsdogs import tuning
+    from catsdogs import training
 
-    train, calls = tuning.train, []
-    monkeypatch.setattr(tuning, "train", lambda *args, **kwargs: calls.append(1) or train(*args, **kwargs))
+    train, calls = training.train, []
+    monkeypatch.setattr(training, "train", lambda *args, **kwargs: calls.append(1) or train(*args, **kwargs))
     folder = copy.place().folder
     before = {name: (folder / name).read_text() for name in ("select.csv", "validation.csv", "trials.csv")}
     kept = read_json(folder / "result.json")
@@ -182,7 +182,7 @@ def test_a_selection_goes_on_where_it_was_ended_and_begins_again_where_it_is_cha
             return train(*args, **kwargs)
 
         calls.clear()
-        monkeypatch.setattr(tuning, "train", first_raises)
+        monkeypatch.setattr(training, "train", first_raises)
         (folder / "select.csv").unlink(missing_ok=True)
         (folder / "result.json").unlink()
         return copy.search()
@@ -196,7 +196,7 @@ def test_a_selection_goes_on_where_it_was_ended_and_begins_again_where_it_is_cha
     assert np.isnan(raising(TypeError("not a trial's")))
     assert "not a trial's" in read_json(folder / "result.json")["error"]
     calls.clear()
-    monkeypatch.setattr(tuning, "train", lambda *args, **kwargs: calls.append(1) or train(*args, **kwargs))
+    monkeypatch.setattr(training, "train", lambda *args, **kwargs: calls.append(1) or train(*args, **kwargs))
 
     # Without a selection the best of the search wins, and nothing of it is trained again but for its predictions.
     best = best_trial(read_trials(folder / "trials.csv"))

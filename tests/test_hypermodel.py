@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
-
 import keras
 import keras_tuner
 import numpy as np
@@ -11,9 +9,9 @@ from sklearn.metrics import log_loss
 
 from catsdogs.compose import checked
 from catsdogs.errors import UserError
-from catsdogs.hypermodel import declare, depths, hyperparameters, unfreeze
+from catsdogs.hypermodel import declare, depths, hyperparameters, unfreeze, with_values
 from catsdogs.hypermodel import log_loss as log_loss_metric
-from catsdogs.schema import Hyperparameter
+from catsdogs.schema import SEARCHABLE, Hyperparameter
 from catsdogs.scores import log_loss_per_image
 
 
@@ -30,8 +28,7 @@ def mobilenet():
 
 
 def built(config, **values):
-    base = hyperparameters(config, {})
-    return build_model(config, dataclasses.replace(base, **values), total_steps=10)
+    return build_model(with_values(config, values), total_steps=10)
 
 
 def backbone_of(model):
@@ -158,10 +155,14 @@ def test_the_optimizer_follows_the_schedule(config, images):
 
 def test_searched_values_take_the_place_of_the_configurations(config):
     job = config("model.dropout=0.4", "schedule.peak_lr=0.002")
-    values = hyperparameters(job, {"unfreeze_depth": 3.0, "l2": 1e-5, "tuner/epochs": 3})
-    assert values.unfreeze_depth == 3
-    assert isinstance(values.unfreeze_depth, int)
-    assert (values.dropout, values.l2, values.peak_lr) == (0.4, 1e-5, 0.002)
+    trial = with_values(job, {"unfreeze_depth": 3.0, "l2": 1e-5, "final_fraction": 0})
+    values = hyperparameters(trial)
+    assert list(values) == list(SEARCHABLE)
+    assert (values["unfreeze_depth"], values["l2"], values["final_fraction"]) == (3, 1e-5, 0.0)
+    # As they are written into recipe.json.
+    assert [type(values[name]) for name in ("unfreeze_depth", "final_fraction")] == [int, float]
+    assert (values["dropout"], values["peak_lr"]) == (0.4, 0.002)
+    assert with_values(trial, hyperparameters(job)) == job
 
 
 def test_the_space_is_declared_as_written():

@@ -3,6 +3,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 
+import cheap
+import numpy as np
+import pandas as pd
 import pytest
 
 from catsdogs import job
@@ -76,7 +79,7 @@ def test_a_running_job_tells_how_many_trials_it_will_run_and_on_what(place, conf
         told.append(read_json(place.folder / "result.json"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("catsdogs.tuning.SearchTuner.try_one_step", look)
+    monkeypatch.setattr("catsdogs.tuning.Search.try_one_step", look)
     settings = config("data.sample.images_per_class=8", "tuner.max_trials=7", f"cache={tmp_path / 'cache'}")
     with pytest.raises(KeyboardInterrupt):
         job.run_job(settings, place, {})
@@ -88,3 +91,16 @@ def test_a_running_job_tells_how_many_trials_it_will_run_and_on_what(place, conf
     # Keras was loaded by then; this test runs on processors.
     assert machine["accelerators"] == []
     assert read_json(place.folder / "result.json")["trials"] == {"planned": 7, "total": 0, "completed": 0, "failed": 0}
+
+
+def test_folds_count_by_their_images(place, config, monkeypatch, tmp_path):
+    trainer = cheap.Job(monkeypatch, tmp_path)
+    sizes = np.array([9, 3])
+    trainer.dataset.rows["split"] = "train"
+    trainer.dataset.rows["fold"] = np.repeat([0, 1], sizes)
+    settings = config("split.folds=2", "tuner.max_trials=2", "fit.executions_per_trial=2", f"cache={tmp_path}")
+    job.run_job(settings, place, {})
+    history = pd.read_csv(place.folder / "history.csv")
+    for trial in pd.read_csv(place.folder / "trials.csv").itertuples():
+        scores = history[history["trial"] == trial.trial].groupby(["execution", "fold"])["val_log_loss"].min().unstack()
+        assert trial.val_log_loss == pytest.approx((scores.to_numpy() @ sizes / 12).mean(), rel=1e-12)

@@ -8,7 +8,7 @@ import pytest
 
 from catsdogs.ensemble import Combination, mean_of
 from catsdogs.errors import UserError
-from catsdogs.hypermodel import hyperparameters, whole_model
+from catsdogs.hypermodel import whole_model
 from catsdogs.one_model import one_model
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype("float32")
@@ -34,7 +34,7 @@ def members(config):
             backbone = network.copy()
             for layer in backbone.layers[first_different:]:
                 layer.set_weights([np.random.default_rng(seed).normal(0, 0.3, w.shape) for w in layer.get_weights()])
-            models.append(whole_model(job, backbone, hyperparameters(job, {})))
+            models.append(whole_model(job, backbone))
         return models
 
     return make

@@ -382,28 +382,6 @@ def test_a_disk_that_is_as_good_as_full_is_told_before_the_job_begins(settings, 
     monkeypatch.undo()
 
 
-def test_a_model_that_is_too_large_is_a_failed_trial(settings, place, trainer):
-    job.run_job(settings("tuner=random", "tuner.max_trials=6", "fit.max_parameters=11"), place, {})
-    trials = pd.read_csv(place.folder / "trials.csv")
-    assert set(trials[trials["unfreeze_depth"] == 5]["status"]) == {"FAILED"}
-    assert set(trials[trials["unfreeze_depth"] == 2]["status"]) <= {"COMPLETED"}
-    assert "too large: the model has 13 parameters" in trials["error"].dropna().iloc[0]
-
-
-def test_a_trial_that_takes_too_long_is_a_failed_trial(settings, place, trainer, monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr("catsdogs.limits.time.monotonic", lambda: clock[0])
-
-    def before(training):
-        clock[0] += 30 if training == 2 else 1
-
-    trainer.before = before
-    job.run_job(settings(*TUNERS["random"], "timeout.trial_seconds=20"), place, {})
-    trials = pd.read_csv(place.folder / "trials.csv")
-    assert list(trials["status"]) == ["COMPLETED", "FAILED", "COMPLETED", "COMPLETED"]
-    assert "longer than timeout.trial_seconds=20" in trials["error"][1]
-
-
 @pytest.mark.parametrize("after", [0, 2])
 def test_a_study_whose_time_is_over_ends_well_and_goes_on_later(whole, settings, place, trainer, monkeypatch, after):
     expected, _ = whole("random")

@@ -99,8 +99,7 @@ def test_another_configuration_or_other_images_are_refused(config, folder, left,
         "tta=flip",
         "cache=other",
         "studies=other",
-        "timeout.trial_seconds=5",
-        "resume.failed=skip",
+        "timeout.study_seconds=5",
     ],
 )
 def test_where_things_are_and_what_comes_after_is_no_other_job(config, folder, left, override):
@@ -146,15 +145,6 @@ def test_a_job_that_began_with_other_settings_and_found_nothing_begins_anew(conf
     standing = found(config("seed=2"), folder)
     assert (standing.kind, standing.anew) == (Kind.NEW, True)
     assert not found(config(), folder).anew
-
-
-def test_failed_jobs_can_be_skipped(config, folder, left):
-    left(config(), status="failed")
-    standing = found(config("resume.failed=skip"), folder)
-    assert standing.kind is Kind.SKIPPED
-    assert not standing.runs
-    left(config(), status="failed", error_type="KeyboardInterrupt")
-    assert found(config("resume.failed=skip"), folder).kind is Kind.RESUMED
 
 
 def test_json_that_is_no_result_is_no_crash(config, folder, left):

@@ -16,6 +16,7 @@ from catsdogs.study import (
     best_job,
     chosen_trial,
     planned_jobs,
+    read_job,
     read_jobs,
     read_plan,
     retrain_command,
@@ -81,6 +82,19 @@ def test_a_damaged_table_of_trials_is_told(study, content):
     with pytest.raises(UserError, match=r"trials\.csv is damaged"):
         chosen_trial(read_jobs(study)[2], None)
     write_leaderboard(study)
+
+
+def test_settings_that_are_no_more_are_left_out_of_an_older_job(study):
+    config = {
+        "fit": {"epochs": 3, "max_parameters": 7},
+        "timeout": {"trial_seconds": 5, "study_seconds": 9},
+        "resume": {"failed": "skip"},
+    }
+    write_json(study / "good" / "result.json", {"status": "ok", "config": config})
+    read = read_job(study / "good").result["config"]
+    assert read["fit"] == {"precision": "float32", "epochs": 3}
+    assert read["timeout"] == {"study_seconds": 9}
+    assert "resume" not in read
 
 
 def test_odd_but_valid_json_is_no_crash(study):

@@ -8,7 +8,7 @@ import pytest
 from reference import build_model
 from sklearn.metrics import log_loss
 
-from catsdogs.hypermodel import hyperparameters
+from catsdogs.hypermodel import with_values
 from catsdogs.schedules import learning_rate
 from catsdogs.training import DivergedError, train
 from catsdogs.views import PLAIN
@@ -17,8 +17,8 @@ from catsdogs.views import PLAIN
 def trained(config, data, *overrides, validate=True, first_epoch=0, **arguments):
     job = config("fit.epochs=4", "fit.batch_size=16", *overrides)
     keras.utils.set_random_seed(5)
-    values = hyperparameters(job, {"unfreeze_depth": 5})
-    model = build_model(job, values, total_steps=3 * job.fit.epochs, first_step=3 * first_epoch)
+    trial = with_values(job, {"unfreeze_depth": 5})
+    model = build_model(trial, total_steps=3 * job.fit.epochs, first_step=3 * first_epoch)
     validation_rows = data.validation_rows if validate else None
     training = train(
         model,
@@ -129,7 +129,7 @@ def test_a_training_that_starts_later_counts_its_epochs_on(config, training_data
 
 def test_a_diverging_training_says_so(config, training_data):
     job = config("fit.epochs=2")
-    model = build_model(job, hyperparameters(job, {}), total_steps=10)
+    model = build_model(job, total_steps=10)
     kernel = model.get_layer("p_dog").kernel
     kernel.assign(np.full(kernel.shape, np.nan))
     with pytest.raises(DivergedError, match="epoch 1"):

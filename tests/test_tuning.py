@@ -4,19 +4,18 @@ import datetime
 import subprocess
 import sys
 
-import keras_tuner
 import numpy as np
 import pandas as pd
 import pytest
 
 from catsdogs.errors import UserError
-from catsdogs.hypermodel import hyperparameters
+from catsdogs.hypermodel import with_values
 from catsdogs.oracles import build_oracle, expected_trials
 from catsdogs.progress import JobProgress
-from catsdogs.training import DivergedError
+from catsdogs.training import DivergedError, trial_seed
 from catsdogs.trial_model import TrialModels
 from catsdogs.trials import best_trial, lineage, read_trials
-from catsdogs.tuning import SearchTuner, trial_seed
+from catsdogs.tuning import Search
 from catsdogs.views import PLAIN
 
 FAST = ("fit.epochs=2", "fit.batch_size=16", "tuner.max_trials=3")
@@ -29,7 +28,7 @@ def tuner(config, training_data, prepared, tmp_path):
         folder = folder or tmp_path / "job"
         folder.mkdir(exist_ok=True)
         ids = [str(row) for row in training_data.validation_rows]
-        return SearchTuner(job, build_oracle(job), *prepared(job), folder, ids, JobProgress("job", 3, 2))
+        return Search(job, build_oracle(job), *prepared(job), folder, ids, JobProgress("job", 3, 2))
 
     return build
 
@@ -38,7 +37,7 @@ def tuner(config, training_data, prepared, tmp_path):
 def searched(tuner):
     def search(*overrides, folder=None):
         built = tuner(*overrides, folder=folder)
-        built.search(verbose=0)
+        built.run()
         return built, built._folder
 
     return search
@@ -161,13 +160,13 @@ def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_r
 
     # The weights that are kept for a child score what its parent's best epoch scored.
     child, parent = next(iter(promoted.items()))
-    values = hyperparameters(tuner._config, tuner.oracle.trials[child].hyperparameters.values)
-    trial = tuner._models.start(values, seed=99)
+    records = {record.trial: record for record in tuner.records}
+    config = with_values(tuner._config, records[child].hyperparameters)
+    trial = tuner._models.start(config, seed=99)
     tuner._models.set_weights(trial, loaded[f"{int(parent)}-0"])
     rows = training_data.validation_rows
     inputs, labels = tuner._data.features.at(trial.cut).read(rows, PLAIN), training_data.labels[rows]
     found = trial.model.evaluate(inputs, labels[:, None], verbose=0, return_dict=True)["log_loss"]
-    records = {record.trial: record for record in tuner.records}
     assert found == pytest.approx(records[parent].val_log_loss, rel=1e-4)
     assert lineage(tuner.records, records[child])[-2:] == [records[parent], records[child]]
 
@@ -182,9 +181,9 @@ def test_executions_are_averaged_and_all_are_in_the_history(searched):
 
 
 def test_a_failing_trial_is_recorded_and_does_not_stop_the_others(searched, monkeypatch):
-    from catsdogs import tuning
+    from catsdogs import training
 
-    train, calls = tuning.train, []
+    train, calls = training.train, []
 
     def failing(*args, **kwargs):
         calls.append(1)
@@ -192,7 +191,7 @@ def test_a_failing_trial_is_recorded_and_does_not_stop_the_others(searched, monk
             raise DivergedError("the loss is not finite in epoch 1", pd.DataFrame({"epoch": [1], "loss": [np.nan]}))
         return train(*args, **kwargs)
 
-    monkeypatch.setattr(tuning, "train", failing)
+    monkeypatch.setattr(training, "train", failing)
     tuner, folder = searched()
     assert [record.status for record in tuner.records] == ["COMPLETED", "FAILED", "COMPLETED"]
     assert "not finite" in tuner.records[1].error
@@ -210,17 +209,17 @@ def test_after_a_trial_its_tables_are_there_before_its_line(tuner):
     built = tuner("tuner.max_trials=2")
     rows = []
     built._progress._study_line = lambda: rows.append(len(read_trials(built._folder / "trials.csv")))
-    built.search(verbose=0)
+    built.run()
     assert rows == [1, 2]
 
 
 def test_many_failures_in_a_row_do_not_end_the_search(searched, monkeypatch):
-    from catsdogs import tuning
+    from catsdogs import training
 
     def failing(*args, **kwargs):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(tuning, "train", failing)
+    monkeypatch.setattr(training, "train", failing)
     tuner, _ = searched("tuner.max_trials=5")
     assert [record.status for record in tuner.records] == ["FAILED"] * 5
     assert best_trial(tuner.records) is None
@@ -243,9 +242,9 @@ def test_a_mistake_while_inputs_are_read_ends_the_search(tuner, monkeypatch):
 
     monkeypatch.setattr("catsdogs.store.Store.fill", refuse)
     built = tuner()
-    with pytest.raises(keras_tuner.errors.FatalError, match="the cache cannot be written"):
-        built.search(verbose=0)
-    assert str(built._data.features.problem) == "the cache cannot be written"
+    with pytest.raises(UserError, match="the cache cannot be written"), built._data.features.reading():
+        built.run()
+    assert {record.status for record in built.records} <= {"COMPLETED"}
 
 
 def test_hyperband_without_a_space_is_refused(config):

@@ -52,16 +52,16 @@ def _aimed(files):
 
 def _counted(tuning):
     """Patch `catsdogs.tuning`, which runs the trials."""
-    run_trial = tuning.SearchTuner.run_trial
+    attempt = tuning.Search._attempt
 
-    @functools.wraps(run_trial)
-    def counting(self, trial, *arguments, **settings):
+    @functools.wraps(attempt)
+    def counting(self, trial):
         entry = {"job": self._folder.name, "trial": trial.trial_id}
         with open(os.environ["SOAK_LEDGER"], "a", encoding="utf-8") as ledger:
             ledger.write(json.dumps(entry) + "\n")
-        return run_trial(self, trial, *arguments, **settings)
+        attempt(self, trial)
 
-    tuning.SearchTuner.run_trial = counting
+    tuning.Search._attempt = counting
 
 
 _PATCHES = {"catsdogs.tuning": _counted} if "SOAK_LEDGER" in os.environ else {}
