@@ -338,7 +338,9 @@ def _stacked(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
 
 def _epochs(job: Job, label: str, problems: list[str]) -> pd.DataFrame:
     """`history.csv` of a job, with its label."""
-    table = _table(job.folder / "history.csv", {"trial", "epoch", "val_log_loss"}, f"job {label}", problems)
+    table = _table(
+        job.folder / "history.csv", {"trial", "execution", "epoch", "val_log_loss"}, f"job {label}", problems
+    )
     if table is None:
         return pd.DataFrame()
     if {"execution", "fold"} <= set(table):
