@@ -16,6 +16,7 @@ import pytest
 import studies
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
+from test_page import luminance
 
 from catsdogs.comparison import theme
 from catsdogs.comparison.curve_figures import best_so_far, learning_curves
@@ -34,6 +35,7 @@ HOSTILE = [
     "quotes \" ' `\nand\tlines\u202e\x00",
     "long " * 60,
 ]
+CHOICES = {"backbone": "mobilenet_v2", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 EPOCHS = 6
 
 
@@ -44,7 +46,7 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     for number, (augmentation, smoothing) in enumerate((a, s) for a in ("light", "none") for s in ("none", "mild")):
         studies.write_job(
             folder,
-            choices(augmentation=augmentation, label_smoothing=smoothing),
+            {**CHOICES, "augmentation": augmentation, "label_smoothing": smoothing},
             trials=12,
             failed_trials=2,
             skill=1.8 if augmentation == "light" else 1.2,
@@ -55,16 +57,6 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     mix_losses(folder)
     studies.write_final(folder)
     return read_evidence([folder])
-
-
-def choices(**made: str) -> dict[str, str]:
-    return {
-        "backbone": "mobilenet_v2",
-        "augmentation": "light",
-        "schedule": "cosine",
-        "label_smoothing": "none",
-        **made,
-    }
 
 
 def mix_losses(folder: Path) -> None:
@@ -343,7 +335,7 @@ def test_slices_show_every_trial(evidence: Evidence, plots: dict[str, go.Figure]
 
 def with_values(folder: Path, **columns: Any) -> Evidence:
     """A study of one job, with these hyperparameters."""
-    name = studies.write_job(folder, choices(), trials=len(next(iter(columns.values()))))
+    name = studies.write_job(folder, CHOICES, trials=len(next(iter(columns.values()))))
     file = folder / name / "trials.csv"
     pd.read_csv(file, dtype={"trial": str}).assign(**columns).to_csv(file, index=False)
     return read_evidence([folder])
@@ -445,7 +437,7 @@ def test_best_so_far_over_time(evidence: Evidence, plots: dict[str, go.Figure]) 
 
 def test_studies_of_different_days_begin_together(tmp_path: Path) -> None:
     for name, days in (("one", 0), ("two", 9)):
-        studies.write_job(tmp_path / name, choices(), started=studies.STARTED + datetime.timedelta(days=days))
+        studies.write_job(tmp_path / name, CHOICES, started=studies.STARTED + datetime.timedelta(days=days))
     plot = best_so_far(read_evidence([tmp_path / "one", tmp_path / "two"]))[1].plot
     assert max(max(steps.x) for steps in plot.data) < 10
     assert {"best of one", "best of two"} <= {one.name for one in plot.data}
@@ -643,21 +635,23 @@ def test_jobs_have_one_legend_entry_that_hides_all_of_theirs(evidence: Evidence,
 
 def test_many_jobs_are_not_in_legends_and_look_different(tmp_path: Path) -> None:
     for number in range(13):
-        studies.write_job(tmp_path / "s", choices(augmentation=f"a{number}"), trials=3, seed=number, epochs=4)
+        studies.write_job(tmp_path / "s", {**CHOICES, "augmentation": f"a{number}"}, trials=3, seed=number, epochs=4)
     evidence = read_evidence([tmp_path / "s"])
     styles = theme.styles(evidence)
     names = {style.name for style in styles.values()}
     for name, figure in all_figures(evidence).items():
         assert not [one.name for one in figure.plot.data if one.name in names and one.showlegend is not False], name
     assert len({(style.colour, style.symbol) for style in styles.values()}) == len(names) == 13
-    few = [theme.colours(sorted(styles)[:8]), theme.colours(sorted(styles)[7::-1])]
-    assert few[0] == few[1]
-    assert len(set(few[0].values())) == 8
+    # A new leader repaints nothing.
+    assert list(styles) != sorted(styles)
+    assert [styles[label].colour for label in sorted(styles)] == [*theme.PALETTE, *theme.PALETTE[:5]]
 
 
 def test_hostile_names_are_escaped_everywhere(tmp_path: Path) -> None:
     for number, name in enumerate(HOSTILE):
-        studies.write_job(tmp_path / "s", choices(augmentation=name), name=f"job{number}", seed=number, failed_trials=1)
+        studies.write_job(
+            tmp_path / "s", {**CHOICES, "augmentation": name}, name=f"job{number}", seed=number, failed_trials=1
+        )
         file = tmp_path / "s" / f"job{number}" / "trials.csv"
         table = pd.read_csv(file, dtype={"trial": str})
         table["trial"] = ["<b>0</b>", "%{x}", "2", "3"]
@@ -685,7 +679,7 @@ def test_hostile_names_are_escaped_everywhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("failed", [0, 1])
 def test_one_trial(tmp_path: Path, failed: int) -> None:
-    studies.write_job(tmp_path / "s", choices(), trials=1, failed_trials=failed, status="running", epochs=3)
+    studies.write_job(tmp_path / "s", CHOICES, trials=1, failed_trials=failed, status="running", epochs=3)
     evidence = read_evidence([tmp_path / "s"])
     assert parallel_coordinates(evidence) is None
     assert hyperparameter_slices(evidence) == []
@@ -695,13 +689,14 @@ def test_one_trial(tmp_path: Path, failed: int) -> None:
     assert all(figure.plot.layout.yaxis.rangemode == "nonnegative" for figure in best)
     assert all(figure.plot.layout.xaxis.dtick == 1 for figure in best[:1])
     assert [figure.name for figure in learning_curves(evidence)] == ["curve-0", "curve-1"]
+    assert not any(figure.plot.layout.showlegend for figure in best)
     figure = budget(evidence)
     assert figure is not None
     assert [bar.name for bar in figure.plot.data] == ["failed trials" if failed else "the winning trial"]
 
 
 def test_a_study_that_has_only_begun_has_no_figures(tmp_path: Path) -> None:
-    studies.write_job(tmp_path / "s", choices(), trials=0, status="running")
+    studies.write_job(tmp_path / "s", CHOICES, trials=0, status="running")
     evidence = read_evidence([tmp_path / "s"])
     assert budget(evidence) is None
     assert parallel_coordinates(evidence) is None
@@ -711,7 +706,7 @@ def test_a_study_that_has_only_begun_has_no_figures(tmp_path: Path) -> None:
 def test_large_studies_stay_light(tmp_path: Path) -> None:
     """500 trials of up to 30 epochs in each of 4 jobs."""
     for number, smoothing in enumerate(("none", "mild", "strong", "full")):
-        made = choices(label_smoothing=smoothing)
+        made = {**CHOICES, "label_smoothing": smoothing}
         studies.write_job(tmp_path / "s", made, trials=500, failed_trials=20, seed=number, epochs=30)
     mix_losses(tmp_path / "s")
     studies.write_final(tmp_path / "s", images=2000)
@@ -734,11 +729,11 @@ def test_short_names_say_what_was_varied(evidence: Evidence, tmp_path: Path) -> 
     assert theme.short_names(evidence) == {
         f"mobilenet_v2-{a}-cosine-{s}": f"{a} · {s}" for a in ("light", "none") for s in ("none", "mild")
     }
-    studies.write_job(tmp_path / "one", choices())
+    studies.write_job(tmp_path / "one", CHOICES)
     assert list(theme.short_names(read_evidence([tmp_path / "one"])).values()) == ["mobilenet_v2-light-cosine-none"]
     for size in ("16", "32"):
         fit = {"epochs": 3, "batch_size": int(size)}
-        studies.write_job(tmp_path / "two", {**choices(), "fit.batch_size": size}, trials=2, config={"fit": fit})
+        studies.write_job(tmp_path / "two", {**CHOICES, "fit.batch_size": size}, trials=2, config={"fit": fit})
     studies.write_plan(tmp_path / "two", ["later"], ["-m"])
     assert set(theme.short_names(read_evidence([tmp_path / "two"])).values()) == {
         "batch_size 16",
@@ -758,7 +753,7 @@ def test_short_names_tell_studies_apart(tmp_path: Path) -> None:
 def test_names_that_are_cut_keep_their_numbers_and_differ(tmp_path: Path) -> None:
     for depth in ("30", "57"):
         for rate in ("0.0003", "0.0001"):
-            made = {**choices(), "model.unfreeze_depth": depth, "schedule.peak_lr": rate}
+            made = {**CHOICES, "model.unfreeze_depth": depth, "schedule.peak_lr": rate}
             studies.write_job(tmp_path / "numbers", made, trials=2)
     names = {style.name for style in theme.styles(read_evidence([tmp_path / "numbers"])).values()}
     assert len(names) == 4
@@ -766,7 +761,7 @@ def test_names_that_are_cut_keep_their_numbers_and_differ(tmp_path: Path) -> Non
     # These are the same where they are cut, or once what cannot be printed is gone; one is called as another is cut.
     long = ["a" * 60 + middle + "b" * 60 for middle in ("x", "y")]
     for number, name in enumerate([*long, "line\nend", "line end", "line end (2)"]):
-        studies.write_job(tmp_path / "s", choices(augmentation=name), name=f"job{number}", trials=2)
+        studies.write_job(tmp_path / "s", {**CHOICES, "augmentation": name}, name=f"job{number}", trials=2)
     evidence = read_evidence([tmp_path / "s"])
     assert len({style.name for style in theme.styles(evidence).values()}) == 5
     assert all(len(style.name) <= 28 for style in theme.styles(evidence).values())
@@ -775,12 +770,6 @@ def test_names_that_are_cut_keep_their_numbers_and_differ(tmp_path: Path) -> Non
 
 def contrast(one: str, other: str) -> float:
     """WCAG 2.2: relative luminance of the lighter over that of the darker, both raised by 0.05."""
-
-    def luminance(color: str) -> float:
-        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
-
     high, low = sorted((luminance(one), luminance(other)), reverse=True)
     return (high + 0.05) / (low + 0.05)
 

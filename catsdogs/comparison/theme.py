@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,21 +114,19 @@ class Style:
     symbol: str
 
 
-def colours(labels: Sequence[str]) -> dict[str, str]:
-    """One colour per job. The same set of labels gives the same colours, so that a new leader repaints nothing."""
-    return {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(sorted(set(labels)))}
-
-
 def styles(evidence: Evidence) -> dict[str, Style]:
-    """By label, best job first; no two jobs look the same in name, and up to 24 not in the rest either."""
+    """By label, best job first; no two jobs look the same in name, and up to 24 not in the rest either.
+
+    The same set of labels gives the same looks, so that a new leader repaints nothing.
+    """
     labels = list(evidence.board["label"])
-    names, colour_of = _distinct(short_names(evidence), _NAME_LENGTH), colours(labels)
+    names = _distinct(short_names(evidence), _NAME_LENGTH)
     place = {label: i for i, label in enumerate(sorted(labels))}
     return {
         label: Style(
             rank=rank,
             name=shown(names[label]),
-            colour=colour_of[label],
+            colour=PALETTE[place[label] % len(PALETTE)],
             dash=_DASHES[place[label] // len(PALETTE) % len(_DASHES)],
             symbol=_SYMBOLS[place[label] % len(_SYMBOLS)],
         )
