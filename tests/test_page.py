@@ -24,9 +24,10 @@ from test_gallery import write_split, write_zip
 import catsdogs.comparison.page as page_module
 from catsdogs.comparison.answer import answer
 from catsdogs.comparison.evidence import read_evidence
+from catsdogs.comparison.figures import json_for_html
 from catsdogs.comparison.page import render, write_report
 from catsdogs.comparison.paired import Interval
-from catsdogs.comparison.sections import json_for_html, tta_verdict
+from catsdogs.comparison.sections import tta_verdict
 from catsdogs.comparison.tables import TITLES
 from catsdogs.files import read_json, write_json
 from catsdogs.study import write_leaderboard, write_plan

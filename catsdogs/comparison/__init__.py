@@ -10,6 +10,7 @@ In the order of the data:
     final_scores    what retrain wrote -> scores without and with TTA; what TTA gained
     gallery         predictions + images -> the most confident mistakes and the least sure, with thumbnails
     theme           colours and Plotly templates, for light and dark; short names of jobs
+    figures         a figure with its words; the kinds of traces that draw a table
     search_figures  evidence -> figures in rows: jobs with intervals, effects of choices, importance, where time went
     space_figures   trials -> figures of the searched space: parallel coordinates, hyperparameters against log loss
     curve_figures   evidence -> figures of how it went: best so far over trials and time, learning curves

@@ -9,154 +9,122 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from catsdogs.comparison.evidence import Evidence
-from catsdogs.comparison.formats import words
-from catsdogs.comparison.search_figures import time_unit
-from catsdogs.comparison.theme import (
-    LEGEND_JOBS,
+from catsdogs.comparison.figures import (
     LOG_AXIS,
-    NEUTRAL,
-    Style,
-    figure,
-    legend_room,
-    loss,
-    number,
-    shown,
+    TRIAL_HOVER,
+    Figure,
+    blank_for_jobs,
+    lines,
+    of_job,
+    points,
     significant,
-    styles,
+    trial_hovers,
     wide_range,
 )
-
-_LOG_LOSS = "log loss on validation"
+from catsdogs.comparison.formats import loss
+from catsdogs.comparison.search_figures import time_unit
+from catsdogs.comparison.theme import NEUTRAL, shown, styles
 
 # Epochs for which the thin curves name their trial; beyond, the names would weigh as much as the curves.
 _NAMED_EPOCHS = 6_000
 
 
-def best_so_far(evidence: Evidence) -> dict[str, go.Figure]:
-    """The best log loss so far: `trials` over each job's own trials, `time` over the wall time since its study began.
+def best_so_far(evidence: Evidence) -> list[Figure]:
+    """The best log loss so far, over each job's own trials and over the wall time since its study began.
 
-    Empty without a completed trial; no `time` where no job tells when its trials ended.
+    None without a completed trial; only the first where no job tells when its trials ended.
     """
-    trials = evidence.trials.assign(number=evidence.trials.groupby("label").cumcount() + 1)
-    if trials["val_log_loss"].notna().sum() == 0:
-        return {}
-    figures = {"trials": _best_over_trials(evidence, trials)}
-    ended = pd.to_datetime(trials["ended"], utc=True)
-    # The first trial of a study began when it ended, less its seconds.
-    began = (
-        (ended - pd.to_timedelta(trials["seconds"].astype(float), unit="s")).groupby(trials["study"]).transform("min")
-    )
-    trials = trials.assign(after=(ended - began).dt.total_seconds())
-    timed = trials[trials["after"].notna()]
-    if timed["val_log_loss"].notna().any():
-        figures["time"] = _best_over_time(evidence, timed)
-    return figures
-
-
-def _best_over_trials(evidence: Evidence, trials: pd.DataFrame) -> go.Figure:
-    style = styles(evidence)
-    jobs = _with_completed(style, trials)
-    named = 1 < len(jobs) <= LEGEND_JOBS
-    drawn = figure(340 + legend_room(len(jobs) if named else 0), legend=named)
-    for label in reversed(jobs):
-        part = trials[trials["label"] == label]
-        _add_steps(drawn, evidence, style[label], part, part["number"].astype(float), label == jobs[0], named)
-    best = float(trials["val_log_loss"].min())
-    drawn.add_hline(
-        y=significant([best])[0],
+    trials = evidence.trials
+    losses = trials["val_log_loss"].astype(float)
+    if losses.isna().all():
+        return []
+    table = trials[["label", "trial", "study"]].assign(y=losses, hover=trial_hovers(evidence, times=1))
+    plot = _best(evidence, table.assign(x=table.groupby("label").cumcount() + 1))
+    plot.add_hline(
+        y=significant([losses.min()])[0],
         line_dash="dot",
         layer="below",
-        annotation={"text": f"best {loss(best)}", "xanchor": "right", "yanchor": "top"},
+        annotation={"text": f"best {loss(losses.min())}", "xanchor": "right", "yanchor": "top"},
     )
-    most = int(trials["number"].max())
-    drawn.update_xaxes(title_text="trials of the job", rangemode="tozero", tickformat="d", **_whole_steps(most))
-    _log_loss_axis(drawn, trials["val_log_loss"])
-    return drawn
+    longest = int(table["label"].value_counts().max())
+    plot.update_xaxes(title_text="trials of the job", tickformat="d", **_whole_steps(longest))
+    plots = {"trials": plot}
+    ended = pd.to_datetime(trials["ended"], utc=True)
+    # The first trial of a study began when it ended, less its seconds.
+    began = ended - pd.to_timedelta(trials["seconds"].astype(float), unit="s")
+    after = (ended - began.groupby(trials["study"]).transform("min")).dt.total_seconds()
+    if losses[after.notna()].notna().any():
+        unit, seconds = time_unit(float(after.max()))
+        timed = table.assign(x=after / seconds)[after.notna()].sort_values("x", kind="stable")
+        plots["time"] = _best(evidence, timed, of_all=timed["label"].nunique() > 1)
+        plots["time"].update_xaxes(title_text=f"{unit} since the study began")
+    told = f"the lowest of all is {loss(losses.min())}."
+    return [
+        Figure(
+            f"best-{place}",
+            plot,
+            caption=f"Best so far, over {name}",
+            alternative=f"Lowest log loss found so far by each job, over {name}; {told}",
+            table="trials",
+        )
+        for place, (name, plot) in enumerate(plots.items())
+    ]
 
 
-def _best_over_time(evidence: Evidence, trials: pd.DataFrame) -> go.Figure:
-    style = styles(evidence)
-    jobs = _with_completed(style, trials)
-    unit, seconds = time_unit(float(trials["after"].max()))
-    named = 1 < len(jobs) <= LEGEND_JOBS
-    drawn = figure(340 + legend_room(len(jobs) if named else 0), legend=named)
-    if len(jobs) > 1:
-        for study, part in trials.groupby("study", sort=False):
-            part = part.sort_values("after")
-            best = part["val_log_loss"].astype(float).cummin().ffill()
-            kept = _corners(part["val_log_loss"].astype(float))
-            drawn.add_scatter(
-                name="best of all" if trials["study"].nunique() == 1 else f"best of {shown(study, 24)}",
-                x=significant(part["after"][kept] / seconds),
-                y=significant(best[kept]),
-                mode="lines",
-                line={"color": NEUTRAL, "width": 7, "shape": "hv"},
-                opacity=0.45,
-                hoverinfo="skip",
-            )
-    for label in reversed(jobs):
-        part = trials[trials["label"] == label].sort_values("after")
-        _add_steps(drawn, evidence, style[label], part, part["after"] / seconds, label == jobs[0], named)
-    drawn.update_xaxes(title_text=f"{unit} since the study began", rangemode="tozero")
-    _log_loss_axis(drawn, trials["val_log_loss"])
-    return drawn
+def _best(evidence: Evidence, table: pd.DataFrame, of_all: bool = False) -> go.Figure:
+    """Steps down, a line per job.
+
+    Args:
+        table: label, trial, study, x, y (the log loss) and hover of trials, in the order of x.
+        of_all: also one line per study.
+    """
+    completed = {label: part for label, part in table.groupby("label") if part["y"].notna().any()}
+    style = {label: one for label, one in styles(evidence).items() if label in completed}
+    plot = blank_for_jobs(340, list(style))
+    for study, part in table.groupby("study", sort=False) if of_all else ():
+        points(
+            plot,
+            _steps(part).drop(columns="hover"),
+            name="best of all" if table["study"].nunique() == 1 else f"best of {shown(study, 24)}",
+            mode="lines",
+            line={"color": NEUTRAL, "width": 7, "shape": "hv"},
+            opacity=0.45,
+        )
+    for label in reversed(style):
+        steps, look = _steps(completed[label]), style[label]
+        # The last trial only ends the line, unless it improved.
+        ends = steps["hover"].map(lambda parts: [*parts[:2], "no better than the best before"])
+        hovers = steps["hover"].where(steps["improved"], ends)
+        points(
+            plot,
+            steps.assign(size=np.where(steps["improved"], 7, 0), hover=hovers),
+            **of_job(plot, look),
+            hovertemplate=TRIAL_HOVER,
+            mode="lines+markers",
+            line={
+                "color": look.colour,
+                "dash": look.dash,
+                "shape": "hv",
+                "width": 3 if label == next(iter(style)) else 1.8,
+            },
+            marker={"opacity": 1, "symbol": look.symbol, "line": {"width": 0}},
+        )
+    plot.update_xaxes(rangemode="tozero")
+    _log_loss_axis(plot, table["y"])
+    return plot
 
 
-def _with_completed(style: dict[str, Style], trials: pd.DataFrame) -> list[str]:
-    """Labels of jobs with a completed trial, best first."""
-    completed = set(trials.loc[trials["val_log_loss"].notna(), "label"])
-    return [label for label in style if label in completed]
+def _steps(trials: pd.DataFrame) -> pd.DataFrame:
+    """Trials that improved on all before them, and the last one, where the line ends; y is the best so far."""
+    best = trials["y"].cummin().ffill()
+    kept = best < best.shift().fillna(np.inf)
+    kept.iloc[-1] = True
+    return trials.assign(y=best, improved=trials["y"] == best)[kept]
 
 
-def _corners(losses: pd.Series) -> np.ndarray:
-    """(N,) bool: trials that improved on all before them, and the last one, where the line ends."""
-    best = losses.cummin().ffill()
-    kept = (best < best.shift().fillna(np.inf)).to_numpy(copy=True)
-    kept[-1] = bool(best.notna().iloc[-1])
-    return kept
-
-
-def _add_steps(
-    drawn: go.Figure, evidence: Evidence, style: Style, trials: pd.DataFrame, x: pd.Series, leads: bool, named: bool
-) -> None:
-    losses = trials["val_log_loss"].astype(float)
-    best = losses.cummin().ffill()
-    kept = _corners(losses)
-    improved = (losses == best).to_numpy()[kept]
-    rows = trials[kept].to_dict("records")
-    drawn.add_scatter(
-        name=style.name,
-        legendgroup=style.name,
-        legendrank=style.rank,
-        showlegend=named,
-        x=significant(x[kept]),
-        y=significant(best[kept]),
-        mode="lines+markers",
-        line={"color": style.colour, "dash": style.dash, "shape": "hv", "width": 3 if leads else 1.8},
-        # The last point only ends the line, unless it improved.
-        marker={
-            "size": [7 if better else 0 for better in improved],
-            "opacity": 1,
-            "symbol": style.symbol,
-            "line": {"width": 0},
-        },
-        customdata=[
-            [
-                shown(row["trial"], 20) if better else f"none better up to {shown(row['trial'], 20)}",
-                "".join(
-                    f"<br>{shown(words(name), 28)} {number(row[name])}"
-                    for name in evidence.hyperparameters
-                    if better and pd.notna(row[name])
-                ),
-            ]
-            for row, better in zip(rows, improved, strict=True)
-        ],
-        hovertemplate="<b>%{fullData.name}</b>, trial %{customdata[0]}<br>log loss %{y}%{customdata[1]}<extra></extra>",
-    )
-
-
-def _log_loss_axis(drawn: go.Figure, losses: pd.Series) -> None:
-    drawn.update_yaxes(title_text=_LOG_LOSS, **(LOG_AXIS if wide_range(losses) else _not_below_zero(losses)))
+def _log_loss_axis(plot: go.Figure, losses: pd.Series) -> None:
+    axis = LOG_AXIS if wide_range(losses) else _not_below_zero(losses)
+    plot.update_yaxes(title_text="log loss on validation", **axis)
 
 
 def _not_below_zero(values: pd.Series) -> dict[str, str]:
@@ -169,99 +137,95 @@ def _whole_steps(longest: int) -> dict[str, int]:
     return {"dtick": 1} if longest <= 12 else {}
 
 
-def learning_curves(evidence: Evidence) -> dict[str, go.Figure]:
-    """`val_log_loss` and `learning_rate` over epochs: thin for all trials of a job, thick for its best one.
+def learning_curves(evidence: Evidence) -> list[Figure]:
+    """Log loss and learning rate over epochs: thin for all trials of a job, thick for its best one.
 
-    In `val_log_loss` a ring marks trials that early stopping ended before their budget. Empty where no history is left;
-    no `learning_rate` where it tells none. Learning rates of trials that were scheduled alike are drawn once.
+    A ring marks trials that early stopping ended before their budget. None where no history is left; no learning rate
+    where it tells none. Learning rates of trials that were scheduled alike are drawn once.
     """
     epochs = evidence.epochs
-    if epochs.empty or epochs["val_log_loss"].notna().sum() == 0:
-        return {}
-    if "execution" not in epochs:
-        epochs = epochs.assign(execution=0)
-    epochs = epochs.assign(trial=epochs["trial"].astype(str))
-    figures = {"val_log_loss": _curves(evidence, epochs, "val_log_loss", _LOG_LOSS)}
-    _add_stopped(figures["val_log_loss"], evidence, epochs)
+    if epochs.empty or epochs["val_log_loss"].isna().all():
+        return []
+    plot = _curves(evidence, "val_log_loss", 380)
+    _log_loss_axis(plot, epochs["val_log_loss"])
+    _add_stopped(plot, evidence)
+    plots = {"Log loss on validation": plot}
     if "learning_rate" in epochs and epochs["learning_rate"].notna().any():
-        figures["learning_rate"] = _curves(evidence, epochs, "learning_rate", "learning rate")
-    return figures
+        plots["Learning rate"] = plot = _curves(evidence, "learning_rate", 260)
+        # A schedule that ends at 0 has its shape on a linear axis.
+        peaks = epochs.groupby(["label", "trial"])["learning_rate"].max()
+        linear = _not_below_zero(epochs["learning_rate"]) | {"exponentformat": "e"}
+        plot.update_yaxes(title_text="learning rate", **(LOG_AXIS if wide_range(peaks) else linear))
+    return [
+        Figure(
+            f"curve-{place}",
+            plot,
+            caption=f"{title}, by epoch",
+            alternative=f"{title} over epochs: thin lines for all trials, thick for the best of each job.",
+            table="epochs",
+        )
+        for place, (title, plot) in enumerate(plots.items())
+    ]
 
 
-def _curves(evidence: Evidence, epochs: pd.DataFrame, column: str, title: str) -> go.Figure:
-    style = styles(evidence)
-    present = set(epochs["label"])
-    jobs = [label for label in style if label in present]
-    best_of = dict(zip(evidence.board["label"], evidence.board["best_trial"], strict=True))
-    named = 1 < len(jobs) <= LEGEND_JOBS
-    height = 380 if column == "val_log_loss" else 260
-    drawn = figure(height + legend_room(len(jobs) if named else 0), legend=named)
-    lines = evidence.trials["label"].isin(jobs).sum()
-    thick = []
-    for label in reversed(jobs):
-        part = epochs[epochs["label"] == label]
-        best = part["trial"] == best_of[label]
-        others = _lines(part[~best], column)
-        look = {
-            "legendgroup": style[label].name,
-            "legendrank": style[label].rank,
-            "name": style[label].name,
-            "showlegend": named,
+def _curves(evidence: Evidence, column: str, height: int) -> go.Figure:
+    epochs, board = evidence.epochs, evidence.board
+    style = {label: one for label, one in styles(evidence).items() if (epochs["label"] == label).any()}
+    table = epochs[epochs[column].notna()].sort_values(["trial", "execution", "epoch"], kind="stable")
+    table = pd.DataFrame(
+        {
+            "label": table["label"],
+            "line": table.groupby(["label", "trial", "execution"], sort=False).ngroup(),
+            "x": table["epoch"],
+            "y": table[column],
+            "hover": table["trial"].map(lambda trial: shown(trial, 20)),
+            "best": table["trial"] == table["label"].map(dict(zip(board["label"], board["best_trial"], strict=True))),
         }
-        if len(others):
-            drawn.add_scatter(
-                **{**look, "showlegend": named and not best.any()},
-                **_points(others, column, named=len(epochs) <= _NAMED_EPOCHS),
-                mode="lines" if others.groupby("line")["epoch"].count().max() > 1 else "markers",
-                line={"color": style[label].colour, "width": 1 if lines <= 300 else 0.5},
+    )
+    plot = blank_for_jobs(height, list(style))
+    said = "log loss" if column == "val_log_loss" else "learning rate"
+    hover = f"<b>%{{fullData.name}}</b>, trial %{{customdata}}<br>epoch %{{x}}, {said} %{{y}}<extra></extra>"
+    parts = {key: part if said == "log loss" else _unlike(part) for key, part in table.groupby(["label", "best"])}
+    count = int(evidence.trials["label"].isin(style).sum())
+    for label in reversed(style):
+        if (label, False) in parts:
+            part = parts[label, False]
+            lines(
+                plot,
+                part,
+                **of_job(plot, style[label], named=(label, True) not in parts),
+                hovertemplate=hover,
+                mode="lines" if part["line"].duplicated().any() else "markers",
+                line={"color": style[label].colour, "width": 1 if count <= 300 else 0.5},
                 marker={"color": style[label].colour, "size": 5},
-                opacity=0.4 if lines <= 60 else 0.2,
+                opacity=0.4 if count <= 60 else 0.2,
             )
-        if best.any():
-            thick.append((label, look, _lines(part[best], column)))
-    for i, (label, look, table) in enumerate(thick):
+            if len(epochs) > _NAMED_EPOCHS:
+                _shrink(plot.data[-1])
+    best = [label for label in reversed(style) if (label, True) in parts]
+    for place, label in enumerate(best):
+        part = parts[label, True]
         # A schedule that several jobs share is seen in the colours of all.
-        shared = sum(_same(table, other[2], column) for other in thick[i + 1 :])
-        drawn.add_scatter(
-            **look,
-            **_points(table, column, named=True),
+        shared = sum(np.array_equal(part[["x", "y"]], parts[other, True][["x", "y"]]) for other in best[place + 1 :])
+        lines(
+            plot,
+            part,
+            **of_job(plot, style[label]),
+            hovertemplate=hover,
             mode="lines+markers",
             line={"color": style[label].colour, "dash": style[label].dash, "width": 3 + 3 * min(shared, 2)},
             marker={"size": 6, "symbol": style[label].symbol},
         )
-    longest = int(epochs["epoch"].max())
-    drawn.update_xaxes(title_text="epoch", tickformat="d", **_whole_steps(longest))
-    margin = 0.02 * longest
-    drawn.update_xaxes(range=[int(epochs["epoch"].min()) - margin, longest + margin])
-    positive = epochs.loc[epochs[column] > 0, column]
-    # A schedule that ends at 0 has its shape on a linear axis.
-    log = wide_range(positive) if column == "val_log_loss" else wide_range(_peaks(epochs))
-    drawn.update_yaxes(
-        title_text=title,
-        **(LOG_AXIS if log else _not_below_zero(epochs[column])),
-        **({} if log or column == "val_log_loss" else {"exponentformat": "e"}),
-    )
-    return drawn
+    first, last = int(epochs["epoch"].min()), int(epochs["epoch"].max())
+    ends = [first - 0.02 * last, 1.02 * last]
+    plot.update_xaxes(title_text="epoch", tickformat="d", range=ends, **_whole_steps(last))
+    return plot
 
 
-def _same(table: pd.DataFrame, other: pd.DataFrame, column: str) -> bool:
-    return significant(table["epoch"]) == significant(other["epoch"]) and significant(table[column]) == significant(
-        other[column]
-    )
-
-
-def _peaks(epochs: pd.DataFrame) -> pd.Series:
-    return epochs.groupby(["label", "trial"])["learning_rate"].max()
-
-
-def _lines(part: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Epochs with a number for the line they belong to; of learning rates, only lines that no other one contains."""
-    part = part[part[column].notna()].sort_values(["trial", "execution", "epoch"], kind="stable")
-    part = part.assign(line=part.groupby(["trial", "execution"], sort=False).ngroup())
-    if column == "val_log_loss" or part.empty:
-        return part
+def _unlike(part: pd.DataFrame) -> pd.DataFrame:
+    """Only the lines that no other one contains."""
     seen: dict[Any, set[Any]] = {
-        line: set(zip(table["epoch"], significant(table[column]), strict=True)) for line, table in part.groupby("line")
+        line: set(zip(table["x"], significant(table["y"]), strict=True)) for line, table in part.groupby("line")
     }
     kept: list[Any] = []
     for line in sorted(seen, key=lambda line: -len(seen[line])):
@@ -270,57 +234,32 @@ def _lines(part: pd.DataFrame, column: str) -> pd.DataFrame:
     return part[part["line"].isin(kept)]
 
 
-def _points(table: pd.DataFrame, column: str, named: bool) -> dict[str, Any]:
-    """One trace for many lines, with gaps between them."""
-    x: list[int | None] = []
-    y: list[float | None] = []
-    trial: list[str | None] = []
-    for _, line in table.groupby("line", sort=False):
-        x += [*line["epoch"].astype(int), None]
-        y += [*significant(line[column]), None]
-        trial += [*([shown(line["trial"].iloc[0], 20)] * len(line)), None]
-    points: dict[str, Any] = {"x": x[:-1], "y": y[:-1]}
-    if not named:
-        # Plotly writes arrays in binary, in half the room; the gap is in y alone.
-        epochs = np.array([epoch or 0 for epoch in x[:-1]])
-        return {
-            "x": epochs.astype(np.min_scalar_type(epochs.max())),
-            "y": np.array(y[:-1], dtype=np.float32),
-            "hoverinfo": "skip",
-        }
-    said = "log loss" if column == "val_log_loss" else "learning rate"
-    return {
-        **points,
-        "customdata": trial[:-1],
-        "hovertemplate": "<b>%{fullData.name}</b>, trial %{customdata}<br>"
-        f"epoch %{{x}}, {said} %{{y}}<extra></extra>",
-    }
+def _shrink(trace: go.Scatter) -> None:
+    """Draw without hovers and with numpy arrays, which Plotly writes in binary, in half the room."""
+    epochs = np.nan_to_num(np.array(trace.x, dtype=float))  # the gap is in y alone
+    trace.update(x=epochs.astype(np.min_scalar_type(int(epochs.max()))), y=np.array(trace.y, dtype=np.float32))
+    trace.update(customdata=None, hovertemplate=None, hoverinfo="skip")
 
 
-def _add_stopped(drawn: go.Figure, evidence: Evidence, epochs: pd.DataFrame) -> None:
+def _add_stopped(plot: go.Figure, evidence: Evidence) -> None:
     """A ring where a completed trial ended before the last epoch that it might have trained."""
-    last = epochs.sort_values("epoch", kind="stable").groupby(["label", "trial", "execution"], sort=False).tail(1)
+    last = evidence.epochs.sort_values("epoch", kind="stable").groupby(["label", "trial", "execution"]).tail(1)
     done = evidence.trials.loc[evidence.trials["val_log_loss"].notna(), ["label", "trial", "epoch_budget"]]
-    ends = last.merge(done.assign(trial=done["trial"].astype(str)), on=["label", "trial"])
+    ends = last.merge(done, on=["label", "trial"])
     ends = ends[(ends["epoch"] < ends["epoch_budget"].astype(float)) & ends["val_log_loss"].notna()]
     if ends.empty:
         return
-    style = styles(evidence)
-    few = len(ends) <= 200
-    drawn.add_scatter(
+    style, few = styles(evidence), len(ends) <= 200
+    hovers = [
+        [style[row["label"]].name, shown(row["trial"], 20), f"stopped early, after epoch {row['epoch']}"]
+        for row in ends.to_dict("records")
+    ]
+    ring = {"symbol": "circle-open", "size": 8 if few else 4, "color": NEUTRAL, "opacity": 0.8}
+    points(
+        plot,
+        pd.DataFrame({"x": ends["epoch"], "y": ends["val_log_loss"], "hover": hovers}),
         name="stopped early",
-        x=ends["epoch"].astype(int).tolist(),
-        y=significant(ends["val_log_loss"]),
-        mode="markers",
-        marker={
-            "symbol": "circle-open",
-            "size": 8 if few else 4,
-            "color": NEUTRAL,
-            "line": {"width": 1.2 if few else 0.8},
-            "opacity": 0.8,
-        },
-        customdata=[[style[row["label"]].name, shown(row["trial"], 20)] for row in ends.to_dict("records")],
-        hovertemplate="<b>%{customdata[0]}</b>, trial %{customdata[1]}<br>"
-        "stopped early, after epoch %{x}<extra></extra>",
+        hovertemplate=TRIAL_HOVER,
+        marker={**ring, "line": {"width": 1.2 if few else 0.8}},
     )
-    drawn.update_layout(showlegend=True)
+    plot.update_layout(showlegend=True)

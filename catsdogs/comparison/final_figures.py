@@ -6,25 +6,49 @@ Each shows them without test-time augmentation, and with it where `retrain` comp
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from scipy.stats import binomtest
-from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from catsdogs.comparison.evidence import Final
-from catsdogs.comparison.theme import ACCENT, CAT, DOG, FAINT_CAT, FAINT_DOG, NEUTRAL, figure, significant
+from catsdogs.comparison.figures import Figure, bars, blank, interval, points, significant
+from catsdogs.comparison.theme import ACCENT, CAT, DOG, FAINT_CAT, FAINT_DOG, NEUTRAL
 from catsdogs.scores import clip
 
 PLAIN, TTA = "without TTA", "with TTA"
 
+_LOOKS = {PLAIN: {"color": NEUTRAL, "symbol": "circle"}, TTA: {"color": ACCENT, "symbol": "diamond"}}
+
 _BINS = 10
 
+# Labels (N,) 0 or 1 and probabilities (N,) of the validation images, by kind.
+_Kinds = dict[str, tuple[np.ndarray, np.ndarray]]
 
-def _predictions(final: Final) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Labels (N,) 0 or 1 and probabilities (N,) of the validation images by kind, only where there are any."""
+
+def final_figures(final: Final, place: int) -> list[Figure]:
+    """The figures of a final model, `place` its number on the page; no ROC curve where one class is missing."""
+    kinds = _predictions(final)
+    both = {kind: pair for kind, pair in kinds.items() if 0 < pair[0].sum() < len(pair[0])}
+    told = f"of the final model of study {final.study} on the validation images."
+    return [
+        Figure(f"{name}-{place}", draw(given), caption, f"{alternative} {told}", "predictions")
+        for name, given, draw, caption, alternative in (
+            ("reliability", kinds, _reliability, "Reliability", "Share of dogs against the probability given to dog"),
+            ("roc", both, _roc, "ROC curve: errors at every threshold", "ROC curve: dogs missed and cats called dogs"),
+            ("confusion", kinds, _confusion, "Confusion matrix", "Counts of cats and dogs by what they are called"),
+            ("probabilities", kinds, _probabilities, "Probabilities", "Histogram of the probability of dog, by label,"),
+        )
+        if given
+    ]
+
+
+def _predictions(final: Final) -> _Kinds:
+    """Of the kinds that there are any of."""
     table = final.predictions
     table = table[(table["split"] == "validation") & table["label"].isin([0, 1])]
     found = {}
@@ -35,126 +59,74 @@ def _predictions(final: Final) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return found
 
 
-_LOOKS = {PLAIN: {"color": NEUTRAL, "symbol": "circle"}, TTA: {"color": ACCENT, "symbol": "diamond"}}
-
-
-def reliability(final: Final) -> go.Figure | None:
+def _reliability(kinds: _Kinds) -> go.Figure:
     """Share of dogs among images by what the model said of them, with 95 % Wilson intervals; below, how many images."""
-    kinds = _predictions(final)
-    if not kinds:
-        return None
-    drawn = make_subplots(
-        2, 1, shared_xaxes=True, row_heights=[0.76, 0.24], vertical_spacing=0.05, figure=figure(430, True)
-    )
-    drawn.add_shape(type="line", x0=0, x1=1, y0=0, y1=1, line_dash="dot", layer="below", row=1, col=1)
+    plot = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.76, 0.24], vertical_spacing=0.05, figure=blank(430))
+    plot.add_shape(type="line", x0=0, x1=1, y0=0, y1=1, line_dash="dot", layer="below", row=1, col=1)
     edges = np.linspace(0, 1, _BINS + 1)
-    largest = 1
+    most = 1
     for kind, (labels, p_dog) in kinds.items():
-        share, said = calibration_curve(labels, p_dog, n_bins=_BINS, strategy="uniform")
-        # The bins of calibration_curve, which does not tell how many images are in each.
-        bins = np.searchsorted(edges[1:-1], p_dog)
-        images = np.bincount(bins, minlength=_BINS)
-        dogs = np.bincount(bins, weights=labels, minlength=_BINS).astype(int)
-        filled, largest = images > 0, max(largest, int(images.max()))
-        ranges = [
-            binomtest(int(k), int(n)).proportion_ci(method="wilson")
-            for k, n in zip(dogs[filled], images[filled], strict=True)
-        ]
-        told = [
-            [f"{k:,} of {n:,} images are dogs", f"{r.low:.1%} to {r.high:.1%}"]
-            for k, n, r in zip(dogs[filled], images[filled], ranges, strict=True)
-        ]
-        drawn.add_scatter(
-            name=kind,
-            legendgroup=kind,
-            x=significant(said),
-            y=significant(share),
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": significant(max(0.0, r.high - s) for r, s in zip(ranges, share, strict=True)),
-                "arrayminus": significant(max(0.0, s - r.low) for r, s in zip(ranges, share, strict=True)),
-                "thickness": 1.5,
-                "width": 0,
-            },
-            mode="markers",
-            marker={**_LOOKS[kind], "size": 9},
-            customdata=told,
-            hovertemplate="said %{x:.3~p} dog on average<br>%{customdata[0]}: %{y:.3~p}<br>"
-            "95 %: %{customdata[1]}<extra></extra>",
-            row=1,
-            col=1,
+        said = pd.DataFrame({"bin": np.searchsorted(edges[1:-1], p_dog), "label": labels, "p_dog": p_dog})
+        table = said.groupby("bin").agg(
+            x=("p_dog", "mean"), y=("label", "mean"), dogs=("label", "sum"), n=("bin", "size")
         )
-        drawn.add_bar(
-            name=kind,
-            legendgroup=kind,
-            showlegend=False,
-            x=significant((edges[:-1] + edges[1:]) / 2),
-            y=images.tolist(),
-            marker={"color": _LOOKS[kind]["color"]},
-            hovertemplate="%{y:,} images<extra></extra>",
-            row=2,
-            col=1,
+        ends = [binomtest(k, n).proportion_ci(method="wilson") for k, n in zip(table["dogs"], table["n"], strict=True)]
+        table["low"], table["high"] = zip(*((end.low, end.high) for end in ends), strict=True)
+        table["hover"] = [
+            f"said {row.x:.3%} dog on average<br>{row.dogs:,} of {row.n:,} images are dogs: {row.y:.3%}"
+            f"<br>95 %: {row.low:.1%} to {row.high:.1%}"
+            for row in table.itertuples()
+        ]
+        error = interval(table["y"], table[["low", "y"]].min(axis=1), table[["high", "y"]].max(axis=1))
+        look = {"name": kind, "legendgroup": kind, "col": 1}
+        points(plot, table, marker={**_LOOKS[kind], "size": 9}, error_y=error | {"thickness": 1.5}, row=1, **look)
+        counts = table["n"].reindex(range(_BINS), fill_value=0)
+        counted = pd.DataFrame(
+            {"x": (edges[:-1] + edges[1:]) / 2, "y": counts, "hover": counts.map("{:,} images".format)}
         )
-    drawn.update_layout(showlegend=len(kinds) > 1, barmode="group", bargap=0.25)
-    drawn.update_xaxes(range=[-0.02, 1.02], tickformat=".0%")
-    drawn.update_xaxes(title_text="what the model said: probability of dog", row=2, col=1)
-    drawn.update_yaxes(title_text="share of dogs", tickformat=".0%", range=[-0.03, 1.03], row=1, col=1)
-    drawn.update_yaxes(title_text="images", type="log", dtick=1, tickformat="~s", row=2, col=1)
-    drawn.update_yaxes(range=[np.log10(0.6), np.log10(largest) + 0.15], row=2, col=1)
-    return drawn
+        bars(plot, counted, marker={"color": _LOOKS[kind]["color"]}, showlegend=False, row=2, **look)
+        most = max(most, int(counts.max()))
+    plot.update_layout(showlegend=len(kinds) > 1, barmode="group", bargap=0.25)
+    plot.update_xaxes(range=[-0.02, 1.02], tickformat=".0%")
+    plot.update_xaxes(title_text="what the model said: probability of dog", row=2, col=1)
+    plot.update_yaxes(title_text="share of dogs", tickformat=".0%", range=[-0.03, 1.03], row=1, col=1)
+    _count_images(plot, most, row=2, col=1)
+    return plot
 
 
-def roc(final: Final) -> go.Figure | None:
-    """Dogs missed against cats called dogs, for every threshold; None where one class is missing.
+def _count_images(plot: go.Figure, most: int, **place: int) -> None:
+    """A logarithmic axis on which a single image is seen."""
+    ends = [np.log10(0.6), np.log10(most) + 0.15]
+    plot.update_yaxes(title_text="images", type="log", dtick=1, tickformat="~s", range=ends, **place)
+
+
+def _roc(kinds: _Kinds) -> go.Figure:
+    """Dogs missed against cats called dogs, for every threshold.
 
     The ROC curve upside down and on logarithmic axes: that of a good model is only a corner on plain ones. An axis
     begins with 0, drawn at half an image.
     """
-    kinds = {kind: pair for kind, pair in _predictions(final).items() if 0 < pair[0].sum() < len(pair[0])}
-    if not kinds:
-        return None
-    drawn = figure(400, legend=True)
+    plot = blank(400, legend=True)
     floors = [1.0, 1.0]
     for kind, (labels, p_dog) in kinds.items():
-        false_dogs, right_dogs, thresholds = roc_curve(labels, p_dog)
-        missed = 1 - right_dogs
-        half = 0.5 / (len(labels) - labels.sum()), 0.5 / labels.sum()
+        half = 0.5 / (labels == 0).sum(), 0.5 / (labels == 1).sum()
         floors = [min(pair) for pair in zip(floors, half, strict=True)]
-        area = roc_auc_score(labels, p_dog)
-        drawn.add_scatter(
-            name=f"{kind}: AUC {area:.4f}",
-            legendgroup=kind,
-            x=significant(np.maximum(false_dogs, half[0])),
-            y=significant(np.maximum(missed, half[1])),
-            mode="lines",
-            line={"color": _LOOKS[kind]["color"], "width": 2.5},
-            # The first threshold is infinite: nothing is called a dog.
-            customdata=list(
-                zip(significant(np.minimum(thresholds, 1.0)), significant(false_dogs), significant(missed), strict=True)
-            ),
-            hovertemplate="dog above %{customdata[0]}<br>cats called dogs %{customdata[1]:.3~p}"
-            "<br>dogs missed %{customdata[2]:.3~p}<extra></extra>",
-        )
+        # Not det_curve, which leaves out both ends and keeps every point of a straight line.
+        false_dogs, right_dogs, thresholds = roc_curve(labels, p_dog)
+        # The first threshold is infinite: nothing is called a dog.
+        curve = pd.DataFrame({"above": np.minimum(thresholds, 1.0), "x": false_dogs, "y": 1 - right_dogs})
+        look: dict[str, Any] = {"legendgroup": kind, "hovertemplate": _ERRORS_HOVER}
+        name, line = f"{kind}: AUC {roc_auc_score(labels, p_dog):.4f}", {"color": _LOOKS[kind]["color"], "width": 2.5}
+        points(plot, _errors(curve, half), name=name, mode="lines", line=line, **look)
         called = p_dog > 0.5
-        at = float(called[labels == 0].mean()), float((~called)[labels == 1].mean())
-        drawn.add_scatter(
-            name="at 0.5",
-            legendgroup=kind,
-            showlegend=False,
-            x=significant([max(at[0], half[0])]),
-            y=significant([max(at[1], half[1])]),
-            mode="markers+text",
-            marker={**_LOOKS[kind], "size": 11},
-            text=["0.5"] if kind == list(kinds)[-1] else None,
-            textposition="top right",
-            customdata=[significant(at)],
-            hovertemplate="dog above 0.5<br>cats called dogs %{customdata[0]:.3~p}<br>dogs missed %{customdata[1]:.3~p}"
-            "<extra></extra>",
-        )
+        at = pd.DataFrame({"above": [0.5], "x": called[labels == 0].mean(), "y": (~called)[labels == 1].mean()})
+        if kind == list(kinds)[-1]:
+            at["text"] = "0.5"
+        look |= {"showlegend": False, "textposition": "top right"}
+        points(plot, _errors(at, half), name="at 0.5", marker={**_LOOKS[kind], "size": 11}, **look)
     for axis, floor, title in (
-        (drawn.layout.xaxis, floors[0], "cats called dogs (false positive rate)"),
-        (drawn.layout.yaxis, floors[1], "dogs missed (1 − true positive rate)"),
+        (plot.layout.xaxis, floors[0], "cats called dogs (false positive rate)"),
+        (plot.layout.yaxis, floors[1], "dogs missed (1 − true positive rate)"),
     ):
         shares = [10.0**power for power in range(-6, 1) if 10.0**power > 2.5 * floor]
         axis.update(
@@ -164,19 +136,28 @@ def roc(final: Final) -> go.Figure | None:
             ticktext=["0", *(f"{100 * share:g} %" for share in shares)],
             range=[float(np.log10(floor)) - 0.1, 0.1],
         )
-    return drawn
+    return plot
 
 
-def confusion(final: Final) -> go.Figure | None:
-    """Images by what they show and what they are called, at 0.5; colours are shares of what they show."""
-    kinds = _predictions(final)
-    if not kinds:
-        return None
-    drawn = make_subplots(1, len(kinds), shared_yaxes=True, horizontal_spacing=0.06, figure=figure(60 + 300))
+def _errors(table: pd.DataFrame, half: tuple[float, float]) -> pd.DataFrame:
+    """Points of the curve; 0 has no place on a logarithmic axis but that of `half` an image."""
+    hovers = pd.Series([significant(row) for row in table[["above", "x", "y"]].to_numpy()])
+    return table.assign(x=table["x"].clip(lower=half[0]), y=table["y"].clip(lower=half[1]), hover=hovers)
+
+
+_ERRORS_HOVER = (
+    "dog above %{customdata[0]}<br>cats called dogs %{customdata[1]:.3~p}<br>dogs missed %{customdata[2]:.3~p}"
+    "<extra></extra>"
+)
+
+
+def _confusion(kinds: _Kinds) -> go.Figure:
+    """Images by what they show and what they are called, at 0.5; colors are shares of what they show."""
+    plot = make_subplots(1, len(kinds), shared_yaxes=True, horizontal_spacing=0.06, figure=blank(360))
     for column, (kind, (labels, p_dog)) in enumerate(kinds.items(), start=1):
         counts = confusion_matrix(labels, (p_dog > 0.5).astype(int), labels=[0, 1])
         shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-        drawn.add_heatmap(
+        plot.add_heatmap(
             z=[significant(row) for row in shares],
             x=["called cat", "called dog"],
             y=["cats", "dogs"],
@@ -194,62 +175,48 @@ def confusion(final: Final) -> go.Figure | None:
             row=1,
             col=column,
         )
-        drawn.update_xaxes(title_text=kind if len(kinds) > 1 else None, side="top", showgrid=False, row=1, col=column)
-    drawn.update_yaxes(autorange="reversed", showgrid=False)
-    return drawn
+        plot.update_xaxes(title_text=kind if len(kinds) > 1 else None, side="top", showgrid=False, row=1, col=column)
+    plot.update_yaxes(autorange="reversed", showgrid=False)
+    return plot
 
 
-def probabilities(final: Final) -> go.Figure | None:
-    """How many cats and dogs got which probability, mistakes in full colour.
+def _probabilities(kinds: _Kinds) -> go.Figure:
+    """How many cats and dogs got which probability, mistakes in full color.
 
-    On the scale of log-odds, since most probabilities are close to 0 or 1, with a bin per unit; counts are logarithmic,
-    so that a single mistake is seen.
+    On the scale of log-odds, since most probabilities are close to 0 or 1, with a bin per unit.
     """
-    kinds = _predictions(final)
-    if not kinds:
-        return None
-    drawn = make_subplots(
-        len(kinds), 1, shared_xaxes=True, vertical_spacing=0.12, figure=figure(60 + 190 * len(kinds), True)
+    plot = make_subplots(
+        len(kinds), 1, shared_xaxes=True, vertical_spacing=0.12, figure=blank(60 + 190 * len(kinds), legend=True)
     )
-    largest, widest = 1, 10.0
+    most, widest = 1, 10.0
     for row, (kind, (labels, p_dog)) in enumerate(kinds.items(), start=1):
         clipped = clip(p_dog)
         # Negative, so that bins are closed above: 0.5 is called a cat.
         odds = -np.log(clipped / (1 - clipped))
-        for name, label, called, colour in _CALLED:
+        widest = max(widest, float(np.abs(odds).max()))
+        for name, label, called, color in _CALLED:
             counts = np.histogram(odds[(labels == label) & ((p_dog > 0.5) == called)], bins=_LOG_ODDS)[0][::-1]
-            largest, widest = max(largest, int(counts.max())), max(widest, float(np.abs(odds).max()))
-            drawn.add_bar(
-                name=name,
-                legendgroup=name,
-                showlegend=row == 1,
-                x=(_LOG_ODDS[:-1] + 0.5).tolist(),
-                # A logarithm of 0 is no bar.
-                y=[int(count) or None for count in counts],
-                width=1,
-                marker={"color": colour},
-                hovertemplate=f"{kind}<br>%{{y:,}} {name}<extra></extra>",
-                row=row,
-                col=1,
-            )
-        drawn.add_vline(x=0, line_dash="dot", row=row, col=1)
+            most = max(most, int(counts.max()))
+            # A logarithm of 0 is no bar.
+            table = pd.DataFrame({"x": _LOG_ODDS[:-1] + 0.5, "y": counts})[counts > 0]
+            table["hover"] = [f"{kind}<br>{count:,} {name}" for count in table["y"]]
+            look = {"marker": {"color": color}, "width": 1, "showlegend": row == 1}
+            bars(plot, table, name=name, legendgroup=name, **look, row=row, col=1)
+        plot.add_vline(x=0, line_dash="dot", row=row, col=1)
         if len(kinds) > 1:
-            drawn.add_annotation(
-                text=kind, x=0, xref="x domain", xanchor="left", y=1, yref="y domain", yanchor="bottom", row=row, col=1
-            )
+            corner = {"x": 0, "xref": "x domain", "xanchor": "left", "y": 1, "yref": "y domain", "yanchor": "bottom"}
+            plot.add_annotation(text=kind, **corner, row=row, col=1)
     told = [0.001, 0.5, 0.999]  # more would overlap on a phone
-    drawn.update_xaxes(
+    plot.update_xaxes(
         tickvals=significant(np.log(p / (1 - p)) for p in told),
         ticktext=[str(p) for p in told],
         tickangle=0,
         range=[-math.ceil(widest) - 0.5, math.ceil(widest) + 0.5],
     )
-    drawn.update_xaxes(title_text="probability of dog", row=len(kinds), col=1)
-    drawn.update_yaxes(
-        title_text="images", type="log", dtick=1, tickformat="~s", range=[np.log10(0.6), np.log10(largest) + 0.15]
-    )
-    drawn.update_layout(barmode="overlay", bargap=0)
-    return drawn
+    plot.update_xaxes(title_text="probability of dog", row=len(kinds), col=1)
+    _count_images(plot, most)
+    plot.update_layout(barmode="overlay", bargap=0)
+    return plot
 
 
 # Mistakes come last, over the others; what is right is faint.

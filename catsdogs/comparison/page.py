@@ -17,7 +17,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from catsdogs.comparison import formats, sections, theme
+from catsdogs.comparison.curve_figures import learning_curves
 from catsdogs.comparison.evidence import Evidence, read_evidence
+from catsdogs.comparison.figures import json_for_html
+from catsdogs.comparison.search_figures import job_intervals
 from catsdogs.comparison.tables import TITLES, Findings, findings, tables, write_tables
 from catsdogs.files import write_text
 from catsdogs.quoting import quoted
@@ -77,11 +80,11 @@ def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool,
             reload_seconds=_RELOAD_SECONDS if watching else None,
             answer=found.answer,
             tiles=sections.tiles(found),
-            intervals=sections.intervals(found),
+            intervals=job_intervals(evidence, found.intervals),
             leaderboard=sections.leaderboard(found),
             effects=sections.effects(found, made),
             search=sections.search(found),
-            curves=sections.curves(evidence),
+            curves=learning_curves(evidence),
             finals=[sections.final_model(found, final) for final in evidence.finals.values()],
             without_final=[study for study in studies if study["name"] not in evidence.finals],
             gallery=found.gallery,
@@ -90,7 +93,7 @@ def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool,
             problems=evidence.problems,
             files=[(address, f"{name}.csv", TITLES[name]) for name, address in addresses.items()],
             link=addresses.get,
-            themes=sections.json_for_html({"light": theme.LIGHT, "dark": theme.DARK}),
+            themes=json_for_html({"light": theme.LIGHT, "dark": theme.DARK}),
             css=markup("report.css"),
             page_script=markup("page.js"),
             script=markup("report.js"),

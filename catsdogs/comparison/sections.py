@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
-from markupsafe import Markup
 
-from catsdogs.comparison import final_figures, search_figures, theme
+from catsdogs.comparison import search_figures, theme
 from catsdogs.comparison.choices import not_paired
-from catsdogs.comparison.curve_figures import best_so_far, learning_curves
+from catsdogs.comparison.curve_figures import best_so_far
 from catsdogs.comparison.evidence import WAITING, Evidence, Final
+from catsdogs.comparison.final_figures import final_figures
 from catsdogs.comparison.final_scores import tta_gain
 from catsdogs.comparison.formats import (
     MISSING,
     between,
     count,
     cut,
-    listed,
     loss,
     number,
     percent,
@@ -43,55 +39,6 @@ from catsdogs.provenance import moment
 from catsdogs.study import FAILED, OK, PLAN, RUNNING, SILENT_SECONDS, retrain_command
 
 _MOST_FAILURES = 20  # rows of the table of failed trials
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure of the page.
-
-    Attributes:
-        name: its id in the page.
-        figure: Plotly's JSON, safe inside an element of a page.
-        height: pixels, reserved before it is drawn.
-        alternative: what it shows, in a sentence, for those who do not see it.
-        caption: above it.
-        table: name of the table with its numbers; "" if there is none.
-    """
-
-    name: str
-    figure: Markup
-    height: int
-    alternative: str
-    caption: str
-    table: str = ""
-
-
-def json_for_html(thing: Any) -> Markup:
-    """JSON in which no HTML parser finds the end of its element, and no JavaScript parser that of a line."""
-    text = thing if isinstance(thing, str) else json.dumps(thing, ensure_ascii=False, separators=(",", ":"))
-    for character in "&<>\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
-
-
-def _plot(name: str, figure: go.Figure | None, alternative: str, caption: str, **more: Any) -> Plot | None:
-    if figure is None:
-        return None
-    # The page lays its own template over every figure, so that it can follow the theme.
-    figure.layout.template = None
-    height = int(figure.layout.height or 420)
-    return Plot(name, json_for_html(figure.to_json()), height, alternative, caption, **more)
-
-
-def _plots(
-    name: str, figures: Mapping[str, go.Figure], told: Callable[[str], tuple[str, str]], table: str
-) -> list[Plot]:
-    """Figures of one kind; `told` gives caption and text alternative by the name of one."""
-    made = []
-    for place, (key, figure) in enumerate(figures.items()):
-        caption, alternative = told(key)
-        made.append(_plot(f"{name}-{place}", figure, alternative, caption, table=table))
-    return [plot for plot in made if plot is not None]
 
 
 def _names(evidence: Evidence) -> dict[Path, str]:
@@ -194,35 +141,13 @@ def leaderboard(found: Findings) -> dict[str, Any]:
     }
 
 
-def intervals(found: Findings) -> Plot | None:
-    names = theme.short_names(found.evidence)
-    told = [
-        f"{names[label]} {loss(one.value)} ({between(one) or 'no interval'})" for label, one in found.intervals.items()
-    ]
-    return _plot(
-        "intervals",
-        search_figures.job_intervals(found.evidence, found.intervals),
-        f"Log loss on validation with its 95 % interval: {listed(told)}.",
-        "Log loss of every job, with its 95 % interval",
-        table="jobs",
-    )
-
-
 def effects(found: Findings, made: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Figure, table and sentences about the choices."""
-    rows = made["effects"].to_dict("records") if "effects" in made else []
+    table = made.get("effects", pd.DataFrame())
+    rows = table.to_dict("records")
     decided = [row for row in rows if row["decided"]]
-    told = [
-        f"{words(row['choice'])} {row['value']} against {row['against']} {signed(row['difference'])}" for row in rows
-    ]
     return {
-        "plot": _plot(
-            "effects-figure",
-            search_figures.effects(found.effects, found.pairs),
-            f"Difference in log loss with its 95 % interval, by choice: {listed(told)}.",
-            "Difference in log loss, by choice",
-            table="effects",
-        ),
+        "plot": search_figures.effects(table, found.pairs),
         "rows": rows,
         "sentences": [_decided(row) for row in decided],
         "left_out": not_paired(found.evidence),
@@ -244,35 +169,11 @@ def search(found: Findings) -> dict[str, Any]:
     """Figures of the trials, what matters, and what failed."""
     evidence, trials = found.evidence, found.evidence.trials
     completed = int(trials["val_log_loss"].notna().sum())
-    coordinates = _plot(
-        "coordinates",
-        parallel_coordinates(evidence),
-        f"A line for each of {completed} completed trials, through its settings down to its log loss.",
-        "Every trial, from its settings to its log loss",
-        table="trials",
-    )
-    slices = _plots(
-        "slice",
-        hyperparameter_slices(evidence),
-        lambda name: (words(name), f"Log loss of {completed} trials against {words(name)}, a point per trial."),
-        "trials",
-    )
     told = found.importance
     importance = None
     if told is not None:
-        importance = {
-            "plot": _plot(
-                "importance",
-                search_figures.importance_bars(told) if told.tells else None,
-                "Importance of each hyperparameter with its interval: "
-                + listed([f"{words(row['name'])} {row['importance']:.2f}" for row in told.table.to_dict("records")]),
-                "Importance of each hyperparameter",
-                table="importance",
-            ),
-            "r2": told.r2,
-            "tells": told.tells,
-            "trials": told.trials,
-        }
+        plot = search_figures.importance_bars(told) if told.tells else None
+        importance = {"plot": plot, "r2": told.r2, "tells": told.tells, "trials": told.trials}
     failures = trials[trials["val_log_loss"].isna()]
     counted = (
         failures.assign(error=failures["error"].fillna("").replace("", "no error was written down"))
@@ -283,44 +184,18 @@ def search(found: Findings) -> dict[str, Any]:
         if len(failures)
         else []
     )
-    best = evidence.trials["val_log_loss"].min()
     return {
         "completed": completed,
         "failed": len(failures),
         "seconds": number(trials["seconds"].sum()) if len(trials) else 0.0,
-        "coordinates": coordinates,
-        "slices": slices,
+        "coordinates": parallel_coordinates(evidence),
+        "slices": hyperparameter_slices(evidence),
         "importance": importance,
-        "best_so_far": _plots(
-            "best",
-            best_so_far(evidence),
-            lambda name: (
-                "Best so far, over trials" if name == "trials" else "Best so far, over time",
-                f"Lowest log loss found so far by each job, over {name}; the lowest of all is {loss(best)}.",
-            ),
-            "trials",
-        ),
-        "budget": _plot(
-            "budget",
-            search_figures.budget(evidence),
-            "Time that each job spent, divided by what came of it.",
-            "Where the time went",
-            table="trials",
-        ),
+        "best_so_far": best_so_far(evidence),
+        "budget": search_figures.budget(evidence),
         "failures": counted[:_MOST_FAILURES],
         "more_failures": sum(row["trials"] for row in counted[_MOST_FAILURES:]),
     }
-
-
-_CURVES = {"val_log_loss": "Log loss on validation", "learning_rate": "Learning rate"}
-
-
-def curves(evidence: Evidence) -> list[Plot]:
-    def told(name: str) -> tuple[str, str]:
-        title = _CURVES.get(name, words(name))
-        return f"{title}, by epoch", f"{title} over epochs: thin lines for all trials, thick for the best of each job."
-
-    return _plots("curve", learning_curves(evidence), told, "epochs")
 
 
 _SCORES = {
@@ -329,18 +204,6 @@ _SCORES = {
     "roc_auc": ("ROC AUC", "higher is better"),
     "brier": ("Brier score", "lower is better"),
     "ece": ("Calibration error", "lower is better"),
-}
-
-
-_FINAL_FIGURES: dict[str, tuple[Callable[[Final], go.Figure | None], str, str]] = {
-    "reliability": (final_figures.reliability, "Share of dogs against the probability given to dog", "Reliability"),
-    "roc": (
-        final_figures.roc,
-        "ROC curve: dogs missed and cats called dogs, at every threshold,",
-        "ROC curve: errors at every threshold",
-    ),
-    "confusion": (final_figures.confusion, "Counts of cats and dogs by what they are called", "Confusion matrix"),
-    "probabilities": (final_figures.probabilities, "Histogram of the probability of dog, by label,", "Probabilities"),
 }
 
 
@@ -367,16 +230,6 @@ def final_model(found: Findings, final: Final) -> dict[str, Any]:
     where = {f"{count(row['size'])} {row['split']} images" if row["size"] else "" for row in rows}
     plain = next((row["value"] for row in table.to_dict("records") if row["score"] == "log_loss"), None)
     place = list(found.evidence.finals).index(final.study)
-    plots = [
-        _plot(
-            f"{name}-{place}",
-            draw(final),
-            f"{alternative} of the final model of study {final.study} on the validation images.",
-            caption,
-            table="predictions",
-        )
-        for name, (draw, alternative, caption) in _FINAL_FIGURES.items()
-    ]
     return {
         "study": final.study,
         "job": metrics.get("job"),
@@ -394,7 +247,7 @@ def final_model(found: Findings, final: Final) -> dict[str, Any]:
             + gains_told("Test-time augmentation", {"holdout": _mapping(metrics.get("tta_gain")).get("holdout")})
             + gains_told("Calibration", _mapping(metrics.get("calibration_gain")))
         ),
-        "plots": [plot for plot in plots if plot is not None],
+        "plots": final_figures(final, place),
     }
 
 
