@@ -192,9 +192,9 @@ def trial_hovers(evidence: Evidence, times: int) -> pd.Series:
     return pd.Series(hovers, index=trials.index, dtype=object)
 
 
-def significant(values: Iterable[Any], digits: int = 5) -> list[float | None]:
+def significant(values: Iterable[Any]) -> list[float | None]:
     """Numbers as short as a picture needs them; None where there is none, which is a gap in a line."""
-    return [None if pd.isna(value) else float(f"{value:.{digits}g}") for value in values]
+    return [None if pd.isna(value) else float(f"{value:.5g}") for value in values]
 
 
 def wide_range(values: Iterable[Any]) -> bool:

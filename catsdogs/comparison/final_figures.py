@@ -73,7 +73,7 @@ def _reliability(kinds: _Kinds) -> go.Figure:
         ends = [binomtest(k, n).proportion_ci(method="wilson") for k, n in zip(table["dogs"], table["n"], strict=True)]
         table["low"], table["high"] = zip(*((end.low, end.high) for end in ends), strict=True)
         table["hover"] = [
-            f"said {row.x:.3%} dog on average<br>{row.dogs:,} of {row.n:,} images are dogs: {row.y:.3%}"
+            f"said {row.x:.1%} dog on average<br>{row.dogs:,} of {row.n:,} images are dogs: {row.y:.1%}"
             f"<br>95 %: {row.low:.1%} to {row.high:.1%}"
             for row in table.itertuples()
         ]
