@@ -267,8 +267,10 @@ def leaderboard(jobs: list[Job]) -> pd.DataFrame:
                 "error": result.get("error"),
             }
         )
+    # As objects, or a job without a count would turn the counts of all others into floats.
     table = pd.DataFrame(
-        [{name: unicode(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
+        [{name: unicode(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows],
+        dtype=object,
     )
     order = sorted(range(len(jobs)), key=lambda i: (jobs[i].status == FAILED, jobs[i].objective, jobs[i].name))
     trailing = ["trials_completed", "trials", "validation_images", "data_digest", "seconds", "error"]
