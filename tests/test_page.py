@@ -114,17 +114,24 @@ def test_the_answer_is_all_there(whole, document):
     assert f"{told.log_loss.value:.4f}" in document.body
 
 
-def test_nothing_is_fetched(whole, document):
+def assert_fetches_nothing(document: Document, folder: Path) -> None:
+    """Also: links of the page lead to elements of it, or to files beside it."""
     policy = next(a["content"] for a, _ in document.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none';")
     assert "unsafe-eval" not in policy
     assert "http" not in policy
+    identifiers = [attributes["id"] for _, attributes, _ in document.elements if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
     for tag, attributes, _ in document.elements:
         assert tag not in ("link", "iframe", "object", "embed", "base", "form")
         assert attributes.get("src", "data:").startswith("data:"), attributes
-        address = attributes.get("href", "#")
-        assert address.startswith("#") or (whole / address).is_file(), address
+        address = attributes.get("href", "#main")
+        assert address[1:] in identifiers if address.startswith("#") else (folder / address).is_file(), address
         assert not any(name.startswith("on") for name in attributes)
+
+
+def test_nothing_is_fetched(whole, document):
+    assert_fetches_nothing(document, whole)
     css = (TEMPLATE / "report.css").read_text()
     assert "url(" not in css
     assert "@import" not in css
@@ -152,12 +159,9 @@ def test_who_cannot_see_finds_the_way(document):
     assert levels[0] == 1
     assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(levels))
     identifiers = [attributes["id"] for _, attributes, _ in document.elements if "id" in attributes]
-    assert len(identifiers) == len(set(identifiers))
     for _, attributes, _ in document.elements:
         for name in ("aria-labelledby", "aria-describedby", "for"):
             assert attributes.get(name) is None or attributes[name] in identifiers
-        if attributes.get("href", "").startswith("#"):
-            assert attributes["href"][1:] in identifiers
     assert {"header", "nav", "main", "footer"} <= {tag for tag, _, _ in document.elements}
     assert len(document.all("caption")) == len(document.all("table"))
     for attributes, _ in document.all("div"):
