@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import time
-import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from studies import IMAGES, ids, write_final, write_job, write_study
-from test_gallery import write_split, write_zip
+from test_gallery import write_images, write_split
 
 import catsdogs.comparison.page as page_module
 from catsdogs.comparison.answer import answer
@@ -444,13 +443,10 @@ def test_the_page_of_a_large_study_is_below_6_mb(tmp_path):
     write_final(study, images=2000, test_images=500)
     rng = np.random.default_rng(0)
     images = {name: photograph(rng) for name in ids(2000)}
-    write_zip(tmp_path / "train.zip", images)
+    write_images(tmp_path / "photos", images)
     for folder in study.glob("mobilenet*"):
         write_split(folder, images)
-        result = read_json(folder / "result.json")
-        data = {"train": str(tmp_path / "train.zip")}
-        write_json(folder / "result.json", {**result, "config": {**result["config"], "data": data}})
-    write_report([study], tmp_path / "report.html")
+    write_report([study], tmp_path / "report.html", images=tmp_path / "photos")
     document = Document((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert len(document.all("img")) == 36
     assert (tmp_path / "report.html").stat().st_size < 6_000_000
@@ -484,15 +480,3 @@ def test_the_template_goes_into_the_package():
     for file in TEMPLATE.iterdir():
         assert "http:" not in file.read_text()
         assert "https:" not in file.read_text()
-
-
-def test_pictures_do_not_depend_on_where_the_zip_is_packed_from(tmp_path):
-    """A zip whose images lie in no folder at all."""
-    study = tmp_path / "night"
-    images = {name: photograph(np.random.default_rng(number)) for number, name in enumerate(ids())}
-    with zipfile.ZipFile(tmp_path / "train.zip", "w") as archive:
-        for name, data in images.items():
-            archive.writestr(f"{name}.jpg", data)
-    write_job(study, CHOICES, name="a", config={"data": {"train": str(tmp_path / "train.zip")}})
-    write_split(study / "a", images)
-    assert len(page_of(study).all("img")) > 12

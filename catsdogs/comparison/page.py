@@ -29,10 +29,11 @@ _LONGEST_NAME = 80  # characters of a name in a table
 _RELOAD_SECONDS = 10  # while a study is watched
 
 
-def write_report(folders: list[Path], output: Path, watching: bool = False) -> Evidence:
+def write_report(folders: list[Path], output: Path, watching: bool = False, images: Path | None = None) -> Evidence:
     """Read studies, and write the page and its tables.
 
     Args:
+        images: folder of the images, as the user gave it.
         output: the page; the tables go into the folder beside it that is named as the page without its suffix.
         watching: the page loads itself anew every ten seconds.
 
@@ -41,7 +42,7 @@ def write_report(folders: list[Path], output: Path, watching: bool = False) -> E
         OSError: the page cannot be written.
     """
     evidence = read_evidence(folders)
-    found = findings(evidence)
+    found = findings(evidence, images)
     made = tables(found)
     # A page without a suffix has the name that its folder would have.
     beside = output.with_suffix("") if output.suffix else output.with_name(f"{output.name}-tables")

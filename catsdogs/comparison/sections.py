@@ -490,7 +490,7 @@ def ran(found: Findings, made: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         rest = [row for row in rest if row not in told]
         short = [{**row, "key": re.sub(r"^(images|versions|machine)\.", "", row["key"])} for row in told]
         for row in short:
-            if row["key"] == "digest":
+            if row["key"].endswith("digest"):
                 row["value"] = cut(row["value"], 17)
         if told:
             groups.append((title, short))

@@ -58,7 +58,11 @@ class Findings:
     gallery: Gallery | None
 
 
-def findings(evidence: Evidence) -> Findings:
+def findings(evidence: Evidence, images: Path | None = None) -> Findings:
+    """
+    Args:
+        images: folder of the images, as the user gave it; None: it is looked for in the usual places.
+    """
     told = answer(evidence)
     return Findings(
         evidence=evidence,
@@ -68,7 +72,7 @@ def findings(evidence: Evidence) -> Findings:
         effects=choice_effects(evidence),
         importance=importance(evidence),
         scores={study: final_scores(final) for study, final in evidence.finals.items()},
-        gallery=gallery(evidence, told),
+        gallery=gallery(evidence, told, images),
     )
 
 

@@ -105,7 +105,7 @@ class _Pictures:
     def __call__(self, name: str) -> str | None:
         if name not in self._made:
             path, sha256 = self._images[name]
-            self._made[name] = thumbnail((self._root / path).read_bytes, sha256)
+            self._made[name] = thumbnail(self._root, path, sha256)
         return self._made[name]
 
 
