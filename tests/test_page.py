@@ -24,8 +24,7 @@ import catsdogs.comparison.page as page_module
 from catsdogs.comparison.answer import answer
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.page import render, write_report
-from catsdogs.comparison.paired import Interval
-from catsdogs.comparison.sections import json_for_html, tta_verdict
+from catsdogs.comparison.sections import json_for_html
 from catsdogs.comparison.tables import TITLES
 from catsdogs.files import read_json, write_json
 from catsdogs.study import write_leaderboard, write_plan
@@ -308,21 +307,6 @@ def test_the_final_model_is_shown_with_what_its_numbers_stand_on(whole, document
     assert f"{detail['value']:.4f} {detail['low']:.4f} to {detail['high']:.4f}" in row
     assert f"On {IMAGES} validation images;" in document.body
     assert "Test-time augmentation lowers the log loss by" in document.body
-
-
-@pytest.mark.parametrize(
-    ("gain", "verdict"),
-    [
-        (Interval(0.01, 0.002, 0.02, 2000), "lowers the log loss by 0.0100 (95 % interval of the gain +0.0020 to "),
-        (Interval(0.01, 0.002, 0.02, 2000), "2,000 validation images: it helps."),
-        (Interval(-0.01, -0.02, -0.002, 2000), "raises the log loss by 0.0100"),
-        (Interval(-0.01, -0.02, -0.002, 2000), "it harms, so retrain with tta=none."),
-        (Interval(0.01, -0.002, 0.02, 2000), "no more than noise."),
-        (Interval(0.01, None, None, 1), "no more than noise."),
-    ],
-)
-def test_the_verdict_on_test_time_augmentation(gain, verdict):
-    assert verdict in tta_verdict(gain)
 
 
 def test_several_studies_are_told_apart(tmp_path):

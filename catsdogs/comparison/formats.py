@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,6 @@ from catsdogs.comparison.paired import Interval
 from catsdogs.progress import duration
 
 MISSING = "–"
-
-# What a list element of Hydra may look like without quotes and stay a text. Names that YAML takes for something else
-# and everything with other characters are quoted.
-_NAMED = 6  # things that a sentence lists
 
 
 def loss(thing: Any) -> str:
@@ -108,10 +104,45 @@ def between(interval: Interval | None) -> str:
     return "" if interval is None or interval.low is None else f"{loss(interval.low)} to {loss(interval.high)}"
 
 
-def listed(parts: Sequence[str], longest: int = _NAMED) -> str:
+def listed(parts: Sequence[str], longest: int = 6) -> str:
     more = len(parts) - longest
     return "; ".join(parts[:longest]) + (f"; and {more} more" if more > 0 else "")
 
 
 def signed_between(interval: Interval) -> str:
     return "" if interval.low is None else f"{signed(interval.low)} to {signed(interval.high)}"
+
+
+def gain_told(what: str, gain: Mapping[str, Any], remedy: str = "") -> str | None:
+    """What a step after the model does to the log loss, in a sentence; None if this is no gain.
+
+    Args:
+        gain: as `metrics.json` tells it: log loss without the step minus log loss with it, image by image.
+        remedy: what to do if the step harms.
+    """
+    value, low, high = (number(gain.get(name)) for name in ("value", "low", "high"))
+    if math.isnan(value) or not isinstance(gain.get("size"), int):
+        return None
+    if gain.get("kept") is False:
+        verdict = "it is left out"
+    elif low > 0:
+        verdict = "it helps"
+    else:
+        verdict = f"it harms{remedy}" if high < 0 else "no more than noise"
+    bounds = "" if math.isnan(low) else f" (95 % interval of the gain {signed(low)} to {signed(high)})"
+    return (
+        f"{what} {'lowers' if value >= 0 else 'raises'} the log loss by {loss(abs(value))}{bounds}, image by image on "
+        f"{count(gain['size'])} {gain.get('split')} images: {verdict}."
+    )
+
+
+def gains_told(tta: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[str]:
+    """What test-time augmentation and calibration gain, in a sentence for every split."""
+    steps = (("Test-time augmentation", tta, ", so retrain with tta=none"), ("Calibration", calibration, ""))
+    told = [
+        gain_told(what, gain, remedy)
+        for what, gains, remedy in steps
+        for gain in gains.values()
+        if isinstance(gain, Mapping)
+    ]
+    return [sentence for sentence in told if sentence is not None]

@@ -19,12 +19,13 @@ from catsdogs.comparison import final_figures, search_figures, theme
 from catsdogs.comparison.choices import not_paired
 from catsdogs.comparison.curve_figures import best_so_far, learning_curves
 from catsdogs.comparison.evidence import WAITING, Evidence, Final
-from catsdogs.comparison.final_scores import tta_gain
+from catsdogs.comparison.final_scores import tta_gains
 from catsdogs.comparison.formats import (
     MISSING,
     between,
     count,
     cut,
+    gains_told,
     listed,
     loss,
     number,
@@ -35,7 +36,6 @@ from catsdogs.comparison.formats import (
     words,
 )
 from catsdogs.comparison.gallery import Gallery, Shot
-from catsdogs.comparison.paired import Interval
 from catsdogs.comparison.space_figures import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.tables import Findings
 from catsdogs.files import read_json
@@ -389,11 +389,7 @@ def final_model(found: Findings, final: Final) -> dict[str, Any]:
         "rows": rows,
         # Told once where all scores are of the same images.
         "about": where.pop() if len(where) == 1 else "",
-        "gain": " ".join(
-            ([tta_verdict(gain)] if (gain := tta_gain(final)) is not None else [])
-            + gains_told("Test-time augmentation", {"holdout": _mapping(metrics.get("tta_gain")).get("holdout")})
-            + gains_told("Calibration", _mapping(metrics.get("calibration_gain")))
-        ),
+        "gain": " ".join(gains_told(tta_gains(final), _mapping(metrics.get("calibration_gain")))),
         "plots": [plot for plot in plots if plot is not None],
     }
 
@@ -412,36 +408,6 @@ def _score_cell(score: str, row: Mapping[Any, Any] | None) -> dict[str, str]:
 
 def _accuracy(share: Any) -> str:
     return percent(share, 2)
-
-
-def tta_verdict(gain: Interval) -> str:
-    """Whether test-time augmentation is worth its time, in a sentence."""
-    verb = "lowers" if gain.value >= 0 else "raises"
-    if not gain.excludes_zero:
-        verdict = "no more than noise"
-    elif gain.value > 0:
-        verdict = "it helps"
-    else:
-        verdict = "it harms, so retrain with tta=none"
-    gained = "" if gain.low is None else f" (95 % interval of the gain {signed_between(gain)})"
-    return (
-        f"Test-time augmentation {verb} the log loss by {loss(abs(gain.value))}{gained}, image by image on "
-        f"{count(gain.size)} validation images: {verdict}."
-    )
-
-
-def gains_told(what: str, gains: Mapping[str, Any]) -> list[str]:
-    """What a step after the model does to the log loss, in a sentence for every split, as `metrics.json` tells it."""
-    found = []
-    for gain in map(_mapping, gains.values()):
-        value, split, size = number(gain.get("value")), gain.get("split"), gain.get("size")
-        if not (pd.notna(value) and isinstance(size, int)):
-            continue
-        bounds = [number(gain.get(end)) for end in ("low", "high")]
-        between = f" (95 % interval {signed(bounds[0])} to {signed(bounds[1])})" if all(map(pd.notna, bounds)) else ""
-        kept = "; it is left out" if gain.get("kept") is False else ""
-        found.append(f"{what} gains {signed(value)}{between} on {count(size)} {split} images{kept}.")
-    return found
 
 
 def galleries(told: Gallery | None) -> list[dict[str, Any]]:
