@@ -15,7 +15,18 @@ from catsdogs.errors import UserError
 from catsdogs.files import read_json, unicode
 from catsdogs.provenance import moment
 from catsdogs.scores import log_loss_per_image
-from catsdogs.study import FAILED, OK, RUNNING, Job, choice_names, planned_jobs, read_jobs, silent_seconds
+from catsdogs.study import (
+    FAILED,
+    OK,
+    RUNNING,
+    Job,
+    choice_names,
+    job_columns,
+    job_row,
+    planned_jobs,
+    read_jobs,
+    silent_seconds,
+)
 from catsdogs.trials import TrialRecord
 
 WAITING = "waiting"  # planned, and nothing of it is there yet
@@ -192,29 +203,23 @@ def _number(value: Any) -> float:
 
 def _row(job: Job, label: str, study: str, choices: list[str], trials: pd.DataFrame) -> dict[str, Any]:
     """Its row of the board. Counted from its trials, which a job that did not end has too."""
-    result, best = job.result, _mapping(job.best())
-    data = _mapping(result.get("data"))
-    status = job.status if job.status in (OK, FAILED, RUNNING) else FAILED
+    row, result = job_row(job, choices), job.result
     completed = int(trials["val_log_loss"].notna().sum())
-    return {
+    running = job.status == RUNNING
+    return row | {
         "label": label,
         "study": study,
         "job": unicode(job.name),
-        "status": status,
-        **{name: job.choice(name) for name in choices},
-        "val_log_loss": _number(best.get("val_log_loss")),
-        "val_accuracy": _number(best.get("val_accuracy")),
-        "best_trial": best.get("trial"),
-        **{str(key): value for key, value in _mapping(best.get("hyperparameters")).items()},
+        "status": job.status if job.status in (OK, FAILED, RUNNING) else FAILED,
+        "val_log_loss": _number(row["val_log_loss"]),
+        "val_accuracy": _number(row["val_accuracy"]),
         "trials_completed": completed,
         "trials_failed": len(trials) - completed,
         "trials": len(trials),
         "trials_planned": _mapping(result.get("trials")).get("planned"),
-        "validation_images": data.get("validation"),
-        "data_digest": data.get("digest"),
-        "seconds": _number(result.get("seconds")),
+        "seconds": _number(row["seconds"]),
         "started": result.get("started"),
-        "silent_seconds": silent_seconds(job.folder) if status == RUNNING else math.nan,
+        "silent_seconds": silent_seconds(job.folder) if running else math.nan,
         "error": unicode(str(result.get("error") or "")) or None,
     }
 
@@ -280,23 +285,6 @@ _TRIAL_COLUMNS = [
     "error",
 ]
 
-_BOARD_COLUMNS = (
-    ["label", "study", "job", "status"],
-    ["val_log_loss", "val_accuracy", "best_trial"],
-    [
-        "trials_completed",
-        "trials_failed",
-        "trials",
-        "trials_planned",
-        "validation_images",
-        "data_digest",
-        "seconds",
-        "started",
-        "silent_seconds",
-        "error",
-    ],
-)
-
 
 def _timestamp(text: Any) -> Any:
     """In UTC; NaT if it tells no time."""
@@ -305,10 +293,10 @@ def _timestamp(text: Any) -> Any:
 
 
 def _board(rows: list[dict[str, Any]], choices: list[str], searched: list[str]) -> pd.DataFrame:
-    before, middle, after = _BOARD_COLUMNS
-    # A choice named as a column of ours would hide it.
-    columns = list(dict.fromkeys([*before, *choices, *middle, *searched, *after]))
-    table = pd.DataFrame(rows).reindex(columns=columns)
+    table = pd.DataFrame(rows)
+    # Also those that no best trial has; what takes predictions is told in the tables of a report.
+    columns = job_columns(choices, searched)
+    table = table.reindex(columns=[name for name in columns if name in table or name in searched])
     for name in ("trials_completed", "trials_failed", "trials"):
         table[name] = table[name].fillna(0).astype(int)
     last = {OK: 0, RUNNING: 0, FAILED: 2, WAITING: 1}

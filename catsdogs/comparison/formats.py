@@ -18,19 +18,19 @@ MISSING = "–"
 
 
 def loss(thing: Any) -> str:
-    """`0.0276`; of small ones two digits that say something, as the sentences of the answer have them."""
+    """A log loss, or a difference of two: `0.0276`; of small ones two digits that say something."""
     told = number(thing)
     if math.isnan(told):
         return MISSING
-    if told == 0 or abs(told) >= 0.001:
-        return f"{told:.4f}"
-    return np.format_float_positional(told, precision=2, fractional=False, trim="-")
+    sign, size = "−" if told < 0 else "", abs(told)
+    if size == 0 or size >= 0.001:
+        return f"{sign}{size:.4f}"
+    return sign + np.format_float_positional(size, precision=2, fractional=False, trim="-")
 
 
 def signed(thing: Any) -> str:
     told = number(thing)
-    sign = "+" if told > 0 else "−" if told < 0 else ""
-    return MISSING if math.isnan(told) else sign + loss(abs(told))
+    return ("+" if told > 0 else "") + loss(told)
 
 
 def percent(thing: Any, decimals: int = 1) -> str:

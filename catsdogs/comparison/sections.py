@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +36,8 @@ from catsdogs.comparison.formats import (
 from catsdogs.comparison.gallery import Gallery, Shot
 from catsdogs.comparison.space_figures import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.tables import Findings
-from catsdogs.files import read_json
 from catsdogs.provenance import moment
-from catsdogs.study import FAILED, OK, PLAN, RUNNING, SILENT_SECONDS, retrain_command
+from catsdogs.study import FAILED, OK, RUNNING, SILENT_SECONDS, retrain_command, search_command
 
 _MOST_FAILURES = 20  # rows of the table of failed trials
 
@@ -102,17 +99,12 @@ def _names(evidence: Evidence) -> dict[Path, str]:
 
 def study(evidence: Evidence, folder: Path) -> dict[str, Any]:
     """What the page says of a study as a whole."""
-    plan: Any = {}
-    with contextlib.suppress(OSError, ValueError):
-        plan = read_json(folder / PLAN)
-    command = plan.get("command") if isinstance(plan, dict) else None
-    arguments = [str(word) for word in command] if isinstance(command, list) else []
     name = _names(evidence)[folder]
     rows = evidence.board[evidence.board["study"] == name]
     started = [when for text in rows["started"].dropna() if (when := moment(text)) is not None]
     return {
         "name": name,
-        "command": "python -m catsdogs.search " + shlex.join(arguments) if arguments else None,
+        "command": search_command(folder),
         "retrain": retrain_command(folder),
         "jobs": rows["status"].value_counts().to_dict(),
         "completed": int(rows["trials_completed"].sum()),
@@ -155,36 +147,22 @@ def tiles(found: Findings) -> list[dict[str, str]]:
     return made
 
 
-def leaderboard(found: Findings) -> dict[str, Any]:
-    """Columns and rows, and what all jobs share."""
+def leaderboard(found: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
+    """The table of jobs, what the page adds to each, and what all jobs share."""
     evidence, board = found.evidence, found.evidence.board
     varied, names, style = evidence.varied_choices, theme.short_names(evidence), theme.styles(evidence)
-    rows = []
-    for row in board.to_dict("records"):
-        label = row["label"]
-        best = {name: row[name] for name in evidence.hyperparameters if pd.notna(row[name])}
-        rows.append(
-            {
-                "label": label,
-                "name": names[label],
-                "colour": style[label].colour,
-                "status": row["status"],
-                "best": label == found.answer.best,
-                "choices": [row[name] if pd.notna(row[name]) else None for name in varied],
-                "log_loss": number(row["val_log_loss"]),
-                "between": between(found.intervals.get(label)),
-                "accuracy": number(row["val_accuracy"]),
-                "trial": row["best_trial"] if pd.notna(row["best_trial"]) else None,
-                "hyperparameters": best,
-                "completed": row["trials_completed"],
-                "failed": row["trials_failed"],
-                "planned": number(row["trials_planned"]),
-                "seconds": number(row["seconds"]),
-                "silent": number(row["silent_seconds"]),
-                "probably_killed": number(row["silent_seconds"]) > SILENT_SECONDS,
-                "error": row["error"] if isinstance(row["error"], str) and row["error"] else None,
-            }
-        )
+    rows = [
+        {
+            "job": job,
+            "name": names[job["label"]],
+            "colour": style[job["label"]].colour,
+            "best": job["label"] == found.answer.best,
+            "choices": [job[name] for name in varied],
+            "hyperparameters": {name: job[name] for name in evidence.hyperparameters if job[name] is not None},
+            "probably_killed": number(job["silent_seconds"]) > SILENT_SECONDS,
+        }
+        for job in jobs.astype(object).where(jobs.notna(), None).to_dict("records")
+    ]
     return {
         "choices": [words(name).capitalize() if name.islower() else name for name in varied],
         "constant": {words(name): value(thing) for name, thing in evidence.shared_choices.items()},

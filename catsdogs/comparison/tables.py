@@ -21,6 +21,7 @@ from catsdogs.comparison.gallery import Gallery, Shot, gallery
 from catsdogs.comparison.importance import Importance, importance
 from catsdogs.comparison.paired import Interval
 from catsdogs.files import unicode, write_csv
+from catsdogs.study import job_columns
 
 # What every table says, in the order in which the page shows them.
 TITLES = {
@@ -153,17 +154,18 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _jobs(found: Findings) -> pd.DataFrame:
     """The board, with the interval of the log loss and the share of resamples in which a job is the best."""
-    board = found.evidence.board
-    place = list(board).index("val_log_loss") + 1
-    bounds = [found.intervals.get(label) for label in board["label"]]
-    added = {
-        "val_log_loss_low": [None if bound is None else bound.low for bound in bounds],
-        "val_log_loss_high": [None if bound is None else bound.high for bound in bounds],
-        "share_best": [found.answer.share_best.get(label) for label in board["label"]],
+    evidence = found.evidence
+    bounds = {name: evidence.board["label"].map(column) for name, column in _of_predictions(found).items()}
+    table = evidence.board.assign(**{name: column.astype(float) for name, column in bounds.items()})
+    return table[[name for name in job_columns(evidence.choices, evidence.hyperparameters) if name in table]]
+
+
+def _of_predictions(found: Findings) -> dict[str, dict[str, float | None]]:
+    return {
+        "val_log_loss_low": {label: interval.low for label, interval in found.intervals.items()},
+        "val_log_loss_high": {label: interval.high for label, interval in found.intervals.items()},
+        "share_best": dict(found.answer.share_best),
     }
-    names = [name for name in added if name not in board]  # a hyperparameter may be called anything
-    table = pd.DataFrame({name: pd.Series(added[name], index=board.index, dtype=float) for name in names})
-    return pd.concat([board.iloc[:, :place], table, board.iloc[:, place:]], axis=1)
 
 
 def _strongest_first(effects: pd.DataFrame) -> pd.DataFrame:
