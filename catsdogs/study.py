@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from catsdogs.errors import UserError
-from catsdogs.files import read_json, unicode, write_csv, write_json
+from catsdogs.files import read_json, write_csv, write_json
 from catsdogs.job_lock import is_held
 from catsdogs.provenance import moment, now
 from catsdogs.quoting import quoted
@@ -79,7 +79,7 @@ class Job:
     @property
     def choices(self) -> dict[str, str]:
         """What it was told to choose: the options of the composed groups, and other values that its study varied."""
-        return {unicode(str(key)): unicode(str(value)) for key, value in _mapping(self.result.get("choices")).items()}
+        return {str(key): str(value) for key, value in _mapping(self.result.get("choices")).items()}
 
     def choice(self, name: str) -> str | None:
         """What it chose, also where only other jobs were told to; None if nothing tells it.
@@ -91,7 +91,7 @@ class Job:
             value = _mapping(value).get(part, {})
         if isinstance(value, dict):
             return self.choices.get(name)
-        return unicode(value) if isinstance(value, str) else json.dumps(value)
+        return value if isinstance(value, str) else json.dumps(value)
 
     def execution(self, trial: str) -> int:
         """The execution of a trial that is kept: a fresh one of the trial that `selection` named the winner."""

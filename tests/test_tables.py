@@ -87,19 +87,6 @@ def test_what_ran_is_divided_into_what_differs_and_what_is_shared(tmp_path):
     assert shared["tags"] == "[1, x]"
 
 
-def test_hostile_names_stay_in_their_cells(tmp_path):
-    study = tmp_path / "night"
-    evil = 'a,b "c"\r\nd\re;=1+1'
-    write_job(study, {**CHOICES, "schedule": evil}, name="evil", status="failed", error=evil)
-    write_job(study, CHOICES, name="b")
-    made = tables(findings(read_evidence([study])))
-    write_tables(tmp_path / "report", made)
-    read = pd.read_csv(tmp_path / "report" / "jobs.csv").set_index("label")
-    assert len(read) == 2
-    assert read.loc["evil", "schedule"] == 'a,b "c"\nd\ne;=1+1'
-    assert read.loc["evil", "error"] == 'a,b "c"\nd\ne;=1+1'
-
-
 def test_counts_stay_integers_beside_a_job_that_has_none(tmp_path):
     write_job(tmp_path, CHOICES, name="good", trials=3)
     write_json(tmp_path / "lost" / "result.json", {"status": "failed", "error": "no luck"})

@@ -20,7 +20,7 @@ from catsdogs.comparison.final_scores import final_scores
 from catsdogs.comparison.gallery import Gallery, Shot, gallery
 from catsdogs.comparison.importance import Importance, importance
 from catsdogs.comparison.paired import Interval
-from catsdogs.files import unicode, write_csv
+from catsdogs.files import write_csv
 from catsdogs.study import job_columns
 
 # What every table says, in the order in which the page shows them.
@@ -100,7 +100,7 @@ def tables(found: Findings) -> dict[str, pd.DataFrame]:
         "differences": differences,
         "common": common,
     }
-    return {name: _plain_line_ends(made[name]) for name in TITLES if len(made[name])}
+    return {name: made[name] for name in TITLES if len(made[name])}
 
 
 def write_tables(folder: Path, made: Mapping[str, pd.DataFrame]) -> None:
@@ -146,9 +146,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping) and value:
             flat |= _flat(value, f"{prefix}{key}.")
         elif isinstance(value, (list, tuple)):
-            flat[f"{prefix}{key}"] = unicode("[" + ", ".join(map(str, value)) + "]")
+            flat[f"{prefix}{key}"] = "[" + ", ".join(map(str, value)) + "]"
         else:
-            flat[f"{prefix}{key}"] = "null" if value is None else unicode(str(value))
+            flat[f"{prefix}{key}"] = "null" if value is None else str(value)
     return flat
 
 
@@ -186,16 +186,3 @@ def _by_study(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def _shots(shots: list[Shot]) -> pd.DataFrame:
     table = pd.DataFrame([dataclasses.asdict(shot) for shot in shots])
     return table.rename(columns={"loss": "log_loss"}).drop(columns="thumbnail") if len(table) else table
-
-
-def _plain_line_ends(table: pd.DataFrame) -> pd.DataFrame:
-    """A bare carriage return ends a row for readers of CSV, and is not quoted by every writer."""
-    table = table.rename(columns=lambda name: _without_returns(str(name)))
-    for name in table:
-        if table[name].dtype == object or isinstance(table[name].dtype, pd.StringDtype):
-            table[name] = table[name].map(_without_returns)
-    return table
-
-
-def _without_returns(value: Any) -> Any:
-    return value.replace("\r\n", "\n").replace("\r", "\n") if isinstance(value, str) else value

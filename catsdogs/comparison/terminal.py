@@ -14,7 +14,6 @@ from catsdogs.comparison.answer import Answer, answer, score_intervals
 from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.formats import MISSING, between, count, loss, percent, time_spent, value, words
 from catsdogs.comparison.paired import Interval
-from catsdogs.progress import printable
 from catsdogs.study import FAILED, OK, RUNNING
 
 # Columns of everything that is not a terminal, and the most of a terminal: longer lines are hard to read.
@@ -31,17 +30,17 @@ def print_answer(evidence: Evidence, console: Console | None = None) -> Answer:
     console = console or _console()
     found = answer(evidence)
     console.print()
-    console.print(Text(printable(found.headline), style="bold"))
+    console.print(Text(found.headline, style="bold"))
     for sentence in found.sentences:
-        console.print(Text(printable(sentence)))
+        console.print(Text(sentence))
     console.print()
     _print_table(evidence, score_intervals(evidence), console)
     for sentence in [*found.caveats, *evidence.problems]:
-        console.print(Text("- ").append(printable(sentence)))
+        console.print(Text("- ").append(sentence))
     for row in evidence.board.to_dict("records"):
         if row["status"] == FAILED:
             told = str(row["error"] or "").strip().splitlines() or ["it does not tell why"]
-            console.print(Text(printable(f"{row['label']} failed: {told[0]}")))
+            console.print(Text(f"{row['label']} failed: {told[0]}"))
     return found
 
 
@@ -80,11 +79,11 @@ def _print_table(evidence: Evidence, intervals: dict[str, Interval], console: Co
             "time": _time(row),
         }
         # As Text, because rich would take [brackets] in a value for markup.
-        table.add_row(*(Text(printable(cells[header])) for header in headers if header not in left_out))
+        table.add_row(*(Text(cells[header]) for header in headers if header not in left_out))
     console.print(table)
     told = ", ".join(f"{words(name)} {chosen}" for name, chosen in evidence.shared_choices.items())
     if told:
-        console.print(Text(printable(f"{'All jobs' if len(evidence.board) > 1 else 'The job'}: {told}")))
+        console.print(Text(f"{'All jobs' if len(evidence.board) > 1 else 'The job'}: {told}"))
 
 
 def _trials(row: Mapping[Any, Any]) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from catsdogs.archive import ImageFolder, natural_key
 from catsdogs.catalogue import catalogue
+from catsdogs.comparison.evidence import clean
 from catsdogs.data_audit.copies import EXACT, Leak, copies, leak
 from catsdogs.data_audit.oddities import LABEL, TINY, TINY_PIXELS, UNDECODABLE, oddities
 from catsdogs.data_audit.suspects import Suspects, suspects
@@ -102,7 +103,7 @@ def findings(
     told = suspects(list(studies), rows) if studies else None
     in_use = rows if told is None else rows[~rows["id"].isin(told.ignored)]
     return Findings(
-        source=source,
+        source=Path(clean(str(source))),
         rows=rows,
         root=folder.root,
         oddities=oddities(rows),
