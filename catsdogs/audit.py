@@ -1,6 +1,6 @@
 """Entry point: images -> what is wrong or odd in them: on the terminal, as a page, as tables. Runs without TensorFlow.
 
-python -m catsdogs.audit train.zip                             files, formats, copies
+python -m catsdogs.audit train.zip                             files, sizes, copies
 python -m catsdogs.audit train.zip --study multirun/NAME       and labels that the study's models contradict
 python -m catsdogs.audit train.zip --test test.zip             and how many test images are copies
 """
@@ -51,7 +51,7 @@ def _audit(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="catsdogs-audit",
-        description="What is wrong or odd in these images? Finds files that do not decode, odd formats, tiny images, "
+        description="What is wrong or odd in these images? Finds files that do not decode, tiny images, "
         "copies and suspected wrong labels; writes one page with pictures that needs no network, and tables.",
     )
     parser.add_argument("images", type=Path, help="zip or folder of labelled images, for example train.zip")

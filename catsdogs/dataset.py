@@ -51,6 +51,7 @@ class Dataset:
         left_out: the training images that are not used, each with the reason as its problem.
         digest: sha256 over (id, label, sha256, split) of `rows`, with several folds over the fold too; 64 hexadecimal
             digits.
+        images_digest: of the folder of `rows`, see `ImageFolder.digest`.
     """
 
     rows: pd.DataFrame
@@ -59,6 +60,7 @@ class Dataset:
     test_root: Path | None
     left_out: pd.DataFrame
     digest: str
+    images_digest: str
 
     def folds(self) -> list[Fold]:
         """One of training and validation, or as many as `split.folds` says; none has a row of the hold-out.
@@ -119,6 +121,7 @@ def load_dataset(data: Data, cache: Path, division: Split = TWO_SIDES) -> Datase
         test_root=None if test_folder is None else test_folder.root,
         left_out=left_out,
         digest=_digest(rows, division),
+        images_digest=folder.digest,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from catsdogs.comparison.formats import gains_told
 from catsdogs.comparison.paired import Interval, mean_intervals
 from catsdogs.pipeline import OUTPUTS
 from catsdogs.scores import Score, log_loss_per_image, scores
@@ -84,37 +85,7 @@ def told(found: dict[str, Any]) -> list[str]:
             between = "" if detail["low"] is None else f"  (95 % interval {detail['low']:.4f} to {detail['high']:.4f})"
             label = f"{where} log loss{step}"
             lines.append(f"{label:33} {detail['value']:.4f}{between}, {detail['size']} images")
-    lines += _verdict("TTA", found["tta_gain"])
-    calibration = found["calibration_gain"]
-    if calibration.get("validation", {}).get("kept") is False:
-        lines.append("Calibration is left out: it does not help images that it was not fitted on")
-    else:
-        lines += _verdict("Calibration", calibration)
-    if found["tta_gain"].get("validation", {}).get("value", 0) < 0:
-        lines.append("tta=none or tta=flip submits without these views")
-    return lines
-
-
-def _verdict(what: str, gains: dict[str, Any]) -> list[str]:
-    """`TTA helped: log loss lower by 0.0021 (0.0003 to 0.0040) on the hold-out, ...`; empty where it was not tried."""
-    if not gains:
-        return []
-    # The hold-out, where there is one, chose nothing.
-    judge = gains.get("holdout") or next(iter(gains.values()))
-    how = "helped" if judge["value"] > 0 else "did not help"
-    if judge["value"] > 0 and not (judge["low"] is not None and judge["low"] > 0):
-        how = f"helped{' on the hold-out' if 'holdout' in gains else ''} by no more than noise"
-    return [f"{what} {how}: log loss {', '.join(_change(split, gain) for split, gain in gains.items())}"]
-
-
-def _change(split: str, gain: dict[str, Any]) -> str:
-    where = {"holdout": "the hold-out", "test": "the test images"}.get(split, f"{gain['split']} images")
-    verb, sign = ("lower", 1) if gain["value"] >= 0 else ("higher", -1)
-    between = ""
-    if gain["low"] is not None:
-        low, high = sorted((sign * gain["low"], sign * gain["high"]))
-        between = f" ({low:.4f} to {high:.4f})"
-    return f"{verb} by {abs(gain['value']):.4f}{between} on {where}"
+    return lines + gains_told(found["tta_gain"], found["calibration_gain"])
 
 
 def _gain(per_image: Any, split: str) -> dict[str, Any]:

@@ -128,6 +128,7 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
         folds = dataset.folds()
         result["data"] = {
             "digest": dataset.digest,
+            "images_digest": dataset.images_digest,
             # With several folds: of the first one, and of all.
             "train": len(folds[0].train_rows),
             "validation": sum(len(fold.validation_rows) for fold in folds),
@@ -139,7 +140,7 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
         write_result(place.folder, result)
         write_csv(
             place.folder / SPLIT,
-            dataset.rows[["id", "label", "sha256", "split", *(["fold"] if len(folds) > 1 else [])]],
+            dataset.rows[["id", "label", "sha256", "split", *(["fold"] if len(folds) > 1 else []), "path"]],
         )
         deadline = study_deadline(place.study, config.timeout.study_seconds)
         try:

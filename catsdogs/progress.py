@@ -113,11 +113,15 @@ class JobProgress:
         return f", {duration(per_epoch * max(0.0, all_epochs - epochs_done))} left"
 
 
-def printable(text: str) -> str:
-    """In one line, with a question mark for every control character that a hostile or unlucky name would bring."""
+def printable(text: str, kept: str = "") -> str:
+    """In one line, with a question mark for every control character that a hostile or unlucky name would bring.
+
+    Args:
+        kept: characters that stay all the same.
+    """
     # Categories C: control, format (which turns the direction of writing), half of a character; Zl, Zp: line ends.
     control = ("C", "Zl", "Zp")
-    return "".join("?" if unicodedata.category(character).startswith(control) else character for character in text)
+    return "".join(c if c in kept or not unicodedata.category(c).startswith(control) else "?" for c in text)
 
 
 def duration(seconds: float) -> str:

@@ -69,7 +69,7 @@ def write_page(study: Path) -> None:
         print(f"Report: {printable(str(study / PAGE))}")
 
 
-def _write(folders: list[Path], output: Path, watching: bool = False) -> Evidence:
+def _write(folders: list[Path], output: Path, watching: bool = False, images: Path | None = None) -> Evidence:
     """The page, and its tables beside it.
 
     Raises:
@@ -83,7 +83,7 @@ def _write(folders: list[Path], output: Path, watching: bool = False) -> Evidenc
         raise UserError(
             f"{output}: its tables would be written into {beside}, where other files are; choose another --output=FILE"
         )
-    return write_report(folders, output, watching)
+    return write_report(folders, output, watching, images)
 
 
 def _tell_files(folders: list[Path], output: Path | None, command: str | None) -> None:
@@ -104,7 +104,7 @@ def _not_done(what: str, study: Path, error: Exception) -> None:
     print(printable(f"warning: {what} ({reason}); results are kept, and `{again}` tries again"), file=sys.stderr)
 
 
-def _watch(folders: list[Path], output: Path, seconds: float) -> Evidence:
+def _watch(folders: list[Path], output: Path, seconds: float, images: Path | None) -> Evidence:
     """Write page, tables and leaderboards again and again until no job runs or waits any more, or Ctrl-C."""
     from catsdogs.comparison.evidence import WAITING
     from catsdogs.study_progress import line
@@ -117,7 +117,7 @@ def _watch(folders: list[Path], output: Path, seconds: float) -> Evidence:
         while True:
             # A failed job may be moved away while it is read.
             with suppress(FileNotFoundError):
-                evidence = _write(folders, output, watching=True)
+                evidence = _write(folders, output, watching=True, images=images)
                 _write_leaderboards(folders)
                 now = datetime.datetime.now(datetime.UTC)
                 lines = [line(folder, now, folder.resolve().name) for folder in folders]
@@ -128,7 +128,7 @@ def _watch(folders: list[Path], output: Path, seconds: float) -> Evidence:
     except KeyboardInterrupt:
         print("no longer watched")
     # A page that nobody rewrites must not go on loading itself.
-    return _write(folders, output)
+    return _write(folders, output, images=images)
 
 
 def _write_leaderboards(folders: list[Path]) -> None:
@@ -161,6 +161,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("study", nargs="*", type=Path, help="folder of a study, for example multirun/NAME")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="the page; default: report.html in the study, or beside several"
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="where the images are, if their pictures are not found"
     )
     parser.add_argument(
         "--watch",
@@ -206,10 +209,10 @@ def _report(arguments: Sequence[str] | None = None) -> int:
     output = options.output or home / PAGE
     try:
         if options.watch is None:
-            evidence = _write(folders, output)
+            evidence = _write(folders, output, images=options.images)
             _write_leaderboards(folders)
         else:
-            evidence = _watch(folders, output, options.watch)
+            evidence = _watch(folders, output, options.watch, options.images)
     except OSError as error:
         place = "" if error.filename is None else f" ({error.filename})"
         raise UserError(

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from catsdogs.errors import UserError
-from catsdogs.files import read_json, unicode, write_csv, write_json
+from catsdogs.files import read_json, write_csv, write_json
 from catsdogs.job_lock import is_held
 from catsdogs.provenance import moment, now
 from catsdogs.quoting import quoted
@@ -79,7 +79,7 @@ class Job:
     @property
     def choices(self) -> dict[str, str]:
         """What it was told to choose: the options of the composed groups, and other values that its study varied."""
-        return {unicode(str(key)): unicode(str(value)) for key, value in _mapping(self.result.get("choices")).items()}
+        return {str(key): str(value) for key, value in _mapping(self.result.get("choices")).items()}
 
     def choice(self, name: str) -> str | None:
         """What it chose, also where only other jobs were told to; None if nothing tells it.
@@ -91,7 +91,7 @@ class Job:
             value = _mapping(value).get(part, {})
         if isinstance(value, dict):
             return self.choices.get(name)
-        return unicode(value) if isinstance(value, str) else json.dumps(value)
+        return value if isinstance(value, str) else json.dumps(value)
 
     def execution(self, trial: str) -> int:
         """The execution of a trial that is kept: a fresh one of the trial that `selection` named the winner."""
@@ -243,36 +243,58 @@ def choice_names(jobs: Iterable[Job]) -> list[str]:
     return list(dict.fromkeys(name for job in jobs for name in job.choices))
 
 
+# Columns of every table of jobs: leaderboard.csv, which lacks what result.json does not tell, and those of a report.
+_CHOICES, _HYPERPARAMETERS = "(choices)", "(hyperparameters)"
+_COLUMNS = (
+    *("label", "study", "job", "status", _CHOICES),
+    *("val_log_loss", "val_log_loss_low", "val_log_loss_high", "share_best", "val_accuracy", "best_trial"),
+    _HYPERPARAMETERS,
+    *("trials_completed", "trials_failed", "trials", "trials_planned", "validation_images", "data_digest"),
+    *("seconds", "started", "silent_seconds", "error"),
+)
+
+
+def job_columns(choices: Iterable[str], hyperparameters: Iterable[str]) -> list[str]:
+    """Columns of a table of jobs in their order."""
+    several = {_CHOICES: choices, _HYPERPARAMETERS: hyperparameters}
+    # A choice named as a column of ours would hide it.
+    return list(dict.fromkeys(name for column in _COLUMNS for name in several.get(column, [column])))
+
+
+def job_row(job: Job, choices: Iterable[str]) -> dict[str, Any]:
+    """What `result.json` tells of a job, by column."""
+    result, best = job.result, job.best()
+    trials, data = _mapping(result.get("trials")), _mapping(result.get("data"))
+    return {
+        "job": job.name,
+        "status": job.status,
+        **{name: job.choice(name) for name in choices},
+        "val_log_loss": best.get("val_log_loss"),
+        "val_accuracy": best.get("val_accuracy"),
+        "best_trial": best.get("trial"),
+        **hyperparameters_of(job),
+        "trials_completed": trials.get("completed"),
+        "trials": trials.get("total"),
+        "validation_images": data.get("validation"),
+        "data_digest": data.get("digest"),
+        "seconds": result.get("seconds"),
+        "error": result.get("error"),
+    }
+
+
+def hyperparameters_of(job: Job) -> dict[str, Any]:
+    """The hyperparameters of its best trial."""
+    return {str(key): value for key, value in _mapping(job.best().get("hyperparameters")).items()}
+
+
 def leaderboard(jobs: list[Job]) -> pd.DataFrame:
     """A row per job, best first, failed jobs last with their error."""
-    names = choice_names(jobs)
-    rows = []
-    for job in jobs:
-        result, best = job.result, job.best()
-        trials, data = _mapping(result.get("trials")), _mapping(result.get("data"))
-        rows.append(
-            {
-                "job": job.name,
-                "status": job.status,
-                **{name: job.choice(name) for name in names},
-                "val_log_loss": best.get("val_log_loss"),
-                "val_accuracy": best.get("val_accuracy"),
-                "best_trial": best.get("trial"),
-                **{str(key): value for key, value in _mapping(best.get("hyperparameters")).items()},
-                "trials_completed": trials.get("completed"),
-                "trials": trials.get("total"),
-                "validation_images": data.get("validation"),
-                "data_digest": data.get("digest"),
-                "seconds": result.get("seconds"),
-                "error": result.get("error"),
-            }
-        )
-    table = pd.DataFrame(
-        [{name: unicode(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
-    )
-    order = sorted(range(len(jobs)), key=lambda i: (jobs[i].status == FAILED, jobs[i].objective, jobs[i].name))
-    trailing = ["trials_completed", "trials", "validation_images", "data_digest", "seconds", "error"]
-    return table.loc[order, [name for name in table if name not in trailing] + trailing].reset_index(drop=True)
+    choices = choice_names(jobs)
+    order = sorted(jobs, key=lambda job: (job.status == FAILED, job.objective, job.name))
+    # As objects, or a job without a count would turn the counts of all others into floats.
+    table = pd.DataFrame([job_row(job, choices) for job in order], dtype=object)
+    searched = [name for job in jobs for name in hyperparameters_of(job)]
+    return table[[name for name in job_columns(choices, searched) if name in table]]
 
 
 def write_leaderboard(study: Path) -> pd.DataFrame:
@@ -321,6 +343,14 @@ def read_plan(study: Path) -> Plan:
 def planned_jobs(study: Path) -> list[str]:
     """Names of the jobs that the study was last started with, in their order; empty where nobody wrote them down."""
     return list(read_plan(study).run)
+
+
+def search_command(study: Path) -> str | None:
+    """The command line that a study was last started with; None if nobody wrote it down."""
+    words = _read_plan(study).get("command")
+    if not words or not isinstance(words, list):
+        return None
+    return shlex.join(["python", "-m", "catsdogs.search", *map(str, words)])
 
 
 def write_plan(study: Path, names: list[str], command: list[str]) -> None:

@@ -79,7 +79,7 @@ class Job:
                 "fold": [-1] * (IMAGES - 4) + [0] * 4,
             }
         )
-        self.dataset = Dataset(rows, folder, None, None, rows[:0], "digest")
+        self.dataset = Dataset(rows, folder, None, None, rows[:0], "digest", "digest")
 
         def prepared(config, dataset, folds):
             from catsdogs.inputs import TrainingSet

@@ -12,7 +12,7 @@ import pytest
 from drawn import encoded, folder_of, scene
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from studies import write_final, write_job, write_study
-from test_gallery import picture, write_split, write_zip
+from test_gallery import picture, write_images, write_split
 
 from catsdogs.archive import open_images
 from catsdogs.comparison.page import write_report
@@ -62,11 +62,11 @@ def whole(tmp_path_factory):
         images[f"pets, mine/{name}"] = picture(number)
     table.loc[table["split"] == "validation", "id"] = list(images)
     write_csv(study / "best" / "predictions.csv", table)
-    write_zip(folder / "train.zip", {**images, "elsewhere/cat.0": picture(0)}, folder="train")
+    write_images(folder / "photos", images)
     for job in study.glob("mobilenet*"):
         write_split(job, images)
         result = read_json(job / "result.json")
-        data = {"train": str(folder / "train.zip"), "ignore": ["cat.999"]}
+        data = {"train": str(folder / "photos"), "ignore": ["cat.999"]}
         write_json(job / "result.json", {**result, "config": {**result["config"], "data": data}})
     write_report([study], study / "report.html")
     return study / "report.html"

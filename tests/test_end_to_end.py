@@ -98,6 +98,12 @@ def test_search_and_retrain_end_with_the_answer_and_name_page_and_next_command(s
     assert "warning" not in study.search.stderr + study.retrain.stderr
 
 
+def test_the_report_has_a_picture_of_every_validation_image(study):
+    """Each is a mistake or a doubt, and lies in the cache."""
+    page = (study.folder / "multirun" / "s" / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == 5
+
+
 def test_the_tables_of_the_report_have_every_job_and_trial(study):
     tables = {file.stem: pd.read_csv(file) for file in (study.folder / "multirun" / "s" / "report").glob("*.csv")}
     assert {"jobs", "trials", "epochs", "scores"} <= set(tables)

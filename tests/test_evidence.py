@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 
 import numpy as np
 import pandas as pd
@@ -152,9 +151,31 @@ def test_a_folder_that_is_no_study_is_a_mistake(tmp_path):
         read_evidence([tmp_path])
 
 
-def test_no_keras():
-    code = "import catsdogs.comparison.evidence, sys; sys.exit(bool({'keras', 'tensorflow'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_hostile_texts_are_cleaned_where_they_are_read(study):
+    """Control characters, halves of characters and line ends reach no table, no page and no terminal."""
+    evil, one_line, lines = "a\x1b\r\n\udcff\u202e\rb", r"a??\udcff??b", "a?\n\\udcff?\nb"
+    choices = {**CHOICES, "schedule": evil, evil: evil}
+    write_job(study, choices, name="evil", trials=2, failed_trials=1, error=evil, config={"tags": [evil]})
+    trials = pd.read_csv(study / "evil" / "trials.csv")
+    trials.loc[1, "error"] = evil.replace("\udcff", "")
+    trials.rename(columns={"l2": "l\x1b2"}).to_csv(study / "evil" / "trials.csv", index=False)
+    (study / "evil").rename(study / os.fsdecode(b"\x1be\n\xff"))
+    write_final(study)
+    metrics = read_json(study / "best" / "metrics.json")
+    write_json(study / "best" / "metrics.json", metrics | {"job": evil, "details": {evil: evil}})
+    evidence = read_evidence([study])
+    label = r"?e?\udcff"
+    assert set(evidence.choices) == {*CHOICES, one_line}
+    row = evidence.board.set_index("label").loc[label]
+    assert (row["job"], row["schedule"], row[one_line], row["error"]) == (label, one_line, one_line, lines)
+    assert evidence.jobs[label].result["config"]["tags"] == [one_line]
+    assert "l?2" in evidence.trials
+    assert "l?2" in evidence.hyperparameters
+    assert evidence.trials.loc[evidence.trials["label"] == label, "error"].iloc[1] == lines.replace(r"\udcff", "")
+    assert evidence.epochs["label"].eq(label).any()
+    assert (evidence.finals["night"].metrics["job"], *evidence.finals["night"].metrics["details"]) == (one_line,) * 2
+    # A command names the folder as it is.
+    assert evidence.jobs[label].folder.is_dir()
 
 
 def test_a_choice_that_only_one_job_was_told_is_none_that_all_share(tmp_path):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import shutil
-import zipfile
 
 import numpy as np
 import pandas as pd
@@ -34,37 +34,39 @@ def picture(number: int) -> bytes:
     return file.getvalue()
 
 
-def write_zip(path, images: dict[str, bytes], folder: str = "train") -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in images.items():
-            archive.writestr(f"{folder}/{name}.jpg", data)
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def images() -> dict[str, bytes]:
     return {name: picture(number) for number, name in enumerate(ids())}
 
 
 @pytest.fixture
-def study(tmp_path, images):
-    """A study of one job on a zip, with the split of what it saw."""
+def study(tmp_path, images, monkeypatch):
+    """A study of one job, whose images lie in the cache."""
+    monkeypatch.setenv("CATSDOGS_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "multirun" / "night"
-    train, cache = tmp_path / "train.zip", tmp_path / "cache"
-    write_zip(train, images)
-    cache.mkdir()
-    write_job(folder, CHOICES, name="a", skill=0.5, config={"data": {"train": str(train)}, "cache": str(cache)})
+    write_job(folder, CHOICES, name="a", skill=0.5)
+    change(folder / "a" / "result.json", data={"digest": "d" * 64, "images_digest": "e" * 64})
     write_split(folder / "a", images)
+    write_images(tmp_path / "cache" / "archives" / ("e" * 64), images)
     return folder
 
 
 def write_split(job, images: dict[str, bytes]) -> None:
-    rows = [(name, float(name.startswith("dog")), hashlib.sha256(data).hexdigest()) for name, data in images.items()]
-    write_csv(job / "split.csv", pd.DataFrame(rows, columns=["id", "label", "sha256"]).assign(split="validation"))
+    """What a job tells of its images, and of their paths below `train`."""
+    rows = [(name, hashlib.sha256(data).hexdigest(), f"train/{name}.jpg") for name, data in images.items()]
+    write_csv(job / "split.csv", pd.DataFrame(rows, columns=["id", "sha256", "path"]).assign(split="validation"))
 
 
-def gallery_of(study):
+def write_images(folder, images: dict[str, bytes]) -> None:
+    for name, data in images.items():
+        file = folder / "train" / f"{name}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+
+
+def gallery_of(study, folder=None):
     evidence = read_evidence([study])
-    return gallery(evidence, answer(evidence))
+    return gallery(evidence, answer(evidence), folder)
 
 
 def shots_of(found):
@@ -106,84 +108,81 @@ def test_mistakes_come_most_confident_first_and_the_unsure_after_them(study, ima
     assert found.source == "trial 0, the best of job a"
 
 
-def test_pictures_come_from_the_zip_and_nothing_is_unpacked(study, images, tmp_path):
-    assert_all_are_right(gallery_of(study), images)
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_pictures_come_from_a_folder(study, images, tmp_path):
-    for name, data in images.items():
-        place = tmp_path / "photos" / name.partition(".")[0] / f"{name}.jpg"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(data)
-    renamed = {f"{name.partition('.')[0]}/{name}": data for name, data in images.items()}  # as the catalogue calls them
-    use(study, train=str(tmp_path / "photos"))
-    table = pd.read_csv(study / "a" / "validation.csv")
-    write_csv(study / "a" / "validation.csv", table.assign(id=list(renamed)))
-    write_split(study / "a", renamed)
-    assert_all_are_right(gallery_of(study), renamed)
-
-
-def test_pictures_come_from_the_cache_when_the_zip_is_gone(study, images, tmp_path):
-    (tmp_path / "train.zip").unlink()
-    unpack(tmp_path / "cache", images)
+def test_pictures_come_from_the_cache(study, images):
     assert_all_are_right(gallery_of(study), images)
 
 
-def test_pictures_that_were_drawn_are_found_by_what_they_are(study, images, tmp_path):
-    other, right = tmp_path / "cache" / "sample" / "0", tmp_path / "cache" / "sample" / "1"
-    for folder in (other, right):
-        folder.mkdir(parents=True)
-    # Another sample has images of the same names.
-    write_zip(other / "train.zip", {name: picture(number + 7) for number, name in enumerate(images)})
-    write_zip(right / "train.zip", images)
-    use(study, train=None)
-    assert_all_are_right(gallery_of(study), images)
-
-
-def test_a_changed_picture_is_never_shown(study, images, tmp_path):
-    found = gallery_of(study)
-    swapped = found.mistakes[0].id
-    write_zip(tmp_path / "train.zip", {**images, swapped: picture(999)})
-    changed = gallery_of(study)
-    assert changed.mistakes[0].id == swapped
-    assert changed.mistakes[0].thumbnail is None
-    assert all(shot.thumbnail for shot in shots_of(changed)[1:])
-    assert changed.missing.startswith("1 of 36 pictures are not shown: the images at ")
-    assert "no longer those that the job saw" in changed.missing
-
-
-@pytest.mark.parametrize("damage", ["gone", "cut", "no zip", "a damaged member", "a folder without images"])
-def test_lost_pictures_are_told_and_not_fatal(study, images, tmp_path, damage):
-    train = tmp_path / "train.zip"
-    data = train.read_bytes()
-    second = gallery_of(study).mistakes[1].id
-    train.unlink()
-    if damage == "cut":
-        train.write_bytes(data[: len(data) // 2])
-    elif damage == "no zip":
-        train.write_bytes(b"not an archive")
-    elif damage == "a damaged member":
-        train.write_bytes(data.replace(images[second], bytes(len(images[second]))))
-    elif damage == "a folder without images":
-        train.mkdir()
-    found = gallery_of(study)
+def pictureless(found) -> bool:
     assert len(found.mistakes) == MOST_MISTAKES
-    if damage == "a damaged member":
-        assert [shot.id for shot in shots_of(found) if shot.thumbnail is None] == [second]
-        return
-    assert all(shot.thumbnail is None for shot in shots_of(found))
-    assert found.missing.startswith(f"No pictures: {train} is not at hand")
-    assert found.missing.endswith("write this report again.")
+    return all(shot.thumbnail is None for shot in shots_of(found))
+
+
+@pytest.mark.parametrize("paths", ["told", "not told"])
+def test_pictures_come_from_the_folder_that_is_given(study, images, tmp_path, paths):
+    (tmp_path / "cache").rename(tmp_path / "gone")
+    if paths == "not told":  # as by 0.2
+        write_csv(study / "a" / "split.csv", pd.read_csv(study / "a" / "split.csv").drop(columns="path"))
+    found = gallery_of(study)
+    assert pictureless(found)
+    assert found.missing.startswith("No pictures: ")
+    assert "--images FOLDER" in found.missing
+    write_images(tmp_path / "photos", images)
+    assert_all_are_right(gallery_of(study, tmp_path / "photos"), images)
+    assert_all_are_right(gallery_of(study, tmp_path / "photos" / "train"), images)
+
+
+def test_only_the_users_own_study_says_where_its_images_are(study, images, tmp_path, monkeypatch):
+    (tmp_path / "cache").rename(tmp_path / "elsewhere")
+    for config in ({"cache": str(tmp_path / "elsewhere")}, {"data": {"train": str(tmp_path / "photos")}}):
+        change(study / "a" / "result.json", config=config)
+        write_images(tmp_path / "photos", images if "data" in config else {})
+        assert_all_are_right(gallery_of(study), images)
+        with monkeypatch.context() as patch:
+            patch.setattr("os.getuid", lambda: study.stat().st_uid + 1)
+            assert pictureless(gallery_of(study))
+
+
+@pytest.mark.parametrize("digest", ["../photos", "/photos", "", None, "E" * 64])
+def test_a_digest_leads_nowhere_else(study, images, tmp_path, digest):
+    (tmp_path / "cache").rename(tmp_path / "gone")
+    write_images(tmp_path / "cache" / "photos", images)
+    change(study / "a" / "result.json", data={"digest": "d" * 64, "images_digest": digest})
+    assert pictureless(gallery_of(study))
+
+
+@pytest.mark.parametrize("fault", ["other bytes", "gone", "outside", "absolute", "a pipe", "a folder", "too large"])
+def test_a_picture_is_a_file_in_the_folder_with_the_bytes_that_the_job_saw(study, images, tmp_path, fault):
+    name = gallery_of(study).mistakes[0].id
+    file = tmp_path / "cache" / "archives" / ("e" * 64) / "train" / f"{name}.jpg"
+    told = {"outside": "train/../../x.jpg", "absolute": str(tmp_path / "x.jpg")}
+    file.rename(file.parents[2] / "x.jpg")
+    shutil.copy(file.parents[2] / "x.jpg", tmp_path)
+    data = images[name]
+    if fault in told:
+        table = pd.read_csv(study / "a" / "split.csv")
+        table.loc[table["id"] == name, "path"] = told[fault]
+        write_csv(study / "a" / "split.csv", table)
+    elif fault == "other bytes":
+        file.write_bytes(picture(999))
+    elif fault == "a pipe":
+        os.mkfifo(file)
+    elif fault == "a folder":
+        file.mkdir()
+    elif fault == "too large":
+        data += bytes(2**26)
+        file.write_bytes(data)
+        write_split(study / "a", {**images, name: data})
+    found = gallery_of(study)
+    assert [shot.id for shot in shots_of(found) if shot.thumbnail is None] == [name]
+    assert found.missing.startswith("1 of 36 pictures are not shown: ")
 
 
 def test_without_the_split_no_picture_is_believed(study):
-    (study / "a" / "split.csv").unlink()
-    found = gallery_of(study)
-    assert all(shot.thumbnail is None for shot in shots_of(found))
-    assert "split.csv" in found.missing
-    (study / "a" / "split.csv").write_text("id,label\ncat.0,0\n")
-    assert "split.csv" in gallery_of(study).missing
+    for content in (None, "id,label\ncat.0,0\n"):
+        (study / "a" / "split.csv").unlink() if content is None else (study / "a" / "split.csv").write_text(content)
+        found = gallery_of(study)
+        assert pictureless(found)
+        assert "split.csv" in found.missing
 
 
 def test_a_final_model_is_judged_by_what_it_submits(study, images):
@@ -222,7 +221,7 @@ def test_a_final_model_without_honest_predictions_leaves_the_best_job(study):
 
 
 def test_ids_that_were_ignored_before_are_told(study):
-    use(study, train=None, ignore=["cat.7", "a b"])
+    change(study / "a" / "result.json", config={"data": {"ignore": ["cat.7", "a b"]}})
     assert gallery_of(study).ignored == ["cat.7", "a b"]
 
 
@@ -243,25 +242,5 @@ def test_there_is_none_without_predictions(study):
     assert gallery_of(study) is None
 
 
-def use(study, **data) -> None:
-    """Give the job another `data` configuration."""
-    result = read_json(study / "a" / "result.json")
-    write_json(study / "a" / "result.json", {**result, "config": {**result["config"], "data": data}})
-
-
 def change(file, **told) -> None:
     write_json(file, {**read_json(file), **told})
-
-
-def unpack(cache, images: dict[str, bytes]) -> None:
-    """What `open_images` and `catalogue` leave in the cache."""
-    folder = cache / "archives" / ("e" * 64)
-    folder.mkdir(parents=True)
-    rows = []
-    for name, data in images.items():
-        (folder / f"{name}.jpg").write_bytes(data)
-        rows.append((name, f"{name}.jpg", hashlib.sha256(data).hexdigest()))
-    table = pd.DataFrame(rows, columns=["id", "path", "sha256"])
-    write_csv(cache / "catalogues" / f"{'e' * 64}-v1.csv", table)
-    # Another archive, whose folder was removed.
-    write_csv(cache / "catalogues" / f"{'0' * 64}-v1.csv", table)

@@ -44,7 +44,7 @@ def quick(monkeypatch):
     """Pages are told and not drawn; gives what was asked for."""
     asked = []
 
-    def write_report(folders, output, watching=False):
+    def write_report(folders, output, watching=False, images=None):
         asked.append(watching)
         evidence = read_evidence(folders)
         output.write_text("a page")

@@ -11,6 +11,7 @@ from catsdogs.comparison.answer import score_intervals
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.tables import TITLES, findings, tables, what_ran, write_tables
 from catsdogs.files import read_json, write_json
+from catsdogs.study import write_leaderboard
 
 CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 
@@ -86,17 +87,14 @@ def test_what_ran_is_divided_into_what_differs_and_what_is_shared(tmp_path):
     assert shared["tags"] == "[1, x]"
 
 
-def test_hostile_names_stay_in_their_cells(tmp_path):
-    study = tmp_path / "night"
-    evil = 'a,b "c"\r\nd\re;=1+1'
-    write_job(study, {**CHOICES, "schedule": evil}, name="evil", status="failed", error=evil)
-    write_job(study, CHOICES, name="b")
-    made = tables(findings(read_evidence([study])))
-    write_tables(tmp_path / "report", made)
-    read = pd.read_csv(tmp_path / "report" / "jobs.csv").set_index("label")
-    assert len(read) == 2
-    assert read.loc["evil", "schedule"] == 'a,b "c"\nd\ne;=1+1'
-    assert read.loc["evil", "error"] == 'a,b "c"\nd\ne;=1+1'
+def test_counts_stay_integers_beside_a_job_that_has_none(tmp_path):
+    write_job(tmp_path, CHOICES, name="good", trials=3)
+    write_json(tmp_path / "lost" / "result.json", {"status": "failed", "error": "no luck"})
+    write_leaderboard(tmp_path)
+    good, lost = pd.read_csv(tmp_path / "leaderboard.csv", dtype=str).to_dict("records")
+    for name, count in {"trials_completed": "3", "trials": "3", "validation_images": str(IMAGES)}.items():
+        assert good[name] == count
+        assert pd.isna(lost[name])
 
 
 def test_tables_of_an_earlier_report_go_and_other_files_stay(tmp_path):

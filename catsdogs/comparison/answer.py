@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
-import numpy as np
 import pandas as pd
 
 from catsdogs.comparison.choices import listed, untold_settings
 from catsdogs.comparison.evidence import WAITING, Evidence
+from catsdogs.comparison.formats import between, loss, percent
 from catsdogs.comparison.paired import Interval, mean_intervals, share_lowest
 from catsdogs.errors import UserError
 from catsdogs.progress import duration
@@ -154,10 +153,10 @@ def _verdict(lead: Interval | None, alone: bool) -> str:
 
 
 def _headline(board: pd.DataFrame, first: pd.Series, runner_up: str | None, lead: Interval | None, verdict: str) -> str:
-    best, score = first["label"], f"validation log loss {_number(float(first['val_log_loss']))}"
+    best, score = first["label"], f"validation log loss {loss(first['val_log_loss'])}"
     now = "So far " if board["status"].isin([RUNNING, WAITING]).any() else ""
     if verdict == LARGER and lead is not None:
-        return f"{now}{best} is best: {score}, ahead of {runner_up} by {_number(lead.value)}, which is more than noise."
+        return f"{now}{best} is best: {score}, ahead of {runner_up} by {loss(lead.value)}, which is more than noise."
     if verdict == NOISE and lead is not None:
         return f"{now}{best} is first with {score}, but its lead over {runner_up} is no more than noise."
     if verdict == EQUAL:
@@ -168,12 +167,12 @@ def _headline(board: pd.DataFrame, first: pd.Series, runner_up: str | None, lead
 
 
 def _score_sentences(first: pd.Series, log_loss: Interval | None, accuracy: float | None) -> list[str]:
-    right = "" if accuracy is None else f", accuracy {_percent(accuracy, 2)}"
+    right = "" if accuracy is None else f", accuracy {percent(accuracy, 2)}"
     if log_loss is None:
-        told = f"log loss {_number(float(first['val_log_loss']))}{right}"
+        told = f"log loss {loss(first['val_log_loss'])}{right}"
         return [f"Its trial told {told}; its predictions are lost, so there is no interval."]
-    between = "" if log_loss.low is None else f" (95 % interval {_interval(log_loss)})"
-    return [f"On {_count(log_loss.size, 'validation image')}: log loss {_number(log_loss.value)}{between}{right}."]
+    bounds = "" if log_loss.low is None else f" (95 % interval {between(log_loss)})"
+    return [f"On {_count(log_loss.size, 'validation image')}: log loss {loss(log_loss.value)}{bounds}{right}."]
 
 
 def _lead_sentences(alike: pd.DataFrame, runner_up: str | None, lead: Interval | None, verdict: str) -> list[str]:
@@ -182,14 +181,14 @@ def _lead_sentences(alike: pd.DataFrame, runner_up: str | None, lead: Interval |
     if lead is None:
         gap = float(alike["val_log_loss"].iloc[1] - alike["val_log_loss"].iloc[0])
         return [
-            f"It is ahead of {runner_up} by {_number(gap)}; predictions are lost, so whether that is noise is unknown."
+            f"It is ahead of {runner_up} by {loss(gap)}; predictions are lost, so whether that is noise is unknown."
         ]
     if verdict == EQUAL:
         return [f"It and {runner_up} say the same of every image."]
     if lead.low is None:
-        return [f"It is ahead of {runner_up} by {_number(lead.value)}, on a single image."]
+        return [f"It is ahead of {runner_up} by {loss(lead.value)}, on a single image."]
     told = (
-        f"compared image by image, the log loss of {runner_up} is {_more(lead.value)} (95 % interval {_interval(lead)})"
+        f"compared image by image, the log loss of {runner_up} is {_more(lead.value)} (95 % interval {between(lead)})"
     )
     meaning = {
         LARGER: "other images of the same kind would hardly reverse the order",
@@ -207,7 +206,7 @@ def _field_sentences(best: str, losses: pd.DataFrame, share_best: dict[str, floa
     others = [str(label) for label in losses if label != best]
     leads = mean_intervals((losses[others].sub(losses[best], axis=0)).to_numpy().T)
     near = [label for label, lead in zip(others, leads, strict=True) if lead.low is None or lead.low <= 0]
-    told = f"It is the best of {len(share_best)} jobs in {_percent(share_best[best])} of resamples of the images"
+    told = f"It is the best of {len(share_best)} jobs in {_share(share_best[best])} of resamples of the images"
     away = len(others) - len(near)
     if not near or not away:
         which = "none of the others is" if near else "all others are"
@@ -297,8 +296,8 @@ def _ranking_caveats(evidence: Evidence, best: str, losses: pd.DataFrame) -> lis
     means = losses.mean()
     if best in means.index and float(means.min()) < float(means[best]):
         found.append(
-            f"By the predictions alone {means.idxmin()} would be first ({_number(float(means.min()))} against "
-            f"{_number(float(means[best]))}); the ranking is that of the trials' log loss."
+            f"By the predictions alone {means.idxmin()} would be first ({loss(means.min())} against "
+            f"{loss(means[best])}); the ranking is that of the trials' log loss."
         )
     most = max((len(evidence.predictions[label]) for label in own), default=0)
     if len(losses) < most:
@@ -350,33 +349,16 @@ def _command(evidence: Evidence, best: str) -> tuple[str | None, list[str]]:
     return retrain_command(study, name), []
 
 
-def _number(value: float) -> str:
-    """A log loss, or a difference of two: four decimals, or two significant digits where that would show nothing."""
-    sign, size = "−" if value < 0 else "", abs(value)
-    if size == 0 or size >= 0.001 or not math.isfinite(size):
-        return f"{sign}{size:.4f}"
-    return sign + np.format_float_positional(size, precision=2, fractional=False, trim="-")
-
-
-def _interval(interval: Interval) -> str:
-    assert interval.low is not None
-    assert interval.high is not None
-    return f"{_number(interval.low)} to {_number(interval.high)}"
-
-
 def _more(value: float) -> str:
-    return f"{_number(abs(value))} {'higher' if value >= 0 else 'lower'}"
+    return f"{loss(abs(value))} {'higher' if value >= 0 else 'lower'}"
 
 
-def _percent(share: float, decimals: int = 0) -> str:
-    if not math.isfinite(share):
-        return "unknown"
-    rounded = f"{100 * share:.{decimals}f}"
-    if not decimals and rounded == "100" and share < 1:
+def _share(share: float) -> str:
+    """Never 0 or 100 where it is not."""
+    rounded = percent(share, 0)
+    if rounded == "100 %" and share < 1:
         return "more than 99 %"
-    if not decimals and rounded == "0" and share > 0:
-        return "less than 1 %"
-    return f"{rounded} %"
+    return "less than 1 %" if rounded == "0 %" and share > 0 else rounded
 
 
 def _count(count: int, noun: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,21 @@ import pandas as pd
 
 from catsdogs.errors import UserError
 from catsdogs.files import read_json, unicode
+from catsdogs.progress import printable
 from catsdogs.provenance import moment
 from catsdogs.scores import log_loss_per_image
-from catsdogs.study import FAILED, OK, RUNNING, Job, choice_names, planned_jobs, read_jobs, silent_seconds
+from catsdogs.study import (
+    FAILED,
+    OK,
+    RUNNING,
+    Job,
+    choice_names,
+    job_columns,
+    job_row,
+    planned_jobs,
+    read_jobs,
+    silent_seconds,
+)
 from catsdogs.trials import TrialRecord
 
 WAITING = "waiting"  # planned, and nothing of it is there yet
@@ -120,6 +133,22 @@ class Evidence:
         return pd.concat(columns, axis=1, join="inner") if columns else pd.DataFrame()
 
 
+# Texts that may have several lines.
+_LONG = ("error", "traceback")
+
+
+def clean(thing: Any, kept: str = "") -> Any:
+    """What a study tells, without what a table, a page or a terminal cannot hold, at any depth of lists and mappings.
+
+    Halves of characters become escapes, control characters question marks; what is told of errors keeps its lines.
+    """
+    if isinstance(thing, str):
+        return printable(unicode(re.sub("\r\n?", "\n", thing)), kept)
+    if isinstance(thing, dict):
+        return {clean(str(key)): clean(value, "\n\t" if key in _LONG else "") for key, value in thing.items()}
+    return [clean(value) for value in thing] if isinstance(thing, list) else thing
+
+
 def read_evidence(folders: list[Path]) -> Evidence:
     """Read what these studies left behind, also while they run and where files are missing or damaged.
 
@@ -136,13 +165,13 @@ def read_evidence(folders: list[Path]) -> Evidence:
     rows, trials, epochs = [], [], []
     predictions: dict[str, pd.DataFrame] = {}
     finals: dict[str, Final] = {}
-    found = {folder: read_jobs(folder) for folder in folders}
+    found = {folder: [Job(job.folder, clean(job.result)) for job in read_jobs(folder)] for folder in folders}
     choices = choice_names(job for its_jobs in found.values() for job in its_jobs)
     for folder in folders:
         study = names[folder]
         prefix = f"{study}/" if len(folders) > 1 else ""
         for job in found[folder]:
-            label = prefix + unicode(job.name)
+            label = prefix + clean(job.name)
             jobs[label] = job
             its_trials = _trials(job, label, study, choices, problems)
             rows.append(_row(job, label, study, choices, its_trials))
@@ -151,8 +180,8 @@ def read_evidence(folders: list[Path]) -> Evidence:
             table = _predictions(job, label, problems)
             if table is not None:
                 predictions[label] = table
-        there = {unicode(job.name) for job in found[folder]}
-        for name in map(unicode, planned_jobs(folder)):
+        there = {clean(job.name) for job in found[folder]}
+        for name in map(clean, planned_jobs(folder)):
             if name not in there:
                 rows.append({"label": prefix + name, "study": study, "job": name, "status": WAITING})
         final = _final(folder, study, problems)
@@ -169,7 +198,7 @@ def read_evidence(folders: list[Path]) -> Evidence:
         finals=finals,
         choices=tuple(choices),
         hyperparameters=tuple(searched),
-        problems=tuple(problems),
+        problems=tuple(map(clean, problems)),
     )
 
 
@@ -178,7 +207,7 @@ def _study_names(folders: list[Path]) -> dict[Path, str]:
     parts = 1
     while len({folder.parts[-parts:] for folder in folders}) < len(folders):
         parts += 1
-    return {folder: unicode("/".join(folder.parts[-parts:])) for folder in folders}
+    return {folder: clean("/".join(folder.parts[-parts:])) for folder in folders}
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -192,30 +221,23 @@ def _number(value: Any) -> float:
 
 def _row(job: Job, label: str, study: str, choices: list[str], trials: pd.DataFrame) -> dict[str, Any]:
     """Its row of the board. Counted from its trials, which a job that did not end has too."""
-    result, best = job.result, _mapping(job.best())
-    data = _mapping(result.get("data"))
-    status = job.status if job.status in (OK, FAILED, RUNNING) else FAILED
+    row, result = clean(job_row(job, choices)), job.result
     completed = int(trials["val_log_loss"].notna().sum())
-    return {
+    running = job.status == RUNNING
+    return row | {
         "label": label,
         "study": study,
-        "job": unicode(job.name),
-        "status": status,
-        **{name: job.choice(name) for name in choices},
-        "val_log_loss": _number(best.get("val_log_loss")),
-        "val_accuracy": _number(best.get("val_accuracy")),
-        "best_trial": best.get("trial"),
-        **{str(key): value for key, value in _mapping(best.get("hyperparameters")).items()},
+        "status": job.status if job.status in (OK, FAILED, RUNNING) else FAILED,
+        "val_log_loss": _number(row["val_log_loss"]),
+        "val_accuracy": _number(row["val_accuracy"]),
         "trials_completed": completed,
         "trials_failed": len(trials) - completed,
         "trials": len(trials),
         "trials_planned": _mapping(result.get("trials")).get("planned"),
-        "validation_images": data.get("validation"),
-        "data_digest": data.get("digest"),
-        "seconds": _number(result.get("seconds")),
+        "seconds": _number(row["seconds"]),
         "started": result.get("started"),
-        "silent_seconds": silent_seconds(job.folder) if status == RUNNING else math.nan,
-        "error": unicode(str(result.get("error") or "")) or None,
+        "silent_seconds": silent_seconds(job.folder) if running else math.nan,
+        "error": str(result.get("error") or "") or None,
     }
 
 
@@ -223,7 +245,7 @@ def _trials(job: Job, label: str, study: str, choices: list[str], problems: list
     """A row per trial; `attrs["hyperparameters"]` names the searched values."""
     records: list[TrialRecord] = []
     try:
-        records = job.trials()
+        records = [TrialRecord(**clean(vars(record))) for record in job.trials()]
     except UserError:
         problems.append(f"job {label}: its trials.csv is damaged, so its trials are missing here")
     stopped = bool(job.result.get("stopped"))  # perhaps before its first trial had ended
@@ -237,7 +259,7 @@ def _trials(job: Job, label: str, study: str, choices: list[str], problems: list
         {
             "label": label,
             "study": study,
-            "job": unicode(job.name),
+            "job": clean(job.name),
             "trial": record.trial,
             "status": record.status,
             "val_log_loss": record.val_log_loss if record.can_win else math.nan,
@@ -280,23 +302,6 @@ _TRIAL_COLUMNS = [
     "error",
 ]
 
-_BOARD_COLUMNS = (
-    ["label", "study", "job", "status"],
-    ["val_log_loss", "val_accuracy", "best_trial"],
-    [
-        "trials_completed",
-        "trials_failed",
-        "trials",
-        "trials_planned",
-        "validation_images",
-        "data_digest",
-        "seconds",
-        "started",
-        "silent_seconds",
-        "error",
-    ],
-)
-
 
 def _timestamp(text: Any) -> Any:
     """In UTC; NaT if it tells no time."""
@@ -305,10 +310,10 @@ def _timestamp(text: Any) -> Any:
 
 
 def _board(rows: list[dict[str, Any]], choices: list[str], searched: list[str]) -> pd.DataFrame:
-    before, middle, after = _BOARD_COLUMNS
-    # A choice named as a column of ours would hide it.
-    columns = list(dict.fromkeys([*before, *choices, *middle, *searched, *after]))
-    table = pd.DataFrame(rows).reindex(columns=columns)
+    table = pd.DataFrame(rows)
+    # Also those that no best trial has; what takes predictions is told in the tables of a report.
+    columns = job_columns(choices, searched)
+    table = table.reindex(columns=[name for name in columns if name in table or name in searched])
     for name in ("trials_completed", "trials_failed", "trials"):
         table[name] = table[name].fillna(0).astype(int)
     last = {OK: 0, RUNNING: 0, FAILED: 2, WAITING: 1}
@@ -374,6 +379,7 @@ def _table(file: Path, needed: set[str], whose: str, problems: list[str]) -> pd.
     except (OSError, ValueError) as error:
         problems.append(f"{whose}: its {file.name} is damaged ({str(error).splitlines()[0]})")
         return None
+    table = table.rename(columns=clean)
     if not needed <= set(table):
         problems.append(f"{whose}: its {file.name} is damaged, it lacks {', '.join(sorted(needed - set(table)))}")
         return None
@@ -390,7 +396,7 @@ def _final(study: Path, name: str, problems: list[str]) -> Final | None:
     for file in read:
         if (folder / file).is_file():
             try:
-                read[file] = _mapping(read_json(folder / file))
+                read[file] = _mapping(clean(read_json(folder / file)))
             except (json.JSONDecodeError, UnicodeDecodeError):
                 problems.append(f"{whose}: its {file} is damaged")
     predictions = _table(folder / "predictions.csv", {"id", "label", "split", "p_dog", "p_dog_tta"}, whose, problems)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,25 +16,21 @@ from catsdogs.progress import duration
 
 MISSING = "–"
 
-# What a list element of Hydra may look like without quotes and stay a text. Names that YAML takes for something else
-# and everything with other characters are quoted.
-_NAMED = 6  # things that a sentence lists
-
 
 def loss(thing: Any) -> str:
-    """`0.0276`; of small ones two digits that say something, as the sentences of the answer have them."""
+    """A log loss, or a difference of two: `0.0276`; of small ones two digits that say something."""
     told = number(thing)
     if math.isnan(told):
         return MISSING
-    if told == 0 or abs(told) >= 0.001:
-        return f"{told:.4f}"
-    return np.format_float_positional(told, precision=2, fractional=False, trim="-")
+    sign, size = "−" if told < 0 else "", abs(told)
+    if size == 0 or size >= 0.001:
+        return f"{sign}{size:.4f}"
+    return sign + np.format_float_positional(size, precision=2, fractional=False, trim="-")
 
 
 def signed(thing: Any) -> str:
     told = number(thing)
-    sign = "+" if told > 0 else "−" if told < 0 else ""
-    return MISSING if math.isnan(told) else sign + loss(abs(told))
+    return ("+" if told > 0 else "") + loss(told)
 
 
 def percent(thing: Any, decimals: int = 1) -> str:
@@ -108,10 +104,45 @@ def between(interval: Interval | None) -> str:
     return "" if interval is None or interval.low is None else f"{loss(interval.low)} to {loss(interval.high)}"
 
 
-def listed(parts: Sequence[str], longest: int = _NAMED) -> str:
+def listed(parts: Sequence[str], longest: int = 6) -> str:
     more = len(parts) - longest
     return "; ".join(parts[:longest]) + (f"; and {more} more" if more > 0 else "")
 
 
 def signed_between(interval: Interval) -> str:
     return "" if interval.low is None else f"{signed(interval.low)} to {signed(interval.high)}"
+
+
+def gain_told(what: str, gain: Mapping[str, Any], remedy: str = "") -> str | None:
+    """What a step after the model does to the log loss, in a sentence; None if this is no gain.
+
+    Args:
+        gain: as `metrics.json` tells it: log loss without the step minus log loss with it, image by image.
+        remedy: what to do if the step harms.
+    """
+    value, low, high = (number(gain.get(name)) for name in ("value", "low", "high"))
+    if math.isnan(value) or not isinstance(gain.get("size"), int):
+        return None
+    if gain.get("kept") is False:
+        verdict = "it is left out"
+    elif low > 0:
+        verdict = "it helps"
+    else:
+        verdict = f"it harms{remedy}" if high < 0 else "no more than noise"
+    bounds = "" if math.isnan(low) else f" (95 % interval of the gain {signed(low)} to {signed(high)})"
+    return (
+        f"{what} {'lowers' if value >= 0 else 'raises'} the log loss by {loss(abs(value))}{bounds}, image by image on "
+        f"{count(gain['size'])} {gain.get('split')} images: {verdict}."
+    )
+
+
+def gains_told(tta: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[str]:
+    """What test-time augmentation and calibration gain, in a sentence for every split."""
+    steps = (("Test-time augmentation", tta, ", so retrain with tta=none"), ("Calibration", calibration, ""))
+    told = [
+        gain_told(what, gain, remedy)
+        for what, gains, remedy in steps
+        for gain in gains.values()
+        if isinstance(gain, Mapping)
+    ]
+    return [sentence for sentence in told if sentence is not None]

@@ -1,7 +1,8 @@
 """Predictions + images -> the most confident mistakes and the least sure answers, with thumbnails.
 
-Images are read where they are: in the folder or zip that the job was given, or in the cache. Nothing is unpacked, and a
-picture is shown only if its bytes are those that the job saw.
+A study may come from a stranger, so it names no file of this machine: a picture is looked for in the cache, in the
+folder that the user gave, and, of the user's own studies, where the job found its images. It is shown only if its bytes
+are those that the job saw.
 """
 
 from __future__ import annotations
@@ -9,20 +10,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import logging
-import lzma
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+import os
+import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from catsdogs.archive import IMAGE_SUFFIXES, image_paths, natural_key
+from catsdogs.archive import image_paths
 from catsdogs.catalogue import ids_of
 from catsdogs.comparison.answer import Answer
 from catsdogs.comparison.evidence import Evidence, Final
@@ -36,14 +34,7 @@ MOST_UNSURE = 12
 
 _PIXELS = 128  # of the longer side of a thumbnail
 _QUALITY = 82  # of its JPEG: about 5 kB
-_MOST_BYTES = 64 * 2**20  # of an image; a larger member of a zip is no picture
-
-# What a damaged or vanished file or archive raises; it must not keep the numbers of a page from being read.
-_UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, UserError)
-
-_log = logging.getLogger(__name__)
-
-Read = Callable[[], bytes]
+_MOST_BYTES = 64 * 2**20  # of an image; a larger file is no picture
 
 
 @dataclass(frozen=True)
@@ -95,11 +86,14 @@ class Gallery:
     ignored: list[str]
 
 
-def gallery(evidence: Evidence, answer: Answer) -> Gallery | None:
+def gallery(evidence: Evidence, answer: Answer, images: Path | None = None) -> Gallery | None:
     """The gallery of the final model of the best job's study, else of the best trial of the best job.
 
     A final model is judged by the probabilities that it submits: with test-time augmentation where it has some. None
     where nothing was predicted.
+
+    Args:
+        images: folder of the images, as the user gave it.
     """
     if answer.best is None:
         return None
@@ -126,7 +120,7 @@ def gallery(evidence: Evidence, answer: Answer) -> Gallery | None:
     rest = table[~table["id"].isin(shown["id"])]
     unsure = rest.iloc[np.argsort((rest["p_dog"] - 0.5).abs().to_numpy(), kind="stable")[:MOST_UNSURE]]
     wanted = [str(name) for name in [*shown["id"], *unsure["id"]]]
-    thumbnails, missing = _thumbnails(wanted, job, config)
+    thumbnails, missing = _thumbnails(wanted, job, config, images)
     return Gallery(
         source=source,
         mistakes=_shots(shown, thumbnails),
@@ -171,145 +165,79 @@ def _shots(table: pd.DataFrame, thumbnails: dict[str, str]) -> list[Shot]:
     return [Shot(name, int(label), float(p), float(loss), thumbnails.get(name)) for name, label, p, loss in columns]
 
 
-def _thumbnails(ids: list[str], job: Job, config: dict[str, Any]) -> tuple[dict[str, str], str | None]:
+def _thumbnails(
+    ids: list[str], job: Job, config: dict[str, Any], images: Path | None
+) -> tuple[dict[str, str], str | None]:
     """Thumbnails by id, and why some are missing."""
-    if not ids:
-        return {}, None
-    hashes = _hashes(job, ids)
-    if not hashes:
+    try:
+        table = pd.read_csv(job.folder / "split.csv", dtype=str, keep_default_na=False)
+        hashes = dict(zip(table["id"], table["sha256"], strict=True))
+    except (OSError, ValueError, KeyError):
         return {}, (
             f"No pictures: job {job.name} has no readable split.csv, without which no picture can be told to be the "
             "one that the job saw; run it again with this version to see them."
         )
+    # Earlier versions did not write the paths.
+    told = dict(zip(table["id"], table["path"], strict=True)) if "path" in table else {}
     found: dict[str, str] = {}
-    changed = False
-    for source in _sources(config):
-        left = {name: digest for name, digest in hashes.items() if name not in found}
+    for folder in _folders(job, config, images):
+        left = [name for name in ids if name in hashes and name not in found]
         if not left:
             break
-        try:
-            for name, read in source(left):
-                made = thumbnail(read, left[name])
-                if made is not None:
-                    found[name] = made
-                else:
-                    changed = True
-        except _UNREADABLE as error:
-            _log.debug("no pictures from one source: %s", error)
+        paths = told if any((folder / told.get(name, "")).is_file() for name in left) else _listed(folder)
+        for name in left:
+            made = thumbnail(folder, paths.get(name, ""), hashes[name])
+            if made is not None:
+                found[name] = made
     lacking = len(ids) - len(found)
     if not lacking:
         return found, None
-    return found, _missing(lacking, len(ids), changed, config)
+    how_many = "No pictures" if lacking == len(ids) else f"{lacking} of {len(ids)} pictures are not shown"
+    return found, (
+        f"{how_many}: the images that the job saw are not at hand, or have changed since; "
+        "write this report again with --images FOLDER, the folder of the images."
+    )
 
 
-def _missing(lacking: int, total: int, changed: bool, config: dict[str, Any]) -> str:
-    how_many = "No pictures" if lacking == total else f"{lacking} of {total} pictures are not shown"
-    train = _mapping(config.get("data")).get("train")
-    if changed and train:
-        return (
-            f"{how_many}: the images at {train} are no longer those that the job saw; "
-            "put the original archive back and write this report again."
-        )
-    if train:
-        return (
-            f"{how_many}: {train} is not at hand, or does not hold them; "
-            "put the archive back where it was and write this report again."
-        )
-    return f"{how_many}: the drawn images are no longer in the cache; run the study again with a new name to draw them."
+def _folders(job: Job, config: dict[str, Any], images: Path | None) -> list[Path]:
+    """Where the images of a job may lie, the likeliest first."""
+    caches = [os.environ.get("CATSDOGS_CACHE", "~/.cache/catsdogs")]
+    folders = [] if images is None else [images]
+    if job.folder.parent.stat().st_uid == os.getuid():
+        caches += [str(config["cache"])] if config.get("cache") else []
+        train = _mapping(config.get("data")).get("train")
+        folders += [Path(str(train)).expanduser()] if train else []
+    digest = str(_mapping(job.result.get("data")).get("images_digest"))
+    if re.fullmatch("[0-9a-f]{64}", digest):
+        folders += [Path(cache).expanduser() / "archives" / digest for cache in caches]
+    return [folder for folder in folders if folder.is_dir()]
 
 
-def _hashes(job: Job, ids: list[str]) -> dict[str, str]:
-    """sha256 of these images, as the job saw them."""
+def _listed(folder: Path) -> dict[str, str]:
+    """Paths of the images of a folder by id, as the catalogue calls them."""
     try:
-        table = pd.read_csv(job.folder / "split.csv", dtype=str, keep_default_na=False)
-        known = dict(zip(table["id"], table["sha256"], strict=True))
-    except (OSError, ValueError, KeyError):
+        paths = image_paths(folder)
+    except (OSError, UserError):
         return {}
-    return {name: known[name] for name in ids if name in known}
+    return dict(zip(ids_of(paths), paths, strict=True))
 
 
-Source = Callable[[dict[str, str]], Iterator[tuple[str, Read]]]
+def thumbnail(folder: Path, path: str, sha256: str) -> str | None:
+    """A small upright JPEG of an image file as a `data:` address.
 
-
-def _sources(config: dict[str, Any]) -> list[Source]:
-    """Where the images of a job may be, the likeliest first."""
-    data = _mapping(config.get("data"))
-    sources: list[Source] = []
-    cache = Path(str(config["cache"])).expanduser() if config.get("cache") else None
-    if data.get("train"):
-        train = Path(str(data["train"])).expanduser()
-        if train.is_dir():
-            sources.append(_from(_in_folder, train))
-        elif train.is_file():
-            sources.append(_from(_in_zip, train))
-    if cache is not None:
-        if not data.get("train"):
-            # Drawn images: whichever archive holds the very bytes is the right one.
-            sources += [_from(_in_zip, archive) for archive in sorted((cache / "sample").glob("*/train.zip"))]
-        sources.append(_from(_in_cache, cache))
-    return sources
-
-
-def _from(kind: Callable[[Path, dict[str, str]], Iterator[tuple[str, Read]]], place: Path) -> Source:
-    return lambda wanted: kind(place, wanted)
-
-
-def _in_folder(folder: Path, wanted: dict[str, str]) -> Iterator[tuple[str, Read]]:
-    paths = image_paths(folder)
-    for name, path in zip(ids_of(paths), paths, strict=True):
-        if name in wanted:
-            yield name, (folder / path).read_bytes
-
-
-def _in_zip(archive: Path, wanted: dict[str, str]) -> Iterator[tuple[str, Read]]:
-    """Members are read one by one in memory; nothing is written, so their names can lead nowhere."""
-    with zipfile.ZipFile(archive) as file:
-        members: dict[str, zipfile.ZipInfo] = {}
-        for info in file.infolist():
-            parts = [part for part in info.filename.replace("\\", "/").split("/") if part not in ("", ".")]
-            hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-            if parts and not hidden and not info.is_dir() and parts[-1].lower().endswith(IMAGE_SUFFIXES):
-                members["/".join(parts)] = info
-        paths = sorted(members, key=natural_key)
-        for name, path in zip(ids_of(paths), paths, strict=True):
-            info = members[path]
-            if name in wanted and info.file_size <= _MOST_BYTES:
-                yield name, _member(file, info)
-
-
-def _member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> Read:
-    def read() -> bytes:
-        with file.open(info) as member:
-            return member.read(_MOST_BYTES)
-
-    return read
-
-
-def _in_cache(cache: Path, wanted: dict[str, str]) -> Iterator[tuple[str, Read]]:
-    """Unpacked archives, found by the sha256 of their images in the catalogues."""
-    digests: dict[str, list[str]] = {}
-    for name, digest in wanted.items():
-        digests.setdefault(digest, []).append(name)
-    for file in sorted((cache / "catalogues").glob("*.csv")):
-        root = cache / "archives" / file.name.partition("-")[0]
-        if not root.is_dir():
-            continue
-        table = pd.read_csv(file, usecols=["path", "sha256"], dtype=str, keep_default_na=False)
-        for relative, sha256 in zip(table["path"], table["sha256"], strict=True):
-            path = root / relative
-            for name in digests[sha256] if sha256 in digests and path.is_file() else []:
-                yield name, path.read_bytes
-
-
-def thumbnail(read: Read, sha256: str) -> str | None:
-    """A small upright JPEG of an image file as a `data:` address; None if these are not the bytes that the job saw."""
+    None where the path leads out of the folder, and where there is no regular file of these bytes.
+    """
+    file = folder / path
     try:
-        data = read()
-    except _UNREADABLE:
+        inside = not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
+        if not (inside and file.is_file() and file.stat().st_size <= _MOST_BYTES):
+            return None
+        data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            return None
+        image = Image.fromarray(decode(io.BytesIO(data), None))
+    except (OSError, ValueError):
         return None
-    if hashlib.sha256(data).hexdigest() != sha256:
-        return None
-    image = Image.fromarray(decode(io.BytesIO(data), None))
     image.thumbnail((_PIXELS, _PIXELS), Image.Resampling.LANCZOS)
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=_QUALITY, optimize=True)

@@ -32,10 +32,11 @@ _LONGEST_NAME = 80  # characters of a name in a table
 _RELOAD_SECONDS = 10  # while a study is watched
 
 
-def write_report(folders: list[Path], output: Path, watching: bool = False) -> Evidence:
+def write_report(folders: list[Path], output: Path, watching: bool = False, images: Path | None = None) -> Evidence:
     """Read studies, and write the page and its tables.
 
     Args:
+        images: folder of the images, as the user gave it.
         output: the page; the tables go into the folder beside it that is named as the page without its suffix.
         watching: the page loads itself anew every ten seconds.
 
@@ -44,7 +45,7 @@ def write_report(folders: list[Path], output: Path, watching: bool = False) -> E
         OSError: the page cannot be written.
     """
     evidence = read_evidence(folders)
-    found = findings(evidence)
+    found = findings(evidence, images)
     made = tables(found)
     # A page without a suffix has the name that its folder would have.
     beside = output.with_suffix("") if output.suffix else output.with_name(f"{output.name}-tables")
@@ -81,7 +82,7 @@ def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool,
             answer=found.answer,
             tiles=sections.tiles(found),
             intervals=job_intervals(evidence, found.intervals),
-            leaderboard=sections.leaderboard(found),
+            leaderboard=sections.leaderboard(found, made["jobs"]),
             effects=sections.effects(found, made),
             search=sections.search(found),
             curves=learning_curves(evidence),
@@ -122,6 +123,7 @@ def environment() -> jinja2.Environment:
         "percent": formats.percent,
         "probability": formats.probability,
         "count": formats.count,
+        "number": formats.number,
         "value": formats.value,
         "duration": formats.time_spent,
         "time": formats.day_and_time,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,13 @@ from catsdogs.comparison.choices import not_paired
 from catsdogs.comparison.curve_figures import best_so_far
 from catsdogs.comparison.evidence import WAITING, Evidence, Final
 from catsdogs.comparison.final_figures import final_figures
-from catsdogs.comparison.final_scores import tta_gain
+from catsdogs.comparison.final_scores import tta_gains
 from catsdogs.comparison.formats import (
     MISSING,
     between,
     count,
     cut,
+    gains_told,
     loss,
     number,
     percent,
@@ -31,12 +30,10 @@ from catsdogs.comparison.formats import (
     words,
 )
 from catsdogs.comparison.gallery import Gallery, Shot
-from catsdogs.comparison.paired import Interval
 from catsdogs.comparison.space_figures import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.tables import Findings
-from catsdogs.files import read_json
 from catsdogs.provenance import moment
-from catsdogs.study import FAILED, OK, PLAN, RUNNING, SILENT_SECONDS, retrain_command
+from catsdogs.study import FAILED, OK, RUNNING, SILENT_SECONDS, retrain_command, search_command
 
 _MOST_FAILURES = 20  # rows of the table of failed trials
 
@@ -49,17 +46,12 @@ def _names(evidence: Evidence) -> dict[Path, str]:
 
 def study(evidence: Evidence, folder: Path) -> dict[str, Any]:
     """What the page says of a study as a whole."""
-    plan: Any = {}
-    with contextlib.suppress(OSError, ValueError):
-        plan = read_json(folder / PLAN)
-    command = plan.get("command") if isinstance(plan, dict) else None
-    arguments = [str(word) for word in command] if isinstance(command, list) else []
     name = _names(evidence)[folder]
     rows = evidence.board[evidence.board["study"] == name]
     started = [when for text in rows["started"].dropna() if (when := moment(text)) is not None]
     return {
         "name": name,
-        "command": "python -m catsdogs.search " + shlex.join(arguments) if arguments else None,
+        "command": search_command(folder),
         "retrain": retrain_command(folder),
         "jobs": rows["status"].value_counts().to_dict(),
         "completed": int(rows["trials_completed"].sum()),
@@ -102,36 +94,22 @@ def tiles(found: Findings) -> list[dict[str, str]]:
     return made
 
 
-def leaderboard(found: Findings) -> dict[str, Any]:
-    """Columns and rows, and what all jobs share."""
+def leaderboard(found: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
+    """The table of jobs, what the page adds to each, and what all jobs share."""
     evidence, board = found.evidence, found.evidence.board
     varied, names, style = evidence.varied_choices, theme.short_names(evidence), theme.styles(evidence)
-    rows = []
-    for row in board.to_dict("records"):
-        label = row["label"]
-        best = {name: row[name] for name in evidence.hyperparameters if pd.notna(row[name])}
-        rows.append(
-            {
-                "label": label,
-                "name": names[label],
-                "colour": style[label].colour,
-                "status": row["status"],
-                "best": label == found.answer.best,
-                "choices": [row[name] if pd.notna(row[name]) else None for name in varied],
-                "log_loss": number(row["val_log_loss"]),
-                "between": between(found.intervals.get(label)),
-                "accuracy": number(row["val_accuracy"]),
-                "trial": row["best_trial"] if pd.notna(row["best_trial"]) else None,
-                "hyperparameters": best,
-                "completed": row["trials_completed"],
-                "failed": row["trials_failed"],
-                "planned": number(row["trials_planned"]),
-                "seconds": number(row["seconds"]),
-                "silent": number(row["silent_seconds"]),
-                "probably_killed": number(row["silent_seconds"]) > SILENT_SECONDS,
-                "error": row["error"] if isinstance(row["error"], str) and row["error"] else None,
-            }
-        )
+    rows = [
+        {
+            "job": job,
+            "name": names[job["label"]],
+            "colour": style[job["label"]].colour,
+            "best": job["label"] == found.answer.best,
+            "choices": [job[name] for name in varied],
+            "hyperparameters": {name: job[name] for name in evidence.hyperparameters if job[name] is not None},
+            "probably_killed": number(job["silent_seconds"]) > SILENT_SECONDS,
+        }
+        for job in jobs.astype(object).where(jobs.notna(), None).to_dict("records")
+    ]
     return {
         "choices": [words(name).capitalize() if name.islower() else name for name in varied],
         "constant": {words(name): value(thing) for name, thing in evidence.shared_choices.items()},
@@ -242,11 +220,7 @@ def final_model(found: Findings, final: Final) -> dict[str, Any]:
         "rows": rows,
         # Told once where all scores are of the same images.
         "about": where.pop() if len(where) == 1 else "",
-        "gain": " ".join(
-            ([tta_verdict(gain)] if (gain := tta_gain(final)) is not None else [])
-            + gains_told("Test-time augmentation", {"holdout": _mapping(metrics.get("tta_gain")).get("holdout")})
-            + gains_told("Calibration", _mapping(metrics.get("calibration_gain")))
-        ),
+        "gain": " ".join(gains_told(tta_gains(final), _mapping(metrics.get("calibration_gain")))),
         "plots": final_figures(final, place),
     }
 
@@ -265,36 +239,6 @@ def _score_cell(score: str, row: Mapping[Any, Any] | None) -> dict[str, str]:
 
 def _accuracy(share: Any) -> str:
     return percent(share, 2)
-
-
-def tta_verdict(gain: Interval) -> str:
-    """Whether test-time augmentation is worth its time, in a sentence."""
-    verb = "lowers" if gain.value >= 0 else "raises"
-    if not gain.excludes_zero:
-        verdict = "no more than noise"
-    elif gain.value > 0:
-        verdict = "it helps"
-    else:
-        verdict = "it harms, so retrain with tta=none"
-    gained = "" if gain.low is None else f" (95 % interval of the gain {signed_between(gain)})"
-    return (
-        f"Test-time augmentation {verb} the log loss by {loss(abs(gain.value))}{gained}, image by image on "
-        f"{count(gain.size)} validation images: {verdict}."
-    )
-
-
-def gains_told(what: str, gains: Mapping[str, Any]) -> list[str]:
-    """What a step after the model does to the log loss, in a sentence for every split, as `metrics.json` tells it."""
-    found = []
-    for gain in map(_mapping, gains.values()):
-        value, split, size = number(gain.get("value")), gain.get("split"), gain.get("size")
-        if not (pd.notna(value) and isinstance(size, int)):
-            continue
-        bounds = [number(gain.get(end)) for end in ("low", "high")]
-        between = f" (95 % interval {signed(bounds[0])} to {signed(bounds[1])})" if all(map(pd.notna, bounds)) else ""
-        kept = "; it is left out" if gain.get("kept") is False else ""
-        found.append(f"{what} gains {signed(value)}{between} on {count(size)} {split} images{kept}.")
-    return found
 
 
 def galleries(told: Gallery | None) -> list[dict[str, Any]]:
@@ -343,7 +287,7 @@ def ran(found: Findings, made: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         rest = [row for row in rest if row not in told]
         short = [{**row, "key": re.sub(r"^(images|versions|machine)\.", "", row["key"])} for row in told]
         for row in short:
-            if row["key"] == "digest":
+            if row["key"].endswith("digest"):
                 row["value"] = cut(row["value"], 17)
         if told:
             groups.append((title, short))

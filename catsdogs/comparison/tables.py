@@ -20,7 +20,8 @@ from catsdogs.comparison.final_scores import final_scores
 from catsdogs.comparison.gallery import Gallery, Shot, gallery
 from catsdogs.comparison.importance import Importance, importance
 from catsdogs.comparison.paired import Interval
-from catsdogs.files import unicode, write_csv
+from catsdogs.files import write_csv
+from catsdogs.study import job_columns
 
 # What every table says, in the order in which the page shows them.
 TITLES = {
@@ -58,7 +59,11 @@ class Findings:
     gallery: Gallery | None
 
 
-def findings(evidence: Evidence) -> Findings:
+def findings(evidence: Evidence, images: Path | None = None) -> Findings:
+    """
+    Args:
+        images: folder of the images, as the user gave it; None: it is looked for in the usual places.
+    """
     told = answer(evidence)
     return Findings(
         evidence=evidence,
@@ -68,7 +73,7 @@ def findings(evidence: Evidence) -> Findings:
         effects=choice_effects(evidence),
         importance=importance(evidence),
         scores={study: final_scores(final) for study, final in evidence.finals.items()},
-        gallery=gallery(evidence, told),
+        gallery=gallery(evidence, told, images),
     )
 
 
@@ -95,7 +100,7 @@ def tables(found: Findings) -> dict[str, pd.DataFrame]:
         "differences": differences,
         "common": common,
     }
-    return {name: _plain_line_ends(made[name]) for name in TITLES if len(made[name])}
+    return {name: made[name] for name in TITLES if len(made[name])}
 
 
 def write_tables(folder: Path, made: Mapping[str, pd.DataFrame]) -> None:
@@ -141,25 +146,26 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping) and value:
             flat |= _flat(value, f"{prefix}{key}.")
         elif isinstance(value, (list, tuple)):
-            flat[f"{prefix}{key}"] = unicode("[" + ", ".join(map(str, value)) + "]")
+            flat[f"{prefix}{key}"] = "[" + ", ".join(map(str, value)) + "]"
         else:
-            flat[f"{prefix}{key}"] = "null" if value is None else unicode(str(value))
+            flat[f"{prefix}{key}"] = "null" if value is None else str(value)
     return flat
 
 
 def _jobs(found: Findings) -> pd.DataFrame:
     """The board, with the interval of the log loss and the share of resamples in which a job is the best."""
-    board = found.evidence.board
-    place = list(board).index("val_log_loss") + 1
-    bounds = [found.intervals.get(label) for label in board["label"]]
-    added = {
-        "val_log_loss_low": [None if bound is None else bound.low for bound in bounds],
-        "val_log_loss_high": [None if bound is None else bound.high for bound in bounds],
-        "share_best": [found.answer.share_best.get(label) for label in board["label"]],
+    evidence = found.evidence
+    bounds = {name: evidence.board["label"].map(column) for name, column in _of_predictions(found).items()}
+    table = evidence.board.assign(**{name: column.astype(float) for name, column in bounds.items()})
+    return table[[name for name in job_columns(evidence.choices, evidence.hyperparameters) if name in table]]
+
+
+def _of_predictions(found: Findings) -> dict[str, dict[str, float | None]]:
+    return {
+        "val_log_loss_low": {label: interval.low for label, interval in found.intervals.items()},
+        "val_log_loss_high": {label: interval.high for label, interval in found.intervals.items()},
+        "share_best": dict(found.answer.share_best),
     }
-    names = [name for name in added if name not in board]  # a hyperparameter may be called anything
-    table = pd.DataFrame({name: pd.Series(added[name], index=board.index, dtype=float) for name in names})
-    return pd.concat([board.iloc[:, :place], table, board.iloc[:, place:]], axis=1)
 
 
 def _strongest_first(effects: pd.DataFrame) -> pd.DataFrame:
@@ -180,16 +186,3 @@ def _by_study(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def _shots(shots: list[Shot]) -> pd.DataFrame:
     table = pd.DataFrame([dataclasses.asdict(shot) for shot in shots])
     return table.rename(columns={"loss": "log_loss"}).drop(columns="thumbnail") if len(table) else table
-
-
-def _plain_line_ends(table: pd.DataFrame) -> pd.DataFrame:
-    """A bare carriage return ends a row for readers of CSV, and is not quoted by every writer."""
-    table = table.rename(columns=lambda name: _without_returns(str(name)))
-    for name in table:
-        if table[name].dtype == object or isinstance(table[name].dtype, pd.StringDtype):
-            table[name] = table[name].map(_without_returns)
-    return table
-
-
-def _without_returns(value: Any) -> Any:
-    return value.replace("\r\n", "\n").replace("\r", "\n") if isinstance(value, str) else value

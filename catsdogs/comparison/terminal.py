@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +12,8 @@ from rich.text import Text
 
 from catsdogs.comparison.answer import Answer, answer, score_intervals
 from catsdogs.comparison.evidence import Evidence
+from catsdogs.comparison.formats import MISSING, between, count, loss, percent, time_spent, value, words
 from catsdogs.comparison.paired import Interval
-from catsdogs.progress import duration, printable
 from catsdogs.study import FAILED, OK, RUNNING
 
 # Columns of everything that is not a terminal, and the most of a terminal: longer lines are hard to read.
@@ -31,17 +30,17 @@ def print_answer(evidence: Evidence, console: Console | None = None) -> Answer:
     console = console or _console()
     found = answer(evidence)
     console.print()
-    console.print(Text(printable(found.headline), style="bold"))
+    console.print(Text(found.headline, style="bold"))
     for sentence in found.sentences:
-        console.print(Text(printable(sentence)))
+        console.print(Text(sentence))
     console.print()
     _print_table(evidence, score_intervals(evidence), console)
     for sentence in [*found.caveats, *evidence.problems]:
-        console.print(Text("- ").append(printable(sentence)))
+        console.print(Text("- ").append(sentence))
     for row in evidence.board.to_dict("records"):
         if row["status"] == FAILED:
             told = str(row["error"] or "").strip().splitlines() or ["it does not tell why"]
-            console.print(Text(printable(f"{row['label']} failed: {told[0]}")))
+            console.print(Text(f"{row['label']} failed: {told[0]}"))
     return found
 
 
@@ -54,7 +53,7 @@ def _print_table(evidence: Evidence, intervals: dict[str, Interval], console: Co
     """A row per job, best first. Choices in which all jobs agree are told once, under the table."""
     varied = evidence.varied_choices
     several = len(evidence.studies) > 1
-    named = ", ".join(_words(name) for name in varied) or "job"
+    named = ", ".join(words(name) for name in varied) or "job"
     headers = ["study", named, "log loss", "95 % interval", "accuracy", "best hyperparameters", "trials", "time"]
     # The page has the rest; numbers that are folded to fit cannot be read.
     left_out = set() if several else {"study"}
@@ -65,58 +64,36 @@ def _print_table(evidence: Evidence, intervals: dict[str, Interval], console: Co
         if header not in left_out:
             text = header in ("study", named, "best hyperparameters")
             table.add_column(header, justify="left" if text else "right", overflow="fold", no_wrap=not text)
-    for row in evidence.board.to_dict("records"):
-        begun = any(_known(row[name]) for name in varied)
-        best = [f"{name}={_text(row[name])}" for name in evidence.hyperparameters if _known(row[name])]
+    board = evidence.board.astype(object).where(evidence.board.notna(), None)
+    for row in board.to_dict("records"):
+        begun = any(row[name] is not None for name in varied)
+        best = [f"{name}={value(row[name])}" for name in evidence.hyperparameters if row[name] is not None]
         cells = {
             "study": str(row["study"]),
-            named: ", ".join(_text(row[name]) for name in varied) if begun else str(row["job"]),
-            "log loss": _text(row["val_log_loss"], decimals=4),
-            "95 % interval": _between(intervals.get(row["label"])),
-            "accuracy": _text(row["val_accuracy"], decimals=4),
+            named: ", ".join(value(row[name]) for name in varied) if begun else str(row["job"]),
+            "log loss": loss(row["val_log_loss"]),
+            "95 % interval": between(intervals.get(row["label"])),
+            "accuracy": percent(row["val_accuracy"], 2),
             "best hyperparameters": ", ".join(best),
             "trials": _trials(row),
             "time": _time(row),
         }
         # As Text, because rich would take [brackets] in a value for markup.
-        table.add_row(*(Text(printable(cells[header])) for header in headers if header not in left_out))
+        table.add_row(*(Text(cells[header]) for header in headers if header not in left_out))
     console.print(table)
-    told = ", ".join(f"{_words(name)} {value}" for name, value in evidence.shared_choices.items())
+    told = ", ".join(f"{words(name)} {chosen}" for name, chosen in evidence.shared_choices.items())
     if told:
-        console.print(Text(printable(f"{'All jobs' if len(evidence.board) > 1 else 'The job'}: {told}")))
+        console.print(Text(f"{'All jobs' if len(evidence.board) > 1 else 'The job'}: {told}"))
 
 
 def _trials(row: Mapping[Any, Any]) -> str:
     """Completed ones of all."""
-    if row["status"] == RUNNING:
-        return f"{row['trials_completed']}/{_text(row['trials_planned'])}"
-    return f"{row['trials_completed']}/{row['trials']}" if row["trials"] else "–"
+    of = row["trials_planned"] if row["status"] == RUNNING else row["trials"]
+    return f"{row['trials_completed']}/{count(of)}" if of else MISSING
 
 
 def _time(row: Mapping[Any, Any]) -> str:
     """How long it took, or why that is not known."""
     if row["status"] == OK:
-        return duration(row["seconds"]) if _known(row["seconds"]) else "–"
+        return time_spent(row["seconds"])
     return str(row["status"])
-
-
-def _between(interval: Interval | None) -> str:
-    return "" if interval is None or interval.low is None else f"{interval.low:.4f}–{interval.high:.4f}"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _known(value: Any) -> bool:
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
-
-
-def _text(value: Any, decimals: int | None = None) -> str:
-    if not _known(value):
-        return "–"
-    if isinstance(value, float):
-        if decimals is not None:
-            return f"{value:.{decimals}f}"
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
-    return str(value)

@@ -19,7 +19,6 @@ import hashlib
 import json
 import math
 import os
-import shlex
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -34,9 +33,8 @@ import pandas as pd
 from catsdogs.comparison.evidence import Evidence, Final
 from catsdogs.comparison.timeline import curves, ended_at, epochs_ended_at, metric_names
 from catsdogs.errors import UserError
-from catsdogs.files import read_json
 from catsdogs.provenance import moment
-from catsdogs.study import FAILED, PLAN, RUNNING, Job
+from catsdogs.study import FAILED, RUNNING, Job, search_command
 from catsdogs.trials import COMPLETED
 
 _KEY, _PARENT = "catsdogs.key", "mlflow.parentRunId"
@@ -220,7 +218,7 @@ def _job_run(job: Job, row: Mapping[Any, Any], trials: pd.DataFrame, choices: tu
         params={name: row[name] for name in choices},
         tags={
             **{name: row[name] for name in ("study", "job", "status", "data_digest", "best_trial", "error")},
-            "command": _command(job.folder.parent),
+            "command": search_command(job.folder.parent) or "",
             "mlflow.source.name": "catsdogs.search",
             "mlflow.source.type": "LOCAL",
             **_versions(job.result),
@@ -336,11 +334,3 @@ def _seconds(text: Any) -> float:
     """Since 1970; 0 if it tells no time."""
     told = moment(text)
     return 0.0 if told is None else told.timestamp()
-
-
-def _command(study: Path) -> str:
-    """The command line that started a study; empty if nobody wrote it down."""
-    try:
-        return "python -m catsdogs.search " + shlex.join(map(str, read_json(study / PLAN)["command"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""

@@ -2,7 +2,7 @@
 
 In the order of the data:
 
-    oddities   files -> those that do not decode, have no clear label, are tiny, or are stored in an odd way
+    oddities   catalogue -> images that do not decode, have no clear label, or are tiny
     copies     catalogue + perceptual hashes -> groups of copies, exact and nearly; how many test images are copies
     suspects   studies -> images whose label models contradict that were not trained on them
     findings   all of these -> one record, its tables, and the ids that had better be ignored

@@ -10,8 +10,9 @@ import pandas as pd
 
 from catsdogs.archive import ImageFolder, natural_key
 from catsdogs.catalogue import catalogue
+from catsdogs.comparison.evidence import clean
 from catsdogs.data_audit.copies import EXACT, Leak, copies, leak
-from catsdogs.data_audit.oddities import FORMAT, LABEL, TINY, TINY_PIXELS, UNDECODABLE, oddities
+from catsdogs.data_audit.oddities import LABEL, TINY, TINY_PIXELS, UNDECODABLE, oddities
 from catsdogs.data_audit.suspects import Suspects, suspects
 from catsdogs.files import write_csv
 from catsdogs.quoting import quoted
@@ -19,7 +20,7 @@ from catsdogs.quoting import quoted
 TITLES = {
     "suspects": "images whose label the models contradict",
     "copies": "groups of copies and near-duplicates",
-    "oddities": "undecodable, unclear, tiny and oddly stored images",
+    "oddities": "undecodable, unclear and tiny images",
     "ignore": "ids that had better be ignored",
 }
 
@@ -72,7 +73,6 @@ class Findings:
             ("near-duplicates", near, "the same picture as another image, in other bytes"),
             ("under both labels", int(self.copies["both_labels"].sum()), "copies of one another, as cat and as dog"),
             ("tiny", int(kinds.get(TINY, 0)), f"shorter side under {TINY_PIXELS} pixels"),
-            ("odd format", int(kinds.get(FORMAT, 0)), "usable, stored in an unusual way"),
         ]
         if self.suspects is not None:
             about = f"models contradict it, of {self.suspects.judged:,} judged"
@@ -103,10 +103,10 @@ def findings(
     told = suspects(list(studies), rows) if studies else None
     in_use = rows if told is None else rows[~rows["id"].isin(told.ignored)]
     return Findings(
-        source=source,
+        source=Path(clean(str(source))),
         rows=rows,
         root=folder.root,
-        oddities=oddities(rows, folder.root),
+        oddities=oddities(rows),
         copies=copies(in_use),
         suspects=told,
         leak=None if test_folder is None else leak(rows, catalogue(test_folder, cache)),

@@ -105,7 +105,7 @@ class _Pictures:
     def __call__(self, name: str) -> str | None:
         if name not in self._made:
             path, sha256 = self._images[name]
-            self._made[name] = thumbnail((self._root / path).read_bytes, sha256)
+            self._made[name] = thumbnail(self._root, path, sha256)
         return self._made[name]
 
 
@@ -148,8 +148,8 @@ def _odd(found: Findings, pictures: _Pictures) -> list[dict[str, Any]]:
     """Images with a picture and all that is odd about each, by kind: of every kind some."""
     table = found.oddities[found.oddities["kind"] != "undecodable"]
     details = table.groupby("id", sort=False)["detail"].agg(list)
-    # Turn by turn of every detail, so that a thousand of one do not hide the only one of another.
-    order = table.assign(turn=table.groupby(table["detail"].str.replace(r"\d+", "", regex=True)).cumcount())
+    # Turn by turn of every kind, so that a thousand of one do not hide the only one of another.
+    order = table.assign(turn=table.groupby("kind").cumcount())
     names = order.sort_values("turn", kind="stable")["id"].drop_duplicates().head(_MOST_ODD)
     return [{"id": name, "details": details[name], "thumbnail": pictures(name)} for name in map(str, names)]
 

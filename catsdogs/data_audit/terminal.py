@@ -11,7 +11,6 @@ from rich.text import Text
 
 from catsdogs.data_audit.findings import Findings
 from catsdogs.data_audit.sentences import LOOK, UNASKED, asked, headline, judged
-from catsdogs.progress import printable
 
 _WIDTH = 100
 _SUSPECTS = 12
@@ -27,7 +26,7 @@ def print_findings(found: Findings, console: Console | None = None) -> None:
     """
     console = console or _console()
     console.print()
-    console.print(Text(printable(headline(found)), style="bold"))
+    console.print(Text(headline(found), style="bold"))
     table = Table(box=SIMPLE)
     table.add_column("finding")
     table.add_column("images", justify="right", no_wrap=True)
@@ -39,7 +38,7 @@ def print_findings(found: Findings, console: Console | None = None) -> None:
     # Not wrapped, so that it can be copied.
     if found.ignore and len(found.already) + len(found.ignore) <= _MOST_IGNORED:
         console.print(Text("Copies that had better be left out; add to the next search:"))
-        console.print(Text(printable(shlex.quote(found.ignore_argument))), soft_wrap=True)
+        console.print(Text(shlex.quote(found.ignore_argument)), soft_wrap=True)
 
 
 def _print_suspects(found: Findings, console: Console) -> None:
@@ -47,9 +46,9 @@ def _print_suspects(found: Findings, console: Console) -> None:
     if told is None:
         console.print(Text(UNASKED))
         return
-    console.print(Text(printable(f"{asked(told)} {judged(told, len(found.rows))}")))
+    console.print(Text(f"{asked(told)} {judged(told, len(found.rows))}"))
     for problem in told.problems:
-        console.print(Text("- ").append(printable(problem)))
+        console.print(Text("- ").append(problem))
     if told.table.empty:
         return
     table = Table(title="Suspected wrong labels, most confident first", title_justify="left", box=SIMPLE)
@@ -58,7 +57,7 @@ def _print_suspects(found: Findings, console: Console) -> None:
         table.add_column(header, justify="right", no_wrap=True)
     for row in told.table.head(_SUSPECTS).to_dict("records"):
         label = "dog" if row["label"] == 1 else "cat"
-        texts = [printable(row["id"]), label, f"{row['p_dog']:.4f}", f"{row['against']} of {row['jobs']}"]
+        texts = [row["id"], label, f"{row['p_dog']:.4f}", f"{row['against']} of {row['jobs']}"]
         table.add_row(*map(Text, texts))
     console.print(table)
     if len(told.table) > _SUSPECTS:
