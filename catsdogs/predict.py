@@ -153,7 +153,8 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
     from catsdogs.schema import Augmentation, Tta
 
     found = None if options.plain or not options.model.is_dir() else read_pipeline(options.model)
-    return found or Pipeline(Tta(kind="none", views=1, average="probability"), Augmentation(), 0, None)
+    unchanged = Augmentation(0, 0, 0, 0, 0, 0, 0, 0, "reflect")
+    return found or Pipeline(Tta(kind="none", views=1, average="probability"), unchanged, 0, None)
 
 
 def main() -> int:
