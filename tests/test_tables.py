@@ -18,7 +18,7 @@ CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "labe
 
 @pytest.fixture(scope="module")
 def evidence(tmp_path_factory):
-    study = write_study(tmp_path_factory.mktemp("studies") / "night", trials=3)
+    study = write_study(tmp_path_factory.mktemp("studies") / "night", trials=6)
     write_final(study)
     return read_evidence([study])
 
