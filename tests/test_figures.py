@@ -577,6 +577,9 @@ def test_certain_and_undecided_probabilities_have_a_bin(final: Final, p_dog: flo
     table = pd.DataFrame({"id": ["a", "b"], "label": [0.0, 1.0], "split": "validation", "p_dog": p_dog})
     made = final_figures(dataclasses.replace(final, predictions=table.assign(p_dog_tta=np.nan)), 0)
     assert [figure.caption.split()[0] for figure in made] == ["Reliability", "ROC", "Confusion", "Probabilities"]
+    # Bins are closed above, and 0.5 is called a cat.
+    assert np.flatnonzero(trace(made[0].plot, "without TTA", "bar").y).tolist() == [{0.0: 0, 0.5: 4, 1.0: 9}[p_dog]]
+    assert np.array(made[2].plot.data[0].z).tolist() == [[float(p_dog <= 0.5), float(p_dog > 0.5)]] * 2
     counts = {bar.name: sum(bar.y) for bar in made[-1].plot.data if bar.y}
     assert counts == ({"dogs": 1, "cats called dogs": 1} if p_dog > 0.5 else {"cats": 1, "dogs called cats": 1})
 
@@ -589,7 +592,10 @@ def test_a_final_model_without_labels_or_tta(final: Final) -> None:
     assert len(plain) == 4
     assert all("with TTA" not in figure.plot.to_json() for figure in plain)
     assert made(label=np.nan) == []
-    assert [figure.name for figure in made(label=0.0)] == ["reliability-3", "confusion-3", "probabilities-3"]
+    cats = made(label=0.0)
+    assert [figure.name for figure in cats] == ["reliability-3", "confusion-3", "probabilities-3"]
+    # Images of another split do not count.
+    assert sum(trace(cats[0].plot, "without TTA", "bar").y) == studies.IMAGES
 
 
 # What holds for all
