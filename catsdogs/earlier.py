@@ -18,7 +18,7 @@ import pandas as pd
 from catsdogs.errors import UserError
 from catsdogs.files import free_name
 from catsdogs.scores import log_loss_per_image
-from catsdogs.trials import COMPLETED, TrialRecord, best_trial, read_trials
+from catsdogs.trials import COMPLETED, TrialRecord, best_trial, read_trials, trial_ids
 
 log = logging.getLogger(__name__)
 
@@ -57,22 +57,20 @@ def finished_trials(folder: Path, result: Mapping[str, Any] | None = None) -> li
     file = folder / TRIALS
     remedy = "restore it from a copy, choose another study=NAME, or move the folder away to begin anew"
     records: list[TrialRecord] = []
-    numbers: set[int] = set()
     if file.is_file():
         try:
             if not file.read_bytes().endswith(b"\n"):
                 raise ValueError("its end is missing")
             records = read_trials(file)
-            numbers = {int(record.trial) for record in records}
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"job {folder}: its {TRIALS} is damaged ({_one_line(error)}); {remedy}") from error
     told = ((result or {}).get("trials") or {}).get("total")
-    known = _trials_of(_read_history(folder / HISTORY))
-    lost = known - numbers
+    known, finished = _trials_of(_read_history(folder / HISTORY)), {record.trial for record in records}
+    lost = known - finished
     # One more there is what a kill between two tables leaves.
     if len(lost) > 1 or (isinstance(told, int) and told > len(records)):
         what = "is gone" if not file.is_file() else f"holds {len(records)} trials"
-        more = max(len(known | numbers), told if isinstance(told, int) else 0)
+        more = max(len(known | finished), told if isinstance(told, int) else 0)
         raise UserError(f"job {folder}: its {TRIALS} {what}, and {more} trials were run; {remedy}")
     return records
 
@@ -95,22 +93,13 @@ def read_earlier(folder: Path, result: Mapping[str, Any] | None = None) -> Earli
         elif records:
             log.warning("%s is lost: the job goes on without the epochs of its %d finished trials", file, len(records))
     if len(history):
-        ids = {int(record.trial): record.trial for record in records}
-        numbers = history["trial"].astype(int)
-        for number in sorted(set(numbers) - set(ids)):
+        ids = {record.trial for record in records}
+        for trial in sorted(set(history["trial"]) - ids):
             log.warning(
-                "%s knows trial %d and %s does not: that trial did not end, and runs again", file, number, TRIALS
+                "%s knows trial %s and %s does not: that trial did not end, and runs again", file, trial, TRIALS
             )
-        history = history.assign(trial=numbers.map(ids))[numbers.isin(list(ids))].reset_index(drop=True)
+        history = history[history["trial"].isin(ids)].reset_index(drop=True)
     return Earlier(records, history)
-
-
-def renamed(history: pd.DataFrame, records: list[TrialRecord]) -> pd.DataFrame:
-    """The history under the ids of these records: Keras Tuner pads ids by the number of trials that are asked for."""
-    if not len(history):
-        return history
-    ids = {int(record.trial): record.trial for record in records}
-    return history.assign(trial=history["trial"].astype(int).map(ids))
 
 
 def validation_fits(folder: Path, earlier: Earlier, ids: list[str]) -> bool:
@@ -162,8 +151,8 @@ def _read_history(file: Path) -> pd.DataFrame | None:
     try:
         if not file.read_bytes().endswith(b"\n"):
             return None
-        table = pd.read_csv(file, dtype={"trial": str})
-        table["trial"].astype(int)
+        table = pd.read_csv(file)
+        table["trial"] = trial_ids(table["trial"])
         table["execution"].astype(int)
         table["epoch"].astype(int)
     except (OSError, ValueError, TypeError, KeyError):
@@ -171,8 +160,8 @@ def _read_history(file: Path) -> pd.DataFrame | None:
     return table
 
 
-def _trials_of(history: pd.DataFrame | None) -> set[int]:
-    return set() if history is None else set(history["trial"].astype(int))
+def _trials_of(history: pd.DataFrame | None) -> set[str]:
+    return set() if history is None else set(history["trial"])
 
 
 def _one_line(error: BaseException) -> str:

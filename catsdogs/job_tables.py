@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from catsdogs.earlier import HISTORY, TRIALS, VALIDATION, Earlier, renamed
+from catsdogs.earlier import HISTORY, TRIALS, VALIDATION, Earlier
 from catsdogs.files import write_csv
 from catsdogs.trials import TrialRecord, write_trials
 
@@ -43,12 +43,6 @@ class JobTables:
     @property
     def records(self) -> list[TrialRecord]:
         return list(self._records.values())
-
-    def rename(self, records: list[TrialRecord]) -> None:
-        """Write the same trials under other ids."""
-        self._records = {record.trial: record for record in records}
-        self._histories = [renamed(history, records) for history in self._histories]
-        self._write(records, self._histories)
 
     def keep_epochs(self, history: pd.DataFrame, trial: str, execution: int, fold: int) -> None:
         """Of a trial that runs; they are written when it is committed."""

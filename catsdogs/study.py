@@ -20,7 +20,7 @@ from catsdogs.files import read_json, write_csv, write_json
 from catsdogs.job_lock import is_held
 from catsdogs.provenance import moment, now
 from catsdogs.quoting import quoted
-from catsdogs.trials import TrialRecord, best_trial, read_trials, summary
+from catsdogs.trials import TrialRecord, best_trial, read_trials, summary, trial_id
 
 RESULT = "result.json"
 PLAN = "study.json"
@@ -132,6 +132,8 @@ def read_job(folder: Path) -> Job | None:
         result = {"status": FAILED, "job": folder.name, "error": f"{RESULT} is damaged"}
     if isinstance(result.get("config"), dict):
         result["config"] = _completed(result["config"])
+    if isinstance(best := result.get("best_trial"), dict) and "trial" in best:
+        result["best_trial"] = {**best, "trial": trial_id(str(best["trial"]))}
     return Job(folder, result)
 
 
@@ -226,6 +228,7 @@ def chosen_trial(job: Job, trial: str | None) -> TrialRecord:
         if best is None:
             raise UserError(f"job {job.folder}: it has no completed trial with a finite log loss")
         trial = best.trial
+    trial = trial_id(trial)
     if trial not in records:
         raise UserError(f"trial={trial}: job {job.name} has no such trial; it has {', '.join(records) or 'none'}")
     if not records[trial].can_win:

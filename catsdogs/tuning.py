@@ -96,15 +96,7 @@ class Search:
         shutil.rmtree(folder / "tuner", ignore_errors=True)
         oracle._set_project_dir(str(folder), "tuner")
         oracle.verbose = 0
-        self._take_up(earlier.records)
-
-    def _take_up(self, earlier: list[TrialRecord]) -> None:
-        known = replay(self.oracle, earlier, _TUNER, self._folder.name)
-        if known != earlier:
-            for before, after in zip(earlier, known, strict=True):
-                if before.trial != after.trial and self._error_file(before.trial).is_file():
-                    self._error_file(before.trial).rename(self._error_file(after.trial))
-            self._tables.rename(known)
+        replay(oracle, earlier.records, _TUNER, folder.name)
         self.weights.drop_useless(self.oracle, [record.trial for record in self.records])
 
     @property

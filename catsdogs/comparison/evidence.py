@@ -29,7 +29,7 @@ from catsdogs.study import (
     read_jobs,
     silent_seconds,
 )
-from catsdogs.trials import TrialRecord
+from catsdogs.trials import TrialRecord, trial_ids
 
 WAITING = "waiting"  # planned, and nothing of it is there yet
 
@@ -372,7 +372,9 @@ def _table(file: Path, needed: set[str], whose: str, problems: list[str]) -> pd.
         return None
     try:
         # An image may be called "nan".
-        table = pd.read_csv(file, dtype={"id": str, "trial": str}, converters=None, na_filter="id" not in needed)
+        table = pd.read_csv(file, dtype={"id": str}, converters=None, na_filter="id" not in needed)
+        if "trial" in table:
+            table["trial"] = trial_ids(table["trial"])
         known = ("label", "p_dog", "p_dog_tta", "p_dog_calibrated", "val_log_loss", "epoch")
         numbers = [name for name in known if name in table]
         table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce" if "p_dog_tta" in table else "raise")
