@@ -12,20 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from catsdogs.errors import UserError
 from catsdogs.files import free_name
-from catsdogs.scores import log_loss_per_image
-from catsdogs.trials import COMPLETED, TrialRecord, best_trial, read_trials, trial_ids
+from catsdogs.trials import COMPLETED, TrialRecord, read_trials, trial_ids
 
 log = logging.getLogger(__name__)
 
 TRIALS, HISTORY, VALIDATION, SELECT = "trials.csv", "history.csv", "validation.csv", "select.csv"
-
-# How far the log loss of predictions that went through a CSV file may be from the one that Keras told.
-_RELATIVE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -102,48 +97,20 @@ def read_earlier(folder: Path, result: Mapping[str, Any] | None = None) -> Earli
     return Earlier(records, history)
 
 
-def validation_fits(folder: Path, earlier: Earlier, ids: list[str]) -> bool:
-    """Whether `validation.csv` holds the best trial's predictions for these images, as far as its log loss can tell."""
-    best = best_trial(earlier.records)
-    if best is None:
-        return True
-    try:
-        table = _validation(folder, ids)
-        expected = best.val_log_loss
-        if len(earlier.history):
-            # The predictions are of the first execution, the record is the mean of all.
-            first = earlier.history[earlier.history["execution"] == 0]
-            own = _lowest(first[first["trial"] == best.trial], table)
-            expected = own if np.isfinite(own) else expected
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
-    return validation_has(folder, ids, float(expected or 0))
+def validation_is_of(folder: Path, ids: list[str], trial: str, execution: int) -> bool:
+    """Whether `validation.csv` holds what this execution of a trial said of these images.
 
-
-def validation_has(folder: Path, ids: list[str], log_loss: float) -> bool:
-    """Whether `validation.csv` holds predictions for these images that have this log loss."""
-    try:
-        table = _validation(folder, ids)
-        found = np.mean(log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy(dtype=float)))
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
-    return bool(np.isclose(found, log_loss, rtol=_RELATIVE_TOLERANCE, atol=1e-6))
-
-
-def _validation(folder: Path, ids: list[str]) -> pd.DataFrame:
+    Versions up to 0.2 did not write whose predictions these are.
+    """
     file = folder / VALIDATION
-    table = pd.read_csv(file, dtype={"id": str})
-    if list(table["id"]) != ids or not file.read_bytes().endswith(b"\n"):
-        raise ValueError("it is of other images, or its end is missing")
-    return table
-
-
-def _lowest(history: pd.DataFrame, images: pd.DataFrame) -> float:
-    """The lowest val_log_loss of an execution, of every fold weighted by its images if there are several."""
-    if "fold" not in history or "fold" not in images:
-        return float(history["val_log_loss"].min())
-    lowest, sizes = history.groupby("fold")["val_log_loss"].min(), images["fold"].value_counts()
-    return float((lowest * sizes).sum(min_count=len(sizes)) / sizes.sum())
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        whole = file.read_bytes().endswith(b"\n")
+    except (OSError, ValueError):
+        return False
+    if not whole or not {"id", "trial", "execution"} <= set(table):
+        return False
+    return list(table["id"]) == ids and bool((table[["trial", "execution"]] == [trial, str(execution)]).all(axis=None))
 
 
 def _read_history(file: Path) -> pd.DataFrame | None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from catsdogs.earlier import SELECT, validation_has
+from catsdogs.earlier import SELECT, validation_is_of
 from catsdogs.files import free_name, write_csv
 from catsdogs.progress import JobProgress
 from catsdogs.schema import SearchConfig
@@ -82,8 +82,8 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str, ids: 
     _tell(label, winner, candidates, means, seeds)
     rows = ours.loc[[winner.trial]].sort_values("seed")
     if winner.trial in p_dog:
-        search.write_validation(p_dog[winner.trial])
-    elif not validation_has(folder, ids, float(rows["val_log_loss"].iloc[0])):
+        search.write_validation(p_dog[winner.trial], winner.trial, fresh)
+    elif not validation_is_of(folder, ids, winner.trial, fresh):
         # An earlier run of the job trained it, and was ended before it wrote this down.
         search.write_validation_again(winner, fresh)
     return {
