@@ -15,7 +15,7 @@ from catsdogs.files import free_name
 from catsdogs.identity import changes
 from catsdogs.job_lock import HOLDER, LOCK
 from catsdogs.schema import SearchConfig
-from catsdogs.study import FAILED, INTERRUPTED, OK, RESULT, Job, read_job
+from catsdogs.study import RESULT, Job, State, read_job
 from catsdogs.trials import COMPLETED, TrialRecord
 
 REMEDY = "choose another study=NAME, or move that folder away"
@@ -30,6 +30,18 @@ class Kind(Enum):
     RETRIED = "failed and is tried again"
     EXTENDED = "finished before and gets more trials"
     RESELECTED = "finished before and selects again"
+
+
+# Of a job that is the same, has no more trials to come, and selects its winner as before. Its lock is the caller's, or
+# nobody's.
+_KINDS = {
+    State.WAITING: Kind.NEW,
+    State.RUNNING: Kind.RESUMED,
+    State.KILLED: Kind.RESUMED,
+    State.INTERRUPTED: Kind.RESUMED,
+    State.FAILED: Kind.RETRIED,
+    State.DONE: Kind.FINISHED,
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,7 @@ class Standing:
 
 
 def find_standing(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> Standing:
-    """How the job stands. Nothing is changed, and its lock is not asked for.
+    """How the job stands. Nothing is changed.
 
     Args:
         mark: `identity.fingerprint` of the job at hand.
@@ -86,18 +98,18 @@ def find_standing(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> S
                 f"they were run with; {REMEDY}"
             )
         return Standing(Kind.NEW if job is None else Kind.RETRIED, job, planned=planned, anew=True)
-    if job.status == OK:
+    kind = _KINDS[job.state]
+    if kind is Kind.FINISHED:
         return _of_finished(job, folder, mark, config)
     records = finished_trials(folder, job.result)
     completed = any(record.status == COMPLETED for record in records)
     changed = changes(job.result, mark, unfinished=True)
     if changed and completed:
         raise _refusal(folder, changed)
-    failed = job.status == FAILED and job.result.get("error_type") != INTERRUPTED
-    if changed or (failed and not completed):
-        return Standing(Kind.RETRIED if failed else Kind.NEW, job, planned=planned, anew=True)
+    if changed or (kind is Kind.RETRIED and not completed):
+        return Standing(kind if kind is Kind.RETRIED else Kind.NEW, job, planned=planned, anew=True)
     _enough(folder, records, planned)
-    return Standing(Kind.RETRIED if failed else Kind.RESUMED, job, len(records), planned)
+    return Standing(kind, job, len(records), planned)
 
 
 def _of_finished(job: Job, folder: Path, mark: dict[str, Any], config: SearchConfig) -> Standing:
