@@ -12,20 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from catsdogs.errors import UserError
 from catsdogs.files import free_name
-from catsdogs.scores import log_loss_per_image
-from catsdogs.trials import COMPLETED, TrialRecord, best_trial, read_trials
+from catsdogs.trials import COMPLETED, TrialRecord, read_trials, trial_ids
 
 log = logging.getLogger(__name__)
 
 TRIALS, HISTORY, VALIDATION, SELECT = "trials.csv", "history.csv", "validation.csv", "select.csv"
-
-# How far the log loss of predictions that went through a CSV file may be from the one that Keras told.
-_RELATIVE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -57,22 +52,20 @@ def finished_trials(folder: Path, result: Mapping[str, Any] | None = None) -> li
     file = folder / TRIALS
     remedy = "restore it from a copy, choose another study=NAME, or move the folder away to begin anew"
     records: list[TrialRecord] = []
-    numbers: set[int] = set()
     if file.is_file():
         try:
             if not file.read_bytes().endswith(b"\n"):
                 raise ValueError("its end is missing")
             records = read_trials(file)
-            numbers = {int(record.trial) for record in records}
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"job {folder}: its {TRIALS} is damaged ({_one_line(error)}); {remedy}") from error
     told = ((result or {}).get("trials") or {}).get("total")
-    known = _trials_of(_read_history(folder / HISTORY))
-    lost = known - numbers
+    known, finished = _trials_of(_read_history(folder / HISTORY)), {record.trial for record in records}
+    lost = known - finished
     # One more there is what a kill between two tables leaves.
     if len(lost) > 1 or (isinstance(told, int) and told > len(records)):
         what = "is gone" if not file.is_file() else f"holds {len(records)} trials"
-        more = max(len(known | numbers), told if isinstance(told, int) else 0)
+        more = max(len(known | finished), told if isinstance(told, int) else 0)
         raise UserError(f"job {folder}: its {TRIALS} {what}, and {more} trials were run; {remedy}")
     return records
 
@@ -95,66 +88,29 @@ def read_earlier(folder: Path, result: Mapping[str, Any] | None = None) -> Earli
         elif records:
             log.warning("%s is lost: the job goes on without the epochs of its %d finished trials", file, len(records))
     if len(history):
-        ids = {int(record.trial): record.trial for record in records}
-        numbers = history["trial"].astype(int)
-        for number in sorted(set(numbers) - set(ids)):
+        ids = {record.trial for record in records}
+        for trial in sorted(set(history["trial"]) - ids):
             log.warning(
-                "%s knows trial %d and %s does not: that trial did not end, and runs again", file, number, TRIALS
+                "%s knows trial %s and %s does not: that trial did not end, and runs again", file, trial, TRIALS
             )
-        history = history.assign(trial=numbers.map(ids))[numbers.isin(list(ids))].reset_index(drop=True)
+        history = history[history["trial"].isin(ids)].reset_index(drop=True)
     return Earlier(records, history)
 
 
-def renamed(history: pd.DataFrame, records: list[TrialRecord]) -> pd.DataFrame:
-    """The history under the ids of these records: Keras Tuner pads ids by the number of trials that are asked for."""
-    if not len(history):
-        return history
-    ids = {int(record.trial): record.trial for record in records}
-    return history.assign(trial=history["trial"].astype(int).map(ids))
+def validation_is_of(folder: Path, ids: list[str], trial: str, execution: int) -> bool:
+    """Whether `validation.csv` holds what this execution of a trial said of these images.
 
-
-def validation_fits(folder: Path, earlier: Earlier, ids: list[str]) -> bool:
-    """Whether `validation.csv` holds the best trial's predictions for these images, as far as its log loss can tell."""
-    best = best_trial(earlier.records)
-    if best is None:
-        return True
-    try:
-        table = _validation(folder, ids)
-        expected = best.val_log_loss
-        if len(earlier.history):
-            # The predictions are of the first execution, the record is the mean of all.
-            first = earlier.history[earlier.history["execution"] == 0]
-            own = _lowest(first[first["trial"] == best.trial], table)
-            expected = own if np.isfinite(own) else expected
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
-    return validation_has(folder, ids, float(expected or 0))
-
-
-def validation_has(folder: Path, ids: list[str], log_loss: float) -> bool:
-    """Whether `validation.csv` holds predictions for these images that have this log loss."""
-    try:
-        table = _validation(folder, ids)
-        found = np.mean(log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy(dtype=float)))
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
-    return bool(np.isclose(found, log_loss, rtol=_RELATIVE_TOLERANCE, atol=1e-6))
-
-
-def _validation(folder: Path, ids: list[str]) -> pd.DataFrame:
+    Versions up to 0.2 did not write whose predictions these are.
+    """
     file = folder / VALIDATION
-    table = pd.read_csv(file, dtype={"id": str})
-    if list(table["id"]) != ids or not file.read_bytes().endswith(b"\n"):
-        raise ValueError("it is of other images, or its end is missing")
-    return table
-
-
-def _lowest(history: pd.DataFrame, images: pd.DataFrame) -> float:
-    """The lowest val_log_loss of an execution, of every fold weighted by its images if there are several."""
-    if "fold" not in history or "fold" not in images:
-        return float(history["val_log_loss"].min())
-    lowest, sizes = history.groupby("fold")["val_log_loss"].min(), images["fold"].value_counts()
-    return float((lowest * sizes).sum(min_count=len(sizes)) / sizes.sum())
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        whole = file.read_bytes().endswith(b"\n")
+    except (OSError, ValueError):
+        return False
+    if not whole or not {"id", "trial", "execution"} <= set(table):
+        return False
+    return list(table["id"]) == ids and bool((table[["trial", "execution"]] == [trial, str(execution)]).all(axis=None))
 
 
 def _read_history(file: Path) -> pd.DataFrame | None:
@@ -162,8 +118,8 @@ def _read_history(file: Path) -> pd.DataFrame | None:
     try:
         if not file.read_bytes().endswith(b"\n"):
             return None
-        table = pd.read_csv(file, dtype={"trial": str})
-        table["trial"].astype(int)
+        table = pd.read_csv(file)
+        table["trial"] = trial_ids(table["trial"])
         table["execution"].astype(int)
         table["epoch"].astype(int)
     except (OSError, ValueError, TypeError, KeyError):
@@ -171,8 +127,8 @@ def _read_history(file: Path) -> pd.DataFrame | None:
     return table
 
 
-def _trials_of(history: pd.DataFrame | None) -> set[int]:
-    return set() if history is None else set(history["trial"].astype(int))
+def _trials_of(history: pd.DataFrame | None) -> set[str]:
+    return set() if history is None else set(history["trial"])
 
 
 def _one_line(error: BaseException) -> str:

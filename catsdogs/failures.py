@@ -34,15 +34,16 @@ def job_folder(config: DictConfig) -> Path:
 def died(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
     """Record that the process of a job ended without telling what the job returned; give what Hydra is told of it."""
     # Not at the top: pandas takes a second that `--help` need not wait for.
-    from catsdogs.study import INTERRUPTED, OK, read_job
+    from catsdogs.study import State, read_job
 
     folder = job_folder(config)
     job = read_job(folder)
-    if job is not None and job.status == OK:
+    state = None if job is None else job.state
+    if job is not None and state is State.DONE:
         return JobStatus.COMPLETED, job.objective
     log.error("%s: %s", folder.name, error)
     # A job that had the time to say that it was interrupted is one that goes on, not one that failed.
-    if job is None or job.result.get("error_type") != INTERRUPTED:
+    if state is not State.INTERRUPTED:
         record_failure(config.hydra, folder, error, "Killed")
     if lists_jobs(config.hydra):
         # FAILED would keep BasicSweeper from the other jobs, and Hydra from calling on_multirun_end.

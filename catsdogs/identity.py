@@ -7,14 +7,12 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from catsdogs.files import read_json, write_json
 from catsdogs.provenance import versions
 from catsdogs.schema import MOST_VIEWS, SearchConfig
-
-FINGERPRINT = "fingerprint.json"
 
 # Keys that change no number of a job: where things are, what is done after it, and when it is given up. Where the
 # images are does not count either, as their digest does.
@@ -77,50 +75,27 @@ def fingerprint(config: SearchConfig, digest: str) -> dict[str, Any]:
     }
 
 
-def changes(then: dict[str, Any], now: dict[str, Any], *, unfinished: bool) -> list[str]:
-    """`key was A, now B` for every part of a fingerprint that differs; a part that is missing matches any.
+def changes(result: Mapping[str, Any], now: dict[str, Any], *, unfinished: bool) -> list[str]:
+    """`key was A, now B` for everything that a job must keep and that differs; what its result lacks matches any.
 
     Args:
-        then: of `read_fingerprint`.
+        result: what is in its `result.json`, the configuration at least.
         now: of `fingerprint`.
         unfinished: whether further trials would be made: only those need the same packages.
     """
-    before, after = dict(then.get("config") or {}), dict(now["config"])
-    found = _images(then.get("data"), now["data"])
-    if then.get("weights") not in (None, now["weights"]):
-        found.append(f"backbone.weights was {_short(then['weights'])}, now {_short(now['weights'])}")
-    if then.get("weights") is not None:
+    before, after = _continued(result["config"]), now["config"]
+    weights = result.get("weights")
+    found = _images((result.get("data") or {}).get("digest"), now["data"])
+    if weights is not None:
         # Where the file lies does not count where its digest is known.
         before, after = _without_weights(before), _without_weights(after)
-    if before:
-        found += _differences(before, after)
+        if weights != now["weights"]:
+            found.append(f"backbone.weights was {weights[:19]}, now {now['weights'][:19]}")
+    found += _differences(before, after)
     if unfinished:
-        known = then.get("versions") or {}
+        known = _series(result.get("versions") or {})
         found += _differences(known, {name: now["versions"].get(name) for name in known})
     return found
-
-
-def write_fingerprint(folder: Path, mark: dict[str, Any]) -> None:
-    write_json(folder / FINGERPRINT, mark)
-
-
-def read_fingerprint(folder: Path, result: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The fingerprint of the job in this folder; None if there is none, or nothing to read it from.
-
-    Args:
-        result: what is in its `result.json`, which tells most of it where the fingerprint is lost or was never written.
-    """
-    try:
-        told = read_json(folder / FINGERPRINT)
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-        told = None
-    if isinstance(told, dict) and isinstance(told.get("config"), dict):
-        return told
-    config = (result or {}).get("config")
-    if result is None or not isinstance(config, dict):
-        return None
-    digest = (result.get("data") or {}).get("digest")
-    return {"config": _continued(config), "data": digest, "versions": _series(result.get("versions") or {})}
 
 
 def _continued(config: dict[str, Any]) -> dict[str, Any]:
@@ -152,10 +127,6 @@ def _digest(file: str, changed_ns: int, size: int) -> str:
     """Of a file as it is now: the jobs of a study share it."""
     with Path(file).open("rb") as opened:
         return "sha256:" + hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _short(weights: str) -> str:
-    return weights[:19]
 
 
 def _without_weights(config: dict[str, Any]) -> dict[str, Any]:

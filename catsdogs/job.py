@@ -19,7 +19,7 @@ from catsdogs.earlier import HISTORY, SELECT, TRIALS, VALIDATION, Earlier, read_
 from catsdogs.errors import UserError
 from catsdogs.exhaustion import check_free_space, exhausted
 from catsdogs.files import remove_temporaries, write_csv
-from catsdogs.identity import FINGERPRINT, fingerprint, write_fingerprint
+from catsdogs.identity import fingerprint
 from catsdogs.job_lock import held
 from catsdogs.limits import BudgetSpent, check_budget
 from catsdogs.provenance import machine, now, versions
@@ -121,11 +121,12 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
         seconds_before = _seconds_of(before, earlier)
         ours = True
         check_free_space(place.study, Path(config.cache))
-        remove_temporaries(place.folder, (RESULT, FINGERPRINT, TRIALS, HISTORY, VALIDATION, SELECT, SPLIT))
+        remove_temporaries(place.folder, (RESULT, TRIALS, HISTORY, VALIDATION, SELECT, SPLIT))
         if earlier.records:
             result["resumed_after"] = len(earlier.records)
             log.info("%s: %s", place.label, standing.told())
         folds = dataset.folds()
+        result["weights"] = mark["weights"]
         result["data"] = {
             "digest": dataset.digest,
             "images_digest": dataset.images_digest,
@@ -136,7 +137,6 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
             "folds": len(folds),
             "left_out": len(dataset.left_out),
         }
-        write_fingerprint(place.folder, mark)
         write_result(place.folder, result)
         write_csv(
             place.folder / SPLIT,

@@ -48,8 +48,8 @@ def held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def is_held(folder: Path) -> bool:
-    """Whether some process, this one too, works in the job folder at this moment."""
+def is_held(folder: Path) -> bool | None:
+    """Whether some process, this one too, works in the job folder at this moment; None: only its owner may ask."""
     if not (folder / LOCK).exists():
         return False
     lock = _lock(folder)
@@ -60,7 +60,7 @@ def is_held(folder: Path) -> bool:
         return True
     except OSError:
         # A study of somebody else's, which may only be read.
-        return False
+        return None
     lock.release()
     return False
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from catsdogs.earlier import HISTORY, TRIALS, VALIDATION, Earlier, renamed
+from catsdogs.earlier import HISTORY, TRIALS, VALIDATION, Earlier
 from catsdogs.files import write_csv
 from catsdogs.trials import TrialRecord, write_trials
 
@@ -44,12 +44,6 @@ class JobTables:
     def records(self) -> list[TrialRecord]:
         return list(self._records.values())
 
-    def rename(self, records: list[TrialRecord]) -> None:
-        """Write the same trials under other ids."""
-        self._records = {record.trial: record for record in records}
-        self._histories = [renamed(history, records) for history in self._histories]
-        self._write(records, self._histories)
-
     def keep_epochs(self, history: pd.DataFrame, trial: str, execution: int, fold: int) -> None:
         """Of a trial that runs; they are written when it is committed."""
         told = {} if self._folds is None else {"fold": fold}
@@ -70,20 +64,21 @@ class JobTables:
         others anew.
 
         Args:
-            p_dog: of the validation images, if it is the best trial so far.
+            p_dog: of the validation images by its first execution, if it is the best trial so far.
         """
         if p_dog is not None:
-            self.write_validation(p_dog)
+            self.write_validation(p_dog, record.trial, 0)
         records, histories = {**self._records, record.trial: record}, [*self._histories, *self._uncommitted]
         self._write(records.values(), histories)
         # Not before: where the disk is full, the trial is not finished.
         self._records, self._histories, self._uncommitted = records, histories, []
 
-    def write_validation(self, p_dog: np.ndarray) -> None:
+    def write_validation(self, p_dog: np.ndarray, trial: str, execution: int) -> None:
+        """Write down what an execution of a trial says of the validation images."""
         table = pd.DataFrame({"id": self._ids, "label": self._labels, "p_dog": p_dog})
         if self._folds is not None:
             table.insert(2, "fold", self._folds)
-        write_csv(self._folder / VALIDATION, table)
+        write_csv(self._folder / VALIDATION, table.assign(trial=trial, execution=execution))
 
     def _write(self, records: Iterable[TrialRecord], histories: list[pd.DataFrame]) -> None:
         if histories:

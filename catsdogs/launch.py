@@ -277,9 +277,9 @@ class StudyCallback(Callback):
         StudyCallback._at_hand = study
 
     def _after(self, study: Path) -> None:
-        from catsdogs.job_lock import in_use, is_held
+        from catsdogs.job_lock import in_use
         from catsdogs.report import summarise
-        from catsdogs.study import FAILED, RUNNING, read_jobs, write_leaderboard
+        from catsdogs.study import State, read_jobs, write_leaderboard
 
         StudyCallback._at_hand = None
         try:
@@ -292,13 +292,15 @@ class StudyCallback(Callback):
             # Hydra would make a warning of it, and a study with failed jobs would end with status 0.
             traceback.print_exc()
             _exit(1)
-        failed = [job for job in jobs if job.status == FAILED and (job.name in self._names or not self._names)]
+        ended = (State.FAILED, State.INTERRUPTED)
+        failed = [job for job in jobs if job.state in ended and (job.name in self._names or not self._names)]
         for job in failed:
             print(f"error: job {job.name}: {_first_line(job.result.get('error'))}", file=sys.stderr)
         # Killed, or on a disk too full to say so.
-        silent = [job for job in jobs if job.status == RUNNING and job.name in self._names]
+        silent = [job for job in jobs if job.state in (State.RUNNING, State.KILLED) and job.name in self._names]
         for job in silent:
-            how = in_use(job.folder) if is_held(job.folder) else f"job {job.name}: it ended without a word of how"
+            killed = f"job {job.name}: it ended without a word of how"
+            how = killed if job.state is State.KILLED else in_use(job.folder)
             print(f"error: {how}; the same command goes on", file=sys.stderr)
         summarise(study)
         if silent:

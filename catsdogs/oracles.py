@@ -14,6 +14,17 @@ from catsdogs.schema import SearchConfig
 OBJECTIVE = keras_tuner.Objective("val_log_loss", "min")
 
 
+class _Most(int):
+    """A number of trials whose text is one digit.
+
+    Keras Tuner pads the ids of trials to the length of that text, so that trial `0` would become trial `00` where more
+    trials are asked for later.
+    """
+
+    def __str__(self) -> str:
+        return "0"
+
+
 def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
     """Keras Tuner's oracle for `tuner`, the whole space declared.
 
@@ -34,8 +45,6 @@ def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
         if not config.space:
             raise UserError("tuner=hyperband with an empty space has nothing to search; use tuner=random")
         arguments["max_epochs"] = config.fit.epochs
-    else:
-        arguments["max_trials"] = tuner.max_trials
     try:
         oracle = oracles[tuner.oracle](
             objective=OBJECTIVE,
@@ -51,9 +60,8 @@ def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"tuner.arguments={dict(tuner.arguments)}: the {tuner.oracle} oracle says: {error}") from error
-    if tuner.oracle == "hyperband":
-        # HyperbandOracle takes no max_trials, but every oracle heeds it.
-        oracle.max_trials = tuner.max_trials
+    # HyperbandOracle takes no max_trials, but every oracle heeds it; 0 is no limit.
+    oracle.max_trials = _Most(tuner.max_trials or 0)
     return oracle
 
 

@@ -47,12 +47,11 @@ class ParentWeights:
         self._folder = folder
 
     def file(self, trial: str, execution: int) -> Path:
-        # By number: Keras Tuner pads ids by the number of trials that are asked for.
-        return self._folder / f"{int(trial)}-{execution}.npz"
+        return self._folder / f"{trial}-{execution}.npz"
 
     def drop_useless(self, oracle: keras_tuner.Oracle, recorded: Collection[str]) -> None:
         """Remove the weights of trials that cannot be promoted any more, and what killed processes left."""
-        needed = {str(int(trial)) for trial in may_be_promoted(oracle, recorded)}
+        needed = may_be_promoted(oracle, recorded)
         for file in self._folder.glob("*.npz"):
             if file.stem.partition("-")[0] not in needed:
                 file.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ restores it whole, random numbers included. What it proposes must be what was ru
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +22,7 @@ from catsdogs.trials import COMPLETED, TrialRecord
 _RELATIVE_TOLERANCE = 1e-4
 
 
-def replay(oracle: keras_tuner.Oracle, records: Sequence[TrialRecord], tuner_id: str, job: str) -> list[TrialRecord]:
+def replay(oracle: keras_tuner.Oracle, records: Sequence[TrialRecord], tuner_id: str, job: str) -> None:
     """Bring a new oracle to where it was after these trials.
 
     Args:
@@ -32,15 +31,9 @@ def replay(oracle: keras_tuner.Oracle, records: Sequence[TrialRecord], tuner_id:
         tuner_id: of the tuner that will go on.
         job: names the job in an error.
 
-    Returns:
-        The records under the ids that this oracle gives them: with more than nine trials Keras Tuner writes `00` for
-        what it wrote as `0` before `tuner.max_trials` was raised.
-
     Raises:
         UserError: the oracle proposes something else, or fewer trials.
     """
-    renamed: dict[str, str] = {}
-    known = []
     for number, record in enumerate(records):
         trial = oracle.create_trial(tuner_id)
         if trial.status != "RUNNING":
@@ -49,8 +42,7 @@ def replay(oracle: keras_tuner.Oracle, records: Sequence[TrialRecord], tuner_id:
                 f"raise tuner.max_trials to {len(records)} or more"
             )
         proposed = trial.hyperparameters.values
-        renamed[record.trial] = trial.trial_id
-        if not _same(record, proposed, renamed):
+        if not _same(record, proposed):
             raise UserError(
                 f"job {job}: trial {record.trial} was run with {_told(record.hyperparameters)}, and the search would "
                 f"now begin it with {_told(searched_values(proposed))}; choose another study=NAME, or move it away"
@@ -68,9 +60,6 @@ def replay(oracle: keras_tuner.Oracle, records: Sequence[TrialRecord], tuner_id:
             trial.status = "FAILED"
             trial.message = record.error
         oracle.end_trial(trial)
-        parent = renamed.get(record.parent, record.parent)
-        known.append(dataclasses.replace(record, trial=trial.trial_id, parent=parent))
-    return known
 
 
 def searched_values(values: dict[str, Any]) -> dict[str, Any]:
@@ -78,13 +67,12 @@ def searched_values(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if not name.startswith("tuner/")}
 
 
-def _same(record: TrialRecord, proposed: dict[str, Any], renamed: dict[str, str]) -> bool:
+def _same(record: TrialRecord, proposed: dict[str, Any]) -> bool:
     """Whether a trial was what the oracle proposes, parents of promoted trials included."""
     values = searched_values(proposed)
     if set(values) != set(record.hyperparameters):
         return False
-    parent = str(proposed.get("tuner/trial_id") or "")
-    if renamed.get(record.parent, record.parent) != parent:
+    if record.parent != str(proposed.get("tuner/trial_id") or ""):
         return False
     return all(_equal(record.hyperparameters[name], value) for name, value in values.items())
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from catsdogs.errors import UserError, exit_status_of
 from catsdogs.files import check_page
 from catsdogs.progress import printable
-from catsdogs.study import PLAN, RESULT, RUNNING, retrain_command, write_leaderboard
+from catsdogs.study import PLAN, RESULT, State, retrain_command, write_leaderboard
 
 if TYPE_CHECKING:
     from catsdogs.comparison.evidence import Evidence
@@ -106,7 +106,6 @@ def _not_done(what: str, study: Path, error: Exception) -> None:
 
 def _watch(folders: list[Path], output: Path, seconds: float, images: Path | None) -> Evidence:
     """Write page, tables and leaderboards again and again until no job runs or waits any more, or Ctrl-C."""
-    from catsdogs.comparison.evidence import WAITING
     from catsdogs.study_progress import line
 
     for folder in folders:
@@ -122,7 +121,7 @@ def _watch(folders: list[Path], output: Path, seconds: float, images: Path | Non
                 now = datetime.datetime.now(datetime.UTC)
                 lines = [line(folder, now, folder.resolve().name) for folder in folders]
                 print(f"{now.astimezone():%H:%M:%S} {'; '.join(lines)}", flush=True)
-                if not evidence.board["status"].isin([RUNNING, WAITING]).any():
+                if not evidence.board["state"].isin([State.RUNNING, State.WAITING]).any():
                     break
             time.sleep(seconds)
     except KeyboardInterrupt:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from catsdogs.earlier import SELECT, validation_has
+from catsdogs.earlier import SELECT, validation_is_of
 from catsdogs.files import free_name, write_csv
 from catsdogs.progress import JobProgress
 from catsdogs.schema import SearchConfig
 from catsdogs.training import DivergedError
-from catsdogs.trials import TrialRecord, summary
+from catsdogs.trials import TrialRecord, ranked, summary, trial_ids
 from catsdogs.tuning import Search
 
 log = logging.getLogger(__name__)
@@ -44,13 +44,10 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str, ids: 
         came through all of its seeds.
     """
     top, seeds = config.select.top, config.select.seeds
-    able = sorted(
-        (record for record in search.records if record.can_win), key=lambda record: (record.val_log_loss, record.trial)
-    )
-    candidates = able[:top]
+    candidates = ranked(search.records)[:top]
     # The first execution that the search has not had.
     fresh = config.fit.executions_per_trial
-    table = _read(folder / SELECT, [record.trial for record in search.records])
+    table = _read(folder / SELECT)
     known = set(zip(table["trial"], table["seed"], strict=True))
     p_dog: dict[str, np.ndarray] = {}
     progress = JobProgress(f"{label}, selection", len(candidates) * seeds, config.fit.epochs * search.folds)
@@ -81,12 +78,12 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str, ids: 
     if not able:
         log.warning("%s: no trial came through all fresh seeds; the best of the search stays the winner", label)
         return None
-    winner = min(able, key=lambda record: (means[record.trial], record.trial))
+    winner = min(able, key=lambda record: (means[record.trial], int(record.trial)))
     _tell(label, winner, candidates, means, seeds)
     rows = ours.loc[[winner.trial]].sort_values("seed")
     if winner.trial in p_dog:
-        search.write_validation(p_dog[winner.trial])
-    elif not validation_has(folder, ids, float(rows["val_log_loss"].iloc[0])):
+        search.write_validation(p_dog[winner.trial], winner.trial, fresh)
+    elif not validation_is_of(folder, ids, winner.trial, fresh):
         # An earlier run of the job trained it, and was ended before it wrote this down.
         search.write_validation_again(winner, fresh)
     return {
@@ -128,8 +125,8 @@ def _tell(label: str, winner: TrialRecord, candidates: list[TrialRecord], means:
     )
 
 
-def _read(file: Path, trials: list[str]) -> pd.DataFrame:
-    """What is selected so far, under the ids that the trials have now; a table that is damaged is kept aside."""
+def _read(file: Path) -> pd.DataFrame:
+    """What is selected so far; a table that is damaged is kept aside."""
     empty = pd.DataFrame(columns=_COLUMNS)
     if not file.exists():
         return empty
@@ -137,8 +134,7 @@ def _read(file: Path, trials: list[str]) -> pd.DataFrame:
         if not file.read_bytes().endswith(b"\n"):
             raise ValueError("its end is missing")
         table = pd.read_csv(file)[_COLUMNS]
-        ids = {int(trial): trial for trial in trials}
-        return table.assign(trial=table["trial"].astype(int).map(ids)).dropna(subset="trial")
+        return table.assign(trial=trial_ids(table["trial"]))
     except (ValueError, KeyError) as error:
         place = free_name(file.with_name(f"{SELECT}.damaged"))
         file.rename(place)

@@ -12,10 +12,10 @@ from typing import Any
 from catsdogs.earlier import HISTORY, TRIALS, VALIDATION, finished_trials
 from catsdogs.errors import UserError
 from catsdogs.files import free_name
-from catsdogs.identity import FINGERPRINT, changes, read_fingerprint
+from catsdogs.identity import changes
 from catsdogs.job_lock import HOLDER, LOCK
 from catsdogs.schema import SearchConfig
-from catsdogs.study import FAILED, INTERRUPTED, OK, RESULT, Job, read_job
+from catsdogs.study import RESULT, Job, State, read_job
 from catsdogs.trials import COMPLETED, TrialRecord
 
 REMEDY = "choose another study=NAME, or move that folder away"
@@ -30,6 +30,18 @@ class Kind(Enum):
     RETRIED = "failed and is tried again"
     EXTENDED = "finished before and gets more trials"
     RESELECTED = "finished before and selects again"
+
+
+# Of a job that is the same, has no more trials to come, and selects its winner as before. Its lock is the caller's, or
+# nobody's.
+_KINDS = {
+    State.WAITING: Kind.NEW,
+    State.RUNNING: Kind.RESUMED,
+    State.KILLED: Kind.RESUMED,
+    State.INTERRUPTED: Kind.RESUMED,
+    State.FAILED: Kind.RETRIED,
+    State.DONE: Kind.FINISHED,
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,7 @@ class Standing:
 
 
 def find_standing(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> Standing:
-    """How the job stands. Nothing is changed, and its lock is not asked for.
+    """How the job stands. Nothing is changed.
 
     Args:
         mark: `identity.fingerprint` of the job at hand.
@@ -76,41 +88,38 @@ def find_standing(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> S
     """
     job = _read_job(folder)
     planned = config.tuner.max_trials
-    result = None if job is None else job.result
-    then = read_fingerprint(folder, result)
-    if job is not None and job.status == OK and then is not None:
-        return _of_finished(job, folder, then, mark, config)
     left = left_behind(folder)
     if job is None and not left:
         return Standing(Kind.NEW, planned=planned)
-    if then is None:
+    if job is None or "config" not in job.result:
         if {TRIALS, HISTORY, VALIDATION} & set(left) and _may_have_completed(folder):
             raise UserError(
-                f"job {folder}: its trials are there, but its {RESULT} and {FINGERPRINT} are lost or damaged, so that "
-                f"nothing tells what they were run with; {REMEDY}"
+                f"job {folder}: its trials are there, but its {RESULT} is lost or damaged, so that nothing tells what "
+                f"they were run with; {REMEDY}"
             )
         return Standing(Kind.NEW if job is None else Kind.RETRIED, job, planned=planned, anew=True)
-    records = finished_trials(folder, result)
+    kind = _KINDS[job.state]
+    if kind is Kind.FINISHED:
+        return _of_finished(job, folder, mark, config)
+    records = finished_trials(folder, job.result)
     completed = any(record.status == COMPLETED for record in records)
-    changed = changes(then, mark, unfinished=True)
+    changed = changes(job.result, mark, unfinished=True)
     if changed and completed:
         raise _refusal(folder, changed)
-    lost = job is None or "config" not in job.result
-    failed = job is not None and not lost and job.status == FAILED and job.result.get("error_type") != INTERRUPTED
-    if changed or (failed and not completed):
-        return Standing(Kind.RETRIED if failed else Kind.NEW, job, planned=planned, anew=True)
+    if changed or (kind is Kind.RETRIED and not completed):
+        return Standing(kind if kind is Kind.RETRIED else Kind.NEW, job, planned=planned, anew=True)
     _enough(folder, records, planned)
-    return Standing(Kind.RETRIED if failed else Kind.RESUMED, job, len(records), planned)
+    return Standing(kind, job, len(records), planned)
 
 
-def _of_finished(job: Job, folder: Path, then: dict[str, Any], mark: dict[str, Any], config: SearchConfig) -> Standing:
+def _of_finished(job: Job, folder: Path, mark: dict[str, Any], config: SearchConfig) -> Standing:
     planned = config.tuner.max_trials
     was = job.result.get("config") or {}
     before = (was.get("tuner") or {}).get("max_trials")
     stopped = bool(job.result.get("stopped"))
     selects = _selection(was.get("select") or {}) != _selection(dataclasses.asdict(config.select))
     more = before is not None and (planned is None or planned > before)
-    changed = changes(then, mark, unfinished=stopped or more or selects)
+    changed = changes(job.result, mark, unfinished=stopped or more or selects)
     if changed:
         raise _refusal(folder, changed)
     if not (stopped or more or selects):
@@ -163,7 +172,7 @@ def set_aside(folder: Path, keep: Collection[str] = ()) -> Path | None:
     place = free_name(folder.parent / ".failed" / folder.name)
     place.mkdir(parents=True)
     # What tells what the job is goes last: a kill in between leaves a job that is set aside again.
-    for path in sorted(moving, key=lambda path: path.name in (RESULT, FINGERPRINT)):
+    for path in sorted(moving, key=lambda path: path.name == RESULT):
         path.rename(place / path.name)
     return place
 
@@ -180,8 +189,7 @@ def _read_job(folder: Path) -> Job | None:
 
 def left_behind(folder: Path) -> list[str]:
     """Names of the files of an earlier run that tell what it was, or what it found."""
-    names = (RESULT, FINGERPRINT, TRIALS, HISTORY, VALIDATION)
-    return [name for name in names if (folder / name).exists()]
+    return [name for name in (RESULT, TRIALS, HISTORY, VALIDATION) if (folder / name).exists()]
 
 
 def _may_have_completed(folder: Path) -> bool:

@@ -10,6 +10,7 @@ import shlex
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from catsdogs.files import read_json, write_csv, write_json
 from catsdogs.job_lock import is_held
 from catsdogs.provenance import moment, now
 from catsdogs.quoting import quoted
-from catsdogs.trials import TrialRecord, best_trial, read_trials, summary
+from catsdogs.trials import TrialRecord, best_trial, read_trials, summary, trial_id
 
 RESULT = "result.json"
 PLAN = "study.json"
@@ -30,8 +31,16 @@ OK, FAILED, RUNNING = "ok", "failed", "running"
 # The error type of a failed job that the user, or the system, asked to end.
 INTERRUPTED = "KeyboardInterrupt"
 
-# A running job whose files have not changed for so long was probably killed: its log gets a line every half minute.
-SILENT_SECONDS = 1800.0
+
+class State(StrEnum):
+    """What has become of a job."""
+
+    WAITING = "waiting"  # nothing of it is there yet
+    RUNNING = "running"
+    KILLED = "killed"  # it had no time to say how it ended
+    INTERRUPTED = "interrupted"  # the user, or the system, asked it to end
+    FAILED = "failed"
+    DONE = "ok"
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,15 @@ class Job:
     @property
     def status(self) -> str:
         return str(self.result.get("status", RUNNING))
+
+    @property
+    def state(self) -> State:
+        """Who works on it is asked, so it is as of now; where only the owner may ask, a job runs that says so."""
+        if self.status == OK:
+            return State.DONE
+        if self.status == RUNNING:
+            return State.KILLED if is_held(self.folder) is False else State.RUNNING
+        return State.INTERRUPTED if self.result.get("error_type") == INTERRUPTED else State.FAILED
 
     @property
     def data_digest(self) -> str | None:
@@ -116,6 +134,12 @@ class Job:
             ) from error
 
 
+def state(folder: Path) -> State:
+    """Of the job in this folder, or to be in it."""
+    job = read_job(folder)
+    return State.WAITING if job is None else job.state
+
+
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
@@ -132,6 +156,8 @@ def read_job(folder: Path) -> Job | None:
         result = {"status": FAILED, "job": folder.name, "error": f"{RESULT} is damaged"}
     if isinstance(result.get("config"), dict):
         result["config"] = _completed(result["config"])
+    if isinstance(best := result.get("best_trial"), dict) and "trial" in best:
+        result["best_trial"] = {**best, "trial": trial_id(str(best["trial"]))}
     return Job(folder, result)
 
 
@@ -226,6 +252,7 @@ def chosen_trial(job: Job, trial: str | None) -> TrialRecord:
         if best is None:
             raise UserError(f"job {job.folder}: it has no completed trial with a finite log loss")
         trial = best.trial
+    trial = trial_id(trial)
     if trial not in records:
         raise UserError(f"trial={trial}: job {job.name} has no such trial; it has {', '.join(records) or 'none'}")
     if not records[trial].can_win:
@@ -250,7 +277,7 @@ _COLUMNS = (
     *("val_log_loss", "val_log_loss_low", "val_log_loss_high", "share_best", "val_accuracy", "best_trial"),
     _HYPERPARAMETERS,
     *("trials_completed", "trials_failed", "trials", "trials_planned", "validation_images", "data_digest"),
-    *("seconds", "started", "silent_seconds", "error"),
+    *("seconds", "started", "state", "error"),
 )
 
 
@@ -306,18 +333,6 @@ def write_leaderboard(study: Path) -> pd.DataFrame:
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     write_json(folder / RESULT, result)
-
-
-def silent_seconds(folder: Path) -> float:
-    """Since a file of a job changed last; infinity if it has none."""
-    changed = []
-    for file in folder.iterdir():
-        try:
-            changed.append(file.stat().st_mtime)
-        except FileNotFoundError:
-            # It was replaced between the listing and now, so another one is as new.
-            continue
-    return max(0.0, time.time() - max(changed)) if changed else math.inf
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class TrialRecord:
     """One trial.
 
     Attributes:
-        trial: Keras Tuner's id.
+        trial: its number in the job, from 0.
         status: Keras Tuner's word: COMPLETED, FAILED, INVALID, RUNNING.
         val_log_loss: mean over executions of the best epoch's; None if the trial did not complete.
         val_accuracy: likewise.
@@ -59,10 +59,15 @@ class TrialRecord:
         return self.status == COMPLETED and self.val_log_loss is not None and math.isfinite(self.val_log_loss)
 
 
+def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """The COMPLETED trials with a finite `val_log_loss`, the lowest first, of equals the earlier."""
+    able = [record for record in records if record.can_win]
+    return sorted(able, key=lambda record: (record.val_log_loss, int(record.trial)))
+
+
 def best_trial(records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The COMPLETED trial with the lowest finite `val_log_loss`, the earlier of equals; None if there is none."""
-    candidates = [record for record in records if record.can_win]
-    return min(candidates, key=lambda record: (record.val_log_loss, record.trial)) if candidates else None
+    """The first of `ranked`; None if there is none."""
+    return next(iter(ranked(records)), None)
 
 
 def write_trials(path: Path, records: Iterable[TrialRecord]) -> None:
@@ -119,11 +124,12 @@ def read_trials(path: Path) -> list[TrialRecord]:
     Raises:
         ValueError: the file is not such a table.
     """
-    table = pd.read_csv(path, dtype={"trial": str, "error": str, "parent": str, "ended": str})
+    table = pd.read_csv(path, dtype={"error": str, "parent": str, "ended": str})
     missing = [name for name in [*_LEADING, "error"] if name not in table]
     if missing:
         raise ValueError(f"{path}: the columns {', '.join(missing)} are missing")
     names = [name for name in table.columns if name not in _LEADING + _TRAILING]
+    table["trial"] = trial_ids(table["trial"])
     records = []
     for row in table.to_dict("records"):
         budget = row.get("epoch_budget")
@@ -138,13 +144,27 @@ def read_trials(path: Path) -> list[TrialRecord]:
                 seconds=float(row["seconds"]),
                 hyperparameters={name: row[name] for name in names if not pd.isna(row[name])},
                 error=_text(row["error"]),
-                parent=_text(row.get("parent")),
+                parent=trial_id(_text(row.get("parent"))),
                 first_epoch=int(row.get("first_epoch", 0)),
                 epoch_budget=None if pd.isna(budget) else int(budget),
                 ended=_text(row.get("ended")),
             )
         )
     return records
+
+
+def trial_id(text: str) -> str:
+    """As it is written now: versions up to 0.2 wrote `03`, or `0003`, where more than nine trials were asked for."""
+    return str(int(text)) if text.isdecimal() else text
+
+
+def trial_ids(column: pd.Series) -> pd.Series:
+    """Of a table that was read.
+
+    Raises:
+        ValueError: there is one that is no number.
+    """
+    return column.astype(int).astype(str)
 
 
 def _text(value: Any) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 
 from catsdogs.batches import PlainBatches, for_keras
 from catsdogs.devices import distributed
-from catsdogs.earlier import Earlier, validation_fits
+from catsdogs.earlier import Earlier, validation_is_of
 from catsdogs.exhaustion import check_others_may_do
 from catsdogs.files import unicode, write_text
 from catsdogs.hypermodel import depths, with_values
@@ -91,20 +91,12 @@ class Search:
             for number, fold in enumerate(data.folds):
                 fold_of_row[np.searchsorted(rows, fold.validation_rows)] = number
         self._tables = JobTables(folder, validation_ids, data.labels[rows], earlier, fold_of_row)
-        self._validation_fits = validation_fits(folder, earlier, validation_ids)
+        self._validation_ids = validation_ids
         # Its state on disk cannot be trusted (see `replay`).
         shutil.rmtree(folder / "tuner", ignore_errors=True)
         oracle._set_project_dir(str(folder), "tuner")
         oracle.verbose = 0
-        self._take_up(earlier.records)
-
-    def _take_up(self, earlier: list[TrialRecord]) -> None:
-        known = replay(self.oracle, earlier, _TUNER, self._folder.name)
-        if known != earlier:
-            for before, after in zip(earlier, known, strict=True):
-                if before.trial != after.trial and self._error_file(before.trial).is_file():
-                    self._error_file(before.trial).rename(self._error_file(after.trial))
-            self._tables.rename(known)
+        replay(oracle, earlier.records, _TUNER, folder.name)
         self.weights.drop_useless(self.oracle, [record.trial for record in self.records])
 
     @property
@@ -169,7 +161,6 @@ class Search:
         record = dataclasses.replace(record, status=trial.status, seconds=seconds, ended=now())
         new_best = best_trial([*self.records, record]) is record
         self._tables.commit(record, p_dog if new_best else None)
-        self._validation_fits |= new_best
         self.weights.drop_useless(self.oracle, [record.trial for record in self.records])
         self._progress.trial_done(record.val_log_loss)
 
@@ -228,13 +219,13 @@ class Search:
         )
         return scored, p_dog
 
-    def write_validation(self, p_dog: np.ndarray) -> None:
-        self._tables.write_validation(p_dog)
+    def write_validation(self, p_dog: np.ndarray, trial_id: str, execution: int) -> None:
+        self._tables.write_validation(p_dog, trial_id, execution)
 
     def mend_validation(self) -> None:
         """Train the best trial again where its predictions are lost, or are of a trial that never ended."""
         best = best_trial(self.records)
-        if self._validation_fits or best is None:
+        if best is None or validation_is_of(self._folder, self._validation_ids, best.trial, 0):
             return
         log.warning("validation.csv is not of trial %s, the best one: it is trained again for it", best.trial)
         self.write_validation_again(best, 0)
@@ -248,7 +239,7 @@ class Search:
                 "trial %s did not end well this time, and validation.csv is left as it is: %s", record.trial, error
             )
         else:
-            self.write_validation(p_dog)
+            self.write_validation(p_dog, record.trial, execution)
 
     def _begun(self, trial: Any) -> TrialRecord:
         """The record of a trial of which nothing is known but what the oracle proposes."""

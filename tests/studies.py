@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from catsdogs.files import write_csv, write_json
+from catsdogs.job_lock import LOCK
 from catsdogs.study import write_plan
 from catsdogs.trials import COMPLETED, TrialRecord, best_trial, summary, write_trials
 
 IMAGES = 200
+# The jobs that run.
+_HELD: dict[Path, FileLock] = {}
+
 STARTED = datetime.datetime(2026, 11, 1, 22, 0, tzinfo=datetime.UTC)
 
 
@@ -51,9 +56,13 @@ def write_job(
     started: datetime.datetime = STARTED,
     config: dict[str, Any] | None = None,
 ) -> str:
-    """Write one job's folder; give its name. Of its trials the first is best; deeper and less dropout is better."""
+    """Write one job's folder; give its name. Of its trials the first is best; deeper and less dropout is better.
+
+    Args:
+        status: as in `result.json`, of a running job held by this process; or `killed`: running, and nobody holds it.
+    """
     name = name or "-".join(choices.values())
-    folder = study / name
+    folder = (study / name).absolute()
     rng = np.random.default_rng([1, seed])
     probabilities = p_dog(skill, seed, images)
     log_loss = float(-np.log(np.where(labels(images) == 1, probabilities, 1 - probabilities)).mean())
@@ -101,6 +110,13 @@ def write_job(
                 }
             )
     best = best_trial(records)
+    if folder in _HELD:
+        _HELD.pop(folder).release()
+    if status == "running":
+        folder.mkdir(parents=True, exist_ok=True)
+        _HELD[folder] = FileLock(folder / LOCK)
+        _HELD[folder].acquire()
+    status = status.replace("killed", "running")
     ended = status != "running"
     if records:
         write_trials(folder / "trials.csv", records)

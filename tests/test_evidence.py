@@ -60,7 +60,7 @@ def test_failed_running_waiting_and_lost_jobs_have_a_row_each(study):
     running = board.loc["b-light-a-none"]
     assert board.index[0] == "b-light-a-none"
     assert (running["trials"], running["trials_planned"], running["trials_completed"]) == (2, 9, 2)
-    assert 0 <= running["silent_seconds"] < 600
+    assert dict(board["state"].value_counts()) == {"ok": 4, "running": 1, "failed": 1, "waiting": 1}
     assert board.loc["b-light-b-none", "error"] == "no luck\nat all"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from catsdogs.dataset import load_dataset
 from catsdogs.errors import UserError
-from catsdogs.files import read_json
+from catsdogs.files import read_json, write_json
 from catsdogs.final import make_final
 from catsdogs.inputs import prepared
 from catsdogs.job import Place, run_job
@@ -164,7 +164,7 @@ def test_a_selection_goes_on_where_it_was_ended_and_begins_again_where_it_is_cha
 
     # As a kill leaves it after the second row.
     (folder / "select.csv").write_text("".join(before["select.csv"].splitlines(keepends=True)[:3]))
-    (folder / "result.json").unlink()
+    write_json(folder / "result.json", {**kept, "status": "running"})
     assert copy.search() == pytest.approx(objective, rel=1e-9)
     again = table(copy, "select.csv").drop(columns="seconds")
     was = table(Study(copy.folder.parent, None), "select.csv").drop(columns="seconds")
@@ -184,7 +184,7 @@ def test_a_selection_goes_on_where_it_was_ended_and_begins_again_where_it_is_cha
         calls.clear()
         monkeypatch.setattr(training, "train", first_raises)
         (folder / "select.csv").unlink(missing_ok=True)
-        (folder / "result.json").unlink()
+        write_json(folder / "result.json", {**kept, "status": "running"})
         return copy.search()
 
     first = table(copy, "select.csv")["trial"].iloc[0]

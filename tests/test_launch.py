@@ -142,7 +142,7 @@ def test_the_command_that_goes_on_names_the_study(arguments, overrides, expected
 
 
 def test_a_job_that_ended_without_a_word_is_an_error(study, callback, capsys, broken):
-    write_job(study, {"backbone": "b"}, trials=1, status="running")
+    write_job(study, {"backbone": "b"}, trials=1, status="killed")
     callback._names = ["b"]
     with pytest.raises(SystemExit) as stop:
         callback._after(study)

@@ -76,20 +76,32 @@ def test_a_replayed_oracle_proposes_what_an_uninterrupted_one_does(oracle, tmp_p
     assert len(whole) == 9
     write_trials(tmp_path / "trials.csv", whole[:finished])
     resumed = oracle(*TUNERS[name])
-    known = replay(resumed, read_trials(tmp_path / "trials.csv"), "tuner0", "j")
-    assert [record.trial for record in known] == [record.trial for record in whole[:finished]]
+    replay(resumed, read_trials(tmp_path / "trials.csv"), "tuner0", "j")
     rest = propose(resumed, 9 - finished, failing={number - finished for number in (2, 5)})
     assert rest == whole[finished:]
 
 
-def test_more_trials_than_before_go_on(oracle, tmp_path):
-    write_trials(tmp_path / "trials.csv", propose(oracle("tuner.max_trials=9"), 9))
-    more = oracle("tuner.max_trials=12")
-    known = replay(more, read_trials(tmp_path / "trials.csv"), "tuner0", "j")
-    assert [record.trial for record in known] == [f"{number:02d}" for number in range(9)]
-    uninterrupted = propose(oracle("tuner.max_trials=12"), 12)
-    assert known == uninterrupted[:9]
-    assert propose(more, 9) == uninterrupted[9:]
+@pytest.mark.parametrize("name", ["random", "hyperband"])
+@pytest.mark.parametrize("pad", [0, 4])
+def test_more_trials_than_before_go_on(oracle, tmp_path, name, pad):
+    told = TUNERS[name][:-1]
+    before = propose(oracle(*told, "tuner.max_trials=9"), 20)
+    assert [record.trial for record in before] == list("012345678")
+    assert any(record.parent for record in before) == (name == "hyperband")
+    # As versions up to 0.2 wrote them, by how many trials were asked for.
+    padded = [
+        dataclasses.replace(r, trial=r.trial.zfill(pad), parent=r.parent.zfill(pad) if r.parent else "") for r in before
+    ]
+    write_trials(tmp_path / "trials.csv", padded)
+    read = read_trials(tmp_path / "trials.csv")
+    assert read == before
+    more = oracle(*told, "tuner.max_trials=12")
+    replay(more, read, "tuner0", "j")
+    uninterrupted = propose(oracle(*told, "tuner.max_trials=12"), 20)
+    assert uninterrupted[:9] == before
+    assert propose(more, 20) == uninterrupted[9:]
+    assert len(uninterrupted) > 9
+    assert [record.trial for record in uninterrupted] == [str(number) for number in range(len(uninterrupted))]
 
 
 @pytest.mark.parametrize("change", ["seed=5", "space.l2.low=1e-5", "~space.l2", "tuner=grid"])

@@ -252,11 +252,14 @@ def clock(monkeypatch):
     """In place of waiting, the next of these is done; gives how long it would have waited."""
 
     def set_clock(*steps):
-        left, slept = list(steps), []
+        left, slept, real = list(steps), [], time.sleep
 
         def sleep(seconds):
-            slept.append(seconds)
-            left.pop(0)()
+            if seconds < 1:  # for a lock
+                real(seconds)
+            else:
+                slept.append(seconds)
+                left.pop(0)()
 
         monkeypatch.setattr(time, "sleep", sleep)
         return slept
@@ -284,7 +287,7 @@ def test_watching_follows_a_study_until_its_last_job_has_ended(study, command, q
         lambda: job("busy", 2),
         lambda: job("busy", 4, "ok"),
         lambda: job("later", 1),
-        lambda: job("later", 4, "ok"),
+        lambda: job("later", 4, "killed"),
     )
     status, out, err = command(study, "--watch", "3")
     assert (status, err) == (0, "")

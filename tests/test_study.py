@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import shlex
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from catsdogs.errors import UserError
 from catsdogs.files import read_json, write_json
 from catsdogs.job_lock import held
 from catsdogs.study import (
+    State,
     best_job,
     chosen_trial,
     planned_jobs,
@@ -20,7 +20,7 @@ from catsdogs.study import (
     read_jobs,
     read_plan,
     retrain_command,
-    silent_seconds,
+    state,
     write_leaderboard,
     write_plan,
 )
@@ -136,12 +136,35 @@ def test_a_damaged_plan_is_an_empty_one(study, content):
     assert planned_jobs(study) == ["a"]
 
 
-def test_a_job_is_silent_since_its_last_file_changed(study):
-    (study / "busy" / "search.log").write_text("a line")
-    for number, file in enumerate((study / "busy").iterdir()):
-        os.utime(file, (1000 * number, 1000 * number))
-    newest = max(file.stat().st_mtime for file in (study / "busy").iterdir())
-    assert silent_seconds(study / "busy") == pytest.approx(datetime.datetime.now().timestamp() - newest, abs=5)
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        (None, State.WAITING),
+        ({"status": "running"}, State.KILLED),
+        ({}, State.KILLED),
+        ({"status": "failed", "error_type": "KeyboardInterrupt"}, State.INTERRUPTED),
+        ({"status": "failed", "error_type": "Killed"}, State.FAILED),
+        ({"status": "failed"}, State.FAILED),
+        ({"status": "ok", "error_type": "KeyboardInterrupt"}, State.DONE),
+        ("damaged", State.FAILED),
+    ],
+)
+def test_what_has_become_of_a_job(study, result, expected):
+    if result is not None:
+        write_json(study / "j" / "result.json", result)
+    assert state(study / "j") is expected
+
+
+def test_a_running_job_is_one_that_is_held_or_that_nobody_may_ask_for(study, monkeypatch):
+    with held(study / "busy"):
+        assert state(study / "busy") is State.RUNNING
+    assert state(study / "busy") is State.KILLED
+
+    def acquire(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    assert state(study / "busy") is State.RUNNING
 
 
 NAMES = ["s", "2026-11-23_10-00-00", "a b", "it's", "1e5", "007", "null", "True", "a\\", "a\\'b", "x,y", "[a]", "a=b"]

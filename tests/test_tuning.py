@@ -71,11 +71,13 @@ def test_a_search_leaves_its_tables(searched):
 def test_validation_csv_holds_the_best_trials_predictions(searched, training_data):
     tuner, folder = searched()
     table = pd.read_csv(folder / "validation.csv")
-    assert list(table.columns) == ["id", "label", "p_dog"]
+    assert list(table.columns) == ["id", "label", "p_dog", "trial", "execution"]
+    best = best_trial(tuner.records)
+    assert (set(table["trial"].astype(str)), set(table["execution"])) == ({best.trial}, {0})
     np.testing.assert_array_equal(table["label"], training_data.labels[40:])
     p_dog = np.clip(table["p_dog"], 1e-7, 1 - 1e-7)
     found = -np.where(table["label"] == 1, np.log(p_dog), np.log(1 - p_dog)).mean()
-    assert found == pytest.approx(best_trial(tuner.records).val_log_loss, rel=1e-4)
+    assert found == pytest.approx(best.val_log_loss, rel=1e-4)
 
 
 def test_the_same_seed_gives_the_same_tables_and_another_seed_others(searched, tmp_path):

@@ -11,9 +11,8 @@ from catsdogs.comparison.evidence import WAITING, Evidence
 from catsdogs.comparison.formats import between, loss, percent
 from catsdogs.comparison.paired import Interval, mean_intervals, share_lowest
 from catsdogs.errors import UserError
-from catsdogs.progress import duration
 from catsdogs.scores import log_loss_per_image
-from catsdogs.study import FAILED, OK, RUNNING, SILENT_SECONDS, best_job, chosen_trial, retrain_command
+from catsdogs.study import FAILED, OK, RUNNING, State, best_job, chosen_trial, retrain_command
 
 LARGER, NOISE, EQUAL, ALONE, UNKNOWN = "larger", "noise", "equal", "alone", "unknown"
 
@@ -223,19 +222,15 @@ def _nothing_yet(board: pd.DataFrame) -> str:
 
 
 def _unfinished(board: pd.DataFrame) -> list[str]:
-    """Sentences about jobs that run, are silent, wait or have failed."""
+    """Sentences about jobs that run, were killed, wait or have failed."""
     found = []
-    silent = board[(board["status"] == RUNNING) & (board["silent_seconds"] > SILENT_SECONDS)]
-    running = board[(board["status"] == RUNNING) & ~board["label"].isin(silent["label"])]
+    killed, running = board[board["state"] == State.KILLED], board[board["state"] == State.RUNNING]
     waiting, failed = board[board["status"] == WAITING], board[board["status"] == FAILED]
     if len(running):
         found.append(f"{_jobs(running)} still running, so the ranking may change.")
-    if len(silent):
-        has, at_least = ("has", "") if len(silent) == 1 else ("have", "at least ")
-        shortest = f"{at_least}{duration(float(silent['silent_seconds'].min()))}"
-        found.append(
-            f"{_jobs(silent)} said to be running, but {has} written nothing for {shortest} and may have been killed."
-        )
+    if len(killed):
+        were = _jobs(killed).removesuffix(" is").removesuffix(" are")
+        found.append(f"{were} ended without saying how, and may have been killed; the same command goes on.")
     if len(waiting):
         found.append(f"{_jobs(waiting)} still waiting to start.")
     if len(failed):

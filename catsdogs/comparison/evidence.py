@@ -22,14 +22,14 @@ from catsdogs.study import (
     OK,
     RUNNING,
     Job,
+    State,
     choice_names,
     job_columns,
     job_row,
     planned_jobs,
     read_jobs,
-    silent_seconds,
 )
-from catsdogs.trials import TrialRecord
+from catsdogs.trials import TrialRecord, trial_ids
 
 WAITING = "waiting"  # planned, and nothing of it is there yet
 
@@ -68,7 +68,7 @@ class Evidence:
         board: a row per job, best first, failed and waiting ones last: label, study, job, status (ok, failed, running,
             waiting), the choices, val_log_loss, val_accuracy, best_trial, the hyperparameters of the best trial,
             trials_completed, trials_failed, trials, trials_planned, validation_images, data_digest, seconds, started
-            (ISO 8601), silent_seconds (of a running job: since a file of it changed last), error.
+            (ISO 8601), state (a `study.State`: a job whose status is running may have been killed), error.
         trials: a row per trial: label, study, job, trial, status, val_log_loss (NaN unless it can win), val_accuracy,
             epochs, best_epoch, epoch_budget, seconds, ended_seconds (wall time from the start of the job to the end of
             the trial, from the trials' own seconds), ended (timestamp in UTC, NaT if the job tells no start), the
@@ -183,7 +183,9 @@ def read_evidence(folders: list[Path]) -> Evidence:
         there = {clean(job.name) for job in found[folder]}
         for name in map(clean, planned_jobs(folder)):
             if name not in there:
-                rows.append({"label": prefix + name, "study": study, "job": name, "status": WAITING})
+                rows.append(
+                    {"label": prefix + name, "study": study, "job": name, "status": WAITING, "state": State.WAITING}
+                )
         final = _final(folder, study, problems)
         if final is not None:
             finals[study] = final
@@ -223,7 +225,6 @@ def _row(job: Job, label: str, study: str, choices: list[str], trials: pd.DataFr
     """Its row of the board. Counted from its trials, which a job that did not end has too."""
     row, result = clean(job_row(job, choices)), job.result
     completed = int(trials["val_log_loss"].notna().sum())
-    running = job.status == RUNNING
     return row | {
         "label": label,
         "study": study,
@@ -236,7 +237,7 @@ def _row(job: Job, label: str, study: str, choices: list[str], trials: pd.DataFr
         "trials_planned": _mapping(result.get("trials")).get("planned"),
         "seconds": _number(row["seconds"]),
         "started": result.get("started"),
-        "silent_seconds": silent_seconds(job.folder) if running else math.nan,
+        "state": job.state,
         "error": str(result.get("error") or "") or None,
     }
 
@@ -372,7 +373,9 @@ def _table(file: Path, needed: set[str], whose: str, problems: list[str]) -> pd.
         return None
     try:
         # An image may be called "nan".
-        table = pd.read_csv(file, dtype={"id": str, "trial": str}, converters=None, na_filter="id" not in needed)
+        table = pd.read_csv(file, dtype={"id": str}, converters=None, na_filter="id" not in needed)
+        if "trial" in table:
+            table["trial"] = trial_ids(table["trial"])
         known = ("label", "p_dog", "p_dog_tta", "p_dog_calibrated", "val_log_loss", "epoch")
         numbers = [name for name in known if name in table]
         table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce" if "p_dog_tta" in table else "raise")

@@ -33,7 +33,7 @@ from catsdogs.comparison.gallery import Gallery, Shot
 from catsdogs.comparison.space_figures import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.tables import Findings
 from catsdogs.provenance import moment
-from catsdogs.study import FAILED, OK, RUNNING, SILENT_SECONDS, retrain_command, search_command
+from catsdogs.study import FAILED, OK, RUNNING, State, retrain_command, search_command
 
 _MOST_FAILURES = 20  # rows of the table of failed trials
 
@@ -106,7 +106,7 @@ def leaderboard(found: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
             "best": job["label"] == found.answer.best,
             "choices": [job[name] for name in varied],
             "hyperparameters": {name: job[name] for name in evidence.hyperparameters if job[name] is not None},
-            "probably_killed": number(job["silent_seconds"]) > SILENT_SECONDS,
+            "killed": job["state"] == State.KILLED,
         }
         for job in jobs.astype(object).where(jobs.notna(), None).to_dict("records")
     ]
