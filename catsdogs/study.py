@@ -168,8 +168,8 @@ def _completed(config: dict[str, Any]) -> dict[str, Any]:
     """
     fit = {"precision": "float32", **_mapping(config.get("fit"))}
     timeout = {"study_seconds": None, **_mapping(config.get("timeout"))}
-    since = {"select": {"top": 1, "seeds": 3}}
-    tta = {"average": "probability", **_mapping(config.get("tta"))}
+    since = {"select": {"top": 1, "seeds": 3}, "varied": []}
+    tta = {"kind": "views", "views": 10, "average": "probability", **_mapping(config.get("tta"))}
     features = {"mode": "auto", "views": fit.get("epochs"), "dtype": "float32", "engine": "auto", "max_gib": 50.0}
     split = {"holdout": 0.0, "folds": 1, "together": "copies", **_mapping(config.get("split"))}
     features = {**features, **_mapping(config.get("features"))}

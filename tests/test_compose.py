@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -26,7 +27,11 @@ from catsdogs.compose import (
 )
 from catsdogs.errors import UserError
 from catsdogs.locations import conf_dir, sweeps_dir
+from catsdogs.saved_config import saved_config
 from catsdogs.schema import RetrainConfig, validated
+from catsdogs.study import read_jobs
+
+GOLDEN = Path(__file__).parent / "golden" / "studies"
 
 CHOICES = {"backbone": "b", "augmentation": "a", "schedule": "s", "label_smoothing": "l", "space": "default"}
 
@@ -50,6 +55,15 @@ def test_every_ensemble_composes_on_top_of_a_job(composed, option):
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = validated(resolved(compose("retrain", overrides=["job=j", f"ensemble={option}"])), RetrainConfig)
     assert config.ensemble.kind == option
+
+
+@pytest.mark.parametrize("version", ["0.1", "0.2"])
+def test_jobs_of_older_versions_can_be_retrained(version):
+    job = read_jobs(GOLDEN / version)[0]
+    ConfigStore.instance().store(name="chosen_job", node=saved_config(job.result["config"]))
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = validated(resolved(compose("retrain", overrides=["study=s"])), RetrainConfig)
+    assert (config.tta.kind, config.tta.views, config.split.together) == ("views", 10, "copies")
 
 
 @pytest.mark.parametrize("sweep", [file.stem for file in sweeps_dir().glob("*.yaml")])

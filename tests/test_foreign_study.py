@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from catsdogs.saved_config import named_builders, saved_config
+from catsdogs.errors import UserError
+from catsdogs.saved_config import check_builder, named_builders, saved_config
 
 STUDY = Path(__file__).parent / "golden" / "studies" / "0.2"
 JOB = "small_cnn-light-cosine-none"
@@ -59,58 +60,58 @@ def retrain(run, tmp_path):
     return command
 
 
-# Ends in the task, before anything is trained: what a study does to Hydra has been done by then.
-ENDS = ("data.sample=null",)
+SECRET = "s3cret"
+INTERPOLATIONS = {
+    "data.ignore": ["${oc.env:TOKEN}"],
+    "backbone.arguments": {"name": "${oc.env:TOKEN}\\${oc.env:TOKEN}"},
+}
+ATTACKS = {
+    "hydra.callbacks": {"evil": {"_target_": "evil.Anything"}},
+    "hydra.job_logging.handlers": {
+        "evil": {"class": "evil.Anything"},
+        "file": {"class": "logging.FileHandler", "filename": "elsewhere.log", "mode": "w"},
+    },
+    "hydra.job_logging.root.handlers": ["evil", "file"],
+    "hydra.launcher._target_": "os.system",
+    "hydra.sweeper._target_": "evil.Anything",
+    "hydra.output_subdir": "../../../../outside",
+    "hydra.run.dir": "outside",
+    "studies": "outside",
+    "study": "outside",
+    "cache": "outside",
+    **INTERPOLATIONS,
+}
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"hydra.callbacks": {"evil": {"_target_": "evil.Anything"}}},
-        {
-            "hydra.job_logging.handlers": {"evil": {"class": "evil.Anything"}},
-            "hydra.job_logging.root.handlers": ["evil"],
-        },
-        {
-            "hydra.job_logging.handlers": {
-                "evil": {"class": "logging.FileHandler", "filename": "elsewhere.log", "mode": "w"}
-            }
-        },
-        {"hydra.launcher._target_": "os.system", "hydra.sweeper._target_": "evil.Anything"},
-    ],
-)
-def test_what_a_study_says_to_hydra_is_not_read(retrain, change):
-    done = retrain(change, *ENDS)
-    assert done.returncode == 2
-    assert "data.train" in done.stderr
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"hydra.output_subdir": "../../../../outside"},
-        {"hydra.run.dir": "outside"},
-        {"hydra.run.dir": "outside", "studies": "outside", "study": "outside"},
-        {"cache": "outside"},
-    ],
-)
-def test_no_folder_of_a_study_s_choice_is_written(retrain, tmp_path, change):
+def test_nothing_that_a_study_says_to_hydra_is_read_and_no_folder_of_its_choice_is_written(retrain, tmp_path):
     (tmp_path / "images").mkdir()
     for number in range(8):
         (tmp_path / "images" / f"{'cat' if number % 2 else 'dog'}.{number}.png").write_text("no image")
-    done = retrain(change, "data.sample=null", "data.train=images")
+    # Ends at the unknown id, before anything is trained: what a study does to Hydra has been done by then.
+    done = retrain(ATTACKS, "data.sample=null", "data.train=images", TOKEN=SECRET)
     assert done.returncode == 2
-    assert "images" in done.stderr
+    assert "no training image with the id ${oc.env:TOKEN};" in done.stderr
+    assert SECRET not in done.stderr + done.stdout
     assert not (tmp_path / "outside").exists()
     assert (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("builder", ["evil.build", "os.system", "catsdogs.files.write_text", "keras.models.load_model"])
-def test_a_function_that_only_the_study_names_is_not_called(retrain, builder):
-    done = retrain({"backbone.builder": builder, "data.sample.images_per_class": 8})
+def test_a_function_that_only_the_study_names_is_not_called(retrain):
+    done = retrain({"backbone.builder": "evil.build", "data.sample.images_per_class": 8})
     assert done.returncode == 2
-    assert f"backbone.builder={builder}" in done.stderr
+    assert "backbone.builder=evil.build" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "builder", ["os.system", "catsdogs.files.write_text", "keras.models.load_model", "kerasXapplications.a"]
+)
+def test_builders_are_of_keras_or_catsdogs_or_named_by_the_user(builder):
+    with pytest.raises(UserError, match=f"backbone.builder={builder}: .* job j "):
+        check_builder(builder, "j", {"catsdogs", "other"})
+    check_builder(builder, "j", {builder})
+    check_builder("keras.applications.MobileNetV2", "j", ())
+    check_builder("catsdogs.backbones.small_cnn", "j", ())
 
 
 def test_the_other_jobs_of_an_ensemble_are_held_to_the_same(retrain, tmp_path):
@@ -125,14 +126,10 @@ def test_the_other_jobs_of_an_ensemble_are_held_to_the_same(retrain, tmp_path):
 
 
 def test_an_interpolation_of_a_study_is_a_text(retrain):
-    secret = "s3cret"
-    change = {"data.ignore": ["${oc.env:TOKEN}"], "backbone.arguments": {"name": "${oc.env:TOKEN}\\${oc.env:TOKEN}"}}
-    done = retrain(change, "--cfg", "job", "--resolve", TOKEN=secret)
+    done = retrain(INTERPOLATIONS, "--cfg", "job", "--resolve", TOKEN=SECRET)
     assert done.returncode == 0, done.stderr
-    assert secret not in done.stdout
+    assert SECRET not in done.stdout
     assert "${oc.env:TOKEN}" in done.stdout
-    done = retrain(change, *ENDS, TOKEN=secret)
-    assert secret not in done.stderr + done.stdout
 
 
 def test_only_keys_of_the_schema_are_read_as_they_stand():
