@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from catsdogs.errors import UserError
+from catsdogs.errors import UserError, first_line
 from catsdogs.schema import Backbone
 
 # Means and standard deviations of ImageNet, RGB, from keras.applications.imagenet_utils.
@@ -164,7 +164,7 @@ def _build(builder: Any, backbone: Backbone, arguments: dict[str, Any], weights:
     except (TypeError, ValueError) as error:
         raise UserError(
             f"backbone.builder={backbone.builder} does not take backbone.arguments={backbone.arguments} with "
-            f"backbone.image_size={backbone.image_size} and weights={weights}: {_one_line(error)}"
+            f"backbone.image_size={backbone.image_size} and weights={weights}: {first_line(error)}"
         ) from error
 
 
@@ -176,7 +176,7 @@ def _with_imagenet_weights(builder: Any, backbone: Backbone, arguments: dict[str
     except Exception as error:
         # keras.utils.get_file raises a bare Exception for every failure of the network.
         raise UserError(
-            f"backbone.weights=imagenet: the weights could not be downloaded ({_one_line(error)}); where there is no "
+            f"backbone.weights=imagenet: the weights could not be downloaded ({first_line(error)}); where there is no "
             "network, copy the file that it names from another machine into ~/.keras/models, pass "
             "backbone.weights=PATH of a .weights.h5 or .h5 file, or try experiment=quickstart, which needs none"
         ) from error
@@ -197,10 +197,5 @@ def _load_weights(network: keras.Model, backbone: Backbone) -> None:
         # Keras raises ValueError, KeyError, OSError or its own types, depending on where the layouts part.
         raise UserError(
             f"backbone.weights={backbone.weights} does not hold weights of backbone.builder={backbone.builder} with "
-            f"backbone.arguments={backbone.arguments}: {_one_line(error)}"
+            f"backbone.arguments={backbone.arguments}: {first_line(error)}"
         ) from error
-
-
-def _one_line(error: BaseException, length: int = 200) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= length else text[: length - 1] + "…"

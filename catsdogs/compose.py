@@ -19,7 +19,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from catsdogs.errors import UserError
+from catsdogs.errors import UserError, first_line
 from catsdogs.locations import sweeps_dir
 from catsdogs.quoting import no_numbers, quoted
 from catsdogs.schema import SearchConfig, text_keys, validated
@@ -172,7 +172,7 @@ def sentence(error: BaseException) -> str:
     """What went wrong while composing, in one sentence that names the key, the value and the remedy."""
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override}: cannot be read as key=value ({_first_line(error)}); "
+            f"{error.override}: cannot be read as key=value ({first_line(error).rstrip('.')}); "
             "quote a value with special characters, as in \"key='[a]'\""
         )
     option = re.match(r"In '.*?': Could not find '(.+?)/([^/']+)'", str(error))
@@ -189,13 +189,9 @@ def sentence(error: BaseException) -> str:
             keys = sorted(str(key) for key in node) if isinstance(node, DictConfig) else []
             return f"{cause.full_key}: no such key" + (f"; known here are {', '.join(keys)}" if keys else "")
         if isinstance(cause, ValidationError) and cause.full_key:
-            return f"{cause.full_key}: {_first_line(cause)}"
+            return f"{cause.full_key}: {first_line(cause).rstrip('.')}"
         cause = cause.__cause__
-    return _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0].strip().rstrip(".") or type(error).__name__
+    return first_line(error).rstrip(".")
 
 
 # What Hydra and OmegaConf raise for a command line or a configuration that cannot be composed.

@@ -13,6 +13,11 @@ class UserError(Exception):
     """
 
 
+def first_line(message: object) -> str:
+    """Of a message; of an exception that says nothing, its kind."""
+    return str(message).strip().split("\n", 1)[0].strip() or type(message).__name__
+
+
 def exit_status_of(command: Callable[[], int]) -> int:
     """Run a plain command line; tell a `UserError` in one sentence and turn it into exit status 2."""
     try:

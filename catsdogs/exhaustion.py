@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from catsdogs.errors import UserError
+from catsdogs.files import binary_size, free_bytes
 
 # What a job writes at the least: tables and logs in the study, unpacked images and pixels in the cache.
 LEAST_FREE_BYTES = 200 * 2**20
@@ -81,12 +81,11 @@ def check_free_space(study: Path, cache: Path) -> None:
         ("study", study, "choose another with studies=FOLDER"),
         ("cache", cache, "set CATSDOGS_CACHE to another, or see `python -m catsdogs.cache`"),
     ):
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        free = shutil.disk_usage(there).free
+        free = free_bytes(folder)
         if free < LEAST_FREE_BYTES:
             raise UserError(
-                f"{what} folder {folder}: {free // 2**20} MiB are free on its disk, and a job needs "
-                f"{LEAST_FREE_BYTES // 2**20} MiB to start; free some, or {remedy}"
+                f"{what} folder {folder}: {binary_size(free)} are free on its disk, and a job needs "
+                f"{binary_size(LEAST_FREE_BYTES)} to start; free some, or {remedy}"
             )
 
 

@@ -24,6 +24,7 @@ from catsdogs.cut import PIXELS, Cut, prefix
 from catsdogs.engine import Forward, fastest_forward
 from catsdogs.errors import UserError
 from catsdogs.feature_keys import about, digest, identity
+from catsdogs.files import binary_size
 from catsdogs.images import in_threads, pixels_key
 from catsdogs.progress import duration
 from catsdogs.schema import Features as Settings
@@ -173,13 +174,13 @@ class Features:
         room = self._store.room(keep=sizes)
         if missing > room:
             log.warning(
-                f"{what}: {_size(missing)} to be stored, but there is room for {_size(room)}; they are computed anew "
-                "for every batch, which is slower (free the disk, raise features.max_gib, or take fewer features.views "
-                "or features.dtype=float16)"
+                f"{what}: {binary_size(missing)} to be stored, but there is room for {binary_size(room)}; they "
+                "are computed anew for every batch, which is slower (free the disk, raise features.max_gib, or take "
+                "fewer features.views or features.dtype=float16)"
             )
             self._stored = False
             return
-        log.info("%s: %s, of which %s to be filled", what, _size(sum(sizes.values())), _size(missing))
+        log.info("%s: %s, of which %s to be filled", what, binary_size(sum(sizes.values())), binary_size(missing))
 
     def _count(self, kind: str) -> int:
         return len(self._parts[kind].rows) if kind in self._parts else 0
@@ -280,7 +281,3 @@ def _part(rows: np.ndarray, hashes: Sequence[str], size: int) -> _Part:
     positions = np.full(len(hashes), -1)
     positions[rows] = np.arange(len(rows))
     return _Part(rows, positions, pixels_key([hashes[row] for row in rows], size))
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**20:,.0f} MiB" if count < _GIB else f"{count / _GIB:,.1f} GiB"

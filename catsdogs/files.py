@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterator
@@ -62,6 +63,21 @@ def remove_temporaries(folder: Path, names: Collection[str], older_than_seconds:
         with suppress(FileNotFoundError):
             if path.name.startswith(prefixes) and time.time() - path.stat().st_mtime >= older_than_seconds:
                 path.unlink()
+
+
+def free_bytes(folder: Path) -> int:
+    """Of the disk that a folder is on, or will be."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free
+
+
+def binary_size(count: float) -> str:
+    """`12 bytes`, `1.0 KiB`, `3.5 GiB`."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
 
 
 def free_name(path: Path) -> Path:

@@ -110,13 +110,14 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
             free = shutil.disk_usage(path.parent).free
             if math.prod(shape) > free:
                 raise UserError(
-                    f"{path.parent}: {len(rows)} images of {size}x{size} pixels take {_gib(math.prod(shape))}, but "
-                    f"{_gib(free)} is free; pass cache=FOLDER on a larger disk, or a smaller data.limit"
+                    f"{path.parent}: {len(rows)} images of {size}x{size} pixels take "
+                    f"{files.binary_size(math.prod(shape))}, but {files.binary_size(free)} is free; pass "
+                    "cache=FOLDER on a larger disk, or a smaller data.limit"
                 )
             _write_pixels(list(zip(rows["path"], hashes, strict=True)), shape, root, path)
         except OSError as error:
             raise UserError(
-                f"{path.parent}: cannot hold {_gib(math.prod(shape))} of pixels ({error.strerror}); "
+                f"{path.parent}: cannot hold {files.binary_size(math.prod(shape))} of pixels ({error.strerror}); "
                 f"pass cache=FOLDER with a folder that can"
             ) from error
     return np.load(path, mmap_mode="r")
@@ -228,7 +229,7 @@ def _write_pixels(images: list[tuple[str, str]], shape: tuple[int, int, int, int
     def of(image: tuple[str, str]) -> np.ndarray:
         return squeezed(root, *image, shape[1])
 
-    _log.info("decoding %d images to %dx%d (%s)", shape[0], shape[1], shape[2], _gib(math.prod(shape)))
+    _log.info("decoding %d images to %dx%d (%s)", shape[0], shape[1], shape[2], files.binary_size(math.prod(shape)))
     with files.replacing(path) as temporary, temporary.open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -238,7 +239,3 @@ def _write_pixels(images: list[tuple[str, str]], shape: tuple[int, int, int, int
 
 def _since_catalogued(root: Path, path: str, fault: str) -> str:
     return f"{root / path}: {fault}; run again, and if {root} is in the cache remove that folder first"
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB"

@@ -33,7 +33,7 @@ from catsdogs.compose import (
     sentence,
     wants_traceback,
 )
-from catsdogs.errors import UserError
+from catsdogs.errors import UserError, first_line
 from catsdogs.failures import JobFailed, lists_jobs, record_failure
 from catsdogs.interrupts import exit_status, terminable
 from catsdogs.locations import conf_dir
@@ -295,7 +295,7 @@ class StudyCallback(Callback):
         ended = (State.FAILED, State.INTERRUPTED)
         failed = [job for job in jobs if job.state in ended and (job.name in self._names or not self._names)]
         for job in failed:
-            print(f"error: job {job.name}: {_first_line(job.result.get('error'))}", file=sys.stderr)
+            print(f"error: job {job.name}: {first_line(job.result.get('error') or '?')}", file=sys.stderr)
         # Killed, or on a disk too full to say so.
         silent = [job for job in jobs if job.state in (State.RUNNING, State.KILLED) and job.name in self._names]
         for job in silent:
@@ -344,7 +344,3 @@ def _without_hydra(config: DictConfig) -> DictConfig:
     with open_dict(copy):
         del copy["hydra"]
     return copy
-
-
-def _first_line(text: Any) -> str:
-    return str(text or "").strip().split("\n", 1)[0]

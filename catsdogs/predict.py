@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from catsdogs.errors import UserError, exit_status_of
+from catsdogs.errors import UserError, exit_status_of, first_line
 from catsdogs.files import write_csv
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
     try:
         model = keras.models.load_model(model_file, compile=False)
     except (ValueError, OSError) as error:
-        raise UserError(f"{model_file}: it cannot be loaded as a Keras model ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{model_file}: it cannot be loaded as a Keras model ({first_line(error)})") from error
     pipeline = _pipeline(options)
     shape = model.input_shape
     if len(shape) != 4 or not isinstance(shape[1], int) or tuple(shape[1:]) != (shape[1], shape[1], 3):

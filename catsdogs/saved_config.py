@@ -33,7 +33,7 @@ def saved_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Keys of other versions, and those that say where to write (`study`, `studies`, `cache`), are left out.
     """
-    known = copy.deepcopy({key: value for key, value in config.items() if key not in _OF_THE_COMMAND})
+    known: Any = copy.deepcopy({key: value for key, value in config.items() if key not in _OF_THE_COMMAND})
     try:
         TypeAdapter(SearchConfig).validate_python(known)
     except ValidationError as error:

@@ -329,7 +329,7 @@ def test_too_small_a_disk_is_told_before_the_work(tmp_path: Path, root: Path, mo
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(free - 1))
     with monkeypatch.context() as patch:
         patch.setattr(images, "decode", None)
-        with pytest.raises(UserError, match=r"5 images of 24x24.*GiB.*cache=FOLDER"):
+        with pytest.raises(UserError, match=r"5 images of 24x24.*8\.4 KiB.*cache=FOLDER"):
             pixels(rows_of(root, NAMES), root, 24, tmp_path / "cache")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(free))
     assert len(pixels(rows_of(root, NAMES), root, 24, tmp_path / "cache")) == 5

@@ -353,7 +353,7 @@ def test_a_disk_that_is_as_good_as_full_is_told_before_the_job_begins(settings, 
     monkeypatch.setattr("catsdogs.exhaustion.LEAST_FREE_BYTES", 2**60)
     job.run_job(settings(), place, {})
     result = read_json(place.folder / "result.json")
-    assert "MiB are free on its disk" in result["error"]
+    assert "B are free on its disk" in result["error"]
     assert trainer.trained == []
     monkeypatch.undo()
 
