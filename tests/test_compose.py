@@ -79,15 +79,6 @@ def test_every_job_of_every_declared_study_composes(composed, sweep):
         checked(composed("data.train=train.zip", f"sweeps={sweep}", *job))
 
 
-@pytest.mark.parametrize("sweep", [file.stem for file in sweeps_dir().glob("*.yaml")])
-def test_declared_studies_open_with_their_command_and_question(sweep):
-    lines = (sweeps_dir() / f"{sweep}.yaml").read_text().splitlines()
-    assert lines[0] == "# @package _global_"
-    assert lines[1].startswith("# python -m catsdogs.search ")
-    assert any(line.startswith("# Question: ") for line in lines)
-    assert any(line.startswith("# Result: ") for line in lines)
-
-
 def test_the_seed_recipe_is_the_notebooks(composed):
     config = checked(composed("data.train=train.zip", "experiment=seed_recipe"))
     assert config.backbone.builder == "keras.applications.MobileNetV2"
@@ -162,32 +153,31 @@ def test_every_number_in_the_schema_has_a_range():
                     assert {"minimum", "exclusiveMinimum"} & {*part}, f"{name}.{key}"
 
 
-def test_a_bare_multirun_runs_the_default_study():
-    assert with_default_study(["-m"], [], True) == ["-m", "sweeps=default"]
-    assert with_default_study(["-m", "data.limit=9"], ["data.limit=9"], True) == [
-        "-m",
-        "data.limit=9",
-        "sweeps=default",
-    ]
-
-
 @pytest.mark.parametrize(
-    "override", ["augmentation=flip,light", "augmentation=flip", "sweeps=label_smoothing", "experiment=quickstart"]
+    ("arguments", "added"),
+    [
+        (["-m"], ["sweeps=default"]),
+        (["-m", "data.limit=9"], ["sweeps=default"]),
+        # What chooses something is left alone, and so is a single job.
+        *(
+            (["-m", one], [])
+            for one in ("augmentation=flip,light", "augmentation=flip", "sweeps=a", "experiment=debug")
+        ),
+        ([], []),
+        (["seed=1"], []),
+        # Of the composed groups, the name of the job tells anyway.
+        (["-m", "backbone=a,b"], []),
+        (["-m", "backbone=a,b", "+seed=1,2"], ["varied=[seed]"]),
+    ],
 )
-def test_a_multirun_that_chooses_something_is_left_alone(override):
-    assert with_default_study(["-m", override], [override], True) == ["-m", override]
-
-
-def test_a_single_job_is_left_alone():
-    assert with_default_study([], [], False) == []
-    assert with_default_study(["seed=1"], ["seed=1"], False) == ["seed=1"]
+def test_the_command_line_is_completed(arguments, added):
+    overrides = [argument for argument in arguments if "=" in argument]
+    assert with_default_study(arguments, overrides, "-m" in arguments) == arguments + added
 
 
 def test_varied_keys_are_passed_on_beside_the_other_overrides():
     completed = with_default_study(["-m", "seed=1,2", "--cfg", "job"], ["seed=1,2"], True)
     assert completed == ["-m", "seed=1,2", "varied=[seed]", "--cfg", "job"]
-    # Of the composed groups, the name of the job tells anyway.
-    assert with_default_study(["-m", "backbone=a,b"], ["backbone=a,b"], True) == ["-m", "backbone=a,b"]
 
 
 def test_a_job_is_named_after_its_choices_and_not_after_constants():
