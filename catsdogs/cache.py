@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from catsdogs.errors import UserError, exit_status_of
+from catsdogs.locations import default_cache
+from catsdogs.progress import data_size
 from catsdogs.store import Store
 
 # Folders of the cache beside `features`.
@@ -30,8 +32,7 @@ _FOLDERS = {
 
 def _cache(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    cache = options.cache or Path(os.environ.get("CATSDOGS_CACHE", "~/.cache/catsdogs"))
-    cache = cache.expanduser()
+    cache = (options.cache or default_cache()).expanduser()
     _check(options, cache)
     if not cache.exists():
         print(f"Cache: {cache} has not been made yet, so there is nothing in it.")
@@ -89,12 +90,12 @@ def _show(cache: Path) -> None:
     entries = Store(cache / "features", 0).entries()
     used = f", last used {(time.time() - entries[0].last_used) / 86400:.1f} days ago" if entries else ""
     total = _bytes_in(cache / "features")
-    print(f"features: {len(entries)} stored activations, {_size(total)}{used}")
+    print(f"features: {len(entries)} stored activations, {data_size(total)}{used}")
     for name, what in _FOLDERS.items():
         size = _bytes_in(cache / name)
         total += size
-        print(f"{name}: {what}, {_size(size)}")
-    print(f"Total: {_size(total)} in {cache}; {_size(shutil.disk_usage(cache).free)} free on its disk")
+        print(f"{name}: {what}, {data_size(size)}")
+    print(f"Total: {data_size(total)} in {cache}; {data_size(shutil.disk_usage(cache).free)} free on its disk")
 
 
 def _clear(cache: Path, unused_days: float, everything: bool, dry_run: bool) -> None:
@@ -102,7 +103,7 @@ def _clear(cache: Path, unused_days: float, everything: bool, dry_run: bool) -> 
     store = Store(cache / "features", 0)
     began = time.time()
     freed = store.clear(unused_days, dry_run)
-    print(f"{done} {_size(freed)} of stored activations in {store.folder}")
+    print(f"{done} {data_size(freed)} of stored activations in {store.folder}")
     staying = sum(entry.last_used <= began - unused_days * 86400 for entry in store.entries())
     if staying and not dry_run:
         print(f"{staying} of them stayed: being filled right now, or not yours to remove")
@@ -118,9 +119,9 @@ def _clear(cache: Path, unused_days: float, everything: bool, dry_run: bool) -> 
                     f"{error.filename or cache / name}: cannot be removed ({error.strerror or error}); "
                     "check its permissions"
                 ) from error
-        print(f"{done} {_size(size)} of {what} in {cache / name}")
+        print(f"{done} {data_size(size)} of {what} in {cache / name}")
         freed += size
-    print(f"{done} {_size(freed)} in all")
+    print(f"{done} {data_size(freed)} in all")
 
 
 def _bytes_in(folder: Path) -> int:
@@ -131,14 +132,6 @@ def _bytes_in(folder: Path) -> int:
             with suppress(FileNotFoundError):  # removed by another process meanwhile
                 size += os.lstat(os.path.join(parent, name)).st_size
     return size
-
-
-def _size(size: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
 
 
 def main() -> int:

@@ -124,6 +124,20 @@ def printable(text: str, kept: str = "") -> str:
     return "".join(c if c in kept or not unicodedata.category(c).startswith(control) else "?" for c in text)
 
 
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names for a sentence, the first few of them."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def data_size(count: float) -> str:
+    """Of so many bytes: `12 bytes`, `1.5 KiB`, `2.0 MiB`, `3.1 GiB`."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
 def duration(seconds: float) -> str:
     """`42 s`, `12 min`, `3 h 05 min`."""
     if seconds < 90:

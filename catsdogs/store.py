@@ -24,6 +24,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from catsdogs.activations import Activations, Entry, Filling, StoreFull, Wanted, bytes_of, read_entry, writing
+from catsdogs.progress import data_size
 
 RESERVED_DISK_BYTES = 2**30  # what the store leaves free on the disk for everybody else
 
@@ -183,13 +184,13 @@ class Store:
             most = fits + sum(entry.bytes for entry in evictable)
             if needed > most:
                 raise StoreFull(
-                    f"{self.folder}: activations of {_gib(needed)} do not fit: its bound of {_gib(self.max_bytes)} and "
-                    f"its disk leave {_gib(most)} for them"
+                    f"{self.folder}: activations of {data_size(needed)} do not fit: its bound of "
+                    f"{data_size(self.max_bytes)} and its disk leave {data_size(max(most, 0))} for them"
                 )
             entry = evictable.pop()
             if self._remove(entry.folder, None if entry.group == group else entry.group):
                 held -= entry.bytes
-                _log.info("removed stored activations of %s to make room", _gib(entry.bytes))
+                _log.info("removed stored activations of %s to make room", data_size(entry.bytes))
 
     def _free_disk(self) -> int:
         """Bytes free on the disk beyond the reserve; negative if others have filled it."""
@@ -239,7 +240,3 @@ def _size(path: Path) -> int:
     with suppress(OSError):
         return sum(file.stat().st_size for file in path.iterdir())
     return 0
-
-
-def _gib(size: int) -> str:
-    return f"{max(size, 0) / 2**30:.3g} GiB"

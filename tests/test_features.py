@@ -197,7 +197,7 @@ def test_the_size_is_said_before_anything_is_filled(make, caplog):
     with caplog.at_level(logging.INFO):
         make().prepare()
     assert "2 views of 40 images and of 20 validation images" in caplog.messages[0]
-    assert caplog.messages[0].endswith("MiB to be filled")
+    assert caplog.messages[0].endswith(": 103.1 KiB, of which 103.1 KiB to be filled")
 
 
 def test_threads_that_want_the_same_view_fill_it_once(make, network, fills):

@@ -347,7 +347,7 @@ def test_entries_of_a_group_that_is_being_filled_stay(tmp_path: Path) -> None:
 
 def test_too_large_for_the_bound_says_so(tmp_path: Path) -> None:
     store = Store(tmp_path, 2 * BYTES - 1)
-    with pytest.raises(StoreFull, match=r"activations of 5\.14e-06 GiB do not fit: its bound of 5\.14e-06 GiB"):
+    with pytest.raises(StoreFull, match=r"activations of 5\.4 KiB do not fit: its bound of 5\.4 KiB"):
         fill(store, "a", "b")
     assert hidden(tmp_path) == []
     fill(store, "a")
@@ -364,7 +364,7 @@ def test_disk_is_never_filled(store: Store, monkeypatch: pytest.MonkeyPatch) -> 
     )
     assert store.room([]) == 4 * BYTES
     assert store.room([digest("a")]) == 3 * BYTES
-    with pytest.raises(StoreFull, match=r"its disk leave 7\.71e-06 GiB for them$"):
+    with pytest.raises(StoreFull, match=r"its disk leave 8\.1 KiB for them$"):
         fill(store, "b", "c", "d", "e", keep=["a"])
     assert names_of(store) == ["a"]
     fill(store, "b", "c", "d", "e")
