@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from catsdogs.errors import UserError
-from catsdogs.files import read_json, write_json
+from catsdogs.files import read_json, write_json, write_npy_header
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -102,10 +102,7 @@ def bytes_of(shape: Sequence[int], images: int, dtype: str) -> int:
 
 
 class Filling:
-    """An entry while it is written.
-
-    Plain writes, not a memory map: a map on a disk that fills up kills the process instead of raising an error.
-    """
+    """An entry while it is written."""
 
     def __init__(self, store: Path, group: str, wanted: Wanted, images: int, dtype: str) -> None:
         self.folder = folder = store / f".filling-{group}-{secrets.token_hex(4)}"
@@ -114,8 +111,7 @@ class Filling:
         self._channels: np.ndarray | None = None
         folder.mkdir()
         self._file = (folder / "values.npy").open("wb")
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
-        np.lib.format.write_array_header_1_0(self._file, {**header, "shape": (images, *wanted.shape)})
+        write_npy_header(self._file, (images, *wanted.shape), dtype)
         told = {"group": group, "dtype": dtype, "images": images, "shape": list(wanted.shape), "about": wanted.about}
         size = self._file.tell() + bytes_of(wanted.shape, images, dtype)
         write_json(folder / "about.json", {**told, "file_bytes": size})

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from catsdogs.errors import UserError
+from catsdogs.progress import listed
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
@@ -56,7 +57,7 @@ def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), text
 
 
-def open_images(source: Path, cache: Path, max_unpacked_bytes: int) -> ImageFolder:
+def open_images(source: Path, cache: Path, max_unpacked_bytes: int = 20 * 2**30) -> ImageFolder:
     """Make a zip or a folder of images available as a folder.
 
     A folder is used where it is. Of a zip the images are unpacked into `cache/archives/<digest>`, once: an archive that
@@ -154,7 +155,9 @@ def _listing_digest(root: Path) -> str:
     if not paths:
         archives = sorted(path.name for path in root.glob("*.zip"))
         if archives:
-            raise UserError(f"{root}: no images in it, but the zips {_few(archives)}; pass the path of one of them")
+            raise UserError(
+                f"{root}: no images in it, but the zips {listed(archives, 3)}; pass the path of one of them"
+            )
         raise UserError(f"{root}: no images in it; pass a folder with files ending in {', '.join(IMAGE_SUFFIXES)}")
     digest = hashlib.sha256()
     for path in sorted(paths):
@@ -241,7 +244,7 @@ def _image_members(archive: zipfile.ZipFile, source: Path, max_unpacked_bytes: i
     if not members and archives:
         inner = next((path for path in archives if PurePosixPath(path).stem.lower() == "train"), archives[0])
         raise UserError(
-            f"{source}: no images in it, but the zips {_few(archives)}; "
+            f"{source}: no images in it, but the zips {listed(archives, 3)}; "
             f"unpack it first and pass the inner {inner} instead"
         )
     if not members:
@@ -287,7 +290,3 @@ def _unwritable(folder: Path, error: OSError, what: str = "") -> UserError:
 
 def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -16,9 +16,8 @@ from pathlib import Path
 
 from catsdogs.errors import UserError, exit_status_of
 from catsdogs.files import check_page
+from catsdogs.locations import add_cache_option
 from catsdogs.progress import printable
-
-_MOST_UNPACKED = 20 * 2**30  # bytes of images in a zip
 
 
 def _audit(arguments: Sequence[str] | None = None) -> int:
@@ -32,8 +31,8 @@ def _audit(arguments: Sequence[str] | None = None) -> int:
     from catsdogs.data_audit.terminal import print_findings
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    folder = open_images(options.images, options.cache, _MOST_UNPACKED)
-    test_folder = None if options.test is None else open_images(options.test, options.cache, _MOST_UNPACKED)
+    folder = open_images(options.images, options.cache)
+    test_folder = None if options.test is None else open_images(options.test, options.cache)
     found = findings(options.images, folder, options.study, test_folder, options.cache)
     beside = options.output.with_suffix("")
     try:
@@ -67,12 +66,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=Path("audit.html"), metavar="FILE", help="the page (default: %(default)s)"
     )
-    parser.add_argument(
-        "--cache",
-        type=Path,
-        default=Path(os.environ.get("CATSDOGS_CACHE", "~/.cache/catsdogs")).expanduser(),
-        help="where zips are unpacked and hashes are kept (default: %(default)s)",
-    )
+    add_cache_option(parser, "where zips are unpacked and hashes are kept")
     return parser.parse_args(arguments)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from catsdogs.errors import UserError, exit_status_of
 from catsdogs.files import binary_size
+from catsdogs.locations import default_cache
 from catsdogs.store import Store
 
 # Folders of the cache beside `features`.
@@ -31,8 +32,7 @@ _FOLDERS = {
 
 def _cache(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    cache = options.cache or Path(os.environ.get("CATSDOGS_CACHE", "~/.cache/catsdogs"))
-    cache = cache.expanduser()
+    cache = (options.cache or default_cache()).expanduser()
     _check(options, cache)
     if not cache.exists():
         print(f"Cache: {cache} has not been made yet, so there is nothing in it.")

@@ -17,6 +17,7 @@ from catsdogs import near_duplicates
 from catsdogs.archive import ImageFolder, open_images
 from catsdogs.catalogue import CAT, DOG, LABELS_COME_FROM, catalogue
 from catsdogs.errors import UserError
+from catsdogs.progress import listed
 from catsdogs.schema import Data, Split
 from catsdogs.split import divide, subset
 
@@ -153,7 +154,7 @@ def _problems(table: pd.DataFrame, ignore: list[str]) -> pd.Series:
     unknown = sorted(set(ignore) - set(table["id"]))
     if unknown:
         raise UserError(
-            f"data.ignore: there is no training image with the id {_few(unknown)}; "
+            f"data.ignore: there is no training image with the id {listed(unknown, _SHOWN)}; "
             f"an id is the path without shared folders and suffix, {table['id'].iloc[0]} for example"
         )
     problems = table["problem"].astype(object)
@@ -214,7 +215,3 @@ def _digest(rows: pd.DataFrame, division: Split) -> str:
     for row in zip(*(rows[name].tolist() for name in columns), strict=True):
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _few(ids: list[str]) -> str:
-    return ", ".join(ids[:_SHOWN]) + (f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else "")

@@ -19,7 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from catsdogs.errors import UserError, exit_status_of
-from catsdogs.locations import conf_dir, sweeps_dir
+from catsdogs.locations import add_cache_option, conf_dir, sweeps_dir
 
 # Pixels of 25,000 training and 12,500 test images at 224 take 5.6 GB, their files 1.2 GB.
 _KAGGLE_BYTES = 7 * 10**9
@@ -41,12 +41,7 @@ def _doctor(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--train", type=Path, help="zip or folder of labelled images to check")
     parser.add_argument("--test", type=Path, help="zip or folder of test images to check")
     parser.add_argument("--weights", default="imagenet", help="weights of MobileNetV2 to check (default: %(default)s)")
-    parser.add_argument(
-        "--cache",
-        type=Path,
-        default=Path(os.environ.get("CATSDOGS_CACHE", "~/.cache/catsdogs")).expanduser(),
-        help="folder of the cache (default: %(default)s)",
-    )
+    add_cache_option(parser, "folder of the cache")
     options = parser.parse_args(arguments)
     checks: list[Callable[[], list[Finding]]] = [
         _python,
@@ -152,7 +147,7 @@ def _data(source: Path, key: str, cache: Path) -> list[Finding]:
     from catsdogs.catalogue import catalogue
 
     try:
-        table = catalogue(open_images(source, cache, max_unpacked_bytes=20 * 2**30), cache)
+        table = catalogue(open_images(source, cache), cache)
     except UserError as error:
         return [Finding(False, f"{key}={source}", str(error))]
     cats, dogs = int((table["label"] == 0).sum()), int((table["label"] == 1).sum())

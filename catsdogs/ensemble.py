@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
-from catsdogs.comparison.paired import mean_intervals
+from catsdogs.comparison.paired import gains_over
 from catsdogs.scores import EQUAL, clip, log_loss_per_image
 
 
@@ -38,9 +38,8 @@ class EnsembleChoice:
     """The combination that these images favour.
 
     Attributes:
-        table: a row for every member and every way: name ("member 0", "probability", ...), log_loss, gain (log loss of
-            the best single member minus this one; above 0 it helps), low and high (its 95 % interval over images), size
-            (images), chosen.
+        table: a row for every member and every way: name ("member 0", "probability", ...), those of `gains_over` the
+            best single member, chosen.
     """
 
     combination: Combination
@@ -89,13 +88,8 @@ def choose(labels: np.ndarray, members: np.ndarray) -> EnsembleChoice:
     losses = every.mean(axis=1)
     best = int(losses[:count].argmin())
     chosen = next(row for row in (best, *range(count, len(every))) if losses[row] <= losses.min() + EQUAL)
-    gains = mean_intervals(every[best] - every)
     table = pd.DataFrame({"name": [f"member {k}" for k in range(count)] + [mean.way for mean in means]})
-    table["log_loss"] = losses
-    table["gain"] = [gain.value for gain in gains]
-    table["low"] = [gain.low for gain in gains]
-    table["high"] = [gain.high for gain in gains]
-    table["size"] = len(labels)
+    table = table.join(gains_over(every, best))
     table["chosen"] = table.index == chosen
     single = Combination("single", tuple(float(member == chosen) for member in range(count)))
     return EnsembleChoice(single if chosen < count else means[chosen - count], table)

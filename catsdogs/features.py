@@ -36,9 +36,6 @@ log = logging.getLogger(__name__)
 # Images that go through the network at a time.
 CHUNK = 64
 
-_PROGRESS_SECONDS = 10.0
-_GIB = 2**30
-
 
 @dataclass(frozen=True)
 class _Part:
@@ -87,7 +84,7 @@ class Features:
         self._pixels = pixels
         self.views = views
         self._closed = threading.Event()
-        self._store = Store(cache / "features", int(settings.max_gib * _GIB), self._closed)
+        self._store = Store(cache / "features", int(settings.max_gib * 2**30), self._closed)
         self._stored = settings.mode != "live" and bool(self._cuts)
         size = network.settings.image_size
         self._parts = {
@@ -174,9 +171,9 @@ class Features:
         room = self._store.room(keep=sizes)
         if missing > room:
             log.warning(
-                f"{what}: {binary_size(missing)} to be stored, but there is room for {binary_size(room)}; they "
-                "are computed anew for every batch, which is slower (free the disk, raise features.max_gib, or take "
-                "fewer features.views or features.dtype=float16)"
+                f"{what}: {binary_size(missing)} to be stored, but there is room for {binary_size(room)}; they are "
+                "computed anew for every batch, which is slower (free the disk, raise features.max_gib, or take fewer "
+                "features.views or features.dtype=float16)"
             )
             self._stored = False
             return
@@ -222,25 +219,19 @@ class Features:
     def _produce(self, view: View, indices: list[int]) -> Iterator[Sequence[np.ndarray]]:
         """Activations of all images of a view, chunk by chunk, at the cuts of these indices."""
         rows = self._parts[view.kind].rows
-        what = "validation images" if view.kind == "plain" else f"training view {view.number + 1} of {self.views}"
+        seen = "validation images" if view.kind == "plain" else f"training view {view.number + 1} of {self.views}"
+        what = f"activations of {seen}"
         forward = self._forward(tuple(self._cuts))
-        began = said = time.monotonic()
+        began = time.monotonic()
         chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-        done = 0
         # Threads augment the chunks ahead while the network runs.
-        for images in in_threads(lambda chunk: self._pixels.read(chunk, view), chunks, ahead=4):
+        for images in in_threads(lambda chunk: self._pixels.read(chunk, view), chunks, what, ahead=4):
             if self._closed.is_set():
                 raise InterruptedError("the job has ended")
             outputs = forward(images)
-            done += len(images)
-            now = time.monotonic()
-            if now - said >= _PROGRESS_SECONDS:
-                said = now
-                left = duration((now - began) / done * (len(rows) - done))
-                log.info("activations of %s: %d of %d images, %s left", what, done, len(rows), left)
             yield [outputs[index] for index in indices]
         seconds = time.monotonic() - began
-        log.info("activations of %s: %d images in %s (%.0f/s)", what, done, duration(seconds), done / seconds)
+        log.info("%s: %d images in %s (%.0f/s)", what, len(rows), duration(seconds), len(rows) / seconds)
 
     def _forward(self, cuts: tuple[Cut, ...]) -> Forward:
         if cuts not in self._engines:

@@ -11,8 +11,9 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
+import numpy as np
 import pandas as pd
 
 from catsdogs.errors import UserError
@@ -124,6 +125,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON that every reader accepts: NaN and infinity are refused, so give None for a missing number."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_npy_header(file: BinaryIO, shape: tuple[int, ...], dtype: str) -> None:
+    """Begin an .npy file, the values of which follow piece by piece, in C order.
+
+    By plain writes, not a memory map: a map on a disk that fills up kills the process instead of raising an error.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def read_json(path: Path) -> Any:

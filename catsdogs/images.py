@@ -28,7 +28,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from catsdogs import files
 from catsdogs.errors import UserError
+from catsdogs.files import binary_size
 from catsdogs.processes import threads
+from catsdogs.progress import duration
 
 RESIZE = "pillow-bilinear"
 
@@ -36,7 +38,6 @@ RESIZE = "pillow-bilinear"
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF")
 _RULES = 1  # of `_rgb`; part of the key of stored pixels, to be counted up when they change
 
-_PROGRESS_FROM = 2000  # images
 _PROGRESS_SECONDS = 10.0
 _FROM_PILLOW = r"PIL\."
 
@@ -111,13 +112,12 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
             if math.prod(shape) > free:
                 raise UserError(
                     f"{path.parent}: {len(rows)} images of {size}x{size} pixels take "
-                    f"{files.binary_size(math.prod(shape))}, but {files.binary_size(free)} is free; pass "
-                    "cache=FOLDER on a larger disk, or a smaller data.limit"
+                    f"{binary_size(math.prod(shape))} and {binary_size(free)} are free; pass cache=FOLDER on a larger disk, or a smaller data.limit"
                 )
             _write_pixels(list(zip(rows["path"], hashes, strict=True)), shape, root, path)
         except OSError as error:
             raise UserError(
-                f"{path.parent}: cannot hold {files.binary_size(math.prod(shape))} of pixels ({error.strerror}); "
+                f"{path.parent}: cannot hold {binary_size(math.prod(shape))} of pixels ({error.strerror}); "
                 f"pass cache=FOLDER with a folder that can"
             ) from error
     return np.load(path, mmap_mode="r")
@@ -157,7 +157,7 @@ def pixels_key(hashes: Sequence[str], size: int) -> str:
 
 
 def in_threads(
-    function: Callable[[Item], Result], items: Sequence[Item], doing: str | None = None, ahead: int | None = None
+    function: Callable[[Item], Result], items: Sequence[Item], doing: str = "", ahead: int | None = None
 ) -> Iterator[Result]:
     """Results of a function in the order of its items, worked out by as many threads as there are processors.
 
@@ -166,7 +166,7 @@ def in_threads(
     Args:
         function: what is done to one item; its first exception ends the work.
         items: what it is done to, one after the other.
-        doing: the work in a word or two, for the log; None logs nothing.
+        doing: the work in a word or two, for the log; empty logs nothing.
         ahead: results that may wait; 8 for every processor if None.
     """
     workers = threads()
@@ -181,10 +181,10 @@ def in_threads(
                 waiting.append(pool.submit(function, items[place + ahead]))
             yield result
             now = time.monotonic()
-            if doing is not None and len(items) > _PROGRESS_FROM and now - logged >= _PROGRESS_SECONDS:
+            if doing and now - logged >= _PROGRESS_SECONDS:
                 logged = now
                 left = (now - start) / (place + 1) * (len(items) - place - 1)
-                _log.info("%s: %d of %d images, about %.0f s left", doing, place + 1, len(items), left)
+                _log.info("%s: %.0f %% done, %s left", doing, 100 * (place + 1) / len(items), duration(left))
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -221,19 +221,10 @@ def silence_pillow() -> None:
 
 
 def _write_pixels(images: list[tuple[str, str]], shape: tuple[int, int, int, int], root: Path, path: Path) -> None:
-    """Write an .npy file image by image.
-
-    Plain writes, not a memory map: a map on a disk that fills up kills the process instead of raising an error.
-    """
-
-    def of(image: tuple[str, str]) -> np.ndarray:
-        return squeezed(root, *image, shape[1])
-
-    _log.info("decoding %d images to %dx%d (%s)", shape[0], shape[1], shape[2], files.binary_size(math.prod(shape)))
+    _log.info("decoding %d images to %dx%d (%s)", shape[0], shape[1], shape[2], binary_size(math.prod(shape)))
     with files.replacing(path) as temporary, temporary.open("wb") as file:
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for image in in_threads(of, images, "decoding"):
+        files.write_npy_header(file, shape, "uint8")
+        for image in in_threads(lambda image: squeezed(root, *image, shape[1]), images, "decoding"):
             file.write(image.data)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 from pathlib import Path
 
 
@@ -20,3 +22,13 @@ def conf_dir() -> Path:
 def sweeps_dir() -> Path:
     """Absolute path of `sweeps/`."""
     return _top_level("sweeps")
+
+
+def default_cache() -> Path:
+    """The cache folder of commands that read no configuration."""
+    return Path(os.environ.get("CATSDOGS_CACHE", "~/.cache/catsdogs")).expanduser()
+
+
+def add_cache_option(parser: argparse.ArgumentParser, use: str) -> None:
+    """Add `--cache FOLDER`."""
+    parser.add_argument("--cache", type=Path, default=default_cache(), help=f"{use} (default: %(default)s)")

@@ -21,6 +21,7 @@ import pandas as pd
 
 from catsdogs.errors import UserError, exit_status_of, first_line
 from catsdogs.files import write_csv
+from catsdogs.locations import add_cache_option
 
 if TYPE_CHECKING:
     from catsdogs.pipeline import Pipeline
@@ -78,12 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("images", nargs="+", type=Path, help="image, folder of images, or zip of images")
     parser.add_argument("--output", type=Path, help="CSV file to write; default: standard output")
     parser.add_argument("--plain", action="store_true", help="the model alone, also of a folder; faster")
-    parser.add_argument(
-        "--cache",
-        type=Path,
-        default=Path(os.environ.get("CATSDOGS_CACHE", "~/.cache/catsdogs")).expanduser(),
-        help="where zips are unpacked (default: %(default)s)",
-    )
+    add_cache_option(parser, "where zips are unpacked")
     return parser
 
 
@@ -110,7 +106,7 @@ def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:
             ids.append(source.stem)
             files.append(source)
             continue
-        root = open_images(source, cache, max_unpacked_bytes=20 * 2**30).root
+        root = open_images(source, cache).root
         paths = image_paths(root)
         named = sorted(zip(ids_of(paths), paths, strict=True), key=lambda pair: natural_key(pair[0]))
         ids += [name for name, _ in named]

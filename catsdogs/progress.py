@@ -124,6 +124,11 @@ def printable(text: str, kept: str = "") -> str:
     return "".join(c if c in kept or not unicodedata.category(c).startswith(control) else "?" for c in text)
 
 
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Names for a sentence, the first few of them."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def duration(seconds: float) -> str:
     """`42 s`, `12 min`, `3 h 05 min`."""
     if seconds < 90:

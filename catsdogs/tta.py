@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -12,9 +11,8 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from catsdogs.augment import CROPS, is_identity
-from catsdogs.comparison.paired import mean_intervals
+from catsdogs.comparison.paired import gains_over
 from catsdogs.images import in_threads
-from catsdogs.progress import duration
 from catsdogs.schema import Augmentation, Tta
 from catsdogs.scores import EQUAL, clip, log_loss_per_image
 from catsdogs.views import MIRRORED, PLAIN, View, Views
@@ -23,8 +21,6 @@ log = logging.getLogger(__name__)
 
 # Images that go through the model at a time.
 CHUNK = 64
-
-PROGRESS_SECONDS = 10.0
 
 # Kinds of test-time augmentation that `auto` chooses from.
 KINDS = ("none", "flip", "crops", "views")
@@ -79,8 +75,7 @@ class TtaChoice:
     """The kind and the average that these images favour.
 
     Attributes:
-        table: a row for every kind and average: kind, average, views, log_loss, gain (log loss of none minus this one;
-            above 0 it helps), low and high (its 95 % interval over images), size (images), chosen.
+        table: a row for every kind and average: kind, average, views, those of `gains_over` none, chosen.
     """
 
     kind: str
@@ -105,14 +100,8 @@ def choose_tta(labels: np.ndarray, by_kind: dict[str, np.ndarray]) -> TtaChoice:
     # The averages of a single view are the same but for rounding.
     ways = [(kind, how) for kind, p in by_kind.items() for how in ("probability", "logit")[: 2 if len(p) > 1 else 1]]
     losses = np.stack([log_loss_per_image(labels, averaged(by_kind[kind], how)) for kind, how in ways])
-    gains = mean_intervals(losses[ways.index(("none", "probability"))] - losses)
-    table = pd.DataFrame(ways, columns=["kind", "average"])
-    table["views"] = [len(by_kind[kind]) for kind, _ in ways]
-    table["log_loss"] = losses.mean(axis=1)
-    table["gain"] = [gain.value for gain in gains]
-    table["low"] = [gain.low for gain in gains]
-    table["high"] = [gain.high for gain in gains]
-    table["size"] = losses.shape[1]
+    table = pd.DataFrame(ways, columns=["kind", "average"]).assign(views=[len(by_kind[kind]) for kind, _ in ways])
+    table = table.join(gains_over(losses, ways.index(("none", "probability"))))
     equal = table[table["log_loss"] <= table["log_loss"].min() + EQUAL]
     chosen = equal.sort_values(["views", "log_loss"], kind="stable").index[0]
     table["chosen"] = table.index == chosen
@@ -139,7 +128,6 @@ def predict_views(
         (V, N) float64 in [0, 1].
     """
     p_dog = np.zeros((len(over), len(rows)))
-    began = said = time.monotonic()
     chunks = [(place, start) for place in range(len(over)) for start in range(0, len(rows), CHUNK)]
 
     def read(chunk: tuple[int, int]) -> np.ndarray:
@@ -147,12 +135,6 @@ def predict_views(
         return views.read(rows[start : start + CHUNK], over[place])
 
     # Threads decode and augment the chunks ahead while the model runs.
-    inputs = in_threads(read, chunks, ahead=4)
-    for number, ((place, start), images) in enumerate(zip(chunks, inputs, strict=True), start=1):
+    for (place, start), images in zip(chunks, in_threads(read, chunks, what, ahead=4), strict=True):
         p_dog[place, start : start + CHUNK] = forward(images)[0].reshape(-1)
-        now = time.monotonic()
-        if what and (number == len(chunks) or now - said >= PROGRESS_SECONDS):
-            said = now
-            left = duration((now - began) / number * (len(chunks) - number))
-            log.info("%s: %.0f %% of %d views predicted, %s left", what, 100 * number / len(chunks), len(over), left)
     return p_dog

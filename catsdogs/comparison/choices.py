@@ -26,6 +26,7 @@ import pandas as pd
 from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.paired import mean_intervals
 from catsdogs.identity import identity
+from catsdogs.progress import listed
 from catsdogs.schema import SearchConfig
 
 STUDY = "study"
@@ -134,11 +135,6 @@ def untold_settings(evidence: Evidence) -> list[str]:
     choices = [name for name in compared_choices(evidence) if name != STUDY]
     keys = {key for other in settings[1:] for key in _differing(settings[0], other)}
     return sorted(key for key in keys if not any(_owns(choice, key) for choice in choices))
-
-
-def listed(names: list[str], most: int = 5) -> str:
-    """Names for a sentence, the first few of them."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _effects(evidence: Evidence, losses: pd.DataFrame) -> list[_Effect]:

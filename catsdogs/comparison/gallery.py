@@ -26,6 +26,7 @@ from catsdogs.comparison.answer import Answer
 from catsdogs.comparison.evidence import Evidence, Final
 from catsdogs.errors import UserError
 from catsdogs.images import decode
+from catsdogs.locations import default_cache
 from catsdogs.scores import log_loss_per_image
 from catsdogs.study import Job
 
@@ -201,7 +202,7 @@ def _thumbnails(
 
 def _folders(job: Job, config: dict[str, Any], images: Path | None) -> list[Path]:
     """Where the images of a job may lie, the likeliest first."""
-    caches = [os.environ.get("CATSDOGS_CACHE", "~/.cache/catsdogs")]
+    caches = [str(default_cache())]
     folders = [] if images is None else [images]
     if job.folder.parent.stat().st_uid == os.getuid():
         caches += [str(config["cache"])] if config.get("cache") else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from catsdogs.scores import resampled_means
 
@@ -55,6 +56,22 @@ def mean_intervals(values: np.ndarray) -> list[Interval]:
         value, low, high = (row[0],) * 3 if np.ptp(row) == 0 else (row.mean(), low, high)
         found.append(Interval(float(value), float(low), float(high), size))
     return found
+
+
+def gains_over(losses: np.ndarray, row: int) -> pd.DataFrame:
+    """What each of several ways to predict the same images gains over one of them.
+
+    Args:
+        losses: (K, N) log losses in nats, a row per way and a column per image.
+        row: the way that all are compared with.
+
+    Returns:
+        K rows: log_loss, gain (log loss of that way minus this one; above 0 it helps), low and high (its 95 % interval
+        over images), size (images).
+    """
+    gains = pd.DataFrame(mean_intervals(losses[row] - losses)).rename(columns={"value": "gain"})
+    gains.insert(0, "log_loss", losses.mean(axis=1))
+    return gains
 
 
 def share_lowest(losses: np.ndarray) -> np.ndarray:
