@@ -6,16 +6,13 @@ which code runs or which folders are written.
 
 from __future__ import annotations
 
-import copy
-import functools
-import operator
+import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import TypeAdapter, ValidationError
 from yaml import YAMLError
 
 from catsdogs.errors import UserError
@@ -33,14 +30,23 @@ def saved_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Keys of other versions, and those that say where to write (`study`, `studies`, `cache`), are left out.
     """
-    known: Any = copy.deepcopy({key: value for key, value in config.items() if key not in _OF_THE_COMMAND})
-    try:
-        TypeAdapter(SearchConfig).validate_python(known)
-    except ValidationError as error:
-        # What else is wrong with it is told once the command line had its say.
-        for place in (one["loc"] for one in error.errors() if one["type"] == "unexpected_keyword_argument"):
-            del functools.reduce(operator.getitem, place[:-1], known)[place[-1]]
-    return known
+    return {key: value for key, value in _known(config, SearchConfig).items() if key not in _OF_THE_COMMAND}
+
+
+def _known(values: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    kinds = get_type_hints(kind)
+    return {key: _plain(value, kinds[key]) for key, value in values.items() if key in kinds}
+
+
+def _plain(value: Any, kind: Any) -> Any:
+    """The value without the keys that the dataclasses in this type do not have."""
+    kinds = get_args(kind) or (kind,)
+    group = next((one for one in kinds if dataclasses.is_dataclass(one)), None)
+    if group is None or not isinstance(value, Mapping):
+        return value
+    if get_origin(kind) is dict:
+        return {key: _plain(one, group) for key, one in value.items()}
+    return _known(value, group)
 
 
 def check_builder(builder: str, job: str, named: Collection[str]) -> None:
