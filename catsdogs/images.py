@@ -112,7 +112,8 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
             if math.prod(shape) > free:
                 raise UserError(
                     f"{path.parent}: {len(rows)} images of {size}x{size} pixels take "
-                    f"{binary_size(math.prod(shape))} and {binary_size(free)} are free; pass cache=FOLDER on a larger disk, or a smaller data.limit"
+                    f"{binary_size(math.prod(shape))} and {binary_size(free)} are free; pass cache=FOLDER on a larger "
+                    "disk, or a smaller data.limit"
                 )
             _write_pixels(list(zip(rows["path"], hashes, strict=True)), shape, root, path)
         except OSError as error:
