@@ -55,7 +55,7 @@ def divide(rows: pd.DataFrame, division: Split, validation_fraction: float, seed
     validation fraction change it.
 
     Args:
-        rows: columns label (0.0 or 1.0) and sha256, and perhaps groups (str).
+        rows: columns label (0.0 or 1.0) and sha256, and perhaps groups (str), the same for all copies of an image.
         validation_fraction: share of the distinct images outside the hold-out that goes to validation, in (0, 1);
             unused with several folds.
         seed: decides which.
@@ -67,7 +67,6 @@ def divide(rows: pd.DataFrame, division: Split, validation_fraction: float, seed
 
     Raises:
         UserError: there are too few images for both classes on every side.
-        ValueError: copies of one image are in different groups.
     """
     unit = _unit(rows)
     side = pd.Series("train", index=rows.index, name="split", dtype=str)
@@ -88,12 +87,7 @@ def divide(rows: pd.DataFrame, division: Split, validation_fraction: float, seed
 
 def _unit(rows: pd.DataFrame) -> pd.Series:
     """(N,) str: rows with the same one stay on one side."""
-    if "groups" not in rows:
-        return rows["sha256"]
-    torn = rows.groupby("sha256")["groups"].nunique(dropna=False) > 1
-    if torn.any():
-        raise ValueError(f"copies of the image {torn.index[torn][0]} are in different groups")
-    return rows["groups"]
+    return rows["groups"] if "groups" in rows else rows["sha256"]
 
 
 def _drawn(unit: pd.Series, label: pd.Series, share: float, seed: int, key: str) -> np.ndarray:

@@ -63,7 +63,7 @@ def test_zip_is_unpacked_into_the_cache_once(tmp_path: Path) -> None:
     assert [path.name for path in folder.root.parent.iterdir()] == [folder.digest]
     assert stat.S_IMODE(folder.root.stat().st_mode) == 0o755
     (folder.root / "CAT.1.JPG").unlink()
-    assert open_images(source.rename(tmp_path / "other.zip"), tmp_path / "my cache", ROOM) == folder
+    assert open_images(source.rename(tmp_path / "other.zip"), tmp_path / "my cache", 0) == folder
     assert not (folder.root / "CAT.1.JPG").exists()
 
 

@@ -275,20 +275,3 @@ def test_view_keys_are_the_first_16_digits() -> None:
     assert keys.dtype == np.uint64
     assert keys.tolist() == [0x0123456789ABCDEF, 2**64 - 1]
     assert view_keys([]).shape == (0,)
-    with pytest.raises(ValueError, match="fewer than 16"):
-        view_keys(["abc"])
-
-
-@pytest.mark.parametrize(
-    ("shape", "dtype", "keys", "view"),
-    [
-        ((2, 8, 8, 3), np.float32, 2, 0),
-        ((2, 8, 9, 3), np.uint8, 2, 0),
-        ((8, 8, 3), np.uint8, 8, 0),
-        ((2, 8, 8, 3), np.uint8, 3, 0),
-        ((2, 8, 8, 3), np.uint8, 2, -1),
-    ],
-)
-def test_refuses_what_it_cannot_read(shape: tuple[int, ...], dtype: type, keys: int, view: int) -> None:
-    with pytest.raises(ValueError, match=r"uint8|as many keys|non-negative"):
-        augment(np.zeros(shape, dtype), some_keys(keys), STRONG, seed=0, view=view)

@@ -76,24 +76,33 @@ def test_every_folder_has_its_line_and_showing_changes_nothing(
     before = everything_in(cache)
     status, out, err = command(*arguments)
     assert (status, err) == (0, "")
-    lines = out.splitlines()
-    assert re.fullmatch(r"features: 2 stored activations, 51\d\.\d KiB, last used 0\.0 days ago", lines[0])
-    assert lines[1:-1] == [
-        "pixels: decoded images, 3.0 MiB",
-        "archives: unpacked archives, 2.0 MiB",
-        "catalogues: tables of images, 2.0 KiB",
-        "near_duplicates: perceptual hashes, 1.0 KiB",
-        "sample: drawn archives, 100 bytes",
+    first, *lines, total = out.splitlines()
+    assert re.fullmatch(r"features: 2 .*, 51\d\.\d KiB, last used 0\.0 days ago", first)
+    assert [line.split(":")[0] + line[line.index(",") :] for line in lines] == [
+        *(
+            "pixels, 3.0 MiB",
+            "archives, 2.0 MiB",
+            "catalogues, 2.0 KiB",
+            "near_duplicates, 1.0 KiB",
+            "sample, 100 bytes",
+        )
     ]
-    assert re.fullmatch(rf"Total: 5\.5 MiB in {re.escape(str(cache))}; \S+ GiB free on its disk", lines[-1])
+    assert total.startswith(f"Total: 5.5 MiB in {cache};")
     assert everything_in(cache) == before
 
 
-def test_clear_removes_activations_only(command: Command, cache: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "left"), [((), []), (("--unused-days", "7"), ["new"]), (("--unused-days", "8"), ["new", "old"])]
+)
+def test_clear_removes_activations_only(
+    command: Command, cache: Path, arguments: tuple[str, ...], left: list[str]
+) -> None:
     others = [file for file in everything_in(cache) if not file.startswith("features")]
-    out = command("clear")[1]
-    assert re.fullmatch(rf"Freed 51\d\.\d KiB of stored activations in {re.escape(str(cache / 'features'))}\n", out)
-    assert everything_in(cache) == others
+    status, out, _ = command("clear", *arguments)
+    assert status == 0
+    assert re.search(r"Freed (51\d\.\d KiB|25\d\.\d KiB|0 bytes) of stored activations", out)
+    assert [entry.key for entry in Store(cache / "features", 0).entries()] == [digest(name) for name in left]
+    assert [file for file in everything_in(cache) if not file.startswith("features")] == others
 
 
 def test_activations_that_are_being_filled_stay(command: Command, cache: Path) -> None:
@@ -101,12 +110,6 @@ def test_activations_that_are_being_filled_stay(command: Command, cache: Path) -
         out = command("clear")[1]
     assert "1 of them stayed: being filled right now" in out
     assert [entry.key for entry in Store(cache / "features", 0).entries()] == [digest("new")]
-
-
-@pytest.mark.parametrize(("days", "left"), [("7", ["new"]), ("8", ["new", "old"])])
-def test_clear_by_days(command: Command, cache: Path, days: str, left: list[str]) -> None:
-    assert command("clear", "--unused-days", days)[0] == 0
-    assert [entry.key for entry in Store(cache / "features", 0).entries()] == [digest(name) for name in left]
 
 
 def test_clear_everything_leaves_what_is_beside_it(command: Command, cache: Path, tmp_path: Path) -> None:
@@ -166,9 +169,3 @@ def test_what_cannot_be_removed_is_told(command: Command, cache: Path, tmp_path:
     assert status == 2
     assert f"{cache / 'pixels'}: cannot be removed" in err
     assert (tmp_path / "elsewhere" / f"{DIGEST}.npy").exists()
-
-
-def test_runs_as_a_command_without_tensorflow(run: Callable[..., object]) -> None:
-    done = run("cache", "show", PYTHONPROFILEIMPORTTIME="1")
-    assert done.returncode == 0  # type: ignore[attr-defined]
-    assert not re.search(r"\| +(tensorflow|keras)$", done.stderr, re.MULTILINE)  # type: ignore[attr-defined]

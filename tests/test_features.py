@@ -84,13 +84,14 @@ def test_a_view_is_computed_once_for_all_cuts_jobs_and_studies(make, network, fi
             at.read(np.array([1, 2]), View("train", 1))
             at.read(np.array([50]), PLAIN)
     assert sorted(fills) == [("plain", 0), ("train", 0), ("train", 1)]
-
-
-def test_only_what_is_read_is_filled(make, network, fills):
+    told = features.told()
+    assert (told["stored"], told["views"]) == (True, 2)
+    assert list(told["cuts"].values()) == [[8], [8, 8, 4]]
+    # Of nine views only those that are read.
     features = make(views=9)
     features.prepare()
     features.at(find_cut(network.backbone, 2)).read(np.array([0]), View("train", 4))
-    assert fills == [("plain", 0), ("train", 0), ("train", 4)]
+    assert fills[3:] == [("train", 4)]
 
 
 @pytest.mark.parametrize("what", ["weights", "preprocessing", "augmentation", "seed", "image", "order", "dtype"])
@@ -143,28 +144,21 @@ def test_where_there_is_no_room_the_same_is_computed_for_every_batch(make, netwo
     assert fills == []
 
 
-def test_a_disk_that_fills_up_meanwhile_ends_storing_and_not_the_job(make, network, monkeypatch, caplog):
+def full(*arguments):
+    raise StoreFull("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("fill", "said"), [(full, "the disk is full"), (lambda *arguments: None, "another job evicted")]
+)
+def test_where_the_store_fails_meanwhile_the_job_goes_on(make, network, monkeypatch, caplog, fill, said):
     rows, cut = np.array([1, 5]), find_cut(network.backbone, 2)
     expected = make(dataclasses.replace(SETTINGS, mode="live")).at(cut).read(rows, View("train", 1))
     features = make()
     features.prepare()
-
-    def fill(self, *arguments):
-        raise StoreFull("the disk is full")
-
     monkeypatch.setattr(Store, "fill", fill)
     np.testing.assert_allclose(features.at(cut).read(rows, View("train", 1)), expected, rtol=1e-5, atol=1e-6)
-    assert "the disk is full" in caplog.text
-    assert not features.told()["stored"]
-
-
-def test_activations_that_another_job_evicts_at_once_are_not_stored_any_more(make, network, monkeypatch, caplog):
-    rows, cut = np.array([1, 5]), find_cut(network.backbone, 2)
-    expected = make(dataclasses.replace(SETTINGS, mode="live")).at(cut).read(rows, View("train", 0))
-    monkeypatch.setattr(Store, "fill", lambda self, *arguments: None)
-    features = make()
-    np.testing.assert_allclose(features.at(cut).read(rows, View("train", 0)), expected, rtol=1e-5, atol=1e-6)
-    assert "another job evicted" in caplog.text
+    assert said in caplog.text
     assert not features.told()["stored"]
 
 
@@ -181,23 +175,6 @@ def test_a_cache_that_cannot_be_written_is_told_as_it_is(make, network, tmp_path
 
     with pytest.raises(UserError, match="cache=FOLDER"), features.reading():
         through_keras()
-
-
-def test_what_is_stored_is_on_record(make):
-    features = make()
-    features.prepare()
-    told = features.told()
-    assert told["stored"]
-    assert told["views"] == 2
-    assert list(told["cuts"].values()) == [[8], [8, 8, 4]]
-    assert len(told["engines"]) == 1
-
-
-def test_the_size_is_said_before_anything_is_filled(make, caplog):
-    with caplog.at_level(logging.INFO):
-        make().prepare()
-    assert "2 views of 40 images and of 20 validation images" in caplog.messages[0]
-    assert caplog.messages[0].endswith("103.1 KiB, of which 103.1 KiB to be filled")
 
 
 def test_threads_that_want_the_same_view_fill_it_once(make, network, fills):

@@ -35,30 +35,20 @@ def backbone_of(model):
     return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
 
+@pytest.mark.parametrize("train_batch_norm", [False, True])
 @pytest.mark.parametrize("depth", [0, 1, 10, 30, 154])
-def test_exactly_the_last_layers_are_trained_and_no_batch_norm(depth):
+def test_exactly_the_last_layers_are_trained_and_batch_norm_if_the_config_asks(depth, train_batch_norm):
     backbone = mobilenet()
-    unfreeze(backbone, depth, train_batch_norm=False)
+    unfreeze(backbone, depth, train_batch_norm)
     boundary = len(backbone.layers) - depth
-    for position, layer in enumerate(backbone.layers):
-        batch_norm = isinstance(layer, keras.layers.BatchNormalization)
-        assert layer.trainable == (position >= boundary and not batch_norm)
-    expected = [
-        w
+    trained = [
+        layer
         for layer in backbone.layers[boundary:]
-        if not isinstance(layer, keras.layers.BatchNormalization)
-        for w in layer.weights
+        if train_batch_norm or not isinstance(layer, keras.layers.BatchNormalization)
     ]
-    assert [id(w) for w in backbone.trainable_variables] == [id(w) for w in expected]
-
-
-def test_batch_norm_is_trained_if_the_config_asks():
-    backbone = mobilenet()
-    unfreeze(backbone, 30, train_batch_norm=True)
-    assert any(
-        isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in backbone.layers[-30:]
-    )
-    assert not any(layer.trainable for layer in backbone.layers[:-30])
+    assert [layer for layer in backbone.layers if layer.trainable] == trained
+    expected = [weight for layer in trained for weight in layer.trainable_weights]
+    assert [id(weight) for weight in backbone.trainable_variables] == [id(weight) for weight in expected]
 
 
 def test_a_depth_beyond_the_backbone_is_refused():
@@ -91,17 +81,13 @@ def test_a_frozen_backbone_is_a_fixed_function_also_while_training():
     np.testing.assert_array_equal(backbone(images, training=True), backbone(images, training=False))
 
 
-def test_l2_adds_its_sum_over_the_kernels_of_the_head(config):
-    model = built(config(), l2=0.1, unfreeze_depth=3)
+@pytest.mark.parametrize("covers", ["head", "head_and_backbone"])
+def test_l2_adds_its_sum_over_the_trained_kernels_it_covers(config, covers):
+    model = built(config(f"model.l2_covers={covers}"), l2=0.1, unfreeze_depth=3)
     kernels = [layer.kernel for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    expected = 0.1 * sum(float((keras.ops.convert_to_numpy(kernel) ** 2).sum()) for kernel in kernels)
-    assert float(keras.ops.convert_to_numpy(sum(model.losses))) == pytest.approx(expected, rel=1e-5)
-
-
-def test_l2_covers_the_trained_kernels_of_the_backbone_if_the_config_asks(config):
-    model = built(config("model.l2_covers=head_and_backbone"), l2=0.1, unfreeze_depth=3)
-    kernels = [w for w in model.trainable_variables if w.name == "kernel"]
-    assert any("conv" in kernel.path for kernel in kernels)
+    if covers == "head_and_backbone":
+        kernels = [w for w in model.trainable_variables if w.name == "kernel"]
+        assert any("conv" in kernel.path for kernel in kernels)
     expected = 0.1 * sum(float((keras.ops.convert_to_numpy(kernel) ** 2).sum()) for kernel in kernels)
     assert float(keras.ops.convert_to_numpy(sum(model.losses))) == pytest.approx(expected, rel=1e-5)
 

@@ -370,12 +370,10 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing(store: Store) -> None
     assert hidden(store.folder) == []
 
 
-def test_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = Store(tmp_path / "file" / "features", 10**9)
-    assert store.open(digest("a")) is None
-    assert store.entries() == []
-    assert store.clear() == 0
+    assert (store.open(digest("a")), store.entries(), store.clear()) == (None, [], 0)
     with pytest.raises(UserError, match="cache=FOLDER"):
         fill(store, "a")
 
