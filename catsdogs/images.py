@@ -125,16 +125,11 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
 
 
 def squeezed(root: Path, path: str, sha256: str, size: int) -> np.ndarray:
-    """Decode one catalogued file, if it still is what the catalogue saw.
+    """Decode one catalogued file, if it still is what the catalogue saw: (size, size, 3) uint8, RGB, 0..255.
 
     Args:
-        root: the folder of the images.
         path: relative to `root`.
         sha256: of the file, as catalogued.
-        size: side S of the square in pixels.
-
-    Returns:
-        (S, S, 3) uint8, RGB, 0..255.
 
     Raises:
         UserError: the file has vanished, changed, or does not decode.
@@ -165,8 +160,7 @@ def in_threads(
     Only a few results wait in memory at a time. Of long work a line is logged every ten seconds.
 
     Args:
-        function: what is done to one item; its first exception ends the work.
-        items: what it is done to, one after the other.
+        function: its first exception ends the work.
         doing: the work in a word or two, for the log; empty logs nothing.
         ahead: results that may wait; 8 for every processor if None.
     """

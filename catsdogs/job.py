@@ -213,12 +213,7 @@ def _search(
     deadline: float | None,
     result: dict[str, Any],
 ) -> None:
-    """Search, and write into `result` what comes of it, also when it ends with an error.
-
-    Args:
-        earlier: the trials that are finished.
-        deadline: as `Search` takes it.
-    """
+    """Search, and write into `result` what comes of it, also when it ends with an error."""
     # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
     from catsdogs.inputs import prepared
     from catsdogs.oracles import build_oracle, expected_trials

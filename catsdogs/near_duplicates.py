@@ -88,14 +88,9 @@ def pairs(one: np.ndarray, other: np.ndarray | None = None) -> pd.DataFrame:
 
 
 def components(names: pd.Series, joined: pd.DataFrame) -> pd.Series:
-    """The smallest name of all that pairs join, directly or by way of others; equal names are joined, too.
+    """The smallest name of all that pairs join, directly or by way of others; equal names are joined, too: (N,) str.
 
-    Args:
-        names: (N,) str.
-        joined: columns one and other, places among the names.
-
-    Returns:
-        (N,) str, with the index of `names`; named group.
+    It is named group, with the index of `names`, (N,) str; `joined` has columns one and other, places among the names.
     """
     codes, distinct = pd.factorize(names.astype(str), sort=True)
     edges = coo_array(

@@ -172,13 +172,8 @@ def _intervals(labels: np.ndarray, p_dog: np.ndarray) -> dict[str, tuple[float, 
 def _roc_auc(counts: np.ndarray, labels: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """(B,) ROC AUC of each resample: the share of (dog, cat) pairs in the right order, ties counted half.
 
-    Args:
-        counts: (B, N) how often each image was drawn, images sorted by probability.
-        labels: (N,) of the sorted images.
-        steps: first image of every run of equal probabilities.
-
-    Returns:
-        NaN where a resample has one class only.
+    `counts` (B, N) and `labels` (N,) are of images sorted by probability, `steps` begin the runs of equal ones. NaN
+    where a resample has one class only.
     """
     dogs = np.add.reduceat(counts * labels, steps, axis=1)
     cats = np.add.reduceat(counts * (1 - labels), steps, axis=1)
