@@ -122,7 +122,7 @@ def test_clear_everything_leaves_what_is_beside_it(command: Command, cache: Path
     assert command("clear", "--everything") == (0, told.replace("Would free", "Freed"), "")
     assert everything_in(cache) == ["weights/mine.h5"]
     assert (tmp_path / "elsewhere" / "1.jpg").exists()
-    assert told.splitlines()[1] == f"Would free 3.0 MiB of decoded images in {cache / 'pixels'}"
+    assert told.splitlines()[1] == f"Would free 3.0 MiB of decoded images: the whole folder {cache / 'pixels'}"
     assert told.endswith("Would free 5.5 MiB in all\n")
     # It is empty now, and may be cleared again.
     assert command("clear", "--everything")[1].endswith("Freed 0 bytes in all\n")
