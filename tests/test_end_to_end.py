@@ -36,45 +36,51 @@ SMALL = (
 )
 
 
+def ok(done):
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def metrics_in(best):
+    return json.loads((best / "metrics.json").read_text())
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """A study of two jobs, and the final model of the best one."""
     folder = tmp_path_factory.mktemp("study")
     run = commands(folder)
-    run.folder = folder
-    run.search = run("search", "-m", *SMALL, "study=s", "augmentation=none,light")
-    run.retrain = run("retrain", "study=s", "tta.views=3")
+    run.folder, run.root, run.best = folder, folder / "multirun" / "s", folder / "multirun" / "s" / "best"
+    run.search = ok(run("search", "-m", *SMALL, "study=s", "augmentation=none,light"))
+    run.retrain = ok(run("retrain", "study=s", "tta.views=3"))
     return run
 
 
 def test_a_study_runs_to_its_end_and_leaves_what_is_promised(study):
-    assert study.search.returncode == 0, study.search.stderr
-    root = study.folder / "multirun" / "s"
     for job in ("small_cnn-none-cosine-none", "small_cnn-light-cosine-none"):
         files = {"result.json", "trials.csv", "history.csv", "validation.csv", "split.csv", ".hydra", "tuner"}
-        assert files <= {file.name for file in (root / job).iterdir()}
-        result = json.loads((root / job / "result.json").read_text())
+        assert files <= {file.name for file in (study.root / job).iterdir()}
+        result = json.loads((study.root / job / "result.json").read_text())
         assert result["status"] == "ok"
         assert set(result["choices"]) == {"backbone", "augmentation", "schedule", "label_smoothing"}
         assert result["objective"] == result["best_trial"]["val_log_loss"]
         assert result["seconds"] > 0
         assert result["trials"] == {"planned": 2, "total": 2, "completed": 2, "failed": 0}
         assert result["machine"]["accelerators"] == []
-        trials = pd.read_csv(root / job / "trials.csv")
+        trials = pd.read_csv(study.root / job / "trials.csv")
         assert list(trials["status"]) == ["COMPLETED"] * 2
         assert trials["val_log_loss"].min() == result["objective"]
         assert list(trials["ended"]) == sorted(trials["ended"])
-    board = pd.read_csv(root / "leaderboard.csv")
+    board = pd.read_csv(study.root / "leaderboard.csv")
     assert list(board["val_log_loss"]) == sorted(board["val_log_loss"])
     assert {"augmentation", "seconds", "error"} <= set(board)
 
 
 def test_all_jobs_share_the_split(study):
-    root = study.folder / "multirun" / "s"
-    one, other = (pd.read_csv(file) for file in sorted(root.glob("*/split.csv")))
+    one, other = (pd.read_csv(file) for file in sorted(study.root.glob("*/split.csv")))
     pd.testing.assert_frame_equal(one, other)
     assert one["split"].value_counts().to_dict() == {"train": 19, "validation": 5}
-    ids = [set(pd.read_csv(file)["id"]) for file in root.glob("*/validation.csv")]
+    ids = [set(pd.read_csv(file)["id"]) for file in study.root.glob("*/validation.csv")]
     assert ids[0] == ids[1] == set(one.loc[one["split"] == "validation", "id"])
 
 
@@ -104,24 +110,10 @@ def test_the_report_has_a_picture_of_every_validation_image(study):
     assert page.count("data:image/jpeg;base64,") == 5
 
 
-def test_the_tables_of_the_report_have_every_job_and_trial(study):
-    tables = {file.stem: pd.read_csv(file) for file in (study.folder / "multirun" / "s" / "report").glob("*.csv")}
-    assert {"jobs", "trials", "epochs", "scores"} <= set(tables)
-    assert len(tables["jobs"]) == 2
-    assert len(tables["trials"]) == 4
-
-
 def test_retrain_leaves_what_is_promised(study):
-    assert study.retrain.returncode == 0, study.retrain.stderr
-    best = study.folder / "multirun" / "s" / "best"
-    assert {file.name for file in best.iterdir()} >= {
-        "model.keras",
-        "metrics.json",
-        "predictions.csv",
-        "submission.csv",
-        "MODEL_CARD.md",
-    }
-    metrics = json.loads((best / "metrics.json").read_text())
+    files = {"model.keras", "metrics.json", "predictions.csv", "submission.csv", "MODEL_CARD.md"}
+    assert files <= {file.name for file in study.best.iterdir()}
+    metrics = metrics_in(study.best)
     for name in ("log_loss", "log_loss_tta", "accuracy", "roc_auc", "brier", "ece"):
         assert np.isfinite(metrics[name])
         assert metrics["details"][name]["split"] == "validation"
@@ -129,30 +121,28 @@ def test_retrain_leaves_what_is_promised(study):
     assert metrics["details"]["log_loss"]["low"] <= metrics["log_loss"] <= metrics["details"]["log_loss"]["high"]
     # A calibrated score needs data that chose neither the model nor the epoch, and there is none yet.
     assert metrics["log_loss_calibrated"] is None
-    card = (best / "MODEL_CARD.md").read_text()
+    card = (study.best / "MODEL_CARD.md").read_text()
     assert metrics["job"] in card
     assert "keras.models.load_model" in card
 
 
 def test_the_retrained_model_is_the_one_that_was_selected(study):
-    root = study.folder / "multirun" / "s"
-    metrics = json.loads((root / "best" / "metrics.json").read_text())
-    board = pd.read_csv(root / "leaderboard.csv")
+    metrics = metrics_in(study.best)
+    board = pd.read_csv(study.root / "leaderboard.csv")
     assert metrics["job"] == board["job"].iloc[0]
     assert metrics["log_loss"] == pytest.approx(board["val_log_loss"].iloc[0], abs=1e-5)
-    kept = pd.read_csv(root / metrics["job"] / "validation.csv").set_index("id")
-    predictions = pd.read_csv(root / "best" / "predictions.csv", dtype={"id": str}).set_index("id")
+    kept = pd.read_csv(study.root / metrics["job"] / "validation.csv").set_index("id")
+    predictions = pd.read_csv(study.best / "predictions.csv", dtype={"id": str}).set_index("id")
     validation = predictions[predictions["split"] == "validation"]
     np.testing.assert_allclose(validation["p_dog"], kept.loc[validation.index, "p_dog"], atol=1e-5)
 
 
 def test_the_submission_has_a_row_per_test_image_in_numeric_order(study):
-    best = study.folder / "multirun" / "s" / "best"
-    submission = pd.read_csv(best / "submission.csv")
+    submission = pd.read_csv(study.best / "submission.csv")
     assert list(submission.columns) == ["id", "label"]
     assert list(submission["id"]) == list(range(1, 12))
     assert submission["label"].between(0, 1, inclusive="neither").all()
-    predictions = pd.read_csv(best / "predictions.csv", dtype={"id": str})
+    predictions = pd.read_csv(study.best / "predictions.csv", dtype={"id": str})
     tta = predictions[predictions["split"] == "test"].set_index("id")["p_dog_tta"]
     np.testing.assert_allclose(submission["label"], tta.loc[submission["id"].astype(str)], atol=1e-7)
 
@@ -163,7 +153,7 @@ def test_the_saved_model_needs_none_of_our_code_and_takes_pixels(study, tmp_path
         image = Image.open(io.BytesIO(zipped.read("test/3.jpg"))).convert("RGB")
     pixels = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR), dtype="float32")
     np.save(tmp_path / "pixels.npy", pixels)
-    model = shutil.copy(study.folder / "multirun" / "s" / "best" / "model.keras", tmp_path)
+    model = shutil.copy(study.best / "model.keras", tmp_path)
     code = (
         "import sys, keras, numpy\n"
         f"model = keras.models.load_model({str(model)!r})\n"
@@ -173,7 +163,7 @@ def test_the_saved_model_needs_none_of_our_code_and_takes_pixels(study, tmp_path
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, env=os.environ
     )
-    predictions = pd.read_csv(study.folder / "multirun" / "s" / "best" / "predictions.csv", dtype={"id": str})
+    predictions = pd.read_csv(study.best / "predictions.csv", dtype={"id": str})
     expected = predictions[(predictions["split"] == "test") & (predictions["id"] == "3")]["p_dog"].iloc[0]
     assert float(done.stdout) == pytest.approx(expected, abs=1e-5)
 
@@ -181,37 +171,33 @@ def test_the_saved_model_needs_none_of_our_code_and_takes_pixels(study, tmp_path
 def test_predict_agrees_with_the_submission_and_plain_with_the_model_alone(study, tmp_path):
     best = "multirun/s/best"
     archive = next(study.folder.glob("cache/sample/*/test.zip"))
-    plain = study("predict", best, str(archive), "--plain", "--output", str(tmp_path / "plain.csv"))
-    assert plain.returncode == 0, plain.stderr
+    ok(study("predict", best, str(archive), "--plain", "--output", str(tmp_path / "plain.csv")))
     found = pd.read_csv(tmp_path / "plain.csv")
     predictions = pd.read_csv(study.folder / best / "predictions.csv", dtype={"id": str})
     test = predictions[predictions["split"] == "test"].set_index("id")
     assert list(found["id"]) == list(range(1, 12))
     np.testing.assert_allclose(found["label"], test.loc[found["id"].astype(str), "p_dog"], atol=1e-5)
 
-    averaged = study("predict", best, str(archive))
-    assert averaged.returncode == 0, averaged.stderr
+    averaged = ok(study("predict", best, str(archive)))
     rows = [line.split(",") for line in averaged.stdout.splitlines() if line[:1].isdigit()]
     submission = pd.read_csv(study.folder / best / "submission.csv")
     np.testing.assert_allclose([float(p) for _, p in rows], submission["label"], atol=1e-5)
 
 
 def test_a_second_retrain_keeps_the_first(study):
-    best = study.folder / "multirun" / "s" / "best"
-    before = (best / "metrics.json").read_text()
-    done = study("retrain", "study=s", "fit_on=all", "tta=flip")
-    assert done.returncode == 0, done.stderr
-    assert (best.with_name("best.1") / "metrics.json").read_text() == before
-    metrics = json.loads((best / "metrics.json").read_text())
-    result = json.loads((best.parent / metrics["job"] / "result.json").read_text())
+    before = (study.best / "metrics.json").read_text()
+    ok(study("retrain", "study=s", "fit_on=all", "tta=flip"))
+    assert (study.best.with_name("best.1") / "metrics.json").read_text() == before
+    metrics = metrics_in(study.best)
+    result = json.loads((study.best.parent / metrics["job"] / "result.json").read_text())
     assert metrics["fit_on"] == "all"
     assert metrics["epochs"] == result["best_trial"]["best_epoch"]
     # The final model has trained on the validation split; the score is that of the trial's model.
     assert metrics["log_loss"] == pytest.approx(result["objective"], abs=1e-5)
     assert metrics["log_loss_tta"] is None
-    assert len(pd.read_csv(best / "submission.csv")) == 11
-    shutil.rmtree(best)
-    best.with_name("best.1").rename(best)
+    assert len(pd.read_csv(study.best / "submission.csv")) == 11
+    shutil.rmtree(study.best)
+    study.best.with_name("best.1").rename(study.best)
 
 
 def test_the_report_joins_studies(study):
@@ -219,8 +205,7 @@ def test_the_report_joins_studies(study):
     if not (root / "t").exists():
         shutil.copytree(root / "s", root / "t")
     (root / "s" / "leaderboard.csv").unlink()
-    done = study("report", "multirun/s", "multirun/t", "--tensorboard")
-    assert done.returncode == 0, done.stderr
+    done = ok(study("report", "multirun/s", "multirun/t", "--tensorboard"))
     assert "multirun/t" in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 100
     assert (root / "s" / "leaderboard.csv").is_file()
@@ -229,8 +214,7 @@ def test_the_report_joins_studies(study):
 
 
 def test_the_same_command_again_repeats_nothing(study):
-    again = study("search", "-m", *SMALL, "study=s", "augmentation=none,light")
-    assert again.returncode == 0, again.stderr
+    again = ok(study("search", "-m", *SMALL, "study=s", "augmentation=none,light"))
     assert again.stdout.count(": finished before, val_log_loss") == 2
     assert "study s: 2 jobs: 2 finished before\n" in again.stdout
     assert "epoch 1 of 2" not in again.stdout
@@ -314,31 +298,25 @@ def test_images_that_changed_are_another_study(run, tmp_path):
 @pytest.mark.slow
 def test_any_hyperband_trial_is_retrained_to_what_was_selected(run, tmp_path):
     """Through its parents, if it was promoted, and for its own epochs, if it was not."""
-    done = run(
-        "search", *SMALL, "study=h", "tuner=hyperband", "tuner.max_trials=null", "fit.epochs=3", "fit.patience=9"
-    )
-    assert done.returncode == 0, done.stderr
+    ok(run("search", *SMALL, "study=h", "tuner=hyperband", "tuner.max_trials=null", "fit.epochs=3", "fit.patience=9"))
     job = next((tmp_path / "multirun" / "h").glob("*/trials.csv"))
     trials = pd.read_csv(job, dtype={"trial": str, "parent": str})
     promoted = trials[trials["parent"].notna()].iloc[0]
     short = trials[trials["epoch_budget"] < 3].iloc[0]
     for chosen in (promoted, short):
-        done = run("retrain", "study=h", f"trial='{chosen['trial']}'", "tta=none", "data.test=null")
-        assert done.returncode == 0, done.stderr
-        metrics = json.loads((tmp_path / "multirun" / "h" / "best" / "metrics.json").read_text())
+        ok(run("retrain", "study=h", f"trial='{chosen['trial']}'", "tta=none", "data.test=null"))
+        metrics = metrics_in(tmp_path / "multirun" / "h" / "best")
         assert metrics["log_loss"] == pytest.approx(chosen["val_log_loss"], abs=1e-5)
 
 
 def test_training_on_everything_claims_no_score_that_is_not_its_own(study):
-    best = study.folder / "multirun" / "s" / "best"
-    done = study("retrain", "study=s", "fit_on=all", "tta=none", "augmentation=strong", "data.test=null")
-    assert done.returncode == 0, done.stderr
-    metrics = json.loads((best / "metrics.json").read_text())
+    done = ok(study("retrain", "study=s", "fit_on=all", "tta=none", "augmentation=strong", "data.test=null"))
+    metrics = metrics_in(study.best)
     assert metrics["log_loss"] is None
     assert metrics["accuracy"] is None
     assert "no honest score" in done.stdout
-    shutil.rmtree(best)
-    best.with_name("best.1").rename(best)
+    shutil.rmtree(study.best)
+    study.best.with_name("best.1").rename(study.best)
 
 
 # Runs commands one after the other in one process, and prints the status, the output and the errors of each.
@@ -377,12 +355,9 @@ def test_help_answers(without_tensorflow):
 
 
 MISTAKES = [
-    (("search", "data.train=nowhere.zip"), ["data.train", "nowhere.zip"]),
     (("search", "data.train=text.zip"), ["text.zip", "zip"]),
     (("search", "-m", "data.train=nowhere.zip", "seed=1,2"), ["nowhere.zip"]),
-    (("search",), ["data.train=null"]),
     (("search", "fit.epochz=1"), ["fit.epochz", "epochs"]),
-    (("search", "fit.epochs=many", "data=sample"), ["fit.epochs=many", "integer"]),
     (("search", "-m", "data=sample", "fit.epochs=1,0"), ["fit.epochs=0"]),
     (("search", "augmentation=lite"), ["augmentation=lite", "light"]),
     (("search", "data.sample.seed=1"), ["data.sample.seed"]),
@@ -417,22 +392,19 @@ def test_folders_with_corrupt_files_and_labelled_test_images(run, tmp_path):
                 pixels = rng.integers(brightness, brightness + 120, (40, 50, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.jpg")
         (tmp_path / split / "cats" / "broken.jpg").write_bytes(b"no image at all")
-    done = run(
-        "search", *SMALL[3:], "data.train=train", "data.test=test", "study=s", "tuner.max_trials=1", "augmentation=flip"
-    )
-    assert done.returncode == 0, done.stderr
+    images = ("data.train=train", "data.test=test")
+    done = ok(run("search", *SMALL[3:], *images, "study=s", "tuner.max_trials=1", "augmentation=flip"))
     assert "broken" in done.stdout
     job = next((tmp_path / "multirun" / "s").glob("*/result.json"))
     assert json.loads(job.read_text())["data"]["left_out"] == 1
 
-    done = run("retrain", "study=s", "tta=flip")
-    assert done.returncode == 0, done.stderr
+    done = ok(run("retrain", "study=s", "tta=flip"))
     assert "broken" in done.stdout
     best = tmp_path / "multirun" / "s" / "best"
     submission = pd.read_csv(best / "submission.csv").set_index("id")["label"]
     assert len(submission) == 11
     assert submission["cats/broken"] == 0.5
-    metrics = json.loads((best / "metrics.json").read_text())
+    metrics = metrics_in(best)
     predictions = pd.read_csv(best / "predictions.csv")
     test = predictions[predictions["split"] == "test"]
     assert metrics["test_log_loss"] == pytest.approx(log_loss(test["label"], test["p_dog"]), rel=1e-6)
@@ -446,8 +418,7 @@ def test_folders_with_corrupt_files_and_labelled_test_images(run, tmp_path):
     assert f"test: {tmp_path / 'test'}" in done.stdout
 
     # One image, a corrupt one and a folder; the corrupt one is told and gets 0.5.
-    done = run("predict", "multirun/s/best", "test/Dogs/3.jpg", "test/cats/broken.jpg", "train")
-    assert done.returncode == 0, done.stderr
+    done = ok(run("predict", "multirun/s/best", "test/Dogs/3.jpg", "test/cats/broken.jpg", "train"))
     rows = dict(line.rsplit(",", 1) for line in done.stdout.splitlines())
     assert len(rows) == 1 + 2 + 25
     assert rows["broken"] == "0.5"
@@ -458,19 +429,16 @@ def test_folders_with_corrupt_files_and_labelled_test_images(run, tmp_path):
 @pytest.mark.slow
 def test_jobs_of_different_backbones_become_one_model(run, tmp_path):
     study = tmp_path / "multirun" / "s"
-    search = run("search", "-m", *SMALL, "study=s", "backbone.arguments.filters=4,8", "split.holdout=0.25")
-    assert search.returncode == 0, search.stderr
-    retrain = run("retrain", "study=s", "ensemble=jobs", "tta=flip", "ensemble.size=2")
-    assert retrain.returncode == 0, retrain.stderr
+    ok(run("search", "-m", *SMALL, "study=s", "backbone.arguments.filters=4,8", "split.holdout=0.25"))
+    ok(run("retrain", "study=s", "ensemble=jobs", "tta=flip", "ensemble.size=2"))
     best, board = study / "best", pd.read_csv(study / "leaderboard.csv").set_index("job")
-    metrics = json.loads((best / "metrics.json").read_text())
+    metrics = metrics_in(best)
     assert [member["job"] for member in metrics["ensemble"]["members"]] == list(board.index)
     assert metrics["validated_by"] == "final model"
     # Both members are the models that their searches found.
     told = pd.read_csv(best / "ensemble.csv").set_index("name")["log_loss"]
     np.testing.assert_allclose(told[board.index], board["val_log_loss"], atol=1e-5)
     archive = next(tmp_path.glob("cache/sample/*/test.zip"))
-    rows = run("predict", str(best), str(archive), "--output", "rows.csv")
-    assert rows.returncode == 0, rows.stderr
+    ok(run("predict", str(best), str(archive), "--output", "rows.csv"))
     found, submission = (pd.read_csv(file, index_col="id") for file in (tmp_path / "rows.csv", best / "submission.csv"))
     np.testing.assert_allclose(found.loc[submission.index, "label"], submission["label"], atol=2e-6)
