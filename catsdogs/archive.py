@@ -1,7 +1,7 @@
 """Zip or folder -> a folder of image files and a digest.
 
-An archive is a stranger's word: nothing is written anywhere but below the cache. Only images are unpacked, to a
-temporary folder that is moved into place once it is whole.
+An archive is a stranger's word: every name in it is judged before a byte of it is written, and nothing is written
+anywhere but below the cache. Only images are unpacked, to a temporary folder that is moved into place once it is whole.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from catsdogs.progress import listed
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# A member of this size that shrank by this factor is no picture; real ones of that size shrink tenfold at most.
+_SUSPICIOUS_BYTES = 64 * 2**20
+_SUSPICIOUS_RATIO = 200
 
-# What zipfile and its decompressors raise when they meet bytes that are not what they should be. RuntimeError: a
-# password, or a method that Python does not know, as Deflate64 of Windows.
-_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
-    *(EOFError, ValueError, OverflowError, RuntimeError),
-)
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_LEADS_ELSEWHERE = re.compile(r"/|[A-Za-z]:|(.*/)?\.\.(/|$)")  # an absolute path, a drive, or a step up
+
+# What zipfile and its decompressors raise when they meet bytes that are not what they should be.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, OverflowError)
 
 _log = logging.getLogger(__name__)
 
@@ -195,7 +196,7 @@ def _unpack(source: Path, target: Path, max_unpacked_bytes: int) -> None:
     """Unpack the images of a zip into the folder `target`, which appears only when it is whole."""
     try:
         archive = zipfile.ZipFile(source)
-    except (*_DAMAGE, OSError) as error:
+    except (*_DAMAGE, OSError, RuntimeError) as error:
         raise UserError(f"{source}: damaged ({_reason(error)}); copy or download it again") from error
     with archive:
         members = _image_members(archive, source, max_unpacked_bytes)
@@ -220,22 +221,20 @@ def _unpack(source: Path, target: Path, max_unpacked_bytes: int) -> None:
 
 
 def _image_members(archive: zipfile.ZipFile, source: Path, max_unpacked_bytes: int) -> list[zipfile.ZipInfo]:
-    """The images of an archive, `filename` being the path below the folder to which each is unpacked.
-
-    Steps up (..) are dropped, as by zipfile, which also writes a link as a file that does not decode.
-    """
+    """The images of an archive, `filename` being their relative path, after every check that needs no unpacking."""
     members, archives = [], []
     for info in archive.infolist():
         # zipfile cuts `filename` at the first NUL. A backslash counts as a slash, as on Windows.
         name = info.orig_filename.replace("\\", "/")
-        parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+        link = stat.S_ISLNK(info.external_attr >> 16)
+        if link or _LEADS_ELSEWHERE.match(name) or _CONTROL_CHARACTERS.search(name):
+            raise UserError(
+                f"{source}: the member {_shown(info.orig_filename)} is a link, leads out of the archive or has control "
+                f"characters in its name; unpack the archive yourself if it is trusted, and pass the folder"
+            )
+        parts = [part for part in name.split("/") if part not in ("", ".")]
         if not parts or info.is_dir() or any(_passed_over(part) for part in parts):
             continue
-        if _CONTROL_CHARACTERS.search(name):
-            raise UserError(
-                f"{source}: the member {_shown(name)} has control characters in its name; unpack the archive yourself "
-                f"if it is trusted, and pass the folder"
-            )
         info.filename = "/".join(parts)
         if info.filename.lower().endswith(".zip"):
             archives.append(info.filename)
@@ -257,6 +256,13 @@ def _image_members(archive: zipfile.ZipFile, source: Path, max_unpacked_bytes: i
             f"{source}: its images unpack to {total / 2**30:.3g} GiB, more than data.max_unpacked_gib="
             f"{max_unpacked_bytes / 2**30:.3g} allows; raise data.max_unpacked_gib if the archive is trusted"
         )
+    for info in members:
+        if info.file_size > max(_SUSPICIOUS_BYTES, _SUSPICIOUS_RATIO * info.compress_size):
+            raise UserError(
+                f"{source}: {info.filename} would grow from {info.compress_size / 2**20:.3g} to "
+                f"{info.file_size / 2**20:.3g} MiB as no picture does; take it out of the archive, or unpack it "
+                f"yourself and pass the folder"
+            )
     return members
 
 
@@ -272,13 +278,17 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path, fold
             f"{source}: {path} has the name of another member as far as the file system of {folder.parent} can tell; "
             f"rename one of them, or pass cache=FOLDER on another file system"
         ) from error
+    except RuntimeError as error:  # encrypted, or packed by a method that Python does not know, as Deflate64 of Windows
+        raise UserError(
+            f"{source}: {path} cannot be unpacked here ({_reason(error)}); "
+            f"unpack the archive yourself and pass the folder"
+        ) from error
     except (*_DAMAGE, OSError) as error:
         # bzip2 tells of damage by an OSError without number, an offset before the start of the file by EINVAL.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise _unwritable(folder.parent, error, f"{_shown(path)} of {source} ") from error
         raise UserError(
-            f"{source}: {path} in it cannot be unpacked ({_reason(error)}); copy or download the archive again, or "
-            f"unpack it yourself and pass the folder"
+            f"{source}: {path} in it is damaged ({_reason(error)}); copy or download the archive again"
         ) from error
 
 
