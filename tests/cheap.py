@@ -73,6 +73,7 @@ class Job:
         rows = pd.DataFrame(
             {
                 "id": [str(number) for number in range(IMAGES)],
+                "path": [f"{number}.jpg" for number in range(IMAGES)],
                 "label": self.labels.astype(float),
                 "sha256": [f"{number:064x}" for number in range(IMAGES)],
                 "split": ["train"] * (IMAGES - 4) + ["validation"] * 4,
