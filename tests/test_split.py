@@ -125,7 +125,7 @@ def test_what_is_drawn_depends_on_the_seed() -> None:
     rows = distinct(50, 50)
     for draw in (
         lambda seed: divide(rows, Split(0.0, 1, "copies"), 0.2, seed)["split"],
-        lambda seed: divide(rows, Split(0.1, 5, "copies"), 0.2, seed)["fold"],
+        lambda seed: divide(rows, Split(0.0, 5, "copies"), 0.2, seed)["fold"],
         lambda seed: subset(rows, 10, seed)["id"],
     ):
         assert draw(1).tolist() == draw(1).tolist() != draw(2).tolist()
