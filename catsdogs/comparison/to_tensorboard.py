@@ -36,7 +36,7 @@ from tensorboard.plugins.hparams.summary_v2 import (
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from catsdogs.comparison.evidence import Evidence
-from catsdogs.comparison.timeline import curves, ended_at, epochs_ended_at, metric_names
+from catsdogs.comparison.timeline import curves, ended_at, epoch_rows
 from catsdogs.errors import UserError
 from catsdogs.trials import COMPLETED
 
@@ -126,10 +126,8 @@ def _events(trial: Mapping[Any, Any], columns: list[str], epochs: pd.DataFrame |
     # The table shows the first 17 characters of a trial's name, so the number comes first.
     name = f"trial {trial['trial']}, {trial['label']}"
     yield Event(wall_time=started, summary=hparams_pb(values, trial_id=name, start_time_secs=started))
-    if epochs is not None:
-        rows = epochs[metric_names(epochs)].to_dict("records")
-        for time, epoch, metrics in zip(epochs_ended_at(epochs, ended), epochs["epoch"], rows, strict=True):
-            yield _scalars(time, int(epoch), metrics)
+    for time, epoch, metrics in epoch_rows(epochs, ended):
+        yield _scalars(time, epoch, metrics)
     yield _scalars(ended, int(trial["best_epoch"]), {f"trial/{name}": trial[name] for name in _TRIAL_METRICS})
     if trial["status"] == "RUNNING":
         return
