@@ -14,7 +14,6 @@ does not.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -64,7 +63,7 @@ def write_tensorboard(evidence: Evidence, folder: Path) -> int:
         if trials:
             _write(folder, [Event(summary=_columns(columns))])
         for trial in trials:
-            run = folder / trial["label"] / ("trial_" + re.sub(r"[^\w.-]", "_", trial["trial"]))
+            run = folder / trial["label"] / f"trial_{trial['trial']}"
             _write(run, list(_events(trial, list(columns), its_epochs.get((trial["label"], trial["trial"])))))
     except OSError as error:
         raise UserError(
