@@ -68,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument(
         "--everything",
         action="store_true",
-        help=f"clear: also delete the folders {', '.join(_FOLDERS)} of the cache with all that is in them, your own "
-        "files too; only while nothing else runs",
+        help=f"clear: also delete folders {', '.join(_FOLDERS)} of the cache with all that is in them, your own files "
+        "too; only while nothing else runs",
     )
     parser.add_argument("--dry-run", action="store_true", help="clear: say what would be freed, and remove nothing")
     return parser
@@ -120,7 +120,7 @@ def _clear(cache: Path, unused_days: float, everything: bool, dry_run: bool) -> 
                     f"{error.filename or cache / name}: cannot be removed ({error.strerror or error}); "
                     "check its permissions"
                 ) from error
-        print(f"{done} {binary_size(size)} of {what}: the whole folder {cache / name}")
+        print(f"{done} {_size(size)} of {what}: the whole folder {cache / name}")
         freed += size
     print(f"{done} {binary_size(freed)} in all")
 

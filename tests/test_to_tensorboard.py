@@ -197,12 +197,7 @@ def test_several_studies_and_values_of_all_types(tmp_path: Path, folder: Path) -
 
 
 def test_names_of_trials_lead_nowhere(tmp_path: Path, folder: Path) -> None:
-    name = write_job(tmp_path / "study", CHOICES, trials=3)
-    trials = pd.read_csv(tmp_path / "study" / name / "trials.csv", dtype={"trial": str})
-    trials.assign(trial=["../../out", "/root", "a\0\n<b>"]).to_csv(
-        tmp_path / "study" / name / "trials.csv", index=False
-    )
-    assert write_tensorboard(read_evidence([tmp_path / "study"]), folder) == 3
-    assert len(hparams(folder)[1]) == 3
-    assert len(list((folder / name).iterdir())) == 3
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["events", "study"]
+    file = tmp_path / "study" / write_job(tmp_path / "study", CHOICES, trials=3) / "trials.csv"
+    pd.read_csv(file).assign(trial=["../../out", "/root", "2"]).to_csv(file, index=False)
+    assert write_tensorboard(read_evidence([tmp_path / "study"]), folder) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["study"]

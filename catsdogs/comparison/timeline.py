@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 # Columns of `Evidence.epochs` that are no metric.
-_NOT_METRICS = {"label", "trial", "execution", "epoch", "seconds"}
+_NOT_METRICS = ["label", "trial", "execution", "epoch", "seconds"]
 
 
 def curves(epochs: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
@@ -20,12 +20,6 @@ def curves(epochs: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     return {(str(label), str(trial)): table for (label, trial), table in first.groupby(["label", "trial"])}
 
 
-def metric_names(epochs: pd.DataFrame) -> list[str]:
-    """The metrics among the columns of a trial's epochs."""
-    numbers = epochs.select_dtypes("number")
-    return [str(name) for name in numbers if name not in _NOT_METRICS]
-
-
 def ended_at(trial: Mapping[Any, Any]) -> float:
     """When a trial of `Evidence.trials` was over, in seconds since 1970.
 
@@ -34,7 +28,11 @@ def ended_at(trial: Mapping[Any, Any]) -> float:
     return float(trial["ended_seconds"] if pd.isna(trial["ended"]) else trial["ended"].timestamp())
 
 
-def epochs_ended_at(epochs: pd.DataFrame, last: float) -> list[float]:
-    """When every epoch was over if the last of them was over at `last`, in seconds since 1970."""
+def epoch_rows(epochs: pd.DataFrame | None, last: float) -> Iterator[tuple[float, int, dict[str, Any]]]:
+    """When every epoch was over, its number, its metrics, if the last was over at `last`, in seconds since 1970."""
+    if epochs is None or epochs.empty:
+        return
     seconds = epochs["seconds"].fillna(0.0).to_numpy() if "seconds" in epochs else np.zeros(len(epochs))
-    return [float(time) for time in last - (seconds.sum() - np.cumsum(seconds))]
+    times = last - (seconds.sum() - np.cumsum(seconds))
+    metrics = epochs.select_dtypes("number").drop(columns=_NOT_METRICS, errors="ignore")
+    yield from zip(times.tolist(), epochs["epoch"].astype(int), metrics.to_dict("records"), strict=True)

@@ -20,9 +20,8 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,13 +30,13 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.comparison.evidence import Evidence, Final
-from catsdogs.comparison.timeline import curves, ended_at, epochs_ended_at, metric_names
+from catsdogs.comparison.timeline import curves, ended_at, epoch_rows
 from catsdogs.errors import UserError
 from catsdogs.provenance import moment
-from catsdogs.study import FAILED, RUNNING, Job, search_command
+from catsdogs.study import FAILED, RUNNING, search_command
 from catsdogs.trials import COMPLETED
 
-_KEY, _PARENT = "catsdogs.key", "mlflow.parentRunId"
+_KEY = "catsdogs.key"
 
 # MLflow reads these when it is imported and when it is called. Nothing is to leave this machine but for the store.
 _ENVIRONMENT = {
@@ -48,35 +47,6 @@ _ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",  # GitPython, which MLflow imports, warns where there is no git
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # else it asks for minutes where there is no server
 }
-
-# Name, value, ms since 1970, step: the arguments of MLflow's `Metric`.
-_Point = tuple[str, float, int, int]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What MLflow is to know of one run.
-
-    Attributes:
-        happened: what tells it from every other run of its experiment.
-        status: MLflow's word: FINISHED, FAILED, RUNNING.
-        started: in seconds since 1970, as is `ended`.
-        parent: `key` of the run above it.
-    """
-
-    happened: tuple[str, ...]
-    name: str
-    status: str
-    started: float
-    ended: float
-    params: dict[str, Any]
-    tags: dict[str, Any]
-    points: list[_Point]
-    parent: str | None = None
-
-    @property
-    def key(self) -> str:
-        return _digest(self.happened)
 
 
 def local_store(folder: Path) -> str:
@@ -121,19 +91,12 @@ def write_mlflow(evidence: Evidence, uri: str) -> int:
             f"--mlflow={shown}: MLflow cannot be imported ({error}); pip install 'catsdogs[mlflow]'"
         ) from error
     try:
-        place = _artifacts(uri)
-        client = MlflowClient(tracking_uri=uri)
-        runs: dict[str, dict[str, _Run]] = {}
-        for study, run in _runs(evidence):
-            runs.setdefault(study, {})[run.key] = run
-        for study, its in runs.items():
-            _write(client, _experiment(client, study, place), list(its.values()))
+        return _write(MlflowClient(tracking_uri=uri), _artifacts(uri), evidence)
     except (MlflowException, OSError, sqlite3.Error, SQLAlchemyError) as error:
         told = " ".join(str(error).replace(uri, shown).split()).split(". ")[0][:300]
         raise UserError(
             f"--mlflow={shown}: it cannot be written ({told}); name another store, such as --mlflow=sqlite:///mlflow.db"
         ) from error
-    return sum(map(len, runs.values()))
 
 
 def _artifacts(uri: str) -> str | None:
@@ -151,161 +114,170 @@ def _artifacts(uri: str) -> str | None:
     return file.with_name("mlruns").as_uri()
 
 
-def _experiment(client: Any, study: str, artifacts: str | None) -> str:
-    """Id of the experiment of a study; made if it is not there."""
-    found = client.get_experiment_by_name(study)
-    if found is not None:
-        return str(found.experiment_id)
-    tags = {"mlflow.experimentKind": "custom_model_development"}  # and not about language models
-    return str(client.create_experiment(study, artifact_location=artifacts, tags=tags))
-
-
-def _write(client: Any, experiment: str, runs: list[_Run]) -> None:
-    """Jobs come before their trials."""
-    from mlflow.entities import Metric, Param
-
-    found = {run.data.tags.get(_KEY): run for run in client.search_runs([experiment], max_results=50_000)}
-    ids: dict[str, str] = {}
-    for run in runs:
-        parent = {_PARENT: ids[run.parent]} if run.parent else {}
-        there = found.get(run.key)
-        if there is not None and there.info.status != "RUNNING":
-            ids[run.key] = there.info.run_id
-            if parent and there.data.tags.get(_PARENT) != parent[_PARENT]:
-                client.set_tag(there.info.run_id, _PARENT, parent[_PARENT])
-            continue
-        if there is not None:
-            client.delete_run(there.info.run_id)
-        tags = {**_texts(run.tags), **parent, _KEY: run.key}
-        made = client.create_run(experiment, round(1000 * run.started), tags, run.name).info.run_id
-        ids[run.key] = made
-        params = [Param(name, value) for name, value in _texts(run.params).items()]
-        client.log_batch(made, [Metric(*point) for point in run.points], params)
-        # The status comes last, and so says that all is there.
-        if run.status != "RUNNING":
-            client.set_terminated(made, run.status, round(1000 * run.ended))
-
-
-def _runs(evidence: Evidence) -> Iterator[tuple[str, _Run]]:
-    """Every run after the name of its study, a job before its trials."""
+def _write(client: Any, artifacts: str | None, evidence: Evidence) -> int:
+    """Number of runs."""
+    board = evidence.board[evidence.board["label"].isin(list(evidence.jobs))]
+    experiments = {study: _Experiment(client, study, artifacts) for study in {*board["study"], *evidence.finals}}
     its_epochs = curves(evidence.epochs)
-    for row in evidence.board[evidence.board["label"].isin(list(evidence.jobs))].to_dict("records"):
+    for row in board.to_dict("records"):
         trials = evidence.trials[evidence.trials["label"] == row["label"]]
-        job = _job_run(evidence.jobs[row["label"]], row, trials, evidence.choices)
-        yield row["study"], job
-        for trial in trials.to_dict("records"):
-            epochs = its_epochs.get((trial["label"], trial["trial"]))
-            yield row["study"], _trial_run(job, trial, evidence, epochs)
-    for study, final in evidence.finals.items():
-        yield study, _final_run(final, evidence.jobs)
+        _write_job(experiments[row["study"]], evidence, row, trials.to_dict("records"), its_epochs)
+    for final in evidence.finals.values():
+        _write_final(experiments[final.study], final, evidence)
+    return sum(experiment.runs for experiment in experiments.values())
 
 
-def _job_run(job: Job, row: Mapping[Any, Any], trials: pd.DataFrame, choices: tuple[str, ...]) -> _Run:
+class _Experiment:
+    """The experiment of a study, made if it is not there.
+
+    Attributes:
+        runs: how many runs `write` was given.
+    """
+
+    def __init__(self, client: Any, study: str, artifacts: str | None):
+        self._client = client
+        found = client.get_experiment_by_name(study)
+        tags = {"mlflow.experimentKind": "custom_model_development"}  # and not about language models
+        self._id = found.experiment_id if found else client.create_experiment(study, artifacts, tags)
+        self._found = {run.data.tags.get(_KEY): run for run in client.search_runs([self._id], max_results=50_000)}
+        self.runs = 0
+
+    def write(
+        self,
+        happened: tuple[str, ...],
+        name: str,
+        status: str,
+        seconds: tuple[float, float],
+        params: Mapping[str, Any],
+        tags: Mapping[str, Any],
+        metrics: list[Any],
+    ) -> str:
+        """Write a run unless it is there and has ended.
+
+        Args:
+            happened: what tells it from every other run of its experiment.
+            status: MLflow's word: FINISHED, FAILED, RUNNING.
+            seconds: when it started and ended, since 1970.
+
+        Returns:
+            Its id.
+        """
+        from mlflow.entities import Param
+
+        self.runs += 1
+        key = _digest(happened)
+        there = self._found.get(key)
+        if there is not None and there.info.status != "RUNNING":
+            parent = tags.get("mlflow.parentRunId")
+            if parent != there.data.tags.get("mlflow.parentRunId"):  # which was written anew
+                self._client.set_tag(there.info.run_id, "mlflow.parentRunId", parent)
+            return str(there.info.run_id)
+        if there is not None:
+            self._client.delete_run(there.info.run_id)
+        started, ended = (round(1000 * time) for time in seconds)
+        tags = {**_texts(tags), "mlflow.source.type": "LOCAL", _KEY: key}
+        made = str(self._client.create_run(self._id, started, tags, name).info.run_id)
+        self._client.log_batch(made, metrics, [Param(*param) for param in _texts(params).items()])
+        # The status comes last, and so says that all is there.
+        if status != "RUNNING":
+            self._client.set_terminated(made, status, ended)
+        return made
+
+
+def _write_job(
+    experiment: _Experiment,
+    evidence: Evidence,
+    row: Mapping[Any, Any],
+    trials: list[dict[Any, Any]],
+    its_epochs: Mapping[tuple[str, str], pd.DataFrame],
+) -> None:
+    """A job and, below it, its trials."""
+    job = evidence.jobs[row["label"]]
+    happened = ("job", job.name, str(job.result.get("started")))
     started = _seconds(job.result.get("started"))
     ended = _seconds(job.result.get("finished")) or started + float(np.nan_to_num(row["seconds"]))
-    times = [ended_at(trial) for trial in trials.to_dict("records")]
-    points: list[_Point] = []
-    for number, best in enumerate(trials["val_log_loss"].cummin().ffill()[:-1], start=1):
-        points += _points({"val_log_loss": best}, times[number - 1], number)
+    times = [ended_at(trial) for trial in trials]
+    best = pd.Series([trial["val_log_loss"] for trial in trials], dtype=float).cummin().ffill()
+    metrics = []
+    for number, loss in enumerate(best[:-1], start=1):
+        metrics += _metrics({"val_log_loss": loss}, times[number - 1], number)
     names = ("val_log_loss", "val_accuracy", "trials", "trials_completed", "seconds")
-    points += _points({name: row[name] for name in names}, max([ended, *times]), len(trials))
-    return _Run(
-        happened=("job", job.name, str(job.result.get("started"))),
-        name=row["job"],
-        status={RUNNING: "RUNNING", FAILED: "FAILED"}.get(row["status"], "FINISHED"),
-        started=started,
-        ended=ended,
-        params={name: row[name] for name in choices},
-        tags={
-            **{name: row[name] for name in ("study", "job", "status", "data_digest", "best_trial", "error")},
-            "command": search_command(job.folder.parent) or "",
-            "mlflow.source.name": "catsdogs.search",
-            "mlflow.source.type": "LOCAL",
-            **_versions(job.result),
-        },
-        points=points,
-    )
-
-
-def _trial_run(job: _Run, trial: Mapping[Any, Any], evidence: Evidence, epochs: pd.DataFrame | None) -> _Run:
-    ended = ended_at(trial)
-    scores = {name: trial[name] for name in ("val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds")}
-    success = trial["status"] == COMPLETED and math.isfinite(trial["val_log_loss"])
-    return _Run(
-        happened=(*job.happened, "trial", trial["trial"]),
-        parent=job.key,
-        # The number first: a list of runs cuts names.
-        name=f"trial {trial['trial']}, {trial['job']}",
-        status="RUNNING" if trial["status"] == "RUNNING" else "FINISHED" if success else "FAILED",
-        started=max(0.0, ended - trial["seconds"]),
-        ended=ended,
-        params={name: trial[name] for name in (*evidence.choices, *evidence.hyperparameters)},
-        tags={
-            **{name: trial[name] for name in ("study", "job", "trial", "status", "error")},
-            "parent_trial": trial["parent"],
-            "data_digest": job.tags["data_digest"],
-            "mlflow.source.name": "catsdogs.search",
-            "mlflow.source.type": "LOCAL",
-        },
-        points=_epoch_points(epochs, ended) + _points(scores, ended),
-    )
-
-
-def _final_run(final: Final, jobs: Mapping[str, Job]) -> _Run:
-    metrics, recipe = final.metrics, final.recipe
-    ended = (final.folder / "metrics.json").stat().st_mtime
-    seconds = _mapping(metrics.get("seconds"))
-    details = {name: _mapping(score) for name, score in _mapping(metrics.get("details")).items()}
-    scores = {
-        **metrics,
-        **{f"{name}_{end}": score.get(end) for name, score in details.items() for end in ("low", "high")},
-        **{f"seconds_{name}": value for name, value in seconds.items()},
+    metrics += _metrics({name: row[name] for name in names}, max([ended, *times]), len(trials))
+    tags = {name: row[name] for name in ("study", "job", "status", "data_digest", "best_trial", "error")}
+    tags |= {
+        "command": search_command(job.folder.parent),
+        "mlflow.source.name": "catsdogs.search",
+        **_versions(job.result),
     }
-    chosen = [job.choices for job in jobs.values() if job.folder == final.folder.parent / str(metrics.get("job"))]
-    return _Run(
-        happened=("final", _digest(metrics)),
-        name="final",
-        status="FINISHED",
-        started=ended - float(seconds.get("all", 0)),
-        ended=ended,
-        params={
-            **dict(*chosen),
-            **_mapping(recipe.get("hyperparameters")),
-            "fit_on": metrics.get("fit_on"),
-            **{f"tta_{name}": value for name, value in _mapping(metrics.get("tta")).items()},
-        },
-        tags={
+    status = {RUNNING: "RUNNING", FAILED: "FAILED"}.get(row["status"], "FINISHED")
+    params = {name: row[name] for name in evidence.choices}
+    parent = experiment.write(happened, row["job"], status, (started, ended), params, tags, metrics)
+    for trial, ended in zip(trials, times, strict=True):
+        success = trial["status"] == COMPLETED and math.isfinite(trial["val_log_loss"])
+        scores = {name: trial[name] for name in ("val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds")}
+        experiment.write(
+            (*happened, "trial", trial["trial"]),
+            # The number first: a list of runs cuts names.
+            f"trial {trial['trial']}, {trial['job']}",
+            "RUNNING" if trial["status"] == "RUNNING" else "FINISHED" if success else "FAILED",
+            (max(0.0, ended - trial["seconds"]), ended),
+            {name: trial[name] for name in (*evidence.choices, *evidence.hyperparameters)},
+            {
+                **{name: trial[name] for name in ("study", "job", "trial", "status", "error")},
+                "parent_trial": trial["parent"],
+                "data_digest": row["data_digest"],
+                "mlflow.source.name": "catsdogs.search",
+                "mlflow.parentRunId": parent,
+            },
+            _epoch_metrics(its_epochs.get((trial["label"], trial["trial"])), ended) + _metrics(scores, ended),
+        )
+
+
+def _write_final(experiment: _Experiment, final: Final, evidence: Evidence) -> None:
+    told, recipe = final.metrics, final.recipe
+    ended = (final.folder / "metrics.json").stat().st_mtime
+    seconds = _mapping(told.get("seconds"))
+    details = {name: _mapping(score) for name, score in _mapping(told.get("details")).items()}
+    scores = {f"{name}_{end}": score.get(end) for name, score in details.items() for end in ("low", "high")}
+    scores = {**told, **scores, **{f"seconds_{name}": value for name, value in seconds.items()}}
+    folder = final.folder.parent / str(told.get("job"))
+    chosen = next((job.choices for job in evidence.jobs.values() if job.folder == folder), {})
+    tta = {f"tta_{name}": value for name, value in _mapping(told.get("tta")).items()}
+    scored_on = dict.fromkeys(f"{score.get('split')}, {score.get('size')} images" for score in details.values())
+    experiment.write(
+        ("final", _digest(told)),
+        "final",
+        "FINISHED",
+        (ended - float(seconds.get("all", 0)), ended),
+        {**chosen, **_mapping(recipe.get("hyperparameters")), "fit_on": told.get("fit_on"), **tta},
+        {
             "study": final.study,
-            "job": metrics.get("job"),
-            "trial": metrics.get("trial"),
+            "job": told.get("job"),
+            "trial": told.get("trial"),
             "status": "ok",
             "data_digest": recipe.get("data_digest"),
-            "scored_on": "; ".join(
-                dict.fromkeys(f"{s.get('split')}, {s.get('size')} images" for s in details.values())
-            ),
+            "scored_on": "; ".join(scored_on),
             "mlflow.source.name": "catsdogs.retrain",
-            "mlflow.source.type": "LOCAL",
             **_versions(recipe),
         },
-        points=_epoch_points(final.history, ended) + _points(scores, ended),
+        _epoch_metrics(final.history, ended) + _metrics(scores, ended),
     )
 
 
-def _epoch_points(epochs: pd.DataFrame | None, ended: float) -> list[_Point]:
+def _epoch_metrics(epochs: pd.DataFrame | None, ended: float) -> list[Any]:
     """The last of the epochs was over at `ended`, in seconds since 1970."""
-    if epochs is None or epochs.empty:
-        return []
-    points: list[_Point] = []
-    rows = epochs[metric_names(epochs)].add_prefix("epoch/").to_dict("records")
-    for time, epoch, metrics in zip(epochs_ended_at(epochs, ended), epochs["epoch"], rows, strict=True):
-        points += _points(metrics, time, int(epoch))
-    return points
+    metrics = []
+    for time, epoch, values in epoch_rows(epochs, ended):
+        metrics += _metrics({f"epoch/{name}": value for name, value in values.items()}, time, epoch)
+    return metrics
 
 
-def _points(values: Mapping[Any, Any], time: float, step: int = 0) -> list[_Point]:
+def _metrics(values: Mapping[Any, Any], time: float, step: int = 0) -> list[Any]:
     """Of those that are finite numbers."""
+    from mlflow.entities import Metric
+
     return [
-        (str(name), float(value), max(0, round(1000 * time)), step)
+        Metric(str(name), float(value), max(0, round(1000 * time)), step)
         for name, value in values.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     ]

@@ -14,7 +14,6 @@ does not.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,7 +35,7 @@ from tensorboard.plugins.hparams.summary_v2 import (
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from catsdogs.comparison.evidence import Evidence
-from catsdogs.comparison.timeline import curves, ended_at, epochs_ended_at, metric_names
+from catsdogs.comparison.timeline import curves, ended_at, epoch_rows
 from catsdogs.errors import UserError
 from catsdogs.trials import COMPLETED
 
@@ -64,7 +63,7 @@ def write_tensorboard(evidence: Evidence, folder: Path) -> int:
         if trials:
             _write(folder, [Event(summary=_columns(columns))])
         for trial in trials:
-            run = folder / trial["label"] / ("trial_" + re.sub(r"[^\w.-]", "_", trial["trial"]))
+            run = folder / trial["label"] / f"trial_{trial['trial']}"
             _write(run, list(_events(trial, list(columns), its_epochs.get((trial["label"], trial["trial"])))))
     except OSError as error:
         raise UserError(
@@ -126,10 +125,8 @@ def _events(trial: Mapping[Any, Any], columns: list[str], epochs: pd.DataFrame |
     # The table shows the first 17 characters of a trial's name, so the number comes first.
     name = f"trial {trial['trial']}, {trial['label']}"
     yield Event(wall_time=started, summary=hparams_pb(values, trial_id=name, start_time_secs=started))
-    if epochs is not None:
-        rows = epochs[metric_names(epochs)].to_dict("records")
-        for time, epoch, metrics in zip(epochs_ended_at(epochs, ended), epochs["epoch"], rows, strict=True):
-            yield _scalars(time, int(epoch), metrics)
+    for time, epoch, metrics in epoch_rows(epochs, ended):
+        yield _scalars(time, epoch, metrics)
     yield _scalars(ended, int(trial["best_epoch"]), {f"trial/{name}": trial[name] for name in _TRIAL_METRICS})
     if trial["status"] == "RUNNING":
         return
