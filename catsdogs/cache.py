@@ -120,7 +120,7 @@ def _clear(cache: Path, unused_days: float, everything: bool, dry_run: bool) -> 
                     f"{error.filename or cache / name}: cannot be removed ({error.strerror or error}); "
                     "check its permissions"
                 ) from error
-        print(f"{done} {_size(size)} of {what}: the whole folder {cache / name}")
+        print(f"{done} {binary_size(size)} of {what}: the whole folder {cache / name}")
         freed += size
     print(f"{done} {binary_size(freed)} in all")
 
