@@ -53,10 +53,15 @@ def task(config: DictConfig) -> None:
 def _check_builders(config: RetrainConfig, jobs: list[Job]) -> None:
     hydra = HydraConfig.get()
     folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
-    named = named_builders(hydra.overrides.task, folders)
+    named = named_builders(hydra.overrides.task, folders, Path(config.studies))
     check_builder(config.backbone.builder, jobs[0].name, named)
     for job in jobs[1:]:
-        check_builder(str(job.result["config"]["backbone"]["builder"]), job.name, named)
+        backbone = (job.result.get("config") or {}).get("backbone")
+        if not isinstance(backbone, dict) or "builder" not in backbone:
+            raise UserError(
+                f"job {job.folder}: its result.json does not tell what it was run with; give a smaller ensemble.size"
+            )
+        check_builder(str(backbone["builder"]), job.name, named)
 
 
 def _complete(parsed: Any, arguments: list[str]) -> list[str]:

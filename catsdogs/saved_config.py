@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -68,16 +68,27 @@ def check_builder(builder: str, job: str, named: Collection[str]) -> None:
         )
 
 
-def named_builders(overrides: Iterable[str], folders: Iterable[Path]) -> set[str]:
-    """The `backbone.builder` of every override, and of every YAML file in folders of the user's."""
-    values = [value for key, _, value in (one.partition("=") for one in overrides) if key == "backbone.builder"]
-    found = {value.strip("'\"") for value in values}
-    for file in (file for folder in folders for file in folder.rglob("*.yaml")):
-        try:
-            node = OmegaConf.load(file)
-        except (OSError, YAMLError, OmegaConfBaseException):
-            continue  # it is no configuration, or Hydra names what is wrong with it
-        if isinstance(node, DictConfig):
-            wanted = (OmegaConf.select(node, key, throw_on_missing=False) for key in ("builder", "backbone.builder"))
-            found |= {str(one) for one in wanted if one is not None}
+def named_builders(overrides: Iterable[str], folders: Iterable[Path], studies: Path) -> set[str]:
+    """The `backbone.builder` of every override, and of every YAML file in folders of the user's.
+
+    Args:
+        studies: the folder of all studies, which may be in one of these folders: what lies there names nothing.
+    """
+    pairs = [(key.lstrip("+"), value) for key, _, value in (one.partition("=") for one in overrides)]
+    found = {value.strip("'\"") for key, value in pairs if key == "backbone.builder"}
+    for folder in folders:
+        for file in folder.rglob("*.yaml"):
+            hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+            if not hidden and not file.resolve().is_relative_to(studies.resolve()):
+                found |= _builders_in(file)
     return found
+
+
+def _builders_in(file: Path) -> set[str]:
+    try:
+        node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+        return set()  # it is no configuration, or Hydra names what is wrong with it
+    groups = [node, node.get("backbone")] if isinstance(node, dict) else []
+    named = (group.get("builder") for group in groups if isinstance(group, dict))
+    return {builder for builder in named if isinstance(builder, str)}

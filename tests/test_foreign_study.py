@@ -158,5 +158,11 @@ def test_the_user_names_a_builder_on_the_command_line_or_in_a_folder(tmp_path):
     (tmp_path / "backbone" / "mine.yaml").write_text("builder: my.network\nweights: ???\n")
     (tmp_path / "experiment.yaml").write_text("backbone:\n  builder: my.other\n")
     (tmp_path / "broken.yaml").write_text("a: [")
-    named = named_builders(["seed=1", "backbone.builder='their.net'"], [tmp_path])
-    assert named == {"their.net", "my.network", "my.other"}
+    (tmp_path / "other.yaml").write_bytes(b"builder: ${oc.env:TOKEN}\nname: \xff")
+    (tmp_path / "inert.yaml").write_text("builder: ${oc.env:TOKEN}\nbackbone: ${nowhere}")
+    # A folder that holds the studies is often the one at hand; what studies bring along names nothing.
+    for place in ("multirun/theirs/job/.hydra", "multirun/theirs/backbone", ".hydra"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "config.yaml").write_text("builder: evil.one\nbackbone: {builder: evil.other}")
+    named = named_builders(["seed=1", "+backbone.builder='their.net'"], [tmp_path], tmp_path / "multirun")
+    assert named == {"their.net", "my.network", "my.other", "${oc.env:TOKEN}"}
