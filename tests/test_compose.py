@@ -115,6 +115,7 @@ def test_the_seed_recipe_is_the_notebooks(composed):
         ("backbone.weights=nowhere.h5", ["backbone.weights=", "nowhere.h5", "no such file"]),
         ("data.train=null", ["data.train=null", "data=sample"]),
         ("space.dropout.low=2", ["space.dropout.low=2", "space.dropout.high"]),
+        ("space.dropout.low=0.5", ["space.dropout.low=0.5", "below space.dropout.high=0.5"]),
         ("space.dropout.high=1.0", ["space.dropout=1", "less than 1"]),
         ("space.l2.low=0", ["space.l2.low=0", "log"]),
         ("space.unfreeze_depth.values=[]", ["space.unfreeze_depth.values", "at least 1"]),

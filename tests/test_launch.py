@@ -49,13 +49,16 @@ def test_after_the_last_job_answer_page_and_the_next_command_are_told(study, cal
     assert told.out.splitlines()[-1].startswith("Next: python -m catsdogs.retrain study=s")
 
 
-@pytest.mark.parametrize(("kind", "status"), [("UserError", 2), ("ValueError", 1)])
-def test_a_failed_job_gives_the_exit_status_also_without_a_page(study, callback, capsys, broken, kind, status):
+@pytest.mark.parametrize(
+    ("kinds", "status"), [(("UserError",), 2), (("ValueError",), 1), (("UserError", "ValueError"), 1)]
+)
+def test_a_failed_job_gives_the_exit_status_also_without_a_page(study, callback, capsys, broken, kinds, status):
     from catsdogs.files import read_json, write_json
 
-    write_job(study, {"backbone": "b"}, trials=0, status="failed", error="no luck\nat all")
-    result = read_json(study / "b" / "result.json")
-    write_json(study / "b" / "result.json", {**result, "error_type": kind})
+    for name, kind in zip("bc", kinds, strict=False):
+        write_job(study, {"backbone": name}, trials=0, status="failed", error="no luck\nat all")
+        result = read_json(study / name / "result.json")
+        write_json(study / name / "result.json", {**result, "error_type": kind})
     with pytest.raises(SystemExit) as stop:
         callback._after(study)
     assert stop.value.code == status
