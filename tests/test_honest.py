@@ -116,7 +116,7 @@ def test_a_search_reads_neither_pixels_nor_labels_of_the_holdout(searched):
 def test_every_image_outside_the_holdout_is_validated_on_once_by_its_fold(study):
     split = table(study, "split.csv").set_index("id")
     validation = table(study, "validation.csv").set_index("id")
-    assert list(validation) == ["label", "fold", "p_dog"]
+    assert list(validation) == ["label", "fold", "p_dog", "trial", "execution"]
     assert list(validation.index) == list(split.index[split["split"] != "holdout"])
     assert (validation["fold"] == split.loc[validation.index, "fold"]).all()
     data = read_json(study.place().folder / "result.json")["data"]
