@@ -16,11 +16,17 @@ import pandas as pd
 
 from catsdogs.errors import UserError
 from catsdogs.files import free_name
-from catsdogs.trials import COMPLETED, TrialRecord, read_trials, trial_ids
+from catsdogs.records import Damaged, Table
+from catsdogs.trials import COMPLETED, TrialRecord, read_trials
 
 log = logging.getLogger(__name__)
 
 TRIALS, HISTORY, VALIDATION, SELECT = "trials.csv", "history.csv", "validation.csv", "select.csv"
+
+HISTORY_TABLE = Table({"trial": int, "execution": int, "epoch": int, "val_log_loss": float})
+VALIDATION_TABLE = Table(
+    {"id": str, "label": int, "p_dog": float, "trial": int, "execution": int}, optional=("trial", "execution")
+)
 
 
 @dataclass(frozen=True)
@@ -51,15 +57,11 @@ def finished_trials(folder: Path, result: Mapping[str, Any] | None = None) -> li
     """
     file = folder / TRIALS
     remedy = "restore it from a copy, choose another study=NAME, or move the folder away to begin anew"
-    records: list[TrialRecord] = []
-    if file.is_file():
-        try:
-            if not file.read_bytes().endswith(b"\n"):
-                raise ValueError("its end is missing")
-            records = read_trials(file)
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"job {folder}: its {TRIALS} is damaged ({_one_line(error)}); {remedy}") from error
-    told = ((result or {}).get("trials") or {}).get("total")
+    try:
+        records = read_trials(file)
+    except Damaged as error:
+        raise UserError(f"job {folder}: its {TRIALS} is damaged ({error.reason}); {remedy}") from error
+    told = (result or {}).get("trials", {}).get("total")
     known, finished = _trials_of(_read_history(folder / HISTORY)), {record.trial for record in records}
     lost = known - finished
     # One more there is what a kill between two tables leaves.
@@ -102,34 +104,23 @@ def validation_is_of(folder: Path, ids: list[str], trial: str, execution: int) -
 
     Versions up to 0.2 did not write whose predictions these are.
     """
-    file = folder / VALIDATION
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
-        whole = file.read_bytes().endswith(b"\n")
-    except (OSError, ValueError):
+        table = VALIDATION_TABLE.read(folder / VALIDATION)
+    except Damaged:
         return False
-    if not whole or not {"id", "trial", "execution"} <= set(table):
+    if table is None or not {"trial", "execution"} <= set(table):
         return False
-    return list(table["id"]) == ids and bool((table[["trial", "execution"]] == [trial, str(execution)]).all(axis=None))
+    return list(table["id"]) == ids and bool((table[["trial", "execution"]] == [int(trial), execution]).all(axis=None))
 
 
 def _read_history(file: Path) -> pd.DataFrame | None:
     """None where there is none, or it is damaged."""
     try:
-        if not file.read_bytes().endswith(b"\n"):
-            return None
-        table = pd.read_csv(file)
-        table["trial"] = trial_ids(table["trial"])
-        table["execution"].astype(int)
-        table["epoch"].astype(int)
-    except (OSError, ValueError, TypeError, KeyError):
+        table = HISTORY_TABLE.read(file)
+    except Damaged:
         return None
-    return table
+    return None if table is None else table.assign(trial=table["trial"].astype(str))
 
 
 def _trials_of(history: pd.DataFrame | None) -> set[str]:
     return set() if history is None else set(history["trial"])
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -67,7 +67,8 @@ def record_failure(hydra: Any, folder: Path, error: str, error_type: str, raised
     if job is not None and (job.status == OK or (raised is not None and job.status == RUNNING)):
         # What another run finished here, or has under way, is not ours to overwrite; a job records its own errors.
         return
-    known = {} if job is None else {key: value for key, value in job.result.items() if key != "traceback"}
+    known = {} if job is None else {key: told for key, told in job.result.items() if told not in (None, {})}
+    known.pop("traceback", None)
     result = {
         "job": folder.name,
         "study": folder.parent.name,

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.dataset import Dataset, Fold
+from catsdogs.earlier import VALIDATION, VALIDATION_TABLE
 from catsdogs.errors import UserError
 from catsdogs.hypermodel import with_values
 from catsdogs.identity import differences
@@ -207,8 +208,7 @@ def _kept(job: Job, trial: TrialRecord, ids: list[str]) -> np.ndarray | None:
 
     It is kept of the best trial of a job only; None for any other.
     """
-    file = job.folder / "validation.csv"
-    if job.best().get("trial") != trial.trial or not file.is_file():
+    if job.best().get("trial") != trial.trial:
         return None
-    table = pd.read_csv(file, dtype={"id": str}, keep_default_na=False)
-    return table["p_dog"].to_numpy(dtype=np.float64) if list(table["id"]) == ids else None
+    table = VALIDATION_TABLE.read(job.folder / VALIDATION)
+    return None if table is None or list(table["id"]) != ids else table["p_dog"].to_numpy(dtype=np.float64)

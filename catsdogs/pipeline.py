@@ -12,7 +12,8 @@ import numpy as np
 
 from catsdogs.calibration import Calibration
 from catsdogs.errors import UserError
-from catsdogs.files import read_json, write_json
+from catsdogs.files import write_json
+from catsdogs.records import Damaged, Record
 from catsdogs.schema import Augmentation, Tta
 from catsdogs.tta import averaged, predict_views, tta_views
 from catsdogs.views import PLAIN, View, Views
@@ -83,6 +84,13 @@ def submitted(outputs: Any) -> np.ndarray:
     return found
 
 
+class _File(Record):
+    tta: Tta
+    augmentation: Augmentation
+    seed: int
+    calibration: Calibration | None
+
+
 def write_pipeline(folder: Path, pipeline: Pipeline, combination: dict[str, Any]) -> None:
     """Write `pipeline.json`; how models are combined is part of the model, and told here for the reader alone."""
     write_json(folder / PIPELINE, {**dataclasses.asdict(pipeline), "combination": combination})
@@ -94,16 +102,8 @@ def read_pipeline(folder: Path) -> Pipeline | None:
     Raises:
         UserError: it is damaged.
     """
-    file = folder / PIPELINE
-    if not file.is_file():
-        return None
     try:
-        told = read_json(file)
-        return Pipeline(
-            tta=Tta(**told["tta"]),
-            augmentation=Augmentation(**told["augmentation"]),
-            seed=int(told["seed"]),
-            calibration=None if told["calibration"] is None else Calibration(**told["calibration"]),
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: it is damaged; retrain, or give --plain for the model alone") from error
+        told = _File.read(folder / PIPELINE)
+    except Damaged as error:
+        raise UserError(f"{error}; retrain, or give --plain for the model alone") from error
+    return None if told is None else Pipeline(told.tta, told.augmentation, told.seed, told.calibration)

@@ -18,14 +18,18 @@ import pandas as pd
 from catsdogs.earlier import SELECT, validation_is_of
 from catsdogs.files import free_name, write_csv
 from catsdogs.progress import JobProgress
+from catsdogs.records import Damaged, Table
 from catsdogs.schema import SearchConfig
 from catsdogs.training import DivergedError
-from catsdogs.trials import TrialRecord, ranked, summary, trial_ids
+from catsdogs.trials import TrialRecord, ranked, summary
 from catsdogs.tuning import Search
 
 log = logging.getLogger(__name__)
 
-_COLUMNS = ["trial", "seed", "val_log_loss", "val_accuracy", "best_epoch", "seconds"]
+_TABLE = Table(
+    {"trial": int, "seed": int, "val_log_loss": float, "val_accuracy": float, "best_epoch": int, "seconds": float}
+)
+_COLUMNS = list(_TABLE.columns)
 
 
 def select(config: SearchConfig, search: Search, folder: Path, label: str, ids: list[str]) -> dict[str, Any] | None:
@@ -127,16 +131,13 @@ def _tell(label: str, winner: TrialRecord, candidates: list[TrialRecord], means:
 
 def _read(file: Path) -> pd.DataFrame:
     """What is selected so far; a table that is damaged is kept aside."""
-    empty = pd.DataFrame(columns=_COLUMNS)
-    if not file.exists():
-        return empty
     try:
-        if not file.read_bytes().endswith(b"\n"):
-            raise ValueError("its end is missing")
-        table = pd.read_csv(file)[_COLUMNS]
-        return table.assign(trial=trial_ids(table["trial"]))
-    except (ValueError, KeyError) as error:
+        table = _TABLE.read(file)
+    except Damaged as error:
         place = free_name(file.with_name(f"{SELECT}.damaged"))
         file.rename(place)
-        log.warning("%s is damaged (%s): it is kept as %s, and its trials are trained again", file, error, place.name)
-        return empty
+        log.warning("%s; it is kept as %s, and its trials are trained again", error, place.name)
+        table = None
+    if table is None:
+        return pd.DataFrame(columns=_COLUMNS)
+    return table.assign(trial=table["trial"].astype(str))

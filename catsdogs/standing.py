@@ -86,12 +86,12 @@ def find_standing(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> S
     Raises:
         UserError: another job is in the folder, or what is there is damaged so that going on might lose something.
     """
-    job = _read_job(folder)
+    job = read_job(folder)
     planned = config.tuner.max_trials
     left = left_behind(folder)
     if job is None and not left:
         return Standing(Kind.NEW, planned=planned)
-    if job is None or "config" not in job.result:
+    if job is None or job.result["config"] is None:
         if {TRIALS, HISTORY, VALIDATION} & set(left) and _may_have_completed(folder):
             raise UserError(
                 f"job {folder}: its trials are there, but its {RESULT} is lost or damaged, so that nothing tells what "
@@ -114,16 +114,16 @@ def find_standing(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> S
 
 def _of_finished(job: Job, folder: Path, mark: dict[str, Any], config: SearchConfig) -> Standing:
     planned = config.tuner.max_trials
-    was = job.result.get("config") or {}
+    was = job.result["config"]
     before = (was.get("tuner") or {}).get("max_trials")
     stopped = bool(job.result.get("stopped"))
-    selects = _selection(was.get("select") or {}) != _selection(dataclasses.asdict(config.select))
+    selects = _selection(was["select"]) != _selection(dataclasses.asdict(config.select))
     more = before is not None and (planned is None or planned > before)
     changed = changes(job.result, mark, unfinished=stopped or more or selects)
     if changed:
         raise _refusal(folder, changed)
     if not (stopped or more or selects):
-        told = (job.result.get("trials") or {}).get("total")
+        told = job.result["trials"].get("total")
         if planned is not None and isinstance(told, int) and told > planned:
             raise _too_many(folder, told)
         return Standing(Kind.FINISHED, job, damage=_damage(folder, job))
@@ -175,16 +175,6 @@ def set_aside(folder: Path, keep: Collection[str] = ()) -> Path | None:
     for path in sorted(moving, key=lambda path: path.name == RESULT):
         path.rename(place / path.name)
     return place
-
-
-def _read_job(folder: Path) -> Job | None:
-    """As `read_job`; what is no mapping and should be one is left out, so that nobody stumbles over it."""
-    job = read_job(folder)
-    if job is None:
-        return None
-    mappings = ("config", "data", "trials", "versions")
-    told = {key: value for key, value in job.result.items() if key not in mappings or isinstance(value, dict)}
-    return Job(folder, told)
 
 
 def left_behind(folder: Path) -> list[str]:

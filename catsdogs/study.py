@@ -12,15 +12,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import pandas as pd
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from catsdogs.errors import UserError
-from catsdogs.files import read_json, write_csv, write_json
+from catsdogs.files import write_csv, write_json
 from catsdogs.job_lock import is_held
 from catsdogs.provenance import moment, now
 from catsdogs.quoting import quoted
+from catsdogs.records import Damaged, Listed, Part, Record
 from catsdogs.trials import TrialRecord, best_trial, read_trials, summary, trial_id
 
 RESULT = "result.json"
@@ -61,7 +63,7 @@ class Job:
 
     @property
     def status(self) -> str:
-        return str(self.result.get("status", RUNNING))
+        return str(self.result["status"])
 
     @property
     def state(self) -> State:
@@ -75,12 +77,11 @@ class Job:
     @property
     def data_digest(self) -> str | None:
         """Of the labelled images and their split: log losses of jobs with different ones do not compare."""
-        return _mapping(self.result.get("data")).get("digest")
+        return self.result["data"].get("digest")
 
     def best(self) -> dict[str, Any]:
         """`trials.summary` of its best completed trial, also of a job that did not end; empty if there is none."""
-        told = _mapping(self.result.get("best_trial"))
-        if told:
+        if told := self.result["best_trial"]:
             return told
         try:
             best = best_trial(self.trials())
@@ -97,16 +98,16 @@ class Job:
     @property
     def choices(self) -> dict[str, str]:
         """What it was told to choose: the options of the composed groups, and other values that its study varied."""
-        return {str(key): str(value) for key, value in _mapping(self.result.get("choices")).items()}
+        return {str(key): str(value) for key, value in self.result["choices"].items()}
 
     def choice(self, name: str) -> str | None:
         """What it chose, also where only other jobs were told to; None if nothing tells it.
 
         A choice that is one value of the configuration is read there: so 1e-3 and 0.001 are the same.
         """
-        value: Any = self.result.get("config")
+        value: Any = self.result["config"] or {}
         for part in name.split("."):
-            value = _mapping(value).get(part, {})
+            value = value.get(part, {}) if isinstance(value, dict) else {}
         if isinstance(value, dict):
             return self.choices.get(name)
         return value if isinstance(value, str) else json.dumps(value)
@@ -122,15 +123,12 @@ class Job:
         Raises:
             UserError: `trials.csv` is damaged.
         """
-        file = self.folder / "trials.csv"
-        if not file.is_file():
-            return []
         try:
-            return read_trials(file)
-        except (ValueError, TypeError) as error:
+            return read_trials(self.folder / "trials.csv")
+        except Damaged as error:
             raise UserError(
-                f"job {self.folder}: its trials.csv is damaged; choose another with job=NAME, or fewer with "
-                "ensemble.size"
+                f"job {self.folder}: its trials.csv is damaged ({error.reason}); choose another with job=NAME, or "
+                "fewer with ensemble.size"
             ) from error
 
 
@@ -140,44 +138,63 @@ def state(folder: Path) -> State:
     return State.WAITING if job is None else job.state
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def read_job(folder: Path) -> Job | None:
-    """The job in this folder; None if there is none."""
-    try:
-        result = read_json(folder / RESULT)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        result = None
-    if not isinstance(result, dict):
-        result = {"status": FAILED, "job": folder.name, "error": f"{RESULT} is damaged"}
-    if isinstance(result.get("config"), dict):
-        result["config"] = _completed(result["config"])
-    if isinstance(best := result.get("best_trial"), dict) and "trial" in best:
-        result["best_trial"] = {**best, "trial": trial_id(str(best["trial"]))}
-    return Job(folder, result)
-
-
-def _completed(config: dict[str, Any]) -> dict[str, Any]:
+class _Config(Record):
     """A job's configuration with the keys that earlier versions did not write, and their meaning then.
 
     Settings that are no more are left out.
     """
-    fit = {"precision": "float32", **_mapping(config.get("fit"))}
-    timeout = {"study_seconds": None, **_mapping(config.get("timeout"))}
-    since = {"select": {"top": 1, "seeds": 3}, "varied": []}
-    tta = {"kind": "views", "views": 10, "average": "probability", **_mapping(config.get("tta"))}
-    features = {"mode": "auto", "views": fit.get("epochs"), "dtype": "float32", "engine": "auto", "max_gib": 50.0}
-    split = {"holdout": 0.0, "folds": 1, "together": "copies", **_mapping(config.get("split"))}
-    features = {**features, **_mapping(config.get("features"))}
-    groups = {"timeout": timeout, "fit": fit, "split": split, "features": features, "tta": tta}
-    complete = {**since, **config, **groups}
-    for group, removed in ((fit, "max_parameters"), (timeout, "trial_seconds"), (complete, "resume")):
-        group.pop(removed, None)
-    return complete
+
+    data: Part
+    backbone: Part
+    fit: Part
+    timeout: Part
+    select: Part
+    tta: Part
+    features: Part
+    split: Part
+    tuner: Part
+    varied: Listed
+    resume: Any = Field(None, exclude=True)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        self.fit = {"precision": "float32", **self.fit}
+        self.timeout = {"study_seconds": None, **self.timeout}
+        self.select = {"top": 1, "seeds": 3, **self.select}
+        self.tta = {"kind": "views", "views": 10, "average": "probability", **self.tta}
+        stored = {"mode": "auto", "views": self.fit.get("epochs"), "dtype": "float32"}
+        self.features = {**stored, "engine": "auto", "max_gib": 50.0, **self.features}
+        self.split = {"holdout": 0.0, "folds": 1, "together": "copies", **self.split}
+        self.fit.pop("max_parameters", None)
+        self.timeout.pop("trial_seconds", None)
+        return self
+
+
+class _Best(Record):
+    trial: Annotated[str, AfterValidator(trial_id)] | None = None
+    val_log_loss: float | None = None
+    hyperparameters: Part
+
+
+class _Result(Record):
+    """`result.json`; see `job.run_job`."""
+
+    status: Literal["ok", "failed", "running"] = "running"
+    choices: Part
+    best_trial: _Best | None = None
+    config: _Config | None = None
+    data: Part
+    trials: Part
+    versions: Part
+
+
+def read_job(folder: Path) -> Job | None:
+    """The job in this folder, one that failed if its `result.json` is damaged; None if there is none."""
+    try:
+        result = _Result.read(folder / RESULT)
+    except Damaged as error:
+        result = _Result.model_validate({"status": FAILED, "error": f"{RESULT} is damaged ({error.reason})"})
+    return None if result is None else Job(folder, result.model_dump())
 
 
 def read_jobs(study: Path) -> list[Job]:
@@ -291,7 +308,7 @@ def job_columns(choices: Iterable[str], hyperparameters: Iterable[str]) -> list[
 def job_row(job: Job, choices: Iterable[str]) -> dict[str, Any]:
     """What `result.json` tells of a job, by column."""
     result, best = job.result, job.best()
-    trials, data = _mapping(result.get("trials")), _mapping(result.get("data"))
+    trials, data = result["trials"], result["data"]
     return {
         "job": job.name,
         "status": job.status,
@@ -311,7 +328,7 @@ def job_row(job: Job, choices: Iterable[str]) -> dict[str, Any]:
 
 def hyperparameters_of(job: Job) -> dict[str, Any]:
     """The hyperparameters of its best trial."""
-    return {str(key): value for key, value in _mapping(job.best().get("hyperparameters")).items()}
+    return {str(key): value for key, value in job.best().get("hyperparameters", {}).items()}
 
 
 def leaderboard(jobs: list[Job]) -> pd.DataFrame:
@@ -335,37 +352,40 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     write_json(folder / RESULT, result)
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Record):
     """What a study was last started with, as its `study.json` tells.
 
     Attributes:
-        run: names of the jobs, in their order; empty where nobody wrote them down, or a sweeper decides as it goes.
+        jobs: names of all jobs that it was ever started with.
+        run: names of the jobs of the last run, in their order; empty where nobody wrote them down, or a sweeper decides
+            as it goes.
         started: when, in UTC; None where nobody wrote it down.
+        command: arguments of the command.
     """
 
-    run: tuple[str, ...] = ()
-    started: datetime.datetime | None = None
+    jobs: Listed
+    run: Listed
+    started: Annotated[datetime.datetime | None, BeforeValidator(moment)] = None
+    command: Listed
 
 
 def read_plan(study: Path) -> Plan:
     """The plan of a study; an empty one if there is none, or it is damaged."""
-    told = _read_plan(study)
-    run = told.get("run")
-    return Plan(tuple(map(str, run)) if isinstance(run, list) else (), moment(told.get("started")))
+    try:
+        return Plan.read(study / PLAN) or Plan.model_validate({})
+    except Damaged:
+        return Plan.model_validate({})
 
 
 def planned_jobs(study: Path) -> list[str]:
     """Names of the jobs that the study was last started with, in their order; empty where nobody wrote them down."""
-    return list(read_plan(study).run)
+    return list(map(str, read_plan(study).run))
 
 
 def search_command(study: Path) -> str | None:
     """The command line that a study was last started with; None if nobody wrote it down."""
-    words = _read_plan(study).get("command")
-    if not words or not isinstance(words, list):
-        return None
-    return shlex.join(["python", "-m", "catsdogs.search", *map(str, words)])
+    words = read_plan(study).command
+    return shlex.join(["python", "-m", "catsdogs.search", *map(str, words)]) if words else None
 
 
 def write_plan(study: Path, names: list[str], command: list[str]) -> None:
@@ -373,12 +393,11 @@ def write_plan(study: Path, names: list[str], command: list[str]) -> None:
 
     Where another process is at work on the study, its jobs stay in the plan: both are one run.
     """
-    before, earlier = _read_plan(study), read_plan(study)
+    before = read_plan(study)
     run, started = names, now()
-    if names and earlier.started is not None and any(is_held(study / name) for name in earlier.run):
-        run, started = list(dict.fromkeys([*earlier.run, *names])), before["started"]
-    known = before.get("jobs")
-    jobs = list(dict.fromkeys([*map(str, known if isinstance(known, list) else []), *names]))
+    if names and before.started is not None and any(is_held(study / str(name)) for name in before.run):
+        run, started = list(dict.fromkeys([*map(str, before.run), *names])), before.started.isoformat()
+    jobs = list(dict.fromkeys([*map(str, before.jobs), *names]))
     write_json(study / PLAN, {"study": study.name, "jobs": jobs, "run": run, "started": started, "command": command})
 
 
@@ -402,10 +421,3 @@ def retrain_command(study: Path, job: str | None = None) -> str:
         name = f"./{folder}"
     words = [f"study={quoted(name)}"] + ([f"job={quoted(job)}"] if job is not None else [])
     return f"python -m catsdogs.retrain {shlex.join(words)}"
-
-
-def _read_plan(study: Path) -> dict[str, Any]:
-    try:
-        return _mapping(read_json(study / PLAN))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-        return {}

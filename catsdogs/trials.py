@@ -11,12 +11,30 @@ from typing import Any
 import pandas as pd
 
 from catsdogs.files import write_csv
+from catsdogs.records import Table
 
 COMPLETED = "COMPLETED"
 
 # The columns of trials.csv before and after the hyperparameters.
 _LEADING = ["trial", "status", "val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds"]
 _TRAILING = ["parent", "first_epoch", "epoch_budget", "ended", "error"]
+_TABLE = Table(
+    {
+        "trial": int,
+        "status": str,
+        "val_log_loss": float,
+        "val_accuracy": float,
+        "epochs": int,
+        "best_epoch": int,
+        "seconds": float,
+        "parent": str,
+        "first_epoch": int,
+        "epoch_budget": float,
+        "ended": str,
+        "error": str,
+    },
+    optional=_TRAILING[:-1],
+)
 
 
 @dataclass(frozen=True)
@@ -119,35 +137,33 @@ def outcome(records: Collection[TrialRecord], planned: int | None) -> dict[str, 
 
 
 def read_trials(path: Path) -> list[TrialRecord]:
-    """Read what `write_trials` wrote, numbers exactly as they were.
+    """Read what `write_trials` wrote, numbers exactly as they were; nothing where there is no such file.
 
     Raises:
-        ValueError: the file is not such a table.
+        Damaged: the file is not such a table.
     """
-    table = pd.read_csv(path, dtype={"error": str, "parent": str, "ended": str})
-    missing = [name for name in [*_LEADING, "error"] if name not in table]
-    if missing:
-        raise ValueError(f"{path}: the columns {', '.join(missing)} are missing")
+    table = _TABLE.read(path)
+    if table is None:
+        return []
     names = [name for name in table.columns if name not in _LEADING + _TRAILING]
-    table["trial"] = trial_ids(table["trial"])
     records = []
     for row in table.to_dict("records"):
-        budget = row.get("epoch_budget")
+        budget = _number(row.get("epoch_budget"))
         records.append(
             TrialRecord(
-                trial=row["trial"],
+                trial=str(row["trial"]),
                 status=row["status"],
                 val_log_loss=_number(row["val_log_loss"]),
                 val_accuracy=_number(row["val_accuracy"]),
-                epochs=int(row["epochs"]),
-                best_epoch=int(row["best_epoch"]),
-                seconds=float(row["seconds"]),
+                epochs=row["epochs"],
+                best_epoch=row["best_epoch"],
+                seconds=row["seconds"],
                 hyperparameters={name: row[name] for name in names if not pd.isna(row[name])},
-                error=_text(row["error"]),
-                parent=trial_id(_text(row.get("parent"))),
-                first_epoch=int(row.get("first_epoch", 0)),
-                epoch_budget=None if pd.isna(budget) else int(budget),
-                ended=_text(row.get("ended")),
+                error=row["error"],
+                parent=trial_id(row.get("parent", "")),
+                first_epoch=row.get("first_epoch", 0),
+                epoch_budget=None if budget is None else int(budget),
+                ended=row.get("ended", ""),
             )
         )
     return records
@@ -156,19 +172,6 @@ def read_trials(path: Path) -> list[TrialRecord]:
 def trial_id(text: str) -> str:
     """As it is written now: versions up to 0.2 wrote `03`, or `0003`, where more than nine trials were asked for."""
     return str(int(text)) if text.isdecimal() else text
-
-
-def trial_ids(column: pd.Series) -> pd.Series:
-    """Of a table that was read.
-
-    Raises:
-        ValueError: there is one that is no number.
-    """
-    return column.astype(int).astype(str)
-
-
-def _text(value: Any) -> str:
-    return "" if pd.isna(value) else str(value)
 
 
 def _number(value: Any) -> float | None:

@@ -140,10 +140,13 @@ def test_every_setting_that_decides_the_numbers_must_agree(tmp_path, key, other)
     assert key in not_paired(evidence)[0]
 
 
-@pytest.mark.parametrize("key", ["cache", "study", "studies", "tta", "varied"])
-def test_settings_that_decide_no_number_may_differ(tmp_path, key):
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [("cache", "other"), ("study", "other"), ("studies", "other"), ("tta", {"kind": "flip"}), ("varied", ["other"])],
+)
+def test_settings_that_decide_no_number_may_differ(tmp_path, key, other):
     job(tmp_path / "night", schedule="a")
-    job(tmp_path / "night", schedule="b", config=CONFIG | {key: "other"})
+    job(tmp_path / "night", schedule="b", config=CONFIG | {key: other})
     assert len(choice_effects(read_evidence([tmp_path / "night"]))) == 1
 
 

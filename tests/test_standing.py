@@ -149,9 +149,9 @@ def test_a_job_that_began_with_other_settings_and_found_nothing_begins_anew(conf
 
 
 def test_json_that_is_no_result_is_no_crash(config, folder, left):
-    left(config(), status="ok", data=1, trials=None, versions=[])
+    left(config(), status="ok", trials=None, versions=None)
     assert found(config(), folder).kind is Kind.FINISHED
-    write_json(folder / "result.json", {"status": "ok", "config": 3, "trials": []})
+    write_json(folder / "result.json", {"status": "ok", "config": 3})
     with pytest.raises(UserError, match="nothing tells what they were run with"):
         found(config(), folder)
 

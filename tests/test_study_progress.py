@@ -95,7 +95,6 @@ def test_where_a_study_stands(study, run, jobs, minutes, expected):
     [
         ({"planned": None}, "11 trials,"),  # no end in sight
         ({}, "11 of 24 trials,"),  # it has begun and not told yet
-        (3, "11 of 24 trials,"),
     ],
 )
 def test_a_running_job_that_does_not_tell_its_number(study, trials, expected):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -12,10 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from catsdogs.earlier import HISTORY, HISTORY_TABLE, VALIDATION, VALIDATION_TABLE
 from catsdogs.errors import UserError
-from catsdogs.files import read_json, unicode
+from catsdogs.files import unicode
 from catsdogs.progress import printable
 from catsdogs.provenance import moment
+from catsdogs.records import Damaged, Record, Table
 from catsdogs.scores import log_loss_per_image
 from catsdogs.study import (
     FAILED,
@@ -29,7 +30,20 @@ from catsdogs.study import (
     planned_jobs,
     read_jobs,
 )
-from catsdogs.trials import TrialRecord, trial_ids
+from catsdogs.trials import TrialRecord
+
+_PREDICTIONS = Table(
+    {
+        "id": str,
+        "label": float,
+        "split": str,
+        "p_dog": float,
+        "p_dog_tta": float,
+        "p_dog_calibrated": float,
+    },
+    optional=("p_dog_calibrated",),
+)
+_HISTORY = Table({"epoch": int})
 
 WAITING = "waiting"  # planned, and nothing of it is there yet
 
@@ -212,10 +226,6 @@ def _study_names(folders: list[Path]) -> dict[Path, str]:
     return {folder: clean("/".join(folder.parts[-parts:])) for folder in folders}
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _number(value: Any) -> float:
     """NaN where it is no finite number."""
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.nan
@@ -234,7 +244,7 @@ def _row(job: Job, label: str, study: str, choices: list[str], trials: pd.DataFr
         "trials_completed": completed,
         "trials_failed": len(trials) - completed,
         "trials": len(trials),
-        "trials_planned": _mapping(result.get("trials")).get("planned"),
+        "trials_planned": result["trials"].get("planned"),
         "seconds": _number(row["seconds"]),
         "started": result.get("started"),
         "state": job.state,
@@ -344,10 +354,10 @@ def _stacked(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
 
 def _epochs(job: Job, label: str, problems: list[str]) -> pd.DataFrame:
     """`history.csv` of a job, with its label."""
-    needed = {"trial", "execution", "epoch", "val_log_loss"}
-    table = _table(job.folder / "history.csv", needed, f"job {label}", problems)
+    table = _table(HISTORY_TABLE, job.folder / HISTORY, f"job {label}", problems)
     if table is None:
         return pd.DataFrame()
+    table["trial"] = table["trial"].astype(str)
     if "fold" in table:
         # Every fold is a training of its own, with curves of its own.
         executions = table["execution"] * (table["fold"].max() + 1) + table["fold"]
@@ -358,7 +368,7 @@ def _epochs(job: Job, label: str, problems: list[str]) -> pd.DataFrame:
 
 def _predictions(job: Job, label: str, problems: list[str]) -> pd.DataFrame | None:
     """`validation.csv` of a job, if every probability in it is one."""
-    table = _table(job.folder / "validation.csv", {"id", "label", "p_dog"}, f"job {label}", problems)
+    table = _table(VALIDATION_TABLE, job.folder / VALIDATION, f"job {label}", problems)
     if table is None or table.empty:
         return None
     if not (table["p_dog"].between(0, 1).all() and table["label"].isin([0, 1]).all() and table["id"].is_unique):
@@ -367,26 +377,14 @@ def _predictions(job: Job, label: str, problems: list[str]) -> pd.DataFrame | No
     return table
 
 
-def _table(file: Path, needed: set[str], whose: str, problems: list[str]) -> pd.DataFrame | None:
+def _table(kind: Table, file: Path, whose: str, problems: list[str]) -> pd.DataFrame | None:
     """A CSV file of ours; None if it is not there, or damaged, which is told."""
-    if not file.is_file():
-        return None
     try:
-        # An image may be called "nan".
-        table = pd.read_csv(file, dtype={"id": str}, converters=None, na_filter="id" not in needed)
-        if "trial" in table:
-            table["trial"] = trial_ids(table["trial"])
-        known = ("label", "p_dog", "p_dog_tta", "p_dog_calibrated", "val_log_loss", "epoch")
-        numbers = [name for name in known if name in table]
-        table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce" if "p_dog_tta" in table else "raise")
-    except (OSError, ValueError) as error:
-        problems.append(f"{whose}: its {file.name} is damaged ({str(error).splitlines()[0]})")
+        table = kind.read(file)
+    except Damaged as error:
+        problems.append(f"{whose}: its {file.name} is damaged ({error.reason})")
         return None
-    table = table.rename(columns=clean)
-    if not needed <= set(table):
-        problems.append(f"{whose}: its {file.name} is damaged, it lacks {', '.join(sorted(needed - set(table)))}")
-        return None
-    return table
+    return None if table is None else table.rename(columns=clean)
 
 
 def _final(study: Path, name: str, problems: list[str]) -> Final | None:
@@ -397,16 +395,17 @@ def _final(study: Path, name: str, problems: list[str]) -> Final | None:
     whose = f"best/ of study {name}"
     read: dict[str, dict[str, Any]] = {"metrics.json": {}, "recipe.json": {}}
     for file in read:
-        if (folder / file).is_file():
-            try:
-                read[file] = _mapping(clean(read_json(folder / file)))
-            except (json.JSONDecodeError, UnicodeDecodeError):
-                problems.append(f"{whose}: its {file} is damaged")
-    predictions = _table(folder / "predictions.csv", {"id", "label", "split", "p_dog", "p_dog_tta"}, whose, problems)
+        try:
+            record = Record.read(folder / file)
+        except Damaged as error:
+            problems.append(f"{whose}: its {file} is damaged ({error.reason})")
+        else:
+            read[file] = {} if record is None else clean(record.model_dump())
+    predictions = _table(_PREDICTIONS, folder / "predictions.csv", whose, problems)
     if not read["metrics.json"] or predictions is None:
         return None
     # A model that was trained on all images was validated on none.
-    history = _table(folder / "history.csv", {"epoch"}, whose, problems)
+    history = _table(_HISTORY, folder / HISTORY, whose, problems)
     if history is not None and "member" in history:
         history = history[history["member"] == 0].drop(columns="member").reset_index(drop=True)
     return Final(
