@@ -110,3 +110,8 @@ def _typed(file: Path, column: pd.Series, text: pd.Series, kind: type) -> pd.Ser
     if wrong.any():
         raise Damaged(file, f"{column.name}={text[wrong].iloc[0]!r} is no number")
     return column.astype(kind)
+
+
+def mapping(thing: Any) -> dict[str, Any]:
+    """A part of a record that nothing has declared; an empty one where it is no mapping."""
+    return thing if isinstance(thing, dict) else {}

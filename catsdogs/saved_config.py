@@ -49,6 +49,11 @@ def _plain(value: Any, kind: Any) -> Any:
     return _known(value, group)
 
 
+def is_trusted(builder: str) -> bool:
+    """Whether this function is one of Keras or of catsdogs."""
+    return builder.startswith(_TRUSTED_MODULES)
+
+
 def check_builder(builder: str, job: str, named: Collection[str]) -> None:
     """Refuse to call a function that only the study names.
 
@@ -60,7 +65,7 @@ def check_builder(builder: str, job: str, named: Collection[str]) -> None:
     Raises:
         UserError: it is neither of Keras nor of catsdogs, nor named by the user.
     """
-    if builder not in named and not builder.startswith(_TRUSTED_MODULES):
+    if builder not in named and not is_trusted(builder):
         raise UserError(
             f"backbone.builder={builder}: this function is named by job {job} alone, and calling it would run code of "
             "whoever made the study; if you know it, add backbone.builder=... with this name to the command, or "
@@ -76,10 +81,11 @@ def named_builders(overrides: Iterable[str], folders: Iterable[Path], studies: P
     """
     pairs = [(key.lstrip("+"), value) for key, _, value in (one.partition("=") for one in overrides)]
     found = {value.strip("'\"") for key, value in pairs if key == "backbone.builder"}
+    theirs = studies.resolve()
     for folder in folders:
         for file in folder.rglob("*.yaml"):
             hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-            if not hidden and not file.resolve().is_relative_to(studies.resolve()):
+            if not hidden and not file.resolve().is_relative_to(theirs):
                 found |= _builders_in(file)
     return found
 

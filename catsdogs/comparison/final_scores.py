@@ -11,6 +11,7 @@ import pandas as pd
 
 from catsdogs.comparison.evidence import Final
 from catsdogs.comparison.paired import mean_intervals
+from catsdogs.records import mapping
 from catsdogs.scores import log_loss_per_image
 
 SCORES = ("log_loss", "accuracy", "roc_auc", "brier", "ece")
@@ -29,14 +30,14 @@ def final_scores(final: Final) -> pd.DataFrame:
         (images, Int64). What was not computed is NaN. All rows of the split `validation`, or `out-of-fold`, come
         first; those of `holdout` and `test` follow where there are any.
     """
-    details = _mapping(final.metrics.get("details"))
+    details = mapping(final.metrics.get("details"))
     tables = []
     for split, prefix in (("validation", ""), ("holdout", "holdout_"), ("test", "test_")):
-        name_of_split = _mapping(details.get(f"{prefix}log_loss")).get("split") or split
+        name_of_split = mapping(details.get(f"{prefix}log_loss")).get("split") or split
         found = []
         for score in SCORES:
             for kind, suffix in KINDS.items():
-                detail = _mapping(details.get(f"{prefix}{score}{suffix}"))
+                detail = mapping(details.get(f"{prefix}{score}{suffix}"))
                 value, low, high, size = (_number(detail.get(key)) for key in ("value", "low", "high", "size"))
                 found.append([score, kind, value, low, high, str(name_of_split), size])
         table = pd.DataFrame(found, columns=_COLUMNS)
@@ -51,7 +52,7 @@ def tta_gains(final: Final) -> dict[str, Any]:
     Version 0.2 did not write it; of its models, that on the validation images.
     """
     if "tta_gain" in final.metrics:
-        return _mapping(final.metrics["tta_gain"])
+        return mapping(final.metrics["tta_gain"])
     table = final.predictions
     told = (table["split"] == "validation") & table["label"].isin([0, 1])
     both = table[told & table["p_dog"].between(0, 1) & table["p_dog_tta"].between(0, 1)]
@@ -61,10 +62,6 @@ def tta_gains(final: Final) -> dict[str, Any]:
     plain, averaged = (log_loss_per_image(labels, both[name].to_numpy(np.float64)) for name in ("p_dog", "p_dog_tta"))
     gain = mean_intervals((plain - averaged)[None])[0]
     return {"validation": {**dataclasses.asdict(gain), "split": "validation"}}
-
-
-def _mapping(thing: Any) -> dict[str, Any]:
-    return thing if isinstance(thing, dict) else {}
 
 
 def _number(value: Any) -> float:

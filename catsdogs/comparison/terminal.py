@@ -27,7 +27,7 @@ def print_answer(evidence: Evidence, console: Console | None = None) -> Answer:
     Args:
         console: None: standard output, in at most 100 columns.
     """
-    console = console or _console()
+    console = console or answer_console()
     found = answer(evidence)
     console.print()
     console.print(Text(found.headline, style="bold"))
@@ -44,7 +44,8 @@ def print_answer(evidence: Evidence, console: Console | None = None) -> Answer:
     return found
 
 
-def _console() -> Console:
+def answer_console() -> Console:
+    """For answers of one width, in a terminal and in a file."""
     console = Console()
     return Console(width=min(console.width, _WIDTH) if console.is_terminal else _WIDTH)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from catsdogs.comparison.evidence import Evidence, read_evidence
 from catsdogs.errors import UserError
+from catsdogs.records import mapping
 from catsdogs.scores import log_loss_per_image
 from catsdogs.study import Job
 
@@ -85,7 +85,7 @@ def suspects(studies: list[Path], rows: pd.DataFrame) -> Suspects:
     )
     table = table[(table["p_dog"] > 0.5) != (table["label"] == 1)]
     table = table.sort_values("log_loss", ascending=False, kind="stable", ignore_index=True)
-    best = _mapping(_mapping(evidence.jobs[next(iter(answers))].result.get("config")).get("data"))
+    best = mapping(mapping(evidence.jobs[next(iter(answers))].result.get("config")).get("data"))
     ignored = [name for name in map(str, best.get("ignore") or []) if name in set(rows["id"])]
     return Suspects(table, int(judged.sum()), list(answers), ignored, problems)
 
@@ -107,7 +107,3 @@ def _answer(job: Job, predictions: pd.DataFrame) -> pd.Series | None:
         return None
     # Copies of an image have the same answer, to rounding.
     return None if told.empty else told.groupby("sha256")["p_dog"].mean()
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

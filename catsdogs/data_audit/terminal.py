@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from catsdogs.comparison.terminal import answer_console
 from catsdogs.data_audit.findings import Findings
 from catsdogs.data_audit.sentences import LOOK, UNASKED, asked, headline, judged
 
-_WIDTH = 100
 _SUSPECTS = 12
 _NAME_LENGTH = 44  # columns of an id
 _MOST_IGNORED = 50  # more ids are in the tables
@@ -24,7 +24,7 @@ def print_findings(found: Findings, console: Console | None = None) -> None:
     Args:
         console: None: standard output.
     """
-    console = console or _console()
+    console = console or answer_console()
     console.print()
     console.print(Text(headline(found), style="bold"))
     table = Table(box=SIMPLE)
@@ -64,8 +64,3 @@ def _print_suspects(found: Findings, console: Console) -> None:
         console.print(Text(f"and {len(told.table) - _SUSPECTS:,} less confident ones. ").append(LOOK))
     else:
         console.print(Text(LOOK))
-
-
-def _console() -> Console:
-    console = Console()
-    return Console(width=min(console.width, _WIDTH) if console.is_terminal else _WIDTH)
