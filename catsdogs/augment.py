@@ -16,10 +16,6 @@ import numpy as np
 
 from catsdogs.schema import Augmentation
 
-# The place of every random number in an image's stream. Numbers are drawn whether they are used or not: a change that
-# is switched off, or appended here, leaves the others as they were, so two augmentations share their random numbers.
-_DRAWS = ("flip", "rotation", "shift_x", "shift_y", "zoom", "shear", "brightness", "contrast", "saturation")
-
 # Of the side, that a crop shows: 224 of 256 pixels, as networks for ImageNet were tested with.
 CROP_FRACTION = 7 / 8
 
@@ -93,21 +89,20 @@ def augment(
 
 def changes(keys: np.ndarray, augmentation: Augmentation, seed: int, view: int, stream: str = "training") -> Changes:
     """What `augment` does to the images of these keys; arguments as there."""
-    u = dict(zip(_DRAWS, uniforms(keys, seed, view, stream).T, strict=True))
-
-    def within(name: str, limit: float) -> np.ndarray:
-        return (2 * u[name] - 1) * limit
-
+    # Numbers are drawn whether they are used or not: a change that is switched off, or appended here, leaves the others
+    # as they were, so two augmentations share their random numbers.
+    flip, *others = uniforms(keys, seed, view, stream).T
+    rotation, shift_x, shift_y, zoom, shear, brightness, contrast, saturation = (2 * number - 1 for number in others)
     return Changes(
-        flip=u["flip"] < augmentation.flip_probability,
-        rotation_degrees=within("rotation", augmentation.rotation_degrees),
-        shift_x_fraction=within("shift_x", augmentation.shift_fraction),
-        shift_y_fraction=within("shift_y", augmentation.shift_fraction),
-        zoom=1 + within("zoom", augmentation.zoom_fraction),
-        shear_degrees=within("shear", augmentation.shear_degrees),
-        brightness=1 + within("brightness", augmentation.brightness_fraction),
-        contrast=1 + within("contrast", augmentation.contrast_fraction),
-        saturation=1 + within("saturation", augmentation.saturation_fraction),
+        flip=flip < augmentation.flip_probability,
+        rotation_degrees=rotation * augmentation.rotation_degrees,
+        shift_x_fraction=shift_x * augmentation.shift_fraction,
+        shift_y_fraction=shift_y * augmentation.shift_fraction,
+        zoom=1 + zoom * augmentation.zoom_fraction,
+        shear_degrees=shear * augmentation.shear_degrees,
+        brightness=1 + brightness * augmentation.brightness_fraction,
+        contrast=1 + contrast * augmentation.contrast_fraction,
+        saturation=1 + saturation * augmentation.saturation_fraction,
     )
 
 
@@ -128,8 +123,11 @@ def changed(images: np.ndarray, drawn: Changes, border: str) -> np.ndarray:
         (N, S, S, 3) uint8, newly made.
     """
     side = images.shape[1]
-    warped, coloured = _warped(drawn), _coloured(drawn)
-    matrices, colours, tables = warp_matrices(drawn, side), colour_matrices(drawn), colour_tables(drawn)
+    matrices, colours = _warp_matrices(drawn, side), _colour_matrices(drawn)
+    # Whether pixels move by more than a flip, and whether they change their colours.
+    warped = (drawn.shift_x_fraction != 0) | (drawn.shift_y_fraction != 0) | (drawn.rotation_degrees != 0)
+    warped |= (drawn.zoom != 1) | (drawn.shear_degrees != 0)
+    coloured = (drawn.brightness != 1) | (drawn.contrast != 1) | (drawn.saturation != 1)
     out = np.empty(images.shape, np.uint8)
     for i in range(len(images)):
         source, target = images[i], out[i]
@@ -143,7 +141,8 @@ def changed(images: np.ndarray, drawn: Changes, border: str) -> np.ndarray:
             target[:] = source
         if coloured[i] and drawn.saturation[i] == 1:
             # Exact for every level, where cv2.transform works with 10 bits after the point and may be off by one.
-            cv2.LUT(target, tables[i], dst=target)
+            levels = np.arange(256) * colours[i, 0, 0] + colours[i, 0, 3]
+            cv2.LUT(target, np.clip(np.rint(levels), 0, 255).astype(np.uint8), dst=target)
         elif coloured[i]:
             cv2.transform(target, colours[i], dst=target)
     return out
@@ -178,11 +177,11 @@ def uniforms(keys: np.ndarray, seed: int, view: int, stream: str) -> np.ndarray:
     A generator of its own for every image, so that neither order nor batch matters.
     """
     word = zlib.crc32(stream.encode())
-    drawn = [np.random.default_rng([seed, word, view, key]).random(len(_DRAWS)) for key in keys.tolist()]
-    return np.array(drawn).reshape(len(keys), len(_DRAWS))
+    drawn = [np.random.default_rng([seed, word, view, key]).random(9) for key in keys.tolist()]
+    return np.array(drawn).reshape(len(keys), 9)
 
 
-def warp_matrices(drawn: Changes, side: int) -> np.ndarray:
+def _warp_matrices(drawn: Changes, side: int) -> np.ndarray:
     """(N, 2, 3) float64: where pixel (x, y, 1) of an image goes, y downwards, about the centre ((S-1)/2, (S-1)/2)."""
     angle = np.deg2rad(drawn.rotation_degrees)
     cos, sin, tan = np.cos(angle), np.sin(angle), np.tan(np.deg2rad(drawn.shear_degrees))
@@ -200,7 +199,7 @@ def warp_matrices(drawn: Changes, side: int) -> np.ndarray:
     return np.concatenate([linear, offset[:, :, None]], axis=2)
 
 
-def colour_matrices(drawn: Changes) -> np.ndarray:
+def _colour_matrices(drawn: Changes) -> np.ndarray:
     """(N, 3, 4) float64: new RGB = matrix @ (R, G, B, 1), before rounding and clipping to 0..255."""
     s = drawn.saturation[:, None, None]
     gain = (drawn.brightness * drawn.contrast)[:, None, None]
@@ -208,20 +207,3 @@ def colour_matrices(drawn: Changes) -> np.ndarray:
     # Saturation leaves grey as it is, so contrast's offset needs no change for it.
     offset = np.repeat((_MID_GREY * (1 - drawn.contrast))[:, None, None], 3, axis=1)
     return np.concatenate([linear, offset], axis=2)
-
-
-def colour_tables(drawn: Changes) -> np.ndarray:
-    """(N, 256) uint8: the new level of every level, for saturation 1."""
-    gain, offset = drawn.brightness * drawn.contrast, _MID_GREY * (1 - drawn.contrast)
-    levels = np.arange(256) * gain[:, None] + offset[:, None]
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
-
-
-def _warped(drawn: Changes) -> np.ndarray:
-    """(N,) bool: whether pixels move by more than a flip."""
-    shifts = (drawn.shift_x_fraction != 0) | (drawn.shift_y_fraction != 0)
-    return shifts | (drawn.rotation_degrees != 0) | (drawn.zoom != 1) | (drawn.shear_degrees != 0)
-
-
-def _coloured(drawn: Changes) -> np.ndarray:
-    return (drawn.brightness != 1) | (drawn.contrast != 1) | (drawn.saturation != 1)

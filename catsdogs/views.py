@@ -62,19 +62,11 @@ class LiveViews:
     def __init__(self, pixels: np.ndarray, keys: np.ndarray, augmentation: Augmentation, seed: int) -> None:
         self._pixels = pixels
         self._keys = keys
-        self._augmentation = augmentation
-        self._seed = seed
+        self.augmentation = augmentation
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self._pixels)
-
-    @property
-    def augmentation(self) -> Augmentation:
-        return self._augmentation
-
-    @property
-    def seed(self) -> int:
-        return self._seed
 
     def read(self, rows: np.ndarray, view: View) -> np.ndarray:
         """uint8 (B, S, S, 3)."""
@@ -85,4 +77,4 @@ class LiveViews:
             return images
         if view.kind in ("mirrored", "mirrored crop"):
             return np.ascontiguousarray(images[:, :, ::-1])
-        return augment(images, self._keys[rows], self._augmentation, self._seed, view.number, stream=view.kind)
+        return augment(images, self._keys[rows], self.augmentation, self.seed, view.number, stream=view.kind)
