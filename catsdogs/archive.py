@@ -12,7 +12,6 @@ import logging
 import lzma
 import os
 import re
-import shutil
 import stat
 import struct
 import tempfile
@@ -21,7 +20,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from catsdogs.errors import UserError
+from catsdogs.errors import UserError, first_line
 from catsdogs.progress import listed
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -30,7 +29,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".ti
 _SUSPICIOUS_BYTES = 64 * 2**20
 _SUSPICIOUS_RATIO = 200
 
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Control characters, and the halves of characters as which Python reads bytes of a name that are not UTF-8.
+_UNFIT_FOR_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _LEADS_ELSEWHERE = re.compile(r"/|[A-Za-z]:|(.*/)?\.\.(/|$)")  # an absolute path, a drive, or a step up
 
 # What zipfile and its decompressors raise when they meet bytes that are not what they should be.
@@ -58,7 +58,7 @@ def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), text
 
 
-def open_images(source: Path, cache: Path, max_unpacked_bytes: int = 20 * 2**30) -> ImageFolder:
+def open_images(source: Path, cache: Path, max_unpacked_bytes: float = 20 * 2**30) -> ImageFolder:
     """Make a zip or a folder of images available as a folder.
 
     A folder is used where it is. Of a zip the images are unpacked into `cache/archives/<digest>`, once: an archive that
@@ -111,12 +111,12 @@ def image_paths(root: Path) -> list[str]:
             entered.add((status.st_dev, status.st_ino))
             subfolders[:] = sorted(name for name in subfolders if not _passed_over(name))
             within = PurePosixPath(Path(folder).relative_to(root).as_posix())
-            paths += [str(within / name) for name in names if _is_image(name) and not _passed_over(name)]
+            paths += [str(within / name) for name in names if _is_image(name)]
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions") from error
     for path in paths:
-        if _CONTROL_CHARACTERS.search(path) or not _is_utf8(path):
-            raise UserError(f"{root}: the name {_shown(path)} is not UTF-8 or has control characters; rename the file")
+        if _UNFIT_FOR_NAMES.search(path):
+            raise UserError(f"{root}: the name {path!a} is not UTF-8 or has control characters; rename the file")
     return sorted(paths, key=natural_key)
 
 
@@ -124,26 +124,22 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)
-
-
 def _passed_over(part: str) -> bool:
     """Whether a file or folder of this name is the doing of an operating system."""
     return part.startswith(".") or part == "__MACOSX"
 
 
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) and not _passed_over(name)
 
 
-def _shown(name: str) -> str:
-    """A name that may be hostile, fit for a line of text."""
-    return ascii(name) if len(name) <= 120 else ascii(name[:117] + "...")
+def _no_images(source: Path, archives: list[str], before: str = "") -> UserError:
+    """What to do with a zip or a folder in which there is at best another zip."""
+    if not archives:
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        return UserError(f"{source}: no images in it; pass a zip or a folder with files ending in {suffixes}")
+    likely = next((path for path in archives if PurePosixPath(path).stem.lower() == "train"), archives[0])
+    return UserError(f"{source}: no images in it, but the zips {listed(archives, 3)}; {before}pass {likely} instead")
 
 
 def _listing_digest(root: Path) -> str:
@@ -154,12 +150,7 @@ def _listing_digest(root: Path) -> str:
     """
     paths = image_paths(root)
     if not paths:
-        archives = sorted(path.name for path in root.glob("*.zip"))
-        if archives:
-            raise UserError(
-                f"{root}: no images in it, but the zips {listed(archives, 3)}; pass the path of one of them"
-            )
-        raise UserError(f"{root}: no images in it; pass a folder with files ending in {', '.join(IMAGE_SUFFIXES)}")
+        raise _no_images(root, sorted(path.name for path in root.glob("*.zip")))
     digest = hashlib.sha256()
     for path in sorted(paths):
         try:
@@ -192,44 +183,38 @@ def _zip_digest(source: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _unpack(source: Path, target: Path, max_unpacked_bytes: int) -> None:
+def _unpack(source: Path, target: Path, max_unpacked_bytes: float) -> None:
     """Unpack the images of a zip into the folder `target`, which appears only when it is whole."""
     try:
         archive = zipfile.ZipFile(source)
     except (*_DAMAGE, OSError, RuntimeError) as error:
-        raise UserError(f"{source}: damaged ({_reason(error)}); copy or download it again") from error
+        raise _damaged(source, error) from error
     with archive:
         members = _image_members(archive, source, max_unpacked_bytes)
+        _log.info("unpacking %d images of %s to %s", len(members), source, target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:16]}-", dir=target.parent))
+            prefix = f".{target.name[:16]}-"
+            with tempfile.TemporaryDirectory(None, prefix, target.parent, ignore_cleanup_errors=True) as temporary:
+                for info in members:
+                    _extract(archive, info, source, Path(temporary))
+                os.chmod(temporary, 0o755)  # it is for its owner; the cache is for whoever may read it
+                os.rename(temporary, target)
         except OSError as error:
-            raise _unwritable(target.parent, error) from error
-        try:
-            total = sum(info.file_size for info in members)
-            _log.info("unpacking %d images (%.3g GiB) of %s to %s", len(members), total / 2**30, source, target)
-            for info in members:
-                _extract(archive, info, source, temporary)
-            temporary.chmod(0o755)  # mkdtemp's folders are for their owner; the cache is for whoever may read it
-            try:
-                temporary.rename(target)
-            except OSError as error:
-                if not target.is_dir():  # else another process was faster, and what it unpacked is the same
-                    raise _unwritable(target, error) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if not os.path.isdir(target):  # else another process was faster, and what it unpacked is the same
+                raise _unwritable(target.parent, error) from error
 
 
-def _image_members(archive: zipfile.ZipFile, source: Path, max_unpacked_bytes: int) -> list[zipfile.ZipInfo]:
+def _image_members(archive: zipfile.ZipFile, source: Path, max_unpacked_bytes: float) -> list[zipfile.ZipInfo]:
     """The images of an archive, `filename` being their relative path, after every check that needs no unpacking."""
     members, archives = [], []
     for info in archive.infolist():
         # zipfile cuts `filename` at the first NUL. A backslash counts as a slash, as on Windows.
         name = info.orig_filename.replace("\\", "/")
         link = stat.S_ISLNK(info.external_attr >> 16)
-        if link or _LEADS_ELSEWHERE.match(name) or _CONTROL_CHARACTERS.search(name):
+        if link or _LEADS_ELSEWHERE.match(name) or _UNFIT_FOR_NAMES.search(name):
             raise UserError(
-                f"{source}: the member {_shown(info.orig_filename)} is a link, leads out of the archive or has control "
+                f"{source}: the member {info.orig_filename[:120]!a} is a link, leads out of the archive or has control "
                 f"characters in its name; unpack the archive yourself if it is trusted, and pass the folder"
             )
         parts = [part for part in name.split("/") if part not in ("", ".")]
@@ -240,14 +225,8 @@ def _image_members(archive: zipfile.ZipFile, source: Path, max_unpacked_bytes: i
             archives.append(info.filename)
         elif _is_image(info.filename):
             members.append(info)
-    if not members and archives:
-        inner = next((path for path in archives if PurePosixPath(path).stem.lower() == "train"), archives[0])
-        raise UserError(
-            f"{source}: no images in it, but the zips {listed(archives, 3)}; "
-            f"unpack it first and pass the inner {inner} instead"
-        )
     if not members:
-        raise UserError(f"{source}: no images in it; pass a zip with files ending in {', '.join(IMAGE_SUFFIXES)}")
+        raise _no_images(source, archives, before="unpack it first and ")
 
     # A bound of what will be written, too: zipfile cuts a member at its declared size.
     total = sum(info.file_size for info in members)
@@ -280,16 +259,14 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path, fold
         ) from error
     except RuntimeError as error:  # encrypted, or packed by a method that Python does not know, as Deflate64 of Windows
         raise UserError(
-            f"{source}: {path} cannot be unpacked here ({_reason(error)}); "
-            f"unpack the archive yourself and pass the folder"
+            f"{source}: {path} cannot be unpacked here ({first_line(error)}); unpack the archive yourself and pass the "
+            f"folder"
         ) from error
     except (*_DAMAGE, OSError) as error:
         # bzip2 tells of damage by an OSError without number, an offset before the start of the file by EINVAL.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise _unwritable(folder.parent, error, f"{_shown(path)} of {source} ") from error
-        raise UserError(
-            f"{source}: {path} in it is damaged ({_reason(error)}); copy or download the archive again"
-        ) from error
+            raise _unwritable(folder.parent, error, f"{path[:120]!a} of {source} ") from error
+        raise _damaged(source, error, f"{path} in it is ") from error
 
 
 def _unwritable(folder: Path, error: OSError, what: str = "") -> UserError:
@@ -298,5 +275,5 @@ def _unwritable(folder: Path, error: OSError, what: str = "") -> UserError:
     return UserError(f"{folder}: {what}cannot be written ({error.strerror}); pass cache=FOLDER with a folder that can")
 
 
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _damaged(source: Path, error: Exception, what: str = "") -> UserError:
+    return UserError(f"{source}: {what}damaged ({first_line(error)}); copy or download it again")
