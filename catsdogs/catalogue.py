@@ -106,32 +106,23 @@ def _look(root: Path) -> pd.DataFrame:
     paths = image_paths(root)
     _log.info("looking at %d images in %s", len(paths), root)
 
-    table = pd.DataFrame(
-        list(in_threads(lambda path: _seen(root / path), paths, "looking at images")),
-        columns=["sha256", "width", "height", "phash", "problem"],
-    )
+    seen = in_threads(lambda path: _seen(root, path), paths, "looking at images")
+    table = pd.DataFrame(seen, columns=["path", "label", "sha256", "width", "height", "phash", "problem"])
     table.insert(0, "id", ids_of(paths))
-    table.insert(1, "path", paths)
-    labels = [label_of(path) for path in paths]
-    table.insert(2, "label", [label for label, _ in labels])
-    table["problem"] = [
-        "; ".join(filter(None, (undecodable, contradiction)))
-        for undecodable, (_, contradiction) in zip(table["problem"], labels, strict=True)
-    ]
-    order = sorted(range(len(table)), key=[natural_key(name) for name in table["id"]].__getitem__)
-    return table.iloc[order]
+    return table.sort_values("id", key=lambda ids: ids.map(natural_key))
 
 
-def _seen(file: Path) -> tuple[str, int, int, str, str]:
-    """sha256, width, height, perceptual hash and problem of one file."""
+def _seen(root: Path, path: str) -> tuple[str, float, str, int, int, str, str]:
+    """All that is known of one file but its id."""
     try:
-        data = file.read_bytes()
+        data = (root / path).read_bytes()
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); mend or remove the file") from error
+        raise UserError(f"{root / path}: cannot be read ({error.strerror}); mend or remove the file") from error
+    label, problem = label_of(path)
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         image = decode(io.BytesIO(data), None)
     except ValueError as error:
-        return sha256, 0, 0, "", f"does not decode: {error}"
+        return path, label, sha256, 0, 0, "", "; ".join(filter(None, (f"does not decode: {error}", problem)))
     height, width, _ = image.shape
-    return sha256, width, height, phash(image), ""
+    return path, label, sha256, width, height, phash(image), problem

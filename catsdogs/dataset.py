@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +21,9 @@ from catsdogs.schema import Data, Split
 from catsdogs.split import divide, subset
 
 _SHOWN = 5  # ids in a message
+_IGNORED = "ignored by data.ignore"
 
 _log = logging.getLogger(__name__)
-
-
-# Training and validation, and nothing held out.
-TWO_SIDES = Split(holdout=0.0, folds=1, together="copies")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +76,7 @@ class Dataset:
         return np.flatnonzero(self.rows["split"] == "holdout")
 
 
-def load_dataset(data: Data, cache: Path, division: Split = TWO_SIDES) -> Dataset:
+def load_dataset(data: Data, cache: Path, division: Split) -> Dataset:
     """Open the archives, leave out what cannot be trained on, draw the subset, and split.
 
     Left out are images that do not decode, that have no label or two, and those of `data.ignore`. An image that occurs
@@ -102,10 +98,10 @@ def load_dataset(data: Data, cache: Path, division: Split = TWO_SIDES) -> Datase
     table = catalogue(folder, cache)
     test_table = None if test_folder is None else catalogue(test_folder, cache)
 
-    problems = _problems(table, data.ignore)
-    rows = table[problems == ""]
-    left_out = table.assign(problem=problems)[problems != ""].reset_index(drop=True)
-    _report(left_out, len(table), ignored=len(set(data.ignore)))
+    table["problem"] = _problems(table, data.ignore)
+    rows = table[table["problem"] == ""]
+    left_out = table[table["problem"] != ""].reset_index(drop=True)
+    _report(left_out, len(table))
     _check_classes(rows, left_out, train, test_table)
     rows = subset(rows, data.limit, data.split_seed).reset_index(drop=True)
     units = rows
@@ -144,7 +140,7 @@ def _sources(data: Data, cache: Path) -> tuple[Path, Path | None]:
 
 def _opened(key: str, source: Path, data: Data, cache: Path) -> ImageFolder:
     try:
-        return open_images(source, cache, int(min(data.max_unpacked_gib * 2**30, sys.maxsize)))
+        return open_images(source, cache, data.max_unpacked_gib * 2**30)
     except UserError as error:
         raise UserError(f"data.{key}: {error}") from error
 
@@ -157,24 +153,23 @@ def _problems(table: pd.DataFrame, ignore: list[str]) -> pd.Series:
             f"data.ignore: there is no training image with the id {listed(unknown, _SHOWN)}; "
             f"an id is the path without shared folders and suffix, {table['id'].iloc[0]} for example"
         )
-    problems = table["problem"].astype(object)
+    problems = table["problem"].copy()
     problems[(problems == "") & table["label"].isna()] = "no label"
-    problems[table["id"].isin(ignore)] = "ignored by data.ignore"
+    problems[table["id"].isin(ignore)] = _IGNORED
     usable = table[problems == ""]
-    labels = usable.groupby("sha256")["label"].nunique()
-    problems[usable.index[usable["sha256"].isin(labels.index[labels > 1])]] = "the same image occurs under both labels"
+    labels = usable.groupby("sha256")["label"].transform("nunique")
+    problems[usable.index[labels > 1]] = "the same image occurs under both labels"
     return problems
 
 
-def _report(left_out: pd.DataFrame, total: int, ignored: int) -> None:
+def _report(left_out: pd.DataFrame, total: int) -> None:
     """Say what is left out; what was asked to be left out needs no warning."""
-    if ignored:
-        _log.info("data.ignore leaves out %d of %d training images", ignored, total)
-    unasked = left_out[left_out["problem"] != "ignored by data.ignore"]
+    unasked = left_out[left_out["problem"] != _IGNORED]
+    if len(unasked) < len(left_out):
+        _log.info("data.ignore leaves out %d of %d training images", len(left_out) - len(unasked), total)
     if len(unasked):
-        first = [f"{row.id} ({row.problem})" for row in unasked.head(_SHOWN).itertuples()]
-        more = "" if len(unasked) <= _SHOWN else ", ..."
-        _log.warning("%d of %d training images are left out: %s%s", len(unasked), total, ", ".join(first), more)
+        named = [f"{row.id} ({row.problem})" for row in unasked.itertuples()]
+        _log.warning("%d of %d training images are left out: %s", len(unasked), total, listed(named, _SHOWN))
 
 
 def _check_classes(rows: pd.DataFrame, left_out: pd.DataFrame, train: Path, test: pd.DataFrame | None) -> None:

@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import re
-import shutil
 import time
 import warnings
 from collections import deque
@@ -69,7 +68,7 @@ def decode(file: Path | BinaryIO, size: int | None) -> np.ndarray:
     data = file.read_bytes() if isinstance(file, Path) else file.read()
     if not data:
         raise ValueError("the file is empty")
-    silence_pillow()
+    _silence_pillow()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
@@ -106,41 +105,35 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
     hashes = [str(sha256) for sha256 in rows["sha256"]]
     path = cache / "pixels" / f"{pixels_key(hashes, size)}.npy"
     if not path.exists():
+        images, needed = list(zip(rows["path"], hashes, strict=True)), math.prod(shape)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(path.parent).free
-            if math.prod(shape) > free:
+            if needed > (free := files.free_bytes(path.parent)):
                 raise UserError(
-                    f"{path.parent}: {len(rows)} images of {size}x{size} pixels take "
-                    f"{binary_size(math.prod(shape))} and {binary_size(free)} are free; pass cache=FOLDER on a larger "
-                    "disk, or a smaller data.limit"
+                    f"{path.parent}: {len(rows)} images of {size}x{size} pixels take {binary_size(needed)} and "
+                    f"{binary_size(free)} are free; pass cache=FOLDER on a larger disk, or a smaller data.limit"
                 )
-            _write_pixels(list(zip(rows["path"], hashes, strict=True)), shape, root, path)
+            _log.info("decoding %d images to %dx%d (%s)", len(rows), size, size, binary_size(needed))
+            with files.replacing(path) as temporary, temporary.open("wb") as file:
+                files.write_npy_header(file, shape, "uint8")
+                for image in in_threads(lambda image: _squeezed(root, *image, size), images, "decoding"):
+                    file.write(image.data)
         except OSError as error:
             raise UserError(
-                f"{path.parent}: cannot hold {binary_size(math.prod(shape))} of pixels ({error.strerror}); "
+                f"{path.parent}: cannot hold {binary_size(needed)} of pixels ({error.strerror}); "
                 f"pass cache=FOLDER with a folder that can"
             ) from error
     return np.load(path, mmap_mode="r")
 
 
-def squeezed(root: Path, path: str, sha256: str, size: int) -> np.ndarray:
-    """Decode one catalogued file, if it still is what the catalogue saw: (size, size, 3) uint8, RGB, 0..255.
-
-    Args:
-        path: relative to `root`.
-        sha256: of the file, as catalogued.
-
-    Raises:
-        UserError: the file has vanished, changed, or does not decode.
-    """
+def _squeezed(root: Path, path: str, sha256: str, size: int) -> np.ndarray:
+    """Decode one file, if it still is what the catalogue saw."""
     try:
         data = (root / path).read_bytes()
+        fault = "" if hashlib.sha256(data).hexdigest() == sha256 else "has changed since it was catalogued"
     except OSError as error:
         fault = f"cannot be read any more ({error.strerror})"
-        raise UserError(_since_catalogued(root, path, fault)) from error
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(_since_catalogued(root, path, "has changed since it was catalogued"))
+    if fault:
+        raise UserError(f"{root / path}: {fault}; run again, and if {root} is in the cache remove that folder first")
     try:
         return decode(io.BytesIO(data), size)
     except ValueError as error:
@@ -203,7 +196,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def silence_pillow() -> None:
+def _silence_pillow() -> None:
     """Turn off Pillow's warnings and log about odd files: what does not decode is told by an error, the rest is noise.
 
     `warnings.catch_warnings` is no help, as threads that leave it in another order than they entered restore the wrong
@@ -213,15 +206,3 @@ def silence_pillow() -> None:
         if ("ignore", None, category, re.compile(_FROM_PILLOW), 0) not in warnings.filters:
             warnings.filterwarnings("ignore", category=category, module=_FROM_PILLOW)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
-
-
-def _write_pixels(images: list[tuple[str, str]], shape: tuple[int, int, int, int], root: Path, path: Path) -> None:
-    _log.info("decoding %d images to %dx%d (%s)", shape[0], shape[1], shape[2], binary_size(math.prod(shape)))
-    with files.replacing(path) as temporary, temporary.open("wb") as file:
-        files.write_npy_header(file, shape, "uint8")
-        for image in in_threads(lambda image: squeezed(root, *image, shape[1]), images, "decoding"):
-            file.write(image.data)
-
-
-def _since_catalogued(root: Path, path: str, fault: str) -> str:
-    return f"{root / path}: {fault}; run again, and if {root} is in the cache remove that folder first"

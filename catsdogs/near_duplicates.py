@@ -24,7 +24,6 @@ MOST_BITS = 48
 
 _HASH_SIDE = 16  # 16 x 16 bits; with the usual 8 x 8 different photographs come as near as copies
 _PIXELS = 4 * _HASH_SIDE  # side of what imagehash transforms
-_WORDS = _HASH_SIDE**2 // 64
 _BLOCK = 32  # rows compared with all others at a time: small enough for the processor's cache
 
 
@@ -53,7 +52,7 @@ def groups(rows: pd.DataFrame) -> pd.Series:
 
 def hashes(rows: pd.DataFrame) -> np.ndarray:
     """(N, 4) uint64: the bits of the column phash; every image must decode."""
-    return np.frombuffer(bytes.fromhex("".join(rows["phash"])), np.uint64).reshape(len(rows), _WORDS)
+    return np.frombuffer(bytes.fromhex("".join(rows["phash"])), np.uint64).reshape(len(rows), _HASH_SIDE**2 // 64)
 
 
 def pairs(one: np.ndarray, other: np.ndarray | None = None) -> pd.DataFrame:
@@ -74,7 +73,7 @@ def pairs(one: np.ndarray, other: np.ndarray | None = None) -> pd.DataFrame:
         after = start if other is None else 0
         columns = one[after:] if other is None else other
         bits = np.zeros((len(rows), len(columns)), np.uint16)  # 256 would not fit into what bitwise_count gives
-        for word in range(_WORDS):
+        for word in range(one.shape[1]):
             bits += np.bitwise_count(rows[:, word, None] ^ columns[None, :, word])
         # With itself and with what came before, a row is not compared.
         near = (bits <= MOST_BITS) if other is not None else np.triu(bits <= MOST_BITS, 1)

@@ -32,8 +32,7 @@ def subset(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
     Returns:
         min(limit, N) of the rows, sorted naturally by id, with their index.
     """
-    order = sorted(range(len(rows)), key=[natural_key(name) for name in rows["id"]].__getitem__)
-    rows = rows.iloc[order]
+    rows = rows.sort_values("id", key=lambda ids: ids.map(natural_key))
     if limit is None or limit >= len(rows):
         return rows
     is_dog = (rows["label"] == 1.0).tolist()
@@ -68,7 +67,7 @@ def divide(rows: pd.DataFrame, division: Split, validation_fraction: float, seed
     Raises:
         UserError: there are too few images for both classes on every side.
     """
-    unit = _unit(rows)
+    unit = rows["groups"] if "groups" in rows else rows["sha256"]  # rows with the same one stay on one side
     side = pd.Series("train", index=rows.index, name="split", dtype=str)
     fold = pd.Series(-1, index=rows.index, name="fold", dtype=np.int64)
     if division.holdout:
@@ -83,11 +82,6 @@ def divide(rows: pd.DataFrame, division: Split, validation_fraction: float, seed
     else:
         fold[rest] = unit[rest].map(_folds(unit[rest], rows["label"][rest], division.folds, seed))
     return pd.DataFrame({"split": side.mask(fold == 0, "validation"), "fold": fold})
-
-
-def _unit(rows: pd.DataFrame) -> pd.Series:
-    """(N,) str: rows with the same one stay on one side."""
-    return rows["groups"] if "groups" in rows else rows["sha256"]
 
 
 def _drawn(unit: pd.Series, label: pd.Series, share: float, seed: int, key: str) -> np.ndarray:

@@ -25,7 +25,7 @@ from catsdogs.errors import UserError
 from catsdogs.files import check_page, write_csv
 from catsdogs.near_duplicates import groups
 from catsdogs.quoting import quoted
-from catsdogs.schema import Data
+from catsdogs.schema import Data, Split
 
 CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 ODD_NAME = "a 'b' \"c\" $x ${y} [z],{w}<b>/cat.5.jpg"
@@ -262,7 +262,7 @@ def test_what_is_ignored_leaves_no_copies(made, ignored_by):
         split_seed=0,
         max_unpacked_gib=1,
     )
-    used = load_dataset(data, place / "cache")
+    used = load_dataset(data, place / "cache", Split(0.0, 1, "copies"))
     assert groups(used.rows).is_unique
     assert list(used.left_out.query("problem != 'ignored by data.ignore'")["id"]) == ["bird.30", "dog.32"]
 
