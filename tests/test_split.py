@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import random
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,15 +24,8 @@ def distinct(cats: int, dogs: int) -> pd.DataFrame:
     return rows_of([(0.0, number) for number in range(cats)] + [(1.0, 10_000 + number) for number in range(dogs)])
 
 
-def shuffled(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
-    order = list(rows.index)
-    random.Random(seed).shuffle(order)
-    return rows.loc[order]
-
-
-def split(rows: pd.DataFrame, fraction: float, seed: int) -> pd.Series:
-    """Training and validation, nothing held out."""
-    return divide(rows, Split(0.0, 1, "copies"), fraction, seed)["split"]
+def divided(rows: pd.DataFrame, holdout: float, folds: int, fraction: float, seed: int) -> pd.DataFrame:
+    return divide(rows, Split(holdout, folds, "copies"), fraction, seed)
 
 
 # With copies, and now and then one image under both labels.
@@ -42,49 +33,25 @@ tables = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(0, 40)), mi
 seeds = st.integers(0, 2**31 - 1)
 
 
-# split
+# hold-out, training and validation, folds
 
 
-@pytest.mark.parametrize(("fraction", "cats", "dogs"), [(0.2, 20, 10), (0.5, 50, 25), (0.1, 10, 5)])
-def test_split_takes_the_share_of_each_class(fraction: float, cats: int, dogs: int) -> None:
-    rows = distinct(100, 50)
-    validation = rows[split(rows, fraction, 7) == "validation"]
-    assert ((validation["label"] == 0).sum(), (validation["label"] == 1).sum()) == (cats, dogs)
-
-
-def test_split_and_subset_are_pinned() -> None:
-    """Results of other days are compared image by image, so what a seed draws must not drift."""
-    rows = distinct(6, 6)
-    assert rows["id"][split(rows, 1 / 3, 0) == "validation"].tolist() == ["cat.0", "cat.4", "dog.8", "dog.11"]
-    assert subset(rows, 4, 0)["id"].tolist() == ["cat.1", "cat.3", "dog.10", "dog.11"]
-
-
-@pytest.mark.parametrize(
-    ("cats", "dogs", "fraction"), [(1, 10, 0.5), (2, 2, 0.2), (50, 0, 0.2), (100, 2, 0.05), (3, 3, 0.9)]
+@settings(max_examples=60)
+@given(
+    tables, st.booleans(), st.sampled_from([0.0, 0.2, 0.4]), st.sampled_from([1, 1, 2, 5]), st.floats(0.05, 0.95), seeds
 )
-def test_too_few_images_are_reported(cats: int, dogs: int, fraction: float) -> None:
-    rows = distinct(cats, dogs)
-    said = f"^data.validation_fraction={fraction:g}: {cats} distinct cats and {dogs} distinct dogs"
-    for some in (rows, pd.concat([rows] * 20, ignore_index=True)):  # copies do not count
-        with pytest.raises(UserError, match=said):
-            split(some, fraction, 0)
-
-
-# hold-out and folds
-
-
-@settings(max_examples=40)
-@given(tables, st.sampled_from([0.0, 0.2, 0.4]), st.sampled_from([1, 1, 2, 5]), st.floats(0.05, 0.95), seeds)
 def test_every_image_has_one_place_whatever_the_order_and_the_ids(
-    rows: pd.DataFrame, holdout: float, folds: int, fraction: float, seed: int
+    rows: pd.DataFrame, grouped: bool, holdout: float, folds: int, fraction: float, seed: int
 ) -> None:
+    unit = rows["sha256"].str[-1] if grouped else rows["sha256"]  # up to 16 groups of images that resemble each other
+    rows = rows.assign(groups=unit) if grouped else rows
     try:
-        table = divide(rows, Split(holdout, folds, "copies"), fraction, seed)
+        table = divided(rows, holdout, folds, fraction, seed)
     except UserError:
         assume(False)
     assert list(table) == ["split", "fold"]
     assert list(table.index) == list(rows.index)
-    assert (table.groupby(rows["sha256"]).nunique() == 1).all(axis=None)
+    assert (table.groupby(unit).nunique() == 1).all(axis=None)
     held = table["split"] == "holdout"
     assert held.any() == (holdout > 0)
     assert (table["fold"][held] == -1).all()
@@ -92,79 +59,75 @@ def test_every_image_has_one_place_whatever_the_order_and_the_ids(
     assert set(table["fold"][~held]) == ({-1, 0} if folds == 1 else set(range(folds)))
     for _, side in rows.assign(**table).groupby(["split", "fold"]):
         assert set(side["label"]) == {0.0, 1.0}
-    others = shuffled(rows.assign(id=rows["id"] + "x"), seed)
-    division = Split(holdout, folds, "copies")
-    pd.testing.assert_frame_equal(divide(others, division, fraction, seed).sort_index(), table)
+    others = rows.assign(id=rows["id"] + "x").sample(frac=1, random_state=seed)
+    pd.testing.assert_frame_equal(divided(others, holdout, folds, fraction, seed).sort_index(), table)
+    if not grouped:  # groups of one image each, named by its sha256, change nothing
+        pd.testing.assert_frame_equal(divided(rows.assign(groups=unit), holdout, folds, fraction, seed), table)
+
+
+@pytest.mark.parametrize(("fraction", "cats", "dogs"), [(0.2, 20, 10), (0.5, 50, 25), (0.1, 10, 5)])
+def test_every_side_has_its_share_of_each_class(fraction: float, cats: int, dogs: int) -> None:
+    rows = distinct(100, 50)
+    for side, table in (
+        ("validation", divided(rows, 0.0, 1, fraction, 7)),
+        ("holdout", divided(rows, fraction, 1, 0.3, 7)),
+    ):
+        assert rows["label"][table["split"] == side].value_counts().to_dict() == {0.0: cats, 1.0: dogs}
+    sizes = pd.crosstab(divided(rows.iloc[:141], 0.0, dogs, 0.2, 3)["fold"], rows["label"])
+    assert len(sizes) == dogs
+    assert (np.ptp(sizes, axis=0) <= 1).all()
+
+
+def test_what_a_seed_draws_is_pinned() -> None:
+    """Results of other days are compared image by image, so what a seed draws must not drift."""
+    rows = distinct(6, 6)
+    validation = divided(rows, 0.0, 1, 1 / 3, 0)["split"] == "validation"
+    assert rows["id"][validation].tolist() == ["cat.0", "cat.4", "dog.8", "dog.11"]
+    assert subset(rows, 4, 0)["id"].tolist() == ["cat.1", "cat.3", "dog.10", "dog.11"]
+    table = divided(rows, 1 / 3, 2, 0.2, 0)
+    assert rows["id"][table["split"] == "holdout"].tolist() == ["cat.2", "cat.4", "dog.8", "dog.10"]
+    assert table["fold"].tolist() == [1, 1, -1, 0, -1, 0, 0, 1, -1, 0, -1, 1]
 
 
 def test_the_holdout_depends_on_its_share_and_the_seed_alone() -> None:
-    rows = distinct(100, 50)
-    ways = [(Split(0.2, folds, "copies"), fraction) for folds in (1, 2, 5) for fraction in (0.1, 0.5)]
-    first, *others = (divide(rows, way, fraction, 7)["split"] == "holdout" for way, fraction in ways)
-    assert all(other.tolist() == first.tolist() for other in others)
-    assert (rows["label"][first].value_counts().to_dict()) == {0.0: 20, 1.0: 10}
-    assert (divide(rows, Split(0.2, 1, "copies"), 0.1, 8)["split"] == "holdout").tolist() != first.tolist()
-
-
-def test_the_holdout_is_not_what_a_study_without_one_validated_on() -> None:
     rows = distinct(500, 500)
-    held = divide(rows, Split(0.2, 1, "copies"), 0.2, 0)["split"] == "holdout"
-    earlier = divide(rows, Split(0.0, 1, "copies"), 0.2, 0)["split"] == "validation"
-    assert 20 < (held & earlier).sum() < 60  # 40 expected by chance
-
-
-@pytest.mark.parametrize(("folds", "cats", "dogs"), [(2, 51, 24), (5, 23, 31), (10, 10, 40)])
-def test_folds_have_the_same_share_of_each_class(folds: int, cats: int, dogs: int) -> None:
-    rows = distinct(cats, dogs)
-    sizes = pd.crosstab(divide(rows, Split(0.0, folds, "copies"), 0.2, 3)["fold"], rows["label"])
-    assert len(sizes) == folds
-    assert (np.ptp(sizes, axis=0) <= 1).all()
+    ways = [(folds, fraction) for folds in (1, 2, 5) for fraction in (0.1, 0.5)]
+    first, *others = (divided(rows, 0.2, *way, 7)["split"] == "holdout" for way in ways)
+    assert all(other.tolist() == first.tolist() for other in others)
+    assert (divided(rows, 0.2, 1, 0.1, 8)["split"] == "holdout").tolist() != first.tolist()
+    # It is not what a study without one validated on.
+    earlier = divided(rows, 0.0, 1, 0.2, 7)["split"] == "validation"
+    assert 20 < (first & earlier).sum() < 60  # 40 expected by chance
 
 
 def test_what_is_drawn_depends_on_the_seed() -> None:
     rows = distinct(50, 50)
     for draw in (
-        lambda seed: divide(rows, Split(0.0, 1, "copies"), 0.2, seed)["split"],
-        lambda seed: divide(rows, Split(0.0, 5, "copies"), 0.2, seed)["fold"],
+        lambda seed: divided(rows, 0.0, 1, 0.2, seed)["split"],
+        lambda seed: divided(rows, 0.0, 5, 0.2, seed)["fold"],
         lambda seed: subset(rows, 10, seed)["id"],
     ):
-        assert draw(1).tolist() == draw(1).tolist() != draw(2).tolist()
+        assert draw(1).tolist() != draw(2).tolist()
 
 
-def test_holdout_and_folds_are_pinned() -> None:
-    """Results of other days are compared image by image, so what a seed draws must not drift."""
-    rows = distinct(6, 6)
-    table = divide(rows, Split(1 / 3, 2, "copies"), 0.2, 0)
-    assert rows["id"][table["split"] == "holdout"].tolist() == ["cat.2", "cat.4", "dog.8", "dog.10"]
-    assert table["fold"].tolist() == [1, 1, -1, 0, -1, 0, 0, 1, -1, 0, -1, 1]
-
-
-def test_near_duplicates_share_a_side() -> None:
-    rows = distinct(60, 60)
-    groups = rows.assign(groups=[f"{place % 30}" if place < 60 else f"dog {place}" for place in range(120)])
-    for division in (Split(0.0, 1, "copies"), Split(0.3, 1, "copies"), Split(0.2, 4, "copies")):
-        table = divide(groups, division, 0.25, 5)
-        assert (table.groupby(groups["groups"]).nunique() == 1).all(axis=None)
-        pd.testing.assert_frame_equal(divide(shuffled(groups, 2), division, 0.25, 5).sort_index(), table)
-        # Groups of one image each, named by its sha256, change nothing.
-        pd.testing.assert_frame_equal(
-            divide(rows.assign(groups=rows["sha256"]), division, 0.25, 5), divide(rows, division, 0.25, 5)
-        )
-    # 30 distinct cats and 60 distinct dogs, a quarter of each.
-    drawn = groups[divide(groups, Split(0.0, 1, "copies"), 0.25, 5)["split"] == "validation"]
-    assert drawn.groupby("label")["groups"].nunique().between(7, 15).all()
-
-
-def test_too_few_images_for_the_holdout_or_the_folds_are_told() -> None:
-    with pytest.raises(
-        UserError, match=r"^split.holdout=0.05: 5 distinct cats and 8 distinct dogs .* outside it; give"
-    ):
-        divide(distinct(5, 8), Split(0.05, 1, "copies"), 0.5, 0)
-    with pytest.raises(UserError, match=r"^split.folds=5: 4 distinct cats and 8 distinct dogs .* lower split.folds$"):
-        divide(distinct(4, 8), Split(0.0, 5, "copies"), 0.2, 0)
-    # The hold-out takes some of what was enough.
-    with pytest.raises(UserError, match=r"^split.folds=4: 3 distinct cats and 6 distinct dogs outside the hold-out"):
-        divide(distinct(4, 8), Split(0.25, 4, "copies"), 0.2, 0)
+@pytest.mark.parametrize(
+    ("cats", "dogs", "holdout", "folds", "fraction", "said"),
+    [
+        *(
+            (c, d, 0.0, 1, f, f"data.validation_fraction={f:g}: {c} distinct cats and {d} distinct dogs .* validation;")
+            for c, d, f in [(1, 10, 0.5), (2, 2, 0.2), (50, 0, 0.2), (100, 2, 0.05), (3, 3, 0.9)]
+        ),
+        (5, 8, 0.05, 1, 0.5, "split.holdout=0.05: 5 distinct cats and 8 distinct dogs .* outside it; give"),
+        (4, 8, 0.0, 5, 0.2, "split.folds=5: 4 distinct cats and 8 distinct dogs .* lower split.folds$"),
+        # The hold-out takes some of what was enough.
+        (4, 8, 0.25, 4, 0.2, "split.folds=4: 3 distinct cats and 6 distinct dogs outside the hold-out"),
+    ],
+)
+def test_too_few_images_are_told(cats: int, dogs: int, holdout: float, folds: int, fraction: float, said: str) -> None:
+    rows = distinct(cats, dogs)
+    for some in (rows, pd.concat([rows] * 20, ignore_index=True)):  # copies do not count
+        with pytest.raises(UserError, match=f"^{said}"):
+            divided(some, holdout, folds, fraction, 0)
 
 
 # subset
@@ -176,7 +139,7 @@ def test_subset_is_exact_sorted_and_independent_of_order(rows: pd.DataFrame, lim
     assert len(drawn) == min(limit or len(rows), len(rows))
     assert drawn["id"].tolist() == sorted(drawn["id"], key=natural_key)
     pd.testing.assert_frame_equal(drawn, rows.loc[drawn.index])
-    pd.testing.assert_frame_equal(subset(shuffled(rows, seed), limit, seed), drawn)
+    pd.testing.assert_frame_equal(subset(rows.sample(frac=1, random_state=seed), limit, seed), drawn)
     if limit is None or limit >= 4:
         for label, count in rows["label"].value_counts().items():
             assert (drawn["label"] == label).sum() >= min(2, count)
