@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import numpy as np
 import pytest
 from drawn import cats_and_dogs, encoded, folder_of, jpeg, scene, zip_of
 
-from catsdogs.dataset import load_dataset
+from catsdogs.dataset import Dataset
+from catsdogs.dataset import load_dataset as load
 from catsdogs.errors import UserError
 from catsdogs.schema import Data, Sample, Split
 
@@ -28,6 +28,10 @@ def data(train: Path | str | None, test: Path | str | None = None, **changed: An
         "max_unpacked_gib": 1.0,
     }
     return Data(**(values | changed))
+
+
+def load_dataset(given: Data, cache: Path, holdout: float = 0.0, folds: int = 1, together: str = "copies") -> Dataset:
+    return load(given, cache, Split(holdout, folds, together))
 
 
 @pytest.fixture
@@ -82,17 +86,6 @@ def test_everything_a_study_shares(tmp_path: Path, cache: Path, caplog: pytest.L
     assert (dataset.test_root / "test/10.jpg").read_bytes() == TEST["test/10.jpg"]
 
 
-def test_digest_is_that_of_the_rows(tmp_path: Path, cache: Path) -> None:
-    members = cats_and_dogs(8, 8)
-    dataset = load_dataset(data(zip_of(tmp_path / "train.zip", members)), cache)
-    lines = [
-        json.dumps([row.id, row.label, hashlib.sha256(members[row.path]).hexdigest(), row.split]) + "\n"
-        for row in dataset.rows.itertuples()
-    ]
-    assert dataset.digest == hashlib.sha256("".join(lines).encode()).hexdigest()
-    assert (dataset.test, dataset.test_root, len(dataset.left_out)) == (None, None, 0)
-
-
 def bitmap(number: int) -> bytes:
     """A picture whose bytes do not depend on an encoder; every number gives another one."""
     side, header = 16, 54
@@ -106,23 +99,27 @@ BITMAPS = {f"{kind}.{n}.bmp": bitmap(n + start) for kind, start in (("cat", 0), 
 BITMAPS["cat.99.bmp"] = BITMAPS["cat.3.bmp"]
 
 
-def test_digest_without_holdout_and_folds_is_what_it_always_was(tmp_path: Path, cache: Path) -> None:
-    """Finished jobs are known by it."""
+def test_digest_of_the_rows_and_what_it_tells_apart(tmp_path: Path, cache: Path) -> None:
     train = folder_of(tmp_path / "train", BITMAPS)
-    golden = "f1403e46dfb550774f3dff2f29ba03c08199f97b30f2faeb226ef6e4f78f3352"
-    assert load_dataset(data(train), cache).digest == golden
-    assert load_dataset(data(train), cache, Split(0.0, 1, "copies")).digest == golden
-
-
-def test_digest_tells_holdouts_and_folds_apart(tmp_path: Path, cache: Path) -> None:
-    train = folder_of(tmp_path / "train", BITMAPS)
+    dataset = load_dataset(data(train), cache)
+    # It is what it always was: finished jobs are known by it.
+    assert dataset.digest == "f1403e46dfb550774f3dff2f29ba03c08199f97b30f2faeb226ef6e4f78f3352"
+    assert (dataset.test, dataset.test_root, len(dataset.left_out)) == (None, None, 0)
+    archive = zip_of(tmp_path / "train.zip", BITMAPS)  # not where the data are
+    assert load_dataset(data(archive, train), tmp_path / "other").digest == dataset.digest
     ways = [(0.0, 1), (0.1, 1), (0.2, 1), (0.0, 2), (0.0, 5), (0.2, 5)]
-    digests = {load_dataset(data(train), cache, Split(*way, "copies")).digest for way in ways}
-    assert len(digests) == len(ways)
-    one, other = (
-        load_dataset(data(train, validation_fraction=f), cache, Split(0.2, 5, "copies")).digest for f in (0.2, 0.5)
-    )
-    assert one == other
+    digests = {load_dataset(data(train), cache, *way).digest for way in ways}
+    changes: list[dict[str, Any]] = [
+        {"split_seed": 4},
+        {"validation_fraction": 0.5},
+        {"ignore": ["cat.1"]},
+        {"limit": 10},
+    ]
+    digests |= {load_dataset(data(train, **changed), cache).digest for changed in changes}
+    digests.add(load_dataset(data(folder_of(tmp_path / "2", BITMAPS | {"cat.1.bmp": bitmap(77)})), cache).digest)
+    assert len(digests) == len(ways) + len(changes) + 1
+    # With folds nothing is drawn by the fraction.
+    assert load_dataset(data(train, validation_fraction=0.5), cache, 0.2, 5).digest in digests
 
 
 PICTURES = {
@@ -141,7 +138,7 @@ def test_near_duplicates_never_stand_on_two_sides(
     train = folder_of(tmp_path / "train", PICTURES)
 
     def torn(together: str, seed: int) -> int:
-        rows = load_dataset(data(train, split_seed=seed), cache, Split(0.25, folds, together)).rows
+        rows = load_dataset(data(train, split_seed=seed), cache, 0.25, folds, together).rows
         picture = rows["id"].str.replace(r"\d+", lambda number: str(int(number[0]) // 2), regex=True)
         return int((rows.groupby(picture)[["split", "fold"]].nunique().max(axis=1) > 1).sum())
 
@@ -150,64 +147,35 @@ def test_near_duplicates_never_stand_on_two_sides(
     assert sum(torn("copies", seed) for seed in range(5)) > 10
 
 
-def test_without_near_duplicates_the_split_is_that_of_copies(tmp_path: Path, cache: Path) -> None:
-    apart = {name: data for name, data in PICTURES.items() if int(name.split(".")[1]) % 2 == 0}
-    train = folder_of(tmp_path / "train", apart | {"cat.99.jpg": apart["cat.0.jpg"]})
-    one, other = (load_dataset(data(train), cache, Split(0.25, 3, way)) for way in ("near_duplicates", "copies"))
-    assert one.digest == other.digest
-
-
-def test_one_fold_is_training_and_validation(tmp_path: Path, cache: Path) -> None:
-    dataset = load_dataset(data(folder_of(tmp_path / "train", BITMAPS)), cache)
-    (fold,) = dataset.folds()
-    sides = [np.flatnonzero(dataset.rows["split"] == side).tolist() for side in ("train", "validation", "holdout")]
-    assert [fold.train_rows.tolist(), fold.validation_rows.tolist(), dataset.holdout_rows.tolist()] == sides
-
-
-@pytest.mark.parametrize("holdout", [0.0, 0.25])
-def test_folds_validate_on_every_image_outside_the_holdout_once(tmp_path: Path, cache: Path, holdout: float) -> None:
-    dataset = load_dataset(data(folder_of(tmp_path / "train", BITMAPS)), cache, Split(holdout, 4, "copies"))
-    folds, held = dataset.folds(), set(dataset.holdout_rows.tolist())
-    assert len(folds) == 4
+@pytest.mark.parametrize(("holdout", "folds"), [(0.0, 1), (0.25, 1), (0.0, 4), (0.25, 4)])
+def test_folds_validate_on_every_image_outside_the_holdout_once(
+    tmp_path: Path, cache: Path, holdout: float, folds: int
+) -> None:
+    dataset = load_dataset(data(folder_of(tmp_path / "train", BITMAPS)), cache, holdout, folds)
+    rows, held, everything = dataset.rows, dataset.holdout_rows.tolist(), list(range(41))
+    assert held == np.flatnonzero(rows["split"] == "holdout").tolist()
     assert len(held) == pytest.approx(41 * holdout, abs=1.5)
-    assert sorted([*held, *(row for fold in folds for row in fold.validation_rows)]) == list(range(41))
-    for number, fold in enumerate(folds):
-        train, validation = set(fold.train_rows.tolist()), set(fold.validation_rows.tolist())
-        assert train | validation | held == set(range(41))
-        assert len(train) + len(validation) + len(held) == 41
-        assert (dataset.rows["fold"].iloc[fold.validation_rows] == number).all()
-        for rows in (fold.train_rows, fold.validation_rows):
-            assert set(dataset.rows["label"].iloc[rows]) == {0.0, 1.0}
-    one = dataset.rows.set_index("id")
+    assert len(dataset.folds()) == folds
+    for number, fold in enumerate(dataset.folds()):
+        train, validation = fold.train_rows.tolist(), fold.validation_rows.tolist()
+        assert sorted([*train, *validation, *held]) == everything
+        assert (train, validation) == (sorted(train), np.flatnonzero(rows["fold"] == number).tolist())
+        assert set(rows["label"].iloc[train]) == set(rows["label"].iloc[validation]) == {0.0, 1.0}
+    if folds > 1:
+        validated = [row for fold in dataset.folds() for row in fold.validation_rows]
+        assert sorted([*held, *validated]) == everything
+    one = rows.set_index("id")  # two copies
     assert tuple(one.loc["cat.3", ["split", "fold"]]) == tuple(one.loc["cat.99", ["split", "fold"]])
-
-
-def test_digest_tells_data_apart_and_not_where_they_are(tmp_path: Path, cache: Path) -> None:
-    members = cats_and_dogs(8, 8)
-    archive = zip_of(tmp_path / "train.zip", members)
-    first = load_dataset(data(archive), cache)
-    again = load_dataset(data(folder_of(tmp_path / "unpacked", members), archive), tmp_path / "other")
-    assert again.digest == first.digest
-    others = [
-        load_dataset(data(archive, split_seed=4), cache),
-        load_dataset(data(archive, validation_fraction=0.5), cache),
-        load_dataset(data(archive, ignore=["cat.1"]), cache),
-        load_dataset(data(archive, limit=10), cache),
-        load_dataset(data(zip_of(tmp_path / "2.zip", members | {"train/cat.1.jpg": jpeg(77)})), cache),
-    ]
-    assert len({first.digest, *(other.digest for other in others)}) == 6
 
 
 def test_limit_counts_what_can_be_used(tmp_path: Path, cache: Path) -> None:
     members = cats_and_dogs(25, 30) | {f"train/cat.{number}.jpg": b"" for number in range(10)}
-    rows = load_dataset(data(folder_of(tmp_path / "train", members), limit=30, split_seed=5), cache).rows
+    train = folder_of(tmp_path / "train", members)
+    rows, other = (load_dataset(data(train, limit=30, split_seed=seed), cache).rows for seed in (5, 6))
     assert rows["label"].tolist() == [0.0] * 10 + [1.0] * 20
     assert rows.index.tolist() == list(range(30))
-    other = load_dataset(data(tmp_path / "train", limit=30, split_seed=6), cache).rows
+    assert (rows["split"] == "validation").sum() == 8
     assert set(other["id"]) != set(rows["id"])
-    rows = load_dataset(data(tmp_path / "train", limit=12), cache).rows
-    assert rows["label"].tolist() == [0.0] * 4 + [1.0] * 8
-    assert (rows["split"] == "validation").sum() == 3
 
 
 def test_ignoring_one_of_two_contradicting_copies_keeps_the_other(
@@ -269,13 +237,29 @@ def failure(cache: Path, given: Data) -> str:
     return str(caught.value)
 
 
-def test_source_is_named_by_its_key(tmp_path: Path, cache: Path) -> None:
-    train = folder_of(tmp_path / "train", cats_and_dogs(8, 8))
-    assert failure(cache, data("gone.zip")).startswith(f"data.train: {Path('gone.zip').absolute()}: no such file")
-    assert failure(cache, data(train, tmp_path / "gone.zip")).startswith("data.test: ")
-    assert "data.test=''" in failure(cache, data(train, ""))
-    assert "data.train=' '" in failure(cache, data(" "))
-    assert "data.train=null" in failure(cache, data(None))
+@pytest.mark.parametrize(
+    ("members", "changed", "said"),
+    [
+        ((8, 8), {"train": "gone.zip"}, "^data.train: .*gone.zip: no such file"),
+        ((8, 8), {"test": "gone.zip"}, "^data.test: .*gone.zip: no such file"),
+        ((8, 8), {"test": ""}, "^data.test=''"),
+        ((8, 8), {"train": " "}, "^data.train=' '"),
+        ((8, 8), {"train": None}, "^data.train=null"),
+        (
+            (8, 8),
+            {"ignore": ["cat.1", *(f"x{n}" for n in range(7))]},
+            "^data.ignore: there is no .* id x0, x1, x2, x3, x4 and 2 more; .*cat.0 for example$",
+        ),
+        ((5, 0), {}, "^data.train: .* has 5 usable images of cats but none of dogs; add dogs"),
+        ((0, 5), {}, "^data.train: .* has 5 usable images of dogs but none of cats; add cats"),
+        ((0, 0), {}, "none of the 2 images .* cat.99, because: does not decode: the file is empty$"),
+        ((2, 2), {"validation_fraction": 0.1}, "2 distinct cats and 2 distinct dogs are too few"),
+    ],
+)
+def test_mistakes(tmp_path: Path, cache: Path, members: tuple[int, int], changed: dict[str, Any], said: str) -> None:
+    empty = {f"train/{kind}.99.jpg": b"" for kind in ("cat", "dog")}
+    train = folder_of(tmp_path / "train", cats_and_dogs(*members) | empty)
+    assert re.search(said, failure(cache, data(**({"train": train} | changed))))
 
 
 def test_limit_of_an_archive_is_in_gib(tmp_path: Path, cache: Path) -> None:
@@ -286,33 +270,9 @@ def test_limit_of_an_archive_is_in_gib(tmp_path: Path, cache: Path) -> None:
     assert len(load_dataset(data(train, max_unpacked_gib=size / 2**30), cache).rows) == 16
 
 
-def test_unknown_ids_to_ignore(tmp_path: Path, cache: Path) -> None:
-    train = folder_of(tmp_path / "train", cats_and_dogs(8, 8))
-    said = failure(cache, data(train, ignore=["cat.1", *(f"x{number}" for number in range(7))]))
-    assert "data.ignore: there is no training image with the id x0, x1, x2, x3, x4 and 2 more; " in said
-    assert said.endswith("cat.0 for example")
-
-
 def test_no_labels_at_all(tmp_path: Path, cache: Path) -> None:
     train, labelled = folder_of(tmp_path / "train", TEST), folder_of(tmp_path / "b", cats_and_dogs(2, 2))
     for test, places in ((None, False), (train, False), (labelled, True)):
         said = failure(cache, data(train, test))
         assert "none of the usable images" in said
         assert ("data.test has labels, so the two may have changed places" in said) == places
-
-
-@pytest.mark.parametrize(("there", "missing", "cats", "dogs"), [("cats", "dogs", 5, 0), ("dogs", "cats", 0, 5)])
-def test_one_class(tmp_path: Path, cache: Path, there: str, missing: str, cats: int, dogs: int) -> None:
-    train = folder_of(tmp_path / "train", cats_and_dogs(cats, dogs) | {f"train/{missing[:-1]}.99.jpg": b""})
-    assert f"has 5 usable images of {there} but none of {missing}; add {missing}" in failure(cache, data(train))
-
-
-def test_no_image_decodes(tmp_path: Path, cache: Path) -> None:
-    said = failure(cache, data(folder_of(tmp_path / "train", {"cat.1.jpg": b"", "dog.1.jpg": b""})))
-    assert "none of the 2 images" in said
-    assert "cat.1, because: does not decode: the file is empty" in said
-
-
-def test_too_few_images(tmp_path: Path, cache: Path) -> None:
-    train = folder_of(tmp_path / "train", cats_and_dogs(2, 2))
-    assert "2 distinct cats and 2 distinct dogs are too few" in failure(cache, data(train, validation_fraction=0.1))

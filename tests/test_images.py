@@ -5,10 +5,8 @@ import hashlib
 import io
 import logging
 import os
-import shutil
 import struct
 import warnings
-from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ import pytest
 from drawn import encoded, folder_of, jpeg, picture
 from PIL import Image
 
-from catsdogs import images
+from catsdogs import files, images
 from catsdogs.errors import UserError
 from catsdogs.images import RESIZE, decode, in_threads, pixels
 
@@ -29,43 +27,34 @@ def decoded(data: bytes, size: int | None = None) -> np.ndarray:
 # decode
 
 
-def test_pixels_are_those_of_the_file(tmp_path: Path) -> None:
-    image = picture(1)
-    array = decoded(encoded(image, "PNG"))
-    (tmp_path / "ä cat.1.jpg").write_bytes(encoded(image, "PNG"))
-    np.testing.assert_array_equal(decode(tmp_path / "ä cat.1.jpg", None), array)
-    assert array.dtype == np.uint8
-    np.testing.assert_array_equal(array, np.asarray(image))
-    assert array.flags.writeable
-    with pytest.raises(FileNotFoundError):
-        decode(tmp_path / "gone.jpg", None)
-
-
-def test_resize_is_pillows_bilinear_to_a_square() -> None:
+def test_pixels_are_those_of_the_file_and_resized_by_pillow_to_a_square(tmp_path: Path) -> None:
     image = picture(2, 100, 60)
-    array = decoded(encoded(image, "PNG"), 32)
+    data = encoded(image, "PNG")
+    (tmp_path / "ä cat.1.jpg").write_bytes(data)
+    array = decode(tmp_path / "ä cat.1.jpg", None)
+    assert (array.dtype, array.flags.writeable) == (np.uint8, True)
+    np.testing.assert_array_equal(array, np.asarray(image))
+    np.testing.assert_array_equal(decoded(data), array)
     assert RESIZE == "pillow-bilinear"
-    assert array.shape == (32, 32, 3)
-    np.testing.assert_array_equal(array, np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)))
+    np.testing.assert_array_equal(decoded(data, 32), np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_image_is_turned_upright(orientation: int) -> None:
     """Each stored image is made by the inverse of the operation that the orientation asks for."""
-    stored_by = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }
-    upright = picture(3)
-    stored = upright.transpose(stored_by[orientation]) if orientation > 1 else upright
-    exif = Image.Exif()
+    stored_by = (
+        None,
+        "FLIP_LEFT_RIGHT",
+        "ROTATE_180",
+        "FLIP_TOP_BOTTOM",
+        "TRANSPOSE",
+        "ROTATE_90",
+        "TRANSVERSE",
+        "ROTATE_270",
+    )
+    upright, exif, how = picture(3), Image.Exif(), stored_by[orientation - 1]
     exif[0x0112] = orientation
-    data = encoded(stored, "PNG", exif=exif)
+    data = encoded(upright.transpose(Image.Transpose[how]) if how else upright, "PNG", exif=exif)
     np.testing.assert_array_equal(decoded(data), np.asarray(upright))
     square = upright.resize((20, 20), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(decoded(data, 20), np.asarray(square))
@@ -170,12 +159,9 @@ def test_pillow_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
 # in_threads
 
 
-def test_results_keep_their_order() -> None:
+def test_results_keep_their_order_and_the_first_exception_ends_the_work() -> None:
     assert list(in_threads(lambda number: number**2, range(500), "squaring")) == [number**2 for number in range(500)]
     assert list(in_threads(lambda number: number, [], "nothing")) == []
-
-
-def test_first_exception_ends_the_work() -> None:
     begun = []
 
     def fail(number: int) -> int:
@@ -217,27 +203,20 @@ def root(tmp_path: Path) -> Path:
 NAMES = [f"a/cat.{number}.jpg" for number in (3, 0, 29, 1, 1)]
 
 
-def test_pixels_are_decoded_images_in_the_order_of_rows(tmp_path: Path, root: Path) -> None:
-    array = pixels(rows_of(root, NAMES), root, 24, tmp_path / "cache")
-    assert isinstance(array, np.memmap)
-    assert (array.dtype, array.shape) == (np.uint8, (5, 24, 24, 3))
-    np.testing.assert_array_equal(array, np.stack([decode(root / name, 24) for name in NAMES]))
-    with pytest.raises(ValueError, match="read-only"):
-        array[0] = 0
-    (stored,) = (tmp_path / "cache" / "pixels").iterdir()
-    np.testing.assert_array_equal(np.load(stored), array)
-
-
-def test_pixels_are_stored_under_everything_that_changes_them(
+def test_pixels_are_decoded_once_and_stored_under_everything_that_changes_them(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = tmp_path / "cache"
+    cache, rows = tmp_path / "cache", rows_of(root, NAMES)
 
     def stored() -> int:
         return len(list((cache / "pixels").iterdir()))
 
-    rows = rows_of(root, NAMES)
     first = pixels(rows, root, 24, cache)
+    assert isinstance(first, np.memmap)
+    assert (first.dtype, first.shape) == (np.uint8, (5, 24, 24, 3))
+    np.testing.assert_array_equal(first, np.stack([decode(root / name, 24) for name in NAMES]))
+    with pytest.raises(ValueError, match="read-only"):
+        first[0] = 0
     with monkeypatch.context() as patch:
         patch.setattr(images, "decode", None)  # nothing is decoded again, not even for other indices and folders
         np.testing.assert_array_equal(pixels(rows.set_index(rows.index + 7), tmp_path / "moved", 24, cache), first)
@@ -245,7 +224,6 @@ def test_pixels_are_stored_under_everything_that_changes_them(
     assert pixels(rows, root, 25, cache).shape == (5, 25, 25, 3)
     np.testing.assert_array_equal(pixels(rows[::-1], root, 24, cache), first[::-1])
     np.testing.assert_array_equal(pixels(rows[:2], root, 24, cache), first[:2])
-    assert stored() == 4
     assert pixels(rows[:0], root, 24, tmp_path / "none").shape == (0, 24, 24, 3)
     monkeypatch.setattr(images.PIL, "__version__", "0")
     pixels(rows, root, 24, cache)
@@ -261,9 +239,8 @@ def test_file_that_is_gone_changed_or_does_not_decode(
     tmp_path: Path, root: Path, content: bytes | None, said: str
 ) -> None:
     rows, file = rows_of(root, NAMES), root / "a/cat.29.jpg"
-    if content is None:
-        file.unlink()
-    else:
+    file.unlink()
+    if content is not None:
         file.write_bytes(content)
     if said == "does not decode":  # and was catalogued as it is
         rows = rows_of(root, NAMES)
@@ -272,23 +249,21 @@ def test_file_that_is_gone_changed_or_does_not_decode(
     assert list((tmp_path / "cache" / "pixels").iterdir()) == []
 
 
-def test_too_small_a_disk_is_told_before_the_work(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = 5 * 24 * 24 * 3
-    usage = namedtuple("usage", "free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(free - 1))
+def test_disk_that_is_too_small_or_fills_up(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, cache, free = rows_of(root, NAMES), tmp_path / "cache", 5 * 24 * 24 * 3
+    monkeypatch.setattr(files, "free_bytes", lambda _: free - 1)
     with monkeypatch.context() as patch:
-        patch.setattr(images, "decode", None)
+        patch.setattr(images, "decode", None)  # it is told before the work
         with pytest.raises(UserError, match=r"5 images of 24x24.*8\.4 KiB.*cache=FOLDER"):
-            pixels(rows_of(root, NAMES), root, 24, tmp_path / "cache")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(free))
-    assert len(pixels(rows_of(root, NAMES), root, 24, tmp_path / "cache")) == 5
+            pixels(rows, root, 24, cache)
+    monkeypatch.setattr(files, "free_bytes", lambda _: free)
 
-
-def test_disk_that_fills_up_meanwhile(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fill_up(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", fill_up)
-    with pytest.raises(UserError, match=r"cannot hold .* \(No space left on device\); pass cache=FOLDER"):
-        pixels(rows_of(root, NAMES), root, 24, tmp_path / "cache")
-    assert list((tmp_path / "cache" / "pixels").iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(np.lib.format, "write_array_header_1_0", fill_up)
+        with pytest.raises(UserError, match=r"cannot hold .* \(No space left on device\); pass cache=FOLDER"):
+            pixels(rows, root, 24, cache)
+    assert list((cache / "pixels").iterdir()) == []
+    assert len(pixels(rows, root, 24, cache)) == 5
