@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
-import io
 import os
 import statistics
 import tempfile
@@ -59,7 +58,7 @@ def read_images(train: Path | None, count: int) -> list[bytes]:
         for place in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int):
             data = (root / paths[place]).read_bytes()
             try:
-                decode(io.BytesIO(data), SIZE)
+                decode(data, SIZE)
             except ValueError:  # a corrupt file, which a search leaves out
                 continue
             readable.append(data)
@@ -161,7 +160,7 @@ def differences(stages: dict[str, Stage]) -> dict[str, dict[str, float]]:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     before = machine()
     raw = read_images(options.train, options.images)
-    images = np.stack([decode(io.BytesIO(data), SIZE) for data in raw])
+    images = np.stack([decode(data, SIZE) for data in raw])
     keys = np.random.default_rng(0).integers(0, 2**63, len(images), dtype=np.uint64)
     light = Augmentation(**OmegaConf.load(conf_dir() / "augmentation" / "light.yaml"))
     backbone = build_backbone(
@@ -171,10 +170,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     forwards, left_out = forward_stages(prefix(backbone, "minus_one_to_one", cuts), images)
     layers = keras_augmentation(light)
     stages: dict[str, Stage] = {
-        "decode and resize, one thread": lambda: [decode(io.BytesIO(data), SIZE) for data in raw],
-        "decode and resize, all threads": lambda: list(
-            in_threads(lambda data: decode(io.BytesIO(data), SIZE), raw, "decoding")
-        ),
+        "decode and resize, one thread": lambda: [decode(data, SIZE) for data in raw],
+        "decode and resize, all threads": lambda: list(in_threads(lambda data: decode(data, SIZE), raw, "decoding")),
         "augment, catsdogs": lambda: augment(images, keys, light, seed=1, view=0),
         "augment, five Keras layers": lambda: layers(images),
         **forwards,

@@ -84,7 +84,7 @@ def main() -> None:
 
     altered = {}
     sample = rows.sample(min(ALTERED, len(rows)), random_state=0)
-    images = [Image.fromarray(decode(folder.root / path, None)) for path in sample["path"]]
+    images = [Image.fromarray(decode((folder.root / path).read_bytes(), None)) for path in sample["path"]]
     originals = [hashed(image) for image in images]
     for name, alter in ALTERATIONS.items():
         apart = np.array([one - hashed(alter(image)) for one, image in zip(originals, images, strict=True)])

@@ -77,8 +77,6 @@ def augment(
     Args:
         images: (N, S, S, 3) uint8, RGB; only read, so a read-only memory map will do.
         keys: (N,) uint64 from `view_keys`.
-        seed: 0 or more.
-        view: 0 or more.
         stream: keeps views of different use apart: test-time view 3 is not training view 3.
 
     Returns:
@@ -116,8 +114,6 @@ def changed(images: np.ndarray, drawn: Changes, border: str) -> np.ndarray:
 
     Args:
         images: (N, S, S, 3) uint8, RGB.
-        drawn: for N images.
-        border: of `Augmentation`.
 
     Returns:
         (N, S, S, 3) uint8, newly made.

@@ -6,7 +6,6 @@ A corrupt file is found by decoding it in full, by the decoder that training use
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import math
 import posixpath
@@ -36,10 +35,6 @@ _log = logging.getLogger(__name__)
 
 def catalogue(folder: ImageFolder, cache: Path) -> pd.DataFrame:
     """Look at every image of a folder, once: the table is kept as `cache/catalogues/<digest>-v2.csv`.
-
-    Args:
-        folder: the images.
-        cache: the cache folder.
 
     Returns:
         A row per image, sorted naturally by id, with the columns
@@ -121,7 +116,7 @@ def _seen(root: Path, path: str) -> tuple[str, float, str, int, int, str, str]:
     label, problem = label_of(path)
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        image = decode(io.BytesIO(data), None)
+        image = decode(data, None)
     except ValueError as error:
         return path, label, sha256, 0, 0, "", "; ".join(filter(None, (f"does not decode: {error}", problem)))
     height, width, _ = image.shape

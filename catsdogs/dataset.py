@@ -85,7 +85,6 @@ def load_dataset(data: Data, cache: Path, division: Split) -> Dataset:
     Args:
         data: the configuration; relative paths start at the current directory, `~` is expanded. Where `train` is null
             the archives are drawn as `sample` says.
-        cache: the cache folder.
         division: the hold-out and the folds, and which images stay together in both.
 
     Raises:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -46,7 +46,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def decode(file: Path | BinaryIO, size: int | None) -> np.ndarray:
+def decode(data: bytes, size: int | None) -> np.ndarray:
     """Decode one image, and squeeze it to a square.
 
     In this order: the first frame is decoded in full, turned upright by its EXIF orientation, made RGB, and resized
@@ -55,17 +55,15 @@ def decode(file: Path | BinaryIO, size: int | None) -> np.ndarray:
     Pillow.
 
     Args:
-        file: a path, or a binary file that is read to its end.
+        data: the content of the file.
         size: side S of the square in pixels; None leaves the image (height, width, 3).
 
     Returns:
         (S, S, 3) uint8, RGB, 0..255.
 
     Raises:
-        ValueError: the bytes do not decode; its text is the reason in a few words.
-        OSError: the file cannot be read.
+        ValueError: it does not decode; its text is the reason in a few words.
     """
-    data = file.read_bytes() if isinstance(file, Path) else file.read()
     if not data:
         raise ValueError("the file is empty")
     _silence_pillow()
@@ -91,7 +89,6 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
 
     Args:
         rows: columns path (relative to `root`) and sha256; every image must decode.
-        root: the folder of the images.
         size: side S of the squares in pixels.
         cache: the cache folder; the array is `pixels/<key>.npy` in it.
 
@@ -135,7 +132,7 @@ def _squeezed(root: Path, path: str, sha256: str, size: int) -> np.ndarray:
     if fault:
         raise UserError(f"{root / path}: {fault}; run again, and if {root} is in the cache remove that folder first")
     try:
-        return decode(io.BytesIO(data), size)
+        return decode(data, size)
     except ValueError as error:
         raise UserError(f"{root / path}: does not decode ({error}); add its id to data.ignore") from error
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import os
 import sys
 import zipfile
@@ -127,7 +126,7 @@ def _chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline) -> np
     for position, path in enumerate(paths):
         try:
             content = path.read_bytes()
-            images.append(decode(io.BytesIO(content), size))
+            images.append(decode(content, size))
         except OSError as error:
             raise UserError(f"{path}: it cannot be read ({error.strerror})") from error
         except ValueError as error:

@@ -27,7 +27,6 @@ def subset(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
     Args:
         rows: columns id, label (0.0 or 1.0), sha256; further ones are kept.
         limit: number of rows to draw; None, or as many as there are, draws all.
-        seed: decides which.
 
     Returns:
         min(limit, N) of the rows, sorted naturally by id, with their index.
@@ -57,7 +56,6 @@ def divide(rows: pd.DataFrame, division: Split, validation_fraction: float, seed
         rows: columns label (0.0 or 1.0) and sha256, and perhaps groups (str), the same for all copies of an image.
         validation_fraction: share of the distinct images outside the hold-out that goes to validation, in (0, 1);
             unused with several folds.
-        seed: decides which.
 
     Returns:
         With the index of `rows`: split (str), "train", "validation" or "holdout", and fold (int), -1 in the hold-out.
@@ -68,59 +66,48 @@ def divide(rows: pd.DataFrame, division: Split, validation_fraction: float, seed
         UserError: there are too few images for both classes on every side.
     """
     unit = rows["groups"] if "groups" in rows else rows["sha256"]  # rows with the same one stay on one side
-    side = pd.Series("train", index=rows.index, name="split", dtype=str)
-    fold = pd.Series(-1, index=rows.index, name="fold", dtype=np.int64)
+    labels = rows["label"].groupby(unit).max()  # sorted by unit
+    places = pd.DataFrame({"split": "train", "fold": -1}, index=labels.index)
     if division.holdout:
         # Of a seed of its own: else the validation images of a study without a hold-out, which chose its models, would
         # be the hold-out of the next one.
         own_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
-        side[unit.isin(_drawn(unit, rows["label"], division.holdout, own_seed, "split.holdout"))] = "holdout"
-    rest = side == "train"
+        held = _drawn(labels, division.holdout, own_seed, "split.holdout")
+        places.loc[held, "split"] = "holdout"
+        labels = labels.drop(held)
     if division.folds == 1:
-        drawn = _drawn(unit[rest], rows["label"][rest], validation_fraction, seed, "data.validation_fraction")
-        fold[rest & unit.isin(drawn)] = 0
+        places.loc[_drawn(labels, validation_fraction, seed, "data.validation_fraction"), "fold"] = 0
     else:
-        fold[rest] = unit[rest].map(_folds(unit[rest], rows["label"][rest], division.folds, seed))
-    return pd.DataFrame({"split": side.mask(fold == 0, "validation"), "fold": fold})
+        cats, dogs = int((labels == 0.0).sum()), int((labels == 1.0).sum())
+        if min(cats, dogs) < division.folds:
+            raise UserError(
+                f"split.folds={division.folds}: {cats} distinct cats and {dogs} distinct dogs outside the hold-out are "
+                f"too few for both classes in every fold; give more images, raise data.limit, or lower split.folds"
+            )
+        folding = StratifiedKFold(division.folds, shuffle=True, random_state=seed)
+        for number, (_, drawn) in enumerate(folding.split(labels.to_numpy(), labels.to_numpy())):
+            places.loc[labels.index[drawn], "fold"] = number
+    places.loc[places["fold"] == 0, "split"] = "validation"
+    return places.loc[unit].set_axis(rows.index)
 
 
-def _drawn(unit: pd.Series, label: pd.Series, share: float, seed: int, key: str) -> np.ndarray:
-    """The distinct units of one side, stratified by label."""
-    labels = label.groupby(unit).max().sort_index()
+def _drawn(labels: pd.Series, share: float, seed: int, key: str) -> np.ndarray:
+    """Some of the units in the index of `labels`, stratified by these."""
     try:
         others, drawn = train_test_split(
             labels.index.to_numpy(), test_size=share, random_state=seed, stratify=labels.to_numpy()
         )
-    except ValueError as error:
-        raise _too_few(key, share, labels) from error
-    if any(labels[side].nunique() < 2 for side in (others, drawn)):
-        raise _too_few(key, share, labels)
-    return drawn
-
-
-def _folds(unit: pd.Series, label: pd.Series, folds: int, seed: int) -> pd.Series:
-    """Every distinct unit -> its fold, stratified by label."""
-    labels = label.groupby(unit).max().sort_index()
-    cats, dogs = int((labels == 0.0).sum()), int((labels == 1.0).sum())
-    if min(cats, dogs) < folds:
+        enough = all(labels[side].nunique() == 2 for side in (others, drawn))
+    except ValueError:
+        enough = False
+    if not enough:
+        cats, dogs = int((labels == 0.0).sum()), int((labels == 1.0).sum())
+        sides = "in the hold-out and outside it" if key == "split.holdout" else "in training and validation"
         raise UserError(
-            f"split.folds={folds}: {cats} distinct cats and {dogs} distinct dogs outside the hold-out are too few for "
-            f"both classes in every fold; give more images, raise data.limit, or lower split.folds"
+            f"{key}={share:g}: {cats} distinct cats and {dogs} distinct dogs are too few for both classes {sides}; "
+            f"give more images, raise data.limit, or move the fraction towards 0.5"
         )
-    fold = pd.Series(-1, index=labels.index)
-    folding = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    for number, (_, places) in enumerate(folding.split(labels.to_numpy(), labels.to_numpy())):
-        fold.iloc[places] = number
-    return fold
-
-
-def _too_few(key: str, share: float, labels: pd.Series) -> UserError:
-    cats, dogs = int((labels == 0.0).sum()), int((labels == 1.0).sum())
-    sides = "in the hold-out and outside it" if key == "split.holdout" else "in training and validation"
-    return UserError(
-        f"{key}={share:g}: {cats} distinct cats and {dogs} distinct dogs are too few for both classes {sides}; "
-        f"give more images, raise data.limit, or move the fraction towards 0.5"
-    )
+    return drawn
 
 
 def _dogs_among(limit: int, cats: int, dogs: int) -> int:

@@ -55,8 +55,7 @@ class LiveViews:
     Args:
         pixels: uint8 (N, S, S, 3), RGB; may be memory-mapped.
         keys: uint64 (N,), the random stream of every image (`augment.view_keys`).
-        augmentation: ranges of the random changes.
-        seed: of the views; the same seed gives the same views in every job.
+        seed: of the views; the same one gives the same views in every job.
     """
 
     def __init__(self, pixels: np.ndarray, keys: np.ndarray, augmentation: Augmentation, seed: int) -> None:

@@ -233,7 +233,7 @@ def thumbnail(folder: Path, path: str, sha256: str) -> str | None:
         data = file.read_bytes()
         if hashlib.sha256(data).hexdigest() != sha256:
             return None
-        image = Image.fromarray(decode(io.BytesIO(data), None))
+        image = Image.fromarray(decode(data, None))
     except (OSError, ValueError):
         return None
     image.thumbnail((_PIXELS, _PIXELS), Image.Resampling.LANCZOS)
