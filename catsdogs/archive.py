@@ -143,11 +143,7 @@ def _no_images(source: Path, archives: list[str], before: str = "") -> UserError
 
 
 def _listing_digest(root: Path) -> str:
-    """sha256 over (relative path, size, mtime_ns) of every image.
-
-    Raises:
-        UserError: there are no images, or one of them cannot be read.
-    """
+    """sha256 over (relative path, size, mtime_ns) of every image."""
     paths = image_paths(root)
     if not paths:
         raise _no_images(root, sorted(path.name for path in root.glob("*.zip")))
@@ -164,12 +160,7 @@ def _listing_digest(root: Path) -> str:
 
 
 def _zip_digest(source: Path) -> str:
-    """sha256 of a zip. It is taken anew every time: at about a second per GB no record of it is worth trusting.
-
-    Raises:
-        UserError: the file is not a zip.
-        OSError: it cannot be read.
-    """
+    """sha256 of a zip. It is taken anew every time: at about a second per GB no record of it is worth trusting."""
     with source.open("rb") as file:
         if not zipfile.is_zipfile(file):
             file.seek(0)

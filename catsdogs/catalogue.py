@@ -53,7 +53,12 @@ def catalogue(folder: ImageFolder, cache: Path) -> pd.DataFrame:
     """
     path = cache / "catalogues" / f"{folder.digest}-{_VERSION}.csv"
     if not path.exists():
-        table = _look(folder.root)
+        paths = image_paths(folder.root)
+        _log.info("looking at %d images in %s", len(paths), folder.root)
+        seen = in_threads(lambda image: _seen(folder.root, image), paths, "looking at images")
+        table = pd.DataFrame(seen, columns=["path", "label", "sha256", "width", "height", "phash", "problem"])
+        table.insert(0, "id", ids_of(paths))
+        table = table.sort_values("id", key=lambda ids: ids.map(natural_key))
         try:
             files.write_csv(path, table)
         except OSError as error:
@@ -95,16 +100,6 @@ def label_of(path: str) -> tuple[float, str]:
     if math.isnan(by_folder) or by_folder == by_name:
         return by_name, ""
     return math.nan, f"the file name says {'dog' if by_name == DOG else 'cat'}, the folder {nearest} does not"
-
-
-def _look(root: Path) -> pd.DataFrame:
-    paths = image_paths(root)
-    _log.info("looking at %d images in %s", len(paths), root)
-
-    seen = in_threads(lambda path: _seen(root, path), paths, "looking at images")
-    table = pd.DataFrame(seen, columns=["path", "label", "sha256", "width", "height", "phash", "problem"])
-    table.insert(0, "id", ids_of(paths))
-    return table.sort_values("id", key=lambda ids: ids.map(natural_key))
 
 
 def _seen(root: Path, path: str) -> tuple[str, float, str, int, int, str, str]:

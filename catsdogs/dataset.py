@@ -20,7 +20,6 @@ from catsdogs.progress import listed
 from catsdogs.schema import Data, Split
 from catsdogs.split import divide, subset
 
-_SHOWN = 5  # ids in a message
 _IGNORED = "ignored by data.ignore"
 
 _log = logging.getLogger(__name__)
@@ -149,7 +148,7 @@ def _problems(table: pd.DataFrame, ignore: list[str]) -> pd.Series:
     unknown = sorted(set(ignore) - set(table["id"]))
     if unknown:
         raise UserError(
-            f"data.ignore: there is no training image with the id {listed(unknown, _SHOWN)}; "
+            f"data.ignore: there is no training image with the id {listed(unknown)}; "
             f"an id is the path without shared folders and suffix, {table['id'].iloc[0]} for example"
         )
     problems = table["problem"].copy()
@@ -168,7 +167,7 @@ def _report(left_out: pd.DataFrame, total: int) -> None:
         _log.info("data.ignore leaves out %d of %d training images", len(left_out) - len(unasked), total)
     if len(unasked):
         named = [f"{row.id} ({row.problem})" for row in unasked.itertuples()]
-        _log.warning("%d of %d training images are left out: %s", len(unasked), total, listed(named, _SHOWN))
+        _log.warning("%d of %d training images are left out: %s", len(unasked), total, listed(named))
 
 
 def _check_classes(rows: pd.DataFrame, left_out: pd.DataFrame, train: Path, test: pd.DataFrame | None) -> None:
