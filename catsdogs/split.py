@@ -22,11 +22,11 @@ def subset(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
     """Draw some of the rows, each class by its share.
 
     A copy of an image is drawn only once every distinct image of its class is. A class gets at least two rows, if it
-    has them and the limit allows, so that the result can be split.
+    has them, so that the result can be split.
 
     Args:
         rows: columns id, label (0.0 or 1.0), sha256; further ones are kept.
-        limit: number of rows to draw; None, or as many as there are, draws all.
+        limit: number of rows to draw, 4 or more; None, or as many as there are, draws all.
 
     Returns:
         min(limit, N) of the rows, sorted naturally by id, with their index.
@@ -112,7 +112,6 @@ def _drawn(labels: pd.Series, share: float, seed: int, key: str) -> np.ndarray:
 
 def _dogs_among(limit: int, cats: int, dogs: int) -> int:
     """How many of `limit` rows are dogs when there are so many cats and dogs, more than `limit` together."""
-    at_least = min(2, limit // 2)
-    low = max(min(at_least, dogs), limit - cats)
-    high = min(dogs, limit - min(at_least, cats))
+    low = max(min(2, dogs), limit - cats)
+    high = min(dogs, limit - min(2, cats))
     return min(max(round(limit * dogs / (cats + dogs)), low), high)

@@ -220,10 +220,3 @@ def test_is_identity_looks_at_every_change() -> None:
     for item in dataclasses.fields(Augmentation):
         if item.name != "border":
             assert not is_identity(augmentation(**{item.name: 0.1})), item.name
-
-
-def test_view_keys_are_the_first_16_digits() -> None:
-    keys = view_keys(["0123456789abcdef" + "0" * 48, "f" * 64])
-    assert keys.dtype == np.uint64
-    assert keys.tolist() == [0x0123456789ABCDEF, 2**64 - 1]
-    assert view_keys([]).shape == (0,)

@@ -133,16 +133,15 @@ def test_too_few_images_are_told(cats: int, dogs: int, holdout: float, folds: in
 # subset
 
 
-@given(tables, st.none() | st.integers(1, 90), seeds)
+@given(tables, st.none() | st.integers(4, 90), seeds)
 def test_subset_is_exact_sorted_and_independent_of_order(rows: pd.DataFrame, limit: int | None, seed: int) -> None:
     drawn = subset(rows, limit, seed)
     assert len(drawn) == min(limit or len(rows), len(rows))
     assert drawn["id"].tolist() == sorted(drawn["id"], key=natural_key)
     pd.testing.assert_frame_equal(drawn, rows.loc[drawn.index])
     pd.testing.assert_frame_equal(subset(rows.sample(frac=1, random_state=seed), limit, seed), drawn)
-    if limit is None or limit >= 4:
-        for label, count in rows["label"].value_counts().items():
-            assert (drawn["label"] == label).sum() >= min(2, count)
+    for label, count in rows["label"].value_counts().items():
+        assert (drawn["label"] == label).sum() >= min(2, count)
 
 
 @given(st.integers(2, 60), st.integers(2, 60), st.integers(4, 60), seeds)
@@ -153,23 +152,7 @@ def test_subset_takes_the_share_of_each_class(cats: int, dogs: int, limit: int, 
     assert abs((drawn["label"] == 1).sum() - share) <= max(0.5, 2 - share, 2 - (limit - share))
 
 
-@pytest.mark.parametrize(
-    ("cats", "dogs", "limit", "drawn_dogs"), [(90, 2, 4, 2), (2, 90, 4, 2), (90, 2, 3, 1), (90, 9, 33, 3)]
-)
-def test_small_class_is_not_lost(cats: int, dogs: int, limit: int, drawn_dogs: int) -> None:
-    assert (subset(distinct(cats, dogs), limit, 0)["label"] == 1).sum() == drawn_dogs
-
-
 def test_copies_are_drawn_last() -> None:
     rows = rows_of([(0.0, number % 10) for number in range(30)] + [(1.0, 100 + number % 10) for number in range(30)])
-    for seed in range(5):
-        assert subset(rows, 20, seed)["sha256"].nunique() == 20
-        assert subset(rows, 19, seed)["sha256"].nunique() == 19
-        assert subset(rows, 30, seed)["sha256"].nunique() == 20
-
-
-def test_every_image_has_the_same_chance() -> None:
-    rows = distinct(10, 10)
-    times = pd.concat([subset(rows, 10, seed)["id"] for seed in range(400)]).value_counts()
-    assert len(times) == 20
-    assert times.between(150, 250).all()  # 200 expected, standard deviation 10
+    for limit, different in ((20, 20), (19, 19), (30, 20)):
+        assert [subset(rows, limit, seed)["sha256"].nunique() for seed in range(5)] == [different] * 5
