@@ -165,22 +165,14 @@ def test_drawn_numbers_are_those_of_earlier_versions() -> None:
 
 def test_every_change_reads_its_own_number_whatever_the_others_do() -> None:
     u = uniforms(some_keys(9), seed=1, view=2, stream="tta")
-    limits = {
-        "rotation_degrees": (-30, 30),
-        "shift_x_fraction": (-0.2, 0.2),
-        "shift_y_fraction": (-0.2, 0.2),
-        "zoom": (0.7, 1.3),
-        "shear_degrees": (-15, 15),
-        "brightness": (0.7, 1.3),
-        "contrast": (0.7, 1.3),
-        "saturation": (0.5, 1.5),
-    }
+    names = [item.name for item in dataclasses.fields(Changes)][1:]
+    middles, limits = (0, 0, 0, 1, 0, 1, 1, 1), (30, 0.2, 0.2, 0.3, 15, 0.3, 0.3, 0.5)
     for without in ({}, {"flip_probability": 0.2}, {"rotation_degrees": 0.0}):
         drawn = changes(some_keys(9), dataclasses.replace(STRONG, **without), seed=1, view=2, stream="tta")
         np.testing.assert_array_equal(drawn.flip, u[:, 0] < without.get("flip_probability", 0.5))
-        for column, (name, (low, high)) in enumerate(limits.items(), start=1):
+        for name, middle, limit, column in zip(names, middles, limits, u.T[1:], strict=True):
             if name not in without:
-                np.testing.assert_allclose(getattr(drawn, name), low + (high - low) * u[:, column], rtol=1e-12)
+                np.testing.assert_allclose(getattr(drawn, name), middle + limit * (2 * column - 1), rtol=1e-12)
 
 
 # The function as a whole

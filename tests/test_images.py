@@ -8,6 +8,7 @@ import os
 import struct
 import warnings
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -174,7 +175,6 @@ def test_long_work_is_reported(caplog: pytest.LogCaptureFixture, monkeypatch: py
     list(in_threads(str, range(300), "long work"))
     assert caplog.messages[0] == "long work: 1 % done, 20 min left"
     assert len(caplog.messages) == 300 // 3
-    assert all(line.isprintable() for line in caplog.messages)
 
 
 # pixels
@@ -247,12 +247,9 @@ def test_disk_that_is_too_small_or_fills_up(tmp_path: Path, root: Path, monkeypa
         with pytest.raises(UserError, match=r"5 images of 24x24.*8\.4 KiB.*cache=FOLDER"):
             pixels(rows, root, 24, cache)
     monkeypatch.setattr(files, "free_bytes", lambda _: free)
-
-    def fill_up(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     with monkeypatch.context() as patch:
-        patch.setattr(np.lib.format, "write_array_header_1_0", fill_up)
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(np.lib.format, "write_array_header_1_0", Mock(side_effect=full))
         with pytest.raises(UserError, match=r"cannot hold .* \(No space left on device\); pass cache=FOLDER"):
             pixels(rows, root, 24, cache)
     assert list((cache / "pixels").iterdir()) == []

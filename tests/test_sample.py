@@ -89,7 +89,9 @@ def test_draws_once_and_again_what_is_missing(tmp_path: Path, name: str) -> None
     assert lost.read_bytes() == before  # the same settings give the same bytes
 
 
-def test_an_interrupted_drawing_leaves_no_half_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_drawing_leaves_nothing_and_a_cache_that_is_none_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original, calls = sample_module.photograph, []
 
     def interrupted(number: int, rng: np.random.Generator) -> tuple[Image.Image, int]:
@@ -102,9 +104,6 @@ def test_an_interrupted_drawing_leaves_no_half_archive(tmp_path: Path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         sample_archives(FEW, tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
-def test_a_cache_that_cannot_be_written_is_told_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(UserError, match=r"file/sample/.*cannot be written.*cache=FOLDER"):
         sample_archives(FEW, tmp_path / "file")
@@ -151,6 +150,11 @@ def test_sizes_jpeg_settings_and_colors_tell_nothing(archives: tuple[Path, Path]
     for name, values in clues.items():
         auc = roc_auc_score(labels, values)
         assert 0.36 < auc < 0.64, (name, auc)  # 0.5 less or more 3.7 standard errors for 120 + 120 images
+    # And the pixels little to a linear model.
+    pixels = np.stack([np.asarray(image.resize((32, 32)), float).ravel() for image in images])
+    linear = make_pipeline(StandardScaler(), LogisticRegression(C=1e-4, max_iter=300))
+    p_dog = cross_val_predict(linear, pixels, labels, cv=4, method="predict_proba")[:, 1]
+    assert roc_auc_score(labels, p_dog) < 0.78
 
 
 def test_every_class_has_its_own_shape() -> None:
@@ -163,15 +167,6 @@ def test_every_class_has_its_own_shape() -> None:
     np.testing.assert_array_equal(drawn(2), drawn(2))
     for one, other in itertools.combinations(map(drawn, (0, 1, 2, 99)), 2):
         assert np.abs(one - other).mean() > 3
-
-
-def test_a_linear_model_on_pixels_stays_near_chance(archives: tuple[Path, Path]) -> None:
-    pictures = members(archives[0])
-    labels = np.array(["dog" in name for name in pictures])
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(data)).resize((32, 32))).ravel() for data in pictures.values()])
-    linear = make_pipeline(StandardScaler(), LogisticRegression(C=1e-4, max_iter=300))
-    p_dog = cross_val_predict(linear, pixels.astype(float), labels, cv=4, method="predict_proba")[:, 1]
-    assert roc_auc_score(labels, p_dog) < 0.78
 
 
 @pytest.mark.slow
