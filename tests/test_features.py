@@ -67,7 +67,7 @@ def test_what_is_read_is_what_keras_makes_of_the_view(make, network, training_da
         cut = find_cut(network.backbone, depth)
         images = training_data.views.read(rows, view).astype("float32")
         expected = keras.ops.convert_to_numpy(
-            prefix(network.backbone, network.settings.preprocessing, [cut])(images, training=False)[0]
+            prefix(network.backbone, network.settings.preprocessing, [cut])(images, training=False)
         )
         found = features.at(cut).read(rows, view)
         assert found.dtype == np.float32

@@ -29,7 +29,7 @@ def bench(composed, config):
         def inputs(cut):
             if cut.layer == "pixels":
                 return IMAGES
-            return keras.ops.convert_to_numpy(prefix(network.backbone, "minus_one_to_one", [cut])(IMAGES)[0])
+            return keras.ops.convert_to_numpy(prefix(network.backbone, "minus_one_to_one", [cut])(IMAGES))
 
         return job, TrialModels(job, network, STEPS, [0, 10] if of else [0, 2, 5]), inputs, network
 
