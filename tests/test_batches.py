@@ -10,9 +10,6 @@ from catsdogs.views import PLAIN, View
 class Recorded:
     """Views whose inputs say which image, view and kind they are."""
 
-    def __len__(self):
-        return 50
-
     def read(self, rows, view):
         return np.stack([rows, np.full(len(rows), view.number), np.full(len(rows), view.kind == "train")], axis=1)
 
