@@ -33,17 +33,11 @@ class StoreFull(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """An entry to be filled.
+    """An entry to be filled."""
 
-    Attributes:
-        key: 64 hexadecimal digits that cover everything that changes the values.
-        shape: of one image's activation.
-        about: plain JSON that tells people what it is.
-    """
-
-    key: str
-    shape: tuple[int, ...]
-    about: dict[str, Any]
+    key: str  # 64 hexadecimal digits that cover everything that changes the values
+    shape: tuple[int, ...]  # of one image's activation
+    about: dict[str, Any]  # plain JSON that tells people what it is
 
 
 @dataclass(frozen=True)
@@ -66,14 +60,7 @@ class Activations:
     channels: np.ndarray | None
 
     def read(self, positions: np.ndarray) -> np.ndarray:
-        """Copy the activations of some images.
-
-        Args:
-            positions: (B,) int, in any order, repeated or not.
-
-        Returns:
-            (B, *shape) float32, newly made.
-        """
+        """A copy, float32 (B, *shape), of the activations at positions (B,) int, in any order, repeated or not."""
         # Picking by an index array copies, so the caller owns what it gets.
         values = self.values[positions].astype(np.float32, copy=False)
         if self.channels is not None:

@@ -25,7 +25,7 @@ def distributed(batches: Sequence[int]) -> AbstractContextManager[Any]:
     used, and the log tells why.
 
     Args:
-        batches: the different sizes of the batches that will come.
+        batches: the sizes of the batches that will come.
     """
     found = accelerators()
     odd = [size for size in batches if size % max(1, len(found))]

@@ -66,11 +66,7 @@ def check_others_may_do(error: Exception) -> None:
 
 
 def check_free_space(study: Path, cache: Path) -> None:
-    """Refuse to start where the disk is as good as full.
-
-    Raises:
-        UserError: names the folder and what is free.
-    """
+    """Refuse, by a UserError, to start where the disk is as good as full."""
     for what, folder, remedy in (
         ("study", study, "choose another with studies=FOLDER"),
         ("cache", cache, "set CATSDOGS_CACHE to another, or see `python -m catsdogs.cache`"),

@@ -24,7 +24,6 @@ def identity(network: Network, pixels: LiveViews, pixels_key: str, view: View) -
 
     Args:
         pixels_key: `images.pixels_key` of the images that are stored together.
-        view: training views of images that are not augmented are the images as they are.
     """
     settings = network.settings
     found: dict[str, Any] = {
@@ -36,6 +35,7 @@ def identity(network: Network, pixels: LiveViews, pixels_key: str, view: View) -
         "pixels": pixels_key,
         "view": ["plain", 0],
     }
+    # Training views of images that are not augmented are the images as they are.
     if view.kind == "train" and not is_identity(pixels.augmentation):
         found["view"] = [view.kind, view.number]
         found["augmentation"] = dataclasses.asdict(pixels.augmentation)

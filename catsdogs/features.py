@@ -108,11 +108,7 @@ class Features:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Around all reading: a mistake that it ended with is raised as it was, and no fill outlives it.
-
-        Raises:
-            UserError: what was stored cannot be read, or what is to be stored cannot be written.
-        """
+        """Around all reading: the UserError that it ended with is raised as it was, and no fill outlives it."""
         try:
             yield
         except Exception:
@@ -225,8 +221,7 @@ class Features:
     def _forward(self, cuts: tuple[Cut, ...]) -> Forward:
         if cuts not in self._engines:
             model = prefix(self._network.backbone, self._network.settings.preprocessing, cuts)
-            self._engines[cuts] = fastest_forward(model, self._settings.engine)
-            engine = self._engines[cuts]
+            engine = self._engines[cuts] = fastest_forward(model, self._settings.engine)
             log.info("frozen part by %s, within %.0e of Keras", engine.name, engine.difference)
         return self._engines[cuts]
 
