@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -142,12 +143,9 @@ def test_where_there_is_no_room_the_same_is_computed_for_every_batch(make, netwo
     assert fills == []
 
 
-def full(*arguments):
-    raise StoreFull("the disk is full")
-
-
 @pytest.mark.parametrize(
-    ("fill", "said"), [(full, "the disk is full"), (lambda *arguments: None, "another job evicted")]
+    ("fill", "said"),
+    [(Mock(side_effect=StoreFull("the disk is full")), "the disk is full"), (Mock(), "another job evicted")],
 )
 def test_where_the_store_fails_meanwhile_the_job_goes_on(make, network, monkeypatch, caplog, fill, said):
     rows, cut = np.array([1, 5]), find_cut(network.backbone, 2)
