@@ -33,17 +33,11 @@ class StoreFull(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """An entry to be filled.
+    """An entry to be filled."""
 
-    Attributes:
-        key: 64 hexadecimal digits that cover everything that changes the values.
-        shape: of one image's activation.
-        about: plain JSON that tells people what it is.
-    """
-
-    key: str
-    shape: tuple[int, ...]
-    about: dict[str, Any]
+    key: str  # 64 hexadecimal digits that cover everything that changes the values
+    shape: tuple[int, ...]  # of one image's activation
+    about: dict[str, Any]  # plain JSON that tells people what it is
 
 
 @dataclass(frozen=True)
@@ -52,45 +46,25 @@ class Entry:
 
     key: str
     folder: Path
-    about: dict[str, Any]
     bytes: int
-    images: int
     last_used: float
     dtype: str
     group: str
 
 
+@dataclass(frozen=True)
 class Activations:
-    """An open entry, memory-mapped. It can be read to the end even if the entry is removed meanwhile (POSIX).
+    """An open entry, memory-mapped. It can be read to the end even if the entry is removed meanwhile (POSIX)."""
 
-    Attributes:
-        shape: of one image's activation.
-    """
-
-    def __init__(self, values: np.ndarray, channels: np.ndarray | None) -> None:
-        self._values = values
-        self._channels = channels
-        self.shape: tuple[int, ...] = values.shape[1:]
-
-    def __len__(self) -> int:
-        return len(self._values)
+    values: np.ndarray
+    channels: np.ndarray | None
 
     def read(self, positions: np.ndarray) -> np.ndarray:
-        """Copy the activations of some images.
-
-        Args:
-            positions: (B,) int, in any order, repeated or not.
-
-        Returns:
-            (B, *shape) float32, newly made.
-
-        Raises:
-            IndexError: a position is not that of an image.
-        """
+        """A copy, float32 (B, *shape), of the activations at positions (B,) int, in any order, repeated or not."""
         # Picking by an index array copies, so the caller owns what it gets.
-        values = self._values[positions].astype(np.float32, copy=False)
-        if self._channels is not None:
-            mean, std = self._channels
+        values = self.values[positions].astype(np.float32, copy=False)
+        if self.channels is not None:
+            mean, std = self.channels
             values *= std
             values += mean
         return values
@@ -143,9 +117,8 @@ def read_entry(folder: Path) -> Entry | None:
         used = (folder / "about.json").stat().st_mtime
         if (folder / "values.npy").stat().st_size != told["file_bytes"]:
             return None
-        images, dtype = int(told["images"]), str(told["dtype"])
-        size = bytes_of(told["shape"], images, dtype)
-        return Entry(folder.name, folder, dict(told["about"]), size, images, used, dtype, str(told["group"]))
+        size = bytes_of(told["shape"], told["images"], told["dtype"])
+        return Entry(folder.name, folder, size, used, told["dtype"], told["group"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

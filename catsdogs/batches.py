@@ -20,10 +20,9 @@ class TrainingBatches(keras.utils.PyDataset):
     `steps_per_epoch=batches.steps` to `fit`.
 
     Args:
+        labels: float (M,), 0.0 or 1.0, of all images.
         rows: int (N,), the images to train on.
-        labels: float (M,), 0.0 or 1.0, of all images, indexed by `rows`.
-        epochs: number of the epoch after the last one.
-        first_epoch: number of the first epoch, from 0.
+        epochs, first_epoch: training ends before the one and begins with the other, counted from 0.
         distinct_views: after this many epochs the views come again; None never repeats one.
     """
 

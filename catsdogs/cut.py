@@ -54,24 +54,18 @@ def find_cut(backbone: keras.Model, depth: int, train_batch_norm: bool = False) 
     Live is one of those layers if it has weights that would be trained, or is random in training. A tensor is a valid
     cut if no live layer is at or below it and nothing else leads from below it to above. Of the valid cuts whose suffix
     costs at most SUFFIX_COST_TOLERANCE times that of the nearest, the smallest is taken. If nothing is live, it is the
-    pooled vector; if no valid cut has multiply-adds below it, or the backbone is not functional, it is the pixels.
+    pooled vector; if no valid cut has multiply-adds below it, it is the pixels.
 
     Args:
-        backbone: of fixed image size. Neither changed nor asked which of its layers are trainable at present.
+        backbone: functional, of fixed image size. Neither changed nor asked which of its layers are trainable now.
         depth: as in `hypermodel.unfreeze`, 0 to the number of layers.
 
     Raises:
         UserError: the backbone has fewer layers.
-        ValueError: the backbone's image size is not fixed.
     """
     layers = backbone.layers
-    if not 0 <= depth <= len(layers):
+    if depth > len(layers):
         raise UserError(f"unfreeze_depth={depth}: {backbone.name} has {len(layers)} layers; give at most that")
-    pixels = Cut(PIXELS, -1, tuple(getattr(backbone, "input_shape", ())[1:]))
-    if not pixels.shape or None in pixels.shape:
-        raise ValueError(f"{backbone.name}: a cut has a fixed shape, so the backbone needs a fixed input_shape")
-    if not isinstance(backbone, keras.Function):
-        return pixels
     live_layers = {id(layer) for layer in layers[len(layers) - depth :] if _is_live(layer, train_batch_norm)}
     if not live_layers:
         return Cut(POOL, len(backbone.operations), (backbone.outputs[0].shape[-1],))
@@ -79,7 +73,7 @@ def find_cut(backbone: keras.Model, depth: int, train_batch_norm: bool = False) 
     graph = _Graph(backbone)
     valid = [node for node in range(len(graph.nodes)) if graph.is_valid_cut(node, live_layers)]
     if not valid:
-        return pixels
+        return Cut(PIXELS, -1, backbone.input_shape[1:])
     # Valid cuts lie on one chain, each below the next, so the last in any topological order is the nearest.
     affordable = SUFFIX_COST_TOLERANCE * graph.cost_above(valid[-1])
     candidates = [graph.cut(node) for node in reversed(valid) if graph.cost_above(node) <= affordable]
@@ -87,17 +81,12 @@ def find_cut(backbone: keras.Model, depth: int, train_batch_norm: bool = False) 
 
 
 def prefix(backbone: keras.Model, preprocessing: str, cuts: Sequence[Cut]) -> keras.Model:
-    """Build what lies below the cuts, as one forward pass.
+    """Build what lies below cuts above the pixels, as one forward pass.
 
     Returns:
-        A model from float32 (B, S, S, 3), RGB, 0..255, to a list, also for one cut, of (B, *cut.shape) in the order of
-        `cuts`. It is a fixed function if called with `training=False`.
-
-    Raises:
-        ValueError: no cuts, the pixels among them, or a cut of another backbone.
+        A model from float32 (B, S, S, 3), RGB, 0..255, to a list of (B, *cut.shape) in the order of `cuts`, or for one
+        cut, as Keras has it, to the tensor itself. It is a fixed function if called with `training=False`.
     """
-    if not cuts or any(cut.position < 0 for cut in cuts):
-        raise ValueError(f"a prefix ends at one or more cuts above the pixels, not at {[cut.layer for cut in cuts]}")
     tensors = [tensor_of(backbone, cut) for cut in cuts]
     images = keras.Input(backbone.input_shape[1:], dtype="float32", name=PIXELS)
     below = keras.Model(backbone.inputs, tensors, name=f"{backbone.name}_below")
@@ -105,7 +94,7 @@ def prefix(backbone: keras.Model, preprocessing: str, cuts: Sequence[Cut]) -> ke
     found = found if isinstance(found, list) else [found]
     pool = keras.layers.GlobalAveragePooling2D(name=POOL)
     outputs = [pool(x) if _is_pool(backbone, cut) else x for cut, x in zip(cuts, found, strict=True)]
-    return _Prefix(images, outputs, name="prefix")
+    return keras.Model(images, outputs, name="prefix")
 
 
 def suffix(backbone: keras.Model, preprocessing: str, cut: Cut) -> keras.Model:
@@ -113,9 +102,6 @@ def suffix(backbone: keras.Model, preprocessing: str, cut: Cut) -> keras.Model:
 
     Returns:
         A model from (B, *cut.shape) to pooled features (B, C): the identity for "pool", the whole trunk for "pixels".
-
-    Raises:
-        ValueError: a cut of another backbone.
     """
     pool = keras.layers.GlobalAveragePooling2D(name=POOL)
     if cut.position < 0:
@@ -128,14 +114,6 @@ def suffix(backbone: keras.Model, preprocessing: str, cut: Cut) -> keras.Model:
     # Keras copies the nodes of the graph between the two tensors and keeps the layers.
     above = keras.Model(tensor, backbone.outputs[0], name=f"{backbone.name}_above")
     return keras.Model(activations, pool(above(activations)), name="suffix")
-
-
-class _Prefix(keras.Model):
-    """A functional model that gives a list for one output too, where Keras would give the bare tensor."""
-
-    def call(self, *args: Any, **kwargs: Any) -> list[Any]:
-        outputs = super().call(*args, **kwargs)
-        return outputs if isinstance(outputs, list) else [outputs]
 
 
 class _Graph:
@@ -199,14 +177,9 @@ def _is_pool(backbone: keras.Model, cut: Cut) -> bool:
 def tensor_of(backbone: keras.Model, cut: Cut) -> Any:
     """The tensor of the backbone that a cut other than the pixels is; for pool, the one that is pooled."""
     if _is_pool(backbone, cut):
-        if cut.shape == (backbone.outputs[0].shape[-1],):
-            return backbone.outputs[0]
-    elif cut.position < len(backbone.operations):
-        operation = backbone.operations[cut.position]
-        for node in graph_nodes(backbone):
-            if node.operation is operation and tuple(node.outputs[0].shape[1:]) == cut.shape:
-                return node.outputs[0]
-    raise ValueError(f"{backbone.name} has no tensor {cut}: the cut is of another backbone")
+        return backbone.outputs[0]
+    operation = backbone.operations[cut.position]
+    return next(node.outputs[0] for node in graph_nodes(backbone) if node.operation is operation)
 
 
 def _is_live(layer: keras.layers.Layer, train_batch_norm: bool) -> bool:

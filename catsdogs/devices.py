@@ -5,46 +5,42 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import keras
 
 log = logging.getLogger(__name__)
 
 
-def has_accelerator() -> bool:
-    """Whether Keras computes on a GPU or a TPU."""
-    return bool(accelerators())
+def accelerators() -> list[str]:
+    """Keras' names of the GPUs and TPUs: `gpu:0`."""
+    return [device for device in keras.distribution.list_devices() if not device.lower().startswith("cpu")]
 
 
-@contextmanager
-def distributed(batches: Sequence[int]) -> Iterator[None]:
+def distributed(batches: Sequence[int]) -> AbstractContextManager[Any]:
     """Divide every batch of a training among the GPUs, where there are several, by Keras' own data parallelism.
 
     Models must be built inside. Keras offers it on JAX, for batches that the number of GPUs divides; else one GPU is
     used, and the log tells why.
 
     Args:
-        batches: the different sizes of the batches that will come.
+        batches: the sizes of the batches that will come.
     """
     found = accelerators()
+    odd = [size for size in batches if size % max(1, len(found))]
     if len(found) < 2:
-        yield
-        return
-    if keras.backend.backend() != "jax":
+        pass
+    elif keras.backend.backend() != "jax":
         _say(f"{len(found)} GPUs, of which one is used: KERAS_BACKEND=jax uses all of them")
-        yield
-        return
-    odd = [size for size in batches if size % len(found)]
-    if odd:
+    elif odd:
         _say(
             f"{len(found)} GPUs, of which one is used: they do not divide a batch of {odd[0]} images; choose "
             "data.limit and fit.batch_size so that they divide every batch, also the last one of an epoch"
         )
-        yield
-        return
-    with keras.distribution.DataParallel(devices=found, auto_shard_dataset=False).scope():
-        yield
+    else:
+        return keras.distribution.DataParallel(devices=found, auto_shard_dataset=False).scope()
+    return nullcontext()
 
 
 @contextmanager
@@ -68,8 +64,3 @@ def batch_sizes(batch_size: int, *counts: int) -> list[int]:
 def _say(text: str) -> None:
     """Once, and not for every trial."""
     log.warning(text)
-
-
-def accelerators() -> list[str]:
-    """Keras' names of the GPUs and TPUs: `gpu:0`."""
-    return [device for device in keras.distribution.list_devices() if not device.lower().startswith("cpu")]

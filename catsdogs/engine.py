@@ -1,7 +1,7 @@
 """Keras model -> its forward pass by the fastest faithful engine that is installed.
 
 MobileNetV2 at 224 px on two cores: OpenVINO 300 images/s, the frozen TensorFlow graph 130, Keras' own predict 90; all
-in float32, and within 1e-5 of each other. `benchmarks/fill.py` measures it anew.
+in float32, and within 1e-5 of each other (`benchmarks/fill.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from catsdogs.devices import alone, has_accelerator
+from catsdogs.devices import accelerators, alone
 from catsdogs.errors import UserError
 from catsdogs.processes import thread_limit
 
@@ -34,11 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Unusable(Exception):
-    """Why an engine cannot be used for this model, here; and what to do, if there is more than taking another."""
-
-    def __init__(self, reason: str, remedy: str = "") -> None:
-        super().__init__(reason)
-        self.remedy = f"{remedy}, or pass features.engine=auto" if remedy else "pass features.engine=auto"
+    """Why an engine cannot be used for this model, here."""
 
 
 @dataclass(frozen=True)
@@ -49,28 +45,18 @@ class Forward:
     """
 
     name: str  # engine and version, for the keys of what it computes: "openvino 2026.4.1"
-    difference: float  # from Keras on the probe: the largest |engine - Keras| / largest |Keras|, over all outputs
-    image_size: int
+    difference: float  # from Keras on the probe, as `difference` has it
     run: Run
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """Run the model in inference mode.
 
         Args:
-            images: (B, S, S, 3) uint8 or float32, RGB, 0..255, B at least 1; only read. Hundreds at once are
-                somewhat faster than 32.
+            images: (B, S, S, 3) uint8 or float32, RGB, 0..255; only read. Hundreds at once are somewhat faster than 32.
 
         Returns:
             float32 (B, ...), newly made, for every output of the model in its order.
-
-        Raises:
-            ValueError: another shape or dtype.
         """
-        side = self.image_size
-        if images.dtype not in (np.uint8, np.float32) or images.shape[1:] != (side, side, 3) or len(images) == 0:
-            raise ValueError(
-                f"images must be uint8 or float32 (B, {side}, {side}, 3), got {images.dtype} {images.shape}"
-            )
         return self.run(images)
 
 
@@ -89,12 +75,8 @@ def fastest_forward(model: keras.Model, engine: str = "auto") -> Forward:
 
     Raises:
         UserError: the engine that was asked for cannot be used, or the model gives values that are not finite.
-        ValueError: a model with other inputs.
     """
-    if engine != "auto" and engine not in _ENGINES:
-        raise UserError(f"features.engine={engine}: must be one of auto, {', '.join(_ENGINES)}")
-    side = _image_size(model)
-    probe = _probe(side)
+    probe = _probe(model.input_shape[1])
     expected = _through_keras(model, probe)
     if not all(np.isfinite(output).all() for output in expected):
         raise UserError(
@@ -105,7 +87,7 @@ def fastest_forward(model: keras.Model, engine: str = "auto") -> Forward:
             return _checked(name, model, probe, expected)
         except _Unusable as problem:
             if engine != "auto":
-                raise UserError(f"features.engine={name}: {problem}; {problem.remedy}") from problem
+                raise UserError(f"features.engine={name}: {problem}; pass features.engine=auto") from problem
             _log.warning("features.engine=auto: not %s for %s: %s", name, model.name, problem)
     raise AssertionError("Keras differs from itself")
 
@@ -139,14 +121,7 @@ def _checked(engine: str, model: keras.Model, probe: np.ndarray, expected: list[
             f"{name} gives outputs that differ from Keras' by {off:.1e} of the largest value, where {TOLERANCE:.0e} is "
             "allowed"
         )
-    return Forward(name, off, probe.shape[1], run)
-
-
-def _image_size(model: keras.Model) -> int:
-    shape = model.input_shape
-    if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] is None or shape[1:] != (shape[1], shape[1], 3):
-        raise ValueError(f"the model must take images (B, S, S, 3), it takes {shape}")
-    return int(shape[1])
+    return Forward(name, off, run)
 
 
 def _probe(side: int) -> np.ndarray:
@@ -163,7 +138,7 @@ def _in_order_of_speed() -> list[str]:
     engines = ["keras"]
     if keras.backend.backend() == "tensorflow":
         engines.insert(0, "tensorflow")
-        if not has_accelerator() and importlib.util.find_spec("openvino") is not None:
+        if not accelerators() and importlib.util.find_spec("openvino") is not None:
             engines.insert(0, "openvino")
     return engines
 
@@ -226,7 +201,7 @@ def _import_openvino() -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise _Unusable("OpenVINO is not installed", "pip install 'catsdogs[fast]'") from error
+        raise _Unusable("OpenVINO is not installed (pip install 'catsdogs[fast]')") from error
     finally:
         if hidden:
             del sys.modules[telemetry]

@@ -18,7 +18,6 @@ _MEMORY = re.compile(r"RESOURCE_EXHAUSTED|CUDA_ERROR_OUT_OF_MEMORY|std::bad_allo
 _DISK = re.compile(r"No space left on device|Disk quota exceeded")
 _LIBRARIES = ("tensorflow", "jax", "jaxlib", "openvino")
 
-
 # Mistakes of a program: every further trial would only make the same one.
 _MISTAKES = (TypeError, AttributeError, NameError, ImportError, LookupError, AssertionError, NotImplementedError)
 # As TensorFlow tells one that happened in Python in one of its threads.
@@ -52,11 +51,6 @@ def exhausted(error: BaseException) -> Exhausted | None:
     return None
 
 
-def is_mistake_of_ours(error: Exception) -> bool:
-    """Whether an exception is one that a program makes and no hyperparameters do."""
-    return isinstance(error, _MISTAKES) or _MISTAKES_TOLD.search(str(error)) is not None
-
-
 def check_others_may_do(error: Exception) -> None:
     """Return where an error is one of these hyperparameters, and another trial may do better.
 
@@ -67,16 +61,12 @@ def check_others_may_do(error: Exception) -> None:
     ran_out = exhausted(error)
     if ran_out is not None:
         raise ran_out from error
-    if is_mistake_of_ours(error):
+    if isinstance(error, _MISTAKES) or _MISTAKES_TOLD.search(str(error)):
         raise error
 
 
 def check_free_space(study: Path, cache: Path) -> None:
-    """Refuse to start where the disk is as good as full.
-
-    Raises:
-        UserError: names the folder and what is free.
-    """
+    """Refuse, by a UserError, to start where the disk is as good as full."""
     for what, folder, remedy in (
         ("study", study, "choose another with studies=FOLDER"),
         ("cache", cache, "set CATSDOGS_CACHE to another, or see `python -m catsdogs.cache`"),

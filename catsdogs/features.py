@@ -7,12 +7,13 @@ asked for, for all cuts of the job in one forward pass.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from catsdogs.backbones import Network
 from catsdogs.cut import PIXELS, Cut, prefix
 from catsdogs.engine import Forward, fastest_forward
 from catsdogs.errors import UserError
-from catsdogs.feature_keys import about, digest, identity
+from catsdogs.feature_keys import digest, identity
 from catsdogs.files import binary_size
 from catsdogs.images import in_threads, pixels_key
 from catsdogs.progress import duration
@@ -37,33 +38,23 @@ log = logging.getLogger(__name__)
 CHUNK = 64
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Images that are stored together."""
-
-    rows: np.ndarray
-    positions: np.ndarray  # of every row in the stored file; -1 where it is not part of it
-    pixels_key: str
-
-
 class Features:
     """Inputs of the trained part of a network.
-
-    Attributes:
-        views: number of distinct training views.
-        problem: the mistake that reading ended with. Keras reads in threads of TensorFlow, which make it an error of
-            theirs on its way.
 
     Safe to read from several threads; what is missing is filled by whoever asks first while the others wait.
 
     Args:
+        cuts: all that the job's trials need.
         pixels: of all images.
         hashes: sha256 of every image.
-        cuts: all that the job's trials need.
         train_rows: rows that are read through training views.
         validation_rows: rows that are read as they are.
         views: number of distinct training views.
         cache: the cache folder; activations lie in `features` in it.
+
+    Attributes:
+        problem: the mistake that reading ended with. Keras reads in threads of TensorFlow, which make it an error of
+            theirs on its way.
     """
 
     def __init__(
@@ -86,11 +77,19 @@ class Features:
         self._closed = threading.Event()
         self._store = Store(cache / "features", int(settings.max_gib * 2**30), self._closed)
         self._stored = settings.mode != "live" and bool(self._cuts)
-        size = network.settings.image_size
-        self._parts = {
-            kind: _part(rows, hashes, size)
-            for kind, rows in (("train", train_rows), ("plain", validation_rows))
-            if len(rows)
+        # Images that are stored together, and the place there of every row; -1 where it is not one of them.
+        self._rows = {"plain": validation_rows, "train": train_rows}
+        self._places = {kind: _places(rows, len(hashes)) for kind, rows in self._rows.items()}
+        # What is filled in one go: a view at all cuts.
+        self._groups: dict[View, str] = {}
+        for kind, seen in (("plain", [PLAIN]), ("train", [View("train", number) for number in range(views)])):
+            rows = self._rows[kind]
+            key = pixels_key([hashes[row] for row in rows], network.settings.image_size)
+            self._groups |= {view: digest(identity(network, pixels, key, view)) for view in seen if len(rows)}
+        self._keys = {
+            (cut, view): digest([group, cut.position, list(cut.shape), settings.dtype])
+            for view, group in self._groups.items()
+            for cut in self._cuts
         }
         self._open: dict[tuple[Cut, View], Activations] = {}
         self._engines: dict[tuple[Cut, ...], Forward] = {}
@@ -101,21 +100,15 @@ class Features:
         """Say how large the activations are, store them where there is room, and fill what every trial needs first."""
         if not self._cuts:
             log.info("no part of the network is frozen: there is nothing to store")
-            return
         if self._stored:
             self._settle()
-        if self._stored:
-            for view in (PLAIN, View("train", 0)):
-                for cut in self._cuts if view.kind in self._parts else ():
-                    self._activations(cut, view)
+        for cut, view in self._keys:
+            if self._stored and view.number == 0:
+                self._activations(cut, view)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Around all reading: a mistake that it ended with is raised as it was, and no fill outlives it.
-
-        Raises:
-            UserError: what was stored cannot be read, or what is to be stored cannot be written.
-        """
+        """Around all reading: the UserError that it ended with is raised as it was, and no fill outlives it."""
         try:
             yield
         except Exception:
@@ -127,9 +120,6 @@ class Features:
             self._closed.set()
             # TensorFlow keeps what its threads have read from, and the maps would count as memory of this process.
             self._open.clear()
-
-    def __len__(self) -> int:
-        return len(self._pixels)
 
     def told(self) -> dict[str, Any]:
         """For the record: how the inputs came about."""
@@ -148,24 +138,22 @@ class Features:
 
     def read(self, cut: Cut, rows: np.ndarray, view: View) -> np.ndarray:
         """Activations float32 (B, *cut.shape) of these rows, seen through this view."""
-        part = self._parts.get(view.kind)
-        if self._stored and part is not None:
-            positions = part.positions[rows]
-            if (positions >= 0).all():
-                stored = self._activations(cut, view)
-                if stored is not None:
-                    return stored.read(positions)
+        if self._stored and (cut, view) in self._keys:
+            places = self._places[view.kind][rows]
+            if (places >= 0).all() and (stored := self._activations(cut, view)) is not None:
+                return stored.read(places)
         with self._lock:
             return self._forward((cut,))(self._pixels.read(rows, view))[0]
 
     def _settle(self) -> None:
         """Decide between stored and live, and say so."""
-        all_views = [View("train", number) for number in range(self.views)] + [PLAIN]
-        wanted = [(cut, view) for view in all_views for cut in self._cuts if view.kind in self._parts]
-        sizes = {self._key(cut, view): self._bytes(cut, view) for cut, view in wanted}
+        sizes = {
+            key: bytes_of(cut.shape, len(self._rows[view.kind]), self._settings.dtype)
+            for (cut, view), key in self._keys.items()
+        }
         missing = sum(size for key, size in sizes.items() if self._store.open(key) is None)
         what = (
-            f"activations of {self.views} views of {self._count('train')} images and of {self._count('plain')} "
+            f"activations of {self.views} views of {len(self._rows['train'])} images and of {len(self._rows['plain'])} "
             f"validation images at {', '.join(f'{cut.layer} ({cut.values:,} values)' for cut in self._cuts)}"
         )
         room = self._store.room(keep=sizes)
@@ -179,17 +167,11 @@ class Features:
             return
         log.info("%s: %s, of which %s to be filled", what, binary_size(sum(sizes.values())), binary_size(missing))
 
-    def _count(self, kind: str) -> int:
-        return len(self._parts[kind].rows) if kind in self._parts else 0
-
-    def _bytes(self, cut: Cut, view: View) -> int:
-        return bytes_of(cut.shape, len(self._parts[view.kind].rows), self._settings.dtype)
-
     def _activations(self, cut: Cut, view: View) -> Activations | None:
         """What is stored of a view, filled if need be; None if it could not be."""
         with self._lock:
             if (cut, view) not in self._open:
-                key = self._key(cut, view)
+                key = self._keys[cut, view]
                 try:
                     found = self._store.open(key)
                     if found is None:
@@ -208,17 +190,20 @@ class Features:
             return self._open[cut, view]
 
     def _fill(self, view: View) -> None:
-        part = self._parts[view.kind]
-        wanted = [Wanted(self._key(cut, view), cut.shape, self._about(cut, view)) for cut in self._cuts]
-        mine = {self._key(cut, View("train", number)) for cut in self._cuts for number in range(self.views)}
-        mine |= {self._key(cut, PLAIN) for cut in self._cuts if "plain" in self._parts}
-        self._store.fill(
-            self._group(view), wanted, len(part.rows), self._settings.dtype, lambda of: self._produce(view, of), mine
-        )
+        told = {
+            **dataclasses.asdict(self._network.settings),
+            "view": f"{view.kind} {view.number}",
+            "augmentation": dataclasses.asdict(self._pixels.augmentation),
+            "engine": self._forward(tuple(self._cuts)).name,
+        }
+        wanted = [Wanted(self._keys[cut, view], cut.shape, {**told, "cut": cut.layer}) for cut in self._cuts]
+        images, dtype = len(self._rows[view.kind]), self._settings.dtype
+        produce = partial(self._produce, view)
+        self._store.fill(self._groups[view], wanted, images, dtype, produce, self._keys.values())
 
     def _produce(self, view: View, indices: list[int]) -> Iterator[Sequence[np.ndarray]]:
         """Activations of all images of a view, chunk by chunk, at the cuts of these indices."""
-        rows = self._parts[view.kind].rows
+        rows = self._rows[view.kind]
         seen = "validation images" if view.kind == "plain" else f"training view {view.number + 1} of {self.views}"
         what = f"activations of {seen}"
         forward = self._forward(tuple(self._cuts))
@@ -236,39 +221,24 @@ class Features:
     def _forward(self, cuts: tuple[Cut, ...]) -> Forward:
         if cuts not in self._engines:
             model = prefix(self._network.backbone, self._network.settings.preprocessing, cuts)
-            self._engines[cuts] = fastest_forward(model, self._settings.engine)
-            engine = self._engines[cuts]
+            engine = self._engines[cuts] = fastest_forward(model, self._settings.engine)
             log.info("frozen part by %s, within %.0e of Keras", engine.name, engine.difference)
         return self._engines[cuts]
 
-    def _group(self, view: View) -> str:
-        """What is filled in one go: a view at all cuts."""
-        return digest(identity(self._network, self._pixels, self._parts[view.kind].pixels_key, view))
 
-    def _key(self, cut: Cut, view: View) -> str:
-        return digest([self._group(view), cut.position, list(cut.shape), self._settings.dtype])
-
-    def _about(self, cut: Cut, view: View) -> dict[str, Any]:
-        images, engine = len(self._parts[view.kind].rows), self._forward(tuple(self._cuts)).name
-        return about(self._network, self._pixels, cut, view, images, engine)
-
-
+@dataclasses.dataclass(frozen=True)
 class _AtCut:
     """`Views` at one cut."""
 
-    def __init__(self, features: Features, cut: Cut) -> None:
-        self._features = features
-        self._cut = cut
-
-    def __len__(self) -> int:
-        return len(self._features)
+    features: Features
+    cut: Cut
 
     def read(self, rows: np.ndarray, view: View) -> np.ndarray:
         """float32 (B, *cut.shape)."""
-        return self._features.read(self._cut, rows, view)
+        return self.features.read(self.cut, rows, view)
 
 
-def _part(rows: np.ndarray, hashes: Sequence[str], size: int) -> _Part:
-    positions = np.full(len(hashes), -1)
-    positions[rows] = np.arange(len(rows))
-    return _Part(rows, positions, pixels_key([hashes[row] for row in rows], size))
+def _places(rows: np.ndarray, images: int) -> np.ndarray:
+    places = np.full(images, -1)
+    places[rows] = np.arange(len(rows))
+    return places

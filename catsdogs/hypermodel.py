@@ -10,7 +10,7 @@ import keras
 import keras_tuner
 
 from catsdogs.backbones import preprocess
-from catsdogs.devices import has_accelerator
+from catsdogs.devices import accelerators
 from catsdogs.errors import UserError
 from catsdogs.schema import SEARCHABLE, Hyperparameter, Model, Schedule, SearchConfig
 from catsdogs.scores import EPSILON
@@ -121,7 +121,7 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, lab
             keras.metrics.BinaryAccuracy(name="accuracy"),
         ],
         # Keras' "auto" compiles with XLA on a CPU too, where TensorFlow's XLA is several times slower.
-        jit_compile="auto" if keras.backend.backend() != "tensorflow" or has_accelerator() else False,
+        jit_compile="auto" if keras.backend.backend() != "tensorflow" or accelerators() else False,
     )
     # Else its slots come into being inside the traced training step, and TensorFlow traces that step twice.
     model.optimizer.build(model.trainable_variables)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
 import shutil
 import threading
 import time
@@ -28,7 +27,7 @@ from catsdogs.files import binary_size, free_bytes
 
 RESERVED_DISK_BYTES = 2**30  # what the store leaves free on the disk for everybody else
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_KEYS = "[0-9a-f]" * 64
 _TELL_AFTER_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class Store:
     def __init__(self, folder: Path, max_bytes: int, closed: threading.Event | None = None) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
-        self._closed = closed
+        self._closed = closed or threading.Event()
 
     def open(self, key: str) -> Activations | None:
         """Open an entry and mark it as used; None if there is none that is whole."""
@@ -88,7 +87,7 @@ class Store:
 
         Raises:
             StoreFull: the bound or the disk leaves no room. Nothing is stored.
-            UserError: the folder cannot be written, or not all that was announced came. Nothing is stored.
+            UserError: the folder cannot be written. Nothing is stored.
         """
         if not self._missing(wanted):  # so a folder that may only be read serves as long as it has everything
             return
@@ -123,7 +122,7 @@ class Store:
 
     def entries(self) -> list[Entry]:
         """All whole entries, most recently used first."""
-        found = [read_entry(path) for path in self._paths() if _DIGEST.fullmatch(path.name)]
+        found = [read_entry(path) for path in self.folder.glob(_KEYS)]
         return sorted((entry for entry in found if entry is not None), key=lambda entry: -entry.last_used)
 
     def clear(self, unused_days: float = 0.0, dry_run: bool = False) -> int:
@@ -136,20 +135,12 @@ class Store:
         """
         before = time.time() - unused_days * 86400
         freed = self._sweep(None, dry_run)
-        for path in self._paths():
-            if _DIGEST.fullmatch(path.name) is None:
-                continue
+        for path in self.folder.glob(_KEYS):
             entry = read_entry(path)
             with suppress(OSError):
                 if (path.stat().st_mtime if entry is None else entry.last_used) <= before:
                     freed += self._remove(path, None if entry is None else entry.group, dry_run)
         return freed
-
-    def _paths(self) -> list[Path]:
-        try:
-            return list(self.folder.iterdir())
-        except OSError:  # not made yet
-            return []
 
     def _missing(self, wanted: Sequence[Wanted]) -> list[int]:
         return [place for place, one in enumerate(wanted) if self.open(one.key) is None]
@@ -168,7 +159,7 @@ class Store:
                 if not told:
                     _log.info("%s", waiting)
                 told = True
-                if self._closed is not None and self._closed.is_set():
+                if self._closed.is_set():
                     raise InterruptedError(errno.EINTR, "Interrupted: the job has ended") from None
         try:
             yield
@@ -199,10 +190,9 @@ class Store:
     def _sweep(self, group: str | None, dry_run: bool = False) -> int:
         """Remove what killed processes left behind, `group` being locked by the caller; bytes freed."""
         freed = 0
-        for path in self._paths():
-            if path.name.startswith(".filling-"):
-                owner = path.name.split("-")[1]
-                freed += self._remove(path, None if owner == group else owner, dry_run)
+        for path in self.folder.glob(".filling-*"):
+            owner = path.name.split("-")[1]
+            freed += self._remove(path, None if owner == group else owner, dry_run)
         return freed
 
     def _remove(self, path: Path, group: str | None, dry_run: bool = False) -> int:
@@ -211,7 +201,7 @@ class Store:
             with ExitStack() as stack:
                 if group is not None:
                     stack.enter_context(self._lock(group).acquire(blocking=False))
-                size = _size(path)
+                size = sum(file.stat().st_size for file in path.iterdir())
                 if not dry_run:
                     # The values first, at one stroke: without them it is no entry, whoever looks or is killed.
                     with suppress(FileNotFoundError):
@@ -222,20 +212,11 @@ class Store:
             return 0
 
     def _publish(self, filling: Filling) -> None:
-        key = filling.key
-        if read_entry(filling.folder) is None:
-            raise OSError(errno.EIO, "what was written is not there")
-        if self.open(key) is None:
-            self._remove(self.folder / key, None)  # there is nothing, or something damaged
+        folder = self.folder / filling.key
+        if self.open(filling.key) is None:
+            self._remove(folder, None)  # there is nothing, or something damaged
         try:
-            filling.folder.rename(self.folder / key)
+            filling.folder.rename(folder)
         except OSError:
-            if self.open(key) is None:  # else it was filled under another group, and is the same
+            if self.open(filling.key) is None:  # else it was filled under another group, and is the same
                 raise
-
-
-def _size(path: Path) -> int:
-    """Bytes of the files in a folder of the store, which has no folders in it."""
-    with suppress(OSError):
-        return sum(file.stat().st_size for file in path.iterdir())
-    return 0

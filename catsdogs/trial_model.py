@@ -23,15 +23,7 @@ from catsdogs.backbones import Network
 from catsdogs.cut import Cut, find_cut, suffix
 from catsdogs.files import replacing
 from catsdogs.folding import folded
-from catsdogs.hypermodel import (
-    compile_model,
-    depths,
-    head,
-    plain_head,
-    regularise,
-    unfreeze,
-    whole_model,
-)
+from catsdogs.hypermodel import compile_model, depths, head, plain_head, regularise, unfreeze, whole_model
 from catsdogs.schedules import LearningRateTable, learning_rates
 from catsdogs.schema import SearchConfig
 
@@ -47,27 +39,16 @@ class TrialModel:
     """A compiled model at the start of a trial, or after it; it is another trial's once that has started in it.
 
     Attributes:
+        config: of the trial.
         model: activations (B, *cut.shape) -> p_dog float32 (B, 1).
         cut: the tensor that it reads.
-        config: of the trial.
-        structure, start: what it was started in, and as which of those that were.
+        backbone: of which the model trains what lies above the cut.
+        settings, rates: what varies from trial to trial.
+        initial: the variables that a trial starts with the same, and their values.
+        seeds: of the random layers.
     """
 
-    structure: _Structure
     config: SearchConfig
-    start: int
-
-    @property
-    def model(self) -> keras.Model:
-        return self.structure.model
-
-    @property
-    def cut(self) -> Cut:
-        return self.structure.cut
-
-
-@dataclasses.dataclass
-class _Structure:
     model: keras.Model
     cut: Cut
     backbone: keras.Model
@@ -75,7 +56,6 @@ class _Structure:
     rates: keras.Variable
     initial: list[tuple[keras.Variable, np.ndarray]]
     seeds: list[keras.Variable]
-    starts: int = 0
 
 
 class TrialModels:
@@ -90,11 +70,11 @@ class TrialModels:
     def __init__(
         self, config: SearchConfig, network: Network, total_steps: int, wanted: Sequence[int] | None = None
     ) -> None:
-        self._config = config
         self._network = network
         self._total_steps = total_steps
-        self._structures: OrderedDict[tuple[int, int], _Structure] = OrderedDict()
-        self.cuts = {depth: self._cut(depth) for depth in wanted or depths(config)}
+        self._structures: OrderedDict[tuple[int, int], TrialModel] = OrderedDict()
+        batch_norm = config.backbone.train_batch_norm
+        self.cuts = {depth: find_cut(network.backbone, depth, batch_norm) for depth in wanted or depths(config)}
 
     def start(self, config: SearchConfig, seed: int, first_step: int = 0) -> TrialModel:
         """The model of a trial, as if it were newly built.
@@ -106,27 +86,23 @@ class TrialModels:
             config: of the trial.
             first_step: the step of a whole training at which this model's optimizer starts.
         """
-        structure = self._structure(config)
-        for variable, value in structure.initial:
+        trial = dataclasses.replace(self._structure(config), config=config)
+        for variable, value in trial.initial:
             variable.assign(value)
         keras.utils.set_random_seed(seed)
-        _copy_head(self._plain_head(structure, config), structure.model)
-        for number, state in enumerate(structure.seeds):
+        _copy_head(self._plain_head(trial), trial.model)
+        for number, state in enumerate(trial.seeds):
             state.assign(np.random.SeedSequence([seed, number]).generate_state(2).astype(state.dtype))
-        self._set(structure, config)
-        structure.rates.assign(learning_rates(config.schedule, self._total_steps, first_step))
-        structure.starts += 1
-        return TrialModel(structure, config, structure.starts)
+        self._set(trial)
+        trial.rates.assign(learning_rates(config.schedule, self._total_steps, first_step))
+        return trial
 
     def forget(self, trial: TrialModel) -> None:
         """Do not use this model again: an error may have left it in any state."""
-        self._structures = OrderedDict(
-            (key, one) for key, one in self._structures.items() if one is not trial.structure
-        )
+        del self._structures[_key(trial.config)]
 
     def save_weights(self, trial: TrialModel, file: Path) -> None:
         """Without the optimizer: a promoted trial starts a new one, and its slots would fill the disk."""
-        self._check(trial)
         with replacing(file) as temporary:
             np.savez(temporary, *trial.model.get_weights())
 
@@ -142,30 +118,22 @@ class TrialModels:
     def set_weights(self, trial: TrialModel, weights: list[np.ndarray]) -> None:
         """Weights of a model of the same structure; the hyperparameters stay."""
         trial.model.set_weights(weights)
-        self._set(trial.structure, trial.config)
+        self._set(trial)
 
     def whole(self, trial: TrialModel) -> keras.Model:
         """The model that is shipped: prefix, trained suffix and classifier in plain float32 Keras layers."""
-        self._check(trial)
         backbone = self._network.copy()
-        backbone.set_weights(trial.structure.backbone.get_weights())
+        backbone.set_weights(trial.backbone.get_weights())
         model = whole_model(trial.config, backbone)
         _copy_head(trial.model, model)
         return model
 
-    def _check(self, trial: TrialModel) -> None:
-        if trial.start != trial.structure.starts:
-            raise ValueError("another trial has started in this model; ask before it does")
+    def _set(self, trial: TrialModel) -> None:
+        trial.settings.dropout.assign(trial.config.model.dropout)
+        trial.settings.l2.assign(trial.config.model.l2)
 
-    def _set(self, structure: _Structure, config: SearchConfig) -> None:
-        structure.settings.dropout.assign(config.model.dropout)
-        structure.settings.l2.assign(config.model.l2)
-
-    def _cut(self, depth: int) -> Cut:
-        return find_cut(self._network.backbone, depth, self._config.backbone.train_batch_norm)
-
-    def _structure(self, config: SearchConfig) -> _Structure:
-        key = (config.model.unfreeze_depth, config.model.dense_units)
+    def _structure(self, config: SearchConfig) -> TrialModel:
+        key = _key(config)
         if key not in self._structures:
             # The backbone, the weights that it starts a trial with, and at most two slots of Adam for each.
             one = 4 * sum(weight.nbytes for weight in self._network.weights)
@@ -177,9 +145,9 @@ class TrialModels:
         self._structures.move_to_end(key)
         return self._structures[key]
 
-    def _build(self, config: SearchConfig) -> _Structure:
+    def _build(self, config: SearchConfig) -> TrialModel:
         depth = config.model.unfreeze_depth
-        cut = self.cuts.get(depth) or self._cut(depth)
+        cut = self.cuts[depth]
         backbone = self._network.copy()
         unfreeze(backbone, depth, config.backbone.train_batch_norm)
         settings = _Settings()
@@ -205,12 +173,17 @@ class TrialModels:
             for variable in {id(variable): variable for variable in resettable}.values()
             if id(variable) not in known
         ]
-        return _Structure(model, cut, backbone, settings, rates, initial, seeds)
+        return TrialModel(config, model, cut, backbone, settings, rates, initial, seeds)
 
-    def _plain_head(self, structure: _Structure, config: SearchConfig) -> keras.Model:
-        pooled = keras.Input(structure.settings.output.shape[1:], dtype="float32")
-        with _precision(config.fit.precision):
-            return keras.Model(pooled, plain_head(pooled, config.model))
+    def _plain_head(self, trial: TrialModel) -> keras.Model:
+        pooled = keras.Input(trial.settings.output.shape[1:], dtype="float32")
+        with _precision(trial.config.fit.precision):
+            return keras.Model(pooled, plain_head(pooled, trial.config.model))
+
+
+def _key(config: SearchConfig) -> tuple[int, int]:
+    """Of the structure of a trial."""
+    return config.model.unfreeze_depth, config.model.dense_units
 
 
 class _Settings(keras.layers.Layer):

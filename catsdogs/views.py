@@ -35,9 +35,6 @@ MIRRORED = View("mirrored")
 class Views(Protocol):
     """What training, scoring and prediction read their inputs from."""
 
-    def __len__(self) -> int:
-        """Number of images."""
-
     def read(self, rows: np.ndarray, view: View) -> np.ndarray:
         """Inputs of the model for these rows (B,) int, seen through this view; (B, ...), in the order of `rows`."""
 
@@ -63,9 +60,6 @@ class LiveViews:
         self._keys = keys
         self.augmentation = augmentation
         self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self._pixels)
 
     def read(self, rows: np.ndarray, view: View) -> np.ndarray:
         """uint8 (B, S, S, 3)."""

@@ -16,21 +16,14 @@ from catsdogs.engine import TOLERANCE, difference, fastest_forward
 from catsdogs.errors import UserError
 from catsdogs.locations import conf_dir
 
-ENGINES = ("openvino", "tensorflow", "keras")
+# Not `pytest.importorskip`: an import of OpenVINO that is not the engine's tells its maker.
+needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+every_engine = pytest.mark.parametrize("name", [pytest.param("openvino", marks=needs_openvino), "tensorflow", "keras"])
 QUICK = ("mobilenet_v2_035", "small_cnn")
 BACKBONES = [
     pytest.param(path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
     for path in sorted((conf_dir() / "backbone").glob("*.yaml"))
 ]
-
-
-def with_random_statistics(model):
-    """A new normalisation does nothing, so an engine that left it out would not be noticed."""
-    rng = np.random.default_rng(5)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in layer.get_weights()])
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +39,13 @@ def model():
     pooled = keras.layers.GlobalAveragePooling2D()(middle)
     dropped = keras.layers.Dropout(0.5)(keras.layers.BatchNormalization()(pooled))
     outputs = [keras.layers.Dense(1, activation="sigmoid")(dropped), middle]
-    return with_random_statistics(keras.Model(inputs, outputs))
+    model = keras.Model(inputs, outputs)
+    # A new normalisation does nothing, so an engine that left it out would not be noticed.
+    rng = np.random.default_rng(5)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in layer.get_weights()])
+    return model
 
 
 def images(count, side=24, seed=0):
@@ -58,15 +57,8 @@ def by_keras(model, pixels):
     return [keras.ops.convert_to_numpy(output) for output in (outputs if isinstance(outputs, list) else [outputs])]
 
 
-def skip_without(name):
-    """Not `pytest.importorskip`: an import of OpenVINO that is not the engine's tells its maker."""
-    if name == "openvino" and importlib.util.find_spec("openvino") is None:
-        pytest.skip("OpenVINO is not installed")
-
-
-@pytest.mark.parametrize("name", ENGINES)
+@every_engine
 def test_an_engine_gives_what_keras_gives_for_every_size_of_batch(model, name):
-    skip_without(name)
     forward = fastest_forward(model, name)
     assert forward.name.startswith(name)
     assert forward.name[-1].isdigit()
@@ -77,12 +69,12 @@ def test_an_engine_gives_what_keras_gives_for_every_size_of_batch(model, name):
         found, expected = forward(pixels), by_keras(model, pixels)
         assert [output.dtype for output in found] == [np.float32, np.float32]
         assert difference(found, expected) < 1e-5
-        assert difference(forward(pixels.astype(np.float32)), expected) < 1e-5
+        between = pixels.astype(np.float32) * np.float32(0.003)  # whole numbers, which must not be rounded
+        assert difference(forward(between), by_keras(model, between)) < 1e-5
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@every_engine
 def test_what_an_image_gives_does_not_depend_on_its_batch_or_on_later_calls(model, name):
-    skip_without(name)
     forward, pixels = fastest_forward(model, name), images(70)
     together = forward(pixels)  # these may be written to, and an engine could keep their memory
     kept = [output.copy() for output in together]
@@ -95,44 +87,28 @@ def test_what_an_image_gives_does_not_depend_on_its_batch_or_on_later_calls(mode
     np.testing.assert_array_equal(pixels, images(70))
 
 
-def test_pixels_between_whole_numbers_are_not_rounded(model):
-    skip_without("openvino")
-    pixels = images(5).astype(np.float32) * np.float32(0.003)
-    assert difference(fastest_forward(model, "openvino")(pixels), by_keras(model, pixels)) < 1e-5
-
-
-@pytest.mark.parametrize("name", ENGINES)
+@every_engine
 def test_a_dozen_outputs_come_in_order(name):
-    skip_without(name)
     inputs = keras.Input((16, 16, 3))
     model = keras.Model(inputs, [keras.layers.Conv2D(width, 1)(inputs) for width in range(1, 13)])
     assert [output.shape[-1] for output in fastest_forward(model, name)(images(2, 16))] == list(range(1, 13))
 
 
-@pytest.mark.parametrize("name", ENGINES)
-def test_other_shapes_and_types_are_refused(model, name):
-    skip_without(name)
-    forward = fastest_forward(model, name)
-    for wrong in (images(2, 32), images(2)[0], images(0), images(2).astype(np.float64), images(2)[..., :1]):
-        with pytest.raises(ValueError, match=r"\(B, 24, 24, 3\)"):
-            forward(wrong)
-
-
+@needs_openvino
 def test_openvino_is_imported_without_its_telemetry(model):
-    skip_without("openvino")
     fastest_forward(model, "openvino")
     assert "openvino" in sys.modules
     assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
 
 
+@needs_openvino
 def test_openvino_heeds_the_limit_of_threads(model, monkeypatch):
-    skip_without("openvino")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert len(fastest_forward(model, "openvino").run._queues[np.dtype(np.uint8)]) == 1
 
 
+@needs_openvino
 def test_auto_takes_the_fastest_that_is_installed(model, monkeypatch):
-    skip_without("openvino")
     assert fastest_forward(model).name.startswith("openvino")
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert fastest_forward(model).name.startswith("tensorflow")
@@ -151,7 +127,6 @@ def sentence_of(*arguments):
 def test_an_engine_that_is_not_there_is_reported(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert "catsdogs[fast]" in sentence_of(model, "openvino")
-    assert "auto, openvino, tensorflow, keras" in sentence_of(model, "onnx")
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     assert "KERAS_BACKEND is jax" in sentence_of(model, "tensorflow")
     assert fastest_forward(model).name.startswith("keras (jax)")
@@ -195,13 +170,10 @@ def test_an_engine_that_is_as_good_as_keras_is_taken(model, monkeypatch):
     assert fastest_forward(model, "tensorflow").difference == pytest.approx(TOLERANCE / 3, rel=0.1)
 
 
-def test_weights_that_are_not_numbers_and_models_of_something_else_are_refused():
+def test_weights_that_are_not_numbers_are_refused():
     inputs = keras.Input((16, 16, 3))
-    broken = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
-    broken.set_weights([np.full(weight.shape, np.nan) for weight in broken.get_weights()])
+    broken = keras.Model(inputs, keras.layers.Rescaling(np.nan)(inputs))
     assert "not finite" in sentence_of(broken)
-    with pytest.raises(ValueError, match=r"\(B, S, S, 3\)"):
-        fastest_forward(keras.Sequential([keras.Input((5,)), keras.layers.Dense(1)]))
 
 
 def test_the_difference_is_relative_to_the_largest_value_of_each_output():
@@ -214,13 +186,13 @@ def test_the_difference_is_relative_to_the_largest_value_of_each_output():
     assert difference([one(0)], [one(0)]) == 0
     # Probabilities: a logit of -9.2 that is off by 0.7 doubles one that is next to nothing.
     assert difference([one(2e-4)], [one(1e-4)]) == pytest.approx(1e-4)
-    for wrong in ([one(0, 0)], [], [one(np.nan)], [one(0).astype(np.float64)]):
+    for wrong in ([one(0, 0)], [], [one(np.nan)], [np.zeros(1)]):
         assert difference(wrong, [one(0)]) == np.inf
 
 
+@needs_openvino
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_openvino_takes_every_backbone_with_its_classifier(composed, backbone):
-    skip_without("openvino")
     side = 64 if backbone == "small_cnn" else 96
     config = checked(composed("data.train=x", f"backbone={backbone}")).backbone
     network = build_backbone(dataclasses.replace(config, weights=None, image_size=side))

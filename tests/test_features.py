@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from catsdogs.backbones import load_network
 from catsdogs.cut import find_cut, prefix
 from catsdogs.errors import UserError
 from catsdogs.features import Features
+from catsdogs.hypermodel import with_values
 from catsdogs.schema import Augmentation
 from catsdogs.schema import Features as Settings
 from catsdogs.store import Store
@@ -63,12 +65,11 @@ def fills(monkeypatch):
 def test_what_is_read_is_what_keras_makes_of_the_view(make, network, training_data, mode, view, rows):
     features = make(dataclasses.replace(SETTINGS, mode=mode))
     rows = np.array(rows)
+    images = training_data.views.read(rows, view).astype("float32")
     for depth in (0, 2):
         cut = find_cut(network.backbone, depth)
-        images = training_data.views.read(rows, view).astype("float32")
-        expected = keras.ops.convert_to_numpy(
-            prefix(network.backbone, network.settings.preprocessing, [cut])(images, training=False)[0]
-        )
+        below = prefix(network.backbone, network.settings.preprocessing, [cut])
+        expected = keras.ops.convert_to_numpy(below(images, training=False))
         found = features.at(cut).read(rows, view)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -123,10 +124,8 @@ def test_images_that_are_not_augmented_share_views_across_seeds(make, training_d
         make(pixels=LiveViews(old._pixels, old._keys, still, seed), views=1).prepare()
     assert sorted(fills) == [("plain", 0), ("train", 0)]
     assert distinct_views(SETTINGS, still, epochs=5) == 1
-
-
-def test_there_are_as_many_views_as_epochs_up_to_a_bound():
-    moves = Augmentation(0.5, 0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, "reflect")
+    # Else there are as many as epochs, up to a bound.
+    moves = dataclasses.replace(still, flip_probability=0.5)
     assert [distinct_views(SETTINGS, moves, epochs) for epochs in (1, 10, 30)] == [1, 10, 10]
     assert distinct_views(dataclasses.replace(SETTINGS, views=20), moves, 30) == 20
 
@@ -144,12 +143,9 @@ def test_where_there_is_no_room_the_same_is_computed_for_every_batch(make, netwo
     assert fills == []
 
 
-def full(*arguments):
-    raise StoreFull("the disk is full")
-
-
 @pytest.mark.parametrize(
-    ("fill", "said"), [(full, "the disk is full"), (lambda *arguments: None, "another job evicted")]
+    ("fill", "said"),
+    [(Mock(side_effect=StoreFull("the disk is full")), "the disk is full"), (Mock(), "another job evicted")],
 )
 def test_where_the_store_fails_meanwhile_the_job_goes_on(make, network, monkeypatch, caplog, fill, said):
     rows, cut = np.array([1, 5]), find_cut(network.backbone, 2)
@@ -167,10 +163,9 @@ def test_a_cache_that_cannot_be_written_is_told_as_it_is(make, network, tmp_path
     features = make()
 
     def through_keras():
-        # On its way through TensorFlow's threads it becomes another error.
         try:
             features.at(find_cut(network.backbone, 2)).read(np.array([1]), View("train", 1))
-        except UserError as error:
+        except UserError as error:  # on its way through TensorFlow's threads it becomes another error
             raise ValueError("PyFunc") from error
 
     with pytest.raises(UserError, match="cache=FOLDER"), features.reading():
@@ -179,15 +174,8 @@ def test_a_cache_that_cannot_be_written_is_told_as_it_is(make, network, tmp_path
 
 def test_threads_that_want_the_same_view_fill_it_once(make, network, fills):
     features, cut = make(), find_cut(network.backbone, 2)
-    read = []
-    threads = [
-        threading.Thread(target=lambda: read.append(features.at(cut).read(np.arange(5), View("train", 0))))
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as threads:
+        read = list(threads.map(lambda _: features.at(cut).read(np.arange(5), View("train", 0)), range(4)))
     assert fills == [("train", 0)]
     assert all((one == read[0]).all() for one in read)
 
@@ -212,22 +200,13 @@ def test_float16_is_close(make, network):
 @pytest.mark.parametrize("depth", [0, 2])
 def test_stored_training_is_live_training(config, prepared, depth):
     """The same views, live and stored: the same history, also where epochs come round to the first view."""
-    from catsdogs.hypermodel import with_values
-
     histories = []
     for mode in ("stored", "live"):
-        job = config(
-            "space.unfreeze_depth.values=[0,2]",
-            "fit.epochs=3",
-            "fit.batch_size=16",
-            f"features.mode={mode}",
-            "features.views=2",
-        )
+        job = config("space.unfreeze_depth.values=[0,2]", "fit.epochs=3", "fit.batch_size=16", f"features.mode={mode}")
         data, models = prepared(job)
         trial = models.start(with_values(job, {"unfreeze_depth": depth}), seed=4)
         rows = (data.folds[0].train_rows, data.folds[0].validation_rows)
-        training = train(
-            trial.model, data.features.at(trial.cut), data.labels, *rows, job.fit, seed=4, distinct_views=2
-        )
+        views = data.features.at(trial.cut)
+        training = train(trial.model, views, data.labels, *rows, job.fit, seed=4, distinct_views=2)
         histories.append(training.history.drop(columns="seconds"))
     np.testing.assert_allclose(histories[0], histories[1], rtol=1e-4)

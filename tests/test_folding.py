@@ -58,7 +58,7 @@ def test_the_folded_suffix_of_every_backbone_is_the_suffix(float64, network, nam
     depth = len(backbone.layers) // 5
     cut = find_cut(backbone, depth)
     unfreeze(backbone, depth, train_batch_norm=False)
-    (activations,) = prefix(backbone, preprocessing, [cut])(pixels(backbone), training=False)
+    activations = prefix(backbone, preprocessing, [cut])(pixels(backbone), training=False)
     above = suffix(backbone, preprocessing, cut)
     other = folded(above)
     # Xception's convolutions are separable but for its shortcuts; half of ResNet50V2's normalisations follow none.

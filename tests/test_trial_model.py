@@ -17,26 +17,21 @@ STEPS = 12
 BIG = ("data=sample", "backbone=mobilenet_v2_035", "backbone.weights=null", "backbone.image_size=32")
 
 
-class Inputs:
-    """Activations of IMAGES at the cut of a trial."""
-
-    def __init__(self, network):
-        self._network = network
-
-    def __call__(self, cut):
-        if cut.layer == "pixels":
-            return IMAGES
-        return keras.ops.convert_to_numpy(prefix(self._network.backbone, "minus_one_to_one", [cut])(IMAGES)[0])
-
-
 @pytest.fixture
-def bench(config):
-    """Models of a tiny job, and what they read."""
+def bench(composed, config):
+    """A job, the models of its trials and what one reads: IMAGES at its cut; and the network."""
 
-    def make(*overrides, job=None):
-        job = job or config("fit.epochs=4", "fit.batch_size=8", *overrides)
+    def make(*overrides, of=None):
+        overrides = ("fit.epochs=4", "fit.batch_size=8", *overrides)
+        job = checked(composed(*of, *overrides)) if of else config(*overrides)
         network = load_network(job.backbone, job.seed)
-        return job, TrialModels(job, network, STEPS), Inputs(network), network
+
+        def inputs(cut):
+            if cut.layer == "pixels":
+                return IMAGES
+            return keras.ops.convert_to_numpy(prefix(network.backbone, "minus_one_to_one", [cut])(IMAGES))
+
+        return job, TrialModels(job, network, STEPS, [0, 10] if of else [0, 2, 5]), inputs, network
 
     return make
 
@@ -51,13 +46,12 @@ def values_of(job, **changed):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "depth", "covers"),
-    [((), 0, "head"), ((), 2, "head_and_backbone"), ((), 5, "head_and_backbone"), (BIG, 10, "head_and_backbone")],
+    ("of", "depth", "covers"),
+    [(None, 0, "head"), (None, 2, "head_and_backbone"), (None, 5, "head_and_backbone"), (BIG, 10, "head_and_backbone")],
 )
-def test_training_the_suffix_is_training_the_whole_model(bench, composed, config, overrides, depth, covers):
+def test_training_the_suffix_is_training_the_whole_model(bench, of, depth, covers):
     """Plain Keras on whole images is the reference: the same losses, the same final weights."""
-    changes = (f"model.l2_covers={covers}", "schedule=cosine_warmup", "fit.batch_size=8")
-    job, models, inputs, network = bench(job=checked(composed(*overrides, *changes)) if overrides else config(*changes))
+    job, models, inputs, network = bench(f"model.l2_covers={covers}", "schedule=cosine_warmup", of=of)
     # On other backends the masks are drawn from the same state in another way.
     dropout = 0.4 if keras.backend.backend() == "tensorflow" else 0.0
     values = values_of(job, unfreeze_depth=depth, dropout=dropout, l2=0.01)
@@ -99,20 +93,10 @@ def test_every_hyperparameter_of_a_used_model_counts_and_so_does_the_seed(bench)
 def test_keras_knows_every_variable_that_a_trial_sets(bench):
     """One that it does not know is a constant to a compiled step of JAX."""
     job, models, _, _ = bench("fit.precision=mixed_float16")
-    structure = models.start(values_of(job), seed=1).structure
-    known = {id(variable) for variable in [*structure.model.variables, *structure.model.optimizer.variables]}
-    set_by_us = [structure.rates, structure.settings.dropout, structure.settings.l2, *structure.seeds]
-    assert all(id(variable) in known for variable in [*set_by_us, *(variable for variable, _ in structure.initial)])
-
-
-def test_a_model_that_another_trial_has_taken_is_not_shipped(bench, tmp_path):
-    job, models, _, _ = bench()
     trial = models.start(values_of(job), seed=1)
-    models.start(values_of(job), seed=2)
-    with pytest.raises(ValueError, match="another trial"):
-        models.whole(trial)
-    with pytest.raises(ValueError, match="another trial"):
-        models.save_weights(trial, tmp_path / "weights.npz")
+    known = {id(variable) for variable in [*trial.model.variables, *trial.model.optimizer.variables]}
+    set_by_us = [trial.rates, trial.settings.dropout, trial.settings.l2, *trial.seeds]
+    assert all(id(variable) in known for variable in [*set_by_us, *(variable for variable, _ in trial.initial)])
 
 
 def test_a_promoted_trial_starts_in_the_middle_of_its_schedule(bench):
@@ -137,29 +121,20 @@ def test_saved_weights_come_back(bench, tmp_path):
     np.testing.assert_array_equal(trial.model.predict(inputs(trial.cut), verbose=0), p_dog)
 
 
-@pytest.mark.parametrize("depth", [0, 10])
-def test_the_whole_model_says_what_was_trained(bench, composed, depth, tmp_path):
-    _, models, inputs, _ = bench(job=checked(composed(*BIG)))
-    job = models._config
+@pytest.mark.parametrize(("depth", "kernels"), [(0, 0), (10, 3)])
+def test_the_whole_model_says_what_was_trained_and_nothing_else_has_moved(bench, depth, kernels, tmp_path):
+    job, models, inputs, network = bench(of=BIG)
     trial = models.start(values_of(job, unfreeze_depth=depth, peak_lr=0.01), seed=3)
     fitted(trial, inputs)
     whole = models.whole(trial)
     expected = trial.model.predict(inputs(trial.cut), verbose=0)
     np.testing.assert_allclose(whole.predict(IMAGES, verbose=0), expected, atol=1e-5)
     whole.save(tmp_path / "model.keras")
-    np.testing.assert_allclose(
-        keras.models.load_model(tmp_path / "model.keras").predict(IMAGES, verbose=0), expected, atol=1e-5
-    )
-
-
-def test_frozen_statistics_do_not_move_and_trained_kernels_do(bench, composed):
-    _, models, inputs, network = bench(job=checked(composed(*BIG)))
-    trial = models.start(values_of(models._config, unfreeze_depth=10, peak_lr=0.01), seed=3)
-    fitted(trial, inputs)
-    backbone = models._structures[10, 256].backbone
-    trained = {variable.path for variable in backbone.trainable_variables}
-    assert len(trained) == 3
-    for variable, before in zip(backbone.weights, network.weights, strict=True):
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), expected, atol=1e-5)
+    trained = {variable.path for variable in trial.backbone.trainable_variables}
+    assert len(trained) == kernels
+    for variable, before in zip(trial.backbone.weights, network.weights, strict=True):
         moved = not np.array_equal(keras.ops.convert_to_numpy(variable), before)
         assert moved == (variable.path in trained), variable.path
 
