@@ -91,7 +91,7 @@ def find_standing(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> S
     left = left_behind(folder)
     if job is None and not left:
         return Standing(Kind.NEW, planned=planned)
-    if job is None or job.result["config"] is None:
+    if job is None or not job.result["config"]:
         if {TRIALS, HISTORY, VALIDATION} & set(left) and _may_have_completed(folder):
             raise UserError(
                 f"job {folder}: its trials are there, but its {RESULT} is lost or damaged, so that nothing tells what "

@@ -88,7 +88,7 @@ def test_a_damaged_file_is_told_and_costs_nothing_else(study, name, content):
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "recipe.json", "predictions.csv", "history.csv"])
-@pytest.mark.parametrize("content", [b"", b"[", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"[", b'{"details": {"log_loss": {"size": "x"}}, "config": 3}', b"\xff\xfe"])
 def test_a_damaged_final_model_is_told(study, name, content):
     write_final(study)
     assert not read_evidence([study]).problems
@@ -162,7 +162,7 @@ def test_hostile_texts_are_cleaned_where_they_are_read(study):
     (study / "evil").rename(study / os.fsdecode(b"\x1be\n\xff"))
     write_final(study)
     metrics = read_json(study / "best" / "metrics.json")
-    write_json(study / "best" / "metrics.json", metrics | {"job": evil, "details": {evil: evil}})
+    write_json(study / "best" / "metrics.json", metrics | {"job": evil, "details": {evil: {}}})
     evidence = read_evidence([study])
     label = r"?e?\udcff"
     assert set(evidence.choices) == {*CHOICES, one_line}

@@ -59,15 +59,6 @@ def test_labelled_test_images_have_rows_of_their_own(best):
     assert table["value"].iloc[16:].isna().all()
 
 
-@pytest.mark.parametrize("value", ["0.1", True, [1], None, {"value": "nan"}])
-def test_what_is_no_number_is_missing(best, value):
-    told = read_json(best / "metrics.json")
-    details = told["details"] | {"log_loss": {"value": value, "low": value, "high": value, "size": value}, "ece": value}
-    write_json(best / "metrics.json", told | {"details": details, "ece": value})
-    table = final_scores(read(best)).set_index(["score", "kind"])
-    assert table.loc[[("log_loss", "plain"), ("ece", "plain")], ["value", "low", "high", "size"]].isna().all(axis=None)
-
-
 def test_the_gain_of_tta_is_the_mean_difference_of_losses(best):
     """Of models that do not tell it, as those of 0.2."""
     final = read(best)

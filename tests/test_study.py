@@ -15,12 +15,10 @@ from catsdogs.study import (
     State,
     best_job,
     chosen_trial,
-    planned_jobs,
     read_job,
     read_jobs,
     read_plan,
     retrain_command,
-    state,
     write_leaderboard,
     write_plan,
 )
@@ -92,10 +90,11 @@ def test_jobs_on_different_images_are_not_ranked_for_the_user(study):
         ("trial,status\n0,COMPLETED\n", "it lacks val_log_loss"),
         ("\x00\x01", "its end is missing"),
         (f"{TRIALS}\n0,COMPLETED,0.5,0.9,3,2,1.5,", "its end is missing"),
-        (f"{TRIALS}\n0,COMPLETED,0.5,0.9,,2,1.5,\n", "epochs='' is no number"),
-        (f"{TRIALS}\n0,COMPLETED,0.5,0.9,3,2.5,1.5,\n", "best_epoch='2.5' is no number"),
-        (f"{TRIALS}\n0,COMPLETED,low,0.9,3,2,1.5,\n", "val_log_loss='low' is no number"),
-        (f"{TRIALS}\na,COMPLETED,0.5,0.9,3,2,1.5,\n", "trial='a' is no number"),
+        (f"{TRIALS}\n0,COMPLETED,0.5,0.9,,2,1.5,\n", "epochs=nan is no number"),
+        (f"{TRIALS}\n0,COMPLETED,0.5,0.9,3,2.5,1.5,\n", "best_epoch=2.5 is no number"),
+        (f"{TRIALS}\n0,COMPLETED,0.5,0.9,{10**20},2,1.5,\n", f"epochs={10**20} is no number"),
+        (f"{TRIALS}\n0,COMPLETED,low,0.9,3,2,1.5,\n", "val_log_loss=low is no number"),
+        (f"{TRIALS}\na,COMPLETED,0.5,0.9,3,2,1.5,\n", "trial=a is no number"),
     ],
 )
 def test_a_damaged_table_of_trials_is_told(study, content, words):
@@ -122,7 +121,7 @@ def test_the_plan_remembers_all_jobs_and_tells_this_runs(study):
     write_plan(study, ["a", "b"], ["-m"])
     write_plan(study, ["b", "c"], ["-m"])
     assert read_json(study / "study.json")["jobs"] == ["a", "b", "c"]
-    assert planned_jobs(study) == ["b", "c"]
+    assert read_plan(study).run == ["b", "c"]
     since = datetime.datetime.now(datetime.UTC) - read_plan(study).started
     assert datetime.timedelta(0) <= since < datetime.timedelta(minutes=1)
 
@@ -133,11 +132,11 @@ def test_two_processes_at_work_on_a_study_are_one_run(study):
     write_json(study / "study.json", {**plan, "started": "2026-01-01T00:00:00+00:00"})
     with held(study / "busy"):
         write_plan(study, ["c"], ["-m"])
-    assert planned_jobs(study) == ["good", "busy", "c"]
+    assert read_plan(study).run == ["good", "busy", "c"]
     assert read_plan(study).started == datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
     # Nobody holds it any more: it was killed.
     write_plan(study, ["d"], ["-m"])
-    assert planned_jobs(study) == ["d"]
+    assert read_plan(study).run == ["d"]
     assert read_plan(study).started > datetime.datetime(2026, 2, 1, tzinfo=datetime.UTC)
 
 
@@ -147,13 +146,12 @@ def test_a_damaged_plan_is_an_empty_one(study, content):
     assert read_plan(study).run == []
     assert read_plan(study).started is None
     write_plan(study, ["a"], ["-m"])
-    assert planned_jobs(study) == ["a"]
+    assert read_plan(study).run == ["a"]
 
 
 @pytest.mark.parametrize(
     ("result", "expected"),
     [
-        (None, State.WAITING),
         ({"status": "running"}, State.KILLED),
         ({}, State.KILLED),
         ({"status": "failed", "error_type": "KeyboardInterrupt"}, State.INTERRUPTED),
@@ -164,21 +162,20 @@ def test_a_damaged_plan_is_an_empty_one(study, content):
     ],
 )
 def test_what_has_become_of_a_job(study, result, expected):
-    if result is not None:
-        write_json(study / "j" / "result.json", result)
-    assert state(study / "j") is expected
+    write_json(study / "j" / "result.json", result)
+    assert read_job(study / "j").state is expected
 
 
 def test_a_running_job_is_one_that_is_held_or_that_nobody_may_ask_for(study, monkeypatch):
     with held(study / "busy"):
-        assert state(study / "busy") is State.RUNNING
-    assert state(study / "busy") is State.KILLED
+        assert read_job(study / "busy").state is State.RUNNING
+    assert read_job(study / "busy").state is State.KILLED
 
     def acquire(*arguments, **options):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("filelock.FileLock.acquire", acquire)
-    assert state(study / "busy") is State.RUNNING
+    assert read_job(study / "busy").state is State.RUNNING
 
 
 NAMES = ["s", "2026-11-23_10-00-00", "a b", "it's", "1e5", "007", "null", "True", "a\\", "a\\'b", "x,y", "[a]", "a=b"]

@@ -4,33 +4,59 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from catsdogs.comparison.formats import number
 from catsdogs.earlier import HISTORY, HISTORY_TABLE, VALIDATION, VALIDATION_TABLE
 from catsdogs.errors import UserError
 from catsdogs.files import unicode
 from catsdogs.progress import printable
 from catsdogs.provenance import moment
-from catsdogs.records import Damaged, Record, Table
+from catsdogs.records import Damaged, Part, Record, Table
 from catsdogs.scores import log_loss_per_image
 from catsdogs.study import (
     FAILED,
     OK,
     RUNNING,
     Job,
+    JobConfig,
     State,
     choice_names,
     job_columns,
     job_row,
-    planned_jobs,
     read_jobs,
+    read_plan,
 )
 from catsdogs.trials import TrialRecord
+
+
+class _Score(Record):
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    split: str | None = None
+    size: int | None = None
+
+
+class _Metrics(Record):
+    details: Part[_Score]
+    tta: Part[Any]
+    tta_gain: dict[str, _Score] | None = None  # no version before 0.3 wrote it
+    calibration_gain: Part[_Score]
+    seconds: Part[float]
+
+
+class _Recipe(Record):
+    config: JobConfig | None = None
+    hyperparameters: Part[Any]
+    versions: Part[str]
+
 
 _PREDICTIONS = Table(
     {
@@ -195,7 +221,7 @@ def read_evidence(folders: list[Path]) -> Evidence:
             if table is not None:
                 predictions[label] = table
         there = {clean(job.name) for job in found[folder]}
-        for name in map(clean, planned_jobs(folder)):
+        for name in map(clean, read_plan(folder).run):
             if name not in there:
                 rows.append(
                     {"label": prefix + name, "study": study, "job": name, "status": WAITING, "state": State.WAITING}
@@ -226,11 +252,6 @@ def _study_names(folders: list[Path]) -> dict[Path, str]:
     return {folder: clean("/".join(folder.parts[-parts:])) for folder in folders}
 
 
-def _number(value: Any) -> float:
-    """NaN where it is no finite number."""
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.nan
-
-
 def _row(job: Job, label: str, study: str, choices: list[str], trials: pd.DataFrame) -> dict[str, Any]:
     """Its row of the board. Counted from its trials, which a job that did not end has too."""
     row, result = clean(job_row(job, choices)), job.result
@@ -239,13 +260,13 @@ def _row(job: Job, label: str, study: str, choices: list[str], trials: pd.DataFr
         "label": label,
         "study": study,
         "status": job.status if job.status in (OK, FAILED, RUNNING) else FAILED,
-        "val_log_loss": _number(row["val_log_loss"]),
-        "val_accuracy": _number(row["val_accuracy"]),
+        "val_log_loss": number(row["val_log_loss"]),
+        "val_accuracy": number(row["val_accuracy"]),
         "trials_completed": completed,
         "trials_failed": len(trials) - completed,
         "trials": len(trials),
         "trials_planned": result["trials"].get("planned"),
-        "seconds": _number(row["seconds"]),
+        "seconds": number(row["seconds"]),
         "started": result.get("started"),
         "state": job.state,
         "error": str(result.get("error") or "") or None,
@@ -378,31 +399,31 @@ def _predictions(job: Job, label: str, problems: list[str]) -> pd.DataFrame | No
 
 
 def _table(kind: Table, file: Path, whose: str, problems: list[str]) -> pd.DataFrame | None:
-    """A CSV file of ours; None if it is not there, or damaged, which is told."""
+    table = _read(kind.read, file, whose, problems)
+    return None if table is None else table.rename(columns=clean)
+
+
+T = TypeVar("T")
+
+
+def _read(read: Callable[[Path], T | None], file: Path, whose: str, problems: list[str]) -> T | None:
+    """A file of ours; None if it is not there, or damaged, which is told."""
     try:
-        table = kind.read(file)
+        return read(file)
     except Damaged as error:
         problems.append(f"{whose}: its {file.name} is damaged ({error.reason})")
         return None
-    return None if table is None else table.rename(columns=clean)
 
 
 def _final(study: Path, name: str, problems: list[str]) -> Final | None:
     """What is in `best/` of a study; None if `retrain` has not run, or what it left is damaged."""
-    folder = study / "best"
-    if not (folder / "metrics.json").is_file():
+    folder, whose = study / "best", f"best/ of study {name}"
+    metrics = _read(_Metrics.read, folder / "metrics.json", whose, problems)
+    if metrics is None:
         return None
-    whose = f"best/ of study {name}"
-    read: dict[str, dict[str, Any]] = {"metrics.json": {}, "recipe.json": {}}
-    for file in read:
-        try:
-            record = Record.read(folder / file)
-        except Damaged as error:
-            problems.append(f"{whose}: its {file} is damaged ({error.reason})")
-        else:
-            read[file] = {} if record is None else clean(record.model_dump())
+    recipe = _read(_Recipe.read, folder / "recipe.json", whose, problems) or _Recipe.model_validate({})
     predictions = _table(_PREDICTIONS, folder / "predictions.csv", whose, problems)
-    if not read["metrics.json"] or predictions is None:
+    if predictions is None:
         return None
     # A model that was trained on all images was validated on none.
     history = _table(_HISTORY, folder / HISTORY, whose, problems)
@@ -411,8 +432,8 @@ def _final(study: Path, name: str, problems: list[str]) -> Final | None:
     return Final(
         study=name,
         folder=folder,
-        metrics=read["metrics.json"],
+        metrics=clean(metrics.model_dump()),
         predictions=predictions,
         history=pd.DataFrame() if history is None else history,
-        recipe=read["recipe.json"],
+        recipe=clean(recipe.model_dump()),
     )
