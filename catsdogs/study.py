@@ -333,19 +333,15 @@ def hyperparameters_of(job: Job) -> dict[str, Any]:
     return {str(key): value for key, value in job.best().get("hyperparameters", {}).items()}
 
 
-def leaderboard(jobs: list[Job]) -> pd.DataFrame:
-    """A row per job, best first, failed jobs last with their error."""
+def write_leaderboard(study: Path) -> pd.DataFrame:
+    """Write `leaderboard.csv` of a study and give it: a row per job, best first, failed jobs last with their error."""
+    jobs = read_jobs(study)
     choices = choice_names(jobs)
     order = sorted(jobs, key=lambda job: (job.status == FAILED, job.objective, job.name))
     # As objects, or a job without a count would turn the counts of all others into floats.
     table = pd.DataFrame([job_row(job, choices) for job in order], dtype=object)
     searched = [name for job in jobs for name in hyperparameters_of(job)]
-    return table[[name for name in job_columns(choices, searched) if name in table]]
-
-
-def write_leaderboard(study: Path) -> pd.DataFrame:
-    """Write `leaderboard.csv` of a study and give it."""
-    table = leaderboard(read_jobs(study))
+    table = table[[name for name in job_columns(choices, searched) if name in table]]
     write_csv(study / "leaderboard.csv", table)
     return table
 

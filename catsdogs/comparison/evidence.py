@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pandas as pd
 
 from catsdogs.comparison.formats import number
@@ -203,6 +202,7 @@ def read_evidence(folders: list[Path]) -> Evidence:
     problems: list[str] = []
     jobs: dict[str, Job] = {}
     rows, trials, epochs = [], [], []
+    searched: dict[str, None] = {}
     predictions: dict[str, pd.DataFrame] = {}
     finals: dict[str, Final] = {}
     found = {folder: [Job(job.folder, clean(job.result)) for job in read_jobs(folder)] for folder in folders}
@@ -210,38 +210,51 @@ def read_evidence(folders: list[Path]) -> Evidence:
     for folder in folders:
         study = names[folder]
         prefix = f"{study}/" if len(folders) > 1 else ""
+        waiting = dict.fromkeys(map(clean, read_plan(folder).run))
         for job in found[folder]:
-            label = prefix + clean(job.name)
+            name = clean(job.name)
+            waiting.pop(name, None)
+            label = prefix + name
             jobs[label] = job
-            its_trials = _trials(job, label, study, choices, problems)
-            rows.append(_row(job, label, study, choices, its_trials))
-            trials.append(its_trials)
+            records = _records(job, label, problems)
+            searched |= dict.fromkeys(name for record in records for name in record.hyperparameters)
+            own = {"label": label, "study": study, "job": name}
+            rows.append({**_row(job, choices, records), **own})
+            trials += [{**trial, **own} for trial in _trials(job, choices, records)]
             epochs.append(_epochs(job, label, problems))
             table = _predictions(job, label, problems)
             if table is not None:
                 predictions[label] = table
-        there = {clean(job.name) for job in found[folder]}
-        for name in map(clean, read_plan(folder).run):
-            if name not in there:
-                rows.append(
-                    {"label": prefix + name, "study": study, "job": name, "status": WAITING, "state": State.WAITING}
-                )
+        none = dict.fromkeys(("trials_completed", "trials_failed", "trials"), 0)
+        for name in waiting:
+            own = {"label": prefix + name, "study": study, "job": name}
+            rows.append({**own, "status": WAITING, "state": State.WAITING, **none})
         final = _final(folder, study, problems)
         if final is not None:
             finals[study] = final
-    searched = list(dict.fromkeys(name for table in trials for name in table.attrs["hyperparameters"]))
+    filled = [table for table in epochs if len(table)]
+    trial_columns = list(dict.fromkeys([*_LEADING, *choices, *searched, *_TRAILING]))
     return Evidence(
         studies=tuple(folders),
         jobs=jobs,
-        board=_board(rows, choices, searched),
-        trials=_ordered_trials(trials, choices, searched),
-        epochs=_stacked(epochs, ["label", "trial", "execution", "epoch"]),
+        board=_board(rows, choices, list(searched)),
+        trials=pd.DataFrame(trials, columns=trial_columns).astype({"epoch_budget": "Int64"}),
+        epochs=pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=_EPOCH),
         predictions=predictions,
         finals=finals,
         choices=tuple(choices),
         hyperparameters=tuple(searched),
         problems=tuple(map(clean, problems)),
     )
+
+
+# Columns of the trials before and after the choices and hyperparameters, and those that name an epoch.
+_LEADING = (
+    *("label", "study", "job", "trial", "status", "val_log_loss", "val_accuracy", "epochs", "best_epoch"),
+    *("epoch_budget", "seconds", "ended_seconds", "ended"),
+)
+_TRAILING = ("parent", "error")
+_EPOCH = ("label", "trial", "execution", "epoch")
 
 
 def _study_names(folders: list[Path]) -> dict[Path, str]:
@@ -252,19 +265,16 @@ def _study_names(folders: list[Path]) -> dict[Path, str]:
     return {folder: clean("/".join(folder.parts[-parts:])) for folder in folders}
 
 
-def _row(job: Job, label: str, study: str, choices: list[str], trials: pd.DataFrame) -> dict[str, Any]:
+def _row(job: Job, choices: list[str], records: list[TrialRecord]) -> dict[str, Any]:
     """Its row of the board. Counted from its trials, which a job that did not end has too."""
     row, result = clean(job_row(job, choices)), job.result
-    completed = int(trials["val_log_loss"].notna().sum())
+    completed = sum(record.can_win for record in records)
     return row | {
-        "label": label,
-        "study": study,
-        "status": job.status if job.status in (OK, FAILED, RUNNING) else FAILED,
         "val_log_loss": number(row["val_log_loss"]),
         "val_accuracy": number(row["val_accuracy"]),
         "trials_completed": completed,
-        "trials_failed": len(trials) - completed,
-        "trials": len(trials),
+        "trials_failed": len(records) - completed,
+        "trials": len(records),
         "trials_planned": result["trials"].get("planned"),
         "seconds": number(row["seconds"]),
         "started": result.get("started"),
@@ -273,66 +283,30 @@ def _row(job: Job, label: str, study: str, choices: list[str], trials: pd.DataFr
     }
 
 
-def _trials(job: Job, label: str, study: str, choices: list[str], problems: list[str]) -> pd.DataFrame:
-    """A row per trial; `attrs["hyperparameters"]` names the searched values."""
-    records: list[TrialRecord] = []
+def _records(job: Job, label: str, problems: list[str]) -> list[TrialRecord]:
     try:
         records = [TrialRecord(**clean(vars(record))) for record in job.trials()]
     except UserError:
         problems.append(f"job {label}: its trials.csv is damaged, so its trials are missing here")
+        return []
     stopped = bool(job.result.get("stopped"))  # perhaps before its first trial had ended
     if not records and job.status == OK and not stopped and not (job.folder / "trials.csv").is_file():
         problems.append(f"job {label}: its trials.csv is missing, so its trials are missing here")
-    searched = list(dict.fromkeys(name for record in records for name in record.hyperparameters))
-    ended_seconds = np.cumsum([record.seconds for record in records])
+    return records
+
+
+def _trials(job: Job, choices: list[str], records: list[TrialRecord]) -> list[dict[str, Any]]:
+    """A row per trial."""
     started = _timestamp(job.result.get("started"))
     chosen = {name: job.choice(name) for name in choices}
-    rows = [
-        {
-            "label": label,
-            "study": study,
-            "job": clean(job.name),
-            "trial": record.trial,
-            "status": record.status,
-            "val_log_loss": record.val_log_loss if record.can_win else math.nan,
-            "val_accuracy": record.val_accuracy if record.can_win else math.nan,
-            "epochs": record.epochs,
-            "best_epoch": record.best_epoch,
-            "epoch_budget": record.epoch_budget,
-            "seconds": record.seconds,
-            "ended_seconds": float(seconds),
-            "ended": _timestamp(record.ended)
-            if record.ended
-            else (pd.NaT if started is pd.NaT else started + pd.Timedelta(seconds=float(seconds))),
-            **chosen,
-            **record.hyperparameters,
-            "parent": record.parent,
-            "error": record.error,
-        }
-        for record, seconds in zip(records, ended_seconds, strict=True)
-    ]
-    table = pd.DataFrame(rows, columns=None if rows else _TRIAL_COLUMNS)
-    table.attrs["hyperparameters"] = searched
-    return table
-
-
-_TRIAL_COLUMNS = [
-    "label",
-    "study",
-    "job",
-    "trial",
-    "status",
-    "val_log_loss",
-    "val_accuracy",
-    "epochs",
-    "best_epoch",
-    "epoch_budget",
-    "seconds",
-    "ended_seconds",
-    "ended",
-    "parent",
-    "error",
-]
+    rows, passed = [], 0.0
+    for record in records:
+        passed += record.seconds
+        ended = _timestamp(record.ended) if record.ended else started + pd.Timedelta(seconds=passed)
+        lost = {} if record.can_win else {"val_log_loss": math.nan, "val_accuracy": math.nan}
+        own = {**vars(record), **lost, "ended_seconds": passed, "ended": ended}
+        rows.append({**own, **chosen, **record.hyperparameters})
+    return rows
 
 
 def _timestamp(text: Any) -> Any:
@@ -343,34 +317,12 @@ def _timestamp(text: Any) -> Any:
 
 def _board(rows: list[dict[str, Any]], choices: list[str], searched: list[str]) -> pd.DataFrame:
     table = pd.DataFrame(rows)
+    # Those without a result come last, the failed ones after those that may still have one.
+    place = table["status"].map({OK: 0, RUNNING: 0, WAITING: 1, FAILED: 2}).where(table["val_log_loss"].isna(), 0)
+    table = table.assign(_place=place).sort_values(["_place", "val_log_loss", "label"], ignore_index=True)
     # Also those that no best trial has; what takes predictions is told in the tables of a report.
     columns = job_columns(choices, searched)
-    table = table.reindex(columns=[name for name in columns if name in table or name in searched])
-    for name in ("trials_completed", "trials_failed", "trials"):
-        table[name] = table[name].fillna(0).astype(int)
-    last = {OK: 0, RUNNING: 0, FAILED: 2, WAITING: 1}
-    order = sorted(
-        range(len(table)),
-        key=lambda i: (
-            last[table["status"][i]] if math.isnan(table["val_log_loss"][i]) else 0,
-            np.nan_to_num(table["val_log_loss"][i], nan=math.inf),
-            table["label"][i],
-        ),
-    )
-    return table.iloc[order].reset_index(drop=True)
-
-
-def _ordered_trials(tables: list[pd.DataFrame], choices: list[str], searched: list[str]) -> pd.DataFrame:
-    table = _stacked(tables, _TRIAL_COLUMNS)
-    columns = [*_TRIAL_COLUMNS[:-2], *choices, *searched, *_TRIAL_COLUMNS[-2:]]
-    return table.reindex(columns=list(dict.fromkeys(columns)))
-
-
-def _stacked(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    filled = [table for table in tables if len(table)]
-    for table in filled:
-        table.attrs.clear()
-    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=columns)
+    return table.reindex(columns=[name for name in columns if name in table or name in searched])
 
 
 def _epochs(job: Job, label: str, problems: list[str]) -> pd.DataFrame:
