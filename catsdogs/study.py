@@ -98,7 +98,7 @@ class Job:
     @property
     def choices(self) -> dict[str, str]:
         """What it was told to choose: the options of the composed groups, and other values that its study varied."""
-        return {str(key): str(value) for key, value in self.result["choices"].items()}
+        return self.result["choices"]
 
     def choice(self, name: str) -> str | None:
         """What it chose, also where only other jobs were told to; None if nothing tells it.
@@ -178,7 +178,7 @@ class _Result(Record):
     """`result.json`; see `job.run_job`."""
 
     status: Literal["ok", "failed", "running"] = "running"
-    choices: Part[Any]
+    choices: Part[str]
     best_trial: _Best | None = None
     config: JobConfig | None = None
     data: Part[int | str | None]
@@ -318,7 +318,7 @@ def job_row(job: Job, choices: Iterable[str]) -> dict[str, Any]:
         "val_log_loss": best.get("val_log_loss"),
         "val_accuracy": best.get("val_accuracy"),
         "best_trial": best.get("trial"),
-        **hyperparameters_of(job),
+        **best.get("hyperparameters", {}),
         "trials_completed": trials.get("completed"),
         "trials": trials.get("total"),
         "validation_images": data.get("validation"),
@@ -328,11 +328,6 @@ def job_row(job: Job, choices: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def hyperparameters_of(job: Job) -> dict[str, Any]:
-    """The hyperparameters of its best trial."""
-    return {str(key): value for key, value in job.best().get("hyperparameters", {}).items()}
-
-
 def write_leaderboard(study: Path) -> pd.DataFrame:
     """Write `leaderboard.csv` of a study and give it: a row per job, best first, failed jobs last with their error."""
     jobs = read_jobs(study)
@@ -340,7 +335,7 @@ def write_leaderboard(study: Path) -> pd.DataFrame:
     order = sorted(jobs, key=lambda job: (job.status == FAILED, job.objective, job.name))
     # As objects, or a job without a count would turn the counts of all others into floats.
     table = pd.DataFrame([job_row(job, choices) for job in order], dtype=object)
-    searched = [name for job in jobs for name in hyperparameters_of(job)]
+    searched = [name for job in jobs for name in job.best().get("hyperparameters", {})]
     table = table[[name for name in job_columns(choices, searched) if name in table]]
     write_csv(study / "leaderboard.csv", table)
     return table

@@ -19,19 +19,7 @@ from catsdogs.progress import printable
 from catsdogs.provenance import moment
 from catsdogs.records import Damaged, Part, Record, Table
 from catsdogs.scores import log_loss_per_image
-from catsdogs.study import (
-    FAILED,
-    OK,
-    RUNNING,
-    Job,
-    JobConfig,
-    State,
-    choice_names,
-    job_columns,
-    job_row,
-    read_jobs,
-    read_plan,
-)
+from catsdogs.study import Job, JobConfig, State, choice_names, job_columns, job_row, read_jobs, read_plan
 from catsdogs.trials import TrialRecord
 
 
@@ -58,19 +46,12 @@ class _Recipe(Record):
 
 
 _PREDICTIONS = Table(
-    {
-        "id": str,
-        "label": float,
-        "split": str,
-        "p_dog": float,
-        "p_dog_tta": float,
-        "p_dog_calibrated": float,
-    },
+    {"id": str, "label": float, "split": str, "p_dog": float, "p_dog_tta": float, "p_dog_calibrated": float},
     optional=("p_dog_calibrated",),
 )
 _HISTORY = Table({"epoch": int})
 
-WAITING = "waiting"  # planned, and nothing of it is there yet
+WAITING = State.WAITING.value
 
 
 @dataclass(frozen=True)
@@ -289,8 +270,8 @@ def _records(job: Job, label: str, problems: list[str]) -> list[TrialRecord]:
     except UserError:
         problems.append(f"job {label}: its trials.csv is damaged, so its trials are missing here")
         return []
-    stopped = bool(job.result.get("stopped"))  # perhaps before its first trial had ended
-    if not records and job.status == OK and not stopped and not (job.folder / "trials.csv").is_file():
+    stopped = job.result.get("stopped")  # perhaps before its first trial had ended
+    if job.state is State.DONE and not stopped and not (job.folder / "trials.csv").is_file():
         problems.append(f"job {label}: its trials.csv is missing, so its trials are missing here")
     return records
 
@@ -318,8 +299,10 @@ def _timestamp(text: Any) -> Any:
 def _board(rows: list[dict[str, Any]], choices: list[str], searched: list[str]) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     # Those without a result come last, the failed ones after those that may still have one.
-    place = table["status"].map({OK: 0, RUNNING: 0, WAITING: 1, FAILED: 2}).where(table["val_log_loss"].isna(), 0)
-    table = table.assign(_place=place).sort_values(["_place", "val_log_loss", "label"], ignore_index=True)
+    place = table["state"].map({State.WAITING: 1, State.FAILED: 2, State.INTERRUPTED: 2}).fillna(0)
+    table = table.assign(_place=place.where(table["val_log_loss"].isna(), 0)).sort_values(
+        ["_place", "val_log_loss", "label"], ignore_index=True
+    )
     # Also those that no best trial has; what takes predictions is told in the tables of a report.
     columns = job_columns(choices, searched)
     return table.reindex(columns=[name for name in columns if name in table or name in searched])
