@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import pandas as pd
 import pytest
 
+from catsdogs.earlier import read_earlier
 from catsdogs.errors import UserError
-from catsdogs.files import write_json
+from catsdogs.files import write_csv, write_json
 from catsdogs.identity import fingerprint
 from catsdogs.provenance import versions
 from catsdogs.standing import Kind, Standing, find_standing, set_aside, summary
@@ -37,6 +39,27 @@ def left(folder):
 
 def found(config, folder, digest="d"):
     return find_standing(config, folder, fingerprint(config, digest))
+
+
+def test_one_trial_that_only_the_epochs_know_runs_again_and_two_are_damage(config, folder, left, caplog):
+    left(config(), status="running")
+    history = pd.DataFrame({"trial": [0, 1, 2], "execution": 0, "epoch": 1, "val_log_loss": 0.3})
+    write_csv(folder / "history.csv", history)
+    assert found(config(), folder).trials == 2
+    assert list(read_earlier(folder).history["trial"]) == ["0", "1"]
+    assert "knows trial 2 and trials.csv does not: that trial did not end, and runs again" in caplog.text
+    write_csv(folder / "history.csv", pd.concat([history, history.assign(trial=3)]))
+    with pytest.raises(UserError, match=r"its trials\.csv holds 2 trials, and 4 trials were run"):
+        found(config(), folder)
+
+
+def test_damage_of_a_job_that_is_left_as_it_is_is_told(config, folder, left):
+    left(config(), status="ok")
+    assert found(config(), folder).damage == ""
+    (folder / "trials.csv").write_text("trial,sta")
+    *_, last = summary("s", ["a-job"], [found(config(), folder)])
+    assert last.startswith("warning: job ")
+    assert "its trials.csv is damaged" in last
 
 
 def test_nothing_is_a_new_job(config, folder):
