@@ -32,18 +32,6 @@ class Kind(Enum):
     RESELECTED = "finished before and selects again"
 
 
-# Of a job that is the same, has no more trials to come, and selects its winner as before. Its lock is the caller's, or
-# nobody's.
-_KINDS = {
-    State.WAITING: Kind.NEW,
-    State.RUNNING: Kind.RESUMED,
-    State.KILLED: Kind.RESUMED,
-    State.INTERRUPTED: Kind.RESUMED,
-    State.FAILED: Kind.RETRIED,
-    State.DONE: Kind.FINISHED,
-}
-
-
 @dataclass(frozen=True)
 class Standing:
     """How a job stands.
@@ -97,8 +85,9 @@ def find_standing(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> S
                 f"they were run with; {REMEDY}"
             )
         return Standing(Kind.NEW if job is None else Kind.RETRIED, job, planned=planned, anew=True)
-    kind = _KINDS[job.state]
-    if kind is Kind.FINISHED:
+    # One that is told to run goes on too: its lock is the caller's, or nobody's.
+    kind = Kind.RETRIED if job.state is State.FAILED else Kind.RESUMED
+    if job.state is State.DONE:
         kind = _kind_of_finished(job, config)
     changed = changes(job.result, mark, unfinished=kind is not Kind.FINISHED)
     if changed and job.state is State.DONE:

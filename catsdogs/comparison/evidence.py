@@ -143,12 +143,11 @@ class Evidence:
 
     def losses(self) -> pd.DataFrame:
         """Log loss of every validation image (index: its id) by every comparable job (columns: labels, best first)."""
-        columns = {}
-        for label in self.comparable():
-            table = self.predictions[label]
-            columns[label] = pd.Series(
-                log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy()), index=table["id"]
-            )
+        tables = {label: self.predictions[label].set_index("id") for label in self.comparable()}
+        columns = {
+            label: pd.Series(log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy()), table.index)
+            for label, table in tables.items()
+        }
         # Images that a damaged table lacks are left out of all.
         return pd.concat(columns, axis=1, join="inner") if columns else pd.DataFrame()
 
