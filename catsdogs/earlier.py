@@ -17,7 +17,7 @@ import pandas as pd
 from catsdogs.errors import UserError
 from catsdogs.files import free_name
 from catsdogs.records import Damaged, Table
-from catsdogs.trials import COMPLETED, TrialRecord, read_trials
+from catsdogs.trials import TrialRecord, read_trials
 
 log = logging.getLogger(__name__)
 
@@ -41,62 +41,60 @@ class Earlier:
     records: list[TrialRecord] = field(default_factory=list)
     history: pd.DataFrame = field(default_factory=pd.DataFrame)
 
-    @property
-    def completed(self) -> int:
-        return sum(record.status == COMPLETED for record in self.records)
-
 
 def finished_trials(folder: Path, result: Mapping[str, Any] | None = None) -> list[TrialRecord]:
-    """The trials that `trials.csv` of this job knows.
-
-    Args:
-        result: what is in its `result.json`.
-
-    Raises:
-        UserError: the table is damaged, or trials are missing in it.
-    """
-    file = folder / TRIALS
-    remedy = "restore it from a copy, choose another study=NAME, or move the folder away to begin anew"
-    try:
-        records = read_trials(file)
-    except Damaged as error:
-        raise UserError(f"job {folder}: its {TRIALS} is damaged ({error.reason}); {remedy}") from error
-    told = (result or {}).get("trials", {}).get("total")
-    known, finished = _trials_of(_read_history(folder / HISTORY)), {record.trial for record in records}
-    lost = known - finished
-    # One more there is what a kill between two tables leaves.
-    if len(lost) > 1 or (isinstance(told, int) and told > len(records)):
-        what = "is gone" if not file.is_file() else f"holds {len(records)} trials"
-        more = max(len(known | finished), told if isinstance(told, int) else 0)
-        raise UserError(f"job {folder}: its {TRIALS} {what}, and {more} trials were run; {remedy}")
-    return records
+    """As `read_earlier`, without the epochs; nothing is changed."""
+    return _read(folder, result)[0]
 
 
 def read_earlier(folder: Path, result: Mapping[str, Any] | None = None) -> Earlier:
     """The finished trials and their epochs. A history that is damaged is kept aside, and the job goes on without it.
 
+    Args:
+        result: what is in the job's `result.json`.
+
     Raises:
-        UserError: as `finished_trials`.
+        UserError: `trials.csv` is damaged, or trials are missing in it.
     """
-    records = finished_trials(folder, result)
+    records, history = _read(folder, result)
     file = folder / HISTORY
-    history = _read_history(file)
     if history is None:
-        history = pd.DataFrame()
         if file.exists():
             place = free_name(file.with_name(f"{HISTORY}.damaged"))
             file.rename(place)
             log.warning("%s is damaged: it is kept as %s, and the job goes on without its epochs", file, place.name)
         elif records:
             log.warning("%s is lost: the job goes on without the epochs of its %d finished trials", file, len(records))
-    if len(history):
-        ids = {record.trial for record in records}
-        for trial in sorted(set(history["trial"]) - ids):
-            log.warning(
-                "%s knows trial %s and %s does not: that trial did not end, and runs again", file, trial, TRIALS
-            )
-        history = history[history["trial"].isin(ids)].reset_index(drop=True)
-    return Earlier(records, history)
+        return Earlier(records)
+    finished = history["trial"].isin([record.trial for record in records])
+    for trial in history["trial"][~finished].unique():
+        log.warning("%s knows trial %s and %s does not: that trial did not end, and runs again", file, trial, TRIALS)
+    return Earlier(records, history[finished].reset_index(drop=True))
+
+
+def _read(folder: Path, result: Mapping[str, Any] | None) -> tuple[list[TrialRecord], pd.DataFrame | None]:
+    """Finished trials, and all epochs; None where there are none, or they are damaged."""
+    file = folder / TRIALS
+    remedy = "restore it from a copy, choose another study=NAME, or move the folder away to begin anew"
+    try:
+        records = read_trials(file)
+    except Damaged as error:
+        raise UserError(f"job {folder}: its {TRIALS} is damaged ({error.reason}); {remedy}") from error
+    try:
+        history = HISTORY_TABLE.read(folder / HISTORY)
+    except Damaged:
+        history = None
+    if history is not None:
+        history["trial"] = history["trial"].astype(str)
+    told = (result or {}).get("trials", {}).get("total") or 0
+    finished = {record.trial for record in records}
+    known = finished if history is None else finished.union(history["trial"])
+    # One more there is what a kill between two tables leaves.
+    if len(known - finished) > 1 or told > len(records):
+        what = "is gone" if not file.is_file() else f"holds {len(records)} trials"
+        more = max(len(known), told)
+        raise UserError(f"job {folder}: its {TRIALS} {what}, and {more} trials were run; {remedy}")
+    return records, history
 
 
 def validation_is_of(folder: Path, ids: list[str], trial: str, execution: int) -> bool:
@@ -111,16 +109,3 @@ def validation_is_of(folder: Path, ids: list[str], trial: str, execution: int) -
     if table is None or not {"trial", "execution"} <= set(table):
         return False
     return list(table["id"]) == ids and bool((table[["trial", "execution"]] == [int(trial), execution]).all(axis=None))
-
-
-def _read_history(file: Path) -> pd.DataFrame | None:
-    """None where there is none, or it is damaged."""
-    try:
-        table = HISTORY_TABLE.read(file)
-    except Damaged:
-        return None
-    return None if table is None else table.assign(trial=table["trial"].astype(str))
-
-
-def _trials_of(history: pd.DataFrame | None) -> set[str]:
-    return set() if history is None else set(history["trial"])

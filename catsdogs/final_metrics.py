@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -38,8 +39,7 @@ def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
     """
     names = ("log_loss", "log_loss_tta", "log_loss_calibrated", "accuracy", "roc_auc", "brier", "ece")
     found: dict[str, Score | None] = dict.fromkeys(names)
-    tta_gain: dict[str, Any] = {}
-    calibration_gain: dict[str, Any] = {}
+    gains: dict[str, dict[str, Any]] = {step: {} for step in OUTPUTS[1:]}
     for split, prefix in PREFIXES.items():
         part = table[(table["split"] == split) & table["label"].notna() & table["p_dog"].notna()]
         if part.empty:
@@ -51,10 +51,8 @@ def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
         for column in known:
             for score, value in scores(labels, part[column].to_numpy(), name).items():
                 found[f"{prefix}{score}{SUFFIXES[column]}"] = value
-        if "p_dog_tta" in known:
-            tta_gain[split] = _gain(losses["p_dog"] - losses["p_dog_tta"], name)
-        if "p_dog_calibrated" in known:
-            calibration_gain[split] = _gain(losses[known[-2]] - losses["p_dog_calibrated"], name)
+        for before, step in pairwise(known):
+            gains[step][split] = gain_of(mean_intervals((losses[before] - losses[step])[None])[0], name)
     numbers = {name: None if score is None else score.value for name, score in found.items()}
     details = {name: dataclasses.asdict(score) for name, score in found.items() if score is not None}
     for name in ("log_loss", "brier", "accuracy", "roc_auc", "ece"):
@@ -66,8 +64,8 @@ def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
         "details": details,
         "splits": {name: _MEANS[name] for name in _MEANS if name in splits},
         "interval": "95 % percentile bootstrap over images",
-        "tta_gain": tta_gain,
-        "calibration_gain": calibration_gain,
+        "tta_gain": gains["p_dog_tta"],
+        "calibration_gain": gains["p_dog_calibrated"],
     }
 
 
@@ -86,10 +84,6 @@ def told(found: dict[str, Any]) -> list[str]:
             label = f"{where} log loss{step}"
             lines.append(f"{label:33} {detail['value']:.4f}{between}, {detail['size']} images")
     return lines + gains_told(found["tta_gain"], found["calibration_gain"])
-
-
-def _gain(per_image: Any, split: str) -> dict[str, Any]:
-    return gain_of(mean_intervals(per_image[None])[0], split)
 
 
 def gain_of(interval: Interval, split: str) -> dict[str, Any]:

@@ -36,23 +36,20 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration, as plain values, that decides a job's numbers."""
     plain = {key: value for key, value in settings.items() if key not in _NOT_IN_IDENTITY}
     for group, left_out in _NOT_IN_IDENTITY_OF.items():
-        plain[group] = {k: v for k, v in (settings.get(group) or {}).items() if k not in left_out}
+        plain[group] = {k: v for k, v in settings.get(group, {}).items() if k not in left_out}
     if "epochs" in plain.get("fit", {}):
         # How many views there are counts, not how it was said.
         plain["features"]["views"] = min(plain["fit"]["epochs"], plain["features"].get("views") or MOST_VIEWS)
     return plain
 
 
-def differences(result: dict[str, Any], config: SearchConfig, digest: str) -> list[str]:
+def differences(result: Mapping[str, Any], config: SearchConfig, digest: str) -> list[str]:
     """`key was A, now B` for everything that makes the job of this `result.json` another than the one at hand.
 
     Args:
         digest: `Dataset.digest` now; a job that did not come far enough to write its own matches any.
     """
-    then = (result.get("data") or {}).get("digest")
-    return _images(then, digest) + _differences(
-        identity(result.get("config") or {}), identity(dataclasses.asdict(config))
-    )
+    return _images(result, digest) + _differences(identity(result["config"]), identity(dataclasses.asdict(config)))
 
 
 # Asking takes a few hundredths of a second, and a study may have a thousand jobs.
@@ -83,26 +80,22 @@ def changes(result: Mapping[str, Any], now: dict[str, Any], *, unfinished: bool)
         now: of `fingerprint`.
         unfinished: whether further trials would be made: only those need the same packages.
     """
-    before, after = _continued(result["config"]), now["config"]
+    found = _differences(_continued(result["config"]), now["config"])
     weights = result.get("weights")
-    found = _images((result.get("data") or {}).get("digest"), now["data"])
     if weights is not None:
         # Where the file lies does not count where its digest is known.
-        before, after = _without_weights(before), _without_weights(after)
+        found = [told for told in found if not told.startswith("backbone.weights was ")]
         if weights != now["weights"]:
-            found.append(f"backbone.weights was {weights[:19]}, now {now['weights'][:19]}")
-    found += _differences(before, after)
+            found.insert(0, f"backbone.weights was {weights[:19]}, now {now['weights'][:19]}")
     if unfinished:
-        known = _series(result.get("versions") or {})
+        known = _series(result["versions"])
         found += _differences(known, {name: now["versions"].get(name) for name in known})
-    return found
+    return _images(result, now["data"]) + found
 
 
 def _continued(config: dict[str, Any]) -> dict[str, Any]:
     plain = identity(config)
-    tuner = plain.get("tuner")
-    if isinstance(tuner, dict):
-        plain["tuner"] = {key: value for key, value in tuner.items() if key != "max_trials"}
+    plain["tuner"] = {key: value for key, value in plain.get("tuner", {}).items() if key != "max_trials"}
     # As a JSON file gives it back: without tuples and with texts as keys.
     return json.loads(json.dumps(plain))
 
@@ -129,13 +122,8 @@ def _digest(file: str, changed_ns: int, size: int) -> str:
         return "sha256:" + hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _without_weights(config: dict[str, Any]) -> dict[str, Any]:
-    backbone = {key: value for key, value in (config.get("backbone") or {}).items() if key != "weights"}
-    return {**config, "backbone": backbone}
-
-
-def _images(then: str | None, now: str) -> list[str]:
-    if then in (None, now):
+def _images(result: Mapping[str, Any], now: str) -> list[str]:
+    if result["data"].get("digest") in (None, now):
         return []
     return [
         "the images, their labels or their split have changed (older studies were split as with split.together=copies)"

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from catsdogs.errors import UserError
-from catsdogs.files import read_json, write_json
+from catsdogs.files import write_json
 from catsdogs.provenance import now
+from catsdogs.records import Record
 
 LOCK = ".lock"
 HOLDER = ".holder.json"
 
 _PATIENCE_SECONDS = 1.0
 _PROBE_SECONDS = 0.1
+
+
+class _Holder(Record):
+    pid: int
+    host: str
+    started: str
 
 
 @contextmanager
@@ -31,7 +36,7 @@ def held(folder: Path) -> Iterator[None]:
         UserError: another process holds it; names that process.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = _lock(folder)
+    lock = FileLock(folder / LOCK)
     try:
         # Not at once: who asks with `is_held` holds it for a moment.
         lock.acquire(timeout=_PATIENCE_SECONDS)
@@ -52,7 +57,7 @@ def is_held(folder: Path) -> bool | None:
     """Whether some process, this one too, works in the job folder at this moment; None: only its owner may ask."""
     if not (folder / LOCK).exists():
         return False
-    lock = _lock(folder)
+    lock = FileLock(folder / LOCK)
     try:
         # Not at once: another one who asks holds it for a moment.
         lock.acquire(timeout=_PROBE_SECONDS)
@@ -67,14 +72,8 @@ def is_held(folder: Path) -> bool | None:
 
 def in_use(folder: Path) -> str:
     """The sentence that says who holds the folder."""
-    holder: dict[str, Any] = {}
-    with suppress(OSError, json.JSONDecodeError, UnicodeDecodeError):
-        told = read_json(folder / HOLDER)
-        holder = told if isinstance(told, dict) else {}
-    who = f"process {holder['pid']} on host {holder['host']}" if {"pid", "host"} <= set(holder) else "another process"
-    since = f" since {holder['started']}" if "started" in holder else ""
-    return f"job {folder}: {who} works on it{since}; wait for it, or end it"
-
-
-def _lock(folder: Path) -> FileLock:
-    return FileLock(folder / LOCK)
+    who = "another process works on it"
+    with suppress(OSError, UserError):
+        if holder := _Holder.read(folder / HOLDER):
+            who = f"process {holder.pid} on host {holder.host} works on it since {holder.started}"
+    return f"job {folder}: {who}; wait for it, or end it"

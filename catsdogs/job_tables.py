@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +68,11 @@ class JobTables:
         if p_dog is not None:
             self.write_validation(p_dog, record.trial, 0)
         records, histories = {**self._records, record.trial: record}, [*self._histories, *self._uncommitted]
-        self._write(records.values(), histories)
+        if histories:
+            table = pd.concat(histories, ignore_index=True)
+            leading = ["trial", "execution", *([] if self._folds is None else ["fold"]), "epoch"]
+            write_csv(self._folder / HISTORY, table[leading + [name for name in table if name not in leading]])
+        write_trials(self._folder / TRIALS, records.values())
         # Not before: where the disk is full, the trial is not finished.
         self._records, self._histories, self._uncommitted = records, histories, []
 
@@ -79,10 +82,3 @@ class JobTables:
         if self._folds is not None:
             table.insert(2, "fold", self._folds)
         write_csv(self._folder / VALIDATION, table.assign(trial=trial, execution=execution))
-
-    def _write(self, records: Iterable[TrialRecord], histories: list[pd.DataFrame]) -> None:
-        if histories:
-            table = pd.concat(histories, ignore_index=True)
-            leading = ["trial", "execution", *([] if self._folds is None else ["fold"]), "epoch"]
-            write_csv(self._folder / HISTORY, table[leading + [name for name in table if name not in leading]])
-        write_trials(self._folder / TRIALS, records)

@@ -121,7 +121,7 @@ def _members_of(
     changed = differences(job.result, config, dataset.digest)
     if changed:
         log.warning("this is no longer job %s (%s); scores of both do not compare", job.name, ", ".join(changed[:5]))
-    made_by = (job.result.get("versions") or {}).get("catsdogs")
+    made_by = job.result["versions"].get("catsdogs")
     if made_by != versions()["catsdogs"]:
         log.warning("the study was made by catsdogs %s, so that this training will not repeat it exactly", made_by)
     searched = dataset.folds()
@@ -140,7 +140,7 @@ def _members_of(
     if not len(data.validation_rows) and not changed:
         rows = np.sort(np.concatenate([fold.validation_rows for fold in searched]))
         kept = _kept(job, trial, list(dataset.rows["id"].iloc[rows]))
-    selected_epochs = ((job.result.get("config") or {}).get("fit") or {}).get("epochs")
+    selected_epochs = job.result["config"]["fit"].get("epochs")
     line = _to_train(config, line, len(data.validation_rows) > 0, config.fit.epochs != selected_epochs)
     members = []
     with data.features.reading():

@@ -10,7 +10,7 @@ import io
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -32,8 +32,9 @@ class Damaged(UserError):
 
 
 # Parts that a file may lack, or have as null.
-Part = Annotated[dict[str, Any], BeforeValidator(lambda part: part or {}), Field(default_factory=dict)]
-Listed = Annotated[list[Any], BeforeValidator(lambda part: part or []), Field(default_factory=list)]
+T = TypeVar("T")
+Part = Annotated[dict[str, T], BeforeValidator(lambda part: part or {}), Field(default_factory=dict)]
+Listed = Annotated[list[T], BeforeValidator(lambda part: part or []), Field(default_factory=list)]
 
 
 class Record(BaseModel):
@@ -88,30 +89,22 @@ class Table:
         if not content.endswith(b"\n"):
             raise Damaged(file, "its end is missing")
         try:
-            table = pd.read_csv(io.BytesIO(content))
-            # As it is written: a text may be `nan`, and a name `007`.
-            text = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+            # Texts as they are written: one may be `nan`, and a name `007`.
+            texts = {name: str for name, kind in self.columns.items() if kind is str}
+            gaps = {str(name): [""] for name in pd.read_csv(io.BytesIO(content), nrows=0) if name not in texts}
+            table = pd.read_csv(io.BytesIO(content), dtype=texts, na_values=gaps, keep_default_na=False)
         except ValueError as error:
             raise Damaged(file, " ".join(str(error).split())) from error
         missing = [name for name in self.columns if name not in table and name not in self.optional]
         if missing:
             raise Damaged(file, f"it lacks {', '.join(missing)}")
         for name, kind in self.columns.items():
-            if name in table:
-                table[name] = _typed(file, table[name], text[name], kind)
+            if name in table and kind is not str:
+                numbers = pd.to_numeric(table[name], errors="coerce")
+                # Above 2^53 not every whole number is a float.
+                whole = (numbers % 1 == 0) & (numbers.abs() < 2**53)
+                wrong = ~whole if kind is int else numbers.isna() & table[name].notna()
+                if wrong.any():
+                    raise Damaged(file, f"{name}={table[name][wrong].iloc[0]} is no number")
+                table[name] = numbers.astype(kind)
         return table
-
-
-def _typed(file: Path, column: pd.Series, text: pd.Series, kind: type) -> pd.Series:
-    if kind is str:
-        return text
-    numbers = pd.to_numeric(text, errors="coerce")
-    wrong = numbers % 1 != 0 if kind is int else numbers.isna() & (text != "")
-    if wrong.any():
-        raise Damaged(file, f"{column.name}={text[wrong].iloc[0]!r} is no number")
-    return column.astype(kind)
-
-
-def mapping(thing: Any) -> dict[str, Any]:
-    """A part of a record that nothing has declared; an empty one where it is no mapping."""
-    return thing if isinstance(thing, dict) else {}

@@ -69,10 +69,8 @@ def searched_values(values: dict[str, Any]) -> dict[str, Any]:
 
 def _same(record: TrialRecord, proposed: dict[str, Any]) -> bool:
     """Whether a trial was what the oracle proposes, parents of promoted trials included."""
-    values = searched_values(proposed)
-    if set(values) != set(record.hyperparameters):
-        return False
-    if record.parent != str(proposed.get("tuner/trial_id") or ""):
+    values, parent = searched_values(proposed), str(proposed.get("tuner/trial_id") or "")
+    if (set(values), parent) != (set(record.hyperparameters), record.parent):
         return False
     return all(_equal(record.hyperparameters[name], value) for name, value in values.items())
 

@@ -53,7 +53,7 @@ def task(config: DictConfig) -> None:
 def _check_builders(config: RetrainConfig, jobs: list[Job]) -> None:
     builders = {jobs[0].name: config.backbone.builder}
     for job in jobs[1:]:
-        backbone = (job.result["config"] or {}).get("backbone", {})
+        backbone = job.result["config"].get("backbone", {})
         if "builder" not in backbone:
             raise UserError(
                 f"job {job.folder}: its result.json does not tell what it was run with; give a smaller ensemble.size"
@@ -112,7 +112,7 @@ def _chosen_job(study: Path, name: str | None) -> Job:
         if not named:
             raise UserError(f"job={name}: study {study} has no such job; it has {', '.join(job.name for job in jobs)}")
         job = named[0]
-    if not isinstance(job.result.get("config"), dict):
+    if not job.result["config"]:
         raise UserError(
             f"job {job.folder}: its result.json does not tell what it was run with; choose another job=NAME"
         )

@@ -33,20 +33,15 @@ def saved_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in _known(config, SearchConfig).items() if key not in _OF_THE_COMMAND}
 
 
-def _known(values: Mapping[str, Any], kind: Any) -> dict[str, Any]:
-    kinds = get_type_hints(kind)
-    return {key: _plain(value, kinds[key]) for key, value in values.items() if key in kinds}
-
-
-def _plain(value: Any, kind: Any) -> Any:
+def _known(value: Any, kind: Any) -> Any:
     """The value without the keys that the dataclasses in this type do not have."""
-    kinds = get_args(kind) or (kind,)
-    group = next((one for one in kinds if dataclasses.is_dataclass(one)), None)
+    group = next((one for one in get_args(kind) or (kind,) if dataclasses.is_dataclass(one)), None)
     if group is None or not isinstance(value, Mapping):
         return value
     if get_origin(kind) is dict:
-        return {key: _plain(one, group) for key, one in value.items()}
-    return _known(value, group)
+        return {key: _known(one, group) for key, one in value.items()}
+    kinds = get_type_hints(group)
+    return {key: _known(one, kinds[key]) for key, one in value.items() if key in kinds}
 
 
 def is_trusted(builder: str) -> bool:

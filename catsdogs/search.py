@@ -23,11 +23,11 @@ from catsdogs.launch import hydra_application
 def task(config: DictConfig) -> float:
     """One job of Hydra; its objective, for sweepers that optimise."""
     from catsdogs.job import Place, run_job
-    from catsdogs.study import planned_jobs
+    from catsdogs.study import read_plan
 
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
-    total = planned_jobs(folder.parent)
+    total = read_plan(folder.parent).run
     index = total.index(folder.name) + 1 if folder.name in total else 1
     if settings.mode == RunMode.MULTIRUN and folder.name not in total:
         index, total = int(settings.job.num) + 1, []

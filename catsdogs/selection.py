@@ -83,7 +83,17 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str, ids: 
         log.warning("%s: no trial came through all fresh seeds; the best of the search stays the winner", label)
         return None
     winner = min(able, key=lambda record: (means[record.trial], int(record.trial)))
-    _tell(label, winner, candidates, means, seeds)
+    log.info(
+        "%s: trial %s is best of %d with %d fresh seed%s each: val_log_loss %.4f, where the search told %.4f%s",
+        label,
+        winner.trial,
+        len(candidates),
+        seeds,
+        "" if seeds == 1 else "s",
+        means[winner.trial],
+        winner.val_log_loss,
+        "" if winner is candidates[0] else f"; the search favoured trial {candidates[0].trial}",
+    )
     rows = ours.loc[[winner.trial]].sort_values("seed")
     if winner.trial in p_dog:
         search.write_validation(p_dog[winner.trial], winner.trial, fresh)
@@ -113,20 +123,6 @@ def _trained(
         return [record.trial, seed, math.nan, math.nan, 0, math.nan], None
     seconds = round(time.monotonic() - began, 3)
     return [record.trial, seed, found.val_log_loss, found.val_accuracy, found.best_epoch, seconds], p_dog
-
-
-def _tell(label: str, winner: TrialRecord, candidates: list[TrialRecord], means: dict[str, float], seeds: int) -> None:
-    log.info(
-        "%s: trial %s is best of %d with %d fresh seed%s each: val_log_loss %.4f, where the search told %.4f%s",
-        label,
-        winner.trial,
-        len(candidates),
-        seeds,
-        "" if seeds == 1 else "s",
-        means[winner.trial],
-        winner.val_log_loss,
-        "" if winner is candidates[0] else f"; the search favoured trial {candidates[0].trial}",
-    )
 
 
 def _read(file: Path) -> pd.DataFrame:

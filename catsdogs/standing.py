@@ -16,7 +16,7 @@ from catsdogs.identity import changes
 from catsdogs.job_lock import HOLDER, LOCK
 from catsdogs.schema import SearchConfig
 from catsdogs.study import RESULT, Job, State, read_job
-from catsdogs.trials import COMPLETED, TrialRecord
+from catsdogs.trials import COMPLETED
 
 REMEDY = "choose another study=NAME, or move that folder away"
 
@@ -30,18 +30,6 @@ class Kind(Enum):
     RETRIED = "failed and is tried again"
     EXTENDED = "finished before and gets more trials"
     RESELECTED = "finished before and selects again"
-
-
-# Of a job that is the same, has no more trials to come, and selects its winner as before. Its lock is the caller's, or
-# nobody's.
-_KINDS = {
-    State.WAITING: Kind.NEW,
-    State.RUNNING: Kind.RESUMED,
-    State.KILLED: Kind.RESUMED,
-    State.INTERRUPTED: Kind.RESUMED,
-    State.FAILED: Kind.RETRIED,
-    State.DONE: Kind.FINISHED,
-}
 
 
 @dataclass(frozen=True)
@@ -88,49 +76,44 @@ def find_standing(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> S
     """
     job = read_job(folder)
     planned = config.tuner.max_trials
-    left = left_behind(folder)
-    if job is None and not left:
+    if job is None and not left_behind(folder):
         return Standing(Kind.NEW, planned=planned)
-    if job is None or job.result["config"] is None:
-        if {TRIALS, HISTORY, VALIDATION} & set(left) and _may_have_completed(folder):
+    if job is None or not job.result["config"]:
+        if _may_have_completed(folder):
             raise UserError(
                 f"job {folder}: its trials are there, but its {RESULT} is lost or damaged, so that nothing tells what "
                 f"they were run with; {REMEDY}"
             )
         return Standing(Kind.NEW if job is None else Kind.RETRIED, job, planned=planned, anew=True)
-    kind = _KINDS[job.state]
+    # One that is told to run goes on too: its lock is the caller's, or nobody's.
+    kind = Kind.RETRIED if job.state is State.FAILED else Kind.RESUMED
+    if job.state is State.DONE:
+        kind = _kind_of_finished(job, config)
+    changed = changes(job.result, mark, unfinished=kind is not Kind.FINISHED)
+    if changed and job.state is State.DONE:
+        raise _refusal(folder, changed)
     if kind is Kind.FINISHED:
-        return _of_finished(job, folder, mark, config)
+        _enough(folder, job.result["trials"].get("total") or 0, planned)
+        return Standing(kind, job, damage=_damage(folder, job))
     records = finished_trials(folder, job.result)
     completed = any(record.status == COMPLETED for record in records)
-    changed = changes(job.result, mark, unfinished=True)
     if changed and completed:
         raise _refusal(folder, changed)
     if changed or (kind is Kind.RETRIED and not completed):
         return Standing(kind if kind is Kind.RETRIED else Kind.NEW, job, planned=planned, anew=True)
-    _enough(folder, records, planned)
+    _enough(folder, len(records), planned)
     return Standing(kind, job, len(records), planned)
 
 
-def _of_finished(job: Job, folder: Path, mark: dict[str, Any], config: SearchConfig) -> Standing:
-    planned = config.tuner.max_trials
-    was = job.result["config"]
-    before = (was.get("tuner") or {}).get("max_trials")
-    stopped = bool(job.result.get("stopped"))
-    selects = _selection(was["select"]) != _selection(dataclasses.asdict(config.select))
-    more = before is not None and (planned is None or planned > before)
-    changed = changes(job.result, mark, unfinished=stopped or more or selects)
-    if changed:
-        raise _refusal(folder, changed)
-    if not (stopped or more or selects):
-        told = job.result["trials"].get("total")
-        if planned is not None and isinstance(told, int) and told > planned:
-            raise _too_many(folder, told)
-        return Standing(Kind.FINISHED, job, damage=_damage(folder, job))
-    records = finished_trials(folder, job.result)
-    _enough(folder, records, planned)
-    kind = Kind.RESUMED if stopped else Kind.EXTENDED if more else Kind.RESELECTED
-    return Standing(kind, job, len(records), planned)
+def _kind_of_finished(job: Job, config: SearchConfig) -> Kind:
+    if job.result.get("stopped"):
+        return Kind.RESUMED
+    was, planned = job.result["config"], config.tuner.max_trials
+    before = was["tuner"].get("max_trials")
+    if before is not None and (planned is None or planned > before):
+        return Kind.EXTENDED
+    same = _selection(was["select"]) == _selection(dataclasses.asdict(config.select))
+    return Kind.FINISHED if same else Kind.RESELECTED
 
 
 def _damage(folder: Path, job: Job) -> str:
@@ -144,7 +127,7 @@ def _damage(folder: Path, job: Job) -> str:
 
 def _selection(select: dict[str, Any]) -> tuple[int, int] | None:
     """What the winner is named by; None: the search alone."""
-    return (select["top"], select["seeds"]) if select.get("top", 1) > 1 else None
+    return (select["top"], select["seeds"]) if select["top"] > 1 else None
 
 
 def summary(study: str, names: Sequence[str], standings: Sequence[Standing]) -> list[str]:
@@ -191,16 +174,12 @@ def _may_have_completed(folder: Path) -> bool:
     return any(record.status == COMPLETED for record in records) or (folder / VALIDATION).exists()
 
 
-def _enough(folder: Path, records: list[TrialRecord], planned: int | None) -> None:
-    if planned is not None and len(records) > planned:
-        raise _too_many(folder, len(records))
-
-
-def _too_many(folder: Path, count: int) -> UserError:
-    return UserError(
-        f"job {folder}: {count} of its trials are finished, and tuner.max_trials asks for fewer; give "
-        f"tuner.max_trials={count} or more, or {REMEDY}"
-    )
+def _enough(folder: Path, count: int, planned: int | None) -> None:
+    if planned is not None and count > planned:
+        raise UserError(
+            f"job {folder}: {count} of its trials are finished, and tuner.max_trials asks for fewer; give "
+            f"tuner.max_trials={count} or more, or {REMEDY}"
+        )
 
 
 def _refusal(folder: Path, changed: list[str]) -> UserError:

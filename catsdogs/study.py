@@ -51,7 +51,7 @@ class Job:
 
     Attributes:
         folder: of the job.
-        result: what is in its `result.json`.
+        result: what is in its `result.json`; its `config` is empty where nothing tells it.
     """
 
     folder: Path
@@ -93,19 +93,19 @@ class Job:
     def objective(self) -> float:
         """Its best finite `val_log_loss`; infinity if it has none."""
         value = self.best().get("val_log_loss")
-        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.inf
+        return value if value is not None and math.isfinite(value) else math.inf
 
     @property
     def choices(self) -> dict[str, str]:
         """What it was told to choose: the options of the composed groups, and other values that its study varied."""
-        return {str(key): str(value) for key, value in self.result["choices"].items()}
+        return self.result["choices"]
 
     def choice(self, name: str) -> str | None:
         """What it chose, also where only other jobs were told to; None if nothing tells it.
 
         A choice that is one value of the configuration is read there: so 1e-3 and 0.001 are the same.
         """
-        value: Any = self.result["config"] or {}
+        value: Any = self.result["config"]
         for part in name.split("."):
             value = value.get(part, {}) if isinstance(value, dict) else {}
         if isinstance(value, dict):
@@ -132,28 +132,22 @@ class Job:
             ) from error
 
 
-def state(folder: Path) -> State:
-    """Of the job in this folder, or to be in it."""
-    job = read_job(folder)
-    return State.WAITING if job is None else job.state
-
-
-class _Config(Record):
+class JobConfig(Record):
     """A job's configuration with the keys that earlier versions did not write, and their meaning then.
 
     Settings that are no more are left out.
     """
 
-    data: Part
-    backbone: Part
-    fit: Part
-    timeout: Part
-    select: Part
-    tta: Part
-    features: Part
-    split: Part
-    tuner: Part
-    varied: Listed
+    data: Part[Any]
+    backbone: Part[Any]
+    fit: Part[Any]
+    timeout: Part[Any]
+    select: Part[Any]
+    tta: Part[Any]
+    features: Part[Any]
+    split: Part[Any]
+    tuner: Part[Any]
+    varied: Listed[Any]
     resume: Any = Field(None, exclude=True)
 
     @model_validator(mode="after")
@@ -167,25 +161,30 @@ class _Config(Record):
         self.split = {"holdout": 0.0, "folds": 1, "together": "copies", **self.split}
         self.fit.pop("max_parameters", None)
         self.timeout.pop("trial_seconds", None)
+        if not isinstance(self.fit.get("epochs", 1), int):
+            raise ValueError(f"fit.epochs={self.fit['epochs']} is no number")
         return self
 
 
 class _Best(Record):
     trial: Annotated[str, AfterValidator(trial_id)] | None = None
     val_log_loss: float | None = None
-    hyperparameters: Part
+    val_accuracy: float | None = None
+    best_epoch: int = 0
+    hyperparameters: Part[Any]
 
 
 class _Result(Record):
     """`result.json`; see `job.run_job`."""
 
     status: Literal["ok", "failed", "running"] = "running"
-    choices: Part
+    choices: Part[str]
     best_trial: _Best | None = None
-    config: _Config | None = None
-    data: Part
-    trials: Part
-    versions: Part
+    config: JobConfig | None = None
+    data: Part[int | str | None]
+    trials: Part[int | None]
+    versions: Part[str]
+    seconds: float | None = None
 
 
 def read_job(folder: Path) -> Job | None:
@@ -194,7 +193,10 @@ def read_job(folder: Path) -> Job | None:
         result = _Result.read(folder / RESULT)
     except Damaged as error:
         result = _Result.model_validate({"status": FAILED, "error": f"{RESULT} is damaged ({error.reason})"})
-    return None if result is None else Job(folder, result.model_dump())
+    if result is None:
+        return None
+    told = result.model_dump()
+    return Job(folder, told | {"config": told["config"] or {}})
 
 
 def read_jobs(study: Path) -> list[Job]:
@@ -316,34 +318,25 @@ def job_row(job: Job, choices: Iterable[str]) -> dict[str, Any]:
         "val_log_loss": best.get("val_log_loss"),
         "val_accuracy": best.get("val_accuracy"),
         "best_trial": best.get("trial"),
-        **hyperparameters_of(job),
+        **best.get("hyperparameters", {}),
         "trials_completed": trials.get("completed"),
         "trials": trials.get("total"),
         "validation_images": data.get("validation"),
         "data_digest": data.get("digest"),
-        "seconds": result.get("seconds"),
+        "seconds": result["seconds"],
         "error": result.get("error"),
     }
 
 
-def hyperparameters_of(job: Job) -> dict[str, Any]:
-    """The hyperparameters of its best trial."""
-    return {str(key): value for key, value in job.best().get("hyperparameters", {}).items()}
-
-
-def leaderboard(jobs: list[Job]) -> pd.DataFrame:
-    """A row per job, best first, failed jobs last with their error."""
+def write_leaderboard(study: Path) -> pd.DataFrame:
+    """Write `leaderboard.csv` of a study and give it: a row per job, best first, failed jobs last with their error."""
+    jobs = read_jobs(study)
     choices = choice_names(jobs)
     order = sorted(jobs, key=lambda job: (job.status == FAILED, job.objective, job.name))
     # As objects, or a job without a count would turn the counts of all others into floats.
     table = pd.DataFrame([job_row(job, choices) for job in order], dtype=object)
-    searched = [name for job in jobs for name in hyperparameters_of(job)]
-    return table[[name for name in job_columns(choices, searched) if name in table]]
-
-
-def write_leaderboard(study: Path) -> pd.DataFrame:
-    """Write `leaderboard.csv` of a study and give it."""
-    table = leaderboard(read_jobs(study))
+    searched = [name for job in jobs for name in job.best().get("hyperparameters", {})]
+    table = table[[name for name in job_columns(choices, searched) if name in table]]
     write_csv(study / "leaderboard.csv", table)
     return table
 
@@ -363,10 +356,10 @@ class Plan(Record):
         command: arguments of the command.
     """
 
-    jobs: Listed
-    run: Listed
+    jobs: Listed[str]
+    run: Listed[str]
     started: Annotated[datetime.datetime | None, BeforeValidator(moment)] = None
-    command: Listed
+    command: Listed[str]
 
 
 def read_plan(study: Path) -> Plan:
@@ -377,15 +370,10 @@ def read_plan(study: Path) -> Plan:
         return Plan.model_validate({})
 
 
-def planned_jobs(study: Path) -> list[str]:
-    """Names of the jobs that the study was last started with, in their order; empty where nobody wrote them down."""
-    return list(map(str, read_plan(study).run))
-
-
 def search_command(study: Path) -> str | None:
     """The command line that a study was last started with; None if nobody wrote it down."""
     words = read_plan(study).command
-    return shlex.join(["python", "-m", "catsdogs.search", *map(str, words)]) if words else None
+    return shlex.join(["python", "-m", "catsdogs.search", *words]) if words else None
 
 
 def write_plan(study: Path, names: list[str], command: list[str]) -> None:
@@ -395,9 +383,9 @@ def write_plan(study: Path, names: list[str], command: list[str]) -> None:
     """
     before = read_plan(study)
     run, started = names, now()
-    if names and before.started is not None and any(is_held(study / str(name)) for name in before.run):
-        run, started = list(dict.fromkeys([*map(str, before.run), *names])), before.started.isoformat()
-    jobs = list(dict.fromkeys([*map(str, before.jobs), *names]))
+    if names and before.started is not None and any(is_held(study / name) for name in before.run):
+        run, started = list(dict.fromkeys([*before.run, *names])), before.started.isoformat()
+    jobs = list(dict.fromkeys([*before.jobs, *names]))
     write_json(study / PLAN, {"study": study.name, "jobs": jobs, "run": run, "started": started, "command": command})
 
 

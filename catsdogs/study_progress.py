@@ -40,7 +40,7 @@ def line(study: Path, now: datetime.datetime, name: str = "study") -> str:
     jobs = [job for name in names if (job := read_job(study / name)) is not None]
     trials = [_trials(job) for job in jobs]
     every = [trial for its in trials for trial in its]
-    counts = [count if isinstance(count := job.result.get("trials"), dict) else {} for job in jobs]
+    counts = [job.result["trials"] for job in jobs]
     told = [count["planned"] for count in counts if count.get("planned") is not None]
     mean = sum(told) / len(told) if told else None
     sizes: list[Any] = [

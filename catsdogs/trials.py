@@ -11,30 +11,15 @@ from typing import Any
 import pandas as pd
 
 from catsdogs.files import write_csv
-from catsdogs.records import Table
+from catsdogs.records import Damaged, Table
 
 COMPLETED = "COMPLETED"
 
 # The columns of trials.csv before and after the hyperparameters.
-_LEADING = ["trial", "status", "val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds"]
-_TRAILING = ["parent", "first_epoch", "epoch_budget", "ended", "error"]
-_TABLE = Table(
-    {
-        "trial": int,
-        "status": str,
-        "val_log_loss": float,
-        "val_accuracy": float,
-        "epochs": int,
-        "best_epoch": int,
-        "seconds": float,
-        "parent": str,
-        "first_epoch": int,
-        "epoch_budget": float,
-        "ended": str,
-        "error": str,
-    },
-    optional=_TRAILING[:-1],
-)
+_LEADING: dict[str, type] = {"trial": int, "status": str, "val_log_loss": float, "val_accuracy": float}
+_LEADING |= {"epochs": int, "best_epoch": int, "seconds": float}
+_TRAILING = {"parent": str, "first_epoch": int, "epoch_budget": float, "ended": str, "error": str}
+_TABLE = Table(_LEADING | _TRAILING, optional=("parent", "first_epoch", "epoch_budget", "ended"))
 
 
 @dataclass(frozen=True)
@@ -93,10 +78,9 @@ def write_trials(path: Path, records: Iterable[TrialRecord]) -> None:
     records = list(records)
     names = list(dict.fromkeys(name for record in records for name in record.hyperparameters))
     rows = [
-        {**{name: getattr(record, name) for name in _LEADING + _TRAILING}, **record.hyperparameters}
-        for record in records
+        {**{name: getattr(record, name) for name in _TABLE.columns}, **record.hyperparameters} for record in records
     ]
-    write_csv(path, pd.DataFrame(rows, columns=_LEADING + names + _TRAILING))
+    write_csv(path, pd.DataFrame(rows, columns=[*_LEADING, *names, *_TRAILING]))
 
 
 def lineage(records: Iterable[TrialRecord], trial: TrialRecord) -> list[TrialRecord]:
@@ -145,34 +129,21 @@ def read_trials(path: Path) -> list[TrialRecord]:
     table = _TABLE.read(path)
     if table is None:
         return []
-    names = [name for name in table.columns if name not in _LEADING + _TRAILING]
+    for name in {"seconds", "epoch_budget"} & set(table):
+        if (table[name].abs() == math.inf).any():
+            raise Damaged(path, f"{name} is not finite")
     records = []
     for row in table.to_dict("records"):
-        budget = _number(row.get("epoch_budget"))
-        records.append(
-            TrialRecord(
-                trial=str(row["trial"]),
-                status=row["status"],
-                val_log_loss=_number(row["val_log_loss"]),
-                val_accuracy=_number(row["val_accuracy"]),
-                epochs=row["epochs"],
-                best_epoch=row["best_epoch"],
-                seconds=row["seconds"],
-                hyperparameters={name: row[name] for name in names if not pd.isna(row[name])},
-                error=row["error"],
-                parent=trial_id(row.get("parent", "")),
-                first_epoch=row.get("first_epoch", 0),
-                epoch_budget=None if budget is None else int(budget),
-                ended=row.get("ended", ""),
-            )
-        )
+        told: dict[str, Any] = {str(name): None if pd.isna(value) else value for name, value in row.items()}
+        own = {name: told.pop(name) for name in _TABLE.columns if name in told}
+        own["trial"], own["parent"] = str(own["trial"]), trial_id(own.get("parent", ""))
+        if own.get("epoch_budget") is not None:
+            own["epoch_budget"] = int(own["epoch_budget"])
+        values = {name: value for name, value in told.items() if value is not None}
+        records.append(TrialRecord(**own, hyperparameters=values))
     return records
 
 
 def trial_id(text: str) -> str:
     """As it is written now: versions up to 0.2 wrote `03`, or `0003`, where more than nine trials were asked for."""
     return str(int(text)) if text.isdecimal() else text
-
-
-def _number(value: Any) -> float | None:
-    return None if pd.isna(value) else float(value)

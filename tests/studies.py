@@ -12,8 +12,9 @@ from filelock import FileLock
 
 from catsdogs.files import write_csv, write_json
 from catsdogs.job_lock import LOCK
+from catsdogs.scores import log_loss_per_image, scores
 from catsdogs.study import write_plan
-from catsdogs.trials import COMPLETED, TrialRecord, best_trial, summary, write_trials
+from catsdogs.trials import COMPLETED, TrialRecord, best_trial, outcome, summary, write_trials
 
 IMAGES = 200
 # The jobs that run.
@@ -65,7 +66,7 @@ def write_job(
     folder = (study / name).absolute()
     rng = np.random.default_rng([1, seed])
     probabilities = p_dog(skill, seed, images)
-    log_loss = float(-np.log(np.where(labels(images) == 1, probabilities, 1 - probabilities)).mean())
+    log_loss = float(log_loss_per_image(labels(images), probabilities).mean())
     accuracy = float(((probabilities > 0.5) == (labels(images) == 1)).mean())
     records, history = [], []
     for number in range(trials):
@@ -94,21 +95,10 @@ def write_job(
         )
         for epoch in range(1, trained + 1):
             behind = (trained - epoch) * 0.05
-            history.append(
-                {
-                    "trial": str(number),
-                    "execution": 0,
-                    "epoch": epoch,
-                    "accuracy": 0.9 - behind,
-                    "log_loss": loss + behind,
-                    "loss": loss + behind + 0.01,
-                    "val_accuracy": accuracy - behind,
-                    "val_log_loss": loss + behind,
-                    "val_loss": loss + behind + 0.01,
-                    "learning_rate": 3e-4 * (1 - (epoch - 1) / epochs),
-                    "seconds": 5.0,
-                }
-            )
+            row = {"trial": str(number), "execution": 0, "epoch": epoch}
+            row |= {"accuracy": 0.9 - behind, "log_loss": loss + behind, "loss": loss + behind + 0.01}
+            row |= {"val_accuracy": accuracy - behind, "val_log_loss": loss + behind, "val_loss": loss + behind + 0.01}
+            history.append({**row, "learning_rate": 3e-4 * (1 - (epoch - 1) / epochs), "seconds": 5.0})
     best = best_trial(records)
     if folder in _HELD:
         _HELD.pop(folder).release()
@@ -141,12 +131,7 @@ def write_job(
             "config": {"seed": 1, "fit": {"epochs": epochs, "batch_size": 32}, **(config or {})},
             "versions": {"python": "3.11.7", "catsdogs": "0.2.0", "keras": "3.15.1"},
             "data": {"digest": digest, "train": 4 * images, "validation": images, "left_out": 0},
-            "trials": {
-                "planned": planned or trials,
-                "total": trials,
-                "completed": trials - failed_trials,
-                "failed": failed_trials,
-            },
+            "trials": outcome(records, planned or trials)["trials"],
             **({"finished": (started + datetime.timedelta(seconds=seconds)).isoformat()} if ended else {}),
         },
     )
@@ -158,26 +143,12 @@ def write_study(folder: Path, *, trials: int = 4, images: int = IMAGES, epochs: 
     names = []
     started = STARTED
     for number, (augmentation, smoothing) in enumerate((a, s) for a in ("light", "none") for s in ("none", "mild")):
-        choices = {
-            "backbone": "mobilenet_v2",
-            "augmentation": augmentation,
-            "schedule": "cosine",
-            "label_smoothing": smoothing,
-        }
-        skill = 1.8 if augmentation == "light" else 1.2
-        names.append(
-            write_job(
-                folder,
-                choices,
-                trials=trials,
-                skill=skill,
-                seed=number,
-                images=images,
-                epochs=epochs,
-                started=started,
-                config={"augmentation": {"rotation_degrees": 8.0 if augmentation == "light" else 0.0}},
-            )
-        )
+        choices = {"backbone": "mobilenet_v2", "augmentation": augmentation}
+        choices |= {"schedule": "cosine", "label_smoothing": smoothing}
+        light = augmentation == "light"
+        own = {"skill": 1.8 if light else 1.2, "config": {"augmentation": {"rotation_degrees": 8.0 if light else 0.0}}}
+        shared = {"trials": trials, "images": images, "epochs": epochs, "started": started}
+        names.append(write_job(folder, choices, seed=number, **shared, **own))
         started += datetime.timedelta(seconds=20 * trials)
     write_plan(folder, names, ["-m", f"study={folder.name}", "augmentation=light,none", "label_smoothing=none,mild"])
     return folder
@@ -195,8 +166,6 @@ def write_final(
     test = test.assign(p_dog=p_dog(skill, 3, test_images), p_dog_tta=p_dog(skill, 4, test_images) if tta else np.nan)
     write_csv(best / "predictions.csv", pd.concat([validation, test], ignore_index=True))
     write_csv(best / "history.csv", pd.DataFrame({"epoch": [1, 2], "val_log_loss": [0.3, 0.2], "log_loss": [0.3, 0.2]}))
-    from catsdogs.scores import scores
-
     details = {name: vars(score) for name, score in scores(labels(images), plain, "validation").items()}
     if tta:
         details |= {f"{k}_tta": vars(v) for k, v in scores(labels(images), averaged, "validation").items()}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -38,36 +35,16 @@ def evidence(golden):
     return read_evidence([golden])
 
 
-def test_nothing_of_it_is_missing_or_damaged(evidence):
+def test_its_tables_are_those_that_were_written_then(golden, evidence):
     assert evidence.problems == ()
-    assert set(evidence.board["status"]) == {"ok"}
-
-
-def test_the_board_is_the_leaderboard_of_that_version(golden, evidence):
     then = pd.read_csv(golden / "leaderboard.csv")
     now = evidence.board.set_index("job").loc[then["job"]].reset_index()
     assert list(evidence.board["job"]) == list(then["job"])
-    numbers = [
-        "val_log_loss",
-        "val_accuracy",
-        "unfreeze_depth",
-        "dropout",
-        "l2",
-        "trials_completed",
-        "trials",
-        "seconds",
-    ]
-    for name in numbers:
-        assert list(now[name]) == pytest.approx(list(then[name]), rel=1e-12)
-    for name in ("backbone", "augmentation", "schedule", "label_smoothing", "status"):
-        assert list(now[name]) == list(then[name])
     # Version 0.1 did not tell which images.
-    for name in {"data_digest", "validation_images"} & set(then):
-        assert list(now[name]) == list(then[name])
+    for name in set(then) - {"error", "best_trial"}:
+        exact = then[name].dtype.kind not in "fi"
+        assert list(now[name]) == (list(then[name]) if exact else pytest.approx(list(then[name]), rel=1e-12))
     assert set(now["validation_images"]) == {120}
-
-
-def test_the_trials_are_those_of_the_tables(golden, evidence):
     for job in evidence.jobs.values():
         then = pd.read_csv(golden / job.name / "trials.csv", dtype={"trial": str})
         now = evidence.trials[evidence.trials["job"] == job.name]
@@ -133,14 +110,3 @@ def test_no_folder_of_a_machine_and_no_model_is_among_them():
             size += len(text)
             assert not [part for part in ("/tmp/", "/home/", "/root/", "/Users/", ":\\") if part in text]
     assert size < 300_000
-
-
-def test_the_copy_of_a_copy_is_the_copy(golden, tmp_path):
-    shutil.copytree(golden, tmp_path / "study")
-    (tmp_path / "study" / "best" / "model.keras").write_bytes(b"a model")
-    subprocess.run(
-        [sys.executable, str(STUDIES / "make.py"), str(tmp_path / "study"), str(tmp_path / "golden")], check=True
-    )
-    files = {file.relative_to(golden): file.read_text() for file in golden.rglob("*") if file.is_file()}
-    copied = tmp_path / "golden"
-    assert {file.relative_to(copied): file.read_text() for file in copied.rglob("*") if file.is_file()} == files

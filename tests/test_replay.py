@@ -104,17 +104,16 @@ def test_more_trials_than_before_go_on(oracle, tmp_path, name, pad):
     assert [record.trial for record in uninterrupted] == [str(number) for number in range(len(uninterrupted))]
 
 
-@pytest.mark.parametrize("change", ["seed=5", "space.l2.low=1e-5", "~space.l2", "tuner=grid"])
-def test_another_search_is_refused(oracle, change):
+OTHER = r"job j: trial . was run with .*dropout=.* begin it with"
+CHANGES = dict.fromkeys(("seed=5", "space.l2.low=1e-5", "~space.l2", "tuner=grid"), OTHER)
+CHANGES["tuner.max_trials=3"] = r"4 trials are finished.*raise tuner.max_trials to 4"
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_search_or_fewer_trials_than_are_finished_are_refused(oracle, change):
     records = propose(oracle("tuner.max_trials=4"), 4)
-    with pytest.raises(UserError, match=r"job j: trial . was run with .*dropout=.* begin it with"):
+    with pytest.raises(UserError, match=CHANGES[change]):
         replay(oracle("tuner.max_trials=4", change), records, "tuner0", "j")
-
-
-def test_fewer_trials_than_are_finished_are_refused(oracle):
-    records = propose(oracle("tuner.max_trials=4"), 4)
-    with pytest.raises(UserError, match=r"4 trials are finished.*raise tuner.max_trials to 4"):
-        replay(oracle("tuner.max_trials=3"), records, "tuner0", "j")
 
 
 def test_promoted_trials_must_have_the_same_parents(oracle):
@@ -129,19 +128,12 @@ def test_promoted_trials_must_have_the_same_parents(oracle):
 
 def test_a_search_goes_on_where_rounding_moves_what_is_proposed(oracle):
     whole = propose(oracle(*TUNERS["bayesian"]), 5)
-    moved = [
-        dataclasses.replace(
-            record,
-            hyperparameters={
-                name: value * (1 + 1e-6) if isinstance(value, float) else value
-                for name, value in record.hyperparameters.items()
-            },
-        )
-        for record in whole
+    values = [
+        {name: value * (1 + 1e-6) if isinstance(value, float) else value for name, value in one.hyperparameters.items()}
+        for one in whole
     ]
+    moved = [dataclasses.replace(one, hyperparameters=its) for one, its in zip(whole, values, strict=True)]
     assert moved != whole
     again = oracle(*TUNERS["bayesian"])
     replay(again, moved, "tuner0", "job")
-    assert [searched_values(trial.hyperparameters.values) for trial in again.trials.values()] == [
-        record.hyperparameters for record in moved
-    ]
+    assert [searched_values(trial.hyperparameters.values) for trial in again.trials.values()] == values

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import pandas as pd
 import pytest
 
+from catsdogs.earlier import read_earlier
 from catsdogs.errors import UserError
-from catsdogs.files import write_json
+from catsdogs.files import write_csv, write_json
 from catsdogs.identity import fingerprint
 from catsdogs.provenance import versions
 from catsdogs.standing import Kind, Standing, find_standing, set_aside, summary
@@ -37,6 +39,32 @@ def left(folder):
 
 def found(config, folder, digest="d"):
     return find_standing(config, folder, fingerprint(config, digest))
+
+
+def test_one_trial_that_only_the_epochs_know_runs_again_and_two_are_damage(config, folder, left, caplog):
+    left(config(), status="running")
+    history = pd.DataFrame({"trial": [0, 1, 2], "execution": 0, "epoch": 1, "val_log_loss": 0.3})
+    write_csv(folder / "history.csv", history)
+    assert found(config(), folder).trials == 2
+    assert list(read_earlier(folder).history["trial"]) == ["0", "1"]
+    assert "knows trial 2 and trials.csv does not: that trial did not end, and runs again" in caplog.text
+    write_csv(folder / "history.csv", pd.concat([history, history.assign(trial=3)]))
+    with pytest.raises(UserError, match=r"its trials\.csv holds 2 trials, and 4 trials were run"):
+        found(config(), folder)
+
+
+def test_the_summary_counts_names_what_is_not_new_and_tells_damage(config, folder, left):
+    left(config(), status="ok")
+    assert found(config(), folder).damage == ""
+    (folder / "trials.csv").write_text("trial,sta")
+    standings = [Standing(Kind.NEW), Standing(Kind.RESUMED, trials=2, planned=8), found(config(), folder)]
+    *told, last = summary("s", ["a", "b", "c"], standings)
+    assert told == [
+        "study s: 3 jobs: 1 finished before, 1 goes on at trial 3 of 8, 1 new",
+        "  b: goes on at trial 3 of 8",
+        "  c: finished before",
+    ]
+    assert last.startswith(f"warning: job {folder}: its trials.csv is damaged")
 
 
 def test_nothing_is_a_new_job(config, folder):
@@ -99,7 +127,6 @@ def test_another_configuration_or_other_images_are_refused(config, folder, left,
         "data.train=moved.zip",
         "tta=flip",
         "cache=other",
-        "studies=other",
         "timeout.study_seconds=5",
     ],
 )
@@ -129,7 +156,11 @@ def test_an_unfinished_job_goes_on_with_the_packages_it_began_with(config, folde
 
 
 @pytest.mark.parametrize("statuses", [(), ("FAILED", "FAILED")])
-def test_a_failed_job_without_a_completed_trial_begins_anew_and_is_kept(config, folder, left, statuses):
+def test_a_job_without_a_completed_trial_begins_anew_and_is_kept(config, folder, left, statuses):
+    left(config(), statuses=statuses)
+    assert not found(config(), folder).anew
+    standing = found(config("seed=2"), folder)
+    assert (standing.kind, standing.anew) == (Kind.NEW, True)
     left(config(), statuses=statuses, status="failed")
     for override in ("seed=1", "seed=2"):
         standing = found(config(override), folder)
@@ -141,25 +172,9 @@ def test_a_failed_job_without_a_completed_trial_begins_anew_and_is_kept(config, 
     assert set_aside(folder) is None
 
 
-def test_a_job_that_began_with_other_settings_and_found_nothing_begins_anew(config, folder, left):
-    left(config(), statuses=())
-    standing = found(config("seed=2"), folder)
-    assert (standing.kind, standing.anew) == (Kind.NEW, True)
-    assert not found(config(), folder).anew
-
-
 def test_json_that_is_no_result_is_no_crash(config, folder, left):
     left(config(), status="ok", trials=None, versions=None)
     assert found(config(), folder).kind is Kind.FINISHED
     write_json(folder / "result.json", {"status": "ok", "config": 3})
     with pytest.raises(UserError, match="nothing tells what they were run with"):
         found(config(), folder)
-
-
-def test_the_summary_counts_and_names_what_is_not_new():
-    standings = [Standing(Kind.NEW), Standing(Kind.RESUMED, trials=2, planned=8), Standing(Kind.FINISHED)]
-    assert summary("s", ["a", "b", "c"], standings) == [
-        "study s: 3 jobs: 1 finished before, 1 goes on at trial 3 of 8, 1 new",
-        "  b: goes on at trial 3 of 8",
-        "  c: finished before",
-    ]

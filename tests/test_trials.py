@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 
 import pandas as pd
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,17 +58,17 @@ def test_records_come_back_exactly_as_they_were_written(tmp_path_factory, rows):
             1,
             0.25,
             {"dropout": dropout, "unfreeze_depth": depth},
-            "" if error.strip() != error or error in NOT_A_NUMBER else error,
+            error,
         )
         for i, (loss, dropout, depth, error) in enumerate(rows)
     ]
     path = tmp_path_factory.mktemp("trials") / "trials.csv"
     write_trials(path, records)
     assert read_trials(path) == records
-
-
-# What pandas reads as a missing value, and an error message never is.
-NOT_A_NUMBER = {"", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "#N/A", "<NA>", "-nan", "-NaN", "#NA"}
+    assert list(pd.read_csv(path)) == [
+        "trial", "status", "val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds", "dropout",
+        "unfreeze_depth", "parent", "first_epoch", "epoch_budget", "ended", "error",
+    ]  # fmt: skip
 
 
 def test_trials_of_earlier_versions_can_be_read():
@@ -86,19 +85,3 @@ def test_the_line_of_a_promoted_trial_begins_with_the_first():
     )
     assert lineage([third, first, record("1"), second], third) == [first, second, third]
     assert lineage([first], first) == [first]
-
-
-def test_the_columns_are_the_promised_ones(tmp_path):
-    write_trials(tmp_path / "t.csv", [record(dropout=0.1, l2=0.2)])
-    columns = list(pd.read_csv(tmp_path / "t.csv"))
-    assert columns == [
-        "trial", "status", "val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds", "dropout", "l2",
-        "parent", "first_epoch", "epoch_budget", "ended", "error",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("text", ["a\nb", 'say "no", twice', "<script>"])
-def test_errors_of_any_kind_survive(tmp_path, text):
-    path = tmp_path / "t.csv"
-    write_trials(path, [TrialRecord("0", "FAILED", None, None, 0, 0, 0.0, {}, text)])
-    assert read_trials(path)[0].error == text

@@ -304,9 +304,7 @@ def _ranking_caveats(evidence: Evidence, best: str, losses: pd.DataFrame) -> lis
 
 
 def _executions(evidence: Evidence, label: str) -> int:
-    config = evidence.jobs[label].result.get("config")
-    fit = config.get("fit") if isinstance(config, dict) else None
-    executions = fit.get("executions_per_trial") if isinstance(fit, dict) else None
+    executions = evidence.jobs[label].result["config"].get("fit", {}).get("executions_per_trial")
     # The winner of a selection is ranked by its fresh seeds.
     seeds = evidence.jobs[label].best().get("seeds")
     return max(number if isinstance(number, int) else 1 for number in (executions, seeds))
@@ -332,7 +330,7 @@ def _command(evidence: Evidence, best: str) -> tuple[str | None, list[str]]:
         chosen_trial(job, None)
     except UserError:
         return None, ["The best job cannot be trained again: its trials.csv is missing or damaged."]
-    if not isinstance(job.result.get("config"), dict):
+    if not job.result["config"]:
         return None, ["The best job cannot be trained again: its result.json does not tell what it was run with."]
     name: str | None = job.name
     if len(evidence.studies) == 1:

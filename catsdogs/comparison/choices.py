@@ -217,10 +217,7 @@ def _compared(evidence: Evidence, made: dict[str, dict[str, str]]) -> tuple[str,
 
 def _settings(evidence: Evidence) -> dict[str, dict[str, str]]:
     """By label of the comparable jobs, every value of their configuration that decides their numbers, by dotted key."""
-    configs = {label: evidence.jobs[label].result.get("config") for label in evidence.comparable()}
-    return {
-        label: dict(_leaves(identity(config))) if isinstance(config, dict) else {} for label, config in configs.items()
-    }
+    return {label: dict(_leaves(identity(evidence.jobs[label].result["config"]))) for label in evidence.comparable()}
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -4,48 +4,54 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import pandas as pd
 
+from catsdogs.comparison.formats import number
 from catsdogs.earlier import HISTORY, HISTORY_TABLE, VALIDATION, VALIDATION_TABLE
 from catsdogs.errors import UserError
 from catsdogs.files import unicode
 from catsdogs.progress import printable
 from catsdogs.provenance import moment
-from catsdogs.records import Damaged, Record, Table
+from catsdogs.records import Damaged, Part, Record, Table
 from catsdogs.scores import log_loss_per_image
-from catsdogs.study import (
-    FAILED,
-    OK,
-    RUNNING,
-    Job,
-    State,
-    choice_names,
-    job_columns,
-    job_row,
-    planned_jobs,
-    read_jobs,
-)
+from catsdogs.study import Job, JobConfig, State, choice_names, job_columns, job_row, read_jobs, read_plan
 from catsdogs.trials import TrialRecord
 
+
+class _Score(Record):
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    split: str | None = None
+    size: int | None = None
+
+
+class _Metrics(Record):
+    details: Part[_Score]
+    tta: Part[Any]
+    tta_gain: dict[str, _Score] | None = None  # no version before 0.3 wrote it
+    calibration_gain: Part[_Score]
+    seconds: Part[float]
+
+
+class _Recipe(Record):
+    config: JobConfig | None = None
+    hyperparameters: Part[Any]
+    versions: Part[str]
+
+
 _PREDICTIONS = Table(
-    {
-        "id": str,
-        "label": float,
-        "split": str,
-        "p_dog": float,
-        "p_dog_tta": float,
-        "p_dog_calibrated": float,
-    },
+    {"id": str, "label": float, "split": str, "p_dog": float, "p_dog_tta": float, "p_dog_calibrated": float},
     optional=("p_dog_calibrated",),
 )
 _HISTORY = Table({"epoch": int})
 
-WAITING = "waiting"  # planned, and nothing of it is there yet
+WAITING = State.WAITING.value
 
 
 @dataclass(frozen=True)
@@ -137,12 +143,11 @@ class Evidence:
 
     def losses(self) -> pd.DataFrame:
         """Log loss of every validation image (index: its id) by every comparable job (columns: labels, best first)."""
-        columns = {}
-        for label in self.comparable():
-            table = self.predictions[label]
-            columns[label] = pd.Series(
-                log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy()), index=table["id"]
-            )
+        tables = {label: self.predictions[label].set_index("id") for label in self.comparable()}
+        columns = {
+            label: pd.Series(log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy()), table.index)
+            for label, table in tables.items()
+        }
         # Images that a damaged table lacks are left out of all.
         return pd.concat(columns, axis=1, join="inner") if columns else pd.DataFrame()
 
@@ -177,6 +182,7 @@ def read_evidence(folders: list[Path]) -> Evidence:
     problems: list[str] = []
     jobs: dict[str, Job] = {}
     rows, trials, epochs = [], [], []
+    searched: dict[str, None] = {}
     predictions: dict[str, pd.DataFrame] = {}
     finals: dict[str, Final] = {}
     found = {folder: [Job(job.folder, clean(job.result)) for job in read_jobs(folder)] for folder in folders}
@@ -184,38 +190,51 @@ def read_evidence(folders: list[Path]) -> Evidence:
     for folder in folders:
         study = names[folder]
         prefix = f"{study}/" if len(folders) > 1 else ""
+        waiting = dict.fromkeys(map(clean, read_plan(folder).run))
         for job in found[folder]:
-            label = prefix + clean(job.name)
+            name = clean(job.name)
+            waiting.pop(name, None)
+            label = prefix + name
             jobs[label] = job
-            its_trials = _trials(job, label, study, choices, problems)
-            rows.append(_row(job, label, study, choices, its_trials))
-            trials.append(its_trials)
+            records = _records(job, label, problems)
+            searched |= dict.fromkeys(name for record in records for name in record.hyperparameters)
+            own = {"label": label, "study": study, "job": name}
+            rows.append({**_row(job, choices, records), **own})
+            trials += [{**trial, **own} for trial in _trials(job, choices, records)]
             epochs.append(_epochs(job, label, problems))
             table = _predictions(job, label, problems)
             if table is not None:
                 predictions[label] = table
-        there = {clean(job.name) for job in found[folder]}
-        for name in map(clean, planned_jobs(folder)):
-            if name not in there:
-                rows.append(
-                    {"label": prefix + name, "study": study, "job": name, "status": WAITING, "state": State.WAITING}
-                )
+        none = dict.fromkeys(("trials_completed", "trials_failed", "trials"), 0)
+        for name in waiting:
+            own = {"label": prefix + name, "study": study, "job": name}
+            rows.append({**own, "status": WAITING, "state": State.WAITING, **none})
         final = _final(folder, study, problems)
         if final is not None:
             finals[study] = final
-    searched = list(dict.fromkeys(name for table in trials for name in table.attrs["hyperparameters"]))
+    filled = [table for table in epochs if len(table)]
+    trial_columns = list(dict.fromkeys([*_LEADING, *choices, *searched, *_TRAILING]))
     return Evidence(
         studies=tuple(folders),
         jobs=jobs,
-        board=_board(rows, choices, searched),
-        trials=_ordered_trials(trials, choices, searched),
-        epochs=_stacked(epochs, ["label", "trial", "execution", "epoch"]),
+        board=_board(rows, choices, list(searched)),
+        trials=pd.DataFrame(trials, columns=trial_columns).astype({"epoch_budget": "Int64"}),
+        epochs=pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=_EPOCH),
         predictions=predictions,
         finals=finals,
         choices=tuple(choices),
         hyperparameters=tuple(searched),
         problems=tuple(map(clean, problems)),
     )
+
+
+# Columns of the trials before and after the choices and hyperparameters, and those that name an epoch.
+_LEADING = (
+    *("label", "study", "job", "trial", "status", "val_log_loss", "val_accuracy", "epochs", "best_epoch"),
+    *("epoch_budget", "seconds", "ended_seconds", "ended"),
+)
+_TRAILING = ("parent", "error")
+_EPOCH = ("label", "trial", "execution", "epoch")
 
 
 def _study_names(folders: list[Path]) -> dict[Path, str]:
@@ -226,92 +245,48 @@ def _study_names(folders: list[Path]) -> dict[Path, str]:
     return {folder: clean("/".join(folder.parts[-parts:])) for folder in folders}
 
 
-def _number(value: Any) -> float:
-    """NaN where it is no finite number."""
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else math.nan
-
-
-def _row(job: Job, label: str, study: str, choices: list[str], trials: pd.DataFrame) -> dict[str, Any]:
+def _row(job: Job, choices: list[str], records: list[TrialRecord]) -> dict[str, Any]:
     """Its row of the board. Counted from its trials, which a job that did not end has too."""
     row, result = clean(job_row(job, choices)), job.result
-    completed = int(trials["val_log_loss"].notna().sum())
+    completed = sum(record.can_win for record in records)
     return row | {
-        "label": label,
-        "study": study,
-        "status": job.status if job.status in (OK, FAILED, RUNNING) else FAILED,
-        "val_log_loss": _number(row["val_log_loss"]),
-        "val_accuracy": _number(row["val_accuracy"]),
+        "val_log_loss": number(row["val_log_loss"]),
+        "val_accuracy": number(row["val_accuracy"]),
         "trials_completed": completed,
-        "trials_failed": len(trials) - completed,
-        "trials": len(trials),
+        "trials_failed": len(records) - completed,
+        "trials": len(records),
         "trials_planned": result["trials"].get("planned"),
-        "seconds": _number(row["seconds"]),
+        "seconds": number(row["seconds"]),
         "started": result.get("started"),
         "state": job.state,
         "error": str(result.get("error") or "") or None,
     }
 
 
-def _trials(job: Job, label: str, study: str, choices: list[str], problems: list[str]) -> pd.DataFrame:
-    """A row per trial; `attrs["hyperparameters"]` names the searched values."""
-    records: list[TrialRecord] = []
+def _records(job: Job, label: str, problems: list[str]) -> list[TrialRecord]:
     try:
         records = [TrialRecord(**clean(vars(record))) for record in job.trials()]
     except UserError:
         problems.append(f"job {label}: its trials.csv is damaged, so its trials are missing here")
-    stopped = bool(job.result.get("stopped"))  # perhaps before its first trial had ended
-    if not records and job.status == OK and not stopped and not (job.folder / "trials.csv").is_file():
+        return []
+    stopped = job.result.get("stopped")  # perhaps before its first trial had ended
+    if job.state is State.DONE and not stopped and not (job.folder / "trials.csv").is_file():
         problems.append(f"job {label}: its trials.csv is missing, so its trials are missing here")
-    searched = list(dict.fromkeys(name for record in records for name in record.hyperparameters))
-    ended_seconds = np.cumsum([record.seconds for record in records])
+    return records
+
+
+def _trials(job: Job, choices: list[str], records: list[TrialRecord]) -> list[dict[str, Any]]:
+    """A row per trial."""
     started = _timestamp(job.result.get("started"))
     chosen = {name: job.choice(name) for name in choices}
-    rows = [
-        {
-            "label": label,
-            "study": study,
-            "job": clean(job.name),
-            "trial": record.trial,
-            "status": record.status,
-            "val_log_loss": record.val_log_loss if record.can_win else math.nan,
-            "val_accuracy": record.val_accuracy if record.can_win else math.nan,
-            "epochs": record.epochs,
-            "best_epoch": record.best_epoch,
-            "epoch_budget": record.epoch_budget,
-            "seconds": record.seconds,
-            "ended_seconds": float(seconds),
-            "ended": _timestamp(record.ended)
-            if record.ended
-            else (pd.NaT if started is pd.NaT else started + pd.Timedelta(seconds=float(seconds))),
-            **chosen,
-            **record.hyperparameters,
-            "parent": record.parent,
-            "error": record.error,
-        }
-        for record, seconds in zip(records, ended_seconds, strict=True)
-    ]
-    table = pd.DataFrame(rows, columns=None if rows else _TRIAL_COLUMNS)
-    table.attrs["hyperparameters"] = searched
-    return table
-
-
-_TRIAL_COLUMNS = [
-    "label",
-    "study",
-    "job",
-    "trial",
-    "status",
-    "val_log_loss",
-    "val_accuracy",
-    "epochs",
-    "best_epoch",
-    "epoch_budget",
-    "seconds",
-    "ended_seconds",
-    "ended",
-    "parent",
-    "error",
-]
+    rows, passed = [], 0.0
+    for record in records:
+        passed += record.seconds
+        ended = _timestamp(record.ended) if record.ended else started + pd.Timedelta(seconds=passed)
+        lost = {} if record.can_win else {"val_log_loss": math.nan, "val_accuracy": math.nan}
+        own = {**vars(record), **lost, "ended_seconds": passed, "ended": ended}
+        rows.append({**own, **chosen, **record.hyperparameters})
+    return rows
 
 
 def _timestamp(text: Any) -> Any:
@@ -322,34 +297,14 @@ def _timestamp(text: Any) -> Any:
 
 def _board(rows: list[dict[str, Any]], choices: list[str], searched: list[str]) -> pd.DataFrame:
     table = pd.DataFrame(rows)
+    # Those without a result come last, the failed ones after those that may still have one.
+    place = table["state"].map({State.WAITING: 1, State.FAILED: 2, State.INTERRUPTED: 2}).fillna(0)
+    table = table.assign(_place=place.where(table["val_log_loss"].isna(), 0)).sort_values(
+        ["_place", "val_log_loss", "label"], ignore_index=True
+    )
     # Also those that no best trial has; what takes predictions is told in the tables of a report.
     columns = job_columns(choices, searched)
-    table = table.reindex(columns=[name for name in columns if name in table or name in searched])
-    for name in ("trials_completed", "trials_failed", "trials"):
-        table[name] = table[name].fillna(0).astype(int)
-    last = {OK: 0, RUNNING: 0, FAILED: 2, WAITING: 1}
-    order = sorted(
-        range(len(table)),
-        key=lambda i: (
-            last[table["status"][i]] if math.isnan(table["val_log_loss"][i]) else 0,
-            np.nan_to_num(table["val_log_loss"][i], nan=math.inf),
-            table["label"][i],
-        ),
-    )
-    return table.iloc[order].reset_index(drop=True)
-
-
-def _ordered_trials(tables: list[pd.DataFrame], choices: list[str], searched: list[str]) -> pd.DataFrame:
-    table = _stacked(tables, _TRIAL_COLUMNS)
-    columns = [*_TRIAL_COLUMNS[:-2], *choices, *searched, *_TRIAL_COLUMNS[-2:]]
-    return table.reindex(columns=list(dict.fromkeys(columns)))
-
-
-def _stacked(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    filled = [table for table in tables if len(table)]
-    for table in filled:
-        table.attrs.clear()
-    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=columns)
+    return table.reindex(columns=[name for name in columns if name in table or name in searched])
 
 
 def _epochs(job: Job, label: str, problems: list[str]) -> pd.DataFrame:
@@ -378,31 +333,31 @@ def _predictions(job: Job, label: str, problems: list[str]) -> pd.DataFrame | No
 
 
 def _table(kind: Table, file: Path, whose: str, problems: list[str]) -> pd.DataFrame | None:
-    """A CSV file of ours; None if it is not there, or damaged, which is told."""
+    table = _read(kind.read, file, whose, problems)
+    return None if table is None else table.rename(columns=clean)
+
+
+T = TypeVar("T")
+
+
+def _read(read: Callable[[Path], T | None], file: Path, whose: str, problems: list[str]) -> T | None:
+    """A file of ours; None if it is not there, or damaged, which is told."""
     try:
-        table = kind.read(file)
+        return read(file)
     except Damaged as error:
         problems.append(f"{whose}: its {file.name} is damaged ({error.reason})")
         return None
-    return None if table is None else table.rename(columns=clean)
 
 
 def _final(study: Path, name: str, problems: list[str]) -> Final | None:
     """What is in `best/` of a study; None if `retrain` has not run, or what it left is damaged."""
-    folder = study / "best"
-    if not (folder / "metrics.json").is_file():
+    folder, whose = study / "best", f"best/ of study {name}"
+    metrics = _read(_Metrics.read, folder / "metrics.json", whose, problems)
+    if metrics is None:
         return None
-    whose = f"best/ of study {name}"
-    read: dict[str, dict[str, Any]] = {"metrics.json": {}, "recipe.json": {}}
-    for file in read:
-        try:
-            record = Record.read(folder / file)
-        except Damaged as error:
-            problems.append(f"{whose}: its {file} is damaged ({error.reason})")
-        else:
-            read[file] = {} if record is None else clean(record.model_dump())
+    recipe = _read(_Recipe.read, folder / "recipe.json", whose, problems) or _Recipe.model_validate({})
     predictions = _table(_PREDICTIONS, folder / "predictions.csv", whose, problems)
-    if not read["metrics.json"] or predictions is None:
+    if predictions is None:
         return None
     # A model that was trained on all images was validated on none.
     history = _table(_HISTORY, folder / HISTORY, whose, problems)
@@ -411,8 +366,8 @@ def _final(study: Path, name: str, problems: list[str]) -> Final | None:
     return Final(
         study=name,
         folder=folder,
-        metrics=read["metrics.json"],
+        metrics=clean(metrics.model_dump()),
         predictions=predictions,
         history=pd.DataFrame() if history is None else history,
-        recipe=read["recipe.json"],
+        recipe=clean(recipe.model_dump()),
     )

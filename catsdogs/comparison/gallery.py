@@ -27,7 +27,6 @@ from catsdogs.comparison.evidence import Evidence, Final
 from catsdogs.errors import UserError
 from catsdogs.images import decode
 from catsdogs.locations import default_cache
-from catsdogs.records import mapping
 from catsdogs.scores import log_loss_per_image
 from catsdogs.study import Job
 
@@ -111,7 +110,7 @@ def gallery(evidence: Evidence, answer: Answer, images: Path | None = None) -> G
             f"{trial} of job {answer.best}",
             evidence.predictions[answer.best][["id", "label", "p_dog"]],
             job,
-            mapping(job.result.get("config")),
+            job.result["config"],
         )
     source, table, job, config = judged
     table = table.assign(log_loss=log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy()))
@@ -131,7 +130,7 @@ def gallery(evidence: Evidence, answer: Answer, images: Path | None = None) -> G
         images=len(table),
         missing=missing,
         wrong=wrong.reset_index(drop=True),
-        ignored=[str(name) for name in mapping(config.get("data")).get("ignore") or []],
+        ignored=[str(name) for name in config.get("data", {}).get("ignore") or []],
     )
 
 
@@ -154,7 +153,7 @@ def _of_final(evidence: Evidence, final: Final) -> tuple[str, pd.DataFrame, Job,
     if judged_by != "folds" and (final.metrics.get("fit_on") == "all" or judged_by == "search"):
         # The final model has seen these images; `retrain` kept what the trial's own model had said of them.
         source = f"trial {final.metrics.get('trial')} of job {labels[0]}, before it was trained again on all images"
-    config = mapping(final.recipe.get("config")) or mapping(job.result.get("config"))
+    config = final.recipe["config"] or job.result["config"]
     return source, table[["id", "label", "p_dog"]], job, config
 
 
@@ -203,9 +202,9 @@ def _folders(job: Job, config: dict[str, Any], images: Path | None) -> list[Path
     folders = [] if images is None else [images]
     if job.folder.parent.stat().st_uid == os.getuid():
         caches += [str(config["cache"])] if config.get("cache") else []
-        train = mapping(config.get("data")).get("train")
+        train = config.get("data", {}).get("train")
         folders += [Path(str(train)).expanduser()] if train else []
-    digest = str(mapping(job.result.get("data")).get("images_digest"))
+    digest = str(job.result["data"].get("images_digest"))
     if re.fullmatch("[0-9a-f]{64}", digest):
         folders += [Path(cache).expanduser() / "archives" / digest for cache in caches]
     return [folder for folder in folders if folder.is_dir()]

@@ -33,7 +33,6 @@ from catsdogs.comparison.gallery import Gallery, Shot
 from catsdogs.comparison.space_figures import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.tables import Findings
 from catsdogs.provenance import moment
-from catsdogs.records import mapping
 from catsdogs.study import FAILED, OK, RUNNING, State, retrain_command, search_command
 
 _MOST_FAILURES = 20  # rows of the table of failed trials
@@ -214,14 +213,14 @@ def final_model(found: Findings, final: Final) -> dict[str, Any]:
         "job": metrics.get("job"),
         "trial": metrics.get("trial"),
         "fit_on": metrics.get("fit_on"),
-        "tta": mapping(metrics.get("tta")),
+        "tta": metrics["tta"],
         "selected": number(metrics.get("selected_val_log_loss")),
         "plain": plain,
         "kinds": [{"plain": "Without TTA", "tta": "With TTA", "calibrated": "Calibrated"}[kind] for kind in kinds],
         "rows": rows,
         # Told once where all scores are of the same images.
         "about": where.pop() if len(where) == 1 else "",
-        "gain": " ".join(gains_told(tta_gains(final), mapping(metrics.get("calibration_gain")))),
+        "gain": " ".join(gains_told(tta_gains(final), metrics["calibration_gain"])),
         "plots": final_figures(final, place),
     }
 

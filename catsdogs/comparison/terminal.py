@@ -97,4 +97,4 @@ def _time(row: Mapping[Any, Any]) -> str:
     """How long it took, or why that is not known."""
     if row["status"] == OK:
         return time_spent(row["seconds"])
-    return str(row["status"])
+    return str(row["state"])

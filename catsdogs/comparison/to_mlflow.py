@@ -33,7 +33,6 @@ from catsdogs.comparison.evidence import Evidence, Final
 from catsdogs.comparison.timeline import curves, ended_at, epoch_rows
 from catsdogs.errors import UserError
 from catsdogs.provenance import moment
-from catsdogs.records import mapping
 from catsdogs.study import FAILED, RUNNING, search_command
 from catsdogs.trials import COMPLETED
 
@@ -237,20 +236,19 @@ def _write_job(
 def _write_final(experiment: _Experiment, final: Final, evidence: Evidence) -> None:
     told, recipe = final.metrics, final.recipe
     ended = (final.folder / "metrics.json").stat().st_mtime
-    seconds = mapping(told.get("seconds"))
-    details = {name: mapping(score) for name, score in mapping(told.get("details")).items()}
-    scores = {f"{name}_{end}": score.get(end) for name, score in details.items() for end in ("low", "high")}
+    seconds, details = told["seconds"], told["details"]
+    scores = {f"{name}_{end}": score[end] for name, score in details.items() for end in ("low", "high")}
     scores = {**told, **scores, **{f"seconds_{name}": value for name, value in seconds.items()}}
     folder = final.folder.parent / str(told.get("job"))
     chosen = next((job.choices for job in evidence.jobs.values() if job.folder == folder), {})
-    tta = {f"tta_{name}": value for name, value in mapping(told.get("tta")).items()}
-    scored_on = dict.fromkeys(f"{score.get('split')}, {score.get('size')} images" for score in details.values())
+    tta = {f"tta_{name}": value for name, value in told["tta"].items()}
+    scored_on = dict.fromkeys(f"{score['split']}, {score['size']} images" for score in details.values())
     experiment.write(
         ("final", _digest(told)),
         "final",
         "FINISHED",
-        (ended - float(seconds.get("all", 0)), ended),
-        {**chosen, **mapping(recipe.get("hyperparameters")), "fit_on": told.get("fit_on"), **tta},
+        (ended - seconds.get("all", 0), ended),
+        {**chosen, **recipe["hyperparameters"], "fit_on": told.get("fit_on"), **tta},
         {
             "study": final.study,
             "job": told.get("job"),
@@ -292,7 +290,7 @@ def _texts(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _versions(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"version.{name}": value for name, value in mapping(told.get("versions")).items()}
+    return {f"version.{name}": value for name, value in told["versions"].items()}
 
 
 def _digest(value: Any) -> str:

@@ -14,7 +14,6 @@ import pandas as pd
 
 from catsdogs.comparison.evidence import Evidence, read_evidence
 from catsdogs.errors import UserError
-from catsdogs.records import mapping
 from catsdogs.scores import log_loss_per_image
 from catsdogs.study import Job
 
@@ -85,8 +84,8 @@ def suspects(studies: list[Path], rows: pd.DataFrame) -> Suspects:
     )
     table = table[(table["p_dog"] > 0.5) != (table["label"] == 1)]
     table = table.sort_values("log_loss", ascending=False, kind="stable", ignore_index=True)
-    best = mapping(mapping(evidence.jobs[next(iter(answers))].result.get("config")).get("data"))
-    ignored = [name for name in map(str, best.get("ignore") or []) if name in set(rows["id"])]
+    data = evidence.jobs[next(iter(answers))].result["config"].get("data", {})
+    ignored = [name for name in map(str, data.get("ignore") or []) if name in set(rows["id"])]
     return Suspects(table, int(judged.sum()), list(answers), ignored, problems)
 
 
