@@ -52,6 +52,11 @@ def count(thing: Any) -> str:
     return MISSING if math.isnan(told) else f"{told:,.0f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 job` or `2,000 jobs`"""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def value(thing: Any) -> str:
     """A hyperparameter or any other single value."""
     if thing is None or (isinstance(thing, float) and math.isnan(thing)):
