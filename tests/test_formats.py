@@ -45,7 +45,7 @@ def test_a_probability_is_never_rounded_to_certainty():
 def test_intervals():
     assert formats.between(Interval(0.03, 0.02, 0.04, 100)) == "0.0200 to 0.0400"
     assert formats.between(Interval(0.03, None, None, 1)) == ""
-    assert formats.signed_between(Interval(0.0, -0.02, 0.04, 100)) == "−0.0200 to +0.0400"
+    assert formats.between(Interval(0.0, -0.02, 0.04, 100), formats.signed) == "−0.0200 to +0.0400"
 
 
 def test_long_names_lose_their_middle():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,17 +105,13 @@ def cut_in_the_middle(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1 - tail]}…{text[len(text) - tail :]}"
 
 
-def between(interval: Interval | None) -> str:
-    return "" if interval is None or interval.low is None else f"{loss(interval.low)} to {loss(interval.high)}"
+def between(interval: Interval | None, shown: Callable[[Any], str] = loss) -> str:
+    return "" if interval is None or interval.low is None else f"{shown(interval.low)} to {shown(interval.high)}"
 
 
 def listed(parts: Sequence[str], longest: int = 6) -> str:
     more = len(parts) - longest
     return "; ".join(parts[:longest]) + (f"; and {more} more" if more > 0 else "")
-
-
-def signed_between(interval: Interval) -> str:
-    return "" if interval.low is None else f"{signed(interval.low)} to {signed(interval.high)}"
 
 
 def gain_told(what: str, gain: Mapping[str, Any], remedy: str = "") -> str | None:

@@ -89,7 +89,6 @@ def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool,
             finals=[sections.final_model(found, final) for final in evidence.finals.values()],
             without_final=[study for study in studies if study["name"] not in evidence.finals],
             gallery=found.gallery,
-            galleries=sections.galleries(found.gallery),
             ran=sections.ran(found, made),
             problems=evidence.problems,
             files=[(address, f"{name}.csv", TITLES[name]) for name, address in addresses.items()],
@@ -117,18 +116,12 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    shown = (formats.loss, formats.signed, formats.percent, formats.probability, formats.count, formats.counted)
+    shown += (formats.number, formats.value, formats.words, formats.breakable)
+    made.filters |= {function.__name__: function for function in shown}
     made.filters |= {
-        "loss": formats.loss,
-        "signed": formats.signed,
-        "percent": formats.percent,
-        "probability": formats.probability,
-        "count": formats.count,
-        "number": formats.number,
-        "value": formats.value,
         "duration": formats.time_spent,
         "time": formats.day_and_time,
-        "words": formats.words,
-        "breakable": formats.breakable,
         "quoted": quoted,
         "first_line": lambda text: next(iter(str(text).strip().splitlines()), ""),
         "cut": lambda text: formats.cut(str(text), _LONGEST_VALUE),
