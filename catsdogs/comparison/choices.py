@@ -75,7 +75,7 @@ def choice_effects(evidence: Evidence) -> pd.DataFrame:
     not cover the seeds of the training, nor that a choice could work otherwise beside other choices.
 
     Returns:
-        A row per choice and pair of values, the largest effect of a choice first: choice, value (the better one),
+        A row per choice and pair of values, the choice of the largest effect first, and its largest: choice, value (the better one),
         against, difference (log loss of value minus that of against, at most 0), low, high (95 % interval, NaN for a
         single image), decided (whether the interval excludes 0), pairs, images. Of a choice with more than
         `MOST_VALUES` values each is compared with the best one only: the value whose jobs are furthest below the mean
@@ -86,6 +86,8 @@ def choice_effects(evidence: Evidence) -> pd.DataFrame:
     table = effects.size().reset_index(name="pairs")
     table = table.join(_intervals([_differences(losses, pairs).mean(axis=1) for _, pairs in effects]))
     table["decided"] = (table["low"] > 0) | (table["high"] < 0)
+    table["strongest"] = table.groupby("choice")["difference"].transform("min")
+    table = table.sort_values(["strongest", "choice"], kind="stable", ignore_index=True)
     return table[[*_EFFECT, "difference", "low", "high", "decided", "pairs", "images"]]
 
 

@@ -116,9 +116,8 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shown = (formats.loss, formats.signed, formats.percent, formats.probability, formats.count, formats.counted)
-    shown += (formats.number, formats.value, formats.words, formats.breakable)
-    made.filters |= {function.__name__: function for function in shown}
+    names = ("loss", "signed", "percent", "probability", "count", "counted", "number", "value", "words", "breakable")
+    made.filters |= {name: getattr(formats, name) for name in names}
     made.filters |= {
         "duration": formats.time_spent,
         "time": formats.day_and_time,

@@ -161,7 +161,7 @@ def final_model(found: Findings, final: Final) -> dict[str, Any]:
     kinds = [kind for kind in ("plain", "tta", "calibrated") if (table["kind"] == kind).any()]
     rows = []
     for (split, score), part in table.groupby(["split", "score"], sort=False):
-        by_kind = part.set_index("kind")
+        by_kind = {row["kind"]: row for row in part.to_dict("records")}
         name, direction, shown = _SCORES[str(score)]
         size = part["size"].iloc[0]
         rows.append(
@@ -170,9 +170,7 @@ def final_model(found: Findings, final: Final) -> dict[str, Any]:
                 "direction": direction,
                 "split": split,
                 "size": None if pd.isna(size) else int(size),
-                "cells": [
-                    _cell(shown, by_kind.loc[kind]) if kind in by_kind.index else (MISSING, "") for kind in kinds
-                ],
+                "cells": [_cell(shown, by_kind[kind]) if kind in by_kind else (MISSING, "") for kind in kinds],
             }
         )
     metrics = final.metrics
@@ -194,7 +192,7 @@ def final_model(found: Findings, final: Final) -> dict[str, Any]:
     }
 
 
-def _cell(shown: Callable[[Any], str], row: pd.Series) -> tuple[str, str]:
+def _cell(shown: Callable[[Any], str], row: Mapping[Any, Any]) -> tuple[str, str]:
     """A score and its interval."""
     bounded = pd.notna(row["low"]) and pd.notna(row["high"])
     return shown(row["value"]), f"{shown(row['low'])} to {shown(row['high'])}" if bounded else ""
@@ -218,7 +216,7 @@ def ran(found: Findings, made: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     for title, beginnings in _GROUPS.items():
         told = [row for row in rest if str(row["key"]).startswith(beginnings)]
         rest = [row for row in rest if row not in told]
-        groups.append((title, [_short(**row) for row in told]))
+        groups.append((title, [_short(row["key"], row["value"]) for row in told]))
     return {
         "labels": [names[label] for label in labels],
         "differences": [
