@@ -88,6 +88,7 @@ def assert_all_are_right(found, images):
 
 
 def test_mistakes_come_most_confident_first_and_the_unsure_after_them(study, images):
+    change(study / "a" / "result.json", config={"data": {"ignore": ["cat.7", "a b"]}})
     found = gallery_of(study)
     p = p_dog(0.5)
     confidence = np.where(labels() == 1, p, 1 - p)  # given to what the image shows
@@ -106,10 +107,8 @@ def test_mistakes_come_most_confident_first_and_the_unsure_after_them(study, ima
     assert first["log_loss"] == pytest.approx(-np.log(confidence[place]))
     assert found.images == len(images)
     assert found.source == "trial 0, the best of job a"
-
-
-def test_pictures_come_from_the_cache(study, images):
-    assert_all_are_right(gallery_of(study), images)
+    assert_all_are_right(found, images)  # from the cache
+    assert found.ignored == ["cat.7", "a b"]
 
 
 def pictureless(found) -> bool:
@@ -211,30 +210,17 @@ def test_a_final_model_is_judged_by_what_it_submits(study, images):
     assert found.source == "trial 0 of job a, before it was trained again on all images"
     assert len(found.wrong) == ((p_dog(0.4) > 0.5) != (labels() == 1)).sum()
 
-
-def test_a_final_model_without_honest_predictions_leaves_the_best_job(study):
-    write_final(study)
-    change(study / "best" / "metrics.json", job="a")
+    # Without honest predictions of its own the best job is shown.
     table = pd.read_csv(study / "best" / "predictions.csv")
     write_csv(study / "best" / "predictions.csv", table.assign(p_dog=np.nan, p_dog_tta=np.nan))
     assert gallery_of(study).source == "trial 0, the best of job a"
 
 
-def test_ids_that_were_ignored_before_are_told(study):
-    change(study / "a" / "result.json", config={"data": {"ignore": ["cat.7", "a b"]}})
-    assert gallery_of(study).ignored == ["cat.7", "a b"]
-
-
-def test_a_perfect_model_has_doubts_only(study):
+def test_a_perfect_model_has_doubts_only_and_none_has_nothing(study):
     table = pd.read_csv(study / "a" / "validation.csv")
     write_csv(study / "a" / "validation.csv", table.assign(p_dog=np.where(table["label"] == 1, 0.999, 0.001)))
     found = gallery_of(study)
-    assert found.mistakes == []
-    assert len(found.wrong) == 0
-    assert len(found.unsure) == MOST_UNSURE
-
-
-def test_there_is_none_without_predictions(study):
+    assert (found.mistakes, len(found.wrong), len(found.unsure)) == ([], 0, MOST_UNSURE)
     (study / "a" / "validation.csv").unlink()
     assert gallery_of(study) is None
     shutil.rmtree(study / "a")

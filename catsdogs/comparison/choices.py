@@ -75,9 +75,9 @@ def choice_effects(evidence: Evidence) -> pd.DataFrame:
     not cover the seeds of the training, nor that a choice could work otherwise beside other choices.
 
     Returns:
-        A row per choice and pair of values, the choice of the largest effect first, and its largest: choice, value (the better one),
-        against, difference (log loss of value minus that of against, at most 0), low, high (95 % interval, NaN for a
-        single image), decided (whether the interval excludes 0), pairs, images. Of a choice with more than
+        A row per choice and pair of values, those of a choice together, the largest effect first: choice, value (the
+        better one), against, difference (log loss of value minus that of against, at most 0), low, high (95 % interval,
+        NaN for a single image), decided (whether the interval excludes 0), pairs, images. Of a choice with more than
         `MOST_VALUES` values each is compared with the best one only: the value whose jobs are furthest below the mean
         of the jobs that differ from them in this choice alone.
     """

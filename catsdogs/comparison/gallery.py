@@ -59,8 +59,8 @@ class Gallery:
 
     source: str
     wrong: pd.DataFrame
-    mistakes: list[dict[str, Any]]
-    unsure: list[dict[str, Any]]
+    mistakes: list[dict[Any, Any]]
+    unsure: list[dict[Any, Any]]
     images: int
     missing: str | None
     ignored: list[str]
@@ -96,14 +96,14 @@ def gallery(evidence: Evidence, answer: Answer, images: Path | None = None) -> G
     unsure = rest.iloc[np.argsort((rest["p_dog"] - 0.5).abs().to_numpy(), kind="stable")[:MOST_UNSURE]]
     thumbnails, missing = _thumbnails([*shown["id"], *unsure["id"]], job, config, images)
     mistakes, doubts = (
-        part.assign(label=part["label"].astype(int), thumbnail=[thumbnails.get(name) for name in part["id"]])
+        [{**row, "thumbnail": thumbnails.get(row["id"])} for row in part.astype({"label": int}).to_dict("records")]
         for part in (shown, unsure)
     )
     return Gallery(
         source=source,
         wrong=wrong,
-        mistakes=mistakes.to_dict("records"),
-        unsure=doubts.to_dict("records"),
+        mistakes=mistakes,
+        unsure=doubts,
         images=len(table),
         missing=missing,
         ignored=[str(name) for name in mapping(config.get("data")).get("ignore") or []],

@@ -10,7 +10,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 from sklearn.model_selection import GroupKFold
 
-from catsdogs.comparison.choices import STUDY, compared_choices
+from catsdogs.comparison.choices import compared_choices
 from catsdogs.comparison.evidence import Evidence
 from catsdogs.scores import EPSILON
 

@@ -155,7 +155,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def _jobs(found: Findings) -> pd.DataFrame:
     """The board, with the interval of the log loss and the share of resamples in which a job is the best."""
     evidence = found.evidence
-    added = {
+    added: dict[str, dict[str, Any]] = {
         "val_log_loss_low": {label: interval.low for label, interval in found.intervals.items()},
         "val_log_loss_high": {label: interval.high for label, interval in found.intervals.items()},
         "share_best": found.answer.share_best,
