@@ -60,17 +60,15 @@ def tiles(found: Findings) -> list[tuple[str, str, str]]:
     told = found.answer
     if told.log_loss is None:
         return []
-    share = told.share_best.get(str(told.best)) if len(told.share_best) > 1 else None
-    return [
+    made = [
         ("log loss, validation", loss(told.log_loss.value), between(told.log_loss) or "no interval"),
         ("accuracy", percent(told.accuracy, 2), f"on {count(told.log_loss.size)} images"),
-        *(
-            []
-            if told.lead is None
-            else [("lead over the runner-up", signed(told.lead.value), between(told.lead, signed))]
-        ),
-        *([] if share is None else [("best in", percent(share, 0), "of resamples of the images")]),
     ]
+    if told.lead is not None:
+        made.append(("lead over the runner-up", signed(told.lead.value), between(told.lead, signed)))
+    if told.best in told.share_best and len(told.share_best) > 1:
+        made.append(("best in", percent(told.share_best[told.best], 0), "of resamples of the images"))
+    return made
 
 
 def leaderboard(found: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
@@ -98,12 +96,11 @@ def leaderboard(found: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def effects(found: Findings, made: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+def effects(found: Findings) -> dict[str, Any]:
     """Figure, table and sentences about the choices."""
-    table = made.get("effects", pd.DataFrame())
-    rows = table.to_dict("records")
+    rows = found.effects.to_dict("records")
     return {
-        "plot": search_figures.effects(table, found.pairs),
+        "plot": search_figures.effects(found.effects, found.pairs),
         "rows": rows,
         "sentences": [_decided(row) for row in rows if row["decided"]],
         "left_out": not_paired(found.evidence),
@@ -180,7 +177,6 @@ def final_model(found: Findings, final: Final) -> dict[str, Any]:
         "job": metrics.get("job"),
         "trial": metrics.get("trial"),
         "fit_on": metrics.get("fit_on"),
-        "tta": mapping(metrics.get("tta")),
         "selected": number(metrics.get("selected_val_log_loss")),
         "plain": next(iter(table.loc[table["score"] == "log_loss", "value"]), None),
         "kinds": [{"plain": "Without TTA", "tta": "With TTA", "calibrated": "Calibrated"}[kind] for kind in kinds],
