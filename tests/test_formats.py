@@ -50,8 +50,8 @@ def test_texts(shown, text):
     [
         ((0.01, 0.002, 0.02), "lowers the log loss by 0.0100 (95 % interval of the gain +0.0020 to +0.0200), "),
         ((0.01, 0.002, 0.02), "on 2,000 holdout images: it helps."),
-        ((-0.01, -0.02, -0.002), "Calibration raises the log loss by 0.0100 (95 % interval of the gain −0.0200 to "),
-        ((-0.01, -0.02, -0.002), "images: it harms, so leave it."),
+        ((-0.01, -0.02, -0.002), "augmentation raises the log loss by 0.0100 (95 % interval of the gain −0.0200 to "),
+        ((-0.01, -0.02, -0.002), "images: it harms, so retrain with tta=none."),
         ((0.01, -0.002, 0.02), "images: no more than noise."),
         ((-0.01, -0.02, 0.002), "images: no more than noise."),
         ((0.01, None, None), "lowers the log loss by 0.0100, image by image on 2,000 holdout images: no "),
@@ -59,12 +59,9 @@ def test_texts(shown, text):
 )
 def test_what_a_step_gains(gain, told):
     found = dict(zip(("value", "low", "high"), gain, strict=True), size=2000, split="holdout")
-    assert told in formats.gain_told("Calibration", found, ", so leave it")
-    assert formats.gain_told("Calibration", {**found, "kept": False}).endswith("images: it is left out.")
-
-
-def test_what_is_no_gain_is_not_told():
-    gain = {"value": 0.1, "low": 0.05, "high": 0.2, "size": 9, "split": "test"}
-    told = formats.gains_told({"validation": {}, "test": gain, "holdout": 3}, {"test": gain | {"size": None}})
-    assert len(told) == 1
-    assert told[0].startswith("Test-time augmentation lowers")
+    nothing = {"validation": {}, "holdout": 3, "test": found | {"size": None}}
+    sentences = formats.gains_told({**nothing, "test_2": found}, {"test": {**found, "kept": False}})
+    assert told in sentences[0]
+    assert sentences[1].startswith("Calibration ")
+    assert sentences[1].endswith("images: it is left out.")
+    assert len(sentences) == 2

@@ -23,7 +23,7 @@ import catsdogs.comparison.page as page_module
 from catsdogs.comparison.answer import answer
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.figures import json_for_html
-from catsdogs.comparison.page import render, write_report
+from catsdogs.comparison.page import write_report
 from catsdogs.comparison.tables import TITLES
 from catsdogs.files import read_json, write_json
 from catsdogs.study import write_leaderboard, write_plan
@@ -95,7 +95,9 @@ def document(whole):
 
 
 def page_of(*studies, **more) -> Document:
-    return Document(render(read_evidence(list(studies)), **more))
+    output = studies[0].with_name("page.html")
+    write_report(list(studies), output, **more)
+    return Document(output.read_text(encoding="utf-8"))
 
 
 def row_of(document, name: str) -> str:
@@ -266,12 +268,12 @@ def test_failures_are_counted_and_many_kinds_are_cut(tmp_path):
     assert "10 trials completed, 50 did not" in document.body
     assert "another 18" in document.body
     assert "another 19" not in document.body
-    assert "And 6 more." in document.body
+    assert "And 6 more, in trials.csv." in document.body
 
 
 def test_the_answer_is_all_there_and_how_a_final_model_is_made(tmp_path):
-    evidence = read_evidence([write_study(tmp_path / "night", trials=2)])
-    document, told = Document(render(evidence)), answer(evidence)
+    study = write_study(tmp_path / "night", trials=2)
+    document, told = page_of(study), answer(read_evidence([study]))
     assert document.text("h1") == [told.headline]
     for sentence in [*told.sentences, *told.caveats, f"{told.log_loss.value:.4f}"]:
         assert sentence in document.body
@@ -347,7 +349,7 @@ def test_hostile_names_are_only_text(tmp_path):
     output = tmp_path / "pages <1>" / "report.html"
     write_report([study], output)
     document = Document(output.read_text(encoding="utf-8"))
-    usual = Document(render(read_evidence([write_study(tmp_path / "usual", trials=1)])))
+    usual = page_of(write_study(tmp_path / "usual", trials=1))
     assert len(document.all("script", type="")) == 0
     plain = [attributes for attributes, _ in document.all("script") if "type" not in attributes]
     assert len(plain) == len([attributes for attributes, _ in usual.all("script") if "type" not in attributes])

@@ -65,7 +65,10 @@ def answer(evidence: Evidence) -> Answer:
         return Answer(_nothing_yet(board), caveats=[*_unfinished(board), *_stopped(evidence)])
     first = able.iloc[0]
     best = str(first["label"])
-    alike = able[(able["label"] == best) | _same_images(able, first)]
+    # Some do not tell their images; such a best job compares with itself alone.
+    alike = able[
+        (able["label"] == best) | (able["data_digest"].notna() & (able["data_digest"] == first["data_digest"]))
+    ]
     runner_up = str(alike["label"].iloc[1]) if len(alike) > 1 else None
     losses = evidence.losses()
     log_loss, accuracy = None, None if pd.isna(first["val_accuracy"]) else float(first["val_accuracy"])
@@ -111,11 +114,6 @@ def score_intervals(evidence: Evidence) -> dict[str, Interval]:
     if losses.empty:
         return {}
     return dict(zip(map(str, losses), mean_intervals(losses.to_numpy().T), strict=True))
-
-
-def _same_images(able: pd.DataFrame, first: pd.Series) -> pd.Series:
-    """Whether each job is known to be validated on the images of the first."""
-    return able["data_digest"].notna() & (able["data_digest"] == first["data_digest"])
 
 
 def _own_scores(table: pd.DataFrame) -> tuple[Interval, float]:

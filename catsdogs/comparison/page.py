@@ -54,20 +54,14 @@ def write_report(folders: list[Path], output: Path, watching: bool = False, imag
     return evidence
 
 
-def render(evidence: Evidence, watching: bool = False) -> str:
-    """The page without files beside it."""
-    found = findings(evidence)
-    return _rendered(found, tables(found), watching, None)
-
-
-def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool, beside: str | None) -> str:
+def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool, beside: str) -> str:
     """
     Args:
         made: what the page shows, as `tables` gives it.
-        beside: name of the folder of the tables; None: there is none.
+        beside: name of the folder of the tables.
     """
     evidence = found.evidence
-    addresses = {} if beside is None else {name: f"{quote(os.fsencode(beside))}/{name}.csv" for name in made}
+    addresses = {name: f"{quote(os.fsencode(beside))}/{name}.csv" for name in made}
     studies = [sections.study(evidence, folder) for folder in evidence.studies]
     return (
         environment()
