@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -190,11 +189,11 @@ def _made_choices(evidence: Evidence) -> _Told:
 
 
 def _compared(evidence: Evidence, made: _Told) -> tuple[str, ...]:
-    names = [name for name in evidence.choices if len({values[name] for values in made.values()}) > 1]
-    studies: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    for values in made.values():
-        studies[tuple(values[name] for name in names)].add(values[STUDY])
-    if STUDY not in names and any(len(found) > 1 for found in studies.values()):
+    def told(names: list[str]) -> set[tuple[str, ...]]:
+        return {tuple(values[name] for name in names) for values in made.values()}
+
+    names = [name for name in evidence.choices if len(told([name])) > 1]
+    if STUDY not in names and len(told([*names, STUDY])) > len(told(names)):
         names.append(STUDY)
     return tuple(names)
 

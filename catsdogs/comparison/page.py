@@ -55,11 +55,7 @@ def write_report(folders: list[Path], output: Path, watching: bool = False, imag
 
 
 def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool, beside: str) -> str:
-    """
-    Args:
-        made: what the page shows, as `tables` gives it.
-        beside: name of the folder of the tables.
-    """
+    """The page, with links into the folder `beside` it that the tables lie in."""
     evidence = found.evidence
     addresses = {name: f"{quote(os.fsencode(beside))}/{name}.csv" for name in made}
     studies = [sections.study(evidence, folder) for folder in evidence.studies]
