@@ -99,6 +99,8 @@ def test_of_many_values_each_is_compared_with_the_best_alone(tmp_path):
         job(tmp_path / "night", 2.0 + (0.2 * number if name != "f" else 0.5), schedule=name, augmentation="other")
     evidence = read_evidence([tmp_path / "night"])
     effects = choice_effects(evidence)
+    strongest = effects.groupby("choice")["difference"].min().sort_values()
+    assert list(effects["choice"].drop_duplicates()) == list(strongest.index)
     schedules = effects[effects["choice"] == "schedule"]
     assert len("abcdef") > MOST_VALUES
     assert set(schedules["value"]) == {"e"}
@@ -177,6 +179,7 @@ def test_the_study_is_a_choice_where_it_alone_tells_jobs_apart(tmp_path):
     evidence = read_evidence([tmp_path / "one", tmp_path / "two"])
     assert compared_choices(evidence) == ("schedule", "study")
     effects = choice_effects(evidence).set_index("choice")
+    assert list(effects.index) == ["study", "schedule"]  # the strongest first
     assert (effects.loc["study", "value"], effects.loc["study", "against"]) == ("two", "one")
     assert effects.loc["study", "pairs"] == 2
     # Within a study all is fair.

@@ -129,6 +129,7 @@ def _fair_pairs(evidence: Evidence, losses: pd.DataFrame) -> pd.DataFrame:
     """Pairs that differ in nothing else, in the order of the effects: choice, value, against, label, label_against."""
     made = _made_choices(evidence)
     rows = []
+    # Jobs that differ from one another in this choice alone: the best of them names them.
     first_of_alike: dict[tuple[str, str], str] = {}
     for choice, one, other, unshared in _near_pairs(evidence, made):
         if not unshared:
@@ -142,21 +143,17 @@ def _fair_pairs(evidence: Evidence, losses: pd.DataFrame) -> pd.DataFrame:
     pairs = pd.concat([_with_the_best(its_pairs, means) for _, its_pairs in pairs.groupby("choice")])
     pairs["apart"] = means[pairs["label"]].to_numpy() - means[pairs["label_against"]].to_numpy()
     apart = pairs.groupby(_EFFECT)["apart"].transform("mean")
-    places = pairs["choice"].map(list(_compared(evidence, made)).index)
-    pairs = pairs.assign(
-        place=places, size=-apart.abs(), worse=apart > 0, rank=pairs["first"].map(list(made).index)
-    ).sort_values(["place", "size", "value", "against", "rank"], kind="stable", ignore_index=True)
-    turned = pairs.rename(columns={"value": "against", "against": "value"})
-    turned = turned.rename(columns={"label": "label_against", "label_against": "label"})
-    return pairs[_PAIR].where(~pairs["worse"], turned[_PAIR])
+    pairs = pairs.assign(size=-apart.abs(), worse=apart > 0, rank=pairs["first"].map(list(made).index))
+    pairs["place"] = pairs["choice"].map(_compared(evidence, made).index)
+    pairs = pairs.sort_values(["place", "size", "value", "against", "rank"], kind="stable", ignore_index=True)
+    turned = {"value": "against", "against": "value", "label": "label_against", "label_against": "label"}
+    return pairs[_PAIR].where(~pairs["worse"], pairs.rename(columns=turned)[_PAIR])
 
 
 def _with_the_best(pairs: pd.DataFrame, means: pd.Series) -> pd.DataFrame:
     """Of many values only the pairs of the best: the one whose jobs are furthest below the mean of their company."""
-    jobs = [
-        pairs[["first", *names]].set_axis(["first", "value", "label"], axis=1) for names in (_PAIR[1::2], _PAIR[2::2])
-    ]
-    alike = pd.concat(jobs).drop_duplicates()
+    others = pairs[["first", "against", "label_against"]].set_axis(["first", "value", "label"], axis=1)
+    alike = pd.concat([pairs[["first", "value", "label"]], others]).drop_duplicates()
     if alike["value"].nunique() <= MOST_VALUES:
         return pairs
     below = alike.assign(mean=means[alike["label"]].to_numpy())
@@ -173,9 +170,7 @@ def _differences(losses: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:
 def _intervals(vectors: list[np.ndarray]) -> pd.DataFrame:
     """Mean and interval of every vector over images."""
     intervals = mean_intervals(np.stack(vectors)) if vectors else []
-    return pd.DataFrame([dataclasses.astuple(interval) for interval in intervals], columns=list(_MEASURED)).astype(
-        _MEASURED
-    )
+    return pd.DataFrame(map(dataclasses.astuple, intervals), columns=list(_MEASURED)).astype(_MEASURED)
 
 
 def _made_choices(evidence: Evidence) -> _Told:
