@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 
 import numpy as np
 import pandas as pd
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from studies import ids, labels, p_dog, write_job, write_study
 
 from catsdogs.comparison.answer import answer, score_intervals
 from catsdogs.comparison.evidence import Evidence, read_evidence
 from catsdogs.files import read_json, write_csv, write_json
 from catsdogs.scores import log_loss_per_image
-from catsdogs.study import write_plan
+from catsdogs.study import retrain_command, write_plan
 from catsdogs.trials import TrialRecord, write_trials
 
 CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
@@ -53,7 +51,7 @@ def text(told) -> str:
 def test_a_clear_lead_is_larger_than_the_noise(night):
     told = answer(read_evidence([night]))
     assert (told.best, told.runner_up, told.trial, told.verdict) == ("a", "b", "0", "larger")
-    assert overrides(told.command) == {"study": str(night)}
+    assert told.command == retrain_command(night)
     one, other = (
         log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy())
         for table in (pd.read_csv(night / name / "validation.csv") for name in "ab")
@@ -75,24 +73,19 @@ def test_a_clear_lead_is_larger_than_the_noise(night):
     assert "flatter" in text(told)
 
 
-def test_a_lead_within_the_noise_names_no_winner(night):
-    predict(night / "b", p_dog(1.98, 5))
-    told = answer(read_evidence([night]))
-    assert told.verdict == "noise"
-    assert told.lead.low <= 0 < told.lead.high
-    assert "no more than noise" in told.headline
-    assert "includes 0" in text(told)
-    assert sum(told.share_best.values()) == pytest.approx(1)
-
-
-def test_equal_predictions_are_equal(night):
-    predict(night / "b", p_dog(2.0, 1))
+@pytest.mark.parametrize(
+    ("other", "verdict", "words"), [((1.98, 5), "noise", "no more than noise"), ((2.0, 1), "equal", "equally good")]
+)
+def test_a_lead_within_the_noise_names_no_winner(night, other, verdict, words):
     predict(night / "a", p_dog(2.0, 1))
+    predict(night / "b", p_dog(*other))
     told = answer(read_evidence([night]))
-    assert told.verdict == "equal"
-    assert (told.lead.value, told.lead.low, told.lead.high) == (0, 0, 0)
-    assert told.share_best == {"a": 0.5, "b": 0.5}
-    assert "equally good" in told.headline
+    assert told.verdict == verdict
+    assert words in told.headline
+    assert told.lead.low <= 0 <= told.lead.high
+    assert ("includes 0" in text(told)) == (verdict == "noise")
+    assert sum(told.share_best.values()) == pytest.approx(1)
+    assert (told.share_best == {"a": 0.5, "b": 0.5}) == (verdict == "equal")
 
 
 def simulated(evidence: Evidence, skills: list[float], seed: int) -> Evidence:
@@ -127,7 +120,12 @@ def test_jobs_behind_the_best_by_more_than_noise_are_counted(night):
     assert "1 of the other 2 is behind it by more than noise, c is not" in text(told)
 
 
-def test_one_job_is_alone(tmp_path):
+def test_one_image_tells_nothing_and_one_job_is_alone(tmp_path):
+    for name, skill in (("a", 2.0), ("b", 1.0)):
+        write_job(tmp_path / "image", choices(name), name=name, skill=skill, images=1)
+    told = answer(read_evidence([tmp_path / "image"]))
+    assert (told.best, told.verdict, told.lead.low) == ("a", "unknown", None)
+    assert "1 validation image:" in text(told)
     write_job(tmp_path / "night", CHOICES, name="a")
     told = answer(read_evidence([tmp_path / "night"]))
     assert (told.verdict, told.runner_up, told.lead) == ("alone", None, None)
@@ -197,14 +195,11 @@ def test_a_best_job_without_predictions_is_best_all_the_same(night):
     assert told.accuracy == pytest.approx(((p_dog(2.0, 1) > 0.5) == labels()).mean())
     assert "1 job (a) is ranked by the trial's log loss alone" in text(told)
     assert list(score_intervals(read_evidence([night]))) == ["b"]
-
-
-def test_a_runner_up_without_predictions_leaves_the_lead_open(night):
-    write_job(night, choices("c"), name="c", skill=1.0)
-    (night / "b" / "validation.csv").unlink()
+    write_job(night, choices("c"), name="c", skill=2.5, seed=3)
+    write_job(night, choices("d"), name="d", skill=1.0)
     told = answer(read_evidence([night]))
-    assert (told.runner_up, told.verdict, told.lead) == ("b", "unknown", None)
-    assert set(told.share_best) == {"a", "c"}
+    assert (told.best, told.runner_up, told.verdict, told.lead) == ("c", "a", "unknown", None)
+    assert set(told.share_best) == {"b", "c", "d"}
 
 
 def test_a_mean_over_executions_that_is_not_that_of_the_predictions_is_told(night):
@@ -237,14 +232,6 @@ def test_images_that_a_job_lacks_are_told(night):
     assert (told.verdict, told.lead, told.share_best) == ("unknown", None, {})
 
 
-def test_one_validation_image(tmp_path):
-    for name, skill in (("a", 2.0), ("b", 1.0)):
-        write_job(tmp_path / "night", choices(name), name=name, skill=skill, images=1)
-    told = answer(read_evidence([tmp_path / "night"]))
-    assert (told.best, told.verdict, told.lead.low) == ("a", "unknown", None)
-    assert "1 validation image:" in text(told)
-
-
 def test_a_result_without_anything_else_is_answered(night):
     write_json(night / "a" / "result.json", {"status": "ok", "best_trial": {"val_log_loss": 0.1}})
     for name in ("trials.csv", "history.csv", "validation.csv"):
@@ -254,32 +241,12 @@ def test_a_result_without_anything_else_is_answered(night):
     assert "cannot be trained again" in text(told)
 
 
-# The command
-
-
-def overrides(command: str) -> dict[str, object]:
-    words = shlex.split(command)
-    assert words[:3] == ["python", "-m", "catsdogs.retrain"]
-    parsed = OverridesParser.create().parse_overrides(words[3:])
-    return {override.key_or_group: override.value() for override in parsed}
-
-
-@pytest.mark.parametrize("name", ["night", "2026-11-01_22-00-00", "12", "1e3", "null", "it's; rm", 'a "b" $HOME,c=[d]'])
-def test_the_command_names_the_study_whatever_it_is_called(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    write_job(tmp_path / "multirun" / name, CHOICES, name="a")
-    command = answer(read_evidence([tmp_path / "multirun" / name])).command
-    assert overrides(command) == {"study": name}
-
-
-def test_the_command_names_the_job_where_several_studies_are_compared(night, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    other = write_study(tmp_path / "multirun" / "other", trials=1)
-    told = answer(read_evidence([night, other]))
-    assert told.best == "night/a"
-    assert overrides(told.command) == {"study": "./night", "job": "a"}
-
-
 def test_there_is_no_command_for_what_cannot_be_trained_again(night):
     write_trials(night / "a" / "trials.csv", [TrialRecord("0", "FAILED", None, None, 0, 0, 1.0, {})])
     assert answer(read_evidence([night])).command is None
+
+
+def test_the_command_names_the_job_where_several_studies_are_compared(night, tmp_path):
+    told = answer(read_evidence([night, write_study(tmp_path / "other", trials=1)]))
+    assert told.best == "night/a"
+    assert told.command == retrain_command(night, "a")

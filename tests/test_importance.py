@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -15,21 +16,23 @@ from catsdogs.trials import TrialRecord, write_trials
 CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 
 
-def record(trial: int, loss: float, values: dict, **told) -> TrialRecord:
-    return TrialRecord(str(trial), "COMPLETED", float(np.exp(loss)), 0.9, 3, 2, 1.0, values, epoch_budget=3, **told)
+def record(trial: int, loss: float, values: dict) -> TrialRecord:
+    return TrialRecord(str(trial), "COMPLETED", float(np.exp(loss)), 0.9, 3, 2, 1.0, values, epoch_budget=3)
+
+
+def write_searched(folder, records: list[TrialRecord], schedule: str = "a") -> Evidence:
+    """A study with a job of these trials, beside those that it has."""
+    write_job(folder, {**CHOICES, "schedule": schedule}, name=schedule, trials=1)
+    write_trials(folder / schedule / "trials.csv", records)
+    return read_evidence([folder])
 
 
 def searched(
-    tmp_path,
-    trials: int,
-    loss: Callable[[dict, np.random.Generator], float],
-    jobs: tuple[str, ...] = ("a",),
-    seed: int = 0,
+    folder, trials: int, loss: Callable[[dict, np.random.Generator], float], jobs: str = "a", seed: int = 0
 ) -> Evidence:
     """A study whose trials have log losses of exp(`loss`), by hyperparameters that are drawn at random."""
     rng = np.random.default_rng([3, seed])
     for name in jobs:
-        write_job(tmp_path / "night", {**CHOICES, "schedule": name}, name=name, trials=1)
         records = []
         for number in range(trials // len(jobs)):
             values = {
@@ -37,17 +40,9 @@ def searched(
                 "dropout": rng.uniform(0, 1),
                 "l2": 10 ** rng.uniform(-6, -3),
             }
-            told = loss({**values, "schedule": name}, rng)
-            records.append(record(number, told, values))
-        write_trials(tmp_path / "night" / name / "trials.csv", records)
-    return read_evidence([tmp_path / "night"])
-
-
-def write_searched(folder, records: list[TrialRecord]) -> Evidence:
-    """A study of one job with these trials."""
-    write_job(folder, CHOICES, name="a", trials=1)
-    write_trials(folder / "a" / "trials.csv", records)
-    return read_evidence([folder])
+            records.append(record(number, loss({**values, "schedule": name}, rng), values))
+        evidence = write_searched(folder / "night", records, name)
+    return evidence
 
 
 def test_a_hyperparameter_that_matters_is_told_from_one_that_does_not(tmp_path):
@@ -77,7 +72,7 @@ def test_shares_are_those_of_the_variance(tmp_path):
     def loss(values: dict, rng: np.random.Generator) -> float:
         return np.sqrt(2) * values["depth"] / spread + (values["schedule"] == "a")
 
-    table = importance(searched(tmp_path, 240, loss, jobs=("a", "b"))).table.set_index("name")
+    table = importance(searched(tmp_path, 240, loss, jobs="ab")).table.set_index("name")
     # Var of the schedule term is 1/4, that of the depth term 2.
     assert table.loc["depth", "importance"] == pytest.approx(2 / 2.25, abs=0.1)
     assert table.loc["schedule", "importance"] == pytest.approx(0.25 / 2.25, abs=0.05)
@@ -105,13 +100,11 @@ def of_values(folder, draw: Callable[[int, np.random.Generator], tuple[float, di
     """Of 60 trials with a log loss of exp of a number, a little noise, and hyperparameters."""
     rng = np.random.default_rng(0)
     drawn = [draw(number, rng) for number in range(60)]
-    trials = enumerate(drawn)
-    return importance(
-        write_searched(
-            folder,
-            [record(n, loss + rng.normal(0, 0.05), {"l2": rng.uniform(), **values}) for n, (loss, values) in trials],
-        )
-    )
+    records = [
+        record(number, loss + rng.normal(0, 0.05), {"l2": rng.uniform(), **values})
+        for number, (loss, values) in enumerate(drawn)
+    ]
+    return importance(write_searched(folder, records))
 
 
 @pytest.mark.parametrize("kinds", [({}, {"units": 64}, {"units": 128}), ({}, {"units": "relu"}, {"units": "tanh"})])
@@ -134,9 +127,7 @@ def test_texts_and_truths_are_values_too(tmp_path):
 def test_the_budget_of_a_trial_counts_where_it_varies(tmp_path):
     rng = np.random.default_rng(0)
     records = [
-        TrialRecord(
-            str(number), "COMPLETED", 1.0 / budget, 0.9, 1, 1, 1.0, {"dropout": rng.uniform()}, epoch_budget=budget
-        )
+        dataclasses.replace(record(number, -np.log(budget), {"dropout": rng.uniform()}), epoch_budget=budget)
         for number, budget in enumerate([2, 4, 10] * 8)
     ]
     assert importance(write_searched(tmp_path / "night", records)).table["name"].iloc[0] == "epoch_budget"
@@ -146,11 +137,9 @@ def test_trials_of_one_point_do_not_give_each_other_away(tmp_path):
     """Jobs with one seed try the same points. What a point has for a loss is chance, and the same in all jobs."""
     rng = np.random.default_rng(1)
     points = [({"dropout": rng.uniform(), "l2": rng.uniform()}, rng.normal()) for _ in range(40)]
-    for name in ("a", "b", "c"):
-        write_job(tmp_path / "night", {**CHOICES, "schedule": name}, name=name, trials=1)
-        records = [record(number, loss, values) for number, (values, loss) in enumerate(points)]
-        write_trials(tmp_path / "night" / name / "trials.csv", records)
-    found = importance(read_evidence([tmp_path / "night"]))
+    records = [record(number, loss, values) for number, (values, loss) in enumerate(points)]
+    evidence = [write_searched(tmp_path / "night", records, name) for name in "abc"]
+    found = importance(evidence[-1])
     assert found.trials == 120
     assert found.r2 < 0.05
 

@@ -45,22 +45,16 @@ def test_every_table_reads_back_as_it_is_shown(made, tmp_path):
                 assert ["" if pd.isna(value) else value for value in read[column]] == told, (name, column)
 
 
-def test_jobs_carry_their_intervals(evidence, made):
-    jobs = made["jobs"]
+def test_jobs_carry_their_intervals_and_effects_come_as_in_their_figure(evidence, made):
+    jobs, effects = made["jobs"], made["effects"]
     for label, interval in score_intervals(evidence).items():
         row = jobs.set_index("label").loc[label]
         assert (row["val_log_loss_low"], row["val_log_loss_high"]) == (interval.low, interval.high)
     assert jobs["share_best"].sum() == pytest.approx(1)
     assert list(jobs["val_log_loss"]) == sorted(jobs["val_log_loss"])
-
-
-def test_effects_are_in_the_order_of_their_figure(made):
-    effects = made["effects"]
     assert list(effects["choice"]) == ["augmentation", "label_smoothing"]
     assert effects["difference"].abs().is_monotonic_decreasing
-
-
-def test_mistakes_and_predictions_are_those_of_labelled_images(made):
+    # Test images have no labels.
     assert len(made["predictions"]) == IMAGES
     assert set(made["predictions"]["study"]) == {"night"}
     wrong = made["predictions"][(made["predictions"]["p_dog_tta"] > 0.5) != (made["predictions"]["label"] == 1)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pandas as pd
 
 from catsdogs.comparison.choices import untold_settings
 from catsdogs.comparison.evidence import WAITING, Evidence
-from catsdogs.comparison.formats import between, loss, percent
+from catsdogs.comparison.formats import between, counted, loss, percent
 from catsdogs.comparison.paired import Interval, mean_intervals, share_lowest
 from catsdogs.errors import UserError
 from catsdogs.progress import listed
@@ -26,6 +28,7 @@ class Answer:
     """What a comparison says at a glance.
 
     Attributes:
+        headline: the answer in one sentence.
         best: label of the best job, the first of the board; None: no trial has completed anywhere.
         trial: its best trial.
         log_loss: of its predictions on validation; None: they are lost.
@@ -36,21 +39,20 @@ class Answer:
             predictions), "alone" (no other job has a result), "unknown".
         share_best: by label of the comparable jobs, the share of resamples of the images in which it is the best.
         command: that trains the best trial again, quoted for a shell; None: that cannot be done.
-        headline: the answer in one sentence.
         sentences: what supports it.
         caveats: sentences on what it does not say.
     """
 
-    best: str | None
-    trial: str | None
-    log_loss: Interval | None
-    accuracy: float | None
-    runner_up: str | None
-    lead: Interval | None
-    verdict: str
-    share_best: dict[str, float]
-    command: str | None
     headline: str
+    best: str | None = None
+    trial: str | None = None
+    log_loss: Interval | None = None
+    accuracy: float | None = None
+    runner_up: str | None = None
+    lead: Interval | None = None
+    verdict: str = UNKNOWN
+    share_best: dict[str, float] = field(default_factory=dict)
+    command: str | None = None
     sentences: list[str] = field(default_factory=list)
     caveats: list[str] = field(default_factory=list)
 
@@ -60,36 +62,27 @@ def answer(evidence: Evidence) -> Answer:
     board = evidence.board
     able = board[board["val_log_loss"].notna()]
     if able.empty:
-        return Answer(
-            best=None,
-            trial=None,
-            log_loss=None,
-            accuracy=None,
-            runner_up=None,
-            lead=None,
-            verdict=UNKNOWN,
-            share_best={},
-            command=None,
-            headline=_nothing_yet(board),
-            caveats=[*_unfinished(board), *_stopped(evidence)],
-        )
+        return Answer(_nothing_yet(board), caveats=[*_unfinished(board), *_stopped(evidence)])
     first = able.iloc[0]
     best = str(first["label"])
-    alike = able[(able["label"] == best) | _same_images(able, first)]
+    # Some do not tell their images; such a best job compares with itself alone.
+    alike = able[
+        (able["label"] == best) | (able["data_digest"].notna() & (able["data_digest"] == first["data_digest"]))
+    ]
     runner_up = str(alike["label"].iloc[1]) if len(alike) > 1 else None
     losses = evidence.losses()
-    log_loss, accuracy = _own_scores(evidence, best)
-    if accuracy is None and pd.notna(first["val_accuracy"]):
-        accuracy = float(first["val_accuracy"])
+    log_loss, accuracy = None, None if pd.isna(first["val_accuracy"]) else float(first["val_accuracy"])
+    if best in evidence.predictions:
+        log_loss, accuracy = _own_scores(evidence.predictions[best])
     lead = None
     if {best, runner_up} <= set(losses) and len(losses):
         lead = mean_intervals((losses[runner_up] - losses[best]).to_numpy()[None])[0]
     verdict = _verdict(lead, alone=len(able) == 1)
-    share_best = {}
-    if len(losses):
-        share_best = dict(zip(map(str, losses), share_lowest(losses.to_numpy().T).tolist(), strict=True))
+    shares = share_lowest(losses.to_numpy().T).tolist() if len(losses) else []
+    share_best = dict(zip(map(str, losses), shares, strict=True)) if shares else {}
     command, refused = _command(evidence, best)
     return Answer(
+        headline=_headline(board, first, runner_up, lead, verdict),
         best=best,
         trial=None if pd.isna(first["best_trial"]) else str(first["best_trial"]),
         log_loss=log_loss,
@@ -99,9 +92,8 @@ def answer(evidence: Evidence) -> Answer:
         verdict=verdict,
         share_best=share_best,
         command=command,
-        headline=_headline(board, first, runner_up, lead, verdict),
         sentences=[
-            *_score_sentences(first, log_loss, accuracy),
+            _score_sentence(first, log_loss, accuracy),
             *_lead_sentences(alike, runner_up, lead, verdict),
             *_field_sentences(best, losses, share_best),
         ],
@@ -124,16 +116,8 @@ def score_intervals(evidence: Evidence) -> dict[str, Interval]:
     return dict(zip(map(str, losses), mean_intervals(losses.to_numpy().T), strict=True))
 
 
-def _same_images(able: pd.DataFrame, first: pd.Series) -> pd.Series:
-    """Whether each job is known to be validated on the images of the first."""
-    return able["data_digest"].notna() & (able["data_digest"] == first["data_digest"])
-
-
-def _own_scores(evidence: Evidence, label: str) -> tuple[Interval | None, float | None]:
+def _own_scores(table: pd.DataFrame) -> tuple[Interval, float]:
     """Log loss and accuracy of a job's predictions."""
-    table = evidence.predictions.get(label)
-    if table is None:
-        return None, None
     labels, p_dog = table["label"].to_numpy(), table["p_dog"].to_numpy()
     # Dog above one half, as Keras counts.
     return mean_intervals(log_loss_per_image(labels, p_dog)[None])[0], float(((p_dog > 0.5) == (labels == 1)).mean())
@@ -153,26 +137,25 @@ def _verdict(lead: Interval | None, alone: bool) -> str:
 
 
 def _headline(board: pd.DataFrame, first: pd.Series, runner_up: str | None, lead: Interval | None, verdict: str) -> str:
-    best, score = first["label"], f"validation log loss {loss(first['val_log_loss'])}"
     now = "So far " if board["status"].isin([RUNNING, WAITING]).any() else ""
-    if verdict == LARGER and lead is not None:
-        return f"{now}{best} is best: {score}, ahead of {runner_up} by {loss(lead.value)}, which is more than noise."
-    if verdict == NOISE and lead is not None:
-        return f"{now}{best} is first with {score}, but its lead over {runner_up} is no more than noise."
-    if verdict == EQUAL:
-        return f"{now}{best} and {runner_up} are equally good, with the same predictions: {score}."
-    if verdict == ALONE:
-        return f"{now}{best} is the only job with a result: {score}."
-    return f"{now}{best} is first with {score}; whether its lead is more than noise cannot be told."
+    best, score = now + first["label"], f"validation log loss {loss(first['val_log_loss'])}"
+    ahead = "" if lead is None else loss(lead.value)
+    return {
+        LARGER: f"{best} is best: {score}, ahead of {runner_up} by {ahead}, which is more than noise.",
+        NOISE: f"{best} is first with {score}, but its lead over {runner_up} is no more than noise.",
+        EQUAL: f"{best} and {runner_up} are equally good, with the same predictions: {score}.",
+        ALONE: f"{best} is the only job with a result: {score}.",
+        UNKNOWN: f"{best} is first with {score}; whether its lead is more than noise cannot be told.",
+    }[verdict]
 
 
-def _score_sentences(first: pd.Series, log_loss: Interval | None, accuracy: float | None) -> list[str]:
+def _score_sentence(first: pd.Series, log_loss: Interval | None, accuracy: float | None) -> str:
     right = "" if accuracy is None else f", accuracy {percent(accuracy, 2)}"
     if log_loss is None:
         told = f"log loss {loss(first['val_log_loss'])}{right}"
-        return [f"Its trial told {told}; its predictions are lost, so there is no interval."]
+        return f"Its trial told {told}; its predictions are lost, so there is no interval."
     bounds = "" if log_loss.low is None else f" (95 % interval {between(log_loss)})"
-    return [f"On {_count(log_loss.size, 'validation image')}: log loss {loss(log_loss.value)}{bounds}{right}."]
+    return f"On {counted(log_loss.size, 'validation image')}: log loss {loss(log_loss.value)}{bounds}{right}."
 
 
 def _lead_sentences(alike: pd.DataFrame, runner_up: str | None, lead: Interval | None, verdict: str) -> list[str]:
@@ -187,16 +170,16 @@ def _lead_sentences(alike: pd.DataFrame, runner_up: str | None, lead: Interval |
         return [f"It and {runner_up} say the same of every image."]
     if lead.low is None:
         return [f"It is ahead of {runner_up} by {loss(lead.value)}, on a single image."]
-    told = (
-        f"compared image by image, the log loss of {runner_up} is {_more(lead.value)} (95 % interval {between(lead)})"
-    )
+    more = f"{loss(abs(lead.value))} {'higher' if lead.value >= 0 else 'lower'}"
     meaning = {
         LARGER: "other images of the same kind would hardly reverse the order",
         NOISE: "that includes 0, so other images could reverse the order. More validation images, or more seeds, could "
         "tell the two apart",
         UNKNOWN: "so the predictions contradict the ranking",
     }[verdict]
-    return [f"{told[0].upper()}{told[1:]}: {meaning}."]
+    return [
+        f"Compared image by image, the log loss of {runner_up} is {more} (95 % interval {between(lead)}): {meaning}."
+    ]
 
 
 def _field_sentences(best: str, losses: pd.DataFrame, share_best: dict[str, float]) -> list[str]:
@@ -219,48 +202,43 @@ def _nothing_yet(board: pd.DataFrame) -> str:
     if board["status"].isin([RUNNING, WAITING]).any():
         return "No trial has completed yet."
     failed = int((board["status"] == FAILED).sum())
-    return f"No trial has completed: {_count(failed, 'job')} failed." if failed else "No trial has completed."
+    return f"No trial has completed: {counted(failed, 'job')} failed." if failed else "No trial has completed."
 
 
 def _unfinished(board: pd.DataFrame) -> list[str]:
     """Sentences about jobs that run, were killed, wait or have failed."""
-    found = []
     killed, running = board[board["state"] == State.KILLED], board[board["state"] == State.RUNNING]
     waiting, failed = board[board["status"] == WAITING], board[board["status"] == FAILED]
-    if len(running):
-        found.append(f"{_jobs(running)} still running, so the ranking may change.")
-    if len(killed):
-        were = _jobs(killed).removesuffix(" is").removesuffix(" are")
-        found.append(f"{were} ended without saying how, and may have been killed; the same command goes on.")
-    if len(waiting):
-        found.append(f"{_jobs(waiting)} still waiting to start.")
-    if len(failed):
-        with_trials = failed["val_log_loss"].notna()
-        kept = "" if not with_trials.any() else "; the trials completed before that count"
-        were = _jobs(failed).removesuffix(" is").removesuffix(" are")
-        found.append(f"{were} failed{kept}.")
-    return found
+    kept = "; the trials completed before that count" if failed["val_log_loss"].notna().any() else ""
+    told = [
+        (running, f"{_jobs_are(running)} still running, so the ranking may change."),
+        (
+            killed,
+            f"{_jobs(killed['label'])} ended without saying how, and may have been killed; the same command goes on.",
+        ),
+        (waiting, f"{_jobs_are(waiting)} still waiting to start."),
+        (failed, f"{_jobs(failed['label'])} failed{kept}."),
+    ]
+    return [sentence for rows, sentence in told if len(rows)]
 
 
 def _stopped(evidence: Evidence) -> list[str]:
     """A sentence about jobs that the time of the study ran out for."""
     labels = [label for label, job in evidence.jobs.items() if job.status == OK and job.result.get("stopped")]
-    if not labels:
-        return []
-    jobs = f"{_count(len(labels), 'job')} ({listed(labels, 3)})"
-    return [f"{jobs} ended early, as the time of the study was over; the same command goes on."]
+    told = f"{_jobs(labels)} ended early, as the time of the study was over; the same command goes on."
+    return [told] if labels else []
 
 
 def _not_compared(evidence: Evidence, able: pd.DataFrame, alike: pd.DataFrame) -> list[str]:
     found = []
     elsewhere = able[~able["label"].isin(alike["label"])]
     if len(elsewhere):
-        found.append(
-            f"{_jobs(elsewhere)} not compared with the best: validated on other images, so log losses do not compare."
-        )
+        jobs = _jobs_are(elsewhere)
+        found.append(f"{jobs} not compared with the best: validated on other images, so log losses do not compare.")
     lost = alike[~alike["label"].isin(list(evidence.predictions))]
     if len(lost) and len(alike) > 1:
-        found.append(f"{_jobs(lost)} ranked by the trial's log loss alone: the predictions in validation.csv are lost.")
+        jobs = _jobs_are(lost)
+        found.append(f"{jobs} ranked by the trial's log loss alone: the predictions in validation.csv are lost.")
     settings = untold_settings(evidence)
     if settings:
         found.append(f"The jobs differ also in {listed(settings)}, which no choice tells: a lead may come from there.")
@@ -271,12 +249,8 @@ def _ranking_caveats(evidence: Evidence, best: str, losses: pd.DataFrame) -> lis
     """Where the kept predictions and the board disagree."""
     found = []
     told = evidence.board.set_index("label")["val_log_loss"]
-    own = {
-        label: scores[0] for label in evidence.comparable() if (scores := _own_scores(evidence, label))[0] is not None
-    }
-    apart = [
-        label for label, score in own.items() if score is not None and abs(score.value - told[label]) > _SAME_LOG_LOSS
-    ]
+    own = {label: _own_scores(evidence.predictions[label])[0].value for label in evidence.comparable()}
+    apart = [label for label, score in own.items() if abs(score - told[label]) > _SAME_LOG_LOSS]
     several = [label for label in apart if _executions(evidence, label) > 1]
     others = [label for label in apart if label not in several]
     if several:
@@ -298,16 +272,16 @@ def _ranking_caveats(evidence: Evidence, best: str, losses: pd.DataFrame) -> lis
     most = max((len(evidence.predictions[label]) for label in own), default=0)
     if len(losses) < most:
         found.append(
-            f"Jobs are compared on {_count(len(losses), 'image')}: not every job has predictions of all {most:,}."
+            f"Jobs are compared on {counted(len(losses), 'image')}: not every job has predictions of all {most:,}."
         )
     return found
 
 
 def _executions(evidence: Evidence, label: str) -> int:
-    executions = evidence.jobs[label].result["config"].get("fit", {}).get("executions_per_trial")
+    job = evidence.jobs[label]
+    executions = job.result["config"].get("fit", {}).get("executions_per_trial")
     # The winner of a selection is ranked by its fresh seeds.
-    seeds = evidence.jobs[label].best().get("seeds")
-    return max(number if isinstance(number, int) else 1 for number in (executions, seeds))
+    return max(number if isinstance(number, int) else 1 for number in (executions, job.best().get("seeds")))
 
 
 def _selection_caveats(evidence: Evidence, alike: pd.DataFrame) -> list[str]:
@@ -332,19 +306,11 @@ def _command(evidence: Evidence, best: str) -> tuple[str | None, list[str]]:
         return None, ["The best job cannot be trained again: its trials.csv is missing or damaged."]
     if not job.result["config"]:
         return None, ["The best job cannot be trained again: its result.json does not tell what it was run with."]
-    name: str | None = job.name
-    if len(evidence.studies) == 1:
-        try:
-            found = best_job(study, [other for other in evidence.jobs.values() if other.folder.parent == study])
-            name = None if found.name == job.name else job.name
-        except UserError:
-            # Its jobs were validated on different images.
-            name = job.name
-    return retrain_command(study, name), []
-
-
-def _more(value: float) -> str:
-    return f"{loss(abs(value))} {'higher' if value >= 0 else 'lower'}"
+    alone = False
+    # Where its jobs were validated on different images, `retrain` does not choose.
+    with suppress(UserError):
+        alone = len(evidence.studies) == 1 and best_job(study, list(evidence.jobs.values())).name == job.name
+    return retrain_command(study, None if alone else job.name), []
 
 
 def _share(share: float) -> str:
@@ -355,14 +321,14 @@ def _share(share: float) -> str:
     return "less than 1 %" if rounded == "0 %" and share > 0 else rounded
 
 
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def _jobs(labels: Sequence[str] | pd.Series) -> str:
+    """`1 job (a)` or `2 jobs (a, b)`."""
+    return f"{counted(len(labels), 'job')} ({listed(list(map(str, labels)), 3)})"
 
 
-def _jobs(rows: pd.DataFrame) -> str:
-    """`1 job (a) is` or `2 jobs (a, b) are`."""
-    return f"{_count(len(rows), 'job')} ({listed([str(label) for label in rows['label']], 3)}) {_are(len(rows))}"
+def _jobs_are(rows: pd.DataFrame) -> str:
+    return f"{_jobs(rows['label'])} {_are(len(rows))}"
 
 
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"

@@ -15,9 +15,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,28 +35,17 @@ MOST_VALUES = 4
 # Stands for a choice that a job does not tell, because only another study varied it.
 UNTOLD = "not told"
 
-_PAIRS = ["choice", "value", "against", "label", "label_against", "difference", "low", "high", "images"]
-_EFFECTS = ["choice", "value", "against", "difference", "low", "high", "decided", "pairs", "images"]
+_EFFECT = ["choice", "value", "against"]
+_PAIR = [*_EFFECT, "label", "label_against"]
+_MEASURED = {"difference": float, "low": float, "high": float, "images": int}
 
 # A key of the configuration that `identity` computes from another.
 _DERIVED = {"fit.epochs": "features.views"}
 
 _KEYS = frozenset(item.name for item in dataclasses.fields(SearchConfig))
 
-_NUMBERS = {"difference": float, "low": float, "high": float, "images": int}
-
-# Jobs by their value of a choice.
-_Group = dict[str, list[str]]
-
-
-@dataclass(frozen=True)
-class _Effect:
-    """A choice, two values of it, and the pairs of jobs that have them; the first value is the better one."""
-
-    choice: str
-    value: str
-    against: str
-    pairs: list[tuple[str, str]]
+# By label of the comparable jobs, what each tells by name.
+_Told = dict[str, dict[str, str]]
 
 
 def compared_choices(evidence: Evidence) -> tuple[str, ...]:
@@ -75,13 +62,9 @@ def choice_pairs(evidence: Evidence) -> pd.DataFrame:
         image), images. The order of value and against is that of the effect, so a difference above 0 is a pair that
         speaks against it.
     """
-    rows, vectors = [], []
     losses = evidence.losses()
-    for effect in _effects(evidence, losses):
-        for label, label_against in effect.pairs:
-            rows.append([effect.choice, effect.value, effect.against, label, label_against])
-            vectors.append((losses[label] - losses[label_against]).to_numpy())
-    return pd.DataFrame(_with_intervals(rows, vectors), columns=_PAIRS).astype(_NUMBERS)
+    pairs = _fair_pairs(evidence, losses)
+    return pairs.join(_intervals(list(_differences(losses, pairs).T)))
 
 
 def choice_effects(evidence: Evidence) -> pd.DataFrame:
@@ -91,39 +74,34 @@ def choice_effects(evidence: Evidence) -> pd.DataFrame:
     not cover the seeds of the training, nor that a choice could work otherwise beside other choices.
 
     Returns:
-        A row per choice and pair of values, the largest effect of a choice first: choice, value (the better one),
-        against, difference (log loss of value minus that of against, at most 0), low, high (95 % interval, NaN for a
-        single image), decided (whether the interval excludes 0), pairs, images. Of a choice with more than
+        A row per choice and pair of values, those of a choice together, the largest effect first: choice, value (the
+        better one), against, difference (log loss of value minus that of against, at most 0), low, high (95 % interval,
+        NaN for a single image), decided (whether the interval excludes 0), pairs, images. Of a choice with more than
         `MOST_VALUES` values each is compared with the best one only: the value whose jobs are furthest below the mean
         of the jobs that differ from them in this choice alone.
     """
     losses = evidence.losses()
-    effects = list(_effects(evidence, losses))
-    rows = [[effect.choice, effect.value, effect.against, len(effect.pairs)] for effect in effects]
-    vectors = [_difference(losses, effect.pairs) for effect in effects]
-    columns = ["choice", "value", "against", "pairs", "difference", "low", "high", "images"]
-    table = pd.DataFrame(_with_intervals(rows, vectors), columns=columns).astype({**_NUMBERS, "pairs": int})
+    effects = _fair_pairs(evidence, losses).groupby(_EFFECT, sort=False)
+    table = effects.size().reset_index(name="pairs")
+    table = table.join(_intervals([_differences(losses, pairs).mean(axis=1) for _, pairs in effects]))
     table["decided"] = (table["low"] > 0) | (table["high"] < 0)
-    return table[_EFFECTS]
+    table["strongest"] = table.groupby("choice")["difference"].transform("min")
+    table = table.sort_values(["strongest", "choice"], kind="stable", ignore_index=True)
+    return table[[*_EFFECT, "difference", "low", "high", "decided", "pairs", "images"]]
 
 
 def not_paired(evidence: Evidence) -> list[str]:
     """Sentences about pairs of jobs that differ in one choice, but in other settings too, and so are not compared."""
-    made, settings = _made_choices(evidence), _settings(evidence)
-    sentences = []
-    for choice in (compared := _compared(evidence, made)):
-        count, keys = 0, set[str]()
-        for groups in _alike(made, settings, compared, choice):
-            for one, other in itertools.combinations(groups, 2):
-                crossed = [(a, b) for a in one for b in other if a != b]
-                if crossed:
-                    count += sum(len(one[a]) * len(other[b]) for a, b in crossed)
-                    (a, *_), (b, *_) = next(iter(one.values())), next(iter(other.values()))
-                    keys |= _differing(settings[a], settings[b], choice)
-        if count:
-            pairs = "1 pair of jobs differs" if count == 1 else f"{count} pairs of jobs differ"
-            sentences.append(f"{choice}: {pairs} also in {listed(sorted(keys))} and so cannot tell its effect.")
-    return sentences
+    found: dict[str, list[set[str]]] = {name: [] for name in compared_choices(evidence)}
+    for choice, _, _, unshared in _near_pairs(evidence, _made_choices(evidence)):
+        if unshared:
+            found[choice].append(unshared)
+    return [
+        f"{choice}: {'1 pair of jobs differs' if len(keys) == 1 else f'{len(keys)} pairs of jobs differ'} also in "
+        f"{listed(sorted(set[str]().union(*keys)))} and so cannot tell its effect."
+        for choice, keys in found.items()
+        if keys
+    ]
 
 
 def untold_settings(evidence: Evidence) -> list[str]:
@@ -137,86 +115,86 @@ def untold_settings(evidence: Evidence) -> list[str]:
     return sorted(key for key in keys if not any(_owns(choice, key) for choice in choices))
 
 
-def _effects(evidence: Evidence, losses: pd.DataFrame) -> list[_Effect]:
-    if losses.empty:
-        return []
-    made, settings = _made_choices(evidence), _settings(evidence)
+def _near_pairs(evidence: Evidence, made: _Told) -> Iterator[tuple[str, str, str, set[str]]]:
+    """Pairs of jobs that differ in one choice, which both tell: it, the labels, and what else they do not share."""
+    settings, compared = _settings(evidence), _compared(evidence, made)
+    for one, other in itertools.combinations(made, 2):
+        apart = [name for name in compared if made[one][name] != made[other][name]]
+        if len(apart) == 1 and UNTOLD not in (made[one][apart[0]], made[other][apart[0]]):
+            differing = _differing(settings[one], settings[other])
+            yield apart[0], one, other, {key for key in differing if not _owns(apart[0], key)}
+
+
+def _fair_pairs(evidence: Evidence, losses: pd.DataFrame) -> pd.DataFrame:
+    """Pairs that differ in nothing else, in the order of the effects: choice, value, against, label, label_against."""
+    made = _made_choices(evidence)
+    rows = []
+    # Jobs that differ from one another in this choice alone: the best of them names them.
+    first_of_alike: dict[tuple[str, str], str] = {}
+    for choice, one, other, unshared in _near_pairs(evidence, made):
+        if not unshared:
+            first = first_of_alike[choice, other] = first_of_alike.setdefault((choice, one), one)
+            (value, label), (against, label_against) = sorted((made[name][choice], name) for name in (one, other))
+            rows.append([choice, value, against, label, label_against, first])
+    pairs = pd.DataFrame(rows, columns=[*_PAIR, "first"])
+    if pairs.empty:
+        return pairs[_PAIR]
     means = losses.mean()
-    effects = []
-    for choice in (compared := _compared(evidence, made)):
-        groups = [group for groups in _alike(made, settings, compared, choice) for group in groups if len(group) > 1]
-        values = sorted({value for group in groups for value in group})
-        best = _best_value(groups, means) if len(values) > MOST_VALUES else None
-        found = []
-        for one, other in itertools.combinations(values, 2):
-            pairs = [pair for group in groups for pair in itertools.product(group.get(one, []), group.get(other, []))]
-            if pairs and best in (None, one, other):
-                difference = float(_difference(losses, pairs).mean())
-                if difference > 0:
-                    one, other, pairs = other, one, [(b, a) for a, b in pairs]
-                found.append((-abs(difference), _Effect(choice, one, other, pairs)))
-        effects += [effect for _, effect in sorted(found, key=lambda item: item[0])]
-    return effects
+    pairs = pd.concat([_with_the_best(its_pairs, means) for _, its_pairs in pairs.groupby("choice")])
+    pairs["apart"] = means[pairs["label"]].to_numpy() - means[pairs["label_against"]].to_numpy()
+    apart = pairs.groupby(_EFFECT)["apart"].transform("mean")
+    pairs = pairs.assign(size=-apart.abs(), worse=apart > 0, rank=pairs["first"].map(list(made).index))
+    pairs["place"] = pairs["choice"].map(_compared(evidence, made).index)
+    pairs = pairs.sort_values(["place", "size", "value", "against", "rank"], kind="stable", ignore_index=True)
+    turned = {"value": "against", "against": "value", "label": "label_against", "label_against": "label"}
+    return pairs[_PAIR].where(~pairs["worse"], pairs.rename(columns=turned)[_PAIR])
 
 
-def _difference(losses: pd.DataFrame, pairs: list[tuple[str, str]]) -> np.ndarray:
-    """(N,) log loss of the first minus that of the second job, averaged over pairs."""
-    first, second = zip(*pairs, strict=True)
-    return (losses[list(first)].to_numpy() - losses[list(second)].to_numpy()).mean(axis=1)
+def _with_the_best(pairs: pd.DataFrame, means: pd.Series) -> pd.DataFrame:
+    """Of many values only the pairs of the best: the one whose jobs are furthest below the mean of their company."""
+    others = pairs[["first", "against", "label_against"]].set_axis(["first", "value", "label"], axis=1)
+    alike = pd.concat([pairs[["first", "value", "label"]], others]).drop_duplicates()
+    if alike["value"].nunique() <= MOST_VALUES:
+        return pairs
+    below = alike.assign(mean=means[alike["label"]].to_numpy())
+    below["mean"] -= below.groupby("first")["mean"].transform("mean")
+    best = below.groupby("value")["mean"].mean().idxmin()
+    return pairs[(pairs["value"] == best) | (pairs["against"] == best)]
 
 
-def _best_value(groups: list[_Group], means: pd.Series) -> str:
-    """The value whose jobs are furthest below the mean of their groups, so that no value gains by easy company."""
-    apart: dict[str, list[float]] = defaultdict(list)
-    for group in groups:
-        middle = float(np.mean([means[label] for labels in group.values() for label in labels]))
-        for value, labels in group.items():
-            apart[value].append(float(means[labels].mean()) - middle)
-    return min(apart, key=lambda value: (np.mean(apart[value]), value))
+def _differences(losses: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:
+    """(N images, K pairs) log loss of the first minus that of the second job."""
+    return losses[pairs["label"]].to_numpy() - losses[pairs["label_against"]].to_numpy()
 
 
-def _alike(
-    made: dict[str, dict[str, str]], settings: dict[str, dict[str, str]], compared: tuple[str, ...], choice: str
-) -> list[list[_Group]]:
-    """Jobs that make the same other choices, among them those that also agree in all settings which the choice leaves.
-
-    Jobs that do not tell the choice are left out.
-    """
-    found: dict[tuple[str, ...], dict[frozenset[tuple[str, str]], _Group]] = defaultdict(dict)
-    for label, values in made.items():
-        if values[choice] != UNTOLD:
-            others = tuple(values[name] for name in compared if name != choice)
-            rest = frozenset(item for item in settings[label].items() if not _owns(choice, item[0]))
-            found[others].setdefault(rest, defaultdict(list))[values[choice]].append(label)
-    return [list(groups.values()) for groups in found.values()]
+def _intervals(vectors: list[np.ndarray]) -> pd.DataFrame:
+    """Mean and interval of every vector over images."""
+    intervals = mean_intervals(np.stack(vectors)) if vectors else []
+    return pd.DataFrame(map(dataclasses.astuple, intervals), columns=list(_MEASURED)).astype(_MEASURED)
 
 
-def _made_choices(evidence: Evidence) -> dict[str, dict[str, str]]:
-    """By label of the comparable jobs, their value of every choice, `UNTOLD` if nothing tells it; and their study."""
+def _made_choices(evidence: Evidence) -> _Told:
+    """Their value of every choice, `UNTOLD` if nothing tells it; and their study."""
     studies = dict(zip(evidence.board["label"], evidence.board["study"], strict=True))
     return {
         label: {STUDY: str(studies[label])}
-        | {name: _told(evidence.jobs[label].choice(name)) for name in evidence.choices}
+        | {name: UNTOLD if (told := evidence.jobs[label].choice(name)) is None else told for name in evidence.choices}
         for label in evidence.comparable()
     }
 
 
-def _told(choice: str | None) -> str:
-    return UNTOLD if choice is None else choice
+def _compared(evidence: Evidence, made: _Told) -> tuple[str, ...]:
+    def told(names: list[str]) -> set[tuple[str, ...]]:
+        return {tuple(values[name] for name in names) for values in made.values()}
 
-
-def _compared(evidence: Evidence, made: dict[str, dict[str, str]]) -> tuple[str, ...]:
-    names = [name for name in evidence.choices if len({values[name] for values in made.values()}) > 1]
-    studies: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    for values in made.values():
-        studies[tuple(values[name] for name in names)].add(values[STUDY])
-    if STUDY not in names and any(len(found) > 1 for found in studies.values()):
+    names = [name for name in evidence.choices if len(told([name])) > 1]
+    if STUDY not in names and len(told([*names, STUDY])) > len(told(names)):
         names.append(STUDY)
     return tuple(names)
 
 
-def _settings(evidence: Evidence) -> dict[str, dict[str, str]]:
-    """By label of the comparable jobs, every value of their configuration that decides their numbers, by dotted key."""
+def _settings(evidence: Evidence) -> _Told:
+    """Every value of their configuration that decides their numbers, by dotted key."""
     return {label: dict(_leaves(identity(evidence.jobs[label].result["config"]))) for label in evidence.comparable()}
 
 
@@ -228,19 +206,12 @@ def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, json.dumps(node, default=str)
 
 
-def _differing(one: dict[str, str], other: dict[str, str], choice: str | None = None) -> set[str]:
-    """Keys that two jobs set differently, without those that the choice owns."""
-    differing = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
-    return {key for key in differing if choice is None or not _owns(choice, key)}
+def _differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
+    """Keys that two jobs set differently."""
+    return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
 
 
 def _owns(choice: str, key: str) -> bool:
     if choice == STUDY or choice.partition(".")[0] not in _KEYS:
         return True
     return key == choice or key.startswith(f"{choice}.") or key == _DERIVED.get(choice)
-
-
-def _with_intervals(rows: list[list[Any]], vectors: list[np.ndarray]) -> list[list[Any]]:
-    """Rows that name something, each with the interval of a vector over images."""
-    intervals = mean_intervals(np.stack(vectors)) if vectors else []
-    return [[*row, i.value, i.low, i.high, i.size] for row, i in zip(rows, intervals, strict=True)]

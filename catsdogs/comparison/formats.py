@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,11 @@ def count(thing: Any) -> str:
     """`2,000`"""
     told = number(thing)
     return MISSING if math.isnan(told) else f"{told:,.0f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 job` or `2,000 jobs`"""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def value(thing: Any) -> str:
@@ -100,8 +105,8 @@ def cut_in_the_middle(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1 - tail]}…{text[len(text) - tail :]}"
 
 
-def between(interval: Interval | None) -> str:
-    return "" if interval is None or interval.low is None else f"{loss(interval.low)} to {loss(interval.high)}"
+def between(interval: Interval | None, shown: Callable[[Any], str] = loss) -> str:
+    return "" if interval is None or interval.low is None else f"{shown(interval.low)} to {shown(interval.high)}"
 
 
 def listed(parts: Sequence[str], longest: int = 6) -> str:
@@ -109,40 +114,33 @@ def listed(parts: Sequence[str], longest: int = 6) -> str:
     return "; ".join(parts[:longest]) + (f"; and {more} more" if more > 0 else "")
 
 
-def signed_between(interval: Interval) -> str:
-    return "" if interval.low is None else f"{signed(interval.low)} to {signed(interval.high)}"
-
-
-def gain_told(what: str, gain: Mapping[str, Any], remedy: str = "") -> str | None:
-    """What a step after the model does to the log loss, in a sentence; None if this is no gain.
+def gains_told(tta: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[str]:
+    """What test-time augmentation and calibration do to the log loss, in a sentence for every split.
 
     Args:
-        gain: as `metrics.json` tells it: log loss without the step minus log loss with it, image by image.
-        remedy: what to do if the step harms.
+        tta: by split, as `metrics.json` tells it: log loss without the step minus log loss with it, image by image.
+        calibration: likewise.
     """
+    steps = (
+        ("Test-time augmentation", tta, "it harms, so retrain with tta=none"),
+        ("Calibration", calibration, "it harms"),
+    )
+    return [
+        _gain_told(what, gain, harm)
+        for what, gains, harm in steps
+        for gain in gains.values()
+        if isinstance(gain, Mapping) and isinstance(gain.get("size"), int) and not math.isnan(number(gain.get("value")))
+    ]
+
+
+def _gain_told(what: str, gain: Mapping[str, Any], harm: str) -> str:
     value, low, high = (number(gain.get(name)) for name in ("value", "low", "high"))
-    if math.isnan(value) or not isinstance(gain.get("size"), int):
-        return None
     if gain.get("kept") is False:
         verdict = "it is left out"
-    elif low > 0:
-        verdict = "it helps"
     else:
-        verdict = f"it harms{remedy}" if high < 0 else "no more than noise"
+        verdict = "it helps" if low > 0 else harm if high < 0 else "no more than noise"
     bounds = "" if math.isnan(low) else f" (95 % interval of the gain {signed(low)} to {signed(high)})"
     return (
         f"{what} {'lowers' if value >= 0 else 'raises'} the log loss by {loss(abs(value))}{bounds}, image by image on "
         f"{count(gain['size'])} {gain.get('split')} images: {verdict}."
     )
-
-
-def gains_told(tta: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[str]:
-    """What test-time augmentation and calibration gain, in a sentence for every split."""
-    steps = (("Test-time augmentation", tta, ", so retrain with tta=none"), ("Calibration", calibration, ""))
-    told = [
-        gain_told(what, gain, remedy)
-        for what, gains, remedy in steps
-        for gain in gains.values()
-        if isinstance(gain, Mapping)
-    ]
-    return [sentence for sentence in told if sentence is not None]

@@ -27,6 +27,7 @@ from catsdogs.comparison.evidence import Evidence, Final
 from catsdogs.errors import UserError
 from catsdogs.images import decode
 from catsdogs.locations import default_cache
+from catsdogs.records import Damaged, Table
 from catsdogs.scores import log_loss_per_image
 from catsdogs.study import Job
 
@@ -38,28 +39,8 @@ _QUALITY = 82  # of its JPEG: about 5 kB
 _MOST_BYTES = 64 * 2**20  # of an image; a larger file is no picture
 
 
-@dataclass(frozen=True)
-class Shot:
-    """One image and what was said of it.
-
-    Attributes:
-        id: as in the catalogue.
-        label: 0 = cat, 1 = dog.
-        p_dog: in [0, 1].
-        loss: log loss of this image, in nats.
-        thumbnail: `data:image/jpeg;base64,...`; None: the image is not at hand.
-    """
-
-    id: str
-    label: int
-    p_dog: float
-    loss: float
-    thumbnail: str | None
-
-    @property
-    def said(self) -> int:
-        """0 = cat, 1 = dog, as accuracy counts."""
-        return int(self.p_dog > 0.5)
+# Earlier versions did not write the paths.
+_SPLIT = Table({"id": str, "sha256": str, "path": str}, optional=("path",))
 
 
 @dataclass(frozen=True)
@@ -68,22 +49,20 @@ class Gallery:
 
     Attributes:
         source: whose answers these are, as the end of a sentence: "the final model of ...".
-        mistakes: the most confident first, at most 24.
-        mistakes_total: how many there are.
-        unsure: the least sure first, at most 12, without those that `mistakes` shows.
+        wrong: all mistakes, the most confident first: id, label (0 = cat, 1 = dog), p_dog, log_loss.
+        mistakes: the first 24 of them, each with its thumbnail: `data:image/jpeg;base64,...`, or None.
+        unsure: likewise, the least sure first, at most 12, without those that `mistakes` shows.
         images: how many were judged.
         missing: why thumbnails are missing, and what to do; None: all are there.
-        wrong: all mistakes, the most confident first: id, label, p_dog, log_loss.
         ignored: ids that the job left out by `data.ignore` already.
     """
 
     source: str
-    mistakes: list[Shot]
-    mistakes_total: int
-    unsure: list[Shot]
+    wrong: pd.DataFrame
+    mistakes: list[dict[Any, Any]]
+    unsure: list[dict[Any, Any]]
     images: int
     missing: str | None
-    wrong: pd.DataFrame
     ignored: list[str]
 
 
@@ -98,21 +77,16 @@ def gallery(evidence: Evidence, answer: Answer, images: Path | None = None) -> G
     """
     if answer.best is None:
         return None
-    study = str(evidence.board.set_index("label")["study"][answer.best])
-    final = evidence.finals.get(study)
-    judged = None if final is None else _of_final(evidence, final)
-    if judged is None:
-        if answer.best not in evidence.predictions:
-            return None
+    final = evidence.finals.get(str(evidence.board.set_index("label")["study"][answer.best]))
+    judged = _of_final(evidence, final) if final is not None else None
+    if judged is None and answer.best in evidence.predictions:
         job = evidence.jobs[answer.best]
         trial = "the best trial" if answer.trial is None else f"trial {answer.trial}, the best"
-        judged = (
-            f"{trial} of job {answer.best}",
-            evidence.predictions[answer.best][["id", "label", "p_dog"]],
-            job,
-            job.result["config"],
-        )
+        judged = f"{trial} of job {answer.best}", evidence.predictions[answer.best], job, job.result["config"]
+    if judged is None:
+        return None
     source, table, job, config = judged
+    table = table[["id", "label", "p_dog"]]
     table = table.assign(log_loss=log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy()))
     wrong = table[(table["p_dog"] > 0.5) != (table["label"] == 1)].sort_values(
         "log_loss", ascending=False, kind="stable", ignore_index=True
@@ -120,16 +94,18 @@ def gallery(evidence: Evidence, answer: Answer, images: Path | None = None) -> G
     shown = wrong.head(MOST_MISTAKES)
     rest = table[~table["id"].isin(shown["id"])]
     unsure = rest.iloc[np.argsort((rest["p_dog"] - 0.5).abs().to_numpy(), kind="stable")[:MOST_UNSURE]]
-    wanted = [str(name) for name in [*shown["id"], *unsure["id"]]]
-    thumbnails, missing = _thumbnails(wanted, job, config, images)
+    thumbnails, missing = _thumbnails([*shown["id"], *unsure["id"]], job, config, images)
+    mistakes, doubts = (
+        [{**row, "thumbnail": thumbnails.get(row["id"])} for row in part.astype({"label": int}).to_dict("records")]
+        for part in (shown, unsure)
+    )
     return Gallery(
         source=source,
-        mistakes=_shots(shown, thumbnails),
-        mistakes_total=len(wrong),
-        unsure=_shots(unsure, thumbnails),
+        wrong=wrong,
+        mistakes=mistakes,
+        unsure=doubts,
         images=len(table),
         missing=missing,
-        wrong=wrong.reset_index(drop=True),
         ignored=[str(name) for name in config.get("data", {}).get("ignore") or []],
     )
 
@@ -153,13 +129,7 @@ def _of_final(evidence: Evidence, final: Final) -> tuple[str, pd.DataFrame, Job,
     if judged_by != "folds" and (final.metrics.get("fit_on") == "all" or judged_by == "search"):
         # The final model has seen these images; `retrain` kept what the trial's own model had said of them.
         source = f"trial {final.metrics.get('trial')} of job {labels[0]}, before it was trained again on all images"
-    config = final.recipe["config"] or job.result["config"]
-    return source, table[["id", "label", "p_dog"]], job, config
-
-
-def _shots(table: pd.DataFrame, thumbnails: dict[str, str]) -> list[Shot]:
-    columns = zip(table["id"].map(str), table["label"], table["p_dog"], table["log_loss"], strict=True)
-    return [Shot(name, int(label), float(p), float(loss), thumbnails.get(name)) for name, label, p, loss in columns]
+    return source, table, job, final.recipe["config"] or job.result["config"]
 
 
 def _thumbnails(
@@ -167,14 +137,15 @@ def _thumbnails(
 ) -> tuple[dict[str, str], str | None]:
     """Thumbnails by id, and why some are missing."""
     try:
-        table = pd.read_csv(job.folder / "split.csv", dtype=str, keep_default_na=False)
-        hashes = dict(zip(table["id"], table["sha256"], strict=True))
-    except (OSError, ValueError, KeyError):
+        table = _SPLIT.read(job.folder / "split.csv")
+    except Damaged:
+        table = None
+    if table is None:
         return {}, (
             f"No pictures: job {job.name} has no readable split.csv, without which no picture can be told to be the "
             "one that the job saw; run it again with this version to see them."
         )
-    # Earlier versions did not write the paths.
+    hashes = dict(zip(table["id"], table["sha256"], strict=True))
     told = dict(zip(table["id"], table["path"], strict=True)) if "path" in table else {}
     found: dict[str, str] = {}
     for folder in _folders(job, config, images):

@@ -10,7 +10,7 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.inspection import permutation_importance
 from sklearn.model_selection import GroupKFold
 
-from catsdogs.comparison.choices import STUDY, compared_choices
+from catsdogs.comparison.choices import compared_choices
 from catsdogs.comparison.evidence import Evidence
 from catsdogs.scores import EPSILON
 
@@ -68,9 +68,7 @@ def importance(evidence: Evidence) -> Importance | None:
     trials = _comparable_trials(evidence)
     loss = np.log(np.maximum(trials["val_log_loss"].to_numpy(dtype=np.float64), EPSILON))
     names = [*compared_choices(evidence), *evidence.hyperparameters, _BUDGET]
-    columns = {
-        name: _encoded(trials[STUDY if name == STUDY else name]) for name in dict.fromkeys(names) if name in trials
-    }
+    columns = {name: _encoded(trials[name]) for name in dict.fromkeys(names) if name in trials}
     inputs = pd.DataFrame({name: values for name, values in columns.items() if len(np.unique(values)) > 1})
     searched = [name for name in evidence.hyperparameters if name in inputs]
     if not searched or np.ptp(loss) == 0:
@@ -104,12 +102,7 @@ def _encoded(values: pd.Series) -> np.ndarray:
 
 
 def _held_out(inputs: np.ndarray, loss: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, float]:
-    """Cross-validate a forest.
-
-    Args:
-        inputs: (N, F).
-        loss: (N,).
-        points: (N,) trials of the same point stay on the same side.
+    """Cross-validate a forest; trials of the same point stay on the same side.
 
     Returns:
         (folds, F) by how much the mean squared error of each fold rises when a column is shuffled within it, divided by
@@ -122,15 +115,7 @@ def _held_out(inputs: np.ndarray, loss: np.ndarray, points: np.ndarray) -> tuple
             forest = RandomForestRegressor(_TREES, min_samples_leaf=2, random_state=repeat, n_jobs=1)
             forest.fit(inputs[train], loss[train])
             errors.append((forest.predict(inputs[test]) - loss[test]) ** 2)
-            rises.append(
-                permutation_importance(
-                    forest,
-                    inputs[test],
-                    loss[test],
-                    scoring="neg_mean_squared_error",
-                    n_repeats=_SHUFFLES,
-                    random_state=repeat,
-                ).importances_mean
-            )
+            told = {"scoring": "neg_mean_squared_error", "n_repeats": _SHUFFLES, "random_state": repeat}
+            rises.append(permutation_importance(forest, inputs[test], loss[test], **told).importances_mean)
     variance = float(loss.var())
     return np.array(rises) / (2 * variance), float(1 - np.concatenate(errors).mean() / variance)

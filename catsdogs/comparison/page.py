@@ -54,20 +54,10 @@ def write_report(folders: list[Path], output: Path, watching: bool = False, imag
     return evidence
 
 
-def render(evidence: Evidence, watching: bool = False) -> str:
-    """The page without files beside it."""
-    found = findings(evidence)
-    return _rendered(found, tables(found), watching, None)
-
-
-def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool, beside: str | None) -> str:
-    """
-    Args:
-        made: what the page shows, as `tables` gives it.
-        beside: name of the folder of the tables; None: there is none.
-    """
+def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool, beside: str) -> str:
+    """The page, with links into the folder `beside` it that the tables lie in."""
     evidence = found.evidence
-    addresses = {} if beside is None else {name: f"{quote(os.fsencode(beside))}/{name}.csv" for name in made}
+    addresses = {name: f"{quote(os.fsencode(beside))}/{name}.csv" for name in made}
     studies = [sections.study(evidence, folder) for folder in evidence.studies]
     return (
         environment()
@@ -83,13 +73,12 @@ def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool,
             tiles=sections.tiles(found),
             intervals=job_intervals(evidence, found.intervals),
             leaderboard=sections.leaderboard(found, made["jobs"]),
-            effects=sections.effects(found, made),
+            effects=sections.effects(found),
             search=sections.search(found),
             curves=learning_curves(evidence),
             finals=[sections.final_model(found, final) for final in evidence.finals.values()],
             without_final=[study for study in studies if study["name"] not in evidence.finals],
             gallery=found.gallery,
-            galleries=sections.galleries(found.gallery),
             ran=sections.ran(found, made),
             problems=evidence.problems,
             files=[(address, f"{name}.csv", TITLES[name]) for name, address in addresses.items()],
@@ -117,18 +106,11 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    names = ("loss", "signed", "percent", "probability", "count", "counted", "number", "value", "words", "breakable")
+    made.filters |= {name: getattr(formats, name) for name in names}
     made.filters |= {
-        "loss": formats.loss,
-        "signed": formats.signed,
-        "percent": formats.percent,
-        "probability": formats.probability,
-        "count": formats.count,
-        "number": formats.number,
-        "value": formats.value,
         "duration": formats.time_spent,
         "time": formats.day_and_time,
-        "words": formats.words,
-        "breakable": formats.breakable,
         "quoted": quoted,
         "first_line": lambda text: next(iter(str(text).strip().splitlines()), ""),
         "cut": lambda text: formats.cut(str(text), _LONGEST_VALUE),

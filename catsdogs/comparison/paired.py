@@ -45,7 +45,8 @@ def mean_intervals(values: np.ndarray) -> list[Interval]:
     Raises:
         ValueError: not such a table.
     """
-    values = _checked(values)
+    if values.ndim != 2 or not values.shape[1] or not np.isfinite(values).all():
+        raise ValueError(f"values must be finite and (K, N) with at least one image, got {values.shape}")
     size = values.shape[1]
     if size < 2 or not len(values):
         return [Interval(float(row.mean()), None, None, size) for row in values]
@@ -82,11 +83,7 @@ def share_lowest(losses: np.ndarray) -> np.ndarray:
 
     Returns:
         (K,) share of the resamples of images, in [0, 1], that sums to 1; rows that tie share theirs.
-
-    Raises:
-        ValueError: not such a table.
     """
-    losses = _checked(losses)
     if not len(losses):
         return np.zeros(0)
     means = resampled_means(losses)
@@ -94,10 +91,3 @@ def share_lowest(losses: np.ndarray) -> np.ndarray:
     # Equal rows have means that differ by rounding.
     ties = means <= lowest + 1e-12 * np.abs(lowest)
     return (ties / ties.sum(axis=0)).mean(axis=1)
-
-
-def _checked(values: np.ndarray) -> np.ndarray:
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 2 or not values.shape[1] or not np.isfinite(values).all():
-        raise ValueError(f"values must be finite and (K, N) with at least one image, got {values.shape}")
-    return values

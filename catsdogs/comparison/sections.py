@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,16 @@ from catsdogs.comparison.formats import (
     MISSING,
     between,
     count,
+    counted,
     cut,
     gains_told,
     loss,
     number,
     percent,
     signed,
-    signed_between,
     value,
     words,
 )
-from catsdogs.comparison.gallery import Gallery, Shot
 from catsdogs.comparison.space_figures import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.tables import Findings
 from catsdogs.provenance import moment
@@ -38,15 +38,10 @@ from catsdogs.study import FAILED, OK, RUNNING, State, retrain_command, search_c
 _MOST_FAILURES = 20  # rows of the table of failed trials
 
 
-def _names(evidence: Evidence) -> dict[Path, str]:
-    """The name of every study by its folder."""
-    studies = dict(zip(evidence.board["label"], evidence.board["study"], strict=True))
-    return {job.folder.parent: str(studies[label]) for label, job in evidence.jobs.items()}
-
-
 def study(evidence: Evidence, folder: Path) -> dict[str, Any]:
     """What the page says of a study as a whole."""
-    name = _names(evidence)[folder]
+    names = evidence.board.set_index("label")["study"]
+    name = next(names[label] for label, job in evidence.jobs.items() if job.folder.parent == folder)
     rows = evidence.board[evidence.board["study"] == name]
     started = [when for text in rows["started"].dropna() if (when := moment(text)) is not None]
     return {
@@ -59,38 +54,19 @@ def study(evidence: Evidence, folder: Path) -> dict[str, Any]:
     }
 
 
-def tiles(found: Findings) -> list[dict[str, str]]:
+def tiles(found: Findings) -> list[tuple[str, str, str]]:
     """The numbers beside the answer: name, number, and what qualifies it."""
     told = found.answer
     if told.log_loss is None:
         return []
     made = [
-        {
-            "name": "log loss, validation",
-            "number": loss(told.log_loss.value),
-            "note": between(told.log_loss) or "no interval",
-        }
+        ("log loss, validation", loss(told.log_loss.value), between(told.log_loss) or "no interval"),
+        ("accuracy", percent(told.accuracy, 2), f"on {count(told.log_loss.size)} images"),
     ]
-    if told.accuracy is not None:
-        made.append(
-            {
-                "name": "accuracy",
-                "number": percent(told.accuracy, 2),
-                "note": f"on {count(told.log_loss.size)} images",
-            }
-        )
     if told.lead is not None:
-        made.append(
-            {"name": "lead over the runner-up", "number": signed(told.lead.value), "note": signed_between(told.lead)}
-        )
+        made.append(("lead over the runner-up", signed(told.lead.value), between(told.lead, signed)))
     if told.best in told.share_best and len(told.share_best) > 1:
-        made.append(
-            {
-                "name": "best in",
-                "number": percent(told.share_best[told.best], 0),
-                "note": "of resamples of the images",
-            }
-        )
+        made.append(("best in", percent(told.share_best[told.best], 0), "of resamples of the images"))
     return made
 
 
@@ -119,15 +95,13 @@ def leaderboard(found: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def effects(found: Findings, made: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+def effects(found: Findings) -> dict[str, Any]:
     """Figure, table and sentences about the choices."""
-    table = made.get("effects", pd.DataFrame())
-    rows = table.to_dict("records")
-    decided = [row for row in rows if row["decided"]]
+    rows = found.effects.to_dict("records")
     return {
-        "plot": search_figures.effects(table, found.pairs),
+        "plot": search_figures.effects(found.effects, found.pairs),
         "rows": rows,
-        "sentences": [_decided(row) for row in decided],
+        "sentences": [_decided(row) for row in rows if row["decided"]],
         "left_out": not_paired(found.evidence),
         "jobs": len(found.intervals),
     }
@@ -135,11 +109,10 @@ def effects(found: Findings, made: Mapping[str, pd.DataFrame]) -> dict[str, Any]
 
 def _decided(row: Mapping[Any, Any]) -> str:
     """What a choice does, where it is more than noise; `value` is the better one."""
-    pairs = int(row["pairs"])
     return (
         f"{words(row['choice']).capitalize()}: {row['value']} instead of {row['against']} lowers the log loss by "
         f"{loss(-row['difference'])} (95 % interval {loss(-row['high'])} to {loss(-row['low'])}), "
-        f"over {pairs} {'pair' if pairs == 1 else 'pairs'} of jobs."
+        f"over {counted(row['pairs'], 'pair')} of jobs."
     )
 
 
@@ -148,40 +121,32 @@ def search(found: Findings) -> dict[str, Any]:
     evidence, trials = found.evidence, found.evidence.trials
     completed = int(trials["val_log_loss"].notna().sum())
     told = found.importance
-    importance = None
-    if told is not None:
-        plot = search_figures.importance_bars(told) if told.tells else None
-        importance = {"plot": plot, "r2": told.r2, "tells": told.tells, "trials": told.trials}
     failures = trials[trials["val_log_loss"].isna()]
-    counted = (
-        failures.assign(error=failures["error"].fillna("").replace("", "no error was written down"))
-        .groupby(["label", "status", "error"], sort=False)
-        .size()
-        .reset_index(name="trials")
-        .to_dict("records")
-        if len(failures)
-        else []
+    reasons = failures.assign(error=failures["error"].fillna("").replace("", "no error was written down"))
+    told_reasons = (
+        reasons.groupby(["label", "status", "error"], sort=False).size().reset_index(name="trials").to_dict("records")
     )
     return {
         "completed": completed,
         "failed": len(failures),
-        "seconds": number(trials["seconds"].sum()) if len(trials) else 0.0,
+        "seconds": number(trials["seconds"].sum()),
         "coordinates": parallel_coordinates(evidence),
         "slices": hyperparameter_slices(evidence),
-        "importance": importance,
+        "importance": told,
+        "importance_plot": None if told is None or not told.tells else search_figures.importance_bars(told),
         "best_so_far": best_so_far(evidence),
         "budget": search_figures.budget(evidence),
-        "failures": counted[:_MOST_FAILURES],
-        "more_failures": sum(row["trials"] for row in counted[_MOST_FAILURES:]),
+        "failures": told_reasons[:_MOST_FAILURES],
+        "more_failures": sum(row["trials"] for row in told_reasons[_MOST_FAILURES:]),
     }
 
 
-_SCORES = {
-    "log_loss": ("Log loss", "lower is better"),
-    "accuracy": ("Accuracy", "higher is better"),
-    "roc_auc": ("ROC AUC", "higher is better"),
-    "brier": ("Brier score", "lower is better"),
-    "ece": ("Calibration error", "lower is better"),
+_SCORES: dict[str, tuple[str, str, Callable[[Any], str]]] = {
+    "log_loss": ("Log loss", "lower is better", loss),
+    "accuracy": ("Accuracy", "higher is better", functools.partial(percent, decimals=2)),
+    "roc_auc": ("ROC AUC", "higher is better", loss),
+    "brier": ("Brier score", "lower is better", loss),
+    "ece": ("Calibration error", "lower is better", loss),
 }
 
 
@@ -193,74 +158,39 @@ def final_model(found: Findings, final: Final) -> dict[str, Any]:
     rows = []
     for (split, score), part in table.groupby(["split", "score"], sort=False):
         by_kind = {row["kind"]: row for row in part.to_dict("records")}
-        name, direction = _SCORES.get(str(score), (words(score), ""))
-        sizes = part["size"].dropna()
+        name, direction, shown = _SCORES[str(score)]
+        size = part["size"].iloc[0]
         rows.append(
             {
                 "name": name,
                 "direction": direction,
                 "split": split,
-                "size": int(sizes.iloc[0]) if len(sizes) else None,
-                "cells": [_score_cell(str(score), by_kind.get(kind)) for kind in kinds],
+                "size": None if pd.isna(size) else int(size),
+                "cells": [_cell(shown, by_kind[kind]) if kind in by_kind else (MISSING, "") for kind in kinds],
             }
         )
     metrics = final.metrics
-    where = {f"{count(row['size'])} {row['split']} images" if row["size"] else "" for row in rows}
-    plain = next((row["value"] for row in table.to_dict("records") if row["score"] == "log_loss"), None)
-    place = list(found.evidence.finals).index(final.study)
+    where = {f"On {count(row['size'])} {row['split']} images; " if row["size"] else "" for row in rows}
     return {
         "study": final.study,
         "job": metrics.get("job"),
         "trial": metrics.get("trial"),
         "fit_on": metrics.get("fit_on"),
-        "tta": metrics["tta"],
         "selected": number(metrics.get("selected_val_log_loss")),
-        "plain": plain,
+        "plain": next(iter(table.loc[table["score"] == "log_loss", "value"]), None),
         "kinds": [{"plain": "Without TTA", "tta": "With TTA", "calibrated": "Calibrated"}[kind] for kind in kinds],
         "rows": rows,
         # Told once where all scores are of the same images.
         "about": where.pop() if len(where) == 1 else "",
         "gain": " ".join(gains_told(tta_gains(final), metrics["calibration_gain"])),
-        "plots": final_figures(final, place),
+        "plots": final_figures(final, list(found.evidence.finals).index(final.study)),
     }
 
 
-def _score_cell(score: str, row: Mapping[Any, Any] | None) -> dict[str, str]:
-    if row is None:
-        return {"number": MISSING, "between": ""}
-    shown = _accuracy if score == "accuracy" else loss
+def _cell(shown: Callable[[Any], str], row: Mapping[Any, Any]) -> tuple[str, str]:
+    """A score and its interval."""
     bounded = pd.notna(row["low"]) and pd.notna(row["high"])
-    return {"number": shown(row["value"]), "between": f"{shown(row['low'])} to {shown(row['high'])}" if bounded else ""}
-
-
-def _accuracy(share: Any) -> str:
-    return percent(share, 2)
-
-
-def galleries(told: Gallery | None) -> list[dict[str, Any]]:
-    """The two galleries, each with what it shows."""
-    if told is None:
-        return []
-    shown, total = len(told.mistakes), told.mistakes_total
-    parts: list[tuple[str, str, str, list[Shot]]] = [
-        (
-            "mistakes",
-            "Most confident mistakes",
-            f"The {shown} most confident of {count(total)} mistakes." if total > shown else "All mistakes.",
-            told.mistakes,
-        ),
-        ("unsure", "Least sure", "Where the probability of dog is nearest to one half.", told.unsure),
-    ]
-    return [
-        {
-            "name": name,
-            "title": title,
-            "about": about,
-            "shots": shots,
-            "pictures": any(shot.thumbnail for shot in shots),
-        }
-        for name, title, about, shots in parts
-    ]
+    return shown(row["value"]), f"{shown(row['low'])} to {shown(row['high'])}" if bounded else ""
 
 
 # What all jobs share is told in these groups, by the beginning of its key; the rest on demand.
@@ -281,17 +211,17 @@ def ran(found: Findings, made: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     for title, beginnings in _GROUPS.items():
         told = [row for row in rest if str(row["key"]).startswith(beginnings)]
         rest = [row for row in rest if row not in told]
-        short = [{**row, "key": re.sub(r"^(images|versions|machine)\.", "", row["key"])} for row in told]
-        for row in short:
-            if row["key"].endswith("digest"):
-                row["value"] = cut(row["value"], 17)
-        if told:
-            groups.append((title, short))
+        groups.append((title, [_short(row["key"], row["value"]) for row in told]))
     return {
         "labels": [names[label] for label in labels],
         "differences": [
             {"key": row["key"], "values": [row[label] for label in labels]} for row in differences.to_dict("records")
         ],
-        "groups": groups,
+        "groups": [(title, rows) for title, rows in groups if rows],
         "settings": rest,
     }
+
+
+def _short(key: str, value: str) -> dict[str, str]:
+    key = re.sub(r"^(images|versions|machine)\.", "", key)
+    return {"key": key, "value": cut(value, 17) if key.endswith("digest") else value}

@@ -5,7 +5,6 @@ The page and the files are made from the same tables, so that they cannot say di
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from catsdogs.comparison.answer import Answer, answer, score_intervals
 from catsdogs.comparison.choices import choice_effects, choice_pairs
 from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.final_scores import final_scores
-from catsdogs.comparison.gallery import Gallery, Shot, gallery
+from catsdogs.comparison.gallery import Gallery, gallery
 from catsdogs.comparison.importance import Importance, importance
 from catsdogs.comparison.paired import Interval
 from catsdogs.files import write_csv
@@ -81,9 +80,10 @@ def tables(found: Findings) -> dict[str, pd.DataFrame]:
     """Every table behind the page that has a row, by the name of its file; numbers unrounded."""
     evidence = found.evidence
     differences, common = what_ran(evidence)
+    wrong, unsure = (found.gallery.wrong, found.gallery.unsure) if found.gallery else (pd.DataFrame(), [])
     made = {
         "jobs": _jobs(found),
-        "effects": _strongest_first(found.effects),
+        "effects": found.effects,
         "pairs": found.pairs,
         "trials": evidence.trials,
         "importance": pd.DataFrame() if found.importance is None else found.importance.table,
@@ -95,8 +95,8 @@ def tables(found: Findings) -> dict[str, pd.DataFrame]:
                 for study, final in evidence.finals.items()
             }
         ),
-        "mistakes": pd.DataFrame() if found.gallery is None else found.gallery.wrong,
-        "unsure": pd.DataFrame() if found.gallery is None else _shots(found.gallery.unsure),
+        "mistakes": wrong,
+        "unsure": pd.DataFrame(unsure, columns=list(wrong)),
         "differences": differences,
         "common": common,
     }
@@ -155,34 +155,16 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def _jobs(found: Findings) -> pd.DataFrame:
     """The board, with the interval of the log loss and the share of resamples in which a job is the best."""
     evidence = found.evidence
-    bounds = {name: evidence.board["label"].map(column) for name, column in _of_predictions(found).items()}
-    table = evidence.board.assign(**{name: column.astype(float) for name, column in bounds.items()})
-    return table[[name for name in job_columns(evidence.choices, evidence.hyperparameters) if name in table]]
-
-
-def _of_predictions(found: Findings) -> dict[str, dict[str, float | None]]:
-    return {
+    added: dict[str, dict[str, Any]] = {
         "val_log_loss_low": {label: interval.low for label, interval in found.intervals.items()},
         "val_log_loss_high": {label: interval.high for label, interval in found.intervals.items()},
-        "share_best": dict(found.answer.share_best),
+        "share_best": found.answer.share_best,
     }
-
-
-def _strongest_first(effects: pd.DataFrame) -> pd.DataFrame:
-    """Effects of a choice stay together, as in the figure."""
-    size = effects["difference"].abs()
-    strongest = size.groupby(effects["choice"]).transform("max")
-    order = effects.assign(_size=size, _strongest=strongest).sort_values(
-        ["_strongest", "choice", "_size"], ascending=[False, True, False], kind="stable"
-    )
-    return order.drop(columns=["_size", "_strongest"]).reset_index(drop=True)
+    labels = evidence.board["label"]
+    table = evidence.board.assign(**{name: labels.map(told).astype(float) for name, told in added.items()})
+    return table[[name for name in job_columns(evidence.choices, evidence.hyperparameters) if name in table]]
 
 
 def _by_study(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     named = [table.assign(study=study)[["study", *table]] for study, table in parts.items() if len(table)]
     return pd.concat(named, ignore_index=True) if named else pd.DataFrame()
-
-
-def _shots(shots: list[Shot]) -> pd.DataFrame:
-    table = pd.DataFrame([dataclasses.asdict(shot) for shot in shots])
-    return table.rename(columns={"loss": "log_loss"}).drop(columns="thumbnail") if len(table) else table

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -55,20 +52,20 @@ def _print_table(evidence: Evidence, intervals: dict[str, Interval], console: Co
     varied = evidence.varied_choices
     several = len(evidence.studies) > 1
     named = ", ".join(words(name) for name in varied) or "job"
-    headers = ["study", named, "log loss", "95 % interval", "accuracy", "best hyperparameters", "trials", "time"]
+    wide = console.width >= _NARROW
     # The page has the rest; numbers that are folded to fit cannot be read.
-    left_out = set() if several else {"study"}
-    left_out |= {"best hyperparameters"} if several else set()
-    left_out |= {"95 % interval", "accuracy", "best hyperparameters"} if console.width < _NARROW else set()
+    shown = {"study": several, named: True, "log loss": True, "95 % interval": wide, "accuracy": wide}
+    shown |= {"best hyperparameters": wide and not several, "trials": True, "time": True}
+    headers = [header for header in shown if shown[header]]
     table = Table(title="Jobs, best validation log loss first", title_justify="left", box=SIMPLE, title_style="bold")
     for header in headers:
-        if header not in left_out:
-            text = header in ("study", named, "best hyperparameters")
-            table.add_column(header, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+        text = header in ("study", named, "best hyperparameters")
+        table.add_column(header, justify="left" if text else "right", overflow="fold", no_wrap=not text)
     board = evidence.board.astype(object).where(evidence.board.notna(), None)
     for row in board.to_dict("records"):
         begun = any(row[name] is not None for name in varied)
         best = [f"{name}={value(row[name])}" for name in evidence.hyperparameters if row[name] is not None]
+        trials = row["trials_planned"] if row["status"] == RUNNING else row["trials"]
         cells = {
             "study": str(row["study"]),
             named: ", ".join(value(row[name]) for name in varied) if begun else str(row["job"]),
@@ -76,25 +73,12 @@ def _print_table(evidence: Evidence, intervals: dict[str, Interval], console: Co
             "95 % interval": between(intervals.get(row["label"])),
             "accuracy": percent(row["val_accuracy"], 2),
             "best hyperparameters": ", ".join(best),
-            "trials": _trials(row),
-            "time": _time(row),
+            "trials": f"{row['trials_completed']}/{count(trials)}" if trials else MISSING,
+            "time": time_spent(row["seconds"]) if row["status"] == OK else str(row["state"]),
         }
         # As Text, because rich would take [brackets] in a value for markup.
-        table.add_row(*(Text(cells[header]) for header in headers if header not in left_out))
+        table.add_row(*(Text(cells[header]) for header in headers))
     console.print(table)
     told = ", ".join(f"{words(name)} {chosen}" for name, chosen in evidence.shared_choices.items())
     if told:
         console.print(Text(f"{'All jobs' if len(evidence.board) > 1 else 'The job'}: {told}"))
-
-
-def _trials(row: Mapping[Any, Any]) -> str:
-    """Completed ones of all."""
-    of = row["trials_planned"] if row["status"] == RUNNING else row["trials"]
-    return f"{row['trials_completed']}/{count(of)}" if of else MISSING
-
-
-def _time(row: Mapping[Any, Any]) -> str:
-    """How long it took, or why that is not known."""
-    if row["status"] == OK:
-        return time_spent(row["seconds"])
-    return str(row["state"])

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from catsdogs.comparison.formats import count
 from catsdogs.comparison.gallery import thumbnail
 from catsdogs.comparison.page import environment, markup
 from catsdogs.data_audit import sentences
@@ -58,7 +59,7 @@ def _rendered(found: Findings, addresses: dict[str, str]) -> str:
             written=datetime.datetime.now(datetime.UTC),
             source=str(found.source),
             headline=sentences.headline(found),
-            tiles=found.counts(),
+            tiles=[(name, count(number), about) for name, number, about in found.counts()],
             asked=sentences.UNASKED if told is None else sentences.asked(told),
             judged="" if told is None else sentences.judged(told, len(found.rows)),
             look=sentences.LOOK,

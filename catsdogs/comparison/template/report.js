@@ -134,10 +134,7 @@
   const body = table.tBodies[0];
   const headers = all("thead th", table);
 
-  function key(row, column) {
-    const cell = row.cells[column];
-    return cell.dataset.sort === undefined ? cell.textContent.trim() : cell.dataset.sort;
-  }
+  const key = (row, column) => row.cells[column].dataset.sort ?? row.cells[column].textContent.trim();
   function sort(column, direction) {
     headers.forEach((header, place) => header.setAttribute("aria-sort", place === column ? direction : "none"));
     const numeric = headers[column].classList.contains("numeric");
