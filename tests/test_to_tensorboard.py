@@ -182,3 +182,9 @@ def test_several_studies_and_values_of_all_types(tmp_path: Path, folder: Path) -
     assert "unfreeze_depth" not in first
     assert isinstance(second["unfreeze_depth"], float)
     assert "nesterov" not in second
+
+
+def test_names_of_trials_lead_nowhere(tmp_path: Path, folder: Path) -> None:
+    file = tmp_path / "study" / write_job(tmp_path / "study", CHOICES, trials=3) / "trials.csv"
+    pd.read_csv(file).assign(trial=["../../out", "/root", "2"]).to_csv(file, index=False)
+    assert write_tensorboard(read_evidence([tmp_path / "study"]), folder) == 0
