@@ -30,9 +30,9 @@ class Findings:
     """All that an audit found.
 
     Attributes:
-        source: what was audited, as the user named it.
+        source: as the user named it.
         rows: its catalogue.
-        root: folder that the paths of `rows` are relative to.
+        root: what the paths of `rows` are relative to.
         oddities, copies: as these functions give them; copies are told of images only that no study ignores already.
         suspects: None: no study was given.
         leak: None: no test set was given.
