@@ -22,14 +22,13 @@ from catsdogs.progress import printable
 
 def _audit(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    check_page(options.output, "audit")
-    _check_tables(options.output)
-    # Here, so that --help and mistakes are quick.
+    # Here, so that --help is quick.
     from catsdogs.archive import open_images
-    from catsdogs.data_audit.findings import findings, write_tables
+    from catsdogs.data_audit.findings import TITLES, findings, write_tables
     from catsdogs.data_audit.page import write_page
     from catsdogs.data_audit.terminal import print_findings
 
+    check_page(options.output, "audit", TITLES)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = open_images(options.images, options.cache)
     test_folder = None if options.test is None else open_images(options.test, options.cache)
@@ -68,19 +67,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add_cache_option(parser, "where zips are unpacked and hashes are kept")
     return parser.parse_args(arguments)
-
-
-def _check_tables(output: Path) -> None:
-    """They must not be written among what no audit wrote."""
-    from catsdogs.data_audit.findings import TITLES
-
-    beside = output.with_suffix("")
-    ours = {f"{name}.csv" for name in TITLES}
-    if beside.exists() and not (beside.is_dir() and {file.name for file in beside.iterdir()} <= ours):
-        raise UserError(
-            f"--output {output}: its tables would be written into {beside}, where other files are; "
-            f"choose another --output=FILE"
-        )
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from catsdogs.errors import UserError, exit_status_of
 from catsdogs.files import binary_size
-from catsdogs.locations import default_cache
+from catsdogs.locations import add_cache_option, default_cache
 from catsdogs.store import Store
 
 # Folders of the cache beside `features`.
@@ -31,9 +31,8 @@ _FOLDERS = {
 
 
 def _cache(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
-    cache = (options.cache or default_cache()).expanduser()
-    _check(options, cache)
+    options = _options(arguments)
+    cache = options.cache
     if not cache.exists():
         print(f"Cache: {cache} has not been made yet, so there is nothing in it.")
     elif options.action == "show":
@@ -43,7 +42,7 @@ def _cache(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="catsdogs-cache",
         description="Show what the cache holds, or clear it. Whatever is cleared is made again when it is needed.",
@@ -55,12 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         default="show",
         help="show: what is stored (default); clear: remove stored activations",
     )
-    parser.add_argument(
-        "--cache",
-        type=Path,
-        metavar="FOLDER",
-        help="folder of the cache (default: $CATSDOGS_CACHE or ~/.cache/catsdogs)",
-    )
+    add_cache_option(parser, "folder of the cache")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--unused-days", type=float, metavar="DAYS", help="clear: only activations not used for so many days"
@@ -72,19 +66,17 @@ def _parser() -> argparse.ArgumentParser:
         "too; only while nothing else runs",
     )
     parser.add_argument("--dry-run", action="store_true", help="clear: say what would be freed, and remove nothing")
-    return parser
-
-
-def _check(options: argparse.Namespace, cache: Path) -> None:
-    days = options.unused_days
+    options = parser.parse_args(arguments)
+    cache, days = options.cache, options.unused_days
     if days is not None and not (days >= 0 and math.isfinite(days)):
         raise UserError(f"--unused-days {days:g}: give a number of days, 0 or more")
     if options.action == "show" and (days is not None or options.everything or options.dry_run):
         raise UserError("show: --unused-days, --everything and --dry-run are for clear; leave them out")
-    if options.cache is not None and not cache.exists():
+    if cache != default_cache() and not cache.exists():
         raise UserError(f"--cache {cache}: there is no such folder; give that of an existing cache")
     if cache.exists() and not cache.is_dir():
         raise UserError(f"{cache}: this is no folder; give that of the cache with --cache FOLDER")
+    return options
 
 
 def _show(cache: Path) -> None:

@@ -12,7 +12,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,42 +43,38 @@ def _doctor(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", default="imagenet", help="weights of MobileNetV2 to check (default: %(default)s)")
     add_cache_option(parser, "folder of the cache")
     options = parser.parse_args(arguments)
-    checks: list[Callable[[], list[Finding]]] = [
-        _python,
-        _packages,
-        _configuration,
-        lambda: _cache(options.cache),
-        _devices,
-        lambda: _weights(options.weights),
-    ]
-    checks += [
-        lambda source=source, key=key: _data(source, key, options.cache)  # type: ignore[misc]
-        for key, source in (("data.train", options.train), ("data.test", options.test))
-        if source is not None
-    ]
     bad = 0
-    for check in checks:
-        for finding in check():
-            print(f"{'ok     ' if finding.good else 'PROBLEM'}  {finding.what}")
-            if not finding.good:
-                bad += 1
-                print(f"         {finding.remedy}")
+    for finding in _findings(options):
+        print(f"{'ok     ' if finding.good else 'PROBLEM'}  {finding.what}")
+        if not finding.good:
+            bad += 1
+            print(f"         {finding.remedy}")
     print("\nAll is well." if not bad else f"\n{bad} problem{'s' if bad > 1 else ''}; see above.")
     return 1 if bad else 0
 
 
-def _python() -> list[Finding]:
+def _findings(options: argparse.Namespace) -> Iterator[Finding]:
+    """One after the other, as some take seconds."""
     supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    return [Finding(supported, f"Python {platform.python_version()}", "install Python 3.11, 3.12 or 3.13")]
+    yield Finding(supported, f"Python {platform.python_version()}", "install Python 3.11, 3.12 or 3.13")
+    yield from _packages()
+    for name, folder in (("conf", conf_dir()), ("sweeps", sweeps_dir())):
+        yield Finding(folder.is_dir(), f"{name}/ at {folder}", "reinstall catsdogs: the folder is part of it")
+    yield _cache(options.cache)
+    yield _devices()
+    yield _weights(options.weights)
+    for key, source in (("data.train", options.train), ("data.test", options.test)):
+        if source is not None:
+            yield _data(source, key, options.cache)
 
 
-def _packages() -> list[Finding]:
+def _packages() -> Iterator[Finding]:
     """Every dependency that catsdogs declares, against the version that is installed."""
-    findings = []
     try:
         declared = importlib.metadata.requires("catsdogs") or []
     except importlib.metadata.PackageNotFoundError:
-        return [Finding(False, "catsdogs is not installed", "pip install -e . in the checkout")]
+        yield Finding(False, "catsdogs is not installed", "pip install -e . in the checkout")
+        return
     for line in declared:
         requirement = Requirement(line)
         if requirement.name == "tensorflow" and os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
@@ -88,49 +84,40 @@ def _packages() -> list[Finding]:
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            remedy = f"pip install '{requirement}'"
-            findings.append(Finding(False, f"{requirement.name} is not installed", remedy))
+            yield Finding(False, f"{requirement.name} is not installed", f"pip install '{requirement}'")
             continue
         fits = requirement.specifier.contains(version, prereleases=True)
         remedy = f"catsdogs is tested with {requirement.specifier}; pip install '{requirement}'"
-        findings.append(Finding(fits, f"{requirement.name} {version}", remedy))
-    return findings
+        yield Finding(fits, f"{requirement.name} {version}", remedy)
 
 
-def _configuration() -> list[Finding]:
-    return [
-        Finding(folder.is_dir(), f"{name}/ at {folder}", "reinstall catsdogs: the folder is part of it")
-        for name, folder in (("conf", conf_dir()), ("sweeps", sweeps_dir()))
-    ]
-
-
-def _cache(cache: Path) -> list[Finding]:
+def _cache(cache: Path) -> Finding:
     remedy = "set CATSDOGS_CACHE, or pass cache=FOLDER, to a folder that you may write to on a larger disk"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache):
             pass
     except OSError as error:
-        return [Finding(False, f"cache {cache} cannot be written: {error.strerror}", remedy)]
+        return Finding(False, f"cache {cache} cannot be written: {error.strerror}", remedy)
     free = shutil.disk_usage(cache).free
     what = f"cache {cache}, {free / 1e9:.0f} GB free; Kaggle's archives need {_KAGGLE_BYTES / 1e9:.0f} GB at 224 pixels"
-    return [Finding(free >= _KAGGLE_BYTES, what, remedy)]
+    return Finding(free >= _KAGGLE_BYTES, what, remedy)
 
 
-def _devices() -> list[Finding]:
+def _devices() -> Finding:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         import keras
 
         devices = keras.distribution.list_devices()
     except Exception as error:
-        return [Finding(False, f"Keras does not start: {error}", "pip install --force-reinstall tensorflow keras")]
+        return Finding(False, f"Keras does not start: {error}", "pip install --force-reinstall tensorflow keras")
     found = f"{keras.backend.backend()} on {', '.join(devices)}, {os.cpu_count()} processors"
     hint = "" if any("gpu" in device.lower() for device in devices) else "; no GPU, so expect hours for whole studies"
-    return [Finding(True, found + hint)]
+    return Finding(True, found + hint)
 
 
-def _weights(weights: str) -> list[Finding]:
+def _weights(weights: str) -> Finding:
     from catsdogs.backbones import build_backbone
     from catsdogs.schema import Backbone
 
@@ -138,29 +125,26 @@ def _weights(weights: str) -> list[Finding]:
     try:
         build_backbone(backbone)
     except UserError as error:
-        return [Finding(False, f"weights of MobileNetV2: {weights}", str(error))]
-    return [Finding(True, f"weights of MobileNetV2: {weights}")]
+        return Finding(False, f"weights of MobileNetV2: {weights}", str(error))
+    return Finding(True, f"weights of MobileNetV2: {weights}")
 
 
-def _data(source: Path, key: str, cache: Path) -> list[Finding]:
+def _data(source: Path, key: str, cache: Path) -> Finding:
     from catsdogs.archive import open_images
     from catsdogs.catalogue import catalogue
 
     try:
         table = catalogue(open_images(source, cache), cache)
     except UserError as error:
-        return [Finding(False, f"{key}={source}", str(error))]
+        return Finding(False, f"{key}={source}", str(error))
     cats, dogs = int((table["label"] == 0).sum()), int((table["label"] == 1).sum())
     what = f"{key}={source}: {len(table)} images, {cats} cats, {dogs} dogs"
     bad = table[table["problem"] != ""]
     if len(bad):
         what += f", {len(bad)} with a problem that will be left out, {bad['path'].iloc[0]} for one"
     usable = key == "data.test" or (cats > 0 and dogs > 0)
-    return [
-        Finding(
-            usable, what, "training needs both classes, named as cat.1.jpg and dog.1.jpg or in folders cats and dogs"
-        )
-    ]
+    remedy = "training needs both classes, named as cat.1.jpg and dog.1.jpg or in folders cats and dogs"
+    return Finding(usable, what, remedy)
 
 
 def main() -> int:

@@ -30,8 +30,12 @@ CHUNK = 256
 
 
 def _predict(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
-    model_file = _model_file(options.model)
+    options = _options(arguments)
+    model_file = options.model / "model.keras" if options.model.is_dir() else options.model
+    if not model_file.is_file():
+        raise UserError(
+            f"{model_file}: there is no such model; give the folder that catsdogs.retrain wrote, multirun/NAME/best"
+        )
     ids, paths = _images(options.images, options.cache)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
@@ -64,7 +68,7 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="catsdogs-predict",
         description="Predict images with a saved model: id,label rows, label = probability of dog.",
@@ -79,16 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, help="CSV file to write; default: standard output")
     parser.add_argument("--plain", action="store_true", help="the model alone, also of a folder; faster")
     add_cache_option(parser, "where zips are unpacked")
-    return parser
-
-
-def _model_file(path: Path) -> Path:
-    file = path / "model.keras" if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(
-            f"{file}: there is no such model; give the folder that catsdogs.retrain wrote, multirun/NAME/best"
-        )
-    return file
+    return parser.parse_args(arguments)
 
 
 def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 PAGE = "report.html"
 
 _WATCH_SECONDS = 10.0
-_LEAST_WATCH_SECONDS = 1.0
 
 
 def summarise(study: Path) -> None:
@@ -40,50 +39,32 @@ def summarise(study: Path) -> None:
     Whatever goes wrong with that is told in a sentence and is no error: what was found lies in the folders of the jobs,
     and a night's result must not end with the status of a picture.
     """
-    evidence: Evidence | None = None
-    written = False
-    try:
-        evidence = _write([study], study / PAGE)
-        written = True
-    except Exception as error:
-        _not_done(f"{study / PAGE} is not written", study, error)
-    command: str | None = None
+    evidence = _page_of(study)
     try:
         from catsdogs.comparison.evidence import read_evidence
         from catsdogs.comparison.terminal import print_answer
 
-        command = print_answer(read_evidence([study]) if evidence is None else evidence).command
+        command = print_answer(evidence or read_evidence([study])).command
     except Exception as error:
         _not_done("the answer is not told", study, error)
         command = retrain_command(study)
-    _tell_files([study], study / PAGE if written else None, command)
+    _tell_files([study], study / PAGE if evidence else None, command)
 
 
 def write_page(study: Path) -> None:
     """Write the page of a study anew and name it; what goes wrong is told in a sentence and is no error."""
-    try:
-        _write([study], study / PAGE)
-    except Exception as error:
-        _not_done(f"{study / PAGE} is not written", study, error)
-    else:
+    if _page_of(study):
         print(f"Report: {printable(str(study / PAGE))}")
 
 
-def _write(folders: list[Path], output: Path, watching: bool = False, images: Path | None = None) -> Evidence:
-    """The page, and its tables beside it.
+def _page_of(study: Path) -> Evidence | None:
+    try:
+        from catsdogs.comparison.page import write_report
 
-    Raises:
-        UserError: a study cannot be read, or the tables would lie among files that are no report's.
-        OSError: something cannot be read or written.
-    """
-    from catsdogs.comparison.page import write_report
-
-    beside = output.with_suffix("")
-    if beside.is_dir() and not (beside / "jobs.csv").is_file() and any(beside.iterdir()):
-        raise UserError(
-            f"{output}: its tables would be written into {beside}, where other files are; choose another --output=FILE"
-        )
-    return write_report(folders, output, watching, images)
+        return write_report([study], study / PAGE)
+    except Exception as error:
+        _not_done(f"{study / PAGE} is not written", study, error)
+        return None
 
 
 def _tell_files(folders: list[Path], output: Path | None, command: str | None) -> None:
@@ -106,6 +87,7 @@ def _not_done(what: str, study: Path, error: Exception) -> None:
 
 def _watch(folders: list[Path], output: Path, seconds: float, images: Path | None) -> Evidence:
     """Write page, tables and leaderboards again and again until no job runs or waits any more, or Ctrl-C."""
+    from catsdogs.comparison.page import write_report
     from catsdogs.study_progress import line
 
     for folder in folders:
@@ -116,7 +98,7 @@ def _watch(folders: list[Path], output: Path, seconds: float, images: Path | Non
         while True:
             # A failed job may be moved away while it is read.
             with suppress(FileNotFoundError):
-                evidence = _write(folders, output, watching=True, images=images)
+                evidence = write_report(folders, output, True, images)
                 _write_leaderboards(folders)
                 now = datetime.datetime.now(datetime.UTC)
                 lines = [line(folder, now, folder.resolve().name) for folder in folders]
@@ -127,7 +109,7 @@ def _watch(folders: list[Path], output: Path, seconds: float, images: Path | Non
     except KeyboardInterrupt:
         print("no longer watched")
     # A page that nobody rewrites must not go on loading itself.
-    return _write(folders, output, images=images)
+    return write_report(folders, output, False, images)
 
 
 def _write_leaderboards(folders: list[Path]) -> None:
@@ -140,15 +122,10 @@ def _write_leaderboards(folders: list[Path]) -> None:
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not _LEAST_WATCH_SECONDS <= seconds < math.inf:
-        raise UserError(
-            f"--watch {text}: it takes seconds, at least {_LEAST_WATCH_SECONDS:g}; give the studies before it"
-        )
-    return seconds
+    with suppress(ValueError):
+        if 1 <= float(text) < math.inf:
+            return float(text)
+    raise UserError(f"--watch {text}: it takes seconds, at least 1; give the studies before it")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -194,21 +171,22 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         if value and ((Path(value) / PLAN).is_file() or any(Path(value).glob(f"*/{RESULT}"))):
             raise UserError(f"--{name} {value}: this is a study; give the studies first, and --{name} after them")
     if options.output is not None:
-        check_page(options.output, "report")
+        check_page(options.output, "report", ["jobs"])
     return options
 
 
 def _report(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    from catsdogs.comparison.page import write_report
     from catsdogs.comparison.terminal import print_answer
 
-    options = _options(arguments)
     folders: list[Path] = options.study
-    # What belongs to several studies lies beside the first.
-    home = folders[0] if len(folders) == 1 else _parent(folders[0])
+    # What belongs to several studies lies beside the first, which may be `.`.
+    home = folders[0] if len(folders) == 1 else Path(os.path.normpath(folders[0] / ".."))
     output = options.output or home / PAGE
     try:
         if options.watch is None:
-            evidence = _write(folders, output, images=options.images)
+            evidence = write_report(folders, output, False, options.images)
             _write_leaderboards(folders)
         else:
             evidence = _watch(folders, output, options.watch, options.images)
@@ -223,12 +201,6 @@ def _report(arguments: Sequence[str] | None = None) -> int:
     finally:
         _tell_files(folders, output, found.command)
     return 0
-
-
-def _parent(folder: Path) -> Path:
-    """Also of `.`, and relative where the folder is told so."""
-    whole = Path(os.path.normpath(folder.absolute())).parent
-    return whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole
 
 
 def _export(options: argparse.Namespace, evidence: Evidence, home: Path) -> None:

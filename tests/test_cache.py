@@ -69,24 +69,21 @@ def everything_in(folder: Path) -> list[str]:
     return sorted(file for file in files if not file.endswith(".lock"))
 
 
-@pytest.mark.parametrize("arguments", [(), ("show",)])
-def test_every_folder_has_its_line_and_showing_changes_nothing(
-    command: Command, cache: Path, arguments: tuple[str, ...]
-) -> None:
+def test_every_folder_has_its_line_and_showing_changes_nothing(command: Command, cache: Path) -> None:
     before = everything_in(cache)
-    status, out, err = command(*arguments)
+    status, out, err = command()
     assert (status, err) == (0, "")
+    assert command("show")[1].splitlines()[1:-1] == out.splitlines()[1:-1]
     first, *lines, total = out.splitlines()
     assert re.fullmatch(r"features: 2 .*, 51\d\.\d KiB, last used 0\.0 days ago", first)
-    assert [line.split(":")[0] + line[line.index(",") :] for line in lines] == [
-        *(
-            "pixels, 3.0 MiB",
-            "archives, 2.0 MiB",
-            "catalogues, 2.0 KiB",
-            "near_duplicates, 1.0 KiB",
-            "sample, 100 bytes",
-        )
-    ]
+    sizes = {line.split(":")[0]: line.split(", ")[1] for line in lines}
+    assert sizes == {
+        "pixels": "3.0 MiB",
+        "archives": "2.0 MiB",
+        "catalogues": "2.0 KiB",
+        "near_duplicates": "1.0 KiB",
+        "sample": "100 bytes",
+    }
     assert total.startswith(f"Total: 5.5 MiB in {cache};")
     assert everything_in(cache) == before
 
@@ -132,9 +129,7 @@ def test_a_cache_that_was_never_made_is_no_mistake(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CATSDOGS_CACHE", str(tmp_path / "never"))
-    status, out, _ = command("clear", "--everything")
-    assert status == 0
-    assert f"{tmp_path / 'never'} has not been made yet" in out
+    assert command("clear", "--everything")[0] == 0
     assert not (tmp_path / "never").exists()
 
 
@@ -142,9 +137,7 @@ def test_a_cache_that_was_never_made_is_no_mistake(
     ("arguments", "told"),
     [
         (("clear", "--unused-days", "-1"), "--unused-days -1"),
-        (("clear", "--unused-days", "nan"), "--unused-days nan"),
         (("clear", "--unused-days", "inf"), "--unused-days inf"),
-        (("show", "--dry-run"), "are for clear"),
         (("--everything",), "are for clear"),
         (("--cache", "nowhere"), "--cache nowhere: there is no such folder"),
         (("--cache", __file__), "no folder"),

@@ -63,9 +63,8 @@ def test_the_wheel_runs_a_study_in_an_empty_folder(installed, tmp_path):
     done = run(installed, tmp_path, "search", "-m", "experiment=debug", "study=s", "label_smoothing=none,mild")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list((tmp_path / "multirun" / "s").glob("*/result.json"))) == 2
-    declared = run(
-        installed, tmp_path, "search", "sweeps=label_smoothing", "--cfg", "hydra", "-p", "hydra.sweeper.params"
-    )
+    params = ("--cfg", "hydra", "-p", "hydra.sweeper.params")
+    declared = run(installed, tmp_path, "search", "sweeps=label_smoothing", *params)
     assert declared.returncode == 0, declared.stderr
     assert "none,mild,strong" in declared.stdout
 
@@ -78,17 +77,8 @@ def test_a_users_own_folder_adds_options_and_studies(installed, tmp_path):
     (mine / "sweeps" / "own.yaml").write_text(
         "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,2\n"
     )
-    done = run(
-        installed,
-        tmp_path,
-        "search",
-        "--config-dir",
-        str(mine),
-        "experiment=debug",
-        "space=one",
-        "sweeps=own",
-        "study=s",
-    )
+    overrides = ("experiment=debug", "space=one", "sweeps=own", "study=s")
+    done = run(installed, tmp_path, "search", "--config-dir", str(mine), *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
     names = sorted(file.parent.name for file in (tmp_path / "multirun" / "s").glob("*/result.json"))
     assert names == ["small_cnn-light-cosine-none-seed-1", "small_cnn-light-cosine-none-seed-2"]

@@ -3,11 +3,8 @@
     pip install 'catsdogs[mlflow]'
     mlflow ui --backend-store-uri sqlite:////where/the/study/is/mlflow.db
 
-The store is whatever the URI names. Without a server a SQLite file does; `local_store` names the one in a folder.
-
-A run stands for what happened: a job that started then, one of its trials, a model that `retrain` made. Its tag
-`catsdogs.key` says which. A run that has ended is not written again; one that was still running, or was only half
-written, is deleted and written anew. What happened again is another run.
+The tag `catsdogs.key` says what a run stands for: a job that started then, one of its trials, a model that `retrain`
+made. A run that has ended is not written again; one that was still running, or was only half written, is completed.
 
 `val_log_loss` of a trial is that of its best epoch, averaged over executions. That of a job is its best trial's so far
 (step: number of trials). Epochs of the first execution are `epoch/val_log_loss` and so on (step: epoch).
@@ -16,12 +13,10 @@ written, is deleted and written anew. What happened again is another run.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import sqlite3
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,7 +29,6 @@ from catsdogs.comparison.timeline import curves, ended_at, epoch_rows
 from catsdogs.errors import UserError
 from catsdogs.provenance import moment
 from catsdogs.study import FAILED, RUNNING, search_command
-from catsdogs.trials import COMPLETED
 
 _KEY = "catsdogs.key"
 
@@ -90,61 +84,44 @@ def write_mlflow(evidence: Evidence, uri: str) -> int:
         raise UserError(
             f"--mlflow={shown}: MLflow cannot be imported ({error}); pip install 'catsdogs[mlflow]'"
         ) from error
+    artifacts = None
     try:
-        return _write(MlflowClient(tracking_uri=uri), _artifacts(uri), evidence)
+        if uri.startswith("sqlite:///"):
+            file = Path(uri.removeprefix("sqlite:///")).resolve()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # MLflow would try for 100 seconds to open a file that cannot be opened.
+            sqlite3.connect(file).close()
+            # What users add to runs; else it would go to today's working folder.
+            artifacts = file.with_name("mlruns").as_uri()
+        client = MlflowClient(tracking_uri=uri)
+        studies = {*evidence.board["study"], *evidence.finals}
+        experiments = {study: _Experiment(client, study, artifacts) for study in studies}
+        its_epochs = curves(evidence.epochs)
+        for row in evidence.board[evidence.board["label"].isin(list(evidence.jobs))].to_dict("records"):
+            _write_job(experiments[row["study"]], evidence, row, its_epochs)
+        for final in evidence.finals.values():
+            _write_final(experiments[final.study], final, evidence)
     except (MlflowException, OSError, sqlite3.Error, SQLAlchemyError) as error:
         told = " ".join(str(error).replace(uri, shown).split()).split(". ")[0][:300]
         raise UserError(
             f"--mlflow={shown}: it cannot be written ({told}); name another store, such as --mlflow=sqlite:///mlflow.db"
         ) from error
-
-
-def _artifacts(uri: str) -> str | None:
-    """Where MLflow keeps what is added to runs of a SQLite file: beside it, else it would be today's working folder.
-
-    Raises:
-        OSError, sqlite3.Error: the file cannot be opened, which MLflow would try for 100 seconds.
-    """
-    if not uri.startswith("sqlite:///"):
-        return None
-    file = Path(uri.removeprefix("sqlite:///")).resolve()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(file)) as connection:
-        connection.execute("PRAGMA schema_version")
-    return file.with_name("mlruns").as_uri()
-
-
-def _write(client: Any, artifacts: str | None, evidence: Evidence) -> int:
-    """Number of runs."""
-    board = evidence.board[evidence.board["label"].isin(list(evidence.jobs))]
-    experiments = {study: _Experiment(client, study, artifacts) for study in {*board["study"], *evidence.finals}}
-    its_epochs = curves(evidence.epochs)
-    for row in board.to_dict("records"):
-        trials = evidence.trials[evidence.trials["label"] == row["label"]]
-        _write_job(experiments[row["study"]], evidence, row, trials.to_dict("records"), its_epochs)
-    for final in evidence.finals.values():
-        _write_final(experiments[final.study], final, evidence)
-    return sum(experiment.runs for experiment in experiments.values())
+    return len(evidence.jobs) + len(evidence.trials) + len(evidence.finals)
 
 
 class _Experiment:
-    """The experiment of a study, made if it is not there.
-
-    Attributes:
-        runs: how many runs `write` was given.
-    """
+    """The experiment of a study, made if it is not there."""
 
     def __init__(self, client: Any, study: str, artifacts: str | None):
         self._client = client
         found = client.get_experiment_by_name(study)
         tags = {"mlflow.experimentKind": "custom_model_development"}  # and not about language models
         self._id = found.experiment_id if found else client.create_experiment(study, artifacts, tags)
-        self._found = {run.data.tags.get(_KEY): run for run in client.search_runs([self._id], max_results=50_000)}
-        self.runs = 0
+        self._found = {run.data.tags.get(_KEY): run.info for run in client.search_runs([self._id], max_results=50_000)}
 
     def write(
         self,
-        happened: tuple[str, ...],
+        key: str,
         name: str,
         status: str,
         seconds: tuple[float, float],
@@ -152,48 +129,37 @@ class _Experiment:
         tags: Mapping[str, Any],
         metrics: list[Any],
     ) -> str:
-        """Write a run unless it is there and has ended.
+        """Write a run unless it is there and has ended; give its id.
 
         Args:
-            happened: what tells it from every other run of its experiment.
             status: MLflow's word: FINISHED, FAILED, RUNNING.
             seconds: when it started and ended, since 1970.
-
-        Returns:
-            Its id.
         """
-        from mlflow.entities import Param
+        from mlflow.entities import Param, RunTag
 
-        self.runs += 1
-        key = _digest(happened)
-        there = self._found.get(key)
-        if there is not None and there.info.status != "RUNNING":
-            parent = tags.get("mlflow.parentRunId")
-            if parent != there.data.tags.get("mlflow.parentRunId"):  # which was written anew
-                self._client.set_tag(there.info.run_id, "mlflow.parentRunId", parent)
-            return str(there.info.run_id)
-        if there is not None:
-            self._client.delete_run(there.info.run_id)
         started, ended = (round(1000 * time) for time in seconds)
-        tags = {**_texts(tags), "mlflow.source.type": "LOCAL", _KEY: key}
-        made = str(self._client.create_run(self._id, started, tags, name).info.run_id)
-        self._client.log_batch(made, metrics, [Param(*param) for param in _texts(params).items()])
-        # The status comes last, and so says that all is there.
-        if status != "RUNNING":
-            self._client.set_terminated(made, status, ended)
-        return made
+        info = self._found.get(key) or self._client.create_run(self._id, started, {_KEY: key}, name).info
+        if info.status == "RUNNING":
+            of_params = [Param(*param) for param in _texts(params).items()]
+            of_tags = [RunTag(*tag) for tag in _texts({**tags, "mlflow.source.type": "LOCAL"}).items()]
+            # What it has already, MLflow does not write twice.
+            self._client.log_batch(info.run_id, metrics, of_params, of_tags)
+            # The status comes last, and so says that all is there.
+            if status != "RUNNING":
+                self._client.set_terminated(info.run_id, status, ended)
+        return str(info.run_id)
 
 
 def _write_job(
     experiment: _Experiment,
     evidence: Evidence,
     row: Mapping[Any, Any],
-    trials: list[dict[Any, Any]],
     its_epochs: Mapping[tuple[str, str], pd.DataFrame],
 ) -> None:
     """A job and, below it, its trials."""
     job = evidence.jobs[row["label"]]
-    happened = ("job", job.name, str(job.result.get("started")))
+    trials = evidence.trials[evidence.trials["label"] == row["label"]].to_dict("records")
+    key = f"job {job.name} {job.result.get('started')}"
     started = _seconds(job.result.get("started"))
     ended = _seconds(job.result.get("finished")) or started + float(np.nan_to_num(row["seconds"]))
     times = [ended_at(trial) for trial in trials]
@@ -203,23 +169,27 @@ def _write_job(
         metrics += _metrics({"val_log_loss": loss}, times[number - 1], number)
     names = ("val_log_loss", "val_accuracy", "trials", "trials_completed", "seconds")
     metrics += _metrics({name: row[name] for name in names}, max([ended, *times]), len(trials))
-    tags = {name: row[name] for name in ("study", "job", "status", "data_digest", "best_trial", "error")}
-    tags |= {
-        "command": search_command(job.folder.parent),
-        "mlflow.source.name": "catsdogs.search",
-        **_versions(job.result),
-    }
-    status = {RUNNING: "RUNNING", FAILED: "FAILED"}.get(row["status"], "FINISHED")
-    params = {name: row[name] for name in evidence.choices}
-    parent = experiment.write(happened, row["job"], status, (started, ended), params, tags, metrics)
+    parent = experiment.write(
+        key,
+        row["job"],
+        {RUNNING: "RUNNING", FAILED: "FAILED"}.get(row["status"], "FINISHED"),
+        (started, ended),
+        {name: row[name] for name in evidence.choices},
+        {
+            **{name: row[name] for name in ("study", "job", "status", "data_digest", "best_trial", "error")},
+            "command": search_command(job.folder.parent),
+            "mlflow.source.name": "catsdogs.search",
+            **_versions(job.result),
+        },
+        metrics,
+    )
     for trial, ended in zip(trials, times, strict=True):
-        success = trial["status"] == COMPLETED and math.isfinite(trial["val_log_loss"])
         scores = {name: trial[name] for name in ("val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds")}
         experiment.write(
-            (*happened, "trial", trial["trial"]),
+            f"{key} trial {trial['trial']}",
             # The number first: a list of runs cuts names.
             f"trial {trial['trial']}, {trial['job']}",
-            "RUNNING" if trial["status"] == "RUNNING" else "FINISHED" if success else "FAILED",
+            "FINISHED" if math.isfinite(trial["val_log_loss"]) else "FAILED",
             (max(0.0, ended - trial["seconds"]), ended),
             {name: trial[name] for name in (*evidence.choices, *evidence.hyperparameters)},
             {
@@ -235,24 +205,24 @@ def _write_job(
 
 def _write_final(experiment: _Experiment, final: Final, evidence: Evidence) -> None:
     told, recipe = final.metrics, final.recipe
-    ended = (final.folder / "metrics.json").stat().st_mtime
+    file = final.folder / "metrics.json"
+    ended = file.stat().st_mtime
     seconds, details = told["seconds"], told["details"]
-    scores = {f"{name}_{end}": score[end] for name, score in details.items() for end in ("low", "high")}
-    scores = {**told, **scores, **{f"seconds_{name}": value for name, value in seconds.items()}}
+    bounds = {f"{name}_{end}": score[end] for name, score in details.items() for end in ("low", "high")}
+    scores = {**told, **bounds, **{f"seconds_{name}": value for name, value in seconds.items()}}
     folder = final.folder.parent / str(told.get("job"))
     chosen = next((job.choices for job in evidence.jobs.values() if job.folder == folder), {})
     tta = {f"tta_{name}": value for name, value in told["tta"].items()}
     scored_on = dict.fromkeys(f"{score['split']}, {score['size']} images" for score in details.values())
     experiment.write(
-        ("final", _digest(told)),
+        f"final {hashlib.sha256(file.read_bytes()).hexdigest()}",
         "final",
         "FINISHED",
         (ended - seconds.get("all", 0), ended),
         {**chosen, **recipe["hyperparameters"], "fit_on": told.get("fit_on"), **tta},
         {
+            **{name: told.get(name) for name in ("job", "trial")},
             "study": final.study,
-            "job": told.get("job"),
-            "trial": told.get("trial"),
             "status": "ok",
             "data_digest": recipe.get("data_digest"),
             "scored_on": "; ".join(scored_on),
@@ -291,10 +261,6 @@ def _texts(values: Mapping[str, Any]) -> dict[str, str]:
 
 def _versions(told: Mapping[str, Any]) -> dict[str, Any]:
     return {f"version.{name}": value for name, value in told["versions"].items()}
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def _seconds(text: Any) -> float:

@@ -37,7 +37,6 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.timeline import curves, ended_at, epoch_rows
 from catsdogs.errors import UserError
-from catsdogs.trials import COMPLETED
 
 # Ends the name of every file that we write, and so tells ours from a user's.
 _SUFFIX = ".catsdogs"
@@ -46,10 +45,7 @@ _TRIAL_METRICS = ("val_log_loss", "val_accuracy")
 
 
 def write_tensorboard(evidence: Evidence, folder: Path) -> int:
-    """Write the trials of these studies into a folder, in place of what an earlier call wrote there.
-
-    Returns:
-        Number of trials in it.
+    """Write the trials of these studies into a folder, in place of what an earlier call wrote there; give their number.
 
     Raises:
         UserError: the folder holds something that was not written here, and nothing is touched; or it is read-only.
@@ -58,8 +54,16 @@ def write_tensorboard(evidence: Evidence, folder: Path) -> int:
     columns = {name: _uniform(evidence.trials[name]) for name in [*names, *evidence.hyperparameters]}
     trials = evidence.trials.assign(**columns).to_dict("records")
     its_epochs = curves(evidence.epochs)
+    for path in folder.rglob("*"):
+        if path.is_symlink() or (not path.is_dir() and not path.name.endswith(_SUFFIX)):
+            raise UserError(
+                f"TensorBoard's folder {folder}: it holds {path.relative_to(folder)}, not from here; give a folder of "
+                "its own with --tensorboard=FOLDER"
+            )
     try:
-        _empty(folder)
+        if folder.exists():
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         if trials:
             _write(folder, [Event(summary=_columns(columns))])
         for trial in trials:
@@ -71,23 +75,6 @@ def write_tensorboard(evidence: Evidence, folder: Path) -> int:
             "--tensorboard=FOLDER"
         ) from error
     return len(trials)
-
-
-def _empty(folder: Path) -> None:
-    """Remove what an earlier call wrote.
-
-    Raises:
-        UserError: there is anything else.
-    """
-    for path in folder.rglob("*"):
-        if path.is_symlink() or (not path.is_dir() and not path.name.endswith(_SUFFIX)):
-            raise UserError(
-                f"TensorBoard's folder {folder}: it holds {path.relative_to(folder)}, not from here; give a folder of "
-                "its own with --tensorboard=FOLDER"
-            )
-    if folder.exists():
-        for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _write(run: Path, events: list[Event]) -> None:
@@ -128,12 +115,8 @@ def _events(trial: Mapping[Any, Any], columns: list[str], epochs: pd.DataFrame |
     for time, epoch, metrics in epoch_rows(epochs, ended):
         yield _scalars(time, epoch, metrics)
     yield _scalars(ended, int(trial["best_epoch"]), {f"trial/{name}": trial[name] for name in _TRIAL_METRICS})
-    if trial["status"] == "RUNNING":
-        return
-    success = trial["status"] == COMPLETED and np.isfinite(trial["val_log_loss"])
-    end = plugin_data_pb2.SessionEndInfo(
-        status=api_pb2.STATUS_SUCCESS if success else api_pb2.STATUS_FAILURE, end_time_secs=ended
-    )
+    status = api_pb2.STATUS_SUCCESS if np.isfinite(trial["val_log_loss"]) else api_pb2.STATUS_FAILURE
+    end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=ended)
     value = Summary.Value(
         tag=metadata.SESSION_END_INFO_TAG,
         metadata=metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end)),

@@ -30,9 +30,9 @@ class Findings:
     """All that an audit found.
 
     Attributes:
-        source: what was audited, as the user named it.
+        source: as the user named it.
         rows: its catalogue.
-        root: folder that the paths of `rows` are relative to.
+        root: what the paths of `rows` are relative to.
         oddities, copies: as these functions give them; copies are told of images only that no study ignores already.
         suspects: None: no study was given.
         leak: None: no test set was given.
@@ -90,10 +90,8 @@ def findings(
 
     Args:
         source: what the user named the images.
-        folder: the images.
         studies: whose models are asked about the labels; none: nobody is asked.
         test_folder: the test images, in which copies are counted; None: nothing is counted.
-        cache: the cache folder.
 
     Raises:
         UserError: an image or a study cannot be read.
@@ -113,23 +111,16 @@ def findings(
     )
 
 
-def tables(found: Findings) -> dict[str, pd.DataFrame]:
-    """Every table that has a row, by the name of its file."""
-    made = {
+def write_tables(folder: Path, found: Findings) -> list[str]:
+    """Write `<name>.csv` of every table that has a row, and give the names; those of an earlier audit go."""
+    tables = {
         "suspects": pd.DataFrame() if found.suspects is None else found.suspects.table,
         "copies": found.copies,
         "oddities": found.oddities,
         "ignore": pd.DataFrame({"id": found.ignore}),
     }
-    return {name: made[name] for name in TITLES if len(made[name])}
-
-
-def write_tables(folder: Path, found: Findings) -> list[str]:
-    """Write `<name>.csv` of every table into a folder, and give the names; those of an earlier audit go."""
-    made = tables(found)
-    for name in TITLES:
-        if name not in made:
-            (folder / f"{name}.csv").unlink(missing_ok=True)
-    for name, table in made.items():
-        write_csv(folder / f"{name}.csv", table)
-    return list(made)
+    for name, table in tables.items():
+        (folder / f"{name}.csv").unlink(missing_ok=True)
+        if len(table):
+            write_csv(folder / f"{name}.csv", table)
+    return [name for name, table in tables.items() if len(table)]
