@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from catsdogs.earlier import Earlier
 from catsdogs.errors import UserError
 from catsdogs.hypermodel import with_values
 from catsdogs.oracles import build_oracle, expected_trials
@@ -28,7 +29,7 @@ def tuner(config, training_data, prepared, tmp_path):
         folder = folder or tmp_path / "job"
         folder.mkdir(exist_ok=True)
         ids = [str(row) for row in training_data.validation_rows]
-        return Search(job, build_oracle(job), *prepared(job), folder, ids, JobProgress("job", 3, 2))
+        return Search(job, build_oracle(job), *prepared(job), folder, ids, JobProgress("job", 3, 2), Earlier())
 
     return build
 
