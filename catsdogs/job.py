@@ -232,8 +232,9 @@ def _search(
         lambda: study_line(place.study),
         earlier.records,
     )
-    ids = list(dataset.rows["id"].iloc[data.validation_rows])
-    search = Search(config, oracle, data, models, place.folder, ids, progress, earlier, deadline)
+    names = ["id", "label", *(["fold"] if len(data.folds) > 1 else [])]
+    validation = dataset.rows.iloc[data.validation_rows][names].astype({"label": int})
+    search = Search(config, oracle, data, models, place.folder, validation, progress, earlier, deadline)
     log.info(
         "%s: %d images to train on, %d to validate on%s; building the model and trying one step",
         place.label,

@@ -21,6 +21,7 @@ from typing import Any
 
 import keras_tuner
 import numpy as np
+import pandas as pd
 
 from catsdogs.batches import PlainBatches, for_keras
 from catsdogs.devices import distributed
@@ -53,7 +54,7 @@ class Search:
     Args:
         models: of the trials of this job.
         folder: of the job; gets `tuner/`, `weights/`, `errors/` and the tables.
-        validation_ids: id of every row in `data.validation_rows`.
+        validation: of `JobTables`, a row for each of `data.validation_rows`.
         progress: told how far training is.
         earlier: the trials that are finished, which the oracle is told of before the search goes on.
         deadline: `time.time()` at which the search is given up; None: never.
@@ -69,7 +70,7 @@ class Search:
         data: TrainingSet,
         models: TrialModels,
         folder: Path,
-        validation_ids: list[str],
+        validation: pd.DataFrame,
         progress: JobProgress,
         earlier: Earlier,
         deadline: float | None = None,
@@ -84,14 +85,8 @@ class Search:
         self._batch_sizes = data.batch_sizes(config.fit.batch_size)
         self.oracle = oracle
         self.weights = ParentWeights(folder / "weights")
-        rows = data.validation_rows
-        fold_of_row = None
-        if len(data.folds) > 1:
-            fold_of_row = np.empty(len(rows), dtype=int)
-            for number, fold in enumerate(data.folds):
-                fold_of_row[np.searchsorted(rows, fold.validation_rows)] = number
-        self._tables = JobTables(folder, validation_ids, data.labels[rows], earlier, fold_of_row)
-        self._validation_ids = validation_ids
+        self._tables = JobTables(folder, validation, earlier)
+        self._validation_ids = list(validation["id"])
         # Its state on disk cannot be trusted (see `replay`).
         shutil.rmtree(folder / "tuner", ignore_errors=True)
         oracle._set_project_dir(str(folder), "tuner")

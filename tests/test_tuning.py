@@ -28,8 +28,9 @@ def tuner(config, training_data, prepared, tmp_path):
         job = config(*FAST, *overrides)
         folder = folder or tmp_path / "job"
         folder.mkdir(exist_ok=True)
-        ids = [str(row) for row in training_data.validation_rows]
-        return Search(job, build_oracle(job), *prepared(job), folder, ids, JobProgress("job", 3, 2), Earlier())
+        rows = training_data.validation_rows
+        validation = pd.DataFrame({"id": rows.astype(str), "label": training_data.labels[rows].astype(int)})
+        return Search(job, build_oracle(job), *prepared(job), folder, validation, JobProgress("job", 3, 2), Earlier())
 
     return build
 
