@@ -23,7 +23,7 @@ from catsdogs.inputs import live_views
 from catsdogs.members import Member
 from catsdogs.pipeline import OUTPUTS, Pipeline
 from catsdogs.schema import RetrainConfig, Tta
-from catsdogs.tta import choose_tta, predict_views, tta_views, views_by_kind
+from catsdogs.tta import choose_tta, predict_views, views_by_kind
 from catsdogs.views import PLAIN, View
 
 log = logging.getLogger(__name__)
@@ -65,10 +65,11 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, ju
     the temperature is that of one model, and a little high for their mean. What several jobs say out of fold, by one
     model of each, tells how much each counts and whether probabilities are averaged; its models share that.
     """
-    rows = np.sort(np.concatenate([fold.validation_rows for fold in dataset.folds()]))
-    table = _table(dataset, rows)
+    rows = np.flatnonzero(dataset.rows["fold"] >= 0)
+    names = ["id", "label", "split", *(["fold"] if config.split.folds > 1 else [])]
+    table = dataset.rows.iloc[rows].assign(split="validation").reset_index(drop=True)[names]
     labels = table["label"].to_numpy()
-    kinds = _kinds(config)
+    kinds = views_by_kind(config.tta, config.augmentation)
     views = list(dict.fromkeys(view for over in kinds.values() for view in over))
     outputs = _outputs(config, judges or members, dataset, rows, views)
     by = "folds" if judges or config.ensemble.kind == "folds" else "final model"
@@ -82,10 +83,11 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, ju
     tta, tta_table = config.tta, None
     if tta.kind == "auto":
         assert said is not None
-        choice = choose_tta(labels, {kind: said[[views.index(view) for view in over]] for kind, over in kinds.items()})
-        tta_table = choice.table
-        tta = Tta(choice.kind, tta.views, choice.average)  # type: ignore[arg-type]  # one of each
-        log.info("test-time augmentation: %s is best on %d images", _told(tta), len(labels))
+        by_kind = {kind: said[[views.index(view) for view in over]] for kind, over in kinds.items()}
+        kind, average, tta_table = choose_tta(labels, by_kind)
+        tta = Tta(kind, tta.views, average)  # type: ignore[arg-type]  # one of each
+        how = "" if kind == "none" else f", averaged as {average}"
+        log.info("test-time augmentation: %s%s is best on %d images", kind, how, len(labels))
     pipeline = Pipeline(tta, config.augmentation, config.seed, None)
 
     found = {name: np.full(len(rows), np.nan) for name in OUTPUTS}
@@ -115,19 +117,6 @@ def forward_of(model: Any, engine: str) -> Forward:
     except UserError as error:
         log.warning("%s; Keras predicts instead", error)
         return fastest_forward(model, "keras")
-
-
-def _table(dataset: Dataset, rows: np.ndarray) -> pd.DataFrame:
-    chosen = dataset.rows.iloc[rows]
-    table = pd.DataFrame({"id": chosen["id"].to_numpy(), "label": chosen["label"].to_numpy(), "split": "validation"})
-    return table.assign(fold=chosen["fold"].to_numpy()) if len(dataset.folds()) > 1 else table
-
-
-def _kinds(config: RetrainConfig) -> dict[str, list[View]]:
-    """The views of every kind of test-time augmentation that is asked for, the image itself among them."""
-    if config.tta.kind == "auto":
-        return views_by_kind(config.tta, config.augmentation)
-    return {"none": [PLAIN], config.tta.kind: tta_views(config.tta, config.augmentation)}
 
 
 def _outputs(
@@ -167,11 +156,6 @@ def _combination(
         return mean_of(1, "single"), None
     if outputs is None:
         return mean_of(len(jobs), "logit"), None
-    choice = choose(labels, outputs[:, 0])
-    names = {f"member {number}": job for number, job in enumerate(jobs)}
-    log.info("ensemble: %s is best of %d ways on %d images", choice.combination.way, len(choice.table), len(labels))
-    return choice.combination, choice.table.assign(name=choice.table["name"].replace(names))
-
-
-def _told(tta: Tta) -> str:
-    return tta.kind if tta.kind == "none" else f"{tta.kind}, averaged as {tta.average}"
+    combination, table = choose(labels, outputs[:, 0], jobs)
+    log.info("ensemble: %s is best of %d ways on %d images", combination.way, len(table), len(labels))
+    return combination, table

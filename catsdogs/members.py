@@ -138,8 +138,7 @@ def _members_of(
     data, models = prepared(settings, dataset, folds, depths)
     kept = None
     if not len(data.validation_rows) and not changed:
-        rows = np.sort(np.concatenate([fold.validation_rows for fold in searched]))
-        kept = _kept(job, trial, list(dataset.rows["id"].iloc[rows]))
+        kept = _kept(job, trial, list(dataset.rows["id"][dataset.rows["fold"] >= 0]))
     selected_epochs = ((job.result.get("config") or {}).get("fit") or {}).get("epochs")
     line = _to_train(config, line, len(data.validation_rows) > 0, config.fit.epochs != selected_epochs)
     members = []
@@ -149,10 +148,10 @@ def _members_of(
             run = job.execution(trial.trial) * len(searched) + number
             of = f", fold {number + 1} of {len(folds)}" if by_fold else ""
             try:
-                found = execute(config, line, data, models, run, _told(f"{label}{of}", line, fold))
+                trainings, trained = execute(config, line, data, models, run, _told(f"{label}{of}", line, fold))
             except DivergedError as error:
                 raise UserError(f"the training diverged: {error}") from error
-            history = pd.concat([one.history for one in found.trainings], ignore_index=True)
+            history = pd.concat([one.history for one in trainings], ignore_index=True)
             members.append(
                 Member(
                     config,
@@ -161,8 +160,8 @@ def _members_of(
                     fold=number if by_fold else None,
                     seed=trial_seed(config.seed, trial.trial, run),
                     changed=changed,
-                    model=models.whole(found.model),
-                    training=dataclasses.replace(found.trainings[-1], history=history),
+                    model=models.whole(trained),
+                    training=dataclasses.replace(trainings[-1], history=history),
                     unseen=fold.validation_rows,
                     kept=kept,
                 )
