@@ -47,7 +47,7 @@ def tta_views(kind: str, views: int, augmentation: Augmentation) -> list[View]:
 
 
 def views_by_kind(tta: Tta, augmentation: Augmentation) -> dict[str, list[View]]:
-    """The views of the image itself and of what is asked for; of auto every kind that differs from it, cheapest first."""
+    """The views of the image itself and of what is asked for; of auto of all kinds that differ, cheapest first."""
     kinds: list[str] = ["none", tta.kind]
     if tta.kind == "auto":
         kinds = [kind for kind in KINDS if kind != "views" or not is_identity(augmentation)]

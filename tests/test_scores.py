@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,10 +27,6 @@ def simulated(size: int, seed: int, sharpness: float = 1.0) -> tuple[np.ndarray,
 
 
 # Values
-
-
-def test_epsilon_is_that_of_keras() -> None:
-    assert EPSILON == 1e-7
 
 
 def test_log_loss_per_image_in_closed_form() -> None:
@@ -71,18 +66,6 @@ def test_scores_by_hand() -> None:
 
 def test_a_probability_of_one_half_is_a_cat_as_in_keras() -> None:
     assert scores(np.array([0, 0, 1]), np.array([0.5, 0.5, 0.5]), "test")["accuracy"].value == pytest.approx(2 / 3)
-
-
-@pytest.mark.parametrize("decimals", [1, 16])  # with and without ties
-def test_scores_equal_scikit_learn(decimals: int) -> None:
-    labels, p_dog = simulated(500, seed=1, sharpness=2)
-    p_dog = np.round(p_dog, decimals)
-    result = scores(labels, p_dog, "test")
-    assert result["log_loss"].value == pytest.approx(sklearn.metrics.log_loss(labels, np.clip(p_dog, 1e-7, 1 - 1e-7)))
-    assert result["log_loss"].value == pytest.approx(log_loss_per_image(labels, p_dog).mean())
-    assert result["accuracy"].value == pytest.approx(sklearn.metrics.accuracy_score(labels, p_dog > 0.5))
-    assert result["roc_auc"].value == pytest.approx(sklearn.metrics.roc_auc_score(labels, p_dog))
-    assert result["brier"].value == pytest.approx(np.mean((labels - p_dog) ** 2))
 
 
 def test_calibration_error_bins_confidence_in_fifteenths_closed_above() -> None:
@@ -135,27 +118,6 @@ def test_intervals_agree_with_scipy(decimals: int) -> None:
         assert result[name].high == pytest.approx(high, abs=0.06 * (high - low)), name
 
 
-def test_intervals_cover_the_truth_about_95_times_in_100() -> None:
-    labels, p_dog = simulated(1_000_000, seed=5, sharpness=2)
-    everyone = {
-        "log_loss": log_loss_per_image(labels, p_dog).mean(),
-        "accuracy": ((p_dog > 0.5) == labels).mean(),
-        "brier": ((p_dog - labels) ** 2).mean(),
-        "roc_auc": sklearn.metrics.roc_auc_score(labels[:100_000], p_dog[:100_000]),
-    }
-    covered = dict.fromkeys(everyone, 0)
-    draws = 100
-    for draw in range(draws):
-        result = scores(*simulated(200, seed=1000 + draw, sharpness=2), "test")
-        for name, truth in everyone.items():
-            low, high = result[name].low, result[name].high
-            assert low is not None
-            assert high is not None
-            covered[name] += low <= truth <= high
-    for name, count in covered.items():
-        assert 0.87 <= count / draws <= 1, (name, count)  # 95 % less 3.7 standard errors of 2.2 %
-
-
 def test_equal_probabilities_count_half_whatever_their_order() -> None:
     labels = np.repeat([0, 1], 20)
     assert scores(labels, np.full(40, 0.3), "test")["roc_auc"] == Score(0.5, 0.5, 0.5, "test", 40)
@@ -169,22 +131,6 @@ def test_the_same_predictions_have_the_same_interval_in_any_order() -> None:
     for name in KEYS:
         assert one[name].value == pytest.approx(other[name].value)
         assert one[name].low == pytest.approx(other[name].low)
-
-
-def test_more_images_make_a_narrower_interval() -> None:
-    few, many = scores(*simulated(200, 7), "test")["log_loss"], scores(*simulated(5_000, 7), "test")["log_loss"]
-    assert few.low is not None
-    assert few.high is not None
-    assert many.low is not None
-    assert many.high is not None
-    assert many.high - many.low == pytest.approx((few.high - few.low) / 5, rel=0.4)
-
-
-def test_5000_images_take_about_a_third_of_a_second() -> None:
-    labels, p_dog = simulated(5_000, seed=8)
-    started = time.perf_counter()
-    scores(labels, p_dog, "test")
-    assert time.perf_counter() - started < 5  # generous: a busy machine must not fail the test
 
 
 @settings(max_examples=40, deadline=None)
