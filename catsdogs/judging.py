@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,14 +72,16 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, ju
     labels = table["label"].to_numpy()
     kinds = views_by_kind(config.tta, config.augmentation)
     views = list(dict.fromkeys(view for over in kinds.values() for view in over))
-    outputs = _outputs(config, judges or members, dataset, rows, views)
+    # The models of every job: one, or those of its folds.
+    models = Counter(member.job.name for member in members)
+    outputs = _outputs(config, judges or members, list(models), dataset, rows, views)
     by = "folds" if judges or config.ensemble.kind == "folds" else "final model"
     if not judges and all(member.kept is not None for member in members):
         by = "search"
         views, outputs = [PLAIN], np.stack([member.kept for member in members if member.kept is not None])[:, None]
 
-    over_jobs, ensemble_table = _combination(members, labels, outputs)
-    combination = shared_out(over_jobs, [len(own) for own in _by_job(members).values()])
+    over_jobs, ensemble_table = _combination(list(models), labels, outputs)
+    combination = shared_out(over_jobs, list(models.values()))
     said = None if outputs is None else np.stack([over_jobs(outputs[:, view]) for view in range(len(views))])
     tta, tta_table = config.tta, None
     if tta.kind == "auto":
@@ -120,16 +123,17 @@ def forward_of(model: Any, engine: str) -> Forward:
 
 
 def _outputs(
-    config: RetrainConfig, members: Sequence[Member], dataset: Dataset, rows: np.ndarray, views: list[View]
+    config: RetrainConfig,
+    members: Sequence[Member],
+    jobs: list[str],
+    dataset: Dataset,
+    rows: np.ndarray,
+    views: list[View],
 ) -> np.ndarray | None:
-    """(K, V, N) p_dog of every member for rows that it has not seen; None where they have seen all.
-
-    The models of the folds of a trial count as one member, of which each tells its own rows.
-    """
+    """(K, V, N) p_dog of every job for rows that its model, or that of a fold, has not seen; None if they have all."""
     if not all(len(member.unseen) for member in members):
         return None
     pixels = live_views(config, dataset.rows, dataset.root)
-    jobs = list(_by_job(members))
     found = np.full((len(jobs), len(views), len(rows)), np.nan)
     for number, member in enumerate(members):
         forward = forward_of(member.model, config.features.engine)
@@ -139,19 +143,10 @@ def _outputs(
     return found
 
 
-def _by_job(members: Sequence[Member]) -> dict[str, list[Member]]:
-    """The models of every job: one, or those of its folds."""
-    found: dict[str, list[Member]] = {}
-    for member in members:
-        found.setdefault(member.job.name, []).append(member)
-    return found
-
-
 def _combination(
-    members: Sequence[Member], labels: np.ndarray, outputs: np.ndarray | None
+    jobs: list[str], labels: np.ndarray, outputs: np.ndarray | None
 ) -> tuple[Combination, pd.DataFrame | None]:
     """Of the jobs, chosen by what they say of the images as they are."""
-    jobs = list(_by_job(members))
     if len(jobs) == 1:
         return mean_of(1, "single"), None
     if outputs is None:

@@ -179,11 +179,9 @@ def _alone(config: RetrainConfig, dataset: Dataset) -> Fold:
 
 
 def _to_train(config: RetrainConfig, line: list[TrialRecord], scored: bool, other_epochs: bool) -> list[TrialRecord]:
-    """The line with the epochs that it is trained to: without validation images, those that its trials needed then.
+    """The line with the epochs that it is trained to: where nothing is `scored`, those that its trials needed then.
 
-    Args:
-        scored: there are validation images.
-        other_epochs: fit.epochs is overridden, and the last of the line is trained to it.
+    Where fit.epochs is overridden (`other_epochs`), the last of the line is trained to it.
     """
     ends = [record.epoch_budget or config.fit.epochs if scored else record.best_epoch for record in line]
     if scored and other_epochs:
@@ -203,10 +201,7 @@ def _told(label: str, line: list[TrialRecord], fold: Fold) -> Listener:
 
 
 def _kept(job: Job, trial: TrialRecord, ids: list[str]) -> np.ndarray | None:
-    """What the search's models of this trial said of the images that they had not seen.
-
-    It is kept of the best trial of a job only; None for any other.
-    """
+    """What the search's models said of the images that they had not seen; kept of the best trial of a job only."""
     if job.best().get("trial") != trial.trial:
         return None
     table = VALIDATION_TABLE.read(job.folder / VALIDATION)

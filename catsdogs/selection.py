@@ -85,7 +85,7 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str) -> di
     _tell(label, winner, candidates, means, seeds)
     rows = ours.loc[[winner.trial]].sort_values("seed")
     if winner.trial in p_dog:
-        search.write_validation(p_dog[winner.trial], winner.trial, fresh)
+        search.tables.write_validation(p_dog[winner.trial], winner.trial, fresh)
     else:
         # An earlier run of the job trained it, and may have been ended before it wrote this down.
         search.mend_validation(winner, fresh)

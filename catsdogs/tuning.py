@@ -85,7 +85,7 @@ class Search:
         self._batch_sizes = data.batch_sizes(config.fit.batch_size)
         self.oracle = oracle
         self.weights = ParentWeights(folder / "weights")
-        self._tables = JobTables(folder, validation, earlier)
+        self.tables = JobTables(folder, validation, earlier)
         self._validation_ids = list(validation["id"])
         # Its state on disk cannot be trusted (see `replay`).
         shutil.rmtree(folder / "tuner", ignore_errors=True)
@@ -96,7 +96,7 @@ class Search:
 
     @property
     def records(self) -> list[TrialRecord]:
-        return self._tables.records
+        return self.tables.records
 
     @property
     def folds(self) -> int:
@@ -147,14 +147,14 @@ class Search:
             write_text(self._errors / f"{trial.trial_id}.txt", trial.message)
             told = trial.message.strip().splitlines()[-1]
             log.warning("trial %s failed: %s", trial.trial_id, told)
-            record = dataclasses.replace(begun, epochs=self._tables.epochs(), error=told)
+            record = dataclasses.replace(begun, epochs=self.tables.epochs(), error=told)
         self.oracle.end_trial(trial)
         # It has saved itself while the trial was still going on.
         self.oracle.save()
         seconds = round(time.monotonic() - began, 3)
         record = dataclasses.replace(record, status=trial.status, seconds=seconds, ended=now())
         new_best = best_trial([*self.records, record]) is record
-        self._tables.commit(record, p_dog if new_best else None)
+        self.tables.commit(record, p_dog if new_best else None)
         self.weights.drop_useless(self.oracle, [record.trial for record in self.records])
         self._progress.trial_done(record.val_log_loss)
 
@@ -185,7 +185,7 @@ class Search:
         Raises:
             DivergedError: a training does not end well.
         """
-        self._tables.forget_epochs()
+        self.tables.forget_epochs()
         rows, folds = self._data.validation_rows, self._data.folds
         p_dog = np.full(len(rows), np.nan)
         runs = list(itertools.product(executions, range(len(folds))))
@@ -194,13 +194,13 @@ class Search:
             try:
                 training, model = self._train_run(record, execution * len(folds) + fold, progress, number)
             except DivergedError as error:
-                self._tables.keep_epochs(error.history, record.trial, execution, fold)
+                self.tables.keep_epochs(error.history, record.trial, execution, fold)
                 raise
             if execution == executions[0] and (len(runs) > 1 or training.val_log_loss < beat):
                 # Now: the next run, or trial, starts in the same model.
                 own = folds[fold].validation_rows
                 p_dog[np.searchsorted(rows, own)] = self._predictions(model, own)
-            self._tables.keep_epochs(training.history, record.trial, execution, fold)
+            self.tables.keep_epochs(training.history, record.trial, execution, fold)
             trainings.append(training)
         by_execution = [trainings[start : start + len(folds)] for start in range(0, len(trainings), len(folds))]
         scored = dataclasses.replace(
@@ -211,9 +211,6 @@ class Search:
             best_epoch=round(statistics.fmean(training.best_epoch for training in trainings)),
         )
         return scored, p_dog
-
-    def write_validation(self, p_dog: np.ndarray, trial_id: str, execution: int) -> None:
-        self._tables.write_validation(p_dog, trial_id, execution)
 
     def mend_validation(self, record: TrialRecord, execution: int) -> None:
         """Train an execution again for its predictions, where they are lost or of a trial that never ended."""
@@ -227,7 +224,7 @@ class Search:
                 "trial %s did not end well this time, and validation.csv is left as it is: %s", record.trial, error
             )
         else:
-            self.write_validation(p_dog, record.trial, execution)
+            self.tables.write_validation(p_dog, record.trial, execution)
 
     def _begun(self, trial: Any) -> TrialRecord:
         """The record of a trial of which nothing is known but what the oracle proposes."""
