@@ -32,15 +32,10 @@ _FLOORS = 200  # that are tried; neighbours differ by 3 to 7 %
 
 @dataclass(frozen=True)
 class Calibration:
-    """A function from probabilities to probabilities; 0.5 stays, and the order does, but for ties at the floor.
+    """A function from probabilities to probabilities; 0.5 stays, and the order does, but for ties at the floor."""
 
-    Attributes:
-        temperature: above 0; logits are divided by it, so below 1 makes surer and above 1 less sure.
-        floor: the lowest probability of either class that is given afterwards, in [EPSILON, HIGHEST_FLOOR].
-    """
-
-    temperature: float
-    floor: float
+    temperature: float  # above 0; logits are divided by it, so below 1 makes surer and above 1 less sure
+    floor: float  # the lowest probability of either class that is given afterwards, in [EPSILON, HIGHEST_FLOOR]
 
     def __call__(self, p_dog: np.ndarray) -> np.ndarray:
         """(N,) in [0, 1] -> (N,) float64 in [floor, 1 - floor]."""
@@ -52,17 +47,11 @@ IDENTITY = Calibration(temperature=1.0, floor=EPSILON)
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether to calibrate.
+    """Whether to calibrate."""
 
-    Attributes:
-        calibration: fitted on all images; IDENTITY where it is not kept.
-        gain: log loss as it is minus cross-fitted log loss, image by image; above 0 calibration helps.
-        kept: whether the gain is above 0.
-    """
-
-    calibration: Calibration
-    gain: Interval
-    kept: bool
+    calibration: Calibration  # fitted on all images; IDENTITY where it is not kept
+    gain: Interval  # log loss as it is minus cross-fitted log loss, image by image; above 0 calibration helps
+    kept: bool  # whether the gain is above 0
 
 
 def fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:

@@ -15,15 +15,10 @@ from catsdogs.scores import EQUAL, clip, log_loss_per_image
 
 @dataclass(frozen=True)
 class Combination:
-    """How the probabilities of members become one.
+    """How the probabilities of members become one."""
 
-    Attributes:
-        way: "single" (one member alone), "probability" (their mean) or "logit" (the mean of their logits).
-        weights: of every member.
-    """
-
-    way: str
-    weights: tuple[float, ...]
+    way: str  # "single" (one member alone), "probability" (their mean) or "logit" (the mean of their logits)
+    weights: tuple[float, ...]  # of every member
 
     def __call__(self, members: np.ndarray) -> np.ndarray:
         """p_dog (K, N) in [0, 1] of every member -> (N,) float64 in [0, 1]."""

@@ -24,12 +24,7 @@ def folded(model: keras.Model) -> keras.Model:
         A functional model of the same inputs and outputs, which shares all layers and variables with `model`, so the
         kernel that is trained is the original one. `get_weights` may give them in another order, and it is not meant to
         be saved: save `model`.
-
-    Raises:
-        ValueError: `model` is not a functional model.
     """
-    if not isinstance(model, keras.Function):
-        raise ValueError(f"{model.name} is not a functional model: it has no graph in which to fold")
     if not model.trainable and any(layer.trainable_variables for layer in model.layers):
         # A frozen container hides variables of layers that are not frozen; its copy would show them.
         return model

@@ -47,19 +47,12 @@ _OF_THIS_RUN = (".hydra", "search.log")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a job stands in its study.
+    """Where a job stands in its study."""
 
-    Attributes:
-        folder: of the job.
-        study: folder of the study.
-        index: from 1.
-        total: jobs of this run of the study; None if a sweeper decides as it goes.
-    """
-
-    folder: Path
-    study: Path
-    index: int = 1
-    total: int | None = 1
+    folder: Path  # of the job
+    study: Path  # folder of the study
+    index: int = 1  # from 1
+    total: int | None = 1  # jobs of this run of the study; None if a sweeper decides as it goes
 
     @property
     def label(self) -> str:

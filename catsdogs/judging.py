@@ -80,7 +80,12 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, ju
         by = "search"
         views, outputs = [PLAIN], np.stack([member.kept for member in members if member.kept is not None])[:, None]
 
-    over_jobs, ensemble_table = _combination(list(models), labels, outputs)
+    # Chosen by what the jobs say of the images as they are.
+    over_jobs, ensemble_table = mean_of(len(models), "single" if len(models) == 1 else "logit"), None
+    if outputs is not None and len(models) > 1:
+        over_jobs, ensemble_table = choose(labels, outputs[:, 0], list(models))
+        way, count = over_jobs.way, len(ensemble_table)
+        log.info("ensemble: %s is best of %d ways on %d images", way, count, len(labels))
     combination = shared_out(over_jobs, list(models.values()))
     said = None if outputs is None else np.stack([over_jobs(outputs[:, view]) for view in range(len(views))])
     tta, tta_table = config.tta, None
@@ -141,16 +146,3 @@ def _outputs(
         said = predict_views(forward, pixels, member.unseen, views, what)
         found[jobs.index(member.job.name)][:, np.searchsorted(rows, member.unseen)] = said
     return found
-
-
-def _combination(
-    jobs: list[str], labels: np.ndarray, outputs: np.ndarray | None
-) -> tuple[Combination, pd.DataFrame | None]:
-    """Of the jobs, chosen by what they say of the images as they are."""
-    if len(jobs) == 1:
-        return mean_of(1, "single"), None
-    if outputs is None:
-        return mean_of(len(jobs), "logit"), None
-    combination, table = choose(labels, outputs[:, 0], jobs)
-    log.info("ensemble: %s is best of %d ways on %d images", combination.way, len(table), len(labels))
-    return combination, table

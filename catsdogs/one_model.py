@@ -78,7 +78,10 @@ def _with_shared_prefix(models: list[keras.Model], images: Any, places: list[int
     # A cut is below what can be trained; weights that cannot, statistics for example, might differ all the same.
     if not all(_same_weights(below[0], other) for other in below[1:]):
         return None
-    shared = below[0](_preprocessing(models[0], nodes[0], images))
+    preprocessed = nodes[0].input_tensors[0]
+    if preprocessed is not models[0].inputs[0]:
+        images = keras.Model(models[0].inputs, preprocessed, name="preprocessing")(images)
+    shared = below[0](images)
     outputs = []
     for place, model, node, backbone in zip(places, models, nodes, backbones, strict=True):
         x = shared
@@ -103,12 +106,6 @@ def _backbone_node(model: keras.Model) -> Any | None:
         return None
     nodes = [node for node in graph_nodes(model) if isinstance(node.operation, keras.Function)]
     return nodes[0] if len(nodes) == 1 and len(nodes[0].outputs) == 1 else None
-
-
-def _preprocessing(model: keras.Model, node: Any, images: Any) -> Any:
-    if node.input_tensors[0] is model.inputs[0]:
-        return images
-    return keras.Model(model.inputs, node.input_tensors[0], name="preprocessing")(images)
 
 
 def _depth_of_difference(backbones: list[keras.Model]) -> int:

@@ -27,19 +27,12 @@ OUTPUTS = ("p_dog", "p_dog_tta", "p_dog_calibrated")
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Plain outputs -> submitted ones.
+    """Plain outputs -> submitted ones."""
 
-    Attributes:
-        tta: of a kind that is not auto.
-        augmentation: of the views of kind views.
-        seed: likewise.
-        calibration: of the averaged outputs; None: they stay as they are.
-    """
-
-    tta: Tta
-    augmentation: Augmentation
-    seed: int
-    calibration: Calibration | None
+    tta: Tta  # of a kind that is not auto
+    augmentation: Augmentation  # of the views of kind views
+    seed: int  # likewise
+    calibration: Calibration | None  # of the averaged outputs; None: they stay as they are
 
     @property
     def over(self) -> list[View]:

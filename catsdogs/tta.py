@@ -26,13 +26,10 @@ KINDS = ("none", "flip", "crops", "views")
 
 
 def tta_views(kind: str, views: int, augmentation: Augmentation) -> list[View]:
-    """The views that are averaged.
+    """The views that a kind of KINDS averages.
 
     The image itself; itself and its mirror image; the crops of `augment.crops`, each with its mirror image; or seeded
     augmentations, so many `views`.
-
-    Args:
-        kind: one of KINDS.
     """
     if kind == "none":
         return [PLAIN]

@@ -52,10 +52,8 @@ class Search:
     """Runs the trials of one job and writes its tables after each of them.
 
     Args:
-        models: of the trials of this job.
         folder: of the job; gets `tuner/`, `weights/`, `errors/` and the tables.
         validation: of `JobTables`, a row for each of `data.validation_rows`.
-        progress: told how far training is.
         earlier: the trials that are finished, which the oracle is told of before the search goes on.
         deadline: `time.time()` at which the search is given up; None: never.
 
@@ -175,7 +173,6 @@ class Search:
 
         Args:
             executions: by number; the search has had those below `fit.executions_per_trial`.
-            progress: told how far training is.
             beat: what a single training must score less than for its predictions to count.
 
         Returns:
