@@ -6,6 +6,7 @@ MobileNetV2 at depth 30 took 65 ms instead of 81.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import keras
@@ -102,10 +103,9 @@ class FoldedConvolution(keras.layers.Layer):
 def _foldable(model: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.BatchNormalization]]:
     """The pairs of convolution and BatchNormalization of one graph, nested graphs left out."""
     nodes = graph_nodes(model)
-    calls: dict[int, int] = {}
+    calls = Counter(id(node.operation) for node in nodes)
     consumers: dict[int, list[Any]] = {}
     for node in nodes:
-        calls[id(node.operation)] = calls.get(id(node.operation), 0) + 1
         for tensor in node.input_tensors:
             consumers.setdefault(id(tensor), []).append(node.operation)
     outputs = {id(tensor) for tensor in model.outputs}

@@ -127,11 +127,11 @@ def _members_of(
     searched = dataset.folds()
     folds = searched if by_fold else [_alone(config, dataset)]
     line = lineage(job.trials(), trial)
-    few = max(record.best_epoch for record in line) <= distinct_views(
+    read_once = max(record.best_epoch for record in line) <= distinct_views(
         config.features, config.augmentation, config.fit.epochs
     )
     settings = config
-    if config.fit_on == "all" and not by_fold and config.features.mode == "auto" and few:
+    if config.fit_on == "all" and not by_fold and config.features.mode == "auto" and read_once:
         log.info("every view is read once, so that activations are computed for every batch and not stored")
         settings = dataclasses.replace(config, features=dataclasses.replace(config.features, mode="live"))
     depths = [with_values(config, record.hyperparameters).model.unfreeze_depth for record in line]

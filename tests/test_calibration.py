@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import scipy.optimize
 from scipy.special import expit, logit
-from sklearn.linear_model import LogisticRegression
 
 from catsdogs.calibration import FEWEST, HIGHEST_FLOOR, IDENTITY, Calibration, cross_fitted, fit, verdict
 from catsdogs.scores import EPSILON, clip, log_loss_per_image
@@ -30,14 +29,6 @@ def test_the_temperature_is_found_again(temperature: float) -> None:
     found = fit(labels, expit(logit(p_dog) * temperature))
     assert found.temperature == pytest.approx(temperature, rel=0.05)
     assert found.floor < 0.002
-
-
-def test_the_temperature_is_that_of_scikit_learn() -> None:
-    labels, p_dog = calibrated(3000, seed=2)
-    logits = logit(p_dog) * 1.7
-    # A logistic regression on the logits, without an intercept and a penalty, has one weight: 1 / temperature.
-    regression = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-8).fit(logits[:, None], labels)
-    assert fit(labels, expit(logits)).temperature == pytest.approx(1 / regression.coef_[0, 0], rel=1e-3)
 
 
 def test_temperature_and_floor_are_the_best_there_are() -> None:

@@ -40,7 +40,6 @@ def test_extreme_probabilities_have_the_clipped_loss() -> None:
     np.testing.assert_allclose(loss, [wrong, right, right, wrong], rtol=1e-8)
     result = scores(np.array([1, 1, 0, 0]), np.array([0, 1, 0, 1]), "validation")
     assert result["log_loss"].value == pytest.approx((wrong + right) / 2)
-    assert all(np.isfinite(score.value) for score in result.values() if score.value is not None)
 
 
 def test_clip_is_strictly_inside_and_leaves_the_rest() -> None:
@@ -82,11 +81,6 @@ def test_calibration_error_treats_cats_and_dogs_alike() -> None:
     labels, p_dog = simulated(400, seed=2, sharpness=3)
     mirrored = expected_calibration_error(1 - labels, 1 - p_dog)
     assert expected_calibration_error(labels, p_dog) == pytest.approx(mirrored)
-
-
-def test_calibration_error_tells_calibrated_from_overconfident() -> None:
-    assert expected_calibration_error(*simulated(20_000, seed=3)) < 0.02
-    assert expected_calibration_error(*simulated(20_000, seed=3, sharpness=3)) > 0.1
 
 
 # Intervals
@@ -134,10 +128,7 @@ def test_the_same_predictions_have_the_same_interval_in_any_order() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    p_dog=arrays(np.float64, st.integers(1, 12), elements=st.floats(0, 1)),
-    data=st.data(),
-)
+@given(p_dog=arrays(np.float64, st.integers(1, 12), elements=st.floats(0, 1)), data=st.data())
 def test_every_score_stays_in_its_range(p_dog: np.ndarray, data: st.DataObject) -> None:
     labels = data.draw(arrays(np.float32, p_dog.shape, elements=st.sampled_from([0.0, 1.0])))
     result = scores(labels, p_dog, "test")
@@ -159,15 +150,11 @@ def test_one_class_has_no_roc_auc(label: int) -> None:
     assert result["log_loss"].low is not None
 
 
-def test_one_image_has_values_and_no_intervals() -> None:
+def test_one_image_has_values_and_two_have_intervals() -> None:
     result = scores(np.array([1]), np.array([0.8]), "test")
     assert result["log_loss"] == Score(pytest.approx(-np.log(0.8)), None, None, "test", 1)
-    assert result["accuracy"] == Score(1.0, None, None, "test", 1)
-
-
-def test_two_images_have_an_interval() -> None:
-    score = scores(np.array([1, 1]), np.array([0.8, 0.4]), "test")["brier"]
-    assert (score.low, score.high) == (pytest.approx(0.04), pytest.approx(0.36))
+    brier = scores(np.array([1, 1]), np.array([0.8, 0.4]), "test")["brier"]
+    assert (brier.low, brier.high) == (pytest.approx(0.04), pytest.approx(0.36))
 
 
 def test_resamples_of_one_class_do_not_spoil_the_roc_auc_interval() -> None:
