@@ -72,14 +72,14 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, ju
     labels = table["label"].to_numpy()
     kinds = views_by_kind(config.tta, config.augmentation)
     views = list(dict.fromkeys(view for over in kinds.values() for view in over))
-    # The models of every job: one, or those of its folds.
-    models = Counter(member.job.name for member in members)
-    outputs = _outputs(config, judges or members, list(models), dataset, rows, views)
+    outputs = _outputs(config, judges or members, dataset, rows, views)
     by = "folds" if judges or config.ensemble.kind == "folds" else "final model"
     if not judges and all(member.kept is not None for member in members):
         by = "search"
         views, outputs = [PLAIN], np.stack([member.kept for member in members if member.kept is not None])[:, None]
 
+    # How many models every job has: one, or those of its folds.
+    models = Counter(member.job.name for member in members)
     # Chosen by what the jobs say of the images as they are.
     over_jobs, ensemble_table = mean_of(len(models), "single" if len(models) == 1 else "logit"), None
     if outputs is not None and len(models) > 1:
@@ -128,16 +128,12 @@ def forward_of(model: Any, engine: str) -> Forward:
 
 
 def _outputs(
-    config: RetrainConfig,
-    members: Sequence[Member],
-    jobs: list[str],
-    dataset: Dataset,
-    rows: np.ndarray,
-    views: list[View],
+    config: RetrainConfig, members: Sequence[Member], dataset: Dataset, rows: np.ndarray, views: list[View]
 ) -> np.ndarray | None:
     """(K, V, N) p_dog of every job for rows that its model, or that of a fold, has not seen; None if they have all."""
     if not all(len(member.unseen) for member in members):
         return None
+    jobs = list(dict.fromkeys(member.job.name for member in members))
     pixels = live_views(config, dataset.rows, dataset.root)
     found = np.full((len(jobs), len(views), len(rows)), np.nan)
     for number, member in enumerate(members):

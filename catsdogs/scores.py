@@ -181,11 +181,7 @@ def _roc_auc(counts: np.ndarray, labels: np.ndarray, steps: np.ndarray) -> np.nd
 
 
 def checked(labels: np.ndarray, p_dog: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as (N,) float64.
-
-    Raises:
-        ValueError: as `log_loss_per_image`.
-    """
+    """Both as (N,) float64, or a ValueError that names the row."""
     labels, p_dog = np.asarray(labels, dtype=np.float64), np.asarray(p_dog, dtype=np.float64)
     if labels.shape != p_dog.shape or labels.shape not in ((labels.size,), (labels.size, 1)):
         raise ValueError(f"labels and p_dog must both be (N,) or (N, 1), got {labels.shape} and {p_dog.shape}")

@@ -69,7 +69,7 @@ def execute(
     data: TrainingSet,
     models: TrialModels,
     run: int,
-    listener: Listener | None = None,
+    listener: Listener,
     weights: list[np.ndarray] | None = None,
 ) -> tuple[list[Training], TrialModel]:
     """Train a trial on one fold; on the same data and machine the same model comes out every time.
