@@ -15,7 +15,7 @@ from scipy.special import expit, logit
 from sklearn.model_selection import StratifiedKFold
 
 from catsdogs.comparison.paired import Interval, mean_intervals
-from catsdogs.scores import EPSILON, clip, log_loss_per_image
+from catsdogs.scores import EPSILON, checked, clip, log_loss_per_image
 
 # Fewer images are not fitted to. In simulations of calibrated models a fit that was kept raised the log loss by at most
 # 0.015 with 200 images and by up to 0.08 with 100; smoothing of 0.1 costs 0.05.
@@ -25,20 +25,17 @@ FEWEST = 200
 HIGHEST_TEMPERATURE = 20.0
 HIGHEST_FLOOR = 0.05
 
+FOLDS = 5  # by which calibration is cross-fitted
+
 _FLOORS = 200  # that are tried; neighbours differ by 3 to 7 %
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A function from probabilities to probabilities; 0.5 stays, and the order does, but for ties at the floor.
+    """A function from probabilities to probabilities; 0.5 stays, and the order does, but for ties at the floor."""
 
-    Attributes:
-        temperature: above 0; logits are divided by it, so below 1 makes surer and above 1 less sure.
-        floor: the lowest probability of either class that is given afterwards, in [EPSILON, HIGHEST_FLOOR].
-    """
-
-    temperature: float
-    floor: float
+    temperature: float  # above 0; logits are divided by it, so below 1 makes surer and above 1 less sure
+    floor: float  # the lowest probability of either class that is given afterwards, in [EPSILON, HIGHEST_FLOOR]
 
     def __call__(self, p_dog: np.ndarray) -> np.ndarray:
         """(N,) in [0, 1] -> (N,) float64 in [floor, 1 - floor]."""
@@ -50,17 +47,11 @@ IDENTITY = Calibration(temperature=1.0, floor=EPSILON)
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether to calibrate.
+    """Whether to calibrate."""
 
-    Attributes:
-        calibration: fitted on all images; IDENTITY where it is not kept.
-        gain: log loss as it is minus cross-fitted log loss, image by image; above 0 calibration helps.
-        kept: whether the gain is above 0.
-    """
-
-    calibration: Calibration
-    gain: Interval
-    kept: bool
+    calibration: Calibration  # fitted on all images; IDENTITY where it is not kept
+    gain: Interval  # log loss as it is minus cross-fitted log loss, image by image; above 0 calibration helps
+    kept: bool  # whether the gain is above 0
 
 
 def fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:
@@ -82,26 +73,23 @@ def fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:
     Raises:
         ValueError: as `scores.log_loss_per_image`.
     """
-    labels, p_dog = _checked(labels, p_dog)
+    labels, p_dog = checked(labels, p_dog)
     return _fit(labels, p_dog) if _enough(labels) else IDENTITY
 
 
-def cross_fitted(labels: np.ndarray, p_dog: np.ndarray, folds: int = 5, seed: int = 0) -> np.ndarray:
+def cross_fitted(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
     """What calibration gives images that it was not fitted on, so that its log loss flatters nobody.
 
     Args:
         labels, p_dog: as in `fit`.
-        folds: 2 or more; each is calibrated by a fit on the others.
-        seed: decides which image is in which.
 
     Returns:
-        (N,) float64; by IDENTITY where `fit` gives it.
+        (N,) float64, every fold of FOLDS by a fit on the others; by IDENTITY where there are too few images for that.
     """
-    labels, p_dog = _checked(labels, p_dog)
+    labels, p_dog = checked(labels, p_dog)
     found = IDENTITY(p_dog)
-    if _enough(labels, folds):
-        folding = StratifiedKFold(folds, shuffle=True, random_state=seed)
-        for others, own in folding.split(labels, labels):
+    if _enough(labels, FOLDS):
+        for others, own in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(labels, labels):
             found[own] = _fit(labels[others], p_dog[others])(p_dog[own])
     return found
 
@@ -112,10 +100,10 @@ def verdict(labels: np.ndarray, p_dog: np.ndarray) -> Verdict:
     Args:
         labels, p_dog: as in `fit`; N at least 1.
     """
-    labels, p_dog = _checked(labels, p_dog)
+    labels, p_dog = checked(labels, p_dog)
     gains = log_loss_per_image(labels, p_dog) - log_loss_per_image(labels, cross_fitted(labels, p_dog))
     # IDENTITY gives the same but for rounding, and rounding is no gain.
-    gain = mean_intervals(gains[None] if _enough(labels, 5) else np.zeros((1, len(labels))))[0]
+    gain = mean_intervals(gains[None] if _enough(labels, FOLDS) else np.zeros((1, len(labels))))[0]
     kept = gain.value > 0
     return Verdict(fit(labels, p_dog) if kept else IDENTITY, gain, kept)
 
@@ -140,8 +128,3 @@ def _fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:
 def _enough(labels: np.ndarray, of_each: int = 1) -> bool:
     dogs = int(labels.sum())
     return len(labels) >= FEWEST and min(dogs, len(labels) - dogs) >= of_each
-
-
-def _checked(labels: np.ndarray, p_dog: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    log_loss_per_image(labels, p_dog)
-    return np.ravel(labels).astype(np.float64), np.ravel(p_dog).astype(np.float64)

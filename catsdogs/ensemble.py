@@ -15,15 +15,10 @@ from catsdogs.scores import EQUAL, clip, log_loss_per_image
 
 @dataclass(frozen=True)
 class Combination:
-    """How the probabilities of members become one.
+    """How the probabilities of members become one."""
 
-    Attributes:
-        way: "single" (one member alone), "probability" (their mean) or "logit" (the mean of their logits).
-        weights: of every member.
-    """
-
-    way: str
-    weights: tuple[float, ...]
+    way: str  # "single" (one member alone), "probability" (their mean) or "logit" (the mean of their logits)
+    weights: tuple[float, ...]  # of every member
 
     def __call__(self, members: np.ndarray) -> np.ndarray:
         """p_dog (K, N) in [0, 1] of every member -> (N,) float64 in [0, 1]."""
@@ -31,19 +26,6 @@ class Combination:
         if self.way == "logit":
             return expit(weights @ logit(clip(members)))
         return np.clip(weights @ np.asarray(members, dtype=np.float64), 0, 1)
-
-
-@dataclass(frozen=True)
-class EnsembleChoice:
-    """The combination that these images favour.
-
-    Attributes:
-        table: a row for every member and every way: name ("member 0", "probability", ...), those of `gains_over` the
-            best single member, chosen.
-    """
-
-    combination: Combination
-    table: pd.DataFrame
 
 
 def mean_of(members: int, way: str) -> Combination:
@@ -66,7 +48,7 @@ def shared_out(combination: Combination, models: Sequence[int]) -> Combination:
     return Combination(way, tuple(weights))
 
 
-def choose(labels: np.ndarray, members: np.ndarray) -> EnsembleChoice:
+def choose(labels: np.ndarray, members: np.ndarray, names: Sequence[str]) -> tuple[Combination, pd.DataFrame]:
     """Choose among the best member alone and both means.
 
     The simplest, in this order, of those whose log loss is within EQUAL of the lowest.
@@ -74,22 +56,23 @@ def choose(labels: np.ndarray, members: np.ndarray) -> EnsembleChoice:
     Args:
         labels: (N,), 0.0 = cat, 1.0 = dog; of images that no member was trained on. So the folds of one trial can be
             compared on the hold-out alone, and what several trials of the same folds say out of fold on all images.
-        members: (K, N) p_dog of K members.
+        members: (K, N) p_dog of K members, 1 or more.
+        names: of the members.
+
+    Returns:
+        The combination, and a table with a row for every member and every way: name, those of `gains_over` the best
+        single member, chosen.
 
     Raises:
-        ValueError: no members, or as `scores.log_loss_per_image`.
+        ValueError: as `scores.log_loss_per_image`.
     """
-    labels, members = np.asarray(labels, dtype=np.float64), np.asarray(members, dtype=np.float64)
-    if members.ndim != 2 or not len(members):
-        raise ValueError(f"members must be (K, N) with at least one member, got {members.shape}")
     count = len(members)
     means = [mean_of(count, way) for way in ("probability", "logit")] if count > 1 else []
     every = np.stack([log_loss_per_image(labels, p_dog) for p_dog in [*members, *(mean(members) for mean in means)]])
     losses = every.mean(axis=1)
     best = int(losses[:count].argmin())
     chosen = next(row for row in (best, *range(count, len(every))) if losses[row] <= losses.min() + EQUAL)
-    table = pd.DataFrame({"name": [f"member {k}" for k in range(count)] + [mean.way for mean in means]})
-    table = table.join(gains_over(every, best))
+    table = pd.DataFrame({"name": [*names, *(mean.way for mean in means)]}).join(gains_over(every, best))
     table["chosen"] = table.index == chosen
     single = Combination("single", tuple(float(member == chosen) for member in range(count)))
-    return EnsembleChoice(single if chosen < count else means[chosen - count], table)
+    return single if chosen < count else means[chosen - count], table

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 
 from catsdogs.dataset import Dataset, load_dataset
-from catsdogs.ensemble import Combination
 from catsdogs.final_files import write_best
 from catsdogs.final_metrics import gain_of, metrics
 from catsdogs.hypermodel import hyperparameters, with_values
@@ -64,7 +62,10 @@ def make_final(config: RetrainConfig, jobs: Sequence[Job], trial: TrialRecord, s
     log.info("trained %d epochs in %s", epochs, duration(trained - began))
 
     judged = judge(config, members, dataset, judges)
-    model = _combined(members, judged.combination)
+    # The one that counts most: where the others add nothing, it alone is left.
+    first = members[int(np.argmax(judged.combination.weights))]
+    single = judged.combination.way == "single"
+    model = first.model if single else one_model([member.model for member in members], judged.combination)
     forward = forward_of(model, config.features.engine)
     predictions = [judged.predictions]
     if len(dataset.holdout_rows) and config.fit_on != "all":
@@ -78,17 +79,11 @@ def make_final(config: RetrainConfig, jobs: Sequence[Job], trial: TrialRecord, s
     if "fold" in table:
         table["fold"] = table["fold"].astype("Int64")
 
-    found = _metrics(config, table, judged, members, study)
+    found = _metrics(config, table, judged, members, first, study)
     found["seconds"] = {"training": round(trained - began, 1), "all": round(time.monotonic() - began, 1)}
-    recipe = _recipe(members, _first(members, judged.combination), dataset)
+    recipe = _recipe(members, first, dataset)
     write_best(study / "best", model, found, table, dataset, recipe, members, judged)
     return found
-
-
-def _combined(members: Sequence[Member], combination: Combination) -> keras.Model:
-    if combination.way == "single":
-        return members[int(np.argmax(combination.weights))].model
-    return one_model([member.model for member in members], combination)
 
 
 def _test(config: RetrainConfig, dataset: Dataset, forward: Any, pipeline: Pipeline) -> pd.DataFrame:
@@ -101,32 +96,25 @@ def _test(config: RetrainConfig, dataset: Dataset, forward: Any, pipeline: Pipel
         names = ", ".join(test["path"][~decodes].head(5))
         log.warning("%d test images do not decode and are submitted as 0.5: %s", (~decodes).sum(), names)
     usable = test[decodes]
-    table = pd.DataFrame({"id": test["id"].to_numpy(), "label": test["label"].to_numpy(), "split": "test"})
-    steps = {
-        "p_dog": True,
-        "p_dog_tta": pipeline.averages,
-        "p_dog_calibrated": pipeline.calibration is not None,
-    }
-    found = {name: np.full(len(test), UNKNOWN if steps[name] else np.nan) for name in OUTPUTS}
+    steps = (True, pipeline.averages, pipeline.calibration is not None)
+    found = {name: np.full(len(test), UNKNOWN if step else np.nan) for name, step in zip(OUTPUTS, steps, strict=True)}
     if len(usable):
         views = live_views(config, usable, dataset.test_root)
         for name, said in pipeline(forward, views, np.arange(len(usable)), "test images").items():
             found[name][decodes] = said
-    return table.assign(**found)
+    return test[["id", "label"]].assign(split="test", **found)
 
 
 def _metrics(
-    config: RetrainConfig, table: pd.DataFrame, judged: Judged, members: Sequence[Member], study: Path
+    config: RetrainConfig, table: pd.DataFrame, judged: Judged, members: Sequence[Member], first: Member, study: Path
 ) -> dict[str, Any]:
     validation = "out-of-fold" if config.split.folds > 1 else "validation"
     found = metrics(table, validation)
     if judged.verdict is not None:
         gain = gain_of(judged.verdict.gain, validation)
-        found["calibration_gain"] = {"validation": gain | {"kept": judged.verdict.kept}} | {
-            split: other for split, other in found["calibration_gain"].items() if split != "validation"
-        }
+        others = {split: other for split, other in found["calibration_gain"].items() if split != "validation"}
+        found["calibration_gain"] = {"validation": gain | {"kept": judged.verdict.kept}, **others}
     calibration = judged.pipeline.calibration
-    first = _first(members, judged.combination)
     return found | {
         "study": study.name,
         "job": first.job.name,
@@ -152,11 +140,6 @@ def _metrics(
         "epochs": len(first.training.history),
         "best_epoch": first.training.best_epoch,
     }
-
-
-def _first(members: Sequence[Member], combination: Combination) -> Member:
-    """The one that counts most: where the others add nothing, it alone is left."""
-    return members[int(np.argmax(combination.weights))]
 
 
 def _recipe(members: Sequence[Member], first: Member, dataset: Dataset) -> dict[str, Any]:

@@ -6,6 +6,7 @@ MobileNetV2 at depth 30 took 65 ms instead of 81.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import keras
@@ -24,12 +25,7 @@ def folded(model: keras.Model) -> keras.Model:
         A functional model of the same inputs and outputs, which shares all layers and variables with `model`, so the
         kernel that is trained is the original one. `get_weights` may give them in another order, and it is not meant to
         be saved: save `model`.
-
-    Raises:
-        ValueError: `model` is not a functional model.
     """
-    if not isinstance(model, keras.Function):
-        raise ValueError(f"{model.name} is not a functional model: it has no graph in which to fold")
     if not model.trainable and any(layer.trainable_variables for layer in model.layers):
         # A frozen container hides variables of layers that are not frozen; its copy would show them.
         return model
@@ -107,10 +103,9 @@ class FoldedConvolution(keras.layers.Layer):
 def _foldable(model: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.BatchNormalization]]:
     """The pairs of convolution and BatchNormalization of one graph, nested graphs left out."""
     nodes = graph_nodes(model)
-    calls: dict[int, int] = {}
+    calls = Counter(id(node.operation) for node in nodes)
     consumers: dict[int, list[Any]] = {}
     for node in nodes:
-        calls[id(node.operation)] = calls.get(id(node.operation), 0) + 1
         for tensor in node.input_tensors:
             consumers.setdefault(id(tensor), []).append(node.operation)
     outputs = {id(tensor) for tensor in model.outputs}

@@ -47,17 +47,8 @@ def declare(space: dict[str, Hyperparameter], hp: keras_tuner.HyperParameters) -
                 values = [float(value) for value in values]
             hp.Choice(name, values)
         else:
-            assert entry.low is not None
-            assert entry.high is not None
-            sampling = entry.sampling or "linear"
-            if entry.kind == "int":
-                # Without a step Keras Tuner takes 1 for linear sampling, and none for log sampling.
-                step = None if entry.step is None else int(entry.step)
-                if step is None and sampling == "linear":
-                    step = 1
-                hp.Int(name, int(entry.low), int(entry.high), step=step, sampling=sampling)
-            else:
-                hp.Float(name, float(entry.low), float(entry.high), step=entry.step, sampling=sampling)
+            kind = hp.Int if entry.kind == "int" else hp.Float
+            kind(name, entry.low, entry.high, step=entry.step, sampling=entry.sampling or "linear")
 
 
 def depths(config: SearchConfig) -> list[int]:
@@ -78,10 +69,9 @@ def whole_model(config: SearchConfig, backbone: keras.Model) -> keras.Model:
     """The model that is shipped, of plain Keras layers: (B, S, S, 3), RGB, 0..255 to p_dog float32 (B, 1)."""
     size = config.backbone.image_size
     images = keras.Input((size, size, 3), dtype="float32", name="pixels")
-    x = preprocess(images, config.backbone.preprocessing)
-    x = backbone(x)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(images, plain_head(x, config.model), name="catsdogs")
+    features = backbone(preprocess(images, config.backbone.preprocessing))
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features)
+    return keras.Model(images, plain_head(pooled, config.model), name="catsdogs")
 
 
 def plain_head(pooled: Any, model: Model) -> Any:
@@ -91,10 +81,7 @@ def plain_head(pooled: Any, model: Model) -> Any:
 
 
 def head(
-    pooled: Any,
-    model: Model,
-    l2: keras.regularizers.Regularizer,
-    dropout: Callable[[], keras.layers.Layer],
+    pooled: Any, model: Model, l2: keras.regularizers.Regularizer, dropout: Callable[[], keras.layers.Layer]
 ) -> Any:
     """Put the classifier on pooled features (B, C); gives float32 (B, 1).
 

@@ -47,19 +47,12 @@ _OF_THIS_RUN = (".hydra", "search.log")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a job stands in its study.
+    """Where a job stands in its study."""
 
-    Attributes:
-        folder: of the job.
-        study: folder of the study.
-        index: from 1.
-        total: jobs of this run of the study; None if a sweeper decides as it goes.
-    """
-
-    folder: Path
-    study: Path
-    index: int = 1
-    total: int | None = 1
+    folder: Path  # of the job
+    study: Path  # folder of the study
+    index: int = 1  # from 1
+    total: int | None = 1  # jobs of this run of the study; None if a sweeper decides as it goes
 
     @property
     def label(self) -> str:
@@ -118,7 +111,9 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
             set_aside(place.folder, keep=_OF_THIS_RUN)
         before = None if standing.job is None or standing.anew else standing.job.result
         earlier = read_earlier(place.folder, before)
-        seconds_before = _seconds_of(before, earlier)
+        # Of a run that was killed, at least what its trials took.
+        trials_took = sum(record.seconds for record in earlier.records)
+        seconds_before = max(trials_took, (before or {}).get("seconds") or 0.0)
         ours = True
         check_free_space(place.study, Path(config.cache))
         remove_temporaries(place.folder, (RESULT, TRIALS, HISTORY, VALIDATION, SELECT, SPLIT))
@@ -145,11 +140,13 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
         deadline = study_deadline(place.study, config.timeout.study_seconds)
         try:
             check_budget(config.timeout, deadline)
-        except BudgetSpent as spent:
-            result.update(outcome(earlier.records, config.tuner.max_trials))
-            _stop(place, str(spent), result)
-        else:
             _search(config, place, dataset, earlier, deadline, result)
+        except BudgetSpent as spent:
+            # A study that its time has run out for is one with fewer trials.
+            log.warning("%s: %s; it ends with the trials that it has, and the same command goes on", place.label, spent)
+            if "trials" not in result:
+                result.update(outcome(earlier.records, config.tuner.max_trials))
+            result["stopped"] = str(spent)
         result["status"] = OK
     except UserError as error:
         if not ours:
@@ -190,13 +187,6 @@ def _not_run(place: Place, standing: Standing) -> float:
     return objective if math.isfinite(objective) else math.nan
 
 
-def _seconds_of(before: dict[str, Any] | None, earlier: Earlier) -> float:
-    """What earlier runs took; of one that was killed, at least what its trials did."""
-    told = (before or {}).get("seconds")
-    trials = sum(record.seconds for record in earlier.records)
-    return max(trials, float(told)) if isinstance(told, (int, float)) else trials
-
-
 def _write_or_tell(place: Place, write: Callable[[], Any]) -> None:
     """At the end of a job: a full disk must not hide how it ended, nor end the study."""
     try:
@@ -235,8 +225,9 @@ def _search(
         lambda: study_line(place.study),
         earlier.records,
     )
-    ids = list(dataset.rows["id"].iloc[data.validation_rows])
-    search = Search(config, oracle, data, models, place.folder, ids, progress, earlier, deadline)
+    names = ["id", "label", *(["fold"] if len(data.folds) > 1 else [])]
+    validation = dataset.rows.iloc[data.validation_rows][names].astype({"label": int})
+    search = Search(config, oracle, data, models, place.folder, validation, progress, earlier, deadline)
     log.info(
         "%s: %d images to train on, %d to validate on%s; building the model and trying one step",
         place.label,
@@ -250,17 +241,12 @@ def _search(
         with data.features.reading():
             data.features.prepare()
             search.run()
-            chosen = None
-            if config.select.top > 1:
-                chosen = select(config, search, place.folder, place.label, ids)
-            if chosen is None:
-                search.mend_validation()
-    except BudgetSpent as spent:
-        _stop(place, str(spent), result)
-        return
+            chosen = select(config, search, place.folder, place.label) if config.select.top > 1 else None
+            best = best_trial(search.records)
+            if best is not None and chosen is None:
+                search.mend_validation(best, 0)
     finally:
         result.update(outcome(search.records, planned), features=data.features.told())
-    best = best_trial(search.records)
     if best is None:
         raise RuntimeError(
             f"none of {len(search.records)} trials completed with a finite log loss; the first one ended with\n"
@@ -277,12 +263,6 @@ def _search(
         len(search.records),
         duration(time.monotonic() - began),
     )
-
-
-def _stop(place: Place, stopped: str, result: dict[str, Any]) -> None:
-    """A study that its time has run out for is one with fewer trials."""
-    log.warning("%s: %s; it ends with the trials that it has, and the same command goes on", place.label, stopped)
-    result["stopped"] = stopped
 
 
 def _forget_models() -> None:

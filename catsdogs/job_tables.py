@@ -17,24 +17,14 @@ class JobTables:
 
     Args:
         folder: of the job.
-        validation_ids: id of every validation image.
-        labels: (N,) of these images.
+        validation: id and label of every validation image, and its fold where there are several.
         earlier: what is on disk already.
-        folds: int (N,), whose fold each of these images is in; None: there is one fold, and no table tells of it.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        validation_ids: list[str],
-        labels: np.ndarray,
-        earlier: Earlier,
-        folds: np.ndarray | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, validation: pd.DataFrame, earlier: Earlier) -> None:
         self._folder = folder
-        self._folds = folds
-        self._ids = validation_ids
-        self._labels = labels.astype(int)
+        self._validation = validation
+        self._fold = [name for name in validation if name == "fold"]
         self._records = {record.trial: record for record in earlier.records}
         self._histories = [earlier.history] if len(earlier.history) else []
         self._uncommitted: list[pd.DataFrame] = []
@@ -45,8 +35,7 @@ class JobTables:
 
     def keep_epochs(self, history: pd.DataFrame, trial: str, execution: int, fold: int) -> None:
         """Of a trial that runs; they are written when it is committed."""
-        told = {} if self._folds is None else {"fold": fold}
-        self._uncommitted.append(history.assign(trial=trial, execution=execution, **told))
+        self._uncommitted.append(history.assign(trial=trial, execution=execution, **dict.fromkeys(self._fold, fold)))
 
     def epochs(self) -> int:
         """How many epochs the trial that runs has had."""
@@ -70,7 +59,7 @@ class JobTables:
         records, histories = {**self._records, record.trial: record}, [*self._histories, *self._uncommitted]
         if histories:
             table = pd.concat(histories, ignore_index=True)
-            leading = ["trial", "execution", *([] if self._folds is None else ["fold"]), "epoch"]
+            leading = ["trial", "execution", *self._fold, "epoch"]
             write_csv(self._folder / HISTORY, table[leading + [name for name in table if name not in leading]])
         write_trials(self._folder / TRIALS, records.values())
         # Not before: where the disk is full, the trial is not finished.
@@ -78,7 +67,4 @@ class JobTables:
 
     def write_validation(self, p_dog: np.ndarray, trial: str, execution: int) -> None:
         """Write down what an execution of a trial says of the validation images."""
-        table = pd.DataFrame({"id": self._ids, "label": self._labels, "p_dog": p_dog})
-        if self._folds is not None:
-            table.insert(2, "fold", self._folds)
-        write_csv(self._folder / VALIDATION, table.assign(trial=trial, execution=execution))
+        write_csv(self._folder / VALIDATION, self._validation.assign(p_dog=p_dog, trial=trial, execution=execution))

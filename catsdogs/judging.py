@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from catsdogs.inputs import live_views
 from catsdogs.members import Member
 from catsdogs.pipeline import OUTPUTS, Pipeline
 from catsdogs.schema import RetrainConfig, Tta
-from catsdogs.tta import choose_tta, predict_views, tta_views, views_by_kind
+from catsdogs.tta import choose_tta, predict_views, views_by_kind
 from catsdogs.views import PLAIN, View
 
 log = logging.getLogger(__name__)
@@ -65,10 +66,11 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, ju
     the temperature is that of one model, and a little high for their mean. What several jobs say out of fold, by one
     model of each, tells how much each counts and whether probabilities are averaged; its models share that.
     """
-    rows = np.sort(np.concatenate([fold.validation_rows for fold in dataset.folds()]))
-    table = _table(dataset, rows)
+    rows = np.flatnonzero(dataset.rows["fold"] >= 0)
+    names = ["id", "label", "split", *(["fold"] if config.split.folds > 1 else [])]
+    table = dataset.rows.iloc[rows].assign(split="validation").reset_index(drop=True)[names]
     labels = table["label"].to_numpy()
-    kinds = _kinds(config)
+    kinds = views_by_kind(config.tta, config.augmentation)
     views = list(dict.fromkeys(view for over in kinds.values() for view in over))
     outputs = _outputs(config, judges or members, dataset, rows, views)
     by = "folds" if judges or config.ensemble.kind == "folds" else "final model"
@@ -76,16 +78,24 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, ju
         by = "search"
         views, outputs = [PLAIN], np.stack([member.kept for member in members if member.kept is not None])[:, None]
 
-    over_jobs, ensemble_table = _combination(members, labels, outputs)
-    combination = shared_out(over_jobs, [len(own) for own in _by_job(members).values()])
+    # How many models every job has: one, or those of its folds.
+    models = Counter(member.job.name for member in members)
+    # Chosen by what the jobs say of the images as they are.
+    over_jobs, ensemble_table = mean_of(len(models), "single" if len(models) == 1 else "logit"), None
+    if outputs is not None and len(models) > 1:
+        over_jobs, ensemble_table = choose(labels, outputs[:, 0], list(models))
+        way, count = over_jobs.way, len(ensemble_table)
+        log.info("ensemble: %s is best of %d ways on %d images", way, count, len(labels))
+    combination = shared_out(over_jobs, list(models.values()))
     said = None if outputs is None else np.stack([over_jobs(outputs[:, view]) for view in range(len(views))])
     tta, tta_table = config.tta, None
     if tta.kind == "auto":
         assert said is not None
-        choice = choose_tta(labels, {kind: said[[views.index(view) for view in over]] for kind, over in kinds.items()})
-        tta_table = choice.table
-        tta = Tta(choice.kind, tta.views, choice.average)  # type: ignore[arg-type]  # one of each
-        log.info("test-time augmentation: %s is best on %d images", _told(tta), len(labels))
+        by_kind = {kind: said[[views.index(view) for view in over]] for kind, over in kinds.items()}
+        kind, average, tta_table = choose_tta(labels, by_kind)
+        tta = Tta(kind, tta.views, average)  # type: ignore[arg-type]  # one of each
+        how = "" if kind == "none" else f", averaged as {average}"
+        log.info("test-time augmentation: %s%s is best on %d images", kind, how, len(labels))
     pipeline = Pipeline(tta, config.augmentation, config.seed, None)
 
     found = {name: np.full(len(rows), np.nan) for name in OUTPUTS}
@@ -117,30 +127,14 @@ def forward_of(model: Any, engine: str) -> Forward:
         return fastest_forward(model, "keras")
 
 
-def _table(dataset: Dataset, rows: np.ndarray) -> pd.DataFrame:
-    chosen = dataset.rows.iloc[rows]
-    table = pd.DataFrame({"id": chosen["id"].to_numpy(), "label": chosen["label"].to_numpy(), "split": "validation"})
-    return table.assign(fold=chosen["fold"].to_numpy()) if len(dataset.folds()) > 1 else table
-
-
-def _kinds(config: RetrainConfig) -> dict[str, list[View]]:
-    """The views of every kind of test-time augmentation that is asked for, the image itself among them."""
-    if config.tta.kind == "auto":
-        return views_by_kind(config.tta, config.augmentation)
-    return {"none": [PLAIN], config.tta.kind: tta_views(config.tta, config.augmentation)}
-
-
 def _outputs(
     config: RetrainConfig, members: Sequence[Member], dataset: Dataset, rows: np.ndarray, views: list[View]
 ) -> np.ndarray | None:
-    """(K, V, N) p_dog of every member for rows that it has not seen; None where they have seen all.
-
-    The models of the folds of a trial count as one member, of which each tells its own rows.
-    """
+    """(K, V, N) p_dog of every job for rows that its model, or that of a fold, has not seen; None if they have all."""
     if not all(len(member.unseen) for member in members):
         return None
+    jobs = list(dict.fromkeys(member.job.name for member in members))
     pixels = live_views(config, dataset.rows, dataset.root)
-    jobs = list(_by_job(members))
     found = np.full((len(jobs), len(views), len(rows)), np.nan)
     for number, member in enumerate(members):
         forward = forward_of(member.model, config.features.engine)
@@ -148,30 +142,3 @@ def _outputs(
         said = predict_views(forward, pixels, member.unseen, views, what)
         found[jobs.index(member.job.name)][:, np.searchsorted(rows, member.unseen)] = said
     return found
-
-
-def _by_job(members: Sequence[Member]) -> dict[str, list[Member]]:
-    """The models of every job: one, or those of its folds."""
-    found: dict[str, list[Member]] = {}
-    for member in members:
-        found.setdefault(member.job.name, []).append(member)
-    return found
-
-
-def _combination(
-    members: Sequence[Member], labels: np.ndarray, outputs: np.ndarray | None
-) -> tuple[Combination, pd.DataFrame | None]:
-    """Of the jobs, chosen by what they say of the images as they are."""
-    jobs = list(_by_job(members))
-    if len(jobs) == 1:
-        return mean_of(1, "single"), None
-    if outputs is None:
-        return mean_of(len(jobs), "logit"), None
-    choice = choose(labels, outputs[:, 0])
-    names = {f"member {number}": job for number, job in enumerate(jobs)}
-    log.info("ensemble: %s is best of %d ways on %d images", choice.combination.way, len(choice.table), len(labels))
-    return choice.combination, choice.table.assign(name=choice.table["name"].replace(names))
-
-
-def _told(tta: Tta) -> str:
-    return tta.kind if tta.kind == "none" else f"{tta.kind}, averaged as {tta.average}"

@@ -127,19 +127,18 @@ def _members_of(
     searched = dataset.folds()
     folds = searched if by_fold else [_alone(config, dataset)]
     line = lineage(job.trials(), trial)
-    few = max(record.best_epoch for record in line) <= distinct_views(
+    read_once = max(record.best_epoch for record in line) <= distinct_views(
         config.features, config.augmentation, config.fit.epochs
     )
     settings = config
-    if config.fit_on == "all" and not by_fold and config.features.mode == "auto" and few:
+    if config.fit_on == "all" and not by_fold and config.features.mode == "auto" and read_once:
         log.info("every view is read once, so that activations are computed for every batch and not stored")
         settings = dataclasses.replace(config, features=dataclasses.replace(config.features, mode="live"))
     depths = [with_values(config, record.hyperparameters).model.unfreeze_depth for record in line]
     data, models = prepared(settings, dataset, folds, depths)
     kept = None
     if not len(data.validation_rows) and not changed:
-        rows = np.sort(np.concatenate([fold.validation_rows for fold in searched]))
-        kept = _kept(job, trial, list(dataset.rows["id"].iloc[rows]))
+        kept = _kept(job, trial, list(dataset.rows["id"][dataset.rows["fold"] >= 0]))
     selected_epochs = job.result["config"]["fit"].get("epochs")
     line = _to_train(config, line, len(data.validation_rows) > 0, config.fit.epochs != selected_epochs)
     members = []
@@ -149,10 +148,10 @@ def _members_of(
             run = job.execution(trial.trial) * len(searched) + number
             of = f", fold {number + 1} of {len(folds)}" if by_fold else ""
             try:
-                found = execute(config, line, data, models, run, _told(f"{label}{of}", line, fold))
+                trainings, trained = execute(config, line, data, models, run, _told(f"{label}{of}", line, fold))
             except DivergedError as error:
                 raise UserError(f"the training diverged: {error}") from error
-            history = pd.concat([one.history for one in found.trainings], ignore_index=True)
+            history = pd.concat([one.history for one in trainings], ignore_index=True)
             members.append(
                 Member(
                     config,
@@ -161,8 +160,8 @@ def _members_of(
                     fold=number if by_fold else None,
                     seed=trial_seed(config.seed, trial.trial, run),
                     changed=changed,
-                    model=models.whole(found.model),
-                    training=dataclasses.replace(found.trainings[-1], history=history),
+                    model=models.whole(trained),
+                    training=dataclasses.replace(trainings[-1], history=history),
                     unseen=fold.validation_rows,
                     kept=kept,
                 )
@@ -180,11 +179,9 @@ def _alone(config: RetrainConfig, dataset: Dataset) -> Fold:
 
 
 def _to_train(config: RetrainConfig, line: list[TrialRecord], scored: bool, other_epochs: bool) -> list[TrialRecord]:
-    """The line with the epochs that it is trained to: without validation images, those that its trials needed then.
+    """The line with the epochs that it is trained to: where nothing is `scored`, those that its trials needed then.
 
-    Args:
-        scored: there are validation images.
-        other_epochs: fit.epochs is overridden, and the last of the line is trained to it.
+    Where fit.epochs is overridden (`other_epochs`), the last of the line is trained to it.
     """
     ends = [record.epoch_budget or config.fit.epochs if scored else record.best_epoch for record in line]
     if scored and other_epochs:
@@ -204,10 +201,7 @@ def _told(label: str, line: list[TrialRecord], fold: Fold) -> Listener:
 
 
 def _kept(job: Job, trial: TrialRecord, ids: list[str]) -> np.ndarray | None:
-    """What the search's models of this trial said of the images that they had not seen.
-
-    It is kept of the best trial of a job only; None for any other.
-    """
+    """What the search's models said of the images that they had not seen; kept of the best trial of a job only."""
     if job.best().get("trial") != trial.trial:
         return None
     table = VALIDATION_TABLE.read(job.folder / VALIDATION)

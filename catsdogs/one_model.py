@@ -11,7 +11,6 @@ import numpy as np
 from catsdogs.backbones import structure
 from catsdogs.cut import find_cut, graph_nodes, tensor_of
 from catsdogs.ensemble import Combination
-from catsdogs.errors import UserError
 from catsdogs.scores import EPSILON
 
 
@@ -22,28 +21,18 @@ def one_model(models: Sequence[keras.Model], combination: Combination) -> keras.
     whose weights differ, if there is a cut (see `cut.find_cut`). Members with weight 0 are left out.
 
     Args:
-        models: as `hypermodel.whole_model` gives them: float32 (B, S, S, 3), RGB, 0..255 to p_dog (B, 1). They share
-            layers with what is returned.
+        models: as `hypermodel.whole_model` gives them: float32 (B, S, S, 3), RGB, 0..255 to p_dog (B, 1), of one S.
+            They share layers with what is returned.
         combination: of as many members.
 
     Returns:
         A model with the same input and output as the members.
 
     Raises:
-        UserError: the members take images of different sizes.
         ValueError: the combination is of another number of members.
     """
-    if len(models) != len(combination.weights):
-        raise ValueError(f"{len(models)} models and {len(combination.weights)} weights")
     used = [(model, weight) for model, weight in zip(models, combination.weights, strict=True) if weight]
-    sizes = sorted({model.input_shape[1:] for model, _ in used})
-    if len(sizes) > 1:
-        sides = ", ".join(str(size[0]) for size in sizes)
-        raise UserError(
-            f"ensemble: its members take images of {sides} pixels, and one model takes one size; "
-            f"choose jobs with the same backbone.image_size"
-        )
-    images = keras.Input(sizes[0], dtype="float32", name="pixels")
+    images = keras.Input(used[0][0].input_shape[1:], dtype="float32", name="pixels")
     members = keras.layers.Concatenate(name="members")(_outputs([model for model, _ in used], images))
     logits = combination.way == "logit"
     if logits:
@@ -89,7 +78,10 @@ def _with_shared_prefix(models: list[keras.Model], images: Any, places: list[int
     # A cut is below what can be trained; weights that cannot, statistics for example, might differ all the same.
     if not all(_same_weights(below[0], other) for other in below[1:]):
         return None
-    shared = below[0](_preprocessing(models[0], nodes[0], images))
+    preprocessed = nodes[0].input_tensors[0]
+    if preprocessed is not models[0].inputs[0]:
+        images = keras.Model(models[0].inputs, preprocessed, name="preprocessing")(images)
+    shared = below[0](images)
     outputs = []
     for place, model, node, backbone in zip(places, models, nodes, backbones, strict=True):
         x = shared
@@ -114,12 +106,6 @@ def _backbone_node(model: keras.Model) -> Any | None:
         return None
     nodes = [node for node in graph_nodes(model) if isinstance(node.operation, keras.Function)]
     return nodes[0] if len(nodes) == 1 and len(nodes[0].outputs) == 1 else None
-
-
-def _preprocessing(model: keras.Model, node: Any, images: Any) -> Any:
-    if node.input_tensors[0] is model.inputs[0]:
-        return images
-    return keras.Model(model.inputs, node.input_tensors[0], name="preprocessing")(images)
 
 
 def _depth_of_difference(backbones: list[keras.Model]) -> int:

@@ -11,8 +11,6 @@ from catsdogs.errors import UserError
 from catsdogs.hypermodel import declare
 from catsdogs.schema import SearchConfig
 
-OBJECTIVE = keras_tuner.Objective("val_log_loss", "min")
-
 
 class _Most(int):
     """A number of trials whose text is one digit.
@@ -47,7 +45,7 @@ def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
         arguments["max_epochs"] = config.fit.epochs
     try:
         oracle = oracles[tuner.oracle](
-            objective=OBJECTIVE,
+            objective=keras_tuner.Objective("val_log_loss", "min"),
             hyperparameters=hp,
             allow_new_entries=False,
             tune_new_entries=False,

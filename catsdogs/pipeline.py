@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from catsdogs.calibration import Calibration
 from catsdogs.errors import UserError
@@ -26,23 +27,16 @@ OUTPUTS = ("p_dog", "p_dog_tta", "p_dog_calibrated")
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Plain outputs -> submitted ones.
+    """Plain outputs -> submitted ones."""
 
-    Attributes:
-        tta: of a kind that is not auto.
-        augmentation: of the views of kind views.
-        seed: likewise.
-        calibration: of the averaged outputs; None: they stay as they are.
-    """
-
-    tta: Tta
-    augmentation: Augmentation
-    seed: int
-    calibration: Calibration | None
+    tta: Tta  # of a kind that is not auto
+    augmentation: Augmentation  # of the views of kind views
+    seed: int  # likewise
+    calibration: Calibration | None  # of the averaged outputs; None: they stay as they are
 
     @property
     def over(self) -> list[View]:
-        return tta_views(self.tta, self.augmentation)
+        return tta_views(self.tta.kind, self.tta.views, self.augmentation)
 
     @property
     def averages(self) -> bool:
@@ -62,12 +56,7 @@ class Pipeline:
         return self.steps(p_dog[0], p_dog[[over.index(view) for view in self.over]] if self.averages else None)
 
     def steps(self, plain: np.ndarray, p_dog: np.ndarray | None) -> dict[str, np.ndarray]:
-        """As `__call__`, of what the model says already.
-
-        Args:
-            plain: (N,) of the images as they are.
-            p_dog: (V, N) of the views of `over`; None without test-time augmentation.
-        """
+        """As `__call__`, of what the model says of the images (N,) and of the views of `over` (V, N), if there are."""
         nothing = np.full(len(plain), np.nan)
         average = nothing if p_dog is None else averaged(p_dog, self.tta.average)
         last = plain if p_dog is None else average
@@ -77,11 +66,7 @@ class Pipeline:
 
 def submitted(outputs: Any) -> np.ndarray:
     """The last step of OUTPUTS that there is, image by image; (N,)."""
-    found = np.asarray(outputs[OUTPUTS[0]], dtype=np.float64)
-    for name in OUTPUTS[1:]:
-        step = np.asarray(outputs[name], dtype=np.float64)
-        found = np.where(np.isnan(step), found, step)
-    return found
+    return pd.DataFrame(outputs, columns=OUTPUTS).ffill(axis=1)[OUTPUTS[-1]].to_numpy()
 
 
 class _File(Record):

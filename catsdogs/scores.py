@@ -51,7 +51,7 @@ def log_loss_per_image(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: names the row of a label that is neither 0 nor 1, or of a probability outside [0, 1] or NaN.
     """
-    labels, p_dog = _checked(labels, p_dog)
+    labels, p_dog = checked(labels, p_dog)
     p_dog = clip(p_dog)
     return -np.where(labels == 1, np.log(p_dog), np.log1p(-p_dog))
 
@@ -75,7 +75,7 @@ def scores(labels: np.ndarray, p_dog: np.ndarray, split: str) -> dict[str, Score
     Raises:
         ValueError: as `log_loss_per_image`, or no images.
     """
-    labels, p_dog = _checked(labels, p_dog)
+    labels, p_dog = checked(labels, p_dog)
     if len(labels) == 0:
         raise ValueError("scores need at least one image, got none")
     both_classes = 0 < labels.sum() < len(labels)
@@ -87,11 +87,9 @@ def scores(labels: np.ndarray, p_dog: np.ndarray, split: str) -> dict[str, Score
         "ece": expected_calibration_error(labels, p_dog),
     }
     intervals = _intervals(labels, p_dog) if len(labels) > 1 else {}
-    result = {}
-    for name, value in values.items():
-        low, high = intervals.get(name, (None, None))
-        result[name] = Score(value, low, high, split, len(labels))
-    return result
+    return {
+        name: Score(value, *intervals.get(name, (None, None)), split, len(labels)) for name, value in values.items()
+    }
 
 
 def resamples(images: int) -> Iterator[np.ndarray]:
@@ -135,7 +133,7 @@ def expected_calibration_error(labels: np.ndarray, p_dog: np.ndarray) -> float:
 
     Source: Guo et al. 2017, arXiv:1706.04599, equation 3.
     """
-    labels, p_dog = _checked(labels, p_dog)
+    labels, p_dog = checked(labels, p_dog)
     confidence = np.maximum(p_dog, 1 - p_dog)
     bins = np.ceil(confidence * _ECE_BINS).astype(int) - 1
     gaps = np.bincount(bins, weights=confidence - _right(labels, p_dog), minlength=_ECE_BINS)
@@ -147,7 +145,7 @@ def _right(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
     return ((p_dog > 0.5) == (labels == 1)).astype(np.float64)
 
 
-def _intervals(labels: np.ndarray, p_dog: np.ndarray) -> dict[str, tuple[float, float]]:
+def _intervals(labels: np.ndarray, p_dog: np.ndarray) -> dict[str, tuple[float | None, float | None]]:
     """The 95 % interval of every score that has one; N at least 2.
 
     scipy.stats.bootstrap would do for the means; how often each image is drawn, counted once per resample, serves the
@@ -160,7 +158,7 @@ def _intervals(labels: np.ndarray, p_dog: np.ndarray) -> dict[str, tuple[float, 
     steps = np.flatnonzero(np.append(True, np.diff(p_dog) > 0))
     size = len(labels)
     parts = [np.vstack([per_image @ counts.T / size, _roc_auc(counts, labels, steps)]) for counts in resamples(size)]
-    result = {}
+    result: dict[str, tuple[float | None, float | None]] = {}
     for name, values in zip(("log_loss", "accuracy", "brier", "roc_auc"), np.hstack(parts), strict=True):
         defined = values[np.isfinite(values)]
         if len(defined):
@@ -182,7 +180,7 @@ def _roc_auc(counts: np.ndarray, labels: np.ndarray, steps: np.ndarray) -> np.nd
     return np.divide(ordered, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
 
 
-def _checked(labels: np.ndarray, p_dog: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def checked(labels: np.ndarray, p_dog: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both as (N,) float64, or a ValueError that names the row."""
     labels, p_dog = np.asarray(labels, dtype=np.float64), np.asarray(p_dog, dtype=np.float64)
     if labels.shape != p_dog.shape or labels.shape not in ((labels.size,), (labels.size, 1)):

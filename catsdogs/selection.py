@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from catsdogs.earlier import SELECT, validation_is_of
+from catsdogs.earlier import SELECT
 from catsdogs.files import free_name, write_csv
 from catsdogs.progress import JobProgress
 from catsdogs.records import Damaged, Table
@@ -32,7 +32,7 @@ _TABLE = Table(
 _COLUMNS = list(_TABLE.columns)
 
 
-def select(config: SearchConfig, search: Search, folder: Path, label: str, ids: list[str]) -> dict[str, Any] | None:
+def select(config: SearchConfig, search: Search, folder: Path, label: str) -> dict[str, Any] | None:
     """Name the winner of a search that has ended, and leave its predictions in `validation.csv`.
 
     A row of `select.csv` is written after every training, and what is there is not trained again.
@@ -40,7 +40,6 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str, ids: 
     Args:
         folder: of the job.
         label: of the job, for the log.
-        ids: of the validation images.
 
     Returns:
         As `trials.summary`, with the means over the fresh seeds in place of what the search found, and
@@ -96,10 +95,10 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str, ids: 
     )
     rows = ours.loc[[winner.trial]].sort_values("seed")
     if winner.trial in p_dog:
-        search.write_validation(p_dog[winner.trial], winner.trial, fresh)
-    elif not validation_is_of(folder, ids, winner.trial, fresh):
-        # An earlier run of the job trained it, and was ended before it wrote this down.
-        search.write_validation_again(winner, fresh)
+        search.tables.write_validation(p_dog[winner.trial], winner.trial, fresh)
+    else:
+        # An earlier run of the job trained it, and may have been ended before it wrote this down.
+        search.mend_validation(winner, fresh)
     return {
         **summary(winner),
         "val_log_loss": means[winner.trial],

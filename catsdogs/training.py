@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.batches import PlainBatches, TrainingBatches, for_keras
+from catsdogs.dataset import Fold
 from catsdogs.devices import distributed
 from catsdogs.hypermodel import with_values
 from catsdogs.inputs import TrainingSet
@@ -48,19 +50,6 @@ class Training:
     val_accuracy: float
 
 
-@dataclass(frozen=True)
-class Execution:
-    """A trial that has been trained on one fold.
-
-    Attributes:
-        trainings: of every trial of the line, that of the trial itself last.
-        model: of the trial; another trial's once that has started in it.
-    """
-
-    trainings: list[Training]
-    model: TrialModel
-
-
 # Called after a batch with (epoch from 0, share of the epoch done) and, once an epoch, with its logs.
 Listener = Callable[[int, float, dict[str, float] | None], None]
 
@@ -80,9 +69,9 @@ def execute(
     data: TrainingSet,
     models: TrialModels,
     run: int,
-    listener: Listener | None = None,
+    listener: Listener,
     weights: list[np.ndarray] | None = None,
-) -> Execution:
+) -> tuple[list[Training], TrialModel]:
     """Train a trial on one fold; on the same data and machine the same model comes out every time.
 
     A promoted Hyperband trial goes on from the best weights of the trial before it, and from its learning rate, with a
@@ -91,9 +80,12 @@ def execute(
     Args:
         config: of the job.
         line: `trials.lineage` of the trial, or the end of it. Each is trained from its `first_epoch` to its
-            `epoch_budget`, without early stopping where the fold has no validation images.
+            `epoch_budget`.
         run: as in `trial_seed`.
         weights: what the line goes on from; None where it is whole.
+
+    Returns:
+        The trainings of the line, that of the trial itself last, and its model.
 
     Raises:
         DivergedError: the loss or the validation log loss is not finite.
@@ -112,8 +104,7 @@ def execute(
                     trial.model,
                     data.features.at(trial.cut),
                     data.labels,
-                    fold.train_rows,
-                    fold.validation_rows if len(fold.validation_rows) else None,
+                    fold,
                     config.fit,
                     seed,
                     record.first_epoch,
@@ -128,15 +119,14 @@ def execute(
                 raise
             trainings.append(training)
             weights = trial.model.get_weights()
-    return Execution(trainings, trial)
+    return trainings, trial
 
 
 def train(
     model: keras.Model,
     views: Views,
     labels: np.ndarray,
-    train_rows: np.ndarray,
-    validation_rows: np.ndarray | None,
+    fold: Fold,
     fit: Fit,
     seed: int,
     first_epoch: int = 0,
@@ -149,7 +139,7 @@ def train(
     Args:
         model: compiled, its optimizer at the schedule's step for `first_epoch`.
         labels: float (N,), 0.0 or 1.0, of all rows of `views`.
-        validation_rows: None trains all epochs without early stopping.
+        fold: without validation images all epochs are trained, without early stopping.
         seed: of the order of images.
         epochs: number of the epoch after the last, `fit.epochs` if None.
         distinct_views: of `TrainingBatches`.
@@ -158,11 +148,11 @@ def train(
         DivergedError: the loss or the validation log loss is not finite.
     """
     epochs = fit.epochs if epochs is None else epochs
-    batches = TrainingBatches(views, labels, train_rows, fit.batch_size, epochs, seed, first_epoch, distinct_views)
+    batches = TrainingBatches(views, labels, fold.train_rows, fit.batch_size, epochs, seed, first_epoch, distinct_views)
     callbacks: list[Any] = [keras.callbacks.TerminateOnNaN(), _Bookkeeper(batches.steps, listener)]
     validation = None
-    if validation_rows is not None:
-        validation = for_keras(PlainBatches(views, validation_rows, PLAIN, fit.batch_size, labels))
+    if len(fold.validation_rows):
+        validation = for_keras(PlainBatches(views, fold.validation_rows, PLAIN, fit.batch_size, labels))
         callbacks.append(
             keras.callbacks.EarlyStopping(
                 monitor="val_log_loss", mode="min", patience=fit.patience, restore_best_weights=True
@@ -179,26 +169,18 @@ def train(
         callbacks=callbacks,
         verbose=0,
     )
-    return _training(pd.DataFrame(fitted.history), first_epoch, validated=validation is not None)
-
-
-def _training(history: pd.DataFrame, first_epoch: int, validated: bool) -> Training:
+    history = pd.DataFrame(fitted.history)
     history.insert(0, "epoch", np.arange(first_epoch + 1, first_epoch + 1 + len(history)))
-    finite = np.isfinite(history["loss"]) & (np.isfinite(history["val_log_loss"]) if validated else True)
+    finite = np.isfinite(history["loss"]) & (validation is None or np.isfinite(history["val_log_loss"]))
     if not finite.all():
         epoch = int(history["epoch"][~finite].iloc[0])
         raise DivergedError(
             f"the loss is not finite in epoch {epoch}: the learning rate is too high for these hyperparameters", history
         )
-    if not validated:
-        return Training(history, int(history["epoch"].iloc[-1]), float("nan"), float("nan"))
-    best = int(history["val_log_loss"].argmin())
-    return Training(
-        history,
-        best_epoch=int(history["epoch"].iloc[best]),
-        val_log_loss=float(history["val_log_loss"].iloc[best]),
-        val_accuracy=float(history["val_accuracy"].iloc[best]),
-    )
+    if validation is None:
+        return Training(history, int(history["epoch"].iloc[-1]), math.nan, math.nan)
+    best = history.iloc[history["val_log_loss"].argmin()]
+    return Training(history, int(best["epoch"]), float(best["val_log_loss"]), float(best["val_accuracy"]))
 
 
 class _Bookkeeper(keras.callbacks.Callback):
@@ -208,8 +190,6 @@ class _Bookkeeper(keras.callbacks.Callback):
         super().__init__()
         self._steps = steps
         self._listener = listener
-        self._epoch = 0
-        self._began = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch

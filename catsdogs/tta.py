@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable
 
@@ -26,33 +25,30 @@ CHUNK = 64
 KINDS = ("none", "flip", "crops", "views")
 
 
-def tta_views(tta: Tta, augmentation: Augmentation) -> list[View]:
-    """The views that are averaged.
+def tta_views(kind: str, views: int, augmentation: Augmentation) -> list[View]:
+    """The views that a kind of KINDS averages.
 
     The image itself; itself and its mirror image; the crops of `augment.crops`, each with its mirror image; or seeded
-    augmentations.
-
-    Raises:
-        ValueError: kind auto, which has the views of every kind: `views_by_kind`.
+    augmentations, so many `views`.
     """
-    if tta.kind == "auto":
-        raise ValueError("tta.kind=auto is no kind of views: choose one by choose_tta")
-    if tta.kind == "none":
+    if kind == "none":
         return [PLAIN]
-    if tta.kind == "flip":
+    if kind == "flip":
         return [PLAIN, MIRRORED]
-    if tta.kind == "crops":
-        return [View(kind, number) for number in range(CROPS) for kind in ("crop", "mirrored crop")]
+    if kind == "crops":
+        return [View(which, number) for number in range(CROPS) for which in ("crop", "mirrored crop")]
     if is_identity(augmentation):
-        log.warning("the augmentation of the job changes nothing, so its %d views are the image itself", tta.views)
+        log.warning("the augmentation of the job changes nothing, so its %d views are the image itself", views)
         return [PLAIN]
-    return [View("tta", number) for number in range(tta.views)]
+    return [View("tta", number) for number in range(views)]
 
 
 def views_by_kind(tta: Tta, augmentation: Augmentation) -> dict[str, list[View]]:
-    """The views of every kind that differs from the plain image, cheapest first: what `choose_tta` chooses from."""
-    kinds = [kind for kind in KINDS if kind != "views" or not is_identity(augmentation)]
-    return {kind: tta_views(Tta(kind, tta.views, tta.average), augmentation) for kind in kinds}  # type: ignore[arg-type]
+    """The views of the image itself and of what is asked for; of auto of all kinds that differ, cheapest first."""
+    kinds: list[str] = ["none", tta.kind]
+    if tta.kind == "auto":
+        kinds = [kind for kind in KINDS if kind != "views" or not is_identity(augmentation)]
+    return {kind: tta_views(kind, tta.views, augmentation) for kind in kinds}
 
 
 def averaged(p_dog: np.ndarray, average: str) -> np.ndarray:
@@ -70,20 +66,7 @@ def averaged(p_dog: np.ndarray, average: str) -> np.ndarray:
     return np.asarray(p_dog, dtype=np.float64).mean(axis=0)
 
 
-@dataclasses.dataclass(frozen=True)
-class TtaChoice:
-    """The kind and the average that these images favour.
-
-    Attributes:
-        table: a row for every kind and average: kind, average, views, those of `gains_over` none, chosen.
-    """
-
-    kind: str
-    average: str
-    table: pd.DataFrame
-
-
-def choose_tta(labels: np.ndarray, by_kind: dict[str, np.ndarray]) -> TtaChoice:
+def choose_tta(labels: np.ndarray, by_kind: dict[str, np.ndarray]) -> tuple[str, str, pd.DataFrame]:
     """Choose how to average test-time views: the cheapest of those whose log loss is within EQUAL of the lowest.
 
     What is chosen is flattered a little by these images, by less the more there are.
@@ -92,11 +75,10 @@ def choose_tta(labels: np.ndarray, by_kind: dict[str, np.ndarray]) -> TtaChoice:
         labels: (N,), 0.0 = cat, 1.0 = dog; of images that the model was not trained on.
         by_kind: kind -> (V, N) p_dog of its views; `none` is among them.
 
-    Raises:
-        ValueError: there is no kind none.
+    Returns:
+        The kind, the average, and a table with a row for every kind and average: kind, average, views, those of
+        `gains_over` none, chosen.
     """
-    if "none" not in by_kind:
-        raise ValueError(f"there is nothing to compare with: none is not among the kinds {', '.join(by_kind)}")
     # The averages of a single view are the same but for rounding.
     ways = [(kind, how) for kind, p in by_kind.items() for how in ("probability", "logit")[: 2 if len(p) > 1 else 1]]
     losses = np.stack([log_loss_per_image(labels, averaged(by_kind[kind], how)) for kind, how in ways])
@@ -105,16 +87,11 @@ def choose_tta(labels: np.ndarray, by_kind: dict[str, np.ndarray]) -> TtaChoice:
     equal = table[table["log_loss"] <= table["log_loss"].min() + EQUAL]
     chosen = equal.sort_values(["views", "log_loss"], kind="stable").index[0]
     table["chosen"] = table.index == chosen
-    kind, average = ways[chosen]
-    return TtaChoice(kind, average, table)
+    return *ways[chosen], table
 
 
 def predict_views(
-    forward: Callable[[np.ndarray], list[np.ndarray]],
-    views: Views,
-    rows: np.ndarray,
-    over: list[View],
-    what: str = "",
+    forward: Callable[[np.ndarray], list[np.ndarray]], views: Views, rows: np.ndarray, over: list[View], what: str = ""
 ) -> np.ndarray:
     """Probabilities of dog, view by view.
 

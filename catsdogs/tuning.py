@@ -21,6 +21,7 @@ from typing import Any
 
 import keras_tuner
 import numpy as np
+import pandas as pd
 
 from catsdogs.batches import PlainBatches, for_keras
 from catsdogs.devices import distributed
@@ -36,7 +37,7 @@ from catsdogs.promotion import ParentWeights
 from catsdogs.provenance import now
 from catsdogs.replay import replay, searched_values
 from catsdogs.schema import SearchConfig
-from catsdogs.training import DivergedError, Execution, Training, execute
+from catsdogs.training import DivergedError, Training, execute
 from catsdogs.trial_model import TrialModel, TrialModels
 from catsdogs.trials import COMPLETED, TrialRecord, best_trial, lineage
 from catsdogs.views import PLAIN
@@ -51,10 +52,8 @@ class Search:
     """Runs the trials of one job and writes its tables after each of them.
 
     Args:
-        models: of the trials of this job.
         folder: of the job; gets `tuner/`, `weights/`, `errors/` and the tables.
-        validation_ids: id of every row in `data.validation_rows`.
-        progress: told how far training is.
+        validation: of `JobTables`, a row for each of `data.validation_rows`.
         earlier: the trials that are finished, which the oracle is told of before the search goes on.
         deadline: `time.time()` at which the search is given up; None: never.
 
@@ -69,29 +68,23 @@ class Search:
         data: TrainingSet,
         models: TrialModels,
         folder: Path,
-        validation_ids: list[str],
+        validation: pd.DataFrame,
         progress: JobProgress,
-        earlier: Earlier | None = None,
+        earlier: Earlier,
         deadline: float | None = None,
     ) -> None:
         self._config = config
         self._data = data
         self._models = models
         self._folder = folder
+        self._errors = folder / "errors"
         self._progress = progress
         self._deadline = deadline
         self._batch_sizes = data.batch_sizes(config.fit.batch_size)
         self.oracle = oracle
-        earlier = earlier or Earlier()
         self.weights = ParentWeights(folder / "weights")
-        rows = data.validation_rows
-        fold_of_row = None
-        if len(data.folds) > 1:
-            fold_of_row = np.empty(len(rows), dtype=int)
-            for number, fold in enumerate(data.folds):
-                fold_of_row[np.searchsorted(rows, fold.validation_rows)] = number
-        self._tables = JobTables(folder, validation_ids, data.labels[rows], earlier, fold_of_row)
-        self._validation_ids = validation_ids
+        self.tables = JobTables(folder, validation, earlier)
+        self._validation_ids = list(validation["id"])
         # Its state on disk cannot be trusted (see `replay`).
         shutil.rmtree(folder / "tuner", ignore_errors=True)
         oracle._set_project_dir(str(folder), "tuner")
@@ -101,7 +94,7 @@ class Search:
 
     @property
     def records(self) -> list[TrialRecord]:
-        return self._tables.records
+        return self.tables.records
 
     @property
     def folds(self) -> int:
@@ -111,8 +104,7 @@ class Search:
     def first_traceback(self) -> str:
         """Of the first trial that failed, or empty."""
         for record in self.records:
-            file = self._error_file(record.trial)
-            if record.status != COMPLETED and file.is_file():
+            if record.status != COMPLETED and (file := self._errors / f"{record.trial}.txt").is_file():
                 return file.read_text(encoding="utf-8")
         return ""
 
@@ -150,17 +142,17 @@ class Search:
             self.check_others_may_do(error)
             # A file name that is no UTF-8 may be part of it.
             trial.status, trial.message = "FAILED", unicode(traceback.format_exc())
-            write_text(self._error_file(trial.trial_id), trial.message)
+            write_text(self._errors / f"{trial.trial_id}.txt", trial.message)
             told = trial.message.strip().splitlines()[-1]
             log.warning("trial %s failed: %s", trial.trial_id, told)
-            record = dataclasses.replace(begun, epochs=self._tables.epochs(), error=told)
+            record = dataclasses.replace(begun, epochs=self.tables.epochs(), error=told)
         self.oracle.end_trial(trial)
         # It has saved itself while the trial was still going on.
         self.oracle.save()
         seconds = round(time.monotonic() - began, 3)
         record = dataclasses.replace(record, status=trial.status, seconds=seconds, ended=now())
         new_best = best_trial([*self.records, record]) is record
-        self._tables.commit(record, p_dog if new_best else None)
+        self.tables.commit(record, p_dog if new_best else None)
         self.weights.drop_useless(self.oracle, [record.trial for record in self.records])
         self._progress.trial_done(record.val_log_loss)
 
@@ -181,7 +173,6 @@ class Search:
 
         Args:
             executions: by number; the search has had those below `fit.executions_per_trial`.
-            progress: told how far training is.
             beat: what a single training must score less than for its predictions to count.
 
         Returns:
@@ -191,23 +182,22 @@ class Search:
         Raises:
             DivergedError: a training does not end well.
         """
-        self._tables.forget_epochs()
+        self.tables.forget_epochs()
         rows, folds = self._data.validation_rows, self._data.folds
         p_dog = np.full(len(rows), np.nan)
         runs = list(itertools.product(executions, range(len(folds))))
         trainings: list[Training] = []
         for number, (execution, fold) in enumerate(runs):
             try:
-                found = self._execute(record, execution * len(folds) + fold, progress, number)
+                training, model = self._train_run(record, execution * len(folds) + fold, progress, number)
             except DivergedError as error:
-                self._tables.keep_epochs(error.history, record.trial, execution, fold)
+                self.tables.keep_epochs(error.history, record.trial, execution, fold)
                 raise
-            training = found.trainings[-1]
             if execution == executions[0] and (len(runs) > 1 or training.val_log_loss < beat):
                 # Now: the next run, or trial, starts in the same model.
                 own = folds[fold].validation_rows
-                p_dog[np.searchsorted(rows, own)] = self._predictions(found.model, own)
-            self._tables.keep_epochs(training.history, record.trial, execution, fold)
+                p_dog[np.searchsorted(rows, own)] = self._predictions(model, own)
+            self.tables.keep_epochs(training.history, record.trial, execution, fold)
             trainings.append(training)
         by_execution = [trainings[start : start + len(folds)] for start in range(0, len(trainings), len(folds))]
         scored = dataclasses.replace(
@@ -219,19 +209,11 @@ class Search:
         )
         return scored, p_dog
 
-    def write_validation(self, p_dog: np.ndarray, trial_id: str, execution: int) -> None:
-        self._tables.write_validation(p_dog, trial_id, execution)
-
-    def mend_validation(self) -> None:
-        """Train the best trial again where its predictions are lost, or are of a trial that never ended."""
-        best = best_trial(self.records)
-        if best is None or validation_is_of(self._folder, self._validation_ids, best.trial, 0):
+    def mend_validation(self, record: TrialRecord, execution: int) -> None:
+        """Train an execution again for its predictions, where they are lost or of a trial that never ended."""
+        if validation_is_of(self._folder, self._validation_ids, record.trial, execution):
             return
-        log.warning("validation.csv is not of trial %s, the best one: it is trained again for it", best.trial)
-        self.write_validation_again(best, 0)
-
-    def write_validation_again(self, record: TrialRecord, execution: int) -> None:
-        """Train a trial again for its predictions alone."""
+        log.warning("validation.csv is not of trial %s, the best one: it is trained again for it", record.trial)
         try:
             _, p_dog = self.train(record, [execution])
         except DivergedError as error:
@@ -239,7 +221,7 @@ class Search:
                 "trial %s did not end well this time, and validation.csv is left as it is: %s", record.trial, error
             )
         else:
-            self.write_validation(p_dog, record.trial, execution)
+            self.tables.write_validation(p_dog, record.trial, execution)
 
     def _begun(self, trial: Any) -> TrialRecord:
         """The record of a trial of which nothing is known but what the oracle proposes."""
@@ -258,13 +240,10 @@ class Search:
             epoch_budget=int(control.get("tuner/epochs", self._config.fit.epochs)),
         )
 
-    def _execute(self, record: TrialRecord, run: int, progress: JobProgress | None, number: int) -> Execution:
-        """Train one fold of one execution of a trial.
-
-        Args:
-            run: as in `trial_seed`.
-            progress: told how far this run is, the `number`-th of the trial, from 0.
-        """
+    def _train_run(
+        self, record: TrialRecord, run: int, progress: JobProgress | None, number: int
+    ) -> tuple[Training, TrialModel]:
+        """Train a run of a trial, as in `trial_seed`, the `number`-th of those that are trained now."""
         line, weights = self._to_train(record, run)
         first, epochs = line[0].first_epoch, record.epoch_budget or self._config.fit.epochs
         which = f"{run % self.folds + 1} of {self.folds}" if self.folds > 1 else ""
@@ -274,10 +253,10 @@ class Search:
             if progress is not None:
                 progress.epoch(number * (epochs - first) + epoch - first, share, epoch, epochs, logs, which)
 
-        found = execute(self._config, line, self._data, self._models, run, listener, weights)
+        trainings, model = execute(self._config, line, self._data, self._models, run, listener, weights)
         if self._config.tuner.oracle == "hyperband" and epochs < self._config.fit.epochs:
-            self._models.save_weights(found.model, self.weights.file(record.trial, run))
-        return found
+            self._models.save_weights(model, self.weights.file(record.trial, run))
+        return trainings[-1], model
 
     def _to_train(self, record: TrialRecord, run: int) -> tuple[list[TrialRecord], list[np.ndarray] | None]:
         """The trial after those of its line whose weights are lost, and the weights that all go on from."""
@@ -291,9 +270,6 @@ class Search:
                     # With a fresh seed there were none.
                     log.warning("the weights of trial %s are lost (%s): it is trained again for them", parent, error)
         return line, None
-
-    def _error_file(self, trial_id: str) -> Path:
-        return self._folder / "errors" / f"{trial_id}.txt"
 
     def _pooled(self, values: list[float]) -> float:
         """What the folds say, each by its number of images; of a single one exactly what it says."""

@@ -95,7 +95,7 @@ class Job:
         monkeypatch.setattr("catsdogs.training.train", self.train)
         monkeypatch.setattr("catsdogs.tuning.Search._predictions", self.predictions)
 
-    def train(self, model, views, labels, rows, validation_rows, fit, seed, first_epoch, epochs, listener, distinct):
+    def train(self, model, views, labels, fold, fit, seed, first_epoch, epochs, listener, distinct):
         self.trained.append((first_epoch, seed))
         found = []
         for epoch in range(first_epoch, epochs):

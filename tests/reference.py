@@ -6,7 +6,7 @@ import keras
 
 from catsdogs.backbones import build_backbone
 from catsdogs.hypermodel import compile_model, regularise, unfreeze, whole_model
-from catsdogs.schedules import learning_rate
+from catsdogs.schedules import learning_rates
 from catsdogs.schema import SearchConfig
 
 
@@ -29,6 +29,7 @@ def build_model(config: SearchConfig, total_steps: int, first_step: int = 0) -> 
     if config.model.l2_covers == "head_and_backbone":
         regularise(backbone, keras.regularizers.L2(config.model.l2))
     model = whole_model(config, backbone)
-    schedule = learning_rate(config.schedule, total_steps, first_step)
+    rates = learning_rates(config.schedule, total_steps, first_step).tolist()
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(list(range(total_steps)), rates)
     compile_model(model, keras.optimizers.Adam(schedule), config.label_smoothing.epsilon)
     return model

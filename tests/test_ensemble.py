@@ -42,41 +42,32 @@ def test_members_with_errors_of_their_own_are_averaged(sharpness: float, way: st
     """Logits of members that are not sure enough, probabilities of those that are too sure."""
     labels, members = outputs([2.0, 2.0, 2.0])
     members = expit(sharpness * logit(members))
-    choice = choose(labels, members)
-    table = choice.table.set_index("name")
-    assert list(table.index) == ["member 0", "member 1", "member 2", "probability", "logit"]
-    assert choice.combination == mean_of(3, way)
-    assert table["chosen"].sum() == 1
-    assert table.loc[choice.combination.way, "chosen"]
+    combination, table = choose(labels, members, ["a", "b", "c"])
+    table = table.set_index("name")
+    assert list(table.index) == ["a", "b", "c", "probability", "logit"]
+    assert combination == mean_of(3, way)
+    assert table.index[table["chosen"]].tolist() == [way]
     assert (table.loc[["probability", "logit"], "low"] > 0).all()
     best = table["log_loss"].iloc[:3].idxmin()
     np.testing.assert_allclose(table["gain"], table.loc[best, "log_loss"] - table["log_loss"])
-    for name, p_dog in (("logit", mean_of(3, "logit")(members)), ("member 1", members[1])):
+    for name, p_dog in (("logit", mean_of(3, "logit")(members)), ("b", members[1])):
         assert table.loc[name, "log_loss"] == pytest.approx(log_loss_per_image(labels, p_dog).mean())
 
 
 def test_a_member_that_the_others_only_harm_stays_alone() -> None:
     labels, members = outputs([6.0, 0.0, 6.0])
-    choice = choose(labels, members)
-    assert choice.combination == Combination("single", (0.0, 1.0, 0.0))
-    assert choice.table.loc[choice.table["chosen"], "name"].tolist() == ["member 1"]
+    combination, table = choose(labels, members, ["a", "b", "c"])
+    assert combination == Combination("single", (0.0, 1.0, 0.0))
+    assert table.loc[table["chosen"], "name"].tolist() == ["b"]
 
 
 def test_of_equals_the_simplest_is_chosen() -> None:
     labels, (member,) = outputs([0.0])
-    choice = choose(labels, np.stack([member] * 4))
-    assert choice.combination == Combination("single", (1.0, 0.0, 0.0, 0.0))
-    assert choice.table["chosen"].tolist() == [True] + [False] * 5
-    alone = choose(labels, member[None])
-    assert (alone.combination, len(alone.table)) == (Combination("single", (1.0,)), 1)
-
-
-def test_what_is_no_table_of_members_is_refused() -> None:
-    for members in (np.zeros((0, 3)), np.zeros(3)):
-        with pytest.raises(ValueError, match="at least one member"):
-            choose(np.array([0.0, 1.0, 1.0]), members)
-    with pytest.raises(ValueError, match="row 1: the probability"):
-        choose(np.array([0.0, 1.0]), np.array([[0.5, 1.5]]))
+    combination, table = choose(labels, np.stack([member] * 4), list("abcd"))
+    assert combination == Combination("single", (1.0, 0.0, 0.0, 0.0))
+    assert table["chosen"].tolist() == [True] + [False] * 5
+    combination, table = choose(labels, member[None], ["a"])
+    assert (combination, len(table)) == (Combination("single", (1.0,)), 1)
 
 
 @given(st.integers(0, 1000), st.sampled_from(["single", "probability", "logit"]))

@@ -205,8 +205,7 @@ def test_stored_training_is_live_training(config, prepared, depth):
         job = config("space.unfreeze_depth.values=[0,2]", "fit.epochs=3", "fit.batch_size=16", f"features.mode={mode}")
         data, models = prepared(job)
         trial = models.start(with_values(job, {"unfreeze_depth": depth}), seed=4)
-        rows = (data.folds[0].train_rows, data.folds[0].validation_rows)
-        views = data.features.at(trial.cut)
-        training = train(trial.model, views, data.labels, *rows, job.fit, seed=4, distinct_views=2)
+        views, (fold,) = data.features.at(trial.cut), data.folds
+        training = train(trial.model, views, data.labels, fold, job.fit, seed=4, distinct_views=2)
         histories.append(training.history.drop(columns="seconds"))
     np.testing.assert_allclose(histories[0], histories[1], rtol=1e-4)

@@ -204,8 +204,3 @@ def test_mixed_precision_rounds_the_scaled_kernel_once(policy):
     found, expected = (np.asarray(keras.ops.cast(each(images), "float32")) for each in (other, model))
     np.testing.assert_allclose(found, expected, atol=4 * step * np.abs(expected).max(), rtol=0)
     assert other.trainable_variables[0].dtype == "float32"
-
-
-def test_a_model_without_a_graph_cannot_be_folded():
-    with pytest.raises(ValueError, match="no graph"):
-        folded(keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(2, 1)], name="sequence"))

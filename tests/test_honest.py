@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from catsdogs import training
+from catsdogs.calibration import Calibration, cross_fitted, fit, verdict
 from catsdogs.dataset import load_dataset
 from catsdogs.errors import UserError
 from catsdogs.files import read_json, write_json
@@ -152,8 +154,6 @@ def test_the_winner_is_named_by_fresh_seeds_alone(study):
 
 
 def test_a_selection_goes_on_where_it_was_ended_and_begins_again_where_it_is_changed(copy, monkeypatch):
-    from catsdogs import training
-
     train, calls = training.train, []
     monkeypatch.setattr(training, "train", lambda *args, **kwargs: calls.append(1) or train(*args, **kwargs))
     folder = copy.place().folder
@@ -242,6 +242,11 @@ def test_predict_gives_what_is_submitted_and_the_model_alone_if_asked(copy, monk
         for name in (f"{score}_calibrated", f"holdout_{score}", f"holdout_{score}_tta", f"holdout_{score}_calibrated"):
             assert metrics[name] == metrics["details"][name]["value"]
     assert set(metrics["tta_gain"]) == set(metrics["calibration_gain"]) == {"validation", "holdout"}
+    # Of the images that it is fitted on, what fits on others of them say.
+    own = predictions[predictions["split"] == "validation"]
+    crossed = cross_fitted(own["label"].to_numpy(), own["p_dog_tta"].to_numpy())
+    np.testing.assert_allclose(own["p_dog_calibrated"], crossed, rtol=1e-9)
+    assert not np.allclose(crossed, Calibration(**metrics["calibration"])(own["p_dog_tta"].to_numpy()), atol=1e-6)
     held = predictions[predictions["split"] == "holdout"]
     before, after = (
         log_loss_per_image(held["label"].to_numpy(), held[name].to_numpy())
@@ -258,20 +263,18 @@ def test_predict_gives_what_is_submitted_and_the_model_alone_if_asked(copy, monk
 
 
 def kept_verdict(labels, p_dog):
-    from catsdogs.calibration import fit, verdict
-
     return dataclasses.replace(verdict(labels, p_dog), kept=True, calibration=fit(labels, p_dog))
 
 
 def test_jobs_are_combined_as_their_own_searches_trained_them(copy, monkeypatch):
     # All members count, to see them.
-    from catsdogs.ensemble import EnsembleChoice, choose, mean_of
+    from catsdogs.ensemble import choose, mean_of
 
     asked = []
 
-    def mean(labels, members):
+    def mean(labels, members, names):
         asked.append(members)
-        return EnsembleChoice(mean_of(len(members), "probability"), choose(labels, members).table)
+        return mean_of(len(members), "probability"), choose(labels, members, names)[1]
 
     monkeypatch.setattr("catsdogs.judging.choose", mean)
     metrics, predictions, best = copy.retrain(kind="jobs", size=2)
@@ -286,10 +289,10 @@ def test_jobs_are_combined_as_their_own_searches_trained_them(copy, monkeypatch)
 
 
 def test_the_folds_of_several_jobs_are_combined_by_what_the_jobs_say_out_of_fold(copy, monkeypatch):
-    from catsdogs.ensemble import Combination, EnsembleChoice, choose
+    from catsdogs.ensemble import Combination, choose
 
     weighted = Combination("logit", (0.6, 1.0))
-    monkeypatch.setattr("catsdogs.judging.choose", lambda *said: EnsembleChoice(weighted, choose(*said).table))
+    monkeypatch.setattr("catsdogs.judging.choose", lambda *said: (weighted, choose(*said)[1]))
     metrics, predictions, best = copy.retrain(kind="folds", size=2)
     members = metrics["ensemble"]["members"]
     assert [(member["job"], member["fold"]) for member in members] == [(FLIP, 0), (FLIP, 1), (NONE, 0), (NONE, 1)]
@@ -309,7 +312,9 @@ def test_the_folds_of_several_jobs_are_combined_by_what_the_jobs_say_out_of_fold
     np.testing.assert_allclose(held, weighted(alone), atol=1e-5)
 
 
-def test_a_single_model_of_folds_is_trained_on_all_of_them_and_judged_by_what_the_search_kept(copy):
+def test_a_single_model_of_folds_is_trained_on_all_of_them_and_judged_by_what_the_search_kept(copy, monkeypatch):
+    train, trained_on = training.train, []
+    monkeypatch.setattr(training, "train", lambda *args: trained_on.append(args[3].train_rows) or train(*args))
     metrics, predictions, _ = copy.retrain()
     own = predictions[predictions["split"] == "validation"]
     np.testing.assert_allclose(own["p_dog"], table(copy, "validation.csv")["p_dog"], rtol=1e-12)
@@ -320,6 +325,9 @@ def test_a_single_model_of_folds_is_trained_on_all_of_them_and_judged_by_what_th
     metrics, predictions, _ = copy.retrain(fit_on="all")
     assert set(predictions["split"]) == {"validation", "test"}
     assert "holdout_log_loss" not in metrics["details"]
+    own_rows, all_rows = map(set, trained_on)
+    assert all_rows == set(range(48))
+    assert own_rows == all_rows - set(copy.dataset().holdout_rows)
 
 
 def test_a_single_model_of_folds_is_judged_by_the_models_of_the_folds_if_asked(copy, monkeypatch):
@@ -356,3 +364,12 @@ def test_what_cannot_be_measured_is_refused_before_any_training(study, asked, wo
     with pytest.raises(UserError, match=words):
         study.retrain(**asked)
     assert not (study.folder / "best").exists()
+
+
+def test_members_of_different_sizes_are_refused(copy):
+    file = copy.place(NONE).folder / "result.json"
+    result = read_json(file)
+    result["config"]["backbone"]["image_size"] = 48
+    write_json(file, result)
+    with pytest.raises(UserError, match=r"32 pixels \(flip\), 48 pixels \(none\).*backbone.image_size"):
+        copy.retrain(kind="jobs", size=2)

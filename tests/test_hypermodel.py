@@ -116,27 +116,11 @@ def test_the_metric_of_saturated_outputs_is_that_of_the_scores():
     assert found < 9
 
 
-def test_uint8_and_float_pixels_give_the_same_float32_probabilities(config, images):
-    model = built(config())
-    p_dog = model.predict(images, verbose=0)
-    assert p_dog.dtype == np.float32
-    assert p_dog.shape == (16, 1)
-    np.testing.assert_array_equal(p_dog, model.predict(images.astype("float32"), verbose=0))
-
-
 def test_the_head_is_the_recipes(config):
     names = [layer.name for layer in built(config()).layers]
     assert names[-5:] == ["pool", "head_batch_norm", "head_dense", "head_dropout", "p_dog"]
     names = [layer.name for layer in built(config("model.head_batch_norm=false"), dense_units=0).layers]
     assert names[-3:] == ["pool", "head_dropout", "p_dog"]
-
-
-def test_the_optimizer_follows_the_schedule(config, images):
-    model = built(config("schedule=cosine"), peak_lr=0.5)
-    assert float(model.optimizer.learning_rate) == pytest.approx(0.5)
-    for _ in range(5):
-        model.train_on_batch(images, LABELS)
-    assert float(model.optimizer.learning_rate) == pytest.approx(0.25, rel=1e-4)
 
 
 def test_searched_values_take_the_place_of_the_configurations(config):

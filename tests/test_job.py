@@ -62,16 +62,6 @@ def test_a_failure_of_its_own_is_recorded_and_gives_nan(place, config, monkeypat
     assert (place.study / "leaderboard.csv").is_file()
 
 
-def test_an_interrupted_job_says_so_and_stops_the_study(place, config, monkeypatch):
-    def interrupted(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(job, "load_dataset", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        job.run_job(config(), place, {})
-    assert read_json(place.folder / "result.json")["error"] == "interrupted"
-
-
 def test_a_running_job_tells_how_many_trials_it_will_run_and_on_what(place, config, monkeypatch, tmp_path):
     told = []
 
@@ -83,6 +73,7 @@ def test_a_running_job_tells_how_many_trials_it_will_run_and_on_what(place, conf
     settings = config("data.sample.images_per_class=8", "tuner.max_trials=7", f"cache={tmp_path / 'cache'}")
     with pytest.raises(KeyboardInterrupt):
         job.run_job(settings, place, {})
+    assert read_json(place.folder / "result.json")["error"] == "interrupted"
     assert told[0]["status"] == "running"
     assert told[0]["trials"] == {"planned": 7}
     machine = told[0]["machine"]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from catsdogs.ensemble import Combination, mean_of
-from catsdogs.errors import UserError
 from catsdogs.hypermodel import whole_model
 from catsdogs.one_model import one_model
 
@@ -118,12 +117,3 @@ def test_a_member_alone_is_itself(members):
     whole = one_model(models, Combination("single", (0.0, 1.0, 0.0)))
     np.testing.assert_array_equal(said(whole), said(models[1]))
     assert kernels(whole) == 2
-
-
-def test_mistakes_are_told(members):
-    models = members(CONV_1)
-    with pytest.raises(ValueError, match="3 models and 2 weights"):
-        one_model(models, mean_of(2, "logit"))
-    (larger,) = members(CONV_1, "backbone.image_size=48", count=1)
-    with pytest.raises(UserError, match="images of 32, 48 pixels"):
-        one_model([models[0], larger], mean_of(2, "logit"))

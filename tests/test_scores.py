@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,10 +29,6 @@ def simulated(size: int, seed: int, sharpness: float = 1.0) -> tuple[np.ndarray,
 # Values
 
 
-def test_epsilon_is_that_of_keras() -> None:
-    assert EPSILON == 1e-7
-
-
 def test_log_loss_per_image_in_closed_form() -> None:
     loss = log_loss_per_image(np.array([1, 0, 1, 0]), np.array([0.9, 0.9, 0.5, 0.2]))
     np.testing.assert_allclose(loss, [-np.log(0.9), -np.log(0.1), np.log(2), -np.log(0.8)], rtol=1e-12)
@@ -45,7 +40,6 @@ def test_extreme_probabilities_have_the_clipped_loss() -> None:
     np.testing.assert_allclose(loss, [wrong, right, right, wrong], rtol=1e-8)
     result = scores(np.array([1, 1, 0, 0]), np.array([0, 1, 0, 1]), "validation")
     assert result["log_loss"].value == pytest.approx((wrong + right) / 2)
-    assert all(np.isfinite(score.value) for score in result.values() if score.value is not None)
 
 
 def test_clip_is_strictly_inside_and_leaves_the_rest() -> None:
@@ -73,18 +67,6 @@ def test_a_probability_of_one_half_is_a_cat_as_in_keras() -> None:
     assert scores(np.array([0, 0, 1]), np.array([0.5, 0.5, 0.5]), "test")["accuracy"].value == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("decimals", [1, 16])  # with and without ties
-def test_scores_equal_scikit_learn(decimals: int) -> None:
-    labels, p_dog = simulated(500, seed=1, sharpness=2)
-    p_dog = np.round(p_dog, decimals)
-    result = scores(labels, p_dog, "test")
-    assert result["log_loss"].value == pytest.approx(sklearn.metrics.log_loss(labels, np.clip(p_dog, 1e-7, 1 - 1e-7)))
-    assert result["log_loss"].value == pytest.approx(log_loss_per_image(labels, p_dog).mean())
-    assert result["accuracy"].value == pytest.approx(sklearn.metrics.accuracy_score(labels, p_dog > 0.5))
-    assert result["roc_auc"].value == pytest.approx(sklearn.metrics.roc_auc_score(labels, p_dog))
-    assert result["brier"].value == pytest.approx(np.mean((labels - p_dog) ** 2))
-
-
 def test_calibration_error_bins_confidence_in_fifteenths_closed_above() -> None:
     # 0.6 = 9/15 belongs to the bin that ends there, 0.61 to the next: |0.6 - 1| and |0.61 - 0| are not averaged away.
     apart = expected_calibration_error(np.array([1, 0]), np.array([0.6, 0.61]))
@@ -99,11 +81,6 @@ def test_calibration_error_treats_cats_and_dogs_alike() -> None:
     labels, p_dog = simulated(400, seed=2, sharpness=3)
     mirrored = expected_calibration_error(1 - labels, 1 - p_dog)
     assert expected_calibration_error(labels, p_dog) == pytest.approx(mirrored)
-
-
-def test_calibration_error_tells_calibrated_from_overconfident() -> None:
-    assert expected_calibration_error(*simulated(20_000, seed=3)) < 0.02
-    assert expected_calibration_error(*simulated(20_000, seed=3, sharpness=3)) > 0.1
 
 
 # Intervals
@@ -135,27 +112,6 @@ def test_intervals_agree_with_scipy(decimals: int) -> None:
         assert result[name].high == pytest.approx(high, abs=0.06 * (high - low)), name
 
 
-def test_intervals_cover_the_truth_about_95_times_in_100() -> None:
-    labels, p_dog = simulated(1_000_000, seed=5, sharpness=2)
-    everyone = {
-        "log_loss": log_loss_per_image(labels, p_dog).mean(),
-        "accuracy": ((p_dog > 0.5) == labels).mean(),
-        "brier": ((p_dog - labels) ** 2).mean(),
-        "roc_auc": sklearn.metrics.roc_auc_score(labels[:100_000], p_dog[:100_000]),
-    }
-    covered = dict.fromkeys(everyone, 0)
-    draws = 100
-    for draw in range(draws):
-        result = scores(*simulated(200, seed=1000 + draw, sharpness=2), "test")
-        for name, truth in everyone.items():
-            low, high = result[name].low, result[name].high
-            assert low is not None
-            assert high is not None
-            covered[name] += low <= truth <= high
-    for name, count in covered.items():
-        assert 0.87 <= count / draws <= 1, (name, count)  # 95 % less 3.7 standard errors of 2.2 %
-
-
 def test_equal_probabilities_count_half_whatever_their_order() -> None:
     labels = np.repeat([0, 1], 20)
     assert scores(labels, np.full(40, 0.3), "test")["roc_auc"] == Score(0.5, 0.5, 0.5, "test", 40)
@@ -171,27 +127,8 @@ def test_the_same_predictions_have_the_same_interval_in_any_order() -> None:
         assert one[name].low == pytest.approx(other[name].low)
 
 
-def test_more_images_make_a_narrower_interval() -> None:
-    few, many = scores(*simulated(200, 7), "test")["log_loss"], scores(*simulated(5_000, 7), "test")["log_loss"]
-    assert few.low is not None
-    assert few.high is not None
-    assert many.low is not None
-    assert many.high is not None
-    assert many.high - many.low == pytest.approx((few.high - few.low) / 5, rel=0.4)
-
-
-def test_5000_images_take_about_a_third_of_a_second() -> None:
-    labels, p_dog = simulated(5_000, seed=8)
-    started = time.perf_counter()
-    scores(labels, p_dog, "test")
-    assert time.perf_counter() - started < 5  # generous: a busy machine must not fail the test
-
-
 @settings(max_examples=40, deadline=None)
-@given(
-    p_dog=arrays(np.float64, st.integers(1, 12), elements=st.floats(0, 1)),
-    data=st.data(),
-)
+@given(p_dog=arrays(np.float64, st.integers(1, 12), elements=st.floats(0, 1)), data=st.data())
 def test_every_score_stays_in_its_range(p_dog: np.ndarray, data: st.DataObject) -> None:
     labels = data.draw(arrays(np.float32, p_dog.shape, elements=st.sampled_from([0.0, 1.0])))
     result = scores(labels, p_dog, "test")
@@ -213,15 +150,11 @@ def test_one_class_has_no_roc_auc(label: int) -> None:
     assert result["log_loss"].low is not None
 
 
-def test_one_image_has_values_and_no_intervals() -> None:
+def test_one_image_has_values_and_two_have_intervals() -> None:
     result = scores(np.array([1]), np.array([0.8]), "test")
     assert result["log_loss"] == Score(pytest.approx(-np.log(0.8)), None, None, "test", 1)
-    assert result["accuracy"] == Score(1.0, None, None, "test", 1)
-
-
-def test_two_images_have_an_interval() -> None:
-    score = scores(np.array([1, 1]), np.array([0.8, 0.4]), "test")["brier"]
-    assert (score.low, score.high) == (pytest.approx(0.04), pytest.approx(0.36))
+    brier = scores(np.array([1, 1]), np.array([0.8, 0.4]), "test")["brier"]
+    assert (brier.low, brier.high) == (pytest.approx(0.04), pytest.approx(0.36))
 
 
 def test_resamples_of_one_class_do_not_spoil_the_roc_auc_interval() -> None:

@@ -8,8 +8,9 @@ import pytest
 from reference import build_model
 from sklearn.metrics import log_loss
 
+from catsdogs.dataset import Fold
 from catsdogs.hypermodel import with_values
-from catsdogs.schedules import learning_rate
+from catsdogs.schedules import learning_rates
 from catsdogs.training import DivergedError, train
 from catsdogs.views import PLAIN
 
@@ -19,29 +20,19 @@ def trained(config, data, *overrides, validate=True, first_epoch=0, **arguments)
     keras.utils.set_random_seed(5)
     trial = with_values(job, {"unfreeze_depth": 5})
     model = build_model(trial, total_steps=3 * job.fit.epochs, first_step=3 * first_epoch)
-    validation_rows = data.validation_rows if validate else None
-    training = train(
-        model,
-        data.views,
-        data.labels,
-        data.train_rows,
-        validation_rows,
-        job.fit,
-        seed=5,
-        first_epoch=first_epoch,
-        **arguments,
-    )
+    fold = Fold(data.train_rows, data.validation_rows if validate else np.arange(0))
+    training = train(model, data.views, data.labels, fold, job.fit, 5, first_epoch, **arguments)
     return training, model, job
 
 
-def test_the_history_has_every_metric_and_the_scheduled_learning_rate(config, training_data):
-    training, _, job = trained(config, training_data, "schedule=cosine", "fit.patience=10")
+@pytest.mark.parametrize(("first_epoch", "epochs"), [(0, [1, 2, 3, 4]), (2, [3, 4])])
+def test_the_history_has_every_metric_and_the_scheduled_learning_rate(config, training_data, first_epoch, epochs):
+    training, _, job = trained(config, training_data, "schedule=cosine", "fit.patience=10", first_epoch=first_epoch)
     history = training.history
-    assert list(history["epoch"]) == [1, 2, 3, 4]
+    assert list(history["epoch"]) == epochs
     assert {"loss", "log_loss", "accuracy", "val_loss", "val_log_loss", "val_accuracy", "seconds"} <= set(history)
-    schedule = learning_rate(job.schedule, 12)
-    expected = [float(np.asarray(schedule(3 * epoch))) for epoch in (1, 2, 3, 4)]
-    np.testing.assert_allclose(history["learning_rate"], expected, rtol=1e-4, atol=1e-9)
+    rates = learning_rates(job.schedule, 12)
+    np.testing.assert_allclose(history["learning_rate"], rates[3 * np.array(epochs)], rtol=1e-4, atol=1e-9)
 
 
 @pytest.fixture
@@ -57,24 +48,17 @@ def found_log_loss(model, data):
     return log_loss(data.labels[data.validation_rows], np.clip(p_dog, 1e-7, 1 - 1e-7))
 
 
-def test_the_model_comes_back_with_the_weights_of_its_best_epoch(config, misled):
-    training, model, _ = trained(config, misled, "schedule=constant", "schedule.peak_lr=0.005", "fit.patience=10")
-    losses = training.history["val_log_loss"]
-    assert training.best_epoch == losses.argmin() + 1 < 4
-    assert training.val_log_loss == pytest.approx(losses.min())
-    assert found_log_loss(model, misled) == pytest.approx(losses.min(), rel=1e-4)
-    assert losses.iloc[-1] > losses.min() + 1e-3
-
-
-def test_the_best_epoch_is_that_of_the_log_loss_and_not_of_the_loss(config, misled):
+def test_the_model_comes_back_with_the_weights_of_its_best_epoch_by_log_loss_and_not_by_loss(config, misled):
     # L2 so strong that the loss falls with the weights while the predictions get worse.
     training, model, _ = trained(
         config, misled, "schedule=constant", "schedule.peak_lr=0.005", "model.l2=0.1", "fit.patience=10"
     )
-    history = training.history
-    assert history["val_loss"].argmin() == 3
-    assert training.best_epoch == history["val_log_loss"].argmin() + 1 < 4
-    assert found_log_loss(model, misled) == pytest.approx(history["val_log_loss"].min(), rel=1e-4)
+    losses = training.history["val_log_loss"]
+    assert training.history["val_loss"].argmin() == 3
+    assert training.best_epoch == losses.argmin() + 1 < 4
+    assert training.val_log_loss == pytest.approx(losses.min())
+    assert losses.iloc[-1] > losses.min() + 1e-3
+    assert found_log_loss(model, misled) == pytest.approx(losses.min(), rel=1e-4)
 
 
 def test_training_stops_when_patience_ends(config, misled):
@@ -112,39 +96,18 @@ def test_every_epoch_reads_every_image_once_through_its_own_view_in_its_order(co
         assert sorted(seen) == list(training_data.train_rows)
 
 
-def test_the_same_seed_gives_the_same_history(config, training_data):
-    one, _, _ = trained(config, training_data)
-    other, _, _ = trained(config, training_data)
-    columns = [name for name in one.history if name != "seconds"]
-    np.testing.assert_array_equal(one.history[columns], other.history[columns])
-
-
-def test_a_training_that_starts_later_counts_its_epochs_on(config, training_data):
-    training, _, job = trained(config, training_data, "schedule=cosine", first_epoch=2)
-    assert list(training.history["epoch"]) == [3, 4]
-    schedule = learning_rate(job.schedule, 12)
-    expected = [float(np.asarray(schedule(3 * epoch))) for epoch in (3, 4)]
-    np.testing.assert_allclose(training.history["learning_rate"], expected, rtol=1e-4, atol=1e-9)
-
-
 def test_a_diverging_training_says_so(config, training_data):
     job = config("fit.epochs=2")
     model = build_model(job, total_steps=10)
     kernel = model.get_layer("p_dog").kernel
     kernel.assign(np.full(kernel.shape, np.nan))
     with pytest.raises(DivergedError, match="epoch 1"):
-        train(model, training_data.views, training_data.labels, np.arange(40), np.arange(40, 60), job.fit, seed=1)
+        train(model, training_data.views, training_data.labels, Fold(np.arange(40), np.arange(40, 60)), job.fit, 1)
 
 
 def test_the_listener_hears_of_every_batch_and_epoch(config, training_data):
     heard = []
     trained(config, training_data, "fit.epochs=2", listener=lambda *what: heard.append(what))
-    assert [(epoch, round(share, 2)) for epoch, share, logs in heard if logs is None] == [
-        (0, 0.33),
-        (0, 0.67),
-        (0, 1.0),
-        (1, 0.33),
-        (1, 0.67),
-        (1, 1.0),
-    ]
+    shares = [(epoch, round(3 * share)) for epoch, share, logs in heard if logs is None]
+    assert shares == [(epoch, batch) for epoch in (0, 1) for batch in (1, 2, 3)]
     assert [epoch for epoch, _, logs in heard if logs] == [0, 1]

@@ -4,12 +4,15 @@ import datetime
 import subprocess
 import sys
 
+import cheap
 import numpy as np
 import pandas as pd
 import pytest
 
+from catsdogs.earlier import Earlier
 from catsdogs.errors import UserError
 from catsdogs.hypermodel import with_values
+from catsdogs.job import Place, run_job
 from catsdogs.oracles import build_oracle, expected_trials
 from catsdogs.progress import JobProgress
 from catsdogs.training import DivergedError, trial_seed
@@ -27,8 +30,9 @@ def tuner(config, training_data, prepared, tmp_path):
         job = config(*FAST, *overrides)
         folder = folder or tmp_path / "job"
         folder.mkdir(exist_ok=True)
-        ids = [str(row) for row in training_data.validation_rows]
-        return Search(job, build_oracle(job), *prepared(job), folder, ids, JobProgress("job", 3, 2))
+        rows = training_data.validation_rows
+        validation = pd.DataFrame({"id": rows.astype(str), "label": training_data.labels[rows].astype(int)})
+        return Search(job, build_oracle(job), *prepared(job), folder, validation, JobProgress("job", 3, 2), Earlier())
 
     return build
 
@@ -47,15 +51,8 @@ def test_a_search_leaves_its_tables(searched):
     tuner, folder = searched()
     trials = pd.read_csv(folder / "trials.csv", dtype={"trial": str})
     assert list(trials["status"]) == ["COMPLETED"] * 3
-    assert list(trials.columns[:7]) == [
-        "trial",
-        "status",
-        "val_log_loss",
-        "val_accuracy",
-        "epochs",
-        "best_epoch",
-        "seconds",
-    ]
+    leading = ["trial", "status", "val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds"]
+    assert list(trials.columns[:7]) == leading
     assert {"unfreeze_depth", "dropout", "l2"} <= set(trials)
     history = pd.read_csv(folder / "history.csv", dtype={"trial": str})
     assert list(history.columns[:3]) == ["trial", "execution", "epoch"]
@@ -80,6 +77,15 @@ def test_validation_csv_holds_the_best_trials_predictions(searched, training_dat
     assert found == pytest.approx(best.val_log_loss, rel=1e-4)
 
 
+def test_predictions_of_a_worse_trial_do_not_replace_those_of_the_best(config, monkeypatch, tmp_path):
+    trainer = cheap.Job(monkeypatch, tmp_path)
+    folder = tmp_path / "study" / "a-job"
+    run_job(config("tuner.max_trials=5", "fit.executions_per_trial=2"), Place(folder, folder.parent), {})
+    assert best_trial(read_trials(folder / "trials.csv")).trial != "4"
+    # None is trained once more for its predictions.
+    assert len(trainer.trained) == 10
+
+
 def test_the_same_seed_gives_the_same_tables_and_another_seed_others(searched, tmp_path):
     tables = []
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
@@ -89,16 +95,8 @@ def test_the_same_seed_gives_the_same_tables_and_another_seed_others(searched, t
     assert not tables[0].equals(tables[2])
 
 
-def test_seed_zero_is_a_seed_and_not_chance(config):
-    def proposals():
-        oracle = build_oracle(config("seed=0"))
-        return [oracle._random_values() for _ in range(4)]
-
-    assert proposals() == proposals()
-
-
 def test_another_process_proposes_the_same_trials(config):
-    """Not a fresh seed by luck, and nothing that depends on the hashes of a process."""
+    """Not a fresh seed by luck, as 0 is to Keras Tuner, and nothing that depends on the hashes of a process."""
     code = (
         "from hydra import compose, initialize_config_dir\n"
         "from catsdogs.compose import checked, register\n"
@@ -106,12 +104,12 @@ def test_another_process_proposes_the_same_trials(config):
         "from catsdogs.oracles import build_oracle\n"
         "register()\n"
         "with initialize_config_dir(str(conf_dir()), version_base='1.3'):\n"
-        "    job = checked(compose('search', overrides=['data=sample', 'space=small_cnn', 'seed=4']))\n"
+        "    job = checked(compose('search', overrides=['data=sample', 'space=small_cnn', 'seed=0']))\n"
         "oracle = build_oracle(job)\n"
         "print([oracle._random_values() for _ in range(4)])\n"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    oracle = build_oracle(config("seed=4", "space.unfreeze_depth.values=[7,16]"))
+    oracle = build_oracle(config("seed=0", "space.unfreeze_depth.values=[7,16]"))
     assert other.strip() == str([oracle._random_values() for _ in range(4)])
 
 
@@ -249,22 +247,13 @@ def test_a_mistake_while_inputs_are_read_ends_the_search(tuner, monkeypatch):
     assert {record.status for record in built.records} <= {"COMPLETED"}
 
 
-def test_hyperband_without_a_space_is_refused(config):
-    with pytest.raises(UserError, match="nothing to search"):
-        build_oracle(config("space=fixed", "tuner=hyperband"))
-
-
-def test_arguments_that_the_oracle_does_not_take_are_refused(config):
-    with pytest.raises(UserError, match="factor"):
-        build_oracle(config("+tuner.arguments.factor=3"))
-
-
-def test_hyperband_brackets_are_the_hand_worked_ones(config):
-    """9 epochs, factor 3: brackets of 9 (1 epoch) - 3 - 1, 5 (3 epochs) - 2, and 3 (9 epochs) trials."""
-    job = config("tuner=hyperband", "fit.epochs=9")
-    oracle = build_oracle(job)
-    assert [[oracle._get_size(b, r) for r in range(b + 1)] for b in (2, 1, 0)] == [[9, 3, 1], [5, 2], [3]]
-    assert expected_trials(oracle, job) == 23
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [(("space=fixed", "tuner=hyperband"), "nothing to search"), (("+tuner.arguments.factor=3",), "factor")],
+)
+def test_what_the_oracle_cannot_do_is_refused(config, overrides, words):
+    with pytest.raises(UserError, match=words):
+        build_oracle(config(*overrides))
 
 
 @pytest.mark.parametrize(
@@ -273,6 +262,8 @@ def test_hyperband_brackets_are_the_hand_worked_ones(config):
         (("tuner.max_trials=7",), 7),
         (("space=fixed", "tuner.max_trials=7"), 1),
         (("tuner=grid",), None),
+        # Factor 3, brackets of 9 (1 epoch) - 3 - 1, 5 (3 epochs) - 2, and 3 (9 epochs) trials.
+        (("tuner=hyperband", "fit.epochs=9"), 23),
         (("space=fixed", "+space={dense_units: {kind: choice, values: [8, 16]}}", "tuner=grid"), 2),
     ],
 )
