@@ -23,8 +23,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+import yaml
 from machine import machine, versions
-from omegaconf import OmegaConf
 
 from catsdogs import files
 from catsdogs.archive import image_paths, open_images
@@ -162,7 +162,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     raw = read_images(options.train, options.images)
     images = np.stack([decode(data, SIZE) for data in raw])
     keys = np.random.default_rng(0).integers(0, 2**63, len(images), dtype=np.uint64)
-    light = Augmentation(**OmegaConf.load(conf_dir() / "augmentation" / "light.yaml"))
+    light = Augmentation(**yaml.safe_load((conf_dir() / "augmentation" / "light.yaml").read_text()))
     backbone = build_backbone(
         Backbone("keras.applications.MobileNetV2", {"alpha": 1.0}, options.weights, SIZE, "minus_one_to_one", False)
     )

@@ -8,7 +8,6 @@ import importlib
 import json
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -32,18 +31,9 @@ def build_backbone(backbone: Backbone) -> keras.Model:
     Raises:
         UserError: no such builder, weights that cannot be had, or weights of another network.
     """
-    builder = _builder(backbone.builder)
-    arguments: dict[str, Any] = {
-        "include_top": False,
-        "input_shape": (backbone.image_size, backbone.image_size, 3),
-        **backbone.arguments,
-    }
-    if backbone.weights == "imagenet":
-        network = _with_imagenet_weights(builder, backbone, arguments)
-    else:
-        network = _build(builder, backbone, arguments, weights=None)
-        if backbone.weights is not None:
-            _load_weights(network, backbone)
+    network = _build(backbone)
+    if backbone.weights not in (None, "imagenet"):
+        _load_weights(network, backbone)
     network.trainable = False
     return network
 
@@ -95,7 +85,7 @@ def structure(network: keras.Model) -> str:
     told = []
     for operation in network.operations:
         config = operation.get_config() if isinstance(operation, keras.layers.Layer) else {}
-        settings = {key: value for key, value in config.items() if key not in ("name", "layers", "input_layers")}
+        settings = {key: value for key, value in config.items() if key not in ("layers", "input_layers")}
         told.append([type(operation).__name__, _nameless(settings), str(operation.output.shape)])
     return json.dumps(told, sort_keys=True, default=lambda value: type(value).__name__)
 
@@ -158,7 +148,11 @@ def _builder(name: str) -> Any:
         ) from error
 
 
-def _build(builder: Any, backbone: Backbone, arguments: dict[str, Any], weights: str | None) -> keras.Model:
+def _build(backbone: Backbone) -> keras.Model:
+    weights = "imagenet" if backbone.weights == "imagenet" else None
+    shape = (backbone.image_size, backbone.image_size, 3)
+    arguments = {"include_top": False, "input_shape": shape, **backbone.arguments}
+    builder = _builder(backbone.builder)
     try:
         return builder(weights=weights, **arguments)
     except (TypeError, ValueError) as error:
@@ -167,13 +161,9 @@ def _build(builder: Any, backbone: Backbone, arguments: dict[str, Any], weights:
             f"backbone.image_size={backbone.image_size} and weights={weights}: {first_line(error)}"
         ) from error
 
-
-def _with_imagenet_weights(builder: Any, backbone: Backbone, arguments: dict[str, Any]) -> keras.Model:
-    try:
-        return _build(builder, backbone, arguments, weights="imagenet")
-    except UserError:
-        raise
     except Exception as error:
+        if weights is None:
+            raise
         # keras.utils.get_file raises a bare Exception for every failure of the network.
         raise UserError(
             f"backbone.weights=imagenet: the weights could not be downloaded ({first_line(error)}); where there is no "
@@ -183,16 +173,11 @@ def _with_imagenet_weights(builder: Any, backbone: Backbone, arguments: dict[str
 
 
 def _load_weights(network: keras.Model, backbone: Backbone) -> None:
-    path = Path(str(backbone.weights)).expanduser()
-    if not path.is_file():
-        raise UserError(f"backbone.weights={backbone.weights}: there is no such file")
-    if path.suffix != ".h5":
-        raise UserError(f"backbone.weights={backbone.weights}: give a .weights.h5 or .h5 file")
     try:
         with warnings.catch_warnings():
             # Keras warns of every layer that does not fit before it raises; the sentence below says it once.
             warnings.simplefilter("ignore")
-            network.load_weights(str(path))
+            network.load_weights(backbone.weights)
     except Exception as error:
         # Keras raises ValueError, KeyError, OSError or its own types, depending on where the layouts part.
         raise UserError(

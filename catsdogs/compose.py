@@ -7,17 +7,22 @@ into sentences. Nothing here imports Keras, so that `--help` answers at once.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shlex
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from catsdogs.errors import UserError, first_line
 from catsdogs.locations import sweeps_dir
@@ -170,42 +175,32 @@ def _resolve_job_name(choices: Any, overrides: Any, sweeper: Any, varied: Any) -
 
 def sentence(error: BaseException) -> str:
     """What went wrong while composing, in one sentence that names the key, the value and the remedy."""
+    if isinstance(error, UserError):
+        return str(error)
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override}: cannot be read as key=value ({first_line(error).rstrip('.')}); "
             "quote a value with special characters, as in \"key='[a]'\""
         )
-    option = re.match(r"In '.*?': Could not find '(.+?)/([^/']+)'", str(error))
-    if option:
-        listed = re.search(r"Available options in '[^']*':\n((?:\s+\S+\n?)+)", str(error))
-        known = f"; known are {', '.join(listed.group(1).split())}" if listed else ""
-        extra = EXTRAS.get(option.group(2)) if option.group(1).startswith("hydra/") else None
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        extra = EXTRAS.get(option) if group.startswith("hydra/") else None
         remedy = f"; for this one, pip install 'catsdogs[{extra}]'" if extra else ""
-        return f"{option.group(1)}={option.group(2)}: no such option{known}{remedy}"
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.full_key:
-            node = cause.parent_node
-            keys = sorted(str(key) for key in node) if isinstance(node, DictConfig) else []
-            return f"{cause.full_key}: no such key" + (f"; known here are {', '.join(keys)}" if keys else "")
-        if isinstance(cause, ValidationError) and cause.full_key:
-            return f"{cause.full_key}: {first_line(cause).rstrip('.')}"
-        cause = cause.__cause__
+        return f"{group}={option}: no such option; known are {', '.join(error.options)}{remedy}"
+    cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
+            known = ", ".join(sorted(map(str, cause.parent_node or {})))
+            return f"{cause.full_key}: no such key" + (f"; known here are {known}" if known else "")
+        return f"{cause.full_key}: {first_line(cause).rstrip('.')}"
     return first_line(error).rstrip(".")
 
 
-# What Hydra and OmegaConf raise for a command line or a configuration that cannot be composed.
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+# What a command line or a configuration raises that cannot be composed, or is refused.
+MISTAKES = (HydraException, OmegaConfBaseException, UserError)
 
 
 def raised_by_hydra(error: BaseException) -> bool:
     """Whether Hydra itself refused something: for a few mistakes it raises a bare ValueError."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return frame is not None and str(frame.tb_frame.f_globals.get("__name__", "")).startswith("hydra.")
-
-
-def wants_traceback() -> bool:
-    """Hydra's own switch, honoured: with HYDRA_FULL_ERROR=1 errors of the configuration keep their traceback."""
-    return os.environ.get("HYDRA_FULL_ERROR") == "1"
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("hydra.")

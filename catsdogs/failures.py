@@ -44,27 +44,26 @@ def died(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
     log.error("%s: %s", folder.name, error)
     # A job that had the time to say that it was interrupted is one that goes on, not one that failed.
     if state is not State.INTERRUPTED:
-        record_failure(config.hydra, folder, error, "Killed")
+        record_failure(config.hydra, folder, error)
     if lists_jobs(config.hydra):
         # FAILED would keep BasicSweeper from the other jobs, and Hydra from calling on_multirun_end.
         return JobStatus.COMPLETED, math.nan
     return JobStatus.FAILED, JobFailed(error)
 
 
-def record_failure(hydra: Any, folder: Path, error: str, error_type: str, raised: BaseException | None = None) -> None:
+def record_failure(hydra: Any, folder: Path, error: str | Exception) -> None:
     """Write into a job's folder that it failed, and into the leaderboard of its study.
 
     Args:
         hydra: the job's `hydra` node.
-        error: its first line is told on the terminal.
-        error_type: name of the exception; "Killed" where there was none.
-        raised: the exception, if there was one.
+        error: what it raised, or what killed it.
     """
     # Not at the top: pandas takes a second that `--help` need not wait for.
     from catsdogs.study import FAILED, OK, RUNNING, read_job, write_leaderboard, write_result
 
     job = read_job(folder)
-    if job is not None and (job.status == OK or (raised is not None and job.status == RUNNING)):
+    raised = isinstance(error, Exception)
+    if job is not None and (job.status == OK or (raised and job.status == RUNNING)):
         # What another run finished here, or has under way, is not ours to overwrite; a job records its own errors.
         return
     known = {} if job is None else {key: told for key, told in job.result.items() if told not in (None, {})}
@@ -78,11 +77,11 @@ def record_failure(hydra: Any, folder: Path, error: str, error_type: str, raised
         "seconds": None,
         **known,
         "status": FAILED,
-        "error": error,
-        "error_type": error_type,
+        "error": str(error),
+        "error_type": type(error).__name__ if raised else "Killed",
         "finished": now(),
     }
-    if raised is not None:
-        result["traceback"] = "".join(traceback.format_exception(raised))
+    if isinstance(error, Exception):
+        result["traceback"] = "".join(traceback.format_exception(error))
     write_result(folder, result)
     write_leaderboard(folder.parent)

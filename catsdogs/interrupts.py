@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -21,10 +20,7 @@ def exit_status(stop: KeyboardInterrupt) -> int:
 @contextmanager
 def terminable() -> Iterator[None]:
     """Raise `Terminated` where SIGTERM arrives, unless somebody else handles that signal already."""
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    ):
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
 

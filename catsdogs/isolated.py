@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import Any
 
 from hydra import version
@@ -90,7 +89,6 @@ class IsolatedLauncher(Launcher):
         """Run the jobs; those that fail or die give NaN to a sweeper that lists jobs, and an error to others."""
         setup_globals()
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
-        Path(str(self._config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         waiting = deque(enumerate(job_overrides))
         slots = list(range(self._jobs))
         running: dict[Connection, _Child] = {}
@@ -125,11 +123,8 @@ class IsolatedLauncher(Launcher):
         number = config.hydra.job.num
         _log.info("job #%d: %s", number, " ".join(filter_overrides(list(config.hydra.overrides.task))))
         ours, theirs = _SPAWN.Pipe(duplex=False)
-        process = _SPAWN.Process(
-            target=_run_in_child,
-            args=(theirs, self._context, self._task, config),
-            name=f"job {number}",
-        )
+        arguments = (theirs, self._context, self._task, config)
+        process = _SPAWN.Process(target=_run_in_child, args=arguments, name=f"job {number}")
         # What is still buffered would come after the lines of the job.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -142,20 +137,20 @@ class IsolatedLauncher(Launcher):
 
     def _ended(self, child: _Child) -> JobReturn:
         """What the job returned, or that it failed, recorded in its folder."""
-        returned = JobReturn(cfg=child.config, overrides=list(child.config.hydra.overrides.task))
         try:
-            returned.status, returned.return_value = child.connection.recv()
+            status, value = child.connection.recv()
         except (EOFError, OSError):
             # OSError: it was killed while it told.
             child.process.join()
-            returned.status, returned.return_value = died(child.config, _death(child.process.exitcode))
+            status, value = died(child.config, _death(child.process.exitcode))
         child.connection.close()
         child.process.join(_EXIT_SECONDS)
         if child.process.is_alive():
             _log.warning("%s: it has ended, and its process has not; it is killed", child.process.name)
             child.process.kill()
             child.process.join()
-        return returned
+        overrides = list(child.config.hydra.overrides.task)
+        return JobReturn(cfg=child.config, overrides=overrides, status=status, _return_value=value)
 
 
 @dataclass(frozen=True)
@@ -224,10 +219,7 @@ def _death(exit_code: int | None) -> str:
     """Why a process ended that did not say what its job returned."""
     if exit_code is None or exit_code >= 0:
         return "interrupted" if exit_code == _INTERRUPTED else f"its process ended with status {exit_code}"
-    try:
-        name = f" ({signal.Signals(-exit_code).name})"
-    except ValueError:
-        name = ""
+    name = next((f" ({one.name})" for one in signal.Signals if one == -exit_code), "")
     # What Linux does to the largest process when memory is used up.
     guess = "; out of memory?" if -exit_code == signal.SIGKILL else ""
     return f"killed by signal {-exit_code}{name}{guess}"
@@ -238,10 +230,8 @@ def _end(children: Iterable[_Child]) -> None:
     alive = [child.process for child in children if child.process.is_alive()]
     try:
         for process in alive:
-            if process.pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    # Not SIGINT, which it may have been started to ignore.
-                    os.kill(process.pid, signal.SIGTERM)
+            # Not SIGINT, which it may have been started to ignore.
+            process.terminate()
         if alive:
             alive[0].join(_PATIENCE_SECONDS)
         if any(process.is_alive() for process in alive):

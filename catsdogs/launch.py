@@ -20,10 +20,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from catsdogs.compose import (
-    COMPOSITION_ERRORS,
+    MISTAKES,
     VERSION_BASE,
     as_typed,
     checked,
@@ -31,7 +31,6 @@ from catsdogs.compose import (
     register,
     resume_command,
     sentence,
-    wants_traceback,
 )
 from catsdogs.errors import UserError, first_line
 from catsdogs.failures import JobFailed, lists_jobs, record_failure
@@ -63,8 +62,8 @@ def hydra_application(
         a job failed exits from its callback.
     """
     register()
-
-    tracebacks = wants_traceback()
+    # Hydra's own switch: errors of the configuration keep their traceback.
+    tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # With this Hydra raises what went wrong instead of printing its own account of it.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     arguments = sys.argv
@@ -75,14 +74,10 @@ def hydra_application(
         application = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=config_name)
         with terminable():
             application(JobTask(task, tracebacks))()
-    except COMPOSITION_ERRORS as error:
+    except MISTAKES as error:
         if tracebacks:
             raise
         return _tell(sentence(error))
-    except UserError as error:
-        if tracebacks:
-            raise
-        return _tell(str(error))
     except KeyboardInterrupt as stop:
         print("\ninterrupted: what was finished is kept", file=sys.stderr)
         study = StudyCallback.interrupted()
@@ -128,14 +123,15 @@ class JobTask:
         # A worker that has computed before keeps the threads and the GPU that it has.
         if not {"tensorflow", "jax"} & set(sys.modules):
             # Launchers that are not ours tell their workers the number of threads, and not every library reads theirs.
-            share = share_of_machine(_processes(hydra_node.launcher), int(hydra_node.job.num), thread_limit())
+            jobs = int(hydra_node.launcher.get("n_jobs", 1))  # joblib's
+            share = share_of_machine(jobs if jobs > 0 else processors(), int(hydra_node.job.num), thread_limit())
             os.environ.update(share)
         folder = Path(hydra_node.runtime.output_dir)
         try:
             objective = self.task(config)
         except Exception as error:
             log.error("job %s failed: %s", folder.name, error, exc_info=not isinstance(error, UserError))
-            record_failure(hydra_node, folder, str(error), type(error).__name__, error)
+            record_failure(hydra_node, folder, error)
             objective = math.nan
         if math.isnan(objective) and not lists_jobs(hydra_node):
             raise JobFailed(f"job {folder.name} failed")
@@ -148,12 +144,6 @@ class JobTask:
             if self.tracebacks:
                 raise
             _exit(_tell(str(error)))
-
-
-def _processes(launcher: Any) -> int:
-    """How many jobs a launcher runs at the same time on this machine, as far as it tells."""
-    jobs = int(launcher.get("n_jobs", 1))  # joblib's
-    return jobs if jobs > 0 else processors()
 
 
 def _tell(text: str) -> int:
@@ -210,9 +200,7 @@ class StudyCallback(Callback):
         try:
             _check_launcher(config)
             jobs = _planned_jobs(config)
-        except UserError as error:
-            _exit(_tell(str(error)))
-        except COMPOSITION_ERRORS as error:
+        except MISTAKES as error:
             _exit(_tell(sentence(error)))
         names = [str(job.hydra.sweep.subdir) for job in jobs]
         self._before(jobs or [config], Path(config.hydra.sweep.dir), names)
@@ -229,13 +217,13 @@ class StudyCallback(Callback):
         from catsdogs.exhaustion import check_free_space
         from catsdogs.files import remove_temporaries
         from catsdogs.identity import fingerprint
-        from catsdogs.job_lock import held, in_use, is_held
-        from catsdogs.standing import find_standing, set_aside, summary
+        from catsdogs.job_lock import in_use, is_held
+        from catsdogs.standing import find_standing, summary
         from catsdogs.study import write_plan
 
         self._names = names
         try:
-            configs = [checked(_without_hydra(job)) for job in jobs]
+            configs = [checked(OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])) for job in jobs]
             twice = {name for name in names if names.count(name) > 1}
             if twice:
                 raise UserError(f"two jobs of this study would share the folder {min(twice)}: they choose the same")
@@ -251,25 +239,15 @@ class StudyCallback(Callback):
             if any(standing.runs for standing in standings) or not names:
                 check_free_space(study, Path(configs[0].cache))
             study.mkdir(parents=True, exist_ok=True)
-            for plain, name, standing in zip(configs, names, standings, strict=False):
-                if not standing.anew:
-                    continue
-                with held(study / name):
-                    # Asked again, as another command may have begun the job since.
-                    mark = fingerprint(plain, digests[_images(plain)])
-                    place = set_aside(study / name) if find_standing(plain, study / name, mark).anew else None
-                if place is not None:
-                    print(f"job {name} begins anew; what an earlier try left is kept as {place}")
             write_plan(study, names, sys.argv[1:])
             remove_temporaries(study, _REWRITTEN, _ABANDONED_SECONDS)
         except UserError as error:
             _exit(_tell(str(error)))
         except OSError as error:
             _exit(_tell(f"study folder {study}: {error.strerror}; choose another with study=NAME studies=FOLDER"))
-        for plain in configs[:1]:
-            trials = plain.tuner.max_trials or "all"
-            count = f"{len(names)} job{'s' if len(names) > 1 else ''}" if names else "jobs as the sweeper decides"
-            print(f"study {study.name}: {count}, {trials} trials each, at most {plain.fit.epochs} epochs a trial")
+        trials, epochs = configs[0].tuner.max_trials or "all", configs[0].fit.epochs
+        count = f"{len(names)} job{'s' if len(names) > 1 else ''}" if names else "jobs as the sweeper decides"
+        print(f"study {study.name}: {count}, {trials} trials each, at most {epochs} epochs a trial")
         lines = summary(study.name, names, standings)
         # Where nothing was done before, the line above says it all.
         for line in lines if len(lines) > 1 else []:
@@ -335,12 +313,3 @@ def _planned_jobs(config: DictConfig) -> list[DictConfig]:
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(params + list(config.hydra.overrides.task))
     return [loader.load_sweep_config(config, job) for job in BasicSweeper.split_arguments(overrides, None)[0]]
-
-
-def _without_hydra(config: DictConfig) -> DictConfig:
-    """The job's own configuration, as its task will see it."""
-    copy = config.copy()
-    OmegaConf.set_readonly(copy, False)
-    with open_dict(copy):
-        del copy["hydra"]
-    return copy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 
 # Set by joblib and Ray for their workers, by Slurm for its tasks, and by many users; by us for the isolated launcher.
@@ -62,11 +61,8 @@ def gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
     try:
-        told = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=30, check=False).stdout
+        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [str(number) for number, _ in enumerate(line for line in told.splitlines() if line.startswith("GPU "))]
+    return [str(number) for number in range(sum(line.startswith("GPU ") for line in told.splitlines()))]

@@ -149,9 +149,8 @@ class Fit:
 
     epochs: Count
     batch_size: Annotated[StrictInt, Field(ge=1, le=65_536)]
-    patience: Annotated[
-        StrictInt, Field(ge=0, le=100_000)
-    ]  # epochs without a better val_log_loss before training stops
+    # epochs without a better val_log_loss before training stops
+    patience: Annotated[StrictInt, Field(ge=0, le=100_000)]
     executions_per_trial: Annotated[StrictInt, Field(ge=1, le=1_000)]
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]  # of what is trained; weights stay float32
 
@@ -164,9 +163,8 @@ class Features:
     views: Count | None  # distinct training views; epoch e reads view e mod views
     dtype: Literal["float32", "float16"]  # of stored activations; float16 is standardised per channel
     engine: Literal["auto", "openvino", "tensorflow", "keras"]  # that runs the frozen part
-    max_gib: Annotated[
-        StrictFloat, Field(ge=0, le=1_000_000)
-    ]  # of all stored activations; least recently used go first
+    # of all stored activations; least recently used go first
+    max_gib: Annotated[StrictFloat, Field(ge=0, le=1_000_000)]
 
 
 # Distinct training views where `features.views` is null and there are more epochs.
@@ -313,9 +311,9 @@ def check(config: SearchConfig) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"tuner.arguments.{name}={value}: must be finite")
     weights = config.backbone.weights
-    if weights not in (None, "imagenet") and not Path(weights).is_file():
+    if weights not in (None, "imagenet") and not (Path(weights).is_file() and weights.endswith(".h5")):
         raise UserError(
-            f"backbone.weights={weights}: there is no such file; give imagenet, a .weights.h5 or .h5 file, or null"
+            f"backbone.weights={weights}: there is no such .h5 file; give imagenet, a .weights.h5 or .h5 file, or null"
         )
     if config.data.train is None and config.data.sample is None:
         raise UserError(

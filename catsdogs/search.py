@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from catsdogs.compose import checked, job_choices, with_default_study
@@ -27,12 +26,11 @@ def task(config: DictConfig) -> float:
 
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
-    total = read_plan(folder.parent).run
-    index = total.index(folder.name) + 1 if folder.name in total else 1
-    if settings.mode == RunMode.MULTIRUN and folder.name not in total:
-        index, total = int(settings.job.num) + 1, []
-    choices = job_choices(settings, config.varied)
-    return run_job(checked(config), Place(folder, folder.parent, index, len(total) or None), choices)
+    names = read_plan(folder.parent).run
+    # A sweeper that decides as it goes plans no names.
+    index = names.index(folder.name) if folder.name in names else int(settings.job.num)
+    place = Place(folder, folder.parent, index + 1, len(names) or None)
+    return run_job(checked(config), place, job_choices(settings, config.varied))
 
 
 def _complete(parsed: Any, arguments: list[str]) -> list[str]:

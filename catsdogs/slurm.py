@@ -58,11 +58,7 @@ _ENDED = {
 
 
 def prepare(choice: str, target: str) -> None:
-    """Make the launcher known to Hydra.
-
-    Args:
-        choice: the option of `hydra/launcher`, for messages.
-        target: of that option.
+    """Make the launcher of this option of `hydra/launcher`, which is Hydra's for this target, known to Hydra.
 
     Raises:
         UserError: it is another launcher for Slurm, or Slurm does not answer.
@@ -94,15 +90,13 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         submitit.SlurmJob.watcher = QueueWatcher(delay_s=_SECONDS_BETWEEN_LOOKS)
         jobs = self._submitted(job_overrides, initial_job_idx)
-        log.info("%d jobs are Slurm's now, from %s; their logs are in %s", len(jobs), jobs[0].job_id, self._logs())
+        logs = Path(str(self.params["submitit_folder"])).parent
+        log.info("%d jobs are Slurm's now, from %s; their logs are in %s", len(jobs), jobs[0].job_id, logs)
         try:
             return [self._ended(job, list(overrides)) for job, overrides in zip(jobs, job_overrides, strict=True)]
         except BaseException:
             _end(jobs)
             raise
-
-    def _logs(self) -> Path:
-        return Path(str(self.params["submitit_folder"])).parent
 
     def _submitted(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[submitit.Job[JobReturn]]:
         settings = dict(self.params)

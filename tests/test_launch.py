@@ -75,17 +75,14 @@ def test_a_study_without_failed_jobs_ends_well_without_a_page(study, callback, c
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_what_an_interrupted_study_found_is_told_once(study, callback, capsys):
+def test_what_an_interrupted_study_found_is_told_once_and_nothing_before_its_first_job(
+    study, tmp_path, callback, capsys
+):
     StudyCallback._at_hand = study
     StudyCallback.interrupted()
     assert "Report: multirun/s/report.html" in capsys.readouterr().out
     StudyCallback.interrupted()
-    assert capsys.readouterr().out == ""
-
-
-def test_interrupted_before_the_first_job_there_is_nothing_to_tell(tmp_path, callback, capsys):
-    (tmp_path / "s").mkdir()
-    StudyCallback._at_hand = tmp_path / "s"
+    StudyCallback._at_hand = tmp_path
     StudyCallback.interrupted()
     told = capsys.readouterr()
     assert told.out + told.err == ""
@@ -157,16 +154,13 @@ def test_what_kills_left_half_written_in_a_study_is_removed_when_it_is_old(tmp_p
     study = tmp_path / "multirun" / "s"
     study.mkdir(parents=True)
     old, new, other = (study / name for name in (".study-abc123.json", ".leaderboard-abc123.csv", ".mine-abc123.csv"))
-    for file in (old, new, other):
-        file.write_text("{")
-    for file in (old, other):
-        os.utime(file, (time.time() - 3600,) * 2)
+    for file, age in ((old, 3600), (new, 0), (other, 3600)):
+        file.touch()
+        os.utime(file, (time.time() - age,) * 2)
     config = composed(
         "experiment=debug", "data.sample.images_per_class=8", "data.sample.test_images=1", f"cache={tmp_path / 'cache'}"
     )
     with open_dict(config):
         config.hydra = {}
     callback._before([config], study, ["a-job"])
-    assert not old.exists()
-    assert new.exists()
-    assert other.exists()
+    assert [file.exists() for file in (old, new, other)] == [False, True, True]
