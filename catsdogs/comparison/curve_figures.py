@@ -130,7 +130,9 @@ def learning_curves(evidence: Evidence) -> list[Figure]:
         plots["Learning rate"] = plot = _curves(evidence, "learning_rate", 260)
         # A schedule that ends at 0 has its shape on a linear axis.
         peaks = epochs.groupby(["label", "trial"])["learning_rate"].max()
-        plot.update_yaxes(title_text="learning rate", exponentformat="e", **loss_axis(peaks))
+        rates = epochs["learning_rate"].nunique()
+        axis = loss_axis(peaks) | ({"rangemode": "normal"} if rates > 1 else {})  # a curve along 0 would be cut
+        plot.update_yaxes(title_text="learning rate", exponentformat="e", **axis)
     return [
         Figure(
             f"curve-{place}",

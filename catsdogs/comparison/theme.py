@@ -48,6 +48,7 @@ def _template(text: str, quiet: str, grid: str, line: str, surface: str, veil: s
         "gridcolor": grid,
         "linecolor": line,
         "tickfont": {"color": quiet, "size": 12},
+        "ticks": "",
         "title": {"font": {"color": quiet, "size": 12}, "standoff": 8},
         "zeroline": False,
     }
