@@ -119,7 +119,7 @@ def _roc(kinds: _Kinds) -> go.Figure:
         table.loc[len(table)] = [0.5, called[labels == 0].mean(), (~called)[labels == 1].mean()]
         table["hover"] = [significant(row) for row in table.to_numpy()]
         # 0 has no place on a logarithmic axis but that of half an image.
-        table[["x", "y"]] = table[["x", "y"]].clip(lower=half, axis=1)
+        table[["x", "y"]] = table[["x", "y"]].clip(lower=list(half), axis=1)
         look: dict[str, Any] = {"legendgroup": kind, "hovertemplate": _ERRORS_HOVER}
         name, line = f"{kind}: AUC {roc_auc_score(labels, p_dog):.4f}", {"color": _LOOKS[kind]["color"], "width": 2.5}
         points(plot, table[:-1], name=name, mode="lines", line=line, **look)
