@@ -655,16 +655,10 @@ def test_large_studies_stay_light(tmp_path: Path) -> None:
         studies.write_job(tmp_path / "s", made, trials=500, failed_trials=20, seed=number, epochs=30)
     mix_losses(tmp_path / "s")
     studies.write_final(tmp_path / "s", images=2000)
-    evidence = read_evidence([tmp_path / "s"])
-    figures = all_figures(evidence)
+    figures = all_figures(read_evidence([tmp_path / "s"]))
     assert sum(len(figure.plot.to_json()) for figure in figures.values()) < 1_200_000
-    label, best = evidence.board[["label", "best_trial"]].iloc[0]
-    thin = next(one for one in figures["curve-0"].plot.data if one.name == theme.styles(evidence)[label].name)
-    table = evidence.epochs[(evidence.epochs["label"] == label) & (evidence.epochs["trial"] != best)]
-    table = table.sort_values(["trial", "execution", "epoch"], kind="stable")
-    for place, column in enumerate(("epoch", "val_log_loss")):
-        drawn = [value for line in lines(thin) for value in line[place]]
-        assert drawn == pytest.approx(table[column].to_numpy(), rel=1e-4)
+    drawn = [line for one in figures["curve-0"].plot.data if one.name != "stopped early" for line in lines(one)]
+    assert len(drawn) == 2000
 
 
 # Names, colors, words

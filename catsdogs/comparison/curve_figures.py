@@ -148,16 +148,13 @@ def learning_curves(evidence: Evidence) -> list[Figure]:
 def _curves(evidence: Evidence, column: str, height: int) -> go.Figure:
     epochs, board = evidence.epochs, evidence.board
     plot, looks = for_jobs(evidence, set(epochs["label"]), height)
-    table = epochs[epochs[column].notna()].sort_values(["trial", "execution", "epoch"], kind="stable")
-    table = pd.DataFrame(
-        {
-            "label": table["label"],
-            "line": table.groupby(["label", "trial", "execution"], sort=False).ngroup(),
-            "x": table["epoch"],
-            "y": table[column],
-            "hover": table["trial"].map(lambda trial: shown(trial, 20)),
-            "best": table["trial"] == table["label"].map(dict(zip(board["label"], board["best_trial"], strict=True))),
-        }
+    table = epochs.dropna(subset=column).sort_values(["trial", "execution", "epoch"], kind="stable")
+    table = table.assign(
+        line=table.groupby(["label", "trial", "execution"], sort=False).ngroup(),
+        x=table["epoch"],
+        y=table[column],
+        hover=table["trial"].map(lambda trial: shown(trial, 20)),
+        best=table["trial"] == table["label"].map(board.set_index("label")["best_trial"]),
     )
     said = words(column.removeprefix("val_"))
     hover = f"<b>%{{fullData.name}}</b>, trial %{{customdata}}<br>epoch %{{x}}, {said} %{{y}}<extra></extra>"

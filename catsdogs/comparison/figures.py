@@ -6,7 +6,6 @@ point) and `hover`: a text, or what the `hovertemplate` of the look asks for.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from catsdogs.comparison.evidence import Evidence
@@ -52,15 +52,7 @@ class Figure:
     @property
     def json(self) -> Markup:
         """For Plotly, safe inside an element of a page."""
-        return json_for_html(self.plot.to_json())
-
-
-def json_for_html(thing: Any) -> Markup:
-    """JSON in which no HTML parser finds the end of its element, and no JavaScript parser that of a line."""
-    text = thing if isinstance(thing, str) else json.dumps(thing, ensure_ascii=False, separators=(",", ":"))
-    for character in "&<>\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
+        return htmlsafe_json_dumps(self.plot.to_json(), dumps=str)
 
 
 def blank(height: int, legend: bool = False) -> go.Figure:
@@ -85,18 +77,18 @@ def for_jobs(evidence: Evidence, labels: Collection[str], height: int) -> tuple[
     Returns:
         The plot, and by label, best job first, how the traces of a job look, which its entry in the legend hides.
     """
-    drawn = {label: style for label, style in styles(evidence).items() if label in set(labels)}
+    drawn = {label: style for label, style in styles(evidence).items() if label in labels}
     named = 1 < len(drawn) <= _LEGEND_JOBS
     looks = {
         label: {
             "name": style.name,
             "legendgroup": style.name,
-            "legendrank": style.rank,
+            "legendrank": rank,
             "showlegend": named,
             "line": {"color": style.colour, "dash": style.dash},
             "marker": {"color": style.colour, "symbol": style.symbol},
         }
-        for label, style in drawn.items()
+        for rank, (label, style) in enumerate(drawn.items(), start=1)
     }
     # Of four entries the legend takes no room from the height, beyond that a row for each on a phone.
     return blank(height + 30 * max(0, len(drawn) - 4) * named, named), looks

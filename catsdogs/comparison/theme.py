@@ -97,10 +97,9 @@ _BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Style:
-    """How one job is drawn everywhere; `name` is ready for Plotly, `rank` counts from 1, the best job."""
+    """How one job is drawn everywhere; `name` is ready for Plotly."""
 
     name: str
-    rank: int
     colour: str
     dash: str
     symbol: str
@@ -116,13 +115,12 @@ def styles(evidence: Evidence) -> dict[str, Style]:
     place = {label: i for i, label in enumerate(sorted(labels))}
     return {
         label: Style(
-            rank=rank,
             name=shown(names[label]),
             colour=PALETTE[place[label] % len(PALETTE)],
             dash=_DASHES[place[label] // len(PALETTE) % len(_DASHES)],
             symbol=_SYMBOLS[place[label] % len(_SYMBOLS)],
         )
-        for rank, label in enumerate(labels, start=1)
+        for label in labels
     }
 
 
