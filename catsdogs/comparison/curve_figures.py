@@ -22,7 +22,7 @@ from catsdogs.comparison.figures import (
 )
 from catsdogs.comparison.formats import loss, words
 from catsdogs.comparison.search_figures import time_unit
-from catsdogs.comparison.theme import NEUTRAL, shown, styles
+from catsdogs.comparison.theme import NEUTRAL, shown
 
 # Epochs for which the thin curves name their trial; beyond, the names would weigh as much as the curves.
 _NAMED_EPOCHS = 6_000
@@ -66,12 +66,7 @@ def best_so_far(evidence: Evidence) -> list[Figure]:
 
 
 def _best(evidence: Evidence, table: pd.DataFrame, of_all: bool = False) -> go.Figure:
-    """Steps down, a line per job.
-
-    Args:
-        table: label, trial, study, x, y (the log loss) and hover of trials, in the order of x.
-        of_all: also one line per study.
-    """
+    """Steps down, a line per job, `of_all`: also one per study; the trials are in the order of x."""
     plot, looks = for_jobs(evidence, set(table.loc[table["y"].notna(), "label"]), 340)
     for study, part in table.groupby("study", sort=False) if of_all else ():
         points(
@@ -202,22 +197,19 @@ def _unlike(part: pd.DataFrame) -> pd.DataFrame:
 def _add_stopped(plot: go.Figure, evidence: Evidence) -> None:
     """A ring where a completed trial ended before the last epoch that it might have trained."""
     last = evidence.epochs.sort_values("epoch", kind="stable").groupby(["label", "trial", "execution"]).tail(1)
-    done = evidence.trials.loc[evidence.trials["val_log_loss"].notna(), ["label", "trial", "epoch_budget"]]
+    trials = evidence.trials.assign(hover=trial_hovers(evidence))
+    done = trials.loc[trials["val_log_loss"].notna(), ["label", "trial", "epoch_budget", "hover"]]
     ends = last.merge(done, on=["label", "trial"])
     ends = ends[(ends["epoch"] < ends["epoch_budget"].astype(float)) & ends["val_log_loss"].notna()]
     if ends.empty:
         return
-    style, few = styles(evidence), len(ends) <= 200
-    hovers = [
-        [style[row["label"]].name, shown(row["trial"], 20), f"stopped early, after epoch {row['epoch']}"]
-        for row in ends.to_dict("records")
-    ]
+    few = len(ends) <= 200
     ring = {"symbol": "circle-open", "size": 8 if few else 4, "color": NEUTRAL, "opacity": 0.8}
     points(
         plot,
-        pd.DataFrame({"x": ends["epoch"], "y": ends["val_log_loss"], "hover": hovers}),
+        ends.assign(x=ends["epoch"], y=ends["val_log_loss"]),
         name="stopped early",
-        hovertemplate=TRIAL_HOVER,
+        hovertemplate=TRIAL_HOVER.replace("<extra>", "<br>stopped early, after epoch %{x}<extra>"),
         marker={**ring, "line": {"width": 1.2 if few else 0.8}},
     )
     plot.update_layout(showlegend=True)

@@ -235,11 +235,7 @@ def _numeric(values: pd.Series) -> bool:
 
 
 def _ticks(kinds: np.ndarray, log: bool) -> list[float]:
-    """At most seven round numbers within the range of values, or the values themselves where they are few.
-
-    Args:
-        kinds: the different values, in ascending order.
-    """
+    """At most seven round numbers within the range of the sorted values, or these themselves where they are few."""
     low, high = float(kinds[0]), float(kinds[-1])
     if len(kinds) <= 5 and (len(kinds) < 3 or log or np.diff(kinds).min() > (high - low) / 12):
         return kinds.tolist()
