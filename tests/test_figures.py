@@ -179,7 +179,7 @@ def test_job_intervals_are_the_intervals_best_on_top(evidence: Evidence, plots: 
     # The first row is the upper one.
     assert list(dots.y) == [0, 1, 2, 3]
     assert plot.layout.yaxis.range[0] > plot.layout.yaxis.range[1]
-    assert list(plot.layout.yaxis.ticktext) == [theme.styles(evidence)[label].name for label in order]
+    assert list(plot.layout.yaxis.ticktext) == [theme.styles(evidence)[label]["name"] for label in order]
     assert plot.layout.xaxis.type is None
 
 
@@ -257,7 +257,7 @@ def test_parallel_coordinates_hold_every_trial_at_its_values(evidence: Evidence,
     assert len(through) == len(found) == len(done) == 40
     loss, l2 = done["val_log_loss"], np.log10(evidence.trials["l2"])
     for row in done.to_dict("records"):
-        x, y, told = found[style[row["label"]].name, row["trial"]]
+        x, y, told = found[style[row["label"]]["name"], row["trial"]]
         assert y == [5, 4, 3, 2, 1, 0]
         assert told[2].startswith(f"log loss {row['val_log_loss']:.5g}<br>")
         assert f"dropout {row['dropout']:.4g}" in told[2]
@@ -301,7 +301,7 @@ def test_slices_show_every_trial(evidence: Evidence, plots: dict[str, go.Figure]
     for place, (name, near) in enumerate({"unfreeze_depth": 1.3, "dropout": 0.013, "l2": 0.0}.items()):
         plot = plots[f"slice-{place}"]
         for label in evidence.jobs:
-            part, points = done[done["label"] == label], trace(plot, style[label].name)
+            part, points = done[done["label"] == label], trace(plot, style[label]["name"])
             assert list(points.y) == pytest.approx(part["val_log_loss"].to_numpy(), rel=1e-4)
             assert [told[1] for told in points.customdata] == list(part["trial"])
             # Few different numbers are scattered a little.
@@ -382,7 +382,7 @@ def test_best_so_far_over_trials(evidence: Evidence, plots: dict[str, go.Figure]
     for label in evidence.jobs:
         losses = evidence.trials.loc[evidence.trials["label"] == label, "val_log_loss"].to_numpy(dtype=float)
         expected = np.fmin.accumulate(losses)
-        steps = trace(plot, style[label].name)
+        steps = trace(plot, style[label]["name"])
         assert steps.line.shape == "hv"
         at = np.searchsorted(steps.x, np.arange(1, 13), side="right") - 1
         assert np.array(steps.y)[at] == pytest.approx(expected, rel=1e-4)
@@ -399,7 +399,7 @@ def test_best_so_far_over_time(evidence: Evidence, plots: dict[str, go.Figure]) 
     assert plot.layout.xaxis.title.text.startswith("minutes")
     after = (trials["ended"] - pd.Timestamp(studies.STARTED)).dt.total_seconds() / 60
     for label in evidence.jobs:
-        part, steps = trials["label"] == label, trace(plot, style[label].name)
+        part, steps = trials["label"] == label, trace(plot, style[label]["name"])
         first, best = after[part].min(), trials.loc[part, "val_log_loss"].min()
         assert (steps.x[0], steps.y[-1]) == pytest.approx((first, best), rel=1e-4)
     of_all = trace(plot, "best of all")
@@ -423,7 +423,7 @@ def test_learning_curves_are_the_history(evidence: Evidence, plots: dict[str, go
     style, plot = theme.styles(evidence), plots["curve-0"]
     best_of = dict(zip(evidence.board["label"], evidence.board["best_trial"], strict=True))
     for label in evidence.jobs:
-        own = [one for one in plot.data if one.name == style[label].name]
+        own = [one for one in plot.data if one.name == style[label]["name"]]
         thick = max(own, key=lambda one: one.line.width)
         for one in own:
             for x, y, trial in lines(one):
@@ -435,7 +435,7 @@ def test_learning_curves_are_the_history(evidence: Evidence, plots: dict[str, go
     # Rings mark completed trials that stopped early.
     rings, done = trace(plot, "stopped early"), completed(evidence)
     early = done[done["epochs"] < EPOCHS]
-    expected = {(style[row["label"]].name, row["trial"], row["epochs"]) for row in early.to_dict("records")}
+    expected = {(style[row["label"]]["name"], row["trial"], row["epochs"]) for row in early.to_dict("records")}
     assert 0 < len(expected) < len(done)
     assert {(*told[:2], x) for told, x in zip(rings.customdata, rings.x, strict=True)} == expected
 
@@ -443,7 +443,7 @@ def test_learning_curves_are_the_history(evidence: Evidence, plots: dict[str, go
 def test_learning_rates_that_are_alike_are_drawn_once(evidence: Evidence, plots: dict[str, go.Figure]) -> None:
     plot, style = plots["curve-1"], theme.styles(evidence)
     for label in evidence.jobs:
-        found = [line for one in plot.data if one.name == style[label].name for line in lines(one)]
+        found = [line for one in plot.data if one.name == style[label]["name"] for line in lines(one)]
         # The best trial's, and that of the trial that went furthest.
         assert len(found) == 2
         assert max(len(x) for x, _, _ in found) == EPOCHS
@@ -569,7 +569,7 @@ def texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 def test_figures_are_whole_and_their_jobs_have_one_legend_entry(evidence: Evidence, figures: dict[str, Figure]) -> None:
     assert len(figures) == 16
-    names = {style.name for style in theme.styles(evidence).values()}
+    names = {style["name"] for style in theme.styles(evidence).values()}
     for name, figure in figures.items():
         assert figure.caption
         assert len(figure.alternative) > 30
@@ -588,13 +588,13 @@ def test_many_jobs_are_not_in_legends_and_look_different(tmp_path: Path) -> None
         studies.write_job(tmp_path / "s", {**CHOICES, "augmentation": f"a{number}"}, trials=3, seed=number, epochs=4)
     evidence = read_evidence([tmp_path / "s"])
     styles = theme.styles(evidence)
-    names = {style.name for style in styles.values()}
+    names = {style["name"] for style in styles.values()}
     for name, figure in all_figures(evidence).items():
         assert not [one.name for one in figure.plot.data if one.name in names and one.showlegend is not False], name
-    assert len({(style.colour, style.symbol) for style in styles.values()}) == len(names) == 13
+    assert len({tuple(style["marker"].values()) for style in styles.values()}) == len(names) == 13
     # A new leader repaints nothing.
     assert list(styles) != sorted(styles)
-    assert [styles[label].colour for label in sorted(styles)] == [*theme.PALETTE, *theme.PALETTE[:5]]
+    assert [styles[label]["marker"]["color"] for label in sorted(styles)] == [*theme.PALETTE, *theme.PALETTE[:5]]
 
 
 def test_hostile_names_are_escaped_everywhere(tmp_path: Path) -> None:
@@ -689,7 +689,7 @@ def test_names_that_are_cut_keep_their_numbers_and_differ(tmp_path: Path) -> Non
         for rate in ("0.0003", "0.0001"):
             made = {**CHOICES, "model.unfreeze_depth": depth, "schedule.peak_lr": rate}
             studies.write_job(tmp_path / "numbers", made, trials=2)
-    names = {style.name for style in theme.styles(read_evidence([tmp_path / "numbers"])).values()}
+    names = {style["name"] for style in theme.styles(read_evidence([tmp_path / "numbers"])).values()}
     assert len(names) == 4
     assert all(re.search(r"(30|57) · .*000[31]$", name) for name in names)
     # These are the same where they are cut; one is called as another is cut.
@@ -697,8 +697,8 @@ def test_names_that_are_cut_keep_their_numbers_and_differ(tmp_path: Path) -> Non
     for number, name in enumerate([*long, "a" * 14 + "…" + "b" * 13, "line\nend", "line\x00end"]):
         studies.write_job(tmp_path / "s", {**CHOICES, "augmentation": name}, name=f"job{number}", trials=2)
     evidence = read_evidence([tmp_path / "s"])
-    assert len({style.name for style in theme.styles(evidence).values()}) == 5
-    assert all(len(style.name) <= 28 for style in theme.styles(evidence).values())
+    assert len({style["name"] for style in theme.styles(evidence).values()}) == 5
+    assert all(len(style["name"]) <= 28 for style in theme.styles(evidence).values())
     assert len(set(theme.short_names(evidence).values())) == 5
 
 

@@ -75,21 +75,11 @@ def for_jobs(evidence: Evidence, labels: Collection[str], height: int) -> tuple[
     """An empty plot that names the jobs in its legend, if they are several and not too many.
 
     Returns:
-        The plot, and by label, best job first, how the traces of a job look, which its entry in the legend hides.
+        The plot, and the `styles` of these jobs.
     """
     drawn = {label: style for label, style in styles(evidence).items() if label in labels}
     named = 1 < len(drawn) <= _LEGEND_JOBS
-    looks = {
-        label: {
-            "name": style.name,
-            "legendgroup": style.name,
-            "legendrank": rank,
-            "showlegend": named,
-            "line": {"color": style.colour, "dash": style.dash},
-            "marker": {"color": style.colour, "symbol": style.symbol},
-        }
-        for rank, (label, style) in enumerate(drawn.items(), start=1)
-    }
+    looks = {label: style | {"showlegend": named} for label, style in drawn.items()}
     # Of four entries the legend takes no room from the height, beyond that a row for each on a phone.
     return blank(height + 30 * max(0, len(drawn) - 4) * named, named), looks
 
@@ -166,7 +156,7 @@ def trial_hovers(evidence: Evidence) -> pd.Series:
     heads = {name: shown(words(name), 28) for name in evidence.hyperparameters if told}
     hovers = [
         [
-            style[row["label"]].name,
+            style[row["label"]]["name"],
             shown(row["trial"], 20),
             ("failed" if pd.isna(row["val_log_loss"]) else f"log loss {row['val_log_loss']:.5g}")
             + "".join(f"<br>{head} {shown(value(row[key]), 28)}" for key, head in heads.items() if pd.notna(row[key])),

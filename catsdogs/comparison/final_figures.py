@@ -157,10 +157,7 @@ def _confusion(kinds: _Kinds) -> go.Figure:
             z=[significant(row) for row in shares],
             x=["called cat", "called dog"],
             y=["cats", "dogs"],
-            text=[
-                [f"<b>{n:,}</b><br>{share:.2%}" for n, share in zip(*rows, strict=True)]
-                for rows in zip(counts, shares, strict=True)
-            ],
+            text=[[f"<b>{n:,}</b><br>{n / max(1, sum(row)):.2%}" for n in row] for row in counts],
             texttemplate="%{text}",
             zmin=0,
             zmax=1,

@@ -28,12 +28,11 @@ def job_intervals(evidence: Evidence, intervals: dict[str, Interval]) -> Figure 
     ends = {label: between(one) or "no interval" for label, one in intervals.items()}
     table = pd.DataFrame(
         {
-            "name": style[label].name,
+            "name": style[label]["name"],
+            **style[label]["marker"],
             "x": one.value,
             "low": one.low,
             "high": one.high,
-            "color": style[label].colour,
-            "symbol": style[label].symbol,
             "text": loss(one.value),
             "hover": f"<b>{shown(label)}</b><br>log loss {one.value:.5g}<br>95 %: {ends[label]}<br>{one.size:,} images",
         }
@@ -180,7 +179,7 @@ def budget(evidence: Evidence) -> Figure | None:
     plot.update_layout(barmode="stack", legend_traceorder="normal")
     plot.update_xaxes(title_text=unit)
     style = styles(evidence)
-    name_rows(plot, [style[label].name for label in table.index])
+    name_rows(plot, [style[label]["name"] for label in table.index])
     return Figure(
         "budget",
         plot,

@@ -6,7 +6,6 @@ import html
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -95,32 +94,29 @@ DARK: dict[str, Any] = _template(
 _BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Style:
-    """How one job is drawn everywhere; `name` is ready for Plotly."""
+def styles(evidence: Evidence) -> dict[str, dict[str, Any]]:
+    """By label, best job first, how Plotly draws each job everywhere; its entry in a legend hides all of its traces.
 
-    name: str
-    colour: str
-    dash: str
-    symbol: str
-
-
-def styles(evidence: Evidence) -> dict[str, Style]:
-    """By label, best job first; no two jobs look the same in name, and up to 24 not in the rest either.
-
-    The same set of labels gives the same looks, so that a new leader repaints nothing.
+    No two jobs have the same name, and up to 24 do not look the same in the rest either. The same set of labels gives
+    the same looks, so that a new leader repaints nothing.
     """
-    labels = list(evidence.board["label"])
     names = _distinct(short_names(evidence), _NAME_LENGTH)
-    place = {label: i for i, label in enumerate(sorted(labels))}
+    place = {label: i for i, label in enumerate(sorted(names))}
     return {
-        label: Style(
-            name=shown(names[label]),
-            colour=PALETTE[place[label] % len(PALETTE)],
-            dash=_DASHES[place[label] // len(PALETTE) % len(_DASHES)],
-            symbol=_SYMBOLS[place[label] % len(_SYMBOLS)],
-        )
-        for label in labels
+        label: {
+            "name": shown(names[label]),
+            "legendgroup": shown(names[label]),
+            "legendrank": rank,
+            "line": {
+                "color": PALETTE[place[label] % len(PALETTE)],
+                "dash": _DASHES[place[label] // len(PALETTE) % len(_DASHES)],
+            },
+            "marker": {
+                "color": PALETTE[place[label] % len(PALETTE)],
+                "symbol": _SYMBOLS[place[label] % len(_SYMBOLS)],
+            },
+        }
+        for rank, label in enumerate(evidence.board["label"], start=1)
     }
 
 
