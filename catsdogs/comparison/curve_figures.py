@@ -10,20 +10,19 @@ import plotly.graph_objects as go
 
 from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.figures import (
-    LOG_AXIS,
     TRIAL_HOVER,
     Figure,
-    blank_for_jobs,
+    for_jobs,
+    improved,
     lines,
-    of_job,
+    loss_axis,
     points,
     significant,
     trial_hovers,
-    wide_range,
 )
-from catsdogs.comparison.formats import loss
+from catsdogs.comparison.formats import loss, words
 from catsdogs.comparison.search_figures import time_unit
-from catsdogs.comparison.theme import NEUTRAL, shown, styles
+from catsdogs.comparison.theme import NEUTRAL, shown
 
 # Epochs for which the thin curves name their trial; beyond, the names would weigh as much as the curves.
 _NAMED_EPOCHS = 6_000
@@ -38,16 +37,12 @@ def best_so_far(evidence: Evidence) -> list[Figure]:
     losses = trials["val_log_loss"].astype(float)
     if losses.isna().all():
         return []
-    table = trials[["label", "trial", "study"]].assign(y=losses, hover=trial_hovers(evidence, times=1))
+    best = loss(losses.min())
+    table = trials[["label", "trial", "study"]].assign(y=losses, hover=trial_hovers(evidence))
     plot = _best(evidence, table.assign(x=table.groupby("label").cumcount() + 1))
-    plot.add_hline(
-        y=significant([losses.min()])[0],
-        line_dash="dot",
-        layer="below",
-        annotation={"text": f"best {loss(losses.min())}", "xanchor": "right", "yanchor": "top"},
-    )
-    longest = int(table["label"].value_counts().max())
-    plot.update_xaxes(title_text="trials of the job", tickformat="d", **_whole_steps(longest))
+    note = {"text": f"best {best}", "xanchor": "right", "yanchor": "top"}
+    plot.add_hline(y=significant([losses.min()])[0], line_dash="dot", layer="below", annotation=note)
+    _count_axis(plot, "trials of the job", int(table["label"].value_counts().max()))
     plots = {"trials": plot}
     ended = pd.to_datetime(trials["ended"], utc=True)
     # The first trial of a study began when it ended, less its seconds.
@@ -58,13 +53,12 @@ def best_so_far(evidence: Evidence) -> list[Figure]:
         timed = table.assign(x=after / seconds)[after.notna()].sort_values("x", kind="stable")
         plots["time"] = _best(evidence, timed, of_all=timed["label"].nunique() > 1)
         plots["time"].update_xaxes(title_text=f"{unit} since the study began")
-    told = f"the lowest of all is {loss(losses.min())}."
     return [
         Figure(
             f"best-{place}",
             plot,
             caption=f"Best so far, over {name}",
-            alternative=f"Lowest log loss found so far by each job, over {name}; {told}",
+            alternative=f"Lowest log loss found so far by each job, over {name}; the lowest of all is {best}.",
             table="trials",
         )
         for place, (name, plot) in enumerate(plots.items())
@@ -72,15 +66,8 @@ def best_so_far(evidence: Evidence) -> list[Figure]:
 
 
 def _best(evidence: Evidence, table: pd.DataFrame, of_all: bool = False) -> go.Figure:
-    """Steps down, a line per job.
-
-    Args:
-        table: label, trial, study, x, y (the log loss) and hover of trials, in the order of x.
-        of_all: also one line per study.
-    """
-    completed = {label: part for label, part in table.groupby("label") if part["y"].notna().any()}
-    style = {label: one for label, one in styles(evidence).items() if label in completed}
-    plot = blank_for_jobs(340, list(style))
+    """Steps down, a line per job, `of_all`: also one per study; the trials are in the order of x."""
+    plot, looks = for_jobs(evidence, set(table.loc[table["y"].notna(), "label"]), 340)
     for study, part in table.groupby("study", sort=False) if of_all else ():
         points(
             plot,
@@ -90,51 +77,35 @@ def _best(evidence: Evidence, table: pd.DataFrame, of_all: bool = False) -> go.F
             line={"color": NEUTRAL, "width": 7, "shape": "hv"},
             opacity=0.45,
         )
-    for label in reversed(style):
-        steps, look = _steps(completed[label]), style[label]
+    for label in reversed(looks):
+        steps = _steps(table[table["label"] == label])
         # The last trial only ends the line, unless it improved.
         ends = steps["hover"].map(lambda parts: [*parts[:2], "no better than the best before"])
-        hovers = steps["hover"].where(steps["improved"], ends)
         points(
             plot,
-            steps.assign(size=np.where(steps["improved"], 7, 0), hover=hovers),
-            **of_job(plot, look),
+            steps.assign(size=np.where(steps["improved"], 7, 0), hover=steps["hover"].where(steps["improved"], ends)),
+            **looks[label],
             hovertemplate=TRIAL_HOVER,
             mode="lines+markers",
-            line={
-                "color": look.colour,
-                "dash": look.dash,
-                "shape": "hv",
-                "width": 3 if label == next(iter(style)) else 1.8,
-            },
-            marker={"opacity": 1, "symbol": look.symbol, "line": {"width": 0}},
+            line_shape="hv",
+            line_width=3 if label == next(iter(looks)) else 1.8,
+            marker_line_width=0,
+            marker_opacity=1,
         )
     plot.update_xaxes(rangemode="tozero")
-    _log_loss_axis(plot, table["y"])
+    plot.update_yaxes(title_text="log loss on validation", **loss_axis(table["y"]))
     return plot
 
 
 def _steps(trials: pd.DataFrame) -> pd.DataFrame:
     """Trials that improved on all before them, and the last one, where the line ends; y is the best so far."""
-    best = trials["y"].cummin().ffill()
-    kept = best < best.shift().fillna(np.inf)
-    kept.iloc[-1] = True
-    return trials.assign(y=best, improved=trials["y"] == best)[kept]
+    found = trials.assign(y=trials["y"].cummin().ffill(), improved=improved(trials["y"]))
+    return found[found["improved"] | (found.index == found.index[-1])]
 
 
-def _log_loss_axis(plot: go.Figure, losses: pd.Series) -> None:
-    axis = LOG_AXIS if wide_range(losses) else _not_below_zero(losses)
-    plot.update_yaxes(title_text="log loss on validation", **axis)
-
-
-def _not_below_zero(values: pd.Series) -> dict[str, str]:
-    """For the axis of a single value, around which Plotly would draw negative ones too."""
-    return {"rangemode": "nonnegative"} if values.nunique() == 1 else {}
-
-
-def _whole_steps(longest: int) -> dict[str, int]:
-    """For an axis that counts, on which Plotly would write halves where it is short."""
-    return {"dtick": 1} if longest <= 12 else {}
+def _count_axis(plot: go.Figure, title: str, longest: int) -> None:
+    """Plotly would write halves where it is short."""
+    plot.update_xaxes(title_text=title, tickformat="d", dtick=1 if longest <= 12 else None)
 
 
 def learning_curves(evidence: Evidence) -> list[Figure]:
@@ -147,15 +118,16 @@ def learning_curves(evidence: Evidence) -> list[Figure]:
     if epochs.empty or epochs["val_log_loss"].isna().all():
         return []
     plot = _curves(evidence, "val_log_loss", 380)
-    _log_loss_axis(plot, epochs["val_log_loss"])
+    plot.update_yaxes(title_text="log loss on validation", **loss_axis(epochs["val_log_loss"]))
     _add_stopped(plot, evidence)
     plots = {"Log loss on validation": plot}
     if "learning_rate" in epochs and epochs["learning_rate"].notna().any():
         plots["Learning rate"] = plot = _curves(evidence, "learning_rate", 260)
         # A schedule that ends at 0 has its shape on a linear axis.
         peaks = epochs.groupby(["label", "trial"])["learning_rate"].max()
-        linear = _not_below_zero(epochs["learning_rate"]) | {"exponentformat": "e"}
-        plot.update_yaxes(title_text="learning rate", **(LOG_AXIS if wide_range(peaks) else linear))
+        rates = epochs["learning_rate"].nunique()
+        axis = loss_axis(peaks) | ({"rangemode": "normal"} if rates > 1 else {})  # a curve along 0 would be cut
+        plot.update_yaxes(title_text="learning rate", exponentformat="e", **axis)
     return [
         Figure(
             f"curve-{place}",
@@ -170,55 +142,43 @@ def learning_curves(evidence: Evidence) -> list[Figure]:
 
 def _curves(evidence: Evidence, column: str, height: int) -> go.Figure:
     epochs, board = evidence.epochs, evidence.board
-    style = {label: one for label, one in styles(evidence).items() if (epochs["label"] == label).any()}
-    table = epochs[epochs[column].notna()].sort_values(["trial", "execution", "epoch"], kind="stable")
-    table = pd.DataFrame(
-        {
-            "label": table["label"],
-            "line": table.groupby(["label", "trial", "execution"], sort=False).ngroup(),
-            "x": table["epoch"],
-            "y": table[column],
-            "hover": table["trial"].map(lambda trial: shown(trial, 20)),
-            "best": table["trial"] == table["label"].map(dict(zip(board["label"], board["best_trial"], strict=True))),
-        }
+    plot, looks = for_jobs(evidence, set(epochs["label"]), height)
+    table = epochs.dropna(subset=column).sort_values(["trial", "execution", "epoch"], kind="stable")
+    table = table.assign(
+        line=table.groupby(["label", "trial", "execution"], sort=False).ngroup(),
+        x=table["epoch"],
+        y=table[column],
+        hover=table["trial"].map(lambda trial: shown(trial, 20)),
+        best=table["trial"] == table["label"].map(board.set_index("label")["best_trial"]),
     )
-    plot = blank_for_jobs(height, list(style))
-    said = "log loss" if column == "val_log_loss" else "learning rate"
+    said = words(column.removeprefix("val_"))
     hover = f"<b>%{{fullData.name}}</b>, trial %{{customdata}}<br>epoch %{{x}}, {said} %{{y}}<extra></extra>"
     parts = {key: part if said == "log loss" else _unlike(part) for key, part in table.groupby(["label", "best"])}
-    count = int(evidence.trials["label"].isin(style).sum())
-    for label in reversed(style):
+    count = int(evidence.trials["label"].isin(looks).sum())
+    for label in reversed(looks):
         if (label, False) in parts:
             part = parts[label, False]
+            look = looks[label] | {"line": {"color": looks[label]["line"]["color"]}}
             lines(
                 plot,
-                part,
-                **of_job(plot, style[label], named=(label, True) not in parts),
+                part if len(epochs) <= _NAMED_EPOCHS else part.drop(columns="hover"),
+                **look | {"showlegend": look["showlegend"] and (label, True) not in parts},
                 hovertemplate=hover,
                 mode="lines" if part["line"].duplicated().any() else "markers",
-                line={"color": style[label].colour, "width": 1 if count <= 300 else 0.5},
-                marker={"color": style[label].colour, "size": 5},
+                line_width=1 if count <= 300 else 0.5,
+                marker_size=5,
                 opacity=0.4 if count <= 60 else 0.2,
             )
-            if len(epochs) > _NAMED_EPOCHS:
-                _shrink(plot.data[-1])
-    best = [label for label in reversed(style) if (label, True) in parts]
+    best = [label for label in reversed(looks) if (label, True) in parts]
     for place, label in enumerate(best):
         part = parts[label, True]
         # A schedule that several jobs share is seen in the colours of all.
         shared = sum(np.array_equal(part[["x", "y"]], parts[other, True][["x", "y"]]) for other in best[place + 1 :])
-        lines(
-            plot,
-            part,
-            **of_job(plot, style[label]),
-            hovertemplate=hover,
-            mode="lines+markers",
-            line={"color": style[label].colour, "dash": style[label].dash, "width": 3 + 3 * min(shared, 2)},
-            marker={"size": 6, "symbol": style[label].symbol},
-        )
+        look = {"mode": "lines+markers", "line_width": 3 + 3 * min(shared, 2), "marker_size": 6}
+        lines(plot, part, **looks[label], **look, hovertemplate=hover)
     first, last = int(epochs["epoch"].min()), int(epochs["epoch"].max())
-    ends = [first - 0.02 * last, 1.02 * last]
-    plot.update_xaxes(title_text="epoch", tickformat="d", range=ends, **_whole_steps(last))
+    plot.update_xaxes(range=[first - 0.02 * last, 1.02 * last])
+    _count_axis(plot, "epoch", last)
     return plot
 
 
@@ -234,32 +194,22 @@ def _unlike(part: pd.DataFrame) -> pd.DataFrame:
     return part[part["line"].isin(kept)]
 
 
-def _shrink(trace: go.Scatter) -> None:
-    """Draw without hovers and with numpy arrays, which Plotly writes in binary, in half the room."""
-    epochs = np.nan_to_num(np.array(trace.x, dtype=float))  # the gap is in y alone
-    trace.update(x=epochs.astype(np.min_scalar_type(int(epochs.max()))), y=np.array(trace.y, dtype=np.float32))
-    trace.update(customdata=None, hovertemplate=None, hoverinfo="skip")
-
-
 def _add_stopped(plot: go.Figure, evidence: Evidence) -> None:
     """A ring where a completed trial ended before the last epoch that it might have trained."""
     last = evidence.epochs.sort_values("epoch", kind="stable").groupby(["label", "trial", "execution"]).tail(1)
-    done = evidence.trials.loc[evidence.trials["val_log_loss"].notna(), ["label", "trial", "epoch_budget"]]
+    trials = evidence.trials.assign(hover=trial_hovers(evidence))
+    done = trials.loc[trials["val_log_loss"].notna(), ["label", "trial", "epoch_budget", "hover"]]
     ends = last.merge(done, on=["label", "trial"])
     ends = ends[(ends["epoch"] < ends["epoch_budget"].astype(float)) & ends["val_log_loss"].notna()]
     if ends.empty:
         return
-    style, few = styles(evidence), len(ends) <= 200
-    hovers = [
-        [style[row["label"]].name, shown(row["trial"], 20), f"stopped early, after epoch {row['epoch']}"]
-        for row in ends.to_dict("records")
-    ]
+    few = len(ends) <= 200
     ring = {"symbol": "circle-open", "size": 8 if few else 4, "color": NEUTRAL, "opacity": 0.8}
     points(
         plot,
-        pd.DataFrame({"x": ends["epoch"], "y": ends["val_log_loss"], "hover": hovers}),
+        ends.assign(x=ends["epoch"], y=ends["val_log_loss"]),
         name="stopped early",
-        hovertemplate=TRIAL_HOVER,
+        hovertemplate=TRIAL_HOVER.replace("<extra>", "<br>stopped early, after epoch %{x}<extra>"),
         marker={**ring, "line": {"width": 1.2 if few else 0.8}},
     )
     plot.update_layout(showlegend=True)

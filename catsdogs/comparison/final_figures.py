@@ -77,9 +77,9 @@ def _reliability(kinds: _Kinds) -> go.Figure:
             f"<br>95 %: {row.low:.1%} to {row.high:.1%}"
             for row in table.itertuples()
         ]
-        error = interval(table["y"], table[["low", "y"]].min(axis=1), table[["high", "y"]].max(axis=1))
+        error = interval(table["y"], table["low"], table["high"]) | {"thickness": 1.5}
         look = {"name": kind, "legendgroup": kind, "col": 1}
-        points(plot, table, marker={**_LOOKS[kind], "size": 9}, error_y=error | {"thickness": 1.5}, row=1, **look)
+        points(plot, table, marker={**_LOOKS[kind], "size": 9}, error_y=error, row=1, **look)
         counts = table["n"].reindex(range(_BINS), fill_value=0)
         counted = pd.DataFrame(
             {"x": (edges[:-1] + edges[1:]) / 2, "y": counts, "hover": counts.map("{:,} images".format)}
@@ -113,17 +113,19 @@ def _roc(kinds: _Kinds) -> go.Figure:
         floors = [min(pair) for pair in zip(floors, half, strict=True)]
         # Not det_curve, which leaves out both ends and keeps every point of a straight line.
         false_dogs, right_dogs, thresholds = roc_curve(labels, p_dog)
-        # The first threshold is infinite: nothing is called a dog.
-        curve = pd.DataFrame({"above": np.minimum(thresholds, 1.0), "x": false_dogs, "y": 1 - right_dogs})
+        called = p_dog > 0.5
+        # The first threshold is infinite: nothing is called a dog. The last row is the point at 0.5.
+        table = pd.DataFrame({"above": np.minimum(thresholds, 1.0), "x": false_dogs, "y": 1 - right_dogs})
+        table.loc[len(table)] = [0.5, called[labels == 0].mean(), (~called)[labels == 1].mean()]
+        table["hover"] = [significant(row) for row in table.to_numpy()]
+        # 0 has no place on a logarithmic axis but that of half an image.
+        table[["x", "y"]] = table[["x", "y"]].clip(lower=list(half), axis=1)
         look: dict[str, Any] = {"legendgroup": kind, "hovertemplate": _ERRORS_HOVER}
         name, line = f"{kind}: AUC {roc_auc_score(labels, p_dog):.4f}", {"color": _LOOKS[kind]["color"], "width": 2.5}
-        points(plot, _errors(curve, half), name=name, mode="lines", line=line, **look)
-        called = p_dog > 0.5
-        at = pd.DataFrame({"above": [0.5], "x": called[labels == 0].mean(), "y": (~called)[labels == 1].mean()})
-        if kind == list(kinds)[-1]:
-            at["text"] = "0.5"
+        points(plot, table[:-1], name=name, mode="lines", line=line, **look)
+        at = table[-1:].assign(text="0.5") if kind == list(kinds)[-1] else table[-1:]
         look |= {"showlegend": False, "textposition": "top right"}
-        points(plot, _errors(at, half), name="at 0.5", marker={**_LOOKS[kind], "size": 11}, **look)
+        points(plot, at, name="at 0.5", marker={**_LOOKS[kind], "size": 11}, **look)
     for axis, floor, title in (
         (plot.layout.xaxis, floors[0], "cats called dogs (false positive rate)"),
         (plot.layout.yaxis, floors[1], "dogs missed (1 − true positive rate)"),
@@ -137,12 +139,6 @@ def _roc(kinds: _Kinds) -> go.Figure:
             range=[float(np.log10(floor)) - 0.1, 0.1],
         )
     return plot
-
-
-def _errors(table: pd.DataFrame, half: tuple[float, float]) -> pd.DataFrame:
-    """Points of the curve; 0 has no place on a logarithmic axis but that of `half` an image."""
-    hovers = pd.Series([significant(row) for row in table[["above", "x", "y"]].to_numpy()])
-    return table.assign(x=table["x"].clip(lower=half[0]), y=table["y"].clip(lower=half[1]), hover=hovers)
 
 
 _ERRORS_HOVER = (
@@ -161,10 +157,7 @@ def _confusion(kinds: _Kinds) -> go.Figure:
             z=[significant(row) for row in shares],
             x=["called cat", "called dog"],
             y=["cats", "dogs"],
-            text=[
-                [f"<b>{n:,}</b><br>{share:.2%}" for n, share in zip(*rows, strict=True)]
-                for rows in zip(counts, shares, strict=True)
-            ],
+            text=[[f"<b>{n:,}</b><br>{n / max(1, sum(row)):.2%}" for n in row] for row in counts],
             texttemplate="%{text}",
             zmin=0,
             zmax=1,

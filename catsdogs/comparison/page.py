@@ -19,7 +19,6 @@ from plotly.offline import get_plotlyjs
 from catsdogs.comparison import formats, sections, theme
 from catsdogs.comparison.curve_figures import learning_curves
 from catsdogs.comparison.evidence import Evidence, read_evidence
-from catsdogs.comparison.figures import json_for_html
 from catsdogs.comparison.search_figures import job_intervals
 from catsdogs.comparison.tables import TITLES, Findings, findings, tables, write_tables
 from catsdogs.files import write_text
@@ -83,7 +82,7 @@ def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool,
             problems=evidence.problems,
             files=[(address, f"{name}.csv", TITLES[name]) for name, address in addresses.items()],
             link=addresses.get,
-            themes=json_for_html({"light": theme.LIGHT, "dark": theme.DARK}),
+            themes={"light": theme.LIGHT, "dark": theme.DARK},
             css=markup("report.css"),
             page_script=markup("page.js"),
             script=markup("report.js"),

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
-from catsdogs.comparison.evidence import WAITING, Evidence
-from catsdogs.comparison.figures import (
-    LOG_AXIS,
-    Figure,
-    bars,
-    blank,
-    name_rows,
-    points,
-    rows,
-    significant,
-    wide_range,
-)
+from catsdogs.comparison.evidence import Evidence
+from catsdogs.comparison.figures import Figure, bars, blank, improved, loss_axis, name_rows, points, rows, significant
 from catsdogs.comparison.formats import between, listed, loss, signed, words
 from catsdogs.comparison.importance import Importance
 from catsdogs.comparison.paired import Interval
@@ -40,12 +28,11 @@ def job_intervals(evidence: Evidence, intervals: dict[str, Interval]) -> Figure 
     ends = {label: between(one) or "no interval" for label, one in intervals.items()}
     table = pd.DataFrame(
         {
-            "name": style[label].name,
+            "name": style[label]["name"],
+            **style[label]["marker"],
             "x": one.value,
             "low": one.low,
             "high": one.high,
-            "color": style[label].colour,
-            "symbol": style[label].symbol,
             "text": loss(one.value),
             "hover": f"<b>{shown(label)}</b><br>log loss {one.value:.5g}<br>95 %: {ends[label]}<br>{one.size:,} images",
         }
@@ -53,8 +40,7 @@ def job_intervals(evidence: Evidence, intervals: dict[str, Interval]) -> Figure 
     )
     plot = rows(table, "log loss, lower is better")
     plot.add_vline(x=significant(table["x"])[0], line_dash="dot", layer="below")
-    if wide_range(table[["x", "low", "high"]].to_numpy().ravel()):
-        plot.update_xaxes(LOG_AXIS)
+    plot.update_xaxes(loss_axis(table[["x", "low", "high"]].to_numpy().ravel()))
     told = [f"{names[label]} {loss(one.value)} ({ends[label]})" for label, one in intervals.items()]
     return Figure(
         "intervals",
@@ -63,9 +49,6 @@ def job_intervals(evidence: Evidence, intervals: dict[str, Interval]) -> Figure 
         alternative=f"Log loss on validation with its 95 % interval: {listed(told)}.",
         table="jobs",
     )
-
-
-_GROUPS = {True: ("more than noise", ACCENT), False: ("may be noise", NEUTRAL)}
 
 
 def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> Figure | None:
@@ -80,8 +63,8 @@ def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> Figure | None:
     table = pd.DataFrame(map(_effect, effects.to_dict("records")))
     heads = effects["choice"].map(lambda name: f"<b>{shown(words(name), 24)}:</b><br>")
     table["name"] = heads.mask(effects["choice"].duplicated(), "") + table["name"]
-    groups = [group for group, _ in _GROUPS.values()]
-    plot = rows(table, "difference in log loss<br>left of 0: first is better", groups, height=44)
+    plot = rows(table, "difference in log loss<br>left of 0: first is better", height=44)
+    plot.add_vline(x=0, layer="below", line_width=1.5)
     # Single pairs of jobs are short strokes across the row of their effect.
     key = ["choice", "value", "against"]
     single = pairs.merge(effects.loc[effects["pairs"] > 1, key].reset_index(names="y"), on=key)
@@ -89,11 +72,10 @@ def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> Figure | None:
         f"{shown(row['label'])}<br>against {shown(row['label_against'])}<br>difference {signed(row['difference'])}"
         for row in single.to_dict("records")
     ]
-    stroke = {"symbol": "line-ns", "size": 7, "line": {"color": NEUTRAL, "width": 2}}
     if len(single):
+        stroke = {"symbol": "line-ns", "size": 7, "line": {"color": NEUTRAL, "width": 2}}
         single = single.assign(x=single["difference"], hover=hovers)
         points(plot, single, name="one pair of jobs", marker=stroke)
-    _around_zero(plot, [*table["x"], *table["low"], *table["high"], *single["difference"]], 0.06)
     told = [
         f"{words(row['choice'])} {row['value']} against {row['against']} {signed(row['difference'])}"
         for row in effects.to_dict("records")
@@ -108,15 +90,14 @@ def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> Figure | None:
 
 
 def _effect(row: Mapping[Any, Any]) -> dict[str, Any]:
-    group, color = _GROUPS[bool(row["decided"])]
     ends = f"95 %: {signed(row['low'])} to {signed(row['high'])}" if pd.notna(row["low"]) else "no interval"
     return {
         "name": f"{shown(row['value'], 12)} – {shown(row['against'], 12)}",
         "x": row["difference"],
         "low": row["low"],
         "high": row["high"],
-        "group": group,
-        "color": color,
+        "group": "more than noise" if row["decided"] else "may be noise",
+        "color": ACCENT if row["decided"] else NEUTRAL,
         "hover": f"<b>{shown(words(row['choice']), 28)}: {shown(row['value'], 28)} – {shown(row['against'], 28)}</b>"
         f"<br>difference {signed(row['difference'])}<br>{ends}"
         f"<br>{row['pairs']} {'pair' if row['pairs'] == 1 else 'pairs'} of jobs, {row['images']:,} images",
@@ -141,7 +122,7 @@ def importance_bars(importance: Importance) -> Figure | None:
         for row in found.to_dict("records")
     )
     plot = rows(table, "importance (0: none)")
-    _around_zero(plot, [*table["low"], *table["high"]], 0.04)  # of a marker at 0, beside its name
+    plot.add_vline(x=0, layer="below", line_width=1.5)
     told = [f"{words(row['name'])} {row['importance']:.2f}" for row in found.to_dict("records")]
     return Figure(
         "importance",
@@ -149,54 +130,6 @@ def importance_bars(importance: Importance) -> Figure | None:
         caption="Importance of each hyperparameter",
         alternative=f"Importance of each hyperparameter with its interval: {listed(told)}",
         table="importance",
-    )
-
-
-def _around_zero(plot: go.Figure, values: Iterable[float], margin: float) -> None:
-    """A line at 0, and an axis that holds it and all values with so much more on both sides."""
-    known = np.array([0.0, *values])
-    low, high = float(np.nanmin(known)), float(np.nanmax(known))
-    margin *= high - low or 1.0
-    plot.add_vline(x=0, layer="below", line_width=1.5)
-    plot.update_xaxes(range=[low - margin, high + margin])
-
-
-def budget(evidence: Evidence) -> Figure | None:
-    """Where the time of each job went: trials by what they gave, and what no trial accounts for.
-
-    Trials that improved are those that were the best of their job when they ended. The rest of a job's seconds is
-    reading data, filling the store, building models; unknown while it runs.
-    """
-    board = evidence.board[evidence.board["status"] != WAITING]
-    spent = {
-        row["label"]: _times(row, evidence.trials[evidence.trials["label"] == row["label"]])
-        for row in board.to_dict("records")
-    }
-    table = pd.DataFrame.from_dict(spent, orient="index", columns=list(_PARTS), dtype=float)
-    totals = table.sum(axis=1)
-    table, totals = table[totals > 0], totals[totals > 0]
-    if table.empty:
-        return None
-    unit, seconds = time_unit(float(totals.max()))
-    style = styles(evidence)
-    plot = blank(34 * len(table) + 116, legend=True)
-    for part, look in _PARTS.items():
-        hovers = [
-            f"<b>{shown(label)}</b><br>{part}: {time / seconds:.3g} {unit}, {time / total:.0%}"
-            for label, time, total in zip(table.index, table[part], totals, strict=True)
-        ]
-        if table[part].any():
-            drawn = pd.DataFrame({"x": table[part] / seconds, "y": range(len(table)), "hover": hovers})
-            bars(plot, drawn, name=part, orientation="h", width=0.6, marker=look)
-    plot.update_layout(barmode="stack", legend_traceorder="normal")
-    plot.update_xaxes(title_text=unit)
-    name_rows(plot, [style[label].name for label in table.index])
-    return Figure(
-        "budget",
-        plot,
-        caption="Where the time went",
-        alternative="Time that each job spent, divided by what came of it.",
-        table="trials",
     )
 
 
@@ -209,21 +142,51 @@ _PARTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _times(job: Mapping[Any, Any], trials: pd.DataFrame) -> dict[str, float]:
-    """Seconds of a job by what they went into, a value per part."""
-    losses, seconds = trials["val_log_loss"].astype(float), trials["seconds"].astype(float).fillna(0)
-    done = losses.notna()
-    before = losses.cummin().shift(fill_value=math.inf).ffill()
-    won = (trials["trial"] == job["best_trial"]) & done
-    improved = done & ~won & (losses < before)
-    known = pd.notna(job["seconds"])
-    return {
-        "the winning trial": float(seconds[won].sum()),
-        "trials that improved": float(seconds[improved].sum()),
-        "trials that did not": float(seconds[done & ~won & ~improved].sum()),
-        "failed trials": float(seconds[~done].sum()),
-        "set-up and the rest": max(0.0, float(job["seconds"]) - float(seconds.sum())) if known else 0.0,
-    }
+def budget(evidence: Evidence) -> Figure | None:
+    """Where the time of each job went: trials by what they gave, and what no trial accounts for.
+
+    Trials that improved are those that were the best of their job when they ended. The rest of a job's seconds is
+    reading data, filling the store, building models; unknown while it runs.
+    """
+    board, trials = evidence.board.set_index("label"), evidence.trials
+    losses, label = trials["val_log_loss"].astype(float), trials["label"]
+    part = np.select(
+        [
+            losses.isna(),
+            trials["trial"] == label.map(board["best_trial"]),
+            losses.groupby(label).transform(improved).astype(bool),
+        ],
+        ["failed trials", "the winning trial", "trials that improved"],
+        "trials that did not",
+    )
+    spent = trials["seconds"].astype(float).groupby([label, part]).sum().unstack()
+    table = spent.reindex(index=board.index, columns=list(_PARTS)).fillna(0.0)
+    table["set-up and the rest"] = (board["seconds"] - table.sum(axis=1)).clip(lower=0).fillna(0.0)
+    totals = table.sum(axis=1)
+    table, totals = table[totals > 0], totals[totals > 0]
+    if table.empty:
+        return None
+    unit, seconds = time_unit(float(totals.max()))
+    plot = blank(34 * len(table) + 116, legend=True)
+    for name, look in _PARTS.items():
+        hovers = [
+            f"<b>{shown(label)}</b><br>{name}: {time / seconds:.3g} {unit}, {time / total:.0%}"
+            for label, time, total in zip(table.index, table[name], totals, strict=True)
+        ]
+        if table[name].any():
+            drawn = pd.DataFrame({"x": table[name] / seconds, "y": range(len(table)), "hover": hovers})
+            bars(plot, drawn, name=name, orientation="h", width=0.6, marker=look)
+    plot.update_layout(barmode="stack", legend_traceorder="normal")
+    plot.update_xaxes(title_text=unit)
+    style = styles(evidence)
+    name_rows(plot, [style[label]["name"] for label in table.index])
+    return Figure(
+        "budget",
+        plot,
+        caption="Where the time went",
+        alternative="Time that each job spent, divided by what came of it.",
+        table="trials",
+    )
 
 
 def time_unit(longest: float) -> tuple[str, float]:

@@ -78,7 +78,7 @@ def leaderboard(found: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
         {
             "job": job,
             "name": names[job["label"]],
-            "colour": style[job["label"]].colour,
+            "colour": style[job["label"]]["marker"]["color"],
             "best": job["label"] == found.answer.best,
             "choices": [job[name] for name in varied],
             "hyperparameters": {name: job[name] for name in evidence.hyperparameters if job[name] is not None},

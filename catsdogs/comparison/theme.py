@@ -6,7 +6,6 @@ import html
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -42,30 +41,22 @@ _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, 
 def _template(text: str, quiet: str, grid: str, line: str, surface: str, veil: str, cells: list[str]) -> dict[str, Any]:
     """A Plotly template; `surface` is what lies behind hovers, `veil` behind words that lines pass."""
     clear = "rgba(0,0,0,0)"
+    font = {"color": text, "family": _FONT, "size": 13}
     axis = {
         "automargin": True,
         "gridcolor": grid,
         "linecolor": line,
-        "tickcolor": line,
         "tickfont": {"color": quiet, "size": 12},
         "ticks": "",
         "title": {"font": {"color": quiet, "size": 12}, "standoff": 8},
         "zeroline": False,
-        "zerolinecolor": line,
     }
     return {
         "layout": {
             "annotationdefaults": {"bgcolor": veil, "font": {"color": text, "size": 12}, "showarrow": False},
-            "colorway": list(PALETTE),
-            "font": {"color": text, "family": _FONT, "size": 13},
-            "hoverlabel": {
-                "align": "left",
-                "bgcolor": surface,
-                "bordercolor": line,
-                "font": {"color": text, "family": _FONT, "size": 13},
-            },
+            "font": font,
+            "hoverlabel": {"align": "left", "bgcolor": surface, "bordercolor": line, "font": font},
             "legend": {"bgcolor": clear, "font": {"color": text, "size": 12}},
-            "modebar": {"activecolor": text, "bgcolor": clear, "color": quiet},
             "paper_bgcolor": clear,
             "plot_bgcolor": clear,
             "shapedefaults": {"line": {"color": line, "width": 1}},
@@ -103,34 +94,29 @@ DARK: dict[str, Any] = _template(
 _BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Style:
-    """How one job is drawn everywhere; `name` is ready for Plotly, `rank` counts from 1, the best job."""
+def styles(evidence: Evidence) -> dict[str, dict[str, Any]]:
+    """By label, best job first, how Plotly draws each job everywhere; its entry in a legend hides all of its traces.
 
-    name: str
-    rank: int
-    colour: str
-    dash: str
-    symbol: str
-
-
-def styles(evidence: Evidence) -> dict[str, Style]:
-    """By label, best job first; no two jobs look the same in name, and up to 24 not in the rest either.
-
-    The same set of labels gives the same looks, so that a new leader repaints nothing.
+    No two jobs have the same name, and up to 24 do not look the same in the rest either. The same set of labels gives
+    the same looks, so that a new leader repaints nothing.
     """
-    labels = list(evidence.board["label"])
     names = _distinct(short_names(evidence), _NAME_LENGTH)
-    place = {label: i for i, label in enumerate(sorted(labels))}
+    place = {label: i for i, label in enumerate(sorted(names))}
     return {
-        label: Style(
-            rank=rank,
-            name=shown(names[label]),
-            colour=PALETTE[place[label] % len(PALETTE)],
-            dash=_DASHES[place[label] // len(PALETTE) % len(_DASHES)],
-            symbol=_SYMBOLS[place[label] % len(_SYMBOLS)],
-        )
-        for rank, label in enumerate(labels, start=1)
+        label: {
+            "name": shown(names[label]),
+            "legendgroup": shown(names[label]),
+            "legendrank": rank,
+            "line": {
+                "color": PALETTE[place[label] % len(PALETTE)],
+                "dash": _DASHES[place[label] // len(PALETTE) % len(_DASHES)],
+            },
+            "marker": {
+                "color": PALETTE[place[label] % len(PALETTE)],
+                "symbol": _SYMBOLS[place[label] % len(_SYMBOLS)],
+            },
+        }
+        for rank, label in enumerate(evidence.board["label"], start=1)
     }
 
 
@@ -140,22 +126,22 @@ def short_names(evidence: Evidence) -> dict[str, str]:
     Plain text, not escaped. Numbers come with their key, as in `batch_size 64`; the study leads where the choices of
     two studies are the same; a job whose choices nobody knows keeps its own name.
     """
-    board = evidence.board
-    varied = [name for name in evidence.choices if board[name].dropna().astype(str).nunique() > 1]
+    rows = evidence.board.to_dict("records")
     names = {
-        row["label"]: _JOINT.join(_said(name, str(row[name])) for name in varied if pd.notna(row[name]))
-        or one_line(row["job"])
-        for row in board.to_dict("records")
+        row["label"]: _JOINT.join(
+            _told(name, str(row[name])) for name in evidence.varied_choices if pd.notna(row[name])
+        )
+        or row["job"]
+        for row in rows
     }
     if len(set(names.values())) < len(names) and len(evidence.studies) > 1:
-        study_of = dict(zip(board["label"], board["study"], strict=True))
-        names = {label: f"{one_line(study_of[label])}: {name}" for label, name in names.items()}
+        names = {row["label"]: f"{row['study']}: {names[row['label']]}" for row in rows}
     return _distinct(names, sys.maxsize)
 
 
-def _said(name: str, value: str) -> str:
+def _told(name: str, value: str) -> str:
     """A value of a choice, with the last part of its key where it says nothing alone."""
-    return one_line(f"{name.rsplit('.', 1)[-1]} {value}" if _BARE.fullmatch(value) else value)
+    return f"{name.rsplit('.', 1)[-1]} {value}" if _BARE.fullmatch(value) else value
 
 
 def _distinct(names: Mapping[str, str], longest: int) -> dict[str, str]:
@@ -179,17 +165,11 @@ def _fitted(name: str, longest: int) -> str:
     return cut_in_the_middle(name, longest)
 
 
-def one_line(text: object) -> str:
-    """Any text without line ends and other signs that cannot be printed; `–` where nothing is left."""
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split()) or "–"
-
-
 def shown(text: object, limit: int = 60) -> str:
-    """Any text as one line that Plotly shows as it is.
+    """Text of the evidence that Plotly shows as it is; of more than `limit` characters it loses its middle.
 
-    Plotly reads tags, entities, formulas between `$` and, in a hovertemplate, `%{...}`: all are escaped. Text of more
-    than `limit` characters loses its middle, since names of jobs differ at their ends.
+    Plotly reads tags, entities, formulas between `$` and, in a hovertemplate, `%{...}`: all are escaped.
     """
     # Plotly knows no &quot;, and quotes mean nothing to it.
-    escaped = html.escape(cut_in_the_middle(one_line(text), limit), quote=False)
+    escaped = html.escape(cut_in_the_middle(str(text), limit), quote=False)
     return escaped.replace("%{", "%&#123;").replace("$", "&#36;")
