@@ -146,6 +146,7 @@ class JobConfig(Record):
     tta: Part[Any]
     features: Part[Any]
     split: Part[Any]
+    space: Part[dict[str, Any]]
     tuner: Part[Any]
     varied: Listed[Any]
     resume: Any = Field(None, exclude=True)

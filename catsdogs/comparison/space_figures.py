@@ -13,7 +13,6 @@ from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.figures import TRIAL_HOVER, Figure, blank, for_jobs, lines, loss_axis, points, trial_hovers
 from catsdogs.comparison.formats import loss, words
 from catsdogs.comparison.theme import ALARM, NEUTRAL, SCALE, shown
-from catsdogs.records import mapping
 
 _AXIS_PIXELS = 72  # from one axis of the parallel coordinates to the next
 _MOST_TICKS = 7
@@ -220,8 +219,8 @@ def log_sampled(evidence: Evidence, name: str) -> bool:
     values = evidence.trials[name].dropna()
     if not _numeric(values) or values.min() <= 0:
         return False
-    spaces = [mapping((job.result["config"] or {}).get("space")) for job in evidence.jobs.values()]
-    sampled = any(mapping(space.get(name)).get("sampling") == "log" for space in spaces)
+    spaces = [job.result["config"].get("space", {}) for job in evidence.jobs.values()]
+    sampled = any(space.get(name, {}).get("sampling") == "log" for space in spaces)
     return bool(sampled or values.max() > 100 * values.min())
 
 
