@@ -11,7 +11,6 @@ import keras_tuner
 
 from catsdogs.backbones import preprocess
 from catsdogs.devices import accelerators
-from catsdogs.errors import UserError
 from catsdogs.schema import SEARCHABLE, Hyperparameter, Model, Schedule, SearchConfig
 from catsdogs.scores import EPSILON
 
@@ -141,14 +140,9 @@ def unfreeze(backbone: keras.Model, depth: int, train_batch_norm: bool) -> None:
     boundary are switched off for the same reason.
 
     Args:
-        depth: 0 (none) to the number of layers, the input layer counted as Keras counts it.
-
-    Raises:
-        UserError: the backbone has fewer layers.
+        depth: 0 (none) to the number of layers, which `cut.find_cut` has checked.
     """
     layers = backbone.layers
-    if depth > len(layers):
-        raise UserError(f"unfreeze_depth={depth}: {backbone.name} has {len(layers)} layers; give at most that")
     # A container that is not trainable hides the weights of layers that are.
     backbone.trainable = True
     boundary = len(layers) - depth

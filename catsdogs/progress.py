@@ -124,9 +124,9 @@ def printable(text: str, kept: str = "") -> str:
     return "".join(c if c in kept or not unicodedata.category(c).startswith(control) else "?" for c in text)
 
 
-def listed(names: Sequence[str], most: int = 5) -> str:
+def listed(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
     """Names for a sentence, the first few of them."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,6 @@ from reference import build_model
 from sklearn.metrics import log_loss
 
 from catsdogs.compose import checked
-from catsdogs.errors import UserError
 from catsdogs.hypermodel import declare, depths, hyperparameters, unfreeze, with_values
 from catsdogs.hypermodel import log_loss as log_loss_metric
 from catsdogs.schema import SEARCHABLE, Hyperparameter
@@ -49,11 +48,6 @@ def test_exactly_the_last_layers_are_trained_and_batch_norm_if_the_config_asks(d
     assert [layer for layer in backbone.layers if layer.trainable] == trained
     expected = [weight for layer in trained for weight in layer.trainable_weights]
     assert [id(weight) for weight in backbone.trainable_variables] == [id(weight) for weight in expected]
-
-
-def test_a_depth_beyond_the_backbone_is_refused():
-    with pytest.raises(UserError, match=r"155.*154 layers"):
-        unfreeze(mobilenet(), 155, train_batch_norm=False)
 
 
 def test_frozen_weights_and_statistics_do_not_move_in_training(composed, images):

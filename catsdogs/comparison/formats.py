@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -109,11 +109,6 @@ def between(interval: Interval | None, shown: Callable[[Any], str] = loss) -> st
     return "" if interval is None or interval.low is None else f"{shown(interval.low)} to {shown(interval.high)}"
 
 
-def listed(parts: Sequence[str], longest: int = 6) -> str:
-    more = len(parts) - longest
-    return "; ".join(parts[:longest]) + (f"; and {more} more" if more > 0 else "")
-
-
 def gains_told(tta: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[str]:
     """What test-time augmentation and calibration do to the log loss, in a sentence for every split.
 
@@ -129,7 +124,7 @@ def gains_told(tta: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[s
         _gain_told(what, gain, harm)
         for what, gains, harm in steps
         for gain in gains.values()
-        if isinstance(gain, Mapping) and isinstance(gain.get("size"), int) and not math.isnan(number(gain.get("value")))
+        if isinstance(gain.get("size"), int) and not math.isnan(number(gain.get("value")))
     ]
 
 

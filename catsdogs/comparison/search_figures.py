@@ -10,10 +10,11 @@ import pandas as pd
 
 from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.figures import Figure, bars, blank, improved, loss_axis, name_rows, points, rows, significant
-from catsdogs.comparison.formats import between, listed, loss, signed, words
+from catsdogs.comparison.formats import between, loss, signed, words
 from catsdogs.comparison.importance import Importance
 from catsdogs.comparison.paired import Interval
 from catsdogs.comparison.theme import ACCENT, ALARM, FAINT_ACCENT, FAINT_NEUTRAL, NEUTRAL, short_names, shown, styles
+from catsdogs.progress import listed
 
 
 def job_intervals(evidence: Evidence, intervals: dict[str, Interval]) -> Figure | None:
@@ -46,7 +47,7 @@ def job_intervals(evidence: Evidence, intervals: dict[str, Interval]) -> Figure 
         "intervals",
         plot,
         caption="Log loss of every job, with its 95 % interval",
-        alternative=f"Log loss on validation with its 95 % interval: {listed(told)}.",
+        alternative=f"Log loss on validation with its 95 % interval: {listed(told, between='; ')}.",
         table="jobs",
     )
 
@@ -84,7 +85,7 @@ def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> Figure | None:
         "effects-figure",
         plot,
         caption="Difference in log loss, by choice",
-        alternative=f"Difference in log loss with its 95 % interval, by choice: {listed(told)}.",
+        alternative=f"Difference in log loss with its 95 % interval, by choice: {listed(told, between='; ')}.",
         table="effects",
     )
 
@@ -128,7 +129,7 @@ def importance_bars(importance: Importance) -> Figure | None:
         "importance",
         plot,
         caption="Importance of each hyperparameter",
-        alternative=f"Importance of each hyperparameter with its interval: {listed(told)}",
+        alternative=f"Importance of each hyperparameter with its interval: {listed(told, between='; ')}",
         table="importance",
     )
 
