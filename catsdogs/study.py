@@ -162,7 +162,7 @@ class JobConfig(Record):
         self.split = {"holdout": 0.0, "folds": 1, "together": "copies", **self.split}
         self.fit.pop("max_parameters", None)
         self.timeout.pop("trial_seconds", None)
-        if not isinstance(self.fit.get("epochs", 1), int):
+        if not isinstance(self.fit.get("epochs", 1), int | float):
             raise ValueError(f"fit.epochs={self.fit['epochs']} is no number")
         return self
 
