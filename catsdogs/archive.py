@@ -12,6 +12,7 @@ import logging
 import lzma
 import os
 import re
+import shutil
 import stat
 import struct
 import tempfile
@@ -185,12 +186,14 @@ def _unpack(source: Path, target: Path, max_unpacked_bytes: float) -> None:
         _log.info("unpacking %d images of %s to %s", len(members), source, target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            prefix = f".{target.name[:16]}-"
-            with tempfile.TemporaryDirectory(None, prefix, target.parent, ignore_cleanup_errors=True) as temporary:
+            temporary = tempfile.mkdtemp(prefix=f".{target.name[:16]}-", dir=target.parent)
+            try:  # not a TemporaryDirectory, which calls itself for ever where it may not remove its folder
                 for info in members:
                     _extract(archive, info, source, Path(temporary))
                 os.chmod(temporary, 0o755)  # it is for its owner; the cache is for whoever may read it
                 os.rename(temporary, target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
         except OSError as error:
             if not os.path.isdir(target):  # else another process was faster, and what it unpacked is the same
                 raise _unwritable(target.parent, error) from error

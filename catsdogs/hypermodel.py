@@ -46,8 +46,10 @@ def declare(space: dict[str, Hyperparameter], hp: keras_tuner.HyperParameters) -
                 values = [float(value) for value in values]
             hp.Choice(name, values)
         else:
-            kind = hp.Int if entry.kind == "int" else hp.Float
-            kind(name, entry.low, entry.high, step=entry.step, sampling=entry.sampling or "linear")
+            kind, number = (hp.Int, int) if entry.kind == "int" else (hp.Float, float)
+            assert entry.low is not None and entry.high is not None
+            step = None if entry.step is None else number(entry.step)
+            kind(name, number(entry.low), number(entry.high), step=step, sampling=entry.sampling or "linear")
 
 
 def depths(config: SearchConfig) -> list[int]:

@@ -120,7 +120,8 @@ def write_tables(folder: Path, found: Findings) -> list[str]:
         "ignore": pd.DataFrame({"id": found.ignore}),
     }
     for name, table in tables.items():
-        (folder / f"{name}.csv").unlink(missing_ok=True)
         if len(table):
             write_csv(folder / f"{name}.csv", table)
+        else:
+            (folder / f"{name}.csv").unlink(missing_ok=True)
     return [name for name, table in tables.items() if len(table)]
