@@ -22,25 +22,16 @@ def mean_loss(labels: np.ndarray, p_dog: np.ndarray) -> float:
     return float(log_loss_per_image(labels, p_dog).mean())
 
 
-@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
-def test_the_temperature_is_found_again(temperature: float) -> None:
-    labels, p_dog = calibrated(20_000, seed=1)
-    # Logits were multiplied by the temperature, so that dividing by it mends them.
-    found = fit(labels, expit(logit(p_dog) * temperature))
-    assert found.temperature == pytest.approx(temperature, rel=0.05)
-    assert found.floor < 0.002
-
-
 def test_temperature_and_floor_are_the_best_there_are() -> None:
     labels, p_dog = calibrated(2000, seed=3)
     labels[:20] = 1 - labels[:20]  # wrong labels, which only a floor can pay for
     p_dog = expit(logit(p_dog) * 3)
     found = fit(labels, p_dog)
 
-    def with_temperature(log_temperature: float) -> float:
-        return mean_loss(labels, Calibration(np.exp(log_temperature), EPSILON)(p_dog))
+    def with_temperature(log_temperature: np.ndarray) -> float:
+        return mean_loss(labels, Calibration(np.exp(log_temperature[0]), EPSILON)(p_dog))
 
-    best = scipy.optimize.minimize(lambda x: with_temperature(x[0]), [0.0], method="Nelder-Mead")
+    best = scipy.optimize.minimize(with_temperature, [0.0], method="Nelder-Mead")
     assert np.log(found.temperature) == pytest.approx(best.x[0], abs=1e-3)
     floors = np.linspace(1 / 4002, HIGHEST_FLOOR, 2001)
     losses = [mean_loss(labels, Calibration(found.temperature, floor)(p_dog)) for floor in floors]
@@ -49,9 +40,12 @@ def test_temperature_and_floor_are_the_best_there_are() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_what_is_calibrated_stays(seed: int) -> None:
+def test_what_is_calibrated_stays_and_what_was_done_to_logits_is_undone(seed: int) -> None:
     labels, p_dog = calibrated(4000, seed)
-    assert fit(labels, p_dog).temperature == pytest.approx(1, abs=0.08)
+    for factor in (0.4, 1.0, 2.5):
+        found = fit(labels, expit(logit(p_dog) * factor))
+        assert found.temperature == pytest.approx(factor, rel=0.08)
+        assert found.floor < 0.01
     other_labels, other = calibrated(20_000, seed + 100)
     found = verdict(labels, p_dog)
     assert mean_loss(other_labels, found.calibration(other)) <= mean_loss(other_labels, other) + 0.002
@@ -77,12 +71,11 @@ def test_the_verdict_is_about_images_that_were_not_fitted(monkeypatch: pytest.Mo
     assert not verdict(labels, p_dog).kept
 
 
-def test_cross_fitting_repeats_itself_and_keeps_the_order_of_images() -> None:
+def test_cross_fitting_repeats_itself_and_is_about_a_fit() -> None:
     labels, p_dog = calibrated(1000, seed=6)
     smoothed = 0.1 + 0.8 * p_dog
     found = cross_fitted(labels, smoothed)
     np.testing.assert_array_equal(found, cross_fitted(labels, smoothed))
-    assert np.corrcoef(found, p_dog)[0, 1] > 0.99
     np.testing.assert_allclose(found, fit(labels, smoothed)(smoothed), atol=0.05)
 
 
@@ -95,9 +88,8 @@ def test_certain_probabilities_are_given_a_floor() -> None:
     assert found.kept
     assert found.gain.excludes_zero
     assert found.calibration.temperature > 1
-    assert mean_loss(labels, found.calibration(p_dog)) == pytest.approx(
-        -0.01 * np.log(0.01) - 0.99 * np.log(0.99), 1e-3
-    )
+    entropy = -0.01 * np.log(0.01) - 0.99 * np.log(0.99)
+    assert mean_loss(labels, found.calibration(p_dog)) == pytest.approx(entropy, 1e-3)
     assert np.isfinite(found.calibration(np.array([0.0, 1.0]))).all()
 
 

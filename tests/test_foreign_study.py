@@ -15,6 +15,7 @@ from catsdogs.saved_config import check_builder, named_builders, saved_config
 
 STUDY = Path(__file__).parent / "golden" / "studies" / "0.2"
 JOB = "small_cnn-light-cosine-none"
+OTHERS = [file.parent.name for file in STUDY.glob("small_cnn-*/result.json") if file.parent.name != JOB]
 
 # Leaves a trace wherever it is called or only imported.
 EVIL = """
@@ -29,23 +30,24 @@ build = Anything
 
 @pytest.fixture
 def retrain(run, tmp_path):
-    """Change the best job's saved configuration and retrain it, with attackers' code lying in the folder at hand."""
+    """Change the configurations that jobs have saved and retrain the best job, with attackers' code lying at hand."""
     study = tmp_path / "multirun" / "theirs"
     shutil.copytree(STUDY, study)
     (tmp_path / "evil.py").write_text(EVIL)
     (study / "evil.py").write_text(EVIL)
     (tmp_path / "elsewhere.log").write_text("precious")
 
-    def command(change, *arguments, **environment):
-        file = study / JOB / "result.json"
-        result = json.loads(file.read_text())
-        for key, value in change.items():
-            *groups, name = key.split(".")
-            node = result["config"]
-            for group in groups:
-                node = node.setdefault(group, {})
-            node[name] = value
-        file.write_text(json.dumps(result))
+    def command(change, *arguments, jobs=(JOB,), **environment):
+        for job in jobs:
+            file = study / job / "result.json"
+            result = json.loads(file.read_text())
+            for key, value in change.items():
+                *groups, name = key.split(".")
+                node = result["config"]
+                for group in groups:
+                    node = node.setdefault(group, {})
+                node[name] = value
+            file.write_text(json.dumps(result))
         environment["PYTHONPATH"] = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
         done = run("retrain", "study=theirs", f"job={JOB}", *arguments, **environment)
         assert not (tmp_path / "executed").exists()
@@ -55,11 +57,6 @@ def retrain(run, tmp_path):
     return command
 
 
-SECRET = "s3cret"
-INTERPOLATIONS = {
-    "data.ignore": ["${oc.env:TOKEN}"],
-    "backbone.arguments": {"name": "${oc.env:TOKEN}\\${oc.env:TOKEN}"},
-}
 ATTACKS = {
     "hydra.callbacks": {"evil": {"_target_": "evil.Anything"}},
     "hydra.job_logging.handlers": {
@@ -74,7 +71,8 @@ ATTACKS = {
     "studies": "outside",
     "study": "outside",
     "cache": "outside",
-    **INTERPOLATIONS,
+    "data.ignore": ["${oc.env:TOKEN}"],
+    "backbone.arguments": {"name": "${oc.env:TOKEN}\\${oc.env:TOKEN}"},
 }
 
 
@@ -84,16 +82,17 @@ def test_nothing_that_a_study_says_to_hydra_is_read_and_no_folder_of_its_choice_
         (tmp_path / "images" / f"{'cat' if number % 2 else 'dog'}.{number}.png").write_text("no image")
     # Ends at the unknown id, before anything is trained: what a study does to Hydra has been done by then. An
     # interpolation is a text.
-    done = retrain(ATTACKS, "data.sample=null", "data.train=images", TOKEN=SECRET)
+    done = retrain(ATTACKS, "data.sample=null", "data.train=images", TOKEN="s3cret")
     assert done.returncode == 2
     assert "no training image with the id ${oc.env:TOKEN};" in done.stderr
-    assert SECRET not in done.stderr + done.stdout
+    assert "s3cret" not in done.stderr + done.stdout
     assert not (tmp_path / "outside").exists()
     assert (tmp_path / "cache").exists()
 
 
-def test_a_function_that_only_the_study_names_is_not_called(retrain):
-    done = retrain({"backbone.builder": "evil.build", "data.sample.images_per_class": 8})
+@pytest.mark.parametrize(("jobs", "arguments"), [([JOB], []), (OTHERS, ["ensemble=jobs", "ensemble.size=2"])])
+def test_a_function_that_only_the_study_names_is_not_called_for_any_job_of_an_ensemble(retrain, jobs, arguments):
+    done = retrain({"backbone.builder": "evil.build"}, *arguments, jobs=jobs)
     assert done.returncode == 2
     assert "backbone.builder=evil.build" in done.stderr
     assert "Traceback" not in done.stderr
@@ -108,17 +107,6 @@ def test_builders_are_of_keras_or_catsdogs_or_named_by_the_user(builder):
     check_builder(builder, "j", {builder})
     check_builder("keras.applications.MobileNetV2", "j", ())
     check_builder("catsdogs.backbones.small_cnn", "j", ())
-
-
-def test_the_other_jobs_of_an_ensemble_are_held_to_the_same(retrain, tmp_path):
-    for job in (tmp_path / "multirun" / "theirs").glob("*/result.json"):
-        if job.parent.name != JOB:
-            result = json.loads(job.read_text())
-            result["config"]["backbone"]["builder"] = "evil.build"
-            job.write_text(json.dumps(result))
-    done = retrain({}, "ensemble=jobs", "ensemble.size=2")
-    assert done.returncode == 2
-    assert "backbone.builder=evil.build" in done.stderr
 
 
 def test_only_keys_of_the_schema_are_read_as_they_stand():

@@ -12,6 +12,7 @@ import pytest
 from catsdogs import training
 from catsdogs.calibration import Calibration, cross_fitted, fit, verdict
 from catsdogs.dataset import load_dataset
+from catsdogs.ensemble import Combination, choose
 from catsdogs.errors import UserError
 from catsdogs.files import read_json, write_json
 from catsdogs.final import make_final
@@ -75,8 +76,8 @@ class Study:
 
 
 @pytest.fixture(scope="module")
-def searched(config, tmp_path_factory):
-    """The study, and the rows that its searches have read."""
+def study(config, tmp_path_factory):
+    """The study, which knows the rows that its searches have read."""
     found = Study(tmp_path_factory.mktemp("honest"), config)
     read = []
     with pytest.MonkeyPatch.context() as patch:
@@ -84,12 +85,8 @@ def searched(config, tmp_path_factory):
         patch.setattr(LiveViews, "read", lambda self, rows, view: read.append(rows) or plain(self, rows, view))
         found.search(FLIP)
         found.search(NONE, "select.top=1")
-    return found, set(np.concatenate(read).tolist())
-
-
-@pytest.fixture
-def study(searched):
-    return searched[0]
+    found.read = set(np.concatenate(read).tolist())
+    return found
 
 
 @pytest.fixture
@@ -101,31 +98,39 @@ def copy(study, tmp_path):
     return other
 
 
+@pytest.fixture
+def calibrated(monkeypatch):
+    """Calibration is kept always, to see every step."""
+
+    def kept(labels, p_dog):
+        return dataclasses.replace(verdict(labels, p_dog), kept=True, calibration=fit(labels, p_dog))
+
+    monkeypatch.setattr("catsdogs.calibration.FEWEST", 20)
+    monkeypatch.setattr("catsdogs.judging.verdict", kept)
+
+
 def table(study, name, augmentation=FLIP):
     return pd.read_csv(study.place(augmentation).folder / name, dtype={"trial": str, "id": str})
 
 
-def test_a_search_reads_neither_pixels_nor_labels_of_the_holdout(searched):
-    study, read = searched
+def rows_of(predictions, split):
+    return predictions[predictions["split"] == split].set_index("id")
+
+
+def test_a_search_reads_neither_pixels_nor_labels_of_the_holdout_and_validates_on_all_others_once(study):
     dataset = study.dataset()
     assert len(dataset.holdout_rows) == 12
-    assert read == set(range(48)) - set(dataset.holdout_rows.tolist())
+    assert study.read == set(range(48)) - set(dataset.holdout_rows.tolist())
     data, _ = prepared(study.config(), dataset, dataset.folds())
     assert np.isnan(data.labels[dataset.holdout_rows]).all()
     assert not np.isnan(np.delete(data.labels, dataset.holdout_rows)).any()
-
-
-def test_every_image_outside_the_holdout_is_validated_on_once_by_its_fold(study):
     split = table(study, "split.csv").set_index("id")
     validation = table(study, "validation.csv").set_index("id")
     assert list(validation) == ["label", "fold", "p_dog", "trial", "execution"]
     assert list(validation.index) == list(split.index[split["split"] != "holdout"])
     assert (validation["fold"] == split.loc[validation.index, "fold"]).all()
-    data = read_json(study.place().folder / "result.json")["data"]
-    assert (data["train"], data["validation"], data["holdout"], data["folds"]) == (18, 36, 12, 2)
-
-
-def test_a_trial_has_the_mean_over_all_validated_images(study):
+    told = read_json(study.place().folder / "result.json")["data"]
+    assert (told["train"], told["validation"], told["holdout"], told["folds"]) == (18, 36, 12, 2)
     history, trials = table(study, "history.csv"), table(study, "trials.csv").set_index("trial")
     assert list(history)[:4] == ["trial", "execution", "fold", "epoch"]
     for trial, own in history.groupby("trial"):
@@ -153,72 +158,72 @@ def test_the_winner_is_named_by_fresh_seeds_alone(study):
     assert losses.mean() == pytest.approx(own[0], rel=1e-4)
 
 
-def test_a_selection_goes_on_where_it_was_ended_and_begins_again_where_it_is_changed(copy, monkeypatch):
+def test_a_selection_goes_on_where_it_was_ended_and_begins_again_where_it_is_changed(copy, study, monkeypatch):
     train, calls = training.train, []
-    monkeypatch.setattr(training, "train", lambda *args, **kwargs: calls.append(1) or train(*args, **kwargs))
     folder = copy.place().folder
-    before = {name: (folder / name).read_text() for name in ("select.csv", "validation.csv", "trials.csv")}
+    rows, trials = ((folder / name).read_text() for name in ("select.csv", "trials.csv"))
     kept = read_json(folder / "result.json")
-    objective = copy.search()
-    assert (objective, calls) == (kept["objective"], [])
 
-    # As a kill leaves it after the second row.
-    (folder / "select.csv").write_text("".join(before["select.csv"].splitlines(keepends=True)[:3]))
-    write_json(folder / "result.json", {**kept, "status": "running"})
-    assert copy.search() == pytest.approx(objective, rel=1e-9)
-    again = table(copy, "select.csv").drop(columns="seconds")
-    was = table(Study(copy.folder.parent, None), "select.csv").drop(columns="seconds")
-    pd.testing.assert_frame_equal(again, was)
-    # Two rows of two folds; and where the winner was among the first two, its predictions were there.
-    assert len(calls) == 4
-    assert (folder / "trials.csv").read_text() == before["trials.csv"]
+    def search(*overrides, error=None, every=False):
+        """Go on with the job, of which the first training raises, or every one."""
 
-    # What raises with a fresh seed cannot win; what every trial raises, or no trial can help, ends the job.
-    def raising(error, every=False):
-        def first_raises(*args, **kwargs):
+        def counted(*args, **kwargs):
             calls.append(1)
-            if len(calls) == 1 or every:
+            if error is not None and (every or len(calls) == 1):
                 raise error
             return train(*args, **kwargs)
 
         calls.clear()
-        monkeypatch.setattr(training, "train", first_raises)
+        monkeypatch.setattr(training, "train", counted)
+        return copy.search(FLIP, *overrides)
+
+    def selecting(**how):
         (folder / "select.csv").unlink(missing_ok=True)
         write_json(folder / "result.json", {**kept, "status": "running"})
-        return copy.search()
+        return search(**how)
 
-    first = table(copy, "select.csv")["trial"].iloc[0]
-    assert np.isfinite(raising(ValueError("no luck")))
+    assert (search(), calls) == (kept["objective"], [])
+
+    # As a kill leaves it after the second row.
+    (folder / "select.csv").write_text("".join(rows.splitlines(keepends=True)[:3]))
+    write_json(folder / "result.json", {**kept, "status": "running"})
+    assert search() == pytest.approx(kept["objective"], rel=1e-9)
+    again, was = (table(one, "select.csv").drop(columns="seconds") for one in (copy, study))
+    pd.testing.assert_frame_equal(again, was)
+    # Two rows of two folds; and where the winner was among the first two, its predictions were there.
+    assert len(calls) == 4
+    assert (folder / "trials.csv").read_text() == trials
+
+    # What raises with a fresh seed cannot win; what every trial raises, or no trial can help, ends the job.
+    first = again["trial"].iloc[0]
+    assert np.isfinite(selecting(error=ValueError("no luck")))
     assert first not in set(table(copy, "select.csv")["trial"])
     assert read_json(folder / "result.json")["best_trial"]["trial"] != first
-    assert np.isnan(raising(ValueError("no luck"), every=True))
-    assert "no luck" in read_json(folder / "result.json")["error"]
-    assert np.isnan(raising(TypeError("not a trial's")))
-    assert "not a trial's" in read_json(folder / "result.json")["error"]
-    calls.clear()
-    monkeypatch.setattr(training, "train", lambda *args, **kwargs: calls.append(1) or train(*args, **kwargs))
+    for error, every in ((ValueError("no luck"), True), (TypeError("not a trial's"), False)):
+        assert np.isnan(selecting(error=error, every=every))
+        assert str(error) in read_json(folder / "result.json")["error"]
 
     # Without a selection the best of the search wins, and nothing of it is trained again but for its predictions.
     best = best_trial(read_trials(folder / "trials.csv"))
-    assert copy.search(FLIP, "select.top=1") == best.val_log_loss
+    assert search("select.top=1") == best.val_log_loss
     assert read_json(folder / "result.json")["best_trial"]["trial"] == best.trial
     assert len(calls) == 2
 
 
-def test_the_folds_are_the_models_of_the_search_and_the_holdout_is_judged_by_all_of_them(copy, monkeypatch, capsys):
+def test_the_folds_are_the_models_of_the_search_and_the_holdout_is_judged_by_all_of_them(copy, monkeypatch):
     monkeypatch.setattr("catsdogs.calibration.FEWEST", 20)
     metrics, predictions, best = copy.retrain(kind="folds", tta="auto")
     assert metrics["validated_by"] == "folds"
     assert "those of the members" in (best / "MODEL_CARD.md").read_text()
-    own = predictions[predictions["split"] == "validation"].set_index("id")
+    own = rows_of(predictions, "validation")
     kept = table(copy, "validation.csv").set_index("id")
     np.testing.assert_allclose(own["p_dog"], kept.loc[own.index, "p_dog"], atol=1e-5)
     assert (own["fold"] == kept.loc[own.index, "fold"]).all()
     assert metrics["details"]["log_loss"]["split"] == "out-of-fold"
     assert metrics["details"]["holdout_log_loss"]["size"] == 12
     assert [member["fold"] for member in metrics["ensemble"]["members"]] == [0, 1]
-    held = predictions[predictions["split"] == "holdout"]
-    assert set(held["id"]) == set(copy.dataset().rows["id"].iloc[copy.dataset().holdout_rows])
+    held = rows_of(predictions, "holdout")
+    assert set(held.index) == set(copy.dataset().rows["id"].iloc[copy.dataset().holdout_rows])
     assert held["fold"].isna().all()
     tta = pd.read_csv(best / "tta.csv")
     assert set(tta["kind"]) == {"none", "flip", "crops", "views"}
@@ -228,12 +233,10 @@ def test_the_folds_are_the_models_of_the_search_and_the_holdout_is_judged_by_all
     assert "holdout" in (best / "MODEL_CARD.md").read_text()
 
 
-def test_predict_gives_what_is_submitted_and_the_model_alone_if_asked(copy, monkeypatch, tmp_path):
-    # Always kept, to see every step.
-    monkeypatch.setattr("catsdogs.calibration.FEWEST", 20)
-    monkeypatch.setattr("catsdogs.judging.verdict", kept_verdict)
+@pytest.mark.usefixtures("calibrated")
+def test_predict_gives_what_is_submitted_and_the_model_alone_if_asked(copy, tmp_path):
     metrics, predictions, best = copy.retrain(kind="folds", tta="crops", average="logit")
-    test = predictions[predictions["split"] == "test"].set_index("id")
+    test = rows_of(predictions, "test")
     submission = pd.read_csv(best / "submission.csv", dtype={"id": str}).set_index("id")["label"]
     np.testing.assert_allclose(submission, test.loc[submission.index, "p_dog_calibrated"], rtol=1e-12)
     assert not np.allclose(test["p_dog"], test["p_dog_tta"], atol=1e-6)
@@ -243,15 +246,13 @@ def test_predict_gives_what_is_submitted_and_the_model_alone_if_asked(copy, monk
             assert metrics[name] == metrics["details"][name]["value"]
     assert set(metrics["tta_gain"]) == set(metrics["calibration_gain"]) == {"validation", "holdout"}
     # Of the images that it is fitted on, what fits on others of them say.
-    own = predictions[predictions["split"] == "validation"]
+    own = rows_of(predictions, "validation")
     crossed = cross_fitted(own["label"].to_numpy(), own["p_dog_tta"].to_numpy())
     np.testing.assert_allclose(own["p_dog_calibrated"], crossed, rtol=1e-9)
     assert not np.allclose(crossed, Calibration(**metrics["calibration"])(own["p_dog_tta"].to_numpy()), atol=1e-6)
-    held = predictions[predictions["split"] == "holdout"]
-    before, after = (
-        log_loss_per_image(held["label"].to_numpy(), held[name].to_numpy())
-        for name in ("p_dog_tta", "p_dog_calibrated")
-    )
+    held = rows_of(predictions, "holdout")
+    names = ("p_dog_tta", "p_dog_calibrated")
+    before, after = (log_loss_per_image(held["label"].to_numpy(), held[name].to_numpy()) for name in names)
     assert metrics["calibration_gain"]["holdout"]["value"] == pytest.approx((before - after).mean())
 
     archive = next(copy._cache.glob("sample/*/test.zip"))
@@ -262,62 +263,48 @@ def test_predict_gives_what_is_submitted_and_the_model_alone_if_asked(copy, monk
         np.testing.assert_allclose(rows, expected.loc[rows.index], atol=2e-6)
 
 
-def kept_verdict(labels, p_dog):
-    return dataclasses.replace(verdict(labels, p_dog), kept=True, calibration=fit(labels, p_dog))
+@pytest.fixture
+def weighted(monkeypatch):
+    """Both members count, and differently, whatever suits them."""
+    way = Combination("logit", (0.6, 1.0))
+    monkeypatch.setattr("catsdogs.judging.choose", lambda *said: (way, choose(*said)[1]))
+    return way
 
 
-def test_jobs_are_combined_as_their_own_searches_trained_them(copy, monkeypatch):
-    # All members count, to see them.
-    from catsdogs.ensemble import choose, mean_of
-
-    asked = []
-
-    def mean(labels, members, names):
-        asked.append(members)
-        return mean_of(len(members), "probability"), choose(labels, members, names)[1]
-
-    monkeypatch.setattr("catsdogs.judging.choose", mean)
+def test_jobs_are_combined_as_their_own_searches_trained_them(copy, weighted):
     metrics, predictions, best = copy.retrain(kind="jobs", size=2)
     assert [member["job"] for member in metrics["ensemble"]["members"]] == [FLIP, NONE]
-    kept = [table(copy, "validation.csv", name)["p_dog"].to_numpy() for name in (FLIP, NONE)]
-    np.testing.assert_allclose(asked[0], kept, rtol=1e-12)
-    own = predictions[predictions["split"] == "validation"]
-    np.testing.assert_allclose(own["p_dog"], np.mean(kept, axis=0), rtol=1e-9)
+    kept = np.stack([table(copy, "validation.csv", name)["p_dog"] for name in (FLIP, NONE)])
+    np.testing.assert_allclose(rows_of(predictions, "validation")["p_dog"], weighted(kept), rtol=1e-9)
     assert metrics["validated_by"] == "search"
     assert {FLIP, NONE} < set(pd.read_csv(best / "ensemble.csv")["name"])
     assert {"holdout_log_loss", "log_loss"} <= set(metrics["details"])
 
 
-def test_the_folds_of_several_jobs_are_combined_by_what_the_jobs_say_out_of_fold(copy, monkeypatch):
-    from catsdogs.ensemble import Combination, choose
-
-    weighted = Combination("logit", (0.6, 1.0))
-    monkeypatch.setattr("catsdogs.judging.choose", lambda *said: (weighted, choose(*said)[1]))
+def test_the_folds_of_several_jobs_are_combined_by_what_the_jobs_say_out_of_fold(copy, weighted):
     metrics, predictions, best = copy.retrain(kind="folds", size=2)
     members = metrics["ensemble"]["members"]
     assert [(member["job"], member["fold"]) for member in members] == [(FLIP, 0), (FLIP, 1), (NONE, 0), (NONE, 1)]
     assert [member["weight"] for member in members] == [0.3, 0.3, 0.5, 0.5]
     assert metrics["validated_by"] == "folds"
     assert "of each job" in (best / "MODEL_CARD.md").read_text()
-    assert {FLIP, NONE} < set(pd.read_csv(best / "ensemble.csv")["name"])
-    own = predictions[predictions["split"] == "validation"].set_index("id")["p_dog"]
-    kept = np.stack(
-        [table(copy, "validation.csv", name).set_index("id").loc[own.index, "p_dog"] for name in (FLIP, NONE)]
-    )
-    np.testing.assert_allclose(own, weighted(kept), atol=1e-5)
+    own = rows_of(predictions, "validation")["p_dog"]
+    kept = [table(copy, "validation.csv", name).set_index("id").loc[own.index, "p_dog"] for name in (FLIP, NONE)]
+    np.testing.assert_allclose(own, weighted(np.stack(kept)), atol=1e-5)
     # Of the hold-out all four models speak: those of a job with the mean of their logits.
-    held = predictions[predictions["split"] == "holdout"]["p_dog"].to_numpy()
+    held = rows_of(predictions, "holdout")["p_dog"].to_numpy()
     of_jobs = [copy.retrain(name, kind="folds")[1] for name in (FLIP, NONE)]
-    alone = np.stack([frame[frame["split"] == "holdout"]["p_dog"].to_numpy() for frame in of_jobs])
+    alone = np.stack([rows_of(frame, "holdout")["p_dog"].to_numpy() for frame in of_jobs])
     np.testing.assert_allclose(held, weighted(alone), atol=1e-5)
 
 
-def test_a_single_model_of_folds_is_trained_on_all_of_them_and_judged_by_what_the_search_kept(copy, monkeypatch):
+@pytest.mark.usefixtures("calibrated")
+def test_a_single_model_of_folds_is_trained_on_all_and_judged_by_the_search_or_its_folds(copy, monkeypatch):
     train, trained_on = training.train, []
     monkeypatch.setattr(training, "train", lambda *args: trained_on.append(args[3].train_rows) or train(*args))
-    metrics, predictions, _ = copy.retrain()
-    own = predictions[predictions["split"] == "validation"]
-    np.testing.assert_allclose(own["p_dog"], table(copy, "validation.csv")["p_dog"], rtol=1e-12)
+    metrics, alone, _ = copy.retrain()
+    kept = table(copy, "validation.csv")["p_dog"]
+    np.testing.assert_allclose(rows_of(alone, "validation")["p_dog"], kept, rtol=1e-12)
     assert metrics["details"]["log_loss"]["split"] == "out-of-fold"
     assert metrics["validated_by"] == "search"
     assert metrics["details"]["holdout_log_loss"]["size"] == 12
@@ -329,23 +316,17 @@ def test_a_single_model_of_folds_is_trained_on_all_of_them_and_judged_by_what_th
     assert all_rows == set(range(48))
     assert own_rows == all_rows - set(copy.dataset().holdout_rows)
 
-
-def test_a_single_model_of_folds_is_judged_by_the_models_of_the_folds_if_asked(copy, monkeypatch):
-    monkeypatch.setattr("catsdogs.judging.verdict", kept_verdict)
-    monkeypatch.setattr("catsdogs.calibration.FEWEST", 20)
     metrics, predictions, best = copy.retrain(judged_by="folds", tta="flip", average="logit")
     assert metrics["validated_by"] == "folds"
     assert "the models of its folds" in (best / "MODEL_CARD.md").read_text()
     assert metrics["ensemble"]["way"] == "single"
-    single = predictions[predictions["split"] == "test"].set_index("id")
     of_folds, by_folds, _ = copy.retrain(kind="folds", tta="flip", average="logit")
-    own, others = (frame[frame["split"] == "validation"].set_index("id") for frame in (predictions, by_folds))
+    own, others = (rows_of(frame, "validation") for frame in (predictions, by_folds))
     for name in ("p_dog", "p_dog_tta", "p_dog_calibrated"):
         np.testing.assert_allclose(own[name], others[name], atol=1e-6)
     # The same images fit the same calibration, and the model is the one that has seen them all.
     assert metrics["calibration"] == pytest.approx(of_folds["calibration"])
-    alone = copy.retrain()[1]
-    np.testing.assert_allclose(single["p_dog"], alone[alone["split"] == "test"].set_index("id")["p_dog"], atol=1e-6)
+    np.testing.assert_allclose(rows_of(predictions, "test")["p_dog"], rows_of(alone, "test")["p_dog"], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -7,42 +7,27 @@ import pytest
 from reference import build_model
 from sklearn.metrics import log_loss
 
-from catsdogs.compose import checked
 from catsdogs.hypermodel import declare, depths, hyperparameters, unfreeze, with_values
 from catsdogs.hypermodel import log_loss as log_loss_metric
 from catsdogs.schema import SEARCHABLE, Hyperparameter
 from catsdogs.scores import log_loss_per_image
 
-
-@pytest.fixture
-def images():
-    return np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3)).astype("uint8")
-
-
+IMAGES = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3)).astype("uint8")
 LABELS = np.tile([[0.0], [1.0]], (8, 1)).astype("float32")
-
-
-def mobilenet():
-    return keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3), alpha=0.35)
 
 
 def built(config, **values):
     return build_model(with_values(config, values), total_steps=10)
 
 
-def backbone_of(model):
-    return next(layer for layer in model.layers if isinstance(layer, keras.Model))
-
-
 @pytest.mark.parametrize("train_batch_norm", [False, True])
 @pytest.mark.parametrize("depth", [0, 1, 10, 30, 154])
 def test_exactly_the_last_layers_are_trained_and_batch_norm_if_the_config_asks(depth, train_batch_norm):
-    backbone = mobilenet()
+    backbone = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3), alpha=0.35)
     unfreeze(backbone, depth, train_batch_norm)
-    boundary = len(backbone.layers) - depth
     trained = [
         layer
-        for layer in backbone.layers[boundary:]
+        for layer in backbone.layers[len(backbone.layers) - depth :]
         if train_batch_norm or not isinstance(layer, keras.layers.BatchNormalization)
     ]
     assert [layer for layer in backbone.layers if layer.trainable] == trained
@@ -50,25 +35,10 @@ def test_exactly_the_last_layers_are_trained_and_batch_norm_if_the_config_asks(d
     assert [id(weight) for weight in backbone.trainable_variables] == [id(weight) for weight in expected]
 
 
-def test_frozen_weights_and_statistics_do_not_move_in_training(composed, images):
-    job = checked(
-        composed("data=sample", "backbone=mobilenet_v2_035", "backbone.weights=null", "backbone.image_size=32")
-    )
-    model = built(job, unfreeze_depth=10, peak_lr=0.01)
-    backbone = backbone_of(model)
-    before = {w.path: keras.ops.convert_to_numpy(w) for w in backbone.weights}
-    model.fit(images, LABELS, epochs=2, batch_size=8, verbose=0)
-    trained = {w.path for w in backbone.trainable_variables}
-    assert trained
-    for weight in backbone.weights:
-        moved = not np.array_equal(before[weight.path], keras.ops.convert_to_numpy(weight))
-        assert moved == (weight.path in trained), weight.path
-
-
 def test_a_frozen_backbone_is_a_fixed_function_also_while_training():
     # Its stochastic depth drops whole blocks while training, frozen or not.
     backbone = keras.applications.EfficientNetV2B0(include_top=False, weights=None, input_shape=(32, 32, 3))
-    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
+    images = IMAGES[:4].astype("float32")
     backbone.trainable = False
     assert not np.array_equal(backbone(images, training=True), backbone(images, training=False))
     unfreeze(backbone, 0, train_batch_norm=False)
@@ -83,19 +53,17 @@ def test_l2_adds_its_sum_over_the_trained_kernels_it_covers(config, covers):
         kernels = [w for w in model.trainable_variables if w.name == "kernel"]
         assert any("conv" in kernel.path for kernel in kernels)
     expected = 0.1 * sum(float((keras.ops.convert_to_numpy(kernel) ** 2).sum()) for kernel in kernels)
-    assert float(keras.ops.convert_to_numpy(sum(model.losses))) == pytest.approx(expected, rel=1e-5)
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_log_loss_is_unsmoothed_without_l2_and_the_loss_is_neither(config, images):
+def test_log_loss_is_unsmoothed_without_l2_and_the_loss_is_neither(config):
     model = built(config("label_smoothing=strong"), l2=0.1)
-    scores = model.evaluate(images, LABELS, batch_size=5, verbose=0, return_dict=True)
-    p_dog = model.predict(images, verbose=0).astype(np.float64)
+    scores = model.evaluate(IMAGES, LABELS, batch_size=5, verbose=0, return_dict=True)
+    p_dog = model.predict(IMAGES, verbose=0).astype(np.float64)
     assert scores["log_loss"] == pytest.approx(log_loss(LABELS.ravel(), p_dog.ravel()), rel=1e-4)
     smoothed = LABELS * 0.9 + 0.05
-    loss = -(smoothed * np.log(p_dog) + (1 - smoothed) * np.log(1 - p_dog)).mean() + float(
-        keras.ops.convert_to_numpy(sum(model.losses))
-    )
-    assert scores["loss"] == pytest.approx(loss, rel=1e-4)
+    loss = -(smoothed * np.log(p_dog) + (1 - smoothed) * np.log(1 - p_dog)).mean()
+    assert scores["loss"] == pytest.approx(loss + float(sum(model.losses)), rel=1e-4)
 
 
 def test_the_metric_of_saturated_outputs_is_that_of_the_scores():
@@ -138,12 +106,7 @@ def test_the_space_is_declared_as_written():
     }
     hp = keras_tuner.HyperParameters()
     declare(space, hp)
-    assert [(type(p).__name__, p.name) for p in hp.space] == [
-        ("Choice", "unfreeze_depth"),
-        ("Float", "dropout"),
-        ("Float", "l2"),
-        ("Int", "dense_units"),
-    ]
+    assert [type(p).__name__ for p in hp.space] == ["Choice", "Float", "Float", "Int"]
     for seed in range(50):
         drawn = {p.name: p.random_sample(seed) for p in hp.space}
         assert drawn["unfreeze_depth"] in (0, 10)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from catsdogs.backbones import load_network
 from catsdogs.ensemble import Combination, mean_of
 from catsdogs.hypermodel import whole_model
 from catsdogs.one_model import one_model
@@ -15,16 +16,12 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype("float
 # Of the tiny backbone, from input to output; the others have no weights.
 CONV_1, CONV_2 = 1, 3
 
-WAYS = [mean_of(3, "probability"), mean_of(3, "logit"), Combination("logit", (0.7, -0.2, 1.1))]
-
 
 @pytest.fixture
 def members(config):
     """Models of one backbone whose weights differ from this layer on, classifiers always."""
 
     def make(first_different, *overrides, count=3):
-        from catsdogs.backbones import load_network
-
         job = config("model.head_batch_norm=false", *overrides)
         network = load_network(job.backbone, seed=1)
         models = []
@@ -50,7 +47,11 @@ def kernels(model):
 
 @pytest.mark.parametrize(
     ("combination", "first_different", "convolutions"),
-    [(WAYS[0], CONV_1, 6), (WAYS[1], CONV_2, 4), (WAYS[2], 5, 2)],
+    [
+        (mean_of(3, "probability"), CONV_1, 6),
+        (mean_of(3, "logit"), CONV_2, 4),
+        (Combination("logit", (0.7, -0.2, 1.1)), 5, 2),
+    ],
     ids=["probability", "logit", "weighted"],
 )
 def test_one_model_is_its_members_combined(members, tmp_path, combination, first_different, convolutions):
@@ -67,10 +68,10 @@ def test_one_model_is_its_members_combined(members, tmp_path, combination, first
 
 
 def test_members_that_were_loaded_are_combined_and_stay_as_they_were(members, tmp_path):
-    models = members(CONV_2, "backbone.preprocessing=none")
-    for number, model in enumerate(models):
+    loaded = []
+    for number, model in enumerate(members(CONV_2, "backbone.preprocessing=none")):
         model.save(tmp_path / f"{number}.keras")
-    loaded = [keras.models.load_model(tmp_path / f"{number}.keras") for number in range(3)]
+        loaded.append(keras.models.load_model(tmp_path / f"{number}.keras"))
     before = [said(model) for model in loaded]
     whole = one_model(loaded, mean_of(3, "probability"))
     np.testing.assert_allclose(said(whole), np.mean(before, axis=0), atol=2e-6)
@@ -92,15 +93,13 @@ def test_members_of_different_backbones_or_preprocessing_share_nothing(members):
 
 
 def test_other_statistics_below_the_cut_are_not_shared():
-    """What cannot be trained may differ too."""
     models = []
     for mean in (100.0, 150.0):
         inside = keras.Input((32, 32, 3))
         x = keras.layers.Conv2D(3, 1, name="conv_0", kernel_initializer="ones")(inside)
         statistics = keras.layers.Normalization(name="statistics")
-        backbone = keras.Model(
-            inside, keras.layers.Conv2D(4, 3, name="conv_1", kernel_initializer="ones")(statistics(x))
-        )
+        x = keras.layers.Conv2D(4, 3, name="conv_1", kernel_initializer="ones")(statistics(x))
+        backbone = keras.Model(inside, x)
         statistics.set_weights([np.full(3, mean, "float32"), np.full(3, 100.0, "float32"), np.int64(1)])
         statistics.finalize_state()
         pixels = keras.Input((32, 32, 3))

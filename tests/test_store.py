@@ -36,18 +36,18 @@ def wanted(*names):
     return [Wanted(digest(name), SHAPE, {"cut": name}) for name in names]
 
 
-def values_of(name, images=IMAGES):
-    """(images, *SHAPE) float32 that belong to a name."""
+def values_of(name):
+    """(IMAGES, *SHAPE) float32 that belong to a name."""
     rng = np.random.default_rng(list(name.encode()))
-    return rng.normal(2, 3, (images, *SHAPE)).astype(np.float32)
+    return rng.normal(2, 3, (IMAGES, *SHAPE)).astype(np.float32)
 
 
 def producing(*names, calls=None):
     """Give the values of names in chunks of uneven size, and note what was asked for."""
+    calls = [] if calls is None else calls
 
     def produce(missing):
-        if calls is not None:
-            calls.append(missing)
+        calls.append(missing)
         for start, end in ((0, 8), (8, 15), (15, IMAGES)):
             yield [values_of(names[place])[start:end] for place in missing]
 
@@ -89,19 +89,22 @@ def store(tmp_path):
     return Store(tmp_path / "features", 100 * BYTES)
 
 
-def test_any_order_and_repetition_reads_what_was_written(store):
+def test_any_order_and_repetition_reads_what_was_written_and_only_what_is_absent_is_produced(store):
     assert (store.entries(), store.open(digest("a")), store.clear()) == ([], None, 0)
     assert store.room([]) == 100 * BYTES
     assert not store.folder.exists()
-    fill(store, "a", "b")
-    for name in ("a", "b"):
+    names, calls = ("a", "b", "c"), []
+    fill(store, "b")
+    fill(store, *names, calls=calls)
+    assert calls == [[0, 2]]
+    for name in names:
         activations = store.open(digest(name))
         for positions in (np.arange(IMAGES)[::-1], np.array([5, 22, 5, 0])):
             read = activations.read(positions)
             assert (read.dtype, type(read)) == (np.float32, np.ndarray)
             np.testing.assert_array_equal(read, values_of(name)[positions])
             read[:] = 7  # it belongs to the reader
-    assert {entry.key for entry in store.entries()} == {digest("a"), digest("b")}
+    assert {entry.key for entry in store.entries()} == {digest(name) for name in names}
     entry = store.entries()[0]
     assert entry.bytes == BYTES == bytes_of(SHAPE, IMAGES, "float32") == 2 * bytes_of(SHAPE, IMAGES, "float16")
     assert abs(entry.last_used - time.time()) < 60
@@ -125,6 +128,9 @@ def test_float16_is_within_half_a_step_of_the_distance_from_the_mean(store):
 
 def test_float16_of_channels_that_the_first_chunk_does_not_show(store):
     """Constant in the first chunk, or nearly so: exact if it stays so, and not squeezed to float16's range if not."""
+    constant = np.full((IMAGES, *SHAPE), 3.1, np.float32)
+    np.testing.assert_array_equal(half(store, constant), constant)
+    store.clear()
     values = values_of("a")
     values[:9, ..., 0] = 0
     values[:9, ..., 1] = 4 + 1e-6 * values[:9, ..., 1]
@@ -139,21 +145,6 @@ def test_float16_of_channels_that_the_first_chunk_does_not_show(store):
     assert (read[20, ..., 3] > 40_000).all()
 
 
-def test_float16_of_a_constant_is_exact(store):
-    constant = np.full((IMAGES, *SHAPE), 3.1, np.float32)
-    np.testing.assert_array_equal(half(store, constant), constant)
-
-
-def test_only_what_is_absent_is_produced(store):
-    calls = []
-    fill(store, "b")
-    names = ("a", "b", "c")
-    fill(store, *names, calls=calls)
-    assert calls == [[0, 2]]
-    for name in names:
-        np.testing.assert_array_equal(read_all(store, name), values_of(name))
-
-
 def test_failing_midway_leaves_nothing_and_lets_go_of_the_lock(store):
     def failing(missing):
         yield [values_of("a")[:8]]
@@ -162,11 +153,17 @@ def test_failing_midway_leaves_nothing_and_lets_go_of_the_lock(store):
     with pytest.raises(OSError, match="an image is gone"):
         store.fill(digest("group"), wanted("a"), IMAGES, "float32", failing)
     assert (store.entries(), hidden(store.folder)) == ([], [])
+    # The system itself refuses to write on: a limit on the size of files stands for the full disk.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES // 2, limits[1]))
+        with pytest.raises(StoreFull, match="full"):
+            fill(store, "a", "b")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (store.entries(), hidden(store.folder)) == ([], [])
     fill(store, "a")
     np.testing.assert_array_equal(read_all(store, "a"), values_of("a"))
-
-
-SPAWN = multiprocessing.get_context("spawn")
 
 
 def fill_slowly(folder, seconds_per_chunk, told):
@@ -184,8 +181,9 @@ def fill_slowly(folder, seconds_per_chunk, told):
 @contextmanager
 def filling(folder, seconds_per_chunk):
     """Another process, which has written the first chunk."""
-    told = SPAWN.Queue()
-    process = SPAWN.Process(target=fill_slowly, args=(folder, seconds_per_chunk, told), daemon=True)
+    spawn = multiprocessing.get_context("spawn")
+    told = spawn.Queue()
+    process = spawn.Process(target=fill_slowly, args=(folder, seconds_per_chunk, told), daemon=True)
     process.start()
     try:
         assert told.get(timeout=60) == "written"
@@ -302,19 +300,7 @@ def test_disk_is_never_filled(store, monkeypatch):
     assert store.room([digest(name) for name in "bcde"]) == 0
 
 
-def test_a_disk_that_fills_up_while_writing_leaves_nothing(store):
-    """The system itself refuses to write on: a limit on the size of files stands for the full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES // 2, limits[1]))
-        with pytest.raises(StoreFull, match="full"):
-            fill(store, "a", "b")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (store.entries(), hidden(store.folder)) == ([], [])
-
-
-def test_clear_by_days_and_nothing_that_is_not_its_own(store):
+def test_clear_by_days_and_nothing_that_is_not_its_own(store, monkeypatch):
     fill(store, "a", "b", "c", "left")
     (store.folder / digest("left")).rename(store.folder / f".filling-{digest('group')}-0123")  # by a killed process
     (store.folder / "notes.txt").write_text("mine")
@@ -328,9 +314,7 @@ def test_clear_by_days_and_nothing_that_is_not_its_own(store):
     assert 2 * BYTES < store.clear() < 2 * BYTES + 2000
     assert sorted(path.name for path in store.folder.iterdir()) == [".locks", "notes.txt", "photos"]
     assert store.clear() == 0
-
-
-def test_a_removal_that_is_cut_short_leaves_no_entry(store, monkeypatch):
+    # Of a removal that is cut short no entry is left.
     fill(store, "a")
     monkeypatch.setattr(shutil, "rmtree", Mock(side_effect=OSError("killed")))
     store.clear()
@@ -341,7 +325,6 @@ def test_full_store_that_may_only_be_read_serves(store, monkeypatch):
     fill(store, "a")
     shutil.rmtree(store.folder / ".locks")
     (store.folder / ".locks").write_text("nothing can be locked here")
-
     monkeypatch.setattr(os, "utime", Mock(side_effect=PermissionError("read-only")))
     fill(store, "a")
     np.testing.assert_array_equal(read_all(store, "a"), values_of("a"))

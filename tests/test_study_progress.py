@@ -10,7 +10,7 @@ from studies import STARTED, write_job
 from catsdogs.files import read_json, write_json
 from catsdogs.study_progress import line, study_line
 
-BEFORE = STARTED - datetime.timedelta(days=1)
+EARLIER = {"trials": 8, "started": STARTED - datetime.timedelta(days=1)}
 RUNNING = {"status": "running"}
 
 
@@ -37,10 +37,8 @@ def study(tmp_path):
         for name, settings in jobs.items():
             arguments = {"planned": 8, "name": name, "started": STARTED, **settings}
             write_job(folder, {"backbone": name}, **arguments)
-            if arguments["trials"]:
-                trials = pd.read_csv(folder / name / "trials.csv")
-                ended = arguments["started"].isoformat()
-                trials.assign(ended=ended).to_csv(folder / name / "trials.csv", index=False)
+            trials = pd.read_csv(folder / name / "trials.csv").assign(ended=arguments["started"].isoformat())
+            trials.to_csv(folder / name / "trials.csv", index=False)
         plan = {"study": "study", "jobs": list(run), "run": list(run), "started": STARTED.isoformat(), "command": []}
         write_json(folder / "study.json", plan)
         return folder
@@ -56,13 +54,8 @@ def study(tmp_path):
         # Two at once are twice as fast.
         ("abcd", {name: {"trials": 3, **RUNNING} for name in "ab"}, 9, "6 of 32 trials, best, about 39 min left"),
         # What was finished before the run is done and sets no pace.
-        (
-            "abc",
-            {"a": {"trials": 8, "started": BEFORE}, "b": {"trials": 2, **RUNNING}},
-            10,
-            "10 of 24 trials, best, about 70 min left",
-        ),
-        ("ab", {"a": {"trials": 8, "started": BEFORE}}, 10, "8 of 16 trials, best"),
+        ("abc", {"a": EARLIER, "b": {"trials": 2, **RUNNING}}, 10, "10 of 24 trials, best, about 70 min left"),
+        ("ab", {"a": EARLIER}, 10, "8 of 16 trials, best"),
         # A failed job has no trials left, and one that ended early none either.
         (
             "ab",
@@ -76,7 +69,7 @@ def study(tmp_path):
         ("ab", {"a": {"trials": 6}, "b": {"trials": 2, **RUNNING}}, 8, "8 of 14 trials, best, about 6 min left"),
         ("ab", {"a": {"trials": 8}, "b": {"trials": 8, "status": "failed"}}, 20, "16 of 16 trials, 1 job failed, best"),
         # Where a sweeper decides as it goes, nobody knows the whole.
-        ("", {"a": {"trials": 8, "started": BEFORE}, "b": {"trials": 3, **RUNNING}}, 5, "11 trials, best"),
+        ("", {"a": EARLIER, "b": {"trials": 3, **RUNNING}}, 5, "11 trials, best"),
     ],
 )
 def test_where_a_study_stands(study, run, jobs, minutes, expected):
@@ -102,9 +95,8 @@ def test_a_job_that_does_not_tell_its_number(study, status, trials, expected):
 def test_the_line_reads_as_promised(study):
     folder = study("abcd", a={"trials": 8, "failed_trials": 1, "skill": 1.0}, b={"trials": 5, "skill": 2.0, **RUNNING})
     best = pd.read_csv(folder / "b" / "trials.csv")["val_log_loss"].min()
-    assert line(folder, at(13), "mine") == (
-        f"mine: 13 of 32 trials, 1 failed, best {best:.4f} (b), about 19 min left, ends 22:32"
-    )
+    told = f"mine: 13 of 32 trials, 1 failed, best {best:.4f} (b), about 19 min left, ends 22:32"
+    assert line(folder, at(13), "mine") == told
     # It is 23:59, and it ends on another day.
     assert line(folder, at(119)).endswith("ends 2026-11-02 02:52")
 

@@ -15,7 +15,7 @@ from catsdogs.hypermodel import with_values
 from catsdogs.job import Place, run_job
 from catsdogs.oracles import build_oracle, expected_trials
 from catsdogs.progress import JobProgress
-from catsdogs.training import DivergedError, trial_seed
+from catsdogs.training import trial_seed
 from catsdogs.trial_model import TrialModels
 from catsdogs.trials import best_trial, lineage, read_trials
 from catsdogs.tuning import Search
@@ -26,10 +26,10 @@ FAST = ("fit.epochs=2", "fit.batch_size=16", "tuner.max_trials=3")
 
 @pytest.fixture
 def tuner(config, training_data, prepared, tmp_path):
-    def build(*overrides, folder=None):
+    def build(*overrides):
         job = config(*FAST, *overrides)
-        folder = folder or tmp_path / "job"
-        folder.mkdir(exist_ok=True)
+        folder = tmp_path / "job"
+        folder.mkdir()
         rows = training_data.validation_rows
         validation = pd.DataFrame({"id": rows.astype(str), "label": training_data.labels[rows].astype(int)})
         return Search(job, build_oracle(job), *prepared(job), folder, validation, JobProgress("job", 3, 2), Earlier())
@@ -37,39 +37,29 @@ def tuner(config, training_data, prepared, tmp_path):
     return build
 
 
-@pytest.fixture
-def searched(tuner):
-    def search(*overrides, folder=None):
-        built = tuner(*overrides, folder=folder)
-        built.run()
-        return built, built._folder
-
-    return search
-
-
-def test_a_search_leaves_its_tables(searched):
-    tuner, folder = searched()
+def test_after_every_trial_its_tables_are_there_before_its_line(tuner, training_data):
+    """Other processes read the study from the tables."""
+    built = tuner()
+    folder, rows = built._folder, []
+    built._progress._study_line = lambda: rows.append(len(read_trials(folder / "trials.csv")))
+    built.run()
+    assert rows == [1, 2, 3]
     trials = pd.read_csv(folder / "trials.csv", dtype={"trial": str})
     assert list(trials["status"]) == ["COMPLETED"] * 3
-    leading = ["trial", "status", "val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds"]
-    assert list(trials.columns[:7]) == leading
     assert {"unfreeze_depth", "dropout", "l2"} <= set(trials)
     history = pd.read_csv(folder / "history.csv", dtype={"trial": str})
     assert list(history.columns[:3]) == ["trial", "execution", "epoch"]
     assert len(history) == 6
     lowest = history.groupby("trial")["val_log_loss"].min()
     np.testing.assert_allclose(trials.set_index("trial")["val_log_loss"], lowest, rtol=1e-12)
-    assert read_trials(folder / "trials.csv") == tuner.records
+    assert read_trials(folder / "trials.csv") == built.records
     ended = [datetime.datetime.fromisoformat(text) for text in trials["ended"]]
     assert ended == sorted(ended)
     assert datetime.timedelta(0) <= datetime.datetime.now(datetime.UTC) - ended[-1] < datetime.timedelta(minutes=1)
 
-
-def test_validation_csv_holds_the_best_trials_predictions(searched, training_data):
-    tuner, folder = searched()
     table = pd.read_csv(folder / "validation.csv")
     assert list(table.columns) == ["id", "label", "p_dog", "trial", "execution"]
-    best = best_trial(tuner.records)
+    best = best_trial(built.records)
     assert (set(table["trial"].astype(str)), set(table["execution"])) == ({best.trial}, {0})
     np.testing.assert_array_equal(table["label"], training_data.labels[40:])
     p_dog = np.clip(table["p_dog"], 1e-7, 1 - 1e-7)
@@ -82,17 +72,14 @@ def test_predictions_of_a_worse_trial_do_not_replace_those_of_the_best(config, m
     folder = tmp_path / "study" / "a-job"
     run_job(config("tuner.max_trials=5", "fit.executions_per_trial=2"), Place(folder, folder.parent), {})
     assert best_trial(read_trials(folder / "trials.csv")).trial != "4"
-    # None is trained once more for its predictions.
-    assert len(trainer.trained) == 10
+    # None is trained once more for its predictions, and every execution has a seed of its own.
+    assert len(trainer.trained) == len({seed for _, seed in trainer.trained}) == 10
 
 
-def test_the_same_seed_gives_the_same_tables_and_another_seed_others(searched, tmp_path):
-    tables = []
-    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
-        _, folder = searched(f"seed={seed}", "tuner.max_trials=2", folder=tmp_path / name)
-        tables.append(pd.read_csv(folder / "trials.csv").drop(columns=["seconds", "ended"]))
-    pd.testing.assert_frame_equal(tables[0], tables[1])
-    assert not tables[0].equals(tables[2])
+def test_every_run_and_job_has_its_own_seed():
+    seeds = {trial_seed(seed, trial, run) for seed in (0, 1) for trial in ("0", "1") for run in (0, 1)}
+    assert len(seeds) == 8
+    assert max(seeds) < 2**31
 
 
 def test_another_process_proposes_the_same_trials(config):
@@ -113,29 +100,14 @@ def test_another_process_proposes_the_same_trials(config):
     assert other.strip() == str([oracle._random_values() for _ in range(4)])
 
 
-def test_every_execution_and_trial_has_its_own_seed():
-    seeds = {
-        trial_seed(seed, trial, execution) for seed in (0, 1) for trial in ("0000", "0001") for execution in (0, 1)
-    }
-    assert len(seeds) == 8
-    assert all(0 <= seed < 2**31 for seed in seeds)
-
-
-@pytest.mark.parametrize("oracle", ["random", "bayesian", "grid", "hyperband"])
-def test_every_oracle_completes_its_trials(searched, oracle):
-    tuner, _ = searched(f"tuner={oracle}", "tuner.max_trials=2")
-    assert [record.status for record in tuner.records] == ["COMPLETED"] * 2
-
-
-def test_grid_search_ends_when_the_grid_does(searched):
+def test_grid_search_ends_when_the_grid_does(tuner):
     grid = "+space={unfreeze_depth: {kind: choice, values: [0, 5]}}"
-    tuner, _ = searched("space=fixed", grid, "tuner=grid", "tuner.max_trials=null")
-    assert [record.hyperparameters["unfreeze_depth"] for record in tuner.records] == [0, 5]
+    built = tuner("space=fixed", grid, "tuner=grid", "tuner.max_trials=null")
+    built.run()
+    assert [record.hyperparameters["unfreeze_depth"] for record in built.records] == [0, 5]
 
 
-def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_rate(
-    searched, training_data, monkeypatch
-):
+def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_rate(tuner, training_data, monkeypatch):
     loaded = {}
     read = TrialModels.read_weights
 
@@ -144,91 +116,36 @@ def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_r
         return loaded[file.stem]
 
     monkeypatch.setattr(TrialModels, "read_weights", reading)
-    tuner, folder = searched("tuner=hyperband", "tuner.max_trials=null", "fit.epochs=4", "fit.patience=10")
-    values = {trial: tuner.oracle.trials[trial].hyperparameters.values for trial in tuner.oracle.trials}
+    built = tuner("tuner=hyperband", "tuner.max_trials=null", "fit.epochs=4", "fit.patience=10")
+    built.run()
+    values = {trial: built.oracle.trials[trial].hyperparameters.values for trial in built.oracle.trials}
     promoted = {trial: v["tuner/trial_id"] for trial, v in values.items() if "tuner/trial_id" in v}
     assert promoted
-    assert len(tuner.records) == expected_trials(tuner.oracle, tuner._config)
-    history = pd.read_csv(folder / "history.csv", dtype={"trial": str}).set_index("trial")
+    assert len(built.records) == expected_trials(built.oracle, built._config)
+    history = pd.read_csv(built._folder / "history.csv", dtype={"trial": str}).set_index("trial")
     for child, parent in promoted.items():
         assert history.loc[[child], "epoch"].iloc[0] == history.loc[[parent], "epoch"].iloc[-1] + 1
         assert history.loc[[child], "learning_rate"].iloc[0] < history.loc[[parent], "learning_rate"].iloc[-1]
         assert f"{int(parent)}-0" in loaded
     rates = history.reset_index().groupby("epoch")["learning_rate"]
     np.testing.assert_allclose(rates.max(), rates.min(), rtol=1e-6)
-    assert not [name for name in pd.read_csv(folder / "trials.csv") if name.startswith("tuner/")]
+    assert not [name for name in pd.read_csv(built._folder / "trials.csv") if name.startswith("tuner/")]
 
     # The weights that are kept for a child score what its parent's best epoch scored.
     child, parent = next(iter(promoted.items()))
-    records = {record.trial: record for record in tuner.records}
-    config = with_values(tuner._config, records[child].hyperparameters)
-    trial = tuner._models.start(config, seed=99)
-    tuner._models.set_weights(trial, loaded[f"{int(parent)}-0"])
+    records = {record.trial: record for record in built.records}
+    config = with_values(built._config, records[child].hyperparameters)
+    trial = built._models.start(config, seed=99)
+    built._models.set_weights(trial, loaded[f"{int(parent)}-0"])
     rows = training_data.validation_rows
-    inputs, labels = tuner._data.features.at(trial.cut).read(rows, PLAIN), training_data.labels[rows]
+    inputs, labels = built._data.features.at(trial.cut).read(rows, PLAIN), training_data.labels[rows]
     found = trial.model.evaluate(inputs, labels[:, None], verbose=0, return_dict=True)["log_loss"]
     assert found == pytest.approx(records[parent].val_log_loss, rel=1e-4)
-    assert lineage(tuner.records, records[child])[-2:] == [records[parent], records[child]]
-
-
-def test_executions_are_averaged_and_all_are_in_the_history(searched):
-    tuner, folder = searched("fit.executions_per_trial=2", "tuner.max_trials=2")
-    history = pd.read_csv(folder / "history.csv", dtype={"trial": str})
-    lowest = history.groupby(["trial", "execution"])["val_log_loss"].min()
-    assert lowest.loc["0"].nunique() == 2
-    for record in tuner.records:
-        assert record.val_log_loss == pytest.approx(lowest.loc[record.trial].mean())
-
-
-def test_a_failing_trial_is_recorded_and_does_not_stop_the_others(searched, monkeypatch):
-    from catsdogs import training
-
-    train, calls = training.train, []
-
-    def failing(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 2:
-            raise DivergedError("the loss is not finite in epoch 1", pd.DataFrame({"epoch": [1], "loss": [np.nan]}))
-        return train(*args, **kwargs)
-
-    monkeypatch.setattr(training, "train", failing)
-    tuner, folder = searched()
-    assert [record.status for record in tuner.records] == ["COMPLETED", "FAILED", "COMPLETED"]
-    assert "not finite" in tuner.records[1].error
-    assert "DivergedError" in tuner.first_traceback
-    assert all(record.ended for record in tuner.records)
-    assert read_trials(folder / "trials.csv")[1].val_log_loss is None
-    # What it trained before it diverged is on record.
-    history = pd.read_csv(folder / "history.csv", dtype={"trial": str})
-    assert history[history["trial"] == "1"]["loss"].isna().all()
-    assert tuner.records[1].epochs == 1
-
-
-def test_after_a_trial_its_tables_are_there_before_its_line(tuner):
-    """Other processes read the study from the tables."""
-    built = tuner("tuner.max_trials=2")
-    rows = []
-    built._progress._study_line = lambda: rows.append(len(read_trials(built._folder / "trials.csv")))
-    built.run()
-    assert rows == [1, 2]
-
-
-def test_many_failures_in_a_row_do_not_end_the_search(searched, monkeypatch):
-    from catsdogs import training
-
-    def failing(*args, **kwargs):
-        raise RuntimeError("no")
-
-    monkeypatch.setattr(training, "train", failing)
-    tuner, _ = searched("tuner.max_trials=5")
-    assert [record.status for record in tuner.records] == ["FAILED"] * 5
-    assert best_trial(tuner.records) is None
+    assert lineage(built.records, records[child])[-2:] == [records[parent], records[child]]
 
 
 def test_an_error_of_ours_is_raised_before_the_search(tuner, monkeypatch):
     built = tuner()
-    built.try_one_step()
-    built._models._structures.clear()
     monkeypatch.setattr("catsdogs.trial_model.head", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         built.try_one_step()
