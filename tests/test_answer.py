@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from studies import ids, labels, p_dog, write_job, write_study
+from studies import CHOICES, ids, labels, p_dog, write_job, write_study
 
 from catsdogs.comparison.answer import answer, score_intervals
 from catsdogs.comparison.evidence import Evidence, read_evidence
@@ -15,8 +15,6 @@ from catsdogs.files import read_json, write_csv, write_json
 from catsdogs.scores import log_loss_per_image
 from catsdogs.study import retrain_command, write_plan
 from catsdogs.trials import TrialRecord, write_trials
-
-CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 
 
 def choices(schedule: str) -> dict[str, str]:

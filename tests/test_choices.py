@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from studies import write_job, write_study
+from studies import CHOICES, write_job, write_study
 
 from catsdogs.comparison.choices import (
     MOST_VALUES,
@@ -20,7 +20,6 @@ from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.paired import mean_intervals
 from catsdogs.files import read_json, write_json
 
-CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 CONFIG = {"fit": {"epochs": 3}, "tuner": {"oracle": "random"}, "data": {"limit": None}}
 
 

@@ -7,13 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from studies import write_job
+from studies import CHOICES, write_job
 
 from catsdogs.comparison.evidence import Evidence, read_evidence
 from catsdogs.comparison.importance import FEWEST_POINTS, Importance, importance
 from catsdogs.trials import TrialRecord, write_trials
-
-CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 
 
 def record(trial: int, loss: float, values: dict) -> TrialRecord:
