@@ -62,7 +62,7 @@ def float64():
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_the_folded_suffix_of_every_backbone_is_the_suffix(float64, network, name):  # noqa: F811
-    backbone, preprocessing = network(name, size=71 if name == "xception" else 32)
+    backbone, preprocessing = network(name, size=32)
     depth = len(backbone.layers) // 5
     cut = find_cut(backbone, depth)
     unfreeze(backbone, depth, train_batch_norm=False)
