@@ -142,15 +142,15 @@ def test_every_setting_that_decides_the_numbers_must_agree(tmp_path, config, fai
 def test_a_choice_of_one_key_is_read_from_the_configuration(tmp_path):
     # Only `two` varies the epochs, and writes them as its user did.
     job(tmp_path / "one", 1.2, schedule="a")
-    for epochs in ("3.0", "1e1"):
-        config = {"fit": {"epochs": float(epochs)}}
+    for epochs in ("3", "1_0"):
+        config = {"fit": {"epochs": int(epochs)}}
         job(tmp_path / "two", 1.9, config=config, schedule="b", **{"fit.epochs": epochs})
-    job(tmp_path / "one", 1.9, schedule="b", config={"fit": {"epochs": 10.0}})
+    job(tmp_path / "one", 1.9, schedule="b", config={"fit": {"epochs": 10}})
     evidence = read_evidence([tmp_path / "one", tmp_path / "two"])
     assert evidence.choices[-1] == "fit.epochs"
     effects = choice_effects(evidence)
     epochs = effects[effects["choice"] == "fit.epochs"]
-    assert {*epochs["value"], *epochs["against"]} == {"3.0", "10.0"}
+    assert {*epochs["value"], *epochs["against"]} == {"3", "10"}
 
 
 def test_a_choice_that_is_no_key_may_change_any_and_one_that_a_job_does_not_tell_makes_no_pair(tmp_path):
