@@ -136,9 +136,7 @@ def test_near_duplicates_never_stand_on_two_sides(
 
 
 @pytest.mark.parametrize(("holdout", "folds"), [(0.0, 1), (0.25, 1), (0.0, 4), (0.25, 4)])
-def test_folds_validate_on_every_image_outside_the_holdout_once(
-    tmp_path: Path, cache: Path, holdout: float, folds: int
-) -> None:
+def test_folds_validate_on_every_image_once(tmp_path: Path, cache: Path, holdout: float, folds: int) -> None:
     dataset = load_dataset(data(folder_of(tmp_path / "train", BITMAPS)), cache, holdout, folds)
     rows, held, everything = dataset.rows, dataset.holdout_rows.tolist(), list(range(41))
     assert held == np.flatnonzero(rows["split"] == "holdout").tolist()
