@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from studies import CHOICES, ids, labels, p_dog, write_job, write_study
+from studies import CHOICES, labels, p_dog, write_job, write_study
 
 from catsdogs.comparison.answer import answer, score_intervals
 from catsdogs.comparison.evidence import Evidence, read_evidence
@@ -30,14 +30,6 @@ def night(tmp_path):
     return folder
 
 
-def predict(folder, p: np.ndarray, images: int = 200) -> float:
-    """Give a job other predictions, and the log loss that belongs to them; give that."""
-    write_csv(folder / "validation.csv", pd.DataFrame({"id": ids(images), "label": labels(images), "p_dog": p}))
-    loss = float(log_loss_per_image(labels(images), p).mean())
-    change(folder, best_trial={**read_json(folder / "result.json")["best_trial"], "val_log_loss": loss})
-    return loss
-
-
 def change(folder, **told) -> None:
     write_json(folder / "result.json", {**read_json(folder / "result.json"), **told})
 
@@ -46,7 +38,7 @@ def text(told) -> str:
     return "\n".join([told.headline, *told.sentences, *told.caveats])
 
 
-def test_a_clear_lead_is_larger_than_the_noise(night):
+def test_a_clear_lead_is_larger_than_the_noise(night, tmp_path):
     told = answer(read_evidence([night]))
     assert (told.best, told.runner_up, told.trial, told.verdict) == ("a", "b", "0", "larger")
     assert told.command == retrain_command(night)
@@ -66,14 +58,16 @@ def test_a_clear_lead_is_larger_than_the_noise(night):
         "which is more than noise."
     )
     assert "flatter" in text(told)
+    # Where several studies are compared, the command names the job.
+    told = answer(read_evidence([night, write_study(tmp_path / "other", trials=1)]))
+    assert (told.best, told.command) == ("night/a", retrain_command(night, "a"))
 
 
 @pytest.mark.parametrize(
     ("other", "verdict", "words"), [((1.98, 5), "noise", "no more than noise"), ((2.0, 1), "equal", "equally good")]
 )
 def test_a_lead_within_the_noise_names_no_winner(night, other, verdict, words):
-    predict(night / "a", p_dog(2.0, 1))
-    predict(night / "b", p_dog(*other))
+    job(night, "b", skill=other[0], seed=other[1])
     told = answer(read_evidence([night]))
     assert told.verdict == verdict
     assert words in told.headline
@@ -229,9 +223,3 @@ def test_a_result_without_anything_else_is_answered(night):
     write_trials(night / "b" / "trials.csv", [TrialRecord("0", "FAILED", None, None, 0, 0, 1.0, {})])
     (night / "a" / "result.json").unlink()
     assert answer(read_evidence([night])).command is None
-
-
-def test_the_command_names_the_job_where_several_studies_are_compared(night, tmp_path):
-    told = answer(read_evidence([night, write_study(tmp_path / "other", trials=1)]))
-    assert told.best == "night/a"
-    assert told.command == retrain_command(night, "a")
