@@ -34,18 +34,6 @@ GOLDEN = Path(__file__).parent / "golden" / "studies"
 
 CHOICES = {"backbone": "b", "augmentation": "a", "schedule": "s", "label_smoothing": "l", "space": "default"}
 
-OPTIONS = [
-    (folder.name, file.stem)
-    for folder in sorted(conf_dir().iterdir())
-    if folder.is_dir() and folder.name != "ensemble"
-    for file in folder.glob("*.yaml")
-]
-
-
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_of_every_group_composes(composed, group, option):
-    checked(composed("data.train=train.zip", f"{group}={option}"))
-
 
 def retrained(job, *overrides):
     ConfigStore.instance().store(name="chosen_job", node=job)
@@ -53,8 +41,11 @@ def retrained(job, *overrides):
         return validated(resolved(compose("retrain", overrides=["study=s", *overrides])), RetrainConfig)
 
 
-@pytest.mark.parametrize("option", [file.stem for file in (conf_dir() / "ensemble").glob("*.yaml")])
-def test_every_ensemble_composes_on_top_of_a_job(composed, option):
+@pytest.mark.parametrize(("group", "option"), [file.with_suffix("").parts[-2:] for file in conf_dir().glob("*/*.yaml")])
+def test_every_option_of_every_group_composes_and_every_ensemble_on_top_of_a_job(composed, group, option):
+    if group != "ensemble":
+        checked(composed("data.train=train.zip", f"{group}={option}"))
+        return
     job = OmegaConf.to_container(composed("data.train=train.zip", "split.folds=3"), resolve=True)
     assert retrained(job, "job=j", f"ensemble={option}").ensemble.kind == option
 
