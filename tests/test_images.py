@@ -40,7 +40,7 @@ STORED_BY = (
 )
 
 
-@pytest.mark.parametrize(("orientation", "how"), enumerate(STORED_BY, start=1))
+@pytest.mark.parametrize(("orientation", "how"), list(enumerate(STORED_BY, start=1)))
 def test_image_is_turned_upright(orientation: int, how: str | None) -> None:
     upright, exif = picture(3), Image.Exif()
     exif[0x0112] = orientation
