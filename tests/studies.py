@@ -21,6 +21,7 @@ IMAGES = 200
 _HELD: dict[Path, FileLock] = {}
 
 STARTED = datetime.datetime(2026, 11, 1, 22, 0, tzinfo=datetime.UTC)
+CHOICES = {"backbone": "mobilenet_v2", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 
 
 def labels(images: int = IMAGES) -> np.ndarray:
@@ -143,8 +144,7 @@ def write_study(folder: Path, *, trials: int = 4, images: int = IMAGES, epochs: 
     names = []
     started = STARTED
     for number, (augmentation, smoothing) in enumerate((a, s) for a in ("light", "none") for s in ("none", "mild")):
-        choices = {"backbone": "mobilenet_v2", "augmentation": augmentation}
-        choices |= {"schedule": "cosine", "label_smoothing": smoothing}
+        choices = {**CHOICES, "augmentation": augmentation, "label_smoothing": smoothing}
         light = augmentation == "light"
         own = {"skill": 1.8 if light else 1.2, "config": {"augmentation": {"rotation_degrees": 8.0 if light else 0.0}}}
         shared = {"trials": trials, "images": images, "epochs": epochs, "started": started}

@@ -143,10 +143,10 @@ def test_damage_is_told(tmp_path: Path, compression: int, change: Callable[[byte
     assert re.search(said, refused(source, tmp_path / "cache"))
 
 
-HOSTILE = ["/tmp/2.jpg", "\\2.jpg", "C:\\2.jpg", "../2.jpg", "a/../../2.jpg", "a\\..\\2.jpg", "../2.txt", "2.\0.jpg"]
+HOSTILE = ["/tmp/2.jpg", "\\2.jpg", "C:\\2.jpg", "a/../../2.jpg", "a\\..\\2.jpg", "../2.txt", "2.\0.jpg", "2.\x1b.jpg"]
 
 
-@pytest.mark.parametrize("name", [*HOSTILE, "2.\n\x1b[2J.jpg", "link.jpg"])
+@pytest.mark.parametrize("name", [*HOSTILE, "link.jpg"])
 def test_hostile_member_is_refused(tmp_path: Path, name: str) -> None:
     info = zipfile.ZipInfo("x" * len(name))
     info.external_attr = (stat.S_IFLNK | 0o777) << 16 if name == "link.jpg" else 0
@@ -160,9 +160,7 @@ def test_hostile_member_is_refused(tmp_path: Path, name: str) -> None:
     ("one", "other"),
     [("cat.1.jpg", "./cat.1.jpg"), ("cat.1.jpg", "cat.1.jpg/2.jpg"), ("1.jpg/2.jpg", "1.jpg"), ("a.jpg", "A.jpg")],
 )
-def test_no_image_takes_the_place_of_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: str, other: str
-) -> None:
+def test_no_image_replaces_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: str, other: str) -> None:
     # As a file system does that takes lower and upper case for the same.
     exists = Path.exists
     monkeypatch.setattr(Path, "exists", lambda path: exists(path.with_name(path.name.lower())))

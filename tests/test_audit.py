@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawn import encoded, folder_of, scene, zip_of
-from studies import write_job
+from studies import CHOICES, write_job
 from test_page import Document, assert_fetches_nothing
 
 from catsdogs import audit
@@ -26,7 +26,6 @@ from catsdogs.near_duplicates import groups
 from catsdogs.quoting import quoted
 from catsdogs.schema import Data, Split
 
-CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 ODD_NAME = "a 'b' \"c\" $x ${y} [z],{w}<b>/cat.5.jpg"
 
 

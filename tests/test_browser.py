@@ -23,7 +23,6 @@ from catsdogs.study import write_plan
 
 pytestmark = pytest.mark.browser
 
-CHOICES = {"backbone": "mobilenet_v2", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 EVIL = '<script>window.hacked = 1</script><img src="x" onerror="window.hacked = 1">'
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]

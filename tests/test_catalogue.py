@@ -48,13 +48,7 @@ def test_ids(paths: list[str], ids: list[str]) -> None:
     assert ids_of(paths) == ids
 
 
-parts = st.text(alphabet="a1.", min_size=1, max_size=3).filter(lambda part: not part.startswith("."))
-paths = st.builds(
-    lambda folders, stem, suffix: "/".join([*folders, stem + suffix]),
-    st.lists(parts, max_size=2),
-    parts,
-    st.sampled_from([".jpg", ".png", ".JPG"]),
-)
+paths = st.from_regex(r"([a1][a1.]{0,2}/){0,2}[a1][a1.]{0,2}\.(jpg|png|JPG)", fullmatch=True)
 
 
 @given(st.lists(paths, unique=True, max_size=12), st.randoms())
@@ -100,19 +94,14 @@ def test_every_image_is_seen(tmp_path: Path) -> None:
     table = catalogued(tmp_path, members)
     assert list(table.columns) == COLUMNS
     assert table["id"].tolist() == ["cat.1", "cat.2", "cat.10", "dog.1", "unknown"]
-    assert table["path"].tolist() == [
-        *(f"train/{name}" for name in ("cat.1.jpg", "cat.2.jpg", "cat.10.jpg", "dog.1.png", "unknown.jpg"))
-    ]
+    assert table["path"].tolist() == sorted(members, key=natural_key)
     assert table["label"].tolist() == pytest.approx([0.0, 0.0, 0.0, 1.0, math.nan], nan_ok=True)
     assert table["sha256"].tolist() == [hashlib.sha256(members[path]).hexdigest() for path in table["path"]]
     assert table["width"].tolist() == [0, 0, 40, 30, 0]
     assert table["height"].tolist() == [0, 0, 30, 40, 0]
     assert table["phash"].map(len).tolist() == [0, 0, 64, 64, 0]
-    empty, cut, good, png, text = table["problem"].tolist()
-    assert (good, png) == ("", "")
-    assert empty == "does not decode: the file is empty"
-    assert cut.startswith("does not decode: image file is truncated")
-    assert text == "does not decode: not an image of a known format"
+    problems = [problem.removeprefix("does not decode: ")[:23] for problem in table["problem"]]
+    assert problems == ["the file is empty", "image file is truncated", "", "", "not an image of a known"]
     assert table.index.tolist() == [0, 1, 2, 3, 4]
     assert (table["label"].dtype, table["width"].dtype, table["height"].dtype) == ("float64", "int64", "int64")
 

@@ -34,18 +34,6 @@ GOLDEN = Path(__file__).parent / "golden" / "studies"
 
 CHOICES = {"backbone": "b", "augmentation": "a", "schedule": "s", "label_smoothing": "l", "space": "default"}
 
-OPTIONS = [
-    (folder.name, file.stem)
-    for folder in sorted(conf_dir().iterdir())
-    if folder.is_dir() and folder.name != "ensemble"
-    for file in folder.glob("*.yaml")
-]
-
-
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_of_every_group_composes(composed, group, option):
-    checked(composed("data.train=train.zip", f"{group}={option}"))
-
 
 def retrained(job, *overrides):
     ConfigStore.instance().store(name="chosen_job", node=job)
@@ -53,8 +41,11 @@ def retrained(job, *overrides):
         return validated(resolved(compose("retrain", overrides=["study=s", *overrides])), RetrainConfig)
 
 
-@pytest.mark.parametrize("option", [file.stem for file in (conf_dir() / "ensemble").glob("*.yaml")])
-def test_every_ensemble_composes_on_top_of_a_job(composed, option):
+@pytest.mark.parametrize(("group", "option"), [file.with_suffix("").parts[-2:] for file in conf_dir().glob("*/*.yaml")])
+def test_every_option_of_every_group_composes_and_every_ensemble_on_top_of_a_job(composed, group, option):
+    if group != "ensemble":
+        checked(composed("data.train=train.zip", f"{group}={option}"))
+        return
     job = OmegaConf.to_container(composed("data.train=train.zip", "split.folds=3"), resolve=True)
     assert retrained(job, "job=j", f"ensemble={option}").ensemble.kind == option
 
@@ -80,13 +71,9 @@ def test_every_job_of_every_declared_study_composes(composed, sweep):
 
 def test_the_seed_recipe_is_the_notebooks(composed):
     config = checked(composed("data.train=train.zip", "experiment=seed_recipe"))
-    assert config.backbone.builder == "keras.applications.MobileNetV2"
-    assert config.model.unfreeze_depth == 30
-    assert config.space == {}
-    assert config.schedule.kind == "cosine"
-    assert config.fit.patience == 7
-    assert config.data.validation_fraction == 0.2
-    assert (config.tta.kind, config.tta.views) == ("views", 10)
+    assert (config.backbone.builder, config.model.unfreeze_depth) == ("keras.applications.MobileNetV2", 30)
+    assert (config.space, config.schedule.kind, config.fit.patience) == ({}, "cosine", 7)
+    assert (config.tta.kind, config.tta.views, config.data.validation_fraction) == ("views", 10, 0.2)
     assert config.label_smoothing.epsilon > 0
     moves = config.augmentation
     assert min(moves.rotation_degrees, moves.shift_fraction, moves.brightness_fraction, moves.zoom_fraction) > 0
@@ -102,7 +89,6 @@ def test_the_seed_recipe_is_the_notebooks(composed):
         ("schedule.peak_lr=0", ["schedule.peak_lr=0", "greater than 0"]),
         ("schedule.peak_lr=nan", ["schedule.peak_lr=nan", "finite"]),
         ("schedule.kind=cosin", ["schedule.kind=cosin", "cosine"]),
-        ("tuner.oracle=hyper", ["tuner.oracle=hyper", "hyperband"]),
         ("tuner.max_trials=0", ["tuner.max_trials=0"]),
         ("tuner.max_trials=null", ["tuner.max_trials=null", "random"]),
         ("data.limit=1", ["data.limit=1"]),
@@ -120,18 +106,15 @@ def test_the_seed_recipe_is_the_notebooks(composed):
         ("space.l2.low=0", ["space.l2.low=0", "log"]),
         ("space.unfreeze_depth.values=[]", ["space.unfreeze_depth.values", "at least 1"]),
         ("space.unfreeze_depth.values=[1.5]", ["space.unfreeze_depth=1.5", "integer"]),
-        ("space.unfreeze_depth.values=[all]", ["space.unfreeze_depth=all", "integer"]),
         ("+space={leaves:{kind:choice,values:[1]}}", ["space.leaves", "known are", "dropout"]),
         ("space.dropout.low=null", ["space.dropout", "needs low and high"]),
         ("++space.dropout.step=0", ["space.dropout.step=0", "greater than 0"]),
         ("+fit.epochz=3", ["fit.epochz: no such key", "batch_size, epochs"]),
         ("~fit.epochs", ["fit.epochs is not set"]),
-        ("fit.epochs=3.5", ["fit.epochs=3.5", "integer"]),
         ("fit.epochs=true", ["fit.epochs=true", "integer"]),
         ("fit.epochs='3'", ['fit.epochs="3"', "integer"]),
         ("model.dropout=false", ["model.dropout=false", "number"]),
         ("model.head_batch_norm=1", ["model.head_batch_norm=1", "boolean"]),
-        ("studies=null", ["studies=null", "string"]),
         ("data.sample=3", ["data.sample=3", "Sample"]),
         ("+space.dropout.lowest=0.1", ["lowest"]),
     ],
@@ -160,12 +143,8 @@ def test_every_number_in_the_schema_has_a_range():
         (["-m"], ["sweeps=default"]),
         (["-m", "data.limit=9"], ["sweeps=default"]),
         # What chooses something is left alone, and so is a single job.
-        *(
-            (["-m", one], [])
-            for one in ("augmentation=flip,light", "augmentation=flip", "sweeps=a", "experiment=debug")
-        ),
-        ([], []),
-        (["seed=1"], []),
+        *((["-m", one], []) for one in ("augmentation=flip,light", "augmentation=flip", "sweeps=a")),
+        *(([*one], []) for one in (("-m", "experiment=debug"), (), ("seed=1",))),
         # Of the composed groups, the name of the job tells anyway.
         (["-m", "backbone=a,b"], []),
         (["-m", "backbone=a,b", "+seed=1,2"], ["varied=[seed]"]),

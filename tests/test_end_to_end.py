@@ -45,6 +45,11 @@ def metrics_in(best):
     return json.loads((best / "metrics.json").read_text())
 
 
+def predictions_in(best, split):
+    predictions = pd.read_csv(best / "predictions.csv", dtype={"id": str}).set_index("id")
+    return predictions[predictions["split"] == split]
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """A study of two jobs, and the final model of the best one."""
@@ -76,7 +81,7 @@ def test_a_study_runs_to_its_end_and_leaves_what_is_promised(study):
     assert {"augmentation", "seconds", "error"} <= set(board)
 
 
-def test_progress_names_job_trial_epoch_best_and_time_left(study):
+def test_progress_answer_page_and_next_command_are_told(study):
     lines = [line for line in study.search.stdout.splitlines() if "epoch 2 of 2: val_log_loss" in line]
     assert len(lines) == 4
     assert "job 1 of 2, small_cnn-none-cosine-none: trial 1 of 2" in lines[0]
@@ -85,23 +90,16 @@ def test_progress_names_job_trial_epoch_best_and_time_left(study):
     assert [line.partition(",")[0] for line in lines] == [f"{number} of 4 trials" for number in (1, 2, 3, 4)]
     assert "\r" not in study.search.stdout
     assert "\x1b" not in study.search.stdout
-
-
-def test_search_and_retrain_end_with_the_answer_and_name_page_and_next_command(study):
+    assert "warning" not in study.search.stderr + study.retrain.stderr
     lines = study.search.stdout.splitlines()
     assert lines[-1].startswith("Next: python -m catsdogs.retrain study=s")
     assert lines[-4:-2] == ["Report: multirun/s/report.html", "Tables: multirun/s/report/"]
     assert study.retrain.stdout.splitlines()[-1] == "Report: multirun/s/report.html"
-    assert "warning" not in study.search.stderr + study.retrain.stderr
+    # Every validation image is a mistake or a doubt, and lies in the cache.
+    assert (study.root / "report.html").read_text(encoding="utf-8").count("data:image/jpeg;base64,") == 5
 
 
-def test_the_report_has_a_picture_of_every_validation_image(study):
-    """Each is a mistake or a doubt, and lies in the cache."""
-    page = (study.folder / "multirun" / "s" / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/jpeg;base64,") == 5
-
-
-def test_retrain_leaves_what_is_promised(study):
+def test_retrain_leaves_what_is_promised_of_the_model_that_was_selected(study):
     files = {"model.keras", "metrics.json", "predictions.csv", "submission.csv", "MODEL_CARD.md"}
     assert files <= {file.name for file in study.best.iterdir()}
     metrics = metrics_in(study.best)
@@ -116,25 +114,19 @@ def test_retrain_leaves_what_is_promised(study):
     assert metrics["job"] in card
     assert "keras.models.load_model" in card
 
-
-def test_the_retrained_model_is_the_one_that_was_selected(study):
-    metrics = metrics_in(study.best)
+    # It is the model that was selected.
     board = pd.read_csv(study.root / "leaderboard.csv")
     assert metrics["job"] == board["job"].iloc[0]
     assert metrics["log_loss"] == pytest.approx(board["val_log_loss"].iloc[0], abs=1e-5)
     kept = pd.read_csv(study.root / metrics["job"] / "validation.csv").set_index("id")
-    predictions = pd.read_csv(study.best / "predictions.csv", dtype={"id": str}).set_index("id")
-    validation = predictions[predictions["split"] == "validation"]
+    validation = predictions_in(study.best, "validation")
     np.testing.assert_allclose(validation["p_dog"], kept.loc[validation.index, "p_dog"], atol=1e-5)
-
-
-def test_the_submission_has_a_row_per_test_image_in_numeric_order(study):
-    submission = pd.read_csv(study.best / "submission.csv")
+    # A row per test image, in numeric order.
+    submission = pd.read_csv(study.best / "submission.csv", dtype={"id": str})
     assert list(submission.columns) == ["id", "label"]
-    assert list(submission["id"]) == list(range(1, 12))
-    predictions = pd.read_csv(study.best / "predictions.csv", dtype={"id": str})
-    tta = predictions[predictions["split"] == "test"].set_index("id")["p_dog_tta"]
-    np.testing.assert_allclose(submission["label"], tta.loc[submission["id"].astype(str)], atol=1e-7)
+    assert list(submission["id"]) == [str(number) for number in range(1, 12)]
+    tta = predictions_in(study.best, "test")["p_dog_tta"]
+    np.testing.assert_allclose(submission["label"], tta[submission["id"]], atol=1e-7)
 
 
 def test_the_saved_model_needs_none_of_our_code_and_takes_pixels(study, tmp_path):
@@ -150,12 +142,8 @@ def test_the_saved_model_needs_none_of_our_code_and_takes_pixels(study, tmp_path
         "print(float(model.predict(numpy.load('pixels.npy')[None], verbose=0)[0, 0]))\n"
         "assert 'catsdogs' not in sys.modules\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, env=os.environ
-    )
-    predictions = pd.read_csv(study.best / "predictions.csv", dtype={"id": str})
-    expected = predictions[(predictions["split"] == "test") & (predictions["id"] == "3")]["p_dog"].iloc[0]
-    assert float(done.stdout) == pytest.approx(expected, abs=1e-5)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(predictions_in(study.best, "test").loc["3", "p_dog"], abs=1e-5)
 
 
 def test_predict_agrees_with_the_submission_and_plain_with_the_model_alone(study, tmp_path):
@@ -163,38 +151,36 @@ def test_predict_agrees_with_the_submission_and_plain_with_the_model_alone(study
     archive = next(study.folder.glob("cache/sample/*/test.zip"))
     ok(study("predict", best, str(archive), "--plain", "--output", str(tmp_path / "plain.csv")))
     found = pd.read_csv(tmp_path / "plain.csv")
-    predictions = pd.read_csv(study.folder / best / "predictions.csv", dtype={"id": str})
-    test = predictions[predictions["split"] == "test"].set_index("id")
+    test = predictions_in(study.best, "test")
     assert list(found["id"]) == list(range(1, 12))
     np.testing.assert_allclose(found["label"], test.loc[found["id"].astype(str), "p_dog"], atol=1e-5)
 
     averaged = ok(study("predict", best, str(archive)))
     rows = [line.split(",") for line in averaged.stdout.splitlines() if line[:1].isdigit()]
-    submission = pd.read_csv(study.folder / best / "submission.csv")
+    submission = pd.read_csv(study.best / "submission.csv")
     np.testing.assert_allclose([float(p) for _, p in rows], submission["label"], atol=1e-5)
 
 
-def test_a_second_retrain_keeps_the_first(study):
-    before = (study.best / "metrics.json").read_text()
-    ok(study("retrain", "study=s", "fit_on=all", "tta=flip"))
-    assert (study.best.with_name("best.1") / "metrics.json").read_text() == before
-    metrics = metrics_in(study.best)
-    result = json.loads((study.best.parent / metrics["job"] / "result.json").read_text())
-    assert metrics["fit_on"] == "all"
-    assert metrics["epochs"] == result["best_trial"]["best_epoch"]
+def test_a_second_retrain_keeps_the_first_and_claims_no_score_that_is_not_its_own(study):
+    def again(*arguments):
+        done = ok(study("retrain", "study=s", "fit_on=all", *arguments))
+        metrics = metrics_in(study.best)
+        assert len(pd.read_csv(study.best / "submission.csv")) == 11
+        assert metrics_in(study.best.with_name("best.1")) == first
+        shutil.rmtree(study.best)
+        study.best.with_name("best.1").rename(study.best)
+        return done.stdout, metrics
+
+    first = metrics_in(study.best)
+    _, metrics = again("tta=flip")
+    result = json.loads((study.root / metrics["job"] / "result.json").read_text())
+    assert (metrics["fit_on"], metrics["epochs"]) == ("all", result["best_trial"]["best_epoch"])
     # The final model has trained on the validation split; the score is that of the trial's model.
     assert metrics["log_loss"] == pytest.approx(result["objective"], abs=1e-5)
     assert metrics["log_loss_tta"] is None
-    assert len(pd.read_csv(study.best / "submission.csv")) == 11
-    shutil.rmtree(study.best)
-    study.best.with_name("best.1").rename(study.best)
-
-
-def test_the_same_command_again_repeats_nothing(study):
-    again = ok(study("search", "-m", *SMALL, "study=s", "augmentation=none,light"))
-    assert again.stdout.count(": finished before, val_log_loss") == 2
-    assert "study s: 2 jobs: 2 finished before\n" in again.stdout
-    assert "epoch 1 of 2" not in again.stdout
+    told, metrics = again("tta=none", "augmentation=strong")
+    assert (metrics["log_loss"], metrics["accuracy"]) == (None, None)
+    assert "no honest score" in told
 
 
 @pytest.mark.slow
@@ -219,18 +205,15 @@ def test_a_study_that_is_asked_to_end_does_so_within_seconds_and_the_command_it_
     assert words[:3] == ["python", "-m", "catsdogs.search"]
     assert f"study={study.name}" in [word.replace('"', "") for word in words]
     short = ["tuner.max_trials=4" if word.startswith("tuner.max_trials") else word for word in words[1:]]
-    done = subprocess.run(
-        [sys.executable, *short], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = ok(subprocess.run([sys.executable, *short], cwd=tmp_path, env=environment, capture_output=True, text=True))
     assert f"goes on at trial {before + 1} of 4" in done.stdout
     assert len(pd.read_csv(job / "trials.csv")) == 4
 
 
 def test_a_job_that_fails_does_not_take_the_others_with_it(run, tmp_path):
-    command = ("search", "-m", *SMALL, "study=s", "tuner.max_trials=1", "fit.epochs=1")
     builders = "backbone.builder=catsdogs.backbones.small_cnn,builtins.dict"
-    done = run(*command, builders)
+    command = ("search", "-m", *SMALL, "study=s", "tuner.max_trials=1", "fit.epochs=1", builders)
+    done = run(*command)
     assert done.returncode == 1
     root = tmp_path / "multirun" / "s"
     board = pd.read_csv(root / "leaderboard.csv")
@@ -246,9 +229,10 @@ def test_a_job_that_fails_does_not_take_the_others_with_it(run, tmp_path):
     assert done.stdout.splitlines()[-1].startswith("Next: python -m catsdogs.retrain study=s")
 
     # The same command skips what is finished and tries what failed again; the failed try is kept.
-    again = run(*command, builders)
+    again = run(*command)
     assert again.returncode == 1
     assert again.stdout.count(": finished before, val_log_loss") == 1
+    assert "epoch 1 of" not in again.stdout
     assert "study s: 2 jobs: 1 failed and is tried again, 1 finished before\n" in again.stdout
     assert (root / ".failed" / f"{name}.1" / "result.json").is_file()
 
@@ -267,16 +251,6 @@ def test_any_hyperband_trial_is_retrained_to_what_was_selected(run, tmp_path):
         assert metrics["log_loss"] == pytest.approx(chosen["val_log_loss"], abs=1e-5)
 
 
-def test_training_on_everything_claims_no_score_that_is_not_its_own(study):
-    done = ok(study("retrain", "study=s", "fit_on=all", "tta=none", "augmentation=strong", "data.test=null"))
-    metrics = metrics_in(study.best)
-    assert metrics["log_loss"] is None
-    assert metrics["accuracy"] is None
-    assert "no honest score" in done.stdout
-    shutil.rmtree(study.best)
-    study.best.with_name("best.1").rename(study.best)
-
-
 # Runs commands one after the other in one process, and prints the status, the output and the errors of each.
 ONE_PROCESS = """
 import contextlib, importlib, io, json, sys
@@ -291,27 +265,6 @@ assert not {"tensorflow", "keras", "keras_tuner"} & set(sys.modules)
 """
 
 
-@pytest.fixture
-def without_tensorflow(tmp_path):
-    """Run commands that need no TensorFlow."""
-
-    def run(*commands):
-        words = [sys.executable, "-c", ONE_PROCESS, json.dumps(commands)]
-        environment = {**os.environ, "CATSDOGS_CACHE": str(tmp_path / "cache")}
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    return run
-
-
-def test_help_answers(without_tensorflow):
-    names = ("search", "retrain", "report", "predict", "doctor")
-    for name, (status, out, err) in zip(names, without_tensorflow(*[(name, "--help") for name in names]), strict=True):
-        assert not status, err
-        assert name in out
-
-
 MISTAKES = [
     (("search", "-m", "data.train=nowhere.zip", "seed=1,2"), ["nowhere.zip"]),
     (("search", "-m", "data=sample", "fit.epochs=1,0"), ["fit.epochs=0"]),
@@ -322,9 +275,18 @@ MISTAKES = [
 ]
 
 
-def test_a_mistake_is_told_in_one_sentence_with_status_2(without_tensorflow):
-    told = without_tensorflow(*[command for command, _ in MISTAKES])
-    for (command, words), (status, out, err) in zip(MISTAKES, told, strict=True):
+def test_help_answers_and_a_mistake_is_told_in_one_sentence_without_tensorflow(tmp_path):
+    asked = [(name, "--help") for name in ("search", "retrain", "report", "predict", "doctor")]
+    given = json.dumps([*asked, *(command for command, _ in MISTAKES)])
+    environment = {**os.environ, "CATSDOGS_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_PROCESS, given], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    told = [json.loads(line) for line in ok(done).stdout.splitlines()]
+    for (name, _), (status, out, err) in zip(asked, told, strict=False):
+        assert not status, err
+        assert name in out
+    for (command, words), (status, out, err) in zip(MISTAKES, told[len(asked) :], strict=True):
         assert status == 2, (command, out, err)
         assert err.count("error: ") == 1, (command, err)
         (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -354,9 +316,7 @@ def test_folders_with_corrupt_files_and_labelled_test_images(run, tmp_path):
     submission = pd.read_csv(best / "submission.csv").set_index("id")["label"]
     assert len(submission) == 11
     assert submission["cats/broken"] == 0.5
-    metrics = metrics_in(best)
-    predictions = pd.read_csv(best / "predictions.csv")
-    test = predictions[predictions["split"] == "test"]
+    metrics, test = metrics_in(best), predictions_in(best, "test")
     assert metrics["test_log_loss"] == pytest.approx(log_loss(test["label"], test["p_dog"]), rel=1e-6)
     assert metrics["details"]["test_log_loss"]["size"] == 11
 

@@ -95,16 +95,11 @@ def test_a_dozen_outputs_come_in_order(name):
 
 
 @needs_openvino
-def test_openvino_is_imported_without_its_telemetry(model):
-    fastest_forward(model, "openvino")
-    assert "openvino" in sys.modules
-    assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
-
-
-@needs_openvino
-def test_openvino_heeds_the_limit_of_threads(model, monkeypatch):
+def test_openvino_is_imported_without_its_telemetry_and_heeds_the_limit_of_threads(model, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert len(fastest_forward(model, "openvino").run._queues[np.dtype(np.uint8)]) == 1
+    assert "openvino" in sys.modules
+    assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
 
 
 @needs_openvino
@@ -165,15 +160,11 @@ def test_an_engine_that_differs_from_keras_or_cannot_take_the_model_is_refused(m
     assert said in sentence_of(model, "tensorflow")
 
 
-def test_an_engine_that_is_as_good_as_keras_is_taken(model, monkeypatch):
+def test_an_engine_that_is_as_good_as_keras_is_taken_and_weights_that_are_not_numbers_are_refused(model, monkeypatch):
     monkeypatch.setitem(engine._ENGINES, "tensorflow", off_by(TOLERANCE / 3))
     assert fastest_forward(model, "tensorflow").difference == pytest.approx(TOLERANCE / 3, rel=0.1)
-
-
-def test_weights_that_are_not_numbers_are_refused():
     inputs = keras.Input((16, 16, 3))
-    broken = keras.Model(inputs, keras.layers.Rescaling(np.nan)(inputs))
-    assert "not finite" in sentence_of(broken)
+    assert "not finite" in sentence_of(keras.Model(inputs, keras.layers.Rescaling(np.nan)(inputs)))
 
 
 def test_the_difference_is_relative_to_the_largest_value_of_each_output():

@@ -16,6 +16,7 @@ import pytest
 import studies
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
+from studies import CHOICES
 from test_page import luminance
 
 from catsdogs.comparison import theme
@@ -34,7 +35,6 @@ HOSTILE = [
     "%{x} %{customdata[0]} $x^2$ &amp; &#60;b&#62;",
     "quotes \" ' `\nand\tlines\u202e\x00" + "long " * 60,
 ]
-CHOICES = {"backbone": "mobilenet_v2", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 EPOCHS = 6
 
 

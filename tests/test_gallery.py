@@ -12,14 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from studies import ids, labels, p_dog, write_final, write_job
+from studies import CHOICES, ids, labels, p_dog, write_final, write_job
 
 from catsdogs.comparison.answer import answer
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.gallery import MOST_MISTAKES, MOST_UNSURE, gallery
 from catsdogs.files import read_json, write_csv, write_json
-
-CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 
 
 def colour_of(number: int) -> tuple[int, int, int]:

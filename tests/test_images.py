@@ -33,30 +33,23 @@ def test_pixels_are_those_of_the_file_and_resized_by_pillow_to_a_square() -> Non
     np.testing.assert_array_equal(decode(data, 32), np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)))
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_image_is_turned_upright(orientation: int) -> None:
-    """Each stored image is made by the inverse of the operation that the orientation asks for."""
-    stored_by = (
-        None,
-        "FLIP_LEFT_RIGHT",
-        "ROTATE_180",
-        "FLIP_TOP_BOTTOM",
-        "TRANSPOSE",
-        "ROTATE_90",
-        "TRANSVERSE",
-        "ROTATE_270",
-    )
-    upright, exif, how = picture(3), Image.Exif(), stored_by[orientation - 1]
+# Each stored image is made by the inverse of the operation that the orientation asks for.
+STORED_BY = (
+    *(None, "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM"),
+    *("TRANSPOSE", "ROTATE_90", "TRANSVERSE", "ROTATE_270"),
+)
+
+
+@pytest.mark.parametrize(("orientation", "how"), list(enumerate(STORED_BY, start=1)))
+def test_image_is_turned_upright(orientation: int, how: str | None) -> None:
+    upright, exif = picture(3), Image.Exif()
     exif[0x0112] = orientation
     data = encoded(upright.transpose(Image.Transpose[how]) if how else upright, "PNG", exif=exif)
     np.testing.assert_array_equal(decode(data, None), np.asarray(upright))
     square = upright.resize((20, 20), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(decode(data, 20), np.asarray(square))
-
-
-@pytest.mark.parametrize("exif", [b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\xee" * 30, b"Exif\0\0nonsense"])
-def test_broken_exif_does_not_cost_the_picture(exif: bytes) -> None:
-    np.testing.assert_array_equal(decode(encoded(picture(3), "PNG", exif=exif), None), np.asarray(picture(3)))
+    for broken in (b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\xee" * 30, b"Exif\0\0nonsense"):
+        np.testing.assert_array_equal(decode(encoded(upright, "PNG", exif=broken), None), np.asarray(upright))
 
 
 def row(mode: str, *values: object, palette: list[int] | None = None) -> Image.Image:
@@ -78,8 +71,7 @@ HOLE = [[0, 0, 0], [255, 255, 255], [1, 2, 3]]
 @pytest.mark.parametrize(
     ("image", "form", "options", "expected"),
     [
-        (GREY16, "PNG", {}, [0, 1, 0x12, 0xFE]),
-        (GREY16, "TIFF", {}, [0, 1, 0x12, 0xFE]),
+        *((GREY16, form, {}, [0, 1, 0x12, 0xFE]) for form in ("PNG", "TIFF")),
         (Image.frombytes("I;16B", (2, 1), b"\x12\x34\xfe\x01"), "TIFF", {}, [0x12, 0xFE]),
         (row("L", 7, 90), "PNG", {}, [7, 90]),
         (row("1", 1, 0, 0), "PNG", {}, [255, 0, 0]),
@@ -180,9 +172,12 @@ def test_long_work_is_reported(caplog: pytest.LogCaptureFixture, monkeypatch: py
 # pixels
 
 
-def rows_of(root: Path, names: list[str]) -> pd.DataFrame:
-    hashes = [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in names]
-    return pd.DataFrame({"path": names, "sha256": hashes})
+NAMES = [f"a/cat.{number}.jpg" for number in (3, 0, 29, 1, 1)]
+
+
+def rows_of(root: Path) -> pd.DataFrame:
+    hashes = [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in NAMES]
+    return pd.DataFrame({"path": NAMES, "sha256": hashes})
 
 
 @pytest.fixture
@@ -190,13 +185,10 @@ def root(tmp_path: Path) -> Path:
     return folder_of(tmp_path / "pets", {f"a/cat.{number}.jpg": jpeg(number) for number in range(30)})
 
 
-NAMES = [f"a/cat.{number}.jpg" for number in (3, 0, 29, 1, 1)]
-
-
 def test_pixels_are_decoded_once_and_stored_under_everything_that_changes_them(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache, rows = tmp_path / "cache", rows_of(root, NAMES)
+    cache, rows = tmp_path / "cache", rows_of(root)
 
     def stored() -> int:
         return len(list((cache / "pixels").iterdir()))
@@ -228,19 +220,19 @@ def test_pixels_are_decoded_once_and_stored_under_everything_that_changes_them(
 def test_file_that_is_gone_changed_or_does_not_decode(
     tmp_path: Path, root: Path, content: bytes | None, said: str
 ) -> None:
-    rows, file = rows_of(root, NAMES), root / "a/cat.29.jpg"
+    rows, file = rows_of(root), root / "a/cat.29.jpg"
     file.unlink()
     if content is not None:
         file.write_bytes(content)
     if said == "does not decode":  # and was catalogued as it is
-        rows = rows_of(root, NAMES)
+        rows = rows_of(root)
     with pytest.raises(UserError, match=rf"cat\.29\.jpg: {said}"):
         pixels(rows, root, 24, tmp_path / "cache")
     assert list((tmp_path / "cache" / "pixels").iterdir()) == []
 
 
 def test_disk_that_is_too_small_or_fills_up(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, cache, free = rows_of(root, NAMES), tmp_path / "cache", 5 * 24 * 24 * 3
+    rows, cache, free = rows_of(root), tmp_path / "cache", 5 * 24 * 24 * 3
     monkeypatch.setattr(files, "free_bytes", lambda _: free - 1)
     with monkeypatch.context() as patch:
         patch.setattr(images, "decode", None)  # it is told before the work

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from studies import IMAGES, ids, write_final, write_job, write_study
+from studies import CHOICES, IMAGES, ids, write_final, write_job, write_study
 from test_gallery import write_images, write_split
 
 import catsdogs.comparison.page as page_module
@@ -25,7 +25,6 @@ from catsdogs.comparison.tables import TITLES
 from catsdogs.files import read_json, write_json
 from catsdogs.study import write_leaderboard, write_plan
 
-CHOICES = {"backbone": "mobilenet_v2", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 TEMPLATE = Path(page_module.__file__).with_name("template")
 
 # Elements that begin something new, and those that have no end tag.

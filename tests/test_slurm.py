@@ -49,18 +49,15 @@ def commands(tmp_path, monkeypatch):
     return only
 
 
-def test_the_presets_are_found_and_differ_in_what_they_ask_for():
+def test_the_presets_differ_in_what_they_ask_for_and_ask_for_nothing_that_the_plugin_does_not_know():
+    from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+
     cpu, gpu = (composed(f"hydra/launcher={name}").hydra.launcher for name in ("slurm_cpu", "slurm_gpu"))
     assert cpu.gpus_per_node is None
     assert gpu.gpus_per_node == 1
     assert set(cpu) == set(gpu)
     assert cpu._target_ == gpu._target_ == slurm._TARGET
-
-
-def test_the_presets_ask_for_nothing_that_the_plugin_does_not_know():
-    from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
-
-    assert set(composed("hydra/launcher=slurm_cpu").hydra.launcher) <= set(SlurmQueueConf.__dataclass_fields__)
+    assert set(cpu) <= set(SlurmQueueConf.__dataclass_fields__)
 
 
 @pytest.mark.parametrize(
@@ -68,14 +65,12 @@ def test_the_presets_ask_for_nothing_that_the_plugin_does_not_know():
     [
         ({}, "there is no sbatch"),
         ({"sbatch": "exit 0"}, "no squeue"),
-        (
-            {"sbatch": "exit 0", "squeue": "echo down >&2; echo 'squeue: error: no controller' >&2; exit 1"},
-            "no controller",
-        ),
+        ({"sbatch": "exit 0", "squeue": "echo down >&2; echo 'squeue: error: no host' >&2; exit 1"}, "no host"),
     ],
 )
-def test_without_slurm_nothing_is_submitted(commands, scripts, told):
+def test_without_slurm_nothing_is_submitted_and_other_launchers_need_nothing(commands, scripts, told):
     commands(**scripts)
+    launch._check_launcher(composed("hydra/launcher=basic"))
     with pytest.raises(UserError, match=told) as error:
         launch._check_launcher(composed("hydra/launcher=slurm_gpu"))
     assert "\n" not in str(error.value)
@@ -95,12 +90,7 @@ def test_without_the_plugin_the_package_is_named(monkeypatch):
         launch._check_launcher(composed("hydra/launcher=slurm_cpu"))
 
 
-def test_other_launchers_need_nothing(commands):
-    commands()
-    launch._check_launcher(composed("hydra/launcher=basic"))
-
-
-def test_a_job_has_ended_when_slurm_says_so_or_knows_it_no_more():
+def test_a_job_has_ended_when_slurm_says_so_or_knows_it_no_more(commands):
     watcher = slurm.QueueWatcher()
     for job in ("7_0", "7_1", "7_2", "7_3", "8", "9"):
         watcher.register_job(job)
@@ -109,12 +99,8 @@ def test_a_job_has_ended_when_slurm_says_so_or_knows_it_no_more():
     ended = {job for job in ("7_0", "7_1", "7_2", "7_3", "8", "9") if watcher.is_done(job, mode="cache")}
     assert ended == {"7_1", "7_3", "8", "9"}
     assert watcher.get_state("8", mode="cache") == "OUT_OF_MEMORY"
-
-
-def test_a_controller_that_does_not_answer_ends_no_job(commands):
+    # A controller that does not answer ends no job.
     commands(squeue="exit 1")
-    watcher = slurm.QueueWatcher()
-    watcher.register_job("7_0")
     assert not watcher.is_done("7_0", mode="force")
 
 

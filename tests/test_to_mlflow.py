@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from studies import STARTED, write_final, write_job, write_study
+from studies import CHOICES, STARTED, write_final, write_job, write_study
 
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.to_mlflow import local_store, write_mlflow
@@ -20,8 +20,6 @@ from catsdogs.errors import UserError
 
 # Of MLflow's tables, since SQLAlchemy 2.1; Python shows it to nobody else.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-
-CHOICES = {"backbone": "mobilenet_v2", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 
 
 @pytest.fixture(scope="session")

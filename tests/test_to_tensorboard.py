@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from studies import STARTED, write_job, write_study
+from studies import CHOICES, STARTED, write_job, write_study
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -22,7 +22,6 @@ from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.to_tensorboard import write_tensorboard
 from catsdogs.errors import UserError
 
-CHOICES = {"backbone": "mobilenet_v2", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 CURVES = {"accuracy", "log_loss", "loss", "val_accuracy", "val_log_loss", "val_loss", "learning_rate"}
 STATUSES = [api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE, api_pb2.STATUS_RUNNING]
 
