@@ -138,7 +138,9 @@ def write_job(
     return name
 
 
-def write_study(folder: Path, *, trials: int = 4, images: int = IMAGES, epochs: int = 3) -> Path:
+def write_study(
+    folder: Path, *, trials: int = 4, failed_trials: int = 0, images: int = IMAGES, epochs: int = 3
+) -> Path:
     """A finished study of 2 augmentations x 2 smoothings; `light` is better than `none`, smoothing matters little."""
     names = []
     started = STARTED
@@ -147,8 +149,8 @@ def write_study(folder: Path, *, trials: int = 4, images: int = IMAGES, epochs: 
         choices |= {"schedule": "cosine", "label_smoothing": smoothing}
         light = augmentation == "light"
         own = {"skill": 1.8 if light else 1.2, "config": {"augmentation": {"rotation_degrees": 8.0 if light else 0.0}}}
-        shared = {"trials": trials, "images": images, "epochs": epochs, "started": started}
-        names.append(write_job(folder, choices, seed=number, **shared, **own))
+        own |= {"failed_trials": failed_trials, "started": started}
+        names.append(write_job(folder, choices, seed=number, trials=trials, images=images, epochs=epochs, **own))
         started += datetime.timedelta(seconds=20 * trials)
     write_plan(folder, names, ["-m", f"study={folder.name}", "augmentation=light,none", "label_smoothing=none,mild"])
     return folder
