@@ -27,70 +27,47 @@ from catsdogs.comparison.paired import Interval
 from catsdogs.comparison.search_figures import budget, effects, importance_bars, job_intervals
 from catsdogs.comparison.space_figures import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.tables import TITLES
-from catsdogs.files import read_json, write_json
 
 HOSTILE = [
     "<script>alert(1)</script>",
-    "%{x} %{customdata[0]} $x^2$ &amp; &#60;b&#62;",
+    "<a href='x'>%{x}</a> %{customdata[0]} $x^2$ &amp; &#60;b&#62;",
     "quotes \" ' `\nand\tlines\u202e\x00" + "long " * 60,
 ]
 CHOICES = {"backbone": "mobilenet_v2", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 EPOCHS = 6
+KINDS = {"p_dog": "without TTA", "p_dog_tta": "with TTA"}
+
+# Two effects of one pair, one of two pairs, with uneven intervals.
+EFFECTS = pd.DataFrame(
+    [
+        ["augmentation", "light", "none", -0.030, -0.040, -0.025, True, 1, 2000],
+        ["augmentation", "light", "flip", -0.010, -0.015, -0.002, True, 1, 2000],
+        ["schedule", "cosine", "constant", -0.004, -0.009, 0.002, False, 2, 2000],
+    ],
+    columns=["choice", "value", "against", "difference", "low", "high", "decided", "pairs", "images"],
+)
+PAIRS = pd.DataFrame(
+    [
+        ["schedule", "cosine", "constant", "a", "b", -0.010],
+        ["augmentation", "light", "none", "a", "f", -0.030],
+        ["schedule", "cosine", "constant", "c", "d", 0.002],
+    ],
+    columns=["choice", "value", "against", "label", "label_against", "difference"],
+)
 
 
 @pytest.fixture(scope="module")
 def evidence(tmp_path_factory):
     """2 x 2 jobs of 12 trials, of which 2 fail, and a final model."""
     folder = tmp_path_factory.mktemp("studies") / "night"
-    studies.write_study(folder, trials=12, failed_trials=2, epochs=EPOCHS)
-    mix_losses(folder)
+    studies.write_study(folder, trials=12, failed_trials=2, epochs=EPOCHS, winner=2)
     studies.write_final(folder)
     return read_evidence([folder])
-
-
-def mix_losses(folder):
-    """Let some later trial be the best of each job: `write_job` makes the first one that."""
-    for number, file in enumerate(sorted(folder.glob("*/trials.csv"))):
-        files = file, file.with_name("history.csv")
-        table, history = (pd.read_csv(name, dtype={"trial": str}) for name in files)
-        factors = np.random.default_rng(number).uniform(0.5, 1.5, len(table))
-        table["val_log_loss"] *= factors
-        table.to_csv(file, index=False)
-        history["val_log_loss"] *= history["trial"].map(dict(zip(table["trial"], factors, strict=True)))
-        history.to_csv(files[1], index=False)
-        best = table.loc[table["val_log_loss"].idxmin()]
-        result = read_json(file.with_name("result.json"))
-        result["best_trial"] |= best[["trial", "val_log_loss"]].to_dict()
-        write_json(file.with_name("result.json"), result)
 
 
 def intervals(evidence) -> dict[str, Interval]:
     means = evidence.losses().mean()
     return {label: Interval(mean, 0.8 * mean, 1.3 * mean, studies.IMAGES) for label, mean in means.items()}
-
-
-def effects_and_pairs(dress: str = "") -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Two effects of one pair, one of two pairs, with uneven intervals; `dress` goes before every text."""
-    effects = pd.DataFrame(
-        [
-            ["augmentation", "light", "none", -0.030, -0.040, -0.025, True, 1, 2000],
-            ["augmentation", "light", "flip", -0.010, -0.015, -0.002, True, 1, 2000],
-            ["schedule", "cosine", "constant", -0.004, -0.009, 0.002, False, 2, 2000],
-        ],
-        columns=["choice", "value", "against", "difference", "low", "high", "decided", "pairs", "images"],
-    )
-    pairs = pd.DataFrame(
-        [
-            ["schedule", "cosine", "constant", "a", "b", -0.010],
-            ["augmentation", "light", "none", "a", "f", -0.030],
-            ["schedule", "cosine", "constant", "c", "d", 0.002],
-        ],
-        columns=["choice", "value", "against", "label", "label_against", "difference"],
-    )
-    text = ["choice", "value", "against"]
-    effects[text] = dress + effects[text]
-    pairs[[*text, "label", "label_against"]] = dress + pairs[[*text, "label", "label_against"]]
-    return effects, pairs
 
 
 def an_importance(names: list[str]) -> Importance:
@@ -101,7 +78,7 @@ def an_importance(names: list[str]) -> Importance:
 def all_figures(evidence) -> dict[str, Figure]:
     made = [
         job_intervals(evidence, intervals(evidence)),
-        effects(*effects_and_pairs()),
+        effects(EFFECTS, PAIRS),
         parallel_coordinates(evidence),
         budget(evidence),
         importance_bars(an_importance(list(evidence.hyperparameters))),
@@ -139,18 +116,14 @@ def ends(error, middle) -> np.ndarray:
     return np.array([np.subtract(middle, error.arrayminus), np.add(middle, error.array)])
 
 
-# Jobs and choices
-
-
 def test_rows_are_those_of_the_table_with_their_intervals_the_first_on_top(evidence, figures):
     jobs = sorted(intervals(evidence).items(), key=lambda item: item[1].value)
-    choices, importance = effects_and_pairs()[0], an_importance(list(evidence.hyperparameters)).table
-    style = theme.styles(evidence)
+    style, importance = theme.styles(evidence), an_importance(list(evidence.hyperparameters)).table
     for name, table, names in (
         ("intervals", [[one.value, one.low, one.high] for _, one in jobs], [style[label]["name"] for label, _ in jobs]),
         (
             "effects-figure",
-            choices[["difference", "low", "high"]],
+            EFFECTS[["difference", "low", "high"]],
             ["<b>augmentation:</b><br>light – none", "light – flip", "<b>schedule:</b><br>cosine – constant"],
         ),
         ("importance", importance[["importance", "low", "high"]], ["unfreeze depth", "dropout", "l2"]),
@@ -186,9 +159,8 @@ def test_effects_of_several_pairs_show_them_and_noise_looks_different(figures):
     assert decided.marker.color[0] != undecided.marker.color[0]
     single = trace(plot, "one pair of jobs")
     assert (single.x, single.y) == ((-0.01, 0.002), (2, 2))
-    table, pairs = effects_and_pairs()
-    assert effects(table.iloc[:0], pairs.iloc[:0]) is None
-    assert len(effects(table.iloc[:2], pairs).plot.data) == 1
+    assert effects(EFFECTS.iloc[:0], PAIRS.iloc[:0]) is None
+    assert len(effects(EFFECTS.iloc[:2], PAIRS).plot.data) == 1
 
 
 def test_budget_accounts_for_every_second(evidence, figures):
@@ -208,9 +180,6 @@ def test_budget_accounts_for_every_second(evidence, figures):
         for name, mask in expected.items():
             assert parts[name][row] == pytest.approx(own.loc[mask, "seconds"].sum(), rel=1e-3)
         assert parts["set-up and the rest"][row] == pytest.approx(15, rel=1e-3)
-
-
-# The searched space
 
 
 def test_parallel_coordinates_hold_every_trial_at_its_values(evidence, figures):
@@ -261,7 +230,7 @@ def test_the_best_trial_is_drawn_last_in_the_best_color(figures):
 
 def test_slices_show_every_trial(evidence, figures):
     style, done = theme.styles(evidence), completed(evidence)
-    failed = evidence.trials[evidence.trials["val_log_loss"].isna()]
+    failed = evidence.trials.drop(done.index)
     for place, (name, near) in enumerate({"unfreeze_depth": 1.3, "dropout": 0.013, "l2": 0.0}.items()):
         plot = figures[f"slice-{place}"].plot
         for label in evidence.jobs:
@@ -324,9 +293,6 @@ def test_ticks_are_round_few_and_at_their_values(tmp_path, values, log, expected
     for value, x in ticks.items():
         assert x == pytest.approx((scale(value) - low) / (high - low), abs=1e-3)
         assert -1e-9 <= x <= 1 + 1e-9
-
-
-# How it went
 
 
 def test_best_so_far_over_trials(evidence, figures):
@@ -413,11 +379,6 @@ def test_executions_of_a_trial_are_lines_of_their_own(evidence):
     assert sorted(y[0] for _, y, _ in drawn) == pytest.approx([0.01, 0.11])
 
 
-# The final model
-
-KINDS = {"p_dog": "without TTA", "p_dog_tta": "with TTA"}
-
-
 def said(evidence, column: str) -> tuple[np.ndarray, np.ndarray]:
     table = evidence.finals["night"].predictions.query("split == 'validation'")
     return table["label"].to_numpy(dtype=int), table[column].to_numpy(dtype=float)
@@ -498,9 +459,6 @@ def test_a_final_model_without_labels_or_tta(evidence):
     assert sum(trace(cats[0].plot, "without TTA", "bar").y) == studies.IMAGES
 
 
-# What holds for all
-
-
 def texts(value, path: str = "") -> Iterator[tuple[str, str]]:
     """Every text within a JSON value, with the last key to it."""
     if isinstance(value, str):
@@ -533,8 +491,8 @@ def test_many_jobs_are_not_in_legends_and_look_different(tmp_path):
     evidence = read_evidence([tmp_path / "s"])
     styles = theme.styles(evidence)
     names = {style["name"] for style in styles.values()}
-    for name, figure in all_figures(evidence).items():
-        assert not [one.name for one in figure.plot.data if one.name in names and one.showlegend is not False], name
+    drawn = [one for figure in all_figures(evidence).values() for one in figure.plot.data]
+    assert not [one.name for one in drawn if one.name in names and one.showlegend is not False]
     assert len({tuple(style["marker"].values()) for style in styles.values()}) == len(names) == 13
     # A new leader repaints nothing.
     assert list(styles) != sorted(styles)
@@ -551,7 +509,11 @@ def test_hostile_names_are_escaped_everywhere(tmp_path):
     ours = re.compile(r"</?b>|<br>|<extra></extra>")
     fields = {"name", "text", "ticktext", "customdata", "hovertemplate", "texttemplate", "legendgroup"}
     found = ""
-    for figure in (*figures.values(), effects(*effects_and_pairs("<a href='x'>%{x}</a>"))):
+    dressed = [
+        table.assign(**{name: HOSTILE[1] + table[name] for name in table.select_dtypes(exclude=["number", "bool"])})
+        for table in (EFFECTS, PAIRS)
+    ]
+    for figure in (*figures.values(), effects(*dressed)):
         for field, text in texts(json.loads(figure.plot.to_json())):
             if field in fields:
                 found += text
@@ -581,19 +543,12 @@ def test_a_study_that_has_hardly_begun(tmp_path, trials, failed, parts):
 
 
 def test_large_studies_stay_light(tmp_path):
-    """500 trials of up to 30 epochs in each of 4 jobs."""
-    for number, smoothing in enumerate(("none", "mild", "strong", "full")):
-        made = {**CHOICES, "label_smoothing": smoothing}
-        studies.write_job(tmp_path / "s", made, trials=500, failed_trials=20, seed=number, epochs=30)
-    mix_losses(tmp_path / "s")
+    studies.write_study(tmp_path / "s", trials=500, failed_trials=20, epochs=30, winner=100)
     studies.write_final(tmp_path / "s", images=2000)
     figures = all_figures(read_evidence([tmp_path / "s"]))
-    assert sum(len(figure.plot.to_json()) for figure in figures.values()) < 1_200_000
+    assert sum(len(figure.plot.to_json()) for figure in figures.values()) < 1_350_000
     drawn = [line for one in figures["curve-0"].plot.data if one.name != "stopped early" for line in lines(one)]
     assert len(drawn) == 2000
-
-
-# Names, colors, words
 
 
 def test_short_names_say_what_was_varied(evidence, tmp_path):
