@@ -47,7 +47,8 @@ def declare(space: dict[str, Hyperparameter], hp: keras_tuner.HyperParameters) -
             hp.Choice(name, values)
         else:
             kind, number = (hp.Int, int) if entry.kind == "int" else (hp.Float, float)
-            assert entry.low is not None and entry.high is not None
+            assert entry.low is not None
+            assert entry.high is not None
             step = None if entry.step is None else number(entry.step)
             kind(name, number(entry.low), number(entry.high), step=step, sampling=entry.sampling or "linear")
 

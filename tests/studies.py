@@ -46,6 +46,7 @@ def write_job(
     *,
     trials: int = 4,
     failed_trials: int = 0,
+    winner: int = 0,
     skill: float = 1.5,
     seed: int = 0,
     status: str = "ok",
@@ -58,7 +59,7 @@ def write_job(
     started: datetime.datetime = STARTED,
     config: dict[str, Any] | None = None,
 ) -> str:
-    """Write one job's folder; give its name. Of its trials the first is best; deeper and less dropout is better.
+    """Write one job's folder; give its name. Of the trials that do not win, deeper and less dropout is better.
 
     Args:
         status: as in `result.json`, of a running job held by this process; or `killed`: running, and nobody holds it.
@@ -76,7 +77,7 @@ def write_job(
             "dropout": float(rng.choice([0.1, 0.2, 0.3, 0.4, 0.5])),
             "l2": float(10 ** rng.uniform(-6, -3)),
         }
-        worse = 0.0 if number == 0 else 0.02 + values["dropout"] * 0.1 + (30 - values["unfreeze_depth"]) / 300
+        worse = 0.0 if number == winner else 0.02 + values["dropout"] * 0.1 + (30 - values["unfreeze_depth"]) / 300
         fails = number >= trials - failed_trials
         loss = log_loss + worse
         trained = int(rng.integers(1, epochs + 1))
@@ -139,16 +140,19 @@ def write_job(
     return name
 
 
-def write_study(folder: Path, *, trials: int = 4, images: int = IMAGES, epochs: int = 3) -> Path:
-    """A finished study of 2 augmentations x 2 smoothings; `light` is better than `none`, smoothing matters little."""
+def write_study(folder: Path, *, trials: int = 4, winner: int = 0, **more: Any) -> Path:
+    """A finished study of 2 augmentations x 2 smoothings; `light` is better than `none`, smoothing matters little.
+
+    The trials `winner`, 2 `winner`, 3 `winner` and 4 `winner` are the best of its jobs.
+    """
     names = []
     started = STARTED
     for number, (augmentation, smoothing) in enumerate((a, s) for a in ("light", "none") for s in ("none", "mild")):
         choices = {**CHOICES, "augmentation": augmentation, "label_smoothing": smoothing}
         light = augmentation == "light"
         own = {"skill": 1.8 if light else 1.2, "config": {"augmentation": {"rotation_degrees": 8.0 if light else 0.0}}}
-        shared = {"trials": trials, "images": images, "epochs": epochs, "started": started}
-        names.append(write_job(folder, choices, seed=number, **shared, **own))
+        own |= {"trials": trials, "winner": winner * (number + 1), "seed": number, "started": started}
+        names.append(write_job(folder, choices, **own, **more))
         started += datetime.timedelta(seconds=20 * trials)
     write_plan(folder, names, ["-m", f"study={folder.name}", "augmentation=light,none", "label_smoothing=none,mild"])
     return folder

@@ -179,7 +179,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def document(made) -> Document:
-    return Document((made[0] / "audit.html").read_text(encoding="utf-8"))
+    return Document(made[0] / "audit.html")
 
 
 @pytest.fixture
@@ -291,7 +291,7 @@ def test_pictures_of_many_groups_are_bounded(tmp_path, monkeypatch):
     members |= {f"cat.0.{copy}.jpg": encoded(scene(0)) for copy in range(2, 7)}
     monkeypatch.chdir(tmp_path)
     assert audit._audit([str(folder_of(tmp_path / "given", members)), "--cache", "cache"]) == 0
-    document = Document((tmp_path / "audit.html").read_text(encoding="utf-8"))
+    document = Document(tmp_path / "audit.html")
     assert len(document.all("img")) == 6 + 39 * 2
     assert "40 of 41 groups are shown." in document.body
     assert "6 of 7 images are shown." in document.body

@@ -11,6 +11,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from drawn import encoded, folder_of
 from PIL import Image
 from studies import CHOICES, ids, labels, p_dog, write_final, write_job
 
@@ -27,9 +28,7 @@ def colour_of(number: int) -> tuple[int, int, int]:
 
 def picture(number: int) -> bytes:
     """240 x 120 pixels of one colour."""
-    file = io.BytesIO()
-    Image.new("RGB", (240, 120), colour_of(number)).save(file, "JPEG", quality=95)
-    return file.getvalue()
+    return encoded(Image.new("RGB", (240, 120), colour_of(number)), quality=95)
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +48,17 @@ def study(tmp_path, images, monkeypatch):
     return folder
 
 
-def write_split(job, images: dict[str, bytes]) -> None:
-    """What a job tells of its images, and of their paths below `train`."""
-    rows = [(name, hashlib.sha256(data).hexdigest(), f"train/{name}.jpg") for name, data in images.items()]
+def write_split(job, images: dict[str, bytes], **elsewhere: str) -> None:
+    """What a job tells of its images, and of their paths, below `train` but for those `elsewhere`."""
+    rows = [
+        (name, hashlib.sha256(data).hexdigest(), elsewhere.get(name, f"train/{name}.jpg"))
+        for name, data in images.items()
+    ]
     write_csv(job / "split.csv", pd.DataFrame(rows, columns=["id", "sha256", "path"]).assign(split="validation"))
 
 
 def write_images(folder, images: dict[str, bytes]) -> None:
-    for name, data in images.items():
-        file = folder / "train" / f"{name}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
+    folder_of(folder, {f"train/{name}.jpg": data for name, data in images.items()})
 
 
 def gallery_of(study, folder=None):
@@ -73,7 +72,6 @@ def shots_of(found):
 
 def assert_all_are_right(found, images):
     """Every thumbnail is a small JPEG of its own image."""
-    numbers = {name: number for number, name in enumerate(images)}
     assert found.missing is None
     for shot in shots_of(found):
         head, _, data = shot["thumbnail"].partition(",")
@@ -82,7 +80,7 @@ def assert_all_are_right(found, images):
         assert image.format == "JPEG"
         assert image.size == (128, 64)
         pixel = np.asarray(image.convert("RGB"))[32, 64].astype(int)
-        assert np.abs(pixel - colour_of(numbers[shot["id"]])).max() < 8, shot["id"]
+        assert np.abs(pixel - colour_of(list(images).index(shot["id"]))).max() < 8, shot["id"]
 
 
 def test_mistakes_come_most_confident_first_and_the_unsure_after_them(study, images):
@@ -94,15 +92,12 @@ def test_mistakes_come_most_confident_first_and_the_unsure_after_them(study, ima
     wrong = [ids()[i] for i in order if (p[i] > 0.5) != (labels()[i] == 1)]
     assert len(wrong) > MOST_MISTAKES
     assert [shot["id"] for shot in found.mistakes] == wrong[:MOST_MISTAKES]
-    assert len(found.wrong) == len(wrong)
     assert list(found.wrong["id"]) == wrong
     doubtful = [ids()[i] for i in np.argsort(np.abs(p - 0.5)) if ids()[i] not in wrong[:MOST_MISTAKES]]
     assert [shot["id"] for shot in found.unsure] == doubtful[:MOST_UNSURE]
-    first = found.mistakes[0]
-    place = ids().index(first["id"])
-    assert first["label"] == labels()[place]
-    assert first["p_dog"] == pytest.approx(p[place])
-    assert first["log_loss"] == pytest.approx(-np.log(confidence[place]))
+    first, place = found.mistakes[0], order[0]
+    expected = [labels()[place], p[place], -np.log(confidence[place])]
+    assert [first[name] for name in ("label", "p_dog", "log_loss")] == pytest.approx(expected)
     assert found.images == len(images)
     assert found.source == "trial 0, the best of job a"
     assert_all_are_right(found, images)  # from the cache
@@ -121,7 +116,6 @@ def test_pictures_come_from_the_folder_that_is_given(study, images, tmp_path, pa
         write_csv(study / "a" / "split.csv", pd.read_csv(study / "a" / "split.csv").drop(columns="path"))
     found = gallery_of(study)
     assert pictureless(found)
-    assert found.missing.startswith("No pictures: ")
     assert "--images FOLDER" in found.missing
     write_images(tmp_path / "photos", images)
     assert_all_are_right(gallery_of(study, tmp_path / "photos"), images)
@@ -151,14 +145,11 @@ def test_a_digest_leads_nowhere_else(study, images, tmp_path, digest):
 def test_a_picture_is_a_file_in_the_folder_with_the_bytes_that_the_job_saw(study, images, tmp_path, fault):
     name = gallery_of(study).mistakes[0]["id"]
     file = tmp_path / "cache" / "archives" / ("e" * 64) / "train" / f"{name}.jpg"
-    told = {"outside": "train/../../x.jpg", "absolute": str(tmp_path / "x.jpg")}
+    outside = {"outside": "train/../../x.jpg", "absolute": str(tmp_path / "x.jpg")}
     file.rename(file.parents[2] / "x.jpg")
     shutil.copy(file.parents[2] / "x.jpg", tmp_path)
-    data = images[name]
-    if fault in told:
-        table = pd.read_csv(study / "a" / "split.csv")
-        table.loc[table["id"] == name, "path"] = told[fault]
-        write_csv(study / "a" / "split.csv", table)
+    if fault in outside:
+        write_split(study / "a", images, **{name: outside[fault]})
     elif fault == "other bytes":
         file.write_bytes(picture(999))
     elif fault == "a pipe":
@@ -166,17 +157,16 @@ def test_a_picture_is_a_file_in_the_folder_with_the_bytes_that_the_job_saw(study
     elif fault == "a folder":
         file.mkdir()
     elif fault == "too large":
-        data += bytes(2**26)
-        file.write_bytes(data)
-        write_split(study / "a", {**images, name: data})
+        file.write_bytes(images[name] + bytes(2**26))
+        write_split(study / "a", {**images, name: file.read_bytes()})
     found = gallery_of(study)
     assert [shot["id"] for shot in shots_of(found) if shot["thumbnail"] is None] == [name]
     assert found.missing.startswith("1 of 36 pictures are not shown: ")
 
 
 def test_without_the_split_no_picture_is_believed(study):
-    for content in (None, "id,label\ncat.0,0\n"):
-        (study / "a" / "split.csv").unlink() if content is None else (study / "a" / "split.csv").write_text(content)
+    for content in ("id,label\ncat.0,0\n", None):
+        (study / "a" / "split.csv").write_text(content) if content else (study / "a" / "split.csv").unlink()
         found = gallery_of(study)
         assert pictureless(found)
         assert "split.csv" in found.missing
@@ -187,9 +177,7 @@ def test_a_final_model_is_judged_by_what_it_submits(study, images):
     change(study / "best" / "metrics.json", job="a")
     found = gallery_of(study)
     assert found.source == "the final model of study night, with test-time augmentation"
-    averaged = p_dog(0.4 + 0.1)
-    wrong = (averaged > 0.5) != (labels() == 1)
-    assert len(found.wrong) == wrong.sum()
+    assert len(found.wrong) == ((p_dog(0.4 + 0.1) > 0.5) != (labels() == 1)).sum()
     assert found.images == len(images)  # the test images have no labels
     assert_all_are_right(found, images)
 

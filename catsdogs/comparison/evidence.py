@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
+from pydantic import BeforeValidator
 
 from catsdogs.comparison.formats import number
 from catsdogs.earlier import HISTORY, HISTORY_TABLE, VALIDATION, VALIDATION_TABLE
@@ -40,7 +41,7 @@ class _Metrics(Record):
 
 
 class _Recipe(Record):
-    config: JobConfig | None = None
+    config: Annotated[JobConfig | None, BeforeValidator(lambda config: config or None)] = None
     hyperparameters: Part[Any]
     versions: Part[str]
 
