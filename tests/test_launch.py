@@ -26,18 +26,24 @@ def study(tmp_path, monkeypatch):
 
 @pytest.fixture
 def callback():
-    callback = StudyCallback()
-    callback._names = []
-    yield callback
+    yield StudyCallback()
     StudyCallback._at_hand = None
 
 
 @pytest.mark.parametrize(
-    ("kinds", "status"), [(("UserError",), 2), (("ValueError",), 1), (("UserError", "ValueError"), 1)]
+    ("names", "kinds", "status"),
+    [
+        ([], ("UserError",), 2),
+        ([], ("ValueError",), 1),
+        (["b", "c"], ("UserError", "ValueError"), 1),
+        (["b", "c"], ("UserError", None), 1),
+    ],
 )
-def test_a_failed_job_gives_the_exit_status_after_the_summary(study, callback, capsys, kinds, status):
+def test_a_job_that_failed_or_ended_without_a_word_gives_the_exit_status(study, callback, capsys, names, kinds, status):
+    callback._names = names
     for name, kind in zip("bc", kinds, strict=False):
-        write_job(study, {"backbone": name}, trials=0, status="failed", error="no luck\nat all")
+        how = "failed" if kind else "killed"
+        write_job(study, {"backbone": name}, trials=0, status=how, error="no luck\nat all")
         result = read_json(study / name / "result.json")
         write_json(study / name / "result.json", {**result, "error_type": kind})
     with pytest.raises(SystemExit) as stop:
@@ -45,17 +51,9 @@ def test_a_failed_job_gives_the_exit_status_after_the_summary(study, callback, c
     assert stop.value.code == status
     told = capsys.readouterr()
     assert "error: job b: no luck\n" in told.err
+    assert (None in kinds) == ("job c: it ended without a word of how; the same command goes on" in told.err)
     assert told.out == "summary of s\n"
     assert (study / "leaderboard.csv").is_file()
-
-
-def test_a_job_that_ended_without_a_word_is_an_error(study, callback, capsys):
-    write_job(study, {"backbone": "b"}, trials=1, status="killed")
-    callback._names = ["b"]
-    with pytest.raises(SystemExit) as stop:
-        callback._after(study)
-    assert stop.value.code == 1
-    assert "error: job b: it ended without a word of how; the same command goes on" in capsys.readouterr().err
 
 
 def test_what_an_interrupted_study_found_is_told_once_and_nothing_before_its_first_job(
