@@ -186,22 +186,15 @@ def test_a_study_of_somebody_else_is_reported_elsewhere(study, command, quick, m
 
 
 def test_exports_are_asked_with_what_was_given_and_their_mistakes_are_told_last(study, command, quick, monkeypatch):
-    asked = []
-
-    def write_mlflow(evidence, uri):
-        if uri == "nowhere":
-            raise UserError("mlflow: no server there")
-        asked.append(uri)
-        return 1
-
+    write_mlflow = Mock(side_effect=[1, 1, UserError("mlflow: no server there")])
     monkeypatch.setattr("catsdogs.comparison.to_mlflow.write_mlflow", write_mlflow)
     _, out, _ = command(study, "--tensorboard", "--mlflow")
-    assert asked.pop() == f"sqlite:///{study.absolute()}/mlflow.db"
+    assert write_mlflow.call_args.args[1] == f"sqlite:///{study.absolute()}/mlflow.db"
     assert (study / "tensorboard").is_dir()
     assert "16 trials; tensorboard --logdir multirun/s/tensorboard" in out
     assert "1 run; mlflow ui" in out
     _, out, _ = command(study, "--tensorboard", "runs", "--mlflow", "https://me:secret@server")
-    assert asked.pop() == "https://me:secret@server"
+    assert write_mlflow.call_args.args[1] == "https://me:secret@server"
     assert os.path.isdir("runs")
     assert "secret" not in out
     status, out, err = command(study, "--mlflow", "nowhere")
@@ -232,14 +225,15 @@ def clock(monkeypatch):
 @pytest.fixture
 def job(study):
     """Writes a job of a study of which one is done, `busy` has begun and `later` waits."""
-    for other in list(study.glob("*/result.json"))[1:]:
-        shutil.rmtree(other.parent)
+    done, *others = (file.parent for file in study.glob("*/result.json"))
+    for other in others:
+        shutil.rmtree(other)
 
     def write(name, trials, status="running"):
         write_job(study, CHOICES, name=name, trials=trials, planned=4, status=status)
 
     write("busy", 1)
-    write_plan(study, [next(study.glob("*/result.json")).parent.name, "busy", "later"], ["-m"])
+    write_plan(study, [done.name, "busy", "later"], ["-m"])
     return write
 
 
