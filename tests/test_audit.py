@@ -187,9 +187,7 @@ def test_the_page_shows_everything_and_what_is_ignored_leaves_no_copies(made, co
     boxes = [(a["data-id"], "checked" in a) for a, _ in document.all("input")]
     assert {name for name, checked in boxes if checked} == {quoted(EXPECTED[0]), *EXPECTED[1:]}
     assert {"cat.3", "dog.5", "bird.30", "dog.31", "cat.0"} <= {name for name, checked in boxes if not checked}
-    pictures = [a for a, _ in document.all("img")]
-    assert len(pictures) == len(boxes)
-    assert all(a["src"].startswith("data:image/jpeg;base64,") for a in pictures)
+    assert len(document.all("img")) == len(boxes)
     assert "dog.32.jpg" in document.body
     assert "1 of 2 test images is a copy of training images, 1 of them with the same bytes" in document.body
     assert_fetches_nothing(document, place)
