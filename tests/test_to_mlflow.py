@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -114,15 +115,10 @@ def test_jobs_trials_and_the_final_model_come_back_and_are_not_written_twice(stu
     assert {name: run.info.run_id for name, run in runs(uri).items()} == {n: run.info.run_id for n, run in read.items()}
 
 
-def test_a_study_that_goes_on(study: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*arguments: Any, **named: Any) -> None:
-        raise KeyboardInterrupt
-
+def test_a_study_that_goes_on(study: Path, uri: str) -> None:
     name = write_job(study, CHOICES, trials=2, status="running", planned=4)
-    with monkeypatch.context() as patch:
-        patch.setattr("mlflow.MlflowClient.log_batch", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            write_mlflow(read_evidence([study]), uri)
+    with patch("mlflow.MlflowClient.log_batch", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        write_mlflow(read_evidence([study]), uri)
     assert write_mlflow(read_evidence([study]), uri) == 3
     before = runs(uri)
     assert (before[name].info.status, before[name].info.end_time) == ("RUNNING", None)
