@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from test_page import Document, assert_fetches_nothing
 from catsdogs import audit
 from catsdogs.archive import open_images
 from catsdogs.catalogue import catalogue
+from catsdogs.compose import checked
 from catsdogs.data_audit.copies import copies, leak
 from catsdogs.data_audit.oddities import TINY_PIXELS, oddities
 from catsdogs.data_audit.suspects import suspects
@@ -24,7 +25,7 @@ from catsdogs.errors import UserError
 from catsdogs.files import check_page, write_csv
 from catsdogs.near_duplicates import groups
 from catsdogs.quoting import quoted
-from catsdogs.schema import Data, Split
+from catsdogs.schema import Split
 
 ODD_NAME = "a 'b' \"c\" $x ${y} [z],{w}<b>/cat.5.jpg"
 
@@ -34,12 +35,9 @@ def plain(cats: int, dogs: int) -> dict[str, bytes]:
     return members | {f"dog.{number}.jpg": encoded(scene(1000 + number)) for number in range(dogs)}
 
 
-def catalogued(tmp_path: Path, members: dict[str, bytes]) -> tuple[pd.DataFrame, Path]:
-    folder = open_images(folder_of(tmp_path / "given", members), tmp_path / "cache", 0)
-    return catalogue(folder, tmp_path / "cache"), folder.root
-
-
-# oddities
+def catalogued(folder: Path, members: dict[str, bytes]) -> pd.DataFrame:
+    cache = folder.with_name("cache")
+    return catalogue(open_images(folder_of(folder, members), cache, 0), cache)
 
 
 def test_oddities(tmp_path):
@@ -51,7 +49,7 @@ def test_oddities(tmp_path):
         "dog/cat.4.jpg": encoded(scene(2)),
         "tiny/bird.jpg": encoded(scene(3, 20)),
     }
-    found = oddities(catalogued(tmp_path, members)[0])
+    found = oddities(catalogued(tmp_path / "given", members))
     assert list(found.itertuples(index=False, name=None)) == [
         ("cat.2", "tiny", f"100 x {TINY_PIXELS - 1} pixels"),
         ("cat.3", "undecodable", "does not decode: not an image of a known format"),
@@ -61,16 +59,13 @@ def test_oddities(tmp_path):
     ]
 
 
-# copies
-
-
 def test_the_largest_copy_stays_and_none_under_both_labels(tmp_path):
     members = plain(3, 3) | {
         "cat.10.jpg": encoded(scene(0, 192)),
         "cat.11.jpg": encoded(scene(0, 192)),
         "cat.20.jpg": encoded(scene(1001), quality=50),
     }
-    rows, _ = catalogued(tmp_path, members)
+    rows = catalogued(tmp_path / "given", members)
     found = copies(rows).set_index("id")
     assert list(found.index) == ["cat.20", "dog.1", "cat.0", "cat.10", "cat.11"]
     assert list(found["group"]) == [1, 1, 2, 2, 2]
@@ -83,15 +78,11 @@ def test_the_largest_copy_stays_and_none_under_both_labels(tmp_path):
 
 
 def test_copies_in_the_test_set_are_counted(tmp_path):
-    rows, _ = catalogued(tmp_path, plain(4, 4))
+    rows = catalogued(tmp_path / "given", plain(4, 4))
     test = {"1.jpg": encoded(scene(0)), "2.jpg": encoded(scene(0), quality=40), "3.jpg": encoded(scene(1000, 60))}
     test |= {f"{number}.jpg": encoded(scene(5000 + number)) for number in range(4, 8)} | {"8.jpg": b"broken"}
-    folder = open_images(folder_of(tmp_path / "test", test), tmp_path / "cache", 0)
-    found = leak(rows, catalogue(folder, tmp_path / "cache"))
+    found = leak(rows, catalogued(tmp_path / "test", test))
     assert (found.test_images, found.of_test_images, found.exact, found.train_images) == (3, 7, 1, 2)
-
-
-# suspects
 
 
 def write_opinions(study: Path, name: str, rows: pd.DataFrame, p_dog: dict[str, float], **more) -> None:
@@ -107,13 +98,16 @@ def write_opinions(study: Path, name: str, rows: pd.DataFrame, p_dog: dict[str, 
     write_csv(study / name / "split.csv", split)
 
 
-def test_labels_that_the_mean_of_the_jobs_contradicts(tmp_path):
-    rows, _ = catalogued(tmp_path, plain(4, 4))
-    study = tmp_path / "night"
-    write_opinions(study, "one", rows, {"cat.0": 0.99, "cat.1": 0.6, "dog.0": 0.3, "dog.1": 0.8})
-    write_opinions(study, "two", rows, {"cat.0": 0.97, "cat.1": 0.3, "dog.0": 0.1, "dog.1": 0.9}, skill=1.0)
-    write_opinions(study, "other", rows, {"cat.2": 0.8, "dog.0": 0.2}, digest="e" * 64)
-    found = suspects([study], rows)
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> pd.DataFrame:
+    return catalogued(tmp_path_factory.mktemp("images") / "given", plain(4, 4))
+
+
+def test_labels_that_the_mean_of_the_jobs_contradicts(tmp_path, rows):
+    write_opinions(tmp_path, "one", rows, {"cat.0": 0.99, "cat.1": 0.6, "dog.0": 0.3, "dog.1": 0.8})
+    write_opinions(tmp_path, "two", rows, {"cat.0": 0.97, "cat.1": 0.3, "dog.0": 0.1, "dog.1": 0.9}, skill=1.0)
+    write_opinions(tmp_path, "other", rows, {"cat.2": 0.8, "dog.0": 0.2}, digest="e" * 64)
+    found = suspects([tmp_path], rows)
     assert found.judged == 5
     assert sorted(found.jobs) == ["one", "other", "two"]
     assert found.problems == []
@@ -124,29 +118,17 @@ def test_labels_that_the_mean_of_the_jobs_contradicts(tmp_path):
     np.testing.assert_allclose(found.table["log_loss"], -np.log([0.02, 0.2, 0.2]))
 
 
-def test_only_the_best_jobs_of_a_split_are_asked(tmp_path):
-    rows, _ = catalogued(tmp_path, plain(2, 2))
-    study = tmp_path / "night"
+def test_only_the_best_jobs_of_a_split_are_asked_and_those_that_tell_their_images(tmp_path, rows):
     for number in range(7):
-        write_opinions(study, f"j{number}", rows, {"cat.0": 0.1, "dog.0": 0.9}, skill=2 - 0.2 * number)
-    assert suspects([study], rows).jobs == ["j0", "j1", "j2", "j3", "j4"]
-
-
-def test_a_job_that_does_not_tell_its_images_is_left_out(tmp_path):
-    rows, _ = catalogued(tmp_path, plain(2, 2))
-    study = tmp_path / "night"
-    write_opinions(study, "one", rows, {"cat.0": 0.9, "dog.0": 0.9})
-    write_opinions(study, "two", rows, {"cat.0": 0.1, "dog.0": 0.9})
-    (study / "two" / "split.csv").unlink()
-    found = suspects([study], rows)
-    assert found.jobs == ["one"]
-    assert any("job two" in problem for problem in found.problems)
+        write_opinions(tmp_path, f"j{number}", rows, {"cat.0": 0.1, "dog.0": 0.9}, skill=2 - 0.2 * number)
+    assert suspects([tmp_path], rows).jobs == ["j0", "j1", "j2", "j3", "j4"]
+    (tmp_path / "j1" / "split.csv").unlink()
+    found = suspects([tmp_path], rows)
+    assert found.jobs == ["j0", "j2", "j3", "j4"]
+    assert any("job j1" in problem for problem in found.problems)
     # A study of other images is a mistake.
     with pytest.raises(UserError, match="none of its jobs has a validation"):
-        suspects([study], rows.assign(sha256="0" * 64))
-
-
-# the command
+        suspects([tmp_path], rows.assign(sha256="0" * 64))
 
 
 @pytest.fixture(scope="module")
@@ -168,41 +150,19 @@ def made(tmp_path_factory):
     study = place / "night"
     opinions = {"cat.3": 0.97, "cat.4": 0.1, "dog.5": 0.2, "dog.6": 0.9}
     write_opinions(study, "one", rows, opinions, config={"data": {"ignore": ["cat.2", "unknown"]}})
-    with pytest.MonkeyPatch.context() as patch:
-        printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.chdir(place)
-        patch.setattr("sys.stdout", printed)
         arguments = ["train.zip", "--study", "night", "--test", "test.zip", "--cache", "cache"]
         assert audit._audit(arguments) == 0
     return place, printed.getvalue()
 
 
-@pytest.fixture(scope="module")
-def document(made) -> Document:
-    return Document(made[0] / "audit.html")
-
-
-@pytest.fixture
-def ignored_by(composed) -> Callable[[str], list[str]]:
-    """What a search makes of a `data.ignore` as a shell reads it."""
-
-    def ignored(argument: str) -> list[str]:
-        (word,) = shlex.split(argument)
-        return list(composed("data=sample", word).data.ignore)
-
-    return ignored
-
-
 EXPECTED = [ODD_NAME.removesuffix(".jpg"), "cat.1", "cat.20", "dog.3", "dog.20"]
 
 
-def test_the_terminal_tells_everything_in_100_columns(made, ignored_by):
-    _, printed = made
-    lines = printed.splitlines()
-    (argument,) = [line for line in lines if "data.ignore" in line]
-    assert all(len(line) <= 100 for line in lines if line != argument)
-    # cat.33 is a copy of cat.2, which the study ignores already.
-    assert ignored_by(argument) == ["cat.2", *EXPECTED]
+def test_the_terminal_and_the_tables_tell_everything(made):
+    place, printed = made
+    assert all(len(line) <= 100 for line in printed.splitlines() if "data.ignore" not in line)
     for told in (
         "11 of 23 images of train.zip deserve a look.",
         "suspected wrong label 2 models contradict it, of 4 judged",
@@ -211,10 +171,6 @@ def test_the_terminal_tells_everything_in_100_columns(made, ignored_by):
         "Page: audit.html",
     ):
         assert told in " ".join(printed.split())
-
-
-def test_the_tables(made):
-    place, _ = made
     tables = {file.stem: pd.read_csv(file, keep_default_na=False) for file in (place / "audit").iterdir()}
     assert set(tables) == {"suspects", "copies", "oddities", "ignore"}
     assert sorted(tables["ignore"]["id"]) == sorted(EXPECTED)
@@ -224,33 +180,23 @@ def test_the_tables(made):
     assert not any("test" in str(column) for table in tables.values() for column in table)
 
 
-def test_the_page_shows_everything(made, document, ignored_by):
+def test_the_page_shows_everything_and_what_is_ignored_leaves_no_copies(made, composed):
+    place, printed = made
+    document = Document(place / "audit.html")
     boxes = [(a["data-id"], "checked" in a) for a, _ in document.all("input")]
     assert {name for name, checked in boxes if checked} == {quoted(EXPECTED[0]), *EXPECTED[1:]}
     assert {"cat.3", "dog.5", "bird.30", "dog.31", "cat.0"} <= {name for name, checked in boxes if not checked}
-    pictures = [a for a, _ in document.all("img")]
-    assert len(pictures) == len(boxes)
-    assert all(a["src"].startswith("data:image/jpeg;base64,") for a in pictures)
+    assert len(document.all("img")) == len(boxes)
     assert "dog.32.jpg" in document.body
     assert "1 of 2 test images is a copy of training images, 1 of them with the same bytes" in document.body
-    (ready,) = [text for a, text in document.all("code") if a.get("id") == "ready"]
-    assert ignored_by(ready) == ["cat.2", *EXPECTED]
-    assert_fetches_nothing(document, made[0])
+    assert_fetches_nothing(document, place)
 
-
-def test_what_is_ignored_leaves_no_copies(made, ignored_by):
-    place, printed = made
     (argument,) = [line for line in printed.splitlines() if "data.ignore" in line]
-    data = Data(
-        train=str(place / "train.zip"),
-        test=None,
-        sample=None,
-        limit=None,
-        ignore=ignored_by(argument),
-        validation_fraction=0.3,
-        split_seed=0,
-        max_unpacked_gib=1,
-    )
+    (ready,) = document.text("code", id="ready")
+    assert shlex.split(ready) == shlex.split(argument)
+    data = checked(composed(f"data.train={place / 'train.zip'}", *shlex.split(argument))).data
+    # cat.33 is a copy of cat.2, which the study ignores already.
+    assert data.ignore == ["cat.2", *EXPECTED]
     used = load_dataset(data, place / "cache", Split(0.0, 1, "copies"))
     assert groups(used.rows).is_unique
     assert list(used.left_out.query("problem != 'ignored by data.ignore'")["id"]) == ["bird.30", "dog.32"]
@@ -269,21 +215,19 @@ def test_again_in_its_own_place(made, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("existing", "output", "told"),
+    ("existing", "told"),
     [
-        ("mine.html", "mine.html", "is not from catsdogs-audit"),
-        ("mine/notes.txt", "mine.html", "where other files are"),
-        ("mine", "mine.html", "where other files are"),
+        ("mine.html", "is not from catsdogs-audit"),
+        ("mine/notes.txt", "where other files are"),
+        ("mine", "where other files are"),
     ],
 )
-def test_nothing_of_others_is_overwritten(tmp_path, monkeypatch, existing, output, told):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / existing).parent.mkdir(exist_ok=True)
-    (tmp_path / existing).write_text("mine")
+def test_nothing_of_others_is_overwritten(tmp_path, existing, told):
+    folder_of(tmp_path, {existing: b"mine"})
     # It is told before anything is read: there is no such archive.
     with pytest.raises(UserError, match=told):
-        audit._audit(["missing.zip", "--output", output])
-    assert (tmp_path / existing).read_text() == "mine"
+        audit._audit(["missing.zip", "--output", str(tmp_path / "mine.html")])
+    assert (tmp_path / existing).read_bytes() == b"mine"
 
 
 def test_pictures_of_many_groups_are_bounded(tmp_path, monkeypatch):

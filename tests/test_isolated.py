@@ -56,22 +56,23 @@ def _is_alive(pid):
         return False
 
 
-def test_jobs_that_fail_or_die_are_recorded_and_the_others_go_on(tmp_path, monkeypatch):
+def test_jobs_that_fail_die_or_are_interrupted_are_recorded_and_the_others_go_on(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    returns = launched(tmp_path / "s", [BE_KILLED, RAISE, EXIT, SUCCEED], 2)
-    assert [returned.status for returned in returns] == [JobStatus.COMPLETED] * 4
-    assert returns[3].return_value == 0.5
-    assert all(math.isnan(returned.return_value) for returned in returns[:3])
-    killed, raised, ended, good = (
-        read_json(tmp_path / "s" / str(seed) / "result.json") for seed in (BE_KILLED, RAISE, EXIT, SUCCEED)
-    )
+    seeds = [BE_KILLED, RAISE, EXIT, BE_INTERRUPTED, SUCCEED]
+    returns = launched(tmp_path / "s", seeds, 2)
+    assert [returned.status for returned in returns] == [JobStatus.COMPLETED] * 5
+    assert returns[4].return_value == 0.5
+    assert all(math.isnan(returned.return_value) for returned in returns[:4])
+    results = [read_json(tmp_path / "s" / str(seed) / "result.json") for seed in seeds]
+    assert [result["status"] for result in results] == ["failed"] * 4 + ["ok"]
+    killed, raised, ended, interrupted, good = results
     assert killed["error"] == "killed by signal 9 (SIGKILL); out of memory?"
     assert killed["choices"]["backbone"] == "mobilenet_v2"
     assert raised["error_type"] == "ZeroDivisionError"
     assert "in task" in raised["traceback"]
     assert ended["error"] == "its process ended with status 3"
-    assert (killed["status"], raised["status"], ended["status"], good["status"]) == ("failed",) * 3 + ("ok",)
+    assert interrupted["error_type"] == INTERRUPTED
     # What the job itself had told stays, and half of the threads were its.
     assert killed["pid"] != os.getpid()
     assert (killed["threads"], good["threads"]) == ("3", "3")
@@ -85,13 +86,6 @@ def test_a_sweeper_that_decides_as_it_goes_is_told_of_failures_as_failures(tmp_p
     assert returns[0].return_value == 0.5
     with pytest.raises(Exception, match="killed by signal 9"):
         returns[2].return_value  # noqa: B018  # a property that raises
-
-
-def test_a_job_that_alone_is_interrupted_can_go_on(tmp_path):
-    interrupted, other = launched(tmp_path / "s", [BE_INTERRUPTED, SUCCEED])
-    assert math.isnan(interrupted.return_value)
-    assert other.return_value == 0.5
-    assert read_json(tmp_path / "s" / str(BE_INTERRUPTED) / "result.json")["error_type"] == INTERRUPTED
 
 
 def test_ctrl_c_lets_the_job_end_and_starts_no_other(begun, tmp_path):

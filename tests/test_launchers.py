@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
+from conftest import commands
 from test_end_to_end import SMALL
+
+from catsdogs.files import read_json
 
 pytestmark = pytest.mark.slow
 
 # Two builders, one of which builds no network.
 GOOD_AND_BAD = "backbone.builder=catsdogs.backbones.small_cnn,builtins.dict"
+FOUR_JOBS = ("tuner.max_trials=1", "fit.epochs=1", "augmentation=none,light", GOOD_AND_BAD)
 
 
 def needs(plugin):
     found = importlib.util.find_spec("hydra_plugins") and importlib.util.find_spec(f"hydra_plugins.{plugin}")
     return pytest.mark.skipif(not found, reason=f"{plugin} is not installed")
-
-
-FOUR_JOBS = ("tuner.max_trials=1", "fit.epochs=1", "augmentation=none,light", GOOD_AND_BAD)
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +29,8 @@ def search(tmp_path_factory):
     folder = tmp_path_factory.mktemp("studies")
 
     def run(study, *arguments):
-        done = subprocess.run(
-            [sys.executable, "-m", "catsdogs.search", "-m", *SMALL, f"study={study}", *arguments],
-            cwd=folder,
-            env={**os.environ, "CATSDOGS_CACHE": str(folder / f"cache-{study}")},
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
+        cache = str(folder / f"cache-{study}")
+        done = commands(folder)("search", "-m", *SMALL, f"study={study}", *arguments, CATSDOGS_CACHE=cache)
         return done, pd.read_csv(folder / "multirun" / study / "leaderboard.csv")
 
     return run
@@ -81,16 +71,17 @@ def test_optuna_is_told_of_failures_and_repeats_nothing(run, tmp_path):
         GOOD_AND_BAD,
     )
     done = run(*command)
-    folders = [file.parent for file in (tmp_path / "multirun" / "s").glob("*/result.json")]
-    failed = [folder.name for folder in folders if json.loads((folder / "result.json").read_text())["status"] != "ok"]
-    assert 1 <= len(folders) <= 3
+    study = tmp_path / "multirun" / "s"
+    results = {file: read_json(file) for file in study.glob("*/result.json")}
+    failed = [file.parent.name for file, result in results.items() if result["status"] != "ok"]
+    assert 1 <= len(results) <= 3
     assert done.returncode == (1 if failed else 0), done.stderr
     assert done.stdout.count("Failed experiment") >= len(failed)
     assert all("builtins.dict" in name for name in failed)
-    assert (tmp_path / "multirun" / "s" / "report.html").is_file()
+    assert (study / "report.html").is_file()
 
     # The same seed chooses the same jobs.
     again = run(*command)
     assert again.returncode == done.returncode
     assert "epoch 1 of 1" not in again.stdout
-    assert {file.parent for file in (tmp_path / "multirun" / "s").glob("*/result.json")} == set(folders)
+    assert set(study.glob("*/result.json")) == set(results)

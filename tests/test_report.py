@@ -6,11 +6,12 @@ import re
 import shutil
 import sys
 import time
+from unittest.mock import DEFAULT, Mock
 
 import pandas as pd
 import pytest
 from rich.console import Console
-from studies import write_final, write_job, write_study
+from studies import write_job, write_study
 
 from catsdogs import report
 from catsdogs.comparison import page as report_page
@@ -20,6 +21,7 @@ from catsdogs.errors import UserError
 from catsdogs.files import read_json, write_json
 from catsdogs.study import write_plan
 
+CHOICES = {"backbone": "mobilenet_v2", "augmentation": "strong", "schedule": "cosine", "label_smoothing": "none"}
 HOSTILE = "<script>alert(1)</script>[red]\x1b[31m\"'\n"
 
 
@@ -56,20 +58,17 @@ def quick(monkeypatch):
     return asked
 
 
-def printed(evidence, width):
+def printed(folders, width):
     console = Console(width=width, file=io.StringIO())
-    print_answer(evidence, console)
+    print_answer(read_evidence(folders), console)
     return console.file.getvalue()
 
 
 def test_a_study_gets_its_answer_its_page_and_its_tables(study, command):
     status, out, err = command(study)
     assert (status, err) == (0, "")
-    page = (study / "report.html").read_text(encoding="utf-8")
-    assert "mobilenet_v2-light-cosine-mild" in page
-    assert "Content-Security-Policy" in page
-    assert (study / "report" / "jobs.csv").is_file()
-    assert len(pd.read_csv(study / "leaderboard.csv")) == 4
+    assert "mobilenet_v2-light-cosine-mild" in (study / "report.html").read_text(encoding="utf-8")
+    assert len(pd.read_csv(study / "report" / "jobs.csv")) == len(pd.read_csv(study / "leaderboard.csv")) == 4
     lines = out.splitlines()
     assert lines[-4:-1] == [
         "Report: multirun/s/report.html",
@@ -79,7 +78,6 @@ def test_a_study_gets_its_answer_its_page_and_its_tables(study, command):
     assert lines[-1].startswith("Next: python -m catsdogs.retrain study=s")
     # The answer is the first thing that is said.
     assert "light" in next(line for line in lines if line)
-    assert "augmentation" in out
 
 
 def test_several_studies_lie_beside_the_first_one(study, command, monkeypatch):
@@ -96,9 +94,8 @@ def test_several_studies_lie_beside_the_first_one(study, command, monkeypatch):
 
 
 def test_a_failed_a_running_and_a_waiting_job_are_told(study, command, quick):
-    choices = {"backbone": "mobilenet_v2", "augmentation": "strong", "schedule": "cosine", "label_smoothing": "none"}
-    write_job(study, choices, trials=0, status="failed", error="ValueError: no luck\nand more", name="broken")
-    write_job(study, {**choices, "augmentation": "flip"}, trials=2, planned=6, status="running", name="busy")
+    write_job(study, CHOICES, trials=0, status="failed", error="ValueError: no luck\nand more", name="broken")
+    write_job(study, {**CHOICES, "augmentation": "flip"}, trials=2, planned=6, status="running", name="busy")
     write_plan(study, ["broken", "busy", "later"], ["-m"])
     status, out, _ = command(study)
     assert status == 0
@@ -117,7 +114,7 @@ def test_everything_fits_whatever_the_names_and_errors_are(tmp_path, width):
     write_job(study, {"backbone": "c"}, trials=0, status="failed", error="", name="no-error")
     shutil.copytree(study, tmp_path / "t")
     for folders in ([study], [study, tmp_path / "t"]):
-        text = printed(read_evidence(folders), width)
+        text = printed(folders, width)
         assert max(map(len, text.splitlines())) <= width
         # Nothing is cut, and nothing is sent to the terminal.
         squeezed = "".join(text.split())
@@ -128,20 +125,19 @@ def test_everything_fits_whatever_the_names_and_errors_are(tmp_path, width):
 
 @pytest.mark.parametrize("width", [100, 79])
 def test_numbers_are_whole_at_every_width(study, width):
-    text = printed(read_evidence([study]), width)
+    text = printed([study], width)
     lines = text[text.index("Jobs, best") :].splitlines()
     for loss in report.write_leaderboard(study)["val_log_loss"]:
         assert any(f" {loss:.4f} " in line and "4/4" in line for line in lines)
     assert "All jobs: backbone mobilenet_v2, schedule cosine" in " ".join(text.split())
 
 
-def test_odd_values_in_a_result_and_no_result_are_no_crash(tmp_path, study, command, quick):
-    folder = next(study.glob("*/result.json"))
-    best = {"trial": None, "val_log_loss": 0.1, "hyperparameters": {"dropout": [1, 2], "l2": None, "x": 1e300}}
-    write_json(folder, {**read_json(folder), "best_trial": best, "seconds": "long"})
+def test_a_damaged_result_and_no_result_are_no_crash(tmp_path, study, command, quick):
+    file = next(study.glob("*/result.json"))
+    write_json(file, {**read_json(file), "seconds": "long"})
     status, out, _ = command(study)
     assert status == 0
-    assert "0.1000" in out
+    assert f"{file.parent.name} failed: result.json is damaged" in out
     write_job(tmp_path / "s", {"backbone": "b"}, trials=0, status="failed", error="no luck")
     status, out, _ = command(tmp_path / "s")
     assert status == 0
@@ -159,6 +155,7 @@ def test_odd_values_in_a_result_and_no_result_are_no_crash(tmp_path, study, comm
         (("multirun/s", "--output", "x.csv"), ["x.csv", "HTML"]),
         (("multirun/s", "--output", "multirun/s.html"), ["multirun/s.html", "tables", "--output"]),
         (("multirun/s", "--output", "file.txt/x.html"), ["file.txt", "--output"]),
+        (("multirun/s", "--output", "file.txt/x.html", "--watch"), ["file.txt", "--output"]),
         (("multirun/s", "--output", "mine.html"), ["mine.html", "not from catsdogs-report"]),
         (("--watch", "multirun/s"), ["--watch multirun/s", "seconds"]),
         (("multirun/s", "--watch", "0"), ["--watch 0", "at least 1"]),
@@ -167,54 +164,41 @@ def test_odd_values_in_a_result_and_no_result_are_no_crash(tmp_path, study, comm
         (("multirun/t", "--mlflow", "multirun/s"), ["--mlflow multirun/s", "first"]),
     ],
 )
-def test_a_mistake_is_told_in_one_sentence_with_status_2(study, command, arguments, words):
-    (study.parent.parent / "file.txt").write_text("a file")
-    (study.parent.parent / "mine.html").write_text("a page")
+def test_a_mistake_is_told_in_one_sentence_with_status_2(study, command, monkeypatch, arguments, words):
+    monkeypatch.delattr(time, "sleep")  # nothing is to be watched
+    for name in ("file.txt", "mine.html"):
+        (study.parent.parent / name).write_text("mine")
     status, out, err = command(*arguments)
-    assert status == 2
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    for word in words:
-        assert word in err
+    assert (status, out) == (2, "")
+    assert re.fullmatch("error: .*\n", err)
+    assert all(word in err for word in words)
+    assert (study.parent.parent / "mine.html").read_text() == "mine"
 
 
 def test_a_study_of_somebody_else_is_reported_elsewhere(study, command, quick, monkeypatch):
-    def refuse(folder):
-        raise PermissionError(13, "Permission denied", str(folder / ".leaderboard.csv"))
-
-    monkeypatch.setattr(report, "write_leaderboard", refuse)
+    monkeypatch.setattr(report, "write_leaderboard", Mock(side_effect=PermissionError(13, "Permission denied")))
     os.mkdir("new")
     status, out, err = command(study, "--output", "new/mine.html")
-    assert status == 0
-    assert err == "warning: multirun/s/leaderboard.csv is not written (Permission denied)\n"
+    assert (status, err) == (0, "warning: multirun/s/leaderboard.csv is not written (Permission denied)\n")
     assert "Report: new/mine.html" in out
     assert os.path.isfile("new/mine.html")
     assert not (study / "report.html").exists()
 
 
 def test_exports_are_asked_with_what_was_given_and_their_mistakes_are_told_last(study, command, quick, monkeypatch):
-    asked = []
-
-    def write_mlflow(evidence, uri):
-        if uri == "nowhere":
-            raise UserError("mlflow: no server there")
-        asked.append(uri)
-        return 1
-
+    write_mlflow = Mock(side_effect=[1, 1, UserError("mlflow: no server there")])
     monkeypatch.setattr("catsdogs.comparison.to_mlflow.write_mlflow", write_mlflow)
     _, out, _ = command(study, "--tensorboard", "--mlflow")
-    assert asked.pop() == f"sqlite:///{study.absolute()}/mlflow.db"
+    assert write_mlflow.call_args.args[1] == f"sqlite:///{study.absolute()}/mlflow.db"
     assert (study / "tensorboard").is_dir()
     assert "16 trials; tensorboard --logdir multirun/s/tensorboard" in out
     assert "1 run; mlflow ui" in out
     _, out, _ = command(study, "--tensorboard", "runs", "--mlflow", "https://me:secret@server")
-    assert asked.pop() == "https://me:secret@server"
+    assert write_mlflow.call_args.args[1] == "https://me:secret@server"
     assert os.path.isdir("runs")
     assert "secret" not in out
     status, out, err = command(study, "--mlflow", "nowhere")
     assert (status, err) == (2, "error: mlflow: no server there\n")
-    assert "log loss" in out
     assert "Report: multirun/s/report.html" in out
 
 
@@ -241,15 +225,15 @@ def clock(monkeypatch):
 @pytest.fixture
 def job(study):
     """Writes a job of a study of which one is done, `busy` has begun and `later` waits."""
-    for other in list(study.glob("*/result.json"))[1:]:
-        shutil.rmtree(other.parent)
-    choices = {"backbone": "mobilenet_v2", "augmentation": "x", "schedule": "cosine", "label_smoothing": "none"}
+    done, *others = (file.parent for file in study.glob("*/result.json"))
+    for other in others:
+        shutil.rmtree(other)
 
     def write(name, trials, status="running"):
-        write_job(study, choices, name=name, trials=trials, planned=4, status=status)
+        write_job(study, CHOICES, name=name, trials=trials, planned=4, status=status)
 
     write("busy", 1)
-    write_plan(study, [next(study.glob("*/result.json")).parent.name, "busy", "later"], ["-m"])
+    write_plan(study, [done.name, "busy", "later"], ["-m"])
     return write
 
 
@@ -271,10 +255,7 @@ def test_watching_follows_a_study_until_its_last_job_has_ended(study, command, q
 
 
 def test_ctrl_c_ends_watching_with_a_page_that_stays_as_it_is(study, command, quick, clock, job):
-    def interrupt():
-        raise KeyboardInterrupt
-
-    clock(interrupt)
+    clock(Mock(side_effect=KeyboardInterrupt))
     status, out, _ = command(study, "--watch")
     assert status == 0
     assert quick == [True, False]
@@ -285,42 +266,23 @@ def test_watching_waits_for_the_first_job_and_goes_on_where_one_is_moved_away(st
     whole = study.rename(study.with_name("whole"))
     study.mkdir()
     shutil.copy(whole / "study.json", study)
-    write, gone = report_page.write_report, [True]
-
-    def write_report(*arguments):
-        if gone:
-            gone.pop()
-            raise FileNotFoundError(2, "No such file", "result.json")
-        return write(*arguments)
-
-    monkeypatch.setattr(report_page, "write_report", write_report)
+    gone = [FileNotFoundError(2, "No such file", "result.json"), DEFAULT, DEFAULT]
+    monkeypatch.setattr(report_page, "write_report", Mock(wraps=report_page.write_report, side_effect=gone))
     slept = clock(lambda: shutil.copytree(whole, study, dirs_exist_ok=True), lambda: None)
     status, out, _ = command(study, "--watch")
     assert (status, len(slept)) == (0, 2)
     assert out.count("no job has begun yet") == 1
 
 
-def test_what_can_never_be_written_ends_watching(study, command, clock):
-    clock()
-    (study.parent.parent / "file").write_text("")
-    status, _, err = command(study, "--watch", "5", "--output", "file/x.html")
-    assert status == 2
-    assert err.startswith("error: ")
-
-
 def test_the_end_of_a_study_is_told_whatever_becomes_of_the_page(study, capsys, monkeypatch):
-    def broken(*arguments):
-        raise ZeroDivisionError("a bug")
-
+    broken = Mock(side_effect=ZeroDivisionError("a bug"))
     monkeypatch.setattr("catsdogs.comparison.page.write_report", broken)
     report.summarise(study)
     told = capsys.readouterr()
     for line in ("log loss", "Leaderboard: ", "Next: python -m catsdogs.retrain study=s"):
         assert line in told.out
     assert "Report: " not in told.out
-    assert told.err.count("\n") == 1
-    assert "ZeroDivisionError: a bug" in told.err
-    assert "python -m catsdogs.report multirun/s" in told.err
+    assert re.fullmatch("warning: .*ZeroDivisionError: a bug.*python -m catsdogs.report multirun/s.*\n", told.err)
 
     monkeypatch.setattr("catsdogs.comparison.terminal.answer", broken)
     report.summarise(study)
@@ -330,12 +292,4 @@ def test_the_end_of_a_study_is_told_whatever_becomes_of_the_page(study, capsys, 
 
     report.write_page(study)
     told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-
-
-def test_a_page_of_the_final_model_is_written_after_retrain(study, capsys):
-    write_final(study)
-    report.write_page(study)
-    assert capsys.readouterr().out == "Report: multirun/s/report.html\n"
-    assert (study / "report" / "scores.csv").is_file()
+    assert (told.out, told.err.count("\n")) == ("", 1)
