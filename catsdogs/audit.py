@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from catsdogs.errors import UserError, exit_status_of
-from catsdogs.files import check_page
+from catsdogs.files import check_beside, check_page
 from catsdogs.locations import add_cache_option
 from catsdogs.progress import printable
 
@@ -28,7 +28,9 @@ def _audit(arguments: Sequence[str] | None = None) -> int:
     from catsdogs.data_audit.page import write_page
     from catsdogs.data_audit.terminal import print_findings
 
-    check_page(options.output, "audit", TITLES)
+    check_page(options.output, "audit")
+    tables = {f"{name}.csv" for name in TITLES}
+    check_beside(options.output, options.output.with_suffix(""), lambda there: there <= tables)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = open_images(options.images, options.cache)
     test_folder = None if options.test is None else open_images(options.test, options.cache)

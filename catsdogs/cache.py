@@ -67,6 +67,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="clear: say what would be freed, and remove nothing")
     options = parser.parse_args(arguments)
+    options.cache = options.cache.expanduser()  # no shell does it in --cache=~/folder
     cache, days = options.cache, options.unused_days
     if days is not None and not (days >= 0 and math.isfinite(days)):
         raise UserError(f"--unused-days {days:g}: give a number of days, 0 or more")

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -89,12 +89,11 @@ def free_name(path: Path) -> Path:
     return candidate
 
 
-def check_page(output: Path, kind: str, tables: Iterable[str]) -> None:
+def check_page(output: Path, kind: str) -> None:
     """Before anything long: a page must not replace what is none, nor its tables lie among files that are no tables.
 
     Args:
         kind: `report`, `audit`: what its title ends with.
-        tables: names of some that lie in the folder beside it.
 
     Raises:
         UserError: this cannot be the name of a page, or another file has it.
@@ -107,9 +106,16 @@ def check_page(output: Path, kind: str, tables: Iterable[str]) -> None:
         raise UserError(
             f"--output {output}: this file is not from catsdogs-{kind}, and is kept; choose another --output=FILE"
         )
-    beside = output.with_suffix("")
+
+
+def check_beside(output: Path, beside: Path, ours: Callable[[set[str]], bool]) -> None:
+    """The tables of a page go into the folder `beside` it, which must be empty, or `ours` by the names of its files.
+
+    Raises:
+        UserError: it is not.
+    """
     there = {file.name for file in beside.iterdir()} if beside.is_dir() else {""} if beside.exists() else set()
-    if there and not there & {f"{name}.csv" for name in tables}:
+    if there and not ours(there):
         raise UserError(
             f"--output {output}: its tables would be written into {beside}, where other files are; choose another "
             "--output=FILE"

@@ -108,7 +108,9 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
         if not standing.runs:
             return _not_run(place, standing)
         if standing.anew:
-            set_aside(place.folder, keep=_OF_THIS_RUN)
+            kept = set_aside(place.folder, keep=_OF_THIS_RUN)
+            if kept is not None:
+                log.info("%s: begins anew; what an earlier try left is kept as %s", place.label, kept)
         before = None if standing.job is None or standing.anew else standing.job.result
         earlier = read_earlier(place.folder, before)
         # Of a run that was killed, at least what its trials took.

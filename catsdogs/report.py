@@ -171,7 +171,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         if value and ((Path(value) / PLAN).is_file() or any(Path(value).glob(f"*/{RESULT}"))):
             raise UserError(f"--{name} {value}: this is a study; give the studies first, and --{name} after them")
     if options.output is not None:
-        check_page(options.output, "report", ["jobs"])
+        check_page(options.output, "report")
     return options
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from catsdogs.compose import checked, job_choices, with_default_study
@@ -27,9 +28,10 @@ def task(config: DictConfig) -> float:
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     names = read_plan(folder.parent).run
-    # A sweeper that decides as it goes plans no names.
-    index = names.index(folder.name) if folder.name in names else int(settings.job.num)
-    place = Place(folder, folder.parent, index + 1, len(names) or None)
+    # A sweeper that decides as it goes plans no names; a single job has no number.
+    planned, several = folder.name in names, settings.mode == RunMode.MULTIRUN
+    index = names.index(folder.name) if planned else int(settings.job.num) if several else 0
+    place = Place(folder, folder.parent, index + 1, len(names) if planned else None)
     return run_job(checked(config), place, job_choices(settings, config.varied))
 
 

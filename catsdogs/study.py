@@ -175,6 +175,11 @@ class _Best(Record):
     hyperparameters: Part[Any]
 
 
+class _Data(Record):
+    digest: str | None = None
+    images_digest: str | None = None
+
+
 class _Result(Record):
     """`result.json`; see `job.run_job`."""
 
@@ -182,9 +187,9 @@ class _Result(Record):
     choices: Part[str]
     best_trial: _Best | None = None
     config: JobConfig | None = None
-    data: Part[int | str | None]
+    data: Annotated[_Data, BeforeValidator(lambda data: data or {})] = Field(default_factory=_Data)
     trials: Part[int | None]
-    versions: Part[str]
+    versions: Part[Any]
     seconds: float | None = None
 
 

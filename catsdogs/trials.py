@@ -130,8 +130,10 @@ def read_trials(path: Path) -> list[TrialRecord]:
     if table is None:
         return []
     for name in {"seconds", "epoch_budget"} & set(table):
-        if (table[name].abs() == math.inf).any():
-            raise Damaged(path, f"{name} is not finite")
+        # Seconds are always told. Of more than this neither a time nor a whole number can be made.
+        wrong = ~(table[name].abs() < 2**31)
+        if (wrong if name == "seconds" else wrong & table[name].notna()).any():
+            raise Damaged(path, f"{name} is missing, or too large")
     records = []
     for row in table.to_dict("records"):
         told: dict[str, Any] = {str(name): None if pd.isna(value) else value for name, value in row.items()}

@@ -224,6 +224,8 @@ def test_again_in_its_own_place(made, tmp_path, monkeypatch, capsys):
 )
 def test_nothing_of_others_is_overwritten(tmp_path, existing, told):
     folder_of(tmp_path, {existing: b"mine"})
+    if existing.endswith(".txt"):
+        folder_of(tmp_path, {"mine/ignore.csv": b"mine, too"})  # the name of a table of ours
     # It is told before anything is read: there is no such archive.
     with pytest.raises(UserError, match=told):
         audit._audit(["missing.zip", "--output", str(tmp_path / "mine.html")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from studies import CHOICES, write_job, write_study
 
@@ -51,6 +52,18 @@ def test_effects_average_the_pairs_that_differ_in_one_choice(tmp_path):
     assert augmentation["high"] - augmentation["low"] < (pairs["high"] - pairs["low"])[:2].max()
     assert (effects["difference"] <= 0).all()
     assert not effects["decided"][1]
+
+
+def test_jobs_that_share_no_image_tell_no_effect(tmp_path):
+    for name in ("x", "y"):
+        job(tmp_path / "night", schedule=name)
+        file = tmp_path / "night" / name / "validation.csv"
+        table = pd.read_csv(file)
+        table.assign(id=table["id"] + name).to_csv(file, index=False)
+    evidence = read_evidence([tmp_path / "night"])
+    assert len(evidence.comparable()) == 2
+    assert choice_pairs(evidence).empty
+    assert choice_effects(evidence).empty
 
 
 def test_the_better_value_comes_first_whatever_its_name(tmp_path):

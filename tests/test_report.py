@@ -93,6 +93,18 @@ def test_several_studies_lie_beside_the_first_one(study, command, monkeypatch):
     assert "Report: ../report.html" in command(".", "../t")[1]
 
 
+def test_a_folder_of_the_users_where_the_tables_would_lie_is_kept(study, command):
+    shutil.copytree(study, study.with_name("t"))
+    mine = study.parent / "report" / "trials.csv"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    status, _, err = command(study, study.with_name("t"))
+    assert status == 2
+    assert "where other files are" in err
+    assert [path.name for path in mine.parent.iterdir()] == ["trials.csv"]
+    assert mine.read_text() == "mine"
+
+
 def test_a_failed_a_running_and_a_waiting_job_are_told(study, command, quick):
     write_job(study, CHOICES, trials=0, status="failed", error="ValueError: no luck\nand more", name="broken")
     write_job(study, {**CHOICES, "augmentation": "flip"}, trials=2, planned=6, status="running", name="busy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import logging
 import shutil
 import subprocess
 import sys
@@ -220,7 +221,8 @@ def failing(trainer, training, error):
     trainer.before = before
 
 
-def test_a_job_of_which_all_trials_failed_begins_anew_and_is_kept(whole, settings, place, trainer):
+def test_a_job_of_which_all_trials_failed_begins_anew_and_is_kept(whole, settings, place, trainer, caplog):
+    caplog.set_level(logging.INFO)
     expected, trainings = whole("random")
     trainer.before = lambda training: int("no luck")
     job.run_job(settings(*TUNERS["random"]), place, {})
@@ -233,6 +235,7 @@ def test_a_job_of_which_all_trials_failed_begins_anew_and_is_kept(whole, setting
     assert tables(place.folder) == expected
     assert len(trainer.trained) == trainings
     kept = place.study / ".failed" / "a-job.1"
+    assert f"begins anew; what an earlier try left is kept as {kept}" in caplog.text
     assert finished(kept) == 4
     assert (kept / "errors" / "0.txt").is_file()
 

@@ -5,9 +5,11 @@ import math
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from catsdogs.records import Damaged
 from catsdogs.trials import TrialRecord, best_trial, lineage, read_trials, write_trials
 
 GOLDEN = Path(__file__).parent / "golden" / "trials.csv"
@@ -77,6 +79,15 @@ def test_trials_of_earlier_versions_can_be_read():
         TrialRecord("0", "COMPLETED", 0.4321, 0.8125, 8, 7, 12.345, {"unfreeze_depth": 14, "dropout": 0.1, "l2": 1e-5}),
         TrialRecord("1", "FAILED", None, None, 0, 0, 0.0, {"unfreeze_depth": 6, "dropout": 0.3, "l2": 2.5e-4}, "boom"),
     ]
+
+
+@pytest.mark.parametrize(("column", "value"), [("seconds", None), ("seconds", 1e300), ("epoch_budget", math.inf)])
+def test_times_and_budgets_that_are_no_such_are_damage(tmp_path, column, value):
+    write_trials(tmp_path / "trials.csv", [record()])
+    table = pd.read_csv(tmp_path / "trials.csv").assign(**{column: value})
+    table.to_csv(tmp_path / "trials.csv", index=False)
+    with pytest.raises(Damaged, match=column):
+        read_trials(tmp_path / "trials.csv")
 
 
 def test_the_line_of_a_promoted_trial_begins_with_the_first():

@@ -137,8 +137,8 @@ def _fair_pairs(evidence: Evidence, losses: pd.DataFrame) -> pd.DataFrame:
             (value, label), (against, label_against) = sorted((made[name][choice], name) for name in (one, other))
             rows.append([choice, value, against, label, label_against, first])
     pairs = pd.DataFrame(rows, columns=[*_PAIR, "first"])
-    if pairs.empty:
-        return pairs[_PAIR]
+    if pairs.empty or losses.empty:
+        return pairs.loc[:, _PAIR].head(0)
     means = losses.mean()
     pairs = pd.concat([_with_the_best(its_pairs, means) for _, its_pairs in pairs.groupby("choice")])
     pairs["apart"] = means[pairs["label"]].to_numpy() - means[pairs["label_against"]].to_numpy()

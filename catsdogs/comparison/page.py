@@ -21,7 +21,7 @@ from catsdogs.comparison.curve_figures import learning_curves
 from catsdogs.comparison.evidence import Evidence, read_evidence
 from catsdogs.comparison.search_figures import job_intervals
 from catsdogs.comparison.tables import TITLES, Findings, findings, tables, write_tables
-from catsdogs.files import write_text
+from catsdogs.files import check_beside, write_text
 from catsdogs.quoting import quoted
 
 _TEMPLATE = Path(__file__).with_name("template")
@@ -40,14 +40,15 @@ def write_report(folders: list[Path], output: Path, watching: bool = False, imag
         watching: the page loads itself anew every ten seconds.
 
     Raises:
-        UserError: a study cannot be read at all.
+        UserError: a study cannot be read at all, or the folder for the tables holds other files.
         OSError: the page cannot be written.
     """
+    # A page without a suffix has the name that its folder would have.
+    beside = output.with_suffix("") if output.suffix else output.with_name(f"{output.name}-tables")
+    check_beside(output, beside, lambda there: "jobs.csv" in there)
     evidence = read_evidence(folders)
     found = findings(evidence, images)
     made = tables(found)
-    # A page without a suffix has the name that its folder would have.
-    beside = output.with_suffix("") if output.suffix else output.with_name(f"{output.name}-tables")
     write_tables(beside, made)
     write_text(output, _rendered(found, made, watching, beside.name))
     return evidence

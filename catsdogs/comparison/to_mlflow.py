@@ -135,19 +135,23 @@ class _Experiment:
             status: MLflow's word: FINISHED, FAILED, RUNNING.
             seconds: when it started and ended, since 1970.
         """
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import Param
 
+        there = self._found.get(key)
+        if there is not None and there.status != "RUNNING":
+            if parent := tags.get("mlflow.parentRunId"):  # which may have been written anew
+                self._client.set_tag(there.run_id, "mlflow.parentRunId", parent)
+            return str(there.run_id)
+        if there is not None:
+            self._client.delete_run(there.run_id)
         started, ended = (round(1000 * time) for time in seconds)
-        info = self._found.get(key) or self._client.create_run(self._id, started, {_KEY: key}, name).info
-        if info.status == "RUNNING":
-            of_params = [Param(*param) for param in _texts(params).items()]
-            of_tags = [RunTag(*tag) for tag in _texts({**tags, "mlflow.source.type": "LOCAL"}).items()]
-            # What it has already, MLflow does not write twice.
-            self._client.log_batch(info.run_id, metrics, of_params, of_tags)
-            # The status comes last, and so says that all is there.
-            if status != "RUNNING":
-                self._client.set_terminated(info.run_id, status, ended)
-        return str(info.run_id)
+        tags = {**_texts(tags), "mlflow.source.type": "LOCAL", _KEY: key}
+        made = str(self._client.create_run(self._id, started, tags, name).info.run_id)
+        self._client.log_batch(made, metrics, [Param(*param) for param in _texts(params).items()])
+        # The status comes last, and so says that all is there.
+        if status != "RUNNING":
+            self._client.set_terminated(made, status, ended)
+        return made
 
 
 def _write_job(
