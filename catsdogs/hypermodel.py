@@ -140,10 +140,7 @@ def unfreeze(backbone: keras.Model, depth: int, train_batch_norm: bool) -> None:
 
     BatchNormalization stays frozen, that is in inference mode, at every depth unless `train_batch_norm`. In Keras 3
     calling the backbone with `training=False` would not do: `fit` overrides it. Dropout and stochastic depth below the
-    boundary are switched off for the same reason.
-
-    Args:
-        depth: 0 (none) to the number of layers, which `cut.find_cut` has checked.
+    boundary are switched off for the same reason. `depth` is at most the number of layers, as `cut.find_cut` checks.
     """
     layers = backbone.layers
     # A container that is not trainable hides the weights of layers that are.

@@ -12,10 +12,7 @@ class BudgetSpent(Exception):
 
 
 def check_budget(timeout: Timeout, deadline: float | None) -> None:
-    """Return while there is time left.
-
-    Args:
-        deadline: `study.study_deadline` of `timeout.study_seconds`.
+    """Return while there is time left until `deadline`, which is `study.study_deadline`.
 
     Raises:
         BudgetSpent: in the words of `result.json` and of the log.

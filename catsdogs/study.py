@@ -256,10 +256,9 @@ def best_jobs(study: Path, jobs: list[Job], first: Job, size: int) -> list[Job]:
     ]
     found = [first, *sorted(alike, key=lambda job: (job.objective, job.name))][:size]
     if len(found) < size:
-        count = "one job" if len(found) == 1 else f"{len(found)} jobs"
         raise UserError(
-            f"ensemble.size={size}: study {study} has {count} with a completed trial on the images of {first.name}; "
-            + (f"give ensemble.size={len(found)}" if len(found) > 1 else "search more jobs, or leave ensemble.size out")
+            f"ensemble.size={size}: study {study} has jobs with a completed trial on the images of {first.name}: "
+            f"{len(found)}; give ensemble.size={len(found)}, or search more jobs"
         )
     return found
 

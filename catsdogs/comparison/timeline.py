@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# Columns of `Evidence.epochs` that are no metric.
-_NOT_METRICS = ["label", "trial", "execution", "epoch", "seconds"]
-
 
 def curves(epochs: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     """By label and trial: a row per epoch of its first execution, in order."""
@@ -34,5 +31,5 @@ def epoch_rows(epochs: pd.DataFrame | None, last: float) -> Iterator[tuple[float
         return
     seconds = epochs["seconds"].fillna(0.0).to_numpy() if "seconds" in epochs else np.zeros(len(epochs))
     times = last - (seconds.sum() - np.cumsum(seconds))
-    metrics = epochs.select_dtypes("number").drop(columns=_NOT_METRICS, errors="ignore")
+    metrics = epochs.select_dtypes("number").drop(columns=["execution", "epoch", "seconds"], errors="ignore")
     yield from zip(times.tolist(), epochs["epoch"].astype(int), metrics.to_dict("records"), strict=True)

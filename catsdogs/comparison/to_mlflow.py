@@ -129,12 +129,7 @@ class _Experiment:
         tags: Mapping[str, Any],
         metrics: list[Any],
     ) -> str:
-        """Write a run unless it is there and has ended; give its id.
-
-        Args:
-            status: MLflow's word: FINISHED, FAILED, RUNNING.
-            seconds: when it started and ended, since 1970.
-        """
+        """Write a run unless it is there and has ended; give its id. `seconds`: its start and end, since 1970."""
         from mlflow.entities import Param
 
         there = self._found.get(key)
