@@ -30,4 +30,4 @@ The files, in the order of the data (directory listings sort by name; this list 
     search, retrain, report, predict, audit, doctor, cache     entry points
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
