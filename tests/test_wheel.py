@@ -19,7 +19,7 @@ def installed(tmp_path_factory):
     source = tmp_path_factory.mktemp("source")
     for name in ("catsdogs", "conf", "sweeps"):
         shutil.copytree(PROJECT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(PROJECT / name, source)
     built = subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", str(source)],

@@ -1,0 +1,52 @@
+"""The commands that contributors and CI run, by name: `nox -s lint`. They use the environment that nox itself is in."""
+
+import sys
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "tests"]
+nox.options.default_venv_backend = "none"
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff, formatting, types, and the schemas of the files that only a host of repositories runs."""
+    session.run(sys.executable, "-m", "ruff", "check", ".")
+    session.run(sys.executable, "-m", "ruff", "format", "--check", ".")
+    session.run(sys.executable, "-m", "mypy")
+    workflows = [str(file) for file in sorted(Path(".github/workflows").glob("*.yml"))]
+    session.run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+    session.run(
+        sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.citation-file-format", "CITATION.cff"
+    )
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The default test suite: under ten minutes on two cores."""
+    session.run(sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Tests that train for a while."""
+    session.run(sys.executable, "-m", "pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Reports in Chromium, which must be installed."""
+    session.run(sys.executable, "-m", "pytest", "-m", "browser", *session.posargs)
+
+
+@nox.session
+def slurm(session: nox.Session) -> None:
+    """A study on a Slurm cluster of one node; needs root on Debian."""
+    session.run(sys.executable, "-m", "pytest", "-m", "slurm", *session.posargs)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build the wheel and the source distribution into dist/."""
+    session.run(sys.executable, "-m", "build")
