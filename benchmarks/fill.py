@@ -26,13 +26,13 @@ import numpy as np
 import yaml
 from machine import machine, versions
 
-from catsdogs import files
 from catsdogs.archive import image_paths, open_images
 from catsdogs.augment import augment
 from catsdogs.backbones import build_backbone
+from catsdogs.base import files
+from catsdogs.base.errors import UserError
 from catsdogs.cut import find_cut, prefix
 from catsdogs.engine import difference, fastest_forward
-from catsdogs.errors import UserError
 from catsdogs.images import decode, in_threads
 from catsdogs.locations import conf_dir
 from catsdogs.sample import sample_archives

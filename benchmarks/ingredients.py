@@ -20,10 +20,10 @@ import pandas as pd
 from machine import machine, versions
 from omegaconf import OmegaConf
 
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import read_json, write_json
 from catsdogs.calibration import cross_fitted, fit
 from catsdogs.comparison.paired import Interval, mean_intervals
-from catsdogs.errors import UserError
-from catsdogs.files import read_json, write_json
 from catsdogs.scores import log_loss_per_image
 from catsdogs.study import RESULT, read_jobs
 

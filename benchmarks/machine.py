@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from catsdogs import provenance
+from catsdogs.base import provenance
 
 
 def machine() -> dict[str, Any]:

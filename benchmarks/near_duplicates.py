@@ -20,8 +20,8 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from catsdogs import near_duplicates
 from catsdogs.archive import open_images
+from catsdogs.base.files import write_json
 from catsdogs.catalogue import catalogue
-from catsdogs.files import write_json
 from catsdogs.images import decode
 
 ALTERED = 400  # photographs

@@ -28,7 +28,7 @@ import numpy as np
 from machine import machine, versions
 from sides import Run, Sides
 
-from catsdogs.files import write_json
+from catsdogs.base.files import write_json
 
 UNFREEZE_DEPTH = 10
 # A trial's depth decides its cost, and the random oracle draws it: here it draws dropout and L2 only.

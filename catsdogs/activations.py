@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from catsdogs.errors import UserError
-from catsdogs.files import read_json, write_json, write_npy_header
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import read_json, write_json, write_npy_header
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FLOAT16_MAX = float(np.finfo(np.float16).max)

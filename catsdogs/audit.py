@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from catsdogs.errors import UserError, exit_status_of
-from catsdogs.files import check_beside, check_page
+from catsdogs.base.errors import UserError, exit_status_of
+from catsdogs.base.files import check_beside, check_page
 from catsdogs.locations import add_cache_option
 from catsdogs.progress import printable
 

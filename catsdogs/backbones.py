@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from catsdogs.errors import UserError, first_line
+from catsdogs.base.errors import UserError, first_line
 from catsdogs.schema import Backbone
 
 # Means and standard deviations of ImageNet, RGB, from keras.applications.imagenet_utils.

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from catsdogs.errors import UserError, exit_status_of
-from catsdogs.files import binary_size
+from catsdogs.base.errors import UserError, exit_status_of
+from catsdogs.base.files import binary_size
 from catsdogs.locations import add_cache_option, default_cache
 from catsdogs.store import Store
 

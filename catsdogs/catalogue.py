@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from catsdogs import files
 from catsdogs.archive import ImageFolder, image_paths, natural_key
-from catsdogs.errors import UserError
+from catsdogs.base import files
+from catsdogs.base.errors import UserError
 from catsdogs.images import decode, in_threads
 from catsdogs.near_duplicates import phash
 

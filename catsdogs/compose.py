@@ -24,9 +24,9 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from catsdogs.errors import UserError, first_line
+from catsdogs.base.errors import UserError, first_line
+from catsdogs.base.text import no_numbers, quoted
 from catsdogs.locations import sweeps_dir
-from catsdogs.quoting import no_numbers, quoted
 from catsdogs.schema import SearchConfig, text_keys, validated
 
 # The groups whose choices name a job and are compared in the report.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from catsdogs.errors import UserError, exit_status_of
+from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.locations import add_cache_option, conf_dir, sweeps_dir
 
 # Pixels of 25,000 training and 12,500 test images at 224 take 5.6 GB, their files 1.2 GB.

@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from catsdogs.errors import UserError
-from catsdogs.files import free_name
-from catsdogs.records import Damaged, Table
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import free_name
+from catsdogs.base.records import Damaged, Table
 from catsdogs.trials import TrialRecord, read_trials
 
 log = logging.getLogger(__name__)

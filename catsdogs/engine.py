@@ -18,9 +18,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from catsdogs.base.errors import UserError
+from catsdogs.base.processes import thread_limit
 from catsdogs.devices import accelerators, alone
-from catsdogs.errors import UserError
-from catsdogs.processes import thread_limit
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
 

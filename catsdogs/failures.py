@@ -11,8 +11,8 @@ from typing import Any
 from hydra.core.utils import JobStatus
 from omegaconf import DictConfig
 
+from catsdogs.base.provenance import now
 from catsdogs.compose import job_choices
-from catsdogs.provenance import now
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from catsdogs.base.provenance import machine, versions
 from catsdogs.dataset import Dataset, load_dataset
 from catsdogs.final_files import write_best
 from catsdogs.final_metrics import gain_of, metrics
@@ -22,7 +23,6 @@ from catsdogs.members import Member, train_members
 from catsdogs.one_model import one_model
 from catsdogs.pipeline import OUTPUTS, Pipeline
 from catsdogs.progress import duration
-from catsdogs.provenance import machine, versions
 from catsdogs.schema import RetrainConfig
 from catsdogs.study import Job
 from catsdogs.trials import TrialRecord

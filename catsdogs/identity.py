@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from catsdogs.provenance import versions
+from catsdogs.base.provenance import versions
 from catsdogs.schema import MOST_VIEWS, SearchConfig
 
 # Keys that change no number of a job: where things are, what is done after it, and when it is given up. Where the

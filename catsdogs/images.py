@@ -25,10 +25,10 @@ import pandas as pd
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from catsdogs import files
-from catsdogs.errors import UserError
-from catsdogs.files import binary_size
-from catsdogs.processes import threads
+from catsdogs.base import files
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import binary_size
+from catsdogs.base.processes import threads
 from catsdogs.progress import duration
 
 RESIZE = "pillow-bilinear"

@@ -35,9 +35,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from catsdogs.errors import UserError
+from catsdogs.base.errors import UserError
+from catsdogs.base.processes import share_of_machine, threads
 from catsdogs.failures import died, job_folder
-from catsdogs.processes import share_of_machine, threads
 
 # Hydra instantiates only launchers of this package; the class is handed to it under this name.
 _TARGET = "hydra_plugins.catsdogs.IsolatedLauncher"

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import remove_temporaries, write_csv
+from catsdogs.base.provenance import machine, now, versions
+from catsdogs.base.resources import check_free_space, exhausted
 from catsdogs.dataset import Dataset, load_dataset
 from catsdogs.earlier import HISTORY, SELECT, TRIALS, VALIDATION, Earlier, read_earlier
-from catsdogs.errors import UserError
-from catsdogs.exhaustion import check_free_space, exhausted
-from catsdogs.files import remove_temporaries, write_csv
 from catsdogs.identity import fingerprint
 from catsdogs.job_lock import held
 from catsdogs.limits import BudgetSpent, check_budget
-from catsdogs.provenance import machine, now, versions
 from catsdogs.schema import SearchConfig
 from catsdogs.standing import Standing, find_standing, left_behind, set_aside
 from catsdogs.study import (

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from catsdogs.errors import UserError
-from catsdogs.files import write_json
-from catsdogs.provenance import now
-from catsdogs.records import Record
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import write_json
+from catsdogs.base.provenance import now
+from catsdogs.base.records import Record
 
 LOCK = ".lock"
 HOLDER = ".holder.json"

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from catsdogs.base.files import write_csv
 from catsdogs.earlier import HISTORY, TRIALS, VALIDATION, Earlier
-from catsdogs.files import write_csv
 from catsdogs.trials import TrialRecord, write_trials
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from catsdogs.base.errors import UserError
 from catsdogs.calibration import Verdict, cross_fitted, verdict
 from catsdogs.dataset import Dataset
 from catsdogs.engine import Forward, fastest_forward
 from catsdogs.ensemble import Combination, choose, mean_of, shared_out
-from catsdogs.errors import UserError
 from catsdogs.inputs import live_views
 from catsdogs.members import Member
 from catsdogs.pipeline import OUTPUTS, Pipeline

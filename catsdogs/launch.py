@@ -22,6 +22,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from catsdogs.base.errors import UserError, first_line
+from catsdogs.base.interrupts import exit_status, terminable
+from catsdogs.base.processes import processors, share_of_machine, thread_limit
 from catsdogs.compose import (
     MISTAKES,
     VERSION_BASE,
@@ -32,11 +35,8 @@ from catsdogs.compose import (
     resume_command,
     sentence,
 )
-from catsdogs.errors import UserError, first_line
 from catsdogs.failures import JobFailed, lists_jobs, record_failure
-from catsdogs.interrupts import exit_status, terminable
 from catsdogs.locations import conf_dir
-from catsdogs.processes import processors, share_of_machine, thread_limit
 from catsdogs.schema import SearchConfig
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def hydra_application(
             print(f"To go on: {resume_command(words, parsed.overrides, study.name)}")
         return exit_status(stop)
     except Exception as error:
-        from catsdogs.exhaustion import exhausted
+        from catsdogs.base.resources import exhausted
 
         if isinstance(error, ValueError) and not tracebacks and raised_by_hydra(error):
             return _tell(str(error))
@@ -213,9 +213,9 @@ class StudyCallback(Callback):
 
     def _before(self, jobs: list[DictConfig], study: Path, names: list[str]) -> None:
         # Not at the top: pandas, scikit-learn and Pillow take a second that `--help` need not wait for.
+        from catsdogs.base.files import remove_temporaries
+        from catsdogs.base.resources import check_free_space
         from catsdogs.dataset import load_dataset
-        from catsdogs.exhaustion import check_free_space
-        from catsdogs.files import remove_temporaries
         from catsdogs.identity import fingerprint
         from catsdogs.job_lock import in_use, is_held
         from catsdogs.standing import find_standing, summary

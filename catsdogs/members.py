@@ -11,14 +11,14 @@ import keras
 import numpy as np
 import pandas as pd
 
+from catsdogs.base.errors import UserError
+from catsdogs.base.provenance import versions
 from catsdogs.dataset import Dataset, Fold
 from catsdogs.earlier import VALIDATION, VALIDATION_TABLE
-from catsdogs.errors import UserError
 from catsdogs.hypermodel import with_values
 from catsdogs.identity import differences
 from catsdogs.inputs import prepared
 from catsdogs.progress import JobProgress
-from catsdogs.provenance import versions
 from catsdogs.saved_config import saved_config
 from catsdogs.schema import RetrainConfig, validated
 from catsdogs.study import Job, chosen_trial

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras_tuner
 
-from catsdogs.errors import UserError
+from catsdogs.base.errors import UserError
 from catsdogs.hypermodel import declare
 from catsdogs.schema import SearchConfig
 

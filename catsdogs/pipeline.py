@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import write_json
+from catsdogs.base.records import Damaged, Record
 from catsdogs.calibration import Calibration
-from catsdogs.errors import UserError
-from catsdogs.files import write_json
-from catsdogs.records import Damaged, Record
 from catsdogs.schema import Augmentation, Tta
 from catsdogs.tta import averaged, predict_views, tta_views
 from catsdogs.views import PLAIN, View, Views

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from catsdogs.errors import UserError, exit_status_of, first_line
-from catsdogs.files import write_csv
+from catsdogs.base.errors import UserError, exit_status_of, first_line
+from catsdogs.base.files import write_csv
 from catsdogs.locations import add_cache_option
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from catsdogs.errors import UserError, exit_status_of
-from catsdogs.files import check_page
+from catsdogs.base.errors import UserError, exit_status_of
+from catsdogs.base.files import check_page
 from catsdogs.progress import printable
 from catsdogs.study import PLAN, RESULT, State, retrain_command, write_leaderboard
 

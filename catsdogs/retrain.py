@@ -14,10 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from catsdogs.base.errors import UserError
+from catsdogs.base.text import inert, quoted
 from catsdogs.compose import resolved, with_overrides
-from catsdogs.errors import UserError
 from catsdogs.launch import hydra_application
-from catsdogs.quoting import inert, quoted
 from catsdogs.saved_config import check_builder, is_trusted, named_builders, saved_config
 from catsdogs.schema import RetrainConfig, validated
 

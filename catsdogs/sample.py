@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from catsdogs import files
-from catsdogs.errors import UserError
+from catsdogs.base import files
+from catsdogs.base.errors import UserError
 from catsdogs.pictures import photograph
 from catsdogs.schema import Sample
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from catsdogs.errors import UserError
+from catsdogs.base.errors import UserError
 from catsdogs.schema import SearchConfig
 
 # Which folders are read and written is for the command to say, not for the study.

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from catsdogs.errors import UserError
-from catsdogs.quoting import quoted
+from catsdogs.base.errors import UserError
+from catsdogs.base.text import quoted
 
 # Numbers in YAML where a text belongs, as in `study: 2024`, are the text.
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)

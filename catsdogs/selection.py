@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from catsdogs.base.files import free_name, write_csv
+from catsdogs.base.records import Damaged, Table
 from catsdogs.earlier import SELECT
-from catsdogs.files import free_name, write_csv
 from catsdogs.progress import JobProgress
-from catsdogs.records import Damaged, Table
 from catsdogs.schema import SearchConfig
 from catsdogs.training import DivergedError
 from catsdogs.trials import TrialRecord, ranked, summary

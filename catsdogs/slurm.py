@@ -25,8 +25,8 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.slurm.slurm import SlurmInfoWatcher
 
+from catsdogs.base.errors import UserError
 from catsdogs.compose import register
-from catsdogs.errors import UserError
 from catsdogs.failures import died
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from catsdogs.archive import natural_key
-from catsdogs.errors import UserError
+from catsdogs.base.errors import UserError
 from catsdogs.schema import Split
 
 

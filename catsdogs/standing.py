@@ -9,9 +9,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import free_name
 from catsdogs.earlier import HISTORY, TRIALS, VALIDATION, finished_trials
-from catsdogs.errors import UserError
-from catsdogs.files import free_name
 from catsdogs.identity import changes
 from catsdogs.job_lock import HOLDER, LOCK
 from catsdogs.schema import SearchConfig

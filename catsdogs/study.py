@@ -17,12 +17,12 @@ from typing import Annotated, Any, Literal, Self
 import pandas as pd
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from catsdogs.errors import UserError
-from catsdogs.files import write_csv, write_json
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import write_csv, write_json
+from catsdogs.base.provenance import moment, now
+from catsdogs.base.records import Damaged, Listed, Part, Record
+from catsdogs.base.text import quoted
 from catsdogs.job_lock import is_held
-from catsdogs.provenance import moment, now
-from catsdogs.quoting import quoted
-from catsdogs.records import Damaged, Listed, Part, Record
 from catsdogs.trials import TrialRecord, best_trial, read_trials, summary, trial_id
 
 RESULT = "result.json"

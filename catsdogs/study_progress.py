@@ -11,9 +11,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from catsdogs.errors import UserError
+from catsdogs.base.errors import UserError
+from catsdogs.base.provenance import moment
 from catsdogs.progress import duration, printable
-from catsdogs.provenance import moment
 from catsdogs.study import FAILED, RUNNING, Job, read_job, read_plan
 from catsdogs.trials import TrialRecord
 

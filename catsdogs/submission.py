@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from catsdogs import files
 from catsdogs.archive import natural_key
+from catsdogs.base import files
 from catsdogs.scores import EPSILON, clip
 
 

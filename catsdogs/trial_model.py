@@ -20,8 +20,8 @@ import keras
 import numpy as np
 
 from catsdogs.backbones import Network
+from catsdogs.base.files import replacing
 from catsdogs.cut import Cut, find_cut, suffix
-from catsdogs.files import replacing
 from catsdogs.folding import folded
 from catsdogs.hypermodel import compile_model, depths, head, plain_head, regularise, unfreeze, whole_model
 from catsdogs.schedules import LearningRateTable, learning_rates

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from catsdogs.files import write_csv
-from catsdogs.records import Damaged, Table
+from catsdogs.base.files import write_csv
+from catsdogs.base.records import Damaged, Table
 
 COMPLETED = "COMPLETED"
 

@@ -23,18 +23,18 @@ import keras_tuner
 import numpy as np
 import pandas as pd
 
+from catsdogs.base.files import unicode, write_text
+from catsdogs.base.provenance import now
+from catsdogs.base.resources import check_others_may_do
 from catsdogs.batches import PlainBatches, for_keras
 from catsdogs.devices import distributed
 from catsdogs.earlier import Earlier, validation_is_of
-from catsdogs.exhaustion import check_others_may_do
-from catsdogs.files import unicode, write_text
 from catsdogs.hypermodel import depths, with_values
 from catsdogs.inputs import TrainingSet
 from catsdogs.job_tables import JobTables
 from catsdogs.limits import BudgetSpent, check_budget
 from catsdogs.progress import JobProgress
 from catsdogs.promotion import ParentWeights
-from catsdogs.provenance import now
 from catsdogs.replay import replay, searched_values
 from catsdogs.schema import SearchConfig
 from catsdogs.training import DivergedError, Training, execute

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from catsdogs import files
+from catsdogs.base import files
 from catsdogs.dataset import Dataset
 from catsdogs.training import Training
 

@@ -36,8 +36,8 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from catsdogs.files import write_json
-from catsdogs.provenance import now
+from catsdogs.base.files import write_json
+from catsdogs.base.provenance import now
 
 TESTS = Path(__file__).resolve().parent
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from catsdogs.files import write_csv, write_json
+from catsdogs.base.files import write_csv, write_json
 from catsdogs.job_lock import LOCK
 from catsdogs.scores import log_loss_per_image, scores
 from catsdogs.study import write_plan

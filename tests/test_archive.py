@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catsdogs.archive import image_paths, natural_key, open_images
-from catsdogs.errors import UserError
+from catsdogs.base.errors import UserError
 
 ROOM = 2**30
 

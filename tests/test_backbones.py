@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from catsdogs.backbones import build_backbone, preprocess
+from catsdogs.base.errors import UserError
 from catsdogs.compose import checked
-from catsdogs.errors import UserError
 from catsdogs.locations import conf_dir
 
 # Whose `preprocess_input` it is.

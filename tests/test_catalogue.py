@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from catsdogs.archive import natural_key, open_images
+from catsdogs.base.errors import UserError
 from catsdogs.catalogue import catalogue, ids_of, label_of
-from catsdogs.errors import UserError
 
 COLUMNS = ["id", "path", "label", "sha256", "width", "height", "phash", "problem"]
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from studies import CHOICES, write_job, write_study
 
+from catsdogs.base.files import read_json, write_json
 from catsdogs.comparison.choices import (
     MOST_VALUES,
     choice_effects,
@@ -17,7 +18,6 @@ from catsdogs.comparison.choices import (
 )
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.paired import mean_intervals
-from catsdogs.files import read_json, write_json
 
 CONFIG = {"fit": {"epochs": 3}, "tuner": {"oracle": "random"}, "data": {"limit": None}}
 

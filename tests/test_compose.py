@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
+from catsdogs.base.errors import UserError
 from catsdogs.compose import (
     EXTRAS,
     MAX_JOB_NAME,
@@ -24,7 +25,6 @@ from catsdogs.compose import (
     sentence,
     with_default_study,
 )
-from catsdogs.errors import UserError
 from catsdogs.locations import conf_dir, sweeps_dir
 from catsdogs.saved_config import saved_config
 from catsdogs.schema import RetrainConfig, validated

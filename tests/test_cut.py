@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from catsdogs.backbones import build_backbone, preprocess
+from catsdogs.base.errors import UserError
 from catsdogs.compose import checked
 from catsdogs.cut import Cut, find_cut, prefix, suffix
-from catsdogs.errors import UserError
 from catsdogs.hypermodel import unfreeze
 from catsdogs.locations import conf_dir
 from catsdogs.schema import Backbone

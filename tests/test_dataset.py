@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from drawn import cats_and_dogs, encoded, folder_of, jpeg, scene, zip_of
 
+from catsdogs.base.errors import UserError
 from catsdogs.dataset import Dataset
 from catsdogs.dataset import load_dataset as load
-from catsdogs.errors import UserError
 from catsdogs.schema import Data, Sample, Split
 
 

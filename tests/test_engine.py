@@ -11,9 +11,9 @@ import pytest
 
 from catsdogs import engine
 from catsdogs.backbones import build_backbone, preprocess
+from catsdogs.base.errors import UserError
 from catsdogs.compose import checked
 from catsdogs.engine import TOLERANCE, difference, fastest_forward
-from catsdogs.errors import UserError
 from catsdogs.locations import conf_dir
 
 # Not `pytest.importorskip`: an import of OpenVINO that is not the engine's tells its maker.

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from studies import write_final, write_job, write_study
 
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import read_json, write_json
 from catsdogs.comparison.evidence import read_evidence
-from catsdogs.errors import UserError
-from catsdogs.files import read_json, write_json
 from catsdogs.study import write_plan
 
 CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}

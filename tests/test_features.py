@@ -13,8 +13,8 @@ from conftest import ENGINE
 from catsdogs import features as features_module
 from catsdogs.activations import StoreFull
 from catsdogs.backbones import load_network
+from catsdogs.base.errors import UserError
 from catsdogs.cut import find_cut, prefix
-from catsdogs.errors import UserError
 from catsdogs.features import Features
 from catsdogs.hypermodel import with_values
 from catsdogs.schema import Augmentation

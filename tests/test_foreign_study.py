@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from catsdogs.errors import UserError
+from catsdogs.base.errors import UserError
 from catsdogs.saved_config import check_builder, named_builders, saved_config
 
 STUDY = Path(__file__).parent / "golden" / "studies" / "0.2"
@@ -99,7 +99,7 @@ def test_a_function_that_only_the_study_names_is_not_called_for_any_job_of_an_en
 
 
 @pytest.mark.parametrize(
-    "builder", ["os.system", "catsdogs.files.write_text", "keras.models.load_model", "kerasXapplications.a"]
+    "builder", ["os.system", "catsdogs.base.files.write_text", "keras.models.load_model", "kerasXapplications.a"]
 )
 def test_builders_are_of_keras_or_catsdogs_or_named_by_the_user(builder):
     with pytest.raises(UserError, match=f"backbone.builder={builder}: .* job j "):

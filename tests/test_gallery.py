@@ -15,10 +15,10 @@ from drawn import encoded, folder_of
 from PIL import Image
 from studies import CHOICES, ids, labels, p_dog, write_final, write_job
 
+from catsdogs.base.files import read_json, write_csv, write_json
 from catsdogs.comparison.answer import answer
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.gallery import MOST_MISTAKES, MOST_UNSURE, gallery
-from catsdogs.files import read_json, write_csv, write_json
 
 
 def colour_of(number: int) -> tuple[int, int, int]:

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from catsdogs import training
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import read_json, write_json
 from catsdogs.calibration import Calibration, cross_fitted, fit, verdict
 from catsdogs.dataset import load_dataset
 from catsdogs.ensemble import Combination, choose
-from catsdogs.errors import UserError
-from catsdogs.files import read_json, write_json
 from catsdogs.final import make_final
 from catsdogs.inputs import prepared
 from catsdogs.job import Place, run_job

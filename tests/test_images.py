@@ -16,8 +16,9 @@ import pytest
 from drawn import encoded, folder_of, jpeg, picture
 from PIL import Image
 
-from catsdogs import files, images
-from catsdogs.errors import UserError
+from catsdogs import images
+from catsdogs.base import files
+from catsdogs.base.errors import UserError
 from catsdogs.images import RESIZE, decode, in_threads, pixels
 
 # decode

@@ -17,8 +17,8 @@ import pytest
 from hydra.core.utils import JobStatus
 from isolated_study import BE_INTERRUPTED, BE_KILLED, EXIT, RAISE, SUCCEED, WAIT, WAIT_FOR_EVER, launched
 
-from catsdogs.errors import UserError
-from catsdogs.files import read_json
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import read_json
 from catsdogs.isolated import IsolatedLauncher
 from catsdogs.study import INTERRUPTED
 

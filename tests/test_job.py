@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from catsdogs import job
-from catsdogs.errors import UserError
-from catsdogs.files import read_json, write_json
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import read_json, write_json
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from omegaconf import open_dict
 from studies import write_job
 
 from catsdogs import launch
+from catsdogs.base.files import read_json, write_json
+from catsdogs.base.interrupts import Terminated, exit_status, terminable
 from catsdogs.compose import resume_command
-from catsdogs.files import read_json, write_json
-from catsdogs.interrupts import Terminated, exit_status, terminable
 from catsdogs.launch import StudyCallback
 
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import commands
 from test_end_to_end import SMALL
 
-from catsdogs.files import read_json
+from catsdogs.base.files import read_json
 
 pytestmark = pytest.mark.slow
 

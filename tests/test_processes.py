@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from catsdogs import processes
+from catsdogs.base import processes
 from catsdogs.launch import JobTask
 
 
@@ -84,7 +84,7 @@ def test_a_worker_of_another_launcher_takes_its_share_once(machine, monkeypatch)
 @pytest.mark.parametrize(("limit", "expected"), [(3, "3 3"), (0, "1 1")])
 def test_a_process_heeds_its_share_and_has_a_thread_at_least(limit, expected):
     """TensorFlow does so too: it has a thread `tf_Compute` for every one of its share."""
-    code = "import cv2; from catsdogs.processes import threads; print(cv2.getNumThreads(), threads())"
+    code = "import cv2; from catsdogs.base.processes import threads; print(cv2.getNumThreads(), threads())"
     environment = {**os.environ, **processes.share_of_machine(2, 0, limit)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == expected

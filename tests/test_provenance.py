@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from catsdogs import provenance
+from catsdogs.base import provenance
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from catsdogs.quoting import quoted
+from catsdogs.base.text import quoted
 
 # What an id can be: the path of a file without its suffix.
 _IDS = st.text(st.characters(exclude_categories=("C", "Z")) | st.sampled_from(" '\"\\${}[],:=()%"), min_size=1)

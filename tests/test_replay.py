@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from catsdogs.errors import UserError
+from catsdogs.base.errors import UserError
 from catsdogs.oracles import build_oracle
 from catsdogs.replay import replay, searched_values
 from catsdogs.trials import COMPLETED, TrialRecord, read_trials, write_trials

@@ -14,11 +14,11 @@ from rich.console import Console
 from studies import write_job, write_study
 
 from catsdogs import report
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import read_json, write_json
 from catsdogs.comparison import page as report_page
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.terminal import print_answer
-from catsdogs.errors import UserError
-from catsdogs.files import read_json, write_json
 from catsdogs.study import write_plan
 
 CHOICES = {"backbone": "mobilenet_v2", "augmentation": "strong", "schedule": "cosine", "label_smoothing": "none"}

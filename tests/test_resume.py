@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from catsdogs import files, job
+from catsdogs import job
+from catsdogs.base import files
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import read_json
 from catsdogs.comparison.answer import answer
 from catsdogs.comparison.evidence import read_evidence
-from catsdogs.errors import UserError
-from catsdogs.files import read_json
 from catsdogs.job_lock import is_held
 from catsdogs.study import write_leaderboard, write_plan
 from catsdogs.training import DivergedError
@@ -305,7 +306,7 @@ def test_a_disk_that_fills_up_while_tables_are_written_loses_nothing(
 
 
 def test_a_disk_that_is_as_good_as_full_is_told_before_the_job_begins(settings, place, trainer, monkeypatch):
-    monkeypatch.setattr("catsdogs.exhaustion.LEAST_FREE_BYTES", 2**60)
+    monkeypatch.setattr("catsdogs.base.resources.LEAST_FREE_BYTES", 2**60)
     job.run_job(settings(), place, {})
     assert "B are free on its disk" in read_json(place.folder / "result.json")["error"]
     assert trainer.trained == []

@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from catsdogs import sample as sample_module
-from catsdogs.errors import UserError
+from catsdogs.base.errors import UserError
 from catsdogs.pictures import photograph
 from catsdogs.sample import sample_archives
 from catsdogs.schema import Sample

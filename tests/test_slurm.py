@@ -15,8 +15,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from catsdogs import launch
+from catsdogs.base.errors import UserError
 from catsdogs.compose import register
-from catsdogs.errors import UserError
 from catsdogs.locations import conf_dir
 
 slurm = pytest.importorskip("catsdogs.slurm", reason="needs the extra slurm")

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from catsdogs.archive import natural_key
-from catsdogs.errors import UserError
+from catsdogs.base.errors import UserError
 from catsdogs.schema import Split
 from catsdogs.split import divide, subset
 

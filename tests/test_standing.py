@@ -5,11 +5,11 @@ import dataclasses
 import pandas as pd
 import pytest
 
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import write_csv, write_json
+from catsdogs.base.provenance import versions
 from catsdogs.earlier import read_earlier
-from catsdogs.errors import UserError
-from catsdogs.files import write_csv, write_json
 from catsdogs.identity import fingerprint
-from catsdogs.provenance import versions
 from catsdogs.standing import Kind, Standing, find_standing, set_aside, summary
 from catsdogs.trials import TrialRecord, write_trials
 

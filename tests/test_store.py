@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from catsdogs.activations import StoreFull, Wanted, bytes_of
-from catsdogs.errors import UserError
-from catsdogs.files import read_json
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import read_json
 from catsdogs.store import RESERVED_DISK_BYTES, Store
 
 SHAPE = (3, 2, 5)

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from catsdogs.errors import UserError
-from catsdogs.files import read_json, write_json
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import read_json, write_json
 from catsdogs.job_lock import held
 from catsdogs.study import (
     State,

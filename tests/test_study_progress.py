@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from studies import STARTED, write_job
 
-from catsdogs.files import read_json, write_json
+from catsdogs.base.files import read_json, write_json
 from catsdogs.study_progress import line, study_line
 
 EARLIER = {"trials": 8, "started": STARTED - datetime.timedelta(days=1)}

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from studies import CHOICES, IMAGES, write_final, write_job, write_study
 
+from catsdogs.base.files import read_json, write_json
 from catsdogs.comparison.answer import score_intervals
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.tables import TITLES, findings, tables, what_ran, write_tables
-from catsdogs.files import read_json, write_json
 from catsdogs.study import write_leaderboard
 
 

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 from studies import CHOICES, STARTED, write_final, write_job, write_study
 
+from catsdogs.base.errors import UserError
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.to_mlflow import local_store, write_mlflow
-from catsdogs.errors import UserError
 
 # Of MLflow's tables, since SQLAlchemy 2.1; Python shows it to nobody else.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from catsdogs.base.errors import UserError
 from catsdogs.earlier import Earlier
-from catsdogs.errors import UserError
 from catsdogs.hypermodel import with_values
 from catsdogs.job import Place, run_job
 from catsdogs.oracles import build_oracle, expected_trials

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from catsdogs.base.errors import UserError
 from catsdogs.comparison.choices import untold_settings
 from catsdogs.comparison.evidence import WAITING, Evidence
 from catsdogs.comparison.formats import between, counted, loss, percent
 from catsdogs.comparison.paired import Interval, mean_intervals, share_lowest
-from catsdogs.errors import UserError
 from catsdogs.progress import listed
 from catsdogs.scores import log_loss_per_image
 from catsdogs.study import FAILED, OK, RUNNING, State, best_job, chosen_trial, retrain_command

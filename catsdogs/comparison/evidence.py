@@ -12,13 +12,13 @@ from typing import Annotated, Any, TypeVar
 import pandas as pd
 from pydantic import BeforeValidator
 
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import unicode
+from catsdogs.base.provenance import moment
+from catsdogs.base.records import Damaged, Part, Record, Table
 from catsdogs.comparison.formats import number
 from catsdogs.earlier import HISTORY, HISTORY_TABLE, VALIDATION, VALIDATION_TABLE
-from catsdogs.errors import UserError
-from catsdogs.files import unicode
 from catsdogs.progress import printable
-from catsdogs.provenance import moment
-from catsdogs.records import Damaged, Part, Record, Table
 from catsdogs.scores import log_loss_per_image
 from catsdogs.study import Job, JobConfig, State, choice_names, job_columns, job_row, read_jobs, read_plan
 from catsdogs.trials import TrialRecord

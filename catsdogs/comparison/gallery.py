@@ -21,13 +21,13 @@ import pandas as pd
 from PIL import Image
 
 from catsdogs.archive import image_paths
+from catsdogs.base.errors import UserError
+from catsdogs.base.records import Damaged, Table
 from catsdogs.catalogue import ids_of
 from catsdogs.comparison.answer import Answer
 from catsdogs.comparison.evidence import Evidence, Final
-from catsdogs.errors import UserError
 from catsdogs.images import decode
 from catsdogs.locations import default_cache
-from catsdogs.records import Damaged, Table
 from catsdogs.scores import log_loss_per_image
 from catsdogs.study import Job
 

@@ -16,13 +16,13 @@ import pandas as pd
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from catsdogs.base.files import check_beside, write_text
+from catsdogs.base.text import quoted
 from catsdogs.comparison import formats, sections, theme
 from catsdogs.comparison.curve_figures import learning_curves
 from catsdogs.comparison.evidence import Evidence, read_evidence
 from catsdogs.comparison.search_figures import job_intervals
 from catsdogs.comparison.tables import TITLES, Findings, findings, tables, write_tables
-from catsdogs.files import check_beside, write_text
-from catsdogs.quoting import quoted
 
 _TEMPLATE = Path(__file__).with_name("template")
 

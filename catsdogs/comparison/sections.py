@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from catsdogs.base.provenance import moment
 from catsdogs.comparison import search_figures, theme
 from catsdogs.comparison.choices import not_paired
 from catsdogs.comparison.curve_figures import best_so_far
@@ -32,7 +33,6 @@ from catsdogs.comparison.formats import (
 )
 from catsdogs.comparison.space_figures import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.tables import Findings
-from catsdogs.provenance import moment
 from catsdogs.study import FAILED, OK, RUNNING, State, retrain_command, search_command
 
 _MOST_FAILURES = 20  # rows of the table of failed trials

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from catsdogs.base.files import write_csv
 from catsdogs.comparison.answer import Answer, answer, score_intervals
 from catsdogs.comparison.choices import choice_effects, choice_pairs
 from catsdogs.comparison.evidence import Evidence
@@ -19,7 +20,6 @@ from catsdogs.comparison.final_scores import final_scores
 from catsdogs.comparison.gallery import Gallery, gallery
 from catsdogs.comparison.importance import Importance, importance
 from catsdogs.comparison.paired import Interval
-from catsdogs.files import write_csv
 from catsdogs.study import job_columns
 
 # What every table says, in the order in which the page shows them.

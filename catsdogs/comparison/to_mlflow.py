@@ -24,10 +24,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
+from catsdogs.base.errors import UserError
+from catsdogs.base.provenance import moment
 from catsdogs.comparison.evidence import Evidence, Final
 from catsdogs.comparison.timeline import curves, ended_at, epoch_rows
-from catsdogs.errors import UserError
-from catsdogs.provenance import moment
 from catsdogs.study import FAILED, RUNNING, search_command
 
 _KEY = "catsdogs.key"

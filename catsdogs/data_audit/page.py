@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from catsdogs.base.files import write_text
 from catsdogs.comparison.formats import count
 from catsdogs.comparison.gallery import thumbnail
 from catsdogs.comparison.page import environment, markup
@@ -19,7 +20,6 @@ from catsdogs.data_audit import sentences
 from catsdogs.data_audit.copies import EXACT
 from catsdogs.data_audit.findings import TITLES, Findings
 from catsdogs.data_audit.oddities import UNDECODABLE
-from catsdogs.files import write_text
 
 # Pictures take about 5 kB each; what is not shown is in the tables.
 _MOST_SUSPECTS = 48

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from catsdogs.base.errors import UserError
 from catsdogs.comparison.evidence import Evidence, read_evidence
-from catsdogs.errors import UserError
 from catsdogs.scores import log_loss_per_image
 from catsdogs.study import Job
 

@@ -28,7 +28,7 @@ def _die():
 
 
 def _aimed(files):
-    """Patch `catsdogs.files`, through which all state is written."""
+    """Patch `catsdogs.base.files`, through which all state is written."""
     name, number, point = os.environ["SOAK_AIM"].rsplit(":", 2)
     replacing, writes = files.replacing, Counter()
 
@@ -66,7 +66,7 @@ def _counted(tuning):
 
 _PATCHES = {"catsdogs.tuning": _counted} if "SOAK_LEDGER" in os.environ else {}
 if os.environ.get("SOAK_AIM"):
-    _PATCHES["catsdogs.files"] = _aimed
+    _PATCHES["catsdogs.base.files"] = _aimed
 
 
 class _Patching:

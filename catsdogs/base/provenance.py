@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from catsdogs.processes import processors
+from catsdogs.base.processes import processors
 
 # Packages whose versions can change the numbers.
 VERSIONS_OF = (

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import pandas as pd
 
-from catsdogs.errors import UserError
+from catsdogs.base.errors import UserError
 
 
 @contextmanager

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from catsdogs.errors import UserError
-from catsdogs.files import binary_size, free_bytes
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import binary_size, free_bytes
 
 # What a job writes at the least: tables and logs in the study, unpacked images and pixels in the cache.
 LEAST_FREE_BYTES = 200 * 2**20

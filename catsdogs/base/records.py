@@ -15,8 +15,8 @@ from typing import Annotated, Self, TypeVar
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from catsdogs.errors import UserError
-from catsdogs.files import read_json
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import read_json
 
 
 class Damaged(UserError):
