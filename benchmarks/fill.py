@@ -31,12 +31,12 @@ from catsdogs.augment import augment
 from catsdogs.backbones import build_backbone
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
+from catsdogs.config.locations import conf_dir
+from catsdogs.config.schema import Augmentation, Backbone, Sample
 from catsdogs.cut import find_cut, prefix
 from catsdogs.engine import difference, fastest_forward
 from catsdogs.images import decode, in_threads
-from catsdogs.locations import conf_dir
 from catsdogs.sample import sample_archives
-from catsdogs.schema import Augmentation, Backbone, Sample
 
 SIZE = 224
 BATCH = 32

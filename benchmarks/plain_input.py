@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from catsdogs.augment import augment
-from catsdogs.schema import Augmentation
+from catsdogs.config.schema import Augmentation
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Settings:
         arrays: .npz file with labels (N,), keys (N,) uint64, train_rows and validation_rows.
         weights: of MobileNetV2 without top.
         views: epoch e reads view e mod views.
-        augmentation: ranges of `catsdogs.schema.Augmentation`.
+        augmentation: ranges of `catsdogs.config.schema.Augmentation`.
         augmentation_source: "views" or "layers" (Keras' augmentation layers).
         autotune: tf.data chooses its parallelism; else one call per processor and two batches ahead.
         all_trials: train every trial; else the first of every depth, and propose the others only.

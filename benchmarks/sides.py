@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from catsdogs.config.schema import SearchConfig
     from catsdogs.dataset import Dataset
-    from catsdogs.schema import SearchConfig
 
 _BENCHMARKS = Path(__file__).resolve().parent
 _MIB_FROM_MAXRSS = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss counts bytes there, KiB elsewhere
@@ -110,10 +110,10 @@ class Sides:
         """
         from hydra import compose, initialize_config_dir
 
-        from catsdogs.compose import checked, register
+        from catsdogs.config.compose import checked, register
+        from catsdogs.config.locations import conf_dir
         from catsdogs.dataset import load_dataset
         from catsdogs.images import pixels
-        from catsdogs.locations import conf_dir
 
         register()
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):

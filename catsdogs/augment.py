@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from catsdogs.schema import Augmentation
+from catsdogs.config.schema import Augmentation
 
 # Of the side, that a crop shows: 224 of 256 pixels, as networks for ImageNet were tested with.
 CROP_FRACTION = 7 / 8

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from catsdogs.base.errors import UserError, first_line
-from catsdogs.schema import Backbone
+from catsdogs.config.schema import Backbone
 
 # Means and standard deviations of ImageNet, RGB, from keras.applications.imagenet_utils.
 _MEAN = (0.485, 0.456, 0.406)

@@ -16,8 +16,8 @@ from catsdogs import near_duplicates
 from catsdogs.archive import ImageFolder, open_images
 from catsdogs.base.errors import UserError
 from catsdogs.catalogue import CAT, DOG, LABELS_COME_FROM, catalogue
+from catsdogs.config.schema import Data, Split
 from catsdogs.progress import listed
-from catsdogs.schema import Data, Split
 from catsdogs.split import divide, subset
 
 _IGNORED = "ignored by data.ignore"

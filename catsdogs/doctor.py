@@ -19,7 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from catsdogs.base.errors import UserError, exit_status_of
-from catsdogs.locations import add_cache_option, conf_dir, sweeps_dir
+from catsdogs.config.locations import add_cache_option, conf_dir, sweeps_dir
 
 # Pixels of 25,000 training and 12,500 test images at 224 take 5.6 GB, their files 1.2 GB.
 _KAGGLE_BYTES = 7 * 10**9
@@ -119,7 +119,7 @@ def _devices() -> Finding:
 
 def _weights(weights: str) -> Finding:
     from catsdogs.backbones import build_backbone
-    from catsdogs.schema import Backbone
+    from catsdogs.config.schema import Backbone
 
     backbone = Backbone("keras.applications.MobileNetV2", {"alpha": 1.0}, weights, 224, "minus_one_to_one", False)
     try:

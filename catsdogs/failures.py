@@ -12,7 +12,7 @@ from hydra.core.utils import JobStatus
 from omegaconf import DictConfig
 
 from catsdogs.base.provenance import now
-from catsdogs.compose import job_choices
+from catsdogs.config.compose import job_choices
 
 log = logging.getLogger(__name__)
 

@@ -23,12 +23,12 @@ from catsdogs.activations import Activations, StoreFull, Wanted, bytes_of
 from catsdogs.backbones import Network
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import binary_size
+from catsdogs.config.schema import Features as Settings
 from catsdogs.cut import PIXELS, Cut, prefix
 from catsdogs.engine import Forward, fastest_forward
 from catsdogs.feature_keys import digest, identity
 from catsdogs.images import in_threads, pixels_key
 from catsdogs.progress import duration
-from catsdogs.schema import Features as Settings
 from catsdogs.store import Store
 from catsdogs.views import PLAIN, LiveViews, View, Views
 

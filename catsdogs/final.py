@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.provenance import machine, versions
+from catsdogs.config.schema import RetrainConfig
 from catsdogs.dataset import Dataset, load_dataset
 from catsdogs.final_files import write_best
 from catsdogs.final_metrics import gain_of, metrics
@@ -23,7 +24,6 @@ from catsdogs.members import Member, train_members
 from catsdogs.one_model import one_model
 from catsdogs.pipeline import OUTPUTS, Pipeline
 from catsdogs.progress import duration
-from catsdogs.schema import RetrainConfig
 from catsdogs.study import Job
 from catsdogs.trials import TrialRecord
 

@@ -10,8 +10,8 @@ import keras
 import keras_tuner
 
 from catsdogs.backbones import preprocess
+from catsdogs.config.schema import SEARCHABLE, Hyperparameter, Model, Schedule, SearchConfig
 from catsdogs.devices import accelerators
-from catsdogs.schema import SEARCHABLE, Hyperparameter, Model, Schedule, SearchConfig
 from catsdogs.scores import EPSILON
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catsdogs.base.provenance import versions
-from catsdogs.schema import MOST_VIEWS, SearchConfig
+from catsdogs.config.schema import MOST_VIEWS, SearchConfig
 
 # Keys that change no number of a job: where things are, what is done after it, and when it is given up. Where the
 # images are does not count either, as their digest does.

@@ -11,12 +11,12 @@ import pandas as pd
 
 from catsdogs.augment import view_keys
 from catsdogs.backbones import load_network
+from catsdogs.config.schema import SearchConfig
 from catsdogs.dataset import Dataset, Fold
 from catsdogs.devices import batch_sizes
 from catsdogs.features import Features
 from catsdogs.images import pixels
 from catsdogs.schedules import steps_per_epoch
-from catsdogs.schema import SearchConfig
 from catsdogs.trial_model import TrialModels
 from catsdogs.views import LiveViews, distinct_views
 

@@ -18,12 +18,12 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.files import remove_temporaries, write_csv
 from catsdogs.base.provenance import machine, now, versions
 from catsdogs.base.resources import check_free_space, exhausted
+from catsdogs.config.schema import SearchConfig
 from catsdogs.dataset import Dataset, load_dataset
 from catsdogs.earlier import HISTORY, SELECT, TRIALS, VALIDATION, Earlier, read_earlier
 from catsdogs.identity import fingerprint
 from catsdogs.job_lock import held
 from catsdogs.limits import BudgetSpent, check_budget
-from catsdogs.schema import SearchConfig
 from catsdogs.standing import Standing, find_standing, left_behind, set_aside
 from catsdogs.study import (
     FAILED,

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.interrupts import exit_status, terminable
 from catsdogs.base.processes import processors, share_of_machine, thread_limit
-from catsdogs.compose import (
+from catsdogs.config.compose import (
     MISTAKES,
     VERSION_BASE,
     as_typed,
@@ -35,9 +35,9 @@ from catsdogs.compose import (
     resume_command,
     sentence,
 )
+from catsdogs.config.locations import conf_dir
+from catsdogs.config.schema import SearchConfig
 from catsdogs.failures import JobFailed, lists_jobs, record_failure
-from catsdogs.locations import conf_dir
-from catsdogs.schema import SearchConfig
 
 log = logging.getLogger(__name__)
 

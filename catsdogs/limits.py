@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from catsdogs.schema import Timeout
+from catsdogs.config.schema import Timeout
 
 
 class BudgetSpent(Exception):

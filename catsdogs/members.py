@@ -13,14 +13,14 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.provenance import versions
+from catsdogs.config.saved_config import saved_config
+from catsdogs.config.schema import RetrainConfig, validated
 from catsdogs.dataset import Dataset, Fold
 from catsdogs.earlier import VALIDATION, VALIDATION_TABLE
 from catsdogs.hypermodel import with_values
 from catsdogs.identity import differences
 from catsdogs.inputs import prepared
 from catsdogs.progress import JobProgress
-from catsdogs.saved_config import saved_config
-from catsdogs.schema import RetrainConfig, validated
 from catsdogs.study import Job, chosen_trial
 from catsdogs.training import DivergedError, Listener, Training, execute, trial_seed
 from catsdogs.trials import TrialRecord, lineage

@@ -8,8 +8,8 @@ from typing import Any
 import keras_tuner
 
 from catsdogs.base.errors import UserError
+from catsdogs.config.schema import SearchConfig
 from catsdogs.hypermodel import declare
-from catsdogs.schema import SearchConfig
 
 
 class _Most(int):

@@ -20,7 +20,7 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError, exit_status_of, first_line
 from catsdogs.base.files import write_csv
-from catsdogs.locations import add_cache_option
+from catsdogs.config.locations import add_cache_option
 
 if TYPE_CHECKING:
     from catsdogs.pipeline import Pipeline
@@ -139,8 +139,8 @@ def _chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline) -> np
 
 def _pipeline(options: argparse.Namespace) -> Pipeline:
     """What is done with the model's outputs; nothing with those of a file, with --plain, or in a folder of 0.1."""
+    from catsdogs.config.schema import Augmentation, Tta
     from catsdogs.pipeline import Pipeline, read_pipeline
-    from catsdogs.schema import Augmentation, Tta
 
     found = None if options.plain or not options.model.is_dir() else read_pipeline(options.model)
     unchanged = Augmentation(0, 0, 0, 0, 0, 0, 0, 0, "reflect")

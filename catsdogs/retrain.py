@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.text import inert, quoted
-from catsdogs.compose import resolved, with_overrides
+from catsdogs.config.compose import resolved, with_overrides
+from catsdogs.config.saved_config import check_builder, is_trusted, named_builders, saved_config
+from catsdogs.config.schema import RetrainConfig, validated
 from catsdogs.launch import hydra_application
-from catsdogs.saved_config import check_builder, is_trusted, named_builders, saved_config
-from catsdogs.schema import RetrainConfig, validated
 
 if TYPE_CHECKING:
     from catsdogs.study import Job

@@ -26,8 +26,8 @@ from PIL import Image
 
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
+from catsdogs.config.schema import Sample
 from catsdogs.pictures import photograph
-from catsdogs.schema import Sample
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from catsdogs.schema import Schedule
+from catsdogs.config.schema import Schedule
 
 
 def learning_rates(schedule: Schedule, total_steps: int, first_step: int = 0) -> np.ndarray:

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from catsdogs.compose import checked, job_choices, with_default_study
+from catsdogs.config.compose import checked, job_choices, with_default_study
 from catsdogs.launch import hydra_application
 
 

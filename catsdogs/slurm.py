@@ -26,7 +26,7 @@ from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.slurm.slurm import SlurmInfoWatcher
 
 from catsdogs.base.errors import UserError
-from catsdogs.compose import register
+from catsdogs.config.compose import register
 from catsdogs.failures import died
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from catsdogs.archive import natural_key
 from catsdogs.base.errors import UserError
-from catsdogs.schema import Split
+from catsdogs.config.schema import Split
 
 
 def subset(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:

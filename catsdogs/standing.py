@@ -11,10 +11,10 @@ from typing import Any
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import free_name
+from catsdogs.config.schema import SearchConfig
 from catsdogs.earlier import HISTORY, TRIALS, VALIDATION, finished_trials
 from catsdogs.identity import changes
 from catsdogs.job_lock import HOLDER, LOCK
-from catsdogs.schema import SearchConfig
 from catsdogs.study import RESULT, Job, State, read_job
 from catsdogs.trials import COMPLETED
 

@@ -21,11 +21,11 @@ import numpy as np
 
 from catsdogs.backbones import Network
 from catsdogs.base.files import replacing
+from catsdogs.config.schema import SearchConfig
 from catsdogs.cut import Cut, find_cut, suffix
 from catsdogs.folding import folded
 from catsdogs.hypermodel import compile_model, depths, head, plain_head, regularise, unfreeze, whole_model
 from catsdogs.schedules import LearningRateTable, learning_rates
-from catsdogs.schema import SearchConfig
 
 log = logging.getLogger(__name__)
 

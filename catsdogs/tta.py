@@ -11,8 +11,8 @@ from scipy.special import expit, logit
 
 from catsdogs.augment import CROPS, is_identity
 from catsdogs.comparison.paired import gains_over
+from catsdogs.config.schema import Augmentation, Tta
 from catsdogs.images import in_threads
-from catsdogs.schema import Augmentation, Tta
 from catsdogs.scores import EQUAL, clip, log_loss_per_image
 from catsdogs.views import MIRRORED, PLAIN, View, Views
 

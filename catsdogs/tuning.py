@@ -27,6 +27,7 @@ from catsdogs.base.files import unicode, write_text
 from catsdogs.base.provenance import now
 from catsdogs.base.resources import check_others_may_do
 from catsdogs.batches import PlainBatches, for_keras
+from catsdogs.config.schema import SearchConfig
 from catsdogs.devices import distributed
 from catsdogs.earlier import Earlier, validation_is_of
 from catsdogs.hypermodel import depths, with_values
@@ -36,7 +37,6 @@ from catsdogs.limits import BudgetSpent, check_budget
 from catsdogs.progress import JobProgress
 from catsdogs.promotion import ParentWeights
 from catsdogs.replay import replay, searched_values
-from catsdogs.schema import SearchConfig
 from catsdogs.training import DivergedError, Training, execute
 from catsdogs.trial_model import TrialModel, TrialModels
 from catsdogs.trials import COMPLETED, TrialRecord, best_trial, lineage

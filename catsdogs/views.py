@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from catsdogs.augment import augment, crops, is_identity
-from catsdogs.schema import MOST_VIEWS, Augmentation, Features
+from catsdogs.config.schema import MOST_VIEWS, Augmentation, Features
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from catsdogs.compose import checked, register
-from catsdogs.locations import conf_dir
-from catsdogs.schema import Augmentation, SearchConfig
+from catsdogs.config.compose import checked, register
+from catsdogs.config.locations import conf_dir
+from catsdogs.config.schema import Augmentation, SearchConfig
 from catsdogs.views import LiveViews
 
 # How long an example takes depends on what else the machine does.

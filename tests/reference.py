@@ -5,9 +5,9 @@ from __future__ import annotations
 import keras
 
 from catsdogs.backbones import build_backbone
+from catsdogs.config.schema import SearchConfig
 from catsdogs.hypermodel import compile_model, regularise, unfreeze, whole_model
 from catsdogs.schedules import learning_rates
-from catsdogs.schema import SearchConfig
 
 
 def build_model(config: SearchConfig, total_steps: int, first_step: int = 0) -> keras.Model:

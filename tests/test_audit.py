@@ -19,13 +19,13 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.files import check_page, write_csv
 from catsdogs.base.text import quoted
 from catsdogs.catalogue import catalogue
-from catsdogs.compose import checked
+from catsdogs.config.compose import checked
+from catsdogs.config.schema import Split
 from catsdogs.data_audit.copies import copies, leak
 from catsdogs.data_audit.oddities import TINY_PIXELS, oddities
 from catsdogs.data_audit.suspects import suspects
 from catsdogs.dataset import load_dataset
 from catsdogs.near_duplicates import groups
-from catsdogs.schema import Split
 
 ODD_NAME = "a 'b' \"c\" $x ${y} [z],{w}<b>/cat.5.jpg"
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from catsdogs.augment import Changes, augment, changed, changes, is_identity, uniforms, view_keys
-from catsdogs.schema import Augmentation
+from catsdogs.config.schema import Augmentation
 
 SIDE = 48
 

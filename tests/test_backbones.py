@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from catsdogs.backbones import build_backbone, preprocess
 from catsdogs.base.errors import UserError
-from catsdogs.compose import checked
-from catsdogs.locations import conf_dir
+from catsdogs.config.compose import checked
+from catsdogs.config.locations import conf_dir
 
 # Whose `preprocess_input` it is.
 FAMILIES = {

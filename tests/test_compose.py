@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
 from catsdogs.base.errors import UserError
-from catsdogs.compose import (
+from catsdogs.config.compose import (
     EXTRAS,
     MAX_JOB_NAME,
     as_typed,
@@ -25,9 +25,9 @@ from catsdogs.compose import (
     sentence,
     with_default_study,
 )
-from catsdogs.locations import conf_dir, sweeps_dir
-from catsdogs.saved_config import saved_config
-from catsdogs.schema import RetrainConfig, validated
+from catsdogs.config.locations import conf_dir, sweeps_dir
+from catsdogs.config.saved_config import saved_config
+from catsdogs.config.schema import RetrainConfig, validated
 from catsdogs.study import read_jobs
 
 GOLDEN = Path(__file__).parent / "golden" / "studies"

@@ -6,11 +6,11 @@ import pytest
 
 from catsdogs.backbones import build_backbone, preprocess
 from catsdogs.base.errors import UserError
-from catsdogs.compose import checked
+from catsdogs.config.compose import checked
+from catsdogs.config.locations import conf_dir
+from catsdogs.config.schema import Backbone
 from catsdogs.cut import Cut, find_cut, prefix, suffix
 from catsdogs.hypermodel import unfreeze
-from catsdogs.locations import conf_dir
-from catsdogs.schema import Backbone
 
 BACKBONES = sorted(file.stem for file in (conf_dir() / "backbone").glob("*.yaml"))
 

@@ -14,11 +14,11 @@ from catsdogs import features as features_module
 from catsdogs.activations import StoreFull
 from catsdogs.backbones import load_network
 from catsdogs.base.errors import UserError
+from catsdogs.config.schema import Augmentation
+from catsdogs.config.schema import Features as Settings
 from catsdogs.cut import find_cut, prefix
 from catsdogs.features import Features
 from catsdogs.hypermodel import with_values
-from catsdogs.schema import Augmentation
-from catsdogs.schema import Features as Settings
 from catsdogs.store import Store
 from catsdogs.training import train
 from catsdogs.views import PLAIN, LiveViews, View, distinct_views

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from catsdogs.base.errors import UserError
-from catsdogs.saved_config import check_builder, named_builders, saved_config
+from catsdogs.config.saved_config import check_builder, named_builders, saved_config
 
 STUDY = Path(__file__).parent / "golden" / "studies" / "0.2"
 JOB = "small_cnn-light-cosine-none"

@@ -13,13 +13,13 @@ from catsdogs import training
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.calibration import Calibration, cross_fitted, fit, verdict
+from catsdogs.config.schema import Ensemble, RetrainConfig, Tta, check
 from catsdogs.dataset import load_dataset
 from catsdogs.ensemble import Combination, choose
 from catsdogs.final import make_final
 from catsdogs.inputs import prepared
 from catsdogs.job import Place, run_job
 from catsdogs.predict import _predict
-from catsdogs.schema import Ensemble, RetrainConfig, Tta, check
 from catsdogs.scores import log_loss_per_image
 from catsdogs.study import best_jobs, chosen_trial, read_jobs
 from catsdogs.trials import best_trial, read_trials

@@ -12,7 +12,7 @@ from studies import write_job
 from catsdogs import launch
 from catsdogs.base.files import read_json, write_json
 from catsdogs.base.interrupts import Terminated, exit_status, terminable
-from catsdogs.compose import resume_command
+from catsdogs.config.compose import resume_command
 from catsdogs.launch import StudyCallback
 
 

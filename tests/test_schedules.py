@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from catsdogs.config.schema import Schedule
 from catsdogs.schedules import LearningRateTable, learning_rates, steps_per_epoch
-from catsdogs.schema import Schedule
 
 # What is left of the peak, from its share 1 at the end of the warm-up to 0.1 at the end.
 DECAYS = {

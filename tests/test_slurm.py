@@ -16,8 +16,8 @@ from hydra import compose, initialize_config_dir
 
 from catsdogs import launch
 from catsdogs.base.errors import UserError
-from catsdogs.compose import register
-from catsdogs.locations import conf_dir
+from catsdogs.config.compose import register
+from catsdogs.config.locations import conf_dir
 
 slurm = pytest.importorskip("catsdogs.slurm", reason="needs the extra slurm")
 

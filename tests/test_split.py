@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from catsdogs.archive import natural_key
 from catsdogs.base.errors import UserError
-from catsdogs.schema import Split
+from catsdogs.config.schema import Split
 from catsdogs.split import divide, subset
 
 

@@ -6,7 +6,7 @@ import pytest
 from reference import build_model
 
 from catsdogs.backbones import load_network
-from catsdogs.compose import checked
+from catsdogs.config.compose import checked
 from catsdogs.cut import prefix
 from catsdogs.hypermodel import plain_head, with_values
 from catsdogs.trial_model import TrialModels, _copy_head

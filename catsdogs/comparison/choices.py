@@ -23,9 +23,9 @@ import pandas as pd
 
 from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.paired import mean_intervals
+from catsdogs.config.schema import SearchConfig
 from catsdogs.identity import identity
 from catsdogs.progress import listed
-from catsdogs.schema import SearchConfig
 
 STUDY = "study"
 

@@ -26,8 +26,8 @@ from catsdogs.base.records import Damaged, Table
 from catsdogs.catalogue import ids_of
 from catsdogs.comparison.answer import Answer
 from catsdogs.comparison.evidence import Evidence, Final
+from catsdogs.config.locations import default_cache
 from catsdogs.images import decode
-from catsdogs.locations import default_cache
 from catsdogs.scores import log_loss_per_image
 from catsdogs.study import Job
 

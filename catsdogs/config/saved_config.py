@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from catsdogs.base.errors import UserError
-from catsdogs.schema import SearchConfig
+from catsdogs.config.schema import SearchConfig
 
 # Which folders are read and written is for the command to say, not for the study.
 _OF_THE_COMMAND = ("study", "studies", "cache")

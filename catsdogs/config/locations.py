@@ -9,7 +9,7 @@ from pathlib import Path
 
 def _top_level(folder: str) -> Path:
     """The packaged folder if it is there (an installed wheel), else the checkout's (also an editable install)."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     packaged = package / folder
     return packaged if packaged.is_dir() else package.parent / folder
 

@@ -26,8 +26,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.text import no_numbers, quoted
-from catsdogs.locations import sweeps_dir
-from catsdogs.schema import SearchConfig, text_keys, validated
+from catsdogs.config.locations import sweeps_dir
+from catsdogs.config.schema import SearchConfig, text_keys, validated
 
 # The groups whose choices name a job and are compared in the report.
 COMPOSED_GROUPS = ("backbone", "augmentation", "schedule", "label_smoothing")
