@@ -22,9 +22,9 @@ from omegaconf import OmegaConf
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
-from catsdogs.calibration import cross_fitted, fit
-from catsdogs.comparison.paired import Interval, mean_intervals
-from catsdogs.scores import log_loss_per_image
+from catsdogs.scoring.calibration import cross_fitted, fit
+from catsdogs.scoring.intervals import Interval, mean_intervals
+from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study import RESULT, read_jobs
 
 BOOKKEEPING = ("study=", "varied=")  # overrides that change no number

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from catsdogs.comparison.formats import gains_told
-from catsdogs.comparison.paired import Interval, mean_intervals
 from catsdogs.pipeline import OUTPUTS
-from catsdogs.scores import Score, log_loss_per_image, scores
+from catsdogs.scoring.intervals import Interval, mean_intervals
+from catsdogs.scoring.scores import Score, log_loss_per_image, scores
 
 # What scores of a split are called: their names begin with ...
 PREFIXES = {"validation": "", "holdout": "holdout_", "test": "test_"}

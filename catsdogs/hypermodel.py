@@ -12,7 +12,7 @@ import keras_tuner
 from catsdogs.backbones import preprocess
 from catsdogs.config.schema import SEARCHABLE, Hyperparameter, Model, Schedule, SearchConfig
 from catsdogs.devices import accelerators
-from catsdogs.scores import EPSILON
+from catsdogs.scoring.scores import EPSILON
 
 
 def with_values(config: SearchConfig, values: dict[str, Any]) -> SearchConfig:

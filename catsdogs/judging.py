@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.calibration import Verdict, cross_fitted, verdict
 from catsdogs.config.schema import RetrainConfig, Tta
 from catsdogs.dataset import Dataset
 from catsdogs.engine import Forward, fastest_forward
-from catsdogs.ensemble import Combination, choose, mean_of, shared_out
 from catsdogs.inputs import live_views
 from catsdogs.members import Member
 from catsdogs.pipeline import OUTPUTS, Pipeline
+from catsdogs.scoring.calibration import Verdict, cross_fitted, verdict
+from catsdogs.scoring.combination import Combination, choose, mean_of, shared_out
 from catsdogs.tta import choose_tta, predict_views, views_by_kind
 from catsdogs.views import PLAIN, View
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from catsdogs.backbones import structure
 from catsdogs.cut import find_cut, graph_nodes, tensor_of
-from catsdogs.ensemble import Combination
-from catsdogs.scores import EPSILON
+from catsdogs.scoring.combination import Combination
+from catsdogs.scoring.scores import EPSILON
 
 
 def one_model(models: Sequence[keras.Model], combination: Combination) -> keras.Model:

@@ -14,8 +14,8 @@ import pandas as pd
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
 from catsdogs.base.records import Damaged, Record
-from catsdogs.calibration import Calibration
 from catsdogs.config.schema import Augmentation, Tta
+from catsdogs.scoring.calibration import Calibration
 from catsdogs.tta import averaged, predict_views, tta_views
 from catsdogs.views import PLAIN, View, Views
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from catsdogs.archive import natural_key
 from catsdogs.base import files
-from catsdogs.scores import EPSILON, clip
+from catsdogs.scoring.scores import EPSILON, clip
 
 
 def submission(ids: Sequence[str], p_dog: np.ndarray, expected_ids: Sequence[str]) -> pd.DataFrame:

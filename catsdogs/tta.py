@@ -10,10 +10,10 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from catsdogs.augment import CROPS, is_identity
-from catsdogs.comparison.paired import gains_over
 from catsdogs.config.schema import Augmentation, Tta
 from catsdogs.images import in_threads
-from catsdogs.scores import EQUAL, clip, log_loss_per_image
+from catsdogs.scoring.intervals import gains_over
+from catsdogs.scoring.scores import EQUAL, clip, log_loss_per_image
 from catsdogs.views import MIRRORED, PLAIN, View, Views
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from catsdogs.base.files import write_csv, write_json
 from catsdogs.job_lock import LOCK
-from catsdogs.scores import log_loss_per_image, scores
+from catsdogs.scoring.scores import log_loss_per_image, scores
 from catsdogs.study import write_plan
 from catsdogs.trials import COMPLETED, TrialRecord, best_trial, outcome, summary, write_trials
 

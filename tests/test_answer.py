@@ -12,7 +12,7 @@ from studies import CHOICES, labels, p_dog, write_job, write_study
 from catsdogs.base.files import read_json, write_csv, write_json
 from catsdogs.comparison.answer import answer, score_intervals
 from catsdogs.comparison.evidence import Evidence, read_evidence
-from catsdogs.scores import log_loss_per_image
+from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study import retrain_command, write_plan
 from catsdogs.trials import TrialRecord, write_trials
 

@@ -7,8 +7,8 @@ import pytest
 import scipy.optimize
 from scipy.special import expit, logit
 
-from catsdogs.calibration import FEWEST, HIGHEST_FLOOR, IDENTITY, Calibration, cross_fitted, fit, verdict
-from catsdogs.scores import EPSILON, clip, log_loss_per_image
+from catsdogs.scoring.calibration import FEWEST, HIGHEST_FLOOR, IDENTITY, Calibration, cross_fitted, fit, verdict
+from catsdogs.scoring.scores import EPSILON, clip, log_loss_per_image
 
 
 def calibrated(images: int, seed: int, spread: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +64,7 @@ def test_the_verdict_is_about_images_that_were_not_fitted(monkeypatch: pytest.Mo
         known = dict(zip(p_dog, labels, strict=True))
         return lambda wanted: np.array([known.get(p, 0.5) for p in wanted])
 
-    monkeypatch.setattr("catsdogs.calibration._fit", learns_by_heart)
+    monkeypatch.setattr("catsdogs.scoring.calibration._fit", learns_by_heart)
     np.testing.assert_array_equal(cross_fitted(labels, p_dog), 0.5)
     assert len(seen) == 5
     assert {len(part) for part in seen} == {240}

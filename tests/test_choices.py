@@ -17,7 +17,7 @@ from catsdogs.comparison.choices import (
     untold_settings,
 )
 from catsdogs.comparison.evidence import read_evidence
-from catsdogs.comparison.paired import mean_intervals
+from catsdogs.scoring.intervals import mean_intervals
 
 CONFIG = {"fit": {"epochs": 3}, "tuner": {"oracle": "random"}, "data": {"limit": None}}
 

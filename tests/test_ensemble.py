@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from catsdogs.ensemble import Combination, choose, mean_of, shared_out
-from catsdogs.scores import log_loss_per_image
+from catsdogs.scoring.combination import Combination, choose, mean_of, shared_out
+from catsdogs.scoring.scores import log_loss_per_image
 
 
 def outputs(noises: list[float], images: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

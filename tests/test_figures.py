@@ -24,10 +24,10 @@ from catsdogs.comparison.evidence import Evidence, read_evidence
 from catsdogs.comparison.figures import Figure
 from catsdogs.comparison.final_figures import final_figures
 from catsdogs.comparison.importance import Importance
-from catsdogs.comparison.paired import Interval
 from catsdogs.comparison.search_figures import budget, effects, importance_bars, job_intervals
 from catsdogs.comparison.space_figures import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.tables import TITLES
+from catsdogs.scoring.intervals import Interval
 
 HOSTILE = [
     "<script>alert(1)</script>",

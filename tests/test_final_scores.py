@@ -8,7 +8,7 @@ from studies import write_final, write_study
 from catsdogs.base.files import read_json, write_csv, write_json
 from catsdogs.comparison.evidence import Final, read_evidence
 from catsdogs.comparison.final_scores import KINDS, SCORES, final_scores, tta_gains
-from catsdogs.scores import log_loss_per_image
+from catsdogs.scoring.scores import log_loss_per_image
 
 
 @pytest.fixture

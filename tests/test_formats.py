@@ -8,7 +8,7 @@ import math
 import pytest
 
 from catsdogs.comparison import formats
-from catsdogs.comparison.paired import Interval
+from catsdogs.scoring.intervals import Interval
 
 EAST = datetime.timezone(datetime.timedelta(hours=2))
 

@@ -12,15 +12,15 @@ import pytest
 from catsdogs import training
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
-from catsdogs.calibration import Calibration, cross_fitted, fit, verdict
 from catsdogs.config.schema import Ensemble, RetrainConfig, Tta, check
 from catsdogs.dataset import load_dataset
-from catsdogs.ensemble import Combination, choose
 from catsdogs.final import make_final
 from catsdogs.inputs import prepared
 from catsdogs.job import Place, run_job
 from catsdogs.predict import _predict
-from catsdogs.scores import log_loss_per_image
+from catsdogs.scoring.calibration import Calibration, cross_fitted, fit, verdict
+from catsdogs.scoring.combination import Combination, choose
+from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study import best_jobs, chosen_trial, read_jobs
 from catsdogs.trials import best_trial, read_trials
 from catsdogs.views import LiveViews
@@ -105,7 +105,7 @@ def calibrated(monkeypatch):
     def kept(labels, p_dog):
         return dataclasses.replace(verdict(labels, p_dog), kept=True, calibration=fit(labels, p_dog))
 
-    monkeypatch.setattr("catsdogs.calibration.FEWEST", 20)
+    monkeypatch.setattr("catsdogs.scoring.calibration.FEWEST", 20)
     monkeypatch.setattr("catsdogs.judging.verdict", kept)
 
 
@@ -211,7 +211,7 @@ def test_a_selection_goes_on_where_it_was_ended_and_begins_again_where_it_is_cha
 
 
 def test_the_folds_are_the_models_of_the_search_and_the_holdout_is_judged_by_all_of_them(copy, monkeypatch):
-    monkeypatch.setattr("catsdogs.calibration.FEWEST", 20)
+    monkeypatch.setattr("catsdogs.scoring.calibration.FEWEST", 20)
     metrics, predictions, best = copy.retrain(kind="folds", tta="auto")
     assert metrics["validated_by"] == "folds"
     assert "those of the members" in (best / "MODEL_CARD.md").read_text()

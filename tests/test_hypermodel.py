@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss
 from catsdogs.config.schema import SEARCHABLE, Hyperparameter
 from catsdogs.hypermodel import declare, depths, hyperparameters, unfreeze, with_values
 from catsdogs.hypermodel import log_loss as log_loss_metric
-from catsdogs.scores import log_loss_per_image
+from catsdogs.scoring.scores import log_loss_per_image
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3)).astype("uint8")
 LABELS = np.tile([[0.0], [1.0]], (8, 1)).astype("float32")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from catsdogs.backbones import load_network
-from catsdogs.ensemble import Combination, mean_of
 from catsdogs.hypermodel import whole_model
 from catsdogs.one_model import one_model
+from catsdogs.scoring.combination import Combination, mean_of
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype("float32")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from catsdogs.comparison.paired import Interval, mean_intervals, share_lowest
-from catsdogs.scores import resampled_means, resamples
+from catsdogs.scoring.intervals import Interval, mean_intervals, share_lowest
+from catsdogs.scoring.scores import resampled_means, resamples
 
 
 def skewed(rows: int, images: int, seed: int) -> np.ndarray:

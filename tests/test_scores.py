@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from catsdogs.scores import EPSILON, Score, clip, expected_calibration_error, log_loss_per_image, scores
+from catsdogs.scoring.scores import EPSILON, Score, clip, expected_calibration_error, log_loss_per_image, scores
 
 KEYS = ["log_loss", "accuracy", "roc_auc", "brier", "ece"]
 

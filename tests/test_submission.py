@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catsdogs.scores import EPSILON
+from catsdogs.scoring.scores import EPSILON
 from catsdogs.submission import submission, write_submission
 
 ids_of_images = st.one_of(

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from catsdogs.calibration import Calibration
 from catsdogs.config.schema import Augmentation, Tta
 from catsdogs.pipeline import Pipeline, read_pipeline, submitted, write_pipeline
-from catsdogs.scores import log_loss_per_image
+from catsdogs.scoring.calibration import Calibration
+from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.tta import averaged, choose_tta, predict_views, tta_views, views_by_kind
 from catsdogs.views import MIRRORED, PLAIN, LiveViews, View
 

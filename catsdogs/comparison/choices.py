@@ -22,10 +22,10 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.comparison.evidence import Evidence
-from catsdogs.comparison.paired import mean_intervals
 from catsdogs.config.schema import SearchConfig
 from catsdogs.identity import identity
 from catsdogs.progress import listed
+from catsdogs.scoring.intervals import mean_intervals
 
 STUDY = "study"
 

@@ -19,7 +19,7 @@ from catsdogs.base.records import Damaged, Part, Record, Table
 from catsdogs.comparison.formats import number
 from catsdogs.earlier import HISTORY, HISTORY_TABLE, VALIDATION, VALIDATION_TABLE
 from catsdogs.progress import printable
-from catsdogs.scores import log_loss_per_image
+from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study import Job, JobConfig, State, choice_names, job_columns, job_row, read_jobs, read_plan
 from catsdogs.trials import TrialRecord
 

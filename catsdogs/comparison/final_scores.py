@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.comparison.evidence import Final
-from catsdogs.comparison.paired import mean_intervals
-from catsdogs.scores import log_loss_per_image
+from catsdogs.scoring.intervals import mean_intervals
+from catsdogs.scoring.scores import log_loss_per_image
 
 SCORES = ("log_loss", "accuracy", "roc_auc", "brier", "ece")
 

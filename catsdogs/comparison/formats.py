@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from catsdogs.comparison.paired import Interval
 from catsdogs.progress import duration
+from catsdogs.scoring.intervals import Interval
 
 MISSING = "–"
 

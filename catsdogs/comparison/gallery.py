@@ -28,7 +28,7 @@ from catsdogs.comparison.answer import Answer
 from catsdogs.comparison.evidence import Evidence, Final
 from catsdogs.config.locations import default_cache
 from catsdogs.images import decode
-from catsdogs.scores import log_loss_per_image
+from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study import Job
 
 MOST_MISTAKES = 24

@@ -12,7 +12,7 @@ from sklearn.model_selection import GroupKFold
 
 from catsdogs.comparison.choices import compared_choices
 from catsdogs.comparison.evidence import Evidence
-from catsdogs.scores import EPSILON
+from catsdogs.scoring.scores import EPSILON
 
 # Different points of the space. Of 60 simulated studies in which chance alone decided, the forest claimed to explain at
 # most R2 = 0.13 where there were 20 points, and up to 0.5 where there were 10.

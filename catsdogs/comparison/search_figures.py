@@ -12,9 +12,9 @@ from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.figures import Figure, bars, blank, improved, loss_axis, name_rows, points, rows, significant
 from catsdogs.comparison.formats import between, loss, signed, words
 from catsdogs.comparison.importance import Importance
-from catsdogs.comparison.paired import Interval
 from catsdogs.comparison.theme import ACCENT, ALARM, FAINT_ACCENT, FAINT_NEUTRAL, NEUTRAL, short_names, shown, styles
 from catsdogs.progress import listed
+from catsdogs.scoring.intervals import Interval
 
 
 def job_intervals(evidence: Evidence, intervals: dict[str, Interval]) -> Figure | None:

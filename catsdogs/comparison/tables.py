@@ -19,7 +19,7 @@ from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.final_scores import final_scores
 from catsdogs.comparison.gallery import Gallery, gallery
 from catsdogs.comparison.importance import Importance, importance
-from catsdogs.comparison.paired import Interval
+from catsdogs.scoring.intervals import Interval
 from catsdogs.study import job_columns
 
 # What every table says, in the order in which the page shows them.

@@ -10,7 +10,7 @@ from rich.text import Text
 from catsdogs.comparison.answer import Answer, answer, score_intervals
 from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.formats import MISSING, between, count, loss, percent, time_spent, value, words
-from catsdogs.comparison.paired import Interval
+from catsdogs.scoring.intervals import Interval
 from catsdogs.study import FAILED, OK, RUNNING
 
 # Columns of everything that is not a terminal, and the most of a terminal: longer lines are hard to read.

@@ -14,8 +14,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from sklearn.model_selection import StratifiedKFold
 
-from catsdogs.comparison.paired import Interval, mean_intervals
-from catsdogs.scores import EPSILON, checked, clip, log_loss_per_image
+from catsdogs.scoring.intervals import Interval, mean_intervals
+from catsdogs.scoring.scores import EPSILON, checked, clip, log_loss_per_image
 
 # Fewer images are not fitted to. In simulations of calibrated models a fit that was kept raised the log loss by at most
 # 0.015 with 200 images and by up to 0.08 with 100; smoothing of 0.1 costs 0.05.

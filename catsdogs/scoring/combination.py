@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
-from catsdogs.comparison.paired import gains_over
-from catsdogs.scores import EQUAL, clip, log_loss_per_image
+from catsdogs.scoring.intervals import gains_over
+from catsdogs.scoring.scores import EQUAL, clip, log_loss_per_image
 
 
 @dataclass(frozen=True)

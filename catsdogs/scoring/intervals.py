@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from catsdogs.scores import resampled_means
+from catsdogs.scoring.scores import resampled_means
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Interval:
 def mean_intervals(values: np.ndarray) -> list[Interval]:
     """The mean of every row and its interval, every row over the same resamples of images.
 
-    From the 2,000 `catsdogs.scores.resamples`, as those of `scores`, which sorts the images by probability before: the
+    From the 2,000 `catsdogs.scoring.scores.resamples`, as those of `scores`, which sorts the images by probability before: the
     ends of both differ by sampling error. They tell what other images of the same kind could have shown, and nothing
     about other seeds of the training.
 
