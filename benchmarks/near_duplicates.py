@@ -18,11 +18,11 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from catsdogs import near_duplicates
-from catsdogs.archive import open_images
 from catsdogs.base.files import write_json
-from catsdogs.catalogue import catalogue
-from catsdogs.images import decode
+from catsdogs.data import near_duplicates
+from catsdogs.data.archive import open_images
+from catsdogs.data.catalog import catalogue
+from catsdogs.data.images import decode
 
 ALTERED = 400  # photographs
 FARTHEST = 90  # bits up to which pairs are listed; random ones differ in 128

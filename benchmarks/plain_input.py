@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from catsdogs.augment import augment
 from catsdogs.config.schema import Augmentation
+from catsdogs.data.augment import augment
 
 
 @dataclass(frozen=True)

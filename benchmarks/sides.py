@@ -17,7 +17,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from catsdogs.config.schema import SearchConfig
-    from catsdogs.dataset import Dataset
+    from catsdogs.data.dataset import Dataset
 
 _BENCHMARKS = Path(__file__).resolve().parent
 _MIB_FROM_MAXRSS = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss counts bytes there, KiB elsewhere
@@ -62,7 +62,7 @@ class Sides:
         Returns:
             What both sides are run with.
         """
-        from catsdogs.augment import view_keys
+        from catsdogs.data.augment import view_keys
 
         config, dataset, array = self.decode([])
         if config.schedule.kind != "cosine" or config.schedule.warmup_fraction or config.model.l2_covers != "head":
@@ -112,8 +112,8 @@ class Sides:
 
         from catsdogs.config.compose import checked, register
         from catsdogs.config.locations import conf_dir
-        from catsdogs.dataset import load_dataset
-        from catsdogs.images import pixels
+        from catsdogs.data.dataset import load_dataset
+        from catsdogs.data.images import pixels
 
         register()
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):

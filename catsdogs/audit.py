@@ -23,7 +23,7 @@ from catsdogs.progress import printable
 def _audit(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     # Here, so that --help is quick.
-    from catsdogs.archive import open_images
+    from catsdogs.data.archive import open_images
     from catsdogs.data_audit.findings import TITLES, findings, write_tables
     from catsdogs.data_audit.page import write_page
     from catsdogs.data_audit.terminal import print_findings

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from catsdogs.data.views import View, Views
 from catsdogs.schedules import steps_per_epoch
-from catsdogs.views import View, Views
 
 
 class TrainingBatches(keras.utils.PyDataset):

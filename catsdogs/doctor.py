@@ -130,8 +130,8 @@ def _weights(weights: str) -> Finding:
 
 
 def _data(source: Path, key: str, cache: Path) -> Finding:
-    from catsdogs.archive import open_images
-    from catsdogs.catalogue import catalogue
+    from catsdogs.data.archive import open_images
+    from catsdogs.data.catalog import catalogue
 
     try:
         table = catalogue(open_images(source, cache), cache)

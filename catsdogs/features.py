@@ -25,12 +25,12 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.files import binary_size
 from catsdogs.config.schema import Features as Settings
 from catsdogs.cut import PIXELS, Cut, prefix
+from catsdogs.data.images import in_threads, pixels_key
+from catsdogs.data.views import PLAIN, LiveViews, View, Views
 from catsdogs.engine import Forward, fastest_forward
 from catsdogs.feature_keys import digest, identity
-from catsdogs.images import in_threads, pixels_key
 from catsdogs.progress import duration
 from catsdogs.store import Store
-from catsdogs.views import PLAIN, LiveViews, View, Views
 
 log = logging.getLogger(__name__)
 

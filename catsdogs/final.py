@@ -14,7 +14,7 @@ import pandas as pd
 
 from catsdogs.base.provenance import machine, versions
 from catsdogs.config.schema import RetrainConfig
-from catsdogs.dataset import Dataset, load_dataset
+from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.final_files import write_best
 from catsdogs.final_metrics import gain_of, metrics
 from catsdogs.hypermodel import hyperparameters, with_values

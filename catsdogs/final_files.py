@@ -14,7 +14,7 @@ import keras
 import pandas as pd
 
 from catsdogs.base.files import free_name, write_csv, write_json, write_text
-from catsdogs.dataset import Dataset
+from catsdogs.data.dataset import Dataset
 from catsdogs.judging import Judged
 from catsdogs.members import Member
 from catsdogs.model_card import model_card

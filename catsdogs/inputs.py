@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from catsdogs.augment import view_keys
 from catsdogs.backbones import load_network
 from catsdogs.config.schema import SearchConfig
-from catsdogs.dataset import Dataset, Fold
+from catsdogs.data.augment import view_keys
+from catsdogs.data.dataset import Dataset, Fold
+from catsdogs.data.images import pixels
+from catsdogs.data.views import LiveViews, distinct_views
 from catsdogs.devices import batch_sizes
 from catsdogs.features import Features
-from catsdogs.images import pixels
 from catsdogs.schedules import steps_per_epoch
 from catsdogs.trial_model import TrialModels
-from catsdogs.views import LiveViews, distinct_views
 
 
 @dataclass(frozen=True)

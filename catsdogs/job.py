@@ -19,7 +19,7 @@ from catsdogs.base.files import remove_temporaries, write_csv
 from catsdogs.base.provenance import machine, now, versions
 from catsdogs.base.resources import check_free_space, exhausted
 from catsdogs.config.schema import SearchConfig
-from catsdogs.dataset import Dataset, load_dataset
+from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.earlier import HISTORY, SELECT, TRIALS, VALIDATION, Earlier, read_earlier
 from catsdogs.identity import fingerprint
 from catsdogs.job_lock import held

@@ -17,7 +17,8 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import RetrainConfig, Tta
-from catsdogs.dataset import Dataset
+from catsdogs.data.dataset import Dataset
+from catsdogs.data.views import PLAIN, View
 from catsdogs.engine import Forward, fastest_forward
 from catsdogs.inputs import live_views
 from catsdogs.members import Member
@@ -25,7 +26,6 @@ from catsdogs.pipeline import OUTPUTS, Pipeline
 from catsdogs.scoring.calibration import Verdict, cross_fitted, verdict
 from catsdogs.scoring.combination import Combination, choose, mean_of, shared_out
 from catsdogs.tta import choose_tta, predict_views, views_by_kind
-from catsdogs.views import PLAIN, View
 
 log = logging.getLogger(__name__)
 

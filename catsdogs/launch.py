@@ -215,7 +215,7 @@ class StudyCallback(Callback):
         # Not at the top: pandas, scikit-learn and Pillow take a second that `--help` need not wait for.
         from catsdogs.base.files import remove_temporaries
         from catsdogs.base.resources import check_free_space
-        from catsdogs.dataset import load_dataset
+        from catsdogs.data.dataset import load_dataset
         from catsdogs.identity import fingerprint
         from catsdogs.job_lock import in_use, is_held
         from catsdogs.standing import find_standing, summary

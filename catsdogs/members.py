@@ -15,7 +15,8 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.provenance import versions
 from catsdogs.config.saved_config import saved_config
 from catsdogs.config.schema import RetrainConfig, validated
-from catsdogs.dataset import Dataset, Fold
+from catsdogs.data.dataset import Dataset, Fold
+from catsdogs.data.views import distinct_views
 from catsdogs.earlier import VALIDATION, VALIDATION_TABLE
 from catsdogs.hypermodel import with_values
 from catsdogs.identity import differences
@@ -24,7 +25,6 @@ from catsdogs.progress import JobProgress
 from catsdogs.study import Job, chosen_trial
 from catsdogs.training import DivergedError, Listener, Training, execute, trial_seed
 from catsdogs.trials import TrialRecord, lineage
-from catsdogs.views import distinct_views
 
 log = logging.getLogger(__name__)
 

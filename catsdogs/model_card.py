@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from omegaconf import OmegaConf
 
-from catsdogs.dataset import Dataset
+from catsdogs.data.dataset import Dataset
 
 _TEMPLATES = Path(__file__).parent / "comparison" / "template"
 

@@ -88,8 +88,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:
     """Ids and files of all images, in the order given; zips and folders in the order of their ids, by number."""
-    from catsdogs.archive import IMAGE_SUFFIXES, image_paths, natural_key, open_images
-    from catsdogs.catalogue import ids_of
+    from catsdogs.data.archive import IMAGE_SUFFIXES, image_paths, natural_key, open_images
+    from catsdogs.data.catalog import ids_of
 
     ids: list[str] = []
     files: list[Path] = []
@@ -112,10 +112,10 @@ def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:
 
 def _chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline) -> np.ndarray:
     """(N,) float64; 0.5 for images that do not decode."""
-    from catsdogs.augment import view_keys
-    from catsdogs.images import decode
+    from catsdogs.data.augment import view_keys
+    from catsdogs.data.images import decode
+    from catsdogs.data.views import LiveViews
     from catsdogs.pipeline import submitted
-    from catsdogs.views import LiveViews
 
     images, digests, usable = [], [], []
     for position, path in enumerate(paths):

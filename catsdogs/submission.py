@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from catsdogs.archive import natural_key
 from catsdogs.base import files
+from catsdogs.data.archive import natural_key
 from catsdogs.scoring.scores import EPSILON, clip
 
 

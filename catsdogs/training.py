@@ -14,14 +14,14 @@ import pandas as pd
 
 from catsdogs.batches import PlainBatches, TrainingBatches, for_keras
 from catsdogs.config.schema import Fit, SearchConfig
-from catsdogs.dataset import Fold
+from catsdogs.data.dataset import Fold
+from catsdogs.data.views import PLAIN, Views
 from catsdogs.devices import distributed
 from catsdogs.hypermodel import with_values
 from catsdogs.inputs import TrainingSet
 from catsdogs.schedules import steps_per_epoch
 from catsdogs.trial_model import TrialModel, TrialModels
 from catsdogs.trials import TrialRecord
-from catsdogs.views import PLAIN, Views
 
 
 class DivergedError(Exception):

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
-from catsdogs.augment import CROPS, is_identity
 from catsdogs.config.schema import Augmentation, Tta
-from catsdogs.images import in_threads
+from catsdogs.data.augment import CROPS, is_identity
+from catsdogs.data.images import in_threads
+from catsdogs.data.views import MIRRORED, PLAIN, View, Views
 from catsdogs.scoring.intervals import gains_over
 from catsdogs.scoring.scores import EQUAL, clip, log_loss_per_image
-from catsdogs.views import MIRRORED, PLAIN, View, Views
 
 log = logging.getLogger(__name__)
 

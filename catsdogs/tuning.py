@@ -28,6 +28,7 @@ from catsdogs.base.provenance import now
 from catsdogs.base.resources import check_others_may_do
 from catsdogs.batches import PlainBatches, for_keras
 from catsdogs.config.schema import SearchConfig
+from catsdogs.data.views import PLAIN
 from catsdogs.devices import distributed
 from catsdogs.earlier import Earlier, validation_is_of
 from catsdogs.hypermodel import depths, with_values
@@ -40,7 +41,6 @@ from catsdogs.replay import replay, searched_values
 from catsdogs.training import DivergedError, Training, execute
 from catsdogs.trial_model import TrialModel, TrialModels
 from catsdogs.trials import COMPLETED, TrialRecord, best_trial, lineage
-from catsdogs.views import PLAIN
 
 log = logging.getLogger(__name__)
 

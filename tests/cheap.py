@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base import files
-from catsdogs.dataset import Dataset
+from catsdogs.data.dataset import Dataset
 from catsdogs.training import Training
 
 IMAGES = 12

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from catsdogs.config.compose import checked, register
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import Augmentation, SearchConfig
-from catsdogs.views import LiveViews
+from catsdogs.data.views import LiveViews
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -121,7 +121,7 @@ def training_data() -> Drawn:
 def prepared(training_data: Drawn, tmp_path: Path) -> Callable[[SearchConfig], Any]:
     """What the trials of a job on `training_data` read and train: a `TrainingSet` and `TrialModels`."""
     from catsdogs.backbones import load_network
-    from catsdogs.dataset import Fold
+    from catsdogs.data.dataset import Fold
     from catsdogs.features import Features
     from catsdogs.inputs import TrainingSet
     from catsdogs.schedules import steps_per_epoch

@@ -18,8 +18,8 @@ from drawn import cats_and_dogs, folder_of, jpeg, zip_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catsdogs.archive import image_paths, natural_key, open_images
 from catsdogs.base.errors import UserError
+from catsdogs.data.archive import image_paths, natural_key, open_images
 
 ROOM = 2**30
 

@@ -14,18 +14,18 @@ from studies import CHOICES, write_job
 from test_page import Document, assert_fetches_nothing
 
 from catsdogs import audit
-from catsdogs.archive import open_images
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import check_page, write_csv
 from catsdogs.base.text import quoted
-from catsdogs.catalogue import catalogue
 from catsdogs.config.compose import checked
 from catsdogs.config.schema import Split
+from catsdogs.data.archive import open_images
+from catsdogs.data.catalog import catalogue
+from catsdogs.data.dataset import load_dataset
+from catsdogs.data.near_duplicates import groups
 from catsdogs.data_audit.copies import copies, leak
 from catsdogs.data_audit.oddities import TINY_PIXELS, oddities
 from catsdogs.data_audit.suspects import suspects
-from catsdogs.dataset import load_dataset
-from catsdogs.near_duplicates import groups
 
 ODD_NAME = "a 'b' \"c\" $x ${y} [z],{w}<b>/cat.5.jpg"
 

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from catsdogs.augment import Changes, augment, changed, changes, is_identity, uniforms, view_keys
 from catsdogs.config.schema import Augmentation
+from catsdogs.data.augment import Changes, augment, changed, changes, is_identity, uniforms, view_keys
 
 SIDE = 48
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from catsdogs.batches import PlainBatches, TrainingBatches
-from catsdogs.views import PLAIN, View
+from catsdogs.data.views import PLAIN, View
 
 
 class Recorded:

@@ -15,9 +15,9 @@ from studies import write_final, write_study
 from test_gallery import picture, write_images, write_split
 from test_page import EVIL, write_hostile
 
-from catsdogs.archive import open_images
 from catsdogs.base.files import read_json, write_csv, write_json
 from catsdogs.comparison.page import write_report
+from catsdogs.data.archive import open_images
 from catsdogs.data_audit.findings import findings
 from catsdogs.data_audit.page import write_page
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from catsdogs.archive import natural_key, open_images
 from catsdogs.base.errors import UserError
-from catsdogs.catalogue import catalogue, ids_of, label_of
+from catsdogs.data.archive import natural_key, open_images
+from catsdogs.data.catalog import catalogue, ids_of, label_of
 
 COLUMNS = ["id", "path", "label", "sha256", "width", "height", "phash", "problem"]
 

@@ -12,8 +12,8 @@ from drawn import cats_and_dogs, encoded, folder_of, jpeg, scene, zip_of
 
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import Data, Sample, Split
-from catsdogs.dataset import Dataset
-from catsdogs.dataset import load_dataset as load
+from catsdogs.data.dataset import Dataset
+from catsdogs.data.dataset import load_dataset as load
 
 
 def data(train: Path | str | None, test: Path | str | None = None, **changed: Any) -> Data:

@@ -17,11 +17,11 @@ from catsdogs.base.errors import UserError
 from catsdogs.config.schema import Augmentation
 from catsdogs.config.schema import Features as Settings
 from catsdogs.cut import find_cut, prefix
+from catsdogs.data.views import PLAIN, LiveViews, View, distinct_views
 from catsdogs.features import Features
 from catsdogs.hypermodel import with_values
 from catsdogs.store import Store
 from catsdogs.training import train
-from catsdogs.views import PLAIN, LiveViews, View, distinct_views
 
 SETTINGS = Settings(mode="auto", views=None, dtype="float32", engine=ENGINE, max_gib=1.0)
 HASHES = [f"{row:064x}" for row in range(60)]

@@ -13,7 +13,8 @@ from catsdogs import training
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.config.schema import Ensemble, RetrainConfig, Tta, check
-from catsdogs.dataset import load_dataset
+from catsdogs.data.dataset import load_dataset
+from catsdogs.data.views import LiveViews
 from catsdogs.final import make_final
 from catsdogs.inputs import prepared
 from catsdogs.job import Place, run_job
@@ -23,7 +24,6 @@ from catsdogs.scoring.combination import Combination, choose
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study import best_jobs, chosen_trial, read_jobs
 from catsdogs.trials import best_trial, read_trials
-from catsdogs.views import LiveViews
 
 SETTINGS = (
     "data.sample.images_per_class=24",

@@ -16,10 +16,10 @@ import pytest
 from drawn import encoded, folder_of, jpeg, picture
 from PIL import Image
 
-from catsdogs import images
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
-from catsdogs.images import RESIZE, decode, in_threads, pixels
+from catsdogs.data import images
+from catsdogs.data.images import RESIZE, decode, in_threads, pixels
 
 # decode
 

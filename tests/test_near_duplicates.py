@@ -9,9 +9,9 @@ import pytest
 from drawn import encoded, folder_of, scene
 from PIL import Image, ImageEnhance
 
-from catsdogs.archive import open_images
-from catsdogs.catalogue import catalogue
-from catsdogs.near_duplicates import MOST_BITS, components, groups, hashes, pairs, phash
+from catsdogs.data.archive import open_images
+from catsdogs.data.catalog import catalogue
+from catsdogs.data.near_duplicates import MOST_BITS, components, groups, hashes, pairs, phash
 
 
 def rows_of(tmp_path: Path, members: dict[str, bytes]) -> pd.DataFrame:

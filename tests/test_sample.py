@@ -19,11 +19,11 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from catsdogs import sample as sample_module
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import Sample
-from catsdogs.pictures import photograph
-from catsdogs.sample import sample_archives
+from catsdogs.data.sample import archives as sample_module
+from catsdogs.data.sample.archives import sample_archives
+from catsdogs.data.sample.pictures import photograph
 
 SETTINGS = Sample(images_per_class=120, test_images=21, seed=3)
 FEW = Sample(images_per_class=8, test_images=3, seed=3)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from catsdogs.archive import natural_key
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import Split
-from catsdogs.split import divide, subset
+from catsdogs.data.archive import natural_key
+from catsdogs.data.split import divide, subset
 
 
 def rows_of(contents: list[tuple[float, int]]) -> pd.DataFrame:

@@ -8,11 +8,11 @@ import pytest
 from reference import build_model
 from sklearn.metrics import log_loss
 
-from catsdogs.dataset import Fold
+from catsdogs.data.dataset import Fold
+from catsdogs.data.views import PLAIN
 from catsdogs.hypermodel import with_values
 from catsdogs.schedules import learning_rates
 from catsdogs.training import DivergedError, train
-from catsdogs.views import PLAIN
 
 
 def trained(config, data, *overrides, validate=True, first_epoch=0, **arguments):

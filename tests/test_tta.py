@@ -7,11 +7,11 @@ import pytest
 from scipy.special import expit, logit
 
 from catsdogs.config.schema import Augmentation, Tta
+from catsdogs.data.views import MIRRORED, PLAIN, LiveViews, View
 from catsdogs.pipeline import Pipeline, read_pipeline, submitted, write_pipeline
 from catsdogs.scoring.calibration import Calibration
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.tta import averaged, choose_tta, predict_views, tta_views, views_by_kind
-from catsdogs.views import MIRRORED, PLAIN, LiveViews, View
 
 MOVES = Augmentation(0.5, 10, 0.1, 0.1, 0, 0.2, 0.0, 0.0, "reflect")
 STILL = dataclasses.replace(

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from catsdogs.base.errors import UserError
+from catsdogs.data.views import PLAIN
 from catsdogs.earlier import Earlier
 from catsdogs.hypermodel import with_values
 from catsdogs.job import Place, run_job
@@ -19,7 +20,6 @@ from catsdogs.training import trial_seed
 from catsdogs.trial_model import TrialModels
 from catsdogs.trials import best_trial, lineage, read_trials
 from catsdogs.tuning import Search
-from catsdogs.views import PLAIN
 
 FAST = ("fit.epochs=2", "fit.batch_size=16", "tuner.max_trials=3")
 

@@ -20,14 +20,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from catsdogs.archive import image_paths
 from catsdogs.base.errors import UserError
 from catsdogs.base.records import Damaged, Table
-from catsdogs.catalogue import ids_of
 from catsdogs.comparison.answer import Answer
 from catsdogs.comparison.evidence import Evidence, Final
 from catsdogs.config.locations import default_cache
-from catsdogs.images import decode
+from catsdogs.data.archive import image_paths
+from catsdogs.data.catalog import ids_of
+from catsdogs.data.images import decode
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study import Job
 

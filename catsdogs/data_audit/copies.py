@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from catsdogs.near_duplicates import components, hashes, pairs
+from catsdogs.data.near_duplicates import components, hashes, pairs
 
 EXACT, NEAR = "exact", "near"
 

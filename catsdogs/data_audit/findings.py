@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from catsdogs.archive import ImageFolder, natural_key
 from catsdogs.base.files import write_csv
 from catsdogs.base.text import quoted
-from catsdogs.catalogue import catalogue
 from catsdogs.comparison.evidence import clean
+from catsdogs.data.archive import ImageFolder, natural_key
+from catsdogs.data.catalog import catalogue
 from catsdogs.data_audit.copies import EXACT, Leak, copies, leak
 from catsdogs.data_audit.oddities import LABEL, TINY, TINY_PIXELS, UNDECODABLE, oddities
 from catsdogs.data_audit.suspects import Suspects, suspects

@@ -15,11 +15,11 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from catsdogs.archive import ImageFolder, image_paths, natural_key
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
-from catsdogs.images import decode, in_threads
-from catsdogs.near_duplicates import phash
+from catsdogs.data.archive import ImageFolder, image_paths, natural_key
+from catsdogs.data.images import decode, in_threads
+from catsdogs.data.near_duplicates import phash
 
 CAT, DOG = 0.0, 1.0
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from catsdogs import near_duplicates
-from catsdogs.archive import ImageFolder, open_images
 from catsdogs.base.errors import UserError
-from catsdogs.catalogue import CAT, DOG, LABELS_COME_FROM, catalogue
 from catsdogs.config.schema import Data, Split
+from catsdogs.data import near_duplicates
+from catsdogs.data.archive import ImageFolder, open_images
+from catsdogs.data.catalog import CAT, DOG, LABELS_COME_FROM, catalogue
+from catsdogs.data.split import divide, subset
 from catsdogs.progress import listed
-from catsdogs.split import divide, subset
 
 _IGNORED = "ignored by data.ignore"
 
@@ -130,7 +130,7 @@ def _sources(data: Data, cache: Path) -> tuple[Path, Path | None]:
         return Path(data.train), test
     if data.sample is None:
         raise UserError("data.train=null: no training images are given; pass data.train=PATH of a zip or a folder")
-    from catsdogs.sample import sample_archives
+    from catsdogs.data.sample.archives import sample_archives
 
     drawn_train, drawn_test = sample_archives(data.sample, cache)
     return drawn_train, test or drawn_test

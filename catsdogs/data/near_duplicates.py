@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from catsdogs.images import in_threads, squeeze
+from catsdogs.data.images import in_threads, squeeze
 
 # Pairs that differ in at most so many of the 256 bits are near-duplicates. Measured on 10,000 photographs of cats and
 # dogs by `benchmarks/near_duplicates.py`: 8 pairs of copies differ in 0 to 6 bits, of the other 50 million pairs the

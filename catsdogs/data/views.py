@@ -11,8 +11,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from catsdogs.augment import augment, crops, is_identity
 from catsdogs.config.schema import MOST_VIEWS, Augmentation, Features
+from catsdogs.data.augment import augment, crops, is_identity
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
-from catsdogs.archive import natural_key
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import Split
+from catsdogs.data.archive import natural_key
 
 
 def subset(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from PIL import Image
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import Sample
-from catsdogs.pictures import photograph
+from catsdogs.data.sample.pictures import photograph
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Synthetic images: a seed becomes `train.zip` and `test.zip`, for any number of classes."""
