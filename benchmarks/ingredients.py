@@ -25,7 +25,7 @@ from catsdogs.base.files import read_json, write_json
 from catsdogs.scoring.calibration import cross_fitted, fit
 from catsdogs.scoring.intervals import Interval, mean_intervals
 from catsdogs.scoring.scores import log_loss_per_image
-from catsdogs.study import RESULT, read_jobs
+from catsdogs.study.jobs import RESULT, read_jobs
 
 BOOKKEEPING = ("study=", "varied=")  # overrides that change no number
 

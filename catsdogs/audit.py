@@ -17,7 +17,7 @@ from pathlib import Path
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_beside, check_page
 from catsdogs.config.locations import add_cache_option
-from catsdogs.progress import printable
+from catsdogs.study.progress import printable
 
 
 def _audit(arguments: Sequence[str] | None = None) -> int:

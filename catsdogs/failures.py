@@ -34,7 +34,7 @@ def job_folder(config: DictConfig) -> Path:
 def died(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
     """Record that the process of a job ended without telling what the job returned; give what Hydra is told of it."""
     # Not at the top: pandas takes a second that `--help` need not wait for.
-    from catsdogs.study import State, read_job
+    from catsdogs.study.jobs import State, read_job
 
     folder = job_folder(config)
     job = read_job(folder)
@@ -59,7 +59,7 @@ def record_failure(hydra: Any, folder: Path, error: str | Exception) -> None:
         error: what it raised, or what killed it.
     """
     # Not at the top: pandas takes a second that `--help` need not wait for.
-    from catsdogs.study import FAILED, OK, RUNNING, read_job, write_leaderboard, write_result
+    from catsdogs.study.jobs import FAILED, OK, RUNNING, read_job, write_leaderboard, write_result
 
     job = read_job(folder)
     raised = isinstance(error, Exception)

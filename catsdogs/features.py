@@ -29,8 +29,8 @@ from catsdogs.data.images import in_threads, pixels_key
 from catsdogs.data.views import PLAIN, LiveViews, View, Views
 from catsdogs.engine import Forward, fastest_forward
 from catsdogs.feature_keys import digest, identity
-from catsdogs.progress import duration
 from catsdogs.store import Store
+from catsdogs.study.progress import duration
 
 log = logging.getLogger(__name__)
 

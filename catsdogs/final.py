@@ -23,9 +23,9 @@ from catsdogs.judging import Judged, forward_of, judge
 from catsdogs.members import Member, train_members
 from catsdogs.one_model import one_model
 from catsdogs.pipeline import OUTPUTS, Pipeline
-from catsdogs.progress import duration
-from catsdogs.study import Job
-from catsdogs.trials import TrialRecord
+from catsdogs.study.jobs import Job
+from catsdogs.study.progress import duration
+from catsdogs.study.trials import TrialRecord
 
 log = logging.getLogger(__name__)
 

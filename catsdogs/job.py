@@ -20,12 +20,10 @@ from catsdogs.base.provenance import machine, now, versions
 from catsdogs.base.resources import check_free_space, exhausted
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.dataset import Dataset, load_dataset
-from catsdogs.earlier import HISTORY, SELECT, TRIALS, VALIDATION, Earlier, read_earlier
-from catsdogs.identity import fingerprint
-from catsdogs.job_lock import held
 from catsdogs.limits import BudgetSpent, check_budget
-from catsdogs.standing import Standing, find_standing, left_behind, set_aside
-from catsdogs.study import (
+from catsdogs.study.earlier import HISTORY, SELECT, TRIALS, VALIDATION, Earlier, read_earlier
+from catsdogs.study.identity import fingerprint
+from catsdogs.study.jobs import (
     FAILED,
     INTERRUPTED,
     OK,
@@ -35,7 +33,9 @@ from catsdogs.study import (
     write_leaderboard,
     write_result,
 )
-from catsdogs.trials import best_trial, outcome
+from catsdogs.study.locking import held
+from catsdogs.study.standing import Standing, find_standing, left_behind, set_aside
+from catsdogs.study.trials import best_trial, outcome
 
 log = logging.getLogger(__name__)
 
@@ -209,9 +209,9 @@ def _search(
     # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
     from catsdogs.inputs import prepared
     from catsdogs.oracles import build_oracle, expected_trials
-    from catsdogs.progress import JobProgress, duration
     from catsdogs.selection import select
-    from catsdogs.study_progress import study_line
+    from catsdogs.study.progress import JobProgress, duration
+    from catsdogs.study.study_progress import study_line
     from catsdogs.tuning import Search
 
     data, models = prepared(config, dataset, dataset.folds())

@@ -180,7 +180,7 @@ class StudyCallback(Callback):
     @classmethod
     def gave_up(cls) -> bool:
         """Tell what ended a study before its end, and what it has found so far; whether a study was at hand."""
-        from catsdogs.study import write_leaderboard
+        from catsdogs.study.jobs import write_leaderboard
 
         if cls._at_hand is None:
             return False
@@ -216,10 +216,10 @@ class StudyCallback(Callback):
         from catsdogs.base.files import remove_temporaries
         from catsdogs.base.resources import check_free_space
         from catsdogs.data.dataset import load_dataset
-        from catsdogs.identity import fingerprint
-        from catsdogs.job_lock import in_use, is_held
-        from catsdogs.standing import find_standing, summary
-        from catsdogs.study import write_plan
+        from catsdogs.study.identity import fingerprint
+        from catsdogs.study.jobs import write_plan
+        from catsdogs.study.locking import in_use, is_held
+        from catsdogs.study.standing import find_standing, summary
 
         self._names = names
         try:
@@ -255,9 +255,9 @@ class StudyCallback(Callback):
         StudyCallback._at_hand = study
 
     def _after(self, study: Path) -> None:
-        from catsdogs.job_lock import in_use
         from catsdogs.report import summarise
-        from catsdogs.study import State, read_jobs, write_leaderboard
+        from catsdogs.study.jobs import State, read_jobs, write_leaderboard
+        from catsdogs.study.locking import in_use
 
         StudyCallback._at_hand = None
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras_tuner
 
-from catsdogs.trials import COMPLETED
+from catsdogs.study.trials import COMPLETED
 
 
 def may_be_promoted(oracle: keras_tuner.Oracle, recorded: Collection[str]) -> set[str]:

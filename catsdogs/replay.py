@@ -16,7 +16,7 @@ from typing import Any
 import keras_tuner
 
 from catsdogs.base.errors import UserError
-from catsdogs.trials import COMPLETED, TrialRecord
+from catsdogs.study.trials import COMPLETED, TrialRecord
 
 # Another number of threads, or another processor, moves what the Bayesian oracle proposes by some 1e-7: it minimises.
 _RELATIVE_TOLERANCE = 1e-4

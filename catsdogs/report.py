@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_page
-from catsdogs.progress import printable
-from catsdogs.study import PLAN, RESULT, State, retrain_command, write_leaderboard
+from catsdogs.study.jobs import PLAN, RESULT, State, retrain_command, write_leaderboard
+from catsdogs.study.progress import printable
 
 if TYPE_CHECKING:
     from catsdogs.comparison.evidence import Evidence
@@ -88,7 +88,7 @@ def _not_done(what: str, study: Path, error: Exception) -> None:
 def _watch(folders: list[Path], output: Path, seconds: float, images: Path | None) -> Evidence:
     """Write page, tables and leaderboards again and again until no job runs or waits any more, or Ctrl-C."""
     from catsdogs.comparison.page import write_report
-    from catsdogs.study_progress import line
+    from catsdogs.study.study_progress import line
 
     for folder in folders:
         while (folder / PLAN).is_file() and not any(folder.glob(f"*/{RESULT}")):

@@ -22,7 +22,7 @@ from catsdogs.config.schema import RetrainConfig, validated
 from catsdogs.launch import hydra_application
 
 if TYPE_CHECKING:
-    from catsdogs.study import Job
+    from catsdogs.study.jobs import Job
 
 
 def task(config: DictConfig) -> None:
@@ -33,7 +33,7 @@ def task(config: DictConfig) -> None:
     from catsdogs.final import make_final
     from catsdogs.final_metrics import told
     from catsdogs.report import write_page
-    from catsdogs.study import best_jobs, chosen_trial, read_job, read_jobs
+    from catsdogs.study.jobs import best_jobs, chosen_trial, read_job, read_jobs
 
     study = Path(plain.studies) / plain.study
     job = read_job(study / str(plain.job))
@@ -70,7 +70,7 @@ def _check_builders(config: RetrainConfig, jobs: list[Job]) -> None:
 
 def _complete(parsed: Any, arguments: list[str]) -> list[str]:
     """Find the job, and hand its configuration to Hydra as the one that the command line overrides."""
-    from catsdogs.study import chosen_trial
+    from catsdogs.study.jobs import chosen_trial
 
     wanted = {
         override.key_or_group: str(override.value())
@@ -102,7 +102,7 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
 
 def _chosen_job(study: Path, name: str | None) -> Job:
     """The named job of a study, or its best one."""
-    from catsdogs.study import best_job, read_jobs
+    from catsdogs.study.jobs import best_job, read_jobs
 
     jobs = read_jobs(study)
     if name is None:

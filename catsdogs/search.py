@@ -23,7 +23,7 @@ from catsdogs.launch import hydra_application
 def task(config: DictConfig) -> float:
     """One job of Hydra; its objective, for sweepers that optimise."""
     from catsdogs.job import Place, run_job
-    from catsdogs.study import read_plan
+    from catsdogs.study.jobs import read_plan
 
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)

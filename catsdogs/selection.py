@@ -18,10 +18,10 @@ import pandas as pd
 from catsdogs.base.files import free_name, write_csv
 from catsdogs.base.records import Damaged, Table
 from catsdogs.config.schema import SearchConfig
-from catsdogs.earlier import SELECT
-from catsdogs.progress import JobProgress
+from catsdogs.study.earlier import SELECT
+from catsdogs.study.progress import JobProgress
+from catsdogs.study.trials import TrialRecord, ranked, summary
 from catsdogs.training import DivergedError
-from catsdogs.trials import TrialRecord, ranked, summary
 from catsdogs.tuning import Search
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from catsdogs.devices import distributed
 from catsdogs.hypermodel import with_values
 from catsdogs.inputs import TrainingSet
 from catsdogs.schedules import steps_per_epoch
+from catsdogs.study.trials import TrialRecord
 from catsdogs.trial_model import TrialModel, TrialModels
-from catsdogs.trials import TrialRecord
 
 
 class DivergedError(Exception):

@@ -30,17 +30,17 @@ from catsdogs.batches import PlainBatches, for_keras
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.views import PLAIN
 from catsdogs.devices import distributed
-from catsdogs.earlier import Earlier, validation_is_of
 from catsdogs.hypermodel import depths, with_values
 from catsdogs.inputs import TrainingSet
-from catsdogs.job_tables import JobTables
 from catsdogs.limits import BudgetSpent, check_budget
-from catsdogs.progress import JobProgress
 from catsdogs.promotion import ParentWeights
 from catsdogs.replay import replay, searched_values
+from catsdogs.study.earlier import Earlier, validation_is_of
+from catsdogs.study.job_tables import JobTables
+from catsdogs.study.progress import JobProgress
+from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, lineage
 from catsdogs.training import DivergedError, Training, execute
 from catsdogs.trial_model import TrialModel, TrialModels
-from catsdogs.trials import COMPLETED, TrialRecord, best_trial, lineage
 
 log = logging.getLogger(__name__)
 

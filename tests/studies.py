@@ -11,10 +11,10 @@ import pandas as pd
 from filelock import FileLock
 
 from catsdogs.base.files import write_csv, write_json
-from catsdogs.job_lock import LOCK
 from catsdogs.scoring.scores import log_loss_per_image, scores
-from catsdogs.study import write_plan
-from catsdogs.trials import COMPLETED, TrialRecord, best_trial, outcome, summary, write_trials
+from catsdogs.study.jobs import write_plan
+from catsdogs.study.locking import LOCK
+from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, outcome, summary, write_trials
 
 IMAGES = 200
 # The jobs that run.

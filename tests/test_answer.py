@@ -13,8 +13,8 @@ from catsdogs.base.files import read_json, write_csv, write_json
 from catsdogs.comparison.answer import answer, score_intervals
 from catsdogs.comparison.evidence import Evidence, read_evidence
 from catsdogs.scoring.scores import log_loss_per_image
-from catsdogs.study import retrain_command, write_plan
-from catsdogs.trials import TrialRecord, write_trials
+from catsdogs.study.jobs import retrain_command, write_plan
+from catsdogs.study.trials import TrialRecord, write_trials
 
 
 def job(folder, name: str, **more) -> None:

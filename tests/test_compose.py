@@ -28,7 +28,7 @@ from catsdogs.config.compose import (
 from catsdogs.config.locations import conf_dir, sweeps_dir
 from catsdogs.config.saved_config import saved_config
 from catsdogs.config.schema import RetrainConfig, validated
-from catsdogs.study import read_jobs
+from catsdogs.study.jobs import read_jobs
 
 GOLDEN = Path(__file__).parent / "golden" / "studies"
 

@@ -22,8 +22,8 @@ from catsdogs.predict import _predict
 from catsdogs.scoring.calibration import Calibration, cross_fitted, fit, verdict
 from catsdogs.scoring.combination import Combination, choose
 from catsdogs.scoring.scores import log_loss_per_image
-from catsdogs.study import best_jobs, chosen_trial, read_jobs
-from catsdogs.trials import best_trial, read_trials
+from catsdogs.study.jobs import best_jobs, chosen_trial, read_jobs
+from catsdogs.study.trials import best_trial, read_trials
 
 SETTINGS = (
     "data.sample.images_per_class=24",

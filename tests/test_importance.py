@@ -11,7 +11,7 @@ from studies import CHOICES, write_job
 
 from catsdogs.comparison.evidence import Evidence, read_evidence
 from catsdogs.comparison.importance import FEWEST_POINTS, Importance, importance
-from catsdogs.trials import TrialRecord, write_trials
+from catsdogs.study.trials import TrialRecord, write_trials
 
 
 def record(trial: int, loss: float, values: dict) -> TrialRecord:

@@ -20,7 +20,7 @@ from isolated_study import BE_INTERRUPTED, BE_KILLED, EXIT, RAISE, SUCCEED, WAIT
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json
 from catsdogs.isolated import IsolatedLauncher
-from catsdogs.study import INTERRUPTED
+from catsdogs.study.jobs import INTERRUPTED
 
 
 @pytest.fixture

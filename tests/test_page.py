@@ -25,7 +25,7 @@ from catsdogs.comparison.answer import answer
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.page import write_report
 from catsdogs.comparison.tables import TITLES
-from catsdogs.study import write_leaderboard, write_plan
+from catsdogs.study.jobs import write_leaderboard, write_plan
 
 EVIL = '<script>window.hacked = 1</script><img src="x" onerror="window.hacked = 1">'
 TEMPLATE = Path(page_module.__file__).with_name("template")

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from catsdogs.progress import JobProgress, duration, printable
+from catsdogs.study.progress import JobProgress, duration, printable
 
 
 def test_durations_read_well():
@@ -16,7 +16,7 @@ def test_durations_read_well():
 def clock(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     now = [0.0]
-    monkeypatch.setattr("catsdogs.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("catsdogs.study.progress.time.monotonic", lambda: now[0])
     return now
 
 

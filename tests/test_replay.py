@@ -8,7 +8,7 @@ import pytest
 from catsdogs.base.errors import UserError
 from catsdogs.oracles import build_oracle
 from catsdogs.replay import replay, searched_values
-from catsdogs.trials import COMPLETED, TrialRecord, read_trials, write_trials
+from catsdogs.study.trials import COMPLETED, TrialRecord, read_trials, write_trials
 
 TUNERS = {
     "random": ("tuner=random", "tuner.max_trials=9"),

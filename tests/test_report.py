@@ -19,7 +19,7 @@ from catsdogs.base.files import read_json, write_json
 from catsdogs.comparison import page as report_page
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.terminal import print_answer
-from catsdogs.study import write_plan
+from catsdogs.study.jobs import write_plan
 
 CHOICES = {"backbone": "mobilenet_v2", "augmentation": "strong", "schedule": "cosine", "label_smoothing": "none"}
 HOSTILE = "<script>alert(1)</script>[red]\x1b[31m\"'\n"

@@ -22,10 +22,10 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json
 from catsdogs.comparison.answer import answer
 from catsdogs.comparison.evidence import read_evidence
-from catsdogs.job_lock import is_held
-from catsdogs.study import write_leaderboard, write_plan
+from catsdogs.study.jobs import write_leaderboard, write_plan
+from catsdogs.study.locking import is_held
+from catsdogs.study.trials import read_trials
 from catsdogs.training import DivergedError
-from catsdogs.trials import read_trials
 
 TUNERS = {
     "random": ("tuner=random", "tuner.max_trials=4"),
@@ -390,7 +390,7 @@ def test_a_hyperband_job_that_lost_its_weights_trains_them_again(whole, settings
 
 def test_two_processes_never_work_in_one_job_until_one_of_them_is_killed(settings, place, trainer):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom catsdogs.job_lock import held\n"
+        "import sys, time\nfrom pathlib import Path\nfrom catsdogs.study.locking import held\n"
         "with held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(place.folder)], stdout=subprocess.PIPE, text=True)

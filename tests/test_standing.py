@@ -8,10 +8,10 @@ import pytest
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_csv, write_json
 from catsdogs.base.provenance import versions
-from catsdogs.earlier import read_earlier
-from catsdogs.identity import fingerprint
-from catsdogs.standing import Kind, Standing, find_standing, set_aside, summary
-from catsdogs.trials import TrialRecord, write_trials
+from catsdogs.study.earlier import read_earlier
+from catsdogs.study.identity import fingerprint
+from catsdogs.study.standing import Kind, Standing, find_standing, set_aside, summary
+from catsdogs.study.trials import TrialRecord, write_trials
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_weights_file_is_known_by_what_it_holds(config, folder, left, tmp_path
 
 def test_an_unfinished_job_goes_on_with_the_packages_it_began_with(config, folder, left, monkeypatch):
     left(config())
-    monkeypatch.setattr("catsdogs.identity._installed", lambda: {"catsdogs": "0.2.0", "keras": "4.0.1"})
+    monkeypatch.setattr("catsdogs.study.identity._installed", lambda: {"catsdogs": "0.2.0", "keras": "4.0.1"})
     with pytest.raises(UserError, match=r"keras was 3\.\d+, now 4.0"):
         found(config(), folder)
     left(config(), status="ok")

@@ -10,8 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
-from catsdogs.job_lock import held
-from catsdogs.study import (
+from catsdogs.study.jobs import (
     State,
     best_job,
     chosen_trial,
@@ -22,7 +21,8 @@ from catsdogs.study import (
     write_leaderboard,
     write_plan,
 )
-from catsdogs.trials import TrialRecord, write_trials
+from catsdogs.study.locking import held
+from catsdogs.study.trials import TrialRecord, write_trials
 
 TRIALS = "trial,status,val_log_loss,val_accuracy,epochs,best_epoch,seconds,error"
 

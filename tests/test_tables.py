@@ -11,7 +11,7 @@ from catsdogs.base.files import read_json, write_json
 from catsdogs.comparison.answer import score_intervals
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.tables import TITLES, findings, tables, what_ran, write_tables
-from catsdogs.study import write_leaderboard
+from catsdogs.study.jobs import write_leaderboard
 
 
 @pytest.fixture(scope="module")

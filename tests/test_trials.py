@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catsdogs.base.records import Damaged
-from catsdogs.trials import TrialRecord, best_trial, lineage, read_trials, write_trials
+from catsdogs.study.trials import TrialRecord, best_trial, lineage, read_trials, write_trials
 
 GOLDEN = Path(__file__).parent / "golden" / "trials.csv"
 

@@ -11,14 +11,14 @@ import pytest
 
 from catsdogs.base.errors import UserError
 from catsdogs.data.views import PLAIN
-from catsdogs.earlier import Earlier
 from catsdogs.hypermodel import with_values
 from catsdogs.job import Place, run_job
 from catsdogs.oracles import build_oracle, expected_trials
-from catsdogs.progress import JobProgress
+from catsdogs.study.earlier import Earlier
+from catsdogs.study.progress import JobProgress
+from catsdogs.study.trials import best_trial, lineage, read_trials
 from catsdogs.training import trial_seed
 from catsdogs.trial_model import TrialModels
-from catsdogs.trials import best_trial, lineage, read_trials
 from catsdogs.tuning import Search
 
 FAST = ("fit.epochs=2", "fit.batch_size=16", "tuner.max_trials=3")

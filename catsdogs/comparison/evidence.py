@@ -17,11 +17,11 @@ from catsdogs.base.files import unicode
 from catsdogs.base.provenance import moment
 from catsdogs.base.records import Damaged, Part, Record, Table
 from catsdogs.comparison.formats import number
-from catsdogs.earlier import HISTORY, HISTORY_TABLE, VALIDATION, VALIDATION_TABLE
-from catsdogs.progress import printable
 from catsdogs.scoring.scores import log_loss_per_image
-from catsdogs.study import Job, JobConfig, State, choice_names, job_columns, job_row, read_jobs, read_plan
-from catsdogs.trials import TrialRecord
+from catsdogs.study.earlier import HISTORY, HISTORY_TABLE, VALIDATION, VALIDATION_TABLE
+from catsdogs.study.jobs import Job, JobConfig, State, choice_names, job_columns, job_row, read_jobs, read_plan
+from catsdogs.study.progress import printable
+from catsdogs.study.trials import TrialRecord
 
 
 class _Score(Record):

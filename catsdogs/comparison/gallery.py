@@ -29,7 +29,7 @@ from catsdogs.data.archive import image_paths
 from catsdogs.data.catalog import ids_of
 from catsdogs.data.images import decode
 from catsdogs.scoring.scores import log_loss_per_image
-from catsdogs.study import Job
+from catsdogs.study.jobs import Job
 
 MOST_MISTAKES = 24
 MOST_UNSURE = 12

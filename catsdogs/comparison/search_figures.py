@@ -13,8 +13,8 @@ from catsdogs.comparison.figures import Figure, bars, blank, improved, loss_axis
 from catsdogs.comparison.formats import between, loss, signed, words
 from catsdogs.comparison.importance import Importance
 from catsdogs.comparison.theme import ACCENT, ALARM, FAINT_ACCENT, FAINT_NEUTRAL, NEUTRAL, short_names, shown, styles
-from catsdogs.progress import listed
 from catsdogs.scoring.intervals import Interval
+from catsdogs.study.progress import listed
 
 
 def job_intervals(evidence: Evidence, intervals: dict[str, Interval]) -> Figure | None:

@@ -33,7 +33,7 @@ from catsdogs.comparison.formats import (
 )
 from catsdogs.comparison.space_figures import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.tables import Findings
-from catsdogs.study import FAILED, OK, RUNNING, State, retrain_command, search_command
+from catsdogs.study.jobs import FAILED, OK, RUNNING, State, retrain_command, search_command
 
 _MOST_FAILURES = 20  # rows of the table of failed trials
 

@@ -20,7 +20,7 @@ from catsdogs.comparison.final_scores import final_scores
 from catsdogs.comparison.gallery import Gallery, gallery
 from catsdogs.comparison.importance import Importance, importance
 from catsdogs.scoring.intervals import Interval
-from catsdogs.study import job_columns
+from catsdogs.study.jobs import job_columns
 
 # What every table says, in the order in which the page shows them.
 TITLES = {

@@ -11,7 +11,7 @@ from catsdogs.comparison.answer import Answer, answer, score_intervals
 from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.formats import MISSING, between, count, loss, percent, time_spent, value, words
 from catsdogs.scoring.intervals import Interval
-from catsdogs.study import FAILED, OK, RUNNING
+from catsdogs.study.jobs import FAILED, OK, RUNNING
 
 # Columns of everything that is not a terminal, and the most of a terminal: longer lines are hard to read.
 _WIDTH = 100

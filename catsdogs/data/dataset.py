@@ -18,7 +18,7 @@ from catsdogs.data import near_duplicates
 from catsdogs.data.archive import ImageFolder, open_images
 from catsdogs.data.catalog import CAT, DOG, LABELS_COME_FROM, catalogue
 from catsdogs.data.split import divide, subset
-from catsdogs.progress import listed
+from catsdogs.study.progress import listed
 
 _IGNORED = "ignored by data.ignore"
 

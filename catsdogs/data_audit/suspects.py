@@ -15,7 +15,7 @@ import pandas as pd
 from catsdogs.base.errors import UserError
 from catsdogs.comparison.evidence import Evidence, read_evidence
 from catsdogs.scoring.scores import log_loss_per_image
-from catsdogs.study import Job
+from catsdogs.study.jobs import Job
 
 # Jobs whose answers are averaged, the best of each split. More of them are worse ones, and agree no better.
 _MOST_JOBS = 5

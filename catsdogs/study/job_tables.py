@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.files import write_csv
-from catsdogs.earlier import HISTORY, TRIALS, VALIDATION, Earlier
-from catsdogs.trials import TrialRecord, write_trials
+from catsdogs.study.earlier import HISTORY, TRIALS, VALIDATION, Earlier
+from catsdogs.study.trials import TrialRecord, write_trials
 
 
 class JobTables:

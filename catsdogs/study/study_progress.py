@@ -13,9 +13,9 @@ from typing import Any
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.provenance import moment
-from catsdogs.progress import duration, printable
-from catsdogs.study import FAILED, RUNNING, Job, read_job, read_plan
-from catsdogs.trials import TrialRecord
+from catsdogs.study.jobs import FAILED, RUNNING, Job, read_job, read_plan
+from catsdogs.study.progress import duration, printable
+from catsdogs.study.trials import TrialRecord
 
 
 def study_line(study: Path) -> str | None:

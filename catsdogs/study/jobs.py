@@ -22,8 +22,8 @@ from catsdogs.base.files import write_csv, write_json
 from catsdogs.base.provenance import moment, now
 from catsdogs.base.records import Damaged, Listed, Part, Record
 from catsdogs.base.text import quoted
-from catsdogs.job_lock import is_held
-from catsdogs.trials import TrialRecord, best_trial, read_trials, summary, trial_id
+from catsdogs.study.locking import is_held
+from catsdogs.study.trials import TrialRecord, best_trial, read_trials, summary, trial_id
 
 RESULT = "result.json"
 PLAN = "study.json"

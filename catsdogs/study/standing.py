@@ -12,11 +12,11 @@ from typing import Any
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import free_name
 from catsdogs.config.schema import SearchConfig
-from catsdogs.earlier import HISTORY, TRIALS, VALIDATION, finished_trials
-from catsdogs.identity import changes
-from catsdogs.job_lock import HOLDER, LOCK
-from catsdogs.study import RESULT, Job, State, read_job
-from catsdogs.trials import COMPLETED
+from catsdogs.study.earlier import HISTORY, TRIALS, VALIDATION, finished_trials
+from catsdogs.study.identity import changes
+from catsdogs.study.jobs import RESULT, Job, State, read_job
+from catsdogs.study.locking import HOLDER, LOCK
+from catsdogs.study.trials import COMPLETED
 
 REMEDY = "choose another study=NAME, or move that folder away"
 

@@ -11,7 +11,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from catsdogs.trials import TrialRecord, best_trial
+from catsdogs.study.trials import TrialRecord, best_trial
 
 log = logging.getLogger(__name__)
 

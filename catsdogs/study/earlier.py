@@ -17,7 +17,7 @@ import pandas as pd
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import free_name
 from catsdogs.base.records import Damaged, Table
-from catsdogs.trials import TrialRecord, read_trials
+from catsdogs.study.trials import TrialRecord, read_trials
 
 log = logging.getLogger(__name__)
 
