@@ -26,17 +26,17 @@ import numpy as np
 import yaml
 from machine import machine, versions
 
-from catsdogs.backbones import build_backbone
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import Augmentation, Backbone, Sample
-from catsdogs.cut import find_cut, prefix
 from catsdogs.data.archive import image_paths, open_images
 from catsdogs.data.augment import augment
 from catsdogs.data.images import decode, in_threads
 from catsdogs.data.sample.archives import sample_archives
 from catsdogs.engine import difference, fastest_forward
+from catsdogs.network.backbones import build_backbone
+from catsdogs.network.cut import find_cut, prefix
 
 SIZE = 224
 BATCH = 32

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from catsdogs.data.views import View, Views
-from catsdogs.schedules import steps_per_epoch
+from catsdogs.network.schedules import steps_per_epoch
 
 
 class TrainingBatches(keras.utils.PyDataset):

@@ -118,8 +118,8 @@ def _devices() -> Finding:
 
 
 def _weights(weights: str) -> Finding:
-    from catsdogs.backbones import build_backbone
     from catsdogs.config.schema import Backbone
+    from catsdogs.network.backbones import build_backbone
 
     backbone = Backbone("keras.applications.MobileNetV2", {"alpha": 1.0}, weights, 224, "minus_one_to_one", False)
     try:

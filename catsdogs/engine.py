@@ -20,7 +20,7 @@ import numpy as np
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.processes import thread_limit
-from catsdogs.devices import accelerators, alone
+from catsdogs.network.devices import accelerators, alone
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
 

@@ -10,9 +10,9 @@ from typing import Any
 import cv2
 import keras
 
-from catsdogs.backbones import Network
 from catsdogs.data.augment import RULES, is_identity
 from catsdogs.data.views import LiveViews, View
+from catsdogs.network.backbones import Network
 
 _FORMAT = 1  # to be counted up when what is stored under a key changes
 

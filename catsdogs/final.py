@@ -17,11 +17,11 @@ from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.final_files import write_best
 from catsdogs.final_metrics import gain_of, metrics
-from catsdogs.hypermodel import hyperparameters, with_values
 from catsdogs.inputs import live_views
 from catsdogs.judging import Judged, forward_of, judge
 from catsdogs.members import Member, train_members
-from catsdogs.one_model import one_model
+from catsdogs.network.hypermodel import hyperparameters, with_values
+from catsdogs.network.merging import one_model
 from catsdogs.pipeline import OUTPUTS, Pipeline
 from catsdogs.study.jobs import Job
 from catsdogs.study.progress import duration

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from catsdogs.backbones import load_network
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.augment import view_keys
 from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.images import pixels
 from catsdogs.data.views import LiveViews, distinct_views
-from catsdogs.devices import batch_sizes
 from catsdogs.features import Features
-from catsdogs.schedules import steps_per_epoch
-from catsdogs.trial_model import TrialModels
+from catsdogs.network.backbones import load_network
+from catsdogs.network.devices import batch_sizes
+from catsdogs.network.schedules import steps_per_epoch
+from catsdogs.network.trial_model import TrialModels
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from catsdogs.config.saved_config import saved_config
 from catsdogs.config.schema import RetrainConfig, validated
 from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.views import distinct_views
-from catsdogs.hypermodel import with_values
 from catsdogs.inputs import prepared
+from catsdogs.network.hypermodel import with_values
 from catsdogs.study.earlier import VALIDATION, VALIDATION_TABLE
 from catsdogs.study.identity import differences
 from catsdogs.study.jobs import Job, chosen_trial

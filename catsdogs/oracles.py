@@ -9,7 +9,7 @@ import keras_tuner
 
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import SearchConfig
-from catsdogs.hypermodel import declare
+from catsdogs.network.hypermodel import declare
 
 
 class _Most(int):

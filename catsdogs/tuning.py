@@ -29,10 +29,11 @@ from catsdogs.base.resources import check_others_may_do
 from catsdogs.batches import PlainBatches, for_keras
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.views import PLAIN
-from catsdogs.devices import distributed
-from catsdogs.hypermodel import depths, with_values
 from catsdogs.inputs import TrainingSet
 from catsdogs.limits import BudgetSpent, check_budget
+from catsdogs.network.devices import distributed
+from catsdogs.network.hypermodel import depths, with_values
+from catsdogs.network.trial_model import TrialModel, TrialModels
 from catsdogs.promotion import ParentWeights
 from catsdogs.replay import replay, searched_values
 from catsdogs.study.earlier import Earlier, validation_is_of
@@ -40,7 +41,6 @@ from catsdogs.study.job_tables import JobTables
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, lineage
 from catsdogs.training import DivergedError, Training, execute
-from catsdogs.trial_model import TrialModel, TrialModels
 
 log = logging.getLogger(__name__)
 

@@ -120,12 +120,12 @@ def training_data() -> Drawn:
 @pytest.fixture
 def prepared(training_data: Drawn, tmp_path: Path) -> Callable[[SearchConfig], Any]:
     """What the trials of a job on `training_data` read and train: a `TrainingSet` and `TrialModels`."""
-    from catsdogs.backbones import load_network
     from catsdogs.data.dataset import Fold
     from catsdogs.features import Features
     from catsdogs.inputs import TrainingSet
-    from catsdogs.schedules import steps_per_epoch
-    from catsdogs.trial_model import TrialModels
+    from catsdogs.network.backbones import load_network
+    from catsdogs.network.schedules import steps_per_epoch
+    from catsdogs.network.trial_model import TrialModels
 
     def prepare(job: SearchConfig) -> Any:
         data = training_data

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import keras
 
-from catsdogs.backbones import build_backbone
 from catsdogs.config.schema import SearchConfig
-from catsdogs.hypermodel import compile_model, regularise, unfreeze, whole_model
-from catsdogs.schedules import learning_rates
+from catsdogs.network.backbones import build_backbone
+from catsdogs.network.hypermodel import compile_model, regularise, unfreeze, whole_model
+from catsdogs.network.schedules import learning_rates
 
 
 def build_model(config: SearchConfig, total_steps: int, first_step: int = 0) -> keras.Model:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from catsdogs.backbones import build_backbone, preprocess
 from catsdogs.base.errors import UserError
 from catsdogs.config.compose import checked
 from catsdogs.config.locations import conf_dir
+from catsdogs.network.backbones import build_backbone, preprocess
 
 # Whose `preprocess_input` it is.
 FAMILIES = {

@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 
-from catsdogs.backbones import build_backbone, preprocess
 from catsdogs.base.errors import UserError
 from catsdogs.config.compose import checked
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import Backbone
-from catsdogs.cut import Cut, find_cut, prefix, suffix
-from catsdogs.hypermodel import unfreeze
+from catsdogs.network.backbones import build_backbone, preprocess
+from catsdogs.network.cut import Cut, find_cut, prefix, suffix
+from catsdogs.network.hypermodel import unfreeze
 
 BACKBONES = sorted(file.stem for file in (conf_dir() / "backbone").glob("*.yaml"))
 

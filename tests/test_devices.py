@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from catsdogs import devices
-from catsdogs.hypermodel import with_values
+from catsdogs.network import devices
+from catsdogs.network.hypermodel import with_values
 from catsdogs.training import train
 
 

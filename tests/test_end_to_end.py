@@ -211,7 +211,7 @@ def test_a_study_that_is_asked_to_end_does_so_within_seconds_and_the_command_it_
 
 
 def test_a_job_that_fails_does_not_take_the_others_with_it(run, tmp_path):
-    builders = "backbone.builder=catsdogs.backbones.small_cnn,builtins.dict"
+    builders = "backbone.builder=catsdogs.network.backbones.small_cnn,builtins.dict"
     command = ("search", "-m", *SMALL, "study=s", "tuner.max_trials=1", "fit.epochs=1", builders)
     done = run(*command)
     assert done.returncode == 1

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from catsdogs import engine
-from catsdogs.backbones import build_backbone, preprocess
 from catsdogs.base.errors import UserError
 from catsdogs.config.compose import checked
 from catsdogs.config.locations import conf_dir
 from catsdogs.engine import TOLERANCE, difference, fastest_forward
+from catsdogs.network.backbones import build_backbone, preprocess
 
 # Not `pytest.importorskip`: an import of OpenVINO that is not the engine's tells its maker.
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")

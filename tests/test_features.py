@@ -12,14 +12,14 @@ from conftest import ENGINE
 
 from catsdogs import features as features_module
 from catsdogs.activations import StoreFull
-from catsdogs.backbones import load_network
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import Augmentation
 from catsdogs.config.schema import Features as Settings
-from catsdogs.cut import find_cut, prefix
 from catsdogs.data.views import PLAIN, LiveViews, View, distinct_views
 from catsdogs.features import Features
-from catsdogs.hypermodel import with_values
+from catsdogs.network.backbones import load_network
+from catsdogs.network.cut import find_cut, prefix
+from catsdogs.network.hypermodel import with_values
 from catsdogs.store import Store
 from catsdogs.training import train
 

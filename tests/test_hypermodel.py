@@ -8,8 +8,8 @@ from reference import build_model
 from sklearn.metrics import log_loss
 
 from catsdogs.config.schema import SEARCHABLE, Hyperparameter
-from catsdogs.hypermodel import declare, depths, hyperparameters, unfreeze, with_values
-from catsdogs.hypermodel import log_loss as log_loss_metric
+from catsdogs.network.hypermodel import declare, depths, hyperparameters, unfreeze, with_values
+from catsdogs.network.hypermodel import log_loss as log_loss_metric
 from catsdogs.scoring.scores import log_loss_per_image
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3)).astype("uint8")

@@ -14,7 +14,7 @@ from catsdogs.base.files import read_json
 pytestmark = pytest.mark.slow
 
 # Two builders, one of which builds no network.
-GOOD_AND_BAD = "backbone.builder=catsdogs.backbones.small_cnn,builtins.dict"
+GOOD_AND_BAD = "backbone.builder=catsdogs.network.backbones.small_cnn,builtins.dict"
 FOUR_JOBS = ("tuner.max_trials=1", "fit.epochs=1", "augmentation=none,light", GOOD_AND_BAD)
 
 

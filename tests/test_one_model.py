@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from catsdogs.backbones import load_network
-from catsdogs.hypermodel import whole_model
-from catsdogs.one_model import one_model
+from catsdogs.network.backbones import load_network
+from catsdogs.network.hypermodel import whole_model
+from catsdogs.network.merging import one_model
 from catsdogs.scoring.combination import Combination, mean_of
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype("float32")
@@ -83,7 +83,7 @@ def test_members_that_were_loaded_are_combined_and_stay_as_they_were(members, tm
 def test_members_of_different_backbones_or_preprocessing_share_nothing(members):
     first, third = members(CONV_2, count=2)
     (second,) = members(CONV_2, "backbone.preprocessing=none", count=1)
-    (fourth,) = members(CONV_1, "backbone.builder=catsdogs.backbones.small_cnn", count=1)
+    (fourth,) = members(CONV_1, "backbone.builder=catsdogs.network.backbones.small_cnn", count=1)
     models = [first, second, third, fourth]
     expected = np.mean([said(model) for model in models], axis=0)
     whole = one_model(models, mean_of(4, "probability"))

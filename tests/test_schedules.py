@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from catsdogs.config.schema import Schedule
-from catsdogs.schedules import LearningRateTable, learning_rates, steps_per_epoch
+from catsdogs.network.schedules import LearningRateTable, learning_rates, steps_per_epoch
 
 # What is left of the peak, from its share 1 at the end of the warm-up to 0.1 at the end.
 DECAYS = {

@@ -10,8 +10,8 @@ from sklearn.metrics import log_loss
 
 from catsdogs.data.dataset import Fold
 from catsdogs.data.views import PLAIN
-from catsdogs.hypermodel import with_values
-from catsdogs.schedules import learning_rates
+from catsdogs.network.hypermodel import with_values
+from catsdogs.network.schedules import learning_rates
 from catsdogs.training import DivergedError, train
 
 

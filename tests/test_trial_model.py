@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from reference import build_model
 
-from catsdogs.backbones import load_network
 from catsdogs.config.compose import checked
-from catsdogs.cut import prefix
-from catsdogs.hypermodel import plain_head, with_values
-from catsdogs.trial_model import TrialModels, _copy_head
+from catsdogs.network.backbones import load_network
+from catsdogs.network.cut import prefix
+from catsdogs.network.hypermodel import plain_head, with_values
+from catsdogs.network.trial_model import TrialModels, _copy_head
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3)).astype("float32")
 LABELS = np.tile([[0.0], [1.0]], (12, 1)).astype("float32")

@@ -11,14 +11,14 @@ import pytest
 
 from catsdogs.base.errors import UserError
 from catsdogs.data.views import PLAIN
-from catsdogs.hypermodel import with_values
 from catsdogs.job import Place, run_job
+from catsdogs.network.hypermodel import with_values
+from catsdogs.network.trial_model import TrialModels
 from catsdogs.oracles import build_oracle, expected_trials
 from catsdogs.study.earlier import Earlier
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import best_trial, lineage, read_trials
 from catsdogs.training import trial_seed
-from catsdogs.trial_model import TrialModels
 from catsdogs.tuning import Search
 
 FAST = ("fit.epochs=2", "fit.batch_size=16", "tuner.max_trials=3")
@@ -146,7 +146,7 @@ def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_r
 
 def test_an_error_of_ours_is_raised_before_the_search(tuner, monkeypatch):
     built = tuner()
-    monkeypatch.setattr("catsdogs.trial_model.head", lambda *args: 1 / 0)
+    monkeypatch.setattr("catsdogs.network.trial_model.head", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         built.try_one_step()
 

@@ -81,6 +81,6 @@ def _memory_bytes() -> int | None:
 def _accelerators() -> list[str] | None:
     if "keras" not in sys.modules:
         return None
-    from catsdogs.devices import accelerators
+    from catsdogs.network.devices import accelerators
 
     return accelerators()

@@ -22,7 +22,7 @@ from catsdogs.config.schema import SearchConfig
 _OF_THE_COMMAND = ("study", "studies", "cache")
 
 # Where a function may come from that builds a backbone although nobody but the study names it.
-_TRUSTED_MODULES = ("keras.applications.", "catsdogs.backbones.")
+_TRUSTED_MODULES = ("keras.applications.", "catsdogs.network.backbones.")
 
 
 def saved_config(config: Mapping[str, Any]) -> dict[str, Any]:

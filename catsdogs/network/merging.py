@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from catsdogs.backbones import structure
-from catsdogs.cut import find_cut, graph_nodes, tensor_of
+from catsdogs.network.backbones import structure
+from catsdogs.network.cut import find_cut, graph_nodes, tensor_of
 from catsdogs.scoring.combination import Combination
 from catsdogs.scoring.scores import EPSILON
 

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import keras_tuner
 
-from catsdogs.backbones import preprocess
 from catsdogs.config.schema import SEARCHABLE, Hyperparameter, Model, Schedule, SearchConfig
-from catsdogs.devices import accelerators
+from catsdogs.network.backbones import preprocess
+from catsdogs.network.devices import accelerators
 from catsdogs.scoring.scores import EPSILON
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import keras
 
-from catsdogs.backbones import preprocess
 from catsdogs.base.errors import UserError
+from catsdogs.network.backbones import preprocess
 
 # A suffix may cost this many times the multiply-adds of the shortest one if its input is smaller. An activation is
 # stored for every image and view and read in every step, and a little more work often saves most of that: from the

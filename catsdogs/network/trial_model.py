@@ -19,13 +19,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from catsdogs.backbones import Network
 from catsdogs.base.files import replacing
 from catsdogs.config.schema import SearchConfig
-from catsdogs.cut import Cut, find_cut, suffix
-from catsdogs.folding import folded
-from catsdogs.hypermodel import compile_model, depths, head, plain_head, regularise, unfreeze, whole_model
-from catsdogs.schedules import LearningRateTable, learning_rates
+from catsdogs.network.backbones import Network
+from catsdogs.network.cut import Cut, find_cut, suffix
+from catsdogs.network.folding import folded
+from catsdogs.network.hypermodel import compile_model, depths, head, plain_head, regularise, unfreeze, whole_model
+from catsdogs.network.schedules import LearningRateTable, learning_rates
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from catsdogs.cut import graph_nodes
+from catsdogs.network.cut import graph_nodes
 
 
 def folded(model: keras.Model) -> keras.Model:
