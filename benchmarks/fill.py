@@ -34,7 +34,7 @@ from catsdogs.data.archive import image_paths, open_images
 from catsdogs.data.augment import augment
 from catsdogs.data.images import decode, in_threads
 from catsdogs.data.sample.archives import sample_archives
-from catsdogs.engine import difference, fastest_forward
+from catsdogs.features.engine import difference, fastest_forward
 from catsdogs.network.backbones import build_backbone
 from catsdogs.network.cut import find_cut, prefix
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import binary_size
 from catsdogs.config.locations import add_cache_option, default_cache
-from catsdogs.store import Store
+from catsdogs.features.store import Store
 
 # Folders of the cache beside `features`.
 _FOLDERS = {

@@ -14,7 +14,7 @@ from catsdogs.data.augment import view_keys
 from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.images import pixels
 from catsdogs.data.views import LiveViews, distinct_views
-from catsdogs.features import Features
+from catsdogs.features.reader import Features
 from catsdogs.network.backbones import load_network
 from catsdogs.network.devices import batch_sizes
 from catsdogs.network.schedules import steps_per_epoch

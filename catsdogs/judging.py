@@ -19,7 +19,7 @@ from catsdogs.base.errors import UserError
 from catsdogs.config.schema import RetrainConfig, Tta
 from catsdogs.data.dataset import Dataset
 from catsdogs.data.views import PLAIN, View
-from catsdogs.engine import Forward, fastest_forward
+from catsdogs.features.engine import Forward, fastest_forward
 from catsdogs.inputs import live_views
 from catsdogs.members import Member
 from catsdogs.pipeline import OUTPUTS, Pipeline

@@ -50,7 +50,7 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
         raise UserError(
             f"{model_file}: its input is {model.input_shape} and not square RGB images of one size; give catsdogs' own"
         )
-    from catsdogs.engine import fastest_forward
+    from catsdogs.features.engine import fastest_forward
 
     forward = fastest_forward(model)
     size = int(model.input_shape[1])

@@ -121,7 +121,7 @@ def training_data() -> Drawn:
 def prepared(training_data: Drawn, tmp_path: Path) -> Callable[[SearchConfig], Any]:
     """What the trials of a job on `training_data` read and train: a `TrainingSet` and `TrialModels`."""
     from catsdogs.data.dataset import Fold
-    from catsdogs.features import Features
+    from catsdogs.features.reader import Features
     from catsdogs.inputs import TrainingSet
     from catsdogs.network.backbones import load_network
     from catsdogs.network.schedules import steps_per_epoch

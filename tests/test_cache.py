@@ -12,8 +12,8 @@ import pytest
 from filelock import FileLock
 
 from catsdogs import cache as cache_module
-from catsdogs.activations import Wanted
-from catsdogs.store import Store
+from catsdogs.features.entries import Wanted
+from catsdogs.features.store import Store
 
 DIGEST = "0123456789abcdef" * 4
 OLD, NEW = "a" * 64, "b" * 64

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 import pytest
 
-from catsdogs import engine
 from catsdogs.base.errors import UserError
 from catsdogs.config.compose import checked
 from catsdogs.config.locations import conf_dir
-from catsdogs.engine import TOLERANCE, difference, fastest_forward
+from catsdogs.features import engine
+from catsdogs.features.engine import TOLERANCE, difference, fastest_forward
 from catsdogs.network.backbones import build_backbone, preprocess
 
 # Not `pytest.importorskip`: an import of OpenVINO that is not the engine's tells its maker.
@@ -154,7 +154,7 @@ def test_an_engine_that_differs_from_keras_or_cannot_take_the_model_is_refused(m
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setitem(engine._ENGINES, "tensorflow", make)
     assert fastest_forward(model).name.startswith("keras")
-    (record,) = [record for record in caplog.records if record.name == "catsdogs.engine"]
+    (record,) = [record for record in caplog.records if record.name == "catsdogs.features.engine"]
     assert "not tensorflow" in record.getMessage()
     assert said in record.getMessage()
     assert said in sentence_of(model, "tensorflow")

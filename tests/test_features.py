@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from conftest import ENGINE
 
-from catsdogs import features as features_module
-from catsdogs.activations import StoreFull
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import Augmentation
 from catsdogs.config.schema import Features as Settings
 from catsdogs.data.views import PLAIN, LiveViews, View, distinct_views
-from catsdogs.features import Features
+from catsdogs.features import reader as features_module
+from catsdogs.features.entries import StoreFull
+from catsdogs.features.reader import Features
+from catsdogs.features.store import Store
 from catsdogs.network.backbones import load_network
 from catsdogs.network.cut import find_cut, prefix
 from catsdogs.network.hypermodel import with_values
-from catsdogs.store import Store
 from catsdogs.training import train
 
 SETTINGS = Settings(mode="auto", views=None, dtype="float32", engine=ENGINE, max_gib=1.0)

@@ -18,10 +18,10 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from catsdogs.activations import StoreFull, Wanted, bytes_of
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json
-from catsdogs.store import RESERVED_DISK_BYTES, Store
+from catsdogs.features.entries import StoreFull, Wanted, bytes_of
+from catsdogs.features.store import RESERVED_DISK_BYTES, Store
 
 SHAPE = (3, 2, 5)
 IMAGES = 23

@@ -157,7 +157,7 @@ def test_a_mistake_while_inputs_are_read_ends_the_search(tuner, monkeypatch):
     def refuse(*args, **kwargs):
         raise UserError("the cache cannot be written")
 
-    monkeypatch.setattr("catsdogs.store.Store.fill", refuse)
+    monkeypatch.setattr("catsdogs.features.store.Store.fill", refuse)
     built = tuner()
     with pytest.raises(UserError, match="the cache cannot be written"), built._data.features.reading():
         built.run()

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from catsdogs.activations import Activations, Entry, Filling, StoreFull, Wanted, bytes_of, read_entry, writing
 from catsdogs.base.files import binary_size, free_bytes
+from catsdogs.features.entries import Activations, Entry, Filling, StoreFull, Wanted, bytes_of, read_entry, writing
 
 RESERVED_DISK_BYTES = 2**30  # what the store leaves free on the disk for everybody else
 

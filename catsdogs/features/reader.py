@@ -19,17 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from catsdogs.activations import Activations, StoreFull, Wanted, bytes_of
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import binary_size
 from catsdogs.config.schema import Features as Settings
 from catsdogs.data.images import in_threads, pixels_key
 from catsdogs.data.views import PLAIN, LiveViews, View, Views
-from catsdogs.engine import Forward, fastest_forward
-from catsdogs.feature_keys import digest, identity
+from catsdogs.features.engine import Forward, fastest_forward
+from catsdogs.features.entries import Activations, StoreFull, Wanted, bytes_of
+from catsdogs.features.keys import digest, identity
+from catsdogs.features.store import Store
 from catsdogs.network.backbones import Network
 from catsdogs.network.cut import PIXELS, Cut, prefix
-from catsdogs.store import Store
 from catsdogs.study.progress import duration
 
 log = logging.getLogger(__name__)
