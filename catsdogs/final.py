@@ -17,7 +17,6 @@ from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.final_files import write_best
 from catsdogs.final_metrics import gain_of, metrics
-from catsdogs.inputs import live_views
 from catsdogs.judging import Judged, forward_of, judge
 from catsdogs.members import Member, train_members
 from catsdogs.network.hypermodel import hyperparameters, with_values
@@ -26,6 +25,7 @@ from catsdogs.pipeline import OUTPUTS, Pipeline
 from catsdogs.study.jobs import Job
 from catsdogs.study.progress import duration
 from catsdogs.study.trials import TrialRecord
+from catsdogs.training.training_set import live_views
 
 log = logging.getLogger(__name__)
 

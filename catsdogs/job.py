@@ -207,11 +207,11 @@ def _search(
 ) -> None:
     """Search, and write into `result` what comes of it, also when it ends with an error."""
     # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
-    from catsdogs.inputs import prepared
     from catsdogs.oracles import build_oracle, expected_trials
     from catsdogs.selection import select
     from catsdogs.study.progress import JobProgress, duration
     from catsdogs.study.study_progress import study_line
+    from catsdogs.training.training_set import prepared
     from catsdogs.tuning import Search
 
     data, models = prepared(config, dataset, dataset.folds())

@@ -17,14 +17,14 @@ from catsdogs.config.saved_config import saved_config
 from catsdogs.config.schema import RetrainConfig, validated
 from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.views import distinct_views
-from catsdogs.inputs import prepared
 from catsdogs.network.hypermodel import with_values
 from catsdogs.study.earlier import VALIDATION, VALIDATION_TABLE
 from catsdogs.study.identity import differences
 from catsdogs.study.jobs import Job, chosen_trial
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import TrialRecord, lineage
-from catsdogs.training import DivergedError, Listener, Training, execute, trial_seed
+from catsdogs.training.execution import DivergedError, Listener, Training, execute, trial_seed
+from catsdogs.training.training_set import prepared
 
 log = logging.getLogger(__name__)
 

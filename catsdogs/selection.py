@@ -21,7 +21,7 @@ from catsdogs.config.schema import SearchConfig
 from catsdogs.study.earlier import SELECT
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import TrialRecord, ranked, summary
-from catsdogs.training import DivergedError
+from catsdogs.training.execution import DivergedError
 from catsdogs.tuning import Search
 
 log = logging.getLogger(__name__)

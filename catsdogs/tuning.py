@@ -26,10 +26,8 @@ import pandas as pd
 from catsdogs.base.files import unicode, write_text
 from catsdogs.base.provenance import now
 from catsdogs.base.resources import check_others_may_do
-from catsdogs.batches import PlainBatches, for_keras
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.views import PLAIN
-from catsdogs.inputs import TrainingSet
 from catsdogs.limits import BudgetSpent, check_budget
 from catsdogs.network.devices import distributed
 from catsdogs.network.hypermodel import depths, with_values
@@ -40,7 +38,9 @@ from catsdogs.study.earlier import Earlier, validation_is_of
 from catsdogs.study.job_tables import JobTables
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, lineage
-from catsdogs.training import DivergedError, Training, execute
+from catsdogs.training.batches import PlainBatches, for_keras
+from catsdogs.training.execution import DivergedError, Training, execute
+from catsdogs.training.training_set import TrainingSet
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from catsdogs.base import files
 from catsdogs.data.dataset import Dataset
-from catsdogs.training import Training
+from catsdogs.training.execution import Training
 
 IMAGES = 12
 
@@ -83,7 +83,7 @@ class Job:
         self.dataset = Dataset(rows, folder, None, None, rows[:0], "digest", "digest")
 
         def prepared(config, dataset, folds):
-            from catsdogs.inputs import TrainingSet
+            from catsdogs.training.training_set import TrainingSet
 
             return TrainingSet(features, self.labels.astype(np.float32), tuple(folds)), Models()
 
@@ -91,8 +91,8 @@ class Job:
         monkeypatch.setattr("catsdogs.job._forget_models", lambda: None)
         monkeypatch.setattr("os.fsync", lambda handle: None)
         monkeypatch.setattr("catsdogs.job.load_dataset", lambda *arguments: self.dataset)
-        monkeypatch.setattr("catsdogs.inputs.prepared", prepared)
-        monkeypatch.setattr("catsdogs.training.train", self.train)
+        monkeypatch.setattr("catsdogs.training.training_set.prepared", prepared)
+        monkeypatch.setattr("catsdogs.training.execution.train", self.train)
         monkeypatch.setattr("catsdogs.tuning.Search._predictions", self.predictions)
 
     def train(self, model, views, labels, fold, fit, seed, first_epoch, epochs, listener, distinct):

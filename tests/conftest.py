@@ -122,10 +122,10 @@ def prepared(training_data: Drawn, tmp_path: Path) -> Callable[[SearchConfig], A
     """What the trials of a job on `training_data` read and train: a `TrainingSet` and `TrialModels`."""
     from catsdogs.data.dataset import Fold
     from catsdogs.features.reader import Features
-    from catsdogs.inputs import TrainingSet
     from catsdogs.network.backbones import load_network
     from catsdogs.network.schedules import steps_per_epoch
     from catsdogs.network.trial_model import TrialModels
+    from catsdogs.training.training_set import TrainingSet
 
     def prepare(job: SearchConfig) -> Any:
         data = training_data

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from catsdogs.batches import PlainBatches, TrainingBatches
 from catsdogs.data.views import PLAIN, View
+from catsdogs.training.batches import PlainBatches, TrainingBatches
 
 
 class Recorded:

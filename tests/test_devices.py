@@ -9,7 +9,7 @@ import pytest
 
 from catsdogs.network import devices
 from catsdogs.network.hypermodel import with_values
-from catsdogs.training import train
+from catsdogs.training.execution import train
 
 
 @pytest.fixture

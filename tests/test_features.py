@@ -21,7 +21,7 @@ from catsdogs.features.store import Store
 from catsdogs.network.backbones import load_network
 from catsdogs.network.cut import find_cut, prefix
 from catsdogs.network.hypermodel import with_values
-from catsdogs.training import train
+from catsdogs.training.execution import train
 
 SETTINGS = Settings(mode="auto", views=None, dtype="float32", engine=ENGINE, max_gib=1.0)
 HASHES = [f"{row:064x}" for row in range(60)]

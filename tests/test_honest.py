@@ -9,14 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from catsdogs import training
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.config.schema import Ensemble, RetrainConfig, Tta, check
 from catsdogs.data.dataset import load_dataset
 from catsdogs.data.views import LiveViews
 from catsdogs.final import make_final
-from catsdogs.inputs import prepared
 from catsdogs.job import Place, run_job
 from catsdogs.predict import _predict
 from catsdogs.scoring.calibration import Calibration, cross_fitted, fit, verdict
@@ -24,6 +22,8 @@ from catsdogs.scoring.combination import Combination, choose
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.jobs import best_jobs, chosen_trial, read_jobs
 from catsdogs.study.trials import best_trial, read_trials
+from catsdogs.training import execution as training
+from catsdogs.training.training_set import prepared
 
 SETTINGS = (
     "data.sample.images_per_class=24",

@@ -25,7 +25,7 @@ from catsdogs.comparison.evidence import read_evidence
 from catsdogs.study.jobs import write_leaderboard, write_plan
 from catsdogs.study.locking import is_held
 from catsdogs.study.trials import read_trials
-from catsdogs.training import DivergedError
+from catsdogs.training.execution import DivergedError
 
 TUNERS = {
     "random": ("tuner=random", "tuner.max_trials=4"),

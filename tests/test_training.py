@@ -12,7 +12,7 @@ from catsdogs.data.dataset import Fold
 from catsdogs.data.views import PLAIN
 from catsdogs.network.hypermodel import with_values
 from catsdogs.network.schedules import learning_rates
-from catsdogs.training import DivergedError, train
+from catsdogs.training.execution import DivergedError, train
 
 
 def trained(config, data, *overrides, validate=True, first_epoch=0, **arguments):

@@ -18,7 +18,7 @@ from catsdogs.oracles import build_oracle, expected_trials
 from catsdogs.study.earlier import Earlier
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import best_trial, lineage, read_trials
-from catsdogs.training import trial_seed
+from catsdogs.training.execution import trial_seed
 from catsdogs.tuning import Search
 
 FAST = ("fit.epochs=2", "fit.batch_size=16", "tuner.max_trials=3")

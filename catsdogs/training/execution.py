@@ -12,16 +12,16 @@ import keras
 import numpy as np
 import pandas as pd
 
-from catsdogs.batches import PlainBatches, TrainingBatches, for_keras
 from catsdogs.config.schema import Fit, SearchConfig
 from catsdogs.data.dataset import Fold
 from catsdogs.data.views import PLAIN, Views
-from catsdogs.inputs import TrainingSet
 from catsdogs.network.devices import distributed
 from catsdogs.network.hypermodel import with_values
 from catsdogs.network.schedules import steps_per_epoch
 from catsdogs.network.trial_model import TrialModel, TrialModels
 from catsdogs.study.trials import TrialRecord
+from catsdogs.training.batches import PlainBatches, TrainingBatches, for_keras
+from catsdogs.training.training_set import TrainingSet
 
 
 class DivergedError(Exception):

@@ -1,0 +1,4 @@
+"""One model, trained.
+
+In: the configuration of a trial and the views of its images. Out: the model at its best epoch and its history.
+"""
