@@ -105,7 +105,7 @@ class PlainHyperModel(keras_tuner.HyperModel):
         return history
 
     def _trial_seed(self) -> int:
-        """As `catsdogs.tuning.trial_seed` of the first execution."""
+        """As `catsdogs.tuning.tuner.trial_seed` of the first execution."""
         sequence = np.random.SeedSequence([self._settings.seed, int(self.trial or 0), 0])
         return int(sequence.generate_state(1)[0] >> 1)
 

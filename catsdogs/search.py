@@ -22,8 +22,8 @@ from catsdogs.launch import hydra_application
 
 def task(config: DictConfig) -> float:
     """One job of Hydra; its objective, for sweepers that optimise."""
-    from catsdogs.job import Place, run_job
     from catsdogs.study.jobs import read_plan
+    from catsdogs.tuning.job import Place, run_job
 
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)

@@ -51,7 +51,7 @@ def log_loss(model):
 
 
 class Job:
-    """What stands in for Keras in `catsdogs.job.run_job`.
+    """What stands in for Keras in `catsdogs.tuning.job.run_job`.
 
     Attributes:
         trained: a pair (first epoch, seed) for every training that began.
@@ -88,12 +88,12 @@ class Job:
             return TrainingSet(features, self.labels.astype(np.float32), tuple(folds)), Models()
 
         # These take longer than all the rest.
-        monkeypatch.setattr("catsdogs.job._forget_models", lambda: None)
+        monkeypatch.setattr("catsdogs.tuning.job._forget_models", lambda: None)
         monkeypatch.setattr("os.fsync", lambda handle: None)
-        monkeypatch.setattr("catsdogs.job.load_dataset", lambda *arguments: self.dataset)
+        monkeypatch.setattr("catsdogs.tuning.job.load_dataset", lambda *arguments: self.dataset)
         monkeypatch.setattr("catsdogs.training.training_set.prepared", prepared)
         monkeypatch.setattr("catsdogs.training.execution.train", self.train)
-        monkeypatch.setattr("catsdogs.tuning.Search._predictions", self.predictions)
+        monkeypatch.setattr("catsdogs.tuning.tuner.Search._predictions", self.predictions)
 
     def train(self, model, views, labels, fold, fit, seed, first_epoch, epochs, listener, distinct):
         self.trained.append((first_epoch, seed))

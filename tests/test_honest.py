@@ -15,7 +15,6 @@ from catsdogs.config.schema import Ensemble, RetrainConfig, Tta, check
 from catsdogs.data.dataset import load_dataset
 from catsdogs.data.views import LiveViews
 from catsdogs.final import make_final
-from catsdogs.job import Place, run_job
 from catsdogs.predict import _predict
 from catsdogs.scoring.calibration import Calibration, cross_fitted, fit, verdict
 from catsdogs.scoring.combination import Combination, choose
@@ -24,6 +23,7 @@ from catsdogs.study.jobs import best_jobs, chosen_trial, read_jobs
 from catsdogs.study.trials import best_trial, read_trials
 from catsdogs.training import execution as training
 from catsdogs.training.training_set import prepared
+from catsdogs.tuning.job import Place, run_job
 
 SETTINGS = (
     "data.sample.images_per_class=24",

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from catsdogs import job
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
+from catsdogs.tuning import job
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_running_job_tells_how_many_trials_it_will_run_and_on_what(place, conf
         told.append(read_json(place.folder / "result.json"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("catsdogs.tuning.Search.try_one_step", look)
+    monkeypatch.setattr("catsdogs.tuning.tuner.Search.try_one_step", look)
     settings = config("data.sample.images_per_class=8", "tuner.max_trials=7", f"cache={tmp_path / 'cache'}")
     with pytest.raises(KeyboardInterrupt):
         job.run_job(settings, place, {})

@@ -6,9 +6,9 @@ import math
 import pytest
 
 from catsdogs.base.errors import UserError
-from catsdogs.oracles import build_oracle
-from catsdogs.replay import replay, searched_values
 from catsdogs.study.trials import COMPLETED, TrialRecord, read_trials, write_trials
+from catsdogs.tuning.oracles import build_oracle
+from catsdogs.tuning.replay import replay, searched_values
 
 TUNERS = {
     "random": ("tuner=random", "tuner.max_trials=9"),

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from catsdogs import job
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json
@@ -26,6 +25,7 @@ from catsdogs.study.jobs import write_leaderboard, write_plan
 from catsdogs.study.locking import is_held
 from catsdogs.study.trials import read_trials
 from catsdogs.training.execution import DivergedError
+from catsdogs.tuning import job
 
 TUNERS = {
     "random": ("tuner=random", "tuner.max_trials=4"),
@@ -319,7 +319,7 @@ def test_a_study_whose_time_is_over_ends_well_and_goes_on_later(whole, settings,
     write_plan(place.study, [place.folder.name, "later"], [])
     late = [0.0]
     real = time.time
-    monkeypatch.setattr("catsdogs.limits.time.time", lambda: real() + late[0])
+    monkeypatch.setattr("catsdogs.tuning.limits.time.time", lambda: real() + late[0])
 
     def before(training):
         late[0] = 2000.0 if training > after else 0.0

@@ -11,15 +11,15 @@ import pytest
 
 from catsdogs.base.errors import UserError
 from catsdogs.data.views import PLAIN
-from catsdogs.job import Place, run_job
 from catsdogs.network.hypermodel import with_values
 from catsdogs.network.trial_model import TrialModels
-from catsdogs.oracles import build_oracle, expected_trials
 from catsdogs.study.earlier import Earlier
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import best_trial, lineage, read_trials
 from catsdogs.training.execution import trial_seed
-from catsdogs.tuning import Search
+from catsdogs.tuning.job import Place, run_job
+from catsdogs.tuning.oracles import build_oracle, expected_trials
+from catsdogs.tuning.tuner import Search
 
 FAST = ("fit.epochs=2", "fit.batch_size=16", "tuner.max_trials=3")
 
@@ -88,7 +88,7 @@ def test_another_process_proposes_the_same_trials(config):
         "from hydra import compose, initialize_config_dir\n"
         "from catsdogs.config.compose import checked, register\n"
         "from catsdogs.config.locations import conf_dir\n"
-        "from catsdogs.oracles import build_oracle\n"
+        "from catsdogs.tuning.oracles import build_oracle\n"
         "register()\n"
         "with initialize_config_dir(str(conf_dir()), version_base='1.3'):\n"
         "    job = checked(compose('search', overrides=['data=sample', 'space=small_cnn', 'seed=0']))\n"

@@ -51,7 +51,7 @@ def _aimed(files):
 
 
 def _counted(tuning):
-    """Patch `catsdogs.tuning`, which runs the trials."""
+    """Patch `catsdogs.tuning.tuner`, which runs the trials."""
     attempt = tuning.Search._attempt
 
     @functools.wraps(attempt)
@@ -64,7 +64,7 @@ def _counted(tuning):
     tuning.Search._attempt = counting
 
 
-_PATCHES = {"catsdogs.tuning": _counted} if "SOAK_LEDGER" in os.environ else {}
+_PATCHES = {"catsdogs.tuning.tuner": _counted} if "SOAK_LEDGER" in os.environ else {}
 if os.environ.get("SOAK_AIM"):
     _PATCHES["catsdogs.base.files"] = _aimed
 

@@ -20,7 +20,6 @@ from catsdogs.base.provenance import machine, now, versions
 from catsdogs.base.resources import check_free_space, exhausted
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.dataset import Dataset, load_dataset
-from catsdogs.limits import BudgetSpent, check_budget
 from catsdogs.study.earlier import HISTORY, SELECT, TRIALS, VALIDATION, Earlier, read_earlier
 from catsdogs.study.identity import fingerprint
 from catsdogs.study.jobs import (
@@ -36,6 +35,7 @@ from catsdogs.study.jobs import (
 from catsdogs.study.locking import held
 from catsdogs.study.standing import Standing, find_standing, left_behind, set_aside
 from catsdogs.study.trials import best_trial, outcome
+from catsdogs.tuning.limits import BudgetSpent, check_budget
 
 log = logging.getLogger(__name__)
 
@@ -207,12 +207,12 @@ def _search(
 ) -> None:
     """Search, and write into `result` what comes of it, also when it ends with an error."""
     # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
-    from catsdogs.oracles import build_oracle, expected_trials
-    from catsdogs.selection import select
     from catsdogs.study.progress import JobProgress, duration
     from catsdogs.study.study_progress import study_line
     from catsdogs.training.training_set import prepared
-    from catsdogs.tuning import Search
+    from catsdogs.tuning.oracles import build_oracle, expected_trials
+    from catsdogs.tuning.selection import select
+    from catsdogs.tuning.tuner import Search
 
     data, models = prepared(config, dataset, dataset.folds())
     oracle = build_oracle(config)

@@ -22,7 +22,7 @@ from catsdogs.study.earlier import SELECT
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import TrialRecord, ranked, summary
 from catsdogs.training.execution import DivergedError
-from catsdogs.tuning import Search
+from catsdogs.tuning.tuner import Search
 
 log = logging.getLogger(__name__)
 

@@ -28,12 +28,9 @@ from catsdogs.base.provenance import now
 from catsdogs.base.resources import check_others_may_do
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.views import PLAIN
-from catsdogs.limits import BudgetSpent, check_budget
 from catsdogs.network.devices import distributed
 from catsdogs.network.hypermodel import depths, with_values
 from catsdogs.network.trial_model import TrialModel, TrialModels
-from catsdogs.promotion import ParentWeights
-from catsdogs.replay import replay, searched_values
 from catsdogs.study.earlier import Earlier, validation_is_of
 from catsdogs.study.job_tables import JobTables
 from catsdogs.study.progress import JobProgress
@@ -41,6 +38,9 @@ from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, lineage
 from catsdogs.training.batches import PlainBatches, for_keras
 from catsdogs.training.execution import DivergedError, Training, execute
 from catsdogs.training.training_set import TrainingSet
+from catsdogs.tuning.limits import BudgetSpent, check_budget
+from catsdogs.tuning.promotion import ParentWeights
+from catsdogs.tuning.replay import replay, searched_values
 
 log = logging.getLogger(__name__)
 
