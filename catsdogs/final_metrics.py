@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from catsdogs.comparison.formats import gains_told
+from catsdogs.pages.formats import gains_told
 from catsdogs.pipeline import OUTPUTS
 from catsdogs.scoring.intervals import Interval, mean_intervals
 from catsdogs.scoring.scores import Score, log_loss_per_image, scores

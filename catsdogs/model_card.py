@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from catsdogs.data.dataset import Dataset
 
-_TEMPLATES = Path(__file__).parent / "comparison" / "template"
+_TEMPLATES = Path(__file__).parents[1] / "pages" / "template"
 
 
 def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset) -> str:

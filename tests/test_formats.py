@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from catsdogs.comparison import formats
+from catsdogs.pages import formats
 from catsdogs.scoring.intervals import Interval
 
 EAST = datetime.timezone(datetime.timedelta(hours=2))

@@ -11,7 +11,7 @@ import pandas as pd
 from catsdogs.base.errors import UserError
 from catsdogs.comparison.choices import untold_settings
 from catsdogs.comparison.evidence import WAITING, Evidence
-from catsdogs.comparison.formats import between, counted, loss, percent
+from catsdogs.pages.formats import between, counted, loss, percent
 from catsdogs.scoring.intervals import Interval, mean_intervals, share_lowest
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.jobs import FAILED, OK, RUNNING, State, best_job, chosen_trial, retrain_command

@@ -20,9 +20,9 @@ from catsdogs.comparison.figures import (
     significant,
     trial_hovers,
 )
-from catsdogs.comparison.formats import loss, words
 from catsdogs.comparison.search_figures import time_unit
 from catsdogs.comparison.theme import NEUTRAL, shown
+from catsdogs.pages.formats import loss, words
 
 # Epochs for which the thin curves name their trial; beyond, the names would weigh as much as the curves.
 _NAMED_EPOCHS = 6_000

@@ -17,8 +17,8 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from catsdogs.comparison.evidence import Evidence
-from catsdogs.comparison.formats import value, words
 from catsdogs.comparison.theme import NEUTRAL, shown, styles
+from catsdogs.pages.formats import value, words
 
 # Jobs named in a legend; with more of them the legend would be larger than the plot, and hovers name them.
 _LEGEND_JOBS = 12

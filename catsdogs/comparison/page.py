@@ -18,13 +18,14 @@ from plotly.offline import get_plotlyjs
 
 from catsdogs.base.files import check_beside, write_text
 from catsdogs.base.text import quoted
-from catsdogs.comparison import formats, sections, theme
+from catsdogs.comparison import sections, theme
 from catsdogs.comparison.curve_figures import learning_curves
 from catsdogs.comparison.evidence import Evidence, read_evidence
 from catsdogs.comparison.search_figures import job_intervals
 from catsdogs.comparison.tables import TITLES, Findings, findings, tables, write_tables
+from catsdogs.pages import formats
 
-_TEMPLATE = Path(__file__).with_name("template")
+_TEMPLATE = Path(__file__).parents[1] / "pages" / "template"
 
 _LONGEST_VALUE = 200  # characters of a configuration value
 _LONGEST_NAME = 80  # characters of a name in a table

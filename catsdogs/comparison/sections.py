@@ -17,7 +17,9 @@ from catsdogs.comparison.curve_figures import best_so_far
 from catsdogs.comparison.evidence import WAITING, Evidence, Final
 from catsdogs.comparison.final_figures import final_figures
 from catsdogs.comparison.final_scores import tta_gains
-from catsdogs.comparison.formats import (
+from catsdogs.comparison.space_figures import hyperparameter_slices, parallel_coordinates
+from catsdogs.comparison.tables import Findings
+from catsdogs.pages.formats import (
     MISSING,
     between,
     count,
@@ -31,8 +33,6 @@ from catsdogs.comparison.formats import (
     value,
     words,
 )
-from catsdogs.comparison.space_figures import hyperparameter_slices, parallel_coordinates
-from catsdogs.comparison.tables import Findings
 from catsdogs.study.jobs import FAILED, OK, RUNNING, State, retrain_command, search_command
 
 _MOST_FAILURES = 20  # rows of the table of failed trials

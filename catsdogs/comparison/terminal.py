@@ -9,7 +9,7 @@ from rich.text import Text
 
 from catsdogs.comparison.answer import Answer, answer, score_intervals
 from catsdogs.comparison.evidence import Evidence
-from catsdogs.comparison.formats import MISSING, between, count, loss, percent, time_spent, value, words
+from catsdogs.pages.formats import MISSING, between, count, loss, percent, time_spent, value, words
 from catsdogs.scoring.intervals import Interval
 from catsdogs.study.jobs import FAILED, OK, RUNNING
 

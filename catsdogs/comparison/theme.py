@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from catsdogs.comparison.evidence import Evidence
-from catsdogs.comparison.formats import cut_in_the_middle
+from catsdogs.pages.formats import cut_in_the_middle
 
 # What carries data has the same colour on light and on dark paper, so that a page switches by its template. Every
 # colour here has a contrast of 3 or more with both (WCAG 2.2, 1.4.11). The palette was searched for what stays apart in

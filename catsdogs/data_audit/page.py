@@ -13,13 +13,13 @@ from urllib.parse import quote
 import pandas as pd
 
 from catsdogs.base.files import write_text
-from catsdogs.comparison.formats import count
 from catsdogs.comparison.gallery import thumbnail
 from catsdogs.comparison.page import environment, markup
 from catsdogs.data_audit import sentences
 from catsdogs.data_audit.copies import EXACT
 from catsdogs.data_audit.findings import TITLES, Findings
 from catsdogs.data_audit.oddities import UNDECODABLE
+from catsdogs.pages.formats import count
 
 # Pictures take about 5 kB each; what is not shown is in the tables.
 _MOST_SUSPECTS = 48
