@@ -23,7 +23,7 @@ from catsdogs.base.files import write_csv
 from catsdogs.config.locations import add_cache_option
 
 if TYPE_CHECKING:
-    from catsdogs.pipeline import Pipeline
+    from catsdogs.final.pipeline import Pipeline
 
 # Images decoded and predicted at a time, so that a folder of any size fits into memory.
 CHUNK = 256
@@ -115,7 +115,7 @@ def _chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline) -> np
     from catsdogs.data.augment import view_keys
     from catsdogs.data.images import decode
     from catsdogs.data.views import LiveViews
-    from catsdogs.pipeline import submitted
+    from catsdogs.final.pipeline import submitted
 
     images, digests, usable = [], [], []
     for position, path in enumerate(paths):
@@ -140,7 +140,7 @@ def _chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline) -> np
 def _pipeline(options: argparse.Namespace) -> Pipeline:
     """What is done with the model's outputs; nothing with those of a file, with --plain, or in a folder of 0.1."""
     from catsdogs.config.schema import Augmentation, Tta
-    from catsdogs.pipeline import Pipeline, read_pipeline
+    from catsdogs.final.pipeline import Pipeline, read_pipeline
 
     found = None if options.plain or not options.model.is_dir() else read_pipeline(options.model)
     unchanged = Augmentation(0, 0, 0, 0, 0, 0, 0, 0, "reflect")

@@ -14,7 +14,7 @@ from catsdogs.base.files import read_json, write_json
 from catsdogs.config.schema import Ensemble, RetrainConfig, Tta, check
 from catsdogs.data.dataset import load_dataset
 from catsdogs.data.views import LiveViews
-from catsdogs.final import make_final
+from catsdogs.final.retraining import make_final
 from catsdogs.predict import _predict
 from catsdogs.scoring.calibration import Calibration, cross_fitted, fit, verdict
 from catsdogs.scoring.combination import Combination, choose
@@ -106,7 +106,7 @@ def calibrated(monkeypatch):
         return dataclasses.replace(verdict(labels, p_dog), kept=True, calibration=fit(labels, p_dog))
 
     monkeypatch.setattr("catsdogs.scoring.calibration.FEWEST", 20)
-    monkeypatch.setattr("catsdogs.judging.verdict", kept)
+    monkeypatch.setattr("catsdogs.final.evaluation.verdict", kept)
 
 
 def table(study, name, augmentation=FLIP):
@@ -267,7 +267,7 @@ def test_predict_gives_what_is_submitted_and_the_model_alone_if_asked(copy, tmp_
 def weighted(monkeypatch):
     """Both members count, and differently, whatever suits them."""
     way = Combination("logit", (0.6, 1.0))
-    monkeypatch.setattr("catsdogs.judging.choose", lambda *said: (way, choose(*said)[1]))
+    monkeypatch.setattr("catsdogs.final.evaluation.choose", lambda *said: (way, choose(*said)[1]))
     return way
 
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from catsdogs.final.submission import submission, write_submission
 from catsdogs.scoring.scores import EPSILON
-from catsdogs.submission import submission, write_submission
 
 ids_of_images = st.one_of(
     st.integers(0, 10**12).map(str),

@@ -8,10 +8,10 @@ from scipy.special import expit, logit
 
 from catsdogs.config.schema import Augmentation, Tta
 from catsdogs.data.views import MIRRORED, PLAIN, LiveViews, View
-from catsdogs.pipeline import Pipeline, read_pipeline, submitted, write_pipeline
+from catsdogs.final.pipeline import Pipeline, read_pipeline, submitted, write_pipeline
+from catsdogs.final.tta import averaged, choose_tta, predict_views, tta_views, views_by_kind
 from catsdogs.scoring.calibration import Calibration
 from catsdogs.scoring.scores import log_loss_per_image
-from catsdogs.tta import averaged, choose_tta, predict_views, tta_views, views_by_kind
 
 MOVES = Augmentation(0.5, 10, 0.1, 0.1, 0, 0.2, 0.0, 0.0, "reflect")
 STILL = dataclasses.replace(
@@ -52,7 +52,7 @@ def test_auto_has_the_views_of_every_kind_that_differs(caplog):
 
 
 def test_views_are_predicted_one_by_one_in_the_order_of_rows(views, monkeypatch):
-    monkeypatch.setattr("catsdogs.tta.CHUNK", 2)
+    monkeypatch.setattr("catsdogs.final.tta.CHUNK", 2)
     rows, over, model = np.array([5, 0, 3]), [PLAIN, MIRRORED, View("crop", 2)], LeftBrightness()
     each = predict_views(model, views, rows, over)
     assert each.shape == (3, 3)

@@ -16,8 +16,8 @@ from catsdogs.base.files import write_json
 from catsdogs.base.records import Damaged, Record
 from catsdogs.config.schema import Augmentation, Tta
 from catsdogs.data.views import PLAIN, View, Views
+from catsdogs.final.tta import averaged, predict_views, tta_views
 from catsdogs.scoring.calibration import Calibration
-from catsdogs.tta import averaged, predict_views, tta_views
 
 PIPELINE = "pipeline.json"
 

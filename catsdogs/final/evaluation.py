@@ -20,12 +20,12 @@ from catsdogs.config.schema import RetrainConfig, Tta
 from catsdogs.data.dataset import Dataset
 from catsdogs.data.views import PLAIN, View
 from catsdogs.features.engine import Forward, fastest_forward
-from catsdogs.members import Member
-from catsdogs.pipeline import OUTPUTS, Pipeline
+from catsdogs.final.members import Member
+from catsdogs.final.pipeline import OUTPUTS, Pipeline
+from catsdogs.final.tta import choose_tta, predict_views, views_by_kind
 from catsdogs.scoring.calibration import Verdict, cross_fitted, verdict
 from catsdogs.scoring.combination import Combination, choose, mean_of, shared_out
 from catsdogs.training.training_set import live_views
-from catsdogs.tta import choose_tta, predict_views, views_by_kind
 
 log = logging.getLogger(__name__)
 

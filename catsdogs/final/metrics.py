@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from catsdogs.final.pipeline import OUTPUTS
 from catsdogs.pages.formats import gains_told
-from catsdogs.pipeline import OUTPUTS
 from catsdogs.scoring.intervals import Interval, mean_intervals
 from catsdogs.scoring.scores import Score, log_loss_per_image, scores
 

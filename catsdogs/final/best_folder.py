@@ -15,11 +15,11 @@ import pandas as pd
 
 from catsdogs.base.files import free_name, write_csv, write_json, write_text
 from catsdogs.data.dataset import Dataset
-from catsdogs.judging import Judged
-from catsdogs.members import Member
-from catsdogs.model_card import model_card
-from catsdogs.pipeline import submitted, write_pipeline
-from catsdogs.submission import submission, write_submission
+from catsdogs.final.evaluation import Judged
+from catsdogs.final.members import Member
+from catsdogs.final.model_card import model_card
+from catsdogs.final.pipeline import submitted, write_pipeline
+from catsdogs.final.submission import submission, write_submission
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ import pandas as pd
 from catsdogs.base.provenance import machine, versions
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
-from catsdogs.final_files import write_best
-from catsdogs.final_metrics import gain_of, metrics
-from catsdogs.judging import Judged, forward_of, judge
-from catsdogs.members import Member, train_members
+from catsdogs.final.best_folder import write_best
+from catsdogs.final.evaluation import Judged, forward_of, judge
+from catsdogs.final.members import Member, train_members
+from catsdogs.final.metrics import gain_of, metrics
+from catsdogs.final.pipeline import OUTPUTS, Pipeline
 from catsdogs.network.hypermodel import hyperparameters, with_values
 from catsdogs.network.merging import one_model
-from catsdogs.pipeline import OUTPUTS, Pipeline
 from catsdogs.study.jobs import Job
 from catsdogs.study.progress import duration
 from catsdogs.study.trials import TrialRecord
