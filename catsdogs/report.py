@@ -59,7 +59,7 @@ def write_page(study: Path) -> None:
 
 def _page_of(study: Path) -> Evidence | None:
     try:
-        from catsdogs.comparison.page import write_report
+        from catsdogs.comparison.page.writing import write_report
 
         return write_report([study], study / PAGE)
     except Exception as error:
@@ -87,7 +87,7 @@ def _not_done(what: str, study: Path, error: Exception) -> None:
 
 def _watch(folders: list[Path], output: Path, seconds: float, images: Path | None) -> Evidence:
     """Write page, tables and leaderboards again and again until no job runs or waits any more, or Ctrl-C."""
-    from catsdogs.comparison.page import write_report
+    from catsdogs.comparison.page.writing import write_report
     from catsdogs.study.study_progress import line
 
     for folder in folders:
@@ -177,7 +177,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _report(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    from catsdogs.comparison.page import write_report
+    from catsdogs.comparison.page.writing import write_report
     from catsdogs.comparison.terminal import print_answer
 
     folders: list[Path] = options.study
@@ -205,14 +205,14 @@ def _report(arguments: Sequence[str] | None = None) -> int:
 
 def _export(options: argparse.Namespace, evidence: Evidence, home: Path) -> None:
     if options.tensorboard is not None:
-        from catsdogs.comparison.to_tensorboard import write_tensorboard
+        from catsdogs.comparison.exports.to_tensorboard import write_tensorboard
 
         folder = Path(options.tensorboard or home / "tensorboard")
         trials = write_tensorboard(evidence, folder)
         print(f"\nTensorBoard: {trials} trial{'s' if trials != 1 else ''}; ", end="")
         print(printable(f"tensorboard --logdir {shlex.quote(str(folder))}"))
     if options.mlflow is not None:
-        from catsdogs.comparison.to_mlflow import local_store, write_mlflow
+        from catsdogs.comparison.exports.to_mlflow import local_store, write_mlflow
 
         uri = options.mlflow or local_store(home)
         runs = write_mlflow(evidence, uri)

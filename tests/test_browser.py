@@ -16,7 +16,7 @@ from test_gallery import picture, write_images, write_split
 from test_page import EVIL, write_hostile
 
 from catsdogs.base.files import read_json, write_csv, write_json
-from catsdogs.comparison.page import write_report
+from catsdogs.comparison.page.writing import write_report
 from catsdogs.data.archive import open_images
 from catsdogs.data_audit.findings import findings
 from catsdogs.data_audit.page import write_page
@@ -165,7 +165,7 @@ def test_selected_images_make_a_list_to_copy(opened, whole):
 
 def test_a_watched_page_stays_where_it_was_read(opened, whole, tmp_path, monkeypatch):
     # On a busy machine its own loading would come in between, and the two would abort each other.
-    monkeypatch.setattr("catsdogs.comparison.page._RELOAD_SECONDS", 600)
+    monkeypatch.setattr("catsdogs.comparison.page.writing._RELOAD_SECONDS", 600)
     study = tmp_path / "night"
     shutil.copytree(whole.parent, study)
     write_report([study], study / "report.html", watching=True)

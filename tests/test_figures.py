@@ -18,14 +18,14 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 from studies import CHOICES
 
-from catsdogs.comparison import theme
-from catsdogs.comparison.curve_figures import best_so_far, learning_curves
 from catsdogs.comparison.evidence import Evidence, read_evidence
-from catsdogs.comparison.figures import Figure
-from catsdogs.comparison.final_figures import final_figures
+from catsdogs.comparison.figures import theme
+from catsdogs.comparison.figures.curves import best_so_far, learning_curves
+from catsdogs.comparison.figures.figure import Figure
+from catsdogs.comparison.figures.final_model import final_figures
+from catsdogs.comparison.figures.search import budget, effects, importance_bars, job_intervals
+from catsdogs.comparison.figures.space import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.importance import Importance
-from catsdogs.comparison.search_figures import budget, effects, importance_bars, job_intervals
-from catsdogs.comparison.space_figures import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.tables import TITLES
 from catsdogs.scoring.intervals import Interval
 

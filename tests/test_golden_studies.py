@@ -11,7 +11,7 @@ import pytest
 from catsdogs.comparison.answer import answer
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.final_scores import final_scores
-from catsdogs.comparison.page import write_report
+from catsdogs.comparison.page.writing import write_report
 
 STUDIES = Path(__file__).parent / "golden" / "studies"
 VERSIONS = sorted(folder.name for folder in STUDIES.iterdir() if folder.is_dir() and folder.name[0].isdigit())

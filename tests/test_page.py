@@ -18,12 +18,12 @@ from PIL import Image
 from studies import CHOICES, IMAGES, ids, write_final, write_job, write_study
 from test_gallery import write_images, write_split
 
-import catsdogs.comparison.page as page_module
+import catsdogs.comparison.page.writing as page_module
 from catsdogs.base.files import read_json
-from catsdogs.comparison import theme
 from catsdogs.comparison.answer import answer
 from catsdogs.comparison.evidence import read_evidence
-from catsdogs.comparison.page import write_report
+from catsdogs.comparison.figures import theme
+from catsdogs.comparison.page.writing import write_report
 from catsdogs.comparison.tables import TITLES
 from catsdogs.study.jobs import write_leaderboard, write_plan
 

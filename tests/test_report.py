@@ -16,8 +16,8 @@ from studies import write_job, write_study
 from catsdogs import report
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
-from catsdogs.comparison import page as report_page
 from catsdogs.comparison.evidence import read_evidence
+from catsdogs.comparison.page import writing as report_page
 from catsdogs.comparison.terminal import print_answer
 from catsdogs.study.jobs import write_plan
 
@@ -54,7 +54,7 @@ def quick(monkeypatch):
         output.write_text("a page")
         return evidence
 
-    monkeypatch.setattr("catsdogs.comparison.page.write_report", write_report)
+    monkeypatch.setattr("catsdogs.comparison.page.writing.write_report", write_report)
     return asked
 
 
@@ -199,7 +199,7 @@ def test_a_study_of_somebody_else_is_reported_elsewhere(study, command, quick, m
 
 def test_exports_are_asked_with_what_was_given_and_their_mistakes_are_told_last(study, command, quick, monkeypatch):
     write_mlflow = Mock(side_effect=[1, 1, UserError("mlflow: no server there")])
-    monkeypatch.setattr("catsdogs.comparison.to_mlflow.write_mlflow", write_mlflow)
+    monkeypatch.setattr("catsdogs.comparison.exports.to_mlflow.write_mlflow", write_mlflow)
     _, out, _ = command(study, "--tensorboard", "--mlflow")
     assert write_mlflow.call_args.args[1] == f"sqlite:///{study.absolute()}/mlflow.db"
     assert (study / "tensorboard").is_dir()
@@ -288,7 +288,7 @@ def test_watching_waits_for_the_first_job_and_goes_on_where_one_is_moved_away(st
 
 def test_the_end_of_a_study_is_told_whatever_becomes_of_the_page(study, capsys, monkeypatch):
     broken = Mock(side_effect=ZeroDivisionError("a bug"))
-    monkeypatch.setattr("catsdogs.comparison.page.write_report", broken)
+    monkeypatch.setattr("catsdogs.comparison.page.writing.write_report", broken)
     report.summarise(study)
     told = capsys.readouterr()
     for line in ("log loss", "Leaderboard: ", "Next: python -m catsdogs.retrain study=s"):

@@ -17,7 +17,7 @@ from studies import CHOICES, STARTED, write_final, write_job, write_study
 
 from catsdogs.base.errors import UserError
 from catsdogs.comparison.evidence import read_evidence
-from catsdogs.comparison.to_mlflow import local_store, write_mlflow
+from catsdogs.comparison.exports.to_mlflow import local_store, write_mlflow
 
 # Of MLflow's tables, since SQLAlchemy 2.1; Python shows it to nobody else.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -214,7 +214,7 @@ for name in ("connect", "connect_ex", "sendto"):
     setattr(socket.socket, name, lambda self, *told: asked.append(told))
 socket.getaddrinfo = lambda *told, **named: asked.append(told)
 from catsdogs.comparison.evidence import read_evidence
-from catsdogs.comparison.to_mlflow import local_store, write_mlflow
+from catsdogs.comparison.exports.to_mlflow import local_store, write_mlflow
 
 print(write_mlflow(read_evidence([Path(sys.argv[1])]), local_store(Path(sys.argv[1]))), asked)
 """

@@ -19,7 +19,7 @@ from tensorboard.plugins.hparams.backend_context import Context
 
 from catsdogs.base.errors import UserError
 from catsdogs.comparison.evidence import read_evidence
-from catsdogs.comparison.to_tensorboard import write_tensorboard
+from catsdogs.comparison.exports.to_tensorboard import write_tensorboard
 
 CURVES = {"accuracy", "log_loss", "loss", "val_accuracy", "val_log_loss", "val_loss", "learning_rate"}
 STATUSES = [api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE, api_pb2.STATUS_RUNNING]

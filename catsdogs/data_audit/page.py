@@ -14,7 +14,7 @@ import pandas as pd
 
 from catsdogs.base.files import write_text
 from catsdogs.comparison.gallery import thumbnail
-from catsdogs.comparison.page import environment, markup
+from catsdogs.comparison.page.writing import environment, markup
 from catsdogs.data_audit import sentences
 from catsdogs.data_audit.copies import EXACT
 from catsdogs.data_audit.findings import TITLES, Findings

@@ -17,7 +17,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from catsdogs.comparison.evidence import Evidence
-from catsdogs.comparison.theme import NEUTRAL, shown, styles
+from catsdogs.comparison.figures.theme import NEUTRAL, shown, styles
 from catsdogs.pages.formats import value, words
 
 # Jobs named in a legend; with more of them the legend would be larger than the plot, and hovers name them.

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from catsdogs.comparison.evidence import Evidence
-from catsdogs.comparison.figures import (
+from catsdogs.comparison.figures.figure import (
     TRIAL_HOVER,
     Figure,
     for_jobs,
@@ -20,8 +20,8 @@ from catsdogs.comparison.figures import (
     significant,
     trial_hovers,
 )
-from catsdogs.comparison.search_figures import time_unit
-from catsdogs.comparison.theme import NEUTRAL, shown
+from catsdogs.comparison.figures.search import time_unit
+from catsdogs.comparison.figures.theme import NEUTRAL, shown
 from catsdogs.pages.formats import loss, words
 
 # Epochs for which the thin curves name their trial; beyond, the names would weigh as much as the curves.

@@ -11,13 +11,14 @@ from typing import Any
 import pandas as pd
 
 from catsdogs.base.provenance import moment
-from catsdogs.comparison import search_figures, theme
 from catsdogs.comparison.choices import not_paired
-from catsdogs.comparison.curve_figures import best_so_far
 from catsdogs.comparison.evidence import WAITING, Evidence, Final
-from catsdogs.comparison.final_figures import final_figures
+from catsdogs.comparison.figures import search as search_figures
+from catsdogs.comparison.figures import theme
+from catsdogs.comparison.figures.curves import best_so_far
+from catsdogs.comparison.figures.final_model import final_figures
+from catsdogs.comparison.figures.space import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.final_scores import tta_gains
-from catsdogs.comparison.space_figures import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.tables import Findings
 from catsdogs.pages.formats import (
     MISSING,

@@ -16,8 +16,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from catsdogs.comparison.evidence import Final
-from catsdogs.comparison.figures import Figure, bars, blank, interval, points, significant
-from catsdogs.comparison.theme import ACCENT, CAT, DOG, FAINT_CAT, FAINT_DOG, NEUTRAL
+from catsdogs.comparison.figures.figure import Figure, bars, blank, interval, points, significant
+from catsdogs.comparison.figures.theme import ACCENT, CAT, DOG, FAINT_CAT, FAINT_DOG, NEUTRAL
 from catsdogs.scoring.scores import clip
 
 PLAIN, TTA = "without TTA", "with TTA"

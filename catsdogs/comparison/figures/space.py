@@ -10,8 +10,17 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from catsdogs.comparison.evidence import Evidence
-from catsdogs.comparison.figures import TRIAL_HOVER, Figure, blank, for_jobs, lines, loss_axis, points, trial_hovers
-from catsdogs.comparison.theme import ALARM, NEUTRAL, SCALE, shown
+from catsdogs.comparison.figures.figure import (
+    TRIAL_HOVER,
+    Figure,
+    blank,
+    for_jobs,
+    lines,
+    loss_axis,
+    points,
+    trial_hovers,
+)
+from catsdogs.comparison.figures.theme import ALARM, NEUTRAL, SCALE, shown
 from catsdogs.pages.formats import loss, words
 
 _AXIS_PIXELS = 72  # from one axis of the parallel coordinates to the next

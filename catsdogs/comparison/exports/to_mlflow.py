@@ -27,7 +27,7 @@ import pandas as pd
 from catsdogs.base.errors import UserError
 from catsdogs.base.provenance import moment
 from catsdogs.comparison.evidence import Evidence, Final
-from catsdogs.comparison.timeline import curves, ended_at, epoch_rows
+from catsdogs.comparison.exports.timeline import curves, ended_at, epoch_rows
 from catsdogs.study.jobs import FAILED, RUNNING, search_command
 
 _KEY = "catsdogs.key"

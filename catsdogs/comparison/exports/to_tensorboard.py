@@ -36,7 +36,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from catsdogs.base.errors import UserError
 from catsdogs.comparison.evidence import Evidence
-from catsdogs.comparison.timeline import curves, ended_at, epoch_rows
+from catsdogs.comparison.exports.timeline import curves, ended_at, epoch_rows
 
 # Ends the name of every file that we write, and so tells ours from a user's.
 _SUFFIX = ".catsdogs"

@@ -9,9 +9,28 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.comparison.evidence import Evidence
-from catsdogs.comparison.figures import Figure, bars, blank, improved, loss_axis, name_rows, points, rows, significant
+from catsdogs.comparison.figures.figure import (
+    Figure,
+    bars,
+    blank,
+    improved,
+    loss_axis,
+    name_rows,
+    points,
+    rows,
+    significant,
+)
+from catsdogs.comparison.figures.theme import (
+    ACCENT,
+    ALARM,
+    FAINT_ACCENT,
+    FAINT_NEUTRAL,
+    NEUTRAL,
+    short_names,
+    shown,
+    styles,
+)
 from catsdogs.comparison.importance import Importance
-from catsdogs.comparison.theme import ACCENT, ALARM, FAINT_ACCENT, FAINT_NEUTRAL, NEUTRAL, short_names, shown, styles
 from catsdogs.pages.formats import between, loss, signed, words
 from catsdogs.scoring.intervals import Interval
 from catsdogs.study.progress import listed

@@ -18,14 +18,15 @@ from plotly.offline import get_plotlyjs
 
 from catsdogs.base.files import check_beside, write_text
 from catsdogs.base.text import quoted
-from catsdogs.comparison import sections, theme
-from catsdogs.comparison.curve_figures import learning_curves
 from catsdogs.comparison.evidence import Evidence, read_evidence
-from catsdogs.comparison.search_figures import job_intervals
+from catsdogs.comparison.figures import theme
+from catsdogs.comparison.figures.curves import learning_curves
+from catsdogs.comparison.figures.search import job_intervals
+from catsdogs.comparison.page import sections
 from catsdogs.comparison.tables import TITLES, Findings, findings, tables, write_tables
 from catsdogs.pages import formats
 
-_TEMPLATE = Path(__file__).parents[1] / "pages" / "template"
+_TEMPLATE = Path(__file__).parents[2] / "pages" / "template"
 
 _LONGEST_VALUE = 200  # characters of a configuration value
 _LONGEST_NAME = 80  # characters of a name in a table

@@ -1,0 +1,1 @@
+"""The comparison for MLflow and TensorBoard."""
