@@ -19,7 +19,7 @@ from catsdogs.base.text import inert, quoted
 from catsdogs.config.compose import resolved, with_overrides
 from catsdogs.config.saved_config import check_builder, is_trusted, named_builders, saved_config
 from catsdogs.config.schema import RetrainConfig, validated
-from catsdogs.launch import hydra_application
+from catsdogs.launching.application import hydra_application
 
 if TYPE_CHECKING:
     from catsdogs.study.jobs import Job

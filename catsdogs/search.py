@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from catsdogs.config.compose import checked, job_choices, with_default_study
-from catsdogs.launch import hydra_application
+from catsdogs.launching.application import hydra_application
 
 
 def task(config: DictConfig) -> float:

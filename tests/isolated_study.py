@@ -16,8 +16,8 @@ from hydra.types import HydraContext, RunMode
 
 from catsdogs.config.compose import register
 from catsdogs.config.locations import conf_dir
-from catsdogs.isolated import IsolatedLauncher
-from catsdogs.launch import JobTask
+from catsdogs.launching.application import JobTask
+from catsdogs.launching.isolated import IsolatedLauncher
 from catsdogs.study.jobs import FAILED, INTERRUPTED, OK, RUNNING, write_result
 
 SUCCEED, RAISE, BE_KILLED, EXIT, WAIT, WAIT_FOR_EVER, BE_INTERRUPTED = range(7)

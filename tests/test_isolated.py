@@ -19,7 +19,7 @@ from isolated_study import BE_INTERRUPTED, BE_KILLED, EXIT, RAISE, SUCCEED, WAIT
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json
-from catsdogs.isolated import IsolatedLauncher
+from catsdogs.launching.isolated import IsolatedLauncher
 from catsdogs.study.jobs import INTERRUPTED
 
 

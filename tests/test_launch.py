@@ -9,11 +9,11 @@ import pytest
 from omegaconf import open_dict
 from studies import write_job
 
-from catsdogs import launch
 from catsdogs.base.files import read_json, write_json
 from catsdogs.base.interrupts import Terminated, exit_status, terminable
 from catsdogs.config.compose import resume_command
-from catsdogs.launch import StudyCallback
+from catsdogs.launching import application as launch
+from catsdogs.launching.application import StudyCallback
 
 
 @pytest.fixture

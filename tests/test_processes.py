@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from catsdogs.base import processes
-from catsdogs.launch import JobTask
+from catsdogs.launching.application import JobTask
 
 
 @pytest.fixture

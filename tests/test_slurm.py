@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 
-from catsdogs import launch
 from catsdogs.base.errors import UserError
 from catsdogs.config.compose import register
 from catsdogs.config.locations import conf_dir
+from catsdogs.launching import application as launch
 
-slurm = pytest.importorskip("catsdogs.slurm", reason="needs the extra slurm")
+slurm = pytest.importorskip("catsdogs.launching.slurm", reason="needs the extra slurm")
 
 CLUSTER = Path(__file__).with_name("slurm_cluster.sh")
 
@@ -83,8 +83,8 @@ def test_the_plugins_own_launcher_is_refused_as_it_may_wait_for_ever():
 
 
 def test_without_the_plugin_the_package_is_named(monkeypatch):
-    monkeypatch.delitem(sys.modules, "catsdogs.slurm")
-    monkeypatch.delattr("catsdogs.slurm")
+    monkeypatch.delitem(sys.modules, "catsdogs.launching.slurm")
+    monkeypatch.delattr("catsdogs.launching.slurm")
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r"pip install 'catsdogs\[slurm\]'"):
         launch._check_launcher(composed("hydra/launcher=slurm_cpu"))

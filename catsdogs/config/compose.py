@@ -47,7 +47,7 @@ _TEXT_KEYS = frozenset(text_keys())
 def register() -> None:
     """Tell Hydra our declared studies, launcher and resolver for names of jobs. May be called again."""
     # Not at the top: a job of the launcher registers too.
-    from catsdogs.isolated import register_launcher
+    from catsdogs.launching.isolated import register_launcher
 
     register_launcher()
     store = ConfigStore.instance()

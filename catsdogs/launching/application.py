@@ -37,7 +37,7 @@ from catsdogs.config.compose import (
 )
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import SearchConfig
-from catsdogs.failures import JobFailed, lists_jobs, record_failure
+from catsdogs.launching.failures import JobFailed, lists_jobs, record_failure
 
 log = logging.getLogger(__name__)
 
@@ -299,7 +299,7 @@ def _check_launcher(config: DictConfig) -> None:
         return
     choice = str(config.hydra.runtime.choices["hydra/launcher"])
     try:
-        from catsdogs import slurm
+        from catsdogs.launching import slurm
     except ModuleNotFoundError as error:
         raise UserError(f"hydra/launcher={choice}: {error.name} is missing; pip install 'catsdogs[slurm]'") from error
     slurm.prepare(choice, target)

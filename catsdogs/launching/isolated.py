@@ -37,7 +37,7 @@ from omegaconf import DictConfig, open_dict
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.processes import share_of_machine, threads
-from catsdogs.failures import died, job_folder
+from catsdogs.launching.failures import died, job_folder
 
 # Hydra instantiates only launchers of this package; the class is handed to it under this name.
 _TARGET = "hydra_plugins.catsdogs.IsolatedLauncher"

@@ -27,7 +27,7 @@ from submitit.slurm.slurm import SlurmInfoWatcher
 
 from catsdogs.base.errors import UserError
 from catsdogs.config.compose import register
-from catsdogs.failures import died
+from catsdogs.launching.failures import died
 
 log = logging.getLogger(__name__)
 
