@@ -45,7 +45,7 @@ TINY = (
 )
 
 
-# Quicker to set up than an optional one, for networks this small; tests/test_jax.py runs some of the tests on JAX.
+# Quicker to set up than an optional one, for networks this small; tests/whole/test_jax.py runs some of the tests on JAX.
 ENGINE = "tensorflow" if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow" else "keras"
 
 

@@ -13,7 +13,7 @@ import pytest
 from catsdogs.base.errors import UserError
 from catsdogs.config.saved_config import check_builder, named_builders, saved_config
 
-STUDY = Path(__file__).parent / "golden" / "studies" / "0.2"
+STUDY = Path(__file__).parents[1] / "golden" / "studies" / "0.2"
 JOB = "small_cnn-light-cosine-none"
 OTHERS = [file.parent.name for file in STUDY.glob("small_cnn-*/result.json") if file.parent.name != JOB]
 

@@ -13,7 +13,7 @@ from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.final_scores import final_scores
 from catsdogs.comparison.page.writing import write_report
 
-STUDIES = Path(__file__).parent / "golden" / "studies"
+STUDIES = Path(__file__).parents[1] / "golden" / "studies"
 VERSIONS = sorted(folder.name for folder in STUDIES.iterdir() if folder.is_dir() and folder.name[0].isdigit())
 
 

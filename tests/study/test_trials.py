@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from catsdogs.base.records import Damaged
 from catsdogs.study.trials import TrialRecord, best_trial, lineage, read_trials, write_trials
 
-GOLDEN = Path(__file__).parent / "golden" / "trials.csv"
+GOLDEN = Path(__file__).parents[1] / "golden" / "trials.csv"
 
 
 def record(trial="0", loss=0.5, status="COMPLETED", **values):

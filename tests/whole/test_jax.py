@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def test_a_study_is_searched_retrained_and_predicted_on_jax_without_tensorflow(p
     assert (tmp_path / "multirun" / "jax" / "best" / "submission.csv").is_file()
 
     # What makes a model that is built once right for every trial, and stored training equal to live training.
-    run("-m", "pytest", "-q", "tests/test_trial_model.py", "tests/test_features.py", folder=REPOSITORY)
+    run("-m", "pytest", "-q", "tests/network/test_trial_model.py", "tests/features/test_reader.py", folder=REPOSITORY)
 
     environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-    told = run("-m", "pytest", "-q", "-rs", "tests/test_devices.py", folder=REPOSITORY)
+    told = run("-m", "pytest", "-q", "-rs", "tests/network/test_devices.py", folder=REPOSITORY)
     assert "skipped" not in told

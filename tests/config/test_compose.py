@@ -30,7 +30,7 @@ from catsdogs.config.saved_config import saved_config
 from catsdogs.config.schema import RetrainConfig, validated
 from catsdogs.study.jobs import read_jobs
 
-GOLDEN = Path(__file__).parent / "golden" / "studies"
+GOLDEN = Path(__file__).parents[1] / "golden" / "studies"
 
 CHOICES = {"backbone": "b", "augmentation": "a", "schedule": "s", "label_smoothing": "l", "space": "default"}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

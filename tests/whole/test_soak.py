@@ -51,7 +51,7 @@ def test_trials_that_are_lost_or_repeated_are_counted(tmp_path):
 @pytest.mark.slow
 def test_a_study_that_is_killed_and_started_again_is_the_same_study(tmp_path):
     output = tmp_path / "soak.json"
-    script = Path(__file__).with_name("soak.py")
+    script = Path(__file__).parents[1] / "soak.py"
     done = subprocess.run(
         [sys.executable, script, "--kills", "4", "--tuner", "random", "--output", output, "--folder", tmp_path],
         capture_output=True,

@@ -21,7 +21,7 @@ from catsdogs.launching import application as launch
 
 slurm = pytest.importorskip("catsdogs.launching.slurm", reason="needs the extra slurm")
 
-CLUSTER = Path(__file__).with_name("slurm_cluster.sh")
+CLUSTER = Path(__file__).parents[1] / "slurm_cluster.sh"
 
 # So many that a job with one of them finished still runs when the kill reaches it: scancel asks first, and kills a job
 # that goes on after KillWait (slurm_cluster.sh).
@@ -145,7 +145,7 @@ def cluster(tmp_path):
 def test_a_study_on_a_cluster_of_which_a_job_fails_and_one_is_killed(cluster, tmp_path):
     """The jobs that end well are told; the same command finishes the one that was killed."""
     root = tmp_path / "multirun" / "s"
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     environment = {**cluster, "PYTHONPATH": path, "CATSDOGS_CACHE": str(tmp_path / "cache")}
     command = [
         *(sys.executable, "-m", "catsdogs.search", "-m", "study=s", "hydra/launcher=slurm_cpu"),
