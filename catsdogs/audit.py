@@ -16,8 +16,8 @@ from pathlib import Path
 
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_beside, check_page
+from catsdogs.base.text import printable
 from catsdogs.config.locations import add_cache_option
-from catsdogs.study.progress import printable
 
 
 def _audit(arguments: Sequence[str] | None = None) -> int:

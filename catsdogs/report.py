@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_page
+from catsdogs.base.text import printable
 from catsdogs.study.jobs import PLAN, RESULT, State, retrain_command, write_leaderboard
-from catsdogs.study.progress import printable
 
 if TYPE_CHECKING:
     from catsdogs.comparison.evidence import Evidence

@@ -1,8 +1,10 @@
-"""A text -> the same text on Hydra's command line."""
+"""Texts for people, and texts as Hydra's command line takes them."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
@@ -41,3 +43,27 @@ def no_numbers(value: str) -> str:
         return f'"{word[1]}"' if other else word[0]
 
     return _WORD.sub(mended, value)
+
+
+def printable(text: str, kept: str = "") -> str:
+    """In one line, with a question mark for every control character that a hostile or unlucky name would bring.
+
+    Args:
+        kept: characters that stay all the same.
+    """
+    # Categories C: control, format (which turns the direction of writing), half of a character; Zl, Zp: line ends.
+    control = ("C", "Zl", "Zp")
+    return "".join(c if c in kept or not unicodedata.category(c).startswith(control) else "?" for c in text)
+
+
+def listed(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
+    """Names for a sentence, the first few of them."""
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.text import listed
 from catsdogs.comparison.choices import untold_settings
 from catsdogs.comparison.evidence import WAITING, Evidence
 from catsdogs.pages.formats import between, counted, loss, percent
 from catsdogs.scoring.intervals import Interval, mean_intervals, share_lowest
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.jobs import FAILED, OK, RUNNING, State, best_job, chosen_trial, retrain_command
-from catsdogs.study.progress import listed
 
 LARGER, NOISE, EQUAL, ALONE, UNKNOWN = "larger", "noise", "equal", "alone", "unknown"
 

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from catsdogs.base.text import listed
 from catsdogs.comparison.evidence import Evidence
 from catsdogs.config.schema import SearchConfig
 from catsdogs.scoring.intervals import mean_intervals
 from catsdogs.study.identity import identity
-from catsdogs.study.progress import listed
 
 STUDY = "study"
 

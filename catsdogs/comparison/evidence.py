@@ -16,11 +16,11 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.files import unicode
 from catsdogs.base.provenance import moment
 from catsdogs.base.records import Damaged, Part, Record, Table
+from catsdogs.base.text import printable
 from catsdogs.pages.formats import number
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.earlier import HISTORY, HISTORY_TABLE, VALIDATION, VALIDATION_TABLE
 from catsdogs.study.jobs import Job, JobConfig, State, choice_names, job_columns, job_row, read_jobs, read_plan
-from catsdogs.study.progress import printable
 from catsdogs.study.trials import TrialRecord
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.text import listed
 from catsdogs.config.schema import Data, Split
 from catsdogs.data import near_duplicates
 from catsdogs.data.archive import ImageFolder, open_images
 from catsdogs.data.catalog import CAT, DOG, LABELS_COME_FROM, catalogue
 from catsdogs.data.split import divide, subset
-from catsdogs.study.progress import listed
 
 _IGNORED = "ignored by data.ignore"
 

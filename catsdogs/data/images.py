@@ -29,7 +29,7 @@ from catsdogs.base import files
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import binary_size
 from catsdogs.base.processes import threads
-from catsdogs.study.progress import duration
+from catsdogs.base.text import duration
 
 RESIZE = "pillow-bilinear"
 

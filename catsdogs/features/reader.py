@@ -21,6 +21,7 @@ import numpy as np
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import binary_size
+from catsdogs.base.text import duration
 from catsdogs.config.schema import Features as Settings
 from catsdogs.data.images import in_threads, pixels_key
 from catsdogs.data.views import PLAIN, LiveViews, View, Views
@@ -30,7 +31,6 @@ from catsdogs.features.keys import digest, identity
 from catsdogs.features.store import Store
 from catsdogs.network.backbones import Network
 from catsdogs.network.cut import PIXELS, Cut, prefix
-from catsdogs.study.progress import duration
 
 log = logging.getLogger(__name__)
 

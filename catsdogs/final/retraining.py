@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.provenance import machine, versions
+from catsdogs.base.text import duration
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.final.best_folder import write_best
@@ -23,7 +24,6 @@ from catsdogs.final.pipeline import OUTPUTS, Pipeline
 from catsdogs.network.hypermodel import hyperparameters, with_values
 from catsdogs.network.merging import one_model
 from catsdogs.study.jobs import Job
-from catsdogs.study.progress import duration
 from catsdogs.study.trials import TrialRecord
 from catsdogs.training.training_set import live_views
 

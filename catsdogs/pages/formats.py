@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from catsdogs.base.text import duration
 from catsdogs.scoring.intervals import Interval
-from catsdogs.study.progress import duration
 
 MISSING = "–"
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-import unicodedata
 from collections.abc import Callable, Sequence
 
+from catsdogs.base.text import duration
 from catsdogs.study.trials import TrialRecord, best_trial
 
 log = logging.getLogger(__name__)
@@ -111,27 +111,3 @@ class JobProgress:
         per_epoch = (time.monotonic() - since) / (epochs_done - epochs_before)
         all_epochs = self._trials * self._epochs_per_trial
         return f", {duration(per_epoch * max(0.0, all_epochs - epochs_done))} left"
-
-
-def printable(text: str, kept: str = "") -> str:
-    """In one line, with a question mark for every control character that a hostile or unlucky name would bring.
-
-    Args:
-        kept: characters that stay all the same.
-    """
-    # Categories C: control, format (which turns the direction of writing), half of a character; Zl, Zp: line ends.
-    control = ("C", "Zl", "Zp")
-    return "".join(c if c in kept or not unicodedata.category(c).startswith(control) else "?" for c in text)
-
-
-def listed(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
-    """Names for a sentence, the first few of them."""
-    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `12 min`, `3 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -13,8 +13,8 @@ from typing import Any
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.provenance import moment
+from catsdogs.base.text import duration, printable
 from catsdogs.study.jobs import FAILED, RUNNING, Job, read_job, read_plan
-from catsdogs.study.progress import duration, printable
 from catsdogs.study.trials import TrialRecord
 
 

@@ -207,7 +207,8 @@ def _search(
 ) -> None:
     """Search, and write into `result` what comes of it, also when it ends with an error."""
     # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
-    from catsdogs.study.progress import JobProgress, duration
+    from catsdogs.base.text import duration
+    from catsdogs.study.progress import JobProgress
     from catsdogs.study.study_progress import study_line
     from catsdogs.training.training_set import prepared
     from catsdogs.tuning.oracles import build_oracle, expected_trials

@@ -62,7 +62,9 @@ def test_the_sizes_of_batches_are_those_that_come(batch_size, counts, expected):
     assert devices.batch_sizes(batch_size, *counts) == expected
 
 
-@pytest.mark.skipif(len(keras.distribution.list_devices()) < 2, reason="tests/whole/test_jax.py runs it with two devices")
+@pytest.mark.skipif(
+    len(keras.distribution.list_devices()) < 2, reason="tests/whole/test_jax.py runs it with two devices"
+)
 def test_two_devices_train_what_one_trains(config, prepared, monkeypatch):
     job = config("fit.epochs=2", "fit.batch_size=20", "features.mode=stored")
     histories = []

@@ -4,7 +4,8 @@ import logging
 
 import pytest
 
-from catsdogs.study.progress import JobProgress, duration, printable
+from catsdogs.base.text import duration, printable
+from catsdogs.study.progress import JobProgress
 
 
 def test_durations_read_well():

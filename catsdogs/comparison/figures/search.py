@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from catsdogs.base.text import listed
 from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.figures.figure import (
     Figure,
@@ -33,7 +34,6 @@ from catsdogs.comparison.figures.theme import (
 from catsdogs.comparison.importance import Importance
 from catsdogs.pages.formats import between, loss, signed, words
 from catsdogs.scoring.intervals import Interval
-from catsdogs.study.progress import listed
 
 
 def job_intervals(evidence: Evidence, intervals: dict[str, Interval]) -> Figure | None:
