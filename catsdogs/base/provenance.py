@@ -6,7 +6,6 @@ import datetime
 import importlib.metadata
 import os
 import platform
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +43,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine() -> dict[str, Any]:
+def machine(accelerators: list[str] | None = None) -> dict[str, Any]:
     """What this process runs on.
 
     Keys: `system`, `architecture`, `processor`; `cores` that the process may use; `memory_bytes` of the whole machine
-    (None: the system does not tell); `accelerators`, as Keras names them (None: Keras is not loaded, and loading it
-    takes seconds).
+    (None: the system does not tell); `accelerators`, as they are given.
+
+    Args:
+        accelerators: as `devices.accelerators` names them; None: Keras is not loaded, and loading it takes seconds.
     """
     return {
         "system": platform.system(),
@@ -57,7 +58,7 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "cores": processors(),
         "memory_bytes": _memory_bytes(),
-        "accelerators": _accelerators(),
+        "accelerators": accelerators,
     }
 
 
@@ -76,11 +77,3 @@ def _memory_bytes() -> int | None:
     except (OSError, ValueError):
         # Not every system knows these names.
         return None
-
-
-def _accelerators() -> list[str] | None:
-    if "keras" not in sys.modules:
-        return None
-    from catsdogs.network.devices import accelerators
-
-    return accelerators()

@@ -21,6 +21,7 @@ from catsdogs.final.evaluation import Judged, forward_of, judge
 from catsdogs.final.members import Member, train_members
 from catsdogs.final.metrics import gain_of, metrics
 from catsdogs.final.pipeline import OUTPUTS, Pipeline
+from catsdogs.network.devices import accelerators
 from catsdogs.network.hypermodel import hyperparameters, with_values
 from catsdogs.network.merging import one_model
 from catsdogs.study.jobs import Job
@@ -159,5 +160,5 @@ def _recipe(members: Sequence[Member], first: Member, dataset: Dataset) -> dict[
         "changed_since_job": first.changed,
         "config": dataclasses.asdict(first.config),
         "versions": versions(),
-        "machine": machine(),
+        "machine": machine(accelerators()),
     }

@@ -208,6 +208,7 @@ def _search(
     """Search, and write into `result` what comes of it, also when it ends with an error."""
     # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
     from catsdogs.base.text import duration
+    from catsdogs.network.devices import accelerators
     from catsdogs.study.progress import JobProgress
     from catsdogs.study.study_progress import study_line
     from catsdogs.training.training_set import prepared
@@ -219,7 +220,7 @@ def _search(
     oracle = build_oracle(config)
     planned = expected_trials(oracle, config)
     # Keras is loaded by now, and the machine tells its accelerators.
-    result.update(trials={"planned": planned}, machine=machine())
+    result.update(trials={"planned": planned}, machine=machine(accelerators()))
     write_result(place.folder, result)
     progress = JobProgress(
         place.label,
