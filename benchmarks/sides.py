@@ -110,10 +110,11 @@ class Sides:
         """
         from hydra import compose, initialize_config_dir
 
-        from catsdogs.config.compose import checked, register
+        from catsdogs.config.compose import checked
         from catsdogs.config.locations import conf_dir
         from catsdogs.data.dataset import load_dataset
         from catsdogs.data.images import pixels
+        from catsdogs.launching.registration import register
 
         register()
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):

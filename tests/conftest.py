@@ -20,10 +20,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from catsdogs.config.compose import checked, register
+from catsdogs.config.compose import checked
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import Augmentation, SearchConfig
 from catsdogs.data.views import LiveViews
+from catsdogs.launching.registration import register
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("untimed", deadline=None)

@@ -14,10 +14,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext, RunMode
 
-from catsdogs.config.compose import register
 from catsdogs.config.locations import conf_dir
 from catsdogs.launching.application import JobTask
 from catsdogs.launching.isolated import IsolatedLauncher
+from catsdogs.launching.registration import register
 from catsdogs.study.jobs import FAILED, INTERRUPTED, OK, RUNNING, write_result
 
 SUCCEED, RAISE, BE_KILLED, EXIT, WAIT, WAIT_FOR_EVER, BE_INTERRUPTED = range(7)

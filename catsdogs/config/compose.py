@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
     ConfigCompositionException,
@@ -26,7 +25,6 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.text import no_numbers, quoted
-from catsdogs.config.locations import sweeps_dir
 from catsdogs.config.schema import SearchConfig, text_keys, validated
 
 # The groups whose choices name a job and are compared in the report.
@@ -42,20 +40,6 @@ VERSION_BASE = "1.3"
 MAX_JOB_NAME = 120
 
 _TEXT_KEYS = frozenset(text_keys())
-
-
-def register() -> None:
-    """Tell Hydra our declared studies, launcher and resolver for names of jobs. May be called again."""
-    # Not at the top: a job of the launcher registers too.
-    from catsdogs.launching.isolated import register_launcher
-
-    register_launcher()
-    store = ConfigStore.instance()
-    # As nodes and not through hydra.searchpath: the search path would have to hold the parent of sweeps/, which in a
-    # checkout is the whole repository, every folder of which Hydra would then take for a configuration group.
-    for file in sorted(sweeps_dir().glob("*.yaml")):
-        store.store(group="sweeps", name=file.stem, package="_global_", node=OmegaConf.load(file))
-    OmegaConf.register_new_resolver("catsdogs.job_name", _resolve_job_name, replace=True)
 
 
 def checked(config: DictConfig) -> SearchConfig:
@@ -168,7 +152,7 @@ def job_choices(hydra: Any, varied: Iterable[str] = ()) -> dict[str, str]:
     return choices
 
 
-def _resolve_job_name(choices: Any, overrides: Any, sweeper: Any, varied: Any) -> str:
+def resolve_job_name(choices: Any, overrides: Any, sweeper: Any, varied: Any) -> str:
     swept = list(OmegaConf.select(sweeper, "params") or {})
     return job_name(dict(choices), list(overrides), swept + list(varied))
 

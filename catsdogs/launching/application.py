@@ -31,13 +31,13 @@ from catsdogs.config.compose import (
     as_typed,
     checked,
     raised_by_hydra,
-    register,
     resume_command,
     sentence,
 )
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import SearchConfig
 from catsdogs.launching.failures import JobFailed, lists_jobs, record_failure
+from catsdogs.launching.registration import register
 
 log = logging.getLogger(__name__)
 

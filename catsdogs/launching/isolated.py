@@ -166,7 +166,8 @@ class _Child:
 
 def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunction, config: DictConfig) -> None:
     """Run one job of Hydra in this process, which was made for it, and send what it returned."""
-    from catsdogs.config.compose import VERSION_BASE, register
+    from catsdogs.config.compose import VERSION_BASE
+    from catsdogs.launching.registration import register
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for number in _STOPPING:

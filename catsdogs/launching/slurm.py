@@ -26,8 +26,8 @@ from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.slurm.slurm import SlurmInfoWatcher
 
 from catsdogs.base.errors import UserError
-from catsdogs.config.compose import register
 from catsdogs.launching.failures import died
+from catsdogs.launching.registration import register
 
 log = logging.getLogger(__name__)
 

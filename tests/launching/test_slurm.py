@@ -15,9 +15,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from catsdogs.base.errors import UserError
-from catsdogs.config.compose import register
 from catsdogs.config.locations import conf_dir
 from catsdogs.launching import application as launch
+from catsdogs.launching.registration import register
 
 slurm = pytest.importorskip("catsdogs.launching.slurm", reason="needs the extra slurm")
 
