@@ -9,12 +9,10 @@ python -m catsdogs.report multirun/NAME --tensorboard --mlflow     its trials as
 from __future__ import annotations
 
 import argparse
-import datetime
 import math
 import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,102 +21,12 @@ from typing import TYPE_CHECKING
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_page
 from catsdogs.base.text import printable
-from catsdogs.study.jobs import PLAN, RESULT, State, retrain_command, write_leaderboard
+from catsdogs.study.jobs import PLAN, RESULT
 
 if TYPE_CHECKING:
     from catsdogs.comparison.evidence import Evidence
 
-PAGE = "report.html"
-
 _WATCH_SECONDS = 10.0
-
-
-def summarise(study: Path) -> None:
-    """Print the answer and write the page of one study, when a run of it ends.
-
-    Whatever goes wrong with that is told in a sentence and is no error: what was found lies in the folders of the jobs,
-    and a night's result must not end with the status of a picture.
-    """
-    evidence = _page_of(study)
-    try:
-        from catsdogs.comparison.evidence import read_evidence
-        from catsdogs.comparison.terminal import print_answer
-
-        command = print_answer(evidence or read_evidence([study])).command
-    except Exception as error:
-        _not_done("the answer is not told", study, error)
-        command = retrain_command(study)
-    _tell_files([study], study / PAGE if evidence else None, command)
-
-
-def write_page(study: Path) -> None:
-    """Write the page of a study anew and name it; what goes wrong is told in a sentence and is no error."""
-    if _page_of(study):
-        print(f"Report: {printable(str(study / PAGE))}")
-
-
-def _page_of(study: Path) -> Evidence | None:
-    try:
-        from catsdogs.comparison.page.writing import write_report
-
-        return write_report([study], study / PAGE)
-    except Exception as error:
-        _not_done(f"{study / PAGE} is not written", study, error)
-        return None
-
-
-def _tell_files(folders: list[Path], output: Path | None, command: str | None) -> None:
-    """The last lines: where everything is, and the next command. Never wrapped, so that they can be copied."""
-    lines = [""]
-    if output is not None:
-        lines += [f"Report: {output}", f"Tables: {output.with_suffix('')}{os.sep}"]
-    lines += [f"Leaderboard: {folder / 'leaderboard.csv'}" for folder in folders]
-    lines += [f"Next: {command}"] if command else []
-    for line in lines:
-        print(printable(line))
-
-
-def _not_done(what: str, study: Path, error: Exception) -> None:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    reason = reason if isinstance(error, (UserError, OSError)) else f"{type(error).__name__}: {reason}"
-    again = f"python -m catsdogs.report {shlex.quote(str(study))}"
-    print(printable(f"warning: {what} ({reason}); results are kept, and `{again}` tries again"), file=sys.stderr)
-
-
-def _watch(folders: list[Path], output: Path, seconds: float, images: Path | None) -> Evidence:
-    """Write page, tables and leaderboards again and again until no job runs or waits any more, or Ctrl-C."""
-    from catsdogs.comparison.page.writing import write_report
-    from catsdogs.study.study_progress import line
-
-    for folder in folders:
-        while (folder / PLAN).is_file() and not any(folder.glob(f"*/{RESULT}")):
-            print(printable(f"{folder.resolve().name}: no job has begun yet"), flush=True)
-            time.sleep(seconds)
-    try:
-        while True:
-            # A failed job may be moved away while it is read.
-            with suppress(FileNotFoundError):
-                evidence = write_report(folders, output, True, images)
-                _write_leaderboards(folders)
-                now = datetime.datetime.now(datetime.UTC)
-                lines = [line(folder, now, folder.resolve().name) for folder in folders]
-                print(f"{now.astimezone():%H:%M:%S} {'; '.join(lines)}", flush=True)
-                if not evidence.board["state"].isin([State.RUNNING, State.WAITING]).any():
-                    break
-            time.sleep(seconds)
-    except KeyboardInterrupt:
-        print("no longer watched")
-    # A page that nobody rewrites must not go on loading itself.
-    return write_report(folders, output, False, images)
-
-
-def _write_leaderboards(folders: list[Path]) -> None:
-    for folder in folders:
-        try:
-            write_leaderboard(folder)
-        except OSError as error:
-            # Somebody else's study may be read and not written.
-            print(f"warning: {folder / 'leaderboard.csv'} is not written ({error.strerror})", file=sys.stderr)
 
 
 def _seconds(text: str) -> float:
@@ -178,7 +86,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _report(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     from catsdogs.comparison.page.writing import write_report
+    from catsdogs.comparison.summary import PAGE, print_files
     from catsdogs.comparison.terminal import print_answer
+    from catsdogs.comparison.watch import watch, write_leaderboards
 
     folders: list[Path] = options.study
     # What belongs to several studies lies beside the first, which may be `.`.
@@ -187,9 +97,9 @@ def _report(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.watch is None:
             evidence = write_report(folders, output, False, options.images)
-            _write_leaderboards(folders)
+            write_leaderboards(folders)
         else:
-            evidence = _watch(folders, output, options.watch, options.images)
+            evidence = watch(folders, output, options.watch, options.images)
     except OSError as error:
         place = "" if error.filename is None else f" ({error.filename})"
         raise UserError(
@@ -199,7 +109,7 @@ def _report(arguments: Sequence[str] | None = None) -> int:
     try:
         _export(options, evidence, home)
     finally:
-        _tell_files(folders, output, found.command)
+        print_files(folders, output, found.command)
     return 0
 
 

@@ -30,9 +30,9 @@ def task(config: DictConfig) -> None:
     # Keras and TensorFlow take seconds to import, and a mistake should be told before.
     plain = validated(resolved(config), RetrainConfig)
 
+    from catsdogs.comparison.summary import write_page
     from catsdogs.final.metrics import told
     from catsdogs.final.retraining import make_final
-    from catsdogs.report import write_page
     from catsdogs.study.jobs import best_jobs, chosen_trial, read_job, read_jobs
 
     study = Path(plain.studies) / plain.study

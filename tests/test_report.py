@@ -16,6 +16,7 @@ from studies import write_job, write_study
 from catsdogs import report
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
+from catsdogs.comparison import summary
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.page import writing as report_page
 from catsdogs.comparison.terminal import print_answer
@@ -188,7 +189,9 @@ def test_a_mistake_is_told_in_one_sentence_with_status_2(study, command, monkeyp
 
 
 def test_a_study_of_somebody_else_is_reported_elsewhere(study, command, quick, monkeypatch):
-    monkeypatch.setattr(report, "write_leaderboard", Mock(side_effect=PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(
+        "catsdogs.comparison.watch.write_leaderboard", Mock(side_effect=PermissionError(13, "Permission denied"))
+    )
     os.mkdir("new")
     status, out, err = command(study, "--output", "new/mine.html")
     assert (status, err) == (0, "warning: multirun/s/leaderboard.csv is not written (Permission denied)\n")
@@ -289,7 +292,7 @@ def test_watching_waits_for_the_first_job_and_goes_on_where_one_is_moved_away(st
 def test_the_end_of_a_study_is_told_whatever_becomes_of_the_page(study, capsys, monkeypatch):
     broken = Mock(side_effect=ZeroDivisionError("a bug"))
     monkeypatch.setattr("catsdogs.comparison.page.writing.write_report", broken)
-    report.summarise(study)
+    summary.summarise(study)
     told = capsys.readouterr()
     for line in ("log loss", "Leaderboard: ", "Next: python -m catsdogs.retrain study=s"):
         assert line in told.out
@@ -297,11 +300,11 @@ def test_the_end_of_a_study_is_told_whatever_becomes_of_the_page(study, capsys, 
     assert re.fullmatch("warning: .*ZeroDivisionError: a bug.*python -m catsdogs.report multirun/s.*\n", told.err)
 
     monkeypatch.setattr("catsdogs.comparison.terminal.answer", broken)
-    report.summarise(study)
+    summary.summarise(study)
     told = capsys.readouterr()
     assert told.err.count("\n") == 2
     assert "Next: python -m catsdogs.retrain study=s" in told.out
 
-    report.write_page(study)
+    summary.write_page(study)
     told = capsys.readouterr()
     assert (told.out, told.err.count("\n")) == ("", 1)

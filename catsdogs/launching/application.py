@@ -166,7 +166,7 @@ class StudyCallback(Callback):
     @classmethod
     def interrupted(cls) -> Path | None:
         """Tell what the study has found so far; give its folder, if its jobs had begun."""
-        from catsdogs.report import summarise
+        from catsdogs.comparison.summary import summarise
 
         study, cls._at_hand = cls._at_hand, None
         if study is None or not any(study.glob("*/result.json")):
@@ -255,7 +255,7 @@ class StudyCallback(Callback):
         StudyCallback._at_hand = study
 
     def _after(self, study: Path) -> None:
-        from catsdogs.report import summarise
+        from catsdogs.comparison.summary import summarise
         from catsdogs.study.jobs import State, read_jobs, write_leaderboard
         from catsdogs.study.locking import in_use
 

@@ -1,0 +1,49 @@
+"""The page of studies that still run, written again and again."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from catsdogs.base.text import printable
+from catsdogs.comparison.evidence import Evidence
+from catsdogs.comparison.page.writing import write_report
+from catsdogs.study.jobs import PLAN, RESULT, State, write_leaderboard
+from catsdogs.study.study_progress import line
+
+
+def watch(folders: list[Path], output: Path, seconds: float, images: Path | None) -> Evidence:
+    """Write page, tables and leaderboards again and again until no job runs or waits any more, or Ctrl-C."""
+    for folder in folders:
+        while (folder / PLAN).is_file() and not any(folder.glob(f"*/{RESULT}")):
+            print(printable(f"{folder.resolve().name}: no job has begun yet"), flush=True)
+            time.sleep(seconds)
+    try:
+        while True:
+            # A failed job may be moved away while it is read.
+            with suppress(FileNotFoundError):
+                evidence = write_report(folders, output, True, images)
+                write_leaderboards(folders)
+                now = datetime.datetime.now(datetime.UTC)
+                lines = [line(folder, now, folder.resolve().name) for folder in folders]
+                print(f"{now.astimezone():%H:%M:%S} {'; '.join(lines)}", flush=True)
+                if not evidence.board["state"].isin([State.RUNNING, State.WAITING]).any():
+                    break
+            time.sleep(seconds)
+    except KeyboardInterrupt:
+        print("no longer watched")
+    # A page that nobody rewrites must not go on loading itself.
+    return write_report(folders, output, False, images)
+
+
+def write_leaderboards(folders: list[Path]) -> None:
+    """Write `leaderboard.csv` of every study; a folder that is not writable is a warning."""
+    for folder in folders:
+        try:
+            write_leaderboard(folder)
+        except OSError as error:
+            # Somebody else's study may be read and not written.
+            print(f"warning: {folder / 'leaderboard.csv'} is not written ({error.strerror})", file=sys.stderr)
