@@ -46,7 +46,7 @@ TINY = (
 )
 
 
-# Quicker to set up than an optional one, for networks this small; tests/whole/test_jax.py runs some of the tests on JAX.
+# Quicker to set up than an optional one, for networks this small. tests/whole/test_jax.py runs some tests on JAX.
 ENGINE = "tensorflow" if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow" else "keras"
 
 

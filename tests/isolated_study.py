@@ -1,4 +1,4 @@
-"""Jobs that do what `seed` says, run by the isolated launcher: for tests/launching/test_isolated.py, and a command of its own."""
+"""Jobs that do what `seed` says, run by the isolated launcher: for its tests, and a command of its own."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 Two jobs make a pair for a choice if they tell different values of it, tell the same values of every other choice, and
 were run with the same configuration but for the keys that belong to the choice: `backbone` owns `backbone.*`,
 `fit.epochs` itself. A choice that is no key of the configuration, such as `experiment`, may change any key, so it owns
-all of them. What `catsdogs.study.identity.identity` leaves out, where things lie and what comes after the search, does not
-count.
+all of them. What `catsdogs.study.identity.identity` leaves out, where things lie and what comes after the search, does
+not count.
 
 Jobs of several studies pair likewise. Where two studies made the same choices, the study itself is one more choice,
 named `study`; it owns all keys, so its effect is that of everything in which the studies differ.

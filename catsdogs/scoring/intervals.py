@@ -32,9 +32,9 @@ class Interval:
 def mean_intervals(values: np.ndarray) -> list[Interval]:
     """The mean of every row and its interval, every row over the same resamples of images.
 
-    From the 2,000 `catsdogs.scoring.scores.resamples`, as those of `scores`, which sorts the images by probability before: the
-    ends of both differ by sampling error. They tell what other images of the same kind could have shown, and nothing
-    about other seeds of the training.
+    From the 2,000 `scores.resamples`, as those of `scores`, which sorts the images by probability before: the ends of
+    both differ by sampling error. They tell what other images of the same kind could have shown, and nothing about
+    other seeds of the training.
 
     Args:
         values: (K, N) finite, a row per quantity and a column per image; N at least 1.

@@ -28,7 +28,7 @@ from catsdogs.comparison.tables import TITLES
 from catsdogs.study.jobs import write_leaderboard, write_plan
 
 EVIL = '<script>window.hacked = 1</script><img src="x" onerror="window.hacked = 1">'
-TEMPLATE = Path(page_module.__file__).with_name("template")
+TEMPLATE = Path(page_module.__file__).parents[2] / "pages" / "template"
 
 # Elements that begin something new, and those that have no end tag.
 CELLS = {"td", "th", "dt", "dd", "li", "p", "div", "h1", "h2", "h3"}
