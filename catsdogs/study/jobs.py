@@ -132,6 +132,10 @@ class Job:
             ) from error
 
 
+# Where functions that studies name have lain before.
+_FORMER_BUILDERS = {"catsdogs.backbones.small_cnn": "catsdogs.network.backbones.small_cnn"}
+
+
 class JobConfig(Record):
     """A job's configuration with the keys that earlier versions did not write, and their meaning then.
 
@@ -153,6 +157,8 @@ class JobConfig(Record):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
+        if (builder := self.backbone.get("builder")) in _FORMER_BUILDERS:
+            self.backbone = {**self.backbone, "builder": _FORMER_BUILDERS[builder]}
         self.fit = {"precision": "float32", **self.fit}
         self.timeout = {"study_seconds": None, **self.timeout}
         self.select = {"top": 1, "seeds": 3, **self.select}
