@@ -11,10 +11,12 @@ nox.options.default_venv_backend = "none"
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff, formatting, types, and the schemas of the files that only a host of repositories runs."""
+    """Ruff, formatting, types, the order of packages, and the schemas of files that only a hosting site runs."""
     session.run(sys.executable, "-m", "ruff", "check", ".")
     session.run(sys.executable, "-m", "ruff", "format", "--check", ".")
     session.run(sys.executable, "-m", "mypy")
+    session.run(sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")
+    session.run(sys.executable, "docs/make_packages.py", "--check")
     workflows = [str(file) for file in sorted(Path(".github/workflows").glob("*.yml"))]
     session.run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
     session.run(
