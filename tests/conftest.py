@@ -49,6 +49,22 @@ TINY = (
 # Quicker to set up than an optional one, for networks this small. tests/whole/test_jax.py runs some tests on JAX.
 ENGINE = "tensorflow" if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow" else "keras"
 
+# A study of seconds.
+SMALL = (
+    "data=sample",
+    "data.sample.images_per_class=12",
+    "data.sample.test_images=11",
+    "backbone=small_cnn",
+    "backbone.image_size=32",
+    "backbone.arguments.filters=8",
+    "space=small_cnn",
+    # Every depth is traced once, which takes longer than to train it.
+    "space.unfreeze_depth.values=[7]",
+    "tuner.max_trials=2",
+    "fit.epochs=2",
+    "fit.batch_size=8",
+)
+
 
 @pytest.fixture(scope="session")
 def composed() -> Callable[..., DictConfig]:

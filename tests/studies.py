@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from drawn import encoded, folder_of
 from filelock import FileLock
+from PIL import Image
 
 from catsdogs.base.files import write_csv, write_json
 from catsdogs.scoring.scores import log_loss_per_image, scores
@@ -191,3 +194,26 @@ def write_final(
     )
     write_json(best / "recipe.json", {"job": "mobilenet_v2-light-cosine-none", "trial": "0", "seed": 5, "config": {}})
     return best
+
+
+def colour_of(number: int) -> tuple[int, int, int]:
+    """Every image has a colour of its own, far enough from the next for JPEG."""
+    return (number * 37 % 256, number * 91 % 256, number * 53 % 256)
+
+
+def picture(number: int) -> bytes:
+    """240 x 120 pixels of one colour."""
+    return encoded(Image.new("RGB", (240, 120), colour_of(number)), quality=95)
+
+
+def write_split(job, images: dict[str, bytes], **elsewhere: str) -> None:
+    """What a job tells of its images, and of their paths, below `train` but for those `elsewhere`."""
+    rows = [
+        (name, hashlib.sha256(data).hexdigest(), elsewhere.get(name, f"train/{name}.jpg"))
+        for name, data in images.items()
+    ]
+    write_csv(job / "split.csv", pd.DataFrame(rows, columns=["id", "sha256", "path"]).assign(split="validation"))
+
+
+def write_images(folder, images: dict[str, bytes]) -> None:
+    folder_of(folder, {f"train/{name}.jpg": data for name, data in images.items()})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import os
 import shutil
@@ -11,24 +10,13 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import encoded, folder_of
 from PIL import Image
-from studies import CHOICES, ids, labels, p_dog, write_final, write_job
+from studies import CHOICES, colour_of, ids, labels, p_dog, picture, write_final, write_images, write_job, write_split
 
 from catsdogs.base.files import read_json, write_csv, write_json
 from catsdogs.comparison.answer import answer
 from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.gallery import MOST_MISTAKES, MOST_UNSURE, gallery
-
-
-def colour_of(number: int) -> tuple[int, int, int]:
-    """Every image has a colour of its own, far enough from the next for JPEG."""
-    return (number * 37 % 256, number * 91 % 256, number * 53 % 256)
-
-
-def picture(number: int) -> bytes:
-    """240 x 120 pixels of one colour."""
-    return encoded(Image.new("RGB", (240, 120), colour_of(number)), quality=95)
 
 
 @pytest.fixture(scope="module")
@@ -46,19 +34,6 @@ def study(tmp_path, images, monkeypatch):
     write_split(folder / "a", images)
     write_images(tmp_path / "cache" / "archives" / ("e" * 64), images)
     return folder
-
-
-def write_split(job, images: dict[str, bytes], **elsewhere: str) -> None:
-    """What a job tells of its images, and of their paths, below `train` but for those `elsewhere`."""
-    rows = [
-        (name, hashlib.sha256(data).hexdigest(), elsewhere.get(name, f"train/{name}.jpg"))
-        for name, data in images.items()
-    ]
-    write_csv(job / "split.csv", pd.DataFrame(rows, columns=["id", "sha256", "path"]).assign(split="validation"))
-
-
-def write_images(folder, images: dict[str, bytes]) -> None:
-    folder_of(folder, {f"train/{name}.jpg": data for name, data in images.items()})
 
 
 def gallery_of(study, folder=None):

@@ -6,17 +6,15 @@ import itertools
 import json
 import os
 import re
-from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote
 
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from documents import EVIL, Document, assert_fetches_nothing, write_hostile
 from drawn import encoded
 from PIL import Image
-from studies import CHOICES, IMAGES, ids, write_final, write_job, write_study
-from test_gallery import write_images, write_split
+from studies import CHOICES, IMAGES, ids, write_final, write_images, write_job, write_split, write_study
 
 import catsdogs.comparison.page.writing as page_module
 from catsdogs.base.files import read_json
@@ -27,60 +25,7 @@ from catsdogs.comparison.page.writing import write_report
 from catsdogs.comparison.tables import TITLES
 from catsdogs.study.jobs import write_leaderboard, write_plan
 
-EVIL = '<script>window.hacked = 1</script><img src="x" onerror="window.hacked = 1">'
 TEMPLATE = Path(page_module.__file__).parents[2] / "pages" / "template"
-
-# Elements that begin something new, and those that have no end tag.
-CELLS = {"td", "th", "dt", "dd", "li", "p", "div", "h1", "h2", "h3"}
-VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
-
-
-class Document(HTMLParser):
-    """Every element of a page with its attributes and all text in it, tags balanced."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str], list[str]]] = []
-        self._open: list[tuple[str, list[str]]] = []
-        self.feed(file.read_text(encoding="utf-8"))
-        self.close()
-        assert not self._open, [tag for tag, _ in self._open]
-
-    def handle_starttag(self, tag, attrs):
-        text: list[str] = []
-        self.elements.append((tag, {name: value or "" for name, value in attrs}, text))
-        if tag in CELLS:
-            self.handle_data(" ")
-        if tag not in VOID:
-            self._open.append((tag, text))
-
-    def handle_endtag(self, tag):
-        opened, _ = self._open.pop()
-        assert opened == tag, f"</{tag}> closes <{opened}>"
-
-    def handle_data(self, data):
-        for _, text in self._open:
-            text.append(data)
-
-    def all(self, tag, **attributes):
-        return [
-            (found, " ".join("".join(text).split()))
-            for name, found, text in self.elements
-            if name == tag and attributes.items() <= found.items()
-        ]
-
-    def text(self, tag, **attributes):
-        return [text for _, text in self.all(tag, **attributes)]
-
-    @property
-    def rows(self):
-        """Of the leaderboard."""
-        return [text for attributes, text in self.all("tr") if "data-status" in attributes]
-
-    @property
-    def body(self):
-        """What a reader sees, without scripts."""
-        return self.text("main")[0]
 
 
 @pytest.fixture(scope="module")
@@ -105,22 +50,6 @@ def page_of(*studies, **more) -> Document:
 
 def row_of(document, name: str) -> str:
     return next(text for text in document.text("tr") if name in text)
-
-
-def assert_fetches_nothing(document: Document, folder: Path) -> None:
-    """Also: links of the page lead to elements of it, or to files beside it."""
-    policy = document.all("meta", **{"http-equiv": "Content-Security-Policy"})[0][0]["content"]
-    assert policy.startswith("default-src 'none';")
-    assert "unsafe-eval" not in policy
-    assert "http" not in policy
-    identifiers = [attributes["id"] for _, attributes, _ in document.elements if "id" in attributes]
-    assert len(identifiers) == len(set(identifiers))
-    for tag, attributes, _ in document.elements:
-        assert tag not in ("link", "iframe", "object", "embed", "base", "form")
-        assert attributes.get("src", "data:").startswith("data:"), attributes
-        address = attributes.get("href", "#main")
-        assert address[1:] in identifiers if address[0] == "#" else (folder / unquote(address)).is_file(), address
-        assert not any(name.startswith("on") for name in attributes)
 
 
 def test_nothing_is_fetched(whole, document):
@@ -330,18 +259,6 @@ def test_folder_names_that_are_no_text_are_escaped(tmp_path):
     assert document.all("a", href="page%E9/jobs.csv")
     jobs = pd.read_csv(output.with_suffix("") / "jobs.csv")
     assert list(jobs["job"]) == [r"job\udcff", r"other\udcff"] == list(pd.read_csv(study / "leaderboard.csv")["job"])
-
-
-def write_hostile(study):
-    """Jobs in every state whose names and texts would break a page that did not escape them."""
-    long = "x" * 300
-    choices = {"backbone": EVIL, "augmentation": long, "schedule": "a\nb\u2028c", "label_smoothing": "{{ 7 * 7 }}"}
-    write_job(study, choices, name=f"<script>window.hacked=1<{'n' * 180}", trials=12, failed_trials=2)
-    more = {"status": "failed", "error": EVIL + "\n</pre>", "config": {EVIL: EVIL + long}}
-    write_job(study, {**choices, "augmentation": "%{x}"}, name="q'\"`\\", seed=3, **more)
-    write_job(study, {**choices, "schedule": "d"}, name="busy", seed=4, status="running", planned=9)
-    write_plan(study, ["busy", "later"], [])
-    return study
 
 
 def test_hostile_names_are_only_text(tmp_path):

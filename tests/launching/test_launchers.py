@@ -6,8 +6,7 @@ import importlib.util
 
 import pandas as pd
 import pytest
-from conftest import commands
-from test_end_to_end import SMALL
+from conftest import SMALL, commands
 
 from catsdogs.base.files import read_json
 

@@ -16,24 +16,9 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import commands
+from conftest import SMALL, commands
 from PIL import Image
 from sklearn.metrics import log_loss
-
-SMALL = (
-    "data=sample",
-    "data.sample.images_per_class=12",
-    "data.sample.test_images=11",
-    "backbone=small_cnn",
-    "backbone.image_size=32",
-    "backbone.arguments.filters=8",
-    "space=small_cnn",
-    # Every depth is traced once, which takes longer than to train it.
-    "space.unfreeze_depth.values=[7]",
-    "tuner.max_trials=2",
-    "fit.epochs=2",
-    "fit.batch_size=8",
-)
 
 
 def ok(done):
