@@ -47,10 +47,8 @@ class _Recipe(Record):
 
 
 _PREDICTIONS = Table(
-    {
-        **{"id": str, "label": float, "split": str, "fold": str},
-        **dict.fromkeys(("p_dog", "p_dog_tta", "p_dog_calibrated"), float),
-    },
+    dict.fromkeys(("id", "split", "fold"), str)
+    | dict.fromkeys(("label", "p_dog", "p_dog_tta", "p_dog_calibrated"), float),
     optional=("fold", "p_dog_calibrated"),
 )
 _HISTORY = Table({"epoch": int})
