@@ -47,8 +47,9 @@ class _Recipe(Record):
 
 
 _PREDICTIONS = Table(
-    {"id": str, "label": float, "split": str, "p_dog": float, "p_dog_tta": float, "p_dog_calibrated": float},
-    optional=("p_dog_calibrated",),
+    dict.fromkeys(("id", "split", "fold"), str)
+    | dict.fromkeys(("label", "p_dog", "p_dog_tta", "p_dog_calibrated"), float),
+    optional=("fold", "p_dog_calibrated"),
 )
 _HISTORY = Table({"epoch": int})
 

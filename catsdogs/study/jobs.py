@@ -77,7 +77,8 @@ class Job:
     @property
     def data_digest(self) -> str | None:
         """Of the labelled images and their split: log losses of jobs with different ones do not compare."""
-        return self.result["data"].get("digest")
+        digest = self.result["data"].get("digest")
+        return digest if isinstance(digest, str) else None
 
     def best(self) -> dict[str, Any]:
         """`trials.summary` of its best completed trial, also of a job that did not end; empty if there is none."""
@@ -181,11 +182,6 @@ class _Best(Record):
     hyperparameters: Part[Any]
 
 
-class _Data(Record):
-    digest: str | None = None
-    images_digest: str | None = None
-
-
 class _Result(Record):
     """`result.json`; see `job.run_job`."""
 
@@ -193,7 +189,7 @@ class _Result(Record):
     choices: Part[str]
     best_trial: _Best | None = None
     config: JobConfig | None = None
-    data: Annotated[_Data, BeforeValidator(lambda data: data or {})] = Field(default_factory=_Data)
+    data: Part[Any]
     trials: Part[int | None]
     versions: Part[Any]
     seconds: float | None = None
@@ -333,7 +329,7 @@ def job_row(job: Job, choices: Iterable[str]) -> dict[str, Any]:
         "trials_completed": trials.get("completed"),
         "trials": trials.get("total"),
         "validation_images": data.get("validation"),
-        "data_digest": data.get("digest"),
+        "data_digest": job.data_digest,
         "seconds": result["seconds"],
         "error": result.get("error"),
     }

@@ -127,7 +127,10 @@ def test_a_study_that_goes_on(study: Path, uri: str) -> None:
     after = runs(uri)
     assert {run.info.status for run in after.values()} == {"FINISHED"}
     assert (before[name].data.tags["status"], after[name].data.tags["status"]) == ("running", "ok")
-    assert all(after[key].info.run_id == run.info.run_id for key, run in before.items())
+    for key, run in before.items():
+        same = after[key].info.run_id == run.info.run_id
+        assert same == (run.info.status == "FINISHED"), key  # what ran is written again
+        assert after[key].data.tags.get("mlflow.parentRunId") in (None, after[name].info.run_id)
     assert list(history(uri, after[name], "val_log_loss")) == [1, 2, 3, 4]
     assert after[name].data.metrics["trials"] == 4
 

@@ -58,7 +58,7 @@ def test_texts(shown, text):
 )
 def test_what_a_step_gains(gain, told):
     found = dict(zip(("value", "low", "high"), gain, strict=True), size=2000, split="holdout")
-    nothing = {"validation": {}, "holdout": 3, "test": found | {"size": None}}
+    nothing = {"validation": {}, "test": found | {"size": None}}
     sentences = formats.gains_told({**nothing, "test_2": found}, {"test": {**found, "kept": False}})
     assert told in sentences[0]
     assert sentences[1].startswith("Calibration ")

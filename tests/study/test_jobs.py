@@ -94,7 +94,7 @@ def test_jobs_on_different_images_are_not_ranked_for_the_user(study):
         (f"{TRIALS}\n0,COMPLETED,0.5,0.9,{10**20},2,1.5,\n", f"epochs={10**20} is no number"),
         (f"{TRIALS}\n0,COMPLETED,low,0.9,3,2,1.5,\n", "val_log_loss=low is no number"),
         (f"{TRIALS}\na,COMPLETED,0.5,0.9,3,2,1.5,\n", "trial=a is no number"),
-        (f"{TRIALS}\n0,COMPLETED,0.5,0.9,3,2,inf,\n", "seconds is not finite"),
+        (f"{TRIALS}\n0,COMPLETED,0.5,0.9,3,2,inf,\n", "seconds is missing, or too large"),
     ],
 )
 def test_a_damaged_table_of_trials_is_told(study, content, words):
