@@ -16,11 +16,10 @@ from studies import write_job, write_study
 from catsdogs import report
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
-from catsdogs.comparison import summary
+from catsdogs.comparison import summary, watch
 from catsdogs.comparison.evidence import read_evidence
-from catsdogs.comparison.page import writing as report_page
 from catsdogs.comparison.terminal import print_answer
-from catsdogs.study.jobs import write_plan
+from catsdogs.study.jobs import write_leaderboard, write_plan
 
 CHOICES = {"backbone": "mobilenet_v2", "augmentation": "strong", "schedule": "cosine", "label_smoothing": "none"}
 HOSTILE = "<script>alert(1)</script>[red]\x1b[31m\"'\n"
@@ -56,6 +55,7 @@ def quick(monkeypatch):
         return evidence
 
     monkeypatch.setattr("catsdogs.comparison.page.writing.write_report", write_report)
+    monkeypatch.setattr(watch, "write_report", write_report)
     return asked
 
 
@@ -140,7 +140,7 @@ def test_everything_fits_whatever_the_names_and_errors_are(tmp_path, width):
 def test_numbers_are_whole_at_every_width(study, width):
     text = printed([study], width)
     lines = text[text.index("Jobs, best") :].splitlines()
-    for loss in report.write_leaderboard(study)["val_log_loss"]:
+    for loss in write_leaderboard(study)["val_log_loss"]:
         assert any(f" {loss:.4f} " in line and "4/4" in line for line in lines)
     assert "All jobs: backbone mobilenet_v2, schedule cosine" in " ".join(text.split())
 
@@ -282,7 +282,7 @@ def test_watching_waits_for_the_first_job_and_goes_on_where_one_is_moved_away(st
     study.mkdir()
     shutil.copy(whole / "study.json", study)
     gone = [FileNotFoundError(2, "No such file", "result.json"), DEFAULT, DEFAULT]
-    monkeypatch.setattr(report_page, "write_report", Mock(wraps=report_page.write_report, side_effect=gone))
+    monkeypatch.setattr(watch, "write_report", Mock(wraps=watch.write_report, side_effect=gone))
     slept = clock(lambda: shutil.copytree(whole, study, dirs_exist_ok=True), lambda: None)
     status, out, _ = command(study, "--watch")
     assert (status, len(slept)) == (0, 2)

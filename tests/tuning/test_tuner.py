@@ -86,7 +86,8 @@ def test_another_process_proposes_the_same_trials(config):
     """Not a fresh seed by luck, as 0 is to Keras Tuner, and nothing that depends on the hashes of a process."""
     code = (
         "from hydra import compose, initialize_config_dir\n"
-        "from catsdogs.config.compose import checked, register\n"
+        "from catsdogs.config.compose import checked\n"
+        "from catsdogs.launching.registration import register\n"
         "from catsdogs.config.locations import conf_dir\n"
         "from catsdogs.tuning.oracles import build_oracle\n"
         "register()\n"
