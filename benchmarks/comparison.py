@@ -36,7 +36,7 @@ def training_seconds(epoch_seconds: list[float], epochs: int) -> float:
 
 def check_same_trials(plain: Run, catsdogs: Run) -> None:
     """Leave with a message unless both sides tried the same values in the same order."""
-    ours = [trial["hyperparameters"] for trial in catsdogs.study.trials]
+    ours = [trial["hyperparameters"] for trial in catsdogs.trials]
     theirs = [trial["hyperparameters"] for trial in plain.trials]
     same = len(ours) == len(theirs) and all(
         a.keys() == b.keys() and all(math.isclose(a[name], b[name], rel_tol=1e-9) for name in a)
