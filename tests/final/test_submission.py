@@ -90,7 +90,6 @@ def test_refuses_what_is_no_submission(
     [
         (pd.DataFrame({"id": ["1"], "label": [0.0]}), "probabilities"),
         (pd.DataFrame({"id": ["1"], "label": [np.nan]}), "probabilities"),
-        (pd.DataFrame({"id": ["a\rb"], "label": [0.5]}), "ids"),
         (pd.DataFrame({"id": [7], "label": [0.5]}), "ids"),
         (pd.DataFrame({"label": [0.5], "id": ["1"]}), "columns"),
     ],
