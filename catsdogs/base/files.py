@@ -90,7 +90,7 @@ def free_name(path: Path) -> Path:
 
 
 def check_page(output: Path, kind: str) -> None:
-    """Before anything long: a page must not replace what is none, nor its tables lie among files that are no tables.
+    """Before anything long: a page must not replace what is none.
 
     Args:
         kind: `report`, `audit`: what its title ends with.

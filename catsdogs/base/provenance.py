@@ -13,8 +13,18 @@ from catsdogs.base.processes import processors
 
 # Packages whose versions can change the numbers.
 VERSIONS_OF = (
-    *("catsdogs", "tensorflow", "keras", "keras-tuner", "numpy", "pillow", "opencv-python-headless", "openvino"),
-    *("jax", "jaxlib", "scikit-learn", "hydra-core"),
+    "catsdogs",
+    "tensorflow",
+    "keras",
+    "keras-tuner",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+    "openvino",
+    "jax",
+    "jaxlib",
+    "scikit-learn",
+    "hydra-core",
 )
 
 
