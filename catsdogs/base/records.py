@@ -91,8 +91,8 @@ class Table:
         try:
             # Texts as they are written: one may be `nan`, and a name `007`.
             texts = {name: str for name, kind in self.columns.items() if kind is str}
-            gaps = {str(name): [""] for name in pd.read_csv(io.BytesIO(content), nrows=0) if name not in texts}
-            table = pd.read_csv(io.BytesIO(content), dtype=texts, na_values=gaps, keep_default_na=False)
+            table = pd.read_csv(io.BytesIO(content), dtype=texts, na_values=[""], keep_default_na=False)
+            table = table.fillna(dict.fromkeys(texts, ""))
         except ValueError as error:
             raise Damaged(file, " ".join(str(error).split())) from error
         missing = [name for name in self.columns if name not in table and name not in self.optional]
