@@ -34,7 +34,7 @@ from catsdogs.data.archive import image_paths, open_images
 from catsdogs.data.augment import augment
 from catsdogs.data.images import decode, in_threads
 from catsdogs.data.sample.archives import sample_archives
-from catsdogs.features.engine import difference, fastest_forward
+from catsdogs.features.engine import build_engine, max_relative_error
 from catsdogs.network.backbones import build_backbone
 from catsdogs.network.cut import find_cut, prefix
 
@@ -114,8 +114,8 @@ def forward_stages(model: keras.Model, images: np.ndarray) -> tuple[dict[str, St
     left_out = {}
     makers: dict[str, Callable[[], Stage]] = {
         "TensorFlow, traced": lambda: of(in_batches, compiled(lambda pixels: model(pixels, training=False)), images),
-        "TensorFlow, frozen graph": lambda: of(fastest_forward(model, "tensorflow"), images),
-        "OpenVINO": lambda: of(fastest_forward(model, "openvino"), images),
+        "TensorFlow, frozen graph": lambda: of(build_engine(model, "tensorflow"), images),
+        "OpenVINO": lambda: of(build_engine(model, "openvino"), images),
         "ONNX Runtime": lambda: of(in_batches, through_onnx(model), images),
     }
     for name, make in makers.items():
@@ -151,7 +151,7 @@ def differences(stages: dict[str, Stage]) -> dict[str, dict[str, float]]:
             "largest_absolute_difference": max(
                 float(np.abs(a - b).max()) for a, b in zip(outputs, expected, strict=True)
             ),
-            "largest_relative_difference": difference(outputs, expected),
+            "largest_relative_difference": max_relative_error(outputs, expected),
         }
         for name, outputs in found.items()
     }

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.scoring.calibration import cross_fitted, fit
-from catsdogs.scoring.intervals import Interval, mean_intervals
+from catsdogs.scoring.intervals import Estimate, mean_intervals
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.jobs import RESULT, read_jobs
 
@@ -87,7 +87,7 @@ def compared(jobs: list[Scored]) -> list[dict[str, Any]]:
 
 def told(interval: dict[str, Any], sign: str = "") -> str:
     """`0.0384 (0.0330 to 0.0440)`."""
-    found = Interval(**interval)
+    found = Estimate(**interval)
     return f"{found.value:{sign}.4f} ({found.low:{sign}.4f} to {found.high:{sign}.4f})"
 
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from catsdogs.base.files import write_json
 from catsdogs.data import near_duplicates
 from catsdogs.data.archive import open_images
-from catsdogs.data.catalog import catalogue
+from catsdogs.data.catalog import build_catalog
 from catsdogs.data.images import decode
 
 ALTERED = 400  # photographs
@@ -76,11 +76,11 @@ def main() -> None:
     )
     options = parser.parse_args()
     folder = open_images(options.images, options.cache, 20 * 2**30)
-    rows = catalogue(folder, options.cache)
+    rows = build_catalog(folder, options.cache)
     rows = rows[rows["width"] > 0]
 
     near_duplicates.MOST_BITS, chosen = FARTHEST, near_duplicates.MOST_BITS
-    bits = near_duplicates.pairs(near_duplicates.hashes(rows))["bits"]
+    bits = near_duplicates.near_pairs(near_duplicates.perceptual_hashes(rows))["bits"]
 
     altered = {}
     sample = rows.sample(min(ALTERED, len(rows)), random_state=0)

@@ -110,7 +110,7 @@ class Sides:
         """
         from hydra import compose, initialize_config_dir
 
-        from catsdogs.config.compose import checked
+        from catsdogs.config.compose import to_search_config
         from catsdogs.config.locations import conf_dir
         from catsdogs.data.dataset import load_dataset
         from catsdogs.data.images import pixels
@@ -118,7 +118,7 @@ class Sides:
 
         register()
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            config = checked(compose("search", overrides=[*self._overrides, "study=benchmark", *overrides]))
+            config = to_search_config(compose("search", overrides=[*self._overrides, "study=benchmark", *overrides]))
         dataset = load_dataset(config.data, self._cache, config.split)
         array = pixels(dataset.rows, dataset.root, config.backbone.image_size, self._cache)
         self._prepared = set(self._cache.rglob("*"))

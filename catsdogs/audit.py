@@ -16,7 +16,7 @@ from pathlib import Path
 
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_beside, check_page
-from catsdogs.base.text import printable
+from catsdogs.base.text import sanitize_line
 from catsdogs.config.locations import add_cache_option
 
 
@@ -44,7 +44,7 @@ def _audit(arguments: Sequence[str] | None = None) -> int:
         ) from error
     print_findings(found)
     for line in ("", f"Page: {options.output}", f"Tables: {beside}{os.sep}"):
-        print(printable(line))
+        print(sanitize_line(line))
     return 0
 
 

@@ -131,10 +131,10 @@ def _weights(weights: str) -> Finding:
 
 def _data(source: Path, key: str, cache: Path) -> Finding:
     from catsdogs.data.archive import open_images
-    from catsdogs.data.catalog import catalogue
+    from catsdogs.data.catalog import build_catalog
 
     try:
-        table = catalogue(open_images(source, cache), cache)
+        table = build_catalog(open_images(source, cache), cache)
     except UserError as error:
         return Finding(False, f"{key}={source}", str(error))
     cats, dogs = int((table["label"] == 0).sum()), int((table["label"] == 1).sum())

@@ -50,9 +50,9 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
         raise UserError(
             f"{model_file}: its input is {model.input_shape} and not square RGB images of one size; give catsdogs' own"
         )
-    from catsdogs.features.engine import fastest_forward
+    from catsdogs.features.engine import build_engine
 
-    forward = fastest_forward(model)
+    forward = build_engine(model)
     size = int(model.input_shape[1])
     p_dog = np.concatenate(
         [_chunk(forward, size, paths[start : start + CHUNK], pipeline) for start in range(0, len(paths), CHUNK)]

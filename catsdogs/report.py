@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_page
-from catsdogs.base.text import printable
+from catsdogs.base.text import sanitize_line
 from catsdogs.study.jobs import PLAN, RESULT
 
 if TYPE_CHECKING:
-    from catsdogs.comparison.evidence import Evidence
+    from catsdogs.comparison.study_data import StudyData
 
 _WATCH_SECONDS = 10.0
 
@@ -86,8 +86,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _report(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     from catsdogs.comparison.page.writing import write_report
-    from catsdogs.comparison.summary import PAGE, print_files
-    from catsdogs.comparison.terminal import print_answer
+    from catsdogs.comparison.reporting import PAGE, print_files
+    from catsdogs.comparison.terminal import print_summary
     from catsdogs.comparison.watch import watch, write_leaderboards
 
     folders: list[Path] = options.study
@@ -96,39 +96,39 @@ def _report(arguments: Sequence[str] | None = None) -> int:
     output = options.output or home / PAGE
     try:
         if options.watch is None:
-            evidence = write_report(folders, output, False, options.images)
+            study_data = write_report(folders, output, False, options.images)
             write_leaderboards(folders)
         else:
-            evidence = watch(folders, output, options.watch, options.images)
+            study_data = watch(folders, output, options.watch, options.images)
     except OSError as error:
         place = "" if error.filename is None else f" ({error.filename})"
         raise UserError(
             f"{output}: {error.strerror or error}{place}; choose where it is written with --output=FILE"
         ) from error
-    found = print_answer(evidence)
+    found = print_summary(study_data)
     try:
-        _export(options, evidence, home)
+        _export(options, study_data, home)
     finally:
         print_files(folders, output, found.command)
     return 0
 
 
-def _export(options: argparse.Namespace, evidence: Evidence, home: Path) -> None:
+def _export(options: argparse.Namespace, study_data: StudyData, home: Path) -> None:
     if options.tensorboard is not None:
         from catsdogs.comparison.exports.to_tensorboard import write_tensorboard
 
         folder = Path(options.tensorboard or home / "tensorboard")
-        trials = write_tensorboard(evidence, folder)
+        trials = write_tensorboard(study_data, folder)
         print(f"\nTensorBoard: {trials} trial{'s' if trials != 1 else ''}; ", end="")
-        print(printable(f"tensorboard --logdir {shlex.quote(str(folder))}"))
+        print(sanitize_line(f"tensorboard --logdir {shlex.quote(str(folder))}"))
     if options.mlflow is not None:
         from catsdogs.comparison.exports.to_mlflow import local_store, write_mlflow
 
         uri = options.mlflow or local_store(home)
-        runs = write_mlflow(evidence, uri)
+        runs = write_mlflow(study_data, uri)
         # An address of the user's own may hold a password.
         how = "" if options.mlflow else f"; mlflow ui --backend-store-uri {shlex.quote(uri)}"
-        print(f"\nMLflow: {runs} run{'s' if runs != 1 else ''}{printable(how)}")
+        print(f"\nMLflow: {runs} run{'s' if runs != 1 else ''}{sanitize_line(how)}")
 
 
 def main() -> int:

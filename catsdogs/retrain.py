@@ -22,7 +22,7 @@ from catsdogs.config.schema import RetrainConfig, validated
 from catsdogs.launching.application import hydra_application
 
 if TYPE_CHECKING:
-    from catsdogs.study.jobs import Job
+    from catsdogs.study.jobs import JobRecord
 
 
 def task(config: DictConfig) -> None:
@@ -30,8 +30,8 @@ def task(config: DictConfig) -> None:
     # Keras and TensorFlow take seconds to import, and a mistake should be told before.
     plain = validated(resolved(config), RetrainConfig)
 
-    from catsdogs.comparison.summary import write_page
-    from catsdogs.final.metrics import told
+    from catsdogs.comparison.reporting import write_page
+    from catsdogs.final.metrics import format_scores
     from catsdogs.final.retraining import make_final
     from catsdogs.study.jobs import best_jobs, chosen_trial, read_job, read_jobs
 
@@ -42,7 +42,7 @@ def task(config: DictConfig) -> None:
     _check_builders(plain, jobs)
     metrics = make_final(plain, jobs, chosen_trial(job, plain.trial), study)
     print()
-    for line in told(metrics):
+    for line in format_scores(metrics):
         print(line)
     print(f"Written: {study / 'best'}")
     if plain.data.test is None and plain.data.sample is None:
@@ -50,7 +50,7 @@ def task(config: DictConfig) -> None:
     write_page(study)
 
 
-def _check_builders(config: RetrainConfig, jobs: list[Job]) -> None:
+def _check_builders(config: RetrainConfig, jobs: list[JobRecord]) -> None:
     builders = {jobs[0].name: config.backbone.builder}
     for job in jobs[1:]:
         backbone = job.result["config"].get("backbone", {})
@@ -100,7 +100,7 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
     return with_overrides(arguments, parsed.overrides, added)
 
 
-def _chosen_job(study: Path, name: str | None) -> Job:
+def _chosen_job(study: Path, name: str | None) -> JobRecord:
     """The named job of a study, or its best one."""
     from catsdogs.study.jobs import best_job, read_jobs
 

@@ -16,14 +16,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from catsdogs.config.compose import checked, job_choices, with_default_study
+from catsdogs.config.compose import job_choices, to_search_config, with_default_study
 from catsdogs.launching.application import hydra_application
 
 
 def task(config: DictConfig) -> float:
     """One job of Hydra; its objective, for sweepers that optimise."""
     from catsdogs.study.jobs import read_plan
-    from catsdogs.tuning.job import Place, run_job
+    from catsdogs.tuning.job import JobLocation, run_job
 
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
@@ -31,8 +31,8 @@ def task(config: DictConfig) -> float:
     # A sweeper that decides as it goes plans no names; a single job has no number.
     planned, several = folder.name in names, settings.mode == RunMode.MULTIRUN
     index = names.index(folder.name) if planned else int(settings.job.num) if several else 0
-    place = Place(folder, folder.parent, index + 1, len(names) if planned else None)
-    return run_job(checked(config), place, job_choices(settings, config.varied))
+    place = JobLocation(folder, folder.parent, index + 1, len(names) if planned else None)
+    return run_job(to_search_config(config), place, job_choices(settings, config.varied))
 
 
 def _complete(parsed: Any, arguments: list[str]) -> list[str]:

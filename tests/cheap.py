@@ -83,15 +83,15 @@ class Job:
         self.dataset = Dataset(rows, folder, None, None, rows[:0], "digest", "digest")
 
         def prepared(config, dataset, folds):
-            from catsdogs.training.training_set import TrainingSet
+            from catsdogs.training.trial_data import TrialData
 
-            return TrainingSet(features, self.labels.astype(np.float32), tuple(folds)), Models()
+            return TrialData(features, self.labels.astype(np.float32), tuple(folds)), Models()
 
         # These take longer than all the rest.
         monkeypatch.setattr("catsdogs.tuning.job._forget_models", lambda: None)
         monkeypatch.setattr("os.fsync", lambda handle: None)
         monkeypatch.setattr("catsdogs.tuning.job.load_dataset", lambda *arguments: self.dataset)
-        monkeypatch.setattr("catsdogs.training.training_set.prepared", prepared)
+        monkeypatch.setattr("catsdogs.training.trial_data.build_trial_data", prepared)
         monkeypatch.setattr("catsdogs.training.execution.train", self.train)
         monkeypatch.setattr("catsdogs.tuning.tuner.Search._predictions", self.predictions)
 

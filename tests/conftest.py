@@ -20,7 +20,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from catsdogs.config.compose import checked
+from catsdogs.config.compose import to_search_config
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import Augmentation, SearchConfig
 from catsdogs.data.views import LiveViews
@@ -85,7 +85,7 @@ def config(composed: Callable[..., DictConfig]) -> Callable[..., SearchConfig]:
     def tiny(*overrides: str) -> SearchConfig:
         own_space = any(override.startswith("space=") for override in overrides)
         depths = () if own_space else ("space.unfreeze_depth.values=[2,5]",)
-        return checked(composed(*TINY, *depths, f"features.engine={ENGINE}", *overrides))
+        return to_search_config(composed(*TINY, *depths, f"features.engine={ENGINE}", *overrides))
 
     return tiny
 
@@ -138,11 +138,11 @@ def training_data() -> Drawn:
 def prepared(training_data: Drawn, tmp_path: Path) -> Callable[[SearchConfig], Any]:
     """What the trials of a job on `training_data` read and train: a `TrainingSet` and `TrialModels`."""
     from catsdogs.data.dataset import Fold
-    from catsdogs.features.reader import Features
+    from catsdogs.features.reader import FeatureReader
     from catsdogs.network.backbones import load_network
     from catsdogs.network.schedules import steps_per_epoch
     from catsdogs.network.trial_model import TrialModels
-    from catsdogs.training.training_set import TrainingSet
+    from catsdogs.training.trial_data import TrialData
 
     def prepare(job: SearchConfig) -> Any:
         data = training_data
@@ -151,7 +151,9 @@ def prepared(training_data: Drawn, tmp_path: Path) -> Callable[[SearchConfig], A
         models = TrialModels(job, network, steps * job.fit.epochs)
         cuts, hashes = list(models.cuts.values()), [f"{row:064x}" for row in range(len(data.labels))]
         rows = (data.train_rows, data.validation_rows)
-        features = Features(job.features, network, cuts, data.views, hashes, *rows, job.fit.epochs, tmp_path / "cache")
-        return TrainingSet(features, data.labels, (Fold(*rows),)), models
+        features = FeatureReader(
+            job.features, network, cuts, data.views, hashes, *rows, job.fit.epochs, tmp_path / "cache"
+        )
+        return TrialData(features, data.labels, (Fold(*rows),)), models
 
     return prepare

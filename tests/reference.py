@@ -6,7 +6,7 @@ import keras
 
 from catsdogs.config.schema import SearchConfig
 from catsdogs.network.backbones import build_backbone
-from catsdogs.network.hypermodel import compile_model, regularise, unfreeze, whole_model
+from catsdogs.network.hypermodel import add_l2, compile_model, full_model, unfreeze
 from catsdogs.network.schedules import learning_rates
 
 
@@ -27,8 +27,8 @@ def build_model(config: SearchConfig, total_steps: int, first_step: int = 0) -> 
     backbone = build_backbone(config.backbone)
     unfreeze(backbone, config.model.unfreeze_depth, config.backbone.train_batch_norm)
     if config.model.l2_covers == "head_and_backbone":
-        regularise(backbone, keras.regularizers.L2(config.model.l2))
-    model = whole_model(config, backbone)
+        add_l2(backbone, keras.regularizers.L2(config.model.l2))
+    model = full_model(config, backbone)
     rates = learning_rates(config.schedule, total_steps, first_step).tolist()
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay(list(range(total_steps)), rates)
     compile_model(model, keras.optimizers.Adam(schedule), config.label_smoothing.epsilon)

@@ -37,7 +37,7 @@ import pandas as pd
 import psutil
 
 from catsdogs.base.files import write_json
-from catsdogs.base.provenance import now
+from catsdogs.base.provenance import utc_timestamp
 
 TESTS = Path(__file__).resolve().parent
 
@@ -300,7 +300,11 @@ def record(output: Path, outcomes: list[Outcome]) -> None:
     if output.exists():
         runs = {(run["tuner"], run["launcher"]): run for run in json.loads(output.read_text())["runs"]}
     for outcome in outcomes:
-        runs[outcome.tuner, outcome.launcher] = {**dataclasses.asdict(outcome), "ended": now(), "versions": versions()}
+        runs[outcome.tuner, outcome.launcher] = {
+            **dataclasses.asdict(outcome),
+            "ended": utc_timestamp(),
+            "versions": versions(),
+        }
     summed = ("kills", "lost_trials", "repeated_trials", "different_rows", "refusals", "tracebacks", "temporaries")
     totals = {name: sum(run[name] for run in runs.values()) for name in summed}
     write_json(output, {**totals, "runs": list(runs.values()), "machine": machine()})

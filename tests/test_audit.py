@@ -17,15 +17,15 @@ from catsdogs import audit
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import check_page, write_csv
 from catsdogs.base.text import quoted
-from catsdogs.config.compose import checked
+from catsdogs.config.compose import to_search_config
 from catsdogs.config.schema import Split
 from catsdogs.data.archive import open_images
-from catsdogs.data.catalog import catalogue
+from catsdogs.data.catalog import build_catalog
 from catsdogs.data.dataset import load_dataset
-from catsdogs.data.near_duplicates import groups
-from catsdogs.data_audit.copies import copies, leak
-from catsdogs.data_audit.oddities import TINY_PIXELS, oddities
-from catsdogs.data_audit.suspects import suspects
+from catsdogs.data.near_duplicates import group_duplicates
+from catsdogs.data_audit.duplicates import count_test_duplicates, find_duplicates
+from catsdogs.data_audit.label_issues import find_label_issues
+from catsdogs.data_audit.unusual_files import TINY_PIXELS, find_unusual_files
 
 ODD_NAME = "a 'b' \"c\" $x ${y} [z],{w}<b>/cat.5.jpg"
 
@@ -37,7 +37,7 @@ def plain(cats: int, dogs: int) -> dict[str, bytes]:
 
 def catalogued(folder: Path, members: dict[str, bytes]) -> pd.DataFrame:
     cache = folder.with_name("cache")
-    return catalogue(open_images(folder_of(folder, members), cache, 0), cache)
+    return build_catalog(open_images(folder_of(folder, members), cache, 0), cache)
 
 
 def test_oddities(tmp_path):
@@ -49,7 +49,7 @@ def test_oddities(tmp_path):
         "dog/cat.4.jpg": encoded(scene(2)),
         "tiny/bird.jpg": encoded(scene(3, 20)),
     }
-    found = oddities(catalogued(tmp_path / "given", members))
+    found = find_unusual_files(catalogued(tmp_path / "given", members))
     assert list(found.itertuples(index=False, name=None)) == [
         ("cat.2", "tiny", f"100 x {TINY_PIXELS - 1} pixels"),
         ("cat.3", "undecodable", "does not decode: not an image of a known format"),
@@ -66,7 +66,7 @@ def test_the_largest_copy_stays_and_none_under_both_labels(tmp_path):
         "cat.20.jpg": encoded(scene(1001), quality=50),
     }
     rows = catalogued(tmp_path / "given", members)
-    found = copies(rows).set_index("id")
+    found = find_duplicates(rows).set_index("id")
     assert list(found.index) == ["cat.20", "dog.1", "cat.0", "cat.10", "cat.11"]
     assert list(found["group"]) == [1, 1, 2, 2, 2]
     assert list(found["both_labels"]) == [True, True, False, False, False]
@@ -74,14 +74,14 @@ def test_the_largest_copy_stays_and_none_under_both_labels(tmp_path):
     assert list(found["kind"]) == ["near", "near", "near", "exact", "exact"]
     assert found.loc["cat.11", "bits"] == 0
     assert (found["bits"] <= 48).all()
-    assert copies(rows[rows["id"].isin(["cat.1", "dog.2"])]).empty
+    assert find_duplicates(rows[rows["id"].isin(["cat.1", "dog.2"])]).empty
 
 
 def test_copies_in_the_test_set_are_counted(tmp_path):
     rows = catalogued(tmp_path / "given", plain(4, 4))
     test = {"1.jpg": encoded(scene(0)), "2.jpg": encoded(scene(0), quality=40), "3.jpg": encoded(scene(1000, 60))}
     test |= {f"{number}.jpg": encoded(scene(5000 + number)) for number in range(4, 8)} | {"8.jpg": b"broken"}
-    found = leak(rows, catalogued(tmp_path / "test", test))
+    found = count_test_duplicates(rows, catalogued(tmp_path / "test", test))
     assert (found.test_images, found.of_test_images, found.exact, found.train_images) == (3, 7, 1, 2)
 
 
@@ -107,7 +107,7 @@ def test_labels_that_the_mean_of_the_jobs_contradicts(tmp_path, rows):
     write_opinions(tmp_path, "one", rows, {"cat.0": 0.99, "cat.1": 0.6, "dog.0": 0.3, "dog.1": 0.8})
     write_opinions(tmp_path, "two", rows, {"cat.0": 0.97, "cat.1": 0.3, "dog.0": 0.1, "dog.1": 0.9}, skill=1.0)
     write_opinions(tmp_path, "other", rows, {"cat.2": 0.8, "dog.0": 0.2}, digest="e" * 64)
-    found = suspects([tmp_path], rows)
+    found = find_label_issues([tmp_path], rows)
     assert found.judged == 5
     assert sorted(found.jobs) == ["one", "other", "two"]
     assert found.problems == []
@@ -121,14 +121,14 @@ def test_labels_that_the_mean_of_the_jobs_contradicts(tmp_path, rows):
 def test_only_the_best_jobs_of_a_split_are_asked_and_those_that_tell_their_images(tmp_path, rows):
     for number in range(7):
         write_opinions(tmp_path, f"j{number}", rows, {"cat.0": 0.1, "dog.0": 0.9}, skill=2 - 0.2 * number)
-    assert suspects([tmp_path], rows).jobs == ["j0", "j1", "j2", "j3", "j4"]
+    assert find_label_issues([tmp_path], rows).jobs == ["j0", "j1", "j2", "j3", "j4"]
     (tmp_path / "j1" / "split.csv").unlink()
-    found = suspects([tmp_path], rows)
+    found = find_label_issues([tmp_path], rows)
     assert found.jobs == ["j0", "j2", "j3", "j4"]
     assert any("job j1" in problem for problem in found.problems)
     # A study of other images is a mistake.
     with pytest.raises(UserError, match="none of its jobs has a validation"):
-        suspects([tmp_path], rows.assign(sha256="0" * 64))
+        find_label_issues([tmp_path], rows.assign(sha256="0" * 64))
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def made(tmp_path_factory):
     }
     zip_of(place / "train.zip", members)
     zip_of(place / "test.zip", {"1.jpg": encoded(scene(0)), "2.jpg": encoded(scene(900))})
-    rows = catalogue(open_images(place / "train.zip", place / "cache", 2**30), place / "cache")
+    rows = build_catalog(open_images(place / "train.zip", place / "cache", 2**30), place / "cache")
     study = place / "night"
     opinions = {"cat.3": 0.97, "cat.4": 0.1, "dog.5": 0.2, "dog.6": 0.9}
     write_opinions(study, "one", rows, opinions, config={"data": {"ignore": ["cat.2", "unknown"]}})
@@ -194,12 +194,12 @@ def test_the_page_shows_everything_and_what_is_ignored_leaves_no_copies(made, co
     (argument,) = [line for line in printed.splitlines() if "data.ignore" in line]
     (ready,) = document.text("code", id="ready")
     assert shlex.split(ready) == shlex.split(argument)
-    data = checked(composed(f"data.train={place / 'train.zip'}", *shlex.split(argument))).data
+    data = to_search_config(composed(f"data.train={place / 'train.zip'}", *shlex.split(argument))).data
     # cat.33 is a copy of cat.2, which the study ignores already.
     assert data.ignore == ["cat.2", *EXPECTED]
     used = load_dataset(data, place / "cache", Split(0.0, 1, "copies"))
-    assert groups(used.rows).is_unique
-    assert list(used.left_out.query("problem != 'ignored by data.ignore'")["id"]) == ["bird.30", "dog.32"]
+    assert group_duplicates(used.rows).is_unique
+    assert list(used.skipped.query("problem != 'ignored by data.ignore'")["id"]) == ["bird.30", "dog.32"]
 
 
 def test_again_in_its_own_place(made, tmp_path, monkeypatch, capsys):

@@ -16,9 +16,9 @@ from studies import write_job, write_study
 from catsdogs import report
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
-from catsdogs.comparison import summary, watch
-from catsdogs.comparison.evidence import read_evidence
-from catsdogs.comparison.terminal import print_answer
+from catsdogs.comparison import reporting, watch
+from catsdogs.comparison.study_data import read_study_data
+from catsdogs.comparison.terminal import print_summary
 from catsdogs.study.jobs import write_leaderboard, write_plan
 
 CHOICES = {"backbone": "mobilenet_v2", "augmentation": "strong", "schedule": "cosine", "label_smoothing": "none"}
@@ -50,9 +50,9 @@ def quick(monkeypatch):
 
     def write_report(folders, output, watching, images):
         asked.append(watching)
-        evidence = read_evidence(folders)
+        study_data = read_study_data(folders)
         output.write_text("a page")
-        return evidence
+        return study_data
 
     monkeypatch.setattr("catsdogs.comparison.page.writing.write_report", write_report)
     monkeypatch.setattr(watch, "write_report", write_report)
@@ -61,7 +61,7 @@ def quick(monkeypatch):
 
 def printed(folders, width):
     console = Console(width=width, file=io.StringIO())
-    print_answer(read_evidence(folders), console)
+    print_summary(read_study_data(folders), console)
     return console.file.getvalue()
 
 
@@ -292,19 +292,19 @@ def test_watching_waits_for_the_first_job_and_goes_on_where_one_is_moved_away(st
 def test_the_end_of_a_study_is_told_whatever_becomes_of_the_page(study, capsys, monkeypatch):
     broken = Mock(side_effect=ZeroDivisionError("a bug"))
     monkeypatch.setattr("catsdogs.comparison.page.writing.write_report", broken)
-    summary.summarise(study)
+    reporting.report_study(study)
     told = capsys.readouterr()
     for line in ("log loss", "Leaderboard: ", "Next: python -m catsdogs.retrain study=s"):
         assert line in told.out
     assert "Report: " not in told.out
     assert re.fullmatch("warning: .*ZeroDivisionError: a bug.*python -m catsdogs.report multirun/s.*\n", told.err)
 
-    monkeypatch.setattr("catsdogs.comparison.terminal.answer", broken)
-    summary.summarise(study)
+    monkeypatch.setattr("catsdogs.comparison.terminal.summarize", broken)
+    reporting.report_study(study)
     told = capsys.readouterr()
     assert told.err.count("\n") == 2
     assert "Next: python -m catsdogs.retrain study=s" in told.out
 
-    summary.write_page(study)
+    reporting.write_page(study)
     told = capsys.readouterr()
     assert (told.out, told.err.count("\n")) == ("", 1)

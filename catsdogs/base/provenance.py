@@ -28,12 +28,12 @@ VERSIONS_OF = (
 )
 
 
-def now() -> str:
+def utc_timestamp() -> str:
     """ISO 8601 in UTC, whole seconds."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def moment(text: Any) -> datetime.datetime | None:
+def parse_timestamp(text: Any) -> datetime.datetime | None:
     """The time that `now`, or an earlier version, wrote; with a time zone. None if it tells none."""
     try:
         told = datetime.datetime.fromisoformat(str(text))

@@ -19,7 +19,7 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json
 
 
-class Damaged(UserError):
+class CorruptedFile(UserError):
     """A file does not hold what it should.
 
     Attributes:
@@ -57,9 +57,9 @@ class Record(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             key, value = ".".join(map(str, first["loc"])), repr(first["input"])
-            raise Damaged(file, f"{key}={value[:80]}: {first['msg']}" if key else first["msg"]) from error
+            raise CorruptedFile(file, f"{key}={value[:80]}: {first['msg']}" if key else first["msg"]) from error
         except ValueError as error:
-            raise Damaged(file, str(error)) from error
+            raise CorruptedFile(file, str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -85,19 +85,19 @@ class Table:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise Damaged(file, str(error.strerror)) from error
+            raise CorruptedFile(file, str(error.strerror)) from error
         if not content.endswith(b"\n"):
-            raise Damaged(file, "its end is missing")
+            raise CorruptedFile(file, "its end is missing")
         try:
             # Texts as they are written: one may be `nan`, and a name `007`.
             texts = {name: str for name, kind in self.columns.items() if kind is str}
             table = pd.read_csv(io.BytesIO(content), dtype=texts, na_values=[""], keep_default_na=False)
             table = table.fillna(dict.fromkeys(texts, ""))
         except ValueError as error:
-            raise Damaged(file, " ".join(str(error).split())) from error
+            raise CorruptedFile(file, " ".join(str(error).split())) from error
         missing = [name for name in self.columns if name not in table and name not in self.optional]
         if missing:
-            raise Damaged(file, f"it lacks {', '.join(missing)}")
+            raise CorruptedFile(file, f"it lacks {', '.join(missing)}")
         for name, kind in self.columns.items():
             if name in table and kind is not str:
                 numbers = pd.to_numeric(table[name], errors="coerce")
@@ -105,6 +105,6 @@ class Table:
                 whole = (numbers % 1 == 0) & (numbers.abs() < 2**53)
                 wrong = ~whole if kind is int else numbers.isna() & table[name].notna()
                 if wrong.any():
-                    raise Damaged(file, f"{name}={table[name][wrong].iloc[0]} is no number")
+                    raise CorruptedFile(file, f"{name}={table[name][wrong].iloc[0]} is no number")
                 table[name] = numbers.astype(kind)
         return table

@@ -27,38 +27,38 @@ _MISTAKES_TOLD = re.compile(
 )
 
 
-class Exhausted(Exception):
+class OutOfResources(Exception):
     """Disk or memory ran out. No other trial would do better, so the job stops, and can be continued."""
 
 
-def exhausted(error: BaseException) -> Exhausted | None:
+def as_out_of_resources(error: BaseException) -> OutOfResources | None:
     """What an exception says of disk or memory, in one sentence; None if it is about something else."""
     for one in _chain(error):
-        if isinstance(one, Exhausted):
+        if isinstance(one, OutOfResources):
             return one
         library = (type(one).__module__ or "").partition(".")[0]
         told = str(one) if library in _LIBRARIES or type(one) is RuntimeError else ""
         if (isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT)) or _DISK.search(told):
             where = f" while writing {one.filename}" if isinstance(one, OSError) and one.filename else ""
-            return Exhausted(
+            return OutOfResources(
                 f"out of disk{where}: what is finished is kept; free some space, and the same command goes on"
             )
         if isinstance(one, MemoryError) or type(one).__name__ == "ResourceExhaustedError" or _MEMORY.search(told):
-            return Exhausted(
+            return OutOfResources(
                 "out of memory: what is finished is kept; end other programs, or choose a smaller fit.batch_size, "
                 "backbone or space in another study, and give the command again"
             )
     return None
 
 
-def check_others_may_do(error: Exception) -> None:
+def raise_if_fatal(error: Exception) -> None:
     """Return where an error is one of these hyperparameters, and another trial may do better.
 
     Raises:
         Exhausted: disk or memory ran out.
         Exception: the error itself, where a program makes it and no hyperparameters do.
     """
-    ran_out = exhausted(error)
+    ran_out = as_out_of_resources(error)
     if ran_out is not None:
         raise ran_out from error
     if isinstance(error, _MISTAKES) or _MISTAKES_TOLD.search(str(error)):

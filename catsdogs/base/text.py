@@ -35,7 +35,7 @@ def quoted(text: str) -> str:
     return '"' + re.sub(r"(\\+)\Z", lambda match: match[1] * 2, text) + '"'
 
 
-def no_numbers(value: str) -> str:
+def quote_numbers(value: str) -> str:
     """A value of Hydra's command line with quotes around every word that would be a number, or true or false."""
 
     def mended(word: re.Match[str]) -> str:
@@ -45,7 +45,7 @@ def no_numbers(value: str) -> str:
     return _WORD.sub(mended, value)
 
 
-def printable(text: str, kept: str = "") -> str:
+def sanitize_line(text: str, kept: str = "") -> str:
     """In one line, with a question mark for every control character that a hostile or unlucky name would bring.
 
     Args:
@@ -61,7 +61,7 @@ def listed(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
     return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`42 s`, `12 min`, `3 h 05 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"

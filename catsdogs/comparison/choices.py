@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.text import listed
-from catsdogs.comparison.evidence import Evidence
+from catsdogs.comparison.study_data import StudyData
 from catsdogs.config.schema import SearchConfig
 from catsdogs.scoring.intervals import mean_intervals
 from catsdogs.study.identity import identity
@@ -33,7 +33,7 @@ STUDY = "study"
 MOST_VALUES = 4
 
 # Stands for a choice that a job does not tell, because only another study varied it.
-UNTOLD = "not told"
+UNRECORDED = "not told"
 
 _EFFECT = ["choice", "value", "against"]
 _PAIR = [*_EFFECT, "label", "label_against"]
@@ -48,12 +48,12 @@ _KEYS = frozenset(item.name for item in dataclasses.fields(SearchConfig))
 _Told = dict[str, dict[str, str]]
 
 
-def compared_choices(evidence: Evidence) -> tuple[str, ...]:
+def compared_choices(study_data: StudyData) -> tuple[str, ...]:
     """The choices in which the comparable jobs differ, `study` among them where it tells jobs apart that else agree."""
-    return _compared(evidence, _made_choices(evidence))
+    return _compared(study_data, _made_choices(study_data))
 
 
-def choice_pairs(evidence: Evidence) -> pd.DataFrame:
+def choice_pairs(study_data: StudyData) -> pd.DataFrame:
     """Every pair of jobs behind `choice_effects`.
 
     Returns:
@@ -62,12 +62,12 @@ def choice_pairs(evidence: Evidence) -> pd.DataFrame:
         image), images. The order of value and against is that of the effect, so a difference above 0 is a pair that
         speaks against it.
     """
-    losses = evidence.losses()
-    pairs = _fair_pairs(evidence, losses)
+    losses = study_data.losses()
+    pairs = _fair_pairs(study_data, losses)
     return pairs.join(_intervals(list(_differences(losses, pairs).T)))
 
 
-def choice_effects(evidence: Evidence) -> pd.DataFrame:
+def choice_effects(study_data: StudyData) -> pd.DataFrame:
     """How much each choice changes the log loss, averaged over the pairs of jobs that differ in it alone.
 
     The differences of a pair are taken image by image and averaged over the pairs; the interval is over images. It does
@@ -80,8 +80,8 @@ def choice_effects(evidence: Evidence) -> pd.DataFrame:
         `MOST_VALUES` values each is compared with the best one only: the value whose jobs are furthest below the mean
         of the jobs that differ from them in this choice alone.
     """
-    losses = evidence.losses()
-    effects = _fair_pairs(evidence, losses).groupby(_EFFECT, sort=False)
+    losses = study_data.losses()
+    effects = _fair_pairs(study_data, losses).groupby(_EFFECT, sort=False)
     table = effects.size().reset_index(name="pairs")
     table = table.join(_intervals([_differences(losses, pairs).mean(axis=1) for _, pairs in effects]))
     table["decided"] = (table["low"] > 0) | (table["high"] < 0)
@@ -90,10 +90,10 @@ def choice_effects(evidence: Evidence) -> pd.DataFrame:
     return table[[*_EFFECT, "difference", "low", "high", "decided", "pairs", "images"]]
 
 
-def not_paired(evidence: Evidence) -> list[str]:
+def unpaired_choices(study_data: StudyData) -> list[str]:
     """Sentences about pairs of jobs that differ in one choice, but in other settings too, and so are not compared."""
-    found: dict[str, list[set[str]]] = {name: [] for name in compared_choices(evidence)}
-    for choice, _, _, unshared in _near_pairs(evidence, _made_choices(evidence)):
+    found: dict[str, list[set[str]]] = {name: [] for name in compared_choices(study_data)}
+    for choice, _, _, unshared in _near_pairs(study_data, _made_choices(study_data)):
         if unshared:
             found[choice].append(unshared)
     return [
@@ -104,34 +104,34 @@ def not_paired(evidence: Evidence) -> list[str]:
     ]
 
 
-def untold_settings(evidence: Evidence) -> list[str]:
+def unlisted_differences(study_data: StudyData) -> list[str]:
     """Keys of the configuration in which comparable jobs differ, though no choice of theirs tells it.
 
     A difference between the jobs may come from there.
     """
-    settings = list(_settings(evidence).values())
-    choices = [name for name in compared_choices(evidence) if name != STUDY]
+    settings = list(_settings(study_data).values())
+    choices = [name for name in compared_choices(study_data) if name != STUDY]
     keys = {key for other in settings[1:] for key in _differing(settings[0], other)}
     return sorted(key for key in keys if not any(_owns(choice, key) for choice in choices))
 
 
-def _near_pairs(evidence: Evidence, made: _Told) -> Iterator[tuple[str, str, str, set[str]]]:
+def _near_pairs(study_data: StudyData, made: _Told) -> Iterator[tuple[str, str, str, set[str]]]:
     """Pairs of jobs that differ in one choice, which both tell: it, the labels, and what else they do not share."""
-    settings, compared = _settings(evidence), _compared(evidence, made)
+    settings, compared = _settings(study_data), _compared(study_data, made)
     for one, other in itertools.combinations(made, 2):
         apart = [name for name in compared if made[one][name] != made[other][name]]
-        if len(apart) == 1 and UNTOLD not in (made[one][apart[0]], made[other][apart[0]]):
+        if len(apart) == 1 and UNRECORDED not in (made[one][apart[0]], made[other][apart[0]]):
             differing = _differing(settings[one], settings[other])
             yield apart[0], one, other, {key for key in differing if not _owns(apart[0], key)}
 
 
-def _fair_pairs(evidence: Evidence, losses: pd.DataFrame) -> pd.DataFrame:
+def _fair_pairs(study_data: StudyData, losses: pd.DataFrame) -> pd.DataFrame:
     """Pairs that differ in nothing else, in the order of the effects: choice, value, against, label, label_against."""
-    made = _made_choices(evidence)
+    made = _made_choices(study_data)
     rows = []
     # Jobs that differ from one another in this choice alone: the best of them names them.
     first_of_alike: dict[tuple[str, str], str] = {}
-    for choice, one, other, unshared in _near_pairs(evidence, made):
+    for choice, one, other, unshared in _near_pairs(study_data, made):
         if not unshared:
             first = first_of_alike[choice, other] = first_of_alike.setdefault((choice, one), one)
             (value, label), (against, label_against) = sorted((made[name][choice], name) for name in (one, other))
@@ -144,7 +144,7 @@ def _fair_pairs(evidence: Evidence, losses: pd.DataFrame) -> pd.DataFrame:
     pairs["apart"] = means[pairs["label"]].to_numpy() - means[pairs["label_against"]].to_numpy()
     apart = pairs.groupby(_EFFECT)["apart"].transform("mean")
     pairs = pairs.assign(size=-apart.abs(), worse=apart > 0, rank=pairs["first"].map(list(made).index))
-    pairs["place"] = pairs["choice"].map(_compared(evidence, made).index)
+    pairs["place"] = pairs["choice"].map(_compared(study_data, made).index)
     pairs = pairs.sort_values(["place", "size", "value", "against", "rank"], kind="stable", ignore_index=True)
     turned = {"value": "against", "against": "value", "label": "label_against", "label_against": "label"}
     return pairs[_PAIR].where(~pairs["worse"], pairs.rename(columns=turned)[_PAIR])
@@ -173,29 +173,34 @@ def _intervals(vectors: list[np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(map(dataclasses.astuple, intervals), columns=list(_MEASURED)).astype(_MEASURED)
 
 
-def _made_choices(evidence: Evidence) -> _Told:
+def _made_choices(study_data: StudyData) -> _Told:
     """Their value of every choice, `UNTOLD` if nothing tells it; and their study."""
-    studies = dict(zip(evidence.board["label"], evidence.board["study"], strict=True))
+    studies = dict(zip(study_data.leaderboard["label"], study_data.leaderboard["study"], strict=True))
     return {
         label: {STUDY: str(studies[label])}
-        | {name: UNTOLD if (told := evidence.jobs[label].choice(name)) is None else told for name in evidence.choices}
-        for label in evidence.comparable()
+        | {
+            name: UNRECORDED if (told := study_data.jobs[label].choice(name)) is None else told
+            for name in study_data.choices
+        }
+        for label in study_data.comparable()
     }
 
 
-def _compared(evidence: Evidence, made: _Told) -> tuple[str, ...]:
+def _compared(study_data: StudyData, made: _Told) -> tuple[str, ...]:
     def told(names: list[str]) -> set[tuple[str, ...]]:
         return {tuple(values[name] for name in names) for values in made.values()}
 
-    names = [name for name in evidence.choices if len(told([name])) > 1]
+    names = [name for name in study_data.choices if len(told([name])) > 1]
     if STUDY not in names and len(told([*names, STUDY])) > len(told(names)):
         names.append(STUDY)
     return tuple(names)
 
 
-def _settings(evidence: Evidence) -> _Told:
+def _settings(study_data: StudyData) -> _Told:
     """Every value of their configuration that decides their numbers, by dotted key."""
-    return {label: dict(_leaves(identity(evidence.jobs[label].result["config"]))) for label in evidence.comparable()}
+    return {
+        label: dict(_leaves(identity(study_data.jobs[label].result["config"]))) for label in study_data.comparable()
+    }
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, str]]:

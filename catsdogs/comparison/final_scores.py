@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from catsdogs.comparison.evidence import Final
+from catsdogs.comparison.study_data import FinalModel
 from catsdogs.scoring.intervals import mean_intervals
 from catsdogs.scoring.scores import log_loss_per_image
 
@@ -20,7 +20,7 @@ KINDS = {"plain": "", "tta": "_tta", "calibrated": "_calibrated"}
 _COLUMNS: dict[str, Any] = {"value": float, "low": float, "high": float, "split": str, "size": "Int64"}
 
 
-def final_scores(final: Final) -> pd.DataFrame:
+def final_scores(final: FinalModel) -> pd.DataFrame:
     """Every score of a final model, as its `metrics.json` tells it.
 
     Returns:
@@ -45,7 +45,7 @@ def final_scores(final: Final) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def tta_gains(final: Final) -> dict[str, Any]:
+def tta_gains(final: FinalModel) -> dict[str, Any]:
     """By split, log loss without minus log loss with TTA, image by image, as `metrics.json` tells it.
 
     Version 0.2 did not write it; of its models, that on the validation images.

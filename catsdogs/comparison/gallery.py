@@ -21,15 +21,15 @@ import pandas as pd
 from PIL import Image
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.records import Damaged, Table
-from catsdogs.comparison.answer import Answer
-from catsdogs.comparison.evidence import Evidence, Final
+from catsdogs.base.records import CorruptedFile, Table
+from catsdogs.comparison.study_data import FinalModel, StudyData
+from catsdogs.comparison.summary import Summary
 from catsdogs.config.locations import default_cache
 from catsdogs.data.archive import image_paths
 from catsdogs.data.catalog import ids_of
 from catsdogs.data.images import decode
 from catsdogs.scoring.scores import log_loss_per_image
-from catsdogs.study.jobs import Job
+from catsdogs.study.jobs import JobRecord
 
 MOST_MISTAKES = 24
 MOST_UNSURE = 12
@@ -66,7 +66,7 @@ class Gallery:
     ignored: list[str]
 
 
-def gallery(evidence: Evidence, answer: Answer, images: Path | None = None) -> Gallery | None:
+def gallery(study_data: StudyData, answer: Summary, images: Path | None = None) -> Gallery | None:
     """The gallery of the final model of the best job's study, else of the best trial of the best job.
 
     A final model is judged by the probabilities that it submits: with test-time augmentation where it has some. None
@@ -77,12 +77,12 @@ def gallery(evidence: Evidence, answer: Answer, images: Path | None = None) -> G
     """
     if answer.best is None:
         return None
-    final = evidence.finals.get(str(evidence.board.set_index("label")["study"][answer.best]))
-    judged = _of_final(evidence, final) if final is not None else None
-    if judged is None and answer.best in evidence.predictions:
-        job = evidence.jobs[answer.best]
+    final = study_data.final_models.get(str(study_data.leaderboard.set_index("label")["study"][answer.best]))
+    judged = _of_final(study_data, final) if final is not None else None
+    if judged is None and answer.best in study_data.predictions:
+        job = study_data.jobs[answer.best]
         trial = "the best trial" if answer.trial is None else f"trial {answer.trial}, the best"
-        judged = f"{trial} of job {answer.best}", evidence.predictions[answer.best], job, job.result["config"]
+        judged = f"{trial} of job {answer.best}", study_data.predictions[answer.best], job, job.result["config"]
     if judged is None:
         return None
     source, table, job, config = judged
@@ -110,12 +110,14 @@ def gallery(evidence: Evidence, answer: Answer, images: Path | None = None) -> G
     )
 
 
-def _of_final(evidence: Evidence, final: Final) -> tuple[str, pd.DataFrame, Job, dict[str, Any]] | None:
+def _of_final(study_data: StudyData, final: FinalModel) -> tuple[str, pd.DataFrame, JobRecord, dict[str, Any]] | None:
     """Source, answers, job and configuration of a final model; None if it was judged on no labelled image."""
     table = final.predictions
     table = table[(table["split"] == "validation") & table["label"].isin([0, 1]) & table["p_dog"].between(0, 1)]
-    row = evidence.board[(evidence.board["study"] == final.study) & (evidence.board["job"] == final.metrics.get("job"))]
-    labels = [label for label in row["label"] if label in evidence.jobs]
+    row = study_data.leaderboard[
+        (study_data.leaderboard["study"] == final.study) & (study_data.leaderboard["job"] == final.metrics.get("job"))
+    ]
+    labels = [label for label in row["label"] if label in study_data.jobs]
     if table.empty or not labels or not table["id"].is_unique:
         return None
     judged_by = final.metrics.get("validated_by")
@@ -125,7 +127,7 @@ def _of_final(evidence: Evidence, final: Final) -> tuple[str, pd.DataFrame, Job,
     for name, told in (("p_dog_tta", ", with test-time augmentation"), ("p_dog_calibrated", ", calibrated")):
         if name in table and table[name].between(0, 1).all():
             table, source = table.assign(p_dog=table[name]), source + told
-    job = evidence.jobs[labels[0]]
+    job = study_data.jobs[labels[0]]
     if judged_by != "folds" and (final.metrics.get("fit_on") == "all" or judged_by == "search"):
         # The final model has seen these images; `retrain` kept what the trial's own model had said of them.
         source = f"trial {final.metrics.get('trial')} of job {labels[0]}, before it was trained again on all images"
@@ -133,12 +135,12 @@ def _of_final(evidence: Evidence, final: Final) -> tuple[str, pd.DataFrame, Job,
 
 
 def _thumbnails(
-    ids: list[str], job: Job, config: dict[str, Any], images: Path | None
+    ids: list[str], job: JobRecord, config: dict[str, Any], images: Path | None
 ) -> tuple[dict[str, str], str | None]:
     """Thumbnails by id, and why some are missing."""
     try:
         table = _SPLIT.read(job.folder / "split.csv")
-    except Damaged:
+    except CorruptedFile:
         table = None
     if table is None:
         return {}, (
@@ -167,7 +169,7 @@ def _thumbnails(
     )
 
 
-def _folders(job: Job, config: dict[str, Any], images: Path | None) -> list[Path]:
+def _folders(job: JobRecord, config: dict[str, Any], images: Path | None) -> list[Path]:
     """Where the images of a job may lie, the likeliest first."""
     caches = [str(default_cache())]
     folders = [] if images is None else [images]

@@ -11,7 +11,7 @@ from sklearn.inspection import permutation_importance
 from sklearn.model_selection import GroupKFold
 
 from catsdogs.comparison.choices import compared_choices
-from catsdogs.comparison.evidence import Evidence
+from catsdogs.comparison.study_data import StudyData
 from catsdogs.scoring.scores import EPSILON
 
 # Different points of the space. Of 60 simulated studies in which chance alone decided, the forest claimed to explain at
@@ -48,12 +48,12 @@ class Importance:
     trials: int
 
     @property
-    def tells(self) -> bool:
+    def is_informative(self) -> bool:
         """Whether the forest explains anything, so that the table may be read."""
         return self.r2 > 0
 
 
-def importance(evidence: Evidence) -> Importance | None:
+def importance(study_data: StudyData) -> Importance | None:
     """Learn the log loss of trials from their hyperparameters and from the choices of their jobs.
 
     Permutation importance (Breiman 2001, section 10) of a random forest on held-out trials, in 4 repeats of 5 folds.
@@ -65,12 +65,12 @@ def importance(evidence: Evidence) -> Importance | None:
     Returns:
         None if trials at fewer than FEWEST_POINTS points completed on the images of the best job, or all gave the same.
     """
-    trials = _comparable_trials(evidence)
+    trials = _comparable_trials(study_data)
     loss = np.log(np.maximum(trials["val_log_loss"].to_numpy(dtype=np.float64), EPSILON))
-    names = [*compared_choices(evidence), *evidence.hyperparameters, _BUDGET]
+    names = [*compared_choices(study_data), *study_data.hyperparameters, _BUDGET]
     columns = {name: _encoded(trials[name]) for name in dict.fromkeys(names) if name in trials}
     inputs = pd.DataFrame({name: values for name, values in columns.items() if len(np.unique(values)) > 1})
-    searched = [name for name in evidence.hyperparameters if name in inputs]
+    searched = [name for name in study_data.hyperparameters if name in inputs]
     if not searched or np.ptp(loss) == 0:
         return None
     points = inputs.groupby(searched, dropna=False).ngroup().to_numpy()
@@ -83,14 +83,14 @@ def importance(evidence: Evidence) -> Importance | None:
     return Importance(table.loc[order].reset_index(drop=True), r2, len(trials))
 
 
-def _comparable_trials(evidence: Evidence) -> pd.DataFrame:
+def _comparable_trials(study_data: StudyData) -> pd.DataFrame:
     """Completed trials that were validated on the same images as the best job."""
-    board = evidence.board[evidence.board["val_log_loss"].notna()]
-    if board.empty or evidence.trials.empty:
-        return evidence.trials.iloc[:0]
+    board = study_data.leaderboard[study_data.leaderboard["val_log_loss"].notna()]
+    if board.empty or study_data.trials.empty:
+        return study_data.trials.iloc[:0]
     same = (board["data_digest"] == board["data_digest"].iloc[0]) | (board.index == board.index[0])
-    alike = evidence.trials["label"].isin(board.loc[same, "label"])
-    return evidence.trials[alike & evidence.trials["val_log_loss"].notna()]
+    alike = study_data.trials["label"].isin(board.loc[same, "label"])
+    return study_data.trials[alike & study_data.trials["val_log_loss"].notna()]
 
 
 def _encoded(values: pd.Series) -> np.ndarray:

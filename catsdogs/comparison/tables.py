@@ -13,13 +13,13 @@ from typing import Any
 import pandas as pd
 
 from catsdogs.base.files import write_csv
-from catsdogs.comparison.answer import Answer, answer, score_intervals
 from catsdogs.comparison.choices import choice_effects, choice_pairs
-from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.final_scores import final_scores
 from catsdogs.comparison.gallery import Gallery, gallery
 from catsdogs.comparison.importance import Importance, importance
-from catsdogs.scoring.intervals import Interval
+from catsdogs.comparison.study_data import StudyData
+from catsdogs.comparison.summary import Summary, score_intervals, summarize
+from catsdogs.scoring.intervals import Estimate
 from catsdogs.study.jobs import job_columns
 
 # What every table says, in the order in which the page shows them.
@@ -41,16 +41,16 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Findings:
-    """The evidence and all that was concluded from it, worked out once.
+    """The study_data and all that was concluded from it, worked out once.
 
     Attributes:
         intervals: log loss of every comparable job, by label.
         scores: of the final models, by study.
     """
 
-    evidence: Evidence
-    answer: Answer
-    intervals: dict[str, Interval]
+    study_data: StudyData
+    summary: Summary
+    intervals: dict[str, Estimate]
     pairs: pd.DataFrame
     effects: pd.DataFrame
     importance: Importance | None
@@ -58,41 +58,41 @@ class Findings:
     gallery: Gallery | None
 
 
-def findings(evidence: Evidence, images: Path | None = None) -> Findings:
+def findings(study_data: StudyData, images: Path | None = None) -> Findings:
     """
     Args:
         images: folder of the images, as the user gave it; None: it is looked for in the usual places.
     """
-    told = answer(evidence)
+    told = summarize(study_data)
     return Findings(
-        evidence=evidence,
-        answer=told,
-        intervals=score_intervals(evidence),
-        pairs=choice_pairs(evidence),
-        effects=choice_effects(evidence),
-        importance=importance(evidence),
-        scores={study: final_scores(final) for study, final in evidence.finals.items()},
-        gallery=gallery(evidence, told, images),
+        study_data=study_data,
+        summary=told,
+        intervals=score_intervals(study_data),
+        pairs=choice_pairs(study_data),
+        effects=choice_effects(study_data),
+        importance=importance(study_data),
+        scores={study: final_scores(final) for study, final in study_data.final_models.items()},
+        gallery=gallery(study_data, told, images),
     )
 
 
 def tables(found: Findings) -> dict[str, pd.DataFrame]:
     """Every table behind the page that has a row, by the name of its file; numbers unrounded."""
-    evidence = found.evidence
-    differences, common = what_ran(evidence)
+    study_data = found.study_data
+    differences, common = what_ran(study_data)
     wrong, unsure = (found.gallery.wrong, found.gallery.unsure) if found.gallery else (pd.DataFrame(), [])
     made = {
         "jobs": _jobs(found),
         "effects": found.effects,
         "pairs": found.pairs,
-        "trials": evidence.trials,
+        "trials": study_data.trials,
         "importance": pd.DataFrame() if found.importance is None else found.importance.table,
-        "epochs": evidence.epochs,
+        "epochs": study_data.epochs,
         "scores": _by_study(found.scores),
         "predictions": _by_study(
             {
                 study: final.predictions[final.predictions["label"].notna() & final.predictions["p_dog"].notna()]
-                for study, final in evidence.finals.items()
+                for study, final in study_data.final_models.items()
             }
         ),
         "mistakes": wrong,
@@ -113,14 +113,14 @@ def write_tables(folder: Path, made: Mapping[str, pd.DataFrame]) -> None:
         write_csv(folder / f"{name}.csv", table)
 
 
-def what_ran(evidence: Evidence) -> tuple[pd.DataFrame, pd.DataFrame]:
+def what_ran(study_data: StudyData) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Configuration, versions, data and machine of the jobs.
 
     Returns:
         What differs between jobs: a row per key, `key` and a column per label; and what all share: `key`, `value`.
         Keys are joined by dots; a key that a job does not have is empty.
     """
-    by_label = {label: _facts(job.result) for label, job in evidence.jobs.items()}
+    by_label = {label: _facts(job.result) for label, job in study_data.jobs.items()}
     keys = list(dict.fromkeys(key for facts in by_label.values() for key in facts))
     rows: dict[bool, list[dict[str, str]]] = {True: [], False: []}
     for key in keys:
@@ -154,15 +154,15 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _jobs(found: Findings) -> pd.DataFrame:
     """The board, with the interval of the log loss and the share of resamples in which a job is the best."""
-    evidence = found.evidence
+    study_data = found.study_data
     added: dict[str, dict[str, Any]] = {
         "val_log_loss_low": {label: interval.low for label, interval in found.intervals.items()},
         "val_log_loss_high": {label: interval.high for label, interval in found.intervals.items()},
-        "share_best": found.answer.share_best,
+        "share_best": found.summary.share_best,
     }
-    labels = evidence.board["label"]
-    table = evidence.board.assign(**{name: labels.map(told).astype(float) for name, told in added.items()})
-    return table[[name for name in job_columns(evidence.choices, evidence.hyperparameters) if name in table]]
+    labels = study_data.leaderboard["label"]
+    table = study_data.leaderboard.assign(**{name: labels.map(told).astype(float) for name, told in added.items()})
+    return table[[name for name in job_columns(study_data.choices, study_data.hyperparameters) if name in table]]
 
 
 def _by_study(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

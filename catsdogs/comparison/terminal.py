@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from catsdogs.comparison.answer import Answer, answer, score_intervals
-from catsdogs.comparison.evidence import Evidence
+from catsdogs.comparison.study_data import StudyData
+from catsdogs.comparison.summary import Summary, score_intervals, summarize
 from catsdogs.pages.formats import MISSING, between, count, loss, percent, time_spent, value, words
-from catsdogs.scoring.intervals import Interval
+from catsdogs.scoring.intervals import Estimate
 from catsdogs.study.jobs import FAILED, OK, RUNNING
 
 # Columns of everything that is not a terminal, and the most of a terminal: longer lines are hard to read.
@@ -18,39 +18,39 @@ _WIDTH = 100
 _NARROW = 80
 
 
-def print_answer(evidence: Evidence, console: Console | None = None) -> Answer:
+def print_summary(study_data: StudyData, console: Console | None = None) -> Summary:
     """Print it all, and give the answer.
 
     Args:
         console: None: standard output, in at most 100 columns.
     """
-    console = console or answer_console()
-    found = answer(evidence)
+    console = console or summary_console()
+    found = summarize(study_data)
     console.print()
     console.print(Text(found.headline, style="bold"))
     for sentence in found.sentences:
         console.print(Text(sentence))
     console.print()
-    _print_table(evidence, score_intervals(evidence), console)
-    for sentence in [*found.caveats, *evidence.problems]:
+    _print_table(study_data, score_intervals(study_data), console)
+    for sentence in [*found.caveats, *study_data.problems]:
         console.print(Text("- ").append(sentence))
-    for row in evidence.board.to_dict("records"):
+    for row in study_data.leaderboard.to_dict("records"):
         if row["status"] == FAILED:
             told = str(row["error"] or "").strip().splitlines() or ["it does not tell why"]
             console.print(Text(f"{row['label']} failed: {told[0]}"))
     return found
 
 
-def answer_console() -> Console:
+def summary_console() -> Console:
     """For answers of one width, in a terminal and in a file."""
     console = Console()
     return Console(width=min(console.width, _WIDTH) if console.is_terminal else _WIDTH)
 
 
-def _print_table(evidence: Evidence, intervals: dict[str, Interval], console: Console) -> None:
+def _print_table(study_data: StudyData, intervals: dict[str, Estimate], console: Console) -> None:
     """A row per job, best first. Choices in which all jobs agree are told once, under the table."""
-    varied = evidence.varied_choices
-    several = len(evidence.studies) > 1
+    varied = study_data.varied_choices
+    several = len(study_data.studies) > 1
     named = ", ".join(words(name) for name in varied) or "job"
     wide = console.width >= _NARROW
     # The page has the rest; numbers that are folded to fit cannot be read.
@@ -61,10 +61,10 @@ def _print_table(evidence: Evidence, intervals: dict[str, Interval], console: Co
     for header in headers:
         text = header in ("study", named, "best hyperparameters")
         table.add_column(header, justify="left" if text else "right", overflow="fold", no_wrap=not text)
-    board = evidence.board.astype(object).where(evidence.board.notna(), None)
+    board = study_data.leaderboard.astype(object).where(study_data.leaderboard.notna(), None)
     for row in board.to_dict("records"):
         begun = any(row[name] is not None for name in varied)
-        best = [f"{name}={value(row[name])}" for name in evidence.hyperparameters if row[name] is not None]
+        best = [f"{name}={value(row[name])}" for name in study_data.hyperparameters if row[name] is not None]
         trials = row["trials_planned"] if row["status"] == RUNNING else row["trials"]
         cells = {
             "study": str(row["study"]),
@@ -79,6 +79,6 @@ def _print_table(evidence: Evidence, intervals: dict[str, Interval], console: Co
         # As Text, because rich would take [brackets] in a value for markup.
         table.add_row(*(Text(cells[header]) for header in headers))
     console.print(table)
-    told = ", ".join(f"{words(name)} {chosen}" for name, chosen in evidence.shared_choices.items())
+    told = ", ".join(f"{words(name)} {chosen}" for name, chosen in study_data.shared_choices.items())
     if told:
-        console.print(Text(f"{'All jobs' if len(evidence.board) > 1 else 'The job'}: {told}"))
+        console.print(Text(f"{'All jobs' if len(study_data.leaderboard) > 1 else 'The job'}: {told}"))

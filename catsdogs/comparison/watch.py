@@ -8,29 +8,29 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from catsdogs.base.text import printable
-from catsdogs.comparison.evidence import Evidence
+from catsdogs.base.text import sanitize_line
 from catsdogs.comparison.page.writing import write_report
+from catsdogs.comparison.study_data import StudyData
 from catsdogs.study.jobs import PLAN, RESULT, State, write_leaderboard
 from catsdogs.study.study_progress import line
 
 
-def watch(folders: list[Path], output: Path, seconds: float, images: Path | None) -> Evidence:
+def watch(folders: list[Path], output: Path, seconds: float, images: Path | None) -> StudyData:
     """Write page, tables and leaderboards again and again until no job runs or waits any more, or Ctrl-C."""
     for folder in folders:
         while (folder / PLAN).is_file() and not any(folder.glob(f"*/{RESULT}")):
-            print(printable(f"{folder.resolve().name}: no job has begun yet"), flush=True)
+            print(sanitize_line(f"{folder.resolve().name}: no job has begun yet"), flush=True)
             time.sleep(seconds)
     try:
         while True:
             # A failed job may be moved away while it is read.
             with suppress(FileNotFoundError):
-                evidence = write_report(folders, output, True, images)
+                study_data = write_report(folders, output, True, images)
                 write_leaderboards(folders)
                 now = datetime.datetime.now(datetime.UTC)
                 lines = [line(folder, now, folder.resolve().name) for folder in folders]
                 print(f"{now.astimezone():%H:%M:%S} {'; '.join(lines)}", flush=True)
-                if not evidence.board["state"].isin([State.RUNNING, State.WAITING]).any():
+                if not study_data.leaderboard["state"].isin([State.RUNNING, State.WAITING]).any():
                     break
             time.sleep(seconds)
     except KeyboardInterrupt:

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from catsdogs.base.errors import UserError, first_line
-from catsdogs.base.text import no_numbers, quoted
+from catsdogs.base.text import quote_numbers, quoted
 from catsdogs.config.schema import SearchConfig, text_keys, validated
 
 # The groups whose choices name a job and are compared in the report.
@@ -42,7 +42,7 @@ MAX_JOB_NAME = 120
 _TEXT_KEYS = frozenset(text_keys())
 
 
-def checked(config: DictConfig) -> SearchConfig:
+def to_search_config(config: DictConfig) -> SearchConfig:
     """The composed configuration of a search as plain dataclasses.
 
     Raises:
@@ -56,14 +56,14 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     try:
         return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
-        raise UserError(sentence(error)) from error
+        raise UserError(format_config_error(error)) from error
 
 
 def as_typed(override: str) -> str:
     """An override whose texts stay texts: Hydra would read the number 202401 in `study=2024_01`."""
     key, equals, value = override.partition("=")
     if key.lstrip("+") in _TEXT_KEYS:
-        value = no_numbers(value)
+        value = quote_numbers(value)
     # A dimension of the space may be given keys that its file leaves out, such as step.
     return ("++" if key.startswith("space.") else "") + key + equals + value
 
@@ -157,7 +157,7 @@ def resolve_job_name(choices: Any, overrides: Any, sweeper: Any, varied: Any) ->
     return job_name(dict(choices), list(overrides), swept + list(varied))
 
 
-def sentence(error: BaseException) -> str:
+def format_config_error(error: BaseException) -> str:
     """What went wrong while composing, in one sentence that names the key, the value and the remedy."""
     if isinstance(error, UserError):
         return str(error)
@@ -181,7 +181,7 @@ def sentence(error: BaseException) -> str:
 
 
 # What a command line or a configuration raises that cannot be composed, or is refused.
-MISTAKES = (HydraException, OmegaConfBaseException, UserError)
+CONFIG_ERRORS = (HydraException, OmegaConfBaseException, UserError)
 
 
 def raised_by_hydra(error: BaseException) -> bool:

@@ -23,7 +23,7 @@ CROP_FRACTION = 7 / 8
 _CROPS = ((0, 0), (-1, -1), (1, -1), (-1, 1), (1, 1))
 CROPS = len(_CROPS)
 
-RULES = 2  # of what a view is; part of the key of stored activations, to be counted up when it changes
+CACHE_VERSION = 2  # of what a view is; part of the key of stored activations, to be counted up when it changes
 
 _BORDERS = {"reflect": cv2.BORDER_REFLECT_101, "replicate": cv2.BORDER_REPLICATE, "black": cv2.BORDER_CONSTANT}
 
@@ -33,7 +33,7 @@ _MID_GREY = 127.5
 
 
 @dataclass(frozen=True)
-class Changes:
+class TransformParams:
     """What happens to every image of a view; each array is (N,).
 
     Rotation is counter-clockwise, shifts go right and down as a fraction of the side, zoom above 1 enlarges, shear
@@ -82,16 +82,18 @@ def augment(
     Returns:
         (N, S, S, 3) uint8, newly made.
     """
-    return changed(images, changes(keys, augmentation, seed, view, stream), augmentation.border)
+    return apply_transforms(images, sample_transforms(keys, augmentation, seed, view, stream), augmentation.border)
 
 
-def changes(keys: np.ndarray, augmentation: Augmentation, seed: int, view: int, stream: str = "training") -> Changes:
+def sample_transforms(
+    keys: np.ndarray, augmentation: Augmentation, seed: int, view: int, stream: str = "training"
+) -> TransformParams:
     """What `augment` does to the images of these keys; arguments as there."""
     # Numbers are drawn whether they are used or not: a change that is switched off, or appended here, leaves the others
     # as they were, so two augmentations share their random numbers.
     flip, *others = uniforms(keys, seed, view, stream).T
     rotation, shift_x, shift_y, zoom, shear, brightness, contrast, saturation = (2 * number - 1 for number in others)
-    return Changes(
+    return TransformParams(
         flip=flip < augmentation.flip_probability,
         rotation_degrees=rotation * augmentation.rotation_degrees,
         shift_x_fraction=shift_x * augmentation.shift_fraction,
@@ -104,7 +106,7 @@ def changes(keys: np.ndarray, augmentation: Augmentation, seed: int, view: int, 
     )
 
 
-def changed(images: np.ndarray, drawn: Changes, border: str) -> np.ndarray:
+def apply_transforms(images: np.ndarray, drawn: TransformParams, border: str) -> np.ndarray:
     """The images after their changes.
 
     Flip, zoom, shear, rotation and shift, in this order and about the image's centre, are one warp with bilinear
@@ -119,7 +121,7 @@ def changed(images: np.ndarray, drawn: Changes, border: str) -> np.ndarray:
         (N, S, S, 3) uint8, newly made.
     """
     side = images.shape[1]
-    matrices, colours = _warp_matrices(drawn, side), _colour_matrices(drawn)
+    matrices, colours = _warp_matrices(drawn, side), _color_matrices(drawn)
     # Whether pixels move by more than a flip, and whether they change their colours.
     warped = (drawn.shift_x_fraction != 0) | (drawn.shift_y_fraction != 0) | (drawn.rotation_degrees != 0)
     warped |= (drawn.zoom != 1) | (drawn.shear_degrees != 0)
@@ -177,7 +179,7 @@ def uniforms(keys: np.ndarray, seed: int, view: int, stream: str) -> np.ndarray:
     return np.array(drawn).reshape(len(keys), 9)
 
 
-def _warp_matrices(drawn: Changes, side: int) -> np.ndarray:
+def _warp_matrices(drawn: TransformParams, side: int) -> np.ndarray:
     """(N, 2, 3) float64: where pixel (x, y, 1) of an image goes, y downwards, about the centre ((S-1)/2, (S-1)/2)."""
     angle = np.deg2rad(drawn.rotation_degrees)
     cos, sin, tan = np.cos(angle), np.sin(angle), np.tan(np.deg2rad(drawn.shear_degrees))
@@ -195,7 +197,7 @@ def _warp_matrices(drawn: Changes, side: int) -> np.ndarray:
     return np.concatenate([linear, offset[:, :, None]], axis=2)
 
 
-def _colour_matrices(drawn: Changes) -> np.ndarray:
+def _color_matrices(drawn: TransformParams) -> np.ndarray:
     """(N, 3, 4) float64: new RGB = matrix @ (R, G, B, 1), before rounding and clipping to 0..255."""
     s = drawn.saturation[:, None, None]
     gain = (drawn.brightness * drawn.contrast)[:, None, None]

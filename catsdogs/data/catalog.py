@@ -25,7 +25,9 @@ CAT, DOG = 0.0, 1.0
 
 LABELS_COME_FROM = "a file name such as cat.1.jpg or dog_2.png, or a folder named cat, cats, dog or dogs"
 
-_VERSION = "v2"  # of the rules here; part of the file name of stored catalogues, to be counted up when they change
+_CACHE_VERSION = (
+    "v2"  # of the rules here; part of the file name of stored catalogues, to be counted up when they change
+)
 
 _FOLDER_LABELS = {"cat": CAT, "cats": CAT, "dog": DOG, "dogs": DOG}
 _NAMED = re.compile(r"(cat|dog)(?![^\W\d_])", re.IGNORECASE)  # not followed by a letter
@@ -33,7 +35,7 @@ _NAMED = re.compile(r"(cat|dog)(?![^\W\d_])", re.IGNORECASE)  # not followed by 
 _log = logging.getLogger(__name__)
 
 
-def catalogue(folder: ImageFolder, cache: Path) -> pd.DataFrame:
+def build_catalog(folder: ImageFolder, cache: Path) -> pd.DataFrame:
     """Look at every image of a folder, once: the table is kept as `cache/catalogues/<digest>-v2.csv`.
 
     Returns:
@@ -51,7 +53,7 @@ def catalogue(folder: ImageFolder, cache: Path) -> pd.DataFrame:
     Raises:
         UserError: a file cannot be read, or the cache cannot be written.
     """
-    path = cache / "catalogues" / f"{folder.digest}-{_VERSION}.csv"
+    path = cache / "catalogues" / f"{folder.digest}-{_CACHE_VERSION}.csv"
     if not path.exists():
         paths = image_paths(folder.root)
         _log.info("looking at %d images in %s", len(paths), folder.root)

@@ -17,8 +17,8 @@ from catsdogs.base.text import listed
 from catsdogs.config.schema import Data, Split
 from catsdogs.data import near_duplicates
 from catsdogs.data.archive import ImageFolder, open_images
-from catsdogs.data.catalog import CAT, DOG, LABELS_COME_FROM, catalogue
-from catsdogs.data.split import divide, subset
+from catsdogs.data.catalog import CAT, DOG, LABELS_COME_FROM, build_catalog
+from catsdogs.data.split import assign_splits, subset
 
 _IGNORED = "ignored by data.ignore"
 
@@ -40,11 +40,11 @@ class Dataset:
     Attributes:
         rows: the labelled images in use; problem is "", and split and fold, as `split.divide` gives them, are further
             columns.
-        root: folder that the paths of `rows` and `left_out` are relative to.
+        root: folder that the paths of `rows` and `skipped` are relative to.
         test: every test image, also those that do not decode, which alone have a problem (and width 0); label is NaN in
             all rows unless all are labelled. None: there is no test set.
         test_root: folder that the paths of `test` are relative to.
-        left_out: the training images that are not used, each with the reason as its problem.
+        skipped: the training images that are not used, each with the reason as its problem.
         digest: sha256 over (id, label, sha256, split) of `rows`, with several folds over the fold too; 64 hexadecimal
             digits.
         images_digest: of the folder of `rows`, see `ImageFolder.digest`.
@@ -54,7 +54,7 @@ class Dataset:
     root: Path
     test: pd.DataFrame | None
     test_root: Path | None
-    left_out: pd.DataFrame
+    skipped: pd.DataFrame
     digest: str
     images_digest: str
 
@@ -93,28 +93,28 @@ def load_dataset(data: Data, cache: Path, division: Split) -> Dataset:
     train, test = _sources(data, cache)
     folder = _opened("train", train, data, cache)
     test_folder = None if test is None else _opened("test", test, data, cache)
-    table = catalogue(folder, cache)
-    test_table = None if test_folder is None else catalogue(test_folder, cache)
+    table = build_catalog(folder, cache)
+    test_table = None if test_folder is None else build_catalog(test_folder, cache)
 
     table["problem"] = _problems(table, data.ignore)
     rows = table[table["problem"] == ""]
-    left_out = table[table["problem"] != ""].reset_index(drop=True)
-    _report(left_out, len(table))
-    _check_classes(rows, left_out, train, test_table)
+    skipped = table[table["problem"] != ""].reset_index(drop=True)
+    _report(skipped, len(table))
+    _check_classes(rows, skipped, train, test_table)
     rows = subset(rows, data.limit, data.split_seed).reset_index(drop=True)
     units = rows
     if division.together == "near_duplicates":
-        units = rows.assign(groups=near_duplicates.groups(rows))
+        units = rows.assign(groups=near_duplicates.group_duplicates(rows))
         joined = len(rows) - units["groups"].nunique() - int(rows["sha256"].duplicated().sum())
         if joined:
             _log.info("%d near-duplicates stay on the side of the image that they resemble", joined)
-    rows = rows.join(divide(units, division, data.validation_fraction, data.split_seed))
+    rows = rows.join(assign_splits(units, division, data.validation_fraction, data.split_seed))
     return Dataset(
         rows=rows,
         root=folder.root,
         test=None if test_table is None else _test_rows(test_table),
         test_root=None if test_folder is None else test_folder.root,
-        left_out=left_out,
+        skipped=skipped,
         digest=_digest(rows, division),
         images_digest=folder.digest,
     )
@@ -160,17 +160,17 @@ def _problems(table: pd.DataFrame, ignore: list[str]) -> pd.Series:
     return problems
 
 
-def _report(left_out: pd.DataFrame, total: int) -> None:
+def _report(skipped: pd.DataFrame, total: int) -> None:
     """Say what is left out; what was asked to be left out needs no warning."""
-    unasked = left_out[left_out["problem"] != _IGNORED]
-    if len(unasked) < len(left_out):
-        _log.info("data.ignore leaves out %d of %d training images", len(left_out) - len(unasked), total)
+    unasked = skipped[skipped["problem"] != _IGNORED]
+    if len(unasked) < len(skipped):
+        _log.info("data.ignore leaves out %d of %d training images", len(skipped) - len(unasked), total)
     if len(unasked):
         named = [f"{row.id} ({row.problem})" for row in unasked.itertuples()]
         _log.warning("%d of %d training images are left out: %s", len(unasked), total, listed(named))
 
 
-def _check_classes(rows: pd.DataFrame, left_out: pd.DataFrame, train: Path, test: pd.DataFrame | None) -> None:
+def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, train: Path, test: pd.DataFrame | None) -> None:
     cats, dogs = int((rows["label"] == CAT).sum()), int((rows["label"] == DOG).sum())
     if cats and dogs:
         return
@@ -180,15 +180,15 @@ def _check_classes(rows: pd.DataFrame, left_out: pd.DataFrame, train: Path, test
             f"data.train: {train} has {cats or dogs} usable images of {there} but none of {missing}; add {missing}, "
             f"whose label is told by {LABELS_COME_FROM}"
         )
-    if (left_out["problem"] == "no label").any():
+    if (skipped["problem"] == "no label").any():
         swapped = test is not None and bool(test["label"].notna().any())
         hint = "; data.test has labels, so the two may have changed places" if swapped else ""
         raise UserError(
             f"data.train: none of the usable images of {train} has a label, which is told by {LABELS_COME_FROM}{hint}"
         )
     raise UserError(
-        f"data.train: none of the {len(left_out)} images of {train} can be used, "
-        f"the first, {left_out['id'].iloc[0]}, because: {left_out['problem'].iloc[0]}"
+        f"data.train: none of the {len(skipped)} images of {train} can be used, "
+        f"the first, {skipped['id'].iloc[0]}, because: {skipped['problem'].iloc[0]}"
     )
 
 

@@ -29,13 +29,13 @@ from catsdogs.base import files
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import binary_size
 from catsdogs.base.processes import threads
-from catsdogs.base.text import duration
+from catsdogs.base.text import format_duration
 
 RESIZE = "pillow-bilinear"
 
 # The formats of the suffixes that `archive` takes. Pillow knows more, but some of these run other programs (EPS).
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF")
-_RULES = 1  # of `_rgb`; part of the key of stored pixels, to be counted up when they change
+_CACHE_VERSION = 1  # of `_rgb`; part of the key of stored pixels, to be counted up when they change
 
 _PROGRESS_SECONDS = 10.0
 _FROM_PILLOW = r"PIL\."
@@ -139,7 +139,9 @@ def _squeezed(root: Path, path: str, sha256: str, size: int) -> np.ndarray:
 
 def pixels_key(hashes: Sequence[str], size: int) -> str:
     """Hexadecimal digest of all that decides the pixels of images with these sha256 at this size, in their order."""
-    return hashlib.sha256(json.dumps([list(hashes), size, RESIZE, _RULES, PIL.__version__]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([list(hashes), size, RESIZE, _CACHE_VERSION, PIL.__version__]).encode()
+    ).hexdigest()
 
 
 def in_threads(
@@ -169,7 +171,7 @@ def in_threads(
             if doing and now - logged >= _PROGRESS_SECONDS:
                 logged = now
                 left = (now - start) / (place + 1) * (len(items) - place - 1)
-                _log.info("%s: %.0f %% done, %s left", doing, 100 * (place + 1) / len(items), duration(left))
+                _log.info("%s: %.0f %% done, %s left", doing, 100 * (place + 1) / len(items), format_duration(left))
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -35,7 +35,7 @@ def phash(image: np.ndarray) -> str:
     return str(imagehash.phash(squeeze(Image.fromarray(image), _PIXELS), _HASH_SIDE))
 
 
-def groups(rows: pd.DataFrame) -> pd.Series:
+def group_duplicates(rows: pd.DataFrame) -> pd.Series:
     """Give every image the name of its group: images that are near-duplicates, or joined by a chain of them.
 
     Only these rows are compared, so who belongs together may change with the rows; their order does not matter.
@@ -47,15 +47,15 @@ def groups(rows: pd.DataFrame) -> pd.Series:
         (N,) str, the smallest sha256 of the group, with the index of `rows`; named group. An image that is like no
         other is a group of its own.
     """
-    return components(rows["sha256"], pairs(hashes(rows)))
+    return components(rows["sha256"], near_pairs(perceptual_hashes(rows)))
 
 
-def hashes(rows: pd.DataFrame) -> np.ndarray:
+def perceptual_hashes(rows: pd.DataFrame) -> np.ndarray:
     """(N, 4) uint64: the bits of the column phash; every image must decode."""
     return np.frombuffer(bytes.fromhex("".join(rows["phash"])), np.uint64).reshape(len(rows), _HASH_SIDE**2 // 64)
 
 
-def pairs(one: np.ndarray, other: np.ndarray | None = None) -> pd.DataFrame:
+def near_pairs(one: np.ndarray, other: np.ndarray | None = None) -> pd.DataFrame:
     """Pairs of hashes that differ in at most `MOST_BITS` bits.
 
     Args:

@@ -28,7 +28,7 @@ class View:
     number: int = 0
 
 
-PLAIN = View("plain")
+ORIGINAL = View("plain")
 MIRRORED = View("mirrored")
 
 

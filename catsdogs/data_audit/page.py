@@ -16,9 +16,9 @@ from catsdogs.base.files import write_text
 from catsdogs.comparison.gallery import thumbnail
 from catsdogs.comparison.page.writing import environment, markup
 from catsdogs.data_audit import sentences
-from catsdogs.data_audit.copies import EXACT
+from catsdogs.data_audit.duplicates import EXACT
 from catsdogs.data_audit.findings import TITLES, Findings
-from catsdogs.data_audit.oddities import UNDECODABLE
+from catsdogs.data_audit.unusual_files import UNDECODABLE
 from catsdogs.pages.formats import count
 
 # Pictures take about 5 kB each; what is not shown is in the tables.
@@ -51,7 +51,7 @@ def write_page(output: Path, found: Findings, written: Sequence[str]) -> None:
         """Rows of a table, each with its picture."""
         return [{**row, "thumbnail": picture(row["id"])} for row in table.to_dict("records")]
 
-    told = found.suspects
+    told = found.label_issues
     groups: list[dict[str, Any]] = [
         {
             "number": number,
@@ -62,12 +62,12 @@ def write_page(output: Path, found: Findings, written: Sequence[str]) -> None:
             # Those that stay first, so that a reader sees what a copy is a copy of.
             "shots": shots(rows.sort_values("keep", ascending=False, kind="stable").head(_MOST_OF_GROUP)),
         }
-        for number, rows in itertools.islice(found.copies.groupby("group"), _MOST_GROUPS)
+        for number, rows in itertools.islice(found.duplicates.groupby("group"), _MOST_GROUPS)
     ]
     shown = {shot["id"] for group in groups for shot in group["shots"]}
     unseen = [name for name in found.ignore if name not in shown]
-    bad = found.oddities["kind"] == UNDECODABLE
-    undecodable, odd = found.oddities[bad], found.oddities[~bad]
+    bad = found.unusual_files["kind"] == UNDECODABLE
+    undecodable, odd = found.unusual_files[bad], found.unusual_files[~bad]
     html = (
         environment()
         .get_template("audit.html.j2")
@@ -85,12 +85,12 @@ def write_page(output: Path, found: Findings, written: Sequence[str]) -> None:
             told=told,
             suspects=[] if told is None else shots(told.table.head(_MOST_SUSPECTS)),
             groups=groups,
-            total_groups=found.copies["group"].nunique(),
+            total_groups=found.duplicates["group"].nunique(),
             odd=shots(_odd(odd)),
             total_odd=odd["id"].nunique(),
             undecodable=undecodable.head(_MOST_UNDECODABLE).join(images["path"], on="id").to_dict("records"),
             total_undecodable=len(undecodable),
-            leak=found.leak,
+            leak=found.test_leakage,
             ignore=found.ignore,
             ignore_argument=found.ignore_argument,
             # Those whose box is on the page come by their box.

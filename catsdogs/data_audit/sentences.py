@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from catsdogs.data_audit.findings import Findings
-from catsdogs.data_audit.suspects import Suspects
+from catsdogs.data_audit.label_issues import LabelIssues
 
 LOOK = "A suspect is no proof: hard pictures are among them, so look before you ignore one."
 UNASKED = "Labels were not checked; add --study multirun/NAME of a study that was searched on these images."
@@ -11,23 +11,23 @@ UNASKED = "Labels were not checked; add --study multirun/NAME of a study that wa
 
 def headline(found: Findings) -> str:
     """`12 of 10,000 images of train.zip deserve a look.`"""
-    names = set(found.oddities["id"]) | set(found.copies["id"])
-    if found.suspects is not None:
-        names |= set(found.suspects.table["id"])
+    names = set(found.unusual_files["id"]) | set(found.duplicates["id"])
+    if found.label_issues is not None:
+        names |= set(found.label_issues.table["id"])
     total = f"{len(found.rows):,} image{'' if len(found.rows) == 1 else 's'} of {found.source.name}"
     if not names:
         return f"Nothing odd was found in {total}."
     return f"{len(names):,} of {total} deserve{'s' if len(names) == 1 else ''} a look."
 
 
-def asked(told: Suspects) -> str:
+def asked(told: LabelIssues) -> str:
     """Who judged the labels."""
     if len(told.jobs) == 1:
         return f"Labels were checked with what the best trial of job {told.jobs[0]} says."
     return f"Labels were checked with the mean of what the best trials of {len(told.jobs)} jobs say."
 
 
-def judged(told: Suspects, images: int) -> str:
+def judged(told: LabelIssues, images: int) -> str:
     """How many of the images were judged."""
     left = images - told.judged
     if not left:

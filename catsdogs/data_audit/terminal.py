@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from catsdogs.comparison.terminal import answer_console
+from catsdogs.comparison.terminal import summary_console
 from catsdogs.data_audit.findings import Findings
 from catsdogs.data_audit.sentences import LOOK, UNASKED, asked, headline, judged
 
@@ -24,7 +24,7 @@ def print_findings(found: Findings, console: Console | None = None) -> None:
     Args:
         console: None: standard output.
     """
-    console = console or answer_console()
+    console = console or summary_console()
     console.print()
     console.print(Text(headline(found), style="bold"))
     table = Table(box=SIMPLE)
@@ -42,7 +42,7 @@ def print_findings(found: Findings, console: Console | None = None) -> None:
 
 
 def _print_suspects(found: Findings, console: Console) -> None:
-    told = found.suspects
+    told = found.label_issues
     if told is None:
         console.print(Text(UNASKED))
         return

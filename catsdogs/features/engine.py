@@ -20,7 +20,7 @@ import numpy as np
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.processes import thread_limit
-from catsdogs.network.devices import accelerators, alone
+from catsdogs.network.devices import accelerators, without_distribution
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
 
@@ -38,7 +38,7 @@ class _Unusable(Exception):
 
 
 @dataclass(frozen=True)
-class Forward:
+class InferenceEngine:
     """The forward pass of a model, with the weights that the model had when it was made.
 
     It may be called from any thread, but from one at a time.
@@ -60,7 +60,7 @@ class Forward:
         return self.run(images)
 
 
-def fastest_forward(model: keras.Model, engine: str = "auto") -> Forward:
+def build_engine(model: keras.Model, engine: str = "auto") -> InferenceEngine:
     """Hand a model to an engine, and make sure that it computes what Keras computes.
 
     A few made-up images go through the engine and through Keras. An engine that differs by more than `TOLERANCE`, gives
@@ -92,7 +92,7 @@ def fastest_forward(model: keras.Model, engine: str = "auto") -> Forward:
     raise AssertionError("Keras differs from itself")
 
 
-def difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+def max_relative_error(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
     """The largest |found - expected| relative to the largest |expected| of an output, and of all outputs the largest.
 
     Where all of an output is below 1, relative to 1: probabilities that are next to nothing need not agree in theirs.
@@ -106,7 +106,7 @@ def difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> f
     return float(max(relative)) if np.isfinite(relative).all() else np.inf
 
 
-def _checked(engine: str, model: keras.Model, probe: np.ndarray, expected: list[np.ndarray]) -> Forward:
+def _checked(engine: str, model: keras.Model, probe: np.ndarray, expected: list[np.ndarray]) -> InferenceEngine:
     try:
         name, run = _ENGINES[engine](model)
         found = run(probe)
@@ -115,13 +115,13 @@ def _checked(engine: str, model: keras.Model, probe: np.ndarray, expected: list[
     except Exception as error:  # what OpenVINO and TensorFlow raise of a model that they cannot take has no common base
         text = " ".join(str(error).split())[:200]
         raise _Unusable(f"it cannot take the model ({type(error).__name__}: {text})") from error
-    off = difference(found, expected)
+    off = max_relative_error(found, expected)
     if not off <= TOLERANCE:
         raise _Unusable(
             f"{name} gives outputs that differ from Keras' by {off:.1e} of the largest value, where {TOLERANCE:.0e} is "
             "allowed"
         )
-    return Forward(name, off, run)
+    return InferenceEngine(name, off, run)
 
 
 def _probe(side: int) -> np.ndarray:
@@ -144,7 +144,7 @@ def _in_order_of_speed() -> list[str]:
 
 
 def _through_keras(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
-    with alone():
+    with without_distribution():
         outputs = model.predict_on_batch(images.astype(np.float32))
     return [np.asarray(output) for output in (outputs if isinstance(outputs, list | tuple) else [outputs])]
 

@@ -32,7 +32,7 @@ class StoreFull(Exception):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EntrySpec:
     """An entry to be filled."""
 
     key: str  # 64 hexadecimal digits that cover everything that changes the values
@@ -41,7 +41,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Entry:
+class EntryInfo:
     """A stored entry. `bytes` is the size of its array, `last_used` in seconds since 1970, `group` the lock's name."""
 
     key: str
@@ -53,7 +53,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Activations:
+class StoredActivations:
     """An open entry, memory-mapped. It can be read to the end even if the entry is removed meanwhile (POSIX)."""
 
     values: np.ndarray
@@ -75,10 +75,10 @@ def bytes_of(shape: Sequence[int], images: int, dtype: str) -> int:
     return images * math.prod(shape) * np.dtype(dtype).itemsize
 
 
-class Filling:
+class EntryWriter:
     """An entry while it is written."""
 
-    def __init__(self, store: Path, group: str, wanted: Wanted, images: int, dtype: str) -> None:
+    def __init__(self, store: Path, group: str, wanted: EntrySpec, images: int, dtype: str) -> None:
         self.folder = folder = store / f".filling-{group}-{secrets.token_hex(4)}"
         self.key = wanted.key
         self._dtype = dtype
@@ -110,7 +110,7 @@ class Filling:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def read_entry(folder: Path) -> Entry | None:
+def read_entry(folder: Path) -> EntryInfo | None:
     """The entry that lies in a folder, if it is a whole one."""
     try:
         told = read_json(folder / "about.json")
@@ -118,7 +118,7 @@ def read_entry(folder: Path) -> Entry | None:
         if (folder / "values.npy").stat().st_size != told["file_bytes"]:
             return None
         size = bytes_of(told["shape"], told["images"], told["dtype"])
-        return Entry(folder.name, folder, size, used, told["dtype"], told["group"])
+        return EntryInfo(folder.name, folder, size, used, told["dtype"], told["group"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

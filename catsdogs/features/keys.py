@@ -10,14 +10,14 @@ from typing import Any
 import cv2
 import keras
 
-from catsdogs.data.augment import RULES, is_identity
+from catsdogs.data.augment import CACHE_VERSION, is_identity
 from catsdogs.data.views import LiveViews, View
-from catsdogs.network.backbones import Network
+from catsdogs.network.backbones import LoadedBackbone
 
 _FORMAT = 1  # to be counted up when what is stored under a key changes
 
 
-def identity(network: Network, pixels: LiveViews, pixels_key: str, view: View) -> dict[str, Any]:
+def identity(network: LoadedBackbone, pixels: LiveViews, pixels_key: str, view: View) -> dict[str, Any]:
     """All that decides the activations of a view, apart from the cut, as plain JSON.
 
     Not the engine, which agrees with Keras to rounding.
@@ -40,7 +40,7 @@ def identity(network: Network, pixels: LiveViews, pixels_key: str, view: View) -
         found["view"] = [view.kind, view.number]
         found["augmentation"] = dataclasses.asdict(pixels.augmentation)
         found["seed"] = pixels.seed
-        found["augment"] = [RULES, cv2.__version__]
+        found["augment"] = [CACHE_VERSION, cv2.__version__]
     return found
 
 

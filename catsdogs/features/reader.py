@@ -21,15 +21,15 @@ import numpy as np
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import binary_size
-from catsdogs.base.text import duration
+from catsdogs.base.text import format_duration
 from catsdogs.config.schema import Features as Settings
 from catsdogs.data.images import in_threads, pixels_key
-from catsdogs.data.views import PLAIN, LiveViews, View, Views
-from catsdogs.features.engine import Forward, fastest_forward
-from catsdogs.features.entries import Activations, StoreFull, Wanted, bytes_of
+from catsdogs.data.views import ORIGINAL, LiveViews, View, Views
+from catsdogs.features.engine import InferenceEngine, build_engine
+from catsdogs.features.entries import EntrySpec, StoredActivations, StoreFull, bytes_of
 from catsdogs.features.keys import digest, identity
 from catsdogs.features.store import Store
-from catsdogs.network.backbones import Network
+from catsdogs.network.backbones import LoadedBackbone
 from catsdogs.network.cut import PIXELS, Cut, prefix
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 CHUNK = 64
 
 
-class Features:
+class FeatureReader:
     """Inputs of the trained part of a network.
 
     Safe to read from several threads; what is missing is filled by whoever asks first while the others wait.
@@ -60,7 +60,7 @@ class Features:
     def __init__(
         self,
         settings: Settings,
-        network: Network,
+        network: LoadedBackbone,
         cuts: Sequence[Cut],
         pixels: LiveViews,
         hashes: Sequence[str],
@@ -82,7 +82,7 @@ class Features:
         self._places = {kind: _places(rows, len(hashes)) for kind, rows in self._rows.items()}
         # What is filled in one go: a view at all cuts.
         self._groups: dict[View, str] = {}
-        for kind, seen in (("plain", [PLAIN]), ("train", [View("train", number) for number in range(views)])):
+        for kind, seen in (("plain", [ORIGINAL]), ("train", [View("train", number) for number in range(views)])):
             rows = self._rows[kind]
             key = pixels_key([hashes[row] for row in rows], network.settings.image_size)
             self._groups |= {view: digest(identity(network, pixels, key, view)) for view in seen if len(rows)}
@@ -91,8 +91,8 @@ class Features:
             for view, group in self._groups.items()
             for cut in self._cuts
         }
-        self._open: dict[tuple[Cut, View], Activations] = {}
-        self._engines: dict[tuple[Cut, ...], Forward] = {}
+        self._open: dict[tuple[Cut, View], StoredActivations] = {}
+        self._engines: dict[tuple[Cut, ...], InferenceEngine] = {}
         self._lock = threading.RLock()
         self.problem: UserError | None = None
 
@@ -167,7 +167,7 @@ class Features:
             return
         log.info("%s: %s, of which %s to be filled", what, binary_size(sum(sizes.values())), binary_size(missing))
 
-    def _activations(self, cut: Cut, view: View) -> Activations | None:
+    def _activations(self, cut: Cut, view: View) -> StoredActivations | None:
         """What is stored of a view, filled if need be; None if it could not be."""
         with self._lock:
             if (cut, view) not in self._open:
@@ -196,7 +196,7 @@ class Features:
             "augmentation": dataclasses.asdict(self._pixels.augmentation),
             "engine": self._forward(tuple(self._cuts)).name,
         }
-        wanted = [Wanted(self._keys[cut, view], cut.shape, {**told, "cut": cut.layer}) for cut in self._cuts]
+        wanted = [EntrySpec(self._keys[cut, view], cut.shape, {**told, "cut": cut.layer}) for cut in self._cuts]
         images, dtype = len(self._rows[view.kind]), self._settings.dtype
         produce = partial(self._produce, view)
         self._store.fill(self._groups[view], wanted, images, dtype, produce, self._keys.values())
@@ -216,12 +216,12 @@ class Features:
             outputs = forward(images)
             yield [outputs[index] for index in indices]
         seconds = time.monotonic() - began
-        log.info("%s: %d images in %s (%.0f/s)", what, len(rows), duration(seconds), len(rows) / seconds)
+        log.info("%s: %d images in %s (%.0f/s)", what, len(rows), format_duration(seconds), len(rows) / seconds)
 
-    def _forward(self, cuts: tuple[Cut, ...]) -> Forward:
+    def _forward(self, cuts: tuple[Cut, ...]) -> InferenceEngine:
         if cuts not in self._engines:
             model = prefix(self._network.backbone, self._network.settings.preprocessing, cuts)
-            engine = self._engines[cuts] = fastest_forward(model, self._settings.engine)
+            engine = self._engines[cuts] = build_engine(model, self._settings.engine)
             log.info("frozen part by %s, within %.0e of Keras", engine.name, engine.difference)
         return self._engines[cuts]
 
@@ -230,7 +230,7 @@ class Features:
 class _AtCut:
     """`Views` at one cut."""
 
-    features: Features
+    features: FeatureReader
     cut: Cut
 
     def read(self, rows: np.ndarray, view: View) -> np.ndarray:

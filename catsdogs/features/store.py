@@ -23,7 +23,16 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from catsdogs.base.files import binary_size, free_bytes
-from catsdogs.features.entries import Activations, Entry, Filling, StoreFull, Wanted, bytes_of, read_entry, writing
+from catsdogs.features.entries import (
+    EntryInfo,
+    EntrySpec,
+    EntryWriter,
+    StoredActivations,
+    StoreFull,
+    bytes_of,
+    read_entry,
+    writing,
+)
 
 RESERVED_DISK_BYTES = 2**30  # what the store leaves free on the disk for everybody else
 
@@ -48,7 +57,7 @@ class Store:
         self.max_bytes = max_bytes
         self._closed = closed or threading.Event()
 
-    def open(self, key: str) -> Activations | None:
+    def open(self, key: str) -> StoredActivations | None:
         """Open an entry and mark it as used; None if there is none that is whole."""
         entry = read_entry(self.folder / key)
         if entry is None:
@@ -60,12 +69,12 @@ class Store:
             return None
         with suppress(OSError):  # a cache that others own and that may only be read is fine
             os.utime(entry.folder / "about.json")
-        return Activations(np.asarray(values), channels)
+        return StoredActivations(np.asarray(values), channels)
 
     def fill(
         self,
         group: str,
-        wanted: Sequence[Wanted],
+        wanted: Sequence[EntrySpec],
         images: int,
         dtype: str,
         produce: Callable[[list[int]], Iterator[Sequence[np.ndarray]]],
@@ -98,12 +107,12 @@ class Store:
             if not missing:
                 return
             keys = {*keep, *(one.key for one in wanted)}
-            fillings: list[Filling] = []
+            fillings: list[EntryWriter] = []
             with writing(self.folder), self._locked("room", "waiting for another process to make room in the store"):
                 self._sweep(group)
                 self._make_room(sum(bytes_of(wanted[place].shape, images, dtype) for place in missing), keys, group)
                 for place in missing:
-                    fillings.append(Filling(self.folder, group, wanted[place], images, dtype))
+                    fillings.append(EntryWriter(self.folder, group, wanted[place], images, dtype))
                     stack.callback(fillings[-1].discard)
             for chunk in produce(missing):
                 with writing(self.folder):
@@ -120,7 +129,7 @@ class Store:
         evictable = sum(entry.bytes for entry in entries) - kept
         return max(0, min(self.max_bytes - kept, self._free_disk() + evictable))
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[EntryInfo]:
         """All whole entries, most recently used first."""
         found = [read_entry(path) for path in self.folder.glob(_KEYS)]
         return sorted((entry for entry in found if entry is not None), key=lambda entry: -entry.last_used)
@@ -142,7 +151,7 @@ class Store:
                     freed += self._remove(path, None if entry is None else entry.group, dry_run)
         return freed
 
-    def _missing(self, wanted: Sequence[Wanted]) -> list[int]:
+    def _missing(self, wanted: Sequence[EntrySpec]) -> list[int]:
         return [place for place, one in enumerate(wanted) if self.open(one.key) is None]
 
     def _lock(self, group: str) -> FileLock:
@@ -211,7 +220,7 @@ class Store:
         except (OSError, Timeout):  # removed by another process, being filled, or not ours to remove
             return 0
 
-    def _publish(self, filling: Filling) -> None:
+    def _publish(self, filling: EntryWriter) -> None:
         folder = self.folder / filling.key
         if self.open(filling.key) is None:
             self._remove(folder, None)  # there is nothing, or something damaged

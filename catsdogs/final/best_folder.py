@@ -15,7 +15,7 @@ import pandas as pd
 
 from catsdogs.base.files import free_name, write_csv, write_json, write_text
 from catsdogs.data.dataset import Dataset
-from catsdogs.final.evaluation import Judged
+from catsdogs.final.evaluation import Evaluation
 from catsdogs.final.members import Member
 from catsdogs.final.model_card import model_card
 from catsdogs.final.pipeline import submitted, write_pipeline
@@ -32,7 +32,7 @@ def write_best(
     dataset: Dataset,
     recipe: dict[str, Any],
     members: Sequence[Member],
-    judged: Judged,
+    judged: Evaluation,
 ) -> None:
     """Write everything beside `best/`, keep an earlier one under another name, and move it into place."""
     temporary = Path(tempfile.mkdtemp(prefix=".best-", dir=best.parent))

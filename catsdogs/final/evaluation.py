@@ -18,20 +18,20 @@ import pandas as pd
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import RetrainConfig, Tta
 from catsdogs.data.dataset import Dataset
-from catsdogs.data.views import PLAIN, View
-from catsdogs.features.engine import Forward, fastest_forward
+from catsdogs.data.views import ORIGINAL, View
+from catsdogs.features.engine import InferenceEngine, build_engine
 from catsdogs.final.members import Member
 from catsdogs.final.pipeline import OUTPUTS, Pipeline
 from catsdogs.final.tta import choose_tta, predict_views, views_by_kind
-from catsdogs.scoring.calibration import Verdict, cross_fitted, verdict
-from catsdogs.scoring.combination import Combination, choose, mean_of, shared_out
-from catsdogs.training.training_set import live_views
+from catsdogs.scoring.calibration import CalibrationResult, cross_fitted, fit_if_better
+from catsdogs.scoring.combination import Combination, choose, expand_to_models, uniform_mean
+from catsdogs.training.trial_data import live_views
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluation:
     """What is to be made of the members, and what they say of images that they have not seen.
 
     Attributes:
@@ -49,12 +49,14 @@ class Judged:
     pipeline: Pipeline
     predictions: pd.DataFrame
     by: str
-    verdict: Verdict | None
+    calibration_result: CalibrationResult | None
     tta_table: pd.DataFrame | None
     ensemble_table: pd.DataFrame | None
 
 
-def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, judges: Sequence[Member] = ()) -> Judged:
+def evaluate_members(
+    config: RetrainConfig, members: Sequence[Member], dataset: Dataset, judges: Sequence[Member] = ()
+) -> Evaluation:
     """Decide by the images outside the hold-out that no member has seen.
 
     Args:
@@ -74,19 +76,24 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, ju
     views = list(dict.fromkeys(view for over in kinds.values() for view in over))
     outputs = _outputs(config, judges or members, dataset, rows, views)
     by = "folds" if judges or config.ensemble.kind == "folds" else "final model"
-    if not judges and all(member.kept is not None for member in members):
+    if not judges and all(member.search_predictions is not None for member in members):
         by = "search"
-        views, outputs = [PLAIN], np.stack([member.kept for member in members if member.kept is not None])[:, None]
+        views, outputs = (
+            [ORIGINAL],
+            np.stack([member.search_predictions for member in members if member.search_predictions is not None])[
+                :, None
+            ],
+        )
 
     # How many models every job has: one, or those of its folds.
     models = Counter(member.job.name for member in members)
     # Chosen by what the jobs say of the images as they are.
-    over_jobs, ensemble_table = mean_of(len(models), "single" if len(models) == 1 else "logit"), None
+    over_jobs, ensemble_table = uniform_mean(len(models), "single" if len(models) == 1 else "logit"), None
     if outputs is not None and len(models) > 1:
         over_jobs, ensemble_table = choose(labels, outputs[:, 0], list(models))
-        way, count = over_jobs.way, len(ensemble_table)
+        way, count = over_jobs.method, len(ensemble_table)
         log.info("ensemble: %s is best of %d ways on %d images", way, count, len(labels))
-    combination = shared_out(over_jobs, list(models.values()))
+    combination = expand_to_models(over_jobs, list(models.values()))
     said = None if outputs is None else np.stack([over_jobs(outputs[:, view]) for view in range(len(views))])
     tta, tta_table = config.tta, None
     if tta.kind == "auto":
@@ -104,41 +111,41 @@ def judge(config: RetrainConfig, members: Sequence[Member], dataset: Dataset, ju
         # Nothing was kept of augmented views of the images that the search validated on.
         averaged = pipeline.averages and by != "search"
         p_dog = said[[views.index(view) for view in pipeline.over]] if averaged else None
-        found = pipeline.steps(said[views.index(PLAIN)], p_dog)
+        found = pipeline.steps(said[views.index(ORIGINAL)], p_dog)
         if config.calibrate and averaged == pipeline.averages:
             last = found[OUTPUTS[1]] if averaged else found[OUTPUTS[0]]
-            outcome = verdict(labels, last)
-            if outcome.kept:
+            outcome = fit_if_better(labels, last)
+            if outcome.applied:
                 pipeline = dataclasses.replace(pipeline, calibration=outcome.calibration)
                 found[OUTPUTS[2]] = cross_fitted(labels, last)
         elif config.calibrate:
             log.info("no calibration: what the search kept of images that it had not seen is without these views")
     else:
         log.warning("no honest score on the validation images: nothing was kept of this trial on them")
-    return Judged(combination, pipeline, table.assign(**found), by, outcome, tta_table, ensemble_table)
+    return Evaluation(combination, pipeline, table.assign(**found), by, outcome, tta_table, ensemble_table)
 
 
-def forward_of(model: Any, engine: str) -> Forward:
+def inference_engine(model: Any, engine: str) -> InferenceEngine:
     """The engine that was asked for, or another: what was trained must not be lost to it."""
     try:
-        return fastest_forward(model, engine)
+        return build_engine(model, engine)
     except UserError as error:
         log.warning("%s; Keras predicts instead", error)
-        return fastest_forward(model, "keras")
+        return build_engine(model, "keras")
 
 
 def _outputs(
     config: RetrainConfig, members: Sequence[Member], dataset: Dataset, rows: np.ndarray, views: list[View]
 ) -> np.ndarray | None:
     """(K, V, N) p_dog of every job for rows that its model, or that of a fold, has not seen; None if they have all."""
-    if not all(len(member.unseen) for member in members):
+    if not all(len(member.out_of_fold_rows) for member in members):
         return None
     jobs = list(dict.fromkeys(member.job.name for member in members))
     pixels = live_views(config, dataset.rows, dataset.root)
     found = np.full((len(jobs), len(views), len(rows)), np.nan)
     for number, member in enumerate(members):
-        forward = forward_of(member.model, config.features.engine)
+        forward = inference_engine(member.model, config.features.engine)
         what = "validation" if len(members) == 1 else f"validation, member {number + 1} of {len(members)}"
-        said = predict_views(forward, pixels, member.unseen, views, what)
-        found[jobs.index(member.job.name)][:, np.searchsorted(rows, member.unseen)] = said
+        said = predict_views(forward, pixels, member.out_of_fold_rows, views, what)
+        found[jobs.index(member.job.name)][:, np.searchsorted(rows, member.out_of_fold_rows)] = said
     return found

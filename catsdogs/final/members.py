@@ -18,13 +18,13 @@ from catsdogs.config.schema import RetrainConfig, validated
 from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.views import distinct_views
 from catsdogs.network.hypermodel import with_values
-from catsdogs.study.earlier import VALIDATION, VALIDATION_TABLE
 from catsdogs.study.identity import differences
-from catsdogs.study.jobs import Job, chosen_trial
+from catsdogs.study.jobs import JobRecord, chosen_trial
 from catsdogs.study.progress import JobProgress
+from catsdogs.study.resume_state import VALIDATION, VALIDATION_TABLE
 from catsdogs.study.trials import TrialRecord, lineage
 from catsdogs.training.execution import DivergedError, Listener, Training, execute, trial_seed
-from catsdogs.training.training_set import prepared
+from catsdogs.training.trial_data import build_trial_data
 
 log = logging.getLogger(__name__)
 
@@ -45,25 +45,25 @@ class Member:
         seed: of its training.
         changed: how the job was run otherwise; empty where it was run as it is trained here.
         model: pixels -> p_dog, as `hypermodel.whole_model`.
-        unseen: rows outside the hold-out that it was not trained on; int, empty where there are none.
-        kept: (N,) what the search's own models said of all N rows that it validated on, which were trained as this one
-            but had not seen the row; None where `unseen` serves, or nothing was kept of this trial.
+        out_of_fold_rows: rows outside the hold-out that it was not trained on; int, empty where there are none.
+        search_predictions: (N,) predictions of the search's own models for all N rows that it validated on. They were
+            trained like this model but without the row. None if `out_of_fold_rows` serves or the trial kept none.
     """
 
     config: RetrainConfig
-    job: Job
+    job: JobRecord
     trial: TrialRecord
     fold: int | None
     seed: int
     changed: list[str]
     model: keras.Model
     training: Training
-    unseen: np.ndarray
-    kept: np.ndarray | None
+    out_of_fold_rows: np.ndarray
+    search_predictions: np.ndarray | None
 
 
 def train_members(
-    config: RetrainConfig, jobs: Sequence[Job], trial: TrialRecord, dataset: Dataset, by_fold: bool
+    config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset, by_fold: bool
 ) -> list[Member]:
     """Train the models of which the final one is made, or by which it is judged.
 
@@ -88,7 +88,7 @@ def train_members(
     return members
 
 
-def _config_of(config: RetrainConfig, job: Job) -> RetrainConfig:
+def _config_of(config: RetrainConfig, job: JobRecord) -> RetrainConfig:
     """The configuration of another job of the same study, with all that does not belong to a job as here."""
     saved = saved_config(job.result["config"])
     own = {name: saved[name] for name in _OF_THE_JOB}
@@ -97,7 +97,7 @@ def _config_of(config: RetrainConfig, job: Job) -> RetrainConfig:
     return validated(values, RetrainConfig)
 
 
-def _check_jobs(jobs: Sequence[Job], settings: Sequence[RetrainConfig], dataset: Dataset) -> None:
+def _check_jobs(jobs: Sequence[JobRecord], settings: Sequence[RetrainConfig], dataset: Dataset) -> None:
     for job, config in zip(jobs, settings, strict=True):
         changed = differences(job.result, config, dataset.digest)
         if changed:
@@ -115,7 +115,7 @@ def _check_jobs(jobs: Sequence[Job], settings: Sequence[RetrainConfig], dataset:
 
 
 def _members_of(
-    config: RetrainConfig, job: Job, trial: TrialRecord, dataset: Dataset, by_fold: bool, label: str
+    config: RetrainConfig, job: JobRecord, trial: TrialRecord, dataset: Dataset, by_fold: bool, label: str
 ) -> list[Member]:
     """The models of one trial: one, or one for every fold."""
     changed = differences(job.result, config, dataset.digest)
@@ -135,7 +135,7 @@ def _members_of(
         log.info("every view is read once, so that activations are computed for every batch and not stored")
         settings = dataclasses.replace(config, features=dataclasses.replace(config.features, mode="live"))
     depths = [with_values(config, record.hyperparameters).model.unfreeze_depth for record in line]
-    data, models = prepared(settings, dataset, folds, depths)
+    data, models = build_trial_data(settings, dataset, folds, depths)
     kept = None
     if not len(data.validation_rows) and not changed:
         kept = _kept(job, trial, list(dataset.rows["id"][dataset.rows["fold"] >= 0]))
@@ -162,8 +162,8 @@ def _members_of(
                     changed=changed,
                     model=models.whole(trained),
                     training=dataclasses.replace(trainings[-1], history=history),
-                    unseen=fold.validation_rows,
-                    kept=kept,
+                    out_of_fold_rows=fold.validation_rows,
+                    search_predictions=kept,
                 )
             )
     return members
@@ -200,7 +200,7 @@ def _told(label: str, line: list[TrialRecord], fold: Fold) -> Listener:
     return lambda epoch, share, logs: progress.epoch(epoch, share, epoch, epochs, logs)
 
 
-def _kept(job: Job, trial: TrialRecord, ids: list[str]) -> np.ndarray | None:
+def _kept(job: JobRecord, trial: TrialRecord, ids: list[str]) -> np.ndarray | None:
     """What the search's models said of the images that they had not seen; kept of the best trial of a job only."""
     if job.best().get("trial") != trial.trial:
         return None

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from catsdogs.final.pipeline import OUTPUTS
-from catsdogs.pages.formats import gains_told
-from catsdogs.scoring.intervals import Interval, mean_intervals
+from catsdogs.pages.formats import format_gains
+from catsdogs.scoring.intervals import Estimate, mean_intervals
 from catsdogs.scoring.scores import Score, log_loss_per_image, scores
 
 # What scores of a split are called: their names begin with ...
@@ -69,7 +69,7 @@ def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
     }
 
 
-def told(found: dict[str, Any]) -> list[str]:
+def format_scores(found: dict[str, Any]) -> list[str]:
     """The log losses in lines, each with its split, size and interval, and which steps helped, in sentences."""
     labels = {"validation": "validation", "holdout": "hold-out", "test": "test"}
     steps = {"": "", "_tta": " with TTA", "_calibrated": " calibrated"}
@@ -83,9 +83,9 @@ def told(found: dict[str, Any]) -> list[str]:
             between = "" if detail["low"] is None else f"  (95 % interval {detail['low']:.4f} to {detail['high']:.4f})"
             label = f"{where} log loss{step}"
             lines.append(f"{label:33} {detail['value']:.4f}{between}, {detail['size']} images")
-    return lines + gains_told(found["tta_gain"], found["calibration_gain"])
+    return lines + format_gains(found["tta_gain"], found["calibration_gain"])
 
 
-def gain_of(interval: Interval, split: str) -> dict[str, Any]:
+def gain_of(interval: Estimate, split: str) -> dict[str, Any]:
     """For `metrics.json`: log loss before a step minus after it, image by image; above 0 it helps."""
     return {**dataclasses.asdict(interval), "split": split}

@@ -13,9 +13,9 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
-from catsdogs.base.records import Damaged, Record
+from catsdogs.base.records import CorruptedFile, Record
 from catsdogs.config.schema import Augmentation, Tta
-from catsdogs.data.views import PLAIN, View, Views
+from catsdogs.data.views import ORIGINAL, View, Views
 from catsdogs.final.tta import averaged, predict_views, tta_views
 from catsdogs.scoring.calibration import Calibration
 
@@ -51,7 +51,7 @@ class Pipeline:
         Args:
             forward, views, rows, what: as in `tta.predict_views`.
         """
-        over = list(dict.fromkeys([PLAIN, *(self.over if self.averages else [])]))
+        over = list(dict.fromkeys([ORIGINAL, *(self.over if self.averages else [])]))
         p_dog = predict_views(forward, views, rows, over, what)
         return self.steps(p_dog[0], p_dog[[over.index(view) for view in self.over]] if self.averages else None)
 
@@ -89,6 +89,6 @@ def read_pipeline(folder: Path) -> Pipeline | None:
     """
     try:
         told = _File.read(folder / PIPELINE)
-    except Damaged as error:
+    except CorruptedFile as error:
         raise UserError(f"{error}; retrain, or give --plain for the model alone") from error
     return None if told is None else Pipeline(told.tta, told.augmentation, told.seed, told.calibration)

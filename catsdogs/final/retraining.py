@@ -13,28 +13,28 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.provenance import machine, versions
-from catsdogs.base.text import duration
+from catsdogs.base.text import format_duration
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.final.best_folder import write_best
-from catsdogs.final.evaluation import Judged, forward_of, judge
+from catsdogs.final.evaluation import Evaluation, evaluate_members, inference_engine
 from catsdogs.final.members import Member, train_members
 from catsdogs.final.metrics import gain_of, metrics
 from catsdogs.final.pipeline import OUTPUTS, Pipeline
 from catsdogs.network.devices import accelerators
 from catsdogs.network.hypermodel import hyperparameters, with_values
-from catsdogs.network.merging import one_model
-from catsdogs.study.jobs import Job
+from catsdogs.network.merging import merge_models
+from catsdogs.study.jobs import JobRecord
 from catsdogs.study.trials import TrialRecord
-from catsdogs.training.training_set import live_views
+from catsdogs.training.trial_data import live_views
 
 log = logging.getLogger(__name__)
 
 # Where p_dog of an image that does not decode stands in the submission: it costs log 2, whatever the label.
-UNKNOWN = 0.5
+FALLBACK_PROBABILITY = 0.5
 
 
-def make_final(config: RetrainConfig, jobs: Sequence[Job], trial: TrialRecord, study: Path) -> dict[str, Any]:
+def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, study: Path) -> dict[str, Any]:
     """Train the trial again, or the members of an ensemble, score what comes of it, predict the test images, and write
     `best/`.
 
@@ -60,14 +60,14 @@ def make_final(config: RetrainConfig, jobs: Sequence[Job], trial: TrialRecord, s
     members = train_members(config, jobs, trial, dataset, by_fold=config.ensemble.kind == "folds")
     trained = time.monotonic()
     epochs = sum(len(member.training.history) for member in [*judges, *members])
-    log.info("trained %d epochs in %s", epochs, duration(trained - began))
+    log.info("trained %d epochs in %s", epochs, format_duration(trained - began))
 
-    judged = judge(config, members, dataset, judges)
+    judged = evaluate_members(config, members, dataset, judges)
     # The one that counts most: where the others add nothing, it alone is left.
     first = members[int(np.argmax(judged.combination.weights))]
-    single = judged.combination.way == "single"
-    model = first.model if single else one_model([member.model for member in members], judged.combination)
-    forward = forward_of(model, config.features.engine)
+    single = judged.combination.method == "single"
+    model = first.model if single else merge_models([member.model for member in members], judged.combination)
+    forward = inference_engine(model, config.features.engine)
     predictions = [judged.predictions]
     if len(dataset.holdout_rows) and config.fit_on != "all":
         views = live_views(config, dataset.rows, dataset.root)
@@ -98,7 +98,10 @@ def _test(config: RetrainConfig, dataset: Dataset, forward: Any, pipeline: Pipel
         log.warning("%d test images do not decode and are submitted as 0.5: %s", (~decodes).sum(), names)
     usable = test[decodes]
     steps = (True, pipeline.averages, pipeline.calibration is not None)
-    found = {name: np.full(len(test), UNKNOWN if step else np.nan) for name, step in zip(OUTPUTS, steps, strict=True)}
+    found = {
+        name: np.full(len(test), FALLBACK_PROBABILITY if step else np.nan)
+        for name, step in zip(OUTPUTS, steps, strict=True)
+    }
     if len(usable):
         views = live_views(config, usable, dataset.test_root)
         for name, said in pipeline(forward, views, np.arange(len(usable)), "test images").items():
@@ -107,14 +110,19 @@ def _test(config: RetrainConfig, dataset: Dataset, forward: Any, pipeline: Pipel
 
 
 def _metrics(
-    config: RetrainConfig, table: pd.DataFrame, judged: Judged, members: Sequence[Member], first: Member, study: Path
+    config: RetrainConfig,
+    table: pd.DataFrame,
+    judged: Evaluation,
+    members: Sequence[Member],
+    first: Member,
+    study: Path,
 ) -> dict[str, Any]:
     validation = "out-of-fold" if config.split.folds > 1 else "validation"
     found = metrics(table, validation)
-    if judged.verdict is not None:
-        gain = gain_of(judged.verdict.gain, validation)
+    if judged.calibration_result is not None:
+        gain = gain_of(judged.calibration_result.gain, validation)
         others = {split: other for split, other in found["calibration_gain"].items() if split != "validation"}
-        found["calibration_gain"] = {"validation": gain | {"kept": judged.verdict.kept}, **others}
+        found["calibration_gain"] = {"validation": gain | {"kept": judged.calibration_result.applied}, **others}
     calibration = judged.pipeline.calibration
     return found | {
         "study": study.name,
@@ -131,7 +139,7 @@ def _metrics(
         "calibration": None if calibration is None else dataclasses.asdict(calibration),
         "ensemble": {
             "kind": config.ensemble.kind,
-            "way": judged.combination.way,
+            "way": judged.combination.method,
             "members": [
                 {"job": member.job.name, "trial": member.trial.trial, "fold": member.fold, "weight": weight}
                 for member, weight in zip(members, judged.combination.weights, strict=True)

@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 from catsdogs.config.schema import Augmentation, Tta
 from catsdogs.data.augment import CROPS, is_identity
 from catsdogs.data.images import in_threads
-from catsdogs.data.views import MIRRORED, PLAIN, View, Views
+from catsdogs.data.views import MIRRORED, ORIGINAL, View, Views
 from catsdogs.scoring.intervals import gains_over
 from catsdogs.scoring.scores import EQUAL, clip, log_loss_per_image
 
@@ -32,14 +32,14 @@ def tta_views(kind: str, views: int, augmentation: Augmentation) -> list[View]:
     augmentations, so many `views`.
     """
     if kind == "none":
-        return [PLAIN]
+        return [ORIGINAL]
     if kind == "flip":
-        return [PLAIN, MIRRORED]
+        return [ORIGINAL, MIRRORED]
     if kind == "crops":
         return [View(which, number) for number in range(CROPS) for which in ("crop", "mirrored crop")]
     if is_identity(augmentation):
         log.warning("the augmentation of the job changes nothing, so its %d views are the image itself", views)
-        return [PLAIN]
+        return [ORIGINAL]
     return [View("tta", number) for number in range(views)]
 
 

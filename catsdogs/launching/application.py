@@ -26,17 +26,17 @@ from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.interrupts import exit_status, terminable
 from catsdogs.base.processes import processors, share_of_machine, thread_limit
 from catsdogs.config.compose import (
-    MISTAKES,
+    CONFIG_ERRORS,
     VERSION_BASE,
     as_typed,
-    checked,
+    format_config_error,
     raised_by_hydra,
     resume_command,
-    sentence,
+    to_search_config,
 )
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import SearchConfig
-from catsdogs.launching.failures import JobFailed, lists_jobs, record_failure
+from catsdogs.launching.failures import JobFailed, knows_all_jobs, record_failure
 from catsdogs.launching.registration import register
 
 log = logging.getLogger(__name__)
@@ -74,10 +74,10 @@ def hydra_application(
         application = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=config_name)
         with terminable():
             application(JobTask(task, tracebacks))()
-    except MISTAKES as error:
+    except CONFIG_ERRORS as error:
         if tracebacks:
             raise
-        return _tell(sentence(error))
+        return _tell(format_config_error(error))
     except KeyboardInterrupt as stop:
         print("\ninterrupted: what was finished is kept", file=sys.stderr)
         study = StudyCallback.interrupted()
@@ -85,11 +85,11 @@ def hydra_application(
             print(f"To go on: {resume_command(words, parsed.overrides, study.name)}")
         return exit_status(stop)
     except Exception as error:
-        from catsdogs.base.resources import exhausted
+        from catsdogs.base.resources import as_out_of_resources
 
         if isinstance(error, ValueError) and not tracebacks and raised_by_hydra(error):
             return _tell(str(error))
-        ran_out = exhausted(error) if isinstance(error, OSError) and not tracebacks else None
+        ran_out = as_out_of_resources(error) if isinstance(error, OSError) and not tracebacks else None
         if ran_out is not None:
             return _tell(str(ran_out))
         # A launcher or a sweeper gave up: joblib when a worker was killed, Optuna when no job succeeded.
@@ -133,7 +133,7 @@ class JobTask:
             log.error("job %s failed: %s", folder.name, error, exc_info=not isinstance(error, UserError))
             record_failure(hydra_node, folder, error)
             objective = math.nan
-        if math.isnan(objective) and not lists_jobs(hydra_node):
+        if math.isnan(objective) and not knows_all_jobs(hydra_node):
             raise JobFailed(f"job {folder.name} failed")
         return objective
 
@@ -166,13 +166,13 @@ class StudyCallback(Callback):
     @classmethod
     def interrupted(cls) -> Path | None:
         """Tell what the study has found so far; give its folder, if its jobs had begun."""
-        from catsdogs.comparison.summary import summarise
+        from catsdogs.comparison.reporting import report_study
 
         study, cls._at_hand = cls._at_hand, None
         if study is None or not any(study.glob("*/result.json")):
             return study
         try:
-            summarise(study)
+            report_study(study)
         except KeyboardInterrupt:
             print("interrupted again: the report is not written", file=sys.stderr)
         return study
@@ -200,8 +200,8 @@ class StudyCallback(Callback):
         try:
             _check_launcher(config)
             jobs = _planned_jobs(config)
-        except MISTAKES as error:
-            _exit(_tell(sentence(error)))
+        except CONFIG_ERRORS as error:
+            _exit(_tell(format_config_error(error)))
         names = [str(job.hydra.sweep.subdir) for job in jobs]
         self._before(jobs or [config], Path(config.hydra.sweep.dir), names)
 
@@ -216,14 +216,17 @@ class StudyCallback(Callback):
         from catsdogs.base.files import remove_temporaries
         from catsdogs.base.resources import check_free_space
         from catsdogs.data.dataset import load_dataset
+        from catsdogs.study.decision import inspect_job, summary
         from catsdogs.study.identity import fingerprint
         from catsdogs.study.jobs import write_plan
-        from catsdogs.study.locking import in_use, is_held
-        from catsdogs.study.standing import find_standing, summary
+        from catsdogs.study.locking import is_locked, lock_message
 
         self._names = names
         try:
-            configs = [checked(OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])) for job in jobs]
+            configs = [
+                to_search_config(OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"]))
+                for job in jobs
+            ]
             twice = {name for name in names if names.count(name) > 1}
             if twice:
                 raise UserError(f"two jobs of this study would share the folder {min(twice)}: they choose the same")
@@ -233,9 +236,9 @@ class StudyCallback(Callback):
             }
             standings = []
             for plain, name in zip(configs, names, strict=False):
-                if is_held(study / name):
-                    raise UserError(in_use(study / name))
-                standings.append(find_standing(plain, study / name, fingerprint(plain, digests[_images(plain)])))
+                if is_locked(study / name):
+                    raise UserError(lock_message(study / name))
+                standings.append(inspect_job(plain, study / name, fingerprint(plain, digests[_images(plain)])))
             if any(standing.runs for standing in standings) or not names:
                 check_free_space(study, Path(configs[0].cache))
             study.mkdir(parents=True, exist_ok=True)
@@ -255,9 +258,9 @@ class StudyCallback(Callback):
         StudyCallback._at_hand = study
 
     def _after(self, study: Path) -> None:
-        from catsdogs.comparison.summary import summarise
+        from catsdogs.comparison.reporting import report_study
         from catsdogs.study.jobs import State, read_jobs, write_leaderboard
-        from catsdogs.study.locking import in_use
+        from catsdogs.study.locking import lock_message
 
         StudyCallback._at_hand = None
         try:
@@ -278,9 +281,9 @@ class StudyCallback(Callback):
         silent = [job for job in jobs if job.state in (State.RUNNING, State.KILLED) and job.name in self._names]
         for job in silent:
             killed = f"job {job.name}: it ended without a word of how"
-            how = killed if job.state is State.KILLED else in_use(job.folder)
+            how = killed if job.state is State.KILLED else lock_message(job.folder)
             print(f"error: {how}; the same command goes on", file=sys.stderr)
-        summarise(study)
+        report_study(study)
         if silent:
             _exit(1)
         if failed:
@@ -307,7 +310,7 @@ def _check_launcher(config: DictConfig) -> None:
 
 def _planned_jobs(config: DictConfig) -> list[DictConfig]:
     """The configuration of every job of a multirun; empty where another sweeper decides as it goes."""
-    if not lists_jobs(config.hydra):
+    if not knows_all_jobs(config.hydra):
         return []
     loader = GlobalHydra.instance().config_loader()
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]

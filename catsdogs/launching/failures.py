@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.utils import JobStatus
 from omegaconf import DictConfig
 
-from catsdogs.base.provenance import now
+from catsdogs.base.provenance import utc_timestamp
 from catsdogs.config.compose import job_choices
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ class JobFailed(Exception):
     """What a sweeper that decides as it goes is told of a failed job: it takes no NaN."""
 
 
-def lists_jobs(hydra: Any) -> bool:
+def knows_all_jobs(hydra: Any) -> bool:
     """Whether the sweeper knows all jobs before the first one starts."""
     return str(hydra.sweeper._target_).endswith(".BasicSweeper")
 
@@ -31,7 +31,7 @@ def job_folder(config: DictConfig) -> Path:
     return Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)
 
 
-def died(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
+def record_crash(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
     """Record that the process of a job ended without telling what the job returned; give what Hydra is told of it."""
     # Not at the top: pandas takes a second that `--help` need not wait for.
     from catsdogs.study.jobs import State, read_job
@@ -45,7 +45,7 @@ def died(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
     # A job that had the time to say that it was interrupted is one that goes on, not one that failed.
     if state is not State.INTERRUPTED:
         record_failure(config.hydra, folder, error)
-    if lists_jobs(config.hydra):
+    if knows_all_jobs(config.hydra):
         # FAILED would keep BasicSweeper from the other jobs, and Hydra from calling on_multirun_end.
         return JobStatus.COMPLETED, math.nan
     return JobStatus.FAILED, JobFailed(error)
@@ -79,7 +79,7 @@ def record_failure(hydra: Any, folder: Path, error: str | Exception) -> None:
         "status": FAILED,
         "error": str(error),
         "error_type": type(error).__name__ if raised else "Killed",
-        "finished": now(),
+        "finished": utc_timestamp(),
     }
     if isinstance(error, Exception):
         result["traceback"] = "".join(traceback.format_exception(error))

@@ -37,7 +37,7 @@ from omegaconf import DictConfig, open_dict
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.processes import share_of_machine, threads
-from catsdogs.launching.failures import died, job_folder
+from catsdogs.launching.failures import job_folder, record_crash
 
 # Hydra instantiates only launchers of this package; the class is handed to it under this name.
 _TARGET = "hydra_plugins.catsdogs.IsolatedLauncher"
@@ -142,7 +142,7 @@ class IsolatedLauncher(Launcher):
         except (EOFError, OSError):
             # OSError: it was killed while it told.
             child.process.join()
-            status, value = died(child.config, _death(child.process.exitcode))
+            status, value = record_crash(child.config, _death(child.process.exitcode))
         child.connection.close()
         child.process.join(_EXIT_SECONDS)
         if child.process.is_alive():

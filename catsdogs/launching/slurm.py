@@ -26,7 +26,7 @@ from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.slurm.slurm import SlurmInfoWatcher
 
 from catsdogs.base.errors import UserError
-from catsdogs.launching.failures import died
+from catsdogs.launching.failures import record_crash
 from catsdogs.launching.registration import register
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         except UncompletedJobError as error:
             config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
             told = _last_line(str(error)) if isinstance(error, FailedJobError) else _death(job)
-            status, value = died(config, told)
+            status, value = record_crash(config, told)
             return JobReturn(cfg=config, overrides=overrides, status=status, _return_value=value)
 
 

@@ -39,7 +39,7 @@ def build_backbone(backbone: Backbone) -> keras.Model:
 
 
 @dataclass(frozen=True)
-class Network:
+class LoadedBackbone:
     """A backbone with its weights, to be cut, copied and told from others.
 
     Attributes:
@@ -60,7 +60,7 @@ class Network:
         return backbone
 
 
-def load_network(backbone: Backbone, seed: int) -> Network:
+def load_network(backbone: Backbone, seed: int) -> LoadedBackbone:
     """Build the network once, as the trials of a job share it.
 
     Args:
@@ -77,7 +77,7 @@ def load_network(backbone: Backbone, seed: int) -> Network:
     for weight in weights:
         digest.update(f"{weight.dtype}{weight.shape}".encode())
         digest.update(np.ascontiguousarray(weight).tobytes())
-    return Network(backbone, network, weights, digest.hexdigest())
+    return LoadedBackbone(backbone, network, weights, digest.hexdigest())
 
 
 def structure(network: keras.Model) -> str:

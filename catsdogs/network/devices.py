@@ -32,9 +32,9 @@ def distributed(batches: Sequence[int]) -> AbstractContextManager[Any]:
     if len(found) < 2:
         pass
     elif keras.backend.backend() != "jax":
-        _say(f"{len(found)} GPUs, of which one is used: KERAS_BACKEND=jax uses all of them")
+        _warn_once(f"{len(found)} GPUs, of which one is used: KERAS_BACKEND=jax uses all of them")
     elif odd:
-        _say(
+        _warn_once(
             f"{len(found)} GPUs, of which one is used: they do not divide a batch of {odd[0]} images; choose "
             "data.limit and fit.batch_size so that they divide every batch, also the last one of an epoch"
         )
@@ -44,7 +44,7 @@ def distributed(batches: Sequence[int]) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def without_distribution() -> Iterator[None]:
     """Inside `distributed`, for work on batches of any size, which is not divided."""
     before = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
@@ -61,6 +61,6 @@ def batch_sizes(batch_size: int, *counts: int) -> list[int]:
 
 
 @functools.cache
-def _say(text: str) -> None:
+def _warn_once(text: str) -> None:
     """Once, and not for every trial."""
     log.warning(text)

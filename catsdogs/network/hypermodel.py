@@ -36,7 +36,7 @@ def hyperparameters(config: SearchConfig) -> dict[str, int | float]:
     return {name: getattr(owners[owner], name) for name, owner in SEARCHABLE.items()}
 
 
-def declare(space: dict[str, Hyperparameter], hp: keras_tuner.HyperParameters) -> None:
+def declare_space(space: dict[str, Hyperparameter], hp: keras_tuner.HyperParameters) -> None:
     """Tell Keras Tuner the dimensions of the space."""
     for name, entry in space.items():
         if entry.kind == "choice":
@@ -53,7 +53,7 @@ def declare(space: dict[str, Hyperparameter], hp: keras_tuner.HyperParameters) -
             kind(name, number(entry.low), number(entry.high), step=step, sampling=entry.sampling or "linear")
 
 
-def depths(config: SearchConfig) -> list[int]:
+def unfreeze_depths(config: SearchConfig) -> list[int]:
     """Every unfreeze depth that a trial may have, ascending."""
     entry = config.space.get("unfreeze_depth")
     if entry is None:
@@ -67,7 +67,7 @@ def depths(config: SearchConfig) -> list[int]:
     return list(range(int(entry.low), int(entry.high) + 1, step))
 
 
-def whole_model(config: SearchConfig, backbone: keras.Model) -> keras.Model:
+def full_model(config: SearchConfig, backbone: keras.Model) -> keras.Model:
     """The model that is shipped, of plain Keras layers: (B, S, S, 3), RGB, 0..255 to p_dog float32 (B, 1)."""
     size = config.backbone.image_size
     images = keras.Input((size, size, 3), dtype="float32", name="pixels")
@@ -156,7 +156,7 @@ def unfreeze(backbone: keras.Model, depth: int, train_batch_norm: bool) -> None:
                         setattr(inner, rate, 0.0)
 
 
-def regularise(backbone: keras.Model, regularizer: keras.regularizers.Regularizer) -> None:
+def add_l2(backbone: keras.Model, regularizer: keras.regularizers.Regularizer) -> None:
     """Regularise the kernels of the backbone that are trained.
 
     On the variables: a regulariser set on a layer that is already built does nothing.

@@ -14,7 +14,7 @@ from catsdogs.scoring.combination import Combination
 from catsdogs.scoring.scores import EPSILON
 
 
-def one_model(models: Sequence[keras.Model], combination: Combination) -> keras.Model:
+def merge_models(models: Sequence[keras.Model], combination: Combination) -> keras.Model:
     """Combine members, of plain Keras layers, so that `keras.models.load_model` alone reads what is saved.
 
     What members have in common is computed once: of members with the same backbone everything below the first layer
@@ -34,7 +34,7 @@ def one_model(models: Sequence[keras.Model], combination: Combination) -> keras.
     used = [(model, weight) for model, weight in zip(models, combination.weights, strict=True) if weight]
     images = keras.Input(used[0][0].input_shape[1:], dtype="float32", name="pixels")
     members = keras.layers.Concatenate(name="members")(_outputs([model for model, _ in used], images))
-    logits = combination.way == "logit"
+    logits = combination.method == "logit"
     if logits:
         clipped = keras.ops.clip(members, EPSILON, 1 - EPSILON)
         members = keras.ops.log(clipped) - keras.ops.log1p(-clipped)

@@ -21,10 +21,10 @@ import numpy as np
 
 from catsdogs.base.files import replacing
 from catsdogs.config.schema import SearchConfig
-from catsdogs.network.backbones import Network
+from catsdogs.network.backbones import LoadedBackbone
 from catsdogs.network.cut import Cut, find_cut, suffix
 from catsdogs.network.folding import folded
-from catsdogs.network.hypermodel import compile_model, depths, head, plain_head, regularise, unfreeze, whole_model
+from catsdogs.network.hypermodel import add_l2, compile_model, full_model, head, plain_head, unfreeze, unfreeze_depths
 from catsdogs.network.schedules import LearningRateTable, learning_rates
 
 log = logging.getLogger(__name__)
@@ -68,13 +68,15 @@ class TrialModels:
     """
 
     def __init__(
-        self, config: SearchConfig, network: Network, total_steps: int, wanted: Sequence[int] | None = None
+        self, config: SearchConfig, network: LoadedBackbone, total_steps: int, wanted: Sequence[int] | None = None
     ) -> None:
         self._network = network
         self._total_steps = total_steps
         self._structures: OrderedDict[tuple[int, int], TrialModel] = OrderedDict()
         batch_norm = config.backbone.train_batch_norm
-        self.cuts = {depth: find_cut(network.backbone, depth, batch_norm) for depth in wanted or depths(config)}
+        self.cuts = {
+            depth: find_cut(network.backbone, depth, batch_norm) for depth in wanted or unfreeze_depths(config)
+        }
 
     def start(self, config: SearchConfig, seed: int, first_step: int = 0) -> TrialModel:
         """The model of a trial, as if it were newly built.
@@ -124,7 +126,7 @@ class TrialModels:
         """The model that is shipped: prefix, trained suffix and classifier in plain float32 Keras layers."""
         backbone = self._network.copy()
         backbone.set_weights(trial.backbone.get_weights())
-        model = whole_model(trial.config, backbone)
+        model = full_model(trial.config, backbone)
         _copy_head(trial.model, model)
         return model
 
@@ -153,7 +155,7 @@ class TrialModels:
         settings = _Settings()
         l2 = _AdjustableL2(settings)
         if config.model.l2_covers == "head_and_backbone":
-            regularise(backbone, l2)
+            add_l2(backbone, l2)
         trunk = folded(suffix(backbone, config.backbone.preprocessing, cut))
         activations = keras.Input(cut.shape, dtype="float32", name="activations")
         pooled = settings(trunk(activations))

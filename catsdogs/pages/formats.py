@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from catsdogs.base.text import duration
-from catsdogs.scoring.intervals import Interval
+from catsdogs.base.text import format_duration
+from catsdogs.scoring.intervals import Estimate
 
 MISSING = "–"
 
@@ -82,7 +82,7 @@ def number(thing: Any) -> float:
 
 def time_spent(seconds: Any) -> str:
     told = number(seconds)
-    return MISSING if math.isnan(told) else duration(told)
+    return MISSING if math.isnan(told) else format_duration(told)
 
 
 def day_and_time(when: datetime.datetime) -> str:
@@ -105,11 +105,11 @@ def cut_in_the_middle(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1 - tail]}…{text[len(text) - tail :]}"
 
 
-def between(interval: Interval | None, shown: Callable[[Any], str] = loss) -> str:
+def between(interval: Estimate | None, shown: Callable[[Any], str] = loss) -> str:
     return "" if interval is None or interval.low is None else f"{shown(interval.low)} to {shown(interval.high)}"
 
 
-def gains_told(tta: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[str]:
+def format_gains(tta: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[str]:
     """What test-time augmentation and calibration do to the log loss, in a sentence for every split.
 
     Args:

@@ -14,8 +14,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from sklearn.model_selection import StratifiedKFold
 
-from catsdogs.scoring.intervals import Interval, mean_intervals
-from catsdogs.scoring.scores import EPSILON, checked, clip, log_loss_per_image
+from catsdogs.scoring.intervals import Estimate, mean_intervals
+from catsdogs.scoring.scores import EPSILON, check_inputs, clip, log_loss_per_image
 
 # Fewer images are not fitted to. In simulations of calibrated models a fit that was kept raised the log loss by at most
 # 0.015 with 200 images and by up to 0.08 with 100; smoothing of 0.1 costs 0.05.
@@ -46,12 +46,12 @@ IDENTITY = Calibration(temperature=1.0, floor=EPSILON)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CalibrationResult:
     """Whether to calibrate."""
 
     calibration: Calibration  # fitted on all images; IDENTITY where it is not kept
-    gain: Interval  # log loss as it is minus cross-fitted log loss, image by image; above 0 calibration helps
-    kept: bool  # whether the gain is above 0
+    gain: Estimate  # log loss as it is minus cross-fitted log loss, image by image; above 0 calibration helps
+    applied: bool  # whether the gain is above 0
 
 
 def fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:
@@ -73,7 +73,7 @@ def fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:
     Raises:
         ValueError: as `scores.log_loss_per_image`.
     """
-    labels, p_dog = checked(labels, p_dog)
+    labels, p_dog = check_inputs(labels, p_dog)
     return _fit(labels, p_dog) if _enough(labels) else IDENTITY
 
 
@@ -86,7 +86,7 @@ def cross_fitted(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
     Returns:
         (N,) float64, every fold of FOLDS by a fit on the others; by IDENTITY where there are too few images for that.
     """
-    labels, p_dog = checked(labels, p_dog)
+    labels, p_dog = check_inputs(labels, p_dog)
     found = IDENTITY(p_dog)
     if _enough(labels, FOLDS):
         for others, own in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(labels, labels):
@@ -94,18 +94,18 @@ def cross_fitted(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
     return found
 
 
-def verdict(labels: np.ndarray, p_dog: np.ndarray) -> Verdict:
+def fit_if_better(labels: np.ndarray, p_dog: np.ndarray) -> CalibrationResult:
     """Fit, and keep it only if it helps images that it was not fitted on.
 
     Args:
         labels, p_dog: as in `fit`; N at least 1.
     """
-    labels, p_dog = checked(labels, p_dog)
+    labels, p_dog = check_inputs(labels, p_dog)
     gains = log_loss_per_image(labels, p_dog) - log_loss_per_image(labels, cross_fitted(labels, p_dog))
     # IDENTITY gives the same but for rounding, and rounding is no gain.
     gain = mean_intervals(gains[None] if _enough(labels, FOLDS) else np.zeros((1, len(labels))))[0]
     kept = gain.value > 0
-    return Verdict(fit(labels, p_dog) if kept else IDENTITY, gain, kept)
+    return CalibrationResult(fit(labels, p_dog) if kept else IDENTITY, gain, kept)
 
 
 def _fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:

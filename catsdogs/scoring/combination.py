@@ -1,4 +1,4 @@
-"""What several models say of the same images -> one probability, the way chosen on data."""
+"""What several models say of the same images -> one probability, the method chosen on data."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from catsdogs.scoring.scores import EQUAL, clip, log_loss_per_image
 class Combination:
     """How the probabilities of members become one."""
 
-    way: str  # "single" (one member alone), "probability" (their mean) or "logit" (the mean of their logits)
+    method: str  # "single" (one member alone), "probability" (their mean) or "logit" (the mean of their logits)
     weights: tuple[float, ...]  # of every member
 
     def __call__(self, members: np.ndarray) -> np.ndarray:
         """p_dog (K, N) in [0, 1] of every member -> (N,) float64 in [0, 1]."""
         weights = np.array(self.weights)
-        if self.way == "logit":
+        if self.method == "logit":
             return expit(weights @ logit(clip(members)))
         return np.clip(weights @ np.asarray(members, dtype=np.float64), 0, 1)
 
 
-def mean_of(members: int, way: str) -> Combination:
-    """The plain mean of so many members, of their probabilities or logits as `way` says."""
-    return Combination(way, (1 / members,) * members)
+def uniform_mean(members: int, method: str) -> Combination:
+    """The plain mean of so many members, of their probabilities or logits as `method` says."""
+    return Combination(method, (1 / members,) * members)
 
 
-def shared_out(combination: Combination, models: Sequence[int]) -> Combination:
+def expand_to_models(combination: Combination, models: Sequence[int]) -> Combination:
     """The combination of models, from that of the members that they belong to.
 
     The models of a member share its weight. So of logits each member says the mean of its models' logits; of
@@ -43,9 +43,9 @@ def shared_out(combination: Combination, models: Sequence[int]) -> Combination:
         combination: of K members.
         models: how many models each of the K members has, 1 or more; those of a member follow one another.
     """
-    way = "logit" if combination.way == "single" and max(models) > 1 else combination.way
+    method = "logit" if combination.method == "single" and max(models) > 1 else combination.method
     weights = [weight / count for weight, count in zip(combination.weights, models, strict=True) for _ in range(count)]
-    return Combination(way, tuple(weights))
+    return Combination(method, tuple(weights))
 
 
 def choose(labels: np.ndarray, members: np.ndarray, names: Sequence[str]) -> tuple[Combination, pd.DataFrame]:
@@ -60,19 +60,19 @@ def choose(labels: np.ndarray, members: np.ndarray, names: Sequence[str]) -> tup
         names: of the members.
 
     Returns:
-        The combination, and a table with a row for every member and every way: name, those of `gains_over` the best
+        The combination, and a table with a row for every member and every method: name, those of `gains_over` the best
         single member, chosen.
 
     Raises:
         ValueError: as `scores.log_loss_per_image`.
     """
     count = len(members)
-    means = [mean_of(count, way) for way in ("probability", "logit")] if count > 1 else []
+    means = [uniform_mean(count, method) for method in ("probability", "logit")] if count > 1 else []
     every = np.stack([log_loss_per_image(labels, p_dog) for p_dog in [*members, *(mean(members) for mean in means)]])
     losses = every.mean(axis=1)
     best = int(losses[:count].argmin())
     chosen = next(row for row in (best, *range(count, len(every))) if losses[row] <= losses.min() + EQUAL)
-    table = pd.DataFrame({"name": [*names, *(mean.way for mean in means)]}).join(gains_over(every, best))
+    table = pd.DataFrame({"name": [*names, *(mean.method for mean in means)]}).join(gains_over(every, best))
     table["chosen"] = table.index == chosen
     single = Combination("single", tuple(float(member == chosen) for member in range(count)))
     return single if chosen < count else means[chosen - count], table

@@ -15,7 +15,7 @@ from catsdogs.scoring.scores import resampled_means
 
 
 @dataclass(frozen=True)
-class Interval:
+class Estimate:
     """A mean over images and its 95 % percentile bootstrap interval over them."""
 
     value: float
@@ -29,7 +29,7 @@ class Interval:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
-def mean_intervals(values: np.ndarray) -> list[Interval]:
+def mean_intervals(values: np.ndarray) -> list[Estimate]:
     """The mean of every row and its interval, every row over the same resamples of images.
 
     From the 2,000 `scores.resamples`, as those of `scores`, which sorts the images by probability before: the ends of
@@ -49,13 +49,13 @@ def mean_intervals(values: np.ndarray) -> list[Interval]:
         raise ValueError(f"values must be finite and (K, N) with at least one image, got {values.shape}")
     size = values.shape[1]
     if size < 2 or not len(values):
-        return [Interval(float(row.mean()), None, None, size) for row in values]
+        return [Estimate(float(row.mean()), None, None, size) for row in values]
     ends = np.quantile(resampled_means(values), [0.025, 0.975], axis=1).T
     found = []
     for row, (low, high) in zip(values, ends, strict=True):
         # The resampled means of equal values differ by rounding, and an interval of that may exclude 0.
         value, low, high = (row[0],) * 3 if np.ptp(row) == 0 else (row.mean(), low, high)
-        found.append(Interval(float(value), float(low), float(high), size))
+        found.append(Estimate(float(value), float(low), float(high), size))
     return found
 
 

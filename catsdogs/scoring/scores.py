@@ -51,7 +51,7 @@ def log_loss_per_image(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: names the row of a label that is neither 0 nor 1, or of a probability outside [0, 1] or NaN.
     """
-    labels, p_dog = checked(labels, p_dog)
+    labels, p_dog = check_inputs(labels, p_dog)
     p_dog = clip(p_dog)
     return -np.where(labels == 1, np.log(p_dog), np.log1p(-p_dog))
 
@@ -75,7 +75,7 @@ def scores(labels: np.ndarray, p_dog: np.ndarray, split: str) -> dict[str, Score
     Raises:
         ValueError: as `log_loss_per_image`, or no images.
     """
-    labels, p_dog = checked(labels, p_dog)
+    labels, p_dog = check_inputs(labels, p_dog)
     if len(labels) == 0:
         raise ValueError("scores need at least one image, got none")
     both_classes = 0 < labels.sum() < len(labels)
@@ -133,7 +133,7 @@ def expected_calibration_error(labels: np.ndarray, p_dog: np.ndarray) -> float:
 
     Source: Guo et al. 2017, arXiv:1706.04599, equation 3.
     """
-    labels, p_dog = checked(labels, p_dog)
+    labels, p_dog = check_inputs(labels, p_dog)
     confidence = np.maximum(p_dog, 1 - p_dog)
     bins = np.ceil(confidence * _ECE_BINS).astype(int) - 1
     gaps = np.bincount(bins, weights=confidence - _right(labels, p_dog), minlength=_ECE_BINS)
@@ -180,7 +180,7 @@ def _roc_auc(counts: np.ndarray, labels: np.ndarray, steps: np.ndarray) -> np.nd
     return np.divide(ordered, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
 
 
-def checked(labels: np.ndarray, p_dog: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def check_inputs(labels: np.ndarray, p_dog: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both as (N,) float64, or a ValueError that names the row."""
     labels, p_dog = np.asarray(labels, dtype=np.float64), np.asarray(p_dog, dtype=np.float64)
     if labels.shape != p_dog.shape or labels.shape not in ((labels.size,), (labels.size, 1)):

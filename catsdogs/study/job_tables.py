@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.files import write_csv
-from catsdogs.study.earlier import HISTORY, TRIALS, VALIDATION, Earlier
+from catsdogs.study.resume_state import HISTORY, TRIALS, VALIDATION, ResumeState
 from catsdogs.study.trials import TrialRecord, write_trials
 
 
@@ -21,7 +21,7 @@ class JobTables:
         earlier: what is on disk already.
     """
 
-    def __init__(self, folder: Path, validation: pd.DataFrame, earlier: Earlier) -> None:
+    def __init__(self, folder: Path, validation: pd.DataFrame, earlier: ResumeState) -> None:
         self._folder = folder
         self._validation = validation
         self._fold = [name for name in validation if name == "fold"]

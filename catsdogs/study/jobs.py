@@ -19,10 +19,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_csv, write_json
-from catsdogs.base.provenance import moment, now
-from catsdogs.base.records import Damaged, Listed, Part, Record
+from catsdogs.base.provenance import parse_timestamp, utc_timestamp
+from catsdogs.base.records import CorruptedFile, Listed, Part, Record
 from catsdogs.base.text import quoted
-from catsdogs.study.locking import is_held
+from catsdogs.study.locking import is_locked
 from catsdogs.study.trials import TrialRecord, best_trial, read_trials, summary, trial_id
 
 RESULT = "result.json"
@@ -46,7 +46,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Job:
+class JobRecord:
     """One job of a study, as its folder tells.
 
     Attributes:
@@ -71,7 +71,7 @@ class Job:
         if self.status == OK:
             return State.DONE
         if self.status == RUNNING:
-            return State.KILLED if is_held(self.folder) is False else State.RUNNING
+            return State.KILLED if is_locked(self.folder) is False else State.RUNNING
         return State.INTERRUPTED if self.result.get("error_type") == INTERRUPTED else State.FAILED
 
     @property
@@ -126,7 +126,7 @@ class Job:
         """
         try:
             return read_trials(self.folder / "trials.csv")
-        except Damaged as error:
+        except CorruptedFile as error:
             raise UserError(
                 f"job {self.folder}: its trials.csv is damaged ({error.reason}); choose another with job=NAME, or "
                 "fewer with ensemble.size"
@@ -195,19 +195,19 @@ class _Result(Record):
     seconds: float | None = None
 
 
-def read_job(folder: Path) -> Job | None:
+def read_job(folder: Path) -> JobRecord | None:
     """The job in this folder, one that failed if its `result.json` is damaged; None if there is none."""
     try:
         result = _Result.read(folder / RESULT)
-    except Damaged as error:
+    except CorruptedFile as error:
         result = _Result.model_validate({"status": FAILED, "error": f"{RESULT} is damaged ({error.reason})"})
     if result is None:
         return None
     told = result.model_dump()
-    return Job(folder, told | {"config": told["config"] or {}})
+    return JobRecord(folder, told | {"config": told["config"] or {}})
 
 
-def read_jobs(study: Path) -> list[Job]:
+def read_jobs(study: Path) -> list[JobRecord]:
     """The jobs of a study, by name.
 
     Raises:
@@ -231,7 +231,7 @@ def _studies_in(folder: Path) -> list[str]:
     return sorted({file.parent.parent.name for file in folder.glob(f"*/*/{RESULT}")})
 
 
-def best_job(study: Path, jobs: list[Job]) -> Job:
+def best_job(study: Path, jobs: list[JobRecord]) -> JobRecord:
     """The job with the best finite objective.
 
     Raises:
@@ -245,7 +245,7 @@ def best_job(study: Path, jobs: list[Job]) -> Job:
     return min(able, key=lambda job: (job.objective, job.name))
 
 
-def best_jobs(study: Path, jobs: list[Job], first: Job, size: int) -> list[Job]:
+def best_jobs(study: Path, jobs: list[JobRecord], first: JobRecord, size: int) -> list[JobRecord]:
     """So many jobs of a study: this one, then the best others that were validated on the same images.
 
     Raises:
@@ -265,7 +265,7 @@ def best_jobs(study: Path, jobs: list[Job], first: Job, size: int) -> list[Job]:
     return found
 
 
-def chosen_trial(job: Job, trial: str | None) -> TrialRecord:
+def chosen_trial(job: JobRecord, trial: str | None) -> TrialRecord:
     """The named trial of a job, or its best one; of the winner what fresh seeds told, if it was selected by them.
 
     Raises:
@@ -291,7 +291,7 @@ def chosen_trial(job: Job, trial: str | None) -> TrialRecord:
     return dataclasses.replace(records[trial], **again)
 
 
-def choice_names(jobs: Iterable[Job]) -> list[str]:
+def choice_names(jobs: Iterable[JobRecord]) -> list[str]:
     """What any of these jobs was told to choose."""
     return list(dict.fromkeys(name for job in jobs for name in job.choices))
 
@@ -314,7 +314,7 @@ def job_columns(choices: Iterable[str], hyperparameters: Iterable[str]) -> list[
     return list(dict.fromkeys(name for column in _COLUMNS for name in several.get(column, [column])))
 
 
-def job_row(job: Job, choices: Iterable[str]) -> dict[str, Any]:
+def job_row(job: JobRecord, choices: Iterable[str]) -> dict[str, Any]:
     """What `result.json` tells of a job, by column."""
     result, best = job.result, job.best()
     trials, data = result["trials"], result["data"]
@@ -365,7 +365,7 @@ class Plan(Record):
 
     jobs: Listed[str]
     run: Listed[str]
-    started: Annotated[datetime.datetime | None, BeforeValidator(moment)] = None
+    started: Annotated[datetime.datetime | None, BeforeValidator(parse_timestamp)] = None
     command: Listed[str]
 
 
@@ -373,7 +373,7 @@ def read_plan(study: Path) -> Plan:
     """The plan of a study; an empty one if there is none, or it is damaged."""
     try:
         return Plan.read(study / PLAN) or Plan.model_validate({})
-    except Damaged:
+    except CorruptedFile:
         return Plan.model_validate({})
 
 
@@ -389,8 +389,8 @@ def write_plan(study: Path, names: list[str], command: list[str]) -> None:
     Where another process is at work on the study, its jobs stay in the plan: both are one run.
     """
     before = read_plan(study)
-    run, started = names, now()
-    if names and before.started is not None and any(is_held(study / name) for name in before.run):
+    run, started = names, utc_timestamp()
+    if names and before.started is not None and any(is_locked(study / name) for name in before.run):
         run, started = list(dict.fromkeys([*before.run, *names])), before.started.isoformat()
     jobs = list(dict.fromkeys([*before.jobs, *names]))
     write_json(study / PLAN, {"study": study.name, "jobs": jobs, "run": run, "started": started, "command": command})

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
-from catsdogs.base.provenance import now
+from catsdogs.base.provenance import utc_timestamp
 from catsdogs.base.records import Record
 
 LOCK = ".lock"
@@ -29,7 +29,7 @@ class _Holder(Record):
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def lock_job(folder: Path) -> Iterator[None]:
     """Hold the job folder, which is made if need be.
 
     Raises:
@@ -41,11 +41,11 @@ def held(folder: Path) -> Iterator[None]:
         # Not at once: who asks with `is_held` holds it for a moment.
         lock.acquire(timeout=_PATIENCE_SECONDS)
     except Timeout:
-        raise UserError(in_use(folder)) from None
+        raise UserError(lock_message(folder)) from None
     try:
         # A full disk or a lost quota must not keep a finished job from being skipped.
         with suppress(OSError):
-            write_json(folder / HOLDER, {"pid": os.getpid(), "host": socket.gethostname(), "started": now()})
+            write_json(folder / HOLDER, {"pid": os.getpid(), "host": socket.gethostname(), "started": utc_timestamp()})
         yield
     finally:
         with suppress(OSError):
@@ -53,7 +53,7 @@ def held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def is_held(folder: Path) -> bool | None:
+def is_locked(folder: Path) -> bool | None:
     """Whether some process, this one too, works in the job folder at this moment; None: only its owner may ask."""
     if not (folder / LOCK).exists():
         return False
@@ -70,7 +70,7 @@ def is_held(folder: Path) -> bool | None:
     return False
 
 
-def in_use(folder: Path) -> str:
+def lock_message(folder: Path) -> str:
     """The sentence that says who holds the folder."""
     who = "another process works on it"
     with suppress(OSError, UserError):

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from catsdogs.base.text import duration
+from catsdogs.base.text import format_duration
 from catsdogs.study.trials import TrialRecord, best_trial
 
 log = logging.getLogger(__name__)
@@ -110,4 +110,4 @@ class JobProgress:
             return ""
         per_epoch = (time.monotonic() - since) / (epochs_done - epochs_before)
         all_epochs = self._trials * self._epochs_per_trial
-        return f", {duration(per_epoch * max(0.0, all_epochs - epochs_done))} left"
+        return f", {format_duration(per_epoch * max(0.0, all_epochs - epochs_done))} left"

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.provenance import moment
-from catsdogs.base.text import duration, printable
-from catsdogs.study.jobs import FAILED, RUNNING, Job, read_job, read_plan
+from catsdogs.base.provenance import parse_timestamp
+from catsdogs.base.text import format_duration, sanitize_line
+from catsdogs.study.jobs import FAILED, RUNNING, JobRecord, read_job, read_plan
 from catsdogs.study.trials import TrialRecord
 
 
@@ -60,17 +60,17 @@ def line(study: Path, now: datetime.datetime, name: str = "study") -> str:
     best = min(jobs, key=lambda job: job.objective, default=None)
     if best is not None and math.isfinite(best.objective):
         parts.append(f"best {best.objective:.4f} ({best.name})")
-    ends = [moment(trial.ended) for trial in every]
+    ends = [parse_timestamp(trial.ended) for trial in every]
     here = sum(plan.started is not None and end is not None and end >= plan.started for end in ends)
     if plan.started is not None and planned is not None and here and planned > len(every):
         left = (now - plan.started) / here * (planned - len(every))
         end = (now + left).astimezone()
         day = "" if end.date() == now.astimezone().date() else f"{end:%Y-%m-%d} "
-        parts.append(f"about {duration(left.total_seconds())} left, ends {day}{end:%H:%M}")
-    return printable(", ".join(parts))
+        parts.append(f"about {format_duration(left.total_seconds())} left, ends {day}{end:%H:%M}")
+    return sanitize_line(", ".join(parts))
 
 
-def _trials(job: Job) -> list[TrialRecord]:
+def _trials(job: JobRecord) -> list[TrialRecord]:
     try:
         return job.trials()
     except UserError:  # damaged, which the report tells

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from catsdogs.base.files import write_csv
-from catsdogs.base.records import Damaged, Table
+from catsdogs.base.records import CorruptedFile, Table
 
 COMPLETED = "COMPLETED"
 
@@ -133,7 +133,7 @@ def read_trials(path: Path) -> list[TrialRecord]:
         # Seconds are always told. Of more than this neither a time nor a whole number can be made.
         wrong = ~(table[name].abs() < 2**31)
         if (wrong if name == "seconds" else wrong & table[name].notna()).any():
-            raise Damaged(path, f"{name} is missing, or too large")
+            raise CorruptedFile(path, f"{name} is missing, or too large")
     records = []
     for row in table.to_dict("records"):
         told: dict[str, Any] = {str(name): None if pd.isna(value) else value for name, value in row.items()}

@@ -61,7 +61,7 @@ class TrainingBatches(keras.utils.PyDataset):
         return self._views.read(rows, View("train", number)), _targets(self._labels[rows])
 
 
-class PlainBatches(keras.utils.PyDataset):
+class EvaluationBatches(keras.utils.PyDataset):
     """Rows in their order through one view, with labels where there are any: for validation and prediction."""
 
     def __init__(
@@ -84,7 +84,7 @@ class PlainBatches(keras.utils.PyDataset):
         return (inputs,) if self._labels is None else (inputs, _targets(self._labels[rows]))
 
 
-def for_keras(batches: TrainingBatches | PlainBatches) -> Any:
+def for_keras(batches: TrainingBatches | EvaluationBatches) -> Any:
     """What `fit`, `evaluate` and `predict` are given to read these batches, each once, in their order.
 
     On TensorFlow a tf.data pipeline that reads two batches ahead, without autotuning: the one that Keras makes of a

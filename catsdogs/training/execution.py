@@ -14,14 +14,14 @@ import pandas as pd
 
 from catsdogs.config.schema import Fit, SearchConfig
 from catsdogs.data.dataset import Fold
-from catsdogs.data.views import PLAIN, Views
+from catsdogs.data.views import ORIGINAL, Views
 from catsdogs.network.devices import distributed
 from catsdogs.network.hypermodel import with_values
 from catsdogs.network.schedules import steps_per_epoch
 from catsdogs.network.trial_model import TrialModel, TrialModels
 from catsdogs.study.trials import TrialRecord
-from catsdogs.training.batches import PlainBatches, TrainingBatches, for_keras
-from catsdogs.training.training_set import TrainingSet
+from catsdogs.training.batches import EvaluationBatches, TrainingBatches, for_keras
+from catsdogs.training.trial_data import TrialData
 
 
 class DivergedError(Exception):
@@ -66,7 +66,7 @@ def trial_seed(seed: int, trial: str, run: int) -> int:
 def execute(
     config: SearchConfig,
     line: Sequence[TrialRecord],
-    data: TrainingSet,
+    data: TrialData,
     models: TrialModels,
     run: int,
     listener: Listener,
@@ -152,7 +152,7 @@ def train(
     callbacks: list[Any] = [keras.callbacks.TerminateOnNaN(), _Bookkeeper(batches.steps, listener)]
     validation = None
     if len(fold.validation_rows):
-        validation = for_keras(PlainBatches(views, fold.validation_rows, PLAIN, fit.batch_size, labels))
+        validation = for_keras(EvaluationBatches(views, fold.validation_rows, ORIGINAL, fit.batch_size, labels))
         callbacks.append(
             keras.callbacks.EarlyStopping(
                 monitor="val_log_loss", mode="min", patience=fit.patience, restore_best_weights=True

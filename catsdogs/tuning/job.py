@@ -16,11 +16,11 @@ from typing import Any
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import remove_temporaries, write_csv
-from catsdogs.base.provenance import machine, now, versions
-from catsdogs.base.resources import check_free_space, exhausted
+from catsdogs.base.provenance import machine, utc_timestamp, versions
+from catsdogs.base.resources import as_out_of_resources, check_free_space
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.dataset import Dataset, load_dataset
-from catsdogs.study.earlier import HISTORY, SELECT, TRIALS, VALIDATION, Earlier, read_earlier
+from catsdogs.study.decision import JobDecision, archive_attempt, inspect_job, left_behind
 from catsdogs.study.identity import fingerprint
 from catsdogs.study.jobs import (
     FAILED,
@@ -32,10 +32,10 @@ from catsdogs.study.jobs import (
     write_leaderboard,
     write_result,
 )
-from catsdogs.study.locking import held
-from catsdogs.study.standing import Standing, find_standing, left_behind, set_aside
+from catsdogs.study.locking import lock_job
+from catsdogs.study.resume_state import HISTORY, SELECT, TRIALS, VALIDATION, ResumeState, load_resume_state
 from catsdogs.study.trials import best_trial, outcome
-from catsdogs.tuning.limits import BudgetSpent, check_budget
+from catsdogs.tuning.limits import StudyTimeout, check_timeout
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ _OF_THIS_RUN = (".hydra", "search.log")
 
 
 @dataclass(frozen=True)
-class Place:
+class JobLocation:
     """Where a job stands in its study."""
 
     folder: Path  # of the job
@@ -59,7 +59,7 @@ class Place:
         return f"job {self.index} of {self.total or '?'}, {self.folder.name}"
 
 
-def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> float:
+def run_job(config: SearchConfig, place: JobLocation, choices: dict[str, str]) -> float:
     """Search, or go on with a search, and leave everything that the job found in its folder.
 
     An error ends this job and no other: it is recorded in `result.json` and the objective is NaN.
@@ -73,7 +73,7 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
     Raises:
         UserError: what is in the folder is another job's, is damaged, or is being worked on; nothing is changed.
     """
-    with held(place.folder):
+    with lock_job(place.folder):
         try:
             return _run_held(config, place, choices)
         finally:
@@ -81,7 +81,7 @@ def run_job(config: SearchConfig, place: Place, choices: dict[str, str]) -> floa
             _forget_models()
 
 
-def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> float:
+def _run_held(config: SearchConfig, place: JobLocation, choices: dict[str, str]) -> float:
     began = time.monotonic()
     result: dict[str, Any] = {
         "status": RUNNING,
@@ -92,7 +92,7 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
         "objective": None,
         "seconds": None,
         "error": None,
-        "started": now(),
+        "started": utc_timestamp(),
         "seed": config.seed,
         "config": dataclasses.asdict(config),
         "versions": versions(),
@@ -104,15 +104,15 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
     try:
         dataset = load_dataset(config.data, Path(config.cache), config.split)
         mark = fingerprint(config, dataset.digest)
-        standing = find_standing(config, place.folder, mark)
+        standing = inspect_job(config, place.folder, mark)
         if not standing.runs:
             return _not_run(place, standing)
-        if standing.anew:
-            kept = set_aside(place.folder, keep=_OF_THIS_RUN)
+        if standing.restart:
+            kept = archive_attempt(place.folder, keep=_OF_THIS_RUN)
             if kept is not None:
                 log.info("%s: begins anew; what an earlier try left is kept as %s", place.label, kept)
-        before = None if standing.job is None or standing.anew else standing.job.result
-        earlier = read_earlier(place.folder, before)
+        before = None if standing.job is None or standing.restart else standing.job.result
+        earlier = load_resume_state(place.folder, before)
         # Of a run that was killed, at least what its trials took.
         trials_took = sum(record.seconds for record in earlier.records)
         seconds_before = max(trials_took, (before or {}).get("seconds") or 0.0)
@@ -132,7 +132,7 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
             "validation": sum(len(fold.validation_rows) for fold in folds),
             "holdout": len(dataset.holdout_rows),
             "folds": len(folds),
-            "left_out": len(dataset.left_out),
+            "left_out": len(dataset.skipped),
         }
         write_result(place.folder, result)
         write_csv(
@@ -141,9 +141,9 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
         )
         deadline = study_deadline(place.study, config.timeout.study_seconds)
         try:
-            check_budget(config.timeout, deadline)
+            check_timeout(config.timeout, deadline)
             _search(config, place, dataset, earlier, deadline, result)
-        except BudgetSpent as spent:
+        except StudyTimeout as spent:
             # A study that its time has run out for is one with fewer trials.
             log.warning("%s: %s; it ends with the trials that it has, and the same command goes on", place.label, spent)
             if "trials" not in result:
@@ -156,7 +156,7 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
         log.error("%s: %s", place.label, error)
         result.update(status=FAILED, error=str(error), error_type="UserError")
     except Exception as error:
-        ran_out = exhausted(error)
+        ran_out = as_out_of_resources(error)
         if ran_out is None:
             log.exception("%s failed", place.label)
         else:
@@ -174,12 +174,12 @@ def _run_held(config: SearchConfig, place: Place, choices: dict[str, str]) -> fl
     finally:
         if ours and result["status"] != RUNNING:
             result["seconds"] = round(seconds_before + time.monotonic() - began, 3)
-            result["finished"] = now()
+            result["finished"] = utc_timestamp()
             _write_or_tell(place, lambda: write_result(place.folder, result))
     return math.nan if result["status"] != OK or result["objective"] is None else float(result["objective"])
 
 
-def _not_run(place: Place, standing: Standing) -> float:
+def _not_run(place: JobLocation, standing: JobDecision) -> float:
     assert standing.job is not None
     objective = standing.job.objective
     score = f", val_log_loss {objective:.4f}" if math.isfinite(objective) else ""
@@ -189,34 +189,34 @@ def _not_run(place: Place, standing: Standing) -> float:
     return objective if math.isfinite(objective) else math.nan
 
 
-def _write_or_tell(place: Place, write: Callable[[], Any]) -> None:
+def _write_or_tell(place: JobLocation, write: Callable[[], Any]) -> None:
     """At the end of a job: a full disk must not hide how it ended, nor end the study."""
     try:
         write()
     except (OSError, UserError) as error:
-        log.error("%s: %s", place.label, exhausted(error) or error)
+        log.error("%s: %s", place.label, as_out_of_resources(error) or error)
 
 
 def _search(
     config: SearchConfig,
-    place: Place,
+    place: JobLocation,
     dataset: Dataset,
-    earlier: Earlier,
+    earlier: ResumeState,
     deadline: float | None,
     result: dict[str, Any],
 ) -> None:
     """Search, and write into `result` what comes of it, also when it ends with an error."""
     # Keras and TensorFlow take seconds to import, and a mistake in the data should be told before.
-    from catsdogs.base.text import duration
+    from catsdogs.base.text import format_duration
     from catsdogs.network.devices import accelerators
     from catsdogs.study.progress import JobProgress
     from catsdogs.study.study_progress import study_line
-    from catsdogs.training.training_set import prepared
+    from catsdogs.training.trial_data import build_trial_data
     from catsdogs.tuning.oracles import build_oracle, expected_trials
     from catsdogs.tuning.selection import select
     from catsdogs.tuning.tuner import Search
 
-    data, models = prepared(config, dataset, dataset.folds())
+    data, models = build_trial_data(config, dataset, dataset.folds())
     oracle = build_oracle(config)
     planned = expected_trials(oracle, config)
     # Keras is loaded by now, and the machine tells its accelerators.
@@ -265,7 +265,7 @@ def _search(
         result["objective"],
         result["best_trial"]["trial"],
         len(search.records),
-        duration(time.monotonic() - began),
+        format_duration(time.monotonic() - began),
     )
 
 

@@ -7,15 +7,15 @@ import time
 from catsdogs.config.schema import Timeout
 
 
-class BudgetSpent(Exception):
+class StudyTimeout(Exception):
     """The time of the study is over: the trial that runs is given up and leaves no record."""
 
 
-def check_budget(timeout: Timeout, deadline: float | None) -> None:
+def check_timeout(timeout: Timeout, deadline: float | None) -> None:
     """Return while there is time left until `deadline`, which is `study.study_deadline`.
 
     Raises:
         BudgetSpent: in the words of `result.json` and of the log.
     """
     if deadline is not None and time.time() > deadline:
-        raise BudgetSpent(f"timeout.study_seconds={timeout.study_seconds:g} are over")
+        raise StudyTimeout(f"timeout.study_seconds={timeout.study_seconds:g} are over")

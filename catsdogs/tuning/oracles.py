@@ -9,7 +9,7 @@ import keras_tuner
 
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import SearchConfig
-from catsdogs.network.hypermodel import declare
+from catsdogs.network.hypermodel import declare_space
 
 
 class _Most(int):
@@ -30,7 +30,7 @@ def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
         UserError: the oracle does not take the arguments, or has nothing to search.
     """
     hp = keras_tuner.HyperParameters()
-    declare(config.space, hp)
+    declare_space(config.space, hp)
     oracles = {
         "random": keras_tuner.oracles.RandomSearchOracle,
         "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.files import free_name, write_csv
-from catsdogs.base.records import Damaged, Table
+from catsdogs.base.records import CorruptedFile, Table
 from catsdogs.config.schema import SearchConfig
-from catsdogs.study.earlier import SELECT
 from catsdogs.study.progress import JobProgress
+from catsdogs.study.resume_state import SELECT
 from catsdogs.study.trials import TrialRecord, ranked, summary
 from catsdogs.training.execution import DivergedError
 from catsdogs.tuning.tuner import Search
@@ -128,7 +128,7 @@ def _read(file: Path) -> pd.DataFrame:
     """What is selected so far; a table that is damaged is kept aside."""
     try:
         table = _TABLE.read(file)
-    except Damaged as error:
+    except CorruptedFile as error:
         place = free_name(file.with_name(f"{SELECT}.damaged"))
         file.rename(place)
         log.warning("%s; it is kept as %s, and its trials are trained again", error, place.name)

@@ -24,21 +24,21 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.files import unicode, write_text
-from catsdogs.base.provenance import now
-from catsdogs.base.resources import check_others_may_do
+from catsdogs.base.provenance import utc_timestamp
+from catsdogs.base.resources import raise_if_fatal
 from catsdogs.config.schema import SearchConfig
-from catsdogs.data.views import PLAIN
+from catsdogs.data.views import ORIGINAL
 from catsdogs.network.devices import distributed
-from catsdogs.network.hypermodel import depths, with_values
+from catsdogs.network.hypermodel import unfreeze_depths, with_values
 from catsdogs.network.trial_model import TrialModel, TrialModels
-from catsdogs.study.earlier import Earlier, validation_is_of
 from catsdogs.study.job_tables import JobTables
 from catsdogs.study.progress import JobProgress
+from catsdogs.study.resume_state import ResumeState, validation_is_of
 from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, lineage
-from catsdogs.training.batches import PlainBatches, for_keras
+from catsdogs.training.batches import EvaluationBatches, for_keras
 from catsdogs.training.execution import DivergedError, Training, execute
-from catsdogs.training.training_set import TrainingSet
-from catsdogs.tuning.limits import BudgetSpent, check_budget
+from catsdogs.training.trial_data import TrialData
+from catsdogs.tuning.limits import StudyTimeout, check_timeout
 from catsdogs.tuning.promotion import ParentWeights
 from catsdogs.tuning.replay import replay, searched_values
 
@@ -65,12 +65,12 @@ class Search:
         self,
         config: SearchConfig,
         oracle: keras_tuner.Oracle,
-        data: TrainingSet,
+        data: TrialData,
         models: TrialModels,
         folder: Path,
         validation: pd.DataFrame,
         progress: JobProgress,
-        earlier: Earlier,
+        earlier: ResumeState,
         deadline: float | None = None,
     ) -> None:
         self._config = config
@@ -111,7 +111,7 @@ class Search:
     def try_one_step(self) -> None:
         """Build a model and train one batch of zeros, so that an error of ours is not a series of failed trials."""
         # The deepest unfreezing, which is the one that the backbone may not have.
-        config = with_values(self._config, {"unfreeze_depth": depths(self._config)[-1]})
+        config = with_values(self._config, {"unfreeze_depth": unfreeze_depths(self._config)[-1]})
         size = min(config.fit.batch_size, len(self._data.folds[0].train_rows))
         with distributed(self._batch_sizes):
             trial = self._models.start(config, config.seed)
@@ -120,7 +120,7 @@ class Search:
     def run(self) -> None:
         """Run what the oracle proposes until it has nothing more."""
         while True:
-            check_budget(self._config.timeout, self._deadline)
+            check_timeout(self._config.timeout, self._deadline)
             trial = self.oracle.create_trial(_TUNER)
             if trial.status != "RUNNING":
                 return
@@ -150,7 +150,7 @@ class Search:
         # It has saved itself while the trial was still going on.
         self.oracle.save()
         seconds = round(time.monotonic() - began, 3)
-        record = dataclasses.replace(record, status=trial.status, seconds=seconds, ended=now())
+        record = dataclasses.replace(record, status=trial.status, seconds=seconds, ended=utc_timestamp())
         new_best = best_trial([*self.records, record]) is record
         self.tables.commit(record, p_dog if new_best else None)
         self.weights.drop_useless(self.oracle, [record.trial for record in self.records])
@@ -158,9 +158,9 @@ class Search:
 
     def check_others_may_do(self, error: Exception) -> None:
         """As in `exhaustion`; nor would another trial do better without time, or where inputs cannot be read."""
-        if isinstance(error, BudgetSpent) or self._data.features.problem is not None:
+        if isinstance(error, StudyTimeout) or self._data.features.problem is not None:
             raise error
-        check_others_may_do(error)
+        raise_if_fatal(error)
 
     def train(
         self,
@@ -249,7 +249,7 @@ class Search:
         which = f"{run % self.folds + 1} of {self.folds}" if self.folds > 1 else ""
 
         def listener(epoch: int, share: float, logs: dict[str, float] | None) -> None:
-            check_budget(self._config.timeout, self._deadline)
+            check_timeout(self._config.timeout, self._deadline)
             if progress is not None:
                 progress.epoch(number * (epochs - first) + epoch - first, share, epoch, epochs, logs, which)
 
@@ -278,6 +278,6 @@ class Search:
 
     def _predictions(self, trial: TrialModel, rows: np.ndarray) -> np.ndarray:
         """(N,) float64 of these rows."""
-        batches = PlainBatches(self._data.features.at(trial.cut), rows, PLAIN, self._config.fit.batch_size)
+        batches = EvaluationBatches(self._data.features.at(trial.cut), rows, ORIGINAL, self._config.fit.batch_size)
         with distributed(self._batch_sizes):
             return trial.model.predict(for_keras(batches), verbose=0).reshape(-1).astype(np.float64)

@@ -21,8 +21,8 @@ from catsdogs.base import provenance
     ],
 )
 def test_times_of_any_kind_are_read(text, expected):
-    assert provenance.moment(text) == expected
-    since = datetime.datetime.now(datetime.UTC) - provenance.moment(provenance.now())
+    assert provenance.parse_timestamp(text) == expected
+    since = datetime.datetime.now(datetime.UTC) - provenance.parse_timestamp(provenance.utc_timestamp())
     assert datetime.timedelta(0) <= since < datetime.timedelta(seconds=5)
 
 

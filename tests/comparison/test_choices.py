@@ -13,10 +13,10 @@ from catsdogs.comparison.choices import (
     choice_effects,
     choice_pairs,
     compared_choices,
-    not_paired,
-    untold_settings,
+    unlisted_differences,
+    unpaired_choices,
 )
-from catsdogs.comparison.evidence import read_evidence
+from catsdogs.comparison.study_data import read_study_data
 from catsdogs.scoring.intervals import mean_intervals
 
 CONFIG = {"fit": {"epochs": 3}, "tuner": {"oracle": "random"}, "data": {"limit": None}}
@@ -29,10 +29,10 @@ def job(study, skill: float = 1.5, config=None, **choices: str) -> None:
 
 
 def test_effects_average_the_pairs_that_differ_in_one_choice(tmp_path):
-    evidence = read_evidence([write_study(tmp_path / "night")])
-    losses = evidence.losses()
-    pairs, effects = choice_pairs(evidence), choice_effects(evidence)
-    assert compared_choices(evidence) == ("augmentation", "label_smoothing")
+    study_data = read_study_data([write_study(tmp_path / "night")])
+    losses = study_data.losses()
+    pairs, effects = choice_pairs(study_data), choice_effects(study_data)
+    assert compared_choices(study_data) == ("augmentation", "label_smoothing")
     assert list(pairs["choice"]) == ["augmentation"] * 2 + ["label_smoothing"] * 2
     for row in pairs.itertuples():
         expected = mean_intervals((losses[row.label] - losses[row.label_against]).to_numpy()[None])[0]
@@ -60,40 +60,40 @@ def test_jobs_that_share_no_image_tell_no_effect(tmp_path):
         file = tmp_path / "night" / name / "validation.csv"
         table = pd.read_csv(file)
         table.assign(id=table["id"] + name).to_csv(file, index=False)
-    evidence = read_evidence([tmp_path / "night"])
-    assert len(evidence.comparable()) == 2
-    assert choice_pairs(evidence).empty
-    assert choice_effects(evidence).empty
+    study_data = read_study_data([tmp_path / "night"])
+    assert len(study_data.comparable()) == 2
+    assert choice_pairs(study_data).empty
+    assert choice_effects(study_data).empty
 
 
 def test_the_better_value_comes_first_whatever_its_name(tmp_path):
     for name, skill in {"x": 1.0, "y": 2.0, "z": 1.5}.items():
         job(tmp_path / "night", skill, schedule=name)
-    evidence = read_evidence([tmp_path / "night"])
-    effects = choice_effects(evidence)
+    study_data = read_study_data([tmp_path / "night"])
+    effects = choice_effects(study_data)
     assert list(zip(effects["value"], effects["against"], strict=True)) == [("y", "x"), ("z", "x"), ("y", "z")]
     assert (effects["difference"] < 0).all()
     assert list(effects["difference"]) == sorted(effects["difference"])
-    assert list(choice_pairs(evidence)["difference"]) == list(effects["difference"])
+    assert list(choice_pairs(study_data)["difference"]) == list(effects["difference"])
 
 
 def test_jobs_that_differ_in_two_choices_are_no_pair(tmp_path):
     job(tmp_path / "night", schedule="a", augmentation="c")
     job(tmp_path / "night", schedule="b", augmentation="d")
-    evidence = read_evidence([tmp_path / "night"])
-    assert compared_choices(evidence) == ("augmentation", "schedule")
-    assert choice_pairs(evidence).empty
-    effects = choice_effects(evidence)
+    study_data = read_study_data([tmp_path / "night"])
+    assert compared_choices(study_data) == ("augmentation", "schedule")
+    assert choice_pairs(study_data).empty
+    effects = choice_effects(study_data)
     assert effects.empty
     assert {"choice", "value", "against", "difference", "low", "high", "decided", "pairs", "images"} == {*effects}
-    assert not_paired(evidence) == []
+    assert unpaired_choices(study_data) == []
 
 
 @pytest.mark.parametrize(("images", "skills", "low"), [(200, (1.5, 1.5), 0.0), (1, (1.0, 2.0), np.nan)])
 def test_equal_predictions_and_a_single_image_decide_nothing(tmp_path, images, skills, low):
     for name, skill in zip("ab", skills, strict=True):
         write_job(tmp_path / "night", {**CHOICES, "schedule": name}, name=name, seed=3, skill=skill, images=images)
-    effect = choice_effects(read_evidence([tmp_path / "night"])).iloc[0]
+    effect = choice_effects(read_study_data([tmp_path / "night"])).iloc[0]
     assert (effect["low"], effect["high"]) == pytest.approx((low, low), abs=0, nan_ok=True)
     assert not effect["decided"]
 
@@ -104,8 +104,8 @@ def test_of_many_values_each_is_compared_with_the_best_alone(tmp_path):
         if name != "f":
             job(tmp_path / "night", 1.0 + 0.2 * number, schedule=name, augmentation="some")
         job(tmp_path / "night", 2.0 + (0.2 * number if name != "f" else 0.5), schedule=name, augmentation="other")
-    evidence = read_evidence([tmp_path / "night"])
-    effects = choice_effects(evidence)
+    study_data = read_study_data([tmp_path / "night"])
+    effects = choice_effects(study_data)
     strongest = effects.groupby("choice")["difference"].min().sort_values()
     assert list(effects["choice"].drop_duplicates()) == list(strongest.index)
     schedules = effects[effects["choice"] == "schedule"]
@@ -113,7 +113,7 @@ def test_of_many_values_each_is_compared_with_the_best_alone(tmp_path):
     assert set(schedules["value"]) == {"e"}
     assert sorted(schedules["against"]) == list("abcdf")
     assert dict(zip(schedules["against"], schedules["pairs"], strict=True)) == dict.fromkeys("abcd", 2) | {"f": 1}
-    pairs = choice_pairs(evidence)
+    pairs = choice_pairs(study_data)
     assert len(pairs[pairs["choice"] == "schedule"]) == 9
 
 
@@ -121,14 +121,14 @@ def test_jobs_that_differ_in_more_than_their_choices_are_no_pair_and_that_is_tol
     job(tmp_path / "one", schedule="a")
     job(tmp_path / "one", schedule="b", config={"schedule": {"kind": "b"}})
     job(tmp_path / "two", schedule="c", config={"tuner": {"oracle": "grid"}, "schedule": {"kind": "c"}})
-    evidence = read_evidence([tmp_path / "one", tmp_path / "two"])
-    effects = choice_effects(evidence)
+    study_data = read_study_data([tmp_path / "one", tmp_path / "two"])
+    effects = choice_effects(study_data)
     assert {*effects["value"], *effects["against"]} == {"a", "b"}
-    assert not_paired(evidence) == [
+    assert unpaired_choices(study_data) == [
         "schedule: 2 pairs of jobs differ also in tuner.oracle and so cannot tell its effect."
     ]
     # A choice owns its own keys, so that schedule.kind is told.
-    assert untold_settings(evidence) == ["tuner.oracle"]
+    assert unlisted_differences(study_data) == ["tuner.oracle"]
 
 
 @pytest.mark.parametrize(
@@ -146,9 +146,9 @@ def test_jobs_that_differ_in_more_than_their_choices_are_no_pair_and_that_is_tol
 def test_every_setting_that_decides_the_numbers_must_agree(tmp_path, config, fair):
     job(tmp_path / "night", schedule="a")
     job(tmp_path / "night", schedule="b", config=config)
-    evidence = read_evidence([tmp_path / "night"])
-    assert len(choice_effects(evidence)) == fair
-    told = not_paired(evidence)
+    study_data = read_study_data([tmp_path / "night"])
+    assert len(choice_effects(study_data)) == fair
+    told = unpaired_choices(study_data)
     assert told == [] if fair else next(iter(config)) in told[0]
 
 
@@ -159,9 +159,9 @@ def test_a_choice_of_one_key_is_read_from_the_configuration(tmp_path):
         config = {"fit": {"epochs": int(epochs)}}
         job(tmp_path / "two", 1.9, config=config, schedule="b", **{"fit.epochs": epochs})
     job(tmp_path / "one", 1.9, schedule="b", config={"fit": {"epochs": 10}})
-    evidence = read_evidence([tmp_path / "one", tmp_path / "two"])
-    assert evidence.choices[-1] == "fit.epochs"
-    effects = choice_effects(evidence)
+    study_data = read_study_data([tmp_path / "one", tmp_path / "two"])
+    assert study_data.choices[-1] == "fit.epochs"
+    effects = choice_effects(study_data)
     epochs = effects[effects["choice"] == "fit.epochs"]
     assert {*epochs["value"], *epochs["against"]} == {"3", "10"}
 
@@ -169,11 +169,11 @@ def test_a_choice_of_one_key_is_read_from_the_configuration(tmp_path):
 def test_a_choice_that_is_no_key_may_change_any_and_one_that_a_job_does_not_tell_makes_no_pair(tmp_path):
     job(tmp_path / "one", experiment="a")
     job(tmp_path / "one", experiment="b", config={"fit": {"epochs": 9}})
-    evidence = read_evidence([tmp_path / "one"])
-    assert list(choice_effects(evidence)["choice"]) == ["experiment"]
-    assert untold_settings(evidence) == []
+    study_data = read_study_data([tmp_path / "one"])
+    assert list(choice_effects(study_data)["choice"]) == ["experiment"]
+    assert unlisted_differences(study_data) == []
     job(tmp_path / "two")
-    effects = choice_effects(read_evidence([tmp_path / "one", tmp_path / "two"]))
+    effects = choice_effects(read_study_data([tmp_path / "one", tmp_path / "two"]))
     assert effects["pairs"].tolist() == [1]
     assert {*effects["value"], *effects["against"]} == {"a", "b"}
 
@@ -183,16 +183,16 @@ def test_the_study_is_a_choice_where_it_alone_tells_jobs_apart(tmp_path):
         for schedule in "ab":
             skill = 1.4 if study == "one" else 1.9
             job(tmp_path / study, skill, schedule=schedule, config={"tuner": {"oracle": oracle}})
-    evidence = read_evidence([tmp_path / "one", tmp_path / "two"])
-    assert compared_choices(evidence) == ("schedule", "study")
-    effects = choice_effects(evidence).set_index("choice")
+    study_data = read_study_data([tmp_path / "one", tmp_path / "two"])
+    assert compared_choices(study_data) == ("schedule", "study")
+    effects = choice_effects(study_data).set_index("choice")
     assert list(effects.index) == ["study", "schedule"]  # the strongest first
     assert (effects.loc["study", "value"], effects.loc["study", "against"]) == ("two", "one")
     assert effects.loc["study", "pairs"] == 2
     # Within a study all is fair.
     assert effects.loc["schedule", "pairs"] == 2
-    assert not_paired(evidence) == []
-    assert untold_settings(evidence) == ["tuner.oracle"]
+    assert unpaired_choices(study_data) == []
+    assert unlisted_differences(study_data) == ["tuner.oracle"]
 
 
 def test_jobs_without_predictions_or_on_other_images_make_no_pair(tmp_path):
@@ -200,14 +200,14 @@ def test_jobs_without_predictions_or_on_other_images_make_no_pair(tmp_path):
         job(tmp_path / "night", schedule=name)
     write_job(tmp_path / "night", {**CHOICES, "schedule": "d"}, name="d", digest="e" * 64, skill=0.5)
     (tmp_path / "night" / "a" / "validation.csv").unlink()
-    effects = choice_effects(read_evidence([tmp_path / "night"]))
+    effects = choice_effects(read_study_data([tmp_path / "night"]))
     assert {*effects["value"], *effects["against"]} == {"b", "c"}
     # Damaged results are survived.
     file = tmp_path / "night" / "b" / "result.json"
     result = read_json(file)
     for lost in ("config", "choices"):
         write_json(file, {key: result[key] for key in result if key != lost})
-        evidence = read_evidence([tmp_path / "night"])
-        assert choice_effects(evidence).empty
-        assert choice_pairs(evidence).empty
-        assert len(not_paired(evidence)) == (lost == "config")
+        study_data = read_study_data([tmp_path / "night"])
+        assert choice_effects(study_data).empty
+        assert choice_pairs(study_data).empty
+        assert len(unpaired_choices(study_data)) == (lost == "config")

@@ -6,8 +6,8 @@ import pytest
 from studies import write_final, write_study
 
 from catsdogs.base.files import read_json, write_csv, write_json
-from catsdogs.comparison.evidence import Final, read_evidence
 from catsdogs.comparison.final_scores import KINDS, SCORES, final_scores, tta_gains
+from catsdogs.comparison.study_data import FinalModel, read_study_data
 from catsdogs.scoring.scores import log_loss_per_image
 
 
@@ -16,8 +16,8 @@ def best(tmp_path):
     return write_final(write_study(tmp_path / "night", trials=1))
 
 
-def read(best) -> Final:
-    return read_evidence([best.parent]).finals[best.parent.name]
+def read(best) -> FinalModel:
+    return read_study_data([best.parent]).final_models[best.parent.name]
 
 
 def test_scores_are_those_of_metrics_json_and_what_was_not_computed_is_missing(best):

@@ -14,9 +14,9 @@ from PIL import Image
 from studies import CHOICES, colour_of, ids, labels, p_dog, picture, write_final, write_images, write_job, write_split
 
 from catsdogs.base.files import read_json, write_csv, write_json
-from catsdogs.comparison.answer import answer
-from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.gallery import MOST_MISTAKES, MOST_UNSURE, gallery
+from catsdogs.comparison.study_data import read_study_data
+from catsdogs.comparison.summary import summarize
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def study(tmp_path, images, monkeypatch):
 
 
 def gallery_of(study, folder=None):
-    evidence = read_evidence([study])
-    return gallery(evidence, answer(evidence), folder)
+    study_data = read_study_data([study])
+    return gallery(study_data, summarize(study_data), folder)
 
 
 def shots_of(found):

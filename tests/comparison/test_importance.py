@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from studies import CHOICES, write_job
 
-from catsdogs.comparison.evidence import Evidence, read_evidence
 from catsdogs.comparison.importance import FEWEST_POINTS, Importance, importance
+from catsdogs.comparison.study_data import StudyData, read_study_data
 from catsdogs.study.trials import TrialRecord, write_trials
 
 
@@ -18,16 +18,16 @@ def record(trial: int, loss: float, values: dict) -> TrialRecord:
     return TrialRecord(str(trial), "COMPLETED", float(np.exp(loss)), 0.9, 3, 2, 1.0, values, epoch_budget=3)
 
 
-def write_searched(folder, records: list[TrialRecord], schedule: str = "a") -> Evidence:
+def write_searched(folder, records: list[TrialRecord], schedule: str = "a") -> StudyData:
     """A study with a job of these trials, beside those that it has."""
     write_job(folder, {**CHOICES, "schedule": schedule}, name=schedule, trials=1)
     write_trials(folder / schedule / "trials.csv", records)
-    return read_evidence([folder])
+    return read_study_data([folder])
 
 
 def searched(
     folder, trials: int, loss: Callable[[dict, np.random.Generator], float], jobs: str = "a", seed: int = 0
-) -> Evidence:
+) -> StudyData:
     """A study whose trials have log losses of exp(`loss`), by hyperparameters that are drawn at random."""
     rng = np.random.default_rng([3, seed])
     for name in jobs:
@@ -35,17 +35,17 @@ def searched(
         for number in range(trials // len(jobs)):
             values = {"depth": int(rng.choice([0, 10, 30])), "dropout": rng.uniform(), "l2": 10 ** rng.uniform(-6, -3)}
             records.append(record(number, loss({**values, "schedule": name}, rng), values))
-        evidence = write_searched(folder / "night", records, name)
-    return evidence
+        study_data = write_searched(folder / "night", records, name)
+    return study_data
 
 
 def test_a_hyperparameter_that_matters_is_told_from_one_that_does_not(tmp_path):
-    evidence = searched(tmp_path, 80, lambda v, rng: 2 * v["dropout"] + rng.normal(0, 0.1))
-    found = importance(evidence)
+    study_data = searched(tmp_path, 80, lambda v, rng: 2 * v["dropout"] + rng.normal(0, 0.1))
+    found = importance(study_data)
     table = found.table.set_index("name")
     assert found.table["name"].iloc[0] == "dropout"
     assert set(table.index) == {"depth", "dropout", "l2"}
-    assert (found.trials, found.tells) == (80, True)
+    assert (found.trials, found.is_informative) == (80, True)
     assert 0.85 < found.r2 <= 1
     # It decides all there is to decide.
     assert table.loc["dropout", "importance"] == pytest.approx(0.9, abs=0.2)
@@ -72,18 +72,18 @@ def test_shares_are_those_of_the_variance(tmp_path):
 
 @pytest.mark.parametrize("trials", [FEWEST_POINTS, 60])
 def test_noise_explains_nothing_and_nothing_is_claimed(tmp_path, trials):
-    evidence = [searched(tmp_path / str(seed), trials, lambda v, rng: rng.normal(), seed=seed) for seed in range(3)]
-    found = list(map(importance, evidence))
+    study_data = [searched(tmp_path / str(seed), trials, lambda v, rng: rng.normal(), seed=seed) for seed in range(3)]
+    found = list(map(importance, study_data))
     assert np.mean([told.r2 for told in found]) < 0
     assert all(told.r2 < 0.15 for told in found)
-    assert sum(told.tells for told in found) <= 1
+    assert sum(told.is_informative for told in found) <= 1
     assert all((told.table["low"] <= 0.02).all() for told in found)
 
 
 def test_the_study_counts_where_it_tells_jobs_apart(tmp_path):
     one = searched(tmp_path / "1", 20, lambda v, rng: rng.normal(0, 0.1))
     two = searched(tmp_path / "2", 20, lambda v, rng: 3 + rng.normal(0, 0.1))
-    found = importance(read_evidence([*one.studies, *two.studies]))
+    found = importance(read_study_data([*one.studies, *two.studies]))
     assert found.table["name"].iloc[0] == "study"
 
 
@@ -126,8 +126,8 @@ def test_trials_of_one_point_do_not_give_each_other_away(tmp_path):
     rng = np.random.default_rng(1)
     points = [({"dropout": rng.uniform(), "l2": rng.uniform()}, rng.normal()) for _ in range(40)]
     records = [record(number, loss, values) for number, (values, loss) in enumerate(points)]
-    evidence = [write_searched(tmp_path / "night", records, name) for name in "abc"]
-    found = importance(evidence[-1])
+    study_data = [write_searched(tmp_path / "night", records, name) for name in "abc"]
+    found = importance(study_data[-1])
     assert found.trials == 120
     assert found.r2 < 0.05
 
@@ -142,15 +142,15 @@ def test_too_few_points_or_nothing_that_varies(tmp_path):
         records = [record(number, number / 40, {"dropout": number % points}) for number in range(2 * FEWEST_POINTS - 2)]
         assert importance(write_searched(tmp_path / str(points), records)) is None
     write_job(tmp_path / "none", CHOICES, name="a", trials=0, status="running")
-    assert importance(read_evidence([tmp_path / "none"])) is None
+    assert importance(read_study_data([tmp_path / "none"])) is None
 
 
 def test_trials_on_other_images_and_failed_ones_do_not_count(tmp_path):
     searched(tmp_path, 30, lambda v, rng: v["dropout"])
     write_job(tmp_path / "night", CHOICES, name="other", trials=15, digest="e" * 64, skill=0.5)
     write_job(tmp_path / "night", {**CHOICES, "schedule": "z"}, name="failed", trials=6, failed_trials=4, skill=0.6)
-    evidence = read_evidence([tmp_path / "night"])
-    found, again = importance(evidence), importance(evidence)
+    study_data = read_study_data([tmp_path / "night"])
+    found, again = importance(study_data), importance(study_data)
     assert found.trials == 32
     assert again.r2 == found.r2
     assert again.table.equals(found.table)

@@ -18,10 +18,10 @@ from studies import CHOICES, IMAGES, ids, write_final, write_images, write_job, 
 
 import catsdogs.comparison.page.writing as page_module
 from catsdogs.base.files import read_json
-from catsdogs.comparison.answer import answer
-from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.figures import theme
 from catsdogs.comparison.page.writing import write_report
+from catsdogs.comparison.study_data import read_study_data
+from catsdogs.comparison.summary import summarize
 from catsdogs.comparison.tables import TITLES
 from catsdogs.study.jobs import write_leaderboard, write_plan
 
@@ -208,7 +208,7 @@ def test_failures_are_counted_and_many_kinds_are_cut(tmp_path):
 
 def test_the_answer_is_all_there_and_how_a_final_model_is_made(tmp_path):
     study = write_study(tmp_path / "night", trials=2)
-    document, told = page_of(study), answer(read_evidence([study]))
+    document, told = page_of(study), summarize(read_study_data([study]))
     assert document.text("h1") == [told.headline]
     for sentence in [*told.sentences, *told.caveats, f"{told.log_loss.value:.4f}"]:
         assert sentence in document.body

@@ -8,22 +8,22 @@ import pytest
 from studies import CHOICES, IMAGES, write_final, write_job, write_study
 
 from catsdogs.base.files import read_json, write_json
-from catsdogs.comparison.answer import score_intervals
-from catsdogs.comparison.evidence import read_evidence
+from catsdogs.comparison.study_data import read_study_data
+from catsdogs.comparison.summary import score_intervals
 from catsdogs.comparison.tables import TITLES, findings, tables, what_ran, write_tables
 from catsdogs.study.jobs import write_leaderboard
 
 
 @pytest.fixture(scope="module")
-def evidence(tmp_path_factory):
+def study_data(tmp_path_factory):
     study = write_study(tmp_path_factory.mktemp("studies") / "night", trials=6)
     write_final(study)
-    return read_evidence([study])
+    return read_study_data([study])
 
 
 @pytest.fixture(scope="module")
-def made(evidence):
-    return tables(findings(evidence))
+def made(study_data):
+    return tables(findings(study_data))
 
 
 def test_every_table_reads_back_as_it_is_shown(made, tmp_path):
@@ -43,9 +43,9 @@ def test_every_table_reads_back_as_it_is_shown(made, tmp_path):
                 assert ["" if pd.isna(value) else value for value in read[column]] == told, (name, column)
 
 
-def test_jobs_carry_their_intervals_and_effects_come_as_in_their_figure(evidence, made):
+def test_jobs_carry_their_intervals_and_effects_come_as_in_their_figure(study_data, made):
     jobs, effects = made["jobs"], made["effects"]
-    for label, interval in score_intervals(evidence).items():
+    for label, interval in score_intervals(study_data).items():
         row = jobs.set_index("label").loc[label]
         assert (row["val_log_loss_low"], row["val_log_loss_high"]) == (interval.low, interval.high)
     assert jobs["share_best"].sum() == pytest.approx(1)
@@ -66,7 +66,7 @@ def test_what_ran_is_divided_into_what_differs_and_what_is_shared(tmp_path):
         write_job(study, CHOICES, name=name, config={"augmentation": {"rotation_degrees": degrees}, "tags": [1, "x"]})
     result = read_json(study / "b" / "result.json")
     write_json(study / "b" / "result.json", {**result, "machine": {"cores": 2, "accelerators": None}})
-    differences, common = what_ran(read_evidence([study]))
+    differences, common = what_ran(read_study_data([study]))
     assert differences.to_dict("records") == [
         {"key": "augmentation.rotation_degrees", "a": "8.0", "b": "0.0"},
         {"key": "machine.cores", "a": "", "b": "2"},
@@ -100,5 +100,5 @@ def test_tables_of_an_earlier_report_go_and_other_files_stay(tmp_path):
 
 def test_a_study_that_has_just_begun_has_few_tables(tmp_path):
     write_job(tmp_path / "night", CHOICES, trials=0, status="running")
-    made = tables(findings(read_evidence([tmp_path / "night"])))
+    made = tables(findings(read_study_data([tmp_path / "night"])))
     assert list(made) == ["jobs", "common"]

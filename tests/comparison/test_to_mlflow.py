@@ -16,8 +16,8 @@ import pytest
 from studies import CHOICES, STARTED, write_final, write_job, write_study
 
 from catsdogs.base.errors import UserError
-from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.exports.to_mlflow import local_store, write_mlflow
+from catsdogs.comparison.study_data import read_study_data
 
 # Of MLflow's tables, since SQLAlchemy 2.1; Python shows it to nobody else.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -68,13 +68,13 @@ def history(uri: str, run: Any, metric: str) -> dict[int, float]:
 def test_jobs_trials_and_the_final_model_come_back_and_are_not_written_twice(study: Path, uri: str) -> None:
     write_study(study)
     write_final(study)
-    evidence = read_evidence([study])
-    assert write_mlflow(evidence, uri) == 4 + 16 + 1
+    study_data = read_study_data([study])
+    assert write_mlflow(study_data, uri) == 4 + 16 + 1
     read = runs(uri)
     assert {run.info.status for run in read.values()} == {"FINISHED"}
-    for row in evidence.board.to_dict("records"):
+    for row in study_data.leaderboard.to_dict("records"):
         run = read[row["job"]]
-        assert run.data.params == {name: row[name] for name in evidence.choices}
+        assert run.data.params == {name: row[name] for name in study_data.choices}
         metrics = ("val_log_loss", "val_accuracy", "seconds", "trials", "trials_completed")
         assert run.data.metrics == {name: row[name] for name in metrics}
         command = "python -m catsdogs.search -m study=study augmentation=light,none label_smoothing=none,mild"
@@ -83,21 +83,21 @@ def test_jobs_trials_and_the_final_model_come_back_and_are_not_written_twice(stu
         started = datetime.datetime.fromisoformat(row["started"]).timestamp()
         assert run.info.start_time == started * 1000
         assert run.info.end_time == pytest.approx((started + row["seconds"]) * 1000, abs=1)
-    for trial in evidence.trials.to_dict("records"):
+    for trial in study_data.trials.to_dict("records"):
         run = read[f"trial {trial['trial']}, {trial['job']}"]
         assert run.data.tags["mlflow.parentRunId"] == read[trial["job"]].info.run_id
         assert run.info.end_time == round(trial["ended"].timestamp() * 1000)
         assert run.info.end_time - run.info.start_time == trial["seconds"] * 1000
         for name in ("val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds"):
             assert run.data.metrics[name] == trial[name]
-        names = (*evidence.choices, "unfreeze_depth", "dropout", "l2")
+        names = (*study_data.choices, "unfreeze_depth", "dropout", "l2")
         assert run.data.params == {name: str(trial[name]) for name in names}
         table = pd.read_csv(study / trial["job"] / "history.csv", dtype={"trial": str})
         epochs = table[table["trial"] == trial["trial"]]
         for name in ("val_log_loss", "accuracy", "learning_rate"):
             assert history(uri, run, f"epoch/{name}") == dict(zip(epochs["epoch"], epochs[name], strict=True))
 
-    final, metrics = read["final"], evidence.finals["study"].metrics
+    final, metrics = read["final"], study_data.final_models["study"].metrics
     for name in ("log_loss", "accuracy_tta", "ece", "epochs", "selected_val_log_loss"):
         assert final.data.metrics[name] == metrics[name]
     assert final.data.metrics["log_loss_low"] == metrics["details"]["log_loss"]["low"]
@@ -109,21 +109,21 @@ def test_jobs_trials_and_the_final_model_come_back_and_are_not_written_twice(stu
 
     # A copy is the same study, whatever the dates of its files.
     copy = shutil.copytree(study, study.parent / "copies" / "study", copy_function=shutil.copyfile)
-    assert write_mlflow(read_evidence([copy]), uri) == 21
+    assert write_mlflow(read_study_data([copy]), uri) == 21
     assert {name: run.info.run_id for name, run in runs(uri).items()} == {n: run.info.run_id for n, run in read.items()}
 
 
 def test_a_study_that_goes_on(study: Path, uri: str) -> None:
     name = write_job(study, CHOICES, trials=2, status="running", planned=4)
     with patch("mlflow.MlflowClient.log_batch", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
-        write_mlflow(read_evidence([study]), uri)
-    assert write_mlflow(read_evidence([study]), uri) == 3
+        write_mlflow(read_study_data([study]), uri)
+    assert write_mlflow(read_study_data([study]), uri) == 3
     before = runs(uri)
     assert (before[name].info.status, before[name].info.end_time) == ("RUNNING", None)
     assert before[f"trial 1, {name}"].info.status == "FINISHED"
 
     write_job(study, CHOICES, trials=4)
-    assert write_mlflow(read_evidence([study]), uri) == 5
+    assert write_mlflow(read_study_data([study]), uri) == 5
     after = runs(uri)
     assert {run.info.status for run in after.values()} == {"FINISHED"}
     assert (before[name].data.tags["status"], after[name].data.tags["status"]) == ("running", "ok")
@@ -137,11 +137,11 @@ def test_a_study_that_goes_on(study: Path, uri: str) -> None:
 
 def test_a_job_that_failed_and_was_started_again_is_two_runs(study: Path, uri: str) -> None:
     name = write_job(study, CHOICES, trials=1, status="failed", error="no memory")
-    write_mlflow(read_evidence([study]), uri)
+    write_mlflow(read_study_data([study]), uri)
     failed = runs(uri)[name]
     assert (failed.info.status, failed.data.tags["error"]) == ("FAILED", "no memory")
     write_job(study, CHOICES, trials=2, started=STARTED + datetime.timedelta(hours=1))
-    assert write_mlflow(read_evidence([study]), uri) == 3
+    assert write_mlflow(read_study_data([study]), uri) == 3
     found = client(uri).search_runs([failed.info.experiment_id])
     assert len(found) == 5
     assert [run.data.tags.get("error") for run in found if run.info.status == "FINISHED"] == [None] * 4
@@ -153,7 +153,7 @@ def test_best_so_far_failed_trials_and_missing_values(study: Path, uri: str) -> 
     table = table.assign(val_log_loss=[0.5, 0.25, 0.75, None], val_accuracy=[0.7, 0.8, 0.9, None])
     table["unfreeze_depth"] = [10, None, 30, 30]
     table.to_csv(study / name / "trials.csv", index=False)
-    write_mlflow(read_evidence([study]), uri)
+    write_mlflow(read_study_data([study]), uri)
     read = runs(uri)
     # The last one is what the job's result tells.
     assert list(history(uri, read[name], "val_log_loss").items())[:3] == [(1, 0.5), (2, 0.25), (3, 0.25)]
@@ -170,11 +170,11 @@ def test_several_studies_and_a_damaged_one(tmp_path: Path, uri: str) -> None:
     for name in ("first", "second"):
         write_job(tmp_path / name, CHOICES, trials=2, name="job")
     (tmp_path / "first" / "job" / "trials.csv").write_text("nonsense")
-    assert write_mlflow(read_evidence([tmp_path / "first", tmp_path / "second"]), uri) == 4
+    assert write_mlflow(read_study_data([tmp_path / "first", tmp_path / "second"]), uri) == 4
     # What its result tells of the best trial is there without its trials.
     assert [run.data.metrics["val_log_loss"] > 0 for run in runs(uri, "first").values()] == [True]
     # One of them alone is the same experiment.
-    assert write_mlflow(read_evidence([tmp_path / "second"]), uri) == 3
+    assert write_mlflow(read_study_data([tmp_path / "second"]), uri) == 3
     assert set(runs(uri, "second")) == {"job", "trial 0, job", "trial 1, job"}
 
 
@@ -196,7 +196,7 @@ def test_a_store_that_cannot_be_written_and_no_mlflow_are_told_without_passwords
         monkeypatch.setitem(sys.modules, "mlflow", None)
     write_job(tmp_path / "study", CHOICES, trials=1)
     with pytest.raises(UserError, match=told) as error:
-        write_mlflow(read_evidence([tmp_path / "study"]), (uri or "http://me:tresure@there").format(folder=tmp_path))
+        write_mlflow(read_study_data([tmp_path / "study"]), (uri or "http://me:tresure@there").format(folder=tmp_path))
     assert "tresure" not in str(error.value)
 
 
@@ -216,7 +216,7 @@ asked = []
 for name in ("connect", "connect_ex", "sendto"):
     setattr(socket.socket, name, lambda self, *told: asked.append(told))
 socket.getaddrinfo = lambda *told, **named: asked.append(told)
-from catsdogs.comparison.evidence import read_evidence
+from catsdogs.comparison.study_data import read_evidence
 from catsdogs.comparison.exports.to_mlflow import local_store, write_mlflow
 
 print(write_mlflow(read_evidence([Path(sys.argv[1])]), local_store(Path(sys.argv[1]))), asked)

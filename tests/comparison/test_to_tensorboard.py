@@ -18,8 +18,8 @@ from tensorboard.plugins.hparams import api_pb2, get_experiment, list_session_gr
 from tensorboard.plugins.hparams.backend_context import Context
 
 from catsdogs.base.errors import UserError
-from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.exports.to_tensorboard import write_tensorboard
+from catsdogs.comparison.study_data import read_study_data
 
 CURVES = {"accuracy", "log_loss", "loss", "val_accuracy", "val_log_loss", "val_loss", "learning_rate"}
 STATUSES = [api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE, api_pb2.STATUS_RUNNING]
@@ -63,18 +63,18 @@ def metrics(group: Any) -> dict[str, float]:
 
 
 def test_trials_come_back(study: Path, folder: Path) -> None:
-    evidence = read_evidence([study])
-    assert write_tensorboard(evidence, folder) == 16
+    study_data = read_study_data([study])
+    assert write_tensorboard(study_data, folder) == 16
     columns, groups = hparams(folder)
     domains = {info.name: info for info in columns.hparam_infos}
     assert set(domains) == {"augmentation", "label_smoothing", "dropout", "l2", "unfreeze_depth"}
     assert list(domains["augmentation"].domain_discrete) == ["light", "none"]
-    dropout = evidence.trials["dropout"]
+    dropout = study_data.trials["dropout"]
     assert domains["dropout"].domain_interval.min_value == dropout.min()
     assert domains["dropout"].domain_interval.max_value == dropout.max()
     assert [metric.display_name for metric in columns.metric_infos] == ["val_log_loss", "val_accuracy"]
     assert len({group.name for group in groups.values()}) == 16
-    for trial in evidence.trials.to_dict("records"):
+    for trial in study_data.trials.to_dict("records"):
         run = f"{trial['label']}/trial_{trial['trial']}"
         assert values(groups[run]) == {name: trial[name] for name in domains}
         scores = {f"trial/{name}": trial[name] for name in ("val_log_loss", "val_accuracy")}
@@ -102,36 +102,36 @@ def test_a_trial_shows_its_own_score_and_the_curve_of_its_first_execution(tmp_pa
     second = history.assign(execution=1, val_log_loss=7.0)
     # The order of the rows is not that of the epochs.
     pd.concat([second, last, history]).to_csv(job / "history.csv", index=False)
-    evidence = read_evidence([job.parent])
-    write_tensorboard(evidence, folder)
+    study_data = read_study_data([job.parent])
+    write_tensorboard(study_data, folder)
     ((run, group),) = hparams(folder)[1].items()
-    assert metrics(group)["trial/val_log_loss"] == pytest.approx(evidence.trials["val_log_loss"][0])
+    assert metrics(group)["trial/val_log_loss"] == pytest.approx(study_data.trials["val_log_loss"][0])
     curve = [event.value for event in scalars(folder / run)["val_log_loss"]]
     assert curve == pytest.approx([*history["val_log_loss"], 9.0], rel=1e-6)
 
 
 def test_written_again_the_folder_is_as_the_study_is(study: Path, folder: Path) -> None:
-    write_tensorboard(read_evidence([study]), folder)
+    write_tensorboard(read_study_data([study]), folder)
     before = sorted(folder.rglob("*"))
     # What version 0.2 named otherwise.
     (folder / "hparams-0123abcd").mkdir()
     (folder / "hparams-0123abcd" / "events.out.tfevents.0123.catsdogs").touch()
-    assert write_tensorboard(read_evidence([study]), folder) == 16
+    assert write_tensorboard(read_study_data([study]), folder) == 16
     assert sorted(folder.rglob("*")) == before
     write_job(study, {**CHOICES, "schedule": "constant"}, trials=2, seed=9)
     (study / "mobilenet_v2-light-cosine-mild").rename(study.parent / "gone")
-    assert write_tensorboard(read_evidence([study]), folder) == 14
+    assert write_tensorboard(read_study_data([study]), folder) == 14
     _, groups = hparams(folder)
     assert len(groups) == 14
     assert {values(group)["schedule"] for group in groups.values()} == {"cosine", "constant"}
 
 
 def test_a_folder_that_is_none_or_has_something_else_is_refused_untouched(study: Path, folder: Path) -> None:
-    evidence = read_evidence([study])
+    study_data = read_study_data([study])
     folder.touch()
     for place in (folder, folder / "below"):
         with pytest.raises(UserError, match=r"cannot be written.*--tensorboard=FOLDER"):
-            write_tensorboard(evidence, place)
+            write_tensorboard(study_data, place)
     folder.unlink()
     (folder / "mine").mkdir(parents=True)
     (folder / "ours.catsdogs").touch()
@@ -140,7 +140,7 @@ def test_a_folder_that_is_none_or_has_something_else_is_refused_untouched(study:
         place.symlink_to(study) if name == "link" else place.touch()
         before = sorted(folder.rglob("*"))
         with pytest.raises(UserError, match=f"it holds {name}.*--tensorboard=FOLDER"):
-            write_tensorboard(evidence, folder)
+            write_tensorboard(study_data, folder)
         assert sorted(folder.rglob("*")) == before
         place.unlink()
 
@@ -148,9 +148,9 @@ def test_a_folder_that_is_none_or_has_something_else_is_refused_untouched(study:
 def test_failed_trials_and_none(tmp_path: Path, folder: Path) -> None:
     study = tmp_path / "study"
     write_job(study, CHOICES, trials=0, status="running")
-    assert write_tensorboard(read_evidence([study]), folder) == 0
+    assert write_tensorboard(read_study_data([study]), folder) == 0
     name = write_job(study, CHOICES, trials=2, failed_trials=1, status="running")
-    assert write_tensorboard(read_evidence([study]), folder) == 2
+    assert write_tensorboard(read_study_data([study]), folder) == 2
     _, groups = hparams(folder)
     assert [groups[f"{name}/trial_{n}"].sessions[0].status for n in (0, 1)] == STATUSES[1:3]
     assert metrics(groups[f"{name}/trial_1"]) == {}
@@ -164,7 +164,7 @@ def test_several_studies_and_values_of_all_types(tmp_path: Path, folder: Path) -
     table = pd.read_csv(first).drop(columns="unfreeze_depth").assign(nesterov=[True, False], mixed=["none", "0.5"])
     table.to_csv(first, index=False)
     pd.read_csv(second).assign(mixed=0.25).to_csv(second, index=False)
-    assert write_tensorboard(read_evidence([tmp_path / "first", tmp_path / "second"]), folder) == 4
+    assert write_tensorboard(read_study_data([tmp_path / "first", tmp_path / "second"]), folder) == 4
     columns, groups = hparams(folder)
     assert {"study", "nesterov", "mixed", "unfreeze_depth"} <= {info.name for info in columns.hparam_infos}
     one, other = (values(groups[f"{study}/job/trial_1"]) for study in ("first", "second"))
@@ -177,4 +177,4 @@ def test_several_studies_and_values_of_all_types(tmp_path: Path, folder: Path) -
 def test_names_of_trials_lead_nowhere(tmp_path: Path, folder: Path) -> None:
     file = tmp_path / "study" / write_job(tmp_path / "study", CHOICES, trials=3) / "trials.csv"
     pd.read_csv(file).assign(trial=["../../out", "/root", "2"]).to_csv(file, index=False)
-    assert write_tensorboard(read_evidence([tmp_path / "study"]), folder) == 0
+    assert write_tensorboard(read_study_data([tmp_path / "study"]), folder) == 0

@@ -19,10 +19,10 @@ from catsdogs.config.compose import (
     EXTRAS,
     MAX_JOB_NAME,
     as_typed,
-    checked,
+    format_config_error,
     job_name,
     resolved,
-    sentence,
+    to_search_config,
     with_default_study,
 )
 from catsdogs.config.locations import conf_dir, sweeps_dir
@@ -44,7 +44,7 @@ def retrained(job, *overrides):
 @pytest.mark.parametrize(("group", "option"), [file.with_suffix("").parts[-2:] for file in conf_dir().glob("*/*.yaml")])
 def test_every_option_of_every_group_composes_and_every_ensemble_on_top_of_a_job(composed, group, option):
     if group != "ensemble":
-        checked(composed("data.train=train.zip", f"{group}={option}"))
+        to_search_config(composed("data.train=train.zip", f"{group}={option}"))
         return
     job = OmegaConf.to_container(composed("data.train=train.zip", "split.folds=3"), resolve=True)
     assert retrained(job, "job=j", f"ensemble={option}").ensemble.kind == option
@@ -66,11 +66,11 @@ def test_every_job_of_every_declared_study_composes(composed, sweep):
     assert len(jobs) > 1
     # Every value is in one of these; all combinations of a large study would take a minute.
     for job in [job for job in jobs if sum(a != b for a, b in zip(job, jobs[0], strict=True)) <= 1]:
-        checked(composed("data.train=train.zip", f"sweeps={sweep}", *job))
+        to_search_config(composed("data.train=train.zip", f"sweeps={sweep}", *job))
 
 
 def test_the_seed_recipe_is_the_notebooks(composed):
-    config = checked(composed("data.train=train.zip", "experiment=seed_recipe"))
+    config = to_search_config(composed("data.train=train.zip", "experiment=seed_recipe"))
     assert (config.backbone.builder, config.model.unfreeze_depth) == ("keras.applications.MobileNetV2", 30)
     assert (config.space, config.schedule.kind, config.fit.patience) == ({}, "cosine", 7)
     assert (config.tta.kind, config.tta.views, config.data.validation_fraction) == ("views", 10, 0.2)
@@ -121,7 +121,7 @@ def test_the_seed_recipe_is_the_notebooks(composed):
 )
 def test_a_bad_value_is_refused_with_its_key_and_what_is_allowed(composed, override, words):
     with pytest.raises(UserError) as caught:
-        checked(composed("data.train=train.zip", override))
+        to_search_config(composed("data.train=train.zip", override))
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
@@ -198,7 +198,7 @@ def test_a_text_is_what_was_typed(override, typed):
 
 
 def test_a_dimension_may_be_given_what_its_file_leaves_out(composed):
-    assert checked(composed("data.train=train.zip", as_typed("space.l2.step=10"))).space["l2"].step == 10
+    assert to_search_config(composed("data.train=train.zip", as_typed("space.l2.step=10"))).space["l2"].step == 10
 
 
 @pytest.mark.parametrize(
@@ -217,4 +217,4 @@ def test_what_hydra_refuses_is_told_in_a_sentence(composed, monkeypatch, overrid
     monkeypatch.setitem(EXTRAS, "nowhere", "some")
     with pytest.raises(HydraException) as refused:
         composed(override)
-    assert words in sentence(refused.value)
+    assert words in format_config_error(refused.value)

@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 from catsdogs.config.schema import Augmentation
-from catsdogs.data.augment import Changes, augment, changed, changes, is_identity, uniforms, view_keys
+from catsdogs.data.augment import (
+    TransformParams,
+    apply_transforms,
+    augment,
+    is_identity,
+    sample_transforms,
+    uniforms,
+    view_keys,
+)
 
 SIDE = 48
 
@@ -44,12 +52,14 @@ def some_keys(count: int) -> np.ndarray:
     return view_keys(hashlib.sha256(str(i).encode()).hexdigest() for i in range(count))
 
 
-def only(**values: float) -> Changes:
+def only(**values: float) -> TransformParams:
     """A change of one image."""
     nothing = {"zoom": 1.0, "brightness": 1.0, "contrast": 1.0, "saturation": 1.0}
-    every = {item.name: values.get(item.name, nothing.get(item.name, 0.0)) for item in dataclasses.fields(Changes)}
+    every = {
+        item.name: values.get(item.name, nothing.get(item.name, 0.0)) for item in dataclasses.fields(TransformParams)
+    }
     arrays = {name: np.full(1, value) for name, value in every.items()}
-    return Changes(**{**arrays, "flip": arrays["flip"].astype(bool)})
+    return TransformParams(**{**arrays, "flip": arrays["flip"].astype(bool)})
 
 
 # The picture
@@ -69,7 +79,7 @@ def test_a_shift_by_whole_pixels_moves_exactly_and_borders_show_what_their_names
     shift = only(shift_x_fraction=3 / side, shift_y_fraction=-2 / side)
     black, rows = np.zeros((side - 2, 3, 3)), images[0][2:]
     for border, expected in (("black", black), ("replicate", rows[:, [0] * 3]), ("reflect", rows[:, [3, 2, 1]])):
-        out = changed(images, shift, border)[0]
+        out = apply_transforms(images, shift, border)[0]
         np.testing.assert_array_equal(out[:-2, 3:], rows[:, :-3])
         np.testing.assert_array_equal(out[:-2, :3], expected)
 
@@ -78,13 +88,13 @@ def test_a_shift_by_whole_pixels_moves_exactly_and_borders_show_what_their_names
 @pytest.mark.parametrize("quarter_turns", [-1, 1, 2])
 def test_rotation_is_in_degrees_and_counter_clockwise_about_the_centre(side: int, quarter_turns: int) -> None:
     images = pictures(1, side)
-    out = changed(images, only(rotation_degrees=90 * quarter_turns), "black")[0]
+    out = apply_transforms(images, only(rotation_degrees=90 * quarter_turns), "black")[0]
     inner = slice(1, -1)  # a border pixel may land a rounding error outside
     expected = np.rot90(images[0], quarter_turns)
     np.testing.assert_allclose(out[inner, inner].astype(int), expected[inner, inner].astype(int), atol=1)
 
 
-def reference(image: np.ndarray, drawn: Changes) -> tuple[np.ndarray, np.ndarray]:
+def reference(image: np.ndarray, drawn: TransformParams) -> tuple[np.ndarray, np.ndarray]:
     """The warped image and which pixels come from inside: shift, rotation, shear, zoom and flip undone step by step."""
     side = image.shape[0]
     centre = (side - 1) / 2
@@ -115,7 +125,7 @@ def test_the_fused_warp_equals_its_steps_undone_one_by_one(values: dict[str, flo
     images = pictures(1)
     drawn = only(**values)
     expected, inside = reference(images[0], drawn)
-    out = changed(images, drawn, "black")[0]
+    out = apply_transforms(images, drawn, "black")[0]
     assert inside.mean() > 0.4
     # Two levels of 255: OpenCV rounds positions to 1/32 pixel.
     np.testing.assert_allclose(out[inside].astype(float), expected[inside], atol=2)
@@ -128,7 +138,7 @@ def test_brightness_contrast_and_saturation_in_this_order_are_rounded_and_clippe
     b: float, c: float, s: float
 ) -> None:
     images = noise(1)
-    out = changed(images, only(brightness=b, contrast=c, saturation=s), "reflect")
+    out = apply_transforms(images, only(brightness=b, contrast=c, saturation=s), "reflect")
     expected = (images * b - 127.5) * c + 127.5
     luma = (expected @ [0.299, 0.587, 0.114])[..., None]
     # Rounding, and for saturation OpenCV's 10-bit weights.
@@ -148,10 +158,10 @@ def test_drawn_numbers_are_those_of_earlier_versions() -> None:
 
 def test_every_change_reads_its_own_number_whatever_the_others_do() -> None:
     u = uniforms(some_keys(9), seed=1, view=2, stream="tta")
-    names = [item.name for item in dataclasses.fields(Changes)][1:]
+    names = [item.name for item in dataclasses.fields(TransformParams)][1:]
     middles, limits = (0, 0, 0, 1, 0, 1, 1, 1), (30, 0.2, 0.2, 0.3, 15, 0.3, 0.3, 0.5)
     for without in ({}, {"flip_probability": 0.2}, {"rotation_degrees": 0.0}):
-        drawn = changes(some_keys(9), dataclasses.replace(STRONG, **without), seed=1, view=2, stream="tta")
+        drawn = sample_transforms(some_keys(9), dataclasses.replace(STRONG, **without), seed=1, view=2, stream="tta")
         np.testing.assert_array_equal(drawn.flip, u[:, 0] < without.get("flip_probability", 0.5))
         for name, middle, limit, column in zip(names, middles, limits, u.T[1:], strict=True):
             if name not in without:

@@ -14,14 +14,14 @@ from PIL import Image
 
 from catsdogs.base.errors import UserError
 from catsdogs.data.archive import natural_key, open_images
-from catsdogs.data.catalog import catalogue, ids_of, label_of
+from catsdogs.data.catalog import build_catalog, ids_of, label_of
 
 COLUMNS = ["id", "path", "label", "sha256", "width", "height", "phash", "problem"]
 
 
 def catalogued(tmp_path: Path, members: dict[str, bytes]) -> pd.DataFrame:
     source = folder_of(tmp_path / "given", members)
-    return catalogue(open_images(source, tmp_path / "cache", 0), tmp_path / "cache")
+    return build_catalog(open_images(source, tmp_path / "cache", 0), tmp_path / "cache")
 
 
 # ids
@@ -122,14 +122,14 @@ def test_table_is_the_same_when_it_is_read_again(tmp_path: Path) -> None:
     source = zip_of(tmp_path / "test.zip", {f"test/{name}.jpg": jpeg(1) for name in odd})
     folder, cache = open_images(source, tmp_path / "cache", 2**30), tmp_path / "cache"
     folder_of(cache / "catalogues", {f"{folder.digest}-v1.csv": b"id,path,label,sha256,width,height,problem\n"})
-    first = catalogue(folder, cache)
+    first = build_catalog(folder, cache)
     assert list(first.columns) == COLUMNS
     assert first["id"].tolist() == sorted(odd, key=natural_key)
     assert all(type(name) is str for name in first["id"])
     assert first["problem"].tolist() == [""] * len(odd)
     assert first["label"].isna().all()
     shutil.rmtree(folder.root)  # no image is looked at again
-    pd.testing.assert_frame_equal(catalogue(folder, cache), first)
+    pd.testing.assert_frame_equal(build_catalog(folder, cache), first)
 
 
 def test_unreadable_file_or_cache_is_an_error_and_nothing_is_stored(tmp_path: Path) -> None:
@@ -138,9 +138,9 @@ def test_unreadable_file_or_cache_is_an_error_and_nothing_is_stored(tmp_path: Pa
     (source / "train/dog.1.jpg").rename(source / "moved")
     (source / "train/dog.1.jpg").symlink_to("gone")
     with pytest.raises(UserError, match=r"dog\.1\.jpg: cannot be read"):
-        catalogue(folder, cache)
+        build_catalog(folder, cache)
     assert not cache.exists()
     (source / "moved").rename(source / "train/dog.1.jpg")
     cache.write_text("mine")
     with pytest.raises(UserError, match=r"cannot be written.*cache=FOLDER"):
-        catalogue(folder, cache)
+        build_catalog(folder, cache)

@@ -62,7 +62,7 @@ def test_everything_a_study_shares(tmp_path: Path, cache: Path, caplog: pytest.L
     assert rows["split"][0] == rows["split"][12]
     assert (dataset.root / rows["path"][0]).read_bytes() == members["train/cat.0.jpg"]
 
-    reasons = dict(zip(dataset.left_out["id"], dataset.left_out["problem"], strict=True))
+    reasons = dict(zip(dataset.skipped["id"], dataset.skipped["problem"], strict=True))
     assert list(reasons) == ["bird.1", "cat.100", "cat.200", "cat.400", "dog.100", "dog.200", "dog.300"]
     assert reasons["bird.1"] == "no label"
     assert reasons["cat.100"].startswith("does not decode: image file is truncated")
@@ -99,7 +99,7 @@ def test_digest_of_the_rows_and_what_it_tells_apart(tmp_path: Path, cache: Path)
     dataset = load_dataset(data(train), cache)
     # It is what it always was: finished jobs are known by it.
     assert dataset.digest == "f1403e46dfb550774f3dff2f29ba03c08199f97b30f2faeb226ef6e4f78f3352"
-    assert (dataset.test, dataset.test_root, len(dataset.left_out)) == (None, None, 0)
+    assert (dataset.test, dataset.test_root, len(dataset.skipped)) == (None, None, 0)
     archive = zip_of(tmp_path / "train.zip", BITMAPS)  # not where the data are
     assert load_dataset(data(archive, train), tmp_path / "other").digest == dataset.digest
     ways = [(0.0, 1), (0.1, 1), (0.2, 1), (0.0, 2), (0.0, 5), (0.2, 5)]

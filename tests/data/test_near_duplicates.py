@@ -10,21 +10,21 @@ from drawn import encoded, folder_of, scene
 from PIL import Image, ImageEnhance
 
 from catsdogs.data.archive import open_images
-from catsdogs.data.catalog import catalogue
-from catsdogs.data.near_duplicates import MOST_BITS, components, groups, hashes, pairs, phash
+from catsdogs.data.catalog import build_catalog
+from catsdogs.data.near_duplicates import MOST_BITS, components, group_duplicates, near_pairs, perceptual_hashes, phash
 
 
 def rows_of(tmp_path: Path, members: dict[str, bytes]) -> pd.DataFrame:
     folder = open_images(folder_of(tmp_path / "given", members), tmp_path / "cache", 0)
-    return catalogue(folder, tmp_path / "cache")
+    return build_catalog(folder, tmp_path / "cache")
 
 
 def grouped(tmp_path: Path, members: dict[str, bytes]) -> set[frozenset[str]]:
     rows = rows_of(tmp_path, members)
-    found = groups(rows)
+    found = group_duplicates(rows)
     assert found.name == "group"
     assert list(found.index) == list(rows.index)
-    pd.testing.assert_series_equal(groups(rows.sample(frac=1, random_state=3)).sort_index(), found)
+    pd.testing.assert_series_equal(group_duplicates(rows.sample(frac=1, random_state=3)).sort_index(), found)
     for name, group in rows.groupby(found)["sha256"]:
         assert name == min(group)
     return {frozenset(ids) for _, ids in rows.groupby(found)["id"]}
@@ -52,7 +52,7 @@ def test_hash_is_that_of_imagehash_on_64_pixels(tmp_path):
     rows = rows_of(tmp_path, {"cat.1.png": encoded(picture, "PNG"), "dog.1.png": encoded(scene(4), "PNG")})
     known = imagehash.phash(picture.resize((64, 64), Image.Resampling.BILINEAR), 16)
     assert rows["phash"][0] == phash(np.asarray(picture)) == str(known)
-    np.testing.assert_array_equal(bits_of(hashes(rows))[0], known.hash.ravel())
+    np.testing.assert_array_equal(bits_of(perceptual_hashes(rows))[0], known.hash.ravel())
 
 
 def bits_of(words: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_pairs_are_those_of_a_plain_comparison(many, others):
 
     one = drawn(many)
     other = None if others is None else drawn(others)
-    found = pairs(one, other)
+    found = near_pairs(one, other)
     distances = (bits_of(one)[:, None] != bits_of(one if other is None else other)[None]).sum(axis=2)
     near = distances <= MOST_BITS
     expected = np.argwhere(near if other is not None else np.triu(near, 1))
@@ -84,8 +84,8 @@ def test_pairs_are_those_of_a_plain_comparison(many, others):
 def test_opposite_hashes_are_not_alike():
     """256 differing bits, which 8-bit counts would take for none."""
     one = np.zeros((1, 4), np.uint64)
-    assert pairs(one, ~one).empty
-    assert list(pairs(one, one)["bits"]) == [0]
+    assert near_pairs(one, ~one).empty
+    assert list(near_pairs(one, one)["bits"]) == [0]
 
 
 def test_components_follow_chains():

@@ -23,7 +23,7 @@ from catsdogs.base.errors import UserError
 from catsdogs.config.schema import Sample
 from catsdogs.data.sample import archives as sample_module
 from catsdogs.data.sample.archives import sample_archives
-from catsdogs.data.sample.pictures import photograph
+from catsdogs.data.sample.synthetic import synthetic_photo
 
 SETTINGS = Sample(images_per_class=120, test_images=21, seed=3)
 FEW = Sample(images_per_class=8, test_images=3, seed=3)
@@ -141,7 +141,7 @@ def test_every_class_has_its_own_shape() -> None:
     """By the same random numbers, so that all else is the same."""
 
     def drawn(number: int) -> np.ndarray:
-        images = [photograph(number, np.random.default_rng(n))[0].convert("L").resize((32, 32)) for n in range(40)]
+        images = [synthetic_photo(number, np.random.default_rng(n))[0].convert("L").resize((32, 32)) for n in range(40)]
         return np.stack([np.asarray(image, float) for image in images])
 
     np.testing.assert_array_equal(drawn(2), drawn(2))

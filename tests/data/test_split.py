@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import Split
 from catsdogs.data.archive import natural_key
-from catsdogs.data.split import divide, subset
+from catsdogs.data.split import assign_splits, subset
 
 
 def rows_of(contents: list[tuple[float, int]]) -> pd.DataFrame:
@@ -25,7 +25,7 @@ def distinct(cats: int, dogs: int) -> pd.DataFrame:
 
 
 def divided(rows: pd.DataFrame, holdout: float, folds: int, fraction: float, seed: int) -> pd.DataFrame:
-    return divide(rows, Split(holdout, folds, "copies"), fraction, seed)
+    return assign_splits(rows, Split(holdout, folds, "copies"), fraction, seed)
 
 
 # With copies, and now and then one image under both labels.

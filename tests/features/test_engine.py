@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from catsdogs.base.errors import UserError
-from catsdogs.config.compose import checked
+from catsdogs.config.compose import to_search_config
 from catsdogs.config.locations import conf_dir
 from catsdogs.features import engine
-from catsdogs.features.engine import TOLERANCE, difference, fastest_forward
+from catsdogs.features.engine import TOLERANCE, build_engine, max_relative_error
 from catsdogs.network.backbones import build_backbone, preprocess
 
 # Not `pytest.importorskip`: an import of OpenVINO that is not the engine's tells its maker.
@@ -59,7 +59,7 @@ def by_keras(model, pixels):
 
 @every_engine
 def test_an_engine_gives_what_keras_gives_for_every_size_of_batch(model, name):
-    forward = fastest_forward(model, name)
+    forward = build_engine(model, name)
     assert forward.name.startswith(name)
     assert forward.name[-1].isdigit()
     assert 0 <= forward.difference <= 1e-5
@@ -68,20 +68,22 @@ def test_an_engine_gives_what_keras_gives_for_every_size_of_batch(model, name):
         pixels.setflags(write=False)  # stored pixels are mapped read-only
         found, expected = forward(pixels), by_keras(model, pixels)
         assert [output.dtype for output in found] == [np.float32, np.float32]
-        assert difference(found, expected) < 1e-5
+        assert max_relative_error(found, expected) < 1e-5
         between = pixels.astype(np.float32) * np.float32(0.003)  # whole numbers, which must not be rounded
-        assert difference(forward(between), by_keras(model, between)) < 1e-5
+        assert max_relative_error(forward(between), by_keras(model, between)) < 1e-5
 
 
 @every_engine
 def test_what_an_image_gives_does_not_depend_on_its_batch_or_on_later_calls(model, name):
-    forward, pixels = fastest_forward(model, name), images(70)
+    forward, pixels = build_engine(model, name), images(70)
     together = forward(pixels)  # these may be written to, and an engine could keep their memory
     kept = [output.copy() for output in together]
     with ThreadPoolExecutor(1) as other:
-        assert difference(other.submit(forward, pixels[40:41]).result(), [part[40:41] for part in together]) < 1e-5
+        assert (
+            max_relative_error(other.submit(forward, pixels[40:41]).result(), [part[40:41] for part in together]) < 1e-5
+        )
     # Neither contiguous nor in the same order.
-    assert difference(forward(pixels[::-2]), [output[::-2] for output in together]) < 1e-5
+    assert max_relative_error(forward(pixels[::-2]), [output[::-2] for output in together]) < 1e-5
     for output, copy in zip(together, kept, strict=True):
         np.testing.assert_array_equal(output, copy)
     np.testing.assert_array_equal(pixels, images(70))
@@ -91,30 +93,30 @@ def test_what_an_image_gives_does_not_depend_on_its_batch_or_on_later_calls(mode
 def test_a_dozen_outputs_come_in_order(name):
     inputs = keras.Input((16, 16, 3))
     model = keras.Model(inputs, [keras.layers.Conv2D(width, 1)(inputs) for width in range(1, 13)])
-    assert [output.shape[-1] for output in fastest_forward(model, name)(images(2, 16))] == list(range(1, 13))
+    assert [output.shape[-1] for output in build_engine(model, name)(images(2, 16))] == list(range(1, 13))
 
 
 @needs_openvino
 def test_openvino_is_imported_without_its_telemetry_and_heeds_the_limit_of_threads(model, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert len(fastest_forward(model, "openvino").run._queues[np.dtype(np.uint8)]) == 1
+    assert len(build_engine(model, "openvino").run._queues[np.dtype(np.uint8)]) == 1
     assert "openvino" in sys.modules
     assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
 
 
 @needs_openvino
 def test_auto_takes_the_fastest_that_is_installed(model, monkeypatch):
-    assert fastest_forward(model).name.startswith("openvino")
+    assert build_engine(model).name.startswith("openvino")
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert fastest_forward(model).name.startswith("tensorflow")
+    assert build_engine(model).name.startswith("tensorflow")
     monkeypatch.undo()
     monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0"])
-    assert fastest_forward(model).name.startswith("tensorflow")
+    assert build_engine(model).name.startswith("tensorflow")
 
 
 def sentence_of(*arguments):
     with pytest.raises(UserError) as caught:
-        fastest_forward(*arguments)
+        build_engine(*arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -124,7 +126,7 @@ def test_an_engine_that_is_not_there_is_reported(model, monkeypatch):
     assert "catsdogs[fast]" in sentence_of(model, "openvino")
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     assert "KERAS_BACKEND is jax" in sentence_of(model, "tensorflow")
-    assert fastest_forward(model).name.startswith("keras (jax)")
+    assert build_engine(model).name.startswith("keras (jax)")
 
 
 def off_by(share):
@@ -153,7 +155,7 @@ def fails(model):
 def test_an_engine_that_differs_from_keras_or_cannot_take_the_model_is_refused(model, monkeypatch, caplog, make, said):
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setitem(engine._ENGINES, "tensorflow", make)
-    assert fastest_forward(model).name.startswith("keras")
+    assert build_engine(model).name.startswith("keras")
     (record,) = [record for record in caplog.records if record.name == "catsdogs.features.engine"]
     assert "not tensorflow" in record.getMessage()
     assert said in record.getMessage()
@@ -162,7 +164,7 @@ def test_an_engine_that_differs_from_keras_or_cannot_take_the_model_is_refused(m
 
 def test_an_engine_that_is_as_good_as_keras_is_taken_and_weights_that_are_not_numbers_are_refused(model, monkeypatch):
     monkeypatch.setitem(engine._ENGINES, "tensorflow", off_by(TOLERANCE / 3))
-    assert fastest_forward(model, "tensorflow").difference == pytest.approx(TOLERANCE / 3, rel=0.1)
+    assert build_engine(model, "tensorflow").difference == pytest.approx(TOLERANCE / 3, rel=0.1)
     inputs = keras.Input((16, 16, 3))
     assert "not finite" in sentence_of(keras.Model(inputs, keras.layers.Rescaling(np.nan)(inputs)))
 
@@ -171,28 +173,28 @@ def test_the_difference_is_relative_to_the_largest_value_of_each_output():
     def one(*values):
         return np.array(values, dtype=np.float32)
 
-    assert difference([one(1, -4)], [one(1, -4)]) == 0
-    assert difference([one(1, -3)], [one(1, -4)]) == 0.25
-    assert difference([one(1, -3), one(1)], [one(1, -4), one(2)]) == 0.5
-    assert difference([one(0)], [one(0)]) == 0
+    assert max_relative_error([one(1, -4)], [one(1, -4)]) == 0
+    assert max_relative_error([one(1, -3)], [one(1, -4)]) == 0.25
+    assert max_relative_error([one(1, -3), one(1)], [one(1, -4), one(2)]) == 0.5
+    assert max_relative_error([one(0)], [one(0)]) == 0
     # Probabilities: a logit of -9.2 that is off by 0.7 doubles one that is next to nothing.
-    assert difference([one(2e-4)], [one(1e-4)]) == pytest.approx(1e-4)
+    assert max_relative_error([one(2e-4)], [one(1e-4)]) == pytest.approx(1e-4)
     for wrong in ([one(0, 0)], [], [one(np.nan)], [np.zeros(1)]):
-        assert difference(wrong, [one(0)]) == np.inf
+        assert max_relative_error(wrong, [one(0)]) == np.inf
 
 
 @needs_openvino
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_openvino_takes_every_backbone_with_its_classifier(composed, backbone):
     side = 64 if backbone == "small_cnn" else 96
-    config = checked(composed("data.train=x", f"backbone={backbone}")).backbone
+    config = to_search_config(composed("data.train=x", f"backbone={backbone}")).backbone
     network = build_backbone(dataclasses.replace(config, weights=None, image_size=side))
     inputs = keras.Input((side, side, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(network(preprocess(inputs, config.preprocessing)))
     x = keras.layers.BatchNormalization()(keras.layers.Dense(16, activation="relu")(pooled))
     outputs = keras.layers.Dense(1, activation="sigmoid")(keras.layers.Dropout(0.3)(x))
     model = keras.Model(inputs, [outputs, pooled])
-    forward = fastest_forward(model, "openvino")
+    forward = build_engine(model, "openvino")
     assert forward.difference < 1e-5
     pixels = images(6, side)
-    assert difference(forward(pixels), by_keras(model, pixels)) < 1e-5
+    assert max_relative_error(forward(pixels), by_keras(model, pixels)) < 1e-5

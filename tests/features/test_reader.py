@@ -13,10 +13,10 @@ from conftest import ENGINE
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import Augmentation
 from catsdogs.config.schema import Features as Settings
-from catsdogs.data.views import PLAIN, LiveViews, View, distinct_views
+from catsdogs.data.views import ORIGINAL, LiveViews, View, distinct_views
 from catsdogs.features import reader as features_module
 from catsdogs.features.entries import StoreFull
-from catsdogs.features.reader import Features
+from catsdogs.features.reader import FeatureReader
 from catsdogs.features.store import Store
 from catsdogs.network.backbones import load_network
 from catsdogs.network.cut import find_cut, prefix
@@ -39,7 +39,7 @@ def make(network, training_data, tmp_path):
     def build(settings=SETTINGS, network=network, pixels=training_data.views, views=2, hashes=HASHES, train=None):
         cuts = [find_cut(network.backbone, depth) for depth in (0, 2)]
         rows = training_data.train_rows if train is None else train
-        return Features(
+        return FeatureReader(
             settings, network, cuts, pixels, hashes, rows, training_data.validation_rows, views, tmp_path / "cache"
         )
 
@@ -50,18 +50,20 @@ def make(network, training_data, tmp_path):
 def fills(monkeypatch):
     """Views that were computed to be stored."""
     views = []
-    produce = Features._produce
+    produce = FeatureReader._produce
 
     def counting(self, view, indices):
         views.append((view.kind, view.number))
         return produce(self, view, indices)
 
-    monkeypatch.setattr(Features, "_produce", counting)
+    monkeypatch.setattr(FeatureReader, "_produce", counting)
     return views
 
 
 @pytest.mark.parametrize("mode", ["stored", "live"])
-@pytest.mark.parametrize(("view", "rows"), [(PLAIN, [59, 40, 41]), (PLAIN, [3, 59]), (View("train", 1), [3, 39, 0, 3])])
+@pytest.mark.parametrize(
+    ("view", "rows"), [(ORIGINAL, [59, 40, 41]), (ORIGINAL, [3, 59]), (View("train", 1), [3, 39, 0, 3])]
+)
 def test_what_is_read_is_what_keras_makes_of_the_view(make, network, training_data, mode, view, rows):
     features = make(dataclasses.replace(SETTINGS, mode=mode))
     rows = np.array(rows)
@@ -83,7 +85,7 @@ def test_a_view_is_computed_once_for_all_cuts_jobs_and_studies(make, network, fi
             at = features.at(find_cut(network.backbone, depth))
             at.read(np.array([1, 2]), View("train", 0))
             at.read(np.array([1, 2]), View("train", 1))
-            at.read(np.array([50]), PLAIN)
+            at.read(np.array([50]), ORIGINAL)
     assert sorted(fills) == [("plain", 0), ("train", 0), ("train", 1)]
     told = features.told()
     assert (told["stored"], told["views"]) == (True, 2)

@@ -20,7 +20,7 @@ import pytest
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json
-from catsdogs.features.entries import StoreFull, Wanted, bytes_of
+from catsdogs.features.entries import EntrySpec, StoreFull, bytes_of
 from catsdogs.features.store import RESERVED_DISK_BYTES, Store
 
 SHAPE = (3, 2, 5)
@@ -33,7 +33,7 @@ def digest(name):
 
 
 def wanted(*names):
-    return [Wanted(digest(name), SHAPE, {"cut": name}) for name in names]
+    return [EntrySpec(digest(name), SHAPE, {"cut": name}) for name in names]
 
 
 def values_of(name):

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit, logit
 
 from catsdogs.config.schema import Augmentation, Tta
-from catsdogs.data.views import MIRRORED, PLAIN, LiveViews, View
+from catsdogs.data.views import MIRRORED, ORIGINAL, LiveViews, View
 from catsdogs.final.pipeline import Pipeline, read_pipeline, submitted, write_pipeline
 from catsdogs.final.tta import averaged, choose_tta, predict_views, tta_views, views_by_kind
 from catsdogs.scoring.calibration import Calibration
@@ -33,8 +33,8 @@ def views():
 
 
 def test_the_kinds_of_tta_average_what_they_say():
-    assert tta_views("none", 5, MOVES) == [PLAIN]
-    assert tta_views("flip", 5, MOVES) == [PLAIN, MIRRORED]
+    assert tta_views("none", 5, MOVES) == [ORIGINAL]
+    assert tta_views("flip", 5, MOVES) == [ORIGINAL, MIRRORED]
     assert tta_views("views", 3, MOVES) == [View("tta", 0), View("tta", 1), View("tta", 2)]
     crops = tta_views("crops", 5, MOVES)
     assert len(set(crops)) == 10
@@ -46,14 +46,14 @@ def test_auto_has_the_views_of_every_kind_that_differs(caplog):
     by_kind = views_by_kind(auto, MOVES)
     assert {kind: len(views) for kind, views in by_kind.items()} == {"none": 1, "flip": 2, "crops": 10, "views": 4}
     assert list(views_by_kind(auto, STILL)) == ["none", "flip", "crops"]
-    assert views_by_kind(flip, MOVES) == {"none": [PLAIN], "flip": [PLAIN, MIRRORED]}
-    assert tta_views("views", 10, STILL) == [PLAIN]
+    assert views_by_kind(flip, MOVES) == {"none": [ORIGINAL], "flip": [ORIGINAL, MIRRORED]}
+    assert tta_views("views", 10, STILL) == [ORIGINAL]
     assert "changes nothing" in caplog.text
 
 
 def test_views_are_predicted_one_by_one_in_the_order_of_rows(views, monkeypatch):
     monkeypatch.setattr("catsdogs.final.tta.CHUNK", 2)
-    rows, over, model = np.array([5, 0, 3]), [PLAIN, MIRRORED, View("crop", 2)], LeftBrightness()
+    rows, over, model = np.array([5, 0, 3]), [ORIGINAL, MIRRORED, View("crop", 2)], LeftBrightness()
     each = predict_views(model, views, rows, over)
     assert each.shape == (3, 3)
     for p_dog, view in zip(each, over, strict=True):
@@ -63,7 +63,7 @@ def test_views_are_predicted_one_by_one_in_the_order_of_rows(views, monkeypatch)
 @pytest.mark.parametrize("average", ["probability", "logit"])
 def test_a_pipeline_averages_the_views_of_its_kind(views, average):
     rows, model = np.array([5, 0, 3]), LeftBrightness()
-    plain, mirrored = predict_views(model, views, rows, [PLAIN, MIRRORED])
+    plain, mirrored = predict_views(model, views, rows, [ORIGINAL, MIRRORED])
     outputs = Pipeline(Tta("flip", 1, average), MOVES, 0, None)(model, views, rows)
     mean = (plain + mirrored) / 2 if average == "probability" else expit((logit(plain) + logit(mirrored)) / 2)
     np.testing.assert_allclose(outputs["p_dog"], plain)
@@ -169,7 +169,7 @@ def test_of_equals_the_cheapest_is_chosen():
 
 def test_a_mirrored_view_is_the_image_from_right_to_left(views):
     rows = np.arange(7)
-    np.testing.assert_array_equal(views.read(rows, MIRRORED), views.read(rows, PLAIN)[:, :, ::-1])
+    np.testing.assert_array_equal(views.read(rows, MIRRORED), views.read(rows, ORIGINAL)[:, :, ::-1])
 
 
 def test_training_and_test_time_views_of_one_number_differ(views):

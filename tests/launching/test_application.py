@@ -19,7 +19,7 @@ from catsdogs.launching.application import StudyCallback
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     """A study of one job, `a`; its summary is a line."""
-    monkeypatch.setattr("catsdogs.comparison.summary.summarise", lambda study: print(f"summary of {study.name}"))
+    monkeypatch.setattr("catsdogs.comparison.reporting.report_study", lambda study: print(f"summary of {study.name}"))
     write_job(tmp_path / "s", {"backbone": "a"}, trials=1)
     return tmp_path / "s"
 
@@ -67,7 +67,7 @@ def test_what_an_interrupted_study_found_is_told_once_and_nothing_before_its_fir
     told = capsys.readouterr()
     assert (told.out, told.err) == ("summary of s\n", "")
     # Interrupted again, it ends.
-    monkeypatch.setattr("catsdogs.comparison.summary.summarise", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("catsdogs.comparison.reporting.report_study", Mock(side_effect=KeyboardInterrupt))
     StudyCallback._at_hand = study
     StudyCallback.interrupted()
     assert "not written" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from catsdogs.base.errors import UserError
-from catsdogs.config.compose import checked
+from catsdogs.config.compose import to_search_config
 from catsdogs.config.locations import conf_dir
 from catsdogs.network.backbones import build_backbone, preprocess
 
@@ -29,7 +29,7 @@ BACKBONES = {file.stem: OmegaConf.load(file) for file in sorted((conf_dir() / "b
 @pytest.fixture
 def backbone(composed):
     def of(name, **changed):
-        config = checked(composed("data.train=x", f"backbone={name}")).backbone
+        config = to_search_config(composed("data.train=x", f"backbone={name}")).backbone
         return dataclasses.replace(config, **{"weights": None, **changed})
 
     return of

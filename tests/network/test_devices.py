@@ -15,7 +15,7 @@ from catsdogs.training.execution import train
 @pytest.fixture
 def machine(monkeypatch):
     """A machine with these devices, on this backend; what is distributed over is noted."""
-    devices._say.cache_clear()
+    devices._warn_once.cache_clear()
 
     def make(found, backend):
         parallel = Mock()

@@ -8,7 +8,7 @@ from reference import build_model
 from sklearn.metrics import log_loss
 
 from catsdogs.config.schema import SEARCHABLE, Hyperparameter
-from catsdogs.network.hypermodel import declare, depths, hyperparameters, unfreeze, with_values
+from catsdogs.network.hypermodel import declare_space, hyperparameters, unfreeze, unfreeze_depths, with_values
 from catsdogs.network.hypermodel import log_loss as log_loss_metric
 from catsdogs.scoring.scores import log_loss_per_image
 
@@ -105,7 +105,7 @@ def test_the_space_is_declared_as_written():
         "dense_units": Hyperparameter("int", low=32, high=256, step=32),
     }
     hp = keras_tuner.HyperParameters()
-    declare(space, hp)
+    declare_space(space, hp)
     assert [type(p).__name__ for p in hp.space] == ["Choice", "Float", "Float", "Int"]
     for seed in range(50):
         drawn = {p.name: p.random_sample(seed) for p in hp.space}
@@ -124,5 +124,5 @@ def test_the_space_is_declared_as_written():
     ],
 )
 def test_the_depths_of_the_space_are_all_that_a_trial_may_have(config, entry, expected):
-    assert depths(config("space=fixed", f"+space={{unfreeze_depth: {entry}}}")) == expected
-    assert depths(config("space=fixed", "model.unfreeze_depth=3")) == [3]
+    assert unfreeze_depths(config("space=fixed", f"+space={{unfreeze_depth: {entry}}}")) == expected
+    assert unfreeze_depths(config("space=fixed", "model.unfreeze_depth=3")) == [3]

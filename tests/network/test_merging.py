@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from catsdogs.network.backbones import load_network
-from catsdogs.network.hypermodel import whole_model
-from catsdogs.network.merging import one_model
-from catsdogs.scoring.combination import Combination, mean_of
+from catsdogs.network.hypermodel import full_model
+from catsdogs.network.merging import merge_models
+from catsdogs.scoring.combination import Combination, uniform_mean
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype("float32")
 
@@ -30,7 +30,7 @@ def members(config):
             backbone = network.copy()
             for layer in backbone.layers[first_different:]:
                 layer.set_weights([np.random.default_rng(seed).normal(0, 0.3, w.shape) for w in layer.get_weights()])
-            models.append(whole_model(job, backbone))
+            models.append(full_model(job, backbone))
         return models
 
     return make
@@ -48,8 +48,8 @@ def kernels(model):
 @pytest.mark.parametrize(
     ("combination", "first_different", "convolutions"),
     [
-        (mean_of(3, "probability"), CONV_1, 6),
-        (mean_of(3, "logit"), CONV_2, 4),
+        (uniform_mean(3, "probability"), CONV_1, 6),
+        (uniform_mean(3, "logit"), CONV_2, 4),
         (Combination("logit", (0.7, -0.2, 1.1)), 5, 2),
     ],
     ids=["probability", "logit", "weighted"],
@@ -58,7 +58,7 @@ def test_one_model_is_its_members_combined(members, tmp_path, combination, first
     models = members(first_different)
     expected = combination(np.stack([said(model) for model in models]))
     assert np.ptp(expected) > 1e-3
-    whole = one_model(models, combination)
+    whole = merge_models(models, combination)
     np.testing.assert_allclose(said(whole), expected, atol=2e-6)
     assert kernels(whole) == convolutions
     whole.save(tmp_path / "model.keras")
@@ -73,7 +73,7 @@ def test_members_that_were_loaded_are_combined_and_stay_as_they_were(members, tm
         model.save(tmp_path / f"{number}.keras")
         loaded.append(keras.models.load_model(tmp_path / f"{number}.keras"))
     before = [said(model) for model in loaded]
-    whole = one_model(loaded, mean_of(3, "probability"))
+    whole = merge_models(loaded, uniform_mean(3, "probability"))
     np.testing.assert_allclose(said(whole), np.mean(before, axis=0), atol=2e-6)
     assert kernels(whole) == 4
     for model, one in zip(loaded, before, strict=True):
@@ -86,7 +86,7 @@ def test_members_of_different_backbones_or_preprocessing_share_nothing(members):
     (fourth,) = members(CONV_1, "backbone.builder=catsdogs.network.backbones.small_cnn", count=1)
     models = [first, second, third, fourth]
     expected = np.mean([said(model) for model in models], axis=0)
-    whole = one_model(models, mean_of(4, "probability"))
+    whole = merge_models(models, uniform_mean(4, "probability"))
     np.testing.assert_allclose(said(whole), expected, atol=2e-6)
     # The first and the third share one of their two.
     assert kernels(whole) == 3 + 2
@@ -107,12 +107,12 @@ def test_other_statistics_below_the_cut_are_not_shared():
         scaled = keras.layers.Rescaling(0.001)(pooled)
         models.append(keras.Model(pixels, keras.layers.Dense(1, "sigmoid", kernel_initializer="ones")(scaled)))
     assert abs(said(models[0]) - said(models[1])).min() > 0.01
-    whole = one_model(models, mean_of(2, "probability"))
+    whole = merge_models(models, uniform_mean(2, "probability"))
     np.testing.assert_allclose(said(whole), (said(models[0]) + said(models[1])) / 2, atol=2e-6)
 
 
 def test_a_member_alone_is_itself(members):
     models = members(CONV_1)
-    whole = one_model(models, Combination("single", (0.0, 1.0, 0.0)))
+    whole = merge_models(models, Combination("single", (0.0, 1.0, 0.0)))
     np.testing.assert_array_equal(said(whole), said(models[1]))
     assert kernels(whole) == 2

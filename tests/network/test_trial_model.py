@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from reference import build_model
 
-from catsdogs.config.compose import checked
+from catsdogs.config.compose import to_search_config
 from catsdogs.network.backbones import load_network
 from catsdogs.network.cut import prefix
 from catsdogs.network.hypermodel import plain_head, with_values
@@ -23,7 +23,7 @@ def bench(composed, config):
 
     def make(*overrides, of=None):
         overrides = ("fit.epochs=4", "fit.batch_size=8", *overrides)
-        job = checked(composed(*of, *overrides)) if of else config(*overrides)
+        job = to_search_config(composed(*of, *overrides)) if of else config(*overrides)
         network = load_network(job.backbone, job.seed)
 
         def inputs(cut):

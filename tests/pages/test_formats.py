@@ -8,7 +8,7 @@ import math
 import pytest
 
 from catsdogs.pages import formats
-from catsdogs.scoring.intervals import Interval
+from catsdogs.scoring.intervals import Estimate
 
 EAST = datetime.timezone(datetime.timedelta(hours=2))
 
@@ -31,9 +31,9 @@ EAST = datetime.timezone(datetime.timedelta(hours=2))
         *((formats.value(v), t) for v, t in ((30.0, "30"), (5.106746e-06, "5.107e-06"), ("x", "x"), (math.nan, "–"))),
         *((formats.time_spent(s), t) for s, t in ((None, "–"), (705.4, "12 min"))),
         (formats.day_and_time(datetime.datetime(2026, 11, 3, 1, 5, tzinfo=EAST)), "2 November 2026, 23:05 UTC"),
-        (formats.between(Interval(0.03, 0.02, 0.04, 100)), "0.0200 to 0.0400"),
-        (formats.between(Interval(0.03, None, None, 1)), ""),
-        (formats.between(Interval(0.0, -0.02, 0.04, 100), formats.signed), "−0.0200 to +0.0400"),
+        (formats.between(Estimate(0.03, 0.02, 0.04, 100)), "0.0200 to 0.0400"),
+        (formats.between(Estimate(0.03, None, None, 1)), ""),
+        (formats.between(Estimate(0.0, -0.02, 0.04, 100), formats.signed), "−0.0200 to +0.0400"),
         (formats.cut_in_the_middle("abcdefgh", 8), "abcdefgh"),
         (formats.cut_in_the_middle("a" * 50 + "z" * 50, 21), "a" * 10 + "…" + "z" * 10),
         # Escaped before it may break.
@@ -59,7 +59,7 @@ def test_texts(shown, text):
 def test_what_a_step_gains(gain, told):
     found = dict(zip(("value", "low", "high"), gain, strict=True), size=2000, split="holdout")
     nothing = {"validation": {}, "test": found | {"size": None}}
-    sentences = formats.gains_told({**nothing, "test_2": found}, {"test": {**found, "kept": False}})
+    sentences = formats.format_gains({**nothing, "test_2": found}, {"test": {**found, "kept": False}})
     assert told in sentences[0]
     assert sentences[1].startswith("Calibration ")
     assert sentences[1].endswith("images: it is left out.")

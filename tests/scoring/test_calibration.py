@@ -7,7 +7,7 @@ import pytest
 import scipy.optimize
 from scipy.special import expit, logit
 
-from catsdogs.scoring.calibration import FEWEST, HIGHEST_FLOOR, IDENTITY, Calibration, cross_fitted, fit, verdict
+from catsdogs.scoring.calibration import FEWEST, HIGHEST_FLOOR, IDENTITY, Calibration, cross_fitted, fit, fit_if_better
 from catsdogs.scoring.scores import EPSILON, clip, log_loss_per_image
 
 
@@ -47,9 +47,9 @@ def test_what_is_calibrated_stays_and_what_was_done_to_logits_is_undone(seed: in
         assert found.temperature == pytest.approx(factor, rel=0.08)
         assert found.floor < 0.01
     other_labels, other = calibrated(20_000, seed + 100)
-    found = verdict(labels, p_dog)
+    found = fit_if_better(labels, p_dog)
     assert mean_loss(other_labels, found.calibration(other)) <= mean_loss(other_labels, other) + 0.002
-    if not found.kept:
+    if not found.applied:
         assert found.calibration == IDENTITY
         assert found.gain.value <= 0
 
@@ -68,7 +68,7 @@ def test_the_verdict_is_about_images_that_were_not_fitted(monkeypatch: pytest.Mo
     np.testing.assert_array_equal(cross_fitted(labels, p_dog), 0.5)
     assert len(seen) == 5
     assert {len(part) for part in seen} == {240}
-    assert not verdict(labels, p_dog).kept
+    assert not fit_if_better(labels, p_dog).applied
 
 
 def test_cross_fitting_repeats_itself_and_is_about_a_fit() -> None:
@@ -83,9 +83,9 @@ def test_certain_probabilities_are_given_a_floor() -> None:
     labels = np.tile([0.0, 1.0], 500)
     p_dog = labels.copy()
     p_dog[:10] = 1 - p_dog[:10]
-    found = verdict(labels, p_dog)
+    found = fit_if_better(labels, p_dog)
     # 1 % are wrong with certainty; to say so costs their entropy.
-    assert found.kept
+    assert found.applied
     assert found.gain.excludes_zero
     assert found.calibration.temperature > 1
     entropy = -0.01 * np.log(0.01) - 0.99 * np.log(0.99)
@@ -103,13 +103,13 @@ def test_a_lack_of_errors_is_no_certainty() -> None:
 def test_few_images_are_not_fitted_to() -> None:
     labels, p_dog = calibrated(FEWEST, seed=7)
     p_dog = 0.2 + 0.6 * p_dog
-    assert verdict(labels, p_dog).kept
-    few = verdict(labels[:-1], p_dog[:-1])
-    assert (few.kept, few.calibration, few.gain.value, few.gain.size) == (False, IDENTITY, 0.0, FEWEST - 1)
+    assert fit_if_better(labels, p_dog).applied
+    few = fit_if_better(labels[:-1], p_dog[:-1])
+    assert (few.applied, few.calibration, few.gain.value, few.gain.size) == (False, IDENTITY, 0.0, FEWEST - 1)
     np.testing.assert_allclose(cross_fitted(labels[:-1], p_dog[:-1]), p_dog[:-1])
     assert fit(np.ones(1000), np.full(1000, 0.9)) == IDENTITY
-    assert not verdict(np.ones(1), np.ones(1)).kept
-    assert not verdict(np.append(np.zeros(999), 1.0), np.full(1000, 0.3)).kept
+    assert not fit_if_better(np.ones(1), np.ones(1)).applied
+    assert not fit_if_better(np.append(np.zeros(999), 1.0), np.full(1000, 0.3)).applied
 
 
 def test_calibration_keeps_the_order_and_the_middle() -> None:
@@ -125,6 +125,6 @@ def test_calibration_keeps_the_order_and_the_middle() -> None:
 
 
 def test_what_is_no_probability_is_refused() -> None:
-    for function in (fit, cross_fitted, verdict):
+    for function in (fit, cross_fitted, fit_if_better):
         with pytest.raises(ValueError, match="row 1: the probability"):
             function(np.array([0.0, 1.0]), np.array([0.5, np.nan]))

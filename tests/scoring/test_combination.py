@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from catsdogs.scoring.combination import Combination, choose, mean_of, shared_out
+from catsdogs.scoring.combination import Combination, choose, expand_to_models, uniform_mean
 from catsdogs.scoring.scores import log_loss_per_image
 
 
@@ -22,9 +22,9 @@ def outputs(noises: list[float], images: int = 4000, seed: int = 0) -> tuple[np.
 
 def test_means_are_means() -> None:
     members = np.array([[0.2, 0.9, 1.0], [0.4, 0.5, 0.0], [0.3, 0.99, 1.0]])
-    np.testing.assert_allclose(mean_of(3, "probability")(members), members.mean(axis=0))
+    np.testing.assert_allclose(uniform_mean(3, "probability")(members), members.mean(axis=0))
     inside = members[:, :2]
-    np.testing.assert_allclose(mean_of(3, "logit")(inside), expit(logit(inside).mean(axis=0)))
+    np.testing.assert_allclose(uniform_mean(3, "logit")(inside), expit(logit(inside).mean(axis=0)))
     np.testing.assert_allclose(Combination("single", (0.0, 1.0, 0.0))(members), members[1])
     weighted = Combination("logit", (0.5, 0.0, 2.0))(inside)
     np.testing.assert_allclose(weighted, expit(0.5 * logit(inside[0]) + 2 * logit(inside[2])))
@@ -33,8 +33,8 @@ def test_means_are_means() -> None:
 @pytest.mark.parametrize("way", ["probability", "logit"])
 def test_means_of_one_and_of_certain_members_stay_probabilities(way: str) -> None:
     members = np.array([[0.0, 0.3, 1.0]] * 7)
-    np.testing.assert_allclose(mean_of(7, way)(members), members[0], atol=2e-7)
-    assert mean_of(7, way)(members).max() <= 1
+    np.testing.assert_allclose(uniform_mean(7, way)(members), members[0], atol=2e-7)
+    assert uniform_mean(7, way)(members).max() <= 1
 
 
 @pytest.mark.parametrize(("sharpness", "way"), [(1.0, "probability"), (0.5, "logit")])
@@ -45,12 +45,12 @@ def test_members_with_errors_of_their_own_are_averaged(sharpness: float, way: st
     combination, table = choose(labels, members, ["a", "b", "c"])
     table = table.set_index("name")
     assert list(table.index) == ["a", "b", "c", "probability", "logit"]
-    assert combination == mean_of(3, way)
+    assert combination == uniform_mean(3, way)
     assert table.index[table["chosen"]].tolist() == [way]
     assert (table.loc[["probability", "logit"], "low"] > 0).all()
     best = table["log_loss"].iloc[:3].idxmin()
     np.testing.assert_allclose(table["gain"], table.loc[best, "log_loss"] - table["log_loss"])
-    for name, p_dog in (("logit", mean_of(3, "logit")(members)), ("b", members[1])):
+    for name, p_dog in (("logit", uniform_mean(3, "logit")(members)), ("b", members[1])):
         assert table.loc[name, "log_loss"] == pytest.approx(log_loss_per_image(labels, p_dog).mean())
 
 
@@ -79,4 +79,4 @@ def test_models_share_the_weight_of_their_member(seed, way):
     of_members = Combination(way, weights)
     mean = np.mean if way == "probability" else lambda p, axis: expit(logit(p).mean(axis=axis))
     expected = of_members(np.stack([mean(p, axis=0) for p in p_dog]))
-    np.testing.assert_allclose(shared_out(of_members, models)(np.concatenate(p_dog)), expected, rtol=1e-9)
+    np.testing.assert_allclose(expand_to_models(of_members, models)(np.concatenate(p_dog)), expected, rtol=1e-9)

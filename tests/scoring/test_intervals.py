@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from catsdogs.scoring.intervals import Interval, mean_intervals, share_lowest
+from catsdogs.scoring.intervals import Estimate, mean_intervals, share_lowest
 from catsdogs.scoring.scores import resampled_means, resamples
 
 
@@ -51,7 +51,7 @@ def test_resamples_draw_as_many_images_as_there_are() -> None:
 @pytest.mark.parametrize("value", [0.0, 0.1, -1 / 3])
 def test_a_constant_has_an_interval_of_no_width(value: float) -> None:
     found = mean_intervals(np.full((1, 333), value))[0]
-    assert found == Interval(value, value, value, 333)
+    assert found == Estimate(value, value, value, 333)
     assert found.excludes_zero == (value != 0)
 
 
@@ -60,7 +60,7 @@ def test_a_constant_has_an_interval_of_no_width(value: float) -> None:
     [(0.1, 0.2, True), (-0.2, -0.1, True), (-0.1, 0.1, False), (0.0, 0.1, False), (None, None, False)],
 )
 def test_an_interval_excludes_zero_on_either_side(low: float | None, high: float | None, excludes: bool) -> None:
-    assert Interval(0.15, low, high, 9).excludes_zero == excludes
+    assert Estimate(0.15, low, high, 9).excludes_zero == excludes
 
 
 def test_the_share_of_the_lowest_is_the_normal_probability() -> None:
@@ -84,7 +84,7 @@ def test_shares_sum_to_one_and_ties_are_shared() -> None:
     assert share_lowest(np.zeros((0, 5))).tolist() == []
     assert mean_intervals(np.zeros((0, 5))) == []
     # One image has no interval.
-    assert mean_intervals(np.array([[2.0], [3.0]])) == [Interval(2.0, None, None, 1), Interval(3.0, None, None, 1)]
+    assert mean_intervals(np.array([[2.0], [3.0]])) == [Estimate(2.0, None, None, 1), Estimate(3.0, None, None, 1)]
 
 
 @pytest.mark.parametrize("values", [np.zeros((2, 0)), np.zeros(3), np.array([[1.0, np.nan]]), np.array([[np.inf]])])

@@ -21,7 +21,7 @@ from catsdogs.study.jobs import (
     write_leaderboard,
     write_plan,
 )
-from catsdogs.study.locking import held
+from catsdogs.study.locking import lock_job
 from catsdogs.study.trials import TrialRecord, write_trials
 
 TRIALS = "trial,status,val_log_loss,val_accuracy,epochs,best_epoch,seconds,error"
@@ -125,7 +125,7 @@ def test_the_plan_remembers_all_jobs_and_two_processes_at_work_are_one_run(study
     since = datetime.datetime.now(datetime.UTC) - read_plan(study).started
     assert datetime.timedelta(0) <= since < datetime.timedelta(minutes=1)
     write_json(study / "study.json", {**plan, "started": "2026-01-01T00:00:00+00:00"})
-    with held(study / "busy"):
+    with lock_job(study / "busy"):
         write_plan(study, ["c"], ["-m"])
     assert read_plan(study).run == ["good", "busy", "c"]
     assert read_plan(study).started == datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -162,7 +162,7 @@ def test_what_has_become_of_a_job(study, result, expected):
 
 
 def test_a_running_job_is_one_that_is_held_or_that_nobody_may_ask_for(study, monkeypatch):
-    with held(study / "busy"):
+    with lock_job(study / "busy"):
         assert read_job(study / "busy").state is State.RUNNING
     assert read_job(study / "busy").state is State.KILLED
     # As where a study of somebody else's may only be read.

@@ -4,13 +4,13 @@ import logging
 
 import pytest
 
-from catsdogs.base.text import duration, printable
+from catsdogs.base.text import format_duration, sanitize_line
 from catsdogs.study.progress import JobProgress
 
 
 def test_durations_read_well():
     told = {0: "0 s", 89: "89 s", 90: "2 min", 5000: "83 min", 11100: "3 h 05 min"}
-    assert {seconds: duration(seconds) for seconds in told} == told
+    assert {seconds: format_duration(seconds) for seconds in told} == told
 
 
 @pytest.fixture
@@ -83,5 +83,5 @@ def test_after_every_trial_a_line_on_the_study_is_logged_and_no_error_of_it_ends
 
 
 def test_names_bring_no_control_characters():
-    assert printable("plain-name_1.5 é \u00a0–") == "plain-name_1.5 é \u00a0–"
-    assert printable("a\nb\x1b[31m\u2028\u202e\ud800") == "a?b?[31m???"
+    assert sanitize_line("plain-name_1.5 é \u00a0–") == "plain-name_1.5 é \u00a0–"
+    assert sanitize_line("a\nb\x1b[31m\u2028\u202e\ud800") == "a?b?[31m???"

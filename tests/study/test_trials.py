@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catsdogs.base.records import Damaged
+from catsdogs.base.records import CorruptedFile
 from catsdogs.study.trials import TrialRecord, best_trial, lineage, read_trials, write_trials
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trials.csv"
@@ -86,7 +86,7 @@ def test_times_and_budgets_that_are_no_such_are_damage(tmp_path, column, value):
     write_trials(tmp_path / "trials.csv", [record()])
     table = pd.read_csv(tmp_path / "trials.csv").assign(**{column: value})
     table.to_csv(tmp_path / "trials.csv", index=False)
-    with pytest.raises(Damaged, match=column):
+    with pytest.raises(CorruptedFile, match=column):
         read_trials(tmp_path / "trials.csv")
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from catsdogs.data.views import PLAIN, View
-from catsdogs.training.batches import PlainBatches, TrainingBatches
+from catsdogs.data.views import ORIGINAL, View
+from catsdogs.training.batches import EvaluationBatches, TrainingBatches
 
 
 class Recorded:
@@ -64,11 +64,11 @@ def test_labels_are_float32_columns_of_their_images():
     np.testing.assert_array_equal(targets[:, 0], LABELS[inputs[:, 0]])
 
 
-@pytest.mark.parametrize("view", [PLAIN, View("tta", 7)])
+@pytest.mark.parametrize("view", [ORIGINAL, View("tta", 7)])
 def test_plain_batches_keep_the_order(view):
     rows = np.array([9, 3, 30, 1, 2])
-    data = PlainBatches(Recorded(), rows, view, 2, LABELS)
+    data = EvaluationBatches(Recorded(), rows, view, 2, LABELS)
     assert len(data) == 3
     np.testing.assert_array_equal(np.concatenate([data[i][0] for i in range(3)])[:, 0], rows)
     np.testing.assert_array_equal(np.concatenate([data[i][1] for i in range(3)])[:, 0], LABELS[rows])
-    assert len(PlainBatches(Recorded(), rows, view, 2)[0]) == 1
+    assert len(EvaluationBatches(Recorded(), rows, view, 2)[0]) == 1

@@ -9,7 +9,7 @@ from reference import build_model
 from sklearn.metrics import log_loss
 
 from catsdogs.data.dataset import Fold
-from catsdogs.data.views import PLAIN
+from catsdogs.data.views import ORIGINAL
 from catsdogs.network.hypermodel import with_values
 from catsdogs.network.schedules import learning_rates
 from catsdogs.training.execution import DivergedError, train
@@ -44,7 +44,7 @@ def misled(training_data):
 
 
 def found_log_loss(model, data):
-    p_dog = model.predict(data.views.read(data.validation_rows, PLAIN), verbose=0)[:, 0]
+    p_dog = model.predict(data.views.read(data.validation_rows, ORIGINAL), verbose=0)[:, 0]
     return log_loss(data.labels[data.validation_rows], np.clip(p_dog, 1e-7, 1 - 1e-7))
 
 

@@ -17,7 +17,7 @@ from catsdogs.tuning import job
 def place(tmp_path):
     folder = tmp_path / "study" / "a-job"
     folder.mkdir(parents=True)
-    return job.Place(folder, folder.parent)
+    return job.JobLocation(folder, folder.parent)
 
 
 def left_there(place, config, **changed):

@@ -19,10 +19,10 @@ import pytest
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json
-from catsdogs.comparison.answer import answer
-from catsdogs.comparison.evidence import read_evidence
+from catsdogs.comparison.study_data import read_study_data
+from catsdogs.comparison.summary import summarize
 from catsdogs.study.jobs import write_leaderboard, write_plan
-from catsdogs.study.locking import is_held
+from catsdogs.study.locking import is_locked
 from catsdogs.study.trials import read_trials
 from catsdogs.training.execution import DivergedError
 from catsdogs.tuning import job
@@ -51,7 +51,7 @@ def trainer(monkeypatch, tmp_path):
 @pytest.fixture
 def place(tmp_path):
     folder = tmp_path / "study" / "a-job"
-    return job.Place(folder, folder.parent)
+    return job.JobLocation(folder, folder.parent)
 
 
 @pytest.fixture
@@ -337,9 +337,9 @@ def test_a_study_whose_time_is_over_ends_well_and_goes_on_later(whole, settings,
     assert len(trainer.trained) == after + 1
     board = write_leaderboard(place.study)
     assert list(board["status"]) == ["ok", "ok"]
-    evidence = read_evidence([place.study])
-    assert answer(evidence).headline
-    assert not evidence.problems
+    study_data = read_study_data([place.study])
+    assert summarize(study_data).headline
+    assert not study_data.problems
     late[0] = 0.0
     go_on(trainer)
     job.run_job(config, place, {})
@@ -396,7 +396,7 @@ def test_two_processes_never_work_in_one_job_until_one_of_them_is_killed(setting
     holder = subprocess.Popen([sys.executable, "-c", code, str(place.folder)], stdout=subprocess.PIPE, text=True)
     with holder:
         assert holder.stdout.readline() == "held\n"
-        assert is_held(place.folder)
+        assert is_locked(place.folder)
         told = refused(settings(), place)
         assert f"process {holder.pid} on host" in told
         assert "wait for it, or end it" in told
@@ -404,4 +404,4 @@ def test_two_processes_never_work_in_one_job_until_one_of_them_is_killed(setting
         assert not (place.folder / "result.json").exists()
         holder.kill()
         holder.wait()
-    assert not is_held(place.folder)
+    assert not is_locked(place.folder)

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 
 from catsdogs.base.errors import UserError
-from catsdogs.data.views import PLAIN
+from catsdogs.data.views import ORIGINAL
 from catsdogs.network.hypermodel import with_values
 from catsdogs.network.trial_model import TrialModels
-from catsdogs.study.earlier import Earlier
 from catsdogs.study.progress import JobProgress
+from catsdogs.study.resume_state import ResumeState
 from catsdogs.study.trials import best_trial, lineage, read_trials
 from catsdogs.training.execution import trial_seed
-from catsdogs.tuning.job import Place, run_job
+from catsdogs.tuning.job import JobLocation, run_job
 from catsdogs.tuning.oracles import build_oracle, expected_trials
 from catsdogs.tuning.tuner import Search
 
@@ -32,7 +32,9 @@ def tuner(config, training_data, prepared, tmp_path):
         folder.mkdir()
         rows = training_data.validation_rows
         validation = pd.DataFrame({"id": rows.astype(str), "label": training_data.labels[rows].astype(int)})
-        return Search(job, build_oracle(job), *prepared(job), folder, validation, JobProgress("job", 3, 2), Earlier())
+        return Search(
+            job, build_oracle(job), *prepared(job), folder, validation, JobProgress("job", 3, 2), ResumeState()
+        )
 
     return build
 
@@ -70,7 +72,7 @@ def test_after_every_trial_its_tables_are_there_before_its_line(tuner, training_
 def test_predictions_of_a_worse_trial_do_not_replace_those_of_the_best(config, monkeypatch, tmp_path):
     trainer = cheap.Job(monkeypatch, tmp_path)
     folder = tmp_path / "study" / "a-job"
-    run_job(config("tuner.max_trials=5", "fit.executions_per_trial=2"), Place(folder, folder.parent), {})
+    run_job(config("tuner.max_trials=5", "fit.executions_per_trial=2"), JobLocation(folder, folder.parent), {})
     assert best_trial(read_trials(folder / "trials.csv")).trial != "4"
     # None is trained once more for its predictions, and every execution has a seed of its own.
     assert len(trainer.trained) == len({seed for _, seed in trainer.trained}) == 10
@@ -139,7 +141,7 @@ def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_r
     trial = built._models.start(config, seed=99)
     built._models.set_weights(trial, loaded[f"{int(parent)}-0"])
     rows = training_data.validation_rows
-    inputs, labels = built._data.features.at(trial.cut).read(rows, PLAIN), training_data.labels[rows]
+    inputs, labels = built._data.features.at(trial.cut).read(rows, ORIGINAL), training_data.labels[rows]
     found = trial.model.evaluate(inputs, labels[:, None], verbose=0, return_dict=True)["log_loss"]
     assert found == pytest.approx(records[parent].val_log_loss, rel=1e-4)
     assert lineage(built.records, records[child])[-2:] == [records[parent], records[child]]

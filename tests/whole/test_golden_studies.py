@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from catsdogs.comparison.answer import answer
-from catsdogs.comparison.evidence import read_evidence
 from catsdogs.comparison.final_scores import final_scores
 from catsdogs.comparison.page.writing import write_report
+from catsdogs.comparison.study_data import read_study_data
+from catsdogs.comparison.summary import summarize
 
 STUDIES = Path(__file__).parents[1] / "golden" / "studies"
 VERSIONS = sorted(folder.name for folder in STUDIES.iterdir() if folder.is_dir() and folder.name[0].isdigit())
@@ -31,48 +31,48 @@ def golden(request):
 
 
 @pytest.fixture(scope="module")
-def evidence(golden):
-    return read_evidence([golden])
+def study_data(golden):
+    return read_study_data([golden])
 
 
-def test_its_tables_are_those_that_were_written_then(golden, evidence):
-    assert evidence.problems == ()
+def test_its_tables_are_those_that_were_written_then(golden, study_data):
+    assert study_data.problems == ()
     then = pd.read_csv(golden / "leaderboard.csv")
-    now = evidence.board.set_index("job").loc[then["job"]].reset_index()
-    assert list(evidence.board["job"]) == list(then["job"])
+    now = study_data.leaderboard.set_index("job").loc[then["job"]].reset_index()
+    assert list(study_data.leaderboard["job"]) == list(then["job"])
     # Version 0.1 did not tell which images.
     for name in set(then) - {"error", "best_trial"}:
         exact = then[name].dtype.kind not in "fi"
         assert list(now[name]) == (list(then[name]) if exact else pytest.approx(list(then[name]), rel=1e-12))
     assert set(now["validation_images"]) == {120}
-    for job in evidence.jobs.values():
+    for job in study_data.jobs.values():
         then = pd.read_csv(golden / job.name / "trials.csv", dtype={"trial": str})
-        now = evidence.trials[evidence.trials["job"] == job.name]
+        now = study_data.trials[study_data.trials["job"] == job.name]
         for name in ("trial", "status", "val_log_loss", "epochs", "best_epoch", "seconds"):
             assert list(now[name]) == list(then[name])
         assert now["ended"].notna().all()
         epochs = pd.read_csv(golden / job.name / "history.csv")
-        assert (evidence.epochs["label"] == job.name).sum() == len(epochs)
+        assert (study_data.epochs["label"] == job.name).sum() == len(epochs)
 
 
-def test_the_answer_is_what_the_leaderboard_says(golden, evidence):
+def test_the_answer_is_what_the_leaderboard_says(golden, study_data):
     best, second = pd.read_csv(golden / "leaderboard.csv").iloc[:2].to_dict("records")
-    found = answer(evidence)
+    found = summarize(study_data)
     assert (found.best, found.trial, found.runner_up) == (best["job"], str(best["best_trial"]), second["job"])
     # Ours is computed from the predictions in float64, Keras' in float32 and batches.
     assert found.log_loss.value == pytest.approx(best["val_log_loss"], abs=1e-5)
     assert found.log_loss.low < found.log_loss.value < found.log_loss.high
     assert found.accuracy == pytest.approx(best["val_accuracy"], abs=1e-6)
-    assert found.lead.value == pytest.approx(second["val_log_loss"] - best["val_log_loss"], abs=1e-5)
-    assert found.lead.size == 120
+    assert found.margin.value == pytest.approx(second["val_log_loss"] - best["val_log_loss"], abs=1e-5)
+    assert found.margin.size == 120
     # Hundredths apart on 120 images.
-    assert found.verdict == "noise"
+    assert found.significance == "noise"
     assert "catsdogs.retrain" in found.command
 
 
-def test_the_final_model_has_the_scores_that_retrain_told(golden, evidence):
+def test_the_final_model_has_the_scores_that_retrain_told(golden, study_data):
     metrics = json.loads((golden / "best" / "metrics.json").read_text())
-    (final,) = evidence.finals.values()
+    (final,) = study_data.final_models.values()
     table = final_scores(final).set_index(["score", "kind"])
     for score in ("log_loss", "accuracy", "roc_auc", "brier", "ece"):
         for kind, key in (("plain", score), ("tta", f"{score}_tta")):
@@ -94,11 +94,11 @@ def test_its_page_shows_these_numbers(golden, tmp_path):
 
 
 def test_both_versions_side_by_side_make_one_page(tmp_path):
-    evidence = write_report([STUDIES / version for version in VERSIONS], tmp_path / "report.html")
-    assert len(evidence.board) == 8
+    study_data = write_report([STUDIES / version for version in VERSIONS], tmp_path / "report.html")
+    assert len(study_data.leaderboard) == 8
     # Both were drawn from the same seed, so they were validated on the same images.
-    assert evidence.board["data_digest"].nunique() == 1
-    assert len(evidence.comparable()) == 8
+    assert study_data.leaderboard["data_digest"].nunique() == 1
+    assert len(study_data.comparable()) == 8
     assert "0.1/small_cnn-none-cosine-none" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 

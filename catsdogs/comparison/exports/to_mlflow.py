@@ -25,9 +25,9 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.provenance import moment
-from catsdogs.comparison.evidence import Evidence, Final
+from catsdogs.base.provenance import parse_timestamp
 from catsdogs.comparison.exports.timeline import curves, ended_at, epoch_rows
+from catsdogs.comparison.study_data import FinalModel, StudyData
 from catsdogs.study.jobs import FAILED, RUNNING, search_command
 
 _KEY = "catsdogs.key"
@@ -59,7 +59,7 @@ def local_store(folder: Path) -> str:
     return f"sqlite:///{file}"
 
 
-def write_mlflow(evidence: Evidence, uri: str) -> int:
+def write_mlflow(study_data: StudyData, uri: str) -> int:
     """Write to a store what it does not have of these studies.
 
     Args:
@@ -94,19 +94,21 @@ def write_mlflow(evidence: Evidence, uri: str) -> int:
             # What users add to runs; else it would go to today's working folder.
             artifacts = file.with_name("mlruns").as_uri()
         client = MlflowClient(tracking_uri=uri)
-        studies = {*evidence.board["study"], *evidence.finals}
+        studies = {*study_data.leaderboard["study"], *study_data.final_models}
         experiments = {study: _Experiment(client, study, artifacts) for study in studies}
-        its_epochs = curves(evidence.epochs)
-        for row in evidence.board[evidence.board["label"].isin(list(evidence.jobs))].to_dict("records"):
-            _write_job(experiments[row["study"]], evidence, row, its_epochs)
-        for final in evidence.finals.values():
-            _write_final(experiments[final.study], final, evidence)
+        its_epochs = curves(study_data.epochs)
+        for row in study_data.leaderboard[study_data.leaderboard["label"].isin(list(study_data.jobs))].to_dict(
+            "records"
+        ):
+            _write_job(experiments[row["study"]], study_data, row, its_epochs)
+        for final in study_data.final_models.values():
+            _write_final(experiments[final.study], final, study_data)
     except (MlflowException, OSError, sqlite3.Error, SQLAlchemyError) as error:
         told = " ".join(str(error).replace(uri, shown).split()).split(". ")[0][:300]
         raise UserError(
             f"--mlflow={shown}: it cannot be written ({told}); name another store, such as --mlflow=sqlite:///mlflow.db"
         ) from error
-    return len(evidence.jobs) + len(evidence.trials) + len(evidence.finals)
+    return len(study_data.jobs) + len(study_data.trials) + len(study_data.final_models)
 
 
 class _Experiment:
@@ -151,13 +153,13 @@ class _Experiment:
 
 def _write_job(
     experiment: _Experiment,
-    evidence: Evidence,
+    study_data: StudyData,
     row: Mapping[Any, Any],
     its_epochs: Mapping[tuple[str, str], pd.DataFrame],
 ) -> None:
     """A job and, below it, its trials."""
-    job = evidence.jobs[row["label"]]
-    trials = evidence.trials[evidence.trials["label"] == row["label"]].to_dict("records")
+    job = study_data.jobs[row["label"]]
+    trials = study_data.trials[study_data.trials["label"] == row["label"]].to_dict("records")
     key = f"job {job.name} {job.result.get('started')}"
     started = _seconds(job.result.get("started"))
     ended = _seconds(job.result.get("finished")) or started + float(np.nan_to_num(row["seconds"]))
@@ -173,7 +175,7 @@ def _write_job(
         row["job"],
         {RUNNING: "RUNNING", FAILED: "FAILED"}.get(row["status"], "FINISHED"),
         (started, ended),
-        {name: row[name] for name in evidence.choices},
+        {name: row[name] for name in study_data.choices},
         {
             **{name: row[name] for name in ("study", "job", "status", "data_digest", "best_trial", "error")},
             "command": search_command(job.folder.parent),
@@ -190,7 +192,7 @@ def _write_job(
             f"trial {trial['trial']}, {trial['job']}",
             "FINISHED" if math.isfinite(trial["val_log_loss"]) else "FAILED",
             (max(0.0, ended - trial["seconds"]), ended),
-            {name: trial[name] for name in (*evidence.choices, *evidence.hyperparameters)},
+            {name: trial[name] for name in (*study_data.choices, *study_data.hyperparameters)},
             {
                 **{name: trial[name] for name in ("study", "job", "trial", "status", "error")},
                 "parent_trial": trial["parent"],
@@ -202,7 +204,7 @@ def _write_job(
         )
 
 
-def _write_final(experiment: _Experiment, final: Final, evidence: Evidence) -> None:
+def _write_final(experiment: _Experiment, final: FinalModel, study_data: StudyData) -> None:
     told, recipe = final.metrics, final.recipe
     file = final.folder / "metrics.json"
     ended = file.stat().st_mtime
@@ -210,7 +212,7 @@ def _write_final(experiment: _Experiment, final: Final, evidence: Evidence) -> N
     bounds = {f"{name}_{end}": score[end] for name, score in details.items() for end in ("low", "high")}
     scores = {**told, **bounds, **{f"seconds_{name}": value for name, value in seconds.items()}}
     folder = final.folder.parent / str(told.get("job"))
-    chosen = next((job.choices for job in evidence.jobs.values() if job.folder == folder), {})
+    chosen = next((job.choices for job in study_data.jobs.values() if job.folder == folder), {})
     tta = {f"tta_{name}": value for name, value in told["tta"].items()}
     scored_on = dict.fromkeys(f"{score['split']}, {score['size']} images" for score in details.values())
     experiment.write(
@@ -264,5 +266,5 @@ def _versions(told: Mapping[str, Any]) -> dict[str, Any]:
 
 def _seconds(text: Any) -> float:
     """Since 1970; 0 if it tells no time."""
-    told = moment(text)
+    told = parse_timestamp(text)
     return 0.0 if told is None else told.timestamp()

@@ -35,8 +35,8 @@ from tensorboard.plugins.hparams.summary_v2 import (
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from catsdogs.base.errors import UserError
-from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.exports.timeline import curves, ended_at, epoch_rows
+from catsdogs.comparison.study_data import StudyData
 
 # Ends the name of every file that we write, and so tells ours from a user's.
 _SUFFIX = ".catsdogs"
@@ -44,16 +44,16 @@ _SUFFIX = ".catsdogs"
 _TRIAL_METRICS = ("val_log_loss", "val_accuracy")
 
 
-def write_tensorboard(evidence: Evidence, folder: Path) -> int:
+def write_tensorboard(study_data: StudyData, folder: Path) -> int:
     """Write the trials of these studies into a folder, in place of what an earlier call wrote there; give their number.
 
     Raises:
         UserError: the folder holds something that was not written here, and nothing is touched; or it is read-only.
     """
-    names = [name for name in ("study", *evidence.choices) if evidence.trials[name].nunique() > 1]
-    columns = {name: _uniform(evidence.trials[name]) for name in [*names, *evidence.hyperparameters]}
-    trials = evidence.trials.assign(**columns).to_dict("records")
-    its_epochs = curves(evidence.epochs)
+    names = [name for name in ("study", *study_data.choices) if study_data.trials[name].nunique() > 1]
+    columns = {name: _uniform(study_data.trials[name]) for name in [*names, *study_data.hyperparameters]}
+    trials = study_data.trials.assign(**columns).to_dict("records")
+    its_epochs = curves(study_data.epochs)
     for path in folder.rglob("*"):
         if path.is_symlink() or (not path.is_dir() and not path.name.endswith(_SUFFIX)):
             raise UserError(

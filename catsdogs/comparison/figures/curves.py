@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.figures.figure import (
     TRIAL_HOVER,
     Figure,
@@ -22,24 +21,25 @@ from catsdogs.comparison.figures.figure import (
 )
 from catsdogs.comparison.figures.search import time_unit
 from catsdogs.comparison.figures.theme import NEUTRAL, shown
+from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import loss, words
 
 # Epochs for which the thin curves name their trial; beyond, the names would weigh as much as the curves.
 _NAMED_EPOCHS = 6_000
 
 
-def best_so_far(evidence: Evidence) -> list[Figure]:
+def best_so_far(study_data: StudyData) -> list[Figure]:
     """The best log loss so far, over each job's own trials and over the wall time since its study began.
 
     None without a completed trial; only the first where no job tells when its trials ended.
     """
-    trials = evidence.trials
+    trials = study_data.trials
     losses = trials["val_log_loss"].astype(float)
     if losses.isna().all():
         return []
     best = loss(losses.min())
-    table = trials[["label", "trial", "study"]].assign(y=losses, hover=trial_hovers(evidence))
-    plot = _best(evidence, table.assign(x=table.groupby("label").cumcount() + 1))
+    table = trials[["label", "trial", "study"]].assign(y=losses, hover=trial_hovers(study_data))
+    plot = _best(study_data, table.assign(x=table.groupby("label").cumcount() + 1))
     note = {"text": f"best {best}", "xanchor": "right", "yanchor": "top"}
     plot.add_hline(y=significant([losses.min()])[0], line_dash="dot", layer="below", annotation=note)
     _count_axis(plot, "trials of the job", int(table["label"].value_counts().max()))
@@ -51,7 +51,7 @@ def best_so_far(evidence: Evidence) -> list[Figure]:
     if losses[after.notna()].notna().any():
         unit, seconds = time_unit(float(after.max()))
         timed = table.assign(x=after / seconds)[after.notna()].sort_values("x", kind="stable")
-        plots["time"] = _best(evidence, timed, of_all=timed["label"].nunique() > 1)
+        plots["time"] = _best(study_data, timed, of_all=timed["label"].nunique() > 1)
         plots["time"].update_xaxes(title_text=f"{unit} since the study began")
     return [
         Figure(
@@ -65,9 +65,9 @@ def best_so_far(evidence: Evidence) -> list[Figure]:
     ]
 
 
-def _best(evidence: Evidence, table: pd.DataFrame, of_all: bool = False) -> go.Figure:
+def _best(study_data: StudyData, table: pd.DataFrame, of_all: bool = False) -> go.Figure:
     """Steps down, a line per job, `of_all`: also one per study; the trials are in the order of x."""
-    plot, looks = for_jobs(evidence, set(table.loc[table["y"].notna(), "label"]), 340)
+    plot, looks = for_jobs(study_data, set(table.loc[table["y"].notna(), "label"]), 340)
     for study, part in table.groupby("study", sort=False) if of_all else ():
         points(
             plot,
@@ -108,21 +108,21 @@ def _count_axis(plot: go.Figure, title: str, longest: int) -> None:
     plot.update_xaxes(title_text=title, tickformat="d", dtick=1 if longest <= 12 else None)
 
 
-def learning_curves(evidence: Evidence) -> list[Figure]:
+def learning_curves(study_data: StudyData) -> list[Figure]:
     """Log loss and learning rate over epochs: thin for all trials of a job, thick for its best one.
 
     A ring marks trials that early stopping ended before their budget. None where no history is left; no learning rate
     where it tells none. Learning rates of trials that were scheduled alike are drawn once.
     """
-    epochs = evidence.epochs
+    epochs = study_data.epochs
     if epochs.empty or epochs["val_log_loss"].isna().all():
         return []
-    plot = _curves(evidence, "val_log_loss", 380)
+    plot = _curves(study_data, "val_log_loss", 380)
     plot.update_yaxes(title_text="log loss on validation", **loss_axis(epochs["val_log_loss"]))
-    _add_stopped(plot, evidence)
+    _add_stopped(plot, study_data)
     plots = {"Log loss on validation": plot}
     if "learning_rate" in epochs and epochs["learning_rate"].notna().any():
-        plots["Learning rate"] = plot = _curves(evidence, "learning_rate", 260)
+        plots["Learning rate"] = plot = _curves(study_data, "learning_rate", 260)
         # A schedule that ends at 0 has its shape on a linear axis.
         peaks = epochs.groupby(["label", "trial"])["learning_rate"].max()
         rates = epochs["learning_rate"].nunique()
@@ -140,9 +140,9 @@ def learning_curves(evidence: Evidence) -> list[Figure]:
     ]
 
 
-def _curves(evidence: Evidence, column: str, height: int) -> go.Figure:
-    epochs, board = evidence.epochs, evidence.board
-    plot, looks = for_jobs(evidence, set(epochs["label"]), height)
+def _curves(study_data: StudyData, column: str, height: int) -> go.Figure:
+    epochs, board = study_data.epochs, study_data.leaderboard
+    plot, looks = for_jobs(study_data, set(epochs["label"]), height)
     table = epochs.dropna(subset=column).sort_values(["trial", "execution", "epoch"], kind="stable")
     table = table.assign(
         line=table.groupby(["label", "trial", "execution"], sort=False).ngroup(),
@@ -154,7 +154,7 @@ def _curves(evidence: Evidence, column: str, height: int) -> go.Figure:
     said = words(column.removeprefix("val_"))
     hover = f"<b>%{{fullData.name}}</b>, trial %{{customdata}}<br>epoch %{{x}}, {said} %{{y}}<extra></extra>"
     parts = {key: part if said == "log loss" else _unlike(part) for key, part in table.groupby(["label", "best"])}
-    count = int(evidence.trials["label"].isin(looks).sum())
+    count = int(study_data.trials["label"].isin(looks).sum())
     for label in reversed(looks):
         if (label, False) in parts:
             part = parts[label, False]
@@ -194,10 +194,10 @@ def _unlike(part: pd.DataFrame) -> pd.DataFrame:
     return part[part["line"].isin(kept)]
 
 
-def _add_stopped(plot: go.Figure, evidence: Evidence) -> None:
+def _add_stopped(plot: go.Figure, study_data: StudyData) -> None:
     """A ring where a completed trial ended before the last epoch that it might have trained."""
-    last = evidence.epochs.sort_values("epoch", kind="stable").groupby(["label", "trial", "execution"]).tail(1)
-    trials = evidence.trials.assign(hover=trial_hovers(evidence))
+    last = study_data.epochs.sort_values("epoch", kind="stable").groupby(["label", "trial", "execution"]).tail(1)
+    trials = study_data.trials.assign(hover=trial_hovers(study_data))
     done = trials.loc[trials["val_log_loss"].notna(), ["label", "trial", "epoch_budget", "hover"]]
     ends = last.merge(done, on=["label", "trial"])
     ends = ends[(ends["epoch"] < ends["epoch_budget"].astype(float)) & ends["val_log_loss"].notna()]

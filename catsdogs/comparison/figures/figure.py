@@ -16,8 +16,8 @@ import plotly.graph_objects as go
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.figures.theme import NEUTRAL, shown, styles
+from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import value, words
 
 # Jobs named in a legend; with more of them the legend would be larger than the plot, and hovers name them.
@@ -71,13 +71,15 @@ def blank(height: int, legend: bool = False) -> go.Figure:
     )
 
 
-def for_jobs(evidence: Evidence, labels: Collection[str], height: int) -> tuple[go.Figure, dict[str, dict[str, Any]]]:
+def for_jobs(
+    study_data: StudyData, labels: Collection[str], height: int
+) -> tuple[go.Figure, dict[str, dict[str, Any]]]:
     """An empty plot that names the jobs in its legend, if they are several and not too many.
 
     Returns:
         The plot, and the `styles` of these jobs.
     """
-    drawn = {label: style for label, style in styles(evidence).items() if label in labels}
+    drawn = {label: style for label, style in styles(study_data).items() if label in labels}
     named = 1 < len(drawn) <= _LEGEND_JOBS
     looks = {label: style | {"showlegend": named} for label, style in drawn.items()}
     # Of four entries the legend takes no room from the height, beyond that a row for each on a phone.
@@ -149,11 +151,11 @@ def _drawn(table: pd.DataFrame, look: dict[str, Any]) -> dict[str, Any]:
 TRIAL_HOVER = "<b>%{customdata[0]}</b>, trial %{customdata[1]}<br>%{customdata[2]}<extra></extra>"
 
 
-def trial_hovers(evidence: Evidence) -> pd.Series:
-    """By place in `evidence.trials`: name of the job, trial, and its log loss with the hyperparameters."""
-    style, trials = styles(evidence), evidence.trials
-    told = len(trials) * len(evidence.hyperparameters) <= _MOST_TOLD
-    heads = {name: shown(words(name), 28) for name in evidence.hyperparameters if told}
+def trial_hovers(study_data: StudyData) -> pd.Series:
+    """By place in `study_data.trials`: name of the job, trial, and its log loss with the hyperparameters."""
+    style, trials = styles(study_data), study_data.trials
+    told = len(trials) * len(study_data.hyperparameters) <= _MOST_TOLD
+    heads = {name: shown(words(name), 28) for name in study_data.hyperparameters if told}
     hovers = [
         [
             style[row["label"]]["name"],

@@ -15,9 +15,9 @@ from plotly.subplots import make_subplots
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
-from catsdogs.comparison.evidence import Final
 from catsdogs.comparison.figures.figure import Figure, bars, blank, interval, points, significant
 from catsdogs.comparison.figures.theme import ACCENT, CAT, DOG, FAINT_CAT, FAINT_DOG, NEUTRAL
+from catsdogs.comparison.study_data import FinalModel
 from catsdogs.scoring.scores import clip
 
 PLAIN, TTA = "without TTA", "with TTA"
@@ -30,7 +30,7 @@ _BINS = 10
 _Kinds = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def final_figures(final: Final, place: int) -> list[Figure]:
+def final_figures(final: FinalModel, place: int) -> list[Figure]:
     """The figures of a final model, `place` its number on the page; no ROC curve where one class is missing."""
     kinds = _predictions(final)
     both = {kind: pair for kind, pair in kinds.items() if 0 < pair[0].sum() < len(pair[0])}
@@ -47,7 +47,7 @@ def final_figures(final: Final, place: int) -> list[Figure]:
     ]
 
 
-def _predictions(final: Final) -> _Kinds:
+def _predictions(final: FinalModel) -> _Kinds:
     """Of the kinds that there are any of."""
     table = final.predictions
     table = table[(table["split"] == "validation") & table["label"].isin([0, 1])]

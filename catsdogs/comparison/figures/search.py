@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.text import listed
-from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.figures.figure import (
     Figure,
     bars,
@@ -32,11 +31,12 @@ from catsdogs.comparison.figures.theme import (
     styles,
 )
 from catsdogs.comparison.importance import Importance
+from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import between, loss, signed, words
-from catsdogs.scoring.intervals import Interval
+from catsdogs.scoring.intervals import Estimate
 
 
-def job_intervals(evidence: Evidence, intervals: dict[str, Interval]) -> Figure | None:
+def job_intervals(study_data: StudyData, intervals: dict[str, Estimate]) -> Figure | None:
     """Log loss with its 95 % interval, a row per job, best on top; None with fewer than two jobs.
 
     Args:
@@ -44,7 +44,7 @@ def job_intervals(evidence: Evidence, intervals: dict[str, Interval]) -> Figure 
     """
     if len(intervals) < 2:
         return None
-    style, names = styles(evidence), short_names(evidence)
+    style, names = styles(study_data), short_names(study_data)
     ends = {label: between(one) or "no interval" for label, one in intervals.items()}
     table = pd.DataFrame(
         {
@@ -162,13 +162,13 @@ _PARTS: dict[str, dict[str, Any]] = {
 }
 
 
-def budget(evidence: Evidence) -> Figure | None:
+def budget(study_data: StudyData) -> Figure | None:
     """Where the time of each job went: trials by what they gave, and what no trial accounts for.
 
     Trials that improved are those that were the best of their job when they ended. The rest of a job's seconds is
     reading data, filling the store, building models; unknown while it runs.
     """
-    board, trials = evidence.board.set_index("label"), evidence.trials
+    board, trials = study_data.leaderboard.set_index("label"), study_data.trials
     losses, label = trials["val_log_loss"].astype(float), trials["label"]
     part = np.select(
         [
@@ -198,7 +198,7 @@ def budget(evidence: Evidence) -> Figure | None:
             bars(plot, drawn, name=name, orientation="h", width=0.6, marker=look)
     plot.update_layout(barmode="stack", legend_traceorder="normal")
     plot.update_xaxes(title_text=unit)
-    style = styles(evidence)
+    style = styles(study_data)
     name_rows(plot, [style[label]["name"] for label in table.index])
     return Figure(
         "budget",

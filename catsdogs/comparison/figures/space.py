@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from catsdogs.comparison.evidence import Evidence
 from catsdogs.comparison.figures.figure import (
     TRIAL_HOVER,
     Figure,
@@ -21,6 +20,7 @@ from catsdogs.comparison.figures.figure import (
     trial_hovers,
 )
 from catsdogs.comparison.figures.theme import ALARM, NEUTRAL, SCALE, shown
+from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import loss, words
 
 _AXIS_PIXELS = 72  # from one axis of the parallel coordinates to the next
@@ -30,7 +30,7 @@ _MOST_TICKS = 7
 _HOVERED_LINES = 600
 
 
-def parallel_coordinates(evidence: Evidence) -> Figure | None:
+def parallel_coordinates(study_data: StudyData) -> Figure | None:
     """A line per trial through what it was made of, down to its log loss; None with fewer than two completed trials.
 
     The axes lie flat, one above the other, so that names and values are readable on a phone: varied choices, varied
@@ -40,15 +40,15 @@ def parallel_coordinates(evidence: Evidence) -> Figure | None:
     The lines of many worse trials have no hover. The last trace, `highlight`, is empty and hidden: the page may fill it
     with the vertices of one trial. Dragging selects, by which the page hides trials.
     """
-    trials = evidence.trials.assign(hover=trial_hovers(evidence))
+    trials = study_data.trials.assign(hover=trial_hovers(study_data))
     done = trials[trials["val_log_loss"].notna()].sort_values(["val_log_loss", "label", "trial"])
-    names = [name for name in [*evidence.varied_choices, *evidence.hyperparameters] if _varies(done[name])]
+    names = [name for name in [*study_data.varied_choices, *study_data.hyperparameters] if _varies(done[name])]
     if len(done) < 2 or not names:
         return None
     ordered = pd.concat([done, trials[trials["val_log_loss"].isna()]])
     axes, marks = [], []
     for name in names:
-        positions, ticks = _axis(ordered[name], log_sampled(evidence, name))
+        positions, ticks = _axis(ordered[name], log_sampled(study_data, name))
         axes.append(_side_by_side(positions, most=0.08 if _numeric(ordered[name]) else 0.3))
         marks.append((name, ticks))
     positions, ticks = _axis(ordered["val_log_loss"], log="type" in loss_axis(done["val_log_loss"]))
@@ -155,18 +155,18 @@ def _side_by_side(positions: np.ndarray, most: float) -> np.ndarray:
     return (places + moved.where(count > 1, 0)).to_numpy()
 
 
-def hyperparameter_slices(evidence: Evidence) -> list[Figure]:
+def hyperparameter_slices(study_data: StudyData) -> list[Figure]:
     """Each hyperparameter that varies against log loss, a point per completed trial, in the order of search.
 
     Failed trials are crosses along the upper edge. None with fewer than two completed trials.
     """
-    done = evidence.trials[evidence.trials["val_log_loss"].notna()]
-    names = [name for name in evidence.hyperparameters if _varies(done[name])]
-    hovers = trial_hovers(evidence)
+    done = study_data.trials[study_data.trials["val_log_loss"].notna()]
+    names = [name for name in study_data.hyperparameters if _varies(done[name])]
+    hovers = trial_hovers(study_data)
     return [
         Figure(
             f"slice-{place}",
-            _slice(evidence, name, hovers),
+            _slice(study_data, name, hovers),
             caption=words(name),
             alternative=f"Log loss of {len(done)} trials against {words(name)}, a point per trial.",
             table="trials",
@@ -175,9 +175,9 @@ def hyperparameter_slices(evidence: Evidence) -> list[Figure]:
     ]
 
 
-def _slice(evidence: Evidence, name: str, hovers: pd.Series) -> go.Figure:
-    trials = evidence.trials
-    log, numeric = log_sampled(evidence, name), _numeric(trials[name])
+def _slice(study_data: StudyData, name: str, hovers: pd.Series) -> go.Figure:
+    trials = study_data.trials
+    log, numeric = log_sampled(study_data, name), _numeric(trials[name])
     codes, kinds = _kinds(trials[name])
     x = trials[name].astype(float) if numeric else pd.Series(codes, index=trials.index)
     distinct = np.unique(x.dropna())
@@ -188,7 +188,7 @@ def _slice(evidence: Evidence, name: str, hovers: pd.Series) -> go.Figure:
         x += ((x.groupby(x).cumcount() * 0.6180339887 + 0.5) % 1 - 0.5) * width
     table = trials[["label"]].assign(x=x, y=trials["val_log_loss"].astype(float), hover=hovers)[x.notna()]
     done, failed = table[table["y"].notna()], table[table["y"].isna()]
-    plot, looks = for_jobs(evidence, set(done["label"]), 320)
+    plot, looks = for_jobs(study_data, set(done["label"]), 320)
     for label, look in looks.items():
         marker = {"marker_size": 8 if len(done) <= 300 else 5, "marker_opacity": 0.85, "hovertemplate": TRIAL_HOVER}
         points(plot, done[done["label"] == label], **look, **marker)
@@ -223,12 +223,12 @@ def _slice(evidence: Evidence, name: str, hovers: pd.Series) -> go.Figure:
     return plot
 
 
-def log_sampled(evidence: Evidence, name: str) -> bool:
+def log_sampled(study_data: StudyData, name: str) -> bool:
     """Whether a hyperparameter belongs on a logarithmic axis: a job sampled it so, or it spans over two decades."""
-    values = evidence.trials[name].dropna()
+    values = study_data.trials[name].dropna()
     if not _numeric(values) or values.min() <= 0:
         return False
-    spaces = [job.result["config"].get("space", {}) for job in evidence.jobs.values()]
+    spaces = [job.result["config"].get("space", {}) for job in study_data.jobs.values()]
     sampled = any(space.get(name, {}).get("sampling") == "log" for space in spaces)
     return bool(sampled or values.max() > 100 * values.min())
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from catsdogs.comparison.evidence import Evidence
+from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import cut_in_the_middle
 
 # What carries data has the same colour on light and on dark paper, so that a page switches by its template. Every
@@ -94,13 +94,13 @@ DARK: dict[str, Any] = _template(
 _BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
 
 
-def styles(evidence: Evidence) -> dict[str, dict[str, Any]]:
+def styles(study_data: StudyData) -> dict[str, dict[str, Any]]:
     """By label, best job first, how Plotly draws each job everywhere; its entry in a legend hides all of its traces.
 
     No two jobs have the same name, and up to 24 do not look the same in the rest either. The same set of labels gives
     the same looks, so that a new leader repaints nothing.
     """
-    names = _distinct(short_names(evidence), _NAME_LENGTH)
+    names = _distinct(short_names(study_data), _NAME_LENGTH)
     place = {label: i for i, label in enumerate(sorted(names))}
     return {
         label: {
@@ -116,25 +116,25 @@ def styles(evidence: Evidence) -> dict[str, dict[str, Any]]:
                 "symbol": _SYMBOLS[place[label] % len(_SYMBOLS)],
             },
         }
-        for rank, label in enumerate(evidence.board["label"], start=1)
+        for rank, label in enumerate(study_data.leaderboard["label"], start=1)
     }
 
 
-def short_names(evidence: Evidence) -> dict[str, str]:
+def short_names(study_data: StudyData) -> dict[str, str]:
     """By label, what each job chose where the jobs differ, such as `light · none`; no two names are equal.
 
     Plain text, not escaped. Numbers come with their key, as in `batch_size 64`; the study leads where the choices of
     two studies are the same; a job whose choices nobody knows keeps its own name.
     """
-    rows = evidence.board.to_dict("records")
+    rows = study_data.leaderboard.to_dict("records")
     names = {
         row["label"]: _JOINT.join(
-            _told(name, str(row[name])) for name in evidence.varied_choices if pd.notna(row[name])
+            _told(name, str(row[name])) for name in study_data.varied_choices if pd.notna(row[name])
         )
         or row["job"]
         for row in rows
     }
-    if len(set(names.values())) < len(names) and len(evidence.studies) > 1:
+    if len(set(names.values())) < len(names) and len(study_data.studies) > 1:
         names = {row["label"]: f"{row['study']}: {names[row['label']]}" for row in rows}
     return _distinct(names, sys.maxsize)
 
@@ -166,7 +166,7 @@ def _fitted(name: str, longest: int) -> str:
 
 
 def shown(text: object, limit: int = 60) -> str:
-    """Text of the evidence that Plotly shows as it is; of more than `limit` characters it loses its middle.
+    """Text of the study_data that Plotly shows as it is; of more than `limit` characters it loses its middle.
 
     Plotly reads tags, entities, formulas between `$` and, in a hovertemplate, `%{...}`: all are escaped.
     """

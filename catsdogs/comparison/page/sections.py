@@ -10,15 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from catsdogs.base.provenance import moment
-from catsdogs.comparison.choices import not_paired
-from catsdogs.comparison.evidence import WAITING, Evidence, Final
+from catsdogs.base.provenance import parse_timestamp
+from catsdogs.comparison.choices import unpaired_choices
 from catsdogs.comparison.figures import search as search_figures
 from catsdogs.comparison.figures import theme
 from catsdogs.comparison.figures.curves import best_so_far
 from catsdogs.comparison.figures.final_model import final_figures
 from catsdogs.comparison.figures.space import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.final_scores import tta_gains
+from catsdogs.comparison.study_data import WAITING, FinalModel, StudyData
 from catsdogs.comparison.tables import Findings
 from catsdogs.pages.formats import (
     MISSING,
@@ -26,7 +26,7 @@ from catsdogs.pages.formats import (
     count,
     counted,
     cut,
-    gains_told,
+    format_gains,
     loss,
     number,
     percent,
@@ -39,12 +39,12 @@ from catsdogs.study.jobs import FAILED, OK, RUNNING, State, retrain_command, sea
 _MOST_FAILURES = 20  # rows of the table of failed trials
 
 
-def study(evidence: Evidence, folder: Path) -> dict[str, Any]:
+def study(study_data: StudyData, folder: Path) -> dict[str, Any]:
     """What the page says of a study as a whole."""
-    names = evidence.board.set_index("label")["study"]
-    name = next(names[label] for label, job in evidence.jobs.items() if job.folder.parent == folder)
-    rows = evidence.board[evidence.board["study"] == name]
-    started = [when for text in rows["started"].dropna() if (when := moment(text)) is not None]
+    names = study_data.leaderboard.set_index("label")["study"]
+    name = next(names[label] for label, job in study_data.jobs.items() if job.folder.parent == folder)
+    rows = study_data.leaderboard[study_data.leaderboard["study"] == name]
+    started = [when for text in rows["started"].dropna() if (when := parse_timestamp(text)) is not None]
     return {
         "name": name,
         "command": search_command(folder),
@@ -57,15 +57,15 @@ def study(evidence: Evidence, folder: Path) -> dict[str, Any]:
 
 def tiles(found: Findings) -> list[tuple[str, str, str]]:
     """The numbers beside the answer: name, number, and what qualifies it."""
-    told = found.answer
+    told = found.summary
     if told.log_loss is None:
         return []
     made = [
         ("log loss, validation", loss(told.log_loss.value), between(told.log_loss) or "no interval"),
         ("accuracy", percent(told.accuracy, 2), f"on {count(told.log_loss.size)} images"),
     ]
-    if told.lead is not None:
-        made.append(("lead over the runner-up", signed(told.lead.value), between(told.lead, signed)))
+    if told.margin is not None:
+        made.append(("lead over the runner-up", signed(told.margin.value), between(told.margin, signed)))
     if told.best in told.share_best and len(told.share_best) > 1:
         made.append(("best in", percent(told.share_best[told.best], 0), "of resamples of the images"))
     return made
@@ -73,23 +73,23 @@ def tiles(found: Findings) -> list[tuple[str, str, str]]:
 
 def leaderboard(found: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
     """The table of jobs, what the page adds to each, and what all jobs share."""
-    evidence, board = found.evidence, found.evidence.board
-    varied, names, style = evidence.varied_choices, theme.short_names(evidence), theme.styles(evidence)
+    study_data, board = found.study_data, found.study_data.leaderboard
+    varied, names, style = study_data.varied_choices, theme.short_names(study_data), theme.styles(study_data)
     rows = [
         {
             "job": job,
             "name": names[job["label"]],
             "colour": style[job["label"]]["marker"]["color"],
-            "best": job["label"] == found.answer.best,
+            "best": job["label"] == found.summary.best,
             "choices": [job[name] for name in varied],
-            "hyperparameters": {name: job[name] for name in evidence.hyperparameters if job[name] is not None},
+            "hyperparameters": {name: job[name] for name in study_data.hyperparameters if job[name] is not None},
             "killed": job["state"] == State.KILLED,
         }
         for job in jobs.astype(object).where(jobs.notna(), None).to_dict("records")
     ]
     return {
         "choices": [words(name).capitalize() if name.islower() else name for name in varied],
-        "constant": {words(name): value(thing) for name, thing in evidence.shared_choices.items()},
+        "constant": {words(name): value(thing) for name, thing in study_data.shared_choices.items()},
         "rows": rows,
         "statuses": [name for name in (OK, RUNNING, WAITING, FAILED) if (board["status"] == name).any()],
         "different_images": board["data_digest"].dropna().nunique() > 1,
@@ -103,7 +103,7 @@ def effects(found: Findings) -> dict[str, Any]:
         "plot": search_figures.effects(found.effects, found.pairs),
         "rows": rows,
         "sentences": [_decided(row) for row in rows if row["decided"]],
-        "left_out": not_paired(found.evidence),
+        "left_out": unpaired_choices(found.study_data),
         "jobs": len(found.intervals),
     }
 
@@ -119,7 +119,7 @@ def _decided(row: Mapping[Any, Any]) -> str:
 
 def search(found: Findings) -> dict[str, Any]:
     """Figures of the trials, what matters, and what failed."""
-    evidence, trials = found.evidence, found.evidence.trials
+    study_data, trials = found.study_data, found.study_data.trials
     completed = int(trials["val_log_loss"].notna().sum())
     told = found.importance
     failures = trials[trials["val_log_loss"].isna()]
@@ -131,12 +131,12 @@ def search(found: Findings) -> dict[str, Any]:
         "completed": completed,
         "failed": len(failures),
         "seconds": number(trials["seconds"].sum()),
-        "coordinates": parallel_coordinates(evidence),
-        "slices": hyperparameter_slices(evidence),
+        "coordinates": parallel_coordinates(study_data),
+        "slices": hyperparameter_slices(study_data),
         "importance": told,
-        "importance_plot": None if told is None or not told.tells else search_figures.importance_bars(told),
-        "best_so_far": best_so_far(evidence),
-        "budget": search_figures.budget(evidence),
+        "importance_plot": None if told is None or not told.is_informative else search_figures.importance_bars(told),
+        "best_so_far": best_so_far(study_data),
+        "budget": search_figures.budget(study_data),
         "failures": told_reasons[:_MOST_FAILURES],
         "more_failures": sum(row["trials"] for row in told_reasons[_MOST_FAILURES:]),
     }
@@ -151,7 +151,7 @@ _SCORES: dict[str, tuple[str, str, Callable[[Any], str]]] = {
 }
 
 
-def final_model(found: Findings, final: Final) -> dict[str, Any]:
+def final_model(found: Findings, final: FinalModel) -> dict[str, Any]:
     """A final model: its scores, what test-time augmentation gained, and its figures."""
     table = found.scores[final.study]
     table = table[table["value"].notna()]
@@ -183,8 +183,8 @@ def final_model(found: Findings, final: Final) -> dict[str, Any]:
         "rows": rows,
         # Told once where all scores are of the same images.
         "about": where.pop() if len(where) == 1 else "",
-        "gain": " ".join(gains_told(tta_gains(final), metrics["calibration_gain"])),
-        "plots": final_figures(final, list(found.evidence.finals).index(final.study)),
+        "gain": " ".join(format_gains(tta_gains(final), metrics["calibration_gain"])),
+        "plots": final_figures(final, list(found.study_data.final_models).index(final.study)),
     }
 
 
@@ -204,9 +204,9 @@ _GROUPS = {
 
 def ran(found: Findings, made: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """What differs between the jobs, and what they share."""
-    names = theme.short_names(found.evidence)
+    names = theme.short_names(found.study_data)
     differences, common = made.get("differences", pd.DataFrame()), made.get("common", pd.DataFrame())
-    labels = [label for label in found.evidence.board["label"] if label in found.evidence.jobs]
+    labels = [label for label in found.study_data.leaderboard["label"] if label in found.study_data.jobs]
     rest = common.to_dict("records")
     groups = []
     for title, beginnings in _GROUPS.items():

@@ -18,11 +18,11 @@ from plotly.offline import get_plotlyjs
 
 from catsdogs.base.files import check_beside, write_text
 from catsdogs.base.text import quoted
-from catsdogs.comparison.evidence import Evidence, read_evidence
 from catsdogs.comparison.figures import theme
 from catsdogs.comparison.figures.curves import learning_curves
 from catsdogs.comparison.figures.search import job_intervals
 from catsdogs.comparison.page import sections
+from catsdogs.comparison.study_data import StudyData, read_study_data
 from catsdogs.comparison.tables import TITLES, Findings, findings, tables, write_tables
 from catsdogs.pages import formats
 
@@ -33,7 +33,7 @@ _LONGEST_NAME = 80  # characters of a name in a table
 _RELOAD_SECONDS = 10  # while a study is watched
 
 
-def write_report(folders: list[Path], output: Path, watching: bool = False, images: Path | None = None) -> Evidence:
+def write_report(folders: list[Path], output: Path, watching: bool = False, images: Path | None = None) -> StudyData:
     """Read studies, and write the page and its tables.
 
     Args:
@@ -48,19 +48,19 @@ def write_report(folders: list[Path], output: Path, watching: bool = False, imag
     # A page without a suffix has the name that its folder would have.
     beside = output.with_suffix("") if output.suffix else output.with_name(f"{output.name}-tables")
     check_beside(output, beside, lambda there: "jobs.csv" in there)
-    evidence = read_evidence(folders)
-    found = findings(evidence, images)
+    study_data = read_study_data(folders)
+    found = findings(study_data, images)
     made = tables(found)
     write_tables(beside, made)
     write_text(output, _rendered(found, made, watching, beside.name))
-    return evidence
+    return study_data
 
 
 def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool, beside: str) -> str:
     """The page, with links into the folder `beside` it that the tables lie in."""
-    evidence = found.evidence
+    study_data = found.study_data
     addresses = {name: f"{quote(os.fsencode(beside))}/{name}.csv" for name in made}
-    studies = [sections.study(evidence, folder) for folder in evidence.studies]
+    studies = [sections.study(study_data, folder) for folder in study_data.studies]
     return (
         environment()
         .get_template("report.html.j2")
@@ -71,18 +71,18 @@ def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool,
             several=len(studies) > 1,
             written=datetime.datetime.now(datetime.UTC),
             reload_seconds=_RELOAD_SECONDS if watching else None,
-            answer=found.answer,
+            answer=found.summary,
             tiles=sections.tiles(found),
-            intervals=job_intervals(evidence, found.intervals),
+            intervals=job_intervals(study_data, found.intervals),
             leaderboard=sections.leaderboard(found, made["jobs"]),
             effects=sections.effects(found),
             search=sections.search(found),
-            curves=learning_curves(evidence),
-            finals=[sections.final_model(found, final) for final in evidence.finals.values()],
-            without_final=[study for study in studies if study["name"] not in evidence.finals],
+            curves=learning_curves(study_data),
+            finals=[sections.final_model(found, final) for final in study_data.final_models.values()],
+            without_final=[study for study in studies if study["name"] not in study_data.final_models],
             gallery=found.gallery,
             ran=sections.ran(found, made),
-            problems=evidence.problems,
+            problems=study_data.problems,
             files=[(address, f"{name}.csv", TITLES[name]) for name, address in addresses.items()],
             link=addresses.get,
             themes={"light": theme.LIGHT, "dark": theme.DARK},

@@ -27,7 +27,7 @@ from PIL import Image
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import Sample
-from catsdogs.data.sample.pictures import photograph
+from catsdogs.data.sample.synthetic import synthetic_photo
 
 _log = logging.getLogger(__name__)
 
@@ -78,13 +78,13 @@ def _training_pictures(sample: Sample) -> Iterator[tuple[str, Image.Image, int]]
         for label, name in enumerate(_NAMES):
             rng = np.random.default_rng([sample.seed, label, n])
             drawn = 1 - label if rng.random() < _MISLABELLED_FRACTION else label
-            yield f"train/{name}.{n}.jpg", *photograph(drawn, rng)
+            yield f"train/{name}.{n}.jpg", *synthetic_photo(drawn, rng)
 
 
 def _test_pictures(sample: Sample) -> Iterator[tuple[str, Image.Image, int]]:
     for n in range(1, sample.test_images + 1):
         rng = np.random.default_rng([sample.seed, 2, n])
-        yield f"test/{n}.jpg", *photograph(_test_label(sample, n), rng)
+        yield f"test/{n}.jpg", *synthetic_photo(_test_label(sample, n), rng)
 
 
 def _test_label(sample: Sample, n: int) -> int:

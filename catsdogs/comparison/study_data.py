@@ -14,13 +14,13 @@ from pydantic import BeforeValidator
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import unicode
-from catsdogs.base.provenance import moment
-from catsdogs.base.records import Damaged, Part, Record, Table
-from catsdogs.base.text import printable
+from catsdogs.base.provenance import parse_timestamp
+from catsdogs.base.records import CorruptedFile, Part, Record, Table
+from catsdogs.base.text import sanitize_line
 from catsdogs.pages.formats import number
 from catsdogs.scoring.scores import log_loss_per_image
-from catsdogs.study.earlier import HISTORY, HISTORY_TABLE, VALIDATION, VALIDATION_TABLE
-from catsdogs.study.jobs import Job, JobConfig, State, choice_names, job_columns, job_row, read_jobs, read_plan
+from catsdogs.study.jobs import JobConfig, JobRecord, State, choice_names, job_columns, job_row, read_jobs, read_plan
+from catsdogs.study.resume_state import HISTORY, HISTORY_TABLE, VALIDATION, VALIDATION_TABLE
 from catsdogs.study.trials import TrialRecord
 
 
@@ -57,7 +57,7 @@ WAITING = State.WAITING.value
 
 
 @dataclass(frozen=True)
-class Final:
+class FinalModel:
     """What `retrain` left in `best/` of a study.
 
     Attributes:
@@ -79,7 +79,7 @@ class Final:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class StudyData:
     """One study, or several side by side.
 
     Every table names a job by `label`: its folder's name, with its study before it where there are several.
@@ -87,8 +87,8 @@ class Evidence:
     Attributes:
         studies: folders, in the order given.
         jobs: by label; those that only wait are not among them.
-        board: a row per job, best first, failed and waiting ones last: label, study, job, status (ok, failed, running,
-            waiting), the choices, val_log_loss, val_accuracy, best_trial, the hyperparameters of the best trial,
+        leaderboard: a row per job, best first, failed and waiting ones last: label, study, job, status (ok, failed,
+            running, waiting), the choices, val_log_loss, val_accuracy, best_trial, the best trial's hyperparameters,
             trials_completed, trials_failed, trials, trials_planned, validation_images, data_digest, seconds, started
             (ISO 8601), state (a `study.State`: a job whose status is running may have been killed), error.
         trials: a row per trial: label, study, job, trial, status, val_log_loss (NaN unless it can win), val_accuracy,
@@ -98,19 +98,19 @@ class Evidence:
         epochs: a row per label, trial, execution (each fold of one counts as one) and epoch: every metric,
             learning_rate, seconds.
         predictions: by label, what the best trial said of the validation images: id, label, p_dog.
-        finals: of the studies that have one, by the study's name.
+        final_models: of the studies that have one, by the study's name.
         choices: names of the choices in which the jobs may differ, the four composed groups first.
         hyperparameters: names of the searched values.
         problems: sentences about what is lost or damaged.
     """
 
     studies: tuple[Path, ...]
-    jobs: dict[str, Job]
-    board: pd.DataFrame
+    jobs: dict[str, JobRecord]
+    leaderboard: pd.DataFrame
     trials: pd.DataFrame
     epochs: pd.DataFrame
     predictions: dict[str, pd.DataFrame]
-    finals: dict[str, Final]
+    final_models: dict[str, FinalModel]
     choices: tuple[str, ...]
     hyperparameters: tuple[str, ...]
     problems: tuple[str, ...]
@@ -118,12 +118,12 @@ class Evidence:
     @property
     def varied_choices(self) -> tuple[str, ...]:
         """The choices in which jobs really differ."""
-        return tuple(name for name in self.choices if self.board[name].astype(str).nunique() > 1)
+        return tuple(name for name in self.choices if self.leaderboard[name].astype(str).nunique() > 1)
 
     @property
     def shared_choices(self) -> dict[str, str]:
         """The choices that are the same in all jobs that tell theirs."""
-        board = self.board[self.board[list(self.choices)].notna().any(axis=1)]
+        board = self.leaderboard[self.leaderboard[list(self.choices)].notna().any(axis=1)]
         return {
             name: str(board[name].iloc[0])
             for name in self.choices
@@ -136,7 +136,9 @@ class Evidence:
         Where jobs were validated on different images, these are the ones that share them with the best job that has
         predictions.
         """
-        able = self.board[self.board["label"].isin(list(self.predictions)) & self.board["val_log_loss"].notna()]
+        able = self.leaderboard[
+            self.leaderboard["label"].isin(list(self.predictions)) & self.leaderboard["val_log_loss"].notna()
+        ]
         if able.empty:
             return []
         # Running jobs of version 0.1 do not tell their images; such a job compares with itself alone.
@@ -164,13 +166,13 @@ def clean(thing: Any, kept: str = "") -> Any:
     Halves of characters become escapes, control characters question marks; what is told of errors keeps its lines.
     """
     if isinstance(thing, str):
-        return printable(unicode(re.sub("\r\n?", "\n", thing)), kept)
+        return sanitize_line(unicode(re.sub("\r\n?", "\n", thing)), kept)
     if isinstance(thing, dict):
         return {clean(str(key)): clean(value, "\n\t" if key in _LONG else "") for key, value in thing.items()}
     return [clean(value) for value in thing] if isinstance(thing, list) else thing
 
 
-def read_evidence(folders: list[Path]) -> Evidence:
+def read_study_data(folders: list[Path]) -> StudyData:
     """Read what these studies left behind, also while they run and where files are missing or damaged.
 
     Raises:
@@ -182,12 +184,12 @@ def read_evidence(folders: list[Path]) -> Evidence:
         raise UserError(f"study {min(twice)}: it is given twice; give every study once")
     names = _study_names(folders)
     problems: list[str] = []
-    jobs: dict[str, Job] = {}
+    jobs: dict[str, JobRecord] = {}
     rows, trials, epochs = [], [], []
     searched: dict[str, None] = {}
     predictions: dict[str, pd.DataFrame] = {}
-    finals: dict[str, Final] = {}
-    found = {folder: [Job(job.folder, clean(job.result)) for job in read_jobs(folder)] for folder in folders}
+    final_models: dict[str, FinalModel] = {}
+    found = {folder: [JobRecord(job.folder, clean(job.result)) for job in read_jobs(folder)] for folder in folders}
     choices = choice_names(job for its_jobs in found.values() for job in its_jobs)
     for folder in folders:
         study = names[folder]
@@ -213,17 +215,17 @@ def read_evidence(folders: list[Path]) -> Evidence:
             rows.append({**own, "status": WAITING, "state": State.WAITING, **none})
         final = _final(folder, study, problems)
         if final is not None:
-            finals[study] = final
+            final_models[study] = final
     filled = [table for table in epochs if len(table)]
     trial_columns = list(dict.fromkeys([*_LEADING, *choices, *searched, *_TRAILING]))
-    return Evidence(
+    return StudyData(
         studies=tuple(folders),
         jobs=jobs,
-        board=_board(rows, choices, list(searched)),
+        leaderboard=_board(rows, choices, list(searched)),
         trials=pd.DataFrame(trials, columns=trial_columns).astype({"epoch_budget": "Int64"}),
         epochs=pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=_EPOCH),
         predictions=predictions,
-        finals=finals,
+        final_models=final_models,
         choices=tuple(choices),
         hyperparameters=tuple(searched),
         problems=tuple(map(clean, problems)),
@@ -247,7 +249,7 @@ def _study_names(folders: list[Path]) -> dict[Path, str]:
     return {folder: clean("/".join(folder.parts[-parts:])) for folder in folders}
 
 
-def _row(job: Job, choices: list[str], records: list[TrialRecord]) -> dict[str, Any]:
+def _row(job: JobRecord, choices: list[str], records: list[TrialRecord]) -> dict[str, Any]:
     """Its row of the board. Counted from its trials, which a job that did not end has too."""
     row, result = clean(job_row(job, choices)), job.result
     completed = sum(record.can_win for record in records)
@@ -265,7 +267,7 @@ def _row(job: Job, choices: list[str], records: list[TrialRecord]) -> dict[str, 
     }
 
 
-def _records(job: Job, label: str, problems: list[str]) -> list[TrialRecord]:
+def _records(job: JobRecord, label: str, problems: list[str]) -> list[TrialRecord]:
     try:
         records = [TrialRecord(**clean(vars(record))) for record in job.trials()]
     except UserError:
@@ -277,7 +279,7 @@ def _records(job: Job, label: str, problems: list[str]) -> list[TrialRecord]:
     return records
 
 
-def _trials(job: Job, choices: list[str], records: list[TrialRecord]) -> list[dict[str, Any]]:
+def _trials(job: JobRecord, choices: list[str], records: list[TrialRecord]) -> list[dict[str, Any]]:
     """A row per trial."""
     started = _timestamp(job.result.get("started"))
     chosen = {name: job.choice(name) for name in choices}
@@ -293,7 +295,7 @@ def _trials(job: Job, choices: list[str], records: list[TrialRecord]) -> list[di
 
 def _timestamp(text: Any) -> Any:
     """In UTC; NaT if it tells no time."""
-    told = moment(text)
+    told = parse_timestamp(text)
     return pd.NaT if told is None else pd.Timestamp(told).tz_convert("UTC")
 
 
@@ -309,7 +311,7 @@ def _board(rows: list[dict[str, Any]], choices: list[str], searched: list[str]) 
     return table.reindex(columns=[name for name in columns if name in table or name in searched])
 
 
-def _epochs(job: Job, label: str, problems: list[str]) -> pd.DataFrame:
+def _epochs(job: JobRecord, label: str, problems: list[str]) -> pd.DataFrame:
     """`history.csv` of a job, with its label."""
     table = _table(HISTORY_TABLE, job.folder / HISTORY, f"job {label}", problems)
     if table is None:
@@ -323,7 +325,7 @@ def _epochs(job: Job, label: str, problems: list[str]) -> pd.DataFrame:
     return table
 
 
-def _predictions(job: Job, label: str, problems: list[str]) -> pd.DataFrame | None:
+def _predictions(job: JobRecord, label: str, problems: list[str]) -> pd.DataFrame | None:
     """`validation.csv` of a job, if every probability in it is one."""
     table = _table(VALIDATION_TABLE, job.folder / VALIDATION, f"job {label}", problems)
     if table is None or table.empty:
@@ -346,12 +348,12 @@ def _read(read: Callable[[Path], T | None], file: Path, whose: str, problems: li
     """A file of ours; None if it is not there, or damaged, which is told."""
     try:
         return read(file)
-    except Damaged as error:
+    except CorruptedFile as error:
         problems.append(f"{whose}: its {file.name} is damaged ({error.reason})")
         return None
 
 
-def _final(study: Path, name: str, problems: list[str]) -> Final | None:
+def _final(study: Path, name: str, problems: list[str]) -> FinalModel | None:
     """What is in `best/` of a study; None if `retrain` has not run, or what it left is damaged."""
     folder, whose = study / "best", f"best/ of study {name}"
     metrics = _read(_Metrics.read, folder / "metrics.json", whose, problems)
@@ -365,7 +367,7 @@ def _final(study: Path, name: str, problems: list[str]) -> Final | None:
     history = _table(_HISTORY, folder / HISTORY, whose, problems)
     if history is not None and "member" in history:
         history = history[history["member"] == 0].drop(columns="member").reset_index(drop=True)
-    return Final(
+    return FinalModel(
         study=name,
         folder=folder,
         metrics=clean(metrics.model_dump()),

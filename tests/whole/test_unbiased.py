@@ -16,14 +16,14 @@ from catsdogs.data.dataset import load_dataset
 from catsdogs.data.views import LiveViews
 from catsdogs.final.retraining import make_final
 from catsdogs.predict import _predict
-from catsdogs.scoring.calibration import Calibration, cross_fitted, fit, verdict
+from catsdogs.scoring.calibration import Calibration, cross_fitted, fit, fit_if_better
 from catsdogs.scoring.combination import Combination, choose
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.jobs import best_jobs, chosen_trial, read_jobs
 from catsdogs.study.trials import best_trial, read_trials
 from catsdogs.training import execution as training
-from catsdogs.training.training_set import prepared
-from catsdogs.tuning.job import Place, run_job
+from catsdogs.training.trial_data import build_trial_data
+from catsdogs.tuning.job import JobLocation, run_job
 
 SETTINGS = (
     "data.sample.images_per_class=24",
@@ -52,7 +52,7 @@ class Study:
         return self._config(*SETTINGS, f"augmentation={augmentation}", f"cache={self._cache}", *overrides)
 
     def place(self, augmentation=FLIP):
-        return Place(self.folder / augmentation, self.folder)
+        return JobLocation(self.folder / augmentation, self.folder)
 
     def search(self, augmentation=FLIP, *overrides):
         return run_job(self.config(augmentation, *overrides), self.place(augmentation), {"augmentation": augmentation})
@@ -103,10 +103,10 @@ def calibrated(monkeypatch):
     """Calibration is kept always, to see every step."""
 
     def kept(labels, p_dog):
-        return dataclasses.replace(verdict(labels, p_dog), kept=True, calibration=fit(labels, p_dog))
+        return dataclasses.replace(fit_if_better(labels, p_dog), applied=True, calibration=fit(labels, p_dog))
 
     monkeypatch.setattr("catsdogs.scoring.calibration.FEWEST", 20)
-    monkeypatch.setattr("catsdogs.final.evaluation.verdict", kept)
+    monkeypatch.setattr("catsdogs.final.evaluation.fit_if_better", kept)
 
 
 def table(study, name, augmentation=FLIP):
@@ -121,7 +121,7 @@ def test_a_search_reads_neither_pixels_nor_labels_of_the_holdout_and_validates_o
     dataset = study.dataset()
     assert len(dataset.holdout_rows) == 12
     assert study.read == set(range(48)) - set(dataset.holdout_rows.tolist())
-    data, _ = prepared(study.config(), dataset, dataset.folds())
+    data, _ = build_trial_data(study.config(), dataset, dataset.folds())
     assert np.isnan(data.labels[dataset.holdout_rows]).all()
     assert not np.isnan(np.delete(data.labels, dataset.holdout_rows)).any()
     split = table(study, "split.csv").set_index("id")

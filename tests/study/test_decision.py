@@ -8,9 +8,9 @@ import pytest
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_csv, write_json
 from catsdogs.base.provenance import versions
-from catsdogs.study.earlier import read_earlier
+from catsdogs.study.decision import Action, JobDecision, archive_attempt, inspect_job, summary
 from catsdogs.study.identity import fingerprint
-from catsdogs.study.standing import Kind, Standing, find_standing, set_aside, summary
+from catsdogs.study.resume_state import load_resume_state
 from catsdogs.study.trials import TrialRecord, write_trials
 
 
@@ -38,7 +38,7 @@ def left(folder):
 
 
 def found(config, folder, digest="d"):
-    return find_standing(config, folder, fingerprint(config, digest))
+    return inspect_job(config, folder, fingerprint(config, digest))
 
 
 def test_one_trial_that_only_the_epochs_know_runs_again_and_two_are_damage(config, folder, left, caplog):
@@ -46,7 +46,7 @@ def test_one_trial_that_only_the_epochs_know_runs_again_and_two_are_damage(confi
     history = pd.DataFrame({"trial": [0, 1, 2], "execution": 0, "epoch": 1, "val_log_loss": 0.3})
     write_csv(folder / "history.csv", history)
     assert found(config(), folder).trials == 2
-    assert list(read_earlier(folder).history["trial"]) == ["0", "1"]
+    assert list(load_resume_state(folder).history["trial"]) == ["0", "1"]
     assert "knows trial 2 and trials.csv does not: that trial did not end, and runs again" in caplog.text
     write_csv(folder / "history.csv", pd.concat([history, history.assign(trial=3)]))
     with pytest.raises(UserError, match=r"its trials\.csv holds 2 trials, and 4 trials were run"):
@@ -57,7 +57,7 @@ def test_the_summary_counts_names_what_is_not_new_and_tells_damage(config, folde
     left(config(), status="ok")
     assert found(config(), folder).damage == ""
     (folder / "trials.csv").write_text("trial,sta")
-    standings = [Standing(Kind.NEW), Standing(Kind.RESUMED, trials=2, planned=8), found(config(), folder)]
+    standings = [JobDecision(Action.NEW), JobDecision(Action.RESUMED, trials=2, planned=8), found(config(), folder)]
     *told, last = summary("s", ["a", "b", "c"], standings)
     assert told == [
         "study s: 3 jobs: 1 finished before, 1 goes on at trial 3 of 8, 1 new",
@@ -68,20 +68,24 @@ def test_the_summary_counts_names_what_is_not_new_and_tells_damage(config, folde
 
 
 def test_nothing_is_a_new_job(config, folder):
-    assert found(config(), folder).kind is Kind.NEW
+    assert found(config(), folder).kind is Action.NEW
     folder.mkdir(parents=True)
     (folder / "search.log").write_text("begun")
-    assert found(config(), folder).kind is Kind.NEW
+    assert found(config(), folder).kind is Action.NEW
 
 
 @pytest.mark.parametrize(
     ("result", "kind", "told"),
     [
-        ({}, Kind.RESUMED, "goes on at trial 3 of 8"),
-        ({"status": "failed", "error_type": "KeyboardInterrupt"}, Kind.RESUMED, "goes on at trial 3 of 8"),
-        ({"status": "ok", "stopped": "time is over"}, Kind.RESUMED, "goes on at trial 3 of 8"),
-        ({"status": "failed", "error_type": "Exhausted"}, Kind.RETRIED, "failed and is tried again, from trial 3 of 8"),
-        ({"status": "ok"}, Kind.FINISHED, "finished before"),
+        ({}, Action.RESUMED, "goes on at trial 3 of 8"),
+        ({"status": "failed", "error_type": "KeyboardInterrupt"}, Action.RESUMED, "goes on at trial 3 of 8"),
+        ({"status": "ok", "stopped": "time is over"}, Action.RESUMED, "goes on at trial 3 of 8"),
+        (
+            {"status": "failed", "error_type": "Exhausted"},
+            Action.RETRIED,
+            "failed and is tried again, from trial 3 of 8",
+        ),
+        ({"status": "ok"}, Action.FINISHED, "finished before"),
     ],
 )
 def test_what_is_there_says_how_the_job_goes_on(config, folder, left, result, kind, told):
@@ -89,13 +93,13 @@ def test_what_is_there_says_how_the_job_goes_on(config, folder, left, result, ki
     standing = found(config("tuner.max_trials=8"), folder)
     assert standing.kind is kind
     assert standing.told() == told
-    assert not standing.anew
+    assert not standing.restart
 
 
 def test_a_finished_job_gets_more_trials_and_not_fewer(config, folder, left):
     left(config("tuner.max_trials=2"), status="ok", trials={"total": 2})
     standing = found(config("tuner.max_trials=5"), folder)
-    assert standing.kind is Kind.EXTENDED
+    assert standing.kind is Action.EXTENDED
     assert standing.told() == "finished before and gets more trials, from trial 3 of 5"
     with pytest.raises(UserError, match=r"2 of its trials are finished.*tuner.max_trials=2 or more"):
         found(config("tuner.max_trials=1"), folder)
@@ -132,7 +136,7 @@ def test_another_configuration_or_other_images_are_refused(config, folder, left,
 )
 def test_where_things_are_and_what_comes_after_is_no_other_job(config, folder, left, override):
     left(config(), status="ok")
-    assert found(config(override), folder).kind is Kind.FINISHED
+    assert found(config(override), folder).kind is Action.FINISHED
 
 
 def test_a_weights_file_is_known_by_what_it_holds(config, folder, left, tmp_path):
@@ -140,7 +144,7 @@ def test_a_weights_file_is_known_by_what_it_holds(config, folder, left, tmp_path
     left(config(f"backbone.weights={tmp_path / 'a.h5'}"))
     (tmp_path / "a.h5").rename(tmp_path / "b.h5")
     moved = config(f"backbone.weights={tmp_path / 'b.h5'}")
-    assert found(moved, folder).kind is Kind.RESUMED
+    assert found(moved, folder).kind is Action.RESUMED
     (tmp_path / "b.h5").write_bytes(b"others of more bytes")
     with pytest.raises(UserError, match=r"backbone\.weights was sha256:"):
         found(moved, folder)
@@ -152,29 +156,29 @@ def test_an_unfinished_job_goes_on_with_the_packages_it_began_with(config, folde
     with pytest.raises(UserError, match=r"keras was 3\.\d+, now 4.0"):
         found(config(), folder)
     left(config(), status="ok")
-    assert found(config(), folder).kind is Kind.FINISHED
+    assert found(config(), folder).kind is Action.FINISHED
 
 
 @pytest.mark.parametrize("statuses", [(), ("FAILED", "FAILED")])
 def test_a_job_without_a_completed_trial_begins_anew_and_is_kept(config, folder, left, statuses):
     left(config(), statuses=statuses)
-    assert not found(config(), folder).anew
+    assert not found(config(), folder).restart
     standing = found(config("seed=2"), folder)
-    assert (standing.kind, standing.anew) == (Kind.NEW, True)
+    assert (standing.kind, standing.restart) == (Action.NEW, True)
     left(config(), statuses=statuses, status="failed")
     for override in ("seed=1", "seed=2"):
         standing = found(config(override), folder)
-        assert (standing.kind, standing.anew) == (Kind.RETRIED, True)
-    kept = set_aside(folder)
+        assert (standing.kind, standing.restart) == (Action.RETRIED, True)
+    kept = archive_attempt(folder)
     assert kept == folder.parent / ".failed" / "a-job.1"
     assert (kept / "result.json").is_file()
-    assert found(config(), folder).kind is Kind.NEW
-    assert set_aside(folder) is None
+    assert found(config(), folder).kind is Action.NEW
+    assert archive_attempt(folder) is None
 
 
 def test_json_that_is_no_result_is_no_crash(config, folder, left):
     left(config(), status="ok", trials=None, versions=None)
-    assert found(config(), folder).kind is Kind.FINISHED
+    assert found(config(), folder).kind is Action.FINISHED
     write_json(folder / "result.json", {"status": "ok", "config": 3})
     with pytest.raises(UserError, match="nothing tells what they were run with"):
         found(config(), folder)

@@ -14,7 +14,7 @@ UNDECODABLE, LABEL, TINY = "undecodable", "label", "tiny"
 TINY_PIXELS = 64
 
 
-def oddities(rows: pd.DataFrame) -> pd.DataFrame:
+def find_unusual_files(rows: pd.DataFrame) -> pd.DataFrame:
     """What is odd about each image of a catalogue.
 
     Returns:

@@ -14,7 +14,7 @@ from catsdogs.data.augment import view_keys
 from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.images import pixels
 from catsdogs.data.views import LiveViews, distinct_views
-from catsdogs.features.reader import Features
+from catsdogs.features.reader import FeatureReader
 from catsdogs.network.backbones import load_network
 from catsdogs.network.devices import batch_sizes
 from catsdogs.network.schedules import steps_per_epoch
@@ -22,7 +22,7 @@ from catsdogs.network.trial_model import TrialModels
 
 
 @dataclass(frozen=True)
-class TrainingSet:
+class TrialData:
     """What trials train on and are scored on.
 
     Attributes:
@@ -31,7 +31,7 @@ class TrainingSet:
         folds: a model is trained and validated on each.
     """
 
-    features: Features
+    features: FeatureReader
     labels: np.ndarray
     folds: tuple[Fold, ...]
 
@@ -46,12 +46,12 @@ class TrainingSet:
         return batch_sizes(batch_size, *counts)
 
 
-def prepared(
+def build_trial_data(
     config: SearchConfig,
     dataset: Dataset,
     folds: Sequence[Fold],
     depths: Sequence[int] | None = None,
-) -> tuple[TrainingSet, TrialModels]:
+) -> tuple[TrialData, TrialModels]:
     """What trials read, and the models that they train.
 
     Args:
@@ -69,7 +69,7 @@ def prepared(
     steps = steps_per_epoch(largest, config.fit.batch_size) * config.fit.epochs
     models = TrialModels(config, network, steps, depths)
     rows = dataset.rows
-    features = Features(
+    features = FeatureReader(
         config.features,
         network,
         list(models.cuts.values()),
@@ -83,7 +83,7 @@ def prepared(
     used = np.zeros(len(rows), dtype=bool)
     used[np.concatenate([train_rows, validation_rows])] = True
     labels = np.where(used, rows["label"], np.nan).astype(np.float32)
-    return TrainingSet(features, labels, tuple(folds)), models
+    return TrialData(features, labels, tuple(folds)), models
 
 
 def live_views(config: SearchConfig, rows: pd.DataFrame, root: Path) -> LiveViews:

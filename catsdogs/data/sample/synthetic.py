@@ -28,7 +28,7 @@ _ANYTHING = 0.12  # how often a trait has nothing to do with the class
 _FINE = 2  # drawn this many times larger, then reduced, which smooths the edges
 
 
-def photograph(number: int, rng: np.random.Generator) -> tuple[Image.Image, int]:
+def synthetic_photo(number: int, rng: np.random.Generator) -> tuple[Image.Image, int]:
     """A picture of class `number`, 90 to 160 pixels on its longer side, and the JPEG quality to store it with."""
     longer, aspect = rng.uniform(90, 160), np.exp(rng.uniform(-0.35, 0.35))
     width, height = int(longer * min(1, aspect)), int(longer / max(1, aspect))

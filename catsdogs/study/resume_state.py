@@ -16,7 +16,7 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import free_name
-from catsdogs.base.records import Damaged, Table
+from catsdogs.base.records import CorruptedFile, Table
 from catsdogs.study.trials import TrialRecord, read_trials
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ VALIDATION_TABLE = Table(
 
 
 @dataclass(frozen=True)
-class Earlier:
+class ResumeState:
     """Where a job goes on.
 
     Attributes:
@@ -47,7 +47,7 @@ def finished_trials(folder: Path, result: Mapping[str, Any] | None = None) -> li
     return _read(folder, result)[0]
 
 
-def read_earlier(folder: Path, result: Mapping[str, Any] | None = None) -> Earlier:
+def load_resume_state(folder: Path, result: Mapping[str, Any] | None = None) -> ResumeState:
     """The finished trials and their epochs. A history that is damaged is kept aside, and the job goes on without it.
 
     Args:
@@ -65,11 +65,11 @@ def read_earlier(folder: Path, result: Mapping[str, Any] | None = None) -> Earli
             log.warning("%s is damaged: it is kept as %s, and the job goes on without its epochs", file, place.name)
         elif records:
             log.warning("%s is lost: the job goes on without the epochs of its %d finished trials", file, len(records))
-        return Earlier(records)
+        return ResumeState(records)
     finished = history["trial"].isin([record.trial for record in records])
     for trial in history["trial"][~finished].unique():
         log.warning("%s knows trial %s and %s does not: that trial did not end, and runs again", file, trial, TRIALS)
-    return Earlier(records, history[finished].reset_index(drop=True))
+    return ResumeState(records, history[finished].reset_index(drop=True))
 
 
 def _read(folder: Path, result: Mapping[str, Any] | None) -> tuple[list[TrialRecord], pd.DataFrame | None]:
@@ -78,11 +78,11 @@ def _read(folder: Path, result: Mapping[str, Any] | None) -> tuple[list[TrialRec
     remedy = "restore it from a copy, choose another study=NAME, or move the folder away to begin anew"
     try:
         records = read_trials(file)
-    except Damaged as error:
+    except CorruptedFile as error:
         raise UserError(f"job {folder}: its {TRIALS} is damaged ({error.reason}); {remedy}") from error
     try:
         history = HISTORY_TABLE.read(folder / HISTORY)
-    except Damaged:
+    except CorruptedFile:
         history = None
     if history is not None:
         history["trial"] = history["trial"].astype(str)
@@ -104,7 +104,7 @@ def validation_is_of(folder: Path, ids: list[str], trial: str, execution: int) -
     """
     try:
         table = VALIDATION_TABLE.read(folder / VALIDATION)
-    except Damaged:
+    except CorruptedFile:
         return False
     if table is None or not {"trial", "execution"} <= set(table):
         return False

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from catsdogs.data.near_duplicates import components, hashes, pairs
+from catsdogs.data.near_duplicates import components, near_pairs, perceptual_hashes
 
 EXACT, NEAR = "exact", "near"
 
 
-def copies(rows: pd.DataFrame) -> pd.DataFrame:
+def find_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
     """Images that occur more than once.
 
     Args:
@@ -25,7 +25,7 @@ def copies(rows: pd.DataFrame) -> pd.DataFrame:
         a group under both labels, as who is right is not known).
     """
     rows = rows[rows["width"] > 0].reset_index(drop=True)
-    near = pairs(hashes(rows))
+    near = near_pairs(perceptual_hashes(rows))
     both_ways = pd.concat([near, near.rename(columns={"one": "other", "other": "one"})])
     bits = both_ways.groupby("one")["bits"].min()
     table = rows[["id", "label", "sha256", "width", "height"]].assign(
@@ -48,7 +48,7 @@ def copies(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Leak:
+class TestLeakage:
     """How many test images, of how many, occur among the training images, exactly or nearly, and of how many of these.
 
     Which ones is not told: the training image's label would be the test image's answer.
@@ -60,11 +60,11 @@ class Leak:
     train_images: int
 
 
-def leak(rows: pd.DataFrame, test: pd.DataFrame) -> Leak:
+def count_test_duplicates(rows: pd.DataFrame, test: pd.DataFrame) -> TestLeakage:
     """Count the copies of training images in a test set; both are rows of a catalogue."""
     rows, test = rows[rows["width"] > 0], test[test["width"] > 0]
-    near = pairs(hashes(test), hashes(rows))
-    return Leak(
+    near = near_pairs(perceptual_hashes(test), perceptual_hashes(rows))
+    return TestLeakage(
         test_images=near["one"].nunique(),
         of_test_images=len(test),
         exact=int(test["sha256"].isin(rows["sha256"]).sum()),

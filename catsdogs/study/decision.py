@@ -12,16 +12,16 @@ from typing import Any
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import free_name
 from catsdogs.config.schema import SearchConfig
-from catsdogs.study.earlier import HISTORY, TRIALS, VALIDATION, finished_trials
 from catsdogs.study.identity import changes
-from catsdogs.study.jobs import RESULT, Job, State, read_job
+from catsdogs.study.jobs import RESULT, JobRecord, State, read_job
 from catsdogs.study.locking import HOLDER, LOCK
+from catsdogs.study.resume_state import HISTORY, TRIALS, VALIDATION, finished_trials
 from catsdogs.study.trials import COMPLETED
 
-REMEDY = "choose another study=NAME, or move that folder away"
+FIX = "choose another study=NAME, or move that folder away"
 
 
-class Kind(Enum):
+class Action(Enum):
     """What is to be done with a job."""
 
     NEW = "new"
@@ -33,7 +33,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True)
-class Standing:
+class JobDecision:
     """How a job stands.
 
     Attributes:
@@ -41,31 +41,31 @@ class Standing:
         job: what is in the folder; None if nothing is, or its `result.json` is lost.
         trials: finished trials that are kept.
         planned: trials that it will have at most; None: all that the oracle proposes.
-        anew: whether what is in the folder is of no more use: `set_aside` before the job begins.
+        restart: whether what is in the folder is of no more use: `set_aside` before the job begins.
         damage: what is damaged of a job that is left as it is, in a sentence; empty if nothing is.
     """
 
-    kind: Kind
-    job: Job | None = None
+    kind: Action
+    job: JobRecord | None = None
     trials: int = 0
     planned: int | None = None
-    anew: bool = False
+    restart: bool = False
     damage: str = ""
 
     @property
     def runs(self) -> bool:
-        return self.kind is not Kind.FINISHED
+        return self.kind is not Action.FINISHED
 
     def told(self) -> str:
         """`goes on at trial 3 of 8`."""
-        if self.kind is Kind.RESELECTED or (self.kind is not Kind.RESUMED and not (self.trials and self.runs)):
+        if self.kind is Action.RESELECTED or (self.kind is not Action.RESUMED and not (self.trials and self.runs)):
             return self.kind.value
         of = "" if self.planned is None else f" of {self.planned}"
-        joint = " at" if self.kind is Kind.RESUMED else ", from"
+        joint = " at" if self.kind is Action.RESUMED else ", from"
         return f"{self.kind.value}{joint} trial {self.trials + 1}{of}"
 
 
-def find_standing(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> Standing:
+def inspect_job(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> JobDecision:
     """How the job stands. Nothing is changed.
 
     Args:
@@ -77,46 +77,46 @@ def find_standing(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> S
     job = read_job(folder)
     planned = config.tuner.max_trials
     if job is None and not left_behind(folder):
-        return Standing(Kind.NEW, planned=planned)
+        return JobDecision(Action.NEW, planned=planned)
     if job is None or not job.result["config"]:
         if _may_have_completed(folder):
             raise UserError(
                 f"job {folder}: its trials are there, but its {RESULT} is lost or damaged, so that nothing tells what "
-                f"they were run with; {REMEDY}"
+                f"they were run with; {FIX}"
             )
-        return Standing(Kind.NEW if job is None else Kind.RETRIED, job, planned=planned, anew=True)
+        return JobDecision(Action.NEW if job is None else Action.RETRIED, job, planned=planned, restart=True)
     # One that is told to run goes on too: its lock is the caller's, or nobody's.
-    kind = Kind.RETRIED if job.state is State.FAILED else Kind.RESUMED
+    kind = Action.RETRIED if job.state is State.FAILED else Action.RESUMED
     if job.state is State.DONE:
         kind = _kind_of_finished(job, config)
-    changed = changes(job.result, mark, unfinished=kind is not Kind.FINISHED)
+    changed = changes(job.result, mark, unfinished=kind is not Action.FINISHED)
     if changed and job.state is State.DONE:
         raise _refusal(folder, changed)
-    if kind is Kind.FINISHED:
+    if kind is Action.FINISHED:
         _enough(folder, job.result["trials"].get("total") or 0, planned)
-        return Standing(kind, job, damage=_damage(folder, job))
+        return JobDecision(kind, job, damage=_damage(folder, job))
     records = finished_trials(folder, job.result)
     completed = any(record.status == COMPLETED for record in records)
     if changed and completed:
         raise _refusal(folder, changed)
-    if changed or (kind is Kind.RETRIED and not completed):
-        return Standing(kind if kind is Kind.RETRIED else Kind.NEW, job, planned=planned, anew=True)
+    if changed or (kind is Action.RETRIED and not completed):
+        return JobDecision(kind if kind is Action.RETRIED else Action.NEW, job, planned=planned, restart=True)
     _enough(folder, len(records), planned)
-    return Standing(kind, job, len(records), planned)
+    return JobDecision(kind, job, len(records), planned)
 
 
-def _kind_of_finished(job: Job, config: SearchConfig) -> Kind:
+def _kind_of_finished(job: JobRecord, config: SearchConfig) -> Action:
     if job.result.get("stopped"):
-        return Kind.RESUMED
+        return Action.RESUMED
     was, planned = job.result["config"], config.tuner.max_trials
     before = was["tuner"].get("max_trials")
     if before is not None and (planned is None or planned > before):
-        return Kind.EXTENDED
+        return Action.EXTENDED
     same = _selection(was["select"]) == _selection(dataclasses.asdict(config.select))
-    return Kind.FINISHED if same else Kind.RESELECTED
+    return Action.FINISHED if same else Action.RESELECTED
 
 
-def _damage(folder: Path, job: Job) -> str:
+def _damage(folder: Path, job: JobRecord) -> str:
     """Its scores stand, and the jobs beside it go on; but whoever reads its trials should know."""
     try:
         finished_trials(folder, job.result)
@@ -130,7 +130,7 @@ def _selection(select: dict[str, Any]) -> tuple[int, int] | None:
     return (select["top"], select["seeds"]) if select["top"] > 1 else None
 
 
-def summary(study: str, names: Sequence[str], standings: Sequence[Standing]) -> list[str]:
+def summary(study: str, names: Sequence[str], standings: Sequence[JobDecision]) -> list[str]:
     """`study X: 4 jobs: 1 finished before, 1 goes on at trial 3 of 8, 2 new`, and a line for each that is not new."""
     told = [standing.told() for standing in standings]
     counts = ", ".join(
@@ -138,11 +138,11 @@ def summary(study: str, names: Sequence[str], standings: Sequence[Standing]) -> 
     )
     jobs = "1 job" if len(names) == 1 else f"{len(names)} jobs"
     lines = [f"study {study}: {jobs}: {counts}"]
-    lines += [f"  {name}: {text}" for name, text in zip(names, told, strict=True) if text != Kind.NEW.value]
+    lines += [f"  {name}: {text}" for name, text in zip(names, told, strict=True) if text != Action.NEW.value]
     return lines + [f"warning: {standing.damage}" for standing in standings if standing.damage]
 
 
-def set_aside(folder: Path, keep: Collection[str] = ()) -> Path | None:
+def archive_attempt(folder: Path, keep: Collection[str] = ()) -> Path | None:
     """Move what is in a job folder out of the way of its next try, to `.failed/`; give its new place, if it needs one.
 
     Args:
@@ -178,9 +178,9 @@ def _enough(folder: Path, count: int, planned: int | None) -> None:
     if planned is not None and count > planned:
         raise UserError(
             f"job {folder}: {count} of its trials are finished, and tuner.max_trials asks for fewer; give "
-            f"tuner.max_trials={count} or more, or {REMEDY}"
+            f"tuner.max_trials={count} or more, or {FIX}"
         )
 
 
 def _refusal(folder: Path, changed: list[str]) -> UserError:
-    return UserError(f"job {folder}: it was run with another configuration ({', '.join(changed[:5])}); {REMEDY}")
+    return UserError(f"job {folder}: it was run with another configuration ({', '.join(changed[:5])}); {FIX}")

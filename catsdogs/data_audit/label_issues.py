@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.comparison.evidence import Evidence, read_evidence
+from catsdogs.comparison.study_data import StudyData, read_study_data
 from catsdogs.scoring.scores import log_loss_per_image
-from catsdogs.study.jobs import Job
+from catsdogs.study.jobs import JobRecord
 
 # Jobs whose answers are averaged, the best of each split. More of them are worse ones, and agree no better.
 _MOST_JOBS = 5
 
 
 @dataclass(frozen=True)
-class Suspects:
+class LabelIssues:
     """What models say against the labels.
 
     Attributes:
@@ -41,7 +41,7 @@ class Suspects:
     problems: list[str]
 
 
-def suspects(studies: list[Path], rows: pd.DataFrame) -> Suspects:
+def find_label_issues(studies: list[Path], rows: pd.DataFrame) -> LabelIssues:
     """Ask the best jobs of these studies about the images of a catalogue.
 
     Jobs are averaged over all splits; an image is judged by those jobs that validated on it. Images are told by their
@@ -50,12 +50,12 @@ def suspects(studies: list[Path], rows: pd.DataFrame) -> Suspects:
     Raises:
         UserError: a study cannot be read, or no job of them validated on images of the catalogue.
     """
-    evidence = read_evidence(studies)
-    problems = list(evidence.problems)
+    study_data = read_study_data(studies)
+    problems = list(study_data.problems)
     known = rows[rows["label"].notna() & (rows["width"] > 0)]
     answers = {}
-    for label in _asked(evidence):
-        answer = _answer(evidence.jobs[label], evidence.predictions[label])
+    for label in _asked(study_data):
+        answer = _answer(study_data.jobs[label], study_data.predictions[label])
         if answer is None:
             problems.append(f"job {label}: its split.csv is missing or damaged, so it is not asked about labels")
         elif known["sha256"].isin(answer.index).any():
@@ -84,20 +84,20 @@ def suspects(studies: list[Path], rows: pd.DataFrame) -> Suspects:
     )
     table = table[(table["p_dog"] > 0.5) != (table["label"] == 1)]
     table = table.sort_values("log_loss", ascending=False, kind="stable", ignore_index=True)
-    data = evidence.jobs[next(iter(answers))].result["config"].get("data", {})
+    data = study_data.jobs[next(iter(answers))].result["config"].get("data", {})
     ignored = [name for name in map(str, data.get("ignore") or []) if name in set(rows["id"])]
-    return Suspects(table, int(judged.sum()), list(answers), ignored, problems)
+    return LabelIssues(table, int(judged.sum()), list(answers), ignored, problems)
 
 
-def _asked(evidence: Evidence) -> list[str]:
+def _asked(study_data: StudyData) -> list[str]:
     """Labels of the best jobs with predictions of every split, best first."""
-    board = evidence.board[evidence.board["label"].isin(list(evidence.predictions))]
+    board = study_data.leaderboard[study_data.leaderboard["label"].isin(list(study_data.predictions))]
     board = board[board["val_log_loss"].notna()]
     place = board.groupby(board["data_digest"].fillna(board["label"])).cumcount()
     return [str(label) for label in board.loc[place < _MOST_JOBS, "label"]]
 
 
-def _answer(job: Job, predictions: pd.DataFrame) -> pd.Series | None:
+def _answer(job: JobRecord, predictions: pd.DataFrame) -> pd.Series | None:
     """Probability of dog by sha256 of the validation images; None where they are not told."""
     try:
         table = pd.read_csv(job.folder / "split.csv", dtype=str, keep_default_na=False)

@@ -10,8 +10,8 @@ import pytest
 from studies import CHOICES, labels, p_dog, write_job, write_study
 
 from catsdogs.base.files import read_json, write_csv, write_json
-from catsdogs.comparison.answer import answer, score_intervals
-from catsdogs.comparison.evidence import Evidence, read_evidence
+from catsdogs.comparison.study_data import StudyData, read_study_data
+from catsdogs.comparison.summary import score_intervals, summarize
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.jobs import retrain_command, write_plan
 from catsdogs.study.trials import TrialRecord, write_trials
@@ -39,17 +39,17 @@ def text(told) -> str:
 
 
 def test_a_clear_lead_is_larger_than_the_noise(night, tmp_path):
-    told = answer(read_evidence([night]))
-    assert (told.best, told.runner_up, told.trial, told.verdict) == ("a", "b", "0", "larger")
+    told = summarize(read_study_data([night]))
+    assert (told.best, told.runner_up, told.trial, told.significance) == ("a", "b", "0", "larger")
     assert told.command == retrain_command(night)
     one, other = (log_loss_per_image(labels(), p_dog(*predicted)) for predicted in ((2.0, 1), (1.2, 2)))
     assert told.log_loss.value == pytest.approx(one.mean())
-    assert told.lead.value == pytest.approx((other - one).mean())
-    assert told.lead.low > 0
-    assert told.lead.size == 200
+    assert told.margin.value == pytest.approx((other - one).mean())
+    assert told.margin.low > 0
+    assert told.margin.size == 200
     assert told.accuracy == pytest.approx(((p_dog(2.0, 1) > 0.5) == labels()).mean())
     assert told.share_best == {"a": pytest.approx(1, abs=0.01), "b": pytest.approx(0, abs=0.01)}
-    intervals = score_intervals(read_evidence([night]))
+    intervals = score_intervals(read_study_data([night]))
     assert list(intervals) == ["a", "b"]
     assert dataclasses.astuple(intervals["a"]) == pytest.approx(dataclasses.astuple(told.log_loss))
     assert intervals["b"].low < other.mean() < intervals["b"].high
@@ -59,61 +59,62 @@ def test_a_clear_lead_is_larger_than_the_noise(night, tmp_path):
     )
     assert "flatter" in text(told)
     # Where several studies are compared, the command names the job.
-    told = answer(read_evidence([night, write_study(tmp_path / "other", trials=1)]))
+    told = summarize(read_study_data([night, write_study(tmp_path / "other", trials=1)]))
     assert (told.best, told.command) == ("night/a", retrain_command(night, "a"))
 
 
 @pytest.mark.parametrize(
-    ("other", "verdict", "words"), [((1.98, 5), "noise", "no more than noise"), ((2.0, 1), "equal", "equally good")]
+    ("other", "significance", "words"),
+    [((1.98, 5), "noise", "no more than noise"), ((2.0, 1), "equal", "equally good")],
 )
-def test_a_lead_within_the_noise_names_no_winner(night, other, verdict, words):
+def test_a_lead_within_the_noise_names_no_winner(night, other, significance, words):
     job(night, "b", skill=other[0], seed=other[1])
-    told = answer(read_evidence([night]))
-    assert told.verdict == verdict
+    told = summarize(read_study_data([night]))
+    assert told.significance == significance
     assert words in told.headline
-    assert told.lead.low <= 0 <= told.lead.high
-    assert ("includes 0" in text(told)) == (verdict == "noise")
+    assert told.margin.low <= 0 <= told.margin.high
+    assert ("includes 0" in text(told)) == (significance == "noise")
     assert sum(told.share_best.values()) == pytest.approx(1)
-    assert (told.share_best == {"a": 0.5, "b": 0.5}) == (verdict == "equal")
+    assert (told.share_best == {"a": 0.5, "b": 0.5}) == (significance == "equal")
     job(night, "c", skill=1.2, seed=2)
-    told = text(answer(read_evidence([night])))
+    told = text(summarize(read_study_data([night])))
     assert "1 of the other 2 is behind it by more than noise, b is not" in told
 
 
-def simulated(evidence: Evidence, skills: list[float], seed: int) -> Evidence:
-    """The jobs of an evidence, with predictions of these skills and other noise for every seed."""
+def simulated(study_data: StudyData, skills: list[float], seed: int) -> StudyData:
+    """The jobs of an study_data, with predictions of these skills and other noise for every seed."""
     rng = np.random.default_rng(seed)
     common = rng.normal(size=200)
     predictions, told = {}, {}
-    for label, skill in zip(sorted(evidence.predictions), skills, strict=True):
+    for label, skill in zip(sorted(study_data.predictions), skills, strict=True):
         logits = (2 * labels() - 1) * skill + np.sqrt(0.8) * common + np.sqrt(0.2) * rng.normal(size=200)
         p = 1 / (1 + np.exp(-logits * 2))
-        predictions[label] = evidence.predictions[label].assign(p_dog=p)
+        predictions[label] = study_data.predictions[label].assign(p_dog=p)
         told[label] = float(log_loss_per_image(labels(), p).mean())
-    board = evidence.board.assign(val_log_loss=evidence.board["label"].map(told))
+    board = study_data.leaderboard.assign(val_log_loss=study_data.leaderboard["label"].map(told))
     return dataclasses.replace(
-        evidence, board=board.sort_values("val_log_loss", ignore_index=True), predictions=predictions
+        study_data, leaderboard=board.sort_values("val_log_loss", ignore_index=True), predictions=predictions
     )
 
 
 def test_between_equal_jobs_a_winner_is_named_about_5_times_in_100(night):
-    evidence = read_evidence([night])
-    verdicts = [answer(simulated(evidence, [1.5, 1.5], seed)).verdict for seed in range(100)]
-    assert set(verdicts) == {"larger", "noise"}
-    assert verdicts.count("larger") <= 12  # 5 % of 100 and 3.2 standard errors
-    better = [answer(simulated(evidence, [1.5, 1.8], seed)) for seed in range(10)]
-    assert sum(told.verdict == "larger" and told.best == "b" for told in better) >= 7
+    study_data = read_study_data([night])
+    significances = [summarize(simulated(study_data, [1.5, 1.5], seed)).significance for seed in range(100)]
+    assert set(significances) == {"larger", "noise"}
+    assert significances.count("larger") <= 12  # 5 % of 100 and 3.2 standard errors
+    better = [summarize(simulated(study_data, [1.5, 1.8], seed)) for seed in range(10)]
+    assert sum(told.significance == "larger" and told.best == "b" for told in better) >= 7
 
 
 def test_one_image_tells_nothing_and_one_job_is_alone(tmp_path):
     for name, skill in (("a", 2.0), ("b", 1.0)):
         job(tmp_path / "image", name, skill=skill, images=1)
-    told = answer(read_evidence([tmp_path / "image"]))
-    assert (told.best, told.verdict, told.lead.low) == ("a", "unknown", None)
+    told = summarize(read_study_data([tmp_path / "image"]))
+    assert (told.best, told.significance, told.margin.low) == ("a", "unknown", None)
     assert "1 validation image:" in text(told)
     write_job(tmp_path / "night", CHOICES, name="a")
-    told = answer(read_evidence([tmp_path / "night"]))
-    assert (told.verdict, told.runner_up, told.lead) == ("alone", None, None)
+    told = summarize(read_study_data([tmp_path / "night"]))
+    assert (told.significance, told.runner_up, told.margin) == ("alone", None, None)
     assert "only job with a result" in told.headline
     assert told.share_best == {"a": 1.0}
     assert "the epoch and the trial," in text(told)
@@ -123,15 +124,15 @@ def test_nothing_completed(tmp_path):
     night = tmp_path / "night"
     job(night, "a", trials=0, status="running", planned=3)
     write_plan(night, ["a", "b"], [])
-    told = answer(read_evidence([night]))
-    assert (told.best, told.verdict, told.command, told.sentences) == (None, "unknown", None, [])
+    told = summarize(read_study_data([night]))
+    assert (told.best, told.significance, told.command, told.sentences) == (None, "unknown", None, [])
     assert told.headline == "No trial has completed yet."
     assert "1 job (a) is still running" in text(told)
     assert "1 job (b) is still waiting" in text(told)
-    assert score_intervals(read_evidence([night])) == {}
+    assert score_intervals(read_study_data([night])) == {}
     job(night, "a", trials=2, failed_trials=2, status="failed", error="none")
     write_plan(night, ["a"], [])
-    assert answer(read_evidence([night])).headline == "No trial has completed: 1 job failed."
+    assert summarize(read_study_data([night])).headline == "No trial has completed: 1 job failed."
 
 
 def test_unfinished_and_failed_jobs_are_told(night):
@@ -139,7 +140,7 @@ def test_unfinished_and_failed_jobs_are_told(night):
         job(night, name, trials=2, planned=9, status=status, skill=1.0, seed=3)
     job(night, "f", trials=0, status="failed", error="no luck")
     write_plan(night, ["a", "b", "c", "d", "e", "f", "g", "h"], [])
-    told = answer(read_evidence([night]))
+    told = summarize(read_study_data([night]))
     assert told.headline.startswith("So far a is best")
     caveats = "\n".join(told.caveats)
     assert "1 job (c) is still running, so the ranking may change." in caveats
@@ -149,13 +150,13 @@ def test_unfinished_and_failed_jobs_are_told(night):
 
 
 def test_what_a_lead_may_come_from_is_told(night):
-    told = text(answer(read_evidence([night])))
+    told = text(summarize(read_study_data([night])))
     assert "seed was not varied" in told
     assert "executions" not in told
     result = read_json(night / "b" / "result.json")
     config = {**result["config"], "fit": {"epochs": 9, "batch_size": 32}, "schedule": {"peak_lr": 1}}
     change(night / "b", seed=2, config=config, best_trial={**result["best_trial"], "val_log_loss": 0.9})
-    told = text(answer(read_evidence([night])))
+    told = text(summarize(read_study_data([night])))
     assert "seed was not varied" not in told
     assert "The jobs differ also in features.views, fit.epochs, which no choice tells" in told
     assert "validation.csv of b do not have the log loss of the best trial" in told
@@ -164,8 +165,8 @@ def test_what_a_lead_may_come_from_is_told(night):
 
 def test_jobs_on_other_images_are_not_compared(night):
     job(night, "c", skill=3, digest="e" * 64)
-    told = answer(read_evidence([night]))
-    assert (told.best, told.runner_up, told.lead, told.verdict) == ("c", None, None, "unknown")
+    told = summarize(read_study_data([night]))
+    assert (told.best, told.runner_up, told.margin, told.significance) == ("c", None, None, "unknown")
     assert "2 jobs (a, b) are not compared with the best: validated on other images" in text(told)
     assert told.share_best == {"c": 1.0}
     assert told.command.endswith(" job=c")  # best_job would refuse to choose
@@ -173,17 +174,23 @@ def test_jobs_on_other_images_are_not_compared(night):
 
 def test_a_best_job_without_predictions_is_best_all_the_same(night):
     (night / "a" / "validation.csv").unlink()
-    told = answer(read_evidence([night]))
-    assert (told.best, told.runner_up, told.verdict, told.log_loss, told.lead) == ("a", "b", "unknown", None, None)
+    told = summarize(read_study_data([night]))
+    assert (told.best, told.runner_up, told.significance, told.log_loss, told.margin) == (
+        "a",
+        "b",
+        "unknown",
+        None,
+        None,
+    )
     loss = read_json(night / "a" / "result.json")["objective"]
     assert f"{loss:.4f}" in told.headline
     assert told.accuracy == pytest.approx(((p_dog(2.0, 1) > 0.5) == labels()).mean())
     assert "1 job (a) is ranked by the trial's log loss alone" in text(told)
-    assert list(score_intervals(read_evidence([night]))) == ["b"]
+    assert list(score_intervals(read_study_data([night]))) == ["b"]
     job(night, "c", skill=2.5, seed=3)
     job(night, "d", skill=1.0)
-    told = answer(read_evidence([night]))
-    assert (told.best, told.runner_up, told.verdict, told.lead) == ("c", "a", "unknown", None)
+    told = summarize(read_study_data([night]))
+    assert (told.best, told.runner_up, told.significance, told.margin) == ("c", "a", "unknown", None)
     assert set(told.share_best) == {"b", "c", "d"}
 
 
@@ -192,10 +199,10 @@ def test_a_mean_over_executions_that_is_not_that_of_the_predictions_is_told(nigh
         result = read_json(night / name / "result.json")
         config = {**result["config"], "fit": {**result["config"]["fit"], "executions_per_trial": 3}}
         change(night / name, best_trial={**result["best_trial"], "val_log_loss": loss}, config=config)
-    told = answer(read_evidence([night]))
+    told = summarize(read_study_data([night]))
     # The board ranks, and here the predictions say the opposite.
-    assert (told.best, told.runner_up, told.verdict) == ("b", "a", "unknown")
-    assert told.lead.high < 0
+    assert (told.best, told.runner_up, told.significance) == ("b", "a", "unknown")
+    assert told.margin.high < 0
     assert "b is first with validation log loss 0.4000" in told.headline
     assert "mean over the executions" in text(told)
     assert "By the predictions alone a would be first" in text(told)
@@ -205,21 +212,21 @@ def test_a_mean_over_executions_that_is_not_that_of_the_predictions_is_told(nigh
 def test_images_that_a_job_lacks_are_told(night):
     table = pd.read_csv(night / "b" / "validation.csv")
     write_csv(night / "b" / "validation.csv", table.iloc[20:])
-    told = answer(read_evidence([night]))
-    assert (told.log_loss.size, told.lead.size) == (200, 180)
+    told = summarize(read_study_data([night]))
+    assert (told.log_loss.size, told.margin.size) == (200, 180)
     assert "Jobs are compared on 180 images: not every job has predictions of all 200." in text(told)
     write_csv(night / "b" / "validation.csv", table.assign(id=[f"x{n}" for n in range(200)]))
-    told = answer(read_evidence([night]))
-    assert (told.verdict, told.lead, told.share_best) == ("unknown", None, {})
+    told = summarize(read_study_data([night]))
+    assert (told.significance, told.margin, told.share_best) == ("unknown", None, {})
 
 
 def test_a_result_without_anything_else_is_answered(night):
     write_json(night / "a" / "result.json", {"status": "ok", "best_trial": {"val_log_loss": 0.1}})
     for name in ("trials.csv", "history.csv", "validation.csv"):
         (night / "a" / name).unlink()
-    told = answer(read_evidence([night]))
+    told = summarize(read_study_data([night]))
     assert (told.best, told.trial, told.accuracy, told.command) == ("a", None, None, None)
     assert "cannot be trained again" in text(told)
     write_trials(night / "b" / "trials.csv", [TrialRecord("0", "FAILED", None, None, 0, 0, 1.0, {})])
     (night / "a" / "result.json").unlink()
-    assert answer(read_evidence([night])).command is None
+    assert summarize(read_study_data([night])).command is None

@@ -9,7 +9,7 @@ from studies import write_final, write_job, write_study
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
-from catsdogs.comparison.evidence import read_evidence
+from catsdogs.comparison.study_data import read_study_data
 from catsdogs.study.jobs import write_plan
 
 CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
@@ -21,26 +21,26 @@ def study(tmp_path):
 
 
 def test_tables_hold_what_the_files_hold(study):
-    evidence = read_evidence([study])
-    assert not evidence.problems
-    assert evidence.hyperparameters == ("unfreeze_depth", "dropout", "l2")
-    assert evidence.choices == ("backbone", "augmentation", "schedule", "label_smoothing")
-    assert evidence.varied_choices == ("augmentation", "label_smoothing")
-    assert len(evidence.trials) == 16
-    for label, job in evidence.jobs.items():
+    study_data = read_study_data([study])
+    assert not study_data.problems
+    assert study_data.hyperparameters == ("unfreeze_depth", "dropout", "l2")
+    assert study_data.choices == ("backbone", "augmentation", "schedule", "label_smoothing")
+    assert study_data.varied_choices == ("augmentation", "label_smoothing")
+    assert len(study_data.trials) == 16
+    for label, job in study_data.jobs.items():
         told = pd.read_csv(job.folder / "trials.csv")
-        ours = evidence.trials[evidence.trials["label"] == label]
+        ours = study_data.trials[study_data.trials["label"] == label]
         assert list(ours["val_log_loss"]) == list(told["val_log_loss"])
         assert list(ours["l2"]) == list(told["l2"])
         assert list(ours["ended_seconds"]) == list(told["seconds"].cumsum())
         passed = ours["ended"] - pd.Timestamp(job.result["started"])
         assert list(passed.dt.total_seconds()) == list(told["seconds"].cumsum())
-        assert len(evidence.epochs[evidence.epochs["label"] == label]) == told["epochs"].sum()
-    board = evidence.board
+        assert len(study_data.epochs[study_data.epochs["label"] == label]) == told["epochs"].sum()
+    board = study_data.leaderboard
     assert list(board["val_log_loss"]) == sorted(board["val_log_loss"])
-    assert board["val_log_loss"].iloc[0] == evidence.trials["val_log_loss"].min()
+    assert board["val_log_loss"].iloc[0] == study_data.trials["val_log_loss"].min()
     # The loss of every image averages to the job's.
-    losses = evidence.losses()
+    losses = study_data.losses()
     assert losses.shape == (200, 4)
     np.testing.assert_allclose(losses.mean(), board.set_index("label")["val_log_loss"][losses.columns], rtol=1e-12)
 
@@ -51,11 +51,11 @@ def test_failed_running_waiting_and_lost_jobs_have_a_row_each(study):
     (study / "lost").mkdir()
     plan = read_json(study / "study.json")["jobs"]
     write_plan(study, [*plan, "b-light-a-none", "b-light-b-none", "lost"], [])
-    evidence = read_evidence([study])
+    study_data = read_study_data([study])
     # A failed trial cannot win.
-    assert evidence.trials["val_log_loss"].isna().sum() == 1
-    assert "nan" in evidence.trials.set_index(["job", "trial"]).loc[("b-light-a-none", "2"), "error"]
-    board = evidence.board.set_index("job")
+    assert study_data.trials["val_log_loss"].isna().sum() == 1
+    assert "nan" in study_data.trials.set_index(["job", "trial"]).loc[("b-light-a-none", "2"), "error"]
+    board = study_data.leaderboard.set_index("job")
     assert dict(board["status"].value_counts()) == {"ok": 4, "running": 1, "failed": 1, "waiting": 1}
     assert list(board.index[-2:]) == ["lost", "b-light-b-none"]
     running = board.loc["b-light-a-none"]
@@ -72,59 +72,59 @@ def test_failed_running_waiting_and_lost_jobs_have_a_row_each(study):
 def test_a_damaged_file_is_told_and_costs_nothing_else(study, name, content):
     job = study / "mobilenet_v2-light-cosine-none"
     (job / name).write_bytes(content)
-    evidence = read_evidence([study])
-    assert len(evidence.board) == 4
-    assert (evidence.trials["label"] == "mobilenet_v2-none-cosine-none").sum() == 4
-    told = list(evidence.problems) + list(evidence.board["error"].dropna())
+    study_data = read_study_data([study])
+    assert len(study_data.leaderboard) == 4
+    assert (study_data.trials["label"] == "mobilenet_v2-none-cosine-none").sum() == 4
+    told = list(study_data.problems) + list(study_data.leaderboard["error"].dropna())
     assert any(name in sentence for sentence in told), told
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "recipe.json", "predictions.csv", "history.csv"])
 @pytest.mark.parametrize("content", [b"", b"[", b'{"details": {"log_loss": {"size": "x"}}, "config": 3}', b"\xff\xfe"])
 def test_a_damaged_final_model_is_told(study, name, content):
-    assert not read_evidence([study]).finals
+    assert not read_study_data([study]).final_models
     write_final(study, tta=False)
-    evidence = read_evidence([study])
-    assert not evidence.problems
-    assert evidence.finals["night"].metrics["job"] == "mobilenet_v2-light-cosine-none"
-    assert evidence.finals["night"].predictions["p_dog_tta"].isna().all()
+    study_data = read_study_data([study])
+    assert not study_data.problems
+    assert study_data.final_models["night"].metrics["job"] == "mobilenet_v2-light-cosine-none"
+    assert study_data.final_models["night"].predictions["p_dog_tta"].isna().all()
     (study / "best" / name).write_bytes(content)
-    evidence = read_evidence([study])
-    assert any(name in sentence for sentence in evidence.problems)
+    study_data = read_study_data([study])
+    assert any(name in sentence for sentence in study_data.problems)
 
 
 def test_several_studies_are_told_apart(study, tmp_path):
     other = write_study(tmp_path / "elsewhere" / "night", trials=2)
-    evidence = read_evidence([study, other])
-    assert len(evidence.jobs) == 8
-    assert evidence.board["label"].is_unique
-    assert set(evidence.board["study"]) == {f"{tmp_path.name}/night", "elsewhere/night"}
+    study_data = read_study_data([study, other])
+    assert len(study_data.jobs) == 8
+    assert study_data.leaderboard["label"].is_unique
+    assert set(study_data.leaderboard["study"]) == {f"{tmp_path.name}/night", "elsewhere/night"}
     with pytest.raises(UserError, match="given twice"):
-        read_evidence([study, study / ".." / "night"])
+        read_study_data([study, study / ".." / "night"])
 
 
 def test_only_jobs_on_the_same_images_are_compared(study):
     write_job(study, {**CHOICES, "schedule": "z"}, digest="e" * 64, skill=1.0)
-    evidence = read_evidence([study])
-    assert len(evidence.comparable()) == 4
-    assert "b-light-z-none" not in evidence.comparable()
+    study_data = read_study_data([study])
+    assert len(study_data.comparable()) == 4
+    assert "b-light-z-none" not in study_data.comparable()
 
 
 def test_results_without_what_came_later_are_read(study):
     for file in study.glob("*/result.json"):
         result = read_json(file)
         write_json(file, {key: value for key, value in result.items() if key in ("status", "choices", "best_trial")})
-    evidence = read_evidence([study])
-    assert evidence.board["val_log_loss"].notna().all()
-    assert evidence.trials["ended"].isna().all()
-    assert evidence.board["trials_planned"].isna().all()
+    study_data = read_study_data([study])
+    assert study_data.leaderboard["val_log_loss"].notna().all()
+    assert study_data.trials["ended"].isna().all()
+    assert study_data.leaderboard["trials_planned"].isna().all()
 
 
 def test_a_folder_that_is_no_study_is_a_mistake(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
-        read_evidence([tmp_path / "nothing"])
+        read_study_data([tmp_path / "nothing"])
     with pytest.raises(UserError, match="no job"):
-        read_evidence([tmp_path])
+        read_study_data([tmp_path])
 
 
 def test_hostile_texts_are_cleaned_where_they_are_read(study):
@@ -141,35 +141,40 @@ def test_hostile_texts_are_cleaned_where_they_are_read(study):
     write_final(study)
     metrics = read_json(study / "best" / "metrics.json")
     write_json(study / "best" / "metrics.json", metrics | {"job": evil, "details": {evil: {}}})
-    evidence = read_evidence([study])
+    study_data = read_study_data([study])
     label = r"?e?\udcff"
-    assert set(evidence.choices) == {*CHOICES, one_line}
-    row = evidence.board.set_index("label").loc[label]
+    assert set(study_data.choices) == {*CHOICES, one_line}
+    row = study_data.leaderboard.set_index("label").loc[label]
     assert (row["job"], row["schedule"], row[one_line], row["error"]) == (label, one_line, one_line, lines)
-    assert evidence.jobs[label].result["config"]["tags"] == [one_line]
-    assert "l?2" in evidence.trials
-    assert "l?2" in evidence.hyperparameters
-    assert evidence.trials.loc[evidence.trials["label"] == label, "error"].iloc[1] == lines.replace(r"\udcff", "")
-    assert evidence.epochs["label"].eq(label).any()
-    assert list(evidence.predictions[label]["id"][:3]) == ["nan", "<script>", "1,2"]
-    assert (evidence.finals["night"].metrics["job"], *evidence.finals["night"].metrics["details"]) == (one_line,) * 2
+    assert study_data.jobs[label].result["config"]["tags"] == [one_line]
+    assert "l?2" in study_data.trials
+    assert "l?2" in study_data.hyperparameters
+    assert study_data.trials.loc[study_data.trials["label"] == label, "error"].iloc[1] == lines.replace(r"\udcff", "")
+    assert study_data.epochs["label"].eq(label).any()
+    assert list(study_data.predictions[label]["id"][:3]) == ["nan", "<script>", "1,2"]
+    assert (study_data.final_models["night"].metrics["job"], *study_data.final_models["night"].metrics["details"]) == (
+        one_line,
+    ) * 2
     # A command names the folder as it is.
-    assert evidence.jobs[label].folder.is_dir()
+    assert study_data.jobs[label].folder.is_dir()
 
 
 def test_a_choice_that_only_one_job_was_told_is_none_that_all_share(tmp_path):
     study = tmp_path / "night"
     write_job(study, {**CHOICES, "schedule": "a"}, name="a", epochs=3)
     write_job(study, {**CHOICES, "schedule": "a", "fit.epochs": "2e0"}, name="b", epochs=2)
-    evidence = read_evidence([study])
-    assert evidence.varied_choices == ("fit.epochs",)
-    assert dict(zip(evidence.board["job"], evidence.board["fit.epochs"], strict=True)) == {"a": "3", "b": "2"}
-    assert dict(zip(evidence.trials["job"], evidence.trials["fit.epochs"], strict=True)) == {"a": "3", "b": "2"}
-    assert "fit.epochs" not in evidence.shared_choices
-    assert evidence.shared_choices["schedule"] == "a"
+    study_data = read_study_data([study])
+    assert study_data.varied_choices == ("fit.epochs",)
+    assert dict(zip(study_data.leaderboard["job"], study_data.leaderboard["fit.epochs"], strict=True)) == {
+        "a": "3",
+        "b": "2",
+    }
+    assert dict(zip(study_data.trials["job"], study_data.trials["fit.epochs"], strict=True)) == {"a": "3", "b": "2"}
+    assert "fit.epochs" not in study_data.shared_choices
+    assert study_data.shared_choices["schedule"] == "a"
     # What nothing tells of one of them is not shared either; a lost job tells nothing of any.
     write_job(study, {**CHOICES, "schedule": "a", "space": "wide"}, name="c")
     (study / "lost").mkdir()
     (study / "lost" / "result.json").write_text("{")
-    evidence = read_evidence([study])
-    assert set(evidence.shared_choices) == set(CHOICES)
+    study_data = read_study_data([study])
+    assert set(study_data.shared_choices) == set(CHOICES)
