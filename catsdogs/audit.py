@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from catsdogs.base.errors import UserError, exit_status_of
-from catsdogs.base.files import check_beside, check_page
+from catsdogs.base.files import check_page, check_tables_folder
 from catsdogs.base.text import sanitize_line
 from catsdogs.config.locations import add_cache_option
 
@@ -30,7 +30,7 @@ def _audit(arguments: Sequence[str] | None = None) -> int:
 
     check_page(options.output, "audit")
     tables = {f"{name}.csv" for name in TITLES}
-    check_beside(options.output, options.output.with_suffix(""), lambda there: there <= tables)
+    check_tables_folder(options.output, options.output.with_suffix(""), lambda there: there <= tables)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = open_images(options.images, options.cache)
     test_folder = None if options.test is None else open_images(options.test, options.cache)

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import inert, quoted
+from catsdogs.base.text import escape_interpolations, quoted
 from catsdogs.config.compose import resolved, with_overrides
 from catsdogs.config.saved_config import check_builder, is_trusted, named_builders, saved_config
 from catsdogs.config.schema import RetrainConfig, validated
@@ -91,7 +91,7 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
             added.append(f"study={quoted(study)}")
         job = _chosen_job(Path(studies) / study, wanted.get("job"))
         chosen_trial(job, wanted.get("trial"))
-        saved = OmegaConf.create(inert(saved_config(job.result["config"])))
+        saved = OmegaConf.create(escape_interpolations(saved_config(job.result["config"])))
         if "job" not in wanted:
             added.append(f"job={quoted(job.name)}")
     elif not (parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion):

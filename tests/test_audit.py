@@ -217,9 +217,9 @@ def test_again_in_its_own_place(made, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("existing", "told"),
     [
-        ("mine.html", "is not from catsdogs-audit"),
-        ("mine/notes.txt", "where other files are"),
-        ("mine", "where other files are"),
+        ("mine.html", "was not written by catsdogs-audit"),
+        ("mine/notes.txt", "already exists with other files"),
+        ("mine", "already exists with other files"),
     ],
 )
 def test_nothing_of_others_is_overwritten(tmp_path, existing, told):

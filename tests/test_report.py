@@ -101,7 +101,7 @@ def test_a_folder_of_the_users_where_the_tables_would_lie_is_kept(study, command
     mine.write_text("mine")
     status, _, err = command(study, study.with_name("t"))
     assert status == 2
-    assert "where other files are" in err
+    assert "already exists with other files" in err
     assert [path.name for path in mine.parent.iterdir()] == ["trials.csv"]
     assert mine.read_text() == "mine"
 
@@ -169,7 +169,7 @@ def test_a_damaged_result_and_no_result_are_no_crash(tmp_path, study, command, q
         (("multirun/s", "--output", "multirun/s.html"), ["multirun/s.html", "tables", "--output"]),
         (("multirun/s", "--output", "file.txt/x.html"), ["file.txt", "--output"]),
         (("multirun/s", "--output", "file.txt/x.html", "--watch"), ["file.txt", "--output"]),
-        (("multirun/s", "--output", "mine.html"), ["mine.html", "not from catsdogs-report"]),
+        (("multirun/s", "--output", "mine.html"), ["mine.html", "was not written by catsdogs-report"]),
         (("--watch", "multirun/s"), ["--watch multirun/s", "seconds"]),
         (("multirun/s", "--watch", "0"), ["--watch 0", "at least 1"]),
         (("--tensorboard", "multirun/s"), ["no study"]),

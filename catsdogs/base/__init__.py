@@ -1,4 +1,4 @@
-"""What any Python program needs: errors, atomic files, typed records of files, text, processes, time and machine.
+"""General utilities: errors, atomic files, typed records of files, text, processes, time and machine.
 
-In: values and paths. Out: files, messages, facts about this process. Nothing here knows what an image is.
+Input: values and paths. Output: files, messages, facts about this process. Nothing here depends on images.
 """

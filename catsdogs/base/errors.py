@@ -1,4 +1,4 @@
-"""What a user can do something about."""
+"""User errors."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable
 
 
 class UserError(Exception):
-    """A mistake that the user can mend.
+    """Error caused by user input: configuration, files or command line.
 
-    Its text is one sentence that names the thing, the value and the remedy. Commands print it and exit with status 2.
+    The text is one line, `KEY=VALUE: problem; fix`. Commands print it and exit with status 2.
     """
 
 
 def first_line(message: object) -> str:
-    """Of a message; of an exception that says nothing, its kind."""
+    """Return the first line of a message, or the type of an exception without text."""
     return str(message).strip().split("\n", 1)[0].strip() or type(message).__name__
 
 
 def exit_status_of(command: Callable[[], int]) -> int:
-    """Run a plain command line; tell a `UserError` in one sentence and turn it into exit status 2."""
+    """Run a command and return its exit status; print a `UserError` and return 2."""
     try:
         return command()
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Values -> files. Everything is written to a temporary name and moved into place, so no reader meets half a file."""
+"""Atomic files: written under a temporary name and moved into place, so no reader sees a partial file."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from catsdogs.base.errors import UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; on success move it to `path`, on failure remove it.
+    """Yield a temporary path next to `path`; on success move it to `path`, on failure remove it.
 
-    The suffix is kept, because Keras and NumPy choose the format by it.
+    The suffix is kept because Keras and NumPy choose the format by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem[:80]}-", suffix="".join(path.suffixes[-2:]), dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        # mkstemp makes files that only their owner reads; results are for whoever may read the folder.
+        # mkstemp makes files that only the owner can read; results must be readable by every user of the folder.
         temporary.chmod(0o644)
         yield temporary
-        # Without it a power cut may leave the new name on an empty file.
-        # Open for writing, as Windows asks for.
+        # Without fsync, a power failure may leave the new name on an empty file.
+        # Windows requires the file to be open for writing.
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -44,7 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Not every system and file system can do that for a folder; the file itself is whole without it.
+    # Some systems and file systems cannot sync a folder; the file itself is complete without it.
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -54,10 +54,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path, names: Collection[str], older_than_seconds: float = 0.0) -> None:
-    """Remove what killed processes left of files of these names; nobody may be writing them.
+    """Remove temporary files of these names that killed processes left; no process may be writing them.
 
     Args:
-        older_than_seconds: younger ones stay, where somebody may be writing them at this moment.
+        older_than_seconds: minimum age; keeps the files that another process may be writing now.
     """
     prefixes = tuple(f".{Path(name).stem}-" for name in names)
     for path in folder.iterdir():
@@ -67,13 +67,13 @@ def remove_temporaries(folder: Path, names: Collection[str], older_than_seconds:
 
 
 def free_bytes(folder: Path) -> int:
-    """Of the disk that a folder is on, or will be."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(there).free
+    """Return the free bytes of the disk that holds a folder, which need not exist yet."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
 
 
 def binary_size(count: float) -> str:
-    """`12 bytes`, `1.0 KiB`, `3.5 GiB`."""
+    """Format a size: `12 bytes`, `1.0 KiB`, `3.5 GiB`."""
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
@@ -82,7 +82,7 @@ def binary_size(count: float) -> str:
 
 
 def free_name(path: Path) -> Path:
-    """The first of `path.1`, `path.2`, ... that does not exist, for what is kept of earlier runs."""
+    """Return the first of `path.1`, `path.2`, ... that does not exist; earlier runs are kept under these names."""
     number = 1
     while (candidate := path.with_name(f"{path.name}.{number}")).exists():
         number += 1
@@ -90,70 +90,75 @@ def free_name(path: Path) -> Path:
 
 
 def check_page(output: Path, kind: str) -> None:
-    """Before anything long: a page must not replace what is none.
+    """Check, before any long work, that writing a page does not overwrite another file.
 
     Args:
-        kind: `report`, `audit`: what its title ends with.
+        kind: `report` or `audit`, the end of the page's title.
 
     Raises:
-        UserError: this cannot be the name of a page, or another file has it.
+        UserError: the name is not that of an HTML file, or a file that is not such a page has it.
     """
     if output.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--output {output}: the page is HTML; name it {shlex.quote(f'{output}.html')}")
+        raise UserError(f"--output {output}: not an HTML file name; use {shlex.quote(f'{output}.html')}")
     if output.is_dir():
-        raise UserError(f"--output {output}: this is a folder; name a file in it")
+        raise UserError(f"--output {output}: is a folder; use the path of a file in it")
     if output.exists() and f": catsdogs {kind}</title>".encode() not in output.read_bytes()[:8192]:
         raise UserError(
-            f"--output {output}: this file is not from catsdogs-{kind}, and is kept; choose another --output=FILE"
+            f"--output {output}: already exists and was not written by catsdogs-{kind}; use another --output=FILE"
         )
 
 
-def check_beside(output: Path, beside: Path, ours: Callable[[set[str]], bool]) -> None:
-    """The tables of a page go into the folder `beside` it, which must be empty, or `ours` by the names of its files.
+def check_tables_folder(output: Path, folder: Path, is_own: Callable[[set[str]], bool]) -> None:
+    """Check that the folder for the tables of a page is empty or was written by catsdogs.
+
+    Args:
+        is_own: whether catsdogs wrote a folder with these file names.
 
     Raises:
-        UserError: it is not.
+        UserError: the folder has other files.
     """
-    there = {file.name for file in beside.iterdir()} if beside.is_dir() else {""} if beside.exists() else set()
-    if there and not ours(there):
+    names = {file.name for file in folder.iterdir()} if folder.is_dir() else {""} if folder.exists() else set()
+    if names and not is_own(names):
         raise UserError(
-            f"--output {output}: its tables would be written into {beside}, where other files are; choose another "
-            "--output=FILE"
+            f"--output {output}: its tables folder {folder} already exists with other files; use another --output=FILE"
         )
 
 
-# The name of a file need not be UTF-8. Python reads such bytes as halves of characters, which are written as escapes.
+# File names need not be UTF-8. Python decodes such bytes to surrogates, which are written as escapes.
 _ERRORS: Final = "backslashreplace"
 
 
-def unicode(text: str) -> str:
-    """With escapes for what is not Unicode, which neither tables nor pages can hold."""
+def escape_surrogates(text: str) -> str:
+    """Replace surrogates by escapes, since neither tables nor pages can contain them."""
     return text.encode("utf-8", _ERRORS).decode("utf-8")
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors=_ERRORS)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON that every reader accepts: NaN and infinity are refused, so give None for a missing number."""
+    """Write standard JSON atomically; NaN and infinity raise ValueError, so pass None for a missing number."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_npy_header(file: BinaryIO, shape: tuple[int, ...], dtype: str) -> None:
-    """Begin an .npy file, the values of which follow piece by piece, in C order.
+    """Write the header of an .npy file; the values follow in pieces, in C order.
 
-    By plain writes, not a memory map: a map on a disk that fills up kills the process instead of raising an error.
+    A memory map would kill the process on a full disk; a plain write raises an error.
     """
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
 
 
 def read_json(path: Path) -> Any:
+    """Return the content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table atomically as CSV, without its index."""
     with replacing(path) as temporary:
         frame.to_csv(temporary, index=False, encoding="utf-8", errors=_ERRORS, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""SIGTERM, as batch systems and `kill` send it, ends a command as Ctrl-C does: what is finished is kept."""
+"""SIGTERM, sent by batch systems and `kill`, stops a command like Ctrl-C: finished work is kept."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, NoReturn
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was asked to end by SIGTERM."""
+    """The process received SIGTERM."""
 
 
 def exit_status(stop: KeyboardInterrupt) -> int:
-    """As a shell tells it: 128 and the number of the signal."""
+    """Return the exit status of a shell for the signal: 128 plus its number."""
     return 128 + int(signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Raise `Terminated` where SIGTERM arrives, unless somebody else handles that signal already."""
+    """Raise `Terminated` on SIGTERM, unless another handler is installed."""
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return

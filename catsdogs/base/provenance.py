@@ -1,4 +1,4 @@
-"""What numbers were made with: versions of packages, the machine, the time. No path and no host name."""
+"""Provenance of results: package versions, machine, time. Contains no paths and no host names."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ VERSIONS_OF = (
 
 
 def utc_timestamp() -> str:
-    """ISO 8601 in UTC, whole seconds."""
+    """Return the current time: ISO 8601, UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def parse_timestamp(text: Any) -> datetime.datetime | None:
-    """The time that `now`, or an earlier version, wrote; with a time zone. None if it tells none."""
+    """Return a time written by `utc_timestamp` or an earlier version, with time zone; None if it cannot be parsed."""
     try:
-        told = datetime.datetime.fromisoformat(str(text))
+        time = datetime.datetime.fromisoformat(str(text))
     except ValueError:
         return None
-    return told if told.tzinfo else told.replace(tzinfo=datetime.UTC)
+    return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that can change the numbers; those that are not installed are left out."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages in `VERSIONS_OF`."""
+    installed = {"python": platform.python_version()}
     for name in VERSIONS_OF:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def machine(accelerators: list[str] | None = None) -> dict[str, Any]:
-    """What this process runs on.
+    """Describe the machine.
 
-    Keys: `system`, `architecture`, `processor`; `cores` that the process may use; `memory_bytes` of the whole machine
-    (None: the system does not tell); `accelerators`, as they are given.
+    Keys: `system`, `architecture`, `processor`; `cores` available to the process; `memory_bytes` of the machine, None
+    if unknown; `accelerators`.
 
     Args:
-        accelerators: as `devices.accelerators` names them; None: Keras is not loaded, and loading it takes seconds.
+        accelerators: names from `devices.accelerators`, or None if Keras is not loaded (loading takes seconds).
     """
     return {
         "system": platform.system(),
@@ -85,5 +85,5 @@ def _memory_bytes() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):
-        # Not every system knows these names.
+        # Some systems do not define these names.
         return None

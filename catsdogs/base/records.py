@@ -1,7 +1,7 @@
-"""Files of a study <-> values: a typed record for every JSON file, declared columns for every table.
+"""Typed records for JSON files and declared columns for CSV files.
 
-What is read was written by any version, or by somebody else. A file is not there, it is what was declared, or it is
-`Damaged`; nothing behind this module asks again. What is not declared is kept as it is: keys and columns are added.
+Files may come from any version, or from other users. A file is missing, matches its declaration, or raises
+`CorruptedFile`; callers need no further checks. Undeclared keys and columns are kept unchanged.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ from catsdogs.base.files import read_json
 
 
 class CorruptedFile(UserError):
-    """A file does not hold what it should.
+    """A file does not match its declaration.
 
     Attributes:
-        reason: which key or column, and its value.
+        reason: the key or column, and its value.
     """
 
     def __init__(self, file: Path, reason: str) -> None:
-        super().__init__(f"{file}: it is damaged ({reason})")
+        super().__init__(f"{file}: corrupted ({reason})")
         self.reason = reason
 
 
-# Parts that a file may lack, or have as null.
+# Parts that may be missing or null.
 T = TypeVar("T")
 Part = Annotated[dict[str, T], BeforeValidator(lambda part: part or {}), Field(default_factory=dict)]
 Listed = Annotated[list[T], BeforeValidator(lambda part: part or []), Field(default_factory=list)]
 
 
 class Record(BaseModel):
-    """A JSON file, or a part of one."""
+    """JSON file, or a part of one."""
 
     model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
-        """None: it is not there.
+        """Return the record, or None if the file is missing.
 
         Raises:
-            Damaged: it is no JSON, or a key has not the value that it should have.
+            CorruptedFile: the file is not JSON, or a value has the wrong type.
         """
         try:
-            # By Python: pydantic's own parser refuses the halves of characters that stand for bytes of a file's name.
+            # Parsed by Python: pydantic's parser refuses the surrogates of file names that are not UTF-8.
             return cls.model_validate(read_json(file))
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -64,21 +64,21 @@ class Record(BaseModel):
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV file.
+    """CSV file.
 
     Attributes:
-        columns: name -> str, int or float, where nothing is NaN.
-        optional: those that not every version wrote.
+        columns: type of each column: str, int or float (NaN if the cell is empty).
+        optional: columns that some versions did not write.
     """
 
     columns: Mapping[str, type]
     optional: Collection[str] = ()
 
     def read(self, file: Path) -> pd.DataFrame | None:
-        """Its rows, other columns as pandas reads them; None: it is not there.
+        """Return the rows, with undeclared columns as pandas reads them, or None if the file is missing.
 
         Raises:
-            Damaged: its end or a column is missing, or a value is not of its type.
+            CorruptedFile: the file is truncated, a column is missing, or a value has the wrong type.
         """
         try:
             content = file.read_bytes()
@@ -87,9 +87,9 @@ class Table:
         except OSError as error:
             raise CorruptedFile(file, str(error.strerror)) from error
         if not content.endswith(b"\n"):
-            raise CorruptedFile(file, "its end is missing")
+            raise CorruptedFile(file, "truncated")
         try:
-            # Texts as they are written: one may be `nan`, and a name `007`.
+            # Keep texts unchanged: one may be `nan`, and a name `007`.
             texts = {name: str for name, kind in self.columns.items() if kind is str}
             table = pd.read_csv(io.BytesIO(content), dtype=texts, na_values=[""], keep_default_na=False)
             table = table.fillna(dict.fromkeys(texts, ""))
@@ -97,14 +97,17 @@ class Table:
             raise CorruptedFile(file, " ".join(str(error).split())) from error
         missing = [name for name in self.columns if name not in table and name not in self.optional]
         if missing:
-            raise CorruptedFile(file, f"it lacks {', '.join(missing)}")
+            raise CorruptedFile(file, f"missing columns: {', '.join(missing)}")
         for name, kind in self.columns.items():
             if name in table and kind is not str:
                 numbers = pd.to_numeric(table[name], errors="coerce")
-                # Above 2^53 not every whole number is a float.
-                whole = (numbers % 1 == 0) & (numbers.abs() < 2**53)
-                wrong = ~whole if kind is int else numbers.isna() & table[name].notna()
+                # Above 2^53 not every integer is a float.
+                integer = (numbers % 1 == 0) & (numbers.abs() < 2**53)
+                wrong = ~integer if kind is int else numbers.isna() & table[name].notna()
                 if wrong.any():
-                    raise CorruptedFile(file, f"{name}={table[name][wrong].iloc[0]} is no number")
+                    raise CorruptedFile(
+                        file,
+                        f"{name}={table[name][wrong].iloc[0]}: expected {'an integer' if kind is int else 'a number'}",
+                    )
                 table[name] = numbers.astype(kind)
         return table

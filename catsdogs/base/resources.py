@@ -1,4 +1,4 @@
-"""What is not the fault of hyperparameters: disk or memory that runs out, and mistakes of ours."""
+"""Detect errors that do not depend on hyperparameters: out of disk, out of memory, programming errors."""
 
 from __future__ import annotations
 
@@ -10,77 +10,85 @@ from pathlib import Path
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import binary_size, free_bytes
 
-# What a job writes at the least: tables and logs in the study, unpacked images and pixels in the cache.
+# Minimum that a job writes: tables and logs in the study, unpacked images and pixels in the cache.
 LEAST_FREE_BYTES = 200 * 2**20
 
 _MEMORY = re.compile(r"RESOURCE_EXHAUSTED|CUDA_ERROR_OUT_OF_MEMORY|std::bad_alloc|failed to allocate memory")
-# As the threads of TensorFlow tell what happened in Python.
+# Text of Python errors raised in threads of TensorFlow.
 _DISK = re.compile(r"No space left on device|Disk quota exceeded")
 _LIBRARIES = ("tensorflow", "jax", "jaxlib", "openvino")
 
-# Mistakes of a program: every further trial would only make the same one.
-_MISTAKES = (TypeError, AttributeError, NameError, ImportError, LookupError, AssertionError, NotImplementedError)
-# As TensorFlow tells one that happened in Python in one of its threads.
-_MISTAKES_TOLD = re.compile(
+# Programming errors: every other trial would fail in the same way.
+_BUGS = (
+    TypeError,
+    AttributeError,
+    NameError,
+    ImportError,
+    LookupError,
+    AssertionError,
+    NotImplementedError,
+)
+# Text of a programming error raised in a thread of TensorFlow.
+_BUG_TEXT = re.compile(
     r"\b(TypeError|AttributeError|NameError|ImportError|ModuleNotFoundError|KeyError|IndexError|AssertionError"
     r"|NotImplementedError): .*\s+Traceback \(most recent call last\)"
 )
 
 
 class OutOfResources(Exception):
-    """Disk or memory ran out. No other trial would do better, so the job stops, and can be continued."""
+    """Disk or memory ran out. Every other trial would fail too, so the job stops; it can be resumed."""
 
 
 def as_out_of_resources(error: BaseException) -> OutOfResources | None:
-    """What an exception says of disk or memory, in one sentence; None if it is about something else."""
+    """Return the out-of-disk or out-of-memory error behind an exception, or None."""
     for one in _chain(error):
         if isinstance(one, OutOfResources):
             return one
         library = (type(one).__module__ or "").partition(".")[0]
-        told = str(one) if library in _LIBRARIES or type(one) is RuntimeError else ""
-        if (isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT)) or _DISK.search(told):
+        text = str(one) if library in _LIBRARIES or type(one) is RuntimeError else ""
+        if (isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT)) or _DISK.search(text):
             where = f" while writing {one.filename}" if isinstance(one, OSError) and one.filename else ""
             return OutOfResources(
-                f"out of disk{where}: what is finished is kept; free some space, and the same command goes on"
+                f"out of disk{where}: finished trials are saved; free disk space, then run the same command to resume"
             )
-        if isinstance(one, MemoryError) or type(one).__name__ == "ResourceExhaustedError" or _MEMORY.search(told):
+        if isinstance(one, MemoryError) or type(one).__name__ == "ResourceExhaustedError" or _MEMORY.search(text):
             return OutOfResources(
-                "out of memory: what is finished is kept; end other programs, or choose a smaller fit.batch_size, "
-                "backbone or space in another study, and give the command again"
+                "out of memory: finished trials are saved; close other programs, or start a new study with a smaller "
+                "fit.batch_size, backbone or space"
             )
     return None
 
 
 def raise_if_fatal(error: Exception) -> None:
-    """Return where an error is one of these hyperparameters, and another trial may do better.
+    """Raise if the error would affect every trial; return if it may be caused by this trial's hyperparameters.
 
     Raises:
-        Exhausted: disk or memory ran out.
-        Exception: the error itself, where a program makes it and no hyperparameters do.
+        OutOfResources: disk or memory ran out.
+        Exception: the error itself, if it is a programming error.
     """
     ran_out = as_out_of_resources(error)
     if ran_out is not None:
         raise ran_out from error
-    if isinstance(error, _MISTAKES) or _MISTAKES_TOLD.search(str(error)):
+    if isinstance(error, _BUGS) or _BUG_TEXT.search(str(error)):
         raise error
 
 
 def check_free_space(study: Path, cache: Path) -> None:
-    """Refuse, by a UserError, to start where the disk is as good as full."""
-    for what, folder, remedy in (
-        ("study", study, "choose another with studies=FOLDER"),
-        ("cache", cache, "set CATSDOGS_CACHE to another, or see `python -m catsdogs.cache`"),
+    """Raise a `UserError` if the disk of the study or of the cache is almost full."""
+    for what, folder, fix in (
+        ("study", study, "use another with studies_dir=FOLDER"),
+        ("cache", cache, "set CATSDOGS_CACHE to another folder, or run `python -m catsdogs.cache`"),
     ):
         free = free_bytes(folder)
         if free < LEAST_FREE_BYTES:
             raise UserError(
-                f"{what} folder {folder}: {binary_size(free)} are free on its disk, and a job needs "
-                f"{binary_size(LEAST_FREE_BYTES)} to start; free some, or {remedy}"
+                f"{what} folder {folder}: {binary_size(free)} free, but a job needs at least "
+                f"{binary_size(LEAST_FREE_BYTES)}; free disk space, or {fix}"
             )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and those that it came of."""
+    """Yield an exception and its causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,4 +1,4 @@
-"""Texts for people, and texts as Hydra's command line takes them."""
+"""Texts for people, and texts in the syntax of Hydra's command line."""
 
 from __future__ import annotations
 
@@ -9,61 +9,64 @@ from typing import Any
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 _NUMBER = re.compile(r"[+-]?([\d_]*\.?[\d_]*(e[+-]?[\d_]+)?|inf|nan)", re.IGNORECASE)
-# A word of a value: in quotes, or up to the next comma or bracket.
+# One word of a value: quoted, or up to the next comma or bracket.
 _WORD = re.compile(r"""\s*("(\\.|[^"\\])*"|'(\\.|[^'\\])*'|(\\.|[^\\,()\[\]'"])+?)\s*(?=[,()\[\]]|\Z)""")
 _SWITCHES = {"true", "false"}
 
 
-def inert(value: Any) -> Any:
-    """Plain data as OmegaConf has to be given it, to find no interpolation in its texts."""
+def escape_interpolations(value: Any) -> Any:
+    """Escape `${` in plain data, so that OmegaConf interpolates nothing."""
     if isinstance(value, dict):
-        return {key: inert(one) for key, one in value.items()}
+        return {key: escape_interpolations(one) for key, one in value.items()}
     if isinstance(value, list):
-        return [inert(one) for one in value]
+        return [escape_interpolations(one) for one in value]
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value) if isinstance(value, str) else value
 
 
 def quoted(text: str) -> str:
-    """As a value, or an element of a list, in quotes where Hydra would read something else without.
+    """Quote a value, or an element of a list, if Hydra would otherwise read something else.
 
-    Hydra's grammar: a backslash stands for itself but before a quote; OmegaConf takes `${` for an interpolation unless
-    a backslash stands before it.
+    In Hydra's grammar a backslash is literal except before a quote; for OmegaConf, `${` starts an interpolation unless
+    a backslash precedes it.
     """
     if _PLAIN.fullmatch(text) and not _NUMBER.fullmatch(text) and text.lower() not in {"null", *_SWITCHES}:
         return text
-    text = re.sub(r'(\\*)"', lambda match: match[1] * 2 + r"\"", inert(text))
+    text = re.sub(r'(\\*)"', lambda match: match[1] * 2 + r"\"", escape_interpolations(text))
     return '"' + re.sub(r"(\\+)\Z", lambda match: match[1] * 2, text) + '"'
 
 
 def quote_numbers(value: str) -> str:
-    """A value of Hydra's command line with quotes around every word that would be a number, or true or false."""
+    """Quote every word of a value that Hydra would read as a number, true or false."""
 
-    def mended(word: re.Match[str]) -> str:
-        other = _NUMBER.fullmatch(word[1]) or word[1].lower() in _SWITCHES
-        return f'"{word[1]}"' if other else word[0]
+    def quote(word: re.Match[str]) -> str:
+        typed = _NUMBER.fullmatch(word[1]) or word[1].lower() in _SWITCHES
+        return f'"{word[1]}"' if typed else word[0]
 
-    return _WORD.sub(mended, value)
+    return _WORD.sub(quote, value)
 
 
-def sanitize_line(text: str, kept: str = "") -> str:
-    """In one line, with a question mark for every control character that a hostile or unlucky name would bring.
+def sanitize_line(text: str, keep: str = "") -> str:
+    """Replace line ends and control characters by question marks; file names may contain them.
 
     Args:
-        kept: characters that stay all the same.
+        keep: characters that are not replaced.
     """
-    # Categories C: control, format (which turns the direction of writing), half of a character; Zl, Zp: line ends.
+    # Categories C: control, format (such as writing direction), surrogates; Zl, Zp: line ends.
     control = ("C", "Zl", "Zp")
-    return "".join(c if c in kept or not unicodedata.category(c).startswith(control) else "?" for c in text)
+    return "".join(c if c in keep or not unicodedata.category(c).startswith(control) else "?" for c in text)
 
 
 def listed(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
-    """Names for a sentence, the first few of them."""
+    """Join the first names for a message; the others are counted."""
     return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def format_duration(seconds: float) -> str:
-    """`42 s`, `12 min`, `3 h 05 min`."""
+    """Format a duration: `42 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+    if minutes < 90:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

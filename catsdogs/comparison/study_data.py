@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import BeforeValidator
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import unicode
+from catsdogs.base.files import escape_surrogates
 from catsdogs.base.provenance import parse_timestamp
 from catsdogs.base.records import CorruptedFile, Part, Record, Table
 from catsdogs.base.text import sanitize_line
@@ -166,7 +166,7 @@ def clean(thing: Any, kept: str = "") -> Any:
     Halves of characters become escapes, control characters question marks; what is told of errors keeps its lines.
     """
     if isinstance(thing, str):
-        return sanitize_line(unicode(re.sub("\r\n?", "\n", thing)), kept)
+        return sanitize_line(escape_surrogates(re.sub("\r\n?", "\n", thing)), kept)
     if isinstance(thing, dict):
         return {clean(str(key)): clean(value, "\n\t" if key in _LONG else "") for key, value in thing.items()}
     return [clean(value) for value in thing] if isinstance(thing, list) else thing

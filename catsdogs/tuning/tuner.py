@@ -23,7 +23,7 @@ import keras_tuner
 import numpy as np
 import pandas as pd
 
-from catsdogs.base.files import unicode, write_text
+from catsdogs.base.files import escape_surrogates, write_text
 from catsdogs.base.provenance import utc_timestamp
 from catsdogs.base.resources import raise_if_fatal
 from catsdogs.config.schema import SearchConfig
@@ -141,7 +141,7 @@ class Search:
         except Exception as error:
             self.check_others_may_do(error)
             # A file name that is no UTF-8 may be part of it.
-            trial.status, trial.message = "FAILED", unicode(traceback.format_exc())
+            trial.status, trial.message = "FAILED", escape_surrogates(traceback.format_exc())
             write_text(self._errors / f"{trial.trial_id}.txt", trial.message)
             told = trial.message.strip().splitlines()[-1]
             log.warning("trial %s failed: %s", trial.trial_id, told)

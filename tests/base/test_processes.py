@@ -1,4 +1,4 @@
-"""Shares of the machine, on a made-up one of eight processors."""
+"""Shares of a simulated machine with eight processors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def machine(monkeypatch, tmp_path):
     return make
 
 
-def test_a_single_process_has_the_whole_machine(machine):
+def test_a_single_process_uses_all_processors(machine):
     machine(2)
     assert processes.share_of_machine(1, 0, None) == {}
     assert processes.thread_limit() is None
@@ -44,7 +44,7 @@ def test_a_single_process_has_the_whole_machine(machine):
 
 
 @pytest.mark.parametrize("name", processes._SET_BY_OTHERS)
-def test_a_limit_that_somebody_set_is_heeded(machine, monkeypatch, name):
+def test_a_thread_limit_of_the_environment_is_used(machine, monkeypatch, name):
     machine(0)
     monkeypatch.setenv(name, "6")
     assert processes.threads() == 6
@@ -62,7 +62,7 @@ def test_processes_are_spread_over_the_gpus(machine, gpus, visible, slots):
     assert [share.get("CUDA_VISIBLE_DEVICES") for share in shares] == slots
 
 
-def test_a_worker_of_another_launcher_takes_its_share_once(machine, monkeypatch):
+def test_a_worker_of_another_launcher_sets_its_share_once(machine, monkeypatch):
     machine(2)
     loaded = {name: module for name, module in sys.modules.items() if name not in ("tensorflow", "jax")}
     monkeypatch.setattr(sys, "modules", loaded)
@@ -74,7 +74,7 @@ def test_a_worker_of_another_launcher_takes_its_share_once(machine, monkeypatch)
     assert job(OmegaConf.create()) == 0.5
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == os.environ["OPENCV_FOR_THREADS_NUM"] == "4"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
-    # Its next job has another number, and the libraries have started on that GPU.
+    # The next job has another number, but the libraries already use that GPU.
     loaded["tensorflow"] = sys
     hydra.job.num = 2
     job(OmegaConf.create())
@@ -82,8 +82,8 @@ def test_a_worker_of_another_launcher_takes_its_share_once(machine, monkeypatch)
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(3, "3 3"), (0, "1 1")])
-def test_a_process_heeds_its_share_and_has_a_thread_at_least(limit, expected):
-    """TensorFlow does so too: it has a thread `tf_Compute` for every one of its share."""
+def test_a_process_uses_its_share_and_at_least_one_thread(limit, expected):
+    """TensorFlow respects the limit too: it starts one `tf_Compute` thread per thread of the share."""
     code = "import cv2; from catsdogs.base.processes import threads; print(cv2.getNumThreads(), threads())"
     environment = {**os.environ, **processes.share_of_machine(2, 0, limit)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

@@ -20,19 +20,19 @@ from catsdogs.base import provenance
         (5, None),
     ],
 )
-def test_times_of_any_kind_are_read(text, expected):
+def test_timestamps_are_parsed_with_a_time_zone(text, expected):
     assert provenance.parse_timestamp(text) == expected
     since = datetime.datetime.now(datetime.UTC) - provenance.parse_timestamp(provenance.utc_timestamp())
     assert datetime.timedelta(0) <= since < datetime.timedelta(seconds=5)
 
 
-def test_versions_are_those_that_are_installed(monkeypatch):
+def test_versions_of_installed_packages_are_returned(monkeypatch):
     monkeypatch.setattr(provenance, "VERSIONS_OF", ("numpy", "no-such-package"))
     assert provenance.versions() == {"python": platform.python_version(), "numpy": np.__version__}
 
 
-def test_a_machine_has_a_processor_and_the_accelerators_that_are_given(monkeypatch):
-    monkeypatch.setattr(os, "sysconf", lambda name: int(name))  # as where a system does not know the name
+def test_a_machine_has_a_processor_and_the_given_accelerators(monkeypatch):
+    monkeypatch.setattr(os, "sysconf", lambda name: int(name))  # as on a system without these names
     machine = provenance.machine()
     assert machine["processor"]
     assert machine["memory_bytes"] is None

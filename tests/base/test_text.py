@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from catsdogs.base.text import quoted
 
-# What an id can be: the path of a file without its suffix.
+# An id is the path of a file without its suffix.
 _IDS = st.text(st.characters(exclude_categories=("C", "Z")) | st.sampled_from(" '\"\\${}[],:=()%"), min_size=1)
 
 
@@ -20,7 +20,7 @@ def test_hydra_reads_quoted_ids_back(ids):
     assert OmegaConf.to_container(config, resolve=True)["ignore"] == ids
 
 
-def test_usual_ids_are_not_quoted():
+def test_plain_ids_are_not_quoted():
     assert quoted("cat.123") == "cat.123"
     assert quoted("photos/dog-1_b") == "photos/dog-1_b"
     assert quoted("1") == '"1"'

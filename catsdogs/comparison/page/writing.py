@@ -16,7 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from catsdogs.base.files import check_beside, write_text
+from catsdogs.base.files import check_tables_folder, write_text
 from catsdogs.base.text import quoted
 from catsdogs.comparison.figures import theme
 from catsdogs.comparison.figures.curves import learning_curves
@@ -47,7 +47,7 @@ def write_report(folders: list[Path], output: Path, watching: bool = False, imag
     """
     # A page without a suffix has the name that its folder would have.
     beside = output.with_suffix("") if output.suffix else output.with_name(f"{output.name}-tables")
-    check_beside(output, beside, lambda there: "jobs.csv" in there)
+    check_tables_folder(output, beside, lambda there: "jobs.csv" in there)
     study_data = read_study_data(folders)
     found = findings(study_data, images)
     made = tables(found)
