@@ -102,7 +102,7 @@ class Sides:
             **{key: value for key, value in self._plain.items() if key not in private},
         }
 
-    def decode(self, overrides: list[str]) -> tuple[SearchConfig, Dataset, np.ndarray]:
+    def decode(self, overrides: list[str]) -> tuple[SearchConfig, Dataset, np.memmap]:
         """Unpack, catalogue and decode into the cache, in nobody's time, what a search with these overrides will read.
 
         Returns:
@@ -121,6 +121,7 @@ class Sides:
             config = to_search_config(compose("search", overrides=[*self._overrides, "study=benchmark", *overrides]))
         dataset = load_dataset(config.data, self._cache, config.split)
         array = pixels(dataset.rows, dataset.root, config.backbone.image_size, self._cache)
+        assert isinstance(array, np.memmap)
         self._prepared = set(self._cache.rglob("*"))
         return config, dataset, array
 

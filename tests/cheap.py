@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,10 +61,10 @@ class Job:
     """
 
     def __init__(self, monkeypatch, folder: Path):
-        self.trained = []
-        self.before = lambda training: None
+        self.trained: list[tuple[int, int]] = []
+        self.before: Callable[[int], object] = lambda training: None
         self.labels = np.arange(IMAGES) % 2
-        features = SimpleNamespace(
+        features: Any = SimpleNamespace(
             problem=None,
             views=1,
             at=lambda cut: None,
@@ -95,7 +97,23 @@ class Job:
         monkeypatch.setattr("catsdogs.training.execution.train", self.train)
         monkeypatch.setattr("catsdogs.tuning.tuner.Search._predictions", self.predictions)
 
-    def train(self, model, views, labels, fold, fit, seed, first_epoch, epochs, listener, distinct):
+    def reset(self) -> None:
+        """Raise no more, and count trainings from 0."""
+        self.before = lambda training: None
+        self.trained.clear()
+
+    def fail(self, training: int, error: BaseException | type[BaseException]) -> None:
+        """Raise before every epoch of this training."""
+
+        def before(number: int) -> None:
+            if number == training:
+                raise error
+
+        self.before = before
+
+    def train(self, model, views, labels, fold, fit, *course):
+        """As `catsdogs.training.execution.train`; the last epoch is the best one."""
+        seed, first_epoch, epochs, listener, _ = course
         self.trained.append((first_epoch, seed))
         found = []
         for epoch in range(first_epoch, epochs):
@@ -103,7 +121,7 @@ class Job:
             model.number = math.modf(model.number * 1.7 + seed / 2**31 + epoch / 7)[0]
             found.append({"epoch": epoch + 1, "loss": log_loss(model), "val_log_loss": log_loss(model)})
             listener(epoch, 1.0, found[-1])
-        # The last epoch is the best one: what a trial scores is what its weights score.
+        # A trial scores what its weights score.
         history = pd.DataFrame(found).assign(val_log_loss=found[-1]["val_log_loss"], learning_rate=0.1, seconds=0.0)
         return Training(history, epochs, found[-1]["val_log_loss"], 0.5)
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -47,7 +47,8 @@ TINY = (
 
 
 # Quicker to set up than an optional one, for networks this small. tests/whole/test_jax.py runs some tests on JAX.
-ENGINE = "tensorflow" if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow" else "keras"
+_ON_TENSORFLOW = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
+ENGINE: Literal["tensorflow", "keras"] = "tensorflow" if _ON_TENSORFLOW else "keras"
 
 # A study of seconds.
 SMALL = (

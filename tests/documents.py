@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from studies import write_job
@@ -87,7 +88,7 @@ def write_hostile(study):
     long = "x" * 300
     choices = {"backbone": EVIL, "augmentation": long, "schedule": "a\nb\u2028c", "label_smoothing": "{{ 7 * 7 }}"}
     write_job(study, choices, name=f"<script>window.hacked=1<{'n' * 180}", trials=12, failed_trials=2)
-    more = {"status": "failed", "error": EVIL + "\n</pre>", "config": {EVIL: EVIL + long}}
+    more: dict[str, Any] = {"status": "failed", "error": EVIL + "\n</pre>", "config": {EVIL: EVIL + long}}
     write_job(study, {**choices, "augmentation": "%{x}"}, name="q'\"`\\", seed=3, **more)
     write_job(study, {**choices, "schedule": "d"}, name="busy", seed=4, status="running", planned=9)
     write_plan(study, ["busy", "later"], [])

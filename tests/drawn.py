@@ -6,6 +6,7 @@ import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -35,7 +36,8 @@ def jpeg(seed: int) -> bytes:
     return encoded(picture(seed))
 
 
-def zip_of(path: Path, members: Mapping[str | zipfile.ZipInfo, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+def zip_of(path: Path, members: Mapping[Any, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    """Write an archive of members by name or `ZipInfo`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, data in members.items():

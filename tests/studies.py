@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,8 @@ from catsdogs.study.locking import LOCK
 from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, outcome, summary, write_trials
 
 IMAGES = 200
-# The jobs that run.
-_HELD: dict[Path, FileLock] = {}
+# Of running jobs, by folder.
+_LOCKS: dict[Path, FileLock] = {}
 
 STARTED = datetime.datetime(2026, 11, 1, 22, 0, tzinfo=datetime.UTC)
 CHOICES = {"backbone": "mobilenet_v2", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
@@ -43,104 +45,125 @@ def p_dog(skill: float, seed: int = 0, images: int = IMAGES, shared: float = 0.8
     return 1 / (1 + np.exp(-((2 * labels(images) - 1) * skill + noise) * 2))
 
 
-def write_job(
-    study: Path,
-    choices: dict[str, str],
-    *,
-    trials: int = 4,
-    failed_trials: int = 0,
-    winner: int = 0,
-    skill: float = 1.5,
-    seed: int = 0,
-    status: str = "ok",
-    error: str | None = None,
-    images: int = IMAGES,
-    epochs: int = 3,
-    digest: str = "d" * 64,
-    name: str | None = None,
-    planned: int | None = None,
-    started: datetime.datetime = STARTED,
-    config: dict[str, Any] | None = None,
-) -> str:
-    """Write one job's folder; give its name. Of the trials that do not win, deeper and less dropout is better.
+@dataclass(frozen=True)
+class Job:
+    """Settings of a job that `write_job` writes.
 
-    Args:
-        status: as in `result.json`, of a running job held by this process; or `killed`: running, and nobody holds it.
+    Attributes:
+        winner: number of the best trial; of the others, deeper and less dropout is better.
+        status: as in `result.json`, of a running job locked by this process; or `killed`: running, but not locked.
     """
-    name = name or "-".join(choices.values())
+
+    trials: int = 4
+    failed_trials: int = 0
+    winner: int = 0
+    skill: float = 1.5
+    seed: int = 0
+    status: str = "ok"
+    error: str | None = None
+    images: int = IMAGES
+    epochs: int = 3
+    digest: str = "d" * 64
+    name: str | None = None
+    planned: int | None = None
+    started: datetime.datetime = STARTED
+    config: dict[str, Any] | None = None
+
+
+def write_job(study: Path, choices: dict[str, str], **settings: Any) -> str:
+    """Write the folder of one job with these settings of `Job`; return its name."""
+    job = Job(**settings)
+    name = job.name or "-".join(choices.values())
     folder = (study / name).absolute()
-    rng = np.random.default_rng([1, seed])
-    probabilities = p_dog(skill, seed, images)
-    log_loss = float(log_loss_per_image(labels(images), probabilities).mean())
-    accuracy = float(((probabilities > 0.5) == (labels(images) == 1)).mean())
-    records, history = [], []
-    for number in range(trials):
+    probabilities = p_dog(job.skill, job.seed, job.images)
+    records, history = _trials(job, probabilities)
+    _lock(folder, job.status == "running")
+    if records:
+        write_trials(folder / "trials.csv", records)
+        write_csv(folder / "history.csv", pd.DataFrame(history))
+    if best_trial(records) is not None:
+        table = pd.DataFrame({"id": ids(job.images), "label": labels(job.images), "p_dog": probabilities})
+        write_csv(folder / "validation.csv", table)
+    write_json(folder / "result.json", {"job": name, "study": study.name, "choices": choices, **_result(job, records)})
+    return name
+
+
+def _trials(job: Job, probabilities: np.ndarray) -> tuple[list[TrialRecord], list[dict[str, Any]]]:
+    """Return the trials of a job and the rows of its history; the winner scores as `probabilities`."""
+    log_loss = float(log_loss_per_image(labels(job.images), probabilities).mean())
+    accuracy = float(((probabilities > 0.5) == (labels(job.images) == 1)).mean())
+    rng = np.random.default_rng([1, job.seed])
+    records: list[TrialRecord] = []
+    history: list[dict[str, Any]] = []
+    for number in range(job.trials):
         values = {
             "unfreeze_depth": int(rng.choice([0, 10, 30])),
             "dropout": float(rng.choice([0.1, 0.2, 0.3, 0.4, 0.5])),
             "l2": float(10 ** rng.uniform(-6, -3)),
         }
-        worse = 0.0 if number == winner else 0.02 + values["dropout"] * 0.1 + (30 - values["unfreeze_depth"]) / 300
-        fails = number >= trials - failed_trials
+        worse = 0.0 if number == job.winner else 0.02 + values["dropout"] * 0.1 + (30 - values["unfreeze_depth"]) / 300
+        fails = number >= job.trials - job.failed_trials
         loss = log_loss + worse
-        trained = int(rng.integers(1, epochs + 1))
-        records.append(
-            TrialRecord(
-                trial=str(number),
-                status="FAILED" if fails else COMPLETED,
-                val_log_loss=None if fails else loss,
-                val_accuracy=None if fails else max(0.0, accuracy - worse),
-                epochs=trained,
-                best_epoch=0 if fails else trained,
-                seconds=20.0 + values["unfreeze_depth"],
-                hyperparameters=values,
-                epoch_budget=epochs,
-                error="DivergedError: <b>the loss</b> is nan" if fails else "",
-            )
+        trained = int(rng.integers(1, job.epochs + 1))
+        record = TrialRecord(
+            trial=str(number),
+            status="FAILED" if fails else COMPLETED,
+            val_log_loss=None if fails else loss,
+            val_accuracy=None if fails else max(0.0, accuracy - worse),
+            epochs=trained,
+            best_epoch=0 if fails else trained,
+            seconds=20.0 + values["unfreeze_depth"],
+            hyperparameters=values,
+            epoch_budget=job.epochs,
+            error="DivergedError: <b>the loss</b> is nan" if fails else "",
         )
-        for epoch in range(1, trained + 1):
-            behind = (trained - epoch) * 0.05
-            row = {"trial": str(number), "execution": 0, "epoch": epoch}
-            row |= {"accuracy": 0.9 - behind, "log_loss": loss + behind, "loss": loss + behind + 0.01}
-            row |= {"val_accuracy": accuracy - behind, "val_log_loss": loss + behind, "val_loss": loss + behind + 0.01}
-            history.append({**row, "learning_rate": 3e-4 * (1 - (epoch - 1) / epochs), "seconds": 5.0})
-    best = best_trial(records)
-    if folder in _HELD:
-        _HELD.pop(folder).release()
-    if status == "running":
+        records.append(record)
+        history += _epochs(record, job.epochs, loss, accuracy)
+    return records, history
+
+
+def _epochs(record: TrialRecord, budget: int, loss: float, accuracy: float) -> Iterator[dict[str, Any]]:
+    """The rows of a trial in `history.csv`, which end at this loss and accuracy."""
+    for epoch in range(1, record.epochs + 1):
+        behind = (record.epochs - epoch) * 0.05
+        row = {"trial": record.trial, "execution": 0, "epoch": epoch}
+        row |= {"accuracy": 0.9 - behind, "log_loss": loss + behind, "loss": loss + behind + 0.01}
+        row |= {"val_accuracy": accuracy - behind, "val_log_loss": loss + behind, "val_loss": loss + behind + 0.01}
+        yield {**row, "learning_rate": 3e-4 * (1 - (epoch - 1) / budget), "seconds": 5.0}
+
+
+def _lock(folder: Path, running: bool) -> None:
+    """Lock the folder of a running job; unlock that of any other."""
+    if folder in _LOCKS:
+        _LOCKS.pop(folder).release()
+    if running:
         folder.mkdir(parents=True, exist_ok=True)
-        _HELD[folder] = FileLock(folder / LOCK)
-        _HELD[folder].acquire()
-    status = status.replace("killed", "running")
-    ended = status != "running"
-    if records:
-        write_trials(folder / "trials.csv", records)
-        write_csv(folder / "history.csv", pd.DataFrame(history))
-    if best is not None:
-        table = pd.DataFrame({"id": ids(images), "label": labels(images), "p_dog": probabilities})
-        write_csv(folder / "validation.csv", table)
+        _LOCKS[folder] = FileLock(folder / LOCK)
+        _LOCKS[folder].acquire()
+
+
+def _result(job: Job, records: list[TrialRecord]) -> dict[str, Any]:
+    """`result.json`, apart from names and choices."""
+    status = job.status.replace("killed", "running")
     seconds = sum(record.seconds for record in records) + 15
-    write_json(
-        folder / "result.json",
-        {
-            "status": status,
-            "job": name,
-            "study": study.name,
-            "choices": choices,
-            "best_trial": summary(best) if best is not None and ended else None,
-            "objective": best.val_log_loss if best is not None and ended else None,
-            "seconds": seconds if ended else None,
-            "error": error,
-            "started": started.isoformat(timespec="seconds"),
-            "seed": 1,
-            "config": {"seed": 1, "fit": {"epochs": epochs, "batch_size": 32}, **(config or {})},
-            "versions": {"python": "3.11.7", "catsdogs": "0.2.0", "keras": "3.15.1"},
-            "data": {"digest": digest, "train": 4 * images, "validation": images, "left_out": 0},
-            "trials": outcome(records, planned or trials)["trials"],
-            **({"finished": (started + datetime.timedelta(seconds=seconds)).isoformat()} if ended else {}),
-        },
-    )
-    return name
+    # A running job has no result yet.
+    best = best_trial(records) if status != "running" else None
+    result = {
+        "status": status,
+        "best_trial": summary(best) if best is not None else None,
+        "objective": best.val_log_loss if best is not None else None,
+        "seconds": seconds if status != "running" else None,
+        "error": job.error,
+        "started": job.started.isoformat(timespec="seconds"),
+        "seed": 1,
+        "config": {"seed": 1, "fit": {"epochs": job.epochs, "batch_size": 32}, **(job.config or {})},
+        "versions": {"python": "3.11.7", "catsdogs": "0.2.0", "keras": "3.15.1"},
+        "data": {"digest": job.digest, "train": 4 * job.images, "validation": job.images, "left_out": 0},
+        "trials": outcome(records, job.planned or job.trials)["trials"],
+    }
+    if status != "running":
+        result["finished"] = (job.started + datetime.timedelta(seconds=seconds)).isoformat()
+    return result
 
 
 def write_study(folder: Path, *, trials: int = 4, winner: int = 0, **more: Any) -> Path:
@@ -153,7 +176,10 @@ def write_study(folder: Path, *, trials: int = 4, winner: int = 0, **more: Any) 
     for number, (augmentation, smoothing) in enumerate((a, s) for a in ("light", "none") for s in ("none", "mild")):
         choices = {**CHOICES, "augmentation": augmentation, "label_smoothing": smoothing}
         light = augmentation == "light"
-        own = {"skill": 1.8 if light else 1.2, "config": {"augmentation": {"rotation_degrees": 8.0 if light else 0.0}}}
+        own: dict[str, Any] = {
+            "skill": 1.8 if light else 1.2,
+            "config": {"augmentation": {"rotation_degrees": 8.0 if light else 0.0}},
+        }
         own |= {"trials": trials, "winner": winner * (number + 1), "seed": number, "started": started}
         names.append(write_job(folder, choices, **own, **more))
         started += datetime.timedelta(seconds=20 * trials)

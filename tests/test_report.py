@@ -60,9 +60,9 @@ def quick(monkeypatch):
 
 
 def printed(folders, width):
-    console = Console(width=width, file=io.StringIO())
-    print_summary(read_study_data(folders), console)
-    return console.file.getvalue()
+    output = io.StringIO()
+    print_summary(read_study_data(folders), Console(width=width, file=output))
+    return output.getvalue()
 
 
 def test_a_study_gets_its_answer_its_page_and_its_tables(study, command):

@@ -22,7 +22,9 @@ from catsdogs.base import provenance
 )
 def test_timestamps_are_parsed_with_a_time_zone(text, expected):
     assert provenance.parse_timestamp(text) == expected
-    since = datetime.datetime.now(datetime.UTC) - provenance.parse_timestamp(provenance.utc_timestamp())
+    read = provenance.parse_timestamp(provenance.utc_timestamp())
+    assert read is not None
+    since = datetime.datetime.now(datetime.UTC) - read
     assert datetime.timedelta(0) <= since < datetime.timedelta(seconds=5)
 
 

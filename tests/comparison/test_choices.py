@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,7 +26,7 @@ CONFIG = {"fit": {"epochs": 3}, "tuner": {"oracle": "random"}, "data": {"limit":
 
 def job(study, skill: float = 1.5, config=None, **choices: str) -> None:
     name = "-".join(choices.values())
-    own = {"skill": skill, "seed": sum(map(ord, name)), "config": CONFIG | (config or {})}
+    own: dict[str, Any] = {"skill": skill, "seed": sum(map(ord, name)), "config": CONFIG | (config or {})}
     write_job(study, {**CHOICES, **choices}, name=name, trials=1, **own)
 
 
@@ -34,6 +36,7 @@ def test_effects_average_the_pairs_that_differ_in_one_choice(tmp_path):
     pairs, effects = choice_pairs(study_data), choice_effects(study_data)
     assert compared_choices(study_data) == ("augmentation", "label_smoothing")
     assert list(pairs["choice"]) == ["augmentation"] * 2 + ["label_smoothing"] * 2
+    row: Any
     for row in pairs.itertuples():
         expected = mean_intervals((losses[row.label] - losses[row.label_against]).to_numpy()[None])[0]
         assert (row.difference, row.low, row.high) == pytest.approx((expected.value, expected.low, expected.high))
@@ -162,8 +165,8 @@ def test_a_choice_of_one_key_is_read_from_the_configuration(tmp_path):
     study_data = read_study_data([tmp_path / "one", tmp_path / "two"])
     assert study_data.choices[-1] == "fit.epochs"
     effects = choice_effects(study_data)
-    epochs = effects[effects["choice"] == "fit.epochs"]
-    assert {*epochs["value"], *epochs["against"]} == {"3", "10"}
+    of_epochs = effects[effects["choice"] == "fit.epochs"]
+    assert {*of_epochs["value"], *of_epochs["against"]} == {"3", "10"}
 
 
 def test_a_choice_that_is_no_key_may_change_any_and_one_that_a_job_does_not_tell_makes_no_pair(tmp_path):

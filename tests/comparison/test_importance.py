@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,17 +43,17 @@ def searched(
 def test_a_hyperparameter_that_matters_is_told_from_one_that_does_not(tmp_path):
     study_data = searched(tmp_path, 80, lambda v, rng: 2 * v["dropout"] + rng.normal(0, 0.1))
     found = importance(study_data)
-    table = found.table.set_index("name")
+    table, shares = found.table, found.table.set_index("name").to_dict("index")
     assert found.table["name"].iloc[0] == "dropout"
-    assert set(table.index) == {"depth", "dropout", "l2"}
+    assert set(shares) == {"depth", "dropout", "l2"}
     assert (found.trials, found.is_informative) == (80, True)
     assert 0.85 < found.r2 <= 1
     # It decides all there is to decide.
-    assert table.loc["dropout", "importance"] == pytest.approx(0.9, abs=0.2)
-    assert table.loc["dropout", "low"] > 0.3
+    assert shares["dropout"]["importance"] == pytest.approx(0.9, abs=0.2)
+    assert shares["dropout"]["low"] > 0.3
     for name in ("depth", "l2"):
-        assert abs(table.loc[name, "importance"]) < 0.03
-        assert table.loc[name, "low"] <= 0 <= table.loc[name, "high"]
+        assert abs(shares[name]["importance"]) < 0.03
+        assert shares[name]["low"] <= 0 <= shares[name]["high"]
     assert (table["low"] <= table["importance"]).all()
     assert (table["importance"] <= table["high"]).all()
 
@@ -95,13 +96,19 @@ def of_values(folder, draw: Callable[[int, np.random.Generator], tuple[float, di
         record(number, loss + rng.normal(0, 0.05), {"l2": rng.uniform(), **values})
         for number, (loss, values) in enumerate(drawn)
     ]
-    return importance(write_searched(folder, records))
+    result = importance(write_searched(folder, records))
+    assert result is not None
+    return result
 
 
 @pytest.mark.parametrize("kinds", [({}, {"units": 64}, {"units": 128}), ({}, {"units": "relu"}, {"units": "tanh"})])
 def test_a_hyperparameter_that_only_some_trials_have(tmp_path, kinds):
     for place in range(3):
-        found = of_values(tmp_path / str(place), lambda n, rng, place=place: (2.0 * (n % 3 == place), kinds[n % 3]))
+
+        def draw(number: int, rng: np.random.Generator, place: int = place) -> tuple[float, dict]:
+            return 2.0 * (number % 3 == place), kinds[number % 3]
+
+        found = of_values(tmp_path / str(place), draw)
         assert list(found.table["name"]) == ["units", "l2"]
         assert found.r2 > 0.9
         assert np.isfinite(found.table[["importance", "low", "high"]]).all(axis=None)
@@ -109,7 +116,7 @@ def test_a_hyperparameter_that_only_some_trials_have(tmp_path, kinds):
 
 def test_texts_and_truths_are_values_too_and_so_is_the_budget_where_it_varies(tmp_path):
     def draw(number: int, rng: np.random.Generator) -> tuple[float, dict]:
-        values = {"kind": str(rng.choice(["x", "y", "10"])), "norm": bool(rng.integers(2)), "same": 1}
+        values: dict[str, Any] = {"kind": str(rng.choice(["x", "y", "10"])), "norm": bool(rng.integers(2)), "same": 1}
         return values["norm"] + 2.0 * (values["kind"] == "y"), values
 
     assert list(of_values(tmp_path / "texts", draw).table["name"]) == ["kind", "norm", "l2"]

@@ -54,7 +54,7 @@ def test_failed_running_waiting_and_lost_jobs_have_a_row_each(study):
     study_data = read_study_data([study])
     # A failed trial cannot win.
     assert study_data.trials["val_log_loss"].isna().sum() == 1
-    assert "nan" in study_data.trials.set_index(["job", "trial"]).loc[("b-light-a-none", "2"), "error"]
+    assert "nan" in str(study_data.trials.set_index(["job", "trial"]).loc[("b-light-a-none", "2"), "error"])
     board = study_data.leaderboard.set_index("job")
     assert dict(board["status"].value_counts()) == {"ok": 4, "running": 1, "failed": 1, "waiting": 1}
     assert list(board.index[-2:]) == ["lost", "b-light-b-none"]

@@ -45,12 +45,14 @@ def test_a_clear_lead_is_larger_than_the_noise(night, tmp_path):
     one, other = (log_loss_per_image(labels(), p_dog(*predicted)) for predicted in ((2.0, 1), (1.2, 2)))
     assert told.log_loss.value == pytest.approx(one.mean())
     assert told.margin.value == pytest.approx((other - one).mean())
+    assert told.margin.low is not None
     assert told.margin.low > 0
     assert told.margin.size == 200
     assert told.accuracy == pytest.approx(((p_dog(2.0, 1) > 0.5) == labels()).mean())
     assert told.share_best == {"a": pytest.approx(1, abs=0.01), "b": pytest.approx(0, abs=0.01)}
     intervals = score_intervals(read_study_data([night]))
     assert list(intervals) == ["a", "b"]
+    assert told.log_loss is not None
     assert dataclasses.astuple(intervals["a"]) == pytest.approx(dataclasses.astuple(told.log_loss))
     assert intervals["b"].low < other.mean() < intervals["b"].high
     assert told.headline == (
@@ -72,13 +74,14 @@ def test_a_lead_within_the_noise_names_no_winner(night, other, significance, wor
     told = summarize(read_study_data([night]))
     assert told.significance == significance
     assert words in told.headline
+    assert told.margin.low is not None
+    assert told.margin.high is not None
     assert told.margin.low <= 0 <= told.margin.high
     assert ("includes 0" in text(told)) == (significance == "noise")
     assert sum(told.share_best.values()) == pytest.approx(1)
     assert (told.share_best == {"a": 0.5, "b": 0.5}) == (significance == "equal")
     job(night, "c", skill=1.2, seed=2)
-    told = text(summarize(read_study_data([night])))
-    assert "1 of the other 2 is behind it by more than noise, b is not" in told
+    assert "1 of the other 2 is behind it by more than noise, b is not" in text(summarize(read_study_data([night])))
 
 
 def simulated(study_data: StudyData, skills: list[float], seed: int) -> StudyData:
@@ -202,6 +205,7 @@ def test_a_mean_over_executions_that_is_not_that_of_the_predictions_is_told(nigh
     told = summarize(read_study_data([night]))
     # The board ranks, and here the predictions say the opposite.
     assert (told.best, told.runner_up, told.significance) == ("b", "a", "unknown")
+    assert told.margin.high is not None
     assert told.margin.high < 0
     assert "b is first with validation log loss 0.4000" in told.headline
     assert "mean over the executions" in text(told)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pandas as pd
 import pytest
 from studies import CHOICES, STARTED, write_final, write_job, write_study
@@ -97,10 +98,10 @@ def test_jobs_trials_and_the_final_model_come_back_and_are_not_written_twice(stu
         for name in ("val_log_loss", "accuracy", "learning_rate"):
             assert history(uri, run, f"epoch/{name}") == dict(zip(epochs["epoch"], epochs[name], strict=True))
 
-    final, metrics = read["final"], study_data.final_models["study"].metrics
+    final, saved = read["final"], study_data.final_models["study"].metrics
     for name in ("log_loss", "accuracy_tta", "ece", "epochs", "selected_val_log_loss"):
-        assert final.data.metrics[name] == metrics[name]
-    assert final.data.metrics["log_loss_low"] == metrics["details"]["log_loss"]["low"]
+        assert final.data.metrics[name] == saved[name]
+    assert final.data.metrics["log_loss_low"] == saved["details"]["log_loss"]["low"]
     assert "log_loss_calibrated" not in final.data.metrics
     assert history(uri, final, "epoch/val_log_loss") == {1: 0.3, 2: 0.2}
     assert final.data.params == {**CHOICES, "fit_on": "train", "tta_kind": "views", "tta_views": "10"}
@@ -150,7 +151,7 @@ def test_a_job_that_failed_and_was_started_again_is_two_runs(study: Path, uri: s
 def test_best_so_far_failed_trials_and_missing_values(study: Path, uri: str) -> None:
     name = write_job(study, CHOICES, trials=4, failed_trials=1)
     table = pd.read_csv(study / name / "trials.csv")
-    table = table.assign(val_log_loss=[0.5, 0.25, 0.75, None], val_accuracy=[0.7, 0.8, 0.9, None])
+    table = table.assign(val_log_loss=[0.5, 0.25, 0.75, np.nan], val_accuracy=[0.7, 0.8, 0.9, np.nan])
     table["unfreeze_depth"] = [10, None, 30, 30]
     table.to_csv(study / name / "trials.csv", index=False)
     write_mlflow(read_study_data([study]), uri)
@@ -216,10 +217,10 @@ asked = []
 for name in ("connect", "connect_ex", "sendto"):
     setattr(socket.socket, name, lambda self, *told: asked.append(told))
 socket.getaddrinfo = lambda *told, **named: asked.append(told)
-from catsdogs.comparison.study_data import read_evidence
+from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.exports.to_mlflow import local_store, write_mlflow
 
-print(write_mlflow(read_evidence([Path(sys.argv[1])]), local_store(Path(sys.argv[1]))), asked)
+print(write_mlflow(read_study_data([Path(sys.argv[1])]), local_store(Path(sys.argv[1]))), asked)
 """
     write_job(study, CHOICES, trials=1)
     for name in ("empty", "home"):

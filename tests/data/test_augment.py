@@ -160,7 +160,8 @@ def test_every_change_reads_its_own_number_whatever_the_others_do() -> None:
     u = uniforms(some_keys(9), seed=1, view=2, stream="tta")
     names = [item.name for item in dataclasses.fields(TransformParams)][1:]
     middles, limits = (0, 0, 0, 1, 0, 1, 1, 1), (30, 0.2, 0.2, 0.3, 15, 0.3, 0.3, 0.5)
-    for without in ({}, {"flip_probability": 0.2}, {"rotation_degrees": 0.0}):
+    settings: tuple[dict[str, Any], ...] = ({}, {"flip_probability": 0.2}, {"rotation_degrees": 0.0})
+    for without in settings:
         drawn = sample_transforms(some_keys(9), dataclasses.replace(STRONG, **without), seed=1, view=2, stream="tta")
         np.testing.assert_array_equal(drawn.flip, u[:, 0] < without.get("flip_probability", 0.5))
         for name, middle, limit, column in zip(names, middles, limits, u.T[1:], strict=True):
@@ -190,8 +191,9 @@ def test_a_view_belongs_to_the_image_whatever_the_batch_the_order_and_the_thread
             views.append(augment(large, keys[:4], STRONG, seed=1, view=2))
     finally:
         cv2.setNumThreads(threads)
-    np.testing.assert_array_equal(*views)
-    # Another image, another stream and another view are changed in other ways.
+    one, other = views
+    np.testing.assert_array_equal(one, other)
+    # Another image, another stream and another view are apply_transforms in other ways.
     image = np.repeat(pictures(1), 2, axis=0)
     base, *others = (augment(image, keys[:2], STRONG, 1, *which) for which in ((2,), (2, "tta"), (3,)))
     assert all((base != other).mean() > 0.5 for other in (base[::-1], *others))

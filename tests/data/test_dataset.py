@@ -4,7 +4,7 @@ import logging
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -17,13 +17,19 @@ from catsdogs.data.dataset import load_dataset as load
 
 
 def data(train: Path | str | None, test: Path | str | None = None, **changed: Any) -> Data:
-    paths = [None if path is None else str(path) for path in (train, test)]
-    values: dict[str, Any] = {"sample": None, "limit": None, "ignore": []}
+    paths = {name: None if path is None else str(path) for name, path in (("train", train), ("test", test))}
+    values: dict[str, Any] = {**paths, "sample": None, "limit": None, "ignore": []}
     values |= {"validation_fraction": 0.25, "split_seed": 3, "max_unpacked_gib": 1.0}
-    return Data(*paths, **(values | changed))
+    return Data(**(values | changed))
 
 
-def load_dataset(given: Data, cache: Path, holdout: float = 0.0, folds: int = 1, together: str = "copies") -> Dataset:
+def load_dataset(
+    given: Data,
+    cache: Path,
+    holdout: float = 0.0,
+    folds: int = 1,
+    together: Literal["near_duplicates", "copies"] = "copies",
+) -> Dataset:
     return load(given, cache, Split(holdout, folds, together))
 
 
@@ -75,6 +81,8 @@ def test_everything_a_study_shares(tmp_path: Path, cache: Path, caplog: pytest.L
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert warning.startswith("5 of 33 training images are left out: bird.1 (no label), cat.100 (does not decode")
 
+    assert dataset.test is not None
+    assert dataset.test_root is not None
     assert dataset.test["id"].tolist() == ["1", "2", "10", "20", "100"]
     assert dataset.test["label"].isna().all()
     assert dataset.test["problem"].tolist() == ["", "", "", "does not decode: not an image of a known format", ""]
@@ -104,7 +112,7 @@ def test_digest_of_the_rows_and_what_it_tells_apart(tmp_path: Path, cache: Path)
     assert load_dataset(data(archive, train), tmp_path / "other").digest == dataset.digest
     ways = [(0.0, 1), (0.1, 1), (0.2, 1), (0.0, 2), (0.0, 5), (0.2, 5)]
     digests = {load_dataset(data(train), cache, *way).digest for way in ways}
-    changes = {"split_seed": 4, "validation_fraction": 0.5, "ignore": ["cat.1"], "limit": 10}
+    changes: dict[str, Any] = {"split_seed": 4, "validation_fraction": 0.5, "ignore": ["cat.1"], "limit": 10}
     digests |= {load_dataset(data(train, **{key: value}), cache).digest for key, value in changes.items()}
     digests.add(load_dataset(data(folder_of(tmp_path / "2", BITMAPS | {"cat.1.bmp": bitmap(77)})), cache).digest)
     assert len(digests) == len(ways) + len(changes) + 1
@@ -125,7 +133,7 @@ def test_near_duplicates_never_stand_on_two_sides(
     }
     train = folder_of(tmp_path / "train", members)
 
-    def torn(together: str, seed: int) -> int:
+    def torn(together: Literal["near_duplicates", "copies"], seed: int) -> int:
         rows = load_dataset(data(train, split_seed=seed), cache, 0.25, folds, together).rows
         picture = rows["id"].str.replace(r"\d+", lambda number: str(int(number[0]) // 2), regex=True)
         return int((rows.groupby(picture)[["split", "fold"]].nunique().max(axis=1) > 1).sum())
@@ -178,6 +186,7 @@ def test_labels_and_problems_of_test_images(
 ) -> None:
     train = folder_of(tmp_path / "train", cats_and_dogs(8, 8))
     test = load_dataset(data(train, folder_of(tmp_path / "test", members)), cache).test
+    assert test is not None
     np.testing.assert_array_equal(test["label"], labels)
     assert [problem.split(";")[0].removeprefix("does not decode: ") for problem in test["problem"]] == problems
 

@@ -131,7 +131,7 @@ def test_pillow_warns_nobody_of_large_images_and_bombs_do_not_decode(monkeypatch
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 30 - 1)  # a warning, not yet an error
     for policy in ("always", "error"):
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter(policy)  # type: ignore[arg-type]
+            warnings.simplefilter(policy)
             np.testing.assert_array_equal(decode(encoded(picture(1), "PNG"), None), np.asarray(picture(1)))
             warnings.warn("not Pillow's", UserWarning, stacklevel=1) if policy == "always" else None
         assert [str(warning.message) for warning in caught] == (["not Pillow's"] if policy == "always" else [])

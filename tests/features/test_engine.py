@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import keras
 import numpy as np
@@ -99,7 +100,8 @@ def test_a_dozen_outputs_come_in_order(name):
 @needs_openvino
 def test_openvino_is_imported_without_its_telemetry_and_heeds_the_limit_of_threads(model, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert len(build_engine(model, "openvino").run._queues[np.dtype(np.uint8)]) == 1
+    run: Any = build_engine(model, "openvino").run
+    assert len(run._queues[np.dtype(np.uint8)]) == 1
     assert "openvino" in sys.modules
     assert not [name for name in sys.modules if name.startswith("openvino_telemetry")]
 

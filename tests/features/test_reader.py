@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from unittest.mock import Mock
 
 import keras
@@ -102,7 +104,7 @@ def test_another_input_is_another_entry(make, config, training_data, fills, what
     make().prepare()
     fills.clear()
     old = training_data.views
-    changed = {
+    changes: dict[str, Callable[[], dict[str, Any]]] = {
         "weights": lambda: {"network": load_network(config().backbone, seed=2)},
         "preprocessing": lambda: {"network": load_network(config("backbone.preprocessing=none").backbone, seed=1)},
         "augmentation": lambda: {
@@ -112,8 +114,8 @@ def test_another_input_is_another_entry(make, config, training_data, fills, what
         "image": lambda: {"hashes": ["f" * 64, *HASHES[1:]]},
         "order": lambda: {"train": training_data.train_rows[::-1]},
         "dtype": lambda: {"settings": dataclasses.replace(SETTINGS, dtype="float16")},
-    }[what]()
-    make(**changed).prepare()
+    }
+    make(**changes[what]()).prepare()
     assert ("train", 0) in fills
     # Validation images are not augmented.
     assert (("plain", 0) in fills) == (what in ("weights", "preprocessing", "dtype"))

@@ -93,7 +93,8 @@ def test_any_order_and_repetition_reads_what_was_written_and_only_what_is_absent
     assert (store.entries(), store.open(digest("a")), store.clear()) == ([], None, 0)
     assert store.room([]) == 100 * BYTES
     assert not store.folder.exists()
-    names, calls = ("a", "b", "c"), []
+    names = ("a", "b", "c")
+    calls: list[list[int]] = []
     fill(store, "b")
     fill(store, *names, calls=calls)
     assert calls == [[0, 2]]
@@ -193,7 +194,7 @@ def filling(folder, seconds_per_chunk):
 
 
 def test_of_two_processes_one_fills(store):
-    calls = []
+    calls: list[list[int]] = []
     with filling(store.folder, 0.3):
         fill(store, "a", calls=calls)
         assert calls == []

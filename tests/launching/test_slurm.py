@@ -172,7 +172,7 @@ def test_a_study_on_a_cluster_of_which_a_job_fails_and_one_is_killed(cluster, tm
     board = pd.read_csv(root / "leaderboard.csv").set_index("job")
     assert board["status"].value_counts().to_dict() == {"failed": 3, "ok": 1}
     assert board.loc[other, "trials_completed"] == TRIALS
-    assert "ended without a result (state CANCELLED)" in board.loc[victim, "error"]
+    assert "ended without a result (state CANCELLED)" in str(board.loc[victim, "error"])
     assert (root / "report.html").is_file()
     assert "error: job " in log.read_text()
     finished = pd.read_csv(root / victim / "trials.csv")

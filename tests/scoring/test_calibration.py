@@ -43,9 +43,9 @@ def test_temperature_and_floor_are_the_best_there_are() -> None:
 def test_what_is_calibrated_stays_and_what_was_done_to_logits_is_undone(seed: int) -> None:
     labels, p_dog = calibrated(4000, seed)
     for factor in (0.4, 1.0, 2.5):
-        found = fit(labels, expit(logit(p_dog) * factor))
-        assert found.temperature == pytest.approx(factor, rel=0.08)
-        assert found.floor < 0.01
+        fitted = fit(labels, expit(logit(p_dog) * factor))
+        assert fitted.temperature == pytest.approx(factor, rel=0.08)
+        assert fitted.floor < 0.01
     other_labels, other = calibrated(20_000, seed + 100)
     found = fit_if_better(labels, p_dog)
     assert mean_loss(other_labels, found.calibration(other)) <= mean_loss(other_labels, other) + 0.002

@@ -152,7 +152,8 @@ def test_one_class_has_no_roc_auc(label: int) -> None:
 
 def test_one_image_has_values_and_two_have_intervals() -> None:
     result = scores(np.array([1]), np.array([0.8]), "test")
-    assert result["log_loss"] == Score(pytest.approx(-np.log(0.8)), None, None, "test", 1)
+    assert result["log_loss"] == Score(result["log_loss"].value, None, None, "test", 1)
+    assert result["log_loss"].value == pytest.approx(-np.log(0.8))
     brier = scores(np.array([1, 1]), np.array([0.8, 0.4]), "test")["brier"]
     assert (brier.low, brier.high) == (pytest.approx(0.04), pytest.approx(0.36))
 

@@ -19,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 
 def _die():
@@ -30,7 +31,8 @@ def _die():
 def _aimed(files):
     """Patch `catsdogs.base.files`, through which all state is written."""
     name, number, point = os.environ["SOAK_AIM"].rsplit(":", 2)
-    replacing, writes = files.replacing, Counter()
+    replacing = files.replacing
+    writes: Counter[str] = Counter()
 
     @contextlib.contextmanager
     def killing(path, *arguments, **settings):
@@ -77,13 +79,14 @@ class _Patching:
             return None
         patch = _PATCHES.pop(name)
         spec = importlib.util.find_spec(name)
-        execute = spec.loader.exec_module
+        loader: Any = spec.loader
+        execute = loader.exec_module
 
         def executing(module):
             execute(module)
             patch(module)
 
-        spec.loader.exec_module = executing
+        loader.exec_module = executing
         return spec
 
 

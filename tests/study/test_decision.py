@@ -171,6 +171,7 @@ def test_a_job_without_a_completed_trial_begins_anew_and_is_kept(config, folder,
         assert (standing.kind, standing.restart) == (Action.RETRIED, True)
     kept = archive_attempt(folder)
     assert kept == folder.parent / ".failed" / "a-job.1"
+    assert kept is not None
     assert (kept / "result.json").is_file()
     assert found(config(), folder).kind is Action.NEW
     assert archive_attempt(folder) is None

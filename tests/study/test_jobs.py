@@ -30,7 +30,7 @@ TRIALS = "trial,status,val_log_loss,val_accuracy,epochs,best_epoch,seconds,error
 @pytest.fixture
 def study(tmp_path):
     folder = tmp_path / "study"
-    jobs = {
+    jobs: dict[str, dict] = {
         "slow": {"status": "ok", "objective": 0.4, "best_trial": {"val_log_loss": 0.4, "trial": "1"}},
         "good": {"status": "ok", "objective": 0.2, "best_trial": {"val_log_loss": 0.2, "trial": "0"}},
         "broken": {"status": "failed", "objective": None, "error": "no\nluck", "best_trial": None},
@@ -122,7 +122,9 @@ def test_the_plan_remembers_all_jobs_and_two_processes_at_work_are_one_run(study
     write_plan(study, ["good", "busy"], ["-m"])
     plan = read_json(study / "study.json")
     assert (plan["jobs"], plan["run"]) == (["a", "b", "good", "busy"], ["good", "busy"])
-    since = datetime.datetime.now(datetime.UTC) - read_plan(study).started
+    started = read_plan(study).started
+    assert started is not None
+    since = datetime.datetime.now(datetime.UTC) - started
     assert datetime.timedelta(0) <= since < datetime.timedelta(minutes=1)
     write_json(study / "study.json", {**plan, "started": "2026-01-01T00:00:00+00:00"})
     with lock_job(study / "busy"):
@@ -131,8 +133,10 @@ def test_the_plan_remembers_all_jobs_and_two_processes_at_work_are_one_run(study
     assert read_plan(study).started == datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
     # Nobody holds it any more: it was killed.
     write_plan(study, ["d"], ["-m"])
-    assert read_plan(study).run == ["d"]
-    assert read_plan(study).started > datetime.datetime(2026, 2, 1, tzinfo=datetime.UTC)
+    plan = read_plan(study)
+    assert plan.run == ["d"]
+    assert plan.started is not None
+    assert plan.started > datetime.datetime(2026, 2, 1, tzinfo=datetime.UTC)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"run": "a", "jobs": 3, "started": 5}', '{"started": "soon"}', "\x00"])

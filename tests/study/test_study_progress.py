@@ -104,6 +104,7 @@ def test_the_line_reads_as_promised(study):
 def test_a_study_of_several_jobs_has_a_line_and_its_names_bring_no_control_characters(study):
     assert study_line(study("a", a={"trials": 2})) is None
     text = study_line(study("a\x1b", **{"a": {"trials": 2}, "\x1b": {"trials": 2, "skill": 3.0}}))
+    assert text is not None
     assert text.isprintable()
     assert "(?)" in text
 

@@ -32,9 +32,8 @@ def tuner(config, training_data, prepared, tmp_path):
         folder.mkdir()
         rows = training_data.validation_rows
         validation = pd.DataFrame({"id": rows.astype(str), "label": training_data.labels[rows].astype(int)})
-        return Search(
-            job, build_oracle(job), *prepared(job), folder, validation, JobProgress("job", 3, 2), ResumeState()
-        )
+        data, models = prepared(job)
+        return Search(job, build_oracle(job), data, models, folder, validation, JobProgress("job", 3, 2), ResumeState())
 
     return build
 
@@ -132,7 +131,7 @@ def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_r
         assert f"{int(parent)}-0" in loaded
     rates = history.reset_index().groupby("epoch")["learning_rate"]
     np.testing.assert_allclose(rates.max(), rates.min(), rtol=1e-6)
-    assert not [name for name in pd.read_csv(built._folder / "trials.csv") if name.startswith("tuner/")]
+    assert not [name for name in map(str, pd.read_csv(built._folder / "trials.csv")) if name.startswith("tuner/")]
 
     # The weights that are kept for a child score what its parent's best epoch scored.
     child, parent = next(iter(promoted.items()))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ def predictions_in(best, split):
 def study(tmp_path_factory):
     """A study of two jobs, and the final model of the best one."""
     folder = tmp_path_factory.mktemp("study")
-    run = commands(folder)
+    run: Any = commands(folder)
     run.folder, run.root, run.best = folder, folder / "multirun" / "s", folder / "multirun" / "s" / "best"
     run.search = ok(run("search", "-m", *SMALL, "study=s", "augmentation=none,light"))
     run.retrain = ok(run("retrain", "study=s", "tta.views=3"))
@@ -290,8 +291,8 @@ def test_folders_with_corrupt_files_and_labelled_test_images(run, tmp_path):
                 pixels = rng.integers(brightness, brightness + 120, (40, 50, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.jpg")
         (tmp_path / split / "cats" / "broken.jpg").write_bytes(b"no image at all")
-    images = ("data.train=train", "data.test=test")
-    done = ok(run("search", *SMALL[3:], *images, "study=s", "tuner.max_trials=1", "augmentation=flip"))
+    paths = ("data.train=train", "data.test=test")
+    done = ok(run("search", *SMALL[3:], *paths, "study=s", "tuner.max_trials=1", "augmentation=flip"))
     assert "broken" in done.stdout
     job = next((tmp_path / "multirun" / "s").glob("*/result.json"))
     assert json.loads(job.read_text())["data"]["left_out"] == 1

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,7 +111,7 @@ def test_builders_are_of_keras_or_catsdogs_or_named_by_the_user(builder):
 
 
 def test_only_keys_of_the_schema_are_read_as_they_stand():
-    known = {
+    known: dict[str, Any] = {
         "seed": 3,
         "data": {"sample": {"seed": 1}},
         "backbone": {"arguments": {"alpha": 0.35}},

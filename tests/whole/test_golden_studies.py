@@ -61,22 +61,25 @@ def test_the_answer_is_what_the_leaderboard_says(golden, study_data):
     assert (found.best, found.trial, found.runner_up) == (best["job"], str(best["best_trial"]), second["job"])
     # Ours is computed from the predictions in float64, Keras' in float32 and batches.
     assert found.log_loss.value == pytest.approx(best["val_log_loss"], abs=1e-5)
+    assert found.log_loss.low is not None
+    assert found.log_loss.high is not None
     assert found.log_loss.low < found.log_loss.value < found.log_loss.high
     assert found.accuracy == pytest.approx(best["val_accuracy"], abs=1e-6)
     assert found.margin.value == pytest.approx(second["val_log_loss"] - best["val_log_loss"], abs=1e-5)
     assert found.margin.size == 120
     # Hundredths apart on 120 images.
     assert found.significance == "noise"
+    assert found.command is not None
     assert "catsdogs.retrain" in found.command
 
 
 def test_the_final_model_has_the_scores_that_retrain_told(golden, study_data):
     metrics = json.loads((golden / "best" / "metrics.json").read_text())
     (final,) = study_data.final_models.values()
-    table = final_scores(final).set_index(["score", "kind"])
+    rows = {(row["score"], row["kind"]): row for row in final_scores(final).to_dict("records")}
     for score in ("log_loss", "accuracy", "roc_auc", "brier", "ece"):
         for kind, key in (("plain", score), ("tta", f"{score}_tta")):
-            row = table.loc[(score, kind)]
+            row = rows[score, kind]
             assert row["value"] == pytest.approx(metrics[key], rel=1e-9)
             if metrics["details"][key]["low"] is not None:
                 assert row["low"] == pytest.approx(metrics["details"][key]["low"], rel=1e-9)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -44,7 +45,8 @@ class Forgetful:
 
 def test_trials_that_are_lost_or_repeated_are_counted(tmp_path):
     outcome = Outcome("random", "basic")
-    killed_study(Forgetful(tmp_path), outcome, 1, [], 1.0, random.Random(0))
+    study: Any = Forgetful(tmp_path)
+    killed_study(study, outcome, 1, [], 1.0, random.Random(0))
     assert (outcome.kills, outcome.lost_trials, outcome.repeated_trials) == (1, 1, 1)
 
 

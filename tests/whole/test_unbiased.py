@@ -47,6 +47,7 @@ class Study:
         self.folder = folder / "study"
         self._cache = folder / "cache"
         self._config = config
+        self.read: set[int] = set()
 
     def config(self, augmentation=FLIP, *overrides):
         return self._config(*SETTINGS, f"augmentation={augmentation}", f"cache={self._cache}", *overrides)
@@ -79,10 +80,15 @@ class Study:
 def study(config, tmp_path_factory):
     """The study, which knows the rows that its searches have read."""
     found = Study(tmp_path_factory.mktemp("honest"), config)
-    read = []
+    read: list[np.ndarray] = []
+
+    def reading(self, rows, view):
+        read.append(rows)
+        return plain(self, rows, view)
+
     with pytest.MonkeyPatch.context() as patch:
         plain = LiveViews.read
-        patch.setattr(LiveViews, "read", lambda self, rows, view: read.append(rows) or plain(self, rows, view))
+        patch.setattr(LiveViews, "read", reading)
         found.search(FLIP)
         found.search(NONE, "select.top=1")
     found.read = set(np.concatenate(read).tolist())
@@ -301,7 +307,12 @@ def test_the_folds_of_several_jobs_are_combined_by_what_the_jobs_say_out_of_fold
 @pytest.mark.usefixtures("calibrated")
 def test_a_single_model_of_folds_is_trained_on_all_and_judged_by_the_search_or_its_folds(copy, monkeypatch):
     train, trained_on = training.train, []
-    monkeypatch.setattr(training, "train", lambda *args: trained_on.append(args[3].train_rows) or train(*args))
+
+    def training_of(*args):
+        trained_on.append(args[3].train_rows)
+        return train(*args)
+
+    monkeypatch.setattr(training, "train", training_of)
     metrics, alone, _ = copy.retrain()
     kept = table(copy, "validation.csv")["p_dog"]
     np.testing.assert_allclose(rows_of(alone, "validation")["p_dog"], kept, rtol=1e-12)

@@ -1,0 +1,173 @@
+"""All figures of a page together: size, legends, names, escaping."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+import studies
+from plots import EFFECTS, PAIRS, all_figures, lines, with_values, write_night
+from studies import CHOICES
+
+from catsdogs.comparison.figures import theme
+from catsdogs.comparison.figures.curves import best_so_far, learning_curves
+from catsdogs.comparison.figures.search import budget, effects, job_intervals
+from catsdogs.comparison.figures.space import hyperparameter_slices, parallel_coordinates
+from catsdogs.comparison.study_data import read_study_data
+from catsdogs.comparison.tables import TITLES
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "<a href='x'>%{x}</a> %{customdata[0]} $x^2$ &amp; &#60;b&#62;",
+    "quotes \" ' `\nand\tlines\u202e\x00" + "long " * 60,
+]
+
+
+@pytest.fixture(scope="module")
+def study_data(tmp_path_factory):
+    return write_night(tmp_path_factory.mktemp("studies"))
+
+
+@pytest.fixture(scope="module")
+def figures(study_data):
+    return all_figures(study_data)
+
+
+def texts(value, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every text within a JSON value, with the last key to it."""
+    if isinstance(value, str):
+        yield path, value
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield from texts(inner, key)
+    for inner in value if isinstance(value, list) else ():
+        yield from texts(inner, path)
+
+
+def test_figures_are_whole_and_their_jobs_have_one_legend_entry(study_data, figures):
+    assert len(figures) == 16
+    names = {style["name"] for style in theme.styles(study_data).values()}
+    for name, figure in figures.items():
+        assert figure.caption
+        assert len(figure.alternative) > 30
+        assert figure.table in TITLES
+        assert figure.height > 0
+        # Colors of text and paper, and the width, are the page's.
+        assert not {"template", "width", "title"} & set(json.loads(figure.json)["layout"]), name
+        if name.startswith(("slice", "best", "curve")):
+            of_jobs = [one for one in figure.plot.data if one.name in names]
+            assert sorted(one.name for one in of_jobs if one.showlegend is not False) == sorted(names)
+            assert all(one.legendgroup == one.name for one in of_jobs)
+
+
+def test_many_jobs_are_not_in_legends_and_look_different(tmp_path):
+    for number in range(13):
+        studies.write_job(tmp_path / "s", {**CHOICES, "augmentation": f"a{number}"}, trials=3, seed=number, epochs=4)
+    study_data = read_study_data([tmp_path / "s"])
+    styles = theme.styles(study_data)
+    names = {style["name"] for style in styles.values()}
+    drawn = [one for figure in all_figures(study_data).values() for one in figure.plot.data]
+    assert not [one.name for one in drawn if one.name in names and one.showlegend is not False]
+    assert len({tuple(style["marker"].values()) for style in styles.values()}) == len(names) == 13
+    # A new leader repaints nothing.
+    assert list(styles) != sorted(styles)
+    assert [styles[label]["marker"]["color"] for label in sorted(styles)] == [*theme.PALETTE, *theme.PALETTE[:5]]
+
+
+def test_hostile_names_are_escaped_everywhere(tmp_path):
+    for number, name in enumerate(HOSTILE):
+        columns = {"<i>%{y}</i>": ["<u>a</u>", "%{z}", "c", "c"]}
+        with_values(tmp_path / "s", {"augmentation": name}, columns, name=f"job{number}", seed=number, failed_trials=1)
+    studies.write_final(tmp_path / "s")
+    figures = all_figures(read_study_data([tmp_path / "s"]))
+    assert "slice-3" in figures
+    ours = re.compile(r"</?b>|<br>|<extra></extra>")
+    fields = {"name", "text", "ticktext", "customdata", "hovertemplate", "texttemplate", "legendgroup"}
+    found = ""
+    dressed = [
+        table.assign(
+            **{name: HOSTILE[1] + table[name] for name in map(str, table.select_dtypes(exclude=["number", "bool"]))}
+        )
+        for table in (EFFECTS, PAIRS)
+    ]
+    for figure in (*figures.values(), effects(*dressed)):
+        for field, text in texts(json.loads(figure.plot.to_json())):
+            if field in fields:
+                found += text
+                plain = ours.sub("", text)
+                assert not {"<", "$"} & set(plain), (figure.name, field, text)
+                assert "%{" not in plain or field.endswith("template"), (figure.name, field, text)
+                assert len(re.sub("&[^;]*;", "x", plain)) < 400, (figure.name, field)
+    assert "&lt;script&gt;" in found
+
+
+@pytest.mark.parametrize(
+    ("trials", "failed", "parts"), [(0, 0, []), (1, 1, ["failed trials"]), (1, 0, ["the winning trial"])]
+)
+def test_a_study_that_has_hardly_begun(tmp_path, trials, failed, parts):
+    studies.write_job(tmp_path / "s", CHOICES, trials=trials, failed_trials=failed, status="running", epochs=3)
+    study_data = read_study_data([tmp_path / "s"])
+    assert parallel_coordinates(study_data) is job_intervals(study_data, {}) is None
+    assert hyperparameter_slices(study_data) == []
+    figure = budget(study_data)
+    assert ([bar.name for bar in figure.plot.data] if figure else []) == parts
+    assert len(learning_curves(study_data)) == 2 * trials
+    best = [figure.plot.layout for figure in best_so_far(study_data)]
+    assert len(best) == 2 * (trials - failed)
+    assert all(layout.yaxis.rangemode == "nonnegative" for layout in best)
+    assert all(layout.xaxis.dtick == 1 for layout in best[:1])
+    assert not any(layout.showlegend for layout in best)
+
+
+def test_large_studies_stay_light(tmp_path):
+    studies.write_study(tmp_path / "s", trials=500, failed_trials=20, epochs=30, winner=100)
+    studies.write_final(tmp_path / "s", images=2000)
+    figures = all_figures(read_study_data([tmp_path / "s"]))
+    assert sum(len(figure.plot.to_json()) for figure in figures.values()) < 1_350_000
+    drawn = [line for one in figures["curve-0"].plot.data if one.name != "stopped early" for line in lines(one)]
+    assert len(drawn) == 2000
+
+
+def test_short_names_say_what_was_varied(study_data, tmp_path):
+    assert theme.short_names(study_data) == {
+        f"mobilenet_v2-{a}-cosine-{s}": f"{a} · {s}" for a in ("light", "none") for s in ("none", "mild")
+    }
+    studies.write_job(tmp_path / "one", CHOICES)
+    assert list(theme.short_names(read_study_data([tmp_path / "one"])).values()) == ["mobilenet_v2-light-cosine-none"]
+    for size in (16, 32):
+        fit = {"epochs": 3, "batch_size": size}
+        studies.write_job(tmp_path / "two", {**CHOICES, "fit.batch_size": str(size)}, trials=2, config={"fit": fit})
+    studies.write_plan(tmp_path / "two", ["later"], ["-m"])
+    found = set(theme.short_names(read_study_data([tmp_path / "two"])).values())
+    assert found == {"batch_size 16", "batch_size 32", "later"}
+    # The same choices in two studies.
+    for study in ("three", "four"):
+        studies.write_study(tmp_path / study, trials=2)
+    names = theme.short_names(read_study_data([tmp_path / "three", tmp_path / "four"]))
+    assert names["three/mobilenet_v2-light-cosine-none"] == "three: light · none"
+    assert len(set(names.values())) == 8
+
+
+def test_names_that_are_cut_keep_their_numbers_and_differ(tmp_path):
+    for depth, rate in product(("30", "57"), ("0.0003", "0.0001")):
+        made = {**CHOICES, "model.unfreeze_depth": depth, "schedule.peak_lr": rate}
+        studies.write_job(tmp_path / "numbers", made, trials=2)
+    names = {style["name"] for style in theme.styles(read_study_data([tmp_path / "numbers"])).values()}
+    assert len(names) == 4
+    assert all(re.search(r"(30|57) · .*000[31]$", name) for name in names)
+    # These are the same where they are cut; one is called as another is cut.
+    long = ["a" * 60 + middle + "b" * 60 for middle in ("x", "y")]
+    for number, name in enumerate([*long, "a" * 14 + "…" + "b" * 13, "line\nend", "line\x00end"]):
+        studies.write_job(tmp_path / "s", {**CHOICES, "augmentation": name}, name=f"job{number}", trials=2)
+    study_data = read_study_data([tmp_path / "s"])
+    names = {style["name"] for style in theme.styles(study_data).values()}
+    assert len(names) == 5
+    assert all(len(name) <= 28 for name in names)
+    assert len(set(theme.short_names(study_data).values())) == 5
+
+
+def test_shown():
+    assert theme.shown("<b>&amp; %{x} $a$</b>") == "&lt;b&gt;&amp;amp; %&#123;x} &#36;a&#36;&lt;/b&gt;"
+    assert theme.shown("abcdefghij", 6) == "abc…ij"

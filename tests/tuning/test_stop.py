@@ -1,0 +1,122 @@
+"""Jobs that stop for want of disk, memory or time, or by a programming error, and are resumed."""
+
+from __future__ import annotations
+
+import errno
+import time
+
+import pytest
+from bench import TUNERS, Bench
+
+from catsdogs.base import files
+from catsdogs.base.files import read_json
+from catsdogs.comparison.study_data import read_study_data
+from catsdogs.comparison.summary import summarize
+from catsdogs.study.jobs import write_leaderboard, write_plan
+
+
+@pytest.fixture
+def bench(monkeypatch, tmp_path, config):
+    return Bench(monkeypatch, tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x.csv"), "out of disk while writing x.csv"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "out of disk"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes"), "out of memory"),
+        (type("ResourceExhaustedError", (Exception,), {})("OOM"), "out of memory"),
+        (TypeError("a mistake"), "TypeError: a mistake"),
+        (KeyError("a"), "KeyError"),
+        (AssertionError(), "AssertionError"),
+        (ModuleNotFoundError("x"), "ModuleNotFoundError"),
+    ],
+)
+def test_what_no_other_trial_would_do_better_stops_the_job_which_goes_on_later(bench, error, words):
+    expected, trainings = bench.uninterrupted("random")
+    config = bench.settings(*TUNERS["random"])
+    bench.trainer.fail(3, error)
+    objective = bench.run(config)
+    assert objective != objective
+    result = read_json(bench.folder / "result.json")
+    assert result["status"] == "failed"
+    assert words in result["error"]
+    assert "\n" not in result["error"]
+    assert result["trials"] == {"planned": 4, "total": 2, "completed": 2, "failed": 0}
+    assert result["best_trial"]["trial"]
+    bench.trainer.reset()
+    bench.run(config)
+    assert bench.tables() == expected
+    assert len(bench.trainer.trained) == trainings - 2
+
+
+@pytest.mark.parametrize("name", ["history.csv", "trials.csv", "tuner"])
+def test_a_disk_that_fills_up_while_tables_are_written_loses_nothing(bench, monkeypatch, caplog, name):
+    expected, _ = bench.uninterrupted("random")
+    config = bench.settings(*TUNERS["random"])
+    full = OSError(errno.ENOSPC, "No space left on device")
+    real = files.replacing
+
+    def replacing(path):
+        if len(bench.trainer.trained) == 2 and path.name == name:
+            raise full
+        return real(path)
+
+    def save(path, data):
+        if len(bench.trainer.trained) == 2:
+            raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "replacing", replacing)
+        if name == "tuner":
+            patch.setattr("keras_tuner.src.utils.save_json", save)
+        bench.run(config)
+    assert "out of disk" in caplog.text
+    # `trials.csv` comes last: no trial is finished of which the epochs are lost.
+    assert bench.finished() == 1
+    bench.run(config)
+    assert bench.tables() == expected
+
+
+def test_a_disk_that_is_as_good_as_full_is_told_before_the_job_begins(bench, monkeypatch):
+    monkeypatch.setattr("catsdogs.base.resources.LEAST_FREE_BYTES", 2**60)
+    bench.run(bench.settings())
+    assert "B are free on its disk" in read_json(bench.folder / "result.json")["error"]
+    assert bench.trainer.trained == []
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_study_whose_time_is_over_ends_well_and_goes_on_later(bench, monkeypatch, after):
+    expected, _ = bench.uninterrupted("random")
+    config = bench.settings(*TUNERS["random"], "timeout.study_seconds=1000")
+    write_plan(bench.study, ["a-job", "later"], [])
+    late = [0.0]
+    real = time.time
+    monkeypatch.setattr("catsdogs.tuning.limits.time.time", lambda: real() + late[0])
+
+    def before(training):
+        late[0] = 2000.0 if training > after else 0.0
+
+    bench.trainer.before = before
+    objective = bench.run(config)
+    result = read_json(bench.folder / "result.json")
+    assert result["status"] == "ok"
+    assert result["stopped"] == "timeout.study_seconds=1000 are over"
+    assert result["trials"]["total"] == bench.finished() == after
+    assert (objective == objective) == (after > 0)
+    # Later jobs do not begin, and are no failures.
+    bench.run(config, "later")
+    assert read_json(bench.study / "later" / "result.json")["status"] == "ok"
+    assert len(bench.trainer.trained) == after + 1
+    board = write_leaderboard(bench.study)
+    assert list(board["status"]) == ["ok", "ok"]
+    study_data = read_study_data([bench.study])
+    assert summarize(study_data).headline
+    assert not study_data.problems
+    late[0] = 0.0
+    bench.trainer.reset()
+    bench.run(config)
+    assert bench.tables() == expected
+    assert "stopped" not in read_json(bench.folder / "result.json")
