@@ -69,7 +69,7 @@ def same_objects(one, other):
 
 
 def residual(size=8, drop=0.0):
-    """conv - BN - [conv - BN - Dropout + shortcut] - [bare `x + conv(x)`] - Sequential, with a shared activation."""
+    """Conv - BN - [conv - BN - Dropout + shortcut] - [bare `x + conv(x)`] - Sequential, with a shared activation."""
     relu = keras.layers.ReLU(name="relu")
     inputs = keras.Input((size, size, 3))
     x = keras.layers.Conv2D(4, 3, padding="same", name="stem")(inputs)
