@@ -5,7 +5,7 @@ set -euo pipefail
 train=$1 test=$2 weights=${3:-imagenet} small=${4:-imagenet}
 
 search() { # NAME OVERRIDE...
-  python -m catsdogs.search -m study="$1" data.train="$train" data.test="$test" split.holdout=0.2 "${@:2}"
+  python -m catsdogs.search -m study="$1" data.train="$train" data.test="$test" split.holdout_fraction=0.2 "${@:2}"
 }
 recipe=(split.folds=5 backbone.image_size=256 augmentation=light schedule=cosine label_smoothing=none space=fixed
   model.unfreeze_depth=30 model.dropout=0.2 model.l2=5e-6 fit.epochs=3 tuner.max_trials=1)
@@ -17,14 +17,14 @@ keep() { # STUDY NAME
 
 search final "${recipe[@]}" backbone.weights="$weights" model.unfreeze_depth=30,57 \
   schedule.peak_lr=0.0003,0.0001
-python -m catsdogs.retrain study=final judged_by=folds tta=flip tta.average=logit && keep final single
-python -m catsdogs.retrain study=final ensemble=folds ensemble.size=3 tta=flip tta.average=logit && keep final ensemble
+python -m catsdogs.retrain study=final evaluate_with=folds tta=flip tta.average=logit && keep final single
+python -m catsdogs.retrain study=final ensemble=folds ensemble.num_jobs=3 tta=flip tta.average=logit && keep final ensemble
 cp multirun/final/best/ensemble.csv results/ensemble/
 
 search seed_recipe experiment=seed_recipe backbone.weights="$weights" fit.epochs=15
 python -m catsdogs.retrain study=seed_recipe calibrate=false && keep seed_recipe seed_recipe
 
 search small "${recipe[@]}" backbone=mobilenet_v2_035 backbone.image_size=256 backbone.weights="$small"
-python -m catsdogs.retrain study=small judged_by=folds tta=auto && keep small small_single
+python -m catsdogs.retrain study=small evaluate_with=folds tta=auto && keep small small_single
 cp multirun/small/best/tta.csv results/small_single/
 python -m catsdogs.retrain study=small ensemble=folds tta=flip tta.average=logit && keep small small_ensemble

@@ -65,7 +65,7 @@ class Sides:
         from catsdogs.data.augment import view_keys
 
         config, dataset, array = self.decode([])
-        if config.schedule.kind != "cosine" or config.schedule.warmup_fraction or config.model.l2_covers != "head":
+        if config.schedule.kind != "cosine" or config.schedule.warmup_fraction or config.model.l2_scope != "head":
             raise SystemExit("the plain side knows a cosine without warm-up, and L2 on the head only")
         if not config.model.head_batch_norm or config.backbone.train_batch_norm:
             raise SystemExit("the plain side has a batch norm in the head, and trains none of the backbone's")
@@ -139,7 +139,7 @@ class Sides:
     def catsdogs(self, name: str, trials: int, epochs: int, overrides: list[str]) -> Run:
         """`catsdogs.search` with the store as it is; `-m` may come last in the overrides."""
         studies = self._work / "studies"
-        command = [sys.executable, "-m", "catsdogs.search", f"study={name}", f"studies={studies}"]
+        command = [sys.executable, "-m", "catsdogs.search", f"study={name}", f"studies_dir={studies}"]
         command += [f"cache={self._cache}", *self._overrides, f"tuner.max_trials={trials}"]
         command += [f"fit.epochs={epochs}", f"fit.patience={epochs}", *overrides]
         spent = self._timed(command, name)

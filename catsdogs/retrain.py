@@ -35,10 +35,10 @@ def task(config: DictConfig) -> None:
     from catsdogs.final.retraining import make_final
     from catsdogs.study.jobs import best_jobs, chosen_trial, read_job, read_jobs
 
-    study = Path(plain.studies) / plain.study
+    study = Path(plain.studies_dir) / plain.study
     job = read_job(study / str(plain.job))
     assert job is not None
-    jobs = best_jobs(study, read_jobs(study), job, plain.ensemble.size)
+    jobs = best_jobs(study, read_jobs(study), job, plain.ensemble.num_jobs)
     _check_builders(plain, jobs)
     metrics = make_final(plain, jobs, chosen_trial(job, plain.trial), study)
     print()
@@ -56,14 +56,14 @@ def _check_builders(config: RetrainConfig, jobs: list[JobRecord]) -> None:
         backbone = job.result["config"].get("backbone", {})
         if "builder" not in backbone:
             raise UserError(
-                f"job {job.folder}: its result.json does not tell what it was run with; give a smaller ensemble.size"
+                f"job {job.folder}: its result.json contains no configuration; set a smaller ensemble.num_jobs"
             )
         builders[job.name] = str(backbone["builder"])
     if all(map(is_trusted, builders.values())):
         return  # folders of the user's may be large
     hydra = HydraConfig.get()
     folders = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
-    named = named_builders(hydra.overrides.task, folders, Path(config.studies))
+    named = named_builders(hydra.overrides.task, folders, Path(config.studies_dir))
     for name, builder in builders.items():
         check_builder(builder, name, named)
 
@@ -75,18 +75,18 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
     wanted = {
         override.key_or_group: str(override.value())
         for override in OverridesParser.create().parse_overrides(parsed.overrides)
-        if override.key_or_group in ("study", "studies", "job", "trial") and override.value() is not None
+        if override.key_or_group in ("study", "studies_dir", "job", "trial") and override.value() is not None
     }
     if parsed.multirun:
         raise UserError("retrain trains one model; leave -m out")
     added = []
     saved: Any = {}
     if "study" in wanted:
-        studies, study = wanted.get("studies", "multirun"), wanted["study"].rstrip("/")
-        if "studies" not in wanted and "/" in study:
+        studies, study = wanted.get("studies_dir", "multirun"), wanted["study"].rstrip("/")
+        if "studies_dir" not in wanted and "/" in study:
             # As `report` and `predict` take it: the folder.
             studies, study = str(Path(study).parent), Path(study).name
-            added.append(f"studies={quoted(studies)}")
+            added.append(f"studies_dir={quoted(studies)}")
         if study != wanted["study"]:
             added.append(f"study={quoted(study)}")
         job = _chosen_job(Path(studies) / study, wanted.get("job"))

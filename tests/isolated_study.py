@@ -61,7 +61,7 @@ def launched(study: Path, seeds: list[int], jobs: int = 1, *overrides: str):
         hydra = GlobalHydra.instance().hydra
         told = [
             "hydra.mode=MULTIRUN",
-            f"studies={study.parent}",
+            f"studies_dir={study.parent}",
             f"study={study.name}",
             "hydra.sweep.subdir=${seed}",
             *overrides,

@@ -26,7 +26,7 @@ def build_model(config: SearchConfig, total_steps: int, first_step: int = 0) -> 
     """
     backbone = build_backbone(config.backbone)
     unfreeze(backbone, config.model.unfreeze_depth, config.backbone.train_batch_norm)
-    if config.model.l2_covers == "head_and_backbone":
+    if config.model.l2_scope == "head_and_backbone":
         add_l2(backbone, keras.regularizers.L2(config.model.l2))
     model = full_model(config, backbone)
     rates = learning_rates(config.schedule, total_steps, first_step).tolist()

@@ -136,7 +136,7 @@ def _facts(result: dict[str, Any]) -> dict[str, str]:
     parts = {name: result.get(key) for name, key in told_as.items()}
     flat = _flat({name: part for name, part in parts.items() if isinstance(part, dict)})
     # These name the job or are told elsewhere; they differ without meaning anything.
-    left_out = {"config.study", "config.studies", "config.varied"}
+    left_out = {"config.study", "config.studies_dir", "config.varied"}
     return {key.removeprefix("config."): value for key, value in flat.items() if key not in left_out}
 
 

@@ -25,7 +25,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.text import quote_numbers, quoted
-from catsdogs.config.schema import SearchConfig, text_keys, validated
+from catsdogs.config.schema import RetrainConfig, SearchConfig, setting_keys, validated
+from catsdogs.config.setting_names import did_you_mean, unknown, unknown_setting
 
 # The groups whose choices name a job and are compared in the report.
 COMPOSED_GROUPS = ("backbone", "augmentation", "schedule", "label_smoothing")
@@ -39,7 +40,16 @@ VERSION_BASE = "1.3"
 # Longest name of a job folder; file systems end at 255 bytes, and tools add prefixes.
 MAX_JOB_NAME = 120
 
-_TEXT_KEYS = frozenset(text_keys())
+# Messages of Hydra that do not start with the override, and ours.
+_HYDRA_MESSAGES = {
+    r"Ambiguous value for argument '(.+)'": r"\1: several values need -m; or pass a list as key=[value1,value2]",
+    r"Sweep parameters '(.+)' requires --multirun": r"\1: several values need -m",
+    r"Could not override '(.+)'": r"\1: unknown setting; remove it from the command",
+    r"Could not append to config\. An item is already at '(.+)'": r"+\1: already set; remove the +",
+    r"Could not delete '(.+)'\. No match in the defaults list": r"~\1: not chosen; remove it from the command",
+}
+
+_TEXT_KEYS = frozenset(setting_keys(RetrainConfig, only_texts=True))
 
 
 def to_search_config(config: DictConfig) -> SearchConfig:
@@ -169,15 +179,20 @@ def format_config_error(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         extra = EXTRAS.get(option) if group.startswith("hydra/") else None
-        remedy = f"; for this one, pip install 'catsdogs[{extra}]'" if extra else ""
-        return f"{group}={option}: no such option; known are {', '.join(error.options)}{remedy}"
+        hint = f"; pip install 'catsdogs[{extra}]' to add it;" if extra else did_you_mean(option, error.options)
+        return f"{group}={option}: {unknown('option', hint, error.options)}"
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
-            known = ", ".join(sorted(map(str, cause.parent_node or {})))
-            return f"{cause.full_key}: no such key" + (f"; known here are {known}" if known else "")
+            return unknown_setting(cause.full_key, map(str, cause.parent_node or {}), setting_keys(SearchConfig))
         return f"{cause.full_key}: {first_line(cause).rstrip('.')}"
-    return first_line(error).rstrip(".")
+    message = first_line(error).rstrip(".")
+    if match := re.fullmatch(r"Could not delete from config\. '(.+)' does not exist", message):
+        return f"~{unknown_setting(match[1], (), setting_keys(SearchConfig))}"
+    for pattern, ours in _HYDRA_MESSAGES.items():
+        if match := re.fullmatch(pattern, message):
+            return match.expand(ours)
+    return message
 
 
 # What a command line or a configuration raises that cannot be composed, or is refused.

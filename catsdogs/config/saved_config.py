@@ -19,7 +19,7 @@ from catsdogs.base.errors import UserError
 from catsdogs.config.schema import SearchConfig
 
 # Which folders are read and written is for the command to say, not for the study.
-_OF_THE_COMMAND = ("study", "studies", "cache")
+_OF_THE_COMMAND = ("study", "studies_dir", "cache")
 
 # Where a function may come from that builds a backbone although nobody but the study names it.
 _TRUSTED_MODULES = ("keras.applications.", "catsdogs.network.backbones.")
@@ -28,7 +28,7 @@ _TRUSTED_MODULES = ("keras.applications.", "catsdogs.network.backbones.")
 def saved_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of `schema.SearchConfig` that a saved configuration has, as plain data.
 
-    Keys of other versions, and those that say where to write (`study`, `studies`, `cache`), are left out.
+    Keys of other versions, and those that say where to write (`study`, `studies_dir`, `cache`), are left out.
     """
     return {key: value for key, value in _known(config, SearchConfig).items() if key not in _OF_THE_COMMAND}
 

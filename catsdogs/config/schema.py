@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -17,6 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.text import quoted
+from catsdogs.config.setting_names import did_you_mean, unknown, unknown_setting
 
 # Numbers in YAML where a text belongs, as in `study: 2024`, are the text.
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
@@ -61,10 +63,10 @@ class Data:
 class Split:
     """How the labelled images in use are divided."""
 
-    holdout: Share  # share of the distinct images that no search sees
+    holdout_fraction: Share  # share of the distinct images that no search sees
     # 1: training and validation by data.validation_fraction; more: cross-validation
     folds: Annotated[StrictInt, Field(ge=1, le=100)]
-    together: Literal["near_duplicates", "copies"]  # what never stands on two sides
+    group_by: Literal["near_duplicates", "copies"]  # what never stands on two sides
 
 
 @dataclass(config=_CONFIG)
@@ -75,7 +77,7 @@ class Backbone:
     arguments: dict[str, Any]  # further arguments of the builder, alpha for example
     weights: Location | None  # imagenet | path of a .weights.h5 or .h5 file | null (random)
     image_size: Annotated[StrictInt, Field(ge=16, le=1024)]
-    preprocessing: Literal["none", "minus_one_to_one", "bgr_minus_mean", "imagenet_standardised"]
+    preprocessing: Literal["none", "minus_one_to_one", "bgr_minus_mean", "imagenet_standardized"]
     train_batch_norm: StrictBool
 
 
@@ -119,7 +121,7 @@ class Model:
     head_batch_norm_momentum: Share  # share of the old mean kept at every step
     dropout: Share
     l2: Annotated[StrictFloat, Field(ge=0, le=10)]
-    l2_covers: Literal["head", "head_and_backbone"]  # backbone: the kernels that are trained
+    l2_scope: Literal["head", "head_and_backbone"]  # backbone: the kernels that are trained
 
 
 @dataclass(config=_CONFIG)
@@ -185,8 +187,8 @@ class Select:
     """How the winner of a job is named after its search."""
 
     # trials that are trained again with fresh seeds; 1: the best of the search wins
-    top: Annotated[StrictInt, Field(ge=1, le=1_000)]
-    seeds: Annotated[StrictInt, Field(ge=1, le=1_000)]  # for each of them; their mean decides
+    top_k: Annotated[StrictInt, Field(ge=1, le=1_000)]
+    repeats: Annotated[StrictInt, Field(ge=1, le=1_000)]  # for each of them; their mean decides
 
 
 @dataclass(config=_CONFIG)
@@ -201,7 +203,7 @@ class Ensemble:
     """The models that are combined into the final one."""
 
     kind: Literal["none", "folds", "jobs"]
-    size: Annotated[StrictInt, Field(ge=1, le=100)]  # how many jobs
+    num_jobs: Annotated[StrictInt, Field(ge=1, le=100)]  # how many jobs
 
 
 @dataclass(config=_CONFIG)
@@ -209,7 +211,7 @@ class SearchConfig:
     """Everything that decides one job."""
 
     study: str
-    studies: str  # the folder of all studies
+    studies_dir: str  # the folder of all studies
     cache: Location  # unpacked archives, catalogues, pixels, activations
     seed: Seed
     data: Data
@@ -238,7 +240,7 @@ class RetrainConfig(SearchConfig):
     fit_on: Literal["train", "all"]
     ensemble: Ensemble
     calibrate: StrictBool  # only where it helps images that it was not fitted on
-    judged_by: Literal["search", "folds"]  # what tells how good a model is that has seen every image
+    evaluate_with: Literal["search", "folds"]  # what tells how good a model is that has seen every image
 
 
 # The fields that a space entry may search, each with the group that owns it.
@@ -274,25 +276,37 @@ def _sentence(error: ValidationError, values: Any, prefix: str = "") -> str:
     first = error.errors()[0]
     place, value = first["loc"], first["input"]
     key = prefix + ".".join(map(str, place))
+    if first["type"] == "missing" and place[0] == "space" and place[1] not in SEARCHABLE:
+        return _unknown_hyperparameter(str(place[1]))
     if first["type"] == "missing":
         return f"{key} is not set; give it a value in its file, or +{key}=VALUE"
     if first["type"] == "unexpected_keyword_argument":
         for part in place[:-1]:
             values = values[part]
-        return f"{key}: no such key; known here are {', '.join(sorted({*values} - {place[-1]}))}"
+        return unknown_setting(key, {*map(str, values)} - {str(place[-1])}, setting_keys(SearchConfig))
     shown = quoted(value) if isinstance(value, str) else "null" if value is None else str(value).lower()
-    return f"{key}={shown}: {first['msg'].replace('Input should', 'must')}"
+    hint = did_you_mean(str(value), re.findall("'([^']*)'", first["msg"])) if first["type"] == "literal_error" else ""
+    return f"{key}={shown}: {first['msg'].replace('Input should', 'must')}{hint}"
 
 
-def text_keys(group: type = RetrainConfig, prefix: str = "") -> Iterator[str]:
-    """The keys whose value is a text of any kind, or a list of such."""
+def _unknown_hyperparameter(name: str) -> str:
+    return f"space.{name}: {unknown('hyperparameter', did_you_mean(name, SEARCHABLE), SEARCHABLE)}"
+
+
+def setting_keys(group: type, *, only_texts: bool = False, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a configuration or a group of it.
+
+    Args:
+        only_texts: skip keys whose value is neither a text nor a list of texts.
+        prefix: of every key, with its dot.
+    """
     for name, kind in get_type_hints(group).items():
         parts = (kind, *(() if get_origin(kind) is dict else get_args(kind)))
-        if str in parts or list[str] in parts:
+        if not only_texts or str in parts or list[str] in parts:
             yield prefix + name
         for part in parts:
             if isinstance(part, type) and dataclasses.is_dataclass(part):
-                yield from text_keys(part, f"{prefix}{name}.")
+                yield from setting_keys(part, only_texts=only_texts, prefix=f"{prefix}{name}.")
 
 
 def check(config: SearchConfig) -> None:
@@ -305,7 +319,7 @@ def check(config: SearchConfig) -> None:
         _check_hyperparameter(name, entry, config)
     if config.study in ("", ".", "..") or "/" in config.study or "\\" in config.study:
         raise UserError(
-            f"study={config.study}: must be the name of one folder; where it lies is told by studies=FOLDER"
+            f"study={config.study}: must be the name of one folder; where it lies is told by studies_dir=FOLDER"
         )
     for name, value in config.tuner.arguments.items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -327,29 +341,33 @@ def check(config: SearchConfig) -> None:
 
 
 def _check_retrain(config: RetrainConfig) -> None:
-    kind, size, folds = config.ensemble.kind, config.ensemble.size, config.split.folds
-    if kind == "none" and size > 1:
-        raise UserError(f"ensemble.size={size}: ensemble=none is one model; take ensemble=jobs or ensemble=folds")
-    if kind == "jobs" and size == 1:
-        raise UserError("ensemble.size=1: ensemble=jobs combines several jobs; give 2 or more, or take ensemble=none")
+    kind, num_jobs, folds = config.ensemble.kind, config.ensemble.num_jobs, config.split.folds
+    if kind == "none" and num_jobs > 1:
+        raise UserError(
+            f"ensemble.num_jobs={num_jobs}: ensemble=none is one model; take ensemble=jobs or ensemble=folds"
+        )
+    if kind == "jobs" and num_jobs == 1:
+        raise UserError(
+            "ensemble.num_jobs=1: ensemble=jobs combines several jobs; give 2 or more, or take ensemble=none"
+        )
     if kind == "folds" and folds == 1:
         raise UserError(
             "ensemble=folds: the job was searched with split.folds=1; search with split.folds=5, or take ensemble=none"
         )
     if kind == "folds" and config.fit_on == "all":
         raise UserError("fit_on=all: with ensemble=folds every model leaves its fold out; leave fit_on out")
-    if size > 1 and config.trial is not None:
+    if num_jobs > 1 and config.trial is not None:
         raise UserError(
-            f"trial={config.trial}: ensemble={kind} with ensemble.size={size} takes the best trial of every job; leave "
-            "trial out"
+            f"trial={config.trial}: not supported with ensemble={kind} and ensemble.num_jobs={num_jobs}, which "
+            "take the best trial of every job; remove trial"
         )
-    if config.judged_by == "folds" and (kind == "folds" or folds == 1):
+    if config.evaluate_with == "folds" and (kind == "folds" or folds == 1):
         why = "split.folds=1 leaves none to train" if folds == 1 else "with ensemble=folds they are the model itself"
-        raise UserError(f"judged_by=folds: {why}; leave judged_by out")
-    unseen = kind == "folds" or config.judged_by == "folds" or (config.fit_on == "train" and folds == 1)
+        raise UserError(f"evaluate_with=folds: {why}; remove evaluate_with")
+    unseen = kind == "folds" or config.evaluate_with == "folds" or (config.fit_on == "train" and folds == 1)
     if config.tta.kind == "auto" and not unseen:
         why = "fit_on=all" if config.fit_on == "all" else f"training on every fold of split.folds={folds}"
-        remedy = "leave fit_on out" if folds == 1 else "take judged_by=folds"
+        remedy = "leave fit_on out" if folds == 1 else "take evaluate_with=folds"
         raise UserError(
             f"tta=auto: {why} leaves no image outside the hold-out unseen to choose on; give tta=none, flip, crops or "
             f"views, or {remedy}"
@@ -360,7 +378,7 @@ def _check_hyperparameter(name: str, entry: Hyperparameter, config: SearchConfig
     """A space entry must name a known field, have the keys of its kind, and stay within the field's range."""
     key = f"space.{name}"
     if name not in SEARCHABLE:
-        raise UserError(f"{key}: no such hyperparameter; known are {', '.join(SEARCHABLE)}")
+        raise UserError(_unknown_hyperparameter(name))
     group: Any = next(group for group in (config.model, config.schedule) if isinstance(group, SEARCHABLE[name]))
     if entry.kind == "choice":
         if entry.values is None:

@@ -103,7 +103,7 @@ def load_dataset(data: Data, cache: Path, division: Split) -> Dataset:
     _check_classes(rows, skipped, train, test_table)
     rows = subset(rows, data.limit, data.split_seed).reset_index(drop=True)
     units = rows
-    if division.together == "near_duplicates":
+    if division.group_by == "near_duplicates":
         units = rows.assign(groups=near_duplicates.group_duplicates(rows))
         joined = len(rows) - units["groups"].nunique() - int(rows["sha256"].duplicated().sum())
         if joined:

@@ -68,11 +68,11 @@ def assign_splits(rows: pd.DataFrame, division: Split, validation_fraction: floa
     unit = rows["groups"] if "groups" in rows else rows["sha256"]  # rows with the same one stay on one side
     labels = rows["label"].groupby(unit).max()  # sorted by unit
     places = pd.DataFrame({"split": "train", "fold": -1}, index=labels.index)
-    if division.holdout:
+    if division.holdout_fraction:
         # Of a seed of its own: else the validation images of a study without a hold-out, which chose its models, would
         # be the hold-out of the next one.
         own_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
-        held = _drawn(labels, division.holdout, own_seed, "split.holdout")
+        held = _drawn(labels, division.holdout_fraction, own_seed, "split.holdout_fraction")
         places.loc[held, "split"] = "holdout"
         labels = labels.drop(held)
     if division.folds == 1:
@@ -102,7 +102,7 @@ def _drawn(labels: pd.Series, share: float, seed: int, key: str) -> np.ndarray:
         enough = False
     if not enough:
         cats, dogs = int((labels == 0.0).sum()), int((labels == 1.0).sum())
-        sides = "in the hold-out and outside it" if key == "split.holdout" else "in training and validation"
+        sides = "in the hold-out and outside it" if key == "split.holdout_fraction" else "in training and validation"
         raise UserError(
             f"{key}={share:g}: {cats} distinct cats and {dogs} distinct dogs are too few for both classes {sides}; "
             f"give more images, raise data.limit, or move the fraction towards 0.5"

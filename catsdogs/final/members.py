@@ -110,7 +110,7 @@ def _check_jobs(jobs: Sequence[JobRecord], settings: Sequence[RetrainConfig], da
         told = ", ".join(f"{size} pixels ({name})" for size, name in sorted(sizes.items()))
         raise UserError(
             f"ensemble={settings[0].ensemble.kind}: one model takes images of one size, and its members would take "
-            f"{told}; choose a study whose jobs share backbone.image_size, or a smaller ensemble.size"
+            f"{told}; choose a study whose jobs share backbone.image_size, or a smaller ensemble.num_jobs"
         )
 
 

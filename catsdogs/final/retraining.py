@@ -54,7 +54,7 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
     began = time.monotonic()
     dataset = load_dataset(config.data, Path(config.cache), config.split)
     judges: list[Member] = []
-    if config.judged_by == "folds":
+    if config.evaluate_with == "folds":
         log.info("the models of the folds, by which the final one is judged, are trained first")
         judges = train_members(config, jobs, trial, dataset, by_fold=True)
     members = train_members(config, jobs, trial, dataset, by_fold=config.ensemble.kind == "folds")

@@ -36,6 +36,7 @@ from catsdogs.config.compose import (
 )
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import SearchConfig
+from catsdogs.config.setting_names import check_overrides
 from catsdogs.launching.failures import JobFailed, knows_all_jobs, record_failure
 from catsdogs.launching.registration import register
 
@@ -70,6 +71,7 @@ def hydra_application(
     words = [as_typed(word) for word in arguments[1:]]
     try:
         parsed = get_args_parser().parse_args(words)
+        check_overrides(parsed.overrides)
         sys.argv = [arguments[0], *complete(parsed, words)]
         application = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=config_name)
         with terminable():
@@ -218,7 +220,7 @@ class StudyCallback(Callback):
         from catsdogs.data.dataset import load_dataset
         from catsdogs.study.decision import inspect_job, summary
         from catsdogs.study.identity import fingerprint
-        from catsdogs.study.jobs import write_plan
+        from catsdogs.study.jobs import check_job_names, write_plan
         from catsdogs.study.locking import is_locked, lock_message
 
         self._names = names
@@ -227,6 +229,7 @@ class StudyCallback(Callback):
                 to_search_config(OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"]))
                 for job in jobs
             ]
+            check_job_names(study)
             twice = {name for name in names if names.count(name) > 1}
             if twice:
                 raise UserError(f"two jobs of this study would share the folder {min(twice)}: they choose the same")
@@ -247,7 +250,7 @@ class StudyCallback(Callback):
         except UserError as error:
             _exit(_tell(str(error)))
         except OSError as error:
-            _exit(_tell(f"study folder {study}: {error.strerror}; choose another with study=NAME studies=FOLDER"))
+            _exit(_tell(f"study folder {study}: {error.strerror}; choose another with study=NAME studies_dir=FOLDER"))
         trials, epochs = configs[0].tuner.max_trials or "all", configs[0].fit.epochs
         count = f"{len(names)} job{'s' if len(names) > 1 else ''}" if names else "jobs as the sweeper decides"
         print(f"study {study.name}: {count}, {trials} trials each, at most {epochs} epochs a trial")

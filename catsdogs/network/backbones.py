@@ -107,7 +107,7 @@ def preprocess(images: Any, preprocessing: str) -> Any:
     if preprocessing == "bgr_minus_mean":
         bgr = images[..., ::-1]
         return keras.layers.Rescaling(1.0, offset=[-103.939, -116.779, -123.68], name="preprocessing")(bgr)
-    if preprocessing == "imagenet_standardised":
+    if preprocessing == "imagenet_standardized":
         scale = [1 / (255 * std) for std in _STD]
         offset = [-mean / std for mean, std in zip(_MEAN, _STD, strict=True)]
         return keras.layers.Rescaling(scale, offset=offset, name="preprocessing")(images)

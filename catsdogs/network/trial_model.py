@@ -154,7 +154,7 @@ class TrialModels:
         unfreeze(backbone, depth, config.backbone.train_batch_norm)
         settings = _Settings()
         l2 = _AdjustableL2(settings)
-        if config.model.l2_covers == "head_and_backbone":
+        if config.model.l2_scope == "head_and_backbone":
             add_l2(backbone, l2)
         trunk = folded(suffix(backbone, config.backbone.preprocessing, cut))
         activations = keras.Input(cut.shape, dtype="float32", name="activations")

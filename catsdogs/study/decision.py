@@ -127,7 +127,7 @@ def _damage(folder: Path, job: JobRecord) -> str:
 
 def _selection(select: dict[str, Any]) -> tuple[int, int] | None:
     """What the winner is named by; None: the search alone."""
-    return (select["top"], select["seeds"]) if select["top"] > 1 else None
+    return (select["top_k"], select["repeats"]) if select["top_k"] > 1 else None
 
 
 def summary(study: str, names: Sequence[str], standings: Sequence[JobDecision]) -> list[str]:

@@ -17,13 +17,13 @@ from catsdogs.config.schema import MOST_VIEWS, SearchConfig
 # Keys that change no number of a job: where things are, what is done after it, and when it is given up. Where the
 # images are does not count either, as their digest does.
 _NOT_IN_IDENTITY = {
-    *("study", "studies", "cache", "varied", "timeout"),
-    *("select", "tta", "job", "trial", "fit_on", "ensemble", "calibrate", "judged_by"),
+    *("study", "studies_dir", "cache", "varied", "timeout"),
+    *("select", "tta", "job", "trial", "fit_on", "ensemble", "calibrate", "evaluate_with"),
 }
 _NOT_IN_IDENTITY_OF = {
     "data": {"train", "test", "max_unpacked_gib"},
     # Where it changes the split it changes the digest of the images.
-    "split": {"together"},
+    "split": {"group_by"},
     # Where activations are kept, and who computes them, does not change them by more than rounding.
     "features": {"mode", "engine", "max_gib"},
 }
@@ -126,7 +126,7 @@ def _images(result: Mapping[str, Any], now: str) -> list[str]:
     if result["data"].get("digest") in (None, now):
         return []
     return [
-        "the images, their labels or their split have changed (older studies were split as with split.together=copies)"
+        "the images, their labels or their split have changed (older studies were split as with split.group_by=copies)"
     ]
 
 

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import pandas as pd
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_csv, write_json
 from catsdogs.base.provenance import parse_timestamp, utc_timestamp
 from catsdogs.base.records import CorruptedFile, Listed, Part, Record
 from catsdogs.base.text import quoted
+from catsdogs.config.setting_names import former_names, with_current_names, with_current_overrides
 from catsdogs.study.locking import is_locked
 from catsdogs.study.trials import TrialRecord, best_trial, read_trials, summary, trial_id
 
@@ -99,7 +100,7 @@ class JobRecord:
     @property
     def choices(self) -> dict[str, str]:
         """What it was told to choose: the options of the composed groups, and other values that its study varied."""
-        return self.result["choices"]
+        return with_current_names(self.result["choices"])
 
     def choice(self, name: str) -> str | None:
         """What it chose, also where only other jobs were told to; None if nothing tells it.
@@ -129,19 +130,12 @@ class JobRecord:
         except CorruptedFile as error:
             raise UserError(
                 f"job {self.folder}: its trials.csv is damaged ({error.reason}); choose another with job=NAME, or "
-                "fewer with ensemble.size"
+                "fewer with ensemble.num_jobs"
             ) from error
 
 
-# Where functions that studies name have lain before.
-_FORMER_BUILDERS = {"catsdogs.backbones.small_cnn": "catsdogs.network.backbones.small_cnn"}
-
-
 class JobConfig(Record):
-    """A job's configuration with the keys that earlier versions did not write, and their meaning then.
-
-    Settings that are no more are left out.
-    """
+    """Configuration of a job under current names, with the former meaning of keys that earlier versions lack."""
 
     data: Part[Any]
     backbone: Part[Any]
@@ -154,21 +148,18 @@ class JobConfig(Record):
     space: Part[dict[str, Any]]
     tuner: Part[Any]
     varied: Listed[Any]
-    resume: Any = Field(None, exclude=True)
+
+    _renamed = model_validator(mode="before")(with_current_names)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if (builder := self.backbone.get("builder")) in _FORMER_BUILDERS:
-            self.backbone = {**self.backbone, "builder": _FORMER_BUILDERS[builder]}
         self.fit = {"precision": "float32", **self.fit}
         self.timeout = {"study_seconds": None, **self.timeout}
-        self.select = {"top": 1, "seeds": 3, **self.select}
+        self.select = {"top_k": 1, "repeats": 3, **self.select}
         self.tta = {"kind": "views", "views": 10, "average": "probability", **self.tta}
         stored = {"mode": "auto", "views": self.fit.get("epochs"), "dtype": "float32"}
         self.features = {**stored, "engine": "auto", "max_gib": 50.0, **self.features}
-        self.split = {"holdout": 0.0, "folds": 1, "together": "copies", **self.split}
-        self.fit.pop("max_parameters", None)
-        self.timeout.pop("trial_seconds", None)
+        self.split = {"holdout_fraction": 0.0, "folds": 1, "group_by": "copies", **self.split}
         if not isinstance(self.fit.get("epochs", 1), int | float):
             raise ValueError(f"fit.epochs={self.fit['epochs']} is no number")
         return self
@@ -227,6 +218,21 @@ def read_jobs(study: Path) -> list[JobRecord]:
     return jobs
 
 
+def check_job_names(study: Path) -> None:
+    """Refuse to resume a study that varied a setting that has another name now: its job folders carry the former one.
+
+    Raises:
+        UserError: names the former and the current setting.
+    """
+    for file in sorted(study.glob(f"*/{RESULT}")):
+        job = read_job(file.parent)
+        for former, current in former_names(job.result["choices"]).items() if job else ():
+            raise UserError(
+                f"study {study}: cannot resume because its job folders are named after {former}, which is now "
+                f"{current}; use a new study=NAME"
+            )
+
+
 def _studies_in(folder: Path) -> list[str]:
     return sorted({file.parent.parent.name for file in folder.glob(f"*/*/{RESULT}")})
 
@@ -259,8 +265,8 @@ def best_jobs(study: Path, jobs: list[JobRecord], first: JobRecord, size: int) -
     found = [first, *sorted(alike, key=lambda job: (job.objective, job.name))][:size]
     if len(found) < size:
         raise UserError(
-            f"ensemble.size={size}: study {study} has jobs with a completed trial on the images of {first.name}: "
-            f"{len(found)}; give ensemble.size={len(found)}, or search more jobs"
+            f"ensemble.num_jobs={size}: study {study} has jobs with a completed trial on the images of {first.name}: "
+            f"{len(found)}; give ensemble.num_jobs={len(found)}, or search more jobs"
         )
     return found
 
@@ -380,7 +386,7 @@ def read_plan(study: Path) -> Plan:
 def search_command(study: Path) -> str | None:
     """The command line that a study was last started with; None if nobody wrote it down."""
     words = read_plan(study).command
-    return shlex.join(["python", "-m", "catsdogs.search", *words]) if words else None
+    return shlex.join(["python", "-m", "catsdogs.search", *with_current_overrides(words)]) if words else None
 
 
 def write_plan(study: Path, names: list[str], command: list[str]) -> None:

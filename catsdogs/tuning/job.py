@@ -245,7 +245,7 @@ def _search(
         with data.features.reading():
             data.features.prepare()
             search.run()
-            chosen = select(config, search, place.folder, place.label) if config.select.top > 1 else None
+            chosen = select(config, search, place.folder, place.label) if config.select.top_k > 1 else None
             best = best_trial(search.records)
             if best is not None and chosen is None:
                 search.mend_validation(best, 0)

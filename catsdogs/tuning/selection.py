@@ -46,7 +46,7 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str) -> di
         `searched_val_log_loss`, `seeds` and `execution`, that of the first fresh seed, beside them. None: no trial
         came through all of its seeds.
     """
-    top, seeds = config.select.top, config.select.seeds
+    top, seeds = config.select.top_k, config.select.repeats
     candidates = ranked(search.records)[:top]
     # The first execution that the search has not had.
     fresh = config.fit.executions_per_trial

@@ -117,7 +117,7 @@ def test_what_is_drawn_depends_on_the_seed() -> None:
             (c, d, 0.0, 1, f, f"data.validation_fraction={f:g}: {c} distinct cats and {d} distinct dogs .* validation;")
             for c, d, f in [(1, 10, 0.5), (2, 2, 0.2), (50, 0, 0.2), (100, 2, 0.05), (3, 3, 0.9)]
         ),
-        (5, 8, 0.05, 1, 0.5, "split.holdout=0.05: 5 distinct cats and 8 distinct dogs .* outside it; give"),
+        (5, 8, 0.05, 1, 0.5, "split.holdout_fraction=0.05: 5 distinct cats and 8 distinct dogs .* outside it; give"),
         (4, 8, 0.0, 5, 0.2, "split.folds=5: 4 distinct cats and 8 distinct dogs .* lower split.folds$"),
         # The hold-out takes some of what was enough.
         (4, 8, 0.25, 4, 0.2, "split.folds=4: 3 distinct cats and 6 distinct dogs outside the hold-out"),

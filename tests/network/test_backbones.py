@@ -39,7 +39,7 @@ def backbone(composed):
     ("preprocessing", "family"),
     [
         ("bgr_minus_mean", "resnet50"),
-        ("imagenet_standardised", "densenet"),
+        ("imagenet_standardized", "densenet"),
         *((settings.preprocessing, FAMILIES[name]) for name, settings in BACKBONES.items()),
     ],
 )

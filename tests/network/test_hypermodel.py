@@ -47,7 +47,7 @@ def test_a_frozen_backbone_is_a_fixed_function_also_while_training():
 
 @pytest.mark.parametrize("covers", ["head", "head_and_backbone"])
 def test_l2_adds_its_sum_over_the_trained_kernels_it_covers(config, covers):
-    model = built(config(f"model.l2_covers={covers}"), l2=0.1, unfreeze_depth=3)
+    model = built(config(f"model.l2_scope={covers}"), l2=0.1, unfreeze_depth=3)
     kernels = [layer.kernel for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     if covers == "head_and_backbone":
         kernels = [w for w in model.trainable_variables if w.name == "kernel"]

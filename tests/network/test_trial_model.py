@@ -51,7 +51,7 @@ def values_of(job, **changed):
 )
 def test_training_the_suffix_is_training_the_whole_model(bench, of, depth, covers):
     """Plain Keras on whole images is the reference: the same losses, the same final weights."""
-    job, models, inputs, network = bench(f"model.l2_covers={covers}", "schedule=cosine_warmup", of=of)
+    job, models, inputs, network = bench(f"model.l2_scope={covers}", "schedule=cosine_warmup", of=of)
     # On other backends the masks are drawn from the same state in another way.
     dropout = 0.4 if keras.backend.backend() == "tensorflow" else 0.0
     values = values_of(job, unfreeze_depth=depth, dropout=dropout, l2=0.01)

@@ -8,6 +8,7 @@ import pytest
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_csv, write_json
 from catsdogs.base.provenance import versions
+from catsdogs.config.setting_names import RENAMED
 from catsdogs.study.decision import Action, JobDecision, archive_attempt, inspect_job, summary
 from catsdogs.study.identity import fingerprint
 from catsdogs.study.resume_state import load_resume_state
@@ -137,6 +138,20 @@ def test_another_configuration_or_other_images_are_refused(config, folder, left,
 def test_where_things_are_and_what_comes_after_is_no_other_job(config, folder, left, override):
     left(config(), status="ok")
     assert found(config(override), folder).kind is Action.FINISHED
+
+
+def test_a_job_saved_under_former_names_is_resumed(config, folder, left):
+    left(config("split.holdout_fraction=0.25", "select.top_k=2"), status="ok")
+    file = folder / "result.json"
+    saved = file.read_text()
+    for former in ("studies", "split.holdout", "split.together", "model.l2_covers", "select.top", "select.seeds"):
+        saved = saved.replace(f'"{RENAMED[former].rpartition(".")[2]}"', f'"{former.rpartition(".")[2]}"')
+    assert '"holdout"' in saved
+    file.write_text(saved)
+    assert found(config("split.holdout_fraction=0.25", "select.top_k=2"), folder).kind is Action.FINISHED
+    assert found(config("split.holdout_fraction=0.25"), folder).kind is Action.RESELECTED
+    with pytest.raises(UserError, match=r"split\.holdout_fraction was 0\.25, now 0\.5"):
+        found(config("split.holdout_fraction=0.5", "select.top_k=2"), folder)
 
 
 def test_a_weights_file_is_known_by_what_it_holds(config, folder, left, tmp_path):

@@ -13,6 +13,7 @@ from catsdogs.base.files import read_json, write_json
 from catsdogs.study.jobs import (
     State,
     best_job,
+    check_job_names,
     chosen_trial,
     read_job,
     read_jobs,
@@ -115,6 +116,26 @@ def test_settings_that_are_no_more_are_left_out_of_an_older_job(study):
     assert read["fit"] == {"precision": "float32", "epochs": 3}
     assert read["timeout"] == {"study_seconds": 9}
     assert "resume" not in read
+
+
+def test_a_study_that_varied_a_renamed_setting_is_read_but_not_resumed(study):
+    check_job_names(study)
+    check_job_names(study / "nowhere")
+    name = "small_cnn-none-split.holdout-0.2"
+    choices = {"backbone": "small_cnn", "split.holdout": "0.2"}
+    config = {"split": {"holdout": 0.2}, "varied": ["split.holdout"]}
+    write_json(study / name / "result.json", {"status": "ok", "choices": choices, "config": config})
+    (job,) = [job for job in read_jobs(study) if job.name == name]
+    assert job.choices == {"backbone": "small_cnn", "split.holdout_fraction": "0.2"}
+    assert job.choice("split.holdout_fraction") == "0.2"
+    assert job.result["config"]["varied"] == ["split.holdout_fraction"]
+    assert list(write_leaderboard(study)["split.holdout_fraction"].dropna()) == ["0.2"]
+    with pytest.raises(UserError, match=r"split\.holdout, .* split\.holdout_fraction; use a new study=NAME"):
+        check_job_names(study)
+    choices = {"backbone.preprocessing": "imagenet_standardised"}
+    write_json(study / name / "result.json", {"status": "ok", "choices": choices})
+    with pytest.raises(UserError, match=r"=imagenet_standardised, .*=imagenet_standardized; use a new study=NAME"):
+        check_job_names(study)
 
 
 def test_the_plan_remembers_all_jobs_and_two_processes_at_work_are_one_run(study):

@@ -325,8 +325,8 @@ def test_folders_with_corrupt_files_and_labelled_test_images(run, tmp_path):
 @pytest.mark.slow
 def test_jobs_of_different_backbones_become_one_model(run, tmp_path):
     study = tmp_path / "multirun" / "s"
-    ok(run("search", "-m", *SMALL, "study=s", "backbone.arguments.filters=4,8", "split.holdout=0.25"))
-    ok(run("retrain", "study=s", "ensemble=jobs", "tta=flip", "ensemble.size=2"))
+    ok(run("search", "-m", *SMALL, "study=s", "backbone.arguments.filters=4,8", "split.holdout_fraction=0.25"))
+    ok(run("retrain", "study=s", "ensemble=jobs", "tta=flip", "ensemble.num_jobs=2"))
     best, board = study / "best", pd.read_csv(study / "leaderboard.csv").set_index("job")
     metrics = metrics_in(best)
     assert [member["job"] for member in metrics["ensemble"]["members"]] == list(board.index)

@@ -69,7 +69,7 @@ ATTACKS = {
     "hydra.sweeper._target_": "evil.Anything",
     "hydra.output_subdir": "../../../../outside",
     "hydra.run.dir": "outside",
-    "studies": "outside",
+    "studies_dir": "outside",
     "study": "outside",
     "cache": "outside",
     "data.ignore": ["${oc.env:TOKEN}"],
@@ -91,7 +91,7 @@ def test_nothing_that_a_study_says_to_hydra_is_read_and_no_folder_of_its_choice_
     assert (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize(("jobs", "arguments"), [([JOB], []), (OTHERS, ["ensemble=jobs", "ensemble.size=2"])])
+@pytest.mark.parametrize(("jobs", "arguments"), [([JOB], []), (OTHERS, ["ensemble=jobs", "ensemble.num_jobs=2"])])
 def test_a_function_that_only_the_study_names_is_not_called_for_any_job_of_an_ensemble(retrain, jobs, arguments):
     done = retrain({"backbone.builder": "evil.build"}, *arguments, jobs=jobs)
     assert done.returncode == 2
@@ -117,7 +117,7 @@ def test_only_keys_of_the_schema_are_read_as_they_stand():
         "backbone": {"arguments": {"alpha": 0.35}},
         "space": {"dropout": {"kind": "float", "low": 0.1}},
     }
-    saved = copy.deepcopy(known) | {"study": "s", "studies": "/", "cache": "/", "hydra": {"callbacks": {}}}
+    saved = copy.deepcopy(known) | {"study": "s", "studies_dir": "/", "cache": "/", "hydra": {"callbacks": {}}}
     saved["defaults"] = ["x"]
     for group in (saved["data"], saved["data"]["sample"], saved["space"]["dropout"]):
         group["_target_"] = "os.system"

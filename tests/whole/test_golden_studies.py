@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from catsdogs.base.files import read_json, write_json
 from catsdogs.comparison.final_scores import final_scores
 from catsdogs.comparison.page.writing import write_report
 from catsdogs.comparison.study_data import read_study_data
@@ -94,6 +97,46 @@ def test_its_page_shows_these_numbers(golden, tmp_path):
         assert f"{loss:.4f}" in page
     for job in board["job"]:
         assert job.split("-")[1] in page
+
+
+@pytest.fixture
+def swept(golden, tmp_path):
+    """A copy of the study whose jobs also varied `split.holdout`."""
+    study = tmp_path / "multirun" / "old"
+    shutil.copytree(golden, study)
+    plan = read_json(study / "study.json")
+    plan["jobs"] = plan["run"] = names = []
+    plan["command"] += ["split.holdout=0.0,0.1"]
+    for number, job in enumerate(sorted(study.glob("small_cnn-*"))):
+        result = read_json(job / "result.json")
+        result["choices"] = {**result["choices"], "split.holdout": f"0.{number}"}
+        result["config"] |= {"split": {"holdout": number / 10}, "varied": ["split.holdout"]}
+        write_json(job / "result.json", result)
+        names.append(f"{job.name}-split.holdout-0.{number}")
+        job.rename(study / names[-1])
+    write_json(study / "study.json", plan)
+    return study
+
+
+def test_a_study_that_varied_a_renamed_setting_is_read_under_its_current_name(swept, tmp_path):
+    study_data = write_report([swept], tmp_path / "report.html")
+    assert "split.holdout_fraction" in study_data.choices
+    assert sorted(study_data.leaderboard["split.holdout_fraction"]) == ["0.0", "0.1", "0.2", "0.3"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8").replace("<wbr>", "")
+    assert "split.holdout_fraction=0.0,0.1" in page
+    # Folders keep their names.
+    assert not re.search(r"split\.holdout(?![ _]fraction|-0)", page)
+
+
+def test_a_study_that_varied_a_renamed_setting_is_retrained_and_not_resumed(swept, run):
+    # Stops at the unknown image id, after the configuration of the job is composed and checked.
+    done = run("retrain", "study=old", "data.ignore=[nowhere]", "data.sample.images_per_class=8")
+    assert done.returncode == 2
+    assert "data.ignore" in done.stderr
+    done = run("search", "-m", "study=old", "experiment=quickstart", "split.holdout_fraction=0.0,0.1")
+    assert done.returncode == 2
+    (message,) = done.stderr.splitlines()
+    assert re.search(r"split\.holdout, .*split\.holdout_fraction; use a new study=NAME", message)
 
 
 def test_both_versions_side_by_side_make_one_page(tmp_path):

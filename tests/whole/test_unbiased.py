@@ -29,9 +29,9 @@ SETTINGS = (
     "data.sample.images_per_class=24",
     "data.sample.test_images=5",
     "split.folds=2",
-    "split.holdout=0.25",
-    "select.top=2",
-    "select.seeds=2",
+    "split.holdout_fraction=0.25",
+    "select.top_k=2",
+    "select.repeats=2",
     "space.unfreeze_depth.values=[2]",
     "tuner.max_trials=2",
     "fit.epochs=1",
@@ -65,7 +65,7 @@ class Study:
     def retrain(self, augmentation=FLIP, *, kind="none", size=1, tta="none", average="probability", **changed):
         first = next(job for job in read_jobs(self.folder) if job.name == augmentation)
         plain = vars(self.config(augmentation))
-        more = {"job": augmentation, "trial": None, "fit_on": "train", "calibrate": True, "judged_by": "search"}
+        more = {"job": augmentation, "trial": None, "fit_on": "train", "calibrate": True, "evaluate_with": "search"}
         more |= changed
         config = RetrainConfig(**plain, ensemble=Ensemble(kind, size), **more)
         config.tta = Tta(tta, 2, average)
@@ -90,7 +90,7 @@ def study(config, tmp_path_factory):
         plain = LiveViews.read
         patch.setattr(LiveViews, "read", reading)
         found.search(FLIP)
-        found.search(NONE, "select.top=1")
+        found.search(NONE, "select.top_k=1")
     found.read = set(np.concatenate(read).tolist())
     return found
 
@@ -211,7 +211,7 @@ def test_a_selection_goes_on_where_it_was_ended_and_begins_again_where_it_is_cha
 
     # Without a selection the best of the search wins, and nothing of it is trained again but for its predictions.
     best = best_trial(read_trials(folder / "trials.csv"))
-    assert search("select.top=1") == best.val_log_loss
+    assert search("select.top_k=1") == best.val_log_loss
     assert read_json(folder / "result.json")["best_trial"]["trial"] == best.trial
     assert len(calls) == 2
 
@@ -327,7 +327,7 @@ def test_a_single_model_of_folds_is_trained_on_all_and_judged_by_the_search_or_i
     assert all_rows == set(range(48))
     assert own_rows == all_rows - set(copy.dataset().holdout_rows)
 
-    metrics, predictions, best = copy.retrain(judged_by="folds", tta="flip", average="logit")
+    metrics, predictions, best = copy.retrain(evaluate_with="folds", tta="flip", average="logit")
     assert metrics["validated_by"] == "folds"
     assert "the models of its folds" in (best / "MODEL_CARD.md").read_text()
     assert metrics["ensemble"]["way"] == "single"
@@ -343,13 +343,16 @@ def test_a_single_model_of_folds_is_trained_on_all_and_judged_by_the_search_or_i
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"kind": "folds", "judged_by": "folds"}, "judged_by=folds: with ensemble=folds they are the model itself"),
+        (
+            {"kind": "folds", "evaluate_with": "folds"},
+            "evaluate_with=folds: with ensemble=folds they are the model itself",
+        ),
         ({"tta": "auto"}, "tta=auto: training on every fold of split.folds=2"),
         ({"kind": "folds", "fit_on": "all"}, "fit_on=all"),
-        ({"kind": "folds", "size": 2, "trial": "0"}, "trial=0: ensemble=folds with ensemble.size=2"),
-        ({"kind": "jobs"}, "ensemble.size=1: ensemble=jobs combines several jobs"),
-        ({"kind": "none", "size": 2}, "ensemble.size=2: ensemble=none is one model"),
-        ({"kind": "jobs", "size": 2, "trial": "0"}, "trial=0: ensemble=jobs"),
+        ({"kind": "folds", "size": 2, "trial": "0"}, "trial=0: .*ensemble=folds and ensemble.num_jobs=2"),
+        ({"kind": "jobs"}, "ensemble.num_jobs=1: must be at least 2 with ensemble=jobs"),
+        ({"kind": "none", "size": 2}, "ensemble.num_jobs=2: not supported with ensemble=none"),
+        ({"kind": "jobs", "size": 2, "trial": "0"}, "trial=0: .*ensemble=jobs"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_any_training(study, asked, words):

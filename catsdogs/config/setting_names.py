@@ -1,0 +1,118 @@
+"""Former names of settings, for readers of old studies, and suggestions for unknown names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from catsdogs.base.errors import UserError
+
+# Keys of versions 0.1 and 0.2 -> keys of today.
+RENAMED = {
+    "studies": "studies_dir",
+    "split.holdout": "split.holdout_fraction",
+    "split.together": "split.group_by",
+    "model.l2_covers": "model.l2_scope",
+    "select.top": "select.top_k",
+    "select.seeds": "select.repeats",
+    "ensemble.size": "ensemble.num_jobs",
+    "judged_by": "evaluate_with",
+}
+
+# Key of today -> former value -> value of today.
+RENAMED_VALUES = {
+    "backbone.builder": {"catsdogs.backbones.small_cnn": "catsdogs.network.backbones.small_cnn"},
+    "backbone.preprocessing": {"imagenet_standardised": "imagenet_standardized"},
+}
+
+# Settings without a successor.
+REMOVED = ("fit.max_parameters", "resume", "timeout.trial_seconds")
+
+
+def with_current_names(settings: Any, group: str = "") -> Any:
+    """Return the settings of an old study under their current names, without those that were removed.
+
+    Args:
+        settings: a saved configuration, or the choices of a job by dotted key. Validation reports a value that is not
+            a mapping, so it is returned unchanged.
+        group: prefix of the keys, with its dot.
+    """
+    if not isinstance(settings, Mapping):
+        return settings
+    current: dict[str, Any] = {}
+    for name, value in settings.items():
+        key = RENAMED.get(group + name, group + name)
+        if key in REMOVED or (key != group + name and key.removeprefix(group) in settings):
+            continue
+        if key == "varied" and isinstance(value, list):
+            value = [RENAMED.get(str(one), one) for one in value]
+        elif isinstance(value, str):
+            value = RENAMED_VALUES.get(key, {}).get(value, value)
+        # All groups are at the top level; a study may nest its values without limit.
+        current[key.removeprefix(group)] = value if group else with_current_names(value, f"{key}.")
+    return current
+
+
+def with_current_overrides(words: Iterable[str]) -> list[str]:
+    """Return the command line of an old study with the current names of its settings."""
+    current = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        name = key.lstrip("+~")
+        if name.startswith(tuple(f"{removed}." for removed in REMOVED)) or name in REMOVED:
+            continue
+        renamed = RENAMED.get(name, name)
+        for former, now in RENAMED_VALUES.get(renamed, {}).items():
+            value = value.replace(former, now)
+        current.append(key.removesuffix(name) + renamed + equals + value)
+    return current
+
+
+def former_names(choices: Mapping[str, str]) -> dict[str, str]:
+    """Return the former settings among the choices of a job: former `key` or `key=value` -> today's."""
+    former = {key: RENAMED[key] for key in choices if key in RENAMED}
+    for key, values in RENAMED_VALUES.items():
+        if (value := choices.get(key)) in values:
+            former[f"{key}={value}"] = f"{key}={values[str(value)]}"
+    return former
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse a former name on the command line.
+
+    Raises:
+        UserError: names the override and the current name.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        if key in RENAMED:
+            raise UserError(f"{override}: unknown setting{did_you_mean(key, ())}")
+        if key in REMOVED or key.rpartition(".")[0] in REMOVED:
+            raise UserError(f"{override}: this setting was removed; remove it from the command")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'NAME'?` for a former name or a close miss, or an empty string."""
+    if name in RENAMED:
+        return f"; did you mean '{RENAMED[name]}'?"
+    close = difflib.get_close_matches(name, [other for other in known if other != name], n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def unknown(thing: str, hint: str, known: Iterable[str]) -> str:
+    """Return `unknown THING`, the hint of `did_you_mean`, and the known names."""
+    names = ", ".join(known)
+    return f"unknown {thing}{hint}" + (f"{' ' if hint else '; '}known here: {names}" if names else "")
+
+
+def unknown_setting(key: str, siblings: Iterable[str], others: Iterable[str] = ()) -> str:
+    """Return the message about an unknown key.
+
+    Args:
+        key: with dots.
+        siblings: last parts of the known keys of its group.
+        others: known keys elsewhere, with dots.
+    """
+    names, prefix = sorted(siblings), "".join(key.rpartition(".")[:2])
+    return f"{key}: {unknown('setting', did_you_mean(key, [*(prefix + name for name in names), *others]), names)}"

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from catsdogs.base.errors import UserError
+from catsdogs.config.locations import conf_dir
+from catsdogs.config.schema import RetrainConfig, setting_keys
+from catsdogs.config.setting_names import (
+    REMOVED,
+    RENAMED,
+    RENAMED_VALUES,
+    check_overrides,
+    did_you_mean,
+    with_current_names,
+    with_current_overrides,
+)
+
+FORMER = {
+    "studies": "multirun",
+    "judged_by": "folds",
+    "split": {"holdout": 0.2, "folds": 5, "together": "copies"},
+    "select": {"top": 3, "seeds": 2},
+    "model": {"l2_covers": "head", "dropout": 0.3},
+    "ensemble": {"kind": "jobs", "size": 3},
+    "backbone": {"builder": "catsdogs.backbones.small_cnn", "preprocessing": "imagenet_standardised"},
+    "fit": {"epochs": 3, "max_parameters": 7},
+    "timeout": {"trial_seconds": 5, "study_seconds": 9},
+    "resume": {"failed": "skip"},
+    "varied": ["select.top", "seed"],
+}
+CURRENT = {
+    "studies_dir": "multirun",
+    "evaluate_with": "folds",
+    "split": {"holdout_fraction": 0.2, "folds": 5, "group_by": "copies"},
+    "select": {"top_k": 3, "repeats": 2},
+    "model": {"l2_scope": "head", "dropout": 0.3},
+    "ensemble": {"kind": "jobs", "num_jobs": 3},
+    "backbone": {"builder": "catsdogs.network.backbones.small_cnn", "preprocessing": "imagenet_standardized"},
+    "fit": {"epochs": 3},
+    "timeout": {"study_seconds": 9},
+    "varied": ["select.top_k", "seed"],
+}
+
+
+def test_former_names_are_gone_and_current_names_exist():
+    keys = {*setting_keys(RetrainConfig)}
+    assert not keys & {*RENAMED, *REMOVED}
+    assert {*RENAMED.values(), *RENAMED_VALUES} <= keys
+    for file in conf_dir().rglob("*.yaml"):
+        group = file.parent.name if file.parent != conf_dir() else ""
+        names = {f"{group}.{name}".lstrip(".") for name in OmegaConf.load(file)}
+        assert not names & {*RENAMED, *REMOVED}
+
+
+def test_a_saved_configuration_gets_current_names():
+    assert with_current_names(FORMER) == CURRENT
+    assert with_current_names(CURRENT) == CURRENT
+    both = {"split": {"holdout": 0.1, "holdout_fraction": 0.2}}
+    assert with_current_names(both) == {"split": {"holdout_fraction": 0.2}}
+
+
+@pytest.mark.parametrize("value", [None, 3, "text", [1], {"split": 3, "varied": 5, "select": None}])
+def test_a_corrupted_configuration_is_left_for_validation(value):
+    assert with_current_names(value) == value
+
+
+def test_choices_and_command_lines_get_current_names():
+    assert with_current_names({"split.holdout": "0.2", "backbone": "small_cnn"}) == {
+        "split.holdout_fraction": "0.2",
+        "backbone": "small_cnn",
+    }
+    words = ["-m", "++split.holdout=0.1,0.2", "backbone.preprocessing=none,imagenet_standardised"]
+    assert with_current_overrides([*words, "resume.failed=skip", "~select.top", "study=s"]) == [
+        "-m",
+        "++split.holdout_fraction=0.1,0.2",
+        "backbone.preprocessing=none,imagenet_standardized",
+        "~select.top_k",
+        "study=s",
+    ]
+
+
+@pytest.mark.parametrize("key", RENAMED)
+@pytest.mark.parametrize("prefix", ["", "+", "++", "~"])
+def test_a_former_name_on_the_command_line_is_refused_with_the_current_one(prefix, key):
+    with pytest.raises(UserError) as refused:
+        check_overrides(["seed=1", f"{prefix}{key}=x"])
+    assert str(refused.value) == f"{prefix}{key}=x: unknown setting; did you mean '{RENAMED[key]}'?"
+
+
+@pytest.mark.parametrize("override", ["resume.failed=skip", "+fit.max_parameters=3", "timeout.trial_seconds=1"])
+def test_a_removed_setting_is_refused(override):
+    with pytest.raises(UserError, match="removed"):
+        check_overrides([override])
+
+
+def test_only_close_names_are_suggested():
+    assert did_you_mean("fit.epoch", ["fit.epochs", "fit.batch_size"]) == "; did you mean 'fit.epochs'?"
+    assert did_you_mean("fit.epochs", ["fit.epochs"]) == did_you_mean("unlike", ["fit.epochs"]) == ""
+
+
+def test_old_command_lines_fail_with_status_2_and_one_message(run):
+    for command, override, current in (
+        ("search", "split.holdout=0.2", "split.holdout_fraction"),
+        ("retrain", "judged_by=folds", "evaluate_with"),
+    ):
+        done = run(command, "study=s", override)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"error: {override}: unknown setting; did you mean '{current}'?\n"
