@@ -344,12 +344,10 @@ def _check_retrain(config: RetrainConfig) -> None:
     kind, num_jobs, folds = config.ensemble.kind, config.ensemble.num_jobs, config.split.folds
     if kind == "none" and num_jobs > 1:
         raise UserError(
-            f"ensemble.num_jobs={num_jobs}: ensemble=none is one model; take ensemble=jobs or ensemble=folds"
+            f"ensemble.num_jobs={num_jobs}: not supported with ensemble=none; use ensemble=jobs or ensemble=folds"
         )
     if kind == "jobs" and num_jobs == 1:
-        raise UserError(
-            "ensemble.num_jobs=1: ensemble=jobs combines several jobs; give 2 or more, or take ensemble=none"
-        )
+        raise UserError("ensemble.num_jobs=1: must be at least 2 with ensemble=jobs; raise it, or use ensemble=none")
     if kind == "folds" and folds == 1:
         raise UserError(
             "ensemble=folds: the job was searched with split.folds=1; search with split.folds=5, or take ensemble=none"
