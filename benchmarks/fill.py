@@ -29,7 +29,7 @@ from machine import machine, versions
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
 from catsdogs.config.locations import conf_dir
-from catsdogs.config.schema import Augmentation, Backbone, Sample
+from catsdogs.config.schema import AugmentationConfig, BackboneConfig, SampleConfig
 from catsdogs.data.archive import image_paths, open_images
 from catsdogs.data.augment import augment
 from catsdogs.data.images import decode, in_threads
@@ -50,7 +50,7 @@ def read_images(train: Path | None, count: int) -> list[bytes]:
     with tempfile.TemporaryDirectory() as cache:
         if train is None:
             train, _ = sample_archives(
-                Sample(images_per_class=max(8, -(-count // 2)), test_images=1, seed=1), Path(cache)
+                SampleConfig(images_per_class=max(8, -(-count // 2)), test_images=1, seed=1), Path(cache)
             )
         root = open_images(train, Path(cache), max_unpacked_bytes=20 * 2**30).root
         readable = []
@@ -65,7 +65,7 @@ def read_images(train: Path | None, count: int) -> list[bytes]:
         return readable
 
 
-def keras_augmentation(light: Augmentation) -> Callable[[np.ndarray], Any]:
+def keras_augmentation(light: AugmentationConfig) -> Callable[[np.ndarray], Any]:
     """The five layers that come nearest to `light`, as one traced function over batches."""
     layers = keras.Sequential(
         [
@@ -162,9 +162,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     raw = read_images(options.train, options.images)
     images = np.stack([decode(data, SIZE) for data in raw])
     keys = np.random.default_rng(0).integers(0, 2**63, len(images), dtype=np.uint64)
-    light = Augmentation(**yaml.safe_load((conf_dir() / "augmentation" / "light.yaml").read_text()))
+    light = AugmentationConfig(**yaml.safe_load((conf_dir() / "augmentation" / "light.yaml").read_text()))
     backbone = build_backbone(
-        Backbone("keras.applications.MobileNetV2", {"alpha": 1.0}, options.weights, SIZE, "minus_one_to_one", False)
+        BackboneConfig(
+            "keras.applications.MobileNetV2", {"alpha": 1.0}, options.weights, SIZE, "minus_one_to_one", False
+        )
     )
     cuts = [find_cut(backbone, 0), find_cut(backbone, UNFREEZE_DEPTH)]
     forwards, left_out = forward_stages(prefix(backbone, "minus_one_to_one", cuts), images)

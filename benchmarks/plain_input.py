@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from catsdogs.config.schema import Augmentation
+from catsdogs.config.schema import AugmentationConfig
 from catsdogs.data.augment import augment
 
 
@@ -26,7 +26,7 @@ class Settings:
         arrays: .npz file with labels (N,), keys (N,) uint64, train_rows and validation_rows.
         weights: of MobileNetV2 without top.
         views: epoch e reads view e mod views.
-        augmentation: ranges of `catsdogs.config.schema.Augmentation`.
+        augmentation: ranges of `catsdogs.config.schema.AugmentationConfig`.
         augmentation_source: "views" or "layers" (Keras' augmentation layers).
         autotune: tf.data chooses its parallelism; else one call per processor and two batches ahead.
         all_trials: train every trial; else the first of every depth, and propose the others only.
@@ -116,7 +116,7 @@ class Images:
         images, settings = self._pixels[rows], self._settings
         if settings.augmentation_source == "views":
             view = int(epoch) % settings.views
-            ranges = Augmentation(**settings.augmentation)
+            ranges = AugmentationConfig(**settings.augmentation)
             images = augment(images, self._keys[rows], ranges, settings.seed, view, stream="train")
         return images, self._labels[rows]
 

@@ -118,10 +118,10 @@ def _devices() -> Finding:
 
 
 def _weights(weights: str) -> Finding:
-    from catsdogs.config.schema import Backbone
+    from catsdogs.config.schema import BackboneConfig
     from catsdogs.network.backbones import build_backbone
 
-    backbone = Backbone("keras.applications.MobileNetV2", {"alpha": 1.0}, weights, 224, "minus_one_to_one", False)
+    backbone = BackboneConfig("keras.applications.MobileNetV2", {"alpha": 1.0}, weights, 224, "minus_one_to_one", False)
     try:
         build_backbone(backbone)
     except UserError as error:

@@ -139,12 +139,12 @@ def _chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline) -> np
 
 def _pipeline(options: argparse.Namespace) -> Pipeline:
     """What is done with the model's outputs; nothing with those of a file, with --plain, or in a folder of 0.1."""
-    from catsdogs.config.schema import Augmentation, Tta
+    from catsdogs.config.schema import AugmentationConfig, TtaConfig
     from catsdogs.final.pipeline import Pipeline, read_pipeline
 
     found = None if options.plain or not options.model.is_dir() else read_pipeline(options.model)
-    unchanged = Augmentation(0, 0, 0, 0, 0, 0, 0, 0, "reflect")
-    return found or Pipeline(Tta(kind="none", views=1, average="probability"), unchanged, 0, None)
+    unchanged = AugmentationConfig(0, 0, 0, 0, 0, 0, 0, 0, "reflect")
+    return found or Pipeline(TtaConfig(kind="none", views=1, average="probability"), unchanged, 0, None)
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from catsdogs.config.compose import to_search_config
 from catsdogs.config.locations import conf_dir
-from catsdogs.config.schema import Augmentation, SearchConfig
+from catsdogs.config.schema import AugmentationConfig, SearchConfig
 from catsdogs.data.views import LiveViews
 from catsdogs.launching.registration import register
 
@@ -130,7 +130,7 @@ def training_data() -> Drawn:
     labels = np.tile([0.0, 1.0], 30).astype(np.float32)
     pixels = rng.integers(0, 200, (60, 32, 32, 3)) + (labels * 30).astype(int)[:, None, None, None]
     pixels[:, :8, :16] = pixels[:, :8, :16] // 2
-    augmentation = Augmentation(0.5, 5, 0.05, 0.1, 0, 0.1, 0.0, 0.0, "reflect")
+    augmentation = AugmentationConfig(0.5, 5, 0.05, 0.1, 0, 0.1, 0.0, 0.0, "reflect")
     views = LiveViews(pixels.astype(np.uint8), np.arange(60, dtype=np.uint64), augmentation, seed=1)
     return Drawn(views, labels, np.arange(40), np.arange(40, 60))
 

@@ -18,7 +18,7 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.files import check_page, write_csv
 from catsdogs.base.text import quoted
 from catsdogs.config.compose import to_search_config
-from catsdogs.config.schema import Split
+from catsdogs.config.schema import SplitConfig
 from catsdogs.data.archive import open_images
 from catsdogs.data.catalog import build_catalog
 from catsdogs.data.dataset import load_dataset
@@ -197,7 +197,7 @@ def test_the_page_shows_everything_and_what_is_ignored_leaves_no_copies(made, co
     data = to_search_config(composed(f"data.train={place / 'train.zip'}", *shlex.split(argument))).data
     # cat.33 is a copy of cat.2, which the study ignores already.
     assert data.ignore == ["cat.2", *EXPECTED]
-    used = load_dataset(data, place / "cache", Split(0.0, 1, "copies"))
+    used = load_dataset(data, place / "cache", SplitConfig(0.0, 1, "copies"))
     assert group_duplicates(used.rows).is_unique
     assert list(used.skipped.query("problem != 'ignored by data.ignore'")["id"]) == ["bird.30", "dog.32"]
 

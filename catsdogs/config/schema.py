@@ -37,7 +37,7 @@ Share = Annotated[StrictFloat, Field(ge=0, lt=1)]
 
 
 @dataclass(config=_CONFIG)
-class Sample:
+class SampleConfig:
     """Archives that are drawn instead of given."""
 
     images_per_class: Annotated[StrictInt, Field(ge=8, le=100_000)]
@@ -46,12 +46,12 @@ class Sample:
 
 
 @dataclass(config=_CONFIG)
-class Data:
+class DataConfig:
     """Which images, and how they are divided."""
 
     train: Location | None  # zip or folder
     test: Location | None  # zip or folder; null: no submission
-    sample: Sample | None  # drawn archives, used where train is null
+    sample: SampleConfig | None  # drawn archives, used where train is null
     limit: Annotated[StrictInt, Field(ge=4)] | None  # a stratified subset of this many training images
     ignore: list[str]  # ids to leave out of training
     validation_fraction: Annotated[StrictFloat, Field(gt=0, lt=1)]
@@ -60,7 +60,7 @@ class Data:
 
 
 @dataclass(config=_CONFIG)
-class Split:
+class SplitConfig:
     """How the labelled images in use are divided."""
 
     holdout_fraction: Share  # share of the distinct images that no search sees
@@ -70,7 +70,7 @@ class Split:
 
 
 @dataclass(config=_CONFIG)
-class Backbone:
+class BackboneConfig:
     """A network without its top, and the range of pixels it expects."""
 
     builder: str  # dotted name of a function like those in keras.applications
@@ -82,7 +82,7 @@ class Backbone:
 
 
 @dataclass(config=_CONFIG)
-class Augmentation:
+class AugmentationConfig:
     """Ranges of the random changes of a view; every change is drawn uniformly and independently."""
 
     flip_probability: Proportion  # horizontal
@@ -97,7 +97,7 @@ class Augmentation:
 
 
 @dataclass(config=_CONFIG)
-class Schedule:
+class ScheduleConfig:
     """Learning rate over the optimizer steps of a training."""
 
     kind: Literal["constant", "cosine", "exponential"]
@@ -107,12 +107,12 @@ class Schedule:
 
 
 @dataclass(config=_CONFIG)
-class LabelSmoothing:
+class LabelSmoothingConfig:
     epsilon: Share  # share of the target that is moved to 0.5
 
 
 @dataclass(config=_CONFIG)
-class Model:
+class ModelConfig:
     """The classifier on top of the backbone; a value searched in `space` takes the place of the one here."""
 
     unfreeze_depth: Annotated[StrictInt, Field(ge=0, le=10_000)]
@@ -125,7 +125,7 @@ class Model:
 
 
 @dataclass(config=_CONFIG)
-class Hyperparameter:
+class HyperparameterConfig:
     """One dimension of the space that Keras Tuner searches."""
 
     kind: Literal["choice", "int", "float"]
@@ -137,7 +137,7 @@ class Hyperparameter:
 
 
 @dataclass(config=_CONFIG)
-class Tuner:
+class TunerConfig:
     """The oracle that proposes trials."""
 
     oracle: Literal["random", "bayesian", "hyperband", "grid"]
@@ -146,7 +146,7 @@ class Tuner:
 
 
 @dataclass(config=_CONFIG)
-class Fit:
+class FitConfig:
     """How one trial is trained."""
 
     epochs: Count
@@ -158,7 +158,7 @@ class Fit:
 
 
 @dataclass(config=_CONFIG)
-class Features:
+class FeaturesConfig:
     """Activations of the frozen part of the backbone, computed once."""
 
     mode: Literal["auto", "stored", "live"]  # auto: stored where there is room, else computed for every batch
@@ -174,7 +174,7 @@ MOST_VIEWS = 10
 
 
 @dataclass(config=_CONFIG)
-class Tta:
+class TtaConfig:
     """Test-time augmentation: what is averaged into the final probability."""
 
     kind: Literal["none", "flip", "crops", "views", "auto"]  # auto: chosen on data that the model has not seen
@@ -183,7 +183,7 @@ class Tta:
 
 
 @dataclass(config=_CONFIG)
-class Select:
+class SelectConfig:
     """How the winner of a job is named after its search."""
 
     # trials that are trained again with fresh seeds; 1: the best of the search wins
@@ -192,14 +192,14 @@ class Select:
 
 
 @dataclass(config=_CONFIG)
-class Timeout:
+class TimeoutConfig:
     """When a run of a study is given up."""
 
     study_seconds: Annotated[StrictFloat, Field(gt=0)] | None  # from the start of the command
 
 
 @dataclass(config=_CONFIG)
-class Ensemble:
+class EnsembleConfig:
     """The models that are combined into the final one."""
 
     kind: Literal["none", "folds", "jobs"]
@@ -214,20 +214,20 @@ class SearchConfig:
     studies_dir: str  # the folder of all studies
     cache: Location  # unpacked archives, catalogues, pixels, activations
     seed: Seed
-    data: Data
-    split: Split
-    backbone: Backbone
-    augmentation: Augmentation
-    schedule: Schedule
-    label_smoothing: LabelSmoothing
-    model: Model
-    space: dict[str, Hyperparameter]
-    tuner: Tuner
-    fit: Fit
-    features: Features
-    tta: Tta
-    select: Select
-    timeout: Timeout
+    data: DataConfig
+    split: SplitConfig
+    backbone: BackboneConfig
+    augmentation: AugmentationConfig
+    schedule: ScheduleConfig
+    label_smoothing: LabelSmoothingConfig
+    model: ModelConfig
+    space: dict[str, HyperparameterConfig]
+    tuner: TunerConfig
+    fit: FitConfig
+    features: FeaturesConfig
+    tta: TtaConfig
+    select: SelectConfig
+    timeout: TimeoutConfig
     varied: list[str]  # keys that the study varies beside the composed groups; they name the job folders
 
 
@@ -238,20 +238,20 @@ class RetrainConfig(SearchConfig):
     job: str | None  # null: the best job of the study
     trial: str | None  # null: the best trial of the job
     fit_on: Literal["train", "all"]
-    ensemble: Ensemble
+    ensemble: EnsembleConfig
     calibrate: StrictBool  # only where it helps images that it was not fitted on
     evaluate_with: Literal["search", "folds"]  # what tells how good a model is that has seen every image
 
 
 # The fields that a space entry may search, each with the group that owns it.
 SEARCHABLE: dict[str, type] = {
-    "unfreeze_depth": Model,
-    "dense_units": Model,
-    "dropout": Model,
-    "l2": Model,
-    "peak_lr": Schedule,
-    "warmup_fraction": Schedule,
-    "final_fraction": Schedule,
+    "unfreeze_depth": ModelConfig,
+    "dense_units": ModelConfig,
+    "dropout": ModelConfig,
+    "l2": ModelConfig,
+    "peak_lr": ScheduleConfig,
+    "warmup_fraction": ScheduleConfig,
+    "final_fraction": ScheduleConfig,
 }
 
 Config = TypeVar("Config", bound=SearchConfig)
@@ -285,6 +285,8 @@ def _sentence(error: ValidationError, values: Any, prefix: str = "") -> str:
             values = values[part]
         return unknown_setting(key, {*map(str, values)} - {str(place[-1])}, setting_keys(SearchConfig))
     shown = quoted(value) if isinstance(value, str) else "null" if value is None else str(value).lower()
+    if first["type"] == "dataclass_type":
+        return f"{key}={shown}: must be a group of settings; set each as {key}.KEY=VALUE"
     hint = did_you_mean(str(value), re.findall("'([^']*)'", first["msg"])) if first["type"] == "literal_error" else ""
     return f"{key}={shown}: {first['msg'].replace('Input should', 'must')}{hint}"
 
@@ -372,7 +374,7 @@ def _check_retrain(config: RetrainConfig) -> None:
         )
 
 
-def _check_hyperparameter(name: str, entry: Hyperparameter, config: SearchConfig) -> None:
+def _check_hyperparameter(name: str, entry: HyperparameterConfig, config: SearchConfig) -> None:
     """A space entry must name a known field, have the keys of its kind, and stay within the field's range."""
     key = f"space.{name}"
     if name not in SEARCHABLE:

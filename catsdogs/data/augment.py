@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from catsdogs.config.schema import Augmentation
+from catsdogs.config.schema import AugmentationConfig
 
 # Of the side, that a crop shows: 224 of 256 pixels, as networks for ImageNet were tested with.
 CROP_FRACTION = 7 / 8
@@ -56,7 +56,7 @@ def view_keys(sha256: Iterable[str]) -> np.ndarray:
     return np.array([int(text[:16], 16) for text in sha256], dtype=np.uint64)
 
 
-def is_identity(augmentation: Augmentation) -> bool:
+def is_identity(augmentation: AugmentationConfig) -> bool:
     """Whether every view is the image as it is."""
     return not any(value for name, value in vars(augmentation).items() if name != "border")
 
@@ -64,7 +64,7 @@ def is_identity(augmentation: Augmentation) -> bool:
 def augment(
     images: np.ndarray,
     keys: np.ndarray,
-    augmentation: Augmentation,
+    augmentation: AugmentationConfig,
     seed: int,
     view: int,
     stream: str = "training",
@@ -86,7 +86,7 @@ def augment(
 
 
 def sample_transforms(
-    keys: np.ndarray, augmentation: Augmentation, seed: int, view: int, stream: str = "training"
+    keys: np.ndarray, augmentation: AugmentationConfig, seed: int, view: int, stream: str = "training"
 ) -> TransformParams:
     """What `augment` does to the images of these keys; arguments as there."""
     # Numbers are drawn whether they are used or not: a change that is switched off, or appended here, leaves the others

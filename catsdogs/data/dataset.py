@@ -14,7 +14,7 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.text import listed
-from catsdogs.config.schema import Data, Split
+from catsdogs.config.schema import DataConfig, SplitConfig
 from catsdogs.data import near_duplicates
 from catsdogs.data.archive import ImageFolder, open_images
 from catsdogs.data.catalog import CAT, DOG, LABELS_COME_FROM, build_catalog
@@ -75,7 +75,7 @@ class Dataset:
         return np.flatnonzero(self.rows["split"] == "holdout")
 
 
-def load_dataset(data: Data, cache: Path, division: Split) -> Dataset:
+def load_dataset(data: DataConfig, cache: Path, division: SplitConfig) -> Dataset:
     """Open the archives, leave out what cannot be trained on, draw the subset, and split.
 
     Left out are images that do not decode, that have no label or two, and those of `data.ignore`. An image that occurs
@@ -120,7 +120,7 @@ def load_dataset(data: Data, cache: Path, division: Split) -> Dataset:
     )
 
 
-def _sources(data: Data, cache: Path) -> tuple[Path, Path | None]:
+def _sources(data: DataConfig, cache: Path) -> tuple[Path, Path | None]:
     """The training and the test source, drawn if none is given."""
     for key, value in (("train", data.train), ("test", data.test)):
         if value is not None and not value.strip():
@@ -136,7 +136,7 @@ def _sources(data: Data, cache: Path) -> tuple[Path, Path | None]:
     return drawn_train, test or drawn_test
 
 
-def _opened(key: str, source: Path, data: Data, cache: Path) -> ImageFolder:
+def _opened(key: str, source: Path, data: DataConfig, cache: Path) -> ImageFolder:
     try:
         return open_images(source, cache, data.max_unpacked_gib * 2**30)
     except UserError as error:
@@ -201,7 +201,7 @@ def _test_rows(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _digest(rows: pd.DataFrame, division: Split) -> str:
+def _digest(rows: pd.DataFrame, division: SplitConfig) -> str:
     digest = hashlib.sha256()
     # With one fold the split tells it, and the digest stays that of studies from before there were folds.
     columns = ["id", "label", "sha256", "split"] + (["fold"] if division.folds > 1 else [])

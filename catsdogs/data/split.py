@@ -14,7 +14,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from catsdogs.base.errors import UserError
-from catsdogs.config.schema import Split
+from catsdogs.config.schema import SplitConfig
 from catsdogs.data.archive import natural_key
 
 
@@ -45,7 +45,7 @@ def subset(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
     return rows.iloc[sorted(drawn)]
 
 
-def assign_splits(rows: pd.DataFrame, division: Split, validation_fraction: float, seed: int) -> pd.DataFrame:
+def assign_splits(rows: pd.DataFrame, division: SplitConfig, validation_fraction: float, seed: int) -> pd.DataFrame:
     """Set the hold-out aside, then divide the rest into training and validation, or into folds.
 
     Distinct images are divided by scikit-learn, stratified by label. Identical images share a side, also where their

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from catsdogs.config.schema import MOST_VIEWS, Augmentation, Features
+from catsdogs.config.schema import MOST_VIEWS, AugmentationConfig, FeaturesConfig
 from catsdogs.data.augment import augment, crops, is_identity
 
 
@@ -39,7 +39,7 @@ class Views(Protocol):
         """Inputs of the model for these rows (B,) int, seen through this view; (B, ...), in the order of `rows`."""
 
 
-def distinct_views(features: Features, augmentation: Augmentation, epochs: int) -> int:
+def distinct_views(features: FeaturesConfig, augmentation: AugmentationConfig, epochs: int) -> int:
     """How many different training views there are: epoch e reads view `e % distinct_views`."""
     if is_identity(augmentation):
         return 1
@@ -55,7 +55,7 @@ class LiveViews:
         seed: of the views; the same one gives the same views in every job.
     """
 
-    def __init__(self, pixels: np.ndarray, keys: np.ndarray, augmentation: Augmentation, seed: int) -> None:
+    def __init__(self, pixels: np.ndarray, keys: np.ndarray, augmentation: AugmentationConfig, seed: int) -> None:
         self._pixels = pixels
         self._keys = keys
         self.augmentation = augmentation

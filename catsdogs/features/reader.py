@@ -22,7 +22,7 @@ import numpy as np
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import binary_size
 from catsdogs.base.text import format_duration
-from catsdogs.config.schema import Features as Settings
+from catsdogs.config.schema import FeaturesConfig
 from catsdogs.data.images import in_threads, pixels_key
 from catsdogs.data.views import ORIGINAL, LiveViews, View, Views
 from catsdogs.features.engine import InferenceEngine, build_engine
@@ -59,7 +59,7 @@ class FeatureReader:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: FeaturesConfig,
         network: LoadedBackbone,
         cuts: Sequence[Cut],
         pixels: LiveViews,

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.config.schema import RetrainConfig, Tta
+from catsdogs.config.schema import RetrainConfig, TtaConfig
 from catsdogs.data.dataset import Dataset
 from catsdogs.data.views import ORIGINAL, View
 from catsdogs.features.engine import InferenceEngine, build_engine
@@ -100,7 +100,7 @@ def evaluate_members(
         assert said is not None
         by_kind = {kind: said[[views.index(view) for view in over]] for kind, over in kinds.items()}
         kind, average, tta_table = choose_tta(labels, by_kind)
-        tta = Tta(kind, tta.views, average)  # type: ignore[arg-type]  # one of each
+        tta = TtaConfig(kind, tta.views, average)  # type: ignore[arg-type]  # one of each
         how = "" if kind == "none" else f", averaged as {average}"
         log.info("test-time augmentation: %s%s is best on %d images", kind, how, len(labels))
     pipeline = Pipeline(tta, config.augmentation, config.seed, None)

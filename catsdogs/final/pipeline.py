@@ -14,7 +14,7 @@ import pandas as pd
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
 from catsdogs.base.records import CorruptedFile, Record
-from catsdogs.config.schema import Augmentation, Tta
+from catsdogs.config.schema import AugmentationConfig, TtaConfig
 from catsdogs.data.views import ORIGINAL, View, Views
 from catsdogs.final.tta import averaged, predict_views, tta_views
 from catsdogs.scoring.calibration import Calibration
@@ -29,8 +29,8 @@ OUTPUTS = ("p_dog", "p_dog_tta", "p_dog_calibrated")
 class Pipeline:
     """Plain outputs -> submitted ones."""
 
-    tta: Tta  # of a kind that is not auto
-    augmentation: Augmentation  # of the views of kind views
+    tta: TtaConfig  # of a kind that is not auto
+    augmentation: AugmentationConfig  # of the views of kind views
     seed: int  # likewise
     calibration: Calibration | None  # of the averaged outputs; None: they stay as they are
 
@@ -70,8 +70,8 @@ def submitted(outputs: Any) -> np.ndarray:
 
 
 class _File(Record):
-    tta: Tta
-    augmentation: Augmentation
+    tta: TtaConfig
+    augmentation: AugmentationConfig
     seed: int
     calibration: Calibration | None
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
-from catsdogs.config.schema import Augmentation, Tta
+from catsdogs.config.schema import AugmentationConfig, TtaConfig
 from catsdogs.data.augment import CROPS, is_identity
 from catsdogs.data.images import in_threads
 from catsdogs.data.views import MIRRORED, ORIGINAL, View, Views
@@ -25,7 +25,7 @@ CHUNK = 64
 KINDS = ("none", "flip", "crops", "views")
 
 
-def tta_views(kind: str, views: int, augmentation: Augmentation) -> list[View]:
+def tta_views(kind: str, views: int, augmentation: AugmentationConfig) -> list[View]:
     """The views that a kind of KINDS averages.
 
     The image itself; itself and its mirror image; the crops of `augment.crops`, each with its mirror image; or seeded
@@ -43,7 +43,7 @@ def tta_views(kind: str, views: int, augmentation: Augmentation) -> list[View]:
     return [View("tta", number) for number in range(views)]
 
 
-def views_by_kind(tta: Tta, augmentation: Augmentation) -> dict[str, list[View]]:
+def views_by_kind(tta: TtaConfig, augmentation: AugmentationConfig) -> dict[str, list[View]]:
     """The views of the image itself and of what is asked for; of auto of all kinds that differ, cheapest first."""
     kinds: list[str] = ["none", tta.kind]
     if tta.kind == "auto":

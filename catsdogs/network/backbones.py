@@ -14,14 +14,14 @@ import keras
 import numpy as np
 
 from catsdogs.base.errors import UserError, first_line
-from catsdogs.config.schema import Backbone
+from catsdogs.config.schema import BackboneConfig
 
 # Means and standard deviations of ImageNet, RGB, from keras.applications.imagenet_utils.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
 
-def build_backbone(backbone: Backbone) -> keras.Model:
+def build_backbone(backbone: BackboneConfig) -> keras.Model:
     """Build the network without its top, load its weights and freeze it.
 
     Returns:
@@ -48,7 +48,7 @@ class LoadedBackbone:
         digest: of its layers and of the values of its weights.
     """
 
-    settings: Backbone
+    settings: BackboneConfig
     backbone: keras.Model
     weights: list[np.ndarray]
     digest: str
@@ -60,7 +60,7 @@ class LoadedBackbone:
         return backbone
 
 
-def load_network(backbone: Backbone, seed: int) -> LoadedBackbone:
+def load_network(backbone: BackboneConfig, seed: int) -> LoadedBackbone:
     """Build the network once, as the trials of a job share it.
 
     Args:
@@ -148,7 +148,7 @@ def _builder(name: str) -> Any:
         ) from error
 
 
-def _build(backbone: Backbone) -> keras.Model:
+def _build(backbone: BackboneConfig) -> keras.Model:
     weights = "imagenet" if backbone.weights == "imagenet" else None
     shape = (backbone.image_size, backbone.image_size, 3)
     arguments = {"include_top": False, "input_shape": shape, **backbone.arguments}
@@ -172,7 +172,7 @@ def _build(backbone: Backbone) -> keras.Model:
         ) from error
 
 
-def _load_weights(network: keras.Model, backbone: Backbone) -> None:
+def _load_weights(network: keras.Model, backbone: BackboneConfig) -> None:
     try:
         with warnings.catch_warnings():
             # Keras warns of every layer that does not fit before it raises; the sentence below says it once.

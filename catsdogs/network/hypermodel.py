@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import keras_tuner
 
-from catsdogs.config.schema import SEARCHABLE, Hyperparameter, Model, Schedule, SearchConfig
+from catsdogs.config.schema import SEARCHABLE, HyperparameterConfig, ModelConfig, ScheduleConfig, SearchConfig
 from catsdogs.network.backbones import preprocess
 from catsdogs.network.devices import accelerators
 from catsdogs.scoring.scores import EPSILON
@@ -32,11 +32,11 @@ def with_values(config: SearchConfig, values: dict[str, Any]) -> SearchConfig:
 
 def hyperparameters(config: SearchConfig) -> dict[str, int | float]:
     """All that a trial may search, as its configuration has it."""
-    owners = {Model: config.model, Schedule: config.schedule}
+    owners = {ModelConfig: config.model, ScheduleConfig: config.schedule}
     return {name: getattr(owners[owner], name) for name, owner in SEARCHABLE.items()}
 
 
-def declare_space(space: dict[str, Hyperparameter], hp: keras_tuner.HyperParameters) -> None:
+def declare_space(space: dict[str, HyperparameterConfig], hp: keras_tuner.HyperParameters) -> None:
     """Tell Keras Tuner the dimensions of the space."""
     for name, entry in space.items():
         if entry.kind == "choice":
@@ -76,14 +76,14 @@ def full_model(config: SearchConfig, backbone: keras.Model) -> keras.Model:
     return keras.Model(images, plain_head(pooled, config.model), name="catsdogs")
 
 
-def plain_head(pooled: Any, model: Model) -> Any:
+def plain_head(pooled: Any, model: ModelConfig) -> Any:
     """The classifier of plain Keras layers on pooled features (B, C); gives float32 (B, 1)."""
     l2 = keras.regularizers.L2(model.l2)
     return head(pooled, model, l2, lambda: keras.layers.Dropout(model.dropout, name="head_dropout"))
 
 
 def head(
-    pooled: Any, model: Model, l2: keras.regularizers.Regularizer, dropout: Callable[[], keras.layers.Layer]
+    pooled: Any, model: ModelConfig, l2: keras.regularizers.Regularizer, dropout: Callable[[], keras.layers.Layer]
 ) -> Any:
     """Put the classifier on pooled features (B, C); gives float32 (B, 1).
 

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from catsdogs.config.schema import Schedule
+from catsdogs.config.schema import ScheduleConfig
 
 
-def learning_rates(schedule: Schedule, total_steps: int, first_step: int = 0) -> np.ndarray:
+def learning_rates(schedule: ScheduleConfig, total_steps: int, first_step: int = 0) -> np.ndarray:
     """The learning rates of the steps 0 to `total_steps` of a training that began at `first_step` of a schedule.
 
     Steps of the optimizer count from 0: `ceil(images / batch) x epochs` of them make up a whole training. A promoted

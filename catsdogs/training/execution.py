@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from catsdogs.config.schema import Fit, SearchConfig
+from catsdogs.config.schema import FitConfig, SearchConfig
 from catsdogs.data.dataset import Fold
 from catsdogs.data.views import ORIGINAL, Views
 from catsdogs.network.devices import distributed
@@ -127,7 +127,7 @@ def train(
     views: Views,
     labels: np.ndarray,
     fold: Fold,
-    fit: Fit,
+    fit: FitConfig,
     seed: int,
     first_epoch: int = 0,
     epochs: int | None = None,

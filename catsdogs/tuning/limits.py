@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 
-from catsdogs.config.schema import Timeout
+from catsdogs.config.schema import TimeoutConfig
 
 
 class StudyTimeout(Exception):
     """The time of the study is over: the trial that runs is given up and leaves no record."""
 
 
-def check_timeout(timeout: Timeout, deadline: float | None) -> None:
+def check_timeout(timeout: TimeoutConfig, deadline: float | None) -> None:
     """Return while there is time left until `deadline`, which is `study.study_deadline`.
 
     Raises:

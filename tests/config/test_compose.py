@@ -121,7 +121,7 @@ def test_the_seed_recipe_is_the_notebooks(composed):
         ("fit.epochs='3'", ['fit.epochs="3"', "integer"]),
         ("model.dropout=false", ["model.dropout=false", "number"]),
         ("model.head_batch_norm=1", ["model.head_batch_norm=1", "boolean"]),
-        ("data.sample=3", ["data.sample=3", "Sample"]),
+        ("data.sample=3", ["data.sample=3: must be a group of settings", "data.sample.KEY=VALUE"]),
         ("+space.dropout.lowest=0.1", ["lowest"]),
     ],
 )
@@ -137,7 +137,7 @@ def test_every_number_in_the_schema_has_a_range():
     groups = TypeAdapter(RetrainConfig).json_schema()
     # low, high and step of a space entry are checked against the field that they search.
     for name, group in [("", groups), *groups["$defs"].items()]:
-        for key, kind in group["properties"].items() if name != "Hyperparameter" else ():
+        for key, kind in group["properties"].items() if name != "HyperparameterConfig" else ():
             for part in kind.get("anyOf", [kind]):
                 if part.get("type") in ("integer", "number"):
                     assert {"minimum", "exclusiveMinimum"} & {*part}, f"{name}.{key}"

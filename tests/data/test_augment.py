@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from catsdogs.config.schema import Augmentation
+from catsdogs.config.schema import AugmentationConfig
 from catsdogs.data.augment import (
     TransformParams,
     apply_transforms,
@@ -26,13 +26,13 @@ from catsdogs.data.augment import (
 SIDE = 48
 
 
-def augmentation(**values: Any) -> Augmentation:
+def augmentation(**values: Any) -> AugmentationConfig:
     """No change at all but the ones given."""
-    numbers = {item.name: 0.0 for item in dataclasses.fields(Augmentation) if item.name != "border"}
-    return Augmentation(**{**numbers, "border": "reflect", **values})
+    numbers = {item.name: 0.0 for item in dataclasses.fields(AugmentationConfig) if item.name != "border"}
+    return AugmentationConfig(**{**numbers, "border": "reflect", **values})
 
 
-STRONG = Augmentation(0.5, 30, 0.2, 0.3, 15, 0.3, 0.3, 0.5, "reflect")
+STRONG = AugmentationConfig(0.5, 30, 0.2, 0.3, 15, 0.3, 0.3, 0.5, "reflect")
 
 
 def pictures(count: int, side: int = SIDE, seed: int = 0) -> np.ndarray:
@@ -201,6 +201,6 @@ def test_a_view_belongs_to_the_image_whatever_the_batch_the_order_and_the_thread
 
 def test_is_identity_looks_at_every_change() -> None:
     assert is_identity(augmentation(border="black"))
-    for item in dataclasses.fields(Augmentation):
+    for item in dataclasses.fields(AugmentationConfig):
         if item.name != "border":
             assert not is_identity(augmentation(**{item.name: 0.1})), item.name

@@ -11,26 +11,26 @@ import pytest
 from drawn import cats_and_dogs, encoded, folder_of, jpeg, scene, zip_of
 
 from catsdogs.base.errors import UserError
-from catsdogs.config.schema import Data, Sample, Split
+from catsdogs.config.schema import DataConfig, SampleConfig, SplitConfig
 from catsdogs.data.dataset import Dataset
 from catsdogs.data.dataset import load_dataset as load
 
 
-def data(train: Path | str | None, test: Path | str | None = None, **changed: Any) -> Data:
+def data(train: Path | str | None, test: Path | str | None = None, **changed: Any) -> DataConfig:
     paths = {name: None if path is None else str(path) for name, path in (("train", train), ("test", test))}
     values: dict[str, Any] = {**paths, "sample": None, "limit": None, "ignore": []}
     values |= {"validation_fraction": 0.25, "split_seed": 3, "max_unpacked_gib": 1.0}
-    return Data(**(values | changed))
+    return DataConfig(**(values | changed))
 
 
 def load_dataset(
-    given: Data,
+    given: DataConfig,
     cache: Path,
     holdout: float = 0.0,
     folds: int = 1,
     together: Literal["near_duplicates", "copies"] = "copies",
 ) -> Dataset:
-    return load(given, cache, Split(holdout, folds, together))
+    return load(given, cache, SplitConfig(holdout, folds, together))
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_labels_and_problems_of_test_images(
 
 
 def test_archives_are_drawn_where_no_training_images_are_given(tmp_path: Path, cache: Path) -> None:
-    sample = Sample(images_per_class=9, test_images=4, seed=1)
+    sample = SampleConfig(images_per_class=9, test_images=4, seed=1)
     given, train = folder_of(tmp_path / "given", {"7.jpg": jpeg(7)}), folder_of(tmp_path / "train", cats_and_dogs(8, 8))
     drawn = ((None, None), 18, ["1", "2", "3", "4"])
     for where, images, ids in (drawn, ((None, given), 18, ["7"]), ((train, None), 16, None)):
@@ -201,7 +201,7 @@ def test_archives_are_drawn_where_no_training_images_are_given(tmp_path: Path, c
         assert (None if dataset.test is None else dataset.test["id"].tolist()) == ids
 
 
-def failure(cache: Path, given: Data) -> str:
+def failure(cache: Path, given: DataConfig) -> str:
     with pytest.raises(UserError) as caught:
         load_dataset(given, cache)
     assert str(caught.value).isprintable()

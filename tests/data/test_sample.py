@@ -20,13 +20,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from catsdogs.base.errors import UserError
-from catsdogs.config.schema import Sample
+from catsdogs.config.schema import SampleConfig
 from catsdogs.data.sample import archives as sample_module
 from catsdogs.data.sample.archives import sample_archives
 from catsdogs.data.sample.synthetic import synthetic_photo
 
-SETTINGS = Sample(images_per_class=120, test_images=21, seed=3)
-FEW = Sample(images_per_class=8, test_images=3, seed=3)
+SETTINGS = SampleConfig(images_per_class=120, test_images=21, seed=3)
+FEW = SampleConfig(images_per_class=8, test_images=3, seed=3)
 # As `photograph` gives it.
 TINY = (Image.new("RGB", (1, 1)), 75)
 
@@ -107,7 +107,7 @@ def test_a_few_training_images_are_mislabelled_and_no_test_image_is(
 ) -> None:
     tiny = Mock(return_value=TINY)
     monkeypatch.setattr(sample_module, "photograph", tiny)
-    train, _ = sample_archives(Sample(images_per_class=2000, test_images=1000, seed=1), tmp_path)
+    train, _ = sample_archives(SampleConfig(images_per_class=2000, test_images=1000, seed=1), tmp_path)
     drawn = [call.args[0] for call in tiny.call_args_list]
     named = [int("dog" in name) for name in members(train)]
     assert 0.02 < np.not_equal(drawn[:4000], named).mean() < 0.04  # 0.03, standard error 0.0027
@@ -153,7 +153,7 @@ def test_every_class_has_its_own_shape() -> None:
 def test_a_small_network_ends_between_chance_and_perfection(tmp_path: Path) -> None:
     import keras
 
-    train, _ = sample_archives(Sample(images_per_class=360, test_images=1, seed=0), tmp_path)
+    train, _ = sample_archives(SampleConfig(images_per_class=360, test_images=1, seed=0), tmp_path)
     pictures = members(train)
     labels = np.array(["dog" in name for name in pictures], dtype=np.float32)
     pixels = np.stack([np.asarray(image.resize((64, 64))) for image in opened(pictures)])

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from catsdogs.base.errors import UserError
-from catsdogs.config.schema import Split
+from catsdogs.config.schema import SplitConfig
 from catsdogs.data.archive import natural_key
 from catsdogs.data.split import assign_splits, subset
 
@@ -25,7 +25,7 @@ def distinct(cats: int, dogs: int) -> pd.DataFrame:
 
 
 def divided(rows: pd.DataFrame, holdout: float, folds: int, fraction: float, seed: int) -> pd.DataFrame:
-    return assign_splits(rows, Split(holdout, folds, "copies"), fraction, seed)
+    return assign_splits(rows, SplitConfig(holdout, folds, "copies"), fraction, seed)
 
 
 # With copies, and now and then one image under both labels.

@@ -13,7 +13,7 @@ import pytest
 from conftest import ENGINE
 
 from catsdogs.base.errors import UserError
-from catsdogs.config.schema import Augmentation
+from catsdogs.config.schema import AugmentationConfig
 from catsdogs.config.schema import Features as Settings
 from catsdogs.data.views import ORIGINAL, LiveViews, View, distinct_views
 from catsdogs.features import reader as features_module
@@ -122,7 +122,7 @@ def test_another_input_is_another_entry(make, config, training_data, fills, what
 
 
 def test_images_that_are_not_augmented_share_views_across_seeds(make, training_data, fills):
-    still = Augmentation(0.0, 0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, "reflect")
+    still = AugmentationConfig(0.0, 0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, "reflect")
     old = training_data.views
     for seed in (1, 2):
         make(pixels=LiveViews(old._pixels, old._keys, still, seed), views=1).prepare()

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from catsdogs.config.schema import Augmentation, Tta
+from catsdogs.config.schema import AugmentationConfig, TtaConfig
 from catsdogs.data.views import MIRRORED, ORIGINAL, LiveViews, View
 from catsdogs.final.pipeline import Pipeline, read_pipeline, submitted, write_pipeline
 from catsdogs.final.tta import averaged, choose_tta, predict_views, tta_views, views_by_kind
 from catsdogs.scoring.calibration import Calibration
 from catsdogs.scoring.scores import log_loss_per_image
 
-MOVES = Augmentation(0.5, 10, 0.1, 0.1, 0, 0.2, 0.0, 0.0, "reflect")
+MOVES = AugmentationConfig(0.5, 10, 0.1, 0.1, 0, 0.2, 0.0, 0.0, "reflect")
 STILL = dataclasses.replace(
     MOVES, flip_probability=0.0, rotation_degrees=0, shift_fraction=0.0, zoom_fraction=0.0, brightness_fraction=0.0
 )
@@ -42,7 +42,7 @@ def test_the_kinds_of_tta_average_what_they_say():
 
 
 def test_auto_has_the_views_of_every_kind_that_differs(caplog):
-    auto, flip = Tta("auto", 4, "probability"), Tta("flip", 4, "probability")
+    auto, flip = TtaConfig("auto", 4, "probability"), TtaConfig("flip", 4, "probability")
     by_kind = views_by_kind(auto, MOVES)
     assert {kind: len(views) for kind, views in by_kind.items()} == {"none": 1, "flip": 2, "crops": 10, "views": 4}
     assert list(views_by_kind(auto, STILL)) == ["none", "flip", "crops"]
@@ -64,22 +64,24 @@ def test_views_are_predicted_one_by_one_in_the_order_of_rows(views, monkeypatch)
 def test_a_pipeline_averages_the_views_of_its_kind(views, average):
     rows, model = np.array([5, 0, 3]), LeftBrightness()
     plain, mirrored = predict_views(model, views, rows, [ORIGINAL, MIRRORED])
-    outputs = Pipeline(Tta("flip", 1, average), MOVES, 0, None)(model, views, rows)
+    outputs = Pipeline(TtaConfig("flip", 1, average), MOVES, 0, None)(model, views, rows)
     mean = (plain + mirrored) / 2 if average == "probability" else expit((logit(plain) + logit(mirrored)) / 2)
     np.testing.assert_allclose(outputs["p_dog"], plain)
     np.testing.assert_allclose(outputs["p_dog_tta"], mean)
     np.testing.assert_allclose(submitted(outputs), mean)
     calibration = Calibration(2.0, 0.01)
-    calibrated = Pipeline(Tta("flip", 1, average), MOVES, 0, calibration)(model, views, rows)
+    calibrated = Pipeline(TtaConfig("flip", 1, average), MOVES, 0, calibration)(model, views, rows)
     np.testing.assert_allclose(calibrated["p_dog_calibrated"], calibration(mean))
     # The last step that there is is submitted.
     np.testing.assert_allclose(submitted(calibrated), calibration(mean))
-    np.testing.assert_allclose(submitted(Pipeline(Tta("none", 1, average), MOVES, 0, None)(model, views, rows)), plain)
+    np.testing.assert_allclose(
+        submitted(Pipeline(TtaConfig("none", 1, average), MOVES, 0, None)(model, views, rows)), plain
+    )
 
 
 def test_a_pipeline_of_an_earlier_version_is_read(tmp_path):
     """Which stacked: how models are combined is inside the saved model, and told for the reader alone."""
-    written = Pipeline(Tta("flip", 2, "logit"), MOVES, 3, Calibration(1.5, 0.01))
+    written = Pipeline(TtaConfig("flip", 2, "logit"), MOVES, 3, Calibration(1.5, 0.01))
     write_pipeline(tmp_path, written, {"way": "stacked", "weights": [0.5, 1.5], "bias": 0.1})
     assert read_pipeline(tmp_path) == written
 

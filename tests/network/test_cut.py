@@ -7,7 +7,7 @@ import pytest
 from catsdogs.base.errors import UserError
 from catsdogs.config.compose import to_search_config
 from catsdogs.config.locations import conf_dir
-from catsdogs.config.schema import Backbone
+from catsdogs.config.schema import BackboneConfig
 from catsdogs.network.backbones import build_backbone, preprocess
 from catsdogs.network.cut import Cut, find_cut, prefix, suffix
 from catsdogs.network.hypermodel import unfreeze
@@ -20,7 +20,7 @@ def network(composed):
     """A backbone with random weights and batch statistics, small images, and its preprocessing."""
 
     def of(name, size=64):
-        config: Backbone = to_search_config(composed("data.train=x", f"backbone={name}")).backbone
+        config: BackboneConfig = to_search_config(composed("data.train=x", f"backbone={name}")).backbone
         config.weights, config.image_size = None, 71 if name == "xception" else size
         keras.utils.set_random_seed(1)
         backbone = build_backbone(config)

@@ -7,7 +7,7 @@ import pytest
 from reference import build_model
 from sklearn.metrics import log_loss
 
-from catsdogs.config.schema import SEARCHABLE, Hyperparameter
+from catsdogs.config.schema import SEARCHABLE, HyperparameterConfig
 from catsdogs.network.hypermodel import declare_space, hyperparameters, unfreeze, unfreeze_depths, with_values
 from catsdogs.network.hypermodel import log_loss as log_loss_metric
 from catsdogs.scoring.scores import log_loss_per_image
@@ -99,10 +99,10 @@ def test_searched_values_take_the_place_of_the_configurations(config):
 
 def test_the_space_is_declared_as_written():
     space = {
-        "unfreeze_depth": Hyperparameter("choice", values=[0, 10]),
-        "dropout": Hyperparameter("float", low=0.1, high=0.5, step=0.1),
-        "l2": Hyperparameter("float", low=1e-6, high=1e-3, sampling="log"),
-        "dense_units": Hyperparameter("int", low=32, high=256, step=32),
+        "unfreeze_depth": HyperparameterConfig("choice", values=[0, 10]),
+        "dropout": HyperparameterConfig("float", low=0.1, high=0.5, step=0.1),
+        "l2": HyperparameterConfig("float", low=1e-6, high=1e-3, sampling="log"),
+        "dense_units": HyperparameterConfig("int", low=32, high=256, step=32),
     }
     hp = keras_tuner.HyperParameters()
     declare_space(space, hp)

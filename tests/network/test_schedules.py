@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from catsdogs.config.schema import Schedule
+from catsdogs.config.schema import ScheduleConfig
 from catsdogs.network.schedules import LearningRateTable, learning_rates, steps_per_epoch
 
 # What is left of the peak, from its share 1 at the end of the warm-up to 0.1 at the end.
@@ -19,7 +19,7 @@ DECAYS = {
 @pytest.mark.parametrize("warmup", [0.0, 0.2])
 @pytest.mark.parametrize("kind", DECAYS)
 def test_the_rates_are_those_of_the_formula_and_stay_at_the_last_one(kind, warmup, first_step):
-    rates = learning_rates(Schedule(kind, 0.01, warmup, 0.1), 100, first_step)
+    rates = learning_rates(ScheduleConfig(kind, 0.01, warmup, 0.1), 100, first_step)
     assert (rates.dtype, rates.shape) == (np.float32, (101,))
     time = (np.arange(101) + first_step) / 100
     rising = time / warmup if warmup else np.ones(101)
@@ -28,8 +28,8 @@ def test_the_rates_are_those_of_the_formula_and_stay_at_the_last_one(kind, warmu
 
 
 def test_cosine_ends_at_zero_and_exponential_next_to_it():
-    assert learning_rates(Schedule("cosine", 0.01, 0.0, 0.0), 100)[-1] == pytest.approx(0, abs=1e-9)
-    assert learning_rates(Schedule("exponential", 0.01, 0.0, 0.0), 100)[-1] == pytest.approx(1e-8, rel=1e-3)
+    assert learning_rates(ScheduleConfig("cosine", 0.01, 0.0, 0.0), 100)[-1] == pytest.approx(0, abs=1e-9)
+    assert learning_rates(ScheduleConfig("exponential", 0.01, 0.0, 0.0), 100)[-1] == pytest.approx(1e-8, rel=1e-3)
 
 
 def test_a_step_reads_its_rate_and_one_beyond_the_table_the_last():

@@ -11,7 +11,7 @@ import pytest
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
-from catsdogs.config.schema import Ensemble, RetrainConfig, Tta, check
+from catsdogs.config.schema import EnsembleConfig, RetrainConfig, TtaConfig, check
 from catsdogs.data.dataset import load_dataset
 from catsdogs.data.views import LiveViews
 from catsdogs.final.retraining import make_final
@@ -67,8 +67,8 @@ class Study:
         plain = vars(self.config(augmentation))
         more = {"job": augmentation, "trial": None, "fit_on": "train", "calibrate": True, "evaluate_with": "search"}
         more |= changed
-        config = RetrainConfig(**plain, ensemble=Ensemble(kind, size), **more)
-        config.tta = Tta(tta, 2, average)
+        config = RetrainConfig(**plain, ensemble=EnsembleConfig(kind, size), **more)
+        config.tta = TtaConfig(tta, 2, average)
         check(config)
         jobs = best_jobs(self.folder, read_jobs(self.folder), first, size)
         metrics = make_final(config, jobs, chosen_trial(first, None), self.folder)

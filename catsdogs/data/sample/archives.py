@@ -26,7 +26,7 @@ from PIL import Image
 
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
-from catsdogs.config.schema import Sample
+from catsdogs.config.schema import SampleConfig
 from catsdogs.data.sample.synthetic import synthetic_photo
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ _MISLABELLED_FRACTION = 0.03
 _NAMES = ("cat", "dog")
 
 
-def sample_archives(sample: Sample, cache: Path) -> tuple[Path, Path]:
+def sample_archives(sample: SampleConfig, cache: Path) -> tuple[Path, Path]:
     """Draw the archives, or find the ones drawn before.
 
     They lie in a folder of `cache/sample` whose name covers the settings and the version of the drawing, with
@@ -72,7 +72,7 @@ def sample_archives(sample: Sample, cache: Path) -> tuple[Path, Path]:
     return train, test
 
 
-def _training_pictures(sample: Sample) -> Iterator[tuple[str, Image.Image, int]]:
+def _training_pictures(sample: SampleConfig) -> Iterator[tuple[str, Image.Image, int]]:
     """(name in the archive, picture, JPEG quality)"""
     for n in range(sample.images_per_class):
         for label, name in enumerate(_NAMES):
@@ -81,13 +81,13 @@ def _training_pictures(sample: Sample) -> Iterator[tuple[str, Image.Image, int]]
             yield f"train/{name}.{n}.jpg", *synthetic_photo(drawn, rng)
 
 
-def _test_pictures(sample: Sample) -> Iterator[tuple[str, Image.Image, int]]:
+def _test_pictures(sample: SampleConfig) -> Iterator[tuple[str, Image.Image, int]]:
     for n in range(1, sample.test_images + 1):
         rng = np.random.default_rng([sample.seed, 2, n])
         yield f"test/{n}.jpg", *synthetic_photo(_test_label(sample, n), rng)
 
 
-def _test_label(sample: Sample, n: int) -> int:
+def _test_label(sample: SampleConfig, n: int) -> int:
     return int(np.random.default_rng([sample.seed, 3, n]).random() < 0.5)
 
 
