@@ -49,7 +49,7 @@ def test_former_names_are_gone_and_current_names_exist():
     assert {*RENAMED.values(), *RENAMED_VALUES} <= keys
     for file in conf_dir().rglob("*.yaml"):
         group = file.parent.name if file.parent != conf_dir() else ""
-        names = {f"{group}.{name}".lstrip(".") for name in OmegaConf.load(file)}
+        names = {f"{group}.{name!s}".lstrip(".") for name in OmegaConf.load(file)}
         assert not names & {*RENAMED, *REMOVED}
 
 

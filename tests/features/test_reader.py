@@ -14,7 +14,7 @@ from conftest import ENGINE
 
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import AugmentationConfig
-from catsdogs.config.schema import Features as Settings
+from catsdogs.config.schema import FeaturesConfig as Settings
 from catsdogs.data.views import ORIGINAL, LiveViews, View, distinct_views
 from catsdogs.features import reader as features_module
 from catsdogs.features.entries import StoreFull
