@@ -1,8 +1,8 @@
-"""Pictures of a report, for the README: parts of `report.html` as Chromium draws them, in light.
+"""Screenshots of a report for the README: parts of `report.html` in Chromium, in light colors.
 
 python docs/make_pictures.py multirun/NAME/report.html [--browser /usr/bin/chromium] [--output docs/pictures]
 
-Photographs are left out, because they belong to others.
+Photographs are not included, because of their copyright.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).resolve().parent / "pictures")
     arguments = parser.parse_args()
     if arguments.browser is None:
-        parser.error("no Chromium is installed; install it or name one with --browser")
+        parser.error("--browser: no Chromium found; install Chromium or pass --browser PATH")
     arguments.output.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=arguments.browser, args=["--no-sandbox", "--disable-gpu"])
@@ -34,7 +34,7 @@ def main() -> None:
             part = page.locator(selector).first
             if part.count():
                 part.scroll_into_view_if_needed()
-                # Figures are drawn when they come into view.
+                # Figures are rendered when they are scrolled into view.
                 page.wait_for_timeout(1500)
                 part.screenshot(path=arguments.output / f"{name}.png")
                 print(arguments.output / f"{name}.png")
