@@ -1,4 +1,4 @@
-"""The commands that contributors and CI run, by name: `nox -s lint`. They use the environment that nox itself is in."""
+"""Named commands of contributors and CI, for example `nox -s lint`. They use the environment of nox."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ nox.options.default_venv_backend = "none"
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff, formatting, types, the order of packages, and the schemas of files that only a hosting site runs."""
+    """Check style, formatting, types, package order, and the schemas of workflows and citation file."""
     session.run(sys.executable, "-m", "ruff", "check", ".")
     session.run(sys.executable, "-m", "ruff", "format", "--check", ".")
     session.run(sys.executable, "-m", "mypy")
@@ -26,7 +26,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The default test suite with its coverage; a part of it, `nox -s tests -- tests/data`, without."""
+    """Run the default test suite, with coverage unless arguments select a part (`nox -s tests -- tests/data`)."""
     coverage = () if session.posargs else ("--cov=catsdogs", "--cov-report=term")
     # Python 3.12 counts lines itself, at almost no cost.
     core = {"COVERAGE_CORE": "sysmon"} if sys.version_info >= (3, 12) else {}
@@ -35,19 +35,19 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Tests that train for a while."""
+    """Run the tests that train for minutes."""
     session.run(sys.executable, "-m", "pytest", "-m", "slow", *session.posargs)
 
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Reports in Chromium, which must be installed."""
+    """Test report pages in Chromium, which must be installed."""
     session.run(sys.executable, "-m", "pytest", "-m", "browser", *session.posargs)
 
 
 @nox.session
 def slurm(session: nox.Session) -> None:
-    """A study on a Slurm cluster of one node; needs root on Debian."""
+    """Test a study on a Slurm cluster of one node; requires root on Debian."""
     session.run(sys.executable, "-m", "pytest", "-m", "slurm", *session.posargs)
 
 
