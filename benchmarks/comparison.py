@@ -1,4 +1,4 @@
-"""Runs of both sides -> one study of `search.json`."""
+"""Comparison of runs of both sides: one study of `search.json`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sides import Run
 
 
 def plain_seconds(run: Run, epochs: int) -> float:
-    """Wall time of the whole plain search, with what was not trained charged at what its depth took.
+    """Return the wall time of the full plain search; skipped trials and epochs are extrapolated.
 
-    A trial that was passed over is charged its depth's build and `epochs` epochs; epochs that a trained trial was
-    spared are charged the mean of its own after the first, which alone contains the tracing.
+    A skipped trial counts as the build time and `epochs` epochs of the trained trial of its depth. A missing epoch
+    counts as the mean of the trial's epochs after the first, because only the first includes tracing.
     """
     total = run.seconds
     by_depth: dict[float, dict[str, Any]] = {}
@@ -23,54 +23,54 @@ def plain_seconds(run: Run, epochs: int) -> float:
             by_depth.setdefault(_depth(trial), trial)
     for trial in run.trials:
         source = trial if trial["trained"] else by_depth[_depth(trial)]
-        whole = training_seconds(source["epoch_seconds"], epochs)
-        total += whole - sum(trial["epoch_seconds"]) if trial["trained"] else source["build_seconds"] + whole
+        full = training_seconds(source["epoch_seconds"], epochs)
+        total += full - sum(trial["epoch_seconds"]) if trial["trained"] else source["build_seconds"] + full
     return total
 
 
 def training_seconds(epoch_seconds: list[float], epochs: int) -> float:
-    """Seconds of `epochs` epochs, those that are missing at the mean of the measured ones after the first."""
+    """Return the seconds of `epochs` epochs; a missing one counts as the mean of those after the first."""
     later = epoch_seconds[1:] or epoch_seconds
     return sum(epoch_seconds) + (epochs - len(epoch_seconds)) * statistics.fmean(later)
 
 
 def check_same_trials(plain: Run, catsdogs: Run) -> None:
-    """Leave with a message unless both sides tried the same values in the same order."""
-    ours = [trial["hyperparameters"] for trial in catsdogs.trials]
-    theirs = [trial["hyperparameters"] for trial in plain.trials]
-    same = len(ours) == len(theirs) and all(
+    """Exit with a message unless both sides used the same hyperparameters in the same order."""
+    catsdogs_values = [trial["hyperparameters"] for trial in catsdogs.trials]
+    plain_values = [trial["hyperparameters"] for trial in plain.trials]
+    same = len(catsdogs_values) == len(plain_values) and all(
         a.keys() == b.keys() and all(math.isclose(a[name], b[name], rel_tol=1e-9) for name in a)
-        for a, b in zip(ours, theirs, strict=True)
+        for a, b in zip(catsdogs_values, plain_values, strict=True)
     )
     if not same:
-        raise SystemExit(f"the two sides searched different values:\nplain    {theirs}\ncatsdogs {ours}")
+        raise SystemExit(f"hyperparameters differ:\nplain    {plain_values}\ncatsdogs {catsdogs_values}")
 
 
 def compare_trials(plain: Run, cold: Run, warm: Run) -> list[dict[str, Any]]:
-    """A row per trial that the plain side trained: best val_log_loss of all three, and the differences.
+    """Return a row per trained plain trial: the best val_log_loss of the three runs, and the differences.
 
-    Best over the epochs that all have trained, which are all epochs unless --plain-epochs says otherwise.
+    Only epochs trained by all three count: all epochs, unless --plain-epochs is set.
     """
     rows = []
-    for theirs, first, second in zip(plain.trials, cold.trials, warm.trials, strict=True):
-        if not theirs["trained"]:
+    for reference, first, second in zip(plain.trials, cold.trials, warm.trials, strict=True):
+        if not reference["trained"]:
             continue
-        epochs = len(theirs["val_log_loss"])
-        losses = {"plain": theirs["val_log_loss"], "cold": first["val_log_loss"], "warm": second["val_log_loss"]}
+        epochs = len(reference["val_log_loss"])
+        losses = {"plain": reference["val_log_loss"], "cold": first["val_log_loss"], "warm": second["val_log_loss"]}
         if any(len(values) < epochs for values in losses.values()):
-            raise SystemExit(f"trial {theirs['trial']} of catsdogs stopped before the plain one")
+            raise SystemExit(f"trial {reference['trial']}: catsdogs trained fewer than {epochs} epochs")
         losses = {side: values[:epochs] for side, values in losses.items()}
         rows.append(
             {
-                "trial": theirs["trial"],
-                **theirs["hyperparameters"],
+                "trial": reference["trial"],
+                **reference["hyperparameters"],
                 "epochs": epochs,
                 **{f"val_log_loss_{side}": min(values) for side, values in losses.items()},
                 "difference": max(abs(min(losses[side]) - min(losses["plain"])) for side in ("cold", "warm")),
                 "difference_of_epochs": max(
-                    abs(ours - plain_value)
+                    abs(value - plain_value)
                     for side in ("cold", "warm")
-                    for ours, plain_value in zip(losses[side], losses["plain"], strict=True)
+                    for value, plain_value in zip(losses[side], losses["plain"], strict=True)
                 ),
             }
         )
@@ -80,16 +80,16 @@ def compare_trials(plain: Run, cold: Run, warm: Run) -> list[dict[str, Any]]:
 def study_record(
     trials: int, epochs: int, overrides: list[str], plain: list[Run], cold: list[Run], warm: list[Run], store_bytes: int
 ) -> dict[str, Any]:
-    """One study; a run per round of each side, of which times are medians and differences maxima."""
-    for theirs, ours in ((p, c) for p in plain for c in (*cold, *warm)):
-        check_same_trials(theirs, ours)
+    """Return the record of a study with one run per round and side: median times, largest differences."""
+    for plain_run, catsdogs_run in ((p, c) for p in plain for c in (*cold, *warm)):
+        check_same_trials(plain_run, catsdogs_run)
     rounds = {
         "plain": [plain_seconds(run, epochs) for run in plain],
         "cold": [run.seconds for run in cold],
         "warm": [run.seconds for run in warm],
     }
     seconds = {side: statistics.median(values) for side, values in rounds.items()}
-    # Another study's plain runs may serve here, so their number may differ.
+    # Plain runs may be shared with another study, so their number may differ.
     tables = [compare_trials(p, c, w) for p in plain for c, w in zip(cold, warm, strict=True)]
     trained = [trial for trial in plain[0].trials if trial["trained"]]
     extrapolated = len(trained) < trials or any(len(trial["epoch_seconds"]) < epochs for trial in trained)
@@ -125,7 +125,7 @@ def study_record(
 
 
 def depths(trials: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By unfreeze depth: trials trained, mean seconds of a first and of a later epoch, of building and of a trial."""
+    """Return, by unfreeze depth, the number of trained trials and mean seconds of epochs, builds and trials."""
     groups: dict[float, list[dict[str, Any]]] = {}
     for trial in trials:
         if trial["trained"]:
