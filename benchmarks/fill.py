@@ -1,9 +1,9 @@
-"""How fast images become stored activations: decoding, augmentation, and MobileNetV2's prefix by every engine.
+"""Throughput of filling the activation store: decoding, augmentation, and MobileNetV2's prefix on every engine.
 
 python benchmarks/fill.py [--train train.zip] [--weights FILE] [--images 256] [--output benchmarks/results/fill.json]
 
-Every round runs every stage once, one after the other, so that a busy minute of the machine hits all of them alike;
-reported is the median of the rounds. ONNX Runtime is measured where tf2onnx, onnx and onnxruntime are installed.
+Every round runs all stages once, in turn, so other load on the machine affects all of them equally. The result is the
+median over rounds. ONNX Runtime is measured if tf2onnx, onnx and onnxruntime are installed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Stage = Callable[[], Any]
 
 
 def read_images(train: Path | None, count: int) -> list[bytes]:
-    """The bytes of `count` images, spread evenly over the archive; of drawn ones where there is none."""
+    """Return the bytes of `count` images, spread evenly over the archive; synthetic ones if `train` is None."""
     with tempfile.TemporaryDirectory() as cache:
         if train is None:
             train, _ = sample_archives(
@@ -55,18 +55,18 @@ def read_images(train: Path | None, count: int) -> list[bytes]:
         root = open_images(train, Path(cache), max_unpacked_bytes=20 * 2**30).root
         readable = []
         paths = image_paths(root)
-        for place in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int):
-            data = (root / paths[place]).read_bytes()
+        for index in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int):
+            data = (root / paths[index]).read_bytes()
             try:
                 decode(data, SIZE)
-            except ValueError:  # a corrupt file, which a search leaves out
+            except ValueError:  # a corrupted file; a search skips it, too
                 continue
             readable.append(data)
         return readable
 
 
 def keras_augmentation(light: AugmentationConfig) -> Callable[[np.ndarray], Any]:
-    """The five layers that come nearest to `light`, as one traced function over batches."""
+    """Return the five layers closest to `light`, as one traced function over batches."""
     layers = keras.Sequential(
         [
             keras.layers.RandomFlip("horizontal"),
@@ -81,7 +81,7 @@ def keras_augmentation(light: AugmentationConfig) -> Callable[[np.ndarray], Any]
 
 
 def compiled(function: Callable[..., Any]) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """A function of float32 images, traced by TensorFlow once for all sizes of batch."""
+    """Trace a function of float32 images (B, S, S, 3), once for all batch sizes."""
     import tensorflow as tf
 
     traced = tf.function(function, input_signature=[tf.TensorSpec((None, SIZE, SIZE, 3), tf.float32)])
@@ -95,7 +95,7 @@ def in_batches(forward: Callable[[np.ndarray], list[np.ndarray]], images: np.nda
 
 def through_onnx(model: keras.Model) -> Callable[[np.ndarray], list[np.ndarray]]:
     import tensorflow as tf
-    import tf2onnx  # before ONNX Runtime, which writes to the home folder when it is imported
+    import tf2onnx  # before ONNX Runtime, because importing that writes to the home folder
 
     import onnxruntime  # isort: skip
 
@@ -107,11 +107,11 @@ def through_onnx(model: keras.Model) -> Callable[[np.ndarray], list[np.ndarray]]
 
 
 def forward_stages(model: keras.Model, images: np.ndarray) -> tuple[dict[str, Stage], dict[str, str]]:
-    """What runs the model over all images, by the names of the table; and why others are left out."""
+    """Return a stage per engine, by the names of the table, and the reasons for skipped engines."""
     stages: dict[str, Stage] = {
         "Model.predict": lambda: model.predict(images.astype(np.float32), batch_size=BATCH, verbose=0)
     }
-    left_out = {}
+    skipped = {}
     makers: dict[str, Callable[[], Stage]] = {
         "TensorFlow, traced": lambda: of(in_batches, compiled(lambda pixels: model(pixels, training=False)), images),
         "TensorFlow, frozen graph": lambda: of(build_engine(model, "tensorflow"), images),
@@ -122,8 +122,8 @@ def forward_stages(model: keras.Model, images: np.ndarray) -> tuple[dict[str, St
         try:
             stages[name] = make()
         except (ImportError, UserError) as error:
-            left_out[name] = str(error)
-    return stages, left_out
+            skipped[name] = str(error)
+    return stages, skipped
 
 
 def of(function: Callable[..., Any], *arguments: Any) -> Stage:
@@ -131,7 +131,7 @@ def of(function: Callable[..., Any], *arguments: Any) -> Stage:
 
 
 def median_seconds(stages: dict[str, Stage], rounds: int) -> dict[str, float]:
-    """Median seconds of every stage; a first round, in which things are traced and caches filled, is not counted."""
+    """Return the median seconds of every stage; a first round for tracing and caches is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in stages}
     for number in range(rounds + 1):
         for name, stage in stages.items():
@@ -143,9 +143,9 @@ def median_seconds(stages: dict[str, Stage], rounds: int) -> dict[str, float]:
 
 
 def differences(stages: dict[str, Stage]) -> dict[str, dict[str, float]]:
-    """The largest differences of all engines from the first, which is Keras itself in float32."""
-    found = {name: stage() for name, stage in stages.items()}
-    expected = next(iter(found.values()))
+    """Return the largest differences of all engines from the first, which is Keras in float32."""
+    results = {name: stage() for name, stage in stages.items()}
+    expected = next(iter(results.values()))
     return {
         name: {
             "largest_absolute_difference": max(
@@ -153,7 +153,7 @@ def differences(stages: dict[str, Stage]) -> dict[str, dict[str, float]]:
             ),
             "largest_relative_difference": max_relative_error(outputs, expected),
         }
-        for name, outputs in found.items()
+        for name, outputs in results.items()
     }
 
 
@@ -169,16 +169,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         )
     )
     cuts = [find_cut(backbone, 0), find_cut(backbone, UNFREEZE_DEPTH)]
-    forwards, left_out = forward_stages(prefix(backbone, "minus_one_to_one", cuts), images)
+    engines, skipped = forward_stages(prefix(backbone, "minus_one_to_one", cuts), images)
     layers = keras_augmentation(light)
     stages: dict[str, Stage] = {
         "decode and resize, one thread": lambda: [decode(data, SIZE) for data in raw],
         "decode and resize, all threads": lambda: list(in_threads(lambda data: decode(data, SIZE), raw, "decoding")),
         "augment, catsdogs": lambda: augment(images, keys, light, seed=1, view=0),
         "augment, five Keras layers": lambda: layers(images),
-        **forwards,
+        **engines,
     }
-    seconds, off = median_seconds(stages, options.rounds), differences(forwards)
+    seconds, off = median_seconds(stages, options.rounds), differences(engines)
     rates = {name: round(len(images) / value, 1) for name, value in seconds.items()}
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -193,7 +193,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "rounds": options.rounds,
         "stages": {name: {"images_per_second": rate, **off.get(name, {})} for name, rate in rates.items()},
         "augment_ratio": round(rates["augment, catsdogs"] / rates["augment, five Keras layers"], 1),
-        "left_out": left_out,
+        "left_out": skipped,
     }
 
 
@@ -207,21 +207,21 @@ def version(package: str) -> str | None:
 def print_table(result: dict[str, Any]) -> None:
     here = result["machine"]
     print(f"{result['images']['count']} images of {SIZE} px, {here['processor']}, {here['cores']} cores")
-    print(f"{'stage':32} {'images/s':>9} {'off by':>9} {'relative':>9}")
+    print(f"{'stage':32} {'images/s':>9} {'absolute':>9} {'relative':>9}")
     for name, row in result["stages"].items():
         off = [row.get(f"largest_{kind}_difference") for kind in ("absolute", "relative")]
         print(f"{name:32} {row['images_per_second']:9.1f}", *(" " * 9 if x is None else f"{x:9.1e}" for x in off))
     print(f"augmentation: {result['augment_ratio']} times as fast as the Keras layers")
     for name, reason in result["left_out"].items():
-        print(f"{name}: left out, {reason}")
+        print(f"{name}: skipped ({reason})")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure the stages that fill the store of activations.")
-    parser.add_argument("--train", type=Path, help="zip or folder of images (default: drawn ones)")
-    parser.add_argument("--weights", help="weights of MobileNetV2 1.0 at 224, imagenet or a file (default: random)")
-    parser.add_argument("--images", type=int, default=256, help="how many (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="median of how many (default: %(default)s)")
+    parser = argparse.ArgumentParser(description="Measure the stages that fill the activation store.")
+    parser.add_argument("--train", type=Path, help="zip or folder of images (default: synthetic images)")
+    parser.add_argument("--weights", help="weights of MobileNetV2 1.0 at 224: imagenet or a file (default: random)")
+    parser.add_argument("--images", type=int, default=256, help="number of images (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "fill.json")
     options = parser.parse_args()
     result = measure(options)
