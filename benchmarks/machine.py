@@ -1,4 +1,4 @@
-"""This machine and its software, for the record of a benchmark. No path and no host name."""
+"""Machine and software versions for benchmark results, without paths or host names."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from catsdogs.base import provenance
 
 
 def machine() -> dict[str, Any]:
-    """`provenance.machine`, and the load before the run."""
+    """Return `provenance.machine` and the load before the run."""
     return {**provenance.machine(), "load_average_before": round(os.getloadavg()[0], 2)}
 
 
 def versions() -> dict[str, str | None]:
-    """`provenance.versions`, and the commit; None: no checkout."""
+    """Return `provenance.versions` and the commit; None outside a checkout."""
     return {"commit": _commit(), **provenance.versions()}
 
 
 def _commit() -> str | None:
-    """The commit that is checked out, `-dirty` if files differ from it: they must not change while a benchmark runs."""
+    """Return the current commit, with `-dirty` if files differ; files must not change during a benchmark."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        process = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     except OSError:
         return None
-    return done.stdout.strip() or None
+    return process.stdout.strip() or None
