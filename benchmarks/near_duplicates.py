@@ -1,9 +1,9 @@
-"""How far apart copies and different photographs are by perceptual hash: where `near_duplicates.MOST_BITS` comes from.
+"""Distances of perceptual hashes between duplicates and between photographs: the basis of `near_duplicates.MOST_BITS`.
 
 python benchmarks/near_duplicates.py train.zip     -> benchmarks/results/near_duplicates.json
 
-Counts all pairs of photographs by the bits in which their hashes differ, and tells by how many bits alterations of 400
-of them differ from the originals.
+Counts all pairs of photographs by the number of differing bits, and measures the same distance between 400 photographs
+and altered versions of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from catsdogs.data.catalog import build_catalog
 from catsdogs.data.images import decode
 
 ALTERED = 400  # photographs
-FARTHEST = 90  # bits up to which pairs are listed; random ones differ in 128
+FARTHEST = 90  # bits; pairs up to this distance are counted. Random hashes differ in 128
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:
@@ -34,14 +34,14 @@ def jpeg(image: Image.Image, quality: int) -> Image.Image:
     return Image.open(file)
 
 
-def cropped(image: Image.Image, share: float) -> Image.Image:
-    """Without this share of the width on the left and on the right, and of the height at the top and at the bottom."""
-    x, y = image.width * share / 2, image.height * share / 2
+def crop(image: Image.Image, fraction: float) -> Image.Image:
+    """Remove this fraction of width and height, half of it on each side."""
+    x, y = image.width * fraction / 2, image.height * fraction / 2
     return image.crop((round(x), round(y), round(image.width - x), round(image.height - y)))
 
 
-def labelled(image: Image.Image) -> Image.Image:
-    """With a white label over 4 % of it."""
+def add_label(image: Image.Image) -> Image.Image:
+    """Cover 4% of the image with a white label."""
     image = image.copy()
     ImageDraw.Draw(image).rectangle((0, 0.91 * image.height, 0.45 * image.width, image.height), fill="white")
     return image
@@ -54,17 +54,17 @@ ALTERATIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "brightness 1.3": lambda image: ImageEnhance.Brightness(image).enhance(1.3),
     "contrast 1.5": lambda image: ImageEnhance.Contrast(image).enhance(1.5),
     "grey": lambda image: image.convert("L").convert("RGB"),
-    "cropped by 4 %": lambda image: cropped(image, 0.04),
-    "cropped by 10 %": lambda image: cropped(image, 0.1),
+    "cropped by 4 %": lambda image: crop(image, 0.04),
+    "cropped by 10 %": lambda image: crop(image, 0.1),
     "turned by 2 degrees": lambda image: image.rotate(2, Image.Resampling.BILINEAR),
     "turned by 5 degrees": lambda image: image.rotate(5, Image.Resampling.BILINEAR),
-    "a white label": labelled,
+    "a white label": add_label,
     "a white border of 3 %": lambda image: ImageOps.expand(image, round(0.03 * image.width), "white"),
     "mirrored": ImageOps.mirror,
 }
 
 
-def hashed(image: Image.Image) -> imagehash.ImageHash:
+def hash_of(image: Image.Image) -> imagehash.ImageHash:
     return imagehash.hex_to_hash(near_duplicates.phash(np.asarray(image.convert("RGB"))))
 
 
@@ -85,17 +85,17 @@ def main() -> None:
     altered = {}
     sample = rows.sample(min(ALTERED, len(rows)), random_state=0)
     images = [Image.fromarray(decode((folder.root / path).read_bytes(), None)) for path in sample["path"]]
-    originals = [hashed(image) for image in images]
+    originals = [hash_of(image) for image in images]
     for name, alter in ALTERATIONS.items():
-        apart = np.array([one - hashed(alter(image)) for one, image in zip(originals, images, strict=True)])
+        bits_apart = np.array([one - hash_of(alter(image)) for one, image in zip(originals, images, strict=True)])
         altered[name] = {
-            "median": float(np.median(apart)),
-            "found": float((apart <= chosen).mean()),
-            "most": int(apart.max()),
+            "median": float(np.median(bits_apart)),
+            "found": float((bits_apart <= chosen).mean()),
+            "most": int(bits_apart.max()),
         }
-        print(f"{name:24} median {np.median(apart):5.0f}   found {(apart <= chosen).mean():7.1%}")
+        print(f"{name:24} median {np.median(bits_apart):5.0f} bits, detected {(bits_apart <= chosen).mean():7.1%}")
     counts = bits.value_counts().sort_index()
-    print("pairs by bits:", counts.to_dict())
+    print("pairs by number of differing bits:", counts.to_dict())
     write_json(
         Path(__file__).with_name("results") / "near_duplicates.json",
         {
