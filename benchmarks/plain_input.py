@@ -1,4 +1,4 @@
-"""Pixels -> tf.data, for the plain side: batches of all epochs in a given order, augmented, read ahead."""
+"""Input of the plain side: a tf.data pipeline of augmented batches of all epochs, with prefetch."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from catsdogs.data.augment import augment
 
 @dataclass(frozen=True)
 class Settings:
-    """What is searched, on what, and how much of it is really trained.
+    """Settings of the plain search.
 
     Attributes:
-        task: "search", or "input": find the faster of the two input pipelines.
+        task: "search", or "input" to find the faster of two input pipelines.
         output: JSON file of the results.
-        folder: Keras Tuner's books.
+        folder: state of Keras Tuner.
         pixels: .npy file, uint8 (N, S, S, 3).
         arrays: .npz file with labels (N,), keys (N,) uint64, train_rows and validation_rows.
-        weights: of MobileNetV2 without top.
+        weights: weights file of MobileNetV2 without top.
         views: epoch e reads view e mod views.
         augmentation: ranges of `catsdogs.config.schema.AugmentationConfig`.
-        augmentation_source: "views" or "layers" (Keras' augmentation layers).
-        autotune: tf.data chooses its parallelism; else one call per processor and two batches ahead.
-        all_trials: train every trial; else the first of every depth, and propose the others only.
-        epochs_run: epochs that a trial trains; its schedule is that of `epochs`.
+        augmentation_source: "views" (`augment`) or "layers" (Keras' augmentation layers).
+        autotune: let tf.data choose its parallelism; otherwise one call per processor and two batches of prefetch.
+        all_trials: train every trial; otherwise only the first of every depth.
+        epochs_run: trained epochs per trial; the learning-rate schedule is for `epochs`.
     """
 
     task: str
@@ -59,11 +59,7 @@ class Settings:
 
 
 class Images:
-    """Pixels, labels and split, and their tf.data pipelines.
-
-    Args:
-        autotune: overrides the settings'.
-    """
+    """Pixels, labels and split, with their tf.data pipelines; `autotune` replaces that of the settings."""
 
     def __init__(self, settings: Settings, autotune: bool | None = None) -> None:
         self._settings = settings
@@ -77,7 +73,7 @@ class Images:
         self.steps = -(-len(self._train_rows) // settings.batch_size)
 
     def training(self, seed: int) -> tf.data.Dataset:
-        """Batches of all epochs, one epoch after the other, in an order drawn from (seed, epoch)."""
+        """Return the batches of all epochs in sequence; (seed, epoch) determines the order of images."""
         settings = self._settings
         orders = tf.constant(
             np.stack(
@@ -99,7 +95,7 @@ class Images:
         return self._ahead(batches)
 
     def validation(self) -> tf.data.Dataset:
-        """The validation split as it is, in its order, decoded and kept in memory."""
+        """Return the unaugmented validation batches in fixed order, cached in memory."""
         images, labels = self._pixels[self._validation_rows], self._labels[self._validation_rows]
         return self._ahead(
             tf.data.Dataset.from_tensor_slices((images, labels)).batch(self._settings.batch_size).cache()
@@ -132,10 +128,10 @@ class Images:
 
 
 def augmentation_layers(ranges: dict[str, Any]) -> keras.Sequential:
-    """Keras' layers for the ranges that conf/augmentation/light.yaml uses, in Keras' units.
+    """Return Keras' layers for the ranges of conf/augmentation/light.yaml, in Keras' units.
 
-    Keras' rotation is a fraction of a turn, its zoom is positive outwards, and its brightness adds a share of the range
-    of values where ours multiplies.
+    In Keras, rotation is a fraction of a full turn, and positive zoom zooms out. Keras' brightness adds a fraction of
+    the value range; in catsdogs it multiplies.
     """
     return keras.Sequential(
         [
