@@ -1,10 +1,10 @@
-"""The plain side: the same search by Keras Tuner and tf.data alone, as a good Keras user writes it.
+"""Plain side of the benchmark: the same search with only Keras Tuner and tf.data.
 
 python benchmarks/plain_search.py SETTINGS.json
 
-`benchmarks/search.py` writes the settings (the fields of `plain_input.Settings`) and reads `output`. Decoded pixels are
-given, and so is the order of images and, unless `augmentation_source` is "layers", the function that augments them:
-both sides must see the same images. All else is Keras, Keras Tuner and tf.data.
+`benchmarks/search.py` writes the settings (the fields of `plain_input.Settings`) and reads `output`. Both sides must
+train on the same images, so they share decoded pixels, image order and, unless `augmentation_source` is "layers", the
+augmentation function. Everything else is Keras, Keras Tuner and tf.data.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import keras_tuner
 import numpy as np
 from plain_input import Images, Settings
 
-_TRIAL_STEPS = 20  # of the comparison of input pipelines
+_TRIAL_STEPS = 20  # for comparing the input pipelines
 
 
 def build_model(settings: Settings, values: dict[str, Any], total_steps: int, seed: int) -> keras.Model:
-    """MobileNetV2, its last `unfreeze_depth` layers but no BatchNormalization trained, and a new classifier; compiled.
+    """Build and compile MobileNetV2 with its last `unfreeze_depth` layers unfrozen and a new classifier.
 
     Args:
-        seed: of the classifier's initial weights and of its dropout.
+        seed: seed of the classifier's initial weights and dropout.
     """
     size = settings.image_size
     backbone = keras.applications.MobileNetV2(input_shape=(size, size, 3), include_top=False, weights=None)
@@ -54,19 +54,19 @@ def build_model(settings: Settings, values: dict[str, Any], total_steps: int, se
         optimizer=keras.optimizers.Adam(schedule),
         loss=keras.losses.BinaryCrossentropy(label_smoothing=settings.label_smoothing),
         metrics=[keras.metrics.MeanMetricWrapper(log_loss, name="log_loss"), keras.metrics.BinaryAccuracy("accuracy")],
-        jit_compile=False,  # "auto" takes XLA, which is several times slower on a CPU
+        jit_compile=False,  # "auto" uses XLA, which is several times slower on a CPU
     )
     return model
 
 
 def log_loss(labels: Any, p_dog: Any) -> Any:
-    """(B,) binary cross-entropy without smoothing, clipped as catsdogs clips it."""
+    """Return the binary cross-entropy (B,) with unsmoothed labels, clipped like in catsdogs."""
     p_label = labels * p_dog + (1 - labels) * (1 - p_dog)
     return -keras.ops.log(keras.ops.maximum(p_label[:, 0], 1e-7))
 
 
 class PlainHyperModel(keras_tuner.HyperModel):
-    """Builds and fits a trial; `measured` collects what it took, by trial."""
+    """Builds and fits a trial; `measured` contains times and losses by trial id."""
 
     def __init__(self, settings: Settings, images: Images) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class PlainHyperModel(keras_tuner.HyperModel):
         self.measured: dict[str, dict[str, Any]] = {}
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        began = time.monotonic()
+        started = time.monotonic()
         values = {
             "unfreeze_depth": hp.Choice("unfreeze_depth", [0, 10, 30]),
             "dropout": hp.Float("dropout", 0.1, 0.5, step=0.1),
@@ -85,7 +85,7 @@ class PlainHyperModel(keras_tuner.HyperModel):
         total_steps = self._images.steps * self._settings.epochs
         model = build_model(self._settings, values, total_steps, self._trial_seed())
         if self.trial is not None:
-            self.measured[self.trial] = {"build_seconds": time.monotonic() - began}
+            self.measured[self.trial] = {"build_seconds": time.monotonic() - started}
         return model
 
     def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, **kwargs: Any) -> Any:
@@ -105,28 +105,28 @@ class PlainHyperModel(keras_tuner.HyperModel):
         return history
 
     def _trial_seed(self) -> int:
-        """As `catsdogs.tuning.tuner.trial_seed` of the first execution."""
+        """Return the seed that catsdogs uses for the first execution of the trial."""
         sequence = np.random.SeedSequence([self._settings.seed, int(self.trial or 0), 0])
         return int(sequence.generate_state(1)[0] >> 1)
 
 
 class EpochTimes(keras.callbacks.Callback):
-    """Wall time of every epoch, validation and the callbacks before this one included."""
+    """Wall time of every epoch, including validation and earlier callbacks."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seconds: list[float] = []
-        self._began = 0.0
+        self._started = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._began = time.monotonic()
+        self._started = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.seconds.append(time.monotonic() - self._began)
+        self.seconds.append(time.monotonic() - self._started)
 
 
 class PlainSearch(keras_tuner.RandomSearch):
-    """Random search that tells its hypermodel which trial it is in, and may pass over repeated depths."""
+    """Random search that passes the trial id to its hypermodel and can skip repeated depths."""
 
     def __init__(self, settings: Settings, hypermodel: PlainHyperModel) -> None:
         self._settings = settings
@@ -139,7 +139,7 @@ class PlainSearch(keras_tuner.RandomSearch):
             seed=settings.seed + 1,  # 0 would be a random seed
             directory=settings.folder,
             project_name="plain",
-            max_consecutive_failed_trials=1,  # a failed trial would pass for one that was left out
+            max_consecutive_failed_trials=1,  # a failed trial would look like a skipped one
             overwrite=True,
         )
 
@@ -148,18 +148,18 @@ class PlainSearch(keras_tuner.RandomSearch):
         record: dict[str, Any] = {"trial": trial.trial_id, "hyperparameters": values, "trained": False}
         self.proposed.append(record)
         if values["unfreeze_depth"] in self._depths and not self._settings.all_trials:
-            return {"val_log_loss": 1.0}  # random search takes no notice of scores
+            return {"val_log_loss": 1.0}  # random search ignores scores
         self._depths.add(values["unfreeze_depth"])
-        began = time.monotonic()
+        started = time.monotonic()
         self.hypermodel.trial = trial.trial_id
         keras.backend.clear_session()
         results = super().run_trial(trial, *args, **kwargs)
-        record |= {"trained": True, "seconds": time.monotonic() - began, **self.hypermodel.measured[trial.trial_id]}
+        record |= {"trained": True, "seconds": time.monotonic() - started, **self.hypermodel.measured[trial.trial_id]}
         return results
 
 
 def search(settings: Settings) -> dict[str, Any]:
-    """The whole search; its trials in the order of their proposal."""
+    """Run the search and return its trials in the order of their proposal."""
     tuner = PlainSearch(settings, PlainHyperModel(settings, Images(settings)))
     stopping = keras.callbacks.EarlyStopping(
         monitor="val_log_loss", mode="min", patience=settings.patience, restore_best_weights=True
@@ -169,10 +169,10 @@ def search(settings: Settings) -> dict[str, Any]:
 
 
 def faster_input(settings: Settings) -> dict[str, Any]:
-    """Train a few steps at depth 0, where input matters most, with and without autotune, twice each.
+    """Train a few steps at depth 0, where input takes the largest share, with and without autotune, twice each.
 
     Returns:
-        autotune (the faster one) and seconds per batch of both, the better of two.
+        `autotune`, True if it is faster, and `seconds_per_batch` of both, the better of two runs.
     """
     pipelines = {name: Images(settings, autotune=name == "autotune") for name in ("autotune", "fixed")}
     steps = min(_TRIAL_STEPS, pipelines["fixed"].steps * settings.epochs)
@@ -181,9 +181,9 @@ def faster_input(settings: Settings) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     for name in ("autotune", "fixed", "fixed", "autotune"):
         batches = pipelines[name].training(0)
-        began = time.monotonic()
+        started = time.monotonic()
         model.fit(batches, steps_per_epoch=steps, verbose=0)
-        seconds[name] = min((time.monotonic() - began) / steps, seconds.get(name, float("inf")))
+        seconds[name] = min((time.monotonic() - started) / steps, seconds.get(name, float("inf")))
     return {"autotune": seconds["autotune"] <= seconds["fixed"], "seconds_per_batch": seconds}
 
 
