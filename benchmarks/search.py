@@ -1,10 +1,10 @@
-"""The same search by a plain Keras Tuner script and by catsdogs, alternating in one run: time, and validation log loss.
+"""Benchmark of the same search in a plain Keras Tuner script and in catsdogs: time and validation log loss.
 
 python benchmarks/search.py --train train.zip --weights mobilenet_v2_1.0_224_no_top.weights.h5
 
-Both sides get the same decoded pixels, views, order of images, hyperparameters, epochs and seeds, and both are timed
-as whole processes. Nothing else should run on the machine. The plain side of a long study is extrapolated from
-whole trials of its own, one of each depth, and the result says so.
+Both sides use the same decoded pixels, views, order of images, hyperparameters, epochs and seeds. The wall time of
+complete processes is measured, and the sides alternate. Run nothing else on the machine. The plain side of a long study
+is extrapolated from complete trials, one per depth; `plain_extrapolated` records this.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from comparison import depths, study_record
 from machine import machine, versions
 from sides import Run, Sides
 
-# Of every catsdogs run here: distinct views for all epochs, as the plain side sees them.
+# For every catsdogs run: a distinct view per epoch, as on the plain side.
 FEATURES = ["features.views={epochs}"]
-# What a study whose name ends in _fast adds: the price of being fast is in `max_val_log_loss_difference`.
+# For studies with the suffix _fast; `max_val_log_loss_difference` contains its effect on the scores.
 FAST = ["features.dtype=float16"]
 
 _STARTED = time.monotonic()
@@ -35,7 +35,7 @@ _STARTED = time.monotonic()
 
 @dataclass(frozen=True)
 class Study:
-    """`6x3`: 6 trials of 3 epochs; `20x10_fast`: the same with the overrides of FAST."""
+    """Size of a study: `6x3` has 6 trials of 3 epochs; the suffix `_fast` adds the overrides of FAST."""
 
     name: str
     trials: int
@@ -50,48 +50,48 @@ class Study:
 def parse_study(name: str) -> Study:
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(_fast)?", name)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{name}: give TRIALSxEPOCHS or TRIALSxEPOCHS_fast")
+        raise argparse.ArgumentTypeError(f"{name}: unknown format; use TRIALSxEPOCHS or TRIALSxEPOCHS_fast")
     return Study(name, int(match[1]), int(match[2]), match[3] is not None)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
-    parser.add_argument("--train", type=Path, required=True, help="zip or folder of labelled photographs")
-    parser.add_argument("--weights", type=Path, required=True, help="of MobileNetV2 without top, .weights.h5 or .h5")
+    parser.add_argument("--train", type=Path, required=True, help="zip or folder of labeled photographs")
+    parser.add_argument("--weights", type=Path, required=True, help="MobileNetV2 without top, .weights.h5 or .h5")
     parser.add_argument(
         "--studies",
         type=lambda text: [parse_study(name) for name in text.split(",")],
         default="6x3,20x10,20x10_fast",
-        help="TRIALSxEPOCHS[_fast], separated by commas (%(default)s)",
+        help="comma-separated list of TRIALSxEPOCHS[_fast] (default: %(default)s)",
     )
-    parser.add_argument("--images", type=int, default=1250, help="a fifth of them for validation (%(default)s)")
+    parser.add_argument("--images", type=int, default=1250, help="a fifth is for validation (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=1, help="repetitions of every study, of which the median counts")
+    parser.add_argument("--rounds", type=int, default=1, help="rounds per study; times are medians (default: 1)")
     parser.add_argument(
         "--full-epochs",
         type=int,
         default=18,
-        help="above so many epochs over all trials the plain side trains one trial of each depth (%(default)s)",
+        help="above this many epochs in total, the plain side trains one trial per depth (default: %(default)s)",
     )
     parser.add_argument(
-        "--plain-epochs", type=int, help="a plain trial's epochs at most; the rest is extrapolated (all)"
+        "--plain-epochs", type=int, help="maximum epochs of a plain trial; the rest is extrapolated (default: all)"
     )
     parser.add_argument("--output", type=Path, default=Path(__file__).resolve().parent / "results" / "search.json")
-    parser.add_argument("--keep", type=Path, help="an empty folder for everything that is written (a temporary one)")
+    parser.add_argument("--keep", type=Path, help="empty folder for all files (default: a temporary one)")
     parser.add_argument(
-        "--catsdogs", default=shlex.join(FEATURES), help="overrides of every catsdogs run (%(default)s)"
+        "--catsdogs", default=shlex.join(FEATURES), help="overrides for catsdogs runs (default: %(default)s)"
     )
-    parser.add_argument("--fast", default=shlex.join(FAST), help="overrides that _fast studies add (%(default)s)")
-    parser.add_argument("--skip-layers", action="store_true", help="do not time Keras' augmentation layers")
+    parser.add_argument("--fast", default=shlex.join(FAST), help="overrides added by _fast (default: %(default)s)")
+    parser.add_argument("--skip-layers", action="store_true", help="do not measure Keras' augmentation layers")
     arguments = parser.parse_args()
     for path in (arguments.train, arguments.weights):
         if not path.exists():
-            parser.error(f"{path}: there is no such file")
+            parser.error(f"{path}: file not found")
     return arguments
 
 
 def benchmark(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """Everything, written to `--output` after every study."""
+    """Run all studies and return the results; write them to `--output` after every study."""
     sides = Sides(
         work,
         [
@@ -106,13 +106,13 @@ def benchmark(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         "machine": machine(),
         "versions": versions(),
     }
-    _say("unpacking and decoding, in nobody's time")
+    _log("unpacking and decoding (not measured)")
     results["settings"] = sides.prepare()
-    _say("rehearsal of both sides; tf.data with autotune or without")
+    _log("warm-up of both sides; choosing tf.data with or without autotune")
     results["plain_input"] = sides.faster_input()
     sides.catsdogs("rehearsal", 1, 1, [*_overrides(arguments, fast=False, epochs=1), "data.limit=40"])
     if not arguments.skip_layers:
-        results["augmentation_layers"] = layers_times(sides)
+        results["augmentation_layers"] = measure_layers(sides)
     results["studies"] = {}
     plain_runs: dict[str, list[Run]] = {}
     for study in arguments.studies:
@@ -120,14 +120,14 @@ def benchmark(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         results["studies"][study.name] = record
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        _say(f"{study.name}: {record['ratio_cold']:.2f} times as fast cold, {record['ratio_warm']:.2f} warm")
+        _log(f"{study.name}: {record['ratio_cold']:.2f} times as fast cold, {record['ratio_warm']:.2f} warm")
     return results
 
 
 def run_study(
     sides: Sides, study: Study, arguments: argparse.Namespace, plain_runs: dict[str, list[Run]]
 ) -> dict[str, Any]:
-    """Plain, cold, warm, in every round; plain runs of the same size are made once and shared through `plain_runs`."""
+    """Run plain, cold and warm in every round; studies of the same size share `plain_runs`."""
     overrides = _overrides(arguments, study.fast, study.epochs)
     plain = plain_runs.setdefault(study.size, [])
     cold: list[Run] = []
@@ -136,31 +136,31 @@ def run_study(
     for number in range(1, arguments.rounds + 1):
         if len(plain) < number:
             plain.append(_plain(sides, study, arguments, number))
-        _say(f"{study.name}, round {number}: catsdogs, store empty")
+        _log(f"{study.name}, round {number}: catsdogs, empty store")
         sides.empty_store()
         cold.append(sides.catsdogs(f"{study.name}_cold_{number}", study.trials, study.epochs, overrides))
         store_bytes = sides.store_bytes()
-        _say(f"{study.name}, round {number}: catsdogs, store full ({cold[-1].seconds:.1f} s when it was empty)")
+        _log(f"{study.name}, round {number}: catsdogs, full store ({cold[-1].seconds:.1f} s with empty store)")
         warm.append(sides.catsdogs(f"{study.name}_warm_{number}", study.trials, study.epochs, overrides))
     return study_record(study.trials, study.epochs, overrides, plain, cold, warm, store_bytes)
 
 
-def layers_times(sides: Sides) -> dict[str, Any]:
-    """One epoch of every depth with the views and with Keras' augmentation layers: which of them is the cheaper."""
-    found = {}
+def measure_layers(sides: Sides) -> dict[str, Any]:
+    """Measure one epoch of every depth, with views and with Keras' augmentation layers."""
+    by_source = {}
     for source in ("views", "layers"):
-        _say(f"plain, one epoch of every depth, augmented by {source}")
+        _log(f"plain, one epoch of every depth, augmented by {source}")
         run = sides.plain(f"{source}_once", 20, 1, all_trials=False, augmentation_source=source)
-        found[source] = depths(run.trials)
-    return found
+        by_source[source] = depths(run.trials)
+    return by_source
 
 
 def _plain(sides: Sides, study: Study, arguments: argparse.Namespace, number: int) -> Run:
-    in_full = study.trials * study.epochs <= arguments.full_epochs
+    every_trial = study.trials * study.epochs <= arguments.full_epochs
     epochs_run = min(study.epochs, arguments.plain_epochs or study.epochs)
-    _say(f"{study.size}, round {number}: plain, {'every trial' if in_full else 'the first trial of each depth'}")
+    _log(f"{study.size}, round {number}: plain, {'every trial' if every_trial else 'the first trial of each depth'}")
     name = f"{study.size}_plain_{number}"
-    return sides.plain(name, study.trials, study.epochs, epochs_run=epochs_run, all_trials=in_full)
+    return sides.plain(name, study.trials, study.epochs, epochs_run=epochs_run, all_trials=every_trial)
 
 
 def _overrides(arguments: argparse.Namespace, fast: bool, epochs: int) -> list[str]:
@@ -169,7 +169,7 @@ def _overrides(arguments: argparse.Namespace, fast: bool, epochs: int) -> list[s
 
 
 def table(results: dict[str, Any]) -> str:
-    """The results for a terminal."""
+    """Format the results for the terminal."""
     head = (
         f"{'study':<12}{'plain s':>10}{'cold s':>9}{'warm s':>9}{'cold':>8}{'warm':>8}{'difference':>12}{'store':>10}"
     )
@@ -183,11 +183,11 @@ def table(results: dict[str, Any]) -> str:
             f"{study['max_val_log_loss_difference']:>12.5f}{study['store_bytes'] / 2**20:>6.0f} MiB"
         )
     if any(study["plain_extrapolated"] for study in results["studies"].values()):
-        lines.append("* extrapolated from whole trials, or whole epochs, of each depth")
+        lines.append("* extrapolated from complete trials or epochs of each depth")
     return "\n".join(lines)
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(f"{time.monotonic() - _STARTED:7.0f} s  {text}", flush=True)
 
 
@@ -198,7 +198,7 @@ def main() -> int:
             results = benchmark(arguments, Path(folder))
     else:
         if arguments.keep.exists() and any(arguments.keep.iterdir()):
-            raise SystemExit(f"{arguments.keep}: is not empty, and what is in the store decides the times")
+            raise SystemExit(f"--keep {arguments.keep}: not empty; pass an empty folder, as files change the times")
         arguments.keep.mkdir(parents=True, exist_ok=True)
         results = benchmark(arguments, arguments.keep.resolve())
     print(table(results))
