@@ -1,4 +1,4 @@
-"""Both sides of the comparison as processes of their own, timed from start to exit."""
+"""Both sides of the comparison as separate processes, measured from start to exit."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _MIB_FROM_MAXRSS = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss cou
 
 @dataclass(frozen=True)
 class Run:
-    """One process.
+    """Measurements of one process.
 
     Attributes:
         seconds: wall time from start to exit.
-        cpu_seconds: of all its threads, which other work on the machine hardly changes.
-        peak_rss_mib: largest resident set; pages of mapped files that it has touched count.
-        trials: in the order of their proposal, job after job: job, trial, hyperparameters, trained, and of those that
-            were trained val_log_loss and epoch_seconds, a value per epoch; the plain side has no jobs.
+        cpu_seconds: CPU time of all threads; other load on the machine hardly changes it.
+        peak_rss_mib: largest resident set, including touched pages of mapped files.
+        trials: trials by job, in the order of their proposal: job (only catsdogs), trial, hyperparameters, trained.
+            Trained ones also have val_log_loss and epoch_seconds, a value per epoch.
     """
 
     seconds: float
@@ -42,11 +42,11 @@ class Run:
 
 
 class Sides:
-    """Runs both sides on the same images.
+    """Runner of both sides on the same images.
 
     Args:
-        work: folder of everything that is written.
-        overrides: of catsdogs, without study, sizes and features.
+        work: folder for all files.
+        overrides: overrides of catsdogs, without study, sizes and features.
     """
 
     def __init__(self, work: Path, overrides: list[str]) -> None:
@@ -57,18 +57,18 @@ class Sides:
         self._prepared: set[Path] = set()
 
     def prepare(self) -> dict[str, Any]:
-        """Unpack, catalogue and decode into the cache, in nobody's time, and write what the plain side is given.
+        """Unpack, catalog and decode into the cache (not measured), and write the input files of the plain side.
 
         Returns:
-            What both sides are run with.
+            The settings of both sides.
         """
         from catsdogs.data.augment import view_keys
 
         config, dataset, array = self.decode([])
         if config.schedule.kind != "cosine" or config.schedule.warmup_fraction or config.model.l2_scope != "head":
-            raise SystemExit("the plain side knows a cosine without warm-up, and L2 on the head only")
+            raise SystemExit("the plain side requires schedule=cosine without warm-up, and model.l2_scope=head")
         if not config.model.head_batch_norm or config.backbone.train_batch_norm:
-            raise SystemExit("the plain side has a batch norm in the head, and trains none of the backbone's")
+            raise SystemExit("the plain side requires model.head_batch_norm=true and backbone.train_batch_norm=false")
         rows, size = dataset.rows, config.backbone.image_size
         split, keys = rows["split"].to_numpy(), view_keys(rows["sha256"])
         np.savez(
@@ -79,7 +79,7 @@ class Sides:
             validation_rows=np.flatnonzero(split == "validation"),
         )
         self._plain = {
-            # Only its path is wanted: the plain side maps the same file.
+            # The plain side maps the same file.
             "pixels": str(array.filename),
             "arrays": str(self._work / "arrays.npz"),
             "weights": config.backbone.weights,
@@ -103,10 +103,10 @@ class Sides:
         }
 
     def decode(self, overrides: list[str]) -> tuple[SearchConfig, Dataset, np.memmap]:
-        """Unpack, catalogue and decode into the cache, in nobody's time, what a search with these overrides will read.
+        """Unpack, catalog and decode into the cache (not measured) the images of a search with these overrides.
 
         Returns:
-            The configuration, its images, and their pixels as they are mapped. `empty_store` leaves them in the cache.
+            The configuration, its images, and their memory-mapped pixels. `empty_store` keeps them in the cache.
         """
         from hydra import compose, initialize_config_dir
 
@@ -126,27 +126,27 @@ class Sides:
         return config, dataset, array
 
     def faster_input(self) -> dict[str, Any]:
-        """Whether tf.data's autotune pays, which the plain side uses from here on."""
-        found, _ = self._run_plain("input", task="input", trials=1, epochs=2)
-        self._plain["autotune"] = found["autotune"]
-        return found
+        """Measure tf.data with and without autotune, and use the faster one from here on."""
+        results, _ = self._run_plain("input", task="input", trials=1, epochs=2)
+        self._plain["autotune"] = results["autotune"]
+        return results
 
     def plain(self, name: str, trials: int, epochs: int, **settings: Any) -> Run:
-        """The plain search; `settings` are further ones of `plain_search.Settings`."""
-        results, spent = self._run_plain(name, task="search", trials=trials, epochs=epochs, **settings)
-        return Run(*spent, results["trials"])
+        """Run the plain search; `settings` are more fields of `plain_input.Settings`."""
+        results, usage = self._run_plain(name, task="search", trials=trials, epochs=epochs, **settings)
+        return Run(*usage, results["trials"])
 
     def catsdogs(self, name: str, trials: int, epochs: int, overrides: list[str]) -> Run:
-        """`catsdogs.search` with the store as it is; `-m` may come last in the overrides."""
+        """Run `catsdogs.search` with the current store; the last override may be `-m`."""
         studies = self._work / "studies"
         command = [sys.executable, "-m", "catsdogs.search", f"study={name}", f"studies_dir={studies}"]
         command += [f"cache={self._cache}", *self._overrides, f"tuner.max_trials={trials}"]
         command += [f"fit.epochs={epochs}", f"fit.patience={epochs}", *overrides]
-        spent = self._timed(command, name)
-        return Run(*spent, read_trials(studies / name))
+        usage = self._measure(command, name)
+        return Run(*usage, read_trials(studies / name))
 
     def empty_store(self) -> None:
-        """Remove everything from the cache that `prepare` and `decode` did not put there."""
+        """Remove all files from the cache except those of `prepare` and `decode`."""
         for path in sorted(set(self._cache.rglob("*")) - self._prepared, reverse=True):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -154,7 +154,7 @@ class Sides:
                 path.unlink(missing_ok=True)
 
     def store_bytes(self) -> int:
-        """Bytes on disk of what `empty_store` would remove."""
+        """Return the size on disk of the files that `empty_store` removes."""
         return sum(path.stat().st_size for path in set(self._cache.rglob("*")) - self._prepared if path.is_file())
 
     def _run_plain(
@@ -176,35 +176,35 @@ class Sides:
         }
         path = self._work / f"{name}.settings.json"
         path.write_text(json.dumps(complete, indent=2), encoding="utf-8")
-        spent = self._timed([sys.executable, str(_BENCHMARKS / "plain_search.py"), str(path)], name)
-        return json.loads(output.read_text(encoding="utf-8")), spent
+        usage = self._measure([sys.executable, str(_BENCHMARKS / "plain_search.py"), str(path)], name)
+        return json.loads(output.read_text(encoding="utf-8")), usage
 
-    def _timed(self, command: list[str], name: str) -> tuple[float, float, float]:
-        """Wall seconds, processor seconds and peak MiB of a process; its output goes to a log."""
+    def _measure(self, command: list[str], name: str) -> tuple[float, float, float]:
+        """Run a process and return its wall seconds, CPU seconds and peak MiB; write its output to a log."""
         log = self._work / f"{name}.log"
         environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
         with log.open("wb") as output:
-            began = time.monotonic()
+            started = time.monotonic()
             process = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=_BENCHMARKS.parent
             )
-            # Not process.wait(): only wait4 tells the memory of this one child.
+            # process.wait() does not return the memory of this child; wait4 does.
             _, status, usage = os.wait4(process.pid, 0)
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             tail = log.read_text(encoding="utf-8", errors="replace")[-3000:]
-            raise SystemExit(f"{name} failed with status {process.returncode}; the end of its log:\n{tail}")
+            raise SystemExit(f"{name}: failed with status {process.returncode}; end of its log:\n{tail}")
         return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * _MIB_FROM_MAXRSS / 2**20
 
 
 def read_trials(study: Path) -> list[dict[str, Any]]:
-    """Trials of the jobs of a study, in the order in which they ran, from their trials.csv and history.csv."""
+    """Read the trials of all jobs of a study from trials.csv and history.csv, in the order of the jobs."""
     results = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in study.glob("*/result.json")}
     trials = []
     for job in sorted(results, key=lambda job: (results[job]["started"], job.name)):
         if results[job]["status"] != "ok":
-            raise SystemExit(f"catsdogs' job {job.name} did not finish")
+            raise SystemExit(f"job {job.name}: status {results[job]['status']}, expected ok")
         trials += sorted(_trials_of(job), key=lambda trial: int(trial["trial"]))
     return trials
 
@@ -213,7 +213,7 @@ def _trials_of(job: Path) -> list[dict[str, Any]]:
     epochs = _rows(job / "history.csv")
     trials = []
     for row in _rows(job / "trials.csv"):
-        mine = [epoch for epoch in epochs if int(epoch["trial"]) == int(row["trial"])]
+        own = [epoch for epoch in epochs if int(epoch["trial"]) == int(row["trial"])]
         trials.append(
             {
                 "job": job.name,
@@ -223,8 +223,8 @@ def _trials_of(job: Path) -> list[dict[str, Any]]:
                 },
                 "trained": row["status"] == "COMPLETED",
                 "seconds": float(row["seconds"]),
-                "epoch_seconds": [float(epoch["seconds"]) for epoch in mine],
-                "val_log_loss": [float(epoch["val_log_loss"]) for epoch in mine],
+                "epoch_seconds": [float(epoch["seconds"]) for epoch in own],
+                "val_log_loss": [float(epoch["val_log_loss"]) for epoch in own],
             }
         )
     return trials
