@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What each ingredient adds: benchmarks/ingredients.sh train.zip [weights of MobileNetV2, default imagenet]
-# A job for each of them, which differs from the first one in this alone; every job trains on three folds of the 80 % of
-# the images that are not held out. 50 minutes on two cores beside other work. Prints a table as in docs/SCORES.md.
+# Effect of each ingredient: benchmarks/ingredients.sh train.zip [weights of MobileNetV2, default imagenet]
+# Each job differs from the first in one setting and trains on three folds of the images outside the holdout (80%).
+# Takes 50 minutes on two cores and prints the table of docs/SCORES.md.
 set -euo pipefail
-search() { # NAME OVERRIDE...: what is given again below takes the place of what stands here
+search() { # NAME OVERRIDE...: later values of a setting replace those below
   python -m catsdogs.search -m study="$1" data.train="$train" backbone.weights="$weights" \
     split.holdout_fraction=0.2 split.folds=3 backbone.image_size=256 augmentation=light schedule=cosine label_smoothing=none \
     space=fixed model.unfreeze_depth=30 model.dropout=0.2 model.l2=5e-6 fit.epochs=3 tuner.max_trials=1 "${@:2}"
@@ -15,7 +15,7 @@ search lr schedule.peak_lr=0.0001,0.001
 search epochs fit.epochs=6
 search depth model.unfreeze_depth=0,10,57
 studies=(size lr epochs depth)
-if [[ -d conf/optimizer ]]; then # not kept, as they do not help; docs/SCORES.md names the commit that has them
+if [[ -d conf/optimizer ]]; then # removed, because they do not help; docs/SCORES.md names the commit that has them
   search optimizer optimizer=averaged,discriminative,probe_first,gradual
   search mixing mixing=mixup,cutmix
   search decay optimizer=adamw optimizer.weight_decay=0.1
