@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The models of docs/SCORES.md: benchmarks/scores.sh train.zip test.zip [weights, default imagenet] [those of alpha 0.35]
-# Two and a half hours on two cores. Leaves results/NAME/submission.csv, metrics.json and leaderboard.csv of each.
+# The models of docs/SCORES.md: benchmarks/scores.sh train.zip test.zip [weights, default imagenet] [weights of alpha 0.35]
+# Takes two and a half hours on two cores. Writes submission.csv, metrics.json and leaderboard.csv to results/NAME/.
 set -euo pipefail
 train=$1 test=$2 weights=${3:-imagenet} small=${4:-imagenet}
 
