@@ -14,7 +14,7 @@ from catsdogs.data.augment import CROPS, is_identity
 from catsdogs.data.images import in_threads
 from catsdogs.data.views import MIRRORED, ORIGINAL, View, Views
 from catsdogs.scoring.intervals import gains_over
-from catsdogs.scoring.scores import EQUAL, clip, log_loss_per_image
+from catsdogs.scoring.scores import TIE_TOLERANCE, clip, log_loss_per_image
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def averaged(p_dog: np.ndarray, average: str) -> np.ndarray:
 
 
 def choose_tta(labels: np.ndarray, by_kind: dict[str, np.ndarray]) -> tuple[str, str, pd.DataFrame]:
-    """Choose how to average test-time views: the cheapest of those whose log loss is within EQUAL of the lowest.
+    """Choose how to average test-time views: the cheapest with a log loss within TIE_TOLERANCE of the lowest.
 
     What is chosen is flattered a little by these images, by less the more there are.
 
@@ -84,7 +84,7 @@ def choose_tta(labels: np.ndarray, by_kind: dict[str, np.ndarray]) -> tuple[str,
     losses = np.stack([log_loss_per_image(labels, averaged(by_kind[kind], how)) for kind, how in ways])
     table = pd.DataFrame(ways, columns=["kind", "average"]).assign(views=[len(by_kind[kind]) for kind, _ in ways])
     table = table.join(gains_over(losses, ways.index(("none", "probability"))))
-    equal = table[table["log_loss"] <= table["log_loss"].min() + EQUAL]
+    equal = table[table["log_loss"] <= table["log_loss"].min() + TIE_TOLERANCE]
     chosen = equal.sort_values(["views", "log_loss"], kind="stable").index[0]
     table["chosen"] = table.index == chosen
     return *ways[chosen], table

@@ -1,5 +1,5 @@
-"""Numbers from labels and probabilities.
+"""Scores from labels and probabilities.
 
-In: labels (0 or 1) and predicted probabilities, an entry per image. Out: scores, intervals,
-calibrations, and weights that combine several models. NumPy only.
+Input: labels (0 or 1) and predicted probabilities, one per image. Output: scores, confidence intervals, calibrations,
+and weights that combine several models. Uses NumPy, SciPy and scikit-learn, not Keras.
 """

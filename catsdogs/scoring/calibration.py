@@ -1,8 +1,8 @@
-"""Labels + probabilities -> probabilities that mean what they say: a temperature and a floor, kept only if they help.
+"""Temperature scaling with a probability floor, applied only if it lowers the cross-validated log loss.
 
-Fit after averaging over views, and on images that the model was not trained on: an average of calibrated outputs is not
-calibrated, and outputs on training images are too sure. Where these images have chosen the trial or the epoch, the fit
-is a little too sure, which the hold-out shows.
+Fit after averaging over views, because an average of calibrated outputs is not calibrated. Fit on images that the model
+was not trained on, because outputs on training images are overconfident. If these images also selected the trial or the
+epoch, the fit is slightly overconfident; the holdout score shows by how much.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from sklearn.model_selection import StratifiedKFold
 from catsdogs.scoring.intervals import Estimate, mean_intervals
 from catsdogs.scoring.scores import EPSILON, check_inputs, clip, log_loss_per_image
 
-# Fewer images are not fitted to. In simulations of calibrated models a fit that was kept raised the log loss by at most
-# 0.015 with 200 images and by up to 0.08 with 100; smoothing of 0.1 costs 0.05.
+# Minimum number of images to fit. In simulations of calibrated models, an applied fit raised the log loss by at most
+# 0.015 with 200 images and by up to 0.08 with 100; label smoothing of 0.1 costs 0.05.
 FEWEST = 200
 
-# Beyond 1 / 20, which only images that are all classified right ask for, nothing but the floor counts.
+# Temperatures below 1 / 20 fit only images that are all classified correctly; there, only the floor has an effect.
 HIGHEST_TEMPERATURE = 20.0
 HIGHEST_FLOOR = 0.05
 
-FOLDS = 5  # by which calibration is cross-fitted
+FOLDS = 5  # of cross-fitting
 
-_FLOORS = 200  # that are tried; neighbours differ by 3 to 7 %
+_FLOORS = 200  # candidates; neighbors differ by 3% to 7%
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A function from probabilities to probabilities; 0.5 stays, and the order does, but for ties at the floor."""
+    """Function from probabilities to probabilities that keeps 0.5 and the order, apart from ties at the floor."""
 
-    temperature: float  # above 0; logits are divided by it, so below 1 makes surer and above 1 less sure
-    floor: float  # the lowest probability of either class that is given afterwards, in [EPSILON, HIGHEST_FLOOR]
+    temperature: float  # above 0, divides logits: below 1 raises confidence, above 1 lowers it
+    floor: float  # lowest probability of either class afterwards, in [EPSILON, HIGHEST_FLOOR]
 
     def __call__(self, p_dog: np.ndarray) -> np.ndarray:
-        """(N,) in [0, 1] -> (N,) float64 in [floor, 1 - floor]."""
+        """Calibrate (N,) probabilities in [0, 1]; returns (N,) float64 in [floor, 1 - floor]."""
         return np.clip(expit(logit(clip(p_dog)) / self.temperature), self.floor, 1 - self.floor)
 
 
@@ -47,28 +47,28 @@ IDENTITY = Calibration(temperature=1.0, floor=EPSILON)
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """Whether to calibrate."""
+    """Calibration and its effect."""
 
-    calibration: Calibration  # fitted on all images; IDENTITY where it is not kept
-    gain: Estimate  # log loss as it is minus cross-fitted log loss, image by image; above 0 calibration helps
+    calibration: Calibration  # fitted on all images; IDENTITY if not applied
+    gain: Estimate  # uncalibrated minus cross-fitted log loss, paired by image; above 0: calibration helps
     applied: bool  # whether the gain is above 0
 
 
 def fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:
-    """The temperature, then the floor, that give these images the lowest log loss.
+    """Return the temperature, then the floor, with the lowest log loss on these images.
 
-    The floor is at least 1 / (2 N + 2), the estimate of a rate of errors of which N images show none (Krichevsky and
-    Trofimov 1981): without it a single error among the images to come could cost 16 nats.
+    The floor is at least 1 / (2 N + 2), the estimated error rate if N images show no error (Krichevsky and Trofimov
+    1981). Without it, a single error on a new image could cost 16 nats.
 
-    scikit-learn's `CalibratedClassifierCV(method="temperature")` finds the same temperature; it wants a classifier in
-    place of probabilities, and has neither bounds nor a floor.
+    scikit-learn's `CalibratedClassifierCV(method="temperature")` finds the same temperature. It requires a classifier
+    instead of probabilities, and has neither bounds nor a floor.
 
     Args:
         labels: (N,), 0.0 = cat, 1.0 = dog, unsmoothed.
         p_dog: (N,) in [0, 1].
 
     Returns:
-        IDENTITY for fewer than FEWEST images, or where one class is missing.
+        IDENTITY for fewer than FEWEST images, or if one class is missing.
 
     Raises:
         ValueError: as `scores.log_loss_per_image`.
@@ -78,44 +78,44 @@ def fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:
 
 
 def cross_fitted(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
-    """What calibration gives images that it was not fitted on, so that its log loss flatters nobody.
+    """Return cross-fitted calibrated probabilities, with a log loss that is not optimistic.
 
     Args:
         labels, p_dog: as in `fit`.
 
     Returns:
-        (N,) float64, every fold of FOLDS by a fit on the others; by IDENTITY where there are too few images for that.
+        (N,) float64; each of FOLDS folds is calibrated by a fit on the others, or by IDENTITY if images are too few.
     """
     labels, p_dog = check_inputs(labels, p_dog)
-    found = IDENTITY(p_dog)
+    calibrated = IDENTITY(p_dog)
     if _enough(labels, FOLDS):
         for others, own in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(labels, labels):
-            found[own] = _fit(labels[others], p_dog[others])(p_dog[own])
-    return found
+            calibrated[own] = _fit(labels[others], p_dog[others])(p_dog[own])
+    return calibrated
 
 
 def fit_if_better(labels: np.ndarray, p_dog: np.ndarray) -> CalibrationResult:
-    """Fit, and keep it only if it helps images that it was not fitted on.
+    """Fit a calibration and apply it only if it helps images that it was not fitted on.
 
     Args:
         labels, p_dog: as in `fit`; N at least 1.
     """
     labels, p_dog = check_inputs(labels, p_dog)
     gains = log_loss_per_image(labels, p_dog) - log_loss_per_image(labels, cross_fitted(labels, p_dog))
-    # IDENTITY gives the same but for rounding, and rounding is no gain.
+    # IDENTITY changes values by rounding only, which is not a gain.
     gain = mean_intervals(gains[None] if _enough(labels, FOLDS) else np.zeros((1, len(labels))))[0]
-    kept = gain.value > 0
-    return CalibrationResult(fit(labels, p_dog) if kept else IDENTITY, gain, kept)
+    applied = gain.value > 0
+    return CalibrationResult(fit(labels, p_dog) if applied else IDENTITY, gain, applied)
 
 
 def _fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:
-    # Logits for what the image shows: below 0 it is classified wrong.
+    # Logits of the true class: below 0, the image is misclassified.
     margins = np.where(labels == 1, 1, -1) * logit(clip(p_dog))
 
     def log_loss(log_inverse: float) -> float:
         return float(np.logaddexp(0, -np.exp(log_inverse) * margins).mean())
 
-    # Convex in 1 / temperature, so it has one minimum in its logarithm too.
+    # Convex in 1 / temperature, so unimodal in its logarithm.
     bound = np.log(HIGHEST_TEMPERATURE)
     inverse = np.exp(minimize_scalar(log_loss, bounds=(-bound, bound), options={"xatol": 1e-6}).x)
     p_label = expit(margins * inverse)

@@ -1,4 +1,4 @@
-"""What several models say of the same images -> one probability, the method chosen on data."""
+"""Combine the predictions of several models for the same images; the method is chosen on data."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from catsdogs.scoring.intervals import gains_over
-from catsdogs.scoring.scores import EQUAL, clip, log_loss_per_image
+from catsdogs.scoring.scores import TIE_TOLERANCE, clip, log_loss_per_image
 
 
 @dataclass(frozen=True)
 class Combination:
-    """How the probabilities of members become one."""
+    """Weights and method that combine the probabilities of members."""
 
     method: str  # "single" (one member alone), "probability" (their mean) or "logit" (the mean of their logits)
-    weights: tuple[float, ...]  # of every member
+    weights: tuple[float, ...]  # one per member
 
     def __call__(self, members: np.ndarray) -> np.ndarray:
-        """p_dog (K, N) in [0, 1] of every member -> (N,) float64 in [0, 1]."""
+        """Combine p_dog (K, N) in [0, 1], a row per member; returns (N,) float64 in [0, 1]."""
         weights = np.array(self.weights)
         if self.method == "logit":
             return expit(weights @ logit(clip(members)))
@@ -29,19 +29,18 @@ class Combination:
 
 
 def uniform_mean(members: int, method: str) -> Combination:
-    """The plain mean of so many members, of their probabilities or logits as `method` says."""
+    """Return the unweighted mean of `members` members, of their probabilities or of their logits."""
     return Combination(method, (1 / members,) * members)
 
 
 def expand_to_models(combination: Combination, models: Sequence[int]) -> Combination:
-    """The combination of models, from that of the members that they belong to.
+    """Return the combination of models that equals a combination of their members.
 
-    The models of a member share its weight. So of logits each member says the mean of its models' logits; of
-    probabilities that of their probabilities. A member alone is the mean of its models' logits.
+    The models of a member share its weight equally. A single member with several models is the mean of their logits.
 
     Args:
         combination: of K members.
-        models: how many models each of the K members has, 1 or more; those of a member follow one another.
+        models: number of models of each of the K members, at least 1; models of one member are adjacent.
     """
     method = "logit" if combination.method == "single" and max(models) > 1 else combination.method
     weights = [weight / count for weight, count in zip(combination.weights, models, strict=True) for _ in range(count)]
@@ -49,18 +48,18 @@ def expand_to_models(combination: Combination, models: Sequence[int]) -> Combina
 
 
 def choose(labels: np.ndarray, members: np.ndarray, names: Sequence[str]) -> tuple[Combination, pd.DataFrame]:
-    """Choose among the best member alone and both means.
+    """Choose between the best single member, the mean of probabilities and the mean of logits.
 
-    The simplest, in this order, of those whose log loss is within EQUAL of the lowest.
+    Returns the first of these, in this order, with a log loss within TIE_TOLERANCE of the lowest.
 
     Args:
-        labels: (N,), 0.0 = cat, 1.0 = dog; of images that no member was trained on. So the folds of one trial can be
-            compared on the hold-out alone, and what several trials of the same folds say out of fold on all images.
+        labels: (N,), 0.0 = cat, 1.0 = dog; of images that no member was trained on: holdout images for the folds of
+            one trial, out-of-fold predictions of all images for several trials of the same folds.
         members: (K, N) p_dog of K members, 1 or more.
         names: of the members.
 
     Returns:
-        The combination, and a table with a row for every member and every method: name, those of `gains_over` the best
+        The combination, and a table with a row per member and per method: name, the columns of `gains_over` the best
         single member, chosen.
 
     Raises:
@@ -71,7 +70,7 @@ def choose(labels: np.ndarray, members: np.ndarray, names: Sequence[str]) -> tup
     every = np.stack([log_loss_per_image(labels, p_dog) for p_dog in [*members, *(mean(members) for mean in means)]])
     losses = every.mean(axis=1)
     best = int(losses[:count].argmin())
-    chosen = next(row for row in (best, *range(count, len(every))) if losses[row] <= losses.min() + EQUAL)
+    chosen = next(row for row in (best, *range(count, len(every))) if losses[row] <= losses.min() + TIE_TOLERANCE)
     table = pd.DataFrame({"name": [*names, *(mean.method for mean in means)]}).join(gains_over(every, best))
     table["chosen"] = table.index == chosen
     single = Combination("single", tuple(float(member == chosen) for member in range(count)))

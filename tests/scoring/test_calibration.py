@@ -1,4 +1,4 @@
-"""Calibration finds what was done to probabilities, agrees with scikit-learn, and does no harm."""
+"""Calibration recovers a distortion of probabilities, agrees with scikit-learn, and does not harm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from catsdogs.scoring.scores import EPSILON, clip, log_loss_per_image
 
 
 def calibrated(images: int, seed: int, spread: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
-    """Labels drawn from the probabilities themselves."""
+    """Return labels sampled from probabilities, and these probabilities."""
     rng = np.random.default_rng(seed)
     p_dog = expit(rng.normal(0, spread, images))
     return (rng.random(images) < p_dog).astype(float), p_dog
@@ -22,85 +22,85 @@ def mean_loss(labels: np.ndarray, p_dog: np.ndarray) -> float:
     return float(log_loss_per_image(labels, p_dog).mean())
 
 
-def test_temperature_and_floor_are_the_best_there_are() -> None:
+def test_temperature_and_floor_minimize_the_log_loss() -> None:
     labels, p_dog = calibrated(2000, seed=3)
-    labels[:20] = 1 - labels[:20]  # wrong labels, which only a floor can pay for
+    labels[:20] = 1 - labels[:20]  # wrong labels, which only a floor can make cheap
     p_dog = expit(logit(p_dog) * 3)
-    found = fit(labels, p_dog)
+    result = fit(labels, p_dog)
 
     def with_temperature(log_temperature: np.ndarray) -> float:
         return mean_loss(labels, Calibration(np.exp(log_temperature[0]), EPSILON)(p_dog))
 
     best = scipy.optimize.minimize(with_temperature, [0.0], method="Nelder-Mead")
-    assert np.log(found.temperature) == pytest.approx(best.x[0], abs=1e-3)
+    assert np.log(result.temperature) == pytest.approx(best.x[0], abs=1e-3)
     floors = np.linspace(1 / 4002, HIGHEST_FLOOR, 2001)
-    losses = [mean_loss(labels, Calibration(found.temperature, floor)(p_dog)) for floor in floors]
-    assert mean_loss(labels, found(p_dog)) == pytest.approx(min(losses), abs=1e-5)
-    assert found.floor > 2 / 4002
+    losses = [mean_loss(labels, Calibration(result.temperature, floor)(p_dog)) for floor in floors]
+    assert mean_loss(labels, result(p_dog)) == pytest.approx(min(losses), abs=1e-5)
+    assert result.floor > 2 / 4002
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_what_is_calibrated_stays_and_what_was_done_to_logits_is_undone(seed: int) -> None:
+def test_calibrated_outputs_stay_and_a_scaling_of_logits_is_undone(seed: int) -> None:
     labels, p_dog = calibrated(4000, seed)
     for factor in (0.4, 1.0, 2.5):
         fitted = fit(labels, expit(logit(p_dog) * factor))
         assert fitted.temperature == pytest.approx(factor, rel=0.08)
         assert fitted.floor < 0.01
     other_labels, other = calibrated(20_000, seed + 100)
-    found = fit_if_better(labels, p_dog)
-    assert mean_loss(other_labels, found.calibration(other)) <= mean_loss(other_labels, other) + 0.002
-    if not found.applied:
-        assert found.calibration == IDENTITY
-        assert found.gain.value <= 0
+    result = fit_if_better(labels, p_dog)
+    assert mean_loss(other_labels, result.calibration(other)) <= mean_loss(other_labels, other) + 0.002
+    if not result.applied:
+        assert result.calibration == IDENTITY
+        assert result.gain.value <= 0
 
 
-def test_the_verdict_is_about_images_that_were_not_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is learnt of an image must not come back to it: chance cannot be fitted twice."""
+def test_the_decision_uses_images_that_were_not_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image must not be calibrated by a fit on itself."""
     labels, p_dog = calibrated(300, seed=5)
     seen: list[set[float]] = []
 
-    def learns_by_heart(labels: np.ndarray, p_dog: np.ndarray) -> object:
+    def memorize(labels: np.ndarray, p_dog: np.ndarray) -> object:
         seen.append(set(p_dog))
         known = dict(zip(p_dog, labels, strict=True))
-        return lambda wanted: np.array([known.get(p, 0.5) for p in wanted])
+        return lambda inputs: np.array([known.get(p, 0.5) for p in inputs])
 
-    monkeypatch.setattr("catsdogs.scoring.calibration._fit", learns_by_heart)
+    monkeypatch.setattr("catsdogs.scoring.calibration._fit", memorize)
     np.testing.assert_array_equal(cross_fitted(labels, p_dog), 0.5)
     assert len(seen) == 5
     assert {len(part) for part in seen} == {240}
     assert not fit_if_better(labels, p_dog).applied
 
 
-def test_cross_fitting_repeats_itself_and_is_about_a_fit() -> None:
+def test_cross_fitting_is_repeatable_and_close_to_a_fit() -> None:
     labels, p_dog = calibrated(1000, seed=6)
     smoothed = 0.1 + 0.8 * p_dog
-    found = cross_fitted(labels, smoothed)
-    np.testing.assert_array_equal(found, cross_fitted(labels, smoothed))
-    np.testing.assert_allclose(found, fit(labels, smoothed)(smoothed), atol=0.05)
+    result = cross_fitted(labels, smoothed)
+    np.testing.assert_array_equal(result, cross_fitted(labels, smoothed))
+    np.testing.assert_allclose(result, fit(labels, smoothed)(smoothed), atol=0.05)
 
 
-def test_certain_probabilities_are_given_a_floor() -> None:
+def test_certain_probabilities_get_a_floor() -> None:
     labels = np.tile([0.0, 1.0], 500)
     p_dog = labels.copy()
     p_dog[:10] = 1 - p_dog[:10]
-    found = fit_if_better(labels, p_dog)
-    # 1 % are wrong with certainty; to say so costs their entropy.
-    assert found.applied
-    assert found.gain.excludes_zero
-    assert found.calibration.temperature > 1
+    result = fit_if_better(labels, p_dog)
+    # 1% are wrong with certainty; the best log loss is the entropy.
+    assert result.applied
+    assert result.gain.excludes_zero
+    assert result.calibration.temperature > 1
     entropy = -0.01 * np.log(0.01) - 0.99 * np.log(0.99)
-    assert mean_loss(labels, found.calibration(p_dog)) == pytest.approx(entropy, 1e-3)
-    assert np.isfinite(found.calibration(np.array([0.0, 1.0]))).all()
+    assert mean_loss(labels, result.calibration(p_dog)) == pytest.approx(entropy, 1e-3)
+    assert np.isfinite(result.calibration(np.array([0.0, 1.0]))).all()
 
 
-def test_a_lack_of_errors_is_no_certainty() -> None:
+def test_no_errors_do_not_mean_certainty() -> None:
     labels = np.tile([0.0, 1.0], 500)
     p_dog = 0.05 + 0.9 * labels
     assert fit(labels, p_dog).floor == pytest.approx(1 / 2002)
     assert fit(labels, p_dog)(p_dog).max() == pytest.approx(1 - 1 / 2002)
 
 
-def test_few_images_are_not_fitted_to() -> None:
+def test_too_few_images_are_not_fitted() -> None:
     labels, p_dog = calibrated(FEWEST, seed=7)
     p_dog = 0.2 + 0.6 * p_dog
     assert fit_if_better(labels, p_dog).applied
@@ -124,7 +124,7 @@ def test_calibration_keeps_the_order_and_the_middle() -> None:
     np.testing.assert_allclose(IDENTITY(p_dog), clip(p_dog))
 
 
-def test_what_is_no_probability_is_refused() -> None:
+def test_invalid_probabilities_are_refused() -> None:
     for function in (fit, cross_fitted, fit_if_better):
         with pytest.raises(ValueError, match="row 1: the probability"):
             function(np.array([0.0, 1.0]), np.array([0.5, np.nan]))

@@ -1,4 +1,4 @@
-"""Members are combined as their ways say, and the way is chosen by what the same images say of each."""
+"""Members are combined by each method, and the method with the lowest log loss is chosen."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from catsdogs.scoring.scores import log_loss_per_image
 
 
 def outputs(noises: list[float], images: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Labels, and what members say: the truth, with an error of their own in the logit."""
+    """Return labels, and the predictions of members: the truth with independent noise in the logit."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(0, 4, images)
     labels = (rng.random(images) < expit(truth)).astype(float)
     return labels, expit(np.stack([truth + rng.normal(0, noise, images) for noise in noises]))
 
 
-def test_means_are_means() -> None:
+def test_means_equal_numpy() -> None:
     members = np.array([[0.2, 0.9, 1.0], [0.4, 0.5, 0.0], [0.3, 0.99, 1.0]])
     np.testing.assert_allclose(uniform_mean(3, "probability")(members), members.mean(axis=0))
     inside = members[:, :2]
@@ -30,37 +30,37 @@ def test_means_are_means() -> None:
     np.testing.assert_allclose(weighted, expit(0.5 * logit(inside[0]) + 2 * logit(inside[2])))
 
 
-@pytest.mark.parametrize("way", ["probability", "logit"])
-def test_means_of_one_and_of_certain_members_stay_probabilities(way: str) -> None:
+@pytest.mark.parametrize("method", ["probability", "logit"])
+def test_means_of_one_and_of_certain_members_stay_probabilities(method: str) -> None:
     members = np.array([[0.0, 0.3, 1.0]] * 7)
-    np.testing.assert_allclose(uniform_mean(7, way)(members), members[0], atol=2e-7)
-    assert uniform_mean(7, way)(members).max() <= 1
+    np.testing.assert_allclose(uniform_mean(7, method)(members), members[0], atol=2e-7)
+    assert uniform_mean(7, method)(members).max() <= 1
 
 
-@pytest.mark.parametrize(("sharpness", "way"), [(1.0, "probability"), (0.5, "logit")])
-def test_members_with_errors_of_their_own_are_averaged(sharpness: float, way: str) -> None:
-    """Logits of members that are not sure enough, probabilities of those that are too sure."""
+@pytest.mark.parametrize(("sharpness", "method"), [(1.0, "probability"), (0.5, "logit")])
+def test_members_with_independent_errors_are_averaged(sharpness: float, method: str) -> None:
+    """Logits are averaged if members are underconfident, probabilities if they are overconfident."""
     labels, members = outputs([2.0, 2.0, 2.0])
     members = expit(sharpness * logit(members))
     combination, table = choose(labels, members, ["a", "b", "c"])
     table = table.set_index("name")
     assert list(table.index) == ["a", "b", "c", "probability", "logit"]
-    assert combination == uniform_mean(3, way)
-    assert table.index[table["chosen"]].tolist() == [way]
+    assert combination == uniform_mean(3, method)
+    assert table.index[table["chosen"]].tolist() == [method]
     assert (table.loc[["probability", "logit"], "low"] > 0).all()
     np.testing.assert_allclose(table["gain"], table["log_loss"].iloc[:3].min() - table["log_loss"])
     for name, p_dog in (("logit", uniform_mean(3, "logit")(members)), ("b", members[1])):
         assert table.loc[name, "log_loss"] == pytest.approx(log_loss_per_image(labels, p_dog).mean())
 
 
-def test_a_member_that_the_others_only_harm_stays_alone() -> None:
+def test_a_member_that_others_only_harm_is_used_alone() -> None:
     labels, members = outputs([6.0, 0.0, 6.0])
     combination, table = choose(labels, members, ["a", "b", "c"])
     assert combination == Combination("single", (0.0, 1.0, 0.0))
     assert table.loc[table["chosen"], "name"].tolist() == ["b"]
 
 
-def test_of_equals_the_simplest_is_chosen() -> None:
+def test_the_simplest_of_equal_methods_is_chosen() -> None:
     labels, (member,) = outputs([0.0])
     combination, table = choose(labels, np.stack([member] * 4), list("abcd"))
     assert combination == Combination("single", (1.0, 0.0, 0.0, 0.0))
@@ -70,13 +70,13 @@ def test_of_equals_the_simplest_is_chosen() -> None:
 
 
 @given(st.integers(0, 1000), st.sampled_from(["single", "probability", "logit"]))
-def test_models_share_the_weight_of_their_member(seed, way):
+def test_models_share_the_weight_of_their_member(seed, method):
     rng = np.random.default_rng(seed)
     models = rng.integers(1, 4, size=3)
     p_dog = [rng.uniform(0.01, 0.99, size=(count, 5)) for count in models]
-    weights = {"single": (0.0, 1.0, 0.0), "logit": tuple(rng.normal(size=3))}.get(way, (1 / 3,) * 3)
-    of_members = Combination(way, weights)
-    mean = np.mean if way == "probability" else lambda p, axis: expit(logit(p).mean(axis=axis))
+    weights = {"single": (0.0, 1.0, 0.0), "logit": tuple(rng.normal(size=3))}.get(method, (1 / 3,) * 3)
+    of_members = Combination(method, weights)
+    mean = np.mean if method == "probability" else lambda p, axis: expit(logit(p).mean(axis=axis))
     expected = of_members(np.stack([mean(p, axis=0) for p in p_dog]))
     np.testing.assert_allclose(
         expand_to_models(of_members, models.tolist())(np.concatenate(p_dog)), expected, rtol=1e-9

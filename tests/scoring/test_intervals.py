@@ -1,4 +1,4 @@
-"""Intervals of means over images agree with SciPy and the normal distribution, and cover what they should."""
+"""Confidence intervals of means over images agree with SciPy and the normal distribution."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from catsdogs.scoring.scores import resampled_means, resamples
 
 
 def skewed(rows: int, images: int, seed: int) -> np.ndarray:
-    """Like log losses: most are small, a few large."""
+    """Return values distributed like log losses: most small, a few large."""
     return np.random.default_rng(seed).gamma(0.3, 0.2, (rows, images))
 
 
 @pytest.mark.parametrize("images", [60, 700])
 def test_intervals_agree_with_scipy(images: int) -> None:
     values = skewed(3, images, seed=1) - 0.05
-    for row, found in zip(values, mean_intervals(values), strict=True):
+    for row, estimate in zip(values, mean_intervals(values), strict=True):
         seed = np.random.default_rng(2)
         expected = scipy.stats.bootstrap((row,), np.mean, method="percentile", random_state=seed).confidence_interval
-        assert found.value == row.mean()
-        assert found.size == images
-        # An end of the interval is random too, with a standard error of about 2 % of the width at 2,000 resamples.
+        assert estimate.value == row.mean()
+        assert estimate.size == images
+        # Bounds are random too, with a standard error of about 2% of the width at 2,000 resamples.
         width = expected.high - expected.low
-        assert found.low == pytest.approx(expected.low, abs=0.06 * width)
-        assert found.high == pytest.approx(expected.high, abs=0.06 * width)
+        assert estimate.low == pytest.approx(expected.low, abs=0.06 * width)
+        assert estimate.high == pytest.approx(expected.high, abs=0.06 * width)
 
 
-def test_every_row_is_drawn_over_the_same_resamples() -> None:
+def test_all_rows_use_the_same_resamples() -> None:
     values = skewed(2, 100, seed=4)
     one, other, difference = resampled_means(np.vstack([values, values[0] - values[1]]))
     np.testing.assert_allclose(one - other, difference, atol=1e-12)
@@ -37,22 +37,22 @@ def test_every_row_is_drawn_over_the_same_resamples() -> None:
     assert (together.low, together.high) == pytest.approx((single.low, single.high), rel=1e-12)
 
 
-def test_resamples_draw_as_many_images_as_there_are() -> None:
+def test_resamples_have_as_many_images_as_the_data() -> None:
     for images in (1, 7, 3000):
         counts = list(resamples(images))
         assert sum(map(len, counts)) == 2000
         assert max(batch.nbytes for batch in counts) <= 2**20
         assert all((batch.sum(axis=1) == images).all() for batch in counts)
-    drawn = np.concatenate(counts)
-    assert drawn.mean(axis=0) == pytest.approx(np.ones(3000), abs=0.15)
-    assert drawn.var() == pytest.approx(1, abs=0.02)  # Poisson, nearly
+    sampled = np.concatenate(counts)
+    assert sampled.mean(axis=0) == pytest.approx(np.ones(3000), abs=0.15)
+    assert sampled.var() == pytest.approx(1, abs=0.02)  # Poisson, nearly
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1 / 3])
-def test_a_constant_has_an_interval_of_no_width(value: float) -> None:
-    found = mean_intervals(np.full((1, 333), value))[0]
-    assert found == Estimate(value, value, value, 333)
-    assert found.excludes_zero == (value != 0)
+def test_the_interval_of_a_constant_has_zero_width(value: float) -> None:
+    estimate = mean_intervals(np.full((1, 333), value))[0]
+    assert estimate == Estimate(value, value, value, 333)
+    assert estimate.excludes_zero == (value != 0)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,6 @@ def test_shares_sum_to_one_and_ties_are_shared() -> None:
 
 
 @pytest.mark.parametrize("values", [np.zeros((2, 0)), np.zeros(3), np.array([[1.0, np.nan]]), np.array([[np.inf]])])
-def test_refuses_what_has_no_mean(values: np.ndarray) -> None:
+def test_values_without_a_mean_are_refused(values: np.ndarray) -> None:
     with pytest.raises(ValueError, match="finite and"):
         mean_intervals(values)

@@ -1,4 +1,4 @@
-"""Scores agree with closed forms, scikit-learn and SciPy; intervals cover what they should."""
+"""Scores agree with closed forms and scikit-learn, confidence intervals with SciPy."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_extreme_probabilities_have_the_clipped_loss() -> None:
     assert result["log_loss"].value == pytest.approx((wrong + right) / 2)
 
 
-def test_clip_is_strictly_inside_and_leaves_the_rest() -> None:
+def test_clip_changes_only_the_extremes() -> None:
     clipped = clip(np.array([0, 1e-9, 0.3, 1 - 1e-9, 1], dtype=np.float32))
     assert clipped.dtype == np.float64
     assert clipped.tolist() == [EPSILON, EPSILON, float(np.float32(0.3)), 1 - EPSILON, 1 - EPSILON]
@@ -77,7 +77,7 @@ def test_calibration_error_bins_confidence_in_fifteenths_closed_above() -> None:
     assert expected_calibration_error(np.array([1, 0]), np.array([0.68, 0.72])) == pytest.approx(0.2)
 
 
-def test_calibration_error_treats_cats_and_dogs_alike() -> None:
+def test_calibration_error_is_symmetric_in_the_classes() -> None:
     labels, p_dog = simulated(400, seed=2, sharpness=3)
     mirrored = expected_calibration_error(1 - labels, 1 - p_dog)
     assert expected_calibration_error(labels, p_dog) == pytest.approx(mirrored)
@@ -97,8 +97,8 @@ def test_intervals_agree_with_scipy(decimals: int) -> None:
 
     def interval(per_image: np.ndarray, statistic: Callable[..., float] = np.mean, **options: Any) -> Any:
         seed = np.random.default_rng(1)
-        found = scipy.stats.bootstrap((per_image,), statistic, method="percentile", random_state=seed, **options)
-        return found.confidence_interval
+        result = scipy.stats.bootstrap((per_image,), statistic, method="percentile", random_state=seed, **options)
+        return result.confidence_interval
 
     expected = {
         "log_loss": interval(log_loss_per_image(labels, p_dog)),
@@ -107,12 +107,12 @@ def test_intervals_agree_with_scipy(decimals: int) -> None:
         "roc_auc": interval(np.arange(300), auc, vectorized=False, n_resamples=1000),
     }
     for name, (low, high) in expected.items():
-        # An end of the interval is random too, with a standard error of 2 % of the width at 1,000 resamples.
+        # Bounds are random too, with a standard error of 2% of the width at 1,000 resamples.
         assert result[name].low == pytest.approx(low, abs=0.06 * (high - low)), name
         assert result[name].high == pytest.approx(high, abs=0.06 * (high - low)), name
 
 
-def test_equal_probabilities_count_half_whatever_their_order() -> None:
+def test_ties_count_half_in_any_order() -> None:
     labels = np.repeat([0, 1], 20)
     assert scores(labels, np.full(40, 0.3), "test")["roc_auc"] == Score(0.5, 0.5, 0.5, "test", 40)
 
@@ -158,7 +158,7 @@ def test_one_image_has_values_and_two_have_intervals() -> None:
     assert (brier.low, brier.high) == (pytest.approx(0.04), pytest.approx(0.36))
 
 
-def test_resamples_of_one_class_do_not_spoil_the_roc_auc_interval() -> None:
+def test_resamples_of_one_class_are_skipped_in_the_roc_auc_interval() -> None:
     labels = np.array([0, 0, 0, 0, 0, 1])
     result = scores(labels, np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.45]), "test")["roc_auc"]
     assert result.value == pytest.approx(0.8)
@@ -167,14 +167,14 @@ def test_resamples_of_one_class_do_not_spoil_the_roc_auc_interval() -> None:
     assert 0 <= result.low <= 0.8 <= result.high <= 1
 
 
-def test_columns_of_keras_are_taken_as_they_come() -> None:
+def test_columns_as_from_keras_are_accepted() -> None:
     labels, p_dog = simulated(50, seed=9)
     column = scores(labels[:, None].astype(np.float32), p_dog[:, None], "test")
     assert column == scores(labels, p_dog, "test")
 
 
 @pytest.mark.parametrize(
-    ("labels", "p_dog", "sentence"),
+    ("labels", "p_dog", "message"),
     [
         ([0, 1, 1], [0.1, np.nan, np.nan], "row 1: the probability .* got nan"),
         ([0, 1, 1], [0.1, 0.2, np.inf], "row 2: the probability"),
@@ -187,6 +187,6 @@ def test_columns_of_keras_are_taken_as_they_come() -> None:
         ([], [], "at least one"),
     ],
 )
-def test_refuses_what_is_no_prediction(labels: list[float], p_dog: list[float], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
+def test_invalid_predictions_are_refused(labels: list[float], p_dog: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         scores(np.array(labels), np.array(p_dog), "test")
