@@ -26,11 +26,13 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the default test suite, with coverage unless arguments select a part (`nox -s tests -- tests/data`)."""
-    coverage = () if session.posargs else ("--cov=catsdogs", "--cov-report=term")
-    # Python 3.12 counts lines itself, at almost no cost.
-    core = {"COVERAGE_CORE": "sysmon"} if sys.version_info >= (3, 12) else {}
-    session.run(sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", *coverage, *session.posargs, env=core)
+    """Run the default test suite; on Python 3.12 and later with coverage, unless arguments select a part of it."""
+    # Coverage adds 7 % of CPU time there, 40 to 65 % on Python 3.11.
+    measured = sys.version_info >= (3, 12) and not session.posargs
+    coverage = ("--cov=catsdogs", "--cov-report=term") if measured else ()
+    environment = {"COVERAGE_CORE": "sysmon"} if measured else {}
+    command = (sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile")
+    session.run(*command, *coverage, *session.posargs, env=environment)
 
 
 @nox.session
