@@ -26,12 +26,12 @@ IMAGES = 12
 class Models:
     """As `TrialModels`."""
 
-    def start(self, config, seed, first_step=0):
+    def new_trial(self, config, seed, first_step=0):
         model = SimpleNamespace(number=seed / 2**31, values=config.model, train_on_batch=lambda *batch: None)
         model.get_weights = lambda: [np.array(model.number)]
         return SimpleNamespace(model=model, cut=SimpleNamespace(shape=(1,)))
 
-    def forget(self, trial):
+    def discard(self, trial):
         pass
 
     def save_weights(self, trial, file):
@@ -67,10 +67,10 @@ class Job:
         features: Any = SimpleNamespace(
             problem=None,
             views=1,
-            at=lambda cut: None,
+            at_cut=lambda cut: None,
             prepare=lambda: None,
             reading=contextlib.nullcontext,
-            told=dict,
+            summary=dict,
         )
         rows = pd.DataFrame(
             {

@@ -139,7 +139,7 @@ def training_data() -> Drawn:
 def prepared(training_data: Drawn, tmp_path: Path) -> Callable[[SearchConfig], Any]:
     """What the trials of a job on `training_data` read and train: a `TrainingSet` and `TrialModels`."""
     from catsdogs.data.dataset import Fold
-    from catsdogs.features.reader import FeatureReader
+    from catsdogs.features.reader import FeatureReader, JobImages
     from catsdogs.network.backbones import load_network
     from catsdogs.network.schedules import steps_per_epoch
     from catsdogs.network.trial_model import TrialModels
@@ -152,9 +152,8 @@ def prepared(training_data: Drawn, tmp_path: Path) -> Callable[[SearchConfig], A
         models = TrialModels(job, network, steps * job.fit.epochs)
         cuts, hashes = list(models.cuts.values()), [f"{row:064x}" for row in range(len(data.labels))]
         rows = (data.train_rows, data.validation_rows)
-        features = FeatureReader(
-            job.features, network, cuts, data.views, hashes, *rows, job.fit.epochs, tmp_path / "cache"
-        )
+        images = JobImages(data.views, hashes, *rows, job.fit.epochs)
+        features = FeatureReader(job.features, network, cuts, images, tmp_path / "cache")
         return TrialData(features, data.labels, (Fold(*rows),)), models
 
     return prepare

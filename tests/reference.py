@@ -6,7 +6,7 @@ import keras
 
 from catsdogs.config.schema import SearchConfig
 from catsdogs.network.backbones import build_backbone
-from catsdogs.network.hypermodel import add_l2, compile_model, full_model, unfreeze
+from catsdogs.network.classifier import add_l2, compile_model, full_model, unfreeze
 from catsdogs.network.schedules import learning_rates
 
 

@@ -38,54 +38,64 @@ log = logging.getLogger(__name__)
 CHUNK = 64
 
 
-class FeatureReader:
-    """Inputs of the trained part of a network.
-
-    Safe to read from several threads; what is missing is filled by whoever asks first while the others wait.
-
-    Args:
-        cuts: all that the job's trials need.
-        pixels: of all images.
-        hashes: sha256 of every image.
-        train_rows: rows that are read through training views.
-        validation_rows: rows that are read as they are.
-        views: number of distinct training views.
-        cache: the cache folder; activations lie in `features` in it.
+@dataclasses.dataclass(frozen=True)
+class JobImages:
+    """The images of a job and the views in which they are read.
 
     Attributes:
-        problem: the mistake that reading ended with. Keras reads in threads of TensorFlow, which make it an error of
-            theirs on its way.
+        pixels: views of all images.
+        hashes: SHA-256 of every image.
+        train_rows: rows that are read in training views; int.
+        validation_rows: rows that are read unaugmented; int.
+        views: number of distinct training views.
+    """
+
+    pixels: LiveViews
+    hashes: Sequence[str]
+    train_rows: np.ndarray
+    validation_rows: np.ndarray
+    views: int
+
+
+class FeatureReader:
+    """Inputs of the trained suffix: activations at a cut, from the store or computed.
+
+    Safe to read from several threads: the first to read a missing view fills it while the others wait.
+
+    Args:
+        cuts: all cuts that the job's trials need.
+        cache: the cache folder; activations are stored in its subfolder `features`.
+
+    Attributes:
+        problem: the user error that stopped reading. Keras reads in TensorFlow's threads, which wrap it in an error of
+            their own.
     """
 
     def __init__(
-        self,
-        settings: FeaturesConfig,
-        network: LoadedBackbone,
-        cuts: Sequence[Cut],
-        pixels: LiveViews,
-        hashes: Sequence[str],
-        train_rows: np.ndarray,
-        validation_rows: np.ndarray,
-        views: int,
-        cache: Path,
+        self, settings: FeaturesConfig, network: LoadedBackbone, cuts: Sequence[Cut], images: JobImages, cache: Path
     ) -> None:
         self._settings = settings
         self._network = network
         self._cuts = [cut for cut in dict.fromkeys(cuts) if cut.layer != PIXELS]
-        self._pixels = pixels
-        self.views = views
+        self._pixels = images.pixels
+        self.views = images.views
         self._closed = threading.Event()
         self._store = Store(cache / "features", int(settings.max_gib * 2**30), self._closed)
         self._stored = settings.mode != "live" and bool(self._cuts)
-        # Images that are stored together, and the place there of every row; -1 where it is not one of them.
-        self._rows = {"plain": validation_rows, "train": train_rows}
-        self._places = {kind: _places(rows, len(hashes)) for kind, rows in self._rows.items()}
-        # What is filled in one go: a view at all cuts.
-        self._groups: dict[View, str] = {}
-        for kind, seen in (("plain", [ORIGINAL]), ("train", [View("train", number) for number in range(views)])):
-            rows = self._rows[kind]
-            key = pixels_key([hashes[row] for row in rows], network.settings.image_size)
-            self._groups |= {view: digest(identity(network, pixels, key, view)) for view in seen if len(rows)}
+        # Rows that are stored together, and the index of every image among them; -1 if it is not one of them.
+        self._rows = {"plain": images.validation_rows, "train": images.train_rows}
+        self._indices = {kind: _indices(rows, len(images.hashes)) for kind, rows in self._rows.items()}
+        keys = {
+            kind: pixels_key([images.hashes[row] for row in rows], network.settings.image_size)
+            for kind, rows in self._rows.items()
+            if len(rows)
+        }
+        # A group is one view at all cuts, filled in one pass.
+        self._groups = {
+            view: digest(identity(network, self._pixels, keys[view.kind], view))
+            for view in (ORIGINAL, *(View("train", number) for number in range(self.views)))
+            if view.kind in keys
+        }
         self._keys = {
             (cut, view): digest([group, cut.position, list(cut.shape), settings.dtype])
             for view, group in self._groups.items()
@@ -121,7 +131,7 @@ class FeatureReader:
             # TensorFlow keeps what its threads have read from, and the maps would count as memory of this process.
             self._open.clear()
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """For the record: how the inputs came about."""
         return {
             "stored": self._stored,
@@ -132,16 +142,16 @@ class FeatureReader:
             "engines": sorted({engine.name for engine in self._engines.values()}),
         }
 
-    def at(self, cut: Cut) -> Views:
+    def at_cut(self, cut: Cut) -> Views:
         """The inputs of the part of the network above this cut."""
         return self._pixels if cut.layer == PIXELS else _AtCut(self, cut)
 
     def read(self, cut: Cut, rows: np.ndarray, view: View) -> np.ndarray:
         """Activations float32 (B, *cut.shape) of these rows, seen through this view."""
         if self._stored and (cut, view) in self._keys:
-            places = self._places[view.kind][rows]
-            if (places >= 0).all() and (stored := self._activations(cut, view)) is not None:
-                return stored.read(places)
+            indices = self._indices[view.kind][rows]
+            if (indices >= 0).all() and (stored := self._activations(cut, view)) is not None:
+                return stored.read(indices)
         with self._lock:
             return self._forward((cut,))(self._pixels.read(rows, view))[0]
 
@@ -238,7 +248,7 @@ class _AtCut:
         return self.features.read(self.cut, rows, view)
 
 
-def _places(rows: np.ndarray, images: int) -> np.ndarray:
-    places = np.full(images, -1)
-    places[rows] = np.arange(len(rows))
-    return places
+def _indices(rows: np.ndarray, images: int) -> np.ndarray:
+    indices = np.full(images, -1)
+    indices[rows] = np.arange(len(rows))
+    return indices

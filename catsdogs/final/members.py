@@ -13,11 +13,11 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.provenance import versions
+from catsdogs.config.hyperparameters import with_values
 from catsdogs.config.saved_config import saved_config
 from catsdogs.config.schema import RetrainConfig, validated
 from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.views import distinct_views
-from catsdogs.network.hypermodel import with_values
 from catsdogs.study.identity import differences
 from catsdogs.study.jobs import JobRecord, chosen_trial
 from catsdogs.study.progress import JobProgress
@@ -44,7 +44,7 @@ class Member:
         fold: that it leaves out; None: it does not belong to a fold.
         seed: of its training.
         changed: how the job was run otherwise; empty where it was run as it is trained here.
-        model: pixels -> p_dog, as `hypermodel.whole_model`.
+        model: pixels -> p_dog, as `classifier.full_model`.
         out_of_fold_rows: rows outside the hold-out that it was not trained on; int, empty where there are none.
         search_predictions: (N,) predictions of the search's own models for all N rows that it validated on. They were
             trained like this model but without the row. None if `out_of_fold_rows` serves or the trial kept none.
@@ -160,7 +160,7 @@ def _members_of(
                     fold=number if by_fold else None,
                     seed=trial_seed(config.seed, trial.trial, run),
                     changed=changed,
-                    model=models.whole(trained),
+                    model=models.full_model(trained),
                     training=dataclasses.replace(trainings[-1], history=history),
                     out_of_fold_rows=fold.validation_rows,
                     search_predictions=kept,

@@ -14,6 +14,7 @@ import pandas as pd
 
 from catsdogs.base.provenance import machine, versions
 from catsdogs.base.text import format_duration
+from catsdogs.config.hyperparameters import hyperparameters, with_values
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.final.best_folder import write_best
@@ -22,7 +23,6 @@ from catsdogs.final.members import Member, train_members
 from catsdogs.final.metrics import gain_of, metrics
 from catsdogs.final.pipeline import OUTPUTS, Pipeline
 from catsdogs.network.devices import accelerators
-from catsdogs.network.hypermodel import hyperparameters, with_values
 from catsdogs.network.merging import merge_models
 from catsdogs.study.jobs import JobRecord
 from catsdogs.study.trials import TrialRecord

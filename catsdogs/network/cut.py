@@ -49,7 +49,7 @@ class Cut:
 
 
 def find_cut(backbone: keras.Model, depth: int, train_batch_norm: bool = False) -> Cut:
-    """Find where to cut a backbone of which `hypermodel.unfreeze` trains the last `depth` layers.
+    """Find where to cut a backbone of which `classifier.unfreeze` trains the last `depth` layers.
 
     Live is one of those layers if it has weights that would be trained, or is random in training. A tensor is a valid
     cut if no live layer is at or below it and nothing else leads from below it to above. Of the valid cuts whose suffix
@@ -58,7 +58,7 @@ def find_cut(backbone: keras.Model, depth: int, train_batch_norm: bool = False) 
 
     Args:
         backbone: functional, of fixed image size. Neither changed nor asked which of its layers are trainable now.
-        depth: as in `hypermodel.unfreeze`, 0 to the number of layers.
+        depth: as in `classifier.unfreeze`, 0 to the number of layers.
 
     Raises:
         UserError: the backbone has fewer layers.
@@ -185,7 +185,7 @@ def tensor_of(backbone: keras.Model, cut: Cut) -> Any:
 def _is_live(layer: keras.layers.Layer, train_batch_norm: bool) -> bool:
     """Whether a layer above the boundary would be trained, or is random in training."""
     inner_layers = list(layer._flatten_layers())
-    # Like `hypermodel.unfreeze`: BatchNormalization inside a nested layer is trained together with it.
+    # Like `classifier.unfreeze`: BatchNormalization inside a nested layer is trained together with it.
     frozen = isinstance(layer, keras.layers.BatchNormalization) and not train_batch_norm
     if not frozen and any(inner._trainable_variables for inner in inner_layers):
         return True

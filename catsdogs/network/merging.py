@@ -21,7 +21,7 @@ def merge_models(models: Sequence[keras.Model], combination: Combination) -> ker
     whose weights differ, if there is a cut (see `cut.find_cut`). Members with weight 0 are left out.
 
     Args:
-        models: as `hypermodel.whole_model` gives them: float32 (B, S, S, 3), RGB, 0..255 to p_dog (B, 1), of one S.
+        models: as `classifier.full_model` gives them: float32 (B, S, S, 3), RGB, 0..255 to p_dog (B, 1), of one S.
             They share layers with what is returned.
         combination: of as many members.
 

@@ -20,11 +20,12 @@ import keras
 import numpy as np
 
 from catsdogs.base.files import replacing
+from catsdogs.config.hyperparameters import unfreeze_depths
 from catsdogs.config.schema import SearchConfig
 from catsdogs.network.backbones import LoadedBackbone
+from catsdogs.network.classifier import add_l2, compile_model, full_model, head, plain_head, unfreeze
 from catsdogs.network.cut import Cut, find_cut, suffix
 from catsdogs.network.folding import folded
-from catsdogs.network.hypermodel import add_l2, compile_model, full_model, head, plain_head, unfreeze, unfreeze_depths
 from catsdogs.network.schedules import LearningRateTable, learning_rates
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class TrialModels:
             depth: find_cut(network.backbone, depth, batch_norm) for depth in wanted or unfreeze_depths(config)
         }
 
-    def start(self, config: SearchConfig, seed: int, first_step: int = 0) -> TrialModel:
+    def new_trial(self, config: SearchConfig, seed: int, first_step: int = 0) -> TrialModel:
         """The model of a trial, as if it were newly built.
 
         The initial weights of the classifier and the masks of its dropout are those of a model built right after
@@ -99,7 +100,7 @@ class TrialModels:
         trial.rates.assign(learning_rates(config.schedule, self._total_steps, first_step))
         return trial
 
-    def forget(self, trial: TrialModel) -> None:
+    def discard(self, trial: TrialModel) -> None:
         """Do not use this model again: an error may have left it in any state."""
         del self._structures[_key(trial.config)]
 
@@ -122,7 +123,7 @@ class TrialModels:
         trial.model.set_weights(weights)
         self._set(trial)
 
-    def whole(self, trial: TrialModel) -> keras.Model:
+    def full_model(self, trial: TrialModel) -> keras.Model:
         """The model that is shipped: prefix, trained suffix and classifier in plain float32 Keras layers."""
         backbone = self._network.copy()
         backbone.set_weights(trial.backbone.get_weights())

@@ -12,11 +12,11 @@ import keras
 import numpy as np
 import pandas as pd
 
+from catsdogs.config.hyperparameters import with_values
 from catsdogs.config.schema import FitConfig, SearchConfig
 from catsdogs.data.dataset import Fold
 from catsdogs.data.views import ORIGINAL, Views
 from catsdogs.network.devices import distributed
-from catsdogs.network.hypermodel import with_values
 from catsdogs.network.schedules import steps_per_epoch
 from catsdogs.network.trial_model import TrialModel, TrialModels
 from catsdogs.study.trials import TrialRecord
@@ -96,13 +96,13 @@ def execute(
     with distributed(data.batch_sizes(config.fit.batch_size)):
         for record in line:
             seed = trial_seed(config.seed, record.trial, run)
-            trial = models.start(with_values(config, record.hyperparameters), seed, steps * record.first_epoch)
+            trial = models.new_trial(with_values(config, record.hyperparameters), seed, steps * record.first_epoch)
             if weights is not None:
                 models.set_weights(trial, weights)
             try:
                 training = train(
                     trial.model,
-                    data.features.at(trial.cut),
+                    data.features.at_cut(trial.cut),
                     data.labels,
                     fold,
                     config.fit,
@@ -115,7 +115,7 @@ def execute(
             except DivergedError:
                 raise
             except BaseException:
-                models.forget(trial)
+                models.discard(trial)
                 raise
             trainings.append(training)
             weights = trial.model.get_weights()

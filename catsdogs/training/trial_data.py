@@ -14,7 +14,7 @@ from catsdogs.data.augment import view_keys
 from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.images import pixels
 from catsdogs.data.views import LiveViews, distinct_views
-from catsdogs.features.reader import FeatureReader
+from catsdogs.features.reader import FeatureReader, JobImages
 from catsdogs.network.backbones import load_network
 from catsdogs.network.devices import batch_sizes
 from catsdogs.network.schedules import steps_per_epoch
@@ -69,17 +69,14 @@ def build_trial_data(
     steps = steps_per_epoch(largest, config.fit.batch_size) * config.fit.epochs
     models = TrialModels(config, network, steps, depths)
     rows = dataset.rows
-    features = FeatureReader(
-        config.features,
-        network,
-        list(models.cuts.values()),
+    images = JobImages(
         live_views(config, rows, dataset.root),
         list(rows["sha256"]),
         train_rows,
         validation_rows,
         distinct_views(config.features, config.augmentation, config.fit.epochs),
-        Path(config.cache),
     )
+    features = FeatureReader(config.features, network, list(models.cuts.values()), images, Path(config.cache))
     used = np.zeros(len(rows), dtype=bool)
     used[np.concatenate([train_rows, validation_rows])] = True
     labels = np.where(used, rows["label"], np.nan).astype(np.float32)

@@ -250,7 +250,7 @@ def _search(
             if best is not None and chosen is None:
                 search.mend_validation(best, 0)
     finally:
-        result.update(outcome(search.records, planned), features=data.features.told())
+        result.update(outcome(search.records, planned), features=data.features.summary())
     if best is None:
         raise RuntimeError(
             f"none of {len(search.records)} trials completed with a finite log loss; the first one ended with\n"

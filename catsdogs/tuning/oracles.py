@@ -8,8 +8,7 @@ from typing import Any
 import keras_tuner
 
 from catsdogs.base.errors import UserError
-from catsdogs.config.schema import SearchConfig
-from catsdogs.network.hypermodel import declare_space
+from catsdogs.config.schema import HyperparameterConfig, SearchConfig
 
 
 class _Most(int):
@@ -61,6 +60,23 @@ def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
     # HyperbandOracle takes no max_trials, but every oracle heeds it; 0 is no limit.
     oracle.max_trials = _Most(tuner.max_trials or 0)
     return oracle
+
+
+def declare_space(space: dict[str, HyperparameterConfig], hp: keras_tuner.HyperParameters) -> None:
+    """Declare the hyperparameters of a space to Keras Tuner."""
+    for name, entry in space.items():
+        if entry.kind == "choice":
+            # Keras Tuner requires values of one type; YAML may mix 0 and 0.5.
+            values = list(entry.values or [])
+            if any(isinstance(value, float) for value in values):
+                values = [float(value) for value in values]
+            hp.Choice(name, values)
+        else:
+            kind, number = (hp.Int, int) if entry.kind == "int" else (hp.Float, float)
+            assert entry.low is not None
+            assert entry.high is not None
+            step = None if entry.step is None else number(entry.step)
+            kind(name, number(entry.low), number(entry.high), step=step, sampling=entry.sampling or "linear")
 
 
 def expected_trials(oracle: keras_tuner.Oracle, config: SearchConfig) -> int | None:

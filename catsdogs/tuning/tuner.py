@@ -26,10 +26,10 @@ import pandas as pd
 from catsdogs.base.files import escape_surrogates, write_text
 from catsdogs.base.provenance import utc_timestamp
 from catsdogs.base.resources import raise_if_fatal
+from catsdogs.config.hyperparameters import unfreeze_depths, with_values
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.views import ORIGINAL
 from catsdogs.network.devices import distributed
-from catsdogs.network.hypermodel import unfreeze_depths, with_values
 from catsdogs.network.trial_model import TrialModel, TrialModels
 from catsdogs.study.job_tables import JobTables
 from catsdogs.study.progress import JobProgress
@@ -114,7 +114,7 @@ class Search:
         config = with_values(self._config, {"unfreeze_depth": unfreeze_depths(self._config)[-1]})
         size = min(config.fit.batch_size, len(self._data.folds[0].train_rows))
         with distributed(self._batch_sizes):
-            trial = self._models.start(config, config.seed)
+            trial = self._models.new_trial(config, config.seed)
             trial.model.train_on_batch(np.zeros((size, *trial.cut.shape), np.float32), np.zeros((size, 1), np.float32))
 
     def run(self) -> None:
@@ -278,6 +278,6 @@ class Search:
 
     def _predictions(self, trial: TrialModel, rows: np.ndarray) -> np.ndarray:
         """(N,) float64 of these rows."""
-        batches = EvaluationBatches(self._data.features.at(trial.cut), rows, ORIGINAL, self._config.fit.batch_size)
+        batches = EvaluationBatches(self._data.features.at_cut(trial.cut), rows, ORIGINAL, self._config.fit.batch_size)
         with distributed(self._batch_sizes):
             return trial.model.predict(for_keras(batches), verbose=0).reshape(-1).astype(np.float64)

@@ -13,16 +13,16 @@ import pytest
 from conftest import ENGINE
 
 from catsdogs.base.errors import UserError
+from catsdogs.config.hyperparameters import with_values
 from catsdogs.config.schema import AugmentationConfig
 from catsdogs.config.schema import FeaturesConfig as Settings
 from catsdogs.data.views import ORIGINAL, LiveViews, View, distinct_views
 from catsdogs.features import reader as features_module
 from catsdogs.features.entries import StoreFull
-from catsdogs.features.reader import FeatureReader
+from catsdogs.features.reader import FeatureReader, JobImages
 from catsdogs.features.store import Store
 from catsdogs.network.backbones import load_network
 from catsdogs.network.cut import find_cut, prefix
-from catsdogs.network.hypermodel import with_values
 from catsdogs.training.execution import train
 
 SETTINGS = Settings(mode="auto", views=None, dtype="float32", engine=ENGINE, max_gib=1.0)
@@ -41,9 +41,8 @@ def make(network, training_data, tmp_path):
     def build(settings=SETTINGS, network=network, pixels=training_data.views, views=2, hashes=HASHES, train=None):
         cuts = [find_cut(network.backbone, depth) for depth in (0, 2)]
         rows = training_data.train_rows if train is None else train
-        return FeatureReader(
-            settings, network, cuts, pixels, hashes, rows, training_data.validation_rows, views, tmp_path / "cache"
-        )
+        images = JobImages(pixels, hashes, rows, training_data.validation_rows, views)
+        return FeatureReader(settings, network, cuts, images, tmp_path / "cache")
 
     return build
 
@@ -74,7 +73,7 @@ def test_what_is_read_is_what_keras_makes_of_the_view(make, network, training_da
         cut = find_cut(network.backbone, depth)
         below = prefix(network.backbone, network.settings.preprocessing, [cut])
         expected = keras.ops.convert_to_numpy(below(images, training=False))
-        found = features.at(cut).read(rows, view)
+        found = features.at_cut(cut).read(rows, view)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -84,18 +83,18 @@ def test_a_view_is_computed_once_for_all_cuts_jobs_and_studies(make, network, fi
         features = make()
         features.prepare()
         for depth in (2, 0):
-            at = features.at(find_cut(network.backbone, depth))
+            at = features.at_cut(find_cut(network.backbone, depth))
             at.read(np.array([1, 2]), View("train", 0))
             at.read(np.array([1, 2]), View("train", 1))
             at.read(np.array([50]), ORIGINAL)
     assert sorted(fills) == [("plain", 0), ("train", 0), ("train", 1)]
-    told = features.told()
+    told = features.summary()
     assert (told["stored"], told["views"]) == (True, 2)
     assert list(told["cuts"].values()) == [[8], [8, 8, 4]]
     # Of nine views only those that are read.
     features = make(views=9)
     features.prepare()
-    features.at(find_cut(network.backbone, 2)).read(np.array([0]), View("train", 4))
+    features.at_cut(find_cut(network.backbone, 2)).read(np.array([0]), View("train", 4))
     assert fills[3:] == [("train", 4)]
 
 
@@ -136,14 +135,14 @@ def test_images_that_are_not_augmented_share_views_across_seeds(make, training_d
 
 def test_where_there_is_no_room_the_same_is_computed_for_every_batch(make, network, fills, caplog):
     rows, view, cut = np.array([1, 5]), View("train", 0), find_cut(network.backbone, 2)
-    expected = make().at(cut).read(rows, view)
+    expected = make().at_cut(cut).read(rows, view)
     fills.clear()
     features = make(dataclasses.replace(SETTINGS, max_gib=1e-6), views=3)
     with caplog.at_level(logging.WARNING):
         features.prepare()
     assert "computed anew for every batch" in caplog.text
     assert "3 views of 40 images" in caplog.text
-    np.testing.assert_allclose(features.at(cut).read(rows, view), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(features.at_cut(cut).read(rows, view), expected, rtol=1e-5, atol=1e-6)
     assert fills == []
 
 
@@ -153,13 +152,13 @@ def test_where_there_is_no_room_the_same_is_computed_for_every_batch(make, netwo
 )
 def test_where_the_store_fails_meanwhile_the_job_goes_on(make, network, monkeypatch, caplog, fill, said):
     rows, cut = np.array([1, 5]), find_cut(network.backbone, 2)
-    expected = make(dataclasses.replace(SETTINGS, mode="live")).at(cut).read(rows, View("train", 1))
+    expected = make(dataclasses.replace(SETTINGS, mode="live")).at_cut(cut).read(rows, View("train", 1))
     features = make()
     features.prepare()
     monkeypatch.setattr(Store, "fill", fill)
-    np.testing.assert_allclose(features.at(cut).read(rows, View("train", 1)), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(features.at_cut(cut).read(rows, View("train", 1)), expected, rtol=1e-5, atol=1e-6)
     assert said in caplog.text
-    assert not features.told()["stored"]
+    assert not features.summary()["stored"]
 
 
 def test_a_cache_that_cannot_be_written_is_told_as_it_is(make, network, tmp_path):
@@ -168,7 +167,7 @@ def test_a_cache_that_cannot_be_written_is_told_as_it_is(make, network, tmp_path
 
     def through_keras():
         try:
-            features.at(find_cut(network.backbone, 2)).read(np.array([1]), View("train", 1))
+            features.at_cut(find_cut(network.backbone, 2)).read(np.array([1]), View("train", 1))
         except UserError as error:  # on its way through TensorFlow's threads it becomes another error
             raise ValueError("PyFunc") from error
 
@@ -179,7 +178,7 @@ def test_a_cache_that_cannot_be_written_is_told_as_it_is(make, network, tmp_path
 def test_threads_that_want_the_same_view_fill_it_once(make, network, fills):
     features, cut = make(), find_cut(network.backbone, 2)
     with ThreadPoolExecutor(4) as threads:
-        read = list(threads.map(lambda _: features.at(cut).read(np.arange(5), View("train", 0)), range(4)))
+        read = list(threads.map(lambda _: features.at_cut(cut).read(np.arange(5), View("train", 0)), range(4)))
     assert fills == [("train", 0)]
     assert all((one == read[0]).all() for one in read)
 
@@ -196,8 +195,8 @@ def test_a_fill_ends_when_the_job_does(make, network, monkeypatch):
 
 def test_float16_is_close(make, network):
     rows, view, cut = np.arange(40), View("train", 0), find_cut(network.backbone, 2)
-    exact = make().at(cut).read(rows, view)
-    half = make(dataclasses.replace(SETTINGS, dtype="float16")).at(cut).read(rows, view)
+    exact = make().at_cut(cut).read(rows, view)
+    half = make(dataclasses.replace(SETTINGS, dtype="float16")).at_cut(cut).read(rows, view)
     assert 0 < np.abs(half - exact).max() < 2**-10 * np.abs(exact).max()
 
 
@@ -208,8 +207,8 @@ def test_stored_training_is_live_training(config, prepared, depth):
     for mode in ("stored", "live"):
         job = config("space.unfreeze_depth.values=[0,2]", "fit.epochs=3", "fit.batch_size=16", f"features.mode={mode}")
         data, models = prepared(job)
-        trial = models.start(with_values(job, {"unfreeze_depth": depth}), seed=4)
-        views, (fold,) = data.features.at(trial.cut), data.folds
+        trial = models.new_trial(with_values(job, {"unfreeze_depth": depth}), seed=4)
+        views, (fold,) = data.features.at_cut(trial.cut), data.folds
         training = train(trial.model, views, data.labels, fold, job.fit, seed=4, distinct_views=2)
         histories.append(training.history.drop(columns="seconds"))
     np.testing.assert_allclose(histories[0], histories[1], rtol=1e-4)

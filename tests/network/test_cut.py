@@ -9,8 +9,8 @@ from catsdogs.config.compose import to_search_config
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import BackboneConfig
 from catsdogs.network.backbones import build_backbone, preprocess
+from catsdogs.network.classifier import unfreeze
 from catsdogs.network.cut import Cut, find_cut, prefix, suffix
-from catsdogs.network.hypermodel import unfreeze
 
 BACKBONES = sorted(file.stem for file in (conf_dir() / "backbone").glob("*.yaml"))
 

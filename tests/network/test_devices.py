@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
+from catsdogs.config.hyperparameters import with_values
 from catsdogs.network import devices
-from catsdogs.network.hypermodel import with_values
 from catsdogs.training.execution import train
 
 
@@ -72,7 +72,7 @@ def test_two_devices_train_what_one_trains(config, prepared, monkeypatch):
         monkeypatch.setattr(devices, "accelerators", lambda found=found: found)
         data, models = prepared(job)
         with devices.distributed([20]):
-            trial = models.start(with_values(job, {"unfreeze_depth": 2}), seed=4)
-            training = train(trial.model, data.features.at(trial.cut), data.labels, data.folds[0], job.fit, seed=4)
+            trial = models.new_trial(with_values(job, {"unfreeze_depth": 2}), seed=4)
+            training = train(trial.model, data.features.at_cut(trial.cut), data.labels, data.folds[0], job.fit, seed=4)
         histories.append(training.history.drop(columns="seconds"))
     np.testing.assert_allclose(histories[0], histories[1], rtol=1e-4)

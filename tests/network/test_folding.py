@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 from test_cut import BACKBONES, assert_same, network, pixels, residual, same_objects  # noqa: F401
 
+from catsdogs.network.classifier import unfreeze
 from catsdogs.network.cut import find_cut, prefix, suffix
 from catsdogs.network.folding import FoldedConvolution, folded
-from catsdogs.network.hypermodel import unfreeze
 
 
 def folds(model):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from catsdogs.network.backbones import load_network
-from catsdogs.network.hypermodel import full_model
+from catsdogs.network.classifier import full_model
 from catsdogs.network.merging import merge_models
 from catsdogs.scoring.combination import Combination, uniform_mean
 

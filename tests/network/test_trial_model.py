@@ -6,9 +6,10 @@ import pytest
 from reference import build_model
 
 from catsdogs.config.compose import to_search_config
+from catsdogs.config.hyperparameters import with_values
 from catsdogs.network.backbones import load_network
+from catsdogs.network.classifier import plain_head
 from catsdogs.network.cut import prefix
-from catsdogs.network.hypermodel import plain_head, with_values
 from catsdogs.network.trial_model import TrialModels, _copy_head
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3)).astype("float32")
@@ -55,7 +56,7 @@ def test_training_the_suffix_is_training_the_whole_model(bench, of, depth, cover
     # On other backends the masks are drawn from the same state in another way.
     dropout = 0.4 if keras.backend.backend() == "tensorflow" else 0.0
     values = values_of(job, unfreeze_depth=depth, dropout=dropout, l2=0.01)
-    trial = models.start(values, seed=5)
+    trial = models.new_trial(values, seed=5)
     found = fitted(trial, inputs)
 
     reference = build_model(values, total_steps=STEPS)
@@ -65,35 +66,35 @@ def test_training_the_suffix_is_training_the_whole_model(bench, of, depth, cover
     _copy_head(keras.Model(pooled, plain_head(pooled, values.model)), reference)
     history = reference.fit(IMAGES, LABELS, epochs=3, batch_size=8, shuffle=False, verbose=0).history
     np.testing.assert_allclose(found, [history[name] for name in sorted(history)], rtol=2e-4)
-    for one, other in zip(models.whole(trial).get_weights(), reference.get_weights(), strict=True):
+    for one, other in zip(models.full_model(trial).get_weights(), reference.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_a_trial_does_not_depend_on_those_before_it(bench):
     job, models, inputs, _ = bench()
     values = values_of(job, unfreeze_depth=5, dropout=0.3)
-    fresh = fitted(models.start(values, seed=5), inputs)
+    fresh = fitted(models.new_trial(values, seed=5), inputs)
     other = values_of(job, unfreeze_depth=5, dropout=0.5, l2=0.1, peak_lr=0.05)
-    assert not np.allclose(fitted(models.start(other, seed=6), inputs), fresh)
-    fitted(models.start(values_of(job, unfreeze_depth=2), seed=7), inputs)
-    np.testing.assert_array_equal(fitted(models.start(values, seed=5), inputs), fresh)
+    assert not np.allclose(fitted(models.new_trial(other, seed=6), inputs), fresh)
+    fitted(models.new_trial(values_of(job, unfreeze_depth=2), seed=7), inputs)
+    np.testing.assert_array_equal(fitted(models.new_trial(values, seed=5), inputs), fresh)
 
 
 def test_every_hyperparameter_of_a_used_model_counts_and_so_does_the_seed(bench):
     job, models, inputs, _ = bench("schedule=cosine")
     values = values_of(job, unfreeze_depth=2, dropout=0.4)
-    one = fitted(models.start(values, seed=5), inputs)
+    one = fitted(models.new_trial(values, seed=5), inputs)
     others = {"dropout": 0.0, "l2": 0.5, "peak_lr": 0.1, "warmup_fraction": 0.5, "final_fraction": 1.0}
     for name, value in others.items():
-        other = fitted(models.start(with_values(values, {name: value}), seed=5), inputs)
+        other = fitted(models.new_trial(with_values(values, {name: value}), seed=5), inputs)
         assert not np.allclose(one, other, rtol=1e-5), name
-    assert not np.allclose(one, fitted(models.start(values, seed=6), inputs), rtol=1e-5)
+    assert not np.allclose(one, fitted(models.new_trial(values, seed=6), inputs), rtol=1e-5)
 
 
 def test_keras_knows_every_variable_that_a_trial_sets(bench):
     """One that it does not know is a constant to a compiled step of JAX."""
     job, models, _, _ = bench("fit.precision=mixed_float16")
-    trial = models.start(values_of(job), seed=1)
+    trial = models.new_trial(values_of(job), seed=1)
     known = {id(variable) for variable in [*trial.model.variables, *trial.model.optimizer.variables]}
     set_by_us = [trial.rates, trial.settings.dropout, trial.settings.l2, *trial.seeds]
     assert all(id(variable) in known for variable in [*set_by_us, *(variable for variable, _ in trial.initial)])
@@ -102,20 +103,20 @@ def test_keras_knows_every_variable_that_a_trial_sets(bench):
 def test_a_promoted_trial_starts_in_the_middle_of_its_schedule(bench):
     job, models, _, _ = bench("schedule=cosine")
     values = values_of(job, peak_lr=0.5)
-    trial = models.start(values, seed=1, first_step=6)
+    trial = models.new_trial(values, seed=1, first_step=6)
     assert float(trial.model.optimizer.learning_rate) == pytest.approx(0.25, rel=1e-4)
-    trial = models.start(values, seed=1)
+    trial = models.new_trial(values, seed=1)
     assert float(trial.model.optimizer.learning_rate) == pytest.approx(0.5)
 
 
 def test_saved_weights_come_back(bench, tmp_path):
     job, models, inputs, _ = bench()
     values = values_of(job, unfreeze_depth=2)
-    trial = models.start(values, seed=1)
+    trial = models.new_trial(values, seed=1)
     fitted(trial, inputs)
     p_dog = trial.model.predict(inputs(trial.cut), verbose=0)
     models.save_weights(trial, tmp_path / "weights.npz")
-    trial = models.start(values, seed=2)
+    trial = models.new_trial(values, seed=2)
     assert not np.allclose(trial.model.predict(inputs(trial.cut), verbose=0), p_dog)
     models.set_weights(trial, models.read_weights(tmp_path / "weights.npz"))
     np.testing.assert_array_equal(trial.model.predict(inputs(trial.cut), verbose=0), p_dog)
@@ -124,9 +125,9 @@ def test_saved_weights_come_back(bench, tmp_path):
 @pytest.mark.parametrize(("depth", "kernels"), [(0, 0), (10, 3)])
 def test_the_whole_model_says_what_was_trained_and_nothing_else_has_moved(bench, depth, kernels, tmp_path):
     job, models, inputs, network = bench(of=BIG)
-    trial = models.start(values_of(job, unfreeze_depth=depth, peak_lr=0.01), seed=3)
+    trial = models.new_trial(values_of(job, unfreeze_depth=depth, peak_lr=0.01), seed=3)
     fitted(trial, inputs)
-    whole = models.whole(trial)
+    whole = models.full_model(trial)
     expected = trial.model.predict(inputs(trial.cut), verbose=0)
     np.testing.assert_allclose(whole.predict(IMAGES, verbose=0), expected, atol=1e-5)
     whole.save(tmp_path / "model.keras")
@@ -142,14 +143,14 @@ def test_the_whole_model_says_what_was_trained_and_nothing_else_has_moved(bench,
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_other_precisions_train_and_give_float32_probabilities(bench, precision):
     job, models, inputs, _ = bench(f"fit.precision={precision}")
-    trial = models.start(values_of(job, unfreeze_depth=2), seed=5)
+    trial = models.new_trial(values_of(job, unfreeze_depth=2), seed=5)
     found = fitted(trial, inputs)
     p_dog = trial.model.predict(inputs(trial.cut), verbose=0)
     assert p_dog.dtype == np.float32
-    whole = models.whole(trial)
+    whole = models.full_model(trial)
     assert {weight.dtype for weight in whole.weights} == {"float32"}
     # What is shipped computes in float32; what was scored in training did not.
     difference = np.abs(whole.predict(IMAGES, verbose=0) - p_dog)
     assert 0 < difference.max() < 0.05
     assert keras.config.dtype_policy().name == "float32"
-    np.testing.assert_array_equal(fitted(models.start(trial.config, seed=5), inputs), found)
+    np.testing.assert_array_equal(fitted(models.new_trial(trial.config, seed=5), inputs), found)

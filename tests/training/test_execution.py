@@ -8,9 +8,9 @@ import pytest
 from reference import build_model
 from sklearn.metrics import log_loss
 
+from catsdogs.config.hyperparameters import with_values
 from catsdogs.data.dataset import Fold
 from catsdogs.data.views import ORIGINAL
-from catsdogs.network.hypermodel import with_values
 from catsdogs.network.schedules import learning_rates
 from catsdogs.training.execution import DivergedError, train
 

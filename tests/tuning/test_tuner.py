@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from catsdogs.base.errors import UserError
+from catsdogs.config.hyperparameters import with_values
 from catsdogs.data.views import ORIGINAL
-from catsdogs.network.hypermodel import with_values
 from catsdogs.network.trial_model import TrialModels
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.resume_state import ResumeState
@@ -137,10 +137,10 @@ def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_r
     child, parent = next(iter(promoted.items()))
     records = {record.trial: record for record in built.records}
     config = with_values(built._config, records[child].hyperparameters)
-    trial = built._models.start(config, seed=99)
+    trial = built._models.new_trial(config, seed=99)
     built._models.set_weights(trial, loaded[f"{int(parent)}-0"])
     rows = training_data.validation_rows
-    inputs, labels = built._data.features.at(trial.cut).read(rows, ORIGINAL), training_data.labels[rows]
+    inputs, labels = built._data.features.at_cut(trial.cut).read(rows, ORIGINAL), training_data.labels[rows]
     found = trial.model.evaluate(inputs, labels[:, None], verbose=0, return_dict=True)["log_loss"]
     assert found == pytest.approx(records[parent].val_log_loss, rel=1e-4)
     assert lineage(built.records, records[child])[-2:] == [records[parent], records[child]]

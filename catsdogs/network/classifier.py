@@ -2,69 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import keras
-import keras_tuner
 
-from catsdogs.config.schema import SEARCHABLE, HyperparameterConfig, ModelConfig, ScheduleConfig, SearchConfig
+from catsdogs.config.schema import ModelConfig, SearchConfig
 from catsdogs.network.backbones import preprocess
 from catsdogs.network.devices import accelerators
 from catsdogs.scoring.scores import EPSILON
-
-
-def with_values(config: SearchConfig, values: dict[str, Any]) -> SearchConfig:
-    """The configuration of a trial: that of its job with the searched values in it."""
-
-    def put(settings: Any) -> Any:
-        # In the type that the setting has: Keras Tuner and tables tell 3 as 3.0.
-        own = {
-            name: type(getattr(settings, name))(value)
-            for name, value in values.items()
-            if isinstance(settings, SEARCHABLE[name])
-        }
-        return dataclasses.replace(settings, **own)
-
-    return dataclasses.replace(config, model=put(config.model), schedule=put(config.schedule))
-
-
-def hyperparameters(config: SearchConfig) -> dict[str, int | float]:
-    """All that a trial may search, as its configuration has it."""
-    owners = {ModelConfig: config.model, ScheduleConfig: config.schedule}
-    return {name: getattr(owners[owner], name) for name, owner in SEARCHABLE.items()}
-
-
-def declare_space(space: dict[str, HyperparameterConfig], hp: keras_tuner.HyperParameters) -> None:
-    """Tell Keras Tuner the dimensions of the space."""
-    for name, entry in space.items():
-        if entry.kind == "choice":
-            # Keras Tuner wants values of one type; YAML has 0 beside 0.5.
-            values = list(entry.values or [])
-            if any(isinstance(value, float) for value in values):
-                values = [float(value) for value in values]
-            hp.Choice(name, values)
-        else:
-            kind, number = (hp.Int, int) if entry.kind == "int" else (hp.Float, float)
-            assert entry.low is not None
-            assert entry.high is not None
-            step = None if entry.step is None else number(entry.step)
-            kind(name, number(entry.low), number(entry.high), step=step, sampling=entry.sampling or "linear")
-
-
-def unfreeze_depths(config: SearchConfig) -> list[int]:
-    """Every unfreeze depth that a trial may have, ascending."""
-    entry = config.space.get("unfreeze_depth")
-    if entry is None:
-        return [config.model.unfreeze_depth]
-    if entry.kind == "choice":
-        return sorted({int(value) for value in entry.values or []})
-    assert entry.low is not None
-    assert entry.high is not None
-    # With log sampling a step is a factor; every whole number covers it.
-    step = 1 if entry.step is None or entry.sampling == "log" else int(entry.step)
-    return list(range(int(entry.low), int(entry.high) + 1, step))
 
 
 def full_model(config: SearchConfig, backbone: keras.Model) -> keras.Model:

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import keras
-import keras_tuner
 import numpy as np
 import pytest
 from reference import build_model
 from sklearn.metrics import log_loss
 
-from catsdogs.config.schema import SEARCHABLE, HyperparameterConfig
-from catsdogs.network.hypermodel import declare_space, hyperparameters, unfreeze, unfreeze_depths, with_values
-from catsdogs.network.hypermodel import log_loss as log_loss_metric
+from catsdogs.config.hyperparameters import with_values
+from catsdogs.network.classifier import log_loss as log_loss_metric
+from catsdogs.network.classifier import unfreeze
 from catsdogs.scoring.scores import log_loss_per_image
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3)).astype("uint8")
@@ -83,46 +82,3 @@ def test_the_head_is_the_recipes(config):
     assert names[-5:] == ["pool", "head_batch_norm", "head_dense", "head_dropout", "p_dog"]
     names = [layer.name for layer in built(config("model.head_batch_norm=false"), dense_units=0).layers]
     assert names[-3:] == ["pool", "head_dropout", "p_dog"]
-
-
-def test_searched_values_take_the_place_of_the_configurations(config):
-    job = config("model.dropout=0.4", "schedule.peak_lr=0.002")
-    trial = with_values(job, {"unfreeze_depth": 3.0, "l2": 1e-5, "final_fraction": 0})
-    values = hyperparameters(trial)
-    assert list(values) == list(SEARCHABLE)
-    assert (values["unfreeze_depth"], values["l2"], values["final_fraction"]) == (3, 1e-5, 0.0)
-    # As they are written into recipe.json.
-    assert [type(values[name]) for name in ("unfreeze_depth", "final_fraction")] == [int, float]
-    assert (values["dropout"], values["peak_lr"]) == (0.4, 0.002)
-    assert with_values(trial, hyperparameters(job)) == job
-
-
-def test_the_space_is_declared_as_written():
-    space = {
-        "unfreeze_depth": HyperparameterConfig("choice", values=[0, 10]),
-        "dropout": HyperparameterConfig("float", low=0.1, high=0.5, step=0.1),
-        "l2": HyperparameterConfig("float", low=1e-6, high=1e-3, sampling="log"),
-        "dense_units": HyperparameterConfig("int", low=32, high=256, step=32),
-    }
-    hp = keras_tuner.HyperParameters()
-    declare_space(space, hp)
-    assert [type(p).__name__ for p in hp.space] == ["Choice", "Float", "Float", "Int"]
-    for seed in range(50):
-        drawn = {p.name: p.random_sample(seed) for p in hp.space}
-        assert drawn["unfreeze_depth"] in (0, 10)
-        assert drawn["dropout"] == pytest.approx(round(drawn["dropout"], 1))
-        assert 1e-6 <= drawn["l2"] <= 1e-3
-        assert drawn["dense_units"] % 32 == 0
-
-
-@pytest.mark.parametrize(
-    ("entry", "expected"),
-    [
-        ("{kind: choice, values: [30, 0, 10]}", [0, 10, 30]),
-        ("{kind: int, low: 2, high: 10, step: 4}", [2, 6, 10]),
-        ("{kind: int, low: 2, high: 5, sampling: log}", [2, 3, 4, 5]),
-    ],
-)
-def test_the_depths_of_the_space_are_all_that_a_trial_may_have(config, entry, expected):
-    assert unfreeze_depths(config("space=fixed", f"+space={{unfreeze_depth: {entry}}}")) == expected
-    assert unfreeze_depths(config("space=fixed", "model.unfreeze_depth=3")) == [3]

@@ -1,0 +1,43 @@
+"""Hyperparameters of a trial: their values in a configuration, and the unfreeze depths of a space."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from catsdogs.config.schema import SEARCHABLE, ModelConfig, ScheduleConfig, SearchConfig
+
+
+def with_values(config: SearchConfig, values: dict[str, Any]) -> SearchConfig:
+    """Return the configuration of a trial: the configuration of its job with these hyperparameters."""
+
+    def put(settings: Any) -> Any:
+        # Keep the type of the setting: Keras Tuner and tables store 3 as 3.0.
+        typed = {
+            name: type(getattr(settings, name))(value)
+            for name, value in values.items()
+            if isinstance(settings, SEARCHABLE[name])
+        }
+        return dataclasses.replace(settings, **typed)
+
+    return dataclasses.replace(config, model=put(config.model), schedule=put(config.schedule))
+
+
+def hyperparameters(config: SearchConfig) -> dict[str, int | float]:
+    """Return the value of every searchable hyperparameter in this configuration."""
+    owners = {ModelConfig: config.model, ScheduleConfig: config.schedule}
+    return {name: getattr(owners[owner], name) for name, owner in SEARCHABLE.items()}
+
+
+def unfreeze_depths(config: SearchConfig) -> list[int]:
+    """Return every unfreeze depth in the space of a job, ascending."""
+    entry = config.space.get("unfreeze_depth")
+    if entry is None:
+        return [config.model.unfreeze_depth]
+    if entry.kind == "choice":
+        return sorted({int(value) for value in entry.values or []})
+    assert entry.low is not None
+    assert entry.high is not None
+    # With log sampling a step is a factor, so any integer is possible.
+    step = 1 if entry.step is None or entry.sampling == "log" else int(entry.step)
+    return list(range(int(entry.low), int(entry.high) + 1, step))
