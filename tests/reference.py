@@ -1,4 +1,4 @@
-"""The whole model, built and trained as a Keras user would: what ours must equal."""
+"""Reference model that is built and trained with Keras only; catsdogs must match it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from catsdogs.network.schedules import learning_rates
 
 
 def build_model(config: SearchConfig, total_steps: int, first_step: int = 0) -> keras.Model:
-    """Build and compile the whole model: pixels in, probability of dog out.
+    """Build and compile the full model, from pixels to the probability of a dog.
 
     Preprocessing - backbone - GlobalAveragePooling2D - [BatchNormalization] - [Dense(relu)] - Dropout - Dense(sigmoid).
 
     Args:
-        config: of the trial.
-        total_steps: optimizer steps of a whole training.
-        first_step: the step of that training at which this model's optimizer starts.
+        config: configuration of the trial.
+        total_steps: optimizer steps of a full training.
+        first_step: the step of a full training at which this model's optimizer starts.
 
     Returns:
         A compiled model from (B, S, S, 3), RGB, 0..255 to float32 (B, 1) in [0, 1]. Its metric `log_loss` is the binary
-        cross-entropy of the unsmoothed label without regularisation, unlike its loss.
+        cross-entropy with the unsmoothed label and without regularization, unlike its loss.
     """
     backbone = build_backbone(config.backbone)
     unfreeze(backbone, config.model.unfreeze_depth, config.backbone.train_batch_norm)

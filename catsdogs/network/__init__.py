@@ -1,4 +1,4 @@
-"""A backbone, where it is cut, and the classifier on top.
+"""Neural networks: the backbone, its cut into frozen prefix and trained suffix, and the classifier.
 
-In: the configuration of a trial. Out: a frozen prefix, a compiled trained suffix, and complete Keras models.
+In: the configuration of a trial. Out: a frozen prefix, a compiled trained suffix, and full Keras models.
 """

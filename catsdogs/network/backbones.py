@@ -1,4 +1,4 @@
-"""`backbone` configuration -> a frozen Keras network with its weights, and the preprocessing in front of it."""
+"""Frozen backbones with their weights, built from the `backbone` configuration, and their preprocessing."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def build_backbone(backbone: BackboneConfig) -> keras.Model:
     """Build the network without its top, load its weights and freeze it.
 
     Returns:
-        A functional model from preprocessed float32 (B, S, S, 3) to float32 (B, h, w, C), every layer of it with
+        A functional model from preprocessed float32 (B, S, S, 3) to float32 (B, h, w, C). Every layer has
         `trainable = False`.
 
     Raises:
-        UserError: no such builder, weights that cannot be had, or weights of another network.
+        UserError: the builder is unknown, or the weights cannot be downloaded or belong to another network.
     """
     network = _build(backbone)
     if backbone.weights not in (None, "imagenet"):
@@ -40,34 +40,28 @@ def build_backbone(backbone: BackboneConfig) -> keras.Model:
 
 @dataclass(frozen=True)
 class LoadedBackbone:
-    """A backbone with its weights, to be cut, copied and told from others.
-
-    Attributes:
-        settings: what it was built from.
-        backbone: float32, every layer of it frozen; not to be changed.
-        digest: of its layers and of the values of its weights.
-    """
+    """A backbone with its weights, ready to be cut and copied."""
 
     settings: BackboneConfig
-    backbone: keras.Model
+    backbone: keras.Model  # float32, every layer frozen; do not change it
     weights: list[np.ndarray]
-    digest: str
+    digest: str  # SHA-256 of its layers and of the values of its weights
 
     def copy(self) -> keras.Model:
-        """The same network with variables of its own, under Keras' present dtype policy."""
+        """Return a copy with separate variables, under the current dtype policy of Keras."""
         backbone = build_backbone(dataclasses.replace(self.settings, weights=None))
         backbone.set_weights(self.weights)
         return backbone
 
 
 def load_network(backbone: BackboneConfig, seed: int) -> LoadedBackbone:
-    """Build the network once, as the trials of a job share it.
+    """Build the network that the trials of a job share.
 
     Args:
-        seed: of its initial weights where it has no pretrained ones.
+        seed: seed of the initial weights if `backbone.weights` is null.
 
     Raises:
-        UserError: as `build_backbone`.
+        UserError: see `build_backbone`.
     """
     if backbone.weights is None:
         keras.utils.set_random_seed(seed)
@@ -81,25 +75,28 @@ def load_network(backbone: BackboneConfig, seed: int) -> LoadedBackbone:
 
 
 def structure(network: keras.Model) -> str:
-    """What every operation of a network is, in order, but for names: Keras numbers some of them by process."""
-    told = []
+    """Describe every operation of a network, in order, as JSON.
+
+    Names are omitted because Keras numbers some of them per process.
+    """
+    operations = []
     for operation in network.operations:
         config = operation.get_config() if isinstance(operation, keras.layers.Layer) else {}
         settings = {key: value for key, value in config.items() if key not in ("layers", "input_layers")}
-        told.append([type(operation).__name__, _nameless(settings), str(operation.output.shape)])
-    return json.dumps(told, sort_keys=True, default=lambda value: type(value).__name__)
+        operations.append([type(operation).__name__, _without_names(settings), str(operation.output.shape)])
+    return json.dumps(operations, sort_keys=True, default=lambda value: type(value).__name__)
 
 
-def _nameless(value: Any) -> Any:
+def _without_names(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _nameless(one) for key, one in value.items() if key != "name"}
-    return [_nameless(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: _without_names(item) for key, item in value.items() if key != "name"}
+    return [_without_names(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def preprocess(images: Any, preprocessing: str) -> Any:
-    """Turn symbolic pixels 0..255 (B, S, S, 3) RGB into what the family of the backbone was trained on.
+    """Add the preprocessing of a backbone family to symbolic pixels (B, S, S, 3), RGB, 0..255.
 
-    The layers are plain Keras layers, so the saved model needs none of our code.
+    Only built-in Keras layers are used, so a saved model loads without catsdogs.
     Source of the numbers: keras.applications.imagenet_utils.preprocess_input, modes tf, caffe and torch.
     """
     if preprocessing == "minus_one_to_one":
@@ -117,13 +114,13 @@ def preprocess(images: Any, preprocessing: str) -> Any:
 def small_cnn(
     include_top: bool = False, weights: None = None, input_shape: tuple[int, int, int] = (64, 64, 3), filters: int = 16
 ) -> keras.Model:
-    """Four blocks of convolution, group normalisation, ReLU and pooling, for drawn images rather than photographs.
+    """Build four blocks of convolution, group normalization, ReLU and pooling, meant for synthetic images.
 
-    Group normalisation and not batch normalisation: it has no statistics that would have to be trained first, so the
-    network behaves the same frozen, half frozen and free.
+    Unlike batch normalization, group normalization has no statistics to train first. The network therefore behaves the
+    same frozen, partly frozen and trainable.
     """
     if weights is not None:
-        raise ValueError("small_cnn has no pretrained weights; pass backbone.weights=null or a file of your own")
+        raise ValueError("small_cnn has no pretrained weights; set backbone.weights to null or to a weights file")
     inputs = keras.Input(input_shape)
     x = inputs
     for block, width in enumerate((filters, 2 * filters, 4 * filters, 4 * filters), start=1):
@@ -138,13 +135,12 @@ def small_cnn(
 def _builder(name: str) -> Any:
     module_name, _, attribute = name.rpartition(".")
     try:
-        # keras.applications is an attribute of keras and not always an importable module of its own.
+        # Depending on the Keras version, keras.applications is only an attribute, not an importable module.
         module = keras.applications if module_name == "keras.applications" else importlib.import_module(module_name)
         return getattr(module, attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
-            f"backbone.builder={name}: there is no such function; give the dotted name of one like "
-            "keras.applications.MobileNetV2"
+            f"backbone.builder={name}: function not found; use a dotted name such as keras.applications.MobileNetV2"
         ) from error
 
 
@@ -157,30 +153,29 @@ def _build(backbone: BackboneConfig) -> keras.Model:
         return builder(weights=weights, **arguments)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"backbone.builder={backbone.builder} does not take backbone.arguments={backbone.arguments} with "
-            f"backbone.image_size={backbone.image_size} and weights={weights}: {first_line(error)}"
+            f"backbone.builder={backbone.builder}: cannot be built with backbone.arguments={backbone.arguments}, "
+            f"backbone.image_size={backbone.image_size} and weights={weights}; change one of them ({first_line(error)})"
         ) from error
-
     except Exception as error:
         if weights is None:
             raise
-        # keras.utils.get_file raises a bare Exception for every failure of the network.
+        # keras.utils.get_file raises a bare Exception for every network failure.
         raise UserError(
-            f"backbone.weights=imagenet: the weights could not be downloaded ({first_line(error)}); where there is no "
-            "network, copy the file that it names from another machine into ~/.keras/models, pass "
-            "backbone.weights=PATH of a .weights.h5 or .h5 file, or try experiment=quickstart, which needs none"
+            "backbone.weights=imagenet: download failed; without a network, copy the file from another machine into "
+            "~/.keras/models or set backbone.weights=PATH (.weights.h5 or .h5); experiment=quickstart needs no weights "
+            f"({first_line(error)})"
         ) from error
 
 
 def _load_weights(network: keras.Model, backbone: BackboneConfig) -> None:
     try:
         with warnings.catch_warnings():
-            # Keras warns of every layer that does not fit before it raises; the sentence below says it once.
+            # Keras warns about every mismatched layer before it raises; the message below is enough.
             warnings.simplefilter("ignore")
             network.load_weights(backbone.weights)
     except Exception as error:
-        # Keras raises ValueError, KeyError, OSError or its own types, depending on where the layouts part.
+        # Keras raises ValueError, KeyError, OSError or its own types, depending on the mismatch.
         raise UserError(
-            f"backbone.weights={backbone.weights} does not hold weights of backbone.builder={backbone.builder} with "
-            f"backbone.arguments={backbone.arguments}: {first_line(error)}"
+            f"backbone.weights={backbone.weights}: not weights of backbone.builder={backbone.builder} with "
+            f"backbone.arguments={backbone.arguments}; use a file saved from this network ({first_line(error)})"
         ) from error

@@ -1,4 +1,4 @@
-"""Configuration of a trial -> the classifier, and the whole model."""
+"""The classifier on top of a backbone, and how the model of a trial is unfrozen, regularized and compiled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from catsdogs.scoring.scores import EPSILON
 
 
 def full_model(config: SearchConfig, backbone: keras.Model) -> keras.Model:
-    """The model that is shipped, of plain Keras layers: (B, S, S, 3), RGB, 0..255 to p_dog float32 (B, 1)."""
+    """Build the final model from built-in Keras layers: (B, S, S, 3), RGB, 0..255 to p_dog float32 (B, 1)."""
     size = config.backbone.image_size
     images = keras.Input((size, size, 3), dtype="float32", name="pixels")
     features = backbone(preprocess(images, config.backbone.preprocessing))
@@ -23,7 +23,7 @@ def full_model(config: SearchConfig, backbone: keras.Model) -> keras.Model:
 
 
 def plain_head(pooled: Any, model: ModelConfig) -> Any:
-    """The classifier of plain Keras layers on pooled features (B, C); gives float32 (B, 1)."""
+    """Add the classifier, built from Keras' own layers, to pooled features (B, C); return float32 (B, 1)."""
     l2 = keras.regularizers.L2(model.l2)
     return head(pooled, model, l2, lambda: keras.layers.Dropout(model.dropout, name="head_dropout"))
 
@@ -31,11 +31,11 @@ def plain_head(pooled: Any, model: ModelConfig) -> Any:
 def head(
     pooled: Any, model: ModelConfig, l2: keras.regularizers.Regularizer, dropout: Callable[[], keras.layers.Layer]
 ) -> Any:
-    """Put the classifier on pooled features (B, C); gives float32 (B, 1).
+    """Add the classifier to pooled features (B, C); return float32 (B, 1).
 
     Args:
-        dropout: makes the layer `head_dropout`. Every layer draws its seed when it is made, so that the order in which
-            they are made decides the initial weights.
+        dropout: creates the layer `head_dropout`. Each layer takes its seed when it is created, so the initial weights
+            depend on the order of creation.
     """
     x = pooled
     if model.head_batch_norm:
@@ -47,7 +47,7 @@ def head(
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, label_smoothing: float) -> None:
-    """Compile with the smoothed loss and the unsmoothed `log_loss`. Freezing must be done before."""
+    """Compile with the smoothed loss and the unsmoothed metric `log_loss`. Freeze layers before."""
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing),
@@ -55,18 +55,18 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, lab
             keras.metrics.MeanMetricWrapper(log_loss, name="log_loss"),
             keras.metrics.BinaryAccuracy(name="accuracy"),
         ],
-        # Keras' "auto" compiles with XLA on a CPU too, where TensorFlow's XLA is several times slower.
+        # Keras' "auto" also uses XLA on a CPU, where TensorFlow's XLA is several times slower.
         jit_compile="auto" if keras.backend.backend() != "tensorflow" or accelerators() else False,
     )
-    # Else its slots come into being inside the traced training step, and TensorFlow traces that step twice.
+    # Slot variables that are created inside the traced training step would make TensorFlow trace it twice.
     model.optimizer.build(model.trainable_variables)
 
 
 def log_loss(labels: Any, p_dog: Any) -> Any:
-    """Binary cross-entropy of each image, as `scores` computes it: the probability of the label, clipped at EPSILON.
+    """Return the binary cross-entropy of each image, clipped at EPSILON as in `scoring.scores`.
 
-    Keras' own metric finds the logits behind a sigmoid and does not clip, so that a few saturated images could make a
-    score of thousands here and of six there.
+    Keras' metric computes it from the logits before the sigmoid, without clipping. A few saturated images can then
+    raise the score from six to thousands.
 
     Args:
         labels: (B, 1) or (B,), 0.0 or 1.0.
@@ -82,14 +82,14 @@ def log_loss(labels: Any, p_dog: Any) -> Any:
 
 
 def unfreeze(backbone: keras.Model, depth: int, train_batch_norm: bool) -> None:
-    """Make exactly the last `depth` layers of the backbone trainable, and what is frozen a fixed function.
+    """Make exactly the last `depth` layers of the backbone trainable, and the other layers a fixed function.
 
-    BatchNormalization stays frozen, that is in inference mode, at every depth unless `train_batch_norm`. In Keras 3
-    calling the backbone with `training=False` would not do: `fit` overrides it. Dropout and stochastic depth below the
-    boundary are switched off for the same reason. `depth` is at most the number of layers, as `cut.find_cut` checks.
+    BatchNormalization stays frozen, in inference mode, at every depth unless `train_batch_norm`. Calling the backbone
+    with `training=False` is not enough, because `fit` overrides it in Keras 3. Dropout and stochastic depth below the
+    boundary are disabled for the same reason. `cut.find_cut` checks that `depth` is at most the number of layers.
     """
     layers = backbone.layers
-    # A container that is not trainable hides the weights of layers that are.
+    # A frozen container hides the weights of its trainable layers.
     backbone.trainable = True
     boundary = len(layers) - depth
     for position, layer in enumerate(layers):
@@ -103,9 +103,9 @@ def unfreeze(backbone: keras.Model, depth: int, train_batch_norm: bool) -> None:
 
 
 def add_l2(backbone: keras.Model, regularizer: keras.regularizers.Regularizer) -> None:
-    """Regularise the kernels of the backbone that are trained.
+    """Regularize the trainable kernels of the backbone.
 
-    On the variables: a regulariser set on a layer that is already built does nothing.
+    The regularizer is set on the variables, because setting it on a built layer has no effect.
     """
     for variable in backbone.trainable_variables:
         if variable.name.endswith("kernel"):

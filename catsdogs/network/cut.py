@@ -1,7 +1,7 @@
-"""Backbone + unfreeze depth -> the tensor where it is cut; its frozen prefix and its trained suffix.
+"""The tensor where a backbone is cut for an unfreeze depth, its frozen prefix and its trained suffix.
 
-The trunk of a model is preprocessing - backbone - GlobalAveragePooling2D. A cut is one tensor of it: below it
-everything is a fixed function (the prefix), above it is all that is trained or random (the suffix).
+The trunk of a model is preprocessing - backbone - GlobalAveragePooling2D. A cut is one tensor of the trunk. Everything
+below it is a fixed function (the prefix); everything trained or random is above it (the suffix).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import keras
 from catsdogs.base.errors import UserError
 from catsdogs.network.backbones import preprocess
 
-# A suffix may cost this many times the multiply-adds of the shortest one if its input is smaller. An activation is
-# stored for every image and view and read in every step, and a little more work often saves most of that: from the
-# expansion in MobileNetV2's last block (47,040 values) down to its input (7,840) is one convolution of 1 x 1. Without a
-# bound the smallest tensor could lie far below, and every step of every trial would pay for it.
+# A suffix may cost this many times the multiply-adds of the shortest one if its input is smaller. Activations are
+# stored for every image and view and read in every step. A little more work often makes them much smaller. In
+# MobileNetV2's last block, one more 1 x 1 convolution reduces the suffix's input from 47,040 values to 7,840. Without
+# a bound, the smallest tensor could be far below, which would slow down every step of every trial.
 SUFFIX_COST_TOLERANCE = 1.25
 
 PIXELS = "pixels"
@@ -31,11 +31,11 @@ class Cut:
     """A tensor of the trunk.
 
     Attributes:
-        layer: name of the layer of the backbone whose output it is, "pool" or "pixels". For people: Keras numbers
-            unnamed layers by process, so one cut of two copies of a backbone may bear two names. `==` leaves it out.
-        position: its place in `backbone.operations` (the layers, and between them the bare operations such as `x + y`,
-            where a backbone has any); -1 for pixels, the number of operations for pool.
-        shape: of one image's activation, e.g. (7, 7, 160); (C,) for pool, (S, S, 3) for pixels.
+        layer: name of the backbone layer that outputs the tensor, "pool" or "pixels". For display only, and ignored by
+            `==`: Keras numbers unnamed layers per process, so copies of a backbone may have different names.
+        position: index in `backbone.operations`, which contains the layers and bare operations such as `x + y`; -1 for
+            pixels, the number of operations for pool.
+        shape: shape of one image's activation, e.g. (7, 7, 160); (C,) for pool, (S, S, 3) for pixels.
     """
 
     layer: str = field(compare=False)
@@ -44,28 +44,28 @@ class Cut:
 
     @property
     def values(self) -> int:
-        """How many numbers one image's activation has."""
+        """Number of values in one image's activation."""
         return math.prod(self.shape)
 
 
 def find_cut(backbone: keras.Model, depth: int, train_batch_norm: bool = False) -> Cut:
-    """Find where to cut a backbone of which `classifier.unfreeze` trains the last `depth` layers.
+    """Find the best tensor to cut at when `classifier.unfreeze` trains the last `depth` layers of a backbone.
 
-    Live is one of those layers if it has weights that would be trained, or is random in training. A tensor is a valid
-    cut if no live layer is at or below it and nothing else leads from below it to above. Of the valid cuts whose suffix
-    costs at most SUFFIX_COST_TOLERANCE times that of the nearest, the smallest is taken. If nothing is live, it is the
-    pooled vector; if no valid cut has multiply-adds below it, it is the pixels.
+    One of those layers is live if it has weights to train or is random in training. A tensor is a valid cut if no live
+    layer is at or below it and it is the only connection from below to above. The nearest valid cut has the cheapest
+    suffix. The result is the smallest valid cut with a suffix of at most SUFFIX_COST_TOLERANCE times that cost. It is
+    the pooled vector without live layers, and the pixels if no valid cut has multiply-adds below it.
 
     Args:
-        backbone: functional, of fixed image size. Neither changed nor asked which of its layers are trainable now.
-        depth: as in `classifier.unfreeze`, 0 to the number of layers.
+        backbone: functional, with a fixed image size. It is not changed, and its `trainable` flags are ignored.
+        depth: 0 to the number of layers.
 
     Raises:
-        UserError: the backbone has fewer layers.
+        UserError: the backbone has fewer layers than `depth`.
     """
     layers = backbone.layers
     if depth > len(layers):
-        raise UserError(f"unfreeze_depth={depth}: {backbone.name} has {len(layers)} layers; give at most that")
+        raise UserError(f"unfreeze_depth={depth}: {backbone.name} has {len(layers)} layers; use at most {len(layers)}")
     live_layers = {id(layer) for layer in layers[len(layers) - depth :] if _is_live(layer, train_batch_norm)}
     if not live_layers:
         return Cut(POOL, len(backbone.operations), (backbone.outputs[0].shape[-1],))
@@ -74,34 +74,34 @@ def find_cut(backbone: keras.Model, depth: int, train_batch_norm: bool = False) 
     valid = [node for node in range(len(graph.nodes)) if graph.is_valid_cut(node, live_layers)]
     if not valid:
         return Cut(PIXELS, -1, backbone.input_shape[1:])
-    # Valid cuts lie on one chain, each below the next, so the last in any topological order is the nearest.
+    # Valid cuts form one chain, each below the next, so the last in any topological order is the nearest.
     affordable = SUFFIX_COST_TOLERANCE * graph.cost_above(valid[-1])
     candidates = [graph.cut(node) for node in reversed(valid) if graph.cost_above(node) <= affordable]
     return min(candidates, key=lambda cut: cut.values)
 
 
 def prefix(backbone: keras.Model, preprocessing: str, cuts: Sequence[Cut]) -> keras.Model:
-    """Build what lies below cuts above the pixels, as one forward pass.
+    """Build the model below these cuts, all in one forward pass. Pixels are not accepted as a cut.
 
     Returns:
-        A model from float32 (B, S, S, 3), RGB, 0..255, to a list of (B, *cut.shape) in the order of `cuts`, or for one
-        cut, as Keras has it, to the tensor itself. It is a fixed function if called with `training=False`.
+        A model from float32 (B, S, S, 3), RGB, 0..255, to a list of (B, *cut.shape) in the order of `cuts`. For a
+        single cut, the output is a tensor. The model is a fixed function if called with `training=False`.
     """
     tensors = [tensor_of(backbone, cut) for cut in cuts]
     images = keras.Input(backbone.input_shape[1:], dtype="float32", name=PIXELS)
     below = keras.Model(backbone.inputs, tensors, name=f"{backbone.name}_below")
-    found = below(preprocess(images, preprocessing))
-    found = found if isinstance(found, list) else [found]
+    activations = below(preprocess(images, preprocessing))
+    activations = activations if isinstance(activations, list) else [activations]
     pool = keras.layers.GlobalAveragePooling2D(name=POOL)
-    outputs = [pool(x) if _is_pool(backbone, cut) else x for cut, x in zip(cuts, found, strict=True)]
+    outputs = [pool(x) if _is_pool(backbone, cut) else x for cut, x in zip(cuts, activations, strict=True)]
     return keras.Model(images, outputs, name="prefix")
 
 
 def suffix(backbone: keras.Model, preprocessing: str, cut: Cut) -> keras.Model:
-    """Build what lies above a cut. It shares layers and variables with the backbone.
+    """Build the model above a cut. It shares layers and variables with the backbone.
 
     Returns:
-        A model from (B, *cut.shape) to pooled features (B, C): the identity for "pool", the whole trunk for "pixels".
+        A model from (B, *cut.shape) to pooled features (B, C): the identity for "pool", the full trunk for "pixels".
     """
     pool = keras.layers.GlobalAveragePooling2D(name=POOL)
     if cut.position < 0:
@@ -117,16 +117,16 @@ def suffix(backbone: keras.Model, preprocessing: str, cut: Cut) -> keras.Model:
 
 
 class _Graph:
-    """The graph of a functional backbone: its nodes (calls of an operation) from the input to the output.
+    """The nodes (calls of an operation) of a functional backbone, from the input to the output.
 
-    Only the backbone's own nodes: a layer also remembers its calls in every prefix and suffix that was ever built.
+    Layers also store their calls in every prefix and suffix built so far; those nodes are excluded.
     """
 
     def __init__(self, backbone: keras.Model) -> None:
         self.nodes: list[Any] = graph_nodes(backbone)
-        self._position = {id(operation): place for place, operation in enumerate(backbone.operations)}
+        self._position = {id(operation): index for index, operation in enumerate(backbone.operations)}
         producer = {id(tensor): index for index, node in enumerate(self.nodes) for tensor in node.outputs}
-        # Sets of nodes as the bits of an integer.
+        # A set of nodes is stored as the bits of an integer.
         self._below: list[int] = []
         self._consumers = [0] * len(self.nodes)
         for index, node in enumerate(self.nodes):
@@ -139,7 +139,7 @@ class _Graph:
         self._costs = [_multiply_adds(node) for node in self.nodes]
 
     def is_valid_cut(self, index: int, live_layers: set[int]) -> bool:
-        """Whether nothing live is in or below the node, only its tensor leads upward, and there is work below it."""
+        """Return True if the node has multiply-adds and no live layer at or below it, and only its tensor leads up."""
         node, below = self.nodes[index], self._below[index]
         inside = self._inside(index)
         called_once = sum(other.operation is node.operation for other in self.nodes) == 1
@@ -153,10 +153,11 @@ class _Graph:
         )
 
     def cost_above(self, index: int) -> int:
-        """Multiply-adds of the suffix of a cut, for one image."""
+        """Return the multiply-adds of the suffix above a node, for one image."""
         return sum(self._costs) - sum(self._costs[other] for other in self._inside(index))
 
     def cut(self, index: int) -> Cut:
+        """Return the cut at the output of a node."""
         node = self.nodes[index]
         return Cut(node.operation.name, self._position[id(node.operation)], tuple(node.outputs[0].shape[1:]))
 
@@ -165,7 +166,7 @@ class _Graph:
 
 
 def graph_nodes(function: keras.Function) -> list[Any]:
-    """The nodes of a functional model, each after those whose tensors it takes."""
+    """Return the nodes of a functional model in topological order."""
     by_depth = function._nodes_by_depth
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
 
@@ -175,7 +176,7 @@ def _is_pool(backbone: keras.Model, cut: Cut) -> bool:
 
 
 def tensor_of(backbone: keras.Model, cut: Cut) -> Any:
-    """The tensor of the backbone that a cut other than the pixels is; for pool, the one that is pooled."""
+    """Return the backbone's tensor at a cut other than the pixels; for pool, the tensor before pooling."""
     if _is_pool(backbone, cut):
         return backbone.outputs[0]
     operation = backbone.operations[cut.position]
@@ -183,9 +184,9 @@ def tensor_of(backbone: keras.Model, cut: Cut) -> Any:
 
 
 def _is_live(layer: keras.layers.Layer, train_batch_norm: bool) -> bool:
-    """Whether a layer above the boundary would be trained, or is random in training."""
+    """Return True if a layer above the boundary has weights to train or is random in training."""
     inner_layers = list(layer._flatten_layers())
-    # Like `classifier.unfreeze`: BatchNormalization inside a nested layer is trained together with it.
+    # As in `classifier.unfreeze`, a BatchNormalization inside a nested layer is trained together with that layer.
     frozen = isinstance(layer, keras.layers.BatchNormalization) and not train_batch_norm
     if not frozen and any(inner._trainable_variables for inner in inner_layers):
         return True
@@ -194,7 +195,7 @@ def _is_live(layer: keras.layers.Layer, train_batch_norm: bool) -> bool:
 
 
 def _multiply_adds(node: Any) -> int:
-    """Of the weights that can be trained, for one image; a bare operation and a rescaling have none."""
+    """Return the multiply-adds of the trainable weights for one image; 0 for bare operations and rescalings."""
     if not isinstance(node.operation, keras.layers.Layer):
         return 0
     weights = sum(

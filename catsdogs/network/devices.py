@@ -1,4 +1,4 @@
-"""The accelerators that Keras sees, and how a training is divided among several."""
+"""Accelerators that Keras detects, and data parallelism across several of them."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ log = logging.getLogger(__name__)
 
 
 def accelerators() -> list[str]:
-    """Keras' names of the GPUs and TPUs: `gpu:0`."""
+    """Return Keras' names of the GPUs and TPUs, such as `gpu:0`."""
     return [device for device in keras.distribution.list_devices() if not device.lower().startswith("cpu")]
 
 
 def distributed(batches: Sequence[int]) -> AbstractContextManager[Any]:
-    """Divide every batch of a training among the GPUs, where there are several, by Keras' own data parallelism.
+    """Divide every training batch among several GPUs by Keras' data parallelism.
 
-    Models must be built inside. Keras offers it on JAX, for batches that the number of GPUs divides; else one GPU is
-    used, and the log tells why.
+    Models must be built inside this context. Keras supports it on JAX, if the number of GPUs divides every batch size.
+    Otherwise one GPU is used and the reason is logged.
 
     Args:
-        batches: the sizes of the batches that will come.
+        batches: sizes of all batches.
     """
-    found = accelerators()
-    odd = [size for size in batches if size % max(1, len(found))]
-    if len(found) < 2:
+    devices = accelerators()
+    uneven = [size for size in batches if size % max(1, len(devices))]
+    if len(devices) < 2:
         pass
     elif keras.backend.backend() != "jax":
-        _warn_once(f"{len(found)} GPUs, of which one is used: KERAS_BACKEND=jax uses all of them")
-    elif odd:
+        _warn_once(f"using 1 of {len(devices)} GPUs; set KERAS_BACKEND=jax to use all of them")
+    elif uneven:
         _warn_once(
-            f"{len(found)} GPUs, of which one is used: they do not divide a batch of {odd[0]} images; choose "
-            "data.limit and fit.batch_size so that they divide every batch, also the last one of an epoch"
+            f"using 1 of {len(devices)} GPUs because {uneven[0]} images do not divide evenly; set data.limit and "
+            f"fit.batch_size so that every batch, including the last of an epoch, is a multiple of {len(devices)}"
         )
     else:
-        return keras.distribution.DataParallel(devices=found, auto_shard_dataset=False).scope()
+        return keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False).scope()
     return nullcontext()
 
 
 @contextmanager
 def without_distribution() -> Iterator[None]:
-    """Inside `distributed`, for work on batches of any size, which is not divided."""
+    """Suspend `distributed`, for batches of any size on one device."""
     before = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
     try:
@@ -55,12 +55,12 @@ def without_distribution() -> Iterator[None]:
 
 
 def batch_sizes(batch_size: int, *counts: int) -> list[int]:
-    """The sizes of batches of so many images: the usual one, and those that are left at the end."""
-    whole = {batch_size} if any(count >= batch_size for count in counts) else set()
-    return sorted(whole | {count % batch_size for count in counts if count % batch_size})
+    """Return the distinct batch sizes when each of these image counts is split into batches, ascending."""
+    full = {batch_size} if any(count >= batch_size for count in counts) else set()
+    return sorted(full | {count % batch_size for count in counts if count % batch_size})
 
 
 @functools.cache
 def _warn_once(text: str) -> None:
-    """Once, and not for every trial."""
+    """Log a warning once per process instead of once per trial."""
     log.warning(text)

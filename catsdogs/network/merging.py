@@ -1,4 +1,4 @@
-"""Several models and how they are combined -> one Keras model that predicts alone."""
+"""Merging of an ensemble into a single Keras model."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from catsdogs.scoring.scores import EPSILON
 
 
 def merge_models(models: Sequence[keras.Model], combination: Combination) -> keras.Model:
-    """Combine members, of plain Keras layers, so that `keras.models.load_model` alone reads what is saved.
+    """Combine models into one that uses only Keras' own layers, so it loads without catsdogs.
 
-    What members have in common is computed once: of members with the same backbone everything below the first layer
-    whose weights differ, if there is a cut (see `cut.find_cut`). Members with weight 0 are left out.
+    Members with the same backbone share the layers below the first layer with different weights, if there is a cut
+    (see `cut.find_cut`). Members with weight 0 are omitted.
 
     Args:
-        models: as `classifier.full_model` gives them: float32 (B, S, S, 3), RGB, 0..255 to p_dog (B, 1), of one S.
-            They share layers with what is returned.
-        combination: of as many members.
+        models: models as built by `classifier.full_model`, from float32 (B, S, S, 3), RGB, 0..255, to p_dog (B, 1), all
+            with the same S. The result shares layers with them.
+        combination: the method and one weight per model.
 
     Returns:
         A model with the same input and output as the members.
 
     Raises:
-        ValueError: the combination is of another number of members.
+        ValueError: the number of weights differs from the number of models.
     """
     used = [(model, weight) for model, weight in zip(models, combination.weights, strict=True) if weight]
     images = keras.Input(used[0][0].input_shape[1:], dtype="float32", name="pixels")
@@ -42,31 +42,31 @@ def merge_models(models: Sequence[keras.Model], combination: Combination) -> ker
     combine = keras.layers.Dense(1, activation=activation, use_bias=False, trainable=False, name="p_dog")
     p_dog = combine(members)
     if not logits:
-        # A sum of rounded weights may end a little above 1.
+        # Rounded weights may sum to slightly more than 1.
         p_dog = keras.ops.clip(p_dog, 0, 1)
     combine.set_weights([np.array([[weight] for _, weight in used])])
     return keras.Model(images, p_dog, name="catsdogs")
 
 
 def _outputs(models: list[keras.Model], images: Any) -> list[Any]:
-    """The (B, 1) output of every model on these symbolic images."""
-    alike: dict[str, list[int]] = {}
-    for place, model in enumerate(models):
-        alike.setdefault(_kind(model) or f"model {place}", []).append(place)
-    found: dict[int, Any] = {}
-    for places in alike.values():
-        members = [models[place] for place in places]
-        outputs = _with_shared_prefix(members, images, places) or [
-            # Under a name of its own: members may bear the same one.
-            keras.Model(member.inputs, member.outputs[0], name=f"member_{place}")(images)
-            for place, member in zip(places, members, strict=True)
+    """Return the (B, 1) output of every model for these symbolic images."""
+    groups: dict[str, list[int]] = {}
+    for index, model in enumerate(models):
+        groups.setdefault(_structure_key(model) or f"model {index}", []).append(index)
+    outputs: dict[int, Any] = {}
+    for indices in groups.values():
+        members = [models[index] for index in indices]
+        member_outputs = _with_shared_prefix(members, images, indices) or [
+            # Renamed, because members may have the same name.
+            keras.Model(member.inputs, member.outputs[0], name=f"member_{index}")(images)
+            for index, member in zip(indices, members, strict=True)
         ]
-        found |= zip(places, outputs, strict=True)
-    return [found[place] for place in range(len(models))]
+        outputs |= zip(indices, member_outputs, strict=True)
+    return [outputs[index] for index in range(len(models))]
 
 
-def _with_shared_prefix(models: list[keras.Model], images: Any, places: list[int]) -> list[Any] | None:
-    """The outputs of models of one kind, what lies below a cut computed once; None where nothing is shared."""
+def _with_shared_prefix(models: list[keras.Model], images: Any, indices: list[int]) -> list[Any] | None:
+    """Return the outputs of models with equal structure and a shared prefix; None if no layer can be shared."""
     nodes = [node for model in models if (node := _backbone_node(model)) is not None]
     if len(models) == 1 or len(nodes) < len(models):
         return None
@@ -74,8 +74,8 @@ def _with_shared_prefix(models: list[keras.Model], images: Any, places: list[int
     cut = find_cut(backbones[0], _depth_of_difference(backbones), train_batch_norm=True)
     if cut.position < 0:
         return None
-    below = [keras.Model(one.inputs, tensor_of(one, cut), name=f"shared_{places[0]}") for one in backbones]
-    # A cut is below what can be trained; weights that cannot, statistics for example, might differ all the same.
+    below = [keras.Model(each.inputs, tensor_of(each, cut), name=f"shared_{indices[0]}") for each in backbones]
+    # Weights below a cut are not trainable but may still differ, for example statistics.
     if not all(_same_weights(below[0], other) for other in below[1:]):
         return None
     preprocessed = nodes[0].input_tensors[0]
@@ -83,17 +83,17 @@ def _with_shared_prefix(models: list[keras.Model], images: Any, places: list[int
         images = keras.Model(models[0].inputs, preprocessed, name="preprocessing")(images)
     shared = below[0](images)
     outputs = []
-    for place, model, node, backbone in zip(places, models, nodes, backbones, strict=True):
+    for index, model, node, backbone in zip(indices, models, nodes, backbones, strict=True):
         x = shared
         top, features = tensor_of(backbone, cut), backbone.outputs[0]
         if top is not features:
-            x = keras.Model(top, features, name=f"member_{place}_above")(x)
-        outputs.append(keras.Model(node.outputs[0], model.outputs[0], name=f"member_{place}_head")(x))
+            x = keras.Model(top, features, name=f"member_{index}_above")(x)
+        outputs.append(keras.Model(node.outputs[0], model.outputs[0], name=f"member_{index}_head")(x))
     return outputs
 
 
-def _kind(model: keras.Model) -> str | None:
-    """The same text for models whose backbones and preprocessing differ in weights alone; None without a backbone."""
+def _structure_key(model: keras.Model) -> str | None:
+    """Return a text that is equal for models that differ only in weights and head; None without a backbone."""
     node = _backbone_node(model)
     if node is None:
         return None
@@ -101,7 +101,7 @@ def _kind(model: keras.Model) -> str | None:
 
 
 def _backbone_node(model: keras.Model) -> Any | None:
-    """The call of the one functional model inside another."""
+    """Return the call of the only functional model nested in a model, or None."""
     if not isinstance(model, keras.Function):
         return None
     nodes = [node for node in graph_nodes(model) if isinstance(node.operation, keras.Function)]
@@ -109,11 +109,11 @@ def _backbone_node(model: keras.Model) -> Any | None:
 
 
 def _depth_of_difference(backbones: list[keras.Model]) -> int:
-    """How many last layers there are from the first one on whose weights differ; 0 if none differ."""
+    """Return the number of layers from the first one with different weights to the last; 0 if all are equal."""
     layers = list(zip(*(backbone.layers for backbone in backbones), strict=True))
-    for place, (first, *others) in enumerate(layers):
+    for index, (first, *others) in enumerate(layers):
         if not all(_same_weights(first, other) for other in others):
-            return len(layers) - place
+            return len(layers) - index
     return 0
 
 

@@ -12,7 +12,7 @@ from catsdogs.config.compose import to_search_config
 from catsdogs.config.locations import conf_dir
 from catsdogs.network.backbones import build_backbone, preprocess
 
-# Whose `preprocess_input` it is.
+# The module of keras.applications with the `preprocess_input` of each backbone.
 FAMILIES = {
     "convnext_tiny": "convnext",
     "efficientnet_v2_b0": "efficientnet_v2",
@@ -28,11 +28,11 @@ BACKBONES = {file.stem: OmegaConf.load(file) for file in sorted((conf_dir() / "b
 
 @pytest.fixture
 def backbone(composed):
-    def of(name, **changed):
+    def settings(name, **changed):
         config = to_search_config(composed("data.train=x", f"backbone={name}")).backbone
         return dataclasses.replace(config, **{"weights": None, **changed})
 
-    return of
+    return settings
 
 
 @pytest.mark.parametrize(
@@ -43,18 +43,18 @@ def backbone(composed):
         *((settings.preprocessing, FAMILIES[name]) for name, settings in BACKBONES.items()),
     ],
 )
-def test_preprocessing_equals_that_of_the_family_and_survives_saving(preprocessing, family, tmp_path):
+def test_preprocessing_equals_keras_applications_after_saving(preprocessing, family, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3)).astype("float32")
     inputs = keras.Input((5, 7, 3))
     outputs = keras.layers.Identity()(preprocess(inputs, preprocessing))
     keras.Model(inputs, outputs).save(tmp_path / "model.keras")
-    found = keras.models.load_model(tmp_path / "model.keras").predict(images, verbose=0)
+    preprocessed = keras.models.load_model(tmp_path / "model.keras").predict(images, verbose=0)
     expected = getattr(keras.applications, family).preprocess_input(images.copy())
-    np.testing.assert_allclose(found, expected, atol=2e-4)
+    np.testing.assert_allclose(preprocessed, expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_builds_frozen_from_pixels_to_a_feature_map(backbone, name):
+def test_every_backbone_is_built_frozen_and_returns_a_feature_map(backbone, name):
     config = backbone(name)
     network = build_backbone(config)
     assert network.input_shape == (None, config.image_size, config.image_size, 3)
@@ -62,52 +62,52 @@ def test_every_backbone_builds_frozen_from_pixels_to_a_feature_map(backbone, nam
     assert network.trainable_variables == []
 
 
-def test_mobilenet_v2_has_the_layers_that_depths_count(backbone):
+def test_mobilenet_v2_has_154_layers(backbone):
     assert len(build_backbone(backbone("mobilenet_v2")).layers) == 154
 
 
-def test_saved_weights_come_back(backbone, tmp_path):
+def test_saved_weights_are_loaded(backbone, tmp_path):
     network = build_backbone(backbone("small_cnn"))
     path = tmp_path / "small.weights.h5"
     network.save_weights(path)
-    again = build_backbone(backbone("small_cnn", weights=str(path)))
-    for a, b in zip(network.get_weights(), again.get_weights(), strict=True):
+    loaded = build_backbone(backbone("small_cnn", weights=str(path)))
+    for a, b in zip(network.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def sentence_of(config):
+def error_of(config):
     with pytest.raises(UserError) as caught:
         build_backbone(config)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_weights_of_another_model_and_what_is_none_are_refused(backbone, tmp_path):
+def test_weights_of_another_model_and_corrupted_files_are_refused(backbone, tmp_path):
     path = tmp_path / "other.weights.h5"
     build_backbone(backbone("small_cnn", arguments={"filters": 8})).save_weights(path)
-    assert str(path) in sentence_of(backbone("small_cnn", weights=str(path)))
-    assert str(path) in sentence_of(backbone("mobilenet_v2_035", weights=str(path)))
+    assert str(path) in error_of(backbone("small_cnn", weights=str(path)))
+    assert str(path) in error_of(backbone("mobilenet_v2_035", weights=str(path)))
     path.write_text("not weights")
-    assert str(path) in sentence_of(backbone("small_cnn", weights=str(path)))
+    assert str(path) in error_of(backbone("small_cnn", weights=str(path)))
 
 
-def test_a_download_that_fails_says_what_to_do_offline(backbone, monkeypatch):
+def test_failed_download_explains_offline_use(backbone, monkeypatch):
     def no_network(*args, **kwargs):
         raise Exception("URL fetch failure on https://example.invalid/w.h5: None -- Name or service not known")
 
     monkeypatch.setattr("keras.src.applications.mobilenet_v2.file_utils.get_file", no_network)
-    text = sentence_of(backbone("mobilenet_v2", weights="imagenet"))
+    text = error_of(backbone("mobilenet_v2", weights="imagenet"))
     for word in ("URL fetch failure", "backbone.weights=PATH", "experiment=quickstart"):
         assert word in text
 
 
-def test_the_space_of_the_small_network_reaches_all_of_it(composed, backbone):
+def test_space_of_small_cnn_reaches_all_layers(composed, backbone):
     values = composed("data=sample", "backbone=small_cnn", "space=small_cnn").space["unfreeze_depth"]["values"]
     assert max(values) == len(build_backbone(backbone("small_cnn")).layers)
 
 
-def test_a_builder_that_is_not_there_and_what_it_does_not_take_are_refused(backbone):
-    assert "small_cnn has no pretrained weights" in sentence_of(backbone("small_cnn", weights="imagenet"))
-    assert "MobileNetV9" in sentence_of(backbone("small_cnn", builder="keras.applications.MobileNetV9"))
-    assert "nowhere" in sentence_of(backbone("small_cnn", builder="nowhere.function"))
-    assert "alpah" in sentence_of(backbone("mobilenet_v2", arguments={"alpah": 1.0}))
+def test_unknown_builder_and_invalid_arguments_are_refused(backbone):
+    assert "small_cnn has no pretrained weights" in error_of(backbone("small_cnn", weights="imagenet"))
+    assert "MobileNetV9" in error_of(backbone("small_cnn", builder="keras.applications.MobileNetV9"))
+    assert "nowhere" in error_of(backbone("small_cnn", builder="nowhere.function"))
+    assert "alpah" in error_of(backbone("mobilenet_v2", arguments={"alpah": 1.0}))

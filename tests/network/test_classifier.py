@@ -21,7 +21,7 @@ def built(config, **values):
 
 @pytest.mark.parametrize("train_batch_norm", [False, True])
 @pytest.mark.parametrize("depth", [0, 1, 10, 30, 154])
-def test_exactly_the_last_layers_are_trained_and_batch_norm_if_the_config_asks(depth, train_batch_norm):
+def test_exactly_the_last_layers_are_trained_and_batch_norm_only_if_configured(depth, train_batch_norm):
     backbone = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3), alpha=0.35)
     unfreeze(backbone, depth, train_batch_norm)
     trained = [
@@ -34,8 +34,8 @@ def test_exactly_the_last_layers_are_trained_and_batch_norm_if_the_config_asks(d
     assert [id(weight) for weight in backbone.trainable_variables] == [id(weight) for weight in expected]
 
 
-def test_a_frozen_backbone_is_a_fixed_function_also_while_training():
-    # Its stochastic depth drops whole blocks while training, frozen or not.
+def test_frozen_backbone_is_a_fixed_function_in_training():
+    # Stochastic depth drops entire blocks in training, even in a frozen model.
     backbone = keras.applications.EfficientNetV2B0(include_top=False, weights=None, input_shape=(32, 32, 3))
     images = IMAGES[:4].astype("float32")
     backbone.trainable = False
@@ -44,18 +44,18 @@ def test_a_frozen_backbone_is_a_fixed_function_also_while_training():
     np.testing.assert_array_equal(backbone(images, training=True), backbone(images, training=False))
 
 
-@pytest.mark.parametrize("covers", ["head", "head_and_backbone"])
-def test_l2_adds_its_sum_over_the_trained_kernels_it_covers(config, covers):
-    model = built(config(f"model.l2_scope={covers}"), l2=0.1, unfreeze_depth=3)
+@pytest.mark.parametrize("scope", ["head", "head_and_backbone"])
+def test_l2_is_summed_over_the_trained_kernels_in_its_scope(config, scope):
+    model = built(config(f"model.l2_scope={scope}"), l2=0.1, unfreeze_depth=3)
     kernels = [layer.kernel for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    if covers == "head_and_backbone":
+    if scope == "head_and_backbone":
         kernels = [w for w in model.trainable_variables if w.name == "kernel"]
         assert any("conv" in kernel.path for kernel in kernels)
     expected = 0.1 * sum(float((keras.ops.convert_to_numpy(kernel) ** 2).sum()) for kernel in kernels)
     assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_log_loss_is_unsmoothed_without_l2_and_the_loss_is_neither(config):
+def test_log_loss_excludes_label_smoothing_and_l2_and_the_loss_includes_them(config):
     model = built(config("label_smoothing=strong"), l2=0.1)
     scores = model.evaluate(IMAGES, LABELS, batch_size=5, verbose=0, return_dict=True)
     p_dog = model.predict(IMAGES, verbose=0).astype(np.float64)
@@ -65,19 +65,19 @@ def test_log_loss_is_unsmoothed_without_l2_and_the_loss_is_neither(config):
     assert scores["loss"] == pytest.approx(loss + float(sum(model.losses)), rel=1e-4)
 
 
-def test_the_metric_of_saturated_outputs_is_that_of_the_scores():
+def test_log_loss_metric_of_saturated_outputs_equals_the_score():
     labels = np.array([[0.0], [1.0], [0.0], [1.0]], dtype="float32")
     logits = np.array([[30.0], [-30.0], [-30.0], [2.0]], dtype="float32")
     inputs = keras.Input((1,))
     model = keras.Model(inputs, keras.layers.Activation("sigmoid")(inputs))
     model.compile(loss="mse", metrics=[keras.metrics.MeanMetricWrapper(log_loss_metric, name="log_loss")])
-    found = model.evaluate(logits, labels, verbose=0, return_dict=True)["log_loss"]
+    metric = model.evaluate(logits, labels, verbose=0, return_dict=True)["log_loss"]
     p_dog = model.predict(logits, verbose=0)
-    assert found == pytest.approx(log_loss_per_image(labels, p_dog).mean(), rel=1e-5)
-    assert found < 9
+    assert metric == pytest.approx(log_loss_per_image(labels, p_dog).mean(), rel=1e-5)
+    assert metric < 9
 
 
-def test_the_head_is_the_recipes(config):
+def test_layers_of_the_head(config):
     names = [layer.name for layer in built(config()).layers]
     assert names[-5:] == ["pool", "head_batch_norm", "head_dense", "head_dropout", "p_dog"]
     names = [layer.name for layer in built(config("model.head_batch_norm=false"), dense_units=0).layers]

@@ -7,7 +7,6 @@ import pytest
 from catsdogs.base.errors import UserError
 from catsdogs.config.compose import to_search_config
 from catsdogs.config.locations import conf_dir
-from catsdogs.config.schema import BackboneConfig
 from catsdogs.network.backbones import build_backbone, preprocess
 from catsdogs.network.classifier import unfreeze
 from catsdogs.network.cut import Cut, find_cut, prefix, suffix
@@ -17,21 +16,21 @@ BACKBONES = sorted(file.stem for file in (conf_dir() / "backbone").glob("*.yaml"
 
 @pytest.fixture
 def network(composed):
-    """A backbone with random weights and batch statistics, small images, and its preprocessing."""
+    """Build a backbone for small images with random weights and batch statistics; also return its preprocessing."""
 
-    def of(name, size=64):
-        config: BackboneConfig = to_search_config(composed("data.train=x", f"backbone={name}")).backbone
+    def build(name, size=64):
+        config = to_search_config(composed("data.train=x", f"backbone={name}")).backbone
         config.weights, config.image_size = None, 71 if name == "xception" else size
         keras.utils.set_random_seed(1)
         backbone = build_backbone(config)
-        randomise(backbone)
+        randomize(backbone)
         return backbone, config.preprocessing
 
-    return of
+    return build
 
 
-def randomise(model):
-    """Random scales, and the statistics that fit them: a new BatchNormalization is nearly the identity."""
+def randomize(model):
+    """Set random scales and matching statistics, because a new BatchNormalization is nearly the identity."""
     random = np.random.default_rng(2)
     norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in norms:
@@ -46,7 +45,7 @@ def randomise(model):
 
 
 def pixels(backbone):
-    """Two unlike images: coarse noise, and fine noise that brightens to the right."""
+    """Return two different images: coarse noise, and fine noise that gets brighter along one axis."""
     size = backbone.input_shape[1]
     random = np.random.default_rng(0)
     coarse = np.kron(random.uniform(0, 255, (size // 8 + 1, size // 8 + 1, 3)), np.ones((8, 8, 1)))[:size, :size]
@@ -55,13 +54,13 @@ def pixels(backbone):
 
 
 def trunk(backbone, preprocessing, images):
-    """The uncut trunk in inference, of images."""
+    """Return the output of the uncut trunk in inference mode."""
     return np.asarray(keras.ops.mean(backbone(preprocess(images, preprocessing), training=False), axis=(1, 2)))
 
 
-def assert_same(found, expected):
-    """To 1e-4 of the largest number: sums in another order, through up to 270 layers of float32."""
-    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
+def assert_same(outputs, expected):
+    """Assert equality to 1e-4 of the largest value: up to 270 float32 layers sum in a different order."""
+    np.testing.assert_allclose(outputs, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
 
 
 def same_objects(one, other):
@@ -69,7 +68,7 @@ def same_objects(one, other):
 
 
 def residual(size=8, drop=0.0):
-    """Conv - BN - [conv - BN - Dropout + shortcut] - [bare `x + conv(x)`] - Sequential, with a shared activation."""
+    """Build conv - BN - [conv - BN - Dropout + shortcut] - [bare `x + conv(x)`] - Sequential, with a shared ReLU."""
     relu = keras.layers.ReLU(name="relu")
     inputs = keras.Input((size, size, 3))
     x = keras.layers.Conv2D(4, 3, padding="same", name="stem")(inputs)
@@ -86,12 +85,12 @@ def residual(size=8, drop=0.0):
     x = keras.layers.Conv2D(6, 1, name="last_conv")(x)
     backbone = keras.Model(inputs, x, name="residual")
     backbone.trainable = False
-    randomise(backbone)
+    randomize(backbone)
     return backbone
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_prefix_and_suffix_are_the_trunk_of_every_backbone(network, name):
+def test_prefix_and_suffix_equal_the_trunk_of_every_backbone(network, name):
     backbone, preprocessing = network(name)
     images = pixels(backbone)
     expected = trunk(backbone, preprocessing, images)
@@ -99,9 +98,9 @@ def test_prefix_and_suffix_are_the_trunk_of_every_backbone(network, name):
     cuts = {depth: find_cut(backbone, depth) for depth in (layers, layers // 2, 12, 0)}
     inner = {depth: cut for depth, cut in cuts.items() if cut.layer != "pixels"}
     assert len({cut.position for cut in cuts.values()}) >= 3
-    found = prefix(backbone, preprocessing, list(inner.values()))(images, training=False)
-    activations = {layers: images, **dict(zip(inner, found, strict=True))}
-    # From the deepest on, because what is switched off below a boundary stays so.
+    outputs = prefix(backbone, preprocessing, list(inner.values()))(images, training=False)
+    activations = {layers: images, **dict(zip(inner, outputs, strict=True))}
+    # Deepest first, because dropout below a boundary stays disabled.
     for depth, cut in cuts.items():
         unfreeze(backbone, depth, train_batch_norm=False)
         assert activations[depth].shape == (2, *cut.shape)
@@ -115,7 +114,7 @@ def test_prefix_and_suffix_are_the_trunk_of_every_backbone(network, name):
     assert np.abs(expected - expected[:1]).max() > 0.01 * np.abs(expected).max()
 
 
-def test_the_cuts_of_mobilenet_v2():
+def test_cuts_of_mobilenet_v2():
     backbone = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(224, 224, 3))
     assert find_cut(backbone, 0) == Cut("pool", 154, (1280,))
     ten = find_cut(backbone, 10)
@@ -144,32 +143,32 @@ def test_the_cuts_of_mobilenet_v2():
         ("stem", 0.0, False, "pixels"),
     ],
 )
-def test_the_cut_lies_below_all_that_is_live_and_not_inside_a_block(last_trained, drop, train_batch_norm, expected):
+def test_cut_is_below_all_live_layers_and_not_inside_a_block(last_trained, drop, train_batch_norm, expected):
     backbone = residual(drop=drop)
     names = [layer.name for layer in backbone.layers]
     cut = find_cut(backbone, len(names) - names.index(last_trained), train_batch_norm)
     assert cut.layer == expected or (expected == "bare" and cut.layer not in names)
     images = pixels(backbone)
-    whole = trunk(backbone, "none", images)
+    uncut = trunk(backbone, "none", images)
     if expected != "pixels":
         images = prefix(backbone, "none", [cut])(images)
-    assert_same(suffix(backbone, "none", cut)(images), whole)
+    assert_same(suffix(backbone, "none", cut)(images), uncut)
 
 
-def test_the_smaller_tensor_wins_within_the_tolerance_only():
+def test_smaller_tensor_is_cut_only_within_the_cost_tolerance():
     def wide(narrow_filters, wide_filters):
         inputs = keras.Input((4, 4, 3))
         x = keras.layers.Conv2D(narrow_filters, 3, padding="same", name="narrow")(inputs)
         x = keras.layers.Conv2D(wide_filters, 1, name="wide")(x)
         return keras.Model(inputs, keras.layers.Conv2D(64, 3, padding="same", name="trained")(x))
 
-    # The suffix above `wide` costs 9 * wide * 64, that above `narrow` narrow * wide more: 4 / 576 and 160 / 576 of it.
+    # The suffix above `wide` costs 9 * wide * 64; the one above `narrow` adds narrow * wide (4 / 576 or 160 / 576).
     assert find_cut(wide(4, 200), 1).layer == "narrow"
     assert find_cut(wide(160, 200), 1).layer == "wide"
     assert find_cut(wide(8, 8), 1).layer == "wide"
 
 
-def test_finding_a_cut_changes_nothing_and_asks_nothing_that_changes():
+def test_find_cut_neither_changes_nor_depends_on_trainable_flags():
     backbone = residual(drop=0.5)
     depths = range(len(backbone.layers) + 1)
     before = [find_cut(backbone, depth) for depth in depths]
@@ -183,12 +182,12 @@ def test_finding_a_cut_changes_nothing_and_asks_nothing_that_changes():
     assert len(backbone.trainable_variables) > 8
 
 
-def test_cuts_of_two_copies_are_one_cut_and_no_more_layers_are_found_than_there_are():
+def test_cuts_of_two_copies_are_equal_and_depth_is_at_most_the_number_of_layers():
     inputs = [keras.Input((4, 4, 3)) for _ in range(2)]
-    copies = [keras.Model(one, keras.layers.Conv2D(2, 1)(keras.layers.Conv2D(2, 1)(one))) for one in inputs]
-    one, other = (find_cut(copy, 1) for copy in copies)
-    assert one.layer != other.layer
-    assert one == other
-    assert len({one, other}) == 1
+    copies = [keras.Model(x, keras.layers.Conv2D(2, 1)(keras.layers.Conv2D(2, 1)(x))) for x in inputs]
+    first, second = (find_cut(copy, 1) for copy in copies)
+    assert first.layer != second.layer
+    assert first == second
+    assert len({first, second}) == 1
     with pytest.raises(UserError, match="unfreeze_depth=99"):
         find_cut(residual(), 99)

@@ -1,4 +1,4 @@
-"""One model says what its members say together, alone, and after it was saved and loaded by Keras."""
+"""A merged model predicts the combination of its members, also after Keras saves and loads it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from catsdogs.scoring.combination import Combination, uniform_mean
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype("float32")
 
-# Of the tiny backbone, from input to output; the others have no weights.
+# Layers of the tiny backbone with weights.
 CONV_1, CONV_2 = 1, 3
 
 
 @pytest.fixture
 def members(config):
-    """Models of one backbone whose weights differ from this layer on, classifiers always."""
+    """Build models of one backbone with different weights from one layer up, and different classifiers."""
 
     def make(first_different, *overrides, count=3):
         job = config("model.head_batch_norm=false", *overrides)
@@ -36,12 +36,12 @@ def members(config):
     return make
 
 
-def said(model):
+def predict(model):
     return keras.ops.convert_to_numpy(model(IMAGES, training=False))[:, 0]
 
 
 def kernels(model):
-    """How many convolutions there are, each counted once."""
+    """Return the number of distinct convolution kernels."""
     return len({id(weight) for weight in model.weights if "conv_" in weight.path and weight.path.endswith("kernel")})
 
 
@@ -54,30 +54,30 @@ def kernels(model):
     ],
     ids=["probability", "logit", "weighted"],
 )
-def test_one_model_is_its_members_combined(members, tmp_path, combination, first_different, convolutions):
+def test_merged_model_predicts_the_combination(members, tmp_path, combination, first_different, convolutions):
     models = members(first_different)
-    expected = combination(np.stack([said(model) for model in models]))
+    expected = combination(np.stack([predict(model) for model in models]))
     assert np.ptp(expected) > 1e-3
-    whole = merge_models(models, combination)
-    np.testing.assert_allclose(said(whole), expected, atol=2e-6)
-    assert kernels(whole) == convolutions
-    whole.save(tmp_path / "model.keras")
+    merged = merge_models(models, combination)
+    np.testing.assert_allclose(predict(merged), expected, atol=2e-6)
+    assert kernels(merged) == convolutions
+    merged.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(said(loaded), said(whole))
+    np.testing.assert_array_equal(predict(loaded), predict(merged))
     assert (loaded.input_shape, loaded.output_shape, kernels(loaded)) == ((None, 32, 32, 3), (None, 1), convolutions)
 
 
-def test_members_that_were_loaded_are_combined_and_stay_as_they_were(members, tmp_path):
+def test_loaded_members_are_combined_and_not_changed(members, tmp_path):
     loaded = []
     for number, model in enumerate(members(CONV_2, "backbone.preprocessing=none")):
         model.save(tmp_path / f"{number}.keras")
         loaded.append(keras.models.load_model(tmp_path / f"{number}.keras"))
-    before = [said(model) for model in loaded]
-    whole = merge_models(loaded, uniform_mean(3, "probability"))
-    np.testing.assert_allclose(said(whole), np.mean(before, axis=0), atol=2e-6)
-    assert kernels(whole) == 4
-    for model, one in zip(loaded, before, strict=True):
-        np.testing.assert_array_equal(said(model), one)
+    before = [predict(model) for model in loaded]
+    merged = merge_models(loaded, uniform_mean(3, "probability"))
+    np.testing.assert_allclose(predict(merged), np.mean(before, axis=0), atol=2e-6)
+    assert kernels(merged) == 4
+    for model, p_dog in zip(loaded, before, strict=True):
+        np.testing.assert_array_equal(predict(model), p_dog)
 
 
 def test_members_of_different_backbones_or_preprocessing_share_nothing(members):
@@ -85,14 +85,14 @@ def test_members_of_different_backbones_or_preprocessing_share_nothing(members):
     (second,) = members(CONV_2, "backbone.preprocessing=none", count=1)
     (fourth,) = members(CONV_1, "backbone.builder=catsdogs.network.backbones.small_cnn", count=1)
     models = [first, second, third, fourth]
-    expected = np.mean([said(model) for model in models], axis=0)
-    whole = merge_models(models, uniform_mean(4, "probability"))
-    np.testing.assert_allclose(said(whole), expected, atol=2e-6)
-    # The first and the third share one of their two.
-    assert kernels(whole) == 3 + 2
+    expected = np.mean([predict(model) for model in models], axis=0)
+    merged = merge_models(models, uniform_mean(4, "probability"))
+    np.testing.assert_allclose(predict(merged), expected, atol=2e-6)
+    # The first and third member share one of their two convolutions.
+    assert kernels(merged) == 3 + 2
 
 
-def test_other_statistics_below_the_cut_are_not_shared():
+def test_members_with_different_statistics_below_the_cut_share_nothing():
     models = []
     for mean in (100.0, 150.0):
         inside = keras.Input((32, 32, 3))
@@ -106,13 +106,13 @@ def test_other_statistics_below_the_cut_are_not_shared():
         pooled = keras.layers.GlobalAveragePooling2D()(backbone(pixels))
         scaled = keras.layers.Rescaling(0.001)(pooled)
         models.append(keras.Model(pixels, keras.layers.Dense(1, "sigmoid", kernel_initializer="ones")(scaled)))
-    assert abs(said(models[0]) - said(models[1])).min() > 0.01
-    whole = merge_models(models, uniform_mean(2, "probability"))
-    np.testing.assert_allclose(said(whole), (said(models[0]) + said(models[1])) / 2, atol=2e-6)
+    assert abs(predict(models[0]) - predict(models[1])).min() > 0.01
+    merged = merge_models(models, uniform_mean(2, "probability"))
+    np.testing.assert_allclose(predict(merged), (predict(models[0]) + predict(models[1])) / 2, atol=2e-6)
 
 
-def test_a_member_alone_is_itself(members):
+def test_single_member_is_unchanged(members):
     models = members(CONV_1)
-    whole = merge_models(models, Combination("single", (0.0, 1.0, 0.0)))
-    np.testing.assert_array_equal(said(whole), said(models[1]))
-    assert kernels(whole) == 2
+    merged = merge_models(models, Combination("single", (0.0, 1.0, 0.0)))
+    np.testing.assert_array_equal(predict(merged), predict(models[1]))
+    assert kernels(merged) == 2

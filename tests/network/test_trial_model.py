@@ -20,11 +20,11 @@ BIG = ("data=sample", "backbone=mobilenet_v2_035", "backbone.weights=null", "bac
 
 @pytest.fixture
 def bench(composed, config):
-    """A job, the models of its trials and what one reads: IMAGES at its cut; and the network."""
+    """Build a job, the models of its trials, a function that returns IMAGES at a cut, and the network."""
 
-    def make(*overrides, of=None):
+    def make(*overrides, base=None):
         overrides = ("fit.epochs=4", "fit.batch_size=8", *overrides)
-        job = to_search_config(composed(*of, *overrides)) if of else config(*overrides)
+        job = to_search_config(composed(*base, *overrides)) if base else config(*overrides)
         network = load_network(job.backbone, job.seed)
 
         def inputs(cut):
@@ -32,7 +32,7 @@ def bench(composed, config):
                 return IMAGES
             return keras.ops.convert_to_numpy(prefix(network.backbone, "minus_one_to_one", [cut])(IMAGES))
 
-        return job, TrialModels(job, network, STEPS, [0, 10] if of else [0, 2, 5]), inputs, network
+        return job, TrialModels(job, network, STEPS, [0, 10] if base else [0, 2, 5]), inputs, network
 
     return make
 
@@ -42,22 +42,18 @@ def fitted(trial, inputs):
     return np.array([history[name] for name in sorted(history)])
 
 
-def values_of(job, **changed):
-    return with_values(job, changed)
-
-
 @pytest.mark.parametrize(
-    ("of", "depth", "covers"),
+    ("base", "depth", "scope"),
     [(None, 0, "head"), (None, 2, "head_and_backbone"), (None, 5, "head_and_backbone"), (BIG, 10, "head_and_backbone")],
 )
-def test_training_the_suffix_is_training_the_whole_model(bench, of, depth, covers):
-    """Plain Keras on whole images is the reference: the same losses, the same final weights."""
-    job, models, inputs, network = bench(f"model.l2_scope={covers}", "schedule=cosine_warmup", of=of)
-    # On other backends the masks are drawn from the same state in another way.
+def test_training_the_suffix_equals_training_the_full_model(bench, base, depth, scope):
+    """Plain Keras on images, the reference, has equal losses and final weights."""
+    job, models, inputs, network = bench(f"model.l2_scope={scope}", "schedule=cosine_warmup", base=base)
+    # Other backends sample different dropout masks from the same state.
     dropout = 0.4 if keras.backend.backend() == "tensorflow" else 0.0
-    values = values_of(job, unfreeze_depth=depth, dropout=dropout, l2=0.01)
+    values = with_values(job, {"unfreeze_depth": depth, "dropout": dropout, "l2": 0.01})
     trial = models.new_trial(values, seed=5)
-    found = fitted(trial, inputs)
+    losses = fitted(trial, inputs)
 
     reference = build_model(values, total_steps=STEPS)
     next(layer for layer in reference.layers if isinstance(layer, keras.Model)).set_weights(network.weights)
@@ -65,24 +61,24 @@ def test_training_the_suffix_is_training_the_whole_model(bench, of, depth, cover
     pooled = keras.Input(reference.get_layer("pool").output.shape[1:])
     _copy_head(keras.Model(pooled, plain_head(pooled, values.model)), reference)
     history = reference.fit(IMAGES, LABELS, epochs=3, batch_size=8, shuffle=False, verbose=0).history
-    np.testing.assert_allclose(found, [history[name] for name in sorted(history)], rtol=2e-4)
-    for one, other in zip(models.full_model(trial).get_weights(), reference.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(losses, [history[name] for name in sorted(history)], rtol=2e-4)
+    for weights, expected in zip(models.full_model(trial).get_weights(), reference.get_weights(), strict=True):
+        np.testing.assert_allclose(weights, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_a_trial_does_not_depend_on_those_before_it(bench):
+def test_trial_does_not_depend_on_earlier_trials(bench):
     job, models, inputs, _ = bench()
-    values = values_of(job, unfreeze_depth=5, dropout=0.3)
+    values = with_values(job, {"unfreeze_depth": 5, "dropout": 0.3})
     fresh = fitted(models.new_trial(values, seed=5), inputs)
-    other = values_of(job, unfreeze_depth=5, dropout=0.5, l2=0.1, peak_lr=0.05)
+    other = with_values(job, {"unfreeze_depth": 5, "dropout": 0.5, "l2": 0.1, "peak_lr": 0.05})
     assert not np.allclose(fitted(models.new_trial(other, seed=6), inputs), fresh)
-    fitted(models.new_trial(values_of(job, unfreeze_depth=2), seed=7), inputs)
+    fitted(models.new_trial(with_values(job, {"unfreeze_depth": 2}), seed=7), inputs)
     np.testing.assert_array_equal(fitted(models.new_trial(values, seed=5), inputs), fresh)
 
 
-def test_every_hyperparameter_of_a_used_model_counts_and_so_does_the_seed(bench):
+def test_every_hyperparameter_and_the_seed_affect_a_reused_model(bench):
     job, models, inputs, _ = bench("schedule=cosine")
-    values = values_of(job, unfreeze_depth=2, dropout=0.4)
+    values = with_values(job, {"unfreeze_depth": 2, "dropout": 0.4})
     one = fitted(models.new_trial(values, seed=5), inputs)
     others = {"dropout": 0.0, "l2": 0.5, "peak_lr": 0.1, "warmup_fraction": 0.5, "final_fraction": 1.0}
     for name, value in others.items():
@@ -91,27 +87,27 @@ def test_every_hyperparameter_of_a_used_model_counts_and_so_does_the_seed(bench)
     assert not np.allclose(one, fitted(models.new_trial(values, seed=6), inputs), rtol=1e-5)
 
 
-def test_keras_knows_every_variable_that_a_trial_sets(bench):
-    """One that it does not know is a constant to a compiled step of JAX."""
+def test_keras_tracks_every_variable_that_a_trial_sets(bench):
+    """An untracked variable is a constant in a compiled JAX step."""
     job, models, _, _ = bench("fit.precision=mixed_float16")
-    trial = models.new_trial(values_of(job), seed=1)
-    known = {id(variable) for variable in [*trial.model.variables, *trial.model.optimizer.variables]}
-    set_by_us = [trial.rates, trial.settings.dropout, trial.settings.l2, *trial.seeds]
-    assert all(id(variable) in known for variable in [*set_by_us, *(variable for variable, _ in trial.initial)])
+    trial = models.new_trial(job, seed=1)
+    tracked = {id(variable) for variable in [*trial.model.variables, *trial.model.optimizer.variables]}
+    variables = [trial.rates, trial.settings.dropout, trial.settings.l2, *trial.seeds]
+    assert all(id(variable) in tracked for variable in [*variables, *(variable for variable, _ in trial.initial)])
 
 
-def test_a_promoted_trial_starts_in_the_middle_of_its_schedule(bench):
+def test_promoted_trial_starts_in_the_middle_of_its_schedule(bench):
     job, models, _, _ = bench("schedule=cosine")
-    values = values_of(job, peak_lr=0.5)
+    values = with_values(job, {"peak_lr": 0.5})
     trial = models.new_trial(values, seed=1, first_step=6)
     assert float(trial.model.optimizer.learning_rate) == pytest.approx(0.25, rel=1e-4)
     trial = models.new_trial(values, seed=1)
     assert float(trial.model.optimizer.learning_rate) == pytest.approx(0.5)
 
 
-def test_saved_weights_come_back(bench, tmp_path):
+def test_saved_weights_are_restored(bench, tmp_path):
     job, models, inputs, _ = bench()
-    values = values_of(job, unfreeze_depth=2)
+    values = with_values(job, {"unfreeze_depth": 2})
     trial = models.new_trial(values, seed=1)
     fitted(trial, inputs)
     p_dog = trial.model.predict(inputs(trial.cut), verbose=0)
@@ -123,34 +119,34 @@ def test_saved_weights_come_back(bench, tmp_path):
 
 
 @pytest.mark.parametrize(("depth", "kernels"), [(0, 0), (10, 3)])
-def test_the_whole_model_says_what_was_trained_and_nothing_else_has_moved(bench, depth, kernels, tmp_path):
-    job, models, inputs, network = bench(of=BIG)
-    trial = models.new_trial(values_of(job, unfreeze_depth=depth, peak_lr=0.01), seed=3)
+def test_full_model_predicts_like_the_trial_and_frozen_weights_are_unchanged(bench, depth, kernels, tmp_path):
+    job, models, inputs, network = bench(base=BIG)
+    trial = models.new_trial(with_values(job, {"unfreeze_depth": depth, "peak_lr": 0.01}), seed=3)
     fitted(trial, inputs)
-    whole = models.full_model(trial)
+    final = models.full_model(trial)
     expected = trial.model.predict(inputs(trial.cut), verbose=0)
-    np.testing.assert_allclose(whole.predict(IMAGES, verbose=0), expected, atol=1e-5)
-    whole.save(tmp_path / "model.keras")
+    np.testing.assert_allclose(final.predict(IMAGES, verbose=0), expected, atol=1e-5)
+    final.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), expected, atol=1e-5)
     trained = {variable.path for variable in trial.backbone.trainable_variables}
     assert len(trained) == kernels
     for variable, before in zip(trial.backbone.weights, network.weights, strict=True):
-        moved = not np.array_equal(keras.ops.convert_to_numpy(variable), before)
-        assert moved == (variable.path in trained), variable.path
+        changed = not np.array_equal(keras.ops.convert_to_numpy(variable), before)
+        assert changed == (variable.path in trained), variable.path
 
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_other_precisions_train_and_give_float32_probabilities(bench, precision):
+def test_mixed_precision_training_returns_float32_probabilities(bench, precision):
     job, models, inputs, _ = bench(f"fit.precision={precision}")
-    trial = models.new_trial(values_of(job, unfreeze_depth=2), seed=5)
-    found = fitted(trial, inputs)
+    trial = models.new_trial(with_values(job, {"unfreeze_depth": 2}), seed=5)
+    losses = fitted(trial, inputs)
     p_dog = trial.model.predict(inputs(trial.cut), verbose=0)
     assert p_dog.dtype == np.float32
-    whole = models.full_model(trial)
-    assert {weight.dtype for weight in whole.weights} == {"float32"}
-    # What is shipped computes in float32; what was scored in training did not.
-    difference = np.abs(whole.predict(IMAGES, verbose=0) - p_dog)
+    final = models.full_model(trial)
+    assert {weight.dtype for weight in final.weights} == {"float32"}
+    # The final model computes in float32, unlike the model scored in training.
+    difference = np.abs(final.predict(IMAGES, verbose=0) - p_dog)
     assert 0 < difference.max() < 0.05
     assert keras.config.dtype_policy().name == "float32"
-    np.testing.assert_array_equal(fitted(models.new_trial(trial.config, seed=5), inputs), found)
+    np.testing.assert_array_equal(fitted(models.new_trial(trial.config, seed=5), inputs), losses)

@@ -7,7 +7,7 @@ from catsdogs.config.schema import HyperparameterConfig
 from catsdogs.tuning.oracles import declare_space
 
 
-def test_the_space_is_declared_as_written():
+def test_space_is_declared_to_keras_tuner():
     space = {
         "unfreeze_depth": HyperparameterConfig("choice", values=[0, 10]),
         "dropout": HyperparameterConfig("float", low=0.1, high=0.5, step=0.1),
@@ -18,8 +18,8 @@ def test_the_space_is_declared_as_written():
     declare_space(space, hp)
     assert [type(p).__name__ for p in hp.space] == ["Choice", "Float", "Float", "Int"]
     for seed in range(50):
-        drawn = {p.name: p.random_sample(seed) for p in hp.space}
-        assert drawn["unfreeze_depth"] in (0, 10)
-        assert drawn["dropout"] == pytest.approx(round(drawn["dropout"], 1))
-        assert 1e-6 <= drawn["l2"] <= 1e-3
-        assert drawn["dense_units"] % 32 == 0
+        sampled = {p.name: p.random_sample(seed) for p in hp.space}
+        assert sampled["unfreeze_depth"] in (0, 10)
+        assert sampled["dropout"] == pytest.approx(round(sampled["dropout"], 1))
+        assert 1e-6 <= sampled["l2"] <= 1e-3
+        assert sampled["dense_units"] % 32 == 0
