@@ -1,7 +1,7 @@
-"""Keras model -> its forward pass by the fastest faithful engine that is installed.
+"""Inference engines: the forward pass of a Keras model by the fastest installed engine that matches Keras.
 
-MobileNetV2 at 224 px on two cores: OpenVINO 300 images/s, the frozen TensorFlow graph 130, Keras' own predict 90; all
-in float32, and within 1e-5 of each other (`benchmarks/fill.py`).
+MobileNetV2 at 224 px on two cores: OpenVINO 300 images/s, a frozen TensorFlow graph 130, Keras' predict 90. All compute
+in float32 and agree to 1e-5 (`benchmarks/fill.py`).
 """
 
 from __future__ import annotations
@@ -24,84 +24,84 @@ from catsdogs.network.devices import accelerators, without_distribution
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
 
-# Engines that work in float32 agree to about 5e-6 of the largest value; bfloat16 or a wrong output is off by 1e-2.
+# Engines that compute in float32 agree to about 5e-6 of the largest value; bfloat16 or a wrong output differs by 1e-2.
 TOLERANCE = 1e-4
 
-# More than OpenVINO takes at once for images of 224 px and above, so that the probe also covers a batch in parts.
+# More than OpenVINO processes at once for images of 224 px or larger, to test a batch in several parts too.
 _PROBE_IMAGES = 5
 
 _log = logging.getLogger(__name__)
 
 
 class _Unusable(Exception):
-    """Why an engine cannot be used for this model, here."""
+    """The reason why an engine cannot be used for a model on this machine."""
 
 
 @dataclass(frozen=True)
 class InferenceEngine:
-    """The forward pass of a model, with the weights that the model had when it was made.
+    """The forward pass of a model, with its weights at the time of construction.
 
-    It may be called from any thread, but from one at a time.
+    It may be called from any thread, but only from one at a time.
     """
 
-    name: str  # engine and version, for the keys of what it computes: "openvino 2026.4.1"
-    difference: float  # from Keras on the probe, as `difference` has it
+    name: str  # engine and version, recorded with its outputs: "openvino 2026.4.1"
+    difference: float  # `max_relative_error` to Keras on the probe
     run: Run
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         """Run the model in inference mode.
 
         Args:
-            images: (B, S, S, 3) uint8 or float32, RGB, 0..255; only read. Hundreds at once are somewhat faster than 32.
+            images: (B, S, S, 3) uint8 or float32, RGB, 0..255; not modified. Hundreds are slightly faster than 32.
 
         Returns:
-            float32 (B, ...), newly made, for every output of the model in its order.
+            A new array float32 (B, ...) for every output of the model, in order.
         """
         return self.run(images)
 
 
 def build_engine(model: keras.Model, engine: str = "auto") -> InferenceEngine:
-    """Hand a model to an engine, and make sure that it computes what Keras computes.
+    """Build an engine for a model and check its outputs against Keras.
 
-    A few made-up images go through the engine and through Keras. An engine that differs by more than `TOLERANCE`, gives
-    values that are not finite, or cannot take the model is refused: with a warning and the next engine if engine is
-    auto, else with an error.
+    Both run on a few synthetic images. An engine is rejected if it differs by more than `TOLERANCE`, returns non-finite
+    values or cannot run the model. With `engine="auto"`, a warning is logged and the next engine is tried.
 
     Args:
         model: float32, from pixels (B, S, S, 3) in 0..255 to one output or a list of outputs. Later changes of its
-            weights may or may not show.
-        engine: openvino (on the CPU), tensorflow, keras, or auto: openvino if it is installed and Keras has no GPU,
-            else tensorflow, and keras where Keras' backend is another.
+            weights may have no effect on the engine.
+        engine: openvino (on the CPU), tensorflow, keras or auto. With auto, openvino is tried first if it is installed
+            and Keras has no GPU, then tensorflow if it is Keras' backend, then keras.
 
     Raises:
-        UserError: the engine that was asked for cannot be used, or the model gives values that are not finite.
+        UserError: the requested engine cannot be used, or the model returns non-finite values.
     """
     probe = _probe(model.input_shape[1])
     expected = _through_keras(model, probe)
     if not all(np.isfinite(output).all() for output in expected):
         raise UserError(
-            f"{model.name} turns images into values that are not finite: its weights are damaged, or of another network"
+            f"model {model.name}: outputs are not finite because its weights are corrupted or of another network; "
+            "download or train them again"
         )
-    for name in _in_order_of_speed() if engine == "auto" else [engine]:
+    for name in _engines_by_speed() if engine == "auto" else [engine]:
         try:
             return _checked(name, model, probe, expected)
         except _Unusable as problem:
             if engine != "auto":
-                raise UserError(f"features.engine={name}: {problem}; pass features.engine=auto") from problem
-            _log.warning("features.engine=auto: not %s for %s: %s", name, model.name, problem)
-    raise AssertionError("Keras differs from itself")
+                raise UserError(f"features.engine={name}: {problem}; set features.engine=auto") from problem
+            _log.warning("features.engine=auto: skipping %s for model %s: %s", name, model.name, problem)
+    raise AssertionError("Keras must match itself")
 
 
-def max_relative_error(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
-    """The largest |found - expected| relative to the largest |expected| of an output, and of all outputs the largest.
+def max_relative_error(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """Return the largest relative error of any output: max |output - expected| / max(1, max |expected|).
 
-    Where all of an output is below 1, relative to 1: probabilities that are next to nothing need not agree in theirs.
-    It is infinite where numbers of outputs, shapes or dtypes differ, or a value is not finite.
+    The denominator is at least 1, because tiny probabilities need not agree to all their digits. The error is infinite
+    if the number of outputs, a shape or a dtype differs, or a value is not finite.
     """
-    if [(a.shape, a.dtype) for a in found] != [(a.shape, a.dtype) for a in expected]:
+    if [(a.shape, a.dtype) for a in outputs] != [(a.shape, a.dtype) for a in expected]:
         return np.inf
     relative = [0.0]
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(outputs, expected, strict=True):
         relative.append(float(np.abs(a - b).max(initial=0)) / max(1.0, float(np.abs(b).max(initial=0))))
     return float(max(relative)) if np.isfinite(relative).all() else np.inf
 
@@ -109,32 +109,31 @@ def max_relative_error(found: Sequence[np.ndarray], expected: Sequence[np.ndarra
 def _checked(engine: str, model: keras.Model, probe: np.ndarray, expected: list[np.ndarray]) -> InferenceEngine:
     try:
         name, run = _ENGINES[engine](model)
-        found = run(probe)
+        outputs = run(probe)
     except _Unusable:
         raise
-    except Exception as error:  # what OpenVINO and TensorFlow raise of a model that they cannot take has no common base
+    except Exception as error:  # OpenVINO and TensorFlow have no common base class for unsupported models
         text = " ".join(str(error).split())[:200]
-        raise _Unusable(f"it cannot take the model ({type(error).__name__}: {text})") from error
-    off = max_relative_error(found, expected)
-    if not off <= TOLERANCE:
+        raise _Unusable(f"cannot run the model ({type(error).__name__}: {text})") from error
+    difference = max_relative_error(outputs, expected)
+    if not difference <= TOLERANCE:
         raise _Unusable(
-            f"{name} gives outputs that differ from Keras' by {off:.1e} of the largest value, where {TOLERANCE:.0e} is "
-            "allowed"
+            f"outputs of {name} differ from Keras by {difference:.1e} of the largest value (limit: {TOLERANCE:.0e})"
         )
-    return InferenceEngine(name, off, run)
+    return InferenceEngine(name, difference, run)
 
 
 def _probe(side: int) -> np.ndarray:
-    """(5, S, S, 3) uint8, always the same: patches of colour under noise, so that filters of every size answer."""
+    """Return fixed images (5, S, S, 3) uint8: noisy color patches, which excite filters of every size."""
     rng = np.random.default_rng(0)
     patch = -(-side // 4)
-    colours = rng.integers(0, 256, (_PROBE_IMAGES, 4, 4, 3)).repeat(patch, axis=1).repeat(patch, axis=2)
+    colors = rng.integers(0, 256, (_PROBE_IMAGES, 4, 4, 3)).repeat(patch, axis=1).repeat(patch, axis=2)
     noise = rng.integers(-40, 41, (_PROBE_IMAGES, side, side, 3))
-    return np.clip(colours[:, :side, :side] + noise, 0, 255).astype(np.uint8)
+    return np.clip(colors[:, :side, :side] + noise, 0, 255).astype(np.uint8)
 
 
-def _in_order_of_speed() -> list[str]:
-    """The engines that can work here; Keras itself is last and always can."""
+def _engines_by_speed() -> list[str]:
+    """Return the usable engines, fastest first; Keras is last and always usable."""
     engines = ["keras"]
     if keras.backend.backend() == "tensorflow":
         engines.insert(0, "tensorflow")
@@ -166,13 +165,13 @@ def _tensorflow_engine(model: keras.Model) -> tuple[str, Run]:
 
 
 def _frozen(model: keras.Model) -> Any:
-    """The model as one TensorFlow graph from float32 pixels, its weights constants.
+    """Return the model as one TensorFlow graph from float32 pixels, with constant weights.
 
-    With constants TensorFlow folds normalisation into the convolutions, which makes it 1.5 times as fast; and OpenVINO
-    reads such a graph in half the time of `openvino.convert_model`.
+    Constant weights let TensorFlow fold normalization into the convolutions, which is 1.5 times as fast. OpenVINO reads
+    such a graph in half the time of `openvino.convert_model`.
     """
     if keras.backend.backend() != "tensorflow":
-        raise _Unusable(f"it needs Keras' TensorFlow backend, and KERAS_BACKEND is {keras.backend.backend()}")
+        raise _Unusable(f"requires KERAS_BACKEND=tensorflow (now {keras.backend.backend()})")
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -193,11 +192,11 @@ def _openvino_engine(model: keras.Model) -> tuple[str, Run]:
 
 
 def _import_openvino() -> Any:
-    """OpenVINO, without telling its maker: its import sends a message, unless the package for that is missing."""
+    """Import OpenVINO without telemetry: hide the package through which its import reports usage."""
     telemetry = "openvino_telemetry"
     hidden = telemetry not in sys.modules
     if hidden:
-        sys.modules[telemetry] = None  # type: ignore[assignment]  # makes its import fail
+        sys.modules[telemetry] = None  # type: ignore[assignment]  # its import now fails
     try:
         import openvino
     except ImportError as error:
@@ -209,19 +208,19 @@ def _import_openvino() -> Any:
 
 
 class _OpenVino:
-    """A graph compiled by OpenVINO for a fixed number of images, several of which are under way at a time.
+    """A graph compiled by OpenVINO for small parts of a batch, processed in parallel.
 
-    Parts of a few images, one per stream, stay in a core's cache. A fixed number of them is a tenth faster than any
-    number, and what an image gives does not depend on how many came with it; the last part is filled up with black.
+    A part of a few images per stream fits into a core's cache. A fixed part size is 10% faster than a dynamic one and
+    makes outputs independent of the batch size. The last part is padded with black images.
     """
 
     def __init__(self, graph: Any, outputs: int) -> None:
         side = graph.inputs[0].partial_shape[1].get_length()
-        # The fastest of 1, 2, 4, 8, 16 at 224 px; in proportion for other sizes.
+        # The fastest of 1, 2, 4, 8 and 16 images at 224 px, scaled to other image sizes.
         self._part = int(np.clip(200_000 // side**2, 1, 16))
         graph.reshape([self._part, side, side, 3])
         self._graph = graph
-        # By name: in the graph's own order, output 10 comes before output 2.
+        # By name, because the graph sorts output 10 before output 2.
         self._outputs = [f"Identity_{i}:0" if i else "Identity:0" for i in range(outputs)]
         self._queues = {np.dtype(np.uint8): self._queue("u8")}
 
@@ -233,28 +232,28 @@ class _OpenVino:
         try:
             for start in range(0, len(images), part):
                 chunk = images[start : start + part]
-                # Copied, not shared: a request that was given the caller's memory keeps it, and a later one that
-                # copies its pixels would copy them there.
-                queue.start_async([self._filled_up(chunk)], (results, start), share_inputs=False)
+                # Not shared: a request keeps memory that is shared with it, and would overwrite the caller's pixels
+                # when it is reused.
+                queue.start_async([self._pad(chunk)], (results, start), share_inputs=False)
         finally:
             queue.wait_all()
         return results
 
-    def _filled_up(self, images: np.ndarray) -> np.ndarray:
+    def _pad(self, images: np.ndarray) -> np.ndarray:
         if len(images) == self._part:
             return images
-        full = np.zeros((self._part, *images.shape[1:]), images.dtype)
-        full[: len(images)] = images
-        return full
+        padded = np.zeros((self._part, *images.shape[1:]), images.dtype)
+        padded[: len(images)] = images
+        return padded
 
     def _queue(self, pixels: str) -> Any:
         import openvino
         from openvino.preprocess import PrePostProcessor
 
-        converting = PrePostProcessor(self._graph.clone())
-        converting.input().tensor().set_element_type(getattr(openvino.Type, pixels))
-        # Pinned, the streams of several jobs would share the first cores and leave the others idle. The precision is
-        # not left to OpenVINO, which takes bfloat16 where the processor has it.
+        processor = PrePostProcessor(self._graph.clone())
+        processor.input().tensor().set_element_type(getattr(openvino.Type, pixels))
+        # With CPU pinning, several jobs would share the first cores and leave the others idle. The precision is set,
+        # because OpenVINO defaults to bfloat16 on processors that support it.
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "THROUGHPUT",
@@ -263,13 +262,13 @@ class _OpenVino:
         limit = thread_limit()
         if limit is not None:
             settings["INFERENCE_NUM_THREADS"] = limit
-        queue = openvino.AsyncInferQueue(openvino.Core().compile_model(converting.build(), "CPU", settings))
-        queue.set_callback(self._keep)
+        queue = openvino.AsyncInferQueue(openvino.Core().compile_model(processor.build(), "CPU", settings))
+        queue.set_callback(self._copy_outputs)
         return queue
 
-    def _keep(self, request: Any, place: tuple[list[np.ndarray], int]) -> None:
-        """Copy what a finished request gives to its place, before the next one takes its memory."""
-        results, start = place
+    def _copy_outputs(self, request: Any, target: tuple[list[np.ndarray], int]) -> None:
+        """Copy the outputs of a finished request, before the next request overwrites them."""
+        results, start = target
         for result, name in zip(results, self._outputs, strict=True):
             rows = result[start : start + self._part]
             rows[:] = request.get_tensor(name).data[: len(rows)]

@@ -1,4 +1,4 @@
-"""Network + images + view -> what the key of stored activations covers."""
+"""Keys of stored activations, computed from everything that determines their values."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from catsdogs.data.augment import CACHE_VERSION, is_identity
 from catsdogs.data.views import LiveViews, View
 from catsdogs.network.backbones import LoadedBackbone
 
-_FORMAT = 1  # to be counted up when what is stored under a key changes
+_FORMAT = 1  # increment when the meaning of stored values changes
 
 
 def identity(network: LoadedBackbone, pixels: LiveViews, pixels_key: str, view: View) -> dict[str, Any]:
-    """All that decides the activations of a view, apart from the cut, as plain JSON.
+    """Return everything that determines the activations of a view, apart from the cut, as plain JSON.
 
-    Not the engine, which agrees with Keras to rounding.
+    The engine is omitted, because all engines agree with Keras up to rounding.
 
     Args:
         pixels_key: `images.pixels_key` of the images that are stored together.
     """
     settings = network.settings
-    found: dict[str, Any] = {
+    inputs: dict[str, Any] = {
         "format": _FORMAT,
         "preprocessing": settings.preprocessing,
         "image_size": settings.image_size,
@@ -35,15 +35,15 @@ def identity(network: LoadedBackbone, pixels: LiveViews, pixels_key: str, view: 
         "pixels": pixels_key,
         "view": ["plain", 0],
     }
-    # Training views of images that are not augmented are the images as they are.
+    # Without augmentation, training views are the original images.
     if view.kind == "train" and not is_identity(pixels.augmentation):
-        found["view"] = [view.kind, view.number]
-        found["augmentation"] = dataclasses.asdict(pixels.augmentation)
-        found["seed"] = pixels.seed
-        found["augment"] = [CACHE_VERSION, cv2.__version__]
-    return found
+        inputs["view"] = [view.kind, view.number]
+        inputs["augmentation"] = dataclasses.asdict(pixels.augmentation)
+        inputs["seed"] = pixels.seed
+        inputs["augment"] = [CACHE_VERSION, cv2.__version__]
+    return inputs
 
 
 def digest(value: Any) -> str:
-    """64 hexadecimal digits of plain JSON."""
+    """Return the SHA-256 of plain JSON, 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

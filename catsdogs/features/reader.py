@@ -1,8 +1,7 @@
-"""Rows + view -> activations at a cut: from the store, or computed by the engine.
+"""Activations of rows in a view at a cut, read from the store or computed by the engine.
 
-What lies below a cut is a fixed function, so its activations for an image and a view are the same in every trial, and
-in every job that shares network, images, augmentation and seed. They are filled view by view, when a view is first
-asked for, for all cuts of the job in one forward pass.
+Below a cut the network is a fixed function. All trials, and all jobs with the same network, images, augmentation and
+seed, therefore share activations. A view is filled when it is first read, for all cuts of the job in one forward pass.
 """
 
 from __future__ import annotations
@@ -34,27 +33,23 @@ from catsdogs.network.cut import PIXELS, Cut, prefix
 
 log = logging.getLogger(__name__)
 
-# Images that go through the network at a time.
-CHUNK = 64
+CHUNK = 64  # images per call of the engine
+
+_LIVE = (
+    "computing activations for every batch instead, which is slower (to fix: free disk space, raise features.max_gib, "
+    "lower features.views, or set features.dtype=float16)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class JobImages:
-    """The images of a job and the views in which they are read.
-
-    Attributes:
-        pixels: views of all images.
-        hashes: SHA-256 of every image.
-        train_rows: rows that are read in training views; int.
-        validation_rows: rows that are read unaugmented; int.
-        views: number of distinct training views.
-    """
+    """The images of a job and the views in which they are read."""
 
     pixels: LiveViews
-    hashes: Sequence[str]
-    train_rows: np.ndarray
-    validation_rows: np.ndarray
-    views: int
+    hashes: Sequence[str]  # SHA-256 of every image
+    train_rows: np.ndarray  # int, read in training views
+    validation_rows: np.ndarray  # int, read unaugmented
+    views: int  # number of distinct training views
 
 
 class FeatureReader:
@@ -107,18 +102,18 @@ class FeatureReader:
         self.problem: UserError | None = None
 
     def prepare(self) -> None:
-        """Say how large the activations are, store them where there is room, and fill what every trial needs first."""
+        """Log the size of the activations, decide whether to store them, and compute those needed by every trial."""
         if not self._cuts:
-            log.info("no part of the network is frozen: there is nothing to store")
+            log.info("activation cache not used: no layer of the network is frozen")
         if self._stored:
-            self._settle()
+            self._choose_storage()
         for cut, view in self._keys:
             if self._stored and view.number == 0:
                 self._activations(cut, view)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Around all reading: the UserError that it ended with is raised as it was, and no fill outlives it."""
+        """Re-raise the original UserError of a failed read, and stop all fills on exit."""
         try:
             yield
         except Exception:
@@ -126,28 +121,28 @@ class FeatureReader:
                 raise self.problem from None
             raise
         finally:
-            # Another thread may be in the middle of a fill, as after Ctrl-C.
+            # Another thread may still be filling, for example after Ctrl-C.
             self._closed.set()
-            # TensorFlow keeps what its threads have read from, and the maps would count as memory of this process.
+            # TensorFlow keeps this object alive, and open memory maps count as memory of this process.
             self._open.clear()
 
     def summary(self) -> dict[str, Any]:
-        """For the record: how the inputs came about."""
+        """Return the `features` of result.json: how the inputs were computed."""
         return {
             "stored": self._stored,
             "views": self.views,
             "dtype": self._settings.dtype if self._stored else "float32",
             "cuts": {cut.layer: list(cut.shape) for cut in self._cuts},
-            # Empty where everything was stored before.
+            # Empty if all activations were already stored.
             "engines": sorted({engine.name for engine in self._engines.values()}),
         }
 
     def at_cut(self, cut: Cut) -> Views:
-        """The inputs of the part of the network above this cut."""
-        return self._pixels if cut.layer == PIXELS else _AtCut(self, cut)
+        """Return the inputs of the suffix above this cut."""
+        return self._pixels if cut.layer == PIXELS else _CutViews(self, cut)
 
     def read(self, cut: Cut, rows: np.ndarray, view: View) -> np.ndarray:
-        """Activations float32 (B, *cut.shape) of these rows, seen through this view."""
+        """Return the activations float32 (B, *cut.shape) of these rows in this view."""
         if self._stored and (cut, view) in self._keys:
             indices = self._indices[view.kind][rows]
             if (indices >= 0).all() and (stored := self._activations(cut, view)) is not None:
@@ -155,96 +150,94 @@ class FeatureReader:
         with self._lock:
             return self._forward((cut,))(self._pixels.read(rows, view))[0]
 
-    def _settle(self) -> None:
-        """Decide between stored and live, and say so."""
+    def _choose_storage(self) -> None:
+        """Store the activations if there is room, otherwise compute them live, and log the decision."""
         sizes = {
             key: bytes_of(cut.shape, len(self._rows[view.kind]), self._settings.dtype)
             for (cut, view), key in self._keys.items()
         }
         missing = sum(size for key, size in sizes.items() if self._store.open(key) is None)
-        what = (
-            f"activations of {self.views} views of {len(self._rows['train'])} images and of {len(self._rows['plain'])} "
-            f"validation images at {', '.join(f'{cut.layer} ({cut.values:,} values)' for cut in self._cuts)}"
+        images = (
+            f"{self.views} views of {len(self._rows['train'])} images and {len(self._rows['plain'])} validation images "
+            f"at {', '.join(f'{cut.layer} ({cut.values:,} values)' for cut in self._cuts)}"
         )
         room = self._store.room(keep=sizes)
         if missing > room:
-            log.warning(
-                f"{what}: {binary_size(missing)} to be stored, but there is room for {binary_size(room)}; they are "
-                "computed anew for every batch, which is slower (free the disk, raise features.max_gib, or take fewer "
-                "features.views or features.dtype=float16)"
-            )
+            shortage = f"{binary_size(missing)} needed, {binary_size(room)} available"
+            log.warning("activation cache for %s: %s; %s", images, shortage, _LIVE)
             self._stored = False
             return
-        log.info("%s: %s, of which %s to be filled", what, binary_size(sum(sizes.values())), binary_size(missing))
+        total = binary_size(sum(sizes.values()))
+        log.info("Activation cache for %s: %s in total, %s to compute", images, total, binary_size(missing))
 
     def _activations(self, cut: Cut, view: View) -> StoredActivations | None:
-        """What is stored of a view, filled if need be; None if it could not be."""
+        """Return the stored activations of a view, after filling it if needed; None if it cannot be stored."""
         with self._lock:
             if (cut, view) not in self._open:
                 key = self._keys[cut, view]
                 try:
-                    found = self._store.open(key)
-                    if found is None:
+                    stored = self._store.open(key)
+                    if stored is None:
                         self._fill(view)
-                        found = self._store.open(key)
-                    if found is None:  # two jobs that do not fit together would go on so
-                        raise StoreFull("another job evicted the activations of a view as soon as they were stored")
+                        stored = self._store.open(key)
+                    if stored is None:  # two jobs that do not fit together would evict each other forever
+                        raise StoreFull("another job evicted activations as soon as they were stored")
                 except StoreFull as error:
-                    log.warning("%s; activations are computed anew for every batch from here on", error)
+                    log.warning("%s; %s", error, _LIVE)
                     self._stored = False
                     return None
                 except UserError as error:
                     self.problem = error
                     raise
-                self._open[cut, view] = found
+                self._open[cut, view] = stored
             return self._open[cut, view]
 
     def _fill(self, view: View) -> None:
-        told = {
+        about = {
             **dataclasses.asdict(self._network.settings),
             "view": f"{view.kind} {view.number}",
             "augmentation": dataclasses.asdict(self._pixels.augmentation),
             "engine": self._forward(tuple(self._cuts)).name,
         }
-        wanted = [EntrySpec(self._keys[cut, view], cut.shape, {**told, "cut": cut.layer}) for cut in self._cuts]
+        specs = [EntrySpec(self._keys[cut, view], cut.shape, {**about, "cut": cut.layer}) for cut in self._cuts]
         images, dtype = len(self._rows[view.kind]), self._settings.dtype
         produce = partial(self._produce, view)
-        self._store.fill(self._groups[view], wanted, images, dtype, produce, self._keys.values())
+        self._store.fill(self._groups[view], specs, images, dtype, produce, self._keys.values())
 
     def _produce(self, view: View, indices: list[int]) -> Iterator[Sequence[np.ndarray]]:
-        """Activations of all images of a view, chunk by chunk, at the cuts of these indices."""
+        """Yield the activations of a view at the cuts of these indices, in chunks of images."""
         rows = self._rows[view.kind]
-        seen = "validation images" if view.kind == "plain" else f"training view {view.number + 1} of {self.views}"
-        what = f"activations of {seen}"
+        source = "validation images" if view.kind == "plain" else f"training view {view.number + 1}/{self.views}"
+        label = f"activations of {source}"
         forward = self._forward(tuple(self._cuts))
-        began = time.monotonic()
+        start_time = time.monotonic()
         chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
         # Threads augment the chunks ahead while the network runs.
-        for images in in_threads(lambda chunk: self._pixels.read(chunk, view), chunks, what, ahead=4):
+        for images in in_threads(lambda chunk: self._pixels.read(chunk, view), chunks, label, ahead=4):
             if self._closed.is_set():
-                raise InterruptedError("the job has ended")
+                raise InterruptedError("the job has stopped")
             outputs = forward(images)
             yield [outputs[index] for index in indices]
-        seconds = time.monotonic() - began
-        log.info("%s: %d images in %s (%.0f/s)", what, len(rows), format_duration(seconds), len(rows) / seconds)
+        seconds = time.monotonic() - start_time
+        log.info("%s: %d images in %s (%.0f/s)", label, len(rows), format_duration(seconds), len(rows) / seconds)
 
     def _forward(self, cuts: tuple[Cut, ...]) -> InferenceEngine:
         if cuts not in self._engines:
             model = prefix(self._network.backbone, self._network.settings.preprocessing, cuts)
             engine = self._engines[cuts] = build_engine(model, self._settings.engine)
-            log.info("frozen part by %s, within %.0e of Keras", engine.name, engine.difference)
+            log.info("frozen prefix runs on %s, difference from Keras: %.0e", engine.name, engine.difference)
         return self._engines[cuts]
 
 
 @dataclasses.dataclass(frozen=True)
-class _AtCut:
-    """`Views` at one cut."""
+class _CutViews:
+    """The activations at one cut, as `Views`."""
 
     features: FeatureReader
     cut: Cut
 
     def read(self, rows: np.ndarray, view: View) -> np.ndarray:
-        """float32 (B, *cut.shape)."""
+        """Return the activations of these rows, float32 (B, *cut.shape)."""
         return self.features.read(self.cut, rows, view)
 
 

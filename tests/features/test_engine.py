@@ -17,7 +17,7 @@ from catsdogs.features import engine
 from catsdogs.features.engine import TOLERANCE, build_engine, max_relative_error
 from catsdogs.network.backbones import build_backbone, preprocess
 
-# Not `pytest.importorskip`: an import of OpenVINO that is not the engine's tells its maker.
+# Not `pytest.importorskip`, because importing OpenVINO outside of the engine sends telemetry.
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
 every_engine = pytest.mark.parametrize("name", [pytest.param("openvino", marks=needs_openvino), "tensorflow", "keras"])
 QUICK = ("mobilenet_v2_035", "small_cnn")
@@ -29,7 +29,7 @@ BACKBONES = [
 
 @pytest.fixture(scope="module")
 def model():
-    """Two outputs of different rank, of a network with normalisation, dropout and a strided convolution."""
+    """Return a network with two outputs of different rank, normalization, dropout and a strided convolution."""
     keras.utils.set_random_seed(3)
     inputs = keras.Input((24, 24, 3))
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
@@ -41,7 +41,7 @@ def model():
     dropped = keras.layers.Dropout(0.5)(keras.layers.BatchNormalization()(pooled))
     outputs = [keras.layers.Dense(1, activation="sigmoid")(dropped), middle]
     model = keras.Model(inputs, outputs)
-    # A new normalisation does nothing, so an engine that left it out would not be noticed.
+    # A new normalization has no effect, so the test would not detect an engine that omits it.
     rng = np.random.default_rng(5)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -59,7 +59,7 @@ def by_keras(model, pixels):
 
 
 @every_engine
-def test_an_engine_gives_what_keras_gives_for_every_size_of_batch(model, name):
+def test_every_engine_agrees_with_keras_for_every_batch_size(model, name):
     forward = build_engine(model, name)
     assert forward.name.startswith(name)
     assert forward.name[-1].isdigit()
@@ -67,38 +67,37 @@ def test_an_engine_gives_what_keras_gives_for_every_size_of_batch(model, name):
     for count in (1, 3, 32, 33):
         pixels = images(count, seed=count)
         pixels.setflags(write=False)  # stored pixels are mapped read-only
-        found, expected = forward(pixels), by_keras(model, pixels)
-        assert [output.dtype for output in found] == [np.float32, np.float32]
-        assert max_relative_error(found, expected) < 1e-5
-        between = pixels.astype(np.float32) * np.float32(0.003)  # whole numbers, which must not be rounded
-        assert max_relative_error(forward(between), by_keras(model, between)) < 1e-5
+        outputs, expected = forward(pixels), by_keras(model, pixels)
+        assert [output.dtype for output in outputs] == [np.float32, np.float32]
+        assert max_relative_error(outputs, expected) < 1e-5
+        fractions = pixels.astype(np.float32) * np.float32(0.003)  # must not be rounded to integers
+        assert max_relative_error(forward(fractions), by_keras(model, fractions)) < 1e-5
 
 
 @every_engine
-def test_what_an_image_gives_does_not_depend_on_its_batch_or_on_later_calls(model, name):
+def test_outputs_of_an_image_do_not_depend_on_its_batch_or_on_later_calls(model, name):
     forward, pixels = build_engine(model, name), images(70)
-    together = forward(pixels)  # these may be written to, and an engine could keep their memory
-    kept = [output.copy() for output in together]
-    with ThreadPoolExecutor(1) as other:
-        assert (
-            max_relative_error(other.submit(forward, pixels[40:41]).result(), [part[40:41] for part in together]) < 1e-5
-        )
-    # Neither contiguous nor in the same order.
-    assert max_relative_error(forward(pixels[::-2]), [output[::-2] for output in together]) < 1e-5
-    for output, copy in zip(together, kept, strict=True):
+    outputs = forward(pixels)  # writable pixels: an engine could keep their memory
+    copies = [output.copy() for output in outputs]
+    with ThreadPoolExecutor(1) as thread:
+        single = thread.submit(forward, pixels[40:41]).result()
+    assert max_relative_error(single, [output[40:41] for output in outputs]) < 1e-5
+    # Not contiguous and in another order.
+    assert max_relative_error(forward(pixels[::-2]), [output[::-2] for output in outputs]) < 1e-5
+    for output, copy in zip(outputs, copies, strict=True):
         np.testing.assert_array_equal(output, copy)
     np.testing.assert_array_equal(pixels, images(70))
 
 
 @every_engine
-def test_a_dozen_outputs_come_in_order(name):
+def test_twelve_outputs_are_returned_in_order(name):
     inputs = keras.Input((16, 16, 3))
     model = keras.Model(inputs, [keras.layers.Conv2D(width, 1)(inputs) for width in range(1, 13)])
     assert [output.shape[-1] for output in build_engine(model, name)(images(2, 16))] == list(range(1, 13))
 
 
 @needs_openvino
-def test_openvino_is_imported_without_its_telemetry_and_heeds_the_limit_of_threads(model, monkeypatch):
+def test_openvino_is_imported_without_telemetry_and_obeys_the_thread_limit(model, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     run: Any = build_engine(model, "openvino").run
     assert len(run._queues[np.dtype(np.uint8)]) == 1
@@ -107,7 +106,7 @@ def test_openvino_is_imported_without_its_telemetry_and_heeds_the_limit_of_threa
 
 
 @needs_openvino
-def test_auto_takes_the_fastest_that_is_installed(model, monkeypatch):
+def test_auto_selects_the_fastest_installed_engine(model, monkeypatch):
     assert build_engine(model).name.startswith("openvino")
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert build_engine(model).name.startswith("tensorflow")
@@ -116,23 +115,23 @@ def test_auto_takes_the_fastest_that_is_installed(model, monkeypatch):
     assert build_engine(model).name.startswith("tensorflow")
 
 
-def sentence_of(*arguments):
+def error_of(*arguments):
     with pytest.raises(UserError) as caught:
         build_engine(*arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_an_engine_that_is_not_there_is_reported(model, monkeypatch):
+def test_engine_that_is_not_available_is_refused(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert "catsdogs[fast]" in sentence_of(model, "openvino")
+    assert "catsdogs[fast]" in error_of(model, "openvino")
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    assert "KERAS_BACKEND is jax" in sentence_of(model, "tensorflow")
+    assert "KERAS_BACKEND=tensorflow (now jax)" in error_of(model, "tensorflow")
     assert build_engine(model).name.startswith("keras (jax)")
 
 
 def off_by(share):
-    """A TensorFlow engine whose second output is off by a share of its largest value, or of 1."""
+    """Return a TensorFlow engine with an error of this share in its second output, as `max_relative_error`."""
 
     def make(model):
         def run(pixels):
@@ -151,43 +150,43 @@ def fails(model):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "reason"),
     [(off_by(3 * TOLERANCE), "3.0e-04"), (off_by(np.nan), "inf"), (fails, "RuntimeError: no operation Named Warp")],
 )
-def test_an_engine_that_differs_from_keras_or_cannot_take_the_model_is_refused(model, monkeypatch, caplog, make, said):
+def test_engine_that_differs_or_fails_is_refused(model, monkeypatch, caplog, make, reason):
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setitem(engine._ENGINES, "tensorflow", make)
     assert build_engine(model).name.startswith("keras")
     (record,) = [record for record in caplog.records if record.name == "catsdogs.features.engine"]
-    assert "not tensorflow" in record.getMessage()
-    assert said in record.getMessage()
-    assert said in sentence_of(model, "tensorflow")
+    assert "features.engine=auto: skipping tensorflow" in record.getMessage()
+    assert reason in record.getMessage()
+    assert reason in error_of(model, "tensorflow")
 
 
-def test_an_engine_that_is_as_good_as_keras_is_taken_and_weights_that_are_not_numbers_are_refused(model, monkeypatch):
+def test_engine_within_the_tolerance_is_used_and_weights_that_are_not_finite_are_refused(model, monkeypatch):
     monkeypatch.setitem(engine._ENGINES, "tensorflow", off_by(TOLERANCE / 3))
     assert build_engine(model, "tensorflow").difference == pytest.approx(TOLERANCE / 3, rel=0.1)
     inputs = keras.Input((16, 16, 3))
-    assert "not finite" in sentence_of(keras.Model(inputs, keras.layers.Rescaling(np.nan)(inputs)))
+    assert "not finite" in error_of(keras.Model(inputs, keras.layers.Rescaling(np.nan)(inputs)))
 
 
-def test_the_difference_is_relative_to_the_largest_value_of_each_output():
-    def one(*values):
+def test_relative_error_is_relative_to_the_largest_value_of_each_output():
+    def array(*values):
         return np.array(values, dtype=np.float32)
 
-    assert max_relative_error([one(1, -4)], [one(1, -4)]) == 0
-    assert max_relative_error([one(1, -3)], [one(1, -4)]) == 0.25
-    assert max_relative_error([one(1, -3), one(1)], [one(1, -4), one(2)]) == 0.5
-    assert max_relative_error([one(0)], [one(0)]) == 0
-    # Probabilities: a logit of -9.2 that is off by 0.7 doubles one that is next to nothing.
-    assert max_relative_error([one(2e-4)], [one(1e-4)]) == pytest.approx(1e-4)
-    for wrong in ([one(0, 0)], [], [one(np.nan)], [np.zeros(1)]):
-        assert max_relative_error(wrong, [one(0)]) == np.inf
+    assert max_relative_error([array(1, -4)], [array(1, -4)]) == 0
+    assert max_relative_error([array(1, -3)], [array(1, -4)]) == 0.25
+    assert max_relative_error([array(1, -3), array(1)], [array(1, -4), array(2)]) == 0.5
+    assert max_relative_error([array(0)], [array(0)]) == 0
+    # An error of 0.7 in a logit of -9.2 doubles the tiny probability.
+    assert max_relative_error([array(2e-4)], [array(1e-4)]) == pytest.approx(1e-4)
+    for wrong in ([array(0, 0)], [], [array(np.nan)], [np.zeros(1)]):
+        assert max_relative_error(wrong, [array(0)]) == np.inf
 
 
 @needs_openvino
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_openvino_takes_every_backbone_with_its_classifier(composed, backbone):
+def test_openvino_runs_every_backbone_with_a_classifier(composed, backbone):
     side = 64 if backbone == "small_cnn" else 96
     config = to_search_config(composed("data.train=x", f"backbone={backbone}")).backbone
     network = build_backbone(dataclasses.replace(config, weights=None, image_size=side))

@@ -36,7 +36,7 @@ def network(config):
 
 @pytest.fixture
 def make(network, training_data, tmp_path):
-    """Features of `training_data` at the cuts of depths 0 and 2, in one cache."""
+    """Build readers of `training_data` at the cuts of depths 0 and 2, with one cache."""
 
     def build(settings=SETTINGS, network=network, pixels=training_data.views, views=2, hashes=HASHES, train=None):
         cuts = [find_cut(network.backbone, depth) for depth in (0, 2)]
@@ -49,7 +49,7 @@ def make(network, training_data, tmp_path):
 
 @pytest.fixture
 def fills(monkeypatch):
-    """Views that were computed to be stored."""
+    """List of the views that were computed and stored, in order."""
     views = []
     produce = FeatureReader._produce
 
@@ -65,7 +65,7 @@ def fills(monkeypatch):
 @pytest.mark.parametrize(
     ("view", "rows"), [(ORIGINAL, [59, 40, 41]), (ORIGINAL, [3, 59]), (View("train", 1), [3, 39, 0, 3])]
 )
-def test_what_is_read_is_what_keras_makes_of_the_view(make, network, training_data, mode, view, rows):
+def test_activations_equal_those_of_keras(make, network, training_data, mode, view, rows):
     features = make(dataclasses.replace(SETTINGS, mode=mode))
     rows = np.array(rows)
     images = training_data.views.read(rows, view).astype("float32")
@@ -73,33 +73,33 @@ def test_what_is_read_is_what_keras_makes_of_the_view(make, network, training_da
         cut = find_cut(network.backbone, depth)
         below = prefix(network.backbone, network.settings.preprocessing, [cut])
         expected = keras.ops.convert_to_numpy(below(images, training=False))
-        found = features.at_cut(cut).read(rows, view)
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        activations = features.at_cut(cut).read(rows, view)
+        assert activations.dtype == np.float32
+        np.testing.assert_allclose(activations, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_view_is_computed_once_for_all_cuts_jobs_and_studies(make, network, fills):
+def test_view_is_computed_once_for_all_cuts_jobs_and_studies(make, network, fills):
     for _ in range(2):
         features = make()
         features.prepare()
         for depth in (2, 0):
-            at = features.at_cut(find_cut(network.backbone, depth))
-            at.read(np.array([1, 2]), View("train", 0))
-            at.read(np.array([1, 2]), View("train", 1))
-            at.read(np.array([50]), ORIGINAL)
+            views = features.at_cut(find_cut(network.backbone, depth))
+            views.read(np.array([1, 2]), View("train", 0))
+            views.read(np.array([1, 2]), View("train", 1))
+            views.read(np.array([50]), ORIGINAL)
     assert sorted(fills) == [("plain", 0), ("train", 0), ("train", 1)]
-    told = features.summary()
-    assert (told["stored"], told["views"]) == (True, 2)
-    assert list(told["cuts"].values()) == [[8], [8, 8, 4]]
-    # Of nine views only those that are read.
+    summary = features.summary()
+    assert (summary["stored"], summary["views"]) == (True, 2)
+    assert list(summary["cuts"].values()) == [[8], [8, 8, 4]]
+    # Only the views that are read are computed.
     features = make(views=9)
     features.prepare()
     features.at_cut(find_cut(network.backbone, 2)).read(np.array([0]), View("train", 4))
     assert fills[3:] == [("train", 4)]
 
 
-@pytest.mark.parametrize("what", ["weights", "preprocessing", "augmentation", "seed", "image", "order", "dtype"])
-def test_another_input_is_another_entry(make, config, training_data, fills, what):
+@pytest.mark.parametrize("setting", ["weights", "preprocessing", "augmentation", "seed", "image", "order", "dtype"])
+def test_every_input_is_part_of_the_key(make, config, training_data, fills, setting):
     make().prepare()
     fills.clear()
     old = training_data.views
@@ -114,76 +114,76 @@ def test_another_input_is_another_entry(make, config, training_data, fills, what
         "order": lambda: {"train": training_data.train_rows[::-1]},
         "dtype": lambda: {"settings": dataclasses.replace(SETTINGS, dtype="float16")},
     }
-    make(**changes[what]()).prepare()
+    make(**changes[setting]()).prepare()
     assert ("train", 0) in fills
     # Validation images are not augmented.
-    assert (("plain", 0) in fills) == (what in ("weights", "preprocessing", "dtype"))
+    assert (("plain", 0) in fills) == (setting in ("weights", "preprocessing", "dtype"))
 
 
-def test_images_that_are_not_augmented_share_views_across_seeds(make, training_data, fills):
-    still = AugmentationConfig(0.0, 0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, "reflect")
+def test_unaugmented_views_are_shared_across_seeds(make, training_data, fills):
+    identity = AugmentationConfig(0.0, 0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, "reflect")
     old = training_data.views
     for seed in (1, 2):
-        make(pixels=LiveViews(old._pixels, old._keys, still, seed), views=1).prepare()
+        make(pixels=LiveViews(old._pixels, old._keys, identity, seed), views=1).prepare()
     assert sorted(fills) == [("plain", 0), ("train", 0)]
-    assert distinct_views(SETTINGS, still, epochs=5) == 1
-    # Else there are as many as epochs, up to a bound.
-    moves = dataclasses.replace(still, flip_probability=0.5)
+    assert distinct_views(SETTINGS, identity, epochs=5) == 1
+    # With augmentation, one view per epoch up to a limit.
+    moves = dataclasses.replace(identity, flip_probability=0.5)
     assert [distinct_views(SETTINGS, moves, epochs) for epochs in (1, 10, 30)] == [1, 10, 10]
     assert distinct_views(dataclasses.replace(SETTINGS, views=20), moves, 30) == 20
 
 
-def test_where_there_is_no_room_the_same_is_computed_for_every_batch(make, network, fills, caplog):
+def test_activations_are_computed_for_every_batch_if_there_is_no_room(make, network, fills, caplog):
     rows, view, cut = np.array([1, 5]), View("train", 0), find_cut(network.backbone, 2)
     expected = make().at_cut(cut).read(rows, view)
     fills.clear()
     features = make(dataclasses.replace(SETTINGS, max_gib=1e-6), views=3)
     with caplog.at_level(logging.WARNING):
         features.prepare()
-    assert "computed anew for every batch" in caplog.text
+    assert "computing activations for every batch instead" in caplog.text
     assert "3 views of 40 images" in caplog.text
     np.testing.assert_allclose(features.at_cut(cut).read(rows, view), expected, rtol=1e-5, atol=1e-6)
     assert fills == []
 
 
 @pytest.mark.parametrize(
-    ("fill", "said"),
-    [(Mock(side_effect=StoreFull("the disk is full")), "the disk is full"), (Mock(), "another job evicted")],
+    ("fill", "message"),
+    [(Mock(side_effect=StoreFull("out of disk")), "out of disk"), (Mock(), "another job evicted")],
 )
-def test_where_the_store_fails_meanwhile_the_job_goes_on(make, network, monkeypatch, caplog, fill, said):
+def test_job_continues_if_the_store_fails(make, network, monkeypatch, caplog, fill, message):
     rows, cut = np.array([1, 5]), find_cut(network.backbone, 2)
     expected = make(dataclasses.replace(SETTINGS, mode="live")).at_cut(cut).read(rows, View("train", 1))
     features = make()
     features.prepare()
     monkeypatch.setattr(Store, "fill", fill)
     np.testing.assert_allclose(features.at_cut(cut).read(rows, View("train", 1)), expected, rtol=1e-5, atol=1e-6)
-    assert said in caplog.text
+    assert message in caplog.text
     assert not features.summary()["stored"]
 
 
-def test_a_cache_that_cannot_be_written_is_told_as_it_is(make, network, tmp_path):
+def test_cache_that_cannot_be_written_is_a_user_error(make, network, tmp_path):
     (tmp_path / "cache").write_text("")
     features = make()
 
     def through_keras():
         try:
             features.at_cut(find_cut(network.backbone, 2)).read(np.array([1]), View("train", 1))
-        except UserError as error:  # on its way through TensorFlow's threads it becomes another error
+        except UserError as error:  # TensorFlow's threads raise another error
             raise ValueError("PyFunc") from error
 
     with pytest.raises(UserError, match="cache=FOLDER"), features.reading():
         through_keras()
 
 
-def test_threads_that_want_the_same_view_fill_it_once(make, network, fills):
+def test_threads_that_read_the_same_view_fill_it_once(make, network, fills):
     features, cut = make(), find_cut(network.backbone, 2)
     with ThreadPoolExecutor(4) as threads:
-        read = list(threads.map(lambda _: features.at_cut(cut).read(np.arange(5), View("train", 0)), range(4)))
+        results = list(threads.map(lambda _: features.at_cut(cut).read(np.arange(5), View("train", 0)), range(4)))
     assert fills == [("train", 0)]
-    assert all((one == read[0]).all() for one in read)
+    assert all((result == results[0]).all() for result in results)
 
 
-def test_a_fill_ends_when_the_job_does(make, network, monkeypatch):
+def test_fill_stops_when_the_job_stops(make, network, monkeypatch):
     monkeypatch.setattr(features_module, "CHUNK", 8)
     features = make()
     with features.reading():
@@ -193,7 +193,7 @@ def test_a_fill_ends_when_the_job_does(make, network, monkeypatch):
     assert make()._store.entries() == []
 
 
-def test_float16_is_close(make, network):
+def test_float16_activations_are_close_to_float32(make, network):
     rows, view, cut = np.arange(40), View("train", 0), find_cut(network.backbone, 2)
     exact = make().at_cut(cut).read(rows, view)
     half = make(dataclasses.replace(SETTINGS, dtype="float16")).at_cut(cut).read(rows, view)
@@ -201,8 +201,8 @@ def test_float16_is_close(make, network):
 
 
 @pytest.mark.parametrize("depth", [0, 2])
-def test_stored_training_is_live_training(config, prepared, depth):
-    """The same views, live and stored: the same history, also where epochs come round to the first view."""
+def test_training_on_stored_views_equals_training_on_live_views(config, prepared, depth):
+    """The histories are equal, even after the epochs return to the first view."""
     histories = []
     for mode in ("stored", "live"):
         job = config("space.unfreeze_depth.values=[0,2]", "fit.epochs=3", "fit.batch_size=16", f"features.mode={mode}")

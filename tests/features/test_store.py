@@ -1,4 +1,4 @@
-"""What is stored is what was produced, whoever else fills, is killed, removes, or runs out of disk."""
+"""The store returns exactly the produced values, despite other processes, kills, removals and full disks."""
 
 from __future__ import annotations
 
@@ -25,43 +25,43 @@ from catsdogs.features.store import RESERVED_DISK_BYTES, Store
 
 SHAPE = (3, 2, 5)
 IMAGES = 23
-BYTES = IMAGES * 3 * 2 * 5 * 4  # of an entry of these in float32
+BYTES = IMAGES * 3 * 2 * 5 * 4  # of a float32 entry
 
 
 def digest(name):
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def wanted(*names):
+def specs(*names):
     return [EntrySpec(digest(name), SHAPE, {"cut": name}) for name in names]
 
 
 def values_of(name):
-    """(IMAGES, *SHAPE) float32 that belong to a name."""
+    """Return the values of a name, (IMAGES, *SHAPE) float32."""
     rng = np.random.default_rng(list(name.encode()))
     return rng.normal(2, 3, (IMAGES, *SHAPE)).astype(np.float32)
 
 
 def producing(*names, calls=None):
-    """Give the values of names in chunks of uneven size, and note what was asked for."""
+    """Return a `produce` of the values of names in chunks of uneven size; it appends its arguments to `calls`."""
     calls = [] if calls is None else calls
 
     def produce(missing):
         calls.append(missing)
         for start, end in ((0, 8), (8, 15), (15, IMAGES)):
-            yield [values_of(names[place])[start:end] for place in missing]
+            yield [values_of(names[index])[start:end] for index in missing]
 
     return produce
 
 
 def fill(store, *names, keep=(), group="group", dtype="float32", calls=None):
     keys = [digest(name) for name in keep]
-    store.fill(digest(group), wanted(*names), IMAGES, dtype, producing(*names, calls=calls), keys)
+    store.fill(digest(group), specs(*names), IMAGES, dtype, producing(*names, calls=calls), keys)
 
 
 def half(store, *chunks):
-    """What is read of these chunks after they were stored in float16."""
-    store.fill(digest("half"), wanted("half"), IMAGES, "float16", lambda _: iter([chunk] for chunk in chunks))
+    """Store these chunks in float16 and return the values that are read back."""
+    store.fill(digest("half"), specs("half"), IMAGES, "float16", lambda _: iter([chunk] for chunk in chunks))
     return read_all(store, "half")
 
 
@@ -75,12 +75,12 @@ def names_of(store):
 
 
 def used_before(store, name, seconds):
-    then = time.time() - seconds
-    os.utime(store.folder / digest(name) / "about.json", (then, then))
+    last_used = time.time() - seconds
+    os.utime(store.folder / digest(name) / "about.json", (last_used, last_used))
 
 
-def hidden(folder):
-    """What lies in the folder of a store beside its entries and its locks."""
+def unfinished(folder):
+    """Return the names of unfinished entries."""
     return [path.name for path in folder.iterdir() if path.name.startswith(".") and path.name != ".locks"]
 
 
@@ -89,7 +89,7 @@ def store(tmp_path):
     return Store(tmp_path / "features", 100 * BYTES)
 
 
-def test_any_order_and_repetition_reads_what_was_written_and_only_what_is_absent_is_produced(store):
+def test_reading_in_any_order_returns_the_written_values_and_only_missing_entries_are_produced(store):
     assert (store.entries(), store.open(digest("a")), store.clear()) == ([], None, 0)
     assert store.room([]) == 100 * BYTES
     assert not store.folder.exists()
@@ -104,7 +104,7 @@ def test_any_order_and_repetition_reads_what_was_written_and_only_what_is_absent
             read = activations.read(positions)
             assert (read.dtype, type(read)) == (np.float32, np.ndarray)
             np.testing.assert_array_equal(read, values_of(name)[positions])
-            read[:] = 7  # it belongs to the reader
+            read[:] = 7  # must not change the entry
     assert {entry.key for entry in store.entries()} == {digest(name) for name in names}
     entry = store.entries()[0]
     assert entry.bytes == BYTES == bytes_of(SHAPE, IMAGES, "float32") == 2 * bytes_of(SHAPE, IMAGES, "float16")
@@ -112,23 +112,23 @@ def test_any_order_and_repetition_reads_what_was_written_and_only_what_is_absent
 
 
 def test_float16_is_within_half_a_step_of_the_distance_from_the_mean(store):
-    """And far nearer than float16 as it is, where channels lie far from zero."""
+    """It is also much closer than plain float16 if channels are far from zero."""
     rng = np.random.default_rng(1)
     mean, std = np.array([1000, -300, 0, 50, 5]), np.array([1, 20, 3, 0.5, 2])
     values = rng.normal(mean, std, (IMAGES, *SHAPE)).astype(np.float32)
     read = half(store, values[:9], values[9:])
     assert read.dtype == np.float32
     error = np.abs(read - values)
-    # Half a step of float16, and what rounding the mean and the sum to float32 costs.
-    measured = values[:9].reshape(-1, 5).mean(axis=0)
-    assert (error <= 2.0**-11 * np.abs(values - measured) + 2.0**-22 * np.abs(values) + 1e-6).all()
+    # Half a step of float16, plus the rounding of the mean and the sum to float32.
+    mean_of_chunk = values[:9].reshape(-1, 5).mean(axis=0)
+    assert (error <= 2.0**-11 * np.abs(values - mean_of_chunk) + 2.0**-22 * np.abs(values) + 1e-6).all()
     raw = np.abs(values.astype(np.float16) - values)
     assert np.sqrt((error**2).mean()) < np.sqrt((raw**2).mean()) / 3
     assert store.entries()[0].bytes == BYTES // 2
 
 
-def test_float16_of_channels_that_the_first_chunk_does_not_show(store):
-    """Constant in the first chunk, or nearly so: exact if it stays so, and not squeezed to float16's range if not."""
+def test_float16_of_channels_that_are_nearly_constant_in_the_first_chunk(store):
+    """They are exact if they stay constant, and otherwise not clipped to the range of float16."""
     constant = np.full((IMAGES, *SHAPE), 3.1, np.float32)
     np.testing.assert_array_equal(half(store, constant), constant)
     store.clear()
@@ -146,54 +146,54 @@ def test_float16_of_channels_that_the_first_chunk_does_not_show(store):
     assert (read[20, ..., 3] > 40_000).all()
 
 
-def test_failing_midway_leaves_nothing_and_lets_go_of_the_lock(store):
+def test_failed_fill_leaves_no_files_and_releases_the_lock(store):
     def failing(missing):
         yield [values_of("a")[:8]]
         raise OSError(errno.ENOENT, "an image is gone")
 
     with pytest.raises(OSError, match="an image is gone"):
-        store.fill(digest("group"), wanted("a"), IMAGES, "float32", failing)
-    assert (store.entries(), hidden(store.folder)) == ([], [])
-    # The system itself refuses to write on: a limit on the size of files stands for the full disk.
+        store.fill(digest("group"), specs("a"), IMAGES, "float32", failing)
+    assert (store.entries(), unfinished(store.folder)) == ([], [])
+    # A limit on the file size simulates a full disk.
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES // 2, limits[1]))
-        with pytest.raises(StoreFull, match="full"):
+        with pytest.raises(StoreFull, match="out of disk"):
             fill(store, "a", "b")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (store.entries(), hidden(store.folder)) == ([], [])
+    assert (store.entries(), unfinished(store.folder)) == ([], [])
     fill(store, "a")
     np.testing.assert_array_equal(read_all(store, "a"), values_of("a"))
 
 
-def fill_slowly(folder, seconds_per_chunk, told):
-    """Fill "a", and tell of every chunk that is written."""
+def fill_slowly(folder, seconds_per_chunk, progress):
+    """Fill "a" and report every written chunk to a queue."""
 
-    def slowly(missing):
+    def produce(missing):
         for chunk in producing("a")(missing):
             yield chunk
-            told.put("written")
+            progress.put("written")
             time.sleep(seconds_per_chunk)
 
-    Store(folder, 10**9).fill(digest("group"), wanted("a"), IMAGES, "float32", slowly)
+    Store(folder, 10**9).fill(digest("group"), specs("a"), IMAGES, "float32", produce)
 
 
 @contextmanager
 def filling(folder, seconds_per_chunk):
-    """Another process, which has written the first chunk."""
+    """Start another process and wait until it has written the first chunk."""
     spawn = multiprocessing.get_context("spawn")
-    told = spawn.Queue()
-    process = spawn.Process(target=fill_slowly, args=(folder, seconds_per_chunk, told), daemon=True)
+    progress = spawn.Queue()
+    process = spawn.Process(target=fill_slowly, args=(folder, seconds_per_chunk, progress), daemon=True)
     process.start()
     try:
-        assert told.get(timeout=60) == "written"
+        assert progress.get(timeout=60) == "written"
         yield process
     finally:
         process.kill()
 
 
-def test_of_two_processes_one_fills(store):
+def test_only_one_of_two_processes_fills(store):
     calls: list[list[int]] = []
     with filling(store.folder, 0.3):
         fill(store, "a", calls=calls)
@@ -201,53 +201,53 @@ def test_of_two_processes_one_fills(store):
         np.testing.assert_array_equal(read_all(store, "a"), values_of("a"))
 
 
-def test_killed_fill_is_not_believed_and_is_cleaned_up(store):
+def test_fill_of_a_killed_process_is_ignored_and_removed(store):
     with filling(store.folder, 60) as process:
-        # It lives: what it fills is neither there, nor cleared, nor swept by the fill of another group.
+        # While the process runs, its entry is not visible, and neither clear nor another fill removes its files.
         assert (store.open(digest("a")), store.entries()) == (None, [])
         store.clear()
         fill(store, "b", group="other")
-        assert len(hidden(store.folder)) == 1
+        assert len(unfinished(store.folder)) == 1
         process.kill()
         process.join()
     assert store.open(digest("a")) is None
     fill(store, "a")
-    assert hidden(store.folder) == []
+    assert unfinished(store.folder) == []
     np.testing.assert_array_equal(read_all(store, "a"), values_of("a"))
 
 
-def test_nobody_waits_once_the_job_has_ended(store, caplog):
+def test_fill_stops_waiting_when_the_job_stops(store, caplog):
     caplog.set_level(logging.INFO, "catsdogs")
-    ended = threading.Event()
-    other = Store(store.folder, store.max_bytes, ended)
+    closed = threading.Event()
+    other = Store(store.folder, store.max_bytes, closed)
 
-    def waited_for(missing):
-        threading.Timer(1.5, ended.set).start()
+    def produce(missing):
+        threading.Timer(1.5, closed.set).start()
         with pytest.raises(UserError, match="Interrupted"):
             fill(other, "a")
         assert caplog.messages == ["waiting for another process to store the same activations"]
         yield [values_of("a")]
 
-    store.fill(digest("group"), wanted("a"), IMAGES, "float32", waited_for)
+    store.fill(digest("group"), specs("a"), IMAGES, "float32", produce)
     np.testing.assert_array_equal(read_all(store, "a"), values_of("a"))
 
 
-def test_least_recently_used_go_first(tmp_path):
+def test_least_recently_used_entries_are_evicted_first(tmp_path):
     store = Store(tmp_path, 3 * BYTES)
     for age, name in enumerate(["a", "b", "c"]):
         fill(store, name, group=name)
         used_before(store, name, 1000 - age)
-    reader = store.open(digest("a"))  # which is now the one used last
+    reader = store.open(digest("a"))  # now the most recently used
     assert names_of(store) == ["a", "c", "b"]
     fill(store, "d", group="d")
     assert names_of(store) == ["d", "a", "c"]
     fill(store, "e", "f", group="e")
     assert sorted(names_of(store)) == ["d", "e", "f"]
-    assert hidden(store.folder) == []
-    np.testing.assert_array_equal(reader.read(np.arange(IMAGES)), values_of("a"))  # it goes on with what is removed
+    assert unfinished(store.folder) == []
+    np.testing.assert_array_equal(reader.read(np.arange(IMAGES)), values_of("a"))  # still readable after its removal
 
 
-def test_kept_and_wanted_entries_stay(tmp_path):
+def test_kept_and_requested_entries_are_not_evicted(tmp_path):
     store = Store(tmp_path, 4 * BYTES)
     for age, name in enumerate(["kept", "wanted", "a", "b"]):
         fill(store, name)
@@ -258,18 +258,18 @@ def test_kept_and_wanted_entries_stay(tmp_path):
     for others in (["kept", "wanted"], ["kept"]):
         with pytest.raises(StoreFull):
             fill(store, "wanted", "d", "e", "f", keep=others)
-        assert sorted(names_of(store)) == ["b", "c", "kept", "wanted"]  # nothing was evicted in vain
+        assert sorted(names_of(store)) == ["b", "c", "kept", "wanted"]  # no useless eviction
     store.max_bytes = 2 * BYTES - 1
-    with pytest.raises(StoreFull, match=r"of 5\.4 KiB do not fit"):
+    with pytest.raises(StoreFull, match=r"5\.4 KiB of activations do not fit"):
         fill(store, "d", "e")
-    assert (store.room([]), hidden(store.folder)) == (2 * BYTES - 1, [])
+    assert (store.room([]), unfinished(store.folder)) == (2 * BYTES - 1, [])
 
 
-def test_entries_of_a_group_that_is_being_filled_stay(tmp_path):
+def test_entries_of_a_group_that_is_being_filled_are_not_evicted(tmp_path):
     store = Store(tmp_path, 2 * BYTES)
     fill(store, "a")
 
-    def meanwhile(missing):
+    def produce(missing):
         fill(store, "x", group="other")
         with pytest.raises(StoreFull):
             fill(store, "y", "z", group="third")
@@ -277,31 +277,31 @@ def test_entries_of_a_group_that_is_being_filled_stay(tmp_path):
         assert names_of(store) == ["a"]
         yield [values_of("b")]
 
-    store.fill(digest("group"), wanted("a", "b"), IMAGES, "float32", meanwhile)
+    store.fill(digest("group"), specs("a", "b"), IMAGES, "float32", produce)
     assert sorted(names_of(store)) == ["a", "b"]
     fill(store, "y", "z", group="third")
     assert sorted(names_of(store)) == ["y", "z"]
 
 
-def test_disk_is_never_filled(store, monkeypatch):
+def test_disk_reserve_stays_free(store, monkeypatch):
     fill(store, "a", group="first")
-    whole = 4 * BYTES + RESERVED_DISK_BYTES
+    disk = 4 * BYTES + RESERVED_DISK_BYTES
 
     def usage(folder):
-        return SimpleNamespace(free=whole - sum(entry.bytes for entry in store.entries()))
+        return SimpleNamespace(free=disk - sum(entry.bytes for entry in store.entries()))
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     assert (store.room([]), store.room([digest("a")])) == (4 * BYTES, 3 * BYTES)
-    with pytest.raises(StoreFull, match=r"its disk leave 8\.1 KiB for them$"):
+    with pytest.raises(StoreFull, match=r"the disk leave 8\.1 KiB$"):
         fill(store, "b", "c", "d", "e", keep=["a"])
     assert names_of(store) == ["a"]
     fill(store, "b", "c", "d", "e")
     assert sorted(names_of(store)) == ["b", "c", "d", "e"]
-    whole = 0
+    disk = 0
     assert store.room([digest(name) for name in "bcde"]) == 0
 
 
-def test_clear_by_days_and_nothing_that_is_not_its_own(store, monkeypatch):
+def test_clear_removes_old_and_unfinished_entries_only(store, monkeypatch):
     fill(store, "a", "b", "c", "left")
     (store.folder / digest("left")).rename(store.folder / f".filling-{digest('group')}-0123")  # by a killed process
     (store.folder / "notes.txt").write_text("mine")
@@ -309,27 +309,27 @@ def test_clear_by_days_and_nothing_that_is_not_its_own(store, monkeypatch):
     used_before(store, "a", 10 * 86400)
     used_before(store, "b", 2 * 86400)
     assert 2 * BYTES < store.clear(5, dry_run=True) < 2 * BYTES + 2000
-    assert (len(store.entries()), len(hidden(store.folder))) == (3, 1)
+    assert (len(store.entries()), len(unfinished(store.folder))) == (3, 1)
     assert 2 * BYTES < store.clear(5) < 2 * BYTES + 2000
-    assert (names_of(store), hidden(store.folder)) == (["c", "b"], [])
+    assert (names_of(store), unfinished(store.folder)) == (["c", "b"], [])
     assert 2 * BYTES < store.clear() < 2 * BYTES + 2000
     assert sorted(path.name for path in store.folder.iterdir()) == [".locks", "notes.txt", "photos"]
     assert store.clear() == 0
-    # Of a removal that is cut short no entry is left.
+    # An interrupted removal leaves no valid entry.
     fill(store, "a")
     monkeypatch.setattr(shutil, "rmtree", Mock(side_effect=OSError("killed")))
     store.clear()
     assert (store.entries(), store.open(digest("a"))) == ([], None)
 
 
-def test_full_store_that_may_only_be_read_serves(store, monkeypatch):
+def test_complete_read_only_store_is_sufficient(store, monkeypatch):
     fill(store, "a")
     shutil.rmtree(store.folder / ".locks")
-    (store.folder / ".locks").write_text("nothing can be locked here")
+    (store.folder / ".locks").write_text("not a folder")
     monkeypatch.setattr(os, "utime", Mock(side_effect=PermissionError("read-only")))
     fill(store, "a")
     np.testing.assert_array_equal(read_all(store, "a"), values_of("a"))
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cache=FOLDER"):
         fill(store, "b")
 
 
@@ -346,8 +346,8 @@ def test_full_store_that_may_only_be_read_serves(store, monkeypatch):
         ("channels.npy", None),
     ],
 )
-def test_damaged_entry_is_not_believed_and_filled_again(store, name, content):
-    def damage():
+def test_corrupted_entry_is_ignored_and_filled_again(store, name, content):
+    def corrupt():
         file = store.folder / digest("a") / name
         old = file.read_bytes()
         file.unlink()
@@ -356,11 +356,11 @@ def test_damaged_entry_is_not_believed_and_filled_again(store, name, content):
 
     fill(store, "a", "b", dtype="float16")
     before = read_all(store, "a")
-    damage()
+    corrupt()
     assert store.open(digest("a")) is None
     assert "b" in names_of(store)
     fill(store, "a", "b", dtype="float16")
     np.testing.assert_array_equal(read_all(store, "a"), before)
-    damage()
+    corrupt()
     store.clear()
     assert [path.name for path in store.folder.iterdir()] == [".locks"]
