@@ -1,4 +1,4 @@
-"""Entry point: what the cache holds, and clearing it. Runs without TensorFlow.
+"""Command that shows or clears the cache, without importing TensorFlow.
 
 python -m catsdogs.cache [show | clear [--unused-days DAYS | --everything] [--dry-run]] [--cache FOLDER]
 """
@@ -20,13 +20,13 @@ from catsdogs.base.files import binary_size
 from catsdogs.config.locations import add_cache_option, default_cache
 from catsdogs.features.store import Store
 
-# Folders of the cache beside `features`.
+# Folders of the cache, except `features`.
 _FOLDERS = {
     "pixels": "decoded images",
     "archives": "unpacked archives",
     "catalogues": "tables of images",
     "near_duplicates": "perceptual hashes",
-    "sample": "drawn archives",
+    "sample": "synthetic archives",
 }
 
 
@@ -34,7 +34,7 @@ def _cache(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     cache = options.cache
     if not cache.exists():
-        print(f"Cache: {cache} has not been made yet, so there is nothing in it.")
+        print(f"Cache: {cache} does not exist yet")
     elif options.action == "show":
         _show(cache)
     else:
@@ -45,38 +45,40 @@ def _cache(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="catsdogs-cache",
-        description="Show what the cache holds, or clear it. Whatever is cleared is made again when it is needed.",
+        description="Show the contents of the cache, or clear it. Cleared data is recreated when it is needed.",
     )
     parser.add_argument(
         "action",
         nargs="?",
         choices=("show", "clear"),
         default="show",
-        help="show: what is stored (default); clear: remove stored activations",
+        help="show: list the contents; clear: remove stored activations (default: show)",
     )
     add_cache_option(parser, "folder of the cache")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--unused-days", type=float, metavar="DAYS", help="clear: only activations not used for so many days"
+        "--unused-days", type=float, metavar="DAYS", help="with clear: remove only activations unused for DAYS days"
     )
     which.add_argument(
         "--everything",
         action="store_true",
-        help=f"clear: also delete folders {', '.join(_FOLDERS)} of the cache with all that is in them, your own files "
-        "too; only while nothing else runs",
+        help=f"with clear: also delete the folders {', '.join(_FOLDERS)} and all files in them, including your own; "
+        "use only while no other command runs",
     )
-    parser.add_argument("--dry-run", action="store_true", help="clear: say what would be freed, and remove nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="with clear: report what would be removed, without removing anything"
+    )
     options = parser.parse_args(arguments)
-    options.cache = options.cache.expanduser()  # no shell does it in --cache=~/folder
+    options.cache = options.cache.expanduser()  # shells do not expand --cache=~/folder
     cache, days = options.cache, options.unused_days
     if days is not None and not (days >= 0 and math.isfinite(days)):
-        raise UserError(f"--unused-days {days:g}: give a number of days, 0 or more")
+        raise UserError(f"--unused-days {days:g}: must be a finite number of days, at least 0")
     if options.action == "show" and (days is not None or options.everything or options.dry_run):
-        raise UserError("show: --unused-days, --everything and --dry-run are for clear; leave them out")
+        raise UserError("--unused-days, --everything, --dry-run: not supported with show; use clear, or remove them")
     if cache != default_cache() and not cache.exists():
-        raise UserError(f"--cache {cache}: there is no such folder; give that of an existing cache")
+        raise UserError(f"--cache {cache}: not found; pass the folder of an existing cache")
     if cache.exists() and not cache.is_dir():
-        raise UserError(f"{cache}: this is no folder; give that of the cache with --cache FOLDER")
+        raise UserError(f"{cache}: not a folder; pass the cache folder with --cache FOLDER")
     return options
 
 
@@ -85,50 +87,51 @@ def _show(cache: Path) -> None:
     used = f", last used {(time.time() - entries[0].last_used) / 86400:.1f} days ago" if entries else ""
     total = _bytes_in(cache / "features")
     print(f"features: {len(entries)} stored activations, {binary_size(total)}{used}")
-    for name, what in _FOLDERS.items():
+    for name, contents in _FOLDERS.items():
         size = _bytes_in(cache / name)
         total += size
-        print(f"{name}: {what}, {binary_size(size)}")
+        print(f"{name}: {contents}, {binary_size(size)}")
     print(f"Total: {binary_size(total)} in {cache}; {binary_size(shutil.disk_usage(cache).free)} free on its disk")
 
 
 def _clear(cache: Path, unused_days: float, everything: bool, dry_run: bool) -> None:
-    done = "Would free" if dry_run else "Freed"
+    action = "Would free" if dry_run else "Freed"
     store = Store(cache / "features", 0)
-    began = time.time()
+    cutoff = time.time() - unused_days * 86400
     freed = store.clear(unused_days, dry_run)
-    print(f"{done} {binary_size(freed)} of stored activations in {store.folder}")
-    staying = sum(entry.last_used <= began - unused_days * 86400 for entry in store.entries())
-    if staying and not dry_run:
-        print(f"{staying} of them stayed: being filled right now, or not yours to remove")
+    print(f"{action} {binary_size(freed)} of stored activations in {store.folder}")
+    skipped = sum(entry.last_used <= cutoff for entry in store.entries())
+    if skipped and not dry_run:
+        print(f"Skipped {skipped} stored activations: being filled, or permission denied")
     if not everything:
         return
-    for name, what in _FOLDERS.items():
+    for name, contents in _FOLDERS.items():
         size = _bytes_in(cache / name)
         if not dry_run and (cache / name).exists():
             try:
                 shutil.rmtree(cache / name)
             except OSError as error:
                 raise UserError(
-                    f"{error.filename or cache / name}: cannot be removed ({error.strerror or error}); "
-                    "check its permissions"
+                    f"{error.filename or cache / name}: cannot be removed; check its permissions "
+                    f"({error.strerror or error})"
                 ) from error
-        print(f"{done} {binary_size(size)} of {what}: the whole folder {cache / name}")
+        print(f"{action} {binary_size(size)} of {contents} in {cache / name}")
         freed += size
-    print(f"{done} {binary_size(freed)} in all")
+    print(f"{action} {binary_size(freed)} in total")
 
 
 def _bytes_in(folder: Path) -> int:
-    """Bytes of all files below a folder; links are not followed."""
+    """Return the bytes of all files below a folder, without following links."""
     size = 0
     for parent, _, names in os.walk(folder):
         for name in names:
-            with suppress(FileNotFoundError):  # removed by another process meanwhile
+            with suppress(FileNotFoundError):  # just removed by another process
                 size += os.lstat(os.path.join(parent, name)).st_size
     return size
 
 
 def main() -> int:
+    """Run the command and return its exit status."""
     return exit_status_of(_cache)
 
 

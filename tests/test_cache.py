@@ -23,7 +23,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """A cache with something in every folder of it, and something else beside them."""
+    """A cache with files in every folder, and one unrelated file."""
     folder = tmp_path / "cache"
     for name, size in {
         f"pixels/{DIGEST}.npy": 3 * 2**20,
@@ -46,7 +46,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache: Path) -> Command:
-    """Run the command line on the cache; exit status, standard output and standard error."""
+    """Run the command on the cache and return its exit status, stdout and stderr."""
     monkeypatch.setenv("CATSDOGS_CACHE", str(cache))
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -57,8 +57,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     return run
 
 
-def everything_in(folder: Path) -> list[str]:
-    """Every file but the locks, which stay."""
+def files_in(folder: Path) -> list[str]:
+    """Return all files except locks, which are never removed."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
     return sorted(file.relative_to(folder).as_posix() for file in files)
 
@@ -67,8 +67,8 @@ def stored_in(folder: Path) -> list[str]:
     return [entry.key for entry in Store(folder / "features", 0).entries()]
 
 
-def test_every_folder_has_its_line_and_showing_changes_nothing(command: Command, cache: Path) -> None:
-    before = everything_in(cache)
+def test_show_prints_every_folder_and_changes_no_file(command: Command, cache: Path) -> None:
+    before = files_in(cache)
     status, out, err = command()
     assert (status, err) == (0, "")
     assert command("show")[1].splitlines()[1:-1] == out.splitlines()[1:-1]
@@ -83,70 +83,68 @@ def test_every_folder_has_its_line_and_showing_changes_nothing(command: Command,
         "sample": "100 bytes",
     }
     assert total.startswith(f"Total: 5.5 MiB in {cache};")
-    assert everything_in(cache) == before
+    assert files_in(cache) == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "left"), [((), []), (("--unused-days", "7"), [NEW]), (("--unused-days", "8"), [NEW, OLD])]
+    ("arguments", "expected"), [((), []), (("--unused-days", "7"), [NEW]), (("--unused-days", "8"), [NEW, OLD])]
 )
 def test_clear_removes_activations_only(
-    command: Command, cache: Path, arguments: tuple[str, ...], left: list[str]
+    command: Command, cache: Path, arguments: tuple[str, ...], expected: list[str]
 ) -> None:
-    others = [file for file in everything_in(cache) if not file.startswith("features")]
+    others = [file for file in files_in(cache) if not file.startswith("features")]
     status, out, _ = command("clear", *arguments)
     assert status == 0
     assert re.search(r"Freed (51\d\.\d KiB|25\d\.\d KiB|0 bytes) of stored activations", out)
-    assert stored_in(cache) == left
-    assert [file for file in everything_in(cache) if not file.startswith("features")] == others
+    assert stored_in(cache) == expected
+    assert [file for file in files_in(cache) if not file.startswith("features")] == others
 
 
-def test_activations_that_are_being_filled_stay(command: Command, cache: Path) -> None:
+def test_activations_that_are_being_filled_are_skipped(command: Command, cache: Path) -> None:
     with FileLock(cache / "features" / ".locks" / f"{NEW}.lock"):
         out = command("clear")[1]
-    assert "1 of them stayed: being filled right now" in out
+    assert "Skipped 1 stored activations: being filled" in out
     assert stored_in(cache) == [NEW]
 
 
-def test_clear_everything_leaves_what_is_beside_it(command: Command, cache: Path, tmp_path: Path) -> None:
+def test_clear_everything_keeps_unrelated_files(command: Command, cache: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "1.jpg").write_text("mine")
     (cache / "archives" / "link").symlink_to(tmp_path / "elsewhere")
-    before = everything_in(cache)
-    _, told, _ = command("clear", "--everything", "--dry-run")
-    assert everything_in(cache) == before
-    assert command("clear", "--everything") == (0, told.replace("Would free", "Freed"), "")
-    assert everything_in(cache) == ["weights/mine.h5"]
+    before = files_in(cache)
+    _, dry_run, _ = command("clear", "--everything", "--dry-run")
+    assert files_in(cache) == before
+    assert command("clear", "--everything") == (0, dry_run.replace("Would free", "Freed"), "")
+    assert files_in(cache) == ["weights/mine.h5"]
     assert (tmp_path / "elsewhere" / "1.jpg").exists()
-    assert told.splitlines()[1] == f"Would free 3.0 MiB of decoded images: the whole folder {cache / 'pixels'}"
-    assert told.endswith("Would free 5.5 MiB in all\n")
-    # It is empty now, and may be cleared again; so may one that was never made.
-    assert command("clear", "--everything")[1].endswith("Freed 0 bytes in all\n")
+    assert dry_run.splitlines()[1] == f"Would free 3.0 MiB of decoded images in {cache / 'pixels'}"
+    assert dry_run.endswith("Would free 5.5 MiB in total\n")
+    # An empty and a missing cache can be cleared.
+    assert command("clear", "--everything")[1].endswith("Freed 0 bytes in total\n")
     shutil.rmtree(cache)
     assert command("clear", "--everything")[0] == 0
     assert not cache.exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("clear", "--unused-days", "-1"), "--unused-days -1"),
         (("clear", "--unused-days", "inf"), "--unused-days inf"),
-        (("--everything",), "are for clear"),
-        (("--cache", "nowhere"), "--cache nowhere: there is no such folder"),
-        (("--cache", __file__), "no folder"),
+        (("--everything",), "--everything, --dry-run: not supported with show"),
+        (("--cache", "nowhere"), "--cache nowhere: not found"),
+        (("--cache", __file__), f"{__file__}: not a folder"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(
-    command: Command, cache: Path, arguments: tuple[str, ...], told: str
-) -> None:
-    before = everything_in(cache)
+def test_invalid_arguments_are_refused(command: Command, cache: Path, arguments: tuple[str, ...], message: str) -> None:
+    before = files_in(cache)
     status, out, err = command(*arguments)
     assert (status, out) == (2, "")
-    assert re.fullmatch(f"error: .*{told}.*\n", err)
-    assert everything_in(cache) == before
+    assert re.fullmatch(f"error: .*{message}.*\n", err)
+    assert files_in(cache) == before
 
 
-def test_what_cannot_be_removed_is_told(command: Command, cache: Path, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_removed_is_reported(command: Command, cache: Path, tmp_path: Path) -> None:
     (cache / "pixels").rename(tmp_path / "elsewhere")
     (cache / "pixels").symlink_to(tmp_path / "elsewhere")
     status, _, err = command("clear", "--everything")
