@@ -55,11 +55,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="show: list the contents; clear: remove stored activations (default: show)",
     )
     add_cache_option(parser, "folder of the cache")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
+    selection = parser.add_mutually_exclusive_group()
+    selection.add_argument(
         "--unused-days", type=float, metavar="DAYS", help="with clear: remove only activations unused for DAYS days"
     )
-    which.add_argument(
+    selection.add_argument(
         "--everything",
         action="store_true",
         help=f"with clear: also delete the folders {', '.join(_FOLDERS)} and all files in them, including your own; "

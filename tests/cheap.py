@@ -1,7 +1,7 @@
-"""Jobs that train in no time: everything is real but the models, the images and Keras' training.
+"""Jobs without training time: the models, the images and Keras' training are fakes.
 
-A model is one number. Its log loss is a function of that number, which training moves by the seed and the epochs; so
-the weights of a promoted trial's parent, seeds and the number of epochs all show in the tables.
+A model is one number, and its log loss is a function of that number. Training changes the number by the seed and the
+epoch. The tables therefore depend on seeds, epochs and the weights of a promoted trial's parent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IMAGES = 12
 
 
 class Models:
-    """As `TrialModels`."""
+    """Fake of `TrialModels`."""
 
     def new_trial(self, config, seed, first_step=0):
         model = SimpleNamespace(number=seed / 2**31, values=config.model, train_on_batch=lambda *batch: None)
@@ -47,16 +47,16 @@ class Models:
 
 
 def log_loss(model):
-    """Of a model, in (0, 1)."""
+    """Return the log loss of a model, in (0, 1)."""
     values = model.values
     return 0.5 + 0.4 * math.sin(97 * model.number + 5 * values.dropout + 1e3 * values.l2 + values.unfreeze_depth)
 
 
 class Job:
-    """What stands in for Keras in `catsdogs.tuning.job.run_job`.
+    """Replacement of Keras in `catsdogs.tuning.job.run_job`.
 
     Attributes:
-        trained: a pair (first epoch, seed) for every training that began.
+        trained: a pair (first epoch, seed) for every training that started.
         before: called before every epoch with the number of the training, from 1; may raise.
     """
 
@@ -89,7 +89,7 @@ class Job:
 
             return TrialData(features, self.labels.astype(np.float32), tuple(folds)), Models()
 
-        # These take longer than all the rest.
+        # Slow parts of a job.
         monkeypatch.setattr("catsdogs.tuning.job._forget_models", lambda: None)
         monkeypatch.setattr("os.fsync", lambda handle: None)
         monkeypatch.setattr("catsdogs.tuning.job.load_dataset", lambda *arguments: self.dataset)
@@ -98,12 +98,12 @@ class Job:
         monkeypatch.setattr("catsdogs.tuning.tuner.Search._predictions", self.predictions)
 
     def reset(self) -> None:
-        """Raise no more, and count trainings from 0."""
+        """Disable `fail` and forget earlier trainings."""
         self.before = lambda training: None
         self.trained.clear()
 
     def fail(self, training: int, error: BaseException | type[BaseException]) -> None:
-        """Raise before every epoch of this training."""
+        """Raise this error before every epoch of a training."""
 
         def before(number: int) -> None:
             if number == training:
@@ -112,18 +112,18 @@ class Job:
         self.before = before
 
     def train(self, model, views, labels, fold, fit, *course):
-        """As `catsdogs.training.execution.train`; the last epoch is the best one."""
+        """Fake of `catsdogs.training.execution.train`; the last epoch is the best one and determines the score."""
         seed, first_epoch, epochs, listener, _ = course
         self.trained.append((first_epoch, seed))
-        found = []
+        epoch_scores = []
         for epoch in range(first_epoch, epochs):
             self.before(len(self.trained))
             model.number = math.modf(model.number * 1.7 + seed / 2**31 + epoch / 7)[0]
-            found.append({"epoch": epoch + 1, "loss": log_loss(model), "val_log_loss": log_loss(model)})
-            listener(epoch, 1.0, found[-1])
-        # A trial scores what its weights score.
-        history = pd.DataFrame(found).assign(val_log_loss=found[-1]["val_log_loss"], learning_rate=0.1, seconds=0.0)
-        return Training(history, epochs, found[-1]["val_log_loss"], 0.5)
+            epoch_scores.append({"epoch": epoch + 1, "loss": log_loss(model), "val_log_loss": log_loss(model)})
+            listener(epoch, 1.0, epoch_scores[-1])
+        score = epoch_scores[-1]["val_log_loss"]
+        history = pd.DataFrame(epoch_scores).assign(val_log_loss=score, learning_rate=0.1, seconds=0.0)
+        return Training(history, epochs, score, 0.5)
 
     def predictions(self, trial, rows):
         p_label = math.exp(-log_loss(trial.model))

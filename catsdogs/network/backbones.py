@@ -161,8 +161,8 @@ def _build(backbone: BackboneConfig) -> keras.Model:
             raise
         # keras.utils.get_file raises a bare Exception for every network failure.
         raise UserError(
-            "backbone.weights=imagenet: download failed; without a network, copy the file from another machine into "
-            "~/.keras/models or set backbone.weights=PATH (.weights.h5 or .h5); experiment=quickstart needs no weights "
+            "backbone.weights=imagenet: download failed; without a network, copy the weights into ~/.keras/models or "
+            "set backbone.weights=PATH (.weights.h5 or .h5); experiment=quickstart needs no weights "
             f"({first_line(error)})"
         ) from error
 

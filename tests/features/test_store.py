@@ -75,8 +75,7 @@ def names_of(store):
 
 
 def used_before(store, name, seconds):
-    last_used = time.time() - seconds
-    os.utime(store.folder / digest(name) / "about.json", (last_used, last_used))
+    os.utime(store.folder / digest(name) / "about.json", (time.time() - seconds,) * 2)
 
 
 def unfinished(folder):
