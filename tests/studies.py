@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from drawn import encoded, folder_of
 from filelock import FileLock
 from PIL import Image
+from synthetic_images import encoded, folder_of
 
 from catsdogs.base.files import write_csv, write_json
 from catsdogs.scoring.scores import log_loss_per_image, scores

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from documents import Document, assert_fetches_nothing
-from drawn import encoded, folder_of, scene, zip_of
 from studies import CHOICES, write_job
+from synthetic_images import encoded, folder_of, scene, zip_of
 
 from catsdogs import audit
 from catsdogs.base.errors import UserError

@@ -12,9 +12,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from documents import EVIL, Document, assert_fetches_nothing, write_hostile
-from drawn import encoded
 from PIL import Image
 from studies import CHOICES, IMAGES, ids, write_final, write_images, write_job, write_split, write_study
+from synthetic_images import encoded
 
 import catsdogs.comparison.page.writing as page_module
 from catsdogs.base.files import read_json

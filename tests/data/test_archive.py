@@ -14,9 +14,9 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from drawn import cats_and_dogs, folder_of, jpeg, zip_of
 from hypothesis import given
 from hypothesis import strategies as st
+from synthetic_images import cats_and_dogs, folder_of, jpeg, zip_of
 
 from catsdogs.base.errors import UserError
 from catsdogs.data.archive import image_paths, natural_key, open_images

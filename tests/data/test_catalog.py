@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from drawn import cats_and_dogs, encoded, folder_of, jpeg, picture, zip_of
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from synthetic_images import cats_and_dogs, encoded, folder_of, gradient, jpeg, zip_of
 
 from catsdogs.base.errors import UserError
 from catsdogs.data.archive import natural_key, open_images
@@ -88,7 +88,7 @@ def test_every_image_is_seen(tmp_path: Path) -> None:
         "train/cat.10.jpg": jpeg(1),
         "train/cat.2.jpg": jpeg(1)[:-200],
         "train/cat.1.jpg": b"",
-        "train/dog.1.png": encoded(picture(2, 40, 30), "PNG", exif=exif),
+        "train/dog.1.png": encoded(gradient(2, 40, 30), "PNG", exif=exif),
         "train/unknown.jpg": b"<html>",
     }
     table = catalogued(tmp_path, members)

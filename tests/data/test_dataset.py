@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from drawn import cats_and_dogs, encoded, folder_of, jpeg, scene, zip_of
+from synthetic_images import cats_and_dogs, encoded, folder_of, jpeg, scene, zip_of
 
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import DataConfig, SampleConfig, SplitConfig

@@ -13,8 +13,8 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import encoded, folder_of, jpeg, picture
 from PIL import Image
+from synthetic_images import encoded, folder_of, gradient, jpeg
 
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
@@ -25,7 +25,7 @@ from catsdogs.data.images import RESIZE, decode, in_threads, pixels
 
 
 def test_pixels_are_those_of_the_file_and_resized_by_pillow_to_a_square() -> None:
-    image = picture(2, 100, 60)
+    image = gradient(2, 100, 60)
     data = encoded(image, "PNG")
     array = decode(data, None)
     assert (array.dtype, array.flags.writeable) == (np.uint8, True)
@@ -43,7 +43,7 @@ STORED_BY = (
 
 @pytest.mark.parametrize(("orientation", "how"), list(enumerate(STORED_BY, start=1)))
 def test_image_is_turned_upright(orientation: int, how: str | None) -> None:
-    upright, exif = picture(3), Image.Exif()
+    upright, exif = gradient(3), Image.Exif()
     exif[0x0112] = orientation
     data = encoded(upright.transpose(Image.Transpose[how]) if how else upright, "PNG", exif=exif)
     np.testing.assert_array_equal(decode(data, None), np.asarray(upright))
@@ -93,13 +93,13 @@ def test_every_mode_becomes_rgb(image: Image.Image, form: str, options: dict[str
 
 @pytest.mark.parametrize("form", ["GIF", "MPO"])  # MPO: stereo images of phones
 def test_first_frame_counts(form: str) -> None:
-    data = encoded(picture(1), form, save_all=True, append_images=[picture(2)])
+    data = encoded(gradient(1), form, save_all=True, append_images=[gradient(2)])
     image = Image.open(io.BytesIO(data))
     assert (image.format, getattr(image, "n_frames", 1)) == (form, 2)
     np.testing.assert_array_equal(decode(data, None), np.asarray(image.convert("RGB")))
 
 
-ODD = bytearray(encoded(picture(1), "TIFF"))  # of which Pillow logs an error
+ODD = bytearray(encoded(gradient(1), "TIFF"))  # of which Pillow logs an error
 struct.pack_into("<H", ODD, ODD.index(struct.pack("<HHI", 277, 3, 1)) + 8, 45)  # SamplesPerPixel, a single short
 
 
@@ -110,9 +110,9 @@ struct.pack_into("<H", ODD, ODD.index(struct.pack("<HHI", 277, 3, 1)) + 8, 45)  
         (b"no image at all", "known format"),
         (jpeg(1)[:400], "Truncated"),
         (jpeg(1)[:-200], "truncated"),
-        (encoded(picture(1), "PNG")[:300], "truncated"),
-        (encoded(picture(1), "TIFF")[:200], "."),
-        (encoded(picture(1), "EPS"), "known format"),
+        (encoded(gradient(1), "PNG")[:300], "truncated"),
+        (encoded(gradient(1), "TIFF")[:200], "."),
+        (encoded(gradient(1), "EPS"), "known format"),
         (bytes(ODD), "not an image"),
         (encoded(Image.new("F", (4, 4)), "TIFF"), "mode F"),
         (encoded(Image.new("I", (4, 4)), "TIFF"), "mode I"),
@@ -132,7 +132,7 @@ def test_pillow_warns_nobody_of_large_images_and_bombs_do_not_decode(monkeypatch
     for policy in ("always", "error"):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter(policy)
-            np.testing.assert_array_equal(decode(encoded(picture(1), "PNG"), None), np.asarray(picture(1)))
+            np.testing.assert_array_equal(decode(encoded(gradient(1), "PNG"), None), np.asarray(gradient(1)))
             warnings.warn("not Pillow's", UserWarning, stacklevel=1) if policy == "always" else None
         assert [str(warning.message) for warning in caught] == (["not Pillow's"] if policy == "always" else [])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 30 // 2 - 1)

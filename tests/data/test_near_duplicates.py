@@ -6,8 +6,8 @@ import imagehash
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import encoded, folder_of, scene
 from PIL import Image, ImageEnhance
+from synthetic_images import encoded, folder_of, scene
 
 from catsdogs.data.archive import open_images
 from catsdogs.data.catalog import build_catalog

@@ -27,7 +27,7 @@ from catsdogs.data.sample.synthetic import synthetic_photo
 
 SETTINGS = SampleConfig(images_per_class=120, test_images=21, seed=3)
 FEW = SampleConfig(images_per_class=8, test_images=3, seed=3)
-# As `photograph` gives it.
+# What `synthetic_photo` returns: image and JPEG quality.
 TINY = (Image.new("RGB", (1, 1)), 75)
 
 
@@ -93,7 +93,7 @@ def test_draws_once_and_again_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_drawing_leaves_no_half_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample_module, "photograph", Mock(side_effect=[TINY, TINY, KeyboardInterrupt]))
+    monkeypatch.setattr(sample_module, "synthetic_photo", Mock(side_effect=[TINY, TINY, KeyboardInterrupt]))
     with pytest.raises(KeyboardInterrupt):
         sample_archives(FEW, tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -106,7 +106,7 @@ def test_a_few_training_images_are_mislabelled_and_no_test_image_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny = Mock(return_value=TINY)
-    monkeypatch.setattr(sample_module, "photograph", tiny)
+    monkeypatch.setattr(sample_module, "synthetic_photo", tiny)
     train, _ = sample_archives(SampleConfig(images_per_class=2000, test_images=1000, seed=1), tmp_path)
     drawn = [call.args[0] for call in tiny.call_args_list]
     named = [int("dog" in name) for name in members(train)]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from documents import EVIL, write_hostile
-from drawn import encoded, folder_of, scene
 from playwright.sync_api import Page, expect, sync_playwright
 from studies import picture, write_final, write_images, write_split, write_study
+from synthetic_images import encoded, folder_of, scene
 
 from catsdogs.base.files import read_json, write_csv, write_json
 from catsdogs.comparison.page.writing import write_report

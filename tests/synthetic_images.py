@@ -1,4 +1,4 @@
-"""Small drawn images and archives for the tests of the data stages."""
+"""Small synthetic images, and folders and zips of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 
-def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
-    """A picture without any symmetry: a gradient in every channel, and four corners that differ."""
+def gradient(seed: int, width: int = 40, height: int = 30) -> Image.Image:
+    """Return an asymmetric image: a gradient in every channel and four different corners."""
     y, x = np.mgrid[0:height, 0:width] / (max(width, height) - 1)
     phase = np.random.default_rng(seed).uniform(0, 1, 3)
     channels = [(200 * x + 30 * y + 255 * phase[0]), (60 * x + 180 * y + 255 * phase[1]), (90 * x * y + 255 * phase[2])]
@@ -21,7 +21,7 @@ def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
 
 
 def scene(seed: int, side: int = 96) -> Image.Image:
-    """Soft blobs, as different from one another as photographs are."""
+    """Return soft blobs; two seeds differ as much as two photographs."""
     coarse = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
 
@@ -33,7 +33,7 @@ def encoded(image: Image.Image, form: str = "JPEG", **options: object) -> bytes:
 
 
 def jpeg(seed: int) -> bytes:
-    return encoded(picture(seed))
+    return encoded(gradient(seed))
 
 
 def zip_of(path: Path, members: Mapping[Any, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
@@ -53,6 +53,6 @@ def folder_of(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def cats_and_dogs(cats: int, dogs: int, folder: str = "train/") -> dict[str, bytes]:
-    """Members named as Kaggle names them: cat.0.jpg, ..., dog.0.jpg, ...; every image is another one."""
+    """Return distinct images named as by Kaggle: cat.0.jpg, ..., dog.0.jpg, ..."""
     members = {f"{folder}cat.{number}.jpg": jpeg(number) for number in range(cats)}
     return members | {f"{folder}dog.{number}.jpg": jpeg(1000 + number) for number in range(dogs)}
