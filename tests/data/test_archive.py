@@ -32,26 +32,32 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 @given(st.lists(st.integers(min_value=0)), st.lists(st.text(alphabet="ab01２.", max_size=6), unique=True))
-def test_numbers_sort_as_numbers_and_no_two_names_alike(numbers: list[int], names: list[str]) -> None:
+def test_natural_key_sorts_numbers_and_separates_names(numbers: list[int], names: list[str]) -> None:
     assert sorted(map(str, numbers), key=natural_key) == [str(number) for number in sorted(numbers)]
     assert len({natural_key(name) for name in names}) == len(names)
-    some = ["cat.100", "cat.2", "dog.1", "cat.10", "cat.1", "10", "9", "cat"]
-    assert sorted(some, key=natural_key) == ["9", "10", "cat", "cat.1", "cat.2", "cat.10", "cat.100", "dog.1"]
+    ids = ["cat.100", "cat.2", "dog.1", "cat.10", "cat.1", "10", "9", "cat"]
+    assert sorted(ids, key=natural_key) == ["9", "10", "cat", "cat.1", "cat.2", "cat.10", "cat.100", "dog.1"]
 
 
-# What is good
+# Valid sources
 
 
 def test_zip_is_unpacked_into_the_cache_once(tmp_path: Path) -> None:
     images = {
         "train/cat.1.jpg": jpeg(1),
         "train/dog.2.JPEG": jpeg(2),
-        "train/Ünï cödé 猫.png": b"not looked into",
+        "train/Ünï cödé 猫.png": b"not decoded",
         "train/deep/er/x.TIFF": b"4",
         "CAT.1.JPG": b"7",
     }
-    rest = {"train/": b"", "README.md": b"text", "train/._cat.1.jpg": b"", "__MACOSX/cat.1.jpg": b"", ".no/3.jpg": b""}
-    members = images | rest | {"./train//y.webp": b"5", "windows\\z.gif": b"6"}
+    skipped = {
+        "train/": b"",
+        "README.md": b"text",
+        "train/._cat.1.jpg": b"",
+        "__MACOSX/cat.1.jpg": b"",
+        ".no/3.jpg": b"",
+    }
+    members = images | skipped | {"./train//y.webp": b"5", "windows\\z.gif": b"6"}
     source = zip_of(tmp_path / "with space" / "tráin.zip", members)
     folder = open_images(source, tmp_path / "my cache", ROOM)
     assert folder.digest == hashlib.sha256(source.read_bytes()).hexdigest()
@@ -69,7 +75,7 @@ def test_folder_is_used_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     source = folder_of(tmp_path / "my pets", members)
     folder_of(tmp_path / "elsewhere", {"1.jpg": b"x" * 10, "2.jpg": b"x" * 10})
     (source / "cats").symlink_to(tmp_path / "elsewhere")
-    (source / "cats" / "loop").symlink_to(source)  # no folder is entered twice
+    (source / "cats" / "loop").symlink_to(source)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in (source, Path("my pets"), Path("~/my pets")):
@@ -83,7 +89,7 @@ def test_folder_is_used_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert open_images(source, tmp_path / "cache", 0).digest == hashlib.sha256(listing.encode()).hexdigest()
 
 
-def test_of_processes_that_unpack_at_once_the_first_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_unpacking_keeps_the_first_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = zip_of(tmp_path / "train.zip", cats_and_dogs(3, 3))
     rename = os.rename
     monkeypatch.setattr(os, "rename", lambda one, other: rename(one, folder_of(other, {"first.jpg": b""})))
@@ -92,11 +98,11 @@ def test_of_processes_that_unpack_at_once_the_first_wins(tmp_path: Path, monkeyp
     assert list((tmp_path / "cache" / "archives").iterdir()) == [folder.root]
 
 
-# What is bad
+# Invalid sources
 
 
 def refused(source: Path, cache: Path, room: int = ROOM) -> str:
-    """The sentence that says why; nothing is left anywhere."""
+    """Return the error message; check that no file is left behind."""
     before = contents(source.parent)
     with pytest.raises(UserError) as caught:
         open_images(source, cache, room)
@@ -110,50 +116,49 @@ PAIR = {"train/cat.1.jpg": bytes(range(256)) * 40, "train/dog.2.jpg": b"B" * 100
 ENTRY = b"PK\x01\x02"  # of the central directory; the last one is that of dog.2
 
 
-def entry(place: int, kind: str, value: int) -> Callable[[bytearray], None]:
-    """Write a number into the directory's entry of dog.2."""
-    return lambda data: struct.pack_into(kind, data, data.rindex(ENTRY) + place, value)
+def entry(offset: int, kind: str, value: int) -> Callable[[bytearray], None]:
+    """Overwrite a number in the central directory's entry of dog.2."""
+    return lambda data: struct.pack_into(kind, data, data.rindex(ENTRY) + offset, value)
 
 
-def packed(data: bytearray) -> None:
+def corrupt_content(data: bytearray) -> None:
     data[45:80] = b"\xff" * 35
 
 
 @pytest.mark.parametrize(
-    ("compression", "change", "said"),
+    ("compression", "change", "message"),
     [
-        (0, lambda data: data.__delitem__(slice(len(data) // 2, None)), "its end is missing.*download it again"),
-        (0, lambda data: data.__delitem__(slice(data.index(ENTRY), data.index(b"PK\5\6"))), "damaged.*download"),
-        (0, lambda data: data.__setitem__(data.index(b"BBBB"), 0), r"2\.jpg in it is damaged.*CRC.*download"),
-        (0, entry(24, "<I", 10), r"dog\.2\.jpg in it is damaged"),  # of 1000 bytes
+        (0, lambda data: data.__delitem__(slice(len(data) // 2, None)), "truncated.*download"),
+        (0, lambda data: data.__delitem__(slice(data.index(ENTRY), data.index(b"PK\5\6"))), "corrupted.*download"),
+        (0, lambda data: data.__setitem__(data.index(b"BBBB"), 0), r"dog\.2\.jpg is corrupted.*CRC.*download"),
+        (0, entry(24, "<I", 10), r"dog\.2\.jpg is corrupted"),  # size, of 1000 bytes
         (0, entry(10, "<H", 9), r"dog\.2\.jpg.*method.*the folder"),
         (0, entry(8, "<H", 1), r"dog\.2\.jpg.*password.*the folder"),
-        (0, entry(42, "<I", 2**31), r"dog\.2\.jpg in it is damaged"),  # no such place
+        (0, entry(42, "<I", 2**31), r"dog\.2\.jpg is corrupted"),  # offset beyond the file
         (0, lambda data: data.__setitem__(slice(None), b"<html>Log in first</html>"), "not a zip"),
-        (zipfile.ZIP_DEFLATED, packed, r"cat\.1\.jpg in it is damaged"),
-        (zipfile.ZIP_BZIP2, packed, r"cat\.1\.jpg in it is damaged"),
-        (zipfile.ZIP_LZMA, packed, r"cat\.1\.jpg in it is damaged"),
+        (zipfile.ZIP_DEFLATED, corrupt_content, r"cat\.1\.jpg is corrupted"),
+        (zipfile.ZIP_BZIP2, corrupt_content, r"cat\.1\.jpg is corrupted"),
+        (zipfile.ZIP_LZMA, corrupt_content, r"cat\.1\.jpg is corrupted"),
     ],
 )
-def test_damage_is_told(tmp_path: Path, compression: int, change: Callable[[bytearray], object], said: str) -> None:
+def test_corrupted_zip(tmp_path: Path, compression: int, change: Callable[[bytearray], object], message: str) -> None:
     source = zip_of(tmp_path / "given" / "train.zip", PAIR, compression)
     data = bytearray(source.read_bytes())
     change(data)
     source.write_bytes(data)
-    assert re.search(said, refused(source, tmp_path / "cache"))
+    assert re.search(message, refused(source, tmp_path / "cache"))
 
 
-HOSTILE = ["/tmp/2.jpg", "\\2.jpg", "C:\\2.jpg", "a/../../2.jpg", "a\\..\\2.jpg", "../2.txt", "2.\0.jpg", "2.\x1b.jpg"]
+UNSAFE = ["/tmp/2.jpg", "\\2.jpg", "C:\\2.jpg", "a/../../2.jpg", "a\\..\\2.jpg", "../2.txt", "2.\0.jpg", "2.\x1b.jpg"]
 
 
-@pytest.mark.parametrize("name", [*HOSTILE, "link.jpg"])
-def test_hostile_member_is_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [*UNSAFE, "link.jpg"])
+def test_unsafe_member_is_refused(tmp_path: Path, name: str) -> None:
     info = zipfile.ZipInfo("x" * len(name))
     info.external_attr = (stat.S_IFLNK | 0o777) << 16 if name == "link.jpg" else 0
     source = zip_of(tmp_path / "given" / "train.zip", {"train/cat.1.jpg": b"1", info: b"/etc/passwd"})
     source.write_bytes(source.read_bytes().replace(b"x" * len(name), name.encode()))
-    said = refused(source, tmp_path / "cache")
-    assert f"the member {name!a} is a link, leads out of the archive or has control characters" in said
+    assert f"unsafe member {name!a}" in refused(source, tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -161,43 +166,41 @@ def test_hostile_member_is_refused(tmp_path: Path, name: str) -> None:
     [("cat.1.jpg", "./cat.1.jpg"), ("cat.1.jpg", "cat.1.jpg/2.jpg"), ("1.jpg/2.jpg", "1.jpg"), ("a.jpg", "A.jpg")],
 )
 def test_no_image_replaces_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: str, other: str) -> None:
-    # As a file system does that takes lower and upper case for the same.
+    # Simulate a case-insensitive file system.
     exists = Path.exists
     monkeypatch.setattr(Path, "exists", lambda path: exists(path.with_name(path.name.lower())))
     source = zip_of(tmp_path / "given" / "train.zip", {one: b"1", other: b"2"})
-    said = refused(source, tmp_path / "cache")
-    assert f"{other.removeprefix('./')} has the name of another member" in said
+    assert f"{other.removeprefix('./')} has the same name as another" in refused(source, tmp_path / "cache")
 
 
-def test_source_without_use(tmp_path: Path) -> None:
+def test_unusable_sources(tmp_path: Path) -> None:
     cache, pets = tmp_path / "cache", folder_of(tmp_path / "pets", {"notes.txt": b"", "__MACOSX/cat.1.jpg": b""})
-    no_images = "no images in it; pass a zip or a folder with files ending in .jpg"
-    assert "no such file or folder" in refused(tmp_path / "gone.zip", cache)
+    no_images = "contains no images; pass a zip or a folder with files ending in .jpg"
+    assert "gone.zip: not found" in refused(tmp_path / "gone.zip", cache)
     assert no_images in refused(pets, cache)
     assert no_images in refused(zip_of(tmp_path / "1" / "1.zip", {"README.md": b"", "__MACOSX/cat.1.jpg": b""}), cache)
     zips = {"test1.zip": b"", "sampleSubmission.csv": b"", "train.zip": b""}
-    assert "zips test1.zip, train.zip; pass train.zip instead" in refused(folder_of(pets, zips), cache)
-    said = refused(zip_of(tmp_path / "2" / "2.zip", zips), cache)
-    assert "zips test1.zip, train.zip; unpack it first and pass train.zip instead" in said
-    said = refused(zip_of(tmp_path / "3" / "3.zip", {"c" * 300 + ".jpg": b"1"}), cache)
-    assert re.search(r"ccc.* of .*3\.zip cannot be written .*too long", said)
-    for name, make, why in (
+    assert "zips (test1.zip, train.zip); pass train.zip" in refused(folder_of(pets, zips), cache)
+    message = refused(zip_of(tmp_path / "2" / "2.zip", zips), cache)
+    assert "zips (test1.zip, train.zip); unpack it and pass train.zip" in message
+    message = refused(zip_of(tmp_path / "3" / "3.zip", {"c" * 300 + ".jpg": b"1"}), cache)
+    assert re.search(r"cannot write .*ccc.* of .*3\.zip .*too long", message)
+    for name, make, problem in (
         ("cat.2.jpg", lambda path: path.symlink_to("gone.jpg"), r"cat\.2\.jpg: cannot be read"),
         (os.fsdecode(b"cat.\xff.jpg"), Path.touch, "udcff.* not UTF-8"),
         ("cat.3.jpg", Path.mkdir, "no images"),
-        ("cat.4.jpg", os.mkfifo, r"cat\.4\.jpg: has the name of an image but is no file"),
+        ("cat.4.jpg", os.mkfifo, r"cat\.4\.jpg: not a file"),
     ):
         make(pets / name)
-        with pytest.raises(UserError, match=why):
+        with pytest.raises(UserError, match=problem):
             open_images(pets, cache)
-        (pets / name).rename(tmp_path / "made")
-        shutil.rmtree(tmp_path / "made") if name == "cat.3.jpg" else (tmp_path / "made").unlink()
+        (pets / name).rmdir() if name == "cat.3.jpg" else (pets / name).unlink()
     os.mkfifo(tmp_path / "train.zip")
     with pytest.raises(UserError, match="neither a file nor a folder"):
         open_images(tmp_path / "train.zip", cache)
 
 
-def test_limit_is_inclusive_and_holds_whatever_is_packed(tmp_path: Path) -> None:
+def test_size_limit_is_inclusive_and_detects_zip_bombs(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     source = zip_of(tmp_path / "given" / "train.zip", {"cat.1.jpg": b"12345", "dog.1.jpg": b"1" * 10**6})
     data = bytearray(source.read_bytes())
@@ -206,19 +209,19 @@ def test_limit_is_inclusive_and_holds_whatever_is_packed(tmp_path: Path) -> None
     source.write_bytes(data)
     assert "raise data.max_unpacked_gib" in refused(source, cache, 9)
     assert contents(open_images(source, cache, 10).root) == {"cat.1.jpg": b"12345", "dog.1.jpg": b"11111"}
-    # What it declares counts, as no picture shrinks so far.
+    # The declared size counts, and images do not compress this much.
     bomb = zip_of(tmp_path / "bomb" / "train.zip", {"cat.1.jpg": bytes(200 * 2**20)}, zipfile.ZIP_DEFLATED)
     assert re.search(r"0\.195 GiB.*data\.max_unpacked_gib=0\.0977", refused(bomb, tmp_path / "b", 100 * 2**20))
-    assert re.search(r"cat\.1\.jpg would grow from 0\.19\d to 200 MiB", refused(bomb, tmp_path / "b"))
+    assert re.search(r"cat\.1\.jpg expands from 0\.19\d to 200 MiB", refused(bomb, tmp_path / "b"))
 
 
-def test_cache_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_or_full_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = zip_of(tmp_path / "given" / "train.zip", cats_and_dogs(1, 1))
     (tmp_path / "file").write_text("mine")
-    assert re.search("cannot be written.*cache=FOLDER", refused(source, tmp_path / "file"))
+    assert re.search("cannot write.*cache=FOLDER", refused(source, tmp_path / "file"))
 
     full, unreadable = OSError(errno.ENOSPC, "full"), OSError(errno.EACCES, "Permission denied")
-    monkeypatch.setattr(shutil, "copyfileobj", Mock(side_effect=full))  # as zipfile writes a member
-    assert "the disk is full; make room, or pass cache=FOLDER" in refused(source, tmp_path / "cache")
+    monkeypatch.setattr(shutil, "copyfileobj", Mock(side_effect=full))  # used by zipfile
+    assert "out of disk; free space, or set cache=FOLDER" in refused(source, tmp_path / "cache")
     monkeypatch.setattr(hashlib, "file_digest", Mock(side_effect=unreadable))
     assert "train.zip: cannot be read (Permission denied)" in refused(source, tmp_path / "cache")
