@@ -1,8 +1,8 @@
-"""Images + (augmentation, seed, view number) -> augmented images.
+"""Deterministic augmentation of images.
 
-A view is a pure function of (augmentation, seed, view number, image, stream). Its random numbers come from a generator
-seeded by these, never from one that is passed along, so a view is the same in every job, subset, order and process. The
-numbers are the same everywhere; the last bit of a warped pixel may differ between builds of OpenCV.
+A view is a pure function of (augmentation, seed, view number, image, stream). Every image has its own generator, seeded
+by these, so a view is the same in every job, subset, order and process. Random numbers are the same on all machines;
+the last bit of a warped pixel may differ between builds of OpenCV.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ import numpy as np
 
 from catsdogs.config.schema import AugmentationConfig
 
-# Of the side, that a crop shows: 224 of 256 pixels, as networks for ImageNet were tested with.
+# Crop side relative to the image side: 224 of 256 pixels, the usual evaluation of ImageNet networks.
 CROP_FRACTION = 7 / 8
 
-# Where a crop lies, as steps from the centre to the right and down: the centre, then the corners.
+# Crop positions as steps right and down from the center: the center, then the corners.
 _CROPS = ((0, 0), (-1, -1), (1, -1), (-1, 1), (1, 1))
 CROPS = len(_CROPS)
 
-CACHE_VERSION = 2  # of what a view is; part of the key of stored activations, to be counted up when it changes
+CACHE_VERSION = 2  # part of the key of stored activations; increment when views change
 
 _BORDERS = {"reflect": cv2.BORDER_REFLECT_101, "replicate": cv2.BORDER_REPLICATE, "black": cv2.BORDER_CONSTANT}
 
-# ITU-R BT.601, as in Pillow's "L" mode: what a picture keeps when its saturation is 0.
+# Weights of gray at saturation 0: ITU-R BT.601, as in Pillow's "L" mode.
 _LUMA = np.array([0.299, 0.587, 0.114])
-_MID_GREY = 127.5
+_MID_GRAY = 127.5
 
 
 @dataclass(frozen=True)
 class TransformParams:
-    """What happens to every image of a view; each array is (N,).
+    """Parameters of one view; each array is (N,).
 
-    Rotation is counter-clockwise, shifts go right and down as a fraction of the side, zoom above 1 enlarges, shear
-    moves the lower half to the right, and brightness, contrast and saturation are factors.
+    Rotation is counterclockwise. Shifts go right and down, as fractions of the side. Zoom above 1 enlarges. Shear moves
+    the lower half to the right. Brightness, contrast and saturation are factors.
     """
 
     flip: np.ndarray  # bool
@@ -52,12 +52,12 @@ class TransformParams:
 
 
 def view_keys(sha256: Iterable[str]) -> np.ndarray:
-    """(N,) uint64: the first 16 of each image's hexadecimal digits, which choose its random numbers."""
+    """Return the seeds of the images' random numbers, from their first 16 hexadecimal digits; (N,) uint64."""
     return np.array([int(text[:16], 16) for text in sha256], dtype=np.uint64)
 
 
 def is_identity(augmentation: AugmentationConfig) -> bool:
-    """Whether every view is the image as it is."""
+    """Return whether every view equals the original image."""
     return not any(value for name, value in vars(augmentation).items() if name != "border")
 
 
@@ -69,18 +69,18 @@ def augment(
     view: int,
     stream: str = "training",
 ) -> np.ndarray:
-    """View number `view` of every image.
+    """Return view number `view` of every image.
 
-    Runs on the calling thread, plus OpenCV's own; OpenCV releases the interpreter's lock, so callers may also call from
-    several threads. About 3,000 images/s at 224 px on two cores with every change on, 2,000 on one.
+    Runs on the calling thread and OpenCV's own. OpenCV releases the interpreter's lock, so several threads may call it.
+    With all transforms, it processes about 3,000 images/s at 224 px on two cores, 2,000 on one.
 
     Args:
-        images: (N, S, S, 3) uint8, RGB; only read, so a read-only memory map will do.
+        images: (N, S, S, 3) uint8, RGB; may be read-only.
         keys: (N,) uint64 from `view_keys`.
-        stream: keeps views of different use apart: test-time view 3 is not training view 3.
+        stream: purpose of the view; test-time view 3 differs from training view 3.
 
     Returns:
-        (N, S, S, 3) uint8, newly made.
+        (N, S, S, 3) uint8, a new array.
     """
     return apply_transforms(images, sample_transforms(keys, augmentation, seed, view, stream), augmentation.border)
 
@@ -88,9 +88,9 @@ def augment(
 def sample_transforms(
     keys: np.ndarray, augmentation: AugmentationConfig, seed: int, view: int, stream: str = "training"
 ) -> TransformParams:
-    """What `augment` does to the images of these keys; arguments as there."""
-    # Numbers are drawn whether they are used or not: a change that is switched off, or appended here, leaves the others
-    # as they were, so two augmentations share their random numbers.
+    """Return the parameters of a view; arguments as in `augment`."""
+    # All numbers are sampled, used or not. A transform that is turned off, or appended here, leaves the others
+    # unchanged, so two augmentations share their random numbers.
     flip, *others = uniforms(keys, seed, view, stream).T
     rotation, shift_x, shift_y, zoom, shear, brightness, contrast, saturation = (2 * number - 1 for number in others)
     return TransformParams(
@@ -106,26 +106,26 @@ def sample_transforms(
     )
 
 
-def apply_transforms(images: np.ndarray, drawn: TransformParams, border: str) -> np.ndarray:
-    """The images after their changes.
+def apply_transforms(images: np.ndarray, params: TransformParams, border: str) -> np.ndarray:
+    """Return the transformed images.
 
-    Flip, zoom, shear, rotation and shift, in this order and about the image's centre, are one warp with bilinear
-    interpolation (without antialiasing, which zooms of ordinary size do not need); brightness, contrast (about 127.5)
-    and saturation (about the luma), in this order, are one matrix on the colours, rounded and clipped once. A flip and
-    whole-pixel shifts lose nothing, and an image without changes keeps its pixels.
+    Flip, zoom, shear, rotation and shift, in this order and about the image center, are one bilinear warp (without
+    antialiasing, which moderate zooms do not need). Brightness, contrast (about 127.5) and saturation (about the luma),
+    in this order, are one color matrix, rounded and clipped once. Flips and shifts by integer pixels are exact, and an
+    image without transforms is unchanged.
 
     Args:
         images: (N, S, S, 3) uint8, RGB.
 
     Returns:
-        (N, S, S, 3) uint8, newly made.
+        (N, S, S, 3) uint8, a new array.
     """
     side = images.shape[1]
-    matrices, colours = _warp_matrices(drawn, side), _color_matrices(drawn)
-    # Whether pixels move by more than a flip, and whether they change their colours.
-    warped = (drawn.shift_x_fraction != 0) | (drawn.shift_y_fraction != 0) | (drawn.rotation_degrees != 0)
-    warped |= (drawn.zoom != 1) | (drawn.shear_degrees != 0)
-    coloured = (drawn.brightness != 1) | (drawn.contrast != 1) | (drawn.saturation != 1)
+    matrices, colors = _warp_matrices(params, side), _color_matrices(params)
+    # A flip alone needs no warp.
+    warped = (params.shift_x_fraction != 0) | (params.shift_y_fraction != 0) | (params.rotation_degrees != 0)
+    warped |= (params.zoom != 1) | (params.shear_degrees != 0)
+    colored = (params.brightness != 1) | (params.contrast != 1) | (params.saturation != 1)
     out = np.empty(images.shape, np.uint8)
     for i in range(len(images)):
         source, target = images[i], out[i]
@@ -133,36 +133,36 @@ def apply_transforms(images: np.ndarray, drawn: TransformParams, border: str) ->
             cv2.warpAffine(
                 source, matrices[i], (side, side), dst=target, flags=cv2.INTER_LINEAR, borderMode=_BORDERS[border]
             )
-        elif drawn.flip[i]:
+        elif params.flip[i]:
             cv2.flip(source, 1, dst=target)
         else:
             target[:] = source
-        if coloured[i] and drawn.saturation[i] == 1:
-            # Exact for every level, where cv2.transform works with 10 bits after the point and may be off by one.
-            levels = np.arange(256) * colours[i, 0, 0] + colours[i, 0, 3]
+        if colored[i] and params.saturation[i] == 1:
+            # Exact for every level; cv2.transform uses 10 fractional bits and may be off by one.
+            levels = np.arange(256) * colors[i, 0, 0] + colors[i, 0, 3]
             cv2.LUT(target, np.clip(np.rint(levels), 0, 255).astype(np.uint8), dst=target)
-        elif coloured[i]:
-            cv2.transform(target, colours[i], dst=target)
+        elif colored[i]:
+            cv2.transform(target, colors[i], dst=target)
     return out
 
 
-def crops(images: np.ndarray, place: int) -> np.ndarray:
-    """A part of every image, CROP_FRACTION of its side, enlarged to the whole.
+def crops(images: np.ndarray, position: int) -> np.ndarray:
+    """Return a crop of every image, CROP_FRACTION of its side, enlarged to the original size.
 
-    The outermost pixels of a corner's crop are those of the image, so that nothing from beyond its border is seen.
+    Corner crops end at the outermost pixels of the image and show nothing beyond its border.
 
     Args:
         images: (N, S, S, 3) uint8, RGB.
-        place: 0, the centre, or 1 to 4, the corners top left, top right, bottom left and bottom right.
+        position: 0 is the center; 1 to 4 are the corners top left, top right, bottom left and bottom right.
 
     Returns:
-        (N, S, S, 3) uint8, newly made.
+        (N, S, S, 3) uint8, a new array.
     """
-    right, down = _CROPS[place]
+    right, down = _CROPS[position]
     side, zoom = images.shape[1], 1 / CROP_FRACTION
-    # From the zoomed image's outermost pixels, whose centers are (S - 1) / 2 from the middle, to the border.
-    beyond = (zoom - 1) * (side - 1) / 2
-    matrix = np.array([[zoom, 0, -beyond * (1 + right)], [0, zoom, -beyond * (1 + down)]])
+    # Centers of the outermost pixels are (S - 1) / 2 from the middle; zoom moves them by this much.
+    margin = (zoom - 1) * (side - 1) / 2
+    matrix = np.array([[zoom, 0, -margin * (1 + right)], [0, zoom, -margin * (1 + down)]])
     out = np.empty(images.shape, np.uint8)
     for source, target in zip(images, out, strict=True):
         cv2.warpAffine(source, matrix, (side, side), dst=target, borderMode=cv2.BORDER_REPLICATE)
@@ -170,38 +170,38 @@ def crops(images: np.ndarray, place: int) -> np.ndarray:
 
 
 def uniforms(keys: np.ndarray, seed: int, view: int, stream: str) -> np.ndarray:
-    """The random numbers of a view: (N, 9) float64 in [0, 1), a column per change in the order of `Changes`.
+    """Return the random numbers of a view: (N, 9) float64 in [0, 1), with columns in the order of `TransformParams`.
 
-    A generator of its own for every image, so that neither order nor batch matters.
+    Every image has its own generator, so neither order nor batch size matters.
     """
     word = zlib.crc32(stream.encode())
-    drawn = [np.random.default_rng([seed, word, view, key]).random(9) for key in keys.tolist()]
-    return np.array(drawn).reshape(len(keys), 9)
+    samples = [np.random.default_rng([seed, word, view, key]).random(9) for key in keys.tolist()]
+    return np.array(samples).reshape(len(keys), 9)
 
 
-def _warp_matrices(drawn: TransformParams, side: int) -> np.ndarray:
-    """(N, 2, 3) float64: where pixel (x, y, 1) of an image goes, y downwards, about the centre ((S-1)/2, (S-1)/2)."""
-    angle = np.deg2rad(drawn.rotation_degrees)
-    cos, sin, tan = np.cos(angle), np.sin(angle), np.tan(np.deg2rad(drawn.shear_degrees))
-    mirror = np.where(drawn.flip, -1.0, 1.0)
+def _warp_matrices(params: TransformParams, side: int) -> np.ndarray:
+    """Return (N, 2, 3) float64: maps pixel (x, y, 1) to its new position, y downward, about ((S-1)/2, (S-1)/2)."""
+    angle = np.deg2rad(params.rotation_degrees)
+    cos, sin, tan = np.cos(angle), np.sin(angle), np.tan(np.deg2rad(params.shear_degrees))
+    mirror = np.where(params.flip, -1.0, 1.0)
     # rotation @ shear @ zoom @ flip = [[cos, sin], [-sin, cos]] @ [[1, tan], [0, 1]] @ zoom I @ [[mirror, 0], [0, 1]]
     linear = np.empty((len(angle), 2, 2))
     linear[:, 0, 0] = cos * mirror
     linear[:, 0, 1] = cos * tan + sin
     linear[:, 1, 0] = -sin * mirror
     linear[:, 1, 1] = cos - sin * tan
-    linear *= drawn.zoom[:, None, None]
-    centre = (side - 1) / 2
-    shift = side * np.stack([drawn.shift_x_fraction, drawn.shift_y_fraction], axis=1)
-    offset = centre + shift - linear.sum(axis=2) * centre
+    linear *= params.zoom[:, None, None]
+    center = (side - 1) / 2
+    shift = side * np.stack([params.shift_x_fraction, params.shift_y_fraction], axis=1)
+    offset = center + shift - linear.sum(axis=2) * center
     return np.concatenate([linear, offset[:, :, None]], axis=2)
 
 
-def _color_matrices(drawn: TransformParams) -> np.ndarray:
-    """(N, 3, 4) float64: new RGB = matrix @ (R, G, B, 1), before rounding and clipping to 0..255."""
-    s = drawn.saturation[:, None, None]
-    gain = (drawn.brightness * drawn.contrast)[:, None, None]
+def _color_matrices(params: TransformParams) -> np.ndarray:
+    """Return (N, 3, 4) float64: new RGB = matrix @ (R, G, B, 1), before rounding and clipping to 0..255."""
+    s = params.saturation[:, None, None]
+    gain = (params.brightness * params.contrast)[:, None, None]
     linear = gain * (s * np.eye(3) + (1 - s) * _LUMA)
-    # Saturation leaves grey as it is, so contrast's offset needs no change for it.
-    offset = np.repeat((_MID_GREY * (1 - drawn.contrast))[:, None, None], 3, axis=1)
+    # Saturation does not change gray, so the offset of contrast is the same with it.
+    offset = np.repeat((_MID_GRAY * (1 - params.contrast))[:, None, None], 3, axis=1)
     return np.concatenate([linear, offset], axis=2)

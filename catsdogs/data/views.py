@@ -1,7 +1,7 @@
-"""The seam between pixels and training: rows + view -> inputs of the model.
+"""Interface between pixels and training: model inputs by rows and view.
 
-Training asks `Views.read` and neither knows nor cares how an input comes about. Here pixels are augmented when they are
-asked for; `features` gives what the frozen part of a backbone makes of them.
+Training only calls `Views.read`. `LiveViews` augments pixels on request; `features` returns activations of the frozen
+prefix of a backbone instead.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from catsdogs.data.augment import augment, crops, is_identity
 
 @dataclass(frozen=True)
 class View:
-    """One deterministic version of every image.
+    """Deterministic version of every image.
 
-    `plain` is the image as it is, `mirrored` its horizontal flip; `crop` and `mirrored crop` are the crops of that
-    number (`augment.crops`); `train` and `tta` are numbered, seeded augmentations, with random numbers that do not
-    overlap.
+    `plain` is the original image, `mirrored` its horizontal flip. `crop` and `mirrored crop` are crops at position
+    `number` (`augment.crops`). `train` and `tta` are seeded augmentations with separate random numbers.
     """
 
     kind: Literal["plain", "mirrored", "crop", "mirrored crop", "train", "tta"]
@@ -33,26 +32,26 @@ MIRRORED = View("mirrored")
 
 
 class Views(Protocol):
-    """What training, scoring and prediction read their inputs from."""
+    """Source of model inputs for training, scoring and prediction."""
 
     def read(self, rows: np.ndarray, view: View) -> np.ndarray:
-        """Inputs of the model for these rows (B,) int, seen through this view; (B, ...), in the order of `rows`."""
+        """Return the inputs (B, ...) of these rows (B,) int in this view, in the order of `rows`."""
 
 
 def distinct_views(features: FeaturesConfig, augmentation: AugmentationConfig, epochs: int) -> int:
-    """How many different training views there are: epoch e reads view `e % distinct_views`."""
+    """Return the number of different training views; epoch e reads view `e % distinct_views`."""
     if is_identity(augmentation):
         return 1
     return min(epochs, MOST_VIEWS if features.views is None else features.views)
 
 
 class LiveViews:
-    """Pixels, augmented when they are asked for.
+    """Pixels, augmented on request.
 
     Args:
         pixels: uint8 (N, S, S, 3), RGB; may be memory-mapped.
-        keys: uint64 (N,), the random stream of every image (`augment.view_keys`).
-        seed: of the views; the same one gives the same views in every job.
+        keys: uint64 (N,), seed of the random numbers of each image (`augment.view_keys`).
+        seed: of the views; equal seeds produce equal views in every job.
     """
 
     def __init__(self, pixels: np.ndarray, keys: np.ndarray, augmentation: AugmentationConfig, seed: int) -> None:
@@ -62,7 +61,7 @@ class LiveViews:
         self.seed = seed
 
     def read(self, rows: np.ndarray, view: View) -> np.ndarray:
-        """uint8 (B, S, S, 3)."""
+        """Return uint8 (B, S, S, 3)."""
         images = np.asarray(self._pixels[rows])
         if view.kind in ("crop", "mirrored crop"):
             images = crops(images, view.number)

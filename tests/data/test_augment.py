@@ -1,4 +1,4 @@
-"""Views are deterministic, belong to the image, and change it by what the configuration says."""
+"""Augmented views depend only on image, seed, view number, stream and configuration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIDE = 48
 
 
 def augmentation(**values: Any) -> AugmentationConfig:
-    """No change at all but the ones given."""
+    """Return an augmentation with only these transforms."""
     numbers = {item.name: 0.0 for item in dataclasses.fields(AugmentationConfig) if item.name != "border"}
     return AugmentationConfig(**{**numbers, "border": "reflect", **values})
 
@@ -35,8 +35,8 @@ def augmentation(**values: Any) -> AugmentationConfig:
 STRONG = AugmentationConfig(0.5, 30, 0.2, 0.3, 15, 0.3, 0.3, 0.5, "reflect")
 
 
-def pictures(count: int, side: int = SIDE, seed: int = 0) -> np.ndarray:
-    """(N, S, S, 3) smooth, asymmetric pictures that differ from each other and use all of 0..255."""
+def smooth_images(count: int, side: int = SIDE, seed: int = 0) -> np.ndarray:
+    """Return (N, S, S, 3) smooth, asymmetric, distinct images that use all of 0..255."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:side, 0:side] / side
     waves = [np.sin(2 * np.pi * (fx * x + fy * y + p)) for fx, fy, p in rng.random((count * 3, 3)) * [1.5, 1, 1]]
@@ -53,19 +53,17 @@ def some_keys(count: int) -> np.ndarray:
 
 
 def only(**values: float) -> TransformParams:
-    """A change of one image."""
-    nothing = {"zoom": 1.0, "brightness": 1.0, "contrast": 1.0, "saturation": 1.0}
-    every = {
-        item.name: values.get(item.name, nothing.get(item.name, 0.0)) for item in dataclasses.fields(TransformParams)
-    }
-    arrays = {name: np.full(1, value) for name, value in every.items()}
+    """Return the parameters of one image, neutral except for these."""
+    neutral = {item.name: 0.0 for item in dataclasses.fields(TransformParams)}
+    neutral |= {"zoom": 1.0, "brightness": 1.0, "contrast": 1.0, "saturation": 1.0}
+    arrays = {name: np.full(1, value) for name, value in (neutral | values).items()}
     return TransformParams(**{**arrays, "flip": arrays["flip"].astype(bool)})
 
 
-# The picture
+# Pixels
 
 
-def test_no_change_and_flip_are_exact_and_make_a_new_array() -> None:
+def test_identity_and_flip_are_exact_and_return_a_new_array() -> None:
     images = noise(4)
     for probability, expected in ((0, images), (1, images[:, :, ::-1])):
         out = augment(images, some_keys(4), augmentation(flip_probability=probability), seed=3, view=4)
@@ -74,7 +72,7 @@ def test_no_change_and_flip_are_exact_and_make_a_new_array() -> None:
 
 
 @pytest.mark.parametrize("side", [SIDE, SIDE + 1])
-def test_a_shift_by_whole_pixels_moves_exactly_and_borders_show_what_their_names_say(side: int) -> None:
+def test_integer_shifts_are_exact_for_every_border(side: int) -> None:
     images = noise(1, side)
     shift = only(shift_x_fraction=3 / side, shift_y_fraction=-2 / side)
     black, rows = np.zeros((side - 2, 3, 3)), images[0][2:]
@@ -86,27 +84,27 @@ def test_a_shift_by_whole_pixels_moves_exactly_and_borders_show_what_their_names
 
 @pytest.mark.parametrize("side", [SIDE, SIDE + 1])
 @pytest.mark.parametrize("quarter_turns", [-1, 1, 2])
-def test_rotation_is_in_degrees_and_counter_clockwise_about_the_centre(side: int, quarter_turns: int) -> None:
-    images = pictures(1, side)
+def test_rotation_is_in_degrees_and_counterclockwise_about_the_center(side: int, quarter_turns: int) -> None:
+    images = smooth_images(1, side)
     out = apply_transforms(images, only(rotation_degrees=90 * quarter_turns), "black")[0]
-    inner = slice(1, -1)  # a border pixel may land a rounding error outside
+    inner = slice(1, -1)  # rounding may move a border pixel outside
     expected = np.rot90(images[0], quarter_turns)
     np.testing.assert_allclose(out[inner, inner].astype(int), expected[inner, inner].astype(int), atol=1)
 
 
-def reference(image: np.ndarray, drawn: TransformParams) -> tuple[np.ndarray, np.ndarray]:
-    """The warped image and which pixels come from inside: shift, rotation, shear, zoom and flip undone step by step."""
+def reference(image: np.ndarray, params: TransformParams) -> tuple[np.ndarray, np.ndarray]:
+    """Return the warped image and a mask of pixels from inside; shift, rotation, shear, zoom and flip are inverted."""
     side = image.shape[0]
-    centre = (side - 1) / 2
+    center = (side - 1) / 2
     y, x = np.mgrid[0:side, 0:side].astype(float)
-    x = x - centre - drawn.shift_x_fraction[0] * side
-    y = y - centre - drawn.shift_y_fraction[0] * side
-    angle = np.deg2rad(drawn.rotation_degrees[0])
+    x = x - center - params.shift_x_fraction[0] * side
+    y = y - center - params.shift_y_fraction[0] * side
+    angle = np.deg2rad(params.rotation_degrees[0])
     x, y = np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y
-    x = x - np.tan(np.deg2rad(drawn.shear_degrees[0])) * y
-    x, y = x / drawn.zoom[0], y / drawn.zoom[0]
-    x = np.where(drawn.flip[0], -x, x)
-    x, y = x + centre, y + centre
+    x = x - np.tan(np.deg2rad(params.shear_degrees[0])) * y
+    x, y = x / params.zoom[0], y / params.zoom[0]
+    x = np.where(params.flip[0], -x, x)
+    x, y = x + center, y + center
     inside = (x > 0) & (x < side - 1) & (y > 0) & (y < side - 1)
     left, top = np.clip(np.floor([x, y]), 0, side - 2).astype(int)
     fx, fy = (x - left)[..., None], (y - top)[..., None]
@@ -121,70 +119,68 @@ SINGLE = [{"rotation_degrees": 20}, {"zoom": 0.7}, {"shear_degrees": 25}, {"shif
 
 
 @pytest.mark.parametrize("values", [*SINGLE, MOVES, {**MOVES, "flip": 1, "zoom": 1.2}])
-def test_the_fused_warp_equals_its_steps_undone_one_by_one(values: dict[str, float]) -> None:
-    images = pictures(1)
-    drawn = only(**values)
-    expected, inside = reference(images[0], drawn)
-    out = apply_transforms(images, drawn, "black")[0]
+def test_fused_warp_equals_separate_transforms(values: dict[str, float]) -> None:
+    images = smooth_images(1)
+    params = only(**values)
+    expected, inside = reference(images[0], params)
+    out = apply_transforms(images, params, "black")[0]
     assert inside.mean() > 0.4
-    # Two levels of 255: OpenCV rounds positions to 1/32 pixel.
+    # OpenCV rounds positions to 1/32 pixel.
     np.testing.assert_allclose(out[inside].astype(float), expected[inside], atol=2)
 
 
 @pytest.mark.parametrize(
     ("b", "c", "s"), [(0.7, 1, 1), (1.25, 1, 1), (1, 0.5, 1), (1.3, 1.3, 1), (1, 1, 0.6), (1, 1, 0), (1.1, 0.8, 1.4)]
 )
-def test_brightness_contrast_and_saturation_in_this_order_are_rounded_and_clipped_once(
-    b: float, c: float, s: float
-) -> None:
+def test_color_transforms_apply_in_order_and_round_once(b: float, c: float, s: float) -> None:
     images = noise(1)
     out = apply_transforms(images, only(brightness=b, contrast=c, saturation=s), "reflect")
     expected = (images * b - 127.5) * c + 127.5
     luma = (expected @ [0.299, 0.587, 0.114])[..., None]
-    # Rounding, and for saturation OpenCV's 10-bit weights.
+    # Tolerance: rounding, and OpenCV's 10-bit weights for saturation.
     np.testing.assert_allclose(out, np.clip(luma + s * (expected - luma), 0, 255), atol=0.5 + 1e-9 if s == 1 else 1.5)
 
 
-# The random numbers
+# Random numbers
 
 
-def test_drawn_numbers_are_those_of_earlier_versions() -> None:
-    """Views must never change silently: stored activations and reported numbers depend on them."""
+def test_random_numbers_are_pinned() -> None:
+    """Stored activations and reported results depend on them."""
     u = uniforms(view_keys(["00112233445566778899aabbccddeeff" * 2, "f" * 64]), seed=1, view=2, stream="training")
     np.testing.assert_array_equal(u[0, :3], [0.5369306380564245, 0.9681418796617285, 0.47422833296670397])
     last = np.random.default_rng([1, zlib.crc32(b"training"), 2, 2**64 - 1]).random(9)
     np.testing.assert_array_equal(u[1], last)
 
 
-def test_every_change_reads_its_own_number_whatever_the_others_do() -> None:
+def test_transforms_use_separate_random_numbers() -> None:
     u = uniforms(some_keys(9), seed=1, view=2, stream="tta")
     names = [item.name for item in dataclasses.fields(TransformParams)][1:]
     middles, limits = (0, 0, 0, 1, 0, 1, 1, 1), (30, 0.2, 0.2, 0.3, 15, 0.3, 0.3, 0.5)
-    settings: tuple[dict[str, Any], ...] = ({}, {"flip_probability": 0.2}, {"rotation_degrees": 0.0})
-    for without in settings:
-        drawn = sample_transforms(some_keys(9), dataclasses.replace(STRONG, **without), seed=1, view=2, stream="tta")
-        np.testing.assert_array_equal(drawn.flip, u[:, 0] < without.get("flip_probability", 0.5))
+    changes: tuple[dict[str, Any], ...] = ({}, {"flip_probability": 0.2}, {"rotation_degrees": 0.0})
+    for without in changes:
+        params = sample_transforms(some_keys(9), dataclasses.replace(STRONG, **without), seed=1, view=2, stream="tta")
+        np.testing.assert_array_equal(params.flip, u[:, 0] < without.get("flip_probability", 0.5))
         for name, middle, limit, column in zip(names, middles, limits, u.T[1:], strict=True):
             if name not in without:
-                np.testing.assert_allclose(getattr(drawn, name), middle + limit * (2 * column - 1), rtol=1e-12)
+                np.testing.assert_allclose(getattr(params, name), middle + limit * (2 * column - 1), rtol=1e-12)
 
 
-# The function as a whole
+# augment
 
 
-def test_a_view_belongs_to_the_image_whatever_the_batch_the_order_and_the_threads(tmp_path: Path) -> None:
-    images, keys, threads = pictures(32), some_keys(32), cv2.getNumThreads()
+def test_view_is_independent_of_batch_order_and_threads(tmp_path: Path) -> None:
+    images, keys, threads = smooth_images(32), some_keys(32), cv2.getNumThreads()
     np.save(tmp_path / "pixels.npy", images)
-    stored = np.load(tmp_path / "pixels.npy", mmap_mode="r")  # read only
+    stored = np.load(tmp_path / "pixels.npy", mmap_mode="r")
     together = augment(stored, keys, STRONG, seed=1, view=2)
     assert type(together) is np.ndarray
     order = np.random.default_rng(0).permutation(32)[:20]
     np.testing.assert_array_equal(augment(images[order], keys[order], STRONG, seed=1, view=2), together[order])
-    alone = [augment(images[i : i + 1], keys[i : i + 1], STRONG, seed=1, view=2) for i in range(32)]
-    np.testing.assert_array_equal(np.concatenate(alone), together)
+    single = [augment(images[i : i + 1], keys[i : i + 1], STRONG, seed=1, view=2) for i in range(32)]
+    np.testing.assert_array_equal(np.concatenate(single), together)
     assert augment(images[:0], keys[:0], STRONG, seed=1, view=2).shape == (0, SIDE, SIDE, 3)
     np.testing.assert_array_equal(images, stored)
-    large, views = pictures(4, 300), []
+    large, views = smooth_images(4, 300), []
     try:
         for number in (1, 2):
             cv2.setNumThreads(number)
@@ -193,13 +189,13 @@ def test_a_view_belongs_to_the_image_whatever_the_batch_the_order_and_the_thread
         cv2.setNumThreads(threads)
     one, other = views
     np.testing.assert_array_equal(one, other)
-    # Another image, another stream and another view are apply_transforms in other ways.
-    image = np.repeat(pictures(1), 2, axis=0)
-    base, *others = (augment(image, keys[:2], STRONG, 1, *which) for which in ((2,), (2, "tta"), (3,)))
+    # Another image, stream or view has other random numbers.
+    image = np.repeat(smooth_images(1), 2, axis=0)
+    base, *others = (augment(image, keys[:2], STRONG, 1, *view) for view in ((2,), (2, "tta"), (3,)))
     assert all((base != other).mean() > 0.5 for other in (base[::-1], *others))
 
 
-def test_is_identity_looks_at_every_change() -> None:
+def test_is_identity_checks_every_transform() -> None:
     assert is_identity(augmentation(border="black"))
     for item in dataclasses.fields(AugmentationConfig):
         if item.name != "border":
