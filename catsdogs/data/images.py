@@ -1,7 +1,6 @@
-"""Files -> uint8 (N, S, S, 3), RGB, 0..255: the only decode and the only resize.
+"""Decoding and resizing of image files.
 
-Training, validation, test-time augmentation, prediction and export all come through `decode`, so that no two of them
-see different pixels.
+Training, validation, test-time augmentation, prediction and export all use `decode`, so they see the same pixels.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ from catsdogs.base.text import format_duration
 
 RESIZE = "pillow-bilinear"
 
-# The formats of the suffixes that `archive` takes. Pillow knows more, but some of these run other programs (EPS).
+# Formats of the suffixes in `archive`. Pillow supports more, but some run other programs (EPS).
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF")
-_CACHE_VERSION = 1  # of `_rgb`; part of the key of stored pixels, to be counted up when they change
+_CACHE_VERSION = 1  # part of the key of stored pixels; increment when `decode` changes
 
 _PROGRESS_SECONDS = 10.0
 _FROM_PILLOW = r"PIL\."
@@ -47,22 +46,21 @@ Result = TypeVar("Result")
 
 
 def decode(data: bytes, size: int | None) -> np.ndarray:
-    """Decode one image, and squeeze it to a square.
+    """Decode an image and resize it to a square.
 
-    In this order: the first frame is decoded in full, turned upright by its EXIF orientation, made RGB, and resized
-    without regard to its aspect ratio by Pillow's bilinear filter, which averages when it shrinks. Making it RGB means:
-    of 16-bit channels the high byte is kept, transparency is laid over white, CMYK and palettes are converted by
-    Pillow.
+    The first frame is decoded completely, turned upright by its EXIF orientation, converted to RGB and resized by
+    Pillow's bilinear filter, ignoring the aspect ratio. Conversion to RGB keeps the high byte of 16-bit channels and
+    puts transparency over white; Pillow converts CMYK and palettes.
 
     Args:
-        data: the content of the file.
-        size: side S of the square in pixels; None leaves the image (height, width, 3).
+        data: content of the file.
+        size: side S of the square in pixels; None keeps (height, width, 3).
 
     Returns:
         (S, S, 3) uint8, RGB, 0..255.
 
     Raises:
-        ValueError: it does not decode; its text is the reason in a few words.
+        ValueError: the image cannot be decoded; the text is a short reason.
     """
     if not data:
         raise ValueError("the file is empty")
@@ -80,23 +78,23 @@ def decode(data: bytes, size: int | None) -> np.ndarray:
 
 
 def squeeze(image: Image.Image, size: int) -> Image.Image:
-    """Resize to a square of `size` pixels, whatever the aspect ratio."""
+    """Resize to a square of `size` pixels, ignoring the aspect ratio."""
     return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray:
-    """Decoded images of a table, stored once under a key that covers everything that changes them.
+    """Return the decoded images of a table, from the cache if possible.
 
     Args:
-        rows: columns path (relative to `root`) and sha256; every image must decode.
+        rows: columns path (relative to `root`) and sha256, of decodable images.
         size: side S of the squares in pixels.
-        cache: the cache folder; the array is `pixels/<key>.npy` in it.
+        cache: cache folder; the array is stored in `pixels/<key>.npy`, see `pixels_key`.
 
     Returns:
         (N, S, S, 3) uint8, RGB, 0..255, in the order of `rows`; memory-mapped, read-only.
 
     Raises:
-        UserError: an image has vanished, changed, or does not decode, or the cache has no room for the array.
+        UserError: an image is missing, changed or cannot be decoded, or the cache is full.
     """
     shape = (len(rows), size, size, 3)
     hashes = [str(sha256) for sha256 in rows["sha256"]]
@@ -106,39 +104,41 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
         try:
             if needed > (free := files.free_bytes(path.parent)):
                 raise UserError(
-                    f"{path.parent}: {len(rows)} images of {size}x{size} pixels take {binary_size(needed)} and "
-                    f"{binary_size(free)} are free; pass cache=FOLDER on a larger disk, or a smaller data.limit"
+                    f"{path.parent}: {len(rows)} images of {size}x{size} pixels need {binary_size(needed)}, but only "
+                    f"{binary_size(free)} are free; set cache=FOLDER on a larger disk, or a smaller data.limit"
                 )
             _log.info("decoding %d images to %dx%d (%s)", len(rows), size, size, binary_size(needed))
             with files.replacing(path) as temporary, temporary.open("wb") as file:
                 files.write_npy_header(file, shape, "uint8")
-                for image in in_threads(lambda image: _squeezed(root, *image, size), images, "decoding"):
+                for image in in_threads(lambda image: _decode_file(root, *image, size), images, "decoding"):
                     file.write(image.data)
         except OSError as error:
             raise UserError(
-                f"{path.parent}: cannot hold {binary_size(needed)} of pixels ({error.strerror}); "
-                f"pass cache=FOLDER with a folder that can"
+                f"{path.parent}: cannot write {binary_size(needed)} of pixels ({error.strerror}); "
+                f"set cache=FOLDER on a larger disk"
             ) from error
     return np.load(path, mmap_mode="r")
 
 
-def _squeezed(root: Path, path: str, sha256: str, size: int) -> np.ndarray:
-    """Decode one file, if it still is what the catalogue saw."""
+def _decode_file(root: Path, path: str, sha256: str, size: int) -> np.ndarray:
+    """Decode a file with this SHA-256."""
     try:
         data = (root / path).read_bytes()
-        fault = "" if hashlib.sha256(data).hexdigest() == sha256 else "has changed since it was catalogued"
+        problem = "" if hashlib.sha256(data).hexdigest() == sha256 else "changed since the images were cataloged"
     except OSError as error:
-        fault = f"cannot be read any more ({error.strerror})"
-    if fault:
-        raise UserError(f"{root / path}: {fault}; run again, and if {root} is in the cache remove that folder first")
+        problem = f"no longer readable ({error.strerror})"
+    if problem:
+        raise UserError(
+            f"{root / path}: {problem}; run the command again (if {root} is in the cache, remove that folder first)"
+        )
     try:
         return decode(data, size)
     except ValueError as error:
-        raise UserError(f"{root / path}: does not decode ({error}); add its id to data.ignore") from error
+        raise UserError(f"{root / path}: cannot be decoded ({error}); add its id to data.ignore") from error
 
 
 def pixels_key(hashes: Sequence[str], size: int) -> str:
-    """Hexadecimal digest of all that decides the pixels of images with these sha256 at this size, in their order."""
+    """Return the cache key of images with these SHA-256, in this order, at this size; hexadecimal."""
     return hashlib.sha256(
         json.dumps([list(hashes), size, RESIZE, _CACHE_VERSION, PIL.__version__]).encode()
     ).hexdigest()
@@ -147,14 +147,12 @@ def pixels_key(hashes: Sequence[str], size: int) -> str:
 def in_threads(
     function: Callable[[Item], Result], items: Sequence[Item], doing: str = "", ahead: int | None = None
 ) -> Iterator[Result]:
-    """Results of a function in the order of its items, worked out by as many threads as there are processors.
-
-    Only a few results wait in memory at a time. Of long work a line is logged every ten seconds.
+    """Yield the results of a function in the order of its items, using one thread per processor.
 
     Args:
-        function: its first exception ends the work.
-        doing: the work in a word or two, for the log; empty logs nothing.
-        ahead: results that may wait; 8 for every processor if None.
+        function: its first exception stops the work.
+        doing: name of the work, for a log line every ten seconds; "" logs nothing.
+        ahead: number of results computed in advance; None means 8 per processor.
     """
     workers = threads()
     ahead = 8 * workers if ahead is None else ahead
@@ -162,16 +160,16 @@ def in_threads(
     pool = ThreadPoolExecutor(workers)
     try:
         waiting = deque(pool.submit(function, item) for item in items[:ahead])
-        for place in range(len(items)):
+        for done in range(1, len(items) + 1):
             result = waiting.popleft().result()
-            if place + ahead < len(items):
-                waiting.append(pool.submit(function, items[place + ahead]))
+            if done - 1 + ahead < len(items):
+                waiting.append(pool.submit(function, items[done - 1 + ahead]))
             yield result
             now = time.monotonic()
             if doing and now - logged >= _PROGRESS_SECONDS:
                 logged = now
-                left = (now - start) / (place + 1) * (len(items) - place - 1)
-                _log.info("%s: %.0f %% done, %s left", doing, 100 * (place + 1) / len(items), format_duration(left))
+                left = (now - start) / done * (len(items) - done)
+                _log.info("%s: %.0f%% done, about %s left", doing, 100 * done / len(items), format_duration(left))
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -179,15 +177,15 @@ def in_threads(
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # broken EXIF: the picture itself has decoded, and viewers show it as it is stored
+    except Exception:  # corrupted EXIF, which viewers ignore as well
         return image
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} (32 bits a channel) have no fixed white")
+        raise ValueError(f"mode {image.mode} (32 bits per channel) has no defined white")
     if image.mode.startswith("I;16"):
-        # Pillow would clip these at 255. The high byte is what it keeps of 16-bit colour, too.
+        # Pillow would clip at 255; of 16-bit color it keeps the high byte as well.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -196,10 +194,9 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _silence_pillow() -> None:
-    """Turn off Pillow's warnings and log about odd files: what does not decode is told by an error, the rest is noise.
+    """Turn off Pillow's warnings and log; undecodable files raise an error anyway.
 
-    `warnings.catch_warnings` is no help, as threads that leave it in another order than they entered restore the wrong
-    filters. So these stay, and are put back if someone (pytest) has reset them meanwhile.
+    `warnings.catch_warnings` is not thread-safe, so the filters stay. They are added again if reset, as by pytest.
     """
     for category in (UserWarning, RuntimeWarning):
         if ("ignore", None, category, re.compile(_FROM_PILLOW), 0) not in warnings.filters:

@@ -24,7 +24,7 @@ from catsdogs.data.images import RESIZE, decode, in_threads, pixels
 # decode
 
 
-def test_pixels_are_those_of_the_file_and_resized_by_pillow_to_a_square() -> None:
+def test_decode_returns_the_pixels_and_resizes_by_pillow() -> None:
     image = gradient(2, 100, 60)
     data = encoded(image, "PNG")
     array = decode(data, None)
@@ -34,7 +34,7 @@ def test_pixels_are_those_of_the_file_and_resized_by_pillow_to_a_square() -> Non
     np.testing.assert_array_equal(decode(data, 32), np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)))
 
 
-# Each stored image is made by the inverse of the operation that the orientation asks for.
+# The inverse of each orientation's transform.
 STORED_BY = (
     *(None, "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM"),
     *("TRANSPOSE", "ROTATE_90", "TRANSVERSE", "ROTATE_270"),
@@ -57,50 +57,52 @@ def row(mode: str, *values: object, palette: list[int] | None = None) -> Image.I
     image = Image.new(mode, (len(values), 1))
     if palette is not None:
         image.putpalette(palette)
-    for place, value in enumerate(values):
-        image.putpixel((place, 0), value)  # type: ignore[arg-type]
+    for x, value in enumerate(values):
+        image.putpixel((x, 0), value)  # type: ignore[arg-type]
     return image
 
 
-GREY16 = Image.fromarray(np.array([[255, 256, 0x1234, 0xFEFF]], dtype=np.uint16))
-RGBA = row("RGBA", (10, 200, 30, 255), (10, 200, 30, 0), (0, 100, 200, 51))  # the last: a fifth, and four of white
-LAID = [[10, 200, 30], [255, 255, 255], [204, 224, 244]]
+GRAY16 = Image.fromarray(np.array([[255, 256, 0x1234, 0xFEFF]], dtype=np.uint16))
+RGBA = row("RGBA", (10, 200, 30, 255), (10, 200, 30, 0), (0, 100, 200, 51))  # the last is 20% opaque
+OVER_WHITE = [[10, 200, 30], [255, 255, 255], [204, 224, 244]]
 PALETTE = row("P", 0, 1, 2, palette=[0, 0, 0, 250, 20, 90, 1, 2, 3])
-HOLE = [[0, 0, 0], [255, 255, 255], [1, 2, 3]]
+TRANSPARENT = [[0, 0, 0], [255, 255, 255], [1, 2, 3]]
 
 
 @pytest.mark.parametrize(
     ("image", "form", "options", "expected"),
     [
-        *((GREY16, form, {}, [0, 1, 0x12, 0xFE]) for form in ("PNG", "TIFF")),
+        *((GRAY16, form, {}, [0, 1, 0x12, 0xFE]) for form in ("PNG", "TIFF")),
         (Image.frombytes("I;16B", (2, 1), b"\x12\x34\xfe\x01"), "TIFF", {}, [0x12, 0xFE]),
         (row("L", 7, 90), "PNG", {}, [7, 90]),
         (row("1", 1, 0, 0), "PNG", {}, [255, 0, 0]),
         (row("LA", (7, 255), (7, 0)), "PNG", {}, [7, 255]),
-        (RGBA, "PNG", {}, LAID),
-        (RGBA, "WEBP", {"lossless": True, "exact": True}, LAID),
+        (RGBA, "PNG", {}, OVER_WHITE),
+        (RGBA, "WEBP", {"lossless": True, "exact": True}, OVER_WHITE),
         (PALETTE, "PNG", {}, [[0, 0, 0], [250, 20, 90], [1, 2, 3]]),
-        (PALETTE, "GIF", {"transparency": 1}, HOLE),
-        (PALETTE, "PNG", {"transparency": 1}, HOLE),
-        (PALETTE, "PNG", {"transparency": bytes([255, 0, 255])}, HOLE),
+        (PALETTE, "GIF", {"transparency": 1}, TRANSPARENT),
+        (PALETTE, "PNG", {"transparency": 1}, TRANSPARENT),
+        (PALETTE, "PNG", {"transparency": bytes([255, 0, 255])}, TRANSPARENT),
         (row("CMYK", (0, 255, 255, 0)), "TIFF", {}, [[255, 0, 0]]),
     ],
 )
-def test_every_mode_becomes_rgb(image: Image.Image, form: str, options: dict[str, object], expected: list) -> None:
-    grey = [value if isinstance(value, list) else [value] * 3 for value in expected]
-    assert decode(encoded(image, form, **options), None)[0].tolist() == grey
+def test_every_mode_is_converted_to_rgb(
+    image: Image.Image, form: str, options: dict[str, object], expected: list
+) -> None:
+    rgb = [value if isinstance(value, list) else [value] * 3 for value in expected]
+    assert decode(encoded(image, form, **options), None)[0].tolist() == rgb
 
 
 @pytest.mark.parametrize("form", ["GIF", "MPO"])  # MPO: stereo images of phones
-def test_first_frame_counts(form: str) -> None:
+def test_decode_reads_the_first_frame(form: str) -> None:
     data = encoded(gradient(1), form, save_all=True, append_images=[gradient(2)])
     image = Image.open(io.BytesIO(data))
     assert (image.format, getattr(image, "n_frames", 1)) == (form, 2)
     np.testing.assert_array_equal(decode(data, None), np.asarray(image.convert("RGB")))
 
 
-ODD = bytearray(encoded(gradient(1), "TIFF"))  # of which Pillow logs an error
-struct.pack_into("<H", ODD, ODD.index(struct.pack("<HHI", 277, 3, 1)) + 8, 45)  # SamplesPerPixel, a single short
+INVALID = bytearray(encoded(gradient(1), "TIFF"))  # Pillow logs an error about it
+struct.pack_into("<H", INVALID, INVALID.index(struct.pack("<HHI", 277, 3, 1)) + 8, 45)  # SamplesPerPixel
 
 
 @pytest.mark.parametrize(
@@ -113,12 +115,12 @@ struct.pack_into("<H", ODD, ODD.index(struct.pack("<HHI", 277, 3, 1)) + 8, 45)  
         (encoded(gradient(1), "PNG")[:300], "truncated"),
         (encoded(gradient(1), "TIFF")[:200], "."),
         (encoded(gradient(1), "EPS"), "known format"),
-        (bytes(ODD), "not an image"),
+        (bytes(INVALID), "not an image"),
         (encoded(Image.new("F", (4, 4)), "TIFF"), "mode F"),
         (encoded(Image.new("I", (4, 4)), "TIFF"), "mode I"),
     ],
 )
-def test_what_does_not_decode_has_a_short_reason(data: bytes, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_undecodable_images_have_a_short_reason(data: bytes, reason: str, caplog: pytest.LogCaptureFixture) -> None:
     for size in (None, 16):
         with pytest.raises(ValueError, match=reason) as caught:
             decode(data, size)
@@ -127,7 +129,7 @@ def test_what_does_not_decode_has_a_short_reason(data: bytes, reason: str, caplo
     assert caplog.messages == []
 
 
-def test_pillow_warns_nobody_of_large_images_and_bombs_do_not_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillow_warnings_are_silenced_and_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 30 - 1)  # a warning, not yet an error
     for policy in ("always", "error"):
         with warnings.catch_warnings(record=True) as caught:
@@ -143,30 +145,30 @@ def test_pillow_warns_nobody_of_large_images_and_bombs_do_not_decode(monkeypatch
 # in_threads
 
 
-def test_results_keep_their_order_and_the_first_exception_ends_the_work() -> None:
+def test_results_keep_their_order_and_the_first_exception_stops_the_work() -> None:
     assert list(in_threads(lambda number: number**2, range(500), "squaring")) == [number**2 for number in range(500)]
     assert list(in_threads(lambda number: number, [], "nothing")) == []
-    begun = []
+    started = []
 
     def fail(number: int) -> int:
-        begun.append(number)
+        started.append(number)
         if number == 3:
             raise UserError("three")
         return number
 
     with pytest.raises(UserError, match="three"):
         list(in_threads(fail, range(100_000), "failing"))
-    assert len(begun) < 4 + 8 * (os.cpu_count() or 1)
+    assert len(started) < 4 + 8 * (os.cpu_count() or 1)
 
 
-def test_long_work_is_reported(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_work_logs_its_progress(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     caplog.set_level(logging.INFO, "catsdogs")
-    clock = iter(range(0, 10**9, 4))  # seconds; every look at it takes four
+    clock = iter(range(0, 10**9, 4))  # four seconds per call
     monkeypatch.setattr(images.time, "monotonic", lambda: float(next(clock)))
     list(in_threads(str, range(300)))
     assert caplog.messages == []
     list(in_threads(str, range(300), "long work"))
-    assert caplog.messages[0] == "long work: 1 % done, 20 min left"
+    assert caplog.messages[0] == "long work: 1% done, about 20 min left"
     assert len(caplog.messages) == 300 // 3
 
 
@@ -186,9 +188,7 @@ def root(tmp_path: Path) -> Path:
     return folder_of(tmp_path / "pets", {f"a/cat.{number}.jpg": jpeg(number) for number in range(30)})
 
 
-def test_pixels_are_decoded_once_and_stored_under_everything_that_changes_them(
-    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pixels_are_decoded_once_per_key(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, rows = tmp_path / "cache", rows_of(root)
 
     def stored() -> int:
@@ -201,7 +201,7 @@ def test_pixels_are_decoded_once_and_stored_under_everything_that_changes_them(
     with pytest.raises(ValueError, match="read-only"):
         first[0] = 0
     with monkeypatch.context() as patch:
-        patch.setattr(images, "decode", None)  # nothing is decoded again, not even for other indices and folders
+        patch.setattr(images, "decode", None)  # other indices and folders share the key
         np.testing.assert_array_equal(pixels(rows.set_index(rows.index + 7), tmp_path / "moved", 24, cache), first)
     assert stored() == 1
     assert pixels(rows, root, 25, cache).shape == (5, 25, 25, 3)
@@ -216,34 +216,32 @@ def test_pixels_are_decoded_once_and_stored_under_everything_that_changes_them(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "cannot be read any more"), (jpeg(100), "has changed"), (b"x", "does not decode")]
+    ("content", "message"), [(None, "no longer readable"), (jpeg(100), "changed"), (b"x", "cannot be decoded")]
 )
-def test_file_that_is_gone_changed_or_does_not_decode(
-    tmp_path: Path, root: Path, content: bytes | None, said: str
-) -> None:
+def test_missing_changed_and_undecodable_files(tmp_path: Path, root: Path, content: bytes | None, message: str) -> None:
     rows, file = rows_of(root), root / "a/cat.29.jpg"
     file.unlink()
     if content is not None:
         file.write_bytes(content)
-    if said == "does not decode":  # and was catalogued as it is
+    if content == b"x":
         rows = rows_of(root)
-    with pytest.raises(UserError, match=rf"cat\.29\.jpg: {said}"):
+    with pytest.raises(UserError, match=rf"cat\.29\.jpg: {message}"):
         pixels(rows, root, 24, tmp_path / "cache")
     assert list((tmp_path / "cache" / "pixels").iterdir()) == []
 
 
-def test_disk_that_is_too_small_or_fills_up(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, cache, free = rows_of(root), tmp_path / "cache", 5 * 24 * 24 * 3
     monkeypatch.setattr(files, "free_bytes", lambda _: free - 1)
     with monkeypatch.context() as patch:
-        patch.setattr(images, "decode", None)  # it is told before the work
+        patch.setattr(images, "decode", None)  # detected before decoding
         with pytest.raises(UserError, match=r"5 images of 24x24.*8\.4 KiB.*cache=FOLDER"):
             pixels(rows, root, 24, cache)
     monkeypatch.setattr(files, "free_bytes", lambda _: free)
     with monkeypatch.context() as patch:
         full = OSError(errno.ENOSPC, "No space left on device")
         patch.setattr(np.lib.format, "write_array_header_1_0", Mock(side_effect=full))
-        with pytest.raises(UserError, match=r"cannot hold .* \(No space left on device\); pass cache=FOLDER"):
+        with pytest.raises(UserError, match=r"cannot write .* \(No space left on device\); set cache=FOLDER"):
             pixels(rows, root, 24, cache)
     assert list((cache / "pixels").iterdir()) == []
     assert len(pixels(rows, root, 24, cache)) == 5
