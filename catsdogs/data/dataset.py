@@ -1,4 +1,4 @@
-"""`data` config -> the catalogues, split and digest that every job shares."""
+"""Dataset of a study: catalogs, splits and digest, shared by all jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from catsdogs.base.text import listed
 from catsdogs.config.schema import DataConfig, SplitConfig
 from catsdogs.data import near_duplicates
 from catsdogs.data.archive import ImageFolder, open_images
-from catsdogs.data.catalog import CAT, DOG, LABELS_COME_FROM, build_catalog
+from catsdogs.data.catalog import CAT, DOG, LABEL_SOURCES, build_catalog
 from catsdogs.data.split import assign_splits, subset
 
 _IGNORED = "ignored by data.ignore"
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Rows of `Dataset.rows` that one model is trained and validated on; int, ascending, none of them in both."""
+    """Rows of `Dataset.rows` to train and validate a model on; int, ascending, disjoint."""
 
     train_rows: np.ndarray
     validation_rows: np.ndarray
@@ -35,18 +35,16 @@ class Fold:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The images of a study. Tables have the columns of `catalogue`, are sorted naturally by id and indexed from 0.
+    """Images of a study. Tables have the columns of `build_catalog`, in natural order of id, indexed from 0.
 
     Attributes:
-        rows: the labelled images in use; problem is "", and split and fold, as `split.divide` gives them, are further
-            columns.
-        root: folder that the paths of `rows` and `skipped` are relative to.
-        test: every test image, also those that do not decode, which alone have a problem (and width 0); label is NaN in
-            all rows unless all are labelled. None: there is no test set.
-        test_root: folder that the paths of `test` are relative to.
-        skipped: the training images that are not used, each with the reason as its problem.
-        digest: sha256 over (id, label, sha256, split) of `rows`, with several folds over the fold too; 64 hexadecimal
-            digits.
+        rows: labeled images in use; problem is "", and `assign_splits` adds the columns split and fold.
+        root: folder of the paths of `rows` and `skipped`.
+        test: all test images, or None without a test set. Only undecodable images have a problem (and width 0). label
+            is NaN unless all are labeled.
+        test_root: folder of the paths of `test`.
+        skipped: training images that are not used; problem is the reason.
+        digest: SHA-256 over (id, label, sha256, split) of `rows`, and fold if there are several; 64 hexadecimal digits.
         images_digest: of the folder of `rows`, see `ImageFolder.digest`.
     """
 
@@ -59,9 +57,9 @@ class Dataset:
     images_digest: str
 
     def folds(self) -> list[Fold]:
-        """One of training and validation, or as many as `split.folds` says; none has a row of the hold-out.
+        """Return `split.folds` folds without the holdout.
 
-        With several every row outside the hold-out is validated on in exactly one of them.
+        With several, every row outside the holdout is a validation row of exactly one fold.
         """
         fold, outside = self.rows["fold"].to_numpy(), (self.rows["split"] != "holdout").to_numpy()
         return [
@@ -71,24 +69,24 @@ class Dataset:
 
     @property
     def holdout_rows(self) -> np.ndarray:
-        """Rows that no search sees, ascending; int, empty without a hold-out."""
+        """Rows of the holdout, ascending; int, possibly empty."""
         return np.flatnonzero(self.rows["split"] == "holdout")
 
 
-def load_dataset(data: DataConfig, cache: Path, division: SplitConfig) -> Dataset:
-    """Open the archives, leave out what cannot be trained on, draw the subset, and split.
+def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
+    """Open the archives, skip unusable images, sample the subset and split it.
 
-    Left out are images that do not decode, that have no label or two, and those of `data.ignore`. An image that occurs
-    under both labels has two; ignoring the wrong ones mends that.
+    Skipped are undecodable images, images without a unique label and those of `data.ignore`. Identical images with
+    different labels are all skipped, unless `data.ignore` leaves one label.
 
     Args:
-        data: the configuration; relative paths start at the current directory, `~` is expanded. Where `train` is null
-            the archives are drawn as `sample` says.
-        division: the hold-out and the folds, and which images stay together in both.
+        data: relative paths start at the current directory, `~` is expanded. If `train` is null, `sample` configures
+            synthetic archives.
+        split: holdout and folds, and the images that stay together in both.
 
     Raises:
-        UserError: an archive cannot be used (see `open_images`), an id in `data.ignore` is unknown, no image or only
-            one class is left, or there are too few images to split.
+        UserError: an archive cannot be used (see `open_images`), an id in `data.ignore` is unknown, fewer than two
+            classes remain, or there are too few images to split.
     """
     train, test = _sources(data, cache)
     folder = _opened("train", train, data, cache)
@@ -103,37 +101,37 @@ def load_dataset(data: DataConfig, cache: Path, division: SplitConfig) -> Datase
     _check_classes(rows, skipped, train, test_table)
     rows = subset(rows, data.limit, data.split_seed).reset_index(drop=True)
     units = rows
-    if division.group_by == "near_duplicates":
+    if split.group_by == "near_duplicates":
         units = rows.assign(groups=near_duplicates.group_duplicates(rows))
-        joined = len(rows) - units["groups"].nunique() - int(rows["sha256"].duplicated().sum())
-        if joined:
-            _log.info("%d near-duplicates stay on the side of the image that they resemble", joined)
-    rows = rows.join(assign_splits(units, division, data.validation_fraction, data.split_seed))
+        count = len(rows) - units["groups"].nunique() - int(rows["sha256"].duplicated().sum())
+        if count:
+            _log.info("keeping %d near-duplicates in the same split as the similar image", count)
+    rows = rows.join(assign_splits(units, split, data.validation_fraction, data.split_seed))
     return Dataset(
         rows=rows,
         root=folder.root,
         test=None if test_table is None else _test_rows(test_table),
         test_root=None if test_folder is None else test_folder.root,
         skipped=skipped,
-        digest=_digest(rows, division),
+        digest=_digest(rows, split),
         images_digest=folder.digest,
     )
 
 
 def _sources(data: DataConfig, cache: Path) -> tuple[Path, Path | None]:
-    """The training and the test source, drawn if none is given."""
+    """Return the training and the test source; generate them if `data.train` is null."""
     for key, value in (("train", data.train), ("test", data.test)):
         if value is not None and not value.strip():
-            raise UserError(f"data.{key}={value!r}: no path; pass data.{key}=PATH of a zip or a folder of images")
+            raise UserError(f"data.{key}={value!r}: empty path; set data.{key}=PATH of a zip or a folder of images")
     test = None if data.test is None else Path(data.test)
     if data.train is not None:
         return Path(data.train), test
     if data.sample is None:
-        raise UserError("data.train=null: no training images are given; pass data.train=PATH of a zip or a folder")
+        raise UserError("data.train=null: no training images; set data.train=PATH of a zip or a folder of images")
     from catsdogs.data.sample.archives import sample_archives
 
-    drawn_train, drawn_test = sample_archives(data.sample, cache)
-    return drawn_train, test or drawn_test
+    sample_train, sample_test = sample_archives(data.sample, cache)
+    return sample_train, test or sample_test
 
 
 def _opened(key: str, source: Path, data: DataConfig, cache: Path) -> ImageFolder:
@@ -144,30 +142,30 @@ def _opened(key: str, source: Path, data: DataConfig, cache: Path) -> ImageFolde
 
 
 def _problems(table: pd.DataFrame, ignore: list[str]) -> pd.Series:
-    """Why a row cannot be trained on, "" where it can; (N,) str."""
+    """Return why each row cannot be trained on, or ""; (N,) str."""
     unknown = sorted(set(ignore) - set(table["id"]))
     if unknown:
         raise UserError(
-            f"data.ignore: there is no training image with the id {listed(unknown)}; "
-            f"an id is the path without shared folders and suffix, {table['id'].iloc[0]} for example"
+            f"data.ignore: unknown image ids: {listed(unknown)}; an id is the path without the common folder and "
+            f"extension, for example {table['id'].iloc[0]}"
         )
     problems = table["problem"].copy()
     problems[(problems == "") & table["label"].isna()] = "no label"
     problems[table["id"].isin(ignore)] = _IGNORED
     usable = table[problems == ""]
     labels = usable.groupby("sha256")["label"].transform("nunique")
-    problems[usable.index[labels > 1]] = "the same image occurs under both labels"
+    problems[usable.index[labels > 1]] = "identical images have different labels"
     return problems
 
 
 def _report(skipped: pd.DataFrame, total: int) -> None:
-    """Say what is left out; what was asked to be left out needs no warning."""
-    unasked = skipped[skipped["problem"] != _IGNORED]
-    if len(unasked) < len(skipped):
-        _log.info("data.ignore leaves out %d of %d training images", len(skipped) - len(unasked), total)
-    if len(unasked):
-        named = [f"{row.id} ({row.problem})" for row in unasked.itertuples()]
-        _log.warning("%d of %d training images are left out: %s", len(unasked), total, listed(named))
+    """Log the skipped images: a warning, unless `data.ignore` names them."""
+    unusable = skipped[skipped["problem"] != _IGNORED]
+    if len(unusable) < len(skipped):
+        _log.info("data.ignore excludes %d of %d training images", len(skipped) - len(unusable), total)
+    if len(unusable):
+        reasons = [f"{row.id} ({row.problem})" for row in unusable.itertuples()]
+        _log.warning("skipping %d of %d training images: %s", len(unusable), total, listed(reasons))
 
 
 def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, train: Path, test: pd.DataFrame | None) -> None:
@@ -175,25 +173,23 @@ def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, train: Path, test:
     if cats and dogs:
         return
     if cats or dogs:
-        there, missing = ("cats", "dogs") if cats else ("dogs", "cats")
+        present, missing = ("cat", "dog") if cats else ("dog", "cat")
         raise UserError(
-            f"data.train: {train} has {cats or dogs} usable images of {there} but none of {missing}; add {missing}, "
-            f"whose label is told by {LABELS_COME_FROM}"
+            f"data.train={train}: {cats or dogs} usable images of class {present}, none of class {missing}; add images "
+            f"of class {missing} (labels are read from {LABEL_SOURCES})"
         )
     if (skipped["problem"] == "no label").any():
         swapped = test is not None and bool(test["label"].notna().any())
-        hint = "; data.test has labels, so the two may have changed places" if swapped else ""
-        raise UserError(
-            f"data.train: none of the usable images of {train} has a label, which is told by {LABELS_COME_FROM}{hint}"
-        )
+        hint = ", or swap data.train and data.test, because data.test has labels" if swapped else ""
+        raise UserError(f"data.train={train}: no image has a label; use {LABEL_SOURCES}{hint}")
     raise UserError(
-        f"data.train: none of the {len(skipped)} images of {train} can be used, "
-        f"the first, {skipped['id'].iloc[0]}, because: {skipped['problem'].iloc[0]}"
+        f"data.train={train}: no usable images; repair or replace them (of {len(skipped)}, the first is "
+        f"{skipped['id'].iloc[0]}: {skipped['problem'].iloc[0]})"
     )
 
 
 def _test_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """A catalogue as a test set, where a doubtful label is no problem and some labels are as good as none."""
+    """Return a catalog as a test set: ambiguous labels are no problem, and labels are all known or all NaN."""
     undecodable = table["width"] == 0
     table = table.assign(problem=table["problem"].where(undecodable, ""))
     if table["label"].isna().any():
@@ -201,10 +197,10 @@ def _test_rows(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _digest(rows: pd.DataFrame, division: SplitConfig) -> str:
+def _digest(rows: pd.DataFrame, split: SplitConfig) -> str:
     digest = hashlib.sha256()
-    # With one fold the split tells it, and the digest stays that of studies from before there were folds.
-    columns = ["id", "label", "sha256", "split"] + (["fold"] if division.folds > 1 else [])
+    # With one fold, the split determines it, and digests of studies from before there were folds stay valid.
+    columns = ["id", "label", "sha256", "split"] + (["fold"] if split.folds > 1 else [])
     for row in zip(*(rows[name].tolist() for name in columns), strict=True):
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()

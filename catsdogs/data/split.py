@@ -1,8 +1,7 @@
-"""Catalogue rows + seed -> `train` / `validation` / `holdout` for every row, and its fold.
+"""Assignment of images to training, validation, holdout and folds.
 
-The unit is the distinct image, told by its sha256: copies of one file never stand on both sides. Where the rows have a
-column `groups`, of near-duplicates for example, the group is the unit. What is drawn depends on the images and the
-seed, not on the order of the rows.
+Duplicates (equal SHA-256) are always in the same split. So are the images of a group, if the rows have a column
+`groups`. Splits depend on the images and the seed, not on the order of the rows.
 """
 
 from __future__ import annotations
@@ -19,99 +18,101 @@ from catsdogs.data.archive import natural_key
 
 
 def subset(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
-    """Draw some of the rows, each class by its share.
+    """Sample rows, stratified by label.
 
-    A copy of an image is drawn only once every distinct image of its class is. A class gets at least two rows, if it
-    has them, so that the result can be split.
+    Duplicates are sampled only after all distinct images of their class. A class gets at least two rows, if it has
+    them, because fewer cannot be split.
 
     Args:
-        rows: columns id, label (0.0 or 1.0), sha256; further ones are kept.
-        limit: number of rows to draw, 4 or more; None, or as many as there are, draws all.
+        rows: columns id, label (0.0 or 1.0) and sha256; others are kept.
+        limit: number of rows, at least 4; None returns all.
 
     Returns:
-        min(limit, N) of the rows, sorted naturally by id, with their index.
+        min(limit, N) of the rows in natural order of id, with their index.
     """
     rows = rows.sort_values("id", key=lambda ids: ids.map(natural_key))
     if limit is None or limit >= len(rows):
         return rows
     is_dog = (rows["label"] == 1.0).tolist()
-    copy = rows.groupby("sha256").cumcount().tolist()  # 0 for the first row of every distinct image
-    # A random number that belongs to image and seed alone, so that no other row has a say in it.
-    draw = [hashlib.sha256(f"{seed} {sha256}".encode()).hexdigest() for sha256 in rows["sha256"]]
-    places = sorted(range(len(rows)), key=lambda place: (copy[place], draw[place]))
-    dogs = _dogs_among(limit, cats=is_dog.count(False), dogs=is_dog.count(True))
-    drawn = [place for place in places if is_dog[place]][:dogs]
-    drawn += [place for place in places if not is_dog[place]][: limit - dogs]
-    return rows.iloc[sorted(drawn)]
+    copy = rows.groupby("sha256").cumcount().tolist()  # 0 for the first row of each distinct image
+    # A random number of image and seed only, independent of the other rows.
+    rank = [hashlib.sha256(f"{seed} {sha256}".encode()).hexdigest() for sha256 in rows["sha256"]]
+    order = sorted(range(len(rows)), key=lambda row: (copy[row], rank[row]))
+    dogs = _number_of_dogs(limit, cats=is_dog.count(False), dogs=is_dog.count(True))
+    sampled = [row for row in order if is_dog[row]][:dogs]
+    sampled += [row for row in order if not is_dog[row]][: limit - dogs]
+    return rows.iloc[sorted(sampled)]
 
 
-def assign_splits(rows: pd.DataFrame, division: SplitConfig, validation_fraction: float, seed: int) -> pd.DataFrame:
-    """Set the hold-out aside, then divide the rest into training and validation, or into folds.
+def assign_splits(rows: pd.DataFrame, split: SplitConfig, validation_fraction: float, seed: int) -> pd.DataFrame:
+    """Split off the holdout, then split the rest into training and validation, or into folds.
 
-    Distinct images are divided by scikit-learn, stratified by label. Identical images share a side, also where their
-    labels differ (the higher one counts for the stratification). The hold-out is drawn first: neither the folds nor the
-    validation fraction change it.
+    scikit-learn splits the distinct images, stratified by label. If identical images have different labels, the higher
+    label counts. The holdout is sampled first, so neither the folds nor the validation fraction change it.
 
     Args:
-        rows: columns label (0.0 or 1.0) and sha256, and perhaps groups (str), the same for all copies of an image.
-        validation_fraction: share of the distinct images outside the hold-out that goes to validation, in (0, 1);
-            unused with several folds.
+        rows: columns label (0.0 or 1.0), sha256 and optionally groups (str), equal for all duplicates of an image.
+        validation_fraction: of the distinct images outside the holdout, in (0, 1); unused with several folds.
 
     Returns:
-        With the index of `rows`: split (str), "train", "validation" or "holdout", and fold (int), -1 in the hold-out.
-        With one fold it is 0 for validation rows and -1 for training rows. With several it is the fold whose model has
-        not seen the row, and split tells the sides of fold 0.
+        With the index of `rows`: split (str), "train", "validation" or "holdout", and fold (int), -1 in the holdout.
+        With one fold, it is 0 for validation and -1 for training. With several, it is the fold that validates on the
+        row, and split describes fold 0.
 
     Raises:
-        UserError: there are too few images for both classes on every side.
+        UserError: too few images for both classes in every split.
     """
-    unit = rows["groups"] if "groups" in rows else rows["sha256"]  # rows with the same one stay on one side
+    unit = rows["groups"] if "groups" in rows else rows["sha256"]
     labels = rows["label"].groupby(unit).max()  # sorted by unit
-    places = pd.DataFrame({"split": "train", "fold": -1}, index=labels.index)
-    if division.holdout_fraction:
-        # Of a seed of its own: else the validation images of a study without a hold-out, which chose its models, would
-        # be the hold-out of the next one.
-        own_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
-        held = _drawn(labels, division.holdout_fraction, own_seed, "split.holdout_fraction")
-        places.loc[held, "split"] = "holdout"
-        labels = labels.drop(held)
-    if division.folds == 1:
-        places.loc[_drawn(labels, validation_fraction, seed, "data.validation_fraction"), "fold"] = 0
+    table = pd.DataFrame({"split": "train", "fold": -1}, index=labels.index)
+    if split.holdout_fraction:
+        # With the same seed, the holdout would equal the validation images of an earlier study without a holdout, which
+        # may have selected the settings.
+        holdout_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
+        holdout = _sample(labels, split.holdout_fraction, holdout_seed, "split.holdout_fraction")
+        table.loc[holdout, "split"] = "holdout"
+        labels = labels.drop(holdout)
+    if split.folds == 1:
+        table.loc[_sample(labels, validation_fraction, seed, "data.validation_fraction"), "fold"] = 0
     else:
-        cats, dogs = int((labels == 0.0).sum()), int((labels == 1.0).sum())
-        if min(cats, dogs) < division.folds:
+        cats, dogs = _class_counts(labels)
+        if min(cats, dogs) < split.folds:
             raise UserError(
-                f"split.folds={division.folds}: {cats} distinct cats and {dogs} distinct dogs outside the hold-out are "
-                f"too few for both classes in every fold; give more images, raise data.limit, or lower split.folds"
+                f"split.folds={split.folds}: too few distinct images outside the holdout for both classes in every "
+                f"fold ({cats} of class cat, {dogs} of class dog); add images, raise data.limit, or lower split.folds"
             )
-        folding = StratifiedKFold(division.folds, shuffle=True, random_state=seed)
-        for number, (_, drawn) in enumerate(folding.split(labels.to_numpy(), labels.to_numpy())):
-            places.loc[labels.index[drawn], "fold"] = number
-    places.loc[places["fold"] == 0, "split"] = "validation"
-    return places.loc[unit].set_axis(rows.index)
+        folding = StratifiedKFold(split.folds, shuffle=True, random_state=seed)
+        for number, (_, validation) in enumerate(folding.split(labels.to_numpy(), labels.to_numpy())):
+            table.loc[labels.index[validation], "fold"] = number
+    table.loc[table["fold"] == 0, "split"] = "validation"
+    return table.loc[unit].set_axis(rows.index)
 
 
-def _drawn(labels: pd.Series, share: float, seed: int, key: str) -> np.ndarray:
-    """Some of the units in the index of `labels`, stratified by these."""
+def _sample(labels: pd.Series, fraction: float, seed: int, key: str) -> np.ndarray:
+    """Sample units from the index of `labels`, stratified by label."""
     try:
-        others, drawn = train_test_split(
-            labels.index.to_numpy(), test_size=share, random_state=seed, stratify=labels.to_numpy()
+        others, sampled = train_test_split(
+            labels.index.to_numpy(), test_size=fraction, random_state=seed, stratify=labels.to_numpy()
         )
-        enough = all(labels[side].nunique() == 2 for side in (others, drawn))
+        enough = all(labels[side].nunique() == 2 for side in (others, sampled))
     except ValueError:
         enough = False
     if not enough:
-        cats, dogs = int((labels == 0.0).sum()), int((labels == 1.0).sum())
-        sides = "in the hold-out and outside it" if key == "split.holdout_fraction" else "in training and validation"
+        cats, dogs = _class_counts(labels)
+        sides = "inside and outside the holdout" if key == "split.holdout_fraction" else "in training and validation"
         raise UserError(
-            f"{key}={share:g}: {cats} distinct cats and {dogs} distinct dogs are too few for both classes {sides}; "
-            f"give more images, raise data.limit, or move the fraction towards 0.5"
+            f"{key}={fraction:g}: too few distinct images for both classes {sides} ({cats} of class cat, {dogs} of "
+            f"class dog); add images, raise data.limit, or set a fraction closer to 0.5"
         )
-    return drawn
+    return sampled
 
 
-def _dogs_among(limit: int, cats: int, dogs: int) -> int:
-    """How many of `limit` rows are dogs when there are so many cats and dogs, more than `limit` together."""
+def _class_counts(labels: pd.Series) -> tuple[int, int]:
+    return int((labels == 0.0).sum()), int((labels == 1.0).sum())
+
+
+def _number_of_dogs(limit: int, cats: int, dogs: int) -> int:
+    """Return how many of `limit` sampled rows are dogs; `limit` is less than cats + dogs."""
     low = max(min(2, dogs), limit - cats)
     high = min(dogs, limit - min(2, cats))
     return min(max(round(limit * dogs / (cats + dogs)), low), high)

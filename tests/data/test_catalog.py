@@ -19,7 +19,7 @@ from catsdogs.data.catalog import build_catalog, ids_of, label_of
 COLUMNS = ["id", "path", "label", "sha256", "width", "height", "phash", "problem"]
 
 
-def catalogued(tmp_path: Path, members: dict[str, bytes]) -> pd.DataFrame:
+def catalog_of(tmp_path: Path, members: dict[str, bytes]) -> pd.DataFrame:
     source = folder_of(tmp_path / "given", members)
     return build_catalog(open_images(source, tmp_path / "cache", 0), tmp_path / "cache")
 
@@ -35,7 +35,7 @@ def catalogued(tmp_path: Path, members: dict[str, bytes]) -> pd.DataFrame:
         (["1.jpg", "sub/2.jpg"], ["1", "sub/2"]),
         (["PetImages/Cat/12.jpg", "PetImages/Dog/3.jpg"], ["Cat/12", "Dog/3"]),
         (["a/b/cats/1.jpg", "a/b/cats/2.jpg"], ["1", "2"]),
-        (["train/cats/1.jpg", "train/catsup/1.jpg"], ["cats/1", "catsup/1"]),  # a shared beginning is no shared folder
+        (["train/cats/1.jpg", "train/catsup/1.jpg"], ["cats/1", "catsup/1"]),  # a common prefix, not a folder
         (["a/1.jpg", "a/1.png", "a/2.jpg"], ["1.jpg", "1.png", "2"]),
         (["a/1.jpg", "b/1.png"], ["a/1", "b/1"]),
         (["1.jpg", "1.JPG"], ["1.jpg", "1.JPG"]),
@@ -52,12 +52,12 @@ paths = st.from_regex(r"([a1][a1.]{0,2}/){0,2}[a1][a1.]{0,2}\.(jpg|png|JPG)", fu
 
 
 @given(st.lists(paths, unique=True, max_size=12), st.randoms())
-def test_ids_are_unique_and_belong_to_their_paths(some: list[str], random: object) -> None:
-    ids = dict(zip(some, ids_of(some), strict=True))
-    assert len(set(ids.values())) == len(some)
+def test_ids_are_unique_and_independent_of_order(names: list[str], random: object) -> None:
+    ids = dict(zip(names, ids_of(names), strict=True))
+    assert len(set(ids.values())) == len(names)
     assert all(path.endswith(name) or path[: path.rindex(".")].endswith(name) for path, name in ids.items())
-    random.shuffle(some)  # type: ignore[attr-defined]
-    assert dict(zip(some, ids_of(some), strict=True)) == ids
+    random.shuffle(names)  # type: ignore[attr-defined]
+    assert dict(zip(names, ids_of(names), strict=True)) == ids
 
 
 # labels
@@ -65,25 +65,25 @@ def test_ids_are_unique_and_belong_to_their_paths(some: list[str], random: objec
 
 CATS = "train/cat.1.jpg, Cat 3.jpg, Cat/1.jpg, cats/cat.1.jpg, dogs-vs-cats/cat.1.jpg"
 DOGS = "train/dog.1.jpg, DOG_7.PNG, dog7.jpg, dog.jpg, x/DOGS/deep/er/1.jpg"
-# A file is named cat, a folder cats.
-NEITHER = "test/1.jpg, cats.1.jpg, dogs.1.jpg, category.jpg, dogē.jpg, hotdog.1.jpg, hotdogs/1.jpg, catsup/1.jpg"
+# Files are named cat, folders also cats.
+UNLABELED = "test/1.jpg, cats.1.jpg, dogs.1.jpg, category.jpg, dogē.jpg, hotdog.1.jpg, hotdogs/1.jpg, catsup/1.jpg"
 
 
 @pytest.mark.parametrize(
     ("paths", "label"),
-    [(CATS, 0.0), (DOGS, 1.0), ("dogs/cats/1.jpg", 0.0), ("cats/dogs/1.jpg", 1.0), (NEITHER, math.nan)],
+    [(CATS, 0.0), (DOGS, 1.0), ("dogs/cats/1.jpg", 0.0), ("cats/dogs/1.jpg", 1.0), (UNLABELED, math.nan)],
 )
 def test_labels(paths: str, label: float) -> None:
     for path in paths.split(", "):
         assert label_of(path) == (pytest.approx(label, nan_ok=True), ""), path
 
 
-# The table
+# build_catalog
 
 
-def test_every_image_is_seen(tmp_path: Path) -> None:
+def test_catalog_has_a_row_per_image(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn
+    exif[0x0112] = 6  # rotated by 90 degrees
     members = {
         "train/cat.10.jpg": jpeg(1),
         "train/cat.2.jpg": jpeg(1)[:-200],
@@ -91,7 +91,7 @@ def test_every_image_is_seen(tmp_path: Path) -> None:
         "train/dog.1.png": encoded(gradient(2, 40, 30), "PNG", exif=exif),
         "train/unknown.jpg": b"<html>",
     }
-    table = catalogued(tmp_path, members)
+    table = catalog_of(tmp_path, members)
     assert list(table.columns) == COLUMNS
     assert table["id"].tolist() == ["cat.1", "cat.2", "cat.10", "dog.1", "unknown"]
     assert table["path"].tolist() == sorted(members, key=natural_key)
@@ -100,39 +100,39 @@ def test_every_image_is_seen(tmp_path: Path) -> None:
     assert table["width"].tolist() == [0, 0, 40, 30, 0]
     assert table["height"].tolist() == [0, 0, 30, 40, 0]
     assert table["phash"].map(len).tolist() == [0, 0, 64, 64, 0]
-    problems = [problem.removeprefix("does not decode: ")[:23] for problem in table["problem"]]
+    problems = [problem.removeprefix("cannot be decoded: ")[:23] for problem in table["problem"]]
     assert problems == ["the file is empty", "image file is truncated", "", "", "not an image of a known"]
     assert table.index.tolist() == [0, 1, 2, 3, 4]
     assert (table["label"].dtype, table["width"].dtype, table["height"].dtype) == ("float64", "int64", "int64")
 
 
-def test_contradicting_labels_are_a_problem_beside_others(tmp_path: Path) -> None:
-    table = catalogued(tmp_path, {"dogs/cat.1.jpg": b"", "Cat/DOG_1.jpg": jpeg(1), "dogs/cats/dog.1.jpg": jpeg(2)})
+def test_conflicting_labels_are_a_problem(tmp_path: Path) -> None:
+    table = catalog_of(tmp_path, {"dogs/cat.1.jpg": b"", "Cat/DOG_1.jpg": jpeg(1), "dogs/cats/dog.1.jpg": jpeg(2)})
     assert table["problem"].tolist() == [
-        "the file name says dog, the folder Cat does not",
-        "does not decode: the file is empty; the file name says cat, the folder dogs does not",
-        "the file name says dog, the folder cats does not",
+        "conflicting labels: dog (file name), Cat (folder)",
+        "cannot be decoded: the file is empty; conflicting labels: cat (file name), dogs (folder)",
+        "conflicting labels: dog (file name), cats (folder)",
     ]
     assert table["label"].isna().all()
 
 
-def test_table_is_the_same_when_it_is_read_again(tmp_path: Path) -> None:
-    """Also where a name looks like a number, a missing value, or CSV; and tables of older versions are passed over."""
-    odd = ["1", "01", "1e5", "NA", "nan", "None", "True", 'a "quoted", one', " spaces ", "猫 é", "-1", "#2", "'"]
-    source = zip_of(tmp_path / "test.zip", {f"test/{name}.jpg": jpeg(1) for name in odd})
+def test_stored_catalog_equals_the_first_one(tmp_path: Path) -> None:
+    """Some names look like numbers, missing values or CSV. A table of an older version is ignored."""
+    names = ["1", "01", "1e5", "NA", "nan", "None", "True", 'a "quoted", one', " spaces ", "猫 é", "-1", "#2", "'"]
+    source = zip_of(tmp_path / "test.zip", {f"test/{name}.jpg": jpeg(1) for name in names})
     folder, cache = open_images(source, tmp_path / "cache", 2**30), tmp_path / "cache"
     folder_of(cache / "catalogues", {f"{folder.digest}-v1.csv": b"id,path,label,sha256,width,height,problem\n"})
     first = build_catalog(folder, cache)
     assert list(first.columns) == COLUMNS
-    assert first["id"].tolist() == sorted(odd, key=natural_key)
+    assert first["id"].tolist() == sorted(names, key=natural_key)
     assert all(type(name) is str for name in first["id"])
-    assert first["problem"].tolist() == [""] * len(odd)
+    assert first["problem"].tolist() == [""] * len(names)
     assert first["label"].isna().all()
-    shutil.rmtree(folder.root)  # no image is looked at again
+    shutil.rmtree(folder.root)  # images are not read again
     pd.testing.assert_frame_equal(build_catalog(folder, cache), first)
 
 
-def test_unreadable_file_or_cache_is_an_error_and_nothing_is_stored(tmp_path: Path) -> None:
+def test_unreadable_files_and_cache_are_errors(tmp_path: Path) -> None:
     source, cache = folder_of(tmp_path / "given", cats_and_dogs(3, 3)), tmp_path / "cache"
     folder = open_images(source, cache, 0)
     (source / "train/dog.1.jpg").rename(source / "moved")
@@ -142,5 +142,5 @@ def test_unreadable_file_or_cache_is_an_error_and_nothing_is_stored(tmp_path: Pa
     assert not cache.exists()
     (source / "moved").rename(source / "train/dog.1.jpg")
     cache.write_text("mine")
-    with pytest.raises(UserError, match=r"cannot be written.*cache=FOLDER"):
+    with pytest.raises(UserError, match=r"cannot write.*cache=FOLDER"):
         build_catalog(folder, cache)
