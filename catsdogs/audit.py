@@ -1,8 +1,8 @@
-"""Entry point: images -> what is wrong or odd in them: on the terminal, as a page, as tables. Runs without TensorFlow.
+"""Command that checks images for problems and writes an HTML report and CSV tables. TensorFlow is not imported.
 
-python -m catsdogs.audit train.zip                             files, sizes, copies
-python -m catsdogs.audit train.zip --study multirun/NAME       and labels that the study's models contradict
-python -m catsdogs.audit train.zip --test test.zip             and how many test images are copies
+python -m catsdogs.audit train.zip                             files, sizes, duplicates
+python -m catsdogs.audit train.zip --study multirun/NAME       also likely label errors
+python -m catsdogs.audit train.zip --test test.zip             also duplicates in the test set
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from catsdogs.config.locations import add_cache_option
 
 def _audit(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    # Here, so that --help is quick.
+    # Imported here to keep --help fast.
     from catsdogs.data.archive import open_images
-    from catsdogs.data_audit.findings import TITLES, findings, write_tables
+    from catsdogs.data_audit.findings import TITLES, audit_images, write_tables
     from catsdogs.data_audit.page import write_page
     from catsdogs.data_audit.terminal import print_findings
 
     check_page(options.output, "audit")
-    tables = {f"{name}.csv" for name in TITLES}
-    check_tables_folder(options.output, options.output.with_suffix(""), lambda there: there <= tables)
+    tables_folder, tables = options.output.with_suffix(""), {f"{name}.csv" for name in TITLES}
+    check_tables_folder(options.output, tables_folder, lambda names: names <= tables)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = open_images(options.images, options.cache)
     test_folder = None if options.test is None else open_images(options.test, options.cache)
-    found = findings(options.images, folder, options.study, test_folder, options.cache)
-    beside = options.output.with_suffix("")
+    findings = audit_images(options.images, folder, options.study, test_folder, options.cache)
     try:
-        write_page(options.output, found, write_tables(beside, found))
+        write_page(options.output, findings, write_tables(tables_folder, findings))
     except OSError as error:
         raise UserError(
-            f"{error.filename or options.output}: cannot be written ({error.strerror}); choose another --output=FILE"
+            f"--output {options.output}: cannot write {error.filename or 'the page'} ({error.strerror}); set another "
+            "--output=FILE"
         ) from error
-    print_findings(found)
-    for line in ("", f"Page: {options.output}", f"Tables: {beside}{os.sep}"):
+    print_findings(findings)
+    for line in ("", f"Report: {options.output}", f"Tables: {tables_folder}{os.sep}"):
         print(sanitize_line(line))
     return 0
 
@@ -51,23 +51,29 @@ def _audit(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="catsdogs-audit",
-        description="What is wrong or odd in these images? Finds files that do not decode, tiny images, "
-        "copies and suspected wrong labels; writes one page with pictures that needs no network, and tables.",
+        description="Check images for problems: undecodable files, tiny images, duplicates and likely label errors. "
+        "Writes an offline HTML report with thumbnails, and CSV tables.",
     )
-    parser.add_argument("images", type=Path, help="zip or folder of labelled images, for example train.zip")
+    parser.add_argument("images", type=Path, help="zip or folder of labeled images, for example train.zip")
     parser.add_argument(
         "--study",
         nargs="+",
         type=Path,
         default=[],
         metavar="FOLDER",
-        help="studies that were searched on these images; the best trials of their jobs are asked about the labels",
+        help="studies run on these images; the predictions of their best trials are used to flag likely label errors",
     )
-    parser.add_argument("--test", type=Path, help="zip or folder of test images, in which copies are counted")
     parser.add_argument(
-        "--output", type=Path, default=Path("audit.html"), metavar="FILE", help="the page (default: %(default)s)"
+        "--test", type=Path, help="zip or folder of test images; duplicates of training images in it are counted"
     )
-    add_cache_option(parser, "where zips are unpacked and hashes are kept")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("audit.html"),
+        metavar="FILE",
+        help="path of the HTML report (default: %(default)s)",
+    )
+    add_cache_option(parser, "for unpacked zips and image hashes")
     return parser.parse_args(arguments)
 
 

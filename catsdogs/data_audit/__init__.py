@@ -1,1 +1,1 @@
-"""A folder of images -> what is wrong or odd in it: terminal, page, tables. Nothing here imports Keras."""
+"""Audit of a folder of images: terminal summary, HTML page and CSV tables. Keras is not imported."""

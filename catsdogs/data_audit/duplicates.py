@@ -1,4 +1,4 @@
-"""Catalogue -> groups of exact copies and near-duplicates; copies in a test set, counted."""
+"""Groups of exact and near-duplicates, and the number of duplicates in a test set."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ EXACT, NEAR = "exact", "near"
 
 
 def find_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Images that occur more than once.
+    """Return the images that occur more than once.
 
     Args:
-        rows: of a catalogue.
+        rows: of a catalog.
 
     Returns:
-        A row per image of a group of two or more, groups under both labels first, then by their first image: group
-        (numbered from 1), id, label, sha256, width, height, kind ("exact": another one of the group has the same
-        bytes, "near": none has), bits (0 to 48, by which the hash differs from the nearest other one), both_labels
-        (of the group), keep (one image of a group whose labels agree: the largest, the first of those; none of
-        a group under both labels, as who is right is not known).
+        A row per image in a group of two or more. Groups with conflicting labels come first, then the order is that of
+        their first image. Columns:
+
+        - group: numbered from 1
+        - id, label, sha256, width, height: as in the catalog
+        - kind: "exact" if the group has another image with the same bytes, else "near"
+        - bits: number of bits that differ from the nearest hash in the group, 0 to 48
+        - both_labels: whether the labels of the group conflict
+        - keep: True for the first of the largest images of a group; False for all if labels conflict, because the
+          correct label is unknown
     """
     rows = rows[rows["width"] > 0].reset_index(drop=True)
     near = near_pairs(perceptual_hashes(rows))
@@ -40,8 +45,8 @@ def find_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
     largest = pixels.groupby(table["group"]).transform("max") == pixels
     first = ~table["group"].where(largest).duplicated()
     table = table.assign(keep=largest & first & ~table["both_labels"], bits=table["bits"].astype(int))
-    place = table.groupby("group")["id"].transform(lambda ids: ids.index[0])
-    table = table.assign(_place=place).sort_values(["both_labels", "_place"], ascending=[False, True], kind="stable")
+    start = table.groupby("group")["id"].transform(lambda ids: ids.index[0])
+    table = table.assign(_start=start).sort_values(["both_labels", "_start"], ascending=[False, True], kind="stable")
     table["group"] = pd.factorize(table["group"])[0] + 1
     columns = ["group", "id", "label", "sha256", "width", "height", "kind", "bits", "both_labels", "keep"]
     return table[columns].reset_index(drop=True)
@@ -49,9 +54,15 @@ def find_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class TestLeakage:
-    """How many test images, of how many, occur among the training images, exactly or nearly, and of how many of these.
+    """Numbers of duplicates between test and training images.
 
-    Which ones is not told: the training image's label would be the test image's answer.
+    Their ids are withheld, because the label of the training image reveals that of the test image.
+
+    Attributes:
+        test_images: decodable test images with an exact or near-duplicate among the training images.
+        of_test_images: all decodable test images.
+        exact: test images with the same bytes as a training image.
+        train_images: training images with a duplicate among the test images.
     """
 
     test_images: int
@@ -61,7 +72,7 @@ class TestLeakage:
 
 
 def count_test_duplicates(rows: pd.DataFrame, test: pd.DataFrame) -> TestLeakage:
-    """Count the copies of training images in a test set; both are rows of a catalogue."""
+    """Count the duplicates of training images in a test set; both are rows of a catalog."""
     rows, test = rows[rows["width"] > 0], test[test["width"] > 0]
     near = near_pairs(perceptual_hashes(test), perceptual_hashes(rows))
     return TestLeakage(

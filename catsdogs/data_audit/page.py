@@ -1,11 +1,11 @@
-"""Findings -> one self-contained HTML page, in the frame of the report."""
+"""Self-contained HTML page of an audit, in the layout of the report."""
 
 from __future__ import annotations
 
 import datetime
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,87 +15,46 @@ import pandas as pd
 from catsdogs.base.files import write_text
 from catsdogs.comparison.gallery import thumbnail
 from catsdogs.comparison.page.writing import environment, markup
-from catsdogs.data_audit import sentences
+from catsdogs.data_audit import messages
 from catsdogs.data_audit.duplicates import EXACT
 from catsdogs.data_audit.findings import TITLES, Findings
 from catsdogs.data_audit.unusual_files import UNDECODABLE
 from catsdogs.pages.formats import count
 
-# Pictures take about 5 kB each; what is not shown is in the tables.
-_MOST_SUSPECTS = 48
+# A thumbnail takes about 5 kB. The tables list all images.
+_MOST_LABEL_ERRORS = 48
 _MOST_GROUPS = 40
 _MOST_OF_GROUP = 6
-_MOST_ODD = 36
-_MOST_UNDECODABLE = 100  # rows, which have no picture
+_MOST_UNUSUAL = 36
+_MOST_UNDECODABLE = 100  # rows without thumbnails
+
+Row = dict[Any, Any]
 
 
-def write_page(output: Path, found: Findings, written: Sequence[str]) -> None:
+def write_page(output: Path, findings: Findings, tables: Sequence[str]) -> None:
     """Write the page.
 
     Args:
-        output: where; the tables lie in the folder beside it that is named as the page without its suffix.
-        written: names of the tables that lie there.
+        output: path of the page; its tables are in the folder of the same name without the suffix.
+        tables: names of the tables in that folder.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the page cannot be written.
     """
-    beside = quote(output.with_suffix("").name)
-    addresses = {name: f"{beside}/{name}.csv" for name in written}
-    images = found.rows.set_index("id")
-
-    @functools.cache
-    def picture(name: str) -> str | None:
-        return thumbnail(found.root, str(images.at[name, "path"]), str(images.at[name, "sha256"]))
-
-    def shots(table: pd.DataFrame) -> list[dict[Any, Any]]:
-        """Rows of a table, each with its picture."""
-        return [{**row, "thumbnail": picture(row["id"])} for row in table.to_dict("records")]
-
-    told = found.label_issues
-    groups: list[dict[str, Any]] = [
-        {
-            "number": number,
-            "size": len(rows),
-            "exact": bool((rows["kind"] == EXACT).all()),
-            "bits": int(rows["bits"].max()),
-            "both_labels": bool(rows["both_labels"].any()),
-            # Those that stay first, so that a reader sees what a copy is a copy of.
-            "shots": shots(rows.sort_values("keep", ascending=False, kind="stable").head(_MOST_OF_GROUP)),
-        }
-        for number, rows in itertools.islice(found.duplicates.groupby("group"), _MOST_GROUPS)
-    ]
-    shown = {shot["id"] for group in groups for shot in group["shots"]}
-    unseen = [name for name in found.ignore if name not in shown]
-    bad = found.unusual_files["kind"] == UNDECODABLE
-    undecodable, odd = found.unusual_files[bad], found.unusual_files[~bad]
+    folder = quote(output.with_suffix("").name)
+    addresses = {name: f"{folder}/{name}.csv" for name in tables}
     html = (
         environment()
         .get_template("audit.html.j2")
         .render(
+            **_sections(findings),
             kind="audit",
-            title=found.source.name,
+            title=findings.source.name,
             reload_seconds=None,
             written=datetime.datetime.now(datetime.UTC),
-            source=str(found.source),
-            headline=sentences.headline(found),
-            tiles=[(name, count(number), about) for name, number, about in found.counts()],
-            asked=sentences.UNASKED if told is None else sentences.asked(told),
-            judged="" if told is None else sentences.judged(told, len(found.rows)),
-            look=sentences.LOOK,
-            told=told,
-            suspects=[] if told is None else shots(told.table.head(_MOST_SUSPECTS)),
-            groups=groups,
-            total_groups=found.duplicates["group"].nunique(),
-            odd=shots(_odd(odd)),
-            total_odd=odd["id"].nunique(),
-            undecodable=undecodable.head(_MOST_UNDECODABLE).join(images["path"], on="id").to_dict("records"),
-            total_undecodable=len(undecodable),
-            leak=found.test_leakage,
-            ignore=found.ignore,
-            ignore_argument=found.ignore_argument,
-            # Those whose box is on the page come by their box.
-            ignored=found.already + unseen,
-            beside=_beside(len(found.already), len(unseen)),
+            source=str(findings.source),
+            headline=messages.headline(findings),
+            tiles=[(name, count(number), about) for name, number, about in findings.counts()],
             files=[(addresses[name], f"{name}.csv", TITLES[name]) for name in addresses],
             link=addresses.get,
             css=markup("report.css"),
@@ -105,15 +64,68 @@ def write_page(output: Path, found: Findings, written: Sequence[str]) -> None:
     write_text(output, html)
 
 
-def _beside(already: int, unseen: int) -> str:
-    """What is ignored beside the selected images."""
-    parts = [f"{already} that {'is' if already == 1 else 'are'} ignored already"] if already else []
-    parts += [f"{unseen} further {'copy' if unseen == 1 else 'copies'}"] if unseen else []
+def _sections(findings: Findings) -> dict[str, Any]:
+    """Return the content of the sections, with a thumbnail for each image shown."""
+    images = findings.rows.set_index("id")
+
+    @functools.cache
+    def image_thumbnail(name: str) -> str | None:
+        return thumbnail(findings.root, str(images.at[name, "path"]), str(images.at[name, "sha256"]))
+
+    def shots(table: pd.DataFrame) -> list[Row]:
+        return [{**row, "thumbnail": image_thumbnail(row["id"])} for row in table.to_dict("records")]
+
+    issues = findings.label_issues
+    groups = _groups(findings.duplicates, shots)
+    with_box = {shot["id"] for group in groups for shot in group["shots"]}
+    without_box = [name for name in findings.ignore if name not in with_box]
+    is_undecodable = findings.unusual_files["kind"] == UNDECODABLE
+    undecodable, unusual = findings.unusual_files[is_undecodable], findings.unusual_files[~is_undecodable]
+    return {
+        "label_source": messages.NOT_CHECKED if issues is None else messages.label_source(issues),
+        "coverage": "" if issues is None else messages.coverage(issues, len(findings.rows)),
+        "check_each": messages.CHECK_EACH,
+        "issues": issues,
+        "label_errors": [] if issues is None else shots(issues.table.head(_MOST_LABEL_ERRORS)),
+        "groups": groups,
+        "total_groups": findings.duplicates["group"].nunique(),
+        "unusual": shots(_by_image(unusual)),
+        "total_unusual": unusual["id"].nunique(),
+        "undecodable": undecodable.head(_MOST_UNDECODABLE).join(images["path"], on="id").to_dict("records"),
+        "total_undecodable": len(undecodable),
+        "leakage": findings.test_leakage,
+        "ignore": findings.ignore,
+        "ignore_argument": findings.ignore_argument,
+        # The script adds the images with a checked box.
+        "ignored": findings.already_ignored + without_box,
+        "also_ignored": _also_ignored(len(findings.already_ignored), len(without_box)),
+    }
+
+
+def _groups(duplicates: pd.DataFrame, shots: Callable[[pd.DataFrame], list[Row]]) -> list[Row]:
+    return [
+        {
+            "number": number,
+            "size": len(rows),
+            "exact": bool((rows["kind"] == EXACT).all()),
+            "bits": int(rows["bits"].max()),
+            "both_labels": bool(rows["both_labels"].any()),
+            # The image to keep comes first, for comparison.
+            "shots": shots(rows.sort_values("keep", ascending=False, kind="stable").head(_MOST_OF_GROUP)),
+        }
+        for number, rows in itertools.islice(duplicates.groupby("group"), _MOST_GROUPS)
+    ]
+
+
+def _also_ignored(already: int, duplicates: int) -> str:
+    """Describe the ignored images without a box on the page."""
+    parts = [f"{already} already ignored"] if already else []
+    parts += [f"{duplicates} further duplicate{'' if duplicates == 1 else 's'}"] if duplicates else []
     return " and ".join(parts)
 
 
-def _odd(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per image with all that is odd about it: turn by turn of every kind, so that many do not hide the few."""
+def _by_image(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per image with all its problems, alternating between kinds so that rare ones are shown."""
     details = table.groupby("id", sort=False)["detail"].agg(list).rename("details")
     order = table.assign(turn=table.groupby("kind").cumcount()).sort_values("turn", kind="stable")
-    return order[["id"]].drop_duplicates().head(_MOST_ODD).join(details, on="id")
+    return order[["id"]].drop_duplicates().head(_MOST_UNUSUAL).join(details, on="id")

@@ -1,4 +1,4 @@
-"""Findings -> what a terminal says, in at most 100 columns."""
+"""Terminal summary of an audit, at most 100 columns wide."""
 
 from __future__ import annotations
 
@@ -11,56 +11,50 @@ from rich.text import Text
 
 from catsdogs.comparison.terminal import summary_console
 from catsdogs.data_audit.findings import Findings
-from catsdogs.data_audit.sentences import LOOK, UNASKED, asked, headline, judged
+from catsdogs.data_audit.messages import CHECK_EACH, NOT_CHECKED, coverage, headline, label_source
 
-_SUSPECTS = 12
+_MOST_LABEL_ERRORS = 12
 _NAME_LENGTH = 44  # columns of an id
-_MOST_IGNORED = 50  # more ids are in the tables
+_MOST_IGNORED = 50  # longer lists are only in ignore.csv
 
 
-def print_findings(found: Findings, console: Console | None = None) -> None:
-    """Print it all.
-
-    Args:
-        console: None: standard output.
-    """
+def print_findings(findings: Findings, console: Console | None = None) -> None:
+    """Print the findings, to standard output by default."""
     console = console or summary_console()
     console.print()
-    console.print(Text(headline(found), style="bold"))
+    console.print(Text(headline(findings), style="bold"))
     table = Table(box=SIMPLE)
-    table.add_column("finding")
+    table.add_column("check")
     table.add_column("images", justify="right", no_wrap=True)
     table.add_column("")
-    for kind, number, about in found.counts():
+    for kind, number, about in findings.counts():
         table.add_row(kind, f"{number:,}", about)
     console.print(table)
-    _print_suspects(found, console)
-    # Not wrapped, so that it can be copied.
-    if found.ignore and len(found.already) + len(found.ignore) <= _MOST_IGNORED:
-        console.print(Text("Copies that had better be left out; add to the next search:"))
-        console.print(Text(shlex.quote(found.ignore_argument)), soft_wrap=True)
+    _print_label_issues(findings, console)
+    if findings.ignore and len(findings.already_ignored) + len(findings.ignore) <= _MOST_IGNORED:
+        console.print(Text("Exclude these duplicates by adding this override to the next search:"))
+        # Wrapped lines could not be copied.
+        console.print(Text(shlex.quote(findings.ignore_argument)), soft_wrap=True)
 
 
-def _print_suspects(found: Findings, console: Console) -> None:
-    told = found.label_issues
-    if told is None:
-        console.print(Text(UNASKED))
+def _print_label_issues(findings: Findings, console: Console) -> None:
+    issues = findings.label_issues
+    if issues is None:
+        console.print(Text(NOT_CHECKED))
         return
-    console.print(Text(f"{asked(told)} {judged(told, len(found.rows))}"))
-    for problem in told.problems:
+    console.print(Text(f"{label_source(issues)} {coverage(issues, len(findings.rows))}"))
+    for problem in issues.problems:
         console.print(Text("- ").append(problem))
-    if told.table.empty:
+    if issues.table.empty:
         return
-    table = Table(title="Suspected wrong labels, most confident first", title_justify="left", box=SIMPLE)
+    table = Table(title="Likely label errors, most confident first", title_justify="left", box=SIMPLE)
     table.add_column("id", max_width=_NAME_LENGTH, overflow="fold")
-    for header in ("label", "probability of dog", "jobs against"):
+    for header in ("label", "probability of dog", "jobs that disagree"):
         table.add_column(header, justify="right", no_wrap=True)
-    for row in told.table.head(_SUSPECTS).to_dict("records"):
+    for row in issues.table.head(_MOST_LABEL_ERRORS).to_dict("records"):
         label = "dog" if row["label"] == 1 else "cat"
         texts = [row["id"], label, f"{row['p_dog']:.4f}", f"{row['against']} of {row['jobs']}"]
         table.add_row(*map(Text, texts))
     console.print(table)
-    if len(told.table) > _SUSPECTS:
-        console.print(Text(f"and {len(told.table) - _SUSPECTS:,} less confident ones. ").append(LOOK))
-    else:
-        console.print(Text(LOOK))
+    others = len(issues.table) - _MOST_LABEL_ERRORS
+    console.print(Text(f"{others:,} more are in suspects.csv. " if others > 0 else "").append(CHECK_EACH))

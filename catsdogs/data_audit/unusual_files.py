@@ -1,4 +1,4 @@
-"""Catalogue -> the images that do not decode, have no clear label, or are tiny."""
+"""Undecodable images, images without a unique label, and tiny images."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import pandas as pd
 
 UNDECODABLE, LABEL, TINY = "undecodable", "label", "tiny"
 
-# Pixels of the shorter side. Below, an image is enlarged more than twofold for the smallest usual input (160).
+# Pixels of the shorter side. Smaller images are enlarged more than twofold for the smallest usual input (160).
 TINY_PIXELS = 64
 
 
 def find_unusual_files(rows: pd.DataFrame) -> pd.DataFrame:
-    """What is odd about each image of a catalogue.
+    """Return the problems of each image of a catalog.
 
     Returns:
-        A row per oddity, in the order of `rows`: id, kind ("undecodable", "label", "tiny"), detail.
+        A row per problem, in the order of `rows`: id, kind ("undecodable", "label", "tiny"), detail.
     """
-    found = [(row["id"], kind, detail) for row in rows.to_dict("records") for kind, detail in _of_row(row)]
-    return pd.DataFrame(found, columns=["id", "kind", "detail"], dtype=str)
+    problems = [(row["id"], kind, detail) for row in rows.to_dict("records") for kind, detail in _problems(row)]
+    return pd.DataFrame(problems, columns=["id", "kind", "detail"], dtype=str)
 
 
-def _of_row(row: dict[Any, Any]) -> Iterator[tuple[str, str]]:
+def _problems(row: dict[Any, Any]) -> Iterator[tuple[str, str]]:
     if row["width"] == 0:
         yield UNDECODABLE, row["problem"]
         return
     if row["problem"]:
         yield LABEL, row["problem"]
     elif math.isnan(row["label"]):
-        yield LABEL, "neither its file name nor a folder tells a label"
+        yield LABEL, "no label in its file name or folders"
     if min(row["width"], row["height"]) < TINY_PIXELS:
         yield TINY, f"{row['width']} x {row['height']} pixels"

@@ -28,9 +28,9 @@ def load_dataset(
     cache: Path,
     holdout: float = 0.0,
     folds: int = 1,
-    together: Literal["near_duplicates", "copies"] = "copies",
+    group_by: Literal["near_duplicates", "copies"] = "copies",
 ) -> Dataset:
-    return load(given, cache, SplitConfig(holdout, folds, together))
+    return load(given, cache, SplitConfig(holdout, folds, group_by))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from synthetic_images import encoded, folder_of, scene
 from catsdogs.base.files import read_json, write_csv, write_json
 from catsdogs.comparison.page.writing import write_report
 from catsdogs.data.archive import open_images
-from catsdogs.data_audit.findings import findings
+from catsdogs.data_audit.findings import audit_images
 from catsdogs.data_audit.page import write_page
 
 pytestmark = pytest.mark.browser
@@ -81,7 +81,7 @@ def audited(tmp_path_factory):
     members = {"cat.0.jpg": encoded(scene(0)), "cat.1.jpg": encoded(scene(0, 80), "PNG"), "cat.2.jpg": b"broken"}
     members |= {"dog.3.jpg": encoded(scene(3)), "dog.4.jpg": encoded(scene(4, 20))}
     folder = open_images(folder_of(place / ("long " * 20 + EVIL[:8]), members), place / "cache", 0)
-    write_page(place / "audit.html", findings(folder.root, folder, [], None, place / "cache"), [])
+    write_page(place / "audit.html", audit_images(folder.root, folder, [], None, place / "cache"), [])
     return place / "audit.html"
 
 
