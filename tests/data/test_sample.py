@@ -1,4 +1,4 @@
-"""Drawn archives look like the real ones, are reproducible, and give nothing away but what the pictures show."""
+"""Synthetic archives resemble real ones, are reproducible, and reveal the labels only by shapes."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def members(path: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def opened(pictures: dict[str, bytes]) -> list[Image.Image]:
-    return [Image.open(io.BytesIO(data)) for data in pictures.values()]
+def opened(files: dict[str, bytes]) -> list[Image.Image]:
+    return [Image.open(io.BytesIO(data)) for data in files.values()]
 
 
-def test_archives_are_named_as_the_real_ones_and_carry_no_time_and_no_machine(archives: tuple[Path, Path]) -> None:
+def test_names_are_those_of_kaggle_and_metadata_is_constant(archives: tuple[Path, Path]) -> None:
     train, test = archives
     assert (train.name, test.name) == ("train.zip", "test.zip")
     assert set(members(train)) == {f"train/{animal}.{n}.jpg" for animal in ("cat", "dog") for n in range(120)}
@@ -58,10 +58,10 @@ def test_archives_are_named_as_the_real_ones_and_carry_no_time_and_no_machine(ar
                 assert (entry.create_system, entry.external_attr) == (3, 0o644 << 16)
 
 
-def test_pictures_are_distinct_rgb_jpegs_of_varied_size(archives: tuple[Path, Path]) -> None:
-    pictures = members(archives[0]) | members(archives[1])
-    assert len(set(pictures.values())) == len(pictures) == 261
-    images = opened(pictures)
+def test_images_are_distinct_rgb_jpegs_of_varied_size(archives: tuple[Path, Path]) -> None:
+    files = members(archives[0]) | members(archives[1])
+    assert len(set(files.values())) == len(files) == 261
+    images = opened(files)
     assert {(image.format, image.mode) for image in images} == {("JPEG", "RGB")}
     assert all(np.asarray(image).std() > 5 for image in images)
     sizes = np.array([image.size for image in images])
@@ -71,17 +71,17 @@ def test_pictures_are_distinct_rgb_jpegs_of_varied_size(archives: tuple[Path, Pa
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"images_per_class": 9}, {"test_images": 4}])
-def test_every_setting_has_a_folder_of_its_own(tmp_path: Path, change: dict[str, int]) -> None:
-    mine = sample_archives(FEW, tmp_path)
-    others = sample_archives(dataclasses.replace(FEW, **change), tmp_path)
-    assert mine[0].parent != others[0].parent
-    for one, other in zip(map(members, mine), map(members, others), strict=True):
+def test_every_setting_has_its_own_folder(tmp_path: Path, change: dict[str, int]) -> None:
+    first = sample_archives(FEW, tmp_path)
+    second = sample_archives(dataclasses.replace(FEW, **change), tmp_path)
+    assert first[0].parent != second[0].parent
+    for one, other in zip(map(members, first), map(members, second), strict=True):
         same = [one[name] == other[name] for name in one.keys() & other.keys()]
-        # More images leave the pictures as they are; another seed leaves none.
+        # Only the seed changes images; their number does not.
         assert not any(same) if "seed" in change else all(same)
 
 
-def test_draws_once_and_again_what_is_missing(tmp_path: Path) -> None:
+def test_only_missing_archives_are_generated(tmp_path: Path) -> None:
     for file in sample_archives(FEW, tmp_path):
         before = file.read_bytes()
         file.write_bytes(b"as it is")
@@ -92,45 +92,45 @@ def test_draws_once_and_again_what_is_missing(tmp_path: Path) -> None:
         assert file.read_bytes() == before
 
 
-def test_an_interrupted_drawing_leaves_no_half_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_leaves_no_partial_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample_module, "synthetic_photo", Mock(side_effect=[TINY, TINY, KeyboardInterrupt]))
     with pytest.raises(KeyboardInterrupt):
         sample_archives(FEW, tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(UserError, match=r"file/sample/.*cannot be written.*cache=FOLDER"):
+    with pytest.raises(UserError, match=r"file/sample/.*cannot write.*cache=FOLDER"):
         sample_archives(FEW, tmp_path / "file")
 
 
-def test_a_few_training_images_are_mislabelled_and_no_test_image_is(
+def test_some_training_images_are_mislabeled_and_no_test_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny = Mock(return_value=TINY)
     monkeypatch.setattr(sample_module, "synthetic_photo", tiny)
     train, _ = sample_archives(SampleConfig(images_per_class=2000, test_images=1000, seed=1), tmp_path)
-    drawn = [call.args[0] for call in tiny.call_args_list]
-    named = [int("dog" in name) for name in members(train)]
-    assert 0.02 < np.not_equal(drawn[:4000], named).mean() < 0.04  # 0.03, standard error 0.0027
-    truth = pd.read_csv(train.parent / "test_labels.csv")
-    assert list(truth.columns) == ["id", "label"]
-    assert truth["id"].tolist() == list(range(1, 1001))
-    assert truth["label"].tolist() == drawn[4000:]
-    assert 0.45 < truth["label"].mean() < 0.55
-    # No order to be read from the ids: neighbours agree as often as not.
-    assert 0.45 < (truth["label"].to_numpy()[1:] == truth["label"].to_numpy()[:-1]).mean() < 0.55
+    true_labels = [call.args[0] for call in tiny.call_args_list]
+    labels = [int("dog" in name) for name in members(train)]
+    assert 0.02 < np.not_equal(true_labels[:4000], labels).mean() < 0.04  # 0.03, standard error 0.0027
+    table = pd.read_csv(train.parent / "test_labels.csv")
+    assert list(table.columns) == ["id", "label"]
+    assert table["id"].tolist() == list(range(1, 1001))
+    assert table["label"].tolist() == true_labels[4000:]
+    assert 0.45 < table["label"].mean() < 0.55
+    # Labels of adjacent ids are independent.
+    assert 0.45 < (table["label"].to_numpy()[1:] == table["label"].to_numpy()[:-1]).mean() < 0.55
 
 
-def test_sizes_jpeg_settings_and_colors_tell_nothing(archives: tuple[Path, Path]) -> None:
-    pictures = members(archives[0])
-    labels = ["dog" in name for name in pictures]
-    images = opened(pictures)
+def test_sizes_jpeg_settings_and_colors_are_uninformative(archives: tuple[Path, Path]) -> None:
+    files = members(archives[0])
+    labels = ["dog" in name for name in files]
+    images = opened(files)
     colors = np.array([np.asarray(image).mean(axis=(0, 1)) for image in images])
     width, height = np.array([image.size for image in images]).T
-    sizes = [len(data) for data in pictures.values()]
+    sizes = [len(data) for data in files.values()]
     quantization = [sum(image.quantization[0]) for image in images]  # type: ignore[attr-defined]
     for clue in (sizes, width, height, width / height, quantization, *colors.T):
-        assert 0.36 < roc_auc_score(labels, clue) < 0.64  # 0.5 less or more 3.7 standard errors for 120 + 120 images
-    # And the pixels little to a linear model.
+        assert 0.36 < roc_auc_score(labels, clue) < 0.64  # 0.5 ± 3.7 standard errors for 120 + 120 images
+    # Pixels are little informative for a linear model.
     pixels = np.stack([np.asarray(image.resize((32, 32)), float).ravel() for image in images])
     linear = make_pipeline(StandardScaler(), LogisticRegression(C=1e-4, max_iter=300))
     p_dog = cross_val_predict(linear, pixels, labels, cv=4, method="predict_proba")[:, 1]
@@ -138,25 +138,25 @@ def test_sizes_jpeg_settings_and_colors_tell_nothing(archives: tuple[Path, Path]
 
 
 def test_every_class_has_its_own_shape() -> None:
-    """By the same random numbers, so that all else is the same."""
+    """Compare images of the same random numbers."""
 
-    def drawn(number: int) -> np.ndarray:
+    def images_of(number: int) -> np.ndarray:
         images = [synthetic_photo(number, np.random.default_rng(n))[0].convert("L").resize((32, 32)) for n in range(40)]
         return np.stack([np.asarray(image, float) for image in images])
 
-    np.testing.assert_array_equal(drawn(2), drawn(2))
-    for one, other in itertools.combinations(map(drawn, (0, 1, 2, 99)), 2):
+    np.testing.assert_array_equal(images_of(2), images_of(2))
+    for one, other in itertools.combinations(map(images_of, (0, 1, 2, 99)), 2):
         assert np.abs(one - other).mean() > 3
 
 
 @pytest.mark.slow
-def test_a_small_network_ends_between_chance_and_perfection(tmp_path: Path) -> None:
+def test_small_network_scores_between_chance_and_perfection(tmp_path: Path) -> None:
     import keras
 
     train, _ = sample_archives(SampleConfig(images_per_class=360, test_images=1, seed=0), tmp_path)
-    pictures = members(train)
-    labels = np.array(["dog" in name for name in pictures], dtype=np.float32)
-    pixels = np.stack([np.asarray(image.resize((64, 64))) for image in opened(pictures)])
+    files = members(train)
+    labels = np.array(["dog" in name for name in files], dtype=np.float32)
+    pixels = np.stack([np.asarray(image.resize((64, 64))) for image in opened(files)])
     keras.utils.set_random_seed(0)
     layers = keras.layers
     model = keras.Sequential([layers.Input((64, 64, 3)), layers.Rescaling(1 / 127.5, -1)])

@@ -1,1 +1,1 @@
-"""Synthetic images: a seed becomes `train.zip` and `test.zip`, for any number of classes."""
+"""Synthetic `train.zip` and `test.zip` from a seed, for any number of classes."""

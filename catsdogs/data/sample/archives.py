@@ -1,12 +1,12 @@
-"""A seed -> drawn `train.zip` and `test.zip`, so that everything can be tried at once and offline.
+"""Synthetic `train.zip` and `test.zip` from a seed, for trials without a download.
 
-The pictures are cats and dogs by their ears, heads, eyes, muzzles and noses. Every trait occurs in both, the
-surroundings tell nothing, and 3 % of the training images carry the wrong label. So a network ends between chance and
-perfection, and a linear model on the pixels near chance. For seeds 0 and 1:
+Cats and dogs differ in their ears, heads, eyes, muzzles and noses. Every trait occurs in both classes, the background
+is uninformative, and 3% of the training images are mislabeled. A small network therefore scores between chance and
+perfection, and a linear model on the pixels near chance. Measured for seeds 0 and 1:
 
-- four convolutions (16, 32, 64, 64), 12 epochs of Adam at 0.001, batch 16, 600 training images at 64 px: log loss of
-  120 validation images 0.25, 0.31 (chance: 0.69)
-- logistic regression on the pixels of 720 images at 32 px, cross-validated: AUC 0.62, 0.60
+- Four convolutions (16, 32, 64, 64), 12 epochs of Adam at 0.001, batch size 16, 600 training images at 64 px: log loss
+  of 120 validation images 0.25 and 0.31 (chance: 0.69).
+- Logistic regression on the pixels of 720 images at 32 px, cross-validated: AUC 0.62 and 0.60.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from catsdogs.data.sample.synthetic import synthetic_photo
 
 _log = logging.getLogger(__name__)
 
-# Part of the cache key: count it up with every change to the pictures.
+# Part of the cache key; increment when the images change.
 _DRAWING_VERSION = 2
 
-_MISLABELLED_FRACTION = 0.03
+_MISLABELED_FRACTION = 0.03
 _NAMES = ("cat", "dog")
 
 
 def sample_archives(sample: SampleConfig, cache: Path) -> tuple[Path, Path]:
-    """Draw the archives, or find the ones drawn before.
+    """Generate the archives, unless they exist.
 
-    They lie in a folder of `cache/sample` whose name covers the settings and the version of the drawing, with
-    `test_labels.csv` beside them: `id,label` of the test images (1 = dog), for tests only, never for training. The same
-    settings give the same bytes with the same Pillow and NumPy.
+    They are stored in `cache/sample/<key>`, where the key depends on the settings and the version of the images, with
+    `test_labels.csv`: `id,label` of the test images (1 = dog), for tests only. Equal settings give equal bytes with the
+    same versions of Pillow and NumPy.
 
     Args:
-        sample: how many, and the seed. A picture depends on the seed and its own number only.
-        cache: the cache folder.
+        sample: numbers of images, and the seed. An image depends only on the seed and its own number.
+        cache: cache folder.
 
     Returns:
-        `train.zip` with train/cat.0.jpg, train/dog.0.jpg and so on, and `test.zip` with test/1.jpg and so on.
+        `train.zip` with train/cat.0.jpg, train/dog.0.jpg, ..., and `test.zip` with test/1.jpg, ...
 
     Raises:
         UserError: the cache cannot be written.
@@ -61,27 +61,27 @@ def sample_archives(sample: SampleConfig, cache: Path) -> tuple[Path, Path]:
     train, test, labels = folder / "train.zip", folder / "test.zip", folder / "test_labels.csv"
     if not (train.exists() and test.exists() and labels.exists()):
         count = 2 * sample.images_per_class + sample.test_images
-        _log.info("drawing %d sample images into %s, about %d s", count, folder, 1 + count // 100)
+        _log.info("generating %d synthetic images in %s, about %d s", count, folder, 1 + count // 100)
         truth = [(str(n), _test_label(sample, n)) for n in range(1, sample.test_images + 1)]
         try:
-            _write_zip(train, _training_pictures(sample))
-            _write_zip(test, _test_pictures(sample))
+            _write_zip(train, _training_images(sample))
+            _write_zip(test, _test_images(sample))
             files.write_csv(labels, pd.DataFrame(truth, columns=["id", "label"]))
         except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror}); pass cache=FOLDER with room") from error
+            raise UserError(f"{folder}: cannot write ({error.strerror}); set cache=FOLDER elsewhere") from error
     return train, test
 
 
-def _training_pictures(sample: SampleConfig) -> Iterator[tuple[str, Image.Image, int]]:
-    """(name in the archive, picture, JPEG quality)"""
+def _training_images(sample: SampleConfig) -> Iterator[tuple[str, Image.Image, int]]:
+    """Yield (name in the archive, image, JPEG quality)."""
     for n in range(sample.images_per_class):
         for label, name in enumerate(_NAMES):
             rng = np.random.default_rng([sample.seed, label, n])
-            drawn = 1 - label if rng.random() < _MISLABELLED_FRACTION else label
-            yield f"train/{name}.{n}.jpg", *synthetic_photo(drawn, rng)
+            true_label = 1 - label if rng.random() < _MISLABELED_FRACTION else label
+            yield f"train/{name}.{n}.jpg", *synthetic_photo(true_label, rng)
 
 
-def _test_pictures(sample: SampleConfig) -> Iterator[tuple[str, Image.Image, int]]:
+def _test_images(sample: SampleConfig) -> Iterator[tuple[str, Image.Image, int]]:
     for n in range(1, sample.test_images + 1):
         rng = np.random.default_rng([sample.seed, 2, n])
         yield f"test/{n}.jpg", *synthetic_photo(_test_label(sample, n), rng)
@@ -91,13 +91,13 @@ def _test_label(sample: SampleConfig, n: int) -> int:
     return int(np.random.default_rng([sample.seed, 3, n]).random() < 0.5)
 
 
-def _write_zip(path: Path, pictures: Iterator[tuple[str, Image.Image, int]]) -> None:
-    """One picture at a time, so that memory does not grow with the archive."""
+def _write_zip(path: Path, images: Iterator[tuple[str, Image.Image, int]]) -> None:
+    """Write one image at a time, to bound the memory."""
     with files.replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name, picture, quality in pictures:
+        for name, image, quality in images:
             jpeg = io.BytesIO()
-            picture.save(jpeg, "JPEG", quality=quality)
-            # Without time, owner or system of the machine that draws, the bytes are the same everywhere.
+            image.save(jpeg, "JPEG", quality=quality)
+            # Without time, owner and system, the bytes are equal on all machines.
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             entry.create_system = 3
             entry.external_attr = 0o644 << 16

@@ -1,6 +1,7 @@
-"""A class and random numbers -> a drawn picture: a head with ears, eyes, muzzle and nose before a blurred background.
+"""Synthetic images of a class: a head with ears, eyes, muzzle and nose on a blurred background.
 
-Only shapes tell the classes apart, and every shape occurs in every class; colors, light, place and size tell nothing.
+Classes differ only in the distribution of shapes; every shape occurs in every class. Color, light, position and size
+are uninformative.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-# Of every trait the least, the most, that of class 0 (a cat) and of class 1 (a dog); lengths in radii of the head.
+# Minimum, maximum, class 0 (cat) and class 1 (dog) of each trait; lengths in radii of the head.
 _TRAITS = {
-    "ear_turn": (0.2, 2.8, 0.45, 2.6),  # radians outwards from upright
+    "ear_turn": (0.2, 2.8, 0.45, 2.6),  # radians outward from upright
     "ear_length": (0.6, 1.3, 0.95, 1.2),
     "ear_width": (0.25, 0.6, 0.48, 0.4),
     "ear_roundness": (0.0, 1.0, 0.05, 0.9),  # from a triangle to an oval
@@ -24,12 +25,12 @@ _TRAITS = {
 }
 _LOWEST, _HIGHEST, *_KNOWN = np.array(list(_TRAITS.values())).T
 _SPREAD = 0.15  # standard deviation within a class, of the range of a trait
-_ANYTHING = 0.12  # how often a trait has nothing to do with the class
-_FINE = 2  # drawn this many times larger, then reduced, which smooths the edges
+_ANYTHING = 0.12  # probability of a trait that is independent of the class
+_FINE = 2  # supersampling factor, for smooth edges
 
 
 def synthetic_photo(number: int, rng: np.random.Generator) -> tuple[Image.Image, int]:
-    """A picture of class `number`, 90 to 160 pixels on its longer side, and the JPEG quality to store it with."""
+    """Return an image of class `number`, 90 to 160 pixels on its longer side, and its JPEG quality."""
     longer, aspect = rng.uniform(90, 160), np.exp(rng.uniform(-0.35, 0.35))
     width, height = int(longer * min(1, aspect)), int(longer / max(1, aspect))
     coarse = rng.uniform(50, 205) + rng.uniform(-50, 50, (*rng.integers(2, 7, 2), 3))
@@ -45,11 +46,11 @@ def synthetic_photo(number: int, rng: np.random.Generator) -> tuple[Image.Image,
 
 
 def _traits(number: int, rng: np.random.Generator) -> dict[str, float]:
-    """Those of class 2 and above are drawn by the number of the class."""
+    """Sample the traits of an image; the usual traits of classes above 1 are random, seeded by `number`."""
     usual = _KNOWN[number] if number < len(_KNOWN) else np.random.default_rng(number).uniform(_LOWEST, _HIGHEST)
-    drawn = usual + _SPREAD * (_HIGHEST - _LOWEST) * np.clip(rng.normal(size=len(usual)), -2, 2)
-    drawn = np.where(rng.random(len(usual)) < _ANYTHING, rng.uniform(_LOWEST, _HIGHEST), drawn)
-    return dict(zip(_TRAITS, np.clip(drawn, _LOWEST, _HIGHEST).tolist(), strict=True))
+    traits = usual + _SPREAD * (_HIGHEST - _LOWEST) * np.clip(rng.normal(size=len(usual)), -2, 2)
+    traits = np.where(rng.random(len(usual)) < _ANYTHING, rng.uniform(_LOWEST, _HIGHEST), traits)
+    return dict(zip(_TRAITS, np.clip(traits, _LOWEST, _HIGHEST).tolist(), strict=True))
 
 
 def _draw_head(scene: Image.Image, traits: dict[str, float], rng: np.random.Generator) -> None:
@@ -61,13 +62,13 @@ def _draw_head(scene: Image.Image, traits: dict[str, float], rng: np.random.Gene
     iris = rng.uniform(60, 220, 3)
 
     def shape(x: float, y: float, points: np.ndarray, color: np.ndarray, turn: float = 0.0) -> None:
-        """Fill an outline about a place on the head; x goes right, y down, `turn` clockwise."""
+        """Fill an outline at a position on the head; x goes right, y down, `turn` clockwise."""
         at = (points @ _rotation(turn) + (x, y)) @ _rotation(tilt) * radius + middle
         fill, edge = (tuple(np.clip(c * color, 0, 255).astype(int).tolist()) for c in (1, 0.6))
         draw.polygon([*map(tuple, at.tolist())], fill, edge, max(1, round(0.04 * radius)))
 
-    look = rng.uniform(-0.12, 0.12)  # to the side; what is nearer to us moves more
-    stands = traits["ear_turn"] < 1.6
+    look = rng.uniform(-0.12, 0.12)  # sideways; closer parts move more
+    upright_ears = traits["ear_turn"] < 1.6
 
     def ears() -> None:
         for side in (-1, 1):
@@ -75,10 +76,10 @@ def _draw_head(scene: Image.Image, traits: dict[str, float], rng: np.random.Gene
             for size, color in ((1.0, 0.85 * fur), (0.6, second)):
                 shape(side * 0.62 * traits["head_width"], -0.6, size * _ear(traits), color, turn)
 
-    if stands:
+    if upright_ears:
         ears()
     shape(0, 0, _oval(traits["head_width"], 0.95), fur)
-    if not stands:
+    if not upright_ears:
         ears()
     nose, eye = traits["nose"], traits["eye"]
     shape(look, 0.42, _oval(traits["muzzle_width"], traits["muzzle_length"]), second)
@@ -101,7 +102,7 @@ def _oval(width: float, height: float) -> np.ndarray:
 
 
 def _ear(traits: dict[str, float]) -> np.ndarray:
-    """From its root at (0, 0) upwards."""
+    """Return the outline of an ear, upward from (0, 0)."""
     along = np.linspace(0, 1, 16)
     oval, triangle = np.sqrt(1 - (2 * along - 1) ** 2), 1 - along
     half = traits["ear_width"] * (traits["ear_roundness"] * oval + (1 - traits["ear_roundness"]) * triangle)
