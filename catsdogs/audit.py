@@ -63,21 +63,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="FOLDER",
         help="studies run on these images; the predictions of their best trials are used to flag likely label errors",
     )
+    parser.add_argument("--test", type=Path, help="zip or folder of test images, to count duplicates in")
     parser.add_argument(
-        "--test", type=Path, help="zip or folder of test images; duplicates of training images in it are counted"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("audit.html"),
-        metavar="FILE",
-        help="path of the HTML report (default: %(default)s)",
+        "--output", type=Path, default=Path("audit.html"), metavar="FILE", help="HTML report (default: %(default)s)"
     )
     add_cache_option(parser, "for unpacked zips and image hashes")
     return parser.parse_args(arguments)
 
 
 def main() -> int:
+    """Run the command and return its exit status."""
     return exit_status_of(_audit)
 
 

@@ -44,8 +44,7 @@ def group_duplicates(rows: pd.DataFrame) -> pd.Series:
         rows: columns sha256 and phash, of decodable images.
 
     Returns:
-        (N,) str, the smallest sha256 of the group, with the index of `rows`; named group. A unique image is its own
-        group.
+        (N,) str, the smallest sha256 of the group, with the index of `rows`; named group.
     """
     return components(rows["sha256"], near_pairs(perceptual_hashes(rows)))
 
@@ -89,12 +88,8 @@ def near_pairs(one: np.ndarray, other: np.ndarray | None = None) -> pd.DataFrame
 def components(names: pd.Series, pairs: pd.DataFrame) -> pd.Series:
     """Return the group of each image: the smallest name in its connected component.
 
-    Args:
-        names: (N,) str; equal names are connected.
-        pairs: columns one and other, positions in `names`.
-
-    Returns:
-        (N,) str, with the index of `names`; named group.
+    `pairs` has columns one and other, positions in `names`; equal names are connected. The result is (N,) str with the
+    index of `names`, named group.
     """
     codes, distinct = pd.factorize(names.astype(str), sort=True)
     edges = coo_array(

@@ -14,20 +14,15 @@ EXACT, NEAR = "exact", "near"
 def find_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the images that occur more than once.
 
-    Args:
-        rows: of a catalog.
-
     Returns:
-        A row per image in a group of two or more. Groups with conflicting labels come first, then the order is that of
-        their first image. Columns:
+        A row per image in a group of two or more, with the columns below and id, label, sha256, width and height of
+        the catalog `rows`. Groups with conflicting labels come first, then the order is that of their first image.
 
         - group: numbered from 1
-        - id, label, sha256, width, height: as in the catalog
         - kind: "exact" if the group has another image with the same bytes, else "near"
         - bits: number of bits that differ from the nearest hash in the group, 0 to 48
         - both_labels: whether the labels of the group conflict
-        - keep: True for the first of the largest images of a group; False for all if labels conflict, because the
-          correct label is unknown
+        - keep: whether it is the first of the largest images of the group and the labels agree
     """
     rows = rows[rows["width"] > 0].reset_index(drop=True)
     near = near_pairs(perceptual_hashes(rows))
@@ -57,18 +52,12 @@ class TestLeakage:
     """Numbers of duplicates between test and training images.
 
     Their ids are withheld, because the label of the training image reveals that of the test image.
-
-    Attributes:
-        test_images: decodable test images with an exact or near-duplicate among the training images.
-        of_test_images: all decodable test images.
-        exact: test images with the same bytes as a training image.
-        train_images: training images with a duplicate among the test images.
     """
 
-    test_images: int
-    of_test_images: int
-    exact: int
-    train_images: int
+    test_images: int  # with an exact or near-duplicate among the training images
+    of_test_images: int  # all decodable ones
+    exact: int  # test images with the same bytes as a training image
+    train_images: int  # with a duplicate among the test images
 
 
 def count_test_duplicates(rows: pd.DataFrame, test: pd.DataFrame) -> TestLeakage:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from catsdogs.data_audit.findings import Findings
 from catsdogs.data_audit.label_issues import LabelIssues
 
-CHECK_EACH = (
-    "These are candidates, not confirmed errors: some are just hard images. Check each one before excluding it."
-)
+CHECK_EACH = "These are candidates, not confirmed errors: some are hard images. Check each one before excluding it."
 NOT_CHECKED = "Labels were not checked; to check them, add --study multirun/NAME of a study run on these images."
 
 

@@ -96,7 +96,6 @@ def _sections(findings: Findings) -> dict[str, Any]:
         "leakage": findings.test_leakage,
         "ignore": findings.ignore,
         "ignore_argument": findings.ignore_argument,
-        # The script adds the images with a checked box.
         "ignored": findings.already_ignored + without_box,
         "also_ignored": _also_ignored(len(findings.already_ignored), len(without_box)),
     }
@@ -110,7 +109,7 @@ def _groups(duplicates: pd.DataFrame, shots: Callable[[pd.DataFrame], list[Row]]
             "exact": bool((rows["kind"] == EXACT).all()),
             "bits": int(rows["bits"].max()),
             "both_labels": bool(rows["both_labels"].any()),
-            # The image to keep comes first, for comparison.
+            # The image to keep is first.
             "shots": shots(rows.sort_values("keep", ascending=False, kind="stable").head(_MOST_OF_GROUP)),
         }
         for number, rows in itertools.islice(duplicates.groupby("group"), _MOST_GROUPS)
