@@ -103,9 +103,7 @@ def test_hostile_names_are_escaped_everywhere(tmp_path):
     assert "&lt;script&gt;" in found
 
 
-@pytest.mark.parametrize(
-    ("trials", "failed", "parts"), [(0, 0, []), (1, 1, ["failed trials"]), (1, 0, ["the winning trial"])]
-)
+@pytest.mark.parametrize(("trials", "failed", "parts"), [(0, 0, []), (1, 1, ["failed trials"]), (1, 0, ["best trial"])])
 def test_a_study_that_has_hardly_begun(tmp_path, trials, failed, parts):
     studies.write_job(tmp_path / "s", CHOICES, trials=trials, failed_trials=failed, status="running", epochs=3)
     study_data = read_study_data([tmp_path / "s"])
@@ -169,5 +167,5 @@ def test_names_that_are_cut_keep_their_numbers_and_differ(tmp_path):
 
 
 def test_shown():
-    assert theme.shown("<b>&amp; %{x} $a$</b>") == "&lt;b&gt;&amp;amp; %&#123;x} &#36;a&#36;&lt;/b&gt;"
-    assert theme.shown("abcdefghij", 6) == "abc…ij"
+    assert theme.escape("<b>&amp; %{x} $a$</b>") == "&lt;b&gt;&amp;amp; %&#123;x} &#36;a&#36;&lt;/b&gt;"
+    assert theme.escape("abcdefghij", 6) == "abc…ij"

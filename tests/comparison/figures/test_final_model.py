@@ -70,7 +70,12 @@ def test_confusion_and_probabilities_count_every_image_once(study_data, figures,
     confusion = figures["confusion-0"].plot.data[row]
     assert confusion.y == ("cats", "dogs")
     bars = {bar.name: bar for bar in figures["probabilities-0"].plot.data[4 * row : 4 * row + 4]}
-    for label, called, name in ((0, 0, "cats"), (1, 1, "dogs"), (0, 1, "cats called dogs"), (1, 0, "dogs called cats")):
+    for label, called, name in (
+        (0, 0, "cats"),
+        (1, 1, "dogs"),
+        (0, 1, "cats predicted as dogs"),
+        (1, 0, "dogs predicted as cats"),
+    ):
         mask = (labels == label) & ((p_dog > 0.5) == called)
         assert mask.any()
         assert confusion.text[label][called].startswith(f"<b>{mask.sum():,}</b>")
@@ -88,7 +93,9 @@ def test_certain_and_undecided_probabilities_have_a_bin(study_data, p_dog):
     assert np.flatnonzero(trace(made[0].plot, "without TTA", "bar").y).tolist() == [{0.0: 0, 0.5: 4, 1.0: 9}[p_dog]]
     assert np.array(made[2].plot.data[0].z).tolist() == [[float(p_dog <= 0.5), float(p_dog > 0.5)]] * 2
     counts = {bar.name: sum(bar.y) for bar in made[-1].plot.data if bar.y}
-    assert counts == ({"dogs": 1, "cats called dogs": 1} if p_dog > 0.5 else {"cats": 1, "dogs called cats": 1})
+    assert counts == (
+        {"dogs": 1, "cats predicted as dogs": 1} if p_dog > 0.5 else {"cats": 1, "dogs predicted as cats": 1}
+    )
 
 
 def test_a_final_model_without_labels_or_tta(study_data):

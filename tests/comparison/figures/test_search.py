@@ -55,13 +55,13 @@ def test_job_intervals_over_more_than_a_decade_are_logarithmic(study_data):
     plot = job_intervals(study_data, given).plot
     assert plot.layout.xaxis.type == "log"
     assert plot.data[0].error_x.array[1] == 0
-    assert "no interval" in plot.data[0].customdata[1]
+    assert "no CI" in plot.data[0].customdata[1]
     assert job_intervals(study_data, {one: given[one]}) is None
 
 
 def test_effects_of_several_pairs_show_them_and_noise_looks_different(figures):
     plot = figures["effects-figure"].plot
-    decided, undecided = trace(plot, "more than noise"), trace(plot, "may be noise")
+    decided, undecided = trace(plot, "significant"), trace(plot, "not significant")
     assert (decided.y, undecided.y) == ((0, 1), (2,))
     assert decided.marker.color[0] != undecided.marker.color[0]
     single = trace(plot, "one pair of jobs")
@@ -80,10 +80,10 @@ def test_budget_accounts_for_every_second(study_data, figures):
         own = study_data.trials[study_data.trials["label"] == label]
         leaders = own["val_log_loss"] < own["val_log_loss"].cummin().ffill().shift(fill_value=math.inf)
         expected = {
-            "the winning trial": own["trial"] == best,
+            "best trial": own["trial"] == best,
             "failed trials": own["val_log_loss"].isna(),
-            "trials that improved": leaders & (own["trial"] != best),
+            "improving trials": leaders & (own["trial"] != best),
         }
         for name, mask in expected.items():
             assert parts[name][row] == pytest.approx(own.loc[mask, "seconds"].sum(), rel=1e-3)
-        assert parts["set-up and the rest"][row] == pytest.approx(15, rel=1e-3)
+        assert parts["setup and overhead"][row] == pytest.approx(15, rel=1e-3)

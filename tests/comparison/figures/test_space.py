@@ -90,11 +90,11 @@ def test_values_that_are_no_numbers_get_a_place_each(tmp_path):
     columns = {"optimizer": ["sgd", "adam"] * 3, "nesterov": [True, False, True, False, True, True]}
     study_data = with_values(tmp_path / "s", {}, columns)
     made = {figure.caption: figure.plot for figure in hyperparameter_slices(study_data)}
-    places = made["optimizer"].data[0].x
+    places = made["Log loss by optimizer"].data[0].x
     assert [round(x) for x in places] == [1, 0, 1, 0, 1, 0]
     assert len(set(places)) == 6
-    assert made["optimizer"].layout.xaxis.ticktext == ("adam", "sgd")
-    assert made["nesterov"].layout.xaxis.ticktext == ("False", "True")
+    assert made["Log loss by optimizer"].layout.xaxis.ticktext == ("adam", "sgd")
+    assert made["Log loss by nesterov"].layout.xaxis.ticktext == ("False", "True")
     assert parallel_coordinates(study_data) is not None
 
 
