@@ -122,9 +122,7 @@ def between(interval: Estimate | None, shown: Callable[[Any], str] = loss) -> st
 def format_gains(tta: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[str]:
     """Describe how test-time augmentation and calibration change the log loss, one sentence per step and split.
 
-    Args:
-        tta: by split, an entry of `metrics.json`: log loss without the step minus log loss with it, paired by image.
-        calibration: the same for calibration.
+    Arguments are by split, as in `metrics.json`: log loss without the step minus log loss with it, paired by image.
     """
     steps = (("Test-time augmentation", tta, ", so retrain with tta=none"), ("Calibration", calibration, ""))
     return [

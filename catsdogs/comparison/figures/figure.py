@@ -102,11 +102,10 @@ def add_bars(plot: go.Figure, table: pd.DataFrame, **look: Any) -> None:
 
 
 def interval_rows(table: pd.DataFrame, title: str, height: int = 34) -> go.Figure:
-    """Return a plot with a row per estimate: a point at `x` and error bars from `low` to `high` (NaN: none).
+    """Return a plot with a row per estimate, the first on top: a point at `x` and error bars from `low` to `high`.
 
     Args:
-        table: estimates from top to bottom, with the columns `name`, `x`, `low` and `high`; a column `group` adds a
-            legend.
+        table: columns `name`, `x`, `low` and `high` (NaN: no error bar); a column `group` adds a legend.
         title: of the x axis.
         height: pixels per row.
     """

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.text import listed
+from catsdogs.comparison.figures import theme
 from catsdogs.comparison.figures.figure import (
     Figure,
     add_bars,
@@ -20,16 +21,7 @@ from catsdogs.comparison.figures.figure import (
     name_rows,
     rounded,
 )
-from catsdogs.comparison.figures.theme import (
-    ACCENT,
-    ALARM,
-    FAINT_ACCENT,
-    FAINT_NEUTRAL,
-    NEUTRAL,
-    escape,
-    short_names,
-    styles,
-)
+from catsdogs.comparison.figures.theme import escape, short_names, styles
 from catsdogs.comparison.importance import Importance
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import between, counted, loss, minus, signed, words
@@ -37,14 +29,7 @@ from catsdogs.scoring.intervals import Estimate
 
 
 def job_intervals(study_data: StudyData, intervals: dict[str, Estimate]) -> Figure | None:
-    """Plot the validation log loss of each job with its 95% confidence interval, best on top.
-
-    Args:
-        intervals: by label; jobs without an estimate are omitted.
-
-    Returns:
-        None for fewer than two jobs.
-    """
+    """Plot the validation log loss of the jobs in `intervals`, by label, best on top; None for fewer than two."""
     if len(intervals) < 2:
         return None
     style, names = styles(study_data), short_names(study_data)
@@ -79,14 +64,11 @@ def _confidence(interval: str) -> str:
 
 
 def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> Figure | None:
-    """Plot the effect of each choice on the log loss; negative if its first value is better.
+    """Plot the difference in log loss of each choice, negative if its first value is better; None without an effect.
 
     Args:
         effects: of `choices.choice_effects`.
         pairs: of `choices.choice_pairs`; plotted for effects of more than one pair.
-
-    Returns:
-        None without an effect.
     """
     if effects.empty:
         return None
@@ -103,7 +85,7 @@ def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> Figure | None:
         for row in single.to_dict("records")
     ]
     if len(single):
-        stroke = {"symbol": "line-ns", "size": 7, "line": {"color": NEUTRAL, "width": 2}}
+        stroke = {"symbol": "line-ns", "size": 7, "line": {"color": theme.NEUTRAL, "width": 2}}
         single = single.assign(x=single["difference"], hover=hovers)
         add_points(plot, single, name="one pair of jobs", marker=stroke)
     differences = [
@@ -128,7 +110,7 @@ def _effect(row: Mapping[Any, Any]) -> dict[str, Any]:
         "low": row["low"],
         "high": row["high"],
         "group": "significant" if row["decided"] else "not significant",
-        "color": ACCENT if row["decided"] else NEUTRAL,
+        "color": theme.ACCENT if row["decided"] else theme.NEUTRAL,
         "hover": f"<b>{name}</b><br>difference {minus(signed(row['difference']))}<br>{_confidence(interval)}"
         f"<br>{counted(row['pairs'], 'pair')} of jobs, {row['images']:,} images",
     }
@@ -145,7 +127,7 @@ def importance_bars(importance: Importance) -> Figure | None:
             "x": row["importance"],
             "low": row["low"],
             "high": row["high"],
-            "color": ACCENT,
+            "color": theme.ACCENT,
             "hover": f"<b>{escape(words(row['name']))}</b><br>importance {row['importance']:.2f}"
             f"<br>{row['low']:.2f} to {row['high']:.2f} over cross-validation folds",
         }
@@ -164,11 +146,11 @@ def importance_bars(importance: Importance) -> Figure | None:
 
 
 _PARTS: dict[str, dict[str, Any]] = {
-    "best trial": {"color": ACCENT},
-    "improving trials": {"color": FAINT_ACCENT},
-    "other trials": {"color": FAINT_NEUTRAL},
-    "failed trials": {"color": ALARM},
-    "setup and overhead": {"color": NEUTRAL, "pattern": {"shape": "/", "size": 5, "solidity": 0.25}},
+    "best trial": {"color": theme.ACCENT},
+    "improving trials": {"color": theme.FAINT_ACCENT},
+    "other trials": {"color": theme.FAINT_NEUTRAL},
+    "failed trials": {"color": theme.ALARM},
+    "setup and overhead": {"color": theme.NEUTRAL, "pattern": {"shape": "/", "size": 5, "solidity": 0.25}},
 }
 
 

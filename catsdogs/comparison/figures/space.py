@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,15 +30,8 @@ _MOST_TICKS = 7
 _HOVERED_LINES = 600
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """A horizontal axis of the parallel coordinates.
-
-    Attributes:
-        name: shown above it.
-        positions: (N,) of the trials, from 0 to 1; NaN for a trial without a value.
-        ticks: position and text of each tick; the texts are ready for Plotly.
-    """
+class _Axis(NamedTuple):
+    """A horizontal axis, with positions (N,) of the trials from 0 to 1 (NaN: no value), and texts ready for Plotly."""
 
     name: str
     positions: np.ndarray
@@ -47,17 +39,13 @@ class _Axis:
 
 
 def parallel_coordinates(study_data: StudyData) -> Figure | None:
-    """Plot each trial as a line through its choices and hyperparameters to its log loss.
+    """Plot trials as lines through their choices and hyperparameters to their log loss; None for fewer than two.
 
-    The axes are horizontal, one below the other, to be readable on a phone: choices and hyperparameters that vary, then
-    log loss. Lower log losses are on the left, also among trials with an equal value, which are spread. Colors are
-    tenths of the trials by log loss, and the axis of log loss is their scale.
+    The axes are horizontal, one below the other, to be readable on a phone. Lower log losses are on the left, also
+    among trials with an equal value, which are spread. Colors are tenths of the trials by log loss.
 
     Only the best lines have a hover. The last trace, `highlight`, is empty and hidden: the page fills it with the trial
     under the pointer. A selection on an axis makes the page hide the other trials.
-
-    Returns:
-        None for fewer than two completed trials, or if nothing varies.
     """
     trials = study_data.trials.assign(hover=trial_hovers(study_data))
     done = trials[trials["val_log_loss"].notna()].sort_values(["val_log_loss", "label", "trial"])
@@ -90,22 +78,17 @@ def parallel_coordinates(study_data: StudyData) -> Figure | None:
 
 def _vertices(hovers: pd.Series, axes: list[_Axis]) -> pd.DataFrame:
     """Return a row per trial and axis: line (index of the trial), x, y, hover. A line skips axes without a value."""
-    table = pd.DataFrame(
-        {
-            "line": np.repeat(np.arange(len(hovers)), len(axes)),
-            "x": np.column_stack([axis.positions for axis in axes]).ravel().round(3),
-            "y": np.tile(np.arange(len(axes))[::-1], len(hovers)),
-            "hover": np.repeat(hovers.to_numpy(), len(axes)),
-        }
-    )
-    return table.dropna(subset="x")
+    columns = {
+        "line": np.repeat(np.arange(len(hovers)), len(axes)),
+        "x": np.column_stack([axis.positions for axis in axes]).ravel().round(3),
+        "y": np.tile(np.arange(len(axes))[::-1], len(hovers)),
+        "hover": np.repeat(hovers.to_numpy(), len(axes)),
+    }
+    return pd.DataFrame(columns).dropna(subset="x")
 
 
 def _color_bins(count: int) -> tuple[list[str], list[int]]:
-    """Divide trials, ordered by log loss, into up to ten bins: color of each bin, and index of the first trial of each.
-
-    The list of indices ends with `count`.
-    """
+    """Divide `count` ordered trials into up to ten bins; return their colors, and their first indices and `count`."""
     bins = min(len(SCALE), count)
     colors = [SCALE[round(i * (len(SCALE) - 1) / max(1, bins - 1))] for i in range(bins)]
     return colors, [math.ceil(i * count / bins) for i in range(bins + 1)]
@@ -136,18 +119,9 @@ def _add_trials(plot: go.Figure, vertices: pd.DataFrame, completed: int) -> None
         )
     best = {"line": {"color": colors[0], "width": 3.5}, "showlegend": False}
     add(vertices[vertices["line"] == 0], name="best trial", **best)
-    plot.add_scatter(
-        name="highlight",
-        meta={"role": "highlight"},
-        x=[],
-        y=[],
-        mode="lines+markers",
-        line={"color": ALARM, "width": 3.5},
-        marker={"color": ALARM, "size": 8},
-        hoverinfo="skip",
-        visible=False,
-        showlegend=False,
-    )
+    highlight: dict[str, Any] = {"line": {"color": ALARM, "width": 3.5}, "marker": {"color": ALARM, "size": 8}}
+    highlight |= {"mode": "lines+markers", "hoverinfo": "skip", "visible": False, "showlegend": False}
+    plot.add_scatter(name="highlight", meta={"role": "highlight"}, x=[], y=[], **highlight)
 
 
 def _add_axes(plot: go.Figure, axes: list[_Axis], completed: int) -> None:
@@ -252,8 +226,8 @@ def _slice(study_data: StudyData, name: str, hovers: pd.Series) -> go.Figure:
         cross = {"symbol": "x", "size": 7, "color": ALARM}
         above: dict[str, Any] = {"yaxis": "y2", "cliponaxis": False, "hovertemplate": TRIAL_HOVER}
         add_points(plot, failed.assign(y=0.985), name="failed trials", marker=cross, **above)
-        plot.update_layout(yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True})
-        plot.update_layout(showlegend=True)
+        axis = {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
+        plot.update_layout(yaxis2=axis, showlegend=True)
     plot.update_xaxes(title_text=escape(words(name), 40))
     if not numeric:
         names = [escape(category, max(8, 56 // len(categories))) for category in categories]

@@ -20,20 +20,8 @@ from catsdogs.comparison.figures.space import hyperparameter_slices, parallel_co
 from catsdogs.comparison.final_scores import tta_gains
 from catsdogs.comparison.study_data import WAITING, FinalModel, StudyData
 from catsdogs.comparison.tables import Findings
-from catsdogs.pages.formats import (
-    MISSING,
-    between,
-    count,
-    counted,
-    cut,
-    format_gains,
-    loss,
-    number,
-    percent,
-    signed,
-    value,
-    words,
-)
+from catsdogs.pages import formats
+from catsdogs.pages.formats import between, count, counted, loss, percent, signed, words
 from catsdogs.study.jobs import FAILED, OK, RUNNING, State, retrain_command, search_command
 
 _MOST_FAILURES = 20  # rows of the table of failed trials
@@ -61,13 +49,11 @@ def tiles(results: Findings) -> list[tuple[str, str, str]]:
     if summary.log_loss is None:
         return []
     interval = between(summary.log_loss)
+    note = f"95% confidence interval (CI) {interval}" if interval else "no confidence interval"
+    images = counted(summary.log_loss.size, "validation image")
     key_numbers = [
-        (
-            "Validation log loss",
-            loss(summary.log_loss.value),
-            f"95% confidence interval (CI) {interval}" if interval else "no confidence interval",
-        ),
-        ("Accuracy", percent(summary.accuracy, 2), f"on {counted(summary.log_loss.size, 'validation image')}"),
+        ("Validation log loss", loss(summary.log_loss.value), note),
+        ("Accuracy", percent(summary.accuracy, 2), f"on {images}"),
     ]
     if summary.margin is not None:
         interval = between(summary.margin, signed)
@@ -97,7 +83,7 @@ def leaderboard(results: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
     ]
     return {
         "choices": [words(name).capitalize() if name.islower() else name for name in varied],
-        "constant": {words(name): value(choice) for name, choice in study_data.shared_choices.items()},
+        "constant": {words(name): formats.value(choice) for name, choice in study_data.shared_choices.items()},
         "rows": rows,
         "statuses": [name for name in (OK, RUNNING, WAITING, FAILED) if (board["status"] == name).any()],
         "different_images": board["data_digest"].dropna().nunique() > 1,
@@ -136,7 +122,7 @@ def search(results: Findings) -> dict[str, Any]:
     return {
         "completed": len(trials) - len(failed),
         "failed": len(failed),
-        "seconds": number(trials["seconds"].sum()),
+        "seconds": formats.number(trials["seconds"].sum()),
         "coordinates": parallel_coordinates(study_data),
         "slices": hyperparameter_slices(study_data),
         "importance": importance,
@@ -173,7 +159,7 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
                 "direction": direction,
                 "split": split,
                 "size": None if pd.isna(size) else int(size),
-                "cells": [_cell(text, by_kind[kind]) if kind in by_kind else (MISSING, "") for kind in kinds],
+                "cells": [_cell(text, by_kind[kind]) if kind in by_kind else (formats.MISSING, "") for kind in kinds],
             }
         )
     metrics = final.metrics
@@ -183,13 +169,13 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
         "job": metrics.get("job"),
         "trial": metrics.get("trial"),
         "fit_on": metrics.get("fit_on"),
-        "selected": number(metrics.get("selected_val_log_loss")),
+        "selected": formats.number(metrics.get("selected_val_log_loss")),
         "plain": next(iter(table.loc[table["score"] == "log_loss", "value"]), None),
         "kinds": [{"plain": "Without TTA", "tta": "With TTA", "calibrated": "Calibrated"}[kind] for kind in kinds],
         "rows": rows,
         # Shown once if all scores are of the same images; otherwise, the table has a column for them.
         "images": images.pop() if len(images) == 1 else "",
-        "gain": " ".join(format_gains(tta_gains(final), metrics["calibration_gain"])),
+        "gain": " ".join(formats.format_gains(tta_gains(final), metrics["calibration_gain"])),
         "plots": final_figures(final, list(results.study_data.final_models).index(final.study)),
     }
 
@@ -231,4 +217,4 @@ def settings(results: Findings, tables: Mapping[str, pd.DataFrame]) -> dict[str,
 
 def _without_group(key: str, value: str) -> dict[str, str]:
     key = re.sub(r"^(images|versions|machine)\.", "", key)
-    return {"key": key, "value": cut(value, 17) if key.endswith("digest") else value}
+    return {"key": key, "value": formats.cut(value, 17) if key.endswith("digest") else value}
