@@ -213,7 +213,7 @@ def test_summary_is_complete_and_shows_the_retrain_command(tmp_path):
     assert document.text("h1") == [minus(summary.headline)]
     for sentence in [*summary.sentences, *summary.caveats, f"{summary.log_loss.value:.4f}"]:
         assert minus(sentence) in document.body
-    assert "No final model yet: retrain retrains the best trial" in document.body
+    assert "No final model yet: run retrain to train it" in document.body
     assert document.text("code").count(summary.command) == 2
 
 

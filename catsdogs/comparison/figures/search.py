@@ -128,14 +128,14 @@ def importance_bars(importance: Importance) -> Figure | None:
             "low": row["low"],
             "high": row["high"],
             "color": theme.ACCENT,
-            "hover": f"<b>{escape(words(row['name']))}</b><br>importance {row['importance']:.2f}"
-            f"<br>{row['low']:.2f} to {row['high']:.2f} over cross-validation folds",
+            "hover": f"<b>{escape(words(row['name']))}</b>"
+            + minus("<br>importance {importance:z.2f}<br>over folds: {low:z.2f} to {high:z.2f}".format(**row)),
         }
         for row in ranking.to_dict("records")
     )
     plot = interval_rows(table, "importance (0: none)")
     plot.add_vline(x=0, layer="below", line_width=1.5)
-    values = [f"{words(row['name'])} {row['importance']:.2f}" for row in ranking.to_dict("records")]
+    values = [minus(f"{words(row['name'])} {row['importance']:z.2f}") for row in ranking.to_dict("records")]
     return Figure(
         "importance",
         plot,
