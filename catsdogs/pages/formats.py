@@ -135,12 +135,10 @@ def format_gains(tta: Mapping[str, Any], calibration: Mapping[str, Any]) -> list
 
 def _describe_gain(step: str, gain: Mapping[str, Any], fix: str) -> str:
     difference, low, high = (number(gain.get(name)) for name in ("value", "low", "high"))
+    significance = "significant" if low > 0 or high < 0 else "within noise"
+    result = f"the difference is {significance}{fix if high < 0 else ''}"
     if gain.get("kept") is False:
         result = "it was not applied"
-    elif low > 0 or high < 0:
-        result = f"the difference is significant{fix if high < 0 else ''}"
-    else:
-        result = "the difference is within noise"
     change = "lowers" if difference >= 0 else "raises"
     low, high = (low, high) if difference >= 0 else (-high, -low)
     interval = "" if math.isnan(low) else f" (95% CI {loss(low)} to {loss(high)})"

@@ -50,10 +50,9 @@ def tiles(results: Findings) -> list[tuple[str, str, str]]:
         return []
     interval = between(summary.log_loss)
     note = f"95% confidence interval (CI) {interval}" if interval else "no confidence interval"
-    images = counted(summary.log_loss.size, "validation image")
     key_numbers = [
         ("Validation log loss", loss(summary.log_loss.value), note),
-        ("Accuracy", percent(summary.accuracy, 2), f"on {images}"),
+        ("Accuracy", percent(summary.accuracy, 2), f"on {counted(summary.log_loss.size, 'validation image')}"),
     ]
     if summary.margin is not None:
         interval = between(summary.margin, signed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -70,12 +71,9 @@ def test_confusion_and_probabilities_count_each_image_once(study_data, figures, 
     confusion = figures["confusion-0"].plot.data[row]
     assert confusion.y == ("cats", "dogs")
     bars = {bar.name: bar for bar in figures["probabilities-0"].plot.data[4 * row : 4 * row + 4]}
-    for label, outcome, name in (
-        (0, 0, "cats"),
-        (1, 1, "dogs"),
-        (0, 1, "cats predicted as dogs"),
-        (1, 0, "dogs predicted as cats"),
-    ):
+    names = [["cats", "cats predicted as dogs"], ["dogs predicted as cats", "dogs"]]
+    for label, outcome in product((0, 1), repeat=2):
+        name = names[label][outcome]
         mask = (labels == label) & ((p_dog > 0.5) == outcome)
         assert mask.any()
         assert confusion.text[label][outcome].startswith(f"<b>{mask.sum():,}</b>")
@@ -93,9 +91,8 @@ def test_probabilities_of_0_half_and_1_have_a_bin(study_data, p_dog):
     assert np.flatnonzero(trace(figures[0].plot, "without TTA", "bar").y).tolist() == [{0.0: 0, 0.5: 4, 1.0: 9}[p_dog]]
     assert np.array(figures[2].plot.data[0].z).tolist() == [[float(p_dog <= 0.5), float(p_dog > 0.5)]] * 2
     counts = {bar.name: sum(bar.y) for bar in figures[-1].plot.data if bar.y}
-    assert counts == (
-        {"dogs": 1, "cats predicted as dogs": 1} if p_dog > 0.5 else {"cats": 1, "dogs predicted as cats": 1}
-    )
+    expected = {"dogs": 1, "cats predicted as dogs": 1} if p_dog > 0.5 else {"cats": 1, "dogs predicted as cats": 1}
+    assert counts == expected
 
 
 def test_final_model_without_labels_or_tta(study_data):
