@@ -128,8 +128,8 @@ def importance_bars(importance: Importance) -> Figure | None:
             "low": row["low"],
             "high": row["high"],
             "color": theme.ACCENT,
-            "hover": f"<b>{escape(words(row['name']))}</b>"
-            + minus("<br>importance {importance:z.2f}<br>over folds: {low:z.2f} to {high:z.2f}".format(**row)),
+            "hover": f"<b>{escape(words(row['name']))}</b><br>importance {row['importance']:z.2f}<br>"
+            + minus(f"{row['low']:z.2f} to {row['high']:z.2f} over folds"),
         }
         for row in ranking.to_dict("records")
     )
