@@ -14,7 +14,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 WIDTH = 1100
-PARTS = {"answer": "#answer", "effects": "#effects", "search": "#search figure:first-of-type"}
+PARTS = {"answer": "#summary", "effects": "#effects", "search": "#search figure:first-of-type"}
 
 
 def main() -> None:

@@ -320,9 +320,9 @@ def _command(study_data: StudyData, best: str) -> tuple[str | None, list[str]]:
 def _share(share: float) -> str:
     """Never 0 or 100 where it is not."""
     rounded = percent(share, 0)
-    if rounded == "100 %" and share < 1:
-        return "more than 99 %"
-    return "less than 1 %" if rounded == "0 %" and share > 0 else rounded
+    if rounded == "100%" and share < 1:
+        return "more than 99%"
+    return "less than 1%" if rounded == "0%" and share > 0 else rounded
 
 
 def _jobs(labels: Sequence[str] | pd.Series) -> str:

@@ -1,4 +1,4 @@
-"""What the HTML pages and the texts of all commands share.
+"""Text formats and page templates shared by the commands.
 
-In: numbers, names and ids. Out: the text that pages, terminal and model card show, and the templates around it.
+Takes numbers, names and dates. Returns the text that pages, terminal and model card show.
 """

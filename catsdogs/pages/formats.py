@@ -1,4 +1,4 @@
-"""Numbers, names and ids -> texts as the page shows them. Nothing is computed from what these give."""
+"""Numbers, names and dates as text, for pages, terminal and model card."""
 
 from __future__ import annotations
 
@@ -17,48 +17,62 @@ from catsdogs.scoring.intervals import Estimate
 MISSING = "–"
 
 
+def number(thing: Any) -> float:
+    """Return a finite float, or NaN for anything else."""
+    try:
+        converted = float(thing)
+    except (TypeError, ValueError):
+        return math.nan
+    return converted if math.isfinite(converted) else math.nan
+
+
 def loss(thing: Any) -> str:
-    """A log loss, or a difference of two: `0.0276`; of small ones two digits that say something."""
-    told = number(thing)
-    if math.isnan(told):
+    """Format a log loss or a difference of two: `0.0276`; below 0.001 with two significant digits."""
+    parsed = number(thing)
+    if math.isnan(parsed):
         return MISSING
-    sign, size = "−" if told < 0 else "", abs(told)
-    if size == 0 or size >= 0.001:
-        return f"{sign}{size:.4f}"
-    return sign + np.format_float_positional(size, precision=2, fractional=False, trim="-")
+    if parsed == 0 or abs(parsed) >= 0.001:
+        return f"{parsed if parsed else 0:.4f}"
+    return np.format_float_positional(parsed, precision=2, fractional=False, trim="-")
 
 
 def signed(thing: Any) -> str:
-    told = number(thing)
-    return ("+" if told > 0 else "") + loss(told)
+    """Format a difference of two log losses with its sign: `+0.0041`."""
+    return ("+" if number(thing) > 0 else "") + loss(thing)
+
+
+def minus(text: str) -> str:
+    """Replace the hyphen of negative numbers with a minus sign, for HTML."""
+    return re.sub(r"(?<![^\s(])-(?=\d)", "−", text)
 
 
 def percent(thing: Any, decimals: int = 1) -> str:
-    told = number(thing)
-    return MISSING if math.isnan(told) else f"{100 * told:.{decimals}f} %"
+    """Format a share: `98.8%`."""
+    share = number(thing)
+    return MISSING if math.isnan(share) else f"{100 * share:.{decimals}f}%"
 
 
 def probability(thing: Any) -> str:
-    """`99.8 %`; never 0 or 100 where it is not."""
-    told = number(thing)
-    if 0 < told < 0.001:
-        return "< 0.1 %"
-    return "> 99.9 %" if 0.999 < told < 1 else percent(told)
+    """Format a probability: `99.8%`; `0.0%` and `100.0%` only if exact."""
+    parsed = number(thing)
+    if 0 < parsed < 0.001:
+        return "< 0.1%"
+    return "> 99.9%" if 0.999 < parsed < 1 else percent(parsed)
 
 
 def count(thing: Any) -> str:
-    """`2,000`"""
-    told = number(thing)
-    return MISSING if math.isnan(told) else f"{told:,.0f}"
+    """Format an integer: `2,000`."""
+    parsed = number(thing)
+    return MISSING if math.isnan(parsed) else f"{parsed:,.0f}"
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 job` or `2,000 jobs`"""
+    """Format an integer with its noun: `1 job`, `2,000 jobs`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def value(thing: Any) -> str:
-    """A hyperparameter or any other single value."""
+    """Format a hyperparameter or another single value; floats with 4 significant digits."""
     if thing is None or (isinstance(thing, float) and math.isnan(thing)):
         return MISSING
     if isinstance(thing, float):
@@ -67,75 +81,66 @@ def value(thing: Any) -> str:
 
 
 def breakable(text: Any) -> Markup:
-    """A name that may be wrapped after its joints."""
+    """Escape a name and allow line breaks after `-`, `_`, `/` and `,`."""
     parts = re.split(r"(?<=[-_/,])", str(text))
     return Markup("<wbr>").join(parts)
 
 
-def number(thing: Any) -> float:
-    try:
-        told = float(thing)
-    except (TypeError, ValueError):
-        return math.nan
-    return told if math.isfinite(told) else math.nan
-
-
 def time_spent(seconds: Any) -> str:
-    told = number(seconds)
-    return MISSING if math.isnan(told) else format_duration(told)
+    """Format a duration: `12 min`."""
+    parsed = number(seconds)
+    return MISSING if math.isnan(parsed) else format_duration(parsed)
 
 
 def day_and_time(when: datetime.datetime) -> str:
-    """`23 November 2026, 08:06 UTC`"""
+    """Format a time in UTC: `23 Nov 2026, 08:06 UTC`."""
     when = when.astimezone(datetime.UTC)
-    return f"{when.day} {when:%B %Y, %H:%M} UTC"
+    return f"{when.day} {when:%b %Y, %H:%M} UTC"
 
 
 def words(name: Any) -> str:
+    """Replace underscores with spaces."""
     return str(name).replace("_", " ")
 
 
 def cut(text: str, longest: int) -> str:
+    """Shorten a text to at most `longest` characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def cut_in_the_middle(text: str, longest: int) -> str:
-    """Names of jobs differ at their ends."""
+    """Shorten a text but keep its end, because names of jobs often differ only there."""
     tail = (longest - 1) // 2
     return text if len(text) <= longest else f"{text[: longest - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 def between(interval: Estimate | None, shown: Callable[[Any], str] = loss) -> str:
+    """Format the ends of an interval: `0.0160 to 0.0454`, or an empty text without an interval."""
     return "" if interval is None or interval.low is None else f"{shown(interval.low)} to {shown(interval.high)}"
 
 
 def format_gains(tta: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[str]:
-    """What test-time augmentation and calibration do to the log loss, in a sentence for every split.
+    """Describe how test-time augmentation and calibration change the log loss, one sentence per step and split.
 
-    Args:
-        tta: by split, as `metrics.json` tells it: log loss without the step minus log loss with it, image by image.
-        calibration: likewise.
+    Arguments are by split, as in `metrics.json`: log loss without the step minus log loss with it, paired by image.
     """
-    steps = (
-        ("Test-time augmentation", tta, "it harms, so retrain with tta=none"),
-        ("Calibration", calibration, "it harms"),
-    )
+    steps = (("Test-time augmentation", tta, ", so retrain with tta=none"), ("Calibration", calibration, ""))
     return [
-        _gain_told(what, gain, harm)
-        for what, gains, harm in steps
+        _describe_gain(step, gain, fix)
+        for step, gains, fix in steps
         for gain in gains.values()
         if isinstance(gain.get("size"), int) and not math.isnan(number(gain.get("value")))
     ]
 
 
-def _gain_told(what: str, gain: Mapping[str, Any], harm: str) -> str:
-    value, low, high = (number(gain.get(name)) for name in ("value", "low", "high"))
+def _describe_gain(step: str, gain: Mapping[str, Any], fix: str) -> str:
+    difference, low, high = (number(gain.get(name)) for name in ("value", "low", "high"))
+    significance = "significant" if low > 0 or high < 0 else "within noise"
+    result = f"the difference is {significance}{fix if high < 0 else ''}"
     if gain.get("kept") is False:
-        verdict = "it is left out"
-    else:
-        verdict = "it helps" if low > 0 else harm if high < 0 else "no more than noise"
-    bounds = "" if math.isnan(low) else f" (95 % interval of the gain {signed(low)} to {signed(high)})"
-    return (
-        f"{what} {'lowers' if value >= 0 else 'raises'} the log loss by {loss(abs(value))}{bounds}, image by image on "
-        f"{count(gain['size'])} {gain.get('split')} images: {verdict}."
-    )
+        result = "it was not applied"
+    change = "lowers" if difference >= 0 else "raises"
+    low, high = (low, high) if difference >= 0 else (-high, -low)
+    interval = "" if math.isnan(low) else f" (95% CI {loss(low)} to {loss(high)})"
+    images = f"{count(gain['size'])} {gain.get('split')} images"
+    return f"{step} {change} the log loss by {loss(abs(difference))}{interval} on {images}; {result}."

@@ -1,4 +1,4 @@
-"""The page as a document: complete, self-contained, right for every study. What it does is tested in test_browser."""
+"""The report page as a document. Its behavior in a browser is tested in `tests/finished/test_browser.py`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from catsdogs.comparison.page.writing import write_report
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.summary import summarize
 from catsdogs.comparison.tables import TITLES
+from catsdogs.pages.formats import minus
 from catsdogs.study.jobs import write_leaderboard, write_plan
 
 TEMPLATE = Path(page_module.__file__).parents[2] / "pages" / "template"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A finished study with a final model, its page and the folder of both."""
+def finished(tmp_path_factory):
+    """Folder of a finished study with a final model and its page."""
     study = write_study(tmp_path_factory.mktemp("studies") / "night", trials=2)
     write_final(study)
     write_report([study], study / "report.html")
@@ -38,13 +39,13 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def document(whole):
-    return Document(whole / "report.html")
+def document(finished):
+    return Document(finished / "report.html")
 
 
-def page_of(*studies, **more) -> Document:
+def page_of(*studies, **options) -> Document:
     output = studies[0].with_name("some page.html")
-    write_report(list(studies), output, **more)
+    write_report(list(studies), output, **options)
     return Document(output)
 
 
@@ -52,14 +53,14 @@ def row_of(document, name: str) -> str:
     return next(text for text in document.text("tr") if name in text)
 
 
-def test_nothing_is_fetched(whole, document):
-    assert_fetches_nothing(document, whole)
-    # Nor does what is ours; Plotly's own code names addresses that only maps would use.
+def test_page_loads_nothing(finished, document):
+    assert_fetches_nothing(document, finished)
+    # Plotly contains addresses, which only maps use; the templates contain none.
     for file in TEMPLATE.iterdir():
         assert not re.search(r"https?:|url\(|@import", file.read_text()), file
 
 
-def test_figures_are_json_that_no_parser_ends_early(document):
+def test_figures_are_json_without_html_characters(document):
     figures = {attributes["id"]: text for attributes, text in document.all("script", type="application/json")}
     assert len(figures) > 12
     for text in figures.values():
@@ -68,7 +69,7 @@ def test_figures_are_json_that_no_parser_ends_early(document):
     assert {"themes", *(a["data-figure"] for a, _ in document.all("div", **{"class": "plot"}))} == set(figures)
 
 
-def test_who_cannot_see_finds_the_way(document):
+def test_page_is_accessible(document):
     levels = [int(tag[1]) for tag, _, _ in document.elements if tag in ("h1", "h2", "h3", "h4")]
     assert levels[0] == 1
     assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(levels))
@@ -93,7 +94,7 @@ def test_who_cannot_see_finds_the_way(document):
 
 
 def contrast(one, other):
-    """WCAG 2.2: relative luminance of the lighter over that of the darker, both raised by 0.05."""
+    """Return the contrast ratio of WCAG 2.2."""
     low, high = sorted(luminance(color) + 0.05 for color in (one, other))
     return high / low
 
@@ -122,24 +123,24 @@ def test_text_and_figures_have_contrast_in_both_themes():
             assert contrast(shape, color["paper"]) >= 3, shape
 
 
-def test_the_leaderboard_shows_what_jobs_csv_says(whole, document):
-    jobs = pd.read_csv(whole / "report" / "jobs.csv")
-    # There are too few trials for importances.
-    assert {file.stem for file in (whole / "report").iterdir()} >= set(TITLES) - {"importance"}
+def test_leaderboard_matches_jobs_csv(finished, document):
+    jobs = pd.read_csv(finished / "report" / "jobs.csv")
+    # Importance needs more trials.
+    assert {file.stem for file in (finished / "report").iterdir()} >= set(TITLES) - {"importance"}
     for text, job in zip(document.rows, jobs.to_dict("records"), strict=True):
-        for shown in (
+        for expected in (
             job["label"],
             f"{job['val_log_loss']:.4f}",
             f"{job['val_log_loss_low']:.4f} to {job['val_log_loss_high']:.4f}",
-            f"{100 * job['val_accuracy']:.2f} %",
+            f"{100 * job['val_accuracy']:.2f}%",
             f"dropout {job['dropout']:g}",
-            "2 of 2",
+            "2/2",
         ):
-            assert shown in text
+            assert expected in text
     assert ["best" in text.split() for text in document.rows] == [True, False, False, False]
-    assert "All jobs share backbone mobilenet_v2, schedule cosine." in document.body
-    assert re.search(r"Augmentation: light instead of none lowers the log loss by 0\.\d{4} \(95 % inter", document.body)
-    assert re.search(r"augmentation light none −0\.\d{4} −0\.\d{4} to −0\.\d{4} more than noise 2 200", document.body)
+    assert "Choices that all jobs share: backbone mobilenet_v2, schedule cosine." in document.body
+    assert re.search(r"Augmentation: light instead of none lowers the log loss by 0\.\d{4} \(95% CI 0\.", document.body)
+    assert re.search(r"augmentation light none −0\.\d{4} −0\.\d{4} to −0\.\d{4} significant 2 200", document.body)
 
 
 @pytest.mark.parametrize(
@@ -149,26 +150,26 @@ def test_the_leaderboard_shows_what_jobs_csv_says(whole, document):
             [{"trials": 0, "status": "running"}],
             [
                 "No trial has completed yet",
-                "No epoch has been written",
-                "there is no completed trial",
-                "No job has predicted",
-                "of which there are none.",
+                "No epochs recorded yet",
+                "No final model yet: no trial has completed",
+                "No predictions for the validation images",
+                "the same images (0 so far)",
             ],
         ),
-        ([{"trials": 1}], ["is the only job with a result", "1 trial completed", "images, of which there is one."]),
-        ([{}, {"choices": {"schedule": "x", "augmentation": "none"}}], ["No two of these jobs differ in one choice"]),
-        ([{}, {"choices": {"schedule": "x"}}], ["No choice makes a difference that is larger"]),
+        ([{"trials": 1}], ["is the only job with a result", "1 trial completed", "the same images (1 so far)"]),
+        ([{}, {"choices": {"schedule": "x", "augmentation": "none"}}], ["No two jobs differ in exactly one setting"]),
+        ([{}, {"choices": {"schedule": "x"}}], ["No choice has a significant effect"]),
         ([{}, {"digest": "e" * 64}], ["Not all jobs were validated on the same images"]),
     ],
 )
-def test_what_cannot_be_shown_is_told(tmp_path, jobs, sentences):
+def test_page_explains_missing_results(tmp_path, jobs, sentences):
     for name, job in zip("ab", jobs, strict=False):
         write_job(tmp_path / "night", name=name, **{**job, "choices": {**CHOICES, **job.get("choices", {})}})
     body = page_of(tmp_path / "night").body
     assert [sentence for sentence in sentences if sentence not in body] == []
 
 
-def test_jobs_that_failed_run_or_wait_and_damage_are_told(tmp_path):
+def test_unfinished_jobs_and_corrupted_files_are_reported(tmp_path):
     study = tmp_path / "mixed"
     write_job(study, CHOICES, name="good", planned=8, failed_trials=1)
     write_job(study, CHOICES, name="broken", trials=0, status="failed", error="MemoryError: too much\nin detail: <b>")
@@ -177,56 +178,56 @@ def test_jobs_that_failed_run_or_wait_and_damage_are_told(tmp_path):
     (study / "good" / "history.csv").write_text("nonsense")
     write_plan(study, ["good", "broken", "busy", "killed", "later"], ["-m", "seed=1,2"])
     document = page_of(study)
-    for name, told in (
-        ("good", "3 of 8 1 failed"),
+    for name, expected in (
+        ("good", "3/8 1 failed"),
         ("broken", "MemoryError: too much"),
         ("busy", "busy best running"),
-        ("busy", "2 of 8"),
-        ("killed", "running killed: no process works on it"),
+        ("busy", "2/8"),
+        ("killed", "running killed: no process holds its lock"),
         ("later", "waiting"),
     ):
-        assert told in row_of(document, name)
+        assert expected in row_of(document, name)
     assert "no process" not in row_of(document, "busy")
     assert document.text("summary")[0] == "MemoryError: too much"
     assert document.text("pre") == ["MemoryError: too much in detail: <b>"]
     assert document.text("option") == ["all", "ok", "running", "waiting", "failed"]
     assert "python -m catsdogs.search -m seed=1,2" in document.text("code")
-    for told in ("DivergedError: <b>the loss</b> is nan", "1 file is missing or damaged", "its history.csv is damaged"):
-        assert told in document.body
+    for expected in ("DivergedError: <b>the loss</b> is nan", "1 file is missing or corrupted", "history.csv"):
+        assert expected in document.body
 
 
-def test_failures_are_counted_and_many_kinds_are_cut(tmp_path):
+def test_failures_are_counted_and_truncated(tmp_path):
     write_job(tmp_path / "night", CHOICES, name="a", trials=60, failed_trials=50)
     file = tmp_path / "night" / "a" / "trials.csv"
-    errors = [""] * 10 + ["one and the same"] * 25 + [f"another {number}" for number in range(25)]
+    errors = [""] * 10 + ["same error"] * 25 + [f"other error {number}" for number in range(25)]
     pd.read_csv(file, dtype={"trial": str}).assign(error=errors).to_csv(file, index=False)
     document = page_of(tmp_path / "night")
-    for told in ("a FAILED 25 one and the same", "10 trials completed, 50 did not", "another 18", "And 6 more, in"):
-        assert told in document.body
-    assert "another 19" not in document.body
+    for expected in ("a FAILED 25 same error", "10 trials completed and 50 failed", "other error 18", "And 6 more, in"):
+        assert expected in document.body
+    assert "other error 19" not in document.body
 
 
-def test_the_answer_is_all_there_and_how_a_final_model_is_made(tmp_path):
+def test_summary_is_complete_and_shows_the_retrain_command(tmp_path):
     study = write_study(tmp_path / "night", trials=2)
-    document, told = page_of(study), summarize(read_study_data([study]))
-    assert document.text("h1") == [told.headline]
-    for sentence in [*told.sentences, *told.caveats, f"{told.log_loss.value:.4f}"]:
-        assert sentence in document.body
-    assert "retrain has not run on this study." in document.body
-    assert document.text("code").count(told.command) == 2
+    document, summary = page_of(study), summarize(read_study_data([study]))
+    assert document.text("h1") == [minus(summary.headline)]
+    for sentence in [*summary.sentences, *summary.caveats, f"{summary.log_loss.value:.4f}"]:
+        assert minus(sentence) in document.body
+    assert "No final model yet: run retrain to train it" in document.body
+    assert document.text("code").count(summary.command) == 2
 
 
-def test_the_final_model_is_shown_with_what_its_numbers_stand_on(whole, document):
-    metrics = read_json(whole / "best" / "metrics.json")
+def test_final_model_shows_scores_and_images(finished, document):
+    metrics = read_json(finished / "best" / "metrics.json")
     detail = metrics["details"]["log_loss_tta"]
     row = row_of(document, "lower is better")
     assert row.startswith(f"Log loss lower is better {metrics['log_loss']:.4f}")
     assert f"{detail['value']:.4f} {detail['low']:.4f} to {detail['high']:.4f}" in row
-    assert f"On {IMAGES} validation images;" in document.body
+    assert f"{IMAGES} validation images; 95% bootstrap CIs" in document.body
     assert "Test-time augmentation lowers the log loss by" in document.body
 
 
-def test_several_studies_are_told_apart(tmp_path):
+def test_page_of_several_studies(tmp_path):
     one, two = write_study(tmp_path / "first", trials=1), write_study(tmp_path / "second", trials=1)
     write_final(two)
     document = page_of(one, two)
@@ -237,13 +238,13 @@ def test_several_studies_are_told_apart(tmp_path):
     assert_fetches_nothing(document, tmp_path)
 
 
-def test_a_watched_page_loads_itself_anew(whole, document):
-    for page, watching in ((document, False), (page_of(whole, watching=True), True)):
+def test_live_page_reloads(finished, document):
+    for page, watching in ((document, False), (page_of(finished, watching=True), True)):
         assert len(page.all("meta", **{"http-equiv": "refresh"}, content="10")) == watching
-        assert ("loads itself anew every 10 seconds" in page.body) == watching
+        assert ("refreshes every 10 seconds" in page.body) == watching
 
 
-def test_folder_names_that_are_no_text_are_escaped(tmp_path):
+def test_folder_names_that_are_not_utf8_are_escaped(tmp_path):
     study = tmp_path / os.fsdecode(b"caf\xe9")
     write_job(study, CHOICES, name="job", seed=1)
     write_job(study, {**CHOICES, "schedule": os.fsdecode(b"\xf6")}, name="other", skill=1.2)
@@ -261,27 +262,27 @@ def test_folder_names_that_are_no_text_are_escaped(tmp_path):
     assert list(jobs["job"]) == [r"job\udcff", r"other\udcff"] == list(pd.read_csv(study / "leaderboard.csv")["job"])
 
 
-def test_hostile_names_are_only_text(tmp_path):
+def test_hostile_names_are_escaped(tmp_path):
     output = tmp_path / "pages <1>" / "report.html"
     write_report([write_hostile(tmp_path / "a '\"<b>&amp; ${x}")], output)
     document, usual = Document(output), page_of(write_study(tmp_path / "usual", trials=1))
-    ours, theirs = ([a.get("type") for a, _ in page.all("script")] for page in (usual, document))
-    assert theirs.count(None) == ours.count(None)
-    assert set(theirs) == set(ours)
+    expected, types = ([a.get("type") for a, _ in page.all("script")] for page in (usual, document))
+    assert types.count(None) == expected.count(None)
+    assert set(types) == set(expected)
     assert document.all("img") == []
     assert EVIL in document.body
     assert "{{ 7 * 7 }}" in document.body
     assert document.text("b")[0] == "a '\"<b>&amp; ${x}"
     cells = [(bool(attributes), text) for attributes, text in document.all("td")]
     assert max(len(text) for _, text in cells if text.startswith("xxx")) == 80
-    assert max(len(text) for dressed, text in cells if not dressed and text.startswith("<script")) == 200
+    assert max(len(text) for has_attributes, text in cells if not has_attributes and text.startswith("<script")) == 200
     assert all(attributes["href"].startswith(("#", "report/")) for attributes, _ in document.all("a"))
 
 
-def test_the_page_of_a_large_study_is_below_6_mb(tmp_path):
+def test_page_of_a_large_study_is_below_6_mb(tmp_path):
     study = write_study(tmp_path / "large", trials=50, images=2000, epochs=10)
     write_final(study, images=2000, test_images=500)
-    # As large as thumbnails of photographs: noise that is blurred.
+    # Blurred noise compresses to the size of photographs.
     noise = Image.effect_noise((48, 48), 100).resize((300, 300), Image.Resampling.BILINEAR)
     images = dict.fromkeys(ids(2000), encoded(noise, quality=90))
     write_images(tmp_path / "photos", images)

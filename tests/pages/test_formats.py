@@ -1,4 +1,4 @@
-"""Numbers, names and ids as the page shows them."""
+"""Numbers, names and dates as text."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ EAST = datetime.timezone(datetime.timedelta(hours=2))
             (formats.loss(n), t)
             for n, t in ((0.02762, "0.0276"), (0.10304, "0.1030"), (0.00043, "0.00043"), (0, "0.0000"))
         ),
-        *((formats.loss(nothing), "–") for nothing in (math.nan, None)),
-        *((formats.signed(n), t) for n, t in ((-0.0171, "−0.0171"), (0.0171, "+0.0171"), (0.0, "0.0000"))),
-        (formats.percent(0.98799), "98.8 %"),
-        # Never rounded to certainty.
-        *((formats.probability(p), t) for p, t in ((0.9999, "> 99.9 %"), (0.0001, "< 0.1 %"), (0.254, "25.4 %"))),
-        (formats.probability(1.0), "100.0 %"),
+        *((formats.loss(missing), "–") for missing in (math.nan, None)),
+        *((formats.signed(n), t) for n, t in ((-0.0171, "-0.0171"), (0.0171, "+0.0171"), (0.0, "0.0000"))),
+        (formats.percent(0.98799), "98.8%"),
+        (formats.minus("x-1 -0.02 (-3e-05 to -a)"), "x-1 −0.02 (−3e-05 to -a)"),
+        # Not rounded to 0% or 100%.
+        *((formats.probability(p), t) for p, t in ((0.9999, "> 99.9%"), (0.0001, "< 0.1%"), (0.254, "25.4%"))),
+        (formats.probability(1.0), "100.0%"),
         (formats.count(2000.0), "2,000"),
         *((formats.counted(n, "job"), t) for n, t in ((1, "1 job"), (0, "0 jobs"), (2000, "2,000 jobs"))),
         *((formats.value(v), t) for v, t in ((30.0, "30"), (5.106746e-06, "5.107e-06"), ("x", "x"), (math.nan, "–"))),
         *((formats.time_spent(s), t) for s, t in ((None, "–"), (705.4, "12 min"))),
-        (formats.day_and_time(datetime.datetime(2026, 11, 3, 1, 5, tzinfo=EAST)), "2 November 2026, 23:05 UTC"),
+        (formats.day_and_time(datetime.datetime(2026, 11, 3, 1, 5, tzinfo=EAST)), "2 Nov 2026, 23:05 UTC"),
         (formats.between(Estimate(0.03, 0.02, 0.04, 100)), "0.0200 to 0.0400"),
         (formats.between(Estimate(0.03, None, None, 1)), ""),
-        (formats.between(Estimate(0.0, -0.02, 0.04, 100), formats.signed), "−0.0200 to +0.0400"),
+        (formats.between(Estimate(0.0, -0.02, 0.04, 100), formats.signed), "-0.0200 to +0.0400"),
         (formats.cut_in_the_middle("abcdefgh", 8), "abcdefgh"),
         (formats.cut_in_the_middle("a" * 50 + "z" * 50, 21), "a" * 10 + "…" + "z" * 10),
-        # Escaped before it may break.
+        # Escaped before line breaks are added.
         (formats.breakable("<b>_x"), "&lt;b&gt;_<wbr>x"),
     ],
 )
@@ -45,22 +46,22 @@ def test_texts(shown, text):
 
 
 @pytest.mark.parametrize(
-    ("gain", "told"),
+    ("interval", "expected"),
     [
-        ((0.01, 0.002, 0.02), "lowers the log loss by 0.0100 (95 % interval of the gain +0.0020 to +0.0200), "),
-        ((0.01, 0.002, 0.02), "on 2,000 holdout images: it helps."),
-        ((-0.01, -0.02, -0.002), "augmentation raises the log loss by 0.0100 (95 % interval of the gain −0.0200 to "),
-        ((-0.01, -0.02, -0.002), "images: it harms, so retrain with tta=none."),
-        ((0.01, -0.002, 0.02), "images: no more than noise."),
-        ((-0.01, -0.02, 0.002), "images: no more than noise."),
-        ((0.01, None, None), "lowers the log loss by 0.0100, image by image on 2,000 holdout images: no "),
+        ((0.01, 0.002, 0.02), "lowers the log loss by 0.0100 (95% CI 0.0020 to 0.0200) on 2,000 holdout images; "),
+        ((0.01, 0.002, 0.02), "images; the difference is significant."),
+        ((-0.01, -0.02, -0.002), "raises the log loss by 0.0100 (95% CI 0.0020 to 0.0200) on "),
+        ((-0.01, -0.02, -0.002), "images; the difference is significant, so retrain with tta=none."),
+        ((0.01, -0.002, 0.02), "images; the difference is within noise."),
+        ((-0.01, -0.02, 0.002), "(95% CI -0.0020 to 0.0200) on 2,000 holdout images; the difference is within noise."),
+        ((0.01, None, None), "lowers the log loss by 0.0100 on 2,000 holdout images; the difference is within noise."),
     ],
 )
-def test_what_a_step_gains(gain, told):
-    found = dict(zip(("value", "low", "high"), gain, strict=True), size=2000, split="holdout")
-    nothing = {"validation": {}, "test": found | {"size": None}}
-    sentences = formats.format_gains({**nothing, "test_2": found}, {"test": {**found, "kept": False}})
-    assert told in sentences[0]
+def test_gains(interval, expected):
+    gain = dict(zip(("value", "low", "high"), interval, strict=True), size=2000, split="holdout")
+    tta = {"validation": {}, "test": gain | {"size": None}, "test_2": gain}
+    sentences = formats.format_gains(tta, {"test": {**gain, "kept": False}})
+    assert expected in sentences[0]
     assert sentences[1].startswith("Calibration ")
-    assert sentences[1].endswith("images: it is left out.")
+    assert sentences[1].endswith("images; it was not applied.")
     assert len(sentences) == 2

@@ -1,4 +1,4 @@
-"""The page in a browser, opened from disk without a network: `pytest -m browser`; needs Chromium or Chrome."""
+"""Pages opened from disk in a browser without a network: `pytest -m browser`; requires Chromium or Chrome."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from catsdogs.data_audit.page import write_page
 
 pytestmark = pytest.mark.browser
 
-OWN = ("file:", "data:", "blob:")
+LOCAL = ("file:", "data:", "blob:")
 
 
 def until(page: Page, expression: str) -> None:
-    """Wait until it is true. Playwright's own waiting evaluates strings in the page, which the page does not allow."""
+    """Wait until it is true. Playwright's wait_for_function calls eval, which the policy of the page blocks."""
     deadline = time.monotonic() + 20
     while not page.evaluate(expression):
-        assert time.monotonic() < deadline, f"never came true: {expression}"
+        assert time.monotonic() < deadline, f"still false: {expression}"
         time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    assert found, "no browser: install Chromium or Chrome, and put it on the PATH"
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    assert path, "no browser found: install Chromium or Chrome, and add it to the PATH"
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-        browser = playwright.chromium.launch(executable_path=found, args=flags)
+        browser = playwright.chromium.launch(executable_path=path, args=flags)
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A finished study with a final model and pictures."""
+def report(tmp_path_factory):
+    """Report of a finished study with a final model and images."""
     folder = tmp_path_factory.mktemp("studies")
     study = write_study(folder / "night", trials=6)
     write_final(study)
     table = pd.read_csv(study / "best" / "predictions.csv", dtype={"id": str})
     validation = table["split"] == "validation"
-    # Ids that need quotes on a command line.
+    # Ids that need quotes on the command line.
     table["id"] = table["id"].mask(validation, "pets, mine/" + table["id"])
     write_csv(study / "best" / "predictions.csv", table)
     images = {name: picture(number) for number, name in enumerate(table.loc[validation, "id"])}
@@ -60,53 +60,53 @@ def whole(tmp_path_factory):
     for job in study.glob("mobilenet*"):
         write_split(job, images)
     for file in (*study.glob("*/result.json"), study / "best" / "recipe.json"):
-        told = read_json(file)
-        told["config"]["data"] = {"train": str(folder / "photos"), "ignore": ["cat.999"]}
-        write_json(file, told)
+        record = read_json(file)
+        record["config"]["data"] = {"train": str(folder / "photos"), "ignore": ["cat.999"]}
+        write_json(file, record)
     write_report([study], study / "report.html")
     return study / "report.html"
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory):
+def hostile_report(tmp_path_factory):
     study = write_hostile(tmp_path_factory.mktemp("studies") / "a '\"<b>&amp; ${x}")
     write_report([study], study / "report.html")
     return study / "report.html"
 
 
 @pytest.fixture(scope="module")
-def audited(tmp_path_factory):
-    """The page of an audit that found a copy, two odd images and a broken one."""
-    place = tmp_path_factory.mktemp("audit")
+def audit_page(tmp_path_factory):
+    """Page of an audit that found a duplicate, two unusual images and a corrupted one."""
+    output = tmp_path_factory.mktemp("audit")
     members = {"cat.0.jpg": encoded(scene(0)), "cat.1.jpg": encoded(scene(0, 80), "PNG"), "cat.2.jpg": b"broken"}
     members |= {"dog.3.jpg": encoded(scene(3)), "dog.4.jpg": encoded(scene(4, 20))}
-    folder = open_images(folder_of(place / ("long " * 20 + EVIL[:8]), members), place / "cache", 0)
-    write_page(place / "audit.html", audit_images(folder.root, folder, [], None, place / "cache"), [])
-    return place / "audit.html"
+    folder = open_images(folder_of(output / ("long " * 20 + EVIL[:8]), members), output / "cache", 0)
+    write_page(output / "audit.html", audit_images(folder.root, folder, [], None, output / "cache"), [])
+    return output / "audit.html"
 
 
 @pytest.fixture
-def opened(browser):
-    """Opens a page, which may complain of nothing and ask for nothing that it does not hold."""
-    contexts, complaints = [], []
+def open_page(browser):
+    """Function that opens a page; fails for errors on the page, and for requests to anything outside it."""
+    contexts, errors = [], []
 
-    def open_page(file: Path, **context) -> Page:
+    def open_file(file: Path, **context) -> Page:
         contexts.append(browser.new_context(offline=True, **{"viewport": {"width": 1400, "height": 900}, **context}))
         page = contexts[-1].new_page()
-        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda asked: None if asked.url.startswith(OWN) else complaints.append(asked.url))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: None if request.url.startswith(LOCAL) else errors.append(request.url))
         page.goto(file.as_uri())
         return page
 
-    yield open_page
+    yield open_file
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert errors == []
 
 
 def draw_everything(page: Page) -> int:
-    """Scroll through the page; give the number of figures."""
+    """Scroll through the page and return the number of figures."""
     for top in range(0, page.evaluate("document.documentElement.scrollHeight"), 700):
         page.evaluate("top => window.scrollTo({top, behavior: 'instant'})", top)
         page.wait_for_timeout(20)
@@ -118,57 +118,57 @@ def jobs_of(page: Page) -> list[str]:
     return page.locator("#jobs tbody tr:not([hidden]) th .aside:last-child").all_inner_texts()
 
 
-def test_every_figure_is_drawn_once_it_is_near_and_can_be_saved(opened, whole):
-    page = opened(whole, color_scheme="dark", accept_downloads=True)
+def test_figures_are_drawn_on_scrolling_and_can_be_saved(open_page, report):
+    page = open_page(report, color_scheme="dark", accept_downloads=True)
     assert 0 < page.locator(".plot .main-svg").count() < page.locator(".plot").count()
     assert draw_everything(page) >= 14
-    # Plotly can also draw nothing into axes.
+    # Plotly also draws axes without data.
     marks = ".trace, .points, .heatmaplayer image, .hm, .scatterlayer, .barlayer"
-    for drawn in (
+    for condition in (
         f"plot.querySelector('{marks}')",
         "plot.offsetHeight === plot.querySelector('.main-svg').clientHeight",
     ):
-        assert page.evaluate(f"[...document.querySelectorAll('.plot')].every((plot) => {drawn})"), drawn
+        assert page.evaluate(f"[...document.querySelectorAll('.plot')].every((plot) => {condition})"), condition
     with page.expect_download() as download:
-        page.get_by_role("button", name="Save as PNG: Log loss of every job").click()
+        page.get_by_role("button", name="Save as PNG: Validation log loss of each job").click()
     assert download.value.suggested_filename == "plot-intervals.png"
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_scripts_the_page_still_reads(opened, whole):
-    page = opened(whole, java_script_enabled=False)
+def test_page_is_readable_without_scripts(open_page, report):
+    page = open_page(report, java_script_enabled=False)
     expect(page.locator("h1")).to_contain_text("validation log loss")
     expect(page.locator("#jobs tbody tr")).to_have_count(4)
     expect(page.locator(".shot img").first).to_be_visible()
-    expect(page.locator("figure noscript p").first).to_contain_text("needs JavaScript")
+    expect(page.locator("figure noscript p").first).to_contain_text("requires JavaScript")
     for hidden in ("#theme", ".filters", "[data-copy]", ".shot label", ".plot"):
         expect(page.locator(hidden).first).to_be_hidden()
 
 
-def test_selected_images_make_a_list_to_copy(opened, whole):
-    page = opened(whole, permissions=["clipboard-read", "clipboard-write"])
+def test_selected_images_are_listed_to_copy(open_page, report):
+    page = open_page(report, permissions=["clipboard-read", "clipboard-write"])
     expect(page.locator("#ignore-list")).to_be_hidden()
     names = page.locator("#mistakes .id").all_inner_texts()
-    for place in (0, 2):
-        page.locator("#mistakes input").nth(place).check()
-    expect(page.locator("#ignore-count")).to_have_text("2 images selected, beside 1 that is ignored already.")
-    wanted = f"""'data.ignore=[cat.999,"{names[0]}","{names[2]}"]'"""
-    expect(page.locator("#ignore-list")).to_have_text(wanted)
+    for index in (0, 2):
+        page.locator("#mistakes input").nth(index).check()
+    expect(page.locator("#ignore-count")).to_have_text("2 images selected, in addition to 1 already ignored.")
+    override = f"""'data.ignore=[cat.999,"{names[0]}","{names[2]}"]'"""
+    expect(page.locator("#ignore-list")).to_have_text(override)
     page.locator("#ignore [data-copy]").click()
     expect(page.locator("#ignore [data-copy]")).to_have_text("Copied")
-    assert page.evaluate("navigator.clipboard.readText()") == wanted
+    assert page.evaluate("navigator.clipboard.readText()") == override
     page.get_by_role("button", name="Clear").click()
     expect(page.locator("#ignore-list")).to_be_hidden()
     assert page.locator("#mistakes input:checked").count() == 0
 
 
-def test_a_watched_page_stays_where_it_was_read(opened, whole, tmp_path, monkeypatch):
-    # On a busy machine its own loading would come in between, and the two would abort each other.
+def test_live_page_restores_its_state(open_page, report, tmp_path, monkeypatch):
+    # On a busy machine, an automatic reload would interrupt the one of this test.
     monkeypatch.setattr("catsdogs.comparison.page.writing._RELOAD_SECONDS", 600)
     study = tmp_path / "night"
-    shutil.copytree(whole.parent, study)
+    shutil.copytree(report.parent, study)
     write_report([study], study / "report.html", watching=True)
-    page = opened(study / "report.html")
+    page = open_page(study / "report.html")
     page.get_by_label("Filter").fill("light")
     page.get_by_role("button", name="Time", exact=True).click()
     page.locator("#all-mistakes summary").click()
@@ -186,8 +186,8 @@ def test_a_watched_page_stays_where_it_was_read(opened, whole, tmp_path, monkeyp
     expect(page.locator("#mistakes input").first).to_be_checked()
 
 
-def test_the_leaderboard_sorts_and_filters(opened, whole, mixed):
-    page = opened(whole)
+def test_leaderboard_sorts_and_filters(open_page, report, hostile_report):
+    page = open_page(report)
     by_loss = jobs_of(page)
     assert len(set(by_loss)) == 4
     header = page.get_by_role("button", name="Log loss", exact=True)
@@ -200,22 +200,22 @@ def test_the_leaderboard_sorts_and_filters(opened, whole, mixed):
     expect(cell).to_have_attribute("aria-sort", "none")
     assert jobs_of(page) == sorted(by_loss)
     shown = page.locator("#jobs tbody tr:not([hidden])")
-    for words, count, told in (("NONE mild", 1, "1 of 4 jobs"), ("", 4, "4 jobs")):
+    for words, count, text in (("NONE mild", 1, "1 of 4 jobs"), ("", 4, "4 jobs")):
         page.get_by_label("Filter").fill(words)
         expect(shown).to_have_count(count)
-        expect(page.locator("#filtered")).to_have_text(told)
-    # Who has no number comes last in both directions.
-    page = opened(mixed)
+        expect(page.locator("#filtered")).to_have_text(text)
+    # Rows without a number are last in both directions.
+    page = open_page(hostile_report)
     for _ in range(3):
         expect(page.locator("#jobs tbody tr").last).to_have_attribute("data-status", "waiting")
         page.get_by_role("button", name="Log loss", exact=True).click()
     page.get_by_label("Status").select_option("failed")
-    # It is strict: there must be one.
+    # Fails for more than one row.
     expect(page.locator("#jobs tbody tr:not([hidden])")).to_have_attribute("data-status", "failed")
 
 
-def places(page: Page, *points: tuple[float, float]) -> list[list[float]]:
-    """Pixels of points of the parallel coordinates, given in their own units."""
+def pixels(page: Page, *points: tuple[float, float]) -> list[list[float]]:
+    """Return the pixels of points of the parallel coordinates, given in data coordinates."""
     page.locator("#coordinates").scroll_into_view_if_needed()
     page.wait_for_selector("#plot-coordinates .main-svg")
     return page.evaluate(
@@ -232,47 +232,47 @@ def places(page: Page, *points: tuple[float, float]) -> list[list[float]]:
 
 
 def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
-    (one, other) = places(page, start, end)
-    page.mouse.move(*one)
+    first, last = pixels(page, start, end)
+    page.mouse.move(*first)
     page.mouse.down()
-    page.mouse.move(*other, steps=6)
+    page.mouse.move(*last, steps=6)
     page.mouse.up()
 
 
-def test_pointing_lights_a_trial_and_dragging_keeps_those_that_pass_there(opened, whole):
-    page = opened(whole)
-    places(page)
+def test_parallel_coordinates_highlight_and_filter_trials(open_page, report):
+    page = open_page(report)
+    pixels(page)
     traces = "document.getElementById('plot-coordinates').data"
-    best, lit = (f"{traces}.find((trace) => trace.name === '{name}')" for name in ("best trial", "highlight"))
+    best, highlight = (f"{traces}.find((trace) => trace.name === '{name}')" for name in ("best trial", "highlight"))
     x, y = page.evaluate(f"[{best}.x, {best}.y]")
-    page.mouse.move(*places(page, (x[1], y[1]))[0], steps=5)
-    until(page, f"{lit}.visible === true")
-    assert page.evaluate(f"[{lit}.x, {lit}.y]") == [x, y]
+    page.mouse.move(*pixels(page, (x[1], y[1]))[0], steps=5)
+    until(page, f"{highlight}.visible === true")
+    assert page.evaluate(f"[{highlight}.x, {highlight}.y]") == [x, y]
     expect(page.locator("#plot-coordinates .hoverlayer")).to_contain_text(re.compile(r"trial \d+.*log loss 0\.\d"))
     page.mouse.move(5, 5, steps=5)
-    until(page, f"{lit}.visible === false")
+    until(page, f"{highlight}.visible === false")
 
-    told, trials = page.locator("#brushed"), pd.read_csv(whole.parent / "report" / "trials.csv")
+    message, trials = page.locator("#brushed"), pd.read_csv(report.parent / "report" / "trials.csv")
     # From the top: augmentation, label smoothing, unfreeze depth, dropout, l2, log loss; 30 layers are on the right.
     drag(page, (0.8, 3.2), (1.05, 2.9))
     deep = trials["unfreeze_depth"] == 30
-    expect(told).to_have_text(f"{deep.sum()} of {len(trials)} trials.")
+    expect(message).to_have_text(f"{deep.sum()} of {len(trials)} trials.")
     visible = f"{traces}.filter((trace) => trace.visible !== false)"
-    drawn = f"{visible}.flatMap((trace) => trace.x).filter((x) => x !== null).length"
-    assert page.evaluate(drawn) == 6 * deep.sum()
+    vertices = f"{visible}.flatMap((trace) => trace.x).filter((x) => x !== null).length"
+    assert page.evaluate(vertices) == 6 * deep.sum()
     page.keyboard.down("Shift")
     drag(page, (-0.05, 5.1), (0.5, 4.9))
     page.keyboard.up("Shift")
     both = deep & (trials["augmentation"] == "light")
     assert 0 < both.sum() < deep.sum()
-    expect(told).to_have_text(f"{both.sum()} of {len(trials)} trials.")
-    page.mouse.dblclick(*places(page, (0.5, 2.5))[0])
-    expect(told).to_have_text("")
-    assert page.evaluate(drawn) == 6 * len(trials)
+    expect(message).to_have_text(f"{both.sum()} of {len(trials)} trials.")
+    page.mouse.dblclick(*pixels(page, (0.5, 2.5))[0])
+    expect(message).to_have_text("")
+    assert page.evaluate(vertices) == 6 * len(trials)
 
 
-def test_the_theme_is_changed_and_remembered(opened, whole):
-    page = opened(whole, color_scheme="dark")
+def test_theme_is_switched_and_stored(open_page, report):
+    page = open_page(report, color_scheme="dark")
     page.wait_for_selector("#plot-intervals .main-svg")
     color = "getComputedStyle(document.body).backgroundColor"
     font = "document.getElementById('plot-intervals')._fullLayout.font.color"
@@ -285,19 +285,19 @@ def test_the_theme_is_changed_and_remembered(opened, whole):
     assert page.evaluate(color) == light
     page.wait_for_selector("#plot-intervals .main-svg")
     assert page.evaluate(font) != dark_font
-    # Who never chose follows the system.
-    other = opened(whole, color_scheme="light")
+    # Without a stored theme, the page follows the system.
+    other = open_page(report, color_scheme="light")
     assert other.evaluate(color) == light
     other.emulate_media(color_scheme="dark")
     assert other.evaluate(color) == dark
 
 
-def test_an_audit_lists_its_copies_and_what_is_ticked(opened, audited):
-    page = opened(audited)
+def test_audit_lists_duplicates_and_selected_images(open_page, audit_page):
+    page = open_page(audit_page)
     expect(page.locator("#ignore-count")).to_have_text("1 image selected.")
     expect(page.locator("#ignore-list")).to_have_text("'data.ignore=[cat.1]'")
     page.locator("input[data-id='dog.4']").check()
-    # All places that show an image agree.
+    # Both checkboxes of an image agree.
     shown = page.locator("input[data-id='cat.1']")
     shown.first.uncheck()
     expect(shown.last).not_to_be_checked()
@@ -305,9 +305,9 @@ def test_an_audit_lists_its_copies_and_what_is_ticked(opened, audited):
 
 
 @pytest.mark.parametrize("width", [400, 1400])
-def test_nothing_is_wider_than_the_window(opened, whole, mixed, audited, width):
-    for file in (whole, mixed, audited):
-        page = opened(file, viewport={"width": width, "height": 900}, has_touch=width == 400)
+def test_page_fits_the_window(open_page, report, hostile_report, audit_page, width):
+    for file in (report, hostile_report, audit_page):
+        page = open_page(file, viewport={"width": width, "height": 900}, has_touch=width == 400)
         draw_everything(page)
         wide = page.evaluate(
             """() => [...document.querySelectorAll("main *")].filter((element) => {
@@ -317,20 +317,20 @@ def test_nothing_is_wider_than_the_window(opened, whole, mixed, audited, width):
             }).map((element) => element.outerHTML.slice(0, 80))"""
         )
         assert wide == []
-        # No name in it was run.
+        # No name was executed as a script.
         assert page.evaluate("window.hacked === undefined")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         # A phone shows the log loss of every job without scrolling sideways.
-        for cell in page.locator("#jobs tbody .figure").all() if file == whole else []:
+        for cell in page.locator("#jobs tbody .figure").all() if file == report else []:
             box = cell.bounding_box()
             assert box["x"] + box["width"] <= width - 16
 
 
-def test_paper_is_light_with_every_figure_and_everything_open(opened, whole):
-    page = opened(whole, color_scheme="dark")
+def test_printing_uses_the_light_theme_and_opens_everything(open_page, report):
+    page = open_page(report, color_scheme="dark")
     data = page.pdf(prefer_css_page_size=True)
     assert 5 <= len(re.findall(rb"/Type\s*/Page\b", data)) <= 25
-    # The pictures of the gallery are images in it.
+    # Thumbnails of the gallery.
     assert len(re.findall(rb"/Subtype\s*/Image", data)) >= 20
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     until(page, "[...document.querySelectorAll('.plot')].every(plot => plot._fullLayout?.width <= 680)")
@@ -344,23 +344,23 @@ def test_paper_is_light_with_every_figure_and_everything_open(opened, whole):
     assert page.locator("details[open]").count() == 0
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    for control in ("#theme", ".contents", ".filters", "[data-copy]", "[data-picture]", ".shot label"):
+    for control in ("#theme", ".contents", ".filters", "[data-copy]", "[data-png]", ".shot label"):
         expect(page.locator(control).first).to_be_hidden()
 
 
-def test_the_keyboard_meets_everything_that_a_pointer_can_press(opened, whole):
-    page = opened(whole)
+def test_keyboard_reaches_all_controls(open_page, report):
+    page = open_page(report)
     count = page.evaluate(
         """() => {
           const parts = document.querySelectorAll("a[href], button, input, select, summary, [tabindex='0']");
           const shown = [...parts].filter((part) => part.checkVisibility());
-          shown.forEach((part, place) => { part.dataset.place = place; });
+          shown.forEach((part, index) => { part.dataset.index = index; });
           return shown.length;
         }"""
     )
-    for place in range(count):
+    for index in range(count):
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.dataset.place") == str(place)
+        assert page.evaluate("document.activeElement.dataset.index") == str(index)
         assert page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)") >= 1
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
     page.locator(".skip").focus()

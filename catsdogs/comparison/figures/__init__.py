@@ -1,1 +1,1 @@
-"""The figures of the page, each with its caption, alternative text and table."""
+"""Plotly figures of the report page."""

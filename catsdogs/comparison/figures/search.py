@@ -1,4 +1,4 @@
-"""Evidence -> figures of the search: jobs with intervals, effects of choices, hyperparameters, where the time went."""
+"""Figures of the search: scores of the jobs, effects of choices, importance of hyperparameters, and training time."""
 
 from __future__ import annotations
 
@@ -9,43 +9,31 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.text import listed
+from catsdogs.comparison.figures import theme
 from catsdogs.comparison.figures.figure import (
     Figure,
-    bars,
+    add_bars,
+    add_points,
     blank,
-    improved,
+    interval_rows,
+    is_improvement,
     loss_axis,
     name_rows,
-    points,
-    rows,
-    significant,
+    rounded,
 )
-from catsdogs.comparison.figures.theme import (
-    ACCENT,
-    ALARM,
-    FAINT_ACCENT,
-    FAINT_NEUTRAL,
-    NEUTRAL,
-    short_names,
-    shown,
-    styles,
-)
+from catsdogs.comparison.figures.theme import escape, short_names, styles
 from catsdogs.comparison.importance import Importance
 from catsdogs.comparison.study_data import StudyData
-from catsdogs.pages.formats import between, loss, signed, words
+from catsdogs.pages.formats import between, counted, loss, minus, signed, words
 from catsdogs.scoring.intervals import Estimate
 
 
 def job_intervals(study_data: StudyData, intervals: dict[str, Estimate]) -> Figure | None:
-    """Log loss with its 95 % interval, a row per job, best on top; None with fewer than two jobs.
-
-    Args:
-        intervals: by label; jobs without one are not drawn.
-    """
+    """Plot the validation log loss of the jobs in `intervals`, by label, best on top; None for fewer than two."""
     if len(intervals) < 2:
         return None
     style, names = styles(study_data), short_names(study_data)
-    ends = {label: between(one) or "no interval" for label, one in intervals.items()}
+    ranges = {label: _confidence(between(one)) for label, one in intervals.items()}
     table = pd.DataFrame(
         {
             "name": style[label]["name"],
@@ -54,134 +42,138 @@ def job_intervals(study_data: StudyData, intervals: dict[str, Estimate]) -> Figu
             "low": one.low,
             "high": one.high,
             "text": loss(one.value),
-            "hover": f"<b>{shown(label)}</b><br>log loss {one.value:.5g}<br>95 %: {ends[label]}<br>{one.size:,} images",
+            "hover": f"<b>{escape(label)}</b><br>log loss {one.value:.5g}<br>{ranges[label]}<br>{one.size:,} images",
         }
         for label, one in sorted(intervals.items(), key=lambda item: item[1].value)
     )
-    plot = rows(table, "log loss, lower is better")
-    plot.add_vline(x=significant(table["x"])[0], line_dash="dot", layer="below")
+    plot = interval_rows(table, "log loss (lower is better)")
+    plot.add_vline(x=rounded(table["x"])[0], line_dash="dot", layer="below")
     plot.update_xaxes(loss_axis(table[["x", "low", "high"]].to_numpy().ravel()))
-    told = [f"{names[label]} {loss(one.value)} ({ends[label]})" for label, one in intervals.items()]
+    scores = [f"{names[label]} {loss(one.value)} ({ranges[label]})" for label, one in intervals.items()]
     return Figure(
         "intervals",
         plot,
-        caption="Log loss of every job, with its 95 % interval",
-        alternative=f"Log loss on validation with its 95 % interval: {listed(told, between='; ')}.",
+        caption="Validation log loss of each job, with 95% CI",
+        alternative=f"Validation log loss of each job: {listed(scores, between='; ')}.",
         table="jobs",
     )
 
 
+def _confidence(interval: str) -> str:
+    return f"95% CI {minus(interval)}" if interval else "no CI"
+
+
 def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> Figure | None:
-    """What each choice changes: the difference in log loss with its interval, left of zero where the first is better.
+    """Plot the difference in log loss of each choice, negative if its first value is better; None without an effect.
 
     Args:
-        effects: the table `effects` of the page.
-        pairs: of `choices.choice_pairs`; drawn where several of them make one effect.
+        effects: of `choices.choice_effects`.
+        pairs: of `choices.choice_pairs`; plotted for effects of more than one pair.
     """
     if effects.empty:
         return None
     table = pd.DataFrame(map(_effect, effects.to_dict("records")))
-    heads = effects["choice"].map(lambda name: f"<b>{shown(words(name), 24)}:</b><br>")
-    table["name"] = heads.mask(effects["choice"].duplicated(), "") + table["name"]
-    plot = rows(table, "difference in log loss<br>left of 0: first is better", height=44)
+    titles = effects["choice"].map(lambda name: f"<b>{escape(words(name), 24)}:</b><br>")
+    table["name"] = titles.mask(effects["choice"].duplicated(), "") + table["name"]
+    plot = interval_rows(table, "difference in log loss<br>left of 0: first value is better", height=44)
     plot.add_vline(x=0, layer="below", line_width=1.5)
-    # Single pairs of jobs are short strokes across the row of their effect.
     key = ["choice", "value", "against"]
     single = pairs.merge(effects.loc[effects["pairs"] > 1, key].reset_index(names="y"), on=key)
     hovers = [
-        f"{shown(row['label'])}<br>against {shown(row['label_against'])}<br>difference {signed(row['difference'])}"
+        f"{escape(row['label'])}<br>compared with {escape(row['label_against'])}"
+        f"<br>difference {minus(signed(row['difference']))}"
         for row in single.to_dict("records")
     ]
     if len(single):
-        stroke = {"symbol": "line-ns", "size": 7, "line": {"color": NEUTRAL, "width": 2}}
+        stroke = {"symbol": "line-ns", "size": 7, "line": {"color": theme.NEUTRAL, "width": 2}}
         single = single.assign(x=single["difference"], hover=hovers)
-        points(plot, single, name="one pair of jobs", marker=stroke)
-    told = [
-        f"{words(row['choice'])} {row['value']} against {row['against']} {signed(row['difference'])}"
+        add_points(plot, single, name="one pair of jobs", marker=stroke)
+    differences = [
+        minus(f"{words(row['choice'])} {row['value']} compared with {row['against']} {signed(row['difference'])}")
         for row in effects.to_dict("records")
     ]
     return Figure(
         "effects-figure",
         plot,
-        caption="Difference in log loss, by choice",
-        alternative=f"Difference in log loss with its 95 % interval, by choice: {listed(told, between='; ')}.",
+        caption="Difference in log loss for each choice, with 95% CI",
+        alternative=f"Difference in log loss for each choice: {listed(differences, between='; ')}.",
         table="effects",
     )
 
 
 def _effect(row: Mapping[Any, Any]) -> dict[str, Any]:
-    ends = f"95 %: {signed(row['low'])} to {signed(row['high'])}" if pd.notna(row["low"]) else "no interval"
+    interval = f"{signed(row['low'])} to {signed(row['high'])}" if pd.notna(row["low"]) else ""
+    name = f"{escape(words(row['choice']), 28)}: {escape(row['value'], 28)} – {escape(row['against'], 28)}"
     return {
-        "name": f"{shown(row['value'], 12)} – {shown(row['against'], 12)}",
+        "name": f"{escape(row['value'], 12)} – {escape(row['against'], 12)}",
         "x": row["difference"],
         "low": row["low"],
         "high": row["high"],
-        "group": "more than noise" if row["decided"] else "may be noise",
-        "color": ACCENT if row["decided"] else NEUTRAL,
-        "hover": f"<b>{shown(words(row['choice']), 28)}: {shown(row['value'], 28)} – {shown(row['against'], 28)}</b>"
-        f"<br>difference {signed(row['difference'])}<br>{ends}"
-        f"<br>{row['pairs']} {'pair' if row['pairs'] == 1 else 'pairs'} of jobs, {row['images']:,} images",
+        "group": "significant" if row["decided"] else "not significant",
+        "color": theme.ACCENT if row["decided"] else theme.NEUTRAL,
+        "hover": f"<b>{name}</b><br>difference {minus(signed(row['difference']))}<br>{_confidence(interval)}"
+        f"<br>{counted(row['pairs'], 'pair')} of jobs, {row['images']:,} images",
     }
 
 
 def importance_bars(importance: Importance) -> Figure | None:
-    """How much each hyperparameter and choice matters, with its range, best on top; None for fewer than two."""
-    found = importance.table
-    if len(found) < 2:
+    """Plot the importance of each hyperparameter and choice, highest on top; None for fewer than two."""
+    ranking = importance.table
+    if len(ranking) < 2:
         return None
     table = pd.DataFrame(
         {
-            "name": shown(words(row["name"]), 24),
+            "name": escape(words(row["name"]), 24),
             "x": row["importance"],
             "low": row["low"],
             "high": row["high"],
-            "color": ACCENT,
-            "hover": f"<b>{shown(words(row['name']))}</b><br>importance {row['importance']:.2f}"
-            f"<br>range {row['low']:.2f} to {row['high']:.2f}",
+            "color": theme.ACCENT,
+            "hover": f"<b>{escape(words(row['name']))}</b><br>importance {row['importance']:z.2f}<br>"
+            + minus(f"{row['low']:z.2f} to {row['high']:z.2f} over folds"),
         }
-        for row in found.to_dict("records")
+        for row in ranking.to_dict("records")
     )
-    plot = rows(table, "importance (0: none)")
+    plot = interval_rows(table, "importance (0: none)")
     plot.add_vline(x=0, layer="below", line_width=1.5)
-    told = [f"{words(row['name'])} {row['importance']:.2f}" for row in found.to_dict("records")]
+    values = [minus(f"{words(row['name'])} {row['importance']:z.2f}") for row in ranking.to_dict("records")]
     return Figure(
         "importance",
         plot,
         caption="Importance of each hyperparameter",
-        alternative=f"Importance of each hyperparameter with its interval: {listed(told, between='; ')}",
+        alternative=f"Importance of each hyperparameter for the log loss: {listed(values, between='; ')}.",
         table="importance",
     )
 
 
 _PARTS: dict[str, dict[str, Any]] = {
-    "the winning trial": {"color": ACCENT},
-    "trials that improved": {"color": FAINT_ACCENT},
-    "trials that did not": {"color": FAINT_NEUTRAL},
-    "failed trials": {"color": ALARM},
-    "set-up and the rest": {"color": NEUTRAL, "pattern": {"shape": "/", "size": 5, "solidity": 0.25}},
+    "best trial": {"color": theme.ACCENT},
+    "improving trials": {"color": theme.FAINT_ACCENT},
+    "other trials": {"color": theme.FAINT_NEUTRAL},
+    "failed trials": {"color": theme.ALARM},
+    "setup and overhead": {"color": theme.NEUTRAL, "pattern": {"shape": "/", "size": 5, "solidity": 0.25}},
 }
 
 
 def budget(study_data: StudyData) -> Figure | None:
-    """Where the time of each job went: trials by what they gave, and what no trial accounts for.
+    """Plot the time that each job spent on its best, improving, other and failed trials, and outside of trials.
 
-    Trials that improved are those that were the best of their job when they ended. The rest of a job's seconds is
-    reading data, filling the store, building models; unknown while it runs.
+    An improving trial was the best of its job when it finished. Overhead is loading data, computing activations and
+    building models; it is unknown while a job runs. None if no job has spent time.
     """
-    board, trials = study_data.leaderboard.set_index("label"), study_data.trials
+    leaderboard, trials = study_data.leaderboard.set_index("label"), study_data.trials
     losses, label = trials["val_log_loss"].astype(float), trials["label"]
     part = np.select(
         [
             losses.isna(),
-            trials["trial"] == label.map(board["best_trial"]),
-            losses.groupby(label).transform(improved).astype(bool),
+            trials["trial"] == label.map(leaderboard["best_trial"]),
+            losses.groupby(label).transform(is_improvement).astype(bool),
         ],
-        ["failed trials", "the winning trial", "trials that improved"],
-        "trials that did not",
+        ["failed trials", "best trial", "improving trials"],
+        "other trials",
     )
     spent = trials["seconds"].astype(float).groupby([label, part]).sum().unstack()
-    table = spent.reindex(index=board.index, columns=list(_PARTS)).fillna(0.0)
-    table["set-up and the rest"] = (board["seconds"] - table.sum(axis=1)).clip(lower=0).fillna(0.0)
+    table = spent.reindex(index=leaderboard.index, columns=list(_PARTS)).fillna(0.0)
+    table["setup and overhead"] = (leaderboard["seconds"] - table.sum(axis=1)).clip(lower=0).fillna(0.0)
     totals = table.sum(axis=1)
     table, totals = table[totals > 0], totals[totals > 0]
     if table.empty:
@@ -190,12 +182,12 @@ def budget(study_data: StudyData) -> Figure | None:
     plot = blank(34 * len(table) + 116, legend=True)
     for name, look in _PARTS.items():
         hovers = [
-            f"<b>{shown(label)}</b><br>{name}: {time / seconds:.3g} {unit}, {time / total:.0%}"
+            f"<b>{escape(label)}</b><br>{name}: {time / seconds:.3g} {unit}, {time / total:.0%}"
             for label, time, total in zip(table.index, table[name], totals, strict=True)
         ]
         if table[name].any():
-            drawn = pd.DataFrame({"x": table[name] / seconds, "y": range(len(table)), "hover": hovers})
-            bars(plot, drawn, name=name, orientation="h", width=0.6, marker=look)
+            times = pd.DataFrame({"x": table[name] / seconds, "y": range(len(table)), "hover": hovers})
+            add_bars(plot, times, name=name, orientation="h", width=0.6, marker=look)
     plot.update_layout(barmode="stack", legend_traceorder="normal")
     plot.update_xaxes(title_text=unit)
     style = styles(study_data)
@@ -203,14 +195,14 @@ def budget(study_data: StudyData) -> Figure | None:
     return Figure(
         "budget",
         plot,
-        caption="Where the time went",
-        alternative="Time that each job spent, divided by what came of it.",
+        caption="Time spent per job",
+        alternative="Time that each job spent on its best trial, improving, other and failed trials, and overhead.",
         table="trials",
     )
 
 
 def time_unit(longest: float) -> tuple[str, float]:
-    """The unit in which so many seconds read well, and the seconds in it."""
+    """Return a readable unit for up to `longest` seconds, and its length in seconds."""
     if longest >= 2 * 3600:
         return "hours", 3600.0
     return ("minutes", 60.0) if longest >= 120 else ("seconds", 1.0)

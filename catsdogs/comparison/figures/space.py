@@ -1,9 +1,9 @@
-"""Trials -> figures of the searched space: parallel coordinates, and each hyperparameter against log loss."""
+"""Figures of the search space: parallel coordinates, and log loss against each hyperparameter."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,33 +12,40 @@ import plotly.graph_objects as go
 from catsdogs.comparison.figures.figure import (
     TRIAL_HOVER,
     Figure,
+    add_lines,
+    add_points,
     blank,
-    for_jobs,
-    lines,
+    blank_for_jobs,
     loss_axis,
-    points,
     trial_hovers,
 )
-from catsdogs.comparison.figures.theme import ALARM, NEUTRAL, SCALE, shown
+from catsdogs.comparison.figures.theme import ALARM, NEUTRAL, SCALE, escape
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import loss, words
 
 _AXIS_PIXELS = 72  # from one axis of the parallel coordinates to the next
 _MOST_TICKS = 7
 
-# Lines of the parallel coordinates with hovers: so many of the best. Beyond, none could be pointed at.
+# Best lines of the parallel coordinates that have a hover; more could not be pointed at.
 _HOVERED_LINES = 600
 
 
+class _Axis(NamedTuple):
+    """A horizontal axis, with positions (N,) of the trials from 0 to 1 (NaN: no value), and texts ready for Plotly."""
+
+    name: str
+    positions: np.ndarray
+    ticks: list[tuple[float, str]]
+
+
 def parallel_coordinates(study_data: StudyData) -> Figure | None:
-    """A line per trial through what it was made of, down to its log loss; None with fewer than two completed trials.
+    """Plot trials as lines through their choices and hyperparameters to their log loss; None for fewer than two.
 
-    The axes lie flat, one above the other, so that names and values are readable on a phone: varied choices, varied
-    hyperparameters, log loss with the best on the left. Colors are tenths of the trials by log loss, and the axis of
-    log loss is their scale. Trials with the same value lie side by side, the best on the left.
+    The axes are horizontal, one below the other, to be readable on a phone. Lower log losses are on the left, also
+    among trials with an equal value, which are spread. Colors are tenths of the trials by log loss.
 
-    The lines of many worse trials have no hover. The last trace, `highlight`, is empty and hidden: the page may fill it
-    with the vertices of one trial. Dragging selects, by which the page hides trials.
+    Only the best lines have a hover. The last trace, `highlight`, is empty and hidden: the page fills it with the trial
+    under the pointer. A selection on an axis makes the page hide the other trials.
     """
     trials = study_data.trials.assign(hover=trial_hovers(study_data))
     done = trials[trials["val_log_loss"].notna()].sort_values(["val_log_loss", "label", "trial"])
@@ -46,69 +53,16 @@ def parallel_coordinates(study_data: StudyData) -> Figure | None:
     if len(done) < 2 or not names:
         return None
     ordered = pd.concat([done, trials[trials["val_log_loss"].isna()]])
-    axes, marks = [], []
+    axes = []
     for name in names:
         positions, ticks = _axis(ordered[name], log_sampled(study_data, name))
-        axes.append(_side_by_side(positions, most=0.08 if _numeric(ordered[name]) else 0.3))
-        marks.append((name, ticks))
-    positions, ticks = _axis(ordered["val_log_loss"], log="type" in loss_axis(done["val_log_loss"]))
-    axes.append(positions)
-    marks.append(("log loss", ticks))
-    # An axis on which a trial has no value is passed by.
-    vertices = pd.DataFrame(
-        {
-            "line": np.repeat(np.arange(len(ordered)), len(axes)),
-            "x": np.column_stack(axes).ravel().round(3),
-            "y": np.tile(np.arange(len(axes))[::-1], len(ordered)),
-            "hover": np.repeat(ordered["hover"].to_numpy(), len(axes)),
-        }
-    ).dropna(subset="x")
-    failed = vertices[vertices["line"] >= len(done)]
-    plot = blank(_AXIS_PIXELS * len(axes) + 16, legend=len(failed) > 0)
-
-    def draw(part: pd.DataFrame, **look: Any) -> None:
-        if len(part):
-            hovered = part["line"].iloc[0] < _HOVERED_LINES
-            lines(plot, part if hovered else part.drop(columns="hover"), hovertemplate=TRIAL_HOVER, **look)
-
-    bins = min(len(SCALE), len(done))
-    firsts = [math.ceil(i * len(done) / bins) for i in range(bins + 1)]  # of the trials of every bin
-    color_of = [SCALE[round(i * (len(SCALE) - 1) / max(1, bins - 1))] for i in range(bins)]
-    faint = 0.55 if len(done) <= 100 else 0.35
-    thin = max(0.4, min(1.0, (100 / len(done)) ** 0.3))
-    draw(failed, name="failed trials", line={"color": NEUTRAL, "dash": "dot", "width": 1}, opacity=0.7)
-    for i in reversed(range(bins)):
-        draw(
-            # The best is drawn last.
-            vertices[vertices["line"].between(max(1, firsts[i]), firsts[i + 1], inclusive="left")],
-            name="completed trials",
-            line={"color": color_of[i], "width": round((1.6 if i < bins / 5 else 1.1) * thin, 2)},
-            opacity=faint + 0.35 if i < bins / 5 else faint,
-            showlegend=False,
-        )
-    best = {"line": {"color": color_of[0], "width": 3.5}, "showlegend": False}
-    draw(vertices[vertices["line"] == 0], name="best trial", **best)
-    plot.add_scatter(
-        name="highlight",
-        meta={"role": "highlight"},
-        x=[],
-        y=[],
-        mode="lines+markers",
-        line={"color": ALARM, "width": 3.5},
-        marker={"color": ALARM, "size": 8},
-        hoverinfo="skip",
-        visible=False,
-        showlegend=False,
-    )
-    for y, (name, ticks) in zip(reversed(range(len(axes))), marks, strict=True):
-        plot.add_shape(type="line", x0=0, x1=1, y0=y, y1=y, layer="below")
-        plot.add_annotation(x=-0.04, xanchor="left", y=y, yshift=15, text=f"<b>{shown(words(name), 36)}</b>")
-        for at, text in ticks:
-            plot.add_annotation(x=round(at, 4), y=y, yshift=-13, text=text)
-    # The axis of log loss has the colors of the trials, each up to half way to the next.
-    middles = [(positions[first - 1] + positions[first]) / 2 for first in firsts[1:-1]]
-    for color, x0, x1 in zip(color_of, [0.0, *middles], [*middles, 1.0], strict=True):
-        plot.add_shape(type="line", x0=round(x0, 4), x1=round(x1, 4), y0=0, y1=0, line={"color": color, "width": 6})
+        positions = _side_by_side(positions, most=0.08 if _numeric(ordered[name]) else 0.3)
+        axes.append(_Axis(words(name), positions, ticks))
+    log = "type" in loss_axis(done["val_log_loss"])
+    axes.append(_Axis("log loss", *_axis(ordered["val_log_loss"], log)))
+    plot = blank(_AXIS_PIXELS * len(axes) + 16, legend=len(ordered) > len(done))
+    _add_trials(plot, _vertices(ordered["hover"], axes), len(done))
+    _add_axes(plot, axes, len(done))
     plot.update_xaxes(range=[-0.06, 1.06], visible=False, fixedrange=True)
     plot.update_yaxes(range=[-0.4, len(axes) - 0.55], visible=False, fixedrange=True)
     plot.update_layout(margin={"l": 2, "r": 2, "t": 8, "b": 0}, dragmode="select")
@@ -116,86 +70,150 @@ def parallel_coordinates(study_data: StudyData) -> Figure | None:
     return Figure(
         "coordinates",
         plot,
-        caption="Every trial, from its settings to its log loss",
-        alternative=f"A line for each of {len(done)} completed trials, through its settings down to its log loss.",
+        caption="Settings and log loss of each trial",
+        alternative=f"{len(done)} completed trials, each a line from its choices and hyperparameters to its log loss.",
         table="trials",
     )
 
 
+def _vertices(hovers: pd.Series, axes: list[_Axis]) -> pd.DataFrame:
+    """Return a row per trial and axis: line (index of the trial), x, y, hover. A line skips axes without a value."""
+    columns = {
+        "line": np.repeat(np.arange(len(hovers)), len(axes)),
+        "x": np.column_stack([axis.positions for axis in axes]).ravel().round(3),
+        "y": np.tile(np.arange(len(axes))[::-1], len(hovers)),
+        "hover": np.repeat(hovers.to_numpy(), len(axes)),
+    }
+    return pd.DataFrame(columns).dropna(subset="x")
+
+
+def _color_bins(count: int) -> tuple[list[str], list[int]]:
+    """Divide `count` ordered trials into up to ten bins; return their colors, and their first indices and `count`."""
+    bins = min(len(SCALE), count)
+    colors = [SCALE[round(i * (len(SCALE) - 1) / max(1, bins - 1))] for i in range(bins)]
+    return colors, [math.ceil(i * count / bins) for i in range(bins + 1)]
+
+
+def _add_trials(plot: go.Figure, vertices: pd.DataFrame, completed: int) -> None:
+    """Add a line per trial, the best of the `completed` ones last, and the empty trace for the highlighted one."""
+
+    def add(part: pd.DataFrame, **look: Any) -> None:
+        if len(part):
+            hovered = part["line"].iloc[0] < _HOVERED_LINES
+            add_lines(plot, part if hovered else part.drop(columns="hover"), hovertemplate=TRIAL_HOVER, **look)
+
+    colors, firsts = _color_bins(completed)
+    faint = 0.55 if completed <= 100 else 0.35
+    thin = max(0.4, min(1.0, (100 / completed) ** 0.3))
+    failed = vertices[vertices["line"] >= completed]
+    add(failed, name="failed trials", line={"color": NEUTRAL, "dash": "dot", "width": 1}, opacity=0.7)
+    for i, color in reversed(list(enumerate(colors))):
+        top = i < len(colors) / 5
+        add(
+            # From 1: the best trial is added last.
+            vertices[vertices["line"].between(max(1, firsts[i]), firsts[i + 1], inclusive="left")],
+            name="completed trials",
+            line={"color": color, "width": round((1.6 if top else 1.1) * thin, 2)},
+            opacity=faint + 0.35 if top else faint,
+            showlegend=False,
+        )
+    best = {"line": {"color": colors[0], "width": 3.5}, "showlegend": False}
+    add(vertices[vertices["line"] == 0], name="best trial", **best)
+    highlight: dict[str, Any] = {"line": {"color": ALARM, "width": 3.5}, "marker": {"color": ALARM, "size": 8}}
+    highlight |= {"mode": "lines+markers", "hoverinfo": "skip", "visible": False, "showlegend": False}
+    plot.add_scatter(name="highlight", meta={"role": "highlight"}, x=[], y=[], **highlight)
+
+
+def _add_axes(plot: go.Figure, axes: list[_Axis], completed: int) -> None:
+    """Add lines, names and ticks of the axes, and the colors of the trials to the last one."""
+    for y, axis in zip(reversed(range(len(axes))), axes, strict=True):
+        plot.add_shape(type="line", x0=0, x1=1, y0=y, y1=y, layer="below")
+        plot.add_annotation(x=-0.04, xanchor="left", y=y, yshift=15, text=f"<b>{escape(axis.name, 36)}</b>")
+        for x, text in axis.ticks:
+            plot.add_annotation(x=round(x, 4), y=y, yshift=-13, text=text)
+    # Colors change halfway between the last trial of a bin and the first of the next.
+    colors, firsts = _color_bins(completed)
+    losses = axes[-1].positions
+    middles = [(losses[first - 1] + losses[first]) / 2 for first in firsts[1:-1]]
+    for color, x0, x1 in zip(colors, [0.0, *middles], [*middles, 1.0], strict=True):
+        plot.add_shape(type="line", x0=round(x0, 4), x1=round(x1, 4), y0=0, y1=0, line={"color": color, "width": 6})
+
+
 def _axis(values: pd.Series, log: bool) -> tuple[np.ndarray, list[tuple[float, str]]]:
-    """Where values (N,) lie on an axis from 0 to 1, NaN where there is none, and its ticks, ready for Plotly."""
+    """Return `positions` and `ticks` of an `_Axis` for values (N,)."""
     if _numeric(values):
         ticks = _ticks(np.unique(values.dropna().astype(float)), log)
-        at = np.array([*values, *ticks], dtype=float)
-        at = np.log10(at) if log else at
-        at -= np.nanmin(at)
-        at /= np.nanmax(at) or 1.0
-        return at[: len(values)], [(x, f"{tick:.3g}") for x, tick in zip(at[len(values) :], ticks, strict=True)]
-    codes, kinds = _kinds(values)
-    at = (codes + 0.5) / len(kinds)
-    step = math.ceil(len(kinds) / _MOST_TICKS)
-    longest = max(6, 48 // len(kinds))
-    return at, [((i + 0.5) / len(kinds), shown(kinds[i], longest)) for i in range(0, len(kinds), step)]
+        positions = np.array([*values, *ticks], dtype=float)
+        positions = np.log10(positions) if log else positions
+        positions -= np.nanmin(positions)
+        positions /= np.nanmax(positions) or 1.0
+        texts = [f"{tick:.3g}" for tick in ticks]
+        return positions[: len(values)], list(zip(positions[len(values) :], texts, strict=True))
+    codes, categories = _categories(values)
+    step = math.ceil(len(categories) / _MOST_TICKS)
+    longest = max(6, 48 // len(categories))
+    labels = [((i + 0.5) / len(categories), escape(categories[i], longest)) for i in range(0, len(categories), step)]
+    return (codes + 0.5) / len(categories), labels
 
 
-def _kinds(values: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """The place of every value in the sorted texts of all, NaN where there is none."""
-    codes, kinds = pd.factorize(values.map(str, na_action="ignore"), sort=True)
-    return np.where(codes < 0, np.nan, codes), list(kinds)
+def _categories(values: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """Return the index (N,) of each value among the sorted categories, NaN for a missing value, and the categories."""
+    codes, categories = pd.factorize(values.map(str, na_action="ignore"), sort=True)
+    return np.where(codes < 0, np.nan, codes), list(categories)
 
 
 def _side_by_side(positions: np.ndarray, most: float) -> np.ndarray:
-    """Equal positions moved apart, in their order, to fill at most half of the way to the next one, or `most`."""
-    places = pd.Series(positions)
-    alike = places.groupby(places)
-    count = alike.transform("size")
-    width = min(0.5 * np.diff(np.unique(places.dropna())).min(initial=1.0), most)
-    # As wide as the share of trials asks, so that a value with few trials does not look like many.
-    moved = (alike.cumcount() / (count - 1) - 0.5) * width * count / count.max()
-    return (places + moved.where(count > 1, 0)).to_numpy()
+    """Spread equal positions in their order, over at most `most` and half the distance to the nearest other one."""
+    series = pd.Series(positions)
+    groups = series.groupby(series)
+    count = groups.transform("size")
+    width = min(0.5 * np.diff(np.unique(series.dropna())).min(initial=1.0), most)
+    # Proportional to the number of trials, so that a value with few trials does not look frequent.
+    offset = (groups.cumcount() / (count - 1) - 0.5) * width * count / count.max()
+    return (series + offset.where(count > 1, 0)).to_numpy()
 
 
 def hyperparameter_slices(study_data: StudyData) -> list[Figure]:
-    """Each hyperparameter that varies against log loss, a point per completed trial, in the order of search.
+    """Plot log loss against each hyperparameter that varies, with a point per completed trial.
 
-    Failed trials are crosses along the upper edge. None with fewer than two completed trials.
+    Failed trials are crosses at the upper edge. The list is empty for fewer than two completed trials.
     """
     done = study_data.trials[study_data.trials["val_log_loss"].notna()]
     names = [name for name in study_data.hyperparameters if _varies(done[name])]
     hovers = trial_hovers(study_data)
     return [
         Figure(
-            f"slice-{place}",
+            f"slice-{index}",
             _slice(study_data, name, hovers),
-            caption=words(name),
-            alternative=f"Log loss of {len(done)} trials against {words(name)}, a point per trial.",
+            caption=f"Log loss by {words(name)}",
+            alternative=f"Log loss of {len(done)} completed trials by {words(name)}, a point per trial.",
             table="trials",
         )
-        for place, name in enumerate(names)
+        for index, name in enumerate(names)
     ]
 
 
 def _slice(study_data: StudyData, name: str, hovers: pd.Series) -> go.Figure:
     trials = study_data.trials
     log, numeric = log_sampled(study_data, name), _numeric(trials[name])
-    codes, kinds = _kinds(trials[name])
+    codes, categories = _categories(trials[name])
     x = trials[name].astype(float) if numeric else pd.Series(codes, index=trials.index)
     distinct = np.unique(x.dropna())
-    # Kinds, and numbers of which there are few, are scattered a little, always alike, so that none hides others.
+    # Categories, and numbers with few distinct values, are spread so that no point hides others.
     if not numeric or (len(distinct) <= _MOST_TICKS and not log):
         width = 0.25 * np.diff(distinct).min() if numeric else 0.5
-        # Multiples of the golden ratio fill the width evenly however many there are; the first stays where it belongs.
+        # Multiples of the golden ratio fill any width evenly for any number of trials; the first offset is 0.
         x += ((x.groupby(x).cumcount() * 0.6180339887 + 0.5) % 1 - 0.5) * width
     table = trials[["label"]].assign(x=x, y=trials["val_log_loss"].astype(float), hover=hovers)[x.notna()]
     done, failed = table[table["y"].notna()], table[table["y"].isna()]
-    plot, looks = for_jobs(study_data, set(done["label"]), 320)
+    plot, looks = blank_for_jobs(study_data, set(done["label"]), 320)
     for label, look in looks.items():
         marker = {"marker_size": 8 if len(done) <= 300 else 5, "marker_opacity": 0.85, "hovertemplate": TRIAL_HOVER}
-        points(plot, done[done["label"] == label], **look, **marker)
+        add_points(plot, done[done["label"] == label], **look, **marker)
     best = done.loc[[done["y"].idxmin()]].drop(columns="hover")
     middle = math.sqrt(x.min() * x.max()) if log else (x.min() + x.max()) / 2
     ring = {"symbol": "circle-open", "size": 17, "line": {"width": 2}}
-    points(
+    add_points(
         plot,
         best.assign(text=f"\u00a0\u00a0best {loss(best['y'].iloc[0])}\u00a0\u00a0"),
         name="best trial",
@@ -207,14 +225,14 @@ def _slice(study_data: StudyData, name: str, hovers: pd.Series) -> go.Figure:
     if len(failed):
         cross = {"symbol": "x", "size": 7, "color": ALARM}
         above: dict[str, Any] = {"yaxis": "y2", "cliponaxis": False, "hovertemplate": TRIAL_HOVER}
-        points(plot, failed.assign(y=0.985), name="failed trials", marker=cross, **above)
-        plot.update_layout(yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True})
-        plot.update_layout(showlegend=True)
-    plot.update_xaxes(title_text=shown(words(name), 40))
+        add_points(plot, failed.assign(y=0.985), name="failed trials", marker=cross, **above)
+        axis = {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
+        plot.update_layout(yaxis2=axis, showlegend=True)
+    plot.update_xaxes(title_text=escape(words(name), 40))
     if not numeric:
-        names = [shown(kind, max(8, 56 // len(kinds))) for kind in kinds]
-        ends = [-0.5, len(kinds) - 0.5]
-        plot.update_xaxes(tickvals=list(range(len(kinds))), ticktext=names, range=ends, showgrid=False)
+        names = [escape(category, max(8, 56 // len(categories))) for category in categories]
+        ends = [-0.5, len(categories) - 0.5]
+        plot.update_xaxes(tickvals=list(range(len(categories))), ticktext=names, range=ends, showgrid=False)
     elif log:
         plot.update_xaxes(type="log", dtick=1, tickformat=".1~e")
     elif len(distinct) <= _MOST_TICKS:
@@ -224,7 +242,7 @@ def _slice(study_data: StudyData, name: str, hovers: pd.Series) -> go.Figure:
 
 
 def log_sampled(study_data: StudyData, name: str) -> bool:
-    """Whether a hyperparameter belongs on a logarithmic axis: a job sampled it so, or it spans over two decades."""
+    """Return whether a hyperparameter needs a logarithmic axis: sampled on one, or spanning over two decades."""
     values = study_data.trials[name].dropna()
     if not _numeric(values) or values.min() <= 0:
         return False
@@ -242,11 +260,11 @@ def _numeric(values: pd.Series) -> bool:
     return len(known) > 0 and all(isinstance(v, (int, float, np.number)) and not isinstance(v, bool) for v in known)
 
 
-def _ticks(kinds: np.ndarray, log: bool) -> list[float]:
-    """At most seven round numbers within the range of the sorted values, or these themselves where they are few."""
-    low, high = float(kinds[0]), float(kinds[-1])
-    if len(kinds) <= 5 and (len(kinds) < 3 or log or np.diff(kinds).min() > (high - low) / 12):
-        return kinds.tolist()
+def _ticks(values: np.ndarray, log: bool) -> list[float]:
+    """Return up to seven round numbers within the range of the sorted distinct values, or the values if few."""
+    low, high = float(values[0]), float(values[-1])
+    if len(values) <= 5 and (len(values) < 3 or log or np.diff(values).min() > (high - low) / 12):
+        return values.tolist()
     if log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         for factors in ((1,), (1, 3), (1, 2, 5)):

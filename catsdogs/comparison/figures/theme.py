@@ -1,4 +1,4 @@
-"""Colours, Plotly templates for light and dark, and how names are written in pictures and tables."""
+"""Colors, Plotly templates for the light and dark themes, and names of jobs as figures and tables show them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pandas as pd
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import cut_in_the_middle
 
-# What carries data has the same colour on light and on dark paper, so that a page switches by its template. Every
-# colour here has a contrast of 3 or more with both (WCAG 2.2, 1.4.11). The palette was searched for what stays apart in
-# normal sight and, after Machado et al. 2009, without red, green or blue cones; jobs have symbols besides.
+# Data has the same colors in both themes, so switching changes only the template. Every color has a contrast of 3 or
+# more with both backgrounds (WCAG 2.2, 1.4.11). The palette was optimized to stay distinguishable in normal vision and,
+# after Machado et al. 2009, with protanopia, deuteranopia and tritanopia; jobs also differ in their symbols.
 PALETTE = ("#1f77d0", "#e0701a", "#39a36a", "#b13d75", "#886116", "#818dcf", "#dd6aaa", "#7262a3")
 ACCENT = PALETTE[0]
 FAINT_ACCENT = "rgba(31,119,208,0.5)"
@@ -25,7 +25,7 @@ ALARM = "#d1493f"
 CAT, DOG = PALETTE[1], PALETTE[0]
 FAINT_CAT, FAINT_DOG = "rgba(224,112,26,0.45)", "rgba(31,119,208,0.45)"
 
-# From the best to the worst by way of grey, about equally light all along; blue and orange are apart for everybody.
+# Best to worst through gray, of about equal lightness; color-blind readers can also distinguish blue and orange.
 _BETTER = ("#1672d6", "#3d7bca", "#5783bd", "#6e8aaf", "#8490a1")
 _WORSE = ("#98908e", "#aa8878", "#b97f60", "#c87445", "#d5681a")
 SCALE = _BETTER + _WORSE
@@ -33,13 +33,13 @@ SCALE = _BETTER + _WORSE
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 _JOINT = " · "
-_NAME_LENGTH = 28  # characters of a job's name in a legend or beside a row
+_NAME_LENGTH = 28  # characters of a job's name in a legend or next to a row
 
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
 
 def _template(text: str, quiet: str, grid: str, line: str, surface: str, veil: str, cells: list[str]) -> dict[str, Any]:
-    """A Plotly template; `surface` is what lies behind hovers, `veil` behind words that lines pass."""
+    """Return a Plotly template; `surface` is the background of hovers, `veil` that of annotations over lines."""
     clear = "rgba(0,0,0,0)"
     font = {"color": text, "family": _FONT, "size": 13}
     axis = {
@@ -90,30 +90,30 @@ DARK: dict[str, Any] = _template(
 )
 
 
-# Values that say nothing without their key.
+# Values that mean nothing without their key.
 _BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)
 
 
 def styles(study_data: StudyData) -> dict[str, dict[str, Any]]:
-    """By label, best job first, how Plotly draws each job everywhere; its entry in a legend hides all of its traces.
+    """Return Plotly's style of each job by label, best job first; a job's legend entry hides all of its traces.
 
-    No two jobs have the same name, and up to 24 do not look the same in the rest either. The same set of labels gives
-    the same looks, so that a new leader repaints nothing.
+    No two jobs have the same name, and up to 24 differ in color, dash or symbol. Styles depend only on the set of
+    labels, so a new best job changes no color.
     """
-    names = _distinct(short_names(study_data), _NAME_LENGTH)
-    place = {label: i for i, label in enumerate(sorted(names))}
+    names = _unique(short_names(study_data), _NAME_LENGTH)
+    indices = {label: i for i, label in enumerate(sorted(names))}
     return {
         label: {
-            "name": shown(names[label]),
-            "legendgroup": shown(names[label]),
+            "name": escape(names[label]),
+            "legendgroup": escape(names[label]),
             "legendrank": rank,
             "line": {
-                "color": PALETTE[place[label] % len(PALETTE)],
-                "dash": _DASHES[place[label] // len(PALETTE) % len(_DASHES)],
+                "color": PALETTE[indices[label] % len(PALETTE)],
+                "dash": _DASHES[indices[label] // len(PALETTE) % len(_DASHES)],
             },
             "marker": {
-                "color": PALETTE[place[label] % len(PALETTE)],
-                "symbol": _SYMBOLS[place[label] % len(_SYMBOLS)],
+                "color": PALETTE[indices[label] % len(PALETTE)],
+                "symbol": _SYMBOLS[indices[label] % len(_SYMBOLS)],
             },
         }
         for rank, label in enumerate(study_data.leaderboard["label"], start=1)
@@ -121,43 +121,42 @@ def styles(study_data: StudyData) -> dict[str, dict[str, Any]]:
 
 
 def short_names(study_data: StudyData) -> dict[str, str]:
-    """By label, what each job chose where the jobs differ, such as `light · none`; no two names are equal.
+    """Return a unique name of each job by label, made of the choices in which the jobs differ: `light · none`.
 
-    Plain text, not escaped. Numbers come with their key, as in `batch_size 64`; the study leads where the choices of
-    two studies are the same; a job whose choices nobody knows keeps its own name.
+    The names are plain text, not escaped. Numbers include their key (`batch_size 64`). If jobs of two studies have the
+    same choices, all names start with the study. A job without recorded choices keeps its own name.
     """
     rows = study_data.leaderboard.to_dict("records")
     names = {
         row["label"]: _JOINT.join(
-            _told(name, str(row[name])) for name in study_data.varied_choices if pd.notna(row[name])
+            _value_text(name, str(row[name])) for name in study_data.varied_choices if pd.notna(row[name])
         )
         or row["job"]
         for row in rows
     }
     if len(set(names.values())) < len(names) and len(study_data.studies) > 1:
         names = {row["label"]: f"{row['study']}: {names[row['label']]}" for row in rows}
-    return _distinct(names, sys.maxsize)
+    return _unique(names, sys.maxsize)
 
 
-def _told(name: str, value: str) -> str:
-    """A value of a choice, with the last part of its key where it says nothing alone."""
+def _value_text(name: str, value: str) -> str:
     return f"{name.rsplit('.', 1)[-1]} {value}" if _BARE.fullmatch(value) else value
 
 
-def _distinct(names: Mapping[str, str], longest: int) -> dict[str, str]:
-    """Names of at most so many characters; of those that are the same then, all but the first get a number."""
-    made: dict[str, str] = {}
+def _unique(names: Mapping[str, str], longest: int) -> dict[str, str]:
+    """Shorten names to at most `longest` characters; number those that become equal, except for the first."""
+    unique: dict[str, str] = {}
     for label in sorted(names):
-        end, number = "", 1
-        while (name := _fitted(names[label], longest - len(end)) + end) in made.values():
+        suffix, number = "", 1
+        while (name := _shorten(names[label], longest - len(suffix)) + suffix) in unique.values():
             number += 1
-            end = f" ({number})"
-        made[label] = name
-    return made
+            suffix = f" ({number})"
+        unique[label] = name
+    return unique
 
 
-def _fitted(name: str, longest: int) -> str:
-    """A name that is too long with each of its parts cut, since jobs may differ in any."""
+def _shorten(name: str, longest: int) -> str:
+    """Shorten every part of a name, because jobs may differ in any of them."""
     if len(name) > longest:
         parts = name.split(_JOINT)
         each = max(4, (longest + len(_JOINT)) // len(parts) - len(_JOINT))
@@ -165,11 +164,11 @@ def _fitted(name: str, longest: int) -> str:
     return cut_in_the_middle(name, longest)
 
 
-def shown(text: object, limit: int = 60) -> str:
-    """Text of the study_data that Plotly shows as it is; of more than `limit` characters it loses its middle.
+def escape(text: object, limit: int = 60) -> str:
+    """Escape text of a study for Plotly, and cut its middle beyond `limit` characters.
 
-    Plotly reads tags, entities, formulas between `$` and, in a hovertemplate, `%{...}`: all are escaped.
+    Plotly interprets tags, entities, formulas between `$` and, in a hovertemplate, `%{...}`.
     """
-    # Plotly knows no &quot;, and quotes mean nothing to it.
+    # Plotly does not decode &quot;, and quotes have no meaning in it.
     escaped = html.escape(cut_in_the_middle(str(text), limit), quote=False)
     return escaped.replace("%{", "%&#123;").replace("$", "&#36;")

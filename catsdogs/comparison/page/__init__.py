@@ -1,1 +1,1 @@
-"""The self-contained HTML page of a comparison."""
+"""The HTML report of a comparison, in one self-contained file."""

@@ -1,4 +1,4 @@
-"""Findings -> what the template shows in every section of the page."""
+"""Template data for each section of the report page."""
 
 from __future__ import annotations
 
@@ -20,27 +20,15 @@ from catsdogs.comparison.figures.space import hyperparameter_slices, parallel_co
 from catsdogs.comparison.final_scores import tta_gains
 from catsdogs.comparison.study_data import WAITING, FinalModel, StudyData
 from catsdogs.comparison.tables import Findings
-from catsdogs.pages.formats import (
-    MISSING,
-    between,
-    count,
-    counted,
-    cut,
-    format_gains,
-    loss,
-    number,
-    percent,
-    signed,
-    value,
-    words,
-)
+from catsdogs.pages import formats
+from catsdogs.pages.formats import between, count, counted, loss, percent, signed, words
 from catsdogs.study.jobs import FAILED, OK, RUNNING, State, retrain_command, search_command
 
 _MOST_FAILURES = 20  # rows of the table of failed trials
 
 
 def study(study_data: StudyData, folder: Path) -> dict[str, Any]:
-    """What the page says of a study as a whole."""
+    """Return name, commands, job counts and start of a study."""
     names = study_data.leaderboard.set_index("label")["study"]
     name = next(names[label] for label, job in study_data.jobs.items() if job.folder.parent == folder)
     rows = study_data.leaderboard[study_data.leaderboard["study"] == name]
@@ -55,32 +43,37 @@ def study(study_data: StudyData, folder: Path) -> dict[str, Any]:
     }
 
 
-def tiles(found: Findings) -> list[tuple[str, str, str]]:
-    """The numbers beside the answer: name, number, and what qualifies it."""
-    told = found.summary
-    if told.log_loss is None:
+def tiles(results: Findings) -> list[tuple[str, str, str]]:
+    """Return the key numbers of the summary: name, number and note."""
+    summary = results.summary
+    if summary.log_loss is None:
         return []
-    made = [
-        ("log loss, validation", loss(told.log_loss.value), between(told.log_loss) or "no interval"),
-        ("accuracy", percent(told.accuracy, 2), f"on {count(told.log_loss.size)} images"),
+    interval = between(summary.log_loss)
+    note = f"95% confidence interval (CI) {interval}" if interval else "no confidence interval"
+    key_numbers = [
+        ("Validation log loss", loss(summary.log_loss.value), note),
+        ("Accuracy", percent(summary.accuracy, 2), f"on {counted(summary.log_loss.size, 'validation image')}"),
     ]
-    if told.margin is not None:
-        made.append(("lead over the runner-up", signed(told.margin.value), between(told.margin, signed)))
-    if told.best in told.share_best and len(told.share_best) > 1:
-        made.append(("best in", percent(told.share_best[told.best], 0), "of resamples of the images"))
-    return made
+    if summary.margin is not None:
+        interval = between(summary.margin, signed)
+        note = f"95% CI {interval}" if interval else "no confidence interval"
+        key_numbers.append(("Lead over the runner-up", signed(summary.margin.value), note))
+    if summary.best in summary.share_best and len(summary.share_best) > 1:
+        share = percent(summary.share_best[summary.best], 0)
+        key_numbers.append(("Ranked first in", share, "of bootstrap resamples of the images"))
+    return key_numbers
 
 
-def leaderboard(found: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
-    """The table of jobs, what the page adds to each, and what all jobs share."""
-    study_data, board = found.study_data, found.study_data.leaderboard
+def leaderboard(results: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
+    """Return rows, columns and notes of the leaderboard; `jobs` is the table of the same name."""
+    study_data, board = results.study_data, results.study_data.leaderboard
     varied, names, style = study_data.varied_choices, theme.short_names(study_data), theme.styles(study_data)
     rows = [
         {
             "job": job,
             "name": names[job["label"]],
-            "colour": style[job["label"]]["marker"]["color"],
-            "best": job["label"] == found.summary.best,
+            "color": style[job["label"]]["marker"]["color"],
+            "best": job["label"] == results.summary.best,
             "choices": [job[name] for name in varied],
             "hyperparameters": {name: job[name] for name in study_data.hyperparameters if job[name] is not None},
             "killed": job["state"] == State.KILLED,
@@ -89,56 +82,54 @@ def leaderboard(found: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
     ]
     return {
         "choices": [words(name).capitalize() if name.islower() else name for name in varied],
-        "constant": {words(name): value(thing) for name, thing in study_data.shared_choices.items()},
+        "constant": {words(name): formats.value(choice) for name, choice in study_data.shared_choices.items()},
         "rows": rows,
         "statuses": [name for name in (OK, RUNNING, WAITING, FAILED) if (board["status"] == name).any()],
         "different_images": board["data_digest"].dropna().nunique() > 1,
     }
 
 
-def effects(found: Findings) -> dict[str, Any]:
-    """Figure, table and sentences about the choices."""
-    rows = found.effects.to_dict("records")
+def effects(results: Findings) -> dict[str, Any]:
+    """Return figure, table rows and sentences on the effects of choices."""
+    rows = results.effects.to_dict("records")
     return {
-        "plot": search_figures.effects(found.effects, found.pairs),
+        "plot": search_figures.effects(results.effects, results.pairs),
         "rows": rows,
-        "sentences": [_decided(row) for row in rows if row["decided"]],
-        "left_out": unpaired_choices(found.study_data),
-        "jobs": len(found.intervals),
+        "sentences": [_describe_effect(row) for row in rows if row["decided"]],
+        "skipped": unpaired_choices(results.study_data),
+        "jobs": len(results.intervals),
     }
 
 
-def _decided(row: Mapping[Any, Any]) -> str:
-    """What a choice does, where it is more than noise; `value` is the better one."""
+def _describe_effect(row: Mapping[Any, Any]) -> str:
     return (
         f"{words(row['choice']).capitalize()}: {row['value']} instead of {row['against']} lowers the log loss by "
-        f"{loss(-row['difference'])} (95 % interval {loss(-row['high'])} to {loss(-row['low'])}), "
-        f"over {counted(row['pairs'], 'pair')} of jobs."
+        f"{loss(-row['difference'])} (95% CI {loss(-row['high'])} to {loss(-row['low'])}; "
+        f"{counted(row['pairs'], 'pair')} of jobs)."
     )
 
 
-def search(found: Findings) -> dict[str, Any]:
-    """Figures of the trials, what matters, and what failed."""
-    study_data, trials = found.study_data, found.study_data.trials
-    completed = int(trials["val_log_loss"].notna().sum())
-    told = found.importance
-    failures = trials[trials["val_log_loss"].isna()]
-    reasons = failures.assign(error=failures["error"].fillna("").replace("", "no error was written down"))
-    told_reasons = (
-        reasons.groupby(["label", "status", "error"], sort=False).size().reset_index(name="trials").to_dict("records")
-    )
+def search(results: Findings) -> dict[str, Any]:
+    """Return figures and counts of the trials, and the reasons of failed ones."""
+    study_data, trials = results.study_data, results.study_data.trials
+    importance = results.importance
+    failed = trials[trials["val_log_loss"].isna()]
+    errors = failed["error"].fillna("").replace("", "no error message was recorded")
+    groups = failed.assign(error=errors).groupby(["label", "status", "error"], sort=False)
+    failures = groups.size().reset_index(name="trials").to_dict("records")
+    informative = importance is not None and importance.is_informative
     return {
-        "completed": completed,
-        "failed": len(failures),
-        "seconds": number(trials["seconds"].sum()),
+        "completed": len(trials) - len(failed),
+        "failed": len(failed),
+        "seconds": formats.number(trials["seconds"].sum()),
         "coordinates": parallel_coordinates(study_data),
         "slices": hyperparameter_slices(study_data),
-        "importance": told,
-        "importance_plot": None if told is None or not told.is_informative else search_figures.importance_bars(told),
+        "importance": importance,
+        "importance_plot": search_figures.importance_bars(importance) if importance and informative else None,
         "best_so_far": best_so_far(study_data),
         "budget": search_figures.budget(study_data),
-        "failures": told_reasons[:_MOST_FAILURES],
-        "more_failures": sum(row["trials"] for row in told_reasons[_MOST_FAILURES:]),
+        "failures": failures[:_MOST_FAILURES],
+        "more_failures": sum(row["trials"] for row in failures[_MOST_FAILURES:]),
     }
 
 
@@ -151,15 +142,15 @@ _SCORES: dict[str, tuple[str, str, Callable[[Any], str]]] = {
 }
 
 
-def final_model(found: Findings, final: FinalModel) -> dict[str, Any]:
-    """A final model: its scores, what test-time augmentation gained, and its figures."""
-    table = found.scores[final.study]
+def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
+    """Return scores, gains and figures of a final model."""
+    table = results.scores[final.study]
     table = table[table["value"].notna()]
     kinds = [kind for kind in ("plain", "tta", "calibrated") if (table["kind"] == kind).any()]
     rows = []
     for (split, score), part in table.groupby(["split", "score"], sort=False):
         by_kind = {row["kind"]: row for row in part.to_dict("records")}
-        name, direction, shown = _SCORES[str(score)]
+        name, direction, text = _SCORES[str(score)]
         size = part["size"].iloc[0]
         rows.append(
             {
@@ -167,34 +158,34 @@ def final_model(found: Findings, final: FinalModel) -> dict[str, Any]:
                 "direction": direction,
                 "split": split,
                 "size": None if pd.isna(size) else int(size),
-                "cells": [_cell(shown, by_kind[kind]) if kind in by_kind else (MISSING, "") for kind in kinds],
+                "cells": [_cell(text, by_kind[kind]) if kind in by_kind else (formats.MISSING, "") for kind in kinds],
             }
         )
     metrics = final.metrics
-    where = {f"On {count(row['size'])} {row['split']} images; " if row["size"] else "" for row in rows}
+    images = {f"{count(row['size'])} {row['split']} images; " if row["size"] else "" for row in rows}
     return {
         "study": final.study,
         "job": metrics.get("job"),
         "trial": metrics.get("trial"),
         "fit_on": metrics.get("fit_on"),
-        "selected": number(metrics.get("selected_val_log_loss")),
+        "selected": formats.number(metrics.get("selected_val_log_loss")),
         "plain": next(iter(table.loc[table["score"] == "log_loss", "value"]), None),
         "kinds": [{"plain": "Without TTA", "tta": "With TTA", "calibrated": "Calibrated"}[kind] for kind in kinds],
         "rows": rows,
-        # Told once where all scores are of the same images.
-        "about": where.pop() if len(where) == 1 else "",
-        "gain": " ".join(format_gains(tta_gains(final), metrics["calibration_gain"])),
-        "plots": final_figures(final, list(found.study_data.final_models).index(final.study)),
+        # Shown once if all scores are of the same images; otherwise, the table has a column for them.
+        "images": images.pop() if len(images) == 1 else "",
+        "gain": " ".join(formats.format_gains(tta_gains(final), metrics["calibration_gain"])),
+        "plots": final_figures(final, list(results.study_data.final_models).index(final.study)),
     }
 
 
-def _cell(shown: Callable[[Any], str], row: Mapping[Any, Any]) -> tuple[str, str]:
-    """A score and its interval."""
+def _cell(text: Callable[[Any], str], row: Mapping[Any, Any]) -> tuple[str, str]:
+    """Return a score and its interval as text."""
     bounded = pd.notna(row["low"]) and pd.notna(row["high"])
-    return shown(row["value"]), f"{shown(row['low'])} to {shown(row['high'])}" if bounded else ""
+    return text(row["value"]), f"{text(row['low'])} to {text(row['high'])}" if bounded else ""
 
 
-# What all jobs share is told in these groups, by the beginning of its key; the rest on demand.
+# Keys that all jobs share are shown by group, according to how they start; other keys only on demand.
 _GROUPS = {
     "Images and split": ("images.", "data.validation_fraction", "data.split_seed", "data.limit", "seed"),
     "Versions": ("versions.",),
@@ -202,27 +193,27 @@ _GROUPS = {
 }
 
 
-def ran(found: Findings, made: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """What differs between the jobs, and what they share."""
-    names = theme.short_names(found.study_data)
-    differences, common = made.get("differences", pd.DataFrame()), made.get("common", pd.DataFrame())
-    labels = [label for label in found.study_data.leaderboard["label"] if label in found.study_data.jobs]
+def settings(results: Findings, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Return settings, versions, images and machines: those that differ between jobs, and those that all share."""
+    names = theme.short_names(results.study_data)
+    differences, common = tables.get("differences", pd.DataFrame()), tables.get("common", pd.DataFrame())
+    labels = [label for label in results.study_data.leaderboard["label"] if label in results.study_data.jobs]
     rest = common.to_dict("records")
     groups = []
-    for title, beginnings in _GROUPS.items():
-        told = [row for row in rest if str(row["key"]).startswith(beginnings)]
-        rest = [row for row in rest if row not in told]
-        groups.append((title, [_short(row["key"], row["value"]) for row in told]))
+    for title, prefixes in _GROUPS.items():
+        rows = [row for row in rest if str(row["key"]).startswith(prefixes)]
+        rest = [row for row in rest if row not in rows]
+        groups.append((title, [_without_group(row["key"], row["value"]) for row in rows]))
     return {
         "labels": [names[label] for label in labels],
         "differences": [
             {"key": row["key"], "values": [row[label] for label in labels]} for row in differences.to_dict("records")
         ],
         "groups": [(title, rows) for title, rows in groups if rows],
-        "settings": rest,
+        "rest": rest,
     }
 
 
-def _short(key: str, value: str) -> dict[str, str]:
+def _without_group(key: str, value: str) -> dict[str, str]:
     key = re.sub(r"^(images|versions|machine)\.", "", key)
-    return {"key": key, "value": cut(value, 17) if key.endswith("digest") else value}
+    return {"key": key, "value": formats.cut(value, 17) if key.endswith("digest") else value}

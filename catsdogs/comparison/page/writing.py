@@ -1,6 +1,6 @@
-"""Evidence -> one self-contained HTML page, and the tables beside it.
+"""Writing of the report page and its tables.
 
-The page fetches nothing: Plotly, figures and pictures are inside, and a Content-Security-Policy forbids the rest.
+The page loads nothing: it contains Plotly, figures and thumbnails, and a Content-Security-Policy blocks all requests.
 """
 
 from __future__ import annotations
@@ -34,33 +34,34 @@ _RELOAD_SECONDS = 10  # while a study is watched
 
 
 def write_report(folders: list[Path], output: Path, watching: bool = False, images: Path | None = None) -> StudyData:
-    """Read studies, and write the page and its tables.
+    """Read studies and write the report page and its tables.
 
     Args:
-        images: folder of the images, as the user gave it.
-        output: the page; the tables go into the folder beside it that is named as the page without its suffix.
-        watching: the page loads itself anew every ten seconds.
+        folders: of the studies.
+        output: path of the page; tables are written to a folder next to it, named like the page without its suffix.
+        watching: make the page reload every ten seconds.
+        images: folder of the images, as set by the user.
 
     Raises:
-        UserError: a study cannot be read at all, or the folder for the tables holds other files.
+        UserError: a study cannot be read, or the folder for the tables contains other files.
         OSError: the page cannot be written.
     """
-    # A page without a suffix has the name that its folder would have.
-    beside = output.with_suffix("") if output.suffix else output.with_name(f"{output.name}-tables")
-    check_tables_folder(output, beside, lambda there: "jobs.csv" in there)
+    # The folder of a page without a suffix needs another name.
+    folder = output.with_suffix("") if output.suffix else output.with_name(f"{output.name}-tables")
+    check_tables_folder(output, folder, lambda files: "jobs.csv" in files)
     study_data = read_study_data(folders)
-    found = findings(study_data, images)
-    made = tables(found)
-    write_tables(beside, made)
-    write_text(output, _rendered(found, made, watching, beside.name))
+    results = findings(study_data, images)
+    csv_tables = tables(results)
+    write_tables(folder, csv_tables)
+    write_text(output, _render(results, csv_tables, watching, folder.name))
     return study_data
 
 
-def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool, beside: str) -> str:
-    """The page, with links into the folder `beside` it that the tables lie in."""
-    study_data = found.study_data
-    addresses = {name: f"{quote(os.fsencode(beside))}/{name}.csv" for name in made}
-    studies = [sections.study(study_data, folder) for folder in study_data.studies]
+def _render(results: Findings, csv_tables: Mapping[str, pd.DataFrame], watching: bool, folder: str) -> str:
+    """Return the HTML of the page; `folder` is the name of the folder of the tables."""
+    study_data = results.study_data
+    addresses = {name: f"{quote(os.fsencode(folder))}/{name}.csv" for name in csv_tables}
+    studies = [sections.study(study_data, path) for path in study_data.studies]
     return (
         environment()
         .get_template("report.html.j2")
@@ -71,17 +72,17 @@ def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool,
             several=len(studies) > 1,
             written=datetime.datetime.now(datetime.UTC),
             reload_seconds=_RELOAD_SECONDS if watching else None,
-            answer=found.summary,
-            tiles=sections.tiles(found),
-            intervals=job_intervals(study_data, found.intervals),
-            leaderboard=sections.leaderboard(found, made["jobs"]),
-            effects=sections.effects(found),
-            search=sections.search(found),
+            summary=results.summary,
+            tiles=sections.tiles(results),
+            intervals=job_intervals(study_data, results.intervals),
+            leaderboard=sections.leaderboard(results, csv_tables["jobs"]),
+            effects=sections.effects(results),
+            search=sections.search(results),
             curves=learning_curves(study_data),
-            finals=[sections.final_model(found, final) for final in study_data.final_models.values()],
+            finals=[sections.final_model(results, final) for final in study_data.final_models.values()],
             without_final=[study for study in studies if study["name"] not in study_data.final_models],
-            gallery=found.gallery,
-            ran=sections.ran(found, made),
+            gallery=results.gallery,
+            settings=sections.settings(results, csv_tables),
             problems=study_data.problems,
             files=[(address, f"{name}.csv", TITLES[name]) for name, address in addresses.items()],
             link=addresses.get,
@@ -95,22 +96,23 @@ def _rendered(found: Findings, made: Mapping[str, pd.DataFrame], watching: bool,
 
 
 def markup(name: str) -> Markup:
-    """A file of the template folder that goes into a page as it is."""
+    """Return the text of a template file, to be inserted without escaping."""
     return Markup((_TEMPLATE / name).read_text(encoding="utf-8"))
 
 
 def environment() -> jinja2.Environment:
-    """What turns templates into pages."""
-    made = jinja2.Environment(
+    """Return the Jinja environment of the pages, with their filters; it escapes all text."""
+    jinja = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("loss", "signed", "percent", "probability", "count", "counted", "number", "value", "words", "breakable")
-    made.filters |= {name: getattr(formats, name) for name in names}
-    made.filters |= {
+    names = ("loss", "minus", "percent", "probability", "count", "counted", "number", "value", "words", "breakable")
+    jinja.filters |= {name: getattr(formats, name) for name in names}
+    jinja.filters |= {
+        "signed": lambda number: formats.minus(formats.signed(number)),
         "duration": formats.time_spent,
         "time": formats.day_and_time,
         "quoted": quoted,
@@ -118,4 +120,4 @@ def environment() -> jinja2.Environment:
         "cut": lambda text: formats.cut(str(text), _LONGEST_VALUE),
         "middle": lambda text: formats.cut_in_the_middle(str(text), _LONGEST_NAME),
     }
-    return made
+    return jinja

@@ -1,4 +1,4 @@
-// What every page does beyond being read: it follows the theme, copies, lists images to ignore, tells where one is.
+// Behavior of all pages: theme, copy buttons, list of images to ignore, current section in the contents.
 "use strict";
 const root = document.documentElement;
 const find = (selector, within = document) => within.querySelector(selector);
@@ -19,7 +19,7 @@ find("#theme").addEventListener("click", () => {
   root.dataset.theme = theme() === "dark" ? "light" : "dark";
   try {
     localStorage.setItem("catsdogs-theme", root.dataset.theme);
-  } catch (error) { /* not remembered */ }
+  } catch (error) { /* no storage */ }
   followTheme();
 });
 prefersDark.addEventListener("change", followTheme);
@@ -30,7 +30,7 @@ async function copy(text) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch (error) {
-    // No clipboard on pages from disk in some browsers.
+    // Some browsers have no clipboard for pages opened from disk.
     const area = document.createElement("textarea");
     area.value = text;
     document.body.append(area);
@@ -43,7 +43,7 @@ async function copy(text) {
 for (const button of all("[data-copy]")) {
   button.addEventListener("click", async () => {
     const done = await copy(document.getElementById(button.dataset.copy).textContent);
-    button.textContent = done ? "Copied" : "Select it";
+    button.textContent = done ? "Copied" : "Copy failed";
     setTimeout(() => { button.textContent = "Copy"; }, 1600);
     button.focus();
   });
@@ -57,17 +57,17 @@ function listIgnored() {
   const before = JSON.parse(ignore.dataset.ignored);
   const selected = [...new Set(boxes.filter((box) => box.checked).map((box) => box.dataset.id))];
   const list = [...new Set([...before, ...selected])];
-  const kept = ignore.dataset.beside ? `, beside ${ignore.dataset.beside}` : "";
+  const more = ignore.dataset.more ? `, in addition to ${ignore.dataset.more}` : "";
   find("#ignore-count").textContent = selected.length
-    ? `${selected.length} ${selected.length === 1 ? "image" : "images"} selected${kept}.`
-    : "Select images with a wrong label, to leave them out of the next study.";
+    ? `${selected.length} ${selected.length === 1 ? "image" : "images"} selected${more}.`
+    : "Select images with a wrong label to exclude them from the next search.";
   find(".command", ignore).hidden = !selected.length;
-  // In single quotes, because shells read brackets.
+  // Single quotes, because shells interpret brackets.
   find("#ignore-list").textContent = `'${`data.ignore=[${list.join(",")}]`.replaceAll("'", `'\\''`)}'`;
 }
 for (const box of boxes) {
   box.addEventListener("change", () => {
-    // An image may be shown twice.
+    // An image can be on the page twice.
     for (const other of boxes) if (other.dataset.id === box.dataset.id) other.checked = box.checked;
     listIgnored();
   });
@@ -79,7 +79,7 @@ if (ignore) {
   });
 }
 
-// Contents: where the reader is
+// Current section
 const links = new Map(all(".contents a").map((link) => [link.getAttribute("href").slice(1), link]));
 const sections = all("main > section");
 function mark() {

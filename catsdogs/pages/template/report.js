@@ -1,4 +1,4 @@
-// What the report does beyond `page.js`: it draws the figures, sorts, filters, and keeps its place while it is watched.
+// Behavior of the report in addition to `page.js`: figures, sorting, filtering, and restoring its state when it reloads.
 "use strict";
 (() => {
   const watching = document.body.hasAttribute("data-watching");
@@ -7,9 +7,9 @@
   let printing = false;
   const template = () => templates[printing ? "light" : theme()];
 
-  // Figures, drawn when they come near
+  // Figures, drawn shortly before they scroll into view
   const plots = all(".plot");
-  const drawn = () => plots.filter((plot) => plot.dataset.drawn);
+  const drawnPlots = () => plots.filter((plot) => plot.dataset.drawn);
   const coarse = window.matchMedia("(pointer: coarse)").matches;
   const config = { responsive: true, displayModeBar: false, displaylogo: false, showTips: false };
 
@@ -18,11 +18,11 @@
     plot.dataset.drawn = "yes";
     const figure = json(plot.dataset.figure);
     figure.layout.template = template();
-    // On a phone a finger that moves over a figure scrolls the page.
+    // On a touch screen, dragging scrolls the page.
     if (coarse) figure.layout.dragmode = false;
     Plotly.newPlot(plot, figure.data, figure.layout, config);
-    light(plot);
-    brush(plot);
+    highlightOnHover(plot);
+    selectTrials(plot);
   }
   const near = new IntersectionObserver(
     (entries) => {
@@ -35,44 +35,44 @@
   );
   for (const plot of plots) near.observe(plot);
   document.addEventListener("themechange", () => {
-    for (const plot of drawn()) Plotly.relayout(plot, { template: template() });
+    for (const plot of drawnPlots()) Plotly.relayout(plot, { template: template() });
   });
 
-  // In the parallel coordinates the trial under the pointer is drawn over the others.
-  function light(plot) {
-    const over = plot.data.findIndex((trace) => trace.meta && trace.meta.role === "highlight");
-    if (over < 0) return;
+  // Parallel coordinates: draw the trial under the pointer over the others.
+  function highlightOnHover(plot) {
+    const highlight = plot.data.findIndex((trace) => trace.meta && trace.meta.role === "highlight");
+    if (highlight < 0) return;
     plot.on("plotly_hover", (event) => {
       const { curveNumber, pointNumber } = event.points[0];
       const { x, y } = plot.data[curveNumber];
-      // The lines of many trials are one trace, with gaps between them.
+      // A trace contains the lines of many trials, with gaps between them.
       let [first, last] = [pointNumber, pointNumber];
       while (first > 0 && x[first - 1] !== null) first -= 1;
       while (last < x.length - 1 && x[last + 1] !== null) last += 1;
       const line = { x: [x.slice(first, last + 1)], y: [y.slice(first, last + 1)], visible: true };
-      Plotly.restyle(plot, line, [over]);
+      Plotly.restyle(plot, line, [highlight]);
     });
-    plot.on("plotly_unhover", () => Plotly.restyle(plot, { visible: false }, [over]));
+    plot.on("plotly_unhover", () => Plotly.restyle(plot, { visible: false }, [highlight]));
   }
 
-  // There, what is selected on an axis keeps the trials that pass there; axes lie at whole numbers of y.
-  function brush(plot) {
+  // Parallel coordinates: hide the trials outside of the selected ranges. Axes are at integers of y.
+  function selectTrials(plot) {
     if (plot.id !== "plot-coordinates" || coarse) return;
     const lines = plot.data.filter((trace) => !(trace.meta && trace.meta.role === "highlight"));
-    const whole = lines.map((trace) => ({ x: [...trace.x], y: [...trace.y] }));
-    const axes = new Set(whole.flatMap(({ y }) => y.filter((at) => at !== null)));
-    const reach = 0.3; // of the way to the next axis: a selection may begin and end beside its axis
-    const wanted = () => (plot.layout.selections || []).flatMap(({ x0, x1, y0, y1 }) => [...axes]
+    const complete = lines.map((trace) => ({ x: [...trace.x], y: [...trace.y] }));
+    const axes = new Set(complete.flatMap(({ y }) => y.filter((at) => at !== null)));
+    const reach = 0.3; // tolerance, as a fraction of the distance between axes
+    const selectedRanges = () => (plot.layout.selections || []).flatMap(({ x0, x1, y0, y1 }) => [...axes]
       .filter((axis) => Math.min(y0, y1) - reach <= axis && axis <= Math.max(y0, y1) + reach)
       .map((axis) => ({ axis, low: Math.min(x0, x1), high: Math.max(x0, x1) })));
-    let before = "[]";
-    function keep(parts) {
-      // Drawing anew tells of the same selection again.
-      if (JSON.stringify(parts) === before) return;
-      before = JSON.stringify(parts);
-      let [kept, total] = [0, 0];
-      const shown = whole.map(({ x, y }) => {
-        const left = [...x];
+    let applied = "[]";
+    function filterTrials(ranges) {
+      // Plotly repeats the event of a selection when it redraws.
+      if (JSON.stringify(ranges) === applied) return;
+      applied = JSON.stringify(ranges);
+      let [selected, total] = [0, 0];
+      const shown = complete.map(({ x, y }) => {
+        const visible = [...x];
         for (let first = 0; first < x.length; first += 1) {
           let last = first;
           while (last < x.length && x[last] !== null) last += 1;
@@ -80,25 +80,25 @@
             const at = y.indexOf(axis, first);
             return first <= at && at < last && low <= x[at] && x[at] <= high;
           };
-          const stays = parts.every(passes);
-          if (!stays) left.fill(null, first, last);
+          const inRanges = ranges.every(passes);
+          if (!inRanges) visible.fill(null, first, last);
           if (last > first) total += 1;
-          if (last > first && stays) kept += 1;
+          if (last > first && inRanges) selected += 1;
           first = last;
         }
-        return left;
+        return visible;
       });
       Plotly.restyle(plot, { x: shown }, lines.map((trace) => plot.data.indexOf(trace)));
-      find("#brushed").textContent = parts.length ? `${kept} of ${total} trials.` : "";
+      find("#brushed").textContent = ranges.length ? `${selected} of ${total} trials.` : "";
     }
-    plot.on("plotly_selected", () => keep(wanted()));
-    // What was selected is still there when this is told.
-    plot.on("plotly_deselect", () => keep([]));
+    plot.on("plotly_selected", () => filterTrials(selectedRanges()));
+    // The layout still contains the selection during this event.
+    plot.on("plotly_deselect", () => filterTrials([]));
   }
 
-  for (const button of all("[data-picture]")) {
+  for (const button of all("[data-png]")) {
     button.addEventListener("click", () => {
-      const plot = document.getElementById(button.dataset.picture);
+      const plot = document.getElementById(button.dataset.png);
       const figure = json(plot.dataset.figure);
       const layout = { ...figure.layout, template: templates.light, paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff" };
       const size = { width: Math.max(640, plot.clientWidth), height: plot.clientHeight };
@@ -106,9 +106,9 @@
     });
   }
 
-  // Paper: light, everything drawn and open, figures as wide as the page
+  // Printing: light theme, all figures drawn at the width of the paper, all details open
   const closed = [];
-  function toPaper() {
+  function beforePrint() {
     if (printing) return;
     printing = true;
     for (const details of all("details:not([open])")) {
@@ -120,14 +120,14 @@
       Plotly.relayout(plot, { autosize: false, width: plot.closest(".plots") ? 330 : 680, template: template() });
     }
   }
-  function fromPaper() {
+  function afterPrint() {
     if (!printing) return;
     printing = false;
     for (const details of closed.splice(0)) details.open = false;
     for (const plot of plots) Plotly.relayout(plot, { autosize: true, width: null, template: template() });
   }
-  window.addEventListener("beforeprint", toPaper);
-  window.addEventListener("afterprint", fromPaper);
+  window.addEventListener("beforeprint", beforePrint);
+  window.addEventListener("afterprint", afterPrint);
 
   // Leaderboard
   const table = find("#jobs");
@@ -136,13 +136,13 @@
 
   const key = (row, column) => row.cells[column].dataset.sort ?? row.cells[column].textContent.trim();
   function sort(column, direction) {
-    headers.forEach((header, place) => header.setAttribute("aria-sort", place === column ? direction : "none"));
+    headers.forEach((header, index) => header.setAttribute("aria-sort", index === column ? direction : "none"));
     const numeric = headers[column].classList.contains("numeric");
     const sign = direction === "ascending" ? 1 : -1;
     const rows = [...body.rows].sort((one, other) => {
       const [a, b] = [key(one, column), key(other, column)];
       if (!numeric) return sign * a.localeCompare(b, "en", { numeric: true });
-      // What has no number comes last, in both directions.
+      // Rows without a number are last in both directions.
       const [x, y] = [parseFloat(a), parseFloat(b)];
       return Number.isNaN(x) - Number.isNaN(y) || (Number.isNaN(x) ? 0 : sign * (x - y));
     });
@@ -161,8 +161,8 @@
     let shown = 0;
     for (const row of body.rows) {
       const text = row.textContent.toLowerCase();
-      const wanted = !status || !status.value || row.dataset.status === status.value;
-      row.hidden = !(wanted && words.every((word) => text.includes(word)));
+      const matches = !status || !status.value || row.dataset.status === status.value;
+      row.hidden = !(matches && words.every((word) => text.includes(word)));
       shown += !row.hidden;
     }
     const total = body.rows.length;
@@ -171,9 +171,9 @@
   filter.addEventListener("input", filterRows);
   if (status) status.addEventListener("change", filterRows);
 
-  // While a study is watched the page loads itself anew; what the reader did to it stays.
-  const place = `catsdogs-report:${location.pathname}`;
-  function remember() {
+  // A live page reloads itself; restore scroll position, filters, sorting and selected images.
+  const storageKey = `catsdogs-report:${location.pathname}`;
+  function saveState() {
     const sorted = headers.findIndex((header) => header.getAttribute("aria-sort") !== "none");
     const state = {
       scroll: window.scrollY,
@@ -184,14 +184,14 @@
       ignored: boxes.filter((box) => box.checked).map((box) => box.dataset.id),
     };
     try {
-      sessionStorage.setItem(place, JSON.stringify(state));
-    } catch (error) { /* not remembered */ }
+      sessionStorage.setItem(storageKey, JSON.stringify(state));
+    } catch (error) { /* no storage */ }
   }
-  function recall() {
+  function restoreState() {
     let state = null;
     try {
-      state = JSON.parse(sessionStorage.getItem(place));
-    } catch (error) { /* nothing to recall */ }
+      state = JSON.parse(sessionStorage.getItem(storageKey));
+    } catch (error) { /* no stored state */ }
     if (!state) return;
     filter.value = state.filter;
     if (status && [...status.options].some((option) => option.value === state.status)) status.value = state.status;
@@ -199,15 +199,15 @@
     const details = all("details");
     if (details.length === state.open.length) details.forEach((part, number) => { part.open = state.open[number]; });
     for (const box of boxes) box.checked = state.ignored.includes(box.dataset.id);
-    // What these hide or show moves what lies below.
+    // Scroll last, because these change the height of the page.
     filterRows();
     listIgnored();
     window.scrollTo({ top: state.scroll, behavior: "instant" });
   }
   if (watching) {
     if ("scrollRestoration" in history) history.scrollRestoration = "manual";
-    recall();
-    window.addEventListener("pagehide", remember);
+    restoreState();
+    window.addEventListener("pagehide", saveState);
   }
 
   filterRows();

@@ -1,4 +1,4 @@
-"""Evidence for the tests of figures, all of its figures, and readers of plots."""
+"""A study for the tests of figures, all figures of it, and functions that read plots."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from catsdogs.scoring.intervals import Estimate
 
 EPOCHS = 6
 
-# Two effects of one pair, one of two pairs, with uneven intervals.
+# Two effects of one pair and one of two pairs, with asymmetric intervals.
 EFFECTS = pd.DataFrame(
     [
         ["augmentation", "light", "none", -0.030, -0.040, -0.025, True, 1, 2000],
@@ -60,7 +60,7 @@ def an_importance(names: list[str]) -> Importance:
 
 
 def all_figures(study_data) -> dict[str, Figure]:
-    made = [
+    figures = [
         job_intervals(study_data, intervals(study_data)),
         effects(EFFECTS, PAIRS),
         parallel_coordinates(study_data),
@@ -71,7 +71,7 @@ def all_figures(study_data) -> dict[str, Figure]:
         *learning_curves(study_data),
         *(figure for final in study_data.final_models.values() for figure in final_figures(final, 0)),
     ]
-    return {figure.name: figure for figure in made if figure is not None}
+    return {figure.name: figure for figure in figures if figure is not None}
 
 
 def completed(study_data) -> pd.DataFrame:
@@ -79,26 +79,26 @@ def completed(study_data) -> pd.DataFrame:
 
 
 def trace(plot: go.Figure, name: str, kind: str = "") -> Any:
-    (found,) = [trace for trace in plot.data if trace.name == name and kind in ("", trace.type)]
-    return found
+    (match,) = [trace for trace in plot.data if trace.name == name and kind in ("", trace.type)]
+    return match
 
 
 def lines(one) -> list[tuple[list[float], list[float], Any]]:
-    """x, y and first customdata of every line in a trace with gaps."""
+    """Return x, y and the first customdata of each line in a trace with gaps."""
     vertices = zip(one.x, one.y, one.customdata or [None] * len(one.x), strict=True)
-    runs = [list(run) for drawn, run in groupby(vertices, lambda vertex: pd.notna(vertex[1])) if drawn]
+    runs = [list(run) for finite, run in groupby(vertices, lambda vertex: pd.notna(vertex[1])) if finite]
     return [([x for x, _, _ in run], [y for _, y, _ in run], run[0][2]) for run in runs]
 
 
 def ends(error, middle) -> np.ndarray:
-    """Low and high of error bars."""
+    """Return the low and high ends of error bars."""
     return np.array([np.subtract(middle, error.arrayminus), np.add(middle, error.array)])
 
 
-def with_values(folder, choices: dict, columns: dict, **more) -> StudyData:
-    """A study and a job of it with these hyperparameters."""
+def with_values(folder, choices: dict, columns: dict, **options) -> StudyData:
+    """Add a job with these hyperparameters to a study, and read the study."""
     trials = len(next(iter(columns.values())))
-    name = studies.write_job(folder, {**CHOICES, **choices}, trials=trials, **more)
+    name = studies.write_job(folder, {**CHOICES, **choices}, trials=trials, **options)
     file = folder / name / "trials.csv"
     pd.read_csv(file, dtype={"trial": str}).assign(**columns).to_csv(file, index=False)
     return read_study_data([folder])

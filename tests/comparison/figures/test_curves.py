@@ -1,4 +1,4 @@
-"""Figures of training: the best trial so far and learning curves."""
+"""Figures over the course of a study: best log loss so far, and learning curves."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def test_best_so_far_over_time(study_data, figures):
     of_all = trace(plot, "best of all")
     ordered = trials.assign(after=after).sort_values("after")
     falls = ordered["val_log_loss"].cummin().drop_duplicates()
-    # It goes on to the end, though the last trial failed.
+    # The line continues to the end although the last trial failed.
     ended = (study_data.trials["ended"].max() - pd.Timestamp(studies.STARTED)).total_seconds() / 60
     assert list(of_all.y) == pytest.approx([*falls, falls.min()], rel=1e-4)
     assert list(of_all.x) == pytest.approx([*ordered["after"].loc[falls.index], ended], rel=1e-4)
 
 
-def test_studies_of_different_days_begin_together(tmp_path):
+def test_studies_of_different_days_start_at_zero(tmp_path):
     for name, days in (("one", 0), ("two", 9)):
         studies.write_job(tmp_path / name, CHOICES, started=studies.STARTED + datetime.timedelta(days=days))
     plot = best_so_far(read_study_data([tmp_path / "one", tmp_path / "two"]))[1].plot
@@ -69,7 +69,7 @@ def test_studies_of_different_days_begin_together(tmp_path):
     assert {"best of one", "best of two"} <= {one.name for one in plot.data}
 
 
-def test_learning_curves_are_the_history(study_data, figures):
+def test_learning_curves_match_the_recorded_epochs(study_data, figures):
     style, plot = theme.styles(study_data), figures["curve-0"].plot
     best_of = dict(zip(study_data.leaderboard["label"], study_data.leaderboard["best_trial"], strict=True))
     for label in study_data.jobs:
@@ -90,22 +90,22 @@ def test_learning_curves_are_the_history(study_data, figures):
     assert {(*data[:2], x) for data, x in zip(rings.customdata, rings.x, strict=True)} == expected
 
 
-def test_learning_rates_that_are_alike_are_drawn_once(study_data, figures):
+def test_identical_learning_rates_are_plotted_once(study_data, figures):
     plot, style = figures["curve-1"].plot, theme.styles(study_data)
     for label in study_data.jobs:
-        found = [line for one in plot.data if one.name == style[label]["name"] for line in lines(one)]
-        # The best trial's, and that of the trial that went furthest.
-        assert len(found) == 2
-        assert max(len(x) for x, _, _ in found) == EPOCHS
-        for x, y, _ in found:
+        curves = [line for one in plot.data if one.name == style[label]["name"] for line in lines(one)]
+        # The best trial, and the longest one.
+        assert len(curves) == 2
+        assert max(len(x) for x, _, _ in curves) == EPOCHS
+        for x, y, _ in curves:
             assert y == pytest.approx([3e-4 * (1 - (epoch - 1) / EPOCHS) for epoch in x], rel=1e-4)
     assert plot.layout.yaxis.type is None
 
 
-def test_executions_of_a_trial_are_lines_of_their_own(study_data):
+def test_each_execution_of_a_trial_is_a_line(study_data):
     rows = [[execution, epoch, 0.1 * execution + 0.01 * epoch] for execution in (0, 1) for epoch in (1, 2, 3)]
     table = pd.DataFrame(rows, columns=["execution", "epoch", "val_log_loss"])
     table = table.assign(label=next(iter(study_data.jobs)), trial="0")
     (curve,) = learning_curves(dataclasses.replace(study_data, epochs=table))
-    drawn = [line for one in curve.plot.data if one.name != "stopped early" for line in lines(one)]
-    assert sorted(y[0] for _, y, _ in drawn) == pytest.approx([0.01, 0.11])
+    curves = [line for one in curve.plot.data if one.name != "stopped early" for line in lines(one)]
+    assert sorted(y[0] for _, y, _ in curves) == pytest.approx([0.01, 0.11])

@@ -1,4 +1,4 @@
-"""All figures of a page together: size, legends, names, escaping."""
+"""Properties of all figures: size, legends, names and escaping."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def figures(study_data):
 
 
 def texts(value, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every text within a JSON value, with the last key to it."""
+    """Yield each text in a JSON value, after its key."""
     if isinstance(value, str):
         yield path, value
     for key, inner in value.items() if isinstance(value, dict) else ():
@@ -46,7 +46,7 @@ def texts(value, path: str = "") -> Iterator[tuple[str, str]]:
         yield from texts(inner, path)
 
 
-def test_figures_are_whole_and_their_jobs_have_one_legend_entry(study_data, figures):
+def test_figures_are_complete_and_jobs_have_one_legend_entry(study_data, figures):
     assert len(figures) == 16
     names = {style["name"] for style in theme.styles(study_data).values()}
     for name, figure in figures.items():
@@ -54,7 +54,7 @@ def test_figures_are_whole_and_their_jobs_have_one_legend_entry(study_data, figu
         assert len(figure.alternative) > 30
         assert figure.table in TITLES
         assert figure.height > 0
-        # Colors of text and paper, and the width, are the page's.
+        # The page sets the theme and the width.
         assert not {"template", "width", "title"} & set(json.loads(figure.json)["layout"]), name
         if name.startswith(("slice", "best", "curve")):
             of_jobs = [one for one in figure.plot.data if one.name in names]
@@ -62,16 +62,16 @@ def test_figures_are_whole_and_their_jobs_have_one_legend_entry(study_data, figu
             assert all(one.legendgroup == one.name for one in of_jobs)
 
 
-def test_many_jobs_are_not_in_legends_and_look_different(tmp_path):
+def test_many_jobs_are_not_in_legends_but_distinguishable(tmp_path):
     for number in range(13):
         studies.write_job(tmp_path / "s", {**CHOICES, "augmentation": f"a{number}"}, trials=3, seed=number, epochs=4)
     study_data = read_study_data([tmp_path / "s"])
     styles = theme.styles(study_data)
     names = {style["name"] for style in styles.values()}
-    drawn = [one for figure in all_figures(study_data).values() for one in figure.plot.data]
-    assert not [one.name for one in drawn if one.name in names and one.showlegend is not False]
+    traces = [one for figure in all_figures(study_data).values() for one in figure.plot.data]
+    assert not [one.name for one in traces if one.name in names and one.showlegend is not False]
     assert len({tuple(style["marker"].values()) for style in styles.values()}) == len(names) == 13
-    # A new leader repaints nothing.
+    # A new best job changes no color.
     assert list(styles) != sorted(styles)
     assert [styles[label]["marker"]["color"] for label in sorted(styles)] == [*theme.PALETTE, *theme.PALETTE[:5]]
 
@@ -83,30 +83,28 @@ def test_hostile_names_are_escaped_everywhere(tmp_path):
     studies.write_final(tmp_path / "s")
     figures = all_figures(read_study_data([tmp_path / "s"]))
     assert "slice-3" in figures
-    ours = re.compile(r"</?b>|<br>|<extra></extra>")
+    markup = re.compile(r"</?b>|<br>|<extra></extra>")
     fields = {"name", "text", "ticktext", "customdata", "hovertemplate", "texttemplate", "legendgroup"}
-    found = ""
-    dressed = [
+    written = ""
+    tables = [
         table.assign(
             **{name: HOSTILE[1] + table[name] for name in map(str, table.select_dtypes(exclude=["number", "bool"]))}
         )
         for table in (EFFECTS, PAIRS)
     ]
-    for figure in (*figures.values(), effects(*dressed)):
+    for figure in (*figures.values(), effects(*tables)):
         for field, text in texts(json.loads(figure.plot.to_json())):
             if field in fields:
-                found += text
-                plain = ours.sub("", text)
+                written += text
+                plain = markup.sub("", text)
                 assert not {"<", "$"} & set(plain), (figure.name, field, text)
                 assert "%{" not in plain or field.endswith("template"), (figure.name, field, text)
                 assert len(re.sub("&[^;]*;", "x", plain)) < 400, (figure.name, field)
-    assert "&lt;script&gt;" in found
+    assert "&lt;script&gt;" in written
 
 
-@pytest.mark.parametrize(
-    ("trials", "failed", "parts"), [(0, 0, []), (1, 1, ["failed trials"]), (1, 0, ["the winning trial"])]
-)
-def test_a_study_that_has_hardly_begun(tmp_path, trials, failed, parts):
+@pytest.mark.parametrize(("trials", "failed", "parts"), [(0, 0, []), (1, 1, ["failed trials"]), (1, 0, ["best trial"])])
+def test_study_that_has_just_started(tmp_path, trials, failed, parts):
     studies.write_job(tmp_path / "s", CHOICES, trials=trials, failed_trials=failed, status="running", epochs=3)
     study_data = read_study_data([tmp_path / "s"])
     assert parallel_coordinates(study_data) is job_intervals(study_data, {}) is None
@@ -121,16 +119,16 @@ def test_a_study_that_has_hardly_begun(tmp_path, trials, failed, parts):
     assert not any(layout.showlegend for layout in best)
 
 
-def test_large_studies_stay_light(tmp_path):
+def test_figures_of_a_large_study_are_small(tmp_path):
     studies.write_study(tmp_path / "s", trials=500, failed_trials=20, epochs=30, winner=100)
     studies.write_final(tmp_path / "s", images=2000)
     figures = all_figures(read_study_data([tmp_path / "s"]))
     assert sum(len(figure.plot.to_json()) for figure in figures.values()) < 1_350_000
-    drawn = [line for one in figures["curve-0"].plot.data if one.name != "stopped early" for line in lines(one)]
-    assert len(drawn) == 2000
+    curves = [line for one in figures["curve-0"].plot.data if one.name != "stopped early" for line in lines(one)]
+    assert len(curves) == 2000
 
 
-def test_short_names_say_what_was_varied(study_data, tmp_path):
+def test_short_names_are_the_varied_choices(study_data, tmp_path):
     assert theme.short_names(study_data) == {
         f"mobilenet_v2-{a}-cosine-{s}": f"{a} · {s}" for a in ("light", "none") for s in ("none", "mild")
     }
@@ -140,8 +138,8 @@ def test_short_names_say_what_was_varied(study_data, tmp_path):
         fit = {"epochs": 3, "batch_size": size}
         studies.write_job(tmp_path / "two", {**CHOICES, "fit.batch_size": str(size)}, trials=2, config={"fit": fit})
     studies.write_plan(tmp_path / "two", ["later"], ["-m"])
-    found = set(theme.short_names(read_study_data([tmp_path / "two"])).values())
-    assert found == {"batch_size 16", "batch_size 32", "later"}
+    varied = theme.short_names(read_study_data([tmp_path / "two"]))
+    assert set(varied.values()) == {"batch_size 16", "batch_size 32", "later"}
     # The same choices in two studies.
     for study in ("three", "four"):
         studies.write_study(tmp_path / study, trials=2)
@@ -150,14 +148,14 @@ def test_short_names_say_what_was_varied(study_data, tmp_path):
     assert len(set(names.values())) == 8
 
 
-def test_names_that_are_cut_keep_their_numbers_and_differ(tmp_path):
+def test_shortened_names_keep_their_numbers_and_are_unique(tmp_path):
     for depth, rate in product(("30", "57"), ("0.0003", "0.0001")):
-        made = {**CHOICES, "model.unfreeze_depth": depth, "schedule.peak_lr": rate}
-        studies.write_job(tmp_path / "numbers", made, trials=2)
+        choices = {**CHOICES, "model.unfreeze_depth": depth, "schedule.peak_lr": rate}
+        studies.write_job(tmp_path / "numbers", choices, trials=2)
     names = {style["name"] for style in theme.styles(read_study_data([tmp_path / "numbers"])).values()}
     assert len(names) == 4
     assert all(re.search(r"(30|57) · .*000[31]$", name) for name in names)
-    # These are the same where they are cut; one is called as another is cut.
+    # Equal after shortening; the third equals the shortened form of the others.
     long = ["a" * 60 + middle + "b" * 60 for middle in ("x", "y")]
     for number, name in enumerate([*long, "a" * 14 + "…" + "b" * 13, "line\nend", "line\x00end"]):
         studies.write_job(tmp_path / "s", {**CHOICES, "augmentation": name}, name=f"job{number}", trials=2)
@@ -168,6 +166,6 @@ def test_names_that_are_cut_keep_their_numbers_and_differ(tmp_path):
     assert len(set(theme.short_names(study_data).values())) == 5
 
 
-def test_shown():
-    assert theme.shown("<b>&amp; %{x} $a$</b>") == "&lt;b&gt;&amp;amp; %&#123;x} &#36;a&#36;&lt;/b&gt;"
-    assert theme.shown("abcdefghij", 6) == "abc…ij"
+def test_escape():
+    assert theme.escape("<b>&amp; %{x} $a$</b>") == "&lt;b&gt;&amp;amp; %&#123;x} &#36;a&#36;&lt;/b&gt;"
+    assert theme.escape("abcdefghij", 6) == "abc…ij"

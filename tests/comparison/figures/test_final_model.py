@@ -1,8 +1,9 @@
-"""Figures of the final model."""
+"""Figures of a final model."""
 
 from __future__ import annotations
 
 import dataclasses
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -50,10 +51,10 @@ def test_reliability_and_roc(study_data, figures, column, kind):
     curve = trace(plot, f"{kind}: AUC {roc_auc_score(labels, p_dog):.4f}")
     threshold, false_dogs, missed = np.array(curve.customdata, dtype=float).T
     for at in (1, len(threshold) // 2, -1):
-        called = p_dog >= threshold[at] - 1e-6
-        assert false_dogs[at] == pytest.approx(called[labels == 0].mean(), abs=1e-3)
-        assert missed[at] == pytest.approx(1 - called[labels == 1].mean(), abs=0.011)
-    # 0 has no place on a logarithmic axis but that of half an image.
+        positive = p_dog >= threshold[at] - 1e-6
+        assert false_dogs[at] == pytest.approx(positive[labels == 0].mean(), abs=1e-3)
+        assert missed[at] == pytest.approx(1 - positive[labels == 1].mean(), abs=0.011)
+    # On the logarithmic axes, 0 is plotted at half an image.
     assert list(curve.x) == pytest.approx(np.maximum(false_dogs, 0.5 / (labels == 0).sum()), rel=1e-4)
     assert list(curve.y) == pytest.approx(np.maximum(missed, 0.5 / (labels == 1).sum()), rel=1e-4)
     (middle,) = [one for one in plot.data if one.name == "at 0.5" and one.legendgroup == kind]
@@ -64,44 +65,47 @@ def test_reliability_and_roc(study_data, figures, column, kind):
 
 
 @pytest.mark.parametrize(("row", "column"), list(enumerate(KINDS)))
-def test_confusion_and_probabilities_count_every_image_once(study_data, figures, row, column):
+def test_confusion_and_probabilities_count_each_image_once(study_data, figures, row, column):
     labels, p_dog = predicted(study_data, column)
     odds = np.log(p_dog / (1 - p_dog))
     confusion = figures["confusion-0"].plot.data[row]
     assert confusion.y == ("cats", "dogs")
     bars = {bar.name: bar for bar in figures["probabilities-0"].plot.data[4 * row : 4 * row + 4]}
-    for label, called, name in ((0, 0, "cats"), (1, 1, "dogs"), (0, 1, "cats called dogs"), (1, 0, "dogs called cats")):
-        mask = (labels == label) & ((p_dog > 0.5) == called)
+    names = [["cats", "cats predicted as dogs"], ["dogs predicted as cats", "dogs"]]
+    for label, outcome in product((0, 1), repeat=2):
+        name = names[label][outcome]
+        mask = (labels == label) & ((p_dog > 0.5) == outcome)
         assert mask.any()
-        assert confusion.text[label][called].startswith(f"<b>{mask.sum():,}</b>")
-        assert confusion.z[label][called] == pytest.approx(mask.sum() / (labels == label).sum(), rel=1e-4)
+        assert confusion.text[label][outcome].startswith(f"<b>{mask.sum():,}</b>")
+        assert confusion.z[label][outcome] == pytest.approx(mask.sum() / (labels == label).sum(), rel=1e-4)
         bins, counts = np.unique(np.ceil(odds[mask]) - 0.5, return_counts=True)
         assert dict(zip(bars[name].x, bars[name].y, strict=True)) == dict(zip(bins, counts, strict=True))
 
 
 @pytest.mark.parametrize("p_dog", [0.0, 0.5, 1.0])
-def test_certain_and_undecided_probabilities_have_a_bin(study_data, p_dog):
+def test_probabilities_of_0_half_and_1_have_a_bin(study_data, p_dog):
     table = pd.DataFrame({"label": [0.0, 1.0], "split": "validation", "p_dog": p_dog, "p_dog_tta": np.nan})
-    made = final_figures(dataclasses.replace(study_data.final_models["night"], predictions=table), 0)
-    assert [figure.name for figure in made] == ["reliability-0", "roc-0", "confusion-0", "probabilities-0"]
-    # Bins are closed above, and 0.5 is called a cat.
-    assert np.flatnonzero(trace(made[0].plot, "without TTA", "bar").y).tolist() == [{0.0: 0, 0.5: 4, 1.0: 9}[p_dog]]
-    assert np.array(made[2].plot.data[0].z).tolist() == [[float(p_dog <= 0.5), float(p_dog > 0.5)]] * 2
-    counts = {bar.name: sum(bar.y) for bar in made[-1].plot.data if bar.y}
-    assert counts == ({"dogs": 1, "cats called dogs": 1} if p_dog > 0.5 else {"cats": 1, "dogs called cats": 1})
+    figures = final_figures(dataclasses.replace(study_data.final_models["night"], predictions=table), 0)
+    assert [figure.name for figure in figures] == ["reliability-0", "roc-0", "confusion-0", "probabilities-0"]
+    # Bins include their upper end, and 0.5 is predicted as a cat.
+    assert np.flatnonzero(trace(figures[0].plot, "without TTA", "bar").y).tolist() == [{0.0: 0, 0.5: 4, 1.0: 9}[p_dog]]
+    assert np.array(figures[2].plot.data[0].z).tolist() == [[float(p_dog <= 0.5), float(p_dog > 0.5)]] * 2
+    counts = {bar.name: sum(bar.y) for bar in figures[-1].plot.data if bar.y}
+    expected = {"dogs": 1, "cats predicted as dogs": 1} if p_dog > 0.5 else {"cats": 1, "dogs predicted as cats": 1}
+    assert counts == expected
 
 
-def test_a_final_model_without_labels_or_tta(study_data):
+def test_final_model_without_labels_or_tta(study_data):
     final = study_data.final_models["night"]
 
-    def made(**columns):
+    def figures(**columns):
         return final_figures(dataclasses.replace(final, predictions=final.predictions.assign(**columns)), 3)
 
-    plain = made(p_dog_tta=np.nan)
+    plain = figures(p_dog_tta=np.nan)
     assert len(plain) == 4
     assert all("with TTA" not in figure.plot.to_json() for figure in plain)
-    assert made(label=np.nan) == []
-    cats = made(label=0.0)
+    assert figures(label=np.nan) == []
+    cats = figures(label=0.0)
     assert [figure.name for figure in cats] == ["reliability-3", "confusion-3", "probabilities-3"]
     # Images of another split do not count.
     assert sum(trace(cats[0].plot, "without TTA", "bar").y) == studies.IMAGES

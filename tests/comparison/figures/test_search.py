@@ -1,4 +1,4 @@
-"""Figures that compare jobs, effects, hyperparameters and time."""
+"""Figures of the search: jobs, effects of choices, importance and time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def figures(study_data):
     return all_figures(study_data)
 
 
-def test_rows_are_those_of_the_table_with_their_intervals_the_first_on_top(study_data, figures):
+def test_rows_match_the_table_from_top_to_bottom(study_data, figures):
     jobs = sorted(intervals(study_data).items(), key=lambda item: item[1].value)
     style, importance = theme.styles(study_data), an_importance(list(study_data.hyperparameters)).table
     for name, table, names in (
@@ -37,10 +37,10 @@ def test_rows_are_those_of_the_table_with_their_intervals_the_first_on_top(study
     ):
         plot = figures[name].plot
         dots = [one for one in plot.data if one.error_x.array is not None]
-        places = np.concatenate([one.y for one in dots])
-        found = np.concatenate([np.column_stack([one.x, *ends(one.error_x, one.x)]) for one in dots])
-        assert found == pytest.approx(np.array(table)[places.astype(int)], rel=1e-4)
-        assert sorted(places) == list(range(len(names)))
+        index = np.concatenate([one.y for one in dots])
+        points = np.concatenate([np.column_stack([one.x, *ends(one.error_x, one.x)]) for one in dots])
+        assert points == pytest.approx(np.array(table)[index.astype(int)], rel=1e-4)
+        assert sorted(index) == list(range(len(names)))
         assert list(plot.layout.yaxis.ticktext) == names
         assert plot.layout.yaxis.range[0] > plot.layout.yaxis.range[1]
         assert plot.layout.xaxis.type is None
@@ -49,19 +49,19 @@ def test_rows_are_those_of_the_table_with_their_intervals_the_first_on_top(study
     assert importance_bars(an_importance(["dropout"])) is None
 
 
-def test_job_intervals_over_more_than_a_decade_are_logarithmic(study_data):
+def test_job_intervals_over_a_decade_are_logarithmic(study_data):
     one, other = list(study_data.leaderboard["label"])[:2]
-    given = {one: Estimate(0.01, 0.009, 0.011, 9), other: Estimate(0.2, None, None, 1)}
-    plot = job_intervals(study_data, given).plot
+    estimates = {one: Estimate(0.01, 0.009, 0.011, 9), other: Estimate(0.2, None, None, 1)}
+    plot = job_intervals(study_data, estimates).plot
     assert plot.layout.xaxis.type == "log"
     assert plot.data[0].error_x.array[1] == 0
-    assert "no interval" in plot.data[0].customdata[1]
-    assert job_intervals(study_data, {one: given[one]}) is None
+    assert "no CI" in plot.data[0].customdata[1]
+    assert job_intervals(study_data, {one: estimates[one]}) is None
 
 
-def test_effects_of_several_pairs_show_them_and_noise_looks_different(figures):
+def test_effects_show_their_pairs_and_significance(figures):
     plot = figures["effects-figure"].plot
-    decided, undecided = trace(plot, "more than noise"), trace(plot, "may be noise")
+    decided, undecided = trace(plot, "significant"), trace(plot, "not significant")
     assert (decided.y, undecided.y) == ((0, 1), (2,))
     assert decided.marker.color[0] != undecided.marker.color[0]
     single = trace(plot, "one pair of jobs")
@@ -80,10 +80,10 @@ def test_budget_accounts_for_every_second(study_data, figures):
         own = study_data.trials[study_data.trials["label"] == label]
         leaders = own["val_log_loss"] < own["val_log_loss"].cummin().ffill().shift(fill_value=math.inf)
         expected = {
-            "the winning trial": own["trial"] == best,
+            "best trial": own["trial"] == best,
             "failed trials": own["val_log_loss"].isna(),
-            "trials that improved": leaders & (own["trial"] != best),
+            "improving trials": leaders & (own["trial"] != best),
         }
         for name, mask in expected.items():
             assert parts[name][row] == pytest.approx(own.loc[mask, "seconds"].sum(), rel=1e-3)
-        assert parts["set-up and the rest"][row] == pytest.approx(15, rel=1e-3)
+        assert parts["setup and overhead"][row] == pytest.approx(15, rel=1e-3)

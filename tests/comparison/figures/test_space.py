@@ -20,22 +20,22 @@ def figures(study_data):
     return all_figures(study_data)
 
 
-def test_parallel_coordinates_hold_every_trial_at_its_values(study_data, figures):
+def test_parallel_coordinates_show_each_trial_at_its_values(study_data, figures):
     plot, style = figures["coordinates"].plot, theme.styles(study_data)
     titles = ["augmentation", "label smoothing", "unfreeze depth", "dropout", "l2", "log loss"]
     notes = [note for note in plot.layout.annotations if note.text.startswith("<b>")]
     assert [(note.text, note.y) for note in notes] == [(f"<b>{title}</b>", 5 - i) for i, title in enumerate(titles)]
-    through = [line for one in plot.data if one.name in ("completed trials", "best trial") for line in lines(one)]
-    found = {tuple(data[:2]): (x, y, data) for x, y, data in through}
+    polylines = [line for one in plot.data if one.name in ("completed trials", "best trial") for line in lines(one)]
+    by_trial = {tuple(data[:2]): (x, y, data) for x, y, data in polylines}
     done = completed(study_data)
-    assert len(through) == len(found) == len(done) == 40
+    assert len(polylines) == len(by_trial) == len(done) == 40
     loss, l2 = done["val_log_loss"], np.log10(study_data.trials["l2"])
     for row in done.to_dict("records"):
-        x, y, data = found[style[row["label"]]["name"], row["trial"]]
+        x, y, data = by_trial[style[row["label"]]["name"], row["trial"]]
         assert y == [5, 4, 3, 2, 1, 0]
         assert data[2].startswith(f"log loss {row['val_log_loss']:.5g}<br>")
         assert f"dropout {row['dropout']:.4g}" in data[2]
-        # Sampled values are hardly ever equal; the others are spread a little around theirs.
+        # Equal values are spread; sampled ones are rarely equal.
         expected = [
             ({"light": 0.25, "none": 0.75}[row["augmentation"]], 0.151),
             ({"mild": 0.25, "none": 0.75}[row["label_smoothing"]], 0.151),
@@ -44,57 +44,57 @@ def test_parallel_coordinates_hold_every_trial_at_its_values(study_data, figures
             ((np.log10(row["l2"]) - l2.min()) / (l2.max() - l2.min()), 1e-3),
             ((row["val_log_loss"] - loss.min()) / (loss.max() - loss.min()), 1e-3),
         ]
-        assert all(at == pytest.approx(place, abs=near) for at, (place, near) in zip(x, expected, strict=True))
-    # Trials with the same value do not hide each other, and the better one is on the left.
-    light = sorted((x[-1], x[0]) for x, _, _ in through if x[0] < 0.5)
+        assert all(at == pytest.approx(value, abs=near) for at, (value, near) in zip(x, expected, strict=True))
+    # Trials with the same value do not overlap, and the better one is on the left.
+    light = sorted((x[-1], x[0]) for x, _, _ in polylines if x[0] < 0.5)
     assert [at for _, at in light] == sorted({at for _, at in light})
     assert [y for _, y, _ in lines(trace(plot, "failed trials"))] == [[5, 4, 3, 2, 1]] * 8
     assert (plot.data[-1].meta, plot.data[-1].visible, plot.data[-1].x) == ({"role": "highlight"}, False, ())
 
 
-def test_the_best_trial_is_drawn_last_in_the_best_color(figures):
+def test_best_trial_is_the_last_trace_in_the_best_color(figures):
     plot = figures["coordinates"].plot
     shown = [one for one in plot.data if one.name in ("completed trials", "best trial")]
     last = [[x[-1] for x, _, _ in lines(one)] for one in shown]
     assert [len(losses) for losses in last] == [4] * 9 + [3, 1]
     assert last[-1] == [0]
     assert [one.line.color for one in shown] == [*theme.SCALE[::-1], theme.SCALE[0]]
-    # Colors along the axis of log loss are those of the lines.
+    # The axis of log loss has the colors of the lines.
     scale = [shape for shape in plot.layout.shapes if shape.line.color]
     assert [shape.line.color for shape in scale] == list(theme.SCALE)
     assert [shape.x0 for shape in scale[1:]] == [shape.x1 for shape in scale[:-1]]
     assert all(shape.x0 <= min(x) <= max(x) <= shape.x1 for x, shape in zip(last[-2::-1], scale, strict=True))
 
 
-def test_slices_show_every_trial(study_data, figures):
+def test_slices_show_each_trial(study_data, figures):
     style, done = theme.styles(study_data), completed(study_data)
     failed = study_data.trials.drop(done.index)
-    for place, (name, near) in enumerate({"unfreeze_depth": 1.3, "dropout": 0.013, "l2": 0.0}.items()):
-        plot = figures[f"slice-{place}"].plot
+    for index, (name, near) in enumerate({"unfreeze_depth": 1.3, "dropout": 0.013, "l2": 0.0}.items()):
+        plot = figures[f"slice-{index}"].plot
         for label in study_data.jobs:
             part, points = done[done["label"] == label], trace(plot, style[label]["name"])
             assert list(points.y) == pytest.approx(part["val_log_loss"].to_numpy(), rel=1e-4)
             assert [data[1] for data in points.customdata] == list(part["trial"])
-            # Few different numbers are scattered a little.
+            # Numbers with few distinct values are spread.
             assert list(points.x) == pytest.approx(part[name].to_numpy(dtype=float), rel=1e-4, abs=near)
             assert f"dropout {part['dropout'].iloc[0]:.4g}" in points.customdata[0][2]
         assert list(trace(plot, "best trial").y) == pytest.approx([done["val_log_loss"].min()], rel=1e-4)
         crosses = trace(plot, "failed trials")
         assert all(data[2].startswith("failed") for data in crosses.customdata)
         assert list(crosses.x) == pytest.approx(failed[name].to_numpy(dtype=float), rel=1e-4, abs=near)
-    assert [figures[f"slice-{place}"].plot.layout.xaxis.type for place in range(3)] == [None, None, "log"]
+    assert [figures[f"slice-{index}"].plot.layout.xaxis.type for index in range(3)] == [None, None, "log"]
     assert list(figures["slice-1"].plot.layout.xaxis.tickvals) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
 
 
-def test_values_that_are_no_numbers_get_a_place_each(tmp_path):
+def test_categories_have_an_index_each(tmp_path):
     columns = {"optimizer": ["sgd", "adam"] * 3, "nesterov": [True, False, True, False, True, True]}
     study_data = with_values(tmp_path / "s", {}, columns)
-    made = {figure.caption: figure.plot for figure in hyperparameter_slices(study_data)}
-    places = made["optimizer"].data[0].x
-    assert [round(x) for x in places] == [1, 0, 1, 0, 1, 0]
-    assert len(set(places)) == 6
-    assert made["optimizer"].layout.xaxis.ticktext == ("adam", "sgd")
-    assert made["nesterov"].layout.xaxis.ticktext == ("False", "True")
+    plots = {figure.caption: figure.plot for figure in hyperparameter_slices(study_data)}
+    positions = plots["Log loss by optimizer"].data[0].x
+    assert [round(x) for x in positions] == [1, 0, 1, 0, 1, 0]
+    assert len(set(positions)) == 6
+    assert plots["Log loss by optimizer"].layout.xaxis.ticktext == ("adam", "sgd")
+    assert plots["Log loss by nesterov"].layout.xaxis.ticktext == ("False", "True")
     assert parallel_coordinates(study_data) is not None
 
 
@@ -108,7 +108,7 @@ def test_values_that_are_no_numbers_get_a_place_each(tmp_path):
         (np.geomspace(1.5e-4, 8.5e-4, 40), True, [2e-4, 5e-4]),
     ],
 )
-def test_ticks_are_round_few_and_at_their_values(tmp_path, values, log, expected):
+def test_ticks_are_few_round_numbers(tmp_path, values, log, expected):
     study_data = with_values(tmp_path / "s", {}, {"thing": values})
     if log:
         next(iter(study_data.jobs.values())).result["config"]["space"] = {"thing": {"sampling": "log"}}
