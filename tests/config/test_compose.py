@@ -235,3 +235,16 @@ def test_what_hydra_refuses_is_told_in_a_sentence(composed, monkeypatch, overrid
     assert words in message
     for advice in ("multirun", "HYDRA_FULL_ERROR", "https://", "To append", "\n"):
         assert advice not in message
+
+
+@pytest.mark.parametrize("command", ["search", "retrain"])
+def test_help_describes_the_command_with_examples_and_without_hydras_advertisement(run, command):
+    done = run(command, "--help")
+    assert done.returncode == 0, done.stderr
+    header, _, rest = done.stdout.partition("== Configuration groups ==")
+    description, *examples = [line for line in header.splitlines() if line.strip()]
+    assert description.endswith(".") and len(examples) >= 5
+    assert all(f"python -m catsdogs.{command} " in line for line in examples[:4])
+    assert "study=NAME" in header
+    assert "Override any value with key=value" in rest
+    assert "owered by Hydra" not in done.stdout
