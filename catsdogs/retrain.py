@@ -16,9 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.text import escape_interpolations, quoted
+from catsdogs.config.checks import validated
 from catsdogs.config.compose import resolved, with_overrides
 from catsdogs.config.saved_config import check_builder, is_trusted, named_builders, saved_config
-from catsdogs.config.schema import RetrainConfig, validated
+from catsdogs.config.schema import RetrainConfig
 from catsdogs.launching.application import hydra_application
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
-"""What the user may set, and what it means.
+"""Settings of the user.
 
-In: `conf/`, `sweeps/`, the command line, or the `result.json` of a study. Out: a checked
-`SearchConfig` or `RetrainConfig`, or one message that names key, value and fix.
+In: `conf/`, `sweeps/`, the command line, or the `result.json` of a study. Out: a validated
+`SearchConfig` or `RetrainConfig`, or an error that names key, value and fix.
 """

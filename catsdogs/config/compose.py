@@ -1,7 +1,6 @@
-"""`conf/`, `sweeps/` and the command line -> a checked configuration.
+"""Composition of `conf/`, `sweeps/` and the command line by Hydra, names of job folders, and Hydra's errors.
 
-Hydra composes; this file tells it our declared studies and how job folders are named, and turns its errors
-into sentences. Nothing here imports Keras, so that `--help` answers at once.
+Keras is not imported here: `--help` would take seconds.
 """
 
 from __future__ import annotations
@@ -25,25 +24,28 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.text import quote_numbers, quoted
-from catsdogs.config.schema import RetrainConfig, SearchConfig, setting_keys, validated
+from catsdogs.config.checks import validated
+from catsdogs.config.schema import RetrainConfig, SearchConfig, setting_keys
 from catsdogs.config.setting_names import did_you_mean, unknown, unknown_setting
 
-# The groups whose choices name a job and are compared in the report.
+# Groups that name a job and are compared in the report.
 COMPOSED_GROUPS = ("backbone", "augmentation", "schedule", "label_smoothing")
 
-# Options of Hydra's launchers and sweepers that come with an extra of ours.
+# Launchers and sweepers that need an optional dependency of catsdogs.
 EXTRAS = {"joblib": "joblib", "ray": "ray", "optuna": "optuna"}
 
-# Of Hydra: which of its defaults hold.
+# Version of Hydra's defaults.
 VERSION_BASE = "1.3"
 
-# Longest name of a job folder; file systems end at 255 bytes, and tools add prefixes.
+# Characters; file systems allow 255 bytes, and tools add prefixes.
 MAX_JOB_NAME = 120
 
-# Messages of Hydra that do not start with the override, and ours.
+# Hydra's messages, and replacements that start with the override and contain a fix.
 _HYDRA_MESSAGES = {
     r"Ambiguous value for argument '(.+)'": r"\1: several values need -m; or pass a list as key=[value1,value2]",
     r"Sweep parameters '(.+)' requires --multirun": r"\1: several values need -m",
+    r"Sweeping over Hydra's configuration is not supported : '(.+)'": r"\1: expected one value, not a sweep",
+    r"BasicSweeper does not support sweep type : .+": "interval(A,B): needs sweeps=optuna; or use choice(A,B)",
     r"Could not override '(.+)'": r"\1: unknown setting; remove it from the command",
     r"Could not append to config\. An item is already at '(.+)'": r"+\1: already set; remove the +",
     r"Could not delete '(.+)'\. No match in the defaults list": r"~\1: not chosen; remove it from the command",
@@ -53,16 +55,16 @@ _TEXT_KEYS = frozenset(setting_keys(RetrainConfig, only_texts=True))
 
 
 def to_search_config(config: DictConfig) -> SearchConfig:
-    """The composed configuration of a search as plain dataclasses.
+    """Validate the composed configuration of a search and return it as plain dataclasses.
 
     Raises:
-        UserError: a key is unknown or missing, or a value is of the wrong type, out of range or does not fit others.
+        UserError: as in `validated`, or an interpolation fails.
     """
     return validated(resolved(config), SearchConfig)
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
-    """What Hydra composed, its interpolations replaced by their values."""
+    """Return a composed configuration as plain data, with interpolations resolved."""
     try:
         return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
@@ -70,25 +72,24 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def as_typed(override: str) -> str:
-    """An override whose texts stay texts: Hydra would read the number 202401 in `study=2024_01`."""
+    """Return an override with quoted texts: Hydra would read `study=2024_01` as the number 202401."""
     key, equals, value = override.partition("=")
     if key.lstrip("+") in _TEXT_KEYS:
         value = quote_numbers(value)
-    # A dimension of the space may be given keys that its file leaves out, such as step.
+    # Allow keys that the file of the space does not set, such as step.
     return ("++" if key.startswith("space.") else "") + key + equals + value
 
 
 def with_default_study(arguments: Sequence[str], overrides: Sequence[str], multirun: bool) -> list[str]:
-    """The command line of `search`, completed.
+    """Complete the command line of `search`.
 
-    A bare `-m`, one that sweeps nothing and chooses neither a composed group nor an experiment nor a declared study,
-    runs `sweeps/default.yaml`. What a sweep varies beside the composed groups is passed on, because a job cannot tell
-    its varied keys from its constant ones.
+    A bare `-m` runs `sweeps/default.yaml`, unless the command chooses a composed group, an experiment or a declared
+    study. Swept keys outside the composed groups are added as `varied`: a job cannot distinguish them from constants.
 
     Args:
-        arguments: the whole command line.
-        overrides: the part of it that Hydra takes for overrides.
-        multirun: whether `-m` was given.
+        arguments: complete command line.
+        overrides: the overrides in it.
+        multirun: whether `-m` is set.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     keys = {override.key_or_group for override in parsed}
@@ -103,18 +104,18 @@ def with_default_study(arguments: Sequence[str], overrides: Sequence[str], multi
 
 
 def with_overrides(arguments: Sequence[str], overrides: Sequence[str], added: Sequence[str]) -> list[str]:
-    """The command line with overrides added beside its own: argparse refuses positional arguments in two places."""
-    place = list(arguments).index(overrides[-1]) + 1 if overrides else len(arguments)
-    return [*arguments[:place], *added, *arguments[place:]]
+    """Insert overrides next to those of the command line: argparse requires positional arguments in one place."""
+    index = list(arguments).index(overrides[-1]) + 1 if overrides else len(arguments)
+    return [*arguments[:index], *added, *arguments[index:]]
 
 
 def resume_command(arguments: Sequence[str], overrides: Sequence[str], study: str) -> str:
-    """The command that goes on with a study, quoted for a shell.
+    """Return the shell command that resumes a study.
 
     Args:
-        arguments: the command line that began it.
-        overrides: the part of it that Hydra takes for overrides.
-        study: its name, which is a time stamp where the command line gives none.
+        arguments: command line that started it.
+        overrides: the overrides in it.
+        study: its name, a timestamp if the command line sets none.
     """
     named = any(override.partition("=")[0] == "study" for override in overrides)
     words = with_overrides(arguments, overrides, [] if named else [f"study={quoted(study)}"])
@@ -122,36 +123,36 @@ def resume_command(arguments: Sequence[str], overrides: Sequence[str], study: st
 
 
 def job_name(choices: dict[str, str], overrides: Sequence[str], varied: Sequence[str]) -> str:
-    """Name a job after its choices: `mobilenet_v2-flip-cosine-none`, then every other key that its study varies.
+    """Return the folder name of a job: `mobilenet_v2-flip-cosine-none`, then the other varied keys with their values.
 
     Args:
-        choices: option of every configuration group, as Hydra records them.
-        overrides: the overrides of this job, `key=value`.
+        choices: option of every group, as recorded by Hydra.
+        overrides: `key=value` of this job, in any order.
         varied: keys that the study varies.
 
     Returns:
-        A name of at most 120 characters out of letters, digits, `.`, `_` and `-`. The order of overrides does not
-        matter; names that had to be shortened or cleaned end in a digest of the whole, so that they stay apart.
+        At most 120 letters, digits, `.`, `_` and `-`. Shortened or cleaned names end in a digest of the original
+        name, to stay distinct.
     """
     parts = [str(choices.get(group)) for group in COMPOSED_GROUPS]
     values = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
     for key in sorted(set(varied) - set(COMPOSED_GROUPS)):
         if key in values:
             parts.append(f"{key}-{values[key]}")
-    whole = "-".join(parts)
-    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "_", whole)
-    if cleaned == whole and len(cleaned) <= MAX_JOB_NAME and not cleaned.startswith("."):
+    name = "-".join(parts)
+    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+    if cleaned == name and len(cleaned) <= MAX_JOB_NAME and not cleaned.startswith("."):
         return cleaned
-    digest = hashlib.sha256(whole.encode()).hexdigest()[:10]
+    digest = hashlib.sha256(name.encode()).hexdigest()[:10]
     return f"{cleaned[: MAX_JOB_NAME - 11].lstrip('.')}-{digest}"
 
 
 def job_choices(hydra: Any, varied: Iterable[str] = ()) -> dict[str, str]:
-    """The options of the composed groups of a job, and the values of everything else that its study varies.
+    """Return the options of the composed groups of a job, and the values of the other varied keys.
 
     Args:
-        hydra: the job's `hydra` node.
-        varied: keys that the study varies beside those of its sweeper.
+        hydra: `hydra` node of the job.
+        varied: varied keys, in addition to those of the sweeper.
     """
     choices = {group: str(hydra.runtime.choices[group]) for group in COMPOSED_GROUPS}
     keys = {*varied, *(hydra.sweeper.get("params") or {})} - {*COMPOSED_GROUPS}
@@ -163,18 +164,19 @@ def job_choices(hydra: Any, varied: Iterable[str] = ()) -> dict[str, str]:
 
 
 def resolve_job_name(choices: Any, overrides: Any, sweeper: Any, varied: Any) -> str:
+    """Return `job_name` from nodes of Hydra's configuration, for interpolations."""
     swept = list(OmegaConf.select(sweeper, "params") or {})
     return job_name(dict(choices), list(overrides), swept + list(varied))
 
 
 def format_config_error(error: BaseException) -> str:
-    """What went wrong while composing, in one sentence that names the key, the value and the remedy."""
+    """Return a one-line message with key, value and fix for an error of the composition."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override}: cannot be read as key=value ({first_line(error).rstrip('.')}); "
-            "quote a value with special characters, as in \"key='[a]'\""
+            f"{error.override}: expected key=value; quote a value with special characters, as in \"key='[a]'\" "
+            f"({first_line(error).rstrip('.')})"
         )
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
@@ -189,17 +191,17 @@ def format_config_error(error: BaseException) -> str:
     message = first_line(error).rstrip(".")
     if match := re.fullmatch(r"Could not delete from config\. '(.+)' does not exist", message):
         return f"~{unknown_setting(match[1], (), setting_keys(SearchConfig))}"
-    for pattern, ours in _HYDRA_MESSAGES.items():
+    for pattern, replacement in _HYDRA_MESSAGES.items():
         if match := re.fullmatch(pattern, message):
-            return match.expand(ours)
+            return match.expand(replacement)
     return message
 
 
-# What a command line or a configuration raises that cannot be composed, or is refused.
+# Errors of a command line or configuration that is invalid.
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, UserError)
 
 
 def raised_by_hydra(error: BaseException) -> bool:
-    """Whether Hydra itself refused something: for a few mistakes it raises a bare ValueError."""
+    """Return whether Hydra raised the error: a few invalid options raise a bare ValueError."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).startswith("hydra.")

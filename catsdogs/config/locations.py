@@ -1,4 +1,4 @@
-"""Where the configuration and the cache are."""
+"""Folders of the configuration and of the cache."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 
 
 def _top_level(folder: str) -> Path:
-    """The packaged folder if it is there (an installed wheel), else the checkout's (also an editable install)."""
+    """Return the folder in the package (an installed wheel), or else the one in the checkout."""
     package = Path(__file__).resolve().parents[1]
     packaged = package / folder
     return packaged if packaged.is_dir() else package.parent / folder
 
 
 def conf_dir() -> Path:
-    """Absolute path of `conf/`."""
+    """Return the absolute path of `conf/`."""
     return _top_level("conf")
 
 
 def sweeps_dir() -> Path:
-    """Absolute path of `sweeps/`."""
+    """Return the absolute path of `sweeps/`."""
     return _top_level("sweeps")
 
 
 def default_cache() -> Path:
-    """The cache folder of commands that read no configuration."""
+    """Return the cache folder for commands without a configuration."""
     return Path(os.environ.get("CATSDOGS_CACHE", "~/.cache/catsdogs")).expanduser()
 
 

@@ -1,7 +1,6 @@
-"""The configuration that a job's `result.json` holds -> what may be read of it: a study may come from somebody else.
+"""Saved configurations of jobs, treated as untrusted input: a study may come from another person.
 
-What it says is data. Only the keys of the schema are read, texts are taken letter by letter, and nothing in it chooses
-which code runs or which folders are written.
+Only keys of the schema are read, texts are never interpolated, and a study cannot select code or output folders.
 """
 
 from __future__ import annotations
@@ -18,23 +17,20 @@ from yaml import YAMLError
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import SearchConfig
 
-# Which folders are read and written is for the command to say, not for the study.
+# Settings of the command, never of the study: folders that are read and written.
 _OF_THE_COMMAND = ("study", "studies_dir", "cache")
 
-# Where a function may come from that builds a backbone although nobody but the study names it.
+# Modules whose functions may build a backbone without being named by the user.
 _TRUSTED_MODULES = ("keras.applications.", "catsdogs.network.backbones.")
 
 
 def saved_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of `schema.SearchConfig` that a saved configuration has, as plain data.
-
-    Keys of other versions, and those that say where to write (`study`, `studies_dir`, `cache`), are left out.
-    """
+    """Return the keys of `schema.SearchConfig` in a saved configuration, without `study`, `studies_dir` and `cache`."""
     return {key: value for key, value in _known(config, SearchConfig).items() if key not in _OF_THE_COMMAND}
 
 
 def _known(value: Any, kind: Any) -> Any:
-    """The value without the keys that the dataclasses in this type do not have."""
+    """Return the value without keys that are unknown to the dataclasses of its type."""
     group = next((one for one in get_args(kind) or (kind,) if dataclasses.is_dataclass(one)), None)
     if group is None or not isinstance(value, Mapping):
         return value
@@ -45,51 +41,52 @@ def _known(value: Any, kind: Any) -> Any:
 
 
 def is_trusted(builder: str) -> bool:
-    """Whether this function is one of Keras or of catsdogs."""
+    """Return whether a function belongs to Keras or catsdogs."""
     return builder.startswith(_TRUSTED_MODULES)
 
 
 def check_builder(builder: str, job: str, named: Collection[str]) -> None:
-    """Refuse to call a function that only the study names.
+    """Refuse a backbone function that only the study names.
 
     Args:
-        builder: `backbone.builder`.
-        job: whose it is.
-        named: the builders that the user names, as `named_builders` finds them.
+        builder: `backbone.builder` of the job.
+        job: name of the job.
+        named: result of `named_builders`.
 
     Raises:
-        UserError: it is neither of Keras nor of catsdogs, nor named by the user.
+        UserError: the function belongs neither to Keras nor to catsdogs, and the user does not name it.
     """
     if builder not in named and not is_trusted(builder):
         raise UserError(
-            f"backbone.builder={builder}: this function is named by job {job} alone, and calling it would run code of "
-            "whoever made the study; if you know it, add backbone.builder=... with this name to the command, or "
-            "--config-dir with the folder that names it"
+            f"backbone.builder={builder}: not called, because only job {job} names this function and it may run "
+            f"untrusted code; if you trust it, add backbone.builder={builder}, or --config-dir with its folder"
         )
 
 
 def named_builders(overrides: Iterable[str], folders: Iterable[Path], studies: Path) -> set[str]:
-    """The `backbone.builder` of every override, and of every YAML file in folders of the user's.
+    """Return the builders that the user names, in overrides or in YAML files.
 
     Args:
-        studies: the folder of all studies, which may be in one of these folders: what lies there names nothing.
+        overrides: of the command line.
+        folders: configuration folders of the user.
+        studies: parent folder of all studies, skipped if it is in one of these folders.
     """
     pairs = [(key.lstrip("+"), value) for key, _, value in (one.partition("=") for one in overrides)]
-    found = {value.strip("'\"") for key, value in pairs if key == "backbone.builder"}
-    theirs = studies.resolve()
+    builders = {value.strip("'\"") for key, value in pairs if key == "backbone.builder"}
+    untrusted = studies.resolve()
     for folder in folders:
         for file in folder.rglob("*.yaml"):
             hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-            if not hidden and not file.resolve().is_relative_to(theirs):
-                found |= _builders_in(file)
-    return found
+            if not hidden and not file.resolve().is_relative_to(untrusted):
+                builders |= _builders_in(file)
+    return builders
 
 
 def _builders_in(file: Path) -> set[str]:
     try:
         node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):
-        return set()  # it is no configuration, or Hydra names what is wrong with it
+        return set()  # Hydra reports a file that cannot be read
     groups = [node, node.get("backbone")] if isinstance(node, dict) else []
     named = (group.get("builder") for group in groups if isinstance(group, dict))
     return {builder for builder in named if isinstance(builder, str)}

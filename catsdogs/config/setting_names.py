@@ -94,9 +94,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'NAME'?` for a former name or a close miss, or an empty string."""
-    if name in RENAMED:
-        return f"; did you mean '{RENAMED[name]}'?"
-    close = difflib.get_close_matches(name, [other for other in known if other != name], n=1)
+    close = [RENAMED[name]] if name in RENAMED else difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
@@ -114,5 +112,11 @@ def unknown_setting(key: str, siblings: Iterable[str], others: Iterable[str] = (
         siblings: last parts of the known keys of its group.
         others: known keys elsewhere, with dots.
     """
-    names, prefix = sorted(siblings), "".join(key.rpartition(".")[:2])
-    return f"{key}: {unknown('setting', did_you_mean(key, [*(prefix + name for name in names), *others]), names)}"
+    group, dot, name = key.rpartition(".")
+    names = sorted(siblings)
+    # Shorter keys win, and those of the same group.
+    keys = {other.rpartition(".")[2]: other for other in sorted(others, key=len, reverse=True)}
+    keys |= {other: group + dot + other for other in names}
+    close = difflib.get_close_matches(name, keys, n=1)
+    hint = did_you_mean(key, ()) or (f"; did you mean '{keys[close[0]]}'?" if close else "")
+    return f"{key}: {unknown('setting', hint, names)}"

@@ -13,9 +13,10 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.provenance import versions
+from catsdogs.config.checks import validated
 from catsdogs.config.hyperparameters import with_values
 from catsdogs.config.saved_config import saved_config
-from catsdogs.config.schema import RetrainConfig, validated
+from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.views import distinct_views
 from catsdogs.study.identity import differences

@@ -90,7 +90,7 @@ def hydra_application(
         from catsdogs.base.resources import as_out_of_resources
 
         if isinstance(error, ValueError) and not tracebacks and raised_by_hydra(error):
-            return _tell(str(error))
+            return _tell(format_config_error(error))
         ran_out = as_out_of_resources(error) if isinstance(error, OSError) and not tracebacks else None
         if ran_out is not None:
             return _tell(str(ran_out))

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
 from catsdogs.base.errors import UserError
+from catsdogs.config.checks import validated
 from catsdogs.config.compose import (
     EXTRAS,
     MAX_JOB_NAME,
@@ -27,7 +28,7 @@ from catsdogs.config.compose import (
 )
 from catsdogs.config.locations import conf_dir, sweeps_dir
 from catsdogs.config.saved_config import saved_config
-from catsdogs.config.schema import RetrainConfig, validated
+from catsdogs.config.schema import RetrainConfig
 from catsdogs.study.jobs import read_jobs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "studies"
@@ -64,20 +65,20 @@ def test_every_job_of_every_declared_study_composes(composed, sweep):
     overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
     jobs = BasicSweeper.split_arguments(overrides, None)[0]
     assert len(jobs) > 1
-    # Every value is in one of these; all combinations of a large study would take a minute.
+    # These contain every value; all combinations of a large study take a minute.
     for job in [job for job in jobs if sum(a != b for a, b in zip(job, jobs[0], strict=True)) <= 1]:
         to_search_config(composed("data.train=train.zip", f"sweeps={sweep}", *job))
 
 
-def test_the_seed_recipe_is_the_notebooks(composed):
+def test_the_seed_recipe_matches_the_notebook(composed):
     config = to_search_config(composed("data.train=train.zip", "experiment=seed_recipe"))
     assert (config.backbone.builder, config.model.unfreeze_depth) == ("keras.applications.MobileNetV2", 30)
     assert (config.space, config.schedule.kind, config.fit.patience) == ({}, "cosine", 7)
     assert (config.tta.kind, config.tta.views, config.data.validation_fraction) == ("views", 10, 0.2)
     assert config.label_smoothing.epsilon > 0
-    moves = config.augmentation
-    assert min(moves.rotation_degrees, moves.shift_fraction, moves.brightness_fraction, moves.zoom_fraction) > 0
-    assert moves.flip_probability == 0.5
+    changes = config.augmentation
+    assert min(changes.rotation_degrees, changes.shift_fraction, changes.brightness_fraction, changes.zoom_fraction) > 0
+    assert changes.flip_probability == 0.5
 
 
 @pytest.mark.parametrize(
@@ -103,8 +104,8 @@ def test_the_seed_recipe_is_the_notebooks(composed):
         ("study=", ["study="]),
         ("data.max_unpacked_gib=inf", ["data.max_unpacked_gib=inf"]),
         ("+tuner.arguments.hyperband_iterations=inf", ["tuner.arguments.hyperband_iterations=inf", "finite"]),
-        ("backbone.weights=nowhere.h5", ["backbone.weights=", "nowhere.h5", "no such .h5 file"]),
-        (f"backbone.weights={__file__}", ["backbone.weights=", "no such .h5 file"]),
+        ("backbone.weights=nowhere.h5", ["backbone.weights=", "nowhere.h5: file not found"]),
+        (f"backbone.weights={__file__}", ["backbone.weights=", "not a .h5 file"]),
         ("data.train=null", ["data.train=null", "data=sample"]),
         ("space.dropout.low=2", ["space.dropout.low=2", "space.dropout.high"]),
         ("space.dropout.low=0.5", ["space.dropout.low=0.5", "below space.dropout.high=0.5"]),
@@ -113,10 +114,10 @@ def test_the_seed_recipe_is_the_notebooks(composed):
         ("space.unfreeze_depth.values=[]", ["space.unfreeze_depth.values", "at least 1"]),
         ("space.unfreeze_depth.values=[1.5]", ["space.unfreeze_depth=1.5", "integer"]),
         ("+space={leaves:{kind:choice,values:[1]}}", ["space.leaves: unknown hyperparameter", "dropout"]),
-        ("space.dropout.low=null", ["space.dropout", "needs low and high"]),
+        ("space.dropout.low=null", ["space.dropout.kind=float", "set both"]),
         ("++space.dropout.step=0", ["space.dropout.step=0", "greater than 0"]),
         ("+fit.epochz=3", ["fit.epochz: unknown setting; did you mean 'fit.epochs'?", "batch_size, epochs"]),
-        ("~fit.epochs", ["fit.epochs is not set"]),
+        ("~fit.epochs", ["fit.epochs: not set; add +fit.epochs=VALUE"]),
         ("fit.epochs=true", ["fit.epochs=true", "integer"]),
         ("fit.epochs='3'", ['fit.epochs="3"', "integer"]),
         ("model.dropout=false", ["model.dropout=false", "number"]),
@@ -125,7 +126,7 @@ def test_the_seed_recipe_is_the_notebooks(composed):
         ("+space.dropout.lowest=0.1", ["lowest"]),
     ],
 )
-def test_a_bad_value_is_refused_with_its_key_and_what_is_allowed(composed, override, words):
+def test_an_invalid_value_is_refused_with_its_key_and_the_allowed_values(composed, override, words):
     with pytest.raises(UserError) as caught:
         to_search_config(composed("data.train=train.zip", override))
     assert "\n" not in str(caught.value)
@@ -135,7 +136,7 @@ def test_a_bad_value_is_refused_with_its_key_and_what_is_allowed(composed, overr
 
 def test_every_number_in_the_schema_has_a_range():
     groups = TypeAdapter(RetrainConfig).json_schema()
-    # low, high and step of a space entry are checked against the field that they search.
+    # low, high and step of a dimension are checked against the range of its setting.
     for name, group in [("", groups), *groups["$defs"].items()]:
         for key, kind in group["properties"].items() if name != "HyperparameterConfig" else ():
             for part in kind.get("anyOf", [kind]):
@@ -148,10 +149,10 @@ def test_every_number_in_the_schema_has_a_range():
     [
         (["-m"], ["sweeps=default"]),
         (["-m", "data.limit=9"], ["sweeps=default"]),
-        # What chooses something is left alone, and so is a single job.
+        # A command that chooses something, or runs a single job, is not changed.
         *((["-m", one], []) for one in ("augmentation=flip,light", "augmentation=flip", "sweeps=a")),
         *(([*one], []) for one in (("-m", "experiment=debug"), (), ("seed=1",))),
-        # Of the composed groups, the name of the job tells anyway.
+        # Composed groups are in the name of the job anyway.
         (["-m", "backbone=a,b"], []),
         (["-m", "backbone=a,b", "+seed=1,2"], ["varied=[seed]"]),
     ],
@@ -170,7 +171,7 @@ def test_a_job_is_named_after_its_choices_in_any_order_and_not_after_constants()
 
 
 @given(value=st.text(max_size=400), other=st.text(max_size=400))
-def test_any_value_gives_a_safe_name_and_other_values_another(value, other):
+def test_any_value_gives_a_safe_and_distinct_name(value, other):
     name = job_name(CHOICES, [f"data.train={value}"], ["data.train"])
     assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name)
     assert len(name) <= MAX_JOB_NAME
@@ -194,7 +195,7 @@ def test_any_value_gives_a_safe_name_and_other_values_another(value, other):
         ("fit.epochs=1_0", 10),
     ],
 )
-def test_a_text_is_what_was_typed(override, typed):
+def test_a_text_stays_as_typed(override, typed):
     parsed = OverridesParser.create().parse_override(as_typed(override))
     if parsed.is_sweep_override():
         jobs = [OverridesParser.create().parse_override(f"study={one}") for one in parsed.sweep_string_iterator()]
@@ -203,7 +204,7 @@ def test_a_text_is_what_was_typed(override, typed):
         assert parsed.value() == typed
 
 
-def test_a_dimension_may_be_given_what_its_file_leaves_out(composed):
+def test_a_dimension_accepts_keys_that_its_file_does_not_set(composed):
     assert to_search_config(composed("data.train=train.zip", as_typed("space.l2.step=10"))).space["l2"].step == 10
 
 
@@ -218,16 +219,19 @@ def test_a_dimension_may_be_given_what_its_file_leaves_out(composed):
         ("+fit.epochs=1", "+fit.epochs: already set; remove the +"),
         ("fit.epochs=1,2", "fit.epochs=1,2: several values need -m"),
         ("fit.epochs=range(1,3)", "fit.epochs=range(1,3): several values need -m"),
+        ("split.top=1", "split.top: unknown setting; did you mean 'select.top_k'? known here: folds, group_by"),
+        ("fit.epochs.x=1", "fit.epochs.x: unknown setting"),
+        ("hydra.launcher.jobs=1,2", "hydra.launcher.jobs=1,2: several values need -m"),
         ("backbone@x=small_cnn", "backbone@x: unknown setting"),
         ("data.sample.seed=1", "data.sample.seed: unknown setting"),
         ("augmentation=lite", "augmentation=lite: unknown option; did you mean 'light'? known here: flip, light"),
         ("hydra/launcher=nowhere", "hydra/launcher=nowhere: unknown option; pip install 'catsdogs[some]' to add it"),
         ("hydra/launcher=nowhere", "; known here: basic, isolated"),
         ("hydra.launcher.jobs=many", "hydra.launcher.jobs: Value 'many'"),
-        ("fit.epochs=[", "fit.epochs=[: cannot be read as key=value"),
+        ("fit.epochs=[", "fit.epochs=[: expected key=value"),
     ],
 )
-def test_what_hydra_refuses_is_told_in_a_sentence(composed, monkeypatch, override, words):
+def test_hydras_errors_become_one_line_messages_without_its_advice(composed, monkeypatch, override, words):
     monkeypatch.setitem(EXTRAS, "nowhere", "some")
     with pytest.raises(HydraException) as refused:
         composed(override)
@@ -235,3 +239,17 @@ def test_what_hydra_refuses_is_told_in_a_sentence(composed, monkeypatch, overrid
     assert words in message
     for advice in ("multirun", "HYDRA_FULL_ERROR", "https://", "To append", "\n"):
         assert advice not in message
+
+
+@pytest.mark.parametrize("command", ["search", "retrain"])
+def test_help_describes_the_command_with_examples_and_does_not_advertise_hydra(run, command):
+    done = run(command, "--help")
+    assert done.returncode == 0, done.stderr
+    header, _, rest = done.stdout.partition("== Configuration groups ==")
+    description, *examples = [line for line in header.splitlines() if line.strip()]
+    assert description.endswith(".")
+    assert len(examples) >= 5
+    assert all(f"python -m catsdogs.{command} " in line for line in examples[:4])
+    assert "study=NAME" in header
+    assert "Override any value with key=value" in rest
+    assert "owered by Hydra" not in done.stdout

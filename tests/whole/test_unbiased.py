@@ -11,7 +11,8 @@ import pytest
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
-from catsdogs.config.schema import EnsembleConfig, RetrainConfig, TtaConfig, check
+from catsdogs.config.checks import check
+from catsdogs.config.schema import EnsembleConfig, RetrainConfig, TtaConfig
 from catsdogs.data.dataset import load_dataset
 from catsdogs.data.views import LiveViews
 from catsdogs.final.retraining import make_final
@@ -345,9 +346,9 @@ def test_a_single_model_of_folds_is_trained_on_all_and_judged_by_the_search_or_i
     [
         (
             {"kind": "folds", "evaluate_with": "folds"},
-            "evaluate_with=folds: with ensemble=folds they are the model itself",
+            "evaluate_with=folds: .*ensemble=folds.*remove evaluate_with",
         ),
-        ({"tta": "auto"}, "tta=auto: training on every fold of split.folds=2"),
+        ({"tta": "auto"}, "tta=auto: .*split.folds=2.*use evaluate_with=folds"),
         ({"kind": "folds", "fit_on": "all"}, "fit_on=all"),
         ({"kind": "folds", "size": 2, "trial": "0"}, "trial=0: .*ensemble=folds and ensemble.num_jobs=2"),
         ({"kind": "jobs"}, "ensemble.num_jobs=1: must be at least 2 with ensemble=jobs"),

@@ -1,0 +1,166 @@
+"""Validation of a composed configuration: types and ranges by the schema, then settings that depend on each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from catsdogs.base.errors import UserError
+from catsdogs.base.text import quoted
+from catsdogs.config.schema import SEARCHABLE, HyperparameterConfig, RetrainConfig, SearchConfig, setting_keys
+from catsdogs.config.setting_names import did_you_mean, unknown, unknown_setting
+
+Config = TypeVar("Config", bound=SearchConfig)
+
+
+def validated(values: dict[str, Any], kind: type[Config]) -> Config:
+    """Validate a composed configuration and return it as plain dataclasses, before any data is read.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value has the wrong type, is out of range or does not fit another.
+    """
+    try:
+        config = TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise UserError(_format_validation_error(error, values)) from error
+    check(config)
+    return config
+
+
+def _format_validation_error(error: ValidationError, values: Any, prefix: str = "") -> str:
+    first = error.errors()[0]
+    path, value = first["loc"], first["input"]
+    key = prefix + ".".join(map(str, path))
+    if first["type"] == "missing":
+        if path[0] == "space" and path[1] not in SEARCHABLE:
+            return _unknown_hyperparameter(str(path[1]))
+        return f"{key}: not set; add +{key}=VALUE, or set it in its file"
+    if first["type"] == "unexpected_keyword_argument":
+        for part in path[:-1]:
+            values = values[part]
+        return unknown_setting(key, {*map(str, values)} - {str(path[-1])}, setting_keys(SearchConfig))
+    shown = quoted(value) if isinstance(value, str) else "null" if value is None else str(value).lower()
+    if first["type"] == "dataclass_type":
+        return f"{key}={shown}: must be a group of settings; set each as {key}.KEY=VALUE"
+    hint = did_you_mean(str(value), re.findall("'([^']*)'", first["msg"])) if first["type"] == "literal_error" else ""
+    return f"{key}={shown}: {first['msg'].replace('Input should', 'must')}{hint}"
+
+
+def _unknown_hyperparameter(name: str) -> str:
+    return f"space.{name}: {unknown('hyperparameter', did_you_mean(name, SEARCHABLE), SEARCHABLE)}"
+
+
+def check(config: SearchConfig) -> None:
+    """Check values that depend on each other, and files.
+
+    Raises:
+        UserError: names the key, the value and the fix.
+    """
+    for name, dimension in config.space.items():
+        _check_dimension(name, dimension, config)
+    if config.study in ("", ".", "..") or "/" in config.study or "\\" in config.study:
+        raise UserError(
+            f"study={config.study}: must be a folder name, not a path; set the parent folder with studies_dir=FOLDER"
+        )
+    for name, value in config.tuner.arguments.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"tuner.arguments.{name}={value}: must be finite")
+    _check_weights(config.backbone.weights)
+    if config.data.train is None and config.data.sample is None:
+        raise UserError(
+            "data.train=null: no training images; set data.train=PATH to a zip or folder of labeled images, or use "
+            "data=sample for synthetic images"
+        )
+    if config.tuner.max_trials is None and config.tuner.oracle in ("random", "bayesian"):
+        raise UserError(f"tuner.max_trials=null: must be at least 1 with tuner.oracle={config.tuner.oracle}")
+    if isinstance(config, RetrainConfig):
+        _check_ensemble(config)
+        _check_evaluation(config)
+
+
+def _check_weights(weights: str | None) -> None:
+    if weights in (None, "imagenet"):
+        return
+    file = Path(str(weights))
+    if not file.is_file() or file.suffix != ".h5":
+        problem = "not a .h5 file" if file.is_file() else "file not found"
+        raise UserError(
+            f"backbone.weights={weights}: {problem}; use imagenet, null, or the path of a .weights.h5 or .h5 file"
+        )
+
+
+def _check_ensemble(config: RetrainConfig) -> None:
+    kind, num_jobs = config.ensemble.kind, config.ensemble.num_jobs
+    if kind == "none" and num_jobs > 1:
+        raise UserError(
+            f"ensemble.num_jobs={num_jobs}: not supported with ensemble=none; use ensemble=jobs or ensemble=folds"
+        )
+    if kind == "jobs" and num_jobs == 1:
+        raise UserError("ensemble.num_jobs=1: must be at least 2 with ensemble=jobs; raise it, or use ensemble=none")
+    if kind == "folds" and config.split.folds == 1:
+        raise UserError(
+            "ensemble=folds: not supported for a job with split.folds=1; search with split.folds=5, or use "
+            "ensemble=none"
+        )
+    if kind == "folds" and config.fit_on == "all":
+        raise UserError("fit_on=all: not supported with ensemble=folds, whose models exclude one fold each; remove it")
+    if num_jobs > 1 and config.trial is not None:
+        raise UserError(
+            f"trial={config.trial}: not supported with ensemble={kind} and ensemble.num_jobs={num_jobs}, which "
+            "take the best trial of every job; remove trial"
+        )
+
+
+def _check_evaluation(config: RetrainConfig) -> None:
+    of_folds, folds = config.ensemble.kind == "folds", config.split.folds
+    if config.evaluate_with == "folds" and (of_folds or folds == 1):
+        other = "ensemble=folds, which always does so" if of_folds else "split.folds=1"
+        raise UserError(f"evaluate_with=folds: not supported with {other}; remove evaluate_with")
+    out_of_sample = of_folds or config.evaluate_with == "folds" or (config.fit_on == "train" and folds == 1)
+    if config.tta.kind == "auto" and not out_of_sample:
+        reason = "fit_on=all" if config.fit_on == "all" else f"the model of a job with split.folds={folds}"
+        fix = "remove fit_on=all" if folds == 1 else "use evaluate_with=folds"
+        raise UserError(
+            f"tta=auto: no out-of-sample images to choose on, because {reason} trains on all of them; set tta to none, "
+            f"flip, crops or views, or {fix}"
+        )
+
+
+def _check_dimension(name: str, dimension: HyperparameterConfig, config: SearchConfig) -> None:
+    """Check that a dimension of the space names a known setting and stays within its range."""
+    key = f"space.{name}"
+    if name not in SEARCHABLE:
+        raise UserError(_unknown_hyperparameter(name))
+    group: Any = next(group for group in (config.model, config.schedule) if isinstance(group, SEARCHABLE[name]))
+    values = _extreme_values(key, dimension)
+    if dimension.kind == "float" and isinstance(getattr(group, name), int):
+        raise UserError(f"{key}.kind=float: {name} takes integers; use kind int, or choice with integers")
+    for value in values:
+        as_int = dimension.kind == "int" and float(value).is_integer()
+        try:
+            dataclasses.replace(group, **{name: int(value) if as_int else value})
+        except ValidationError as error:
+            raise UserError(_format_validation_error(error, None, "space.")) from error
+
+
+def _extreme_values(key: str, dimension: HyperparameterConfig) -> list[Any]:
+    """Return the values of a choice, or low and high, after checking the keys of the kind."""
+    if dimension.kind == "choice":
+        if dimension.values is None:
+            raise UserError(f"{key}.kind=choice: {key}.values is not set; add +{key}.values=[A,B]")
+        return dimension.values
+    low, high, step = dimension.low, dimension.high, dimension.step
+    if low is None or high is None:
+        raise UserError(f"{key}.kind={dimension.kind}: needs {key}.low and {key}.high; set both")
+    if low >= high:
+        raise UserError(f"{key}.low={low:g}: must be below {key}.high={high:g}")
+    if dimension.sampling == "log" and low <= 0:
+        raise UserError(f"{key}.low={low:g}: must be above 0 with {key}.sampling=log")
+    if dimension.sampling == "log" and step is not None and step <= 1:
+        raise UserError(f"{key}.step={step:g}: must be above 1 with {key}.sampling=log, where it is a factor")
+    return [low, high]
