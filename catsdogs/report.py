@@ -1,9 +1,9 @@
-"""Entry point: study folders -> the answer on the terminal, `report.html`, tables, exports. Runs without TensorFlow.
+"""Entry point of the report: summary on the terminal, `report.html`, tables and exports. Does not import TensorFlow.
 
 python -m catsdogs.report multirun/NAME                        <study>/report.html, report/*.csv, leaderboard.csv
-python -m catsdogs.report multirun/NAME multirun/OTHER         several studies side by side, beside the first one
-python -m catsdogs.report multirun/NAME --watch                again and again while its jobs run
-python -m catsdogs.report multirun/NAME --tensorboard --mlflow     its trials as TensorBoard's and MLflow's runs
+python -m catsdogs.report multirun/NAME multirun/OTHER         compare several studies, report in multirun/
+python -m catsdogs.report multirun/NAME --watch                rewrite the report while jobs are running
+python -m catsdogs.report multirun/NAME --tensorboard --mlflow     export the trials to TensorBoard and MLflow
 """
 
 from __future__ import annotations
@@ -33,21 +33,25 @@ def _seconds(text: str) -> float:
     with suppress(ValueError):
         if 1 <= float(text) < math.inf:
             return float(text)
-    raise UserError(f"--watch {text}: it takes seconds, at least 1; give the studies before it")
+    raise UserError(f"--watch {text}: expected a number of seconds, at least 1; list the studies before --watch")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="catsdogs-report",
-        description="Which choice is better, by how much, and can it be believed? Prints the answer and writes one "
-        "page that needs no network, for one study or several side by side. Give the studies before the options.",
+        description="Compare the jobs of one or more studies. Prints a summary and writes a self-contained HTML report "
+        "that works offline. List the studies before any options.",
     )
-    parser.add_argument("study", nargs="*", type=Path, help="folder of a study, for example multirun/NAME")
+    parser.add_argument("study", nargs="*", type=Path, help="study folder, for example multirun/NAME")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="the page; default: report.html in the study, or beside several"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="path of the HTML report (default: report.html in the study folder, or in its parent folder for several "
+        "studies)",
     )
     parser.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="where the images are, if their pictures are not found"
+        "--images", type=Path, metavar="FOLDER", help="folder of the images, if thumbnails are missing from the report"
     )
     parser.add_argument(
         "--watch",
@@ -55,29 +59,29 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=_seconds,
         const=_WATCH_SECONDS,
         metavar="SECONDS",
-        help=f"write it again every {_WATCH_SECONDS:g} seconds until the last job has ended",
+        help="rewrite the report every SECONDS seconds until no job is running or waiting (default: %(const)g)",
     )
     parser.add_argument(
         "--tensorboard",
         nargs="?",
         const="",
         metavar="FOLDER",
-        help="also write the trials as TensorBoard's runs; default: tensorboard/ in the study",
+        help="also write the trials as TensorBoard runs (default: tensorboard/ in the study folder)",
     )
     parser.add_argument(
         "--mlflow",
         nargs="?",
         const="",
         metavar="URI",
-        help="also write the trials as MLflow's runs; default: mlflow.db in the study",
+        help="also write the trials as MLflow runs (default: mlflow.db in the study folder)",
     )
     options = parser.parse_args(arguments)
     if not options.study:
-        raise UserError("no study is given; give its folder first, as in `python -m catsdogs.report multirun/NAME`")
+        raise UserError("study: not set; pass a study folder first, for example multirun/NAME")
     for name in ("tensorboard", "mlflow"):
         value = getattr(options, name)
         if value and ((Path(value) / PLAN).is_file() or any(Path(value).glob(f"*/{RESULT}"))):
-            raise UserError(f"--{name} {value}: this is a study; give the studies first, and --{name} after them")
+            raise UserError(f"--{name} {value}: is a study folder; list the studies before --{name}")
     if options.output is not None:
         check_page(options.output, "report")
     return options
@@ -91,7 +95,7 @@ def _report(arguments: Sequence[str] | None = None) -> int:
     from catsdogs.comparison.watch import watch, write_leaderboards
 
     folders: list[Path] = options.study
-    # What belongs to several studies lies beside the first, which may be `.`.
+    # The report of several studies is written next to the first one, which may be `.`.
     home = folders[0] if len(folders) == 1 else Path(os.path.normpath(folders[0] / ".."))
     output = options.output or home / PAGE
     try:
@@ -101,15 +105,15 @@ def _report(arguments: Sequence[str] | None = None) -> int:
         else:
             study_data = watch(folders, output, options.watch, options.images)
     except OSError as error:
-        place = "" if error.filename is None else f" ({error.filename})"
+        path = "" if error.filename is None else f": {error.filename}"
         raise UserError(
-            f"{output}: {error.strerror or error}{place}; choose where it is written with --output=FILE"
+            f"{output}: cannot write the report ({error.strerror or error}{path}); set another path with --output=FILE"
         ) from error
-    found = print_summary(study_data)
+    summary = print_summary(study_data)
     try:
         _export(options, study_data, home)
     finally:
-        print_files(folders, output, found.command)
+        print_files(folders, output, summary.command)
     return 0
 
 
@@ -126,12 +130,13 @@ def _export(options: argparse.Namespace, study_data: StudyData, home: Path) -> N
 
         uri = options.mlflow or local_store(home)
         runs = write_mlflow(study_data, uri)
-        # An address of the user's own may hold a password.
-        how = "" if options.mlflow else f"; mlflow ui --backend-store-uri {shlex.quote(uri)}"
-        print(f"\nMLflow: {runs} run{'s' if runs != 1 else ''}{sanitize_line(how)}")
+        # A URI of the user may contain a password, so it is not printed.
+        command = "" if options.mlflow else f"; mlflow ui --backend-store-uri {shlex.quote(uri)}"
+        print(f"\nMLflow: {runs} run{'s' if runs != 1 else ''}{sanitize_line(command)}")
 
 
 def main() -> int:
+    """Run the command and return its exit status."""
     return exit_status_of(_report)
 
 

@@ -1,4 +1,4 @@
-"""Report pages as documents, and a study whose names would break a page that did not escape them."""
+"""Parsed report pages, and a study with names that break a page without escaping."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from catsdogs.study.jobs import write_plan
 
 EVIL = '<script>window.hacked = 1</script><img src="x" onerror="window.hacked = 1">'
 
-# Elements that begin something new, and those that have no end tag.
+# Elements that separate text, and elements without an end tag.
 CELLS = {"td", "th", "dt", "dd", "li", "p", "div", "h1", "h2", "h3"}
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
 
 
 class Document(HTMLParser):
-    """Every element of a page with its attributes and all text in it, tags balanced."""
+    """Elements of a page with their attributes and text; unbalanced tags are errors."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -48,9 +48,9 @@ class Document(HTMLParser):
 
     def all(self, tag, **attributes):
         return [
-            (found, " ".join("".join(text).split()))
-            for name, found, text in self.elements
-            if name == tag and attributes.items() <= found.items()
+            (present, " ".join("".join(text).split()))
+            for name, present, text in self.elements
+            if name == tag and attributes.items() <= present.items()
         ]
 
     def text(self, tag, **attributes):
@@ -58,17 +58,17 @@ class Document(HTMLParser):
 
     @property
     def rows(self):
-        """Of the leaderboard."""
+        """Texts of the rows of the leaderboard."""
         return [text for attributes, text in self.all("tr") if "data-status" in attributes]
 
     @property
     def body(self):
-        """What a reader sees, without scripts."""
+        """Visible text, without scripts."""
         return self.text("main")[0]
 
 
 def assert_fetches_nothing(document: Document, folder: Path) -> None:
-    """Also: links of the page lead to elements of it, or to files beside it."""
+    """Assert that a page loads nothing, and that its links point to its elements or to files in `folder`."""
     policy = document.all("meta", **{"http-equiv": "Content-Security-Policy"})[0][0]["content"]
     assert policy.startswith("default-src 'none';")
     assert "unsafe-eval" not in policy
@@ -84,7 +84,7 @@ def assert_fetches_nothing(document: Document, folder: Path) -> None:
 
 
 def write_hostile(study):
-    """Jobs in every state whose names and texts would break a page that did not escape them."""
+    """Write jobs in every state with names and strings that break a page without escaping."""
     long = "x" * 300
     choices = {"backbone": EVIL, "augmentation": long, "schedule": "a\nb\u2028c", "label_smoothing": "{{ 7 * 7 }}"}
     write_job(study, choices, name=f"<script>window.hacked=1<{'n' * 180}", trials=12, failed_trials=2)

@@ -27,7 +27,7 @@ HOSTILE = "<script>alert(1)</script>[red]\x1b[31m\"'\n"
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """Four jobs in `multirun/s`, from whose parent commands run."""
+    """Write four jobs to `multirun/s`; commands run in the parent of `multirun`."""
     monkeypatch.chdir(tmp_path)
     return write_study(tmp_path / "multirun" / "s").relative_to(tmp_path)
 
@@ -37,26 +37,26 @@ def command(monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["catsdogs-report", *map(str, arguments)])
         status = report.main()
-        told = capsys.readouterr()
-        return status, told.out, told.err
+        output = capsys.readouterr()
+        return status, output.out, output.err
 
     return run
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Pages are told and not drawn; gives what was asked for."""
-    asked = []
+    """Replace the page with a stub; return the value of `watching` of every call."""
+    calls = []
 
     def write_report(folders, output, watching, images):
-        asked.append(watching)
+        calls.append(watching)
         study_data = read_study_data(folders)
         output.write_text("a page")
         return study_data
 
     monkeypatch.setattr("catsdogs.comparison.page.writing.write_report", write_report)
     monkeypatch.setattr(watch, "write_report", write_report)
-    return asked
+    return calls
 
 
 def printed(folders, width):
@@ -65,7 +65,7 @@ def printed(folders, width):
     return output.getvalue()
 
 
-def test_a_study_gets_its_answer_its_page_and_its_tables(study, command):
+def test_summary_page_and_tables_of_a_study(study, command):
     status, out, err = command(study)
     assert (status, err) == (0, "")
     assert "mobilenet_v2-light-cosine-mild" in (study / "report.html").read_text(encoding="utf-8")
@@ -77,11 +77,11 @@ def test_a_study_gets_its_answer_its_page_and_its_tables(study, command):
         "Leaderboard: multirun/s/leaderboard.csv",
     ]
     assert lines[-1].startswith("Next: python -m catsdogs.retrain study=s")
-    # The answer is the first thing that is said.
+    # The first line is the headline.
     assert "light" in next(line for line in lines if line)
 
 
-def test_several_studies_lie_beside_the_first_one(study, command, monkeypatch):
+def test_the_report_of_several_studies_is_next_to_the_first(study, command, monkeypatch):
     shutil.copytree(study, study.with_name("t"))
     status, out, err = command(study, study.with_name("t"))
     assert (status, err) == (0, "")
@@ -89,12 +89,12 @@ def test_several_studies_lie_beside_the_first_one(study, command, monkeypatch):
     for file in ("report.html", "report/jobs.csv", "t/leaderboard.csv"):
         assert (study.parent / file).is_file()
     assert not (study / "report.html").exists()
-    # Also beside the current folder.
+    # The same if the first study is the current folder.
     monkeypatch.chdir(study)
     assert "Report: ../report.html" in command(".", "../t")[1]
 
 
-def test_a_folder_of_the_users_where_the_tables_would_lie_is_kept(study, command):
+def test_a_folder_of_the_user_is_not_overwritten_by_tables(study, command):
     shutil.copytree(study, study.with_name("t"))
     mine = study.parent / "report" / "trials.csv"
     mine.parent.mkdir()
@@ -106,7 +106,7 @@ def test_a_folder_of_the_users_where_the_tables_would_lie_is_kept(study, command
     assert mine.read_text() == "mine"
 
 
-def test_a_failed_a_running_and_a_waiting_job_are_told(study, command, quick):
+def test_failed_running_and_waiting_jobs_are_printed(study, command, quick):
     write_job(study, CHOICES, trials=0, status="failed", error="ValueError: no luck\nand more", name="broken")
     write_job(study, {**CHOICES, "augmentation": "flip"}, trials=2, planned=6, status="running", name="busy")
     write_plan(study, ["broken", "busy", "later"], ["-m"])
@@ -118,7 +118,7 @@ def test_a_failed_a_running_and_a_waiting_job_are_told(study, command, quick):
 
 
 @pytest.mark.parametrize("width", [100, 40])
-def test_everything_fits_whatever_the_names_and_errors_are(tmp_path, width):
+def test_long_and_hostile_names_fit_the_terminal(tmp_path, width):
     study = tmp_path / ("s" * 150)
     for number, name in enumerate(("j" * 200, HOSTILE.replace("/", ""))):
         choices = {"backbone": "b" * 300, "augmentation": HOSTILE * (number + 1), "schedule": f"x{number}" * 50}
@@ -129,15 +129,16 @@ def test_everything_fits_whatever_the_names_and_errors_are(tmp_path, width):
     for folders in ([study], [study, tmp_path / "t"]):
         text = printed(folders, width)
         assert max(map(len, text.splitlines())) <= width
-        # Nothing is cut, and nothing is sent to the terminal.
+        # Nothing is cut off, and no control character is printed.
         squeezed = "".join(text.split())
         assert "e" * 500 in squeezed
         assert "[red]" in squeezed
+        assert "no-errorfailed:noerrormessagewasrecorded" in squeezed
         assert not {"\x1b", "…"} & set(text)
 
 
 @pytest.mark.parametrize("width", [100, 79])
-def test_numbers_are_whole_at_every_width(study, width):
+def test_numbers_are_complete_at_every_width(study, width):
     text = printed([study], width)
     lines = text[text.index("Jobs, best") :].splitlines()
     for loss in write_leaderboard(study)["val_log_loss"]:
@@ -145,7 +146,7 @@ def test_numbers_are_whole_at_every_width(study, width):
     assert "All jobs: backbone mobilenet_v2, schedule cosine" in " ".join(text.split())
 
 
-def test_a_damaged_result_and_no_result_are_no_crash(tmp_path, study, command, quick):
+def test_corrupted_and_missing_results_are_not_an_error(tmp_path, study, command, quick):
     file = next(study.glob("*/result.json"))
     write_json(file, {**read_json(file), "seconds": "long"})
     status, out, _ = command(study)
@@ -161,10 +162,10 @@ def test_a_damaged_result_and_no_result_are_no_crash(tmp_path, study, command, q
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), ["no study"]),
+        ((), ["study: not set"]),
         (("multirun/nothing",), ["nothing", "s"]),
         ((".",), ["result.json"]),
-        (("multirun/s", "multirun/s"), ["given twice"]),
+        (("multirun/s", "multirun/s"), ["multirun/s: study listed twice"]),
         (("multirun/s", "--output", "x.csv"), ["x.csv", "HTML"]),
         (("multirun/s", "--output", "multirun/s.html"), ["multirun/s.html", "tables", "--output"]),
         (("multirun/s", "--output", "file.txt/x.html"), ["file.txt", "--output"]),
@@ -172,13 +173,13 @@ def test_a_damaged_result_and_no_result_are_no_crash(tmp_path, study, command, q
         (("multirun/s", "--output", "mine.html"), ["mine.html", "was not written by catsdogs-report"]),
         (("--watch", "multirun/s"), ["--watch multirun/s", "seconds"]),
         (("multirun/s", "--watch", "0"), ["--watch 0", "at least 1"]),
-        (("--tensorboard", "multirun/s"), ["no study"]),
-        (("multirun/t", "--tensorboard", "multirun/s"), ["--tensorboard multirun/s", "first"]),
-        (("multirun/t", "--mlflow", "multirun/s"), ["--mlflow multirun/s", "first"]),
+        (("--tensorboard", "multirun/s"), ["study: not set"]),
+        (("multirun/t", "--tensorboard", "multirun/s"), ["--tensorboard multirun/s", "before --tensorboard"]),
+        (("multirun/t", "--mlflow", "multirun/s"), ["--mlflow multirun/s", "before --mlflow"]),
     ],
 )
-def test_a_mistake_is_told_in_one_sentence_with_status_2(study, command, monkeypatch, arguments, words):
-    monkeypatch.delattr(time, "sleep")  # nothing is to be watched
+def test_user_errors_are_one_line_with_status_2(study, command, monkeypatch, arguments, words):
+    monkeypatch.delattr(time, "sleep")  # must not start watching
     for name in ("file.txt", "mine.html"):
         (study.parent.parent / name).write_text("mine")
     status, out, err = command(*arguments)
@@ -188,19 +189,19 @@ def test_a_mistake_is_told_in_one_sentence_with_status_2(study, command, monkeyp
     assert (study.parent.parent / "mine.html").read_text() == "mine"
 
 
-def test_a_study_of_somebody_else_is_reported_elsewhere(study, command, quick, monkeypatch):
+def test_a_read_only_study_is_reported_elsewhere(study, command, quick, monkeypatch):
     monkeypatch.setattr(
         "catsdogs.comparison.watch.write_leaderboard", Mock(side_effect=PermissionError(13, "Permission denied"))
     )
     os.mkdir("new")
     status, out, err = command(study, "--output", "new/mine.html")
-    assert (status, err) == (0, "warning: multirun/s/leaderboard.csv is not written (Permission denied)\n")
+    assert (status, err) == (0, "warning: cannot write multirun/s/leaderboard.csv (Permission denied)\n")
     assert "Report: new/mine.html" in out
     assert os.path.isfile("new/mine.html")
     assert not (study / "report.html").exists()
 
 
-def test_exports_are_asked_with_what_was_given_and_their_mistakes_are_told_last(study, command, quick, monkeypatch):
+def test_exports_get_the_options_and_their_errors_are_printed_last(study, command, quick, monkeypatch):
     write_mlflow = Mock(side_effect=[1, 1, UserError("mlflow: no server there")])
     monkeypatch.setattr("catsdogs.comparison.exports.to_mlflow.write_mlflow", write_mlflow)
     _, out, _ = command(study, "--tensorboard", "--mlflow")
@@ -219,17 +220,17 @@ def test_exports_are_asked_with_what_was_given_and_their_mistakes_are_told_last(
 
 @pytest.fixture
 def clock(monkeypatch):
-    """In place of waiting, the next of these is done; gives how long it would have waited."""
+    """Replace each sleep with the next of these steps; return the seconds of all sleeps."""
 
     def set_clock(*steps):
-        left, slept, real = list(steps), [], time.sleep
+        remaining, slept, real = list(steps), [], time.sleep
 
         def sleep(seconds):
-            if seconds < 1:  # for a lock
+            if seconds < 1:  # waits for a lock
                 real(seconds)
             else:
                 slept.append(seconds)
-                left.pop(0)()
+                remaining.pop(0)()
 
         monkeypatch.setattr(time, "sleep", sleep)
         return slept
@@ -239,7 +240,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def job(study):
-    """Writes a job of a study of which one is done, `busy` has begun and `later` waits."""
+    """Return a function that writes jobs of a study: one is finished, `busy` is running and `later` is waiting."""
     done, *others = (file.parent for file in study.glob("*/result.json"))
     for other in others:
         shutil.rmtree(other)
@@ -252,7 +253,7 @@ def job(study):
     return write
 
 
-def test_watching_follows_a_study_until_its_last_job_has_ended(study, command, quick, clock, job):
+def test_watching_continues_until_the_last_job_finishes(study, command, quick, clock, job):
     slept = clock(
         lambda: job("busy", 2),
         lambda: job("busy", 4, "ok"),
@@ -262,14 +263,14 @@ def test_watching_follows_a_study_until_its_last_job_has_ended(study, command, q
     status, out, err = command(study, "--watch", "3")
     assert (status, err) == (0, "")
     assert slept == [3.0] * 4
-    # The last page does not load itself again.
+    # The last page does not refresh itself.
     assert quick == [True] * 5 + [False]
     assert re.findall(r" s: (\d+) of 12 trials", out) == ["5", "6", "8", "9", "12"]
     assert "Next:" in out
     assert len(pd.read_csv(study / "leaderboard.csv")) == 3
 
 
-def test_ctrl_c_ends_watching_with_a_page_that_stays_as_it_is(study, command, quick, clock, job):
+def test_ctrl_c_stops_watching_with_a_final_page(study, command, quick, clock, job):
     clock(Mock(side_effect=KeyboardInterrupt))
     status, out, _ = command(study, "--watch")
     assert status == 0
@@ -277,34 +278,34 @@ def test_ctrl_c_ends_watching_with_a_page_that_stays_as_it_is(study, command, qu
     assert "Report: multirun/s/report.html" in out
 
 
-def test_watching_waits_for_the_first_job_and_goes_on_where_one_is_moved_away(study, command, clock, monkeypatch):
-    whole = study.rename(study.with_name("whole"))
+def test_watching_waits_for_the_first_job_and_survives_moved_jobs(study, command, clock, monkeypatch):
+    complete = study.rename(study.with_name("complete"))
     study.mkdir()
-    shutil.copy(whole / "study.json", study)
+    shutil.copy(complete / "study.json", study)
     gone = [FileNotFoundError(2, "No such file", "result.json"), DEFAULT, DEFAULT]
     monkeypatch.setattr(watch, "write_report", Mock(wraps=watch.write_report, side_effect=gone))
-    slept = clock(lambda: shutil.copytree(whole, study, dirs_exist_ok=True), lambda: None)
+    slept = clock(lambda: shutil.copytree(complete, study, dirs_exist_ok=True), lambda: None)
     status, out, _ = command(study, "--watch")
     assert (status, len(slept)) == (0, 2)
-    assert out.count("no job has begun yet") == 1
+    assert out.count("no job has started yet") == 1
 
 
-def test_the_end_of_a_study_is_told_whatever_becomes_of_the_page(study, capsys, monkeypatch):
+def test_a_study_is_summarized_even_if_the_page_fails(study, capsys, monkeypatch):
     broken = Mock(side_effect=ZeroDivisionError("a bug"))
     monkeypatch.setattr("catsdogs.comparison.page.writing.write_report", broken)
     reporting.report_study(study)
-    told = capsys.readouterr()
+    output = capsys.readouterr()
     for line in ("log loss", "Leaderboard: ", "Next: python -m catsdogs.retrain study=s"):
-        assert line in told.out
-    assert "Report: " not in told.out
-    assert re.fullmatch("warning: .*ZeroDivisionError: a bug.*python -m catsdogs.report multirun/s.*\n", told.err)
+        assert line in output.out
+    assert "Report: " not in output.out
+    assert re.fullmatch("warning: cannot write .*ZeroDivisionError: a bug.*report multirun/s\n", output.err)
 
     monkeypatch.setattr("catsdogs.comparison.terminal.summarize", broken)
     reporting.report_study(study)
-    told = capsys.readouterr()
-    assert told.err.count("\n") == 2
-    assert "Next: python -m catsdogs.retrain study=s" in told.out
+    output = capsys.readouterr()
+    assert output.err.count("\n") == 2
+    assert "Next: python -m catsdogs.retrain study=s" in output.out
 
     reporting.write_page(study)
-    told = capsys.readouterr()
-    assert (told.out, told.err.count("\n")) == ("", 1)
+    output = capsys.readouterr()
+    assert (output.out, output.err.count("\n")) == ("", 1)

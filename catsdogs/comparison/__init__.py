@@ -1,1 +1,1 @@
-"""Study folders -> the comparison of their jobs: page, terminal, tables, exports. Nothing here imports Keras."""
+"""Comparison of the jobs of one or more studies: page, terminal output, tables and exports. Does not import Keras."""

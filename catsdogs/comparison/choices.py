@@ -1,13 +1,12 @@
-"""Evidence -> effect of each composed choice, over pairs of jobs that differ in nothing else.
+"""Effects of the composed choices, measured on pairs of jobs that differ in one choice only.
 
-Two jobs make a pair for a choice if they tell different values of it, tell the same values of every other choice, and
-were run with the same configuration but for the keys that belong to the choice: `backbone` owns `backbone.*`,
-`fit.epochs` itself. A choice that is no key of the configuration, such as `experiment`, may change any key, so it owns
-all of them. What `catsdogs.study.identity.identity` leaves out, where things lie and what comes after the search, does
-not count.
+Two jobs are a pair for a choice if they record different values of it and equal values of every other choice. Their
+configurations may differ only in keys that the choice owns: `backbone` owns `backbone.*`, `fit.epochs` owns itself. A
+choice that is not a key of the configuration, such as `experiment`, may change any key, so it owns all keys. Keys that
+`catsdogs.study.identity.identity` excludes (paths, steps after the search) are ignored.
 
-Jobs of several studies pair likewise. Where two studies made the same choices, the study itself is one more choice,
-named `study`; it owns all keys, so its effect is that of everything in which the studies differ.
+Jobs of different studies form pairs too. If their jobs agree in all choices, `study` is added as a choice. It owns all
+keys, so its effect covers everything that differs between the studies.
 """
 
 from __future__ import annotations
@@ -24,16 +23,17 @@ import pandas as pd
 from catsdogs.base.text import listed
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.config.schema import SearchConfig
+from catsdogs.pages.formats import counted
 from catsdogs.scoring.intervals import mean_intervals
 from catsdogs.study.identity import identity
 
 STUDY = "study"
 
-# Of a choice with more values, each is compared with the best one only: 10 values would make 45 pairs.
+# With more values than this, each is compared with the best one only: 10 values would make 45 pairs.
 MOST_VALUES = 4
 
-# Stands for a choice that a job does not tell, because only another study varied it.
-UNRECORDED = "not told"
+# Value of a choice that a job does not record because only another study varied it.
+UNRECORDED = "not recorded"
 
 _EFFECT = ["choice", "value", "against"]
 _PAIR = [*_EFFECT, "label", "label_against"]
@@ -44,23 +44,25 @@ _DERIVED = {"fit.epochs": "features.views"}
 
 _KEYS = frozenset(item.name for item in dataclasses.fields(SearchConfig))
 
-# By label of the comparable jobs, what each tells by name.
-_Told = dict[str, dict[str, str]]
+# Values by name (of a choice or of a key), for the label of each comparable job.
+_ValuesByJob = dict[str, dict[str, str]]
 
 
 def compared_choices(study_data: StudyData) -> tuple[str, ...]:
-    """The choices in which the comparable jobs differ, `study` among them where it tells jobs apart that else agree."""
-    return _compared(study_data, _made_choices(study_data))
+    """Return the choices in which the comparable jobs differ.
+
+    `study` is included if only the study distinguishes jobs that agree in all other choices.
+    """
+    return _compared(study_data, _recorded_choices(study_data))
 
 
 def choice_pairs(study_data: StudyData) -> pd.DataFrame:
-    """Every pair of jobs behind `choice_effects`.
+    """Return every pair of jobs behind `choice_effects`.
 
     Returns:
         A row per pair: choice, value (of `label`), against (of `label_against`), label, label_against, difference (log
-        loss of `label` minus that of `label_against`, mean over images), low, high (95 % interval, NaN for a single
-        image), images. The order of value and against is that of the effect, so a difference above 0 is a pair that
-        speaks against it.
+        loss of `label` minus that of `label_against`, mean over images), low, high (95% confidence interval, NaN for a
+        single image), images. value and against are ordered as in the effect, so a difference above 0 contradicts it.
     """
     losses = study_data.losses()
     pairs = _fair_pairs(study_data, losses)
@@ -68,17 +70,17 @@ def choice_pairs(study_data: StudyData) -> pd.DataFrame:
 
 
 def choice_effects(study_data: StudyData) -> pd.DataFrame:
-    """How much each choice changes the log loss, averaged over the pairs of jobs that differ in it alone.
+    """Estimate the effect of each choice on the log loss, averaged over the pairs that differ in it alone.
 
-    The differences of a pair are taken image by image and averaged over the pairs; the interval is over images. It does
-    not cover the seeds of the training, nor that a choice could work otherwise beside other choices.
+    Differences are computed per image and averaged over pairs. The confidence interval covers the sampling of images.
+    It covers neither training seeds nor interactions with other choices.
 
     Returns:
-        A row per choice and pair of values, those of a choice together, the largest effect first: choice, value (the
-        better one), against, difference (log loss of value minus that of against, at most 0), low, high (95 % interval,
-        NaN for a single image), decided (whether the interval excludes 0), pairs, images. Of a choice with more than
-        `MOST_VALUES` values each is compared with the best one only: the value whose jobs are furthest below the mean
-        of the jobs that differ from them in this choice alone.
+        A row per choice and pair of values, grouped by choice, the largest effect first: choice, value (the better
+        one), against, difference (log loss of value minus that of against, at most 0), low, high (95% confidence
+        interval, NaN for a single image), decided (whether the interval excludes 0), pairs, images. With more than
+        `MOST_VALUES` values, each is compared with the best value only. The best value is the one whose jobs are
+        furthest below the mean of the jobs that differ from them in this choice alone.
     """
     losses = study_data.losses()
     effects = _fair_pairs(study_data, losses).groupby(_EFFECT, sort=False)
@@ -91,23 +93,23 @@ def choice_effects(study_data: StudyData) -> pd.DataFrame:
 
 
 def unpaired_choices(study_data: StudyData) -> list[str]:
-    """Sentences about pairs of jobs that differ in one choice, but in other settings too, and so are not compared."""
-    found: dict[str, list[set[str]]] = {name: [] for name in compared_choices(study_data)}
-    for choice, _, _, unshared in _near_pairs(study_data, _made_choices(study_data)):
+    """Describe the pairs that differ in one choice but also in settings that it does not own; they are not compared."""
+    extra_keys: dict[str, list[set[str]]] = {name: [] for name in compared_choices(study_data)}
+    for choice, _, _, unshared in _near_pairs(study_data, _recorded_choices(study_data)):
         if unshared:
-            found[choice].append(unshared)
+            extra_keys[choice].append(unshared)
     return [
-        f"{choice}: {'1 pair of jobs differs' if len(keys) == 1 else f'{len(keys)} pairs of jobs differ'} also in "
-        f"{listed(sorted(set[str]().union(*keys)))} and so cannot tell its effect."
-        for choice, keys in found.items()
+        f"{choice}: {counted(len(keys), 'pair')} of jobs not compared because of other differences "
+        f"({listed(sorted(set[str]().union(*keys)))})."
+        for choice, keys in extra_keys.items()
         if keys
     ]
 
 
 def unlisted_differences(study_data: StudyData) -> list[str]:
-    """Keys of the configuration in which comparable jobs differ, though no choice of theirs tells it.
+    """Return the configuration keys in which comparable jobs differ and that no compared choice owns.
 
-    A difference between the jobs may come from there.
+    These keys may explain a difference between the jobs.
     """
     settings = list(_settings(study_data).values())
     choices = [name for name in compared_choices(study_data) if name != STUDY]
@@ -115,89 +117,89 @@ def unlisted_differences(study_data: StudyData) -> list[str]:
     return sorted(key for key in keys if not any(_owns(choice, key) for choice in choices))
 
 
-def _near_pairs(study_data: StudyData, made: _Told) -> Iterator[tuple[str, str, str, set[str]]]:
-    """Pairs of jobs that differ in one choice, which both tell: it, the labels, and what else they do not share."""
-    settings, compared = _settings(study_data), _compared(study_data, made)
-    for one, other in itertools.combinations(made, 2):
-        apart = [name for name in compared if made[one][name] != made[other][name]]
-        if len(apart) == 1 and UNRECORDED not in (made[one][apart[0]], made[other][apart[0]]):
+def _near_pairs(study_data: StudyData, recorded: _ValuesByJob) -> Iterator[tuple[str, str, str, set[str]]]:
+    """Yield pairs that differ in one recorded choice: the choice, both labels, and other keys that differ."""
+    settings, compared = _settings(study_data), _compared(study_data, recorded)
+    for one, other in itertools.combinations(recorded, 2):
+        unequal = [name for name in compared if recorded[one][name] != recorded[other][name]]
+        if len(unequal) == 1 and UNRECORDED not in (recorded[one][unequal[0]], recorded[other][unequal[0]]):
             differing = _differing(settings[one], settings[other])
-            yield apart[0], one, other, {key for key in differing if not _owns(apart[0], key)}
+            yield unequal[0], one, other, {key for key in differing if not _owns(unequal[0], key)}
 
 
 def _fair_pairs(study_data: StudyData, losses: pd.DataFrame) -> pd.DataFrame:
-    """Pairs that differ in nothing else, in the order of the effects: choice, value, against, label, label_against."""
-    made = _made_choices(study_data)
+    """Return the pairs that differ in nothing else, ordered as the effects: choice, value, against, both labels."""
+    recorded = _recorded_choices(study_data)
     rows = []
-    # Jobs that differ from one another in this choice alone: the best of them names them.
-    first_of_alike: dict[tuple[str, str], str] = {}
-    for choice, one, other, unshared in _near_pairs(study_data, made):
+    # Jobs that differ from each other in this choice alone form a group, named by its best job.
+    group_of: dict[tuple[str, str], str] = {}
+    for choice, one, other, unshared in _near_pairs(study_data, recorded):
         if not unshared:
-            first = first_of_alike[choice, other] = first_of_alike.setdefault((choice, one), one)
-            (value, label), (against, label_against) = sorted((made[name][choice], name) for name in (one, other))
-            rows.append([choice, value, against, label, label_against, first])
-    pairs = pd.DataFrame(rows, columns=[*_PAIR, "first"])
+            group = group_of[choice, other] = group_of.setdefault((choice, one), one)
+            (value, label), (against, label_against) = sorted((recorded[name][choice], name) for name in (one, other))
+            rows.append([choice, value, against, label, label_against, group])
+    pairs = pd.DataFrame(rows, columns=[*_PAIR, "group"])
     if pairs.empty or losses.empty:
         return pairs.loc[:, _PAIR].head(0)
     means = losses.mean()
-    pairs = pd.concat([_with_the_best(its_pairs, means) for _, its_pairs in pairs.groupby("choice")])
-    pairs["apart"] = means[pairs["label"]].to_numpy() - means[pairs["label_against"]].to_numpy()
-    apart = pairs.groupby(_EFFECT)["apart"].transform("mean")
-    pairs = pairs.assign(size=-apart.abs(), worse=apart > 0, rank=pairs["first"].map(list(made).index))
-    pairs["place"] = pairs["choice"].map(_compared(study_data, made).index)
-    pairs = pairs.sort_values(["place", "size", "value", "against", "rank"], kind="stable", ignore_index=True)
-    turned = {"value": "against", "against": "value", "label": "label_against", "label_against": "label"}
-    return pairs[_PAIR].where(~pairs["worse"], pairs.rename(columns=turned)[_PAIR])
+    pairs = pd.concat([_with_the_best(of_choice, means) for _, of_choice in pairs.groupby("choice")])
+    pairs["difference"] = means[pairs["label"]].to_numpy() - means[pairs["label_against"]].to_numpy()
+    effect = pairs.groupby(_EFFECT)["difference"].transform("mean")
+    pairs = pairs.assign(size=-effect.abs(), worse=effect > 0, rank=pairs["group"].map(list(recorded).index))
+    pairs["order"] = pairs["choice"].map(_compared(study_data, recorded).index)
+    pairs = pairs.sort_values(["order", "size", "value", "against", "rank"], kind="stable", ignore_index=True)
+    swapped = {"value": "against", "against": "value", "label": "label_against", "label_against": "label"}
+    return pairs[_PAIR].where(~pairs["worse"], pairs.rename(columns=swapped)[_PAIR])
 
 
 def _with_the_best(pairs: pd.DataFrame, means: pd.Series) -> pd.DataFrame:
-    """Of many values only the pairs of the best: the one whose jobs are furthest below the mean of their company."""
-    others = pairs[["first", "against", "label_against"]].set_axis(["first", "value", "label"], axis=1)
-    alike = pd.concat([pairs[["first", "value", "label"]], others]).drop_duplicates()
-    if alike["value"].nunique() <= MOST_VALUES:
+    """If a choice has many values, keep only the pairs with the best value, as defined in `choice_effects`."""
+    others = pairs[["group", "against", "label_against"]].set_axis(["group", "value", "label"], axis=1)
+    jobs = pd.concat([pairs[["group", "value", "label"]], others]).drop_duplicates()
+    if jobs["value"].nunique() <= MOST_VALUES:
         return pairs
-    below = alike.assign(mean=means[alike["label"]].to_numpy())
-    below["mean"] -= below.groupby("first")["mean"].transform("mean")
-    best = below.groupby("value")["mean"].mean().idxmin()
+    jobs = jobs.assign(mean=means[jobs["label"]].to_numpy())
+    jobs["mean"] -= jobs.groupby("group")["mean"].transform("mean")
+    best = jobs.groupby("value")["mean"].mean().idxmin()
     return pairs[(pairs["value"] == best) | (pairs["against"] == best)]
 
 
 def _differences(losses: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:
-    """(N images, K pairs) log loss of the first minus that of the second job."""
+    """Return the (N images, K pairs) log loss of the first job minus that of the second."""
     return losses[pairs["label"]].to_numpy() - losses[pairs["label_against"]].to_numpy()
 
 
 def _intervals(vectors: list[np.ndarray]) -> pd.DataFrame:
-    """Mean and interval of every vector over images."""
+    """Return the mean of every vector over images, with its confidence interval."""
     intervals = mean_intervals(np.stack(vectors)) if vectors else []
     return pd.DataFrame(map(dataclasses.astuple, intervals), columns=list(_MEASURED)).astype(_MEASURED)
 
 
-def _made_choices(study_data: StudyData) -> _Told:
-    """Their value of every choice, `UNTOLD` if nothing tells it; and their study."""
+def _recorded_choices(study_data: StudyData) -> _ValuesByJob:
+    """Return the study and the value of every choice of each comparable job, or `UNRECORDED`."""
     studies = dict(zip(study_data.leaderboard["label"], study_data.leaderboard["study"], strict=True))
     return {
         label: {STUDY: str(studies[label])}
         | {
-            name: UNRECORDED if (told := study_data.jobs[label].choice(name)) is None else told
+            name: UNRECORDED if (value := study_data.jobs[label].choice(name)) is None else value
             for name in study_data.choices
         }
         for label in study_data.comparable()
     }
 
 
-def _compared(study_data: StudyData, made: _Told) -> tuple[str, ...]:
-    def told(names: list[str]) -> set[tuple[str, ...]]:
-        return {tuple(values[name] for name in names) for values in made.values()}
+def _compared(study_data: StudyData, recorded: _ValuesByJob) -> tuple[str, ...]:
+    def combinations(names: list[str]) -> set[tuple[str, ...]]:
+        return {tuple(values[name] for name in names) for values in recorded.values()}
 
-    names = [name for name in study_data.choices if len(told([name])) > 1]
-    if STUDY not in names and len(told([*names, STUDY])) > len(told(names)):
+    names = [name for name in study_data.choices if len(combinations([name])) > 1]
+    if STUDY not in names and len(combinations([*names, STUDY])) > len(combinations(names)):
         names.append(STUDY)
     return tuple(names)
 
 
-def _settings(study_data: StudyData) -> _Told:
-    """Every value of their configuration that decides their numbers, by dotted key."""
+def _settings(study_data: StudyData) -> _ValuesByJob:
+    """Return the configuration values that affect the results of each comparable job, by dotted key."""
     return {
         label: dict(_leaves(identity(study_data.jobs[label].result["config"]))) for label in study_data.comparable()
     }
@@ -212,7 +214,6 @@ def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
-    """Keys that two jobs set differently."""
     return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
 
 

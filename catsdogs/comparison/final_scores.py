@@ -1,4 +1,4 @@
-"""What `retrain` measured of a final model -> a table of its scores, and what test-time augmentation (TTA) gained."""
+"""Scores of a final model, and the gain from test-time augmentation (TTA), as measured by `retrain`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from catsdogs.scoring.scores import log_loss_per_image
 
 SCORES = ("log_loss", "accuracy", "roc_auc", "brier", "ece")
 
-# Kinds of prediction, and how the names of their scores end in metrics.json.
+# Kinds of prediction, with the suffix of their scores in metrics.json.
 KINDS = {"plain": "", "tta": "_tta", "calibrated": "_calibrated"}
 
 _COLUMNS: dict[str, Any] = {"value": float, "low": float, "high": float, "split": str, "size": "Int64"}
 
 
 def final_scores(final: FinalModel) -> pd.DataFrame:
-    """Every score of a final model, as its `metrics.json` tells it.
+    """Return every score of a final model, as recorded in its `metrics.json`.
 
     Returns:
-        A row per score (`SCORES`) and kind (`KINDS`): score, kind, value, low and high (95 % interval), split, size
-        (images, Int64). What was not computed is NaN. All rows of the split `validation`, or `out-of-fold`, come
-        first; those of `holdout` and `test` follow where there are any.
+        A row per score (`SCORES`) and kind (`KINDS`): score, kind, value, low and high (95% confidence interval),
+        split, size (images, Int64). Scores that were not computed are NaN. All rows of the split `validation` or
+        `out-of-fold` come first, then those of `holdout` and `test` if available.
     """
     details = final.metrics["details"]
     tables = []
@@ -46,12 +46,12 @@ def final_scores(final: FinalModel) -> pd.DataFrame:
 
 
 def tta_gains(final: FinalModel) -> dict[str, Any]:
-    """By split, log loss without minus log loss with TTA, image by image, as `metrics.json` tells it.
+    """Return the log loss without TTA minus that with TTA, by split, as recorded in `metrics.json`.
 
-    Version 0.2 did not write it; of its models, that on the validation images.
+    Version 0.2 did not record it: for its models, compute it on the validation images, image by image.
     """
-    if (told := final.metrics["tta_gain"]) is not None:
-        return dict(told)
+    if (recorded := final.metrics["tta_gain"]) is not None:
+        return dict(recorded)
     table = final.predictions
     known = (table["split"] == "validation") & table["label"].isin([0, 1])
     both = table[known & table["p_dog"].between(0, 1) & table["p_dog_tta"].between(0, 1)]

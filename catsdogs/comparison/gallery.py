@@ -1,8 +1,8 @@
-"""Predictions + images -> the most confident mistakes and the least sure answers, with thumbnails.
+"""Misclassified and uncertain images of a model, with thumbnails.
 
-A study may come from a stranger, so it names no file of this machine: a picture is looked for in the cache, in the
-folder that the user gave, and, of the user's own studies, where the job found its images. It is shown only if its bytes
-are those that the job saw.
+A study may be untrusted, so it cannot name files of this machine. Images are looked up in the cache and in the folder
+that the user passed. For the user's own studies, the path recorded by the job is also searched. A thumbnail is shown
+only if the image has the same SHA-256 as in the job.
 """
 
 from __future__ import annotations
@@ -31,30 +31,29 @@ from catsdogs.data.images import decode
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.jobs import JobRecord
 
-MOST_MISTAKES = 24
-MOST_UNSURE = 12
+MOST_ERRORS = 24
+MOST_UNCERTAIN = 12
 
-_PIXELS = 128  # of the longer side of a thumbnail
-_QUALITY = 82  # of its JPEG: about 5 kB
-_MOST_BYTES = 64 * 2**20  # of an image; a larger file is no picture
+_PIXELS = 128  # longer side of a thumbnail
+_QUALITY = 82  # JPEG quality: about 5 kB per thumbnail
+_MOST_BYTES = 64 * 2**20  # larger files are not read
 
-
-# Earlier versions did not write the paths.
+# Earlier versions did not record paths.
 _SPLIT = Table({"id": str, "sha256": str, "path": str}, optional=("path",))
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What a model got wrong, and where it could not decide.
+    """Misclassified and uncertain images of a model.
 
     Attributes:
-        source: whose answers these are, as the end of a sentence: "the final model of ...".
-        wrong: all mistakes, the most confident first: id, label (0 = cat, 1 = dog), p_dog, log_loss.
-        mistakes: the first 24 of them, each with its thumbnail: `data:image/jpeg;base64,...`, or None.
-        unsure: likewise, the least sure first, at most 12, without those that `mistakes` shows.
-        images: how many were judged.
-        missing: why thumbnails are missing, and what to do; None: all are there.
-        ignored: ids that the job left out by `data.ignore` already.
+        source: the model, as a noun phrase: "the final model of ...".
+        wrong: all misclassified images, most confident first: id, label (0 = cat, 1 = dog), p_dog, log_loss.
+        mistakes: the first 24 rows of `wrong`, with thumbnail: `data:image/jpeg;base64,...` or None.
+        unsure: at most 12 other images, most uncertain first, with thumbnail.
+        images: number of evaluated images.
+        missing: why thumbnails are missing and how to fix it; None if none are.
+        ignored: ids that the job already excluded with `data.ignore`.
     """
 
     source: str
@@ -66,36 +65,34 @@ class Gallery:
     ignored: list[str]
 
 
-def gallery(study_data: StudyData, answer: Summary, images: Path | None = None) -> Gallery | None:
-    """The gallery of the final model of the best job's study, else of the best trial of the best job.
+def gallery(study_data: StudyData, summary: Summary, images: Path | None = None) -> Gallery | None:
+    """Return the gallery of the final model of the best job's study, or else of the best trial of the best job.
 
-    A final model is judged by the probabilities that it submits: with test-time augmentation where it has some. None
-    where nothing was predicted.
-
-    Args:
-        images: folder of the images, as the user gave it.
+    A final model is evaluated by the probabilities that it submits, which include TTA and calibration if it uses them.
+    None if there are no predictions. `images` is the folder of the images, if the user passed one.
     """
-    if answer.best is None:
+    if summary.best is None:
         return None
-    final = study_data.final_models.get(str(study_data.leaderboard.set_index("label")["study"][answer.best]))
-    judged = _of_final(study_data, final) if final is not None else None
-    if judged is None and answer.best in study_data.predictions:
-        job = study_data.jobs[answer.best]
-        trial = "the best trial" if answer.trial is None else f"trial {answer.trial}, the best"
-        judged = f"{trial} of job {answer.best}", study_data.predictions[answer.best], job, job.result["config"]
-    if judged is None:
+    final = study_data.final_models.get(str(study_data.leaderboard.set_index("label")["study"][summary.best]))
+    evaluation = _of_final(study_data, final) if final is not None else None
+    if evaluation is None and summary.best in study_data.predictions:
+        job = study_data.jobs[summary.best]
+        trial = "the best trial" if summary.trial is None else f"trial {summary.trial}"
+        source = f"{trial} of job {summary.best}"
+        evaluation = source, study_data.predictions[summary.best], job, job.result["config"]
+    if evaluation is None:
         return None
-    source, table, job, config = judged
+    source, table, job, config = evaluation
     table = table[["id", "label", "p_dog"]]
     table = table.assign(log_loss=log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy()))
     wrong = table[(table["p_dog"] > 0.5) != (table["label"] == 1)].sort_values(
         "log_loss", ascending=False, kind="stable", ignore_index=True
     )
-    shown = wrong.head(MOST_MISTAKES)
+    shown = wrong.head(MOST_ERRORS)
     rest = table[~table["id"].isin(shown["id"])]
-    unsure = rest.iloc[np.argsort((rest["p_dog"] - 0.5).abs().to_numpy(), kind="stable")[:MOST_UNSURE]]
+    unsure = rest.iloc[np.argsort((rest["p_dog"] - 0.5).abs().to_numpy(), kind="stable")[:MOST_UNCERTAIN]]
     thumbnails, missing = _thumbnails([*shown["id"], *unsure["id"]], job, config, images)
-    mistakes, doubts = (
+    mistakes, uncertain = (
         [{**row, "thumbnail": thumbnails.get(row["id"])} for row in part.astype({"label": int}).to_dict("records")]
         for part in (shown, unsure)
     )
@@ -103,7 +100,7 @@ def gallery(study_data: StudyData, answer: Summary, images: Path | None = None) 
         source=source,
         wrong=wrong,
         mistakes=mistakes,
-        unsure=doubts,
+        unsure=uncertain,
         images=len(table),
         missing=missing,
         ignored=[str(name) for name in config.get("data", {}).get("ignore") or []],
@@ -111,7 +108,7 @@ def gallery(study_data: StudyData, answer: Summary, images: Path | None = None) 
 
 
 def _of_final(study_data: StudyData, final: FinalModel) -> tuple[str, pd.DataFrame, JobRecord, dict[str, Any]] | None:
-    """Source, answers, job and configuration of a final model; None if it was judged on no labelled image."""
+    """Return source, predictions, job and configuration of a final model; None without labeled validation images."""
     table = final.predictions
     table = table[(table["split"] == "validation") & table["label"].isin([0, 1]) & table["p_dog"].between(0, 1)]
     row = study_data.leaderboard[
@@ -120,57 +117,62 @@ def _of_final(study_data: StudyData, final: FinalModel) -> tuple[str, pd.DataFra
     labels = [label for label in row["label"] if label in study_data.jobs]
     if table.empty or not labels or not table["id"].is_unique:
         return None
-    judged_by = final.metrics.get("validated_by")
-    source = f"the final model of study {final.study}"
-    if judged_by == "folds":
-        source = f"the models of the folds of study {final.study}, each on images that it had not seen"
-    for name, told in (("p_dog_tta", ", with test-time augmentation"), ("p_dog_calibrated", ", calibrated")):
-        if name in table and table[name].between(0, 1).all():
-            table, source = table.assign(p_dog=table[name]), source + told
+    evaluated_with = final.metrics.get("validated_by")
     job = study_data.jobs[labels[0]]
-    if judged_by != "folds" and (final.metrics.get("fit_on") == "all" or judged_by == "search"):
-        # The final model has seen these images; `retrain` kept what the trial's own model had said of them.
-        source = f"trial {final.metrics.get('trial')} of job {labels[0]}, before it was trained again on all images"
+    steps = []
+    for name, step in (("p_dog_tta", "TTA"), ("p_dog_calibrated", "calibration")):
+        if name in table and table[name].between(0, 1).all():
+            table = table.assign(p_dog=table[name])
+            steps.append(step)
+    suffix = f" with {' and '.join(steps)}" if steps else ""
+    if evaluated_with == "folds":
+        source = f"the fold models of study {final.study} on their validation folds{suffix}"
+    elif final.metrics.get("fit_on") == "all" or evaluated_with == "search":
+        # The final model was trained on these images; `retrain` saved the predictions of the trial's own model.
+        source = f"trial {final.metrics.get('trial')} of job {labels[0]} before retraining on all images"
+    else:
+        source = f"the final model of study {final.study}{suffix}"
     return source, table, job, final.recipe["config"] or job.result["config"]
 
 
 def _thumbnails(
     ids: list[str], job: JobRecord, config: dict[str, Any], images: Path | None
 ) -> tuple[dict[str, str], str | None]:
-    """Thumbnails by id, and why some are missing."""
+    """Return thumbnails by id, and why some are missing."""
     try:
         table = _SPLIT.read(job.folder / "split.csv")
     except CorruptedFile:
         table = None
     if table is None:
         return {}, (
-            f"No pictures: job {job.name} has no readable split.csv, without which no picture can be told to be the "
-            "one that the job saw; run it again with this version to see them."
+            f"No thumbnails: split.csv of job {job.name} is missing or corrupted, so images cannot be verified. "
+            "Run the job again in a new study."
         )
     hashes = dict(zip(table["id"], table["sha256"], strict=True))
-    told = dict(zip(table["id"], table["path"], strict=True)) if "path" in table else {}
-    found: dict[str, str] = {}
+    recorded = dict(zip(table["id"], table["path"], strict=True)) if "path" in table else {}
+    thumbnails: dict[str, str] = {}
     for folder in _folders(job, config, images):
-        left = [name for name in ids if name in hashes and name not in found]
-        if not left:
+        remaining = [name for name in ids if name in hashes and name not in thumbnails]
+        if not remaining:
             break
-        paths = told if any((folder / told.get(name, "")).is_file() for name in left) else _listed(folder)
-        for name in left:
-            made = thumbnail(folder, paths.get(name, ""), hashes[name])
-            if made is not None:
-                found[name] = made
-    lacking = len(ids) - len(found)
-    if not lacking:
-        return found, None
-    how_many = "No pictures" if lacking == len(ids) else f"{lacking} of {len(ids)} pictures are not shown"
-    return found, (
-        f"{how_many}: the images that the job saw are not at hand, or have changed since; "
-        "write this report again with --images FOLDER, the folder of the images."
+        is_recorded = any((folder / recorded.get(name, "")).is_file() for name in remaining)
+        paths = recorded if is_recorded else _paths_by_id(folder)
+        for name in remaining:
+            jpeg = thumbnail(folder, paths.get(name, ""), hashes[name])
+            if jpeg is not None:
+                thumbnails[name] = jpeg
+    missing = len(ids) - len(thumbnails)
+    if not missing:
+        return thumbnails, None
+    how_many = "No thumbnails" if missing == len(ids) else f"{missing} of {len(ids)} thumbnails are missing"
+    return thumbnails, (
+        f"{how_many}: the images of the job were not found or have changed. "
+        "Restore them, or regenerate the report with --images FOLDER."
     )
 
 
 def _folders(job: JobRecord, config: dict[str, Any], images: Path | None) -> list[Path]:
-    """Where the images of a job may lie, the likeliest first."""
+    """Return folders that may contain the images of a job, the likeliest first."""
     caches = [str(default_cache())]
     folders = [] if images is None else [images]
     if job.folder.parent.stat().st_uid == os.getuid():
@@ -183,8 +185,8 @@ def _folders(job: JobRecord, config: dict[str, Any], images: Path | None) -> lis
     return [folder for folder in folders if folder.is_dir()]
 
 
-def _listed(folder: Path) -> dict[str, str]:
-    """Paths of the images of a folder by id, as the catalogue calls them."""
+def _paths_by_id(folder: Path) -> dict[str, str]:
+    """Return paths of the images of a folder by their id in the catalog."""
     try:
         paths = image_paths(folder)
     except (OSError, UserError):
@@ -193,9 +195,9 @@ def _listed(folder: Path) -> dict[str, str]:
 
 
 def thumbnail(folder: Path, path: str, sha256: str) -> str | None:
-    """A small upright JPEG of an image file as a `data:` address.
+    """Return a small upright JPEG of an image file as a `data:` URL.
 
-    None where the path leads out of the folder, and where there is no regular file of these bytes.
+    None if the path is outside the folder or not a regular file with this SHA-256.
     """
     file = folder / path
     try:

@@ -1,4 +1,4 @@
-"""Trials -> how much each hyperparameter and each choice matters to the log loss, with its uncertainty."""
+"""Importance of each hyperparameter and choice for the log loss of trials, with its uncertainty."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ from catsdogs.comparison.choices import compared_choices
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.scoring.scores import EPSILON
 
-# Different points of the space. Of 60 simulated studies in which chance alone decided, the forest claimed to explain at
-# most R2 = 0.13 where there were 20 points, and up to 0.5 where there were 10.
+# Minimum number of distinct points of the space. In 60 simulated studies of pure noise, R2 of the forest was at most
+# 0.13 with 20 points, but up to 0.5 with 10 points.
 FEWEST_POINTS = 20
 
 _FOLDS = 5
 _REPEATS = 4
-_SHUFFLES = 5  # of every name in every fold
+_SHUFFLES = 5  # per name and fold
 _TREES = 40
 
-# How many epochs a trial might train: Hyperband varies it, and it explains much.
+# Maximum epochs of a trial: Hyperband varies it, and it explains much of the log loss.
 _BUDGET = "epoch_budget"
 
 
 @dataclass(frozen=True)
 class Importance:
-    """What a random forest learnt about the log of the validation log loss of trials.
+    """Result of a random forest that predicts the log of the validation log loss of trials.
 
     Attributes:
-        table: name, importance, low, high; most important first. `importance` is by how much the squared error on
-            held-out trials rises when the values of the name are shuffled among them, divided by twice the variance of
-            the log of the log loss. That estimates the share of the variance that goes with the name, alone or together
-            with others (the total effect of Jansen 1999, doi:10.1016/S0010-4655(98)00154-4): 0 is nothing, 1
-            everything, and names that matter together each count in full. low and high hold 95 % of what the single
-            folds gave; with few trials that is wide.
-        r2: share of the variance that the forest explains on held-out trials; at most 0: it explains nothing, and the
-            table says nothing.
-        trials: completed trials that it learnt from.
+        table: name, importance, low, high; most important first. `importance` is the increase of the squared error
+            when the values of the name are shuffled among held-out trials. It is divided by twice the variance of the
+            log of the log loss. It estimates the share of the variance that depends on the name, alone or together
+            with others (the total effect of Jansen 1999, doi:10.1016/S0010-4655(98)00154-4). The share is from 0 to 1;
+            interactions count in full for each of their names. low and high contain 95% of the values of single folds;
+            with few trials this range is wide.
+        r2: share of the variance that the forest explains on held-out trials. If it is at most 0, ignore the table.
+        trials: number of completed trials used.
     """
 
     table: pd.DataFrame
@@ -49,21 +48,21 @@ class Importance:
 
     @property
     def is_informative(self) -> bool:
-        """Whether the forest explains anything, so that the table may be read."""
+        """Whether the forest explains any variance; if not, ignore the table."""
         return self.r2 > 0
 
 
 def importance(study_data: StudyData) -> Importance | None:
-    """Learn the log loss of trials from their hyperparameters and from the choices of their jobs.
+    """Predict the log loss of trials from their hyperparameters and the choices of their jobs.
 
     Permutation importance (Breiman 2001, section 10) of a random forest on held-out trials, in 4 repeats of 5 folds.
-    Trials of the same hyperparameters are never on different sides: jobs with one seed try the same points, and a
-    promoted Hyperband trial has those of the one that it goes on from. A hyperparameter that a trial does not have
-    counts as a value of its own. With Hyperband `epoch_budget`, the epochs that a trial might train, is among the
-    names.
+    Trials with equal hyperparameters stay in the same fold: jobs with the same seed try the same points, and a promoted
+    Hyperband trial repeats those of its parent. A missing hyperparameter counts as a value of its own. With Hyperband,
+    `epoch_budget` (the maximum epochs of the trial) is one of the names.
 
     Returns:
-        None if trials at fewer than FEWEST_POINTS points completed on the images of the best job, or all gave the same.
+        None if the trials completed on the images of the best job are at fewer than `FEWEST_POINTS` points, or all have
+        the same log loss.
     """
     trials = _comparable_trials(study_data)
     loss = np.log(np.maximum(trials["val_log_loss"].to_numpy(dtype=np.float64), EPSILON))
@@ -84,17 +83,18 @@ def importance(study_data: StudyData) -> Importance | None:
 
 
 def _comparable_trials(study_data: StudyData) -> pd.DataFrame:
-    """Completed trials that were validated on the same images as the best job."""
-    board = study_data.leaderboard[study_data.leaderboard["val_log_loss"].notna()]
-    if board.empty or study_data.trials.empty:
+    """Return the completed trials that were validated on the same images as the best job."""
+    leaderboard = study_data.leaderboard[study_data.leaderboard["val_log_loss"].notna()]
+    if leaderboard.empty or study_data.trials.empty:
         return study_data.trials.iloc[:0]
-    same = (board["data_digest"] == board["data_digest"].iloc[0]) | (board.index == board.index[0])
-    alike = study_data.trials["label"].isin(board.loc[same, "label"])
-    return study_data.trials[alike & study_data.trials["val_log_loss"].notna()]
+    digests = leaderboard["data_digest"]
+    same_images = (digests == digests.iloc[0]) | (leaderboard.index == leaderboard.index[0])
+    comparable = study_data.trials["label"].isin(leaderboard.loc[same_images, "label"])
+    return study_data.trials[comparable & study_data.trials["val_log_loss"].notna()]
 
 
 def _encoded(values: pd.Series) -> np.ndarray:
-    """(N,) numbers as they are, NaN, which a forest can split, if missing; else the place among the texts, or -1."""
+    """Return (N,) numbers (NaN if missing, which a forest can split on), or the rank of texts (-1 if missing)."""
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     if np.isfinite(numbers[values.notna().to_numpy()]).all():
         return numbers
@@ -102,10 +102,10 @@ def _encoded(values: pd.Series) -> np.ndarray:
 
 
 def _held_out(inputs: np.ndarray, loss: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, float]:
-    """Cross-validate a forest; trials of the same point stay on the same side.
+    """Cross-validate a forest; trials of the same point stay in the same fold.
 
     Returns:
-        (folds, F) by how much the mean squared error of each fold rises when a column is shuffled within it, divided by
+        (folds, F) increase of the mean squared error of each fold when a column is shuffled within it, divided by
         twice the variance of `loss`; and R2 over all held-out trials of all repeats.
     """
     rises, errors = [], []
@@ -115,7 +115,7 @@ def _held_out(inputs: np.ndarray, loss: np.ndarray, points: np.ndarray) -> tuple
             forest = RandomForestRegressor(_TREES, min_samples_leaf=2, random_state=repeat, n_jobs=1)
             forest.fit(inputs[train], loss[train])
             errors.append((forest.predict(inputs[test]) - loss[test]) ** 2)
-            told = {"scoring": "neg_mean_squared_error", "n_repeats": _SHUFFLES, "random_state": repeat}
-            rises.append(permutation_importance(forest, inputs[test], loss[test], **told).importances_mean)
+            options = {"scoring": "neg_mean_squared_error", "n_repeats": _SHUFFLES, "random_state": repeat}
+            rises.append(permutation_importance(forest, inputs[test], loss[test], **options).importances_mean)
     variance = float(loss.var())
     return np.array(rises) / (2 * variance), float(1 - np.concatenate(errors).mean() / variance)

@@ -1,4 +1,4 @@
-"""Study folders -> jobs, trials, epochs, predictions, final models, all read once; damage is told and is not fatal."""
+"""Load the files of one or more studies into tables. Missing or corrupted files are listed in `problems`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Score(Record):
 class _Metrics(Record):
     details: Part[_Score]
     tta: Part[Any]
-    tta_gain: dict[str, _Score] | None = None  # no version before 0.3 wrote it
+    tta_gain: dict[str, _Score] | None = None  # written since version 0.3
     calibration_gain: Part[_Score]
     seconds: Part[float]
 
@@ -58,16 +58,16 @@ WAITING = State.WAITING.value
 
 @dataclass(frozen=True)
 class FinalModel:
-    """What `retrain` left in `best/` of a study.
+    """Contents of the folder `best/` of a study, as written by `retrain`.
 
     Attributes:
         study: name of the study.
-        folder: `best/`.
-        metrics: of `metrics.json`.
-        predictions: of `predictions.csv`: id, label (NaN: unknown), split, p_dog, p_dog_tta and, since
-            there is calibration, p_dog_calibrated (NaN: not computed).
-        history: of `history.csv`, a row per epoch, of several members of the first; empty if it is not there.
-        recipe: of `recipe.json`; empty if it is not there.
+        folder: path of `best/`.
+        metrics: contents of `metrics.json`.
+        predictions: rows of `predictions.csv`: id, label (NaN: unknown), split, p_dog, p_dog_tta and, in recent
+            versions, p_dog_calibrated (NaN: not computed).
+        history: rows of `history.csv`, one per epoch, of the first member of an ensemble; empty if the file is missing.
+        recipe: contents of `recipe.json`; empty if the file is missing.
     """
 
     study: str
@@ -80,28 +80,28 @@ class FinalModel:
 
 @dataclass(frozen=True)
 class StudyData:
-    """One study, or several side by side.
+    """Data of one or more studies.
 
-    Every table names a job by `label`: its folder's name, with its study before it where there are several.
+    Every table identifies a job by `label`: the name of its folder, prefixed with its study if there are several.
 
     Attributes:
-        studies: folders, in the order given.
-        jobs: by label; those that only wait are not among them.
-        leaderboard: a row per job, best first, failed and waiting ones last: label, study, job, status (ok, failed,
-            running, waiting), the choices, val_log_loss, val_accuracy, best_trial, the best trial's hyperparameters,
+        studies: study folders, in the given order.
+        jobs: jobs by label, without those that are waiting.
+        leaderboard: a row per job, best first, failed and waiting jobs last: label, study, job, status (ok, failed,
+            running, waiting), the choices, val_log_loss, val_accuracy, best_trial, hyperparameters of the best trial,
             trials_completed, trials_failed, trials, trials_planned, validation_images, data_digest, seconds, started
-            (ISO 8601), state (a `study.State`: a job whose status is running may have been killed), error.
-        trials: a row per trial: label, study, job, trial, status, val_log_loss (NaN unless it can win), val_accuracy,
-            epochs, best_epoch, epoch_budget, seconds, ended_seconds (wall time from the start of the job to the end of
-            the trial, from the trials' own seconds), ended (timestamp in UTC, NaT if the job tells no start), the
-            choices of the job, the hyperparameters, parent, error.
-        epochs: a row per label, trial, execution (each fold of one counts as one) and epoch: every metric,
-            learning_rate, seconds.
-        predictions: by label, what the best trial said of the validation images: id, label, p_dog.
-        final_models: of the studies that have one, by the study's name.
+            (ISO 8601), state (a `State`: a job with status running may have been killed), error.
+        trials: a row per trial: label, study, job, trial, status, val_log_loss (NaN if the trial cannot win),
+            val_accuracy, epochs, best_epoch, epoch_budget, seconds, ended_seconds (sum of the trials' seconds from the
+            start of the job to the end of the trial), ended (timestamp in UTC, NaT if the start of the job is unknown),
+            the choices of the job, the hyperparameters, parent, error.
+        epochs: a row per label, trial, execution (each fold counts as one) and epoch: every metric, learning_rate,
+            seconds.
+        predictions: id, label and p_dog of the validation images, by label; from the best trial of the job.
+        final_models: final models by the name of their study.
         choices: names of the choices in which the jobs may differ, the four composed groups first.
         hyperparameters: names of the searched values.
-        problems: sentences about what is lost or damaged.
+        problems: descriptions of missing or corrupted files.
     """
 
     studies: tuple[Path, ...]
@@ -117,71 +117,70 @@ class StudyData:
 
     @property
     def varied_choices(self) -> tuple[str, ...]:
-        """The choices in which jobs really differ."""
+        """The choices in which jobs differ."""
         return tuple(name for name in self.choices if self.leaderboard[name].astype(str).nunique() > 1)
 
     @property
     def shared_choices(self) -> dict[str, str]:
-        """The choices that are the same in all jobs that tell theirs."""
-        board = self.leaderboard[self.leaderboard[list(self.choices)].notna().any(axis=1)]
+        """The choices with the same value in all jobs that record their choices."""
+        recorded = self.leaderboard[self.leaderboard[list(self.choices)].notna().any(axis=1)]
         return {
-            name: str(board[name].iloc[0])
+            name: str(recorded[name].iloc[0])
             for name in self.choices
-            if name not in self.varied_choices and board[name].notna().all()
+            if name not in self.varied_choices and recorded[name].notna().all()
         }
 
     def comparable(self) -> list[str]:
-        """Labels of jobs with a completed trial and its predictions, best first, all validated on the same images.
+        """Return labels of jobs with a completed trial and predictions, best first, all validated on the same images.
 
-        Where jobs were validated on different images, these are the ones that share them with the best job that has
-        predictions.
+        These are the images of the best job that has predictions.
         """
-        able = self.leaderboard[
+        ranked = self.leaderboard[
             self.leaderboard["label"].isin(list(self.predictions)) & self.leaderboard["val_log_loss"].notna()
         ]
-        if able.empty:
+        if ranked.empty:
             return []
-        # Running jobs of version 0.1 do not tell their images; such a job compares with itself alone.
-        same = (able["data_digest"] == able["data_digest"].iloc[0]) | (able.index == able.index[0])
-        return list(able.loc[same, "label"])
+        # Running jobs of version 0.1 do not record their images; such a job is comparable with itself only.
+        same_images = (ranked["data_digest"] == ranked["data_digest"].iloc[0]) | (ranked.index == ranked.index[0])
+        return list(ranked.loc[same_images, "label"])
 
     def losses(self) -> pd.DataFrame:
-        """Log loss of every validation image (index: its id) by every comparable job (columns: labels, best first)."""
+        """Return the log loss of every image (index: ids) for each comparable job (columns: labels, best first)."""
         tables = {label: self.predictions[label].set_index("id") for label in self.comparable()}
         columns = {
             label: pd.Series(log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy()), table.index)
             for label, table in tables.items()
         }
-        # Images that a damaged table lacks are left out of all.
+        # Only images that every table contains are compared.
         return pd.concat(columns, axis=1, join="inner") if columns else pd.DataFrame()
 
 
-# Texts that may have several lines.
+# Keys of texts that may have several lines.
 _LONG = ("error", "traceback")
 
 
-def clean(thing: Any, kept: str = "") -> Any:
-    """What a study tells, without what a table, a page or a terminal cannot hold, at any depth of lists and mappings.
+def clean(value: Any, allowed: str = "") -> Any:
+    """Replace characters that a table, page or terminal cannot show, in strings at any depth of lists and mappings.
 
-    Halves of characters become escapes, control characters question marks; what is told of errors keeps its lines.
+    Lone surrogates become escapes and control characters become question marks. Errors and tracebacks keep their lines.
     """
-    if isinstance(thing, str):
-        return sanitize_line(escape_surrogates(re.sub("\r\n?", "\n", thing)), kept)
-    if isinstance(thing, dict):
-        return {clean(str(key)): clean(value, "\n\t" if key in _LONG else "") for key, value in thing.items()}
-    return [clean(value) for value in thing] if isinstance(thing, list) else thing
+    if isinstance(value, str):
+        return sanitize_line(escape_surrogates(re.sub("\r\n?", "\n", value)), allowed)
+    if isinstance(value, dict):
+        return {clean(str(key)): clean(item, "\n\t" if key in _LONG else "") for key, item in value.items()}
+    return [clean(item) for item in value] if isinstance(value, list) else value
 
 
 def read_study_data(folders: list[Path]) -> StudyData:
-    """Read what these studies left behind, also while they run and where files are missing or damaged.
+    """Read the files of these studies, also while the studies run.
 
     Raises:
-        UserError: a folder is not there or no job has begun in it; or it is given twice.
+        UserError: a folder does not exist, has no started job, or is listed twice.
     """
     folders = [folder.resolve() for folder in folders]
-    twice = {folder for folder in folders if folders.count(folder) > 1}
-    if twice:
-        raise UserError(f"study {min(twice)}: it is given twice; give every study once")
+    repeated = {folder for folder in folders if folders.count(folder) > 1}
+    if repeated:
+        raise UserError(f"{min(repeated)}: study listed twice; list every study once")
     names = _study_names(folders)
     problems: list[str] = []
     jobs: dict[str, JobRecord] = {}
@@ -189,41 +188,39 @@ def read_study_data(folders: list[Path]) -> StudyData:
     searched: dict[str, None] = {}
     predictions: dict[str, pd.DataFrame] = {}
     final_models: dict[str, FinalModel] = {}
-    found = {folder: [JobRecord(job.folder, clean(job.result)) for job in read_jobs(folder)] for folder in folders}
-    choices = choice_names(job for its_jobs in found.values() for job in its_jobs)
+    jobs_of = {folder: [JobRecord(job.folder, clean(job.result)) for job in read_jobs(folder)] for folder in folders}
+    choices = choice_names(job for jobs_of_study in jobs_of.values() for job in jobs_of_study)
     for folder in folders:
         study = names[folder]
         prefix = f"{study}/" if len(folders) > 1 else ""
         waiting = dict.fromkeys(map(clean, read_plan(folder).run))
-        for job in found[folder]:
+        for job in jobs_of[folder]:
             name = clean(job.name)
             waiting.pop(name, None)
             label = prefix + name
             jobs[label] = job
+            names_of_job = {"label": label, "study": study, "job": name}
             records = _records(job, label, problems)
             searched |= dict.fromkeys(name for record in records for name in record.hyperparameters)
-            own = {"label": label, "study": study, "job": name}
-            rows.append({**_row(job, choices, records), **own})
-            trials += [{**trial, **own} for trial in _trials(job, choices, records)]
+            rows.append({**_row(job, choices, records), **names_of_job})
+            trials += [{**trial, **names_of_job} for trial in _trials(job, choices, records)]
             epochs.append(_epochs(job, label, problems))
             table = _predictions(job, label, problems)
             if table is not None:
                 predictions[label] = table
-        none = dict.fromkeys(("trials_completed", "trials_failed", "trials"), 0)
         for name in waiting:
-            own = {"label": prefix + name, "study": study, "job": name}
-            rows.append({**own, "status": WAITING, "state": State.WAITING, **none})
+            rows.append({"label": prefix + name, "study": study, "job": name, **_WAITING_ROW})
         final = _final(folder, study, problems)
         if final is not None:
             final_models[study] = final
-    filled = [table for table in epochs if len(table)]
-    trial_columns = list(dict.fromkeys([*_LEADING, *choices, *searched, *_TRAILING]))
+    nonempty = [table for table in epochs if len(table)]
+    columns = dict.fromkeys([*_JOB, *_RESULT, *_TIMES, *choices, *searched, *_ORIGIN])
     return StudyData(
         studies=tuple(folders),
         jobs=jobs,
-        leaderboard=_board(rows, choices, list(searched)),
-        trials=pd.DataFrame(trials, columns=trial_columns).astype({"epoch_budget": "Int64"}),
-        epochs=pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=_EPOCH),
+        leaderboard=_leaderboard(rows, choices, list(searched)),
+        trials=pd.DataFrame(trials, columns=list(columns)).astype({"epoch_budget": "Int64"}),
+        epochs=pd.concat(nonempty, ignore_index=True) if nonempty else pd.DataFrame(columns=_EPOCH),
         predictions=predictions,
         final_models=final_models,
         choices=tuple(choices),
@@ -232,17 +229,20 @@ def read_study_data(folders: list[Path]) -> StudyData:
     )
 
 
-# Columns of the trials before and after the choices and hyperparameters, and those that name an epoch.
-_LEADING = (
-    *("label", "study", "job", "trial", "status", "val_log_loss", "val_accuracy", "epochs", "best_epoch"),
-    *("epoch_budget", "seconds", "ended_seconds", "ended"),
-)
-_TRAILING = ("parent", "error")
+# Columns of the trials: choices and hyperparameters are between `_TIMES` and `_ORIGIN`.
+_JOB = ("label", "study", "job", "trial")
+_RESULT = ("status", "val_log_loss", "val_accuracy", "epochs", "best_epoch", "epoch_budget")
+_TIMES = ("seconds", "ended_seconds", "ended")
+_ORIGIN = ("parent", "error")
+
+# Columns that identify an epoch.
 _EPOCH = ("label", "trial", "execution", "epoch")
+
+_WAITING_ROW = {"status": WAITING, "state": State.WAITING, "trials_completed": 0, "trials_failed": 0, "trials": 0}
 
 
 def _study_names(folders: list[Path]) -> dict[Path, str]:
-    """A short name for every study: its folder's, with as many parents as it takes to tell them apart."""
+    """Return a short unique name for every study: its folder name, with as many parents as needed."""
     parts = 1
     while len({folder.parts[-parts:] for folder in folders}) < len(folders):
         parts += 1
@@ -250,7 +250,7 @@ def _study_names(folders: list[Path]) -> dict[Path, str]:
 
 
 def _row(job: JobRecord, choices: list[str], records: list[TrialRecord]) -> dict[str, Any]:
-    """Its row of the board. Counted from its trials, which a job that did not end has too."""
+    """Return the leaderboard row of a job. Trials are counted from their records, which unfinished jobs have too."""
     row, result = clean(job_row(job, choices)), job.result
     completed = sum(record.can_win for record in records)
     return row | {
@@ -271,54 +271,53 @@ def _records(job: JobRecord, label: str, problems: list[str]) -> list[TrialRecor
     try:
         records = [TrialRecord(**clean(vars(record))) for record in job.trials()]
     except UserError:
-        problems.append(f"job {label}: its trials.csv is damaged, so its trials are missing here")
+        problems.append(f"job {label}: trials.csv is corrupted; trials of this job are not included")
         return []
-    stopped = job.result.get("stopped")  # perhaps before its first trial had ended
+    stopped = job.result.get("stopped")  # possibly before its first trial finished
     if job.state is State.DONE and not stopped and not (job.folder / "trials.csv").is_file():
-        problems.append(f"job {label}: its trials.csv is missing, so its trials are missing here")
+        problems.append(f"job {label}: trials.csv is missing; trials of this job are not included")
     return records
 
 
 def _trials(job: JobRecord, choices: list[str], records: list[TrialRecord]) -> list[dict[str, Any]]:
-    """A row per trial."""
     started = _timestamp(job.result.get("started"))
     chosen = {name: job.choice(name) for name in choices}
-    rows, passed = [], 0.0
+    rows, elapsed = [], 0.0
     for record in records:
-        passed += record.seconds
-        ended = _timestamp(record.ended) if record.ended else started + pd.Timedelta(seconds=passed)
-        lost = {} if record.can_win else {"val_log_loss": math.nan, "val_accuracy": math.nan}
-        own = {**vars(record), **lost, "ended_seconds": passed, "ended": ended}
-        rows.append({**own, **chosen, **record.hyperparameters})
+        elapsed += record.seconds
+        ended = _timestamp(record.ended) if record.ended else started + pd.Timedelta(seconds=elapsed)
+        scores = {} if record.can_win else {"val_log_loss": math.nan, "val_accuracy": math.nan}
+        times = {"ended_seconds": elapsed, "ended": ended}
+        rows.append({**vars(record), **scores, **times, **chosen, **record.hyperparameters})
     return rows
 
 
 def _timestamp(text: Any) -> Any:
-    """In UTC; NaT if it tells no time."""
-    told = parse_timestamp(text)
-    return pd.NaT if told is None else pd.Timestamp(told).tz_convert("UTC")
+    """Return a timestamp in UTC, or NaT if the text is not a timestamp."""
+    time = parse_timestamp(text)
+    return pd.NaT if time is None else pd.Timestamp(time).tz_convert("UTC")
 
 
-def _board(rows: list[dict[str, Any]], choices: list[str], searched: list[str]) -> pd.DataFrame:
+def _leaderboard(rows: list[dict[str, Any]], choices: list[str], searched: list[str]) -> pd.DataFrame:
     table = pd.DataFrame(rows)
-    # Those without a result come last, the failed ones after those that may still have one.
-    place = table["state"].map({State.WAITING: 1, State.FAILED: 2, State.INTERRUPTED: 2}).fillna(0)
-    table = table.assign(_place=place.where(table["val_log_loss"].isna(), 0)).sort_values(
-        ["_place", "val_log_loss", "label"], ignore_index=True
+    # Jobs without a result come last, failed jobs after those that may still finish.
+    order = table["state"].map({State.WAITING: 1, State.FAILED: 2, State.INTERRUPTED: 2}).fillna(0)
+    table = table.assign(_order=order.where(table["val_log_loss"].isna(), 0)).sort_values(
+        ["_order", "val_log_loss", "label"], ignore_index=True
     )
-    # Also those that no best trial has; what takes predictions is told in the tables of a report.
+    # Hyperparameters are included even if no best trial has them. Columns from predictions are added in `tables`.
     columns = job_columns(choices, searched)
     return table.reindex(columns=[name for name in columns if name in table or name in searched])
 
 
 def _epochs(job: JobRecord, label: str, problems: list[str]) -> pd.DataFrame:
-    """`history.csv` of a job, with its label."""
+    """Return `history.csv` of a job, with its label."""
     table = _table(HISTORY_TABLE, job.folder / HISTORY, f"job {label}", problems)
     if table is None:
         return pd.DataFrame()
     table["trial"] = table["trial"].astype(str)
     if "fold" in table:
-        # Every fold is a training of its own, with curves of its own.
+        # Every fold is a separate training with separate curves.
         executions = table["execution"] * (table["fold"].max() + 1) + table["fold"]
         table = table.assign(execution=executions).drop(columns="fold")
     table.insert(0, "label", label)
@@ -326,45 +325,45 @@ def _epochs(job: JobRecord, label: str, problems: list[str]) -> pd.DataFrame:
 
 
 def _predictions(job: JobRecord, label: str, problems: list[str]) -> pd.DataFrame | None:
-    """`validation.csv` of a job, if every probability in it is one."""
+    """Return `validation.csv` of a job, or None if it is missing or has invalid values."""
     table = _table(VALIDATION_TABLE, job.folder / VALIDATION, f"job {label}", problems)
     if table is None or table.empty:
         return None
     if not (table["p_dog"].between(0, 1).all() and table["label"].isin([0, 1]).all() and table["id"].is_unique):
-        problems.append(f"job {label}: its validation.csv is damaged, so it is not compared image by image")
+        problems.append(f"job {label}: validation.csv is corrupted; the job is not compared image by image")
         return None
     return table
 
 
-def _table(kind: Table, file: Path, whose: str, problems: list[str]) -> pd.DataFrame | None:
-    table = _read(kind.read, file, whose, problems)
+def _table(kind: Table, file: Path, owner: str, problems: list[str]) -> pd.DataFrame | None:
+    table = _read(kind.read, file, owner, problems)
     return None if table is None else table.rename(columns=clean)
 
 
 T = TypeVar("T")
 
 
-def _read(read: Callable[[Path], T | None], file: Path, whose: str, problems: list[str]) -> T | None:
-    """A file of ours; None if it is not there, or damaged, which is told."""
+def _read(read: Callable[[Path], T | None], file: Path, owner: str, problems: list[str]) -> T | None:
+    """Read a file; return None if it is missing, or if it is corrupted, which is added to `problems`."""
     try:
         return read(file)
     except CorruptedFile as error:
-        problems.append(f"{whose}: its {file.name} is damaged ({error.reason})")
+        problems.append(f"{owner}: {file.name} is corrupted ({error.reason})")
         return None
 
 
 def _final(study: Path, name: str, problems: list[str]) -> FinalModel | None:
-    """What is in `best/` of a study; None if `retrain` has not run, or what it left is damaged."""
-    folder, whose = study / "best", f"best/ of study {name}"
-    metrics = _read(_Metrics.read, folder / "metrics.json", whose, problems)
+    """Return the final model of a study; None if `retrain` has not run or its metrics or predictions are corrupted."""
+    folder, owner = study / "best", f"best/ of study {name}"
+    metrics = _read(_Metrics.read, folder / "metrics.json", owner, problems)
     if metrics is None:
         return None
-    recipe = _read(_Recipe.read, folder / "recipe.json", whose, problems) or _Recipe.model_validate({})
-    predictions = _table(_PREDICTIONS, folder / "predictions.csv", whose, problems)
+    recipe = _read(_Recipe.read, folder / "recipe.json", owner, problems) or _Recipe.model_validate({})
+    predictions = _table(_PREDICTIONS, folder / "predictions.csv", owner, problems)
     if predictions is None:
         return None
-    # A model that was trained on all images was validated on none.
-    history = _table(_HISTORY, folder / HISTORY, whose, problems)
+    # A model trained on all images has no validation history.
+    history = _table(_HISTORY, folder / HISTORY, owner, problems)
     if history is not None and "member" in history:
         history = history[history["member"] == 0].drop(columns="member").reset_index(drop=True)
     return FinalModel(

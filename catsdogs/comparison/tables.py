@@ -1,6 +1,6 @@
-"""Everything that the page shows -> tables by name, and as CSV files beside the page.
+"""Tables behind the report page, by name, also written as CSV files next to the page.
 
-The page and the files are made from the same tables, so that they cannot say different things.
+Page and files are made from the same tables, so their numbers agree.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from catsdogs.comparison.summary import Summary, score_intervals, summarize
 from catsdogs.scoring.intervals import Estimate
 from catsdogs.study.jobs import job_columns
 
-# What every table says, in the order in which the page shows them.
+# Description of every table, in the order of the page.
 TITLES = {
     "jobs": "jobs, best first",
     "effects": "effect of each choice",
     "pairs": "pairs of jobs that differ in one choice",
     "trials": "trials",
-    "importance": "importance of the hyperparameters",
+    "importance": "importance of hyperparameters and choices",
     "epochs": "epochs",
     "scores": "scores of the final models",
-    "predictions": "predictions of the final models on labelled images",
-    "mistakes": "all mistakes, most confident first",
-    "unsure": "least sure answers",
-    "differences": "what differs between the jobs",
-    "common": "what all jobs share",
+    "predictions": "predictions of the final models on labeled images",
+    "mistakes": "misclassified images, most confident first",
+    "unsure": "most uncertain predictions",
+    "differences": "settings that differ between jobs",
+    "common": "settings shared by all jobs",
 }
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The study_data and all that was concluded from it, worked out once.
+    """Data of the studies and all results computed from it.
 
     Attributes:
-        intervals: log loss of every comparable job, by label.
-        scores: of the final models, by study.
+        intervals: log loss of every comparable job with its confidence interval, by label.
+        scores: scores of the final models, by study.
     """
 
     study_data: StudyData
@@ -59,36 +59,33 @@ class Findings:
 
 
 def findings(study_data: StudyData, images: Path | None = None) -> Findings:
-    """
-    Args:
-        images: folder of the images, as the user gave it; None: it is looked for in the usual places.
-    """
-    told = summarize(study_data)
+    """Compute all results. `images` is the folder of the images, or None to search the usual folders."""
+    summary = summarize(study_data)
     return Findings(
         study_data=study_data,
-        summary=told,
+        summary=summary,
         intervals=score_intervals(study_data),
         pairs=choice_pairs(study_data),
         effects=choice_effects(study_data),
         importance=importance(study_data),
         scores={study: final_scores(final) for study, final in study_data.final_models.items()},
-        gallery=gallery(study_data, told, images),
+        gallery=gallery(study_data, summary, images),
     )
 
 
-def tables(found: Findings) -> dict[str, pd.DataFrame]:
-    """Every table behind the page that has a row, by the name of its file; numbers unrounded."""
-    study_data = found.study_data
-    differences, common = what_ran(study_data)
-    wrong, unsure = (found.gallery.wrong, found.gallery.unsure) if found.gallery else (pd.DataFrame(), [])
-    made = {
-        "jobs": _jobs(found),
-        "effects": found.effects,
-        "pairs": found.pairs,
+def tables(results: Findings) -> dict[str, pd.DataFrame]:
+    """Return every nonempty table behind the page by the name of its file; numbers are not rounded."""
+    study_data = results.study_data
+    differences, common = compare_settings(study_data)
+    wrong, unsure = (results.gallery.wrong, results.gallery.unsure) if results.gallery else (pd.DataFrame(), [])
+    by_name = {
+        "jobs": _jobs(results),
+        "effects": results.effects,
+        "pairs": results.pairs,
         "trials": study_data.trials,
-        "importance": pd.DataFrame() if found.importance is None else found.importance.table,
+        "importance": pd.DataFrame() if results.importance is None else results.importance.table,
         "epochs": study_data.epochs,
-        "scores": _by_study(found.scores),
+        "scores": _by_study(results.scores),
         "predictions": _by_study(
             {
                 study: final.predictions[final.predictions["label"].notna() & final.predictions["p_dog"].notna()]
@@ -100,24 +97,24 @@ def tables(found: Findings) -> dict[str, pd.DataFrame]:
         "differences": differences,
         "common": common,
     }
-    return {name: made[name] for name in TITLES if len(made[name])}
+    return {name: by_name[name] for name in TITLES if len(by_name[name])}
 
 
-def write_tables(folder: Path, made: Mapping[str, pd.DataFrame]) -> None:
-    """Write `<name>.csv` of every table into a folder; those that an earlier report left there go."""
+def write_tables(folder: Path, by_name: Mapping[str, pd.DataFrame]) -> None:
+    """Write every table as `<name>.csv` into a folder; delete tables of an earlier report."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in TITLES:
-        if name not in made:
+        if name not in by_name:
             (folder / f"{name}.csv").unlink(missing_ok=True)
-    for name, table in made.items():
+    for name, table in by_name.items():
         write_csv(folder / f"{name}.csv", table)
 
 
-def what_ran(study_data: StudyData) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Configuration, versions, data and machine of the jobs.
+def compare_settings(study_data: StudyData) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return configuration, versions, data and machine of the jobs.
 
     Returns:
-        What differs between jobs: a row per key, `key` and a column per label; and what all share: `key`, `value`.
+        Differences between jobs: a row per key, with `key` and a column per label. Shared values: `key`, `value`.
         Keys are joined by dots; a key that a job does not have is empty.
     """
     by_label = {label: _facts(job.result) for label, job in study_data.jobs.items()}
@@ -131,13 +128,13 @@ def what_ran(study_data: StudyData) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _facts(result: dict[str, Any]) -> dict[str, str]:
-    """What a job ran with, flat."""
-    told_as = {"config": "config", "images": "data", "versions": "versions", "machine": "machine"}
-    parts = {name: result.get(key) for name, key in told_as.items()}
+    """Return the configuration and environment of a job, by dotted key."""
+    keys = {"config": "config", "images": "data", "versions": "versions", "machine": "machine"}
+    parts = {name: result.get(key) for name, key in keys.items()}
     flat = _flat({name: part for name, part in parts.items() if isinstance(part, dict)})
-    # These name the job or are told elsewhere; they differ without meaning anything.
-    left_out = {"config.study", "config.studies_dir", "config.varied"}
-    return {key.removeprefix("config."): value for key, value in flat.items() if key not in left_out}
+    # These only name the job, or are shown elsewhere.
+    excluded = {"config.study", "config.studies_dir", "config.varied"}
+    return {key.removeprefix("config."): value for key, value in flat.items() if key not in excluded}
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -152,16 +149,16 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _jobs(found: Findings) -> pd.DataFrame:
-    """The board, with the interval of the log loss and the share of resamples in which a job is the best."""
-    study_data = found.study_data
+def _jobs(results: Findings) -> pd.DataFrame:
+    """Return the leaderboard with confidence intervals of the log loss and the share of resamples that a job wins."""
+    study_data = results.study_data
     added: dict[str, dict[str, Any]] = {
-        "val_log_loss_low": {label: interval.low for label, interval in found.intervals.items()},
-        "val_log_loss_high": {label: interval.high for label, interval in found.intervals.items()},
-        "share_best": found.summary.share_best,
+        "val_log_loss_low": {label: interval.low for label, interval in results.intervals.items()},
+        "val_log_loss_high": {label: interval.high for label, interval in results.intervals.items()},
+        "share_best": results.summary.share_best,
     }
     labels = study_data.leaderboard["label"]
-    table = study_data.leaderboard.assign(**{name: labels.map(told).astype(float) for name, told in added.items()})
+    table = study_data.leaderboard.assign(**{name: labels.map(values).astype(float) for name, values in added.items()})
     return table[[name for name in job_columns(study_data.choices, study_data.hyperparameters) if name in table]]
 
 

@@ -1,4 +1,4 @@
-"""The page of studies that still run, written again and again."""
+"""Repeated writing of the report while studies run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from catsdogs.study.study_progress import line
 
 
 def watch(folders: list[Path], output: Path, seconds: float, images: Path | None) -> StudyData:
-    """Write page, tables and leaderboards again and again until no job runs or waits any more, or Ctrl-C."""
+    """Rewrite page, tables and leaderboards every `seconds` until no job is running or waiting, or until Ctrl-C."""
     for folder in folders:
         while (folder / PLAN).is_file() and not any(folder.glob(f"*/{RESULT}")):
-            print(sanitize_line(f"{folder.resolve().name}: no job has begun yet"), flush=True)
+            print(sanitize_line(f"{folder.resolve().name}: no job has started yet"), flush=True)
             time.sleep(seconds)
     try:
         while True:
@@ -34,16 +34,16 @@ def watch(folders: list[Path], output: Path, seconds: float, images: Path | None
                     break
             time.sleep(seconds)
     except KeyboardInterrupt:
-        print("no longer watched")
-    # A page that nobody rewrites must not go on loading itself.
+        print("no longer watching")
+    # The last page must not refresh itself.
     return write_report(folders, output, False, images)
 
 
 def write_leaderboards(folders: list[Path]) -> None:
-    """Write `leaderboard.csv` of every study; a folder that is not writable is a warning."""
+    """Write `leaderboard.csv` of every study; print a warning if a folder is not writable."""
     for folder in folders:
         try:
             write_leaderboard(folder)
         except OSError as error:
-            # Somebody else's study may be read and not written.
-            print(f"warning: {folder / 'leaderboard.csv'} is not written ({error.strerror})", file=sys.stderr)
+            # A study of another user may be readable only.
+            print(f"warning: cannot write {folder / 'leaderboard.csv'} ({error.strerror})", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Effects of choices come from jobs that differ in nothing else."""
+"""Effects of choices are estimated from jobs that differ in nothing else."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def test_effects_average_the_pairs_that_differ_in_one_choice(tmp_path):
         expected = mean_intervals((losses[row.label] - losses[row.label_against]).to_numpy()[None])[0]
         assert (row.difference, row.low, row.high) == pytest.approx((expected.value, expected.low, expected.high))
         assert row.images == 200
-        told = [dict(zip(CHOICES, label.split("-"), strict=True)) for label in (row.label, row.label_against)]
-        assert (told[0][row.choice], told[1][row.choice]) == (row.value, row.against)
-        assert {name for name in CHOICES if told[0][name] != told[1][name]} == {row.choice}
+        choices = [dict(zip(CHOICES, label.split("-"), strict=True)) for label in (row.label, row.label_against)]
+        assert (choices[0][row.choice], choices[1][row.choice]) == (row.value, row.against)
+        assert {name for name in CHOICES if choices[0][name] != choices[1][name]} == {row.choice}
     augmentation = effects.iloc[0]
     assert (augmentation["choice"], augmentation["value"], augmentation["against"]) == ("augmentation", "light", "none")
     assert (augmentation["pairs"], augmentation["images"], bool(augmentation["decided"])) == (2, 200, True)
@@ -51,13 +51,13 @@ def test_effects_average_the_pairs_that_differ_in_one_choice(tmp_path):
     vectors = [losses[row.label] - losses[row.label_against] for row in pairs[:2].itertuples()]
     expected = mean_intervals(np.mean(vectors, axis=0)[None])[0]
     assert (augmentation["low"], augmentation["high"]) == pytest.approx((expected.low, expected.high))
-    # Not as wide as if the images of the two pairs were others, and not as narrow.
+    # Narrower than a single pair, because noise is averaged over the two pairs.
     assert augmentation["high"] - augmentation["low"] < (pairs["high"] - pairs["low"])[:2].max()
     assert (effects["difference"] <= 0).all()
     assert not effects["decided"][1]
 
 
-def test_jobs_that_share_no_image_tell_no_effect(tmp_path):
+def test_jobs_without_common_images_have_no_effect(tmp_path):
     for name in ("x", "y"):
         job(tmp_path / "night", schedule=name)
         file = tmp_path / "night" / name / "validation.csv"
@@ -69,7 +69,7 @@ def test_jobs_that_share_no_image_tell_no_effect(tmp_path):
     assert choice_effects(study_data).empty
 
 
-def test_the_better_value_comes_first_whatever_its_name(tmp_path):
+def test_the_better_value_comes_first(tmp_path):
     for name, skill in {"x": 1.0, "y": 2.0, "z": 1.5}.items():
         job(tmp_path / "night", skill, schedule=name)
     study_data = read_study_data([tmp_path / "night"])
@@ -80,7 +80,7 @@ def test_the_better_value_comes_first_whatever_its_name(tmp_path):
     assert list(choice_pairs(study_data)["difference"]) == list(effects["difference"])
 
 
-def test_jobs_that_differ_in_two_choices_are_no_pair(tmp_path):
+def test_jobs_that_differ_in_two_choices_are_not_a_pair(tmp_path):
     job(tmp_path / "night", schedule="a", augmentation="c")
     job(tmp_path / "night", schedule="b", augmentation="d")
     study_data = read_study_data([tmp_path / "night"])
@@ -93,7 +93,7 @@ def test_jobs_that_differ_in_two_choices_are_no_pair(tmp_path):
 
 
 @pytest.mark.parametrize(("images", "skills", "low"), [(200, (1.5, 1.5), 0.0), (1, (1.0, 2.0), np.nan)])
-def test_equal_predictions_and_a_single_image_decide_nothing(tmp_path, images, skills, low):
+def test_equal_predictions_and_a_single_image_are_not_significant(tmp_path, images, skills, low):
     for name, skill in zip("ab", skills, strict=True):
         write_job(tmp_path / "night", {**CHOICES, "schedule": name}, name=name, seed=3, skill=skill, images=images)
     effect = choice_effects(read_study_data([tmp_path / "night"])).iloc[0]
@@ -101,8 +101,8 @@ def test_equal_predictions_and_a_single_image_decide_nothing(tmp_path, images, s
     assert not effect["decided"]
 
 
-def test_of_many_values_each_is_compared_with_the_best_alone(tmp_path):
-    # `f` is only found beside the easy `other`: its jobs are not the best of their company.
+def test_many_values_are_compared_with_the_best_only(tmp_path):
+    # `f` occurs only with the easier `other`: its jobs are not the best of their group.
     for number, name in enumerate("abcdef"):
         if name != "f":
             job(tmp_path / "night", 1.0 + 0.2 * number, schedule=name, augmentation="some")
@@ -120,7 +120,7 @@ def test_of_many_values_each_is_compared_with_the_best_alone(tmp_path):
     assert len(pairs[pairs["choice"] == "schedule"]) == 9
 
 
-def test_jobs_that_differ_in_more_than_their_choices_are_no_pair_and_that_is_told(tmp_path):
+def test_pairs_with_other_differences_are_excluded_and_reported(tmp_path):
     job(tmp_path / "one", schedule="a")
     job(tmp_path / "one", schedule="b", config={"schedule": {"kind": "b"}})
     job(tmp_path / "two", schedule="c", config={"tuner": {"oracle": "grid"}, "schedule": {"kind": "c"}})
@@ -128,9 +128,9 @@ def test_jobs_that_differ_in_more_than_their_choices_are_no_pair_and_that_is_tol
     effects = choice_effects(study_data)
     assert {*effects["value"], *effects["against"]} == {"a", "b"}
     assert unpaired_choices(study_data) == [
-        "schedule: 2 pairs of jobs differ also in tuner.oracle and so cannot tell its effect."
+        "schedule: 2 pairs of jobs not compared because of other differences (tuner.oracle)."
     ]
-    # A choice owns its own keys, so that schedule.kind is told.
+    # A choice owns its own keys, so schedule.kind is not listed.
     assert unlisted_differences(study_data) == ["tuner.oracle"]
 
 
@@ -146,17 +146,17 @@ def test_jobs_that_differ_in_more_than_their_choices_are_no_pair_and_that_is_tol
         ({"cache": "other", "study": "other", "studies": "other", "tta": {"kind": "flip"}, "varied": ["other"]}, True),
     ],
 )
-def test_every_setting_that_decides_the_numbers_must_agree(tmp_path, config, fair):
+def test_settings_that_affect_results_must_be_equal(tmp_path, config, fair):
     job(tmp_path / "night", schedule="a")
     job(tmp_path / "night", schedule="b", config=config)
     study_data = read_study_data([tmp_path / "night"])
     assert len(choice_effects(study_data)) == fair
-    told = unpaired_choices(study_data)
-    assert told == [] if fair else next(iter(config)) in told[0]
+    sentences = unpaired_choices(study_data)
+    assert sentences == [] if fair else next(iter(config)) in sentences[0]
 
 
 def test_a_choice_of_one_key_is_read_from_the_configuration(tmp_path):
-    # Only `two` varies the epochs, and writes them as its user did.
+    # Only `two` varies the epochs, and records them as typed by the user.
     job(tmp_path / "one", 1.2, schedule="a")
     for epochs in ("3", "1_0"):
         config = {"fit": {"epochs": int(epochs)}}
@@ -169,7 +169,7 @@ def test_a_choice_of_one_key_is_read_from_the_configuration(tmp_path):
     assert {*of_epochs["value"], *of_epochs["against"]} == {"3", "10"}
 
 
-def test_a_choice_that_is_no_key_may_change_any_and_one_that_a_job_does_not_tell_makes_no_pair(tmp_path):
+def test_a_choice_that_is_not_a_key_owns_all_keys_and_unrecorded_choices_make_no_pair(tmp_path):
     job(tmp_path / "one", experiment="a")
     job(tmp_path / "one", experiment="b", config={"fit": {"epochs": 9}})
     study_data = read_study_data([tmp_path / "one"])
@@ -181,7 +181,7 @@ def test_a_choice_that_is_no_key_may_change_any_and_one_that_a_job_does_not_tell
     assert {*effects["value"], *effects["against"]} == {"a", "b"}
 
 
-def test_the_study_is_a_choice_where_it_alone_tells_jobs_apart(tmp_path):
+def test_the_study_is_a_choice_if_only_it_distinguishes_jobs(tmp_path):
     for study, oracle in (("one", "random"), ("two", "grid")):
         for schedule in "ab":
             skill = 1.4 if study == "one" else 1.9
@@ -189,10 +189,10 @@ def test_the_study_is_a_choice_where_it_alone_tells_jobs_apart(tmp_path):
     study_data = read_study_data([tmp_path / "one", tmp_path / "two"])
     assert compared_choices(study_data) == ("schedule", "study")
     effects = choice_effects(study_data).set_index("choice")
-    assert list(effects.index) == ["study", "schedule"]  # the strongest first
+    assert list(effects.index) == ["study", "schedule"]  # the largest effect first
     assert (effects.loc["study", "value"], effects.loc["study", "against"]) == ("two", "one")
     assert effects.loc["study", "pairs"] == 2
-    # Within a study all is fair.
+    # Jobs of one study differ in nothing else.
     assert effects.loc["schedule", "pairs"] == 2
     assert unpaired_choices(study_data) == []
     assert unlisted_differences(study_data) == ["tuner.oracle"]
@@ -205,12 +205,12 @@ def test_jobs_without_predictions_or_on_other_images_make_no_pair(tmp_path):
     (tmp_path / "night" / "a" / "validation.csv").unlink()
     effects = choice_effects(read_study_data([tmp_path / "night"]))
     assert {*effects["value"], *effects["against"]} == {"b", "c"}
-    # Damaged results are survived.
+    # Corrupted results are not an error.
     file = tmp_path / "night" / "b" / "result.json"
     result = read_json(file)
-    for lost in ("config", "choices"):
-        write_json(file, {key: result[key] for key in result if key != lost})
+    for missing in ("config", "choices"):
+        write_json(file, {key: result[key] for key in result if key != missing})
         study_data = read_study_data([tmp_path / "night"])
         assert choice_effects(study_data).empty
         assert choice_pairs(study_data).empty
-        assert len(unpaired_choices(study_data)) == (lost == "config")
+        assert len(unpaired_choices(study_data)) == (missing == "config")

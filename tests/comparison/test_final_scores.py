@@ -20,18 +20,18 @@ def read(best) -> FinalModel:
     return read_study_data([best.parent]).final_models[best.parent.name]
 
 
-def test_scores_are_those_of_metrics_json_and_what_was_not_computed_is_missing(best):
-    told = read_json(best / "metrics.json")
-    more = {"value": 0.3, "low": 0.2, "high": 0.4, "split": "test", "size": 50}
-    write_json(best / "metrics.json", told | {"details": told["details"] | {"test_log_loss": more}})
+def test_scores_are_read_from_metrics_json_and_missing_scores_are_nan(best):
+    metrics = read_json(best / "metrics.json")
+    test_score = {"value": 0.3, "low": 0.2, "high": 0.4, "split": "test", "size": 50}
+    write_json(best / "metrics.json", metrics | {"details": metrics["details"] | {"test_log_loss": test_score}})
     table = final_scores(read(best))
     assert list(table) == ["score", "kind", "value", "low", "high", "split", "size"]
     assert list(zip(table["score"], table["kind"], strict=True)) == [(s, k) for s in SCORES for k in KINDS] * 2
     assert list(table["split"]) == ["validation"] * 15 + ["test"] * 15
-    assert table.iloc[15].to_dict() == {"score": "log_loss", "kind": "plain", **more}
+    assert table.iloc[15].to_dict() == {"score": "log_loss", "kind": "plain", **test_score}
     assert table["value"].iloc[16:].isna().all()
     for row in table.iloc[:15].astype(object).where(table.notna(), None).to_dict("records"):
-        detail = told["details"].get(f"{row['score']}{KINDS[row['kind']]}", {})
+        detail = metrics["details"].get(f"{row['score']}{KINDS[row['kind']]}", {})
         assert (row["kind"] == "calibrated") == (not detail)
         assert [row[name] for name in ("value", "low", "high", "size")] == [
             detail.get(name) for name in ("value", "low", "high", "size")
@@ -39,7 +39,7 @@ def test_scores_are_those_of_metrics_json_and_what_was_not_computed_is_missing(b
 
 
 def test_the_gain_of_tta_is_the_mean_difference_of_losses(best):
-    """Of models that do not tell it, as those of 0.2."""
+    """Computed for models that do not record it (version 0.2)."""
     final = read(best)
     rows = final.predictions[final.predictions["split"] == "validation"]
     labels = rows["label"].to_numpy()
@@ -52,16 +52,16 @@ def test_the_gain_of_tta_is_the_mean_difference_of_losses(best):
     assert tta_gains(read(best)) == {"holdout": gain}
 
 
-def test_there_is_no_gain_without_both_predictions_of_labelled_validation_images(best):
+def test_gain_requires_both_predictions_of_labeled_validation_images(best):
     file = best / "predictions.csv"
     table = pd.read_csv(file)
-    for lost in (
+    for incomplete in (
         table.assign(p_dog_tta=np.nan),
         table.assign(label=np.nan),
         table[table["split"] == "test"].assign(label=1),
     ):
-        write_csv(file, lost)
+        write_csv(file, incomplete)
         assert tta_gains(read(best)) == {}
-    # A few images without one of both do not count.
+    # Images without one of the two predictions are skipped.
     write_csv(file, table.assign(p_dog_tta=table["p_dog_tta"].where(table.index >= 30)))
     assert tta_gains(read(best))["validation"]["size"] == 170

@@ -1,4 +1,4 @@
-"""What is known to matter is found to matter, and noise is not."""
+"""Known effects are detected, and noise is not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def record(trial: int, loss: float, values: dict) -> TrialRecord:
 
 
 def write_searched(folder, records: list[TrialRecord], schedule: str = "a") -> StudyData:
-    """A study with a job of these trials, beside those that it has."""
+    """Add a job with these trials to a study."""
     write_job(folder, {**CHOICES, "schedule": schedule}, name=schedule, trials=1)
     write_trials(folder / schedule / "trials.csv", records)
     return read_study_data([folder])
@@ -29,7 +29,7 @@ def write_searched(folder, records: list[TrialRecord], schedule: str = "a") -> S
 def searched(
     folder, trials: int, loss: Callable[[dict, np.random.Generator], float], jobs: str = "a", seed: int = 0
 ) -> StudyData:
-    """A study whose trials have log losses of exp(`loss`), by hyperparameters that are drawn at random."""
+    """Return a study with trials of log loss exp(`loss`) at random hyperparameters."""
     rng = np.random.default_rng([3, seed])
     for name in jobs:
         records = []
@@ -40,15 +40,15 @@ def searched(
     return study_data
 
 
-def test_a_hyperparameter_that_matters_is_told_from_one_that_does_not(tmp_path):
+def test_only_hyperparameters_with_an_effect_are_important(tmp_path):
     study_data = searched(tmp_path, 80, lambda v, rng: 2 * v["dropout"] + rng.normal(0, 0.1))
-    found = importance(study_data)
-    table, shares = found.table, found.table.set_index("name").to_dict("index")
-    assert found.table["name"].iloc[0] == "dropout"
+    result = importance(study_data)
+    table, shares = result.table, result.table.set_index("name").to_dict("index")
+    assert result.table["name"].iloc[0] == "dropout"
     assert set(shares) == {"depth", "dropout", "l2"}
-    assert (found.trials, found.is_informative) == (80, True)
-    assert 0.85 < found.r2 <= 1
-    # It decides all there is to decide.
+    assert (result.trials, result.is_informative) == (80, True)
+    assert 0.85 < result.r2 <= 1
+    # It explains all variance except the noise.
     assert shares["dropout"]["importance"] == pytest.approx(0.9, abs=0.2)
     assert shares["dropout"]["low"] > 0.3
     for name in ("depth", "l2"):
@@ -58,8 +58,8 @@ def test_a_hyperparameter_that_matters_is_told_from_one_that_does_not(tmp_path):
     assert (table["importance"] <= table["high"]).all()
 
 
-def test_shares_are_those_of_the_variance(tmp_path):
-    # Both terms are independent and decide everything.
+def test_importance_is_a_share_of_the_variance(tmp_path):
+    # The two terms are independent and explain everything.
     spread = np.array([0, 10, 30]).std()
 
     def loss(values: dict, rng: np.random.Generator) -> float:
@@ -72,29 +72,29 @@ def test_shares_are_those_of_the_variance(tmp_path):
 
 
 @pytest.mark.parametrize("trials", [FEWEST_POINTS, 60])
-def test_noise_explains_nothing_and_nothing_is_claimed(tmp_path, trials):
+def test_noise_is_not_informative(tmp_path, trials):
     study_data = [searched(tmp_path / str(seed), trials, lambda v, rng: rng.normal(), seed=seed) for seed in range(3)]
-    found = list(map(importance, study_data))
-    assert np.mean([told.r2 for told in found]) < 0
-    assert all(told.r2 < 0.15 for told in found)
-    assert sum(told.is_informative for told in found) <= 1
-    assert all((told.table["low"] <= 0.02).all() for told in found)
+    results = list(map(importance, study_data))
+    assert np.mean([result.r2 for result in results]) < 0
+    assert all(result.r2 < 0.15 for result in results)
+    assert sum(result.is_informative for result in results) <= 1
+    assert all((result.table["low"] <= 0.02).all() for result in results)
 
 
-def test_the_study_counts_where_it_tells_jobs_apart(tmp_path):
+def test_the_study_is_important_if_it_distinguishes_jobs(tmp_path):
     one = searched(tmp_path / "1", 20, lambda v, rng: rng.normal(0, 0.1))
     two = searched(tmp_path / "2", 20, lambda v, rng: 3 + rng.normal(0, 0.1))
-    found = importance(read_study_data([*one.studies, *two.studies]))
-    assert found.table["name"].iloc[0] == "study"
+    result = importance(read_study_data([*one.studies, *two.studies]))
+    assert result.table["name"].iloc[0] == "study"
 
 
 def of_values(folder, draw: Callable[[int, np.random.Generator], tuple[float, dict]]) -> Importance:
-    """Of 60 trials with a log loss of exp of a number, a little noise, and hyperparameters."""
+    """Return the importance in 60 trials, with log loss and hyperparameters from `draw` and a little noise."""
     rng = np.random.default_rng(0)
-    drawn = [draw(number, rng) for number in range(60)]
+    sampled = [draw(number, rng) for number in range(60)]
     records = [
         record(number, loss + rng.normal(0, 0.05), {"l2": rng.uniform(), **values})
-        for number, (loss, values) in enumerate(drawn)
+        for number, (loss, values) in enumerate(sampled)
     ]
     result = importance(write_searched(folder, records))
     assert result is not None
@@ -103,18 +103,18 @@ def of_values(folder, draw: Callable[[int, np.random.Generator], tuple[float, di
 
 @pytest.mark.parametrize("kinds", [({}, {"units": 64}, {"units": 128}), ({}, {"units": "relu"}, {"units": "tanh"})])
 def test_a_hyperparameter_that_only_some_trials_have(tmp_path, kinds):
-    for place in range(3):
+    for kind in range(3):
 
-        def draw(number: int, rng: np.random.Generator, place: int = place) -> tuple[float, dict]:
-            return 2.0 * (number % 3 == place), kinds[number % 3]
+        def draw(number: int, rng: np.random.Generator, kind: int = kind) -> tuple[float, dict]:
+            return 2.0 * (number % 3 == kind), kinds[number % 3]
 
-        found = of_values(tmp_path / str(place), draw)
-        assert list(found.table["name"]) == ["units", "l2"]
-        assert found.r2 > 0.9
-        assert np.isfinite(found.table[["importance", "low", "high"]]).all(axis=None)
+        result = of_values(tmp_path / str(kind), draw)
+        assert list(result.table["name"]) == ["units", "l2"]
+        assert result.r2 > 0.9
+        assert np.isfinite(result.table[["importance", "low", "high"]]).all(axis=None)
 
 
-def test_texts_and_truths_are_values_too_and_so_is_the_budget_where_it_varies(tmp_path):
+def test_strings_booleans_and_a_varying_budget_are_values(tmp_path):
     def draw(number: int, rng: np.random.Generator) -> tuple[float, dict]:
         values: dict[str, Any] = {"kind": str(rng.choice(["x", "y", "10"])), "norm": bool(rng.integers(2)), "same": 1}
         return values["norm"] + 2.0 * (values["kind"] == "y"), values
@@ -128,18 +128,18 @@ def test_texts_and_truths_are_values_too_and_so_is_the_budget_where_it_varies(tm
     assert importance(write_searched(tmp_path / "night", records)).table["name"].iloc[0] == "epoch_budget"
 
 
-def test_trials_of_one_point_do_not_give_each_other_away(tmp_path):
-    """Jobs with one seed try the same points. What a point has for a loss is chance, and the same in all jobs."""
+def test_trials_of_one_point_stay_in_one_fold(tmp_path):
+    """Jobs with one seed try the same points. Here the loss of a point is random but equal in all jobs."""
     rng = np.random.default_rng(1)
     points = [({"dropout": rng.uniform(), "l2": rng.uniform()}, rng.normal()) for _ in range(40)]
     records = [record(number, loss, values) for number, (values, loss) in enumerate(points)]
     study_data = [write_searched(tmp_path / "night", records, name) for name in "abc"]
-    found = importance(study_data[-1])
-    assert found.trials == 120
-    assert found.r2 < 0.05
+    result = importance(study_data[-1])
+    assert result.trials == 120
+    assert result.r2 < 0.05
 
 
-def test_too_few_points_or_nothing_that_varies(tmp_path):
+def test_importance_needs_enough_points_and_varying_losses(tmp_path):
     few = searched(tmp_path / "few", FEWEST_POINTS - 1, lambda v, rng: rng.normal())
     assert importance(few) is None
     enough = searched(tmp_path / "enough", FEWEST_POINTS, lambda v, rng: rng.normal())
@@ -152,12 +152,12 @@ def test_too_few_points_or_nothing_that_varies(tmp_path):
     assert importance(read_study_data([tmp_path / "none"])) is None
 
 
-def test_trials_on_other_images_and_failed_ones_do_not_count(tmp_path):
+def test_trials_on_other_images_and_failed_trials_are_excluded(tmp_path):
     searched(tmp_path, 30, lambda v, rng: v["dropout"])
     write_job(tmp_path / "night", CHOICES, name="other", trials=15, digest="e" * 64, skill=0.5)
     write_job(tmp_path / "night", {**CHOICES, "schedule": "z"}, name="failed", trials=6, failed_trials=4, skill=0.6)
     study_data = read_study_data([tmp_path / "night"])
-    found, again = importance(study_data), importance(study_data)
-    assert found.trials == 32
-    assert again.r2 == found.r2
-    assert again.table.equals(found.table)
+    result, again = importance(study_data), importance(study_data)
+    assert result.trials == 32
+    assert again.r2 == result.r2
+    assert again.table.equals(result.table)

@@ -192,7 +192,11 @@ def test_unfinished_jobs_and_corrupted_files_are_reported(tmp_path):
     assert document.text("pre") == ["MemoryError: too much in detail: <b>"]
     assert document.text("option") == ["all", "ok", "running", "waiting", "failed"]
     assert "python -m catsdogs.search -m seed=1,2" in document.text("code")
-    for expected in ("DivergedError: <b>the loss</b> is nan", "1 file is missing or corrupted", "history.csv"):
+    for expected in (
+        "DivergedError: <b>the loss</b> is nan",
+        "1 file is missing or corrupted",
+        "history.csv is corrupted",
+    ):
         assert expected in document.body
 
 
@@ -255,7 +259,7 @@ def test_folder_names_that_are_not_utf8_are_escaped(tmp_path):
     write_report([study], output)
     write_leaderboard(study)
     document = Document(output)
-    assert r"job\udcff is best" in document.text("h1")[0]
+    assert r"job\udcff is the best job" in document.text("h1")[0]
     assert document.text("b")[0] == r"caf\udce9"
     assert document.all("a", href="page%E9/jobs.csv")
     jobs = pd.read_csv(output.with_suffix("") / "jobs.csv")

@@ -20,7 +20,7 @@ def study(tmp_path):
     return write_study(tmp_path / "night")
 
 
-def test_tables_hold_what_the_files_hold(study):
+def test_tables_contain_the_values_of_the_files(study):
     study_data = read_study_data([study])
     assert not study_data.problems
     assert study_data.hyperparameters == ("unfreeze_depth", "dropout", "l2")
@@ -28,60 +28,60 @@ def test_tables_hold_what_the_files_hold(study):
     assert study_data.varied_choices == ("augmentation", "label_smoothing")
     assert len(study_data.trials) == 16
     for label, job in study_data.jobs.items():
-        told = pd.read_csv(job.folder / "trials.csv")
-        ours = study_data.trials[study_data.trials["label"] == label]
-        assert list(ours["val_log_loss"]) == list(told["val_log_loss"])
-        assert list(ours["l2"]) == list(told["l2"])
-        assert list(ours["ended_seconds"]) == list(told["seconds"].cumsum())
-        passed = ours["ended"] - pd.Timestamp(job.result["started"])
-        assert list(passed.dt.total_seconds()) == list(told["seconds"].cumsum())
-        assert len(study_data.epochs[study_data.epochs["label"] == label]) == told["epochs"].sum()
-    board = study_data.leaderboard
-    assert list(board["val_log_loss"]) == sorted(board["val_log_loss"])
-    assert board["val_log_loss"].iloc[0] == study_data.trials["val_log_loss"].min()
-    # The loss of every image averages to the job's.
+        file = pd.read_csv(job.folder / "trials.csv")
+        rows = study_data.trials[study_data.trials["label"] == label]
+        assert list(rows["val_log_loss"]) == list(file["val_log_loss"])
+        assert list(rows["l2"]) == list(file["l2"])
+        assert list(rows["ended_seconds"]) == list(file["seconds"].cumsum())
+        passed = rows["ended"] - pd.Timestamp(job.result["started"])
+        assert list(passed.dt.total_seconds()) == list(file["seconds"].cumsum())
+        assert len(study_data.epochs[study_data.epochs["label"] == label]) == file["epochs"].sum()
+    recorded = study_data.leaderboard.set_index("label")["val_log_loss"]
+    assert list(recorded) == sorted(recorded)
+    assert recorded.iloc[0] == study_data.trials["val_log_loss"].min()
+    # The mean loss over images is the loss of the job.
     losses = study_data.losses()
     assert losses.shape == (200, 4)
-    np.testing.assert_allclose(losses.mean(), board.set_index("label")["val_log_loss"][losses.columns], rtol=1e-12)
+    np.testing.assert_allclose(losses.mean(), recorded[losses.columns], rtol=1e-12)
 
 
-def test_failed_running_waiting_and_lost_jobs_have_a_row_each(study):
+def test_failed_running_waiting_and_empty_jobs_have_rows(study):
     write_job(study, {**CHOICES, "schedule": "a"}, status="running", trials=3, failed_trials=1, planned=9, skill=9)
     write_job(study, {**CHOICES, "schedule": "b"}, status="failed", trials=0, error="no luck\nat all")
-    (study / "lost").mkdir()
+    (study / "empty").mkdir()
     plan = read_json(study / "study.json")["jobs"]
-    write_plan(study, [*plan, "b-light-a-none", "b-light-b-none", "lost"], [])
+    write_plan(study, [*plan, "b-light-a-none", "b-light-b-none", "empty"], [])
     study_data = read_study_data([study])
     # A failed trial cannot win.
     assert study_data.trials["val_log_loss"].isna().sum() == 1
     assert "nan" in str(study_data.trials.set_index(["job", "trial"]).loc[("b-light-a-none", "2"), "error"])
-    board = study_data.leaderboard.set_index("job")
-    assert dict(board["status"].value_counts()) == {"ok": 4, "running": 1, "failed": 1, "waiting": 1}
-    assert list(board.index[-2:]) == ["lost", "b-light-b-none"]
-    running = board.loc["b-light-a-none"]
-    assert board.index[0] == "b-light-a-none"
+    leaderboard = study_data.leaderboard.set_index("job")
+    assert dict(leaderboard["status"].value_counts()) == {"ok": 4, "running": 1, "failed": 1, "waiting": 1}
+    assert list(leaderboard.index[-2:]) == ["empty", "b-light-b-none"]
+    running = leaderboard.loc["b-light-a-none"]
+    assert leaderboard.index[0] == "b-light-a-none"
     assert list(running[["trials", "trials_planned", "trials_completed", "trials_failed"]]) == [3, 9, 2, 1]
-    assert dict(board["state"].value_counts()) == {"ok": 4, "running": 1, "failed": 1, "waiting": 1}
-    assert board.loc["b-light-b-none", "error"] == "no luck\nat all"
+    assert dict(leaderboard["state"].value_counts()) == {"ok": 4, "running": 1, "failed": 1, "waiting": 1}
+    assert leaderboard.loc["b-light-b-none", "error"] == "no luck\nat all"
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"id,label\n", b"\xff\xfe\x00", b'"', b"trial,epoch,val_log_loss,id,label,p_dog\n1,x,y,z,7,9"]
 )
 @pytest.mark.parametrize("name", ["trials.csv", "history.csv", "validation.csv", "result.json"])
-def test_a_damaged_file_is_told_and_costs_nothing_else(study, name, content):
+def test_a_corrupted_file_is_reported_and_other_files_are_read(study, name, content):
     job = study / "mobilenet_v2-light-cosine-none"
     (job / name).write_bytes(content)
     study_data = read_study_data([study])
     assert len(study_data.leaderboard) == 4
     assert (study_data.trials["label"] == "mobilenet_v2-none-cosine-none").sum() == 4
-    told = list(study_data.problems) + list(study_data.leaderboard["error"].dropna())
-    assert any(name in sentence for sentence in told), told
+    messages = list(study_data.problems) + list(study_data.leaderboard["error"].dropna())
+    assert any(name in message for message in messages), messages
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "recipe.json", "predictions.csv", "history.csv"])
 @pytest.mark.parametrize("content", [b"", b"[", b'{"details": {"log_loss": {"size": "x"}}, "config": 3}', b"\xff\xfe"])
-def test_a_damaged_final_model_is_told(study, name, content):
+def test_a_corrupted_final_model_is_reported(study, name, content):
     assert not read_study_data([study]).final_models
     write_final(study, tta=False)
     study_data = read_study_data([study])
@@ -90,16 +90,16 @@ def test_a_damaged_final_model_is_told(study, name, content):
     assert study_data.final_models["night"].predictions["p_dog_tta"].isna().all()
     (study / "best" / name).write_bytes(content)
     study_data = read_study_data([study])
-    assert any(name in sentence for sentence in study_data.problems)
+    assert any(name in message for message in study_data.problems)
 
 
-def test_several_studies_are_told_apart(study, tmp_path):
+def test_several_studies_have_unique_names(study, tmp_path):
     other = write_study(tmp_path / "elsewhere" / "night", trials=2)
     study_data = read_study_data([study, other])
     assert len(study_data.jobs) == 8
     assert study_data.leaderboard["label"].is_unique
     assert set(study_data.leaderboard["study"]) == {f"{tmp_path.name}/night", "elsewhere/night"}
-    with pytest.raises(UserError, match="given twice"):
+    with pytest.raises(UserError, match="night: study listed twice"):
         read_study_data([study, study / ".." / "night"])
 
 
@@ -110,7 +110,7 @@ def test_only_jobs_on_the_same_images_are_compared(study):
     assert "b-light-z-none" not in study_data.comparable()
 
 
-def test_results_without_what_came_later_are_read(study):
+def test_results_of_early_versions_are_read(study):
     for file in study.glob("*/result.json"):
         result = read_json(file)
         write_json(file, {key: value for key, value in result.items() if key in ("status", "choices", "best_trial")})
@@ -120,15 +120,15 @@ def test_results_without_what_came_later_are_read(study):
     assert study_data.leaderboard["trials_planned"].isna().all()
 
 
-def test_a_folder_that_is_no_study_is_a_mistake(tmp_path):
+def test_a_folder_that_is_not_a_study_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         read_study_data([tmp_path / "nothing"])
     with pytest.raises(UserError, match="no job"):
         read_study_data([tmp_path])
 
 
-def test_hostile_texts_are_cleaned_where_they_are_read(study):
-    """Control characters, halves of characters and line ends reach no table, no page and no terminal."""
+def test_hostile_strings_are_sanitized_when_read(study):
+    """Control characters, lone surrogates and line breaks reach neither tables nor pages nor terminals."""
     evil, one_line, lines = "a\x1b\r\n\udcff\u202e\rb", r"a??\udcff??b", "a?\n\\udcff?\nb"
     choices = {**CHOICES, "schedule": evil, evil: evil}
     write_job(study, choices, name="evil", trials=2, failed_trials=1, error=evil, config={"tags": [evil]})
@@ -155,11 +155,11 @@ def test_hostile_texts_are_cleaned_where_they_are_read(study):
     assert (study_data.final_models["night"].metrics["job"], *study_data.final_models["night"].metrics["details"]) == (
         one_line,
     ) * 2
-    # A command names the folder as it is.
+    # Commands need the original folder name.
     assert study_data.jobs[label].folder.is_dir()
 
 
-def test_a_choice_that_only_one_job_was_told_is_none_that_all_share(tmp_path):
+def test_a_choice_of_one_job_is_not_shared_by_all(tmp_path):
     study = tmp_path / "night"
     write_job(study, {**CHOICES, "schedule": "a"}, name="a", epochs=3)
     write_job(study, {**CHOICES, "schedule": "a", "fit.epochs": "2e0"}, name="b", epochs=2)
@@ -172,9 +172,9 @@ def test_a_choice_that_only_one_job_was_told_is_none_that_all_share(tmp_path):
     assert dict(zip(study_data.trials["job"], study_data.trials["fit.epochs"], strict=True)) == {"a": "3", "b": "2"}
     assert "fit.epochs" not in study_data.shared_choices
     assert study_data.shared_choices["schedule"] == "a"
-    # What nothing tells of one of them is not shared either; a lost job tells nothing of any.
+    # A choice that one job does not record is not shared; a corrupted job is ignored.
     write_job(study, {**CHOICES, "schedule": "a", "space": "wide"}, name="c")
-    (study / "lost").mkdir()
-    (study / "lost" / "result.json").write_text("{")
+    (study / "corrupted").mkdir()
+    (study / "corrupted" / "result.json").write_text("{")
     study_data = read_study_data([study])
     assert set(study_data.shared_choices) == set(CHOICES)

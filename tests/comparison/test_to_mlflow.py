@@ -20,13 +20,13 @@ from catsdogs.base.errors import UserError
 from catsdogs.comparison.exports.to_mlflow import local_store, write_mlflow
 from catsdogs.comparison.study_data import read_study_data
 
-# Of MLflow's tables, since SQLAlchemy 2.1; Python shows it to nobody else.
+# A warning about MLflow's tables since SQLAlchemy 2.1, which Python does not show to users.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with MLflow's tables, which take it a second to make."""
+    """Return a SQLite file with MLflow's tables, which take a second to create."""
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     client(f"sqlite:///{file}").search_experiments()
     return file
@@ -50,23 +50,23 @@ def client(uri: str) -> Any:
 
 
 def runs(uri: str, experiment: str = "study") -> dict[str, Any]:
-    """Of an experiment by their names; none of them is there twice."""
-    asked = client(uri)
-    found = asked.search_runs([asked.get_experiment_by_name(experiment).experiment_id])
-    named = {run.info.run_name: run for run in found}
-    assert len(named) == len(found)
-    return named
+    """Return the runs of an experiment by their names, which are unique."""
+    store = client(uri)
+    infos = store.search_runs([store.get_experiment_by_name(experiment).experiment_id])
+    by_name = {run.info.run_name: run for run in infos}
+    assert len(by_name) == len(infos)
+    return by_name
 
 
 def history(uri: str, run: Any, metric: str) -> dict[int, float]:
-    """By step; no step is there twice, and the last was over when the run was."""
+    """Return a metric by step; steps are unique, and the last one ends with the run."""
     points = client(uri).get_metric_history(run.info.run_id, metric)
     assert len({point.step for point in points}) == len(points)
     assert max(point.timestamp for point in points) == run.info.end_time
     return {point.step: point.value for point in points}
 
 
-def test_jobs_trials_and_the_final_model_come_back_and_are_not_written_twice(study: Path, uri: str) -> None:
+def test_jobs_trials_and_final_model_are_written_once(study: Path, uri: str) -> None:
     write_study(study)
     write_final(study)
     study_data = read_study_data([study])
@@ -79,8 +79,8 @@ def test_jobs_trials_and_the_final_model_come_back_and_are_not_written_twice(stu
         metrics = ("val_log_loss", "val_accuracy", "seconds", "trials", "trials_completed")
         assert run.data.metrics == {name: row[name] for name in metrics}
         command = "python -m catsdogs.search -m study=study augmentation=light,none label_smoothing=none,mild"
-        told = {"best_trial": row["best_trial"], "data_digest": "d" * 64, "version.keras": "3.15.1", "command": command}
-        assert told.items() <= run.data.tags.items()
+        tags = {"best_trial": row["best_trial"], "data_digest": "d" * 64, "version.keras": "3.15.1", "command": command}
+        assert tags.items() <= run.data.tags.items()
         started = datetime.datetime.fromisoformat(row["started"]).timestamp()
         assert run.info.start_time == started * 1000
         assert run.info.end_time == pytest.approx((started + row["seconds"]) * 1000, abs=1)
@@ -105,16 +105,16 @@ def test_jobs_trials_and_the_final_model_come_back_and_are_not_written_twice(stu
     assert "log_loss_calibrated" not in final.data.metrics
     assert history(uri, final, "epoch/val_log_loss") == {1: 0.3, 2: 0.2}
     assert final.data.params == {**CHOICES, "fit_on": "train", "tta_kind": "views", "tta_views": "10"}
-    told = {"job": "mobilenet_v2-light-cosine-none", "trial": "0", "scored_on": "validation, 200 images"}
-    assert told.items() <= final.data.tags.items()
+    tags = {"job": "mobilenet_v2-light-cosine-none", "trial": "0", "scored_on": "validation, 200 images"}
+    assert tags.items() <= final.data.tags.items()
 
-    # A copy is the same study, whatever the dates of its files.
+    # A copy is the same study even if file times differ.
     copy = shutil.copytree(study, study.parent / "copies" / "study", copy_function=shutil.copyfile)
     assert write_mlflow(read_study_data([copy]), uri) == 21
     assert {name: run.info.run_id for name, run in runs(uri).items()} == {n: run.info.run_id for n, run in read.items()}
 
 
-def test_a_study_that_goes_on(study: Path, uri: str) -> None:
+def test_a_resumed_study_updates_its_runs(study: Path, uri: str) -> None:
     name = write_job(study, CHOICES, trials=2, status="running", planned=4)
     with patch("mlflow.MlflowClient.log_batch", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         write_mlflow(read_study_data([study]), uri)
@@ -130,22 +130,22 @@ def test_a_study_that_goes_on(study: Path, uri: str) -> None:
     assert (before[name].data.tags["status"], after[name].data.tags["status"]) == ("running", "ok")
     for key, run in before.items():
         same = after[key].info.run_id == run.info.run_id
-        assert same == (run.info.status == "FINISHED"), key  # what ran is written again
+        assert same == (run.info.status == "FINISHED"), key  # unfinished runs are replaced
         assert after[key].data.tags.get("mlflow.parentRunId") in (None, after[name].info.run_id)
     assert list(history(uri, after[name], "val_log_loss")) == [1, 2, 3, 4]
     assert after[name].data.metrics["trials"] == 4
 
 
-def test_a_job_that_failed_and_was_started_again_is_two_runs(study: Path, uri: str) -> None:
+def test_a_failed_and_restarted_job_is_two_runs(study: Path, uri: str) -> None:
     name = write_job(study, CHOICES, trials=1, status="failed", error="no memory")
     write_mlflow(read_study_data([study]), uri)
     failed = runs(uri)[name]
     assert (failed.info.status, failed.data.tags["error"]) == ("FAILED", "no memory")
     write_job(study, CHOICES, trials=2, started=STARTED + datetime.timedelta(hours=1))
     assert write_mlflow(read_study_data([study]), uri) == 3
-    found = client(uri).search_runs([failed.info.experiment_id])
-    assert len(found) == 5
-    assert [run.data.tags.get("error") for run in found if run.info.status == "FINISHED"] == [None] * 4
+    all_runs = client(uri).search_runs([failed.info.experiment_id])
+    assert len(all_runs) == 5
+    assert [run.data.tags.get("error") for run in all_runs if run.info.status == "FINISHED"] == [None] * 4
 
 
 def test_best_so_far_failed_trials_and_missing_values(study: Path, uri: str) -> None:
@@ -156,71 +156,71 @@ def test_best_so_far_failed_trials_and_missing_values(study: Path, uri: str) -> 
     table.to_csv(study / name / "trials.csv", index=False)
     write_mlflow(read_study_data([study]), uri)
     read = runs(uri)
-    # The last one is what the job's result tells.
+    # The last value is that of the job's result.
     assert list(history(uri, read[name], "val_log_loss").items())[:3] == [(1, 0.5), (2, 0.25), (3, 0.25)]
     assert read[name].data.metrics["trials_completed"] == 3
     failed = read[f"trial 3, {name}"]
     assert (failed.info.status, failed.data.tags["error"]) == ("FAILED", "DivergedError: <b>the loss</b> is nan")
     assert "val_log_loss" not in failed.data.metrics
-    # pandas makes floats of whole numbers beside missing ones.
+    # pandas converts integers next to missing values to floats.
     assert read[f"trial 0, {name}"].data.params["unfreeze_depth"] == "10"
     assert "unfreeze_depth" not in read[f"trial 1, {name}"].data.params
 
 
-def test_several_studies_and_a_damaged_one(tmp_path: Path, uri: str) -> None:
+def test_several_studies_and_a_corrupted_one(tmp_path: Path, uri: str) -> None:
     for name in ("first", "second"):
         write_job(tmp_path / name, CHOICES, trials=2, name="job")
     (tmp_path / "first" / "job" / "trials.csv").write_text("nonsense")
     assert write_mlflow(read_study_data([tmp_path / "first", tmp_path / "second"]), uri) == 4
-    # What its result tells of the best trial is there without its trials.
+    # The result contains the best score even without trials.
     assert [run.data.metrics["val_log_loss"] > 0 for run in runs(uri, "first").values()] == [True]
-    # One of them alone is the same experiment.
+    # Exporting one study alone uses the same experiment.
     assert write_mlflow(read_study_data([tmp_path / "second"]), uri) == 3
     assert set(runs(uri, "second")) == {"job", "trial 0, job", "trial 1, job"}
 
 
 @pytest.mark.parametrize(
-    ("uri", "told"),
+    ("uri", "message"),
     [
-        ("sqlite:////dev/null/mlflow.db", "(Not a directory|File exists).*such as --mlflow=sqlite:///mlflow.db"),
+        ("sqlite:////dev/null/mlflow.db", "(Not a directory|File exists).*--mlflow=sqlite:///mlflow.db"),
         ("sqlite:///{folder}", "unable to open"),
         ("nonsense://there", "unsupported URI"),
-        ("http://me:tresure@127.0.0.1:9", r"--mlflow=http://me:\*\*\*@127.0.0.1:9: it cannot be written"),
+        ("http://me:tresure@127.0.0.1:9", r"--mlflow=http://me:\*\*\*@127.0.0.1:9: cannot write"),
         (None, r"http://me:\*\*\*@there.*pip install 'catsdogs\[mlflow\]'"),
     ],
 )
-def test_a_store_that_cannot_be_written_and_no_mlflow_are_told_without_passwords(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str | None, told: str
+def test_errors_of_stores_and_a_missing_mlflow_contain_no_passwords(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str | None, message: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     if uri is None:
         monkeypatch.setitem(sys.modules, "mlflow", None)
     write_job(tmp_path / "study", CHOICES, trials=1)
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         write_mlflow(read_study_data([tmp_path / "study"]), (uri or "http://me:tresure@there").format(folder=tmp_path))
     assert "tresure" not in str(error.value)
 
 
-def test_a_folder_that_no_address_can_name(tmp_path: Path) -> None:
+def test_a_folder_that_a_uri_cannot_represent(tmp_path: Path) -> None:
     assert local_store(tmp_path / "with space#") == f"sqlite:///{tmp_path}/with space#/mlflow.db"
-    with pytest.raises(UserError, match="cannot hold its % or"):
+    with pytest.raises(UserError, match="--mlflow: a SQLite URI cannot contain % or"):
         local_store(tmp_path / "100%")
 
 
-def test_nothing_is_sent_said_or_left_behind(study: Path, tmp_path: Path) -> None:
-    """In a process of its own: MLflow sends nothing while pytest runs."""
+def test_nothing_is_sent_printed_or_left_behind(study: Path, tmp_path: Path) -> None:
+    """Run a separate process, because MLflow sends nothing under pytest."""
     program = """
 import socket, sys
 from pathlib import Path
 
-asked = []
+calls = []
 for name in ("connect", "connect_ex", "sendto"):
-    setattr(socket.socket, name, lambda self, *told: asked.append(told))
-socket.getaddrinfo = lambda *told, **named: asked.append(told)
+    setattr(socket.socket, name, lambda self, *address: calls.append(address))
+socket.getaddrinfo = lambda *address, **options: calls.append(address)
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.exports.to_mlflow import local_store, write_mlflow
 
-print(write_mlflow(read_study_data([Path(sys.argv[1])]), local_store(Path(sys.argv[1]))), asked)
+print(write_mlflow(read_study_data([Path(sys.argv[1])]), local_store(Path(sys.argv[1]))), calls)
 """
     write_job(study, CHOICES, trials=1)
     for name in ("empty", "home"):

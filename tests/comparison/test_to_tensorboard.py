@@ -42,7 +42,7 @@ def scalars(run: Path) -> dict[str, list[Any]]:
 
 
 def hparams(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """What TensorBoard's HParams tab asks its server for: the columns, and the trials by the name of their run."""
+    """Return the data of TensorBoard's HParams tab: the columns, and the trials by the name of their run."""
     multiplexer = EventMultiplexer()
     multiplexer.AddRunsFromDirectory(str(folder))
     multiplexer.Reload()
@@ -55,14 +55,14 @@ def hparams(folder: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def values(group: Any) -> dict[str, Any]:
-    return {name: getattr(told, told.WhichOneof("kind")) for name, told in group.hparams.items()}
+    return {name: getattr(value, value.WhichOneof("kind")) for name, value in group.hparams.items()}
 
 
 def metrics(group: Any) -> dict[str, float]:
     return {metric.name.tag: metric.value for metric in group.sessions[0].metric_values}
 
 
-def test_trials_come_back(study: Path, folder: Path) -> None:
+def test_trials_are_read_back(study: Path, folder: Path) -> None:
     study_data = read_study_data([study])
     assert write_tensorboard(study_data, folder) == 16
     columns, groups = hparams(folder)
@@ -100,7 +100,7 @@ def test_a_trial_shows_its_own_score_and_the_curve_of_its_first_execution(tmp_pa
     history = pd.read_csv(job / "history.csv")
     last = history.tail(1).assign(epoch=lambda row: row["epoch"] + 1, val_log_loss=9.0)
     second = history.assign(execution=1, val_log_loss=7.0)
-    # The order of the rows is not that of the epochs.
+    # The rows are not in the order of the epochs.
     pd.concat([second, last, history]).to_csv(job / "history.csv", index=False)
     study_data = read_study_data([job.parent])
     write_tensorboard(study_data, folder)
@@ -110,10 +110,10 @@ def test_a_trial_shows_its_own_score_and_the_curve_of_its_first_execution(tmp_pa
     assert curve == pytest.approx([*history["val_log_loss"], 9.0], rel=1e-6)
 
 
-def test_written_again_the_folder_is_as_the_study_is(study: Path, folder: Path) -> None:
+def test_a_second_export_replaces_the_first(study: Path, folder: Path) -> None:
     write_tensorboard(read_study_data([study]), folder)
     before = sorted(folder.rglob("*"))
-    # What version 0.2 named otherwise.
+    # Version 0.2 used this name.
     (folder / "hparams-0123abcd").mkdir()
     (folder / "hparams-0123abcd" / "events.out.tfevents.0123.catsdogs").touch()
     assert write_tensorboard(read_study_data([study]), folder) == 16
@@ -126,26 +126,26 @@ def test_written_again_the_folder_is_as_the_study_is(study: Path, folder: Path) 
     assert {values(group)["schedule"] for group in groups.values()} == {"cosine", "constant"}
 
 
-def test_a_folder_that_is_none_or_has_something_else_is_refused_untouched(study: Path, folder: Path) -> None:
+def test_a_file_or_a_folder_with_other_files_is_refused_unchanged(study: Path, folder: Path) -> None:
     study_data = read_study_data([study])
     folder.touch()
-    for place in (folder, folder / "below"):
-        with pytest.raises(UserError, match=r"cannot be written.*--tensorboard=FOLDER"):
-            write_tensorboard(study_data, place)
+    for path in (folder, folder / "below"):
+        with pytest.raises(UserError, match=r"cannot write.*--tensorboard=FOLDER"):
+            write_tensorboard(study_data, path)
     folder.unlink()
     (folder / "mine").mkdir(parents=True)
-    (folder / "ours.catsdogs").touch()
+    (folder / "events.catsdogs").touch()
     for name in ("mine/events.out.tfevents.1.host", "link"):
-        place = folder / name
-        place.symlink_to(study) if name == "link" else place.touch()
+        path = folder / name
+        path.symlink_to(study) if name == "link" else path.touch()
         before = sorted(folder.rglob("*"))
-        with pytest.raises(UserError, match=f"it holds {name}.*--tensorboard=FOLDER"):
+        with pytest.raises(UserError, match=f"contains {name}.*--tensorboard=FOLDER"):
             write_tensorboard(study_data, folder)
         assert sorted(folder.rglob("*")) == before
-        place.unlink()
+        path.unlink()
 
 
-def test_failed_trials_and_none(tmp_path: Path, folder: Path) -> None:
+def test_failed_trials_and_no_trials(tmp_path: Path, folder: Path) -> None:
     study = tmp_path / "study"
     write_job(study, CHOICES, trials=0, status="running")
     assert write_tensorboard(read_study_data([study]), folder) == 0
@@ -174,7 +174,7 @@ def test_several_studies_and_values_of_all_types(tmp_path: Path, folder: Path) -
     assert "nesterov" not in other
 
 
-def test_names_of_trials_lead_nowhere(tmp_path: Path, folder: Path) -> None:
+def test_names_of_trials_cannot_leave_the_folder(tmp_path: Path, folder: Path) -> None:
     file = tmp_path / "study" / write_job(tmp_path / "study", CHOICES, trials=3) / "trials.csv"
     pd.read_csv(file).assign(trial=["../../out", "/root", "2"]).to_csv(file, index=False)
     assert write_tensorboard(read_study_data([tmp_path / "study"]), folder) == 0

@@ -71,7 +71,7 @@ def test_the_answer_is_what_the_leaderboard_says(golden, study_data):
     assert found.margin.value == pytest.approx(second["val_log_loss"] - best["val_log_loss"], abs=1e-5)
     assert found.margin.size == 120
     # Hundredths apart on 120 images.
-    assert found.significance == "noise"
+    assert found.significance == "within noise"
     assert found.command is not None
     assert "catsdogs.retrain" in found.command
 

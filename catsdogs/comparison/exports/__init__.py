@@ -1,1 +1,1 @@
-"""The comparison for MLflow and TensorBoard."""
+"""Exports of studies to MLflow and TensorBoard."""

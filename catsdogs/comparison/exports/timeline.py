@@ -1,4 +1,4 @@
-"""Trials and their epochs -> the times that trackers of experiments want with every number."""
+"""Times of trials and epochs, which experiment trackers require with every number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 
 def curves(epochs: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """By label and trial: a row per epoch of its first execution, in order."""
+    """Return the epochs of the first execution of each trial, in order, by label and trial."""
     if epochs.empty:
         return {}
     first = epochs[epochs["execution"] == 0].sort_values("epoch")
@@ -18,15 +18,15 @@ def curves(epochs: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
 
 
 def ended_at(trial: Mapping[Any, Any]) -> float:
-    """When a trial of `Evidence.trials` was over, in seconds since 1970.
+    """Return the end of a trial (a row of `StudyData.trials`) in seconds since 1970.
 
-    Where nobody wrote down when, they count from the start of its job: differences are right.
+    If the end was not recorded, it is counted from the start of the job, so only differences between trials are right.
     """
     return float(trial["ended_seconds"] if pd.isna(trial["ended"]) else trial["ended"].timestamp())
 
 
 def epoch_rows(epochs: pd.DataFrame | None, last: float) -> Iterator[tuple[float, int, dict[str, Any]]]:
-    """When every epoch was over, its number, its metrics, if the last was over at `last`, in seconds since 1970."""
+    """Yield end, number and metrics of every epoch; the last one ended at `last`, in seconds since 1970."""
     if epochs is None or epochs.empty:
         return
     seconds = epochs["seconds"].fillna(0.0).to_numpy() if "seconds" in epochs else np.zeros(len(epochs))

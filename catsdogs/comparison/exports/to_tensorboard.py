@@ -1,15 +1,14 @@
-"""Evidence -> TensorBoard event files: learning curves in its Scalars tab, trials side by side in its HParams tab.
+"""Export to TensorBoard: learning curves in its Scalars tab, a table of trials in its HParams tab.
 
     tensorboard --logdir FOLDER
 
-    FOLDER                      the columns of the HParams tab: choices that vary, hyperparameters, metrics
-    FOLDER/<job>/trial_<id>/    a trial: its choices and hyperparameters, a scalar per metric and epoch, how it ended
+    FOLDER                      columns of the HParams tab: choices that vary, hyperparameters, metrics
+    FOLDER/<job>/trial_<id>/    a trial: its choices, hyperparameters and status, a scalar per metric and epoch
 
-The curves are those of the first execution. `val_log_loss` of an epoch is the scalar `val_log_loss`; that of the trial,
-by which trials are compared, is `trial/val_log_loss`: of the best epoch, averaged over executions.
+Curves are from the first execution. The scalar `val_log_loss` is the value of an epoch. `trial/val_log_loss`, by which
+trials are ranked, is the value of the best epoch, averaged over executions.
 
-TensorBoard's `EventFileWriter` would import TensorFlow where it is installed, which takes seconds; its `RecordWriter`
-does not.
+TensorBoard's `RecordWriter` is used because its `EventFileWriter` imports TensorFlow if installed, which takes seconds.
 """
 
 from __future__ import annotations
@@ -38,27 +37,27 @@ from catsdogs.base.errors import UserError
 from catsdogs.comparison.exports.timeline import curves, ended_at, epoch_rows
 from catsdogs.comparison.study_data import StudyData
 
-# Ends the name of every file that we write, and so tells ours from a user's.
+# Suffix of every written file, which distinguishes it from files of the user.
 _SUFFIX = ".catsdogs"
 
 _TRIAL_METRICS = ("val_log_loss", "val_accuracy")
 
 
 def write_tensorboard(study_data: StudyData, folder: Path) -> int:
-    """Write the trials of these studies into a folder, in place of what an earlier call wrote there; give their number.
+    """Write the trials of these studies into a folder, replacing an earlier export, and return their number.
 
     Raises:
-        UserError: the folder holds something that was not written here, and nothing is touched; or it is read-only.
+        UserError: the folder contains other files (nothing is changed), or is not writable.
     """
     names = [name for name in ("study", *study_data.choices) if study_data.trials[name].nunique() > 1]
     columns = {name: _uniform(study_data.trials[name]) for name in [*names, *study_data.hyperparameters]}
     trials = study_data.trials.assign(**columns).to_dict("records")
-    its_epochs = curves(study_data.epochs)
+    epochs = curves(study_data.epochs)
     for path in folder.rglob("*"):
         if path.is_symlink() or (not path.is_dir() and not path.name.endswith(_SUFFIX)):
             raise UserError(
-                f"TensorBoard's folder {folder}: it holds {path.relative_to(folder)}, not from here; give a folder of "
-                "its own with --tensorboard=FOLDER"
+                f"--tensorboard={folder}: contains {path.relative_to(folder)}, which catsdogs did not write; set an "
+                "empty folder with --tensorboard=FOLDER"
             )
     try:
         if folder.exists():
@@ -68,11 +67,10 @@ def write_tensorboard(study_data: StudyData, folder: Path) -> int:
             _write(folder, [Event(summary=_columns(columns))])
         for trial in trials:
             run = folder / trial["label"] / f"trial_{trial['trial']}"
-            _write(run, list(_events(trial, list(columns), its_epochs.get((trial["label"], trial["trial"])))))
+            _write(run, list(_events(trial, list(columns), epochs.get((trial["label"], trial["trial"])))))
     except OSError as error:
         raise UserError(
-            f"TensorBoard's folder {folder}: it cannot be written ({error.strerror}); name another with "
-            "--tensorboard=FOLDER"
+            f"--tensorboard={folder}: cannot write ({error.strerror}); set another folder with --tensorboard=FOLDER"
         ) from error
     return len(trials)
 
@@ -86,7 +84,7 @@ def _write(run: Path, events: list[Event]) -> None:
 
 
 def _uniform(values: pd.Series) -> pd.Series:
-    """Truth values, numbers or texts: TensorBoard takes one type in a column."""
+    """Convert a column to booleans, floats or strings: TensorBoard requires one type per column."""
     kind = pd.api.types.infer_dtype(values)
     if kind in ("integer", "floating", "mixed-integer-float"):
         return values.astype(float)
@@ -105,11 +103,11 @@ def _columns(columns: Mapping[str, pd.Series]) -> Summary:
 
 
 def _events(trial: Mapping[Any, Any], columns: list[str], epochs: pd.DataFrame | None) -> Iterator[Event]:
-    """How it began, its epochs, its result, how it ended."""
+    """Yield the events of a trial: start, epochs, result and end."""
     ended = ended_at(trial)
     started = ended - trial["seconds"]
     values = {name: trial[name] for name in columns if not pd.isna(trial[name])}
-    # The table shows the first 17 characters of a trial's name, so the number comes first.
+    # The number is first because TensorBoard shows only the first 17 characters of a name.
     name = f"trial {trial['trial']}, {trial['label']}"
     yield Event(wall_time=started, summary=hparams_pb(values, trial_id=name, start_time_secs=started))
     for time, epoch, metrics in epoch_rows(epochs, ended):
@@ -126,6 +124,6 @@ def _events(trial: Mapping[Any, Any], columns: list[str], epochs: pd.DataFrame |
 
 
 def _scalars(time: float, step: int, values: Mapping[Any, Any]) -> Event:
-    """Those of them that are finite: TensorBoard's tables cannot show others."""
+    """Return the finite values as scalars; TensorBoard's tables cannot show others."""
     finite = [Summary.Value(tag=str(name), simple_value=value) for name, value in values.items() if np.isfinite(value)]
     return Event(wall_time=time, step=step, summary=Summary(value=finite))
