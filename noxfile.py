@@ -11,12 +11,13 @@ nox.options.default_venv_backend = "none"
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, formatting, types, package order, and the schemas of workflows and citation file."""
+    """Check style, formatting, types, package order, words, lengths, and the schemas of workflows and citation file."""
     session.run(sys.executable, "-m", "ruff", "check", ".")
     session.run(sys.executable, "-m", "ruff", "format", "--check", ".")
     session.run(sys.executable, "-m", "mypy")
     session.run(sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")
     session.run(sys.executable, "docs/make_packages.py", "--check")
+    session.run(sys.executable, "-m", "pytest", "-q", "tests/whole/test_words.py", "tests/whole/test_code_size.py")
     workflows = [str(file) for file in sorted(Path(".github/workflows").glob("*.yml"))]
     session.run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
     session.run(

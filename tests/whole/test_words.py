@@ -1,0 +1,116 @@
+"""Plain American English: words of `banned_words.txt` are not used, in text or in names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tracked import tracked
+
+MAX_ALLOWED = 15
+MAX_SHOWN = 100
+FOLDER = Path(__file__).parent
+CHECKED = (
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "CITATION.cff", "noxfile.py", "pyproject.toml"),
+    *("docs", "catsdogs", "conf", "sweeps", "tests", "benchmarks", ".ci", ".github"),
+    # Data, files of earlier versions, and the lists themselves.
+    *(":!*.png", ":!*.csv", ":!*.json", ":!tests/golden/studies/[0-9]*", ":!tests/whole/*_words.txt"),
+)
+
+
+@dataclass(frozen=True)
+class Use:
+    """A banned word in a line of a file; line 0 is the path."""
+
+    path: str
+    number: int
+    line: str
+    word: str
+    instead: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.path}: {self.line}"
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.number}: {self.word!r}, write: {self.instead}\n    {self.line}"
+
+
+def read_lines(name: str) -> list[str]:
+    lines = (FOLDER / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def compiled(entries: list[str]) -> dict[re.Pattern, str]:
+    """Map patterns of words and parts of names to their replacements; words are divided by "_", space or a new line."""
+    patterns = {}
+    for entry in entries:
+        pattern, _, instead = entry.partition(" = ")
+        pattern = pattern.replace(" ", r"(?:[ _]|\n[\s#*]*)")
+        patterns[re.compile(rf"(?<![a-z])(?:{pattern})(?![a-z])", re.IGNORECASE)] = instead
+    return patterns
+
+
+def uses(path: str, text: str, words: dict[re.Pattern, str]) -> list[Use]:
+    """List the banned words of a file and of its path."""
+    lines = [path, *text.split("\n")]
+    # Parts of CamelCase are words too.
+    divided = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", "\n".join(lines))
+    result = []
+    for pattern, instead in words.items():
+        for match in pattern.finditer(divided):
+            number = divided.count("\n", 0, match.start())
+            result.append(Use(path, number, lines[number].strip(), " ".join(match[0].split()), instead))
+    return sorted(result, key=lambda use: use.number)
+
+
+@pytest.fixture(scope="module")
+def in_repository() -> list[Use]:
+    words = compiled(read_lines("banned_words.txt"))
+    return [use for path, text in tracked(*CHECKED).items() for use in uses(path, text, words)]
+
+
+WORDS = compiled(["wroth(ly)? = angry", "verily thus = so", "thou(?!_key) = you"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("He was Wroth, wrothly.", ["Wroth", "wrothly"]),
+        ("wroth_by = 1\nis_wroth2 = WROTH", ["wroth", "wroth", "WROTH"]),
+        ("class VeryWroth: ...\nbeWrothNow()", ["Wroth", "Wroth"]),
+        ("wrothful, thoughts and wro th", []),
+        ("verily thus, verily_thus and verily\n    # thus", ["verily thus", "verily_thus", "verily # thus"]),
+        ("thou_key stays, thou does not", ["thou"]),
+    ],
+)
+def test_words_are_found_in_text_and_in_names(text, expected):
+    assert [use.word for use in uses("a.py", text, WORDS)] == expected
+
+
+def test_a_use_names_path_line_and_replacement():
+    (use,) = uses("docs/a.md", "one\n  two verily\nthus three\n", WORDS)
+    assert str(use) == "docs/a.md:2: 'verily thus', write: so\n    two verily"
+    assert use.key == "docs/a.md: two verily"
+    (use,) = uses("docs/wroth.md", "text", WORDS)
+    assert (use.number, use.line) == (0, "docs/wroth.md")
+
+
+def test_every_banned_word_has_a_replacement():
+    words = compiled(read_lines("banned_words.txt"))
+    assert len(words) > 30
+    assert all(words.values())
+
+
+def test_no_banned_word_is_used(in_repository):
+    allowed = read_lines("allowed_words.txt")
+    banned = [use for use in in_repository if use.key not in allowed]
+    assert not banned, f"{len(banned)} banned words:\n" + "\n".join(map(str, banned[:MAX_SHOWN]))
+
+
+def test_few_lines_are_allowed_and_each_is_needed(in_repository):
+    allowed = read_lines("allowed_words.txt")
+    assert len(allowed) == len(set(allowed)) <= MAX_ALLOWED
+    assert set(allowed) <= {use.key for use in in_repository}
