@@ -111,19 +111,18 @@ class Job:
 
         self.before = before
 
-    def train(self, model, views, labels, fold, fit, *course):
+    def train(self, model, views, labels, fold, fit, plan, listener):
         """Fake of `catsdogs.training.execution.train`; the last epoch is the best one and determines the score."""
-        seed, first_epoch, epochs, listener, _ = course
-        self.trained.append((first_epoch, seed))
+        self.trained.append((plan.first_epoch, plan.seed))
         epoch_scores = []
-        for epoch in range(first_epoch, epochs):
+        for epoch in range(plan.first_epoch, plan.epochs):
             self.before(len(self.trained))
-            model.number = math.modf(model.number * 1.7 + seed / 2**31 + epoch / 7)[0]
+            model.number = math.modf(model.number * 1.7 + plan.seed / 2**31 + epoch / 7)[0]
             epoch_scores.append({"epoch": epoch + 1, "loss": log_loss(model), "val_log_loss": log_loss(model)})
             listener(epoch, 1.0, epoch_scores[-1])
         score = epoch_scores[-1]["val_log_loss"]
         history = pd.DataFrame(epoch_scores).assign(val_log_loss=score, learning_rate=0.1, seconds=0.0)
-        return Training(history, epochs, score, 0.5)
+        return Training(history, plan.epochs, score, 0.5)
 
     def predictions(self, trial, rows):
         p_label = math.exp(-log_loss(trial.model))

@@ -22,8 +22,8 @@ class JobTables:
     """
 
     def __init__(self, folder: Path, validation: pd.DataFrame, earlier: ResumeState) -> None:
-        self._folder = folder
-        self._validation = validation
+        self.folder = folder
+        self.validation = validation
         self._fold = [name for name in validation if name == "fold"]
         self._records = {record.trial: record for record in earlier.records}
         self._histories = [earlier.history] if len(earlier.history) else []
@@ -60,11 +60,11 @@ class JobTables:
         if histories:
             table = pd.concat(histories, ignore_index=True)
             leading = ["trial", "execution", *self._fold, "epoch"]
-            write_csv(self._folder / HISTORY, table[leading + [name for name in table if name not in leading]])
-        write_trials(self._folder / TRIALS, records.values())
+            write_csv(self.folder / HISTORY, table[leading + [name for name in table if name not in leading]])
+        write_trials(self.folder / TRIALS, records.values())
         # Not before: where the disk is full, the trial is not finished.
         self._records, self._histories, self._uncommitted = records, histories, []
 
     def write_validation(self, p_dog: np.ndarray, trial: str, execution: int) -> None:
         """Write down what an execution of a trial says of the validation images."""
-        write_csv(self._folder / VALIDATION, self._validation.assign(p_dog=p_dog, trial=trial, execution=execution))
+        write_csv(self.folder / VALIDATION, self.validation.assign(p_dog=p_dog, trial=trial, execution=execution))

@@ -1,7 +1,8 @@
-"""Views -> batches for Keras. Every batch is a pure function of its index, whoever asks first and from which thread."""
+"""Batches for Keras, read from views. A batch depends only on its index, not on the order or thread of access."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -11,58 +12,58 @@ from catsdogs.data.views import View, Views
 from catsdogs.network.schedules import steps_per_epoch
 
 
-class TrainingBatches(keras.utils.PyDataset):
-    """All batches of a training, one epoch after the other.
+@dataclass(frozen=True)
+class EpochPlan:
+    """Epochs of one training, and the order and view of their images.
 
-    Batch `i` belongs to epoch `first_epoch + i // steps`. Epoch e reads view `e % distinct_views` of every image in an
-    order drawn from (seed, e). The whole training is one sequence, because Keras reads ahead: a dataset that changed
-    its state at the end of an epoch would be asked for the next epoch's batches before it knew. Give
-    `steps_per_epoch=batches.steps` to `fit`.
+    Attributes:
+        seed: seed of the order; epoch e is shuffled with (seed, e).
+        epochs: number of the epoch after the last one, counted from 0.
+        first_epoch: number of the first epoch.
+        distinct_views: epoch e reads view `e % distinct_views`; None for a new view in every epoch.
+    """
+
+    seed: int
+    epochs: int
+    first_epoch: int = 0
+    distinct_views: int | None = None
+
+
+class TrainingBatches(keras.utils.PyDataset):
+    """All batches of a training; pass `steps_per_epoch=batches.steps` to `fit`.
+
+    Batch `i` belongs to epoch `first_epoch + i // steps`. All epochs are one sequence, because Keras reads ahead: it
+    would request batches of the next epoch before a dataset with a state was notified of that epoch.
 
     Args:
         labels: float (M,), 0.0 or 1.0, of all images.
         rows: int (N,), the images to train on.
-        epochs, first_epoch: training ends before the one and begins with the other, counted from 0.
-        distinct_views: after this many epochs the views come again; None never repeats one.
     """
 
-    def __init__(
-        self,
-        views: Views,
-        labels: np.ndarray,
-        rows: np.ndarray,
-        batch_size: int,
-        epochs: int,
-        seed: int,
-        first_epoch: int = 0,
-        distinct_views: int | None = None,
-    ) -> None:
+    def __init__(self, views: Views, labels: np.ndarray, rows: np.ndarray, batch_size: int, plan: EpochPlan) -> None:
         super().__init__()
         self._views = views
         self._labels = labels
         self._rows = rows
         self._batch_size = batch_size
-        self._epochs = epochs
-        self._seed = seed
-        self._first_epoch = first_epoch
-        self._distinct_views = distinct_views
+        self._plan = plan
         self.steps = steps_per_epoch(len(rows), batch_size)
 
     def __len__(self) -> int:
-        return self.steps * (self._epochs - self._first_epoch)
+        return self.steps * (self._plan.epochs - self._plan.first_epoch)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs (B, ...) and labels float32 (B, 1)."""
+        """Return inputs (B, ...) and labels float32 (B, 1)."""
         epoch, step = divmod(index, self.steps)
-        epoch += self._first_epoch
-        order = np.random.default_rng([self._seed, epoch]).permutation(self._rows)
+        epoch += self._plan.first_epoch
+        order = np.random.default_rng([self._plan.seed, epoch]).permutation(self._rows)
         rows = order[step * self._batch_size : (step + 1) * self._batch_size]
-        number = epoch % self._distinct_views if self._distinct_views else epoch
+        number = epoch % self._plan.distinct_views if self._plan.distinct_views else epoch
         return self._views.read(rows, View("train", number)), _targets(self._labels[rows])
 
 
 class EvaluationBatches(keras.utils.PyDataset):
-    """Rows in their order through one view, with labels where there are any: for validation and prediction."""
+    """Batches of rows in the given order and one view: with labels for validation, without for prediction."""
 
     def __init__(
         self, views: Views, rows: np.ndarray, view: View, batch_size: int, labels: np.ndarray | None = None
@@ -78,17 +79,17 @@ class EvaluationBatches(keras.utils.PyDataset):
         return steps_per_epoch(len(self._rows), self._batch_size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
-        """Inputs (B, ...) and, where there are labels, float32 (B, 1)."""
+        """Return inputs (B, ...) and, if there are labels, float32 (B, 1)."""
         rows = self._rows[index * self._batch_size : (index + 1) * self._batch_size]
         inputs = self._views.read(rows, self._view)
         return (inputs,) if self._labels is None else (inputs, _targets(self._labels[rows]))
 
 
 def for_keras(batches: TrainingBatches | EvaluationBatches) -> Any:
-    """What `fit`, `evaluate` and `predict` are given to read these batches, each once, in their order.
+    """Return an input for `fit`, `evaluate` and `predict` that reads every batch once, in order.
 
-    On TensorFlow a tf.data pipeline that reads two batches ahead, without autotuning: the one that Keras makes of a
-    PyDataset stalls for five seconds at the end of every `fit`, as long as the training of a small trial.
+    On TensorFlow, this is a tf.data pipeline that reads two batches ahead, without autotuning. Keras' own pipeline
+    stalls for five seconds at the end of every `fit`, as long as the training of a small trial.
     """
     if keras.backend.backend() != "tensorflow":
         return batches
@@ -107,5 +108,5 @@ def for_keras(batches: TrainingBatches | EvaluationBatches) -> Any:
 
 
 def _targets(labels: np.ndarray) -> np.ndarray:
-    """(B,) -> float32 (B, 1), the shape of the model's output: Keras would broadcast (B,) against (B, 1)."""
+    """Reshape (B,) to float32 (B, 1), the shape of the model's output: Keras would broadcast (B,) against (B, 1)."""
     return labels.astype(np.float32).reshape(-1, 1)

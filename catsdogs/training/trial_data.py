@@ -1,4 +1,4 @@
-"""Configuration + data set -> what trials read, and the models that they train."""
+"""Inputs of the trials of a job, and the models that they train."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from catsdogs.network.trial_model import TrialModels
 
 @dataclass(frozen=True)
 class TrialData:
-    """What trials train on and are scored on.
+    """Inputs and labels for training and validation.
 
     Attributes:
         features: inputs of all rows, at any cut.
-        labels: float32 (N,), 0.0 cat, 1.0 dog.
-        folds: a model is trained and validated on each.
+        labels: float32 (N,), 0.0 cat, 1.0 dog; NaN outside of the folds.
+        folds: one model is trained and validated on each.
     """
 
     features: FeatureReader
@@ -37,11 +37,11 @@ class TrialData:
 
     @property
     def validation_rows(self) -> np.ndarray:
-        """The rows that a model is validated on which has not seen them, ascending; int."""
+        """Validation rows of all folds, ascending; int."""
         return np.sort(np.concatenate([fold.validation_rows for fold in self.folds]))
 
     def batch_sizes(self, batch_size: int) -> list[int]:
-        """The sizes of all batches, of any fold: the folds share their models."""
+        """Return the sizes of all batches in any fold, because the folds share models."""
         counts = [len(rows) for fold in self.folds for rows in (fold.train_rows, fold.validation_rows)]
         return batch_sizes(batch_size, *counts)
 
@@ -52,19 +52,19 @@ def build_trial_data(
     folds: Sequence[Fold],
     depths: Sequence[int] | None = None,
 ) -> tuple[TrialData, TrialModels]:
-    """What trials read, and the models that they train.
+    """Build the inputs of the trials and the models that they train.
 
     Args:
-        folds: what is trained and validated on. Of all other rows, the hold-out for example, nothing is stored and the
-            label is NaN: whoever used them by mistake would see it.
-        depths: unfreeze depths of the trials; those of the space if None.
+        folds: rows for training and validation. For other rows, such as the holdout, no activations are stored, and
+            the label is NaN so that using one by accident is noticed.
+        depths: unfreeze depths of the trials; None for those of the space.
     """
     network = load_network(config.backbone, config.seed)
     train_rows, validation_rows = (
         np.unique(np.concatenate(rows))
         for rows in zip(*((f.train_rows, f.validation_rows) for f in folds), strict=True)
     )
-    # All folds share a schedule, that of the largest.
+    # All folds share the schedule of the largest one.
     largest = max(len(fold.train_rows) for fold in folds)
     steps = steps_per_epoch(largest, config.fit.batch_size) * config.fit.epochs
     models = TrialModels(config, network, steps, depths)
@@ -84,6 +84,6 @@ def build_trial_data(
 
 
 def live_views(config: SearchConfig, rows: pd.DataFrame, root: Path) -> LiveViews:
-    """Pixels of these images, augmented as the job asks."""
+    """Return views of the pixels of these images, augmented by the job's settings."""
     images = pixels(rows, root, config.backbone.image_size, Path(config.cache))
     return LiveViews(images, view_keys(rows["sha256"]), config.augmentation, config.seed)

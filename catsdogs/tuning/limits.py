@@ -1,4 +1,4 @@
-"""`timeout.study_seconds` -> whether the time of a study is over."""
+"""Time limit of a study."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from catsdogs.config.schema import TimeoutConfig
 
 
 class StudyTimeout(Exception):
-    """The time of the study is over: the trial that runs is given up and leaves no record."""
+    """The time limit of the study is reached: the running trial stops and is not recorded."""
 
 
 def check_timeout(timeout: TimeoutConfig, deadline: float | None) -> None:
-    """Return while there is time left until `deadline`, which is `study.study_deadline`.
-
-    Raises:
-        BudgetSpent: in the words of `result.json` and of the log.
-    """
+    """Raise `StudyTimeout`, with the text for `result.json`, after the deadline (`study_deadline`; None: no limit)."""
     if deadline is not None and time.time() > deadline:
-        raise StudyTimeout(f"timeout.study_seconds={timeout.study_seconds:g} are over")
+        raise StudyTimeout(f"timeout.study_seconds={timeout.study_seconds:g} reached")

@@ -1,4 +1,4 @@
-"""`tuner` and `space` configuration -> Keras Tuner's oracle, and how many trials it will propose."""
+"""Keras Tuner's oracle for `tuner` and `space`, and its number of trials."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from catsdogs.base.errors import UserError
 from catsdogs.config.schema import HyperparameterConfig, SearchConfig
 
 
-class _Most(int):
-    """A number of trials whose text is one digit.
+class _MaxTrials(int):
+    """Number of trials with a text of one digit.
 
-    Keras Tuner pads the ids of trials to the length of that text, so that trial `0` would become trial `00` where more
-    trials are asked for later.
+    Keras Tuner pads trial ids to the length of this text. Trial `0` would become `00` after raising `tuner.max_trials`.
     """
 
     def __str__(self) -> str:
@@ -23,10 +22,10 @@ class _Most(int):
 
 
 def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
-    """Keras Tuner's oracle for `tuner`, the whole space declared.
+    """Return Keras Tuner's oracle for `tuner`, with all hyperparameters of `space` declared.
 
     Raises:
-        UserError: the oracle does not take the arguments, or has nothing to search.
+        UserError: the oracle rejects its arguments, or the space is empty for Hyperband.
     """
     hp = keras_tuner.HyperParameters()
     declare_space(config.space, hp)
@@ -40,7 +39,7 @@ def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
     arguments: dict[str, Any] = dict(tuner.arguments)
     if tuner.oracle == "hyperband":
         if not config.space:
-            raise UserError("tuner=hyperband with an empty space has nothing to search; use tuner=random")
+            raise UserError("tuner=hyperband: not supported with an empty space; use tuner=random")
         arguments["max_epochs"] = config.fit.epochs
     try:
         oracle = oracles[tuner.oracle](
@@ -50,15 +49,18 @@ def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
             tune_new_entries=False,
             # A seed of 0 is a random seed to Keras Tuner.
             seed=config.seed + 1,
-            # A diverging trial must not end the search, however many of them follow each other; programming errors
-            # are found before it begins.
+            # Diverged trials must not stop the search, not even many in a row; programming errors are detected before
+            # it starts.
             max_consecutive_failed_trials=10**9,
             **arguments,
         )
     except (TypeError, ValueError) as error:
-        raise UserError(f"tuner.arguments={dict(tuner.arguments)}: the {tuner.oracle} oracle says: {error}") from error
-    # HyperbandOracle takes no max_trials, but every oracle heeds it; 0 is no limit.
-    oracle.max_trials = _Most(tuner.max_trials or 0)
+        raise UserError(
+            f"tuner.arguments={dict(tuner.arguments)}: rejected by the {tuner.oracle} oracle; set arguments that it "
+            f"accepts ({str(error).partition(chr(10))[0]})"
+        ) from error
+    # HyperbandOracle has no argument max_trials, but every oracle respects the attribute; 0 is no limit.
+    oracle.max_trials = _MaxTrials(tuner.max_trials or 0)
     return oracle
 
 
@@ -80,7 +82,7 @@ def declare_space(space: dict[str, HyperparameterConfig], hp: keras_tuner.HyperP
 
 
 def expected_trials(oracle: keras_tuner.Oracle, config: SearchConfig) -> int | None:
-    """How many trials the search will run at most; None where only the oracle will know."""
+    """Return the largest number of trials of the search; None if it depends on the oracle."""
     bounds = [config.tuner.max_trials]
     if config.tuner.oracle == "hyperband":
         brackets = oracle._get_num_brackets()

@@ -1,4 +1,4 @@
-"""Hyperband's oracle -> the finished trials that may still be promoted: only their weights are kept."""
+"""Weights of finished Hyperband trials, kept only while the trial may still be promoted."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from catsdogs.study.trials import COMPLETED
 
 
 def may_be_promoted(oracle: keras_tuner.Oracle, recorded: Collection[str]) -> set[str]:
-    """Ids of the trials that a further trial may go on from, those of promoted trials that are not recorded among them.
+    """Return the ids of trials from which a later trial may continue, and of parents of unrecorded promoted trials.
 
-    A round of a bracket promotes its best trials as soon as so many have completed that the others are the ones that it
-    throws out. So of those that wait, only the best few can still be promoted, however many trials are to come.
+    A round of a bracket promotes its best trials once it has completed more trials than it discards. Of the completed
+    trials, only the best few can therefore still be promoted, whatever the remaining trials score.
 
     Args:
-        recorded: ids of the trials that have ended and will not run again.
+        recorded: ids of the trials that have finished and do not run again.
     """
     if not isinstance(oracle, keras_tuner.oracles.HyperbandOracle):
         return set()
@@ -32,29 +32,31 @@ def may_be_promoted(oracle: keras_tuner.Oracle, recorded: Collection[str]) -> se
             next_size = oracle._get_size(bracket["bracket_num"], number + 1)
             ids = [entry["id"] for entry in rounds[number] if entry["id"] not in promoted]
             waiting = [oracle.trials[trial] for trial in ids if oracle.trials[trial].status == COMPLETED]
-            to_come = size - len(rounds[number]) + sum(oracle.trials[trial].status == "RUNNING" for trial in ids)
-            places = min(len(waiting) + to_come - (size - next_size), next_size - len(promoted))
-            # In the order in which the oracle would take them.
+            remaining = size - len(rounds[number]) + sum(oracle.trials[trial].status == "RUNNING" for trial in ids)
+            promotions = min(len(waiting) + remaining - (size - next_size), next_size - len(promoted))
+            # Sorted as the oracle does.
             best_first = sorted(waiting, key=lambda trial: trial.score)
-            needed |= {trial.trial_id for trial in best_first[: max(0, places)]}
+            needed |= {trial.trial_id for trial in best_first[: max(0, promotions)]}
     return needed
 
 
 class ParentWeights:
-    """Weights of finished trials, in a folder of the job: not in Keras Tuner's own, which every run begins anew."""
+    """Weights of finished trials, in a folder of the job: Keras Tuner's own folder is deleted at every start."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def file(self, trial: str, execution: int) -> Path:
-        return self._folder / f"{trial}-{execution}.npz"
+    def file(self, trial: str, run: int) -> Path:
+        """Return the file for the weights of one run of a trial, as numbered in `trial_seed`."""
+        return self._folder / f"{trial}-{run}.npz"
 
-    def drop_useless(self, oracle: keras_tuner.Oracle, recorded: Collection[str]) -> None:
-        """Remove the weights of trials that cannot be promoted any more, and what killed processes left."""
+    def delete_unneeded(self, oracle: keras_tuner.Oracle, recorded: Collection[str]) -> None:
+        """Delete the weights of trials that can no longer be promoted, and leftovers of killed processes."""
         needed = may_be_promoted(oracle, recorded)
         for file in self._folder.glob("*.npz"):
             if file.stem.partition("-")[0] not in needed:
                 file.unlink(missing_ok=True)
 
-    def drop_all(self) -> None:
+    def delete_all(self) -> None:
+        """Delete all weights."""
         shutil.rmtree(self._folder, ignore_errors=True)

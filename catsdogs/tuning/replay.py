@@ -1,10 +1,16 @@
-"""Trials that are finished -> an oracle of Keras Tuner that knows them, as if it had proposed them in this process.
+"""Replay of finished trials, which restores the state of Keras Tuner's oracle.
 
-Keras Tuner's own state on disk is never read. It is written in place, so a kill leaves empty files; finished trials are
-passed over where `tuner0.json` is missing; a trial that was saved and is not in `oracle.json` runs for ever; a grid
-search cannot be continued; a changed seed or space is not noticed (all in 1.4.8). An oracle is a function of its seed
-and of what the trials before found, so asking it again for each finished trial and telling it again what came out
-restores it whole, random numbers included. What it proposes must be what was run, or the search is another one.
+Keras Tuner's own state on disk is never read, for these reasons (all in 1.4.8):
+
+- It is written in place, so a kill leaves empty files.
+- Finished trials are ignored if `tuner0.json` is missing.
+- A saved trial that is not in `oracle.json` runs forever.
+- A grid search cannot be resumed.
+- A changed seed or space is not detected.
+
+An oracle depends only on its seed and on the scores of earlier trials. Requesting each finished trial again and
+reporting its recorded scores restores the full state, including random numbers. A different proposal means that the
+search has changed.
 """
 
 from __future__ import annotations
@@ -18,36 +24,37 @@ import keras_tuner
 from catsdogs.base.errors import UserError
 from catsdogs.study.trials import COMPLETED, TrialRecord
 
-# Another number of threads, or another processor, moves what the Bayesian oracle proposes by some 1e-7: it minimises.
+# Proposals of the Bayesian oracle, which minimizes, differ by about 1e-7 between processors and numbers of threads.
 _RELATIVE_TOLERANCE = 1e-4
 
 
 def replay(oracle: keras_tuner.Oracle, records: Sequence[TrialRecord], tuner_id: str, job: str) -> None:
-    """Bring a new oracle to where it was after these trials.
+    """Restore the state of an oracle after these trials.
 
     Args:
-        oracle: has proposed nothing yet.
-        records: in the order in which the trials ended; one after the other, as one process runs them.
-        tuner_id: of the tuner that will go on.
-        job: names the job in an error.
+        oracle: new oracle, without proposals.
+        records: trials in the order in which they finished, one at a time.
+        tuner_id: id of the tuner that continues.
+        job: name of the job in error messages.
 
     Raises:
-        UserError: the oracle proposes something else, or fewer trials.
+        UserError: the oracle proposes other values, or fewer trials.
     """
     for number, record in enumerate(records):
         trial = oracle.create_trial(tuner_id)
         if trial.status != "RUNNING":
             raise UserError(
-                f"job {job}: {len(records)} trials are finished and the search would end after {number}; "
-                f"raise tuner.max_trials to {len(records)} or more"
+                f"job {job}: {len(records)} trials are finished, but the search now has only {number}; "
+                f"set tuner.max_trials to at least {len(records)}"
             )
         proposed = trial.hyperparameters.values
         if not _same(record, proposed):
             raise UserError(
-                f"job {job}: trial {record.trial} was run with {_told(record.hyperparameters)}, and the search would "
-                f"now begin it with {_told(searched_values(proposed))}; choose another study=NAME, or move it away"
+                f"job {job}: cannot resume because the search changed: trial {record.trial} has "
+                f"{_listed(record.hyperparameters)}, now proposed: {_listed(searched_values(proposed))}; "
+                "use a new study=NAME, or move the folder away"
             )
-        # What was run, and not what is close to it: further proposals come of these values.
+        # Recorded values replace close ones, because later proposals depend on them.
         for name, value in proposed.items():
             if isinstance(value, float) and name in record.hyperparameters:
                 proposed[name] = float(record.hyperparameters[name])
@@ -56,19 +63,19 @@ def replay(oracle: keras_tuner.Oracle, records: Sequence[TrialRecord], tuner_id:
             oracle.update_trial(trial.trial_id, {k: math.nan if v is None else v for k, v in scores.items()})
             trial.status = COMPLETED
         else:
-            # What INVALID, which is tried again by oracles that may, has become by the end.
+            # An INVALID trial has this status too after the last retry.
             trial.status = "FAILED"
             trial.message = record.error
         oracle.end_trial(trial)
 
 
 def searched_values(values: dict[str, Any]) -> dict[str, Any]:
-    """A trial's hyperparameters without Keras Tuner's control keys, which share their dictionary."""
+    """Return the hyperparameters of a trial, without Keras Tuner's control keys."""
     return {name: value for name, value in values.items() if not name.startswith("tuner/")}
 
 
 def _same(record: TrialRecord, proposed: dict[str, Any]) -> bool:
-    """Whether a trial was what the oracle proposes, parents of promoted trials included."""
+    """Return whether the values and the parent of a trial match the proposal."""
     values, parent = searched_values(proposed), str(proposed.get("tuner/trial_id") or "")
     if (set(values), parent) != (set(record.hyperparameters), record.parent):
         return False
@@ -80,7 +87,7 @@ def _equal(one: Any, other: Any) -> bool:
     return math.isclose(one, other, rel_tol=_RELATIVE_TOLERANCE) if numbers else str(one) == str(other)
 
 
-def _told(values: dict[str, Any]) -> str:
+def _listed(values: dict[str, Any]) -> str:
     return ", ".join(
         f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
     )

@@ -1,7 +1,7 @@
-"""The best trials of a search, trained again with fresh seeds -> the winner by what these seeds say alone.
+"""Selection of the winner among the best trials of a search, which are trained again with new seeds.
 
-The best of many trials is best by luck too: its score is flattered, and the next best may be better. Neither seeds nor
-scores of the search count here. The images are the same, so that what they favour stays.
+The best of many trials is partly lucky: its score is optimistic, and a lower-ranked trial may be better. The search's
+scores and seeds are therefore ignored here. A bias towards the validation images remains, because they are the same.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,105 +34,132 @@ _COLUMNS = list(_TABLE.columns)
 
 
 def select(config: SearchConfig, search: Search, folder: Path, label: str) -> dict[str, Any] | None:
-    """Name the winner of a search that has ended, and leave its predictions in `validation.csv`.
+    """Select the winner of a finished search, and write its predictions to `validation.csv`.
 
-    A row of `select.csv` is written after every training, and what is there is not trained again.
+    A row of `select.csv` is written after every training; trainings in it are not repeated.
 
     Args:
-        folder: of the job.
-        label: of the job, for the log.
+        folder: job folder.
+        label: start of log lines.
 
     Returns:
-        As `trials.summary`, with the means over the fresh seeds in place of what the search found, and
-        `searched_val_log_loss`, `seeds` and `execution`, that of the first fresh seed, beside them. None: no trial
-        came through all of its seeds.
+        The entries of `trials.summary` with means over the new seeds, and `searched_val_log_loss`, `seeds` and
+        `execution` (of the first new seed). None if no trial completed with all of its seeds.
     """
-    top, seeds = config.select.top_k, config.select.repeats
-    candidates = ranked(search.records)[:top]
-    # The first execution that the search has not had.
-    fresh = config.fit.executions_per_trial
-    table = _read(folder / SELECT)
-    known = set(zip(table["trial"], table["seed"], strict=True))
-    p_dog: dict[str, np.ndarray] = {}
-    progress = JobProgress(f"{label}, selection", len(candidates) * seeds, config.fit.epochs * search.folds)
-    raised: dict[str, Exception] = {}
+    repeats = config.select.repeats
+    candidates = ranked(search.records)[: config.select.top_k]
+    progress = JobProgress(f"{label}, selection", len(candidates) * repeats, config.fit.epochs * search.folds)
+    # The first execution that is not part of the search.
+    execution = config.fit.executions_per_trial
+    trainings = _Repeats(search, folder / SELECT, execution)
     for record in candidates:
-        for seed in range(seeds):
-            if (record.trial, seed) not in known and record.trial not in raised:
-                try:
-                    row, said = _trained(search, record, seed, fresh + seed, progress)
-                except Exception as error:
-                    search.check_others_may_do(error)
-                    log.warning("trial %s raises with fresh seed %d, and cannot win", record.trial, seed, exc_info=True)
-                    # It has no row, so that it is tried again where the job is.
-                    raised[record.trial] = error
-                else:
-                    if seed == 0 and said is not None:
-                        p_dog[record.trial] = said
-                    table = pd.concat([table, pd.DataFrame([row], columns=_COLUMNS)], ignore_index=True)
-                    write_csv(folder / SELECT, table)
+        for seed in range(repeats):
+            trainings.train(record, seed, progress)
             progress.trial_done()
-    ours = table[table["seed"] < seeds].set_index("trial")
-    through = [record for record in candidates if record.trial not in raised]
-    means = {record.trial: float(ours.loc[[record.trial], "val_log_loss"].mean(skipna=False)) for record in through}
-    able = [record for record in through if math.isfinite(means[record.trial])]
-    if not able and raised:
-        # As where no trial of the search completes: what raises every time is more than a bad trial.
-        raise next(iter(raised.values()))
-    if not able:
-        log.warning("%s: no trial came through all fresh seeds; the best of the search stays the winner", label)
+    scores = trainings.mean_scores(candidates, repeats)
+    if not scores and trainings.errors:
+        # As in a search without a completed trial: an error in every candidate is not about a single trial.
+        raise next(iter(trainings.errors.values()))
+    if not scores:
+        log.warning("%s: no candidate completed with all new seeds; keeping the best trial of the search", label)
         return None
-    winner = min(able, key=lambda record: (means[record.trial], int(record.trial)))
+    winner = min(
+        (record for record in candidates if record.trial in scores),
+        key=lambda record: (scores[record.trial], int(record.trial)),
+    )
     log.info(
-        "%s: trial %s is best of %d with %d fresh seed%s each: val_log_loss %.4f, where the search told %.4f%s",
+        "%s: trial %s is the best of %d with %d new seed%s each: val_log_loss %.4f (in the search: %.4f)%s",
         label,
         winner.trial,
         len(candidates),
-        seeds,
-        "" if seeds == 1 else "s",
-        means[winner.trial],
+        repeats,
+        "" if repeats == 1 else "s",
+        scores[winner.trial],
         winner.val_log_loss,
-        "" if winner is candidates[0] else f"; the search favoured trial {candidates[0].trial}",
+        "" if winner is candidates[0] else f"; the search ranked trial {candidates[0].trial} first",
     )
-    rows = ours.loc[[winner.trial]].sort_values("seed")
-    if winner.trial in p_dog:
-        search.tables.write_validation(p_dog[winner.trial], winner.trial, fresh)
+    if winner.trial in trainings.predictions:
+        search.tables.write_validation(trainings.predictions[winner.trial], winner.trial, execution)
     else:
-        # An earlier run of the job trained it, and may have been ended before it wrote this down.
-        search.mend_validation(winner, fresh)
+        # An earlier run trained it, and may have stopped before it wrote the predictions.
+        search.restore_validation(winner, execution)
+    rows = trainings.rows(winner, repeats)
     return {
         **summary(winner),
-        "val_log_loss": means[winner.trial],
+        "val_log_loss": scores[winner.trial],
         "val_accuracy": float(rows["val_accuracy"].mean()),
         "best_epoch": round(float(rows["best_epoch"].mean())),
         "searched_val_log_loss": winner.val_log_loss,
-        "seeds": seeds,
-        "execution": fresh,
+        "seeds": repeats,
+        "execution": execution,
     }
 
 
-def _trained(
-    search: Search, record: TrialRecord, seed: int, execution: int, progress: JobProgress
-) -> tuple[list[Any], np.ndarray | None]:
-    """A row of the table, and what the model says of the validation images; NaN and None if it does not end well."""
-    began = time.monotonic()
-    try:
-        found, p_dog = search.train(record, [execution], progress)
-    except DivergedError as error:
-        log.warning("trial %s does not end well with fresh seed %d, and cannot win: %s", record.trial, seed, error)
-        return [record.trial, seed, math.nan, math.nan, 0, math.nan], None
-    seconds = round(time.monotonic() - began, 3)
-    return [record.trial, seed, found.val_log_loss, found.val_accuracy, found.best_epoch, seconds], p_dog
+class _Repeats:
+    """Trainings with new seeds, recorded in `select.csv`.
+
+    Attributes:
+        predictions: p_dog of the validation images with the first new seed, by trial; only if trained in this run.
+        errors: first error of every trial that raised one.
+    """
+
+    def __init__(self, search: Search, file: Path, execution: int) -> None:
+        self._search = search
+        self._file = file
+        self._execution = execution
+        self._table = _read(file)
+        self._recorded = set(zip(self._table["trial"], self._table["seed"], strict=True))
+        self.predictions: dict[str, np.ndarray] = {}
+        self.errors: dict[str, Exception] = {}
+
+    def train(self, record: TrialRecord, seed: int, progress: JobProgress) -> None:
+        """Train a trial with a new seed, numbered from 0, unless that is recorded or an earlier seed failed."""
+        if (record.trial, seed) in self._recorded or record.trial in self.errors:
+            return
+        try:
+            row, p_dog = self._train(record, seed, progress)
+        except Exception as error:
+            self._search.raise_if_fatal(error)
+            log.warning("trial %s failed with new seed %d and cannot win", record.trial, seed, exc_info=True)
+            # Without a row in the table, so the trial is retried when the job is resumed.
+            self.errors[record.trial] = error
+            return
+        if seed == 0 and p_dog is not None:
+            self.predictions[record.trial] = p_dog
+        self._table = pd.concat([self._table, pd.DataFrame([row], columns=_COLUMNS)], ignore_index=True)
+        write_csv(self._file, self._table)
+
+    def rows(self, record: TrialRecord, repeats: int) -> pd.DataFrame:
+        """Return the rows of a trial for this number of seeds, sorted by seed."""
+        rows = self._table[(self._table["trial"] == record.trial) & (self._table["seed"] < repeats)]
+        return rows.sort_values("seed")
+
+    def mean_scores(self, candidates: Sequence[TrialRecord], repeats: int) -> dict[str, float]:
+        """Return the mean validation log loss of every trial that completed with all seeds."""
+        completed = [record for record in candidates if record.trial not in self.errors]
+        means = {one.trial: float(self.rows(one, repeats)["val_log_loss"].mean(skipna=False)) for one in completed}
+        return {trial: mean for trial, mean in means.items() if math.isfinite(mean)}
+
+    def _train(self, record: TrialRecord, seed: int, progress: JobProgress) -> tuple[list[Any], np.ndarray | None]:
+        """Return a row of the table and p_dog of the validation images; NaN and None if the training diverged."""
+        started = time.monotonic()
+        try:
+            scored, p_dog = self._search.train(record, [self._execution + seed], progress)
+        except DivergedError as error:
+            log.warning("trial %s diverged with new seed %d and cannot win: %s", record.trial, seed, error)
+            return [record.trial, seed, math.nan, math.nan, 0, math.nan], None
+        seconds = round(time.monotonic() - started, 3)
+        return [record.trial, seed, scored.val_log_loss, scored.val_accuracy, scored.best_epoch, seconds], p_dog
 
 
 def _read(file: Path) -> pd.DataFrame:
-    """What is selected so far; a table that is damaged is kept aside."""
+    """Return the recorded trainings; a corrupted table is renamed."""
     try:
         table = _TABLE.read(file)
     except CorruptedFile as error:
-        place = free_name(file.with_name(f"{SELECT}.damaged"))
-        file.rename(place)
-        log.warning("%s; it is kept as %s, and its trials are trained again", error, place.name)
+        path = free_name(file.with_name(f"{SELECT}.damaged"))
+        file.rename(path)
+        log.warning("%s; renamed to %s, and its trials are trained again", error, path.name)
         table = None
     if table is None:
         return pd.DataFrame(columns=_COLUMNS)

@@ -1,7 +1,7 @@
-"""Oracle + trials: one search.
+"""Search of a job: a loop over the trials of an oracle.
 
-Keras Tuner's oracle proposes values, and keeps its books under `tuner/`, which nobody reads; training, seeds, records,
-errors and the choice of the best trial are ours.
+Keras Tuner proposes hyperparameters. Its state under `tuner/` is never read: training, seeding, trial records, error
+handling and model selection are implemented here.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ import time
 import traceback
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras_tuner
 import numpy as np
-import pandas as pd
 
 from catsdogs.base.files import escape_surrogates, write_text
 from catsdogs.base.provenance import utc_timestamp
@@ -33,7 +31,7 @@ from catsdogs.network.devices import distributed
 from catsdogs.network.trial_model import TrialModel, TrialModels
 from catsdogs.study.job_tables import JobTables
 from catsdogs.study.progress import JobProgress
-from catsdogs.study.resume_state import ResumeState, validation_is_of
+from catsdogs.study.resume_state import validation_is_of
 from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, lineage
 from catsdogs.training.batches import EvaluationBatches, for_keras
 from catsdogs.training.execution import DivergedError, Training, execute
@@ -44,21 +42,20 @@ from catsdogs.tuning.replay import replay, searched_values
 
 log = logging.getLogger(__name__)
 
-# By which the oracle knows who asks.
+# Id with which trials are requested from the oracle.
 _TUNER = "tuner0"
 
 
 class Search:
-    """Runs the trials of one job and writes its tables after each of them.
+    """Search of one job; writes the tables of the job after every trial.
 
     Args:
-        folder: of the job; gets `tuner/`, `weights/`, `errors/` and the tables.
-        validation: of `JobTables`, a row for each of `data.validation_rows`.
-        earlier: the trials that are finished, which the oracle is told of before the search goes on.
-        deadline: `time.time()` at which the search is given up; None: never.
+        tables: finished trials, which are replayed, and a validation row for each of `data.validation_rows`. The search
+            also writes `tuner/`, `weights/` and `errors/` in their folder.
+        deadline: `time.time()` at which the search stops; None for no limit.
 
     Raises:
-        UserError: the search would not have run these earlier trials.
+        UserError: the oracle does not propose the finished trials.
     """
 
     def __init__(
@@ -67,50 +64,49 @@ class Search:
         oracle: keras_tuner.Oracle,
         data: TrialData,
         models: TrialModels,
-        folder: Path,
-        validation: pd.DataFrame,
+        tables: JobTables,
         progress: JobProgress,
-        earlier: ResumeState,
         deadline: float | None = None,
     ) -> None:
         self._config = config
         self._data = data
         self._models = models
-        self._folder = folder
-        self._errors = folder / "errors"
+        self._folder = tables.folder
+        self._errors = tables.folder / "errors"
         self._progress = progress
         self._deadline = deadline
         self._batch_sizes = data.batch_sizes(config.fit.batch_size)
         self.oracle = oracle
-        self.weights = ParentWeights(folder / "weights")
-        self.tables = JobTables(folder, validation, earlier)
-        self._validation_ids = list(validation["id"])
-        # Its state on disk cannot be trusted (see `replay`).
-        shutil.rmtree(folder / "tuner", ignore_errors=True)
-        oracle._set_project_dir(str(folder), "tuner")
+        self.weights = ParentWeights(tables.folder / "weights")
+        self.tables = tables
+        # The oracle's state on disk is unreliable (see `replay`).
+        shutil.rmtree(tables.folder / "tuner", ignore_errors=True)
+        oracle._set_project_dir(str(tables.folder), "tuner")
         oracle.verbose = 0
-        replay(oracle, earlier.records, _TUNER, folder.name)
-        self.weights.drop_useless(self.oracle, [record.trial for record in self.records])
+        replay(oracle, self.records, _TUNER, tables.folder.name)
+        self.weights.delete_unneeded(self.oracle, [record.trial for record in self.records])
 
     @property
     def records(self) -> list[TrialRecord]:
+        """Finished trials."""
         return self.tables.records
 
     @property
     def folds(self) -> int:
+        """Number of folds."""
         return len(self._data.folds)
 
     @property
     def first_traceback(self) -> str:
-        """Of the first trial that failed, or empty."""
+        """Traceback of the first failed trial, or ""."""
         for record in self.records:
             if record.status != COMPLETED and (file := self._errors / f"{record.trial}.txt").is_file():
                 return file.read_text(encoding="utf-8")
         return ""
 
-    def try_one_step(self) -> None:
-        """Build a model and train one batch of zeros, so that an error of ours is not a series of failed trials."""
-        # The deepest unfreezing, which is the one that the backbone may not have.
+    def run_test_step(self) -> None:
+        """Run one training step on zeros, so that a programming error fails before the search starts."""
+        # The largest depth is the one that the backbone may not support.
         config = with_values(self._config, {"unfreeze_depth": unfreeze_depths(self._config)[-1]})
         size = min(config.fit.batch_size, len(self._data.folds[0].train_rows))
         with distributed(self._batch_sizes):
@@ -118,7 +114,7 @@ class Search:
             trial.model.train_on_batch(np.zeros((size, *trial.cut.shape), np.float32), np.zeros((size, 1), np.float32))
 
     def run(self) -> None:
-        """Run what the oracle proposes until it has nothing more."""
+        """Run the trials that the oracle proposes until it has none left."""
         while True:
             check_timeout(self._config.timeout, self._deadline)
             trial = self.oracle.create_trial(_TUNER)
@@ -127,37 +123,38 @@ class Search:
             self._attempt(trial)
 
     def _attempt(self, trial: Any) -> None:
-        """Train what the oracle proposes; tell it how that ended, and write it down."""
-        began = time.monotonic()
-        begun = self._begun(trial)
+        """Train a proposed trial, report its scores to the oracle, and record it."""
+        started = time.monotonic()
+        proposed = self._proposed(trial)
         best = best_trial(self.records)
-        beat = math.inf if best is None or best.val_log_loss is None else best.val_log_loss
+        score_to_beat = math.inf if best is None or best.val_log_loss is None else best.val_log_loss
         p_dog = None
         try:
-            record, p_dog = self.train(begun, range(self._config.fit.executions_per_trial), self._progress, beat)
+            executions = range(self._config.fit.executions_per_trial)
+            record, p_dog = self.train(proposed, executions, self._progress, score_to_beat)
             scores = {"val_log_loss": record.val_log_loss, "val_accuracy": record.val_accuracy}
             self.oracle.update_trial(trial.trial_id, scores)
             trial.status = COMPLETED
         except Exception as error:
-            self.check_others_may_do(error)
-            # A file name that is no UTF-8 may be part of it.
+            self.raise_if_fatal(error)
+            # The traceback may contain a file name that is not UTF-8.
             trial.status, trial.message = "FAILED", escape_surrogates(traceback.format_exc())
             write_text(self._errors / f"{trial.trial_id}.txt", trial.message)
-            told = trial.message.strip().splitlines()[-1]
-            log.warning("trial %s failed: %s", trial.trial_id, told)
-            record = dataclasses.replace(begun, epochs=self.tables.epochs(), error=told)
+            message = trial.message.strip().splitlines()[-1]
+            log.warning("trial %s failed: %s", trial.trial_id, message)
+            record = dataclasses.replace(proposed, epochs=self.tables.epochs(), error=message)
         self.oracle.end_trial(trial)
-        # It has saved itself while the trial was still going on.
+        # The oracle has saved itself before it removed the trial from the running ones.
         self.oracle.save()
-        seconds = round(time.monotonic() - began, 3)
+        seconds = round(time.monotonic() - started, 3)
         record = dataclasses.replace(record, status=trial.status, seconds=seconds, ended=utc_timestamp())
         new_best = best_trial([*self.records, record]) is record
         self.tables.commit(record, p_dog if new_best else None)
-        self.weights.drop_useless(self.oracle, [record.trial for record in self.records])
+        self.weights.delete_unneeded(self.oracle, [record.trial for record in self.records])
         self._progress.trial_done(record.val_log_loss)
 
-    def check_others_may_do(self, error: Exception) -> None:
-        """As in `exhaustion`; nor would another trial do better without time, or where inputs cannot be read."""
+    def raise_if_fatal(self, error: Exception) -> None:
+        """Raise as `resources.raise_if_fatal`, and also for a reached time limit or inputs that cannot be read."""
         if isinstance(error, StudyTimeout) or self._data.features.problem is not None:
             raise error
         raise_if_fatal(error)
@@ -167,20 +164,20 @@ class Search:
         record: TrialRecord,
         executions: Sequence[int],
         progress: JobProgress | None = None,
-        beat: float = math.inf,
+        score_to_beat: float = math.inf,
     ) -> tuple[TrialRecord, np.ndarray]:
         """Train executions of a trial, on every fold.
 
         Args:
-            executions: by number; the search has had those below `fit.executions_per_trial`.
-            beat: what a single training must score less than for its predictions to count.
+            executions: numbers of the executions; the search itself uses those below `fit.executions_per_trial`.
+            score_to_beat: a trial with a single training is predicted only if its log loss is below this value.
 
         Returns:
-            The trial with its mean scores, and p_dog of the validation rows by the first execution, (N,) float64; NaN
-            where it does not count.
+            The trial with its mean scores, and float64 (N,) p_dog of the validation rows by the first execution; NaN
+            if not predicted.
 
         Raises:
-            DivergedError: a training does not end well.
+            DivergedError: the loss of a training is not finite.
         """
         self.tables.forget_epochs()
         rows, folds = self._data.validation_rows, self._data.folds
@@ -193,38 +190,30 @@ class Search:
             except DivergedError as error:
                 self.tables.keep_epochs(error.history, record.trial, execution, fold)
                 raise
-            if execution == executions[0] and (len(runs) > 1 or training.val_log_loss < beat):
-                # Now: the next run, or trial, starts in the same model.
-                own = folds[fold].validation_rows
-                p_dog[np.searchsorted(rows, own)] = self._predictions(model, own)
+            if execution == executions[0] and (len(runs) > 1 or training.val_log_loss < score_to_beat):
+                # Predict now, because the next run or trial reuses the model.
+                fold_rows = folds[fold].validation_rows
+                p_dog[np.searchsorted(rows, fold_rows)] = self._predictions(model, fold_rows)
             self.tables.keep_epochs(training.history, record.trial, execution, fold)
             trainings.append(training)
-        by_execution = [trainings[start : start + len(folds)] for start in range(0, len(trainings), len(folds))]
-        scored = dataclasses.replace(
-            record,
-            val_log_loss=statistics.fmean(self._pooled([one.val_log_loss for one in part]) for part in by_execution),
-            val_accuracy=statistics.fmean(self._pooled([one.val_accuracy for one in part]) for part in by_execution),
-            epochs=round(statistics.fmean(len(training.history) for training in trainings)),
-            best_epoch=round(statistics.fmean(training.best_epoch for training in trainings)),
-        )
-        return scored, p_dog
+        return self._with_mean_scores(record, trainings), p_dog
 
-    def mend_validation(self, record: TrialRecord, execution: int) -> None:
-        """Train an execution again for its predictions, where they are lost or of a trial that never ended."""
-        if validation_is_of(self._folder, self._validation_ids, record.trial, execution):
+    def restore_validation(self, record: TrialRecord, execution: int) -> None:
+        """Train an execution again if `validation.csv` does not have its predictions."""
+        if validation_is_of(self._folder, list(self.tables.validation["id"]), record.trial, execution):
             return
-        log.warning("validation.csv is not of trial %s, the best one: it is trained again for it", record.trial)
+        log.warning(
+            "validation.csv does not match the best trial (%s); retraining that trial to recreate it", record.trial
+        )
         try:
             _, p_dog = self.train(record, [execution])
         except DivergedError as error:
-            log.warning(
-                "trial %s did not end well this time, and validation.csv is left as it is: %s", record.trial, error
-            )
+            log.warning("trial %s diverged when retrained, so validation.csv is unchanged: %s", record.trial, error)
         else:
             self.tables.write_validation(p_dog, record.trial, execution)
 
-    def _begun(self, trial: Any) -> TrialRecord:
-        """The record of a trial of which nothing is known but what the oracle proposes."""
+    def _proposed(self, trial: Any) -> TrialRecord:
+        """Return the record of a trial before its training."""
         control = trial.hyperparameters.values
         return TrialRecord(
             trial=trial.trial_id,
@@ -243,41 +232,52 @@ class Search:
     def _train_run(
         self, record: TrialRecord, run: int, progress: JobProgress | None, number: int
     ) -> tuple[Training, TrialModel]:
-        """Train a run of a trial, as in `trial_seed`, the `number`-th of those that are trained now."""
-        line, weights = self._to_train(record, run)
-        first, epochs = line[0].first_epoch, record.epoch_budget or self._config.fit.epochs
-        which = f"{run % self.folds + 1} of {self.folds}" if self.folds > 1 else ""
+        """Train one run of a trial, numbered as in `trial_seed`; `number` is its index in this call of `train`."""
+        records, weights = self._records_to_train(record, run)
+        first, epochs = records[0].first_epoch, record.epoch_budget or self._config.fit.epochs
+        fold = f"{run % self.folds + 1}/{self.folds}" if self.folds > 1 else ""
 
         def listener(epoch: int, share: float, logs: dict[str, float] | None) -> None:
             check_timeout(self._config.timeout, self._deadline)
             if progress is not None:
-                progress.epoch(number * (epochs - first) + epoch - first, share, epoch, epochs, logs, which)
+                progress.epoch(number * (epochs - first) + epoch - first, share, epoch, epochs, logs, fold)
 
-        trainings, model = execute(self._config, line, self._data, self._models, run, listener, weights)
+        trainings, model = execute(self._config, records, self._data, self._models, run, listener, weights)
         if self._config.tuner.oracle == "hyperband" and epochs < self._config.fit.epochs:
             self._models.save_weights(model, self.weights.file(record.trial, run))
         return trainings[-1], model
 
-    def _to_train(self, record: TrialRecord, run: int) -> tuple[list[TrialRecord], list[np.ndarray] | None]:
-        """The trial after those of its line whose weights are lost, and the weights that all go on from."""
-        line = lineage(self.records, record)
-        for number in range(len(line) - 1, 0, -1):
-            parent = line[number - 1].trial
+    def _records_to_train(self, record: TrialRecord, run: int) -> tuple[list[TrialRecord], list[np.ndarray] | None]:
+        """Return the trial, preceded by ancestors with missing weights, and the weights to start from."""
+        records = lineage(self.records, record)
+        for number in range(len(records) - 1, 0, -1):
+            parent = records[number - 1].trial
             try:
-                return line[number:], self._models.read_weights(self.weights.file(parent, run))
+                return records[number:], self._models.read_weights(self.weights.file(parent, run))
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 if run < self._config.fit.executions_per_trial * self.folds:
-                    # With a fresh seed there were none.
-                    log.warning("the weights of trial %s are lost (%s): it is trained again for them", parent, error)
-        return line, None
+                    # Later executions have new seeds, so no weights exist for them.
+                    log.warning("cannot read the weights of trial %s (%s); retraining that trial", parent, error)
+        return records, None
 
-    def _pooled(self, values: list[float]) -> float:
-        """What the folds say, each by its number of images; of a single one exactly what it says."""
+    def _with_mean_scores(self, record: TrialRecord, trainings: list[Training]) -> TrialRecord:
+        """Return the record with the means over its trainings, ordered by execution and then by fold."""
+        executions = [trainings[start : start + self.folds] for start in range(0, len(trainings), self.folds)]
+        return dataclasses.replace(
+            record,
+            val_log_loss=statistics.fmean(self._fold_mean([one.val_log_loss for one in part]) for part in executions),
+            val_accuracy=statistics.fmean(self._fold_mean([one.val_accuracy for one in part]) for part in executions),
+            epochs=round(statistics.fmean(len(training.history) for training in trainings)),
+            best_epoch=round(statistics.fmean(training.best_epoch for training in trainings)),
+        )
+
+    def _fold_mean(self, values: list[float]) -> float:
+        """Average over folds, weighted by their number of validation images; exact for a single fold."""
         sizes = [len(fold.validation_rows) for fold in self._data.folds]
         return values[0] if len(values) == 1 else statistics.fmean(values, sizes)
 
     def _predictions(self, trial: TrialModel, rows: np.ndarray) -> np.ndarray:
-        """(N,) float64 of these rows."""
+        """Return float64 (N,) p_dog of these rows."""
         batches = EvaluationBatches(self._data.features.at_cut(trial.cut), rows, ORIGINAL, self._config.fit.batch_size)
         with distributed(self._batch_sizes):
             return trial.model.predict(for_keras(batches), verbose=0).reshape(-1).astype(np.float64)

@@ -23,6 +23,7 @@ from catsdogs.features.reader import FeatureReader, JobImages
 from catsdogs.features.store import Store
 from catsdogs.network.backbones import load_network
 from catsdogs.network.cut import find_cut, prefix
+from catsdogs.training.batches import EpochPlan
 from catsdogs.training.execution import train
 
 SETTINGS = Settings(mode="auto", views=None, dtype="float32", engine=ENGINE, max_gib=1.0)
@@ -209,6 +210,6 @@ def test_training_on_stored_views_equals_training_on_live_views(config, prepared
         data, models = prepared(job)
         trial = models.new_trial(with_values(job, {"unfreeze_depth": depth}), seed=4)
         views, (fold,) = data.features.at_cut(trial.cut), data.folds
-        training = train(trial.model, views, data.labels, fold, job.fit, seed=4, distinct_views=2)
+        training = train(trial.model, views, data.labels, fold, job.fit, EpochPlan(4, job.fit.epochs, distinct_views=2))
         histories.append(training.history.drop(columns="seconds"))
     np.testing.assert_allclose(histories[0], histories[1], rtol=1e-4)

@@ -9,6 +9,7 @@ import pytest
 
 from catsdogs.config.hyperparameters import with_values
 from catsdogs.network import devices
+from catsdogs.training.batches import EpochPlan
 from catsdogs.training.execution import train
 
 
@@ -73,6 +74,7 @@ def test_two_devices_train_the_same_model_as_one(config, prepared, monkeypatch):
         data, models = prepared(job)
         with devices.distributed([20]):
             trial = models.new_trial(with_values(job, {"unfreeze_depth": 2}), seed=4)
-            training = train(trial.model, data.features.at_cut(trial.cut), data.labels, data.folds[0], job.fit, seed=4)
+            views = data.features.at_cut(trial.cut)
+            training = train(trial.model, views, data.labels, data.folds[0], job.fit, EpochPlan(4, job.fit.epochs))
         histories.append(training.history.drop(columns="seconds"))
     np.testing.assert_allclose(histories[0], histories[1], rtol=1e-4)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from catsdogs.data.views import ORIGINAL, View
-from catsdogs.training.batches import EvaluationBatches, TrainingBatches
+from catsdogs.training.batches import EpochPlan, EvaluationBatches, TrainingBatches
 
 
 class Recorded:
-    """Views whose inputs say which image, view and kind they are."""
+    """Views with inputs (row, number of the view, whether it is a training view)."""
 
     def read(self, rows, view):
         return np.stack([rows, np.full(len(rows), view.number), np.full(len(rows), view.kind == "train")], axis=1)
@@ -17,12 +17,13 @@ class Recorded:
 LABELS = np.arange(50) % 2
 
 
-def batches(**changed):
-    settings = {"rows": np.arange(5, 38), "batch_size": 8, "epochs": 4, "seed": 3, **changed}
-    return TrainingBatches(Recorded(), LABELS, **settings)
+def batches(batch_size=8, **changes):
+    return TrainingBatches(
+        Recorded(), LABELS, np.arange(5, 38), batch_size, EpochPlan(**{"seed": 3, "epochs": 4} | changes)
+    )
 
 
-def test_every_epoch_shows_every_row_once_through_the_view_of_its_number():
+def test_every_epoch_reads_every_row_once_in_the_view_of_its_number():
     data = batches()
     assert data.steps == 5
     assert len(data) == 20
@@ -34,22 +35,22 @@ def test_every_epoch_shows_every_row_once_through_the_view_of_its_number():
 
 
 @pytest.mark.parametrize("first_epoch", [0, 2])
-def test_a_batch_is_a_function_of_its_index_alone(first_epoch):
-    """Also in a training that starts later, which sees what the whole training sees there."""
-    whole, other = batches(), batches(first_epoch=first_epoch)
-    assert len(other) == 20 - 5 * first_epoch
-    for index in reversed(range(len(other))):
-        for found, expected in zip(other[index], whole[index + 5 * first_epoch], strict=True):
-            np.testing.assert_array_equal(found, expected)
+def test_a_batch_depends_only_on_its_index(first_epoch):
+    """Also in a training that starts later: it reads the same batches in its epochs."""
+    full, resumed = batches(), batches(first_epoch=first_epoch)
+    assert len(resumed) == 20 - 5 * first_epoch
+    for index in reversed(range(len(resumed))):
+        for array, expected in zip(resumed[index], full[index + 5 * first_epoch], strict=True):
+            np.testing.assert_array_equal(array, expected)
 
 
-def test_epochs_and_seeds_have_orders_of_their_own():
+def test_orders_differ_between_epochs_and_seeds():
     data, other = batches(batch_size=33), batches(batch_size=33, seed=4)
     orders = [tuple(data[epoch][0][:, 0]) for epoch in range(4)] + [tuple(other[0][0][:, 0])]
     assert len(set(orders)) == 5
 
 
-def test_views_come_again_after_as_many_epochs_as_there_are():
+def test_views_repeat_after_distinct_views_epochs():
     data = batches(batch_size=33, distinct_views=3)
     assert [set(data[epoch][0][:, 1]) for epoch in range(4)] == [{0}, {1}, {2}, {0}]
     assert [tuple(batches(batch_size=33)[epoch][0][:, 0]) for epoch in range(4)] == [
@@ -65,7 +66,7 @@ def test_labels_are_float32_columns_of_their_images():
 
 
 @pytest.mark.parametrize("view", [ORIGINAL, View("tta", 7)])
-def test_plain_batches_keep_the_order(view):
+def test_evaluation_batches_keep_the_order(view):
     rows = np.array([9, 3, 30, 1, 2])
     data = EvaluationBatches(Recorded(), rows, view, 2, LABELS)
     assert len(data) == 3
