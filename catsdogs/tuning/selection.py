@@ -63,10 +63,8 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str) -> di
     if not scores:
         log.warning("%s: no candidate completed with all new seeds; keeping the best trial of the search", label)
         return None
-    winner = min(
-        (record for record in candidates if record.trial in scores),
-        key=lambda record: (scores[record.trial], int(record.trial)),
-    )
+    best = min(scores, key=lambda trial: (scores[trial], int(trial)))
+    winner = next(record for record in candidates if record.trial == best)
     log.info(
         "%s: trial %s is the best of %d with %d new seed%s each: val_log_loss %.4f (in the search: %.4f)%s",
         label,
@@ -116,16 +114,27 @@ class _Repeats:
         """Train a trial with a new seed, numbered from 0, unless that is recorded or an earlier seed failed."""
         if (record.trial, seed) in self._recorded or record.trial in self.errors:
             return
+        row: list[Any] = [record.trial, seed, math.nan, math.nan, 0, math.nan]
+        started = time.monotonic()
         try:
-            row, p_dog = self._train(record, seed, progress)
+            scored, p_dog = self._search.train(record, [self._execution + seed], progress)
+        except DivergedError as error:
+            log.warning("trial %s diverged with new seed %d and cannot win: %s", record.trial, seed, error)
         except Exception as error:
             self._search.raise_if_fatal(error)
             log.warning("trial %s failed with new seed %d and cannot win", record.trial, seed, exc_info=True)
             # Without a row in the table, so the trial is retried when the job is resumed.
             self.errors[record.trial] = error
             return
-        if seed == 0 and p_dog is not None:
-            self.predictions[record.trial] = p_dog
+        else:
+            row[2:] = [
+                scored.val_log_loss,
+                scored.val_accuracy,
+                scored.best_epoch,
+                round(time.monotonic() - started, 3),
+            ]
+            if seed == 0:
+                self.predictions[record.trial] = p_dog
         self._table = pd.concat([self._table, pd.DataFrame([row], columns=_COLUMNS)], ignore_index=True)
         write_csv(self._file, self._table)
 
@@ -139,17 +148,6 @@ class _Repeats:
         completed = [record for record in candidates if record.trial not in self.errors]
         means = {one.trial: float(self.rows(one, repeats)["val_log_loss"].mean(skipna=False)) for one in completed}
         return {trial: mean for trial, mean in means.items() if math.isfinite(mean)}
-
-    def _train(self, record: TrialRecord, seed: int, progress: JobProgress) -> tuple[list[Any], np.ndarray | None]:
-        """Return a row of the table and p_dog of the validation images; NaN and None if the training diverged."""
-        started = time.monotonic()
-        try:
-            scored, p_dog = self._search.train(record, [self._execution + seed], progress)
-        except DivergedError as error:
-            log.warning("trial %s diverged with new seed %d and cannot win: %s", record.trial, seed, error)
-            return [record.trial, seed, math.nan, math.nan, 0, math.nan], None
-        seconds = round(time.monotonic() - started, 3)
-        return [record.trial, seed, scored.val_log_loss, scored.val_accuracy, scored.best_epoch, seconds], p_dog
 
 
 def _read(file: Path) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""A job in a folder of its own that is interrupted and run again, with the training of `cheap`."""
+"""A job to interrupt and resume, with the fake training of `cheap`."""
 
 from __future__ import annotations
 

@@ -19,12 +19,12 @@ TUNERS = {
 
 
 def score(values):
-    """Some function of the hyperparameters: an oracle that learns proposes by it."""
+    """Return a score that depends on the hyperparameters, for oracles that learn from it."""
     return sum(math.sin(7 * float(value)) for value in searched_values(values).values() if not isinstance(value, str))
 
 
 def propose(oracle, trials, failing=()):
-    """Run that many trials without training."""
+    """Run this many trials without training, and return their records."""
     records = []
     for number in range(trials):
         trial = oracle.create_trial("tuner0")
@@ -59,56 +59,56 @@ def oracle(config, tmp_path):
     count = iter(range(100))
 
     def make(*overrides):
-        made = build_oracle(config("space=default", "model.unfreeze_depth=0", *overrides))
-        made.verbose = 0
-        made._set_project_dir(str(tmp_path), f"tuner{next(count)}")
-        return made
+        oracle = build_oracle(config("space=default", "model.unfreeze_depth=0", *overrides))
+        oracle.verbose = 0
+        oracle._set_project_dir(str(tmp_path), f"tuner{next(count)}")
+        return oracle
 
     return make
 
 
 @pytest.mark.parametrize("finished", [1, 4, 7])
 @pytest.mark.parametrize("name", TUNERS)
-def test_a_replayed_oracle_proposes_what_an_uninterrupted_one_does(oracle, tmp_path, name, finished):
-    whole = propose(oracle(*TUNERS[name]), 9, failing={2, 5})
-    assert len(whole) == 9
-    write_trials(tmp_path / "trials.csv", whole[:finished])
+def test_a_replayed_oracle_makes_the_same_proposals_as_an_uninterrupted_one(oracle, tmp_path, name, finished):
+    uninterrupted = propose(oracle(*TUNERS[name]), 9, failing={2, 5})
+    assert len(uninterrupted) == 9
+    write_trials(tmp_path / "trials.csv", uninterrupted[:finished])
     resumed = oracle(*TUNERS[name])
     replay(resumed, read_trials(tmp_path / "trials.csv"), "tuner0", "j")
     rest = propose(resumed, 9 - finished, failing={number - finished for number in (2, 5)})
-    assert rest == whole[finished:]
+    assert rest == uninterrupted[finished:]
 
 
 @pytest.mark.parametrize("name", ["random", "hyperband"])
 @pytest.mark.parametrize("pad", [0, 4])
-def test_more_trials_than_before_go_on(oracle, tmp_path, name, pad):
-    told = TUNERS[name][:-1]
-    before = propose(oracle(*told, "tuner.max_trials=9"), 20)
+def test_more_trials_extend_a_search(oracle, tmp_path, name, pad):
+    overrides = TUNERS[name][:-1]
+    before = propose(oracle(*overrides, "tuner.max_trials=9"), 20)
     assert [record.trial for record in before] == list("012345678")
     assert any(record.parent for record in before) == (name == "hyperband")
-    # As versions up to 0.2 wrote them, by how many trials were asked for.
+    # Versions up to 0.2 padded the numbers if tuner.max_trials was above 9.
     padded = [
         dataclasses.replace(r, trial=r.trial.zfill(pad), parent=r.parent.zfill(pad) if r.parent else "") for r in before
     ]
     write_trials(tmp_path / "trials.csv", padded)
     read = read_trials(tmp_path / "trials.csv")
     assert read == before
-    more = oracle(*told, "tuner.max_trials=12")
+    more = oracle(*overrides, "tuner.max_trials=12")
     replay(more, read, "tuner0", "j")
-    uninterrupted = propose(oracle(*told, "tuner.max_trials=12"), 20)
+    uninterrupted = propose(oracle(*overrides, "tuner.max_trials=12"), 20)
     assert uninterrupted[:9] == before
     assert propose(more, 20) == uninterrupted[9:]
     assert len(uninterrupted) > 9
     assert [record.trial for record in uninterrupted] == [str(number) for number in range(len(uninterrupted))]
 
 
-OTHER = r"job j: trial . was run with .*dropout=.* begin it with"
+OTHER = r"job j: cannot resume .*trial . has .*dropout=.* now proposed: .*study=NAME"
 CHANGES = dict.fromkeys(("seed=5", "space.l2.low=1e-5", "~space.l2", "tuner=grid"), OTHER)
-CHANGES["tuner.max_trials=3"] = r"4 trials are finished.*raise tuner.max_trials to 4"
+CHANGES["tuner.max_trials=3"] = r"job j: 4 trials are finished.*set tuner.max_trials to at least 4"
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_another_search_or_fewer_trials_than_are_finished_are_refused(oracle, change):
+def test_a_changed_search_or_fewer_trials_than_finished_are_refused(oracle, change):
     records = propose(oracle("tuner.max_trials=4"), 4)
     with pytest.raises(UserError, match=CHANGES[change]):
         replay(oracle("tuner.max_trials=4", change), records, "tuner0", "j")
@@ -118,18 +118,18 @@ def test_promoted_trials_must_have_the_same_parents(oracle):
     records = propose(oracle(*TUNERS["hyperband"]), 20)
     assert any(record.parent for record in records)
     changed = [dataclasses.replace(record, parent="") for record in records]
-    with pytest.raises(UserError, match="was run with"):
+    with pytest.raises(UserError, match="job j: cannot resume"):
         replay(oracle(*TUNERS["hyperband"]), changed, "tuner0", "j")
 
 
-def test_a_search_goes_on_where_rounding_moves_what_is_proposed(oracle):
-    whole = propose(oracle(*TUNERS["bayesian"]), 5)
-    moved = []
-    for one in whole:
+def test_a_search_resumes_despite_rounding_differences_in_proposals(oracle):
+    uninterrupted = propose(oracle(*TUNERS["bayesian"]), 5)
+    rounded = []
+    for one in uninterrupted:
         values = {n: v * (1 + 1e-6) if isinstance(v, float) else v for n, v in one.hyperparameters.items()}
-        moved.append(dataclasses.replace(one, hyperparameters=values))
-    assert moved != whole
+        rounded.append(dataclasses.replace(one, hyperparameters=values))
+    assert rounded != uninterrupted
     again = oracle(*TUNERS["bayesian"])
-    replay(again, moved, "tuner0", "job")
-    told = [searched_values(trial.hyperparameters.values) for trial in again.trials.values()]
-    assert told == [one.hyperparameters for one in moved]
+    replay(again, rounded, "tuner0", "job")
+    proposed = [searched_values(trial.hyperparameters.values) for trial in again.trials.values()]
+    assert proposed == [one.hyperparameters for one in rounded]

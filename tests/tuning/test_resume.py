@@ -1,4 +1,4 @@
-"""Jobs that are killed, damaged, failed or extended, and run again."""
+"""Jobs that are killed, corrupted, failed or extended, and resumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from catsdogs.training.execution import DivergedError
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing is written any more."""
+    """Fake of SIGKILL: nothing more is written."""
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def bench(monkeypatch, tmp_path, config):
 
 @pytest.fixture
 def killed(monkeypatch):
-    """Run something, killed at one of the moments at which a file is written; give whether it came that far."""
+    """Run a function, killed when a file is written for the given time; return whether it was killed."""
     real = files.replacing
 
     def run(task, moment):
@@ -62,7 +62,7 @@ def killed(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "step"), [("random", 3), ("grid", 5), ("bayesian", 9), ("hyperband", 13)])
-def test_a_job_killed_at_any_write_goes_on_as_if_nothing_had_happened(bench, killed, name, step):
+def test_a_job_killed_at_any_write_resumes_with_the_same_results(bench, killed, name, step):
     expected, trainings = bench.uninterrupted(name)
     config = bench.settings(*TUNERS[name])
     moment = 1
@@ -70,7 +70,7 @@ def test_a_job_killed_at_any_write_goes_on_as_if_nothing_had_happened(bench, kil
         before, trained = bench.finished(), len(bench.trainer.trained)
         bench.run(config)
         assert bench.tables() == expected, moment
-        # What was finished is not run again; of the trial that was given up, at most one training was lost.
+        # Finished trials are not run again, and at most one training of the killed trial is repeated.
         assert len(bench.trainer.trained) - trained == trainings - before
         assert trained <= before + 1
         assert not list(bench.folder.glob(".*-*"))
@@ -81,7 +81,7 @@ def test_a_job_killed_at_any_write_goes_on_as_if_nothing_had_happened(bench, kil
     assert moment > 3 * trainings
 
 
-def test_a_job_killed_again_and_again_comes_to_its_end(bench, killed):
+def test_a_job_that_is_killed_repeatedly_finishes(bench, killed):
     expected, trainings = bench.uninterrupted("hyperband")
     config = bench.settings(*TUNERS["hyperband"])
     kills = 0
@@ -92,9 +92,9 @@ def test_a_job_killed_again_and_again_comes_to_its_end(bench, killed):
 
 
 DAMAGE = {
-    # Of a table the last number is another one then.
+    # In a table, this changes the last number.
     "cut": lambda file: file.write_bytes(file.read_bytes()[:-2]),
-    "gone": lambda file: file.unlink(),
+    "missing": lambda file: file.unlink(),
 }
 STATE = ("result.json", "trials.csv", "history.csv", "validation.csv", "split.csv", "tuner/oracle.json")
 
@@ -102,7 +102,7 @@ STATE = ("result.json", "trials.csv", "history.csv", "validation.csv", "split.cs
 @pytest.mark.parametrize("done", [2, 4])
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", STATE)
-def test_a_damaged_file_is_mended_skipped_or_refused_and_nothing_starts_over(bench, caplog, name, damage, done):
+def test_a_corrupted_file_is_restored_skipped_or_refused_and_nothing_starts_over(bench, caplog, name, damage, done):
     expected, trainings = bench.uninterrupted("random")
     config = bench.settings(*TUNERS["random"])
     bench.trainer.fail(done + 1, KeyboardInterrupt)
@@ -111,29 +111,29 @@ def test_a_damaged_file_is_mended_skipped_or_refused_and_nothing_starts_over(ben
     assert bench.finished() == done
     bench.trainer.reset()
     DAMAGE[damage](bench.folder / name)
-    kept = {file: file.read_bytes() for file in bench.folder.glob("*.*")}
+    files_before = {file: file.read_bytes() for file in bench.folder.glob("*.*")}
     refusal = bench.refusal(config)
-    told = [record.getMessage() for record in caplog.records if "its trials.csv" in record.getMessage()]
+    warnings = [record.getMessage() for record in caplog.records if "its trials.csv" in record.getMessage()]
     if name == "result.json" or (name == "trials.csv" and done == 2):
         assert name in refusal
         assert "\n" not in refusal
         assert bench.trainer.trained == []
-        assert {file: file.read_bytes() for file in bench.folder.glob("*.*")} == kept
+        assert {file: file.read_bytes() for file in bench.folder.glob("*.*")} == files_before
         return
     assert not refusal
-    # A finished job is left as it is.
-    assert len(told) == (name == "trials.csv")
-    # One more training: that of the best trial, whose predictions were lost.
+    # A finished job is not changed.
+    assert len(warnings) == (name == "trials.csv")
+    # An extra training of the best trial, if its predictions are missing.
     assert len(bench.trainer.trained) == trainings - done + (name == "validation.csv" and done == 2)
     if done == 2:
-        found = bench.tables()
-        assert found[0] == expected[0]
-        assert found[2:] == expected[2:]
-        assert (found[1] == expected[1]) == (name != "history.csv")
+        tables = bench.tables()
+        assert tables[0] == expected[0]
+        assert tables[2:] == expected[2:]
+        assert (tables[1] == expected[1]) == (name != "history.csv")
     assert (name == "history.csv" and done == 2 and damage == "cut") == any(bench.folder.glob("history.csv.*"))
 
 
-def test_a_job_of_which_all_trials_failed_begins_anew_and_is_kept(bench, caplog):
+def test_a_job_with_only_failed_trials_is_archived_and_starts_over(bench, caplog):
     caplog.set_level(logging.INFO)
     expected, trainings = bench.uninterrupted("random")
     bench.trainer.before = lambda training: int("no luck")
@@ -146,13 +146,13 @@ def test_a_job_of_which_all_trials_failed_begins_anew_and_is_kept(bench, caplog)
     bench.run(bench.settings(*TUNERS["random"]))
     assert bench.tables() == expected
     assert len(bench.trainer.trained) == trainings
-    kept = bench.study / ".failed" / "a-job.1"
-    assert f"begins anew; what an earlier try left is kept as {kept}" in caplog.text
-    assert len(read_trials(kept / "trials.csv")) == 4
-    assert (kept / "errors" / "0.txt").is_file()
+    archive = bench.study / ".failed" / "a-job.1"
+    assert f"starting over; files from the previous attempt were moved to {archive}" in caplog.text
+    assert len(read_trials(archive / "trials.csv")) == 4
+    assert (archive / "errors" / "0.txt").is_file()
 
 
-def test_a_trial_that_raises_is_recorded_and_more_are_added_to_a_finished_job(bench):
+def test_a_failed_trial_is_recorded_and_trials_are_added_to_a_finished_job(bench):
     bench.trainer.fail(2, DivergedError("no luck", pd.DataFrame({"epoch": [1], "loss": [np.nan]})))
     bench.run(bench.settings("tuner=random", "tuner.max_trials=4"))
     assert read_json(bench.folder / "result.json")["status"] == "ok"
@@ -166,45 +166,45 @@ def test_a_trial_that_raises_is_recorded_and_more_are_added_to_a_finished_job(be
     assert trials["error"][1].endswith("DivergedError: no luck")
     assert trials["ended"].notna().all()
     assert list(trials["val_log_loss"].isna()) == [False, True, *[False] * 10]
-    # What it trained before it diverged is on record.
+    # The epochs before it diverged are recorded.
     history = pd.read_csv(bench.folder / "history.csv").set_index("trial")
     assert set(history.index) == set(range(12))
     assert history.loc[[1], "loss"].isna().all()
     assert trials["epochs"][1] == len(history.loc[[1]]) == 1
 
 
-def test_a_hyperband_job_that_lost_its_weights_trains_them_again(bench):
+def test_a_hyperband_job_retrains_missing_weights(bench):
     expected, trainings = bench.uninterrupted("hyperband")
     config = bench.settings(*TUNERS["hyperband"])
     bench.trainer.fail(6, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         bench.run(config)
-    files_kept = sorted((bench.folder / "weights").glob("*.npz"))
-    assert files_kept
-    # Those that a trial to come may go on from, and no others.
-    assert len(files_kept) <= 3
-    for file in files_kept[1:]:
+    weights = sorted((bench.folder / "weights").glob("*.npz"))
+    assert weights
+    # Only those from which a later trial may continue.
+    assert len(weights) <= 3
+    for file in weights[1:]:
         file.unlink()
-    files_kept[0].write_bytes(b"damaged")
+    weights[0].write_bytes(b"corrupted")
     bench.trainer.reset()
     bench.run(config)
     assert bench.tables() == expected
-    assert trainings - 5 < len(bench.trainer.trained) <= trainings - 5 + len(files_kept)
+    assert trainings - 5 < len(bench.trainer.trained) <= trainings - 5 + len(weights)
     assert not (bench.folder / "weights").exists()
 
 
-def test_two_processes_never_work_in_one_job_until_one_of_them_is_killed(bench):
+def test_a_job_is_locked_until_its_process_is_killed(bench):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom catsdogs.study.locking import held\n"
-        "with held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom catsdogs.study.locking import lock_job\n"
+        "with lock_job(Path(sys.argv[1])):\n    print('locked', flush=True)\n    time.sleep(60)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(bench.folder)], stdout=subprocess.PIPE, text=True)
     with holder:
-        assert holder.stdout.readline() == "held\n"
+        assert holder.stdout.readline() == "locked\n"
         assert is_locked(bench.folder)
-        told = bench.refusal(bench.settings())
-        assert f"process {holder.pid} on host" in told
-        assert "wait for it, or end it" in told
+        refusal = bench.refusal(bench.settings())
+        assert f"process {holder.pid} on host" in refusal
+        assert "wait for it" in refusal
         assert bench.trainer.trained == []
         assert not (bench.folder / "result.json").exists()
         holder.kill()

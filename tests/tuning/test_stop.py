@@ -1,4 +1,4 @@
-"""Jobs that stop for want of disk, memory or time, or by a programming error, and are resumed."""
+"""Jobs that stop because of disk, memory, time or a programming error, and are resumed."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def bench(monkeypatch, tmp_path, config):
         (MemoryError(), "out of memory"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes"), "out of memory"),
         (type("ResourceExhaustedError", (Exception,), {})("OOM"), "out of memory"),
-        (TypeError("a mistake"), "TypeError: a mistake"),
+        (TypeError("a bug"), "TypeError: a bug"),
         (KeyError("a"), "KeyError"),
         (AssertionError(), "AssertionError"),
         (ModuleNotFoundError("x"), "ModuleNotFoundError"),
     ],
 )
-def test_what_no_other_trial_would_do_better_stops_the_job_which_goes_on_later(bench, error, words):
+def test_an_error_that_would_affect_every_trial_stops_the_job_which_can_be_resumed(bench, error, words):
     expected, trainings = bench.uninterrupted("random")
     config = bench.settings(*TUNERS["random"])
     bench.trainer.fail(3, error)
@@ -53,7 +53,7 @@ def test_what_no_other_trial_would_do_better_stops_the_job_which_goes_on_later(b
 
 
 @pytest.mark.parametrize("name", ["history.csv", "trials.csv", "tuner"])
-def test_a_disk_that_fills_up_while_tables_are_written_loses_nothing(bench, monkeypatch, caplog, name):
+def test_no_finished_trial_is_lost_if_the_disk_fills_up_while_tables_are_written(bench, monkeypatch, caplog, name):
     expected, _ = bench.uninterrupted("random")
     config = bench.settings(*TUNERS["random"])
     full = OSError(errno.ENOSPC, "No space left on device")
@@ -74,48 +74,48 @@ def test_a_disk_that_fills_up_while_tables_are_written_loses_nothing(bench, monk
             patch.setattr("keras_tuner.src.utils.save_json", save)
         bench.run(config)
     assert "out of disk" in caplog.text
-    # `trials.csv` comes last: no trial is finished of which the epochs are lost.
+    # `trials.csv` is written last, so a finished trial always has its epochs.
     assert bench.finished() == 1
     bench.run(config)
     assert bench.tables() == expected
 
 
-def test_a_disk_that_is_as_good_as_full_is_told_before_the_job_begins(bench, monkeypatch):
+def test_an_almost_full_disk_is_reported_before_the_search_starts(bench, monkeypatch):
     monkeypatch.setattr("catsdogs.base.resources.LEAST_FREE_BYTES", 2**60)
     bench.run(bench.settings())
-    assert "B are free on its disk" in read_json(bench.folder / "result.json")["error"]
+    assert "free disk space" in read_json(bench.folder / "result.json")["error"]
     assert bench.trainer.trained == []
 
 
 @pytest.mark.parametrize("after", [0, 2])
-def test_a_study_whose_time_is_over_ends_well_and_goes_on_later(bench, monkeypatch, after):
+def test_a_study_that_reaches_its_time_limit_finishes_and_can_be_resumed(bench, monkeypatch, after):
     expected, _ = bench.uninterrupted("random")
     config = bench.settings(*TUNERS["random"], "timeout.study_seconds=1000")
     write_plan(bench.study, ["a-job", "later"], [])
-    late = [0.0]
+    clock_shift = [0.0]
     real = time.time
-    monkeypatch.setattr("catsdogs.tuning.limits.time.time", lambda: real() + late[0])
+    monkeypatch.setattr("catsdogs.tuning.limits.time.time", lambda: real() + clock_shift[0])
 
     def before(training):
-        late[0] = 2000.0 if training > after else 0.0
+        clock_shift[0] = 2000.0 if training > after else 0.0
 
     bench.trainer.before = before
     objective = bench.run(config)
     result = read_json(bench.folder / "result.json")
     assert result["status"] == "ok"
-    assert result["stopped"] == "timeout.study_seconds=1000 are over"
+    assert result["stopped"] == "timeout.study_seconds=1000 reached"
     assert result["trials"]["total"] == bench.finished() == after
     assert (objective == objective) == (after > 0)
-    # Later jobs do not begin, and are no failures.
+    # Later jobs run no trials, and do not fail.
     bench.run(config, "later")
     assert read_json(bench.study / "later" / "result.json")["status"] == "ok"
     assert len(bench.trainer.trained) == after + 1
-    board = write_leaderboard(bench.study)
-    assert list(board["status"]) == ["ok", "ok"]
+    leaderboard = write_leaderboard(bench.study)
+    assert list(leaderboard["status"]) == ["ok", "ok"]
     study_data = read_study_data([bench.study])
     assert summarize(study_data).headline
     assert not study_data.problems
-    late[0] = 0.0
+    clock_shift[0] = 0.0
     bench.trainer.reset()
     bench.run(config)
     assert bench.tables() == expected

@@ -13,6 +13,7 @@ from catsdogs.base.errors import UserError
 from catsdogs.config.hyperparameters import with_values
 from catsdogs.data.views import ORIGINAL
 from catsdogs.network.trial_model import TrialModels
+from catsdogs.study.job_tables import JobTables
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.resume_state import ResumeState
 from catsdogs.study.trials import best_trial, lineage, read_trials
@@ -33,13 +34,14 @@ def tuner(config, training_data, prepared, tmp_path):
         rows = training_data.validation_rows
         validation = pd.DataFrame({"id": rows.astype(str), "label": training_data.labels[rows].astype(int)})
         data, models = prepared(job)
-        return Search(job, build_oracle(job), data, models, folder, validation, JobProgress("job", 3, 2), ResumeState())
+        tables = JobTables(folder, validation, ResumeState())
+        return Search(job, build_oracle(job), data, models, tables, JobProgress("job", 3, 2))
 
     return build
 
 
-def test_after_every_trial_its_tables_are_there_before_its_line(tuner, training_data):
-    """Other processes read the study from the tables."""
+def test_the_tables_of_a_trial_are_written_before_its_log_line(tuner, training_data):
+    """Other processes read the progress of the study from the tables."""
     built = tuner()
     folder, rows = built._folder, []
     built._progress._study_line = lambda: rows.append(len(read_trials(folder / "trials.csv")))
@@ -64,16 +66,16 @@ def test_after_every_trial_its_tables_are_there_before_its_line(tuner, training_
     assert (set(table["trial"].astype(str)), set(table["execution"])) == ({best.trial}, {0})
     np.testing.assert_array_equal(table["label"], training_data.labels[40:])
     p_dog = np.clip(table["p_dog"], 1e-7, 1 - 1e-7)
-    found = -np.where(table["label"] == 1, np.log(p_dog), np.log(1 - p_dog)).mean()
-    assert found == pytest.approx(best.val_log_loss, rel=1e-4)
+    log_loss = -np.where(table["label"] == 1, np.log(p_dog), np.log(1 - p_dog)).mean()
+    assert log_loss == pytest.approx(best.val_log_loss, rel=1e-4)
 
 
-def test_predictions_of_a_worse_trial_do_not_replace_those_of_the_best(config, monkeypatch, tmp_path):
+def test_predictions_of_a_worse_trial_do_not_replace_those_of_the_best_trial(config, monkeypatch, tmp_path):
     trainer = cheap.Job(monkeypatch, tmp_path)
     folder = tmp_path / "study" / "a-job"
     run_job(config("tuner.max_trials=5", "fit.executions_per_trial=2"), JobLocation(folder, folder.parent), {})
     assert best_trial(read_trials(folder / "trials.csv")).trial != "4"
-    # None is trained once more for its predictions, and every execution has a seed of its own.
+    # No trial is retrained for its predictions, and every execution has its own seed.
     assert len(trainer.trained) == len({seed for _, seed in trainer.trained}) == 10
 
 
@@ -84,16 +86,16 @@ def test_every_run_and_job_has_its_own_seed():
 
 
 def test_another_process_proposes_the_same_trials(config):
-    """Not a fresh seed by luck, as 0 is to Keras Tuner, and nothing that depends on the hashes of a process."""
+    """Proposals use a fixed seed, also for 0, and do not depend on hashes of a process."""
     code = (
         "from hydra import compose, initialize_config_dir\n"
-        "from catsdogs.config.compose import checked\n"
+        "from catsdogs.config.compose import to_search_config\n"
         "from catsdogs.launching.registration import register\n"
         "from catsdogs.config.locations import conf_dir\n"
         "from catsdogs.tuning.oracles import build_oracle\n"
         "register()\n"
         "with initialize_config_dir(str(conf_dir()), version_base='1.3'):\n"
-        "    job = checked(compose('search', overrides=['data=sample', 'space=small_cnn', 'seed=0']))\n"
+        "    job = to_search_config(compose('search', overrides=['data=sample', 'space=small_cnn', 'seed=0']))\n"
         "oracle = build_oracle(job)\n"
         "print([oracle._random_values() for _ in range(4)])\n"
     )
@@ -102,14 +104,16 @@ def test_another_process_proposes_the_same_trials(config):
     assert other.strip() == str([oracle._random_values() for _ in range(4)])
 
 
-def test_grid_search_ends_when_the_grid_does(tuner):
+def test_a_grid_search_stops_at_the_end_of_the_grid(tuner):
     grid = "+space={unfreeze_depth: {kind: choice, values: [0, 5]}}"
     built = tuner("space=fixed", grid, "tuner=grid", "tuner.max_trials=null")
     built.run()
     assert [record.hyperparameters["unfreeze_depth"] for record in built.records] == [0, 5]
 
 
-def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_rate(tuner, training_data, monkeypatch):
+def test_a_promoted_hyperband_trial_continues_from_its_parents_weights_and_learning_rate(
+    tuner, training_data, monkeypatch
+):
     loaded = {}
     read = TrialModels.read_weights
 
@@ -133,7 +137,7 @@ def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_r
     np.testing.assert_allclose(rates.max(), rates.min(), rtol=1e-6)
     assert not [name for name in map(str, pd.read_csv(built._folder / "trials.csv")) if name.startswith("tuner/")]
 
-    # The weights that are kept for a child score what its parent's best epoch scored.
+    # The weights kept for a child have the score of its parent's best epoch.
     child, parent = next(iter(promoted.items()))
     records = {record.trial: record for record in built.records}
     config = with_values(built._config, records[child].hyperparameters)
@@ -141,20 +145,20 @@ def test_a_promoted_hyperband_trial_continues_its_parents_weights_and_learning_r
     built._models.set_weights(trial, loaded[f"{int(parent)}-0"])
     rows = training_data.validation_rows
     inputs, labels = built._data.features.at_cut(trial.cut).read(rows, ORIGINAL), training_data.labels[rows]
-    found = trial.model.evaluate(inputs, labels[:, None], verbose=0, return_dict=True)["log_loss"]
-    assert found == pytest.approx(records[parent].val_log_loss, rel=1e-4)
+    scores = trial.model.evaluate(inputs, labels[:, None], verbose=0, return_dict=True)
+    assert scores["log_loss"] == pytest.approx(records[parent].val_log_loss, rel=1e-4)
     assert lineage(built.records, records[child])[-2:] == [records[parent], records[child]]
 
 
-def test_an_error_of_ours_is_raised_before_the_search(tuner, monkeypatch):
+def test_a_programming_error_is_raised_before_the_search(tuner, monkeypatch):
     built = tuner()
     monkeypatch.setattr("catsdogs.network.trial_model.head", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        built.try_one_step()
+        built.run_test_step()
 
 
-def test_a_mistake_while_inputs_are_read_ends_the_search(tuner, monkeypatch):
-    """Keras reads in threads of TensorFlow, and Keras Tuner would take what comes of it for a trial that failed."""
+def test_a_user_error_while_inputs_are_read_stops_the_search(tuner, monkeypatch):
+    """Keras reads in threads of TensorFlow, and the error that they raise looks like that of a failed trial."""
 
     def refuse(*args, **kwargs):
         raise UserError("the cache cannot be written")
@@ -168,9 +172,12 @@ def test_a_mistake_while_inputs_are_read_ends_the_search(tuner, monkeypatch):
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
-    [(("space=fixed", "tuner=hyperband"), "nothing to search"), (("+tuner.arguments.factor=3",), "factor")],
+    [
+        (("space=fixed", "tuner=hyperband"), "tuner=hyperband: .*use tuner=random"),
+        (("+tuner.arguments.factor=3",), "tuner.arguments=.*factor"),
+    ],
 )
-def test_what_the_oracle_cannot_do_is_refused(config, overrides, words):
+def test_unsupported_settings_of_the_oracle_are_refused(config, overrides, words):
     with pytest.raises(UserError, match=words):
         build_oracle(config(*overrides))
 
@@ -186,6 +193,6 @@ def test_what_the_oracle_cannot_do_is_refused(config, overrides, words):
         (("space=fixed", "+space={dense_units: {kind: choice, values: [8, 16]}}", "tuner=grid"), 2),
     ],
 )
-def test_the_number_of_trials_is_known_where_it_can_be(config, overrides, number):
+def test_expected_trials_is_a_number_or_none_if_unknown(config, overrides, number):
     job = config(*overrides)
     assert expected_trials(build_oracle(job), job) == number

@@ -70,7 +70,7 @@ def test_a_study_runs_to_its_end_and_leaves_what_is_promised(study):
 def test_progress_answer_page_and_next_command_are_told(study):
     lines = [line for line in study.search.stdout.splitlines() if "epoch 2 of 2: val_log_loss" in line]
     assert len(lines) == 4
-    assert "job 1 of 2, small_cnn-none-cosine-none: trial 1 of 2" in lines[0]
+    assert "job 1/2 small_cnn-none-cosine-none: trial 1" in lines[0]
     assert all("best so far" in line and " left" in line for line in lines)
     lines = [line.partition("study: ")[2] for line in study.search.stdout.splitlines() if " study: " in line]
     assert [line.partition(",")[0] for line in lines] == [f"{number} of 4 trials" for number in (1, 2, 3, 4)]
