@@ -127,12 +127,8 @@ class _Repeats:
             self.errors[record.trial] = error
             return
         else:
-            row[2:] = [
-                scored.val_log_loss,
-                scored.val_accuracy,
-                scored.best_epoch,
-                round(time.monotonic() - started, 3),
-            ]
+            seconds = round(time.monotonic() - started, 3)
+            row[2:] = [scored.val_log_loss, scored.val_accuracy, scored.best_epoch, seconds]
             if seed == 0:
                 self.predictions[record.trial] = p_dog
         self._table = pd.concat([self._table, pd.DataFrame([row], columns=_COLUMNS)], ignore_index=True)

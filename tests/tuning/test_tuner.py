@@ -111,9 +111,7 @@ def test_a_grid_search_stops_at_the_end_of_the_grid(tuner):
     assert [record.hyperparameters["unfreeze_depth"] for record in built.records] == [0, 5]
 
 
-def test_a_promoted_hyperband_trial_continues_from_its_parents_weights_and_learning_rate(
-    tuner, training_data, monkeypatch
-):
+def test_a_promoted_trial_continues_from_its_parents_weights_and_learning_rate(tuner, training_data, monkeypatch):
     loaded = {}
     read = TrialModels.read_weights
 
@@ -172,10 +170,7 @@ def test_a_user_error_while_inputs_are_read_stops_the_search(tuner, monkeypatch)
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
-    [
-        (("space=fixed", "tuner=hyperband"), "tuner=hyperband: .*use tuner=random"),
-        (("+tuner.arguments.factor=3",), "tuner.arguments=.*factor"),
-    ],
+    [(("space=fixed", "tuner=hyperband"), "use tuner=random"), (("+tuner.arguments.factor=3",), "arguments=.*factor")],
 )
 def test_unsupported_settings_of_the_oracle_are_refused(config, overrides, words):
     with pytest.raises(UserError, match=words):
