@@ -104,10 +104,9 @@ def execute(
             try:
                 views = data.features.at_cut(trial.cut)
                 training = train(trial.model, views, data.labels, fold, config.fit, plan, listener)
-            except DivergedError:
-                raise
-            except BaseException:
-                models.discard(trial)
+            except BaseException as error:
+                if not isinstance(error, DivergedError):
+                    models.discard(trial)
                 raise
             trainings.append(training)
             weights = trial.model.get_weights()

@@ -75,6 +75,7 @@ class Search:
         self._errors = tables.folder / "errors"
         self._progress = progress
         self._deadline = deadline
+        self.folds = len(data.folds)
         self._batch_sizes = data.batch_sizes(config.fit.batch_size)
         self.oracle = oracle
         self.weights = ParentWeights(tables.folder / "weights")
@@ -90,11 +91,6 @@ class Search:
     def records(self) -> list[TrialRecord]:
         """Finished trials."""
         return self.tables.records
-
-    @property
-    def folds(self) -> int:
-        """Number of folds."""
-        return len(self._data.folds)
 
     @property
     def first_traceback(self) -> str:
