@@ -187,7 +187,7 @@ def test_a_study_that_is_asked_to_end_does_so_within_seconds_and_the_command_it_
     (job,) = (file.parent for file in study.glob("*/result.json"))
     assert json.loads((job / "result.json").read_text())["error"] == "interrupted"
     before = len(pd.read_csv(job / "trials.csv"))
-    words = shlex.split(told.splitlines()[-1].removeprefix("To go on: "))
+    words = shlex.split(told.splitlines()[-1].removeprefix("To resume: "))
     assert words[:3] == ["python", "-m", "catsdogs.search"]
     assert f"study={study.name}" in [word.replace('"', "") for word in words]
     short = ["tuner.max_trials=4" if word.startswith("tuner.max_trials") else word for word in words[1:]]
