@@ -22,7 +22,7 @@ from catsdogs.launching.application import hydra_application
 
 def task(config: DictConfig) -> float:
     """Run one job, and return its objective for sweepers that optimize it."""
-    from catsdogs.study.jobs import read_plan
+    from catsdogs.study.plan import read_plan
     from catsdogs.tuning.job import JobLocation, run_job
 
     settings = HydraConfig.get()

@@ -19,7 +19,8 @@ from catsdogs.base.files import read_json, write_json
 from catsdogs.comparison import reporting, watch
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.terminal import print_summary
-from catsdogs.study.jobs import write_leaderboard, write_plan
+from catsdogs.study.leaderboard import write_leaderboard
+from catsdogs.study.plan import write_plan
 
 CHOICES = {"backbone": "mobilenet_v2", "augmentation": "strong", "schedule": "cosine", "label_smoothing": "none"}
 HOSTILE = "<script>alert(1)</script>[red]\x1b[31m\"'\n"

@@ -60,7 +60,8 @@ def record_failure(hydra: Any, folder: Path, error: str | Exception) -> None:
         error: exception of the job, or a description of how its process was killed.
     """
     # Imported here because pandas takes a second, which `--help` need not wait for.
-    from catsdogs.study.jobs import FAILED, OK, RUNNING, read_job, write_leaderboard, write_result
+    from catsdogs.study.jobs import FAILED, OK, RUNNING, read_job, write_result
+    from catsdogs.study.leaderboard import write_leaderboard
 
     job = read_job(folder)
     raised = isinstance(error, Exception)

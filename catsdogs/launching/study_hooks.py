@@ -50,7 +50,7 @@ class StudyCallback(Callback):
     @classmethod
     def report_stopped(cls) -> bool:
         """Print why the study stopped early and its results so far. Return False if no study was running."""
-        from catsdogs.study.jobs import write_leaderboard
+        from catsdogs.study.leaderboard import write_leaderboard
 
         if cls._running is None:
             return False
@@ -87,7 +87,8 @@ class StudyCallback(Callback):
         # Imported here because pandas, scikit-learn and Pillow take a second, which `--help` need not wait for.
         from catsdogs.base.files import remove_temporaries
         from catsdogs.base.resources import check_free_space
-        from catsdogs.study.jobs import check_job_names, write_plan
+        from catsdogs.study.jobs import check_job_names
+        from catsdogs.study.plan import write_plan
 
         self._names = names
         try:
@@ -112,7 +113,8 @@ class StudyCallback(Callback):
 
     def _finish(self, study: Path) -> None:
         from catsdogs.comparison.reporting import report_study
-        from catsdogs.study.jobs import State, read_jobs, write_leaderboard
+        from catsdogs.study.jobs import State, read_jobs
+        from catsdogs.study.leaderboard import write_leaderboard
         from catsdogs.study.locking import lock_message
 
         StudyCallback._running = None

@@ -20,19 +20,12 @@ from catsdogs.base.provenance import machine, utc_timestamp, versions
 from catsdogs.base.resources import as_out_of_resources, check_free_space
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.dataset import Dataset, load_dataset
-from catsdogs.study.decision import JobDecision, archive_attempt, inspect_job, left_behind
+from catsdogs.study.decision import JobDecision, archive_attempt, earlier_files, inspect_job
 from catsdogs.study.identity import fingerprint
-from catsdogs.study.jobs import (
-    FAILED,
-    INTERRUPTED,
-    OK,
-    RESULT,
-    RUNNING,
-    study_deadline,
-    write_leaderboard,
-    write_result,
-)
+from catsdogs.study.jobs import FAILED, INTERRUPTED, OK, RESULT, RUNNING, write_result
+from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.locking import lock_job
+from catsdogs.study.plan import study_deadline
 from catsdogs.study.resume_state import HISTORY, SELECT, TRIALS, VALIDATION, ResumeState, load_resume_state
 from catsdogs.study.trials import best_trial, outcome
 from catsdogs.tuning.limits import StudyTimeout, check_timeout
@@ -99,7 +92,7 @@ def _run_held(config: SearchConfig, place: JobLocation, choices: dict[str, str])
         "machine": machine(),
     }
     # What another run left here is not ours to overwrite before it is known to be this job.
-    ours = not left_behind(place.folder)
+    ours = not earlier_files(place.folder)
     seconds_before = 0.0
     try:
         dataset = load_dataset(config.data, Path(config.cache), config.split)
@@ -121,7 +114,7 @@ def _run_held(config: SearchConfig, place: JobLocation, choices: dict[str, str])
         remove_temporaries(place.folder, (RESULT, TRIALS, HISTORY, VALIDATION, SELECT, SPLIT))
         if earlier.records:
             result["resumed_after"] = len(earlier.records)
-            log.info("%s: %s", place.label, standing.told())
+            log.info("%s: %s", place.label, standing.describe())
         folds = dataset.folds()
         result["weights"] = mark["weights"]
         result["data"] = {
@@ -183,7 +176,7 @@ def _not_run(place: JobLocation, standing: JobDecision) -> float:
     assert standing.job is not None
     objective = standing.job.objective
     score = f", val_log_loss {objective:.4f}" if math.isfinite(objective) else ""
-    log.info("%s: %s%s", place.label, standing.told(), score)
+    log.info("%s: %s%s", place.label, standing.describe(), score)
     if standing.damage:
         log.warning("%s", standing.damage)
     return objective if math.isfinite(objective) else math.nan

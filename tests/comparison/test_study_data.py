@@ -10,7 +10,7 @@ from studies import write_final, write_job, write_study
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.comparison.study_data import read_study_data
-from catsdogs.study.jobs import write_plan
+from catsdogs.study.plan import write_plan
 
 CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 

@@ -10,19 +10,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
-from catsdogs.study.jobs import (
-    State,
-    best_job,
-    check_job_names,
-    chosen_trial,
-    read_job,
-    read_jobs,
-    read_plan,
-    retrain_command,
-    write_leaderboard,
-    write_plan,
-)
+from catsdogs.study.jobs import State, best_job, check_job_names, chosen_trial, read_job, read_jobs
+from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.locking import lock_job
+from catsdogs.study.plan import read_plan, retrain_command, write_plan
 from catsdogs.study.trials import TrialRecord, write_trials
 
 TRIALS = "trial,status,val_log_loss,val_accuracy,epochs,best_epoch,seconds,error"
