@@ -83,7 +83,7 @@ class IsolatedLauncher(Launcher):
         self._jobs = jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra passes to a launcher before its jobs."""
+        """Keep the context, task and configuration for `launch`."""
         self._context, self._task, self._config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

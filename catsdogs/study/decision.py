@@ -23,7 +23,7 @@ FIX = "use a new study=NAME, or move the folder away"
 
 
 class Action(Enum):
-    """What to do with a job, as the terminal shows it."""
+    """Action for a job, as the terminal shows it."""
 
     NEW = "new"
     FINISHED = "already finished"
@@ -35,10 +35,10 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class JobDecision:
-    """What to do with a job, and with the contents of its folder.
+    """Decision about a job and the contents of its folder.
 
     Attributes:
-        kind: what to do.
+        kind: the action.
         job: the job in the folder; None without a readable `result.json`.
         trials: number of finished trials that are kept.
         planned: largest number of trials of the job; None for all that the oracle proposes.

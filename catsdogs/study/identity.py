@@ -59,7 +59,7 @@ _installed = functools.cache(versions)
 
 
 def fingerprint(config: SearchConfig, digest: str) -> dict[str, Any]:
-    """Return what must not change for a job to be resumed: configuration, images, backbone weights and packages.
+    """Return the parts of a job that must not change before it is resumed: settings, images, weights and packages.
 
     The number of trials is not part of it, because trials may be added.
 

@@ -175,9 +175,7 @@ def test_an_unfinished_job_needs_the_same_package_versions(config, folder, write
 
 
 @pytest.mark.parametrize("statuses", [(), ("FAILED", "FAILED")])
-def test_a_job_without_a_completed_trial_restarts_and_is_archived(
-    config, folder, write_earlier_job, statuses
-):
+def test_a_job_without_a_completed_trial_restarts_and_is_archived(config, folder, write_earlier_job, statuses):
     write_earlier_job(config(), statuses=statuses)
     assert not inspect(config(), folder).restart
     decision = inspect(config("seed=2"), folder)
