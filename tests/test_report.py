@@ -152,7 +152,7 @@ def test_corrupted_and_missing_results_are_not_an_error(tmp_path, study, command
     write_json(file, {**read_json(file), "seconds": "long"})
     status, out, _ = command(study)
     assert status == 0
-    assert f"{file.parent.name} failed: result.json is damaged" in out
+    assert f"{file.parent.name} failed: result.json is corrupted" in out
     write_job(tmp_path / "s", {"backbone": "b"}, trials=0, status="failed", error="no luck")
     status, out, _ = command(tmp_path / "s")
     assert status == 0
@@ -266,7 +266,7 @@ def test_watching_continues_until_the_last_job_finishes(study, command, quick, c
     assert slept == [3.0] * 4
     # The last page does not refresh itself.
     assert quick == [True] * 5 + [False]
-    assert re.findall(r" s: (\d+) of 12 trials", out) == ["5", "6", "8", "9", "12"]
+    assert re.findall(r" s: (\d+)/12 trials", out) == ["5", "6", "8", "9", "12"]
     assert "Next:" in out
     assert len(pd.read_csv(study / "leaderboard.csv")) == 3
 

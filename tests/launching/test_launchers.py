@@ -82,5 +82,5 @@ def test_optuna_receives_failures_and_repeats_no_job(run, tmp_path):
     # The same seed proposes the same jobs.
     again = run(*command)
     assert again.returncode == done.returncode
-    assert "epoch 1 of 1" not in again.stdout
+    assert "epoch 1/1" not in again.stdout
     assert set(study.glob("*/result.json")) == set(results)

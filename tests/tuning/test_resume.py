@@ -204,7 +204,7 @@ def test_two_processes_never_work_in_one_job_until_one_of_them_is_killed(bench):
         assert is_locked(bench.folder)
         told = bench.refusal(bench.settings())
         assert f"process {holder.pid} on host" in told
-        assert "wait for it, or end it" in told
+        assert "wait for it to finish" in told
         assert bench.trainer.trained == []
         assert not (bench.folder / "result.json").exists()
         holder.kill()

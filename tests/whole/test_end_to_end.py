@@ -68,12 +68,12 @@ def test_a_study_runs_to_its_end_and_leaves_what_is_promised(study):
 
 
 def test_progress_answer_page_and_next_command_are_told(study):
-    lines = [line for line in study.search.stdout.splitlines() if "epoch 2 of 2: val_log_loss" in line]
+    lines = [line for line in study.search.stdout.splitlines() if "epoch 2/2: val_log_loss" in line]
     assert len(lines) == 4
-    assert "job 1 of 2, small_cnn-none-cosine-none: trial 1 of 2" in lines[0]
-    assert all("best so far" in line and " left" in line for line in lines)
-    lines = [line.partition("study: ")[2] for line in study.search.stdout.splitlines() if " study: " in line]
-    assert [line.partition(",")[0] for line in lines] == [f"{number} of 4 trials" for number in (1, 2, 3, 4)]
+    assert "job 1 of 2, small_cnn-none-cosine-none: trial 1/2" in lines[0]
+    assert all("(best " in line and " left in this job" in line for line in lines)
+    lines = [line.partition("study s: ")[2] for line in study.search.stdout.splitlines() if " study s: " in line]
+    assert [line.partition(",")[0] for line in lines] == [f"{number}/4 trials" for number in (1, 2, 3, 4)]
     assert "\r" not in study.search.stdout
     assert "\x1b" not in study.search.stdout
     assert "warning" not in study.search.stderr + study.retrain.stderr
@@ -176,7 +176,7 @@ def test_a_study_that_is_asked_to_end_does_so_within_seconds_and_the_command_it_
     running = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     with running:
         for line in running.stdout:
-            if "trial 2 of 30" in line:
+            if "trial 2/30" in line:
                 break
         began = time.monotonic()
         running.send_signal(signal.SIGTERM)
@@ -192,7 +192,7 @@ def test_a_study_that_is_asked_to_end_does_so_within_seconds_and_the_command_it_
     assert f"study={study.name}" in [word.replace('"', "") for word in words]
     short = ["tuner.max_trials=4" if word.startswith("tuner.max_trials") else word for word in words[1:]]
     done = ok(subprocess.run([sys.executable, *short], cwd=tmp_path, env=environment, capture_output=True, text=True))
-    assert f"goes on at trial {before + 1} of 4" in done.stdout
+    assert f"resumes at trial {before + 1}/4" in done.stdout
     assert len(pd.read_csv(job / "trials.csv")) == 4
 
 
@@ -217,9 +217,9 @@ def test_a_job_that_fails_does_not_take_the_others_with_it(run, tmp_path):
     # The same command skips what is finished and tries what failed again; the failed try is kept.
     again = run(*command)
     assert again.returncode == 1
-    assert again.stdout.count(": finished before, val_log_loss") == 1
-    assert "epoch 1 of" not in again.stdout
-    assert "study s: 2 jobs: 1 failed and is tried again, 1 finished before\n" in again.stdout
+    assert again.stdout.count(": already finished, val_log_loss") == 1
+    assert "epoch 1/" not in again.stdout
+    assert "Study s: 1 already finished; 1 failed, retrying\n" in again.stdout
     assert (root / ".failed" / f"{name}.1" / "result.json").is_file()
 
 
