@@ -56,7 +56,9 @@ def _check_builders(config: RetrainConfig, jobs: list[JobRecord]) -> None:
     for job in jobs[1:]:
         backbone = job.result["config"].get("backbone", {})
         if "builder" not in backbone:
-            raise UserError(f"job {job.folder}: its result.json contains no configuration; set a smaller ensemble.num_jobs")
+            raise UserError(
+                f"job {job.folder}: its result.json contains no configuration; set a smaller ensemble.num_jobs"
+            )
         builders[job.name] = str(backbone["builder"])
     if all(map(is_trusted, builders.values())):
         return  # reading every file of a large --config-dir is slow

@@ -121,8 +121,8 @@ class IsolatedLauncher(Launcher):
         return config
 
     def _start(self, index: int, config: DictConfig, slot: int) -> _Child:
-        number = config.hydra.job.num
-        _log.info("job #%d: %s", number, " ".join(filter_overrides(list(config.hydra.overrides.task))))
+        number = config.hydra.job.num + 1
+        _log.info("starting job %d: %s", number, " ".join(filter_overrides(list(config.hydra.overrides.task))))
         receiver, sender = _SPAWN.Pipe(duplex=False)
         arguments = (sender, self._context, self._task, config)
         process = _SPAWN.Process(target=_run_in_child, args=arguments, name=f"job {number}")
@@ -205,7 +205,8 @@ def _stopping_blocked() -> Iterator[None]:
 def _interrupt_once(number: int, frame: Any) -> None:
     """Raise KeyboardInterrupt once: Ctrl-C arrives from the terminal and from the parent."""
     for stopping in _STOPPING:
-        signal.signal(stopping, signal.SIG_IGN)
+        # Not SIG_IGN: Python prints an error for a signal that arrived before it was ignored.
+        signal.signal(stopping, lambda number, frame: None)
     raise KeyboardInterrupt
 
 
