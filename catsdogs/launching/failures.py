@@ -56,7 +56,6 @@ def record_failure(hydra: Any, folder: Path, error: str | Exception) -> None:
 
     Args:
         hydra: the job's `hydra` node.
-        folder: job folder.
         error: exception of the job, or a description of how its process was killed.
     """
     # Imported here because pandas takes a second, which `--help` need not wait for.

@@ -58,11 +58,7 @@ _ENDED = {
 
 
 def prepare(choice: str, target: str) -> None:
-    """Register the launcher for `hydra/launcher=choice`.
-
-    Args:
-        choice: option of the group `hydra/launcher`.
-        target: `_target_` of that option.
+    """Register the launcher with this `_target_`, for `hydra/launcher=choice`.
 
     Raises:
         UserError: the option is another launcher for Slurm, or Slurm cannot be reached.
@@ -127,9 +123,8 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
                 [state] * len(numbers),
             )
         except FailedJobError as error:
-            raise UserError(
-                f"hydra.launcher: sbatch rejected the study; fix its settings ({_last_line(str(error))})"
-            ) from error
+            reason = _last_line(str(error))
+            raise UserError(f"hydra.launcher: sbatch rejected the study; fix its settings ({reason})") from error
 
     def _wait_for(self, job: submitit.Job[JobReturn], overrides: list[str]) -> JobReturn:
         """Return the result of the job; if Slurm killed it, record the failure in its folder."""

@@ -106,10 +106,8 @@ class StudyCallback(Callback):
         except UserError as error:
             exit_from_hook(print_error(str(error)))
         except OSError as error:
-            reason = f"cannot be used ({error.strerror})"
-            exit_from_hook(
-                print_error(f"study folder {study}: {reason}; set another with study=NAME studies_dir=FOLDER")
-            )
+            message = f"study folder {study}: {error.strerror}; set another with study=NAME studies_dir=FOLDER"
+            exit_from_hook(print_error(message))
         _print_start(configs[0], study, names, decisions)
         StudyCallback._running = study
 

@@ -71,8 +71,6 @@ def inspect_job(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> Job
     """Decide what to do with a job, without changing its folder.
 
     Args:
-        config: configuration of the job.
-        folder: job folder.
         mark: `identity.fingerprint` of the job.
 
     Raises:
@@ -148,7 +146,6 @@ def archive_attempt(folder: Path, keep: Collection[str] = ()) -> Path | None:
     """Move the contents of a job folder to `.failed/` and return the new folder; None if there is nothing to move.
 
     Args:
-        folder: job folder.
         keep: names to leave in the folder, in addition to the lock.
     """
     staying = {LOCK, HOLDER, *keep}
@@ -179,10 +176,8 @@ def _may_have_completed(folder: Path) -> bool:
 
 def _check_max_trials(folder: Path, finished: int, planned: int | None) -> None:
     if planned is not None and finished > planned:
-        raise UserError(
-            f"tuner.max_trials={planned}: job {folder} has {finished} finished trials; set at least "
-            f"tuner.max_trials={finished}, or {FIX}"
-        )
+        problem = f"tuner.max_trials={planned}: job {folder} has {finished} finished trials"
+        raise UserError(f"{problem}; set tuner.max_trials={finished} or more, or {FIX}")
 
 
 def _refusal(folder: Path, changed: list[str]) -> UserError:

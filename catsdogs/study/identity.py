@@ -48,7 +48,6 @@ def differences(result: Mapping[str, Any], config: SearchConfig, digest: str) ->
 
     Args:
         result: contents of the job's `result.json`.
-        config: configuration to compare with.
         digest: current `Dataset.digest`; a job that recorded none matches any.
     """
     return _images(result, digest) + _differences(identity(result["config"]), identity(dataclasses.asdict(config)))
@@ -64,7 +63,6 @@ def fingerprint(config: SearchConfig, digest: str) -> dict[str, Any]:
     The number of trials is not part of it, because trials may be added.
 
     Args:
-        config: configuration of the job.
         digest: `Dataset.digest`.
     """
     return {
@@ -104,10 +102,7 @@ def _resumable(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _relevant_versions(installed: dict[str, str]) -> dict[str, str]:
-    """Return major.minor versions of packages that affect results.
-
-    The full version of catsdogs counts, whose patch releases may change results.
-    """
+    """Return major.minor versions of packages that affect results; of catsdogs, patch releases count too."""
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     names = [name for name in (*_VERSIONS_THAT_MATTER, backend) if name in installed]
     return {name: installed[name] if name == "catsdogs" else ".".join(installed[name].split(".")[:2]) for name in names}

@@ -52,7 +52,6 @@ class JobTables:
         `trials.csv` is written last: a trial that is not in it counts as unfinished, and runs again.
 
         Args:
-            record: the finished trial.
             p_dog: predictions of its first execution for the validation images, if it is the best trial so far.
         """
         if p_dog is not None:

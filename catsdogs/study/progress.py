@@ -66,9 +66,7 @@ class JobProgress:
 
         Args:
             execution_epochs_done: finished epochs of this trial.
-            share: finished fraction of the running epoch, 0 to 1.
-            epoch: number of the running epoch, from 0.
-            epochs: largest number of epochs of the execution.
+            share: finished fraction of the running epoch, which is numbered from 0.
             logs: scores of a finished epoch; None within an epoch.
             fold: `2/5` with several folds, whose single scores do not count as best; otherwise "".
         """

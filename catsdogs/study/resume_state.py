@@ -51,7 +51,6 @@ def load_resume_state(folder: Path, result: Mapping[str, Any] | None = None) -> 
     """Read the finished trials and their epochs. A corrupted history is renamed, and the job resumes without it.
 
     Args:
-        folder: job folder.
         result: contents of the job's `result.json`.
 
     Raises:

@@ -31,7 +31,6 @@ def line(study: Path, now: datetime.datetime) -> str:
     """Return `study NAME: 13/32 trials, 1 failed, best 0.0276 (JOB), about 24 min left (until 14:32)`, in local time.
 
     Args:
-        study: study folder.
         now: current time, with a time zone.
     """
     plan = read_plan(study)
