@@ -49,7 +49,7 @@ class JobLocation:
 
     @property
     def label(self) -> str:
-        return f"job {self.index} of {self.total or '?'}, {self.folder.name}"
+        return f"job {self.index}/{self.total or '?'} {self.folder.name}"
 
 
 def run_job(config: SearchConfig, place: JobLocation, choices: dict[str, str]) -> float:
@@ -103,7 +103,7 @@ def _run_held(config: SearchConfig, place: JobLocation, choices: dict[str, str])
         if standing.restart:
             kept = archive_attempt(place.folder, keep=_OF_THIS_RUN)
             if kept is not None:
-                log.info("%s: begins anew; what an earlier try left is kept as %s", place.label, kept)
+                log.info("%s: starting over; files from the previous attempt were moved to %s", place.label, kept)
         before = None if standing.job is None or standing.restart else standing.job.result
         earlier = load_resume_state(place.folder, before)
         # Of a run that was killed, at least what its trials took.
@@ -138,10 +138,11 @@ def _run_held(config: SearchConfig, place: JobLocation, choices: dict[str, str])
             _search(config, place, dataset, earlier, deadline, result)
         except StudyTimeout as spent:
             # A study that its time has run out for is one with fewer trials.
-            log.warning("%s: %s; it ends with the trials that it has, and the same command goes on", place.label, spent)
             if "trials" not in result:
                 result.update(outcome(earlier.records, config.tuner.max_trials))
             result["stopped"] = str(spent)
+            trials = f"{result['trials'].get('total', 0)}/{result['trials']['planned'] or '?'} trials"
+            log.warning("%s: %s after %s; run the same command again to continue", place.label, spent, trials)
         result["status"] = OK
     except UserError as error:
         if not ours:
@@ -226,7 +227,7 @@ def _search(
     validation = dataset.rows.iloc[data.validation_rows][names].astype({"label": int})
     search = Search(config, oracle, data, models, place.folder, validation, progress, earlier, deadline)
     log.info(
-        "%s: %d images to train on, %d to validate on%s; building the model and trying one step",
+        "%s: %d training images, %d validation images%s; building the model and running a test step",
         place.label,
         len(data.folds[0].train_rows),
         len(data.folds[0].validation_rows),
@@ -246,7 +247,7 @@ def _search(
         result.update(outcome(search.records, planned), features=data.features.summary())
     if best is None:
         raise RuntimeError(
-            f"none of {len(search.records)} trials completed with a finite log loss; the first one ended with\n"
+            f"none of {len(search.records)} trials completed with a finite log loss; first failure:\n"
             f"{search.first_traceback}"
         )
     search.weights.drop_all()

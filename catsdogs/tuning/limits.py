@@ -18,4 +18,4 @@ def check_timeout(timeout: TimeoutConfig, deadline: float | None) -> None:
         BudgetSpent: in the words of `result.json` and of the log.
     """
     if deadline is not None and time.time() > deadline:
-        raise StudyTimeout(f"timeout.study_seconds={timeout.study_seconds:g} are over")
+        raise StudyTimeout(f"timeout.study_seconds={timeout.study_seconds:g} reached")

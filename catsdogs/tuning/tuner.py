@@ -213,7 +213,9 @@ class Search:
         """Train an execution again for its predictions, where they are lost or of a trial that never ended."""
         if validation_is_of(self._folder, self._validation_ids, record.trial, execution):
             return
-        log.warning("validation.csv is not of trial %s, the best one: it is trained again for it", record.trial)
+        log.warning(
+            "validation.csv does not match the best trial (%s); retraining that trial to recreate it", record.trial
+        )
         try:
             _, p_dog = self.train(record, [execution])
         except DivergedError as error:
@@ -246,7 +248,7 @@ class Search:
         """Train a run of a trial, as in `trial_seed`, the `number`-th of those that are trained now."""
         line, weights = self._to_train(record, run)
         first, epochs = line[0].first_epoch, record.epoch_budget or self._config.fit.epochs
-        which = f"{run % self.folds + 1} of {self.folds}" if self.folds > 1 else ""
+        which = f"{run % self.folds + 1}/{self.folds}" if self.folds > 1 else ""
 
         def listener(epoch: int, share: float, logs: dict[str, float] | None) -> None:
             check_timeout(self._config.timeout, self._deadline)

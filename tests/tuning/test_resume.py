@@ -147,7 +147,7 @@ def test_a_job_of_which_all_trials_failed_begins_anew_and_is_kept(bench, caplog)
     assert bench.tables() == expected
     assert len(bench.trainer.trained) == trainings
     kept = bench.study / ".failed" / "a-job.1"
-    assert f"begins anew; what an earlier try left is kept as {kept}" in caplog.text
+    assert f"starting over; files from the previous attempt were moved to {kept}" in caplog.text
     assert len(read_trials(kept / "trials.csv")) == 4
     assert (kept / "errors" / "0.txt").is_file()
 

@@ -104,7 +104,7 @@ def test_a_study_whose_time_is_over_ends_well_and_goes_on_later(bench, monkeypat
     objective = bench.run(config)
     result = read_json(bench.folder / "result.json")
     assert result["status"] == "ok"
-    assert result["stopped"] == "timeout.study_seconds=1000 are over"
+    assert result["stopped"] == "timeout.study_seconds=1000 reached"
     assert result["trials"]["total"] == bench.finished() == after
     assert (objective == objective) == (after > 0)
     # Later jobs do not begin, and are no failures.

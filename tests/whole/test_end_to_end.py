@@ -70,7 +70,7 @@ def test_a_study_finishes_and_leaves_its_files(study):
 def test_search_prints_progress_summary_report_and_next_command(study):
     lines = [line for line in study.search.stdout.splitlines() if "epoch 2/2: val_log_loss" in line]
     assert len(lines) == 4
-    assert "job 1 of 2, small_cnn-none-cosine-none: trial 1/2" in lines[0]
+    assert "job 1/2 small_cnn-none-cosine-none: trial 1/2" in lines[0]
     assert all("(best " in line and " left in this job" in line for line in lines)
     lines = [line.partition("study s: ")[2] for line in study.search.stdout.splitlines() if " study s: " in line]
     assert [line.partition(",")[0] for line in lines] == [f"{number}/4 trials" for number in (1, 2, 3, 4)]
