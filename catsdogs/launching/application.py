@@ -70,7 +70,9 @@ def hydra_application(
     except CONFIG_ERRORS as error:
         if tracebacks:
             raise
-        return print_error(format_config_error(error))
+        # Hydra wraps the errors of a launcher's constructor.
+        cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
+        return print_error(format_config_error(cause))
     except KeyboardInterrupt as stop:
         print("\nInterrupted; finished trials are saved", file=sys.stderr)
         study = StudyCallback.report_interrupted()

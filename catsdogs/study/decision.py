@@ -177,7 +177,7 @@ def _may_have_completed(folder: Path) -> bool:
 def _check_max_trials(folder: Path, finished: int, planned: int | None) -> None:
     if planned is not None and finished > planned:
         problem = f"tuner.max_trials={planned}: job {folder} has {finished} finished trials"
-        raise UserError(f"{problem}; set tuner.max_trials={finished} or more, or {FIX}")
+        raise UserError(f"{problem}; set tuner.max_trials={finished} or more, {FIX}")
 
 
 def _refusal(folder: Path, changed: list[str]) -> UserError:

@@ -102,7 +102,7 @@ def test_a_finished_job_can_get_more_trials_but_not_fewer(config, folder, write_
     decision = inspect(config("tuner.max_trials=5"), folder)
     assert decision.kind is Action.EXTENDED
     assert decision.describe() == "finished, adding trials from trial 3/5"
-    with pytest.raises(UserError, match=r"tuner\.max_trials=1: .*at least tuner\.max_trials=2"):
+    with pytest.raises(UserError, match=r"tuner\.max_trials=1: .*set tuner\.max_trials=2"):
         inspect(config("tuner.max_trials=1"), folder)
 
 
