@@ -195,12 +195,12 @@ def test_a_hyperband_job_that_lost_its_weights_trains_them_again(bench):
 
 def test_two_processes_never_work_in_one_job_until_one_of_them_is_killed(bench):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom catsdogs.study.locking import held\n"
-        "with held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+        "import sys, time\nfrom pathlib import Path\nfrom catsdogs.study.locking import lock_job\n"
+        "with lock_job(Path(sys.argv[1])):\n    print('locked', flush=True)\n    time.sleep(60)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(bench.folder)], stdout=subprocess.PIPE, text=True)
     with holder:
-        assert holder.stdout.readline() == "held\n"
+        assert holder.stdout.readline() == "locked\n"
         assert is_locked(bench.folder)
         told = bench.refusal(bench.settings())
         assert f"process {holder.pid} on host" in told

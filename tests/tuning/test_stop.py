@@ -84,7 +84,7 @@ def test_a_disk_that_fills_up_while_tables_are_written_loses_nothing(bench, monk
 def test_a_disk_that_is_as_good_as_full_is_told_before_the_job_begins(bench, monkeypatch):
     monkeypatch.setattr("catsdogs.base.resources.LEAST_FREE_BYTES", 2**60)
     bench.run(bench.settings())
-    assert "B are free on its disk" in read_json(bench.folder / "result.json")["error"]
+    assert "free disk space" in read_json(bench.folder / "result.json")["error"]
     assert bench.trainer.trained == []
 
 
