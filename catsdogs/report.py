@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_page
 from catsdogs.base.text import sanitize_line
-from catsdogs.study.jobs import PLAN, RESULT
+from catsdogs.study.jobs import RESULT
+from catsdogs.study.plan import PLAN
 
 if TYPE_CHECKING:
     from catsdogs.comparison.study_data import StudyData

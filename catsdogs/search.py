@@ -1,9 +1,9 @@
-"""Entry point: one Hydra job = one Keras Tuner search = many trials.
+"""Command `search`: every Hydra job is one Keras Tuner search of many trials.
 
 python -m catsdogs.search                                one job
 python -m catsdogs.search -m                             the default study
 python -m catsdogs.search -m sweeps=label_smoothing      a declared study
-python -m catsdogs.search -m experiment=quickstart       minutes, offline, on drawn sample archives
+python -m catsdogs.search -m experiment=quickstart       minutes, offline, on synthetic images
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from catsdogs.launching.application import hydra_application
 
 
 def task(config: DictConfig) -> float:
-    """One job of Hydra; its objective, for sweepers that optimise."""
-    from catsdogs.study.jobs import read_plan
+    """Run one job, and return its objective for sweepers that optimize it."""
+    from catsdogs.study.plan import read_plan
     from catsdogs.tuning.job import JobLocation, run_job
 
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
     names = read_plan(folder.parent).run
-    # A sweeper that decides as it goes plans no names; a single job has no number.
-    planned, several = folder.name in names, settings.mode == RunMode.MULTIRUN
-    index = names.index(folder.name) if planned else int(settings.job.num) if several else 0
-    place = JobLocation(folder, folder.parent, index + 1, len(names) if planned else None)
-    return run_job(to_search_config(config), place, job_choices(settings, config.varied))
+    # Sweepers that choose jobs one by one plan no names; a single job has no number.
+    planned, is_multirun = folder.name in names, settings.mode == RunMode.MULTIRUN
+    index = names.index(folder.name) if planned else int(settings.job.num) if is_multirun else 0
+    location = JobLocation(folder, folder.parent, index + 1, len(names) if planned else None)
+    return run_job(to_search_config(config), location, job_choices(settings, config.varied))
 
 
 def _complete(parsed: Any, arguments: list[str]) -> list[str]:
@@ -40,6 +40,7 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
 
 
 def main() -> int:
+    """Run the command and return its exit status."""
     return hydra_application("search", task, _complete)
 
 

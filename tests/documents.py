@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from studies import write_job
 
-from catsdogs.study.jobs import write_plan
+from catsdogs.study.plan import write_plan
 
 EVIL = '<script>window.hacked = 1</script><img src="x" onerror="window.hacked = 1">'
 

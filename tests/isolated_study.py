@@ -1,4 +1,4 @@
-"""Jobs that do what `seed` says, run by the isolated launcher: for its tests, and a command of its own."""
+"""Jobs with behavior set by `seed`, run by the isolated launcher; imported by its tests, and a command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUCCEED, RAISE, BE_KILLED, EXIT, WAIT, WAIT_FOR_EVER, BE_INTERRUPTED = range(7)
 
 
 def task(config):
-    """Write what it was given, and behave as it is told."""
+    """Record the environment, then behave as `config.seed` specifies."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     if config.seed == RAISE:
         raise ZeroDivisionError("no such number")
@@ -45,7 +45,7 @@ def task(config):
         (folder / "interrupted").touch()
         while config.seed == WAIT_FOR_EVER:
             time.sleep(0.05)
-        # What must not be disturbed.
+        # A second interrupt must not cut this short.
         time.sleep(1)
         (folder / "ended").touch()
         raise
@@ -55,22 +55,22 @@ def task(config):
 
 
 def launched(study: Path, seeds: list[int], jobs: int = 1, *overrides: str):
-    """What the jobs returned; their folders are named after their seeds."""
+    """Run the jobs and return their results; job folders are named after the seeds."""
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
-        told = [
+        shared = [
             "hydra.mode=MULTIRUN",
             f"studies_dir={study.parent}",
             f"study={study.name}",
             "hydra.sweep.subdir=${seed}",
             *overrides,
         ]
-        config = hydra.compose_config("search", told, RunMode.MULTIRUN, with_log_configuration=False)
+        config = hydra.compose_config("search", shared, RunMode.MULTIRUN, with_log_configuration=False)
         launcher = IsolatedLauncher(jobs)
         context = HydraContext(hydra.config_loader, Callbacks())
         launcher.setup(hydra_context=context, task_function=JobTask(task, False), config=config)
-        return launcher.launch([[*told, f"seed={seed}"] for seed in seeds], 0)
+        return launcher.launch([[*shared, f"seed={seed}"] for seed in seeds], 0)
 
 
 if __name__ == "__main__":

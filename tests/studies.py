@@ -17,8 +17,8 @@ from synthetic_images import encoded, folder_of
 
 from catsdogs.base.files import write_csv, write_json
 from catsdogs.scoring.scores import log_loss_per_image, scores
-from catsdogs.study.jobs import write_plan
 from catsdogs.study.locking import LOCK
+from catsdogs.study.plan import write_plan
 from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, outcome, summary, write_trials
 
 IMAGES = 200

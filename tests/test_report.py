@@ -19,7 +19,8 @@ from catsdogs.base.files import read_json, write_json
 from catsdogs.comparison import reporting, watch
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.terminal import print_summary
-from catsdogs.study.jobs import write_leaderboard, write_plan
+from catsdogs.study.leaderboard import write_leaderboard
+from catsdogs.study.plan import write_plan
 
 CHOICES = {"backbone": "mobilenet_v2", "augmentation": "strong", "schedule": "cosine", "label_smoothing": "none"}
 HOSTILE = "<script>alert(1)</script>[red]\x1b[31m\"'\n"
@@ -151,7 +152,7 @@ def test_corrupted_and_missing_results_are_not_an_error(tmp_path, study, command
     write_json(file, {**read_json(file), "seconds": "long"})
     status, out, _ = command(study)
     assert status == 0
-    assert f"{file.parent.name} failed: result.json is damaged" in out
+    assert f"{file.parent.name} failed: result.json is corrupted" in out
     write_job(tmp_path / "s", {"backbone": "b"}, trials=0, status="failed", error="no luck")
     status, out, _ = command(tmp_path / "s")
     assert status == 0
@@ -265,7 +266,7 @@ def test_watching_continues_until_the_last_job_finishes(study, command, quick, c
     assert slept == [3.0] * 4
     # The last page does not refresh itself.
     assert quick == [True] * 5 + [False]
-    assert re.findall(r" s: (\d+) of 12 trials", out) == ["5", "6", "8", "9", "12"]
+    assert re.findall(r" s: (\d+)/12 trials", out) == ["5", "6", "8", "9", "12"]
     assert "Next:" in out
     assert len(pd.read_csv(study / "leaderboard.csv")) == 3
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.text import sanitize_line
-from catsdogs.study.jobs import retrain_command
+from catsdogs.study.plan import retrain_command
 
 if TYPE_CHECKING:
     from catsdogs.comparison.study_data import StudyData

@@ -19,7 +19,9 @@ from catsdogs.base.records import CorruptedFile, Part, Record, Table
 from catsdogs.base.text import sanitize_line
 from catsdogs.pages.formats import number
 from catsdogs.scoring.scores import log_loss_per_image
-from catsdogs.study.jobs import JobConfig, JobRecord, State, choice_names, job_columns, job_row, read_jobs, read_plan
+from catsdogs.study.jobs import JobConfig, JobRecord, State, read_jobs
+from catsdogs.study.leaderboard import choice_names, job_columns, job_row
+from catsdogs.study.plan import read_plan
 from catsdogs.study.resume_state import HISTORY, HISTORY_TABLE, VALIDATION, VALIDATION_TABLE
 from catsdogs.study.trials import TrialRecord
 

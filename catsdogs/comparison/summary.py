@@ -15,7 +15,8 @@ from catsdogs.comparison.study_data import WAITING, StudyData
 from catsdogs.pages.formats import between, counted, loss, percent
 from catsdogs.scoring.intervals import Estimate, mean_intervals, share_lowest
 from catsdogs.scoring.scores import log_loss_per_image
-from catsdogs.study.jobs import FAILED, OK, RUNNING, State, best_job, chosen_trial, retrain_command
+from catsdogs.study.jobs import FAILED, OK, RUNNING, State, best_job, chosen_trial
+from catsdogs.study.plan import retrain_command
 
 SIGNIFICANT = "significant"
 WITHIN_NOISE = "within noise"

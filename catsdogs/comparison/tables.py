@@ -20,7 +20,7 @@ from catsdogs.comparison.importance import Importance, importance
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.comparison.summary import Summary, score_intervals, summarize
 from catsdogs.scoring.intervals import Estimate
-from catsdogs.study.jobs import job_columns
+from catsdogs.study.leaderboard import job_columns
 
 # Description of every table, in the order of the page.
 TITLES = {

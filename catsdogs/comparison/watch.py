@@ -11,7 +11,9 @@ from pathlib import Path
 from catsdogs.base.text import sanitize_line
 from catsdogs.comparison.page.writing import write_report
 from catsdogs.comparison.study_data import StudyData
-from catsdogs.study.jobs import PLAN, RESULT, State, write_leaderboard
+from catsdogs.study.jobs import RESULT, State
+from catsdogs.study.leaderboard import write_leaderboard
+from catsdogs.study.plan import PLAN
 from catsdogs.study.study_progress import line
 
 
@@ -28,7 +30,7 @@ def watch(folders: list[Path], output: Path, seconds: float, images: Path | None
                 study_data = write_report(folders, output, True, images)
                 write_leaderboards(folders)
                 now = datetime.datetime.now(datetime.UTC)
-                lines = [line(folder, now, folder.resolve().name) for folder in folders]
+                lines = [line(folder, now) for folder in folders]
                 print(f"{now.astimezone():%H:%M:%S} {'; '.join(lines)}", flush=True)
                 if not study_data.leaderboard["state"].isin([State.RUNNING, State.WAITING]).any():
                     break

@@ -1,4 +1,4 @@
-"""Hydra: what happens around its jobs, jobs as processes or Slurm jobs, and what is recorded of those that die.
+"""Hydra commands: hooks around jobs, launchers that run jobs as processes or Slurm jobs, and records of failed jobs.
 
-In: a Hydra application. Out: one process per job, a study folder with its summary, an exit status.
+In: a command line and the function of a job. Out: a process per job, the summary of the study, an exit status.
 """

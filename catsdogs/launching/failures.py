@@ -1,4 +1,4 @@
-"""A job that failed outside of its search -> what its folder and Hydra's sweeper are told. No Keras."""
+"""Records of jobs that failed outside of their search, for the job folder and for Hydra's sweeper."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ log = logging.getLogger(__name__)
 
 
 class JobFailed(Exception):
-    """What a sweeper that decides as it goes is told of a failed job: it takes no NaN."""
+    """Failed job, for sweepers that choose jobs one by one: they do not accept NaN."""
 
 
 def knows_all_jobs(hydra: Any) -> bool:
-    """Whether the sweeper knows all jobs before the first one starts."""
+    """Return whether the sweeper knows all jobs before the first one starts."""
     return str(hydra.sweeper._target_).endswith(".BasicSweeper")
 
 
 def job_folder(config: DictConfig) -> Path:
-    """Folder of the job that this configuration of Hydra describes."""
+    """Return the folder of the job with this Hydra configuration."""
     return Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)
 
 
 def record_crash(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
-    """Record that the process of a job ended without telling what the job returned; give what Hydra is told of it."""
-    # Not at the top: pandas takes a second that `--help` need not wait for.
+    """Record that a job's process exited without a result, and return the status and value for Hydra."""
+    # Imported here because pandas takes a second, which `--help` need not wait for.
     from catsdogs.study.jobs import State, read_job
 
     folder = job_folder(config)
@@ -42,7 +42,7 @@ def record_crash(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
     if job is not None and state is State.DONE:
         return JobStatus.COMPLETED, job.objective
     log.error("%s: %s", folder.name, error)
-    # A job that had the time to say that it was interrupted is one that goes on, not one that failed.
+    # An interrupted job that recorded so is resumed, not failed.
     if state is not State.INTERRUPTED:
         record_failure(config.hydra, folder, error)
     if knows_all_jobs(config.hydra):
@@ -52,21 +52,22 @@ def record_crash(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
 
 
 def record_failure(hydra: Any, folder: Path, error: str | Exception) -> None:
-    """Write into a job's folder that it failed, and into the leaderboard of its study.
+    """Record a failed job in its folder and in the leaderboard of its study.
 
     Args:
         hydra: the job's `hydra` node.
-        error: what it raised, or what killed it.
+        error: exception of the job, or a description of how its process was killed.
     """
-    # Not at the top: pandas takes a second that `--help` need not wait for.
-    from catsdogs.study.jobs import FAILED, OK, RUNNING, read_job, write_leaderboard, write_result
+    # Imported here because pandas takes a second, which `--help` need not wait for.
+    from catsdogs.study.jobs import FAILED, OK, RUNNING, read_job, write_result
+    from catsdogs.study.leaderboard import write_leaderboard
 
     job = read_job(folder)
     raised = isinstance(error, Exception)
     if job is not None and (job.status == OK or (raised and job.status == RUNNING)):
-        # What another run finished here, or has under way, is not ours to overwrite; a job records its own errors.
+        # Never overwrite the result of another run that finished or is running; a job records its own errors.
         return
-    known = {} if job is None else {key: told for key, told in job.result.items() if told not in (None, {})}
+    known = {} if job is None else {key: value for key, value in job.result.items() if value not in (None, {})}
     known.pop("traceback", None)
     result = {
         "job": folder.name,

@@ -1,4 +1,4 @@
-"""Hydra launcher: every job in a process of its own, so that none takes the study down, and memory stays flat.
+"""Hydra launcher that runs every job in its own process: a crash affects only that job, and its memory is freed.
 
 `hydra/launcher=isolated`, the default of `catsdogs.search -m`. `hydra.launcher.jobs=2` runs two jobs at a time.
 """
@@ -39,20 +39,20 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.processes import share_of_machine, threads
 from catsdogs.launching.failures import job_folder, record_crash
 
-# Hydra instantiates only launchers of this package; the class is handed to it under this name.
+# Hydra instantiates only launchers of this package, so the class is registered under this name.
 _TARGET = "hydra_plugins.catsdogs.IsolatedLauncher"
 
-# Spawned: a process that was forked after TensorFlow has started hangs.
+# A process that is forked after TensorFlow has started hangs.
 _SPAWN = multiprocessing.get_context("spawn")
 
-# What asks a process to end. Held back while a job's process starts, until it can take it.
+# Signals that stop a process. Blocked while a job's process starts, until it has its handlers.
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 _INTERRUPTED = 130  # exit status
 
-# A process whose job has ended is given so long to go.
+# Time for a process to exit after its job.
 _EXIT_SECONDS = 60.0
 
-# Longer than most jobs take to end after Ctrl-C, so that nothing is said of them.
+# Most jobs stop within this time after Ctrl-C; the message about waiting is for the others.
 _PATIENCE_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -60,14 +60,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class IsolatedLauncherConf:
-    """Its configuration: `hydra.launcher`."""
+    """Configuration of the launcher, `hydra.launcher`."""
 
     _target_: str = _TARGET
-    jobs: int = 1  # that run at the same time
+    jobs: int = 1  # number of jobs at a time
 
 
 def register_launcher() -> None:
-    """Make `hydra/launcher=isolated` known to Hydra. May be called again."""
+    """Register `hydra/launcher=isolated` with Hydra; may be called repeatedly."""
     ConfigStore.instance().store(group="hydra/launcher", name="isolated", node=IsolatedLauncherConf)
     plugins = Plugins.instance()
     plugins.register(IsolatedLauncher)
@@ -75,18 +75,19 @@ def register_launcher() -> None:
 
 
 class IsolatedLauncher(Launcher):
-    """Runs every job in a spawned process, and goes on when one dies."""
+    """Launcher that runs every job in a spawned process, and continues if one is killed."""
 
     def __init__(self, jobs: int = 1) -> None:
         if jobs < 1:
-            raise UserError(f"hydra.launcher.jobs={jobs}: must be at least 1")
+            raise UserError(f"hydra.launcher.jobs={jobs}: must be at least 1; use hydra.launcher.jobs=1")
         self._jobs = jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep the context, task and configuration for `launch`."""
         self._context, self._task, self._config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs; those that fail or die give NaN to a sweeper that lists jobs, and an error to others."""
+        """Run the jobs. A failed job returns NaN to a sweeper that knows all jobs, and an error to others."""
         setup_globals()
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         waiting = deque(enumerate(job_overrides))
@@ -96,57 +97,57 @@ class IsolatedLauncher(Launcher):
         try:
             while waiting or running:
                 while waiting and slots:
-                    place, overrides = waiting[0]
-                    config = self._composed(overrides, initial_job_idx + place)
+                    index, overrides = waiting[0]
+                    config = self._compose(overrides, initial_job_idx + index)
                     if job_folder(config) in [job_folder(child.config) for child in running.values()]:
-                        # A sweeper that decides as it goes may choose the same twice; the second finds it finished.
+                        # Some sweepers propose a job twice; the second one then finds it finished.
                         break
                     waiting.popleft()
-                    child = self._started(place, config, slots.pop(0))
+                    child = self._start(index, config, slots.pop(0))
                     running[child.connection] = child
                 for connection in wait(list(running)):
                     child = running.pop(connection)  # type: ignore[call-overload]
-                    returns[child.place] = self._ended(child)
+                    returns[child.index] = self._finish(child)
                     slots.append(child.slot)
         except BaseException:
-            _end(running.values())
+            _stop(running.values())
             raise
-        return [returns[place] for place in range(len(job_overrides))]
+        return [returns[index] for index in range(len(job_overrides))]
 
-    def _composed(self, overrides: Sequence[str], number: int) -> DictConfig:
+    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
         config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
         return config
 
-    def _started(self, place: int, config: DictConfig, slot: int) -> _Child:
-        number = config.hydra.job.num
-        _log.info("job #%d: %s", number, " ".join(filter_overrides(list(config.hydra.overrides.task))))
-        ours, theirs = _SPAWN.Pipe(duplex=False)
-        arguments = (theirs, self._context, self._task, config)
+    def _start(self, index: int, config: DictConfig, slot: int) -> _Child:
+        number = config.hydra.job.num + 1
+        _log.info("starting job %d: %s", number, " ".join(filter_overrides(list(config.hydra.overrides.task))))
+        receiver, sender = _SPAWN.Pipe(duplex=False)
+        arguments = (sender, self._context, self._task, config)
         process = _SPAWN.Process(target=_run_in_child, args=arguments, name=f"job {number}")
-        # What is still buffered would come after the lines of the job.
+        # Otherwise buffered lines are printed after those of the job.
         sys.stdout.flush()
         sys.stderr.flush()
-        # In the environment before it starts, because libraries read it when they are imported.
+        # Libraries read these variables when they are imported.
         limit = threads() // self._jobs if self._jobs > 1 else None
-        with env_override(share_of_machine(self._jobs, slot, limit)), _held_back():
+        with env_override(share_of_machine(self._jobs, slot, limit)), _stopping_blocked():
             process.start()
-        theirs.close()
-        return _Child(place, slot, config, process, ours)
+        sender.close()
+        return _Child(index, slot, config, process, receiver)
 
-    def _ended(self, child: _Child) -> JobReturn:
-        """What the job returned, or that it failed, recorded in its folder."""
+    def _finish(self, child: _Child) -> JobReturn:
+        """Return the result of the job; if its process was killed, record the failure in its folder."""
         try:
             status, value = child.connection.recv()
         except (EOFError, OSError):
-            # OSError: it was killed while it told.
+            # OSError: it was killed while it sent the result.
             child.process.join()
-            status, value = record_crash(child.config, _death(child.process.exitcode))
+            status, value = record_crash(child.config, _describe_exit(child.process.exitcode))
         child.connection.close()
         child.process.join(_EXIT_SECONDS)
         if child.process.is_alive():
-            _log.warning("%s: it has ended, and its process has not; it is killed", child.process.name)
+            _log.warning("%s finished, but its process did not exit; killing it", child.process.name)
             child.process.kill()
             child.process.join()
         overrides = list(child.config.hydra.overrides.task)
@@ -155,9 +156,9 @@ class IsolatedLauncher(Launcher):
 
 @dataclass(frozen=True)
 class _Child:
-    """A job that runs: its place among those of this launch, its slot among those that run at the same time."""
+    """A running job: its index in this launch, and its slot among the jobs that run at the same time."""
 
-    place: int
+    index: int
     slot: int
     config: DictConfig
     process: SpawnProcess
@@ -165,13 +166,13 @@ class _Child:
 
 
 def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunction, config: DictConfig) -> None:
-    """Run one job of Hydra in this process, which was made for it, and send what it returned."""
+    """Run one job in this process, and send its status and return value."""
     from catsdogs.config.compose import VERSION_BASE
     from catsdogs.launching.registration import register
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     for number in _STOPPING:
-        # What the study was started to ignore, as Ctrl-C in the background of a script, its jobs ignore too.
+        # Jobs ignore a signal that the study ignores, such as Ctrl-C for a background process of a script.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt_once)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
@@ -193,7 +194,7 @@ def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunct
 
 
 @contextlib.contextmanager
-def _held_back() -> Iterator[None]:
+def _stopping_blocked() -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     try:
         yield
@@ -202,41 +203,42 @@ def _held_back() -> Iterator[None]:
 
 
 def _interrupt_once(number: int, frame: Any) -> None:
-    """Ctrl-C reaches this process from the terminal and from the parent, and must not disturb its own end."""
+    """Raise KeyboardInterrupt once: Ctrl-C arrives from the terminal and from the parent."""
     for stopping in _STOPPING:
-        signal.signal(stopping, signal.SIG_IGN)
+        # Not SIG_IGN: Python prints an error for a signal that arrived before it was ignored.
+        signal.signal(stopping, lambda number, frame: None)
     raise KeyboardInterrupt
 
 
-def _end_with_parent() -> None:
-    """A job that nobody waits for any more would hold its folder, and its share of the machine."""
+def _exit_with_parent() -> None:
+    """Exit when the parent process dies; an orphaned job would keep its folder locked and use CPU."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _death(exit_code: int | None) -> str:
-    """Why a process ended that did not say what its job returned."""
+def _describe_exit(exit_code: int | None) -> str:
+    """Describe how a process exited without a result."""
     if exit_code is None or exit_code >= 0:
-        return "interrupted" if exit_code == _INTERRUPTED else f"its process ended with status {exit_code}"
+        return "interrupted" if exit_code == _INTERRUPTED else f"its process exited with status {exit_code}"
     name = next((f" ({one.name})" for one in signal.Signals if one == -exit_code), "")
-    # What Linux does to the largest process when memory is used up.
+    # Linux kills the largest process if memory runs out.
     guess = "; out of memory?" if -exit_code == signal.SIGKILL else ""
     return f"killed by signal {-exit_code}{name}{guess}"
 
 
-def _end(children: Iterable[_Child]) -> None:
-    """Let the jobs end well, as after Ctrl-C; kill them at the next one."""
+def _stop(children: Iterable[_Child]) -> None:
+    """Stop the jobs as after Ctrl-C, and kill them after a second Ctrl-C."""
     alive = [child.process for child in children if child.process.is_alive()]
     try:
         for process in alive:
-            # Not SIGINT, which it may have been started to ignore.
+            # Not SIGINT: a background job may ignore it.
             process.terminate()
         if alive:
             alive[0].join(_PATIENCE_SECONDS)
         if any(process.is_alive() for process in alive):
-            print("waiting for the running job to end; Ctrl-C again kills it", file=sys.stderr, flush=True)
+            print("Waiting for running jobs to stop; press Ctrl-C again to kill them", file=sys.stderr, flush=True)
         for process in alive:
             process.join()
     except KeyboardInterrupt:

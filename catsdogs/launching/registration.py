@@ -1,4 +1,4 @@
-"""What Hydra is told of catsdogs: declared studies, the launcher, the names of job folders."""
+"""Registration of the declared studies, the launcher and the names of job folders with Hydra."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from catsdogs.launching.isolated import register_launcher
 
 
 def register() -> None:
-    """Tell Hydra our declared studies, launcher and resolver for names of jobs. May be called again."""
+    """Register the studies of `sweeps/`, the launcher and the resolver of job names; may be called repeatedly."""
     register_launcher()
     store = ConfigStore.instance()
-    # As nodes and not through hydra.searchpath: the search path would have to hold the parent of sweeps/, which in a
-    # checkout is the whole repository, every folder of which Hydra would then take for a configuration group.
+    # Not through hydra.searchpath: it would need the parent of sweeps/. In a checkout that is the repository, and Hydra
+    # would treat each of its folders as a configuration group.
     for file in sorted(sweeps_dir().glob("*.yaml")):
         store.store(group="sweeps", name=file.stem, package="_global_", node=OmegaConf.load(file))
     OmegaConf.register_new_resolver("catsdogs.job_name", resolve_job_name, replace=True)

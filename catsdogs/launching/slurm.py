@@ -1,8 +1,8 @@
-"""Hydra launcher: every job of a study is a job of a Slurm cluster, through hydra-submitit-launcher.
+"""Hydra launcher that runs every job as a Slurm job, through hydra-submitit-launcher.
 
-`hydra/launcher=slurm_cpu` and `slurm_gpu`. That plugin's own launcher asks Slurm's accounting how a job ended. Where
-there is none, it waits for ever for a job that was killed; where there is one, the first such job ends the study
-without a summary. This one asks Slurm's queue, and records the job as failed.
+`hydra/launcher=slurm_cpu` and `slurm_gpu`. The plugin's own launcher reads job states from Slurm's accounting. Without
+accounting, it waits forever for a killed job; with it, the first killed job stops the study without a summary. This
+launcher reads Slurm's queue, and records killed jobs as failed.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from catsdogs.launching.registration import register
 
 log = logging.getLogger(__name__)
 
-# Hydra instantiates only launchers of this package; the class is handed to it under this name.
+# Hydra instantiates only launchers of this package, so the class is registered under this name.
 _TARGET = "hydra_plugins.catsdogs.SlurmLauncher"
 
-# Every job of this user that the controller remembers: by default those that ended in the last five minutes, too.
+# Lists every job of this user that the controller remembers, by default including those of the last five minutes.
 _SQUEUE = ("squeue", "--me", "--array", "--noheader", "--states=all", "--format=%F_%K %T")
 
-# Longest time between two looks at the queue, well within those five minutes.
-_SECONDS_BETWEEN_LOOKS = 60
+# Longest time between two queries of the queue, well below those five minutes.
+_POLL_SECONDS = 60
 
-# So long an interrupted study waits for its jobs, so that its summary says how they ended.
-_SECONDS_TO_END = 20
+# An interrupted study waits this long for its jobs, to include their results in its summary.
+_STOP_SECONDS = 20
 
-# squeue's names of states in which a job will not run again. Others it will leave: it is requeued, suspended, ...
+# squeue's names of final states. A job leaves other states, such as REQUEUED or SUSPENDED.
 _ENDED = {
     "BOOT_FAIL",
     "CANCELLED",
@@ -53,52 +53,54 @@ _ENDED = {
     "NODE_FAIL",
     "OUT_OF_MEMORY",
     "TIMEOUT",
-    "FORGOTTEN",  # ours: it is not in the queue any more
+    "FORGOTTEN",  # not squeue's: the job is no longer listed
 }
 
 
 def prepare(choice: str, target: str) -> None:
-    """Make the launcher of this option of `hydra/launcher`, which is Hydra's for this target, known to Hydra.
+    """Register the launcher with this `_target_`, for `hydra/launcher=choice`.
 
     Raises:
-        UserError: it is another launcher for Slurm, or Slurm does not answer.
+        UserError: the option is another launcher for Slurm, or Slurm cannot be reached.
     """
     if target != _TARGET:
         raise UserError(
-            f"hydra/launcher={choice}: it waits for ever for a job that is killed, or ends without a summary; use "
-            "hydra/launcher=slurm_cpu or slurm_gpu, which take the same settings"
+            f"hydra/launcher={choice}: not supported, because it cannot handle killed jobs; use "
+            "hydra/launcher=slurm_cpu or slurm_gpu, which accept the same settings"
         )
     if shutil.which("sbatch") is None or shutil.which("squeue") is None:
         raise UserError(
-            f"hydra/launcher={choice}: there is no sbatch or no squeue here; run this where Slurm's commands are, "
-            "or choose another launcher"
+            f"hydra/launcher={choice}: sbatch or squeue not found; run this on a node with Slurm's commands, "
+            "or use another launcher"
         )
-    asked = subprocess.run(_SQUEUE, capture_output=True, text=True, check=False)
-    if asked.returncode != 0:
-        raise UserError(f"hydra/launcher={choice}: Slurm does not answer ({_last_line(asked.stderr)}); ask who runs it")
+    queue = subprocess.run(_SQUEUE, capture_output=True, text=True, check=False)
+    if queue.returncode != 0:
+        reason = _last_line(queue.stderr)
+        raise UserError(f"hydra/launcher={choice}: squeue failed; ask the cluster's administrator ({reason})")
     Plugins.instance().class_name_to_class[_TARGET] = SlurmLauncher
 
 
 class SlurmLauncher(submitit_launcher.SlurmLauncher):
-    """Submits the jobs as one array, waits for all of them, and records those that Slurm ended as failed."""
+    """Launcher that submits the jobs as one array, waits for all of them, and records killed jobs as failed."""
 
     def __call__(self, *arguments: Any, **settings: Any) -> JobReturn:
-        """Run one job, on its node."""
+        """Run one job on its node."""
         register()
         return super().__call__(*arguments, **settings)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        submitit.SlurmJob.watcher = QueueWatcher(delay_s=_SECONDS_BETWEEN_LOOKS)
-        jobs = self._submitted(job_overrides, initial_job_idx)
+        """Submit the jobs and wait for all of them; after Ctrl-C, stop them."""
+        submitit.SlurmJob.watcher = QueueWatcher(delay_s=_POLL_SECONDS)
+        jobs = self._submit(job_overrides, initial_job_idx)
         logs = Path(str(self.params["submitit_folder"])).parent
-        log.info("%d jobs are Slurm's now, from %s; their logs are in %s", len(jobs), jobs[0].job_id, logs)
+        log.info("submitted %d jobs to Slurm, starting with %s; logs: %s", len(jobs), jobs[0].job_id, logs)
         try:
-            return [self._ended(job, list(overrides)) for job, overrides in zip(jobs, job_overrides, strict=True)]
+            return [self._wait_for(job, list(overrides)) for job, overrides in zip(jobs, job_overrides, strict=True)]
         except BaseException:
-            _end(jobs)
+            _stop(jobs)
             raise
 
-    def _submitted(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[submitit.Job[JobReturn]]:
+    def _submit(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[submitit.Job[JobReturn]]:
         settings = dict(self.params)
         executor = submitit.AutoExecutor(
             folder=settings.pop("submitit_folder"),
@@ -121,50 +123,52 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
                 [state] * len(numbers),
             )
         except FailedJobError as error:
-            raise UserError(f"hydra/launcher: sbatch refuses the study ({_last_line(str(error))})") from error
+            reason = _last_line(str(error))
+            raise UserError(f"hydra.launcher: sbatch rejected the study; fix its settings ({reason})") from error
 
-    def _ended(self, job: submitit.Job[JobReturn], overrides: list[str]) -> JobReturn:
-        """What the job returned; where it died, that it failed, recorded in its folder."""
+    def _wait_for(self, job: submitit.Job[JobReturn], overrides: list[str]) -> JobReturn:
+        """Return the result of the job; if Slurm killed it, record the failure in its folder."""
         try:
             return job.results()[0]
         except UncompletedJobError as error:
             config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-            told = _last_line(str(error)) if isinstance(error, FailedJobError) else _death(job)
-            status, value = record_crash(config, told)
+            reason = _last_line(str(error)) if isinstance(error, FailedJobError) else _describe_end(job)
+            status, value = record_crash(config, reason)
             return JobReturn(cfg=config, overrides=overrides, status=status, _return_value=value)
 
 
 class QueueWatcher(SlurmInfoWatcher):
-    """What submitit asks for the states of its jobs, by squeue instead of sacct."""
+    """Job states for submitit, from squeue instead of sacct."""
 
     def _make_command(self) -> list[str] | None:
         return list(_SQUEUE) if self._registered - self._finished else None
 
     def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
+        """Return the state of every registered job; RUNNING for all states that are not final."""
         text = string if isinstance(string, str) else string.decode()
         states = dict(line.split() for line in text.splitlines())
-        told = {}
+        jobs = {}
         for job in self._registered:
             state = states.get(job if "_" in job else f"{job}_N/A", "FORGOTTEN")
-            told[job] = {"JobID": job, "State": state if state in _ENDED else "RUNNING"}
-        return told
+            jobs[job] = {"JobID": job, "State": state if state in _ENDED else "RUNNING"}
+        return jobs
 
 
-def _death(job: submitit.Job[Any]) -> str:
+def _describe_end(job: submitit.Job[Any]) -> str:
     state = job.watcher.get_state(job.job_id, mode="cache")
-    return f"Slurm's job {job.job_id} ended without a result (state {state}); its log is {job.paths.stdout}"
+    return f"Slurm job {job.job_id} ended without a result (state {state}); see its log {job.paths.stdout}"
 
 
-def _end(jobs: list[submitit.Job[JobReturn]]) -> None:
-    """Take back what waits, and interrupt what runs as Ctrl-C would; every job keeps what it finished."""
+def _stop(jobs: list[submitit.Job[JobReturn]]) -> None:
+    """Cancel pending jobs, and interrupt running jobs as Ctrl-C does; their finished trials are saved."""
     names = [job.job_id for job in jobs]
     for which in ("--state=PENDING", "--signal=INT"):
-        # It complains of those that have ended.
+        # scancel fails for jobs that have ended.
         subprocess.run(["scancel", which, *names], capture_output=True, check=False)
-    deadline = time.monotonic() + _SECONDS_TO_END
+    deadline = time.monotonic() + _STOP_SECONDS
     while time.monotonic() < deadline and not all(job.done(force_check=True) for job in jobs):
         time.sleep(1)
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it does not say why"])[-1]
+    return (text.strip().splitlines() or ["no message"])[-1]

@@ -1,5 +1,5 @@
-"""What a study is on disk.
+"""The files of a study.
 
-In: a study folder. Out: its jobs, trials, epochs and leaderboard, the state of each job, and what the same
-command does with it.
+In: a study folder. Out: its jobs, trials, epochs and leaderboard, the state of each job, and the decision to start,
+resume, retry or skip it.
 """

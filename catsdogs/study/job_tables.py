@@ -1,4 +1,4 @@
-"""Trials and their epochs -> `trials.csv`, `history.csv` and `validation.csv` of a job, written after every trial."""
+"""Tables of a job, written after every trial: `trials.csv`, `history.csv` and `validation.csv`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from catsdogs.study.trials import TrialRecord, write_trials
 
 
 class JobTables:
-    """What is known of a job's trials, and on disk once a trial is committed.
+    """Finished trials and epochs of a job, in memory and on disk.
 
     Args:
-        folder: of the job.
-        validation: id and label of every validation image, and its fold where there are several.
-        earlier: what is on disk already.
+        folder: job folder.
+        validation: id and label of every validation image, and its fold if there are several.
+        earlier: trials and epochs of earlier runs.
     """
 
     def __init__(self, folder: Path, validation: pd.DataFrame, earlier: ResumeState) -> None:
@@ -31,28 +31,28 @@ class JobTables:
 
     @property
     def records(self) -> list[TrialRecord]:
+        """Committed trials."""
         return list(self._records.values())
 
     def keep_epochs(self, history: pd.DataFrame, trial: str, execution: int, fold: int) -> None:
-        """Of a trial that runs; they are written when it is committed."""
+        """Keep epochs of the running trial in memory until it is committed."""
         self._uncommitted.append(history.assign(trial=trial, execution=execution, **dict.fromkeys(self._fold, fold)))
 
     def epochs(self) -> int:
-        """How many epochs the trial that runs has had."""
+        """Return the number of epochs of the running trial."""
         return sum(map(len, self._uncommitted))
 
     def forget_epochs(self) -> None:
-        """Of a trial that begins again."""
+        """Discard the epochs of a trial that starts over."""
         self._uncommitted = []
 
     def commit(self, record: TrialRecord, p_dog: np.ndarray | None = None) -> None:
-        """Write down a trial that has ended.
+        """Write the tables with a finished trial.
 
-        `trials.csv` comes last: what it knows is finished, and a trial that it does not know runs again and writes the
-        others anew.
+        `trials.csv` is written last: a trial that is not in it counts as unfinished, and runs again.
 
         Args:
-            p_dog: of the validation images by its first execution, if it is the best trial so far.
+            p_dog: predictions of its first execution for the validation images, if it is the best trial so far.
         """
         if p_dog is not None:
             self.write_validation(p_dog, record.trial, 0)
@@ -62,9 +62,9 @@ class JobTables:
             leading = ["trial", "execution", *self._fold, "epoch"]
             write_csv(self.folder / HISTORY, table[leading + [name for name in table if name not in leading]])
         write_trials(self.folder / TRIALS, records.values())
-        # Not before: where the disk is full, the trial is not finished.
+        # Updated only now: if the disk is full, the trial is not finished.
         self._records, self._histories, self._uncommitted = records, histories, []
 
     def write_validation(self, p_dog: np.ndarray, trial: str, execution: int) -> None:
-        """Write down what an execution of a trial says of the validation images."""
+        """Write the predictions of an execution of a trial for the validation images."""
         write_csv(self.folder / VALIDATION, self.validation.assign(p_dog=p_dog, trial=trial, execution=execution))

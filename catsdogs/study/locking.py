@@ -1,4 +1,4 @@
-"""A job folder is one process's at a time. The kernel lets go of the lock when its holder dies, however it dies."""
+"""Exclusive lock on a job folder. The kernel releases it when the owning process exits, even after SIGKILL."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ class _Holder(Record):
 
 @contextmanager
 def lock_job(folder: Path) -> Iterator[None]:
-    """Hold the job folder, which is made if need be.
+    """Hold the lock of a job folder, which is created if missing.
 
     Raises:
-        UserError: another process holds it; names that process.
+        UserError: another process holds the lock; the message names that process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
-        # Not at once: who asks with `is_held` holds it for a moment.
+        # `is_locked` of another process holds the lock for a moment.
         lock.acquire(timeout=_PATIENCE_SECONDS)
     except Timeout:
         raise UserError(lock_message(folder)) from None
     try:
-        # A full disk or a lost quota must not keep a finished job from being skipped.
+        # A full disk must not keep a finished job from being skipped.
         with suppress(OSError):
             write_json(folder / HOLDER, {"pid": os.getpid(), "host": socket.gethostname(), "started": utc_timestamp()})
         yield
@@ -54,26 +54,26 @@ def lock_job(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool | None:
-    """Whether some process, this one too, works in the job folder at this moment; None: only its owner may ask."""
+    """Return whether any process, including this one, holds the lock; None without permission to check."""
     if not (folder / LOCK).exists():
         return False
     lock = FileLock(folder / LOCK)
     try:
-        # Not at once: another one who asks holds it for a moment.
+        # Another check of the lock holds it for a moment.
         lock.acquire(timeout=_PROBE_SECONDS)
     except Timeout:
         return True
     except OSError:
-        # A study of somebody else's, which may only be read.
+        # The study of another user may be read-only.
         return None
     lock.release()
     return False
 
 
 def lock_message(folder: Path) -> str:
-    """The sentence that says who holds the folder."""
-    who = "another process works on it"
+    """Return the error message for a locked job folder, with the process that holds the lock."""
+    holder = "another process"
     with suppress(OSError, UserError):
-        if holder := _Holder.read(folder / HOLDER):
-            who = f"process {holder.pid} on host {holder.host} works on it since {holder.started}"
-    return f"job {folder}: {who}; wait for it, or end it"
+        if record := _Holder.read(folder / HOLDER):
+            holder = f"process {record.pid} on host {record.host} since {record.started}"
+    return f"job {folder}: locked by {holder}; wait for it to finish, or stop it"

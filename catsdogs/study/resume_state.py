@@ -1,7 +1,7 @@
-"""Tables that earlier runs of a job left -> the trials and epochs to go on from; damage is told, never guessed at.
+"""Trials and epochs of earlier runs of a job. Corrupted tables are reported, never guessed.
 
-`trials.csv` says what is finished. It is written last, so that a process that is killed between two tables leaves at
-most one trial that the others know and it does not; that trial runs again.
+`trials.csv` lists the finished trials. It is written last, so a kill between two tables leaves at most one trial in the
+other tables that `trials.csv` does not list; that trial runs again.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ VALIDATION_TABLE = Table(
 
 @dataclass(frozen=True)
 class ResumeState:
-    """Where a job goes on.
+    """Finished trials and their epochs, from which a job resumes.
 
     Attributes:
-        records: finished trials, in the order in which they ended.
-        history: as in `history.csv`, of these trials; empty if there is none.
+        records: finished trials, in the order in which they finished.
+        history: rows of `history.csv` of these trials; empty if missing.
     """
 
     records: list[TrialRecord] = field(default_factory=list)
@@ -43,64 +43,64 @@ class ResumeState:
 
 
 def finished_trials(folder: Path, result: Mapping[str, Any] | None = None) -> list[TrialRecord]:
-    """As `read_earlier`, without the epochs; nothing is changed."""
+    """Return the trials of `load_resume_state`, without changing any file."""
     return _read(folder, result)[0]
 
 
 def load_resume_state(folder: Path, result: Mapping[str, Any] | None = None) -> ResumeState:
-    """The finished trials and their epochs. A history that is damaged is kept aside, and the job goes on without it.
+    """Read the finished trials and their epochs. A corrupted history is renamed, and the job resumes without it.
 
     Args:
-        result: what is in the job's `result.json`.
+        result: contents of the job's `result.json`.
 
     Raises:
-        UserError: `trials.csv` is damaged, or trials are missing in it.
+        UserError: `trials.csv` is corrupted, or trials are missing in it.
     """
     records, history = _read(folder, result)
     file = folder / HISTORY
     if history is None:
         if file.exists():
-            place = free_name(file.with_name(f"{HISTORY}.damaged"))
-            file.rename(place)
-            log.warning("%s is damaged: it is kept as %s, and the job goes on without its epochs", file, place.name)
+            renamed = free_name(file.with_name(f"{HISTORY}.damaged"))
+            file.rename(renamed)
+            log.warning("%s: corrupted; renaming it to %s and resuming without its epochs", file, renamed.name)
         elif records:
-            log.warning("%s is lost: the job goes on without the epochs of its %d finished trials", file, len(records))
+            log.warning("%s: missing; resuming without the epochs of %d finished trials", file, len(records))
         return ResumeState(records)
     finished = history["trial"].isin([record.trial for record in records])
     for trial in history["trial"][~finished].unique():
-        log.warning("%s knows trial %s and %s does not: that trial did not end, and runs again", file, trial, TRIALS)
+        log.warning("%s: trial %s is not in %s, so it did not finish; running it again", file, trial, TRIALS)
     return ResumeState(records, history[finished].reset_index(drop=True))
 
 
 def _read(folder: Path, result: Mapping[str, Any] | None) -> tuple[list[TrialRecord], pd.DataFrame | None]:
-    """Finished trials, and all epochs; None where there are none, or they are damaged."""
+    """Return the finished trials and all epochs; None instead of epochs that are missing or corrupted."""
     file = folder / TRIALS
-    remedy = "restore it from a copy, choose another study=NAME, or move the folder away to begin anew"
+    fix = "restore it from a backup, use a new study=NAME, or move the folder away to start over"
     try:
         records = read_trials(file)
     except CorruptedFile as error:
-        raise UserError(f"job {folder}: its {TRIALS} is damaged ({error.reason}); {remedy}") from error
+        raise UserError(f"job {folder}: its {TRIALS} is corrupted ({error.reason}); {fix}") from error
     try:
         history = HISTORY_TABLE.read(folder / HISTORY)
     except CorruptedFile:
         history = None
     if history is not None:
         history["trial"] = history["trial"].astype(str)
-    told = (result or {}).get("trials", {}).get("total") or 0
+    total = (result or {}).get("trials", {}).get("total") or 0
     finished = {record.trial for record in records}
-    known = finished if history is None else finished.union(history["trial"])
-    # One more there is what a kill between two tables leaves.
-    if len(known - finished) > 1 or told > len(records):
-        what = "is gone" if not file.is_file() else f"holds {len(records)} trials"
-        more = max(len(known), told)
-        raise UserError(f"job {folder}: its {TRIALS} {what}, and {more} trials were run; {remedy}")
+    started = finished if history is None else finished.union(history["trial"])
+    # A kill between two tables leaves one more trial in the history.
+    if len(started - finished) > 1 or total > len(records):
+        problem = "is missing" if not file.is_file() else f"lists {len(records)} trials"
+        expected = max(len(started), total)
+        raise UserError(f"job {folder}: its {TRIALS} {problem} (expected {expected} trials); {fix}")
     return records, history
 
 
 def validation_is_of(folder: Path, ids: list[str], trial: str, execution: int) -> bool:
-    """Whether `validation.csv` holds what this execution of a trial said of these images.
+    """Return whether `validation.csv` contains the predictions of this execution of a trial for these images.
 
-    Versions up to 0.2 did not write whose predictions these are.
+    Versions up to 0.2 did not record the trial; the result is then False.
     """
     try:
         table = VALIDATION_TABLE.read(folder / VALIDATION)

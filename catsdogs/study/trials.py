@@ -1,4 +1,4 @@
-"""Trial records <-> `trials.csv` and `history.csv`; records -> best trial. No Keras: the report reads trials too."""
+"""Trial records: `trials.csv`, the best trial and its ancestors. No Keras, because the report reads trials too."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class TrialRecord:
     """One trial.
 
     Attributes:
-        trial: its number in the job, from 0.
-        status: Keras Tuner's word: COMPLETED, FAILED, INVALID, RUNNING.
-        val_log_loss: mean over executions of the best epoch's; None if the trial did not complete.
-        val_accuracy: likewise.
-        epochs: epochs that were trained, the rounded mean over executions.
-        best_epoch: from 1, the rounded mean over executions.
+        trial: number in the job, from 0.
+        status: Keras Tuner's status: COMPLETED, FAILED, INVALID or RUNNING.
+        val_log_loss: mean over executions at the best epoch; None if the trial did not complete.
+        val_accuracy: mean over executions at the best epoch, or None.
+        epochs: trained epochs, rounded mean over executions.
+        best_epoch: from 1, rounded mean over executions.
         seconds: wall time of all executions.
-        hyperparameters: the searched values.
-        error: the last line of the traceback, or empty.
-        parent: the trial whose weights a promoted Hyperband trial went on from, or empty.
-        first_epoch: epochs that were behind the trial when it began.
-        epoch_budget: the number of the last epoch that it might train; None in tables that do not tell.
-        ended: ISO 8601 time in UTC; empty in tables that do not tell.
+        hyperparameters: searched values.
+        error: last line of the traceback, or "".
+        parent: trial from whose weights a promoted Hyperband trial continued, or "".
+        first_epoch: epochs trained by its ancestors.
+        epoch_budget: number of the last epoch that it could train; None if not recorded.
+        ended: ISO 8601 time in UTC; "" if not recorded.
     """
 
     trial: str
@@ -58,23 +58,24 @@ class TrialRecord:
 
     @property
     def can_win(self) -> bool:
-        """Whether the trial may be called the best: Keras Tuner alone would let failed and infinite ones through."""
+        """Whether the trial may be the best one: Keras Tuner alone would accept failed trials and infinite scores."""
         return self.status == COMPLETED and self.val_log_loss is not None and math.isfinite(self.val_log_loss)
 
 
 def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """The COMPLETED trials with a finite `val_log_loss`, the lowest first, of equals the earlier."""
-    able = [record for record in records if record.can_win]
-    return sorted(able, key=lambda record: (record.val_log_loss, int(record.trial)))
+    """Return the COMPLETED trials with a finite `val_log_loss`, sorted by it and then by number."""
+    return sorted(
+        (record for record in records if record.can_win), key=lambda record: (record.val_log_loss, int(record.trial))
+    )
 
 
 def best_trial(records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The first of `ranked`; None if there is none."""
+    """Return the first trial of `ranked`, or None."""
     return next(iter(ranked(records)), None)
 
 
 def write_trials(path: Path, records: Iterable[TrialRecord]) -> None:
-    """Write a row per trial, one column per hyperparameter."""
+    """Write one row per trial, with one column per hyperparameter."""
     records = list(records)
     names = list(dict.fromkeys(name for record in records for name in record.hyperparameters))
     rows = [
@@ -84,7 +85,7 @@ def write_trials(path: Path, records: Iterable[TrialRecord]) -> None:
 
 
 def lineage(records: Iterable[TrialRecord], trial: TrialRecord) -> list[TrialRecord]:
-    """The trial and those it went on from, the first one first."""
+    """Return the ancestors of a trial and the trial itself, oldest first."""
     by_id = {record.trial: record for record in records}
     line = [trial]
     while line[0].parent in by_id:
@@ -93,7 +94,7 @@ def lineage(records: Iterable[TrialRecord], trial: TrialRecord) -> list[TrialRec
 
 
 def summary(record: TrialRecord) -> dict[str, Any]:
-    """What `result.json` says of the best trial."""
+    """Return the entry of `result.json` for the best trial."""
     return {
         "trial": record.trial,
         "val_log_loss": record.val_log_loss,
@@ -105,7 +106,7 @@ def summary(record: TrialRecord) -> dict[str, Any]:
 
 
 def outcome(records: Collection[TrialRecord], planned: int | None) -> dict[str, Any]:
-    """What `result.json` says of the trials that a job has, all that were planned or not."""
+    """Return the entries of `result.json` about the trials of a job, finished or stopped early."""
     best = best_trial(records)
     completed = sum(record.can_win for record in records)
     return {
@@ -121,31 +122,31 @@ def outcome(records: Collection[TrialRecord], planned: int | None) -> dict[str, 
 
 
 def read_trials(path: Path) -> list[TrialRecord]:
-    """Read what `write_trials` wrote, numbers exactly as they were; nothing where there is no such file.
+    """Read `trials.csv`, with numbers exactly as written; empty if the file does not exist.
 
     Raises:
-        Damaged: the file is not such a table.
+        CorruptedFile: a column or value is missing or invalid.
     """
     table = _TABLE.read(path)
     if table is None:
         return []
     for name in {"seconds", "epoch_budget"} & set(table):
-        # Seconds are always told. Of more than this neither a time nor a whole number can be made.
+        # `seconds` is always recorded. Larger values cannot be converted to a time or an integer.
         wrong = ~(table[name].abs() < 2**31)
         if (wrong if name == "seconds" else wrong & table[name].notna()).any():
             raise CorruptedFile(path, f"{name} is missing, or too large")
     records = []
     for row in table.to_dict("records"):
-        told: dict[str, Any] = {str(name): None if pd.isna(value) else value for name, value in row.items()}
-        own = {name: told.pop(name) for name in _TABLE.columns if name in told}
+        cells: dict[str, Any] = {str(name): None if pd.isna(value) else value for name, value in row.items()}
+        own = {name: cells.pop(name) for name in _TABLE.columns if name in cells}
         own["trial"], own["parent"] = str(own["trial"]), trial_id(own.get("parent", ""))
         if own.get("epoch_budget") is not None:
             own["epoch_budget"] = int(own["epoch_budget"])
-        values = {name: value for name, value in told.items() if value is not None}
+        values = {name: value for name, value in cells.items() if value is not None}
         records.append(TrialRecord(**own, hyperparameters=values))
     return records
 
 
 def trial_id(text: str) -> str:
-    """As it is written now: versions up to 0.2 wrote `03`, or `0003`, where more than nine trials were asked for."""
+    """Return the current form of a trial number: versions up to 0.2 wrote `03` or `0003`."""
     return str(int(text)) if text.isdecimal() else text

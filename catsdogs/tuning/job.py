@@ -21,20 +21,13 @@ from catsdogs.base.resources import as_out_of_resources, check_free_space
 from catsdogs.base.text import format_duration
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.dataset import Dataset, load_dataset
-from catsdogs.study.decision import JobDecision, archive_attempt, inspect_job, left_behind
+from catsdogs.study.decision import JobDecision, archive_attempt, earlier_files, inspect_job
 from catsdogs.study.identity import fingerprint
 from catsdogs.study.job_tables import JobTables
-from catsdogs.study.jobs import (
-    FAILED,
-    INTERRUPTED,
-    OK,
-    RESULT,
-    RUNNING,
-    study_deadline,
-    write_leaderboard,
-    write_result,
-)
+from catsdogs.study.jobs import FAILED, INTERRUPTED, OK, RESULT, RUNNING, write_result
+from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.locking import lock_job
+from catsdogs.study.plan import study_deadline
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.resume_state import HISTORY, SELECT, TRIALS, VALIDATION, ResumeState, load_resume_state
 from catsdogs.study.study_progress import study_line
@@ -99,7 +92,7 @@ class _JobRun:
         self._started = time.monotonic()
         self._seconds_before = 0.0
         # Files of an earlier run may be of another job, so nothing is overwritten before that is checked.
-        self._may_write = not left_behind(location.folder)
+        self._may_write = not earlier_files(location.folder)
         self._result: dict[str, Any] = {
             "status": RUNNING,
             "job": location.folder.name,
@@ -164,7 +157,7 @@ class _JobRun:
         remove_temporaries(location.folder, (RESULT, TRIALS, HISTORY, VALIDATION, SELECT, SPLIT))
         if state.records:
             self._result["resumed_after"] = len(state.records)
-            log.info("%s: %s", location.label, decision.told())
+            log.info("%s: %s", location.label, decision.describe())
         return state
 
     def _write_data(self, dataset: Dataset, mark: dict[str, Any]) -> None:
@@ -287,7 +280,7 @@ def _skip(location: JobLocation, decision: JobDecision) -> float:
     assert decision.job is not None
     objective = decision.job.objective
     score = f", val_log_loss {objective:.4f}" if math.isfinite(objective) else ""
-    log.info("%s: %s%s", location.label, decision.told(), score)
+    log.info("%s: %s%s", location.label, decision.describe(), score)
     if decision.damage:
         log.warning("%s", decision.damage)
     return objective if math.isfinite(objective) else math.nan

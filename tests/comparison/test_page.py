@@ -24,7 +24,8 @@ from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.summary import summarize
 from catsdogs.comparison.tables import TITLES
 from catsdogs.pages.formats import minus
-from catsdogs.study.jobs import write_leaderboard, write_plan
+from catsdogs.study.leaderboard import write_leaderboard
+from catsdogs.study.plan import write_plan
 
 TEMPLATE = Path(page_module.__file__).parents[2] / "pages" / "template"
 

@@ -10,7 +10,7 @@ from studies import write_final, write_job, write_study
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.comparison.study_data import read_study_data
-from catsdogs.study.jobs import write_plan
+from catsdogs.study.plan import write_plan
 
 CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 
@@ -121,7 +121,7 @@ def test_results_of_early_versions_are_read(study):
 
 
 def test_a_folder_that_is_not_a_study_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="folder not found"):
         read_study_data([tmp_path / "nothing"])
     with pytest.raises(UserError, match="no job"):
         read_study_data([tmp_path])

@@ -13,7 +13,7 @@ from catsdogs.base.files import read_json, write_csv, write_json
 from catsdogs.comparison.study_data import StudyData, read_study_data
 from catsdogs.comparison.summary import score_intervals, summarize
 from catsdogs.scoring.scores import log_loss_per_image
-from catsdogs.study.jobs import retrain_command, write_plan
+from catsdogs.study.plan import retrain_command, write_plan
 from catsdogs.study.trials import TrialRecord, write_trials
 
 

@@ -11,7 +11,7 @@ from catsdogs.base.files import read_json, write_json
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.summary import score_intervals
 from catsdogs.comparison.tables import TITLES, compare_settings, findings, tables, write_tables
-from catsdogs.study.jobs import write_leaderboard
+from catsdogs.study.leaderboard import write_leaderboard
 
 
 @pytest.fixture(scope="module")

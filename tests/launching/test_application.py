@@ -12,8 +12,8 @@ from studies import write_job
 from catsdogs.base.files import read_json, write_json
 from catsdogs.base.interrupts import Terminated, exit_status, terminable
 from catsdogs.config.compose import resume_command
-from catsdogs.launching import application as launch
-from catsdogs.launching.application import StudyCallback
+from catsdogs.launching import application
+from catsdogs.launching.study_hooks import StudyCallback
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def study(tmp_path, monkeypatch):
 @pytest.fixture
 def callback():
     yield StudyCallback()
-    StudyCallback._at_hand = None
+    StudyCallback._running = None
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def callback():
         (["b", "c"], ("UserError", None), 1),
     ],
 )
-def test_a_job_that_failed_or_ended_without_a_word_gives_the_exit_status(study, callback, capsys, names, kinds, status):
+def test_exit_status_reflects_failed_and_killed_jobs(study, callback, capsys, names, kinds, status):
     callback._names = names
     for name, kind in zip("bc", kinds, strict=False):
         how = "failed" if kind else "killed"
@@ -47,46 +47,46 @@ def test_a_job_that_failed_or_ended_without_a_word_gives_the_exit_status(study, 
         result = read_json(study / name / "result.json")
         write_json(study / name / "result.json", {**result, "error_type": kind})
     with pytest.raises(SystemExit) as stop:
-        callback._after(study)
+        callback._finish(study)
     assert stop.value.code == status
-    told = capsys.readouterr()
-    assert "error: job b: no luck\n" in told.err
-    assert (None in kinds) == ("job c: it ended without a word of how; the same command goes on" in told.err)
-    assert told.out == "summary of s\n"
+    printed = capsys.readouterr()
+    assert "error: job b: no luck\n" in printed.err
+    assert (None in kinds) == ("error: job c exited without reporting a result" in printed.err)
+    assert printed.out == "summary of s\n"
     assert (study / "leaderboard.csv").is_file()
 
 
-def test_what_an_interrupted_study_found_is_told_once_and_nothing_before_its_first_job(
+def test_interrupted_study_prints_its_summary_once_and_none_without_jobs(
     study, tmp_path, callback, capsys, monkeypatch
 ):
-    StudyCallback._at_hand = study
-    StudyCallback.interrupted()
-    StudyCallback.interrupted()
-    StudyCallback._at_hand = tmp_path
-    StudyCallback.interrupted()
-    told = capsys.readouterr()
-    assert (told.out, told.err) == ("summary of s\n", "")
-    # Interrupted again, it ends.
+    StudyCallback._running = study
+    StudyCallback.report_interrupted()
+    StudyCallback.report_interrupted()
+    StudyCallback._running = tmp_path
+    StudyCallback.report_interrupted()
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("summary of s\n", "")
+    # A second Ctrl-C stops the summary.
     monkeypatch.setattr("catsdogs.comparison.reporting.report_study", Mock(side_effect=KeyboardInterrupt))
-    StudyCallback._at_hand = study
-    StudyCallback.interrupted()
+    StudyCallback._running = study
+    StudyCallback.report_interrupted()
     assert "not written" in capsys.readouterr().err
 
 
-def test_ctrl_c_has_status_130_and_tells_the_study(study, callback, capsys, monkeypatch):
+def test_ctrl_c_exits_with_130_and_prints_the_command_to_resume(study, callback, capsys, monkeypatch):
     def jobs():
-        StudyCallback._at_hand = study
+        StudyCallback._running = study
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch.hydra, "main", lambda **settings: lambda task: jobs)
+    monkeypatch.setattr(application.hydra, "main", lambda **settings: lambda task: jobs)
     monkeypatch.setattr("sys.argv", ["search"])
-    assert launch.hydra_application("search", lambda config: None, lambda parsed, arguments: arguments) == 130
-    told = capsys.readouterr()
-    assert "interrupted" in told.err
-    assert told.out.splitlines() == ["summary of s", "To go on: python -m catsdogs.search study=s"]
+    assert application.hydra_application("search", lambda config: None, lambda parsed, arguments: arguments) == 130
+    printed = capsys.readouterr()
+    assert "Interrupted" in printed.err
+    assert printed.out.splitlines() == ["summary of s", "To resume: python -m catsdogs.search study=s"]
 
 
-def test_sigterm_ends_a_command_as_ctrl_c_does():
+def test_sigterm_stops_a_command_like_ctrl_c():
     with pytest.raises(Terminated) as stop, terminable():
         signal.raise_signal(signal.SIGTERM)
     assert exit_status(stop.value) == 143
@@ -104,11 +104,11 @@ def test_sigterm_ends_a_command_as_ctrl_c_does():
         (["data.train='a b.zip'"], ["data.train='a b.zip'"], """'data.train='"'"'a b.zip'"'"'' study=s"""),
     ],
 )
-def test_the_command_that_goes_on_names_the_study(arguments, overrides, expected):
+def test_resume_command_names_the_study(arguments, overrides, expected):
     assert resume_command(arguments, overrides, "s") == f"python -m catsdogs.search {expected}"
 
 
-def test_what_kills_left_half_written_in_a_study_is_removed_when_it_is_old(tmp_path, callback, composed):
+def test_old_temporary_files_of_a_study_are_removed(tmp_path, callback, composed):
     study = tmp_path / "multirun" / "s"
     study.mkdir(parents=True)
     old, new, other = (study / name for name in (".study-abc123.json", ".leaderboard-abc123.csv", ".mine-abc123.csv"))
@@ -119,5 +119,5 @@ def test_what_kills_left_half_written_in_a_study_is_removed_when_it_is_old(tmp_p
     config = composed("experiment=debug", *images, f"cache={tmp_path / 'cache'}")
     with open_dict(config):
         config.hydra = {}
-    callback._before([config], study, ["a-job"])
+    callback._prepare([config], study, ["a-job"])
     assert [file.exists() for file in (old, new, other)] == [False, True, True]

@@ -1,4 +1,4 @@
-"""A job that fails, dies or is interrupted, in a process of its own; Keras is in none of them."""
+"""Jobs that fail, are killed or are interrupted in their own process; no job loads Keras."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from catsdogs.study.jobs import INTERRUPTED
 
 
 @pytest.fixture
-def begun(tmp_path):
-    """Start a study whose first job waits, in a session of its own; give it when the job has begun."""
+def start_study(tmp_path):
+    """Start a study in a new session; return its process once the first job waits."""
     started = []
 
     def start(*seeds):
         command = [sys.executable, isolated_study.__file__, str(tmp_path / "s"), *map(str, seeds)]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
         started.append(process)
-        _until((tmp_path / "s" / str(seeds[0]) / "waits").exists)
+        _wait_until((tmp_path / "s" / str(seeds[0]) / "waits").exists)
         return process
 
     yield start
@@ -42,7 +42,7 @@ def begun(tmp_path):
         process.communicate()
 
 
-def _until(condition, seconds=30):
+def _wait_until(condition, seconds=30):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -56,7 +56,7 @@ def _is_alive(pid):
         return False
 
 
-def test_jobs_that_fail_die_or_are_interrupted_are_recorded_and_the_others_go_on(tmp_path, monkeypatch):
+def test_failed_killed_and_interrupted_jobs_are_recorded_and_the_others_run(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     seeds = [BE_KILLED, RAISE, EXIT, BE_INTERRUPTED, SUCCEED]
@@ -71,16 +71,16 @@ def test_jobs_that_fail_die_or_are_interrupted_are_recorded_and_the_others_go_on
     assert killed["choices"]["backbone"] == "mobilenet_v2"
     assert raised["error_type"] == "ZeroDivisionError"
     assert "in task" in raised["traceback"]
-    assert ended["error"] == "its process ended with status 3"
+    assert ended["error"] == "its process exited with status 3"
     assert interrupted["error_type"] == INTERRUPTED
-    # What the job itself had told stays, and half of the threads were its.
+    # Values that the job had recorded are kept; each of two jobs gets half of the threads.
     assert killed["pid"] != os.getpid()
     assert (killed["threads"], good["threads"]) == ("3", "3")
     assert {RAISE, BE_KILLED, EXIT} <= set(pd.read_csv(tmp_path / "s" / "leaderboard.csv")["job"])
     assert (tmp_path / "s" / str(RAISE) / "search.log").read_text().count("ZeroDivisionError: no such number") == 1
 
 
-def test_a_sweeper_that_decides_as_it_goes_is_told_of_failures_as_failures(tmp_path):
+def test_sweepers_that_choose_jobs_one_by_one_receive_failures(tmp_path):
     returns = launched(tmp_path / "s", [SUCCEED, RAISE, BE_KILLED], 3, "hydra.sweeper._target_=some.OptunaSweeper")
     assert [returned.status for returned in returns] == [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.FAILED]
     assert returns[0].return_value == 0.5
@@ -88,29 +88,29 @@ def test_a_sweeper_that_decides_as_it_goes_is_told_of_failures_as_failures(tmp_p
         returns[2].return_value  # noqa: B018  # a property that raises
 
 
-def test_ctrl_c_lets_the_job_end_and_starts_no_other(begun, tmp_path):
-    # From the terminal to both, here one after the other, and to the parent alone: the job is interrupted once.
+def test_ctrl_c_lets_the_job_stop_and_starts_no_other(start_study, tmp_path):
+    # Ctrl-C reaches both processes (here one after the other), or only the parent: the job is interrupted once.
     for study in ("both", "parent"):
-        process = begun(WAIT, SUCCEED)
+        process = start_study(WAIT, SUCCEED)
         job = tmp_path / "s" / str(WAIT)
         if study == "both":
             os.kill(read_json(job / "result.json")["pid"], signal.SIGINT)
-            _until((job / "interrupted").exists)
+            _wait_until((job / "interrupted").exists)
         os.kill(process.pid, signal.SIGINT)
-        _, told = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=30)
         assert process.returncode != 0
-        assert told.count("KeyboardInterrupt") == 1
+        assert stderr.count("KeyboardInterrupt") == 1
         assert (job / "ended").exists()
         assert not (tmp_path / "s" / str(SUCCEED)).exists()
         (tmp_path / "s").rename(tmp_path / study)
 
 
-def test_a_second_ctrl_c_kills(begun, tmp_path):
-    process = begun(WAIT_FOR_EVER)
+def test_a_second_ctrl_c_kills(start_study, tmp_path):
+    process = start_study(WAIT_FOR_EVER)
     job = tmp_path / "s" / str(WAIT_FOR_EVER)
     os.killpg(process.pid, signal.SIGINT)
-    # Told when the first one has arrived.
-    assert any("Ctrl-C again kills" in line for line in process.stderr)
+    # Printed after the first Ctrl-C has arrived.
+    assert any("Ctrl-C again" in line for line in process.stderr)
     assert (job / "interrupted").exists()
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
@@ -118,14 +118,14 @@ def test_a_second_ctrl_c_kills(begun, tmp_path):
     assert not _is_alive(read_json(job / "result.json")["pid"])
 
 
-def test_a_job_does_not_outlive_its_study(begun, tmp_path):
-    process = begun(WAIT_FOR_EVER)
+def test_a_job_does_not_outlive_its_study(start_study, tmp_path):
+    process = start_study(WAIT_FOR_EVER)
     child = read_json(tmp_path / "s" / str(WAIT_FOR_EVER) / "result.json")["pid"]
     assert _is_alive(child)
     process.kill()
-    _until(lambda: not _is_alive(child), seconds=10)
+    _wait_until(lambda: not _is_alive(child), seconds=10)
 
 
-def test_no_jobs_at_a_time_are_refused():
+def test_zero_jobs_at_a_time_is_a_user_error():
     with pytest.raises(UserError, match="jobs=0"):
         IsolatedLauncher(0)

@@ -1,4 +1,4 @@
-"""Studies through Hydra's plugins, as a user runs them: one job fails, the others are compared, the status says so."""
+"""Studies through Hydra's plugins: one job fails, the others are compared, and the exit status reports the failure."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from catsdogs.base.files import read_json
 
 pytestmark = pytest.mark.slow
 
-# Two builders, one of which builds no network.
+# Two builders; the second one returns no network.
 GOOD_AND_BAD = "backbone.builder=catsdogs.network.backbones.small_cnn,builtins.dict"
 FOUR_JOBS = ("tuner.max_trials=1", "fit.epochs=1", "augmentation=none,light", GOOD_AND_BAD)
 
 
 def needs(plugin):
-    found = importlib.util.find_spec("hydra_plugins") and importlib.util.find_spec(f"hydra_plugins.{plugin}")
-    return pytest.mark.skipif(not found, reason=f"{plugin} is not installed")
+    spec = importlib.util.find_spec("hydra_plugins") and importlib.util.find_spec(f"hydra_plugins.{plugin}")
+    return pytest.mark.skipif(not spec, reason=f"{plugin} is not installed")
 
 
 @pytest.fixture(scope="module")
 def search(tmp_path_factory):
-    """Run `search -m` in a folder of this module, and give what it did and the leaderboard of its study."""
+    """Run `search -m` in a folder of this module; return its process and the leaderboard of its study."""
     folder = tmp_path_factory.mktemp("studies")
 
     def run(study, *arguments):
@@ -51,19 +51,19 @@ def alone(search):
     ],
     ids=lambda launcher: launcher[0].partition("=")[2],
 )
-def test_jobs_at_the_same_time_leave_what_one_after_the_other_leaves(search, alone, launcher):
+def test_parallel_jobs_leave_the_same_leaderboard_as_sequential_jobs(search, alone, launcher):
     study = launcher[0].partition("=")[2]
     done, board = search(study, *FOUR_JOBS, *launcher)
     assert done.returncode == 1, done.stderr
     assert done.stderr.count("error: job ") == 2
     assert f"Report: multirun/{study}/report.html" in done.stdout
     assert list(board["status"]) == ["ok", "ok", "failed", "failed"]
-    # Threads divide sums in other places.
+    # Rounding depends on the number of threads.
     pd.testing.assert_frame_equal(board.drop(columns="seconds"), alone.drop(columns="seconds"), rtol=1e-3)
 
 
 @needs("hydra_optuna_sweeper")
-def test_optuna_is_told_of_failures_and_repeats_nothing(run, tmp_path):
+def test_optuna_receives_failures_and_repeats_no_job(run, tmp_path):
     command = (
         *("search", "-m", *SMALL, "tuner.max_trials=1", "fit.epochs=1", "sweeps=optuna", "study=s"),
         *("hydra.sweeper.n_trials=3", "schedule=cosine", "label_smoothing=none", "augmentation=choice(none,light)"),
@@ -79,8 +79,8 @@ def test_optuna_is_told_of_failures_and_repeats_nothing(run, tmp_path):
     assert all("builtins.dict" in name for name in failed)
     assert (study / "report.html").is_file()
 
-    # The same seed chooses the same jobs.
+    # The same seed proposes the same jobs.
     again = run(*command)
     assert again.returncode == done.returncode
-    assert "epoch 1 of 1" not in again.stdout
+    assert "epoch 1/1" not in again.stdout
     assert set(study.glob("*/result.json")) == set(results)

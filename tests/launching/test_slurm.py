@@ -1,4 +1,4 @@
-"""The launcher for Slurm. What needs a cluster is marked: it starts one (tests/slurm_cluster.sh)."""
+"""The launcher for Slurm. Tests marked `slurm` start a cluster (tests/slurm_cluster.sh)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from hydra import compose, initialize_config_dir
 
 from catsdogs.base.errors import UserError
 from catsdogs.config.locations import conf_dir
-from catsdogs.launching import application as launch
+from catsdogs.launching import study_hooks
 from catsdogs.launching.registration import register
 
 slurm = pytest.importorskip("catsdogs.launching.slurm", reason="needs the extra slurm")
 
 CLUSTER = Path(__file__).parents[1] / "slurm_cluster.sh"
 
-# So many that a job with one of them finished still runs when the kill reaches it: scancel asks first, and kills a job
-# that goes on after KillWait (slurm_cluster.sh).
+# Enough that a job with one finished trial still runs when the kill reaches it: scancel kills a job only after KillWait
+# (slurm_cluster.sh).
 TRIALS = 24
 
 
@@ -36,7 +36,7 @@ def composed(*overrides):
 
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
-    """Only these programs are on PATH; each is a shell script."""
+    """Put only these programs on PATH, each a shell script."""
 
     def only(**scripts):
         folder = tmp_path / "bin"
@@ -49,7 +49,7 @@ def commands(tmp_path, monkeypatch):
     return only
 
 
-def test_the_presets_differ_in_what_they_ask_for_and_ask_for_nothing_that_the_plugin_does_not_know():
+def test_presets_have_the_same_settings_and_only_settings_of_the_plugin():
     from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 
     cpu, gpu = (composed(f"hydra/launcher={name}").hydra.launcher for name in ("slurm_cpu", "slurm_gpu"))
@@ -61,73 +61,73 @@ def test_the_presets_differ_in_what_they_ask_for_and_ask_for_nothing_that_the_pl
 
 
 @pytest.mark.parametrize(
-    ("scripts", "told"),
+    ("scripts", "problem"),
     [
-        ({}, "there is no sbatch"),
-        ({"sbatch": "exit 0"}, "no squeue"),
+        ({}, "sbatch or squeue not found"),
+        ({"sbatch": "exit 0"}, "squeue not found"),
         ({"sbatch": "exit 0", "squeue": "echo down >&2; echo 'squeue: error: no host' >&2; exit 1"}, "no host"),
     ],
 )
-def test_without_slurm_nothing_is_submitted_and_other_launchers_need_nothing(commands, scripts, told):
+def test_missing_slurm_is_a_user_error_for_its_launchers_only(commands, scripts, problem):
     commands(**scripts)
-    launch._check_launcher(composed("hydra/launcher=basic"))
-    with pytest.raises(UserError, match=told) as error:
-        launch._check_launcher(composed("hydra/launcher=slurm_gpu"))
+    study_hooks._check_launcher(composed("hydra/launcher=basic"))
+    with pytest.raises(UserError, match=problem) as error:
+        study_hooks._check_launcher(composed("hydra/launcher=slurm_gpu"))
     assert "\n" not in str(error.value)
     assert "hydra/launcher=slurm_gpu" in str(error.value)
 
 
-def test_the_plugins_own_launcher_is_refused_as_it_may_wait_for_ever():
+def test_the_plugins_own_launcher_is_refused():
     with pytest.raises(UserError, match="use hydra/launcher=slurm_cpu"):
-        launch._check_launcher(composed("hydra/launcher=submitit_slurm"))
+        study_hooks._check_launcher(composed("hydra/launcher=submitit_slurm"))
 
 
-def test_without_the_plugin_the_package_is_named(monkeypatch):
+def test_missing_plugin_is_named_with_the_command_to_install_it(monkeypatch):
     monkeypatch.delitem(sys.modules, "catsdogs.launching.slurm")
     monkeypatch.delattr("catsdogs.launching.slurm")
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r"pip install 'catsdogs\[slurm\]'"):
-        launch._check_launcher(composed("hydra/launcher=slurm_cpu"))
+        study_hooks._check_launcher(composed("hydra/launcher=slurm_cpu"))
 
 
-def test_a_job_has_ended_when_slurm_says_so_or_knows_it_no_more(commands):
+def test_a_job_has_ended_in_a_final_state_or_if_squeue_no_longer_lists_it(commands):
     watcher = slurm.QueueWatcher()
     for job in ("7_0", "7_1", "7_2", "7_3", "8", "9"):
         watcher.register_job(job)
-    told = b"7_0 RUNNING\n7_1 CANCELLED\n7_2 REQUEUE_HOLD\n8_N/A OUT_OF_MEMORY\n3_1 FAILED\n"
-    watcher._info_dict.update(watcher.read_info(told))
+    listed = b"7_0 RUNNING\n7_1 CANCELLED\n7_2 REQUEUE_HOLD\n8_N/A OUT_OF_MEMORY\n3_1 FAILED\n"
+    watcher._info_dict.update(watcher.read_info(listed))
     ended = {job for job in ("7_0", "7_1", "7_2", "7_3", "8", "9") if watcher.is_done(job, mode="cache")}
     assert ended == {"7_1", "7_3", "8", "9"}
     assert watcher.get_state("8", mode="cache") == "OUT_OF_MEMORY"
-    # A controller that does not answer ends no job.
+    # If squeue fails, no job counts as ended.
     commands(squeue="exit 1")
     assert not watcher.is_done("7_0", mode="force")
 
 
-def test_what_sbatch_refuses_is_told_in_one_sentence(commands, tmp_path):
+def test_a_study_that_sbatch_rejects_is_a_one_line_error(commands, tmp_path):
     commands(srun="exit 0", sbatch="echo 'sbatch: error: invalid partition specified: nowhere' >&2; exit 1", touch="")
     settings = composed("hydra/launcher=slurm_cpu").hydra.launcher
     parameters = {key: value for key, value in settings.items() if key not in ("_target_", "submitit_folder", "name")}
     launcher = slurm.SlurmLauncher(**parameters, name="s", submitit_folder=str(tmp_path / "%j"))
     with pytest.raises(UserError, match="invalid partition specified: nowhere") as error:
-        launcher._submitted([["seed=1"]], 0)
+        launcher._submit([["seed=1"]], 0)
     assert "\n" not in str(error.value)
 
 
-def test_an_interrupted_study_takes_back_what_waits_and_interrupts_what_runs(commands, tmp_path):
+def test_an_interrupted_study_cancels_pending_and_interrupts_running_jobs(commands, tmp_path):
     @dataclass
     class Job:
         job_id: str
-        looks: int = 0
+        checks: int = 0
 
         def done(self, force_check):
-            self.looks += 1
-            return self.looks > 1
+            self.checks += 1
+            return self.checks > 1
 
-    told = tmp_path / "told"
-    commands(scancel=f'echo "$@" >>{told}')
-    slurm._end([Job("7_0"), Job("7_1")])
-    assert told.read_text().splitlines() == ["--state=PENDING 7_0 7_1", "--signal=INT 7_0 7_1"]
+    calls = tmp_path / "calls"
+    commands(scancel=f'echo "$@" >>{calls}')
+    slurm._stop([Job("7_0"), Job("7_1")])
+    assert calls.read_text().splitlines() == ["--state=PENDING 7_0 7_1", "--signal=INT 7_0 7_1"]
 
 
 @pytest.fixture
@@ -142,8 +142,8 @@ def cluster(tmp_path):
 
 
 @pytest.mark.slurm
-def test_a_study_on_a_cluster_of_which_a_job_fails_and_one_is_killed(cluster, tmp_path):
-    """The jobs that end well are told; the same command finishes the one that was killed."""
+def test_a_cluster_study_with_a_failed_and_a_killed_job_is_summarized_and_resumed(cluster, tmp_path):
+    """The summary contains the finished job; the same command finishes the killed one."""
     root = tmp_path / "multirun" / "s"
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     environment = {**cluster, "PYTHONPATH": path, "CATSDOGS_CACHE": str(tmp_path / "cache")}
@@ -180,7 +180,7 @@ def test_a_study_on_a_cluster_of_which_a_job_fails_and_one_is_killed(cluster, tm
     again = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
-    # What cannot be built fails again.
+    # The job with the broken builder fails again.
     assert again.returncode == 1, again.stdout + again.stderr
     result = json.loads((root / victim / "result.json").read_text())
     assert result["status"] == "ok"
@@ -189,7 +189,7 @@ def test_a_study_on_a_cluster_of_which_a_job_fails_and_one_is_killed(cluster, tm
 
 
 def first_with_a_trial(root: Path, names: list[str]) -> str:
-    """The first job that has finished a trial and has more to do."""
+    """Return the first job that has finished a trial and has more to run."""
     for _ in range(1200):
         for name in names:
             file = root / name / "trials.csv"

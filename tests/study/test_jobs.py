@@ -1,27 +1,12 @@
 from __future__ import annotations
 
-import datetime
-import shlex
-from pathlib import Path
-
 import pandas as pd
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
-from catsdogs.study.jobs import (
-    State,
-    best_job,
-    check_job_names,
-    chosen_trial,
-    read_job,
-    read_jobs,
-    read_plan,
-    retrain_command,
-    write_leaderboard,
-    write_plan,
-)
+from catsdogs.study.jobs import State, best_job, check_job_names, chosen_trial, read_job, read_jobs
+from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.locking import lock_job
 from catsdogs.study.trials import TrialRecord, write_trials
 
@@ -52,13 +37,13 @@ def test_the_leaderboard_has_every_job_best_first_and_failed_last(study):
     assert table["error"].iloc[-1] == "no\nluck"
     assert table["val_log_loss"].iloc[0] == 0.2
     assert best_job(study, read_jobs(study)).name == "good"
-    # Trials of a job that did not end count.
+    # Trials of an unfinished job count.
     write_trials(study / "busy" / "trials.csv", [TrialRecord("0", "COMPLETED", 0.1, 0.9, 3, 2, 1.0, {"dropout": 0.1})])
     assert write_leaderboard(study)["job"].iloc[0] == "busy"
     assert best_job(study, read_jobs(study)).name == "busy"
 
 
-def test_a_damaged_result_is_a_failed_job_and_not_a_crash(study):
+def test_a_corrupted_result_is_a_failed_job(study):
     (study / "good" / "result.json").write_text('{"status": "o')
     (study / "slow" / "result.json").write_text("[]")
     table = write_leaderboard(study)
@@ -68,13 +53,13 @@ def test_a_damaged_result_is_a_failed_job_and_not_a_crash(study):
         {"status": "ok", "data": {"digest": "d"}, "best_trial": {"trial": "0"}, "trials": 3},
     )
     assert read_job(study / "slow").result["error"] == (
-        "result.json is damaged (trials=3: Input should be a valid dictionary)"
+        "result.json is corrupted (trials=3: Input should be a valid dictionary)"
     )
     with pytest.raises(UserError, match="none of its 4 jobs"):
         best_job(study, read_jobs(study))
 
 
-def test_jobs_on_different_images_are_not_ranked_for_the_user(study):
+def test_jobs_on_different_images_are_not_ranked(study):
     for name, digest in (("good", "a"), ("slow", "b")):
         result = read_json(study / name / "result.json")
         write_json(study / name / "result.json", {**result, "data": {"digest": digest, "validation": 5}})
@@ -98,14 +83,14 @@ def test_jobs_on_different_images_are_not_ranked_for_the_user(study):
         (f"{TRIALS}\n0,COMPLETED,0.5,0.9,3,2,inf,\n", "seconds is missing, or too large"),
     ],
 )
-def test_a_damaged_table_of_trials_is_told(study, content, words):
+def test_a_corrupted_table_of_trials_is_a_user_error(study, content, words):
     (study / "good" / "trials.csv").write_text(content)
-    with pytest.raises(UserError, match=rf"trials\.csv is damaged \({words}.*\); choose another"):
+    with pytest.raises(UserError, match=rf"trials\.csv is corrupted \({words}.*\); set another"):
         chosen_trial(read_jobs(study)[2], None)
     write_leaderboard(study)
 
 
-def test_settings_that_are_no_more_are_left_out_of_an_older_job(study):
+def test_removed_settings_are_not_read_from_earlier_jobs(study):
     config = {
         "fit": {"epochs": 3, "max_parameters": 7},
         "timeout": {"trial_seconds": 5, "study_seconds": 9},
@@ -138,37 +123,6 @@ def test_a_study_that_varied_a_renamed_setting_is_read_but_not_resumed(study):
         check_job_names(study)
 
 
-def test_the_plan_remembers_all_jobs_and_two_processes_at_work_are_one_run(study):
-    write_plan(study, ["a", "b"], ["-m"])
-    write_plan(study, ["good", "busy"], ["-m"])
-    plan = read_json(study / "study.json")
-    assert (plan["jobs"], plan["run"]) == (["a", "b", "good", "busy"], ["good", "busy"])
-    started = read_plan(study).started
-    assert started is not None
-    since = datetime.datetime.now(datetime.UTC) - started
-    assert datetime.timedelta(0) <= since < datetime.timedelta(minutes=1)
-    write_json(study / "study.json", {**plan, "started": "2026-01-01T00:00:00+00:00"})
-    with lock_job(study / "busy"):
-        write_plan(study, ["c"], ["-m"])
-    assert read_plan(study).run == ["good", "busy", "c"]
-    assert read_plan(study).started == datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-    # Nobody holds it any more: it was killed.
-    write_plan(study, ["d"], ["-m"])
-    plan = read_plan(study)
-    assert plan.run == ["d"]
-    assert plan.started is not None
-    assert plan.started > datetime.datetime(2026, 2, 1, tzinfo=datetime.UTC)
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"run": "a", "jobs": 3, "started": 5}', '{"started": "soon"}', "\x00"])
-def test_a_damaged_plan_is_an_empty_one(study, content):
-    (study / "study.json").write_text(content)
-    assert read_plan(study).run == []
-    assert read_plan(study).started is None
-    write_plan(study, ["a"], ["-m"])
-    assert read_plan(study).run == ["a"]
-
-
 @pytest.mark.parametrize(
     ("result", "expected"),
     [
@@ -178,46 +132,25 @@ def test_a_damaged_plan_is_an_empty_one(study, content):
         ({"status": "failed", "error_type": "Killed"}, State.FAILED),
         ({"status": "failed"}, State.FAILED),
         ({"status": "ok", "error_type": "KeyboardInterrupt"}, State.DONE),
-        ("damaged", State.FAILED),
+        ("corrupted", State.FAILED),
     ],
 )
-def test_what_has_become_of_a_job(study, result, expected):
+def test_state_of_a_job(study, result, expected):
     write_json(study / "j" / "result.json", result)
     assert read_job(study / "j").state is expected
 
 
-def test_a_running_job_is_one_that_is_held_or_that_nobody_may_ask_for(study, monkeypatch):
+def test_a_job_is_running_if_locked_or_without_permission_to_check(study, monkeypatch):
     with lock_job(study / "busy"):
         assert read_job(study / "busy").state is State.RUNNING
     assert read_job(study / "busy").state is State.KILLED
-    # As where a study of somebody else's may only be read.
+    # As in the read-only study of another user.
     monkeypatch.setattr("filelock.FileLock.acquire", lambda *_, **options: (study / "none").read_bytes())
     assert read_job(study / "busy").state is State.RUNNING
 
 
-# Of the quoting itself, test_quoting.
-@pytest.mark.parametrize("name", ["s", "2026-11-23_10-00-00", "a b", "it's", "a\\'b", "[a]", "a=b", "", "$x"])
-def test_the_retrain_command_means_that_study_and_job(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    words = shlex.split(retrain_command(Path("multirun") / (name or "x"), name))
-    assert words[:3] == ["python", "-m", "catsdogs.retrain"]
-    study, job = OverridesParser.create().parse_overrides(words[3:])
-    assert (study.key_or_group, study.value()) == ("study", name or "x")
-    assert (job.key_or_group, job.value()) == ("job", name)
-
-
-def test_the_retrain_command_is_for_the_current_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert retrain_command(Path("multirun/s")) == "python -m catsdogs.retrain study=s"
-    assert retrain_command(tmp_path / "multirun" / "s").endswith(" study=s")
-    assert retrain_command(tmp_path / "other" / "s").endswith(" study=other/s")
-    # Without a slash it would be looked for in multirun.
-    assert retrain_command(tmp_path / "s").endswith(" study=./s")
-    assert retrain_command(Path("/data/multirun/s")).endswith(" study=/data/multirun/s")
-
-
 @pytest.mark.parametrize("name", ["nothing", "empty"])
-def test_a_study_that_is_not_there_is_told(study, name):
+def test_a_missing_or_empty_study_is_a_user_error(study, name):
     (study.parent / "empty").mkdir()
     with pytest.raises(UserError, match=name) as caught:
         read_jobs(study.parent / name)
@@ -238,5 +171,5 @@ def test_only_a_completed_trial_can_be_chosen(study):
     assert chosen_trial(job, "0").trial == "0"
     with pytest.raises(UserError, match="FAILED"):
         chosen_trial(job, "1")
-    with pytest.raises(UserError, match="no such trial; it has 0, 1, 2"):
+    with pytest.raises(UserError, match=r"trial=7: .*0, 1, 2"):
         chosen_trial(job, "7")

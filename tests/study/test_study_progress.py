@@ -20,7 +20,7 @@ def at(minutes: float) -> datetime.datetime:
 
 @pytest.fixture(autouse=True)
 def utc(monkeypatch):
-    """The clock shows UTC."""
+    """Set the time zone to UTC."""
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield
@@ -30,7 +30,7 @@ def utc(monkeypatch):
 
 @pytest.fixture
 def study(tmp_path):
-    """Writes a study whose run began at `STARTED`, of jobs of 8 trials; a job is a dictionary for `write_job`."""
+    """Write a study that started at `STARTED`, with 8 trials per job; a job is a dictionary for `write_job`."""
 
     def write(run: str, **jobs: dict):
         folder = tmp_path / "study"
@@ -49,14 +49,14 @@ def study(tmp_path):
 @pytest.mark.parametrize(
     ("run", "jobs", "minutes", "expected"),
     [
-        # One after the other: 11 trials in 33 minutes, 21 to go. The two that have not begun count like the others.
-        ("abcd", {"a": {"trials": 8}, "b": {"trials": 3, **RUNNING}}, 33, "11 of 32 trials, best, about 63 min left"),
-        # Two at once are twice as fast.
-        ("abcd", {name: {"trials": 3, **RUNNING} for name in "ab"}, 9, "6 of 32 trials, best, about 39 min left"),
-        # What was finished before the run is done and sets no pace.
-        ("abc", {"a": EARLIER, "b": {"trials": 2, **RUNNING}}, 10, "10 of 24 trials, best, about 70 min left"),
-        ("ab", {"a": EARLIER}, 10, "8 of 16 trials, best"),
-        # A failed job has no trials left, and one that ended early none either.
+        # Sequential jobs: 11 trials in 33 minutes, 21 left. Jobs that have not started count like the others.
+        ("abcd", {"a": {"trials": 8}, "b": {"trials": 3, **RUNNING}}, 33, "11/32 trials, best, about 63 min left"),
+        # Two parallel jobs are twice as fast.
+        ("abcd", {name: {"trials": 3, **RUNNING} for name in "ab"}, 9, "6/32 trials, best, about 39 min left"),
+        # Trials of earlier runs count as done, but not for the pace.
+        ("abc", {"a": EARLIER, "b": {"trials": 2, **RUNNING}}, 10, "10/24 trials, best, about 70 min left"),
+        ("ab", {"a": EARLIER}, 10, "8/16 trials, best"),
+        # Failed jobs and jobs that stopped early have no trials left.
         (
             "ab",
             {
@@ -64,44 +64,44 @@ def study(tmp_path):
                 "b": {"trials": 4, "failed_trials": 1, **RUNNING},
             },
             6,
-            "6 of 10 trials, 2 failed, 1 job failed, best, about 4 min left",
+            "6/10 trials, 2 failed, 1 job failed, best, about 4 min left",
         ),
-        ("ab", {"a": {"trials": 6}, "b": {"trials": 2, **RUNNING}}, 8, "8 of 14 trials, best, about 6 min left"),
-        ("ab", {"a": {"trials": 8}, "b": {"trials": 8, "status": "failed"}}, 20, "16 of 16 trials, 1 job failed, best"),
-        # Where a sweeper decides as it goes, nobody knows the whole.
+        ("ab", {"a": {"trials": 6}, "b": {"trials": 2, **RUNNING}}, 8, "8/14 trials, best, about 6 min left"),
+        ("ab", {"a": {"trials": 8}, "b": {"trials": 8, "status": "failed"}}, 20, "16/16 trials, 1 job failed, best"),
+        # A sweeper that chooses jobs one by one has no total.
         ("", {"a": EARLIER, "b": {"trials": 3, **RUNNING}}, 5, "11 trials, best"),
     ],
 )
-def test_where_a_study_stands(study, run, jobs, minutes, expected):
-    told = line(study(run, **jobs), at(minutes)).removeprefix("study: ").split(", ")
-    told = ["best" if part.startswith("best ") else part for part in told if not part.startswith("ends ")]
-    assert ", ".join(told) == expected
+def test_progress_of_a_study(study, run, jobs, minutes, expected):
+    parts = line(study(run, **jobs), at(minutes)).removeprefix("study study: ").split(", ")
+    parts = ["best" if part.startswith("best ") else part.partition(" (until")[0] for part in parts]
+    assert ", ".join(parts) == expected
 
 
 @pytest.mark.parametrize(
     ("status", "trials", "expected"),
     [
-        ("running", {"planned": None}, "11 trials,"),  # no end in sight
-        ("running", {}, "11 of 24 trials,"),  # it has begun and not told yet
-        ("failed", None, "11 of 19 trials, 1 job failed,"),
+        ("running", {"planned": None}, "11 trials,"),  # unlimited
+        ("running", {}, "11/24 trials,"),  # not recorded yet
+        ("failed", None, "11/19 trials, 1 job failed,"),
     ],
 )
-def test_a_job_that_does_not_tell_its_number(study, status, trials, expected):
+def test_a_job_without_a_planned_number_of_trials(study, status, trials, expected):
     folder = study("abc", a={"trials": 8}, b={"trials": 3, "status": status})
     write_json(folder / "b" / "result.json", {**read_json(folder / "b" / "result.json"), "trials": trials})
-    assert line(folder, at(5)).startswith(f"study: {expected}")
+    assert line(folder, at(5)).startswith(f"study study: {expected}")
 
 
-def test_the_line_reads_as_promised(study):
+def test_the_line_names_study_best_job_and_end(study):
     folder = study("abcd", a={"trials": 8, "failed_trials": 1, "skill": 1.0}, b={"trials": 5, "skill": 2.0, **RUNNING})
     best = pd.read_csv(folder / "b" / "trials.csv")["val_log_loss"].min()
-    told = f"mine: 13 of 32 trials, 1 failed, best {best:.4f} (b), about 19 min left, ends 22:32"
-    assert line(folder, at(13), "mine") == told
-    # It is 23:59, and it ends on another day.
-    assert line(folder, at(119)).endswith("ends 2026-11-02 02:52")
+    expected = f"study study: 13/32 trials, 1 failed, best {best:.4f} (b), about 19 min left (until 22:32)"
+    assert line(folder, at(13)) == expected
+    # At 23:59, the end is on the next day.
+    assert line(folder, at(119)).endswith("(until 2026-11-02 02:52)")
 
 
-def test_a_study_of_several_jobs_has_a_line_and_its_names_bring_no_control_characters(study):
+def test_only_studies_of_several_jobs_have_a_line_without_control_characters(study):
     assert study_line(study("a", a={"trials": 2})) is None
     text = study_line(study("a\x1b", **{"a": {"trials": 2}, "\x1b": {"trials": 2, "skill": 3.0}}))
     assert text is not None
@@ -109,12 +109,12 @@ def test_a_study_of_several_jobs_has_a_line_and_its_names_bring_no_control_chara
     assert "(?)" in text
 
 
-def test_damage_is_no_crash(study):
+def test_corrupted_files_count_as_failed_jobs(study):
     folder = study("ab", a={"trials": 3}, b={"trials": 3, **RUNNING})
     (folder / "b" / "result.json").write_text("{")
-    assert line(folder, at(5)).startswith("study: 6 of 6 trials, 1 job failed")
+    assert line(folder, at(5)).startswith("study study: 6/6 trials, 1 job failed")
     (folder / "b" / "trials.csv").write_text("x,y\n1,2\n")
-    assert line(folder, at(5)).startswith("study: 3 of 3 trials, 1 job failed")
+    assert line(folder, at(5)).startswith("study study: 3/3 trials, 1 job failed")
     (folder / "study.json").write_text('{"run": 3, "started": []}')
     assert study_line(folder) is None
-    assert line(folder, at(5)).startswith("study: 3 ")
+    assert line(folder, at(5)).startswith("study study: 3 ")

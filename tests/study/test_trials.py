@@ -19,7 +19,7 @@ def record(trial="0", loss=0.5, status="COMPLETED", **values):
     return TrialRecord(trial, status, loss, 0.9, 3, 2, 1.5, values or {"dropout": 0.1})
 
 
-def test_failed_infinite_and_missing_scores_cannot_win():
+def test_trials_with_failed_infinite_or_missing_scores_cannot_be_best():
     losers = [
         record("0", 0.01, "FAILED"),
         record("1", math.inf),
@@ -33,7 +33,7 @@ def test_failed_infinite_and_missing_scores_cannot_win():
     assert best_trial([]) is None
 
 
-def test_of_equal_trials_the_earlier_wins():
+def test_equal_scores_rank_the_earlier_trial_first():
     assert best_trial([record("10", 0.3), record("9", 0.3)]).trial == "9"
 
 
@@ -49,7 +49,7 @@ def test_of_equal_trials_the_earlier_wins():
         max_size=5,
     )
 )
-def test_records_come_back_exactly_as_they_were_written(tmp_path_factory, rows):
+def test_records_are_read_exactly_as_written(tmp_path_factory, rows):
     records = [
         TrialRecord(
             str(i),
@@ -73,8 +73,8 @@ def test_records_come_back_exactly_as_they_were_written(tmp_path_factory, rows):
     ]  # fmt: skip
 
 
-def test_trials_of_earlier_versions_can_be_read():
-    """Written by version 0.1.0 (`write_trials` on the records below); must stay readable for ever."""
+def test_trials_of_version_0_1_can_be_read():
+    """The file was written by `write_trials` of version 0.1.0 from these records."""
     assert read_trials(GOLDEN) == [
         TrialRecord("0", "COMPLETED", 0.4321, 0.8125, 8, 7, 12.345, {"unfreeze_depth": 14, "dropout": 0.1, "l2": 1e-5}),
         TrialRecord("1", "FAILED", None, None, 0, 0, 0.0, {"unfreeze_depth": 6, "dropout": 0.3, "l2": 2.5e-4}, "boom"),
@@ -82,7 +82,7 @@ def test_trials_of_earlier_versions_can_be_read():
 
 
 @pytest.mark.parametrize(("column", "value"), [("seconds", None), ("seconds", 1e300), ("epoch_budget", math.inf)])
-def test_times_and_budgets_that_are_no_such_are_damage(tmp_path, column, value):
+def test_invalid_times_and_budgets_are_corrupted(tmp_path, column, value):
     write_trials(tmp_path / "trials.csv", [record()])
     table = pd.read_csv(tmp_path / "trials.csv").assign(**{column: value})
     table.to_csv(tmp_path / "trials.csv", index=False)
@@ -90,7 +90,7 @@ def test_times_and_budgets_that_are_no_such_are_damage(tmp_path, column, value):
         read_trials(tmp_path / "trials.csv")
 
 
-def test_the_line_of_a_promoted_trial_begins_with_the_first():
+def test_lineage_of_a_promoted_trial_is_sorted_oldest_first():
     first, second, third = (
         dataclasses.replace(record(name), parent=parent) for name, parent in (("0", ""), ("4", "0"), ("6", "4"))
     )

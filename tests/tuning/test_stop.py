@@ -12,7 +12,8 @@ from catsdogs.base import files
 from catsdogs.base.files import read_json
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.summary import summarize
-from catsdogs.study.jobs import write_leaderboard, write_plan
+from catsdogs.study.leaderboard import write_leaderboard
+from catsdogs.study.plan import write_plan
 
 
 @pytest.fixture

@@ -28,7 +28,8 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.provenance import parse_timestamp
 from catsdogs.comparison.exports.timeline import curves, ended_at, epoch_rows
 from catsdogs.comparison.study_data import FinalModel, StudyData
-from catsdogs.study.jobs import FAILED, RUNNING, search_command
+from catsdogs.study.jobs import FAILED, RUNNING
+from catsdogs.study.plan import search_command
 
 _KEY = "catsdogs.key"
 

@@ -22,7 +22,8 @@ from catsdogs.comparison.study_data import WAITING, FinalModel, StudyData
 from catsdogs.comparison.tables import Findings
 from catsdogs.pages import formats
 from catsdogs.pages.formats import between, count, counted, loss, percent, signed, words
-from catsdogs.study.jobs import FAILED, OK, RUNNING, State, retrain_command, search_command
+from catsdogs.study.jobs import FAILED, OK, RUNNING, State
+from catsdogs.study.plan import retrain_command, search_command
 
 _MOST_FAILURES = 20  # rows of the table of failed trials
 

@@ -1,0 +1,215 @@
+"""Hooks around the jobs of a study: checks before the first job, summary and exit status after the last one."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from catsdogs.base.errors import UserError, first_line
+from catsdogs.config.compose import CONFIG_ERRORS, format_config_error, to_search_config
+from catsdogs.config.schema import SearchConfig
+from catsdogs.launching.exits import exit_from_hook, print_error
+from catsdogs.launching.failures import knows_all_jobs
+
+if TYPE_CHECKING:
+    from catsdogs.study.decision import JobDecision
+
+# Files that several processes rewrite. A temporary file of this age was left by a killed process.
+_REWRITTEN = ("study.json", "leaderboard.csv", "report.html")
+_ABANDONED_SECONDS = 600.0
+
+
+class StudyCallback(Callback):
+    """Hydra's hooks before and after the jobs of a study."""
+
+    # The study that runs: Hydra calls no hook after Ctrl-C.
+    _running: ClassVar[Path | None] = None
+
+    @classmethod
+    def report_interrupted(cls) -> Path | None:
+        """Print the results of the interrupted study. Return its folder, or None if no study was running."""
+        from catsdogs.comparison.reporting import report_study
+
+        study, cls._running = cls._running, None
+        if study is None or not any(study.glob("*/result.json")):
+            return study
+        try:
+            report_study(study)
+        except KeyboardInterrupt:
+            print("Interrupted again; the report was not written", file=sys.stderr)
+        return study
+
+    @classmethod
+    def report_stopped(cls) -> bool:
+        """Print why the study stopped early and its results so far. Return False if no study was running."""
+        from catsdogs.study.leaderboard import write_leaderboard
+
+        if cls._running is None:
+            return False
+        traceback.print_exc()
+        print("error: the study stopped before all jobs finished; completed trials are saved", file=sys.stderr)
+        if any(cls._running.glob("*/result.json")):
+            write_leaderboard(cls._running)
+        cls.report_interrupted()
+        return True
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check a single job before it starts."""
+        self._prepare([config], Path(config.hydra.run.dir).parent, [Path(config.hydra.run.dir).name])
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Compose and check every job, and read the images once, before the first job starts."""
+        try:
+            _check_launcher(config)
+            jobs = _planned_jobs(config)
+        except CONFIG_ERRORS as error:
+            exit_from_hook(print_error(format_config_error(error)))
+        names = [str(job.hydra.sweep.subdir) for job in jobs]
+        self._prepare(jobs or [config], Path(config.hydra.sweep.dir), names)
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print the summary of a single job."""
+        self._finish(Path(config.hydra.run.dir).parent)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print the summary of a study."""
+        self._finish(Path(config.hydra.sweep.dir))
+
+    def _prepare(self, jobs: list[DictConfig], study: Path, names: list[str]) -> None:
+        # Imported here because pandas, scikit-learn and Pillow take a second, which `--help` need not wait for.
+        from catsdogs.base.files import remove_temporaries
+        from catsdogs.base.resources import check_free_space
+        from catsdogs.study.jobs import check_job_names
+        from catsdogs.study.plan import write_plan
+
+        self._names = names
+        try:
+            configs = [
+                to_search_config(OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"]))
+                for job in jobs
+            ]
+            check_job_names(study)
+            decisions = _inspect_jobs(configs, study, names)
+            if any(decision.runs for decision in decisions) or not names:
+                check_free_space(study, Path(configs[0].cache))
+            study.mkdir(parents=True, exist_ok=True)
+            write_plan(study, names, sys.argv[1:])
+            remove_temporaries(study, _REWRITTEN, _ABANDONED_SECONDS)
+        except UserError as error:
+            exit_from_hook(print_error(str(error)))
+        except OSError as error:
+            message = f"study folder {study}: {error.strerror}; set another with study=NAME studies_dir=FOLDER"
+            exit_from_hook(print_error(message))
+        _print_start(configs[0], study, names, decisions)
+        StudyCallback._running = study
+
+    def _finish(self, study: Path) -> None:
+        from catsdogs.comparison.reporting import report_study
+        from catsdogs.study.jobs import State, read_jobs
+        from catsdogs.study.leaderboard import write_leaderboard
+        from catsdogs.study.locking import lock_message
+
+        StudyCallback._running = None
+        try:
+            write_leaderboard(study)
+            jobs = read_jobs(study)
+        except (UserError, OSError) as error:
+            print_error(str(error))
+            exit_from_hook(1)
+        except Exception:
+            # As a warning of Hydra's, it would leave a study with failed jobs with status 0.
+            traceback.print_exc()
+            exit_from_hook(1)
+        ended = (State.FAILED, State.INTERRUPTED)
+        failed = [job for job in jobs if job.state in ended and (job.name in self._names or not self._names)]
+        for job in failed:
+            print_error(f"job {job.name}: {first_line(job.result.get('error') or 'unknown error')}")
+        # Killed, or unable to write its result to a full disk.
+        silent = [job for job in jobs if job.state in (State.RUNNING, State.KILLED) and job.name in self._names]
+        for job in silent:
+            killed = f"job {job.name} exited without reporting a result (it was probably killed);"
+            problem = killed if job.state is State.KILLED else f"{lock_message(job.folder)}, then"
+            print_error(f"{problem} run the same command again to resume")
+        report_study(study)
+        if silent:
+            exit_from_hook(1)
+        if failed:
+            exit_from_hook(2 if all(job.result.get("error_type") == "UserError" for job in failed) else 1)
+
+
+def _inspect_jobs(configs: list[SearchConfig], study: Path, names: list[str]) -> list[JobDecision]:
+    """Read the images of every job, and return the decision for each job that has a name.
+
+    Raises:
+        UserError: two jobs have the same folder, a job is locked or cannot be resumed, or images cannot be read.
+    """
+    from catsdogs.data.dataset import load_dataset
+    from catsdogs.study.decision import inspect_job
+    from catsdogs.study.identity import fingerprint
+    from catsdogs.study.locking import is_locked, lock_message
+
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise UserError(f"job {min(twice)}: two jobs of this study have these settings; remove the repeated value")
+    digests = {
+        _images(config): load_dataset(config.data, Path(config.cache), config.split).digest
+        for config in {_images(config): config for config in configs}.values()
+    }
+    decisions = []
+    for config, name in zip(configs, names, strict=False):
+        if is_locked(study / name):
+            raise UserError(lock_message(study / name))
+        decisions.append(inspect_job(config, study / name, fingerprint(config, digests[_images(config)])))
+    return decisions
+
+
+def _print_start(config: SearchConfig, study: Path, names: list[str], decisions: list[JobDecision]) -> None:
+    from catsdogs.study.decision import summary
+
+    trials = config.tuner.max_trials
+    jobs = f"{len(names)} job{'s' if len(names) > 1 else ''}" if names else "jobs chosen by the sweeper"
+    per_job = "all trials of the tuner" if trials is None else f"{trials} trial{'s' if trials > 1 else ''} per job"
+    epochs = f"up to {config.fit.epochs} epoch{'s' if config.fit.epochs > 1 else ''} per trial"
+    print(f"Study {study.name}: {jobs}, {per_job}, {epochs}")
+    lines = summary(study.name, names, decisions)
+    # A single line only counts new jobs.
+    for line in lines if len(lines) > 1 else []:
+        print(line)
+
+
+def _images(config: SearchConfig) -> str:
+    """Return the same text for jobs with the same images and split."""
+    return repr((config.data, config.split))
+
+
+def _check_launcher(config: DictConfig) -> None:
+    """Check and register the Slurm launcher, if it is chosen."""
+    target = str(config.hydra.launcher._target_)
+    if not target.endswith(".SlurmLauncher"):
+        return
+    choice = str(config.hydra.runtime.choices["hydra/launcher"])
+    try:
+        from catsdogs.launching import slurm
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"hydra/launcher={choice}: {error.name} is not installed; run pip install 'catsdogs[slurm]'"
+        ) from error
+    slurm.prepare(choice, target)
+
+
+def _planned_jobs(config: DictConfig) -> list[DictConfig]:
+    """Return the configuration of every job of a multirun; empty if another sweeper chooses them one by one."""
+    if not knows_all_jobs(config.hydra):
+        return []
+    loader = GlobalHydra.instance().config_loader()
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(params + list(config.hydra.overrides.task))
+    return [loader.load_sweep_config(config, job) for job in BasicSweeper.split_arguments(overrides, None)[0]]

@@ -1,0 +1,69 @@
+"""Table of the jobs of a study: `leaderboard.csv`, and the columns that it shares with the tables of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from catsdogs.base.files import write_csv
+from catsdogs.study.jobs import FAILED, JobRecord, read_jobs
+
+
+def choice_names(jobs: Iterable[JobRecord]) -> list[str]:
+    """Return the names of all choices of these jobs."""
+    return list(dict.fromkeys(name for job in jobs for name in job.choices))
+
+
+# Columns of all tables of jobs; leaderboard.csv has only those from result.json.
+_CHOICES, _HYPERPARAMETERS = "(choices)", "(hyperparameters)"
+_COLUMNS = (
+    *("label", "study", "job", "status", _CHOICES),
+    *("val_log_loss", "val_log_loss_low", "val_log_loss_high", "share_best", "val_accuracy", "best_trial"),
+    _HYPERPARAMETERS,
+    *("trials_completed", "trials_failed", "trials", "trials_planned", "validation_images", "data_digest"),
+    *("seconds", "started", "state", "error"),
+)
+
+
+def job_columns(choices: Iterable[str], hyperparameters: Iterable[str]) -> list[str]:
+    """Return the columns of a table of jobs in order."""
+    several = {_CHOICES: choices, _HYPERPARAMETERS: hyperparameters}
+    # Without duplicates: a choice may have the name of another column.
+    return list(dict.fromkeys(name for column in _COLUMNS for name in several.get(column, [column])))
+
+
+def job_row(job: JobRecord, choices: Iterable[str]) -> dict[str, Any]:
+    """Return the values of a job from `result.json`, by column."""
+    result, best = job.result, job.best()
+    trials, data = result["trials"], result["data"]
+    return {
+        "job": job.name,
+        "status": job.status,
+        **{name: job.choice(name) for name in choices},
+        "val_log_loss": best.get("val_log_loss"),
+        "val_accuracy": best.get("val_accuracy"),
+        "best_trial": best.get("trial"),
+        **best.get("hyperparameters", {}),
+        "trials_completed": trials.get("completed"),
+        "trials": trials.get("total"),
+        "validation_images": data.get("validation"),
+        "data_digest": job.data_digest,
+        "seconds": result["seconds"],
+        "error": result.get("error"),
+    }
+
+
+def write_leaderboard(study: Path) -> pd.DataFrame:
+    """Write `leaderboard.csv` and return it: one row per job, best first, failed jobs last."""
+    jobs = read_jobs(study)
+    choices = choice_names(jobs)
+    order = sorted(jobs, key=lambda job: (job.status == FAILED, job.objective, job.name))
+    # Object columns keep counts as integers if a job has no count.
+    table = pd.DataFrame([job_row(job, choices) for job in order], dtype=object)
+    searched = [name for job in jobs for name in job.best().get("hyperparameters", {})]
+    table = table[[name for name in job_columns(choices, searched) if name in table]]
+    write_csv(study / "leaderboard.csv", table)
+    return table

@@ -1,0 +1,85 @@
+"""The last start of a study, `study.json`, and the command lines to search and retrain it."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+import time
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+from catsdogs.base.files import write_json
+from catsdogs.base.provenance import parse_timestamp, utc_timestamp
+from catsdogs.base.records import CorruptedFile, Listed, Record
+from catsdogs.base.text import quoted
+from catsdogs.config.setting_names import with_current_overrides
+from catsdogs.study.locking import is_locked
+
+PLAN = "study.json"
+
+
+class Plan(Record):
+    """Contents of `study.json`: the last start of a study.
+
+    Attributes:
+        jobs: names of all jobs that the study was ever started with.
+        run: names of the jobs of the last run, in order; empty if not recorded, or chosen one by one by a sweeper.
+        started: start of the last run, in UTC; None if not recorded.
+        command: arguments of the last command.
+    """
+
+    jobs: Listed[str]
+    run: Listed[str]
+    started: Annotated[datetime.datetime | None, BeforeValidator(parse_timestamp)] = None
+    command: Listed[str]
+
+
+def read_plan(study: Path) -> Plan:
+    """Return the plan of a study; an empty one if the file is missing or corrupted."""
+    try:
+        return Plan.read(study / PLAN) or Plan.model_validate({})
+    except CorruptedFile:
+        return Plan.model_validate({})
+
+
+def search_command(study: Path) -> str | None:
+    """Return the command line that last started a study; None if not recorded."""
+    words = read_plan(study).command
+    return shlex.join(["python", "-m", "catsdogs.search", *with_current_overrides(words)]) if words else None
+
+
+def write_plan(study: Path, names: list[str], command: list[str]) -> None:
+    """Record the start of a study, and add its jobs to those of earlier runs.
+
+    If another process works on the study, its jobs stay in the plan: both belong to one run.
+    """
+    before = read_plan(study)
+    run, started = names, utc_timestamp()
+    if names and before.started is not None and any(is_locked(study / name) for name in before.run):
+        run, started = list(dict.fromkeys([*before.run, *names])), before.started.isoformat()
+    jobs = list(dict.fromkeys([*before.jobs, *names]))
+    write_json(study / PLAN, {"study": study.name, "jobs": jobs, "run": run, "started": started, "command": command})
+
+
+def study_deadline(study: Path, seconds: float | None) -> float | None:
+    """Return the `time.time()` at which the run of a study reaches its timeout; None without a timeout."""
+    if seconds is None:
+        return None
+    started = read_plan(study).started
+    return (time.time() if started is None else started.timestamp()) + seconds
+
+
+def retrain_command(study: Path, job: str | None = None) -> str:
+    """Return the shell command that retrains the best trial of a study, or of one of its jobs."""
+    current = Path.cwd()
+    folder = study.absolute()
+    if folder.is_relative_to(current):
+        folder = folder.relative_to(current)
+    # Without a slash, the command reads a name of a folder in `multirun`.
+    name = folder.name if folder.parent == Path("multirun") else folder.as_posix()
+    if len(folder.parts) == 1 and not folder.is_absolute():
+        name = f"./{folder}"
+    words = [f"study={quoted(name)}"] + ([f"job={quoted(job)}"] if job is not None else [])
+    return f"python -m catsdogs.retrain {shlex.join(words)}"
