@@ -1,4 +1,4 @@
-"""Entry point: checks the installation, the devices, the weights and the data, and says what to do.
+"""Command `doctor`: check the installation, devices, weights and data, and suggest a fix for each problem.
 
 python -m catsdogs.doctor [--train train.zip] [--test test.zip] [--weights FILE]
 """
@@ -21,45 +21,46 @@ from packaging.requirements import Requirement
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.config.locations import add_cache_option, conf_dir, sweeps_dir
 
-# Pixels of 25,000 training and 12,500 test images at 224 take 5.6 GB, their files 1.2 GB.
+# Pixels of 25,000 training and 12,500 test images at 224 px take 5.3 GiB, their files 1.1 GiB.
 _KAGGLE_BYTES = 7 * 10**9
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found: whether all is well, and what to do if not."""
+    """Result of one check, and the fix if it is not `ok`."""
 
-    good: bool
-    what: str
-    remedy: str = ""
+    ok: bool
+    text: str
+    fix: str = ""
 
 
 def _doctor(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="catsdogs-doctor", description="Check the installation, devices, weights and data, and say what to do."
+        prog="catsdogs-doctor",
+        description="Check the installation, devices, weights and data, and suggest a fix for each problem.",
     )
-    parser.add_argument("--train", type=Path, help="zip or folder of labelled images to check")
+    parser.add_argument("--train", type=Path, help="zip or folder of labeled images to check")
     parser.add_argument("--test", type=Path, help="zip or folder of test images to check")
     parser.add_argument("--weights", default="imagenet", help="weights of MobileNetV2 to check (default: %(default)s)")
     add_cache_option(parser, "folder of the cache")
     options = parser.parse_args(arguments)
-    bad = 0
+    problems = 0
     for finding in _findings(options):
-        print(f"{'ok     ' if finding.good else 'PROBLEM'}  {finding.what}")
-        if not finding.good:
-            bad += 1
-            print(f"         {finding.remedy}")
-    print("\nAll is well." if not bad else f"\n{bad} problem{'s' if bad > 1 else ''}; see above.")
-    return 1 if bad else 0
+        print(f"{'ok     ' if finding.ok else 'PROBLEM'}  {finding.text}")
+        if not finding.ok:
+            problems += 1
+            print(f"         {finding.fix}")
+    print(f"\n{problems} problem{'s' if problems > 1 else ''} found, see above" if problems else "\nAll checks passed")
+    return 1 if problems else 0
 
 
 def _findings(options: argparse.Namespace) -> Iterator[Finding]:
-    """One after the other, as some take seconds."""
+    """Yield each result as soon as it is known, because some checks take seconds."""
     supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
     yield Finding(supported, f"Python {platform.python_version()}", "install Python 3.11, 3.12 or 3.13")
     yield from _packages()
     for name, folder in (("conf", conf_dir()), ("sweeps", sweeps_dir())):
-        yield Finding(folder.is_dir(), f"{name}/ at {folder}", "reinstall catsdogs: the folder is part of it")
+        yield Finding(folder.is_dir(), f"{name}/ at {folder}", "reinstall catsdogs, which contains this folder")
     yield _cache(options.cache)
     yield _devices()
     yield _weights(options.weights)
@@ -69,11 +70,11 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """Every dependency that catsdogs declares, against the version that is installed."""
+    """Compare the installed packages with the dependencies that catsdogs declares."""
     try:
         declared = importlib.metadata.requires("catsdogs") or []
     except importlib.metadata.PackageNotFoundError:
-        yield Finding(False, "catsdogs is not installed", "pip install -e . in the checkout")
+        yield Finding(False, "catsdogs is not installed", "run in the checkout: pip install -e .")
         return
     for line in declared:
         requirement = Requirement(line)
@@ -84,24 +85,27 @@ def _packages() -> Iterator[Finding]:
         try:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(False, f"{requirement.name} is not installed", f"pip install '{requirement}'")
+            yield Finding(False, f"{requirement.name} is not installed", f"run: pip install '{requirement}'")
             continue
-        fits = requirement.specifier.contains(version, prereleases=True)
-        remedy = f"catsdogs is tested with {requirement.specifier}; pip install '{requirement}'"
-        yield Finding(fits, f"{requirement.name} {version}", remedy)
+        supported = requirement.specifier.contains(version, prereleases=True)
+        fix = f"catsdogs requires {requirement.specifier}; run: pip install '{requirement}'"
+        yield Finding(supported, f"{requirement.name} {version}", fix)
 
 
 def _cache(cache: Path) -> Finding:
-    remedy = "set CATSDOGS_CACHE, or pass cache=FOLDER, to a folder that you may write to on a larger disk"
+    # After the packages are checked, because it needs some of them.
+    from catsdogs.base.files import binary_size
+
+    fix = "set CATSDOGS_CACHE, or pass --cache here and cache= to search, to a writable folder on a larger disk"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=cache):
             pass
     except OSError as error:
-        return Finding(False, f"cache {cache} cannot be written: {error.strerror}", remedy)
+        return Finding(False, f"cache {cache}: cannot be written ({error.strerror})", fix)
     free = shutil.disk_usage(cache).free
-    what = f"cache {cache}, {free / 1e9:.0f} GB free; Kaggle's archives need {_KAGGLE_BYTES / 1e9:.0f} GB at 224 pixels"
-    return Finding(free >= _KAGGLE_BYTES, what, remedy)
+    needed = f"Kaggle's archives at 224 pixels need {binary_size(_KAGGLE_BYTES)}"
+    return Finding(free >= _KAGGLE_BYTES, f"cache {cache}: {binary_size(free)} free; {needed}", fix)
 
 
 def _devices() -> Finding:
@@ -111,10 +115,12 @@ def _devices() -> Finding:
 
         devices = keras.distribution.list_devices()
     except Exception as error:
-        return Finding(False, f"Keras does not start: {error}", "pip install --force-reinstall tensorflow keras")
-    found = f"{keras.backend.backend()} on {', '.join(devices)}, {os.cpu_count()} processors"
-    hint = "" if any("gpu" in device.lower() for device in devices) else "; no GPU, so expect hours for whole studies"
-    return Finding(True, found + hint)
+        return Finding(
+            False, f"Keras cannot be imported ({error})", "run: pip install --force-reinstall tensorflow keras"
+        )
+    text = f"{keras.backend.backend()} on {', '.join(devices)}, {os.cpu_count()} processors"
+    hint = "" if any("gpu" in device.lower() for device in devices) else "; no GPU found: full studies can take hours"
+    return Finding(True, text + hint)
 
 
 def _weights(weights: str) -> Finding:
@@ -138,16 +144,17 @@ def _data(source: Path, key: str, cache: Path) -> Finding:
     except UserError as error:
         return Finding(False, f"{key}={source}", str(error))
     cats, dogs = int((table["label"] == 0).sum()), int((table["label"] == 1).sum())
-    what = f"{key}={source}: {len(table)} images, {cats} cats, {dogs} dogs"
-    bad = table[table["problem"] != ""]
-    if len(bad):
-        what += f", {len(bad)} with a problem that will be left out, {bad['path'].iloc[0]} for one"
-    usable = key == "data.test" or (cats > 0 and dogs > 0)
-    remedy = "training needs both classes, named as cat.1.jpg and dog.1.jpg or in folders cats and dogs"
-    return Finding(usable, what, remedy)
+    text = f"{key}={source}: {len(table):,} images, class cat {cats:,}, class dog {dogs:,}"
+    unusable = table[table["problem"] != ""]
+    if len(unusable):
+        text += f"; {len(unusable):,} cannot be used, for example {unusable['path'].iloc[0]}"
+    both_classes = cats > 0 and dogs > 0
+    fix = "training needs both classes; labels are read from file names (cat.1.jpg) or from folder names (cats/)"
+    return Finding(key == "data.test" or both_classes, text, fix)
 
 
 def main() -> int:
+    """Run the command and return its exit status."""
     return exit_status_of(_doctor)
 
 

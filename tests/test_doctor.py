@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 
-def test_the_doctor_checks_what_is_given_and_says_what_to_do(run, tmp_path):
+def test_doctor_lists_problems_and_their_fixes(run, tmp_path):
     (tmp_path / "text.zip").write_text("not a zip")
     done = run("doctor", "--train", "text.zip", "--weights", "nowhere.weights.h5")
     assert done.returncode == 1
@@ -13,3 +13,4 @@ def test_the_doctor_checks_what_is_given_and_says_what_to_do(run, tmp_path):
     assert "nowhere.weights.h5" in problems[0]
     assert "text.zip" in problems[1]
     assert "not a zip" in done.stdout
+    assert lines[-1] == "2 problems found, see above"

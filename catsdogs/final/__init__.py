@@ -1,5 +1,4 @@
-"""The best trial becomes a model and a submission.
+"""Final model of a study.
 
-In: a job with its trials. Out: `best/`: the model, its scores, its predictions, `submission.csv` and the
-model card.
+In: jobs and their trials. Out: `best/` with the model, its scores and predictions, `submission.csv` and the model card.
 """

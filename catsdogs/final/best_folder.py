@@ -1,4 +1,4 @@
-"""The final model and all that is told of it -> `best/`, moved into place whole."""
+"""The folder `best/`, written under a temporary name and moved into place complete."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,52 +19,56 @@ from catsdogs.data.dataset import Dataset
 from catsdogs.final.evaluation import Evaluation
 from catsdogs.final.members import Member
 from catsdogs.final.model_card import model_card
-from catsdogs.final.pipeline import submitted, write_pipeline
+from catsdogs.final.pipeline import final_output, write_pipeline
 from catsdogs.final.submission import submission, write_submission
 
 log = logging.getLogger(__name__)
 
 
-def write_best(
-    best: Path,
-    model: keras.Model,
-    metrics: dict[str, Any],
-    predictions: pd.DataFrame,
-    dataset: Dataset,
-    recipe: dict[str, Any],
-    members: Sequence[Member],
-    judged: Evaluation,
-) -> None:
-    """Write everything beside `best/`, keep an earlier one under another name, and move it into place."""
+@dataclass(frozen=True, eq=False)
+class FinalModel:
+    """Final model and the content of its files in `best/`."""
+
+    model: keras.Model
+    members: Sequence[Member]
+    evaluation: Evaluation
+    predictions: pd.DataFrame
+    metrics: dict[str, Any]
+    recipe: dict[str, Any]
+
+
+def write_best(best: Path, final: FinalModel, dataset: Dataset) -> None:
+    """Write a temporary folder and rename it to `best`; an existing folder is renamed to `best.1`, `best.2`, ..."""
+    evaluation, predictions = final.evaluation, final.predictions
     temporary = Path(tempfile.mkdtemp(prefix=".best-", dir=best.parent))
     try:
         temporary.chmod(0o755)
-        model.save(temporary / "model.keras")
-        write_pipeline(temporary, judged.pipeline, dataclasses.asdict(judged.combination))
-        write_json(temporary / "metrics.json", metrics)
-        write_json(temporary / "recipe.json", recipe)
-        write_csv(temporary / "history.csv", _histories(members))
+        final.model.save(temporary / "model.keras")
+        write_pipeline(temporary, evaluation.pipeline, dataclasses.asdict(evaluation.combination))
+        write_json(temporary / "metrics.json", final.metrics)
+        write_json(temporary / "recipe.json", final.recipe)
+        write_csv(temporary / "history.csv", _history(final.members))
         write_csv(temporary / "predictions.csv", predictions)
-        for name, table in (("tta.csv", judged.tta_table), ("ensemble.csv", judged.ensemble_table)):
+        for name, table in (("tta.csv", evaluation.tta_table), ("ensemble.csv", evaluation.ensemble_table)):
             if table is not None:
                 write_csv(temporary / name, table)
         if dataset.test is not None:
             test = predictions[predictions["split"] == "test"]
-            rows = submission(list(test["id"]), submitted(test), list(dataset.test["id"]))
+            rows = submission(list(test["id"]), final_output(test), list(dataset.test["id"]))
             write_submission(temporary / "submission.csv", rows)
-        write_text(temporary / "MODEL_CARD.md", model_card(metrics, recipe, dataset))
+        write_text(temporary / "MODEL_CARD.md", model_card(final.metrics, final.recipe, dataset))
         if best.exists():
-            earlier = free_name(best)
-            best.rename(earlier)
-            log.info("kept the earlier %s as %s", best.name, earlier.name)
+            previous = free_name(best)
+            best.rename(previous)
+            log.info("renamed the previous %s to %s", best.name, previous.name)
         temporary.rename(best)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def _histories(members: Sequence[Member]) -> pd.DataFrame:
-    """A row per epoch, of several members with the number of each."""
+def _history(members: Sequence[Member]) -> pd.DataFrame:
+    """Return a row per epoch; with several members, the column `member` has their number."""
     if len(members) == 1:
         return members[0].training.history
     return pd.concat(

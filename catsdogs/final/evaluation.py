@@ -1,7 +1,4 @@
-"""Members + images that they have not seen -> how they are combined, averaged over views, and calibrated.
-
-The hold-out has no say in any of it.
-"""
+"""Choice of combination, test-time augmentation and calibration on validation images, without the holdout."""
 
 from __future__ import annotations
 
@@ -32,120 +29,139 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is to be made of the members, and what they say of images that they have not seen.
+    """Choices for the final model, and its outputs for images that it was not trained on.
 
     Attributes:
-        combination: of the members.
-        predictions: a row for every image that the search validated on: id, label, split, fold (where there are
-            several), and OUTPUTS. The calibrated ones are cross-fitted; how several jobs are combined was chosen on
-            these images.
-        by: whose outputs these are: of the "final model", or, where it has seen every image, of the "search"'s own
-            models or of those of the "folds", each alone.
-        verdict: on calibration; None where none was tried.
-        tta_table, ensemble_table: how the choices were made; None where nothing was to choose.
+        combination: combination of the members.
+        pipeline: test-time augmentation and calibration.
+        predictions: a row per validation image of the search: id, label, split, fold (with several folds), OUTPUTS.
+            Calibrated outputs are cross-fitted. The combination of several jobs was chosen on these images.
+        validated_by: models that made the predictions: "final model"; or, if it was trained on all images, single
+            models of the "search" or of the "folds".
+        calibration_result: None if calibration was not tried.
+        tta_table, ensemble_table: candidates of each choice; None if there was only one.
     """
 
     combination: Combination
     pipeline: Pipeline
     predictions: pd.DataFrame
-    by: str
+    validated_by: str
     calibration_result: CalibrationResult | None
     tta_table: pd.DataFrame | None
     ensemble_table: pd.DataFrame | None
 
 
+@dataclass(frozen=True)
+class _Outputs:
+    p_dog: np.ndarray | None  # (K, V, N) of K jobs or, once combined, (V, N); None: no model has unseen images
+    views: list[View]
+    validated_by: str
+
+    def of(self, views: Sequence[View]) -> np.ndarray:
+        """Return p_dog (V, N) of some of the views, after the jobs are combined."""
+        assert self.p_dog is not None
+        return self.p_dog[[self.views.index(view) for view in views]]
+
+
 def evaluate_members(
-    config: RetrainConfig, members: Sequence[Member], dataset: Dataset, judges: Sequence[Member] = ()
+    config: RetrainConfig, members: Sequence[Member], dataset: Dataset, fold_members: Sequence[Member] = ()
 ) -> Evaluation:
-    """Decide by the images outside the hold-out that no member has seen.
+    """Choose combination, TTA and calibration on images outside the holdout that no member was trained on.
+
+    Models of the folds of one trial were trained on each other's images, so their combination cannot be evaluated
+    outside the holdout: it is the mean of their logits. Each is evaluated alone on its own fold. The temperature is
+    therefore that of a single model, slightly too high for the mean. With several jobs, out-of-fold predictions of
+    each job choose the weights of the jobs and the method; the models of a job share its weight.
 
     Args:
-        judges: models of the folds of the members' trials, for members that have seen all images; empty: by the
-            members themselves, or by what the search kept of their trials.
-
-    The models of the folds of one trial have seen each other's images: how their outputs are combined cannot be
-    measured outside the hold-out, and the mean of their logits is taken. Each is judged alone on its own fold, so that
-    the temperature is that of one model, and a little high for their mean. What several jobs say out of fold, by one
-    model of each, tells how much each counts and whether probabilities are averaged; its models share that.
+        fold_members: models of the folds, which evaluate members that are trained on all images. If empty, the members
+            evaluate themselves, or the predictions of the search are used.
     """
     rows = np.flatnonzero(dataset.rows["fold"] >= 0)
-    names = ["id", "label", "split", *(["fold"] if config.split.folds > 1 else [])]
-    table = dataset.rows.iloc[rows].assign(split="validation").reset_index(drop=True)[names]
-    labels = table["label"].to_numpy()
-    kinds = views_by_kind(config.tta, config.augmentation)
-    views = list(dict.fromkeys(view for over in kinds.values() for view in over))
-    outputs = _outputs(config, judges or members, dataset, rows, views)
-    by = "folds" if judges or config.ensemble.kind == "folds" else "final model"
-    if not judges and all(member.search_predictions is not None for member in members):
-        by = "search"
-        views, outputs = (
-            [ORIGINAL],
-            np.stack([member.search_predictions for member in members if member.search_predictions is not None])[
-                :, None
-            ],
-        )
-
-    # How many models every job has: one, or those of its folds.
-    models = Counter(member.job.name for member in members)
-    # Chosen by what the jobs say of the images as they are.
-    over_jobs, ensemble_table = uniform_mean(len(models), "single" if len(models) == 1 else "logit"), None
-    if outputs is not None and len(models) > 1:
-        over_jobs, ensemble_table = choose(labels, outputs[:, 0], list(models))
-        way, count = over_jobs.method, len(ensemble_table)
-        log.info("ensemble: %s is best of %d ways on %d images", way, count, len(labels))
-    combination = expand_to_models(over_jobs, list(models.values()))
-    said = None if outputs is None else np.stack([over_jobs(outputs[:, view]) for view in range(len(views))])
+    columns = ["id", "label", "split", *(["fold"] if config.split.folds > 1 else [])]
+    predictions = dataset.rows.iloc[rows].assign(split="validation").reset_index(drop=True)[columns]
+    labels = predictions["label"].to_numpy()
+    tta_views = views_by_kind(config.tta, config.augmentation)
+    saved = [member.search_predictions for member in members if member.search_predictions is not None]
+    if len(saved) == len(members) and not fold_members:
+        outputs = _Outputs(np.stack(saved)[:, None], [ORIGINAL], "search")
+    else:
+        views = list(dict.fromkeys(view for kind_views in tta_views.values() for view in kind_views))
+        p_dog = _predict(config, fold_members or members, dataset, rows, views)
+        by_folds = fold_members or config.ensemble.kind == "folds"
+        outputs = _Outputs(p_dog, views, "folds" if by_folds else "final model")
+    combination, outputs, ensemble_table = _combine_jobs(labels, outputs, members)
     tta, tta_table = config.tta, None
     if tta.kind == "auto":
-        assert said is not None
-        by_kind = {kind: said[[views.index(view) for view in over]] for kind, over in kinds.items()}
-        kind, average, tta_table = choose_tta(labels, by_kind)
-        tta = TtaConfig(kind, tta.views, average)  # type: ignore[arg-type]  # one of each
-        how = "" if kind == "none" else f", averaged as {average}"
-        log.info("test-time augmentation: %s%s is best on %d images", kind, how, len(labels))
+        kind, average, tta_table = choose_tta(labels, {kind: outputs.of(views) for kind, views in tta_views.items()})
+        tta = TtaConfig(kind, tta.views, average)  # type: ignore[arg-type]  # values of the two Literals
+        method = "" if kind == "none" else f", averaged as {average}"
+        log.info("test-time augmentation: tta=%s%s is best on %s images", kind, method, f"{len(labels):,}")
     pipeline = Pipeline(tta, config.augmentation, config.seed, None)
-
-    found = {name: np.full(len(rows), np.nan) for name in OUTPUTS}
-    outcome = None
-    if said is not None:
-        # Nothing was kept of augmented views of the images that the search validated on.
-        averaged = pipeline.averages and by != "search"
-        p_dog = said[[views.index(view) for view in pipeline.over]] if averaged else None
-        found = pipeline.steps(said[views.index(ORIGINAL)], p_dog)
-        if config.calibrate and averaged == pipeline.averages:
-            last = found[OUTPUTS[1]] if averaged else found[OUTPUTS[0]]
-            outcome = fit_if_better(labels, last)
-            if outcome.applied:
-                pipeline = dataclasses.replace(pipeline, calibration=outcome.calibration)
-                found[OUTPUTS[2]] = cross_fitted(labels, last)
-        elif config.calibrate:
-            log.info("no calibration: what the search kept of images that it had not seen is without these views")
-    else:
-        log.warning("no honest score on the validation images: nothing was kept of this trial on them")
-    return Evaluation(combination, pipeline, table.assign(**found), by, outcome, tta_table, ensemble_table)
+    pipeline, steps, result = _calibrate(config, labels, outputs, pipeline)
+    predictions = predictions.assign(**steps)
+    return Evaluation(combination, pipeline, predictions, outputs.validated_by, result, tta_table, ensemble_table)
 
 
 def inference_engine(model: Any, engine: str) -> InferenceEngine:
-    """The engine that was asked for, or another: what was trained must not be lost to it."""
+    """Return the requested inference engine, or fall back to Keras so that the trained model is not lost."""
     try:
         return build_engine(model, engine)
     except UserError as error:
-        log.warning("%s; Keras predicts instead", error)
+        log.warning("%s; using Keras instead", error)
         return build_engine(model, "keras")
 
 
-def _outputs(
+def _predict(
     config: RetrainConfig, members: Sequence[Member], dataset: Dataset, rows: np.ndarray, views: list[View]
 ) -> np.ndarray | None:
-    """(K, V, N) p_dog of every job for rows that its model, or that of a fold, has not seen; None if they have all."""
+    """Return p_dog (K, V, N) of K jobs for `rows`; None if any member was trained on all of them."""
     if not all(len(member.out_of_fold_rows) for member in members):
         return None
     jobs = list(dict.fromkeys(member.job.name for member in members))
     pixels = live_views(config, dataset.rows, dataset.root)
-    found = np.full((len(jobs), len(views), len(rows)), np.nan)
-    for number, member in enumerate(members):
+    p_dog = np.full((len(jobs), len(views), len(rows)), np.nan)
+    for number, member in enumerate(members, start=1):
         forward = inference_engine(member.model, config.features.engine)
-        what = "validation" if len(members) == 1 else f"validation, member {number + 1} of {len(members)}"
-        said = predict_views(forward, pixels, member.out_of_fold_rows, views, what)
-        found[jobs.index(member.job.name)][:, np.searchsorted(rows, member.out_of_fold_rows)] = said
-    return found
+        images = "validation images" if len(members) == 1 else f"validation images, member {number}/{len(members)}"
+        outputs = predict_views(forward, pixels, member.out_of_fold_rows, views, images)
+        p_dog[jobs.index(member.job.name)][:, np.searchsorted(rows, member.out_of_fold_rows)] = outputs
+    return p_dog
+
+
+def _combine_jobs(
+    labels: np.ndarray, outputs: _Outputs, members: Sequence[Member]
+) -> tuple[Combination, _Outputs, pd.DataFrame | None]:
+    """Choose the combination on unaugmented images; return that of the models, combined outputs and the candidates."""
+    models = Counter(member.job.name for member in members)
+    jobs, table = uniform_mean(len(models), "single" if len(models) == 1 else "logit"), None
+    if outputs.p_dog is not None:
+        if len(models) > 1:
+            jobs, table = choose(labels, outputs.p_dog[:, 0], list(models))
+            log.info("ensemble: %s is best of %d methods on %s images", jobs.method, len(table), f"{len(labels):,}")
+        combined = np.stack([jobs(outputs.p_dog[:, view]) for view in range(len(outputs.views))])
+        outputs = dataclasses.replace(outputs, p_dog=combined)
+    return expand_to_models(jobs, list(models.values())), outputs, table
+
+
+def _calibrate(
+    config: RetrainConfig, labels: np.ndarray, outputs: _Outputs, pipeline: Pipeline
+) -> tuple[Pipeline, dict[str, np.ndarray], CalibrationResult | None]:
+    """Return the pipeline with calibration if it helps, OUTPUTS for the validation images, and the result."""
+    if outputs.p_dog is None:
+        log.warning("no validation score: the model was trained on all images, and the search saved no predictions")
+        return pipeline, {name: np.full(len(labels), np.nan) for name in OUTPUTS}, None
+    # The search saved no predictions of augmented views.
+    with_tta = pipeline.uses_tta and outputs.validated_by != "search"
+    steps = pipeline.steps(outputs.of([ORIGINAL])[0], outputs.of(pipeline.views) if with_tta else None)
+    if not config.calibrate:
+        return pipeline, steps, None
+    if with_tta != pipeline.uses_tta:
+        log.info("calibration not applied: the search saved no predictions with test-time augmentation to fit it on")
+        return pipeline, steps, None
+    uncalibrated = steps[OUTPUTS[1]] if with_tta else steps[OUTPUTS[0]]
+    result = fit_if_better(labels, uncalibrated)
+    if result.applied:
+        pipeline = dataclasses.replace(pipeline, calibration=result.calibration)
+        steps[OUTPUTS[2]] = cross_fitted(labels, uncalibrated)
+    return pipeline, steps, result

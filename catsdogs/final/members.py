@@ -1,4 +1,4 @@
-"""Trial of a job + images -> a model trained as the search trained it, and the images that can judge it."""
+"""Training of the members of the final model, each like its trial in the search."""
 
 from __future__ import annotations
 
@@ -29,26 +29,27 @@ from catsdogs.training.trial_data import build_trial_data
 
 log = logging.getLogger(__name__)
 
-# What a member of another job has of that job; all else is as the command says.
-_OF_THE_JOB = ("seed", "backbone", "augmentation", "schedule", "label_smoothing", "model", "space", "tuner", "fit")
+# Settings that a member of another job takes from that job; all others are those of the command.
+_JOB_SETTINGS = ("seed", "backbone", "augmentation", "schedule", "label_smoothing", "model", "space", "tuner", "fit")
 
 _NO_ROWS = np.arange(0)
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One trained model of the final one.
+    """Trained model of one trial, for one fold or for all of them.
 
     Attributes:
-        config: of its job.
-        job, trial: what it repeats.
-        fold: that it leaves out; None: it does not belong to a fold.
-        seed: of its training.
-        changed: how the job was run otherwise; empty where it was run as it is trained here.
+        config: configuration of its job.
+        job, trial: origin of its settings and hyperparameters.
+        fold: number of the fold that it was not trained on; None if it does not belong to a fold.
+        seed: seed of its training.
+        changed: settings and images that differ from those of the job; empty if none do.
         model: pixels -> p_dog, as `classifier.full_model`.
-        out_of_fold_rows: rows outside the hold-out that it was not trained on; int, empty where there are none.
-        search_predictions: (N,) predictions of the search's own models for all N rows that it validated on. They were
-            trained like this model but without the row. None if `out_of_fold_rows` serves or the trial kept none.
+        training: result of its training, with the history of all epochs.
+        out_of_fold_rows: rows outside the holdout that it was not trained on; int, possibly empty.
+        search_predictions: p_dog (N,) of the search's models for all N validation rows; each row was predicted by a
+            model that was not trained on it. None if `out_of_fold_rows` is not empty, or if the search saved none.
     """
 
     config: RetrainConfig
@@ -66,35 +67,35 @@ class Member:
 def train_members(
     config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset, by_fold: bool
 ) -> list[Member]:
-    """Train the models of which the final one is made, or by which it is judged.
+    """Train the models of the final model, or those of the folds that evaluate it.
 
     Args:
-        config: of the first of the jobs.
-        jobs: one, or several of an ensemble.
-        trial: of the first one; of the others the best one is taken.
-        by_fold: whether a model is trained for every fold, or one on all of them.
+        config: configuration of the first job.
+        jobs: one job, or several for an ensemble.
+        trial: trial of the first job; the best trial of each other job is used.
+        by_fold: train a model for every fold, or a single model per job.
 
     Raises:
-        UserError: a training diverges, or jobs cannot be combined.
+        UserError: a training diverges, or the jobs cannot be combined.
     """
     settings = [config, *(_config_of(config, job) for job in jobs[1:])]
     if len(jobs) > 1:
         _check_jobs(jobs, settings, dataset)
-    # All are asked for before any is trained, as one may be damaged.
-    records = [trial, *(chosen_trial(job, None) for job in jobs[1:])]
+    # Read all trials before any training, because one may be corrupted.
+    trials = [trial, *(chosen_trial(job, None) for job in jobs[1:])]
     members: list[Member] = []
-    for number, (own, job, record) in enumerate(zip(settings, jobs, records, strict=True), start=1):
-        of = f" {number} of {len(jobs)}" if len(jobs) > 1 else ""
-        members += _members_of(own, job, record, dataset, by_fold, f"retrain{of}")
+    for number, (own, job, record) in enumerate(zip(settings, jobs, trials, strict=True), start=1):
+        label = f"retrain, job {number}/{len(jobs)} {job.name}" if len(jobs) > 1 else "retrain"
+        members += _train_job(own, job, record, dataset, by_fold, label)
     return members
 
 
 def _config_of(config: RetrainConfig, job: JobRecord) -> RetrainConfig:
-    """The configuration of another job of the same study, with all that does not belong to a job as here."""
+    """Return the configuration for another job: its `_JOB_SETTINGS`, and the command's other settings."""
     saved = saved_config(job.result["config"])
-    own = {name: saved[name] for name in _OF_THE_JOB}
-    here = {key: getattr(config.features, key) for key in ("mode", "engine", "max_gib")}
-    values = {**dataclasses.asdict(config), **own, "features": {**saved["features"], **here}, "job": job.name}
+    own = {name: saved[name] for name in _JOB_SETTINGS}
+    features = {key: getattr(config.features, key) for key in ("mode", "engine", "max_gib")}
+    values = {**dataclasses.asdict(config), **own, "features": {**saved["features"], **features}, "job": job.name}
     return validated(values, RetrainConfig)
 
 
@@ -103,56 +104,53 @@ def _check_jobs(jobs: Sequence[JobRecord], settings: Sequence[RetrainConfig], da
         changed = differences(job.result, config, dataset.digest)
         if changed:
             raise UserError(
-                f"ensemble={config.ensemble.kind}: members are trained as their jobs were, and of {job.name} "
-                f"{changed[0]}; leave that out"
+                f"ensemble={config.ensemble.kind}: not supported with changes to job {job.name} ({changed[0]}); "
+                "remove these overrides, or use ensemble=none"
             )
     sizes = {config.backbone.image_size: job.name for job, config in zip(jobs, settings, strict=True)}
     if len(sizes) > 1:
-        told = ", ".join(f"{size} pixels ({name})" for size, name in sorted(sizes.items()))
+        pixels = ", ".join(f"{size} pixels ({name})" for size, name in sorted(sizes.items()))
         raise UserError(
-            f"ensemble={settings[0].ensemble.kind}: one model takes images of one size, and its members would take "
-            f"{told}; choose a study whose jobs share backbone.image_size, or a smaller ensemble.num_jobs"
+            f"ensemble={settings[0].ensemble.kind}: not supported with several image sizes: {pixels}; use a smaller "
+            "ensemble.num_jobs, or a study of jobs with the same backbone.image_size"
         )
 
 
-def _members_of(
+def _train_job(
     config: RetrainConfig, job: JobRecord, trial: TrialRecord, dataset: Dataset, by_fold: bool, label: str
 ) -> list[Member]:
-    """The models of one trial: one, or one for every fold."""
+    """Train the members of one job: one model, or one per fold."""
     changed = differences(job.result, config, dataset.digest)
     if changed:
-        log.warning("this is no longer job %s (%s); scores of both do not compare", job.name, ", ".join(changed[:5]))
-    made_by = job.result["versions"].get("catsdogs")
-    if made_by != versions()["catsdogs"]:
-        log.warning("the study was made by catsdogs %s, so that this training will not repeat it exactly", made_by)
-    searched = dataset.folds()
-    folds = searched if by_fold else [_alone(config, dataset)]
-    line = lineage(job.trials(), trial)
-    read_once = max(record.best_epoch for record in line) <= distinct_views(
-        config.features, config.augmentation, config.fit.epochs
-    )
-    settings = config
-    if config.fit_on == "all" and not by_fold and config.features.mode == "auto" and read_once:
-        log.info("every view is read once, so that activations are computed for every batch and not stored")
-        settings = dataclasses.replace(config, features=dataclasses.replace(config.features, mode="live"))
-    depths = [with_values(config, record.hyperparameters).model.unfreeze_depth for record in line]
-    data, models = build_trial_data(settings, dataset, folds, depths)
-    kept = None
-    if not len(data.validation_rows) and not changed:
-        kept = _kept(job, trial, list(dataset.rows["id"][dataset.rows["fold"] >= 0]))
-    selected_epochs = job.result["config"]["fit"].get("epochs")
-    line = _to_train(config, line, len(data.validation_rows) > 0, config.fit.epochs != selected_epochs)
+        message = "settings differ from job %s (%s); its search score is not comparable with this model's"
+        log.warning(message, job.name, ", ".join(changed[:5]))
+    version = job.result["versions"].get("catsdogs")
+    if version != versions()["catsdogs"]:
+        log.warning("the study was run with catsdogs %s; results will not be reproduced exactly", version)
+    search_folds = dataset.folds()
+    folds = search_folds if by_fold else [_single_fold(config, dataset)]
+    records = lineage(job.trials(), trial)
+    depths = [with_values(config, record.hyperparameters).model.unfreeze_depth for record in records]
+    data, models = build_trial_data(_with_feature_mode(config, records, by_fold), dataset, folds, depths)
+    has_validation = len(data.validation_rows) > 0
+    search_predictions = None
+    if not has_validation and not changed:
+        search_predictions = _search_predictions(job, trial, list(dataset.rows["id"][dataset.rows["fold"] >= 0]))
+    epochs_changed = config.fit.epochs != job.result["config"]["fit"].get("epochs")
+    records = _with_epochs(config, records, has_validation, epochs_changed)
     members = []
     with data.features.reading():
         data.features.prepare()
         for number, fold in enumerate(folds):
-            run = job.execution(trial.trial) * len(searched) + number
-            of = f", fold {number + 1} of {len(folds)}" if by_fold else ""
+            run = job.execution(trial.trial) * len(search_folds) + number
+            listener = _log_progress(f"{label}, fold {number + 1}/{len(folds)}" if by_fold else label, records, fold)
             try:
-                trainings, trained = execute(config, line, data, models, run, _told(f"{label}{of}", line, fold))
+                trainings, trained = execute(config, records, data, models, run, listener)
             except DivergedError as error:
-                raise UserError(f"the training diverged: {error}") from error
-            history = pd.concat([one.history for one in trainings], ignore_index=True)
+                raise UserError(
+                    f"trial={trial.trial}: training of job {job.name} diverged ({error}); use another trial or job"
+                ) from error
+            history = pd.concat([training.history for training in trainings], ignore_index=True)
             members.append(
                 Member(
                     config,
@@ -164,14 +162,24 @@ def _members_of(
                     model=models.full_model(trained),
                     training=dataclasses.replace(trainings[-1], history=history),
                     out_of_fold_rows=fold.validation_rows,
-                    search_predictions=kept,
+                    search_predictions=search_predictions,
                 )
             )
     return members
 
 
-def _alone(config: RetrainConfig, dataset: Dataset) -> Fold:
-    """What a single model is trained on: where it has no validation images there is no early stopping."""
+def _with_feature_mode(config: RetrainConfig, records: list[TrialRecord], by_fold: bool) -> RetrainConfig:
+    """Return the configuration with `features.mode=live` if stored activations would be read only once."""
+    views = distinct_views(config.features, config.augmentation, config.fit.epochs)
+    read_once = max(record.best_epoch for record in records) <= views
+    if config.fit_on != "all" or by_fold or config.features.mode != "auto" or not read_once:
+        return config
+    log.info("every view is read only once; computing activations for every batch instead of storing them")
+    return dataclasses.replace(config, features=dataclasses.replace(config.features, mode="live"))
+
+
+def _single_fold(config: RetrainConfig, dataset: Dataset) -> Fold:
+    """Return the rows of a single model; without validation rows, there is no early stopping."""
     if config.fit_on == "all":
         return Fold(np.arange(len(dataset.rows)), _NO_ROWS)
     if config.split.folds > 1:
@@ -179,30 +187,33 @@ def _alone(config: RetrainConfig, dataset: Dataset) -> Fold:
     return dataset.folds()[0]
 
 
-def _to_train(config: RetrainConfig, line: list[TrialRecord], scored: bool, other_epochs: bool) -> list[TrialRecord]:
-    """The line with the epochs that it is trained to: where nothing is `scored`, those that its trials needed then.
+def _with_epochs(
+    config: RetrainConfig, records: list[TrialRecord], has_validation: bool, epochs_changed: bool
+) -> list[TrialRecord]:
+    """Return the trials with the epoch at which each training ends, as `epoch_budget`.
 
-    Where fit.epochs is overridden (`other_epochs`), the last of the line is trained to it.
+    Without validation rows, that is the best epoch of the search. With them and an override of fit.epochs
+    (`epochs_changed`), the last trial is trained to fit.epochs.
     """
-    ends = [record.epoch_budget or config.fit.epochs if scored else record.best_epoch for record in line]
-    if scored and other_epochs:
+    ends = [record.epoch_budget or config.fit.epochs if has_validation else record.best_epoch for record in records]
+    if has_validation and epochs_changed:
         ends[-1] = config.fit.epochs
     return [
         dataclasses.replace(record, epoch_budget=max(end, record.first_epoch + 1))
-        for record, end in zip(line, ends, strict=True)
+        for record, end in zip(records, ends, strict=True)
     ]
 
 
-def _told(label: str, line: list[TrialRecord], fold: Fold) -> Listener:
-    """Tells how far the training of a line is."""
-    epochs = max(record.epoch_budget or 0 for record in line)
+def _log_progress(label: str, records: list[TrialRecord], fold: Fold) -> Listener:
+    """Log the start of a training, and return a listener that logs its progress."""
+    epochs = max(record.epoch_budget or 0 for record in records)
     progress = JobProgress(label, 1, epochs)
-    log.info("%s: training on %d images, at most %d epochs", label, len(fold.train_rows), epochs)
+    log.info("%s: training on %s images for up to %d epochs", label, f"{len(fold.train_rows):,}", epochs)
     return lambda epoch, share, logs: progress.epoch(epoch, share, epoch, epochs, logs)
 
 
-def _kept(job: JobRecord, trial: TrialRecord, ids: list[str]) -> np.ndarray | None:
-    """What the search's models said of the images that they had not seen; kept of the best trial of a job only."""
+def _search_predictions(job: JobRecord, trial: TrialRecord, ids: list[str]) -> np.ndarray | None:
+    """Read the validation predictions of the search; None if they are of another trial or of other images."""
     if job.best().get("trial") != trial.trial:
         return None
     table = VALIDATION_TABLE.read(job.folder / VALIDATION)

@@ -1,4 +1,4 @@
-"""Predictions of the final model -> `metrics.json`, and what a terminal says of it."""
+"""Scores of the final model, for `metrics.json` and for the terminal."""
 
 from __future__ import annotations
 
@@ -9,36 +9,34 @@ from typing import Any
 import pandas as pd
 
 from catsdogs.final.pipeline import OUTPUTS
-from catsdogs.pages.formats import format_gains
+from catsdogs.pages.formats import format_gains, loss
 from catsdogs.scoring.intervals import Estimate, mean_intervals
 from catsdogs.scoring.scores import Score, log_loss_per_image, scores
 
-# What scores of a split are called: their names begin with ...
+# Prefixes of score names, by split.
 PREFIXES = {"validation": "", "holdout": "holdout_", "test": "test_"}
 
-# ... and, after a step of OUTPUTS, end with ...
+# Suffixes of score names, by output.
 SUFFIXES = dict(zip(OUTPUTS, ("", "_tta", "_calibrated"), strict=True))
 
-_MEANS = {
-    "validation": "images outside the training that chose the trial and the epoch",
-    "out-of-fold": "every image outside the hold-out, by a model of each job that has not seen it; they chose the "
-    "trial and the epoch",
-    "holdout": "images that no search and no training has seen",
-    "test": "labelled test images",
+_SPLITS = {
+    "validation": "images that selected the trial and the epoch, predicted by a model that was not trained on them",
+    "out-of-fold": "all images outside the holdout, which selected the trial and the epoch; a job predicts each "
+    "image by a model that was not trained on it",
+    "holdout": "images that were used neither in the search nor for training",
+    "test": "labeled test images",
 }
 
 
 def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
-    """Flat numbers for scripts, and under `details` where each comes from.
-
-    Scores of the validation images carry their plain names, those of others begin as PREFIXES says.
+    """Return scores as flat numbers, with split, size and interval of each under `details`.
 
     Args:
-        table: as `predictions.csv`.
-        validation: what the validation images are called in the details: validation, or out-of-fold.
+        table: content of `predictions.csv`.
+        validation: name of the validation images in `details`: validation or out-of-fold.
     """
     names = ("log_loss", "log_loss_tta", "log_loss_calibrated", "accuracy", "roc_auc", "brier", "ece")
-    found: dict[str, Score | None] = dict.fromkeys(names)
+    by_name: dict[str, Score | None] = dict.fromkeys(names)
     gains: dict[str, dict[str, Any]] = {step: {} for step in OUTPUTS[1:]}
     for split, prefix in PREFIXES.items():
         part = table[(table["split"] == split) & table["label"].notna() & table["p_dog"].notna()]
@@ -46,15 +44,15 @@ def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
             continue
         name = validation if split == "validation" else split
         labels = part["label"].to_numpy()
-        known = [column for column in OUTPUTS if part[column].notna().all()]
-        losses = {column: log_loss_per_image(labels, part[column].to_numpy()) for column in known}
-        for column in known:
+        columns = [column for column in OUTPUTS if part[column].notna().all()]
+        losses = {column: log_loss_per_image(labels, part[column].to_numpy()) for column in columns}
+        for column in columns:
             for score, value in scores(labels, part[column].to_numpy(), name).items():
-                found[f"{prefix}{score}{SUFFIXES[column]}"] = value
-        for before, step in pairwise(known):
+                by_name[f"{prefix}{score}{SUFFIXES[column]}"] = value
+        for before, step in pairwise(columns):
             gains[step][split] = gain_of(mean_intervals((losses[before] - losses[step])[None])[0], name)
-    numbers = {name: None if score is None else score.value for name, score in found.items()}
-    details = {name: dataclasses.asdict(score) for name, score in found.items() if score is not None}
+    numbers = {name: None if score is None else score.value for name, score in by_name.items()}
+    details = {name: dataclasses.asdict(score) for name, score in by_name.items() if score is not None}
     for name in ("log_loss", "brier", "accuracy", "roc_auc", "ece"):
         if f"{name}_calibrated" in details:
             details[f"{name}_calibrated"]["cross_fitted"] = True
@@ -62,30 +60,28 @@ def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
     return {
         **numbers,
         "details": details,
-        "splits": {name: _MEANS[name] for name in _MEANS if name in splits},
-        "interval": "95 % percentile bootstrap over images",
+        "splits": {name: _SPLITS[name] for name in _SPLITS if name in splits},
+        "interval": "95% percentile bootstrap over images",
         "tta_gain": gains["p_dog_tta"],
         "calibration_gain": gains["p_dog_calibrated"],
     }
 
 
-def format_scores(found: dict[str, Any]) -> list[str]:
-    """The log losses in lines, each with its split, size and interval, and which steps helped, in sentences."""
-    labels = {"validation": "validation", "holdout": "hold-out", "test": "test"}
+def format_scores(metrics: dict[str, Any]) -> list[str]:
+    """Format the log losses, one line per split and output, and the gains of TTA and calibration."""
     steps = {"": "", "_tta": " with TTA", "_calibrated": " calibrated"}
     lines = []
-    for split, prefix in PREFIXES.items():
+    for prefix in PREFIXES.values():
         for suffix, step in steps.items():
-            detail = found["details"].get(f"{prefix}log_loss{suffix}")
+            detail = metrics["details"].get(f"{prefix}log_loss{suffix}")
             if detail is None:
                 continue
-            where = "out-of-fold" if detail["split"] == "out-of-fold" else labels[split]
-            between = "" if detail["low"] is None else f"  (95 % interval {detail['low']:.4f} to {detail['high']:.4f})"
-            label = f"{where} log loss{step}"
-            lines.append(f"{label:33} {detail['value']:.4f}{between}, {detail['size']} images")
-    return lines + format_gains(found["tta_gain"], found["calibration_gain"])
+            interval = "" if detail["low"] is None else f" (95% CI {loss(detail['low'])} to {loss(detail['high'])})"
+            label = f"{detail['split']} log loss{step}"
+            lines.append(f"{label:33} {loss(detail['value'])}{interval}, {detail['size']:,} images")
+    return lines + format_gains(metrics["tta_gain"], metrics["calibration_gain"])
 
 
 def gain_of(interval: Estimate, split: str) -> dict[str, Any]:
-    """For `metrics.json`: log loss before a step minus after it, image by image; above 0 it helps."""
+    """Return a gain for `metrics.json`: log loss without a step minus with it, paired by image."""
     return {**dataclasses.asdict(interval), "split": split}

@@ -1,4 +1,4 @@
-"""Metrics + recipe -> `MODEL_CARD.md`."""
+"""The file `MODEL_CARD.md`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import jinja2
 from omegaconf import OmegaConf
 
 from catsdogs.data.dataset import Dataset
+from catsdogs.pages.formats import loss
 
 _TEMPLATES = Path(__file__).parents[1] / "pages" / "template"
 
 
 def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset) -> str:
-    """What a stranger must know to use the model, in Markdown.
+    """Return the model card in Markdown: usage, scores, members, data, recipe and limits.
 
     Args:
-        metrics: as written to `metrics.json`.
-        recipe: as written to `recipe.json`.
+        metrics: content of `metrics.json`.
+        recipe: content of `recipe.json`.
     """
     counts, folds = dataset.rows["split"].value_counts(), len(dataset.folds())
-    divided = f"{counts['train']} for training, {counts['validation']} for validation"
+    split = f"{counts['train']:,} for training, {counts['validation']:,} for validation"
     if folds > 1:
-        divided = f"{counts['train'] + counts['validation']} in {folds} folds"
+        split = f"{counts['train'] + counts['validation']:,} in {folds} folds"
     if len(dataset.holdout_rows):
-        divided += f", {len(dataset.holdout_rows)} held out"
+        split += f", {len(dataset.holdout_rows):,} in the holdout"
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -37,9 +38,10 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
         metrics=metrics,
         recipe=recipe,
         dataset=dataset,
-        divided=divided,
+        split=split,
+        loss=loss,
         size=recipe["config"]["backbone"]["image_size"],
         ensemble=metrics["ensemble"],
-        several=len({member["job"] for member in metrics["ensemble"]["members"]}) > 1,
+        several_jobs=len({member["job"] for member in metrics["ensemble"]["members"]}) > 1,
         yaml=OmegaConf.to_yaml({name: recipe[name] for name in ("hyperparameters", "config", "versions")}),
     )

@@ -1,4 +1,4 @@
-"""A submission has exactly the test ids, in natural order, with probabilities strictly inside (0, 1)."""
+"""A submission contains the test ids in natural order, with probabilities between 0 and 1, both excluded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from catsdogs.final.submission import submission, write_submission
 from catsdogs.scoring.scores import EPSILON
 
-ids_of_images = st.one_of(
+image_ids = st.one_of(
     st.integers(0, 10**12).map(str),
     st.from_regex(r"0{0,3}[0-9]{1,4}", fullmatch=True),
     st.text(string.ascii_letters + string.digits + " -_./,\"'éäß猫", min_size=1, max_size=8),
@@ -31,7 +31,7 @@ def written(ids: list[str], p_dog: np.ndarray, expected_ids: list[str]) -> bytes
         return path.read_bytes()
 
 
-def test_the_file_looks_as_kaggle_wants_it_and_ids_stay_as_they_are() -> None:
+def test_file_has_the_kaggle_format_and_unchanged_ids() -> None:
     ids = ["10", "2", "007", "100", "NA", "b,c"]
     text = written(ids, np.array([0.25, 0.5, 1.0, 0.0, 0.5, 0.5]), ids[::-1]).decode()
     assert text == 'id,label\n2,0.5\n007,0.9999999\n10,0.25\n100,1e-07\nNA,0.5\n"b,c",0.5\n'
@@ -39,27 +39,27 @@ def test_the_file_looks_as_kaggle_wants_it_and_ids_stay_as_they_are() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(ids=st.lists(ids_of_images, min_size=1, max_size=20, unique=True), data=st.data())
-def test_any_order_gives_the_same_file_with_every_id_and_probability(ids: list[str], data: st.DataObject) -> None:
+@given(ids=st.lists(image_ids, min_size=1, max_size=20, unique=True), data=st.data())
+def test_file_does_not_depend_on_the_order_of_rows(ids: list[str], data: st.DataObject) -> None:
     edge = st.sampled_from([0.0, 1.0, 1e-300, 1e-7, 1 - 1e-7, np.nextafter(1, 0)])
     numbers = st.lists(st.floats(0, 1) | edge, min_size=len(ids), max_size=len(ids))
     p_dog = np.array(data.draw(numbers))
-    places = data.draw(st.permutations(range(len(ids))))
+    order = data.draw(st.permutations(range(len(ids))))
     expected = data.draw(st.permutations(ids))
     content = written(ids, p_dog, ids)
-    assert written([ids[place] for place in places], p_dog[places], expected) == content
-    # The standard library reads it with no knowledge of pandas.
+    assert written([ids[index] for index in order], p_dog[order], expected) == content
+    # Read with the standard library, independently of pandas.
     header, *rows = csv.reader(content.decode().splitlines())
     assert header == ["id", "label"]
     assert {name: float(label) for name, label in rows} == dict(
         zip(ids, np.clip(p_dog, EPSILON, 1 - EPSILON), strict=True)
     )
     assert all(0 < float(label) < 1 for _, label in rows)
-    assert all(0 < np.float32(label) < 1 for _, label in rows)  # also for a reader of single precision
+    assert all(0 < np.float32(label) < 1 for _, label in rows)  # also in single precision
 
 
 @given(st.lists(st.integers(0, 10**9), max_size=30, unique=True))
-def test_whole_numbers_are_in_numeric_order_and_single_precision_is_taken(numbers: list[int]) -> None:
+def test_integer_ids_are_sorted_numerically_and_float32_is_accepted(numbers: list[int]) -> None:
     ids = [str(number) for number in numbers]
     frame = submission(ids, np.ones(len(ids), np.float32), ids)
     assert [int(name) for name in frame["id"]] == sorted(numbers)
@@ -67,26 +67,26 @@ def test_whole_numbers_are_in_numeric_order_and_single_precision_is_taken(number
 
 
 @pytest.mark.parametrize(
-    ("ids", "p_dog", "expected_ids", "sentence"),
+    ("ids", "p_dog", "expected_ids", "message"),
     [
-        (["1", "2", "2"], [0.1, 0.2, 0.3], ["1", "2"], "1 ids are there more than once, '2' for example"),
-        (["1"], [0.1], ["1", "10", "2"], "2 of 3 test images have no row, '2' for example"),
-        (["1", "2"], [0.1, 0.2], ["1"], "1 ids are no test images, '2' for example"),
+        (["1", "2", "2"], [0.1, 0.2, 0.3], ["1", "2"], "duplicate ids: 1, for example '2'"),
+        (["1"], [0.1], ["1", "10", "2"], "missing ids: 2 of 3, for example '2'"),
+        (["1", "2"], [0.1, 0.2], ["1"], "unknown ids: 1, for example '2'"),
         (["1", "2"], [0.1, np.nan], ["1", "2"], r"id 2: the probability .* got nan"),
         (["1", "2"], [-0.1, 0.2], ["1", "2"], r"id 1: .* got -0.1"),
         (["1", "2"], [0.1, 1.5], ["1", "2"], r"id 2: .* got 1.5"),
-        (["1", "2"], [0.1], ["1", "2"], "2 ids need p_dog of shape"),
+        (["1", "2"], [0.1], ["1", "2"], r"p_dog: expected shape \(2,\)"),
     ],
 )
-def test_refuses_what_is_no_submission(
-    ids: list[str], p_dog: list[float], expected_ids: list[str], sentence: str
+def test_invalid_ids_and_probabilities_are_refused(
+    ids: list[str], p_dog: list[float], expected_ids: list[str], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=message):
         submission(ids, np.array(p_dog), expected_ids)
 
 
 @pytest.mark.parametrize(
-    ("frame", "sentence"),
+    ("frame", "message"),
     [
         (pd.DataFrame({"id": ["1"], "label": [0.0]}), "probabilities"),
         (pd.DataFrame({"id": ["1"], "label": [np.nan]}), "probabilities"),
@@ -94,12 +94,12 @@ def test_refuses_what_is_no_submission(
         (pd.DataFrame({"label": [0.5], "id": ["1"]}), "columns"),
     ],
 )
-def test_a_file_that_reads_back_otherwise_never_comes_into_place(
-    tmp_path: Path, frame: pd.DataFrame, sentence: str
+def test_a_file_that_differs_from_the_rows_does_not_replace_the_previous_one(
+    tmp_path: Path, frame: pd.DataFrame, message: str
 ) -> None:
     path = tmp_path / "submission.csv"
-    path.write_text("the one before")
-    with pytest.raises(ValueError, match=sentence):
+    path.write_text("previous file")
+    with pytest.raises(ValueError, match=message):
         write_submission(path, frame)
-    assert path.read_text() == "the one before"
+    assert path.read_text() == "previous file"
     assert [file.name for file in tmp_path.iterdir()] == ["submission.csv"]

@@ -8,8 +8,8 @@ from scipy.special import expit, logit
 
 from catsdogs.config.schema import AugmentationConfig, TtaConfig
 from catsdogs.data.views import MIRRORED, ORIGINAL, LiveViews, View
-from catsdogs.final.pipeline import Pipeline, read_pipeline, submitted, write_pipeline
-from catsdogs.final.tta import averaged, choose_tta, predict_views, tta_views, views_by_kind
+from catsdogs.final.pipeline import Pipeline, final_output, read_pipeline, write_pipeline
+from catsdogs.final.tta import average_views, choose_tta, predict_views, tta_views, views_by_kind
 from catsdogs.scoring.calibration import Calibration
 from catsdogs.scoring.scores import log_loss_per_image
 
@@ -20,7 +20,7 @@ STILL = dataclasses.replace(
 
 
 class LeftBrightness:
-    """Stands in for a model: says how bright the left half of an image is."""
+    """Model that returns the mean brightness of the left half of an image."""
 
     def __call__(self, images):
         return [images[:, :, :4].mean(axis=(1, 2, 3))[:, None] / 255]
@@ -32,7 +32,7 @@ def views():
     return LiveViews(pixels, np.arange(7, dtype=np.uint64), MOVES, seed=3)
 
 
-def test_the_kinds_of_tta_average_what_they_say():
+def test_each_kind_of_tta_has_its_views():
     assert tta_views("none", 5, MOVES) == [ORIGINAL]
     assert tta_views("flip", 5, MOVES) == [ORIGINAL, MIRRORED]
     assert tta_views("views", 3, MOVES) == [View("tta", 0), View("tta", 1), View("tta", 2)]
@@ -41,7 +41,7 @@ def test_the_kinds_of_tta_average_what_they_say():
     assert {view.kind for view in crops} == {"crop", "mirrored crop"}
 
 
-def test_auto_has_the_views_of_every_kind_that_differs(caplog):
+def test_tta_auto_has_the_views_of_every_distinct_kind(caplog):
     auto, flip = TtaConfig("auto", 4, "probability"), TtaConfig("flip", 4, "probability")
     by_kind = views_by_kind(auto, MOVES)
     assert {kind: len(views) for kind, views in by_kind.items()} == {"none": 1, "flip": 2, "crops": 10, "views": 4}
@@ -51,12 +51,12 @@ def test_auto_has_the_views_of_every_kind_that_differs(caplog):
     assert "changes nothing" in caplog.text
 
 
-def test_views_are_predicted_one_by_one_in_the_order_of_rows(views, monkeypatch):
+def test_each_view_is_predicted_in_the_order_of_rows(views, monkeypatch):
     monkeypatch.setattr("catsdogs.final.tta.CHUNK", 2)
-    rows, over, model = np.array([5, 0, 3]), [ORIGINAL, MIRRORED, View("crop", 2)], LeftBrightness()
-    each = predict_views(model, views, rows, over)
-    assert each.shape == (3, 3)
-    for p_dog, view in zip(each, over, strict=True):
+    rows, chosen, model = np.array([5, 0, 3]), [ORIGINAL, MIRRORED, View("crop", 2)], LeftBrightness()
+    outputs = predict_views(model, views, rows, chosen)
+    assert outputs.shape == (3, 3)
+    for p_dog, view in zip(outputs, chosen, strict=True):
         np.testing.assert_allclose(p_dog, model(views.read(rows, view))[0][:, 0])
 
 
@@ -68,28 +68,28 @@ def test_a_pipeline_averages_the_views_of_its_kind(views, average):
     mean = (plain + mirrored) / 2 if average == "probability" else expit((logit(plain) + logit(mirrored)) / 2)
     np.testing.assert_allclose(outputs["p_dog"], plain)
     np.testing.assert_allclose(outputs["p_dog_tta"], mean)
-    np.testing.assert_allclose(submitted(outputs), mean)
+    np.testing.assert_allclose(final_output(outputs), mean)
     calibration = Calibration(2.0, 0.01)
     calibrated = Pipeline(TtaConfig("flip", 1, average), MOVES, 0, calibration)(model, views, rows)
     np.testing.assert_allclose(calibrated["p_dog_calibrated"], calibration(mean))
-    # The last step that there is is submitted.
-    np.testing.assert_allclose(submitted(calibrated), calibration(mean))
+    # The last available step is submitted.
+    np.testing.assert_allclose(final_output(calibrated), calibration(mean))
     np.testing.assert_allclose(
-        submitted(Pipeline(TtaConfig("none", 1, average), MOVES, 0, None)(model, views, rows)), plain
+        final_output(Pipeline(TtaConfig("none", 1, average), MOVES, 0, None)(model, views, rows)), plain
     )
 
 
-def test_a_pipeline_of_an_earlier_version_is_read(tmp_path):
-    """Which stacked: how models are combined is inside the saved model, and told for the reader alone."""
+def test_a_pipeline_of_a_previous_version_is_read(tmp_path):
+    """It has the combination "stacked", which is not needed because it is part of the saved model."""
     written = Pipeline(TtaConfig("flip", 2, "logit"), MOVES, 3, Calibration(1.5, 0.01))
     write_pipeline(tmp_path, written, {"way": "stacked", "weights": [0.5, 1.5], "bias": 0.1})
     assert read_pipeline(tmp_path) == written
 
 
-def test_averages_of_certain_probabilities_are_finite():
+def test_averages_of_probabilities_0_and_1_are_finite():
     p_dog = np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
-    np.testing.assert_allclose(averaged(p_dog, "logit"), [0, 1, 0.5], atol=1e-6)
-    np.testing.assert_allclose(averaged(p_dog, "probability"), [0, 1, 0.5])
+    np.testing.assert_allclose(average_views(p_dog, "logit"), [0, 1, 0.5], atol=1e-6)
+    np.testing.assert_allclose(average_views(p_dog, "probability"), [0, 1, 0.5])
 
 
 def test_crops_are_parts_of_the_image_and_their_mirror_images():
@@ -98,10 +98,10 @@ def test_crops_are_parts_of_the_image_and_their_mirror_images():
     pixels = np.random.default_rng(1).integers(0, 256, (4, side, side, 3), dtype=np.uint8)
     views = LiveViews(pixels, np.arange(4, dtype=np.uint64), MOVES, seed=3)
     crops = [views.read(rows, View("crop", number)) for number in range(5)]
-    # A crop's outermost pixels are the image's own: top left, top right, bottom left, bottom right.
+    # The corner crops contain the corner pixels: top left, top right, bottom left, bottom right.
     for crop, (y, x) in zip(crops[1:], [(0, 0), (0, -1), (-1, 0), (-1, -1)], strict=True):
         np.testing.assert_array_equal(crop[:, y, x], pixels[:, y, x])
-    # Positions along an axis in the image, 7/8 of it, from the centre and from both ends.
+    # Positions of the crops along one axis: 7/8 of it, at the center and at both ends.
     ramp = np.broadcast_to(np.arange(side, dtype=np.uint8)[None, None, :, None] * 8, (4, side, side, 3)).copy()
     views = LiveViews(ramp, np.arange(4, dtype=np.uint64), MOVES, seed=3)
     step = 8 * 7 / 8
@@ -119,14 +119,14 @@ def test_crops_are_parts_of_the_image_and_their_mirror_images():
 
 
 def outputs(noise, seed, images=4000):
-    """Labels, and what views say of images: the truth, what all views get wrong, and what each does alone."""
+    """Return labels, and a function that returns p_dog of views with independent noise."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(0, 4, images)
     labels = (rng.random(images) < expit(truth)).astype(float)
     return labels, lambda views: expit(truth + rng.normal(0, noise, (views, images)))
 
 
-def test_views_that_differ_by_noise_are_worth_their_average():
+def test_tta_with_independent_noise_of_views_is_chosen():
     labels, views = outputs(noise=3.0, seed=2)
     by_kind = {"none": views(1), "flip": views(2), "views": views(10)}
     kind, average, table = choose_tta(labels, by_kind)
@@ -144,11 +144,11 @@ def test_views_that_differ_by_noise_are_worth_their_average():
     assert (table["low"][1:] > 0).all()
     np.testing.assert_allclose(table["gain"], table["log_loss"].iloc[0] - table["log_loss"])
     assert table["gain"].iloc[0] == table["low"].iloc[0] == table["high"].iloc[0] == 0
-    expected = log_loss_per_image(labels, averaged(by_kind["flip"], "logit")).mean()
+    expected = log_loss_per_image(labels, average_views(by_kind["flip"], "logit")).mean()
     assert table.loc[("flip", "logit"), "log_loss"] == pytest.approx(expected)
 
 
-def test_views_that_harm_are_not_chosen():
+def test_worse_views_are_not_chosen():
     labels, views = outputs(noise=0.0, seed=4)
     worse = 0.5 + 0.4 * (views(10) - 0.5)
     kind, average, table = choose_tta(labels, {"none": views(1), "crops": worse})
@@ -156,20 +156,20 @@ def test_views_that_harm_are_not_chosen():
     assert (table["high"][1:] < 0).all()
 
 
-def test_of_equals_the_cheapest_is_chosen():
+def test_the_fewest_views_are_chosen_in_a_tie():
     labels, views = outputs(noise=0.0, seed=5)
     for kinds in (["crops", "none", "flip"], ["flip", "none"]):
         by_kind = {kind: views({"none": 1, "flip": 2, "crops": 10}[kind]) for kind in kinds}
         assert choose_tta(labels, by_kind)[:2] == ("none", "probability")
-    # A gain of 0.00002 nats is no difference, one of 0.0002 is.
+    # A gain of 0.00002 nats is a tie, a gain of 0.0002 is not.
     plain = np.where(labels == 1, 0.9, 0.1)
-    better = np.where(labels == 1, plain * np.exp(2e-5), 1 - (1 - plain) * np.exp(2e-5))
-    assert choose_tta(labels, {"none": plain[None], "flip": np.stack([better] * 2)})[0] == "none"
-    much = np.where(labels == 1, plain * np.exp(2e-4), 1 - (1 - plain) * np.exp(2e-4))
-    assert choose_tta(labels, {"none": plain[None], "flip": np.stack([much] * 2)})[0] == "flip"
+    slightly_better = np.where(labels == 1, plain * np.exp(2e-5), 1 - (1 - plain) * np.exp(2e-5))
+    assert choose_tta(labels, {"none": plain[None], "flip": np.stack([slightly_better] * 2)})[0] == "none"
+    better = np.where(labels == 1, plain * np.exp(2e-4), 1 - (1 - plain) * np.exp(2e-4))
+    assert choose_tta(labels, {"none": plain[None], "flip": np.stack([better] * 2)})[0] == "flip"
 
 
-def test_a_mirrored_view_is_the_image_from_right_to_left(views):
+def test_a_mirrored_view_is_the_image_flipped_horizontally(views):
     rows = np.arange(7)
     np.testing.assert_array_equal(views.read(rows, MIRRORED), views.read(rows, ORIGINAL)[:, :, ::-1])
 

@@ -221,7 +221,7 @@ def test_the_folds_are_the_models_of_the_search_and_the_holdout_is_judged_by_all
     monkeypatch.setattr("catsdogs.scoring.calibration.FEWEST", 20)
     metrics, predictions, best = copy.retrain(kind="folds", tta="auto")
     assert metrics["validated_by"] == "folds"
-    assert "those of the members" in (best / "MODEL_CARD.md").read_text()
+    assert "Out-of-fold scores are those of single members" in (best / "MODEL_CARD.md").read_text()
     own = rows_of(predictions, "validation")
     kept = table(copy, "validation.csv").set_index("id")
     np.testing.assert_allclose(own["p_dog"], kept.loc[own.index, "p_dog"], atol=1e-5)
@@ -294,7 +294,7 @@ def test_the_folds_of_several_jobs_are_combined_by_what_the_jobs_say_out_of_fold
     assert [(member["job"], member["fold"]) for member in members] == [(FLIP, 0), (FLIP, 1), (NONE, 0), (NONE, 1)]
     assert [member["weight"] for member in members] == [0.3, 0.3, 0.5, 0.5]
     assert metrics["validated_by"] == "folds"
-    assert "of each job" in (best / "MODEL_CARD.md").read_text()
+    assert "one member of each job" in (best / "MODEL_CARD.md").read_text()
     own = rows_of(predictions, "validation")["p_dog"]
     kept = [table(copy, "validation.csv", name).set_index("id").loc[own.index, "p_dog"] for name in (FLIP, NONE)]
     np.testing.assert_allclose(own, weighted(np.stack(kept)), atol=1e-5)
@@ -330,7 +330,7 @@ def test_a_single_model_of_folds_is_trained_on_all_and_judged_by_the_search_or_i
 
     metrics, predictions, best = copy.retrain(evaluate_with="folds", tta="flip", average="logit")
     assert metrics["validated_by"] == "folds"
-    assert "the models of its folds" in (best / "MODEL_CARD.md").read_text()
+    assert "models of its folds" in (best / "MODEL_CARD.md").read_text()
     assert metrics["ensemble"]["way"] == "single"
     of_folds, by_folds, _ = copy.retrain(kind="folds", tta="flip", average="logit")
     own, others = (rows_of(frame, "validation") for frame in (predictions, by_folds))
