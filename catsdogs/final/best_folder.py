@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class FinalModel:
-    """Final model and the content of its files in `best/`."""
+class FinalResult:
+    """Content of `best/`."""
 
     model: keras.Model
     members: Sequence[Member]
@@ -37,9 +37,9 @@ class FinalModel:
     recipe: dict[str, Any]
 
 
-def write_best(best: Path, final: FinalModel, dataset: Dataset) -> None:
+def write_best(best: Path, final: FinalResult, dataset: Dataset) -> None:
     """Write a temporary folder and rename it to `best`; an existing folder is renamed to `best.1`, `best.2`, ..."""
-    evaluation, predictions = final.evaluation, final.predictions
+    evaluation = final.evaluation
     temporary = Path(tempfile.mkdtemp(prefix=".best-", dir=best.parent))
     try:
         temporary.chmod(0o755)
@@ -48,12 +48,12 @@ def write_best(best: Path, final: FinalModel, dataset: Dataset) -> None:
         write_json(temporary / "metrics.json", final.metrics)
         write_json(temporary / "recipe.json", final.recipe)
         write_csv(temporary / "history.csv", _history(final.members))
-        write_csv(temporary / "predictions.csv", predictions)
+        write_csv(temporary / "predictions.csv", final.predictions)
         for name, table in (("tta.csv", evaluation.tta_table), ("ensemble.csv", evaluation.ensemble_table)):
             if table is not None:
                 write_csv(temporary / name, table)
         if dataset.test is not None:
-            test = predictions[predictions["split"] == "test"]
+            test = final.predictions[final.predictions["split"] == "test"]
             rows = submission(list(test["id"]), final_output(test), list(dataset.test["id"]))
             write_submission(temporary / "submission.csv", rows)
         write_text(temporary / "MODEL_CARD.md", model_card(final.metrics, final.recipe, dataset))

@@ -46,7 +46,6 @@ class Member:
         seed: seed of its training.
         changed: settings and images that differ from those of the job; empty if none do.
         model: pixels -> p_dog, as `classifier.full_model`.
-        training: result of its training, with the history of all epochs.
         out_of_fold_rows: rows outside the holdout that it was not trained on; int, possibly empty.
         search_predictions: p_dog (N,) of the search's models for all N validation rows; each row was predicted by a
             model that was not trained on it. None if `out_of_fold_rows` is not empty, or if the search saved none.

@@ -17,7 +17,7 @@ from catsdogs.base.text import format_duration
 from catsdogs.config.hyperparameters import hyperparameters, with_values
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
-from catsdogs.final.best_folder import FinalModel, write_best
+from catsdogs.final.best_folder import FinalResult, write_best
 from catsdogs.final.evaluation import Evaluation, evaluate_members, inference_engine
 from catsdogs.final.members import Member, train_members
 from catsdogs.final.metrics import gain_of, metrics
@@ -43,7 +43,6 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
         config: configuration of the first job.
         jobs: one job, or several for an ensemble.
         trial: trial of the first job.
-        study: folder of the study.
 
     Returns:
         The content of `metrics.json`.
@@ -71,7 +70,7 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
     record = _metrics(config, predictions, evaluation, members, first, study)
     record["seconds"] = {"training": round(training_seconds, 1), "all": round(time.monotonic() - start, 1)}
     recipe = _recipe(members, first, dataset)
-    write_best(study / "best", FinalModel(model, members, evaluation, predictions, record, recipe), dataset)
+    write_best(study / "best", FinalResult(model, members, evaluation, predictions, record, recipe), dataset)
     return record
 
 
