@@ -19,6 +19,7 @@ from catsdogs.config.saved_config import saved_config
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.views import distinct_views
+from catsdogs.pages.formats import counted
 from catsdogs.study.identity import differences
 from catsdogs.study.jobs import JobRecord, chosen_trial
 from catsdogs.study.progress import JobProgress
@@ -207,7 +208,8 @@ def _log_progress(label: str, records: list[TrialRecord], fold: Fold) -> Listene
     """Log the start of a training, and return a listener that logs its progress."""
     epochs = max(record.epoch_budget or 0 for record in records)
     progress = JobProgress(label, 1, epochs)
-    log.info("%s: training on %s images for up to %d epochs", label, f"{len(fold.train_rows):,}", epochs)
+    images = counted(len(fold.train_rows), "image")
+    log.info("%s: training on %s for up to %s", label, images, counted(epochs, "epoch"))
     return lambda epoch, share, logs: progress.epoch(epoch, share, epoch, epochs, logs)
 
 

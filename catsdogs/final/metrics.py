@@ -79,7 +79,11 @@ def format_scores(metrics: dict[str, Any]) -> list[str]:
             interval = "" if detail["low"] is None else f" (95% CI {loss(detail['low'])} to {loss(detail['high'])})"
             label = f"{detail['split']} log loss{step}"
             lines.append(f"{label:33} {loss(detail['value'])}{interval}, {detail['size']:,} images")
-    return lines + format_gains(metrics["tta_gain"], metrics["calibration_gain"])
+    not_applied = metrics["calibration_gain"].get("validation", {}).get("kept") is False
+    lines += format_gains(metrics["tta_gain"], {} if not_applied else metrics["calibration_gain"])
+    if not_applied:
+        lines.append("Calibration not applied: it does not improve the cross-validated log loss")
+    return lines
 
 
 def gain_of(interval: Estimate, split: str) -> dict[str, Any]:

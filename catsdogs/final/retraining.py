@@ -24,6 +24,7 @@ from catsdogs.final.metrics import gain_of, metrics
 from catsdogs.final.pipeline import OUTPUTS, Pipeline
 from catsdogs.network.devices import accelerators
 from catsdogs.network.merging import merge_models
+from catsdogs.pages.formats import counted
 from catsdogs.study.jobs import JobRecord
 from catsdogs.study.trials import TrialRecord
 from catsdogs.training.trial_data import live_views
@@ -59,7 +60,7 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
     members = train_members(config, jobs, trial, dataset, by_fold=config.ensemble.kind == "folds")
     training_seconds = time.monotonic() - start
     epochs = sum(len(member.training.history) for member in [*fold_members, *members])
-    log.info("trained %d epochs in %s", epochs, format_duration(training_seconds))
+    log.info("trained %s in %s", counted(epochs, "epoch"), format_duration(training_seconds))
 
     evaluation = evaluate_members(config, members, dataset, fold_members)
     # The member with the highest weight; with the method "single", the only one.
