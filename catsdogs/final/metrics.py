@@ -21,8 +21,8 @@ SUFFIXES = dict(zip(OUTPUTS, ("", "_tta", "_calibrated"), strict=True))
 
 _SPLITS = {
     "validation": "images that selected the trial and the epoch, predicted by a model that was not trained on them",
-    "out-of-fold": "all images outside the holdout, which selected the trial and the epoch; a job predicts each "
-    "image by a model that was not trained on it",
+    "out-of-fold": "all images outside the holdout, which selected the trial and the epoch, each predicted by models "
+    "that were not trained on it",
     "holdout": "images that were used neither in the search nor for training",
     "test": "labeled test images",
 }
@@ -79,11 +79,11 @@ def format_scores(metrics: dict[str, Any]) -> list[str]:
             interval = "" if detail["low"] is None else f" (95% CI {loss(detail['low'])} to {loss(detail['high'])})"
             label = f"{detail['split']} log loss{step}"
             lines.append(f"{label:33} {loss(detail['value'])}{interval}, {detail['size']:,} images")
-    not_applied = metrics["calibration_gain"].get("validation", {}).get("kept") is False
-    lines += format_gains(metrics["tta_gain"], {} if not_applied else metrics["calibration_gain"])
-    if not_applied:
-        lines.append("Calibration not applied: it does not improve the cross-validated log loss")
-    return lines
+    tta, calibration = metrics["tta_gain"], metrics["calibration_gain"]
+    if calibration.get("validation", {}).get("kept") is not False:
+        return lines + format_gains(tta, calibration)
+    no_calibration = "Calibration not applied: it does not improve the cross-validated log loss"
+    return [*lines, *format_gains(tta, {}), no_calibration]
 
 
 def gain_of(interval: Estimate, split: str) -> dict[str, Any]:

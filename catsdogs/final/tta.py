@@ -86,8 +86,7 @@ def choose_tta(labels: np.ndarray, by_kind: dict[str, np.ndarray]) -> tuple[str,
         `gains_over` none, chosen.
     """
     # Both averages of a single view are the view itself.
-    averages = ("probability", "logit")
-    choices = [(kind, average) for kind, p in by_kind.items() for average in averages[: 2 if len(p) > 1 else 1]]
+    choices = [(kind, how) for kind, p in by_kind.items() for how in ("probability", "logit")[: 2 if len(p) > 1 else 1]]
     losses = np.stack([log_loss_per_image(labels, average_views(by_kind[kind], how)) for kind, how in choices])
     table = pd.DataFrame(choices, columns=["kind", "average"]).assign(views=[len(by_kind[kind]) for kind, _ in choices])
     table = table.join(gains_over(losses, choices.index(("none", "probability"))))
