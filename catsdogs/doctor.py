@@ -115,9 +115,7 @@ def _devices() -> Finding:
 
         devices = keras.distribution.list_devices()
     except Exception as error:
-        return Finding(
-            False, f"Keras cannot be imported ({error})", "run: pip install --force-reinstall tensorflow keras"
-        )
+        return Finding(False, f"Keras cannot start ({error})", "run: pip install --force-reinstall tensorflow keras")
     text = f"{keras.backend.backend()} on {', '.join(devices)}, {os.cpu_count()} processors"
     hint = "" if any("gpu" in device.lower() for device in devices) else "; no GPU found: full studies can take hours"
     return Finding(True, text + hint)
