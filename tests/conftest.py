@@ -1,4 +1,4 @@
-"""What many tests need: composed configurations, a small training set, commands run as a user runs them."""
+"""Shared fixtures: composed configurations, a small training set, commands as a user runs them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from catsdogs.config.schema import AugmentationConfig, SearchConfig
 from catsdogs.data.views import LiveViews
 from catsdogs.launching.registration import register
 
-# How long an example takes depends on what else the machine does.
+# The duration of an example depends on the load of the machine.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-# Where the tests run in the background of a shell, Ctrl-C is ignored, also by the processes that they start.
+# A background shell ignores SIGINT, and so do the processes that tests start from it; restore the default.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A network and images so small that a trial takes about a second.
+# Network and images of a size at which a trial takes about a second.
 TINY = (
     "data=sample",
     "backbone=small_cnn",
@@ -46,11 +46,11 @@ TINY = (
 )
 
 
-# Quicker to set up than an optional one, for networks this small. tests/whole/test_jax.py runs some tests on JAX.
+# For networks this small, TensorFlow starts faster than an optional engine. test_jax.py runs some tests on JAX.
 _ON_TENSORFLOW = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
 ENGINE: Literal["tensorflow", "keras"] = "tensorflow" if _ON_TENSORFLOW else "keras"
 
-# A study of seconds.
+# A study that takes seconds.
 SMALL = (
     "data=sample",
     "data.sample.images_per_class=12",
@@ -59,7 +59,7 @@ SMALL = (
     "backbone.image_size=32",
     "backbone.arguments.filters=8",
     "space=small_cnn",
-    # Every depth is traced once, which takes longer than to train it.
+    # One depth, because tracing a depth takes longer than training it.
     "space.unfreeze_depth.values=[7]",
     "tuner.max_trials=2",
     "fit.epochs=2",
@@ -69,7 +69,7 @@ SMALL = (
 
 @pytest.fixture(scope="session")
 def composed() -> Callable[..., DictConfig]:
-    """Compose `search` with overrides."""
+    """Return a function that composes `search` with overrides."""
     register()
 
     def compose_search(*overrides: str) -> DictConfig:
@@ -81,7 +81,7 @@ def composed() -> Callable[..., DictConfig]:
 
 @pytest.fixture(scope="session")
 def config(composed: Callable[..., DictConfig]) -> Callable[..., SearchConfig]:
-    """Compose and check a tiny job."""
+    """Return a function that composes and checks a tiny job."""
 
     def tiny(*overrides: str) -> SearchConfig:
         own_space = any(override.startswith("space=") for override in overrides)
@@ -92,7 +92,7 @@ def config(composed: Callable[..., DictConfig]) -> Callable[..., SearchConfig]:
 
 
 def commands(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `python -m catsdogs.COMMAND ARGUMENTS` in a folder, with a cache of its own."""
+    """Return a function that runs `python -m catsdogs.COMMAND ARGUMENTS` in a folder, with its own cache."""
 
     def command(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -114,8 +114,8 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A few images in noise, bright ones are dogs."""
+class TrainingData:
+    """A few noise images; dogs are brighter."""
 
     views: LiveViews
     labels: np.ndarray
@@ -124,20 +124,20 @@ class Drawn:
 
 
 @pytest.fixture
-def training_data() -> Drawn:
-    """40 training and 20 validation images of 32 pixels."""
+def training_data() -> TrainingData:
+    """Return 40 training and 20 validation images of 32 pixels."""
     rng = np.random.default_rng(0)
     labels = np.tile([0.0, 1.0], 30).astype(np.float32)
     pixels = rng.integers(0, 200, (60, 32, 32, 3)) + (labels * 30).astype(int)[:, None, None, None]
     pixels[:, :8, :16] = pixels[:, :8, :16] // 2
     augmentation = AugmentationConfig(0.5, 5, 0.05, 0.1, 0, 0.1, 0.0, 0.0, "reflect")
     views = LiveViews(pixels.astype(np.uint8), np.arange(60, dtype=np.uint64), augmentation, seed=1)
-    return Drawn(views, labels, np.arange(40), np.arange(40, 60))
+    return TrainingData(views, labels, np.arange(40), np.arange(40, 60))
 
 
 @pytest.fixture
-def prepared(training_data: Drawn, tmp_path: Path) -> Callable[[SearchConfig], Any]:
-    """What the trials of a job on `training_data` read and train: a `TrainingSet` and `TrialModels`."""
+def prepared(training_data: TrainingData, tmp_path: Path) -> Callable[[SearchConfig], Any]:
+    """Return a function that builds `TrialData` and `TrialModels` of a job on `training_data`."""
     from catsdogs.data.dataset import Fold
     from catsdogs.features.reader import FeatureReader, JobImages
     from catsdogs.network.backbones import load_network
