@@ -6,10 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Literal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -18,11 +17,10 @@ import hypothesis
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
 from catsdogs.config.compose import to_search_config
 from catsdogs.config.locations import conf_dir
-from catsdogs.config.schema import AugmentationConfig, SearchConfig
+from catsdogs.config.schema import AugmentationConfig
 from catsdogs.data.views import LiveViews
 from catsdogs.launching.registration import register
 
@@ -68,11 +66,11 @@ SMALL = (
 
 
 @pytest.fixture(scope="session")
-def composed() -> Callable[..., DictConfig]:
+def composed():
     """Return a function that composes `search` with overrides."""
     register()
 
-    def compose_search(*overrides: str) -> DictConfig:
+    def compose_search(*overrides):
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return compose("search", overrides=list(overrides))
 
@@ -80,10 +78,10 @@ def composed() -> Callable[..., DictConfig]:
 
 
 @pytest.fixture(scope="session")
-def config(composed: Callable[..., DictConfig]) -> Callable[..., SearchConfig]:
+def config(composed):
     """Return a function that composes and checks a tiny job."""
 
-    def tiny(*overrides: str) -> SearchConfig:
+    def tiny(*overrides):
         own_space = any(override.startswith("space=") for override in overrides)
         depths = () if own_space else ("space.unfreeze_depth.values=[2,5]",)
         return to_search_config(composed(*TINY, *depths, f"features.engine={ENGINE}", *overrides))
@@ -91,52 +89,44 @@ def config(composed: Callable[..., DictConfig]) -> Callable[..., SearchConfig]:
     return tiny
 
 
-def commands(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_python(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python ARGUMENTS` in a folder, with its own cache."""
+    environment = {**os.environ, "CATSDOGS_CACHE": str(folder / "cache"), **environment}
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+def commands(folder: Path):
     """Return a function that runs `python -m catsdogs.COMMAND ARGUMENTS` in a folder, with its own cache."""
 
-    def command(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", f"catsdogs.{name}", *arguments],
-            cwd=folder,
-            env={**os.environ, "CATSDOGS_CACHE": str(folder / "cache"), **environment},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+    def command(name, *arguments, **environment):
+        return run_python(folder, "-m", f"catsdogs.{name}", *arguments, **environment)
 
     return command
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run(tmp_path):
     return commands(tmp_path)
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """A few noise images; dogs are brighter."""
-
-    views: LiveViews
-    labels: np.ndarray
-    train_rows: np.ndarray
-    validation_rows: np.ndarray
-
-
 @pytest.fixture
-def training_data() -> TrainingData:
-    """Return 40 training and 20 validation images of 32 pixels."""
+def training_data():
+    """Return 40 training and 20 validation images of 32 pixels: noise, brighter for dogs."""
     rng = np.random.default_rng(0)
     labels = np.tile([0.0, 1.0], 30).astype(np.float32)
     pixels = rng.integers(0, 200, (60, 32, 32, 3)) + (labels * 30).astype(int)[:, None, None, None]
     pixels[:, :8, :16] = pixels[:, :8, :16] // 2
     augmentation = AugmentationConfig(0.5, 5, 0.05, 0.1, 0, 0.1, 0.0, 0.0, "reflect")
     views = LiveViews(pixels.astype(np.uint8), np.arange(60, dtype=np.uint64), augmentation, seed=1)
-    return TrainingData(views, labels, np.arange(40), np.arange(40, 60))
+    rows = {"train_rows": np.arange(40), "validation_rows": np.arange(40, 60)}
+    return SimpleNamespace(views=views, labels=labels, **rows)
 
 
 @pytest.fixture
-def prepared(training_data: TrainingData, tmp_path: Path) -> Callable[[SearchConfig], Any]:
+def prepared(training_data, tmp_path):
     """Return a function that builds `TrialData` and `TrialModels` of a job on `training_data`."""
     from catsdogs.data.dataset import Fold
     from catsdogs.features.reader import FeatureReader, JobImages
@@ -145,7 +135,7 @@ def prepared(training_data: TrainingData, tmp_path: Path) -> Callable[[SearchCon
     from catsdogs.network.trial_model import TrialModels
     from catsdogs.training.trial_data import TrialData
 
-    def prepare(job: SearchConfig) -> Any:
+    def prepare(job):
         data = training_data
         network = load_network(job.backbone, job.seed)
         steps = steps_per_epoch(len(data.train_rows), job.fit.batch_size)

@@ -142,17 +142,17 @@ class Study:
         return self.folder / f"command-{self.commands}.log"
 
     def _wait(self, process: subprocess.Popen[bytes], seconds: float | None) -> None:
-        """Until it ends, the time has come, or a job was hit that is not of its process group."""
+        """Wait until the command exits, `seconds` have passed, or a job in another process group is killed."""
         started = time.monotonic()
         while process.poll() is None and not self._hit.exists():
             if time.monotonic() - started > (LONGEST_SECONDS if seconds is None else seconds):
                 if seconds is None:
-                    raise TimeoutError(f"the command did not end in {LONGEST_SECONDS} s; see {self.log}")
+                    raise TimeoutError(f"the command still runs after {LONGEST_SECONDS} s; see {self.log}")
                 return
             time.sleep(0.02)
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        """Kill whatever of the command is left, wherever it runs."""
+        """Kill all processes of the command, including those in other process groups."""
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -292,7 +292,7 @@ def killed_study(
 
 def record(output: Path, outcomes: list[Outcome]) -> None:
     """Write JSON; runs of other tuners and launchers in the file are kept."""
-    # With the commit and the load, as in the benchmarks.
+    # The machine record of the benchmarks includes commit and load.
     sys.path.insert(0, str(TESTS.parent / "benchmarks"))
     from machine import machine, versions
 
