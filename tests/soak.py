@@ -248,9 +248,7 @@ def shuffled(rng: random.Random, names: list[str], write: int) -> list[str]:
     return rng.sample(aims, len(aims))
 
 
-def killed_study(
-    study: Study, outcome: Outcome, kills: int, aims: list[str], duration: float, rng: random.Random
-) -> None:
+def killed_study(study: Study, outcome: Outcome, kills: int, aims: list[str], duration: float, rng: random.Random):
     """Run a study until it finishes, and kill it until `kills` is reached."""
     finished: set[tuple[str, str]] = set()
     while True:

@@ -187,9 +187,7 @@ def write_study(folder: Path, *, trials: int = 4, winner: int = 0, **more: Any) 
     return folder
 
 
-def write_final(
-    study: Path, *, skill: float = 1.8, images: int = IMAGES, test_images: int = 50, tta: bool = True
-) -> Path:
+def write_final(study: Path, *, skill=1.8, images=IMAGES, test_images=50, tta=True) -> Path:
     """Write `best/` of a study, without the model; return the folder."""
     best = study / "best"
     plain, averaged = p_dog(skill, 0, images), p_dog(skill + 0.1, 0, images)
