@@ -1,4 +1,4 @@
-"""What many tests need: composed configurations, a small training set, commands run as a user runs them."""
+"""Shared fixtures: composed configurations, a small training set, commands as a user runs them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Literal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -18,22 +17,21 @@ import hypothesis
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
 from catsdogs.config.compose import to_search_config
 from catsdogs.config.locations import conf_dir
-from catsdogs.config.schema import AugmentationConfig, SearchConfig
+from catsdogs.config.schema import AugmentationConfig
 from catsdogs.data.views import LiveViews
 from catsdogs.launching.registration import register
 
-# How long an example takes depends on what else the machine does.
+# The duration of an example depends on the load of the machine.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-# Where the tests run in the background of a shell, Ctrl-C is ignored, also by the processes that they start.
+# A background shell ignores SIGINT, and so do the processes that tests start from it; restore the default.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A network and images so small that a trial takes about a second.
+# Network and images of a size at which a trial takes about a second.
 TINY = (
     "data=sample",
     "backbone=small_cnn",
@@ -46,11 +44,11 @@ TINY = (
 )
 
 
-# Quicker to set up than an optional one, for networks this small. tests/whole/test_jax.py runs some tests on JAX.
+# For networks this small, TensorFlow starts faster than an optional engine. test_jax.py runs some tests on JAX.
 _ON_TENSORFLOW = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
 ENGINE: Literal["tensorflow", "keras"] = "tensorflow" if _ON_TENSORFLOW else "keras"
 
-# A study of seconds.
+# A study that takes seconds.
 SMALL = (
     "data=sample",
     "data.sample.images_per_class=12",
@@ -59,7 +57,7 @@ SMALL = (
     "backbone.image_size=32",
     "backbone.arguments.filters=8",
     "space=small_cnn",
-    # Every depth is traced once, which takes longer than to train it.
+    # One depth, because tracing a depth takes longer than training it.
     "space.unfreeze_depth.values=[7]",
     "tuner.max_trials=2",
     "fit.epochs=2",
@@ -68,11 +66,11 @@ SMALL = (
 
 
 @pytest.fixture(scope="session")
-def composed() -> Callable[..., DictConfig]:
-    """Compose `search` with overrides."""
+def composed():
+    """Return a function that composes `search` with overrides."""
     register()
 
-    def compose_search(*overrides: str) -> DictConfig:
+    def compose_search(*overrides):
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return compose("search", overrides=list(overrides))
 
@@ -80,10 +78,10 @@ def composed() -> Callable[..., DictConfig]:
 
 
 @pytest.fixture(scope="session")
-def config(composed: Callable[..., DictConfig]) -> Callable[..., SearchConfig]:
-    """Compose and check a tiny job."""
+def config(composed):
+    """Return a function that composes and checks a tiny job."""
 
-    def tiny(*overrides: str) -> SearchConfig:
+    def tiny(*overrides):
         own_space = any(override.startswith("space=") for override in overrides)
         depths = () if own_space else ("space.unfreeze_depth.values=[2,5]",)
         return to_search_config(composed(*TINY, *depths, f"features.engine={ENGINE}", *overrides))
@@ -91,53 +89,45 @@ def config(composed: Callable[..., DictConfig]) -> Callable[..., SearchConfig]:
     return tiny
 
 
-def commands(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `python -m catsdogs.COMMAND ARGUMENTS` in a folder, with a cache of its own."""
+def run_python(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python ARGUMENTS` in a folder, with its own cache."""
+    environment = {**os.environ, "CATSDOGS_CACHE": str(folder / "cache"), **environment}
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
 
-    def command(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", f"catsdogs.{name}", *arguments],
-            cwd=folder,
-            env={**os.environ, "CATSDOGS_CACHE": str(folder / "cache"), **environment},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+
+def commands(folder: Path):
+    """Return a function that runs `python -m catsdogs.COMMAND ARGUMENTS` in a folder, with its own cache."""
+
+    def command(name, *arguments, **environment):
+        return run_python(folder, "-m", f"catsdogs.{name}", *arguments, **environment)
 
     return command
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run(tmp_path):
     return commands(tmp_path)
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A few images in noise, bright ones are dogs."""
-
-    views: LiveViews
-    labels: np.ndarray
-    train_rows: np.ndarray
-    validation_rows: np.ndarray
-
-
 @pytest.fixture
-def training_data() -> Drawn:
-    """40 training and 20 validation images of 32 pixels."""
+def training_data():
+    """Return 40 training and 20 validation images of 32 pixels: noise, brighter for dogs."""
     rng = np.random.default_rng(0)
     labels = np.tile([0.0, 1.0], 30).astype(np.float32)
     pixels = rng.integers(0, 200, (60, 32, 32, 3)) + (labels * 30).astype(int)[:, None, None, None]
     pixels[:, :8, :16] = pixels[:, :8, :16] // 2
     augmentation = AugmentationConfig(0.5, 5, 0.05, 0.1, 0, 0.1, 0.0, 0.0, "reflect")
     views = LiveViews(pixels.astype(np.uint8), np.arange(60, dtype=np.uint64), augmentation, seed=1)
-    return Drawn(views, labels, np.arange(40), np.arange(40, 60))
+    rows = {"train_rows": np.arange(40), "validation_rows": np.arange(40, 60)}
+    return SimpleNamespace(views=views, labels=labels, **rows)
 
 
 @pytest.fixture
-def prepared(training_data: Drawn, tmp_path: Path) -> Callable[[SearchConfig], Any]:
-    """What the trials of a job on `training_data` read and train: a `TrainingSet` and `TrialModels`."""
+def prepared(training_data, tmp_path):
+    """Return a function that builds `TrialData` and `TrialModels` of a job on `training_data`."""
     from catsdogs.data.dataset import Fold
     from catsdogs.features.reader import FeatureReader, JobImages
     from catsdogs.network.backbones import load_network
@@ -145,7 +135,7 @@ def prepared(training_data: Drawn, tmp_path: Path) -> Callable[[SearchConfig], A
     from catsdogs.network.trial_model import TrialModels
     from catsdogs.training.trial_data import TrialData
 
-    def prepare(job: SearchConfig) -> Any:
+    def prepare(job):
         data = training_data
         network = load_network(job.backbone, job.seed)
         steps = steps_per_epoch(len(data.train_rows), job.fit.batch_size)

@@ -20,7 +20,7 @@ from catsdogs.launching.isolated import IsolatedLauncher
 from catsdogs.launching.registration import register
 from catsdogs.study.jobs import FAILED, INTERRUPTED, OK, RUNNING, write_result
 
-SUCCEED, RAISE, BE_KILLED, EXIT, WAIT, WAIT_FOR_EVER, BE_INTERRUPTED = range(7)
+SUCCEED, RAISE, BE_KILLED, EXIT, WAIT, WAIT_FOREVER, BE_INTERRUPTED = range(7)
 
 
 def task(config):
@@ -36,14 +36,14 @@ def task(config):
         raise KeyboardInterrupt
     if config.seed == EXIT:
         os._exit(3)
-    if config.seed in (WAIT, WAIT_FOR_EVER):
+    if config.seed in (WAIT, WAIT_FOREVER):
         (folder / "waits").touch()
     try:
-        while config.seed in (WAIT, WAIT_FOR_EVER):
+        while config.seed in (WAIT, WAIT_FOREVER):
             time.sleep(0.05)
     except KeyboardInterrupt:
         (folder / "interrupted").touch()
-        while config.seed == WAIT_FOR_EVER:
+        while config.seed == WAIT_FOREVER:
             time.sleep(0.05)
         # A second interrupt must not cut this short.
         time.sleep(1)

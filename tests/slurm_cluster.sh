@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A Slurm cluster of one node, for tests, without systemd and without accounting: tests/slurm_cluster.sh start|stop FOLDER
 #
-# Needs Debian's slurmctld, slurmd, slurm-client and munge (`install` fetches them), and root, as slurmd does. Everything it
-# writes lies in FOLDER. After `start`, `export SLURM_CONF=FOLDER/slurm.conf` leads Slurm's commands to this cluster.
+# Needs Debian's slurmctld, slurmd, slurm-client and munge (`install` installs them), and root, as slurmd does. All files are
+# written to FOLDER. After `start`, `export SLURM_CONF=FOLDER/slurm.conf` selects this cluster for Slurm's commands.
 set -euo pipefail
 
 install() {
@@ -16,7 +16,7 @@ install() {
   done
 }
 
-free_ports() { # two ports that nobody listens on
+free_ports() { # two unused ports
   python3 -c '
 import socket
 a, b = socket.socket(), socket.socket()
@@ -41,7 +41,7 @@ SlurmdPort=$d_port
 SlurmUser=root
 AuthType=auth/munge
 AuthInfo=socket=$folder/munge.socket
-# Neither cgroups nor systemd are needed for these, so that it runs in a container.
+# These need neither cgroups nor systemd, so the cluster runs in a container.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -63,7 +63,7 @@ PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
   head -c 1024 /dev/urandom >"$folder/munge.key"
   chmod 600 "$folder/munge.key"
-  # --force: it mistrusts folders that others may write to, such as /tmp.
+  # --force: munged refuses folders that other users can write to, such as /tmp.
   munged --force --key-file="$folder/munge.key" --socket="$folder/munge.socket" --pid-file="$folder/munged.pid" \
     --log-file="$folder/munged.log" --seed-file="$folder/munge.seed" 2>"$folder/munged.err"
   slurmctld

@@ -1,17 +1,17 @@
-"""Kill a study again and again, and see that nothing that was finished is lost or done twice.
+"""Kill a study repeatedly, and check that no finished trial is lost or repeated.
 
 python tests/soak.py --kills 50 --tuner random grid --output benchmarks/results/soak.json
 
-Runs a study of 3 jobs x 4 trials once uninterrupted. Then the same study elsewhere: SIGKILL of all its processes at a
-random moment, or inside one of its state writes, and the same command again, until it ends; and so on with new studies
-until there were enough kills. Then compares every table of the studies with those of the uninterrupted one.
+Runs a study of 3 jobs x 4 trials once without interruption. Then runs the same study in other folders: sends SIGKILL to
+all its processes at a random time, or inside one of its state writes, and repeats the command until it finishes; starts
+new studies until the number of kills is reached. Compares every table with that of the uninterrupted study.
 
-    lost_trials      were in trials.csv when the study was killed, and later were not
-    repeated_trials  were in trials.csv when the study was killed, and were trained again; or twice by one command
+    lost_trials      in trials.csv when the study was killed, and missing later
+    repeated_trials  in trials.csv when the study was killed, and trained again; or trained twice by one command
     different_rows   of trials.csv, history.csv, validation.csv and leaderboard.csv, apart from times
-    refusals         commands that ended by themselves with another status than 0
-    tracebacks       commands that printed one
-    temporaries      half written files that kills left beside the study's own
+    refusals         commands that exited with another status than 0
+    tracebacks       commands that printed a traceback
+    temporaries      partial files that kills left next to the study's own
 """
 
 from __future__ import annotations
@@ -60,27 +60,27 @@ STUDY = (
     "features.engine=tensorflow",
 )
 
-# What a launcher needs for jobs this small.
+# Settings of launchers for jobs this small.
 SETTINGS = {
     "joblib": ("hydra.launcher.n_jobs=2",),
     "ray": ("+hydra.launcher.ray.remote.num_cpus=1",),
     "slurm_cpu": ("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=null"),
 }
 
-# A command that takes longer hangs.
+# A longer command is considered hung.
 LONGEST_SECONDS = 1800
 
 POINTS = ("before", "half", "written", "moved")
 
 AFTER_EVERY_TRIAL = ("history.csv", "trials.csv", "validation.csv")
 
-# Columns that tell when and how long, and not what.
+# Columns of times and durations.
 TIMES = ("seconds", "ended", "started", "finished")
 
 
 @dataclass
 class Outcome:
-    """What the kills of one tuner and one launcher did."""
+    """Result of the kills of one tuner and one launcher."""
 
     tuner: str
     launcher: str
@@ -99,7 +99,7 @@ class Outcome:
 
 
 class Study:
-    """The study in a folder of its own, with a cache of its own, and the command that runs it."""
+    """A study with its own folder and cache, and the command that runs it."""
 
     def __init__(self, folder: Path, tuner: str, launcher: str) -> None:
         folder.mkdir(parents=True)
@@ -114,7 +114,7 @@ class Study:
         self.commands = 0
 
     def run(self, aim: str = "", seconds: float | None = None) -> int | None:
-        """Run the command; kill it inside a state write or after so many seconds; its status, None: it was killed."""
+        """Run the command; kill it inside a state write or after `seconds`. Return its status, or None if killed."""
         self.commands += 1
         self._hit.unlink(missing_ok=True)
         path = os.pathsep.join(filter(None, [str(TESTS / "soak_patch"), str(TESTS), os.environ.get("PYTHONPATH")]))
@@ -142,23 +142,23 @@ class Study:
         return self.folder / f"command-{self.commands}.log"
 
     def _wait(self, process: subprocess.Popen[bytes], seconds: float | None) -> None:
-        """Until it ends, the time has come, or a job was hit that is not of its process group."""
-        began = time.monotonic()
+        """Wait until the command exits, `seconds` have passed, or a job in another process group is killed."""
+        started = time.monotonic()
         while process.poll() is None and not self._hit.exists():
-            if time.monotonic() - began > (LONGEST_SECONDS if seconds is None else seconds):
+            if time.monotonic() - started > (LONGEST_SECONDS if seconds is None else seconds):
                 if seconds is None:
-                    raise TimeoutError(f"the command did not end in {LONGEST_SECONDS} s; see {self.log}")
+                    raise TimeoutError(f"the command still runs after {LONGEST_SECONDS} s; see {self.log}")
                 return
             time.sleep(0.02)
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        """Kill whatever of the command is left, wherever it runs."""
+        """Kill all processes of the command, including those in other process groups."""
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if self._slurm and process.returncode != 0:
             subprocess.run(["scancel", "--me", "--state=PENDING"], check=True)
-        left = [other for other in psutil.process_iter() if self._is_ours(other)]
+        left = [other for other in psutil.process_iter() if self._is_own(other)]
         for other in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 other.kill()
@@ -166,24 +166,24 @@ class Study:
         while self._slurm and subprocess.check_output(["squeue", "--me", "--noheader"]).strip():
             time.sleep(0.5)
 
-    def _is_ours(self, process: psutil.Process) -> bool:
+    def _is_own(self, process: psutil.Process) -> bool:
         try:
             return process.environ().get("SOAK_MARK") == self._mark and process.pid != os.getpid()
         except psutil.Error:
             return False
 
     def finished(self) -> set[tuple[str, str]]:
-        """(job, trial) of every trial in a `trials.csv`."""
+        """Return (job, trial) of every trial in a `trials.csv`."""
         tables = {file.parent.name: pd.read_csv(file, dtype={"trial": str}) for file in self._job_files("trials.csv")}
         return {(job, trial) for job, table in tables.items() for trial in table["trial"]}
 
     def trained(self) -> Counter[tuple[str, str]]:
-        """How often (job, trial) began to train."""
+        """Return how often (job, trial) started to train."""
         lines = self._ledger.read_text().splitlines() if self._ledger.exists() else []
         return Counter((entry["job"], entry["trial"]) for entry in map(json.loads, lines))
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table that must not depend on the kills."""
+        """Return every table that must not depend on the kills."""
         files = [
             self.root / "leaderboard.csv",
             *(file for name in ("trials.csv", "history.csv", "validation.csv") for file in self._job_files(name)),
@@ -192,12 +192,12 @@ class Study:
         return {name: table.drop(columns=[c for c in TIMES if c in table]) for name, table in frames.items()}
 
     def temporaries(self) -> list[Path]:
-        """What a kill left of files that were being written."""
-        found = [*self.root.glob(".*-*.*"), *self.root.glob("*/.*-*.*")]
-        return sorted(file for file in found if file.suffix in (".json", ".csv", ".html"))
+        """Return partial files that a kill left."""
+        files = [*self.root.glob(".*-*.*"), *self.root.glob("*/.*-*.*")]
+        return sorted(file for file in files if file.suffix in (".json", ".csv", ".html"))
 
     def state_files(self) -> list[str]:
-        """Names of the files that the study writes as it goes."""
+        """Return the names of the files that the study writes while it runs."""
         written = [*self.root.glob("*"), *self._job_files("*")]
         return sorted({file.name for file in written if file.suffix in (".json", ".csv", ".html")})
 
@@ -206,29 +206,29 @@ class Study:
 
 
 def different_rows(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> int:
-    """Rows of one that the other has not at that place, and the other way round."""
+    """Count the rows that differ, or that only one of two studies has."""
     count = 0
     for name in sorted({*one, *other}):
         rows = [table.fillna("").to_dict("records") for table in (one.get(name), other.get(name)) if table is not None]
         pairs = itertools.zip_longest(*rows) if len(rows) == 2 else ((row, None) for row in rows[0])
-        found = sum(a != b for a, b in pairs)
-        if found:
-            print(f"  {name}: {found} rows differ", flush=True)
-        count += found
+        different = sum(a != b for a, b in pairs)
+        if different:
+            print(f"  {name}: {different} rows differ", flush=True)
+        count += different
     return count
 
 
 def soak(folder: Path, tuner: str, launcher: str, kills: int, seed: int) -> Outcome:
-    """Kill studies of one tuner under one launcher so many times."""
-    began = time.monotonic()
+    """Kill studies of one tuner under one launcher `kills` times."""
+    started = time.monotonic()
     outcome, rng = Outcome(tuner, launcher), random.Random(f"{seed} {tuner} {launcher}")
-    whole = Study(folder / "whole", tuner, launcher)
-    if whole.run() != 0:
-        raise SystemExit(f"the uninterrupted study failed; see {whole.log}")
-    duration, expected = time.monotonic() - began, whole.tables()
-    print(f"{tuner}, {launcher}: uninterrupted in {duration:.0f} s, {len(whole.finished())} trials", flush=True)
-    names = whole.state_files()
-    # The last are tried first: every file at every point, and then those that one process writes after every trial.
+    reference = Study(folder / "reference", tuner, launcher)
+    if reference.run() != 0:
+        raise SystemExit(f"the uninterrupted study failed; see {reference.log}")
+    duration, expected = time.monotonic() - started, reference.tables()
+    print(f"{tuner}, {launcher}: uninterrupted in {duration:.0f} s, {len(reference.finished())} trials", flush=True)
+    names = reference.state_files()
+    # Popped from the end: every file at every point first, then files that one process writes after every trial.
     aims = shuffled(rng, [name for name in names if name in AFTER_EVERY_TRIAL], 2) + shuffled(rng, names, 1)
     while outcome.kills < kills:
         outcome.studies += 1
@@ -238,23 +238,21 @@ def soak(folder: Path, tuner: str, launcher: str, kills: int, seed: int) -> Outc
         outcome.different_rows += different_rows(expected, study.tables())
         outcome.temporaries += len(study.temporaries())
     outcome.aims_not_reached = sorted(set(outcome.aims_not_reached))
-    outcome.seconds = round(time.monotonic() - began, 1)
+    outcome.seconds = round(time.monotonic() - started, 1)
     return outcome
 
 
 def shuffled(rng: random.Random, names: list[str], write: int) -> list[str]:
-    """Every point of the n-th write of these files, as `SOAK_AIM`."""
+    """Return every point of the n-th write of these files in random order, as `SOAK_AIM`."""
     aims = [f"{name}:{write}:{point}" for name in names for point in POINTS]
     return rng.sample(aims, len(aims))
 
 
-def killed_study(
-    study: Study, outcome: Outcome, kills: int, aims: list[str], duration: float, rng: random.Random
-) -> None:
-    """Run a study to its end, killed as often as may be."""
+def killed_study(study: Study, outcome: Outcome, kills: int, aims: list[str], duration: float, rng: random.Random):
+    """Run a study until it finishes, and kill it until `kills` is reached."""
     finished: set[tuple[str, str]] = set()
     while True:
-        # Three of four are aimed, so that in a long run every file is hit at every point.
+        # Three of four kills are aimed, so a long run hits every file at every point.
         aim = aims.pop() if aims and rng.random() < 0.75 and outcome.kills < kills else ""
         moment = rng.uniform(0, duration) if not aim and outcome.kills < kills else None
         before = study.trained()
@@ -272,13 +270,13 @@ def killed_study(
             outcome.aimed_kills += bool(aim)
             outcome.aims_not_reached = [other for other in outcome.aims_not_reached if other != aim]
         where = aim or (f"{moment:.1f} s" if moment is not None else "not aimed at")
-        told = "killed" if status is None else f"status {status}"
-        print(f"  {outcome.kills}: {where}: {told}, {len(now_finished)} trials finished", flush=True)
+        result = "killed" if status is None else f"status {status}"
+        print(f"  {outcome.kills}: {where}: {result}, {len(now_finished)} trials finished", flush=True)
         if lost or again or status not in (None, 0) or "Traceback (most" in text:
             print(f"    LOOK: lost {lost}, repeated {again}; {study.log}", flush=True)
         finished |= now_finished
         if status == 0:
-            # Perhaps that file is written earlier in a study: it is tried again with a new one.
+            # The file may be written earlier in a study, so try the aim again with a new one.
             if aim and aim not in outcome.aims_not_reached:
                 aims.append(aim)
             if aim:
@@ -287,12 +285,12 @@ def killed_study(
         if status is not None:
             outcome.refusals += 1
             if outcome.refusals > 5:
-                raise SystemExit(f"it does not go on: {text[-2000:]}")
+                raise SystemExit(f"the study does not resume: {text[-2000:]}")
 
 
 def record(output: Path, outcomes: list[Outcome]) -> None:
-    """Write JSON; runs of other tuners and launchers that it holds already are kept."""
-    # With the commit and the load, as the benchmarks tell them.
+    """Write JSON; runs of other tuners and launchers in the file are kept."""
+    # The machine record of the benchmarks includes commit and load.
     sys.path.insert(0, str(TESTS.parent / "benchmarks"))
     from machine import machine, versions
 
@@ -312,12 +310,12 @@ def record(output: Path, outcomes: list[Outcome]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50, help="at least so many, for each tuner and launcher")
+    parser.add_argument("--kills", type=int, default=50, help="minimum number, for each tuner and launcher")
     parser.add_argument("--tuner", nargs="+", default=["random", "grid"])
     parser.add_argument("--launcher", nargs="+", default=["isolated"], help="options of hydra/launcher")
-    parser.add_argument("--seed", type=int, default=1, help="of the moments")
-    parser.add_argument("--output", type=Path, help="JSON; what it holds of other tuners and launchers is kept")
-    parser.add_argument("--folder", type=Path, help="keeps the studies here; without it they are removed")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random times")
+    parser.add_argument("--output", type=Path, help="JSON file; runs of other tuners and launchers in it are kept")
+    parser.add_argument("--folder", type=Path, help="folder to keep the studies in (default: they are removed)")
     arguments = parser.parse_args()
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="soak-") as temporary:

@@ -1,4 +1,4 @@
-"""Study folders as `catsdogs.search` and `catsdogs.retrain` leave them, written without any training."""
+"""Study folders like those of `catsdogs.search` and `catsdogs.retrain`, written without training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from catsdogs.study.plan import write_plan
 from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, outcome, summary, write_trials
 
 IMAGES = 200
-# Of running jobs, by folder.
+# Locks of running jobs, by folder.
 _LOCKS: dict[Path, FileLock] = {}
 
 STARTED = datetime.datetime(2026, 11, 1, 22, 0, tzinfo=datetime.UTC)
@@ -38,7 +38,7 @@ def ids(images: int = IMAGES) -> list[str]:
 
 
 def p_dog(skill: float, seed: int = 0, images: int = IMAGES, shared: float = 0.8) -> np.ndarray:
-    """Probabilities that are the better the higher `skill` is; images are hard for all models alike by `shared`."""
+    """Return probabilities that improve with `skill`; `shared` is the part of the noise that all models share."""
     common = np.random.default_rng(12345).normal(size=images)
     own = np.random.default_rng([7, seed]).normal(size=images)
     noise = np.sqrt(shared) * common + np.sqrt(1 - shared) * own
@@ -47,11 +47,11 @@ def p_dog(skill: float, seed: int = 0, images: int = IMAGES, shared: float = 0.8
 
 @dataclass(frozen=True)
 class Job:
-    """Settings of a job that `write_job` writes.
+    """Settings of a job for `write_job`.
 
     Attributes:
-        winner: number of the best trial; of the others, deeper and less dropout is better.
-        status: as in `result.json`, of a running job locked by this process; or `killed`: running, but not locked.
+        winner: number of the best trial; among the others, deeper unfreezing and less dropout score better.
+        status: as in `result.json`. This process locks a `running` job; a `killed` job is running and not locked.
     """
 
     trials: int = 4
@@ -123,7 +123,7 @@ def _trials(job: Job, probabilities: np.ndarray) -> tuple[list[TrialRecord], lis
 
 
 def _epochs(record: TrialRecord, budget: int, loss: float, accuracy: float) -> Iterator[dict[str, Any]]:
-    """The rows of a trial in `history.csv`, which end at this loss and accuracy."""
+    """Yield the rows of a trial in `history.csv`; the last has this loss and accuracy."""
     for epoch in range(1, record.epochs + 1):
         behind = (record.epochs - epoch) * 0.05
         row = {"trial": record.trial, "execution": 0, "epoch": epoch}
@@ -143,7 +143,7 @@ def _lock(folder: Path, running: bool) -> None:
 
 
 def _result(job: Job, records: list[TrialRecord]) -> dict[str, Any]:
-    """`result.json`, apart from names and choices."""
+    """Return `result.json`, apart from names and choices."""
     status = job.status.replace("killed", "running")
     seconds = sum(record.seconds for record in records) + 15
     # A running job has no result yet.
@@ -167,9 +167,9 @@ def _result(job: Job, records: list[TrialRecord]) -> dict[str, Any]:
 
 
 def write_study(folder: Path, *, trials: int = 4, winner: int = 0, **more: Any) -> Path:
-    """A finished study of 2 augmentations x 2 smoothings; `light` is better than `none`, smoothing matters little.
+    """Write a finished study of 2 augmentations x 2 smoothings; `light` beats `none`, smoothing hardly matters.
 
-    The trials `winner`, 2 `winner`, 3 `winner` and 4 `winner` are the best of its jobs.
+    The best trials of its jobs are `winner`, 2 `winner`, 3 `winner` and 4 `winner`.
     """
     names = []
     started = STARTED
@@ -187,10 +187,8 @@ def write_study(folder: Path, *, trials: int = 4, winner: int = 0, **more: Any) 
     return folder
 
 
-def write_final(
-    study: Path, *, skill: float = 1.8, images: int = IMAGES, test_images: int = 50, tta: bool = True
-) -> Path:
-    """`best/` of a study, without the model."""
+def write_final(study: Path, *, skill=1.8, images=IMAGES, test_images=50, tta=True) -> Path:
+    """Write `best/` of a study, without the model; return the folder."""
     best = study / "best"
     plain, averaged = p_dog(skill, 0, images), p_dog(skill + 0.1, 0, images)
     validation = pd.DataFrame({"id": ids(images), "label": labels(images).astype(float), "split": "validation"})
@@ -222,18 +220,18 @@ def write_final(
     return best
 
 
-def colour_of(number: int) -> tuple[int, int, int]:
-    """Every image has a colour of its own, far enough from the next for JPEG."""
+def color_of(number: int) -> tuple[int, int, int]:
+    """Return a color per image, different enough from the next to survive JPEG."""
     return (number * 37 % 256, number * 91 % 256, number * 53 % 256)
 
 
 def picture(number: int) -> bytes:
-    """240 x 120 pixels of one colour."""
-    return encoded(Image.new("RGB", (240, 120), colour_of(number)), quality=95)
+    """Return an encoded image of 240 x 120 pixels in one color."""
+    return encoded(Image.new("RGB", (240, 120), color_of(number)), quality=95)
 
 
 def write_split(job, images: dict[str, bytes], **elsewhere: str) -> None:
-    """What a job tells of its images, and of their paths, below `train` but for those `elsewhere`."""
+    """Write `split.csv` of a job; paths are below `train`, except those in `elsewhere`."""
     rows = [
         (name, hashlib.sha256(data).hexdigest(), elsewhere.get(name, f"train/{name}.jpg"))
         for name, data in images.items()

@@ -1,4 +1,4 @@
-"""A backbone that traces in a fraction of a second, for tests that train many models."""
+"""A backbone that is traced in a fraction of a second, for tests that train many models."""
 
 from __future__ import annotations
 

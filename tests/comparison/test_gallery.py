@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from studies import CHOICES, colour_of, ids, labels, p_dog, picture, write_final, write_images, write_job, write_split
+from studies import CHOICES, color_of, ids, labels, p_dog, picture, write_final, write_images, write_job, write_split
 
 from catsdogs.base.files import read_json, write_csv, write_json
 from catsdogs.comparison.gallery import MOST_ERRORS, MOST_UNCERTAIN, gallery
@@ -55,7 +55,7 @@ def assert_thumbnails_match(shown, images):
         assert image.format == "JPEG"
         assert image.size == (128, 64)
         pixel = np.asarray(image.convert("RGB"))[32, 64].astype(int)
-        assert np.abs(pixel - colour_of(list(images).index(one["id"]))).max() < 8, one["id"]
+        assert np.abs(pixel - color_of(list(images).index(one["id"]))).max() < 8, one["id"]
 
 
 def test_errors_are_sorted_by_confidence_and_uncertain_images_exclude_them(study, images):

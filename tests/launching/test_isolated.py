@@ -15,7 +15,7 @@ import isolated_study
 import pandas as pd
 import pytest
 from hydra.core.utils import JobStatus
-from isolated_study import BE_INTERRUPTED, BE_KILLED, EXIT, RAISE, SUCCEED, WAIT, WAIT_FOR_EVER, launched
+from isolated_study import BE_INTERRUPTED, BE_KILLED, EXIT, RAISE, SUCCEED, WAIT, WAIT_FOREVER, launched
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json
@@ -106,8 +106,8 @@ def test_ctrl_c_lets_the_job_stop_and_starts_no_other(start_study, tmp_path):
 
 
 def test_a_second_ctrl_c_kills(start_study, tmp_path):
-    process = start_study(WAIT_FOR_EVER)
-    job = tmp_path / "s" / str(WAIT_FOR_EVER)
+    process = start_study(WAIT_FOREVER)
+    job = tmp_path / "s" / str(WAIT_FOREVER)
     os.killpg(process.pid, signal.SIGINT)
     # Printed after the first Ctrl-C has arrived.
     assert any("Ctrl-C again" in line for line in process.stderr)
@@ -119,8 +119,8 @@ def test_a_second_ctrl_c_kills(start_study, tmp_path):
 
 
 def test_a_job_does_not_outlive_its_study(start_study, tmp_path):
-    process = start_study(WAIT_FOR_EVER)
-    child = read_json(tmp_path / "s" / str(WAIT_FOR_EVER) / "result.json")["pid"]
+    process = start_study(WAIT_FOREVER)
+    child = read_json(tmp_path / "s" / str(WAIT_FOREVER) / "result.json")["pid"]
     assert _is_alive(child)
     process.kill()
     _wait_until(lambda: not _is_alive(child), seconds=10)

@@ -1,10 +1,10 @@
-"""Imported by every Python that starts with this folder on PYTHONPATH: kills inside state writes, and counts trainings.
+"""Imported by every Python with this folder on PYTHONPATH: kills inside state writes, and counts trainings.
 
-Set by tests/soak.py:
-    SOAK_LEDGER: file that gets a line for every trial that begins to train.
-    SOAK_AIM: FILE:N:POINT, the process that writes FILE for the N-th time dies there with its process group. POINT is
-        `before` (nothing is written), `half` (of the temporary file), `written` (it is whole and not yet moved) or
-        `moved`. The ledger with the suffix .hit tells that it happened.
+Variables set by tests/soak.py:
+    SOAK_LEDGER: file that gets a line for every trial that starts to train.
+    SOAK_AIM: FILE:N:POINT; the process that writes FILE for the N-th time is killed with its process group. POINT is
+        `before` (nothing written), `half` (of the temporary file), `written` (complete, not moved yet) or `moved`. Then
+        the ledger with the suffix .hit exists.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _die():
 
 
 def _aimed(files):
-    """Patch `catsdogs.base.files`, through which all state is written."""
+    """Patch `catsdogs.base.files`, which writes all state."""
     name, number, point = os.environ["SOAK_AIM"].rsplit(":", 2)
     replacing = files.replacing
     writes: Counter[str] = Counter()
@@ -72,7 +72,7 @@ if os.environ.get("SOAK_AIM"):
 
 
 class _Patching:
-    """A finder that patches modules right after they are executed, before anybody has their functions."""
+    """Finder that patches modules right after they are executed, before others import their functions."""
 
     def find_spec(self, name, path=None, target=None):
         if name not in _PATCHES:

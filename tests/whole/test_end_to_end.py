@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL, commands
+from conftest import SMALL, commands, run_python
 from PIL import Image
 from sklearn.metrics import log_loss
 
@@ -128,7 +128,7 @@ def test_the_saved_model_loads_without_catsdogs(study, tmp_path):
         "print(float(model.predict(numpy.load('pixels.npy')[None], verbose=0)[0, 0]))\n"
         "assert 'catsdogs' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = ok(run_python(tmp_path, "-c", code))
     assert float(done.stdout) == pytest.approx(predictions_in(study.best, "test").loc["3", "p_dog"], abs=1e-5)
 
 
@@ -178,11 +178,11 @@ def test_sigterm_stops_a_study_within_seconds_and_the_printed_command_resumes_it
         for line in running.stdout:
             if "trial 2/30" in line:
                 break
-        began = time.monotonic()
+        started = time.monotonic()
         running.send_signal(signal.SIGTERM)
         stdout = running.stdout.read()
         assert running.wait(timeout=60) == 143
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - started < 30
     (study,) = (tmp_path / "multirun").iterdir()
     (job,) = (file.parent for file in study.glob("*/result.json"))
     assert json.loads((job / "result.json").read_text())["error"] == "interrupted"
@@ -191,7 +191,7 @@ def test_sigterm_stops_a_study_within_seconds_and_the_printed_command_resumes_it
     assert words[:3] == ["python", "-m", "catsdogs.search"]
     assert f"study={study.name}" in [word.replace('"', "") for word in words]
     short = ["tuner.max_trials=4" if word.startswith("tuner.max_trials") else word for word in words[1:]]
-    done = ok(subprocess.run([sys.executable, *short], cwd=tmp_path, env=environment, capture_output=True, text=True))
+    done = ok(run_python(tmp_path, *short))
     assert f"resumes at trial {before + 1}/4" in done.stdout
     assert len(pd.read_csv(job / "trials.csv")) == 4
 
@@ -265,11 +265,8 @@ USER_ERRORS = [
 def test_help_and_user_errors_are_printed_without_tensorflow(tmp_path):
     helps = [(name, "--help") for name in ("search", "retrain", "report", "predict", "doctor")]
     given = json.dumps([*helps, *(command for command, _ in USER_ERRORS)])
-    environment = {**os.environ, "CATSDOGS_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run(
-        [sys.executable, "-c", ONE_PROCESS, given], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    results = [json.loads(line) for line in ok(done).stdout.splitlines()]
+    done = ok(run_python(tmp_path, "-c", ONE_PROCESS, given))
+    results = [json.loads(line) for line in done.stdout.splitlines()]
     for (name, _), (status, out, err) in zip(helps, results, strict=False):
         assert not status, err
         assert name in out

@@ -1,4 +1,4 @@
-"""A study that somebody else made is data: retraining it runs none of its code and follows none of its paths."""
+"""Untrusted studies: retraining one runs none of its code and follows none of its paths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STUDY = Path(__file__).parents[1] / "golden" / "studies" / "0.2"
 JOB = "small_cnn-light-cosine-none"
 OTHERS = [file.parent.name for file in STUDY.glob("small_cnn-*/result.json") if file.parent.name != JOB]
 
-# Leaves a trace wherever it is called or only imported.
+# Creates a file when it is imported or called.
 EVIL = """
 from pathlib import Path
 Path("executed").touch()
@@ -31,11 +31,11 @@ build = Anything
 
 @pytest.fixture
 def retrain(run, tmp_path):
-    """Change the configurations that jobs have saved and retrain the best job, with attackers' code lying at hand."""
+    """Return a function that changes the saved configurations of jobs and retrains the best job."""
     study = tmp_path / "multirun" / "theirs"
     shutil.copytree(STUDY, study)
-    (tmp_path / "evil.py").write_text(EVIL)
-    (study / "evil.py").write_text(EVIL)
+    for folder in (tmp_path, study):
+        (folder / "evil.py").write_text(EVIL)
     (tmp_path / "elsewhere.log").write_text("precious")
 
     def command(change, *arguments, jobs=(JOB,), **environment):
@@ -77,22 +77,22 @@ ATTACKS = {
 }
 
 
-def test_nothing_that_a_study_says_to_hydra_is_read_and_no_folder_of_its_choice_is_written(retrain, tmp_path):
+def test_hydra_settings_folders_and_interpolations_of_a_study_are_not_used(retrain, tmp_path):
     (tmp_path / "images").mkdir()
     for number in range(8):
-        (tmp_path / "images" / f"{'cat' if number % 2 else 'dog'}.{number}.png").write_text("no image")
-    # Ends at the unknown id, before anything is trained: what a study does to Hydra has been done by then. An
-    # interpolation is a text.
+        (tmp_path / "images" / f"{'cat' if number % 2 else 'dog'}.{number}.png").write_text("not an image")
+    # Stops at the unknown id, after Hydra is configured and before anything is trained.
     done = retrain(ATTACKS, "data.sample=null", "data.train=images", TOKEN="s3cret")
     assert done.returncode == 2
-    assert "no training image with the id ${oc.env:TOKEN};" in done.stderr
+    assert "data.ignore" in done.stderr
+    assert "${oc.env:TOKEN}" in done.stderr
     assert "s3cret" not in done.stderr + done.stdout
     assert not (tmp_path / "outside").exists()
     assert (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(("jobs", "arguments"), [([JOB], []), (OTHERS, ["ensemble=jobs", "ensemble.num_jobs=2"])])
-def test_a_function_that_only_the_study_names_is_not_called_for_any_job_of_an_ensemble(retrain, jobs, arguments):
+def test_a_builder_that_only_the_study_names_is_not_called(retrain, jobs, arguments):
     done = retrain({"backbone.builder": "evil.build"}, *arguments, jobs=jobs)
     assert done.returncode == 2
     assert "backbone.builder=evil.build" in done.stderr
@@ -110,7 +110,7 @@ def test_builders_are_of_keras_or_catsdogs_or_named_by_the_user(builder):
     check_builder("catsdogs.network.backbones.small_cnn", "j", ())
 
 
-def test_only_keys_of_the_schema_are_read_as_they_stand():
+def test_only_keys_of_the_schema_are_read():
     known: dict[str, Any] = {
         "seed": 3,
         "data": {"sample": {"seed": 1}},
@@ -131,9 +131,9 @@ def test_the_user_names_a_builder_on_the_command_line_or_in_a_folder(tmp_path):
     (tmp_path / "broken.yaml").write_text("a: [")
     (tmp_path / "other.yaml").write_bytes(b"builder: ${oc.env:TOKEN}\nname: \xff")
     (tmp_path / "inert.yaml").write_text("builder: ${oc.env:TOKEN}\nbackbone: ${nowhere}")
-    # A folder that holds the studies is often the one at hand; what studies bring along names nothing.
-    for place in ("multirun/theirs/job/.hydra", "multirun/theirs/backbone", ".hydra"):
-        (tmp_path / place).mkdir(parents=True)
-        (tmp_path / place / "config.yaml").write_text("builder: evil.one\nbackbone: {builder: evil.other}")
+    # The current folder often contains the studies, and files of a study name no builder.
+    for folder in ("multirun/theirs/job/.hydra", "multirun/theirs/backbone", ".hydra"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.yaml").write_text("builder: evil.one\nbackbone: {builder: evil.other}")
     named = named_builders(["seed=1", "+backbone.builder='their.net'"], [tmp_path], tmp_path / "multirun")
     assert named == {"their.net", "my.network", "my.other", "${oc.env:TOKEN}"}

@@ -1,4 +1,4 @@
-"""Studies of earlier versions must stay readable for ever; `tests/golden/studies/make.py` made these copies."""
+"""Studies of earlier versions stay readable; `tests/golden/studies/make.py` wrote these copies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,7 +21,7 @@ STUDIES = Path(__file__).parents[1] / "golden" / "studies"
 VERSIONS = sorted(folder.name for folder in STUDIES.iterdir() if folder.is_dir() and folder.name[0].isdigit())
 
 
-def test_there_is_a_study_of_every_version_that_wrote_other_files():
+def test_every_version_of_the_file_format_has_a_study():
     assert VERSIONS == ["0.1", "0.2"]
     for version in VERSIONS:
         results = [json.loads(file.read_text()) for file in (STUDIES / version).glob("*/result.json")]
@@ -38,45 +39,41 @@ def study_data(golden):
     return read_study_data([golden])
 
 
-def test_its_tables_are_those_that_were_written_then(golden, study_data):
+def test_tables_are_read_as_they_were_written(golden, study_data):
     assert study_data.problems == ()
-    then = pd.read_csv(golden / "leaderboard.csv")
-    now = study_data.leaderboard.set_index("job").loc[then["job"]].reset_index()
-    assert list(study_data.leaderboard["job"]) == list(then["job"])
-    # Version 0.1 did not tell which images.
-    for name in set(then) - {"error", "best_trial"}:
-        exact = then[name].dtype.kind not in "fi"
-        assert list(now[name]) == (list(then[name]) if exact else pytest.approx(list(then[name]), rel=1e-12))
-    assert set(now["validation_images"]) == {120}
+    board, written = study_data.leaderboard, pd.read_csv(golden / "leaderboard.csv")
+    assert list(board["job"]) == list(written["job"])
+    # Version 0.1 did not record the image ids.
+    for name in set(written) - {"error", "best_trial"}:
+        exact = written[name].dtype.kind not in "fi"
+        assert list(board[name]) == (list(written[name]) if exact else pytest.approx(list(written[name]), rel=1e-12))
+    assert set(board["validation_images"]) == {120}
     for job in study_data.jobs.values():
-        then = pd.read_csv(golden / job.name / "trials.csv", dtype={"trial": str})
-        now = study_data.trials[study_data.trials["job"] == job.name]
+        written = pd.read_csv(golden / job.name / "trials.csv", dtype={"trial": str})
+        trials = study_data.trials[study_data.trials["job"] == job.name]
         for name in ("trial", "status", "val_log_loss", "epochs", "best_epoch", "seconds"):
-            assert list(now[name]) == list(then[name])
-        assert now["ended"].notna().all()
+            assert list(trials[name]) == list(written[name])
+        assert trials["ended"].notna().all()
         epochs = pd.read_csv(golden / job.name / "history.csv")
         assert (study_data.epochs["label"] == job.name).sum() == len(epochs)
 
 
-def test_the_answer_is_what_the_leaderboard_says(golden, study_data):
+def test_the_summary_agrees_with_the_leaderboard(golden, study_data):
     best, second = pd.read_csv(golden / "leaderboard.csv").iloc[:2].to_dict("records")
-    found = summarize(study_data)
-    assert (found.best, found.trial, found.runner_up) == (best["job"], str(best["best_trial"]), second["job"])
-    # Ours is computed from the predictions in float64, Keras' in float32 and batches.
-    assert found.log_loss.value == pytest.approx(best["val_log_loss"], abs=1e-5)
-    assert found.log_loss.low is not None
-    assert found.log_loss.high is not None
-    assert found.log_loss.low < found.log_loss.value < found.log_loss.high
-    assert found.accuracy == pytest.approx(best["val_accuracy"], abs=1e-6)
-    assert found.margin.value == pytest.approx(second["val_log_loss"] - best["val_log_loss"], abs=1e-5)
-    assert found.margin.size == 120
-    # Hundredths apart on 120 images.
-    assert found.significance == "within noise"
-    assert found.command is not None
-    assert "catsdogs.retrain" in found.command
+    summary: Any = summarize(study_data)
+    assert (summary.best, summary.trial, summary.runner_up) == (best["job"], str(best["best_trial"]), second["job"])
+    # The summary computes it in float64 from the predictions, Keras in float32 and batches.
+    assert summary.log_loss.value == pytest.approx(best["val_log_loss"], abs=1e-5)
+    assert summary.log_loss.low < summary.log_loss.value < summary.log_loss.high
+    assert summary.accuracy == pytest.approx(best["val_accuracy"], abs=1e-6)
+    assert summary.margin.value == pytest.approx(second["val_log_loss"] - best["val_log_loss"], abs=1e-5)
+    assert summary.margin.size == 120
+    # The lead is hundredths on 120 images.
+    assert summary.significance == "within noise"
+    assert "catsdogs.retrain" in summary.command
 
 
-def test_the_final_model_has_the_scores_that_retrain_told(golden, study_data):
+def test_scores_of_the_final_model_equal_those_of_retrain(golden, study_data):
     metrics = json.loads((golden / "best" / "metrics.json").read_text())
     (final,) = study_data.final_models.values()
     rows = {(row["score"], row["kind"]): row for row in final_scores(final).to_dict("records")}
@@ -89,7 +86,7 @@ def test_the_final_model_has_the_scores_that_retrain_told(golden, study_data):
             assert row["size"] == metrics["details"][key]["size"]
 
 
-def test_its_page_shows_these_numbers(golden, tmp_path):
+def test_the_page_shows_every_log_loss_and_job(golden, tmp_path):
     write_report([golden], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     board = pd.read_csv(golden / "leaderboard.csv")
@@ -101,7 +98,7 @@ def test_its_page_shows_these_numbers(golden, tmp_path):
 
 @pytest.fixture
 def swept(golden, tmp_path):
-    """A copy of the study whose jobs also varied `split.holdout`."""
+    """Copy the study and add a variation of `split.holdout`."""
     study = tmp_path / "multirun" / "old"
     shutil.copytree(golden, study)
     plan = read_json(study / "study.json")
@@ -139,16 +136,16 @@ def test_a_study_that_varied_a_renamed_setting_is_retrained_and_not_resumed(swep
     assert re.search(r"split\.holdout, .*split\.holdout_fraction; use a new study=NAME", message)
 
 
-def test_both_versions_side_by_side_make_one_page(tmp_path):
+def test_one_page_compares_both_versions(tmp_path):
     study_data = write_report([STUDIES / version for version in VERSIONS], tmp_path / "report.html")
     assert len(study_data.leaderboard) == 8
-    # Both were drawn from the same seed, so they were validated on the same images.
+    # Both have synthetic images of the same seed, so the validation images are the same.
     assert study_data.leaderboard["data_digest"].nunique() == 1
     assert len(study_data.comparable()) == 8
     assert "0.1/small_cnn-none-cosine-none" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_no_folder_of_a_machine_and_no_model_is_among_them():
+def test_the_copies_are_small_tables_without_absolute_paths():
     size = 0
     for file in STUDIES.rglob("*"):
         if file.is_file() and file.suffix != ".py":

@@ -1,4 +1,4 @@
-"""The short form of tests/soak.py."""
+"""The counters of tests/soak.py, and a short run of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from soak import Outcome, different_rows, killed_study
 
 
-def test_rows_that_differ_are_counted_on_both_sides():
+def test_rows_that_differ_or_are_missing_are_counted():
     table = pd.DataFrame({"trial": ["0", "1"], "val_log_loss": ["0.5", None]})
     assert different_rows({"a": table}, {"a": table.copy()}) == 0
     assert different_rows({"a": table}, {"a": table.assign(val_log_loss="0.6")}) == 2
@@ -24,7 +24,7 @@ def test_rows_that_differ_are_counted_on_both_sides():
 
 
 class Forgetful:
-    """A study that is killed when trials 0 and 1 are finished; then trains 1 again, and 0 is gone."""
+    """Study that is killed after trials 0 and 1; then it repeats trial 1 and loses trial 0."""
 
     def __init__(self, folder: Path) -> None:
         self.log = folder / "log"
@@ -43,7 +43,7 @@ class Forgetful:
         return {("job", trial) for trial in {0: "", 1: "01", 2: "12"}[self._runs]}
 
 
-def test_trials_that_are_lost_or_repeated_are_counted(tmp_path):
+def test_lost_and_repeated_trials_are_counted(tmp_path):
     outcome = Outcome("random", "basic")
     study: Any = Forgetful(tmp_path)
     killed_study(study, outcome, 1, [], 1.0, random.Random(0))
@@ -51,18 +51,13 @@ def test_trials_that_are_lost_or_repeated_are_counted(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_study_that_is_killed_and_started_again_is_the_same_study(tmp_path):
+def test_a_study_that_is_killed_and_resumed_has_the_same_tables(tmp_path):
     output = tmp_path / "soak.json"
-    script = Path(__file__).parents[1] / "soak.py"
-    done = subprocess.run(
-        [sys.executable, script, "--kills", "4", "--tuner", "random", "--output", output, "--folder", tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    command = [sys.executable, str(Path(__file__).parents[1] / "soak.py"), "--kills", "4", "--tuner", "random"]
+    command += ["--output", str(output), "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(output.read_text())
-    assert found["kills"] >= 4
-    wrong = ("lost_trials", "repeated_trials", "different_rows", "refusals", "tracebacks")
-    assert [found[name] for name in wrong] == [0] * len(wrong)
+    record = json.loads(output.read_text())
+    assert record["kills"] >= 4
+    for name in ("lost_trials", "repeated_trials", "different_rows", "refusals", "tracebacks"):
+        assert record[name] == 0, name

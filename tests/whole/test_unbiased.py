@@ -1,8 +1,9 @@
-"""One tiny study with a hold-out, folds and a selection, and what `retrain` makes of it."""
+"""A tiny study with a holdout, folds and a selection, and the final models that `retrain` makes of it."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 
 import numpy as np
@@ -42,22 +43,27 @@ FLIP, NONE = "flip", "none"
 
 
 class Study:
-    """Two jobs that differ in augmentation; the best trials of the first one are trained again with fresh seeds."""
+    """Two jobs that differ in augmentation; the first has a selection.
+
+    Attributes:
+        rows_read: rows with pixels that the searches have read.
+    """
 
     def __init__(self, folder, config):
         self.folder = folder / "study"
         self._cache = folder / "cache"
         self._config = config
-        self.read: set[int] = set()
+        self.rows_read: set[int] = set()
 
     def config(self, augmentation=FLIP, *overrides):
         return self._config(*SETTINGS, f"augmentation={augmentation}", f"cache={self._cache}", *overrides)
 
-    def place(self, augmentation=FLIP):
+    def location(self, augmentation=FLIP):
         return JobLocation(self.folder / augmentation, self.folder)
 
     def search(self, augmentation=FLIP, *overrides):
-        return run_job(self.config(augmentation, *overrides), self.place(augmentation), {"augmentation": augmentation})
+        config, location = self.config(augmentation, *overrides), self.location(augmentation)
+        return run_job(config, location, {"augmentation": augmentation})
 
     def dataset(self):
         config = self.config()
@@ -79,26 +85,23 @@ class Study:
 
 @pytest.fixture(scope="module")
 def study(config, tmp_path_factory):
-    """The study, which knows the rows that its searches have read."""
-    found = Study(tmp_path_factory.mktemp("honest"), config)
-    read: list[np.ndarray] = []
+    """Search both jobs."""
+    study, read = Study(tmp_path_factory.mktemp("unbiased"), config), LiveViews.read
 
-    def reading(self, rows, view):
-        read.append(rows)
-        return plain(self, rows, view)
+    def recorded(self, rows, view):
+        study.rows_read.update(rows.tolist())
+        return read(self, rows, view)
 
     with pytest.MonkeyPatch.context() as patch:
-        plain = LiveViews.read
-        patch.setattr(LiveViews, "read", reading)
-        found.search(FLIP)
-        found.search(NONE, "select.top_k=1")
-    found.read = set(np.concatenate(read).tolist())
-    return found
+        patch.setattr(LiveViews, "read", recorded)
+        study.search(FLIP)
+        study.search(NONE, "select.top_k=1")
+    return study
 
 
 @pytest.fixture
-def copy(study, tmp_path):
-    """What a test may change."""
+def copied(study, tmp_path):
+    """Copy the study, for tests that change it."""
     other = Study(tmp_path, study._config)
     other._cache = study._cache
     shutil.copytree(study.folder, other.folder)
@@ -107,27 +110,31 @@ def copy(study, tmp_path):
 
 @pytest.fixture
 def calibrated(monkeypatch):
-    """Calibration is kept always, to see every step."""
+    """Apply every calibration, even if it does not help."""
 
-    def kept(labels, p_dog):
+    def applied(labels, p_dog):
         return dataclasses.replace(fit_if_better(labels, p_dog), applied=True, calibration=fit(labels, p_dog))
 
     monkeypatch.setattr("catsdogs.scoring.calibration.FEWEST", 20)
-    monkeypatch.setattr("catsdogs.final.evaluation.fit_if_better", kept)
+    monkeypatch.setattr("catsdogs.final.evaluation.fit_if_better", applied)
 
 
 def table(study, name, augmentation=FLIP):
-    return pd.read_csv(study.place(augmentation).folder / name, dtype={"trial": str, "id": str})
+    return pd.read_csv(study.location(augmentation).folder / name, dtype={"trial": str, "id": str})
 
 
 def rows_of(predictions, split):
     return predictions[predictions["split"] == split].set_index("id")
 
 
-def test_a_search_reads_neither_pixels_nor_labels_of_the_holdout_and_validates_on_all_others_once(study):
+def card_matches(best, pattern):
+    return re.search(pattern, (best / "MODEL_CARD.md").read_text(), re.IGNORECASE)
+
+
+def test_a_search_reads_nothing_of_the_holdout_and_validates_on_every_other_image_once(study):
     dataset = study.dataset()
     assert len(dataset.holdout_rows) == 12
-    assert study.read == set(range(48)) - set(dataset.holdout_rows.tolist())
+    assert study.rows_read == set(range(48)) - set(dataset.holdout_rows.tolist())
     data, _ = build_trial_data(study.config(), dataset, dataset.folds())
     assert np.isnan(data.labels[dataset.holdout_rows]).all()
     assert not np.isnan(np.delete(data.labels, dataset.holdout_rows)).any()
@@ -136,8 +143,8 @@ def test_a_search_reads_neither_pixels_nor_labels_of_the_holdout_and_validates_o
     assert list(validation) == ["label", "fold", "p_dog", "trial", "execution"]
     assert list(validation.index) == list(split.index[split["split"] != "holdout"])
     assert (validation["fold"] == split.loc[validation.index, "fold"]).all()
-    told = read_json(study.place().folder / "result.json")["data"]
-    assert (told["train"], told["validation"], told["holdout"], told["folds"]) == (18, 36, 12, 2)
+    data_record = read_json(study.location().folder / "result.json")["data"]
+    assert [data_record[key] for key in ("train", "validation", "holdout", "folds")] == [18, 36, 12, 2]
     history, trials = table(study, "history.csv"), table(study, "trials.csv").set_index("trial")
     assert list(history)[:4] == ["trial", "execution", "fold", "epoch"]
     for trial, own in history.groupby("trial"):
@@ -147,14 +154,14 @@ def test_a_search_reads_neither_pixels_nor_labels_of_the_holdout_and_validates_o
         assert trials.loc[trial, "val_log_loss"] == pytest.approx(lowest.mean(), rel=1e-9)
 
 
-def test_the_winner_is_named_by_fresh_seeds_alone(study):
+def test_only_fresh_seeds_select_the_winner(study):
     selected, trials = table(study, "select.csv"), table(study, "trials.csv").set_index("trial")["val_log_loss"]
     pairs = zip(selected["trial"], selected["seed"], strict=True)
     assert sorted(pairs) == [(trial, seed) for trial in ("0", "1") for seed in (0, 1)]
-    # No seed is one that the search had.
+    # The search used other seeds.
     assert not set(selected["val_log_loss"]) & set(trials)
     means = selected.groupby("trial")["val_log_loss"].mean()
-    result = read_json(study.place().folder / "result.json")
+    result = read_json(study.location().folder / "result.json")
     best = result["best_trial"]
     assert best["trial"] == means.idxmin()
     assert best["val_log_loss"] == result["objective"] == pytest.approx(means.min(), rel=1e-12)
@@ -165,14 +172,14 @@ def test_the_winner_is_named_by_fresh_seeds_alone(study):
     assert losses.mean() == pytest.approx(own[0], rel=1e-4)
 
 
-def test_a_selection_goes_on_where_it_was_ended_and_begins_again_where_it_is_changed(copy, study, monkeypatch):
+def test_a_killed_selection_resumes_and_a_changed_selection_starts_over(copied, study, monkeypatch):
     train, calls = training.train, []
-    folder = copy.place().folder
+    folder = copied.location().folder
     rows, trials = ((folder / name).read_text() for name in ("select.csv", "trials.csv"))
-    kept = read_json(folder / "result.json")
+    recorded = read_json(folder / "result.json")
 
     def search(*overrides, error=None, every=False):
-        """Go on with the job, of which the first training raises, or every one."""
+        """Resume the job; raise the error in its first training, or in all of them."""
 
         def counted(*args, **kwargs):
             calls.append(1)
@@ -182,67 +189,67 @@ def test_a_selection_goes_on_where_it_was_ended_and_begins_again_where_it_is_cha
 
         calls.clear()
         monkeypatch.setattr(training, "train", counted)
-        return copy.search(FLIP, *overrides)
+        return copied.search(FLIP, *overrides)
 
-    def selecting(**how):
+    def select_again(**failure):
         (folder / "select.csv").unlink(missing_ok=True)
-        write_json(folder / "result.json", {**kept, "status": "running"})
-        return search(**how)
+        write_json(folder / "result.json", {**recorded, "status": "running"})
+        return search(**failure)
 
-    assert (search(), calls) == (kept["objective"], [])
+    assert (search(), calls) == (recorded["objective"], [])
 
-    # As a kill leaves it after the second row.
+    # The state after a kill with two rows written.
     (folder / "select.csv").write_text("".join(rows.splitlines(keepends=True)[:3]))
-    write_json(folder / "result.json", {**kept, "status": "running"})
-    assert search() == pytest.approx(kept["objective"], rel=1e-9)
-    again, was = (table(one, "select.csv").drop(columns="seconds") for one in (copy, study))
-    pd.testing.assert_frame_equal(again, was)
-    # Two rows of two folds; and where the winner was among the first two, its predictions were there.
+    write_json(folder / "result.json", {**recorded, "status": "running"})
+    assert search() == pytest.approx(recorded["objective"], rel=1e-9)
+    again, before = (table(one, "select.csv").drop(columns="seconds") for one in (copied, study))
+    pd.testing.assert_frame_equal(again, before)
+    # Two missing rows, of two folds each.
     assert len(calls) == 4
     assert (folder / "trials.csv").read_text() == trials
 
-    # What raises with a fresh seed cannot win; what every trial raises, or no trial can help, ends the job.
+    # A trial that raises with a fresh seed cannot win. If all raise, or the error is no trial's, the job fails.
     first = again["trial"].iloc[0]
-    assert np.isfinite(selecting(error=ValueError("no luck")))
-    assert first not in set(table(copy, "select.csv")["trial"])
+    assert np.isfinite(select_again(error=ValueError("no luck")))
+    assert first not in set(table(copied, "select.csv")["trial"])
     assert read_json(folder / "result.json")["best_trial"]["trial"] != first
     for error, every in ((ValueError("no luck"), True), (TypeError("not a trial's"), False)):
-        assert np.isnan(selecting(error=error, every=every))
+        assert np.isnan(select_again(error=error, every=every))
         assert str(error) in read_json(folder / "result.json")["error"]
 
-    # Without a selection the best of the search wins, and nothing of it is trained again but for its predictions.
+    # Without a selection the best trial of the search wins; it is trained again only for its predictions.
     best = best_trial(read_trials(folder / "trials.csv"))
     assert search("select.top_k=1") == best.val_log_loss
     assert read_json(folder / "result.json")["best_trial"]["trial"] == best.trial
     assert len(calls) == 2
 
 
-def test_the_folds_are_the_models_of_the_search_and_the_holdout_is_judged_by_all_of_them(copy, monkeypatch):
+def test_fold_members_reproduce_the_search_and_all_of_them_score_the_holdout(copied, monkeypatch):
     monkeypatch.setattr("catsdogs.scoring.calibration.FEWEST", 20)
-    metrics, predictions, best = copy.retrain(kind="folds", tta="auto")
+    metrics, predictions, best = copied.retrain(kind="folds", tta="auto")
     assert metrics["validated_by"] == "folds"
-    assert "Out-of-fold scores are those of single members" in (best / "MODEL_CARD.md").read_text()
+    assert card_matches(best, "scores .*members")
     own = rows_of(predictions, "validation")
-    kept = table(copy, "validation.csv").set_index("id")
-    np.testing.assert_allclose(own["p_dog"], kept.loc[own.index, "p_dog"], atol=1e-5)
-    assert (own["fold"] == kept.loc[own.index, "fold"]).all()
+    searched = table(copied, "validation.csv").set_index("id").loc[own.index]
+    np.testing.assert_allclose(own["p_dog"], searched["p_dog"], atol=1e-5)
+    assert (own["fold"] == searched["fold"]).all()
     assert metrics["details"]["log_loss"]["split"] == "out-of-fold"
     assert metrics["details"]["holdout_log_loss"]["size"] == 12
     assert [member["fold"] for member in metrics["ensemble"]["members"]] == [0, 1]
-    held = rows_of(predictions, "holdout")
-    assert set(held.index) == set(copy.dataset().rows["id"].iloc[copy.dataset().holdout_rows])
-    assert held["fold"].isna().all()
+    holdout, dataset = rows_of(predictions, "holdout"), copied.dataset()
+    assert set(holdout.index) == set(dataset.rows["id"].iloc[dataset.holdout_rows])
+    assert holdout["fold"].isna().all()
     tta = pd.read_csv(best / "tta.csv")
     assert set(tta["kind"]) == {"none", "flip", "crops", "views"}
     assert (tta["size"] == 36).all()
     chosen = tta[tta["chosen"]].iloc[0]
     assert (metrics["tta"]["kind"], metrics["tta"]["average"]) == (chosen["kind"], chosen["average"])
-    assert "holdout" in (best / "MODEL_CARD.md").read_text()
+    assert card_matches(best, "holdout")
 
 
 @pytest.mark.usefixtures("calibrated")
-def test_predict_gives_what_is_submitted_and_the_model_alone_if_asked(copy, tmp_path):
-    metrics, predictions, best = copy.retrain(kind="folds", tta="crops", average="logit")
+def test_predict_equals_the_submission_and_with_plain_the_model(copied, tmp_path):
+    metrics, predictions, best = copied.retrain(kind="folds", tta="crops", average="logit")
     test = rows_of(predictions, "test")
     submission = pd.read_csv(best / "submission.csv", dtype={"id": str}).set_index("id")["label"]
     np.testing.assert_allclose(submission, test.loc[submission.index, "p_dog_calibrated"], rtol=1e-12)
@@ -252,17 +259,17 @@ def test_predict_gives_what_is_submitted_and_the_model_alone_if_asked(copy, tmp_
         for name in (f"{score}_calibrated", f"holdout_{score}", f"holdout_{score}_tta", f"holdout_{score}_calibrated"):
             assert metrics[name] == metrics["details"][name]["value"]
     assert set(metrics["tta_gain"]) == set(metrics["calibration_gain"]) == {"validation", "holdout"}
-    # Of the images that it is fitted on, what fits on others of them say.
+    # Images that the calibration is fitted on get cross-fitted probabilities.
     own = rows_of(predictions, "validation")
     crossed = cross_fitted(own["label"].to_numpy(), own["p_dog_tta"].to_numpy())
     np.testing.assert_allclose(own["p_dog_calibrated"], crossed, rtol=1e-9)
     assert not np.allclose(crossed, Calibration(**metrics["calibration"])(own["p_dog_tta"].to_numpy()), atol=1e-6)
-    held = rows_of(predictions, "holdout")
+    holdout = rows_of(predictions, "holdout")
     names = ("p_dog_tta", "p_dog_calibrated")
-    before, after = (log_loss_per_image(held["label"].to_numpy(), held[name].to_numpy()) for name in names)
+    before, after = (log_loss_per_image(holdout["label"].to_numpy(), holdout[name].to_numpy()) for name in names)
     assert metrics["calibration_gain"]["holdout"]["value"] == pytest.approx((before - after).mean())
 
-    archive = next(copy._cache.glob("sample/*/test.zip"))
+    archive = next(copied._cache.glob("sample/*/test.zip"))
     command = [str(best), str(archive), "--cache", str(tmp_path / "cache"), "--output", str(tmp_path / "rows.csv")]
     for more, expected in (([], submission), (["--plain"], test["p_dog"])):
         assert _predict([*command, *more]) == 0
@@ -272,82 +279,76 @@ def test_predict_gives_what_is_submitted_and_the_model_alone_if_asked(copy, tmp_
 
 @pytest.fixture
 def weighted(monkeypatch):
-    """Both members count, and differently, whatever suits them."""
-    way = Combination("logit", (0.6, 1.0))
-    monkeypatch.setattr("catsdogs.final.evaluation.choose", lambda *said: (way, choose(*said)[1]))
-    return way
+    """Combine two jobs with different weights, even if others are better."""
+    combination = Combination("logit", (0.6, 1.0))
+    monkeypatch.setattr("catsdogs.final.evaluation.choose", lambda *arguments: (combination, choose(*arguments)[1]))
+    return combination
 
 
-def test_jobs_are_combined_as_their_own_searches_trained_them(copy, weighted):
-    metrics, predictions, best = copy.retrain(kind="jobs", size=2)
+def test_an_ensemble_of_jobs_combines_the_predictions_of_their_searches(copied, weighted):
+    metrics, predictions, best = copied.retrain(kind="jobs", size=2)
     assert [member["job"] for member in metrics["ensemble"]["members"]] == [FLIP, NONE]
-    kept = np.stack([table(copy, "validation.csv", name)["p_dog"] for name in (FLIP, NONE)])
-    np.testing.assert_allclose(rows_of(predictions, "validation")["p_dog"], weighted(kept), rtol=1e-9)
+    searched = np.stack([table(copied, "validation.csv", name)["p_dog"] for name in (FLIP, NONE)])
+    np.testing.assert_allclose(rows_of(predictions, "validation")["p_dog"], weighted(searched), rtol=1e-9)
     assert metrics["validated_by"] == "search"
     assert {FLIP, NONE} < set(pd.read_csv(best / "ensemble.csv")["name"])
     assert {"holdout_log_loss", "log_loss"} <= set(metrics["details"])
 
 
-def test_the_folds_of_several_jobs_are_combined_by_what_the_jobs_say_out_of_fold(copy, weighted):
-    metrics, predictions, best = copy.retrain(kind="folds", size=2)
+def test_folds_of_several_jobs_are_combined_by_out_of_fold_predictions(copied, weighted):
+    metrics, predictions, best = copied.retrain(kind="folds", size=2)
     members = metrics["ensemble"]["members"]
     assert [(member["job"], member["fold"]) for member in members] == [(FLIP, 0), (FLIP, 1), (NONE, 0), (NONE, 1)]
     assert [member["weight"] for member in members] == [0.3, 0.3, 0.5, 0.5]
     assert metrics["validated_by"] == "folds"
-    assert "one member of each job" in (best / "MODEL_CARD.md").read_text()
+    assert card_matches(best, "scores .*each job")
     own = rows_of(predictions, "validation")["p_dog"]
-    kept = [table(copy, "validation.csv", name).set_index("id").loc[own.index, "p_dog"] for name in (FLIP, NONE)]
-    np.testing.assert_allclose(own, weighted(np.stack(kept)), atol=1e-5)
-    # Of the hold-out all four models speak: those of a job with the mean of their logits.
-    held = rows_of(predictions, "holdout")["p_dog"].to_numpy()
-    of_jobs = [copy.retrain(name, kind="folds")[1] for name in (FLIP, NONE)]
-    alone = np.stack([rows_of(frame, "holdout")["p_dog"].to_numpy() for frame in of_jobs])
-    np.testing.assert_allclose(held, weighted(alone), atol=1e-5)
+    searched = [table(copied, "validation.csv", name).set_index("id").loc[own.index, "p_dog"] for name in (FLIP, NONE)]
+    np.testing.assert_allclose(own, weighted(np.stack(searched)), atol=1e-5)
+    # All four models predict the holdout: the logits of a job are averaged first.
+    frames = [copied.retrain(name, kind="folds")[1] for name in (FLIP, NONE)]
+    single_jobs = np.stack([rows_of(frame, "holdout")["p_dog"] for frame in frames])
+    np.testing.assert_allclose(rows_of(predictions, "holdout")["p_dog"], weighted(single_jobs), atol=1e-5)
 
 
 @pytest.mark.usefixtures("calibrated")
-def test_a_single_model_of_folds_is_trained_on_all_and_judged_by_the_search_or_its_folds(copy, monkeypatch):
+def test_a_single_model_is_trained_on_all_folds_and_evaluated_with_search_or_folds(copied, monkeypatch):
     train, trained_on = training.train, []
 
-    def training_of(*args):
-        trained_on.append(args[3].train_rows)
+    def recorded(*args):
+        trained_on.append(set(args[3].train_rows))
         return train(*args)
 
-    monkeypatch.setattr(training, "train", training_of)
-    metrics, alone, _ = copy.retrain()
-    kept = table(copy, "validation.csv")["p_dog"]
-    np.testing.assert_allclose(rows_of(alone, "validation")["p_dog"], kept, rtol=1e-12)
+    monkeypatch.setattr(training, "train", recorded)
+    metrics, alone, _ = copied.retrain()
+    searched = table(copied, "validation.csv")["p_dog"]
+    np.testing.assert_allclose(rows_of(alone, "validation")["p_dog"], searched, rtol=1e-12)
     assert metrics["details"]["log_loss"]["split"] == "out-of-fold"
     assert metrics["validated_by"] == "search"
     assert metrics["details"]["holdout_log_loss"]["size"] == 12
-    # On every labelled image there is no hold-out any more.
-    metrics, predictions, _ = copy.retrain(fit_on="all")
+    # A model of all labeled images has no holdout.
+    metrics, predictions, _ = copied.retrain(fit_on="all")
     assert set(predictions["split"]) == {"validation", "test"}
     assert "holdout_log_loss" not in metrics["details"]
-    own_rows, all_rows = map(set, trained_on)
-    assert all_rows == set(range(48))
-    assert own_rows == all_rows - set(copy.dataset().holdout_rows)
+    assert trained_on == [set(range(48)) - set(copied.dataset().holdout_rows), set(range(48))]
 
-    metrics, predictions, best = copy.retrain(evaluate_with="folds", tta="flip", average="logit")
+    metrics, predictions, best = copied.retrain(evaluate_with="folds", tta="flip", average="logit")
     assert metrics["validated_by"] == "folds"
-    assert "models of its folds" in (best / "MODEL_CARD.md").read_text()
+    assert card_matches(best, "scores .*models of .*folds")
     assert metrics["ensemble"]["way"] == "single"
-    of_folds, by_folds, _ = copy.retrain(kind="folds", tta="flip", average="logit")
-    own, others = (rows_of(frame, "validation") for frame in (predictions, by_folds))
+    fold_metrics, fold_predictions, _ = copied.retrain(kind="folds", tta="flip", average="logit")
+    own, others = (rows_of(frame, "validation") for frame in (predictions, fold_predictions))
     for name in ("p_dog", "p_dog_tta", "p_dog_calibrated"):
         np.testing.assert_allclose(own[name], others[name], atol=1e-6)
-    # The same images fit the same calibration, and the model is the one that has seen them all.
-    assert metrics["calibration"] == pytest.approx(of_folds["calibration"])
+    # The calibration is fitted on the same images; the submitted model is that of all folds.
+    assert metrics["calibration"] == pytest.approx(fold_metrics["calibration"])
     np.testing.assert_allclose(rows_of(predictions, "test")["p_dog"], rows_of(alone, "test")["p_dog"], atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("settings", "message"),
     [
-        (
-            {"kind": "folds", "evaluate_with": "folds"},
-            "evaluate_with=folds: .*ensemble=folds.*remove evaluate_with",
-        ),
+        ({"kind": "folds", "evaluate_with": "folds"}, "evaluate_with=folds: .*ensemble=folds.*remove evaluate_with"),
         ({"tta": "auto"}, "tta=auto: .*split.folds=2.*use evaluate_with=folds"),
         ({"kind": "folds", "fit_on": "all"}, "fit_on=all"),
         ({"kind": "folds", "size": 2, "trial": "0"}, "trial=0: .*ensemble=folds and ensemble.num_jobs=2"),
@@ -356,16 +357,16 @@ def test_a_single_model_of_folds_is_trained_on_all_and_judged_by_the_search_or_i
         ({"kind": "jobs", "size": 2, "trial": "0"}, "trial=0: .*ensemble=jobs"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_any_training(study, asked, words):
-    with pytest.raises(UserError, match=words):
-        study.retrain(**asked)
+def test_settings_without_a_score_are_refused_before_training(study, settings, message):
+    with pytest.raises(UserError, match=message):
+        study.retrain(**settings)
     assert not (study.folder / "best").exists()
 
 
-def test_members_of_different_sizes_are_refused(copy):
-    file = copy.place(NONE).folder / "result.json"
+def test_members_of_different_image_sizes_are_refused(copied):
+    file = copied.location(NONE).folder / "result.json"
     result = read_json(file)
     result["config"]["backbone"]["image_size"] = 48
     write_json(file, result)
     with pytest.raises(UserError, match=r"32 pixels \(flip\), 48 pixels \(none\).*backbone.image_size"):
-        copy.retrain(kind="jobs", size=2)
+        copied.retrain(kind="jobs", size=2)

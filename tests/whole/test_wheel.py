@@ -1,32 +1,25 @@
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import run_python
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The wheel, built from a copy of the sources and unpacked where nothing else of the project is."""
+    """Build the wheel from a copy of the sources, and unpack it in a folder of its own."""
     source = tmp_path_factory.mktemp("source")
     for name in ("catsdogs", "conf", "sweeps"):
         shutil.copytree(PROJECT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(PROJECT / name, source)
-    built = subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", str(source)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    built = run_python(source, "-m", "build", "--wheel", "--no-isolation", str(source))
     assert built.returncode == 0, built.stdout + built.stderr
     site = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(next((source / "dist").glob("*.whl"))) as wheel:
@@ -36,30 +29,24 @@ def installed(tmp_path_factory):
 
 
 def run(site, folder, name, *arguments):
-    return subprocess.run(
-        [sys.executable, "-c", f"import sys; from catsdogs.{name} import main; sys.exit(main())", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(site), "CATSDOGS_CACHE": str(folder / "cache")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    code = f"import sys; from catsdogs.{name} import main; sys.exit(main())"
+    return run_python(folder, "-c", code, *arguments, PYTHONPATH=str(site))
 
 
-def test_the_wheel_holds_every_option_and_declared_study(installed):
+def test_the_wheel_contains_all_options_declared_studies_and_templates(installed):
+    def files(folder, pattern):
+        return sorted(str(file.relative_to(folder)) for file in folder.rglob(pattern))
+
+    package = installed / "catsdogs"
     for folder in ("conf", "sweeps"):
-        files = {file.relative_to(PROJECT) for file in (PROJECT / folder).rglob("*.yaml")}
-        assert files == {
-            file.relative_to(installed / "catsdogs") for file in (installed / "catsdogs" / folder).rglob("*.yaml")
-        }
-    templates = sorted(file.name for file in (PROJECT / "catsdogs").rglob("template/*"))
-    assert templates == sorted(file.name for file in (installed / "catsdogs").rglob("template/*"))
-    assert "model_card.md.j2" in templates
+        assert files(PROJECT / folder, "*.yaml") == files(package / folder, "*.yaml")
+    assert files(PROJECT / "catsdogs", "template/*") == files(package, "template/*")
+    assert list(package.rglob("template/model_card.md.j2"))
 
 
 def test_the_wheel_runs_a_study_in_an_empty_folder(installed, tmp_path):
-    where = run(installed, tmp_path, "search", "--info", "searchpath")
-    assert str(installed / "catsdogs" / "conf") in where.stdout
+    search_path = run(installed, tmp_path, "search", "--info", "searchpath").stdout
+    assert str(installed / "catsdogs" / "conf") in search_path
     done = run(installed, tmp_path, "search", "-m", "experiment=debug", "study=s", "label_smoothing=none,mild")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list((tmp_path / "multirun" / "s").glob("*/result.json"))) == 2
@@ -69,7 +56,7 @@ def test_the_wheel_runs_a_study_in_an_empty_folder(installed, tmp_path):
     assert "none,mild,strong" in declared.stdout
 
 
-def test_a_users_own_folder_adds_options_and_studies(installed, tmp_path):
+def test_a_config_dir_of_the_user_adds_options_and_studies(installed, tmp_path):
     mine = tmp_path / "mine"
     (mine / "sweeps").mkdir(parents=True)
     (mine / "space").mkdir()
@@ -82,5 +69,5 @@ def test_a_users_own_folder_adds_options_and_studies(installed, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     names = sorted(file.parent.name for file in (tmp_path / "multirun" / "s").glob("*/result.json"))
     assert names == ["small_cnn-light-cosine-none-seed-1", "small_cnn-light-cosine-none-seed-2"]
-    # What a declared study varies is a choice.
+    # Settings that a declared study varies are choices.
     assert sorted(pd.read_csv(tmp_path / "multirun" / "s" / "leaderboard.csv")["seed"]) == [1, 2]

@@ -1,14 +1,13 @@
-"""A finished study -> a small copy of what the report reads of it, to be read for ever.
+"""Copy the files of a finished study that the report reads, for tests that they stay readable.
 
 python tests/golden/studies/make.py STUDY tests/golden/studies/VERSION
 
-The folders beside this file were made so, each by the version of catsdogs that it is named after, of
+Each folder next to this file is named after the version of catsdogs that ran
 
 python -m catsdogs.search -m experiment=quickstart && python -m catsdogs.retrain study=quickstart
 
-A version that writes other files, or writes them differently, gets a folder of its own; those that are here stay as
-they are. Models and Keras Tuner's own files are left out, of `split.csv` the training images, and absolute paths become
-`/data/...`.
+Add a folder for every version that writes other files or another format, and keep the existing folders unchanged. The
+copy has no models, no files of Keras Tuner and no training images in `split.csv`; absolute paths become `/data/...`.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from typing import Any
 
 import pandas as pd
 
-OF_STUDY = ("study.json", "leaderboard.csv")
-OF_JOB = ("result.json", "trials.csv", "history.csv", "validation.csv", "split.csv")
-OF_FINAL = ("metrics.json", "recipe.json", "history.csv", "predictions.csv", "submission.csv")
+STUDY_FILES = ("study.json", "leaderboard.csv")
+JOB_FILES = ("result.json", "trials.csv", "history.csv", "validation.csv", "split.csv")
+FINAL_FILES = ("metrics.json", "recipe.json", "history.csv", "predictions.csv", "submission.csv")
 
 _ABSOLUTE = re.compile(r"(?<![\w.])/(?:[^/\s=,:]+/)+")
 
 
 def make(study: Path, golden: Path) -> None:
-    """Write the copy; what was there goes."""
+    """Write the copy, and replace an existing one."""
     shutil.rmtree(golden, ignore_errors=True)
-    folders = {study: OF_STUDY, study / "best": OF_FINAL}
-    folders |= {file.parent: OF_JOB for file in sorted(study.glob("*/result.json"))}
+    folders = {study: STUDY_FILES, study / "best": FINAL_FILES}
+    folders |= {file.parent: JOB_FILES for file in sorted(study.glob("*/result.json"))}
     for folder, names in folders.items():
         for name in names:
             source, target = folder / name, golden / folder.relative_to(study) / name
@@ -49,7 +48,7 @@ def make(study: Path, golden: Path) -> None:
 
 
 def neutral(value: Any) -> Any:
-    """The same without the folders of a machine."""
+    """Return JSON data with absolute paths replaced."""
     if isinstance(value, dict):
         return {key: neutral(inner) for key, inner in value.items()}
     if isinstance(value, list):
