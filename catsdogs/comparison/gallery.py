@@ -49,8 +49,8 @@ class Gallery:
     Attributes:
         source: the model, as a noun phrase: "the final model of ...".
         wrong: all misclassified images, most confident first: id, label (0 = cat, 1 = dog), p_dog, log_loss.
-        mistakes: the first 24 rows of `wrong`, with thumbnail: `data:image/jpeg;base64,...` or None.
-        unsure: at most 12 other images, most uncertain first, with thumbnail.
+        errors: the first 24 rows of `wrong`, with thumbnail: `data:image/jpeg;base64,...` or None.
+        uncertain: at most 12 other images, most uncertain first, with thumbnail.
         images: number of evaluated images.
         missing: why thumbnails are missing and how to fix it; None if none are.
         ignored: ids that the job already excluded with `data.ignore`.
@@ -58,8 +58,8 @@ class Gallery:
 
     source: str
     wrong: pd.DataFrame
-    mistakes: list[dict[Any, Any]]
-    unsure: list[dict[Any, Any]]
+    errors: list[dict[Any, Any]]
+    uncertain: list[dict[Any, Any]]
     images: int
     missing: str | None
     ignored: list[str]
@@ -90,17 +90,17 @@ def gallery(study_data: StudyData, summary: Summary, images: Path | None = None)
     )
     shown = wrong.head(MOST_ERRORS)
     rest = table[~table["id"].isin(shown["id"])]
-    unsure = rest.iloc[np.argsort((rest["p_dog"] - 0.5).abs().to_numpy(), kind="stable")[:MOST_UNCERTAIN]]
-    thumbnails, missing = _thumbnails([*shown["id"], *unsure["id"]], job, config, images)
-    mistakes, uncertain = (
+    least_certain = rest.iloc[np.argsort((rest["p_dog"] - 0.5).abs().to_numpy(), kind="stable")[:MOST_UNCERTAIN]]
+    thumbnails, missing = _thumbnails([*shown["id"], *least_certain["id"]], job, config, images)
+    errors, uncertain = (
         [{**row, "thumbnail": thumbnails.get(row["id"])} for row in part.astype({"label": int}).to_dict("records")]
-        for part in (shown, unsure)
+        for part in (shown, least_certain)
     )
     return Gallery(
         source=source,
         wrong=wrong,
-        mistakes=mistakes,
-        unsure=uncertain,
+        errors=errors,
+        uncertain=uncertain,
         images=len(table),
         missing=missing,
         ignored=[str(name) for name in config.get("data", {}).get("ignore") or []],

@@ -77,7 +77,7 @@ def tables(results: Findings) -> dict[str, pd.DataFrame]:
     """Return every nonempty table behind the page by the name of its file; numbers are not rounded."""
     study_data = results.study_data
     differences, common = compare_settings(study_data)
-    wrong, unsure = (results.gallery.wrong, results.gallery.unsure) if results.gallery else (pd.DataFrame(), [])
+    wrong, uncertain = (results.gallery.wrong, results.gallery.uncertain) if results.gallery else (pd.DataFrame(), [])
     by_name = {
         "jobs": _jobs(results),
         "effects": results.effects,
@@ -93,7 +93,7 @@ def tables(results: Findings) -> dict[str, pd.DataFrame]:
             }
         ),
         "mistakes": wrong,
-        "unsure": pd.DataFrame(unsure, columns=list(wrong)),
+        "unsure": pd.DataFrame(uncertain, columns=list(wrong)),
         "differences": differences,
         "common": common,
     }

@@ -101,6 +101,8 @@ class ScheduleConfig:
 
 @dataclass(config=_CONFIG)
 class LabelSmoothingConfig:
+    """Smoothing of the training labels."""
+
     epsilon: Share  # fraction of the target moved to 0.5
 
 

@@ -42,7 +42,7 @@ def gallery_of(study, folder=None):
 
 
 def images_of(shown):
-    return [*shown.mistakes, *shown.unsure]
+    return [*shown.errors, *shown.uncertain]
 
 
 def assert_thumbnails_match(shown, images):
@@ -66,11 +66,11 @@ def test_errors_are_sorted_by_confidence_and_uncertain_images_exclude_them(study
     order = np.argsort(confidence)
     wrong = [ids()[i] for i in order if (p[i] > 0.5) != (labels()[i] == 1)]
     assert len(wrong) > MOST_ERRORS
-    assert [one["id"] for one in shown.mistakes] == wrong[:MOST_ERRORS]
+    assert [one["id"] for one in shown.errors] == wrong[:MOST_ERRORS]
     assert list(shown.wrong["id"]) == wrong
     uncertain = [ids()[i] for i in np.argsort(np.abs(p - 0.5)) if ids()[i] not in wrong[:MOST_ERRORS]]
-    assert [one["id"] for one in shown.unsure] == uncertain[:MOST_UNCERTAIN]
-    first, index = shown.mistakes[0], order[0]
+    assert [one["id"] for one in shown.uncertain] == uncertain[:MOST_UNCERTAIN]
+    first, index = shown.errors[0], order[0]
     expected = [labels()[index], p[index], -np.log(confidence[index])]
     assert [first[name] for name in ("label", "p_dog", "log_loss")] == pytest.approx(expected)
     assert shown.images == len(images)
@@ -80,7 +80,7 @@ def test_errors_are_sorted_by_confidence_and_uncertain_images_exclude_them(study
 
 
 def has_no_thumbnails(shown) -> bool:
-    assert len(shown.mistakes) == MOST_ERRORS
+    assert len(shown.errors) == MOST_ERRORS
     return all(one["thumbnail"] is None for one in images_of(shown))
 
 
@@ -118,7 +118,7 @@ def test_a_digest_cannot_name_another_folder(study, images, tmp_path, digest):
 
 @pytest.mark.parametrize("fault", ["other bytes", "gone", "outside", "absolute", "a pipe", "a folder", "too large"])
 def test_thumbnails_need_a_file_in_the_folder_with_the_recorded_bytes(study, images, tmp_path, fault):
-    name = gallery_of(study).mistakes[0]["id"]
+    name = gallery_of(study).errors[0]["id"]
     file = tmp_path / "cache" / "archives" / ("e" * 64) / "train" / f"{name}.jpg"
     outside = {"outside": "train/../../x.jpg", "absolute": str(tmp_path / "x.jpg")}
     file.rename(file.parents[2] / "x.jpg")
@@ -160,7 +160,7 @@ def test_a_final_model_is_evaluated_by_its_submitted_probabilities(study, images
     write_csv(study / "best" / "predictions.csv", table.assign(p_dog_calibrated=0.25 + table["p_dog"] / 2))
     shown = gallery_of(study)
     assert shown.source == "the final model of study night with TTA and calibration"
-    assert all(0.25 <= one["p_dog"] <= 0.75 for one in shown.mistakes)
+    assert all(0.25 <= one["p_dog"] <= 0.75 for one in shown.errors)
 
     change(study / "best" / "metrics.json", validated_by="folds")
     assert gallery_of(study).source.startswith("the fold models of study night on their validation folds with TTA")
@@ -181,7 +181,7 @@ def test_a_perfect_model_has_only_uncertain_images_and_no_model_has_no_gallery(s
     table = pd.read_csv(study / "a" / "validation.csv")
     write_csv(study / "a" / "validation.csv", table.assign(p_dog=np.where(table["label"] == 1, 0.999, 0.001)))
     shown = gallery_of(study)
-    assert (shown.mistakes, len(shown.wrong), len(shown.unsure)) == ([], 0, MOST_UNCERTAIN)
+    assert (shown.errors, len(shown.wrong), len(shown.uncertain)) == ([], 0, MOST_UNCERTAIN)
     (study / "a" / "validation.csv").unlink()
     assert gallery_of(study) is None
     shutil.rmtree(study / "a")

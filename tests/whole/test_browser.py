@@ -148,9 +148,9 @@ def test_page_is_readable_without_scripts(open_page, report):
 def test_selected_images_are_listed_to_copy(open_page, report):
     page = open_page(report, permissions=["clipboard-read", "clipboard-write"])
     expect(page.locator("#ignore-list")).to_be_hidden()
-    names = page.locator("#mistakes .id").all_inner_texts()
+    names = page.locator("#errors .id").all_inner_texts()
     for index in (0, 2):
-        page.locator("#mistakes input").nth(index).check()
+        page.locator("#errors input").nth(index).check()
     expect(page.locator("#ignore-count")).to_have_text("2 images selected, in addition to 1 already ignored.")
     override = f"""'data.ignore=[cat.999,"{names[0]}","{names[2]}"]'"""
     expect(page.locator("#ignore-list")).to_have_text(override)
@@ -159,7 +159,7 @@ def test_selected_images_are_listed_to_copy(open_page, report):
     assert page.evaluate("navigator.clipboard.readText()") == override
     page.get_by_role("button", name="Clear").click()
     expect(page.locator("#ignore-list")).to_be_hidden()
-    assert page.locator("#mistakes input:checked").count() == 0
+    assert page.locator("#errors input:checked").count() == 0
 
 
 def test_live_page_restores_its_state(open_page, report, tmp_path, monkeypatch):
@@ -171,8 +171,8 @@ def test_live_page_restores_its_state(open_page, report, tmp_path, monkeypatch):
     page = open_page(study / "report.html")
     page.get_by_label("Filter").fill("light")
     page.get_by_role("button", name="Time", exact=True).click()
-    page.locator("#all-mistakes summary").click()
-    page.locator("#mistakes input").first.check()
+    page.locator("#all-errors summary").click()
+    page.locator("#errors input").first.check()
     page.evaluate("window.scrollTo({top: 2500, behavior: 'instant'})")
     written = page.locator(".watching time").inner_text()
     time.sleep(1.1)
@@ -182,8 +182,8 @@ def test_live_page_restores_its_state(open_page, report, tmp_path, monkeypatch):
     assert page.evaluate("window.scrollY") == 2500
     expect(page.locator("#jobs tbody tr:not([hidden])")).to_have_count(2)
     expect(page.locator("th[aria-sort=ascending]")).to_have_text("Time")
-    expect(page.locator("#all-mistakes")).to_have_attribute("open", "")
-    expect(page.locator("#mistakes input").first).to_be_checked()
+    expect(page.locator("#all-errors")).to_have_attribute("open", "")
+    expect(page.locator("#errors input").first).to_be_checked()
 
 
 def test_leaderboard_sorts_and_filters(open_page, report, hostile_report):

@@ -169,6 +169,6 @@ def escape(text: object, limit: int = 60) -> str:
 
     Plotly interprets tags, entities, formulas between `$` and, in a hovertemplate, `%{...}`.
     """
-    # Plotly does not decode &quot;, and quotes have no meaning in it.
+    # Plotly keeps &quot; as text, and quotes need no escape in it.
     escaped = html.escape(cut_in_the_middle(str(text), limit), quote=False)
     return escaped.replace("%{", "%&#123;").replace("$", "&#36;")
