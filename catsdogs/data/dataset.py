@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
     table["problem"] = _problems(table, data.ignore)
     rows = table[table["problem"] == ""]
     skipped = table[table["problem"] != ""].reset_index(drop=True)
-    _report(skipped, len(table))
+    _report(skipped, len(table), train)
     _check_classes(rows, skipped, train, test_table)
     rows = subset(rows, data.limit, data.split_seed).reset_index(drop=True)
     units = rows
@@ -158,14 +159,15 @@ def _problems(table: pd.DataFrame, ignore: list[str]) -> pd.Series:
     return problems
 
 
-def _report(skipped: pd.DataFrame, total: int) -> None:
+def _report(skipped: pd.DataFrame, total: int, train: Path) -> None:
     """Log the skipped images: a warning, unless `data.ignore` names them."""
     unusable = skipped[skipped["problem"] != _IGNORED]
     if len(unusable) < len(skipped):
         _log.info("data.ignore excludes %d of %d training images", len(skipped) - len(unusable), total)
     if len(unusable):
         reasons = [f"{row.id} ({row.problem})" for row in unusable.itertuples()]
-        _log.warning("skipping %d of %d training images: %s", len(unusable), total, listed(reasons))
+        all_reasons = f"; all reasons: python -m catsdogs.audit {shlex.quote(str(train))}" if len(unusable) > 5 else ""
+        _log.warning("skipping %d of %d training images: %s%s", len(unusable), total, listed(reasons), all_reasons)
 
 
 def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, train: Path, test: pd.DataFrame | None) -> None:

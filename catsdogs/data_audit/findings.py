@@ -67,12 +67,13 @@ class Findings:
         kinds = self.unusual_files.drop_duplicates(["id", "kind"])["kind"].value_counts()
         exact = int(self.duplicates.loc[self.duplicates["kind"] == EXACT, "sha256"].duplicated().sum())
         near = len(self.duplicates) - self.duplicates["group"].nunique() - exact
+        conflicting = int(self.duplicates["both_labels"].sum())
         counts = [
             ("undecodable", int(kinds.get(UNDECODABLE, 0)), "skipped by every search"),
             ("no unique label", int(kinds.get(LABEL, 0)), "skipped by every search"),
             ("exact duplicates", exact, "same bytes as another image"),
             ("near-duplicates", near, "similar to another image, with other bytes"),
-            ("conflicting labels", int(self.duplicates["both_labels"].sum()), "duplicates labeled both cat and dog"),
+            ("conflicting labels", conflicting, "both cat and dog; identical files are skipped by every search"),
             ("tiny", int(kinds.get(TINY, 0)), f"shorter side under {TINY_PIXELS} pixels"),
         ]
         if self.label_issues is not None:
