@@ -242,7 +242,7 @@ def test_number_of_thumbnails_is_limited(tmp_path, monkeypatch):
     assert "Showing 40 of 41 groups." in document.body
     assert "Showing 6 of 7 images." in document.body
     (listed,) = [a for a, _ in document.all("div") if a.get("id") == "ignore"]
-    assert listed["data-beside"] == "2 further duplicates"
+    assert listed["data-more"] == "2 further duplicates"
     # Images without a box are in the list as well.
     boxes = [a["data-id"] for a, _ in document.all("input") if "checked" in a]
     ignored = pd.read_csv(tmp_path / "audit" / "ignore.csv")["id"]

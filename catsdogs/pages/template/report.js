@@ -9,13 +9,13 @@
 
   // Figures, drawn shortly before they scroll into view
   const plots = all(".plot");
-  const drawnPlots = () => plots.filter((plot) => plot.dataset.drawn);
+  const loadedPlots = () => plots.filter((plot) => plot.dataset.loaded);
   const coarse = window.matchMedia("(pointer: coarse)").matches;
   const config = { responsive: true, displayModeBar: false, displaylogo: false, showTips: false };
 
   function draw(plot) {
-    if (plot.dataset.drawn) return;
-    plot.dataset.drawn = "yes";
+    if (plot.dataset.loaded) return;
+    plot.dataset.loaded = "yes";
     const figure = json(plot.dataset.figure);
     figure.layout.template = template();
     // On a touch screen, dragging scrolls the page.
@@ -35,7 +35,7 @@
   );
   for (const plot of plots) near.observe(plot);
   document.addEventListener("themechange", () => {
-    for (const plot of drawnPlots()) Plotly.relayout(plot, { template: template() });
+    for (const plot of loadedPlots()) Plotly.relayout(plot, { template: template() });
   });
 
   // Parallel coordinates: draw the trial under the pointer over the others.
