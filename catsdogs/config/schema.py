@@ -70,8 +70,8 @@ class BackboneConfig:
     arguments: dict[str, Any]  # more arguments of the builder, for example alpha
     weights: Location | None  # imagenet | path of a .weights.h5 or .h5 file | null (random)
     image_size: Annotated[StrictInt, Field(ge=16, le=1024)]
-    preprocessing: Literal["none", "minus_one_to_one", "bgr_minus_mean", "imagenet_standardized"]
-    train_batch_norm: StrictBool
+    preprocessing: Literal["none", "minus_one_to_one", "bgr_minus_mean", "imagenet_standardized"]  # as in pretraining
+    train_batch_norm: StrictBool  # in unfrozen layers
 
 
 @dataclass(config=_CONFIG)

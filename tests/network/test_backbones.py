@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 
 import keras
 import numpy as np
@@ -12,18 +13,8 @@ from catsdogs.config.compose import to_search_config
 from catsdogs.config.locations import conf_dir
 from catsdogs.network.backbones import build_backbone, preprocess
 
-# The module of keras.applications with the `preprocess_input` of each backbone.
-FAMILIES = {
-    "convnext_tiny": "convnext",
-    "efficientnet_v2_b0": "efficientnet_v2",
-    "mobilenet_v2": "mobilenet_v2",
-    "mobilenet_v2_035": "mobilenet_v2",
-    "mobilenet_v3_large": "mobilenet_v3",
-    "resnet50_v2": "resnet_v2",
-    "small_cnn": "mobilenet_v2",
-    "xception": "xception",
-}
 BACKBONES = {file.stem: OmegaConf.load(file) for file in sorted((conf_dir() / "backbone").glob("*.yaml"))}
+OF_KERAS = [settings for settings in BACKBONES.values() if settings.builder.startswith("keras.applications.")]
 
 
 @pytest.fixture
@@ -36,20 +27,21 @@ def backbone(composed):
 
 
 @pytest.mark.parametrize(
-    ("preprocessing", "family"),
+    ("preprocessing", "builder"),
     [
-        ("bgr_minus_mean", "resnet50"),
-        ("imagenet_standardized", "densenet"),
-        *((settings.preprocessing, FAMILIES[name]) for name, settings in BACKBONES.items()),
+        ("bgr_minus_mean", "ResNet50"),
+        ("imagenet_standardized", "DenseNet121"),
+        *((settings.preprocessing, settings.builder.removeprefix("keras.applications.")) for settings in OF_KERAS),
     ],
 )
-def test_preprocessing_equals_keras_applications_after_saving(preprocessing, family, tmp_path):
+def test_preprocessing_equals_keras_applications_after_saving(preprocessing, builder, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3)).astype("float32")
     inputs = keras.Input((5, 7, 3))
     outputs = keras.layers.Identity()(preprocess(inputs, preprocessing))
     keras.Model(inputs, outputs).save(tmp_path / "model.keras")
     preprocessed = keras.models.load_model(tmp_path / "model.keras").predict(images, verbose=0)
-    expected = getattr(keras.applications, family).preprocess_input(images.copy())
+    family = importlib.import_module(getattr(keras.applications, builder).__module__)
+    expected = family.preprocess_input(images.copy())
     np.testing.assert_allclose(preprocessed, expected, atol=2e-4)
 
 
