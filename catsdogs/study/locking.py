@@ -71,7 +71,7 @@ def is_locked(folder: Path) -> bool | None:
 
 
 def lock_message(folder: Path) -> str:
-    """Return the error message for a locked job folder, with the process that holds the lock."""
+    """Return the error message for a locked job folder; callers may append `, then ...`."""
     holder = "another process"
     with suppress(OSError, UserError):
         if record := _Holder.read(folder / HOLDER):
