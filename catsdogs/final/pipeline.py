@@ -70,6 +70,7 @@ def final_output(outputs: Any) -> np.ndarray:
 
 
 class _File(Record):
+    # A new field needs a default here: files of earlier versions lack it.
     tta: TtaConfig
     augmentation: AugmentationConfig
     seed: int
