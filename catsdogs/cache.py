@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from catsdogs.base.errors import UserError, exit_status_of
-from catsdogs.base.files import binary_size
+from catsdogs.base.text import binary_size
 from catsdogs.config.locations import add_cache_option, default_cache
 from catsdogs.features.store import Store
 

@@ -93,8 +93,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _cache(cache: Path) -> Finding:
-    # After the packages are checked, because it needs some of them.
-    from catsdogs.base.files import binary_size
+    from catsdogs.base.text import binary_size
 
     fix = "set CATSDOGS_CACHE, or pass --cache here and cache= to search, to a writable folder on a larger disk"
     try:
@@ -125,7 +124,7 @@ def _weights(weights: str) -> Finding:
     from catsdogs.config.schema import BackboneConfig
     from catsdogs.network.backbones import build_backbone
 
-    if weights != "imagenet" and not Path(weights).is_file():
+    if weights != "imagenet" and not Path(weights).expanduser().is_file():
         return Finding(False, f"--weights {weights}", "file not found; pass imagenet or a .weights.h5 or .h5 file")
     backbone = BackboneConfig("keras.applications.MobileNetV2", {"alpha": 1.0}, weights, 224, "minus_one_to_one", False)
     try:

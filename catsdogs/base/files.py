@@ -72,15 +72,6 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def binary_size(count: float) -> str:
-    """Format a size: `12 bytes`, `1.0 KiB`, `3.5 GiB`."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
-
-
 def free_name(path: Path) -> Path:
     """Return the first of `path.1`, `path.2`, ... that does not exist; earlier runs are kept under these names."""
     number = 1

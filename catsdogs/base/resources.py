@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import binary_size, free_bytes
+from catsdogs.base.files import free_bytes
+from catsdogs.base.text import binary_size
 
 # Minimum that a job writes: tables and logs in the study, unpacked images and pixels in the cache.
 LEAST_FREE_BYTES = 200 * 2**20

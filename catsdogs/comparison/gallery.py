@@ -129,7 +129,7 @@ def _of_final(study_data: StudyData, final: FinalModel) -> tuple[str, pd.DataFra
         source = f"the fold models of study {final.study} on their validation folds{suffix}"
     elif final.metrics.get("fit_on") == "all" or evaluated_with == "search":
         # The final model was trained on these images; `retrain` saved the predictions of the trial's own model.
-        source = f"trial {final.metrics.get('trial')} of job {labels[0]} before retraining on all images"
+        source = f"trial {final.metrics.get('trial')} of job {labels[0]} in the search, before retraining"
     else:
         source = f"the final model of study {final.study}{suffix}"
     return source, table, job, final.recipe["config"] or job.result["config"]

@@ -214,7 +214,7 @@ def _unfinished(leaderboard: pd.DataFrame) -> list[str]:
     states, statuses = leaderboard["state"], leaderboard["status"]
     killed, running = leaderboard[states == State.KILLED], leaderboard[states == State.RUNNING]
     waiting, failed = leaderboard[statuses == WAITING], leaderboard[statuses == FAILED]
-    ranked = "; trials completed before the failure count" if failed["val_log_loss"].notna().any() else ""
+    ranked = "; the trials that they completed are ranked" if failed["val_log_loss"].notna().any() else ""
     sentences = [
         (running, f"{_jobs_are(running)} still running, so the ranking may change."),
         (killed, f"{_jobs(killed['label'])} stopped without reporting a result; run the same command again to resume."),

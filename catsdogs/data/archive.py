@@ -195,7 +195,7 @@ def _unpack(source: Path, target: Path, max_unpacked_bytes: float) -> None:
                 shutil.rmtree(temporary, ignore_errors=True)
         except OSError as error:
             if not os.path.isdir(target):  # else another process has unpacked the same images meanwhile
-                raise _unwritable(target.parent, error) from error
+                raise unwritable(target.parent, error) from error
 
 
 def _image_members(archive: zipfile.ZipFile, source: Path, max_unpacked_bytes: float) -> list[zipfile.ZipInfo]:
@@ -256,11 +256,12 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path, fold
     except (*_CORRUPTION, OSError) as error:
         # bzip2 reports corruption as OSError without a number, and an offset before the file's start is EINVAL.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise _unwritable(folder.parent, error, f" {path[:120]!a} of {source}") from error
+            raise unwritable(folder.parent, error, f" {path[:120]!a} of {source}") from error
         raise _corrupted(source, error, f"{path} is ") from error
 
 
-def _unwritable(folder: Path, error: OSError, member: str = "") -> UserError:
+def unwritable(folder: Path, error: OSError, member: str = "") -> UserError:
+    """Return the error for a folder of the cache that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"{folder}: out of disk; free space, or set cache=FOLDER on a larger disk")
     return UserError(f"{folder}: cannot write{member} ({error.strerror}); set cache=FOLDER to a writable folder")

@@ -17,7 +17,7 @@ import pandas as pd
 
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
-from catsdogs.data.archive import ImageFolder, image_paths, natural_key
+from catsdogs.data.archive import ImageFolder, image_paths, natural_key, unwritable
 from catsdogs.data.images import decode, in_threads
 from catsdogs.data.near_duplicates import phash
 
@@ -62,9 +62,7 @@ def build_catalog(folder: ImageFolder, cache: Path) -> pd.DataFrame:
         try:
             files.write_csv(path, table)
         except OSError as error:
-            raise UserError(
-                f"{path}: cannot write ({error.strerror}); set cache=FOLDER to a writable folder"
-            ) from error
+            raise unwritable(path.parent, error) from error
     # Read back even a new table, so that the first run sees the same values as later ones.
     table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     table["label"] = table["label"].map({"": math.nan, "0.0": CAT, "1.0": DOG}).astype(float)

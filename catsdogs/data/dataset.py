@@ -183,7 +183,7 @@ def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, train: Path, test:
     if (skipped["problem"] == "no label").any():
         swapped = test is not None and bool(test["label"].notna().any())
         hint = ", or swap data.train and data.test, because data.test has labels" if swapped else ""
-        raise UserError(f"data.train={train}: no image has a label; use {LABEL_SOURCES}{hint}")
+        raise UserError(f"data.train={train}: no usable image has a label; use {LABEL_SOURCES}{hint}")
     raise UserError(
         f"data.train={train}: no usable images; repair or replace them (of {len(skipped)}, the first is "
         f"{skipped['id'].iloc[0]}: {skipped['problem'].iloc[0]})"

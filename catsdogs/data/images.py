@@ -26,9 +26,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import binary_size
 from catsdogs.base.processes import threads
-from catsdogs.base.text import format_duration
+from catsdogs.base.text import binary_size, format_duration
+from catsdogs.data.archive import unwritable
 
 RESIZE = "pillow-bilinear"
 
@@ -113,10 +113,7 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
                 for image in in_threads(lambda image: _decode_file(root, *image, size), images, "decoding"):
                     file.write(image.data)
         except OSError as error:
-            raise UserError(
-                f"{path.parent}: cannot write {binary_size(needed)} of pixels ({error.strerror}); "
-                f"set cache=FOLDER on a larger disk"
-            ) from error
+            raise unwritable(path.parent, error, f" {binary_size(needed)} of pixels") from error
     return np.load(path, mmap_mode="r")
 
 

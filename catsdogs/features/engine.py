@@ -79,8 +79,8 @@ def build_engine(model: keras.Model, engine: str = "auto") -> InferenceEngine:
     expected = _through_keras(model, probe)
     if not all(np.isfinite(output).all() for output in expected):
         raise UserError(
-            f"model {model.name}: outputs are not finite because its weights are corrupted or of another network; "
-            "download or train them again"
+            f"backbone.weights: model {model.name} has outputs that are not finite, so its weights are corrupted or of "
+            "another network; download or train them again"
         )
     for name in _engines_by_speed() if engine == "auto" else [engine]:
         try:

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import binary_size
-from catsdogs.base.text import format_duration
+from catsdogs.base.text import binary_size, format_duration
 from catsdogs.config.schema import FeaturesConfig
 from catsdogs.data.images import in_threads, pixels_key
 from catsdogs.data.views import ORIGINAL, LiveViews, View, Views

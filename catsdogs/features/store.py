@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from catsdogs.base.files import binary_size, free_bytes
+from catsdogs.base.files import free_bytes
+from catsdogs.base.text import binary_size
 from catsdogs.features.entries import (
     EntryInfo,
     EntrySpec,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shutil
 import tempfile
@@ -44,7 +43,8 @@ def write_best(best: Path, final: FinalResult, dataset: Dataset) -> None:
     try:
         temporary.chmod(0o755)
         final.model.save(temporary / "model.keras")
-        write_pipeline(temporary, evaluation.pipeline, dataclasses.asdict(evaluation.combination))
+        combination = {"way": evaluation.combination.method, "weights": evaluation.combination.weights}
+        write_pipeline(temporary, evaluation.pipeline, combination)
         write_json(temporary / "metrics.json", final.metrics)
         write_json(temporary / "recipe.json", final.recipe)
         write_csv(temporary / "history.csv", _history(final.members))

@@ -71,7 +71,7 @@ def evaluate_members(
     Models of the folds of one trial were trained on each other's images, so their combination cannot be evaluated
     outside the holdout: it is the mean of their logits. Each is evaluated alone on its own fold. The temperature is
     therefore that of a single model, slightly too high for the mean. With several jobs, out-of-fold predictions of
-    each job choose the weights of the jobs and the method; the models of a job share its weight.
+    each job choose between the best job and the two means; the models of a job share its weight.
 
     Args:
         fold_members: models of the folds, which evaluate members that are trained on all images. If empty, the members
@@ -149,7 +149,10 @@ def _calibrate(
 ) -> tuple[Pipeline, dict[str, np.ndarray], CalibrationResult | None]:
     """Return the pipeline with calibration if it helps, OUTPUTS for the validation images, and the result."""
     if outputs.p_dog is None:
-        log.warning("no validation score: the model was trained on all images, and the search saved no predictions")
+        log.warning(
+            "no validation score: the model was trained on the validation images, and the search has no predictions of "
+            "this trial with these settings"
+        )
         return pipeline, {name: np.full(len(labels), np.nan) for name in OUTPUTS}, None
     # The search saved no predictions of augmented views.
     with_tta = pipeline.uses_tta and outputs.validated_by != "search"

@@ -105,7 +105,7 @@ def _check_jobs(jobs: Sequence[JobRecord], settings: Sequence[RetrainConfig], da
         if changed:
             raise UserError(
                 f"ensemble={config.ensemble.kind}: not supported with changes to job {job.name} ({changed[0]}); "
-                "remove these overrides, or use ensemble=none"
+                "restore the former settings and images, or use ensemble=none"
             )
     sizes = {config.backbone.image_size: job.name for job, config in zip(jobs, settings, strict=True)}
     if len(sizes) > 1:

@@ -10,7 +10,6 @@ import pandas as pd
 
 from catsdogs.final.pipeline import OUTPUTS
 from catsdogs.pages.formats import format_gains, loss
-from catsdogs.scoring.calibration import FEWEST
 from catsdogs.scoring.intervals import Estimate, mean_intervals
 from catsdogs.scoring.scores import Score, log_loss_per_image, scores
 
@@ -80,14 +79,7 @@ def format_scores(metrics: dict[str, Any]) -> list[str]:
             interval = "" if detail["low"] is None else f" (95% CI {loss(detail['low'])} to {loss(detail['high'])})"
             label = f"{detail['split']} log loss{step}"
             lines.append(f"{label:33} {loss(detail['value'])}{interval}, {detail['size']:,} images")
-    tta, calibration = metrics["tta_gain"], metrics["calibration_gain"]
-    validation = calibration.get("validation", {})
-    if validation.get("kept") is not False:
-        return lines + format_gains(tta, calibration)
-    reason = "it does not improve the cross-validated log loss"
-    if validation["size"] < FEWEST:
-        reason = f"it needs at least {FEWEST} validation images"
-    return [*lines, *format_gains(tta, {}), f"Calibration not applied: {reason}"]
+    return lines + format_gains(metrics["tta_gain"], metrics["calibration_gain"])
 
 
 def gain_of(interval: Estimate, split: str) -> dict[str, Any]:

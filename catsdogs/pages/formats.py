@@ -12,6 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from catsdogs.base.text import format_duration
+from catsdogs.scoring.calibration import FEWEST
 from catsdogs.scoring.intervals import Estimate
 
 MISSING = "–"
@@ -135,12 +136,14 @@ def format_gains(tta: Mapping[str, Any], calibration: Mapping[str, Any]) -> list
 
 def _describe_gain(step: str, gain: Mapping[str, Any], fix: str) -> str:
     difference, low, high = (number(gain.get(name)) for name in ("value", "low", "high"))
-    significance = "significant" if low > 0 or high < 0 else "within noise"
-    result = f"the difference is {significance}{fix if high < 0 else ''}"
+    images = f"{count(gain['size'])} {gain.get('split')} images"
     if gain.get("kept") is False:
-        result = "it was not applied"
+        few = f"{images} are too few; it needs {FEWEST}, with both classes"
+        return f"{step} not applied: {few if difference == 0 else 'it does not improve the cross-validated log loss'}."
+    significance = "significant" if low > 0 or high < 0 else "within noise"
+    raises = high < 0
     change = "lowers" if difference >= 0 else "raises"
     low, high = (low, high) if difference >= 0 else (-high, -low)
     interval = "" if math.isnan(low) else f" (95% CI {loss(low)} to {loss(high)})"
-    images = f"{count(gain['size'])} {gain.get('split')} images"
-    return f"{step} {change} the log loss by {loss(abs(difference))}{interval} on {images}; {result}."
+    effect = f"{step} {change} the log loss by {loss(abs(difference))}{interval} on {images}"
+    return f"{effect}; the difference is {significance}{fix if raises else ''}."

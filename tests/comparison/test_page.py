@@ -1,4 +1,4 @@
-"""The report page as a document. Its behavior in a browser is tested in `tests/finished/test_browser.py`."""
+"""The report page as a document. Its behavior in a browser is tested in `tests/whole/test_browser.py`."""
 
 from __future__ import annotations
 

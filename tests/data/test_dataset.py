@@ -242,5 +242,5 @@ def test_an_archive_is_limited_in_gib_and_needs_labels(tmp_path: Path, cache: Pa
     unlabeled = folder_of(tmp_path / "train", TEST)
     for test, swapped in ((None, False), (unlabeled, False), (labeled, True)):
         message = failure(cache, data(unlabeled, test))
-        assert re.search("^data.train=.*: no image has a label; use file names", message)
+        assert re.search("^data.train=.*: no usable image has a label; use file names", message)
         assert ("swap data.train and data.test" in message) == swapped

@@ -62,6 +62,5 @@ def test_gains(interval, expected):
     tta = {"validation": {}, "test": gain | {"size": None}, "test_2": gain}
     sentences = formats.format_gains(tta, {"test": {**gain, "kept": False}})
     assert expected in sentences[0]
-    assert sentences[1].startswith("Calibration ")
-    assert sentences[1].endswith("images; it was not applied.")
+    assert sentences[1].startswith("Calibration not applied: ")
     assert len(sentences) == 2

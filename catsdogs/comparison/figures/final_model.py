@@ -34,7 +34,7 @@ def final_figures(final: FinalModel, index: int) -> list[Figure]:
     """Return the figures of a final model, with `index` in their names; no ROC curve if one class is missing."""
     predictions = _predictions(final)
     both = {kind: pair for kind, pair in predictions.items() if 0 < pair[0].sum() < len(pair[0])}
-    source = f"of the final model of study {final.study} on the validation images."
+    source = f"of the validation images of the final model of study {final.study}."
     return [
         Figure(f"{name}-{index}", plot(data), caption, f"{alternative} {source}", "predictions")
         for name, data, plot, caption, alternative in (

@@ -169,6 +169,8 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
         "job": metrics.get("job"),
         "trial": metrics.get("trial"),
         "fit_on": metrics.get("fit_on"),
+        "members": len((metrics.get("ensemble") or {}).get("members") or [None]),
+        "evaluated": metrics.get("validated_by") in (None, "final model"),
         "selected": formats.number(metrics.get("selected_val_log_loss")),
         "plain": next(iter(table.loc[table["score"] == "log_loss", "value"]), None),
         "kinds": [{"plain": "Without TTA", "tta": "With TTA", "calibrated": "Calibrated"}[kind] for kind in kinds],
