@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from catsdogs.base.errors import UserError
 from catsdogs.base.text import quoted
 from catsdogs.config.schema import SEARCHABLE, HyperparameterConfig, RetrainConfig, SearchConfig, setting_keys
-from catsdogs.config.setting_names import did_you_mean, unknown, unknown_setting
+from catsdogs.config.setting_names import RENAMED_VALUES, did_you_mean, unknown, unknown_setting
 
 Config = TypeVar("Config", bound=SearchConfig)
 
@@ -33,11 +33,13 @@ def validated(values: dict[str, Any], kind: type[Config]) -> Config:
 
 
 def _format_validation_error(error: ValidationError, values: Any, prefix: str = "") -> str:
-    first = error.errors()[0]
+    errors = error.errors()
+    # A misspelled key also leaves the right one missing, and is the cause.
+    first = next((one for one in errors if one["type"] == "unexpected_keyword_argument"), errors[0])
     path, value = first["loc"], first["input"]
     key = prefix + ".".join(map(str, path))
     if first["type"] == "missing":
-        if path[0] == "space" and path[1] not in SEARCHABLE:
+        if path[0] == "space" and len(path) > 1 and path[1] not in SEARCHABLE:
             return _unknown_hyperparameter(str(path[1]))
         return f"{key}: not set; add +{key}=VALUE, or set it in its file"
     if first["type"] == "unexpected_keyword_argument":
@@ -70,6 +72,9 @@ def check(config: SearchConfig) -> None:
     for name, value in config.tuner.arguments.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"tuner.arguments.{name}={value}: must be finite")
+    builder = RENAMED_VALUES["backbone.builder"].get(config.backbone.builder)
+    if builder is not None:
+        raise UserError(f"backbone.builder={config.backbone.builder}: function not found; did you mean '{builder}'?")
     _check_weights(config.backbone.weights)
     if config.data.train is None and config.data.sample is None:
         raise UserError(
@@ -140,20 +145,21 @@ def _check_dimension(name: str, dimension: HyperparameterConfig, config: SearchC
     values = _extreme_values(key, dimension)
     if dimension.kind == "float" and isinstance(getattr(group, name), int):
         raise UserError(f"{key}.kind=float: {name} takes integers; use kind int, or choice with integers")
-    for value in values:
+    for end, value in values:
         as_int = dimension.kind == "int" and float(value).is_integer()
         try:
             dataclasses.replace(group, **{name: int(value) if as_int else value})
         except ValidationError as error:
-            raise UserError(_format_validation_error(error, None, "space.")) from error
+            message = _format_validation_error(error, None, "space.")
+            raise UserError(message.replace(f"{key}=", f"{key}.{end}=", 1)) from error
 
 
-def _extreme_values(key: str, dimension: HyperparameterConfig) -> list[Any]:
-    """Return the values of a choice, or low and high, after checking the keys of the kind."""
+def _extreme_values(key: str, dimension: HyperparameterConfig) -> list[tuple[str, Any]]:
+    """Return the values of a choice, or low and high, each with its key, after checking the keys of the kind."""
     if dimension.kind == "choice":
         if dimension.values is None:
             raise UserError(f"{key}.kind=choice: {key}.values is not set; add +{key}.values=[A,B]")
-        return dimension.values
+        return [("values", value) for value in dimension.values]
     low, high, step = dimension.low, dimension.high, dimension.step
     if low is None or high is None:
         raise UserError(f"{key}.kind={dimension.kind}: needs {key}.low and {key}.high; set both")
@@ -163,4 +169,4 @@ def _extreme_values(key: str, dimension: HyperparameterConfig) -> list[Any]:
         raise UserError(f"{key}.low={low:g}: must be above 0 with {key}.sampling=log")
     if dimension.sampling == "log" and step is not None and step <= 1:
         raise UserError(f"{key}.step={step:g}: must be above 1 with {key}.sampling=log, where it is a factor")
-    return [low, high]
+    return [("low", low), ("high", high)]

@@ -48,6 +48,8 @@ _HYDRA_MESSAGES = {
     r"BasicSweeper does not support sweep type : .+": "interval(A,B): needs sweeps=optuna; or use choice(A,B)",
     r"Could not override '(.+)'": r"\1: unknown setting; remove it from the command",
     r"Could not append to config\. An item is already at '(.+)'": r"+\1: already set; remove the +",
+    r"Multiple values for (.+)\. To override a value use .+": r"+\1: already chosen; remove the +",
+    r"Config group override must be a string or a list\. Got NoneType": "null: not an option of a group; use its name",
     r"Could not delete '(.+)'\. No match in the defaults list": r"~\1: not chosen; remove it from the command",
 }
 
@@ -190,7 +192,8 @@ def format_config_error(error: BaseException) -> str:
         return f"{cause.full_key}: {first_line(cause).rstrip('.')}"
     message = first_line(error).rstrip(".")
     if match := re.fullmatch(r"Could not delete from config\. '(.+)' does not exist", message):
-        return f"~{unknown_setting(match[1], (), setting_keys(SearchConfig))}"
+        message = unknown_setting(match[1], (), setting_keys(SearchConfig))
+        return f"~{message}" if "did you mean" in message else f"~{match[1]}: not set; remove it from the command"
     for pattern, replacement in _HYDRA_MESSAGES.items():
         if match := re.fullmatch(pattern, message):
             return match.expand(replacement)

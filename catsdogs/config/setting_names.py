@@ -113,10 +113,12 @@ def unknown_setting(key: str, siblings: Iterable[str], others: Iterable[str] = (
         others: known keys elsewhere, with dots.
     """
     group, dot, name = key.rpartition(".")
+    if group.endswith(".arguments"):
+        return f"{key}: not set in its file; add it with +{key}=VALUE"
     names = sorted(siblings)
     # Shorter keys win, and those of the same group.
     keys = {other.rpartition(".")[2]: other for other in sorted(others, key=len, reverse=True)}
     keys |= {other: group + dot + other for other in names}
     close = difflib.get_close_matches(name, keys, n=1)
-    hint = did_you_mean(key, ()) or (f"; did you mean '{keys[close[0]]}'?" if close else "")
+    hint = did_you_mean(key, ()) or (f"; did you mean '{keys[close[0]]}'?" if close and "/" not in key else "")
     return f"{key}: {unknown('setting', hint, names)}"

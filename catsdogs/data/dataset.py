@@ -139,7 +139,8 @@ def _opened(key: str, source: Path, data: DataConfig, cache: Path) -> ImageFolde
     try:
         return open_images(source, cache, data.max_unpacked_gib * 2**30)
     except UserError as error:
-        raise UserError(f"data.{key}: {error}") from error
+        named = "=" if str(error).startswith(str(source)) else ": "
+        raise UserError(f"data.{key}{named}{error}") from error
 
 
 def _problems(table: pd.DataFrame, ignore: list[str]) -> pd.Series:

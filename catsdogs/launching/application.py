@@ -71,8 +71,8 @@ def hydra_application(
         if tracebacks:
             raise
         # Hydra wraps the errors of a launcher's constructor.
-        cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
-        return print_error(format_config_error(cause))
+        wraps = not isinstance(error, UserError) and isinstance(error.__cause__, UserError)
+        return print_error(format_config_error(error.__cause__ if wraps and error.__cause__ else error))
     except KeyboardInterrupt as stop:
         print("\nInterrupted; finished trials are saved", file=sys.stderr)
         study = StudyCallback.report_interrupted()

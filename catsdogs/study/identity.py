@@ -126,7 +126,7 @@ def _digest(file: str, changed_ns: int, size: int) -> str:
 def _images(result: Mapping[str, Any], now: str) -> list[str]:
     if result["data"].get("digest") in (None, now):
         return []
-    return ["images, labels or split (studies of older versions used split.group_by=copies)"]
+    return ["images, labels or split"]
 
 
 def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

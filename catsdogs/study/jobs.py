@@ -239,7 +239,10 @@ def best_job(study: Path, jobs: list[JobRecord]) -> JobRecord:
     """
     completed = [job for job in jobs if math.isfinite(job.objective)]
     if not completed:
-        raise UserError(f"study {study}: none of its {len(jobs)} jobs has a completed trial with a finite log loss")
+        raise UserError(
+            f"study {study}: none of its {len(jobs)} jobs has a completed trial with a finite log loss; run its search "
+            "again to resume"
+        )
     if len({job.data_digest for job in completed if job.data_digest}) > 1:
         raise UserError(f"study {study}: its jobs were validated on different images; set one with job=NAME")
     return min(completed, key=lambda job: (job.objective, job.name))

@@ -159,7 +159,8 @@ def train(
     if not finite.all():
         epoch = int(history["epoch"][~finite].iloc[0])
         raise DivergedError(
-            f"the loss is not finite in epoch {epoch}; set a lower schedule.peak_lr for these hyperparameters", history
+            f"the loss is not finite in epoch {epoch}; set a lower schedule.peak_lr, or space.peak_lr.high",
+            history,
         )
     if validation is None:
         return Training(history, int(history["epoch"].iloc[-1]), math.nan, math.nan)

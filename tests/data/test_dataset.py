@@ -211,8 +211,8 @@ def failure(cache: Path, given: DataConfig) -> str:
 @pytest.mark.parametrize(
     ("members", "changed", "message"),
     [
-        ((8, 8), {"train": "gone.zip"}, "^data.train: .*gone.zip: not found; pass"),
-        ((8, 8), {"test": "gone.zip"}, "^data.test: .*gone.zip: not found; pass"),
+        ((8, 8), {"train": "gone.zip"}, "^data.train=.*gone.zip: not found; pass"),
+        ((8, 8), {"test": "gone.zip"}, "^data.test=.*gone.zip: not found; pass"),
         ((8, 8), {"test": ""}, "^data.test=''"),
         ((8, 8), {"train": " "}, "^data.train=' '"),
         ((8, 8), {"train": None}, "^data.train=null"),

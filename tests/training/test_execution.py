@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import dataclasses
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -42,7 +42,7 @@ def mislabeled(training_data):
     """Return data with wrong validation labels: the better the training, the worse the validation."""
     labels = training_data.labels.copy()
     labels[training_data.validation_rows] = 1 - labels[training_data.validation_rows]
-    return dataclasses.replace(training_data, labels=labels)
+    return SimpleNamespace(**{**vars(training_data), "labels": labels})
 
 
 def validation_log_loss(model, data):
@@ -87,7 +87,7 @@ def test_every_epoch_reads_every_image_once_in_its_own_view(config, training_dat
                 reads.append((view.number, tuple(rows)))
             return training_data.views.read(rows, view)
 
-    data = dataclasses.replace(training_data, views=Recorded())
+    data = SimpleNamespace(**{**vars(training_data), "views": Recorded()})
     train_model(config, data, "fit.epochs=3", "fit.patience=10")
     # The first batch is read an extra time, for its shape.
     steps = reads[1:]
