@@ -33,9 +33,7 @@ def test_scores_are_read_from_metrics_json_and_missing_scores_are_nan(best):
     for row in table.iloc[:15].astype(object).where(table.notna(), None).to_dict("records"):
         detail = metrics["details"].get(f"{row['score']}{KINDS[row['kind']]}", {})
         assert (row["kind"] == "calibrated") == (not detail)
-        assert [row[name] for name in ("value", "low", "high", "size")] == [
-            detail.get(name) for name in ("value", "low", "high", "size")
-        ]
+        assert all(row[name] == detail.get(name) for name in ("value", "low", "high", "size")), row
 
 
 def test_the_gain_of_tta_is_the_mean_difference_of_losses(best):
@@ -55,11 +53,8 @@ def test_the_gain_of_tta_is_the_mean_difference_of_losses(best):
 def test_gain_requires_both_predictions_of_labeled_validation_images(best):
     file = best / "predictions.csv"
     table = pd.read_csv(file)
-    for incomplete in (
-        table.assign(p_dog_tta=np.nan),
-        table.assign(label=np.nan),
-        table[table["split"] == "test"].assign(label=1),
-    ):
+    test_images = table[table["split"] == "test"].assign(label=1)
+    for incomplete in (table.assign(p_dog_tta=np.nan), table.assign(label=np.nan), test_images):
         write_csv(file, incomplete)
         assert tta_gains(read(best)) == {}
     # Images without one of the two predictions are skipped.
