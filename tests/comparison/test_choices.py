@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,7 +22,7 @@ from catsdogs.scoring.intervals import mean_intervals
 CONFIG = {"fit": {"epochs": 3}, "tuner": {"oracle": "random"}, "data": {"limit": None}}
 
 
-def job(study, skill: float = 1.5, config=None, **choices: str) -> None:
+def job(study, skill=1.5, config=None, **choices):
     name, config = "-".join(choices.values()), CONFIG | (config or {})
     write_job(study, {**CHOICES, **choices}, name=name, trials=1, skill=skill, seed=sum(map(ord, name)), config=config)
 
@@ -35,19 +33,19 @@ def test_effects_average_the_pairs_that_differ_in_one_choice(tmp_path):
     pairs, effects = choice_pairs(study_data), choice_effects(study_data)
     assert compared_choices(study_data) == ("augmentation", "label_smoothing")
     assert list(pairs["choice"]) == ["augmentation"] * 2 + ["label_smoothing"] * 2
-    row: Any
-    for row in pairs.itertuples():
-        expected = mean_intervals((losses[row.label] - losses[row.label_against]).to_numpy()[None])[0]
-        assert (row.difference, row.low, row.high) == pytest.approx((expected.value, expected.low, expected.high))
-        assert row.images == 200
-        choices = [dict(zip(CHOICES, label.split("-"), strict=True)) for label in (row.label, row.label_against)]
-        assert (choices[0][row.choice], choices[1][row.choice]) == (row.value, row.against)
-        assert {name for name in CHOICES if choices[0][name] != choices[1][name]} == {row.choice}
+    for _, row in pairs.iterrows():
+        expected = mean_intervals((losses[row["label"]] - losses[row["label_against"]]).to_numpy()[None])[0]
+        interval = (expected.value, expected.low, expected.high)
+        assert tuple(row[["difference", "low", "high"]]) == pytest.approx(interval)
+        assert row["images"] == 200
+        one, other = (dict(zip(CHOICES, label.split("-"), strict=True)) for label in row[["label", "label_against"]])
+        assert (one[row["choice"]], other[row["choice"]]) == (row["value"], row["against"])
+        assert {name for name in CHOICES if one[name] != other[name]} == {row["choice"]}
     augmentation = effects.iloc[0]
     assert (augmentation["choice"], augmentation["value"], augmentation["against"]) == ("augmentation", "light", "none")
     assert (augmentation["pairs"], augmentation["images"], bool(augmentation["decided"])) == (2, 200, True)
     assert augmentation["difference"] == pytest.approx(pairs["difference"][:2].mean())
-    vectors = [losses[row.label] - losses[row.label_against] for row in pairs[:2].itertuples()]
+    vectors = [losses[row["label"]] - losses[row["label_against"]] for _, row in pairs[:2].iterrows()]
     expected = mean_intervals(np.mean(vectors, axis=0)[None])[0]
     assert (augmentation["low"], augmentation["high"]) == pytest.approx((expected.low, expected.high))
     # Narrower than a single pair, because noise is averaged over the two pairs.
@@ -183,7 +181,7 @@ def test_the_study_is_a_choice_if_only_it_distinguishes_jobs(tmp_path):
     assert compared_choices(study_data) == ("schedule", "study")
     effects = choice_effects(study_data).set_index("choice")
     assert list(effects.index) == ["study", "schedule"]  # the largest effect first
-    assert effects.loc["study", ["value", "against", "pairs"]].tolist() == ["two", "one", 2]
+    assert list(effects.loc["study", ["value", "against", "pairs"]]) == ["two", "one", 2]
     # Jobs of one study differ in nothing else.
     assert effects.loc["schedule", "pairs"] == 2
     assert unpaired_choices(study_data) == []

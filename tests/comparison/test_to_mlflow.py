@@ -149,7 +149,7 @@ def test_a_failed_and_restarted_job_is_two_runs(study, uri):
 
 def test_best_so_far_failed_trials_and_missing_values(study, uri):
     name = write_job(study, CHOICES, trials=4, failed_trials=1)
-    table = pd.read_csv(study / name / "trials.csv").assign(unfreeze_depth=[10, None, 30, 30])
+    table = pd.read_csv(study / name / "trials.csv").assign(unfreeze_depth=[10, np.nan, 30, 30])
     table = table.assign(val_log_loss=[0.5, 0.25, 0.75, np.nan], val_accuracy=[0.7, 0.8, 0.9, np.nan])
     table.to_csv(study / name / "trials.csv", index=False)
     write_mlflow(read_study_data([study]), uri)

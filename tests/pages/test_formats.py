@@ -16,11 +16,8 @@ EAST = datetime.timezone(datetime.timedelta(hours=2))
 @pytest.mark.parametrize(
     ("shown", "text"),
     [
-        *(
-            (formats.loss(n), t)
-            for n, t in ((0.02762, "0.0276"), (0.10304, "0.1030"), (0.00043, "0.00043"), (0, "0.0000"))
-        ),
-        *((formats.loss(missing), "–") for missing in (math.nan, None)),
+        *((formats.loss(n), t) for n, t in ((0.02762, "0.0276"), (0.10304, "0.1030"), (0.00043, "0.00043"))),
+        *((formats.loss(n), t) for n, t in ((0, "0.0000"), (math.nan, "–"), (None, "–"))),
         *((formats.signed(n), t) for n, t in ((-0.0171, "-0.0171"), (0.0171, "+0.0171"), (0.0, "0.0000"))),
         (formats.percent(0.98799), "98.8%"),
         (formats.minus("x-1 -0.02 (-3e-05 to -a)"), "x-1 −0.02 (−3e-05 to -a)"),
