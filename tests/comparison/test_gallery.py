@@ -20,7 +20,7 @@ from catsdogs.comparison.summary import summarize
 
 
 @pytest.fixture(scope="module")
-def images() -> dict[str, bytes]:
+def images():
     return {name: picture(number) for number, name in enumerate(ids())}
 
 
@@ -77,7 +77,7 @@ def test_errors_are_sorted_by_confidence_and_uncertain_images_exclude_them(study
     assert shown.ignored == ["cat.7", "a b"]
 
 
-def has_no_thumbnails(shown) -> bool:
+def has_no_thumbnails(shown):
     assert len(shown.errors) == MOST_ERRORS
     return all(one["thumbnail"] is None for one in images_of(shown))
 
@@ -187,5 +187,5 @@ def test_a_perfect_model_has_only_uncertain_images_and_no_model_has_no_gallery(s
     assert gallery_of(study) is None
 
 
-def change(file, **values) -> None:
+def change(file, **values):
     write_json(file, {**read_json(file), **values})

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from studies import CHOICES, write_job
 
 from catsdogs.comparison.importance import FEWEST_POINTS, importance
-from catsdogs.comparison.study_data import StudyData, read_study_data
+from catsdogs.comparison.study_data import read_study_data
 from catsdogs.study.trials import TrialRecord, write_trials
 
 
-def record(trial: int, loss: float, values: dict) -> TrialRecord:
-    return TrialRecord(str(trial), "COMPLETED", float(np.exp(loss)), 0.9, 3, 2, 1.0, values, epoch_budget=3)
+def record(trial, loss, values, budget=3):
+    return TrialRecord(str(trial), "COMPLETED", float(np.exp(loss)), 0.9, 3, 2, 1.0, values, epoch_budget=budget)
 
 
-def write_searched(folder, records: list[TrialRecord], schedule: str = "a") -> StudyData:
+def write_searched(folder, records, schedule="a"):
     """Add a job with these trials to a study."""
     write_job(folder, {**CHOICES, "schedule": schedule}, name=schedule, trials=1)
     write_trials(folder / schedule / "trials.csv", records)
@@ -96,11 +94,7 @@ def of_values(folder, draw):
 @pytest.mark.parametrize("kinds", [({}, {"units": 64}, {"units": 128}), ({}, {"units": "relu"}, {"units": "tanh"})])
 def test_a_hyperparameter_that_only_some_trials_have(tmp_path, kinds):
     for kind in range(3):
-
-        def draw(number, rng, kind=kind):
-            return 2.0 * (number % 3 == kind), kinds[number % 3]
-
-        result = of_values(tmp_path / str(kind), draw)
+        result = of_values(tmp_path / str(kind), lambda n, rng, kind=kind: (2.0 * (n % 3 == kind), kinds[n % 3]))
         assert list(result.table["name"]) == ["units", "l2"]
         assert result.r2 > 0.9
         assert np.isfinite(result.table[["importance", "low", "high"]]).all(axis=None)
@@ -113,10 +107,8 @@ def test_strings_booleans_and_a_varying_budget_are_values(tmp_path):
 
     assert list(of_values(tmp_path / "texts", draw).table["name"]) == ["kind", "norm", "l2"]
     rng = np.random.default_rng(0)
-    records = [
-        dataclasses.replace(record(number, -np.log(budget), {"dropout": rng.uniform()}), epoch_budget=budget)
-        for number, budget in enumerate([2, 4, 10] * 8)
-    ]
+    budgets = enumerate([2, 4, 10] * 8)
+    records = [record(number, -np.log(budget), {"dropout": rng.uniform()}, budget) for number, budget in budgets]
     assert importance(write_searched(tmp_path / "night", records)).table["name"].iloc[0] == "epoch_budget"
 
 

@@ -10,14 +10,14 @@ import pytest
 from studies import CHOICES, labels, p_dog, write_job, write_study
 
 from catsdogs.base.files import read_json, write_csv, write_json
-from catsdogs.comparison.study_data import StudyData, read_study_data
+from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.summary import score_intervals, summarize
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.plan import retrain_command, write_plan
 from catsdogs.study.trials import TrialRecord, write_trials
 
 
-def job(folder, name: str, **more) -> None:
+def job(folder, name, **more):
     write_job(folder, {**CHOICES, "schedule": name}, name=name, **more)
 
 
@@ -80,7 +80,7 @@ def test_a_lead_within_noise_is_not_significant(night, other, significance, word
     assert "1 of the 2 others is significantly worse, b is not." in text(summary_of(night))
 
 
-def simulated(study_data: StudyData, skills: list[float], seed: int) -> StudyData:
+def simulated(study_data, skills, seed):
     """Return the same jobs with predictions of these skills and new noise for every seed."""
     rng = np.random.default_rng(seed)
     common = rng.normal(size=200)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
@@ -44,7 +43,7 @@ def figures(study_data):
     return all_figures(study_data)
 
 
-def texts(value, path: str = "") -> Iterator[tuple[str, str]]:
+def texts(value, path=""):
     """Yield each text in a JSON value, after its key."""
     if isinstance(value, str):
         yield path, value
@@ -127,14 +126,12 @@ def test_figures_of_a_large_study_are_small(tmp_path):
     studies.write_final(tmp_path / "s", images=2000)
     figures = all_figures(read_study_data([tmp_path / "s"]))
     assert sum(len(figure.plot.to_json()) for figure in figures.values()) < 1_350_000
-    curves = [line for one in figures["curve-0"].plot.data if one.name != "stopped early" for line in lines(one)]
-    assert len(curves) == 2000
+    assert sum(len(lines(one)) for one in figures["curve-0"].plot.data if one.name != "stopped early") == 2000
 
 
 def test_short_names_are_the_varied_choices(study_data, tmp_path):
-    assert theme.short_names(study_data) == {
-        f"mobilenet_v2-{a}-cosine-{s}": f"{a} · {s}" for a in ("light", "none") for s in ("none", "mild")
-    }
+    expected = {f"mobilenet_v2-{a}-cosine-{s}": f"{a} · {s}" for a in ("light", "none") for s in ("none", "mild")}
+    assert theme.short_names(study_data) == expected
     studies.write_job(tmp_path / "one", CHOICES)
     assert list(theme.short_names(read_study_data([tmp_path / "one"])).values()) == ["mobilenet_v2-light-cosine-none"]
     for size in (16, 32):
@@ -174,7 +171,7 @@ def test_escape():
     assert theme.escape("abcdefghij", 6) == "abc…ij"
 
 
-def predicted(study_data, column: str) -> tuple[np.ndarray, np.ndarray]:
+def predicted(study_data, column):
     table = study_data.final_models["night"].predictions.query("split == 'validation'")
     return table["label"].to_numpy(dtype=int), table[column].to_numpy(dtype=float)
 
@@ -247,9 +244,7 @@ def test_final_model_without_labels_or_tta(study_data):
     def figures(**columns):
         return final_figures(dataclasses.replace(final, predictions=final.predictions.assign(**columns)), 3)
 
-    plain = figures(p_dog_tta=np.nan)
-    assert len(plain) == 4
-    assert all("with TTA" not in figure.plot.to_json() for figure in plain)
+    assert ["with TTA" in figure.plot.to_json() for figure in figures(p_dog_tta=np.nan)] == [False] * 4
     assert figures(label=np.nan) == []
     cats = figures(label=0.0)
     assert [figure.name for figure in cats] == ["reliability-3", "confusion-3", "probabilities-3"]
