@@ -1,7 +1,5 @@
 """Parsed report pages, and a study with names that break a page without escaping."""
 
-from __future__ import annotations
-
 import re
 from html.parser import HTMLParser
 from pathlib import Path

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import io
 import os
 import re
@@ -96,8 +94,7 @@ def test_a_folder_of_the_user_is_not_overwritten_by_tables(study, command):
     status, _, err = command(study, study.with_name("t"))
     assert status == 2
     assert "already exists with other files" in err
-    assert [path.name for path in mine.parent.iterdir()] == ["trials.csv"]
-    assert mine.read_text() == "mine"
+    assert {path.name: path.read_text() for path in mine.parent.iterdir()} == {"trials.csv": "mine"}
 
 
 def test_failed_running_and_waiting_jobs_are_printed(study, command, quick):

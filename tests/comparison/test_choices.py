@@ -1,7 +1,5 @@
 """Effects of choices are estimated from jobs that differ in nothing else."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """Misclassified and uncertain images, with thumbnails of the right images."""
 
-from __future__ import annotations
-
 import base64
 import io
 import os
@@ -68,13 +66,10 @@ def test_errors_are_sorted_by_confidence_and_uncertain_images_exclude_them(study
     assert list(shown.wrong["id"]) == wrong
     uncertain = [ids()[i] for i in np.argsort(np.abs(p - 0.5)) if ids()[i] not in wrong[:MOST_ERRORS]]
     assert [one["id"] for one in shown.uncertain] == uncertain[:MOST_UNCERTAIN]
-    first, index = shown.errors[0], order[0]
-    expected = [labels()[index], p[index], -np.log(confidence[index])]
-    assert [first[name] for name in ("label", "p_dog", "log_loss")] == pytest.approx(expected)
-    assert shown.images == len(images)
-    assert shown.source == "trial 0 of job a"
+    expected = [labels()[order[0]], p[order[0]], -np.log(confidence[order[0]])]
+    assert [shown.errors[0][name] for name in ("label", "p_dog", "log_loss")] == pytest.approx(expected)
+    assert (shown.images, shown.source, shown.ignored) == (len(images), "trial 0 of job a", ["cat.7", "a b"])
     assert_thumbnails_match(shown, images)  # from the cache
-    assert shown.ignored == ["cat.7", "a b"]
 
 
 def has_no_thumbnails(shown):

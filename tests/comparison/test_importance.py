@@ -1,7 +1,5 @@
 """Known effects are detected, and noise is not."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from studies import CHOICES, write_job

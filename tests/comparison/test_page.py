@@ -1,7 +1,5 @@
 """The report page as a document. Its behavior in a browser is tested in `tests/whole/test_browser.py`."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -1,7 +1,5 @@
 """The best job, its lead, and whether the lead is significant."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """CSV files of the report: their contents, that they can be read back, and the scores of final models in them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """MLflow runs, read back by MLflow itself."""
 
-from __future__ import annotations
-
 import datetime
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Event files, read back by TensorBoard itself."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """Numbers, names and dates as text."""
 
-from __future__ import annotations
-
 import datetime
 import math
 

@@ -1,7 +1,5 @@
 """A study for the tests of figures, all figures of it, and functions that read plots."""
 
-from __future__ import annotations
-
 from itertools import groupby
 
 import numpy as np

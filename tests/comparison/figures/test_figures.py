@@ -1,7 +1,5 @@
 """Properties of all figures: size, legends, names and escaping; and figures of a final model."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -1,7 +1,5 @@
 """Figures of the search: jobs, effects of choices, importance, time, the search space and learning curves."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import math
