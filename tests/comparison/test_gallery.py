@@ -161,7 +161,7 @@ def test_a_final_model_is_evaluated_by_its_submitted_probabilities(study, images
     write_final(study, skill=0.4, tta=False)
     change(study / "best" / "metrics.json", job="a", fit_on="all")
     shown = gallery_of(study)
-    assert shown.source == "trial 0 of job a before retraining on all images"
+    assert shown.source == "trial 0 of job a in the search, before retraining"
     assert len(shown.wrong) == ((p_dog(0.4) > 0.5) != (labels() == 1)).sum()
 
     # Without out-of-sample predictions of the final model, the best job is shown.
