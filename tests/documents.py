@@ -1,10 +1,8 @@
 """Parsed report pages, and a study with names that break a page without escaping."""
 
-from __future__ import annotations
-
+import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 from studies import write_job
@@ -15,7 +13,6 @@ EVIL = '<script>window.hacked = 1</script><img src="x" onerror="window.hacked = 
 
 # Elements that separate text, and elements without an end tag.
 CELLS = {"td", "th", "dt", "dd", "li", "p", "div", "h1", "h2", "h3"}
-
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr"}
 
 
@@ -71,8 +68,7 @@ def assert_fetches_nothing(document: Document, folder: Path) -> None:
     """Assert that a page loads nothing, and that its links point to its elements or to files in `folder`."""
     policy = document.all("meta", **{"http-equiv": "Content-Security-Policy"})[0][0]["content"]
     assert policy.startswith("default-src 'none';")
-    assert "unsafe-eval" not in policy
-    assert "http" not in policy
+    assert not re.search("unsafe-eval|http", policy)
     identifiers = [attributes["id"] for _, attributes, _ in document.elements if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
     for tag, attributes, _ in document.elements:
@@ -88,7 +84,7 @@ def write_hostile(study):
     long = "x" * 300
     choices = {"backbone": EVIL, "augmentation": long, "schedule": "a\nb\u2028c", "label_smoothing": "{{ 7 * 7 }}"}
     write_job(study, choices, name=f"<script>window.hacked=1<{'n' * 180}", trials=12, failed_trials=2)
-    more: dict[str, Any] = {"status": "failed", "error": EVIL + "\n</pre>", "config": {EVIL: EVIL + long}}
+    more = {"status": "failed", "error": EVIL + "\n</pre>", "config": {EVIL: EVIL + long}}
     write_job(study, {**choices, "augmentation": "%{x}"}, name="q'\"`\\", seed=3, **more)
     write_job(study, {**choices, "schedule": "d"}, name="busy", seed=4, status="running", planned=9)
     write_plan(study, ["busy", "later"], [])

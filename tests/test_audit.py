@@ -1,10 +1,7 @@
-from __future__ import annotations
-
 import contextlib
 import io
 import json
 import shlex
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,12 +27,12 @@ from catsdogs.data_audit.unusual_files import TINY_PIXELS, find_unusual_files
 ODD_NAME = "a 'b' \"c\" $x ${y} [z],{w}<b>/cat.5.jpg"
 
 
-def distinct(cats: int, dogs: int) -> dict[str, bytes]:
+def distinct(cats, dogs):
     members = {f"cat.{number}.jpg": encoded(scene(number)) for number in range(cats)}
     return members | {f"dog.{number}.jpg": encoded(scene(1000 + number)) for number in range(dogs)}
 
 
-def catalog_of(folder: Path, members: dict[str, bytes]) -> pd.DataFrame:
+def catalog_of(folder, members):
     cache = folder.with_name("cache")
     return build_catalog(open_images(folder_of(folder, members), cache, 0), cache)
 
@@ -85,21 +82,16 @@ def test_duplicates_in_the_test_set_are_counted(tmp_path):
     assert (leakage.test_images, leakage.of_test_images, leakage.exact, leakage.train_images) == (3, 7, 1, 2)
 
 
-def write_predictions(study: Path, name: str, rows: pd.DataFrame, p_dog: dict[str, float], **more) -> None:
+def write_predictions(study, name, rows, p_dog, **more):
     """Write a job that validated on the images of `p_dog`; its ids differ from those of `rows`."""
     write_job(study, {**CHOICES, "schedule": name}, name=name, **more)
-    by_id = rows.set_index("id")
-    labels = [0 if label != label else int(label) for label in by_id.loc[list(p_dog), "label"]]
-    write_csv(
-        study / name / "validation.csv",
-        pd.DataFrame({"id": [f"train/{image}" for image in p_dog], "label": labels, "p_dog": list(p_dog.values())}),
-    )
-    split = pd.DataFrame({"id": [f"train/{image}" for image in by_id.index], "sha256": by_id["sha256"]})
-    write_csv(study / name / "split.csv", split)
+    table = pd.DataFrame({"id": list(p_dog), "p_dog": list(p_dog.values())}).merge(rows[["id", "label"]])
+    write_csv(study / name / "validation.csv", table.assign(id="train/" + table["id"]).astype({"label": int}))
+    write_csv(study / name / "split.csv", rows[["id", "sha256"]].assign(id="train/" + rows["id"]))
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> pd.DataFrame:
+def rows(tmp_path_factory):
     return catalog_of(tmp_path_factory.mktemp("images") / "given", distinct(4, 4))
 
 
@@ -108,13 +100,10 @@ def test_label_errors_are_found_by_the_mean_prediction(tmp_path, rows):
     write_predictions(tmp_path, "two", rows, {"cat.0": 0.97, "cat.1": 0.3, "dog.0": 0.1, "dog.1": 0.9}, skill=1.0)
     write_predictions(tmp_path, "other", rows, {"cat.2": 0.8, "dog.0": 0.2}, digest="e" * 64)
     issues = find_label_issues([tmp_path], rows)
-    assert issues.checked == 5
-    assert sorted(issues.jobs) == ["one", "other", "two"]
-    assert issues.problems == []
+    assert (issues.checked, sorted(issues.jobs), issues.problems) == (5, ["one", "other", "two"], [])
     assert list(issues.table["id"]) == ["cat.0", "cat.2", "dog.0"]
     np.testing.assert_allclose(issues.table["p_dog"], [0.98, 0.8, 0.2])
-    assert list(issues.table["jobs"]) == [2, 1, 3]
-    assert list(issues.table["against"]) == [2, 1, 3]
+    assert list(issues.table["jobs"]) == list(issues.table["against"]) == [2, 1, 3]
     np.testing.assert_allclose(issues.table["log_loss"], -np.log([0.02, 0.2, 0.2]))
 
 
@@ -147,9 +136,8 @@ def audited(tmp_path_factory):
     zip_of(folder / "train.zip", members)
     zip_of(folder / "test.zip", {"1.jpg": encoded(scene(0)), "2.jpg": encoded(scene(900))})
     rows = build_catalog(open_images(folder / "train.zip", folder / "cache", 2**30), folder / "cache")
-    study = folder / "night"
     p_dog = {"cat.3": 0.97, "cat.4": 0.1, "dog.5": 0.2, "dog.6": 0.9}
-    write_predictions(study, "one", rows, p_dog, config={"data": {"ignore": ["cat.2", "unknown"]}})
+    write_predictions(folder / "night", "one", rows, p_dog, config={"data": {"ignore": ["cat.2", "unknown"]}})
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.chdir(folder)
         arguments = ["train.zip", "--study", "night", "--test", "test.zip", "--cache", "cache"]
@@ -205,28 +193,21 @@ def test_page_and_override_exclude_all_duplicates(audited, composed):
 def test_second_audit_replaces_the_first(audited, tmp_path, monkeypatch, capsys):
     folder, _ = audited
     monkeypatch.chdir(tmp_path)
-    clean = zip_of(tmp_path / "clean.zip", distinct(3, 3))
-    given = [str(clean), "--cache", "cache", "--output", "out.html"]
-    assert audit._audit([str(folder / "train.zip"), *given[1:]]) == 0
+    options = ["--cache", "cache", "--output", "out.html"]
+    assert audit._audit([str(folder / "train.zip"), *options]) == 0
     assert (tmp_path / "out" / "ignore.csv").is_file()
-    assert audit._audit(given) == 0
+    assert audit._audit([str(zip_of(tmp_path / "clean.zip", distinct(3, 3))), *options]) == 0
     assert "No problems found in 6 images in clean.zip." in capsys.readouterr().out
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("existing", "message"),
-    [
-        ("mine.html", "was not written by catsdogs-audit"),
-        ("mine/notes.txt", "already exists with other files"),
-        ("mine", "already exists with other files"),
-    ],
-)
-def test_other_files_are_not_overwritten(tmp_path, existing, message):
+@pytest.mark.parametrize("existing", ["mine.html", "mine/notes.txt", "mine"])
+def test_other_files_are_not_overwritten(tmp_path, existing):
     folder_of(tmp_path, {existing: b"mine"})
     if existing.endswith(".txt"):
         folder_of(tmp_path, {"mine/ignore.csv": b"mine, too"})  # named as a table of an audit
     # Detected before reading; the archive does not exist.
+    message = "not written by catsdogs-audit" if existing == "mine.html" else "already exists with other files"
     with pytest.raises(UserError, match=message):
         audit._audit(["missing.zip", "--output", str(tmp_path / "mine.html")])
     assert (tmp_path / existing).read_bytes() == b"mine"
@@ -241,7 +222,7 @@ def test_number_of_thumbnails_is_limited(tmp_path, monkeypatch):
     assert len(document.all("img")) == 6 + 39 * 2
     assert "Showing 40 of 41 groups." in document.body
     assert "Showing 6 of 7 images." in document.body
-    (listed,) = [a for a, _ in document.all("div") if a.get("id") == "ignore"]
+    ((listed, _),) = document.all("div", id="ignore")
     assert listed["data-more"] == "2 further duplicates"
     # Images without a box are in the list as well.
     boxes = [a["data-id"] for a, _ in document.all("input") if "checked" in a]

@@ -1,11 +1,7 @@
-from __future__ import annotations
-
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +14,9 @@ from catsdogs.features.store import Store
 DIGEST = "0123456789abcdef" * 4
 OLD, NEW = "a" * 64, "b" * 64
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
+def cache(tmp_path):
     """A cache with files in every folder, and one unrelated file."""
     folder = tmp_path / "cache"
     for name, size in {
@@ -45,53 +39,44 @@ def cache(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache: Path) -> Command:
+def command(monkeypatch, capsys, cache):
     """Run the command on the cache and return its exit status, stdout and stderr."""
     monkeypatch.setenv("CATSDOGS_CACHE", str(cache))
 
-    def run(*arguments: str) -> tuple[int, str, str]:
+    def run(*arguments):
         monkeypatch.setattr("sys.argv", ["catsdogs-cache", *arguments])
-        status = cache_module.main()
-        return status, *capsys.readouterr()
+        return cache_module.main(), *capsys.readouterr()
 
     return run
 
 
-def files_in(folder: Path) -> list[str]:
+def files_in(folder):
     """Return all files except locks, which are never removed."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
     return sorted(file.relative_to(folder).as_posix() for file in files)
 
 
-def stored_in(folder: Path) -> list[str]:
+def stored_in(folder):
     return [entry.key for entry in Store(folder / "features", 0).entries()]
 
 
-def test_show_prints_every_folder_and_changes_no_file(command: Command, cache: Path) -> None:
+def test_show_prints_every_folder_and_changes_no_file(command, cache):
     before = files_in(cache)
     status, out, err = command()
     assert (status, err) == (0, "")
     assert command("show")[1].splitlines()[1:-1] == out.splitlines()[1:-1]
     first, *lines, total = out.splitlines()
     assert re.fullmatch(r"features: 2 .*, 51\d\.\d KiB, last used 0\.0 days ago", first)
-    sizes = {line.split(":")[0]: line.split(", ")[1] for line in lines}
-    assert sizes == {
-        "pixels": "3.0 MiB",
-        "archives": "2.0 MiB",
-        "catalogues": "2.0 KiB",
-        "near_duplicates": "1.0 KiB",
-        "sample": "100 bytes",
-    }
+    sizes = {"pixels": "3.0 MiB", "archives": "2.0 MiB", "catalogues": "2.0 KiB", "near_duplicates": "1.0 KiB"}
+    assert {line.split(":")[0]: line.split(", ")[1] for line in lines} == sizes | {"sample": "100 bytes"}
     assert total.startswith(f"Total: 5.5 MiB in {cache};")
     assert files_in(cache) == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"), [((), []), (("--unused-days", "7"), [NEW]), (("--unused-days", "8"), [NEW, OLD])]
+    ("arguments", "expected"), [([], []), (["--unused-days", "7"], [NEW]), (["--unused-days", "8"], [NEW, OLD])]
 )
-def test_clear_removes_activations_only(
-    command: Command, cache: Path, arguments: tuple[str, ...], expected: list[str]
-) -> None:
+def test_clear_removes_activations_only(command, cache, arguments, expected):
     others = [file for file in files_in(cache) if not file.startswith("features")]
     status, out, _ = command("clear", *arguments)
     assert status == 0
@@ -100,14 +85,14 @@ def test_clear_removes_activations_only(
     assert [file for file in files_in(cache) if not file.startswith("features")] == others
 
 
-def test_activations_that_are_being_filled_are_skipped(command: Command, cache: Path) -> None:
+def test_activations_that_are_being_filled_are_skipped(command, cache):
     with FileLock(cache / "features" / ".locks" / f"{NEW}.lock"):
         out = command("clear")[1]
     assert "Skipped 1 stored activations: being filled" in out
     assert stored_in(cache) == [NEW]
 
 
-def test_clear_everything_keeps_unrelated_files(command: Command, cache: Path, tmp_path: Path) -> None:
+def test_clear_everything_keeps_unrelated_files(command, cache, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "1.jpg").write_text("mine")
     (cache / "archives" / "link").symlink_to(tmp_path / "elsewhere")
@@ -136,7 +121,7 @@ def test_clear_everything_keeps_unrelated_files(command: Command, cache: Path, t
         (("--cache", __file__), f"{__file__}: not a folder"),
     ],
 )
-def test_invalid_arguments_are_refused(command: Command, cache: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_invalid_arguments_are_refused(command, cache, arguments, message):
     before = files_in(cache)
     status, out, err = command(*arguments)
     assert (status, out) == (2, "")
@@ -144,7 +129,7 @@ def test_invalid_arguments_are_refused(command: Command, cache: Path, arguments:
     assert files_in(cache) == before
 
 
-def test_folder_that_cannot_be_removed_is_reported(command: Command, cache: Path, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_removed_is_reported(command, cache, tmp_path):
     (cache / "pixels").rename(tmp_path / "elsewhere")
     (cache / "pixels").symlink_to(tmp_path / "elsewhere")
     status, _, err = command("clear", "--everything")

@@ -1,17 +1,16 @@
-from __future__ import annotations
-
 import io
 import os
 import re
 import shutil
 import sys
 import time
+from functools import partial
 from unittest.mock import DEFAULT, Mock
 
 import pandas as pd
 import pytest
 from rich.console import Console
-from studies import write_job, write_study
+from studies import CHOICES, write_job, write_study
 
 from catsdogs import report
 from catsdogs.base.errors import UserError
@@ -22,7 +21,6 @@ from catsdogs.comparison.terminal import print_summary
 from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.plan import write_plan
 
-CHOICES = {"backbone": "mobilenet_v2", "augmentation": "strong", "schedule": "cosine", "label_smoothing": "none"}
 HOSTILE = "<script>alert(1)</script>[red]\x1b[31m\"'\n"
 
 
@@ -37,9 +35,7 @@ def study(tmp_path, monkeypatch):
 def command(monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["catsdogs-report", *map(str, arguments)])
-        status = report.main()
-        output = capsys.readouterr()
-        return status, output.out, output.err
+        return report.main(), *capsys.readouterr()
 
     return run
 
@@ -51,9 +47,8 @@ def quick(monkeypatch):
 
     def write_report(folders, output, watching, images):
         calls.append(watching)
-        study_data = read_study_data(folders)
         output.write_text("a page")
-        return study_data
+        return read_study_data(folders)
 
     monkeypatch.setattr("catsdogs.comparison.page.writing.write_report", write_report)
     monkeypatch.setattr(watch, "write_report", write_report)
@@ -71,15 +66,11 @@ def test_summary_page_and_tables_of_a_study(study, command):
     assert (status, err) == (0, "")
     assert "mobilenet_v2-light-cosine-mild" in (study / "report.html").read_text(encoding="utf-8")
     assert len(pd.read_csv(study / "report" / "jobs.csv")) == len(pd.read_csv(study / "leaderboard.csv")) == 4
-    lines = out.splitlines()
-    assert lines[-4:-1] == [
-        "Report: multirun/s/report.html",
-        f"Tables: multirun/s/report{os.sep}",
-        "Leaderboard: multirun/s/leaderboard.csv",
-    ]
-    assert lines[-1].startswith("Next: python -m catsdogs.retrain study=s")
-    # The first line is the headline.
-    assert "light" in next(line for line in lines if line)
+    headline, *_, page, tables, leaderboard, following = out.strip().splitlines()
+    assert "light" in headline
+    assert (page, tables) == ("Report: multirun/s/report.html", f"Tables: multirun/s/report{os.sep}")
+    assert leaderboard == "Leaderboard: multirun/s/leaderboard.csv"
+    assert following.startswith("Next: python -m catsdogs.retrain study=s")
 
 
 def test_the_report_of_several_studies_is_next_to_the_first(study, command, monkeypatch):
@@ -103,8 +94,7 @@ def test_a_folder_of_the_user_is_not_overwritten_by_tables(study, command):
     status, _, err = command(study, study.with_name("t"))
     assert status == 2
     assert "already exists with other files" in err
-    assert [path.name for path in mine.parent.iterdir()] == ["trials.csv"]
-    assert mine.read_text() == "mine"
+    assert {path.name: path.read_text() for path in mine.parent.iterdir()} == {"trials.csv": "mine"}
 
 
 def test_failed_running_and_waiting_jobs_are_printed(study, command, quick):
@@ -124,17 +114,15 @@ def test_long_and_hostile_names_fit_the_terminal(tmp_path, width):
     for number, name in enumerate(("j" * 200, HOSTILE.replace("/", ""))):
         choices = {"backbone": "b" * 300, "augmentation": HOSTILE * (number + 1), "schedule": f"x{number}" * 50}
         write_job(study, choices, trials=2, seed=number, name=name)
-    write_job(study, {"backbone": "c"}, trials=0, status="failed", error="e" * 500, name="long-error")
-    write_job(study, {"backbone": "c"}, trials=0, status="failed", error="", name="no-error")
+    for name, error in (("long-error", "e" * 500), ("no-error", "")):
+        write_job(study, {"backbone": "c"}, trials=0, status="failed", error=error, name=name)
     shutil.copytree(study, tmp_path / "t")
     for folders in ([study], [study, tmp_path / "t"]):
         text = printed(folders, width)
         assert max(map(len, text.splitlines())) <= width
         # Nothing is cut off, and no control character is printed.
-        squeezed = "".join(text.split())
-        assert "e" * 500 in squeezed
-        assert "[red]" in squeezed
-        assert "no-errorfailed:noerrormessagewasrecorded" in squeezed
+        for part in ("e" * 500, "[red]", "no-errorfailed:noerrormessagewasrecorded"):
+            assert part in "".join(text.split())
         assert not {"\x1b", "…"} & set(text)
 
 
@@ -191,9 +179,7 @@ def test_user_errors_are_one_line_with_status_2(study, command, monkeypatch, arg
 
 
 def test_a_read_only_study_is_reported_elsewhere(study, command, quick, monkeypatch):
-    monkeypatch.setattr(
-        "catsdogs.comparison.watch.write_leaderboard", Mock(side_effect=PermissionError(13, "Permission denied"))
-    )
+    monkeypatch.setattr(watch, "write_leaderboard", Mock(side_effect=PermissionError(13, "Permission denied")))
     os.mkdir("new")
     status, out, err = command(study, "--output", "new/mine.html")
     assert (status, err) == (0, "warning: cannot write multirun/s/leaderboard.csv (Permission denied)\n")
@@ -224,14 +210,13 @@ def clock(monkeypatch):
     """Replace each sleep with the next of these steps; return the seconds of all sleeps."""
 
     def set_clock(*steps):
-        remaining, slept, real = list(steps), [], time.sleep
+        remaining, slept, real = iter(steps), [], time.sleep
 
         def sleep(seconds):
             if seconds < 1:  # waits for a lock
-                real(seconds)
-            else:
-                slept.append(seconds)
-                remaining.pop(0)()
+                return real(seconds)
+            slept.append(seconds)
+            return next(remaining)()
 
         monkeypatch.setattr(time, "sleep", sleep)
         return slept
@@ -255,15 +240,10 @@ def job(study):
 
 
 def test_watching_continues_until_the_last_job_finishes(study, command, quick, clock, job):
-    slept = clock(
-        lambda: job("busy", 2),
-        lambda: job("busy", 4, "ok"),
-        lambda: job("later", 1),
-        lambda: job("later", 4, "killed"),
-    )
+    changes = (("busy", 2), ("busy", 4, "ok"), ("later", 1), ("later", 4, "killed"))
+    slept = clock(*(partial(job, *change) for change in changes))
     status, out, err = command(study, "--watch", "3")
-    assert (status, err) == (0, "")
-    assert slept == [3.0] * 4
+    assert (status, err, slept) == (0, "", [3.0] * 4)
     # The last page does not refresh itself.
     assert quick == [True] * 5 + [False]
     assert re.findall(r" s: (\d+)/12 trials", out) == ["5", "6", "8", "9", "12"]
@@ -274,8 +254,7 @@ def test_watching_continues_until_the_last_job_finishes(study, command, quick, c
 def test_ctrl_c_stops_watching_with_a_final_page(study, command, quick, clock, job):
     clock(Mock(side_effect=KeyboardInterrupt))
     status, out, _ = command(study, "--watch")
-    assert status == 0
-    assert quick == [True, False]
+    assert (status, quick) == (0, [True, False])
     assert "Report: multirun/s/report.html" in out
 
 
@@ -295,18 +274,18 @@ def test_a_study_is_summarized_even_if_the_page_fails(study, capsys, monkeypatch
     broken = Mock(side_effect=ZeroDivisionError("a bug"))
     monkeypatch.setattr("catsdogs.comparison.page.writing.write_report", broken)
     reporting.report_study(study)
-    output = capsys.readouterr()
+    out, err = capsys.readouterr()
     for line in ("log loss", "Leaderboard: ", "Next: python -m catsdogs.retrain study=s"):
-        assert line in output.out
-    assert "Report: " not in output.out
-    assert re.fullmatch("warning: cannot write .*ZeroDivisionError: a bug.*report multirun/s\n", output.err)
+        assert line in out
+    assert "Report: " not in out
+    assert re.fullmatch("warning: cannot write .*ZeroDivisionError: a bug.*report multirun/s\n", err)
 
     monkeypatch.setattr("catsdogs.comparison.terminal.summarize", broken)
     reporting.report_study(study)
-    output = capsys.readouterr()
-    assert output.err.count("\n") == 2
-    assert "Next: python -m catsdogs.retrain study=s" in output.out
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 2
+    assert "Next: python -m catsdogs.retrain study=s" in out
 
     reporting.write_page(study)
-    output = capsys.readouterr()
-    assert (output.out, output.err.count("\n")) == ("", 1)
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)

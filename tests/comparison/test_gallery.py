@@ -1,7 +1,5 @@
 """Misclassified and uncertain images, with thumbnails of the right images."""
 
-from __future__ import annotations
-
 import base64
 import io
 import os
@@ -20,7 +18,7 @@ from catsdogs.comparison.summary import summarize
 
 
 @pytest.fixture(scope="module")
-def images() -> dict[str, bytes]:
+def images():
     return {name: picture(number) for number, name in enumerate(ids())}
 
 
@@ -50,10 +48,8 @@ def assert_thumbnails_match(shown, images):
     assert shown.missing is None
     for one in images_of(shown):
         head, _, data = one["thumbnail"].partition(",")
-        assert head == "data:image/jpeg;base64"
         image = Image.open(io.BytesIO(base64.b64decode(data)))
-        assert image.format == "JPEG"
-        assert image.size == (128, 64)
+        assert (head, image.format, image.size) == ("data:image/jpeg;base64", "JPEG", (128, 64))
         pixel = np.asarray(image.convert("RGB"))[32, 64].astype(int)
         assert np.abs(pixel - color_of(list(images).index(one["id"]))).max() < 8, one["id"]
 
@@ -64,22 +60,19 @@ def test_errors_are_sorted_by_confidence_and_uncertain_images_exclude_them(study
     p = p_dog(0.5)
     confidence = np.where(labels() == 1, p, 1 - p)  # predicted probability of the true class
     order = np.argsort(confidence)
-    wrong = [ids()[i] for i in order if (p[i] > 0.5) != (labels()[i] == 1)]
+    wrong = [ids()[i] for i in order if confidence[i] < 0.5]
     assert len(wrong) > MOST_ERRORS
     assert [one["id"] for one in shown.errors] == wrong[:MOST_ERRORS]
     assert list(shown.wrong["id"]) == wrong
     uncertain = [ids()[i] for i in np.argsort(np.abs(p - 0.5)) if ids()[i] not in wrong[:MOST_ERRORS]]
     assert [one["id"] for one in shown.uncertain] == uncertain[:MOST_UNCERTAIN]
-    first, index = shown.errors[0], order[0]
-    expected = [labels()[index], p[index], -np.log(confidence[index])]
-    assert [first[name] for name in ("label", "p_dog", "log_loss")] == pytest.approx(expected)
-    assert shown.images == len(images)
-    assert shown.source == "trial 0 of job a"
+    expected = [labels()[order[0]], p[order[0]], -np.log(confidence[order[0]])]
+    assert [shown.errors[0][name] for name in ("label", "p_dog", "log_loss")] == pytest.approx(expected)
+    assert (shown.images, shown.source, shown.ignored) == (len(images), "trial 0 of job a", ["cat.7", "a b"])
     assert_thumbnails_match(shown, images)  # from the cache
-    assert shown.ignored == ["cat.7", "a b"]
 
 
-def has_no_thumbnails(shown) -> bool:
+def has_no_thumbnails(shown):
     assert len(shown.errors) == MOST_ERRORS
     return all(one["thumbnail"] is None for one in images_of(shown))
 
@@ -93,8 +86,8 @@ def test_thumbnails_come_from_the_folder_of_the_user(study, images, tmp_path, pa
     assert has_no_thumbnails(shown)
     assert "--images FOLDER" in shown.missing
     write_images(tmp_path / "photos", images)
-    assert_thumbnails_match(gallery_of(study, tmp_path / "photos"), images)
-    assert_thumbnails_match(gallery_of(study, tmp_path / "photos" / "train"), images)
+    for folder in (tmp_path / "photos", tmp_path / "photos" / "train"):
+        assert_thumbnails_match(gallery_of(study, folder), images)
 
 
 def test_only_studies_of_the_user_may_name_image_paths(study, images, tmp_path, monkeypatch):
@@ -168,7 +161,7 @@ def test_a_final_model_is_evaluated_by_its_submitted_probabilities(study, images
     write_final(study, skill=0.4, tta=False)
     change(study / "best" / "metrics.json", job="a", fit_on="all")
     shown = gallery_of(study)
-    assert shown.source == "trial 0 of job a before retraining on all images"
+    assert shown.source == "trial 0 of job a in the search, before retraining"
     assert len(shown.wrong) == ((p_dog(0.4) > 0.5) != (labels() == 1)).sum()
 
     # Without out-of-sample predictions of the final model, the best job is shown.
@@ -189,5 +182,5 @@ def test_a_perfect_model_has_only_uncertain_images_and_no_model_has_no_gallery(s
     assert gallery_of(study) is None
 
 
-def change(file, **values) -> None:
+def change(file, **values):
     write_json(file, {**read_json(file), **values})

@@ -1,35 +1,27 @@
 """Known effects are detected, and noise is not."""
 
-from __future__ import annotations
-
-import dataclasses
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 from studies import CHOICES, write_job
 
-from catsdogs.comparison.importance import FEWEST_POINTS, Importance, importance
-from catsdogs.comparison.study_data import StudyData, read_study_data
+from catsdogs.comparison.importance import FEWEST_POINTS, importance
+from catsdogs.comparison.study_data import read_study_data
 from catsdogs.study.trials import TrialRecord, write_trials
 
 
-def record(trial: int, loss: float, values: dict) -> TrialRecord:
-    return TrialRecord(str(trial), "COMPLETED", float(np.exp(loss)), 0.9, 3, 2, 1.0, values, epoch_budget=3)
+def record(trial, loss, values, budget=3):
+    return TrialRecord(str(trial), "COMPLETED", float(np.exp(loss)), 0.9, 3, 2, 1.0, values, epoch_budget=budget)
 
 
-def write_searched(folder, records: list[TrialRecord], schedule: str = "a") -> StudyData:
+def write_searched(folder, records, schedule="a"):
     """Add a job with these trials to a study."""
     write_job(folder, {**CHOICES, "schedule": schedule}, name=schedule, trials=1)
     write_trials(folder / schedule / "trials.csv", records)
     return read_study_data([folder])
 
 
-def searched(
-    folder, trials: int, loss: Callable[[dict, np.random.Generator], float], jobs: str = "a", seed: int = 0
-) -> StudyData:
-    """Return a study with trials of log loss exp(`loss`) at random hyperparameters."""
+def searched(folder, trials, loss, jobs="a", seed=0):
+    """Return a study with trials of log loss exp(`loss(values, rng)`) at random hyperparameters."""
     rng = np.random.default_rng([3, seed])
     for name in jobs:
         records = []
@@ -41,10 +33,9 @@ def searched(
 
 
 def test_only_hyperparameters_with_an_effect_are_important(tmp_path):
-    study_data = searched(tmp_path, 80, lambda v, rng: 2 * v["dropout"] + rng.normal(0, 0.1))
-    result = importance(study_data)
+    result = importance(searched(tmp_path, 80, lambda v, rng: 2 * v["dropout"] + rng.normal(0, 0.1)))
     table, shares = result.table, result.table.set_index("name").to_dict("index")
-    assert result.table["name"].iloc[0] == "dropout"
+    assert table["name"].iloc[0] == "dropout"
     assert set(shares) == {"depth", "dropout", "l2"}
     assert (result.trials, result.is_informative) == (80, True)
     assert 0.85 < result.r2 <= 1
@@ -54,15 +45,14 @@ def test_only_hyperparameters_with_an_effect_are_important(tmp_path):
     for name in ("depth", "l2"):
         assert abs(shares[name]["importance"]) < 0.03
         assert shares[name]["low"] <= 0 <= shares[name]["high"]
-    assert (table["low"] <= table["importance"]).all()
-    assert (table["importance"] <= table["high"]).all()
+    assert table["importance"].between(table["low"], table["high"]).all()
 
 
 def test_importance_is_a_share_of_the_variance(tmp_path):
     # The two terms are independent and explain everything.
     spread = np.array([0, 10, 30]).std()
 
-    def loss(values: dict, rng: np.random.Generator) -> float:
+    def loss(values, rng):
         return np.sqrt(2) * values["depth"] / spread + (values["schedule"] == "a")
 
     table = importance(searched(tmp_path, 240, loss, jobs="ab")).table.set_index("name")
@@ -88,7 +78,7 @@ def test_the_study_is_important_if_it_distinguishes_jobs(tmp_path):
     assert result.table["name"].iloc[0] == "study"
 
 
-def of_values(folder, draw: Callable[[int, np.random.Generator], tuple[float, dict]]) -> Importance:
+def of_values(folder, draw):
     """Return the importance in 60 trials, with log loss and hyperparameters from `draw` and a little noise."""
     rng = np.random.default_rng(0)
     sampled = [draw(number, rng) for number in range(60)]
@@ -96,35 +86,27 @@ def of_values(folder, draw: Callable[[int, np.random.Generator], tuple[float, di
         record(number, loss + rng.normal(0, 0.05), {"l2": rng.uniform(), **values})
         for number, (loss, values) in enumerate(sampled)
     ]
-    result = importance(write_searched(folder, records))
-    assert result is not None
-    return result
+    return importance(write_searched(folder, records))
 
 
 @pytest.mark.parametrize("kinds", [({}, {"units": 64}, {"units": 128}), ({}, {"units": "relu"}, {"units": "tanh"})])
 def test_a_hyperparameter_that_only_some_trials_have(tmp_path, kinds):
     for kind in range(3):
-
-        def draw(number: int, rng: np.random.Generator, kind: int = kind) -> tuple[float, dict]:
-            return 2.0 * (number % 3 == kind), kinds[number % 3]
-
-        result = of_values(tmp_path / str(kind), draw)
+        result = of_values(tmp_path / str(kind), lambda n, rng, kind=kind: (2.0 * (n % 3 == kind), kinds[n % 3]))
         assert list(result.table["name"]) == ["units", "l2"]
         assert result.r2 > 0.9
         assert np.isfinite(result.table[["importance", "low", "high"]]).all(axis=None)
 
 
 def test_strings_booleans_and_a_varying_budget_are_values(tmp_path):
-    def draw(number: int, rng: np.random.Generator) -> tuple[float, dict]:
-        values: dict[str, Any] = {"kind": str(rng.choice(["x", "y", "10"])), "norm": bool(rng.integers(2)), "same": 1}
-        return values["norm"] + 2.0 * (values["kind"] == "y"), values
+    def draw(number, rng):
+        kind, norm = str(rng.choice(["x", "y", "10"])), bool(rng.integers(2))
+        return norm + 2.0 * (kind == "y"), {"kind": kind, "norm": norm, "same": 1}
 
     assert list(of_values(tmp_path / "texts", draw).table["name"]) == ["kind", "norm", "l2"]
     rng = np.random.default_rng(0)
-    records = [
-        dataclasses.replace(record(number, -np.log(budget), {"dropout": rng.uniform()}), epoch_budget=budget)
-        for number, budget in enumerate([2, 4, 10] * 8)
-    ]
+    budgets = enumerate([2, 4, 10] * 8)
+    records = [record(number, -np.log(budget), {"dropout": rng.uniform()}, budget) for number, budget in budgets]
     assert importance(write_searched(tmp_path / "night", records)).table["name"].iloc[0] == "epoch_budget"
 
 
@@ -140,8 +122,7 @@ def test_trials_of_one_point_stay_in_one_fold(tmp_path):
 
 
 def test_importance_needs_enough_points_and_varying_losses(tmp_path):
-    few = searched(tmp_path / "few", FEWEST_POINTS - 1, lambda v, rng: rng.normal())
-    assert importance(few) is None
+    assert importance(searched(tmp_path / "few", FEWEST_POINTS - 1, lambda v, rng: rng.normal())) is None
     enough = searched(tmp_path / "enough", FEWEST_POINTS, lambda v, rng: rng.normal())
     assert importance(enough).trials == FEWEST_POINTS
     assert importance(searched(tmp_path / "equal", 30, lambda v, rng: 0.5)) is None

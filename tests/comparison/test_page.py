@@ -1,13 +1,12 @@
 """The report page as a document. Its behavior in a browser is tested in `tests/whole/test_browser.py`."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
@@ -28,6 +27,7 @@ from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.plan import write_plan
 
 TEMPLATE = Path(page_module.__file__).parents[2] / "pages" / "template"
+NO_TRIAL = {"trials": 0, "status": "running"}
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +82,7 @@ def test_page_is_accessible(document):
     assert len(document.all("caption")) == len(document.all("table"))
     for attributes, _ in document.all("div"):
         if attributes.get("class", "").startswith("table"):
-            assert attributes["role"] == "region"
-            assert attributes["tabindex"] == "0"
+            assert (attributes["role"], attributes["tabindex"]) == ("region", "0")
             assert "aria-label" in attributes or "aria-labelledby" in attributes
         if attributes.get("class") == "plot":
             assert attributes["role"] == "img"
@@ -94,16 +93,12 @@ def test_page_is_accessible(document):
     assert document.text("th", **{"aria-sort": "ascending"}) == ["Log loss"]
 
 
-def contrast(one, other):
+def contrast(*colors):
     """Return the contrast ratio of WCAG 2.2."""
-    low, high = sorted(luminance(color) + 0.05 for color in (one, other))
+    rgb = np.array([list(bytes.fromhex(color[1:])) for color in colors]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    low, high = sorted(linear @ [0.2126, 0.7152, 0.0722] + 0.05)
     return high / low
-
-
-def luminance(color):
-    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_text_and_figures_have_contrast_in_both_themes():
@@ -129,14 +124,9 @@ def test_leaderboard_matches_jobs_csv(finished, document):
     # Importance needs more trials.
     assert {file.stem for file in (finished / "report").iterdir()} >= set(TITLES) - {"importance"}
     for text, job in zip(document.rows, jobs.to_dict("records"), strict=True):
-        for expected in (
-            job["label"],
-            f"{job['val_log_loss']:.4f}",
-            f"{job['val_log_loss_low']:.4f} to {job['val_log_loss_high']:.4f}",
-            f"{100 * job['val_accuracy']:.2f}%",
-            f"dropout {job['dropout']:g}",
-            "2/2",
-        ):
+        scores = (f"{job['val_log_loss']:.4f}", f"{100 * job['val_accuracy']:.2f}%")
+        interval = f"{job['val_log_loss_low']:.4f} to {job['val_log_loss_high']:.4f}"
+        for expected in (job["label"], *scores, interval, f"dropout {job['dropout']:g}", "2/2"):
             assert expected in text
     assert ["best" in text.split() for text in document.rows] == [True, False, False, False]
     assert "Choices that all jobs share: backbone mobilenet_v2, schedule cosine." in document.body
@@ -147,16 +137,8 @@ def test_leaderboard_matches_jobs_csv(finished, document):
 @pytest.mark.parametrize(
     ("jobs", "sentences"),
     [
-        (
-            [{"trials": 0, "status": "running"}],
-            [
-                "No trial has completed yet",
-                "No epochs recorded yet",
-                "No final model yet: no trial has completed",
-                "No predictions for the validation images",
-                "the same images (0 so far)",
-            ],
-        ),
+        ([NO_TRIAL], ["No trial has completed yet", "No epochs recorded yet", "the same images (0 so far)"]),
+        ([NO_TRIAL], ["No final model yet: no trial has completed", "No predictions for the validation images"]),
         ([{"trials": 1}], ["is the only job with a result", "1 trial completed", "the same images (1 so far)"]),
         ([{}, {"choices": {"schedule": "x", "augmentation": "none"}}], ["No two jobs differ in exactly one setting"]),
         ([{}, {"choices": {"schedule": "x"}}], ["No choice has a significant effect"]),
@@ -193,12 +175,8 @@ def test_unfinished_jobs_and_corrupted_files_are_reported(tmp_path):
     assert document.text("pre") == ["MemoryError: too much in detail: <b>"]
     assert document.text("option") == ["all", "ok", "running", "waiting", "failed"]
     assert "python -m catsdogs.search -m seed=1,2" in document.text("code")
-    for expected in (
-        "DivergedError: <b>the loss</b> is nan",
-        "1 file is missing or corrupted",
-        "history.csv is corrupted",
-    ):
-        assert expected in document.body
+    for text in ("DivergedError: <b>the loss</b> is nan", "1 file is missing or corrupted", "history.csv is corrupted"):
+        assert text in document.body
 
 
 def test_failures_are_counted_and_truncated(tmp_path):
@@ -233,9 +211,9 @@ def test_final_model_shows_scores_and_images(finished, document):
 
 
 def test_page_of_several_studies(tmp_path):
-    one, two = write_study(tmp_path / "first", trials=1), write_study(tmp_path / "second", trials=1)
-    write_final(two)
-    document = page_of(one, two)
+    studies = [write_study(tmp_path / name, trials=1) for name in ("first", "second")]
+    write_final(studies[1])
+    document = page_of(*studies)
     assert [sum(f"{name}/" in row for row in document.rows) for name in ("first", "second")] == [4, 4]
     assert "Study first has no final model" in document.body
     heads = [text.removeprefix("Study ") for text in document.text("h3") if text.startswith("Study ")]
@@ -263,8 +241,8 @@ def test_folder_names_that_are_not_utf8_are_escaped(tmp_path):
     assert r"job\udcff is the best job" in document.text("h1")[0]
     assert document.text("b")[0] == r"caf\udce9"
     assert document.all("a", href="page%E9/jobs.csv")
-    jobs = pd.read_csv(output.with_suffix("") / "jobs.csv")
-    assert list(jobs["job"]) == [r"job\udcff", r"other\udcff"] == list(pd.read_csv(study / "leaderboard.csv")["job"])
+    for file in (output.with_suffix("") / "jobs.csv", study / "leaderboard.csv"):
+        assert list(pd.read_csv(file)["job"]) == [r"job\udcff", r"other\udcff"]
 
 
 def test_hostile_names_are_escaped(tmp_path):

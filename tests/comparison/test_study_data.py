@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 
 import numpy as np
@@ -30,11 +28,10 @@ def test_tables_contain_the_values_of_the_files(study):
     for label, job in study_data.jobs.items():
         file = pd.read_csv(job.folder / "trials.csv")
         rows = study_data.trials[study_data.trials["label"] == label]
-        assert list(rows["val_log_loss"]) == list(file["val_log_loss"])
-        assert list(rows["l2"]) == list(file["l2"])
-        assert list(rows["ended_seconds"]) == list(file["seconds"].cumsum())
-        passed = rows["ended"] - pd.Timestamp(job.result["started"])
-        assert list(passed.dt.total_seconds()) == list(file["seconds"].cumsum())
+        passed = (rows["ended"] - pd.Timestamp(job.result["started"])).dt.total_seconds()
+        assert list(passed) == list(rows["ended_seconds"]) == list(file["seconds"].cumsum())
+        for name in ("val_log_loss", "l2"):
+            assert list(rows[name]) == list(file[name])
         assert len(study_data.epochs[study_data.epochs["label"] == label]) == file["epochs"].sum()
     recorded = study_data.leaderboard.set_index("label")["val_log_loss"]
     assert list(recorded) == sorted(recorded)
@@ -56,12 +53,11 @@ def test_failed_running_waiting_and_empty_jobs_have_rows(study):
     assert study_data.trials["val_log_loss"].isna().sum() == 1
     assert "nan" in str(study_data.trials.set_index(["job", "trial"]).loc[("b-light-a-none", "2"), "error"])
     leaderboard = study_data.leaderboard.set_index("job")
-    assert dict(leaderboard["status"].value_counts()) == {"ok": 4, "running": 1, "failed": 1, "waiting": 1}
-    assert list(leaderboard.index[-2:]) == ["empty", "b-light-b-none"]
-    running = leaderboard.loc["b-light-a-none"]
-    assert leaderboard.index[0] == "b-light-a-none"
-    assert list(running[["trials", "trials_planned", "trials_completed", "trials_failed"]]) == [3, 9, 2, 1]
-    assert dict(leaderboard["state"].value_counts()) == {"ok": 4, "running": 1, "failed": 1, "waiting": 1}
+    for column in ("status", "state"):
+        assert dict(leaderboard[column].value_counts()) == {"ok": 4, "running": 1, "failed": 1, "waiting": 1}
+    assert list(leaderboard.index[[0, -2, -1]]) == ["b-light-a-none", "empty", "b-light-b-none"]
+    counts = leaderboard.loc["b-light-a-none", ["trials", "trials_planned", "trials_completed", "trials_failed"]]
+    assert list(counts) == [3, 9, 2, 1]
     assert leaderboard.loc["b-light-b-none", "error"] == "no luck\nat all"
 
 
@@ -70,12 +66,11 @@ def test_failed_running_waiting_and_empty_jobs_have_rows(study):
 )
 @pytest.mark.parametrize("name", ["trials.csv", "history.csv", "validation.csv", "result.json"])
 def test_a_corrupted_file_is_reported_and_other_files_are_read(study, name, content):
-    job = study / "mobilenet_v2-light-cosine-none"
-    (job / name).write_bytes(content)
+    (study / "mobilenet_v2-light-cosine-none" / name).write_bytes(content)
     study_data = read_study_data([study])
     assert len(study_data.leaderboard) == 4
     assert (study_data.trials["label"] == "mobilenet_v2-none-cosine-none").sum() == 4
-    messages = list(study_data.problems) + list(study_data.leaderboard["error"].dropna())
+    messages = [*study_data.problems, *study_data.leaderboard["error"].dropna()]
     assert any(name in message for message in messages), messages
 
 
@@ -89,13 +84,11 @@ def test_a_corrupted_final_model_is_reported(study, name, content):
     assert study_data.final_models["night"].metrics["job"] == "mobilenet_v2-light-cosine-none"
     assert study_data.final_models["night"].predictions["p_dog_tta"].isna().all()
     (study / "best" / name).write_bytes(content)
-    study_data = read_study_data([study])
-    assert any(name in message for message in study_data.problems)
+    assert any(name in message for message in read_study_data([study]).problems)
 
 
 def test_several_studies_have_unique_names(study, tmp_path):
-    other = write_study(tmp_path / "elsewhere" / "night", trials=2)
-    study_data = read_study_data([study, other])
+    study_data = read_study_data([study, write_study(tmp_path / "elsewhere" / "night", trials=2)])
     assert len(study_data.jobs) == 8
     assert study_data.leaderboard["label"].is_unique
     assert set(study_data.leaderboard["study"]) == {f"{tmp_path.name}/night", "elsewhere/night"}
@@ -105,9 +98,9 @@ def test_several_studies_have_unique_names(study, tmp_path):
 
 def test_only_jobs_on_the_same_images_are_compared(study):
     write_job(study, {**CHOICES, "schedule": "z"}, digest="e" * 64, skill=1.0)
-    study_data = read_study_data([study])
-    assert len(study_data.comparable()) == 4
-    assert "b-light-z-none" not in study_data.comparable()
+    comparable = read_study_data([study]).comparable()
+    assert len(comparable) == 4
+    assert "b-light-z-none" not in comparable
 
 
 def test_results_of_early_versions_are_read(study):
@@ -116,8 +109,8 @@ def test_results_of_early_versions_are_read(study):
         write_json(file, {key: value for key, value in result.items() if key in ("status", "choices", "best_trial")})
     study_data = read_study_data([study])
     assert study_data.leaderboard["val_log_loss"].notna().all()
-    assert study_data.trials["ended"].isna().all()
     assert study_data.leaderboard["trials_planned"].isna().all()
+    assert study_data.trials["ended"].isna().all()
 
 
 def test_a_folder_that_is_not_a_study_is_a_user_error(tmp_path):
@@ -147,14 +140,12 @@ def test_hostile_strings_are_sanitized_when_read(study):
     row = study_data.leaderboard.set_index("label").loc[label]
     assert (row["job"], row["schedule"], row[one_line], row["error"]) == (label, one_line, one_line, lines)
     assert study_data.jobs[label].result["config"]["tags"] == [one_line]
-    assert "l?2" in study_data.trials
-    assert "l?2" in study_data.hyperparameters
+    assert "l?2" in {*study_data.trials} & {*study_data.hyperparameters}
     assert study_data.trials.loc[study_data.trials["label"] == label, "error"].iloc[1] == lines.replace(r"\udcff", "")
     assert study_data.epochs["label"].eq(label).any()
     assert list(study_data.predictions[label]["id"][:3]) == ["nan", "<script>", "1,2"]
-    assert (study_data.final_models["night"].metrics["job"], *study_data.final_models["night"].metrics["details"]) == (
-        one_line,
-    ) * 2
+    metrics = study_data.final_models["night"].metrics
+    assert [metrics["job"], *metrics["details"]] == [one_line] * 2
     # Commands need the original folder name.
     assert study_data.jobs[label].folder.is_dir()
 
@@ -165,16 +156,11 @@ def test_a_choice_of_one_job_is_not_shared_by_all(tmp_path):
     write_job(study, {**CHOICES, "schedule": "a", "fit.epochs": "2e0"}, name="b", epochs=2)
     study_data = read_study_data([study])
     assert study_data.varied_choices == ("fit.epochs",)
-    assert dict(zip(study_data.leaderboard["job"], study_data.leaderboard["fit.epochs"], strict=True)) == {
-        "a": "3",
-        "b": "2",
-    }
-    assert dict(zip(study_data.trials["job"], study_data.trials["fit.epochs"], strict=True)) == {"a": "3", "b": "2"}
-    assert "fit.epochs" not in study_data.shared_choices
-    assert study_data.shared_choices["schedule"] == "a"
+    for table in (study_data.leaderboard, study_data.trials):
+        assert dict(zip(table["job"], table["fit.epochs"], strict=True)) == {"a": "3", "b": "2"}
+    assert study_data.shared_choices == {**CHOICES, "schedule": "a"}
     # A choice that one job does not record is not shared; a corrupted job is ignored.
     write_job(study, {**CHOICES, "schedule": "a", "space": "wide"}, name="c")
     (study / "corrupted").mkdir()
     (study / "corrupted" / "result.json").write_text("{")
-    study_data = read_study_data([study])
-    assert set(study_data.shared_choices) == set(CHOICES)
+    assert set(read_study_data([study]).shared_choices) == set(CHOICES)

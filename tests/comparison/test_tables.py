@@ -1,16 +1,16 @@
-"""CSV files of the report: their contents, and that they can be read back."""
-
-from __future__ import annotations
+"""CSV files of the report: their contents, that they can be read back, and the scores of final models in them."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from studies import CHOICES, IMAGES, write_final, write_job, write_study
 
-from catsdogs.base.files import read_json, write_json
+from catsdogs.base.files import read_json, write_csv, write_json
+from catsdogs.comparison.final_scores import KINDS, SCORES, final_scores, tta_gains
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.summary import score_intervals
 from catsdogs.comparison.tables import TITLES, compare_settings, findings, tables, write_tables
+from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.leaderboard import write_leaderboard
 
 
@@ -40,7 +40,7 @@ def test_every_table_reads_back_unchanged(report, tmp_path):
                 assert np.array_equal(numbers, table[column].astype(float).to_numpy(), equal_nan=True), (name, column)
             else:
                 expected = ["" if pd.isna(value) else str(value) for value in table[column]]
-                assert ["" if pd.isna(value) else value for value in read[column]] == expected, (name, column)
+                assert list(read[column].fillna("")) == expected, (name, column)
 
 
 def test_jobs_have_intervals_and_effects_are_sorted_by_size(study_data, report):
@@ -73,21 +73,16 @@ def test_settings_are_divided_into_different_and_shared(tmp_path):
         {"key": "machine.cores", "a": "", "b": "2"},
         {"key": "machine.accelerators", "a": "", "b": "null"},
     ]
-    shared = dict(zip(common["key"], common["value"], strict=True))
-    assert shared["seed"] == "1"
-    assert shared["images.digest"] == "d" * 64
-    assert shared["versions.keras"] == "3.15.1"
-    assert shared["tags"] == "[1, x]"
+    expected = {"seed": "1", "images.digest": "d" * 64, "versions.keras": "3.15.1", "tags": "[1, x]"}
+    assert expected.items() <= dict(zip(common["key"], common["value"], strict=True)).items()
 
 
 def test_counts_stay_integers_next_to_a_job_without_counts(tmp_path):
     write_job(tmp_path, CHOICES, name="good", trials=3)
     write_json(tmp_path / "failed" / "result.json", {"status": "failed", "error": "no luck"})
     write_leaderboard(tmp_path)
-    good, failed = pd.read_csv(tmp_path / "leaderboard.csv", dtype=str).to_dict("records")
-    for name, count in {"trials_completed": "3", "trials": "3", "validation_images": str(IMAGES)}.items():
-        assert good[name] == count
-        assert pd.isna(failed[name])
+    counts = pd.read_csv(tmp_path / "leaderboard.csv", dtype=str)[["trials_completed", "trials", "validation_images"]]
+    assert counts.fillna("").to_numpy().tolist() == [["3", "3", str(IMAGES)], [""] * 3]
 
 
 def test_tables_of_an_earlier_report_are_deleted_and_other_files_stay(tmp_path):
@@ -101,5 +96,55 @@ def test_tables_of_an_earlier_report_are_deleted_and_other_files_stay(tmp_path):
 
 def test_a_study_that_has_just_started_has_few_tables(tmp_path):
     write_job(tmp_path / "night", CHOICES, trials=0, status="running")
-    report = tables(findings(read_study_data([tmp_path / "night"])))
-    assert list(report) == ["jobs", "common"]
+    assert list(tables(findings(read_study_data([tmp_path / "night"])))) == ["jobs", "common"]
+
+
+@pytest.fixture
+def best(tmp_path):
+    return write_final(write_study(tmp_path / "night", trials=1))
+
+
+def read(best):
+    return read_study_data([best.parent]).final_models[best.parent.name]
+
+
+def test_scores_are_read_from_metrics_json_and_missing_scores_are_nan(best):
+    metrics = read_json(best / "metrics.json")
+    test_score = {"value": 0.3, "low": 0.2, "high": 0.4, "split": "test", "size": 50}
+    write_json(best / "metrics.json", metrics | {"details": metrics["details"] | {"test_log_loss": test_score}})
+    table = final_scores(read(best))
+    assert list(table) == ["score", "kind", "value", "low", "high", "split", "size"]
+    assert list(zip(table["score"], table["kind"], strict=True)) == [(s, k) for s in SCORES for k in KINDS] * 2
+    assert list(table["split"]) == ["validation"] * 15 + ["test"] * 15
+    assert table.iloc[15].to_dict() == {"score": "log_loss", "kind": "plain", **test_score}
+    assert table["value"].iloc[16:].isna().all()
+    for row in table.iloc[:15].astype(object).where(table.notna(), None).to_dict("records"):
+        detail = metrics["details"].get(f"{row['score']}{KINDS[row['kind']]}", {})
+        assert (row["kind"] == "calibrated") == (not detail)
+        assert all(row[name] == detail.get(name) for name in ("value", "low", "high", "size")), row
+
+
+def test_the_gain_of_tta_is_the_mean_difference_of_losses(best):
+    """Computed for models that do not record it (version 0.2)."""
+    final = read(best)
+    rows = final.predictions[final.predictions["split"] == "validation"]
+    labels = rows["label"].to_numpy()
+    plain, averaged = (log_loss_per_image(labels, rows[name].to_numpy()) for name in ("p_dog", "p_dog_tta"))
+    gain = tta_gains(final)["validation"]
+    assert gain["value"] == pytest.approx(plain.mean() - averaged.mean())
+    assert 0 < gain["low"] < gain["value"] < gain["high"]
+    assert (gain["size"], gain["split"]) == (200, "validation")
+    write_json(best / "metrics.json", read_json(best / "metrics.json") | {"tta_gain": {"holdout": gain}})
+    assert tta_gains(read(best)) == {"holdout": gain}
+
+
+def test_gain_requires_both_predictions_of_labeled_validation_images(best):
+    file = best / "predictions.csv"
+    table = pd.read_csv(file)
+    test_images = table[table["split"] == "test"].assign(label=1)
+    for incomplete in (table.assign(p_dog_tta=np.nan), table.assign(label=np.nan), test_images):
+        write_csv(file, incomplete)
+        assert tta_gains(read(best)) == {}
+    # Images without one of the two predictions are skipped.
+    write_csv(file, table.assign(p_dog_tta=table["p_dog_tta"].where(table.index >= 30)))
+    assert tta_gains(read(best))["validation"]["size"] == 170

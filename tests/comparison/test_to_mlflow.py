@@ -1,14 +1,11 @@
 """MLflow runs, read back by MLflow itself."""
 
-from __future__ import annotations
-
 import datetime
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -24,8 +21,8 @@ from catsdogs.comparison.study_data import read_study_data
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory):
     """Return a SQLite file with MLflow's tables, which take a second to create."""
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     client(f"sqlite:///{file}").search_experiments()
@@ -33,23 +30,23 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Path:
+def study(tmp_path):
     return tmp_path / "study"
 
 
 @pytest.fixture
-def uri(empty_store: Path, tmp_path: Path) -> str:
+def uri(empty_store, tmp_path):
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return local_store(tmp_path)
 
 
-def client(uri: str) -> Any:
+def client(uri):
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
 
 
-def runs(uri: str, experiment: str = "study") -> dict[str, Any]:
+def runs(uri, experiment="study"):
     """Return the runs of an experiment by their names, which are unique."""
     store = client(uri)
     infos = store.search_runs([store.get_experiment_by_name(experiment).experiment_id])
@@ -58,7 +55,7 @@ def runs(uri: str, experiment: str = "study") -> dict[str, Any]:
     return by_name
 
 
-def history(uri: str, run: Any, metric: str) -> dict[int, float]:
+def history(uri, run, metric):
     """Return a metric by step; steps are unique, and the last one ends with the run."""
     points = client(uri).get_metric_history(run.info.run_id, metric)
     assert len({point.step for point in points}) == len(points)
@@ -66,7 +63,7 @@ def history(uri: str, run: Any, metric: str) -> dict[int, float]:
     return {point.step: point.value for point in points}
 
 
-def test_jobs_trials_and_final_model_are_written_once(study: Path, uri: str) -> None:
+def test_jobs_trials_and_final_model_are_written_once(study, uri):
     write_study(study)
     write_final(study)
     study_data = read_study_data([study])
@@ -114,7 +111,7 @@ def test_jobs_trials_and_final_model_are_written_once(study: Path, uri: str) -> 
     assert {name: run.info.run_id for name, run in runs(uri).items()} == {n: run.info.run_id for n, run in read.items()}
 
 
-def test_a_resumed_study_updates_its_runs(study: Path, uri: str) -> None:
+def test_a_resumed_study_updates_its_runs(study, uri):
     name = write_job(study, CHOICES, trials=2, status="running", planned=4)
     with patch("mlflow.MlflowClient.log_batch", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         write_mlflow(read_study_data([study]), uri)
@@ -136,7 +133,7 @@ def test_a_resumed_study_updates_its_runs(study: Path, uri: str) -> None:
     assert after[name].data.metrics["trials"] == 4
 
 
-def test_a_failed_and_restarted_job_is_two_runs(study: Path, uri: str) -> None:
+def test_a_failed_and_restarted_job_is_two_runs(study, uri):
     name = write_job(study, CHOICES, trials=1, status="failed", error="no memory")
     write_mlflow(read_study_data([study]), uri)
     failed = runs(uri)[name]
@@ -148,11 +145,10 @@ def test_a_failed_and_restarted_job_is_two_runs(study: Path, uri: str) -> None:
     assert [run.data.tags.get("error") for run in all_runs if run.info.status == "FINISHED"] == [None] * 4
 
 
-def test_best_so_far_failed_trials_and_missing_values(study: Path, uri: str) -> None:
+def test_best_so_far_failed_trials_and_missing_values(study, uri):
     name = write_job(study, CHOICES, trials=4, failed_trials=1)
-    table = pd.read_csv(study / name / "trials.csv")
+    table = pd.read_csv(study / name / "trials.csv").assign(unfreeze_depth=[10, np.nan, 30, 30])
     table = table.assign(val_log_loss=[0.5, 0.25, 0.75, np.nan], val_accuracy=[0.7, 0.8, 0.9, np.nan])
-    table["unfreeze_depth"] = [10, None, 30, 30]
     table.to_csv(study / name / "trials.csv", index=False)
     write_mlflow(read_study_data([study]), uri)
     read = runs(uri)
@@ -167,7 +163,7 @@ def test_best_so_far_failed_trials_and_missing_values(study: Path, uri: str) -> 
     assert "unfreeze_depth" not in read[f"trial 1, {name}"].data.params
 
 
-def test_several_studies_and_a_corrupted_one(tmp_path: Path, uri: str) -> None:
+def test_several_studies_and_a_corrupted_one(tmp_path, uri):
     for name in ("first", "second"):
         write_job(tmp_path / name, CHOICES, trials=2, name="job")
     (tmp_path / "first" / "job" / "trials.csv").write_text("nonsense")
@@ -189,9 +185,7 @@ def test_several_studies_and_a_corrupted_one(tmp_path: Path, uri: str) -> None:
         (None, r"http://me:\*\*\*@there.*pip install 'catsdogs\[mlflow\]'"),
     ],
 )
-def test_errors_of_stores_and_a_missing_mlflow_contain_no_passwords(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str | None, message: str
-) -> None:
+def test_errors_of_stores_and_a_missing_mlflow_contain_no_passwords(tmp_path, monkeypatch, uri, message):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     if uri is None:
         monkeypatch.setitem(sys.modules, "mlflow", None)
@@ -201,13 +195,13 @@ def test_errors_of_stores_and_a_missing_mlflow_contain_no_passwords(
     assert "tresure" not in str(error.value)
 
 
-def test_a_folder_that_a_uri_cannot_represent(tmp_path: Path) -> None:
+def test_a_folder_that_a_uri_cannot_represent(tmp_path):
     assert local_store(tmp_path / "with space#") == f"sqlite:///{tmp_path}/with space#/mlflow.db"
     with pytest.raises(UserError, match="--mlflow: a SQLite URI cannot contain % or"):
         local_store(tmp_path / "100%")
 
 
-def test_nothing_is_sent_printed_or_left_behind(study: Path, tmp_path: Path) -> None:
+def test_nothing_is_sent_printed_or_left_behind(study, tmp_path):
     """Run a separate process, because MLflow sends nothing under pytest."""
     program = """
 import socket, sys

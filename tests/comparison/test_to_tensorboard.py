@@ -1,10 +1,5 @@
 """Event files, read back by TensorBoard itself."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,22 +21,22 @@ STATUSES = [api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILU
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     return tmp_path / "events"
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Path:
+def study(tmp_path):
     return write_study(tmp_path / "study")
 
 
-def scalars(run: Path) -> dict[str, list[Any]]:
+def scalars(run):
     accumulator = EventAccumulator(str(run))
     accumulator.Reload()
     return {tag: accumulator.Scalars(tag) for tag in accumulator.Tags()["scalars"]}
 
 
-def hparams(folder: Path) -> tuple[Any, dict[str, Any]]:
+def hparams(folder):
     """Return the data of TensorBoard's HParams tab: the columns, and the trials by the name of their run."""
     multiplexer = EventMultiplexer()
     multiplexer.AddRunsFromDirectory(str(folder))
@@ -54,24 +49,23 @@ def hparams(folder: Path) -> tuple[Any, dict[str, Any]]:
     return columns, {group.sessions[0].name: group for group in groups}
 
 
-def values(group: Any) -> dict[str, Any]:
+def values(group):
     return {name: getattr(value, value.WhichOneof("kind")) for name, value in group.hparams.items()}
 
 
-def metrics(group: Any) -> dict[str, float]:
+def metrics(group):
     return {metric.name.tag: metric.value for metric in group.sessions[0].metric_values}
 
 
-def test_trials_are_read_back(study: Path, folder: Path) -> None:
+def test_trials_are_read_back(study, folder):
     study_data = read_study_data([study])
     assert write_tensorboard(study_data, folder) == 16
     columns, groups = hparams(folder)
     domains = {info.name: info for info in columns.hparam_infos}
     assert set(domains) == {"augmentation", "label_smoothing", "dropout", "l2", "unfreeze_depth"}
     assert list(domains["augmentation"].domain_discrete) == ["light", "none"]
-    dropout = study_data.trials["dropout"]
-    assert domains["dropout"].domain_interval.min_value == dropout.min()
-    assert domains["dropout"].domain_interval.max_value == dropout.max()
+    interval, dropout = domains["dropout"].domain_interval, study_data.trials["dropout"]
+    assert (interval.min_value, interval.max_value) == (dropout.min(), dropout.max())
     assert [metric.display_name for metric in columns.metric_infos] == ["val_log_loss", "val_accuracy"]
     assert len({group.name for group in groups.values()}) == 16
     for trial in study_data.trials.to_dict("records"):
@@ -95,7 +89,7 @@ def test_trials_are_read_back(study: Path, folder: Path) -> None:
         assert np.diff(times) == pytest.approx(5.0)
 
 
-def test_a_trial_shows_its_own_score_and_the_curve_of_its_first_execution(tmp_path: Path, folder: Path) -> None:
+def test_a_trial_shows_its_own_score_and_the_curve_of_its_first_execution(tmp_path, folder):
     job = tmp_path / "study" / write_job(tmp_path / "study", CHOICES, trials=1)
     history = pd.read_csv(job / "history.csv")
     last = history.tail(1).assign(epoch=lambda row: row["epoch"] + 1, val_log_loss=9.0)
@@ -110,7 +104,7 @@ def test_a_trial_shows_its_own_score_and_the_curve_of_its_first_execution(tmp_pa
     assert curve == pytest.approx([*history["val_log_loss"], 9.0], rel=1e-6)
 
 
-def test_a_second_export_replaces_the_first(study: Path, folder: Path) -> None:
+def test_a_second_export_replaces_the_first(study, folder):
     write_tensorboard(read_study_data([study]), folder)
     before = sorted(folder.rglob("*"))
     # Version 0.2 used this name.
@@ -126,7 +120,7 @@ def test_a_second_export_replaces_the_first(study: Path, folder: Path) -> None:
     assert {values(group)["schedule"] for group in groups.values()} == {"cosine", "constant"}
 
 
-def test_a_file_or_a_folder_with_other_files_is_refused_unchanged(study: Path, folder: Path) -> None:
+def test_a_file_or_a_folder_with_other_files_is_refused_unchanged(study, folder):
     study_data = read_study_data([study])
     folder.touch()
     for path in (folder, folder / "below"):
@@ -145,7 +139,7 @@ def test_a_file_or_a_folder_with_other_files_is_refused_unchanged(study: Path, f
         path.unlink()
 
 
-def test_failed_trials_and_no_trials(tmp_path: Path, folder: Path) -> None:
+def test_failed_trials_and_no_trials(tmp_path, folder):
     study = tmp_path / "study"
     write_job(study, CHOICES, trials=0, status="running")
     assert write_tensorboard(read_study_data([study]), folder) == 0
@@ -157,7 +151,7 @@ def test_failed_trials_and_no_trials(tmp_path: Path, folder: Path) -> None:
     assert "dropout" in values(groups[f"{name}/trial_1"])
 
 
-def test_several_studies_and_values_of_all_types(tmp_path: Path, folder: Path) -> None:
+def test_several_studies_and_values_of_all_types(tmp_path, folder):
     first, second = (tmp_path / study / "job" / "trials.csv" for study in ("first", "second"))
     for file in (first, second):
         write_job(file.parents[1], CHOICES, trials=2, name="job")
@@ -174,7 +168,7 @@ def test_several_studies_and_values_of_all_types(tmp_path: Path, folder: Path) -
     assert "nesterov" not in other
 
 
-def test_names_of_trials_cannot_leave_the_folder(tmp_path: Path, folder: Path) -> None:
+def test_names_of_trials_cannot_leave_the_folder(tmp_path, folder):
     file = tmp_path / "study" / write_job(tmp_path / "study", CHOICES, trials=3) / "trials.csv"
     pd.read_csv(file).assign(trial=["../../out", "/root", "2"]).to_csv(file, index=False)
     assert write_tensorboard(read_study_data([tmp_path / "study"]), folder) == 0

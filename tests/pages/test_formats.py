@@ -1,7 +1,5 @@
 """Numbers, names and dates as text."""
 
-from __future__ import annotations
-
 import datetime
 import math
 
@@ -16,11 +14,8 @@ EAST = datetime.timezone(datetime.timedelta(hours=2))
 @pytest.mark.parametrize(
     ("shown", "text"),
     [
-        *(
-            (formats.loss(n), t)
-            for n, t in ((0.02762, "0.0276"), (0.10304, "0.1030"), (0.00043, "0.00043"), (0, "0.0000"))
-        ),
-        *((formats.loss(missing), "–") for missing in (math.nan, None)),
+        *((formats.loss(n), t) for n, t in ((0.02762, "0.0276"), (0.10304, "0.1030"), (0.00043, "0.00043"))),
+        *((formats.loss(n), t) for n, t in ((0, "0.0000"), (math.nan, "–"), (None, "–"))),
         *((formats.signed(n), t) for n, t in ((-0.0171, "-0.0171"), (0.0171, "+0.0171"), (0.0, "0.0000"))),
         (formats.percent(0.98799), "98.8%"),
         (formats.minus("x-1 -0.02 (-3e-05 to -a)"), "x-1 −0.02 (−3e-05 to -a)"),
@@ -48,8 +43,10 @@ def test_texts(shown, text):
 @pytest.mark.parametrize(
     ("interval", "expected"),
     [
-        ((0.01, 0.002, 0.02), "lowers the log loss by 0.0100 (95% CI 0.0020 to 0.0200) on 2,000 holdout images; "),
-        ((0.01, 0.002, 0.02), "images; the difference is significant."),
+        (
+            (0.01, 0.002, 0.02),
+            "(95% CI 0.0020 to 0.0200) on 2,000 holdout images; the difference is significant.",
+        ),
         ((-0.01, -0.02, -0.002), "raises the log loss by 0.0100 (95% CI 0.0020 to 0.0200) on "),
         ((-0.01, -0.02, -0.002), "images; the difference is significant, so retrain with tta=none."),
         ((0.01, -0.002, 0.02), "images; the difference is within noise."),

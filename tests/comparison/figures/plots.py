@@ -1,24 +1,18 @@
 """A study for the tests of figures, all figures of it, and functions that read plots."""
 
-from __future__ import annotations
-
 from itertools import groupby
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import studies
 from studies import CHOICES
 
 from catsdogs.comparison.figures.curves import best_so_far, learning_curves
-from catsdogs.comparison.figures.figure import Figure
 from catsdogs.comparison.figures.final_model import final_figures
 from catsdogs.comparison.figures.search import budget, effects, importance_bars, job_intervals
 from catsdogs.comparison.figures.space import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.importance import Importance
-from catsdogs.comparison.study_data import StudyData, read_study_data
+from catsdogs.comparison.study_data import read_study_data
 from catsdogs.scoring.intervals import Estimate
 
 EPOCHS = 6
@@ -42,24 +36,24 @@ PAIRS = pd.DataFrame(
 )
 
 
-def write_night(folder: Path) -> StudyData:
+def write_night(folder):
     """Write and read a study of 2 x 2 jobs of 12 trials, of which 2 fail, with a final model."""
     studies.write_study(folder / "night", trials=12, failed_trials=2, epochs=EPOCHS, winner=2)
     studies.write_final(folder / "night")
     return read_study_data([folder / "night"])
 
 
-def intervals(study_data) -> dict[str, Estimate]:
+def intervals(study_data):
     means = study_data.losses().mean()
     return {label: Estimate(mean, 0.8 * mean, 1.3 * mean, studies.IMAGES) for label, mean in means.items()}
 
 
-def an_importance(names: list[str]) -> Importance:
+def an_importance(names):
     rows = [[name, 0.5 / (i + 1), 0.4 / (i + 1), 0.7 / (i + 1)] for i, name in enumerate(names)]
     return Importance(pd.DataFrame(rows, columns=["name", "importance", "low", "high"]), 0.5, 40)
 
 
-def all_figures(study_data) -> dict[str, Figure]:
+def all_figures(study_data):
     figures = [
         job_intervals(study_data, intervals(study_data)),
         effects(EFFECTS, PAIRS),
@@ -74,28 +68,28 @@ def all_figures(study_data) -> dict[str, Figure]:
     return {figure.name: figure for figure in figures if figure is not None}
 
 
-def completed(study_data) -> pd.DataFrame:
+def completed(study_data):
     return study_data.trials[study_data.trials["val_log_loss"].notna()]
 
 
-def trace(plot: go.Figure, name: str, kind: str = "") -> Any:
+def trace(plot, name, kind=""):
     (match,) = [trace for trace in plot.data if trace.name == name and kind in ("", trace.type)]
     return match
 
 
-def lines(one) -> list[tuple[list[float], list[float], Any]]:
+def lines(one):
     """Return x, y and the first customdata of each line in a trace with gaps."""
     vertices = zip(one.x, one.y, one.customdata or [None] * len(one.x), strict=True)
     runs = [list(run) for finite, run in groupby(vertices, lambda vertex: pd.notna(vertex[1])) if finite]
     return [([x for x, _, _ in run], [y for _, y, _ in run], run[0][2]) for run in runs]
 
 
-def ends(error, middle) -> np.ndarray:
+def ends(error, middle):
     """Return the low and high ends of error bars."""
     return np.array([np.subtract(middle, error.arrayminus), np.add(middle, error.array)])
 
 
-def with_values(folder, choices: dict, columns: dict, **options) -> StudyData:
+def with_values(folder, choices, columns, **options):
     """Add a job with these hyperparameters to a study, and read the study."""
     trials = len(next(iter(columns.values())))
     name = studies.write_job(folder, {**CHOICES, **choices}, trials=trials, **options)

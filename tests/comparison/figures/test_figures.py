@@ -1,23 +1,28 @@
-"""Properties of all figures: size, legends, names and escaping."""
+"""Properties of all figures: size, legends, names and escaping; and figures of a final model."""
 
-from __future__ import annotations
-
+import dataclasses
 import json
 import re
-from collections.abc import Iterator
 from itertools import product
 
+import numpy as np
+import pandas as pd
 import pytest
 import studies
-from plots import EFFECTS, PAIRS, all_figures, lines, with_values, write_night
+from plots import EFFECTS, PAIRS, all_figures, ends, lines, trace, with_values, write_night
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
 from studies import CHOICES
 
 from catsdogs.comparison.figures import theme
 from catsdogs.comparison.figures.curves import best_so_far, learning_curves
+from catsdogs.comparison.figures.final_model import final_figures
 from catsdogs.comparison.figures.search import budget, effects, job_intervals
 from catsdogs.comparison.figures.space import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.tables import TITLES
+
+KINDS = {"p_dog": "without TTA", "p_dog_tta": "with TTA"}
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -36,7 +41,7 @@ def figures(study_data):
     return all_figures(study_data)
 
 
-def texts(value, path: str = "") -> Iterator[tuple[str, str]]:
+def texts(value, path=""):
     """Yield each text in a JSON value, after its key."""
     if isinstance(value, str):
         yield path, value
@@ -86,12 +91,7 @@ def test_hostile_names_are_escaped_everywhere(tmp_path):
     markup = re.compile(r"</?b>|<br>|<extra></extra>")
     fields = {"name", "text", "ticktext", "customdata", "hovertemplate", "texttemplate", "legendgroup"}
     written = ""
-    tables = [
-        table.assign(
-            **{name: HOSTILE[1] + table[name] for name in map(str, table.select_dtypes(exclude=["number", "bool"]))}
-        )
-        for table in (EFFECTS, PAIRS)
-    ]
+    tables = [rows.map(lambda cell: HOSTILE[1] + cell if isinstance(cell, str) else cell) for rows in (EFFECTS, PAIRS)]
     for figure in (*figures.values(), effects(*tables)):
         for field, text in texts(json.loads(figure.plot.to_json())):
             if field in fields:
@@ -124,14 +124,12 @@ def test_figures_of_a_large_study_are_small(tmp_path):
     studies.write_final(tmp_path / "s", images=2000)
     figures = all_figures(read_study_data([tmp_path / "s"]))
     assert sum(len(figure.plot.to_json()) for figure in figures.values()) < 1_350_000
-    curves = [line for one in figures["curve-0"].plot.data if one.name != "stopped early" for line in lines(one)]
-    assert len(curves) == 2000
+    assert sum(len(lines(one)) for one in figures["curve-0"].plot.data if one.name != "stopped early") == 2000
 
 
 def test_short_names_are_the_varied_choices(study_data, tmp_path):
-    assert theme.short_names(study_data) == {
-        f"mobilenet_v2-{a}-cosine-{s}": f"{a} · {s}" for a in ("light", "none") for s in ("none", "mild")
-    }
+    expected = {f"mobilenet_v2-{a}-cosine-{s}": f"{a} · {s}" for a in ("light", "none") for s in ("none", "mild")}
+    assert theme.short_names(study_data) == expected
     studies.write_job(tmp_path / "one", CHOICES)
     assert list(theme.short_names(read_study_data([tmp_path / "one"])).values()) == ["mobilenet_v2-light-cosine-none"]
     for size in (16, 32):
@@ -169,3 +167,84 @@ def test_shortened_names_keep_their_numbers_and_are_unique(tmp_path):
 def test_escape():
     assert theme.escape("<b>&amp; %{x} $a$</b>") == "&lt;b&gt;&amp;amp; %&#123;x} &#36;a&#36;&lt;/b&gt;"
     assert theme.escape("abcdefghij", 6) == "abc…ij"
+
+
+def predicted(study_data, column):
+    table = study_data.final_models["night"].predictions.query("split == 'validation'")
+    return table["label"].to_numpy(dtype=int), table[column].to_numpy(dtype=float)
+
+
+@pytest.mark.parametrize(("column", "kind"), list(KINDS.items()))
+def test_reliability_and_roc(study_data, figures, column, kind):
+    plot, (labels, p_dog) = figures["reliability-0"].plot, predicted(study_data, column)
+    dots, bars = trace(plot, kind, "scatter"), trace(plot, kind, "bar")
+    members = [(p_dog > low / 10) & (p_dog <= (low + 1) / 10) for low in range(10)]
+    filled = [member for member in members if member.any()]
+    assert list(bars.x) == pytest.approx(np.arange(0.05, 1, 0.1))
+    assert list(bars.y) == [int(member.sum()) for member in members]
+    assert list(dots.x) == pytest.approx([p_dog[member].mean() for member in filled], rel=1e-4)
+    assert list(dots.y) == pytest.approx([labels[member].mean() for member in filled], rel=1e-4)
+    wilson = [binomtest(int(labels[m].sum()), int(m.sum())).proportion_ci(method="wilson") for m in filled]
+    expected = np.array([[end.low for end in wilson], [end.high for end in wilson]])
+    assert ends(dots.error_y, dots.y) == pytest.approx(expected, abs=1e-4)
+
+    plot = figures["roc-0"].plot
+    curve = trace(plot, f"{kind}: AUC {roc_auc_score(labels, p_dog):.4f}")
+    threshold, false_dogs, missed = np.array(curve.customdata, dtype=float).T
+    for at in (1, len(threshold) // 2, -1):
+        positive = p_dog >= threshold[at] - 1e-6
+        assert false_dogs[at] == pytest.approx(positive[labels == 0].mean(), abs=1e-3)
+        assert missed[at] == pytest.approx(1 - positive[labels == 1].mean(), abs=0.011)
+    # On the logarithmic axes, 0 is plotted at half an image.
+    assert list(curve.x) == pytest.approx(np.maximum(false_dogs, 0.5 / (labels == 0).sum()), rel=1e-4)
+    assert list(curve.y) == pytest.approx(np.maximum(missed, 0.5 / (labels == 1).sum()), rel=1e-4)
+    (middle,) = [one for one in plot.data if one.name == "at 0.5" and one.legendgroup == kind]
+    shares = [0.5, (p_dog > 0.5)[labels == 0].mean(), (p_dog <= 0.5)[labels == 1].mean()]
+    assert list(middle.customdata[0]) == pytest.approx(shares, rel=1e-4)
+    assert plot.layout.xaxis.type == plot.layout.yaxis.type == "log"
+    assert plot.layout.xaxis.ticktext[0] == "0"
+
+
+@pytest.mark.parametrize(("row", "column"), list(enumerate(KINDS)))
+def test_confusion_and_probabilities_count_each_image_once(study_data, figures, row, column):
+    labels, p_dog = predicted(study_data, column)
+    odds = np.log(p_dog / (1 - p_dog))
+    confusion = figures["confusion-0"].plot.data[row]
+    assert confusion.y == ("cats", "dogs")
+    bars = {bar.name: bar for bar in figures["probabilities-0"].plot.data[4 * row : 4 * row + 4]}
+    names = [["cats", "cats predicted as dogs"], ["dogs predicted as cats", "dogs"]]
+    for label, outcome in product((0, 1), repeat=2):
+        name = names[label][outcome]
+        mask = (labels == label) & ((p_dog > 0.5) == outcome)
+        assert mask.any()
+        assert confusion.text[label][outcome].startswith(f"<b>{mask.sum():,}</b>")
+        assert confusion.z[label][outcome] == pytest.approx(mask.sum() / (labels == label).sum(), rel=1e-4)
+        bins, counts = np.unique(np.ceil(odds[mask]) - 0.5, return_counts=True)
+        assert dict(zip(bars[name].x, bars[name].y, strict=True)) == dict(zip(bins, counts, strict=True))
+
+
+@pytest.mark.parametrize("p_dog", [0.0, 0.5, 1.0])
+def test_probabilities_of_0_half_and_1_have_a_bin(study_data, p_dog):
+    table = pd.DataFrame({"label": [0.0, 1.0], "split": "validation", "p_dog": p_dog, "p_dog_tta": np.nan})
+    figures = final_figures(dataclasses.replace(study_data.final_models["night"], predictions=table), 0)
+    assert [figure.name for figure in figures] == ["reliability-0", "roc-0", "confusion-0", "probabilities-0"]
+    # Bins include their upper end, and 0.5 is predicted as a cat.
+    assert np.flatnonzero(trace(figures[0].plot, "without TTA", "bar").y).tolist() == [{0.0: 0, 0.5: 4, 1.0: 9}[p_dog]]
+    assert np.array(figures[2].plot.data[0].z).tolist() == [[float(p_dog <= 0.5), float(p_dog > 0.5)]] * 2
+    counts = {bar.name: sum(bar.y) for bar in figures[-1].plot.data if bar.y}
+    expected = {"dogs": 1, "cats predicted as dogs": 1} if p_dog > 0.5 else {"cats": 1, "dogs predicted as cats": 1}
+    assert counts == expected
+
+
+def test_final_model_without_labels_or_tta(study_data):
+    final = study_data.final_models["night"]
+
+    def figures(**columns):
+        return final_figures(dataclasses.replace(final, predictions=final.predictions.assign(**columns)), 3)
+
+    assert ["with TTA" in figure.plot.to_json() for figure in figures(p_dog_tta=np.nan)] == [False] * 4
+    assert figures(label=np.nan) == []
+    cats = figures(label=0.0)
+    assert [figure.name for figure in cats] == ["reliability-3", "confusion-3", "probabilities-3"]
+    # Images of another split do not count.
+    assert sum(trace(cats[0].plot, "without TTA", "bar").y) == studies.IMAGES
