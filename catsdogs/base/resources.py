@@ -20,15 +20,7 @@ _DISK = re.compile(r"No space left on device|Disk quota exceeded")
 _LIBRARIES = ("tensorflow", "jax", "jaxlib", "openvino")
 
 # Programming errors: every other trial would fail in the same way.
-_BUGS = (
-    TypeError,
-    AttributeError,
-    NameError,
-    ImportError,
-    LookupError,
-    AssertionError,
-    NotImplementedError,
-)
+_BUGS = (TypeError, AttributeError, NameError, ImportError, LookupError, AssertionError, NotImplementedError)
 # Text of a programming error raised in a thread of TensorFlow.
 _BUG_TEXT = re.compile(
     r"\b(TypeError|AttributeError|NameError|ImportError|ModuleNotFoundError|KeyError|IndexError|AssertionError"

@@ -23,14 +23,7 @@ import pandas as pd
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
-from tensorboard.plugins.hparams.summary_v2 import (
-    Discrete,
-    HParam,
-    Metric,
-    RealInterval,
-    hparams_config_pb,
-    hparams_pb,
-)
+from tensorboard.plugins.hparams.summary_v2 import Discrete, HParam, Metric, RealInterval, hparams_config_pb, hparams_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from catsdogs.base.errors import UserError
