@@ -19,10 +19,9 @@ Config = TypeVar("Config", bound=SearchConfig)
 
 
 def validated(values: dict[str, Any], kind: type[Config]) -> Config:
-    """Validate a composed configuration and return it as plain dataclasses, before any data is read.
+    """Return a composed configuration as plain dataclasses, before any data is read.
 
-    Raises:
-        UserError: a key is unknown or missing, or a value has the wrong type, is out of range or does not fit another.
+    Raise a `UserError` if a key is unknown or missing, or a value has the wrong type or range or does not fit another.
     """
     try:
         config = TypeAdapter(kind).validate_python(values)
@@ -58,11 +57,7 @@ def _unknown_hyperparameter(name: str) -> str:
 
 
 def check(config: SearchConfig) -> None:
-    """Check values that depend on each other, and files.
-
-    Raises:
-        UserError: names the key, the value and the fix.
-    """
+    """Raise a `UserError` if values do not fit each other, or files are missing."""
     for name, dimension in config.space.items():
         _check_dimension(name, dimension, config)
     if config.study in ("", ".", "..") or "/" in config.study or "\\" in config.study:
@@ -89,10 +84,8 @@ def check(config: SearchConfig) -> None:
 
 
 def _check_weights(weights: str | None) -> None:
-    if weights in (None, "imagenet"):
-        return
     file = Path(str(weights))
-    if not file.is_file() or file.suffix != ".h5":
+    if weights not in (None, "imagenet") and not (file.is_file() and file.suffix == ".h5"):
         problem = "not a .h5 file" if file.is_file() else "file not found"
         raise UserError(
             f"backbone.weights={weights}: {problem}; use imagenet, null, or the path of a .weights.h5 or .h5 file"
