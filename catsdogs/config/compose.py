@@ -25,15 +25,11 @@ from catsdogs.config.setting_names import did_you_mean, unknown, unknown_setting
 
 # Groups that name a job and are compared in the report.
 COMPOSED_GROUPS = ("backbone", "augmentation", "schedule", "label_smoothing")
-
 # Launchers and sweepers that need an optional dependency of catsdogs.
 EXTRAS = {"joblib": "joblib", "ray": "ray", "optuna": "optuna"}
 
-# Version of Hydra's defaults.
-VERSION_BASE = "1.3"
-
-# Characters; file systems allow 255 bytes, and tools add prefixes.
-MAX_JOB_NAME = 120
+VERSION_BASE = "1.3"  # of Hydra's defaults
+MAX_JOB_NAME = 120  # characters; file systems allow 255 bytes, and tools add prefixes
 
 # Hydra's messages, and replacements that start with the override and contain a fix.
 _HYDRA_MESSAGES = {
@@ -52,11 +48,7 @@ _TEXT_KEYS = frozenset(setting_keys(RetrainConfig, only_texts=True))
 
 
 def to_search_config(config: DictConfig) -> SearchConfig:
-    """Validate the composed configuration of a search and return it as plain dataclasses.
-
-    Raises:
-        UserError: as in `validated`, or an interpolation fails.
-    """
+    """Return the composed configuration of a search as `validated`; a failed interpolation is a `UserError` too."""
     return validated(resolved(config), SearchConfig)
 
 
@@ -78,15 +70,10 @@ def as_typed(override: str) -> str:
 
 
 def with_default_study(arguments: Sequence[str], overrides: Sequence[str], multirun: bool) -> list[str]:
-    """Complete the command line of `search`.
+    """Complete the command line `arguments` of `search`, which contains `overrides`.
 
     A bare `-m` runs `sweeps/default.yaml`, unless the command chooses a composed group, an experiment or a declared
     study. Swept keys outside the composed groups are added as `varied`: a job cannot distinguish them from constants.
-
-    Args:
-        arguments: complete command line.
-        overrides: the overrides in it.
-        multirun: whether `-m` is set.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     keys = {override.key_or_group for override in parsed}
@@ -107,13 +94,7 @@ def with_overrides(arguments: Sequence[str], overrides: Sequence[str], added: Se
 
 
 def resume_command(arguments: Sequence[str], overrides: Sequence[str], study: str) -> str:
-    """Return the shell command that resumes a study.
-
-    Args:
-        arguments: command line that started it.
-        overrides: the overrides in it.
-        study: its name, a timestamp if the command line sets none.
-    """
+    """Return the shell command that resumes a study, from the command line that started it and its overrides."""
     named = any(override.partition("=")[0] == "study" for override in overrides)
     words = with_overrides(arguments, overrides, [] if named else [f"study={quoted(study)}"])
     return f"python -m catsdogs.search {shlex.join(words)}"
@@ -122,20 +103,16 @@ def resume_command(arguments: Sequence[str], overrides: Sequence[str], study: st
 def job_name(choices: dict[str, str], overrides: Sequence[str], varied: Sequence[str]) -> str:
     """Return the folder name of a job: `mobilenet_v2-flip-cosine-none`, then the other varied keys with their values.
 
+    It has at most 120 letters, digits, `.`, `_` and `-`. Shortened or cleaned names end in a digest of the original
+    name, to stay distinct.
+
     Args:
         choices: option of every group, as recorded by Hydra.
         overrides: `key=value` of this job, in any order.
-        varied: keys that the study varies.
-
-    Returns:
-        At most 120 letters, digits, `.`, `_` and `-`. Shortened or cleaned names end in a digest of the original
-        name, to stay distinct.
     """
-    parts = [str(choices.get(group)) for group in COMPOSED_GROUPS]
     values = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
-    for key in sorted(set(varied) - set(COMPOSED_GROUPS)):
-        if key in values:
-            parts.append(f"{key}-{values[key]}")
+    parts = [str(choices.get(group)) for group in COMPOSED_GROUPS]
+    parts += [f"{key}-{values[key]}" for key in sorted(set(varied) - set(COMPOSED_GROUPS)) if key in values]
     name = "-".join(parts)
     cleaned = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
     if cleaned == name and len(cleaned) <= MAX_JOB_NAME and not cleaned.startswith("."):
@@ -145,12 +122,7 @@ def job_name(choices: dict[str, str], overrides: Sequence[str], varied: Sequence
 
 
 def job_choices(hydra: Any, varied: Iterable[str] = ()) -> dict[str, str]:
-    """Return the options of the composed groups of a job, and the values of the other varied keys.
-
-    Args:
-        hydra: `hydra` node of the job.
-        varied: varied keys, in addition to those of the sweeper.
-    """
+    """Return the options of the composed groups of a job, and the values of keys that the sweeper or `varied` names."""
     choices = {group: str(hydra.runtime.choices[group]) for group in COMPOSED_GROUPS}
     keys = {*varied, *(hydra.sweeper.get("params") or {})} - {*COMPOSED_GROUPS}
     for override in hydra.overrides.task:
