@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def _top_level(folder: str) -> Path:
-    """Return the folder in the package (an installed wheel), or else the one in the checkout."""
+    # In an installed wheel, these folders are in the package.
     package = Path(__file__).resolve().parents[1]
     packaged = package / folder
     return packaged if packaged.is_dir() else package.parent / folder
