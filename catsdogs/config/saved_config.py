@@ -46,16 +46,7 @@ def is_trusted(builder: str) -> bool:
 
 
 def check_builder(builder: str, job: str, named: Collection[str]) -> None:
-    """Refuse a backbone function that only the study names.
-
-    Args:
-        builder: `backbone.builder` of the job.
-        job: name of the job.
-        named: result of `named_builders`.
-
-    Raises:
-        UserError: the function belongs neither to Keras nor to catsdogs, and the user does not name it.
-    """
+    """Raise a `UserError` if a backbone function is neither of Keras, of catsdogs, nor `named` (`named_builders`)."""
     if builder not in named and not is_trusted(builder):
         raise UserError(
             f"backbone.builder={builder}: not called, because only job {job} names this function and it may run "
@@ -64,13 +55,7 @@ def check_builder(builder: str, job: str, named: Collection[str]) -> None:
 
 
 def named_builders(overrides: Iterable[str], folders: Iterable[Path], studies: Path) -> set[str]:
-    """Return the builders that the user names, in overrides or in YAML files.
-
-    Args:
-        overrides: of the command line.
-        folders: configuration folders of the user.
-        studies: parent folder of all studies, skipped if it is in one of these folders.
-    """
+    """Return the builders that the user names, in overrides or in YAML files of `folders` outside of `studies`."""
     pairs = [(key.lstrip("+"), value) for key, _, value in (one.partition("=") for one in overrides)]
     builders = {value.strip("'\"") for key, value in pairs if key == "backbone.builder"}
     untrusted = studies.resolve()
@@ -88,5 +73,4 @@ def _builders_in(file: Path) -> set[str]:
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):
         return set()  # Hydra reports a file that cannot be read
     groups = [node, node.get("backbone")] if isinstance(node, dict) else []
-    named = (group.get("builder") for group in groups if isinstance(group, dict))
-    return {builder for builder in named if isinstance(builder, str)}
+    return {group["builder"] for group in groups if isinstance(group, dict) and isinstance(group.get("builder"), str)}
