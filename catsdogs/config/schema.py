@@ -251,12 +251,7 @@ SEARCHABLE: dict[str, type] = {
 
 
 def setting_keys(group: type, *, only_texts: bool = False, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted keys of a configuration or a group of it.
-
-    Args:
-        only_texts: skip keys whose value is neither a text nor a list of texts.
-        prefix: of every key, with its dot.
-    """
+    """Yield the dotted keys of a configuration or group; with `only_texts`, those of texts and lists of texts."""
     for name, kind in get_type_hints(group).items():
         parts = (kind, *(() if get_origin(kind) is dict else get_args(kind)))
         if not only_texts or str in parts or list[str] in parts:
