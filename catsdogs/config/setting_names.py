@@ -31,12 +31,9 @@ REMOVED = ("fit.max_parameters", "resume", "timeout.trial_seconds")
 
 
 def with_current_names(settings: Any, group: str = "") -> Any:
-    """Return the settings of an old study under their current names, without those that were removed.
+    """Return a saved configuration, or choices by dotted key, under current names and without removed settings.
 
-    Args:
-        settings: a saved configuration, or the choices of a job by dotted key. Validation reports a value that is not
-            a mapping, so it is returned unchanged.
-        group: prefix of the keys, with its dot.
+    Validation reports a value that is not a mapping, so it is returned unchanged. `group`: prefix of keys with its dot.
     """
     if not isinstance(settings, Mapping):
         return settings
@@ -79,11 +76,7 @@ def former_names(choices: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuse a former name on the command line.
-
-    Raises:
-        UserError: names the override and the current name.
-    """
+    """Raise a `UserError` with the current name for a former name on the command line."""
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
         if key in RENAMED:
@@ -105,13 +98,7 @@ def unknown(thing: str, hint: str, known: Iterable[str]) -> str:
 
 
 def unknown_setting(key: str, siblings: Iterable[str], others: Iterable[str] = ()) -> str:
-    """Return the message about an unknown key.
-
-    Args:
-        key: with dots.
-        siblings: last parts of the known keys of its group.
-        others: known keys elsewhere, with dots.
-    """
+    """Return the message about an unknown dotted key, with names of its group and dotted keys elsewhere as hints."""
     group, dot, name = key.rpartition(".")
     if group.endswith(".arguments"):
         return f"{key}: not set in its file; add it with +{key}=VALUE"
