@@ -30,8 +30,7 @@ from catsdogs.config.compose import (
 )
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.setting_names import check_overrides
-from catsdogs.launching.exits import exit_from_hook, print_error
-from catsdogs.launching.failures import JobFailed, knows_all_jobs, record_failure
+from catsdogs.launching.failures import JobFailed, exit_from_hook, knows_all_jobs, print_error, record_failure
 from catsdogs.launching.registration import register
 from catsdogs.launching.study_hooks import StudyCallback
 
@@ -41,17 +40,15 @@ log = logging.getLogger(__name__)
 def hydra_application(
     config_name: str, task: Callable[[DictConfig], Any], complete: Callable[[Any, list[str]], list[str]]
 ) -> int:
-    """Run a command through Hydra and print user errors as one line.
+    """Run a command through Hydra, print user errors as one line, and return the exit status.
+
+    The status is 0, 2 for a user error, 130 for Ctrl-C, or 143 for SIGTERM. A study with failed jobs exits from its
+    hook.
 
     Args:
         config_name: primary configuration in `conf/`.
         task: function that runs every job.
-        complete: function from Hydra's parsed command line and the arguments to the completed arguments; may raise
-            UserError.
-
-    Returns:
-        The exit status: 0, 2 for a user error, 130 for Ctrl-C, or 143 for SIGTERM. A study with failed jobs exits
-        from its hook.
+        complete: completes the arguments, given Hydra's parsed command line and them; may raise a `UserError`.
     """
     register()
     # Hydra's own variable: if the user sets it, configuration errors keep their traceback.
@@ -126,8 +123,8 @@ class JobTask:
         if not {"tensorflow", "jax"} & set(sys.modules):
             # Other launchers limit the threads of their workers by variables that not every library reads.
             jobs = int(hydra_node.launcher.get("n_jobs", 1))  # joblib's
-            share = share_of_machine(jobs if jobs > 0 else processors(), int(hydra_node.job.num), thread_limit())
-            os.environ.update(share)
+            jobs = jobs if jobs > 0 else processors()
+            os.environ.update(share_of_machine(jobs, int(hydra_node.job.num), thread_limit()))
         folder = Path(hydra_node.runtime.output_dir)
         try:
             objective = self.task(config)

@@ -1,12 +1,13 @@
-"""Records of jobs that failed outside of their search, for the job folder and for Hydra's sweeper."""
+"""Failed jobs, for the job folder and for Hydra's sweeper; error lines and exit statuses of commands."""
 
 from __future__ import annotations
 
 import logging
 import math
+import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.core.utils import JobStatus
 from omegaconf import DictConfig
@@ -19,6 +20,18 @@ log = logging.getLogger(__name__)
 
 class JobFailed(Exception):
     """Failed job, for sweepers that choose jobs one by one: they do not accept NaN."""
+
+
+def print_error(message: str) -> int:
+    """Print a user error to stderr and return its exit status, 2."""
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def exit_from_hook(status: int) -> NoReturn:
+    """End the process. Hydra reports an Exception of a hook as a warning; SystemExit passes."""
+    sys.stdout.flush()
+    raise SystemExit(status)
 
 
 def knows_all_jobs(hydra: Any) -> bool:
@@ -38,12 +51,11 @@ def record_crash(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
 
     folder = job_folder(config)
     job = read_job(folder)
-    state = None if job is None else job.state
-    if job is not None and state is State.DONE:
+    if job is not None and job.state is State.DONE:
         return JobStatus.COMPLETED, job.objective
     log.error("%s: %s", folder.name, error)
     # An interrupted job that recorded so is resumed, not failed.
-    if state is not State.INTERRUPTED:
+    if job is None or job.state is not State.INTERRUPTED:
         record_failure(config.hydra, folder, error)
     if knows_all_jobs(config.hydra):
         # FAILED would keep BasicSweeper from the other jobs, and Hydra from calling on_multirun_end.
@@ -52,12 +64,7 @@ def record_crash(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
 
 
 def record_failure(hydra: Any, folder: Path, error: str | Exception) -> None:
-    """Record a failed job in its folder and in the leaderboard of its study.
-
-    Args:
-        hydra: the job's `hydra` node.
-        error: exception of the job, or a description of how its process was killed.
-    """
+    """Record a failed job in its folder and leaderboard; `error` is its exception, or how its process was killed."""
     # Imported here because pandas takes a second, which `--help` need not wait for.
     from catsdogs.study.jobs import FAILED, OK, RUNNING, read_job, write_result
     from catsdogs.study.leaderboard import write_leaderboard

@@ -16,8 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.config.compose import CONFIG_ERRORS, format_config_error, to_search_config
 from catsdogs.config.schema import SearchConfig
-from catsdogs.launching.exits import exit_from_hook, print_error
-from catsdogs.launching.failures import knows_all_jobs
+from catsdogs.launching.failures import exit_from_hook, knows_all_jobs, print_error
 
 if TYPE_CHECKING:
     from catsdogs.study.decision import JobDecision
@@ -146,11 +145,7 @@ class StudyCallback(Callback):
 
 
 def _inspect_jobs(configs: list[SearchConfig], study: Path, names: list[str]) -> list[JobDecision]:
-    """Read the images of every job, and return the decision for each job that has a name.
-
-    Raises:
-        UserError: two jobs have the same folder, a job is locked or cannot be resumed, or images cannot be read.
-    """
+    """Read the images of every job, and return the decision for each job that has a name."""
     from catsdogs.data.dataset import load_dataset
     from catsdogs.study.decision import inspect_job
     from catsdogs.study.identity import fingerprint
