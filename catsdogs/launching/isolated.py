@@ -49,11 +49,8 @@ _SPAWN = multiprocessing.get_context("spawn")
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 _INTERRUPTED = 130  # exit status
 
-# Time for a process to exit after its job.
-_EXIT_SECONDS = 60.0
-
-# Most jobs stop within this time after Ctrl-C; the message about waiting is for the others.
-_PATIENCE_SECONDS = 1.0
+_EXIT_SECONDS = 60.0  # for a process to exit after its job
+_PATIENCE_SECONDS = 1.0  # after Ctrl-C; the message about waiting is for jobs that take longer to stop
 
 _log = logging.getLogger(__name__)
 
@@ -181,13 +178,7 @@ def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunct
         setup_globals()
         version.setbase(VERSION_BASE)
         JobRuntime.instance().set("name", config.hydra.job.name)
-        returned = run_job(
-            hydra_context=context,
-            task_function=task,
-            config=config,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
+        returned = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context=context)
         connection.send((returned.status, returned._return_value))
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
