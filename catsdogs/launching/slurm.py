@@ -43,26 +43,16 @@ _POLL_SECONDS = 60
 # An interrupted study waits this long for its jobs, to include their results in its summary.
 _STOP_SECONDS = 20
 
-# squeue's names of final states. A job leaves other states, such as REQUEUED or SUSPENDED.
+# squeue's names of final states, and FORGOTTEN: the job is no longer listed. A job leaves other states, such as
+# REQUEUED or SUSPENDED.
 _ENDED = {
-    "BOOT_FAIL",
-    "CANCELLED",
-    "COMPLETED",
-    "DEADLINE",
-    "FAILED",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "TIMEOUT",
-    "FORGOTTEN",  # not squeue's: the job is no longer listed
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"),
+    "FORGOTTEN",
 }
 
 
 def prepare(choice: str, target: str) -> None:
-    """Register the launcher with this `_target_`, for `hydra/launcher=choice`.
-
-    Raises:
-        UserError: the option is another launcher for Slurm, or Slurm cannot be reached.
-    """
+    """Register the launcher; raise a `UserError` if `target` is another one for Slurm, or Slurm cannot be reached."""
     if target != _TARGET:
         raise UserError(
             f"hydra/launcher={choice}: not supported, because it cannot handle killed jobs; use "
@@ -75,8 +65,8 @@ def prepare(choice: str, target: str) -> None:
         )
     queue = subprocess.run(_SQUEUE, capture_output=True, text=True, check=False)
     if queue.returncode != 0:
-        reason = _last_line(queue.stderr)
-        raise UserError(f"hydra/launcher={choice}: squeue failed; ask the cluster's administrator ({reason})")
+        problem = f"squeue failed; ask the cluster's administrator ({_last_line(queue.stderr)})"
+        raise UserError(f"hydra/launcher={choice}: {problem}")
     Plugins.instance().class_name_to_class[_TARGET] = SlurmLauncher
 
 
@@ -102,26 +92,16 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
 
     def _submit(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[submitit.Job[JobReturn]]:
         settings = dict(self.params)
-        executor = submitit.AutoExecutor(
-            folder=settings.pop("submitit_folder"),
-            cluster="slurm",
-            slurm_max_num_timeout=settings.pop("max_num_timeout"),
-        )
+        folder, timeouts = settings.pop("submitit_folder"), settings.pop("max_num_timeout")
+        executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=timeouts)
         shared = {field.name for field in fields(BaseQueueConf)}
-        state = Singleton.get_state()
+        parameters = {name if name in shared else f"slurm_{name}": value for name, value in settings.items()}
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
+        overrides, ids = [list(words) for words in job_overrides], [f"job_id_for_{number}" for number in numbers]
+        folders, states = ["hydra.sweep.dir"] * len(numbers), [Singleton.get_state()] * len(numbers)
         try:
-            executor.update_parameters(
-                **{name if name in shared else f"slurm_{name}": value for name, value in settings.items()}
-            )
-            return executor.map_array(
-                self,
-                [list(overrides) for overrides in job_overrides],
-                ["hydra.sweep.dir"] * len(numbers),
-                numbers,
-                [f"job_id_for_{number}" for number in numbers],
-                [state] * len(numbers),
-            )
+            executor.update_parameters(**parameters)
+            return executor.map_array(self, overrides, folders, numbers, ids, states)
         except FailedJobError as error:
             reason = _last_line(str(error))
             raise UserError(f"hydra.launcher: sbatch rejected the study; fix its settings ({reason})") from error
@@ -132,7 +112,12 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             return job.results()[0]
         except UncompletedJobError as error:
             config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-            reason = _last_line(str(error)) if isinstance(error, FailedJobError) else _describe_end(job)
+            if isinstance(error, FailedJobError):
+                reason = _last_line(str(error))
+            else:
+                state = job.watcher.get_state(job.job_id, mode="cache")
+                end = f"ended without a result (state {state})"
+                reason = f"Slurm job {job.job_id} {end}; see its log {job.paths.stdout}"
             status, value = record_crash(config, reason)
             return JobReturn(cfg=config, overrides=overrides, status=status, _return_value=value)
 
@@ -147,16 +132,8 @@ class QueueWatcher(SlurmInfoWatcher):
         """Return the state of every registered job; RUNNING for all states that are not final."""
         text = string if isinstance(string, str) else string.decode()
         states = dict(line.split() for line in text.splitlines())
-        jobs = {}
-        for job in self._registered:
-            state = states.get(job if "_" in job else f"{job}_N/A", "FORGOTTEN")
-            jobs[job] = {"JobID": job, "State": state if state in _ENDED else "RUNNING"}
-        return jobs
-
-
-def _describe_end(job: submitit.Job[Any]) -> str:
-    state = job.watcher.get_state(job.job_id, mode="cache")
-    return f"Slurm job {job.job_id} ended without a result (state {state}); see its log {job.paths.stdout}"
+        listed = {job: states.get(job if "_" in job else f"{job}_N/A", "FORGOTTEN") for job in self._registered}
+        return {job: {"JobID": job, "State": one if one in _ENDED else "RUNNING"} for job, one in listed.items()}
 
 
 def _stop(jobs: list[submitit.Job[JobReturn]]) -> None:
