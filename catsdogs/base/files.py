@@ -54,11 +54,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path, names: Collection[str], older_than_seconds: float = 0.0) -> None:
-    """Remove temporary files of these names that killed processes left; no process may be writing them.
-
-    Args:
-        older_than_seconds: minimum age; keeps the files that another process may be writing now.
-    """
+    """Remove temporary files of these names that killed processes left; a minimum age keeps those of running ones."""
     prefixes = tuple(f".{Path(name).stem}-" for name in names)
     for path in folder.iterdir():
         with suppress(FileNotFoundError):
@@ -81,13 +77,9 @@ def free_name(path: Path) -> Path:
 
 
 def check_page(output: Path, kind: str) -> None:
-    """Check, before any long work, that writing a page does not overwrite another file.
+    """Raise a `UserError`, before any long work, if a page may not be written to this path.
 
-    Args:
-        kind: `report` or `audit`, the end of the page's title.
-
-    Raises:
-        UserError: the name is not that of an HTML file, or a file that is not such a page has it.
+    It must be the name of an HTML file, and only an earlier page of this kind, `report` or `audit`, is overwritten.
     """
     if output.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {output}: not an HTML file name; use {shlex.quote(f'{output}.html')}")
@@ -100,14 +92,7 @@ def check_page(output: Path, kind: str) -> None:
 
 
 def check_tables_folder(output: Path, folder: Path, is_own: Callable[[set[str]], bool]) -> None:
-    """Check that the folder for the tables of a page is empty or was written by catsdogs.
-
-    Args:
-        is_own: whether catsdogs wrote a folder with these file names.
-
-    Raises:
-        UserError: the folder has other files.
-    """
+    """Raise a `UserError` if the folder for tables has files, and `is_own` of their names is false."""
     names = {file.name for file in folder.iterdir()} if folder.is_dir() else {""} if folder.exists() else set()
     if names and not is_own(names):
         raise UserError(
