@@ -10,12 +10,8 @@ _SET_BY_OTHERS = ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK")
 
 # Read by numerical libraries when they are imported. OpenVINO reads none; `engine` passes it the number.
 _READ_BY_LIBRARIES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENCV_FOR_THREADS_NUM",
-    "TF_NUM_INTRAOP_THREADS",
-    "TF_NUM_INTEROP_THREADS",
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"),
+    *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
 )
 
 # By default TensorFlow and JAX reserve all memory of a GPU, even if several processes share it.
@@ -42,14 +38,9 @@ def threads() -> int:
 
 
 def share_of_machine(processes: int, slot: int, limit: int | None) -> dict[str, str]:
-    """Return the environment variables that give one of several processes its share of the machine.
+    """Return the environment variables that give one of several simultaneous processes its share of the machine.
 
-    They must be set before numerical libraries are imported.
-
-    Args:
-        processes: number of processes that run at the same time on this machine.
-        slot: index of this process.
-        limit: maximum number of threads, or None for no limit.
+    They must be set before numerical libraries are imported. `slot`: index of the process; `limit`: of its threads.
     """
     share = {} if limit is None else dict.fromkeys(_READ_BY_LIBRARIES, str(max(1, limit)))
     if processes > 1:
