@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,8 @@ from catsdogs.base.processes import processors
 
 # Packages whose versions can change the numbers.
 VERSIONS_OF = (
-    "catsdogs",
-    "tensorflow",
-    "keras",
-    "keras-tuner",
-    "numpy",
-    "pillow",
-    "opencv-python-headless",
-    "openvino",
-    "jax",
-    "jaxlib",
-    "scikit-learn",
-    "hydra-core",
+    *("catsdogs", "tensorflow", "keras", "keras-tuner", "numpy", "pillow"),
+    *("opencv-python-headless", "openvino", "jax", "jaxlib", "scikit-learn", "hydra-core"),
 )
 
 
@@ -46,18 +37,13 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages in `VERSIONS_OF`."""
     installed = {"python": platform.python_version()}
     for name in VERSIONS_OF:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return installed
 
 
 def machine(accelerators: list[str] | None = None) -> dict[str, Any]:
-    """Describe the machine.
-
-    Keys: `system`, `architecture`, `processor`; `cores` available to the process; `memory_bytes` of the machine, None
-    if unknown; `accelerators`.
+    """Describe the machine; `cores` are those available to the process, `memory_bytes` is None if unknown.
 
     Args:
         accelerators: names from `devices.accelerators`, or None if Keras is not loaded (loading takes seconds).
