@@ -20,11 +20,7 @@ from catsdogs.base.files import read_json
 
 
 class CorruptedFile(UserError):
-    """A file does not match its declaration.
-
-    Attributes:
-        reason: the key or column, and its value.
-    """
+    """A file does not match its declaration; `reason` is the key or column, and its value."""
 
     def __init__(self, file: Path, reason: str) -> None:
         super().__init__(f"{file}: corrupted ({reason})")
@@ -44,11 +40,7 @@ class Record(BaseModel):
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
-        """Return the record, or None if the file is missing.
-
-        Raises:
-            CorruptedFile: the file is not JSON, or a value has the wrong type.
-        """
+        """Return the record, or None if the file is missing; raise `CorruptedFile` if JSON or types are wrong."""
         try:
             # Parsed by Python: pydantic's parser refuses the surrogates of file names that are not UTF-8.
             return cls.model_validate(read_json(file))
@@ -77,8 +69,7 @@ class Table:
     def read(self, file: Path) -> pd.DataFrame | None:
         """Return the rows, with undeclared columns as pandas reads them, or None if the file is missing.
 
-        Raises:
-            CorruptedFile: the file is truncated, a column is missing, or a value has the wrong type.
+        Raise `CorruptedFile` if the file is truncated, a column is missing, or a value has the wrong type.
         """
         try:
             content = file.read_bytes()
@@ -105,9 +96,7 @@ class Table:
                 integer = (numbers % 1 == 0) & (numbers.abs() < 2**53)
                 wrong = ~integer if kind is int else numbers.isna() & table[name].notna()
                 if wrong.any():
-                    raise CorruptedFile(
-                        file,
-                        f"{name}={table[name][wrong].iloc[0]}: expected {'an integer' if kind is int else 'a number'}",
-                    )
+                    expected = "an integer" if kind is int else "a number"
+                    raise CorruptedFile(file, f"{name}={table[name][wrong].iloc[0]}: expected {expected}")
                 table[name] = numbers.astype(kind)
         return table
