@@ -53,14 +53,11 @@ def as_out_of_resources(error: BaseException) -> OutOfResources | None:
 
 
 def raise_if_fatal(error: Exception) -> None:
-    """Raise if the error would affect every trial; return if it may be caused by this trial's hyperparameters.
+    """Raise if the error would affect every trial: `OutOfResources`, or the error itself if it is a programming error.
 
-    Raises:
-        OutOfResources: disk or memory ran out.
-        Exception: the error itself, if it is a programming error.
+    Other errors may be caused by the hyperparameters of this trial.
     """
-    ran_out = as_out_of_resources(error)
-    if ran_out is not None:
+    if ran_out := as_out_of_resources(error):
         raise ran_out from error
     if isinstance(error, _BUGS) or _BUG_TEXT.search(str(error)):
         raise error
