@@ -46,11 +46,7 @@ def quote_numbers(value: str) -> str:
 
 
 def sanitize_line(text: str, keep: str = "") -> str:
-    """Replace line ends and control characters by question marks; file names may contain them.
-
-    Args:
-        keep: characters that are not replaced.
-    """
+    """Replace line ends and control characters, except `keep`, by question marks; file names may contain them."""
     # Categories C: control, format (such as writing direction), surrogates; Zl, Zp: line ends.
     control = ("C", "Zl", "Zp")
     return "".join(c if c in keep or not unicodedata.category(c).startswith(control) else "?" for c in text)
