@@ -68,16 +68,11 @@ class JobDecision:
 
 
 def inspect_job(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> JobDecision:
-    """Decide what to do with a job, without changing its folder.
+    """Decide what to do with a job, whose `identity.fingerprint` is `mark`, without changing its folder.
 
-    Args:
-        mark: `identity.fingerprint` of the job.
-
-    Raises:
-        UserError: the folder belongs to another job, or is corrupted in a way that resuming might lose results.
+    Raise a `UserError` if the folder belongs to another job, or is so corrupted that resuming might lose results.
     """
-    job = read_job(folder)
-    planned = config.tuner.max_trials
+    job, planned = read_job(folder), config.tuner.max_trials
     if job is None and not earlier_files(folder):
         return JobDecision(Action.NEW, planned=planned)
     if job is None or not job.result["config"]:
@@ -96,7 +91,12 @@ def inspect_job(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> Job
         raise _refusal(folder, changed)
     if kind is Action.FINISHED:
         _check_max_trials(folder, job.result["trials"].get("total") or 0, planned)
-        return JobDecision(kind, job, damage=_damage(folder, job))
+        try:
+            finished_trials(folder, job.result)
+        except UserError as error:
+            # Reported, not raised: the job's score is still valid.
+            return JobDecision(kind, job, damage=str(error))
+        return JobDecision(kind, job)
     records = finished_trials(folder, job.result)
     completed = any(record.status == COMPLETED for record in records)
     if changed and completed:
@@ -118,15 +118,6 @@ def _kind_of_finished(job: JobRecord, config: SearchConfig) -> Action:
     return Action.FINISHED if same else Action.RESELECTED
 
 
-def _damage(folder: Path, job: JobRecord) -> str:
-    """Return a description of corrupted trial records, or "". Reported, not raised: the job's score is still valid."""
-    try:
-        finished_trials(folder, job.result)
-    except UserError as error:
-        return str(error)
-    return ""
-
-
 def _selection(select: dict[str, Any]) -> tuple[int, int] | None:
     """Return the settings that select the winner; None if the search alone does."""
     return (select["top_k"], select["repeats"]) if select["top_k"] > 1 else None
@@ -143,13 +134,8 @@ def summary(study: str, names: Sequence[str], decisions: Sequence[JobDecision]) 
 
 
 def archive_attempt(folder: Path, keep: Collection[str] = ()) -> Path | None:
-    """Move the contents of a job folder to `.failed/` and return the new folder; None if there is nothing to move.
-
-    Args:
-        keep: names to leave in the folder, in addition to the lock.
-    """
-    staying = {LOCK, HOLDER, *keep}
-    moving = [path for path in folder.iterdir() if path.name not in staying]
+    """Move files of a job folder, except the lock and `keep`, to a new folder in `.failed/`; return it, or None."""
+    moving = [path for path in folder.iterdir() if path.name not in {LOCK, HOLDER, *keep}]
     if not moving:
         return None
     target = free_name(folder.parent / ".failed" / folder.name)
