@@ -20,12 +20,9 @@ _NOT_IN_IDENTITY = {
     *("select", "tta", "job", "trial", "fit_on", "ensemble", "calibrate", "evaluate_with"),
 }
 _NOT_IN_IDENTITY_OF = {
-    # The digest of the images counts, not their path.
-    "data": {"train", "test", "max_unpacked_gib"},
-    # A different split changes the digest of the images.
-    "split": {"group_by"},
-    # Storage and inference engine change activations only by rounding.
-    "features": {"mode", "engine", "max_gib"},
+    "data": {"train", "test", "max_unpacked_gib"},  # the digest of the images counts, not their path
+    "split": {"group_by"},  # a different split changes the digest of the images
+    "features": {"mode", "engine", "max_gib"},  # storage and inference engine change activations only by rounding
 }
 
 # Packages that compute pixels, weights and proposals: an unfinished job needs the same versions.
@@ -44,11 +41,9 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(result: Mapping[str, Any], config: SearchConfig, digest: str) -> list[str]:
-    """Return `key: A -> B` for every setting that differs between a recorded job and a configuration.
+    """Return `key: A -> B` for every setting that differs between the `result.json` of a job and a configuration.
 
-    Args:
-        result: contents of the job's `result.json`.
-        digest: current `Dataset.digest`; a job that recorded none matches any.
+    `digest`: current `Dataset.digest`; a job that recorded none matches any.
     """
     return _images(result, digest) + _differences(identity(result["config"]), identity(dataclasses.asdict(config)))
 
@@ -60,10 +55,7 @@ _installed = functools.cache(versions)
 def fingerprint(config: SearchConfig, digest: str) -> dict[str, Any]:
     """Return the parts of a job that must not change before it is resumed: settings, images, weights and packages.
 
-    The number of trials is not part of it, because trials may be added.
-
-    Args:
-        digest: `Dataset.digest`.
+    The number of trials is not part of it, because trials may be added. `digest`: `Dataset.digest`.
     """
     return {
         "config": _resumable(dataclasses.asdict(config)),
