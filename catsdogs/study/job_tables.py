@@ -15,10 +15,7 @@ from catsdogs.study.trials import TrialRecord, write_trials
 class JobTables:
     """Finished trials and epochs of a job, in memory and on disk.
 
-    Args:
-        folder: job folder.
-        validation: id and label of every validation image, and its fold if there are several.
-        earlier: trials and epochs of earlier runs.
+    `validation`: id and label of every validation image, and its fold if there are several.
     """
 
     def __init__(self, folder: Path, validation: pd.DataFrame, earlier: ResumeState) -> None:
@@ -49,10 +46,8 @@ class JobTables:
     def commit(self, record: TrialRecord, p_dog: np.ndarray | None = None) -> None:
         """Write the tables with a finished trial.
 
-        `trials.csv` is written last: a trial that is not in it counts as unfinished, and runs again.
-
-        Args:
-            p_dog: predictions of its first execution for the validation images, if it is the best trial so far.
+        `trials.csv` is written last: a trial that is not in it counts as unfinished, and runs again. For the best trial
+        so far, `p_dog` has the predictions of its first execution for the validation images.
         """
         if p_dog is not None:
             self.write_validation(p_dog, record.trial, 0)
