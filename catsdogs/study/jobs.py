@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -79,11 +80,10 @@ class JobRecord:
         """Return `trials.summary` of the best completed trial, also of an unfinished job; empty without one."""
         if recorded := self.result["best_trial"]:
             return recorded
-        try:
-            best = best_trial(self.trials())
-        except UserError:
-            return {}
-        return summary(best) if best is not None else {}
+        with suppress(UserError):
+            if best := best_trial(self.trials()):
+                return summary(best)
+        return {}
 
     @property
     def objective(self) -> float:
@@ -114,11 +114,7 @@ class JobRecord:
         return int(best.get("execution", 0)) if best.get("trial") == trial else 0
 
     def trials(self) -> list[TrialRecord]:
-        """Read the finished trials.
-
-        Raises:
-            UserError: `trials.csv` is corrupted.
-        """
+        """Read the finished trials; raise a `UserError` if `trials.csv` is corrupted."""
         try:
             return read_trials(self.folder / "trials.csv")
         except CorruptedFile as error:
@@ -193,11 +189,7 @@ def read_job(folder: Path) -> JobRecord | None:
 
 
 def read_jobs(study: Path) -> list[JobRecord]:
-    """Read the jobs of a study, sorted by name.
-
-    Raises:
-        UserError: the folder does not exist, or contains no job.
-    """
+    """Read the jobs of a study, sorted by name; raise a `UserError` if there are none."""
     if not study.is_dir():
         known = _studies_in(study.parent)
         hint = f"; studies in {study.parent}: {', '.join(known[-8:])}" if known else ""
@@ -213,11 +205,7 @@ def read_jobs(study: Path) -> list[JobRecord]:
 
 
 def check_job_names(study: Path) -> None:
-    """Refuse to resume a study that varied a renamed setting, because its job folders have the former name.
-
-    Raises:
-        UserError: names the former and the current setting.
-    """
+    """Raise a `UserError` if a study varied a setting that was renamed since: its job folders have the former name."""
     for file in sorted(study.glob(f"*/{RESULT}")):
         job = read_job(file.parent)
         for former, current in former_names(job.result["choices"]).items() if job else ():
@@ -234,8 +222,7 @@ def _studies_in(folder: Path) -> list[str]:
 def best_job(study: Path, jobs: list[JobRecord]) -> JobRecord:
     """Return the job with the lowest finite objective.
 
-    Raises:
-        UserError: no job has a completed trial, or jobs were validated on different images.
+    Raise a `UserError` if no job has a completed trial, or jobs were validated on different images.
     """
     completed = [job for job in jobs if math.isfinite(job.objective)]
     if not completed:
@@ -251,14 +238,10 @@ def best_job(study: Path, jobs: list[JobRecord]) -> JobRecord:
 def best_jobs(study: Path, jobs: list[JobRecord], first: JobRecord, size: int) -> list[JobRecord]:
     """Return the best `size` jobs of a study, starting with `first`.
 
-    Raises:
-        UserError: fewer jobs with a completed trial were validated on the images of `first`.
+    Raise a `UserError` if fewer jobs with a completed trial were validated on the images of `first`.
     """
-    comparable = [
-        job
-        for job in jobs
-        if job.name != first.name and math.isfinite(job.objective) and job.data_digest == first.data_digest
-    ]
+    same_images = [job for job in jobs if job.name != first.name and job.data_digest == first.data_digest]
+    comparable = [job for job in same_images if math.isfinite(job.objective)]
     chosen = [first, *sorted(comparable, key=lambda job: (job.objective, job.name))][:size]
     if len(chosen) < size:
         raise UserError(
@@ -271,8 +254,7 @@ def best_jobs(study: Path, jobs: list[JobRecord], first: JobRecord, size: int) -
 def chosen_trial(job: JobRecord, trial: str | None) -> TrialRecord:
     """Return the given trial of a job, or its best one. A winner selected with new seeds has its scores with them.
 
-    Raises:
-        UserError: the trial does not exist, or has no valid score.
+    Raise a `UserError` if the trial does not exist, or has no valid score.
     """
     records = {record.trial: record for record in job.trials()}
     selected = job.best() if "execution" in job.best() else {}
