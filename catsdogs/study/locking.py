@@ -30,11 +30,7 @@ class _Holder(Record):
 
 @contextmanager
 def lock_job(folder: Path) -> Iterator[None]:
-    """Hold the lock of a job folder, which is created if missing.
-
-    Raises:
-        UserError: another process holds the lock; the message names that process.
-    """
+    """Hold the lock of a job folder, which is created if missing; raise a `UserError` that names another holder."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
