@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import shlex
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -73,10 +74,9 @@ def study_deadline(study: Path, seconds: float | None) -> float | None:
 
 def retrain_command(study: Path, job: str | None = None) -> str:
     """Return the shell command that retrains the best trial of a study, or of one of its jobs."""
-    current = Path.cwd()
     folder = study.absolute()
-    if folder.is_relative_to(current):
-        folder = folder.relative_to(current)
+    with suppress(ValueError):
+        folder = folder.relative_to(Path.cwd())
     # Without a slash, the command reads a name of a folder in `multirun`.
     name = folder.name if folder.parent == Path("multirun") else folder.as_posix()
     if len(folder.parts) == 1 and not folder.is_absolute():
