@@ -1,7 +1,4 @@
-"""Progress lines of a job: position, score and time left.
-
-Plain log lines, the same on a terminal, in a log file and in a batch queue.
-"""
+"""Progress of a job as plain log lines, the same on a terminal, in a log file and in a batch queue."""
 
 from __future__ import annotations
 
@@ -30,7 +27,6 @@ class JobProgress:
         trials: largest number of trials of the job; None if unknown.
         epochs_per_trial: largest number of epochs of a trial, summed over its executions.
         study_line: function that returns a line about the study, or None; called after every trial.
-        earlier: trials of earlier runs.
     """
 
     def __init__(
