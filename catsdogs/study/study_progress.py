@@ -1,8 +1,4 @@
-"""Progress line of a study: finished trials, failures, best score and time left.
-
-It is computed from the files that all processes of the study write. So it is correct for sequential and parallel jobs,
-and for a resumed study.
-"""
+"""Progress line of a study, from the files that all its processes write: also of parallel jobs and earlier runs."""
 
 from __future__ import annotations
 
@@ -22,17 +18,12 @@ from catsdogs.study.trials import TrialRecord
 def study_line(study: Path) -> str | None:
     """Return the progress line of a study now; None for a run of a single job, which logs its own progress."""
     plan = read_plan(study)
-    if plan.started is None or len(plan.run) == 1:
-        return None
-    return line(study, datetime.datetime.now(datetime.UTC))
+    single = plan.started is None or len(plan.run) == 1
+    return None if single else line(study, datetime.datetime.now(datetime.UTC))
 
 
 def line(study: Path, now: datetime.datetime) -> str:
-    """Return `study NAME: 13/32 trials, 1 failed, best 0.0276 (JOB), about 24 min left (until 14:32)`, in local time.
-
-    Args:
-        now: current time, with a time zone.
-    """
+    """Return `study NAME: 13/32 trials, 1 failed, best 0.0276 (JOB), about 24 min left (until 14:32)`; local times."""
     plan = read_plan(study)
     names = plan.run or [folder.name for folder in study.iterdir()]
     jobs = [job for name in names if (job := read_job(study / name)) is not None]
