@@ -64,9 +64,8 @@ class TrialRecord:
 
 def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Return the COMPLETED trials with a finite `val_log_loss`, sorted by it and then by number."""
-    return sorted(
-        (record for record in records if record.can_win), key=lambda record: (record.val_log_loss, int(record.trial))
-    )
+    winners = [record for record in records if record.can_win]
+    return sorted(winners, key=lambda record: (record.val_log_loss, int(record.trial)))
 
 
 def best_trial(records: Iterable[TrialRecord]) -> TrialRecord | None:
@@ -78,9 +77,7 @@ def write_trials(path: Path, records: Iterable[TrialRecord]) -> None:
     """Write one row per trial, with one column per hyperparameter."""
     records = list(records)
     names = list(dict.fromkeys(name for record in records for name in record.hyperparameters))
-    rows = [
-        {**{name: getattr(record, name) for name in _TABLE.columns}, **record.hyperparameters} for record in records
-    ]
+    rows = [{name: getattr(record, name) for name in _TABLE.columns} | record.hyperparameters for record in records]
     write_csv(path, pd.DataFrame(rows, columns=[*_LEADING, *names, *_TRAILING]))
 
 
@@ -95,37 +92,26 @@ def lineage(records: Iterable[TrialRecord], trial: TrialRecord) -> list[TrialRec
 
 def summary(record: TrialRecord) -> dict[str, Any]:
     """Return the entry of `result.json` for the best trial."""
-    return {
-        "trial": record.trial,
-        "val_log_loss": record.val_log_loss,
-        "val_accuracy": record.val_accuracy,
-        "epochs": record.epochs,
-        "best_epoch": record.best_epoch,
-        "hyperparameters": record.hyperparameters,
-    }
+    names = ("trial", "val_log_loss", "val_accuracy", "epochs", "best_epoch", "hyperparameters")
+    return {name: getattr(record, name) for name in names}
 
 
 def outcome(records: Collection[TrialRecord], planned: int | None) -> dict[str, Any]:
     """Return the entries of `result.json` about the trials of a job, finished or stopped early."""
     best = best_trial(records)
     completed = sum(record.can_win for record in records)
+    counts = {"total": len(records), "completed": completed, "failed": len(records) - completed}
     return {
         "best_trial": None if best is None else summary(best),
         "objective": None if best is None else best.val_log_loss,
-        "trials": {
-            "planned": planned,
-            "total": len(records),
-            "completed": completed,
-            "failed": len(records) - completed,
-        },
+        "trials": {"planned": planned, **counts},
     }
 
 
 def read_trials(path: Path) -> list[TrialRecord]:
     """Read `trials.csv`, with numbers exactly as written; empty if the file does not exist.
 
-    Raises:
-        CorruptedFile: a column or value is missing or invalid.
+    Raise `CorruptedFile` if a column or value is missing or invalid.
     """
     table = _TABLE.read(path)
     if table is None:
