@@ -62,18 +62,13 @@ class JobLocation:
 
 
 def run_job(config: SearchConfig, location: JobLocation, choices: dict[str, str]) -> float:
-    """Start or resume a job, and write all results to its folder.
+    """Start or resume a job, write all results to its folder, and return its best finite `val_log_loss`.
 
-    An error stops only this job: it is recorded in `result.json`, and the objective is NaN.
+    An error stops only this job: it is recorded in `result.json`, and the objective is NaN. If the folder is corrupted,
+    locked, or of another job, a `UserError` is raised, and nothing is changed.
 
     Args:
         choices: options of the composed groups, and values of all other settings that the study varies.
-
-    Returns:
-        The best finite `val_log_loss` of the job.
-
-    Raises:
-        UserError: the folder is corrupted, locked, or of another job; nothing is changed.
     """
     with lock_job(location.folder):
         try:
@@ -98,10 +93,7 @@ class _JobRun:
             "job": location.folder.name,
             "study": location.study.name,
             "choices": choices,
-            "best_trial": None,
-            "objective": None,
-            "seconds": None,
-            "error": None,
+            **dict.fromkeys(("best_trial", "objective", "seconds", "error")),
             "started": utc_timestamp(),
             "seed": config.seed,
             "config": dataclasses.asdict(config),
@@ -143,10 +135,8 @@ class _JobRun:
     def _prepare_folder(self, decision: JobDecision) -> ResumeState:
         """Make the folder ready for this run, and return the finished trials."""
         location = self._location
-        if decision.restart:
-            archive = archive_attempt(location.folder, keep=_HYDRA_FILES)
-            if archive is not None:
-                log.info("%s: starting over; files from the previous attempt were moved to %s", location.label, archive)
+        if decision.restart and (archive := archive_attempt(location.folder, keep=_HYDRA_FILES)):
+            log.info("%s: starting over; files from the previous attempt were moved to %s", location.label, archive)
         earlier = None if decision.job is None or decision.restart else decision.job.result
         state = load_resume_state(location.folder, earlier)
         # A killed run has not recorded its time; count at least that of its trials.
@@ -188,10 +178,9 @@ class _JobRun:
             if "trials" not in self._result:
                 self._result.update(outcome(state.records, self._config.tuner.max_trials))
             self._result["stopped"] = str(timeout)
-            trials = f"{self._result['trials'].get('total', 0)}/{self._result['trials']['planned'] or '?'} trials"
-            log.warning(
-                "%s: %s after %s; run the same command again to continue", self._location.label, timeout, trials
-            )
+            counts = self._result["trials"]
+            message = "%s: %s after %d/%s trials; run the same command again to continue"
+            log.warning(message, self._location.label, timeout, counts.get("total", 0), counts["planned"] or "?")
 
     def _search(self, dataset: Dataset, state: ResumeState, deadline: float | None) -> None:
         """Search, and add the outcome to the result, also after an error."""
@@ -212,10 +201,8 @@ class _JobRun:
         finally:
             result.update(outcome(search.records, planned), features=data.features.summary())
         if best is None:
-            raise RuntimeError(
-                f"none of {len(search.records)} trials completed with a finite log loss; first failure:\n"
-                f"{search.first_traceback}"
-            )
+            problem = f"none of {len(search.records)} trials completed with a finite log loss"
+            raise RuntimeError(f"{problem}; first failure:\n{search.first_traceback}")
         search.weights.delete_all()
         if chosen is not None:
             result.update(best_trial=chosen, objective=chosen["val_log_loss"])
