@@ -24,8 +24,7 @@ class _MaxTrials(int):
 def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
     """Return Keras Tuner's oracle for `tuner`, with all hyperparameters of `space` declared.
 
-    Raises:
-        UserError: the oracle rejects its arguments, or the space is empty for Hyperband.
+    Raise a `UserError` if the oracle rejects its arguments, or the space is empty for Hyperband.
     """
     hp = keras_tuner.HyperParameters()
     declare_space(config.space, hp)
@@ -90,5 +89,4 @@ def expected_trials(oracle: keras_tuner.Oracle, config: SearchConfig) -> int | N
         bounds.append(sum(sizes) * int(oracle.hyperband_iterations))
     elif all(entry.kind == "choice" for entry in config.space.values()):
         bounds.append(math.prod(len(set(entry.values or [])) for entry in config.space.values()))
-    known = [bound for bound in bounds if bound is not None]
-    return min(known) if known else None
+    return min((bound for bound in bounds if bound is not None), default=None)
