@@ -25,16 +25,9 @@ _RELATIVE_TOLERANCE = 1e-4
 
 
 def replay(oracle: keras_tuner.Oracle, records: Sequence[TrialRecord], tuner_id: str, job: str) -> None:
-    """Restore the state of an oracle after these trials.
+    """Restore the state of a new oracle after these trials, in the order in which they finished, one at a time.
 
-    Args:
-        oracle: new oracle, without proposals.
-        records: trials in the order in which they finished, one at a time.
-        tuner_id: id of the tuner that continues.
-        job: name of the job in error messages.
-
-    Raises:
-        UserError: the oracle proposes other values, or fewer trials.
+    Raise a `UserError` that names the job if the oracle proposes other values, or fewer trials.
     """
     for number, record in enumerate(records):
         trial = oracle.create_trial(tuner_id)
@@ -60,8 +53,7 @@ def replay(oracle: keras_tuner.Oracle, records: Sequence[TrialRecord], tuner_id:
             trial.status = COMPLETED
         else:
             # An INVALID trial has this status too after the last retry.
-            trial.status = "FAILED"
-            trial.message = record.error
+            trial.status, trial.message = "FAILED", record.error
         oracle.end_trial(trial)
 
 
@@ -84,6 +76,5 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
-    )
+    texts = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in values.items()}
+    return ", ".join(f"{name}={text}" for name, text in texts.items())
