@@ -38,10 +38,6 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str) -> di
 
     A row of `select.csv` is written after every training; trainings in it are not repeated.
 
-    Args:
-        folder: job folder.
-        label: start of log lines.
-
     Returns:
         The entries of `trials.summary` with means over the new seeds, and `searched_val_log_loss`, `seeds` and
         `execution` (of the first new seed). None if no trial completed with all of its seeds.
@@ -63,8 +59,8 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str) -> di
     if not scores:
         log.warning("%s: no candidate completed with all new seeds; keeping the best trial of the search", label)
         return None
-    best = min(scores, key=lambda trial: (scores[trial], int(trial)))
-    winner = next(record for record in candidates if record.trial == best)
+    completed = [record for record in candidates if record.trial in scores]
+    winner = min(completed, key=lambda record: (scores[record.trial], int(record.trial)))
     log.info(
         "%s: trial %s is the best of %d with %d new seed%s each: val_log_loss %.4f (in the search: %.4f)%s",
         label,
@@ -155,6 +151,4 @@ def _read(file: Path) -> pd.DataFrame:
         file.rename(path)
         log.warning("%s; renamed to %s, and its trials are trained again", error, path.name)
         table = None
-    if table is None:
-        return pd.DataFrame(columns=_COLUMNS)
-    return table.assign(trial=table["trial"].astype(str))
+    return pd.DataFrame(columns=_COLUMNS) if table is None else table.astype({"trial": str})
