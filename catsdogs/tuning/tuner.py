@@ -53,9 +53,6 @@ class Search:
         tables: finished trials, which are replayed, and a validation row for each of `data.validation_rows`. The search
             also writes `tuner/`, `weights/` and `errors/` in their folder.
         deadline: `time.time()` at which the search stops; None for no limit.
-
-    Raises:
-        UserError: the oracle does not propose the finished trials.
     """
 
     def __init__(
@@ -162,7 +159,7 @@ class Search:
         progress: JobProgress | None = None,
         score_to_beat: float = math.inf,
     ) -> tuple[TrialRecord, np.ndarray]:
-        """Train executions of a trial, on every fold.
+        """Train executions of a trial, on every fold; raise `DivergedError` if a loss is not finite.
 
         Args:
             executions: numbers of the executions; the search itself uses those below `fit.executions_per_trial`.
@@ -171,9 +168,6 @@ class Search:
         Returns:
             The trial with its mean scores, and float64 (N,) p_dog of the validation rows by the first execution; NaN
             if not predicted.
-
-        Raises:
-            DivergedError: the loss of a training is not finite.
         """
         self.tables.forget_epochs()
         rows, folds = self._data.validation_rows, self._data.folds
@@ -198,9 +192,8 @@ class Search:
         """Train an execution again if `validation.csv` does not have its predictions."""
         if validation_is_of(self._folder, list(self.tables.validation["id"]), record.trial, execution):
             return
-        log.warning(
-            "validation.csv does not match the best trial (%s); retraining that trial to recreate it", record.trial
-        )
+        message = "validation.csv does not match the best trial (%s); retraining that trial to recreate it"
+        log.warning(message, record.trial)
         try:
             _, p_dog = self.train(record, [execution])
         except DivergedError as error:
