@@ -71,6 +71,5 @@ def _history(members: Sequence[Member]) -> pd.DataFrame:
     """Return a row per epoch; with several members, the column `member` has their number."""
     if len(members) == 1:
         return members[0].training.history
-    return pd.concat(
-        [member.training.history.assign(member=number) for number, member in enumerate(members)], ignore_index=True
-    )
+    histories = [member.training.history.assign(member=number) for number, member in enumerate(members)]
+    return pd.concat(histories, ignore_index=True)
