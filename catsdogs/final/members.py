@@ -69,14 +69,12 @@ def train_members(
 ) -> list[Member]:
     """Train the models of the final model, or those of the folds that evaluate it.
 
+    Raise a `UserError` if a training diverges, or the jobs cannot be combined.
+
     Args:
         config: configuration of the first job.
-        jobs: one job, or several for an ensemble.
         trial: trial of the first job; the best trial of each other job is used.
         by_fold: train a model for every fold, or a single model per job.
-
-    Raises:
-        UserError: a training diverges, or the jobs cannot be combined.
     """
     settings = [config, *(_config_of(config, job) for job in jobs[1:])]
     if len(jobs) > 1:
@@ -101,8 +99,7 @@ def _config_of(config: RetrainConfig, job: JobRecord) -> RetrainConfig:
 
 def _check_jobs(jobs: Sequence[JobRecord], settings: Sequence[RetrainConfig], dataset: Dataset) -> None:
     for job, config in zip(jobs, settings, strict=True):
-        changed = differences(job.result, config, dataset.digest)
-        if changed:
+        if changed := differences(job.result, config, dataset.digest):
             raise UserError(
                 f"ensemble={config.ensemble.kind}: not supported with changes to job {job.name} ({changed[0]}); "
                 "restore the former settings and images, or use ensemble=none"
@@ -120,8 +117,7 @@ def _train_job(
     config: RetrainConfig, job: JobRecord, trial: TrialRecord, dataset: Dataset, by_fold: bool, label: str
 ) -> list[Member]:
     """Train the members of one job: one model, or one per fold."""
-    changed = differences(job.result, config, dataset.digest)
-    if changed:
+    if changed := differences(job.result, config, dataset.digest):
         message = "settings differ from job %s (%s); its search score is not comparable with this model's"
         log.warning(message, job.name, ", ".join(changed[:5]))
     version = job.result["versions"].get("catsdogs")
@@ -151,20 +147,11 @@ def _train_job(
                     f"trial={trial.trial}: training of job {job.name} diverged ({error}); use another trial or job"
                 ) from error
             history = pd.concat([training.history for training in trainings], ignore_index=True)
-            members.append(
-                Member(
-                    config,
-                    job,
-                    trial,
-                    fold=number if by_fold else None,
-                    seed=trial_seed(config.seed, trial.trial, run),
-                    changed=changed,
-                    model=models.full_model(trained),
-                    training=dataclasses.replace(trainings[-1], history=history),
-                    out_of_fold_rows=fold.validation_rows,
-                    search_predictions=search_predictions,
-                )
-            )
+            training = dataclasses.replace(trainings[-1], history=history)
+            model, seed = models.full_model(trained), trial_seed(config.seed, trial.trial, run)
+            of_fold, rows = number if by_fold else None, fold.validation_rows
+            member = Member(config, job, trial, of_fold, seed, changed, model, training, rows, search_predictions)
+            members.append(member)
     return members
 
 
@@ -198,10 +185,8 @@ def _with_epochs(
     ends = [record.epoch_budget or config.fit.epochs if has_validation else record.best_epoch for record in records]
     if has_validation and epochs_changed:
         ends[-1] = config.fit.epochs
-    return [
-        dataclasses.replace(record, epoch_budget=max(end, record.first_epoch + 1))
-        for record, end in zip(records, ends, strict=True)
-    ]
+    budgets = [max(end, record.first_epoch + 1) for record, end in zip(records, ends, strict=True)]
+    return [dataclasses.replace(record, epoch_budget=end) for record, end in zip(records, budgets, strict=True)]
 
 
 def _log_progress(label: str, records: list[TrialRecord], fold: Fold) -> Listener:
