@@ -29,11 +29,9 @@ _SPLITS = {
 
 
 def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
-    """Return scores as flat numbers, with split, size and interval of each under `details`.
+    """Return scores of `predictions.csv` as flat numbers, with split, size and interval of each under `details`.
 
-    Args:
-        table: content of `predictions.csv`.
-        validation: name of the validation images in `details`: validation or out-of-fold.
+    `validation`: name of the validation images in `details`, validation or out-of-fold.
     """
     names = ("log_loss", "log_loss_tta", "log_loss_calibrated", "accuracy", "roc_auc", "brier", "ece")
     by_name: dict[str, Score | None] = dict.fromkeys(names)
@@ -53,9 +51,8 @@ def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
             gains[step][split] = gain_of(mean_intervals((losses[before] - losses[step])[None])[0], name)
     numbers = {name: None if score is None else score.value for name, score in by_name.items()}
     details = {name: dataclasses.asdict(score) for name, score in by_name.items() if score is not None}
-    for name in ("log_loss", "brier", "accuracy", "roc_auc", "ece"):
-        if f"{name}_calibrated" in details:
-            details[f"{name}_calibrated"]["cross_fitted"] = True
+    for name in details.keys() & {f"{name}_calibrated" for name in ("log_loss", "brier", "accuracy", "roc_auc", "ece")}:
+        details[name]["cross_fitted"] = True
     splits = {detail["split"] for detail in details.values()}
     return {
         **numbers,
@@ -73,12 +70,10 @@ def format_scores(metrics: dict[str, Any]) -> list[str]:
     lines = []
     for prefix in PREFIXES.values():
         for suffix, step in steps.items():
-            detail = metrics["details"].get(f"{prefix}log_loss{suffix}")
-            if detail is None:
-                continue
-            interval = "" if detail["low"] is None else f" (95% CI {loss(detail['low'])} to {loss(detail['high'])})"
-            label = f"{detail['split']} log loss{step}"
-            lines.append(f"{label:33} {loss(detail['value'])}{interval}, {detail['size']:,} images")
+            if detail := metrics["details"].get(f"{prefix}log_loss{suffix}"):
+                bounds = "" if detail["low"] is None else f" (95% CI {loss(detail['low'])} to {loss(detail['high'])})"
+                label = f"{detail['split']} log loss{step}"
+                lines.append(f"{label:33} {loss(detail['value'])}{bounds}, {detail['size']:,} images")
     return lines + format_gains(metrics["tta_gain"], metrics["calibration_gain"])
 
 
