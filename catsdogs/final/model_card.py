@@ -15,25 +15,16 @@ _TEMPLATES = Path(__file__).parents[1] / "pages" / "template"
 
 
 def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset) -> str:
-    """Return the model card in Markdown: usage, scores, members, data, recipe and limits.
-
-    Args:
-        metrics: content of `metrics.json`.
-        recipe: content of `recipe.json`.
-    """
+    """Return the model card in Markdown, from the content of `metrics.json` and `recipe.json` and the data."""
     counts, folds = dataset.rows["split"].value_counts(), len(dataset.folds())
     split = f"{counts['train']:,} for training, {counts['validation']:,} for validation"
     if folds > 1:
         split = f"{counts['train'] + counts['validation']:,} in {folds} folds"
     if len(dataset.holdout_rows):
         split += f", {len(dataset.holdout_rows):,} in the holdout"
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    layout: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    loader = jinja2.FileSystemLoader(_TEMPLATES)
+    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, **layout)
     return environment.get_template("model_card.md.j2").render(
         metrics=metrics,
         recipe=recipe,
