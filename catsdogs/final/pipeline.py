@@ -46,11 +46,7 @@ class Pipeline:
     def __call__(
         self, forward: Forward, images: Views, rows: np.ndarray, description: str = ""
     ) -> dict[str, np.ndarray]:
-        """Predict OUTPUTS, each float64 (N,) in [0, 1], or NaN if the pipeline does not have this step.
-
-        Args:
-            forward, images, rows, description: as in `tta.predict_views`.
-        """
+        """Predict OUTPUTS, float64 (N,) in [0, 1] or NaN for a missing step; arguments as in `tta.predict_views`."""
         views = list(dict.fromkeys([ORIGINAL, *(self.views if self.uses_tta else [])]))
         p_dog = predict_views(forward, images, rows, views, description)
         return self.steps(p_dog[0], p_dog[[views.index(view) for view in self.views]] if self.uses_tta else None)
@@ -83,11 +79,7 @@ def write_pipeline(folder: Path, pipeline: Pipeline, combination: dict[str, Any]
 
 
 def read_pipeline(folder: Path) -> Pipeline | None:
-    """Read `pipeline.json`; returns None for folders of version 0.1, which did not write it.
-
-    Raises:
-        UserError: the file is corrupted.
-    """
+    """Read `pipeline.json`, or raise a `UserError`; return None for folders of version 0.1, which did not write it."""
     try:
         record = _File.read(folder / PIPELINE)
     except CorruptedFile as error:
