@@ -36,7 +36,7 @@ FALLBACK_PROBABILITY = 0.5
 
 
 def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, study: Path) -> dict[str, Any]:
-    """Train the final model, score it, predict the test images and write `best/`.
+    """Train the final model, score it, predict the test images, write `best/`, and return its `metrics.json`.
 
     An existing `best/` is renamed, not deleted.
 
@@ -44,12 +44,6 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
         config: configuration of the first job.
         jobs: one job, or several for an ensemble.
         trial: trial of the first job.
-
-    Returns:
-        The content of `metrics.json`.
-
-    Raises:
-        UserError: the data cannot be used.
     """
     start = time.monotonic()
     dataset = load_dataset(config.data, Path(config.cache), config.split)
@@ -99,11 +93,8 @@ def _predict_test(config: RetrainConfig, dataset: Dataset, forward: Any, pipelin
     if not decoded.all():
         paths = ", ".join(test["path"][~decoded].head(5))
         log.warning("cannot decode %s test images; writing 0.5 for them: %s", f"{(~decoded).sum():,}", paths)
-    steps = (True, pipeline.uses_tta, pipeline.calibration is not None)
-    columns = {
-        name: np.full(len(test), FALLBACK_PROBABILITY if step else np.nan)
-        for name, step in zip(OUTPUTS, steps, strict=True)
-    }
+    steps = dict(zip(OUTPUTS, (True, pipeline.uses_tta, pipeline.calibration is not None), strict=True))
+    columns = {name: np.full(len(test), FALLBACK_PROBABILITY if step else np.nan) for name, step in steps.items()}
     if decoded.any():
         images = live_views(config, test[decoded], dataset.test_root)
         for name, p_dog in pipeline(forward, images, np.arange(decoded.sum()), "test images").items():
@@ -126,18 +117,14 @@ def _metrics(
         others = {split: other for split, other in record["calibration_gain"].items() if split != "validation"}
         record["calibration_gain"] = {"validation": gain | {"kept": evaluation.calibration_result.applied}, **others}
     tta, calibration = evaluation.pipeline.tta, evaluation.pipeline.calibration
+    views, chosen = len(evaluation.pipeline.views), evaluation.tta_table is not None
     return record | {
         "study": study.name,
         "job": first.job.name,
         "trial": first.trial.trial,
         "fit_on": config.fit_on,
         "validated_by": evaluation.validated_by,
-        "tta": {
-            "kind": tta.kind,
-            "views": len(evaluation.pipeline.views),
-            "average": tta.average,
-            "chosen": evaluation.tta_table is not None,
-        },
+        "tta": {"kind": tta.kind, "views": views, "average": tta.average, "chosen": chosen},
         "calibration": None if calibration is None else dataclasses.asdict(calibration),
         "ensemble": {
             "kind": config.ensemble.kind,
