@@ -28,8 +28,7 @@ def submission(ids: Sequence[str], p_dog: np.ndarray, expected_ids: Sequence[str
         because a single error with probability 0 or 1 would make the log loss infinite.
 
     Raises:
-        ValueError: an id is duplicate, missing or not expected; a probability is NaN or outside [0, 1]; the numbers of
-            probabilities and ids differ.
+        ValueError: ids or probabilities are invalid, or their numbers differ.
     """
     p_dog = np.asarray(p_dog, dtype=np.float64)
     if p_dog.shape != (len(ids),):
@@ -44,8 +43,7 @@ def submission(ids: Sequence[str], p_dog: np.ndarray, expected_ids: Sequence[str
 def write_submission(path: Path, frame: pd.DataFrame) -> None:
     """Write the rows of `submission`, and read them back before the file replaces an existing one.
 
-    Raises:
-        ValueError: ids, their order or probabilities differ from the rows.
+    Raise ValueError if ids, their order or probabilities differ from the rows.
     """
     with files.replacing(path) as temporary:
         files.write_csv(temporary, frame)
