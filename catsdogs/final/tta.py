@@ -41,10 +41,8 @@ def tta_views(kind: str, views: int, augmentation: AugmentationConfig) -> list[V
     if kind == "crops":
         return [View(which, number) for number in range(CROPS) for which in ("crop", "mirrored crop")]
     if is_identity(augmentation):
-        log.warning(
-            "tta=views: the augmentation of the job changes nothing; using the original image instead of %d views",
-            views,
-        )
+        message = "tta=views: the augmentation of the job changes nothing; using the original image instead of %d views"
+        log.warning(message, views)
         return [ORIGINAL]
     return [View("tta", number) for number in range(views)]
 
@@ -58,14 +56,9 @@ def views_by_kind(tta: TtaConfig, augmentation: AugmentationConfig) -> dict[str,
 
 
 def average_views(p_dog: np.ndarray, average: str) -> np.ndarray:
-    """Return the mean over views.
+    """Return the mean over views, float64 (N,), of p_dog (V, N) in [0, 1].
 
-    Args:
-        p_dog: (V, N) in [0, 1].
-        average: "probability", or "logit" for the mean of logits after `scores.clip`.
-
-    Returns:
-        (N,) float64 in [0, 1].
+    `average`: "probability", or "logit" for the mean of logits after `scores.clip`.
     """
     if average == "logit":
         return expit(logit(clip(p_dog)).mean(axis=0))
@@ -99,16 +92,12 @@ def choose_tta(labels: np.ndarray, by_kind: dict[str, np.ndarray]) -> tuple[str,
 def predict_views(
     forward: Forward, images: Views, rows: np.ndarray, views: list[View], description: str = ""
 ) -> np.ndarray:
-    """Predict the probability of dog for every view.
+    """Return the probability of dog, float64 (V, N) in [0, 1], for V views of N images.
 
     Args:
         images: source of the pixels.
         rows: int (N,).
-        views: the V views.
         description: name of the images in the log; empty logs nothing.
-
-    Returns:
-        (V, N) float64 in [0, 1].
     """
     p_dog = np.zeros((len(views), len(rows)))
     chunks = [(view, start) for view in range(len(views)) for start in range(0, len(rows), CHUNK)]
