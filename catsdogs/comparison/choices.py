@@ -49,10 +49,7 @@ _ValuesByJob = dict[str, dict[str, str]]
 
 
 def compared_choices(study_data: StudyData) -> tuple[str, ...]:
-    """Return the choices in which the comparable jobs differ.
-
-    `study` is included if only the study distinguishes jobs that agree in all other choices.
-    """
+    """Return the choices in which comparable jobs differ, with `study` if it alone distinguishes some of them."""
     return _compared(study_data, _recorded_choices(study_data))
 
 
@@ -107,10 +104,7 @@ def unpaired_choices(study_data: StudyData) -> list[str]:
 
 
 def unlisted_differences(study_data: StudyData) -> list[str]:
-    """Return the configuration keys in which comparable jobs differ and that no compared choice owns.
-
-    These keys may explain a difference between the jobs.
-    """
+    """Return keys in which comparable jobs differ and that no compared choice owns; they may explain a difference."""
     settings = list(_settings(study_data).values())
     choices = [name for name in compared_choices(study_data) if name != STUDY]
     keys = {key for other in settings[1:] for key in _differing(settings[0], other)}
@@ -178,14 +172,12 @@ def _intervals(vectors: list[np.ndarray]) -> pd.DataFrame:
 def _recorded_choices(study_data: StudyData) -> _ValuesByJob:
     """Return the study and the value of every choice of each comparable job, or `UNRECORDED`."""
     studies = dict(zip(study_data.leaderboard["label"], study_data.leaderboard["study"], strict=True))
-    return {
-        label: {STUDY: str(studies[label])}
-        | {
-            name: UNRECORDED if (value := study_data.jobs[label].choice(name)) is None else value
-            for name in study_data.choices
-        }
-        for label in study_data.comparable()
-    }
+    recorded = {}
+    for label in study_data.comparable():
+        values = {name: study_data.jobs[label].choice(name) for name in study_data.choices}
+        values = {name: UNRECORDED if value is None else value for name, value in values.items()}
+        recorded[label] = {STUDY: str(studies[label]), **values}
+    return recorded
 
 
 def _compared(study_data: StudyData, recorded: _ValuesByJob) -> tuple[str, ...]:
@@ -200,9 +192,8 @@ def _compared(study_data: StudyData, recorded: _ValuesByJob) -> tuple[str, ...]:
 
 def _settings(study_data: StudyData) -> _ValuesByJob:
     """Return the configuration values that affect the results of each comparable job, by dotted key."""
-    return {
-        label: dict(_leaves(identity(study_data.jobs[label].result["config"]))) for label in study_data.comparable()
-    }
+    configs = {label: study_data.jobs[label].result["config"] for label in study_data.comparable()}
+    return {label: dict(_leaves(identity(config))) for label, config in configs.items()}
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
