@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -32,14 +33,11 @@ def final_scores(final: FinalModel) -> pd.DataFrame:
     tables = []
     for split, prefix in (("validation", ""), ("holdout", "holdout_"), ("test", "test_")):
         name_of_split = details.get(f"{prefix}log_loss", {}).get("split") or split
-        table = pd.DataFrame(
-            [
-                {"score": score, "kind": kind, **details.get(f"{prefix}{score}{suffix}", {}), "split": name_of_split}
-                for score in SCORES
-                for kind, suffix in KINDS.items()
-            ],
-            columns=["score", "kind", *_COLUMNS],
-        ).astype(_COLUMNS)
+        rows = [
+            {"score": score, "kind": kind, **details.get(f"{prefix}{score}{suffix}", {}), "split": name_of_split}
+            for score, (kind, suffix) in itertools.product(SCORES, KINDS.items())
+        ]
+        table = pd.DataFrame(rows, columns=["score", "kind", *_COLUMNS]).astype(_COLUMNS)
         if split == "validation" or table["value"].notna().any():
             tables.append(table)
     return pd.concat(tables, ignore_index=True)
