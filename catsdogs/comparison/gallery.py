@@ -85,9 +85,8 @@ def gallery(study_data: StudyData, summary: Summary, images: Path | None = None)
     source, table, job, config = evaluation
     table = table[["id", "label", "p_dog"]]
     table = table.assign(log_loss=log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy()))
-    wrong = table[(table["p_dog"] > 0.5) != (table["label"] == 1)].sort_values(
-        "log_loss", ascending=False, kind="stable", ignore_index=True
-    )
+    wrong = table[(table["p_dog"] > 0.5) != (table["label"] == 1)]
+    wrong = wrong.sort_values("log_loss", ascending=False, kind="stable", ignore_index=True)
     shown = wrong.head(MOST_ERRORS)
     rest = table[~table["id"].isin(shown["id"])]
     least_certain = rest.iloc[np.argsort((rest["p_dog"] - 0.5).abs().to_numpy(), kind="stable")[:MOST_UNCERTAIN]]
@@ -96,24 +95,16 @@ def gallery(study_data: StudyData, summary: Summary, images: Path | None = None)
         [{**row, "thumbnail": thumbnails.get(row["id"])} for row in part.astype({"label": int}).to_dict("records")]
         for part in (shown, least_certain)
     )
-    return Gallery(
-        source=source,
-        wrong=wrong,
-        errors=errors,
-        uncertain=uncertain,
-        images=len(table),
-        missing=missing,
-        ignored=[str(name) for name in config.get("data", {}).get("ignore") or []],
-    )
+    ignored = [str(name) for name in config.get("data", {}).get("ignore") or []]
+    return Gallery(source, wrong, errors, uncertain, len(table), missing, ignored)
 
 
 def _of_final(study_data: StudyData, final: FinalModel) -> tuple[str, pd.DataFrame, JobRecord, dict[str, Any]] | None:
     """Return source, predictions, job and configuration of a final model; None without labeled validation images."""
     table = final.predictions
     table = table[(table["split"] == "validation") & table["label"].isin([0, 1]) & table["p_dog"].between(0, 1)]
-    row = study_data.leaderboard[
-        (study_data.leaderboard["study"] == final.study) & (study_data.leaderboard["job"] == final.metrics.get("job"))
-    ]
+    board = study_data.leaderboard
+    row = board[(board["study"] == final.study) & (board["job"] == final.metrics.get("job"))]
     labels = [label for label in row["label"] if label in study_data.jobs]
     if table.empty or not labels or not table["id"].is_unique:
         return None
@@ -158,8 +149,7 @@ def _thumbnails(
         is_recorded = any((folder / recorded.get(name, "")).is_file() for name in remaining)
         paths = recorded if is_recorded else _paths_by_id(folder)
         for name in remaining:
-            jpeg = thumbnail(folder, paths.get(name, ""), hashes[name])
-            if jpeg is not None:
+            if jpeg := thumbnail(folder, paths.get(name, ""), hashes[name]):
                 thumbnails[name] = jpeg
     missing = len(ids) - len(thumbnails)
     if not missing:
