@@ -103,11 +103,9 @@ def effects(results: Findings) -> dict[str, Any]:
 
 
 def _describe_effect(row: Mapping[Any, Any]) -> str:
-    return (
-        f"{words(row['choice']).capitalize()}: {row['value']} instead of {row['against']} lowers the log loss by "
-        f"{loss(-row['difference'])} (95% CI {loss(-row['high'])} to {loss(-row['low'])}; "
-        f"{counted(row['pairs'], 'pair')} of jobs)."
-    )
+    change = f"{words(row['choice']).capitalize()}: {row['value']} instead of {row['against']} lowers the log loss"
+    interval = f"95% CI {loss(-row['high'])} to {loss(-row['low'])}"
+    return f"{change} by {loss(-row['difference'])} ({interval}; {counted(row['pairs'], 'pair')} of jobs)."
 
 
 def search(results: Findings) -> dict[str, Any]:
@@ -152,16 +150,9 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
     for (split, score), part in table.groupby(["split", "score"], sort=False):
         by_kind = {row["kind"]: row for row in part.to_dict("records")}
         name, direction, text = _SCORES[str(score)]
-        size = part["size"].iloc[0]
-        rows.append(
-            {
-                "name": name,
-                "direction": direction,
-                "split": split,
-                "size": None if pd.isna(size) else int(size),
-                "cells": [_cell(text, by_kind[kind]) if kind in by_kind else (formats.MISSING, "") for kind in kinds],
-            }
-        )
+        size = None if pd.isna(part["size"].iloc[0]) else int(part["size"].iloc[0])
+        cells = [_cell(text, by_kind[kind]) if kind in by_kind else (formats.MISSING, "") for kind in kinds]
+        rows.append({"name": name, "direction": direction, "split": split, "size": size, "cells": cells})
     metrics = final.metrics
     images = {f"{count(row['size'])} {row['split']} images; " if row["size"] else "" for row in rows}
     return {
@@ -207,11 +198,10 @@ def settings(results: Findings, tables: Mapping[str, pd.DataFrame]) -> dict[str,
         rows = [row for row in rest if str(row["key"]).startswith(prefixes)]
         rest = [row for row in rest if row not in rows]
         groups.append((title, [_without_group(row["key"], row["value"]) for row in rows]))
+    rows = [{"key": row["key"], "values": [row[label] for label in labels]} for row in differences.to_dict("records")]
     return {
         "labels": [names[label] for label in labels],
-        "differences": [
-            {"key": row["key"], "values": [row[label] for label in labels]} for row in differences.to_dict("records")
-        ],
+        "differences": rows,
         "groups": [(title, rows) for title, rows in groups if rows],
         "rest": rest,
     }
