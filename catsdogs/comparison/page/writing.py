@@ -9,6 +9,7 @@ import datetime
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import jinja2
@@ -36,15 +37,13 @@ _RELOAD_SECONDS = 10  # while a study is watched
 def write_report(folders: list[Path], output: Path, watching: bool = False, images: Path | None = None) -> StudyData:
     """Read studies and write the report page and its tables.
 
+    Raise a `UserError` if a study cannot be read or the folder for the tables contains other files, and an OSError if
+    the page cannot be written.
+
     Args:
-        folders: of the studies.
         output: path of the page; tables are written to a folder next to it, named like the page without its suffix.
         watching: make the page reload every ten seconds.
         images: folder of the images, as set by the user.
-
-    Raises:
-        UserError: a study cannot be read, or the folder for the tables contains other files.
-        OSError: the page cannot be written.
     """
     # The folder of a page without a suffix needs another name.
     folder = output.with_suffix("") if output.suffix else output.with_name(f"{output.name}-tables")
@@ -62,36 +61,33 @@ def _render(results: Findings, csv_tables: Mapping[str, pd.DataFrame], watching:
     study_data = results.study_data
     addresses = {name: f"{quote(os.fsencode(folder))}/{name}.csv" for name in csv_tables}
     studies = [sections.study(study_data, path) for path in study_data.studies]
-    return (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            kind="report",
-            title=" and ".join(str(study["name"]) for study in studies),
-            studies=studies,
-            several=len(studies) > 1,
-            written=datetime.datetime.now(datetime.UTC),
-            reload_seconds=_RELOAD_SECONDS if watching else None,
-            summary=results.summary,
-            tiles=sections.tiles(results),
-            intervals=job_intervals(study_data, results.intervals),
-            leaderboard=sections.leaderboard(results, csv_tables["jobs"]),
-            effects=sections.effects(results),
-            search=sections.search(results),
-            curves=learning_curves(study_data),
-            finals=[sections.final_model(results, final) for final in study_data.final_models.values()],
-            without_final=[study for study in studies if study["name"] not in study_data.final_models],
-            gallery=results.gallery,
-            settings=sections.settings(results, csv_tables),
-            problems=study_data.problems,
-            files=[(address, f"{name}.csv", TITLES[name]) for name, address in addresses.items()],
-            link=addresses.get,
-            themes={"light": theme.LIGHT, "dark": theme.DARK},
-            css=markup("report.css"),
-            page_script=markup("page.js"),
-            script=markup("report.js"),
-            plotly=Markup(get_plotlyjs()),
-        )
+    template = environment().get_template("report.html.j2")
+    return template.render(
+        kind="report",
+        title=" and ".join(str(study["name"]) for study in studies),
+        studies=studies,
+        several=len(studies) > 1,
+        written=datetime.datetime.now(datetime.UTC),
+        reload_seconds=_RELOAD_SECONDS if watching else None,
+        summary=results.summary,
+        tiles=sections.tiles(results),
+        intervals=job_intervals(study_data, results.intervals),
+        leaderboard=sections.leaderboard(results, csv_tables["jobs"]),
+        effects=sections.effects(results),
+        search=sections.search(results),
+        curves=learning_curves(study_data),
+        finals=[sections.final_model(results, final) for final in study_data.final_models.values()],
+        without_final=[study for study in studies if study["name"] not in study_data.final_models],
+        gallery=results.gallery,
+        settings=sections.settings(results, csv_tables),
+        problems=study_data.problems,
+        files=[(address, f"{name}.csv", TITLES[name]) for name, address in addresses.items()],
+        link=addresses.get,
+        themes={"light": theme.LIGHT, "dark": theme.DARK},
+        css=markup("report.css"),
+        page_script=markup("page.js"),
+        script=markup("report.js"),
+        plotly=Markup(get_plotlyjs()),
     )
 
 
@@ -102,13 +98,8 @@ def markup(name: str) -> Markup:
 
 def environment() -> jinja2.Environment:
     """Return the Jinja environment of the pages, with their filters; it escapes all text."""
-    jinja = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    layout: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    jinja = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATE), autoescape=True, **layout)
     names = ("loss", "minus", "percent", "probability", "count", "counted", "number", "value", "words", "breakable")
     jinja.filters |= {name: getattr(formats, name) for name in names}
     jinja.filters |= {
