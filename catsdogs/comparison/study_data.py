@@ -126,20 +126,16 @@ class StudyData:
     def shared_choices(self) -> dict[str, str]:
         """The choices with the same value in all jobs that record their choices."""
         recorded = self.leaderboard[self.leaderboard[list(self.choices)].notna().any(axis=1)]
-        return {
-            name: str(recorded[name].iloc[0])
-            for name in self.choices
-            if name not in self.varied_choices and recorded[name].notna().all()
-        }
+        names = [name for name in self.choices if name not in self.varied_choices and recorded[name].notna().all()]
+        return {name: str(recorded[name].iloc[0]) for name in names}
 
     def comparable(self) -> list[str]:
         """Return labels of jobs with a completed trial and predictions, best first, all validated on the same images.
 
         These are the images of the best job that has predictions.
         """
-        ranked = self.leaderboard[
-            self.leaderboard["label"].isin(list(self.predictions)) & self.leaderboard["val_log_loss"].notna()
-        ]
+        board = self.leaderboard
+        ranked = board[board["label"].isin(list(self.predictions)) & board["val_log_loss"].notna()]
         if ranked.empty:
             return []
         # Running jobs of version 0.1 do not record their images; such a job is comparable with itself only.
@@ -176,12 +172,10 @@ def clean(value: Any, allowed: str = "") -> Any:
 def read_study_data(folders: list[Path]) -> StudyData:
     """Read the files of these studies, also while the studies run.
 
-    Raises:
-        UserError: a folder does not exist, has no started job, or is listed twice.
+    Raise a `UserError` if a folder does not exist, has no started job, or is listed twice.
     """
     folders = [folder.resolve() for folder in folders]
-    repeated = {folder for folder in folders if folders.count(folder) > 1}
-    if repeated:
+    if repeated := {folder for folder in folders if folders.count(folder) > 1}:
         raise UserError(f"{min(repeated)}: study listed twice; list every study once")
     names = _study_names(folders)
     problems: list[str] = []
@@ -207,13 +201,11 @@ def read_study_data(folders: list[Path]) -> StudyData:
             rows.append({**_row(job, choices, records), **names_of_job})
             trials += [{**trial, **names_of_job} for trial in _trials(job, choices, records)]
             epochs.append(_epochs(job, label, problems))
-            table = _predictions(job, label, problems)
-            if table is not None:
+            if (table := _predictions(job, label, problems)) is not None:
                 predictions[label] = table
         for name in waiting:
             rows.append({"label": prefix + name, "study": study, "job": name, **_WAITING_ROW})
-        final = _final(folder, study, problems)
-        if final is not None:
+        if final := _final(folder, study, problems):
             final_models[study] = final
     nonempty = [table for table in epochs if len(table)]
     columns = dict.fromkeys([*_JOB, *_RESULT, *_TIMES, *choices, *searched, *_ORIGIN])
