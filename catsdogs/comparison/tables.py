@@ -77,6 +77,7 @@ def tables(results: Findings) -> dict[str, pd.DataFrame]:
     """Return every nonempty table behind the page by the name of its file; numbers are not rounded."""
     study_data = results.study_data
     differences, common = compare_settings(study_data)
+    finals = {study: final.predictions for study, final in study_data.final_models.items()}
     wrong, uncertain = (results.gallery.wrong, results.gallery.uncertain) if results.gallery else (pd.DataFrame(), [])
     by_name = {
         "jobs": _jobs(results),
@@ -86,12 +87,7 @@ def tables(results: Findings) -> dict[str, pd.DataFrame]:
         "importance": pd.DataFrame() if results.importance is None else results.importance.table,
         "epochs": study_data.epochs,
         "scores": _by_study(results.scores),
-        "predictions": _by_study(
-            {
-                study: final.predictions[final.predictions["label"].notna() & final.predictions["p_dog"].notna()]
-                for study, final in study_data.final_models.items()
-            }
-        ),
+        "predictions": _by_study({study: table.dropna(subset=["label", "p_dog"]) for study, table in finals.items()}),
         "mistakes": wrong,
         "unsure": pd.DataFrame(uncertain, columns=list(wrong)),
         "differences": differences,
