@@ -54,7 +54,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path, names: Collection[str], older_than_seconds: float = 0.0) -> None:
-    """Remove temporary files of these names that killed processes left; a minimum age keeps those of running ones."""
+    """Remove temporary files of these names that killed processes left.
+
+    Without a minimum age, no process may be writing them.
+    """
     prefixes = tuple(f".{Path(name).stem}-" for name in names)
     for path in folder.iterdir():
         with suppress(FileNotFoundError):

@@ -28,7 +28,7 @@ def submission(ids: Sequence[str], p_dog: np.ndarray, expected_ids: Sequence[str
         because a single error with probability 0 or 1 would make the log loss infinite.
 
     Raises:
-        ValueError: ids or probabilities are invalid, or their numbers differ.
+        ValueError: an id is duplicate, missing or unexpected; a probability is not in [0, 1]; or their numbers differ.
     """
     p_dog = np.asarray(p_dog, dtype=np.float64)
     if p_dog.shape != (len(ids),):

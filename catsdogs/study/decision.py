@@ -134,7 +134,7 @@ def summary(study: str, names: Sequence[str], decisions: Sequence[JobDecision]) 
 
 
 def archive_attempt(folder: Path, keep: Collection[str] = ()) -> Path | None:
-    """Move files of a job folder, except the lock and `keep`, to a new folder in `.failed/`; return it, or None."""
+    """Move files of a job folder, except the lock and `keep`, to a new folder in `.failed/`; None if there are none."""
     moving = [path for path in folder.iterdir() if path.name not in {LOCK, HOLDER, *keep}]
     if not moving:
         return None
