@@ -175,8 +175,8 @@ def _recorded_choices(study_data: StudyData) -> _ValuesByJob:
     recorded = {}
     for label in study_data.comparable():
         values = {name: study_data.jobs[label].choice(name) for name in study_data.choices}
-        values = {name: UNRECORDED if value is None else value for name, value in values.items()}
-        recorded[label] = {STUDY: str(studies[label]), **values}
+        texts = {name: UNRECORDED if value is None else value for name, value in values.items()}
+        recorded[label] = {STUDY: str(studies[label]), **texts}
     return recorded
 
 
