@@ -46,7 +46,7 @@ def is_trusted(builder: str) -> bool:
 
 
 def check_builder(builder: str, job: str, named: Collection[str]) -> None:
-    """Raise a `UserError` if a backbone function is neither of Keras, of catsdogs, nor `named` (`named_builders`)."""
+    """Raise a `UserError` if a backbone function is neither from Keras or catsdogs nor in `named_builders`."""
     if builder not in named and not is_trusted(builder):
         raise UserError(
             f"backbone.builder={builder}: not called, because only job {job} names this function and it may run "
