@@ -33,7 +33,7 @@ REMOVED = ("fit.max_parameters", "resume", "timeout.trial_seconds")
 def with_current_names(settings: Any, group: str = "") -> Any:
     """Return a saved configuration, or choices by dotted key, under current names and without removed settings.
 
-    Validation reports a value that is not a mapping, so it is returned unchanged. `group`: prefix of keys with its dot.
+    Validation reports a value that is not a mapping, so it is returned unchanged. `group` is a prefix, with its dot.
     """
     if not isinstance(settings, Mapping):
         return settings
