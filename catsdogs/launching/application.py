@@ -48,7 +48,7 @@ def hydra_application(
     Args:
         config_name: primary configuration in `conf/`.
         task: function that runs every job.
-        complete: completes the arguments, given Hydra's parsed command line and them; may raise a `UserError`.
+        complete: function of Hydra's parsed command line and the arguments, which it returns completed.
     """
     register()
     # Hydra's own variable: if the user sets it, configuration errors keep their traceback.
