@@ -65,8 +65,8 @@ def prepare(choice: str, target: str) -> None:
         )
     queue = subprocess.run(_SQUEUE, capture_output=True, text=True, check=False)
     if queue.returncode != 0:
-        problem = f"squeue failed; ask the cluster's administrator ({_last_line(queue.stderr)})"
-        raise UserError(f"hydra/launcher={choice}: {problem}")
+        reason = _last_line(queue.stderr)
+        raise UserError(f"hydra/launcher={choice}: squeue failed; ask the cluster's administrator ({reason})")
     Plugins.instance().class_name_to_class[_TARGET] = SlurmLauncher
 
 
@@ -97,8 +97,10 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         shared = {field.name for field in fields(BaseQueueConf)}
         parameters = {name if name in shared else f"slurm_{name}": value for name, value in settings.items()}
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-        overrides, ids = [list(words) for words in job_overrides], [f"job_id_for_{number}" for number in numbers]
-        folders, states = ["hydra.sweep.dir"] * len(numbers), [Singleton.get_state()] * len(numbers)
+        overrides = [list(words) for words in job_overrides]
+        ids = [f"job_id_for_{number}" for number in numbers]
+        folders = ["hydra.sweep.dir"] * len(numbers)
+        states = [Singleton.get_state()] * len(numbers)
         try:
             executor.update_parameters(**parameters)
             return executor.map_array(self, overrides, folders, numbers, ids, states)
