@@ -50,7 +50,7 @@ def finished_trials(folder: Path, result: Mapping[str, Any] | None = None) -> li
 def load_resume_state(folder: Path, result: Mapping[str, Any] | None = None) -> ResumeState:
     """Read the finished trials and their epochs. A corrupted history is renamed, and the job resumes without it.
 
-    Raise a `UserError` if `trials.csv` is corrupted, or has fewer trials than the history or the job's `result.json`.
+    Raise a `UserError` if `trials.csv` is corrupted, or trials are missing in it.
     """
     records, history = _read(folder, result)
     file = folder / HISTORY
