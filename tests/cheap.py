@@ -4,8 +4,6 @@ A model is one number, and its log loss is a function of that number. Training c
 epoch. The tables therefore depend on seeds, epochs and the weights of a promoted trial's parent.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable

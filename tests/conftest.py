@@ -1,7 +1,5 @@
 """Shared fixtures: composed configurations, a small training set, commands as a user runs them."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Jobs with behavior set by `seed`, run by the isolated launcher; imported by its tests, and a command."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

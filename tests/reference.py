@@ -1,7 +1,5 @@
 """Reference model that is built and trained with Keras only; catsdogs must match it."""
 
-from __future__ import annotations
-
 import keras
 
 from catsdogs.config.schema import SearchConfig

@@ -14,8 +14,6 @@ new studies until the number of kills is reached. Compares every table with that
     temporaries      partial files that kills left next to the study's own
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import dataclasses

@@ -1,7 +1,5 @@
 """Study folders like those of `catsdogs.search` and `catsdogs.retrain`, written without training."""
 
-from __future__ import annotations
-
 import datetime
 import hashlib
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Files that git tracks, for checks of the whole repository."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Shares of a simulated machine with eight processors."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

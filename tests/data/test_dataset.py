@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import logging
 import math
 import re
@@ -34,14 +32,14 @@ def load_dataset(
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
+def cache(tmp_path):
     return tmp_path / "cache"
 
 
 TEST = {f"test/{number}.jpg": jpeg(500 + number) for number in (1, 2, 10, 100)}
 
 
-def test_rows_skipped_and_test_images(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_skipped_and_test_images(tmp_path, cache, caplog):
     members = cats_and_dogs(12, 12) | {
         "train/cat.100.jpg": jpeg(1)[:-100],
         "train/dog.100.jpg": b"",
@@ -102,7 +100,7 @@ BITMAPS = {f"{kind}.{n}.bmp": bitmap(n + start) for kind, start in (("cat", 0), 
 BITMAPS["cat.99.bmp"] = BITMAPS["cat.3.bmp"]
 
 
-def test_digest_of_the_rows(tmp_path: Path, cache: Path) -> None:
+def test_digest_of_the_rows(tmp_path, cache):
     train = folder_of(tmp_path / "train", BITMAPS)
     dataset = load_dataset(data(train), cache)
     # Pinned: finished jobs are identified by it.
@@ -121,9 +119,7 @@ def test_digest_of_the_rows(tmp_path: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("folds", [1, 4])
-def test_near_duplicates_share_a_split(
-    tmp_path: Path, cache: Path, folds: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_near_duplicates_share_a_split(tmp_path, cache, folds, caplog):
     """Every image occurs in two qualities."""
     caplog.set_level(logging.INFO)
     members = {
@@ -144,7 +140,7 @@ def test_near_duplicates_share_a_split(
 
 
 @pytest.mark.parametrize(("holdout", "folds"), [(0.0, 1), (0.25, 1), (0.0, 4), (0.25, 4)])
-def test_folds_validate_on_every_image_once(tmp_path: Path, cache: Path, holdout: float, folds: int) -> None:
+def test_folds_validate_on_every_image_once(tmp_path, cache, holdout, folds):
     dataset = load_dataset(data(folder_of(tmp_path / "train", BITMAPS)), cache, holdout, folds)
     rows, holdout_rows, all_rows = dataset.rows, dataset.holdout_rows.tolist(), list(range(41))
     assert holdout_rows == np.flatnonzero(rows["split"] == "holdout").tolist()
@@ -162,7 +158,7 @@ def test_folds_validate_on_every_image_once(tmp_path: Path, cache: Path, holdout
     assert tuple(by_id.loc["cat.3", ["split", "fold"]]) == tuple(by_id.loc["cat.99", ["split", "fold"]])
 
 
-def test_limit_counts_usable_images(tmp_path: Path, cache: Path) -> None:
+def test_limit_counts_usable_images(tmp_path, cache):
     members = cats_and_dogs(25, 30) | {f"train/cat.{number}.jpg": b"" for number in range(10)}
     train = folder_of(tmp_path / "train", members)
     rows, other = (load_dataset(data(train, limit=30, split_seed=seed), cache).rows for seed in (5, 6))
@@ -181,9 +177,7 @@ def test_limit_counts_usable_images(tmp_path: Path, cache: Path) -> None:
         ({"cats/dog.1.jpg": jpeg(1), "cats/dog.2.jpg": b""}, [math.nan] * 2, ["", "the file is empty"]),
     ],
 )
-def test_labels_and_problems_of_test_images(
-    tmp_path: Path, cache: Path, members: dict[str, bytes], labels: list[float], problems: list[str]
-) -> None:
+def test_labels_and_problems_of_test_images(tmp_path, cache, members, labels, problems):
     train = folder_of(tmp_path / "train", cats_and_dogs(8, 8))
     test = load_dataset(data(train, folder_of(tmp_path / "test", members)), cache).test
     assert test is not None
@@ -191,7 +185,7 @@ def test_labels_and_problems_of_test_images(
     assert [problem.split(";")[0].removeprefix("cannot be decoded: ") for problem in test["problem"]] == problems
 
 
-def test_synthetic_archives_without_training_images(tmp_path: Path, cache: Path) -> None:
+def test_synthetic_archives_without_training_images(tmp_path, cache):
     sample = SampleConfig(images_per_class=9, test_images=4, seed=1)
     given, train = folder_of(tmp_path / "given", {"7.jpg": jpeg(7)}), folder_of(tmp_path / "train", cats_and_dogs(8, 8))
     synthetic = ((None, None), 18, ["1", "2", "3", "4"])
@@ -227,13 +221,13 @@ def failure(cache: Path, given: DataConfig) -> str:
         ((2, 2), {"validation_fraction": 0.1}, "^data.validation_fraction=0.1: .*2 of class cat, 2 of class dog"),
     ],
 )
-def test_errors(tmp_path: Path, cache: Path, members: tuple[int, int], changed: dict[str, Any], message: str) -> None:
+def test_errors(tmp_path, cache, members, changed, message):
     empty = {f"train/{kind}.99.jpg": b"" for kind in ("cat", "dog")}
     train = folder_of(tmp_path / "train", cats_and_dogs(*members) | empty)
     assert re.search(message, failure(cache, data(**({"train": train} | changed))))
 
 
-def test_an_archive_is_limited_in_gib_and_needs_labels(tmp_path: Path, cache: Path) -> None:
+def test_an_archive_is_limited_in_gib_and_needs_labels(tmp_path, cache):
     members = cats_and_dogs(8, 8)
     labeled = zip_of(tmp_path / "train.zip", members)
     size = sum(map(len, members.values()))

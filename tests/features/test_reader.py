@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Callable
@@ -148,8 +146,7 @@ def test_activations_are_computed_for_every_batch_if_there_is_no_room(make, netw
 
 
 @pytest.mark.parametrize(
-    ("fill", "message"),
-    [(Mock(side_effect=StoreFull("out of disk")), "out of disk"), (Mock(), "another job evicted")],
+    ("fill", "message"), [(Mock(side_effect=StoreFull("out of disk")), "out of disk"), (Mock(), "another job evicted")]
 )
 def test_job_continues_if_the_store_fails(make, network, monkeypatch, caplog, fill, message):
     rows, cut = np.array([1, 5]), find_cut(network.backbone, 2)

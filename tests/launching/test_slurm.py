@@ -1,7 +1,5 @@
 """The launcher for Slurm. Tests marked `slurm` start a cluster (tests/slurm_cluster.sh)."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

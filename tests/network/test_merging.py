@@ -1,7 +1,5 @@
 """A merged model predicts the combination of its members, also after Keras saves and loads it."""
 
-from __future__ import annotations
-
 import keras
 import numpy as np
 import pytest

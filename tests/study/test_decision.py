@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 
 import pandas as pd
@@ -81,11 +79,7 @@ def test_an_empty_folder_is_a_new_job(config, folder):
         ({}, Action.RESUMED, "resumes at trial 3/8"),
         ({"status": "failed", "error_type": "KeyboardInterrupt"}, Action.RESUMED, "resumes at trial 3/8"),
         ({"status": "ok", "stopped": "timeout"}, Action.RESUMED, "resumes at trial 3/8"),
-        (
-            {"status": "failed", "error_type": "Exhausted"},
-            Action.RETRIED,
-            "failed, retrying from trial 3/8",
-        ),
+        ({"status": "failed", "error_type": "Exhausted"}, Action.RETRIED, "failed, retrying from trial 3/8"),
         ({"status": "ok"}, Action.FINISHED, "already finished"),
     ],
 )
@@ -127,13 +121,7 @@ def test_changed_settings_or_images_are_refused(config, folder, write_earlier_jo
 
 @pytest.mark.parametrize(
     "override",
-    [
-        "data.test=elsewhere.zip",
-        "data.train=moved.zip",
-        "tta=flip",
-        "cache=other",
-        "timeout.study_seconds=5",
-    ],
+    ["data.test=elsewhere.zip", "data.train=moved.zip", "tta=flip", "cache=other", "timeout.study_seconds=5"],
 )
 def test_paths_and_settings_of_later_steps_may_change(config, folder, write_earlier_job, override):
     write_earlier_job(config(), status="ok")

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path
@@ -51,17 +49,7 @@ def test_equal_scores_rank_the_earlier_trial_first():
 )
 def test_records_are_read_exactly_as_written(tmp_path_factory, rows):
     records = [
-        TrialRecord(
-            str(i),
-            "COMPLETED",
-            loss,
-            None,
-            3,
-            1,
-            0.25,
-            {"dropout": dropout, "unfreeze_depth": depth},
-            error,
-        )
+        TrialRecord(str(i), "COMPLETED", loss, None, 3, 1, 0.25, {"dropout": dropout, "unfreeze_depth": depth}, error)
         for i, (loss, dropout, depth, error) in enumerate(rows)
     ]
     path = tmp_path_factory.mktemp("trials") / "trials.csv"

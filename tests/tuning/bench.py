@@ -1,7 +1,5 @@
 """A job to interrupt and resume, with the fake training of `cheap`."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

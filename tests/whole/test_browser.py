@@ -1,7 +1,5 @@
 """Pages opened from disk in a browser without a network: `pytest -m browser`; requires Chromium or Chrome."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import time

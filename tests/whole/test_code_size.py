@@ -1,7 +1,5 @@
 """No long files and no long functions; ruff checks complexity, arguments and statements."""
 
-from __future__ import annotations
-
 import ast
 
 from tracked import tracked

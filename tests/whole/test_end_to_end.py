@@ -1,7 +1,5 @@
 """The commands, run as a user runs them, on small synthetic archives."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """The counters of tests/soak.py, and a short run of it."""
 
-from __future__ import annotations
-
 import json
 import random
 import subprocess

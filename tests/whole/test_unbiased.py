@@ -1,7 +1,5 @@
 """A tiny study with a holdout, folds and a selection, and the final models that `retrain` makes of it."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Plain American English: words of `banned_words.txt` are not used, in text or in names."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +65,7 @@ def uses(path: str, text: str, words: dict[re.Pattern, str]) -> list[Use]:
 
 
 @pytest.fixture(scope="module")
-def in_repository() -> list[Use]:
+def in_repository():
     words = compiled(read_lines("banned_words.txt"))
     return [use for path, text in tracked(*CHECKED).items() for use in uses(path, text, words)]
 
