@@ -41,7 +41,6 @@ TINY = (
     "schedule.peak_lr=0.002",
 )
 
-
 # For networks this small, TensorFlow starts faster than an optional engine. test_jax.py runs some tests on JAX.
 _ON_TENSORFLOW = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
 ENGINE: Literal["tensorflow", "keras"] = "tensorflow" if _ON_TENSORFLOW else "keras"
@@ -89,11 +88,9 @@ def config(composed):
 
 def run_python(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `python ARGUMENTS` in a folder, with its own cache."""
-    environment = {**os.environ, "CATSDOGS_CACHE": str(folder / "cache"), **environment}
+    env = {**os.environ, "CATSDOGS_CACHE": str(folder / "cache"), **environment}
     command = [sys.executable, *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
 
 
 def commands(folder: Path):
@@ -119,8 +116,7 @@ def training_data():
     pixels[:, :8, :16] = pixels[:, :8, :16] // 2
     augmentation = AugmentationConfig(0.5, 5, 0.05, 0.1, 0, 0.1, 0.0, 0.0, "reflect")
     views = LiveViews(pixels.astype(np.uint8), np.arange(60, dtype=np.uint64), augmentation, seed=1)
-    rows = {"train_rows": np.arange(40), "validation_rows": np.arange(40, 60)}
-    return SimpleNamespace(views=views, labels=labels, **rows)
+    return SimpleNamespace(views=views, labels=labels, train_rows=np.arange(40), validation_rows=np.arange(40, 60))
 
 
 @pytest.fixture

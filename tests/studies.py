@@ -20,9 +20,7 @@ from catsdogs.study.plan import write_plan
 from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, outcome, summary, write_trials
 
 IMAGES = 200
-# Locks of running jobs, by folder.
-_LOCKS: dict[Path, FileLock] = {}
-
+_LOCKS: dict[Path, FileLock] = {}  # of running jobs, by folder
 STARTED = datetime.datetime(2026, 11, 1, 22, 0, tzinfo=datetime.UTC)
 CHOICES = {"backbone": "mobilenet_v2", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 
@@ -174,11 +172,9 @@ def write_study(folder: Path, *, trials: int = 4, winner: int = 0, **more: Any) 
     for number, (augmentation, smoothing) in enumerate((a, s) for a in ("light", "none") for s in ("none", "mild")):
         choices = {**CHOICES, "augmentation": augmentation, "label_smoothing": smoothing}
         light = augmentation == "light"
-        own: dict[str, Any] = {
-            "skill": 1.8 if light else 1.2,
-            "config": {"augmentation": {"rotation_degrees": 8.0 if light else 0.0}},
-        }
-        own |= {"trials": trials, "winner": winner * (number + 1), "seed": number, "started": started}
+        config = {"augmentation": {"rotation_degrees": 8.0 if light else 0.0}}
+        own: dict[str, Any] = {"skill": 1.8 if light else 1.2, "config": config, "started": started}
+        own |= {"trials": trials, "winner": winner * (number + 1), "seed": number}
         names.append(write_job(folder, choices, **own, **more))
         started += datetime.timedelta(seconds=20 * trials)
     write_plan(folder, names, ["-m", f"study={folder.name}", "augmentation=light,none", "label_smoothing=none,mild"])
@@ -230,11 +226,10 @@ def picture(number: int) -> bytes:
 
 def write_split(job, images: dict[str, bytes], **elsewhere: str) -> None:
     """Write `split.csv` of a job; paths are below `train`, except those in `elsewhere`."""
-    rows = [
-        (name, hashlib.sha256(data).hexdigest(), elsewhere.get(name, f"train/{name}.jpg"))
-        for name, data in images.items()
-    ]
-    write_csv(job / "split.csv", pd.DataFrame(rows, columns=["id", "sha256", "path"]).assign(split="validation"))
+    hashes = [hashlib.sha256(data).hexdigest() for data in images.values()]
+    paths = [elsewhere.get(name, f"train/{name}.jpg") for name in images]
+    table = pd.DataFrame({"id": list(images), "sha256": hashes, "path": paths, "split": "validation"})
+    write_csv(job / "split.csv", table)
 
 
 def write_images(folder, images: dict[str, bytes]) -> None:

@@ -7,7 +7,6 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -22,11 +21,8 @@ from catsdogs.data.archive import image_paths, natural_key, open_images
 ROOM = 2**30
 
 
-def contents(root: Path) -> dict[str, bytes]:
+def contents(root):
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-# natural_key
 
 
 @given(st.lists(st.integers(min_value=0)), st.lists(st.text(alphabet="ab01２.", max_size=6), unique=True))
@@ -35,9 +31,6 @@ def test_natural_key_sorts_numbers_and_separates_names(numbers, names):
     assert len({natural_key(name) for name in names}) == len(names)
     ids = ["cat.100", "cat.2", "dog.1", "cat.10", "cat.1", "10", "9", "cat"]
     assert sorted(ids, key=natural_key) == ["9", "10", "cat", "cat.1", "cat.2", "cat.10", "cat.100", "dog.1"]
-
-
-# Valid sources
 
 
 def test_zip_is_unpacked_into_the_cache_once(tmp_path):
@@ -96,10 +89,7 @@ def test_concurrent_unpacking_keeps_the_first_result(tmp_path, monkeypatch):
     assert list((tmp_path / "cache" / "archives").iterdir()) == [folder.root]
 
 
-# Invalid sources
-
-
-def refused(source: Path, cache: Path, room: int = ROOM) -> str:
+def refused(source, cache, room=ROOM):
     """Return the error message; check that no file is left behind."""
     before = contents(source.parent)
     with pytest.raises(UserError) as caught:
@@ -114,12 +104,12 @@ PAIR = {"train/cat.1.jpg": bytes(range(256)) * 40, "train/dog.2.jpg": b"B" * 100
 ENTRY = b"PK\x01\x02"  # of the central directory; the last one is that of dog.2
 
 
-def entry(offset: int, kind: str, value: int) -> Callable[[bytearray], None]:
+def entry(offset, kind, value):
     """Overwrite a number in the central directory's entry of dog.2."""
     return lambda data: struct.pack_into(kind, data, data.rindex(ENTRY) + offset, value)
 
 
-def corrupt_content(data: bytearray) -> None:
+def corrupt_content(data):
     data[45:80] = b"\xff" * 35
 
 

@@ -23,7 +23,7 @@ from catsdogs.data.augment import (
 SIDE = 48
 
 
-def augmentation(**values: Any) -> AugmentationConfig:
+def augmentation(**values):
     """Return an augmentation with only these transforms."""
     numbers = {item.name: 0.0 for item in dataclasses.fields(AugmentationConfig) if item.name != "border"}
     return AugmentationConfig(**{**numbers, "border": "reflect", **values})
@@ -32,7 +32,7 @@ def augmentation(**values: Any) -> AugmentationConfig:
 STRONG = AugmentationConfig(0.5, 30, 0.2, 0.3, 15, 0.3, 0.3, 0.5, "reflect")
 
 
-def smooth_images(count: int, side: int = SIDE, seed: int = 0) -> np.ndarray:
+def smooth_images(count, side=SIDE, seed=0):
     """Return (N, S, S, 3) smooth, asymmetric, distinct images that use all of 0..255."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:side, 0:side] / side
@@ -41,23 +41,20 @@ def smooth_images(count: int, side: int = SIDE, seed: int = 0) -> np.ndarray:
     return np.rint(smooth.transpose(0, 2, 3, 1)).astype(np.uint8)
 
 
-def noise(count: int, side: int = SIDE) -> np.ndarray:
+def noise(count, side=SIDE):
     return np.random.default_rng(1).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-def some_keys(count: int) -> np.ndarray:
+def some_keys(count):
     return view_keys(hashlib.sha256(str(i).encode()).hexdigest() for i in range(count))
 
 
-def only(**values: float) -> TransformParams:
+def only(**values):
     """Return the parameters of one image, neutral except for these."""
     neutral = {item.name: 0.0 for item in dataclasses.fields(TransformParams)}
     neutral |= {"zoom": 1.0, "brightness": 1.0, "contrast": 1.0, "saturation": 1.0}
     arrays = {name: np.full(1, value) for name, value in (neutral | values).items()}
     return TransformParams(**{**arrays, "flip": arrays["flip"].astype(bool)})
-
-
-# Pixels
 
 
 def test_identity_and_flip_are_exact_and_return_a_new_array():
@@ -89,7 +86,7 @@ def test_rotation_is_in_degrees_and_counterclockwise_about_the_center(side, quar
     np.testing.assert_allclose(out[inner, inner].astype(int), expected[inner, inner].astype(int), atol=1)
 
 
-def reference(image: np.ndarray, params: TransformParams) -> tuple[np.ndarray, np.ndarray]:
+def reference(image, params):
     """Return the warped image and a mask of pixels from inside; shift, rotation, shear, zoom and flip are inverted."""
     side = image.shape[0]
     center = (side - 1) / 2
@@ -138,9 +135,6 @@ def test_color_transforms_apply_in_order_and_round_once(b, c, s):
     np.testing.assert_allclose(out, np.clip(luma + s * (expected - luma), 0, 255), atol=0.5 + 1e-9 if s == 1 else 1.5)
 
 
-# Random numbers
-
-
 def test_random_numbers_are_pinned():
     """Stored activations and reported results depend on them."""
     u = uniforms(view_keys(["00112233445566778899aabbccddeeff" * 2, "f" * 64]), seed=1, view=2, stream="training")
@@ -160,9 +154,6 @@ def test_transforms_use_separate_random_numbers():
         for name, middle, limit, column in zip(names, middles, limits, u.T[1:], strict=True):
             if name not in without:
                 np.testing.assert_allclose(getattr(params, name), middle + limit * (2 * column - 1), rtol=1e-12)
-
-
-# augment
 
 
 def test_view_is_independent_of_batch_order_and_threads(tmp_path):

@@ -1,7 +1,6 @@
 import hashlib
 import math
 import shutil
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,12 +16,9 @@ from catsdogs.data.catalog import build_catalog, ids_of, label_of
 COLUMNS = ["id", "path", "label", "sha256", "width", "height", "phash", "problem"]
 
 
-def catalog_of(tmp_path: Path, members: dict[str, bytes]) -> pd.DataFrame:
+def catalog_of(tmp_path, members):
     source = folder_of(tmp_path / "given", members)
     return build_catalog(open_images(source, tmp_path / "cache", 0), tmp_path / "cache")
-
-
-# ids
 
 
 @pytest.mark.parametrize(
@@ -54,11 +50,8 @@ def test_ids_are_unique_and_independent_of_order(names, random):
     ids = dict(zip(names, ids_of(names), strict=True))
     assert len(set(ids.values())) == len(names)
     assert all(path.endswith(name) or path[: path.rindex(".")].endswith(name) for path, name in ids.items())
-    random.shuffle(names)  # type: ignore[attr-defined]
+    random.shuffle(names)
     assert dict(zip(names, ids_of(names), strict=True)) == ids
-
-
-# labels
 
 
 CATS = "train/cat.1.jpg, Cat 3.jpg, Cat/1.jpg, cats/cat.1.jpg, dogs-vs-cats/cat.1.jpg"
@@ -74,9 +67,6 @@ UNLABELED = "test/1.jpg, cats.1.jpg, dogs.1.jpg, category.jpg, dogē.jpg, hotdog
 def test_labels(paths, label):
     for path in paths.split(", "):
         assert label_of(path) == (pytest.approx(label, nan_ok=True), ""), path
-
-
-# build_catalog
 
 
 def test_catalog_has_a_row_per_image(tmp_path):

@@ -5,7 +5,6 @@ import logging
 import os
 import struct
 import warnings
-from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -18,8 +17,6 @@ from catsdogs.base import files
 from catsdogs.base.errors import UserError
 from catsdogs.data import images
 from catsdogs.data.images import RESIZE, decode, in_threads, pixels
-
-# decode
 
 
 def test_decode_returns_the_pixels_and_resizes_by_pillow():
@@ -51,12 +48,12 @@ def test_image_is_turned_upright(orientation, how):
         np.testing.assert_array_equal(decode(encoded(upright, "PNG", exif=broken), None), np.asarray(upright))
 
 
-def row(mode: str, *values: object, palette: list[int] | None = None) -> Image.Image:
+def row(mode, *values, palette=None):
     image = Image.new(mode, (len(values), 1))
     if palette is not None:
         image.putpalette(palette)
     for x, value in enumerate(values):
-        image.putpixel((x, 0), value)  # type: ignore[arg-type]
+        image.putpixel((x, 0), value)
     return image
 
 
@@ -138,15 +135,12 @@ def test_pillow_warnings_are_silenced_and_bombs_are_refused(monkeypatch):
         decode(jpeg(1), None)
 
 
-# in_threads
-
-
 def test_results_keep_their_order_and_the_first_exception_stops_the_work():
     assert list(in_threads(lambda number: number**2, range(500), "squaring")) == [number**2 for number in range(500)]
     assert list(in_threads(lambda number: number, [], "nothing")) == []
     started = []
 
-    def fail(number: int) -> int:
+    def fail(number):
         started.append(number)
         if number == 3:
             raise UserError("three")
@@ -168,13 +162,10 @@ def test_long_work_logs_its_progress(caplog, monkeypatch):
     assert len(caplog.messages) == 300 // 3
 
 
-# pixels
-
-
 NAMES = [f"a/cat.{number}.jpg" for number in (3, 0, 29, 1, 1)]
 
 
-def rows_of(root: Path) -> pd.DataFrame:
+def rows_of(root):
     hashes = [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in NAMES]
     return pd.DataFrame({"path": NAMES, "sha256": hashes})
 
@@ -187,7 +178,7 @@ def root(tmp_path):
 def test_pixels_are_decoded_once_per_key(tmp_path, root, monkeypatch):
     cache, rows = tmp_path / "cache", rows_of(root)
 
-    def stored() -> int:
+    def stored():
         return len(list((cache / "pixels").iterdir()))
 
     first = pixels(rows, root, 24, cache)

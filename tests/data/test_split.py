@@ -10,7 +10,7 @@ from catsdogs.data.archive import natural_key
 from catsdogs.data.split import assign_splits, subset
 
 
-def rows_of(contents: list[tuple[float, int]]) -> pd.DataFrame:
+def rows_of(contents):
     """Return a row per (label, image number); equal numbers are identical images."""
     names = [f"{'dog' if label else 'cat'}.{row}" for row, (label, _) in enumerate(contents)]
     rows = pd.DataFrame({"id": names, "label": [label for label, _ in contents]})
@@ -18,20 +18,17 @@ def rows_of(contents: list[tuple[float, int]]) -> pd.DataFrame:
     return rows
 
 
-def distinct(cats: int, dogs: int) -> pd.DataFrame:
+def distinct(cats, dogs):
     return rows_of([(0.0, number) for number in range(cats)] + [(1.0, 10_000 + number) for number in range(dogs)])
 
 
-def split_of(rows: pd.DataFrame, holdout: float, folds: int, fraction: float, seed: int) -> pd.DataFrame:
+def split_of(rows, holdout, folds, fraction, seed):
     return assign_splits(rows, SplitConfig(holdout, folds, "copies"), fraction, seed)
 
 
 # With duplicates, some of them with conflicting labels.
 tables = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(0, 40)), min_size=4, max_size=80).map(rows_of)
 seeds = st.integers(0, 2**31 - 1)
-
-
-# assign_splits
 
 
 @settings(max_examples=60)
@@ -124,9 +121,6 @@ def test_too_few_images(cats, dogs, holdout, folds, fraction, message):
     for table in (rows, pd.concat([rows] * 20, ignore_index=True)):  # duplicates do not count
         with pytest.raises(UserError, match=f"^{message}"):
             split_of(table, holdout, folds, fraction, 0)
-
-
-# subset
 
 
 @given(tables, st.none() | st.integers(4, 90), seeds)

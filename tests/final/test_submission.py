@@ -22,7 +22,7 @@ image_ids = st.one_of(
 )
 
 
-def written(ids: list[str], p_dog: np.ndarray, expected_ids: list[str]) -> bytes:
+def written(ids, p_dog, expected_ids):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "submission.csv"
         write_submission(path, submission(ids, p_dog, expected_ids))
@@ -49,9 +49,8 @@ def test_file_does_not_depend_on_the_order_of_rows(ids, data):
     # Read with the standard library, independently of pandas.
     header, *rows = csv.reader(content.decode().splitlines())
     assert header == ["id", "label"]
-    assert {name: float(label) for name, label in rows} == dict(
-        zip(ids, np.clip(p_dog, EPSILON, 1 - EPSILON), strict=True)
-    )
+    clipped = np.clip(p_dog, EPSILON, 1 - EPSILON)
+    assert {name: float(label) for name, label in rows} == dict(zip(ids, clipped, strict=True))
     assert all(0 < float(label) < 1 for _, label in rows)
     assert all(0 < np.float32(label) < 1 for _, label in rows)  # also in single precision
 

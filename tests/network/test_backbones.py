@@ -1,5 +1,6 @@
 import dataclasses
 import importlib
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -82,10 +83,8 @@ def test_weights_of_another_model_and_corrupted_files_are_refused(backbone, tmp_
 
 
 def test_failed_download_explains_offline_use(backbone, monkeypatch):
-    def no_network(*args, **kwargs):
-        raise Exception("URL fetch failure on https://example.invalid/w.h5: None -- Name or service not known")
-
-    monkeypatch.setattr("keras.src.applications.mobilenet_v2.file_utils.get_file", no_network)
+    error = Exception("URL fetch failure on https://example.invalid/w.h5: None -- Name or service not known")
+    monkeypatch.setattr("keras.src.applications.mobilenet_v2.file_utils.get_file", Mock(side_effect=error))
     text = error_of(backbone("mobilenet_v2", weights="imagenet"))
     for word in ("URL fetch failure", "backbone.weights=PATH", "experiment=quickstart"):
         assert word in text

@@ -9,14 +9,14 @@ from catsdogs.scoring.calibration import FEWEST, HIGHEST_FLOOR, IDENTITY, Calibr
 from catsdogs.scoring.scores import EPSILON, clip, log_loss_per_image
 
 
-def calibrated(images: int, seed: int, spread: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
+def calibrated(images, seed, spread=3.0):
     """Return labels sampled from probabilities, and these probabilities."""
     rng = np.random.default_rng(seed)
     p_dog = expit(rng.normal(0, spread, images))
     return (rng.random(images) < p_dog).astype(float), p_dog
 
 
-def mean_loss(labels: np.ndarray, p_dog: np.ndarray) -> float:
+def mean_loss(labels, p_dog):
     return float(log_loss_per_image(labels, p_dog).mean())
 
 
@@ -26,7 +26,7 @@ def test_temperature_and_floor_minimize_the_log_loss():
     p_dog = expit(logit(p_dog) * 3)
     result = fit(labels, p_dog)
 
-    def with_temperature(log_temperature: np.ndarray) -> float:
+    def with_temperature(log_temperature):
         return mean_loss(labels, Calibration(np.exp(log_temperature[0]), EPSILON)(p_dog))
 
     best = scipy.optimize.minimize(with_temperature, [0.0], method="Nelder-Mead")
@@ -57,7 +57,7 @@ def test_the_decision_uses_images_that_were_not_fitted(monkeypatch):
     labels, p_dog = calibrated(300, seed=5)
     seen: list[set[float]] = []
 
-    def memorize(labels: np.ndarray, p_dog: np.ndarray) -> object:
+    def memorize(labels, p_dog):
         seen.append(set(p_dog))
         known = dict(zip(p_dog, labels, strict=True))
         return lambda inputs: np.array([known.get(p, 0.5) for p in inputs])

@@ -10,7 +10,7 @@ from catsdogs.scoring.combination import Combination, choose, expand_to_models, 
 from catsdogs.scoring.scores import log_loss_per_image
 
 
-def outputs(noises: list[float], images: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def outputs(noises, images=4000, seed=0):
     """Return labels, and the predictions of members: the truth with independent noise in the logit."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(0, 4, images)
@@ -76,6 +76,5 @@ def test_models_share_the_weight_of_their_member(seed, method):
     of_members = Combination(method, weights)
     mean = np.mean if method == "probability" else lambda p, axis: expit(logit(p).mean(axis=axis))
     expected = of_members(np.stack([mean(p, axis=0) for p in p_dog]))
-    np.testing.assert_allclose(
-        expand_to_models(of_members, models.tolist())(np.concatenate(p_dog)), expected, rtol=1e-9
-    )
+    of_models = expand_to_models(of_members, models.tolist())
+    np.testing.assert_allclose(of_models(np.concatenate(p_dog)), expected, rtol=1e-9)

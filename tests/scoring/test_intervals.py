@@ -8,7 +8,7 @@ from catsdogs.scoring.intervals import Estimate, mean_intervals, share_lowest
 from catsdogs.scoring.scores import resampled_means, resamples
 
 
-def skewed(rows: int, images: int, seed: int) -> np.ndarray:
+def skewed(rows, images, seed):
     """Return values distributed like log losses: most small, a few large."""
     return np.random.default_rng(seed).gamma(0.3, 0.2, (rows, images))
 

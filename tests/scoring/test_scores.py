@@ -1,8 +1,5 @@
 """Scores agree with closed forms and scikit-learn, confidence intervals with SciPy."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 import scipy.stats
@@ -16,15 +13,12 @@ from catsdogs.scoring.scores import EPSILON, Score, clip, expected_calibration_e
 KEYS = ["log_loss", "accuracy", "roc_auc", "brier", "ece"]
 
 
-def simulated(size: int, seed: int, sharpness: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def simulated(size, seed, sharpness=1.0):
     """Labels and probabilities; calibrated for sharpness 1, overconfident above."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 1.5, size)
     labels = (rng.random(size) < 1 / (1 + np.exp(-logits))).astype(np.float64)
     return labels, 1 / (1 + np.exp(-sharpness * logits))
-
-
-# Values
 
 
 def test_log_loss_per_image_in_closed_form():
@@ -81,19 +75,16 @@ def test_calibration_error_is_symmetric_in_the_classes():
     assert expected_calibration_error(labels, p_dog) == pytest.approx(mirrored)
 
 
-# Intervals
-
-
 @pytest.mark.parametrize("decimals", [1, 16])  # with and without ties
 def test_intervals_agree_with_scipy(decimals):
     labels, p_dog = simulated(300, seed=4, sharpness=2)
     p_dog = np.round(p_dog, decimals)
     result = scores(labels, p_dog, "test")
 
-    def auc(rows: np.ndarray) -> float:
+    def auc(rows):
         return float(sklearn.metrics.roc_auc_score(labels[rows], p_dog[rows]))
 
-    def interval(per_image: np.ndarray, statistic: Callable[..., float] = np.mean, **options: Any) -> Any:
+    def interval(per_image, statistic=np.mean, **options):
         seed = np.random.default_rng(1)
         result = scipy.stats.bootstrap((per_image,), statistic, method="percentile", random_state=seed, **options)
         return result.confidence_interval
@@ -136,9 +127,6 @@ def test_every_score_stays_in_its_range(p_dog, data):
             assert value is None or 0 <= value <= (16.2 if name == "log_loss" else 1 + 1e-12)
         if score.low is not None and score.high is not None:
             assert score.low <= score.high
-
-
-# Degenerate inputs
 
 
 @pytest.mark.parametrize("label", [0, 1])

@@ -172,10 +172,9 @@ def test_a_job_without_a_completed_trial_restarts_and_is_archived(config, folder
     for override in ("seed=1", "seed=2"):
         decision = inspect(config(override), folder)
         assert (decision.kind, decision.restart) == (Action.RETRIED, True)
-    archived = archive_attempt(folder)
-    assert archived == folder.parent / ".failed" / "a-job.1"
-    assert archived is not None
-    assert (archived / "result.json").is_file()
+    archive = folder.parent / ".failed" / "a-job.1"
+    assert archive_attempt(folder) == archive
+    assert (archive / "result.json").is_file()
     assert inspect(config(), folder).kind is Action.NEW
     assert archive_attempt(folder) is None
 

@@ -12,7 +12,7 @@ EARLIER = {"trials": 8, "started": STARTED - datetime.timedelta(days=1)}
 RUNNING = {"status": "running"}
 
 
-def at(minutes: float) -> datetime.datetime:
+def at(minutes):
     return STARTED + datetime.timedelta(minutes=minutes)
 
 
@@ -30,7 +30,7 @@ def utc(monkeypatch):
 def study(tmp_path):
     """Write a study that started at `STARTED`, with 8 trials per job; a job is a dictionary for `write_job`."""
 
-    def write(run: str, **jobs: dict):
+    def write(run, **jobs):
         folder = tmp_path / "study"
         for name, settings in jobs.items():
             arguments = {"planned": 8, "name": name, "started": STARTED, **settings}
@@ -102,9 +102,8 @@ def test_the_line_names_study_best_job_and_end(study):
 def test_only_studies_of_several_jobs_have_a_line_without_control_characters(study):
     assert study_line(study("a", a={"trials": 2})) is None
     text = study_line(study("a\x1b", **{"a": {"trials": 2}, "\x1b": {"trials": 2, "skill": 3.0}}))
-    assert text is not None
     assert text.isprintable()
-    assert "(?)" in text
+    assert text.count("(?)") == 1
 
 
 def test_corrupted_files_count_as_failed_jobs(study):

@@ -21,8 +21,7 @@ TUNERS = {
     "bayesian": ("tuner=bayesian", "tuner.max_trials=4", "tuner.arguments.num_initial_points=2"),
     "hyperband": ("tuner=hyperband", "tuner.max_trials=null", "fit.epochs=4"),
 }
-# Results of `Bench.uninterrupted`, by tuner.
-_UNINTERRUPTED: dict[str, tuple[tuple, int]] = {}
+_UNINTERRUPTED: dict[str, tuple[tuple, int]] = {}  # results of `Bench.uninterrupted`, by tuner
 
 
 class Bench:

@@ -248,7 +248,6 @@ for sys.argv in json.loads(sys.argv[1]):
 assert not {"tensorflow", "keras", "keras_tuner"} & set(sys.modules)
 """
 
-
 USER_ERRORS = [
     (("search", "-m", "data.train=nowhere.zip", "seed=1,2"), ["nowhere.zip"]),
     (("search", "-m", "data=sample", "fit.epochs=1,0"), ["fit.epochs=0"]),
