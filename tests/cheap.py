@@ -124,5 +124,4 @@ class Job:
 
     def predictions(self, trial, rows):
         p_label = math.exp(-log_loss(trial.model))
-        labels = self.labels[rows]
-        return np.where(labels == 1, p_label, 1 - p_label)
+        return np.where(self.labels[rows] == 1, p_label, 1 - p_label)

@@ -130,14 +130,13 @@ def prepared(training_data, tmp_path):
     from catsdogs.training.trial_data import TrialData
 
     def prepare(job):
-        data = training_data
         network = load_network(job.backbone, job.seed)
-        steps = steps_per_epoch(len(data.train_rows), job.fit.batch_size)
+        steps = steps_per_epoch(len(training_data.train_rows), job.fit.batch_size)
         models = TrialModels(job, network, steps * job.fit.epochs)
-        cuts, hashes = list(models.cuts.values()), [f"{row:064x}" for row in range(len(data.labels))]
-        rows = (data.train_rows, data.validation_rows)
-        images = JobImages(data.views, hashes, *rows, job.fit.epochs)
+        cuts, hashes = list(models.cuts.values()), [f"{row:064x}" for row in range(len(training_data.labels))]
+        rows = (training_data.train_rows, training_data.validation_rows)
+        images = JobImages(training_data.views, hashes, *rows, job.fit.epochs)
         features = FeatureReader(job.features, network, cuts, images, tmp_path / "cache")
-        return TrialData(features, data.labels, (Fold(*rows),)), models
+        return TrialData(features, training_data.labels, (Fold(*rows),)), models
 
     return prepare

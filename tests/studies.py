@@ -168,15 +168,14 @@ def write_study(folder: Path, *, trials: int = 4, winner: int = 0, **more: Any) 
     The best trials of its jobs are `winner`, 2 `winner`, 3 `winner` and 4 `winner`.
     """
     names = []
-    started = STARTED
     for number, (augmentation, smoothing) in enumerate((a, s) for a in ("light", "none") for s in ("none", "mild")):
         choices = {**CHOICES, "augmentation": augmentation, "label_smoothing": smoothing}
         light = augmentation == "light"
         config = {"augmentation": {"rotation_degrees": 8.0 if light else 0.0}}
-        own: dict[str, Any] = {"skill": 1.8 if light else 1.2, "config": config, "started": started}
+        own: dict[str, Any] = {"skill": 1.8 if light else 1.2, "config": config}
         own |= {"trials": trials, "winner": winner * (number + 1), "seed": number}
+        own["started"] = STARTED + number * datetime.timedelta(seconds=20 * trials)
         names.append(write_job(folder, choices, **own, **more))
-        started += datetime.timedelta(seconds=20 * trials)
     write_plan(folder, names, ["-m", f"study={folder.name}", "augmentation=light,none", "label_smoothing=none,mild"])
     return folder
 

@@ -41,13 +41,8 @@ def test_zip_is_unpacked_into_the_cache_once(tmp_path):
         "train/deep/er/x.TIFF": b"4",
         "CAT.1.JPG": b"7",
     }
-    skipped = {
-        "train/": b"",
-        "README.md": b"text",
-        "train/._cat.1.jpg": b"",
-        "__MACOSX/cat.1.jpg": b"",
-        ".no/3.jpg": b"",
-    }
+    hidden = ("train/", "train/._cat.1.jpg", "__MACOSX/cat.1.jpg", ".no/3.jpg")
+    skipped = {**dict.fromkeys(hidden, b""), "README.md": b"text"}
     members = images | skipped | {"./train//y.webp": b"5", "windows\\z.gif": b"6"}
     source = zip_of(tmp_path / "with space" / "tráin.zip", members)
     folder = open_images(source, tmp_path / "my cache", ROOM)

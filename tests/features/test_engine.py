@@ -19,6 +19,7 @@ from catsdogs.network.backbones import build_backbone, preprocess
 # Not `pytest.importorskip`, because importing OpenVINO outside of the engine sends telemetry.
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
 every_engine = pytest.mark.parametrize("name", [pytest.param("openvino", marks=needs_openvino), "tensorflow", "keras"])
+FAILS = Mock(side_effect=RuntimeError("no operation\nNamed Warp"))
 QUICK = ("mobilenet_v2_035", "small_cnn")
 BACKBONES = [
     pytest.param(path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
@@ -142,9 +143,6 @@ def off_by(share):
         return "tensorflow 0", run
 
     return make
-
-
-FAILS = Mock(side_effect=RuntimeError("no operation\nNamed Warp"))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from catsdogs.study.study_progress import line, study_line
 
 EARLIER = {"trials": 8, "started": STARTED - datetime.timedelta(days=1)}
 RUNNING = {"status": "running"}
+FAILED = {"trials": 2, "failed_trials": 1, "status": "failed", "error": "no luck"}
 
 
 def at(minutes):
@@ -57,10 +58,7 @@ def study(tmp_path):
         # Failed jobs and jobs that stopped early have no trials left.
         (
             "ab",
-            {
-                "a": {"trials": 2, "failed_trials": 1, "status": "failed", "error": "no luck"},
-                "b": {"trials": 4, "failed_trials": 1, **RUNNING},
-            },
+            {"a": FAILED, "b": {"trials": 4, "failed_trials": 1, **RUNNING}},
             6,
             "6/10 trials, 2 failed, 1 job failed, best, about 4 min left",
         ),

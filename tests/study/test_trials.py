@@ -11,6 +11,8 @@ from catsdogs.base.records import CorruptedFile
 from catsdogs.study.trials import TrialRecord, best_trial, lineage, read_trials, write_trials
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trials.csv"
+errors = st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), max_size=30)
+rows = st.tuples(st.none() | st.floats(0, 20), st.floats(0, 1, exclude_max=True), st.integers(0, 500), errors)
 
 
 def record(trial="0", loss=0.5, status="COMPLETED", **values):
@@ -27,10 +29,6 @@ def test_trials_with_failed_infinite_or_missing_scores_cannot_be_best():
 
 def test_equal_scores_rank_the_earlier_trial_first():
     assert best_trial([record("10", 0.3), record("9", 0.3)]).trial == "9"
-
-
-errors = st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), max_size=30)
-rows = st.tuples(st.none() | st.floats(0, 20), st.floats(0, 1, exclude_max=True), st.integers(0, 500), errors)
 
 
 @given(st.lists(rows, min_size=1, max_size=5))

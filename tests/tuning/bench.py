@@ -50,7 +50,6 @@ class Bench:
         return ""
 
     def finished(self) -> int:
-        """Count the finished trials."""
         return len(read_trials(self.folder / "trials.csv"))
 
     def tables(self) -> tuple[str, str, str, dict[str, Any]]:

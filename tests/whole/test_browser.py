@@ -19,7 +19,6 @@ from catsdogs.data_audit.findings import audit_images
 from catsdogs.data_audit.page import write_page
 
 pytestmark = pytest.mark.browser
-
 LOCAL = ("file:", "data:", "blob:")
 
 

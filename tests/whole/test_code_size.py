@@ -13,7 +13,7 @@ def too_long(path, source):
     sizes = [(path, source.count("\n"), MAX_FILE_LINES)]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = node.end_lineno - node.lineno + 1
+            lines = (node.end_lineno or 0) - node.lineno + 1
             sizes.append((f"{path}:{node.lineno}: {node.name}", lines, MAX_FUNCTION_LINES))
     return [f"{name} has {lines} lines" for name, lines, limit in sizes if lines > limit]
 
