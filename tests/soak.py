@@ -263,7 +263,8 @@ def killed_study(study: Study, outcome: Outcome, kills: int, aims: list[str], du
         if status == 0:
             # The file may be written earlier in a study, so try the aim again with a new one.
             if aim:
-                aims += [aim] * (aim not in outcome.aims_not_reached)
+                if aim not in outcome.aims_not_reached:
+                    aims.append(aim)
                 outcome.aims_not_reached.append(aim)
             return
         if status is not None:

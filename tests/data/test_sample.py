@@ -24,8 +24,7 @@ from catsdogs.data.sample.synthetic import synthetic_photo
 
 SETTINGS = SampleConfig(images_per_class=120, test_images=21, seed=3)
 FEW = SampleConfig(images_per_class=8, test_images=3, seed=3)
-# What `synthetic_photo` returns: image and JPEG quality.
-TINY = (Image.new("RGB", (1, 1)), 75)
+TINY = (Image.new("RGB", (1, 1)), 75)  # image and JPEG quality, as from `synthetic_photo`
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,7 @@ def uses(path, text, words):
 def in_repository():
     words = compiled(read_lines("banned_words.txt"))
     assert len(words) > 30
+    assert all(words.values())
     return [use for path, text in tracked(*CHECKED).items() for use in uses(path, text, words)]
 
 
