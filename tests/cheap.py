@@ -4,8 +4,6 @@ A model is one number, and its log loss is a function of that number. Training c
 epoch. The tables therefore depend on seeds, epochs and the weights of a promoted trial's parent.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable
@@ -126,5 +124,4 @@ class Job:
 
     def predictions(self, trial, rows):
         p_label = math.exp(-log_loss(trial.model))
-        labels = self.labels[rows]
-        return np.where(labels == 1, p_label, 1 - p_label)
+        return np.where(self.labels[rows] == 1, p_label, 1 - p_label)

@@ -1,7 +1,5 @@
 """Shared fixtures: composed configurations, a small training set, commands as a user runs them."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -42,7 +40,6 @@ TINY = (
     "model.dense_units=8",
     "schedule.peak_lr=0.002",
 )
-
 
 # For networks this small, TensorFlow starts faster than an optional engine. test_jax.py runs some tests on JAX.
 _ON_TENSORFLOW = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
@@ -91,11 +88,9 @@ def config(composed):
 
 def run_python(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `python ARGUMENTS` in a folder, with its own cache."""
-    environment = {**os.environ, "CATSDOGS_CACHE": str(folder / "cache"), **environment}
+    env = {**os.environ, "CATSDOGS_CACHE": str(folder / "cache"), **environment}
     command = [sys.executable, *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
 
 
 def commands(folder: Path):
@@ -121,8 +116,7 @@ def training_data():
     pixels[:, :8, :16] = pixels[:, :8, :16] // 2
     augmentation = AugmentationConfig(0.5, 5, 0.05, 0.1, 0, 0.1, 0.0, 0.0, "reflect")
     views = LiveViews(pixels.astype(np.uint8), np.arange(60, dtype=np.uint64), augmentation, seed=1)
-    rows = {"train_rows": np.arange(40), "validation_rows": np.arange(40, 60)}
-    return SimpleNamespace(views=views, labels=labels, **rows)
+    return SimpleNamespace(views=views, labels=labels, train_rows=np.arange(40), validation_rows=np.arange(40, 60))
 
 
 @pytest.fixture
@@ -136,14 +130,13 @@ def prepared(training_data, tmp_path):
     from catsdogs.training.trial_data import TrialData
 
     def prepare(job):
-        data = training_data
         network = load_network(job.backbone, job.seed)
-        steps = steps_per_epoch(len(data.train_rows), job.fit.batch_size)
+        steps = steps_per_epoch(len(training_data.train_rows), job.fit.batch_size)
         models = TrialModels(job, network, steps * job.fit.epochs)
-        cuts, hashes = list(models.cuts.values()), [f"{row:064x}" for row in range(len(data.labels))]
-        rows = (data.train_rows, data.validation_rows)
-        images = JobImages(data.views, hashes, *rows, job.fit.epochs)
+        cuts, hashes = list(models.cuts.values()), [f"{row:064x}" for row in range(len(training_data.labels))]
+        rows = (training_data.train_rows, training_data.validation_rows)
+        images = JobImages(training_data.views, hashes, *rows, job.fit.epochs)
         features = FeatureReader(job.features, network, cuts, images, tmp_path / "cache")
-        return TrialData(features, data.labels, (Fold(*rows),)), models
+        return TrialData(features, training_data.labels, (Fold(*rows),)), models
 
     return prepare

@@ -1,7 +1,5 @@
 """Jobs with behavior set by `seed`, run by the isolated launcher; imported by its tests, and a command."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -59,13 +57,8 @@ def launched(study: Path, seeds: list[int], jobs: int = 1, *overrides: str):
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
-        shared = [
-            "hydra.mode=MULTIRUN",
-            f"studies_dir={study.parent}",
-            f"study={study.name}",
-            "hydra.sweep.subdir=${seed}",
-            *overrides,
-        ]
+        shared = ["hydra.mode=MULTIRUN", f"studies_dir={study.parent}", f"study={study.name}"]
+        shared += ["hydra.sweep.subdir=${seed}", *overrides]
         config = hydra.compose_config("search", shared, RunMode.MULTIRUN, with_log_configuration=False)
         launcher = IsolatedLauncher(jobs)
         context = HydraContext(hydra.config_loader, Callbacks())

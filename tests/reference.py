@@ -1,7 +1,5 @@
 """Reference model that is built and trained with Keras only; catsdogs must match it."""
 
-from __future__ import annotations
-
 import keras
 
 from catsdogs.config.schema import SearchConfig
@@ -16,7 +14,6 @@ def build_model(config: SearchConfig, total_steps: int, first_step: int = 0) -> 
     Preprocessing - backbone - GlobalAveragePooling2D - [BatchNormalization] - [Dense(relu)] - Dropout - Dense(sigmoid).
 
     Args:
-        config: configuration of the trial.
         total_steps: optimizer steps of a full training.
         first_step: the step of a full training at which this model's optimizer starts.
 

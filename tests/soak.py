@@ -14,8 +14,6 @@ new studies until the number of kills is reached. Compares every table with that
     temporaries      partial files that kills left next to the study's own
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import dataclasses
@@ -67,15 +65,10 @@ SETTINGS = {
     "slurm_cpu": ("hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=null"),
 }
 
-# A longer command is considered hung.
-LONGEST_SECONDS = 1800
-
+LONGEST_SECONDS = 1800  # a longer command is considered hung
 POINTS = ("before", "half", "written", "moved")
-
 AFTER_EVERY_TRIAL = ("history.csv", "trials.csv", "validation.csv")
-
-# Columns of times and durations.
-TIMES = ("seconds", "ended", "started", "finished")
+TIMES = ("seconds", "ended", "started", "finished")  # columns of times and durations
 
 
 @dataclass
@@ -118,15 +111,9 @@ class Study:
         self.commands += 1
         self._hit.unlink(missing_ok=True)
         path = os.pathsep.join(filter(None, [str(TESTS / "soak_patch"), str(TESTS), os.environ.get("PYTHONPATH")]))
-        environment = {
-            **os.environ,
-            "PYTHONPATH": path,
-            "CATSDOGS_CACHE": str(self.folder / "cache"),
-            "CUDA_VISIBLE_DEVICES": "",
-            "SOAK_LEDGER": str(self._ledger),
-            "SOAK_AIM": aim,
-            "SOAK_MARK": self._mark,
-        }
+        environment = {**os.environ, "PYTHONPATH": path, "CATSDOGS_CACHE": str(self.folder / "cache")}
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "SOAK_MARK": self._mark}
+        environment |= {"SOAK_LEDGER": str(self._ledger), "SOAK_AIM": aim}
         with self.log.open("w") as log:
             process = subprocess.Popen(
                 self._command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -184,10 +171,8 @@ class Study:
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table that must not depend on the kills."""
-        files = [
-            self.root / "leaderboard.csv",
-            *(file for name in ("trials.csv", "history.csv", "validation.csv") for file in self._job_files(name)),
-        ]
+        files = [self.root / "leaderboard.csv"]
+        files += [file for name in AFTER_EVERY_TRIAL for file in self._job_files(name)]
         frames = {str(file.relative_to(self.root)): pd.read_csv(file, dtype=str) for file in files}
         return {name: table.drop(columns=[c for c in TIMES if c in table]) for name, table in frames.items()}
 
@@ -277,9 +262,9 @@ def killed_study(study: Study, outcome: Outcome, kills: int, aims: list[str], du
         finished |= now_finished
         if status == 0:
             # The file may be written earlier in a study, so try the aim again with a new one.
-            if aim and aim not in outcome.aims_not_reached:
-                aims.append(aim)
             if aim:
+                if aim not in outcome.aims_not_reached:
+                    aims.append(aim)
                 outcome.aims_not_reached.append(aim)
             return
         if status is not None:
@@ -298,11 +283,8 @@ def record(output: Path, outcomes: list[Outcome]) -> None:
     if output.exists():
         runs = {(run["tuner"], run["launcher"]): run for run in json.loads(output.read_text())["runs"]}
     for outcome in outcomes:
-        runs[outcome.tuner, outcome.launcher] = {
-            **dataclasses.asdict(outcome),
-            "ended": utc_timestamp(),
-            "versions": versions(),
-        }
+        more = {"ended": utc_timestamp(), "versions": versions()}
+        runs[outcome.tuner, outcome.launcher] = dataclasses.asdict(outcome) | more
     summed = ("kills", "lost_trials", "repeated_trials", "different_rows", "refusals", "tracebacks", "temporaries")
     totals = {name: sum(run[name] for run in runs.values()) for name in summed}
     write_json(output, {**totals, "runs": list(runs.values()), "machine": machine()})

@@ -1,7 +1,5 @@
 """Study folders like those of `catsdogs.search` and `catsdogs.retrain`, written without training."""
 
-from __future__ import annotations
-
 import datetime
 import hashlib
 from collections.abc import Iterator
@@ -22,9 +20,7 @@ from catsdogs.study.plan import write_plan
 from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, outcome, summary, write_trials
 
 IMAGES = 200
-# Locks of running jobs, by folder.
-_LOCKS: dict[Path, FileLock] = {}
-
+_LOCKS: dict[Path, FileLock] = {}  # of running jobs, by folder
 STARTED = datetime.datetime(2026, 11, 1, 22, 0, tzinfo=datetime.UTC)
 CHOICES = {"backbone": "mobilenet_v2", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 
@@ -172,17 +168,14 @@ def write_study(folder: Path, *, trials: int = 4, winner: int = 0, **more: Any) 
     The best trials of its jobs are `winner`, 2 `winner`, 3 `winner` and 4 `winner`.
     """
     names = []
-    started = STARTED
     for number, (augmentation, smoothing) in enumerate((a, s) for a in ("light", "none") for s in ("none", "mild")):
         choices = {**CHOICES, "augmentation": augmentation, "label_smoothing": smoothing}
         light = augmentation == "light"
-        own: dict[str, Any] = {
-            "skill": 1.8 if light else 1.2,
-            "config": {"augmentation": {"rotation_degrees": 8.0 if light else 0.0}},
-        }
-        own |= {"trials": trials, "winner": winner * (number + 1), "seed": number, "started": started}
+        config = {"augmentation": {"rotation_degrees": 8.0 if light else 0.0}}
+        own: dict[str, Any] = {"skill": 1.8 if light else 1.2, "config": config}
+        own |= {"trials": trials, "winner": winner * (number + 1), "seed": number}
+        own["started"] = STARTED + number * datetime.timedelta(seconds=20 * trials)
         names.append(write_job(folder, choices, **own, **more))
-        started += datetime.timedelta(seconds=20 * trials)
     write_plan(folder, names, ["-m", f"study={folder.name}", "augmentation=light,none", "label_smoothing=none,mild"])
     return folder
 
@@ -232,11 +225,10 @@ def picture(number: int) -> bytes:
 
 def write_split(job, images: dict[str, bytes], **elsewhere: str) -> None:
     """Write `split.csv` of a job; paths are below `train`, except those in `elsewhere`."""
-    rows = [
-        (name, hashlib.sha256(data).hexdigest(), elsewhere.get(name, f"train/{name}.jpg"))
-        for name, data in images.items()
-    ]
-    write_csv(job / "split.csv", pd.DataFrame(rows, columns=["id", "sha256", "path"]).assign(split="validation"))
+    hashes = [hashlib.sha256(data).hexdigest() for data in images.values()]
+    paths = [elsewhere.get(name, f"train/{name}.jpg") for name in images]
+    table = pd.DataFrame({"id": list(images), "sha256": hashes, "path": paths, "split": "validation"})
+    write_csv(job / "split.csv", table)
 
 
 def write_images(folder, images: dict[str, bytes]) -> None:

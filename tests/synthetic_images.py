@@ -1,7 +1,5 @@
 """Small synthetic images, and folders and zips of them."""
 
-from __future__ import annotations
-
 import io
 import zipfile
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A backbone that is traced in a fraction of a second, for tests that train many models."""
 
-from __future__ import annotations
-
 import keras
 
 

@@ -1,7 +1,5 @@
 """Files that git tracks, for checks of the whole repository."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 
@@ -14,9 +12,8 @@ def tracked(*patterns: str) -> dict[str, str]:
     """Return the texts of tracked files by path; skip the test in a source distribution, which is no checkout."""
     if not (PROJECT / ".git").exists():
         pytest.skip("not a git checkout")
-    git = subprocess.run(
-        ["git", "ls-files", "-z", "--", *patterns], cwd=PROJECT, capture_output=True, text=True, check=False
-    )
+    command = ["git", "ls-files", "-z", "--", *patterns]
+    git = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert git.returncode == 0, git.stderr
     paths = [path for path in git.stdout.split("\0") if path and (PROJECT / path).is_file()]
     assert paths, f"git tracks none of {patterns}"

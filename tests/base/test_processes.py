@@ -1,7 +1,5 @@
 """Shares of a simulated machine with eight processors."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -22,7 +20,7 @@ def machine(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(processes, "processors", lambda: 8)
 
-    def make(gpus: int, visible: str | None = None):
+    def make(gpus, visible=None):
         program = tmp_path / "nvidia-smi"
         lines = "".join(f"GPU {number}: NVIDIA X (UUID: GPU-{number})\n  MIG\n" for number in range(gpus))
         program.write_text(f"#!/bin/sh\ncat <<END\n{lines}END\n")

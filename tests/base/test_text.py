@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st

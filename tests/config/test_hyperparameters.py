@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from catsdogs.config.hyperparameters import hyperparameters, unfreeze_depths, with_values

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 from omegaconf import OmegaConf
 
@@ -66,18 +64,11 @@ def test_a_corrupted_configuration_is_left_for_validation(value):
 
 
 def test_choices_and_command_lines_get_current_names():
-    assert with_current_names({"split.holdout": "0.2", "backbone": "small_cnn"}) == {
-        "split.holdout_fraction": "0.2",
-        "backbone": "small_cnn",
-    }
-    words = ["-m", "++split.holdout=0.1,0.2", "backbone.preprocessing=none,imagenet_standardised"]
-    assert with_current_overrides([*words, "resume.failed=skip", "~select.top", "study=s"]) == [
-        "-m",
-        "++split.holdout_fraction=0.1,0.2",
-        "backbone.preprocessing=none,imagenet_standardized",
-        "~select.top_k",
-        "study=s",
-    ]
+    choices = {"split.holdout_fraction": "0.2", "backbone": "small_cnn"}
+    assert with_current_names({"split.holdout": "0.2", "backbone": "small_cnn"}) == choices
+    words = ["-m", "++split.holdout=0.1,0.2", "backbone.preprocessing=none,imagenet_standardised", "resume.failed=skip"]
+    current = ["-m", "++split.holdout_fraction=0.1,0.2", "backbone.preprocessing=none,imagenet_standardized"]
+    assert with_current_overrides([*words, "~select.top", "study=s"]) == [*current, "~select.top_k", "study=s"]
 
 
 @pytest.mark.parametrize("key", RENAMED)

@@ -1,11 +1,8 @@
 """Augmented views depend only on image, seed, view number, stream and configuration."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import zlib
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -26,7 +23,7 @@ from catsdogs.data.augment import (
 SIDE = 48
 
 
-def augmentation(**values: Any) -> AugmentationConfig:
+def augmentation(**values):
     """Return an augmentation with only these transforms."""
     numbers = {item.name: 0.0 for item in dataclasses.fields(AugmentationConfig) if item.name != "border"}
     return AugmentationConfig(**{**numbers, "border": "reflect", **values})
@@ -35,7 +32,7 @@ def augmentation(**values: Any) -> AugmentationConfig:
 STRONG = AugmentationConfig(0.5, 30, 0.2, 0.3, 15, 0.3, 0.3, 0.5, "reflect")
 
 
-def smooth_images(count: int, side: int = SIDE, seed: int = 0) -> np.ndarray:
+def smooth_images(count, side=SIDE, seed=0):
     """Return (N, S, S, 3) smooth, asymmetric, distinct images that use all of 0..255."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:side, 0:side] / side
@@ -44,15 +41,15 @@ def smooth_images(count: int, side: int = SIDE, seed: int = 0) -> np.ndarray:
     return np.rint(smooth.transpose(0, 2, 3, 1)).astype(np.uint8)
 
 
-def noise(count: int, side: int = SIDE) -> np.ndarray:
+def noise(count, side=SIDE):
     return np.random.default_rng(1).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-def some_keys(count: int) -> np.ndarray:
+def some_keys(count):
     return view_keys(hashlib.sha256(str(i).encode()).hexdigest() for i in range(count))
 
 
-def only(**values: float) -> TransformParams:
+def only(**values):
     """Return the parameters of one image, neutral except for these."""
     neutral = {item.name: 0.0 for item in dataclasses.fields(TransformParams)}
     neutral |= {"zoom": 1.0, "brightness": 1.0, "contrast": 1.0, "saturation": 1.0}
@@ -60,10 +57,7 @@ def only(**values: float) -> TransformParams:
     return TransformParams(**{**arrays, "flip": arrays["flip"].astype(bool)})
 
 
-# Pixels
-
-
-def test_identity_and_flip_are_exact_and_return_a_new_array() -> None:
+def test_identity_and_flip_are_exact_and_return_a_new_array():
     images = noise(4)
     for probability, expected in ((0, images), (1, images[:, :, ::-1])):
         out = augment(images, some_keys(4), augmentation(flip_probability=probability), seed=3, view=4)
@@ -72,7 +66,7 @@ def test_identity_and_flip_are_exact_and_return_a_new_array() -> None:
 
 
 @pytest.mark.parametrize("side", [SIDE, SIDE + 1])
-def test_integer_shifts_are_exact_for_every_border(side: int) -> None:
+def test_integer_shifts_are_exact_for_every_border(side):
     images = noise(1, side)
     shift = only(shift_x_fraction=3 / side, shift_y_fraction=-2 / side)
     black, rows = np.zeros((side - 2, 3, 3)), images[0][2:]
@@ -84,7 +78,7 @@ def test_integer_shifts_are_exact_for_every_border(side: int) -> None:
 
 @pytest.mark.parametrize("side", [SIDE, SIDE + 1])
 @pytest.mark.parametrize("quarter_turns", [-1, 1, 2])
-def test_rotation_is_in_degrees_and_counterclockwise_about_the_center(side: int, quarter_turns: int) -> None:
+def test_rotation_is_in_degrees_and_counterclockwise_about_the_center(side, quarter_turns):
     images = smooth_images(1, side)
     out = apply_transforms(images, only(rotation_degrees=90 * quarter_turns), "black")[0]
     inner = slice(1, -1)  # rounding may move a border pixel outside
@@ -92,7 +86,7 @@ def test_rotation_is_in_degrees_and_counterclockwise_about_the_center(side: int,
     np.testing.assert_allclose(out[inner, inner].astype(int), expected[inner, inner].astype(int), atol=1)
 
 
-def reference(image: np.ndarray, params: TransformParams) -> tuple[np.ndarray, np.ndarray]:
+def reference(image, params):
     """Return the warped image and a mask of pixels from inside; shift, rotation, shear, zoom and flip are inverted."""
     side = image.shape[0]
     center = (side - 1) / 2
@@ -119,7 +113,7 @@ SINGLE = [{"rotation_degrees": 20}, {"zoom": 0.7}, {"shear_degrees": 25}, {"shif
 
 
 @pytest.mark.parametrize("values", [*SINGLE, MOVES, {**MOVES, "flip": 1, "zoom": 1.2}])
-def test_fused_warp_equals_separate_transforms(values: dict[str, float]) -> None:
+def test_fused_warp_equals_separate_transforms(values):
     images = smooth_images(1)
     params = only(**values)
     expected, inside = reference(images[0], params)
@@ -132,7 +126,7 @@ def test_fused_warp_equals_separate_transforms(values: dict[str, float]) -> None
 @pytest.mark.parametrize(
     ("b", "c", "s"), [(0.7, 1, 1), (1.25, 1, 1), (1, 0.5, 1), (1.3, 1.3, 1), (1, 1, 0.6), (1, 1, 0), (1.1, 0.8, 1.4)]
 )
-def test_color_transforms_apply_in_order_and_round_once(b: float, c: float, s: float) -> None:
+def test_color_transforms_apply_in_order_and_round_once(b, c, s):
     images = noise(1)
     out = apply_transforms(images, only(brightness=b, contrast=c, saturation=s), "reflect")
     expected = (images * b - 127.5) * c + 127.5
@@ -141,10 +135,7 @@ def test_color_transforms_apply_in_order_and_round_once(b: float, c: float, s: f
     np.testing.assert_allclose(out, np.clip(luma + s * (expected - luma), 0, 255), atol=0.5 + 1e-9 if s == 1 else 1.5)
 
 
-# Random numbers
-
-
-def test_random_numbers_are_pinned() -> None:
+def test_random_numbers_are_pinned():
     """Stored activations and reported results depend on them."""
     u = uniforms(view_keys(["00112233445566778899aabbccddeeff" * 2, "f" * 64]), seed=1, view=2, stream="training")
     np.testing.assert_array_equal(u[0, :3], [0.5369306380564245, 0.9681418796617285, 0.47422833296670397])
@@ -152,7 +143,7 @@ def test_random_numbers_are_pinned() -> None:
     np.testing.assert_array_equal(u[1], last)
 
 
-def test_transforms_use_separate_random_numbers() -> None:
+def test_transforms_use_separate_random_numbers():
     u = uniforms(some_keys(9), seed=1, view=2, stream="tta")
     names = [item.name for item in dataclasses.fields(TransformParams)][1:]
     middles, limits = (0, 0, 0, 1, 0, 1, 1, 1), (30, 0.2, 0.2, 0.3, 15, 0.3, 0.3, 0.5)
@@ -165,10 +156,7 @@ def test_transforms_use_separate_random_numbers() -> None:
                 np.testing.assert_allclose(getattr(params, name), middle + limit * (2 * column - 1), rtol=1e-12)
 
 
-# augment
-
-
-def test_view_is_independent_of_batch_order_and_threads(tmp_path: Path) -> None:
+def test_view_is_independent_of_batch_order_and_threads(tmp_path):
     images, keys, threads = smooth_images(32), some_keys(32), cv2.getNumThreads()
     np.save(tmp_path / "pixels.npy", images)
     stored = np.load(tmp_path / "pixels.npy", mmap_mode="r")
@@ -195,7 +183,7 @@ def test_view_is_independent_of_batch_order_and_threads(tmp_path: Path) -> None:
     assert all((base != other).mean() > 0.5 for other in (base[::-1], *others))
 
 
-def test_is_identity_checks_every_transform() -> None:
+def test_is_identity_checks_every_transform():
     assert is_identity(augmentation(border="black"))
     for item in dataclasses.fields(AugmentationConfig):
         if item.name != "border":

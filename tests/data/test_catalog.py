@@ -1,9 +1,6 @@
-from __future__ import annotations
-
 import hashlib
 import math
 import shutil
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -19,12 +16,9 @@ from catsdogs.data.catalog import build_catalog, ids_of, label_of
 COLUMNS = ["id", "path", "label", "sha256", "width", "height", "phash", "problem"]
 
 
-def catalog_of(tmp_path: Path, members: dict[str, bytes]) -> pd.DataFrame:
+def catalog_of(tmp_path, members):
     source = folder_of(tmp_path / "given", members)
     return build_catalog(open_images(source, tmp_path / "cache", 0), tmp_path / "cache")
-
-
-# ids
 
 
 @pytest.mark.parametrize(
@@ -44,7 +38,7 @@ def catalog_of(tmp_path: Path, members: dict[str, bytes]) -> pd.DataFrame:
         ([], []),
     ],
 )
-def test_ids(paths: list[str], ids: list[str]) -> None:
+def test_ids(paths, ids):
     assert ids_of(paths) == ids
 
 
@@ -52,15 +46,12 @@ paths = st.from_regex(r"([a1][a1.]{0,2}/){0,2}[a1][a1.]{0,2}\.(jpg|png|JPG)", fu
 
 
 @given(st.lists(paths, unique=True, max_size=12), st.randoms())
-def test_ids_are_unique_and_independent_of_order(names: list[str], random: object) -> None:
+def test_ids_are_unique_and_independent_of_order(names, random):
     ids = dict(zip(names, ids_of(names), strict=True))
     assert len(set(ids.values())) == len(names)
     assert all(path.endswith(name) or path[: path.rindex(".")].endswith(name) for path, name in ids.items())
-    random.shuffle(names)  # type: ignore[attr-defined]
+    random.shuffle(names)
     assert dict(zip(names, ids_of(names), strict=True)) == ids
-
-
-# labels
 
 
 CATS = "train/cat.1.jpg, Cat 3.jpg, Cat/1.jpg, cats/cat.1.jpg, dogs-vs-cats/cat.1.jpg"
@@ -73,15 +64,12 @@ UNLABELED = "test/1.jpg, cats.1.jpg, dogs.1.jpg, category.jpg, dogē.jpg, hotdog
     ("paths", "label"),
     [(CATS, 0.0), (DOGS, 1.0), ("dogs/cats/1.jpg", 0.0), ("cats/dogs/1.jpg", 1.0), (UNLABELED, math.nan)],
 )
-def test_labels(paths: str, label: float) -> None:
+def test_labels(paths, label):
     for path in paths.split(", "):
         assert label_of(path) == (pytest.approx(label, nan_ok=True), ""), path
 
 
-# build_catalog
-
-
-def test_catalog_has_a_row_per_image(tmp_path: Path) -> None:
+def test_catalog_has_a_row_per_image(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by 90 degrees
     members = {
@@ -106,7 +94,7 @@ def test_catalog_has_a_row_per_image(tmp_path: Path) -> None:
     assert (table["label"].dtype, table["width"].dtype, table["height"].dtype) == ("float64", "int64", "int64")
 
 
-def test_conflicting_labels_are_a_problem(tmp_path: Path) -> None:
+def test_conflicting_labels_are_a_problem(tmp_path):
     table = catalog_of(tmp_path, {"dogs/cat.1.jpg": b"", "Cat/DOG_1.jpg": jpeg(1), "dogs/cats/dog.1.jpg": jpeg(2)})
     assert table["problem"].tolist() == [
         "conflicting labels: dog (file name), Cat (folder)",
@@ -116,7 +104,7 @@ def test_conflicting_labels_are_a_problem(tmp_path: Path) -> None:
     assert table["label"].isna().all()
 
 
-def test_stored_catalog_equals_the_first_one(tmp_path: Path) -> None:
+def test_stored_catalog_equals_the_first_one(tmp_path):
     """Some names look like numbers, missing values or CSV. A table of an older version is ignored."""
     names = ["1", "01", "1e5", "NA", "nan", "None", "True", 'a "quoted", one', " spaces ", "猫 é", "-1", "#2", "'"]
     source = zip_of(tmp_path / "test.zip", {f"test/{name}.jpg": jpeg(1) for name in names})
@@ -132,7 +120,7 @@ def test_stored_catalog_equals_the_first_one(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(build_catalog(folder, cache), first)
 
 
-def test_unreadable_files_and_cache_are_errors(tmp_path: Path) -> None:
+def test_unreadable_files_and_cache_are_errors(tmp_path):
     source, cache = folder_of(tmp_path / "given", cats_and_dogs(3, 3)), tmp_path / "cache"
     folder = open_images(source, cache, 0)
     (source / "train/dog.1.jpg").rename(source / "moved")

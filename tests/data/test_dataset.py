@@ -1,10 +1,8 @@
-from __future__ import annotations
-
 import logging
 import math
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,36 +10,29 @@ from synthetic_images import cats_and_dogs, encoded, folder_of, jpeg, scene, zip
 
 from catsdogs.base.errors import UserError
 from catsdogs.config.schema import DataConfig, SampleConfig, SplitConfig
-from catsdogs.data.dataset import Dataset
 from catsdogs.data.dataset import load_dataset as load
 
 
-def data(train: Path | str | None, test: Path | str | None = None, **changed: Any) -> DataConfig:
+def data(train, test=None, **changed):
     paths = {name: None if path is None else str(path) for name, path in (("train", train), ("test", test))}
     values: dict[str, Any] = {**paths, "sample": None, "limit": None, "ignore": []}
     values |= {"validation_fraction": 0.25, "split_seed": 3, "max_unpacked_gib": 1.0}
     return DataConfig(**(values | changed))
 
 
-def load_dataset(
-    given: DataConfig,
-    cache: Path,
-    holdout: float = 0.0,
-    folds: int = 1,
-    group_by: Literal["near_duplicates", "copies"] = "copies",
-) -> Dataset:
+def load_dataset(given, cache, holdout=0.0, folds=1, group_by="copies"):
     return load(given, cache, SplitConfig(holdout, folds, group_by))
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
+def cache(tmp_path):
     return tmp_path / "cache"
 
 
 TEST = {f"test/{number}.jpg": jpeg(500 + number) for number in (1, 2, 10, 100)}
 
 
-def test_rows_skipped_and_test_images(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_skipped_and_test_images(tmp_path, cache, caplog):
     members = cats_and_dogs(12, 12) | {
         "train/cat.100.jpg": jpeg(1)[:-100],
         "train/dog.100.jpg": b"",
@@ -58,9 +49,8 @@ def test_rows_skipped_and_test_images(tmp_path: Path, cache: Path, caplog: pytes
     dataset = load_dataset(data(train, test, ignore=["dog.300", "cat.400"]), cache)
 
     rows = dataset.rows
-    assert rows["id"].tolist() == [f"cat.{number}" for number in [*range(12), 300]] + [
-        f"dog.{n}" for n in [*range(12), 400]
-    ]
+    cats, dogs = [f"cat.{n}" for n in [*range(12), 300]], [f"dog.{n}" for n in [*range(12), 400]]
+    assert rows["id"].tolist() == cats + dogs
     assert rows["label"].tolist() == [0.0] * 13 + [1.0] * 13
     assert rows["problem"].tolist() == [""] * 26
     assert rows.index.tolist() == list(range(26))
@@ -81,15 +71,13 @@ def test_rows_skipped_and_test_images(tmp_path: Path, cache: Path, caplog: pytes
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert warning.startswith("skipping 5 of 33 training images: bird.1 (no label), cat.100 (cannot be decoded")
 
-    assert dataset.test is not None
-    assert dataset.test_root is not None
     assert dataset.test["id"].tolist() == ["1", "2", "10", "20", "100"]
     assert dataset.test["label"].isna().all()
     assert dataset.test["problem"].tolist() == ["", "", "", "cannot be decoded: not an image of a known format", ""]
     assert (dataset.test_root / "test/10.jpg").read_bytes() == TEST["test/10.jpg"]
 
 
-def bitmap(number: int) -> bytes:
+def bitmap(number):
     """Return an image with bytes that do not depend on an encoder; numbers give different images."""
     side, header = 16, 54
     pixels = bytes((7 * number + 3 * i) % 256 for i in range(side * side * 3))
@@ -102,7 +90,7 @@ BITMAPS = {f"{kind}.{n}.bmp": bitmap(n + start) for kind, start in (("cat", 0), 
 BITMAPS["cat.99.bmp"] = BITMAPS["cat.3.bmp"]
 
 
-def test_digest_of_the_rows(tmp_path: Path, cache: Path) -> None:
+def test_digest_of_the_rows(tmp_path, cache):
     train = folder_of(tmp_path / "train", BITMAPS)
     dataset = load_dataset(data(train), cache)
     # Pinned: finished jobs are identified by it.
@@ -121,9 +109,7 @@ def test_digest_of_the_rows(tmp_path: Path, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("folds", [1, 4])
-def test_near_duplicates_share_a_split(
-    tmp_path: Path, cache: Path, folds: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_near_duplicates_share_a_split(tmp_path, cache, folds, caplog):
     """Every image occurs in two qualities."""
     caplog.set_level(logging.INFO)
     members = {
@@ -133,7 +119,7 @@ def test_near_duplicates_share_a_split(
     }
     train = folder_of(tmp_path / "train", members)
 
-    def separated(group_by: Literal["near_duplicates", "copies"], seed: int) -> int:
+    def separated(group_by, seed):
         rows = load_dataset(data(train, split_seed=seed), cache, 0.25, folds, group_by).rows
         image = rows["id"].str.replace(r"\d+", lambda number: str(int(number[0]) // 2), regex=True)
         return int((rows.groupby(image)[["split", "fold"]].nunique().max(axis=1) > 1).sum())
@@ -144,7 +130,7 @@ def test_near_duplicates_share_a_split(
 
 
 @pytest.mark.parametrize(("holdout", "folds"), [(0.0, 1), (0.25, 1), (0.0, 4), (0.25, 4)])
-def test_folds_validate_on_every_image_once(tmp_path: Path, cache: Path, holdout: float, folds: int) -> None:
+def test_folds_validate_on_every_image_once(tmp_path, cache, holdout, folds):
     dataset = load_dataset(data(folder_of(tmp_path / "train", BITMAPS)), cache, holdout, folds)
     rows, holdout_rows, all_rows = dataset.rows, dataset.holdout_rows.tolist(), list(range(41))
     assert holdout_rows == np.flatnonzero(rows["split"] == "holdout").tolist()
@@ -162,7 +148,7 @@ def test_folds_validate_on_every_image_once(tmp_path: Path, cache: Path, holdout
     assert tuple(by_id.loc["cat.3", ["split", "fold"]]) == tuple(by_id.loc["cat.99", ["split", "fold"]])
 
 
-def test_limit_counts_usable_images(tmp_path: Path, cache: Path) -> None:
+def test_limit_counts_usable_images(tmp_path, cache):
     members = cats_and_dogs(25, 30) | {f"train/cat.{number}.jpg": b"" for number in range(10)}
     train = folder_of(tmp_path / "train", members)
     rows, other = (load_dataset(data(train, limit=30, split_seed=seed), cache).rows for seed in (5, 6))
@@ -181,17 +167,14 @@ def test_limit_counts_usable_images(tmp_path: Path, cache: Path) -> None:
         ({"cats/dog.1.jpg": jpeg(1), "cats/dog.2.jpg": b""}, [math.nan] * 2, ["", "the file is empty"]),
     ],
 )
-def test_labels_and_problems_of_test_images(
-    tmp_path: Path, cache: Path, members: dict[str, bytes], labels: list[float], problems: list[str]
-) -> None:
+def test_labels_and_problems_of_test_images(tmp_path, cache, members, labels, problems):
     train = folder_of(tmp_path / "train", cats_and_dogs(8, 8))
     test = load_dataset(data(train, folder_of(tmp_path / "test", members)), cache).test
-    assert test is not None
     np.testing.assert_array_equal(test["label"], labels)
     assert [problem.split(";")[0].removeprefix("cannot be decoded: ") for problem in test["problem"]] == problems
 
 
-def test_synthetic_archives_without_training_images(tmp_path: Path, cache: Path) -> None:
+def test_synthetic_archives_without_training_images(tmp_path, cache):
     sample = SampleConfig(images_per_class=9, test_images=4, seed=1)
     given, train = folder_of(tmp_path / "given", {"7.jpg": jpeg(7)}), folder_of(tmp_path / "train", cats_and_dogs(8, 8))
     synthetic = ((None, None), 18, ["1", "2", "3", "4"])
@@ -201,7 +184,7 @@ def test_synthetic_archives_without_training_images(tmp_path: Path, cache: Path)
         assert (None if dataset.test is None else dataset.test["id"].tolist()) == ids
 
 
-def failure(cache: Path, given: DataConfig) -> str:
+def failure(cache, given):
     with pytest.raises(UserError) as caught:
         load_dataset(given, cache)
     assert str(caught.value).isprintable()
@@ -227,13 +210,13 @@ def failure(cache: Path, given: DataConfig) -> str:
         ((2, 2), {"validation_fraction": 0.1}, "^data.validation_fraction=0.1: .*2 of class cat, 2 of class dog"),
     ],
 )
-def test_errors(tmp_path: Path, cache: Path, members: tuple[int, int], changed: dict[str, Any], message: str) -> None:
+def test_errors(tmp_path, cache, members, changed, message):
     empty = {f"train/{kind}.99.jpg": b"" for kind in ("cat", "dog")}
     train = folder_of(tmp_path / "train", cats_and_dogs(*members) | empty)
     assert re.search(message, failure(cache, data(**({"train": train} | changed))))
 
 
-def test_an_archive_is_limited_in_gib_and_needs_labels(tmp_path: Path, cache: Path) -> None:
+def test_an_archive_is_limited_in_gib_and_needs_labels(tmp_path, cache):
     members = cats_and_dogs(8, 8)
     labeled = zip_of(tmp_path / "train.zip", members)
     size = sum(map(len, members.values()))

@@ -1,7 +1,3 @@
-from __future__ import annotations
-
-from pathlib import Path
-
 import imagehash
 import numpy as np
 import pandas as pd
@@ -14,12 +10,12 @@ from catsdogs.data.catalog import build_catalog
 from catsdogs.data.near_duplicates import MOST_BITS, components, group_duplicates, near_pairs, perceptual_hashes, phash
 
 
-def rows_of(tmp_path: Path, members: dict[str, bytes]) -> pd.DataFrame:
+def rows_of(tmp_path, members):
     folder = open_images(folder_of(tmp_path / "given", members), tmp_path / "cache", 0)
     return build_catalog(folder, tmp_path / "cache")
 
 
-def grouped(tmp_path: Path, members: dict[str, bytes]) -> set[frozenset[str]]:
+def grouped(tmp_path, members):
     rows = rows_of(tmp_path, members)
     groups = group_duplicates(rows)
     assert groups.name == "group"
@@ -55,7 +51,7 @@ def test_hash_equals_imagehash_on_64_pixels(tmp_path):
     np.testing.assert_array_equal(bits_of(perceptual_hashes(rows))[0], expected.hash.ravel())
 
 
-def bits_of(words: np.ndarray) -> np.ndarray:
+def bits_of(words):
     return np.unpackbits(words.view(np.uint8), axis=1).astype(int)
 
 
@@ -64,7 +60,7 @@ def test_near_pairs_equal_a_direct_comparison(n, m):
     rng = np.random.default_rng(n)
     seeds = rng.integers(0, 2**64, (7, 4), dtype=np.uint64)
 
-    def random_hashes(number: int) -> np.ndarray:
+    def random_hashes(number):
         """Return copies of seven hashes with up to 40 bits flipped."""
         bits = bits_of(seeds)[rng.integers(0, 7, number)]
         bits ^= rng.random(bits.shape) < rng.uniform(0, 0.15, (number, 1))

@@ -1,12 +1,9 @@
 """Synthetic archives resemble real ones, are reproducible, and reveal the labels only by shapes."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import itertools
 import zipfile
-from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -27,26 +24,25 @@ from catsdogs.data.sample.synthetic import synthetic_photo
 
 SETTINGS = SampleConfig(images_per_class=120, test_images=21, seed=3)
 FEW = SampleConfig(images_per_class=8, test_images=3, seed=3)
-# What `synthetic_photo` returns: image and JPEG quality.
-TINY = (Image.new("RGB", (1, 1)), 75)
+TINY = (Image.new("RGB", (1, 1)), 75)  # image and JPEG quality, as from `synthetic_photo`
 
 
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def archives(tmp_path_factory):
     return sample_archives(SETTINGS, tmp_path_factory.mktemp("cache"))
 
 
-def members(path: Path) -> dict[str, bytes]:
+def members(path):
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def opened(files: dict[str, bytes]) -> list[Image.Image]:
+def opened(files):
     return [Image.open(io.BytesIO(data)) for data in files.values()]
 
 
-def test_names_are_those_of_kaggle_and_metadata_is_constant(archives: tuple[Path, Path]) -> None:
+def test_names_are_those_of_kaggle_and_metadata_is_constant(archives):
     train, test = archives
     assert (train.name, test.name) == ("train.zip", "test.zip")
     assert set(members(train)) == {f"train/{animal}.{n}.jpg" for animal in ("cat", "dog") for n in range(120)}
@@ -58,7 +54,7 @@ def test_names_are_those_of_kaggle_and_metadata_is_constant(archives: tuple[Path
                 assert (entry.create_system, entry.external_attr) == (3, 0o644 << 16)
 
 
-def test_images_are_distinct_rgb_jpegs_of_varied_size(archives: tuple[Path, Path]) -> None:
+def test_images_are_distinct_rgb_jpegs_of_varied_size(archives):
     files = members(archives[0]) | members(archives[1])
     assert len(set(files.values())) == len(files) == 261
     images = opened(files)
@@ -71,7 +67,7 @@ def test_images_are_distinct_rgb_jpegs_of_varied_size(archives: tuple[Path, Path
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"images_per_class": 9}, {"test_images": 4}])
-def test_every_setting_has_its_own_folder(tmp_path: Path, change: dict[str, int]) -> None:
+def test_every_setting_has_its_own_folder(tmp_path, change):
     first = sample_archives(FEW, tmp_path)
     second = sample_archives(dataclasses.replace(FEW, **change), tmp_path)
     assert first[0].parent != second[0].parent
@@ -81,7 +77,7 @@ def test_every_setting_has_its_own_folder(tmp_path: Path, change: dict[str, int]
         assert not any(same) if "seed" in change else all(same)
 
 
-def test_only_missing_archives_are_generated(tmp_path: Path) -> None:
+def test_only_missing_archives_are_generated(tmp_path):
     for file in sample_archives(FEW, tmp_path):
         before = file.read_bytes()
         file.write_bytes(b"as it is")
@@ -92,7 +88,7 @@ def test_only_missing_archives_are_generated(tmp_path: Path) -> None:
         assert file.read_bytes() == before
 
 
-def test_interruption_leaves_no_partial_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_leaves_no_partial_archive(tmp_path, monkeypatch):
     monkeypatch.setattr(sample_module, "synthetic_photo", Mock(side_effect=[TINY, TINY, KeyboardInterrupt]))
     with pytest.raises(KeyboardInterrupt):
         sample_archives(FEW, tmp_path)
@@ -102,9 +98,7 @@ def test_interruption_leaves_no_partial_archive(tmp_path: Path, monkeypatch: pyt
         sample_archives(FEW, tmp_path / "file")
 
 
-def test_some_training_images_are_mislabeled_and_no_test_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_some_training_images_are_mislabeled_and_no_test_images(tmp_path, monkeypatch):
     tiny = Mock(return_value=TINY)
     monkeypatch.setattr(sample_module, "synthetic_photo", tiny)
     train, _ = sample_archives(SampleConfig(images_per_class=2000, test_images=1000, seed=1), tmp_path)
@@ -120,14 +114,14 @@ def test_some_training_images_are_mislabeled_and_no_test_images(
     assert 0.45 < (table["label"].to_numpy()[1:] == table["label"].to_numpy()[:-1]).mean() < 0.55
 
 
-def test_sizes_jpeg_settings_and_colors_are_uninformative(archives: tuple[Path, Path]) -> None:
+def test_sizes_jpeg_settings_and_colors_are_uninformative(archives):
     files = members(archives[0])
     labels = ["dog" in name for name in files]
     images = opened(files)
     colors = np.array([np.asarray(image).mean(axis=(0, 1)) for image in images])
     width, height = np.array([image.size for image in images]).T
     sizes = [len(data) for data in files.values()]
-    quantization = [sum(image.quantization[0]) for image in images]  # type: ignore[attr-defined]
+    quantization = [sum(image.quantization[0]) for image in images]
     for clue in (sizes, width, height, width / height, quantization, *colors.T):
         assert 0.36 < roc_auc_score(labels, clue) < 0.64  # 0.5 ± 3.7 standard errors for 120 + 120 images
     # Pixels are little informative for a linear model.
@@ -137,10 +131,10 @@ def test_sizes_jpeg_settings_and_colors_are_uninformative(archives: tuple[Path, 
     assert roc_auc_score(labels, p_dog) < 0.78
 
 
-def test_every_class_has_its_own_shape() -> None:
+def test_every_class_has_its_own_shape():
     """Compare images of the same random numbers."""
 
-    def images_of(number: int) -> np.ndarray:
+    def images_of(number):
         images = [synthetic_photo(number, np.random.default_rng(n))[0].convert("L").resize((32, 32)) for n in range(40)]
         return np.stack([np.asarray(image, float) for image in images])
 
@@ -150,7 +144,7 @@ def test_every_class_has_its_own_shape() -> None:
 
 
 @pytest.mark.slow
-def test_small_network_scores_between_chance_and_perfection(tmp_path: Path) -> None:
+def test_small_network_scores_between_chance_and_perfection(tmp_path):
     import keras
 
     train, _ = sample_archives(SampleConfig(images_per_class=360, test_images=1, seed=0), tmp_path)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +10,7 @@ from catsdogs.data.archive import natural_key
 from catsdogs.data.split import assign_splits, subset
 
 
-def rows_of(contents: list[tuple[float, int]]) -> pd.DataFrame:
+def rows_of(contents):
     """Return a row per (label, image number); equal numbers are identical images."""
     names = [f"{'dog' if label else 'cat'}.{row}" for row, (label, _) in enumerate(contents)]
     rows = pd.DataFrame({"id": names, "label": [label for label, _ in contents]})
@@ -20,11 +18,11 @@ def rows_of(contents: list[tuple[float, int]]) -> pd.DataFrame:
     return rows
 
 
-def distinct(cats: int, dogs: int) -> pd.DataFrame:
+def distinct(cats, dogs):
     return rows_of([(0.0, number) for number in range(cats)] + [(1.0, 10_000 + number) for number in range(dogs)])
 
 
-def split_of(rows: pd.DataFrame, holdout: float, folds: int, fraction: float, seed: int) -> pd.DataFrame:
+def split_of(rows, holdout, folds, fraction, seed):
     return assign_splits(rows, SplitConfig(holdout, folds, "copies"), fraction, seed)
 
 
@@ -33,16 +31,11 @@ tables = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(0, 40)), mi
 seeds = st.integers(0, 2**31 - 1)
 
 
-# assign_splits
-
-
 @settings(max_examples=60)
 @given(
     tables, st.booleans(), st.sampled_from([0.0, 0.2, 0.4]), st.sampled_from([1, 1, 2, 5]), st.floats(0.05, 0.95), seeds
 )
-def test_splits_keep_groups_together_and_ignore_order_and_ids(
-    rows: pd.DataFrame, grouped: bool, holdout: float, folds: int, fraction: float, seed: int
-) -> None:
+def test_splits_keep_groups_together_and_ignore_order_and_ids(rows, grouped, holdout, folds, fraction, seed):
     unit = rows["sha256"].str[-1] if grouped else rows["sha256"]  # up to 16 groups
     rows = rows.assign(groups=unit) if grouped else rows
     try:
@@ -66,7 +59,7 @@ def test_splits_keep_groups_together_and_ignore_order_and_ids(
 
 
 @pytest.mark.parametrize(("fraction", "cats", "dogs"), [(0.2, 20, 10), (0.5, 50, 25), (0.1, 10, 5)])
-def test_splits_are_stratified(fraction: float, cats: int, dogs: int) -> None:
+def test_splits_are_stratified(fraction, cats, dogs):
     rows = distinct(100, 50)
     for side, table in (
         ("validation", split_of(rows, 0.0, 1, fraction, 7)),
@@ -78,7 +71,7 @@ def test_splits_are_stratified(fraction: float, cats: int, dogs: int) -> None:
     assert (np.ptp(sizes, axis=0) <= 1).all()
 
 
-def test_splits_are_pinned() -> None:
+def test_splits_are_pinned():
     """Results of earlier studies are compared image by image."""
     rows = distinct(6, 6)
     validation = split_of(rows, 0.0, 1, 1 / 3, 0)["split"] == "validation"
@@ -89,7 +82,7 @@ def test_splits_are_pinned() -> None:
     assert table["fold"].tolist() == [1, 1, -1, 0, -1, 0, 0, 1, -1, 0, -1, 1]
 
 
-def test_holdout_depends_only_on_its_fraction_and_the_seed() -> None:
+def test_holdout_depends_only_on_its_fraction_and_the_seed():
     rows = distinct(500, 500)
     variants = [(folds, fraction) for folds in (1, 2, 5) for fraction in (0.1, 0.5)]
     first, *others = (split_of(rows, 0.2, *variant, 7)["split"] == "holdout" for variant in variants)
@@ -100,7 +93,7 @@ def test_holdout_depends_only_on_its_fraction_and_the_seed() -> None:
     assert 20 < (first & earlier).sum() < 60  # 40 expected by chance
 
 
-def test_splits_depend_on_the_seed() -> None:
+def test_splits_depend_on_the_seed():
     rows = distinct(50, 50)
     for sample in (
         lambda seed: split_of(rows, 0.0, 1, 0.2, seed)["split"],
@@ -123,18 +116,15 @@ def test_splits_depend_on_the_seed() -> None:
         (4, 8, 0.25, 4, 0.2, r"split.folds=4: .* outside the holdout .* \(3 of class cat, 6 of class dog\)"),
     ],
 )
-def test_too_few_images(cats: int, dogs: int, holdout: float, folds: int, fraction: float, message: str) -> None:
+def test_too_few_images(cats, dogs, holdout, folds, fraction, message):
     rows = distinct(cats, dogs)
     for table in (rows, pd.concat([rows] * 20, ignore_index=True)):  # duplicates do not count
         with pytest.raises(UserError, match=f"^{message}"):
             split_of(table, holdout, folds, fraction, 0)
 
 
-# subset
-
-
 @given(tables, st.none() | st.integers(4, 90), seeds)
-def test_subset_is_exact_sorted_and_independent_of_order(rows: pd.DataFrame, limit: int | None, seed: int) -> None:
+def test_subset_is_exact_sorted_and_independent_of_order(rows, limit, seed):
     sampled = subset(rows, limit, seed)
     assert len(sampled) == min(limit or len(rows), len(rows))
     assert sampled["id"].tolist() == sorted(sampled["id"], key=natural_key)
@@ -145,14 +135,14 @@ def test_subset_is_exact_sorted_and_independent_of_order(rows: pd.DataFrame, lim
 
 
 @given(st.integers(2, 60), st.integers(2, 60), st.integers(4, 60), seeds)
-def test_subset_is_stratified(cats: int, dogs: int, limit: int, seed: int) -> None:
+def test_subset_is_stratified(cats, dogs, limit, seed):
     assume(limit < cats + dogs)
     sampled = subset(distinct(cats, dogs), limit, seed)
     expected = limit * dogs / (cats + dogs)
     assert abs((sampled["label"] == 1).sum() - expected) <= max(0.5, 2 - expected, 2 - (limit - expected))
 
 
-def test_duplicates_are_sampled_last() -> None:
+def test_duplicates_are_sampled_last():
     rows = rows_of([(0.0, number % 10) for number in range(30)] + [(1.0, 100 + number % 10) for number in range(30)])
     for limit, images in ((20, 20), (19, 19), (30, 20)):
         assert [subset(rows, limit, seed)["sha256"].nunique() for seed in range(5)] == [images] * 5

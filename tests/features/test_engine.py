@@ -1,10 +1,9 @@
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -20,6 +19,7 @@ from catsdogs.network.backbones import build_backbone, preprocess
 # Not `pytest.importorskip`, because importing OpenVINO outside of the engine sends telemetry.
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
 every_engine = pytest.mark.parametrize("name", [pytest.param("openvino", marks=needs_openvino), "tensorflow", "keras"])
+FAILS = Mock(side_effect=RuntimeError("no operation\nNamed Warp"))
 QUICK = ("mobilenet_v2_035", "small_cnn")
 BACKBONES = [
     pytest.param(path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
@@ -145,13 +145,9 @@ def off_by(share):
     return make
 
 
-def fails(model):
-    raise RuntimeError("no operation\nNamed Warp")
-
-
 @pytest.mark.parametrize(
     ("make", "reason"),
-    [(off_by(3 * TOLERANCE), "3.0e-04"), (off_by(np.nan), "inf"), (fails, "RuntimeError: no operation Named Warp")],
+    [(off_by(3 * TOLERANCE), "3.0e-04"), (off_by(np.nan), "inf"), (FAILS, "RuntimeError: no operation Named Warp")],
 )
 def test_engine_that_differs_or_fails_is_refused(model, monkeypatch, caplog, make, reason):
     monkeypatch.setitem(sys.modules, "openvino", None)

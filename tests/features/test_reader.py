@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Callable
@@ -104,12 +102,11 @@ def test_every_input_is_part_of_the_key(make, config, training_data, fills, sett
     make().prepare()
     fills.clear()
     old = training_data.views
+    zoomed = dataclasses.replace(old.augmentation, zoom_fraction=0.3)
     changes: dict[str, Callable[[], dict[str, Any]]] = {
         "weights": lambda: {"network": load_network(config().backbone, seed=2)},
         "preprocessing": lambda: {"network": load_network(config("backbone.preprocessing=none").backbone, seed=1)},
-        "augmentation": lambda: {
-            "pixels": LiveViews(old._pixels, old._keys, dataclasses.replace(old.augmentation, zoom_fraction=0.3), 1)
-        },
+        "augmentation": lambda: {"pixels": LiveViews(old._pixels, old._keys, zoomed, seed=1)},
         "seed": lambda: {"pixels": LiveViews(old._pixels, old._keys, old.augmentation, seed=2)},
         "image": lambda: {"hashes": ["f" * 64, *HASHES[1:]]},
         "order": lambda: {"train": training_data.train_rows[::-1]},
@@ -148,8 +145,7 @@ def test_activations_are_computed_for_every_batch_if_there_is_no_room(make, netw
 
 
 @pytest.mark.parametrize(
-    ("fill", "message"),
-    [(Mock(side_effect=StoreFull("out of disk")), "out of disk"), (Mock(), "another job evicted")],
+    ("fill", "message"), [(Mock(side_effect=StoreFull("out of disk")), "out of disk"), (Mock(), "another job evicted")]
 )
 def test_job_continues_if_the_store_fails(make, network, monkeypatch, caplog, fill, message):
     rows, cut = np.array([1, 5]), find_cut(network.backbone, 2)

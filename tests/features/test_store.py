@@ -1,7 +1,5 @@
 """The store returns exactly the produced values, despite other processes, kills, removals and full disks."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import logging

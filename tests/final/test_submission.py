@@ -1,7 +1,5 @@
 """A submission contains the test ids in natural order, with probabilities between 0 and 1, both excluded."""
 
-from __future__ import annotations
-
 import csv
 import string
 import tempfile
@@ -24,14 +22,14 @@ image_ids = st.one_of(
 )
 
 
-def written(ids: list[str], p_dog: np.ndarray, expected_ids: list[str]) -> bytes:
+def written(ids, p_dog, expected_ids):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "submission.csv"
         write_submission(path, submission(ids, p_dog, expected_ids))
         return path.read_bytes()
 
 
-def test_file_has_the_kaggle_format_and_unchanged_ids() -> None:
+def test_file_has_the_kaggle_format_and_unchanged_ids():
     ids = ["10", "2", "007", "100", "NA", "b,c"]
     text = written(ids, np.array([0.25, 0.5, 1.0, 0.0, 0.5, 0.5]), ids[::-1]).decode()
     assert text == 'id,label\n2,0.5\n007,0.9999999\n10,0.25\n100,1e-07\nNA,0.5\n"b,c",0.5\n'
@@ -40,7 +38,7 @@ def test_file_has_the_kaggle_format_and_unchanged_ids() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(ids=st.lists(image_ids, min_size=1, max_size=20, unique=True), data=st.data())
-def test_file_does_not_depend_on_the_order_of_rows(ids: list[str], data: st.DataObject) -> None:
+def test_file_does_not_depend_on_the_order_of_rows(ids, data):
     edge = st.sampled_from([0.0, 1.0, 1e-300, 1e-7, 1 - 1e-7, np.nextafter(1, 0)])
     numbers = st.lists(st.floats(0, 1) | edge, min_size=len(ids), max_size=len(ids))
     p_dog = np.array(data.draw(numbers))
@@ -51,15 +49,14 @@ def test_file_does_not_depend_on_the_order_of_rows(ids: list[str], data: st.Data
     # Read with the standard library, independently of pandas.
     header, *rows = csv.reader(content.decode().splitlines())
     assert header == ["id", "label"]
-    assert {name: float(label) for name, label in rows} == dict(
-        zip(ids, np.clip(p_dog, EPSILON, 1 - EPSILON), strict=True)
-    )
+    clipped = np.clip(p_dog, EPSILON, 1 - EPSILON)
+    assert {name: float(label) for name, label in rows} == dict(zip(ids, clipped, strict=True))
     assert all(0 < float(label) < 1 for _, label in rows)
     assert all(0 < np.float32(label) < 1 for _, label in rows)  # also in single precision
 
 
 @given(st.lists(st.integers(0, 10**9), max_size=30, unique=True))
-def test_integer_ids_are_sorted_numerically_and_float32_is_accepted(numbers: list[int]) -> None:
+def test_integer_ids_are_sorted_numerically_and_float32_is_accepted(numbers):
     ids = [str(number) for number in numbers]
     frame = submission(ids, np.ones(len(ids), np.float32), ids)
     assert [int(name) for name in frame["id"]] == sorted(numbers)
@@ -78,9 +75,7 @@ def test_integer_ids_are_sorted_numerically_and_float32_is_accepted(numbers: lis
         (["1", "2"], [0.1], ["1", "2"], r"p_dog: expected shape \(2,\)"),
     ],
 )
-def test_invalid_ids_and_probabilities_are_refused(
-    ids: list[str], p_dog: list[float], expected_ids: list[str], message: str
-) -> None:
+def test_invalid_ids_and_probabilities_are_refused(ids, p_dog, expected_ids, message):
     with pytest.raises(ValueError, match=message):
         submission(ids, np.array(p_dog), expected_ids)
 
@@ -94,9 +89,7 @@ def test_invalid_ids_and_probabilities_are_refused(
         (pd.DataFrame({"label": [0.5], "id": ["1"]}), "columns"),
     ],
 )
-def test_a_file_that_differs_from_the_rows_does_not_replace_the_previous_one(
-    tmp_path: Path, frame: pd.DataFrame, message: str
-) -> None:
+def test_a_file_that_differs_from_the_rows_does_not_replace_the_previous_one(tmp_path, frame, message):
     path = tmp_path / "submission.csv"
     path.write_text("previous file")
     with pytest.raises(ValueError, match=message):

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -74,9 +72,8 @@ def test_a_pipeline_averages_the_views_of_its_kind(views, average):
     np.testing.assert_allclose(calibrated["p_dog_calibrated"], calibration(mean))
     # The last available step is submitted.
     np.testing.assert_allclose(final_output(calibrated), calibration(mean))
-    np.testing.assert_allclose(
-        final_output(Pipeline(TtaConfig("none", 1, average), MOVES, 0, None)(model, views, rows)), plain
-    )
+    without = Pipeline(TtaConfig("none", 1, average), MOVES, 0, None)(model, views, rows)
+    np.testing.assert_allclose(final_output(without), plain)
 
 
 def test_a_pipeline_of_a_previous_version_is_read(tmp_path):
@@ -106,16 +103,12 @@ def test_crops_are_parts_of_the_image_and_their_mirror_images():
     views = LiveViews(ramp, np.arange(4, dtype=np.uint64), MOVES, seed=3)
     step = 8 * 7 / 8
     middle = 8 * (side - 1) / 2
-    for number, (first, last) in enumerate(
-        [(middle - step * 15.5, middle + step * 15.5), (0, step * 31), (248 - step * 31, 248)]
-    ):
+    ends = [(middle - step * 15.5, middle + step * 15.5), (0, step * 31), (248 - step * 31, 248)]
+    for number, (first, last) in enumerate(ends):
         row = views.read(rows, View("crop", number))[0, 5, :, 0].astype(float)
         np.testing.assert_allclose(row, np.linspace(first, last, side), atol=1)
         mirrored = views.read(rows, View("mirrored crop", number))[0, 5, :, 0]
         np.testing.assert_array_equal(mirrored, row[::-1])
-
-
-# choose_tta
 
 
 def outputs(noise, seed, images=4000):
@@ -131,14 +124,9 @@ def test_tta_with_independent_noise_of_views_is_chosen():
     by_kind = {"none": views(1), "flip": views(2), "views": views(10)}
     kind, average, table = choose_tta(labels, by_kind)
     assert (kind, average) == ("views", "logit")
+    assert table["kind"].tolist() == ["none", "flip", "flip", "views", "views"]
+    assert table["average"].tolist() == ["probability", *["probability", "logit"] * 2]
     table = table.set_index(["kind", "average"])
-    assert list(table.index) == [
-        ("none", "probability"),
-        ("flip", "probability"),
-        ("flip", "logit"),
-        ("views", "probability"),
-        ("views", "logit"),
-    ]
     assert table["views"].tolist() == [1, 2, 2, 10, 10]
     assert table["chosen"].tolist() == [False] * 4 + [True]
     assert (table["low"][1:] > 0).all()
@@ -163,10 +151,9 @@ def test_the_fewest_views_are_chosen_in_a_tie():
         assert choose_tta(labels, by_kind)[:2] == ("none", "probability")
     # A gain of 0.00002 nats is a tie, a gain of 0.0002 is not.
     plain = np.where(labels == 1, 0.9, 0.1)
-    slightly_better = np.where(labels == 1, plain * np.exp(2e-5), 1 - (1 - plain) * np.exp(2e-5))
-    assert choose_tta(labels, {"none": plain[None], "flip": np.stack([slightly_better] * 2)})[0] == "none"
-    better = np.where(labels == 1, plain * np.exp(2e-4), 1 - (1 - plain) * np.exp(2e-4))
-    assert choose_tta(labels, {"none": plain[None], "flip": np.stack([better] * 2)})[0] == "flip"
+    for gain, kind in ((2e-5, "none"), (2e-4, "flip")):
+        better = np.where(labels == 1, plain * np.exp(gain), 1 - (1 - plain) * np.exp(gain))
+        assert choose_tta(labels, {"none": plain[None], "flip": np.stack([better] * 2)})[0] == kind
 
 
 def test_a_mirrored_view_is_the_image_flipped_horizontally(views):

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 import signal
 import time
@@ -56,9 +54,7 @@ def test_exit_status_reflects_failed_and_killed_jobs(study, callback, capsys, na
     assert (study / "leaderboard.csv").is_file()
 
 
-def test_interrupted_study_prints_its_summary_once_and_none_without_jobs(
-    study, tmp_path, callback, capsys, monkeypatch
-):
+def test_interrupted_study_prints_its_summary_once_and_only_with_jobs(study, tmp_path, callback, capsys, monkeypatch):
     StudyCallback._running = study
     StudyCallback.report_interrupted()
     StudyCallback.report_interrupted()

@@ -1,7 +1,5 @@
 """Jobs that fail, are killed or are interrupted in their own process; no job loads Keras."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

@@ -1,7 +1,5 @@
 """Studies through Hydra's plugins: one job fails, the others are compared, and the exit status reports the failure."""
 
-from __future__ import annotations
-
 import importlib.util
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """The launcher for Slurm. Tests marked `slurm` start a cluster (tests/slurm_cluster.sh)."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -22,9 +20,7 @@ from catsdogs.launching.registration import register
 slurm = pytest.importorskip("catsdogs.launching.slurm", reason="needs the extra slurm")
 
 CLUSTER = Path(__file__).parents[1] / "slurm_cluster.sh"
-
-# Enough that a job with one finished trial still runs when the kill reaches it: scancel kills a job only after KillWait
-# (slurm_cluster.sh).
+# A job with one finished trial still runs when the kill reaches it: scancel kills it only after KillWait (same file).
 TRIALS = 24
 
 
@@ -161,10 +157,8 @@ def test_a_cluster_study_with_a_failed_and_a_killed_job_is_summarized_and_resume
         study = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=out, stderr=out)
         try:
             victim = first_with_a_trial(root, names)
-            (submitted,) = (
-                file.parent.name for file in (root / ".submitit").glob("*/*.out") if victim in file.read_text()
-            )
-            subprocess.run(["scancel", "--signal=KILL", submitted], env=cluster, check=True)
+            (output,) = (file for file in (root / ".submitit").glob("*/*.out") if victim in file.read_text())
+            subprocess.run(["scancel", "--signal=KILL", output.parent.name], env=cluster, check=True)
             assert study.wait(timeout=600) == 1, log.read_text()
         finally:
             study.kill()
@@ -188,7 +182,7 @@ def test_a_cluster_study_with_a_failed_and_a_killed_job_is_summarized_and_resume
     pd.testing.assert_frame_equal(trials.head(len(finished)), finished)
 
 
-def first_with_a_trial(root: Path, names: list[str]) -> str:
+def first_with_a_trial(root, names):
     """Return the first job that has finished a trial and has more to run."""
     for _ in range(1200):
         for name in names:

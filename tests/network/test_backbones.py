@@ -1,7 +1,6 @@
-from __future__ import annotations
-
 import dataclasses
 import importlib
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -54,10 +53,6 @@ def test_every_backbone_is_built_frozen_and_returns_a_feature_map(backbone, name
     assert network.trainable_variables == []
 
 
-def test_mobilenet_v2_has_154_layers(backbone):
-    assert len(build_backbone(backbone("mobilenet_v2")).layers) == 154
-
-
 def test_saved_weights_are_loaded(backbone, tmp_path):
     network = build_backbone(backbone("small_cnn"))
     path = tmp_path / "small.weights.h5"
@@ -84,10 +79,8 @@ def test_weights_of_another_model_and_corrupted_files_are_refused(backbone, tmp_
 
 
 def test_failed_download_explains_offline_use(backbone, monkeypatch):
-    def no_network(*args, **kwargs):
-        raise Exception("URL fetch failure on https://example.invalid/w.h5: None -- Name or service not known")
-
-    monkeypatch.setattr("keras.src.applications.mobilenet_v2.file_utils.get_file", no_network)
+    error = Exception("URL fetch failure on https://example.invalid/w.h5: None -- Name or service not known")
+    monkeypatch.setattr("keras.src.applications.mobilenet_v2.file_utils.get_file", Mock(side_effect=error))
     text = error_of(backbone("mobilenet_v2", weights="imagenet"))
     for word in ("URL fetch failure", "backbone.weights=PATH", "experiment=quickstart"):
         assert word in text

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import contextlib
 from unittest.mock import Mock
 
@@ -44,9 +42,7 @@ def test_every_device_except_a_cpu_is_an_accelerator(machine):
         (["gpu:0", "gpu:1"], "tensorflow", [32], [], "KERAS_BACKEND=jax"),
     ],
 )
-def test_batches_are_divided_among_several_gpus_if_keras_supports_it(
-    machine, caplog, names, backend, batches, expected, message
-):
+def test_batches_are_divided_among_gpus_if_keras_can(machine, caplog, names, backend, batches, expected, message):
     parallel = machine(names, backend)
     for _ in range(2):
         with devices.distributed(batches):

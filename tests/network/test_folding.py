@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import keras
 import numpy as np
 import pytest
@@ -34,10 +32,8 @@ def training_step(model, x):
         weights = np.random.default_rng(4).normal(size=features.shape[1:])
         loss = tf.reduce_sum(features * weights.astype(features.dtype.name))
     variables = model.trainable_variables
-    gradients = tape.gradient(loss, [variable.value for variable in variables])
-    return np.asarray(features), {
-        id(variable): np.asarray(gradient) for variable, gradient in zip(variables, gradients, strict=True)
-    }
+    gradients = map(np.asarray, tape.gradient(loss, [variable.value for variable in variables]))
+    return np.asarray(features), dict(zip(map(id, variables), gradients, strict=True))
 
 
 def assert_equal_functions(one, other, x):

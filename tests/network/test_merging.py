@@ -1,7 +1,5 @@
 """A merged model predicts the combination of its members, also after Keras saves and loads it."""
 
-from __future__ import annotations
-
 import keras
 import numpy as np
 import pytest
@@ -12,9 +10,7 @@ from catsdogs.network.merging import merge_models
 from catsdogs.scoring.combination import Combination, uniform_mean
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype("float32")
-
-# Layers of the tiny backbone with weights.
-CONV_1, CONV_2 = 1, 3
+CONV_1, CONV_2 = 1, 3  # layers of the tiny backbone with weights
 
 
 @pytest.fixture

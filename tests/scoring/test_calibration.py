@@ -1,7 +1,5 @@
 """Calibration recovers a distortion of probabilities, agrees with scikit-learn, and does not harm."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.optimize
@@ -11,24 +9,24 @@ from catsdogs.scoring.calibration import FEWEST, HIGHEST_FLOOR, IDENTITY, Calibr
 from catsdogs.scoring.scores import EPSILON, clip, log_loss_per_image
 
 
-def calibrated(images: int, seed: int, spread: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
+def calibrated(images, seed, spread=3.0):
     """Return labels sampled from probabilities, and these probabilities."""
     rng = np.random.default_rng(seed)
     p_dog = expit(rng.normal(0, spread, images))
     return (rng.random(images) < p_dog).astype(float), p_dog
 
 
-def mean_loss(labels: np.ndarray, p_dog: np.ndarray) -> float:
+def mean_loss(labels, p_dog):
     return float(log_loss_per_image(labels, p_dog).mean())
 
 
-def test_temperature_and_floor_minimize_the_log_loss() -> None:
+def test_temperature_and_floor_minimize_the_log_loss():
     labels, p_dog = calibrated(2000, seed=3)
     labels[:20] = 1 - labels[:20]  # wrong labels, which only a floor can make cheap
     p_dog = expit(logit(p_dog) * 3)
     result = fit(labels, p_dog)
 
-    def with_temperature(log_temperature: np.ndarray) -> float:
+    def with_temperature(log_temperature):
         return mean_loss(labels, Calibration(np.exp(log_temperature[0]), EPSILON)(p_dog))
 
     best = scipy.optimize.minimize(with_temperature, [0.0], method="Nelder-Mead")
@@ -40,7 +38,7 @@ def test_temperature_and_floor_minimize_the_log_loss() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_calibrated_outputs_stay_and_a_scaling_of_logits_is_undone(seed: int) -> None:
+def test_calibrated_outputs_stay_and_a_scaling_of_logits_is_undone(seed):
     labels, p_dog = calibrated(4000, seed)
     for factor in (0.4, 1.0, 2.5):
         fitted = fit(labels, expit(logit(p_dog) * factor))
@@ -54,12 +52,12 @@ def test_calibrated_outputs_stay_and_a_scaling_of_logits_is_undone(seed: int) ->
         assert result.gain.value <= 0
 
 
-def test_the_decision_uses_images_that_were_not_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_decision_uses_images_that_were_not_fitted(monkeypatch):
     """An image must not be calibrated by a fit on itself."""
     labels, p_dog = calibrated(300, seed=5)
     seen: list[set[float]] = []
 
-    def memorize(labels: np.ndarray, p_dog: np.ndarray) -> object:
+    def memorize(labels, p_dog):
         seen.append(set(p_dog))
         known = dict(zip(p_dog, labels, strict=True))
         return lambda inputs: np.array([known.get(p, 0.5) for p in inputs])
@@ -71,7 +69,7 @@ def test_the_decision_uses_images_that_were_not_fitted(monkeypatch: pytest.Monke
     assert not fit_if_better(labels, p_dog).applied
 
 
-def test_cross_fitting_is_repeatable_and_close_to_a_fit() -> None:
+def test_cross_fitting_is_repeatable_and_close_to_a_fit():
     labels, p_dog = calibrated(1000, seed=6)
     smoothed = 0.1 + 0.8 * p_dog
     result = cross_fitted(labels, smoothed)
@@ -79,7 +77,7 @@ def test_cross_fitting_is_repeatable_and_close_to_a_fit() -> None:
     np.testing.assert_allclose(result, fit(labels, smoothed)(smoothed), atol=0.05)
 
 
-def test_certain_probabilities_get_a_floor() -> None:
+def test_certain_probabilities_get_a_floor():
     labels = np.tile([0.0, 1.0], 500)
     p_dog = labels.copy()
     p_dog[:10] = 1 - p_dog[:10]
@@ -93,14 +91,14 @@ def test_certain_probabilities_get_a_floor() -> None:
     assert np.isfinite(result.calibration(np.array([0.0, 1.0]))).all()
 
 
-def test_no_errors_do_not_mean_certainty() -> None:
+def test_no_errors_do_not_mean_certainty():
     labels = np.tile([0.0, 1.0], 500)
     p_dog = 0.05 + 0.9 * labels
     assert fit(labels, p_dog).floor == pytest.approx(1 / 2002)
     assert fit(labels, p_dog)(p_dog).max() == pytest.approx(1 - 1 / 2002)
 
 
-def test_too_few_images_are_not_fitted() -> None:
+def test_too_few_images_are_not_fitted():
     labels, p_dog = calibrated(FEWEST, seed=7)
     p_dog = 0.2 + 0.6 * p_dog
     assert fit_if_better(labels, p_dog).applied
@@ -112,7 +110,7 @@ def test_too_few_images_are_not_fitted() -> None:
     assert not fit_if_better(np.append(np.zeros(999), 1.0), np.full(1000, 0.3)).applied
 
 
-def test_calibration_keeps_the_order_and_the_middle() -> None:
+def test_calibration_keeps_the_order_and_the_middle():
     p_dog = np.linspace(0, 1, 101)
     for calibration in (IDENTITY, Calibration(0.3, 0.001), Calibration(4.0, 0.05)):
         after = calibration(p_dog)
@@ -124,7 +122,7 @@ def test_calibration_keeps_the_order_and_the_middle() -> None:
     np.testing.assert_allclose(IDENTITY(p_dog), clip(p_dog))
 
 
-def test_invalid_probabilities_are_refused() -> None:
+def test_invalid_probabilities_are_refused():
     for function in (fit, cross_fitted, fit_if_better):
         with pytest.raises(ValueError, match="row 1: the probability"):
             function(np.array([0.0, 1.0]), np.array([0.5, np.nan]))

@@ -1,7 +1,5 @@
 """Members are combined by each method, and the method with the lowest log loss is chosen."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +10,7 @@ from catsdogs.scoring.combination import Combination, choose, expand_to_models, 
 from catsdogs.scoring.scores import log_loss_per_image
 
 
-def outputs(noises: list[float], images: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def outputs(noises, images=4000, seed=0):
     """Return labels, and the predictions of members: the truth with independent noise in the logit."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(0, 4, images)
@@ -20,7 +18,7 @@ def outputs(noises: list[float], images: int = 4000, seed: int = 0) -> tuple[np.
     return labels, expit(np.stack([truth + rng.normal(0, noise, images) for noise in noises]))
 
 
-def test_means_equal_numpy() -> None:
+def test_means_equal_numpy():
     members = np.array([[0.2, 0.9, 1.0], [0.4, 0.5, 0.0], [0.3, 0.99, 1.0]])
     np.testing.assert_allclose(uniform_mean(3, "probability")(members), members.mean(axis=0))
     inside = members[:, :2]
@@ -31,14 +29,14 @@ def test_means_equal_numpy() -> None:
 
 
 @pytest.mark.parametrize("method", ["probability", "logit"])
-def test_means_of_one_and_of_certain_members_stay_probabilities(method: str) -> None:
+def test_means_of_one_and_of_certain_members_stay_probabilities(method):
     members = np.array([[0.0, 0.3, 1.0]] * 7)
     np.testing.assert_allclose(uniform_mean(7, method)(members), members[0], atol=2e-7)
     assert uniform_mean(7, method)(members).max() <= 1
 
 
 @pytest.mark.parametrize(("sharpness", "method"), [(1.0, "probability"), (0.5, "logit")])
-def test_members_with_independent_errors_are_averaged(sharpness: float, method: str) -> None:
+def test_members_with_independent_errors_are_averaged(sharpness, method):
     """Logits are averaged if members are underconfident, probabilities if they are overconfident."""
     labels, members = outputs([2.0, 2.0, 2.0])
     members = expit(sharpness * logit(members))
@@ -53,14 +51,14 @@ def test_members_with_independent_errors_are_averaged(sharpness: float, method: 
         assert table.loc[name, "log_loss"] == pytest.approx(log_loss_per_image(labels, p_dog).mean())
 
 
-def test_a_member_that_others_only_harm_is_used_alone() -> None:
+def test_a_member_that_others_only_harm_is_used_alone():
     labels, members = outputs([6.0, 0.0, 6.0])
     combination, table = choose(labels, members, ["a", "b", "c"])
     assert combination == Combination("single", (0.0, 1.0, 0.0))
     assert table.loc[table["chosen"], "name"].tolist() == ["b"]
 
 
-def test_the_simplest_of_equal_methods_is_chosen() -> None:
+def test_the_simplest_of_equal_methods_is_chosen():
     labels, (member,) = outputs([0.0])
     combination, table = choose(labels, np.stack([member] * 4), list("abcd"))
     assert combination == Combination("single", (1.0, 0.0, 0.0, 0.0))
@@ -78,6 +76,5 @@ def test_models_share_the_weight_of_their_member(seed, method):
     of_members = Combination(method, weights)
     mean = np.mean if method == "probability" else lambda p, axis: expit(logit(p).mean(axis=axis))
     expected = of_members(np.stack([mean(p, axis=0) for p in p_dog]))
-    np.testing.assert_allclose(
-        expand_to_models(of_members, models.tolist())(np.concatenate(p_dog)), expected, rtol=1e-9
-    )
+    of_models = expand_to_models(of_members, models.tolist())
+    np.testing.assert_allclose(of_models(np.concatenate(p_dog)), expected, rtol=1e-9)

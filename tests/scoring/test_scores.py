@@ -1,10 +1,5 @@
 """Scores agree with closed forms and scikit-learn, confidence intervals with SciPy."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 import scipy.stats
@@ -18,7 +13,7 @@ from catsdogs.scoring.scores import EPSILON, Score, clip, expected_calibration_e
 KEYS = ["log_loss", "accuracy", "roc_auc", "brier", "ece"]
 
 
-def simulated(size: int, seed: int, sharpness: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def simulated(size, seed, sharpness=1.0):
     """Labels and probabilities; calibrated for sharpness 1, overconfident above."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 1.5, size)
@@ -26,15 +21,12 @@ def simulated(size: int, seed: int, sharpness: float = 1.0) -> tuple[np.ndarray,
     return labels, 1 / (1 + np.exp(-sharpness * logits))
 
 
-# Values
-
-
-def test_log_loss_per_image_in_closed_form() -> None:
+def test_log_loss_per_image_in_closed_form():
     loss = log_loss_per_image(np.array([1, 0, 1, 0]), np.array([0.9, 0.9, 0.5, 0.2]))
     np.testing.assert_allclose(loss, [-np.log(0.9), -np.log(0.1), np.log(2), -np.log(0.8)], rtol=1e-12)
 
 
-def test_extreme_probabilities_have_the_clipped_loss() -> None:
+def test_extreme_probabilities_have_the_clipped_loss():
     loss = log_loss_per_image(np.array([1, 1, 0, 0]), np.array([0, 1, 0, 1]))
     wrong, right = -np.log(1e-7), -np.log1p(-1e-7)
     np.testing.assert_allclose(loss, [wrong, right, right, wrong], rtol=1e-8)
@@ -42,13 +34,13 @@ def test_extreme_probabilities_have_the_clipped_loss() -> None:
     assert result["log_loss"].value == pytest.approx((wrong + right) / 2)
 
 
-def test_clip_changes_only_the_extremes() -> None:
+def test_clip_changes_only_the_extremes():
     clipped = clip(np.array([0, 1e-9, 0.3, 1 - 1e-9, 1], dtype=np.float32))
     assert clipped.dtype == np.float64
     assert clipped.tolist() == [EPSILON, EPSILON, float(np.float32(0.3)), 1 - EPSILON, 1 - EPSILON]
 
 
-def test_scores_by_hand() -> None:
+def test_scores_by_hand():
     labels = np.array([0, 0, 1, 1])
     p_dog = np.array([0.1, 0.6, 0.4, 0.9])
     result = scores(labels, p_dog, "validation")
@@ -63,11 +55,11 @@ def test_scores_by_hand() -> None:
     assert {score.size for score in result.values()} == {4}
 
 
-def test_a_probability_of_one_half_is_a_cat_as_in_keras() -> None:
+def test_a_probability_of_one_half_is_a_cat_as_in_keras():
     assert scores(np.array([0, 0, 1]), np.array([0.5, 0.5, 0.5]), "test")["accuracy"].value == pytest.approx(2 / 3)
 
 
-def test_calibration_error_bins_confidence_in_fifteenths_closed_above() -> None:
+def test_calibration_error_bins_confidence_in_fifteenths_closed_above():
     # 0.6 = 9/15 belongs to the bin that ends there, 0.61 to the next: |0.6 - 1| and |0.61 - 0| are not averaged away.
     apart = expected_calibration_error(np.array([1, 0]), np.array([0.6, 0.61]))
     assert apart == pytest.approx((0.4 + 0.61) / 2)
@@ -77,25 +69,22 @@ def test_calibration_error_bins_confidence_in_fifteenths_closed_above() -> None:
     assert expected_calibration_error(np.array([1, 0]), np.array([0.68, 0.72])) == pytest.approx(0.2)
 
 
-def test_calibration_error_is_symmetric_in_the_classes() -> None:
+def test_calibration_error_is_symmetric_in_the_classes():
     labels, p_dog = simulated(400, seed=2, sharpness=3)
     mirrored = expected_calibration_error(1 - labels, 1 - p_dog)
     assert expected_calibration_error(labels, p_dog) == pytest.approx(mirrored)
 
 
-# Intervals
-
-
 @pytest.mark.parametrize("decimals", [1, 16])  # with and without ties
-def test_intervals_agree_with_scipy(decimals: int) -> None:
+def test_intervals_agree_with_scipy(decimals):
     labels, p_dog = simulated(300, seed=4, sharpness=2)
     p_dog = np.round(p_dog, decimals)
     result = scores(labels, p_dog, "test")
 
-    def auc(rows: np.ndarray) -> float:
+    def auc(rows):
         return float(sklearn.metrics.roc_auc_score(labels[rows], p_dog[rows]))
 
-    def interval(per_image: np.ndarray, statistic: Callable[..., float] = np.mean, **options: Any) -> Any:
+    def interval(per_image, statistic=np.mean, **options):
         seed = np.random.default_rng(1)
         result = scipy.stats.bootstrap((per_image,), statistic, method="percentile", random_state=seed, **options)
         return result.confidence_interval
@@ -112,12 +101,12 @@ def test_intervals_agree_with_scipy(decimals: int) -> None:
         assert result[name].high == pytest.approx(high, abs=0.06 * (high - low)), name
 
 
-def test_ties_count_half_in_any_order() -> None:
+def test_ties_count_half_in_any_order():
     labels = np.repeat([0, 1], 20)
     assert scores(labels, np.full(40, 0.3), "test")["roc_auc"] == Score(0.5, 0.5, 0.5, "test", 40)
 
 
-def test_the_same_predictions_have_the_same_interval_in_any_order() -> None:
+def test_the_same_predictions_have_the_same_interval_in_any_order():
     labels, p_dog = simulated(300, seed=6)
     assert scores(labels, p_dog, "test") == scores(labels, p_dog, "test")
     order = np.random.default_rng(0).permutation(300)
@@ -129,7 +118,7 @@ def test_the_same_predictions_have_the_same_interval_in_any_order() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(p_dog=arrays(np.float64, st.integers(1, 12), elements=st.floats(0, 1)), data=st.data())
-def test_every_score_stays_in_its_range(p_dog: np.ndarray, data: st.DataObject) -> None:
+def test_every_score_stays_in_its_range(p_dog, data):
     labels = data.draw(arrays(np.float32, p_dog.shape, elements=st.sampled_from([0.0, 1.0])))
     result = scores(labels, p_dog, "test")
     assert list(result) == KEYS
@@ -140,17 +129,14 @@ def test_every_score_stays_in_its_range(p_dog: np.ndarray, data: st.DataObject) 
             assert score.low <= score.high
 
 
-# Degenerate inputs
-
-
 @pytest.mark.parametrize("label", [0, 1])
-def test_one_class_has_no_roc_auc(label: int) -> None:
+def test_one_class_has_no_roc_auc(label):
     result = scores(np.full(5, label), np.linspace(0.1, 0.7, 5), "test")
     assert result["roc_auc"] == Score(None, None, None, "test", 5)
     assert result["log_loss"].low is not None
 
 
-def test_one_image_has_values_and_two_have_intervals() -> None:
+def test_one_image_has_values_and_two_have_intervals():
     result = scores(np.array([1]), np.array([0.8]), "test")
     assert result["log_loss"] == Score(result["log_loss"].value, None, None, "test", 1)
     assert result["log_loss"].value == pytest.approx(-np.log(0.8))
@@ -158,7 +144,7 @@ def test_one_image_has_values_and_two_have_intervals() -> None:
     assert (brier.low, brier.high) == (pytest.approx(0.04), pytest.approx(0.36))
 
 
-def test_resamples_of_one_class_are_skipped_in_the_roc_auc_interval() -> None:
+def test_resamples_of_one_class_are_skipped_in_the_roc_auc_interval():
     labels = np.array([0, 0, 0, 0, 0, 1])
     result = scores(labels, np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.45]), "test")["roc_auc"]
     assert result.value == pytest.approx(0.8)
@@ -167,7 +153,7 @@ def test_resamples_of_one_class_are_skipped_in_the_roc_auc_interval() -> None:
     assert 0 <= result.low <= 0.8 <= result.high <= 1
 
 
-def test_columns_as_from_keras_are_accepted() -> None:
+def test_columns_as_from_keras_are_accepted():
     labels, p_dog = simulated(50, seed=9)
     column = scores(labels[:, None].astype(np.float32), p_dog[:, None], "test")
     assert column == scores(labels, p_dog, "test")
@@ -187,6 +173,6 @@ def test_columns_as_from_keras_are_accepted() -> None:
         ([], [], "at least one"),
     ],
 )
-def test_invalid_predictions_are_refused(labels: list[float], p_dog: list[float], message: str) -> None:
+def test_invalid_predictions_are_refused(labels, p_dog, message):
     with pytest.raises(ValueError, match=message):
         scores(np.array(labels), np.array(p_dog), "test")

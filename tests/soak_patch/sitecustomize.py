@@ -7,8 +7,6 @@ Variables set by tests/soak.py:
         the ledger with the suffix .hit exists.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib.util

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 
 import pandas as pd
@@ -81,11 +79,7 @@ def test_an_empty_folder_is_a_new_job(config, folder):
         ({}, Action.RESUMED, "resumes at trial 3/8"),
         ({"status": "failed", "error_type": "KeyboardInterrupt"}, Action.RESUMED, "resumes at trial 3/8"),
         ({"status": "ok", "stopped": "timeout"}, Action.RESUMED, "resumes at trial 3/8"),
-        (
-            {"status": "failed", "error_type": "Exhausted"},
-            Action.RETRIED,
-            "failed, retrying from trial 3/8",
-        ),
+        ({"status": "failed", "error_type": "Exhausted"}, Action.RETRIED, "failed, retrying from trial 3/8"),
         ({"status": "ok"}, Action.FINISHED, "already finished"),
     ],
 )
@@ -127,13 +121,7 @@ def test_changed_settings_or_images_are_refused(config, folder, write_earlier_jo
 
 @pytest.mark.parametrize(
     "override",
-    [
-        "data.test=elsewhere.zip",
-        "data.train=moved.zip",
-        "tta=flip",
-        "cache=other",
-        "timeout.study_seconds=5",
-    ],
+    ["data.test=elsewhere.zip", "data.train=moved.zip", "tta=flip", "cache=other", "timeout.study_seconds=5"],
 )
 def test_paths_and_settings_of_later_steps_may_change(config, folder, write_earlier_job, override):
     write_earlier_job(config(), status="ok")
@@ -184,10 +172,9 @@ def test_a_job_without_a_completed_trial_restarts_and_is_archived(config, folder
     for override in ("seed=1", "seed=2"):
         decision = inspect(config(override), folder)
         assert (decision.kind, decision.restart) == (Action.RETRIED, True)
-    archived = archive_attempt(folder)
-    assert archived == folder.parent / ".failed" / "a-job.1"
-    assert archived is not None
-    assert (archived / "result.json").is_file()
+    archive = folder.parent / ".failed" / "a-job.1"
+    assert archive_attempt(folder) == archive
+    assert (archive / "result.json").is_file()
     assert inspect(config(), folder).kind is Action.NEW
     assert archive_attempt(folder) is None
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 
@@ -48,13 +46,10 @@ def test_a_corrupted_result_is_a_failed_job(study):
     (study / "slow" / "result.json").write_text("[]")
     table = write_leaderboard(study)
     assert set(table.loc[table["job"].isin(["good", "slow"]), "status"]) == {"failed"}
-    write_json(
-        study / "slow" / "result.json",
-        {"status": "ok", "data": {"digest": "d"}, "best_trial": {"trial": "0"}, "trials": 3},
-    )
-    assert read_job(study / "slow").result["error"] == (
-        "result.json is corrupted (trials=3: Input should be a valid dictionary)"
-    )
+    invalid = {"status": "ok", "data": {"digest": "d"}, "best_trial": {"trial": "0"}, "trials": 3}
+    write_json(study / "slow" / "result.json", invalid)
+    message = "result.json is corrupted (trials=3: Input should be a valid dictionary)"
+    assert read_job(study / "slow").result["error"] == message
     with pytest.raises(UserError, match="none of its 4 jobs"):
         best_job(study, read_jobs(study))
 
@@ -90,30 +85,18 @@ def test_a_corrupted_table_of_trials_is_a_user_error(study, content, words):
     write_leaderboard(study)
 
 
-def test_removed_settings_are_not_read_from_earlier_jobs(study):
-    config = {
-        "fit": {"epochs": 3, "max_parameters": 7},
-        "timeout": {"trial_seconds": 5, "study_seconds": 9},
-        "resume": {"failed": "skip"},
-    }
-    write_json(study / "good" / "result.json", {"status": "ok", "config": config})
-    read = read_job(study / "good").result["config"]
-    assert read["fit"] == {"precision": "float32", "epochs": 3}
-    assert read["timeout"] == {"study_seconds": 9}
-    assert "resume" not in read
-
-
 def test_a_study_that_varied_a_renamed_setting_is_read_but_not_resumed(study):
     check_job_names(study)
     check_job_names(study / "nowhere")
     name = "small_cnn-none-split.holdout-0.2"
     choices = {"backbone": "small_cnn", "split.holdout": "0.2"}
-    config = {"split": {"holdout": 0.2}, "varied": ["split.holdout"]}
+    config = {"split": {"holdout": 0.2}, "varied": ["split.holdout"], "fit": {"epochs": 3, "max_parameters": 7}}
     write_json(study / name / "result.json", {"status": "ok", "choices": choices, "config": config})
     (job,) = [job for job in read_jobs(study) if job.name == name]
     assert job.choices == {"backbone": "small_cnn", "split.holdout_fraction": "0.2"}
     assert job.choice("split.holdout_fraction") == "0.2"
     assert job.result["config"]["varied"] == ["split.holdout_fraction"]
+    assert job.result["config"]["fit"] == {"precision": "float32", "epochs": 3}
     assert list(write_leaderboard(study)["split.holdout_fraction"].dropna()) == ["0.2"]
     with pytest.raises(UserError, match=r"split\.holdout, .* split\.holdout_fraction; use a new study=NAME"):
         check_job_names(study)
@@ -158,14 +141,12 @@ def test_a_missing_or_empty_study_is_a_user_error(study, name):
 
 
 def test_only_a_completed_trial_can_be_chosen(study):
-    write_trials(
-        study / "good" / "trials.csv",
-        [
-            TrialRecord("0", "COMPLETED", 0.3, 0.9, 3, 2, 1.0, {"dropout": 0.1}),
-            TrialRecord("1", "FAILED", None, None, 0, 0, 0.0, {"dropout": 0.2}),
-            TrialRecord("2", "COMPLETED", 0.2, 0.9, 3, 2, 1.0, {"dropout": 0.3}),
-        ],
-    )
+    records = [
+        TrialRecord("0", "COMPLETED", 0.3, 0.9, 3, 2, 1.0, {"dropout": 0.1}),
+        TrialRecord("1", "FAILED", None, None, 0, 0, 0.0, {"dropout": 0.2}),
+        TrialRecord("2", "COMPLETED", 0.2, 0.9, 3, 2, 1.0, {"dropout": 0.3}),
+    ]
+    write_trials(study / "good" / "trials.csv", records)
     job = best_job(study, read_jobs(study))
     assert chosen_trial(job, None).trial == "2"
     assert chosen_trial(job, "0").trial == "0"

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path
@@ -13,6 +11,8 @@ from catsdogs.base.records import CorruptedFile
 from catsdogs.study.trials import TrialRecord, best_trial, lineage, read_trials, write_trials
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trials.csv"
+errors = st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), max_size=30)
+rows = st.tuples(st.none() | st.floats(0, 20), st.floats(0, 1, exclude_max=True), st.integers(0, 500), errors)
 
 
 def record(trial="0", loss=0.5, status="COMPLETED", **values):
@@ -20,14 +20,8 @@ def record(trial="0", loss=0.5, status="COMPLETED", **values):
 
 
 def test_trials_with_failed_infinite_or_missing_scores_cannot_be_best():
-    losers = [
-        record("0", 0.01, "FAILED"),
-        record("1", math.inf),
-        record("2", math.nan),
-        record("3", None),
-        record("4", 0.02, "INVALID"),
-        record("5", -math.inf),
-    ]
+    losers = [record("0", 0.01, "FAILED"), record("1", 0.02, "INVALID")]
+    losers += [record(str(n), loss) for n, loss in enumerate((math.inf, math.nan, None, -math.inf), start=2)]
     assert best_trial([*losers, record("6", 0.7), record("7", 0.6)]).trial == "7"
     assert best_trial(losers) is None
     assert best_trial([]) is None
@@ -37,31 +31,10 @@ def test_equal_scores_rank_the_earlier_trial_first():
     assert best_trial([record("10", 0.3), record("9", 0.3)]).trial == "9"
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.one_of(st.none(), st.floats(0, 20)),
-            st.floats(0, 1, exclude_max=True),
-            st.integers(0, 500),
-            st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), max_size=30),
-        ),
-        min_size=1,
-        max_size=5,
-    )
-)
+@given(st.lists(rows, min_size=1, max_size=5))
 def test_records_are_read_exactly_as_written(tmp_path_factory, rows):
     records = [
-        TrialRecord(
-            str(i),
-            "COMPLETED",
-            loss,
-            None,
-            3,
-            1,
-            0.25,
-            {"dropout": dropout, "unfreeze_depth": depth},
-            error,
-        )
+        TrialRecord(str(i), "COMPLETED", loss, None, 3, 1, 0.25, {"dropout": dropout, "unfreeze_depth": depth}, error)
         for i, (loss, dropout, depth, error) in enumerate(rows)
     ]
     path = tmp_path_factory.mktemp("trials") / "trials.csv"

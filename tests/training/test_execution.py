@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import keras
@@ -14,6 +12,8 @@ from catsdogs.data.views import ORIGINAL
 from catsdogs.network.schedules import learning_rates
 from catsdogs.training.batches import EpochPlan
 from catsdogs.training.execution import DivergedError, train
+
+CONSTANT = ("schedule=constant", "schedule.peak_lr=0.005")
 
 
 def train_model(config, data, *overrides, validate=True, first_epoch=0, epochs=None, listener=None):
@@ -52,9 +52,7 @@ def validation_log_loss(model, data):
 
 def test_the_weights_of_the_epoch_with_the_best_log_loss_and_not_loss_are_restored(config, mislabeled):
     # With this L2 the loss decreases with the weights while the predictions get worse.
-    training, model, _ = train_model(
-        config, mislabeled, "schedule=constant", "schedule.peak_lr=0.005", "model.l2=0.1", "fit.patience=10"
-    )
+    training, model, _ = train_model(config, mislabeled, *CONSTANT, "model.l2=0.1", "fit.patience=10")
     losses = training.history["val_log_loss"]
     assert training.history["val_loss"].argmin() == 3
     assert training.best_epoch == losses.argmin() + 1 < 4
@@ -64,9 +62,7 @@ def test_the_weights_of_the_epoch_with_the_best_log_loss_and_not_loss_are_restor
 
 
 def test_training_stops_after_patience_epochs_without_improvement(config, mislabeled):
-    training, _, _ = train_model(
-        config, mislabeled, "schedule=constant", "schedule.peak_lr=0.005", "fit.patience=1", "fit.epochs=30"
-    )
+    training, _, _ = train_model(config, mislabeled, *CONSTANT, "fit.patience=1", "fit.epochs=30")
     assert len(training.history) == training.best_epoch + 1 < 30
 
 

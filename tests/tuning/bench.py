@@ -1,7 +1,5 @@
 """A job to interrupt and resume, with the fake training of `cheap`."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +21,7 @@ TUNERS = {
     "bayesian": ("tuner=bayesian", "tuner.max_trials=4", "tuner.arguments.num_initial_points=2"),
     "hyperband": ("tuner=hyperband", "tuner.max_trials=null", "fit.epochs=4"),
 }
-# Results of `Bench.uninterrupted`, by tuner.
-_UNINTERRUPTED: dict[str, tuple[tuple, int]] = {}
+_UNINTERRUPTED: dict[str, tuple[tuple, int]] = {}  # results of `Bench.uninterrupted`, by tuner
 
 
 class Bench:
@@ -53,7 +50,6 @@ class Bench:
         return ""
 
     def finished(self) -> int:
-        """Count the finished trials."""
         return len(read_trials(self.folder / "trials.csv"))
 
     def tables(self) -> tuple[str, str, str, dict[str, Any]]:

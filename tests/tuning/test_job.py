@@ -1,7 +1,6 @@
-from __future__ import annotations
-
 import contextlib
 import dataclasses
+from unittest.mock import Mock
 
 import cheap
 import numpy as np
@@ -21,14 +20,8 @@ def location(tmp_path):
 
 
 def write_earlier_result(location, config, **changes):
-    result = {
-        "status": "ok",
-        "objective": 0.25,
-        "best_trial": {"trial": "0", "val_log_loss": 0.25},
-        "config": dataclasses.asdict(config),
-        "data": {"digest": "d"},
-        **changes,
-    }
+    result = {"status": "ok", "objective": 0.25, "best_trial": {"trial": "0", "val_log_loss": 0.25}}
+    result |= {"config": dataclasses.asdict(config), "data": {"digest": "d"}, **changes}
     write_json(location.folder / "result.json", result)
     return result
 
@@ -38,10 +31,7 @@ def write_earlier_result(location, config, **changes):
 def test_no_error_overwrites_the_result_of_an_earlier_run(location, config, monkeypatch, error, status):
     before = write_earlier_result(location, config(), status=status)
 
-    def failing(*args):
-        raise error("no")
-
-    monkeypatch.setattr(job, "load_dataset", failing)
+    monkeypatch.setattr(job, "load_dataset", Mock(side_effect=error("no")))
     # A folder that may be of another job is refused; a programming error stops only this job.
     with contextlib.nullcontext() if error is RuntimeError else pytest.raises(error):
         job.run_job(config(), location, {})
@@ -50,10 +40,7 @@ def test_no_error_overwrites_the_result_of_an_earlier_run(location, config, monk
 
 @pytest.mark.parametrize("error", [UserError, RuntimeError])
 def test_a_failed_job_is_recorded_with_objective_nan(location, config, monkeypatch, error):
-    def failing(*args):
-        raise error("no luck")
-
-    monkeypatch.setattr(job, "load_dataset", failing)
+    monkeypatch.setattr(job, "load_dataset", Mock(side_effect=error("no luck")))
     objective = job.run_job(config(), location, {"backbone": "b"})
     assert objective != objective
     result = read_json(location.folder / "result.json")

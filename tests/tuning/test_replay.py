@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -32,25 +30,16 @@ def propose(oracle, trials, failing=()):
             break
         values = trial.hyperparameters.values
         fails = number in failing
+        scores = {} if fails else {"val_log_loss": score(values), "val_accuracy": 0.5}
         if not fails:
-            oracle.update_trial(trial.trial_id, {"val_log_loss": score(values), "val_accuracy": 0.5})
+            oracle.update_trial(trial.trial_id, scores)
         trial.status = "INVALID" if fails else COMPLETED
         oracle.end_trial(trial)
-        records.append(
-            TrialRecord(
-                trial=trial.trial_id,
-                status="FAILED" if fails else COMPLETED,
-                val_log_loss=None if fails else score(values),
-                val_accuracy=None if fails else 0.5,
-                epochs=1,
-                best_epoch=1,
-                seconds=1.0,
-                hyperparameters=searched_values(values),
-                parent=str(values.get("tuner/trial_id") or ""),
-                first_epoch=int(values.get("tuner/initial_epoch", 0)),
-                epoch_budget=int(values.get("tuner/epochs", 4)),
-            )
-        )
+        outcome = ("FAILED" if fails else COMPLETED, scores.get("val_log_loss"), scores.get("val_accuracy"))
+        record = TrialRecord(trial.trial_id, *outcome, 1, 1, 1.0, searched_values(values))
+        parent, first_epoch = str(values.get("tuner/trial_id") or ""), int(values.get("tuner/initial_epoch", 0))
+        budget = int(values.get("tuner/epochs", 4))
+        records.append(dataclasses.replace(record, parent=parent, first_epoch=first_epoch, epoch_budget=budget))
     return records
 
 

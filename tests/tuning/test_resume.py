@@ -1,7 +1,5 @@
 """Jobs that are killed, corrupted, failed or extended, and resumed."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import shutil

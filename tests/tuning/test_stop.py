@@ -1,7 +1,5 @@
 """Jobs that stop because of disk, memory, time or a programming error, and are resumed."""
 
-from __future__ import annotations
-
 import errno
 import time
 

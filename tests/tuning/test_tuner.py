@@ -1,8 +1,7 @@
-from __future__ import annotations
-
 import datetime
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import cheap
 import numpy as np
@@ -157,13 +156,9 @@ def test_a_programming_error_is_raised_before_the_search(tuner, monkeypatch):
 
 def test_a_user_error_while_inputs_are_read_stops_the_search(tuner, monkeypatch):
     """Keras reads in threads of TensorFlow, and the error that they raise looks like that of a failed trial."""
-
-    def refuse(*args, **kwargs):
-        raise UserError("the cache cannot be written")
-
-    monkeypatch.setattr("catsdogs.features.store.Store.fill", refuse)
+    monkeypatch.setattr("catsdogs.features.store.Store.fill", Mock(side_effect=UserError("the cache is full")))
     built = tuner()
-    with pytest.raises(UserError, match="the cache cannot be written"), built._data.features.reading():
+    with pytest.raises(UserError, match="the cache is full"), built._data.features.reading():
         built.run()
     assert {record.status for record in built.records} <= {"COMPLETED"}
 

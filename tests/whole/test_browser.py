@@ -1,7 +1,5 @@
 """Pages opened from disk in a browser without a network: `pytest -m browser`; requires Chromium or Chrome."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import time
@@ -10,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from documents import EVIL, write_hostile
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import expect, sync_playwright
 from studies import picture, write_final, write_images, write_split, write_study
 from synthetic_images import encoded, folder_of, scene
 
@@ -21,11 +19,10 @@ from catsdogs.data_audit.findings import audit_images
 from catsdogs.data_audit.page import write_page
 
 pytestmark = pytest.mark.browser
-
 LOCAL = ("file:", "data:", "blob:")
 
 
-def until(page: Page, expression: str) -> None:
+def until(page, expression):
     """Wait until it is true. Playwright's wait_for_function calls eval, which the policy of the page blocks."""
     deadline = time.monotonic() + 20
     while not page.evaluate(expression):
@@ -90,7 +87,7 @@ def open_page(browser):
     """Function that opens a page; fails for errors on the page, and for requests to anything outside it."""
     contexts, errors = [], []
 
-    def open_file(file: Path, **context) -> Page:
+    def open_file(file, **context):
         contexts.append(browser.new_context(offline=True, **{"viewport": {"width": 1400, "height": 900}, **context}))
         page = contexts[-1].new_page()
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
@@ -105,7 +102,7 @@ def open_page(browser):
     assert errors == []
 
 
-def draw_everything(page: Page) -> int:
+def draw_everything(page):
     """Scroll through the page and return the number of figures."""
     for top in range(0, page.evaluate("document.documentElement.scrollHeight"), 700):
         page.evaluate("top => window.scrollTo({top, behavior: 'instant'})", top)
@@ -114,7 +111,7 @@ def draw_everything(page: Page) -> int:
     return page.locator(".plot").count()
 
 
-def jobs_of(page: Page) -> list[str]:
+def jobs_of(page):
     return page.locator("#jobs tbody tr:not([hidden]) th .aside:last-child").all_inner_texts()
 
 
@@ -124,10 +121,8 @@ def test_figures_are_drawn_on_scrolling_and_can_be_saved(open_page, report):
     assert draw_everything(page) >= 14
     # Plotly also draws axes without data.
     marks = ".trace, .points, .heatmaplayer image, .hm, .scatterlayer, .barlayer"
-    for condition in (
-        f"plot.querySelector('{marks}')",
-        "plot.offsetHeight === plot.querySelector('.main-svg').clientHeight",
-    ):
+    height = "plot.offsetHeight === plot.querySelector('.main-svg').clientHeight"
+    for condition in (f"plot.querySelector('{marks}')", height):
         assert page.evaluate(f"[...document.querySelectorAll('.plot')].every((plot) => {condition})"), condition
     with page.expect_download() as download:
         page.get_by_role("button", name="Save as PNG: Validation log loss of each job").click()
@@ -214,7 +209,7 @@ def test_leaderboard_sorts_and_filters(open_page, report, hostile_report):
     expect(page.locator("#jobs tbody tr:not([hidden])")).to_have_attribute("data-status", "failed")
 
 
-def pixels(page: Page, *points: tuple[float, float]) -> list[list[float]]:
+def pixels(page, *points):
     """Return the pixels of points of the parallel coordinates, given in data coordinates."""
     page.locator("#coordinates").scroll_into_view_if_needed()
     page.wait_for_selector("#plot-coordinates .main-svg")
@@ -231,7 +226,7 @@ def pixels(page: Page, *points: tuple[float, float]) -> list[list[float]]:
     )
 
 
-def drag(page: Page, start: tuple[float, float], end: tuple[float, float]) -> None:
+def drag(page, start, end):
     first, last = pixels(page, start, end)
     page.mouse.move(*first)
     page.mouse.down()

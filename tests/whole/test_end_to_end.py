@@ -1,7 +1,5 @@
 """The commands, run as a user runs them, on small synthetic archives."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -249,7 +247,6 @@ for sys.argv in json.loads(sys.argv[1]):
     print(json.dumps([status, out.getvalue(), err.getvalue()]))
 assert not {"tensorflow", "keras", "keras_tuner"} & set(sys.modules)
 """
-
 
 USER_ERRORS = [
     (("search", "-m", "data.train=nowhere.zip", "seed=1,2"), ["nowhere.zip"]),

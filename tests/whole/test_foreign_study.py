@@ -1,7 +1,5 @@
 """Untrusted studies: retraining one runs none of its code and follows none of its paths."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os

@@ -1,7 +1,5 @@
 """Studies of earlier versions stay readable; `tests/golden/studies/make.py` wrote these copies."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

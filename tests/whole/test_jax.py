@@ -1,7 +1,5 @@
 """Search, retrain and tests of training on JAX, in an environment without TensorFlow."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The counters of tests/soak.py, and a short run of it."""
 
-from __future__ import annotations
-
 import json
 import random
 import subprocess
@@ -26,7 +24,7 @@ def test_rows_that_differ_or_are_missing_are_counted():
 class Forgetful:
     """Study that is killed after trials 0 and 1; then it repeats trial 1 and loses trial 0."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.log = folder / "log"
         self.log.write_text("")
         self._runs = 0

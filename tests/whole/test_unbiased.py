@@ -1,7 +1,5 @@
 """A tiny study with a holdout, folds and a selection, and the final models that `retrain` makes of it."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import shutil
@@ -43,17 +41,13 @@ FLIP, NONE = "flip", "none"
 
 
 class Study:
-    """Two jobs that differ in augmentation; the first has a selection.
-
-    Attributes:
-        rows_read: rows with pixels that the searches have read.
-    """
+    """Two jobs that differ in augmentation; the first has a selection."""
 
     def __init__(self, folder, config):
         self.folder = folder / "study"
         self._cache = folder / "cache"
         self._config = config
-        self.rows_read: set[int] = set()
+        self.rows_read: set[int] = set()  # rows with pixels that the searches have read
 
     def config(self, augmentation=FLIP, *overrides):
         return self._config(*SETTINGS, f"augmentation={augmentation}", f"cache={self._cache}", *overrides)
@@ -66,8 +60,7 @@ class Study:
         return run_job(config, location, {"augmentation": augmentation})
 
     def dataset(self):
-        config = self.config()
-        return load_dataset(config.data, self._cache, config.split)
+        return load_dataset(self.config().data, self._cache, self.config().split)
 
     def retrain(self, augmentation=FLIP, *, kind="none", size=1, tta="none", average="probability", **changed):
         first = next(job for job in read_jobs(self.folder) if job.name == augmentation)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import shutil
 import zipfile
 from pathlib import Path
@@ -61,9 +59,8 @@ def test_a_config_dir_of_the_user_adds_options_and_studies(installed, tmp_path):
     (mine / "sweeps").mkdir(parents=True)
     (mine / "space").mkdir()
     (mine / "space" / "one.yaml").write_text("dense_units: {kind: choice, values: [8]}\n")
-    (mine / "sweeps" / "own.yaml").write_text(
-        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,2\n"
-    )
+    declared = "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,2\n"
+    (mine / "sweeps" / "own.yaml").write_text(declared)
     overrides = ("experiment=debug", "space=one", "sweeps=own", "study=s")
     done = run(installed, tmp_path, "search", "--config-dir", str(mine), *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
