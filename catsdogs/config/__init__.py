@@ -1,5 +1,5 @@
 """Settings of the user.
 
-In: `conf/`, `sweeps/`, the command line, or the `result.json` of a study. Out: a validated
+Input: `conf/`, `sweeps/`, the command line, or the `result.json` of a study. Output: a validated
 `SearchConfig` or `RetrainConfig`, or an error that names key, value and fix.
 """

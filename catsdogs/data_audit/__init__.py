@@ -1,1 +1,5 @@
-"""Audit of a folder of images: terminal summary, HTML page and CSV tables. Keras is not imported."""
+"""Audit of a folder of images. Does not import Keras.
+
+Input: images, and studies that were trained on them. Output: terminal summary, HTML page and CSV tables of corrupted
+files, duplicates and likely label errors.
+"""

@@ -1,4 +1,4 @@
 """Activations of the frozen prefix, computed once and stored.
 
-In: rows, a view and a cut. Out: activations, from the store or computed by the fastest accurate engine.
+Input: rows, a view and a cut. Output: activations, from the store or computed by the fastest accurate engine.
 """

@@ -1,4 +1,4 @@
 """Final model of a study.
 
-In: jobs and their trials. Out: `best/` with the model, its scores and predictions, `submission.csv` and the model card.
+Input: jobs and their trials. Output: `best/` with the model, its scores and predictions, `submission.csv` and the model card.
 """

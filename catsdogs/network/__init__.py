@@ -1,4 +1,4 @@
 """Neural networks: the backbone, its cut into frozen prefix and trained suffix, and the classifier.
 
-In: the configuration of a trial. Out: a frozen prefix, a compiled trained suffix, and full Keras models.
+Input: the configuration of a trial. Output: a frozen prefix, a compiled trained suffix, and full Keras models.
 """

@@ -1,4 +1,4 @@
 """Text formats and page templates shared by the commands.
 
-Takes numbers, names and dates. Returns the text that pages, terminal and model card show.
+Input: numbers, names and dates. Output: the text that pages, terminal and model card show.
 """

@@ -1,1 +1,1 @@
-"""Synthetic `train.zip` and `test.zip` from a seed, for any number of classes."""
+"""Synthetic `train.zip` and `test.zip` of cats and dogs, from a seed."""
