@@ -1,4 +1,5 @@
 """Final model of a study.
 
-Input: jobs and their trials. Output: `best/` with the model, its scores and predictions, `submission.csv` and the model card.
+Input: jobs and their trials. Output: `best/` with the model, its scores, predictions,
+`submission.csv` and the model card.
 """

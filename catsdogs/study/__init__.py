@@ -1,5 +1,5 @@
 """The files of a study.
 
-Input: a study folder. Output: its jobs, trials, epochs and leaderboard, the state of each job, and the decision to start,
-resume, retry or skip it.
+Input: a study folder. Output: its jobs, trials, epochs and leaderboard, the state of each job, and the decision to
+start, resume, retry or skip it.
 """
