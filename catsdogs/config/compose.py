@@ -138,6 +138,15 @@ def resolve_job_name(choices: Any, overrides: Any, sweeper: Any, varied: Any) ->
     return job_name(dict(choices), list(overrides), swept + list(varied))
 
 
+def with_value(message: str, overrides: Iterable[str]) -> str:
+    """Insert the value of an override into a message that starts with its key: `fit.epochz=3: unknown setting`."""
+    for override in overrides:
+        key, equals, _ = override.removeprefix("++").partition("=")
+        if equals and message.startswith(f"{key}: "):
+            return f"{override.removeprefix('++')}{message.removeprefix(key)}"
+    return message
+
+
 def format_config_error(error: BaseException) -> str:
     """Return a one-line message with key, value and fix for an error of the composition."""
     if isinstance(error, UserError):

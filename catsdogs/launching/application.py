@@ -27,6 +27,7 @@ from catsdogs.config.compose import (
     format_config_error,
     raised_by_hydra,
     resume_command,
+    with_value,
 )
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.setting_names import check_overrides
@@ -69,7 +70,8 @@ def hydra_application(
             raise
         # Hydra wraps the errors of a launcher's constructor.
         wraps = not isinstance(error, UserError) and isinstance(error.__cause__, UserError)
-        return print_error(format_config_error(error.__cause__ if wraps and error.__cause__ else error))
+        message = format_config_error(error.__cause__ if wraps and error.__cause__ else error)
+        return print_error(with_value(message, parsed.overrides))
     except KeyboardInterrupt as stop:
         print("\nInterrupted; finished trials are saved", file=sys.stderr)
         study = StudyCallback.report_interrupted()
@@ -77,9 +79,9 @@ def hydra_application(
             print(f"To resume: {resume_command(words, parsed.overrides, study.name)}")
         return exit_status(stop)
     except Exception as error:
-        message = None if tracebacks else _user_message(error)
-        if message is not None:
-            return print_error(message)
+        user_message = None if tracebacks else _user_message(error)
+        if user_message is not None:
+            return print_error(with_value(user_message, parsed.overrides))
         # A launcher or sweeper failed: joblib if a worker was killed, Optuna if no job succeeded.
         if not StudyCallback.report_stopped():
             raise

@@ -23,6 +23,7 @@ from catsdogs.config.compose import (
     resolved,
     to_search_config,
     with_default_study,
+    with_value,
 )
 from catsdogs.config.locations import conf_dir, sweeps_dir
 from catsdogs.config.saved_config import saved_config
@@ -241,6 +242,14 @@ def test_hydras_errors_become_one_line_messages_without_its_advice(composed, mon
     assert words in message
     for advice in ("multirun", "HYDRA_FULL_ERROR", "https://", "To append", "\n"):
         assert advice not in message
+
+
+def test_an_error_shows_the_value_that_was_set():
+    overrides = ["seed=1", "fit.epochz=3", "+fit=4", "++space.l2.lo=5"]
+    assert with_value("fit.epochz: unknown setting", overrides) == "fit.epochz=3: unknown setting"
+    assert with_value("+fit: already set", overrides) == "+fit=4: already set"
+    assert with_value("space.l2.lo: unknown setting", overrides) == "space.l2.lo=5: unknown setting"
+    assert with_value("fit.epochs=0: must be at least 1", overrides) == "fit.epochs=0: must be at least 1"
 
 
 @pytest.mark.parametrize("command", ["search", "retrain"])
