@@ -157,7 +157,7 @@ class FeatureReader:
         }
         missing = sum(size for key, size in sizes.items() if self._store.open(key) is None)
         images = (
-            f"{self.views} views of {len(self._rows['train'])} images and {len(self._rows['plain'])} validation images "
+            f"{self.views} view{'s' if self.views > 1 else ''} of {len(self._rows['train'])} images and {len(self._rows['plain'])} validation images "
             f"at {', '.join(f'{cut.layer} ({cut.values:,} values)' for cut in self._cuts)}"
         )
         room = self._store.room(keep=sizes)
