@@ -158,7 +158,8 @@ class FeatureReader:
         missing = sum(size for key, size in sizes.items() if self._store.open(key) is None)
         images = (
             f"{self.views} view{'s' if self.views > 1 else ''} of {len(self._rows['train'])} images and "
-            f"{len(self._rows['plain'])} validation images at {', '.join(f'{cut.layer} ({cut.values:,} values)' for cut in self._cuts)}"
+            f"{len(self._rows['plain'])} validation images at "
+            + ", ".join(f"{cut.layer} ({cut.values:,} values)" for cut in self._cuts)
         )
         room = self._store.room(keep=sizes)
         if missing > room:
