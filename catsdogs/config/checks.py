@@ -44,7 +44,10 @@ def _format_validation_error(error: ValidationError, values: Any, prefix: str = 
     if first["type"] == "unexpected_keyword_argument":
         for part in path[:-1]:
             values = values[part]
-        return unknown_setting(key, {*map(str, values)} - {str(path[-1])}, setting_keys(SearchConfig))
+        siblings = {*map(str, values)} - {str(path[-1])}
+        if path[0] == "space":
+            siblings = {field.name for field in dataclasses.fields(HyperparameterConfig)}
+        return unknown_setting(key, siblings, setting_keys(SearchConfig))
     shown = quoted(value) if isinstance(value, str) else "null" if value is None else str(value).lower()
     if first["type"] == "dataclass_type":
         return f"{key}={shown}: must be a group of settings; set each as {key}.KEY=VALUE"

@@ -144,6 +144,8 @@ def with_value(message: str, overrides: Iterable[str]) -> str:
         key, equals, _ = override.removeprefix("++").partition("=")
         if equals and message.startswith(f"{key}: "):
             return f"{override.removeprefix('++')}{message.removeprefix(key)}"
+        if "interval(" in override and message.startswith("interval(A,B): "):
+            return override + message.removeprefix("interval(A,B)")
     return message
 
 

@@ -111,6 +111,7 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("space.dropout.high=1.0", ["space.dropout.high=1", "less than 1"]),
         ("space.l2.low=0", ["space.l2.low=0", "log"]),
         ("space.unfreeze_depth.values=[]", ["space.unfreeze_depth.values", "at least 1"]),
+        ("+space.l2.lo=1e-6", ["space.l2.lo: unknown setting; did you mean 'space.l2.low'?", "sampling, step"]),
         ("~space", ["space: not set; add +space=VALUE"]),
         ("space.unfreeze_depth.values=[1.5]", ["space.unfreeze_depth.values=1.5", "integer"]),
         ("+space={leaves:{kind:choice,values:[1]}}", ["space.leaves: unknown hyperparameter", "dropout"]),
@@ -247,6 +248,7 @@ def test_hydras_errors_become_one_line_messages_without_its_advice(composed, mon
 def test_an_error_shows_the_value_that_was_set():
     overrides = ["seed=1", "fit.epochz=3", "+fit=4", "++space.l2.lo=5"]
     assert with_value("fit.epochz: unknown setting", overrides) == "fit.epochz=3: unknown setting"
+    assert with_value("interval(A,B): needs x", ["seed=interval(1,2)"]) == "seed=interval(1,2): needs x"
     assert with_value("+fit: already set", overrides) == "+fit=4: already set"
     assert with_value("space.l2.lo: unknown setting", overrides) == "space.l2.lo=5: unknown setting"
     assert with_value("fit.epochs=0: must be at least 1", overrides) == "fit.epochs=0: must be at least 1"
