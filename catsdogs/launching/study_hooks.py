@@ -14,7 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from catsdogs.base.errors import UserError, first_line
-from catsdogs.config.compose import CONFIG_ERRORS, format_config_error, to_search_config
+from catsdogs.config.compose import CONFIG_ERRORS, format_config_error, to_search_config, with_value
 from catsdogs.config.schema import SearchConfig
 from catsdogs.launching.failures import exit_from_hook, knows_all_jobs, print_error
 
@@ -70,7 +70,7 @@ class StudyCallback(Callback):
             _check_launcher(config)
             jobs = _planned_jobs(config)
         except CONFIG_ERRORS as error:
-            exit_from_hook(print_error(format_config_error(error)))
+            exit_from_hook(print_error(with_value(format_config_error(error), config.hydra.overrides.task)))
         names = [str(job.hydra.sweep.subdir) for job in jobs]
         self._prepare(jobs or [config], Path(config.hydra.sweep.dir), names)
 
