@@ -18,10 +18,15 @@ def first_line(message: object) -> str:
     return str(message).strip().split("\n", 1)[0].strip() or type(message).__name__
 
 
+def print_error(message: str) -> int:
+    """Print a user error to stderr and return its exit status, 2."""
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
 def exit_status_of(command: Callable[[], int]) -> int:
     """Run a command and return its exit status; print a `UserError` and return 2."""
     try:
         return command()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return print_error(str(error))

@@ -141,9 +141,10 @@ def resolve_job_name(choices: Any, overrides: Any, sweeper: Any, varied: Any) ->
 def with_value(message: str, overrides: Iterable[str]) -> str:
     """Insert the value of an override into a message that starts with its key: `fit.epochz=3: unknown setting`."""
     for override in overrides:
-        key, equals, _ = override.removeprefix("++").partition("=")
+        override = override.removeprefix("++")
+        key, equals, _ = override.partition("=")
         if equals and message.startswith(f"{key}: "):
-            return f"{override.removeprefix('++')}{message.removeprefix(key)}"
+            return override + message.removeprefix(key)
         if "interval(" in override and message.startswith("interval(A,B): "):
             return override + message.removeprefix("interval(A,B)")
     return message

@@ -22,6 +22,7 @@ from catsdogs.data.catalog import CAT, DOG, LABEL_SOURCES, build_catalog
 from catsdogs.data.split import assign_splits, subset
 
 _IGNORED = "ignored by data.ignore"
+_MOST_REASONS = 5  # in a log line
 
 _log = logging.getLogger(__name__)
 
@@ -167,8 +168,10 @@ def _report(skipped: pd.DataFrame, total: int, train: Path) -> None:
         _log.info("data.ignore excludes %d of %d training images", len(skipped) - len(unusable), total)
     if len(unusable):
         reasons = [f"{row.id} ({row.problem})" for row in unusable.itertuples()]
-        all_reasons = f"; all reasons: python -m catsdogs.audit {shlex.quote(str(train))}" if len(unusable) > 5 else ""
-        _log.warning("skipping %d of %d training images: %s%s", len(unusable), total, listed(reasons), all_reasons)
+        shown = listed(reasons, _MOST_REASONS)
+        if len(reasons) > _MOST_REASONS:
+            shown += f"; all reasons: python -m catsdogs.audit {shlex.quote(str(train))}"
+        _log.warning("skipping %d of %d training images: %s", len(unusable), total, shown)
 
 
 def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, train: Path, test: pd.DataFrame | None) -> None:

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from catsdogs.base.errors import UserError
+from catsdogs.base.errors import UserError, print_error
 from catsdogs.base.interrupts import exit_status, terminable
 from catsdogs.base.processes import processors, share_of_machine, thread_limit
 from catsdogs.config.compose import (
@@ -31,7 +31,7 @@ from catsdogs.config.compose import (
 )
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.setting_names import check_overrides
-from catsdogs.launching.failures import JobFailed, exit_from_hook, knows_all_jobs, print_error, record_failure
+from catsdogs.launching.failures import JobFailed, exit_from_hook, knows_all_jobs, record_failure
 from catsdogs.launching.registration import register
 from catsdogs.launching.study_hooks import StudyCallback
 
@@ -69,9 +69,9 @@ def hydra_application(
         if tracebacks:
             raise
         # Hydra wraps the errors of a launcher's constructor.
-        wraps = not isinstance(error, UserError) and isinstance(error.__cause__, UserError)
-        message = format_config_error(error.__cause__ if wraps and error.__cause__ else error)
-        return print_error(with_value(message, parsed.overrides))
+        if not isinstance(error, UserError) and isinstance(error.__cause__, UserError):
+            error = error.__cause__
+        return print_error(with_value(format_config_error(error), parsed.overrides))
     except KeyboardInterrupt as stop:
         print("\nInterrupted; finished trials are saved", file=sys.stderr)
         study = StudyCallback.report_interrupted()

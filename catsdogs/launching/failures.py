@@ -1,4 +1,4 @@
-"""Failed jobs, for the job folder and for Hydra's sweeper; error lines and exit statuses of commands."""
+"""Failed jobs, for the job folder and for Hydra's sweeper; exits of Hydra's hooks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,6 @@ log = logging.getLogger(__name__)
 
 class JobFailed(Exception):
     """Failed job, for sweepers that choose jobs one by one: they do not accept NaN."""
-
-
-def print_error(message: str) -> int:
-    """Print a user error to stderr and return its exit status, 2."""
-    print(f"error: {message}", file=sys.stderr)
-    return 2
 
 
 def exit_from_hook(status: int) -> NoReturn:

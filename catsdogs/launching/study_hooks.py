@@ -13,10 +13,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from catsdogs.base.errors import UserError, first_line
+from catsdogs.base.errors import UserError, first_line, print_error
 from catsdogs.config.compose import CONFIG_ERRORS, format_config_error, to_search_config, with_value
 from catsdogs.config.schema import SearchConfig
-from catsdogs.launching.failures import exit_from_hook, knows_all_jobs, print_error
+from catsdogs.launching.failures import exit_from_hook, knows_all_jobs
 
 if TYPE_CHECKING:
     from catsdogs.study.decision import JobDecision
@@ -54,7 +54,7 @@ class StudyCallback(Callback):
         if cls._running is None:
             return False
         traceback.print_exc()
-        print("error: the study stopped before all jobs finished; completed trials are saved", file=sys.stderr)
+        print_error("the study stopped before all jobs finished; completed trials are saved")
         if any(cls._running.glob("*/result.json")):
             write_leaderboard(cls._running)
         cls.report_interrupted()

@@ -141,9 +141,9 @@ def _describe_gain(step: str, gain: Mapping[str, Any], fix: str) -> str:
         few = f"{images} are too few; it needs {FEWEST}, with both classes"
         return f"{step} not applied: {few if difference == 0 else 'it does not improve the cross-validated log loss'}."
     significance = "significant" if low > 0 or high < 0 else "within noise"
-    raises = high < 0
+    advice = fix if high < 0 else ""
     change = "lowers" if difference >= 0 else "raises"
     low, high = (low, high) if difference >= 0 else (-high, -low)
     interval = "" if math.isnan(low) else f" (95% CI {loss(low)} to {loss(high)})"
     effect = f"{step} {change} the log loss by {loss(abs(difference))}{interval} on {images}"
-    return f"{effect}; the difference is {significance}{fix if raises else ''}."
+    return f"{effect}; the difference is {significance}{advice}."

@@ -7,6 +7,7 @@ import pytest
 from omegaconf import open_dict
 from studies import write_job
 
+from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.base.interrupts import Terminated, exit_status, terminable
 from catsdogs.config.compose import resume_command
@@ -117,3 +118,12 @@ def test_old_temporary_files_of_a_study_are_removed(tmp_path, callback, composed
         config.hydra = {}
     callback._prepare([config], study, ["a-job"])
     assert [file.exists() for file in (old, new, other)] == [False, True, True]
+
+
+def test_a_user_error_with_a_cause_keeps_its_own_message(capsys, monkeypatch):
+    def complete(parsed, words):
+        raise UserError("job a: its trials.csv is corrupted; set job=NAME") from UserError("trials.csv: corrupted")
+
+    monkeypatch.setattr("sys.argv", ["catsdogs-search"])
+    assert application.hydra_application("search", Mock(), complete) == 2
+    assert capsys.readouterr().err == "error: job a: its trials.csv is corrupted; set job=NAME\n"
