@@ -18,6 +18,7 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.text import escape_interpolations, quoted
 from catsdogs.config.checks import validated
 from catsdogs.config.compose import resolved, with_overrides
+from catsdogs.config.effects import check_retrain
 from catsdogs.config.saved_config import check_builder, is_trusted, named_builders, saved_config
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.launching.application import hydra_application
@@ -31,17 +32,21 @@ def task(config: DictConfig) -> None:
     # Keras takes seconds to import; user errors are reported before that.
     settings = validated(resolved(config), RetrainConfig)
 
-    from catsdogs.comparison.reporting import write_page
-    from catsdogs.final.metrics import format_scores
-    from catsdogs.final.retraining import make_final
     from catsdogs.study.jobs import best_jobs, chosen_trial, read_job, read_jobs
 
     study = Path(settings.studies_dir) / settings.study
     job = read_job(study / str(settings.job))
     assert job is not None
+    trial = chosen_trial(job, settings.trial)
+    check_retrain(settings, HydraConfig.get().overrides.task, trial.trial, trial.hyperparameters)
+
+    from catsdogs.comparison.reporting import write_page
+    from catsdogs.final.metrics import format_scores
+    from catsdogs.final.retraining import make_final
+
     jobs = best_jobs(study, read_jobs(study), job, settings.ensemble.num_jobs)
     _check_builders(settings, jobs)
-    metrics = make_final(settings, jobs, chosen_trial(job, settings.trial), study)
+    metrics = make_final(settings, jobs, trial, study)
     print()
     for line in format_scores(metrics):
         print(line)

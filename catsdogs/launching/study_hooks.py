@@ -14,7 +14,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from catsdogs.base.errors import UserError, first_line, print_error
+from catsdogs.base.text import listed
 from catsdogs.config.compose import CONFIG_ERRORS, format_config_error, to_search_config, with_value
+from catsdogs.config.effects import check_search, different, effective
 from catsdogs.config.schema import SearchConfig
 from catsdogs.launching.failures import exit_from_hook, knows_all_jobs
 
@@ -95,6 +97,8 @@ class StudyCallback(Callback):
                 to_search_config(OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"]))
                 for job in jobs
             ]
+            check_search(list(zip(configs, [_typed(job, bool(names)) for job in jobs], strict=True)))
+            _check_different(configs, names)
             check_job_names(study)
             decisions = _inspect_jobs(configs, study, names)
             if any(decision.runs for decision in decisions) or not names:
@@ -144,6 +148,32 @@ class StudyCallback(Callback):
             exit_from_hook(2 if all(job.result.get("error_type") == "UserError" for job in failed) else 1)
 
 
+def _check_different(configs: list[SearchConfig], names: list[str]) -> None:
+    """Raise a `UserError` if two jobs would train the same trials."""
+    jobs: dict[str, tuple[str, SearchConfig]] = {}
+    for config, name in zip(configs, names, strict=False):
+        same, other = jobs.setdefault(repr(effective(config)), (name, config))
+        if names.count(name) > 1:
+            raise UserError(f"job {name}: two jobs of this study have these settings; remove the repeated value")
+        if same != name:
+            raise UserError(
+                f"job {name}: trains the same trials as job {same}, because the difference in "
+                f"{listed(different(config, other))} has no effect on them; remove one of the values"
+            )
+
+
+def _typed(config: DictConfig, planned: bool) -> list[str]:
+    """Return the overrides of a job; of jobs that a sweeper chooses one by one, only those of searched settings."""
+    words = [str(word) for word in config.hydra.overrides.task]
+    if planned:
+        return words
+    words += [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    keys = [word.partition("=")[0].lstrip("+") for word in words]
+    if any(key.startswith("space") for key in keys):
+        return []
+    return [word for word, key in zip(words, keys, strict=True) if key.rpartition(".")[2] in config.space]
+
+
 def _inspect_jobs(configs: list[SearchConfig], study: Path, names: list[str]) -> list[JobDecision]:
     """Read the images of every job, and return the decision for each job that has a name."""
     from catsdogs.data.dataset import load_dataset
@@ -151,9 +181,6 @@ def _inspect_jobs(configs: list[SearchConfig], study: Path, names: list[str]) ->
     from catsdogs.study.identity import fingerprint
     from catsdogs.study.locking import is_locked, lock_message
 
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise UserError(f"job {min(twice)}: two jobs of this study have these settings; remove the repeated value")
     digests = {
         _images(config): load_dataset(config.data, Path(config.cache), config.split).digest
         for config in {_images(config): config for config in configs}.values()

@@ -115,7 +115,7 @@ def test_old_temporary_files_of_a_study_are_removed(tmp_path, callback, composed
     images = ("data.sample.images_per_class=8", "data.sample.test_images=1")
     config = composed("experiment=debug", *images, f"cache={tmp_path / 'cache'}")
     with open_dict(config):
-        config.hydra = {}
+        config.hydra = {"overrides": {"task": []}}
     callback._prepare([config], study, ["a-job"])
     assert [file.exists() for file in (old, new, other)] == [False, True, True]
 

@@ -1,0 +1,236 @@
+"""Settings without effect: those that the user typed are refused, with the reason.
+
+A new setting that is ignored in some configurations gets a row in `_ALWAYS`, `_OF_SEARCH` or `_OF_RETRAIN`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from catsdogs.base.errors import UserError
+from catsdogs.config.hyperparameters import unfreeze_depths, with_values
+from catsdogs.config.schema import MOST_VIEWS, SEARCHABLE, ModelConfig, RetrainConfig, SearchConfig
+
+
+@dataclass(frozen=True)
+class NoEffect:
+    """A setting, or a group with all of its settings, and the configurations in which it has no effect.
+
+    Attributes:
+        reason: completes "no effect, because".
+        fix: an alternative to removing the setting.
+    """
+
+    key: str
+    applies: Callable[[Any], bool]
+    reason: str
+    fix: str = ""
+
+    def covers(self, key: str) -> bool:
+        """Return whether this is the setting, or a group of it."""
+        return f"{key}.".startswith(f"{self.key}.")
+
+
+def _changes_shape(config: SearchConfig) -> bool:
+    used = config.augmentation
+    return any((used.rotation_degrees, used.shift_fraction, used.zoom_fraction, used.shear_degrees))
+
+
+def _changes_images(config: SearchConfig) -> bool:
+    return any(value for name, value in vars(config.augmentation).items() if name != "border")
+
+
+def _single_view(config: SearchConfig) -> bool:
+    kind, views = config.tta.kind, config.tta.views
+    return kind == "none" or (kind == "views" and (views == 1 or not _changes_images(config)))
+
+
+def _without_validation(config: RetrainConfig) -> bool:
+    """Return whether no model is validated on images that it was not trained on."""
+    by_folds = config.ensemble.kind == "folds" or config.evaluate_with == "folds"
+    return not by_folds and (config.fit_on == "all" or config.split.folds > 1)
+
+
+def _averages_views(config: RetrainConfig) -> bool:
+    flips = config.tta.kind == "auto" and config.augmentation.flip_probability > 0
+    return flips or (config.tta.kind != "auto" and not _single_view(config))
+
+
+def _frozen(config: SearchConfig) -> bool:
+    return unfreeze_depths(config) == [0]
+
+
+_ALWAYS = (
+    NoEffect("data.sample", lambda c: c.data.train is not None, "data.train is set"),
+    NoEffect("data.sample.test_images", lambda c: c.data.test is not None, "data.test is set"),
+    NoEffect("data.validation_fraction", lambda c: c.split.folds > 1, "split.folds above 1 determines the split"),
+    NoEffect("backbone.train_batch_norm", _frozen, "no layer is unfrozen", "set model.unfreeze_depth"),
+    NoEffect(
+        "augmentation.border", lambda c: not _changes_shape(c), "no transform moves pixels", "set one, such as a shift"
+    ),
+    NoEffect(
+        "schedule.final_fraction",
+        lambda c: c.schedule.kind == "constant",
+        "schedule.kind=constant keeps the learning rate",
+        "set schedule=cosine",
+    ),
+    NoEffect(
+        "model.head_batch_norm_momentum",
+        lambda c: not c.model.head_batch_norm,
+        "model.head_batch_norm=false",
+        "set model.head_batch_norm=true",
+    ),
+    NoEffect("model.l2_scope", lambda c: c.model.l2 == 0 and "l2" not in c.space, "model.l2=0", "set model.l2"),
+    NoEffect("model.l2_scope", _frozen, "no layer of the backbone is trained", "set model.unfreeze_depth"),
+    NoEffect("features.dtype", lambda c: c.features.mode == "live", "features.mode=live stores no activations"),
+    NoEffect("features.max_gib", lambda c: c.features.mode == "live", "features.mode=live stores no activations"),
+    NoEffect(
+        "features.views", lambda c: not _changes_images(c), "the augmentation changes nothing, so all views are equal"
+    ),
+    NoEffect(
+        "tta.views",
+        lambda c: c.tta.kind not in ("views", "auto"),
+        "the number of views belongs to tta=views",
+        "set tta=views",
+    ),
+    NoEffect("tta.views", lambda c: not _changes_images(c), "the augmentation changes nothing, so all views are equal"),
+    NoEffect("tta.average", _single_view, "there is only one view", "set tta=flip"),
+    NoEffect("tta.average", lambda c: c.tta.kind == "auto", "tta=auto chooses the average", "set tta=flip"),
+)
+
+_OF_SEARCH = (
+    *(
+        NoEffect(
+            f"{'model' if group is ModelConfig else 'schedule'}.{name}",
+            lambda c, name=name: name in c.space,  # type: ignore[misc]  # mypy cannot infer the default
+            f"space.{name} is searched",
+            f"add ~space.{name}",
+        )
+        for name, group in SEARCHABLE.items()
+    ),
+    NoEffect(
+        "space.final_fraction",
+        lambda c: "final_fraction" in c.space and c.schedule.kind == "constant",
+        "schedule.kind=constant keeps the learning rate",
+        "set schedule=cosine",
+    ),
+    NoEffect(
+        "tuner.max_trials",
+        lambda c: not c.space and c.tuner.max_trials != 1,
+        "the space is empty, so there is one trial",
+        "set select.repeats and select.top_k for more seeds, or space",
+    ),
+    NoEffect("select.repeats", lambda c: c.select.top_k == 1, "select.top_k=1 trains no trial again", "raise it"),
+)
+
+_OF_RETRAIN = (
+    *(
+        NoEffect(key, lambda c: True, "only the search uses it")
+        for key in ("space", "tuner", "select", "timeout", "varied", "fit.executions_per_trial")
+    ),
+    NoEffect("fit.patience", _without_validation, "no validation images remain for early stopping"),
+    NoEffect(
+        "fit.epochs",
+        _without_validation,
+        "no validation images remain, so the number of epochs is that of the trial",
+    ),
+    NoEffect(
+        "evaluate_with",
+        lambda c: c.split.folds == 1 or c.ensemble.kind == "folds",
+        "split.folds=1 and ensemble=folds leave no choice",
+    ),
+    NoEffect(
+        "calibrate",
+        lambda c: _without_validation(c) and _averages_views(c),
+        "no out-of-sample predictions with test-time augmentation exist",
+        "set tta=none",
+    ),
+)
+
+# Settings that do not change the training of a job.
+_NOT_TRAINED = ("study", "studies_dir", "cache", "data.test", "data.max_unpacked_gib", "tta", "timeout", "varied")
+
+
+def check_search(jobs: Sequence[tuple[SearchConfig, Sequence[str]]]) -> None:
+    """Raise a `UserError` for a typed setting without effect in any job of a search.
+
+    Args:
+        jobs: validated configuration of every job, and its overrides as recorded by Hydra.
+    """
+    rows = _OF_SEARCH + _ALWAYS
+    _check([(config, [one for one in words if not one.startswith("~")]) for config, words in jobs], rows)
+
+
+def check_retrain(config: RetrainConfig, overrides: Sequence[str], trial: str, values: Mapping[str, Any]) -> None:
+    """Raise a `UserError` for a typed setting without effect on the final model.
+
+    Args:
+        overrides: as recorded by Hydra.
+        trial, values: the chosen trial and its hyperparameters.
+    """
+    searched = tuple(
+        NoEffect(f"{group}.{name}", lambda c: True, f"trial {trial} sets {name}={value:.4g}", "choose another trial")
+        for name, value in values.items()
+        for group in ("model", "schedule")
+    )
+    trained = with_values(dataclasses.replace(config, space={}), dict(values))
+    _check([(trained, overrides)], searched + _OF_RETRAIN + _ALWAYS)
+
+
+def _check(jobs: Sequence[tuple[Any, Sequence[str]]], rows: Sequence[NoEffect]) -> None:
+    reasons: dict[str, list[NoEffect | None]] = {}
+    typed: dict[str, list[str]] = {}
+    for config, words in jobs:
+        flat = dict(_leaves(dataclasses.asdict(config)))
+        for word, override in zip(words, OverridesParser.create().parse_overrides(list(words)), strict=True):
+            key, value = override.key_or_group, override.value()
+            given = [f"{key}.{name}" for name, _ in _leaves(value)] if isinstance(value, dict) else []
+            parts = given or [name for name in flat if name.startswith(f"{key}.")]
+            reasons.setdefault(key, []).append(_row(key, config, rows) or _all(parts, config, rows))
+            typed.setdefault(key, []).append(word)
+    for key, (row, *others) in reasons.items():
+        if row is not None and None not in others:
+            first, *values = dict.fromkeys(typed[key])
+            shown = ",".join([first.removeprefix("++"), *(word.partition("=")[2] for word in values)])
+            raise UserError(f"{shown}: no effect, because {row.reason}; remove it{row.fix and f', or {row.fix}'}")
+
+
+def _row(key: str, config: Any, rows: Iterable[NoEffect]) -> NoEffect | None:
+    return next((row for row in rows if row.covers(key) and row.applies(config)), None)
+
+
+def _all(keys: Sequence[str], config: Any, rows: Sequence[NoEffect]) -> NoEffect | None:
+    """Return the reason of the first of several settings if none of them has an effect."""
+    matches = [_row(key, config, rows) for key in keys]
+    return matches[0] if matches and None not in matches else None
+
+
+def effective(config: SearchConfig) -> dict[str, Any]:
+    """Return the settings that have an effect on the training of a job, by dotted key."""
+    rows = _OF_SEARCH + _ALWAYS + tuple(NoEffect(key, lambda c: True, "") for key in _NOT_TRAINED)
+    settings = {key: value for key, value in _leaves(dataclasses.asdict(config)) if _row(key, config, rows) is None}
+    # Larger values change nothing.
+    settings["fit.patience"] = min(config.fit.patience, config.fit.epochs - 1)
+    if "features.views" in settings:
+        settings["features.views"] = min(config.features.views or MOST_VIEWS, config.fit.epochs)
+    return settings
+
+
+def different(config: SearchConfig, other: SearchConfig) -> list[str]:
+    """Return the dotted keys of settings that differ, without the names of folders and jobs."""
+    then, now = (dict(_leaves(dataclasses.asdict(one))) for one in (config, other))
+    return [key for key in now if now[key] != then.get(key) and key not in ("study", "varied")]
+
+
+def _leaves(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value of nested dictionaries with its dotted key."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

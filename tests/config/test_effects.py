@@ -1,0 +1,120 @@
+import dataclasses
+
+import pytest
+from pydantic import TypeAdapter
+
+from catsdogs.base.errors import UserError
+from catsdogs.config.compose import to_search_config
+from catsdogs.config.effects import check_retrain, check_search, effective
+from catsdogs.config.schema import RetrainConfig
+
+CONSTANT = "schedule=constant"
+NO_EFFECT = [
+    (["model.dropout=0"], "space.dropout is searched; remove it, or add ~space.dropout"),
+    (["model.unfreeze_depth=10"], "space.unfreeze_depth is searched"),
+    (["space=wide", "schedule.peak_lr=0.01"], "space.peak_lr is searched"),
+    ([CONSTANT, "schedule.final_fraction=0.1"], "schedule.kind=constant"),
+    ([CONSTANT, "++space.final_fraction={kind:float,low:0.0,high:0.5}"], "schedule.kind=constant"),
+    (["data.train=t.zip", "data.sample={images_per_class:8,test_images:1,seed:1}"], "data.train is set"),
+    (["data=sample", "data.test=t.zip", "data.sample.test_images=5"], "data.test is set"),
+    (["split.folds=3", "data.validation_fraction=0.3"], "split.folds"),
+    (["space=head", "backbone.train_batch_norm=true"], "no layer is unfrozen"),
+    (["space=head", "model.l2_scope=head_and_backbone"], "no layer of the backbone"),
+    (["~space.l2", "model.l2=0", "model.l2_scope=head_and_backbone"], "model.l2=0"),
+    (["model.head_batch_norm=false", "model.head_batch_norm_momentum=0.99"], "model.head_batch_norm=false"),
+    (["augmentation=flip", "augmentation.border=black"], "no transform moves pixels"),
+    (["augmentation=none", "features.views=3"], "all views are equal"),
+    (["features.mode=live", "features.dtype=float16"], "features.mode=live"),
+    (["features.mode=live", "features.max_gib=1"], "features.mode=live"),
+    (["select.repeats=5"], "select.top_k=1"),
+    (["space=fixed", "tuner.max_trials=5"], "the space is empty"),
+    (["tta=flip", "tta.views=20"], "tta=views"),
+    (["tta=none", "tta.average=logit"], "only one view"),
+]
+
+
+@pytest.fixture(scope="module")
+def search(composed):
+    """Return a function that composes and checks a search with overrides."""
+
+    def check(*overrides):
+        data = () if any(word.startswith(("data=", "data.train")) for word in overrides) else ("data.train=train.zip",)
+        config = to_search_config(composed(*data, *overrides))
+        check_search([(config, [*data, *overrides])])
+        return config
+
+    return check
+
+
+@pytest.mark.parametrize(("overrides", "reason"), NO_EFFECT)
+def test_a_typed_setting_without_effect_is_refused_with_the_reason(search, overrides, reason):
+    with pytest.raises(UserError) as caught:
+        search(*overrides)
+    message = str(caught.value)
+    assert message.startswith(f"{overrides[-1].removeprefix('++')}: no effect, because ")
+    assert reason in message
+    assert "; remove it" in message
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["~space.dropout", "model.dropout=0.2"],
+        ["space=fixed", "tuner.max_trials=1", "model.unfreeze_depth=30", "model.l2=5e-6"],
+        ["experiment=seed_recipe", "model.dropout=0.3", "model.l2_scope=head_and_backbone", "tta.views=5"],
+        ["schedule=constant", "schedule.warmup_fraction=0.1"],
+        ["experiment=debug", "augmentation=none", "features.mode=live", "fit.patience=100"],
+        ["select.top_k=3", "select.repeats=5", "augmentation.border=black", "features.views=3"],
+    ],
+    ids=" ".join,
+)
+def test_settings_with_an_effect_and_those_of_files_are_accepted(search, overrides):
+    search(*overrides)
+
+
+def test_a_setting_with_an_effect_in_one_job_of_a_study_is_accepted_and_equal_jobs_are_recognized(composed):
+    jobs = {}
+    for kind in ("constant", "cosine"):
+        for final in ("0", "0.1"):
+            words = ["data.train=train.zip", f"schedule={kind}", f"schedule.final_fraction={final}"]
+            jobs[kind, final] = to_search_config(composed(*words)), words
+    check_search(list(jobs.values()))
+    with pytest.raises(UserError, match=r"schedule.final_fraction=0,0.1: no effect"):
+        check_search([job for (kind, _), job in jobs.items() if kind == "constant"])
+    settings = {name: effective(config) for name, (config, _) in jobs.items()}
+    assert settings["constant", "0"] == settings["constant", "0.1"]
+    assert settings["cosine", "0"] != settings["cosine", "0.1"] != settings["constant", "0"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["model.dropout=0.2"], "trial 3 sets dropout=0.5"),
+        (["model.unfreeze_depth=30"], ""),
+        (["tuner.max_trials=9"], "only the search uses it"),
+        (["~space.dropout"], "only the search uses it"),
+        (["select.top_k=2"], "only the search uses it"),
+        (["fit.executions_per_trial=2"], "only the search uses it"),
+        (["fit_on=all", "fit.patience=9"], "no validation images"),
+        (["fit_on=all", "fit.epochs=9"], "that of the trial"),
+        (["split.folds=3", "fit.epochs=9"], "that of the trial"),
+        (["split.folds=3", "evaluate_with=folds", "fit.epochs=9"], ""),
+        (["fit.epochs=9"], ""),
+        (["evaluate_with=search"], "leave no choice"),
+        (["fit_on=all", "tta.kind=flip", "calibrate=true"], "no out-of-sample predictions"),
+        (["tta.kind=flip", "calibrate=false"], ""),
+    ],
+)
+def test_a_setting_without_effect_on_the_final_model_is_refused(composed, overrides, reason):
+    # An override of a searched hyperparameter has no effect; that of another one has.
+    own = {"ensemble": {"kind": "none", "num_jobs": 1}, "evaluate_with": "search", "calibrate": True}
+    own |= {"job": "j", "trial": None, "fit_on": "train"}
+    own |= {key: value for key, _, value in (one.partition("=") for one in overrides) if key in own}
+    of_search = [one for one in overrides if one.partition("=")[0] not in own]
+    search = dataclasses.asdict(to_search_config(composed("data.train=train.zip", *of_search)))
+    config = TypeAdapter(RetrainConfig).validate_python({**search, **own, "calibrate": True})
+    if not reason:
+        check_retrain(config, overrides, "3", {"dropout": 0.5, "l2": 0.001})
+        return
+    with pytest.raises(UserError, match=f"{overrides[-1]}: no effect, because .*{reason}"):
+        check_retrain(config, overrides, "3", {"dropout": 0.5, "l2": 0.001})
