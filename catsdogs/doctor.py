@@ -67,6 +67,8 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
     for key, source in (("data.train", options.train), ("data.test", options.test)):
         if source is not None:
             yield _data(source, key, options.cache)
+    if options.train is not None and options.test is not None:
+        yield from _leakage(options.train, options.test, options.cache)
 
 
 def _packages() -> Iterator[Finding]:
@@ -150,6 +152,27 @@ def _data(source: Path, key: str, cache: Path) -> Finding:
     both_classes = cats > 0 and dogs > 0
     fix = "training needs both classes; labels are read from file names (cat.1.jpg) or from folder names (cats/)"
     return Finding(key == "data.test" or both_classes, text, fix)
+
+
+def _leakage(train: Path, test: Path, cache: Path) -> Iterator[Finding]:
+    """Compare the test images with the training images; nothing if one of them cannot be read."""
+    from catsdogs.base.text import listed
+    from catsdogs.data.archive import open_images
+    from catsdogs.data.catalog import build_catalog
+    from catsdogs.data.near_duplicates import copies_of
+
+    try:
+        folders = [open_images(source, cache) for source in (test, train)]
+        tests, rows = (build_catalog(folder, cache) for folder in folders)
+        found = tests[copies_of(tests, folders[0].root, rows, folders[1].root, cache)]
+    except UserError:  # a problem of `_data`
+        return
+    text = f"{len(found):,} of {len(tests):,} images in data.test are exact or near-duplicates of images in data.train"
+    if tests["label"].isna().any():
+        yield Finding(True, text)
+        return
+    names = listed(found["id"].tolist())
+    yield Finding(found.empty, text, f"retrain does not score these: {names}; remove them from one of the two")
 
 
 def main() -> int:

@@ -63,7 +63,7 @@ def test_duplicates_keep_the_largest_unless_labels_conflict(tmp_path):
         "cat.20.jpg": encoded(scene(1001), quality=50),
     }
     rows = catalog_of(tmp_path / "given", members)
-    table = find_duplicates(rows).set_index("id")
+    table = find_duplicates(rows, tmp_path / "given", tmp_path / "cache").set_index("id")
     assert list(table.index) == ["cat.20", "dog.1", "cat.0", "cat.10", "cat.11"]
     assert list(table["group"]) == [1, 1, 2, 2, 2]
     assert list(table["both_labels"]) == [True, True, False, False, False]
@@ -71,14 +71,16 @@ def test_duplicates_keep_the_largest_unless_labels_conflict(tmp_path):
     assert list(table["kind"]) == ["near", "near", "near", "exact", "exact"]
     assert table.loc["cat.11", "bits"] == 0
     assert (table["bits"] <= 48).all()
-    assert find_duplicates(rows[rows["id"].isin(["cat.1", "dog.2"])]).empty
+    distinct_rows = rows[rows["id"].isin(["cat.1", "dog.2"])]
+    assert find_duplicates(distinct_rows, tmp_path / "given", tmp_path / "cache").empty
 
 
 def test_duplicates_in_the_test_set_are_counted(tmp_path):
     rows = catalog_of(tmp_path / "given", distinct(4, 4))
     test = {"1.jpg": encoded(scene(0)), "2.jpg": encoded(scene(0), quality=40), "3.jpg": encoded(scene(1000, 60))}
     test |= {f"{number}.jpg": encoded(scene(5000 + number)) for number in range(4, 8)} | {"8.jpg": b"broken"}
-    leakage = count_test_duplicates(rows, catalog_of(tmp_path / "test", test))
+    tests = catalog_of(tmp_path / "test", test)
+    leakage = count_test_duplicates(rows, tmp_path / "given", tests, tmp_path / "test", tmp_path / "cache")
     assert (leakage.test_images, leakage.of_test_images, leakage.exact, leakage.train_images) == (3, 7, 1, 2)
 
 
@@ -186,7 +188,7 @@ def test_page_and_override_exclude_all_duplicates(audited, composed):
     # cat.33 is a duplicate of cat.2, which the study ignores already.
     assert data.ignore == ["cat.2", *EXPECTED]
     used = load_dataset(data, folder / "cache", SplitConfig(0.0, 1, "copies"))
-    assert group_duplicates(used.rows).is_unique
+    assert group_duplicates(used.rows, used.root, folder / "cache").is_unique
     assert list(used.skipped.query("problem != 'ignored by data.ignore'")["id"]) == ["bird.30", "dog.32"]
 
 

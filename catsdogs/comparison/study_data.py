@@ -39,6 +39,7 @@ class _Metrics(Record):
     tta: Part[Any]
     tta_gain: dict[str, _Score] | None = None  # written since version 0.3
     calibration_gain: Part[_Score]
+    test_images_not_scored: int | None = None  # written since version 0.3
     seconds: Part[float]
 
 

@@ -43,7 +43,7 @@ class Dataset:
         rows: labeled images in use; problem is "", and `assign_splits` adds the columns split and fold.
         root: folder of the paths of `rows` and `skipped`.
         test: all test images, or None without a test set. Only undecodable images have a problem (and width 0). label
-            is NaN unless all are labeled.
+            is NaN unless all are labeled; in_training (bool) marks exact and near-duplicates of `rows`.
         test_root: folder of the paths of `test`.
         skipped: training images that are not used; problem is the reason.
         digest: SHA-256 over (id, label, sha256, split) of `rows`, and fold if there are several; 64 hexadecimal digits.
@@ -102,17 +102,18 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
     _report(skipped, len(table), train)
     _check_classes(rows, skipped, train, test_table)
     rows = subset(rows, data.limit, data.split_seed).reset_index(drop=True)
-    units = rows
-    if split.group_by == "near_duplicates":
-        units = rows.assign(groups=near_duplicates.group_duplicates(rows))
-        count = len(rows) - units["groups"].nunique() - int(rows["sha256"].duplicated().sum())
-        if count:
-            _log.info("keeping %d near-duplicates in the same split as the similar image", count)
+    groups = near_duplicates.group_duplicates(rows, folder.root, cache)
+    together = split.group_by == "near_duplicates"
+    units = rows.assign(groups=groups) if together else rows
     rows = rows.join(assign_splits(units, split, data.validation_fraction, data.split_seed))
+    _report_groups(rows, groups, together)
+    test_rows = None
+    if test_folder is not None and test_table is not None:
+        test_rows = _test_rows(test_table, test_folder, rows, folder, cache)
     return Dataset(
         rows=rows,
         root=folder.root,
-        test=None if test_table is None else _test_rows(test_table),
+        test=test_rows,
         test_root=None if test_folder is None else test_folder.root,
         skipped=skipped,
         digest=_digest(rows, split),
@@ -194,13 +195,55 @@ def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, train: Path, test:
     )
 
 
-def _test_rows(table: pd.DataFrame) -> pd.DataFrame:
+def _report_groups(rows: pd.DataFrame, groups: pd.Series, together: bool) -> None:
+    """Log the number of near-duplicates of other images: kept together, or separated by the split."""
+    if together:
+        if count := len(rows) - groups.nunique() - int(rows["sha256"].duplicated().sum()):
+            _log.info("keeping %d near-duplicates in the same split as the similar image", count)
+        return
+    separated = rows.groupby(groups)[["split", "fold"]].transform("nunique").max(axis=1) > 1
+    if separated.any():
+        _log.warning(
+            "split.group_by=copies: %d images have a near-duplicate in another split or fold, so scores are "
+            "optimistic: %s; split.group_by=near_duplicates keeps them together",
+            separated.sum(),
+            listed(rows["id"][separated].tolist()),
+        )
+
+
+def _test_rows(
+    table: pd.DataFrame, folder: ImageFolder, rows: pd.DataFrame, rows_folder: ImageFolder, cache: Path
+) -> pd.DataFrame:
     """Return a catalog as a test set: ambiguous labels are no problem, and labels are all known or all NaN."""
     undecodable = table["width"] == 0
     table = table.assign(problem=table["problem"].where(undecodable, ""))
-    if table["label"].isna().any():
+    unlabeled = table["label"].isna()
+    if unlabeled.any() and not unlabeled.all():
+        _log.warning(
+            "%d of %d test images have no unique label, so no test image is scored: %s",
+            unlabeled.sum(),
+            len(table),
+            listed(table["id"][unlabeled].tolist()),
+        )
         table["label"] = math.nan
+    table["in_training"] = near_duplicates.copies_of(table, folder.root, rows, rows_folder.root, cache)
+    _report_leakage(table, rows)
     return table
+
+
+def _report_leakage(test: pd.DataFrame, rows: pd.DataFrame) -> None:
+    """Log the number of test images that are duplicates; name them if the test set is labeled."""
+    found = test[test["in_training"]]
+    count = f"{len(found):,} of {len(test):,} test images are exact or near-duplicates of images in data.train"
+    if found.empty:
+        return
+    if found["label"].isna().all():
+        _log.info("%s", count)
+        return
+    labels = found["sha256"].map(rows.drop_duplicates("sha256").set_index("sha256")["label"])
+    different = int((labels.notna() & (labels != found["label"])).sum())
+    contrary = f" ({different:,} identical ones have another label there)" if different else ""
+    _log.warning("%s%s and are not scored: %s", count, contrary, listed(found["id"].tolist()))
 
 
 def _digest(rows: pd.DataFrame, split: SplitConfig) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
-from catsdogs.data.near_duplicates import components, near_pairs, perceptual_hashes
+from catsdogs.data.near_duplicates import components, confirmed_pairs
 
 EXACT, NEAR = "exact", "near"
 
 
-def find_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the images that occur more than once.
+def find_duplicates(rows: pd.DataFrame, root: Path, cache: Path) -> pd.DataFrame:
+    """Return the images that occur more than once; `root` is the folder of their paths.
 
     Returns:
         A row per image in a group of two or more, with the columns below and id, label, sha256, width and height of
@@ -20,12 +21,12 @@ def find_duplicates(rows: pd.DataFrame) -> pd.DataFrame:
 
         - group: numbered from 1
         - kind: "exact" if the group has another image with the same bytes, else "near"
-        - bits: number of bits that differ from the nearest hash in the group, 0 to 48
+        - bits: number of hash bits that differ from the nearest near-duplicate, 0 to 48
         - both_labels: whether the labels of the group conflict
         - keep: whether it is the first of the largest images of the group and the labels agree
     """
     rows = rows[rows["width"] > 0].reset_index(drop=True)
-    near = near_pairs(perceptual_hashes(rows))
+    near = confirmed_pairs(rows, root, cache)
     both_ways = pd.concat([near, near.rename(columns={"one": "other", "other": "one"})])
     bits = both_ways.groupby("one")["bits"].min()
     table = rows[["id", "label", "sha256", "width", "height"]].assign(
@@ -60,10 +61,12 @@ class TestLeakage:
     train_images: int  # with a duplicate among the test images
 
 
-def count_test_duplicates(rows: pd.DataFrame, test: pd.DataFrame) -> TestLeakage:
+def count_test_duplicates(
+    rows: pd.DataFrame, root: Path, test: pd.DataFrame, test_root: Path, cache: Path
+) -> TestLeakage:
     """Count the duplicates of training images in a test set; both are rows of a catalog."""
     rows, test = rows[rows["width"] > 0], test[test["width"] > 0]
-    near = near_pairs(perceptual_hashes(test), perceptual_hashes(rows))
+    near = confirmed_pairs(test, test_root, cache, rows, root)
     return TestLeakage(
         test_images=near["one"].nunique(),
         of_test_images=len(test),

@@ -102,14 +102,18 @@ def audit_images(
     # First, because a wrong --study fails here.
     issues = find_label_issues(list(studies), rows) if studies else None
     in_use = rows if issues is None else rows[~rows["id"].isin(issues.ignored)]
+    leakage = None
+    if test_folder is not None:
+        test = build_catalog(test_folder, cache)
+        leakage = count_test_duplicates(rows, folder.root, test, test_folder.root, cache)
     return Findings(
         source=Path(clean(str(source))),
         rows=rows,
         root=folder.root,
         unusual_files=find_unusual_files(rows),
-        duplicates=find_duplicates(in_use),
+        duplicates=find_duplicates(in_use, folder.root, cache),
         label_issues=issues,
-        test_leakage=None if test_folder is None else count_test_duplicates(rows, build_catalog(test_folder, cache)),
+        test_leakage=leakage,
     )
 
 

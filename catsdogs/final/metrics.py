@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from catsdogs.final.pipeline import OUTPUTS
-from catsdogs.pages.formats import format_gains, loss
+from catsdogs.pages.formats import format_gains, loss, not_scored
 from catsdogs.scoring.intervals import Estimate, mean_intervals
 from catsdogs.scoring.scores import Score, log_loss_per_image, scores
 
@@ -24,20 +24,24 @@ _SPLITS = {
     "out-of-fold": "all images outside the holdout, which selected the trial and the epoch, each predicted by models "
     "that were not trained on it",
     "holdout": "images that were used neither in the search nor for training",
-    "test": "labeled test images",
+    "test": "labeled test images without exact and near-duplicates of the labeled images of the study",
 }
 
 
 def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
     """Return scores of `predictions.csv` as flat numbers, with split, size and interval of each under `details`.
 
+    Test images that are duplicates of labeled images of the study are counted, not scored.
+
     `validation`: name of the validation images in `details`, validation or out-of-fold.
     """
     names = ("log_loss", "log_loss_tta", "log_loss_calibrated", "accuracy", "roc_auc", "brier", "ece")
     by_name: dict[str, Score | None] = dict.fromkeys(names)
     gains: dict[str, dict[str, Any]] = {step: {} for step in OUTPUTS[1:]}
+    labeled = table["label"].notna() & table["p_dog"].notna()
+    in_training = labeled & table["in_training"] if "in_training" in table else labeled & False
     for split, prefix in PREFIXES.items():
-        part = table[(table["split"] == split) & table["label"].notna() & table["p_dog"].notna()]
+        part = table[(table["split"] == split) & labeled & ~in_training]
         if part.empty:
             continue
         name = validation if split == "validation" else split
@@ -57,6 +61,7 @@ def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
     return {
         **numbers,
         "details": details,
+        "test_images_not_scored": int(in_training.sum()),
         "splits": {name: _SPLITS[name] for name in _SPLITS if name in splits},
         "interval": "95% percentile bootstrap over images",
         "tta_gain": gains["p_dog_tta"],
@@ -74,6 +79,7 @@ def format_scores(metrics: dict[str, Any]) -> list[str]:
                 bounds = "" if detail["low"] is None else f" (95% CI {loss(detail['low'])} to {loss(detail['high'])})"
                 label = f"{detail['split']} log loss{step}"
                 lines.append(f"{label:33} {loss(detail['value'])}{bounds}, {detail['size']:,} images")
+    lines += not_scored(metrics.get("test_images_not_scored"))
     return lines + format_gains(metrics["tta_gain"], metrics["calibration_gain"])
 
 

@@ -9,7 +9,7 @@ import jinja2
 from omegaconf import OmegaConf
 
 from catsdogs.data.dataset import Dataset
-from catsdogs.pages.formats import loss
+from catsdogs.pages.formats import loss, not_scored
 
 _TEMPLATES = Path(__file__).parents[1] / "pages" / "template"
 
@@ -31,6 +31,7 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
         dataset=dataset,
         split=split,
         loss=loss,
+        not_scored=not_scored(metrics["test_images_not_scored"]),
         size=recipe["config"]["backbone"]["image_size"],
         ensemble=metrics["ensemble"],
         several_jobs=len({member["job"] for member in metrics["ensemble"]["members"]}) > 1,

@@ -81,11 +81,16 @@ def _predictions(config: RetrainConfig, model: Any, evaluation: Evaluation, data
     if dataset.test is not None:
         tables.append(_predict_test(config, dataset, forward, evaluation.pipeline))
     table = pd.concat(tables, ignore_index=True)
+    if dataset.test is not None:
+        table["in_training"] = table["in_training"].eq(True)  # NaN in the other splits, which have no duplicates in it
     return table.astype({"fold": "Int64"}) if "fold" in table else table
 
 
 def _predict_test(config: RetrainConfig, dataset: Dataset, forward: Any, pipeline: Pipeline) -> pd.DataFrame:
-    """Return predictions of the test images; FALLBACK_PROBABILITY for those that cannot be decoded."""
+    """Return predictions of the test images; FALLBACK_PROBABILITY for those that cannot be decoded.
+
+    `in_training` marks duplicates of labeled images of the study, which are not scored.
+    """
     assert dataset.test is not None
     assert dataset.test_root is not None
     test = dataset.test
@@ -99,7 +104,7 @@ def _predict_test(config: RetrainConfig, dataset: Dataset, forward: Any, pipelin
         images = live_views(config, test[decoded], dataset.test_root)
         for name, p_dog in pipeline(forward, images, np.arange(decoded.sum()), "test images").items():
             columns[name][decoded] = p_dog
-    return test[["id", "label"]].assign(split="test", **columns)
+    return test[["id", "label"]].assign(split="test", **columns, in_training=test["in_training"])
 
 
 def _metrics(

@@ -134,6 +134,12 @@ def format_gains(tta: Mapping[str, Any], calibration: Mapping[str, Any]) -> list
     ]
 
 
+def not_scored(images: int | None) -> list[str]:
+    """Describe why labeled test images have no score, in at most one sentence."""
+    which = "exact or near-duplicates of training, validation or holdout images"
+    return [f"Not scored: {counted(images, 'labeled test image')}, {which}."] if images else []
+
+
 def _describe_gain(step: str, gain: Mapping[str, Any], fix: str) -> str:
     difference, low, high = (number(gain.get(name)) for name in ("value", "low", "high"))
     images = f"{count(gain['size'])} {gain.get('split')} images"

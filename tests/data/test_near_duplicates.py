@@ -2,12 +2,21 @@ import imagehash
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance
 from synthetic_images import encoded, folder_of, scene
 
 from catsdogs.data.archive import open_images
 from catsdogs.data.catalog import build_catalog
-from catsdogs.data.near_duplicates import MOST_BITS, components, group_duplicates, near_pairs, perceptual_hashes, phash
+from catsdogs.data.near_duplicates import (
+    MOST_BITS,
+    components,
+    confirmed_pairs,
+    copies_of,
+    group_duplicates,
+    near_pairs,
+    perceptual_hashes,
+    phash,
+)
 
 
 def rows_of(tmp_path, members):
@@ -17,10 +26,12 @@ def rows_of(tmp_path, members):
 
 def grouped(tmp_path, members):
     rows = rows_of(tmp_path, members)
-    groups = group_duplicates(rows)
+    root, cache = tmp_path / "given", tmp_path / "cache"
+    groups = group_duplicates(rows, root, cache)
     assert groups.name == "group"
     assert list(groups.index) == list(rows.index)
-    pd.testing.assert_series_equal(group_duplicates(rows.sample(frac=1, random_state=3)).sort_index(), groups)
+    shuffled = group_duplicates(rows.sample(frac=1, random_state=3), root, cache)
+    pd.testing.assert_series_equal(shuffled.sort_index(), groups)
     for name, hashes in rows.groupby(groups)["sha256"]:
         assert name == min(hashes)
     return {frozenset(ids) for _, ids in rows.groupby(groups)["id"]}
@@ -41,6 +52,61 @@ def test_duplicates_share_a_group(tmp_path):
     }
     duplicates = frozenset({"cat.1", "cat.2", "cat.3", "cat.4", "cat.5", "cat.6", "dog.1"})
     assert grouped(tmp_path, members) == {duplicates, *(frozenset({f"dog.{seed}"}) for seed in range(2, 12))}
+
+
+def leaf(seed):
+    """Draw a leaf with veins; its hash is close to those of other leaves."""
+    rng = np.random.default_rng(seed)
+    image = Image.new("RGB", (128, 128), "white")
+    draw, green = ImageDraw.Draw(image), tuple(int(value) for value in rng.integers((20, 100, 10), (120, 200, 90)))
+    width, height, power, veins = rng.uniform(20, 45), rng.uniform(40, 56), rng.uniform(0.6, 1.6), rng.integers(3, 9)
+    t = np.linspace(0, 1, 60)
+    x, y = width * np.sin(np.pi * t**power), 64 + height * (2 * t - 1)
+    draw.polygon([*zip(64 + x, y, strict=True), *zip(64 - x[::-1], y[::-1], strict=True)], fill=green)
+    for part in (np.arange(veins) + 0.7) / (veins + 0.5):
+        end, middle = 0.9 * width * np.sin(np.pi * part**power), 64 + height * (2 * part - 1)
+        draw.line([(64 - end, middle - 6), (64, middle), (64 + end, middle - 6)], fill="darkgreen", width=2)
+    return image
+
+
+def altered(image):
+    rotated = image.rotate(2, Image.Resampling.BILINEAR, fillcolor=image.getpixel((0, 0)))
+    cut = round(0.02 * image.width)
+    return {
+        "quality": encoded(image, quality=40),
+        "small": encoded(image.resize((70, 70)), "PNG"),
+        "bright": encoded(ImageEnhance.Brightness(image).enhance(1.15), "PNG"),
+        "gray": encoded(image.convert("L"), "PNG"),
+        "cropped": encoded(image.crop((cut, cut, image.width - cut, image.height - cut)), "PNG"),
+        "rotated": encoded(rotated, "PNG"),
+    }
+
+
+def test_drawings_with_similar_hashes_are_distinct(tmp_path):
+    members = {f"cat.{seed}.png": encoded(leaf(seed), "PNG") for seed in range(60)}
+    assert len(near_pairs(perceptual_hashes(rows_of(tmp_path, members)))) >= 4
+    assert grouped(tmp_path, members) == {frozenset({f"cat.{seed}"}) for seed in range(60)}
+
+
+@pytest.mark.parametrize("image", [leaf(108), scene(100)])
+def test_altered_images_are_copies_of_other_images(tmp_path, image):
+    others = {"cat.1.png": encoded(image, "PNG"), "cat.2.png": encoded(leaf(200), "PNG"), "cat.3.png": b"broken"}
+    members = {f"{name}.png": data for name, data in altered(image).items()}
+    members |= {"equal.png": others["cat.1.png"], "damaged.png": b"broken", "no copy.png": encoded(leaf(7), "PNG")}
+    tables = rows_of(tmp_path / "test", members), rows_of(tmp_path / "train", others)
+    roots = tmp_path / "test" / "given", tmp_path / "train" / "given"
+    found = copies_of(tables[0], roots[0], tables[1], roots[1], tmp_path / "cache")
+    assert dict(zip(tables[0]["id"], found, strict=True)) == {name[:-4]: name != "no copy.png" for name in members}
+
+
+def test_many_blank_images_are_compared_in_seconds(tmp_path):
+    """Each pair of them has equal hashes; confirmed pairs connect all, without comparing each."""
+    blank = {f"{shade}.png": encoded(Image.new("RGB", (16, 16), (shade, shade, shade)), "PNG") for shade in range(250)}
+    rows = rows_of(tmp_path, blank)
+    assert len(near_pairs(perceptual_hashes(rows))) == 250 * 249 / 2
+    pairs = confirmed_pairs(rows, tmp_path / "given", tmp_path / "cache")
+    assert len(components(rows["sha256"], pairs).unique()) == 1
+    assert len(pairs) < 250 * 20
 
 
 def test_hash_equals_imagehash_on_64_pixels(tmp_path):

@@ -168,6 +168,7 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
         "rows": rows,
         # Shown once if all scores are of the same images; otherwise, the table has a column for them.
         "images": images.pop() if len(images) == 1 else "",
+        "not_scored": formats.not_scored(metrics["test_images_not_scored"]),
         "gain": " ".join(formats.format_gains(tta_gains(final), metrics["calibration_gain"])),
         "plots": final_figures(final, list(results.study_data.final_models).index(final.study)),
     }
