@@ -35,11 +35,11 @@ def quoted(text: str) -> str:
     return '"' + re.sub(r"(\\+)\Z", lambda match: match[1] * 2, text) + '"'
 
 
-def quote_numbers(value: str) -> str:
-    """Quote every word of a value that Hydra would read as a number, true or false."""
+def quote_numbers(value: str, *, quote_null: bool = False) -> str:
+    """Quote every word of a value that Hydra would read as a number, true or false, and with `quote_null` null."""
 
     def quote(word: re.Match[str]) -> str:
-        typed = _NUMBER.fullmatch(word[1]) or word[1].lower() in _SWITCHES
+        typed = _NUMBER.fullmatch(word[1]) or word[1].lower() in (*_SWITCHES, *(["null"] if quote_null else []))
         return f'"{word[1]}"' if typed else word[0]
 
     return _WORD.sub(quote, value)

@@ -12,10 +12,20 @@ from pydantic import TypeAdapter, ValidationError
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.text import quoted
-from catsdogs.config.schema import SEARCHABLE, HyperparameterConfig, RetrainConfig, SearchConfig, setting_keys
+from catsdogs.config.schema import (
+    ORACLE_ARGUMENTS,
+    SEARCHABLE,
+    HyperparameterConfig,
+    RetrainConfig,
+    SearchConfig,
+    setting_keys,
+)
 from catsdogs.config.setting_names import RENAMED_VALUES, did_you_mean, unknown, unknown_setting
 
 Config = TypeVar("Config", bound=SearchConfig)
+
+# Limit of the values of one dimension with a step, because grid search lists them all.
+MOST_VALUES = 10_000
 
 
 def validated(values: dict[str, Any], kind: type[Config]) -> Config:
@@ -61,15 +71,14 @@ def _unknown_hyperparameter(name: str) -> str:
 
 def check(config: SearchConfig) -> None:
     """Raise a `UserError` if values do not fit each other, or files are missing."""
-    for name, dimension in config.space.items():
-        _check_dimension(name, dimension, config)
+    if not isinstance(config, RetrainConfig):
+        for name, dimension in config.space.items():
+            _check_dimension(name, dimension, config)
+        _check_tuner(config)
     if config.study in ("", ".", "..") or "/" in config.study or "\\" in config.study:
         raise UserError(
             f"study={config.study}: must be a folder name, not a path; set the parent folder with studies_dir=FOLDER"
         )
-    for name, value in config.tuner.arguments.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"tuner.arguments.{name}={value}: must be finite")
     builder = RENAMED_VALUES["backbone.builder"].get(config.backbone.builder)
     if builder is not None:
         raise UserError(f"backbone.builder={config.backbone.builder}: function not found; did you mean '{builder}'?")
@@ -133,18 +142,22 @@ def _check_evaluation(config: RetrainConfig) -> None:
 
 
 def _check_dimension(name: str, dimension: HyperparameterConfig, config: SearchConfig) -> None:
-    """Check that a dimension of the space names a known setting and stays within its range."""
+    """Check that a dimension of the space names a known setting, fits its type and stays within its range."""
     key = f"space.{name}"
     if name not in SEARCHABLE:
         raise UserError(_unknown_hyperparameter(name))
     group: Any = next(group for group in (config.model, config.schedule) if isinstance(group, SEARCHABLE[name]))
-    values = _extreme_values(key, dimension)
-    if dimension.kind == "float" and isinstance(getattr(group, name), int):
-        raise UserError(f"{key}.kind=float: {name} takes integers; use kind int, or choice with integers")
-    for end, value in values:
-        as_int = dimension.kind == "int" and float(value).is_integer()
+    kind = "int" if isinstance(getattr(group, name), int) else "float"
+    if dimension.kind not in ("choice", kind):
+        takes, values = ("integers", "integers") if kind == "int" else ("fractions", "numbers")
+        raise UserError(f"{key}.kind={dimension.kind}: {name} takes {takes}; use kind {kind}, or choice with {values}")
+    unused = ("low", "high", "step", "sampling") if dimension.kind == "choice" else ("values",)
+    for part in unused:
+        if (value := getattr(dimension, part)) is not None:
+            raise UserError(f"{key}.{part}={value}: not used by {key}.kind={dimension.kind}; add ~{key}.{part}")
+    for end, value in _extreme_values(key, dimension):
         try:
-            dataclasses.replace(group, **{name: int(value) if as_int else value})
+            dataclasses.replace(group, **{name: value})
         except ValidationError as error:
             message = _format_validation_error(error, None, "space.")
             raise UserError(message.replace(f"{key}=", f"{key}.{end}=", 1)) from error
@@ -153,16 +166,57 @@ def _check_dimension(name: str, dimension: HyperparameterConfig, config: SearchC
 def _extreme_values(key: str, dimension: HyperparameterConfig) -> list[tuple[str, Any]]:
     """Return the values of a choice, or low and high, each with its key, after checking the keys of the kind."""
     if dimension.kind == "choice":
-        if dimension.values is None:
+        values = dimension.values
+        if values is None:
             raise UserError(f"{key}.kind=choice: {key}.values is not set; add +{key}.values=[A,B]")
-        return [("values", value) for value in dimension.values]
+        for value in values:
+            if not isinstance(value, bool) and values.count(value) > 1:
+                raise UserError(f"{key}.values={values}: contains {value} twice; remove the repeated value")
+        return [("values", value) for value in values]
     low, high, step = dimension.low, dimension.high, dimension.step
     if low is None or high is None:
         raise UserError(f"{key}.kind={dimension.kind}: needs {key}.low and {key}.high; set both")
+    if dimension.kind == "int":
+        for end, number in (("low", low), ("high", high), ("step", step)):
+            if number is not None and not number.is_integer():
+                raise UserError(f"{key}.{end}={number:g}: must be an integer with {key}.kind=int")
+        low, high = int(low), int(high)
     if low >= high:
         raise UserError(f"{key}.low={low:g}: must be below {key}.high={high:g}")
     if dimension.sampling == "log" and low <= 0:
         raise UserError(f"{key}.low={low:g}: must be above 0 with {key}.sampling=log")
-    if dimension.sampling == "log" and step is not None and step <= 1:
-        raise UserError(f"{key}.step={step:g}: must be above 1 with {key}.sampling=log, where it is a factor")
+    if step is not None:
+        _check_step(key, low, high, step, dimension.sampling == "log")
     return [("low", low), ("high", high)]
+
+
+def _check_step(key: str, low: float, high: float, step: float, log: bool) -> None:
+    """Check that a range has between two and MOST_VALUES values; with log sampling, a step is a factor."""
+    if log and step <= 1:
+        raise UserError(f"{key}.step={step:g}: must be above 1 with {key}.sampling=log, where it is a factor")
+    steps = math.log(high / low, step) if log else (high - low) / step
+    # Rounding may make the last step slightly too long.
+    if steps < 1 - 1e-9:
+        raise UserError(
+            f"{key}.step={step:g}: larger than the range from {low:g} to {high:g}, so that only {low:g} remains; use a "
+            "smaller step"
+        )
+    if steps > MOST_VALUES:
+        raise UserError(f"{key}.step={step:g}: gives more than {MOST_VALUES:,} values; use a larger step, or remove it")
+
+
+def _check_tuner(config: SearchConfig) -> None:
+    """Check that the oracle accepts its arguments and the size of the space."""
+    oracle, arguments = config.tuner.oracle, config.tuner.arguments
+    if oracle == "hyperband" and not config.space:
+        raise UserError("tuner=hyperband: not supported with an empty space; use tuner=random")
+    kind = ORACLE_ARGUMENTS[oracle]
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name, value in arguments.items():
+        if name not in known:
+            problem = unknown(f"argument of the {oracle} oracle", did_you_mean(name, known), known)
+            raise UserError(f"tuner.arguments.{name}={value}: {problem if known else f'{problem}; remove it'}")
+    try:
+        TypeAdapter(kind).validate_python(arguments)
+    except ValidationError as error:
+        raise UserError(_format_validation_error(error, arguments, "tuner.arguments.")) from error

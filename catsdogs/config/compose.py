@@ -20,11 +20,12 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.text import quote_numbers, quoted
 from catsdogs.config.checks import validated
-from catsdogs.config.schema import RetrainConfig, SearchConfig, setting_keys
+from catsdogs.config.schema import RetrainConfig, SearchConfig, setting_keys, setting_types
 from catsdogs.config.setting_names import did_you_mean, unknown, unknown_setting
 
 # Groups that name a job and are compared in the report.
 COMPOSED_GROUPS = ("backbone", "augmentation", "schedule", "label_smoothing")
+_GROUPS = (*COMPOSED_GROUPS, "data", "space", "tuner", "tta", "ensemble", "experiment", "sweeps")
 # Launchers and sweepers that need an optional dependency of catsdogs.
 EXTRAS = {"joblib": "joblib", "ray": "ray", "optuna": "optuna"}
 
@@ -45,7 +46,16 @@ _HYDRA_MESSAGES = {
     r"Could not delete '(.+)'\. No match in the defaults list": r"~\1: not chosen; remove it from the command",
 }
 
-_TEXT_KEYS = frozenset(setting_keys(RetrainConfig, only_texts=True))
+# Names and paths -> whether null is one too, because it cannot mean none.
+_TEXT_KEYS = {
+    **{
+        key: type(None) not in parts
+        for key, parts in setting_types(RetrainConfig)
+        if str in parts or list[str] in parts
+    },
+    **dict.fromkeys((*_GROUPS, "hydra.run.dir", "hydra.sweep.dir"), False),
+    **dict.fromkeys([f"hydra.launcher.{key}" for key in ("partition", "account", "qos", "constraint", "name")], False),
+}
 
 
 def to_search_config(config: DictConfig) -> SearchConfig:
@@ -64,8 +74,15 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 def as_typed(override: str) -> str:
     """Return an override with quoted texts: Hydra would read `study=2024_01` as the number 202401."""
     key, equals, value = override.partition("=")
-    if key.lstrip("+") in _TEXT_KEYS:
-        value = quote_numbers(value)
+    name = key.lstrip("+")
+    if value.startswith("{"):
+        # The texts of a group, as in data={train: 2024_01}.
+        for text in _TEXT_KEYS:
+            if text.startswith(f"{name}."):
+                entry = rf"(\b{text.removeprefix(f'{name}.')}\s*:\s*)(\[[^]]*\]|[^,}}]*)"
+                value = re.sub(entry, lambda match: match[1] + quote_numbers(match[2]), value)
+    elif name in _TEXT_KEYS:
+        value = quote_numbers(value, quote_null=_TEXT_KEYS[name])
     # Allow keys that the file of the space does not set, such as step.
     return ("++" if key.startswith("space.") else "") + key + equals + value
 

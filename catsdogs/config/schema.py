@@ -137,7 +137,37 @@ class TunerConfig:
 
     oracle: Literal["random", "bayesian", "hyperband", "grid"]
     max_trials: Count | None  # null: all trials of grid or hyperband
-    arguments: dict[str, Any]  # more arguments of the oracle
+    arguments: dict[str, Any]  # more arguments of the oracle: see ORACLE_ARGUMENTS
+
+
+@dataclass(config=_CONFIG)
+class NoArguments:
+    """Arguments of the oracles `random` and `grid`: none."""
+
+
+@dataclass(config=_CONFIG)
+class BayesianArguments:
+    """Arguments of the oracle `bayesian`, with the defaults of Keras Tuner."""
+
+    num_initial_points: Count | None = None  # random trials; null: three per hyperparameter
+    alpha: Annotated[StrictFloat, Field(gt=0)] = 1e-4  # assumed noise of the scores
+    beta: Annotated[StrictFloat, Field(ge=0)] = 2.6  # larger: more exploration
+
+
+@dataclass(config=_CONFIG)
+class HyperbandArguments:
+    """Arguments of the oracle `hyperband`, with the defaults of Keras Tuner."""
+
+    factor: Annotated[StrictInt, Field(ge=2, le=1_000)] = 3  # of epochs and trials between rounds
+    hyperband_iterations: Annotated[StrictInt, Field(ge=1, le=1_000)] = 1
+
+
+ORACLE_ARGUMENTS: dict[str, type] = {
+    "random": NoArguments,
+    "bayesian": BayesianArguments,
+    "hyperband": HyperbandArguments,
+    "grid": NoArguments,
+}
 
 
 @dataclass(config=_CONFIG)
@@ -250,12 +280,16 @@ SEARCHABLE: dict[str, type] = {
 }
 
 
-def setting_keys(group: type, *, only_texts: bool = False, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted keys of a configuration or group; with `only_texts`, those of texts and lists of texts."""
+def setting_keys(group: type) -> Iterator[str]:
+    """Yield the dotted keys of a configuration or group."""
+    return (key for key, _ in setting_types(group))
+
+
+def setting_types(group: type, prefix: str = "") -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield the dotted keys of a configuration or group, each with its type and the alternatives or items of that."""
     for name, kind in get_type_hints(group).items():
         parts = (kind, *(() if get_origin(kind) is dict else get_args(kind)))
-        if not only_texts or str in parts or list[str] in parts:
-            yield prefix + name
+        yield prefix + name, parts
         for part in parts:
             if isinstance(part, type) and dataclasses.is_dataclass(part):
-                yield from setting_keys(part, only_texts=only_texts, prefix=f"{prefix}{name}.")
+                yield from setting_types(part, f"{prefix}{name}.")

@@ -7,7 +7,6 @@ from typing import Any
 
 import keras_tuner
 
-from catsdogs.base.errors import UserError
 from catsdogs.config.schema import HyperparameterConfig, SearchConfig
 
 
@@ -22,10 +21,7 @@ class _MaxTrials(int):
 
 
 def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
-    """Return Keras Tuner's oracle for `tuner`, with all hyperparameters of `space` declared.
-
-    Raise a `UserError` if the oracle rejects its arguments, or the space is empty for Hyperband.
-    """
+    """Return Keras Tuner's oracle for `tuner`, with all hyperparameters of `space` declared."""
     hp = keras_tuner.HyperParameters()
     declare_space(config.space, hp)
     oracles = {
@@ -37,27 +33,19 @@ def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
     tuner = config.tuner
     arguments: dict[str, Any] = dict(tuner.arguments)
     if tuner.oracle == "hyperband":
-        if not config.space:
-            raise UserError("tuner=hyperband: not supported with an empty space; use tuner=random")
         arguments["max_epochs"] = config.fit.epochs
-    try:
-        oracle = oracles[tuner.oracle](
-            objective=keras_tuner.Objective("val_log_loss", "min"),
-            hyperparameters=hp,
-            allow_new_entries=False,
-            tune_new_entries=False,
-            # A seed of 0 is a random seed to Keras Tuner.
-            seed=config.seed + 1,
-            # Diverged trials must not stop the search, not even many in a row; programming errors are detected before
-            # it starts.
-            max_consecutive_failed_trials=10**9,
-            **arguments,
-        )
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"tuner.arguments={dict(tuner.arguments)}: rejected by the {tuner.oracle} oracle; set arguments that it "
-            f"accepts ({str(error).partition(chr(10))[0]})"
-        ) from error
+    oracle = oracles[tuner.oracle](
+        objective=keras_tuner.Objective("val_log_loss", "min"),
+        hyperparameters=hp,
+        allow_new_entries=False,
+        tune_new_entries=False,
+        # A seed of 0 is a random seed to Keras Tuner.
+        seed=config.seed + 1,
+        # Diverged trials must not stop the search, not even many in a row; programming errors are detected before it
+        # starts.
+        max_consecutive_failed_trials=10**9,
+        **arguments,
+    )
     # HyperbandOracle has no argument max_trials, but every oracle respects the attribute; 0 is no limit.
     oracle.max_trials = _MaxTrials(tuner.max_trials or 0)
     return oracle

@@ -102,7 +102,6 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("study=..", ["study=.."]),
         ("study=", ["study="]),
         ("data.max_unpacked_gib=inf", ["data.max_unpacked_gib=inf"]),
-        ("+tuner.arguments.hyperband_iterations=inf", ["tuner.arguments.hyperband_iterations=inf", "finite"]),
         ("backbone.weights=nowhere.h5", ["backbone.weights=", "nowhere.h5: file not found"]),
         (f"backbone.weights={__file__}", ["backbone.weights=", "not a .h5 file"]),
         ("data.train=null", ["data.train=null", "data=sample"]),
@@ -125,11 +124,40 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("model.head_batch_norm=1", ["model.head_batch_norm=1", "boolean"]),
         ("data.sample=3", ["data.sample=3: must be a group of settings", "data.sample.KEY=VALUE"]),
         ("+space.dropout.lowest=0.1", ["lowest"]),
+        ("space.dropout.kind=int", ["space.dropout.kind=int: dropout takes fractions", "use kind float"]),
+        ("space.unfreeze_depth={kind:float}", ["space.unfreeze_depth.kind=float: ", "takes integers; use kind int"]),
+        ("++space.dense_units={kind:int,low:8,high:64,step:2.5}", ["space.dense_units.step=2.5: must be an integer"]),
+        ("++space.dense_units={kind:int,low:8.5,high:64}", ["space.dense_units.low=8.5: must be an integer"]),
+        (
+            "++space.dense_units={kind:int,low:8,high:64,step:100}",
+            ["space.dense_units.step=100: larger than the range"],
+        ),
+        ("++space.dense_units={kind:int,low:0,high:70000}", ["space.dense_units.high=70000", "equal to 65536"]),
+        ("++space.dropout.step=inf", ["space.dropout.step=inf", "finite"]),
+        ("++space.dropout.step=nan", ["space.dropout.step=nan"]),
+        ("++space.dropout.step=0.5", ["space.dropout.step=0.5: larger than the range"]),
+        ("++space.dropout.step=1e-9", ["space.dropout.step=1e-09: gives more than 10,000 values"]),
+        ("++space.l2.step=1e6", ["space.l2.step=1e+06: larger than the range"]),
+        ("++space.l2.step=1", ["space.l2.step=1: must be above 1", "factor"]),
+        ("++space.dropout.values=[0.1,0.2]", ["space.dropout.values=[0.1, 0.2]: not used by space.dropout.kind=float"]),
+        ("++space.unfreeze_depth.step=10", ["space.unfreeze_depth.step=10.0: not used", "add ~space.unfreeze_depth"]),
+        ("++space.unfreeze_depth.sampling=log", ["space.unfreeze_depth.sampling=log: not used"]),
+        ("space.unfreeze_depth.values=[0,10,0]", ["space.unfreeze_depth.values=[0, 10, 0]: contains 0 twice"]),
+        ("space.unfreeze_depth.values=[true,10]", ["space.unfreeze_depth.values=true", "integer"]),
+        ("space.unfreeze_depth.values=[0,[10]]", ["space.unfreeze_depth.values=[10]", "integer"]),
+        ("++space.l2={kind:choice,values:[nan],low:null,high:null,sampling:null}", ["space.l2.values=nan", "finite"]),
+        ("tuner=hyperband space=fixed", ["tuner=hyperband: not supported with an empty space; use tuner=random"]),
+        ("+tuner.arguments.factor=3", ["tuner.arguments.factor=3: unknown argument of the random oracle; remove it"]),
+        ("tuner=bayesian tuner.arguments.num_initial_points=-1", ["num_initial_points=-1: must be greater than"]),
+        ("tuner=bayesian +tuner.arguments.alpha=[nan]", ["tuner.arguments.alpha=[nan]: must be a valid number"]),
+        ("tuner=bayesian +tuner.arguments.betta=1", ["tuner.arguments.betta=1: ", "did you mean 'beta'?", "alpha"]),
+        ("tuner=hyperband tuner.arguments.factor=1", ["tuner.arguments.factor=1: must be greater than or equal to 2"]),
+        ("tuner=hyperband tuner.arguments.factor=inf", ["tuner.arguments.factor=inf"]),
     ],
 )
 def test_an_invalid_value_is_refused_with_its_key_and_the_allowed_values(composed, override, words):
     with pytest.raises(UserError) as caught:
-        to_search_config(composed("data.train=train.zip", override))
+        to_search_config(composed("data.train=train.zip", *override.split(" ")))
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
@@ -194,6 +222,11 @@ def test_any_value_gives_a_safe_and_distinct_name(value, other):
         ("data.ignore=[1_0, cat.1 ,'a,2', 1e3]", ["1_0", "cat.1", "a,2", "1e3"]),
         ("study=1_0,b,2_0", ["1_0", "b", "2_0"]),
         ("fit.epochs=1_0", 10),
+        ("study=null", "null"),
+        ("data.ignore=[null, 1:30]", ["null", "1:30"]),
+        ("data={train: 2024_01, test: null, limit: 1_0}", {"train": "2024_01", "test": None, "limit": 10}),
+        ("experiment=007", "007"),
+        ("hydra.launcher.partition=1e3", "1e3"),
     ],
 )
 def test_a_text_stays_as_typed(override, typed):

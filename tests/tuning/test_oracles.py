@@ -1,8 +1,22 @@
+import dataclasses
+import inspect
+
 import keras_tuner
 import pytest
 
-from catsdogs.config.schema import HyperparameterConfig
-from catsdogs.tuning.oracles import declare_space
+from catsdogs.config.schema import ORACLE_ARGUMENTS, HyperparameterConfig
+from catsdogs.tuning.oracles import build_oracle, declare_space
+
+
+@pytest.mark.parametrize("oracle", ORACLE_ARGUMENTS)
+def test_the_arguments_of_every_oracle_are_those_of_keras_tuner(config, oracle):
+    trials = () if oracle in ("random", "bayesian") else ("tuner.max_trials=null",)
+    signature = inspect.signature(type(build_oracle(config(f"tuner={oracle}", *trials))).__init__)
+    common = inspect.signature(keras_tuner.Oracle.__init__).parameters
+    defaults = {
+        name: argument.default for name, argument in signature.parameters.items() if name not in {*common, "max_epochs"}
+    }
+    assert dataclasses.asdict(ORACLE_ARGUMENTS[oracle]()) == defaults
 
 
 def test_space_is_declared_to_keras_tuner():

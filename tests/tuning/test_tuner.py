@@ -164,15 +164,6 @@ def test_a_user_error_while_inputs_are_read_stops_the_search(tuner, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
-    [(("space=fixed", "tuner=hyperband"), "use tuner=random"), (("+tuner.arguments.factor=3",), "arguments=.*factor")],
-)
-def test_unsupported_settings_of_the_oracle_are_refused(config, overrides, words):
-    with pytest.raises(UserError, match=words):
-        build_oracle(config(*overrides))
-
-
-@pytest.mark.parametrize(
     ("overrides", "number"),
     [
         (("tuner.max_trials=7",), 7),
