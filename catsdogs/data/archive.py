@@ -2,6 +2,8 @@
 
 Archives are untrusted: every member name is validated before anything is written, and files are written only below the
 cache folder. Only images are unpacked, into a temporary folder that is renamed when it is complete.
+
+An image is a file with the suffix or the first bytes of an image format (`formats`). All other files are listed.
 """
 
 from __future__ import annotations
@@ -22,9 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from catsdogs.base.errors import UserError, first_line
-from catsdogs.base.text import listed
+from catsdogs.base.text import listed, sanitize_line
+from catsdogs.data.formats import HEAD_BYTES, has_image_suffix, image_format
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+# Written by operating systems; never mentioned.
+_LITTER = re.compile(
+    r"(.*/)?(__MACOSX|\._[^/]*|\.DS_Store|\.Spotlight-V100|\.Trashes|\.fseventsd|(eh)?thumbs\.db|desktop\.ini)(/.*)?",
+    re.IGNORECASE | re.DOTALL,
+)
 
 # Treat a member this large with this compression ratio as a zip bomb; real images compress at most tenfold.
 _SUSPICIOUS_BYTES = 64 * 2**20
@@ -47,10 +54,23 @@ class ImageFolder:
     Attributes:
         root: absolute path.
         digest: SHA-256 of the unpacked zip or of the folder's listing; 64 hexadecimal digits.
+        paths: of the images, relative to `root`, with forward slashes, in natural order.
+        skipped: paths of the other files, hidden or not images, in the folder or the zip; in natural order.
     """
 
     root: Path
     digest: str
+    paths: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def skipped_message(self) -> str:
+        """Number and names of the skipped files; "" if there are none."""
+        count = len(self.skipped)
+        if not count:
+            return ""
+        which = "1 file that is" if count == 1 else f"{count:,} files that are"
+        return f"skipping {which} hidden or not images: {sanitize_line(listed(self.skipped))}"
 
 
 def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
@@ -62,8 +82,8 @@ def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
 def open_images(source: Path, cache: Path, max_unpacked_bytes: float = 20 * 2**30) -> ImageFolder:
     """Return the folder of images at `source`; unpack a zip first.
 
-    A folder is used directly. The images of a zip are unpacked once, into `cache/archives/<digest>`; concurrent
-    processes are safe.
+    A folder is used directly. The images of a zip are unpacked into `cache/archives/<digest>`, unless they are there
+    with the sizes and checksums that the zip states; concurrent processes are safe.
 
     Args:
         source: zip or folder; `~` is expanded.
@@ -76,33 +96,54 @@ def open_images(source: Path, cache: Path, max_unpacked_bytes: float = 20 * 2**3
     """
     source = Path(os.path.expanduser(source)).absolute()
     if os.path.isdir(source):
-        return ImageFolder(source, _listing_digest(source))
+        paths, skipped = _listing(source)
+        if not paths:
+            raise _no_images(source, skipped)
+        return ImageFolder(source, _listing_digest(source, paths), tuple(paths), tuple(skipped))
     try:
         if not stat.S_ISREG(source.stat().st_mode):
             raise UserError(f"{source}: neither a file nor a folder; pass the path of a zip or a folder of images")
         digest = _zip_digest(source)
+        target = cache.absolute() / "archives" / digest
+        with _opened(source) as archive:
+            members, skipped = _image_members(archive, source)
+            if not _is_intact(target, members):
+                _unpack(archive, members, source, target, max_unpacked_bytes)
     except FileNotFoundError:
         raise UserError(f"{source}: not found; pass the path of a zip or a folder of images") from None
     except OSError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror}); check its permissions and its disk") from error
-
-    target = cache.absolute() / "archives" / digest
-    if not os.path.isdir(target):
-        _unpack(source, target, max_unpacked_bytes)
-    return ImageFolder(target, digest)
+        file = error.filename or source
+        raise UserError(f"{file}: cannot be read ({error.strerror}); check its permissions and its disk") from error
+    paths = sorted((info.filename for info in members), key=natural_key)
+    return ImageFolder(target, digest, tuple(paths), tuple(skipped))
 
 
 def image_paths(root: Path) -> list[str]:
     """Return the paths of the images below a folder: relative to it, with forward slashes, in natural order.
 
-    Images are recognized by suffix. Links to folders are followed; each folder is entered once. Hidden files and
-    folders, and Apple's `__MACOSX`, are skipped.
+    Links to folders are followed; each folder is entered once. Hidden files and folders are skipped.
 
     Raises:
-        UserError: a folder cannot be listed, or a name is not UTF-8 or has control characters.
+        UserError: a folder or the start of a file cannot be read, or the name of an image is not UTF-8 or has control
+            characters.
     """
+    return _listing(root)[0]
+
+
+def is_image(file: Path) -> bool:
+    """Return whether a file has the suffix or the first bytes of an image; raise OSError if it is unreadable."""
+    if has_image_suffix(file.name):
+        return True
+    if not file.is_file():  # a pipe would block, a link may lead nowhere
+        return False
+    with file.open("rb") as stream:
+        return image_format(stream.read(HEAD_BYTES)) != ""
+
+
+def _listing(root: Path) -> tuple[list[str], list[str]]:
+    """Return the paths of images and of all other files, except litter; see `image_paths`."""
     entered: set[tuple[int, int]] = set()
-    paths = []
+    paths: dict[bool, list[str]] = {True: [], False: []}
     try:
         for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_raise):
             status = os.stat(folder)
@@ -110,43 +151,39 @@ def image_paths(root: Path) -> list[str]:
                 subfolders.clear()
                 continue
             entered.add((status.st_dev, status.st_ino))
-            subfolders[:] = sorted(name for name in subfolders if not _is_hidden(name))
-            relative = PurePosixPath(Path(folder).relative_to(root).as_posix())
-            paths += [str(relative / name) for name in names if _is_image(name)]
+            here = PurePosixPath(Path(folder).relative_to(root).as_posix())
+            for name in names:
+                paths[not name.startswith(".") and is_image(Path(folder, name))].append(str(here / name))
+            hidden = [Path(folder, name) for name in subfolders if name.startswith(".")]
+            for file in (file for one in hidden if not one.is_symlink() for file in one.rglob("*")):
+                if not file.is_dir():
+                    paths[False].append(file.relative_to(root).as_posix())
+            subfolders[:] = sorted(name for name in subfolders if name[0] != "." and name != "__MACOSX")
     except OSError as error:
-        raise UserError(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions") from error
-    for path in paths:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
+    for path in paths[True]:
         if _INVALID_IN_NAMES.search(path):
             raise UserError(f"{root}: file name {path!a} is not UTF-8 or has control characters; rename the file")
-    return sorted(paths, key=natural_key)
+    skipped = [path for path in paths[False] if not _LITTER.fullmatch(path)]
+    return sorted(paths[True], key=natural_key), sorted(skipped, key=natural_key)
 
 
 def _raise(error: OSError) -> None:
     raise error
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES) and not _is_hidden(name)
-
-
-def _no_images(source: Path, archives: list[str], first_step: str = "") -> UserError:
+def _no_images(source: Path, skipped: list[str], first_step: str = "") -> UserError:
     """Suggest an inner zip, if there is one."""
+    archives = [path for path in skipped if path.lower().endswith(".zip")]
     if not archives:
-        suffixes = ", ".join(IMAGE_SUFFIXES)
-        return UserError(f"{source}: contains no images; pass a zip or a folder with files ending in {suffixes}")
+        others = f", only {sanitize_line(listed(skipped))}" if skipped else ""
+        return UserError(f"{source}: contains no images{others}; pass a zip or a folder of images")
     likely = next((path for path in archives if PurePosixPath(path).stem.lower() == "train"), archives[0])
     return UserError(f"{source}: contains no images, only zips ({listed(archives, 3)}); {first_step}pass {likely}")
 
 
-def _listing_digest(root: Path) -> str:
+def _listing_digest(root: Path, paths: list[str]) -> str:
     """Return the SHA-256 over (relative path, size, mtime_ns) of every image."""
-    paths = image_paths(root)
-    if not paths:
-        raise _no_images(root, sorted(path.name for path in root.glob("*.zip")))
     digest = hashlib.sha256()
     for path in sorted(paths):
         try:
@@ -174,33 +211,57 @@ def _zip_digest(source: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _unpack(source: Path, target: Path, max_unpacked_bytes: float) -> None:
-    """Unpack the images of a zip into the folder `target`, atomically."""
+def _opened(source: Path) -> zipfile.ZipFile:
     try:
-        archive = zipfile.ZipFile(source)
+        return zipfile.ZipFile(source)
     except (*_CORRUPTION, OSError, RuntimeError) as error:
         raise _corrupted(source, error) from error
-    with archive:
-        members = _image_members(archive, source, max_unpacked_bytes)
-        _log.info("unpacking %d images of %s to %s", len(members), source, target)
+
+
+def _is_intact(target: Path, members: list[zipfile.ZipInfo]) -> bool:
+    """Return whether every image is unpacked in `target` with the size and checksum that the zip states."""
+    if not os.path.isdir(target):
+        return False
+    for info in members:
+        file = target / info.filename
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = tempfile.mkdtemp(prefix=f".{target.name[:16]}-", dir=target.parent)
-            try:  # TemporaryDirectory recurses forever if it may not remove its folder
-                for info in members:
-                    _extract(archive, info, source, Path(temporary))
-                os.chmod(temporary, 0o755)  # mkdtemp's folder is private; the cache may be shared
-                os.rename(temporary, target)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-        except OSError as error:
-            if not os.path.isdir(target):  # else another process has unpacked the same images meanwhile
-                raise unwritable(target.parent, error) from error
+            status = file.lstat()
+            same = stat.S_ISREG(status.st_mode) and status.st_size == info.file_size
+            same = same and zlib.crc32(file.read_bytes()) == info.CRC
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            same = False
+        if not same:
+            _log.warning("%s: missing or different from the image in the zip; unpacking the zip again", file)
+            return False
+    return True
 
 
-def _image_members(archive: zipfile.ZipFile, source: Path, max_unpacked_bytes: float) -> list[zipfile.ZipInfo]:
-    """Validate every member; return the images, with their relative path as `filename`."""
-    members, archives = [], []
+def _unpack(
+    archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], source: Path, target: Path, max_unpacked_bytes: float
+) -> None:
+    """Unpack the images of a zip into the folder `target`, atomically."""
+    _check_sizes(members, source, max_unpacked_bytes)
+    _log.info("unpacking %d images of %s to %s", len(members), source, target)
+    try:
+        if os.path.isdir(target):
+            shutil.rmtree(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.mkdtemp(prefix=f".{target.name[:16]}-", dir=target.parent)
+        try:  # TemporaryDirectory recurses forever if it may not remove its folder
+            for info in members:
+                _extract(archive, info, source, Path(temporary))
+            os.chmod(temporary, 0o755)  # mkdtemp's folder is private; the cache may be shared
+            os.rename(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        if not os.path.isdir(target):  # else another process has unpacked the same images meanwhile
+            raise unwritable(target.parent, error) from error
+
+
+def _image_members(archive: zipfile.ZipFile, source: Path) -> tuple[list[zipfile.ZipInfo], list[str]]:
+    """Validate every member; return the images, with their relative path as `filename`, and the other paths."""
+    members, skipped = [], []
     for info in archive.infolist():
         # zipfile cuts `filename` at the first NUL. A backslash counts as a slash, as on Windows.
         name = info.orig_filename.replace("\\", "/")
@@ -211,16 +272,37 @@ def _image_members(archive: zipfile.ZipFile, source: Path, max_unpacked_bytes: f
                 f"characters in its name; if you trust the archive, unpack it yourself and pass the folder"
             )
         parts = [part for part in name.split("/") if part not in ("", ".")]
-        if not parts or info.is_dir() or any(_is_hidden(part) for part in parts):
+        path = "/".join(parts)
+        if not parts or info.is_dir() or _LITTER.fullmatch(path):
             continue
-        info.filename = "/".join(parts)
-        if info.filename.lower().endswith(".zip"):
-            archives.append(info.filename)
-        elif _is_image(info.filename):
+        info.filename = path
+        hidden = any(part.startswith(".") for part in parts)
+        if not hidden and (has_image_suffix(path) or image_format(_head(archive, info))):
             members.append(info)
+        else:
+            skipped.append(path)
+    skipped.sort(key=natural_key)
     if not members:
-        raise _no_images(source, archives, first_step="unpack it and ")
+        raise _no_images(source, skipped, first_step="unpack it and ")
+    return members, skipped
 
+
+def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Return the first bytes of a member; none if it is encrypted, corrupted or a zip bomb."""
+    if _expands_too_much(info):
+        return b""
+    try:
+        with archive.open(info) as member:
+            return member.read(HEAD_BYTES)
+    except (*_CORRUPTION, RuntimeError):
+        return b""
+
+
+def _expands_too_much(info: zipfile.ZipInfo) -> bool:
+    return info.file_size > max(_SUSPICIOUS_BYTES, _SUSPICIOUS_RATIO * info.compress_size)
+
+
+def _check_sizes(members: list[zipfile.ZipInfo], source: Path, max_unpacked_bytes: float) -> None:
     # Declared sizes bound what is written, because zipfile cuts members at them.
     total = sum(info.file_size for info in members)
     if total > max_unpacked_bytes:
@@ -229,13 +311,12 @@ def _image_members(archive: zipfile.ZipFile, source: Path, max_unpacked_bytes: f
             f"{max_unpacked_bytes / 2**30:.3g}; raise data.max_unpacked_gib if you trust the archive"
         )
     for info in members:
-        if info.file_size > max(_SUSPICIOUS_BYTES, _SUSPICIOUS_RATIO * info.compress_size):
+        if _expands_too_much(info):
             raise UserError(
                 f"{source}: {info.filename} expands from {info.compress_size / 2**20:.3g} to "
                 f"{info.file_size / 2**20:.3g} MiB, unlike any image; remove it from the archive, or unpack the "
                 f"archive yourself and pass the folder"
             )
-    return members
 
 
 def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path, folder: Path) -> None:

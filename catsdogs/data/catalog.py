@@ -1,46 +1,51 @@
 """Catalog of a folder: id, path, label, sha256, width, height, phash and problem of every image.
 
-Every file is decoded completely, by the decoder of the training, because only that detects all corrupted files.
+Every file is decoded completely, by the decoder of the training, because only that detects all corrupted files. The
+results are stored. Ids and labels follow from the paths and are computed each time.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import posixpath
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
 
 from catsdogs.base import files
-from catsdogs.base.errors import UserError
-from catsdogs.data.archive import ImageFolder, image_paths, natural_key, unwritable
-from catsdogs.data.images import decode, in_threads
+from catsdogs.base.records import CorruptedFile, Table
+from catsdogs.data.archive import ImageFolder, natural_key, unwritable
+from catsdogs.data.images import in_threads, read_image
 from catsdogs.data.near_duplicates import phash
 
 CAT, DOG = 0.0, 1.0
 
 LABEL_SOURCES = "file names such as cat.1.jpg or dog_2.png, or folders named cat, cats, dog or dogs"
 
-_CACHE_VERSION = "v2"  # part of the file name of stored catalogs; increment when the rules here change
+_CACHE_VERSION = "v3"  # part of the file name of stored catalogs; increment when the rules here change
+_STORED = Table({"path": str, "sha256": str, "width": int, "height": int, "phash": str, "problem": str, "check": str})
+_COLUMNS = ["id", "path", "label", "sha256", "width", "height", "phash", "problem"]
+_SAMPLE = 32  # stored rows that are compared with their files
 
 _FOLDER_LABELS = {"cat": CAT, "cats": CAT, "dog": DOG, "dogs": DOG}
+_SUFFIX = re.compile(r"(?<=[^/])\.[^\W\d_]\w*\Z")
 _NAMED = re.compile(r"(cat|dog)(?![^\W\d_])", re.IGNORECASE)  # not followed by a letter
 
 _log = logging.getLogger(__name__)
 
 
 def build_catalog(folder: ImageFolder, cache: Path) -> pd.DataFrame:
-    """Return the catalog of a folder, from `cache/catalogues/<digest>-v2.csv` if it exists.
+    """Return the catalog of a folder, from `cache/catalogues/<digest>-v3.csv` if that file is valid.
 
     Returns:
         A row per image in natural order of id, with the columns
 
-        - id: str, unique; the path without its suffix and the folders common to all images. Images that differ only in
-          their suffix keep it.
+        - id: str, unique; see `ids_of`
         - path: str, relative to `folder.root`, with forward slashes
         - label: float, 0.0 = cat, 1.0 = dog, NaN = unknown; see `label_of`
         - sha256: str, of the file, 64 hexadecimal digits
@@ -51,29 +56,81 @@ def build_catalog(folder: ImageFolder, cache: Path) -> pd.DataFrame:
     Raises:
         UserError: a file cannot be read, or the cache cannot be written.
     """
-    path = cache / "catalogues" / f"{folder.digest}-{_CACHE_VERSION}.csv"
-    if not path.exists():
-        paths = image_paths(folder.root)
-        _log.info("checking %d images in %s", len(paths), folder.root)
-        entries = in_threads(lambda image: _entry(folder.root, image), paths, "checking images")
-        table = pd.DataFrame(entries, columns=["path", "label", "sha256", "width", "height", "phash", "problem"])
-        table.insert(0, "id", ids_of(paths))
-        table = table.sort_values("id", key=lambda ids: ids.map(natural_key))
+    file = cache / "catalogues" / f"{folder.digest}-{_CACHE_VERSION}.csv"
+    if (table := _stored(file, folder)) is None:
+        _log.info("checking %d images in %s", len(folder.paths), folder.root)
+        table = _facts(folder.root, folder.paths, "checking images")
         try:
-            files.write_csv(path, table)
+            files.write_csv(file, table.assign(check=_checks(table)))
         except OSError as error:
-            raise unwritable(path.parent, error) from error
-    # Read back even a new table, so that the first run sees the same values as later ones.
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    table["label"] = table["label"].map({"": math.nan, "0.0": CAT, "1.0": DOG}).astype(float)
-    return table.astype({"width": "int64", "height": "int64"})
+            raise unwritable(file.parent, error) from error
+    labels = [label_of(path) for path in table["path"]]
+    table["label"] = np.array([label for label, _ in labels], np.float64)
+    table["problem"] = [
+        "; ".join(filter(None, problems))
+        for problems in zip(table["problem"], (conflict for _, conflict in labels), strict=True)
+    ]
+    table["id"] = ids_of(list(table["path"]))
+    return table.sort_values("id", key=lambda ids: ids.map(natural_key), ignore_index=True)[_COLUMNS]
+
+
+def _stored(file: Path, folder: ImageFolder) -> pd.DataFrame | None:
+    """Return the facts in a stored catalog; None, with a warning, if they may not be those of this folder."""
+    try:
+        table = _STORED.read(file)
+        if table is None:
+            return None
+        if list(table.columns) != list(_STORED.columns) or sorted(table["path"]) != sorted(folder.paths):
+            raise CorruptedFile(file, "other columns or images")
+        check = table.pop("check")
+        if not check.equals(_checks(table)):
+            raise CorruptedFile(file, "rows were changed")
+        if not _are_possible(table):
+            raise CorruptedFile(file, "impossible values")
+        sample = table.iloc[:: max(1, len(table) // _SAMPLE)].reset_index(drop=True)
+        if not sample.equals(_facts(folder.root, list(sample["path"]))):
+            raise CorruptedFile(file, "rows differ from their images")
+    except CorruptedFile as error:
+        _log.warning("%s; checking the images again", error)
+        return None
+    return table
+
+
+def _are_possible(table: pd.DataFrame) -> bool:
+    """Return whether each row is that of a decoded image, or of one that cannot be decoded."""
+    width, height, phashes, problem = (table[name] for name in ("width", "height", "phash", "problem"))
+    decoded = (width > 0) & (height > 0) & phashes.str.fullmatch("[0-9a-f]{64}") & (problem == "")
+    corrupted = (width == 0) & (height == 0) & (phashes == "") & (problem != "")
+    return bool((table["sha256"].str.fullmatch("[0-9a-f]{64}") & (decoded | corrupted)).all())
+
+
+def _facts(root: Path, paths: Sequence[str], doing: str = "") -> pd.DataFrame:
+    """Return what the contents of files determine; columns path, sha256, width, height, phash and problem."""
+    rows = in_threads(lambda path: (path, *_fact(root / path)), paths, doing)
+    return pd.DataFrame(rows, columns=list(_STORED.columns)[:-1]).astype({"width": "int64", "height": "int64"})
+
+
+def _fact(file: Path) -> tuple[str, int, int, str, str]:
+    sha256, image, problem = read_image(file, None)
+    if image is None:
+        return sha256, 0, 0, "", f"cannot be decoded: {problem}"
+    return sha256, image.shape[1], image.shape[0], phash(image), ""
+
+
+def _checks(table: pd.DataFrame) -> pd.Series:
+    """Return a checksum of each row: 16 hexadecimal digits."""
+    return pd.util.hash_pandas_object(table.astype(str), index=False).map("{:016x}".format).rename("check")
 
 
 def ids_of(paths: list[str]) -> list[str]:
-    """Return the ids of images in the order of their relative paths; unique if the paths are."""
+    """Return the ids of images in the order of their relative paths; unique if the paths are.
+
+    An id is the path without its suffix and the folders common to all images. A suffix starts with a letter, because
+    files without one may be named `cat.12`. Images that differ only in their suffix keep it.
+    """
     common = posixpath.commonpath([posixpath.dirname(path) for path in paths]) if paths else ""
     names = [path.removeprefix(f"{common}/") for path in paths]
-    ids = [name[: name.rindex(".")] for name in names]
+    ids = [_SUFFIX.sub("", name) for name in names]
     # Repeated, because 1.jpg keeps its suffix next to 1.png and is then equal to the id of 1.jpg.png.
     while len(set(ids)) < len(set(names)):
         counts = Counter(ids)
@@ -100,19 +157,3 @@ def label_of(path: str) -> tuple[float, str]:
     if math.isnan(by_folder) or by_folder == by_name:
         return by_name, ""
     return math.nan, f"conflicting labels: {'dog' if by_name == DOG else 'cat'} (file name), {nearest} (folder)"
-
-
-def _entry(root: Path, path: str) -> tuple[str, float, str, int, int, str, str]:
-    """Return the columns of one file, except for its id."""
-    try:
-        data = (root / path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{root / path}: cannot be read ({error.strerror}); repair or remove the file") from error
-    label, problem = label_of(path)
-    sha256 = hashlib.sha256(data).hexdigest()
-    try:
-        image = decode(data, None)
-    except ValueError as error:
-        return path, label, sha256, 0, 0, "", "; ".join(filter(None, (f"cannot be decoded: {error}", problem)))
-    height, width, _ = image.shape
-    return path, label, sha256, width, height, phash(image), problem

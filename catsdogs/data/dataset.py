@@ -139,10 +139,13 @@ def _sources(data: DataConfig, cache: Path) -> tuple[Path, Path | None]:
 
 def _opened(key: str, source: Path, data: DataConfig, cache: Path) -> ImageFolder:
     try:
-        return open_images(source, cache, data.max_unpacked_gib * 2**30)
+        folder = open_images(source, cache, data.max_unpacked_gib * 2**30)
     except UserError as error:
         named = "=" if str(error).startswith(str(source)) else ": "
         raise UserError(f"data.{key}{named}{error}") from error
+    if folder.skipped:
+        _log.warning("data.%s=%s: %s", key, source, folder.skipped_message)
+    return folder
 
 
 def _problems(table: pd.DataFrame, ignore: list[str]) -> pd.Series:

@@ -29,15 +29,17 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.processes import threads
 from catsdogs.base.text import binary_size, format_duration
 from catsdogs.data.archive import unwritable
+from catsdogs.data.formats import FORMATS, image_format
 
 RESIZE = "pillow-bilinear"
 
-# Formats of the suffixes in `archive`. Pillow supports more, but some run other programs (EPS).
-FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF")
 _CACHE_VERSION = 1  # part of the key of stored pixels; increment when `decode` changes
 
 _PROGRESS_SECONDS = 10.0
 _FROM_PILLOW = r"PIL\."
+
+# Memory that must be available when an image counts as corrupted, in bytes: at least, and per pixel.
+_SPARE_BYTES, _SPARE_BYTES_PER_PIXEL = 2**28, 16
 
 _log = logging.getLogger(__name__)
 
@@ -61,20 +63,51 @@ def decode(data: bytes, size: int | None) -> np.ndarray:
 
     Raises:
         ValueError: the image cannot be decoded; the text is a short reason.
+        MemoryError: there is too little memory to decode it, or to know that it cannot be decoded.
     """
     if not data:
         raise ValueError("the file is empty")
     _silence_pillow()
+    spare = _SPARE_BYTES
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            spare = max(spare, _SPARE_BYTES_PER_PIXEL * image.width * image.height)
             image.load()
             rgb = _rgb(_upright(image))
             return np.array(rgb if size is None else squeeze(rgb, size))
-    except UnidentifiedImageError:
-        raise ValueError("not an image of a known format") from None
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow has no common exception: SyntaxError, struct.error, OSError, bombs, ...
+        # Without memory, most decoders report corrupted data. This raises a MemoryError then.
+        bytearray(spare)
+        if isinstance(error, UnidentifiedImageError):
+            known = image_format(data)
+            if known and known not in FORMATS:
+                raise ValueError(f"{known} is not supported; convert it to JPEG or PNG") from None
+            raise ValueError(f"not a valid {known} image" if known else "not an image of a known format") from None
         text = "".join(filter(str.isprintable, " ".join(str(error).split())))
         raise ValueError(text[:200] or type(error).__name__) from error
+
+
+def read_image(file: Path, size: int | None) -> tuple[str, np.ndarray | None, str]:
+    """Read and decode a file.
+
+    Returns:
+        SHA-256 of the file, hexadecimal; pixels (see `decode`), or None if it cannot be decoded; the reason, or "".
+
+    Raises:
+        UserError: the file cannot be read, or there is too little memory to decode it.
+    """
+    try:
+        data = file.read_bytes()
+        sha256 = hashlib.sha256(data).hexdigest()
+        return sha256, decode(data, size), ""
+    except ValueError as error:
+        return sha256, None, str(error)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); repair or remove the file") from error
+    except MemoryError as error:
+        raise UserError(f"{file}: out of memory; close other programs, or remove the image if it is huge") from error
 
 
 def squeeze(image: Image.Image, size: int) -> Image.Image:
@@ -119,19 +152,12 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
 
 def _decode_file(root: Path, path: str, sha256: str, size: int) -> np.ndarray:
     """Decode a file with this SHA-256."""
-    try:
-        data = (root / path).read_bytes()
-        problem = "" if hashlib.sha256(data).hexdigest() == sha256 else "changed since the images were cataloged"
-    except OSError as error:
-        problem = f"no longer readable ({error.strerror})"
-    if problem:
-        raise UserError(
-            f"{root / path}: {problem}; run the command again (if {root} is in the cache, remove that folder first)"
-        )
-    try:
-        return decode(data, size)
-    except ValueError as error:
-        raise UserError(f"{root / path}: cannot be decoded ({error}); add its id to data.ignore") from error
+    found, image, problem = read_image(root / path, size)
+    if found != sha256:
+        raise UserError(f"{root / path}: changed since the images were cataloged; run the command again")
+    if image is None:
+        raise UserError(f"{root / path}: cannot be decoded ({problem}); add its id to data.ignore")
+    return image
 
 
 def pixels_key(hashes: Sequence[str], size: int) -> str:
@@ -174,6 +200,8 @@ def in_threads(
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
     except Exception:  # corrupted EXIF, which viewers ignore as well
         return image
 

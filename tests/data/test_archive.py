@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from synthetic_images import cats_and_dogs, folder_of, jpeg, zip_of
 
 from catsdogs.base.errors import UserError
+from catsdogs.data import archive
 from catsdogs.data.archive import image_paths, natural_key, open_images
 
 ROOM = 2**30
@@ -33,7 +34,7 @@ def test_natural_key_sorts_numbers_and_separates_names(numbers, names):
     assert sorted(ids, key=natural_key) == ["9", "10", "cat", "cat.1", "cat.2", "cat.10", "cat.100", "dog.1"]
 
 
-def test_zip_is_unpacked_into_the_cache_once(tmp_path):
+def test_zip_is_unpacked_into_the_cache_once(tmp_path, monkeypatch):
     images = {
         "train/cat.1.jpg": jpeg(1),
         "train/dog.2.JPEG": jpeg(2),
@@ -51,9 +52,25 @@ def test_zip_is_unpacked_into_the_cache_once(tmp_path):
     assert contents(folder.root) == images | {"train/y.webp": b"5", "windows/z.gif": b"6"}
     assert [path.name for path in folder.root.parent.iterdir()] == [folder.digest]
     assert stat.S_IMODE(folder.root.stat().st_mode) == 0o755
-    (folder.root / "CAT.1.JPG").unlink()
+    assert folder.paths == tuple(sorted(contents(folder.root), key=natural_key))
+    assert folder.skipped == (".no/3.jpg", "README.md")
+    # An unpacked zip is used as long as its images are unchanged.
+    monkeypatch.setattr(archive, "_unpack", Mock())
     assert open_images(source.rename(tmp_path / "other.zip"), tmp_path / "my cache", 0) == folder
-    assert not (folder.root / "CAT.1.JPG").exists()
+    archive._unpack.assert_not_called()
+
+
+@pytest.mark.parametrize("content", [None, b"", jpeg(3), jpeg(1)[:-1] + b"x"])
+def test_an_unpacked_image_that_is_missing_or_changed_is_unpacked_again(tmp_path, content, caplog):
+    source = zip_of(tmp_path / "train.zip", {"cat.1.jpg": jpeg(1), "dog.1": jpeg(2)})
+    folder = open_images(source, tmp_path / "cache", ROOM)
+    for name in ("cat.1.jpg", "dog.1"):
+        (folder.root / name).unlink()
+        if content is not None:
+            (folder.root / name).write_bytes(content)
+        assert open_images(source, tmp_path / "cache", ROOM) == folder
+        assert contents(folder.root) == {"cat.1.jpg": jpeg(1), "dog.1": jpeg(2)}
+        assert f"{name}: missing or different" in caplog.messages[-1]
 
 
 def test_folder_is_used_in_place(tmp_path, monkeypatch):
@@ -158,10 +175,11 @@ def test_no_image_replaces_another(tmp_path, monkeypatch, one, other):
 
 def test_unusable_sources(tmp_path):
     cache, pets = tmp_path / "cache", folder_of(tmp_path / "pets", {"notes.txt": b"", "__MACOSX/cat.1.jpg": b""})
-    no_images = "contains no images; pass a zip or a folder with files ending in .jpg"
+    no_images = "contains no images, only {}; pass a zip or a folder of images"
     assert "gone.zip: not found" in refused(tmp_path / "gone.zip", cache)
-    assert no_images in refused(pets, cache)
-    assert no_images in refused(zip_of(tmp_path / "1" / "1.zip", {"README.md": b"", "__MACOSX/cat.1.jpg": b""}), cache)
+    assert no_images.format("notes.txt") in refused(pets, cache)
+    source = zip_of(tmp_path / "1" / "1.zip", {"README.md": b"", "__MACOSX/cat.1.jpg": b""})
+    assert no_images.format("README.md") in refused(source, cache)
     zips = {"test1.zip": b"", "sampleSubmission.csv": b"", "train.zip": b""}
     assert "zips (test1.zip, train.zip); pass train.zip" in refused(folder_of(pets, zips), cache)
     message = refused(zip_of(tmp_path / "2" / "2.zip", zips), cache)

@@ -105,7 +105,7 @@ struct.pack_into("<H", INVALID, INVALID.index(struct.pack("<HHI", 277, 3, 1)) + 
         (encoded(gradient(1), "PNG")[:300], "truncated"),
         (encoded(gradient(1), "TIFF")[:200], "."),
         (encoded(gradient(1), "EPS"), "known format"),
-        (bytes(INVALID), "not an image"),
+        (bytes(INVALID), "not a valid TIFF"),
         (encoded(Image.new("F", (4, 4)), "TIFF"), "mode F"),
         (encoded(Image.new("I", (4, 4)), "TIFF"), "mode I"),
     ],
@@ -200,7 +200,7 @@ def test_pixels_are_decoded_once_per_key(tmp_path, root, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "no longer readable"), (jpeg(100), "changed"), (b"x", "cannot be decoded")]
+    ("content", "message"), [(None, "cannot be read"), (jpeg(100), "changed"), (b"x", "cannot be decoded")]
 )
 def test_missing_changed_and_undecodable_files(tmp_path, root, content, message):
     rows, file = rows_of(root), root / "a/cat.29.jpg"
