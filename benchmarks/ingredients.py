@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.scoring.calibration import cross_fitted, fit
-from catsdogs.scoring.intervals import Estimate, mean_intervals
+from catsdogs.scoring.intervals import Estimate, mean_intervals, misclassified, paired_intervals
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.jobs import RESULT, read_jobs
 
@@ -77,9 +77,8 @@ def compare(jobs: list[ScoredJob]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"job": job.name, "changed": [text for text in added if not text.startswith(BOOKKEEPING)]}
         for kind in ("plain", "calibrated"):
             loss, base = getattr(job, kind), getattr(first, kind)
-            own, difference = mean_intervals(np.stack([loss, loss - base]))
-            row[kind] = dataclasses.asdict(own)
-            row[f"{kind}_minus_first"] = dataclasses.asdict(difference)
+            row[kind] = dataclasses.asdict(mean_intervals(loss[None], misclassified(loss[None]).sum(axis=1))[0])
+            row[f"{kind}_minus_first"] = dataclasses.asdict(paired_intervals(loss[None], base)[0])
         rows.append(row | {"temperature": job.temperature, "seconds": job.seconds})
     return rows
 

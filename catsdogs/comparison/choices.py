@@ -24,7 +24,7 @@ from catsdogs.base.text import listed
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.config.schema import SearchConfig
 from catsdogs.pages.formats import counted
-from catsdogs.scoring.intervals import mean_intervals
+from catsdogs.scoring.intervals import mean_intervals, misclassified
 from catsdogs.study.identity import identity
 
 STUDY = "study"
@@ -37,7 +37,7 @@ UNRECORDED = "not recorded"
 
 _EFFECT = ["choice", "value", "against"]
 _PAIR = [*_EFFECT, "label", "label_against"]
-_MEASURED = {"difference": float, "low": float, "high": float, "images": int}
+_MEASURED = {"difference": float, "low": float, "high": float, "images": int, "errors": int}
 
 # A key of the configuration that `identity` computes from another.
 _DERIVED = {"fit.epochs": "features.views"}
@@ -59,11 +59,12 @@ def choice_pairs(study_data: StudyData) -> pd.DataFrame:
     Returns:
         A row per pair: choice, value (of `label`), against (of `label_against`), label, label_against, difference (log
         loss of `label` minus that of `label_against`, mean over images), low, high (95% confidence interval, NaN for a
-        single image), images. value and against are ordered as in the effect, so a difference above 0 contradicts it.
+        single image), images, errors (images that either job misclassifies). value and against are ordered as in the
+        effect, so a difference above 0 contradicts it.
     """
     losses = study_data.losses()
     pairs = _fair_pairs(study_data, losses)
-    return pairs.join(_intervals(list(_differences(losses, pairs).T)))
+    return pairs.join(_intervals(list(_differences(losses, pairs).T), list(_errors(losses, pairs).sum(axis=0))))
 
 
 def choice_effects(study_data: StudyData) -> pd.DataFrame:
@@ -75,18 +76,20 @@ def choice_effects(study_data: StudyData) -> pd.DataFrame:
     Returns:
         A row per choice and pair of values, grouped by choice, the largest effect first: choice, value (the better
         one), against, difference (log loss of value minus that of against, at most 0), low, high (95% confidence
-        interval, NaN for a single image), decided (whether the interval excludes 0), pairs, images. With more than
+        interval, NaN for a single image), decided (whether the interval excludes 0), pairs, images, errors (images
+        that any of the compared jobs misclassifies). With more than
         `MOST_VALUES` values, each is compared with the best value only. The best value is the one whose jobs are
         furthest below the mean of the jobs that differ from them in this choice alone.
     """
     losses = study_data.losses()
     effects = _fair_pairs(study_data, losses).groupby(_EFFECT, sort=False)
     table = effects.size().reset_index(name="pairs")
-    table = table.join(_intervals([_differences(losses, pairs).mean(axis=1) for _, pairs in effects]))
+    vectors = [_differences(losses, pairs).mean(axis=1) for _, pairs in effects]
+    table = table.join(_intervals(vectors, [_errors(losses, pairs).any(axis=1).sum() for _, pairs in effects]))
     table["decided"] = (table["low"] > 0) | (table["high"] < 0)
     table["strongest"] = table.groupby("choice")["difference"].transform("min")
     table = table.sort_values(["strongest", "choice"], kind="stable", ignore_index=True)
-    return table[[*_EFFECT, "difference", "low", "high", "decided", "pairs", "images"]]
+    return table[[*_EFFECT, "difference", "low", "high", "decided", "pairs", "images", "errors"]]
 
 
 def unpaired_choices(study_data: StudyData) -> list[str]:
@@ -163,9 +166,14 @@ def _differences(losses: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:
     return losses[pairs["label"]].to_numpy() - losses[pairs["label_against"]].to_numpy()
 
 
-def _intervals(vectors: list[np.ndarray]) -> pd.DataFrame:
+def _errors(losses: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:
+    """Return the (N images, K pairs) bool: whether either job misclassifies the image."""
+    return misclassified(losses[pairs["label"]].to_numpy()) | misclassified(losses[pairs["label_against"]].to_numpy())
+
+
+def _intervals(vectors: list[np.ndarray], errors: list[int]) -> pd.DataFrame:
     """Return the mean of every vector over images, with its confidence interval."""
-    intervals = mean_intervals(np.stack(vectors)) if vectors else []
+    intervals = mean_intervals(np.stack(vectors), np.array(errors)) if vectors else []
     return pd.DataFrame(map(dataclasses.astuple, intervals), columns=list(_MEASURED)).astype(_MEASURED)
 
 

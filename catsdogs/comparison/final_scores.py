@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.comparison.study_data import FinalModel
-from catsdogs.scoring.intervals import mean_intervals
+from catsdogs.scoring.intervals import paired_intervals
 from catsdogs.scoring.scores import log_loss_per_image
 
 SCORES = ("log_loss", "accuracy", "roc_auc", "brier", "ece")
@@ -57,5 +57,5 @@ def tta_gains(final: FinalModel) -> dict[str, Any]:
         return {}
     labels = both["label"].to_numpy(dtype=np.float64)
     plain, averaged = (log_loss_per_image(labels, both[name].to_numpy(np.float64)) for name in ("p_dog", "p_dog_tta"))
-    gain = mean_intervals((plain - averaged)[None])[0]
+    gain = paired_intervals(plain[None], averaged)[0]
     return {"validation": {**dataclasses.asdict(gain), "split": "validation"}}

@@ -12,9 +12,9 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.text import listed
 from catsdogs.comparison.choices import unlisted_differences
 from catsdogs.comparison.study_data import WAITING, StudyData
-from catsdogs.pages.formats import between, counted, loss, percent
-from catsdogs.scoring.intervals import Estimate, mean_intervals, share_lowest
-from catsdogs.scoring.scores import log_loss_per_image
+from catsdogs.pages.formats import accuracy_text, between, counted, few_errors, loss, percent
+from catsdogs.scoring.intervals import FEW_ERRORS, Estimate, paired_intervals, share_lowest
+from catsdogs.scoring.scores import log_loss_interval
 from catsdogs.study.jobs import FAILED, OK, RUNNING, State, best_job, chosen_trial
 from catsdogs.study.plan import retrain_command
 
@@ -36,7 +36,8 @@ class Summary:
         headline: the result in one line.
         best: label of the best job, the first of the leaderboard; None if no trial has completed.
         trial: best trial of the best job.
-        log_loss: log loss of its predictions on the validation images; None if they are missing.
+        intervals: log loss of every comparable job on its validation images, by label, best first.
+        log_loss: that of the best job; None if its predictions are missing.
         accuracy: accuracy of these predictions, or as recorded by the trial if they are missing.
         runner_up: label of the next job that was validated on the same images.
         margin: log loss of the runner-up minus that of the best job, image by image; None if it cannot be computed.
@@ -51,6 +52,7 @@ class Summary:
     headline: str
     best: str | None = None
     trial: str | None = None
+    intervals: dict[str, Estimate] = field(default_factory=dict)
     log_loss: Estimate | None = None
     accuracy: float | None = None
     runner_up: str | None = None
@@ -75,12 +77,12 @@ def summarize(study_data: StudyData) -> Summary:
     comparable = ranked[(ranked["label"] == best) | same_images]
     runner_up = str(comparable["label"].iloc[1]) if len(comparable) > 1 else None
     losses = study_data.losses()
-    log_loss, accuracy = None, None if pd.isna(first["val_accuracy"]) else float(first["val_accuracy"])
-    if best in study_data.predictions:
-        log_loss, accuracy = _own_scores(study_data.predictions[best])
-    margin = None
-    if {best, runner_up} <= set(losses) and len(losses):
-        margin = mean_intervals((losses[runner_up] - losses[best]).to_numpy()[None])[0]
+    intervals = score_intervals(study_data)
+    log_loss, accuracy = intervals.get(best), None if pd.isna(first["val_accuracy"]) else float(first["val_accuracy"])
+    if log_loss is not None and log_loss.errors is not None:
+        accuracy = 1 - log_loss.errors / log_loss.size
+    margins = _margins(best, losses)
+    margin = margins.get(str(runner_up))
     significance = _significance(margin, only_job=len(ranked) == 1)
     shares = share_lowest(losses.to_numpy().T).tolist() if len(losses) else []
     share_best = dict(zip(map(str, losses), shares, strict=True)) if shares else {}
@@ -89,6 +91,7 @@ def summarize(study_data: StudyData) -> Summary:
         headline=_headline(leaderboard, first, runner_up, margin, significance),
         best=best,
         trial=None if pd.isna(first["best_trial"]) else str(first["best_trial"]),
+        intervals=intervals,
         log_loss=log_loss,
         accuracy=accuracy,
         runner_up=runner_up,
@@ -99,13 +102,14 @@ def summarize(study_data: StudyData) -> Summary:
         sentences=[
             _score_sentence(first, log_loss, accuracy),
             *_margin_sentences(comparable, runner_up, margin, significance),
-            *_rank_sentences(best, losses, share_best),
+            *_rank_sentences(best, margins, share_best),
         ],
         caveats=[
             *_unfinished(leaderboard),
             *_stopped(study_data),
             *_not_compared(study_data, ranked, comparable),
-            *_ranking_caveats(study_data, best, losses),
+            *_ranking_caveats(study_data, best, losses, intervals),
+            *_few_errors(intervals, best),
             *no_command,
             *_selection_caveats(study_data, comparable),
         ],
@@ -114,17 +118,16 @@ def summarize(study_data: StudyData) -> Summary:
 
 def score_intervals(study_data: StudyData) -> dict[str, Estimate]:
     """Return the log loss of every comparable job on the validation images, by label, best first."""
-    losses = study_data.losses()
-    if losses.empty:
+    tables = {label: study_data.predictions[label] for label in study_data.comparable()}
+    return {label: log_loss_interval(table["label"], table["p_dog"]) for label, table in tables.items() if len(table)}
+
+
+def _margins(best: str, losses: pd.DataFrame) -> dict[str, Estimate]:
+    """Return by label how much higher the log loss of every other job is, image by image."""
+    if best not in losses or losses.empty:
         return {}
-    return dict(zip(map(str, losses), mean_intervals(losses.to_numpy().T), strict=True))
-
-
-def _own_scores(table: pd.DataFrame) -> tuple[Estimate, float]:
-    """Return log loss and accuracy of a job's predictions."""
-    labels, p_dog = table["label"].to_numpy(), table["p_dog"].to_numpy()
-    # Keras predicts dog above 0.5.
-    return mean_intervals(log_loss_per_image(labels, p_dog)[None])[0], float(((p_dog > 0.5) == (labels == 1)).mean())
+    others = losses.drop(columns=best)
+    return dict(zip(map(str, others), paired_intervals(others.to_numpy().T, losses[best].to_numpy()), strict=True))
 
 
 def _significance(margin: Estimate | None, only_job: bool) -> str:
@@ -146,8 +149,13 @@ def _headline(
     so_far = "So far " if leaderboard["status"].isin([RUNNING, WAITING]).any() else ""
     best, score = so_far + first["label"], f"validation log loss {loss(first['val_log_loss'])}"
     lead = "" if margin is None else loss(margin.value)
+    sure = (
+        f"significant, but with fewer than {FEW_ERRORS} errors"
+        if margin is not None and margin.few_errors
+        else "significant"
+    )
     return {
-        SIGNIFICANT: f"{best} is the best job: {score}, {lead} lower than {runner_up} (statistically significant).",
+        SIGNIFICANT: f"{best} is the best job: {score}, {lead} lower than {runner_up} (statistically {sure}).",
         WITHIN_NOISE: f"{best} ranks first with {score}, but the difference from {runner_up} is within noise.",
         IDENTICAL: f"{best} and {runner_up} are tied, with identical predictions: {score}.",
         ONLY_JOB: f"{best} is the only job with a result: {score}.",
@@ -156,12 +164,14 @@ def _headline(
 
 
 def _score_sentence(first: pd.Series, log_loss: Estimate | None, accuracy: float | None) -> str:
-    scored = "" if accuracy is None else f", accuracy {percent(accuracy, 2)}"
     if log_loss is None:
+        scored = "" if accuracy is None else f", accuracy {percent(accuracy, 2)}"
         recorded = f"log loss {loss(first['val_log_loss'])}{scored}"
         return f"The trial recorded {recorded}; its predictions are missing, so there is no confidence interval."
     bounds = "" if log_loss.low is None else f" (95% CI {between(log_loss)})"
-    return f"On {counted(log_loss.size, 'validation image')}: log loss {loss(log_loss.value)}{bounds}{scored}."
+    scored = f"log loss {loss(log_loss.value)}{bounds}, accuracy {accuracy_text(log_loss)}"
+    few = few_errors(log_loss.errors, log_loss.size)
+    return f"On {counted(log_loss.size, 'validation image')}: {scored}. {few}".rstrip()
 
 
 def _margin_sentences(
@@ -184,22 +194,22 @@ def _margin_sentences(
         "more seeds could separate the two jobs",
         UNKNOWN: "the predictions contradict the ranking",
     }[significance]
-    return [f"Compared image by image, {runner_up} has a {difference} log loss (95% CI {between(margin)}): {meaning}."]
+    few = few_errors(margin.errors, margin.size, " by either job")
+    compared = f"Compared image by image, {runner_up} has a {difference} log loss (95% CI {between(margin)})"
+    return [f"{compared}: {meaning}. {few}".rstrip()]
 
 
-def _rank_sentences(best: str, losses: pd.DataFrame, share_best: dict[str, float]) -> list[str]:
-    """Compare the best job with all others if there are at least two others."""
-    if best not in losses or losses.shape[1] < 3 or len(losses) < 2:
+def _rank_sentences(best: str, margins: dict[str, Estimate], share_best: dict[str, float]) -> list[str]:
+    """Compare the best job with all others if there are at least two others and two images."""
+    near = [label for label, margin in margins.items() if margin.low is None or margin.low <= 0]
+    if len(margins) < 2 or all(margin.low is None for margin in margins.values()):
         return []
-    others = [str(label) for label in losses if label != best]
-    margins = mean_intervals((losses[others].sub(losses[best], axis=0)).to_numpy().T)
-    near = [label for label, margin in zip(others, margins, strict=True) if margin.low is None or margin.low <= 0]
     rank = f"{best} is the best of {len(share_best)} jobs in {_share(share_best[best])} of resamples of the images"
-    worse = len(others) - len(near)
+    worse = len(margins) - len(near)
     if not near or not worse:
         return [f"{rank}; {'none' if near else 'all'} of the others are significantly worse."]
     not_worse = f"{listed(near, 3)} {_are(len(near))} not"
-    return [f"{rank}; {worse} of the {len(others)} others {_are(worse)} significantly worse, {not_worse}."]
+    return [f"{rank}; {worse} of the {len(margins)} others {_are(worse)} significantly worse, {not_worse}."]
 
 
 def _nothing_yet(leaderboard: pd.DataFrame) -> str:
@@ -247,12 +257,13 @@ def _not_compared(study_data: StudyData, ranked: pd.DataFrame, comparable: pd.Da
     return sentences
 
 
-def _ranking_caveats(study_data: StudyData, best: str, losses: pd.DataFrame) -> list[str]:
+def _ranking_caveats(
+    study_data: StudyData, best: str, losses: pd.DataFrame, intervals: dict[str, Estimate]
+) -> list[str]:
     """Describe contradictions between the saved predictions and the leaderboard."""
     sentences = []
     recorded = study_data.leaderboard.set_index("label")["val_log_loss"]
-    computed = {label: _own_scores(study_data.predictions[label])[0].value for label in study_data.comparable()}
-    unequal = [label for label, score in computed.items() if abs(score - recorded[label]) > _SAME_LOG_LOSS]
+    unequal = [label for label, own in intervals.items() if abs(own.value - recorded[label]) > _SAME_LOG_LOSS]
     several = [label for label in unequal if _executions(study_data, label) > 1]
     others = [label for label in unequal if label not in several]
     if several:
@@ -271,12 +282,23 @@ def _ranking_caveats(study_data: StudyData, best: str, losses: pd.DataFrame) -> 
             f"By the predictions alone, {means.idxmin()} would rank first ({loss(means.min())} instead of "
             f"{loss(means[best])}); jobs are ranked by the recorded log loss of their trials."
         )
-    images = max((len(study_data.predictions[label]) for label in computed), default=0)
+    images = max((own.size for own in intervals.values()), default=0)
     if len(losses) < images:
         sentences.append(
             f"Jobs are compared on {counted(len(losses), 'image')}: not every job has predictions for all {images:,}."
         )
     return sentences
+
+
+def _few_errors(intervals: dict[str, Estimate], best: str) -> list[str]:
+    """Name the other jobs with few misclassified images, with their accuracy; `_score_sentence` is about the best."""
+    few = [
+        f"{label} ({one.errors} of {one.size:,}, accuracy {accuracy_text(one)})"
+        for label, one in intervals.items()
+        if one.few_errors and label != best
+    ]
+    reason = f"with fewer than {FEW_ERRORS} misclassified images, they may be too narrow"
+    return [f"Confidence intervals of the log loss of {listed(few, 3)}: {reason}."] if few else []
 
 
 def _executions(study_data: StudyData, label: str) -> int:

@@ -18,8 +18,7 @@ from catsdogs.comparison.final_scores import final_scores
 from catsdogs.comparison.gallery import Gallery, gallery
 from catsdogs.comparison.importance import Importance, importance
 from catsdogs.comparison.study_data import StudyData
-from catsdogs.comparison.summary import Summary, score_intervals, summarize
-from catsdogs.scoring.intervals import Estimate
+from catsdogs.comparison.summary import Summary, summarize
 from catsdogs.study.leaderboard import job_columns
 
 # Description of every table, in the order of the page.
@@ -44,13 +43,11 @@ class Findings:
     """Data of the studies and all results computed from it.
 
     Attributes:
-        intervals: log loss of every comparable job with its confidence interval, by label.
         scores: scores of the final models, by study.
     """
 
     study_data: StudyData
     summary: Summary
-    intervals: dict[str, Estimate]
     pairs: pd.DataFrame
     effects: pd.DataFrame
     importance: Importance | None
@@ -64,7 +61,6 @@ def findings(study_data: StudyData, images: Path | None = None) -> Findings:
     return Findings(
         study_data=study_data,
         summary=summary,
-        intervals=score_intervals(study_data),
         pairs=choice_pairs(study_data),
         effects=choice_effects(study_data),
         importance=importance(study_data),

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catsdogs.comparison.study_data import StudyData
-from catsdogs.comparison.summary import Summary, score_intervals, summarize
+from catsdogs.comparison.summary import Summary, summarize
 from catsdogs.pages.formats import MISSING, between, count, loss, percent, time_spent, value, words
 from catsdogs.scoring.intervals import Estimate
 from catsdogs.study.jobs import FAILED, OK, RUNNING
@@ -28,7 +28,7 @@ def print_summary(study_data: StudyData, console: Console | None = None) -> Summ
     for sentence in summary.sentences:
         console.print(Text(sentence))
     console.print()
-    _print_table(study_data, score_intervals(study_data), console)
+    _print_table(study_data, summary.intervals, console)
     for sentence in [*summary.caveats, *study_data.problems]:
         console.print(Text("- ").append(sentence))
     for row in study_data.leaderboard.to_dict("records"):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from catsdogs.final.pipeline import OUTPUTS
 from catsdogs.pages.formats import format_gains, loss, not_scored
-from catsdogs.scoring.intervals import Estimate, mean_intervals
+from catsdogs.scoring.intervals import Estimate, paired_intervals
 from catsdogs.scoring.scores import Score, log_loss_per_image, scores
 
 # Prefixes of score names, by split.
@@ -52,7 +52,7 @@ def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
             for score, value in scores(labels, part[column].to_numpy(), name).items():
                 by_name[f"{prefix}{score}{SUFFIXES[column]}"] = value
         for before, step in pairwise(columns):
-            gains[step][split] = gain_of(mean_intervals((losses[before] - losses[step])[None])[0], name)
+            gains[step][split] = gain_of(paired_intervals(losses[before][None], losses[step])[0], name)
     numbers = {name: None if score is None else score.value for name, score in by_name.items()}
     details = {name: dataclasses.asdict(score) for name, score in by_name.items() if score is not None}
     for name in details.keys() & {f"{name}_calibrated" for name in ("log_loss", "brier", "accuracy", "roc_auc", "ece")}:

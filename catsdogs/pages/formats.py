@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from catsdogs.base.text import format_duration
 from catsdogs.scoring.calibration import FEWEST
-from catsdogs.scoring.intervals import Estimate
+from catsdogs.scoring.intervals import FEW_ERRORS, Estimate, wilson_interval
 
 MISSING = "–"
 
@@ -120,6 +120,21 @@ def between(interval: Estimate | None, shown: Callable[[Any], str] = loss) -> st
     return "" if interval is None or interval.low is None else f"{shown(interval.low)} to {shown(interval.high)}"
 
 
+def accuracy_text(score: Estimate) -> str:
+    """Format the accuracy with Wilson's interval: `98.85% (95% CI 98.28% to 99.23%)`; needs `score.errors`."""
+    right = score.size - (score.errors or 0)
+    low, high = wilson_interval(right, score.size)
+    return f"{percent(right / score.size, 2)} (95% CI {percent(low, 2)} to {percent(high, 2)})"
+
+
+def few_errors(errors: Any, images: Any, by: str = "") -> str:
+    """Warn about the interval of a log loss if fewer than FEW_ERRORS images are misclassified, otherwise return ''."""
+    if not number(errors) < FEW_ERRORS:
+        return ""
+    reason = f"with fewer than {FEW_ERRORS}, the confidence interval of the log loss may be too narrow"
+    return f"Misclassified{by}: {count(errors)} of {count(images)} images; {reason}."
+
+
 def format_gains(tta: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[str]:
     """Describe how test-time augmentation and calibration change the log loss, one sentence per step and split.
 
@@ -152,4 +167,5 @@ def _describe_gain(step: str, gain: Mapping[str, Any], fix: str) -> str:
     low, high = (low, high) if difference >= 0 else (-high, -low)
     interval = "" if math.isnan(low) else f" (95% CI {loss(low)} to {loss(high)})"
     effect = f"{step} {change} the log loss by {loss(abs(difference))}{interval} on {images}"
-    return f"{effect}; the difference is {significance}{advice}."
+    few = few_errors(gain.get("errors"), gain["size"], " by either")
+    return f"{effect}; the difference is {significance}{advice}. {few}".rstrip()

@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from sklearn.model_selection import StratifiedKFold
 
-from catsdogs.scoring.intervals import Estimate, mean_intervals
+from catsdogs.scoring.intervals import Estimate, paired_intervals
 from catsdogs.scoring.scores import EPSILON, check_inputs, clip, log_loss_per_image
 
 # Minimum number of images to fit. In simulations of calibrated models, an applied fit raised the log loss by at most
@@ -101,9 +101,10 @@ def fit_if_better(labels: np.ndarray, p_dog: np.ndarray) -> CalibrationResult:
         labels, p_dog: as in `fit`; N at least 1.
     """
     labels, p_dog = check_inputs(labels, p_dog)
-    gains = log_loss_per_image(labels, p_dog) - log_loss_per_image(labels, cross_fitted(labels, p_dog))
+    losses = log_loss_per_image(labels, p_dog)
     # IDENTITY changes values by rounding only, which is not a gain.
-    gain = mean_intervals(gains[None] if _enough(labels, FOLDS) else np.zeros((1, len(labels))))[0]
+    fitted = log_loss_per_image(labels, cross_fitted(labels, p_dog)) if _enough(labels, FOLDS) else losses
+    gain = paired_intervals(losses[None], fitted)[0]
     applied = gain.value > 0
     return CalibrationResult(fit(labels, p_dog) if applied else IDENTITY, gain, applied)
 

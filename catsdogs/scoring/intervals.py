@@ -2,44 +2,61 @@
 
 Models that are scored on the same images fail on the same hard ones. Differences are therefore paired: taken per image
 before averaging. Their interval is much narrower than the intervals of the two losses suggest.
+
+Intervals cover the choice of images, not the training seed. docs/SCORES.md has their measured coverage.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest, t
 
-from catsdogs.scoring.scores import resampled_means
+# Below this number of misclassified images, a sample does not show how often large losses occur.
+FEW_ERRORS = 20
+
+_CONFIDENCE = 0.95
+
+_RESAMPLES = 2000
+_BOOTSTRAP_SEED = 0  # fixed, so the same predictions always have the same shares
+_BATCH_ELEMENTS = 2**17  # sampled images held at once: a few MB for any N, and faster than larger batches
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over images with its 95% percentile bootstrap interval."""
+    """Mean over images with its 95% confidence interval."""
 
     value: float
     low: float | None  # None: fewer than 2 images
     high: float | None
     size: int  # images
+    errors: int | None = None  # images that the model, or one of the compared models, misclassifies; None: unknown
 
     @property
     def excludes_zero(self) -> bool:
         """Whether 0 is outside the interval; False if there is no interval."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
+    @property
+    def few_errors(self) -> bool:
+        """Whether the interval may be too narrow, because fewer than FEW_ERRORS images are misclassified."""
+        return self.errors is not None and self.errors < FEW_ERRORS
 
-def mean_intervals(values: np.ndarray) -> list[Estimate]:
-    """Return the mean of every row with its interval; all rows use the same resamples of images.
 
-    Uses the 2,000 `scores.resamples`. `scores` sorts images by probability first, so its bounds differ by sampling
-    error. Intervals cover the choice of images, not the training seed.
+def mean_intervals(values: np.ndarray, errors: np.ndarray | None = None, highest: float = math.inf) -> list[Estimate]:
+    """Return the mean of every row with its interval, by Hall's transformation (see `skewed_interval`).
 
     Args:
         values: (K, N) finite, a row per quantity and a column per image; N at least 1.
+        errors: int (K,), misclassified images; None if unknown.
+        highest: upper bound of the values; intervals end there at most.
 
     Returns:
-        K estimates. The interval of a constant row has zero width.
+        K estimates. The interval of a constant row has zero width. That of values with one sign does not pass 0.
 
     Raises:
         ValueError: `values` has another shape, or is not finite.
@@ -47,15 +64,65 @@ def mean_intervals(values: np.ndarray) -> list[Estimate]:
     if values.ndim != 2 or not values.shape[1] or not np.isfinite(values).all():
         raise ValueError(f"values must be finite and (K, N) with at least one image, got {values.shape}")
     size = values.shape[1]
-    if size < 2 or not len(values):
-        return [Estimate(float(row.mean()), None, None, size) for row in values]
-    ends = np.quantile(resampled_means(values), [0.025, 0.975], axis=1).T
     estimates = []
-    for row, (low, high) in zip(values, ends, strict=True):
-        # Resampled means of a constant row differ by rounding, and that interval may exclude 0.
-        value, low, high = (row[0],) * 3 if np.ptp(row) == 0 else (row.mean(), low, high)
-        estimates.append(Estimate(float(value), float(low), float(high), size))
+    for row, wrong in zip(values, [None] * len(values) if errors is None else errors.tolist(), strict=True):
+        # The mean of a constant row may differ from it by rounding, and the interval may then exclude 0.
+        value, low, high = (float(row[0]),) * 3
+        if size > 1 and np.ptp(row) > 0:
+            value, centered = float(row.mean()), row - row.mean()
+            variance, third = (centered**2).mean() / (size - 1), (centered**3).mean() / size**2
+            low, high = skewed_interval(value, variance, third, size)
+            low = max(low, 0.0) if row.min() >= 0 else low
+            high = min(high, 0.0 if row.max() <= 0 else highest)
+        estimates.append(Estimate(value, *((low, high) if size > 1 else (None, None)), size, wrong))
     return estimates
+
+
+def skewed_interval(value: float, variance: float, third: float, size: int) -> tuple[float, float]:
+    """Return the 95% confidence interval of an average with a skewed distribution.
+
+    Losses are skewed: most are small and a few errors are large. A sample with few errors has a low mean and a low
+    standard deviation, so intervals that ignore the skewness end too low. Hall's cubic transformation of the t
+    statistic removes the skewness; its quantiles are those of Student's t distribution.
+
+    Args:
+        value: the average.
+        variance: estimated variance of the average, above 0.
+        third: estimated third central moment of the average.
+        size: number of values.
+
+    Source: P. Hall 1992, On the removal of skewness by transformation, J. R. Statist. Soc. B 54, 221-228.
+    """
+    error, quantile = variance**0.5, t.ppf(0.5 + _CONFIDENCE / 2, size - 1)
+    skewness = third / error**3 / 3
+    ends = np.array([quantile, -quantile])
+    if abs(skewness) > 1e-8:  # below, the difference of nearly equal numbers loses digits and changes nothing
+        ends = (np.cbrt(1 + 3 * skewness * (ends - skewness / 2)) - 1) / skewness
+    low, high = value - ends * error
+    return float(low), float(high)
+
+
+def wilson_interval(count: int, size: int) -> tuple[float, float]:
+    """Return Wilson's 95% confidence interval of the share count / size; `size` is at least 1."""
+    interval = binomtest(count, size).proportion_ci(_CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def paired_intervals(losses: np.ndarray, others: np.ndarray) -> list[Estimate]:
+    """Return the mean of losses - others, paired by image.
+
+    Args:
+        losses, others: (K, N) or (N,) log losses in nats, with a column per image; they broadcast to (K, N).
+
+    Returns:
+        K estimates; `errors` counts the images that either model misclassifies.
+    """
+    return mean_intervals(losses - others, (misclassified(losses) | misclassified(others)).sum(axis=1))
+
+
+def misclassified(losses: np.ndarray) -> np.ndarray:
+    """Return whether the true class is the less likely of two: its log loss is above log 2; same shape, bool."""
+    return losses > np.log(2)
 
 
 def gains_over(losses: np.ndarray, row: int) -> pd.DataFrame:
@@ -67,9 +134,9 @@ def gains_over(losses: np.ndarray, row: int) -> pd.DataFrame:
 
     Returns:
         K rows: log_loss, gain (log loss of method `row` minus this one; above 0: better), low and high (95% interval of
-        the gain over images), size (images).
+        the gain over images), size (images), errors (images that either method misclassifies).
     """
-    gains = pd.DataFrame(mean_intervals(losses[row] - losses)).rename(columns={"value": "gain"})
+    gains = pd.DataFrame(paired_intervals(losses[row], losses)).rename(columns={"value": "gain"})
     gains.insert(0, "log_loss", losses.mean(axis=1))
     return gains
 
@@ -90,3 +157,28 @@ def share_lowest(losses: np.ndarray) -> np.ndarray:
     # Means of equal rows differ by rounding.
     ties = means <= lowest + 1e-12 * np.abs(lowest)
     return (ties / ties.sum(axis=0)).mean(axis=1)
+
+
+def resamples(images: int) -> Iterator[np.ndarray]:
+    """Yield 2,000 bootstrap resamples as counts: how often each image is sampled.
+
+    The resamples depend only on the number of images, so statistics computed from them are paired.
+
+    Args:
+        images: N, at least 1.
+
+    Yields:
+        (B, N) float64 counts; each row sums to N. B is chosen to hold a few MB at once.
+    """
+    batch = max(1, _BATCH_ELEMENTS // images)
+    rng = np.random.default_rng(_BOOTSTRAP_SEED)
+    for start in range(0, _RESAMPLES, batch):
+        count = min(batch, _RESAMPLES - start)
+        rows = rng.integers(0, images, (count, images)) + images * np.arange(count)[:, None]
+        yield np.bincount(rows.ravel(), minlength=count * images).reshape(count, images).astype(np.float64)
+
+
+def resampled_means(per_image: np.ndarray) -> np.ndarray:
+    """Return the mean of every row in each of the `resamples`: (K, N), a column per image -> (K, 2000)."""
+    images = per_image.shape[1]
+    return np.hstack([per_image @ counts.T / images for counts in resamples(images)])

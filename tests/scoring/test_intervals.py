@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from catsdogs.scoring.intervals import Estimate, mean_intervals, share_lowest
-from catsdogs.scoring.scores import resampled_means, resamples
+from catsdogs.scoring.intervals import Estimate, mean_intervals, resampled_means, resamples, share_lowest
 
 
 def skewed(rows, images, seed):

@@ -98,7 +98,7 @@ def effects(results: Findings) -> dict[str, Any]:
         "rows": rows,
         "sentences": [_describe_effect(row) for row in rows if row["decided"]],
         "skipped": unpaired_choices(results.study_data),
-        "jobs": len(results.intervals),
+        "jobs": len(results.summary.intervals),
     }
 
 

@@ -71,7 +71,7 @@ def _render(results: Findings, csv_tables: Mapping[str, pd.DataFrame], watching:
         reload_seconds=_RELOAD_SECONDS if watching else None,
         summary=results.summary,
         tiles=sections.tiles(results),
-        intervals=job_intervals(study_data, results.intervals),
+        intervals=job_intervals(study_data, results.summary.intervals),
         leaderboard=sections.leaderboard(results, csv_tables["jobs"]),
         effects=sections.effects(results),
         search=sections.search(results),
