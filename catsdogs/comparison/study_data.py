@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import pandas as pd
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import escape_surrogates
@@ -32,10 +32,13 @@ class _Score(Record):
     high: float | None = None
     split: str | None = None
     size: int | None = None
+    errors: int | None = None  # written since version 0.3
 
 
 class _Metrics(Record):
     details: Part[_Score]
+    interval: str = "95% over images"
+    warnings: list[str] = Field([])  # written since version 0.3
     tta: Part[Any]
     tta_gain: dict[str, _Score] | None = None  # written since version 0.3
     calibration_gain: Part[_Score]

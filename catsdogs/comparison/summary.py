@@ -149,13 +149,9 @@ def _headline(
     so_far = "So far " if leaderboard["status"].isin([RUNNING, WAITING]).any() else ""
     best, score = so_far + first["label"], f"validation log loss {loss(first['val_log_loss'])}"
     lead = "" if margin is None else loss(margin.value)
-    sure = (
-        f"significant, but with fewer than {FEW_ERRORS} errors"
-        if margin is not None and margin.few_errors
-        else "significant"
-    )
+    few = f", but with fewer than {FEW_ERRORS} errors" if margin and margin.few_errors else ""
     return {
-        SIGNIFICANT: f"{best} is the best job: {score}, {lead} lower than {runner_up} (statistically {sure}).",
+        SIGNIFICANT: f"{best} is the best job: {score}, {lead} lower than {runner_up} (significant{few}).",
         WITHIN_NOISE: f"{best} ranks first with {score}, but the difference from {runner_up} is within noise.",
         IDENTICAL: f"{best} and {runner_up} are tied, with identical predictions: {score}.",
         ONLY_JOB: f"{best} is the only job with a result: {score}.",
@@ -169,7 +165,7 @@ def _score_sentence(first: pd.Series, log_loss: Estimate | None, accuracy: float
         recorded = f"log loss {loss(first['val_log_loss'])}{scored}"
         return f"The trial recorded {recorded}; its predictions are missing, so there is no confidence interval."
     bounds = "" if log_loss.low is None else f" (95% CI {between(log_loss)})"
-    scored = f"log loss {loss(log_loss.value)}{bounds}, accuracy {accuracy_text(log_loss)}"
+    scored = f"log loss {loss(log_loss.value)}{bounds}, accuracy {accuracy_text(log_loss.errors, log_loss.size)}"
     few = few_errors(log_loss.errors, log_loss.size)
     return f"On {counted(log_loss.size, 'validation image')}: {scored}. {few}".rstrip()
 
@@ -293,7 +289,7 @@ def _ranking_caveats(
 def _few_errors(intervals: dict[str, Estimate], best: str) -> list[str]:
     """Name the other jobs with few misclassified images, with their accuracy; `_score_sentence` is about the best."""
     few = [
-        f"{label} ({one.errors} of {one.size:,}, accuracy {accuracy_text(one)})"
+        f"{label} ({one.errors} of {one.size:,}, accuracy {accuracy_text(one.errors, one.size)})"
         for label, one in intervals.items()
         if one.few_errors and label != best
     ]

@@ -145,8 +145,9 @@ def _jobs(results: Findings) -> pd.DataFrame:
     """Return the leaderboard with confidence intervals of the log loss and the share of resamples that a job wins."""
     study_data = results.study_data
     added: dict[str, dict[str, Any]] = {
-        "val_log_loss_low": {label: interval.low for label, interval in results.intervals.items()},
-        "val_log_loss_high": {label: interval.high for label, interval in results.intervals.items()},
+        "val_log_loss_low": {label: interval.low for label, interval in results.summary.intervals.items()},
+        "val_log_loss_high": {label: interval.high for label, interval in results.summary.intervals.items()},
+        "val_errors": {label: interval.errors for label, interval in results.summary.intervals.items()},
         "share_best": results.summary.share_best,
     }
     labels = study_data.leaderboard["label"]

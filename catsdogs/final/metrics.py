@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from catsdogs.final.pipeline import OUTPUTS
-from catsdogs.pages.formats import format_gains, loss, not_scored
-from catsdogs.scoring.intervals import Estimate, paired_intervals
+from catsdogs.pages.formats import accuracy_text, few_errors, format_gains, loss, not_scored
+from catsdogs.scoring.intervals import METHOD, Estimate, paired_intervals
 from catsdogs.scoring.scores import Score, log_loss_per_image, scores
 
 # Prefixes of score names, by split.
@@ -63,7 +63,8 @@ def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
         "details": details,
         "test_images_not_scored": int(in_training.sum()),
         "splits": {name: _SPLITS[name] for name in _SPLITS if name in splits},
-        "interval": "95% percentile bootstrap over images",
+        "interval": METHOD,
+        "warnings": _few_errors(details),
         "tta_gain": gains["p_dog_tta"],
         "calibration_gain": gains["p_dog_calibrated"],
     }
@@ -78,9 +79,19 @@ def format_scores(metrics: dict[str, Any]) -> list[str]:
             if detail := metrics["details"].get(f"{prefix}log_loss{suffix}"):
                 bounds = "" if detail["low"] is None else f" (95% CI {loss(detail['low'])} to {loss(detail['high'])})"
                 label = f"{detail['split']} log loss{step}"
-                lines.append(f"{label:33} {loss(detail['value'])}{bounds}, {detail['size']:,} images")
-    lines += not_scored(metrics.get("test_images_not_scored"))
+                score = f"{loss(detail['value'])}{bounds}, accuracy {accuracy_text(detail['errors'], detail['size'])}"
+                lines.append(f"{label:33} {score}, {detail['size']:,} images")
+    lines += [*metrics["warnings"], *not_scored(metrics.get("test_images_not_scored"))]
     return lines + format_gains(metrics["tta_gain"], metrics["calibration_gain"])
+
+
+def _few_errors(details: dict[str, Any]) -> list[str]:
+    """Warn about log losses of images of which few are misclassified, once per split and number of errors."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for name, detail in details.items():
+        if "log_loss" in name and (few := few_errors(detail["errors"], detail["size"])):
+            names.setdefault((detail["split"], few), []).append(name)
+    return [f"{', '.join(group)} ({split} images): {few}" for (split, few), group in names.items()]
 
 
 def gain_of(interval: Estimate, split: str) -> dict[str, Any]:

@@ -120,11 +120,12 @@ def between(interval: Estimate | None, shown: Callable[[Any], str] = loss) -> st
     return "" if interval is None or interval.low is None else f"{shown(interval.low)} to {shown(interval.high)}"
 
 
-def accuracy_text(score: Estimate) -> str:
-    """Format the accuracy with Wilson's interval: `98.85% (95% CI 98.28% to 99.23%)`; needs `score.errors`."""
-    right = score.size - (score.errors or 0)
-    low, high = wilson_interval(right, score.size)
-    return f"{percent(right / score.size, 2)} (95% CI {percent(low, 2)} to {percent(high, 2)})"
+def accuracy_text(errors: int | None, images: int) -> str:
+    """Format the accuracy with Wilson's interval: `98.85% (95% CI 98.28% to 99.23%)`."""
+    if errors is None:
+        return MISSING
+    low, high = wilson_interval(images - errors, images)
+    return f"{percent(1 - errors / images, 2)} (95% CI {percent(low, 2)} to {percent(high, 2)})"
 
 
 def few_errors(errors: Any, images: Any, by: str = "") -> str:

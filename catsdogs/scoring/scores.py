@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.optimize import brentq
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
 
-from catsdogs.scoring.intervals import Estimate, mean_intervals, skewed_interval, wilson_interval
+from catsdogs.scoring.intervals import Estimate, mean_intervals, wilson_interval
 
 # The bounds of Keras' binary cross-entropy, so both log losses agree.
 EPSILON = 1e-7
@@ -59,10 +61,10 @@ def scores(labels: np.ndarray, p_dog: np.ndarray, split: str) -> dict[str, Score
     Keys: `log_loss` (after `clip`), `accuracy` (dog if p_dog > 0.5, as in Keras), `roc_auc`, `brier`, and `ece` from
     `expected_calibration_error`.
 
-    Confidence intervals are Wilson's for the accuracy and `skewed_interval` for the others. A single image has none
-    except for the accuracy, and `roc_auc` has none if one class is missing. `ece` has none because resampling adds
-    noise, which adds calibration error: in simulations with 600 images, its 95% interval contained the true value in
-    82% of cases, and never for calibrated models.
+    Confidence intervals are those of `mean_intervals`, Wilson's for the accuracy and Newcombe's for `roc_auc`. A single
+    image has only that of the accuracy, and `roc_auc` has none if one class is missing. `ece` has none because
+    resampling adds noise, which adds calibration error: in simulations with 600 images, its 95% interval contained the
+    true value in 82% of cases, and never for calibrated models.
 
     Args:
         labels: (N,) or (N, 1), 0.0 = cat, 1.0 = dog, unsmoothed; N at least 1.
@@ -127,24 +129,22 @@ def _correct(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
 
 
 def _roc_auc(labels: np.ndarray, p_dog: np.ndarray) -> tuple[float, float, float]:
-    """Return the share of (dog, cat) pairs in the correct order, ties counted half, with its interval.
+    """Return the area under the ROC curve with its 95% confidence interval; both classes are needed.
 
-    It is the mean over dogs of the share of cats below them, and over cats of the share of dogs above them. Its
-    variance (DeLong et al. 1988) and its third central moment follow from the moments of these shares.
+    The interval contains the areas from which the measured one differs by at most 1.96 standard errors, under the model
+    of Hanley and McNeil. Bootstrap and DeLong intervals cover too seldom near an area of 1.
+
+    Source: R. G. Newcombe 2006, Statistics in Medicine 25, 559-573, method 5.
     """
-    dogs = labels == 1
-    ranks, of_dogs, of_cats = rankdata(p_dog), rankdata(p_dog[dogs]), rankdata(p_dog[~dogs])
-    shares = (ranks[dogs] - of_dogs) / len(of_cats), 1 - (ranks[~dogs] - of_cats) / len(of_dogs)
-    value = float(shares[0].mean())
-    variance = sum(share.var() / max(1, len(share) - 1) for share in shares)
-    third = sum(((share - value) ** 3).mean() / len(share) ** 2 for share in shares)
-    if variance == 0:
-        # Perfect order does not prove that other images are in order. Equal probabilities do.
-        fewest = min(len(of_dogs), len(of_cats))
-        end = {0.0: wilson_interval(0, fewest)[1], 1.0: wilson_interval(fewest, fewest)[0]}.get(value, value)
-        return value, min(value, end), max(value, end)
-    low, high = skewed_interval(value, variance, third, len(labels))
-    return value, max(low, 0.0), min(high, 1.0)
+    area, dogs = float(roc_auc_score(labels, p_dog)), labels.sum()
+    cats, half = len(labels) - dogs, len(labels) / 2 - 1
+
+    def excess(other: float) -> float:
+        variance = other * (1 - other) * (1 + half * ((1 - other) / (2 - other) + other / (1 + other))) / (dogs * cats)
+        return (area - other) ** 2 - norm.ppf(0.975) ** 2 * variance
+
+    inside = min(max(area, 1e-9), 1 - 1e-9)  # an area of 0 or 1 is itself a root
+    return area, float(brentq(excess, 0, inside)), float(brentq(excess, inside, 1))
 
 
 def check_inputs(labels: np.ndarray, p_dog: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

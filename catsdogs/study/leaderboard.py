@@ -21,7 +21,8 @@ def choice_names(jobs: Iterable[JobRecord]) -> list[str]:
 _CHOICES, _HYPERPARAMETERS = "(choices)", "(hyperparameters)"
 _COLUMNS = (
     *("label", "study", "job", "status", _CHOICES),
-    *("val_log_loss", "val_log_loss_low", "val_log_loss_high", "share_best", "val_accuracy", "best_trial"),
+    *("val_log_loss", "val_log_loss_low", "val_log_loss_high", "share_best", "val_accuracy", "val_errors"),
+    "best_trial",
     _HYPERPARAMETERS,
     *("trials_completed", "trials_failed", "trials", "trials_planned", "validation_images", "data_digest"),
     *("seconds", "started", "state", "error"),

@@ -21,7 +21,8 @@ from catsdogs.comparison.final_scores import tta_gains
 from catsdogs.comparison.study_data import WAITING, FinalModel, StudyData
 from catsdogs.comparison.tables import Findings
 from catsdogs.pages import formats
-from catsdogs.pages.formats import between, count, counted, loss, percent, signed, words
+from catsdogs.pages.formats import accuracy_text, between, count, counted, few_errors, loss, percent, signed, words
+from catsdogs.scoring.intervals import Estimate
 from catsdogs.study.jobs import FAILED, OK, RUNNING, State
 from catsdogs.study.plan import retrain_command, search_command
 
@@ -53,7 +54,7 @@ def tiles(results: Findings) -> list[tuple[str, str, str]]:
     note = f"95% confidence interval (CI) {interval}" if interval else "no confidence interval"
     key_numbers = [
         ("Validation log loss", loss(summary.log_loss.value), note),
-        ("Accuracy", percent(summary.accuracy, 2), f"on {counted(summary.log_loss.size, 'validation image')}"),
+        ("Accuracy", *_accuracy(summary.log_loss)),
     ]
     if summary.margin is not None:
         interval = between(summary.margin, signed)
@@ -65,9 +66,17 @@ def tiles(results: Findings) -> list[tuple[str, str, str]]:
     return key_numbers
 
 
+def _accuracy(score: Estimate) -> tuple[str, str]:
+    """Return the accuracy, and a note with its interval and the images."""
+    number, _, interval = accuracy_text(score.errors, score.size).partition(" ")
+    few = f", only {counted(score.errors or 0, 'error')}" if score.few_errors else ""
+    return number, f"{interval.strip('()')}, on {counted(score.size, 'validation image')}{few}"
+
+
 def leaderboard(results: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
     """Return rows, columns and notes of the leaderboard; `jobs` is the table of the same name."""
     study_data, board = results.study_data, results.study_data.leaderboard
+    intervals = results.summary.intervals
     varied, names, style = study_data.varied_choices, theme.short_names(study_data), theme.styles(study_data)
     rows = [
         {
@@ -78,6 +87,7 @@ def leaderboard(results: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
             "choices": [job[name] for name in varied],
             "hyperparameters": {name: job[name] for name in study_data.hyperparameters if job[name] is not None},
             "killed": job["state"] == State.KILLED,
+            "accuracy": _accuracy(intervals[job["label"]])[1] if job["label"] in intervals else "",
         }
         for job in jobs.astype(object).where(jobs.notna(), None).to_dict("records")
     ]
@@ -93,10 +103,12 @@ def leaderboard(results: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
 def effects(results: Findings) -> dict[str, Any]:
     """Return figure, table rows and sentences on the effects of choices."""
     rows = results.effects.to_dict("records")
+    few = {few_errors(row["errors"], row["images"], " by a compared job"): None for row in rows}
     return {
         "plot": search_figures.effects(results.effects, results.pairs),
         "rows": rows,
         "sentences": [_describe_effect(row) for row in rows if row["decided"]],
+        "warnings": [sentence for sentence in few if sentence],
         "skipped": unpaired_choices(results.study_data),
         "jobs": len(results.summary.intervals),
     }
@@ -169,6 +181,8 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
         # Shown once if all scores are of the same images; otherwise, the table has a column for them.
         "images": images.pop() if len(images) == 1 else "",
         "not_scored": formats.not_scored(metrics["test_images_not_scored"]),
+        "interval": metrics["interval"],
+        "warnings": metrics["warnings"],
         "gain": " ".join(formats.format_gains(tta_gains(final), metrics["calibration_gain"])),
         "plots": final_figures(final, list(results.study_data.final_models).index(final.study)),
     }

@@ -1,0 +1,140 @@
+"""Coverage of 95% confidence intervals: samples of real predictions, of which the true score is known.
+
+python benchmarks/intervals.py                       # about 20 minutes on one core
+python benchmarks/intervals.py train.zip WEIGHTS     # first makes the predictions again, in 20 minutes on two cores
+
+The out-of-fold predictions of three models for 10,000 photographs are the populations. Samples are taken from them with
+replacement. An interval covers if it contains the score of the population. WEIGHTS is the folder of the weights without
+top of MobileNetV2 (1.0 and 0.35) and EfficientNet-Lite0. Prints a table in Markdown and writes
+benchmarks/results/intervals.json; the predictions are in benchmarks/results/interval_predictions.npz.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from scipy.special import expit, logit
+from scipy.stats import norm
+
+from catsdogs.base.files import write_json
+from catsdogs.scoring.intervals import mean_intervals, misclassified, resamples
+from catsdogs.scoring.scores import clip, log_loss_per_image, scores
+
+RESULTS = Path(__file__).parent / "results" / "intervals.json"
+PREDICTIONS = RESULTS.with_name("interval_predictions.npz")
+
+SIZES = (100, 400, 2000, 10000)
+PAIRS = (("medium", "similar"), ("medium", "large"), ("small", "large"))
+REPETITIONS = 4000
+ROC_REPETITIONS = 2000
+
+Ends = dict[str, np.ndarray]  # (R, 2) lower and upper ends of R samples, by method
+
+
+def mean_ends(values: np.ndarray) -> Ends:
+    """Return intervals of the mean of each row of (R, N) values by several methods."""
+    size, means = values.shape[1], values.mean(axis=1, keepdims=True)
+    deviation = np.maximum(values.std(axis=1, keepdims=True), 1e-12)
+    standardized = ((values - means) / deviation).astype(np.float32)
+    parts = [
+        (standardized @ counts.T / size, standardized**2 @ counts.T / size)
+        for counts in (batch.astype(np.float32) for batch in resamples(size))
+    ]
+    resampled, squares = (np.hstack(part).astype(np.float64) for part in zip(*parts, strict=True))
+    t = resampled / np.sqrt(np.maximum(squares - resampled**2, 1e-9))
+    percentile, studentized = (np.quantile(one, [0.025, 0.975], axis=1).T for one in (resampled, t))
+    own = mean_intervals(values)
+    return {
+        "percentile bootstrap": means + deviation * percentile,
+        "BCa bootstrap": means + deviation * bca_ends(standardized, resampled),
+        "studentized bootstrap": means - deviation * studentized[:, ::-1],
+        "normal": means + deviation * np.array([-1.96, 1.96]) / np.sqrt(size - 1),
+        "catsdogs": np.array([(one.low, one.high) for one in own]),
+    }
+
+
+def bca_ends(standardized: np.ndarray, resampled: np.ndarray) -> np.ndarray:
+    """Return (R, 2) BCa intervals of the means of standardized rows; equal to method="BCa" of scipy.stats.bootstrap."""
+    bias = norm.ppf(np.clip((resampled < 0).mean(axis=1), 0.0005, 0.9995))
+    acceleration = (standardized.astype(np.float64) ** 3).mean(axis=1) / (6 * np.sqrt(standardized.shape[1]))
+    ordered, ends = np.sort(resampled, axis=1), []
+    for quantile in norm.ppf([0.025, 0.975]):
+        shares = norm.cdf(bias + (bias + quantile) / (1 - acceleration * (bias + quantile)))
+        ends.append(ordered[np.arange(len(ordered)), (shares * (ordered.shape[1] - 1)).round().astype(int)])
+    return np.stack(ends, axis=1)
+
+
+def coverage(truth: float, samples: Iterator[np.ndarray], ends: Callable[[np.ndarray], Ends]) -> dict[str, object]:
+    """Return coverage, misses on either side in percent, and mean width, by method."""
+    batches = [ends(sample) for sample in samples]
+    table: dict[str, object] = {}
+    for method in batches[0]:
+        low, high = np.concatenate([batch[method] for batch in batches]).T
+        # Rounding of a constant sample is no miss.
+        below, above = (100 * float(miss.mean()) for miss in (truth < low - 1e-12, truth > high + 1e-12))
+        numbers = {"covered": 100 - below - above, "true_below": below, "true_above": above}
+        table[method] = numbers | {"width": float((high - low).mean())}
+    return table
+
+
+def sampled(population: np.ndarray, size: int, repetitions: int) -> Iterator[np.ndarray]:
+    """Yield batches of samples (R, size, ...) of the rows of a population."""
+    rng, batch = np.random.default_rng(size), max(1, 4_000_000 // size)
+    for start in range(0, repetitions, batch):
+        yield population[rng.integers(0, len(population), (min(batch, repetitions - start), size))]
+
+
+def roc_ends(samples: np.ndarray) -> Ends:
+    """Return intervals of the ROC AUC of (R, N, 2) labels and probabilities."""
+    areas = [scores(sample[:, 0], sample[:, 1], "")["roc_auc"] for sample in samples]
+    return {"catsdogs": np.array([(area.low, area.high) for area in areas if area.low is not None])}
+
+
+def simulate(labels: np.ndarray, models: dict[str, np.ndarray]) -> list[dict[str, object]]:
+    """Return a row per score and size of the samples."""
+    losses = {name: log_loss_per_image(labels, p_dog) for name, p_dog in models.items()}
+    wrong = {name: misclassified(loss) for name, loss in losses.items()}
+    means = [(f"log loss, {name} model", losses[name], wrong[name]) for name in ("small", "medium", "large")]
+    means += [(f"{one} minus {other}", losses[one] - losses[other], wrong[one] | wrong[other]) for one, other in PAIRS]
+    rows: list[dict[str, object]] = []
+    for size in SIZES:
+        for name, values, errors in means:
+            result = coverage(float(values.mean()), sampled(values, size, REPETITIONS), mean_ends)
+            rows.append({"score": name, "images": size, "errors": size * float(errors.mean()), "methods": result})
+            print_row(rows[-1])
+        for name in ("small", "medium", "large"):
+            population = np.stack([labels, models[name]], axis=1)
+            truth = float(scores(labels, models[name], "")["roc_auc"].value or 0)
+            result = coverage(truth, sampled(population, size, ROC_REPETITIONS), roc_ends)
+            errors = size * float(wrong[name].mean())
+            rows.append({"score": f"ROC AUC, {name} model", "images": size, "errors": errors, "methods": result})
+            print_row(rows[-1])
+    return rows
+
+
+def print_row(row: dict[str, object]) -> None:
+    """Print covered (true below, true above) in percent, by method."""
+    cells = [
+        f"{m['covered']:.1f} ({m['true_below']:.1f}, {m['true_above']:.1f})"  # type: ignore[index]
+        for m in row["methods"].values()  # type: ignore[attr-defined]
+    ]
+    print(f"| {row['score']} | {row['images']:,} | {row['errors']:.0f} | {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    with np.load(PREDICTIONS) as stored:
+        models = {name: expit(stored[name].astype(np.float64)) for name in stored.files if name != "labels"}
+        labels = stored["labels"].astype(np.float64)
+    rows = simulate(labels, models)
+    write_json(RESULTS, {"repetitions": REPETITIONS, "roc_repetitions": ROC_REPETITIONS, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
