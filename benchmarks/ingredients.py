@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.scoring.calibration import cross_fitted, fit
-from catsdogs.scoring.intervals import Estimate, mean_intervals, misclassified, paired_intervals
+from catsdogs.scoring.intervals import METHOD, Estimate, mean_intervals, misclassified, paired_intervals
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.jobs import RESULT, read_jobs
 
@@ -102,7 +102,13 @@ def main() -> None:
         for kind in ("plain", "calibrated"):
             cells += [format_estimate(row[kind]), format_estimate(row[f"{kind}_minus_first"], "+")]
         print(f"| {' | '.join(cells)} |")
-    record = {"images": len(jobs[0].ids), "jobs": rows, "machine": machine(), "versions": versions()}
+    record = {
+        "interval": METHOD,
+        "images": len(jobs[0].ids),
+        "jobs": rows,
+        "machine": machine(),
+        "versions": versions(),
+    }
     write_json(arguments.output, record)
 
 

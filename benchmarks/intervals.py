@@ -12,14 +12,20 @@ benchmarks/results/intervals.json; the predictions are in benchmarks/results/int
 from __future__ import annotations
 
 import argparse
-import io
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import cv2
+import keras
 import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import norm
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from catsdogs.base.files import write_json
 from catsdogs.scoring.intervals import mean_intervals, misclassified, resamples
@@ -126,9 +132,81 @@ def print_row(row: dict[str, object]) -> None:
     print(f"| {row['score']} | {row['images']:,} | {row['errors']:.0f} | {' | '.join(cells)} |", flush=True)
 
 
+def make_predictions(train: Path, weights: Path) -> None:
+    """Write out-of-fold predictions of logistic regressions on the outputs of frozen backbones for `train.zip`."""
+    networks = [(pretrained(weights, alpha, size), size) for alpha, size in ((0.35, 48), (1.0, 224))]
+    networks.append((efficientnet_lite0(weights), 224))
+    with zipfile.ZipFile(train) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
+        parts: list[list[np.ndarray]] = [[] for _ in networks]
+        for start in range(0, len(names), 64):
+            data = [np.frombuffer(archive.read(name), np.uint8) for name in names[start : start + 64]]
+            images = [cv2.cvtColor(cv2.imdecode(one, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB) for one in data]
+            for part, (network, size) in zip(parts, networks, strict=True):
+                pixels = np.stack([cv2.resize(one, (size, size), interpolation=cv2.INTER_AREA) for one in images])
+                part.append(network.predict_on_batch(pixels.astype(np.float32)))
+    labels = np.array(["dog." in name for name in names]).astype(np.int8)
+    poor, good, other = (np.concatenate(part) for part in parts)
+    # Features, inverse strength of the regularization, training images per fold, folds.
+    probes = {
+        "small": (poor, 1e-3, None, 5),
+        "medium": (good, 0.3, 150, 5),
+        "similar": (good, 0.03, 150, 5),
+        "large": (np.hstack([good, other]), 3e-3, None, 8),
+    }
+    logits = {name: out_of_fold(labels, *probe).round(2).astype(np.float32) for name, probe in probes.items()}
+    np.savez_compressed(PREDICTIONS, labels=labels, **logits)
+
+
+def out_of_fold(labels: np.ndarray, features: np.ndarray, c: float, images: int | None, folds: int) -> np.ndarray:
+    """Return (N,) logits, each of a regression that was not trained on the image."""
+    logits = np.zeros(len(labels))
+    for train, rest in StratifiedKFold(folds, shuffle=True, random_state=0).split(features, labels):
+        chosen = train if images is None else np.random.default_rng(0).permutation(train)[:images]
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=300))
+        model.fit(features[chosen], labels[chosen])
+        logits[rest] = logit(clip(model.predict_proba(features[rest])[:, 1]))
+    return logits
+
+
+def pretrained(weights: Path, alpha: float, size: int) -> keras.Model:
+    """Return MobileNetV2 from pixels 0..255 to features."""
+    settings = {"include_top": False, "weights": None, "pooling": "avg"}
+    network = keras.applications.MobileNetV2(alpha=alpha, input_shape=(size, size, 3), **settings)
+    network.load_weights(weights / f"mobilenet_v2_{alpha}_224_no_top.weights.h5")
+    return keras.Sequential([keras.layers.Rescaling(1 / 127.5, -1.0), network])
+
+
+def efficientnet_lite0(weights: Path) -> keras.Model:
+    """Return EfficientNet-Lite0 from pixels 0..255 to features; its layers are made in the order of the weights."""
+    layers = keras.layers
+
+    def normalized(x: Any, layer: keras.Layer, relu: bool = True) -> Any:
+        x = layers.BatchNormalization(epsilon=1e-3)(layer(x))
+        return layers.ReLU(6.0)(x) if relu else x
+
+    def convolution(channels: int, kernel: int, stride: int = 1) -> keras.Layer:
+        return layers.Conv2D(channels, kernel, stride, padding="same", use_bias=False)
+
+    inputs = keras.Input((224, 224, 3))
+    x = normalized(inputs, convolution(32, 3, 2))
+    stages = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112))
+    for blocks, kernel, first, expansion, channels in (*stages, (4, 5, 2, 6, 192), (1, 3, 1, 6, 320)):
+        for stride in (first, *(1,) * (blocks - 1)):
+            y = x if expansion == 1 else normalized(x, convolution(x.shape[-1] * expansion, 1))
+            y = normalized(y, layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False))
+            y = normalized(y, convolution(channels, 1), relu=False)
+            x = layers.Add()([x, y]) if stride == 1 and x.shape[-1] == channels else y
+    network = keras.Model(inputs, layers.GlobalAveragePooling2D()(normalized(x, convolution(1280, 1))))
+    network.load_weights(weights / "efficientnet_lite0_224_no_top.weights.h5")
+    return keras.Sequential([layers.Rescaling(1 / 128, -127 / 128), network])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+    parser.add_argument("make", nargs="*", type=Path, metavar="train.zip WEIGHTS")
+    if make := parser.parse_args().make:
+        make_predictions(*make)
     with np.load(PREDICTIONS) as stored:
         models = {name: expit(stored[name].astype(np.float64)) for name in stored.files if name != "labels"}
         labels = stored["labels"].astype(np.float64)

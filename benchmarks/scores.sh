@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The models of docs/SCORES.md: benchmarks/scores.sh train.zip test.zip [weights, default imagenet] [weights of alpha 0.35]
-# Takes two and a half hours on two cores. Writes submission.csv, metrics.json and leaderboard.csv to results/NAME/.
+# Takes two and a half hours on two cores. Writes submission.csv, metrics.json, predictions.csv, leaderboard.csv and
+# the validation.csv of every job (JOB.validation.csv) to results/NAME/.
 set -euo pipefail
 train=$1 test=$2 weights=${3:-imagenet} small=${4:-imagenet}
 
@@ -12,7 +13,10 @@ recipe=(split.folds=5 backbone.image_size=256 augmentation=light schedule=cosine
 
 keep() { # STUDY NAME
   mkdir -p "results/$2"
-  cp "multirun/$1/best/submission.csv" "multirun/$1/best/metrics.json" "multirun/$1/leaderboard.csv" "results/$2/"
+  cp "multirun/$1"/best/{submission.csv,metrics.json,predictions.csv} "multirun/$1/leaderboard.csv" "results/$2/"
+  for table in "multirun/$1"/*/validation.csv; do
+    cp "$table" "results/$2/$(basename "$(dirname "$table")").validation.csv"
+  done
 }
 
 search final "${recipe[@]}" backbone.weights="$weights" model.unfreeze_depth=30,57 \

@@ -150,8 +150,9 @@ def _headline(
     best, score = so_far + first["label"], f"validation log loss {loss(first['val_log_loss'])}"
     lead = "" if margin is None else loss(margin.value)
     few = f", but with fewer than {FEW_ERRORS} errors" if margin and margin.few_errors else ""
+    sure = f"statistically significant{few}"
     return {
-        SIGNIFICANT: f"{best} is the best job: {score}, {lead} lower than {runner_up} (significant{few}).",
+        SIGNIFICANT: f"{best} is the best job: {score}, {lead} lower than {runner_up} ({sure}).",
         WITHIN_NOISE: f"{best} ranks first with {score}, but the difference from {runner_up} is within noise.",
         IDENTICAL: f"{best} and {runner_up} are tied, with identical predictions: {score}.",
         ONLY_JOB: f"{best} is the only job with a result: {score}.",

@@ -71,13 +71,13 @@ def mean_intervals(values: np.ndarray, errors: np.ndarray | None = None, highest
     estimates = []
     for row, wrong in zip(values, [None] * len(values) if errors is None else errors.tolist(), strict=True):
         # The mean of a constant row may differ from it by rounding, and the interval may then exclude 0.
-        value, low, high = (float(row[0]),) * 3
-        if size > 1 and np.ptp(row) > 0:
-            value, centered = float(row.mean()), row - row.mean()
-            # Unbiased moments of the mean; with two values, the third is 0.
-            variance = (centered**2).sum() / (size * (size - 1))
-            third = (centered**3).sum() / (size * (size - 1) * max(1, size - 2))
-            low, high = skewed_interval(value, variance, third, size)
+        value = float(row.mean()) if np.ptp(row) > 0 else float(row[0])
+        # Unbiased moments of the mean; of two values, the third is 0.
+        variance = ((row - value) ** 2).sum() / max(1, size * (size - 1))
+        low, high = value, value
+        if variance > 0:
+            third = ((row - value) ** 3).sum() / (size * (size - 1) * max(1, size - 2))
+            low, high = skewed_interval(value, float(variance), float(third), size)
             low = max(low, 0.0) if row.min() >= 0 else low
             high = min(high, 0.0 if row.max() <= 0 else highest)
         estimates.append(Estimate(value, *((low, high) if size > 1 else (None, None)), size, wrong))
@@ -100,7 +100,7 @@ def skewed_interval(value: float, variance: float, third: float, size: int) -> t
     Source: P. Hall 1992, On the removal of skewness by transformation, J. R. Statist. Soc. B 54, 221-228.
     """
     error, quantile = variance**0.5, t.ppf(0.5 + _CONFIDENCE / 2, size - 1)
-    skewness = third / error**3 / 3
+    skewness = third / variance / error / 3
     ends = np.array([quantile, -quantile])
     if abs(skewness) > 1e-8:  # below, the difference of nearly equal numbers loses digits and changes nothing
         ends = (np.cbrt(1 + 3 * skewness * (ends - skewness / 2)) - 1) / skewness

@@ -16,13 +16,15 @@ from studies import CHOICES, IMAGES, ids, write_final, write_images, write_job, 
 from synthetic_images import encoded
 
 import catsdogs.comparison.page.writing as page_module
-from catsdogs.base.files import read_json
+from catsdogs.base.files import read_json, write_csv
 from catsdogs.comparison.figures import theme
 from catsdogs.comparison.page.writing import write_report
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.summary import summarize
 from catsdogs.comparison.tables import TITLES
-from catsdogs.pages.formats import minus
+from catsdogs.comparison.terminal import print_summary
+from catsdogs.pages.formats import between, minus
+from catsdogs.scoring.intervals import wilson_interval
 from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.plan import write_plan
 
@@ -200,13 +202,37 @@ def test_summary_is_complete_and_shows_the_retrain_command(tmp_path):
     assert document.text("code").count(summary.command) == 2
 
 
+@pytest.mark.parametrize("errors", [19, 20])
+def test_all_outputs_show_the_same_interval_and_warn_below_20_errors(tmp_path, errors, capsys):
+    study = tmp_path / "night"
+    for name, certainty in (("a", 0.95), ("b", 0.9)):
+        folder = study / write_job(study, CHOICES, name=name)
+        table = pd.read_csv(folder / "validation.csv", dtype={"id": str})
+        p_dog = np.where(table["label"] == 1, certainty, 1 - certainty)
+        p_dog[:errors] = 1 - p_dog[:errors]
+        # The order of the images differs between jobs.
+        write_csv(folder / "validation.csv", table.assign(p_dog=p_dog).iloc[:: 1 if name == "a" else -1])
+    document, study_data = page_of(study), read_study_data([study])
+    print_summary(study_data)
+    printed = " ".join(capsys.readouterr().out.split())
+    low, high = wilson_interval(IMAGES - errors, IMAGES)
+    for label, score in summarize(study_data).intervals.items():
+        for text in (printed, row_of(document, f"{label} ")):
+            assert between(score) in text
+        assert f"95% CI {low:.2%} to {high:.2%}, on {IMAGES} validation images" in row_of(document, f"{label} ")
+    for text in (printed, document.body):
+        assert f"(95% CI {low:.2%} to {high:.2%})" in text
+        for images in (f"Misclassified: {errors}", f"Misclassified by either job: {errors}", f"b ({errors} of"):
+            assert (images in text) == (errors < 20)
+
+
 def test_final_model_shows_scores_and_images(finished, document):
     metrics = read_json(finished / "best" / "metrics.json")
     detail = metrics["details"]["log_loss_tta"]
     row = row_of(document, "lower is better")
     assert row.startswith(f"Log loss lower is better {metrics['log_loss']:.4f}")
     assert f"{detail['value']:.4f} {detail['low']:.4f} to {detail['high']:.4f}" in row
-    assert f"{IMAGES} validation images; 95% bootstrap CIs" in document.body
+    assert f"{IMAGES} validation images; CIs: 95% over images;" in document.body
     assert "Test-time augmentation lowers the log loss by" in document.body
 
 

@@ -1,6 +1,11 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
 import pytest
 
-from catsdogs.final.metrics import format_scores
+from catsdogs.final.metrics import format_scores, metrics
+from catsdogs.final.model_card import model_card
 
 
 @pytest.mark.parametrize(("images", "reason"), [(199, "199 validation images are too few"), (200, "does not improve")])
@@ -13,6 +18,31 @@ def test_calibration_that_is_not_applied_has_a_reason(images, reason):
         "split": "validation",
         "kept": False,
     }
-    (line,) = format_scores({"details": {}, "tta_gain": {}, "calibration_gain": {"validation": gain}})
+    (line,) = format_scores({"details": {}, "warnings": [], "tta_gain": {}, "calibration_gain": {"validation": gain}})
     assert "Calibration not applied" in line
     assert reason in line
+
+
+@pytest.mark.parametrize("errors", [19, 20])
+def test_metrics_terminal_and_model_card_show_the_same_interval_and_warn_below_20_errors(errors):
+    labels = np.repeat([0.0, 1.0], 100)
+    p_dog = np.where(labels == 1, 0.95, 0.05)
+    p_dog[:errors] = 0.9
+    table = pd.DataFrame({"label": labels, "split": "holdout", "p_dog": p_dog, "p_dog_tta": p_dog.clip(0.1, 0.9)})
+    record = metrics(table.assign(p_dog_calibrated=np.nan), "validation")
+    detail = record["details"]["holdout_log_loss"]
+    assert detail["errors"] == record["tta_gain"]["holdout"]["errors"] == errors
+    interval = f"{detail['low']:.4f} to {detail['high']:.4f}"
+    recipe = {"config": {"backbone": {"builder": "a.B", "image_size": 9}}, "data_digest": "", "job": "", "trial": "0"}
+    final = {"ensemble": {"kind": "none", "way": "single", "members": [{"job": "a"}]}, "validated_by": "final model"}
+    final |= {"tta": {"kind": "none"}, "calibration": None, "study": "", "epochs": 1, "best_epoch": 1}
+    rows = pd.DataFrame({"split": ["train", "validation"]})
+    dataset = SimpleNamespace(rows=rows, folds=lambda: [0], holdout_rows=[], skipped=[])
+    card = model_card(record | final, recipe | {"hyperparameters": {}, "versions": {}, "seed": 1}, dataset)
+    terminal = "\n".join(format_scores(record))
+    accuracy = record["details"]["holdout_accuracy"]
+    assert f"accuracy {accuracy['value']:.2%} (95% CI {accuracy['low']:.2%} to {accuracy['high']:.2%})" in terminal
+    for text in (card, terminal):
+        assert interval in text
+        assert (f"(holdout images): Misclassified: {errors} of 200 images" in text) == (errors < 20)
+    assert len(record["warnings"]) == (errors < 20)
