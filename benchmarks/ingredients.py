@@ -102,14 +102,8 @@ def main() -> None:
         for kind in ("plain", "calibrated"):
             cells += [format_estimate(row[kind]), format_estimate(row[f"{kind}_minus_first"], "+")]
         print(f"| {' | '.join(cells)} |")
-    record = {
-        "interval": METHOD,
-        "images": len(jobs[0].ids),
-        "jobs": rows,
-        "machine": machine(),
-        "versions": versions(),
-    }
-    write_json(arguments.output, record)
+    record = {"interval": METHOD, "images": len(jobs[0].ids), "jobs": rows}
+    write_json(arguments.output, record | {"machine": machine(), "versions": versions()})
 
 
 if __name__ == "__main__":

@@ -52,14 +52,8 @@ def test_the_same_values_have_the_same_interval_in_any_order_and_with_either_sig
 
 
 def test_few_values_have_finite_intervals():
-    for values in (
-        [0.1, 0.3],
-        [1e-7] * 399 + [16.0],
-        [0.2, 0.2, 0.2 + 1e-16],
-        [0, 1e-300],
-        [0, 0, 1e-120],
-        [5.0, 5.0, -5.0],
-    ):
+    tiny = [0.2, 0.2, 0.2 + 1e-16], [0, 1e-300], [0, 0, 1e-120]
+    for values in ([0.1, 0.3], [1e-7] * 399 + [16.0], [5.0, 5.0, -5.0], *tiny):
         interval = mean_intervals(np.array([values]))[0]
         assert interval.low >= 0 or min(values) < 0
         assert interval.low <= interval.value <= interval.high
