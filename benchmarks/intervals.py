@@ -75,10 +75,10 @@ def bca_ends(standardized: np.ndarray, resampled: np.ndarray) -> np.ndarray:
     return np.stack(ends, axis=1)
 
 
-def coverage(truth: float, samples: Iterator[np.ndarray], ends: Callable[[np.ndarray], Ends]) -> dict[str, object]:
+def coverage(truth: float, samples: Iterator[np.ndarray], ends: Callable[[np.ndarray], Ends]) -> dict[str, Any]:
     """Return coverage, misses on either side in percent, and mean width, by method."""
     batches = [ends(sample) for sample in samples]
-    table: dict[str, object] = {}
+    table: dict[str, Any] = {}
     for method in batches[0]:
         low, high = np.concatenate([batch[method] for batch in batches]).T
         # Rounding of a constant sample is no miss.
@@ -101,13 +101,13 @@ def roc_ends(samples: np.ndarray) -> Ends:
     return {"catsdogs": np.array([(area.low, area.high) for area in areas if area.low is not None])}
 
 
-def simulate(labels: np.ndarray, models: dict[str, np.ndarray]) -> list[dict[str, object]]:
+def simulate(labels: np.ndarray, models: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """Return a row per score and size of the samples."""
     losses = {name: log_loss_per_image(labels, p_dog) for name, p_dog in models.items()}
     wrong = {name: misclassified(loss) for name, loss in losses.items()}
     means = [(f"log loss, {name} model", losses[name], wrong[name]) for name in ("small", "medium", "large")]
     means += [(f"{one} minus {other}", losses[one] - losses[other], wrong[one] | wrong[other]) for one, other in PAIRS]
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for size in SIZES:
         for name, values, errors in means:
             result = coverage(float(values.mean()), sampled(values, size, REPETITIONS), mean_ends)
@@ -117,18 +117,15 @@ def simulate(labels: np.ndarray, models: dict[str, np.ndarray]) -> list[dict[str
             population = np.stack([labels, models[name]], axis=1)
             truth = float(scores(labels, models[name], "")["roc_auc"].value or 0)
             result = coverage(truth, sampled(population, size, ROC_REPETITIONS), roc_ends)
-            errors = size * float(wrong[name].mean())
-            rows.append({"score": f"ROC AUC, {name} model", "images": size, "errors": errors, "methods": result})
+            count = size * float(wrong[name].mean())
+            rows.append({"score": f"ROC AUC, {name} model", "images": size, "errors": count, "methods": result})
             print_row(rows[-1])
     return rows
 
 
-def print_row(row: dict[str, object]) -> None:
+def print_row(row: dict[str, Any]) -> None:
     """Print covered (true below, true above) in percent, by method."""
-    cells = [
-        f"{m['covered']:.1f} ({m['true_below']:.1f}, {m['true_above']:.1f})"  # type: ignore[index]
-        for m in row["methods"].values()  # type: ignore[attr-defined]
-    ]
+    cells = [f"{m['covered']:.1f} ({m['true_below']:.1f}, {m['true_above']:.1f})" for m in row["methods"].values()]
     print(f"| {row['score']} | {row['images']:,} | {row['errors']:.0f} | {' | '.join(cells)} |", flush=True)
 
 
@@ -155,7 +152,7 @@ def make_predictions(train: Path, weights: Path) -> None:
         "large": (np.hstack([good, other]), 3e-3, None, 8),
     }
     logits = {name: out_of_fold(labels, *probe).round(2).astype(np.float32) for name, probe in probes.items()}
-    np.savez_compressed(PREDICTIONS, labels=labels, **logits)
+    np.savez_compressed(PREDICTIONS, allow_pickle=False, labels=labels, **logits)
 
 
 def out_of_fold(labels: np.ndarray, features: np.ndarray, c: float, images: int | None, folds: int) -> np.ndarray:

@@ -119,7 +119,11 @@ def summarize(study_data: StudyData) -> Summary:
 def score_intervals(study_data: StudyData) -> dict[str, Estimate]:
     """Return the log loss of every comparable job on the validation images, by label, best first."""
     tables = {label: study_data.predictions[label] for label in study_data.comparable()}
-    return {label: log_loss_interval(table["label"], table["p_dog"]) for label, table in tables.items() if len(table)}
+    return {
+        label: log_loss_interval(table["label"].to_numpy(), table["p_dog"].to_numpy())
+        for label, table in tables.items()
+        if len(table)
+    }
 
 
 def _margins(best: str, losses: pd.DataFrame) -> dict[str, Estimate]:

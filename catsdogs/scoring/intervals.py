@@ -19,15 +19,14 @@ from scipy.stats import binomtest, t
 # Below this number of misclassified images, a sample does not show how often large losses occur.
 FEW_ERRORS = 20
 
+# Text for metrics.json and pages.
+METHOD = "95% over images, corrected for skewness (Hall 1992); accuracy: Wilson; ROC AUC: Newcombe"
+
 _CONFIDENCE = 0.95
 
 _RESAMPLES = 2000
 _BOOTSTRAP_SEED = 0  # fixed, so the same predictions always have the same shares
 _BATCH_ELEMENTS = 2**17  # sampled images held at once: a few MB for any N, and faster than larger batches
-
-
-# Text for metrics.json and pages.
-METHOD = "95% over images, corrected for skewness (Hall 1992); accuracy: Wilson; ROC AUC: Newcombe"
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def mean_intervals(values: np.ndarray, errors: np.ndarray | None = None, highest
             low, high = skewed_interval(value, float(variance), float(third), size)
             low = max(low, 0.0) if row.min() >= 0 else low
             high = min(high, 0.0 if row.max() <= 0 else highest)
-        estimates.append(Estimate(value, *((low, high) if size > 1 else (None, None)), size, wrong))
+        estimates.append(Estimate(value, low if size > 1 else None, high if size > 1 else None, size, wrong))
     return estimates
 
 
@@ -127,7 +126,7 @@ def paired_intervals(losses: np.ndarray, others: np.ndarray) -> list[Estimate]:
 
 
 def misclassified(losses: np.ndarray) -> np.ndarray:
-    """Return whether the true class is the less likely of two: its log loss is above log 2; same shape, bool."""
+    """Return whether the true class is the less likely of two, that is the log loss exceeds log 2; same shape, bool."""
     return losses > np.log(2)
 
 

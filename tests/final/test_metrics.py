@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,10 +35,13 @@ def test_metrics_terminal_and_model_card_show_the_same_interval_and_warn_below_2
     assert detail["errors"] == record["tta_gain"]["holdout"]["errors"] == errors
     interval = f"{detail['low']:.4f} to {detail['high']:.4f}"
     recipe = {"config": {"backbone": {"builder": "a.B", "image_size": 9}}, "data_digest": "", "job": "", "trial": "0"}
-    final = {"ensemble": {"kind": "none", "way": "single", "members": [{"job": "a"}]}, "validated_by": "final model"}
+    final: dict[str, Any] = {
+        "ensemble": {"kind": "none", "way": "single", "members": [{"job": "a"}]},
+        "validated_by": "final model",
+    }
     final |= {"tta": {"kind": "none"}, "calibration": None, "study": "", "epochs": 1, "best_epoch": 1}
     rows = pd.DataFrame({"split": ["train", "validation"]})
-    dataset = SimpleNamespace(rows=rows, folds=lambda: [0], holdout_rows=[], skipped=[])
+    dataset: Any = SimpleNamespace(rows=rows, folds=lambda: [0], holdout_rows=[], skipped=[])
     card = model_card(record | final, recipe | {"hyperparameters": {}, "versions": {}, "seed": 1}, dataset)
     terminal = "\n".join(format_scores(record))
     accuracy = record["details"]["holdout_accuracy"]
