@@ -84,7 +84,8 @@ def coverage(truth: float, samples: Iterator[np.ndarray], ends: Callable[[np.nda
         # Rounding of a constant sample is no miss.
         below, above = (100 * float(miss.mean()) for miss in (truth < low - 1e-12, truth > high + 1e-12))
         numbers = {"covered": 100 - below - above, "true_below": below, "true_above": above}
-        table[method] = numbers | {"width": float((high - low).mean())}
+        numbers["width"] = float((high - low).mean())
+        table[method] = {name: float(f"{number:.4g}") for name, number in numbers.items()}
     return table
 
 
