@@ -28,9 +28,11 @@ from catsdogs.tuning.tuner import Search
 log = logging.getLogger(__name__)
 
 _TABLE = Table(
-    {"trial": int, "seed": int, "val_log_loss": float, "val_accuracy": float, "best_epoch": int, "seconds": float}
+    {"trial": int, "seed": int, "best_epoch": int}
+    | dict.fromkeys(("val_log_loss", "val_accuracy", "seconds"), float | None),
+    unique=("trial", "seed"),
 )
-_COLUMNS = list(_TABLE.columns)
+_COLUMNS = ["trial", "seed", "val_log_loss", "val_accuracy", "best_epoch", "seconds"]
 
 
 def select(config: SearchConfig, search: Search, folder: Path, label: str) -> dict[str, Any] | None:
