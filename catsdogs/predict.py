@@ -36,15 +36,15 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
     model_file = options.model / "model.keras" if options.model.is_dir() else options.model
     if not model_file.is_file():
         raise UserError(f"{model_file}: not found; pass {MODEL_FOLDER}, or a .keras file")
+    pipeline = _pipeline(options)
     ids, paths = _images(options.images, options.cache)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
     try:
         model = keras.models.load_model(model_file, compile=False)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{model_file}: cannot be loaded; pass {MODEL_FOLDER} ({first_line(error)})") from error
-    pipeline = _pipeline(options)
     forward = _engine(model, model_file)
     size = int(model.input_shape[1])
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]

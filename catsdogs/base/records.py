@@ -51,7 +51,10 @@ class Record(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             key, value = ".".join(map(str, first["loc"])), repr(first["input"])
-            raise CorruptedFile(file, f"{key}={value[:80]}: {first['msg']}" if key else first["msg"]) from error
+            reason = f"{key}={value[:80]}: {first['msg']}" if key else first["msg"]
+            if first["type"] == "value_error":  # of a validator of catsdogs, which names the rest of the key
+                reason = f"{key}.{first['ctx']['error']}"
+            raise CorruptedFile(file, reason) from error
         except ValueError as error:
             raise CorruptedFile(file, str(error)) from error
 

@@ -72,7 +72,7 @@ class Store:
             return None
         except (OSError, ValueError) as error:
             if log_corrupted:
-                _log.warning("%s: corrupted activations (%s); computing them again", folder, error)
+                _log.warning("%s: corrupted, or of an earlier version (%s); computing them again", folder, error)
             return None
         with suppress(OSError):  # the cache may be read-only
             os.utime(folder / "about.json")

@@ -27,12 +27,11 @@ from catsdogs.tuning.tuner import Search
 
 log = logging.getLogger(__name__)
 
+_SCORES = {"val_log_loss": float | None, "val_accuracy": float | None}
 _TABLE = Table(
-    {"trial": int, "seed": int, "best_epoch": int}
-    | dict.fromkeys(("val_log_loss", "val_accuracy", "seconds"), float | None),
-    unique=("trial", "seed"),
+    {"trial": int, "seed": int, **_SCORES, "best_epoch": int, "seconds": float | None}, (), ("trial", "seed")
 )
-_COLUMNS = ["trial", "seed", "val_log_loss", "val_accuracy", "best_epoch", "seconds"]
+_COLUMNS = list(_TABLE.columns)
 
 
 def select(config: SearchConfig, search: Search, folder: Path, label: str) -> dict[str, Any] | None:
