@@ -27,7 +27,7 @@ from catsdogs.tuning.tuner import Search
 
 log = logging.getLogger(__name__)
 
-_SCORES = {"val_log_loss": float | None, "val_accuracy": float | None}
+_SCORES = dict.fromkeys(("val_log_loss", "val_accuracy"), float | None)
 _TABLE = Table(
     {"trial": int, "seed": int, **_SCORES, "best_epoch": int, "seconds": float | None}, (), ("trial", "seed")
 )

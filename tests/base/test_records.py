@@ -20,7 +20,9 @@ TABLE = Table({"id": str, "label": int | None, "p_dog": float}, unique=("id",))
 def test_values_out_of_range_and_repeated_rows_are_corrupted(tmp_path, row, reason):
     file = tmp_path / "table.csv"
     file.write_text("id,label,p_dog\nfirst,,0\n")
-    assert TABLE.read(file)["label"].isna().all()
+    table = TABLE.read(file)
+    assert table is not None
+    assert table["label"].isna().all()
     file.write_text(f"id,label,p_dog\nfirst,,0\n{row}\n")
     with pytest.raises(CorruptedFile) as error:
         TABLE.read(file)
