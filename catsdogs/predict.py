@@ -36,21 +36,16 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
     model_file = options.model / "model.keras" if options.model.is_dir() else options.model
     if not model_file.is_file():
         raise UserError(f"{model_file}: not found; pass {MODEL_FOLDER}, or a .keras file")
+    pipeline = _pipeline(options)
     ids, paths = _images(options.images, options.cache)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
     try:
         model = keras.models.load_model(model_file, compile=False)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{model_file}: cannot be loaded; pass {MODEL_FOLDER} ({first_line(error)})") from error
-    pipeline = _pipeline(options)
-    shape = model.input_shape
-    if len(shape) != 4 or not isinstance(shape[1], int) or tuple(shape[1:]) != (shape[1], shape[1], 3):
-        raise UserError(f"{model_file}: expected input (None, S, S, 3), got {shape}; pass {MODEL_FOLDER}")
-    from catsdogs.features.engine import build_engine
-
-    forward = build_engine(model)
+    forward = _engine(model, model_file)
     size = int(model.input_shape[1])
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     p_dog = np.concatenate([_predict_chunk(forward, size, chunk, pipeline) for chunk in chunks])
@@ -65,6 +60,21 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
             f"--output {options.output}: cannot be written ({error.strerror}); pass another FILE"
         ) from error
     return 0
+
+
+def _engine(model: Any, file: Path) -> Any:
+    """Return the inference engine of a model with input (None, S, S, 3) and output (None, 1)."""
+    from catsdogs.features.engine import build_engine
+
+    shape, output = model.input_shape, model.output_shape
+    if len(shape) != 4 or not isinstance(shape[1], int) or tuple(shape[1:]) != (shape[1], shape[1], 3):
+        raise UserError(f"{file}: expected input (None, S, S, 3), got {shape}; pass {MODEL_FOLDER}")
+    if output != (None, 1):
+        raise UserError(f"{file}: expected output (None, 1), got {output}; pass {MODEL_FOLDER}")
+    try:
+        return build_engine(model)
+    except UserError as error:
+        raise UserError(f"{file}: has outputs that are not finite, so its weights are corrupted; retrain it") from error
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -143,7 +153,10 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
     from catsdogs.config.schema import AugmentationConfig, TtaConfig
     from catsdogs.final.pipeline import Pipeline, read_pipeline
 
-    saved = None if options.plain or not options.model.is_dir() else read_pipeline(options.model)
+    full = options.model.is_dir() and not options.plain
+    saved = read_pipeline(options.model) if full else None
+    if full and saved is None:
+        print(f"warning: {options.model}: no pipeline.json; predicting the plain model output", file=sys.stderr)
     unchanged = AugmentationConfig(0, 0, 0, 0, 0, 0, 0, 0, "reflect")
     return saved or Pipeline(TtaConfig(kind="none", views=1, average="probability"), unchanged, 0, None)
 

@@ -119,7 +119,8 @@ def _chosen_job(study: Path, name: str | None) -> JobRecord:
             raise UserError(f"job={name}: not found in study {study}; use one of {', '.join(job.name for job in jobs)}")
         job = matches[0]
     if not job.result["config"]:
-        raise UserError(f"job {job.folder}: its result.json contains no configuration; set another job=NAME")
+        problem = job.result.get("error") or "its result.json contains no configuration"
+        raise UserError(f"job {job.folder}: {problem}; set another job=NAME")
     return job
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import shlex
 import shutil
@@ -103,6 +105,9 @@ def check_tables_folder(output: Path, folder: Path, is_own: Callable[[set[str]],
         )
 
 
+SEAL_BYTES: Final = hashlib.sha256().digest_size
+_SMALL_BYTES: Final = 2**22  # an array of at most this size is checked completely
+
 # File names need not be UTF-8. Python decodes such bytes to surrogates, which are written as escapes.
 _ERRORS: Final = "backslashreplace"
 
@@ -132,9 +137,60 @@ def write_npy_header(file: BinaryIO, shape: tuple[int, ...], dtype: str) -> None
     np.lib.format.write_array_header_1_0(file, header)
 
 
+def seal_npy(path: Path, key: str) -> None:
+    """Append the `_digest` of a complete .npy file to it."""
+    digest = _digest(np.lib.format.open_memmap(path, mode="r"), key)
+    with path.open("ab") as file:
+        file.write(digest)
+
+
+def load_sealed_npy(path: Path, key: str) -> np.ndarray:
+    """Memory-map an .npy file of `seal_npy`; raise OSError or ValueError if it is missing or corrupted."""
+    values = np.lib.format.open_memmap(path, mode="r")
+    with path.open("rb") as file:
+        file.seek(-SEAL_BYTES, os.SEEK_END)
+        if file.read() != _digest(values, key):
+            raise ValueError("digest differs")
+    return values
+
+
+def _digest(values: np.ndarray, key: str) -> bytes:
+    """Return a SHA-256 of an array's key (hexadecimal), shape, dtype and rows.
+
+    Of a large array, only 8 to 64 rows are read, at positions given by the key; this takes milliseconds.
+    """
+    values = np.atleast_1d(values)  # a corrupted header may describe a scalar
+    rows = np.arange(len(values))
+    if values.nbytes > _SMALL_BYTES:
+        count = min(len(values), int(np.clip(_SMALL_BYTES * len(values) // values.nbytes, 8, 64)))
+        rows = np.sort(np.random.default_rng(int(key, 16)).choice(rows, count, replace=False))
+    sha256 = hashlib.sha256(repr((key, values.shape, values.dtype.str)).encode())
+    for row in rows:
+        sha256.update(np.ascontiguousarray(values[row]).data)
+    return sha256.digest()
+
+
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return the content of a JSON file.
+
+    Raise ValueError if it is not JSON, repeats a key, or has a number that is not finite: NaN, Infinity or 1e999.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unambiguous)
+    except RecursionError as error:
+        raise ValueError("too many nested lists or groups") from error
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    group: dict[str, Any] = {}
+    for key, value in pairs:
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(one, float) and not math.isfinite(one) for one in numbers):
+            raise ValueError(f"{key}={value}: must be finite")
+        if key in group:
+            raise ValueError(f"{key}={value}: listed twice")
+        group[key] = value
+    return group
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

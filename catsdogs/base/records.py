@@ -7,10 +7,12 @@ Files may come from any version, or from other users. A file is missing, matches
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from types import UnionType
+from typing import Annotated, Final, Self, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -49,9 +51,21 @@ class Record(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             key, value = ".".join(map(str, first["loc"])), repr(first["input"])
-            raise CorruptedFile(file, f"{key}={value[:80]}: {first['msg']}" if key else first["msg"]) from error
+            reason = f"{key}={value[:80]}: {first['msg']}" if key else first["msg"]
+            if first["type"] == "value_error":  # of a validator of catsdogs, which names the rest of the key
+                reason = f"{key}.{first['ctx']['error']}"
+            raise CorruptedFile(file, reason) from error
         except ValueError as error:
             raise CorruptedFile(file, str(error)) from error
+
+
+# Ranges of numbers; a column has the same meaning in every table.
+_RANGES: Final = {
+    **dict.fromkeys(("trial", "execution", "epoch", "epochs", "best_epoch", "first_epoch", "epoch_budget"), (0, 10**9)),
+    **dict.fromkeys(("fold", "seed", "seconds"), (0, 10**9)),
+    **dict.fromkeys(("log_loss", "loss", "val_log_loss", "val_loss", "learning_rate"), (0, math.inf)),
+    **dict.fromkeys(("label", "p_dog", "p_dog_tta", "p_dog_calibrated", "accuracy", "val_accuracy"), (0, 1)),
+}
 
 
 @dataclass(frozen=True)
@@ -59,17 +73,20 @@ class Table:
     """CSV file.
 
     Attributes:
-        columns: type of each column: str, int or float (NaN if the cell is empty).
+        columns: type of each column: str, int, float, or `int | None` and `float | None` (NaN if the cell is empty).
         optional: columns that some versions did not write.
+        unique: columns with different values in every row.
     """
 
-    columns: Mapping[str, type]
+    columns: Mapping[str, type | UnionType]
     optional: Collection[str] = ()
+    unique: Collection[str] = ()
 
     def read(self, file: Path) -> pd.DataFrame | None:
         """Return the rows, with undeclared columns as pandas reads them, or None if the file is missing.
 
-        Raise `CorruptedFile` if the file is truncated, a column is missing, or a value has the wrong type.
+        Raise `CorruptedFile` if the file is truncated, a column is missing, a row is repeated, or a value has the wrong
+        type or range.
         """
         try:
             content = file.read_bytes()
@@ -89,14 +106,25 @@ class Table:
         missing = [name for name in self.columns if name not in table and name not in self.optional]
         if missing:
             raise CorruptedFile(file, f"missing columns: {', '.join(missing)}")
-        for name, kind in self.columns.items():
-            if name in table and kind is not str:
-                numbers = pd.to_numeric(table[name], errors="coerce")
-                # Above 2^53 not every integer is a float.
-                integer = (numbers % 1 == 0) & (numbers.abs() < 2**53)
-                wrong = ~integer if kind is int else numbers.isna() & table[name].notna()
-                if wrong.any():
-                    expected = "an integer" if kind is int else "a number"
-                    raise CorruptedFile(file, f"{name}={table[name][wrong].iloc[0]}: expected {expected}")
-                table[name] = numbers.astype(kind)
+        for name in [name for name, kind in self.columns.items() if name in table and kind is not str]:
+            table[name] = self._numbers(table[name], file)
+        if self.unique and (repeated := table.duplicated(list(self.unique))).any():
+            values = [f"{name}={table[name][repeated].iloc[0]}" for name in self.unique]
+            raise CorruptedFile(file, f"{' '.join(values)}: listed twice")
         return table
+
+    def _numbers(self, column: pd.Series, file: Path) -> pd.Series:
+        name, kind = str(column.name), self.columns[str(column.name)]
+        integer = kind in (int, int | None)
+        numbers = pd.to_numeric(column, errors="coerce")
+        low, high = _RANGES.get(name, (-math.inf, math.inf))
+        valid = numbers.between(low, high)
+        if integer:
+            # Above 2^53 not every integer is a float.
+            valid &= (numbers % 1 == 0) & (numbers.abs() < 2**53)
+        if isinstance(kind, UnionType):
+            valid |= column.isna()
+        if not valid.all():
+            expected = f"{'an integer' if integer else 'a number'} from {low:g} to {high:g}"
+            raise CorruptedFile(file, f"{name}={column[~valid].iloc[0]}: expected {expected}")
+        return numbers.astype(int if kind is int else float)

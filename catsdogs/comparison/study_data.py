@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import pandas as pd
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import escape_surrogates
@@ -22,8 +22,8 @@ from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.jobs import JobConfig, JobRecord, State, read_jobs
 from catsdogs.study.leaderboard import choice_names, job_columns, job_row
 from catsdogs.study.plan import read_plan
-from catsdogs.study.resume_state import HISTORY, HISTORY_TABLE, VALIDATION, VALIDATION_TABLE
-from catsdogs.study.trials import TrialRecord
+from catsdogs.study.resume_state import HISTORY, HISTORY_TABLE, METRICS, VALIDATION, VALIDATION_TABLE
+from catsdogs.study.trials import TrialRecord, read_trials
 
 
 class _Score(Record):
@@ -31,19 +31,26 @@ class _Score(Record):
     low: float | None = None
     high: float | None = None
     split: str | None = None
-    size: int | None = None
-    errors: int | None = None  # written since version 0.3
+    size: Annotated[int, Field(ge=1)] | None = None
+    errors: Annotated[int, Field(ge=0)] | None = None  # written since version 0.3
+
+
+def _in_range(details: dict[str, _Score]) -> dict[str, _Score]:
+    for name, score in details.items():
+        if score.value is not None and not 0 <= score.value <= (math.inf if "log_loss" in name else 1):
+            raise ValueError(f"{name}.value={score.value} is not in its range")
+    return details
 
 
 class _Metrics(Record):
-    details: Part[_Score]
+    details: Annotated[Part[_Score], AfterValidator(_in_range)]
     interval: str = "95% over images"
     warnings: list[str] = Field([])  # written since version 0.3
     tta: Part[Any]
     tta_gain: dict[str, _Score] | None = None  # written since version 0.3
     calibration_gain: Part[_Score]
-    test_images_not_scored: int | None = None  # written since version 0.3
-    seconds: Part[float]
+    test_images_not_scored: Annotated[int, Field(ge=0)] | None = None  # written since version 0.3
+    seconds: Part[Annotated[float, Field(ge=0)]]
 
 
 class _Recipe(Record):
@@ -53,11 +60,12 @@ class _Recipe(Record):
 
 
 _PREDICTIONS = Table(
-    dict.fromkeys(("id", "split", "fold"), str)
-    | dict.fromkeys(("label", "p_dog", "p_dog_tta", "p_dog_calibrated"), float),
+    {**dict.fromkeys(("id", "split", "fold"), str), "label": int | None}
+    | dict.fromkeys(("p_dog", "p_dog_tta", "p_dog_calibrated"), float | None),
     optional=("fold", "p_dog_calibrated"),
 )
-_HISTORY = Table({"epoch": int})
+_HISTORY = Table({"epoch": int, **dict.fromkeys(METRICS, float | None)}, optional=METRICS)
+_SPLIT = Table({"id": str, "split": str, "label": int, "fold": int}, optional=("label", "fold"))
 
 WAITING = State.WAITING.value
 
@@ -266,11 +274,10 @@ def _row(job: JobRecord, choices: list[str], records: list[TrialRecord]) -> dict
 
 
 def _records(job: JobRecord, label: str, problems: list[str]) -> list[TrialRecord]:
-    try:
-        records = [TrialRecord(**clean(vars(record))) for record in job.trials()]
-    except UserError:
-        problems.append(f"job {label}: trials.csv is corrupted; trials of this job are not included")
+    recorded = _read(read_trials, job.folder / "trials.csv", f"job {label}", problems)
+    if recorded is None:
         return []
+    records = [TrialRecord(**clean(vars(record))) for record in recorded]
     stopped = job.result.get("stopped")  # possibly before its first trial finished
     if job.state is State.DONE and not stopped and not (job.folder / "trials.csv").is_file():
         problems.append(f"job {label}: trials.csv is missing; trials of this job are not included")
@@ -327,9 +334,13 @@ def _predictions(job: JobRecord, label: str, problems: list[str]) -> pd.DataFram
     table = _table(VALIDATION_TABLE, job.folder / VALIDATION, f"job {label}", problems)
     if table is None or table.empty:
         return None
-    if not (table["p_dog"].between(0, 1).all() and table["label"].isin([0, 1]).all() and table["id"].is_unique):
-        problems.append(f"job {label}: validation.csv is corrupted; the job is not compared image by image")
-        return None
+    split = _table(_SPLIT, job.folder / "split.csv", f"job {label}", problems)
+    if split is not None:
+        held_out = split[split["fold"] >= 0 if "fold" in split else split["split"] == "validation"]
+        columns = ["id", "label"] if "label" in split else ["id"]
+        if len(table) != len(held_out) or len(table.merge(held_out, on=columns)) != len(table):
+            problems.append(f"job {label}: validation.csv and split.csv have other images or labels; not compared")
+            return None
     return table
 
 

@@ -16,7 +16,7 @@ def with_values(config: SearchConfig, values: dict[str, Any]) -> SearchConfig:
         typed = {
             name: type(getattr(settings, name))(value)
             for name, value in values.items()
-            if isinstance(settings, SEARCHABLE[name])
+            if isinstance(settings, SEARCHABLE.get(name, ()))
         }
         return dataclasses.replace(settings, **typed)
 

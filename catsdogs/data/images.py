@@ -121,7 +121,7 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
     Args:
         rows: columns path (relative to `root`) and sha256, of decodable images.
         size: side S of the squares in pixels.
-        cache: cache folder; the array is stored in `pixels/<key>.npy`, see `pixels_key`.
+        cache: cache folder; the array is stored in `pixels/<key>.npy`, see `pixels_key` and `files.seal_npy`.
 
     Returns:
         (N, S, S, 3) uint8, RGB, 0..255, in the order of `rows`; memory-mapped, read-only.
@@ -131,23 +131,31 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
     """
     shape = (len(rows), size, size, 3)
     hashes = [str(sha256) for sha256 in rows["sha256"]]
-    path = cache / "pixels" / f"{pixels_key(hashes, size)}.npy"
-    if not path.exists():
-        images, needed = list(zip(rows["path"], hashes, strict=True)), math.prod(shape)
-        try:
-            if needed > (free := files.free_bytes(path.parent)):
-                raise UserError(
-                    f"{path.parent}: {len(rows)} images of {size}x{size} pixels need {binary_size(needed)}, but only "
-                    f"{binary_size(free)} are free; set cache=FOLDER on a larger disk, or a smaller data.limit"
-                )
-            _log.info("decoding %d images to %dx%d (%s)", len(rows), size, size, binary_size(needed))
-            with files.replacing(path) as temporary, temporary.open("wb") as file:
-                files.write_npy_header(file, shape, "uint8")
-                for image in in_threads(lambda image: _decode_file(root, *image, size), images, "decoding"):
-                    file.write(image.data)
-        except OSError as error:
-            raise unwritable(path.parent, error, f" {binary_size(needed)} of pixels") from error
-    return np.load(path, mmap_mode="r")
+    key = pixels_key(hashes, size)
+    path = cache / "pixels" / f"{key}.npy"
+    try:
+        return files.load_sealed_npy(path, key)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        _log.warning("%s: corrupted, or of an earlier version (%s); decoding the images again", path, error)
+    images, needed = list(zip(rows["path"], hashes, strict=True)), math.prod(shape)
+    try:
+        if needed > (free := files.free_bytes(path.parent)):
+            raise UserError(
+                f"{path.parent}: {len(rows)} images of {size}x{size} pixels need {binary_size(needed)}, but only "
+                f"{binary_size(free)} are free; set cache=FOLDER on a larger disk, or a smaller data.limit"
+            )
+        _log.info("decoding %d images to %dx%d (%s)", len(rows), size, size, binary_size(needed))
+        with files.replacing(path) as temporary, temporary.open("wb") as file:
+            files.write_npy_header(file, shape, "uint8")
+            for image in in_threads(lambda image: _decode_file(root, *image, size), images, "decoding"):
+                file.write(image.data)
+            file.flush()
+            files.seal_npy(temporary, key)
+    except OSError as error:
+        raise unwritable(path.parent, error, f" {binary_size(needed)} of pixels") from error
+    return files.load_sealed_npy(path, key)
 
 
 def _decode_file(root: Path, path: str, sha256: str, size: int) -> np.ndarray:

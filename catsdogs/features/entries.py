@@ -2,6 +2,7 @@
 
 values.npy               (N, *shape), float32, or float16 standardized per channel
 channels.npy             (2, C) float32, mean and standard deviation of every channel; float16 only
+                         both are followed by a digest, see `files.seal_npy`
 about.json               description of the entry; its modification time is the time of the last use
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import read_json, write_json, write_npy_header
+from catsdogs.base.files import SEAL_BYTES, read_json, seal_npy, write_json, write_npy_header
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -58,6 +59,15 @@ class StoredActivations:
 
     values: np.ndarray
     channels: np.ndarray | None
+    file: Path  # of the values
+    changed_ns: int  # modification time of the file when it was opened
+
+    def changed(self) -> bool:
+        """Return whether the file was overwritten since it was opened; a removed file stays readable."""
+        try:
+            return self.file.stat().st_mtime_ns != self.changed_ns
+        except OSError:
+            return False
 
     def read(self, positions: np.ndarray) -> np.ndarray:
         """Return a copy, float32 (B, *shape), of the activations at positions (B,) int; repetitions are allowed."""
@@ -87,7 +97,7 @@ class EntryWriter:
         self._file = (folder / "values.npy").open("wb")
         write_npy_header(self._file, (images, *spec.shape), dtype)
         about = {"group": group, "dtype": dtype, "images": images, "shape": list(spec.shape), "about": spec.about}
-        size = self._file.tell() + bytes_of(spec.shape, images, dtype)
+        size = self._file.tell() + bytes_of(spec.shape, images, dtype) + SEAL_BYTES
         write_json(folder / "about.json", {**about, "file_bytes": size})
 
     def write(self, chunk: np.ndarray) -> None:
@@ -102,6 +112,12 @@ class EntryWriter:
             chunk = np.clip(chunk, -_FLOAT16_MAX, _FLOAT16_MAX, out=chunk).astype(np.float16)
         self._file.write(np.ascontiguousarray(chunk).data)
         self._file.flush()  # a full disk must fail here, not when the file is closed
+
+    def finish(self) -> None:
+        """Close and seal the complete arrays."""
+        self._file.close()
+        for file in self.folder.glob("*.npy"):
+            seal_npy(file, self.key)
 
     def discard(self) -> None:
         """Close the file and remove its temporary folder, which is gone if the entry was published."""

@@ -173,7 +173,8 @@ class FeatureReader:
     def _activations(self, cut: Cut, view: View) -> StoredActivations | None:
         """Return the stored activations of a view, after filling it if needed; None if it cannot be stored."""
         with self._lock:
-            if (cut, view) not in self._open:
+            # An entry that changed while it is in use is opened and checked again.
+            if (cut, view) not in self._open or self._open[cut, view].changed():
                 key = self._keys[cut, view]
                 try:
                     stored = self._store.open(key)

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from catsdogs.base.files import free_bytes
+from catsdogs.base.files import free_bytes, load_sealed_npy
 from catsdogs.base.text import binary_size
 from catsdogs.features.entries import (
     EntryInfo,
@@ -58,19 +58,25 @@ class Store:
         self.max_bytes = max_bytes
         self._closed = closed or threading.Event()
 
-    def open(self, key: str) -> StoredActivations | None:
-        """Open an entry and mark it as used; return None if it is missing or incomplete."""
-        entry = read_entry(self.folder / key)
-        if entry is None:
-            return None
+    def open(self, key: str, log_corrupted: bool = False) -> StoredActivations | None:
+        """Open an entry and mark it as used; return None if it is missing or corrupted."""
+        folder, file = self.folder / key, self.folder / key / "values.npy"
         try:
-            values = np.load(entry.folder / "values.npy", mmap_mode="r")
-            channels = np.load(entry.folder / "channels.npy") if entry.dtype == "float16" else None
-        except (OSError, ValueError, EOFError):  # just removed, or corrupted
+            changed_ns = file.stat().st_mtime_ns
+            entry = read_entry(folder)
+            if entry is None:
+                raise ValueError("about.json or the file size is wrong")
+            values = load_sealed_npy(file, key)
+            channels = load_sealed_npy(folder / "channels.npy", key) if entry.dtype == "float16" else None
+        except FileNotFoundError:  # or just removed
+            return None
+        except (OSError, ValueError) as error:
+            if log_corrupted:
+                _log.warning("%s: corrupted, or of an earlier version (%s); computing them again", folder, error)
             return None
         with suppress(OSError):  # the cache may be read-only
-            os.utime(entry.folder / "about.json")
-        return StoredActivations(np.asarray(values), channels)
+            os.utime(folder / "about.json")
+        return StoredActivations(np.asarray(values), channels, file, changed_ns)
 
     def fill(
         self,
@@ -104,13 +110,15 @@ class Store:
         with ExitStack() as stack:
             with writing(self.folder):
                 stack.enter_context(self._locked(group, "waiting for another process to store the same activations"))
-            missing = self._missing(specs)
+            missing = self._missing(specs, log_corrupted=True)
             if not missing:
                 return
             keys = {*keep, *(spec.key for spec in specs)}
             writers: list[EntryWriter] = []
             with writing(self.folder), self._locked("room", "waiting for another process to evict activations"):
                 self._sweep(group)
+                for index in missing:
+                    self._remove(self.folder / specs[index].key, None)  # corrupted
                 self._make_room(sum(bytes_of(specs[index].shape, images, dtype) for index in missing), keys, group)
                 for index in missing:
                     writers.append(EntryWriter(self.folder, group, specs[index], images, dtype))
@@ -121,6 +129,7 @@ class Store:
                         writer.write(values)
             with writing(self.folder):
                 for writer in writers:
+                    writer.finish()
                     self._publish(writer)
 
     def room(self, keep: Collection[str]) -> int:
@@ -152,8 +161,8 @@ class Store:
                     freed += self._remove(path, None if entry is None else entry.group, dry_run)
         return freed
 
-    def _missing(self, specs: Sequence[EntrySpec]) -> list[int]:
-        return [index for index, spec in enumerate(specs) if self.open(spec.key) is None]
+    def _missing(self, specs: Sequence[EntrySpec], log_corrupted: bool = False) -> list[int]:
+        return [index for index, spec in enumerate(specs) if self.open(spec.key, log_corrupted) is None]
 
     def _lock(self, group: str) -> FileLock:
         (self.folder / ".locks").mkdir(parents=True, exist_ok=True)
@@ -223,8 +232,6 @@ class Store:
 
     def _publish(self, writer: EntryWriter) -> None:
         folder = self.folder / writer.key
-        if self.open(writer.key) is None:
-            self._remove(folder, None)  # missing or corrupted
         try:
             writer.folder.rename(folder)
         except OSError:

@@ -13,7 +13,7 @@ import pandas as pd
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
 from catsdogs.base.records import CorruptedFile, Record
-from catsdogs.config.schema import AugmentationConfig, TtaConfig
+from catsdogs.config.schema import AugmentationConfig, Seed, TtaConfig
 from catsdogs.data.views import ORIGINAL, View, Views
 from catsdogs.final.tta import Forward, average_views, predict_views, tta_views
 from catsdogs.scoring.calibration import Calibration
@@ -69,7 +69,7 @@ class _File(Record):
     # A new field needs a default here: files of earlier versions lack it.
     tta: TtaConfig
     augmentation: AugmentationConfig
-    seed: int
+    seed: Seed
     calibration: Calibration | None
 
 
@@ -82,6 +82,8 @@ def read_pipeline(folder: Path) -> Pipeline | None:
     """Read `pipeline.json`, or raise a `UserError`; return None for folders of version 0.1, which did not write it."""
     try:
         record = _File.read(folder / PIPELINE)
+        if record is not None and record.tta.kind == "auto":
+            raise CorruptedFile(folder / PIPELINE, "tta.kind=auto: must be the chosen kind")
     except CorruptedFile as error:
         raise UserError(f"{error}; retrain the model, or pass --plain to predict without this file") from error
     return None if record is None else Pipeline(record.tta, record.augmentation, record.seed, record.calibration)

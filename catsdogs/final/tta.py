@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
+from catsdogs.base.errors import UserError
 from catsdogs.config.schema import AugmentationConfig, TtaConfig
 from catsdogs.data.augment import CROPS, is_identity
 from catsdogs.data.images import in_threads
@@ -98,6 +99,9 @@ def predict_views(
         images: source of the pixels.
         rows: int (N,).
         description: name of the images in the log; empty logs nothing.
+
+    Raises:
+        UserError: an output of the model is not a probability.
     """
     p_dog = np.zeros((len(views), len(rows)))
     chunks = [(view, start) for view in range(len(views)) for start in range(0, len(rows), CHUNK)]
@@ -108,5 +112,9 @@ def predict_views(
 
     # Threads decode and augment the next chunks while the model runs.
     for (view, start), pixels in zip(chunks, in_threads(read, chunks, description, ahead=4), strict=True):
-        p_dog[view, start : start + CHUNK] = forward(pixels)[0].reshape(-1)
+        outputs = forward(pixels)[0].reshape(-1)
+        wrong = outputs[~((outputs >= 0) & (outputs <= 1))]
+        if len(wrong):
+            raise UserError(f"the model predicts {wrong[0]:g}, not a probability; retrain it")
+        p_dog[view, start : start + CHUNK] = outputs
     return p_dog

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,6 +28,22 @@ if TYPE_CHECKING:
 # Files that several processes rewrite. A temporary file of this age was left by a killed process.
 _REWRITTEN = ("study.json", "leaderboard.csv", "report.html")
 _ABANDONED_SECONDS = 600.0
+
+
+def _exiting(hook: Callable[..., None]) -> Callable[..., None]:
+    """Let errors of a hook end the process with status 1; Hydra would print a warning and exit with status 0."""
+
+    @functools.wraps(hook)
+    def run(*arguments: Any, **keywords: Any) -> None:
+        try:
+            hook(*arguments, **keywords)
+        except UserError as error:
+            exit_from_hook(print_error(str(error)))
+        except Exception:
+            traceback.print_exc()
+            exit_from_hook(1)
+
+    return run
 
 
 class StudyCallback(Callback):
@@ -62,10 +80,12 @@ class StudyCallback(Callback):
         cls.report_interrupted()
         return True
 
+    @_exiting
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a single job before it starts."""
         self._prepare([config], Path(config.hydra.run.dir).parent, [Path(config.hydra.run.dir).name])
 
+    @_exiting
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Compose and check every job, and read the images once, before the first job starts."""
         try:
@@ -76,10 +96,12 @@ class StudyCallback(Callback):
         names = [str(job.hydra.sweep.subdir) for job in jobs]
         self._prepare(jobs or [config], Path(config.hydra.sweep.dir), names)
 
+    @_exiting
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the summary of a single job."""
         self._finish(Path(config.hydra.run.dir).parent)
 
+    @_exiting
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the summary of a study."""
         self._finish(Path(config.hydra.sweep.dir))
@@ -106,8 +128,6 @@ class StudyCallback(Callback):
             study.mkdir(parents=True, exist_ok=True)
             write_plan(study, names, sys.argv[1:])
             remove_temporaries(study, _REWRITTEN, _ABANDONED_SECONDS)
-        except UserError as error:
-            exit_from_hook(print_error(str(error)))
         except OSError as error:
             message = f"study folder {study}: {error.strerror}; set another with study=NAME studies_dir=FOLDER"
             exit_from_hook(print_error(message))
@@ -127,19 +147,16 @@ class StudyCallback(Callback):
         except (UserError, OSError) as error:
             print_error(str(error))
             exit_from_hook(1)
-        except Exception:
-            # As a warning of Hydra's, it would leave a study with failed jobs with status 0.
-            traceback.print_exc()
-            exit_from_hook(1)
         ended = (State.FAILED, State.INTERRUPTED)
         failed = [job for job in jobs if job.state in ended and (job.name in self._names or not self._names)]
         for job in failed:
             print_error(f"job {job.name}: {first_line(job.result.get('error') or 'unknown error')}")
         # Killed, or unable to write its result to a full disk.
-        silent = [job for job in jobs if job.state in (State.RUNNING, State.KILLED) and job.name in self._names]
-        for job in silent:
-            killed = f"job {job.name} exited without reporting a result (it was probably killed);"
-            problem = killed if job.state is State.KILLED else f"{lock_message(job.folder)}, then"
+        states = {job.name: job.state for job in jobs}
+        silent = [name for name in self._names if states.get(name, State.KILLED) in (State.RUNNING, State.KILLED)]
+        for name in silent:
+            killed = f"job {name} exited without reporting a result (it was probably killed);"
+            problem = f"{lock_message(study / name)}, then" if states.get(name) is State.RUNNING else killed
             print_error(f"{problem} run the same command again to resume")
         report_study(study)
         if silent:

@@ -8,8 +8,10 @@ epoch, the fit is slightly overconfident; the holdout score shows by how much.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from sklearn.model_selection import StratifiedKFold
@@ -34,8 +36,11 @@ _FLOORS = 200  # candidates; neighbors differ by 3% to 7%
 class Calibration:
     """Function from probabilities to probabilities that keeps 0.5 and the order, apart from ties at the floor."""
 
-    temperature: float  # above 0, divides logits: below 1 raises confidence, above 1 lowers it
-    floor: float  # lowest probability of either class afterwards, in [EPSILON, HIGHEST_FLOOR]
+    # The ranges are checked where a calibration is read from a file.
+    # Divides logits: below 1 raises confidence, above 1 lowers it.
+    temperature: Annotated[float, Field(ge=1 / HIGHEST_TEMPERATURE, le=HIGHEST_TEMPERATURE, strict=True)]
+    # Lowest probability of either class afterwards.
+    floor: Annotated[float, Field(ge=EPSILON, le=HIGHEST_FLOOR, strict=True)]
 
     def __call__(self, p_dog: np.ndarray) -> np.ndarray:
         """Calibrate (N,) probabilities in [0, 1]; returns (N,) float64 in [floor, 1 - floor]."""

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
@@ -111,7 +111,7 @@ class JobRecord:
     def execution(self, trial: str) -> int:
         """Return the number of the kept execution of a trial: not 0 for a winner of `tuning.selection`."""
         best = self.best()
-        return int(best.get("execution", 0)) if best.get("trial") == trial else 0
+        return (best.get("execution") or 0) if best.get("trial") == trial else 0
 
     def trials(self) -> list[TrialRecord]:
         """Read the finished trials; raise a `UserError` if `trials.csv` is corrupted."""
@@ -150,16 +150,21 @@ class JobConfig(Record):
         stored = {"mode": "auto", "views": self.fit.get("epochs"), "dtype": "float32"}
         self.features = {**stored, "engine": "auto", "max_gib": 50.0, **self.features}
         self.split = {"holdout_fraction": 0.0, "folds": 1, "group_by": "copies", **self.split}
-        if not isinstance(self.fit.get("epochs", 1), int | float):
-            raise ValueError(f"fit.epochs={self.fit['epochs']} is not a number")
+        for key, value in {"fit.epochs": self.fit.get("epochs"), "features.views": self.features["views"]}.items():
+            if not (value is None or (isinstance(value, int) and value >= 1)):
+                raise ValueError(f"{key}={value} is not a positive integer")
         return self
+
+
+_Count = Annotated[int, Field(ge=0)]
 
 
 class _Best(Record):
     trial: Annotated[str, AfterValidator(trial_id)] | None = None
-    val_log_loss: float | None = None
-    val_accuracy: float | None = None
-    best_epoch: int = 0
+    val_log_loss: Annotated[float, Field(ge=0)] | None = None
+    val_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    best_epoch: _Count = 0
+    execution: _Count | None = None
     hyperparameters: Part[Any]
 
 
@@ -171,9 +176,9 @@ class _Result(Record):
     best_trial: _Best | None = None
     config: JobConfig | None = None
     data: Part[Any]
-    trials: Part[int | None]
+    trials: Part[_Count | None]
     versions: Part[Any]
-    seconds: float | None = None
+    seconds: Annotated[float, Field(ge=0)] | None = None
 
 
 def read_job(folder: Path) -> JobRecord | None:
@@ -257,7 +262,7 @@ def chosen_trial(job: JobRecord, trial: str | None) -> TrialRecord:
     Raise a `UserError` if the trial does not exist, or has no valid score.
     """
     records = {record.trial: record for record in job.trials()}
-    selected = job.best() if "execution" in job.best() else {}
+    selected = job.best() if job.best().get("execution") is not None else {}
     if trial is None:
         best = records.get(str(selected.get("trial"))) or best_trial(records.values())
         if best is None:
@@ -268,6 +273,11 @@ def chosen_trial(job: JobRecord, trial: str | None) -> TrialRecord:
         raise UserError(f"trial={trial}: not found in job {job.name}; its trials are {', '.join(records) or 'none'}")
     if not records[trial].can_win:
         raise UserError(f"trial={trial}: cannot be retrained (status {records[trial].status}); use another trial")
+    if missing := sorted(set(job.result["config"].get("space", {})) - set(records[trial].hyperparameters)):
+        raise UserError(
+            f"trial={trial}: cannot be retrained, because {job.folder / 'trials.csv'} lacks its {missing[0]}; use "
+            "another trial"
+        )
     if selected.get("trial") != trial:
         return records[trial]
     scores = {name: selected[name] for name in ("val_log_loss", "val_accuracy", "best_epoch")}

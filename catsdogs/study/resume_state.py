@@ -23,9 +23,12 @@ log = logging.getLogger(__name__)
 
 TRIALS, HISTORY, VALIDATION, SELECT = "trials.csv", "history.csv", "validation.csv", "select.csv"
 
-HISTORY_TABLE = Table({"trial": int, "execution": int, "epoch": int, "val_log_loss": float})
+METRICS = ("accuracy", "log_loss", "loss", "val_accuracy", "val_loss", "learning_rate", "seconds")
+HISTORY_TABLE = Table(
+    {"trial": int, "execution": int, "epoch": int, **dict.fromkeys(("val_log_loss", *METRICS), float | None)}, METRICS
+)
 VALIDATION_TABLE = Table(
-    {"id": str, "label": int, "p_dog": float, "trial": int, "execution": int}, optional=("trial", "execution")
+    {"id": str, "label": int, "p_dog": float, "trial": int, "execution": int}, ("trial", "execution"), unique=("id",)
 )
 
 

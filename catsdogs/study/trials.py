@@ -6,20 +6,24 @@ import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 
 from catsdogs.base.files import write_csv
 from catsdogs.base.records import CorruptedFile, Table
+from catsdogs.config.schema import SEARCHABLE
 
 COMPLETED = "COMPLETED"
 
 # The columns of trials.csv before and after the hyperparameters.
-_LEADING: dict[str, type] = {"trial": int, "status": str, "val_log_loss": float, "val_accuracy": float}
+_LEADING: dict[str, Any] = {"trial": int, "status": str, "val_log_loss": float | None, "val_accuracy": float | None}
 _LEADING |= {"epochs": int, "best_epoch": int, "seconds": float}
-_TRAILING = {"parent": str, "first_epoch": int, "epoch_budget": float, "ended": str, "error": str}
-_TABLE = Table(_LEADING | _TRAILING, optional=("parent", "first_epoch", "epoch_budget", "ended"))
+_TRAILING = {"parent": str, "first_epoch": int, "epoch_budget": int | None, "ended": str, "error": str}
+_TABLE = Table(_LEADING | _TRAILING, ("parent", "first_epoch", "epoch_budget", "ended"), unique=("trial",))
+
+_SETTINGS = {name: TypeAdapter(get_type_hints(group, include_extras=True)[name]) for name, group in SEARCHABLE.items()}
 
 
 @dataclass(frozen=True)
@@ -116,12 +120,7 @@ def read_trials(path: Path) -> list[TrialRecord]:
     table = _TABLE.read(path)
     if table is None:
         return []
-    for name in {"seconds", "epoch_budget"} & set(table):
-        # `seconds` is always recorded. Larger values cannot be converted to a time or an integer.
-        wrong = ~(table[name].abs() < 2**31)
-        if (wrong if name == "seconds" else wrong & table[name].notna()).any():
-            raise CorruptedFile(path, f"{name} is missing, or too large")
-    records = []
+    records: list[TrialRecord] = []
     for row in table.to_dict("records"):
         cells: dict[str, Any] = {str(name): None if pd.isna(value) else value for name, value in row.items()}
         own = {name: cells.pop(name) for name in _TABLE.columns if name in cells}
@@ -129,8 +128,21 @@ def read_trials(path: Path) -> list[TrialRecord]:
         if own.get("epoch_budget") is not None:
             own["epoch_budget"] = int(own["epoch_budget"])
         values = {name: value for name, value in cells.items() if value is not None}
+        for name in _SETTINGS.keys() & values:
+            _check_hyperparameter(path, name, values[name])
+        # Ancestors finish first; otherwise, a lineage might be endless or incomplete.
+        if own["parent"] and own["parent"] not in {record.trial for record in records}:
+            raise CorruptedFile(path, f"parent={own['parent']}: not an earlier trial of trial {own['trial']}")
         records.append(TrialRecord(**own, hyperparameters=values))
     return records
+
+
+def _check_hyperparameter(path: Path, name: str, value: Any) -> None:
+    """Raise `CorruptedFile` if a setting cannot have this value; tables store the integer 3 as 3.0."""
+    try:
+        _SETTINGS[name].validate_python(int(value) if isinstance(value, float) and value.is_integer() else value)
+    except ValidationError as error:
+        raise CorruptedFile(path, f"{name}={value}: {error.errors()[0]['msg']}") from error
 
 
 def trial_id(text: str) -> str:

@@ -27,8 +27,9 @@ from catsdogs.tuning.tuner import Search
 
 log = logging.getLogger(__name__)
 
+_SCORES = dict.fromkeys(("val_log_loss", "val_accuracy"), float | None)
 _TABLE = Table(
-    {"trial": int, "seed": int, "val_log_loss": float, "val_accuracy": float, "best_epoch": int, "seconds": float}
+    {"trial": int, "seed": int, **_SCORES, "best_epoch": int, "seconds": float | None}, (), ("trial", "seed")
 )
 _COLUMNS = list(_TABLE.columns)
 

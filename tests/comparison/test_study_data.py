@@ -87,6 +87,27 @@ def test_a_corrupted_final_model_is_reported(study, name, content):
     assert any(name in message for message in read_study_data([study]).problems)
 
 
+@pytest.mark.parametrize(("score", "value"), [("accuracy", 1.5), ("log_loss", -0.1), ("roc_auc_tta", -0.5)])
+def test_scores_out_of_range_are_reported(study, score, value):
+    metrics = read_json(write_final(study) / "metrics.json")
+    metrics["details"][score]["value"] = value
+    write_json(study / "best" / "metrics.json", metrics)
+    study_data = read_study_data([study])
+    assert not study_data.final_models
+    assert f"{score}.value={value}" in study_data.problems[0]
+
+
+def test_predictions_of_other_images_or_labels_than_the_split_are_reported(study):
+    job = study / "mobilenet_v2-light-cosine-none"
+    validation = pd.read_csv(job / "validation.csv")
+    split = validation[["id", "label"]].assign(split="validation")
+    for change in ({}, {"label": 1 - split["label"]}, {"id": split["id"] + "x"}):
+        split.assign(**change).to_csv(job / "split.csv", index=False)
+        problems = read_study_data([study]).problems
+        assert len(problems) == bool(change)
+        assert all("split.csv have other images or labels" in problem for problem in problems)
+
+
 def test_several_studies_have_unique_names(study, tmp_path):
     study_data = read_study_data([study, write_study(tmp_path / "elsewhere" / "night", trials=2)])
     assert len(study_data.jobs) == 8

@@ -200,6 +200,40 @@ def test_pixels_are_decoded_once_per_key(tmp_path, root, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "corrupted",
+    [
+        lambda old: old[:128] + bytes(len(old) - 128),
+        lambda old: old[: len(old) // 2],
+        lambda old: old[:128] + old[1856:3584] + old[128:1856] + old[3584:],  # swapped images
+        lambda old: old.replace(b"(5, 24", b"(4, 24"),
+        lambda old: old[:-32],  # of version 0.2
+        lambda old: b"",
+        lambda old: b"PK\3\4",
+    ],
+)
+def test_corrupted_pixels_are_decoded_again(tmp_path, root, caplog, corrupted):
+    rows, cache = rows_of(root), tmp_path / "cache"
+    expected = np.array(pixels(rows, root, 24, cache))
+    (file,) = (cache / "pixels").iterdir()
+    file.write_bytes(corrupted(file.read_bytes()))
+    np.testing.assert_array_equal(pixels(rows, root, 24, cache), expected)
+    assert f"{file}: corrupted" in caplog.text
+
+
+@pytest.mark.parametrize("row_bytes", [2**10, 2**20])
+def test_a_large_file_is_checked_by_a_sample_of_its_rows(tmp_path, row_bytes):
+    values, path = np.zeros((2**25 // row_bytes, row_bytes), np.uint8), tmp_path / "a.npy"
+    np.save(path, values)
+    files.seal_npy(path, "f" * 64)
+    assert files.load_sealed_npy(path, "f" * 64).shape == values.shape
+    with path.open("r+b") as file:
+        file.seek(128 + 2**24)
+        file.write(bytes([1]) * (2**25 - 2**24))
+    with pytest.raises(ValueError, match="digest"):
+        files.load_sealed_npy(path, "f" * 64)
+
+
+@pytest.mark.parametrize(
     ("content", "message"), [(None, "cannot be read"), (jpeg(100), "changed"), (b"x", "cannot be decoded")]
 )
 def test_missing_changed_and_undecodable_files(tmp_path, root, content, message):

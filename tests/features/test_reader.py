@@ -1,5 +1,6 @@
 import dataclasses
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -170,6 +171,18 @@ def test_cache_that_cannot_be_written_is_a_user_error(make, network, tmp_path):
 
     with pytest.raises(UserError, match="cache=FOLDER"), features.reading():
         through_keras()
+
+
+def test_an_entry_that_changes_while_it_is_in_use_is_computed_again(make, network, fills, caplog):
+    features, cut, view = make(), find_cut(network.backbone, 2), View("train", 0)
+    expected = features.at_cut(cut).read(np.arange(5), view)
+    for file in features._store.folder.glob("*/values.npy"):
+        content = file.read_bytes()
+        file.write_bytes(content[:128] + bytes(len(content) - 128))
+        os.utime(file, (0, 0))
+    np.testing.assert_allclose(features.at_cut(cut).read(np.arange(5), view), expected, rtol=1e-6)
+    assert fills == [("train", 0)] * 2
+    assert "earlier version (digest differs)" in caplog.text
 
 
 def test_threads_that_read_the_same_view_fill_it_once(make, network, fills):

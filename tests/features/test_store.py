@@ -330,20 +330,31 @@ def test_complete_read_only_store_is_sufficient(store, monkeypatch):
         fill(store, "b")
 
 
+def test_entry_under_another_key_is_corrupted(store):
+    fill(store, "a", "b")
+    shutil.rmtree(store.folder / digest("a"))
+    shutil.copytree(store.folder / digest("b"), store.folder / digest("a"))
+    assert store.open(digest("a")) is None
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         ("values.npy", lambda old: old[: len(old) // 2]),
         ("values.npy", lambda old: bytes(len(old))),
+        ("values.npy", lambda old: old[:128] + bytes(len(old) - 128)),
+        ("values.npy", lambda old: old[:128] + old[188:248] + old[128:188] + old[248:]),  # swapped images
+        ("values.npy", lambda old: old.replace(b"(23, 3", b"(23, 2")),
         ("values.npy", None),
         ("about.json", lambda old: b"[1, 2"),
         ("about.json", lambda old: b'{"cut": "a"}'),
         ("about.json", None),
         ("channels.npy", lambda old: b""),
+        ("channels.npy", lambda old: old[:128] + np.full(10, np.nan, np.float32).tobytes() + old[168:]),
         ("channels.npy", None),
     ],
 )
-def test_corrupted_entry_is_ignored_and_filled_again(store, name, content):
+def test_corrupted_entry_is_ignored_and_filled_again(store, name, content, caplog):
     def corrupt():
         file = store.folder / digest("a") / name
         old = file.read_bytes()
@@ -358,6 +369,7 @@ def test_corrupted_entry_is_ignored_and_filled_again(store, name, content):
     assert "b" in names_of(store)
     fill(store, "a", "b", dtype="float16")
     np.testing.assert_array_equal(read_all(store, "a"), before)
+    assert len(caplog.messages) == (content is not None or name == "about.json")
     corrupt()
     store.clear()
     assert [path.name for path in store.folder.iterdir()] == [".locks"]

@@ -1,12 +1,17 @@
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.special import expit, logit
 
+from catsdogs import predict
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import write_json
 from catsdogs.config.schema import AugmentationConfig, TtaConfig
 from catsdogs.data.views import MIRRORED, ORIGINAL, LiveViews, View
-from catsdogs.final.pipeline import Pipeline, final_output, read_pipeline, write_pipeline
+from catsdogs.final.pipeline import PIPELINE, Pipeline, final_output, read_pipeline, write_pipeline
 from catsdogs.final.tta import average_views, choose_tta, predict_views, tta_views, views_by_kind
 from catsdogs.scoring.calibration import Calibration
 from catsdogs.scoring.scores import log_loss_per_image
@@ -81,6 +86,39 @@ def test_a_pipeline_of_a_previous_version_is_read(tmp_path):
     written = Pipeline(TtaConfig("flip", 2, "logit"), MOVES, 3, Calibration(1.5, 0.01))
     write_pipeline(tmp_path, written, {"way": "stacked", "weights": [0.5, 1.5], "bias": 0.1})
     assert read_pipeline(tmp_path) == written
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("calibration.temperature", -1),
+        ("calibration.temperature", "2"),
+        ("calibration.floor", 1.5),
+        ("calibration.floor", 0),
+        ("augmentation.shift_fraction", 10**400),
+        ("augmentation.shear_degrees", 90.0),
+        ("tta.kind", "auto"),
+        ("tta.views", 10**6),
+        ("tta.average", "median"),
+        ("tta.views", 2.5),
+        ("seed", -1),
+    ],
+)
+def test_a_pipeline_with_invalid_values_is_refused(tmp_path, key, value):
+    written = Pipeline(TtaConfig("views", 3, "logit"), MOVES, 7, Calibration(1.5, 0.01))
+    content = dataclasses.asdict(written)
+    *groups, name = key.split(".")
+    (content[groups[0]] if groups else content)[name] = value
+    write_json(tmp_path / PIPELINE, content)
+    with pytest.raises(UserError, match=rf"pipeline\.json: corrupted \({key}=.*; retrain"):
+        read_pipeline(tmp_path)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, np.nan])
+def test_outputs_that_are_not_probabilities_are_a_user_error(value):
+    views = LiveViews(np.zeros((2, 4, 4, 3), np.uint8), np.arange(2, dtype=np.uint64), MOVES, 1)
+    with pytest.raises(UserError, match="not a probability"):
+        predict_views(lambda images: [np.array([[0.5], [value]])], views, np.arange(2), [ORIGINAL])
 
 
 def test_averages_of_probabilities_0_and_1_are_finite():
@@ -164,3 +202,21 @@ def test_a_mirrored_view_is_the_image_flipped_horizontally(views):
 def test_training_and_test_time_views_of_one_number_differ(views):
     rows = np.arange(7)
     assert (views.read(rows, View("train", 2)) != views.read(rows, View("tta", 2))).any(axis=(1, 2, 3)).all()
+
+
+@pytest.mark.parametrize(
+    ("units", "bias", "problem"),
+    [(1, np.nan, "not finite"), (1, 3.0, "not a probability"), (2, 0.5, "expected output")],
+)
+def test_a_model_without_probabilities_does_not_predict(tmp_path, capsys, monkeypatch, units, bias, problem):
+    inputs = keras.Input((16, 16, 3))
+    outputs = keras.layers.Dense(units, bias_initializer=keras.initializers.Constant(bias))(
+        keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(0.0)(inputs))
+    )
+    keras.Model(inputs, outputs).save(tmp_path / "model.keras")
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    monkeypatch.setattr("sys.argv", ["predict", str(tmp_path / "model.keras"), str(tmp_path / "a.png")])
+    assert predict.main() == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert problem in printed.err

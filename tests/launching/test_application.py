@@ -4,6 +4,7 @@ import time
 from unittest.mock import Mock
 
 import pytest
+from conftest import run_python
 from omegaconf import open_dict
 from studies import write_job
 
@@ -118,6 +119,30 @@ def test_old_temporary_files_of_a_study_are_removed(tmp_path, callback, composed
         config.hydra = {"overrides": {"task": []}}
     callback._prepare([config], study, ["a-job"])
     assert [file.exists() for file in (old, new, other)] == [False, True, True]
+
+
+@pytest.mark.parametrize("multirun", [[], ["-m"]])
+@pytest.mark.parametrize("error", ["MemoryError", "ValueError"])
+def test_an_error_in_the_checks_before_a_study_is_printed_and_exits_with_status_1(tmp_path, multirun, error):
+    code = f"""
+import sys
+import catsdogs.data.dataset
+from catsdogs.search import main
+def load_dataset(*arguments):
+    raise {error}("injected")
+catsdogs.data.dataset.load_dataset = load_dataset
+sys.exit(main())
+"""
+    done = run_python(tmp_path, "-c", code, *multirun, "experiment=debug", "study=s")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"{error}: injected"
+
+
+def test_a_planned_job_without_a_result_exits_with_status_1(study, callback, capsys):
+    callback._names = ["backbone-a", "gone"]
+    with pytest.raises(SystemExit, match="1"):
+        callback._finish(study)
+    assert "error: job gone exited without reporting a result" in capsys.readouterr().err
 
 
 def test_a_user_error_with_a_cause_keeps_its_own_message(capsys, monkeypatch):

@@ -75,7 +75,7 @@ def test_jobs_on_different_images_are_not_ranked(study):
         (f"{TRIALS}\n0,COMPLETED,0.5,0.9,{10**20},2,1.5,\n", f"epochs={10**20}: expected"),
         (f"{TRIALS}\n0,COMPLETED,low,0.9,3,2,1.5,\n", "val_log_loss=low: expected"),
         (f"{TRIALS}\na,COMPLETED,0.5,0.9,3,2,1.5,\n", "trial=a: expected"),
-        (f"{TRIALS}\n0,COMPLETED,0.5,0.9,3,2,inf,\n", "seconds is missing, or too large"),
+        (f"{TRIALS}\n0,COMPLETED,0.5,0.9,3,2,inf,\n", "seconds=inf: expected"),
     ],
 )
 def test_a_corrupted_table_of_trials_is_a_user_error(study, content, words):
@@ -83,6 +83,27 @@ def test_a_corrupted_table_of_trials_is_a_user_error(study, content, words):
     with pytest.raises(UserError, match=rf"trials\.csv is corrupted \({words}.*\); set another"):
         chosen_trial(read_jobs(study)[2], None)
     write_leaderboard(study)
+
+
+def test_a_trial_without_a_searched_value_is_not_retrained(study):
+    file = study / "good" / "result.json"
+    result = read_json(file)
+    write_json(file, {**result, "config": {"space": {"l2": {}}}})
+    (file.parent / "trials.csv").write_text(f"{TRIALS}\n0,COMPLETED,0.5,0.9,3,2,1.5,\n")
+    (job,) = [job for job in read_jobs(study) if job.name == "good"]
+    with pytest.raises(UserError, match=r"trial=.*trials\.csv lacks its l2; use another trial"):
+        chosen_trial(job, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("seconds", -1), ("trials", {"total": -3}), ("config", {"fit": {"epochs": -1}})]
+)
+def test_numbers_out_of_range_make_a_failed_job(study, key, value):
+    file = study / "good" / "result.json"
+    write_json(file, {**read_json(file), key: value})
+    job = read_job(file.parent)
+    assert job.state is State.FAILED
+    assert "result.json is corrupted" in job.result["error"]
 
 
 def test_a_study_that_varied_a_renamed_setting_is_read_but_not_resumed(study):

@@ -63,6 +63,28 @@ def test_invalid_times_and_budgets_are_corrupted(tmp_path, column, value):
         read_trials(tmp_path / "trials.csv")
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("val_log_loss", -0.1),
+        ("val_accuracy", 1.5),
+        ("epochs", -1),
+        ("dropout", 1.0),
+        ("dropout", "high"),
+        ("unfreeze_depth", 2.5),
+        ("l2", math.inf),
+        ("parent", "0"),  # itself
+        ("parent", "7"),
+    ],
+)
+def test_scores_and_settings_out_of_range_are_corrupted(tmp_path, column, value):
+    write_trials(tmp_path / "trials.csv", [record(dropout=0.1, unfreeze_depth=2, l2=1e-3)])
+    table = pd.read_csv(tmp_path / "trials.csv").assign(**{column: value})
+    table.to_csv(tmp_path / "trials.csv", index=False)
+    with pytest.raises(CorruptedFile, match=f"{column}={value}: "):
+        read_trials(tmp_path / "trials.csv")
+
+
 def test_lineage_of_a_promoted_trial_is_sorted_oldest_first():
     first, second, third = (
         dataclasses.replace(record(name), parent=parent) for name, parent in (("0", ""), ("4", "0"), ("6", "4"))
