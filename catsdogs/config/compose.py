@@ -47,7 +47,7 @@ _HYDRA_MESSAGES = {
 }
 
 # Names and paths -> whether null is one too, because it cannot mean none.
-_TEXT_KEYS = {
+TEXT_KEYS = {
     **{
         key: type(None) not in parts
         for key, parts in setting_types(RetrainConfig)
@@ -77,12 +77,12 @@ def as_typed(override: str) -> str:
     name = key.lstrip("+")
     if value.startswith("{"):
         # The texts of a group, as in data={train: 2024_01}.
-        for text in _TEXT_KEYS:
+        for text in TEXT_KEYS:
             if text.startswith(f"{name}."):
                 entry = rf"(\b{text.removeprefix(f'{name}.')}\s*:\s*)(\[[^]]*\]|[^,}}]*)"
                 value = re.sub(entry, lambda match: match[1] + quote_numbers(match[2]), value)
-    elif name in _TEXT_KEYS:
-        value = quote_numbers(value, quote_null=_TEXT_KEYS[name])
+    elif name in TEXT_KEYS:
+        value = quote_numbers(value, quote_null=TEXT_KEYS[name])
     # Allow keys that the file of the space does not set, such as step.
     return ("++" if key.startswith("space.") else "") + key + equals + value
 

@@ -1,4 +1,5 @@
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -299,3 +300,33 @@ def test_help_describes_the_command_with_examples_and_does_not_advertise_hydra(r
     assert "study=NAME" in header
     assert "Override any value with key=value" in rest
     assert "owered by Hydra" not in done.stdout
+
+
+@pytest.mark.usefixtures("composed")
+def test_names_and_paths_in_files_of_the_user_stay_as_written(tmp_path):
+    files = {
+        "experiment/007.yaml": """
+            # @package _global_
+            defaults: [override /data: mine]
+            study: 2024_01
+            cache: 1e3
+            fit: {epochs: 1_0}
+            hydra: {sweeper: {params: {data.test: '1e3,0x1F', seed: '1,2', backbone.weights: 1:30}}}
+        """,
+        "data/mine.yaml": """
+            defaults: [archives, _self_]
+            train: 012
+            test: null
+            ignore: [001, yes, 1_0]
+        """,
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(textwrap.dedent(text).lstrip())
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        overrides = [f"hydra.searchpath=[file://{tmp_path}]", as_typed("experiment=007")]
+        config = compose("search", overrides=overrides, return_hydra_config=True)
+    assert (config.study, config.cache, config.fit.epochs) == ("2024_01", "1e3", 10)
+    assert (config.data.train, config.data.test, config.data.ignore) == ("012", None, ["001", "yes", "1_0"])
+    params = {"data.test": '"1e3",0x1F', "seed": "1,2", "backbone.weights": "1:30"}
+    assert config.hydra.sweeper.params == params
