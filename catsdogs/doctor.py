@@ -1,6 +1,6 @@
 """Command `doctor`: check the installation, devices, weights and data, and suggest a fix for each problem.
 
-python -m catsdogs.doctor [--train train.zip] [--test test.zip] [--weights FILE]
+python -m catsdogs.doctor [--train train.zip] [--validation valid.zip] [--test test.zip] [--weights FILE]
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def _doctor(arguments: Sequence[str] | None = None) -> int:
         description="Check the installation, devices, weights and data, and suggest a fix for each problem.",
     )
     parser.add_argument("--train", type=Path, help="zip or folder of labeled images to check")
+    parser.add_argument("--validation", type=Path, help="zip or folder of your own labeled validation images to check")
     parser.add_argument("--test", type=Path, help="zip or folder of test images to check")
     parser.add_argument("--weights", default="imagenet", help="weights of MobileNetV2 to check (default: %(default)s)")
     add_cache_option(parser, "folder of the cache")
@@ -64,9 +65,9 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
     yield _cache(options.cache)
     yield _devices()
     yield _weights(options.weights)
-    for key, source in (("data.train", options.train), ("data.test", options.test)):
-        if source is not None:
-            yield _data(source, key, options.cache)
+    for role in ("train", "validation", "test"):
+        if (source := getattr(options, role)) is not None:
+            yield from _data(source, role, options.cache)
     if options.train is not None and options.test is not None:
         yield from _leakage(options.train, options.test, options.cache)
 
@@ -136,34 +137,48 @@ def _weights(weights: str) -> Finding:
     return Finding(True, f"weights of MobileNetV2: {weights}")
 
 
-def _data(source: Path, key: str, cache: Path) -> Finding:
+def _data(source: Path, role: str, cache: Path) -> Iterator[Finding]:
+    """Check the images that a setting uses: those of its part, and the validation part of training images."""
     from catsdogs.data.archive import open_images
     from catsdogs.data.catalog import build_catalog
+    from catsdogs.data.parts import Parts
 
     try:
-        table = build_catalog(open_images(source, cache), cache)
+        parts = Parts.of(f"data.{role}={source}", build_catalog(open_images(source, cache), cache))
+        roles = [role, "validation"] if role == "train" and parts.folder("validation") else [role]
+        tables = {parts.note(*roles) or parts.source: parts.images(role)}
+        if len(roles) > 1:
+            tables[f"{parts.source}, part {parts.folder('validation')}"] = parts.images("validation")
     except UserError as error:
-        return Finding(False, f"{key}={source}", str(error))
-    cats, dogs = int((table["label"] == 0).sum()), int((table["label"] == 1).sum())
-    text = f"{key}={source}: {len(table):,} images, class cat {cats:,}, class dog {dogs:,}"
-    unusable = table[table["problem"] != ""]
-    if len(unusable):
-        text += f"; {len(unusable):,} cannot be used, for example {unusable['path'].iloc[0]}"
-    both_classes = cats > 0 and dogs > 0
-    fix = "training needs both classes; labels are read from file names (cat.1.jpg) or from folder names (cats/)"
-    return Finding(key == "data.test" or both_classes, text, fix)
+        yield Finding(False, f"data.{role}={source}", str(error))
+        return
+    for name, table in tables.items():
+        cats, dogs = int((table["label"] == 0).sum()), int((table["label"] == 1).sum())
+        text = f"{name}: {len(table):,} images, class cat {cats:,}, class dog {dogs:,}"
+        unusable = table[table["problem"] != ""]
+        if len(unusable):
+            text += f"; {len(unusable):,} cannot be used, for example {unusable['path'].iloc[0]}"
+        both_classes = cats > 0 and dogs > 0
+        fix = "training needs both classes; labels are read from file names (cat.1.jpg) or from folder names (cats/)"
+        yield Finding(role == "test" or both_classes, text, fix)
 
 
 def _leakage(train: Path, test: Path, cache: Path) -> Iterator[Finding]:
     """Compare the test images with the training images; nothing if one of them cannot be read."""
+    import pandas as pd
+
     from catsdogs.base.text import listed
     from catsdogs.data.archive import open_images
     from catsdogs.data.catalog import build_catalog
     from catsdogs.data.near_duplicates import copies_of
+    from catsdogs.data.parts import Parts
 
     try:
         folders = [open_images(source, cache) for source in (test, train)]
-        tests, rows = (build_catalog(folder, cache) for folder in folders)
+        parts = [Parts.of("", build_catalog(folder, cache)) for folder in folders]
+        tests, rows = parts[0].images("test"), parts[1].images("train")
+        if parts[1].folder("validation"):
+            rows = pd.concat([rows, parts[1].images("validation")])
         found = tests[copies_of(tests, folders[0].root, rows, folders[1].root, cache)]
     except UserError:  # a problem of `_data`
         return

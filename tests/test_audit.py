@@ -233,6 +233,22 @@ def test_number_of_thumbnails_is_limited(tmp_path, monkeypatch):
     check_page(tmp_path / "audit.html", "audit")
 
 
+def test_parts_of_a_dataset(tmp_path, monkeypatch, capsys, caplog):
+    parts = {"train": distinct(3, 3), "val": {"cat.0.jpg": encoded(scene(70))}, "test": {"1.jpg": encoded(scene(0))}}
+    members = {f"{part}/{name}": image for part, images in parts.items() for name, image in images.items()}
+    source = folder_of(tmp_path / "input", members)
+    validation = catalog_of(tmp_path / "val", parts["val"])
+    write_predictions(tmp_path / "night", "one", validation, {"cat.0": 0.9})
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO")
+    assert audit._audit([str(source), "--study", "night", "--test", str(source), "--cache", "cache"]) == 0
+    assert f"{source}: using part train (6 images) for training; not used: part test" in caplog.text
+    assert "--test: using part test (1 images) as the test set; not used: part train" in caplog.text
+    # Labels of the validation part are checked too; duplicates are those of the training images.
+    assert list(pd.read_csv(tmp_path / "audit" / "suspects.csv")["id"]) == ["validation/cat.0"]
+    assert "1 of 1 test images is a duplicate" in Document(tmp_path / "audit.html").body
+
+
 def test_undecodable_images_only_and_a_missing_zip(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     zip_of(tmp_path / "bad.zip", {"cat.1.jpg": b"x"})

@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+from synthetic_images import cats_and_dogs, folder_of, jpeg
+
+from catsdogs.doctor import _data
+
 
 def test_doctor_lists_problems_and_their_fixes(run, tmp_path):
     (tmp_path / "text.zip").write_text("not a zip")
@@ -14,3 +20,20 @@ def test_doctor_lists_problems_and_their_fixes(run, tmp_path):
     assert "text.zip" in problems[1]
     assert "not a zip" in done.stdout
     assert lines[-1] == "2 problems found, see above"
+
+
+def test_images_of_each_part_are_checked(tmp_path: Path) -> None:
+    members = cats_and_dogs(4, 3) | cats_and_dogs(2, 0, "val/") | {"test/1.jpg": jpeg(9), "test/2.jpg": jpeg(8)}
+    source = folder_of(tmp_path / "input", members)
+    train, validation = _data(source, "train", tmp_path / "cache")
+    assert train.ok
+    assert "part train (7 images) for training, part val (2 images) for validation; not used: part test" in train.text
+    assert train.text.endswith("7 images, class cat 4, class dog 3")
+    assert not validation.ok
+    assert validation.text == f"data.train={source}, part val: 2 images, class cat 2, class dog 0"
+    (test,) = _data(source, "test", tmp_path / "cache")
+    assert test.text.endswith(": 2 images, class cat 0, class dog 0")
+    (own,) = _data(
+        folder_of(tmp_path / "own", {"train/cat.1.jpg": jpeg(1), "sample/dog.1.jpg": jpeg(2)}), "validation", tmp_path
+    )
+    assert "none named val or valid or validation" in own.fix

@@ -167,11 +167,12 @@ def _folders(job: JobRecord, config: dict[str, Any], images: Path | None) -> lis
     folders = [] if images is None else [images]
     if job.folder.parent.stat().st_uid == os.getuid():
         caches += [str(config["cache"])] if config.get("cache") else []
-        train = config.get("data", {}).get("train")
-        folders += [Path(str(train)).expanduser()] if train else []
-    digest = str(job.result["data"].get("images_digest"))
-    if re.fullmatch("[0-9a-f]{64}", digest):
-        folders += [Path(cache).expanduser() / "archives" / digest for cache in caches]
+        sources = [config.get("data", {}).get(key) for key in ("validation", "train")]
+        folders += [Path(str(source)).expanduser() for source in sources if source]
+    for key in ("validation_digest", "images_digest"):
+        digest = str(job.result["data"].get(key))
+        if re.fullmatch("[0-9a-f]{64}", digest):
+            folders += [Path(cache).expanduser() / "archives" / digest for cache in caches]
     return [folder for folder in folders if folder.is_dir()]
 
 

@@ -83,6 +83,11 @@ def check(config: SearchConfig) -> None:
     if builder is not None:
         raise UserError(f"backbone.builder={config.backbone.builder}: function not found; did you mean '{builder}'?")
     _check_weights(config.backbone.weights)
+    if config.data.validation is not None and config.split.folds > 1:
+        raise UserError(
+            f"split.folds={config.split.folds}: not supported with data.validation, which has all validation images; "
+            "use split.folds=1, or data.validation=null"
+        )
     if config.data.train is None and config.data.sample is None:
         raise UserError(
             "data.train=null: no training images; set data.train=PATH to a zip or folder of labeled images, or use "

@@ -69,6 +69,12 @@ _ALWAYS = (
     NoEffect("data.sample", lambda c: c.data.train is not None, "data.train is set"),
     NoEffect("data.sample.test_images", lambda c: c.data.test is not None, "data.test is set"),
     NoEffect("data.validation_fraction", lambda c: c.split.folds > 1, "split.folds above 1 determines the split"),
+    NoEffect(
+        "data.validation_fraction",
+        lambda c: c.data.validation is not None,
+        "data.validation is set",
+        "set data.validation=null",
+    ),
     NoEffect("backbone.train_batch_norm", _frozen, "no layer is unfrozen", "set model.unfreeze_depth"),
     NoEffect(
         "augmentation.border", lambda c: not _changes_shape(c), "no transform moves pixels", "set one, such as a shift"

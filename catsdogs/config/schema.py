@@ -42,11 +42,12 @@ class SampleConfig:
 class DataConfig:
     """Images and their split into training and validation."""
 
-    train: Location | None  # zip or folder
+    train: Location | None  # zip or folder; of its parts, if it has some, the training part
+    validation: Location | None  # zip or folder; null: a validation part of train, or else validation_fraction of it
     test: Location | None  # zip or folder; null: no submission
     sample: SampleConfig | None  # synthetic archives, used if train is null
     limit: Annotated[StrictInt, Field(ge=4)] | None  # size of a stratified subset of the training images
-    ignore: list[str]  # ids to exclude from training
+    ignore: list[str]  # ids to exclude from training and validation
     validation_fraction: Annotated[StrictFloat, Field(gt=0, lt=1)]
     split_seed: Seed  # separate from `seed`: jobs with different seeds stay comparable
     max_unpacked_gib: Annotated[StrictFloat, Field(gt=0, le=100_000)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -17,8 +18,9 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.text import listed
 from catsdogs.config.schema import DataConfig, SplitConfig
 from catsdogs.data import near_duplicates
-from catsdogs.data.archive import ImageFolder, open_images
+from catsdogs.data.archive import ImageFolder, natural_key, open_images
 from catsdogs.data.catalog import CAT, DOG, LABEL_SOURCES, build_catalog
+from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data.split import assign_splits, subset
 
 _IGNORED = "ignored by data.ignore"
@@ -40,14 +42,17 @@ class Dataset:
     """Images of a study. Tables have the columns of `build_catalog`, in natural order of id, indexed from 0.
 
     Attributes:
-        rows: labeled images in use; problem is "", and `assign_splits` adds the columns split and fold.
+        rows: labeled images in use; problem is "", and `assign_splits` adds the columns split and fold. Ids of the
+            user's own validation images start with `validation/`; their paths are absolute if data.validation is set.
         root: folder of the paths of `rows` and `skipped`.
         test: all test images, or None without a test set. Only undecodable images have a problem (and width 0). label
             is NaN unless all are labeled; in_training (bool) marks exact and near-duplicates of `rows`.
         test_root: folder of the paths of `test`.
-        skipped: training images that are not used; problem is the reason.
+        skipped: training and validation images that are not used; problem is the reason.
         digest: SHA-256 over (id, label, sha256, split) of `rows`, and fold if there are several; 64 hexadecimal digits.
         images_digest: of the folder of `rows`, see `ImageFolder.digest`.
+        validation: folder of data.validation, or None.
+        notes: lines for the user: which parts of the sources are used.
     """
 
     rows: pd.DataFrame
@@ -57,6 +62,8 @@ class Dataset:
     skipped: pd.DataFrame
     digest: str
     images_digest: str
+    validation: ImageFolder | None = None
+    notes: tuple[str, ...] = ()
 
     def folds(self) -> list[Fold]:
         """Return `split.folds` folds without the holdout.
@@ -70,16 +77,23 @@ class Dataset:
         ]
 
     @property
+    def relative_paths(self) -> list[str]:
+        """Paths of `rows`, each relative to the folder of its source."""
+        own_folder = "" if self.validation is None else f"{self.validation.root}/"
+        return [str(path).removeprefix(own_folder) for path in self.rows["path"]]
+
+    @property
     def holdout_rows(self) -> np.ndarray:
         """Rows of the holdout, ascending; int, possibly empty."""
         return np.flatnonzero(self.rows["split"] == "holdout")
 
 
 def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
-    """Open the archives, skip unusable images, sample the subset and split it.
+    """Open the archives, choose their parts, skip unusable images, sample the subset and split it.
 
     Skipped are undecodable images, images without a unique label and those of `data.ignore`. Identical images with
-    different labels are all skipped, unless `data.ignore` leaves one label.
+    different labels are all skipped, unless `data.ignore` leaves one label. Of the user's own validation images,
+    duplicates of training images are skipped too; `data.limit` does not apply to them.
 
     Args:
         data: relative paths start at the current directory, `~` is expanded. If `train` is null, `sample` configures
@@ -87,26 +101,30 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
         split: holdout and folds, and the images that stay together in both.
 
     Raises:
-        UserError: an archive cannot be used (see `open_images`), an id in `data.ignore` is unknown, fewer than two
-            classes remain, or there are too few images to split.
+        UserError: an archive cannot be used (see `open_images`), its parts are ambiguous, an id in `data.ignore` is
+            unknown, fewer than two classes remain, there are too few images to split, or the test images are the
+            training images.
     """
     train, test = _sources(data, cache)
-    folder = _opened("train", train, data, cache)
-    test_folder = None if test is None else _opened("test", test, data, cache)
-    table = build_catalog(folder, cache)
-    test_table = None if test_folder is None else build_catalog(test_folder, cache)
+    folder, training = _opened("train", train, data, cache)
+    images = training.images("train")
+    own, own_folder, notes = _own_validation(data, split, training, images, cache)
+    test_folder, testing = (None, None) if test is None else _opened("test", test, data, cache)
+    test_table = None if testing is None else testing.images("test")
+    _check_ignored(data.ignore, [*images["id"], *([] if own is None else own.table["id"])])
 
-    table["problem"] = _problems(table, data.ignore)
-    rows = table[table["problem"] == ""]
-    skipped = table[table["problem"] != ""].reset_index(drop=True)
-    _report(skipped, len(table), train)
-    _check_classes(rows, skipped, train, test_table)
-    rows = subset(rows, data.limit, data.split_seed).reset_index(drop=True)
-    groups = near_duplicates.group_duplicates(rows, folder.root, cache)
-    together = split.group_by == "near_duplicates"
-    units = rows.assign(groups=groups) if together else rows
-    rows = rows.join(assign_splits(units, split, data.validation_fraction, data.split_seed))
-    _report_groups(rows, groups, together)
+    usable, skipped = _usable(images, data.ignore, train)
+    _check_classes(usable, skipped, training.source, test_table)
+    if test_table is not None and set(test_table["sha256"]) == set(images["sha256"]):
+        raise UserError(f"data.test={test}: has the images of data.train; pass other images, or data.test=null")
+    rows = _split(usable, data, split, None if own else data.validation_fraction, folder.root, cache)
+    if own:
+        copies = near_duplicates.copies_of(own.table, folder.root, usable, folder.root, cache)
+        own_rows, own_skipped = _usable(own.table, data.ignore, copies=copies)
+        _check_classes(own_rows, own_skipped, own.source)
+        rows = pd.concat([rows, own_rows.assign(split="validation", fold=0)])
+        rows = rows.sort_values("id", key=lambda ids: ids.map(natural_key), ignore_index=True)
+        skipped = pd.concat([skipped, own_skipped], ignore_index=True)
     test_rows = None
     if test_folder is not None and test_table is not None:
         test_rows = _test_rows(test_table, test_folder, rows, folder, cache)
@@ -118,12 +136,40 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
         skipped=skipped,
         digest=_digest(rows, split),
         images_digest=folder.digest,
+        validation=own_folder,
+        notes=tuple(filter(None, [*notes, "" if testing is None else testing.note("test")])),
     )
+
+
+def _own_validation(
+    data: DataConfig, split: SplitConfig, training: Parts, images: pd.DataFrame, cache: Path
+) -> tuple[Parts | None, ImageFolder | None, list[str]]:
+    """Return the user's own validation images, the folder of data.validation, and notes on the parts.
+
+    They are those of data.validation, or, with one fold, of a part of data.train. `images` are the training images.
+    """
+    folder = None
+    if data.validation is not None:
+        folder, own = _opened("validation", Path(data.validation), data, cache)
+        table = own.images("validation")
+        table = table.assign(path=[f"{folder.root}/{image}" for image in table["path"]])
+        all_of_it = f"{own.source}: using {len(table):,} images for validation"
+        notes = [training.note("train"), own.note("validation") or all_of_it]
+    elif (name := training.folder("validation")) is None:
+        return None, None, [training.note("train")]
+    elif split.folds > 1:
+        reason = f"{name} is not used because split.folds={split.folds} validates on training images"
+        return None, None, [training.note("train"), f"{training.source}: {reason}"]
+    else:
+        own = dataclasses.replace(training, source=f"{training.source}, part {name}")
+        table, notes = training.images("validation"), [training.note("train", "validation")]
+        notes[0] += "; data.validation_fraction is not used"
+    return dataclasses.replace(own, table=with_validation_ids(table, images)), folder, notes
 
 
 def _sources(data: DataConfig, cache: Path) -> tuple[Path, Path | None]:
     """Return the training and the test source; generate them if `data.train` is null."""
-    for key, value in (("train", data.train), ("test", data.test)):
+    for key, value in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         if value is not None and not value.strip():
             raise UserError(f"data.{key}={value!r}: empty path; set data.{key}=PATH of a zip or a folder of images")
     test = None if data.test is None else Path(data.test)
@@ -137,7 +183,8 @@ def _sources(data: DataConfig, cache: Path) -> tuple[Path, Path | None]:
     return sample_train, test or sample_test
 
 
-def _opened(key: str, source: Path, data: DataConfig, cache: Path) -> ImageFolder:
+def _opened(key: str, source: Path, data: DataConfig, cache: Path) -> tuple[ImageFolder, Parts]:
+    """Open one source, and return its folder and its catalog with the parts."""
     try:
         folder = open_images(source, cache, data.max_unpacked_gib * 2**30)
     except UserError as error:
@@ -145,17 +192,54 @@ def _opened(key: str, source: Path, data: DataConfig, cache: Path) -> ImageFolde
         raise UserError(f"data.{key}{named}{error}") from error
     if folder.skipped:
         _log.warning("data.%s=%s: %s", key, source, folder.skipped_message)
-    return folder
+    return folder, Parts.of(f"data.{key}={source}", build_catalog(folder, cache))
+
+
+def _check_ignored(ignore: list[str], ids: list[str]) -> None:
+    unknown = sorted(set(ignore) - set(ids))
+    if unknown:
+        raise UserError(
+            f"data.ignore: unknown image ids: {listed(unknown)}; an id is the path without the common folder and "
+            f"extension, for example {ids[0]}"
+        )
+
+
+def _usable(
+    table: pd.DataFrame, ignore: list[str], train: Path | None = None, copies: pd.Series | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the images that can be used, and the others with their problem, and log the latter.
+
+    For training images, `train` is their path. For validation images, `copies` marks duplicates of training images.
+    """
+    problems = _problems(table, ignore)
+    if copies is not None:
+        problems[(problems == "") & copies] = "duplicate of a training image"
+    table = table.assign(problem=problems)
+    usable, skipped = table[problems == ""], table[problems != ""].reset_index(drop=True)
+    _report(skipped, len(table), train)
+    return usable, skipped
+
+
+def _split(
+    rows: pd.DataFrame,
+    data: DataConfig,
+    split: SplitConfig,
+    validation_fraction: float | None,
+    root: Path,
+    cache: Path,
+) -> pd.DataFrame:
+    """Sample the subset of the training images and split it; see `assign_splits` for `validation_fraction`."""
+    rows = subset(rows, data.limit, data.split_seed).reset_index(drop=True)
+    groups = near_duplicates.group_duplicates(rows, root, cache)
+    together = split.group_by == "near_duplicates"
+    units = rows.assign(groups=groups) if together else rows
+    rows = rows.join(assign_splits(units, split, validation_fraction, data.split_seed))
+    _report_groups(rows, groups, together)
+    return rows
 
 
 def _problems(table: pd.DataFrame, ignore: list[str]) -> pd.Series:
     """Return why each row cannot be trained on, or ""; (N,) str."""
-    unknown = sorted(set(ignore) - set(table["id"]))
-    if unknown:
-        raise UserError(
-            f"data.ignore: unknown image ids: {listed(unknown)}; an id is the path without the common folder and "
-            f"extension, for example {table['id'].iloc[0]}"
-        )
     problems = table["problem"].copy()
     problems[(problems == "") & table["label"].isna()] = "no label"
     problems[table["id"].isin(ignore)] = _IGNORED
@@ -165,35 +249,36 @@ def _problems(table: pd.DataFrame, ignore: list[str]) -> pd.Series:
     return problems
 
 
-def _report(skipped: pd.DataFrame, total: int, train: Path) -> None:
-    """Log the skipped images: a warning, unless `data.ignore` names them."""
+def _report(skipped: pd.DataFrame, total: int, train: Path | None) -> None:
+    """Log the skipped images: a warning, unless `data.ignore` names them. `train` is None for validation images."""
+    kind = "validation" if train is None else "training"
     unusable = skipped[skipped["problem"] != _IGNORED]
     if len(unusable) < len(skipped):
-        _log.info("data.ignore excludes %d of %d training images", len(skipped) - len(unusable), total)
+        _log.info("data.ignore excludes %d of %d %s images", len(skipped) - len(unusable), total, kind)
     if len(unusable):
         reasons = [f"{row.id} ({row.problem})" for row in unusable.itertuples()]
         shown = listed(reasons, _MOST_REASONS)
-        if len(reasons) > _MOST_REASONS:
+        if len(reasons) > _MOST_REASONS and train is not None:
             shown += f"; all reasons: python -m catsdogs.audit {shlex.quote(str(train))}"
-        _log.warning("skipping %d of %d training images: %s", len(unusable), total, shown)
+        _log.warning("skipping %d of %d %s images: %s", len(unusable), total, kind, shown)
 
 
-def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, train: Path, test: pd.DataFrame | None) -> None:
+def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, source: str, test: pd.DataFrame | None = None) -> None:
     cats, dogs = int((rows["label"] == CAT).sum()), int((rows["label"] == DOG).sum())
     if cats and dogs:
         return
     if cats or dogs:
         present, missing = ("cat", "dog") if cats else ("dog", "cat")
         raise UserError(
-            f"data.train={train}: {cats or dogs} usable images of class {present}, none of class {missing}; add images "
+            f"{source}: {cats or dogs} usable images of class {present}, none of class {missing}; add images "
             f"of class {missing} (labels are read from {LABEL_SOURCES})"
         )
     if (skipped["problem"] == "no label").any():
         swapped = test is not None and bool(test["label"].notna().any())
         hint = ", or swap data.train and data.test, because data.test has labels" if swapped else ""
-        raise UserError(f"data.train={train}: no usable image has a label; use {LABEL_SOURCES}{hint}")
+        raise UserError(f"{source}: no usable image has a label; use {LABEL_SOURCES}{hint}")
     raise UserError(
-        f"data.train={train}: no usable images; repair or replace them (of {len(skipped)}, the first is "
+        f"{source}: no usable images; repair or replace them (of {len(skipped)}, the first is "
         f"{skipped['id'].iloc[0]}: {skipped['problem'].iloc[0]})"
     )
 

@@ -44,7 +44,7 @@ def subset(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
     return rows.iloc[sorted(sampled)]
 
 
-def assign_splits(rows: pd.DataFrame, split: SplitConfig, validation_fraction: float, seed: int) -> pd.DataFrame:
+def assign_splits(rows: pd.DataFrame, split: SplitConfig, validation_fraction: float | None, seed: int) -> pd.DataFrame:
     """Split off the holdout, then split the rest into training and validation, or into folds.
 
     scikit-learn splits the distinct images, stratified by label. If identical images have different labels, the higher
@@ -52,7 +52,8 @@ def assign_splits(rows: pd.DataFrame, split: SplitConfig, validation_fraction: f
 
     Args:
         rows: columns label (0.0 or 1.0), sha256 and optionally groups (str), equal for all duplicates of an image.
-        validation_fraction: of the distinct images outside the holdout, in (0, 1); unused with several folds.
+        validation_fraction: of the distinct images outside the holdout, in (0, 1); unused with several folds. None
+            if the validation images are not among the rows: then all rows outside the holdout are for training.
 
     Returns:
         With the index of `rows`: split (str), "train", "validation" or "holdout", and fold (int), -1 in the holdout.
@@ -72,6 +73,8 @@ def assign_splits(rows: pd.DataFrame, split: SplitConfig, validation_fraction: f
         holdout = _sample(labels, split.holdout_fraction, holdout_seed, "split.holdout_fraction")
         table.loc[holdout, "split"] = "holdout"
         labels = labels.drop(holdout)
+    if validation_fraction is None:
+        return table.loc[unit].set_axis(rows.index)
     if split.folds == 1:
         table.loc[_sample(labels, validation_fraction, seed, "data.validation_fraction"), "fold"] = 0
     else:

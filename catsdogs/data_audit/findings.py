@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,12 @@ from catsdogs.base.text import quoted
 from catsdogs.comparison.study_data import clean
 from catsdogs.data.archive import ImageFolder, natural_key
 from catsdogs.data.catalog import build_catalog
+from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data_audit.duplicates import EXACT, TestLeakage, count_test_duplicates, find_duplicates
 from catsdogs.data_audit.label_issues import LabelIssues, find_label_issues
 from catsdogs.data_audit.unusual_files import LABEL, TINY, TINY_PIXELS, UNDECODABLE, find_unusual_files
+
+_log = logging.getLogger(__name__)
 
 TITLES = {
     "suspects": "likely label errors",
@@ -88,7 +92,7 @@ class Findings:
 def audit_images(
     source: Path, folder: ImageFolder, studies: Sequence[Path], test_folder: ImageFolder | None, cache: Path
 ) -> Findings:
-    """Run all checks.
+    """Run all checks on the training part. Labels of a validation part are checked too.
 
     Args:
         source: path of the images as passed by the user.
@@ -98,14 +102,20 @@ def audit_images(
     Raises:
         UserError: an image or a study cannot be read.
     """
-    rows = build_catalog(folder, cache)
+    parts = Parts.of(clean(str(source)), build_catalog(folder, cache))
+    training = rows = parts.images("train")
+    if studies and parts.folder("validation"):
+        rows = pd.concat([rows, with_validation_ids(parts.images("validation"), rows)], ignore_index=True)
     # First, because a wrong --study fails here.
     issues = find_label_issues(list(studies), rows) if studies else None
-    in_use = rows if issues is None else rows[~rows["id"].isin(issues.ignored)]
-    leakage = None
+    in_use = training if issues is None else training[~training["id"].isin(issues.ignored)]
+    leakage, notes = None, [parts.note("train")]
     if test_folder is not None:
-        test = build_catalog(test_folder, cache)
-        leakage = count_test_duplicates(rows, folder.root, test, test_folder.root, cache)
+        testing = Parts.of("--test", build_catalog(test_folder, cache))
+        notes.append(testing.note("test"))
+        leakage = count_test_duplicates(training, folder.root, testing.images("test"), test_folder.root, cache)
+    for note in filter(None, notes):
+        _log.info("%s", note)
     return Findings(
         source=Path(clean(str(source))),
         rows=rows,

@@ -47,6 +47,8 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
     """
     start = time.monotonic()
     dataset = load_dataset(config.data, Path(config.cache), config.split)
+    for note in dataset.notes:
+        log.info("%s", note)
     fold_members: list[Member] = []
     if config.evaluate_with == "folds":
         log.info("evaluate_with=folds: training the models of the folds first")

@@ -198,10 +198,14 @@ def _inspect_jobs(configs: list[SearchConfig], study: Path, names: list[str]) ->
     from catsdogs.study.identity import fingerprint
     from catsdogs.study.locking import is_locked, lock_message
 
-    digests = {
-        _images(config): load_dataset(config.data, Path(config.cache), config.split).digest
-        for config in {_images(config): config for config in configs}.values()
-    }
+    digests: dict[str, str] = {}
+    notes: dict[str, None] = {}
+    for images, config in {_images(config): config for config in configs}.items():
+        dataset = load_dataset(config.data, Path(config.cache), config.split)
+        digests[images] = dataset.digest
+        notes |= dict.fromkeys(dataset.notes)
+    for note in notes:
+        print(note)
     decisions = []
     for config, name in zip(configs, names, strict=False):
         if is_locked(study / name):

@@ -20,7 +20,7 @@ _NOT_IN_IDENTITY = {
     *("select", "tta", "job", "trial", "fit_on", "ensemble", "calibrate", "evaluate_with"),
 }
 _NOT_IN_IDENTITY_OF = {
-    "data": {"train", "test", "max_unpacked_gib"},  # the digest of the images counts, not their path
+    "data": {"train", "validation", "test", "max_unpacked_gib"},  # the digest of the images counts, not their path
     "split": {"group_by"},  # a different split changes the digest of the images
     "features": {"mode", "engine", "max_gib"},  # storage and inference engine change activations only by rounding
 }

@@ -143,6 +143,7 @@ class JobConfig(Record):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
+        self.data = {"validation": None, **self.data}
         self.fit = {"precision": "float32", **self.fit}
         self.timeout = {"study_seconds": None, **self.timeout}
         self.select = {"top_k": 1, "repeats": 3, **self.select}

@@ -157,6 +157,7 @@ class _JobRun:
         self._result["data"] = {
             "digest": dataset.digest,
             "images_digest": dataset.images_digest,
+            **({"validation_digest": dataset.validation.digest} if dataset.validation else {}),
             # With several folds: size of the first training split, and sum of all validation splits.
             "train": len(folds[0].train_rows),
             "validation": sum(len(fold.validation_rows) for fold in folds),
@@ -166,7 +167,7 @@ class _JobRun:
         }
         write_result(self._location.folder, self._result)
         columns = ["id", "label", "sha256", "split", *(["fold"] if len(folds) > 1 else []), "path"]
-        write_csv(self._location.folder / SPLIT, dataset.rows[columns])
+        write_csv(self._location.folder / SPLIT, dataset.rows.assign(path=dataset.relative_paths)[columns])
 
     def _search_until_timeout(self, dataset: Dataset, state: ResumeState) -> None:
         """Search; a study that reaches its time limit is finished, with fewer trials."""

@@ -101,6 +101,16 @@ def test_only_studies_of_the_user_may_name_image_paths(study, images, tmp_path, 
             assert has_no_thumbnails(gallery_of(study))
 
 
+@pytest.mark.parametrize("data", [{"validation_digest": "f" * 64}, {}])
+def test_thumbnails_of_the_images_of_data_validation(study, images, tmp_path, data):
+    (tmp_path / "cache" / "archives").rename(tmp_path / "moved")
+    change(study / "a" / "result.json", data={"digest": "d" * 64, "images_digest": "e" * 64} | data)
+    folder = tmp_path / "cache" / "archives" / ("f" * 64) if data else tmp_path / "own"
+    write_images(folder, images)
+    change(study / "a" / "result.json", config={"data": {"train": "gone", "validation": None if data else str(folder)}})
+    assert_thumbnails_match(gallery_of(study), images)
+
+
 @pytest.mark.parametrize("digest", ["../photos", "/photos", "", None, "E" * 64])
 def test_a_digest_cannot_name_another_folder(study, images, tmp_path, digest):
     (tmp_path / "cache").rename(tmp_path / "gone")

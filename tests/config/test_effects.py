@@ -18,6 +18,7 @@ NO_EFFECT = [
     (["data.train=t.zip", "data.sample={images_per_class:8,test_images:1,seed:1}"], "data.train is set"),
     (["data=sample", "data.test=t.zip", "data.sample.test_images=5"], "data.test is set"),
     (["split.folds=3", "data.validation_fraction=0.3"], "split.folds"),
+    (["data.validation=valid", "data.validation_fraction=0.3"], "data.validation is set"),
     (["space=head", "backbone.train_batch_norm=true"], "no layer is unfrozen"),
     (["space=head", "model.l2_scope=head_and_backbone"], "no layer of the backbone"),
     (["~space.l2", "model.l2=0", "model.l2_scope=head_and_backbone"], "model.l2=0"),

@@ -15,7 +15,7 @@ from catsdogs.data.dataset import load_dataset as load
 
 def data(train, test=None, **changed):
     paths = {name: None if path is None else str(path) for name, path in (("train", train), ("test", test))}
-    values: dict[str, Any] = {**paths, "sample": None, "limit": None, "ignore": []}
+    values: dict[str, Any] = {**paths, "sample": None, "limit": None, "ignore": [], "validation": None}
     values |= {"validation_fraction": 0.25, "split_seed": 3, "max_unpacked_gib": 1.0}
     return DataConfig(**(values | changed))
 
@@ -97,7 +97,8 @@ def test_digest_of_the_rows(tmp_path, cache):
     assert dataset.digest == "f1403e46dfb550774f3dff2f29ba03c08199f97b30f2faeb226ef6e4f78f3352"
     assert (dataset.test, dataset.test_root, len(dataset.skipped)) == (None, None, 0)
     archive = zip_of(tmp_path / "train.zip", BITMAPS)  # paths do not matter
-    assert load_dataset(data(archive, train), tmp_path / "other").digest == dataset.digest
+    test = folder_of(tmp_path / "test", {"1.bmp": bitmap(1)})
+    assert load_dataset(data(archive, test), tmp_path / "other").digest == dataset.digest
     splits = [(0.0, 1), (0.1, 1), (0.2, 1), (0.0, 2), (0.0, 5), (0.2, 5)]
     digests = {load_dataset(data(train), cache, *split).digest for split in splits}
     changes: dict[str, Any] = {"split_seed": 4, "validation_fraction": 0.5, "ignore": ["cat.1"], "limit": 10}

@@ -18,6 +18,7 @@ import pytest
 from conftest import SMALL, commands, run_python
 from PIL import Image
 from sklearn.metrics import log_loss
+from synthetic_images import cats_and_dogs, folder_of, jpeg, zip_of
 
 
 def ok(done):
@@ -273,6 +274,35 @@ def test_help_and_user_errors_are_printed_without_tensorflow(tmp_path):
         (error,) = [line for line in err.splitlines() if line.startswith("error: ")]
         assert "Traceback" not in err + out
         assert all(word in error for word in words), (command, error)
+
+
+def test_parts_of_one_folder_and_own_validation_images(run, tmp_path):
+    """Train and test are in one folder, the validation images in a zip; the report shows these."""
+    members = {f"test/{number}.jpg": jpeg(700 + number) for number in range(1, 4)} | cats_and_dogs(10, 10)
+    folder_of(tmp_path / "input", members)
+    own = {f"{kind}/{n}.jpg": jpeg(2000 + n + 9 * dog) for dog, kind in enumerate(("cat", "dog")) for n in range(6)}
+    zip_of(tmp_path / "own.zip", own | {"dog/9.jpg": members["train/dog.1.jpg"]})
+    sources = ("data.train=input", "data.test=input", "data.validation=own.zip", "split.holdout_fraction=0.2")
+    command = ("search", *SMALL[3:], *sources, "study=s", "tuner.max_trials=1", "augmentation=none")
+    done = ok(run(*command))
+    note = f"data.train={tmp_path}/input: using part train (20 images) for training; not used: part test (3 images)"
+    assert done.stdout.count(note) == 1
+    assert "skipping 1 of 13 validation images: validation/dog/9 (duplicate of a training image)" in done.stdout
+    assert "already finished" in ok(run(*command)).stdout
+    job = next((tmp_path / "multirun" / "s").glob("*/result.json")).parent
+    split = pd.read_csv(job / "split.csv").set_index("id")
+    assert split["split"].value_counts().to_dict() == {"train": 16, "validation": 12, "holdout": 4}
+    assert split["path"]["validation/cat/3"] == "cat/3.jpg"
+    expected = [f"validation/{kind}/{number}" for kind in ("cat", "dog") for number in range(6)]
+    assert list(pd.read_csv(job / "validation.csv")["id"]) == expected
+
+    for fit_on in ("train", "all"):
+        assert note in ok(run("retrain", "study=s", "tta=none", f"fit_on={fit_on}")).stdout
+        best = tmp_path / "multirun" / "s" / "best"
+        assert list(predictions_in(best, "validation").index) == expected
+        assert list(pd.read_csv(best / "submission.csv")["id"]) == [1, 2, 3]
+    report = (tmp_path / "multirun" / "s" / "report.html").read_text()
+    assert report.count("data:image/jpeg") == 12
 
 
 def test_folders_with_corrupted_files_and_labeled_test_images(run, tmp_path):
