@@ -68,6 +68,11 @@ def format_duration(seconds: float) -> str:
     return f"{hours} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
+def time_left(seconds: float) -> str:
+    """Return `, about 12 min left`, or "" if less than half a second is left."""
+    return f", about {format_duration(seconds)} left" if seconds >= 0.5 else ""
+
+
 def binary_size(count: float) -> str:
     """Format a size: `12 bytes`, `1.0 KiB`, `3.5 GiB`."""
     for unit in ("bytes", "KiB", "MiB"):

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import escape_surrogates
 from catsdogs.base.provenance import parse_timestamp
-from catsdogs.base.records import CorruptedFile, Part, Record, Table
+from catsdogs.base.records import CorruptedFile, Listed, Part, Record, Table
 from catsdogs.base.text import sanitize_line
 from catsdogs.pages.formats import number
 from catsdogs.scoring.scores import log_loss_per_image
@@ -42,12 +42,21 @@ def _in_range(details: dict[str, _Score]) -> dict[str, _Score]:
     return details
 
 
+class _TtaChoice(_Score):
+    kind: str
+    tested: bool
+    reason: str = ""
+    kinds: Listed[str]
+    against: str = ""
+
+
 class _Metrics(Record):
     details: Annotated[Part[_Score], AfterValidator(_in_range)]
     interval: str = "95% over images"
     warnings: list[str] = Field([])  # written since version 0.3
     tta: Part[Any]
     tta_gain: dict[str, _Score] | None = None  # written since version 0.3
+    tta_choice: _TtaChoice | None = None  # written since version 0.3, with tta=auto
     calibration_gain: Part[_Score]
     test_images_not_scored: Annotated[int, Field(ge=0)] | None = None  # written since version 0.3
     seconds: Part[Annotated[float, Field(ge=0)]]

@@ -18,6 +18,7 @@ from catsdogs.config.schema import (
     HyperparameterConfig,
     RetrainConfig,
     SearchConfig,
+    TtaConfig,
     setting_keys,
 )
 from catsdogs.config.setting_names import RENAMED_VALUES, did_you_mean, unknown, unknown_setting
@@ -93,6 +94,7 @@ def check(config: SearchConfig) -> None:
             "data.train=null: no training images; set data.train=PATH to a zip or folder of labeled images, or use "
             "data=sample for synthetic images"
         )
+    _check_tta(config.tta)
     if config.tuner.max_trials is None and config.tuner.oracle in ("random", "bayesian"):
         raise UserError(f"tuner.max_trials=null: must be at least 1 with tuner.oracle={config.tuner.oracle}")
     if isinstance(config, RetrainConfig):
@@ -136,14 +138,17 @@ def _check_evaluation(config: RetrainConfig) -> None:
     if config.evaluate_with == "folds" and (of_folds or folds == 1):
         other = "ensemble=folds, which always does so" if of_folds else "split.folds=1"
         raise UserError(f"evaluate_with=folds: not supported with {other}; remove evaluate_with")
-    out_of_sample = of_folds or config.evaluate_with == "folds" or (config.fit_on == "train" and folds == 1)
-    if config.tta.kind == "auto" and not out_of_sample:
-        reason = "fit_on=all" if config.fit_on == "all" else f"the model of a job with split.folds={folds}"
-        fix = "remove fit_on=all" if folds == 1 else "use evaluate_with=folds"
+
+
+def _check_tta(tta: TtaConfig) -> None:
+    kinds = tta.kinds or []
+    if tta.kind == "auto" and ("none" not in kinds or len(kinds) < 2 or len(set(kinds)) < len(kinds)):
         raise UserError(
-            f"tta=auto: no out-of-sample images to choose on, because {reason} trains on all of them; set tta to none, "
-            f"flip, crops or views, or {fix}"
+            f"tta.kinds=[{','.join(kinds)}]: must be none and at least one other kind to compare with it, each once; "
+            "use tta.kinds=[none,flip]"
         )
+    if tta.uses_views and tta.views is None:
+        raise UserError(f"tta.views=null: must be set with tta={tta.kind} and its kind views; set tta.views=10")
 
 
 def _check_dimension(name: str, dimension: HyperparameterConfig, config: SearchConfig) -> None:

@@ -83,8 +83,8 @@ def as_typed(override: str) -> str:
                 value = re.sub(entry, lambda match: match[1] + quote_numbers(match[2]), value)
     elif name in TEXT_KEYS:
         value = quote_numbers(value, quote_null=TEXT_KEYS[name])
-    # Allow keys that the file of the space does not set, such as step.
-    return ("++" if key.startswith("space.") else "") + key + equals + value
+    # Allow keys that the file of the group does not set, such as step; validation explains those without effect.
+    return ("++" if key.startswith(("space.", "tta.")) else "") + key + equals + value
 
 
 def with_default_study(arguments: Sequence[str], overrides: Sequence[str], multirun: bool) -> list[str]:

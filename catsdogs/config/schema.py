@@ -204,8 +204,14 @@ class TtaConfig:
     """Test-time augmentation."""
 
     kind: Literal["none", "flip", "crops", "views", "auto"]  # auto: selected on out-of-sample images
-    views: Annotated[StrictInt, Field(ge=1, le=1_000)]  # for kind views: seeded views made with the job's augmentation
-    average: Literal["probability", "logit"]  # averaged over the views
+    views: Annotated[StrictInt, Field(ge=1, le=1_000)] | None = None  # seeded views, made with the job's augmentation
+    average: Literal["probability", "logit"] = "probability"  # averaged over the views; selected by auto
+    kinds: list[Literal["none", "flip", "crops", "views"]] | None = None  # compared by auto; it needs `none`
+
+    @property
+    def uses_views(self) -> bool:
+        """Whether `views` has an effect."""
+        return self.kind == "views" or (self.kind == "auto" and "views" in (self.kinds or []))
 
 
 @dataclass(config=_CONFIG)

@@ -27,7 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
 from catsdogs.base.processes import threads
-from catsdogs.base.text import binary_size, format_duration
+from catsdogs.base.text import binary_size, time_left
 from catsdogs.data.archive import unwritable
 from catsdogs.data.formats import FORMATS, image_format
 
@@ -200,7 +200,7 @@ def in_threads(
             if doing and now - logged >= _PROGRESS_SECONDS:
                 logged = now
                 left = (now - start) / done * (len(items) - done)
-                _log.info("%s: %.0f%% done, about %s left", doing, 100 * done / len(items), format_duration(left))
+                _log.info("%s: %.0f%% done%s", doing, 100 * done / len(items), time_left(left))
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -19,7 +19,8 @@ from catsdogs.data.views import ORIGINAL, View
 from catsdogs.features.engine import InferenceEngine, build_engine
 from catsdogs.final.members import Member
 from catsdogs.final.pipeline import OUTPUTS, Pipeline
-from catsdogs.final.tta import choose_tta, predict_views, views_by_kind
+from catsdogs.final.tta import choose_tta, describe_choice, log_cost, predict_views, views_by_kind
+from catsdogs.pages.formats import format_tta_choice
 from catsdogs.scoring.calibration import CalibrationResult, cross_fitted, fit_if_better
 from catsdogs.scoring.combination import Combination, choose, expand_to_models, uniform_mean
 from catsdogs.training.trial_data import live_views
@@ -39,6 +40,7 @@ class Evaluation:
         validated_by: models that made the predictions: "final model"; or, if it was trained on all images, single
             models of the "search" or of the "folds".
         calibration_result: None if calibration was not tried.
+        tta_choice: kind that tta=auto took, and why, as `metrics.json` records it; None if the user set the kind.
         tta_table, ensemble_table: candidates of each choice; None if there was only one.
     """
 
@@ -47,6 +49,7 @@ class Evaluation:
     predictions: pd.DataFrame
     validated_by: str
     calibration_result: CalibrationResult | None
+    tta_choice: dict[str, Any] | None
     tta_table: pd.DataFrame | None
     ensemble_table: pd.DataFrame | None
 
@@ -91,16 +94,40 @@ def evaluate_members(
         by_folds = fold_members or config.ensemble.kind == "folds"
         outputs = _Outputs(p_dog, views, "folds" if by_folds else "final model")
     combination, outputs, ensemble_table = _combine_jobs(labels, outputs, members)
-    tta, tta_table = config.tta, None
+    tta, choice, tta_table = config.tta, None, None
     if tta.kind == "auto":
-        kind, average, tta_table = choose_tta(labels, {kind: outputs.of(views) for kind, views in tta_views.items()})
-        tta = TtaConfig(kind, tta.views, average)  # type: ignore[arg-type]  # values of the two Literals
-        method = "" if kind == "none" else f", averaged as {average}"
-        log.info("test-time augmentation: tta=%s%s is best on %s images", kind, method, f"{len(labels):,}")
+        tta, choice, tta_table = _choose_tta(config, labels, outputs, tta_views)
+        log.info("%s", format_tta_choice(choice).rstrip("."))
     pipeline = Pipeline(tta, config.augmentation, config.seed, None)
     pipeline, steps, result = _calibrate(config, labels, outputs, pipeline)
-    predictions = predictions.assign(**steps)
-    return Evaluation(combination, pipeline, predictions, outputs.validated_by, result, tta_table, ensemble_table)
+    predictions, by = predictions.assign(**steps), outputs.validated_by
+    return Evaluation(combination, pipeline, predictions, by, result, choice, tta_table, ensemble_table)
+
+
+def _choose_tta(
+    config: RetrainConfig, labels: np.ndarray, outputs: _Outputs, tta_views: dict[str, list[View]]
+) -> tuple[TtaConfig, dict[str, Any], pd.DataFrame | None]:
+    """Return the kind that tta=auto takes, its description, and the table of `choose_tta`.
+
+    Without predictions of the views by a model that was not trained on the images, the kind follows the augmentation.
+    """
+    if outputs.p_dog is None or outputs.validated_by == "search":
+        flips = config.augmentation.flip_probability > 0
+        seen = "labeled image" if config.fit_on == "all" else "image outside the holdout"
+        reason = f"the augmentation of the job {'flips' if flips else 'does not flip'} images"
+        reason += f"; this was not tested, because the model was trained on every {seen}"
+        untested = TtaConfig("flip" if flips else "none")
+        return untested, {"kind": untested.kind, "tested": False, "reason": reason}, None
+    kind, average, table = choose_tta(labels, {kind: outputs.of(views) for kind, views in tta_views.items()})
+    split = "out-of-fold" if config.split.folds > 1 else "validation"
+    tta = TtaConfig(kind, config.tta.views, average)  # type: ignore[arg-type]  # values of the two Literals
+    return tta, describe_choice(table) | {"split": split}, table
+
+
+def count_images(config: RetrainConfig, dataset: Dataset) -> dict[str, int]:
+    """Return how many images outside validation are predicted, by name."""
+    test = 0 if dataset.test is None else int((dataset.test["width"] > 0).sum())
+    return {"holdout": 0 if config.fit_on == "all" else len(dataset.holdout_rows), "test": test}
 
 
 def inference_engine(model: Any, engine: str) -> InferenceEngine:
@@ -123,6 +150,10 @@ def _predict(
     p_dog = np.full((len(jobs), len(views), len(rows)), np.nan)
     for number, member in enumerate(members, start=1):
         forward = inference_engine(member.model, config.features.engine)
+        if number == 1:
+            others = {name: (size, len(members)) for name, size in count_images(config, dataset).items()}
+            counts = {"validation": (len(rows), len(jobs)), **others}
+            log_cost(forward, pixels, member.out_of_fold_rows, views, counts)
         images = "validation images" if len(members) == 1 else f"validation images, member {number}/{len(members)}"
         outputs = predict_views(forward, pixels, member.out_of_fold_rows, views, images)
         p_dog[jobs.index(member.job.name)][:, np.searchsorted(rows, member.out_of_fold_rows)] = outputs

@@ -80,9 +80,11 @@ def format_scores(metrics: dict[str, Any]) -> list[str]:
                 bounds = "" if detail["low"] is None else f" (95% CI {loss(detail['low'])} to {loss(detail['high'])})"
                 label = f"{detail['split']} log loss{step}"
                 score = f"{loss(detail['value'])}{bounds}, accuracy {accuracy_text(detail['errors'], detail['size'])}"
-                lines.append(f"{label:33} {score}, {detail['size']:,} images")
+                gain = metrics["tta_gain"].get(prefix.removesuffix("_") or "validation", {}) if suffix == "_tta" else {}
+                note = ", higher than without TTA" if gain.get("value", 0) < 0 else ""
+                lines.append(f"{label:33} {score}, {detail['size']:,} images{note}")
     lines += [*metrics["warnings"], *not_scored(metrics.get("test_images_not_scored"))]
-    return lines + format_gains(metrics["tta_gain"], metrics["calibration_gain"])
+    return lines + format_gains(metrics["tta_gain"], metrics["calibration_gain"], metrics.get("tta_choice"))
 
 
 def _few_errors(details: dict[str, Any]) -> list[str]:

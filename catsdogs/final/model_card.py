@@ -9,7 +9,7 @@ import jinja2
 from omegaconf import OmegaConf
 
 from catsdogs.data.dataset import Dataset
-from catsdogs.pages.formats import loss, not_scored
+from catsdogs.pages.formats import describe_model, format_tta_choice, loss, not_scored
 
 _TEMPLATES = Path(__file__).parents[1] / "pages" / "template"
 
@@ -34,6 +34,8 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
         not_scored=not_scored(metrics["test_images_not_scored"]),
         size=recipe["config"]["backbone"]["image_size"],
         ensemble=metrics["ensemble"],
+        model=describe_model(metrics),
+        tta_choice=metrics["tta_choice"] and format_tta_choice(metrics["tta_choice"]),
         several_jobs=len({member["job"] for member in metrics["ensemble"]["members"]}) > 1,
         yaml=OmegaConf.to_yaml({name: recipe[name] for name in ("hyperparameters", "config", "versions")}),
     )

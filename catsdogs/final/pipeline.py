@@ -39,6 +39,11 @@ class Pipeline:
         return tta_views(self.tta.kind, self.tta.views, self.augmentation)
 
     @property
+    def distinct_views(self) -> list[View]:
+        """Views that are predicted: the original image and `views`."""
+        return list(dict.fromkeys([ORIGINAL, *self.views]))
+
+    @property
     def uses_tta(self) -> bool:
         """Whether test-time augmentation is set, even if the augmentation changes nothing."""
         return self.tta.kind != "none"
@@ -47,7 +52,7 @@ class Pipeline:
         self, forward: Forward, images: Views, rows: np.ndarray, description: str = ""
     ) -> dict[str, np.ndarray]:
         """Predict OUTPUTS, float64 (N,) in [0, 1] or NaN for a missing step; arguments as in `tta.predict_views`."""
-        views = list(dict.fromkeys([ORIGINAL, *(self.views if self.uses_tta else [])]))
+        views = self.distinct_views
         p_dog = predict_views(forward, images, rows, views, description)
         return self.steps(p_dog[0], p_dog[[views.index(view) for view in self.views]] if self.uses_tta else None)
 

@@ -18,10 +18,11 @@ from catsdogs.config.hyperparameters import hyperparameters, with_values
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.final.best_folder import FinalResult, write_best
-from catsdogs.final.evaluation import Evaluation, evaluate_members, inference_engine
+from catsdogs.final.evaluation import Evaluation, count_images, evaluate_members, inference_engine
 from catsdogs.final.members import Member, train_members
 from catsdogs.final.metrics import gain_of, metrics
 from catsdogs.final.pipeline import OUTPUTS, Pipeline
+from catsdogs.final.tta import log_cost
 from catsdogs.network.devices import accelerators
 from catsdogs.network.merging import merge_models
 from catsdogs.pages.formats import counted
@@ -75,6 +76,10 @@ def _predictions(config: RetrainConfig, model: Any, evaluation: Evaluation, data
     """Return the content of `predictions.csv`: validation images, then the holdout and the test images."""
     forward = inference_engine(model, config.features.engine)
     tables = [evaluation.predictions]
+    if evaluation.predictions[OUTPUTS[1]].isna().all():  # no view was predicted before
+        counts = {name: (size, 1) for name, size in count_images(config, dataset).items()}
+        pixels, any_rows = live_views(config, dataset.rows, dataset.root), np.arange(len(dataset.rows))
+        log_cost(forward, pixels, any_rows, evaluation.pipeline.distinct_views, counts)
     if len(dataset.holdout_rows) and config.fit_on != "all":
         images = live_views(config, dataset.rows, dataset.root)
         outputs = evaluation.pipeline(forward, images, dataset.holdout_rows, "holdout images")
@@ -132,6 +137,7 @@ def _metrics(
         "fit_on": config.fit_on,
         "validated_by": evaluation.validated_by,
         "tta": {"kind": tta.kind, "views": views, "average": tta.average, "chosen": chosen},
+        "tta_choice": evaluation.tta_choice,
         "calibration": None if calibration is None else dataclasses.asdict(calibration),
         "ensemble": {
             "kind": config.ensemble.kind,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.text import format_duration
 from catsdogs.config.schema import AugmentationConfig, TtaConfig
 from catsdogs.data.augment import CROPS, is_identity
 from catsdogs.data.images import in_threads
@@ -25,15 +28,12 @@ Forward = Callable[[np.ndarray], list[np.ndarray]]
 # Images per call of the model.
 CHUNK = 64
 
-# Kinds that tta=auto chooses from.
-KINDS = ("none", "flip", "crops", "views")
 
-
-def tta_views(kind: str, views: int, augmentation: AugmentationConfig) -> list[View]:
-    """Return the views that a kind of KINDS averages.
+def tta_views(kind: str, views: int | None, augmentation: AugmentationConfig) -> list[View]:
+    """Return the views that a kind averages; `views` is required by the kind of this name.
 
     none: the image. flip: the image and its mirror image. crops: the crops of `augment.crops` and their mirror images.
-    views: the first `views` seeded augmentations.
+    views: the first `views` seeded augmentations; the image if the augmentation changes nothing.
     """
     if kind == "none":
         return [ORIGINAL]
@@ -42,17 +42,18 @@ def tta_views(kind: str, views: int, augmentation: AugmentationConfig) -> list[V
     if kind == "crops":
         return [View(which, number) for number in range(CROPS) for which in ("crop", "mirrored crop")]
     if is_identity(augmentation):
-        message = "tta=views: the augmentation of the job changes nothing; using the original image instead of %d views"
-        log.warning(message, views)
         return [ORIGINAL]
+    assert views is not None
     return [View("tta", number) for number in range(views)]
 
 
 def views_by_kind(tta: TtaConfig, augmentation: AugmentationConfig) -> dict[str, list[View]]:
-    """Return the views of `none` and of the kind; for `auto`, those of all kinds that differ, cheapest first."""
-    kinds: list[str] = ["none", tta.kind]
+    """Return the views of `none` and of the kind; for `auto`, those of all its kinds that differ."""
+    kinds: Sequence[str] = ["none", tta.kind]
     if tta.kind == "auto":
-        kinds = [kind for kind in KINDS if kind != "views" or not is_identity(augmentation)]
+        kinds = [kind for kind in tta.kinds or () if kind != "views" or not is_identity(augmentation)]
+    if tta.kind == "views" and is_identity(augmentation):
+        log.warning("tta=views: the augmentation of the job changes nothing, so the original image is used")
     return {kind: tta_views(kind, tta.views, augmentation) for kind in kinds}
 
 
@@ -88,6 +89,45 @@ def choose_tta(labels: np.ndarray, by_kind: dict[str, np.ndarray]) -> tuple[str,
     chosen = best.sort_values(["views", "log_loss"], kind="stable").index[0]
     table["chosen"] = table.index == chosen
     return *choices[chosen], table
+
+
+def describe_choice(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the choice of `choose_tta` for `metrics.json`, from its table, compared with the best other kind.
+
+    A choice other than none is compared with none. value, low, high: log loss of `against` minus that of `kind`.
+    """
+    row = table[table["chosen"]].iloc[0]
+    if row["kind"] == "none":
+        other = table[table["kind"] != "none"].sort_values("log_loss", kind="stable").iloc[0]
+        against, ends = other["kind"], {"value": -other["gain"], "low": -other["high"], "high": -other["low"]}
+    else:
+        against, ends = "none", {"value": row["gain"], "low": row["low"], "high": row["high"]}
+    ends = {name: None if pd.isna(end) else float(end) for name, end in ends.items()}
+    kinds = list(dict.fromkeys(table["kind"]))
+    return {"kind": row["kind"], "tested": True, "kinds": kinds, "against": against, **ends, "size": int(row["size"])}
+
+
+def log_cost(
+    forward: Forward, images: Views, rows: np.ndarray, views: Sequence[View], counts: Mapping[str, tuple[int, int]]
+) -> None:
+    """Log how many views of how many images will be predicted, and about how long it takes, before it is spent.
+
+    Args:
+        forward, images, rows: model and at least one image, of which at most CHUNK are used to measure the time.
+        views: distinct views of all kinds that may be predicted; nothing is logged for a single one.
+        counts: name of images -> their number, and the number of models like `forward` that predict each.
+    """
+    counts = {name: count for name, count in counts.items() if count[0]}
+    if len(views) < 2 or not counts:
+        return
+    rows = rows[:CHUNK]
+    for view in (views[0], views[-1]):  # the first call of a model also builds it
+        start = time.monotonic()
+        forward(images.read(rows, view))
+    predictions = len(views) * sum(size * models for size, models in counts.values())
+    duration = format_duration(max(1.0, (time.monotonic() - start) / len(rows) * predictions))
+    shown = ", ".join(f"{size:,} {name}" for name, (size, _) in counts.items())
+    log.info("test-time augmentation: up to %d views of each image (%s), about %s", len(views), shown, duration)
 
 
 def predict_views(

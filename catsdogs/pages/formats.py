@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from catsdogs.base.text import format_duration
+from catsdogs.base.text import format_duration, listed
 from catsdogs.scoring.calibration import FEWEST
 from catsdogs.scoring.intervals import FEW_ERRORS, Estimate, wilson_interval
 
@@ -136,18 +136,53 @@ def few_errors(errors: Any, images: Any, by: str = "") -> str:
     return f"Misclassified{by}: {count(errors)} of {count(images)} images; {reason}."
 
 
-def format_gains(tta: Mapping[str, Any], calibration: Mapping[str, Any]) -> list[str]:
+def format_tta_choice(choice: Mapping[str, Any]) -> str:
+    """Describe the kind that tta=auto took, with its reason, from `tta_choice` of `metrics.json`."""
+    if not choice["tested"]:
+        return f"tta=auto: {choice['kind']}, because {choice['reason']}."
+    difference, low, high = (number(choice.get(name)) for name in ("value", "low", "high"))
+    change, interval = _change(difference, low, high, "lower", "higher")
+    tie = "" if difference >= 0 else ", a tie"
+    kinds = "neither kind" if len(choice["kinds"]) == 2 else "no kind"
+    sentence = (
+        f"tta=auto: {choice['kind']} chosen on {count(choice['size'])} {choice['split']} images, log loss {change} by "
+        f"{loss(abs(difference))}{interval} than with {choice['against']}{tie}; these images also chose the trial, "
+        f"which favors {kinds}. {few_errors(choice.get('errors'), choice['size'], ' by either')}"
+    )
+    return sentence.rstrip()
+
+
+def describe_model(metrics: Mapping[str, Any]) -> str:
+    """Name the trial, or the trials of an ensemble, that the final model consists of."""
+    trial, ensemble = f"trial {value(metrics.get('trial'))} of job {metrics.get('job')}", metrics.get("ensemble") or {}
+    members = ensemble.get("members") or []
+    if len(members) < 2 or ensemble.get("way") == "single":
+        return trial
+    jobs = list(dict.fromkeys(str(member.get("job")) for member in members))
+    return f"ensemble of {len(members)} models of {trial if len(jobs) == 1 else 'the jobs ' + listed(jobs)}"
+
+
+def format_gains(
+    tta: Mapping[str, Any], calibration: Mapping[str, Any], choice: Mapping[str, Any] | None = None
+) -> list[str]:
     """Describe how test-time augmentation and calibration change the log loss, one sentence per step and split.
 
-    Arguments are by split, as in `metrics.json`: log loss without the step minus log loss with it, paired by image.
+    Args:
+        tta, calibration: by split, as in `metrics.json`: log loss without the step minus log loss with it, paired by
+            image.
+        choice: `tta_choice` of `metrics.json`; it is described in place of the gain on its images.
     """
-    steps = (("Test-time augmentation", tta, ", so retrain with tta=none"), ("Calibration", calibration, ""))
-    return [
-        _describe_gain(step, gain, fix)
-        for step, gains, fix in steps
-        for gain in gains.values()
+    if choice and choice["tested"]:
+        tta = {split: gain for split, gain in tta.items() if split != "validation"}
+    fixes = ("", "") if choice else (", so retrain with tta=none", ", and tta=none is faster")
+    steps = (("Test-time augmentation", tta, fixes), ("Calibration", calibration, ("", "")))
+    gains = [
+        _describe_gain(step, gain, fixes)
+        for step, by_split, fixes in steps
+        for gain in by_split.values()
         if isinstance(gain.get("size"), int) and not math.isnan(number(gain.get("value")))
     ]
+    return [format_tta_choice(choice), *gains] if choice else gains
 
 
 def not_scored(images: int | None) -> list[str]:
@@ -156,17 +191,22 @@ def not_scored(images: int | None) -> list[str]:
     return [f"Not scored: {counted(images, 'labeled test image')}, {which}."] if images else []
 
 
-def _describe_gain(step: str, gain: Mapping[str, Any], fix: str) -> str:
+def _change(difference: float, low: float, high: float, better: str, worse: str) -> tuple[str, str]:
+    """Return the word for a gain or a loss, and its interval in that direction; "" without an interval."""
+    low, high = (low, high) if difference >= 0 else (-high, -low)
+    interval = "" if math.isnan(low) else f" (95% CI {loss(low)} to {loss(high)})"
+    return better if difference >= 0 else worse, interval
+
+
+def _describe_gain(step: str, gain: Mapping[str, Any], fixes: tuple[str, str]) -> str:
     difference, low, high = (number(gain.get(name)) for name in ("value", "low", "high"))
     images = f"{count(gain['size'])} {gain.get('split')} images"
     if gain.get("kept") is False:
         few = f"{images} are too few; it needs {FEWEST}, with both classes"
         return f"{step} not applied: {few if difference == 0 else 'it does not improve the cross-validated log loss'}."
     significance = "significant" if low > 0 or high < 0 else "within noise"
-    advice = fix if high < 0 else ""
-    change = "lowers" if difference >= 0 else "raises"
-    low, high = (low, high) if difference >= 0 else (-high, -low)
-    interval = "" if math.isnan(low) else f" (95% CI {loss(low)} to {loss(high)})"
+    advice = fixes[0] if high < 0 else fixes[1] if difference < 0 else ""
+    change, interval = _change(difference, low, high, "lowers", "raises")
     effect = f"{step} {change} the log loss by {loss(abs(difference))}{interval} on {images}"
     few = few_errors(gain.get("errors"), gain["size"], " by either")
     return f"{effect}; the difference is {significance}{advice}. {few}".rstrip()

@@ -148,6 +148,8 @@ class JobConfig(Record):
         self.timeout = {"study_seconds": None, **self.timeout}
         self.select = {"top_k": 1, "repeats": 3, **self.select}
         self.tta = {"kind": "views", "views": 10, "average": "probability", **self.tta}
+        if self.tta["kind"] == "auto":
+            self.tta = {"kinds": ["none", "flip", "crops", "views"], **self.tta}
         stored = {"mode": "auto", "views": self.fit.get("epochs"), "dtype": "float32"}
         self.features = {**stored, "engine": "auto", "max_gib": 50.0, **self.features}
         self.split = {"holdout_fraction": 0.0, "folds": 1, "group_by": "copies", **self.split}

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from catsdogs.base.text import format_duration
+from catsdogs.base.text import time_left
 from catsdogs.study.trials import TrialRecord, best_trial
 
 log = logging.getLogger(__name__)
@@ -109,4 +109,5 @@ class JobProgress:
             return ""
         per_epoch = (time.monotonic() - since) / (epochs_done - epochs_before)
         all_epochs = self._trials * self._epochs_per_trial
-        return f", about {format_duration(per_epoch * max(0.0, all_epochs - epochs_done))} left in this job"
+        left = time_left(per_epoch * (all_epochs - epochs_done))
+        return f"{left} in this job" if left else ""

@@ -1,3 +1,4 @@
+import json
 import re
 import textwrap
 from pathlib import Path
@@ -29,7 +30,7 @@ from catsdogs.config.compose import (
 from catsdogs.config.locations import conf_dir, sweeps_dir
 from catsdogs.config.saved_config import saved_config
 from catsdogs.config.schema import RetrainConfig
-from catsdogs.study.jobs import read_jobs
+from catsdogs.study.jobs import read_job, read_jobs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "studies"
 
@@ -55,6 +56,19 @@ def test_every_option_of_every_group_composes_and_every_ensemble_on_top_of_a_job
 def test_jobs_of_older_versions_can_be_retrained(version):
     config = retrained(saved_config(read_jobs(GOLDEN / version)[0].result["config"]))
     assert (config.tta.kind, config.tta.views, config.split.group_by) == ("views", 10, "copies")
+
+
+def test_tta_auto_is_the_default_and_earlier_jobs_keep_their_kinds(composed, tmp_path):
+    config = to_search_config(composed("data.train=train.zip"))
+    assert (config.tta.kind, config.tta.kinds) == ("auto", ["none", "flip"])
+    with pytest.raises(UserError, match=r"tta.views=null: must be set with tta=views.*; set tta.views=10"):
+        to_search_config(composed("data.train=train.zip", "tta=flip", "tta.kind=views"))
+    result = {"config": {"tta": {"kind": "auto", "views": 10, "average": "probability"}}}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    job = read_job(tmp_path)
+    assert job.result["config"]["tta"]["kinds"] == ["none", "flip", "crops", "views"]
+    saved = saved_config(read_jobs(GOLDEN / "0.2")[0].result["config"])
+    assert retrained(saved, "tta=auto").tta.kinds == ["none", "flip"]
 
 
 @pytest.mark.parametrize("sweep", [file.stem for file in sweeps_dir().glob("*.yaml")])
@@ -99,6 +113,11 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("tuner.max_trials=0", ["tuner.max_trials=0"]),
         ("tuner.max_trials=null", ["tuner.max_trials=null", "random"]),
         ("data.limit=1", ["data.limit=1"]),
+        ("tta.kinds=[flip,views]", ["tta.kinds=[flip,views]: must be none and at least one other"]),
+        ("tta.kinds=[none]", ["tta.kinds=[none]: must be none and at least one other"]),
+        ("tta.kinds=[none,flip,flip]", ["tta.kinds=[none,flip,flip]", "each once"]),
+        ("tta.kinds=[]", ["tta.kinds=[]: must be none and"]),
+        ("tta.kinds=[none,flipp]", ["tta.kinds.1=flipp: must be", "did you mean 'flip'?"]),
         ("study=a/b", ["study=a/b", "studies"]),
         ("study=..", ["study=.."]),
         ("study=", ["study="]),

@@ -157,6 +157,7 @@ def test_long_work_logs_its_progress(caplog, monkeypatch):
     list(in_threads(str, range(300), "long work"))
     assert caplog.messages[0] == "long work: 1% done, about 20 min left"
     assert len(caplog.messages) == 300 // 3
+    assert caplog.messages[-1] == "long work: 100% done"
 
 
 NAMES = [f"a/cat.{number}.jpg" for number in (3, 0, 29, 1, 1)]

@@ -50,3 +50,14 @@ def test_metrics_terminal_and_model_card_show_the_same_interval_and_warn_below_2
         assert interval in text
         assert (f"(holdout images): Misclassified: {errors} of 200 images" in text) == (errors < 20)
     assert len(record["warnings"]) == (errors < 20)
+
+
+def test_tta_that_raised_the_log_loss_is_marked_next_to_its_score():
+    score = {"value": 0.2, "low": None, "high": None, "size": 500, "split": "holdout", "errors": 100}
+    gain = {"value": -0.01, "low": -0.02, "high": -0.001, "size": 500, "split": "holdout"}
+    details = {"holdout_log_loss": score, "holdout_log_loss_tta": score}
+    record = {"details": details, "warnings": [], "tta_gain": {"holdout": gain}, "calibration_gain": {}}
+    plain, averaged, advice = format_scores(record)
+    assert "higher" not in plain
+    assert averaged.endswith("500 images, higher than without TTA")
+    assert advice.endswith("so retrain with tta=none.")

@@ -12,7 +12,15 @@ from catsdogs.base.files import write_json
 from catsdogs.config.schema import AugmentationConfig, TtaConfig
 from catsdogs.data.views import MIRRORED, ORIGINAL, LiveViews, View
 from catsdogs.final.pipeline import PIPELINE, Pipeline, final_output, read_pipeline, write_pipeline
-from catsdogs.final.tta import average_views, choose_tta, predict_views, tta_views, views_by_kind
+from catsdogs.final.tta import (
+    average_views,
+    choose_tta,
+    describe_choice,
+    log_cost,
+    predict_views,
+    tta_views,
+    views_by_kind,
+)
 from catsdogs.scoring.calibration import Calibration
 from catsdogs.scoring.scores import log_loss_per_image
 
@@ -45,13 +53,27 @@ def test_each_kind_of_tta_has_its_views():
 
 
 def test_tta_auto_has_the_views_of_every_distinct_kind(caplog):
-    auto, flip = TtaConfig("auto", 4, "probability"), TtaConfig("flip", 4, "probability")
+    every = ["none", "flip", "crops", "views"]
+    auto, flip = TtaConfig("auto", 4, kinds=every), TtaConfig("flip")
+    assert list(views_by_kind(TtaConfig("auto", kinds=["none", "flip"]), MOVES)) == ["none", "flip"]
     by_kind = views_by_kind(auto, MOVES)
     assert {kind: len(views) for kind, views in by_kind.items()} == {"none": 1, "flip": 2, "crops": 10, "views": 4}
     assert list(views_by_kind(auto, STILL)) == ["none", "flip", "crops"]
     assert views_by_kind(flip, MOVES) == {"none": [ORIGINAL], "flip": [ORIGINAL, MIRRORED]}
-    assert tta_views("views", 10, STILL) == [ORIGINAL]
-    assert "changes nothing" in caplog.text
+    assert not caplog.messages
+    assert views_by_kind(TtaConfig("views", 10), STILL) == {"none": [ORIGINAL], "views": [ORIGINAL]}
+    assert caplog.text.count("changes nothing") == 1
+
+
+def test_the_views_and_images_are_logged_with_the_time_before_they_are_predicted(views, caplog, monkeypatch):
+    caplog.set_level("INFO", "catsdogs")
+    clock = iter([0, 100, 102])  # the second call takes two seconds, for five images
+    monkeypatch.setattr("catsdogs.final.tta.time.monotonic", lambda: next(clock))
+    counts = {"validation": (100, 1), "holdout": (0, 3), "test": (50, 3)}
+    log_cost(LeftBrightness(), views, np.arange(5), [ORIGINAL, MIRRORED, View("crop")], counts)
+    text = "test-time augmentation: up to 3 views of each image (100 validation, 50 test), about 5 min"
+    log_cost(LeftBrightness(), views, np.arange(5), [ORIGINAL], counts)
+    assert caplog.messages == [text]
 
 
 def test_each_view_is_predicted_in_the_order_of_rows(views, monkeypatch):
@@ -170,6 +192,9 @@ def test_tta_with_independent_noise_of_views_is_chosen():
     assert (table["low"][1:] > 0).all()
     np.testing.assert_allclose(table["gain"], table["log_loss"].iloc[0] - table["log_loss"])
     assert table["gain"].iloc[0] == table["low"].iloc[0] == table["high"].iloc[0] == 0
+    choice, row = describe_choice(table.reset_index()), table.iloc[4]
+    assert (choice["kind"], choice["against"], choice["kinds"]) == ("views", "none", ["none", "flip", "views"])
+    assert [choice[name] for name in ("value", "low", "high", "size")] == [*row[["gain", "low", "high"]], 4000]
     expected = log_loss_per_image(labels, average_views(by_kind["flip"], "logit")).mean()
     assert table.loc[("flip", "logit"), "log_loss"] == pytest.approx(expected)
 
@@ -180,6 +205,9 @@ def test_worse_views_are_not_chosen():
     kind, average, table = choose_tta(labels, {"none": views(1), "crops": worse})
     assert (kind, average) == ("none", "probability")
     assert (table["high"][1:] < 0).all()
+    choice = describe_choice(table)
+    assert (choice["kind"], choice["against"]) == ("none", "crops")
+    assert 0 < choice["low"] < choice["value"] == -table["gain"][1:].max() < choice["high"]
 
 
 def test_the_fewest_views_are_chosen_in_a_tie():

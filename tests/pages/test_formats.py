@@ -50,7 +50,8 @@ def test_texts(shown, text):
         ((-0.01, -0.02, -0.002), "raises the log loss by 0.0100 (95% CI 0.0020 to 0.0200) on "),
         ((-0.01, -0.02, -0.002), "images; the difference is significant, so retrain with tta=none."),
         ((0.01, -0.002, 0.02), "images; the difference is within noise."),
-        ((-0.01, -0.02, 0.002), "(95% CI -0.0020 to 0.0200) on 2,000 holdout images; the difference is within noise."),
+        ((-0.01, -0.02, 0.002), "(95% CI -0.0020 to 0.0200) on 2,000 holdout images; the difference is within noise, "),
+        ((-0.01, -0.02, 0.002), "within noise, and tta=none is faster."),
         ((0.01, None, None), "lowers the log loss by 0.0100 on 2,000 holdout images; the difference is within noise."),
     ],
 )
@@ -61,3 +62,33 @@ def test_gains(interval, expected):
     assert expected in sentences[0]
     assert sentences[1].startswith("Calibration not applied: ")
     assert len(sentences) == 2
+
+
+def test_the_choice_of_tta_auto_replaces_the_gain_on_its_images_and_no_other_kind_is_advised():
+    gain = {"value": -0.01, "low": -0.02, "high": -0.002, "size": 2000}
+    gains = {split: {**gain, "split": split} for split in ("validation", "holdout")}
+    ends = {"value": 0.0025, "low": 0.0008, "high": 0.0043, "size": 1600, "split": "validation"}
+    choice = {"kind": "flip", "tested": True, "kinds": ["none", "flip"], "against": "none", **ends}
+    chosen, on_holdout = formats.format_gains(gains, {}, choice)
+    assert chosen == (
+        "tta=auto: flip chosen on 1,600 validation images, log loss lower by 0.0025 (95% CI 0.0008 to 0.0043) than "
+        "with none; these images also chose the trial, which favors neither kind."
+    )
+    assert on_holdout.endswith("on 2,000 holdout images; the difference is significant.")
+    tie = {**choice, "value": -0.00002, "low": -0.001, "high": 0.001, "kinds": ["none", "flip", "crops"]}
+    assert "higher by 0.00002 (95% CI -0.0010 to 0.0010) than with none, a tie; " in formats.format_tta_choice(tie)
+    assert formats.format_tta_choice(tie).endswith("favors no kind.")
+    untested = {"kind": "none", "tested": False, "reason": "of this"}
+    assert formats.format_gains(gains, {}, untested)[0] == "tta=auto: none, because of this."
+    assert len(formats.format_gains(gains, {}, untested)) == 3
+
+
+def test_a_model_is_described_by_its_trial_and_an_ensemble_by_its_members():
+    def described(way, jobs):
+        return formats.describe_model(
+            {"job": "a", "trial": "3", "ensemble": {"way": way, "members": [{"job": job} for job in jobs]}}
+        )
+
+    assert described("single", "a") == described("single", "ab") == "trial 3 of job a"
+    assert described("logit", "aa") == "ensemble of 2 models of trial 3 of job a"
+    assert described("logit", "aab") == "ensemble of 3 models of the jobs a, b"

@@ -30,6 +30,8 @@ def test_time_left_is_pace_times_remaining_epochs(clock, caplog):
     clock[0] = 25
     progress.epoch(0, 1.0, 0, 4, {"val_log_loss": 0.7})
     assert "val_log_loss 0.7000 (best 0.5000), about 15 s left in" in caplog.text
+    progress.epoch(3, 1.0, 3, 4, {"val_log_loss": 0.6})
+    assert caplog.messages[-1].endswith("val_log_loss 0.6000 (best 0.5000)")
 
 
 def test_within_an_epoch_lines_are_30_seconds_apart(clock, caplog):
@@ -63,7 +65,7 @@ def test_best_is_of_trials_and_not_of_single_folds(clock, caplog):
     progress.epoch(1, 1.0, 0, 1, {"val_log_loss": 0.5}, "2/2")
     progress.trial_done(0.3)
     progress.epoch(0, 1.0, 0, 1, {"val_log_loss": 0.2}, "1/2")
-    lines = [message.partition(": ")[2].rpartition(", ")[0] for message in caplog.messages]
+    lines = [message.partition(": ")[2].partition(", about")[0] for message in caplog.messages]
     assert lines == [
         "trial 1/2, fold 1/2, epoch 1/1: val_log_loss 0.1000",
         "trial 1/2, fold 2/2, epoch 1/1: val_log_loss 0.5000",

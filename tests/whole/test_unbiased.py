@@ -14,6 +14,7 @@ from catsdogs.config.checks import check
 from catsdogs.config.schema import EnsembleConfig, RetrainConfig, TtaConfig
 from catsdogs.data.dataset import load_dataset
 from catsdogs.data.views import LiveViews
+from catsdogs.final.metrics import format_scores
 from catsdogs.final.retraining import make_final
 from catsdogs.predict import _predict
 from catsdogs.scoring.calibration import Calibration, cross_fitted, fit, fit_if_better
@@ -62,13 +63,15 @@ class Study:
     def dataset(self):
         return load_dataset(self.config().data, self._cache, self.config().split)
 
-    def retrain(self, augmentation=FLIP, *, kind="none", size=1, tta="none", average="probability", **changed):
+    def retrain(
+        self, augmentation=FLIP, *, kind="none", size=1, tta="none", average="probability", kinds=None, **changed
+    ):
         first = next(job for job in read_jobs(self.folder) if job.name == augmentation)
         plain = vars(self.config(augmentation))
         more = {"job": augmentation, "trial": None, "fit_on": "train", "calibrate": True, "evaluate_with": "search"}
         more |= changed
         config = RetrainConfig(**plain, ensemble=EnsembleConfig(kind, size), **more)
-        config.tta = TtaConfig(tta, 2, average)
+        config.tta = TtaConfig(tta, 2, average, kinds)
         check(config)
         jobs = best_jobs(self.folder, read_jobs(self.folder), first, size)
         metrics = make_final(config, jobs, chosen_trial(first, None), self.folder)
@@ -219,7 +222,7 @@ def test_a_killed_selection_resumes_and_a_changed_selection_starts_over(copied, 
 
 def test_fold_members_reproduce_the_search_and_all_of_them_score_the_holdout(copied, monkeypatch):
     monkeypatch.setattr("catsdogs.scoring.calibration.FEWEST", 20)
-    metrics, predictions, best = copied.retrain(kind="folds", tta="auto")
+    metrics, predictions, best = copied.retrain(kind="folds", tta="auto", kinds=["none", "flip", "crops", "views"])
     assert metrics["validated_by"] == "folds"
     assert card_matches(best, "scores .*members")
     own = rows_of(predictions, "validation")
@@ -237,6 +240,10 @@ def test_fold_members_reproduce_the_search_and_all_of_them_score_the_holdout(cop
     assert (tta["size"] == 36).all()
     chosen = tta[tta["chosen"]].iloc[0]
     assert (metrics["tta"]["kind"], metrics["tta"]["average"]) == (chosen["kind"], chosen["average"])
+    choice = metrics["tta_choice"]
+    assert (choice["kind"], choice["tested"], choice["split"]) == (chosen["kind"], True, "out-of-fold")
+    assert card_matches(best, f"tta=auto: {chosen['kind']} chosen on 36 out-of-fold images")
+    assert card_matches(best, "ensemble of 2 models of trial . of job flip. Trial . of job flip, the member")
     assert card_matches(best, "holdout")
 
 
@@ -339,10 +346,29 @@ def test_a_single_model_is_trained_on_all_folds_and_evaluated_with_search_or_fol
 
 
 @pytest.mark.parametrize(
+    ("augmentation", "fit_on", "kind", "reason"),
+    [
+        (FLIP, "train", "flip", "flips images; this was not tested, .* on every image outside the holdout"),
+        (NONE, "all", "none", "does not flip images; this was not tested, .* on every labeled image"),
+    ],
+)
+def test_tta_auto_follows_the_augmentation_if_the_model_has_seen_every_image(
+    copied, caplog, augmentation, fit_on, kind, reason
+):
+    caplog.set_level("INFO", "catsdogs")
+    metrics, predictions, best = copied.retrain(augmentation, tta="auto", kinds=["none", "flip"], fit_on=fit_on)
+    assert (metrics["tta"]["kind"], metrics["tta"]["chosen"], metrics["tta_choice"]["tested"]) == (kind, False, False)
+    assert rows_of(predictions, "test")["p_dog_tta"].notna().all() == (kind == "flip")
+    assert re.search(reason, caplog.text)
+    assert ("up to 2 views of each image (12 holdout, 5 test)" in caplog.text) == (kind == "flip")
+    assert card_matches(best, reason)
+    assert format_scores(metrics)[1 if kind == "none" else 3].startswith(f"tta=auto: {kind}, because")
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"kind": "folds", "evaluate_with": "folds"}, "evaluate_with=folds: .*ensemble=folds.*remove evaluate_with"),
-        ({"tta": "auto"}, "tta=auto: .*split.folds=2.*use evaluate_with=folds"),
         ({"kind": "folds", "fit_on": "all"}, "fit_on=all"),
         ({"kind": "folds", "size": 2, "trial": "0"}, "trial=0: .*ensemble=folds and ensemble.num_jobs=2"),
         ({"kind": "jobs"}, "ensemble.num_jobs=1: must be at least 2 with ensemble=jobs"),

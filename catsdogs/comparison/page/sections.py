@@ -169,10 +169,8 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
     images = {f"{count(row['size'])} {row['split']} images; " if row["size"] else "" for row in rows}
     return {
         "study": final.study,
-        "job": metrics.get("job"),
-        "trial": metrics.get("trial"),
+        "model": formats.describe_model(metrics),
         "fit_on": metrics.get("fit_on"),
-        "members": len((metrics.get("ensemble") or {}).get("members") or [None]),
         "evaluated": metrics.get("validated_by") in (None, "final model"),
         "selected": formats.number(metrics.get("selected_val_log_loss")),
         "plain": next(iter(table.loc[table["score"] == "log_loss", "value"]), None),
@@ -183,7 +181,7 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
         "not_scored": formats.not_scored(metrics["test_images_not_scored"]),
         "interval": metrics["interval"],
         "warnings": metrics["warnings"],
-        "gain": " ".join(formats.format_gains(tta_gains(final), metrics["calibration_gain"])),
+        "gain": " ".join(formats.format_gains(tta_gains(final), metrics["calibration_gain"], metrics["tta_choice"])),
         "plots": final_figures(final, list(results.study_data.final_models).index(final.study)),
     }
 
