@@ -29,6 +29,6 @@ search seed_recipe experiment=seed_recipe backbone.weights="$weights" fit.epochs
 python -m catsdogs.retrain study=seed_recipe calibrate=false && keep seed_recipe seed_recipe
 
 search small "${recipe[@]}" backbone=mobilenet_v2_035 backbone.image_size=256 backbone.weights="$small"
-python -m catsdogs.retrain study=small evaluate_with=folds tta=auto && keep small small_single
+python -m catsdogs.retrain study=small evaluate_with=folds 'tta.kinds=[none,flip,crops,views]' && keep small small_single
 cp multirun/small/best/tta.csv results/small_single/
 python -m catsdogs.retrain study=small ensemble=folds tta=flip tta.average=logit && keep small small_ensemble

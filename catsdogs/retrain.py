@@ -1,6 +1,6 @@
 """Command `retrain`: train the best trial of a study again as the final model, score it and write a submission.
 
-python -m catsdogs.retrain study=NAME [job=JOB] [trial=TRIAL] [fit_on=all] [tta=auto] [ensemble=folds]
+python -m catsdogs.retrain study=NAME [job=JOB] [trial=TRIAL] [fit_on=all] [tta=none] [ensemble=folds]
 """
 
 from __future__ import annotations

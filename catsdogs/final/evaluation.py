@@ -20,7 +20,6 @@ from catsdogs.features.engine import InferenceEngine, build_engine
 from catsdogs.final.members import Member
 from catsdogs.final.pipeline import OUTPUTS, Pipeline
 from catsdogs.final.tta import choose_tta, describe_choice, log_cost, predict_views, views_by_kind
-from catsdogs.pages.formats import format_tta_choice
 from catsdogs.scoring.calibration import CalibrationResult, cross_fitted, fit_if_better
 from catsdogs.scoring.combination import Combination, choose, expand_to_models, uniform_mean
 from catsdogs.training.trial_data import live_views
@@ -97,7 +96,6 @@ def evaluate_members(
     tta, choice, tta_table = config.tta, None, None
     if tta.kind == "auto":
         tta, choice, tta_table = _choose_tta(config, labels, outputs, tta_views)
-        log.info("%s", format_tta_choice(choice).rstrip("."))
     pipeline = Pipeline(tta, config.augmentation, config.seed, None)
     pipeline, steps, result = _calibrate(config, labels, outputs, pipeline)
     predictions, by = predictions.assign(**steps), outputs.validated_by

@@ -48,10 +48,8 @@ def tta_views(kind: str, views: int | None, augmentation: AugmentationConfig) ->
 
 
 def views_by_kind(tta: TtaConfig, augmentation: AugmentationConfig) -> dict[str, list[View]]:
-    """Return the views of `none` and of the kind; for `auto`, those of all its kinds that differ."""
-    kinds: Sequence[str] = ["none", tta.kind]
-    if tta.kind == "auto":
-        kinds = [kind for kind in tta.kinds or () if kind != "views" or not is_identity(augmentation)]
+    """Return the views of `none`, the first, and of the kind; for `auto`, those of all its kinds."""
+    kinds = ["none", *((tta.kinds or []) if tta.kind == "auto" else [tta.kind])]
     if tta.kind == "views" and is_identity(augmentation):
         log.warning("tta=views: the augmentation of the job changes nothing, so the original image is used")
     return {kind: tta_views(kind, tta.views, augmentation) for kind in kinds}
