@@ -50,6 +50,11 @@ def _single_view(config: SearchConfig) -> bool:
     return kind == "none" or (kind == "views" and (views == 1 or not _changes_images(config)))
 
 
+def _only_equal_views(config: SearchConfig) -> bool:
+    kinds = set(config.tta.kinds or ()) if config.tta.kind == "auto" else {config.tta.kind}
+    return kinds - {"none"} == {"views"} and not _changes_images(config)
+
+
 def _without_validation(config: RetrainConfig) -> bool:
     """Return whether no model is validated on images that it was not trained on."""
     by_folds = config.ensemble.kind == "folds" or config.evaluate_with == "folds"
@@ -100,10 +105,12 @@ _ALWAYS = (
     ),
     NoEffect(
         "tta.views",
-        lambda c: c.tta.kind not in ("views", "auto"),
-        "the number of views belongs to tta=views",
+        lambda c: not c.tta.uses_views,
+        "the number of views belongs to tta=views, and to tta=auto with views in tta.kinds",
         "set tta=views",
     ),
+    NoEffect("tta.kinds", lambda c: c.tta.kind != "auto", "only tta=auto compares kinds", "set tta=auto"),
+    NoEffect("tta", _only_equal_views, "the augmentation changes nothing, so all views are equal", "set tta=none"),
     NoEffect("tta.views", lambda c: not _changes_images(c), "the augmentation changes nothing, so all views are equal"),
     NoEffect("tta.average", _single_view, "there is only one view", "set tta=flip"),
     NoEffect("tta.average", lambda c: c.tta.kind == "auto", "tta=auto chooses the average", "set tta=flip"),
@@ -138,6 +145,15 @@ _OF_RETRAIN = (
     *(
         NoEffect(key, lambda c: True, "only the search uses it")
         for key in ("space", "tuner", "select", "timeout", "varied", "fit.executions_per_trial")
+    ),
+    *(
+        NoEffect(
+            key,
+            lambda c: c.tta.kind == "auto" and _without_validation(c),
+            "no out-of-sample images remain to compare kinds on",
+            "set tta to one kind",
+        )
+        for key in ("tta.kinds", "tta.views")
     ),
     NoEffect("fit.patience", _without_validation, "no validation images remain for early stopping"),
     NoEffect(
