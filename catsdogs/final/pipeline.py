@@ -89,6 +89,8 @@ def read_pipeline(folder: Path) -> Pipeline | None:
         record = _File.read(folder / PIPELINE)
         if record is not None and record.tta.kind == "auto":
             raise CorruptedFile(folder / PIPELINE, "tta.kind=auto: must be the chosen kind")
+        if record is not None and record.tta.uses_views and record.tta.views is None:
+            raise CorruptedFile(folder / PIPELINE, "tta.views=null: must be set with tta.kind=views")
     except CorruptedFile as error:
         raise UserError(f"{error}; retrain the model, or pass --plain to predict without this file") from error
     return None if record is None else Pipeline(record.tta, record.augmentation, record.seed, record.calibration)

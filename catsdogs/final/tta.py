@@ -94,15 +94,18 @@ def describe_choice(table: pd.DataFrame) -> dict[str, Any]:
 
     A choice other than none is compared with none. value, low, high: log loss of `against` minus that of `kind`.
     """
-    row = table[table["chosen"]].iloc[0]
-    if row["kind"] == "none":
-        other = table[table["kind"] != "none"].sort_values("log_loss", kind="stable").iloc[0]
-        against, ends = other["kind"], {"value": -other["gain"], "low": -other["high"], "high": -other["low"]}
-    else:
-        against, ends = "none", {"value": row["gain"], "low": row["low"], "high": row["high"]}
-    ends = {name: None if pd.isna(end) else float(end) for name, end in ends.items()}
+    kind = table.loc[table["chosen"], "kind"].iloc[0]
+    others = table[table["chosen"] if kind != "none" else table["kind"] != "none"]
+    row = others.sort_values("log_loss", kind="stable").iloc[0]
+    against, ends = "none", (row["gain"], row["low"], row["high"])
+    if kind == "none":
+        against, ends = row["kind"], (-row["gain"], -row["high"], -row["low"])
+    numbers = {
+        name: None if pd.isna(end) else float(end) for name, end in zip(("value", "low", "high"), ends, strict=True)
+    }
+    counts = {name: int(row[name]) for name in ("size", "errors")}
     kinds = list(dict.fromkeys(table["kind"]))
-    return {"kind": row["kind"], "tested": True, "kinds": kinds, "against": against, **ends, "size": int(row["size"])}
+    return {"kind": kind, "tested": True, "kinds": kinds, "against": against, **numbers, **counts}
 
 
 def log_cost(

@@ -123,6 +123,7 @@ def test_a_pipeline_of_a_previous_version_is_read(tmp_path):
         ("tta.views", 10**6),
         ("tta.average", "median"),
         ("tta.views", 2.5),
+        ("tta.views", None),
         ("seed", -1),
     ],
 )
@@ -194,7 +195,8 @@ def test_tta_with_independent_noise_of_views_is_chosen():
     assert table["gain"].iloc[0] == table["low"].iloc[0] == table["high"].iloc[0] == 0
     choice, row = describe_choice(table.reset_index()), table.iloc[4]
     assert (choice["kind"], choice["against"], choice["kinds"]) == ("views", "none", ["none", "flip", "views"])
-    assert [choice[name] for name in ("value", "low", "high", "size")] == [*row[["gain", "low", "high"]], 4000]
+    columns = ["gain", "low", "high", "size", "errors"]
+    assert [choice[name] for name in ("value", *columns[1:])] == list(row[columns])
     expected = log_loss_per_image(labels, average_views(by_kind["flip"], "logit")).mean()
     assert table.loc[("flip", "logit"), "log_loss"] == pytest.approx(expected)
 
