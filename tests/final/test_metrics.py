@@ -39,7 +39,14 @@ def test_metrics_terminal_and_model_card_show_the_same_interval_and_warn_below_2
         "ensemble": {"kind": "none", "way": "single", "members": [{"job": "a"}]},
         "validated_by": "final model",
     }
-    final |= {"tta": {"kind": "none"}, "calibration": None, "study": "", "epochs": 1, "best_epoch": 1}
+    final |= {
+        "tta": {"kind": "none"},
+        "tta_choice": None,
+        "calibration": None,
+        "study": "",
+        "epochs": 1,
+        "best_epoch": 1,
+    }
     rows = pd.DataFrame({"split": ["train", "validation"]})
     dataset: Any = SimpleNamespace(rows=rows, folds=lambda: [0], holdout_rows=[], skipped=[])
     card = model_card(record | final, recipe | {"hyperparameters": {}, "versions": {}, "seed": 1}, dataset)
