@@ -164,7 +164,7 @@ def _data(source: Path, role: str, cache: Path) -> Iterator[Finding]:
 
 
 def _leakage(train: Path, test: Path, cache: Path) -> Iterator[Finding]:
-    """Compare the test images with the training images; nothing if one of them cannot be read."""
+    """Compare the test images with the training images and the validation part."""
     import pandas as pd
 
     from catsdogs.base.text import listed
@@ -180,7 +180,8 @@ def _leakage(train: Path, test: Path, cache: Path) -> Iterator[Finding]:
         if parts[1].folder("validation"):
             rows = pd.concat([rows, parts[1].images("validation")])
         found = tests[copies_of(tests, folders[0].root, rows, folders[1].root, cache)]
-    except UserError:  # a problem of `_data`
+    except UserError as error:
+        yield Finding(False, "data.test cannot be compared with data.train", str(error))
         return
     text = f"{len(found):,} of {len(tests):,} images in data.test are exact or near-duplicates of images in data.train"
     if tests["label"].isna().any():

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from synthetic_images import cats_and_dogs, folder_of, jpeg
+from synthetic_images import cats_and_dogs, encoded, folder_of, jpeg, scene
 
 from catsdogs.doctor import _data
 
@@ -37,3 +37,14 @@ def test_images_of_each_part_are_checked(tmp_path: Path) -> None:
         folder_of(tmp_path / "own", {"train/cat.1.jpg": jpeg(1), "sample/dog.1.jpg": jpeg(2)}), "validation", tmp_path
     )
     assert "none named val or valid or validation" in own.fix
+
+
+def test_doctor_counts_test_images_that_duplicate_training_images(run, tmp_path):
+    image = encoded(scene(77))
+    folder_of(tmp_path / "train", cats_and_dogs(3, 3, "") | {"cat.50.jpg": image})
+    folder_of(tmp_path / "test", {"cat.60.jpg": image, "dog.61.jpg": encoded(scene(78))})
+    folder_of(tmp_path / "unlabeled", {"60.jpg": image})
+    done = run("doctor", "--train", "train", "--test", "test")
+    line = "PROBLEM  1 of 2 images in data.test are exact or near-duplicates of images in data.train"
+    assert f"{line}\n         retrain does not score these: cat.60; remove" in done.stdout
+    assert "ok       1 of 1 images in data.test are" in run("doctor", "--train", "train", "--test", "unlabeled").stdout

@@ -322,16 +322,17 @@ def _test_rows(
 def _report_leakage(test: pd.DataFrame, rows: pd.DataFrame) -> None:
     """Log the number of test images that are duplicates; name them if the test set is labeled."""
     found = test[test["in_training"]]
-    count = f"{len(found):,} of {len(test):,} test images are exact or near-duplicates of images in data.train"
     if found.empty:
         return
+    others = "training, validation or holdout images"
+    text = f"{len(found):,} of {len(test):,} test images are exact or near-duplicates of {others}"
     if found["label"].isna().all():
-        _log.info("%s", count)
+        _log.info("%s", text)
         return
     labels = found["sha256"].map(rows.drop_duplicates("sha256").set_index("sha256")["label"])
-    different = int((labels.notna() & (labels != found["label"])).sum())
-    contrary = f" ({different:,} identical ones have another label there)" if different else ""
-    _log.warning("%s%s and are not scored: %s", count, contrary, listed(found["id"].tolist()))
+    different = found["id"][labels.notna() & (labels != found["label"])].tolist()
+    contrary = f"; identical, but with another label: {listed(different)}" if different else ""
+    _log.warning("%s, so they are not scored: %s%s", text, listed(found["id"].tolist()), contrary)
 
 
 def _digest(rows: pd.DataFrame, split: SplitConfig) -> str:

@@ -36,8 +36,7 @@ _CORRELATION = 0.82  # in 9 of 10 windows with details
 _PHOTOGRAPH = 0.85  # share of windows with details; fewer are a drawing, which must agree everywhere and in color
 _DIFFERENCE = 0.35  # root mean square in a window, of the standard deviation of the image
 _COLOR, _GRAY = 0.9, 3  # correlation of chroma; root mean square of the chroma of a gray image
-_CLOSEST = 20
-_FIRST_PAIRS = 1024
+_CLOSEST = 10  # images that each is compared with
 
 
 def phash(image: np.ndarray) -> str:
@@ -85,9 +84,8 @@ def confirmed_pairs(
 ) -> pd.DataFrame:
     """Return the pairs of `near_pairs` that are equal files or that `same_picture` confirms.
 
-    There may be millions of candidates, for example of blank images. So pairs of images that closer pairs already
-    connect are left out (each image keeps its closest one), and of the others, each image is compared with the
-    `_CLOSEST` ones whose hash is closest.
+    There may be millions of candidates, for example of blank images. So each image is compared only with the
+    `_CLOSEST` images whose hash is closest.
 
     Args:
         rows, others: columns path, sha256 and phash, of decodable images; without `others`, pairs within `rows`.
@@ -95,33 +93,27 @@ def confirmed_pairs(
     """
     pairs = near_pairs(perceptual_hashes(rows), None if others is None else perceptual_hashes(others))
     tables = [(rows, root)] if others is None or others_root is None else [(rows, root), (others, others_root)]
-    hashes = np.concatenate([table["sha256"] for table, _ in tables])
-    # Positions in `hashes`, and an order by content, so that the result does not depend on the order of the rows.
-    ends = np.stack([pairs["one"], pairs["other"] + len(hashes) - len(tables[-1][0])], axis=1)
-    ends = np.where((hashes[ends[:, 0]] > hashes[ends[:, 1]])[:, None], ends[:, ::-1], ends)
-    place = np.argsort(np.argsort(hashes, kind="stable"))[ends]
-    order = np.lexsort((place[:, 1], place[:, 0], pairs["bits"]))
-    pairs, ends = pairs.iloc[order], ends[order]
-    ranks = pd.DataFrame(ends).melt(ignore_index=False).sort_index(kind="stable").groupby("value").cumcount()
-    close = ranks.to_numpy().reshape(-1, 2).min(axis=1) < _CLOSEST
-    pairs, ends = pairs[close], ends[close]
-    compared = ends[hashes[ends[:, 0]] != hashes[ends[:, 1]]]
+    # Files are numbered and ordered by content, so that the result does not depend on the order of the rows.
+    files, numbers = np.unique(np.concatenate([table["sha256"] for table, _ in tables]), return_inverse=True)
+    ends = np.stack([numbers[pairs["one"]], numbers[pairs["other"] + len(numbers) - len(tables[-1][0])]], axis=1)
+    pairs[["low", "high"]] = np.sort(ends, axis=1)
+    distinct = pairs[pairs["low"] < pairs["high"]].drop_duplicates(["low", "high"])
+    long = pd.Series(distinct.sort_values(["bits", "low", "high"])[["low", "high"]].stack())
+    ranks = long.groupby(long).cumcount().unstack().min(axis=1)
+    distinct = distinct.loc[ranks.index[ranks < _CLOSEST], ["low", "high"]]
+    compared = files[np.unique(distinct)]
     images: dict[str, np.ndarray] = {}
     for table, folder in tables:
-        some = table[table["sha256"].isin(hashes[compared.ravel()])].drop_duplicates("sha256")
+        some = table[table["sha256"].isin(compared)].drop_duplicates("sha256")
         images |= dict(zip(some["sha256"], pixels(some, folder, _SIDE, cache) if len(some) else (), strict=True))
 
-    def confirmed(pair: int) -> bool:
-        one, other = hashes[ends[pair]]
-        return one == other or same_picture(images[one], images[other])
+    def confirmed(ends: list[int]) -> bool:
+        return same_picture(*(images[files[end]] for end in ends))
 
-    kept, start, length = np.zeros(0, int), 0, _FIRST_PAIRS
-    while start < len(pairs):
-        groups = _connected(ends[kept], len(hashes))
-        part = start + np.flatnonzero(np.diff(groups[ends[start : start + length]], axis=1))
-        found = list(in_threads(confirmed, part.tolist(), "comparing similar images"))
-        kept, start, length = np.concatenate([kept, part[np.array(found, bool)]]), start + length, 2 * length
-    return pairs.iloc[kept].reset_index(drop=True)
+    found = list(in_threads(confirmed, distinct.to_numpy().tolist(), "comparing similar images"))
+    same = pd.MultiIndex.from_frame(distinct[np.array(found, bool)])
+    kept = (pairs["low"] == pairs["high"]) | pd.MultiIndex.from_frame(pairs[["low", "high"]]).isin(same)
+    return pairs.loc[kept, ["one", "other", "bits"]].reset_index(drop=True)
 
 
 def same_picture(one: np.ndarray, other: np.ndarray) -> bool:
@@ -256,13 +248,10 @@ def components(names: pd.Series, pairs: pd.DataFrame) -> pd.Series:
     index of `names`, named group.
     """
     codes, distinct = pd.factorize(names.astype(str), sort=True)
-    group = _connected(codes[pairs[["one", "other"]].to_numpy()], len(distinct))
+    edges = coo_array(
+        (np.ones(len(pairs), bool), (codes[pairs["one"]], codes[pairs["other"]])), (len(distinct), len(distinct))
+    )
+    _, group = connected_components(edges, directed=False)
     # Codes are sorted by name, so the first one of a group is the smallest.
     first = np.unique(group, return_index=True)[1]
     return pd.Series(np.asarray(distinct)[first[group[codes]]], index=names.index, name="group", dtype=str)
-
-
-def _connected(ends: np.ndarray, count: int) -> np.ndarray:
-    """Return the number of the component of each of `count` nodes; `ends` (K, 2) are the edges."""
-    edges = coo_array((np.ones(len(ends), bool), ends.T), (count, count))
-    return connected_components(edges, directed=False)[1]

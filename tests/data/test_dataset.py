@@ -130,6 +130,51 @@ def test_near_duplicates_share_a_split(tmp_path, cache, folds, caplog):
     assert sum(separated("copies", seed) for seed in range(5)) > 10
 
 
+def test_separated_near_duplicates_are_counted(tmp_path, cache, caplog):
+    members = {f"cat.{seed}.jpg": encoded(scene(seed)) for seed in range(9)}
+    members |= {f"dog.{seed}.jpg": encoded(scene(seed)) for seed in range(50, 59)}
+    members["cat.9.jpg"] = encoded(scene(0), quality=50)
+    train, counts = folder_of(tmp_path / "train", members), []
+    for seed in range(20):
+        caplog.clear()
+        rows = load_dataset(data(train, split_seed=seed), cache).rows.set_index("id")
+        separated = rows["split"]["cat.0"] != rows["split"]["cat.9"]
+        assert separated == ("split.group_by=copies: 2 images have a near-duplicate in another split" in caplog.text)
+        counts.append(separated)
+    assert set(counts) == {True, False}
+
+
+def leaking(labels=True):
+    """Return training and test images: an exact and a near-duplicate, one with another label, and two new ones."""
+    train = {f"cat.{seed}.jpg": encoded(scene(seed)) for seed in range(8)}
+    train |= {f"dog.{seed}.jpg": encoded(scene(seed)) for seed in range(50, 58)}
+    near = encoded(scene(53).resize((60, 60)), quality=50)
+    test = {"cat.20.jpg": train["cat.0.jpg"], "cat.21.jpg": train["dog.51.jpg"], "dog.22.jpg": near}
+    test |= {"cat.23.jpg": encoded(scene(200)), "dog.24.jpg": encoded(scene(201))}
+    return train, test if labels else {name.split(".", 1)[1]: data for name, data in test.items()}
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_test_images_that_duplicate_training_images_are_marked(tmp_path, cache, caplog, labels):
+    caplog.set_level(logging.INFO)
+    train, test = (folder_of(tmp_path / str(number), members) for number, members in enumerate(leaking(labels)))
+    rows = load_dataset(data(train, test), cache).test
+    assert rows["in_training"].tolist() == ([True, True, False, True, False] if labels else [True] * 3 + [False] * 2)
+    (line,) = [record for record in caplog.records if "of 5 test images are" in record.getMessage()]
+    assert (line.levelno == logging.WARNING) == labels
+    message = "3 of 5 test images are exact or near-duplicates of training, validation or holdout images"
+    if labels:
+        message += ", so they are not scored: cat.20, cat.21, dog.22; identical, but with another label: cat.21"
+    assert line.getMessage() == message
+
+
+def test_a_partly_labeled_test_set_is_reported(tmp_path, cache, caplog):
+    train = folder_of(tmp_path / "train", cats_and_dogs(8, 8))
+    test = folder_of(tmp_path / "test", {"cat.1.jpg": jpeg(501), "x.jpg": jpeg(502), "y.jpg": jpeg(503)})
+    assert load_dataset(data(train, test), cache).test["label"].isna().all()
+    assert "2 of 3 test images have no unique label, so no test image is scored: x, y" in caplog.text
+
+
 @pytest.mark.parametrize(("holdout", "folds"), [(0.0, 1), (0.25, 1), (0.0, 4), (0.25, 4)])
 def test_folds_validate_on_every_image_once(tmp_path, cache, holdout, folds):
     dataset = load_dataset(data(folder_of(tmp_path / "train", BITMAPS)), cache, holdout, folds)

@@ -9,6 +9,23 @@ from catsdogs.final.metrics import format_scores, metrics
 from catsdogs.final.model_card import model_card
 
 
+@pytest.mark.parametrize("new", [4, 0])
+def test_duplicates_of_training_images_are_not_scored(new):
+    """They are predicted perfectly, the new test images by 0.5."""
+    labels = np.tile([0.0, 1.0], 5)
+    in_training = np.arange(10) >= new
+    test = pd.DataFrame({"label": labels, "split": "test", "p_dog": np.where(in_training, labels, 0.5)})
+    test = test.assign(id=test.index.astype(str), in_training=in_training, p_dog_tta=np.nan, p_dog_calibrated=np.nan)
+    validation = test.assign(split="validation", in_training=False, p_dog=0.4)
+    result = metrics(pd.concat([validation, test], ignore_index=True), "validation")
+    assert result["test_images_not_scored"] == 10 - new
+    assert f"Not scored: {10 - new} labeled test images, exact or near-duplicates" in "\n".join(format_scores(result))
+    assert ("test" in result["splits"]) == ("test_log_loss" in result) == bool(new)
+    assert not new or result["test_log_loss"] == pytest.approx(np.log(2))
+    assert not new or result["details"]["test_accuracy"]["size"] == new
+    assert result["details"]["log_loss"]["size"] == 10
+
+
 @pytest.mark.parametrize(("images", "reason"), [(199, "199 validation images are too few"), (200, "does not improve")])
 def test_calibration_that_is_not_applied_has_a_reason(images, reason):
     gain = {
