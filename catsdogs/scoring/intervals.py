@@ -51,7 +51,11 @@ class Estimate:
 
 
 def mean_intervals(values: np.ndarray, errors: np.ndarray | None = None, highest: float = math.inf) -> list[Estimate]:
-    """Return the mean of every row with its interval, by Hall's transformation (see `skewed_interval`).
+    """Return the mean of every row with its interval.
+
+    Losses are skewed: most are small and a few errors are large. A sample with few errors has a low mean and a low
+    standard deviation, so intervals that ignore the skewness end too low. Hall's cubic transformation of the t
+    statistic removes the skewness; its quantiles are those of Student's t distribution.
 
     Args:
         values: (K, N) finite, a row per quantity and a column per image; N at least 1.
@@ -63,6 +67,8 @@ def mean_intervals(values: np.ndarray, errors: np.ndarray | None = None, highest
 
     Raises:
         ValueError: `values` has another shape, or is not finite.
+
+    Source: P. Hall 1992, On the removal of skewness by transformation, J. R. Statist. Soc. B 54, 221-228.
     """
     if values.ndim != 2 or not values.shape[1] or not np.isfinite(values).all():
         raise ValueError(f"values must be finite and (K, N) with at least one image, got {values.shape}")
@@ -71,36 +77,23 @@ def mean_intervals(values: np.ndarray, errors: np.ndarray | None = None, highest
     for row, wrong in zip(values, [None] * len(values) if errors is None else errors.tolist(), strict=True):
         # The mean of a constant row may differ from it by rounding, and the interval may then exclude 0.
         value = float(row.mean()) if np.ptp(row) > 0 else float(row[0])
-        # Unbiased moments of the mean; of two values, the third is 0.
         variance = ((row - value) ** 2).sum() / max(1, size * (size - 1))
         low, high = value, value
         if variance > 0:
-            third = ((row - value) ** 3).sum() / (size * (size - 1) * max(1, size - 2))
-            low, high = skewed_interval(value, float(variance), float(third), size)
+            low, high = _skewed_interval(row, value, float(variance))
             low = max(low, 0.0) if row.min() >= 0 else low
             high = min(high, 0.0 if row.max() <= 0 else highest)
         estimates.append(Estimate(value, low if size > 1 else None, high if size > 1 else None, size, wrong))
     return estimates
 
 
-def skewed_interval(value: float, variance: float, third: float, size: int) -> tuple[float, float]:
-    """Return the 95% confidence interval of an average with a skewed distribution.
-
-    Losses are skewed: most are small and a few errors are large. A sample with few errors has a low mean and a low
-    standard deviation, so intervals that ignore the skewness end too low. Hall's cubic transformation of the t
-    statistic removes the skewness; its quantiles are those of Student's t distribution.
-
-    Args:
-        value: the average.
-        variance: estimated variance of the average, above 0.
-        third: estimated third central moment of the average.
-        size: number of values.
-
-    Source: P. Hall 1992, On the removal of skewness by transformation, J. R. Statist. Soc. B 54, 221-228.
-    """
-    error, quantile = variance**0.5, t.ppf(0.5 + _CONFIDENCE / 2, size - 1)
+def _skewed_interval(row: np.ndarray, value: float, variance: float) -> tuple[float, float]:
+    """Return the interval of the mean `value` of a row; `variance`, of this mean, is above 0."""
+    size, error = len(row), variance**0.5
+    ends = t.ppf(0.5 + _CONFIDENCE / 2, size - 1) * np.array([1, -1])
+    # Unbiased third moment of the mean; of two values, it is 0.
+    third = ((row - value) ** 3).sum() / (size * (size - 1) * max(1, size - 2))
     skewness = third / variance / error / 3
-    ends = np.array([quantile, -quantile])
     if abs(skewness) > 1e-8:  # below, the difference of nearly equal numbers loses digits and changes nothing
         ends = (np.cbrt(1 + 3 * skewness * (ends - skewness / 2)) - 1) / skewness
     low, high = value - ends * error

@@ -13,7 +13,7 @@ CHECKED = (
     *("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "CITATION.cff", "noxfile.py", "pyproject.toml"),
     *("docs", "catsdogs", "conf", "sweeps", "tests", "benchmarks", ".ci", ".github"),
     # Data, files of earlier versions, and the lists themselves.
-    *(":!*.png", ":!*.csv", ":!*.json", ":!tests/golden/studies/[0-9]*", ":!tests/whole/*_words.txt"),
+    *(":!*.png", ":!*.npz", ":!*.csv", ":!*.json", ":!tests/golden/studies/[0-9]*", ":!tests/whole/*_words.txt"),
 )
 
 
