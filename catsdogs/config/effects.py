@@ -66,7 +66,7 @@ def _frozen(config: SearchConfig) -> bool:
 
 
 _ALWAYS = (
-    NoEffect("data.sample", lambda c: c.data.train is not None, "data.train is set"),
+    NoEffect("data.sample", lambda c: c.data.sample is not None and c.data.train is not None, "data.train is set"),
     NoEffect("data.sample.test_images", lambda c: c.data.test is not None, "data.test is set"),
     NoEffect("data.validation_fraction", lambda c: c.split.folds > 1, "split.folds above 1 determines the split"),
     NoEffect(
