@@ -6,6 +6,7 @@ A new setting that is ignored in some configurations gets a row in `_ALWAYS`, `_
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +72,7 @@ def _frozen(config: SearchConfig) -> bool:
 
 
 _ALWAYS = (
-    NoEffect("data.sample", lambda c: c.data.train is not None, "data.train is set"),
+    NoEffect("data.sample", lambda c: c.data.sample is not None and c.data.train is not None, "data.train is set"),
     NoEffect("data.sample.test_images", lambda c: c.data.test is not None, "data.test is set"),
     NoEffect("data.validation_fraction", lambda c: c.split.folds > 1, "split.folds above 1 determines the split"),
     NoEffect(
@@ -137,6 +138,15 @@ _OF_SEARCH = (
         lambda c: not c.space and c.tuner.max_trials != 1,
         "the space is empty, so there is one trial",
         "set select.repeats and select.top_k for more seeds, or space",
+    ),
+    *(
+        NoEffect(
+            f"tuner.arguments.{name}",
+            lambda c: (c.tuner.max_trials or math.inf) <= (c.tuner.arguments.get("num_initial_points") or 0),
+            "all trials are initial points",
+            "raise tuner.max_trials",
+        )
+        for name in ("alpha", "beta")
     ),
     NoEffect("select.repeats", lambda c: c.select.top_k == 1, "select.top_k=1 trains no trial again", "raise it"),
 )
@@ -218,7 +228,7 @@ def _check(jobs: Sequence[tuple[Any, Sequence[str]]], rows: Sequence[NoEffect]) 
     for key, (row, *others) in reasons.items():
         if row is not None and None not in others:
             first, *values = dict.fromkeys(typed[key])
-            shown = ",".join([first.removeprefix("++"), *(word.partition("=")[2] for word in values)])
+            shown = ",".join([first.lstrip("+"), *(word.partition("=")[2] for word in values)])
             raise UserError(f"{shown}: no effect, because {row.reason}; remove it{row.fix and f', or {row.fix}'}")
 
 

@@ -83,6 +83,14 @@ class StudyCallback(Callback):
     @_exiting
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a single job before it starts."""
+        unused = ("hydra.launcher", "hydra/launcher", "hydra.sweeper", "hydra/sweeper")
+        for word in config.hydra.overrides.hydra:
+            if word.lstrip("+~").startswith(unused):
+                exit_from_hook(
+                    print_error(
+                        f"{word}: no effect, because a single job has no launcher and no sweeper; remove it, or add -m"
+                    )
+                )
         self._prepare([config], Path(config.hydra.run.dir).parent, [Path(config.hydra.run.dir).name])
 
     @_exiting

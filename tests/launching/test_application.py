@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import time
 from unittest.mock import Mock
@@ -13,7 +14,7 @@ from catsdogs.base.files import read_json, write_json
 from catsdogs.base.interrupts import Terminated, exit_status, terminable
 from catsdogs.config.compose import resume_command
 from catsdogs.launching import application
-from catsdogs.launching.study_hooks import StudyCallback
+from catsdogs.launching.study_hooks import StudyCallback, _typed
 
 
 @pytest.fixture
@@ -152,3 +153,39 @@ def test_a_user_error_with_a_cause_keeps_its_own_message(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["catsdogs-search"])
     assert application.hydra_application("search", Mock(), complete) == 2
     assert capsys.readouterr().err == "error: job a: its trials.csv is corrupted; set job=NAME\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (("tta=flip",), ("tta=none",), "tta.kind, tta.views has no effect"),
+        (("fit.patience=20",), ("fit.patience=30",), "the difference in fit.patience has no effect"),
+        (("seed=1",), ("seed=1",), "job a: trains the same trials|job a: two jobs"),
+        (("seed=1",), ("seed=2",), None),
+    ],
+)
+def test_two_jobs_that_would_train_the_same_trials_are_refused(
+    tmp_path, callback, composed, capsys, first, second, words
+):
+    jobs = [composed("experiment=debug", f"cache={tmp_path / 'cache'}", *one) for one in (first, second)]
+    for job, overrides in zip(jobs, (first, second), strict=True):
+        with open_dict(job):
+            job.hydra = {"overrides": {"task": list(overrides)}}
+    names = ["a", "a" if first == second else "b"]
+    if words is None:
+        callback._prepare(jobs, tmp_path / "multirun" / "s", names)
+        return
+    with pytest.raises(SystemExit) as stop:
+        callback._prepare(jobs, tmp_path / "multirun" / "s", names)
+    assert stop.value.code == 2
+    assert re.search(f"error: .*{words}", capsys.readouterr().err)
+
+
+def test_a_setting_without_effect_is_refused_with_a_sweeper_that_chooses_jobs_one_by_one(composed):
+    job = composed("experiment=debug")
+    with open_dict(job):
+        job.hydra = {"overrides": {"task": ["schedule.final_fraction=0.1"]}, "sweeper": {"params": {}}}
+        job.hydra.sweeper.params["model.dropout"] = "choice(0.1,0.2)"
+    assert _typed(job, planned=False) == ["model.dropout=choice(0.1,0.2)"]
+    job.hydra.overrides.task = ["space=choice(small_cnn,fixed)"]
+    assert _typed(job, planned=False) == []
