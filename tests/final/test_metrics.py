@@ -65,7 +65,7 @@ def test_metrics_terminal_and_model_card_show_the_same_interval_and_warn_below_2
         "best_epoch": 1,
     }
     rows = pd.DataFrame({"split": ["train", "validation"]})
-    dataset: Any = SimpleNamespace(rows=rows, folds=lambda: [0], holdout_rows=[], skipped=[])
+    dataset: Any = SimpleNamespace(rows=rows, folds=lambda: [0], holdout_rows=[], skipped=[], notes=[])
     card = model_card(record | final, recipe | {"hyperparameters": {}, "versions": {}, "seed": 1}, dataset)
     terminal = "\n".join(format_scores(record))
     accuracy = record["details"]["holdout_accuracy"]
