@@ -89,7 +89,8 @@ def write_predictions(study, name, rows, p_dog, **more):
     write_job(study, {**CHOICES, "schedule": name}, name=name, **more)
     table = pd.DataFrame({"id": list(p_dog), "p_dog": list(p_dog.values())}).merge(rows[["id", "label"]])
     write_csv(study / name / "validation.csv", table.assign(id="train/" + table["id"]).astype({"label": int}))
-    write_csv(study / name / "split.csv", rows[["id", "sha256"]].assign(id="train/" + rows["id"]))
+    split = np.where(rows["id"].isin(p_dog), "validation", "train")
+    write_csv(study / name / "split.csv", rows[["id", "sha256"]].assign(id="train/" + rows["id"], split=split))
 
 
 @pytest.fixture(scope="module")
