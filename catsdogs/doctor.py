@@ -159,7 +159,7 @@ def _data(source: Path, role: str, cache: Path) -> Iterator[Finding]:
         unusable = table[table["problem"] != ""]
         if len(unusable):
             text += f"; {len(unusable):,} cannot be used, for example {unusable['path'].iloc[0]}"
-        stray = stray_message(list(table["id"])) if role == "test" else ""
+        stray = stray_message(list(table["id"]), list(table["path"])) if role == "test" else ""
         text += "".join(f"; {message}" for message in (folder.skipped_message, stray) if message)
         both_classes = cats > 0 and dogs > 0
         fix = "training needs both classes; labels are read from file names (cat.1.jpg) or from folder names (cats/)"

@@ -117,9 +117,10 @@ def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:
         by_id = sorted(
             zip(ids_of(list(folder.paths)), folder.paths, strict=True), key=lambda pair: natural_key(pair[0])
         )
-        ids += [name for name, _ in by_id]
-        files += [folder.root / path for _, path in by_id]
-        for message in filter(None, (folder.skipped_message, stray_message([name for name, _ in by_id]))):
+        names, paths = zip(*by_id, strict=True)
+        ids += names
+        files += [folder.root / path for path in paths]
+        for message in filter(None, (folder.skipped_message, stray_message(names, paths))):
             print(f"warning: {source}: {message}", file=sys.stderr)
     return _unique(ids, files), files
 

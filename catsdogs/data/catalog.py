@@ -139,11 +139,14 @@ def ids_of(paths: list[str]) -> list[str]:
     return ids
 
 
-def stray_message(ids: Sequence[str]) -> str:
-    """Return a warning if a few images outside the folder of all others make the ids of these carry that folder."""
+def stray_message(ids: Sequence[str], paths: Sequence[str]) -> str:
+    """Return a warning if a few images outside the folder of all others make the ids of these carry that folder.
+
+    `paths` are those of the images, in the order of `ids`. The message is "" if there is nothing to warn about.
+    """
     folders = Counter(posixpath.dirname(name) for name in ids)
     folder, count = max(folders.items(), key=lambda item: (item[1], bool(item[0])), default=("", 0))
-    stray = [name for name in ids if posixpath.dirname(name) != folder]
+    stray = [path for name, path in zip(ids, paths, strict=True) if posixpath.dirname(name) != folder]
     few = len(stray) <= max(1, len(ids) // 10) or set(folders) == {"", folder}
     if not (folder and stray and few):
         return ""

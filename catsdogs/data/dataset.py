@@ -111,7 +111,7 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
     own, own_folder, notes = _own_validation(data, split, training, images, cache)
     test_folder, testing = (None, None) if test is None else _opened("test", test, data, cache)
     test_table = None if testing is None else testing.images("test")
-    if test_table is not None and (stray := stray_message(list(test_table["id"]))):
+    if test_table is not None and (stray := stray_message(list(test_table["id"]), list(test_table["path"]))):
         _log.warning("data.test=%s: %s", test, stray)
     _check_ignored(data.ignore, [*images["id"], *([] if own is None else own.table["id"])])
 
