@@ -55,9 +55,9 @@ def test_zip_is_unpacked_into_the_cache_once(tmp_path, monkeypatch):
     assert folder.paths == tuple(sorted(contents(folder.root), key=natural_key))
     assert folder.skipped == (".no/3.jpg", "README.md")
     # An unpacked zip is used as long as its images are unchanged.
-    monkeypatch.setattr(archive, "_unpack", Mock())
+    monkeypatch.setattr(archive, "_unpack", unpack := Mock())
     assert open_images(source.rename(tmp_path / "other.zip"), tmp_path / "my cache", 0) == folder
-    archive._unpack.assert_not_called()
+    unpack.assert_not_called()
 
 
 @pytest.mark.parametrize("content", [None, b"", jpeg(3), jpeg(1)[:-1] + b"x"])
