@@ -140,11 +140,12 @@ def _weights(weights: str) -> Finding:
 def _data(source: Path, role: str, cache: Path) -> Iterator[Finding]:
     """Check the images that a setting uses: those of its part, and the validation part of training images."""
     from catsdogs.data.archive import open_images
-    from catsdogs.data.catalog import build_catalog
+    from catsdogs.data.catalog import build_catalog, stray_message
     from catsdogs.data.parts import Parts
 
     try:
-        parts = Parts.of(f"data.{role}={source}", build_catalog(open_images(source, cache), cache))
+        folder = open_images(source, cache)
+        parts = Parts.of(f"data.{role}={source}", build_catalog(folder, cache))
         roles = [role, "validation"] if role == "train" and parts.folder("validation") else [role]
         tables = {parts.note(*roles) or parts.source: parts.images(role)}
         if len(roles) > 1:
@@ -158,6 +159,8 @@ def _data(source: Path, role: str, cache: Path) -> Iterator[Finding]:
         unusable = table[table["problem"] != ""]
         if len(unusable):
             text += f"; {len(unusable):,} cannot be used, for example {unusable['path'].iloc[0]}"
+        stray = stray_message(list(table["id"]), list(table["path"])) if role == "test" else ""
+        text += "".join(f"; {message}" for message in (folder.skipped_message, stray) if message)
         both_classes = cats > 0 and dogs > 0
         fix = "training needs both classes; labels are read from file names (cat.1.jpg) or from folder names (cats/)"
         yield Finding(role == "test" or both_classes, text, fix)

@@ -6,7 +6,6 @@ python -m catsdogs.predict multirun/NAME/best IMAGE|FOLDER|ZIP ...
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
 import zipfile
@@ -20,6 +19,7 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError, exit_status_of, first_line
 from catsdogs.base.files import write_csv
+from catsdogs.base.text import listed
 from catsdogs.config.locations import add_cache_option
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
+    from catsdogs.final.submission import FALLBACK_PROBABILITY, describe_rows
+
     try:
         model = keras.models.load_model(model_file, compile=False)
     except (ValueError, OSError, zipfile.BadZipFile) as error:
@@ -49,7 +51,9 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
     size = int(model.input_shape[1])
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     p_dog = np.concatenate([_predict_chunk(forward, size, chunk, pipeline) for chunk in chunks])
-    table = pd.DataFrame({"id": ids, "label": p_dog})
+    undecodable = [name for name, value in zip(ids, p_dog, strict=True) if np.isnan(value)]
+    print(describe_rows(ids, len(paths), undecodable), file=sys.stderr)
+    table = pd.DataFrame({"id": ids, "label": np.where(np.isnan(p_dog), FALLBACK_PROBABILITY, p_dog)})
     if options.output is None:
         sys.stdout.write(table.to_csv(index=False, lineterminator="\n"))
         return 0
@@ -97,54 +101,68 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:
     """Return ids and files of all images, in the given order; those of a zip or folder in natural order."""
-    from catsdogs.data.archive import IMAGE_SUFFIXES, image_paths, natural_key, open_images
-    from catsdogs.data.catalog import ids_of
+    from catsdogs.data.archive import is_image, natural_key, open_images
+    from catsdogs.data.catalog import ids_of, stray_message
 
     ids: list[str] = []
     files: list[Path] = []
     for source in sources:
         if source.is_file() and not zipfile.is_zipfile(source) and source.suffix.lower() != ".zip":
-            if source.suffix.lower() not in IMAGE_SUFFIXES:
-                raise UserError(
-                    f"{source}: expected a folder, a zip or an image ({', '.join(IMAGE_SUFFIXES)}); pass one of these"
-                )
-            ids.append(source.stem)
+            if not is_image(source):
+                raise UserError(f"{source}: not an image; pass a folder, a zip or an image")
+            ids += ids_of([source.name])
             files.append(source)
             continue
-        root = open_images(source, cache).root
-        paths = image_paths(root)
-        by_id = sorted(zip(ids_of(paths), paths, strict=True), key=lambda pair: natural_key(pair[0]))
-        ids += [name for name, _ in by_id]
-        files += [root / path for _, path in by_id]
-    # The id of images with the same name is their full path.
+        folder = open_images(source, cache)
+        by_id = sorted(
+            zip(ids_of(list(folder.paths)), folder.paths, strict=True), key=lambda pair: natural_key(pair[0])
+        )
+        names, paths = zip(*by_id, strict=True)
+        ids += names
+        files += [folder.root / path for path in paths]
+        for message in filter(None, (folder.skipped_message, stray_message(names, paths))):
+            print(f"warning: {source}: {message}", file=sys.stderr)
+    return _unique(ids, files), files
+
+
+def _unique(ids: list[str], files: list[Path]) -> list[str]:
+    """Return ids, but the full path for each image that shares its id with another one."""
     counts = Counter(ids)
-    return [str(file) if counts[name] > 1 else name for name, file in zip(ids, files, strict=True)], files
+    shared = [name for name, count in counts.items() if count > 1]
+    if shared:
+        print(
+            f"warning: several images have the id {listed(shared)}; writing the path of each as its id", file=sys.stderr
+        )
+    ids = [str(file) if counts[name] > 1 else name for name, file in zip(ids, files, strict=True)]
+    for name, count in Counter(ids).items():
+        if count > 1:
+            raise UserError(f"{name}: passed {count} times; pass each image once")
+    return ids
 
 
 def _predict_chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline) -> np.ndarray:
-    """Return p_dog (N,) float64; 0.5 for images that cannot be decoded."""
+    """Return p_dog (N,) float64; NaN for images that cannot be decoded."""
     from catsdogs.data.augment import view_keys
-    from catsdogs.data.images import decode
+    from catsdogs.data.images import read_image
     from catsdogs.data.views import LiveViews
     from catsdogs.final.pipeline import final_output
 
     images, digests, decoded = [], [], []
     for index, path in enumerate(paths):
-        try:
-            content = path.read_bytes()
-            images.append(decode(content, size))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
-        except ValueError as error:
-            print(f"warning: cannot decode {path} ({error}); writing 0.5", file=sys.stderr)
+        digest, image, problem = read_image(path, size)
+        if image is None:
+            print(f"warning: cannot decode {path} ({problem}); writing 0.5", file=sys.stderr)
             continue
-        digests.append(hashlib.sha256(content).hexdigest())
+        images.append(image)
+        digests.append(digest)
         decoded.append(index)
-    p_dog = np.full(len(paths), 0.5)
+    p_dog = np.full(len(paths), np.nan)
     if not images:
         return p_dog
     views = LiveViews(np.stack(images), view_keys(digests), pipeline.augmentation, pipeline.seed)
     p_dog[decoded] = final_output(pipeline(forward, views, np.arange(len(images))))
+    if np.isnan(p_dog[decoded]).any():
+        raise UserError("the model predicts NaN; retrain it")
     return p_dog
 
 

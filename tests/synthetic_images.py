@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"  # start of a photo of an iPhone
+
 
 def gradient(seed: int, width: int = 40, height: int = 30) -> Image.Image:
     """Return an asymmetric image: a gradient in every channel and four different corners."""

@@ -25,8 +25,10 @@ def print_error(message: str) -> int:
 
 
 def exit_status_of(command: Callable[[], int]) -> int:
-    """Run a command and return its exit status; print a `UserError` and return 2."""
+    """Run a command and return its exit status; print a `UserError` or a lack of memory, and return 2."""
     try:
         return command()
     except UserError as error:
         return print_error(str(error))
+    except MemoryError:
+        return print_error("out of memory; close other programs, or use a machine with more memory")

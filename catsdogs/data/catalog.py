@@ -19,6 +19,7 @@ import pandas as pd
 
 from catsdogs.base import files
 from catsdogs.base.records import CorruptedFile, Table
+from catsdogs.base.text import listed, sanitize_line
 from catsdogs.data.archive import ImageFolder, natural_key, unwritable
 from catsdogs.data.images import in_threads, read_image
 from catsdogs.data.near_duplicates import phash
@@ -136,6 +137,24 @@ def ids_of(paths: list[str]) -> list[str]:
         counts = Counter(ids)
         ids = [name if counts[short] > 1 else short for name, short in zip(names, ids, strict=True)]
     return ids
+
+
+def stray_message(ids: Sequence[str], paths: Sequence[str]) -> str:
+    """Return a warning if a few images outside the folder of all others make the ids of these carry that folder.
+
+    `paths` are those of the images, in the order of `ids`. The message is "" if there is nothing to warn about.
+    """
+    folders = Counter(posixpath.dirname(name) for name in ids)
+    folder, count = max(folders.items(), key=lambda item: (item[1], bool(item[0])), default=("", 0))
+    stray = [path for name, path in zip(ids, paths, strict=True) if posixpath.dirname(name) != folder]
+    few = len(stray) <= max(1, len(ids) // 10) or set(folders) == {"", folder}
+    if not (folder and stray and few):
+        return ""
+    example = next(name for name in ids if posixpath.dirname(name) == folder)
+    return (
+        f"{count:,} of {len(ids):,} ids carry the folder {folder} (for example {example}), because images outside of "
+        f"it are used as well ({sanitize_line(listed(stray))}); move or remove these, or pass only that folder"
+    )
 
 
 def label_of(path: str) -> tuple[float, str]:

@@ -19,7 +19,7 @@ from catsdogs.base.text import listed
 from catsdogs.config.schema import DataConfig, SplitConfig
 from catsdogs.data import near_duplicates
 from catsdogs.data.archive import ImageFolder, natural_key, open_images
-from catsdogs.data.catalog import CAT, DOG, LABEL_SOURCES, build_catalog
+from catsdogs.data.catalog import CAT, DOG, LABEL_SOURCES, build_catalog, stray_message
 from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data.split import assign_splits, subset
 
@@ -111,6 +111,8 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
     own, own_folder, notes = _own_validation(data, split, training, images, cache)
     test_folder, testing = (None, None) if test is None else _opened("test", test, data, cache)
     test_table = None if testing is None else testing.images("test")
+    if test_table is not None and (stray := stray_message(list(test_table["id"]), list(test_table["path"]))):
+        _log.warning("data.test=%s: %s", test, stray)
     _check_ignored(data.ignore, [*images["id"], *([] if own is None else own.table["id"])])
 
     usable, skipped = _usable(images, data.ignore, train)

@@ -78,8 +78,8 @@ def decode(data: bytes, size: int | None) -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:  # Pillow has no common exception: SyntaxError, struct.error, OSError, bombs, ...
-        # Without memory, most decoders report corrupted data. This raises a MemoryError then.
-        bytearray(spare)
+        # Without memory, most decoders report corrupted data. This raises a MemoryError then; it uses no memory.
+        np.empty(spare, np.uint8)
         if isinstance(error, UnidentifiedImageError):
             known = image_format(data)
             if known and known not in FORMATS:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from catsdogs.base.files import write_csv
-from catsdogs.base.text import quoted
+from catsdogs.base.text import listed, quoted
 from catsdogs.comparison.study_data import clean
 from catsdogs.data.archive import ImageFolder, natural_key
 from catsdogs.data.catalog import build_catalog
@@ -26,6 +26,7 @@ TITLES = {
     "copies": "groups of exact and near-duplicates",
     "oddities": "undecodable, unlabeled and tiny images",
     "ignore": "ids of duplicates to exclude",
+    "skipped": "files that are hidden or not images",
 }
 
 
@@ -37,6 +38,7 @@ class Findings:
         source: path of the images as passed by the user.
         rows: catalog of the images.
         root: folder of the paths of `rows`.
+        skipped: paths of the files that are hidden or not images.
         unusual_files: see `find_unusual_files`.
         duplicates: see `find_duplicates`; without the images that the study ignores already.
         label_issues: None without a study.
@@ -46,6 +48,7 @@ class Findings:
     source: Path
     rows: pd.DataFrame
     root: Path
+    skipped: Sequence[str]
     unusual_files: pd.DataFrame
     duplicates: pd.DataFrame
     label_issues: LabelIssues | None
@@ -80,6 +83,8 @@ class Findings:
             ("conflicting labels", conflicting, "both cat and dog; identical files are skipped by every search"),
             ("tiny", int(kinds.get(TINY, 0)), f"shorter side under {TINY_PIXELS} pixels"),
         ]
+        if self.skipped:
+            counts.append(("other files", len(self.skipped), f"hidden or not images: {clean(listed(self.skipped))}"))
         if self.label_issues is not None:
             about = f"contradicted by predictions; {self.label_issues.checked:,} labels checked"
             counts.insert(0, ("likely label errors", len(self.label_issues.table), about))
@@ -120,6 +125,7 @@ def audit_images(
         source=Path(clean(str(source))),
         rows=rows,
         root=folder.root,
+        skipped=folder.skipped,
         unusual_files=find_unusual_files(rows),
         duplicates=find_duplicates(in_use, folder.root, cache),
         label_issues=issues,
@@ -134,6 +140,7 @@ def write_tables(folder: Path, findings: Findings) -> list[str]:
         "copies": findings.duplicates,
         "oddities": findings.unusual_files,
         "ignore": pd.DataFrame({"id": findings.ignore}),
+        "skipped": pd.DataFrame({"path": findings.skipped}),
     }
     for name, table in tables.items():
         if len(table):

@@ -19,7 +19,7 @@ from catsdogs.final.evaluation import Evaluation
 from catsdogs.final.members import Member
 from catsdogs.final.model_card import model_card
 from catsdogs.final.pipeline import final_output, write_pipeline
-from catsdogs.final.submission import submission, write_submission
+from catsdogs.final.submission import describe_rows, submission, write_submission
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ def write_best(best: Path, final: FinalResult, dataset: Dataset) -> None:
         if dataset.test is not None:
             test = final.predictions[final.predictions["split"] == "test"]
             rows = submission(list(test["id"]), final_output(test), list(dataset.test["id"]))
+            undecodable = list(dataset.test["id"][dataset.test["width"] == 0])
+            log.info("submission.csv: %s", describe_rows(list(rows["id"]), len(dataset.test), undecodable))
             write_submission(temporary / "submission.csv", rows)
         write_text(temporary / "MODEL_CARD.md", model_card(final.metrics, final.recipe, dataset))
         if best.exists():

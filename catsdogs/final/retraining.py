@@ -22,6 +22,7 @@ from catsdogs.final.evaluation import Evaluation, count_images, evaluate_members
 from catsdogs.final.members import Member, train_members
 from catsdogs.final.metrics import gain_of, metrics
 from catsdogs.final.pipeline import OUTPUTS, Pipeline
+from catsdogs.final.submission import FALLBACK_PROBABILITY
 from catsdogs.final.tta import log_cost
 from catsdogs.network.devices import accelerators
 from catsdogs.network.merging import merge_models
@@ -31,9 +32,6 @@ from catsdogs.study.trials import TrialRecord
 from catsdogs.training.trial_data import live_views
 
 log = logging.getLogger(__name__)
-
-# For test images that cannot be decoded: the log loss is log 2 for either label.
-FALLBACK_PROBABILITY = 0.5
 
 
 def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, study: Path) -> dict[str, Any]:

@@ -11,8 +11,12 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base import files
+from catsdogs.base.text import listed, sanitize_line
 from catsdogs.data.archive import natural_key
 from catsdogs.scoring.scores import EPSILON, clip
+
+# For test images that cannot be decoded: the log loss is log 2 for either label.
+FALLBACK_PROBABILITY = 0.5
 
 
 def submission(ids: Sequence[str], p_dog: np.ndarray, expected_ids: Sequence[str]) -> pd.DataFrame:
@@ -38,6 +42,22 @@ def submission(ids: Sequence[str], p_dog: np.ndarray, expected_ids: Sequence[str
         raise ValueError(f"id {ids[row]}: the probability must be in [0, 1], got {p_dog[row]:g}")
     order = sorted(range(len(ids)), key=lambda row: natural_key(ids[row]))
     return pd.DataFrame({"id": [ids[row] for row in order], "label": clip(p_dog[order])})
+
+
+def describe_rows(ids: Sequence[str], images: int, undecodable: Sequence[str]) -> str:
+    """Return the number of rows, the form of the ids, and which rows are 0.5 because of their image.
+
+    Args:
+        ids: of all rows, in their order.
+        images: number of images that should have a row.
+        undecodable: ids of the images that cannot be decoded.
+    """
+    text = f"{len(ids):,} rows for {images:,} images"
+    if len(ids):
+        text += f"; ids from {ids[0]} to {ids[-1]}"
+    if undecodable:
+        text += f"; {len(undecodable):,} with 0.5, because the image cannot be decoded: {listed(undecodable)}"
+    return sanitize_line(text)
 
 
 def write_submission(path: Path, frame: pd.DataFrame) -> None:

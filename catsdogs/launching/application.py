@@ -99,7 +99,7 @@ def _user_message(error: Exception) -> str | None:
 
     if isinstance(error, ValueError) and raised_by_hydra(error):
         return format_config_error(error)
-    ran_out = as_out_of_resources(error) if isinstance(error, OSError) else None
+    ran_out = as_out_of_resources(error) if isinstance(error, OSError | MemoryError) else None
     return None if ran_out is None else str(ran_out)
 
 

@@ -13,7 +13,7 @@ from unittest.mock import Mock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_images import cats_and_dogs, folder_of, jpeg, zip_of
+from synthetic_images import HEIC, cats_and_dogs, encoded, folder_of, gradient, jpeg, zip_of
 
 from catsdogs.base.errors import UserError
 from catsdogs.data import archive
@@ -55,9 +55,9 @@ def test_zip_is_unpacked_into_the_cache_once(tmp_path, monkeypatch):
     assert folder.paths == tuple(sorted(contents(folder.root), key=natural_key))
     assert folder.skipped == (".no/3.jpg", "README.md")
     # An unpacked zip is used as long as its images are unchanged.
-    monkeypatch.setattr(archive, "_unpack", Mock())
+    monkeypatch.setattr(archive, "_unpack", unpack := Mock())
     assert open_images(source.rename(tmp_path / "other.zip"), tmp_path / "my cache", 0) == folder
-    archive._unpack.assert_not_called()
+    unpack.assert_not_called()
 
 
 @pytest.mark.parametrize("content", [None, b"", jpeg(3), jpeg(1)[:-1] + b"x"])
@@ -90,6 +90,51 @@ def test_folder_is_used_in_place(tmp_path, monkeypatch):
         os.utime(source / path, ns=(5, number))
     listing = "".join(f"{path}\0{len(path)}\0{paths.index(path)}\n" for path in sorted(paths))
     assert open_images(source, tmp_path / "cache", 0).digest == hashlib.sha256(listing.encode()).hexdigest()
+
+
+IMAGES = {
+    **{f"{number}{suffix}": jpeg(number) for number, suffix in enumerate((".jfif", ".jpe", "", ".dat", ".tar.gz"), 1)},
+    "6.avif": encoded(gradient(6), "AVIF"),
+    "7.JP2": encoded(gradient(7), "JPEG2000"),
+    "8.heic": HEIC,
+    "9": HEIC,
+    "10.jpg": b"damaged",
+}
+OTHERS = {".hidden.jpg": jpeg(1), ".git/a/b": b"", "a/movie.mp4": b"\0\0\0\x18ftypmp42", "empty": b"", "notes": b"BM"}
+LITTER = {".DS_Store": b"", "._1.jpg": jpeg(1), "a/Thumbs.db": b"", "desktop.ini": b"", "__MACOSX/a/1.jpg": jpeg(1)}
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "compressed zip"])
+def test_content_decides_and_every_other_file_is_named(tmp_path, form):
+    if form == "folder":
+        source = folder_of(tmp_path / "pets", IMAGES | OTHERS | LITTER)
+    else:
+        compression = zipfile.ZIP_DEFLATED if form == "compressed zip" else zipfile.ZIP_STORED
+        source = zip_of(tmp_path / "pets.zip", IMAGES | OTHERS | LITTER, compression)
+    for _ in range(2):  # also of a zip that is already unpacked
+        folder = open_images(source, tmp_path / "cache", ROOM)
+        assert folder.paths == tuple(sorted(IMAGES, key=natural_key))
+        assert folder.skipped == tuple(sorted(OTHERS, key=natural_key))
+    names = ", ".join(folder.skipped)
+    assert folder.skipped_message == f"skipping 5 files that are hidden or not images: {names}"
+
+
+def test_only_regular_files_are_read(tmp_path):
+    source = folder_of(tmp_path / "pets", {"1": jpeg(1), ".x/2.jpg": jpeg(2)})
+    os.mkfifo(source / "pipe")
+    (source / "gone").symlink_to("nowhere")
+    (source / ".loop").symlink_to(source)
+    (source / ".x" / "cats").symlink_to(source)
+    folder = open_images(source, tmp_path / "cache")
+    assert (folder.paths, folder.skipped) == (("1",), (".x/2.jpg", "gone", "pipe"))
+
+
+def test_a_member_that_cannot_be_read_is_named(tmp_path):
+    source = zip_of(tmp_path / "pets.zip", PAIR | {"train/dog.2": b"B" * 1000})
+    data = bytearray(source.read_bytes())
+    entry(8, "<H", 1)(data)  # encrypted
+    source.write_bytes(data)
+    assert open_images(source, tmp_path / "cache").skipped == ("train/dog.2",)
 
 
 def test_concurrent_unpacking_keeps_the_first_result(tmp_path, monkeypatch):

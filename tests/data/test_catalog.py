@@ -1,5 +1,7 @@
 import hashlib
 import math
+import os
+import re
 
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from synthetic_images import cats_and_dogs, encoded, folder_of, gradient, jpeg, 
 from catsdogs.base.errors import UserError
 from catsdogs.data import catalog
 from catsdogs.data.archive import natural_key, open_images
-from catsdogs.data.catalog import build_catalog, ids_of, label_of
+from catsdogs.data.catalog import build_catalog, ids_of, label_of, stray_message
 
 COLUMNS = ["id", "path", "label", "sha256", "width", "height", "phash", "problem"]
 
@@ -124,6 +126,72 @@ def test_stored_catalog_equals_the_first_one(tmp_path, monkeypatch):
     for path in folder.paths[1:]:  # not read again
         (folder.root / path).unlink()
     pd.testing.assert_frame_equal(build_catalog(folder, cache), first)
+
+
+def swapped(column):
+    return lambda table: table.assign(**{column: table[column][::-1].to_numpy()})
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        *map(swapped, ["path", "sha256", "phash", "problem"]),
+        lambda table: table.assign(width=0, height=0),
+        lambda table: table.assign(width=-1),
+        lambda table: table.assign(width=float("nan")),
+        lambda table: table.assign(label=1.0, id="7"),
+        lambda table: table.assign(sha256="x" * 64),
+        lambda table: table.assign(phash="x"),
+        lambda table: table.assign(check="0" * 16),
+        lambda table: table[1:],
+        lambda table: pd.concat([table, table[:1]]),
+        lambda table: table.drop(columns="phash"),
+        lambda table: table[:0],
+    ],
+)
+@pytest.mark.parametrize("consistent", [False, True])
+def test_poisoned_stored_catalog_is_rebuilt(tmp_path, poison, consistent, caplog):
+    members = cats_and_dogs(3, 3) | {"train/cat.9.jpg": b""}
+    source, cache = folder_of(tmp_path / "given", members), tmp_path / "cache"
+    folder = open_images(source, cache, 0)
+    expected = build_catalog(folder, cache)
+    (file,) = (cache / "catalogues").iterdir()
+    intact = file.read_bytes()
+    table = poison(catalog._STORED.read(file))
+    if consistent and set(table.columns) == set(catalog._STORED.columns):
+        table["check"] = catalog._checks(table.drop(columns="check"))
+    table.to_csv(file, index=False)
+    if file.read_bytes() == intact:  # only the checksums were wrong
+        return
+    pd.testing.assert_frame_equal(build_catalog(folder, cache), expected)
+    assert "corrupted (" in caplog.messages[-1]
+    assert file.read_bytes() == intact
+    file.write_bytes(intact[:-9])
+    pd.testing.assert_frame_equal(build_catalog(folder, cache), expected)
+
+
+def test_an_image_that_changed_unnoticed_by_the_file_system_is_read_again(tmp_path):
+    source, cache = folder_of(tmp_path / "given", cats_and_dogs(3, 3)), tmp_path / "cache"
+    first = build_catalog(open_images(source, cache, 0), cache)
+    file = source / "train/cat.1.jpg"
+    status = file.stat()
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert build_catalog(open_images(source, cache, 0), cache)["sha256"][1] != first["sha256"][1]
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["test/1.jpg", "test/2.jpg", "stray.jpg"], "2 of 3 ids carry the folder test (for example test/1).*stray.jpg"),
+        ([*(f"a/test/{n}" for n in range(20)), "a/x/1", "a/y"], "20 of 22 ids carry the folder test .*a/x/1, a/y"),
+        (["test/1.jpg", "test/2.jpg"], ""),
+        ([f"cats/{n}" for n in range(9)] + [f"dogs/{n}" for n in range(9)], ""),
+        ([], ""),
+    ],
+)
+def test_stray_images_are_named(paths, message):
+    assert re.match(message.replace("(", r"\(").replace(")", r"\)") or r"\Z", stray_message(ids_of(paths), paths))
 
 
 def test_unreadable_files_and_cache_are_errors(tmp_path):

@@ -4,18 +4,22 @@ import io
 import logging
 import os
 import struct
+import subprocess
+import sys
 import warnings
 from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
-from synthetic_images import encoded, folder_of, gradient, jpeg
+from PIL import Image, ImageFile
+from synthetic_images import encoded, folder_of, gradient, jpeg, scene
 
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
 from catsdogs.data import images
+from catsdogs.data.archive import open_images
+from catsdogs.data.catalog import build_catalog
 from catsdogs.data.images import RESIZE, decode, in_threads, pixels
 
 
@@ -130,6 +134,39 @@ def test_pillow_warnings_are_silenced_and_bombs_are_refused(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 30 // 2 - 1)
     with pytest.raises(ValueError, match="bomb"):
         decode(jpeg(1), None)
+
+
+@pytest.mark.parametrize("where", ["load", "_rgb", "exif_transpose"])
+def test_out_of_memory_is_not_a_corrupted_image(tmp_path, monkeypatch, where):
+    owner = {"load": ImageFile.ImageFile, "_rgb": images, "exif_transpose": images.ImageOps}[where]
+    monkeypatch.setattr(owner, where, Mock(side_effect=MemoryError))
+    root = folder_of(tmp_path / "pets", {"cat.1.jpg": jpeg(1)})
+    with pytest.raises(UserError, match=r"cat\.1\.jpg: out of memory"):
+        build_catalog(open_images(root, tmp_path / "cache"), tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(MemoryError):
+        decode(jpeg(1), 8)
+
+
+def test_an_error_of_a_decoder_without_memory_is_not_a_corrupted_image(tmp_path):
+    """Without memory, decoders such as that of progressive JPEG report a broken stream."""
+    image = scene(1).resize((3000, 3000))
+    for form, options in (("JPEG", {"progressive": True}), ("WEBP", {}), ("JPEG2000", {})):
+        (tmp_path / form).write_bytes(encoded(image, form, **options))
+    code = (
+        "import resource, sys, pathlib; from catsdogs.data.images import decode\n"
+        "data = pathlib.Path(sys.argv[1]).read_bytes()\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize() + int(sys.argv[2]) * 2**20\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used, used))\n"
+        "try: decode(data, None)\n"
+        "except MemoryError: print('memory')\n"
+        "except ValueError as error: print(error)"
+    )
+    for form in ("JPEG", "WEBP", "JPEG2000"):
+        for spare in ("16", "40"):
+            command = [sys.executable, "-c", code, str(tmp_path / form), spare]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            assert done.stdout == "memory\n", (form, spare)
 
 
 def test_results_keep_their_order_and_the_first_exception_stops_the_work():

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catsdogs.final.submission import submission, write_submission
+from catsdogs.final.submission import describe_rows, submission, write_submission
 from catsdogs.scoring.scores import EPSILON
 
 image_ids = st.one_of(
@@ -96,3 +96,9 @@ def test_a_file_that_differs_from_the_rows_does_not_replace_the_previous_one(tmp
         write_submission(path, frame)
     assert path.read_text() == "previous file"
     assert [file.name for file in tmp_path.iterdir()] == ["submission.csv"]
+
+
+def test_the_form_of_the_ids_and_the_rows_without_a_prediction_are_described():
+    assert describe_rows(["1", "2", "10"], 3, []) == "3 rows for 3 images; ids from 1 to 10"
+    expected = "2 rows for 2 images; ids from a/1 to a/2; 1 with 0.5, because the image cannot be decoded: a/2"
+    assert describe_rows(["a/1", "a/2"], 2, ["a/2"]) == expected

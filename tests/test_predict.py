@@ -1,0 +1,26 @@
+"""The images that predict finds in its arguments."""
+
+import pytest
+from synthetic_images import HEIC, folder_of, jpeg, zip_of
+
+from catsdogs.base.errors import UserError
+from catsdogs.predict import _images
+
+
+def test_content_decides_and_skipped_files_and_long_ids_are_named(tmp_path, capsys):
+    root = folder_of(
+        tmp_path, {"a/x": jpeg(1), "a/2.heic": HEIC, "a/notes.txt": b"", "b/x.dat": jpeg(2), "c/test/1": jpeg(3)}
+    )
+    zip_of(root / "c/stray", {"stray.jpg": jpeg(1), "test/1": jpeg(2), "test/2": jpeg(3)})
+    ids, files = _images([root / "a", root / "b/x.dat"], tmp_path / "cache")
+    assert files == [root / "a/2.heic", root / "a/x", root / "b/x.dat"]
+    assert ids == ["2", str(files[1]), str(files[2])]
+    skipped, shared = capsys.readouterr().err.splitlines()
+    assert skipped == f"warning: {root / 'a'}: skipping 1 file that is hidden or not images: notes.txt"
+    assert shared == "warning: several images have the id x; writing the path of each as its id"
+    assert _images([root / "c/stray"], tmp_path / "cache")[0] == ["stray", "test/1", "test/2"]
+    assert "2 of 3 ids carry the folder test" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"notes\.txt: not an image"):
+        _images([root / "a/notes.txt"], tmp_path / "cache")
+    with pytest.raises(UserError, match="passed 2 times"):
+        _images([root / "a", root / "a/x"], tmp_path / "cache")
