@@ -68,8 +68,9 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
     for role in ("train", "validation", "test"):
         if (source := getattr(options, role)) is not None:
             yield from _data(source, role, options.cache)
-    if options.train is not None and options.test is not None:
-        yield from _leakage(options.train, options.test, options.cache)
+    for role in ("validation", "test"):
+        if options.train is not None and (source := getattr(options, role)) is not None:
+            yield from _leakage(options.train, source, role, options.cache)
 
 
 def _packages() -> Iterator[Finding]:
@@ -166,8 +167,8 @@ def _data(source: Path, role: str, cache: Path) -> Iterator[Finding]:
         yield Finding(role == "test" or both_classes, text, fix)
 
 
-def _leakage(train: Path, test: Path, cache: Path) -> Iterator[Finding]:
-    """Compare the test images with the training images and the validation part."""
+def _leakage(train: Path, other: Path, role: str, cache: Path) -> Iterator[Finding]:
+    """Compare validation or test images with the images of data.train; test images also with its validation part."""
     import pandas as pd
 
     from catsdogs.base.text import listed
@@ -177,21 +178,22 @@ def _leakage(train: Path, test: Path, cache: Path) -> Iterator[Finding]:
     from catsdogs.data.parts import Parts
 
     try:
-        folders = [open_images(source, cache) for source in (test, train)]
+        folders = [open_images(source, cache) for source in (other, train)]
         parts = [Parts.of("", build_catalog(folder, cache)) for folder in folders]
-        tests, rows = parts[0].images("test"), parts[1].images("train")
-        if parts[1].folder("validation"):
+        images, rows = parts[0].images(role), parts[1].images("train")
+        if role == "test" and parts[1].folder("validation"):
             rows = pd.concat([rows, parts[1].images("validation")])
-        found = tests[copies_of(tests, folders[0].root, rows, folders[1].root, cache)]
+        found = images[copies_of(images, folders[0].root, rows, folders[1].root, cache)]
     except UserError as error:
-        yield Finding(False, "data.test cannot be compared with data.train", str(error))
+        yield Finding(False, f"data.{role} cannot be compared with data.train", str(error))
         return
-    text = f"{len(found):,} of {len(tests):,} images in data.test are exact or near-duplicates of images in data.train"
-    if tests["label"].isna().any():
+    count = f"{len(found):,} of {len(images):,} images"
+    text = f"{count} in data.{role} are exact or near-duplicates of images in data.train"
+    if images["label"].isna().any():
         yield Finding(True, text)
         return
     names = listed(found["id"].tolist())
-    yield Finding(found.empty, text, f"retrain does not score these: {names}; remove them from one of the two")
+    yield Finding(found.empty, text, f"no model is scored on these: {names}; remove them from one of the two")
 
 
 def main() -> int:

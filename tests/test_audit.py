@@ -244,7 +244,7 @@ def test_parts_of_a_dataset(tmp_path, monkeypatch, capsys, caplog):
     caplog.set_level("INFO")
     assert audit._audit([str(source), "--study", "night", "--test", str(source), "--cache", "cache"]) == 0
     assert f"{source}: using part train (6 images) for training; not used: part test" in caplog.text
-    assert "--test: using part test (1 images) as the test set; not used: part train" in caplog.text
+    assert "--test: using part test (1 image) as the test set; not used: part train" in caplog.text
     # Labels of the validation part are checked too; duplicates are those of the training images.
     assert list(pd.read_csv(tmp_path / "audit" / "suspects.csv")["id"]) == ["validation/cat.0"]
     assert "1 of 1 test images is a duplicate" in Document(tmp_path / "audit.html").body

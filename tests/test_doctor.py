@@ -4,7 +4,7 @@ from pathlib import Path
 
 from synthetic_images import cats_and_dogs, encoded, folder_of, jpeg, scene
 
-from catsdogs.doctor import _data
+from catsdogs.doctor import _data, _leakage
 
 
 def test_doctor_lists_problems_and_their_fixes(run, tmp_path):
@@ -33,10 +33,9 @@ def test_images_of_each_part_are_checked(tmp_path: Path) -> None:
     assert validation.text == f"data.train={source}, part val: 2 images, class cat 2, class dog 0"
     (test,) = _data(source, "test", tmp_path / "cache")
     assert test.text.endswith(": 2 images, class cat 0, class dog 0")
-    (own,) = _data(
-        folder_of(tmp_path / "own", {"train/cat.1.jpg": jpeg(1), "sample/dog.1.jpg": jpeg(2)}), "validation", tmp_path
-    )
-    assert "none named val or valid or validation" in own.fix
+    (leak,) = _leakage(source, source / "val", "validation", tmp_path / "cache")
+    assert leak.text.startswith("2 of 2 images in data.validation are exact or near-duplicates")
+    assert not leak.ok
 
 
 def test_doctor_counts_test_images_that_duplicate_training_images(run, tmp_path):
@@ -46,5 +45,5 @@ def test_doctor_counts_test_images_that_duplicate_training_images(run, tmp_path)
     folder_of(tmp_path / "unlabeled", {"60.jpg": image})
     done = run("doctor", "--train", "train", "--test", "test")
     line = "PROBLEM  1 of 2 images in data.test are exact or near-duplicates of images in data.train"
-    assert f"{line}\n         retrain does not score these: cat.60; remove" in done.stdout
+    assert f"{line}\n         no model is scored on these: cat.60; remove" in done.stdout
     assert "ok       1 of 1 images in data.test are" in run("doctor", "--train", "train", "--test", "unlabeled").stdout
