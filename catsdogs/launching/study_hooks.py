@@ -86,11 +86,7 @@ class StudyCallback(Callback):
         unused = ("hydra.launcher", "hydra/launcher", "hydra.sweeper", "hydra/sweeper")
         for word in config.hydra.overrides.hydra:
             if word.lstrip("+~").startswith(unused):
-                exit_from_hook(
-                    print_error(
-                        f"{word}: no effect, because a single job has no launcher and no sweeper; remove it, or add -m"
-                    )
-                )
+                raise UserError(f"{word}: no effect, because only -m has launchers and sweepers; remove it, or add -m")
         self._prepare([config], Path(config.hydra.run.dir).parent, [Path(config.hydra.run.dir).name])
 
     @_exiting
