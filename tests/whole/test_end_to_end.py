@@ -42,7 +42,7 @@ def study(tmp_path_factory):
     run: Any = commands(folder)
     run.folder, run.root, run.best = folder, folder / "multirun" / "s", folder / "multirun" / "s" / "best"
     run.search = ok(run("search", "-m", *SMALL, "study=s", "augmentation=none,light"))
-    run.retrain = ok(run("retrain", "study=s", "tta=views", "tta.views=3"))
+    run.retrain = ok(run("retrain", "study=s", "tta=flip"))
     return run
 
 
