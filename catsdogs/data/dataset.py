@@ -223,12 +223,7 @@ def _usable(
 
 
 def _split(
-    rows: pd.DataFrame,
-    data: DataConfig,
-    split: SplitConfig,
-    validation_fraction: float | None,
-    root: Path,
-    cache: Path,
+    rows: pd.DataFrame, data: DataConfig, split: SplitConfig, validation_fraction: float | None, root: Path, cache: Path
 ) -> pd.DataFrame:
     """Sample the subset of the training images and split it; see `assign_splits` for `validation_fraction`."""
     rows = subset(rows, data.limit, data.split_seed).reset_index(drop=True)

@@ -76,11 +76,7 @@ def copies_of(rows: pd.DataFrame, root: Path, others: pd.DataFrame, others_root:
 
 
 def confirmed_pairs(
-    rows: pd.DataFrame,
-    root: Path,
-    cache: Path,
-    others: pd.DataFrame | None = None,
-    others_root: Path | None = None,
+    rows: pd.DataFrame, root: Path, cache: Path, others: pd.DataFrame | None = None, others_root: Path | None = None
 ) -> pd.DataFrame:
     """Return the pairs of `near_pairs` that are equal files or that `same_picture` confirms.
 

@@ -37,10 +37,7 @@ def catalog_of(tmp_path, members):
         (["1.jpg", "1.JPG"], ["1.jpg", "1.JPG"]),
         (["1.jpg", "1.png", "1.jpg.png"], ["1.jpg", "1.png", "1.jpg.png"]),
         (["cat.1.2.jpeg"], ["cat.1.2"]),
-        (
-            ["a/1", "a/2.jfif", "a/3.JP2", "b.c/cat.4", "v1.2"],
-            ["a/1", "a/2", "a/3", "b.c/cat.4", "v1.2"],
-        ),
+        (["a/1", "a/2.jfif", "a/3.JP2", "b.c/cat.4", "v1.2"], ["a/1", "a/2", "a/3", "b.c/cat.4", "v1.2"]),
         ([], []),
     ],
 )
