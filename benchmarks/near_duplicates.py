@@ -175,11 +175,12 @@ def main() -> None:
         name = f"{source.parent.name}/{source.name}"
         start = time.monotonic()
         confirmed = near_duplicates.confirmed_pairs(rows, folder.root, options.cache)
+        equal = int(rows.groupby("sha256").cumcount().sum())
         results["photographs"][name] = {
             "images": len(rows),
             "pairs_by_bits": {str(key): int(value) for key, value in counts.items()},
             "pairs_by_hash": int((bits <= most_bits).sum()),
-            "pairs_confirmed": len(confirmed),
+            "pairs_confirmed": equal + len(confirmed),
             "seconds": round(time.monotonic() - start, 1),
         }
         print(name, {key: value for key, value in results["photographs"][name].items() if key != "pairs_by_bits"})

@@ -15,11 +15,17 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
 
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.config.locations import add_cache_option, conf_dir, sweeps_dir
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from catsdogs.data.parts import Parts
 
 # Pixels of 25,000 training and 12,500 test images at 224 px take 5.3 GiB, their files 1.1 GiB.
 _KAGGLE_BYTES = 7 * 10**9
@@ -65,12 +71,7 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
     yield _cache(options.cache)
     yield _devices()
     yield _weights(options.weights)
-    for role in ("train", "validation", "test"):
-        if (source := getattr(options, role)) is not None:
-            yield from _data(source, role, options.cache)
-    for role in ("validation", "test"):
-        if options.train is not None and (source := getattr(options, role)) is not None:
-            yield from _leakage(options.train, source, role, options.cache)
+    yield from _data(options)
 
 
 def _packages() -> Iterator[Finding]:
@@ -138,62 +139,56 @@ def _weights(weights: str) -> Finding:
     return Finding(True, f"weights of MobileNetV2: {weights}")
 
 
-def _data(source: Path, role: str, cache: Path) -> Iterator[Finding]:
-    """Check the images that a setting uses: those of its part, and the validation part of training images."""
-    from catsdogs.data.archive import open_images
-    from catsdogs.data.catalog import build_catalog, stray_message
-    from catsdogs.data.parts import Parts
+def _data(options: argparse.Namespace) -> Iterator[Finding]:
+    """Check the images that each setting uses, and compare validation and test images with training images.
 
-    try:
-        folder = open_images(source, cache)
-        parts = Parts.of(f"data.{role}={source}", build_catalog(folder, cache))
-        roles = [role, "validation"] if role == "train" and parts.folder("validation") else [role]
-        tables = {parts.note(*roles) or parts.source: parts.images(role)}
-        if len(roles) > 1:
-            tables[f"{parts.source}, part {parts.folder('validation')}"] = parts.images("validation")
-    except UserError as error:
-        yield Finding(False, f"data.{role}={source}", str(error))
-        return
-    for name, table in tables.items():
-        cats, dogs = int((table["label"] == 0).sum()), int((table["label"] == 1).sum())
-        text = f"{name}: {len(table):,} images, class cat {cats:,}, class dog {dogs:,}"
-        unusable = table[table["problem"] != ""]
-        if len(unusable):
-            text += f"; {len(unusable):,} cannot be used, for example {unusable['path'].iloc[0]}"
-        stray = stray_message(list(table["id"]), list(table["path"])) if role == "test" else ""
-        text += "".join(f"; {message}" for message in (folder.skipped_message, stray) if message)
-        both_classes = cats > 0 and dogs > 0
-        fix = "training needs both classes; labels are read from file names (cat.1.jpg) or from folder names (cats/)"
-        yield Finding(role == "test" or both_classes, text, fix)
-
-
-def _leakage(train: Path, other: Path, role: str, cache: Path) -> Iterator[Finding]:
-    """Compare validation or test images with the images of data.train; test images also with its validation part."""
+    Those of data.train may have a validation part, which is checked, and compared with the test images as well.
+    """
     import pandas as pd
 
     from catsdogs.base.text import listed
     from catsdogs.data.archive import open_images
-    from catsdogs.data.catalog import build_catalog
     from catsdogs.data.near_duplicates import copies_of
     from catsdogs.data.parts import Parts
 
-    try:
-        folders = [open_images(source, cache) for source in (other, train)]
-        parts = [Parts.of("", build_catalog(folder, cache)) for folder in folders]
-        images, rows = parts[0].images(role), parts[1].images("train")
-        if role == "test" and parts[1].folder("validation"):
-            rows = pd.concat([rows, parts[1].images("validation")])
-        found = images[copies_of(images, folders[0].root, rows, folders[1].root, cache)]
-    except UserError as error:
-        yield Finding(False, f"data.{role} cannot be compared with data.train", str(error))
-        return
-    count = f"{len(found):,} of {len(images):,} images"
-    text = f"{count} in data.{role} are exact or near-duplicates of images in data.train"
-    if images["label"].isna().any():
-        yield Finding(True, text)
-        return
-    names = listed(found["id"].tolist())
-    yield Finding(found.empty, text, f"no model is scored on these: {names}; remove them from one of the two")
+    training: list[pd.DataFrame] = []
+    for role in ("train", "validation", "test"):
+        if (source := getattr(options, role)) is None:
+            continue
+        try:
+            parts = Parts.of(f"data.{role}={source}", open_images(source, options.cache), options.cache)
+            images, own = parts.images(role), parts.part("validation") if role == "train" else None
+            yield _images(parts.note(role, *(["validation"] if own else [])) or parts.source, parts, images, role)
+            if role == "train":
+                root, training = parts.folder.root, [images]
+                if own:
+                    training.append(parts.images("validation"))
+                    yield _images(f"{parts.source}, part {own}", parts, training[1], role)
+            elif training:
+                rows = pd.concat(training if role == "test" else training[:1])
+                found = images[copies_of(images, parts.folder.root, rows, root, options.cache)]
+                text = (
+                    f"{len(found):,} of {len(images):,} images in data.{role} are exact or near-duplicates of images "
+                )
+                fix = f"no model is scored on these: {listed(found['id'].tolist())}; remove them from one of the two"
+                unlabeled = bool(images["label"].isna().any())
+                yield Finding(unlabeled or found.empty, f"{text} images in data.train", fix)
+        except UserError as error:
+            yield Finding(False, f"data.{role}={source}", str(error))
+
+
+def _images(name: str, parts: Parts, table: pd.DataFrame, role: str) -> Finding:
+    from catsdogs.data.catalog import stray_message
+
+    cats, dogs = int((table["label"] == 0).sum()), int((table["label"] == 1).sum())
+    text = f"{name}: {len(table):,} images, class cat {cats:,}, class dog {dogs:,}"
+    unusable = table[table["problem"] != ""]
+    if len(unusable):
+        text += f"; {len(unusable):,} cannot be used, for example {unusable['path'].iloc[0]}"
+    stray = stray_message(list(table["id"]), list(table["path"])) if role == "test" else ""
+    text += "".join(f"; {message}" for message in (parts.folder.skipped_message, stray) if message)
+    fix = "training needs both classes; labels are read from file names (cat.1.jpg) or from folder names (cats/)"
+    return Finding(role == "test" or (cats > 0 and dogs > 0), text, fix)
 
 
 def main() -> int:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from synthetic_images import cats_and_dogs, encoded, folder_of, jpeg, scene
 
-from catsdogs.doctor import _data, _leakage
+from catsdogs.doctor import _data
 
 
 def test_doctor_lists_problems_and_their_fixes(run, tmp_path):
@@ -25,17 +26,18 @@ def test_doctor_lists_problems_and_their_fixes(run, tmp_path):
 def test_images_of_each_part_are_checked(tmp_path: Path) -> None:
     members = cats_and_dogs(4, 3) | cats_and_dogs(2, 0, "val/") | {"test/1.jpg": jpeg(9), "test/2.jpg": jpeg(8)}
     source = folder_of(tmp_path / "input", members)
-    train, validation = _data(source, "train", tmp_path / "cache")
+    options = argparse.Namespace(train=source, validation=source / "val", test=source, cache=tmp_path / "cache")
+    train, own, validation, leak, test, no_leak = _data(options)
     assert train.ok
     assert "part train (7 images) for training, part val (2 images) for validation; not used: part test" in train.text
     assert train.text.endswith("7 images, class cat 4, class dog 3")
-    assert not validation.ok
-    assert validation.text == f"data.train={source}, part val: 2 images, class cat 2, class dog 0"
-    (test,) = _data(source, "test", tmp_path / "cache")
-    assert test.text.endswith(": 2 images, class cat 0, class dog 0")
-    (leak,) = _leakage(source, source / "val", "validation", tmp_path / "cache")
+    assert not own.ok
+    assert own.text == f"data.train={source}, part val: 2 images, class cat 2, class dog 0"
+    assert validation.text == f"data.validation={source / 'val'}: 2 images, class cat 2, class dog 0"
     assert leak.text.startswith("2 of 2 images in data.validation are exact or near-duplicates")
     assert not leak.ok
+    assert test.text.endswith(": 2 images, class cat 0, class dog 0")
+    assert no_leak.ok
 
 
 def test_doctor_counts_test_images_that_duplicate_training_images(run, tmp_path):

@@ -19,7 +19,7 @@ from catsdogs.base.text import listed
 from catsdogs.config.schema import DataConfig, SplitConfig
 from catsdogs.data import near_duplicates
 from catsdogs.data.archive import ImageFolder, natural_key, open_images
-from catsdogs.data.catalog import CAT, DOG, LABEL_SOURCES, build_catalog, stray_message
+from catsdogs.data.catalog import CAT, DOG, LABEL_SOURCES, stray_message
 from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data.split import assign_splits, subset
 
@@ -106,67 +106,66 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
             training images.
     """
     train, test = _sources(data, cache)
-    folder, training = _opened("train", train, data, cache)
-    images = training.images("train")
-    own, own_folder, notes = _own_validation(data, split, training, images, cache)
-    test_folder, testing = (None, None) if test is None else _opened("test", test, data, cache)
-    test_table = None if testing is None else testing.images("test")
-    if test_table is not None and (stray := stray_message(list(test_table["id"]), list(test_table["path"]))):
+    training = _opened("train", train, data, cache)
+    images, root = training.images("train"), training.folder.root
+    own, notes = _own_validation(data, split, training, images, cache)
+    testing = None if test is None else _opened("test", test, data, cache)
+    test_rows = None if testing is None else testing.images("test")
+    if test_rows is not None and (stray := stray_message(list(test_rows["id"]), list(test_rows["path"]))):
         _log.warning("data.test=%s: %s", test, stray)
     _check_ignored(data.ignore, [*images["id"], *([] if own is None else own.table["id"])])
 
     usable, skipped = _usable(images, data.ignore, train)
-    _check_classes(usable, skipped, training.source, test_table)
-    if test_table is not None and set(test_table["sha256"]) == set(images["sha256"]):
+    _check_classes(usable, skipped, training.source, test_rows)
+    if test_rows is not None and set(test_rows["sha256"]) == set(images["sha256"]):
         raise UserError(f"data.test={test}: has the images of data.train; pass other images, or data.test=null")
-    rows = _split(usable, data, split, None if own else data.validation_fraction, folder.root, cache)
+    rows = _split(usable, data, split, own is not None, root, cache)
     if own:
-        copies = near_duplicates.copies_of(own.table, folder.root, usable, folder.root, cache)
+        copies = near_duplicates.copies_of(own.table, root, usable, root, cache)
         own_rows, own_skipped = _usable(own.table, data.ignore, copies=copies)
         _check_classes(own_rows, own_skipped, own.source)
         rows = pd.concat([rows, own_rows.assign(split="validation", fold=0)])
         rows = rows.sort_values("id", key=lambda ids: ids.map(natural_key), ignore_index=True)
         skipped = pd.concat([skipped, own_skipped], ignore_index=True)
-    test_rows = None
-    if test_folder is not None and test_table is not None:
-        test_rows = _test_rows(test_table, test_folder, rows, folder, cache)
+    if testing is not None and test_rows is not None:
+        notes.append(testing.note("test"))
+        test_rows = _test_rows(test_rows, testing.folder.root, rows, root, cache)
     return Dataset(
         rows=rows,
-        root=folder.root,
+        root=root,
         test=test_rows,
-        test_root=None if test_folder is None else test_folder.root,
+        test_root=None if testing is None else testing.folder.root,
         skipped=skipped,
         digest=_digest(rows, split),
-        images_digest=folder.digest,
-        validation=own_folder,
-        notes=tuple(filter(None, [*notes, "" if testing is None else testing.note("test")])),
+        images_digest=training.folder.digest,
+        validation=own.folder if own and data.validation is not None else None,
+        notes=tuple(filter(None, notes)),
     )
 
 
 def _own_validation(
     data: DataConfig, split: SplitConfig, training: Parts, images: pd.DataFrame, cache: Path
-) -> tuple[Parts | None, ImageFolder | None, list[str]]:
-    """Return the user's own validation images, the folder of data.validation, and notes on the parts.
+) -> tuple[Parts | None, list[str]]:
+    """Return the user's own validation images and notes on the parts.
 
     They are those of data.validation, or, with one fold, of a part of data.train. `images` are the training images.
     """
-    folder = None
     if data.validation is not None:
-        folder, own = _opened("validation", Path(data.validation), data, cache)
+        own = _opened("validation", Path(data.validation), data, cache)
         table = own.images("validation")
-        table = table.assign(path=[f"{folder.root}/{image}" for image in table["path"]])
+        table = table.assign(path=[f"{own.folder.root}/{image}" for image in table["path"]])
         all_of_it = f"{own.source}: using {len(table):,} images for validation"
         notes = [training.note("train"), own.note("validation") or all_of_it]
-    elif (name := training.folder("validation")) is None:
-        return None, None, [training.note("train")]
+    elif (name := training.part("validation")) is None:
+        return None, [training.note("train")]
     elif split.folds > 1:
         reason = f"{name} is not used because split.folds={split.folds} validates on training images"
-        return None, None, [training.note("train"), f"{training.source}: {reason}"]
+        return None, [training.note("train"), f"{training.source}: {reason}"]
     else:
         own = dataclasses.replace(training, source=f"{training.source}, part {name}")
-        table, notes = training.images("validation"), [training.note("train", "validation")]
-        notes[0] += "; data.validation_fraction is not used"
-    return dataclasses.replace(own, table=with_validation_ids(table, images)), folder, notes
+        table = training.images("validation")
+        notes = [training.note("train", "validation") + "; data.validation_fraction is not used"]
+    return dataclasses.replace(own, table=with_validation_ids(table, images)), notes
 
 
 def _sources(data: DataConfig, cache: Path) -> tuple[Path, Path | None]:
@@ -185,8 +184,7 @@ def _sources(data: DataConfig, cache: Path) -> tuple[Path, Path | None]:
     return sample_train, test or sample_test
 
 
-def _opened(key: str, source: Path, data: DataConfig, cache: Path) -> tuple[ImageFolder, Parts]:
-    """Open one source, and return its folder and its catalog with the parts."""
+def _opened(key: str, source: Path, data: DataConfig, cache: Path) -> Parts:
     try:
         folder = open_images(source, cache, data.max_unpacked_gib * 2**30)
     except UserError as error:
@@ -194,7 +192,7 @@ def _opened(key: str, source: Path, data: DataConfig, cache: Path) -> tuple[Imag
         raise UserError(f"data.{key}{named}{error}") from error
     if folder.skipped:
         _log.warning("data.%s=%s: %s", key, source, folder.skipped_message)
-    return folder, Parts.of(f"data.{key}={source}", build_catalog(folder, cache))
+    return Parts.of(f"data.{key}={source}", folder, cache)
 
 
 def _check_ignored(ignore: list[str], ids: list[str]) -> None:
@@ -213,51 +211,48 @@ def _usable(
 
     For training images, `train` is their path. For validation images, `copies` marks duplicates of training images.
     """
-    problems = _problems(table, ignore)
+    problems = table["problem"].copy()
+    problems[(problems == "") & table["label"].isna()] = "no label"
+    problems[table["id"].isin(ignore)] = _IGNORED
+    labels = table[problems == ""].groupby("sha256")["label"].transform("nunique")
+    problems[labels.index[labels > 1]] = "identical images have different labels"
     if copies is not None:
         problems[(problems == "") & copies] = "duplicate of a training image"
     table = table.assign(problem=problems)
     usable, skipped = table[problems == ""], table[problems != ""].reset_index(drop=True)
-    _report(skipped, len(table), train)
+    kind = "validation" if train is None else "training"
+    unusable = skipped[skipped["problem"] != _IGNORED]
+    if len(unusable) < len(skipped):
+        _log.info("data.ignore excludes %d of %d %s images", len(skipped) - len(unusable), len(table), kind)
+    if len(unusable):
+        shown = listed([f"{row.id} ({row.problem})" for row in unusable.itertuples()], _MOST_REASONS)
+        if len(unusable) > _MOST_REASONS and train is not None:
+            shown += f"; all reasons: python -m catsdogs.audit {shlex.quote(str(train))}"
+        _log.warning("skipping %d of %d %s images: %s", len(unusable), len(table), kind, shown)
     return usable, skipped
 
 
 def _split(
-    rows: pd.DataFrame, data: DataConfig, split: SplitConfig, validation_fraction: float | None, root: Path, cache: Path
+    rows: pd.DataFrame, data: DataConfig, split: SplitConfig, own_validation: bool, root: Path, cache: Path
 ) -> pd.DataFrame:
-    """Sample the subset of the training images and split it; see `assign_splits` for `validation_fraction`."""
+    """Sample the subset of the training images and split it; with own validation images, they are not split off."""
     rows = subset(rows, data.limit, data.split_seed).reset_index(drop=True)
     groups = near_duplicates.group_duplicates(rows, root, cache)
     together = split.group_by == "near_duplicates"
-    units = rows.assign(groups=groups) if together else rows
-    rows = rows.join(assign_splits(units, split, validation_fraction, data.split_seed))
-    _report_groups(rows, groups, together)
+    fraction = None if own_validation else data.validation_fraction
+    rows = rows.join(assign_splits(rows.assign(groups=groups) if together else rows, split, fraction, data.split_seed))
+    # Duplicates of other images are kept together, or separated by the split.
+    separated = rows.groupby(groups)[["split", "fold"]].transform("nunique").max(axis=1) > 1
+    if together and (count := len(rows) - groups.nunique() - int(rows["sha256"].duplicated().sum())):
+        _log.info("keeping %d near-duplicates in the same split as the similar image", count)
+    elif separated.any():
+        _log.warning(
+            "split.group_by=copies: %d images have a near-duplicate in another split or fold, so scores are "
+            "optimistic: %s; split.group_by=near_duplicates keeps them together",
+            separated.sum(),
+            listed(rows["id"][separated].tolist()),
+        )
     return rows
-
-
-def _problems(table: pd.DataFrame, ignore: list[str]) -> pd.Series:
-    """Return why each row cannot be trained on, or ""; (N,) str."""
-    problems = table["problem"].copy()
-    problems[(problems == "") & table["label"].isna()] = "no label"
-    problems[table["id"].isin(ignore)] = _IGNORED
-    usable = table[problems == ""]
-    labels = usable.groupby("sha256")["label"].transform("nunique")
-    problems[usable.index[labels > 1]] = "identical images have different labels"
-    return problems
-
-
-def _report(skipped: pd.DataFrame, total: int, train: Path | None) -> None:
-    """Log the skipped images: a warning, unless `data.ignore` names them. `train` is None for validation images."""
-    kind = "validation" if train is None else "training"
-    unusable = skipped[skipped["problem"] != _IGNORED]
-    if len(unusable) < len(skipped):
-        _log.info("data.ignore excludes %d of %d %s images", len(skipped) - len(unusable), total, kind)
-    if len(unusable):
-        reasons = [f"{row.id} ({row.problem})" for row in unusable.itertuples()]
-        shown = listed(reasons, _MOST_REASONS)
-        if len(reasons) > _MOST_REASONS and train is not None:
-            shown += f"; all reasons: python -m catsdogs.audit {shlex.quote(str(train))}"
-        _log.warning("skipping %d of %d %s images: %s", len(unusable), total, kind, shown)
 
 
 def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, source: str, test: pd.DataFrame | None = None) -> None:
@@ -280,56 +275,32 @@ def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, source: str, test:
     )
 
 
-def _report_groups(rows: pd.DataFrame, groups: pd.Series, together: bool) -> None:
-    """Log the number of near-duplicates of other images: kept together, or separated by the split."""
-    if together:
-        if count := len(rows) - groups.nunique() - int(rows["sha256"].duplicated().sum()):
-            _log.info("keeping %d near-duplicates in the same split as the similar image", count)
-        return
-    separated = rows.groupby(groups)[["split", "fold"]].transform("nunique").max(axis=1) > 1
-    if separated.any():
-        _log.warning(
-            "split.group_by=copies: %d images have a near-duplicate in another split or fold, so scores are "
-            "optimistic: %s; split.group_by=near_duplicates keeps them together",
-            separated.sum(),
-            listed(rows["id"][separated].tolist()),
-        )
+def _test_rows(table: pd.DataFrame, table_root: Path, rows: pd.DataFrame, root: Path, cache: Path) -> pd.DataFrame:
+    """Return a catalog as a test set: ambiguous labels are no problem, and labels are all known or all NaN.
 
-
-def _test_rows(
-    table: pd.DataFrame, folder: ImageFolder, rows: pd.DataFrame, rows_folder: ImageFolder, cache: Path
-) -> pd.DataFrame:
-    """Return a catalog as a test set: ambiguous labels are no problem, and labels are all known or all NaN."""
-    undecodable = table["width"] == 0
-    table = table.assign(problem=table["problem"].where(undecodable, ""))
+    Log the number of duplicates of `rows`; name them if the test set is labeled.
+    """
     unlabeled = table["label"].isna()
     if unlabeled.any() and not unlabeled.all():
-        _log.warning(
-            "%d of %d test images have no unique label, so no test image is scored: %s",
-            unlabeled.sum(),
-            len(table),
-            listed(table["id"][unlabeled].tolist()),
-        )
-        table["label"] = math.nan
-    table["in_training"] = near_duplicates.copies_of(table, folder.root, rows, rows_folder.root, cache)
-    _report_leakage(table, rows)
-    return table
-
-
-def _report_leakage(test: pd.DataFrame, rows: pd.DataFrame) -> None:
-    """Log the number of test images that are duplicates; name them if the test set is labeled."""
-    found = test[test["in_training"]]
-    if found.empty:
-        return
-    others = "training, validation or holdout images"
-    text = f"{len(found):,} of {len(test):,} test images are exact or near-duplicates of {others}"
-    if found["label"].isna().all():
+        names = listed(table["id"][unlabeled].tolist())
+        text = "%d of %d test images have no unique label, so no test image is scored: %s"
+        _log.warning(text, unlabeled.sum(), len(table), names)
+    table = table.assign(
+        problem=table["problem"].where(table["width"] == 0, ""),
+        label=math.nan if unlabeled.any() else table["label"],
+        in_training=near_duplicates.copies_of(table, table_root, rows, root, cache),
+    )
+    found = table[table["in_training"]]
+    text = f"{len(found):,} of {len(table):,} test images are exact or near-duplicates of training, validation or "
+    text += "holdout images"
+    if len(found) and unlabeled.any():
         _log.info("%s", text)
-        return
-    labels = found["sha256"].map(rows.drop_duplicates("sha256").set_index("sha256")["label"])
-    different = found["id"][labels.notna() & (labels != found["label"])].tolist()
-    contrary = f"; identical, but with another label: {listed(different)}" if different else ""
-    _log.warning("%s, so they are not scored: %s%s", text, listed(found["id"].tolist()), contrary)
+    elif len(found):
+        labels = found["sha256"].map(rows.drop_duplicates("sha256").set_index("sha256")["label"])
+        different = found["id"][labels.notna() & (labels != found["label"])].tolist()
+        contrary = f"; identical, but with another label: {listed(different)}" if different else ""
+        _log.warning("%s, so they are not scored: %s%s", text, listed(found["id"].tolist()), contrary)
+    return table
 
 
 def _digest(rows: pd.DataFrame, split: SplitConfig) -> str:

@@ -31,6 +31,8 @@ _BLOCK = 32  # rows per comparison; fits the processor's cache
 
 # Limits of `same_picture`, set on the pairs in `benchmarks/results/near_duplicates.json`.
 _SIDE, _EDGE, _WINDOW = 64, 3, 8  # pixels of the compared images; their edge is not compared, because it may be cropped
+# Degrees and scales: rotated, cropped, or with a border.
+_MOTIONS = ((0, 1), *((0, 1 + n / 100) for n in (-6, -4, -2, 2, 4, 6)), *((degrees, 1) for degrees in (-2, -1, 1, 2)))
 _DETAIL = 0.05  # standard deviation of a window that has details, of that of the image
 _CORRELATION = 0.82  # in 9 of 10 windows with details
 _PHOTOGRAPH = 0.85  # share of windows with details; fewer are a drawing, which must agree everywhere and in color
@@ -69,16 +71,15 @@ def copies_of(rows: pd.DataFrame, root: Path, others: pd.DataFrame, others_root:
 
     Both are rows of a catalog; undecodable ones can only be exact duplicates. Raise UserError as `pixels` does.
     """
-    decoded = rows["width"] > 0
-    some, candidates = rows[decoded], others[others["width"] > 0]
-    pairs = confirmed_pairs(some, root, cache, candidates, others_root)
-    return rows["sha256"].isin(others["sha256"]) | rows.index.isin(some.index[pairs["one"]])
+    decoded = [table[table["width"] > 0] for table in (rows, others)]
+    pairs = confirmed_pairs(decoded[0], root, cache, decoded[1], others_root)
+    return rows["sha256"].isin({*others["sha256"], *pairs["one"]})
 
 
 def confirmed_pairs(
     rows: pd.DataFrame, root: Path, cache: Path, others: pd.DataFrame | None = None, others_root: Path | None = None
 ) -> pd.DataFrame:
-    """Return the pairs of `near_pairs` that are equal files or that `same_picture` confirms.
+    """Return the pairs of different files that `near_pairs` finds and `same_picture` confirms.
 
     There may be millions of candidates, for example of blank images. So each image is compared only with the
     `_CLOSEST` images whose hash is closest.
@@ -86,70 +87,48 @@ def confirmed_pairs(
     Args:
         rows, others: columns path, sha256 and phash, of decodable images; without `others`, pairs within `rows`.
         root, others_root: folders of the paths.
+
+    Returns:
+        Columns one and other (sha256) and bits, sorted; independent of the order of the rows.
     """
-    pairs = near_pairs(perceptual_hashes(rows), None if others is None else perceptual_hashes(others))
     tables = [(rows, root)] if others is None or others_root is None else [(rows, root), (others, others_root)]
-    # Files are numbered and ordered by content, so that the result does not depend on the order of the rows.
-    files, numbers = np.unique(np.concatenate([table["sha256"] for table, _ in tables]), return_inverse=True)
-    ends = np.stack([numbers[pairs["one"]], numbers[pairs["other"] + len(numbers) - len(tables[-1][0])]], axis=1)
-    pairs[["low", "high"]] = np.sort(ends, axis=1)
-    distinct = pairs[pairs["low"] < pairs["high"]].drop_duplicates(["low", "high"])
-    long = pd.Series(distinct.sort_values(["bits", "low", "high"])[["low", "high"]].stack())
-    ranks = long.groupby(long).cumcount().unstack().min(axis=1)
-    distinct = distinct.loc[ranks.index[ranks < _CLOSEST], ["low", "high"]]
-    compared = files[np.unique(distinct)]
+    tables = [(table.drop_duplicates("sha256").sort_values("sha256"), folder) for table, folder in tables]
+    pairs = near_pairs(*(perceptual_hashes(table) for table, _ in tables))
+    for name, (table, _) in (("one", tables[0]), ("other", tables[-1])):
+        pairs[name] = table["sha256"].to_numpy()[pairs[name]]
+    pairs = pairs[pairs["one"] != pairs["other"]]
+    ranks = [pairs.groupby(name).cumcount() for name in ("one", "other")]
+    pairs = pairs[np.minimum(*ranks) < _CLOSEST].reset_index(drop=True)
+    if pairs.empty:
+        return pairs
     images: dict[str, np.ndarray] = {}
     for table, folder in tables:
-        some = table[table["sha256"].isin(compared)].drop_duplicates("sha256")
-        images |= dict(zip(some["sha256"], pixels(some, folder, _SIDE, cache) if len(some) else (), strict=True))
-
-    def confirmed(ends: list[int]) -> bool:
-        return same_picture(*(images[files[end]] for end in ends))
-
-    found = list(in_threads(confirmed, distinct.to_numpy().tolist(), "comparing similar images"))
-    same = pd.MultiIndex.from_frame(distinct[np.array(found, bool)])
-    kept = (pairs["low"] == pairs["high"]) | pd.MultiIndex.from_frame(pairs[["low", "high"]]).isin(same)
-    return pairs.loc[kept, ["one", "other", "bits"]].reset_index(drop=True)
+        some = table[table["sha256"].isin({*pairs["one"], *pairs["other"]})]
+        images |= zip(some["sha256"], pixels(some, folder, _SIDE, cache), strict=True)
+    ends = list(zip(pairs["one"], pairs["other"], strict=True))
+    same = in_threads(lambda pair: same_picture(images[pair[0]], images[pair[1]]), ends, "comparing similar images")
+    return pairs[list(same)].reset_index(drop=True)
 
 
 def same_picture(one: np.ndarray, other: np.ndarray) -> bool:
     """Return whether two images show the same picture, up to brightness, contrast, compression and a small motion.
 
-    They are compared in place, and with `other` moved onto `one`: a rotation by 2 degrees or a crop by 4%.
-
     Args:
-        one, other: (64, 64, 3) uint8, RGB.
+        one, other: (64, 64, 3) uint8, RGB. `other` is moved by each of `_MOTIONS`, and by the number of pixels, up to
+            the edge, that makes it the most similar.
     """
-    if _agree(one, other):
-        return True
-    try:
-        _, motion = cv2.findTransformECC(
-            cv2.cvtColor(one, cv2.COLOR_RGB2GRAY),
-            cv2.cvtColor(other, cv2.COLOR_RGB2GRAY),
-            np.eye(2, 3, dtype=np.float32),
-            cv2.MOTION_AFFINE,
-            (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-3),
-            None,
-            5,
-        )
-    except cv2.error:  # no motion makes them similar
-        return False
-    middle = np.full(2, (_SIDE - 1) / 2)
-    shift = motion[:, :2] @ middle + motion[:, 2] - middle
-    scales = motion[0, 0], motion[1, 1]
-    if abs(motion[:, :2] - np.eye(2)).max() > 0.1 or abs(scales[0] - scales[1]) > 0.03 or abs(shift).max() > 2:
-        return False
-    # Different scales of width and height would fit different outlines onto each other.
-    motion[0, 0] = motion[1, 1] = np.mean(scales)
-    motion[:, 2] = shift + middle - motion[:, :2] @ middle
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return _agree(one, cv2.warpAffine(other, motion, (_SIDE, _SIDE), flags=flags, borderMode=cv2.BORDER_REPLICATE))
+    middle, inside = ((_SIDE - 1) / 2, (_SIDE - 1) / 2), np.ascontiguousarray(one[_EDGE:-_EDGE, _EDGE:-_EDGE])
+    for degrees, scale in _MOTIONS:
+        matrix = cv2.getRotationMatrix2D(middle, degrees, scale)
+        moved = cv2.warpAffine(other, matrix, (_SIDE, _SIDE), borderMode=cv2.BORDER_REPLICATE)
+        x, y = cv2.minMaxLoc(cv2.matchTemplate(moved, inside, cv2.TM_CCOEFF_NORMED))[3]
+        if _agree(inside, np.ascontiguousarray(moved[y : y + len(inside), x : x + len(inside)])):
+            return True
+    return False
 
 
 def _agree(one: np.ndarray, other: np.ndarray) -> bool:
     """Return whether two images of the same position have the same details."""
-    inside = slice(_EDGE, -_EDGE)
-    one, other = (np.ascontiguousarray(image[inside, inside]) for image in (one, other))
     gray, other_gray = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (one, other))
     # Both ways, because brightening clips one of the images.
     found = (_details(_with_values_of(gray, other_gray), other_gray), _details(gray, _with_values_of(other_gray, gray)))
@@ -240,14 +219,13 @@ def near_pairs(one: np.ndarray, other: np.ndarray | None = None) -> pd.DataFrame
 def components(names: pd.Series, pairs: pd.DataFrame) -> pd.Series:
     """Return the group of each image: the smallest name in its connected component.
 
-    `pairs` has columns one and other, positions in `names`; equal names are connected. The result is (N,) str with the
+    `pairs` has columns one and other, two of the names; equal names are connected. The result is (N,) str with the
     index of `names`, named group.
     """
-    codes, distinct = pd.factorize(names.astype(str), sort=True)
-    edges = coo_array(
-        (np.ones(len(pairs), bool), (codes[pairs["one"]], codes[pairs["other"]])), (len(distinct), len(distinct))
-    )
+    codes, distinct = pd.factorize(names, sort=True)
+    ends = tuple(distinct.get_indexer(pairs[end]) for end in ("one", "other"))
+    edges = coo_array((np.ones(len(pairs), bool), ends), (len(distinct), len(distinct)))
     _, group = connected_components(edges, directed=False)
     # Codes are sorted by name, so the first one of a group is the smallest.
     first = np.unique(group, return_index=True)[1]
-    return pd.Series(np.asarray(distinct)[first[group[codes]]], index=names.index, name="group", dtype=str)
+    return pd.Series(distinct[first[group[codes]]], index=names.index, name="group", dtype=str)

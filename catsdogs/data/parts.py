@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.text import listed
-from catsdogs.data.archive import natural_key
-from catsdogs.data.catalog import ids_of
+from catsdogs.data.archive import ImageFolder, natural_key
+from catsdogs.data.catalog import build_catalog, ids_of
 
 # Names of part folders, in any case, by the setting that uses them; no setting uses `sample`.
 NAMES = {
@@ -60,21 +61,23 @@ class Parts:
 
     Attributes:
         source: name for messages, such as `data.train=input`.
-        table: catalog of all images.
+        folder, table: all images, and their catalog.
         names, unclear: see `part_names`.
     """
 
     source: str
+    folder: ImageFolder
     table: pd.DataFrame
     names: list[str]
     unclear: list[str]
 
     @classmethod
-    def of(cls, source: str, table: pd.DataFrame) -> Parts:
-        """Find the parts of a catalog."""
-        return cls(source, table, *part_names(list(table["path"])))
+    def of(cls, source: str, folder: ImageFolder, cache: Path) -> Parts:
+        """Catalog a folder and find its parts."""
+        table = build_catalog(folder, cache)
+        return cls(source, folder, table, *part_names(list(table["path"])))
 
-    def folder(self, role: str) -> str | None:
+    def part(self, role: str) -> str | None:
         """Return the name of the part with a role (key of `NAMES`), or None; several are a `UserError`."""
         names = sorted(name for name in set(self.names) if _ROLES.get(name.lower()) == role)
         if len(names) > 1:
@@ -90,7 +93,7 @@ class Parts:
         """
         if not any(self.names):
             return self.table
-        name = self.folder(role)
+        name = self.part(role)
         if name is None:
             parts = listed(sorted(set(self.names) - {""}))
             raise UserError(
@@ -112,7 +115,7 @@ class Parts:
         if not any(self.names):
             return ""
         shown = {name: f"part {name} ({count:,} image{'s' * (count > 1)})" for name, count in counts.items() if name}
-        used = {name: _PURPOSES[role] for role in roles if (name := self.folder(role))}
+        used = {name: _PURPOSES[role] for role in roles if (name := self.part(role))}
         unused = [shown[name] for name in sorted(set(shown) - set(used))]
         if outside := [path for path, name in zip(self.table["path"], self.names, strict=True) if not name]:
             unused.append(f"{len(outside):,} outside the parts ({listed(outside)})")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from catsdogs.data.near_duplicates import components, confirmed_pairs
+from catsdogs.data.near_duplicates import components, confirmed_pairs, copies_of
 
 EXACT, NEAR = "exact", "near"
 
@@ -27,12 +27,12 @@ def find_duplicates(rows: pd.DataFrame, root: Path, cache: Path) -> pd.DataFrame
     """
     rows = rows[rows["width"] > 0].reset_index(drop=True)
     near = confirmed_pairs(rows, root, cache)
-    both_ways = pd.concat([near, near.rename(columns={"one": "other", "other": "one"})])
-    bits = both_ways.groupby("one")["bits"].min()
+    exact = rows["sha256"].duplicated(keep=False)
+    bits = pd.concat([near.set_index(end)["bits"] for end in ("one", "other")]).groupby(level=0).min()
     table = rows[["id", "label", "sha256", "width", "height"]].assign(
         group=components(rows["sha256"], near),
-        kind=rows["sha256"].duplicated(keep=False).map({True: EXACT, False: NEAR}),
-        bits=bits.reindex(rows.index),
+        kind=exact.map({True: EXACT, False: NEAR}),
+        bits=rows["sha256"].map(bits).mask(exact, 0),
     )
     table = table[table["group"].duplicated(keep=False)]
     labels = table.groupby("group")["label"]
@@ -58,18 +58,12 @@ class TestLeakage:
     test_images: int  # with an exact or near-duplicate among the training images
     of_test_images: int  # all decodable ones
     exact: int  # test images with the same bytes as a training image
-    train_images: int  # with a duplicate among the test images
 
 
 def count_test_duplicates(
     rows: pd.DataFrame, root: Path, test: pd.DataFrame, test_root: Path, cache: Path
 ) -> TestLeakage:
     """Count the duplicates of training images in a test set; both are rows of a catalog."""
-    rows, test = rows[rows["width"] > 0], test[test["width"] > 0]
-    near = confirmed_pairs(test, test_root, cache, rows, root)
-    return TestLeakage(
-        test_images=near["one"].nunique(),
-        of_test_images=len(test),
-        exact=int(test["sha256"].isin(rows["sha256"]).sum()),
-        train_images=near["other"].nunique(),
-    )
+    test = test[test["width"] > 0]
+    found, exact = copies_of(test, test_root, rows, root, cache), test["sha256"].isin(rows["sha256"])
+    return TestLeakage(int(found.sum()), len(test), int(exact.sum()))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -13,13 +15,18 @@ from catsdogs.base.files import write_csv
 from catsdogs.base.text import listed, quoted
 from catsdogs.comparison.study_data import clean
 from catsdogs.data.archive import ImageFolder, natural_key
-from catsdogs.data.catalog import build_catalog
 from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data_audit.duplicates import EXACT, TestLeakage, count_test_duplicates, find_duplicates
 from catsdogs.data_audit.label_issues import LabelIssues, find_label_issues
-from catsdogs.data_audit.unusual_files import LABEL, TINY, TINY_PIXELS, UNDECODABLE, find_unusual_files
 
 _log = logging.getLogger(__name__)
+
+CHECK_EACH = "These are candidates, not confirmed errors: some are hard images. Check each one before excluding it."
+
+UNDECODABLE, LABEL, TINY = "undecodable", "label", "tiny"
+
+# Pixels of the shorter side. Smaller images are enlarged more than twofold for the smallest usual input (160).
+TINY_PIXELS = 64
 
 TITLES = {
     "suspects": "likely label errors",
@@ -69,6 +76,31 @@ class Findings:
         """Override for the next search with both, in Hydra's syntax; a shell needs single quotes around it."""
         return f"data.ignore=[{','.join(map(quoted, [*self.already_ignored, *self.ignore]))}]"
 
+    @property
+    def headline(self) -> str:
+        """A line such as `12 of 10,000 images in train.zip need review.`."""
+        names = set(self.unusual_files["id"]) | set(self.duplicates["id"])
+        if self.label_issues is not None:
+            names |= set(self.label_issues.table["id"])
+        total = f"{len(self.rows):,} image{'' if len(self.rows) == 1 else 's'} in {self.source.name}"
+        if not names:
+            return f"No problems found in {total}."
+        return f"{len(names):,} of {total} need{'s' if len(names) == 1 else ''} review."
+
+    @property
+    def labels_checked(self) -> str:
+        """Which predictions the labels were compared with, and of how many images."""
+        issues = self.label_issues
+        if issues is None:
+            return "Labels were not checked; to check them, add --study multirun/NAME of a study run on these images."
+        jobs, skipped = len(issues.jobs), len(self.rows) - issues.checked
+        best = f"mean predictions of the best trials of {jobs} jobs"
+        best = f"predictions of the best trial of job {issues.jobs[0]}" if jobs == 1 else best
+        text = "labels were checked, each by models that were not trained on the image"
+        all_of_them = f"All {len(self.rows):,} {text}"
+        some = f"{issues.checked:,} {text}; {skipped:,} were not, because no job validated on these images"
+        return f"Labels were compared with the {best}. {some if skipped else all_of_them}."
+
     def counts(self) -> list[tuple[str, int, str]]:
         """Return (kind of finding, number of images, explanation) of each check."""
         kinds = self.unusual_files.drop_duplicates(["id", "kind"])["kind"].value_counts()
@@ -107,16 +139,16 @@ def audit_images(
     Raises:
         UserError: an image or a study cannot be read.
     """
-    parts = Parts.of(clean(str(source)), build_catalog(folder, cache))
+    parts = Parts.of(clean(str(source)), folder, cache)
     training = rows = parts.images("train")
-    if studies and parts.folder("validation"):
+    if studies and parts.part("validation"):
         rows = pd.concat([rows, with_validation_ids(parts.images("validation"), rows)], ignore_index=True)
     # First, because a wrong --study fails here.
     issues = find_label_issues(list(studies), rows) if studies else None
     in_use = training if issues is None else training[~training["id"].isin(issues.ignored)]
     leakage, notes = None, [parts.note("train")]
     if test_folder is not None:
-        testing = Parts.of("--test", build_catalog(test_folder, cache))
+        testing = Parts.of("--test", test_folder, cache)
         notes.append(testing.note("test"))
         leakage = count_test_duplicates(training, folder.root, testing.images("test"), test_folder.root, cache)
     for note in filter(None, notes):
@@ -131,6 +163,26 @@ def audit_images(
         label_issues=issues,
         test_leakage=leakage,
     )
+
+
+def find_unusual_files(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the problems of each image of a catalog.
+
+    Returns:
+        A row per problem, in the order of `rows`: id, kind ("undecodable", "label", "tiny"), detail.
+    """
+    problems = [(row["id"], kind, detail) for row in rows.to_dict("records") for kind, detail in _problems(row)]
+    return pd.DataFrame(problems, columns=["id", "kind", "detail"], dtype=str)
+
+
+def _problems(row: dict[Any, Any]) -> Iterator[tuple[str, str]]:
+    if row["width"] == 0:
+        yield UNDECODABLE, row["problem"]
+        return
+    if row["problem"] or math.isnan(row["label"]):
+        yield LABEL, row["problem"] or "no label in its file name or folders"
+    if min(row["width"], row["height"]) < TINY_PIXELS:
+        yield TINY, f"{row['width']} x {row['height']} pixels"
 
 
 def write_tables(folder: Path, findings: Findings) -> list[str]:

@@ -15,10 +15,8 @@ import pandas as pd
 from catsdogs.base.files import write_text
 from catsdogs.comparison.gallery import thumbnail
 from catsdogs.comparison.page.writing import environment, markup
-from catsdogs.data_audit import messages
 from catsdogs.data_audit.duplicates import EXACT
-from catsdogs.data_audit.findings import TITLES, Findings
-from catsdogs.data_audit.unusual_files import UNDECODABLE
+from catsdogs.data_audit.findings import CHECK_EACH, TITLES, UNDECODABLE, Findings
 from catsdogs.pages.formats import count
 
 # A thumbnail takes about 5 kB. The tables list all images.
@@ -53,7 +51,7 @@ def write_page(output: Path, findings: Findings, tables: Sequence[str]) -> None:
             reload_seconds=None,
             written=datetime.datetime.now(datetime.UTC),
             source=str(findings.source),
-            headline=messages.headline(findings),
+            headline=findings.headline,
             tiles=[(name, count(number), about) for name, number, about in findings.counts()],
             files=[(addresses[name], f"{name}.csv", TITLES[name]) for name in addresses],
             link=addresses.get,
@@ -79,12 +77,15 @@ def _sections(findings: Findings) -> dict[str, Any]:
     groups = _groups(findings.duplicates, shots)
     with_box = {shot["id"] for group in groups for shot in group["shots"]}
     without_box = [name for name in findings.ignore if name not in with_box]
+    # Describes the ignored images without a box on the page.
+    also_ignored = [f"{len(findings.already_ignored)} already ignored"] if findings.already_ignored else []
+    if without_box:
+        also_ignored.append(f"{len(without_box)} further duplicate{'' if len(without_box) == 1 else 's'}")
     is_undecodable = findings.unusual_files["kind"] == UNDECODABLE
     undecodable, unusual = findings.unusual_files[is_undecodable], findings.unusual_files[~is_undecodable]
     return {
-        "label_source": messages.NOT_CHECKED if issues is None else messages.label_source(issues),
-        "coverage": "" if issues is None else messages.coverage(issues, len(findings.rows)),
-        "check_each": messages.CHECK_EACH,
+        "labels_checked": findings.labels_checked,
+        "check_each": CHECK_EACH,
         "issues": issues,
         "label_errors": [] if issues is None else shots(issues.table.head(_MOST_LABEL_ERRORS)),
         "groups": groups,
@@ -97,7 +98,7 @@ def _sections(findings: Findings) -> dict[str, Any]:
         "ignore": findings.ignore,
         "ignore_argument": findings.ignore_argument,
         "ignored": findings.already_ignored + without_box,
-        "also_ignored": _also_ignored(len(findings.already_ignored), len(without_box)),
+        "also_ignored": " and ".join(also_ignored),
     }
 
 
@@ -114,13 +115,6 @@ def _groups(duplicates: pd.DataFrame, shots: Callable[[pd.DataFrame], list[Row]]
         }
         for number, rows in itertools.islice(duplicates.groupby("group"), _MOST_GROUPS)
     ]
-
-
-def _also_ignored(already: int, duplicates: int) -> str:
-    """Describe the ignored images without a box on the page."""
-    parts = [f"{already} already ignored"] if already else []
-    parts += [f"{duplicates} further duplicate{'' if duplicates == 1 else 's'}"] if duplicates else []
-    return " and ".join(parts)
 
 
 def _by_image(table: pd.DataFrame) -> pd.DataFrame:

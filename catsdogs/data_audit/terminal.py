@@ -10,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catsdogs.comparison.terminal import summary_console
-from catsdogs.data_audit.findings import Findings
-from catsdogs.data_audit.messages import CHECK_EACH, NOT_CHECKED, coverage, headline, label_source
+from catsdogs.data_audit.findings import CHECK_EACH, Findings
 
 _MOST_LABEL_ERRORS = 12
 _NAME_LENGTH = 44  # columns of an id
@@ -22,7 +21,7 @@ def print_findings(findings: Findings, console: Console | None = None) -> None:
     """Print the findings, to standard output by default."""
     console = console or summary_console()
     console.print()
-    console.print(Text(headline(findings), style="bold"))
+    console.print(Text(findings.headline, style="bold"))
     table = Table(box=SIMPLE)
     table.add_column("check")
     table.add_column("images", justify="right", no_wrap=True)
@@ -39,10 +38,9 @@ def print_findings(findings: Findings, console: Console | None = None) -> None:
 
 def _print_label_issues(findings: Findings, console: Console) -> None:
     issues = findings.label_issues
+    console.print(Text(findings.labels_checked))
     if issues is None:
-        console.print(Text(NOT_CHECKED))
         return
-    console.print(Text(f"{label_source(issues)} {coverage(issues, len(findings.rows))}"))
     for problem in issues.problems:
         console.print(Text("- ").append(problem))
     if issues.table.empty:

@@ -152,6 +152,6 @@ def test_opposite_hashes_are_not_near():
 
 def test_components_follow_chains():
     names = pd.Series(["d", "b", "c", "a", "e", "b"], index=[10, 11, 12, 13, 14, 15])
-    pairs = pd.DataFrame({"one": [0, 1], "other": [1, 2]})
+    pairs = pd.DataFrame({"one": ["d", "b"], "other": ["b", "c"]})
     # The two rows named b are connected.
     assert components(names, pairs).to_dict() == {10: "b", 11: "b", 12: "b", 13: "a", 14: "e", 15: "b"}
