@@ -167,12 +167,10 @@ def _data(options: argparse.Namespace) -> Iterator[Finding]:
             elif training:
                 rows = pd.concat(training if role == "test" else training[:1])
                 found = images[copies_of(images, parts.folder.root, rows, root, options.cache)]
-                text = (
-                    f"{len(found):,} of {len(images):,} images in data.{role} are exact or near-duplicates of images "
-                )
+                count = f"{len(found):,} of {len(images):,} images in data.{role}"
                 fix = f"no model is scored on these: {listed(found['id'].tolist())}; remove them from one of the two"
-                unlabeled = bool(images["label"].isna().any())
-                yield Finding(unlabeled or found.empty, f"{text} images in data.train", fix)
+                ok = found.empty or bool(images["label"].isna().any())
+                yield Finding(ok, f"{count} are exact or near-duplicates of images in data.train", fix)
         except UserError as error:
             yield Finding(False, f"data.{role}={source}", str(error))
 

@@ -20,7 +20,7 @@ from catsdogs.data.archive import open_images
 from catsdogs.data.catalog import build_catalog
 from catsdogs.data.dataset import load_dataset
 from catsdogs.data.near_duplicates import group_duplicates
-from catsdogs.data_audit.duplicates import count_test_duplicates, find_duplicates
+from catsdogs.data_audit.duplicates import find_duplicates
 from catsdogs.data_audit.findings import TINY_PIXELS, find_unusual_files
 from catsdogs.data_audit.label_issues import find_label_issues
 
@@ -73,15 +73,6 @@ def test_duplicates_keep_the_largest_unless_labels_conflict(tmp_path):
     assert (table["bits"] <= 48).all()
     distinct_rows = rows[rows["id"].isin(["cat.1", "dog.2"])]
     assert find_duplicates(distinct_rows, tmp_path / "given", tmp_path / "cache").empty
-
-
-def test_duplicates_in_the_test_set_are_counted(tmp_path):
-    rows = catalog_of(tmp_path / "given", distinct(4, 4))
-    test = {"1.jpg": encoded(scene(0)), "2.jpg": encoded(scene(0), quality=40), "3.jpg": encoded(scene(1000, 60))}
-    test |= {f"{number}.jpg": encoded(scene(5000 + number)) for number in range(4, 8)} | {"8.jpg": b"broken"}
-    tests = catalog_of(tmp_path / "test", test)
-    leakage = count_test_duplicates(rows, tmp_path / "given", tests, tmp_path / "test", tmp_path / "cache")
-    assert (leakage.test_images, leakage.of_test_images, leakage.exact) == (3, 7, 1)
 
 
 def write_predictions(study, name, rows, p_dog, **more):
@@ -137,7 +128,8 @@ def audited(tmp_path_factory):
         "cat.33.jpg": encoded(scene(2), quality=60),
     }
     zip_of(folder / "train.zip", members)
-    zip_of(folder / "test.zip", {"1.jpg": encoded(scene(0)), "2.jpg": encoded(scene(900))})
+    test = {"1.jpg": encoded(scene(0)), "2.jpg": encoded(scene(900)), "3.jpg": encoded(scene(1000, 60))}
+    zip_of(folder / "test.zip", test | {"4.jpg": encoded(scene(3), quality=40), "5.jpg": b"broken"})
     rows = build_catalog(open_images(folder / "train.zip", folder / "cache", 2**30), folder / "cache")
     p_dog = {"cat.3": 0.97, "cat.4": 0.1, "dog.5": 0.2, "dog.6": 0.9}
     write_predictions(folder / "night", "one", rows, p_dog, config={"data": {"ignore": ["cat.2", "unknown"]}})
@@ -179,7 +171,7 @@ def test_page_and_override_exclude_all_duplicates(audited, composed):
     assert {"cat.3", "dog.5", "bird.30", "dog.31", "cat.0"} <= {name for name, checked in boxes if not checked}
     assert len(document.all("img")) == len(boxes)
     assert "dog.32.jpg" in document.body
-    assert "1 of 2 test images is a duplicate of training images, 1 with identical bytes" in document.body
+    assert "3 of 4 test images are duplicates of training images, 1 with identical bytes" in document.body
     assert_fetches_nothing(document, folder)
 
     (argument,) = [line for line in printed.splitlines() if "data.ignore" in line]

@@ -121,11 +121,8 @@ def open_images(source: Path, cache: Path, max_unpacked_bytes: float = 20 * 2**3
 def image_paths(root: Path) -> list[str]:
     """Return the paths of the images below a folder: relative to it, with forward slashes, in natural order.
 
-    Links to folders are followed; each folder is entered once. Hidden files and folders are skipped.
-
-    Raises:
-        UserError: a folder or the start of a file cannot be read, or the name of an image is not UTF-8 or has control
-            characters.
+    Links to folders are followed; each folder is entered once. Hidden files and folders are skipped. Raise UserError if
+    a folder or file cannot be read, or the name of an image is not UTF-8 or has control characters.
     """
     return _listing(root)[0]
 

@@ -75,12 +75,9 @@ def augment(
     With all transforms, it processes about 3,000 images/s at 224 px on two cores, 2,000 on one.
 
     Args:
-        images: (N, S, S, 3) uint8, RGB; may be read-only.
+        images: (N, S, S, 3) uint8, RGB, may be read-only; so is the result, a new array.
         keys: (N,) uint64 from `view_keys`.
         stream: purpose of the view; test-time view 3 differs from training view 3.
-
-    Returns:
-        (N, S, S, 3) uint8, a new array.
     """
     return apply_transforms(images, sample_transforms(keys, augmentation, seed, view, stream), augmentation.border)
 
@@ -115,10 +112,7 @@ def apply_transforms(images: np.ndarray, params: TransformParams, border: str) -
     image without transforms is unchanged.
 
     Args:
-        images: (N, S, S, 3) uint8, RGB.
-
-    Returns:
-        (N, S, S, 3) uint8, a new array.
+        images: (N, S, S, 3) uint8, RGB; so is the result, a new array.
     """
     side = images.shape[1]
     matrices, colors = _warp_matrices(params, side), _color_matrices(params)
@@ -152,11 +146,8 @@ def crops(images: np.ndarray, position: int) -> np.ndarray:
     Corner crops end at the outermost pixels of the image and show nothing beyond its border.
 
     Args:
-        images: (N, S, S, 3) uint8, RGB.
+        images: (N, S, S, 3) uint8, RGB; so is the result, a new array.
         position: 0 is the center; 1 to 4 are the corners top left, top right, bottom left and bottom right.
-
-    Returns:
-        (N, S, S, 3) uint8, a new array.
     """
     right, down = _CROPS[position]
     side, zoom = images.shape[1], 1 / CROP_FRACTION

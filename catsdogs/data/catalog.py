@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import pandas as pd
 
 from catsdogs.base import files
@@ -43,6 +42,8 @@ _log = logging.getLogger(__name__)
 def build_catalog(folder: ImageFolder, cache: Path) -> pd.DataFrame:
     """Return the catalog of a folder, from `cache/catalogues/<digest>-v3.csv` if that file is valid.
 
+    Raise UserError if a file cannot be read, or the cache cannot be written.
+
     Returns:
         A row per image in natural order of id, with the columns
 
@@ -53,9 +54,6 @@ def build_catalog(folder: ImageFolder, cache: Path) -> pd.DataFrame:
         - width, height: int, pixels of the upright image; 0 if undecodable
         - phash: str, perceptual hash (`near_duplicates.phash`); "" if undecodable
         - problem: str, why the image is undecodable or its label ambiguous; "" if neither
-
-    Raises:
-        UserError: a file cannot be read, or the cache cannot be written.
     """
     file = cache / "catalogues" / f"{folder.digest}-{_CACHE_VERSION}.csv"
     if (table := _stored(file, folder)) is None:
@@ -65,12 +63,9 @@ def build_catalog(folder: ImageFolder, cache: Path) -> pd.DataFrame:
             files.write_csv(file, table.assign(check=_checks(table)))
         except OSError as error:
             raise unwritable(file.parent, error) from error
-    labels = [label_of(path) for path in table["path"]]
-    table["label"] = np.array([label for label, _ in labels], np.float64)
-    table["problem"] = [
-        "; ".join(filter(None, problems))
-        for problems in zip(table["problem"], (conflict for _, conflict in labels), strict=True)
-    ]
+    labels = pd.DataFrame([label_of(path) for path in table["path"]], columns=["label", "conflict"])
+    table["label"] = labels["label"].astype("float64")
+    table["problem"] = (table["problem"] + "; " + labels["conflict"]).str.removesuffix("; ").str.removeprefix("; ")
     table["id"] = ids_of(list(table["path"]))
     return table.sort_values("id", key=lambda ids: ids.map(natural_key), ignore_index=True)[_COLUMNS]
 
@@ -83,11 +78,8 @@ def _stored(file: Path, folder: ImageFolder) -> pd.DataFrame | None:
             return None
         if list(table.columns) != list(_STORED.columns) or sorted(table["path"]) != sorted(folder.paths):
             raise CorruptedFile(file, "other columns or images")
-        check = table.pop("check")
-        if not check.equals(_checks(table)):
+        if not table.pop("check").equals(_checks(table)):
             raise CorruptedFile(file, "rows were changed")
-        if not _are_possible(table):
-            raise CorruptedFile(file, "impossible values")
         sample = table.iloc[:: max(1, len(table) // _SAMPLE)].reset_index(drop=True)
         if not sample.equals(_facts(folder.root, list(sample["path"]))):
             raise CorruptedFile(file, "rows differ from their images")
@@ -95,14 +87,6 @@ def _stored(file: Path, folder: ImageFolder) -> pd.DataFrame | None:
         _log.warning("%s; checking the images again", error)
         return None
     return table
-
-
-def _are_possible(table: pd.DataFrame) -> bool:
-    """Return whether each row is that of a decoded image, or of one that cannot be decoded."""
-    width, height, phashes, problem = (table[name] for name in ("width", "height", "phash", "problem"))
-    decoded = (width > 0) & (height > 0) & phashes.str.fullmatch("[0-9a-f]{64}") & (problem == "")
-    corrupted = (width == 0) & (height == 0) & (phashes == "") & (problem != "")
-    return bool((table["sha256"].str.fullmatch("[0-9a-f]{64}") & (decoded | corrupted)).all())
 
 
 def _facts(root: Path, paths: Sequence[str], doing: str = "") -> pd.DataFrame:
@@ -161,10 +145,8 @@ def label_of(path: str) -> tuple[float, str]:
     """Return the label of an image by its relative path, and the problem with the label.
 
     A file name is labeled if it starts with cat or dog, not followed by a letter. So is the nearest folder named cat,
-    cats, dog or dogs. Case is ignored.
-
-    Returns:
-        0.0 = cat, 1.0 = dog, NaN = unknown or conflicting; a description of the conflict, or "".
+    cats, dog or dogs. Case is ignored. Return 0.0 = cat, 1.0 = dog, NaN = unknown or conflicting; and a description
+    of the conflict, or "".
     """
     *folders, name = PurePosixPath(path).parts
     match = _NAMED.match(name)

@@ -146,10 +146,7 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
 def _own_validation(
     data: DataConfig, split: SplitConfig, training: Parts, images: pd.DataFrame, cache: Path
 ) -> tuple[Parts | None, list[str]]:
-    """Return the user's own validation images and notes on the parts.
-
-    They are those of data.validation, or, with one fold, of a part of data.train. `images` are the training images.
-    """
+    """Return the images of data.validation or, with one fold, of a part of data.train; and notes on the parts."""
     if data.validation is not None:
         own = _opened("validation", Path(data.validation), data, cache)
         table = own.images("validation")
@@ -209,7 +206,7 @@ def _usable(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the images that can be used, and the others with their problem, and log the latter.
 
-    For training images, `train` is their path. For validation images, `copies` marks duplicates of training images.
+    `train` is the path of training images; `copies` marks validation images that are duplicates of these.
     """
     problems = table["problem"].copy()
     problems[(problems == "") & table["label"].isna()] = "no label"
@@ -276,10 +273,7 @@ def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, source: str, test:
 
 
 def _test_rows(table: pd.DataFrame, table_root: Path, rows: pd.DataFrame, root: Path, cache: Path) -> pd.DataFrame:
-    """Return a catalog as a test set: ambiguous labels are no problem, and labels are all known or all NaN.
-
-    Log the number of duplicates of `rows`; name them if the test set is labeled.
-    """
+    """Return a catalog as a test set, see `Dataset.test`; log duplicates of `rows`, by name if it is labeled."""
     unlabeled = table["label"].isna()
     if unlabeled.any() and not unlabeled.all():
         names = listed(table["id"][unlabeled].tolist())

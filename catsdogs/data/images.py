@@ -90,13 +90,9 @@ def decode(data: bytes, size: int | None) -> np.ndarray:
 
 
 def read_image(file: Path, size: int | None) -> tuple[str, np.ndarray | None, str]:
-    """Read and decode a file.
+    """Return the SHA-256 of a file, hexadecimal; its pixels (see `decode`), or None and the reason.
 
-    Returns:
-        SHA-256 of the file, hexadecimal; pixels (see `decode`), or None if it cannot be decoded; the reason, or "".
-
-    Raises:
-        UserError: the file cannot be read, or there is too little memory to decode it.
+    Raise UserError if the file cannot be read, or there is too little memory to decode it.
     """
     try:
         data = file.read_bytes()
@@ -118,6 +114,8 @@ def squeeze(image: Image.Image, size: int) -> Image.Image:
 def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray:
     """Return the decoded images of a table, from the cache if possible.
 
+    Raise UserError if an image is missing, changed or cannot be decoded, or if the cache is full.
+
     Args:
         rows: columns path (relative to `root`) and sha256, of decodable images.
         size: side S of the squares in pixels.
@@ -125,9 +123,6 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
 
     Returns:
         (N, S, S, 3) uint8, RGB, 0..255, in the order of `rows`; memory-mapped, read-only.
-
-    Raises:
-        UserError: an image is missing, changed or cannot be decoded, or the cache is full.
     """
     shape = (len(rows), size, size, 3)
     hashes = [str(sha256) for sha256 in rows["sha256"]]
@@ -170,9 +165,8 @@ def _decode_file(root: Path, path: str, sha256: str, size: int) -> np.ndarray:
 
 def pixels_key(hashes: Sequence[str], size: int) -> str:
     """Return the cache key of images with these SHA-256, in this order, at this size; hexadecimal."""
-    return hashlib.sha256(
-        json.dumps([list(hashes), size, RESIZE, _CACHE_VERSION, PIL.__version__]).encode()
-    ).hexdigest()
+    key = json.dumps([list(hashes), size, RESIZE, _CACHE_VERSION, PIL.__version__])
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def in_threads(

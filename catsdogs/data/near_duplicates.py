@@ -52,16 +52,13 @@ def phash(image: np.ndarray) -> str:
 def group_duplicates(rows: pd.DataFrame, root: Path, cache: Path) -> pd.Series:
     """Return the group of each image: near-duplicates, or images connected by a chain of near-duplicates.
 
-    Groups depend on all rows, but not on their order.
+    Groups depend on all rows, but not on their order. Raise UserError as `pixels` does.
 
     Args:
         rows: columns path (relative to `root`), sha256 and phash, of decodable images.
 
     Returns:
         (N,) str, the smallest sha256 of the group, with the index of `rows`; named group.
-
-    Raises:
-        UserError: see `pixels`.
     """
     return components(rows["sha256"], confirmed_pairs(rows, root, cache))
 
@@ -81,8 +78,7 @@ def confirmed_pairs(
 ) -> pd.DataFrame:
     """Return the pairs of different files that `near_pairs` finds and `same_picture` confirms.
 
-    There may be millions of candidates, for example of blank images. So each image is compared only with the
-    `_CLOSEST` images whose hash is closest.
+    There may be millions of candidates, such as blank images, so each is compared with the `_CLOSEST` ones only.
 
     Args:
         rows, others: columns path, sha256 and phash, of decodable images; without `others`, pairs within `rows`.
@@ -150,11 +146,10 @@ def _with_values_of(image: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _details(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
-    """Compare gray images in all windows; return three numbers.
+    """Compare gray images in all windows.
 
-    - share of windows with details
-    - correlation of the two images that 9 of 10 of these windows reach
-    - largest root mean square difference in a window
+    Return the share of windows with details, the correlation that 9 of 10 of these reach, and the largest root mean
+    square difference in a window.
     """
 
     def mean(values: np.ndarray) -> np.ndarray:

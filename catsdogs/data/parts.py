@@ -88,8 +88,8 @@ class Parts:
     def images(self, role: str) -> pd.DataFrame:
         """Return the catalog of the part with this role, or of all images if the source has no parts.
 
-        Ids are relative to the part. Rows are in natural order of id, indexed from 0. If there are parts, but not
-        exactly one with this role, raise a `UserError`.
+        Ids are relative to the part, rows in their natural order, indexed from 0. Without a part of this role among
+        the parts, raise a `UserError`.
         """
         if not any(self.names):
             return self.table

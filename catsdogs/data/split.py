@@ -20,15 +20,12 @@ from catsdogs.data.archive import natural_key
 def subset(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
     """Sample rows, stratified by label.
 
-    Duplicates are sampled only after all distinct images of their class. A class gets at least two rows, if it has
-    them, because fewer cannot be split.
+    Return min(limit, N) of the rows, in natural order of id, with their index. Duplicates are sampled only after all
+    distinct images of their class. A class gets at least two rows, if it has them, because fewer cannot be split.
 
     Args:
         rows: columns id, label (0.0 or 1.0) and sha256; others are kept.
         limit: number of rows, at least 4; None returns all.
-
-    Returns:
-        min(limit, N) of the rows in natural order of id, with their index.
     """
     rows = rows.sort_values("id", key=lambda ids: ids.map(natural_key))
     if limit is None or limit >= len(rows):
@@ -48,7 +45,8 @@ def assign_splits(rows: pd.DataFrame, split: SplitConfig, validation_fraction: f
     """Split off the holdout, then split the rest into training and validation, or into folds.
 
     scikit-learn splits the distinct images, stratified by label. If identical images have different labels, the higher
-    label counts. The holdout is sampled first, so neither the folds nor the validation fraction change it.
+    label counts. The holdout is sampled first, so neither the folds nor the validation fraction change it. Raise
+    UserError if there are too few images for both classes in every split.
 
     Args:
         rows: columns label (0.0 or 1.0), sha256 and optionally groups (str), equal for all duplicates of an image.
@@ -59,9 +57,6 @@ def assign_splits(rows: pd.DataFrame, split: SplitConfig, validation_fraction: f
         With the index of `rows`: split (str), "train", "validation" or "holdout", and fold (int), -1 in the holdout.
         With one fold, it is 0 for validation and -1 for training. With several, it is the fold that validates on the
         row, and split describes fold 0.
-
-    Raises:
-        UserError: too few images for both classes in every split.
     """
     unit = rows["groups"] if "groups" in rows else rows["sha256"]
     labels = rows["label"].groupby(unit).max()  # sorted by unit

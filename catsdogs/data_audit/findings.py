@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -131,13 +129,7 @@ def audit_images(
 ) -> Findings:
     """Run all checks on the training part. Labels of a validation part are checked too.
 
-    Args:
-        source: path of the images as passed by the user.
-        studies: studies to check the labels with; if empty, labels are not checked.
-        test_folder: test images, to count the duplicates in; or None.
-
-    Raises:
-        UserError: an image or a study cannot be read.
+    Without `studies`, labels are not checked. Raise UserError if an image or a study cannot be read.
     """
     parts = Parts.of(clean(str(source)), folder, cache)
     training = rows = parts.images("train")
@@ -171,18 +163,17 @@ def find_unusual_files(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row per problem, in the order of `rows`: id, kind ("undecodable", "label", "tiny"), detail.
     """
-    problems = [(row["id"], kind, detail) for row in rows.to_dict("records") for kind, detail in _problems(row)]
-    return pd.DataFrame(problems, columns=["id", "kind", "detail"], dtype=str)
-
-
-def _problems(row: dict[Any, Any]) -> Iterator[tuple[str, str]]:
-    if row["width"] == 0:
-        yield UNDECODABLE, row["problem"]
-        return
-    if row["problem"] or math.isnan(row["label"]):
-        yield LABEL, row["problem"] or "no label in its file name or folders"
-    if min(row["width"], row["height"]) < TINY_PIXELS:
-        yield TINY, f"{row['width']} x {row['height']} pixels"
+    sizes = rows[["width", "height"]]
+    undecodable = rows["width"] == 0
+    label = rows["problem"].where(rows["problem"] != "", "no label in its file name or folders")
+    tiny = sizes["width"].astype(str) + " x " + sizes["height"].astype(str) + " pixels"
+    found = (
+        (UNDECODABLE, rows["problem"], undecodable),
+        (LABEL, label, ~undecodable & rows["label"].isna()),
+        (TINY, tiny, ~undecodable & (sizes.min(axis=1) < TINY_PIXELS)),
+    )
+    tables = [rows[["id"]].assign(kind=kind, detail=detail)[mask] for kind, detail, mask in found]
+    return pd.concat(tables).sort_index(kind="stable").reset_index(drop=True)
 
 
 def write_tables(folder: Path, findings: Findings) -> list[str]:

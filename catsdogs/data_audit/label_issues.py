@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
@@ -65,27 +64,18 @@ def find_label_issues(studies: list[Path], rows: pd.DataFrame) -> LabelIssues:
             f"--study {names}: no job has a validation.csv for these images; pass a study run on these images, or "
             f"remove --study"
         )
-    by_job = pd.concat(predictions, axis=1).reindex(known["sha256"]).to_numpy()  # (images, jobs), NaN: not predicted
-    labels = known["label"].to_numpy()
-    predicted = ~np.isnan(by_job)
-    against = predicted & ((by_job > 0.5) != (labels == 1)[:, None])
-    checked = predicted.any(axis=1)
-    mean = np.nansum(by_job, axis=1)[checked] / predicted.sum(axis=1)[checked]
-    table = pd.DataFrame(
-        {
-            "id": known["id"].to_numpy()[checked],
-            "label": labels[checked],
-            "p_dog": mean,
-            "log_loss": log_loss_per_image(labels[checked], mean),
-            "jobs": predicted.sum(axis=1)[checked],
-            "against": against.sum(axis=1)[checked],
-        }
-    )
+    # Columns are jobs; NaN is not predicted.
+    by_job = pd.concat(predictions, axis=1).reindex(known["sha256"]).set_axis(known.index).dropna(how="all")
+    table = known.loc[by_job.index, ["id", "label"]].assign(p_dog=by_job.mean(axis=1))
+    contradicts = (by_job > 0.5).ne(table["label"] == 1, axis=0) & by_job.notna()
+    table["log_loss"] = log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy())
+    table = table.assign(jobs=by_job.count(axis=1), against=contradicts.sum(axis=1))
+    checked = len(table)
     table = table[(table["p_dog"] > 0.5) != (table["label"] == 1)]
     table = table.sort_values("log_loss", ascending=False, kind="stable", ignore_index=True)
     data = study_data.jobs[next(iter(predictions))].result["config"].get("data", {})
     ignored = [name for name in map(str, data.get("ignore") or []) if name in set(rows["id"])]
-    return LabelIssues(table, int(checked.sum()), list(predictions), ignored, problems)
+    return LabelIssues(table, checked, list(predictions), ignored, problems)
 
 
 def _best_jobs(study_data: StudyData) -> list[str]:

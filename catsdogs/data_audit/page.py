@@ -30,15 +30,7 @@ Row = dict[Any, Any]
 
 
 def write_page(output: Path, findings: Findings, tables: Sequence[str]) -> None:
-    """Write the page.
-
-    Args:
-        output: path of the page; its tables are in the folder of the same name without the suffix.
-        tables: names of the tables in that folder.
-
-    Raises:
-        OSError: the page cannot be written.
-    """
+    """Write the page with links to tables of these names, in the folder of the same name without the suffix."""
     folder = quote(output.with_suffix("").name)
     addresses = {name: f"{folder}/{name}.csv" for name in tables}
     html = (

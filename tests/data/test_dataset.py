@@ -110,7 +110,7 @@ def test_digest_of_the_rows(tmp_path, cache):
 
 
 @pytest.mark.parametrize("folds", [1, 4])
-def test_near_duplicates_share_a_split(tmp_path, cache, folds, caplog):
+def test_near_duplicates_share_a_split_or_are_counted(tmp_path, cache, folds, caplog):
     """Every image occurs in two qualities."""
     caplog.set_level(logging.INFO)
     members = {
@@ -120,28 +120,21 @@ def test_near_duplicates_share_a_split(tmp_path, cache, folds, caplog):
     }
     train = folder_of(tmp_path / "train", members)
 
-    def separated(group_by, seed):
-        rows = load_dataset(data(train, split_seed=seed), cache, 0.25, folds, group_by).rows
+    def separated(group_by, seed, **changed):
+        caplog.clear()
+        rows = load_dataset(data(train, split_seed=seed, **changed), cache, 0.25, folds, group_by).rows
         image = rows["id"].str.replace(r"\d+", lambda number: str(int(number[0]) // 2), regex=True)
-        return int((rows.groupby(image)[["split", "fold"]].nunique().max(axis=1) > 1).sum())
+        count = int((rows.groupby(image)[["split", "fold"]].nunique().max(axis=1) > 1).sum())
+        warning = f"split.group_by=copies: {2 * count} images have a near-duplicate in another split"
+        assert (warning in caplog.text) == (count > 0)
+        return count
 
     assert [separated("near_duplicates", seed) for seed in range(5)] == [0] * 5
     assert "keeping 20 near-duplicates in the same split" in caplog.text
     assert sum(separated("copies", seed) for seed in range(5)) > 10
-
-
-def test_separated_near_duplicates_are_counted(tmp_path, cache, caplog):
-    members = {f"cat.{seed}.jpg": encoded(scene(seed)) for seed in range(9)}
-    members |= {f"dog.{seed}.jpg": encoded(scene(seed)) for seed in range(50, 59)}
-    members["cat.9.jpg"] = encoded(scene(0), quality=50)
-    train, counts = folder_of(tmp_path / "train", members), []
-    for seed in range(20):
-        caplog.clear()
-        rows = load_dataset(data(train, split_seed=seed), cache).rows.set_index("id")
-        separated = rows["split"]["cat.0"] != rows["split"]["cat.9"]
-        assert separated == ("split.group_by=copies: 2 images have a near-duplicate in another split" in caplog.text)
-        counts.append(separated)
-    assert set(counts) == {True, False}
+    # One pair, not always separated.
+    ignore = [f"{kind}.{number}" for kind in ("cat", "dog") for number in range(2 * (kind == "cat") + 1, 20, 2)]
+    assert {separated("copies", seed, ignore=ignore) for seed in range(12)} == {0, 1}
 
 
 def leaking(labels=True):
@@ -168,13 +161,6 @@ def test_test_images_that_duplicate_training_images_are_marked(tmp_path, cache, 
     assert line.getMessage() == message
 
 
-def test_a_partly_labeled_test_set_is_reported(tmp_path, cache, caplog):
-    train = folder_of(tmp_path / "train", cats_and_dogs(8, 8))
-    test = folder_of(tmp_path / "test", {"cat.1.jpg": jpeg(501), "x.jpg": jpeg(502), "y.jpg": jpeg(503)})
-    assert load_dataset(data(train, test), cache).test["label"].isna().all()
-    assert "2 of 3 test images have no unique label, so no test image is scored: x, y" in caplog.text
-
-
 @pytest.mark.parametrize(("holdout", "folds"), [(0.0, 1), (0.25, 1), (0.0, 4), (0.25, 4)])
 def test_folds_validate_on_every_image_once(tmp_path, cache, holdout, folds):
     dataset = load_dataset(data(folder_of(tmp_path / "train", BITMAPS)), cache, holdout, folds)
@@ -186,12 +172,9 @@ def test_folds_validate_on_every_image_once(tmp_path, cache, holdout, folds):
         train, validation = fold.train_rows.tolist(), fold.validation_rows.tolist()
         assert sorted([*train, *validation, *holdout_rows]) == all_rows
         assert (train, validation) == (sorted(train), np.flatnonzero(rows["fold"] == number).tolist())
-        assert set(rows["label"].iloc[train]) == set(rows["label"].iloc[validation]) == {0.0, 1.0}
     if folds > 1:
         validated = [row for fold in dataset.folds() for row in fold.validation_rows]
         assert sorted([*holdout_rows, *validated]) == all_rows
-    by_id = rows.set_index("id")  # cat.3 and cat.99 are identical
-    assert tuple(by_id.loc["cat.3", ["split", "fold"]]) == tuple(by_id.loc["cat.99", ["split", "fold"]])
 
 
 def test_limit_counts_usable_images(tmp_path, cache):
@@ -205,19 +188,21 @@ def test_limit_counts_usable_images(tmp_path, cache):
 
 
 @pytest.mark.parametrize(
-    ("members", "labels", "problems"),
+    ("members", "labels", "problems", "unlabeled"),
     [
-        (cats_and_dogs(2, 2, ""), [0.0, 0.0, 1.0, 1.0], [""] * 4),
-        (cats_and_dogs(1, 1, "") | {"5.jpg": jpeg(5)}, [math.nan] * 3, [""] * 3),  # not all labeled
+        (cats_and_dogs(2, 2, ""), [0.0, 0.0, 1.0, 1.0], [""] * 4, None),
+        (cats_and_dogs(1, 0, "") | {"x.jpg": jpeg(5), "y.jpg": jpeg(6)}, [math.nan] * 3, [""] * 3, "2 of 3"),
         # Images with a conflicting label can be predicted.
-        ({"cats/dog.1.jpg": jpeg(1), "cats/dog.2.jpg": b""}, [math.nan] * 2, ["", "the file is empty"]),
+        ({"cats/dog.1.jpg": jpeg(1), "cats/dog.2.jpg": b""}, [math.nan] * 2, ["", "the file is empty"], None),
     ],
 )
-def test_labels_and_problems_of_test_images(tmp_path, cache, members, labels, problems):
+def test_labels_and_problems_of_test_images(tmp_path, cache, members, labels, problems, unlabeled, caplog):
     train = folder_of(tmp_path / "train", cats_and_dogs(8, 8))
     test = load_dataset(data(train, folder_of(tmp_path / "test", members)), cache).test
     np.testing.assert_array_equal(test["label"], labels)
     assert [problem.split(";")[0].removeprefix("cannot be decoded: ") for problem in test["problem"]] == problems
+    message = f"{unlabeled} test images have no unique label, so no test image is scored: x, y"
+    assert (message in caplog.text) == (unlabeled is not None)
 
 
 def test_synthetic_archives_without_training_images(tmp_path, cache):

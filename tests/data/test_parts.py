@@ -84,20 +84,11 @@ def test_each_setting_uses_its_part_of_one_source(tmp_path, cache, parts, build)
     ],
 )
 def test_sources_that_are_refused(tmp_path, cache, train, test, message):
-    images = cats_and_dogs(8, 8, "")
-    for folder, parts in {
-        "given": ["train", "test"],
-        "copy": ["x"],
-        "alone": ["train"],
-        "other": ["train", "sample"],
-        "two": ["train", "training"],
-        "valid": ["train", "valid", "val"],
-    }.items():
-        for number, part in enumerate(parts):
-            members = {f"{part}/{name}": image for name, image in images.items()} if not number else {}
-            folder_of(
-                tmp_path / folder, members or {f"{part}/{name}": jpeg(700) for name in ("cat.1.jpg", "dog.1.jpg")}
-            )
+    images, others = cats_and_dogs(8, 8, ""), {"cat.1.jpg": jpeg(700), "dog.1.jpg": jpeg(700)}
+    sources = "given train test, copy x, alone train, other train sample, two train training, valid train valid val"
+    for folder, *parts in map(str.split, sources.split(", ")):
+        for part in parts:
+            folder_of(tmp_path / folder / part, images if part == parts[0] else others)
     with pytest.raises(UserError) as caught:
         load_dataset(data(tmp_path / train, test and tmp_path / test), cache)
     assert re.search(message, str(caught.value))

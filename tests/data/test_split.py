@@ -93,16 +93,6 @@ def test_holdout_depends_only_on_its_fraction_and_the_seed():
     assert 20 < (first & earlier).sum() < 60  # 40 expected by chance
 
 
-def test_splits_depend_on_the_seed():
-    rows = distinct(50, 50)
-    for sample in (
-        lambda seed: split_of(rows, 0.0, 1, 0.2, seed)["split"],
-        lambda seed: split_of(rows, 0.0, 5, 0.2, seed)["fold"],
-        lambda seed: subset(rows, 10, seed)["id"],
-    ):
-        assert sample(1).tolist() != sample(2).tolist()
-
-
 @pytest.mark.parametrize(
     ("cats", "dogs", "holdout", "folds", "fraction", "message"),
     [
