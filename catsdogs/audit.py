@@ -58,14 +58,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "Writes an offline HTML report with thumbnails, and CSV tables.",
     )
     parser.add_argument("images", type=Path, help="zip or folder of labeled images, for example train.zip")
-    parser.add_argument(
-        "--study",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="FOLDER",
-        help="studies run on these images; the predictions of their best trials are used to flag likely label errors",
-    )
+    about = "studies run on these images; the predictions of their best trials are used to flag likely label errors"
+    parser.add_argument("--study", nargs="+", type=Path, default=[], metavar="FOLDER", help=about)
     parser.add_argument("--test", type=Path, help="zip or folder of test images, to count duplicates in")
     parser.add_argument(
         "--output", type=Path, default=Path("audit.html"), metavar="FILE", help="HTML report (default: %(default)s)"

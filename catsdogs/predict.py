@@ -60,9 +60,8 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
     try:
         write_csv(options.output, table)
     except OSError as error:
-        raise UserError(
-            f"--output {options.output}: cannot be written ({error.strerror}); pass another FILE"
-        ) from error
+        text = f"--output {options.output}: cannot be written ({error.strerror}); pass another FILE"
+        raise UserError(text) from error
     return 0
 
 
@@ -86,12 +85,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="catsdogs-predict",
         description="Predict images with a saved model. Writes id,label rows; label is the probability of dog.",
     )
-    parser.add_argument(
-        "model",
-        type=Path,
-        help="model folder written by catsdogs.retrain (multirun/NAME/best), with the TTA and calibration used for "
-        "submission.csv; or a .keras file, for the plain model output",
-    )
+    about = f"{MODEL_FOLDER}, with the TTA and calibration used for submission.csv; or a .keras file, for the plain "
+    parser.add_argument("model", type=Path, help=f"{about}model output")
     parser.add_argument("images", nargs="+", type=Path, help="image, folder of images, or zip of images")
     parser.add_argument("--output", type=Path, metavar="FILE", help="CSV file to write (default: standard output)")
     parser.add_argument("--plain", action="store_true", help="skip test-time augmentation and calibration (faster)")
@@ -114,10 +109,9 @@ def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:
             files.append(source)
             continue
         folder = open_images(source, cache)
-        by_id = sorted(
-            zip(ids_of(list(folder.paths)), folder.paths, strict=True), key=lambda pair: natural_key(pair[0])
-        )
-        names, paths = zip(*by_id, strict=True)
+        by_id = dict(zip(ids_of(list(folder.paths)), folder.paths, strict=True))
+        names = sorted(by_id, key=natural_key)
+        paths = [by_id[name] for name in names]
         ids += names
         files += [folder.root / path for path in paths]
         for message in filter(None, (folder.skipped_message, stray_message(names, paths))):
@@ -128,15 +122,13 @@ def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:
 def _unique(ids: list[str], files: list[Path]) -> list[str]:
     """Return ids, but the full path for each image that shares its id with another one."""
     counts = Counter(ids)
-    shared = [name for name, count in counts.items() if count > 1]
-    if shared:
-        print(
-            f"warning: several images have the id {listed(shared)}; writing the path of each as its id", file=sys.stderr
-        )
+    if shared := [name for name, count in counts.items() if count > 1]:
+        text = f"warning: several images have the id {listed(shared)}; writing the path of each as its id"
+        print(text, file=sys.stderr)
     ids = [str(file) if counts[name] > 1 else name for name, file in zip(ids, files, strict=True)]
-    for name, count in Counter(ids).items():
-        if count > 1:
-            raise UserError(f"{name}: passed {count} times; pass each image once")
+    name, count = Counter(ids).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{name}: passed {count} times; pass each image once")
     return ids
 
 

@@ -66,11 +66,9 @@ class ImageFolder:
     @property
     def skipped_message(self) -> str:
         """Number and names of the skipped files; "" if there are none."""
-        count = len(self.skipped)
-        if not count:
-            return ""
-        which = "1 file that is" if count == 1 else f"{count:,} files that are"
-        return f"skipping {which} hidden or not images: {sanitize_line(listed(self.skipped))}"
+        which = "1 file that is" if len(self.skipped) == 1 else f"{len(self.skipped):,} files that are"
+        names = sanitize_line(listed(self.skipped))
+        return f"skipping {which} hidden or not images: {names}" if names else ""
 
 
 def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
@@ -152,9 +150,8 @@ def _listing(root: Path) -> tuple[list[str], list[str]]:
             for name in names:
                 paths[not name.startswith(".") and is_image(Path(folder, name))].append(str(here / name))
             hidden = [Path(folder, name) for name in subfolders if name.startswith(".")]
-            for file in (file for one in hidden if not one.is_symlink() for file in one.rglob("*")):
-                if not file.is_dir():
-                    paths[False].append(file.relative_to(root).as_posix())
+            inside = (file for one in hidden if not one.is_symlink() for file in one.rglob("*"))
+            paths[False] += [file.relative_to(root).as_posix() for file in inside if not file.is_dir()]
             subfolders[:] = sorted(name for name in subfolders if name[0] != "." and name != "__MACOSX")
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
@@ -222,9 +219,7 @@ def _is_intact(target: Path, members: list[zipfile.ZipInfo]) -> bool:
     for info in members:
         file = target / info.filename
         try:
-            status = file.lstat()
-            same = stat.S_ISREG(status.st_mode) and status.st_size == info.file_size
-            same = same and zlib.crc32(file.read_bytes()) == info.CRC
+            same = stat.S_ISREG(file.lstat().st_mode) and zlib.crc32(file.read_bytes()) == info.CRC
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             same = False
         if not same:

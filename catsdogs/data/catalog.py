@@ -150,11 +150,9 @@ def label_of(path: str) -> tuple[float, str]:
     """
     *folders, name = PurePosixPath(path).parts
     match = _NAMED.match(name)
-    by_name = _FOLDER_LABELS[match[1].lower()] if match else math.nan
     nearest = next((folder for folder in reversed(folders) if folder.lower() in _FOLDER_LABELS), None)
     by_folder = _FOLDER_LABELS[nearest.lower()] if nearest else math.nan
-    if math.isnan(by_name):
-        return by_folder, ""
-    if math.isnan(by_folder) or by_folder == by_name:
+    by_name = _FOLDER_LABELS[match[1].lower()] if match else by_folder
+    if nearest is None or by_folder == by_name:
         return by_name, ""
     return math.nan, f"conflicting labels: {'dog' if by_name == DOG else 'cat'} (file name), {nearest} (folder)"

@@ -17,15 +17,15 @@ Image.init()
 # catsdogs decodes several images at a time.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
-# Images in these formats cannot be decoded, but a user expects a row for them in a submission.
-_UNSUPPORTED = {
+_SIGNATURES = {
+    # Images in these formats cannot be decoded, but a user expects a row for them in a submission.
     "HEIC": re.compile(rb".{4}ftyp(he[iv][cxms]|(mif1|msf1).{4,40}he[iv][cxms])", re.DOTALL),
     "JPEG XL": re.compile(rb"\0\0\0\x0cJXL \r\n\x87\n"),
+    # Size and maximum follow. Pillow's test of two bytes would match text.
+    "PPM": re.compile(rb"P[1-6]\s+(#|\d+\s+\d+\s)"),
 }
 _OF_PILLOW = {suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")}
 _SUFFIXES = (".heic", ".heif", ".hif", ".jxl", *_OF_PILLOW)
-# Size and maximum follow. Pillow's test of two bytes would match text.
-_PPM = re.compile(rb"P[1-6]\s+(#|\d+\s+\d+\s)")
 
 
 def has_image_suffix(name: str) -> bool:
@@ -39,11 +39,9 @@ def image_format(head: bytes) -> str:
     Formats without a reliable signature, such as DIB, are recognized by suffix only.
     """
     head = head[:HEAD_BYTES].ljust(HEAD_BYTES, b"\0")
-    for name, signature in _UNSUPPORTED.items():
+    for name, signature in _SIGNATURES.items():
         if signature.match(head):
             return name
-    if _PPM.match(head):
-        return "PPM"
     # "BM" alone would match text, so the size of the next header, which is that of a DIB, must be valid as well.
     if _accepts("BMP", head):
         return "BMP" if _accepts("DIB", head[14:]) else ""

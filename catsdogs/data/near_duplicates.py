@@ -127,11 +127,10 @@ def _agree(one: np.ndarray, other: np.ndarray) -> bool:
     """Return whether two images of the same position have the same details."""
     gray, other_gray = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (one, other))
     # Both ways, because brightening clips one of the images.
-    found = (_details(_with_values_of(gray, other_gray), other_gray), _details(gray, _with_values_of(other_gray, gray)))
-    for share, correlation, difference in found:
-        if correlation >= _CORRELATION and (
-            share > _PHOTOGRAPH or (difference <= _DIFFERENCE and _same_colors(one, other))
-        ):
+    for pair in ((_with_values_of(gray, other_gray), other_gray), (gray, _with_values_of(other_gray, gray))):
+        share, correlation, difference = _details(*pair)
+        enough = share > _PHOTOGRAPH or (difference <= _DIFFERENCE and _same_colors(one, other))
+        if correlation >= _CORRELATION and enough:
             return True
     return False
 

@@ -30,13 +30,8 @@ def part_names(paths: Sequence[str]) -> tuple[list[str], list[str]]:
 
     Folders are parts only if all folders of their level that hold images have names of parts, and at least one is a
     training part. Levels are searched from the root. A single folder is a part only if there are images outside of
-    it, and no deeper level has parts: archives often repeat a folder, as in train/train and train/test.
-
-    Args:
-        paths: relative paths of images, with forward slashes.
-
-    Returns:
-        Names of part folders in the order of `paths`, "" outside all parts; names of folders, often none.
+    it, and no deeper level has parts: archives often repeat a folder, as in train/train and train/test. Names of part
+    folders are in the order of the relative `paths`, "" outside all parts.
     """
     folders = [path.split("/")[:-1] for path in paths]
     found, unclear = [""] * len(paths), list[str]()

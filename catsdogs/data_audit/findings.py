@@ -41,8 +41,7 @@ class Findings:
 
     Attributes:
         source: path of the images as passed by the user.
-        rows: catalog of the images.
-        root: folder of the paths of `rows`.
+        rows, root: catalog of the images, and the folder of their paths.
         skipped: paths of the files that are hidden or not images.
         unusual_files: see `find_unusual_files`.
         duplicates: see `find_duplicates`; without the images that the study ignores already.
@@ -158,11 +157,7 @@ def audit_images(
 
 
 def find_unusual_files(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the problems of each image of a catalog.
-
-    Returns:
-        A row per problem, in the order of `rows`: id, kind ("undecodable", "label", "tiny"), detail.
-    """
+    """Return a row per problem of an image, in the order of a catalog: id, kind (see the constants above), detail."""
     sizes = rows[["width", "height"]]
     undecodable = rows["width"] == 0
     label = rows["problem"].where(rows["problem"] != "", "no label in its file name or folders")

@@ -43,10 +43,8 @@ class LabelIssues:
 def find_label_issues(studies: list[Path], rows: pd.DataFrame) -> LabelIssues:
     """Compare the labels of a catalog with the validation predictions of the best jobs of these studies.
 
-    Predictions of an image are averaged over all jobs that validated on it. Images are matched by SHA-256.
-
-    Raises:
-        UserError: a study cannot be read, or no job validated on images of the catalog.
+    Predictions of an image are averaged over all jobs that validated on it. Images are matched by SHA-256. Raise
+    UserError if a study cannot be read, or no job validated on images of the catalog.
     """
     study_data = read_study_data(studies)
     problems = list(study_data.problems)

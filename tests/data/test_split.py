@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from catsdogs.base.errors import UserError
@@ -31,7 +31,7 @@ tables = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(0, 40)), mi
 seeds = st.integers(0, 2**31 - 1)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     tables, st.booleans(), st.sampled_from([0.0, 0.2, 0.4]), st.sampled_from([1, 1, 2, 5]), st.floats(0.05, 0.95), seeds
 )
