@@ -41,10 +41,8 @@ def _audit(arguments: Sequence[str] | None = None) -> int:
     try:
         write_page(options.output, findings, write_tables(tables_folder, findings))
     except OSError as error:
-        raise UserError(
-            f"--output {options.output}: cannot write {error.filename or 'the page'} ({error.strerror}); set another "
-            "--output=FILE"
-        ) from error
+        failed = f"cannot write {error.filename or 'the page'} ({error.strerror})"
+        raise UserError(f"--output {options.output}: {failed}; set another --output=FILE") from error
     print_findings(findings)
     for line in ("", f"Report: {options.output}", f"Tables: {tables_folder}{os.sep}"):
         print(sanitize_line(line))
@@ -61,9 +59,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     about = "studies run on these images; the predictions of their best trials are used to flag likely label errors"
     parser.add_argument("--study", nargs="+", type=Path, default=[], metavar="FOLDER", help=about)
     parser.add_argument("--test", type=Path, help="zip or folder of test images, to count duplicates in")
-    parser.add_argument(
-        "--output", type=Path, default=Path("audit.html"), metavar="FILE", help="HTML report (default: %(default)s)"
-    )
+    about = "HTML report (default: %(default)s)"
+    parser.add_argument("--output", type=Path, default=Path("audit.html"), metavar="FILE", help=about)
     add_cache_option(parser, "for unpacked zips and image hashes")
     return parser.parse_args(arguments)
 

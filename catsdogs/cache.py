@@ -47,13 +47,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="catsdogs-cache",
         description="Show the contents of the cache, or clear it. Cleared data is recreated when it is needed.",
     )
-    parser.add_argument(
-        "action",
-        nargs="?",
-        choices=("show", "clear"),
-        default="show",
-        help="show: list the contents; clear: remove stored activations (default: show)",
-    )
+    about = "show: list the contents; clear: remove stored activations (default: show)"
+    parser.add_argument("action", nargs="?", choices=("show", "clear"), default="show", help=about)
     add_cache_option(parser, "folder of the cache")
     selection = parser.add_mutually_exclusive_group()
     selection.add_argument(
@@ -65,9 +60,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"with clear: also delete the folders {', '.join(_FOLDERS)} and all files in them, including your own; "
         "use only while no other command runs",
     )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="with clear: report what would be removed, without removing anything"
-    )
+    about = "with clear: report what would be removed, without removing anything"
+    parser.add_argument("--dry-run", action="store_true", help=about)
     options = parser.parse_args(arguments)
     options.cache = options.cache.expanduser()  # shells do not expand --cache=~/folder
     cache, days = options.cache, options.unused_days
@@ -111,10 +105,8 @@ def _clear(cache: Path, unused_days: float, everything: bool, dry_run: bool) -> 
             try:
                 shutil.rmtree(cache / name)
             except OSError as error:
-                raise UserError(
-                    f"{error.filename or cache / name}: cannot be removed; check its permissions "
-                    f"({error.strerror or error})"
-                ) from error
+                folder, reason = error.filename or cache / name, error.strerror or error
+                raise UserError(f"{folder}: cannot be removed; check its permissions ({reason})") from error
         print(f"{action} {binary_size(size)} of {contents} in {cache / name}")
         freed += size
     print(f"{action} {binary_size(freed)} in total")

@@ -318,14 +318,11 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path, fold
             raise FileExistsError
         archive.extract(info, folder)
     except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(
-            f"{source}: {path} has the same name as another member, perhaps because the file system ignores case; "
-            f"rename one of them, or set cache=FOLDER on another file system"
-        ) from error
+        text = f"{source}: {path} has the same name as another member, perhaps because the file system ignores case; "
+        raise UserError(f"{text}rename one of them, or set cache=FOLDER on another file system") from error
     except RuntimeError as error:  # encrypted, or a method that Python does not support, such as Deflate64 of Windows
-        raise UserError(
-            f"{source}: cannot unpack {path} ({first_line(error)}); unpack the archive yourself and pass the folder"
-        ) from error
+        text = f"{source}: cannot unpack {path} ({first_line(error)})"
+        raise UserError(f"{text}; unpack the archive yourself and pass the folder") from error
     except (*_CORRUPTION, OSError) as error:
         # bzip2 reports corruption as OSError without a number, and an offset before the file's start is EINVAL.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):

@@ -134,7 +134,7 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
         pass
     except (OSError, ValueError) as error:
         _log.warning("%s: corrupted, or of an earlier version (%s); decoding the images again", path, error)
-    images, needed = list(zip(rows["path"], hashes, strict=True)), math.prod(shape)
+    images, needed = list(zip((root / name for name in rows["path"]), hashes, strict=True)), math.prod(shape)
     try:
         if needed > (free := files.free_bytes(path.parent)):
             raise UserError(
@@ -144,7 +144,7 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
         _log.info("decoding %d images to %dx%d (%s)", len(rows), size, size, binary_size(needed))
         with files.replacing(path) as temporary, temporary.open("wb") as file:
             files.write_npy_header(file, shape, "uint8")
-            for image in in_threads(lambda image: _decode_file(root, *image, size), images, "decoding"):
+            for image in in_threads(lambda image: _decode_file(*image, size), images, "decoding"):
                 file.write(image.data)
             file.flush()
             files.seal_npy(temporary, key)
@@ -153,13 +153,12 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
     return files.load_sealed_npy(path, key)
 
 
-def _decode_file(root: Path, path: str, sha256: str, size: int) -> np.ndarray:
-    """Decode a file with this SHA-256."""
-    found, image, problem = read_image(root / path, size)
+def _decode_file(file: Path, sha256: str, size: int) -> np.ndarray:
+    found, image, problem = read_image(file, size)
     if found != sha256:
-        raise UserError(f"{root / path}: changed since the images were cataloged; run the command again")
+        raise UserError(f"{file}: changed since the images were cataloged; run the command again")
     if image is None:
-        raise UserError(f"{root / path}: cannot be decoded ({problem}); add its id to data.ignore")
+        raise UserError(f"{file}: cannot be decoded ({problem}); add its id to data.ignore")
     return image
 
 

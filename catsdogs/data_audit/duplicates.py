@@ -34,15 +34,14 @@ def find_duplicates(rows: pd.DataFrame, root: Path, cache: Path) -> pd.DataFrame
         kind=exact.map({True: EXACT, False: NEAR}),
         bits=rows["sha256"].map(bits).mask(exact, 0),
     )
-    table = table[table["group"].duplicated(keep=False)]
-    labels = table.groupby("group")["label"]
-    table = table.assign(both_labels=labels.transform("nunique") > 1)
+    table = table[table["group"].duplicated(keep=False)].astype({"bits": int})
+    groups = table.groupby("group")
+    table["both_labels"] = groups["label"].transform("nunique") > 1
     pixels = table["width"] * table["height"]
     largest = pixels.groupby(table["group"]).transform("max") == pixels
-    first = ~table["group"].where(largest).duplicated()
-    table = table.assign(keep=largest & first & ~table["both_labels"], bits=table["bits"].astype(int))
-    start = table.groupby("group")["id"].transform(lambda ids: ids.index[0])
-    table = table.assign(_start=start).sort_values(["both_labels", "_start"], ascending=[False, True], kind="stable")
+    table["keep"] = largest & ~table["group"].where(largest).duplicated() & ~table["both_labels"]
+    table["_start"] = groups["id"].transform(lambda ids: ids.index[0])
+    table = table.sort_values(["both_labels", "_start"], ascending=[False, True], kind="stable")
     table["group"] = pd.factorize(table["group"])[0] + 1
     columns = ["group", "id", "label", "sha256", "width", "height", "kind", "bits", "both_labels", "keep"]
     return table[columns].reset_index(drop=True)
