@@ -93,8 +93,8 @@ def confirmed_pairs(
     for name, (table, _) in (("one", tables[0]), ("other", tables[-1])):
         pairs[name] = table["sha256"].to_numpy()[pairs[name]]
     pairs = pairs[pairs["one"] != pairs["other"]]
-    ranks = [pairs.groupby(name).cumcount() for name in ("one", "other")]
-    pairs = pairs[np.minimum(*ranks) < _CLOSEST].reset_index(drop=True)
+    closest = [pairs.groupby(name).cumcount() < _CLOSEST for name in ("one", "other")]
+    pairs = pairs[closest[0] | closest[1]].reset_index(drop=True)
     if pairs.empty:
         return pairs
     images: dict[str, np.ndarray] = {}
@@ -217,7 +217,7 @@ def components(names: pd.Series, pairs: pd.DataFrame) -> pd.Series:
     index of `names`, named group.
     """
     codes, distinct = pd.factorize(names, sort=True)
-    ends = tuple(distinct.get_indexer(pairs[end]) for end in ("one", "other"))
+    ends = tuple(distinct.get_indexer(pd.Index(pairs[end])) for end in ("one", "other"))
     edges = coo_array((np.ones(len(pairs), bool), ends), (len(distinct), len(distinct)))
     _, group = connected_components(edges, directed=False)
     # Codes are sorted by name, so the first one of a group is the smallest.
