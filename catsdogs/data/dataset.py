@@ -193,12 +193,9 @@ def _opened(key: str, source: Path, data: DataConfig, cache: Path) -> Parts:
 
 
 def _check_ignored(ignore: list[str], ids: list[str]) -> None:
-    unknown = sorted(set(ignore) - set(ids))
-    if unknown:
-        raise UserError(
-            f"data.ignore: unknown image ids: {listed(unknown)}; an id is the path without the common folder and "
-            f"extension, for example {ids[0]}"
-        )
+    if unknown := sorted(set(ignore) - set(ids)):
+        about = f"an id is the path without the common folder and extension, for example {ids[0]}"
+        raise UserError(f"data.ignore: unknown image ids: {listed(unknown)}; {about}")
 
 
 def _usable(

@@ -98,10 +98,8 @@ def _sample(labels: pd.Series, fraction: float, seed: int, key: str) -> np.ndarr
     if not enough:
         cats, dogs = _class_counts(labels)
         sides = "inside and outside the holdout" if key == "split.holdout_fraction" else "in training and validation"
-        raise UserError(
-            f"{key}={fraction:g}: too few distinct images for both classes {sides} ({cats} of class cat, {dogs} of "
-            f"class dog); add images, raise data.limit, or set a fraction closer to 0.5"
-        )
+        text = f"{key}={fraction:g}: too few distinct images for both classes {sides} ({cats} of class cat, {dogs} of "
+        raise UserError(f"{text}class dog); add images, raise data.limit, or set a fraction closer to 0.5")
     return sampled
 
 

@@ -57,11 +57,9 @@ def find_label_issues(studies: list[Path], rows: pd.DataFrame) -> LabelIssues:
         elif known["sha256"].isin(p_dog.index).any():
             predictions[label] = p_dog
     if not predictions:
-        names = ", ".join(str(study) for study in studies)
-        raise UserError(
-            f"--study {names}: no job has a validation.csv for these images; pass a study run on these images, or "
-            f"remove --study"
-        )
+        names = ", ".join(map(str, studies))
+        fix = "pass a study run on these images, or remove --study"
+        raise UserError(f"--study {names}: no job has a validation.csv for these images; {fix}")
     # Columns are jobs; NaN is not predicted.
     by_job = pd.concat(predictions, axis=1).reindex(known["sha256"]).set_axis(known.index).dropna(how="all")
     table = known.loc[by_job.index, ["id", "label"]].assign(p_dog=by_job.mean(axis=1))
