@@ -8,7 +8,6 @@ from catsdogs.scoring.intervals import (
     Estimate,
     mean_intervals,
     paired_intervals,
-    resampled_means,
     resamples,
     share_lowest,
     wilson_interval,
@@ -84,12 +83,6 @@ def test_paired_intervals_count_images_that_either_model_misclassifies():
     assert [one.errors for one in paired_intervals(losses, losses[0])] == [12, 20]
     assert Estimate(0.1, 0.0, 0.2, 100, 19).few_errors
     assert not Estimate(0.1, 0.0, 0.2, 100).few_errors
-
-
-def test_all_rows_use_the_same_resamples():
-    values = skewed(2, 100, seed=4)
-    one, other, difference = resampled_means(np.vstack([values, values[0] - values[1]]))
-    np.testing.assert_allclose(one - other, difference, atol=1e-12)
 
 
 def test_resamples_have_as_many_images_as_the_data():
