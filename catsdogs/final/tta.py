@@ -56,10 +56,7 @@ def views_by_kind(tta: TtaConfig, augmentation: AugmentationConfig) -> dict[str,
 
 
 def average_views(p_dog: np.ndarray, average: str) -> np.ndarray:
-    """Return the mean over views, float64 (N,), of p_dog (V, N) in [0, 1].
-
-    `average`: "probability", or "logit" for the mean of logits after `scores.clip`.
-    """
+    """Return the mean over views, float64 (N,), of p_dog (V, N) or, for `average="logit"`, of its clipped logits."""
     if average == "logit":
         return expit(logit(clip(p_dog)).mean(axis=0))
     return np.asarray(p_dog, dtype=np.float64).mean(axis=0)
@@ -100,12 +97,10 @@ def describe_choice(table: pd.DataFrame) -> dict[str, Any]:
     against, ends = "none", (row["gain"], row["low"], row["high"])
     if kind == "none":
         against, ends = row["kind"], (-row["gain"], -row["high"], -row["low"])
-    numbers = {
-        name: None if pd.isna(end) else float(end) for name, end in zip(("value", "low", "high"), ends, strict=True)
-    }
+    value, low, high = (None if pd.isna(end) else float(end) for end in ends)
     counts = {name: int(row[name]) for name in ("size", "errors")}
-    kinds = list(dict.fromkeys(table["kind"]))
-    return {"kind": kind, "tested": True, "kinds": kinds, "against": against, **numbers, **counts}
+    choice = {"kind": kind, "tested": True, "kinds": list(dict.fromkeys(table["kind"])), "against": against}
+    return {**choice, "value": value, "low": low, "high": high, **counts}
 
 
 def log_cost(
@@ -136,13 +131,12 @@ def predict_views(
 ) -> np.ndarray:
     """Return the probability of dog, float64 (V, N) in [0, 1], for V views of N images.
 
+    A `UserError` is raised if an output of the model is not a probability.
+
     Args:
         images: source of the pixels.
         rows: int (N,).
         description: name of the images in the log; empty logs nothing.
-
-    Raises:
-        UserError: an output of the model is not a probability.
     """
     p_dog = np.zeros((len(views), len(rows)))
     chunks = [(view, start) for view in range(len(views)) for start in range(0, len(rows), CHUNK)]

@@ -66,9 +66,9 @@ def test_integer_ids_are_sorted_numerically_and_float32_is_accepted(numbers):
 @pytest.mark.parametrize(
     ("ids", "p_dog", "expected_ids", "message"),
     [
-        (["1", "2", "2"], [0.1, 0.2, 0.3], ["1", "2"], "duplicate ids: 1, for example '2'"),
+        (["1", "2", "2"], [0.1, 0.2, 0.3], ["1", "2"], "duplicate ids: 1 of 2, for example '2'"),
         (["1"], [0.1], ["1", "10", "2"], "missing ids: 2 of 3, for example '2'"),
-        (["1", "2"], [0.1, 0.2], ["1"], "unknown ids: 1, for example '2'"),
+        (["1", "2"], [0.1, 0.2], ["1"], "unknown ids: 1 of 1, for example '2'"),
         (["1", "2"], [0.1, np.nan], ["1", "2"], r"id 2: the probability .* got nan"),
         (["1", "2"], [-0.1, 0.2], ["1", "2"], r"id 1: .* got -0.1"),
         (["1", "2"], [0.1, 1.5], ["1", "2"], r"id 2: .* got 1.5"),
