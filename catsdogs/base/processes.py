@@ -9,8 +9,10 @@ import subprocess
 _SET_BY_OTHERS = ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK")
 
 # Read by numerical libraries when they are imported. OpenVINO reads none; `engine` passes it the number.
-_READ_BY_LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
-_READ_BY_LIBRARIES += ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+_READ_BY_LIBRARIES = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"),
+    *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
+)
 
 # By default TensorFlow and JAX reserve all memory of a GPU, even if several processes share it.
 _SHARED_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}

@@ -15,8 +15,9 @@ from catsdogs.base.files import write_json
 from catsdogs.base.records import CorruptedFile, Record
 from catsdogs.config.schema import AugmentationConfig, Seed, TtaConfig
 from catsdogs.data.views import ORIGINAL, View, Views
-from catsdogs.final.tta import Forward, average_views, predict_views, tta_views
+from catsdogs.final.tta import Forward, predict_views, tta_views
 from catsdogs.scoring.calibration import Calibration
+from catsdogs.scoring.combination import uniform_mean
 
 PIPELINE = "pipeline.json"
 
@@ -58,7 +59,7 @@ class Pipeline:
     def steps(self, plain: np.ndarray, p_dog: np.ndarray | None) -> Outputs:
         """Return OUTPUTS as `__call__`, from p_dog of the images (N,) and of `views` (V, N) or None."""
         missing = np.full(len(plain), np.nan)
-        average = missing if p_dog is None else average_views(p_dog, self.tta.average)
+        average = missing if p_dog is None else uniform_mean(len(p_dog), self.tta.average)(p_dog)
         uncalibrated = plain if p_dog is None else average
         calibrated = missing if self.calibration is None else self.calibration(uncalibrated)
         return dict(zip(OUTPUTS, (plain, average, calibrated), strict=True))

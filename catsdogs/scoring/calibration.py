@@ -89,7 +89,7 @@ def cross_fitted(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
 
 
 def fit_if_better(labels: np.ndarray, p_dog: np.ndarray) -> CalibrationResult:
-    """Fit a calibration, and apply it if it helps images that it was not fitted on; arguments as `fit`, N at least 1."""
+    """Fit a calibration, and apply it if it helps images it was not fitted on; arguments as `fit`, N at least 1."""
     labels, p_dog = check_inputs(labels, p_dog)
     losses = log_loss_per_image(labels, p_dog)
     # IDENTITY changes values by rounding only, which is not a gain.

@@ -58,7 +58,7 @@ def scores(labels: np.ndarray, p_dog: np.ndarray) -> dict[str, Estimate]:
     return {
         "log_loss": log_loss_interval(labels, p_dog),
         "accuracy": Estimate(1 - wrong / size, *wilson_interval(size - wrong, size), size, wrong),
-        "roc_auc": Estimate(*auc, size, wrong),
+        "roc_auc": Estimate(auc[0], auc[1], auc[2], size, wrong),
         "brier": mean_intervals(((p_dog - labels) ** 2)[None], np.array([wrong]), highest=1.0)[0],
         "ece": Estimate(expected_calibration_error(labels, p_dog), None, None, size, wrong),
     }
