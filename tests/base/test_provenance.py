@@ -14,7 +14,6 @@ from catsdogs.base import provenance
         ("2026-11-01T10:00:00", datetime.datetime(2026, 11, 1, 10, tzinfo=datetime.UTC)),
         ("2026-11-01T10:00:00+02:00", datetime.datetime(2026, 11, 1, 8, tzinfo=datetime.UTC)),
         ("soon", None),
-        (None, None),
         (5, None),
     ],
 )

@@ -94,9 +94,8 @@ def test_intervals_are_those_of_means_wilson_and_newcombe():
         assert abs(end - (area.value or 0)) / error == pytest.approx(scipy.stats.norm.ppf(0.975))
 
 
-def test_ties_count_half_in_any_order():
-    labels = np.repeat([0, 1], 20)
-    result = scores(labels, np.full(40, 0.3))["roc_auc"]
+def test_ties_count_half():
+    result = scores(np.repeat([0, 1], 20), np.full(40, 0.3))["roc_auc"]
     assert result.value == 0.5
     assert ends(result)[0] < 0.5 < ends(result)[1]
 
@@ -108,10 +107,10 @@ def test_every_score_stays_in_its_range(p_dog, data):
     result = scores(labels, p_dog)
     assert list(result) == KEYS
     for name, score in result.items():
-        for value in (score.value, score.low, score.high):
-            undefined = value is None or (name == "roc_auc" and np.isnan(value) and labels.all() == labels.any())
-            assert undefined or 0 <= value <= (16.2 if name == "log_loss" else 1 + 1e-12)
-        assert score.low is None or (np.diff(ends(score)) >= 0).all()
+        highest = 16.2 if name == "log_loss" else 1 + 1e-12
+        assert 0 <= score.value <= highest or (name == "roc_auc" and len(set(labels)) == 1)
+        if score.low is not None:
+            assert 0 <= ends(score)[0] <= ends(score)[1] <= highest
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -136,15 +135,13 @@ def test_a_perfect_roc_auc_may_be_lower_on_other_images():
 
 def test_columns_as_from_keras_are_accepted():
     labels, p_dog = simulated(50, seed=9)
-    column = scores(labels[:, None].astype(np.float32), p_dog[:, None])
-    assert column == scores(labels, p_dog)
+    assert scores(labels[:, None].astype(np.float32), p_dog[:, None]) == scores(labels, p_dog)
 
 
 @pytest.mark.parametrize(
     ("labels", "p_dog", "message"),
     [
         ([0, 1, 1], [0.1, np.nan, np.nan], "row 1: the probability .* got nan"),
-        ([0, 1, 1], [0.1, 0.2, np.inf], "row 2: the probability"),
         ([0, 1, 1], [0.1, 0.2, 1.01], "row 2: the probability .* got 1.01"),
         ([0, 1, 1], [-0.1, 0.2, 1.0], "row 0: the probability"),
         ([0, 0.05, 1], [0.1, 0.2, 0.3], "row 1: the label .* got 0.05"),

@@ -148,17 +148,13 @@ def test_a_job_is_running_if_locked_or_without_permission_to_check(study, monkey
 @pytest.mark.parametrize("name", ["nothing", "empty"])
 def test_a_missing_or_empty_study_is_a_user_error(study, name):
     (study.parent / "empty").mkdir()
-    with pytest.raises(UserError, match=name) as caught:
+    with pytest.raises(UserError, match=rf"{name}: [^\n]*\Z"):
         read_jobs(study.parent / name)
-    assert "\n" not in str(caught.value)
 
 
 def test_only_a_completed_trial_can_be_chosen(study):
-    records = [
-        TrialRecord("0", "COMPLETED", 0.3, 0.9, 3, 2, 1.0, {"dropout": 0.1}),
-        TrialRecord("1", "FAILED", None, None, 0, 0, 0.0, {"dropout": 0.2}),
-        TrialRecord("2", "COMPLETED", 0.2, 0.9, 3, 2, 1.0, {"dropout": 0.3}),
-    ]
+    records = [TrialRecord(str(n), "COMPLETED", loss, 0.9, 3, 2, 1.0, {}) for n, loss in ((0, 0.3), (2, 0.2))]
+    records.insert(1, TrialRecord("1", "FAILED", None, None, 0, 0, 0.0, {}))
     write_trials(study / "good" / "trials.csv", records)
     job = best_job(study, read_jobs(study))
     assert chosen_trial(job, None).trial == "2"
