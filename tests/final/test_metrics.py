@@ -26,15 +26,6 @@ def test_duplicates_of_training_images_are_not_scored(new):
     assert result["details"]["log_loss"]["size"] == 10
 
 
-@pytest.mark.parametrize(("images", "reason"), [(199, "199 validation images are too few"), (200, "does not improve")])
-def test_calibration_that_is_not_applied_has_a_reason(images, reason):
-    gain = {"value": 0.0 if images < 200 else -0.001, "low": 0.0, "high": 0.0, "size": images, "split": "validation"}
-    gains = {"tta_gain": {}, "calibration_gain": {"validation": gain | {"kept": False}}}
-    (line,) = format_scores({"details": {}, "warnings": [], **gains})
-    assert "Calibration not applied" in line
-    assert reason in line
-
-
 @pytest.mark.parametrize("errors", [19, 20])
 def test_metrics_terminal_and_model_card_show_the_same_interval_and_warn_below_20_errors(errors):
     labels = np.repeat([0.0, 1.0], 100)

@@ -24,12 +24,9 @@ def simulated(size, seed, sharpness=1.0):
     return labels, 1 / (1 + np.exp(-sharpness * logits))
 
 
-def test_log_loss_per_image_in_closed_form():
+def test_the_loss_of_an_image_is_minus_the_logarithm_of_the_clipped_probability_of_its_class():
     loss = log_loss_per_image(np.array([1, 0, 1, 0]), np.array([0.9, 0.9, 0.5, 0.2]))
     np.testing.assert_allclose(loss, [-np.log(0.9), -np.log(0.1), np.log(2), -np.log(0.8)], rtol=1e-12)
-
-
-def test_extreme_probabilities_have_the_clipped_loss():
     loss = log_loss_per_image(np.array([1, 1, 0, 0]), np.array([0, 1, 0, 1]))
     wrong, right = -np.log(1e-7), -np.log1p(-1e-7)
     np.testing.assert_allclose(loss, [wrong, right, right, wrong], rtol=1e-8)
