@@ -50,7 +50,7 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, lab
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing),
-        metrics=[keras.metrics.MeanMetricWrapper(log_loss), keras.metrics.BinaryAccuracy(name="accuracy")],
+        metrics=[keras.metrics.MeanMetricWrapper(log_loss, "log_loss"), keras.metrics.BinaryAccuracy("accuracy")],
         # Keras' "auto" also uses XLA on a CPU, where TensorFlow's XLA is several times slower.
         jit_compile="auto" if keras.backend.backend() != "tensorflow" or accelerators() else False,
     )
