@@ -124,8 +124,9 @@ def _epochs(record: TrialRecord, budget: int, loss: float, accuracy: float) -> I
     for epoch in range(1, record.epochs + 1):
         behind = (record.epochs - epoch) * 0.05
         row = {"trial": record.trial, "execution": 0, "epoch": epoch}
-        row |= {"accuracy": max(0.0, 0.9 - behind), "log_loss": loss + behind, "loss": loss + behind + 0.01}
-        row |= {"val_accuracy": accuracy - behind, "val_log_loss": loss + behind, "val_loss": loss + behind + 0.01}
+        row |= {"accuracy": max(0.0, 0.9 - behind), "val_accuracy": max(0.0, accuracy - behind)}
+        row |= dict.fromkeys(("log_loss", "val_log_loss"), loss + behind)
+        row |= dict.fromkeys(("loss", "val_loss"), loss + behind + 0.01)
         yield {**row, "learning_rate": 3e-4 * (1 - (epoch - 1) / budget), "seconds": 5.0}
 
 
