@@ -98,7 +98,7 @@ def sampled(population: np.ndarray, size: int, repetitions: int) -> Iterator[np.
 
 def roc_ends(samples: np.ndarray) -> Ends:
     """Return intervals of the ROC AUC of (R, N, 2) labels and probabilities."""
-    areas = [scores(sample[:, 0], sample[:, 1], "")["roc_auc"] for sample in samples]
+    areas = [scores(sample[:, 0], sample[:, 1])["roc_auc"] for sample in samples]
     return {"catsdogs": np.array([(area.low, area.high) for area in areas if area.low is not None])}
 
 
@@ -116,7 +116,7 @@ def simulate(labels: np.ndarray, models: dict[str, np.ndarray]) -> list[dict[str
             print_row(rows[-1])
         for name in ("small", "medium", "large"):
             population = np.stack([labels, models[name]], axis=1)
-            truth = float(scores(labels, models[name], "")["roc_auc"].value or 0)
+            truth = scores(labels, models[name])["roc_auc"].value
             result = coverage(truth, sampled(population, size, ROC_REPETITIONS), roc_ends)
             count = size * float(wrong[name].mean())
             rows.append({"score": f"ROC AUC, {name} model", "images": size, "errors": count, "methods": result})

@@ -14,6 +14,7 @@ from PIL import Image
 from synthetic_images import encoded, folder_of
 
 from catsdogs.base.files import write_csv, write_json
+from catsdogs.final.metrics import detail_of
 from catsdogs.scoring.scores import log_loss_per_image, scores
 from catsdogs.study.locking import LOCK
 from catsdogs.study.plan import write_plan
@@ -123,8 +124,9 @@ def _epochs(record: TrialRecord, budget: int, loss: float, accuracy: float) -> I
     for epoch in range(1, record.epochs + 1):
         behind = (record.epochs - epoch) * 0.05
         row = {"trial": record.trial, "execution": 0, "epoch": epoch}
-        row |= {"accuracy": 0.9 - behind, "log_loss": loss + behind, "loss": loss + behind + 0.01}
-        row |= {"val_accuracy": accuracy - behind, "val_log_loss": loss + behind, "val_loss": loss + behind + 0.01}
+        row |= {"accuracy": max(0.0, 0.9 - behind), "val_accuracy": max(0.0, accuracy - behind)}
+        row |= dict.fromkeys(("log_loss", "val_log_loss"), loss + behind)
+        row |= dict.fromkeys(("loss", "val_loss"), loss + behind + 0.01)
         yield {**row, "learning_rate": 3e-4 * (1 - (epoch - 1) / budget), "seconds": 5.0}
 
 
@@ -190,9 +192,9 @@ def write_final(study: Path, *, skill=1.8, images=IMAGES, test_images=50, tta=Tr
     test = test.assign(p_dog=p_dog(skill, 3, test_images), p_dog_tta=p_dog(skill, 4, test_images) if tta else np.nan)
     write_csv(best / "predictions.csv", pd.concat([validation, test], ignore_index=True))
     write_csv(best / "history.csv", pd.DataFrame({"epoch": [1, 2], "val_log_loss": [0.3, 0.2], "log_loss": [0.3, 0.2]}))
-    details = {name: vars(score) for name, score in scores(labels(images), plain, "validation").items()}
+    details = {name: detail_of(score, "validation") for name, score in scores(labels(images), plain).items()}
     if tta:
-        details |= {f"{k}_tta": vars(v) for k, v in scores(labels(images), averaged, "validation").items()}
+        details |= {f"{k}_tta": detail_of(v, "validation") for k, v in scores(labels(images), averaged).items()}
     write_json(
         best / "metrics.json",
         {

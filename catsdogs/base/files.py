@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -40,26 +40,17 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        # Some systems and file systems cannot sync a folder; the file itself is complete without it.
+        with suppress(OSError), ExitStack() as stack:
+            handle = os.open(path.parent, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            os.fsync(handle)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    # Some systems and file systems cannot sync a folder; the file itself is complete without it.
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def remove_temporaries(folder: Path, names: Collection[str], older_than_seconds: float = 0.0) -> None:
-    """Remove temporary files of these names that killed processes left.
-
-    Without a minimum age, no process may be writing them.
-    """
+    """Remove temporary files of these names that killed processes left; without an age, no process may write them."""
     prefixes = tuple(f".{Path(name).stem}-" for name in names)
     for path in folder.iterdir():
         with suppress(FileNotFoundError):
@@ -82,10 +73,7 @@ def free_name(path: Path) -> Path:
 
 
 def check_page(output: Path, kind: str) -> None:
-    """Raise a `UserError`, before any long work, if a page may not be written to this path.
-
-    It must be the name of an HTML file, and only an earlier page of this kind, `report` or `audit`, is overwritten.
-    """
+    """Raise a `UserError` if this is no HTML file name, or a file other than a page of this kind: report or audit."""
     if output.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {output}: not an HTML file name; use {shlex.quote(f'{output}.html')}")
     if output.is_dir():
@@ -131,7 +119,7 @@ def write_json(path: Path, value: Any) -> None:
 def write_npy_header(file: BinaryIO, shape: tuple[int, ...], dtype: str) -> None:
     """Write the header of an .npy file; the values follow in pieces, in C order.
 
-    A memory map would kill the process on a full disk; a plain write raises an error.
+    A memory map would kill the process on a full disk.
     """
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)

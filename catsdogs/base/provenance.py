@@ -45,31 +45,24 @@ def versions() -> dict[str, str]:
 def machine(accelerators: list[str] | None = None) -> dict[str, Any]:
     """Describe the machine; `cores` are those available to the process, `memory_bytes` is None if unknown.
 
-    Args:
-        accelerators: names from `devices.accelerators`, or None if Keras is not loaded (loading takes seconds).
+    `accelerators`: names from `devices.accelerators`, or None if Keras is not loaded (loading takes seconds).
     """
+    memory = None
+    with suppress(OSError, ValueError):  # some systems do not define these names
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "system": platform.system(),
         "architecture": platform.machine(),
         "processor": _processor(),
         "cores": processors(),
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": memory,
         "accelerators": accelerators,
     }
 
 
 def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (OSError, ValueError):
-        # Some systems do not define these names.
-        return None

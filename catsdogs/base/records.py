@@ -70,17 +70,11 @@ _RANGES: Final = {
 
 @dataclass(frozen=True)
 class Table:
-    """CSV file.
+    """CSV file."""
 
-    Attributes:
-        columns: type of each column: str, int, float, or `int | None` and `float | None` (NaN if the cell is empty).
-        optional: columns that some versions did not write.
-        unique: columns with different values in every row.
-    """
-
-    columns: Mapping[str, type | UnionType]
-    optional: Collection[str] = ()
-    unique: Collection[str] = ()
+    columns: Mapping[str, type | UnionType]  # str, int, float, or `int | None` and `float | None` (NaN: empty cell)
+    optional: Collection[str] = ()  # columns that some versions did not write
+    unique: Collection[str] = ()  # columns with different values in every row
 
     def read(self, file: Path) -> pd.DataFrame | None:
         """Return the rows, with undeclared columns as pandas reads them, or None if the file is missing.

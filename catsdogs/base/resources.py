@@ -22,10 +22,8 @@ _LIBRARIES = ("tensorflow", "jax", "jaxlib", "openvino")
 # Programming errors: every other trial would fail in the same way.
 _BUGS = (TypeError, AttributeError, NameError, ImportError, LookupError, AssertionError, NotImplementedError)
 # Text of a programming error raised in a thread of TensorFlow.
-_BUG_TEXT = re.compile(
-    r"\b(TypeError|AttributeError|NameError|ImportError|ModuleNotFoundError|KeyError|IndexError|AssertionError"
-    r"|NotImplementedError): .*\s+Traceback \(most recent call last\)"
-)
+_BUG_NAMES = "|".join(bug.__name__ for bug in (*_BUGS, ModuleNotFoundError, KeyError, IndexError))
+_BUG_TEXT = re.compile(rf"\b({_BUG_NAMES}): .*\s+Traceback \(most recent call last\)")
 
 
 class OutOfResources(Exception):
@@ -53,10 +51,7 @@ def as_out_of_resources(error: BaseException) -> OutOfResources | None:
 
 
 def raise_if_fatal(error: Exception) -> None:
-    """Raise if the error would affect every trial: `OutOfResources`, or the error itself if it is a programming error.
-
-    Other errors may be caused by the hyperparameters of this trial.
-    """
+    """Raise `OutOfResources`, or a programming error itself: unlike other errors, they would affect every trial."""
     if ran_out := as_out_of_resources(error):
         raise ran_out from error
     if isinstance(error, _BUGS) or _BUG_TEXT.search(str(error)):

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,9 @@ class InferenceEngine:
     run: Run
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
-        """Run the model in inference mode.
+        """Return a new array float32 (B, ...) for every output of the model in inference mode, in order.
 
-        Args:
-            images: (B, S, S, 3) uint8 or float32, RGB, 0..255; not modified. Hundreds are slightly faster than 32.
-
-        Returns:
-            A new array float32 (B, ...) for every output of the model, in order.
+        `images`: (B, S, S, 3) uint8 or float32, RGB, 0..255; not modified. Hundreds are slightly faster than 32.
         """
         return self.run(images)
 
@@ -64,16 +61,14 @@ def build_engine(model: keras.Model, engine: str = "auto") -> InferenceEngine:
     """Build an engine for a model and check its outputs against Keras.
 
     Both run on a few synthetic images. An engine is rejected if it differs by more than `TOLERANCE`, returns non-finite
-    values or cannot run the model. With `engine="auto"`, a warning is logged and the next engine is tried.
+    values or cannot run the model. With `engine="auto"`, a warning is logged and the next engine is tried; with
+    another, and if Keras returns non-finite values, a `UserError` is raised.
 
     Args:
         model: float32, from pixels (B, S, S, 3) in 0..255 to one output or a list of outputs. Later changes of its
             weights may have no effect on the engine.
-        engine: openvino (on the CPU), tensorflow, keras or auto. With auto, openvino is tried first if it is installed
-            and Keras has no GPU, then tensorflow if it is Keras' backend, then keras.
-
-    Raises:
-        UserError: the requested engine cannot be used, or the model returns non-finite values.
+        engine: openvino (on the CPU), tensorflow, keras or auto: openvino if it is installed and Keras has no GPU, then
+            tensorflow if it is Keras' backend, then keras.
     """
     probe = _probe(model.input_shape[1])
     expected = _through_keras(model, probe)
@@ -100,9 +95,8 @@ def max_relative_error(outputs: Sequence[np.ndarray], expected: Sequence[np.ndar
     """
     if [(a.shape, a.dtype) for a in outputs] != [(a.shape, a.dtype) for a in expected]:
         return np.inf
-    relative = [0.0]
-    for a, b in zip(outputs, expected, strict=True):
-        relative.append(float(np.abs(a - b).max(initial=0)) / max(1.0, float(np.abs(b).max(initial=0))))
+    pairs = zip(outputs, expected, strict=True)
+    relative = [0.0, *(np.abs(a - b).max(initial=0) / np.abs(b).max(initial=1) for a, b in pairs)]
     return float(max(relative)) if np.isfinite(relative).all() else np.inf
 
 
@@ -134,12 +128,10 @@ def _probe(side: int) -> np.ndarray:
 
 def _engines_by_speed() -> list[str]:
     """Return the usable engines, fastest first; Keras is last and always usable."""
-    engines = ["keras"]
-    if keras.backend.backend() == "tensorflow":
-        engines.insert(0, "tensorflow")
-        if not accelerators() and importlib.util.find_spec("openvino") is not None:
-            engines.insert(0, "openvino")
-    return engines
+    if keras.backend.backend() != "tensorflow":
+        return ["keras"]
+    openvino = not accelerators() and importlib.util.find_spec("openvino") is not None
+    return [*(["openvino"] if openvino else []), "tensorflow", "keras"]
 
 
 def _through_keras(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
@@ -149,8 +141,7 @@ def _through_keras(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
 
 
 def _keras_engine(model: keras.Model) -> tuple[str, Run]:
-    name = f"keras ({keras.backend.backend()}) {keras.__version__}"
-    return name, lambda images: _through_keras(model, images)
+    return f"keras ({keras.backend.backend()}) {keras.__version__}", partial(_through_keras, model)
 
 
 def _tensorflow_engine(model: keras.Model) -> tuple[str, Run]:
@@ -240,11 +231,8 @@ class _OpenVino:
         return results
 
     def _pad(self, images: np.ndarray) -> np.ndarray:
-        if len(images) == self._part:
-            return images
-        padded = np.zeros((self._part, *images.shape[1:]), images.dtype)
-        padded[: len(images)] = images
-        return padded
+        missing = self._part - len(images)
+        return np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]) if missing else images
 
     def _queue(self, pixels: str) -> Any:
         import openvino
@@ -254,13 +242,9 @@ class _OpenVino:
         processor.input().tensor().set_element_type(getattr(openvino.Type, pixels))
         # With CPU pinning, several jobs would share the first cores and leave the others idle. The precision is set,
         # because OpenVINO defaults to bfloat16 on processors that support it.
-        settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "ENABLE_CPU_PINNING": False,
-        }
-        limit = thread_limit()
-        if limit is not None:
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
+        settings |= {"ENABLE_CPU_PINNING": False}
+        if limit := thread_limit():
             settings["INFERENCE_NUM_THREADS"] = limit
         queue = openvino.AsyncInferQueue(openvino.Core().compile_model(processor.build(), "CPU", settings))
         queue.set_callback(self._copy_outputs)

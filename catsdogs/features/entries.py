@@ -29,7 +29,7 @@ _SMALLEST_STD_SHARE = 1 / 16  # of the standard deviation over all channels
 
 
 class StoreFull(Exception):
-    """Error raised when the store's limit or the disk has no room; its text contains the sizes."""
+    """The store's limit or the disk has no room; the text contains the sizes."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,8 @@ class StoredActivations:
         # Indexing with an array copies, so the caller owns the result.
         values = self.values[positions].astype(np.float32, copy=False)
         if self.channels is not None:
-            mean, std = self.channels
-            values *= std
-            values += mean
+            values *= self.channels[1]
+            values += self.channels[0]
         return values
 
 
@@ -143,8 +142,7 @@ def _channels(chunk: np.ndarray) -> np.ndarray:
     """Return the mean and standard deviation of every channel (last axis) of (b, *shape), float32 (2, C).
 
     A nearly constant channel may vary in later chunks and would then exceed the range of float16. Its standard
-    deviation is therefore at least 1/16 of the one over all channels. This costs no precision, because float16 has a
-    relative step size.
+    deviation is therefore at least 1/16 of the one over all channels, which costs no precision in float16.
     """
     flat = chunk.reshape(-1, chunk.shape[-1])
     mean = flat.mean(axis=0, dtype=np.float64)
@@ -164,6 +162,5 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             raise StoreFull(f"{folder}: out of disk ({error.strerror})") from error
-        raise UserError(
-            f"{folder}: cannot be written; set cache=FOLDER to a writable folder ({error.strerror})"
-        ) from error
+        fix = f"set cache=FOLDER to a writable folder ({error.strerror})"
+        raise UserError(f"{folder}: cannot be written; {fix}") from error

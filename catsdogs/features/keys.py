@@ -20,10 +20,8 @@ _FORMAT = 1  # increment when the meaning of stored values changes
 def identity(network: LoadedBackbone, pixels: LiveViews, pixels_key: str, view: View) -> dict[str, Any]:
     """Return everything that determines the activations of a view, apart from the cut, as plain JSON.
 
-    The engine is omitted, because all engines agree with Keras up to rounding.
-
-    Args:
-        pixels_key: `images.pixels_key` of the images that are stored together.
+    The engine is omitted, because all engines agree with Keras up to rounding. `pixels_key`: `images.pixels_key` of the
+    images that are stored together.
     """
     settings = network.settings
     inputs: dict[str, Any] = {

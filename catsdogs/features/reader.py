@@ -56,13 +56,7 @@ class FeatureReader:
 
     Safe to read from several threads: the first to read a missing view fills it while the others wait.
 
-    Args:
-        cuts: all cuts that the job's trials need.
-        cache: the cache folder; activations are stored in its subfolder `features`.
-
-    Attributes:
-        problem: the user error that stopped reading. Keras reads in TensorFlow's threads, which wrap it in an error of
-            their own.
+    `cuts`: all cuts that the job's trials need. Activations are stored in the subfolder `features` of `cache`.
     """
 
     def __init__(
@@ -98,6 +92,7 @@ class FeatureReader:
         self._open: dict[tuple[Cut, View], StoredActivations] = {}
         self._engines: dict[tuple[Cut, ...], InferenceEngine] = {}
         self._lock = threading.RLock()
+        # The user error that stopped reading. Keras reads in TensorFlow's threads, which wrap it in their own error.
         self.problem: UserError | None = None
 
     def prepare(self) -> None:
@@ -211,8 +206,7 @@ class FeatureReader:
         source = "validation images" if view.kind == "plain" else f"training view {view.number + 1}/{self.views}"
         label = f"activations of {source}"
         forward = self._forward(tuple(self._cuts))
-        start_time = time.monotonic()
-        chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+        start_time, chunks = time.monotonic(), [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
         # Threads augment the chunks ahead while the network runs.
         for images in in_threads(lambda chunk: self._pixels.read(chunk, view), chunks, label, ahead=4):
             if self._closed.is_set():

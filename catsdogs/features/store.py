@@ -44,12 +44,10 @@ _log = logging.getLogger(__name__)
 
 
 class Store:
-    """A folder of entries that is shared by processes.
+    """A folder of entries that is shared by processes; the first `fill` creates it.
 
     Args:
-        folder: created by the first `fill`.
-        max_bytes: limit on the arrays of all entries. Processes that fill at the same time may exceed it until one of
-            them evicts again.
+        max_bytes: limit on the arrays of all entries; several processes may exceed it until one of them evicts again.
         closed: once set, `fill` no longer waits for other processes.
     """
 
@@ -89,7 +87,8 @@ class Store:
     ) -> None:
         """Fill all missing entries in one pass: either all of them are stored or none.
 
-        Only one process fills a group at a time. The others wait and then find the entries.
+        Only one process fills a group at a time. The others wait and then find the entries. `StoreFull` is raised if
+        the limit or the disk has no room, a `UserError` if the folder cannot be written.
 
         Args:
             group: name of the lock, 64 hexadecimal digits; entries of the same pass share it.
@@ -100,10 +99,6 @@ class Store:
             produce: called with the indices of the missing entries in `specs`; yields chunks of consecutive images. A
                 chunk has one non-empty float32 (b, *shape) per index; b may vary between chunks.
             keep: keys that must not be evicted; those of `specs` never are.
-
-        Raises:
-            StoreFull: the limit or the disk has no room. Nothing is stored.
-            UserError: the folder cannot be written. Nothing is stored.
         """
         if not self._missing(specs):  # a read-only folder is sufficient if it is complete
             return
@@ -130,7 +125,11 @@ class Store:
             with writing(self.folder):
                 for writer in writers:
                     writer.finish()
-                    self._publish(writer)
+                    try:
+                        writer.folder.rename(self.folder / writer.key)
+                    except OSError:
+                        if self.open(writer.key) is None:  # otherwise an equal entry was filled under another group
+                            raise
 
     def room(self, keep: Collection[str]) -> int:
         """Return the bytes available if all entries were evicted except those with keys in `keep`."""
@@ -145,12 +144,9 @@ class Store:
         return sorted((entry for entry in entries if entry is not None), key=lambda entry: -entry.last_used)
 
     def clear(self, unused_days: float = 0.0, dry_run: bool = False) -> int:
-        """Remove entries that were not used for some days, and unfinished entries of killed processes.
+        """Remove entries that were not used for some days, and unfinished ones of killed processes; return bytes freed.
 
-        Entries that are being filled or cannot be removed are skipped.
-
-        Returns:
-            Bytes freed on disk; in a dry run, the bytes that would be freed.
+        Entries that are being filled or cannot be removed are skipped. A dry run returns the bytes it would free.
         """
         cutoff = time.time() - unused_days * 86400
         freed = self._sweep(None, dry_run)
@@ -229,11 +225,3 @@ class Store:
                 return size
         except (OSError, Timeout):  # removed by another process, being filled, or permission denied
             return 0
-
-    def _publish(self, writer: EntryWriter) -> None:
-        folder = self.folder / writer.key
-        try:
-            writer.folder.rename(folder)
-        except OSError:
-            if self.open(writer.key) is None:  # otherwise an equal entry was filled under another group
-                raise

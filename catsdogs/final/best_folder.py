@@ -47,7 +47,10 @@ def write_best(best: Path, final: FinalResult, dataset: Dataset) -> None:
         write_pipeline(temporary, evaluation.pipeline, combination)
         write_json(temporary / "metrics.json", final.metrics)
         write_json(temporary / "recipe.json", final.recipe)
-        write_csv(temporary / "history.csv", _history(final.members))
+        # With several members, the column `member` has their number.
+        histories = [member.training.history.assign(member=number) for number, member in enumerate(final.members)]
+        history = pd.concat(histories, ignore_index=True) if len(histories) > 1 else final.members[0].training.history
+        write_csv(temporary / "history.csv", history)
         write_csv(temporary / "predictions.csv", final.predictions)
         for name, table in (("tta.csv", evaluation.tta_table), ("ensemble.csv", evaluation.ensemble_table)):
             if table is not None:
@@ -67,11 +70,3 @@ def write_best(best: Path, final: FinalResult, dataset: Dataset) -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def _history(members: Sequence[Member]) -> pd.DataFrame:
-    """Return a row per epoch; with several members, the column `member` has their number."""
-    if len(members) == 1:
-        return members[0].training.history
-    histories = [member.training.history.assign(member=number) for number, member in enumerate(members)]
-    return pd.concat(histories, ignore_index=True)

@@ -31,26 +31,19 @@ log = logging.getLogger(__name__)
 class Evaluation:
     """Choices for the final model, and its outputs for images that it was not trained on.
 
-    Attributes:
-        combination: combination of the members.
-        pipeline: test-time augmentation and calibration.
-        predictions: a row per validation image of the search: id, label, split, fold (with several folds), OUTPUTS.
-            Calibrated outputs are cross-fitted. The combination of several jobs was chosen on these images.
-        validated_by: models that made the predictions: "final model"; or, if it was trained on all images, single
-            models of the "search" or of the "folds".
-        calibration_result: None if calibration was not tried.
-        tta_choice: kind that tta=auto took, and why, as `metrics.json` records it; None if the user set the kind.
-        tta_table, ensemble_table: candidates of each choice; None if there was only one.
+    Each row of `predictions` is a validation image of the search: id, label, split, fold (with several folds), OUTPUTS.
+    Calibrated outputs are cross-fitted. The combination of several jobs was chosen on these images. They are predicted
+    by the "final model" or, if it was trained on all images, by single models of the "search" or of the "folds".
     """
 
-    combination: Combination
+    combination: Combination  # of the members
     pipeline: Pipeline
     predictions: pd.DataFrame
     validated_by: str
-    calibration_result: CalibrationResult | None
-    tta_choice: dict[str, Any] | None
-    tta_table: pd.DataFrame | None
-    ensemble_table: pd.DataFrame | None
+    calibration_result: CalibrationResult | None  # None: not tried
+    tta_choice: dict[str, Any] | None  # for `metrics.json`: the kind that tta=auto took; None: the user set the kind
+    tta_table: pd.DataFrame | None  # candidates; None: only one
+    ensemble_table: pd.DataFrame | None  # candidates; None: only one
 
 
 @dataclass(frozen=True)
@@ -75,9 +68,8 @@ def evaluate_members(
     therefore that of a single model, slightly too high for the mean. With several jobs, out-of-fold predictions of
     each job choose between the best job and the two means; the models of a job share its weight.
 
-    Args:
-        fold_members: models of the folds, which evaluate members that are trained on all images. If empty, the members
-            evaluate themselves, or the predictions of the search are used.
+    `fold_members`: models of the folds, which evaluate members that are trained on all images. If empty, the members
+    evaluate themselves, or the predictions of the search are used.
     """
     rows = np.flatnonzero(dataset.rows["fold"] >= 0)
     columns = ["id", "label", "split", *(["fold"] if config.split.folds > 1 else [])]
@@ -90,8 +82,7 @@ def evaluate_members(
     else:
         views = list(dict.fromkeys(view for kind_views in tta_views.values() for view in kind_views))
         p_dog = _predict(config, fold_members or members, dataset, rows, views)
-        by_folds = fold_members or config.ensemble.kind == "folds"
-        outputs = _Outputs(p_dog, views, "folds" if by_folds else "final model")
+        outputs = _Outputs(p_dog, views, "folds" if fold_members or config.ensemble.kind == "folds" else "final model")
     combination, outputs, ensemble_table = _combine_jobs(labels, outputs, members)
     tta, choice, tta_table = config.tta, None, None
     if tta.kind == "auto":
@@ -105,10 +96,7 @@ def evaluate_members(
 def _choose_tta(
     config: RetrainConfig, labels: np.ndarray, outputs: _Outputs, tta_views: dict[str, list[View]]
 ) -> tuple[TtaConfig, dict[str, Any], pd.DataFrame | None]:
-    """Return the kind that tta=auto takes, its description, and the table of `choose_tta`.
-
-    Without predictions of the views by a model that was not trained on the images, the kind follows the augmentation.
-    """
+    """Return the kind that tta=auto takes, its description, and the table of `choose_tta`; None if not tested."""
     if outputs.p_dog is None or outputs.validated_by == "search":
         flips = config.augmentation.flip_probability > 0
         seen = "labeled image" if config.fit_on == "all" else "image outside the holdout"

@@ -38,43 +38,28 @@ _NO_ROWS = np.arange(0)
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """Trained model of one trial, for one fold or for all of them.
+    """Trained model of one trial, for one fold or for all of them."""
 
-    Attributes:
-        config: configuration of its job.
-        job, trial: origin of its settings and hyperparameters.
-        fold: number of the fold that it was not trained on; None if it does not belong to a fold.
-        seed: seed of its training.
-        changed: settings and images that differ from those of the job; empty if none do.
-        model: pixels -> p_dog, as `classifier.full_model`.
-        out_of_fold_rows: rows outside the holdout that it was not trained on; int, possibly empty.
-        search_predictions: p_dog (N,) of the search's models for all N validation rows; each row was predicted by a
-            model that was not trained on it. None if `out_of_fold_rows` is not empty, or if the search saved none.
-    """
-
-    config: RetrainConfig
+    config: RetrainConfig  # of its job
     job: JobRecord
     trial: TrialRecord
-    fold: int | None
-    seed: int
-    changed: list[str]
-    model: keras.Model
+    fold: int | None  # that it was not trained on; None: it does not belong to a fold
+    seed: int  # of its training
+    changed: list[str]  # settings and images that differ from those of the job
+    model: keras.Model  # pixels -> p_dog, as `classifier.full_model`
     training: Training
-    out_of_fold_rows: np.ndarray
+    out_of_fold_rows: np.ndarray  # int; rows outside the holdout that it was not trained on
+    # p_dog (N,) of the search's models for all N validation rows; each row was predicted by a model that was not
+    # trained on it. None if `out_of_fold_rows` is not empty, or if the search saved none.
     search_predictions: np.ndarray | None
 
 
 def train_members(
     config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset, by_fold: bool
 ) -> list[Member]:
-    """Train the models of the final model, or those of the folds that evaluate it.
+    """Train a model per job, or with `by_fold` one for every fold; a `UserError` if one diverges or jobs do not fit.
 
-    Raise a `UserError` if a training diverges, or the jobs cannot be combined.
-
-    Args:
-        config: configuration of the first job.
-        trial: trial of the first job; the best trial of each other job is used.
-        by_fold: train a model for every fold, or a single model per job.
+    `config` and `trial` are those of the first job; the best trial of each other job is used.
     """
     settings = [config, *(_config_of(config, job) for job in jobs[1:])]
     if len(jobs) > 1:
@@ -116,7 +101,6 @@ def _check_jobs(jobs: Sequence[JobRecord], settings: Sequence[RetrainConfig], da
 def _train_job(
     config: RetrainConfig, job: JobRecord, trial: TrialRecord, dataset: Dataset, by_fold: bool, label: str
 ) -> list[Member]:
-    """Train the members of one job: one model, or one per fold."""
     if changed := differences(job.result, config, dataset.digest):
         message = "settings differ from job %s (%s); its search score is not comparable with this model's"
         log.warning(message, job.name, ", ".join(changed[:5]))
@@ -130,8 +114,11 @@ def _train_job(
     data, models = build_trial_data(_with_feature_mode(config, records, by_fold), dataset, folds, depths)
     has_validation = len(data.validation_rows) > 0
     search_predictions = None
-    if not has_validation and not changed:
-        search_predictions = _search_predictions(job, trial, list(dataset.rows["id"][dataset.rows["fold"] >= 0]))
+    if not has_validation and not changed and job.best().get("trial") == trial.trial:
+        table = VALIDATION_TABLE.read(job.folder / VALIDATION)
+        # The file may be of other images.
+        if table is not None and list(table["id"]) == list(dataset.rows["id"][dataset.rows["fold"] >= 0]):
+            search_predictions = table["p_dog"].to_numpy(dtype=np.float64)
     epochs_changed = config.fit.epochs != job.result["config"]["fit"].get("epochs")
     records = _with_epochs(config, records, has_validation, epochs_changed)
     members = []
@@ -196,11 +183,3 @@ def _log_progress(label: str, records: list[TrialRecord], fold: Fold) -> Listene
     images = counted(len(fold.train_rows), "image")
     log.info("%s: training on %s for up to %s", label, images, counted(epochs, "epoch"))
     return lambda epoch, share, logs: progress.epoch(epoch, share, epoch, epochs, logs)
-
-
-def _search_predictions(job: JobRecord, trial: TrialRecord, ids: list[str]) -> np.ndarray | None:
-    """Read the validation predictions of the search; None if they are of another trial or of other images."""
-    if job.best().get("trial") != trial.trial:
-        return None
-    table = VALIDATION_TABLE.read(job.folder / VALIDATION)
-    return None if table is None or list(table["id"]) != ids else table["p_dog"].to_numpy(dtype=np.float64)

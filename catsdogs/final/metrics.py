@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -11,13 +12,10 @@ import pandas as pd
 from catsdogs.final.pipeline import OUTPUTS
 from catsdogs.pages.formats import accuracy_text, few_errors, format_gains, loss, not_scored
 from catsdogs.scoring.intervals import METHOD, Estimate, paired_intervals
-from catsdogs.scoring.scores import Score, log_loss_per_image, scores
+from catsdogs.scoring.scores import log_loss_per_image, scores
 
 # Prefixes of score names, by split.
 PREFIXES = {"validation": "", "holdout": "holdout_", "test": "test_"}
-
-# Suffixes of score names, by output.
-SUFFIXES = dict(zip(OUTPUTS, ("", "_tta", "_calibrated"), strict=True))
 
 _SPLITS = {
     "validation": "images that selected the trial and the epoch, predicted by a model that was not trained on them",
@@ -31,12 +29,11 @@ _SPLITS = {
 def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
     """Return scores of `predictions.csv` as flat numbers, with split, size and interval of each under `details`.
 
-    Test images that are duplicates of labeled images of the study are counted, not scored.
-
-    `validation`: name of the validation images in `details`, validation or out-of-fold.
+    Test images that are duplicates of labeled images of the study are counted, not scored. `validation`: name of the
+    validation images in `details`, validation or out-of-fold.
     """
     names = ("log_loss", "log_loss_tta", "log_loss_calibrated", "accuracy", "roc_auc", "brier", "ece")
-    by_name: dict[str, Score | None] = dict.fromkeys(names)
+    details: dict[str, dict[str, Any]] = {}
     gains: dict[str, dict[str, Any]] = {step: {} for step in OUTPUTS[1:]}
     labeled = table["label"].notna() & table["p_dog"].notna()
     in_training = labeled & table["in_training"] if "in_training" in table else labeled & False
@@ -49,17 +46,16 @@ def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
         columns = [column for column in OUTPUTS if part[column].notna().all()]
         losses = {column: log_loss_per_image(labels, part[column].to_numpy()) for column in columns}
         for column in columns:
-            for score, value in scores(labels, part[column].to_numpy(), name).items():
-                by_name[f"{prefix}{score}{SUFFIXES[column]}"] = value
+            for score, estimate in scores(labels, part[column].to_numpy()).items():
+                details[f"{prefix}{score}{column.removeprefix('p_dog')}"] = detail_of(estimate, name)
         for before, step in pairwise(columns):
-            gains[step][split] = gain_of(paired_intervals(losses[before][None], losses[step])[0], name)
-    numbers = {name: None if score is None else score.value for name, score in by_name.items()}
-    details = {name: dataclasses.asdict(score) for name, score in by_name.items() if score is not None}
+            gains[step][split] = detail_of(paired_intervals(losses[before][None], losses[step])[0], name)
     for name in details.keys() & {f"{name}_calibrated" for name in ("log_loss", "brier", "accuracy", "roc_auc", "ece")}:
         details[name]["cross_fitted"] = True
     splits = {detail["split"] for detail in details.values()}
     return {
-        **numbers,
+        **dict.fromkeys(names),
+        **{name: detail["value"] for name, detail in details.items()},
         "details": details,
         "test_images_not_scored": int(in_training.sum()),
         "splits": {name: _SPLITS[name] for name in _SPLITS if name in splits},
@@ -96,6 +92,7 @@ def _few_errors(details: dict[str, Any]) -> list[str]:
     return [f"{', '.join(group)} ({split} images): {few}" for (split, few), group in names.items()]
 
 
-def gain_of(interval: Estimate, split: str) -> dict[str, Any]:
-    """Return a gain for `metrics.json`: log loss without a step minus with it, paired by image."""
-    return {**dataclasses.asdict(interval), "split": split}
+def detail_of(estimate: Estimate, split: str) -> dict[str, Any]:
+    """Return a score or gain for `metrics.json`; an undefined value is None."""
+    value = None if math.isnan(estimate.value) else estimate.value
+    return {**dataclasses.asdict(estimate), "value": value, "split": split}

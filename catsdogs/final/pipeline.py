@@ -15,13 +15,15 @@ from catsdogs.base.files import write_json
 from catsdogs.base.records import CorruptedFile, Record
 from catsdogs.config.schema import AugmentationConfig, Seed, TtaConfig
 from catsdogs.data.views import ORIGINAL, View, Views
-from catsdogs.final.tta import Forward, average_views, predict_views, tta_views
+from catsdogs.final.tta import Forward, predict_views, tta_views
 from catsdogs.scoring.calibration import Calibration
+from catsdogs.scoring.combination import uniform_mean
 
 PIPELINE = "pipeline.json"
 
 # Columns of predictions.csv, in the order of the steps; the last one without NaN is submitted.
 OUTPUTS = ("p_dog", "p_dog_tta", "p_dog_calibrated")
+Outputs = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,16 @@ class Pipeline:
         """Whether test-time augmentation is set, even if the augmentation changes nothing."""
         return self.tta.kind != "none"
 
-    def __call__(
-        self, forward: Forward, images: Views, rows: np.ndarray, description: str = ""
-    ) -> dict[str, np.ndarray]:
+    def __call__(self, forward: Forward, images: Views, rows: np.ndarray, description: str = "") -> Outputs:
         """Predict OUTPUTS, float64 (N,) in [0, 1] or NaN for a missing step; arguments as in `tta.predict_views`."""
         views = self.distinct_views
         p_dog = predict_views(forward, images, rows, views, description)
         return self.steps(p_dog[0], p_dog[[views.index(view) for view in self.views]] if self.uses_tta else None)
 
-    def steps(self, plain: np.ndarray, p_dog: np.ndarray | None) -> dict[str, np.ndarray]:
+    def steps(self, plain: np.ndarray, p_dog: np.ndarray | None) -> Outputs:
         """Return OUTPUTS as `__call__`, from p_dog of the images (N,) and of `views` (V, N) or None."""
         missing = np.full(len(plain), np.nan)
-        average = missing if p_dog is None else average_views(p_dog, self.tta.average)
+        average = missing if p_dog is None else uniform_mean(len(p_dog), self.tta.average)(p_dog)
         uncalibrated = plain if p_dog is None else average
         calibrated = missing if self.calibration is None else self.calibration(uncalibrated)
         return dict(zip(OUTPUTS, (plain, average, calibrated), strict=True))
@@ -87,10 +87,12 @@ def read_pipeline(folder: Path) -> Pipeline | None:
     """Read `pipeline.json`, or raise a `UserError`; return None for folders of version 0.1, which did not write it."""
     try:
         record = _File.read(folder / PIPELINE)
-        if record is not None and record.tta.kind == "auto":
+        if record is None:
+            return None
+        if record.tta.kind == "auto":
             raise CorruptedFile(folder / PIPELINE, "tta.kind=auto: must be the chosen kind")
-        if record is not None and record.tta.uses_views and record.tta.views is None:
+        if record.tta.uses_views and record.tta.views is None:
             raise CorruptedFile(folder / PIPELINE, "tta.views=null: must be set with tta.kind=views")
     except CorruptedFile as error:
         raise UserError(f"{error}; retrain the model, or pass --plain to predict without this file") from error
-    return None if record is None else Pipeline(record.tta, record.augmentation, record.seed, record.calibration)
+    return Pipeline(record.tta, record.augmentation, record.seed, record.calibration)

@@ -20,7 +20,7 @@ from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.final.best_folder import FinalResult, write_best
 from catsdogs.final.evaluation import Evaluation, count_images, evaluate_members, inference_engine
 from catsdogs.final.members import Member, train_members
-from catsdogs.final.metrics import gain_of, metrics
+from catsdogs.final.metrics import detail_of, metrics
 from catsdogs.final.pipeline import OUTPUTS, Pipeline
 from catsdogs.final.submission import FALLBACK_PROBABILITY
 from catsdogs.final.tta import log_cost
@@ -37,12 +37,8 @@ log = logging.getLogger(__name__)
 def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, study: Path) -> dict[str, Any]:
     """Train the final model, score it, predict the test images, write `best/`, and return its `metrics.json`.
 
-    An existing `best/` is renamed, not deleted.
-
-    Args:
-        config: configuration of the first job.
-        jobs: one job, or several for an ensemble.
-        trial: trial of the first job.
+    An existing `best/` is renamed, not deleted. `config` and `trial` are those of the first job; several jobs make an
+    ensemble.
     """
     start = time.monotonic()
     dataset = load_dataset(config.data, Path(config.cache), config.split)
@@ -63,7 +59,7 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
     single = evaluation.combination.method == "single"
     model = first.model if single else merge_models([member.model for member in members], evaluation.combination)
     predictions = _predictions(config, model, evaluation, dataset)
-    record = _metrics(config, predictions, evaluation, members, first, study)
+    record = {"study": study.name, **_metrics(config, predictions, evaluation, members, first)}
     record["seconds"] = {"training": round(training_seconds, 1), "all": round(time.monotonic() - start, 1)}
     recipe = _recipe(members, first, dataset)
     write_best(study / "best", FinalResult(model, members, evaluation, predictions, record, recipe), dataset)
@@ -73,13 +69,11 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
 def _predictions(config: RetrainConfig, model: Any, evaluation: Evaluation, dataset: Dataset) -> pd.DataFrame:
     """Return the content of `predictions.csv`: validation images, then the holdout and the test images."""
     forward = inference_engine(model, config.features.engine)
-    tables = [evaluation.predictions]
+    tables, images = [evaluation.predictions], live_views(config, dataset.rows, dataset.root)
     if evaluation.predictions[OUTPUTS[1]].isna().all():  # no view was predicted before
         counts = {name: (size, 1) for name, size in count_images(config, dataset).items()}
-        pixels, any_rows = live_views(config, dataset.rows, dataset.root), np.arange(len(dataset.rows))
-        log_cost(forward, pixels, any_rows, evaluation.pipeline.distinct_views, counts)
+        log_cost(forward, images, np.arange(len(dataset.rows)), evaluation.pipeline.distinct_views, counts)
     if len(dataset.holdout_rows) and config.fit_on != "all":
-        images = live_views(config, dataset.rows, dataset.root)
         outputs = evaluation.pipeline(forward, images, dataset.holdout_rows, "holdout images")
         rows = dataset.rows.iloc[dataset.holdout_rows]
         tables.append(pd.DataFrame({"id": rows["id"], "label": rows["label"], "split": "holdout", **outputs}))
@@ -113,23 +107,17 @@ def _predict_test(config: RetrainConfig, dataset: Dataset, forward: Any, pipelin
 
 
 def _metrics(
-    config: RetrainConfig,
-    table: pd.DataFrame,
-    evaluation: Evaluation,
-    members: Sequence[Member],
-    first: Member,
-    study: Path,
+    config: RetrainConfig, table: pd.DataFrame, evaluation: Evaluation, members: Sequence[Member], first: Member
 ) -> dict[str, Any]:
     validation = "out-of-fold" if config.split.folds > 1 else "validation"
     record = metrics(table, validation)
     if evaluation.calibration_result is not None:
-        gain = gain_of(evaluation.calibration_result.gain, validation)
+        gain = detail_of(evaluation.calibration_result.gain, validation)
         others = {split: other for split, other in record["calibration_gain"].items() if split != "validation"}
         record["calibration_gain"] = {"validation": gain | {"kept": evaluation.calibration_result.applied}, **others}
     tta, calibration = evaluation.pipeline.tta, evaluation.pipeline.calibration
     views, chosen = len(evaluation.pipeline.views), evaluation.tta_table is not None
     return record | {
-        "study": study.name,
         "job": first.job.name,
         "trial": first.trial.trial,
         "fit_on": config.fit_on,

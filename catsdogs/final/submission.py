@@ -22,22 +22,23 @@ FALLBACK_PROBABILITY = 0.5
 def submission(ids: Sequence[str], p_dog: np.ndarray, expected_ids: Sequence[str]) -> pd.DataFrame:
     """Return a row per test image, in natural order of the ids: 1, 2, 10, 100.
 
+    The columns are `id` (str, unchanged, for example "007") and `label` (float64, probability of dog). Labels are
+    clipped to [EPSILON, 1 - EPSILON], because a single error with probability 0 or 1 would make the log loss infinite.
+
     Args:
-        ids: N ids in any order, one per probability; kept unchanged, for example "007".
-        p_dog: (N,) in [0, 1].
+        ids: N ids in any order; a ValueError is raised if they differ from `expected_ids` or one is listed twice.
+        p_dog: (N,) in [0, 1], one per id; a ValueError otherwise.
         expected_ids: ids of all test images, in any order.
-
-    Returns:
-        Columns `id` (str) and `label` (float64, probability of dog). Labels are clipped to [EPSILON, 1 - EPSILON],
-        because a single error with probability 0 or 1 would make the log loss infinite.
-
-    Raises:
-        ValueError: an id is duplicate, missing or unexpected; a probability is not in [0, 1]; or their numbers differ.
     """
     p_dog = np.asarray(p_dog, dtype=np.float64)
     if p_dog.shape != (len(ids),):
         raise ValueError(f"p_dog: expected shape ({len(ids)},), one per id, got {p_dog.shape}")
-    _check_ids(ids, expected_ids)
+    duplicates = [name for name, count in Counter(ids).items() if count > 1]
+    missing, unknown = set(expected_ids) - set(ids), set(ids) - set(expected_ids)
+    for problem, names in (("duplicate", duplicates), ("missing", missing), ("unknown", unknown)):
+        if names:
+            first = min(names, key=natural_key)
+            raise ValueError(f"{problem} ids: {len(names)} of {len(expected_ids)}, for example {first!r}")
     for row in np.flatnonzero(~((p_dog >= 0) & (p_dog <= 1)))[:1]:
         raise ValueError(f"id {ids[row]}: the probability must be in [0, 1], got {p_dog[row]:g}")
     order = sorted(range(len(ids)), key=lambda row: natural_key(ids[row]))
@@ -45,13 +46,7 @@ def submission(ids: Sequence[str], p_dog: np.ndarray, expected_ids: Sequence[str
 
 
 def describe_rows(ids: Sequence[str], images: int, undecodable: Sequence[str]) -> str:
-    """Return the number of rows, the form of the ids, and which rows are 0.5 because of their image.
-
-    Args:
-        ids: of all rows, in their order.
-        images: number of images that should have a row.
-        undecodable: ids of the images that cannot be decoded.
-    """
+    """Return the number of rows and of images, the form of the ids, and which rows are 0.5 because of their image."""
     text = f"{len(ids):,} rows for {images:,} images"
     if len(ids):
         text += f"; ids from {ids[0]} to {ids[-1]}"
@@ -78,15 +73,3 @@ def write_submission(path: Path, frame: pd.DataFrame) -> None:
         inside = (labels >= EPSILON) & (labels <= 1 - EPSILON)
         if not inside.all() or not np.array_equal(labels, frame["label"].to_numpy(np.float64)):
             raise ValueError(f"{path}: probabilities differ from those written")
-
-
-def _check_ids(ids: Sequence[str], expected_ids: Sequence[str]) -> None:
-    duplicates = [name for name, count in Counter(ids).items() if count > 1]
-    if duplicates:
-        raise ValueError(f"duplicate ids: {len(duplicates)}, for example {duplicates[0]!r}")
-    missing = sorted(set(expected_ids) - set(ids), key=natural_key)
-    if missing:
-        raise ValueError(f"missing ids: {len(missing)} of {len(expected_ids)}, for example {missing[0]!r}")
-    unknown = sorted(set(ids) - set(expected_ids), key=natural_key)
-    if unknown:
-        raise ValueError(f"unknown ids: {len(unknown)}, for example {unknown[0]!r}")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.text import format_duration
@@ -17,8 +16,9 @@ from catsdogs.config.schema import AugmentationConfig, TtaConfig
 from catsdogs.data.augment import CROPS, is_identity
 from catsdogs.data.images import in_threads
 from catsdogs.data.views import MIRRORED, ORIGINAL, View, Views
+from catsdogs.scoring.combination import uniform_mean
 from catsdogs.scoring.intervals import gains_over
-from catsdogs.scoring.scores import TIE_TOLERANCE, clip, log_loss_per_image
+from catsdogs.scoring.scores import TIE_TOLERANCE, log_loss_per_image
 
 log = logging.getLogger(__name__)
 
@@ -55,16 +55,6 @@ def views_by_kind(tta: TtaConfig, augmentation: AugmentationConfig) -> dict[str,
     return {kind: tta_views(kind, tta.views, augmentation) for kind in kinds}
 
 
-def average_views(p_dog: np.ndarray, average: str) -> np.ndarray:
-    """Return the mean over views, float64 (N,), of p_dog (V, N) in [0, 1].
-
-    `average`: "probability", or "logit" for the mean of logits after `scores.clip`.
-    """
-    if average == "logit":
-        return expit(logit(clip(p_dog)).mean(axis=0))
-    return np.asarray(p_dog, dtype=np.float64).mean(axis=0)
-
-
 def choose_tta(labels: np.ndarray, by_kind: dict[str, np.ndarray]) -> tuple[str, str, pd.DataFrame]:
     """Choose the kind with the fewest views among those with a log loss within TIE_TOLERANCE of the lowest.
 
@@ -80,7 +70,8 @@ def choose_tta(labels: np.ndarray, by_kind: dict[str, np.ndarray]) -> tuple[str,
     """
     # Both averages of a single view are the view itself.
     choices = [(kind, how) for kind, p in by_kind.items() for how in ("probability", "logit")[: 2 if len(p) > 1 else 1]]
-    losses = np.stack([log_loss_per_image(labels, average_views(by_kind[kind], how)) for kind, how in choices])
+    averages = [uniform_mean(len(by_kind[kind]), how)(by_kind[kind]) for kind, how in choices]
+    losses = np.stack([log_loss_per_image(labels, p_dog) for p_dog in averages])
     table = pd.DataFrame(choices, columns=["kind", "average"]).assign(views=[len(by_kind[kind]) for kind, _ in choices])
     table = table.join(gains_over(losses, choices.index(("none", "probability"))))
     best = table[table["log_loss"] <= table["log_loss"].min() + TIE_TOLERANCE]
@@ -100,12 +91,10 @@ def describe_choice(table: pd.DataFrame) -> dict[str, Any]:
     against, ends = "none", (row["gain"], row["low"], row["high"])
     if kind == "none":
         against, ends = row["kind"], (-row["gain"], -row["high"], -row["low"])
-    numbers = {
-        name: None if pd.isna(end) else float(end) for name, end in zip(("value", "low", "high"), ends, strict=True)
-    }
+    value, low, high = (None if pd.isna(end) else float(end) for end in ends)
     counts = {name: int(row[name]) for name in ("size", "errors")}
-    kinds = list(dict.fromkeys(table["kind"]))
-    return {"kind": kind, "tested": True, "kinds": kinds, "against": against, **numbers, **counts}
+    choice = {"kind": kind, "tested": True, "kinds": list(dict.fromkeys(table["kind"])), "against": against}
+    return {**choice, "value": value, "low": low, "high": high, **counts}
 
 
 def log_cost(
@@ -136,13 +125,12 @@ def predict_views(
 ) -> np.ndarray:
     """Return the probability of dog, float64 (V, N) in [0, 1], for V views of N images.
 
+    A `UserError` is raised if an output of the model is not a probability.
+
     Args:
         images: source of the pixels.
         rows: int (N,).
         description: name of the images in the log; empty logs nothing.
-
-    Raises:
-        UserError: an output of the model is not a probability.
     """
     p_dog = np.zeros((len(views), len(rows)))
     chunks = [(view, start) for view in range(len(views)) for start in range(0, len(rows), CHUNK)]

@@ -22,14 +22,10 @@ _STD = (0.229, 0.224, 0.225)
 
 
 def build_backbone(backbone: BackboneConfig) -> keras.Model:
-    """Build the network without its top, load its weights and freeze it.
+    """Build the network without its top, load its weights and freeze every layer.
 
-    Returns:
-        A functional model from preprocessed float32 (B, S, S, 3) to float32 (B, h, w, C). Every layer has
-        `trainable = False`.
-
-    Raises:
-        UserError: the builder is unknown, or the weights cannot be downloaded or belong to another network.
+    The result is a functional model from preprocessed float32 (B, S, S, 3) to float32 (B, h, w, C). A `UserError` is
+    raised if the builder is unknown, or the weights cannot be downloaded or belong to another network.
     """
     network = _build(backbone)
     if backbone.weights not in (None, "imagenet"):
@@ -55,14 +51,7 @@ class LoadedBackbone:
 
 
 def load_network(backbone: BackboneConfig, seed: int) -> LoadedBackbone:
-    """Build the network that the trials of a job share.
-
-    Args:
-        seed: seed of the initial weights if `backbone.weights` is null.
-
-    Raises:
-        UserError: see `build_backbone`.
-    """
+    """Build the network that the trials of a job share; `seed` is for its weights if `backbone.weights` is null."""
     if backbone.weights is None:
         keras.utils.set_random_seed(seed)
     network = build_backbone(backbone)
@@ -75,10 +64,7 @@ def load_network(backbone: BackboneConfig, seed: int) -> LoadedBackbone:
 
 
 def structure(network: keras.Model) -> str:
-    """Describe every operation of a network, in order, as JSON.
-
-    Names are omitted because Keras numbers some of them per process.
-    """
+    """Describe every operation of a network, in order, as JSON; without names, which Keras numbers per process."""
     operations = []
     for operation in network.operations:
         config = operation.get_config() if isinstance(operation, keras.layers.Layer) else {}
@@ -116,8 +102,7 @@ def small_cnn(
 ) -> keras.Model:
     """Build four blocks of convolution, group normalization, ReLU and pooling, meant for synthetic images.
 
-    Unlike batch normalization, group normalization has no statistics to train first. The network therefore behaves the
-    same frozen, partly frozen and trainable.
+    Without statistics of batch normalization, it behaves the same frozen, partly frozen and trainable.
     """
     if weights is not None:
         raise ValueError("small_cnn has no pretrained weights; set backbone.weights to null or to a weights file")
@@ -139,9 +124,8 @@ def _builder(name: str) -> Any:
         module = keras.applications if module_name == "keras.applications" else importlib.import_module(module_name)
         return getattr(module, attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"backbone.builder={name}: function not found; use a dotted name such as keras.applications.MobileNetV2"
-        ) from error
+        fix = "use a dotted name such as keras.applications.MobileNetV2"
+        raise UserError(f"backbone.builder={name}: function not found; {fix}") from error
 
 
 def _build(backbone: BackboneConfig) -> keras.Model:

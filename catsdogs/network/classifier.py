@@ -33,9 +33,8 @@ def head(
 ) -> Any:
     """Add the classifier to pooled features (B, C); return float32 (B, 1).
 
-    Args:
-        dropout: creates the layer `head_dropout`. Each layer takes its seed when it is created, so the initial weights
-            depend on the order of creation.
+    `dropout` creates the layer `head_dropout`. Each layer takes its seed when it is created, so the initial weights
+    depend on the order of creation.
     """
     x = pooled
     if model.head_batch_norm:
@@ -51,10 +50,7 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, lab
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing),
-        metrics=[
-            keras.metrics.MeanMetricWrapper(log_loss, name="log_loss"),
-            keras.metrics.BinaryAccuracy(name="accuracy"),
-        ],
+        metrics=[keras.metrics.MeanMetricWrapper(log_loss, "log_loss"), keras.metrics.BinaryAccuracy("accuracy")],
         # Keras' "auto" also uses XLA on a CPU, where TensorFlow's XLA is several times slower.
         jit_compile="auto" if keras.backend.backend() != "tensorflow" or accelerators() else False,
     )
@@ -63,17 +59,10 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, lab
 
 
 def log_loss(labels: Any, p_dog: Any) -> Any:
-    """Return the binary cross-entropy of each image, clipped at EPSILON as in `scoring.scores`.
+    """Return the binary cross-entropy of each image, (B,) float32 of at most 16.1, clipped as in `scoring.scores`.
 
     Keras' metric computes it from the logits before the sigmoid, without clipping. A few saturated images can then
-    raise the score from six to thousands.
-
-    Args:
-        labels: (B, 1) or (B,), 0.0 or 1.0.
-        p_dog: (B, 1) in [0, 1].
-
-    Returns:
-        (B,) float32, at most 16.1.
+    raise the score from six to thousands. `labels` are 0.0 or 1.0, (B, 1) or (B,); `p_dog` is (B, 1) in [0, 1].
     """
     # (B,) against (B, 1) would broadcast to every label against every image.
     labels = keras.ops.reshape(keras.ops.cast(labels, p_dog.dtype), keras.ops.shape(p_dog))
@@ -103,10 +92,7 @@ def unfreeze(backbone: keras.Model, depth: int, train_batch_norm: bool) -> None:
 
 
 def add_l2(backbone: keras.Model, regularizer: keras.regularizers.Regularizer) -> None:
-    """Regularize the trainable kernels of the backbone.
-
-    The regularizer is set on the variables, because setting it on a built layer has no effect.
-    """
+    """Regularize the trainable kernels of the backbone; on the variables, since a built layer ignores its setting."""
     for variable in backbone.trainable_variables:
         if variable.name.endswith("kernel"):
             variable.regularizer = regularizer

@@ -28,19 +28,15 @@ POOL = "pool"
 
 @dataclass(frozen=True)
 class Cut:
-    """A tensor of the trunk.
+    """A tensor of the trunk."""
 
-    Attributes:
-        layer: name of the backbone layer that outputs the tensor, "pool" or "pixels". For display only, and ignored by
-            `==`: Keras numbers unnamed layers per process, so copies of a backbone may have different names.
-        position: index in `backbone.operations`, which contains the layers and bare operations such as `x + y`; -1 for
-            pixels, the number of operations for pool.
-        shape: shape of one image's activation, e.g. (7, 7, 160); (C,) for pool, (S, S, 3) for pixels.
-    """
-
+    # Name of the backbone layer that outputs the tensor, "pool" or "pixels". Keras numbers unnamed layers per process,
+    # so copies of a backbone may have different names; `==` ignores them.
     layer: str = field(compare=False)
+    # Index in `backbone.operations`, which contains the layers and bare operations such as `x + y`; -1 for pixels, the
+    # number of operations for pool.
     position: int
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of one image's activation, e.g. (7, 7, 160); (C,) for pool, (S, S, 3) for pixels
 
     @property
     def values(self) -> int:
@@ -56,12 +52,8 @@ def find_cut(backbone: keras.Model, depth: int, train_batch_norm: bool = False) 
     suffix. The result is the smallest valid cut with a suffix of at most SUFFIX_COST_TOLERANCE times that cost. It is
     the pooled vector without live layers, and the pixels if no valid cut has multiply-adds below it.
 
-    Args:
-        backbone: functional, with a fixed image size. It is not changed, and its `trainable` flags are ignored.
-        depth: 0 to the number of layers.
-
-    Raises:
-        UserError: the backbone has fewer layers than `depth`.
+    The backbone is functional, with a fixed image size. It is not changed, and its `trainable` flags are ignored. A
+    `UserError` is raised if it has fewer layers than `depth`.
     """
     layers = backbone.layers
     if depth > len(layers):
@@ -83,9 +75,8 @@ def find_cut(backbone: keras.Model, depth: int, train_batch_norm: bool = False) 
 def prefix(backbone: keras.Model, preprocessing: str, cuts: Sequence[Cut]) -> keras.Model:
     """Build the model below these cuts, all in one forward pass. Pixels are not accepted as a cut.
 
-    Returns:
-        A model from float32 (B, S, S, 3), RGB, 0..255, to a list of (B, *cut.shape) in the order of `cuts`. For a
-        single cut, the output is a tensor. The model is a fixed function if called with `training=False`.
+    It maps float32 (B, S, S, 3), RGB, 0..255, to a list of (B, *cut.shape) in the order of `cuts`, or to the tensor of
+    a single cut. The model is a fixed function if called with `training=False`.
     """
     tensors = [tensor_of(backbone, cut) for cut in cuts]
     images = keras.Input(backbone.input_shape[1:], dtype="float32", name=PIXELS)
@@ -98,10 +89,9 @@ def prefix(backbone: keras.Model, preprocessing: str, cuts: Sequence[Cut]) -> ke
 
 
 def suffix(backbone: keras.Model, preprocessing: str, cut: Cut) -> keras.Model:
-    """Build the model above a cut. It shares layers and variables with the backbone.
+    """Build the model above a cut, which shares layers and variables with the backbone.
 
-    Returns:
-        A model from (B, *cut.shape) to pooled features (B, C): the identity for "pool", the full trunk for "pixels".
+    It maps (B, *cut.shape) to pooled features (B, C): the identity for "pool", the full trunk for "pixels".
     """
     pool = keras.layers.GlobalAveragePooling2D(name=POOL)
     if cut.position < 0:
@@ -198,10 +188,7 @@ def _multiply_adds(node: Any) -> int:
     """Return the multiply-adds of the trainable weights for one image; 0 for bare operations and rescalings."""
     if not isinstance(node.operation, keras.layers.Layer):
         return 0
-    weights = sum(
-        math.prod(variable.shape)
-        for inner in node.operation._flatten_layers()
-        for variable in inner._trainable_variables
-        if len(variable.shape) >= 2
-    )
+    layers = node.operation._flatten_layers()
+    shapes = [variable.shape for inner in layers for variable in inner._trainable_variables]
+    weights = sum(math.prod(shape) for shape in shapes if len(shape) >= 2)
     return weights * math.prod(node.outputs[0].shape[1:-1]) if weights else 0

@@ -21,17 +21,14 @@ def accelerators() -> list[str]:
 def distributed(batches: Sequence[int]) -> AbstractContextManager[Any]:
     """Divide every training batch among several GPUs by Keras' data parallelism.
 
-    Models must be built inside this context. Keras supports it on JAX, if the number of GPUs divides every batch size.
-    Otherwise one GPU is used and the reason is logged.
-
-    Args:
-        batches: sizes of all batches.
+    Models must be built inside this context. Keras supports it on JAX, if the number of GPUs divides all `batches`
+    (their sizes). Otherwise one GPU is used and the reason is logged.
     """
     devices = accelerators()
     uneven = [size for size in batches if size % max(1, len(devices))]
     if len(devices) < 2:
-        pass
-    elif keras.backend.backend() != "jax":
+        return nullcontext()
+    if keras.backend.backend() != "jax":
         _warn_once(f"using 1 of {len(devices)} GPUs; set KERAS_BACKEND=jax to use all of them")
     elif uneven:
         _warn_once(

@@ -17,13 +17,9 @@ from catsdogs.network.cut import graph_nodes
 def fold_batch_norms(model: keras.Model) -> keras.Model:
     """Fold every frozen BatchNormalization into its Conv2D or DepthwiseConv2D, if that has no other consumer.
 
-    Args:
-        model: a functional model, not compiled; nested functional models are folded too. Fold again after freezing or
-            unfreezing a BatchNormalization.
-
-    Returns:
-        A functional model with the same inputs and outputs. It shares all layers and variables with `model`, so
-        training it trains the original kernels. The order of `get_weights` may differ. Save `model`, not this copy.
+    The model is functional and not compiled; nested functional models are folded too. The result has the same inputs
+    and outputs and shares all layers and variables, so training it trains the original kernels. The order of
+    `get_weights` may differ. Save `model`, not this copy, and fold again after (un)freezing a BatchNormalization.
     """
     if not model.trainable and any(layer.trainable_variables for layer in model.layers):
         # A frozen container hides the trainable variables of its layers; its copy would expose them.
@@ -49,11 +45,8 @@ class FoldedConvolution(keras.layers.Layer):
     """A convolution and the frozen BatchNormalization after it, computed as one convolution.
 
     With scale = gamma / sqrt(moving_variance + epsilon), it convolves with kernel * scale and adds
-    beta + (bias - moving_mean) * scale. It adds no variables.
-
-    Args:
-        convolution: a built Conv2D or DepthwiseConv2D, channels last, without activation.
-        batch_norm: a built BatchNormalization over the last axis.
+    beta + (bias - moving_mean) * scale. It adds no variables. Both layers are built; the convolution has channels last
+    and no activation, and the normalization is over the last axis.
     """
 
     def __init__(self, convolution: keras.layers.Layer, batch_norm: keras.layers.BatchNormalization) -> None:

@@ -15,15 +15,9 @@ from catsdogs.config.schema import ScheduleConfig
 def learning_rates(schedule: ScheduleConfig, total_steps: int, first_step: int = 0) -> np.ndarray:
     """Return the learning rates of steps 0 to `total_steps` of an optimizer that starts at `first_step`.
 
-    Steps are counted from 0; a full training has `ceil(images / batch) x epochs` steps. A promoted Hyperband trial
-    starts a new optimizer in the middle of its schedule, at `first_step`.
-
-    Args:
-        total_steps: length of the schedule, at least 1. After it, cosine and exponential stay at their final value.
-        first_step: at least 0.
-
-    Returns:
-        float32 (total_steps + 1,).
+    Steps are counted from 0; a full training has `ceil(images / batch) x epochs` steps, at least 1. After them, cosine
+    and exponential stay at their final value. A promoted Hyperband trial starts a new optimizer in the middle of its
+    schedule, at `first_step`. The result is float32 (total_steps + 1,).
 
     The first `warmup_fraction` of the steps warms up from 0 to `peak_lr`. Then cosine falls in half a period to
     `final_fraction * peak_lr`, and exponential falls to the same value by an equal factor per step. Source of cosine:
@@ -52,9 +46,7 @@ def learning_rates(schedule: ScheduleConfig, total_steps: int, first_step: int =
 class LearningRateTable(keras.optimizers.schedules.LearningRateSchedule):
     """A learning rate schedule that looks its rates up in a variable, so one traced step serves every schedule.
 
-    Args:
-        rates: float32 (N,) variable. The optimizer must track it; an untracked variable is a constant in a compiled
-            training step.
+    The optimizer must track `rates`, float32 (N,); an untracked variable is a constant in a compiled training step.
     """
 
     def __init__(self, rates: keras.Variable) -> None:

@@ -63,26 +63,22 @@ class TrialModels:
         self._network = network
         self._total_steps = total_steps
         self._structures: OrderedDict[tuple[int, int], TrialModel] = OrderedDict()
-        batch_norm = config.backbone.train_batch_norm
-        self.cuts = {
-            depth: find_cut(network.backbone, depth, batch_norm) for depth in depths or unfreeze_depths(config)
-        }
+        backbone, batch_norm = network.backbone, config.backbone.train_batch_norm
+        self.cuts = {depth: find_cut(backbone, depth, batch_norm) for depth in depths or unfreeze_depths(config)}
 
     def new_trial(self, config: SearchConfig, seed: int, first_step: int = 0) -> TrialModel:
         """Return the model of a trial, reset as if it were newly built.
 
         The initial weights of the classifier and its dropout masks equal those of a model built right after
-        `keras.utils.set_random_seed(seed)`.
-
-        Args:
-            config: configuration of the trial.
-            first_step: the step of a full training at which this model's optimizer starts.
+        `keras.utils.set_random_seed(seed)`. Its optimizer starts at step `first_step` of a full training.
         """
         trial = dataclasses.replace(self._structure(config), config=config)
         for variable, value in trial.initial:
             variable.assign(value)
+        pooled = keras.Input(trial.settings.output.shape[1:], dtype="float32")
         keras.utils.set_random_seed(seed)
-        _copy_head(self._plain_head(trial), trial.model)
+        with _precision(config.fit.precision):
+            _copy_head(keras.Model(pooled, plain_head(pooled, config.model)), trial.model)
         for number, state in enumerate(trial.seeds):
             state.assign(np.random.SeedSequence([seed, number]).generate_state(2).astype(state.dtype))
         self._set(trial)
@@ -99,11 +95,7 @@ class TrialModels:
             np.savez(temporary, *trial.model.get_weights())
 
     def read_weights(self, file: Path) -> list[np.ndarray]:
-        """Read weights written by `save_weights`.
-
-        Raises:
-            OSError, ValueError, EOFError, zipfile.BadZipFile: the file is missing or corrupted.
-        """
+        """Read weights of `save_weights`; raise OSError, ValueError, EOFError or zipfile.BadZipFile if corrupted."""
         with np.load(file) as saved:
             return [saved[name] for name in saved.files]
 
@@ -156,7 +148,8 @@ class TrialModels:
         # An attribute, because the optimizer tracks only its attributes.
         optimizer.learning_rate_table = rates
         compile_model(model, optimizer, config.label_smoothing.epsilon)
-        seeds = _seeds(trunk)
+        weights = {id(variable) for variable in trunk.weights}
+        seeds = [variable for variable in trunk.variables if id(variable) not in weights]  # of its random layers
         set_per_trial = {id(variable) for variable in [*seeds, rates]}
         # Keras resets the metrics. The variables of a LossScaleOptimizer include those of the wrapped optimizer.
         resettable = [*trunk.variables, *model.optimizer.variables]
@@ -166,11 +159,6 @@ class TrialModels:
             if id(variable) not in set_per_trial
         ]
         return TrialModel(config, model, cut, backbone, settings, rates, initial, seeds)
-
-    def _plain_head(self, trial: TrialModel) -> keras.Model:
-        pooled = keras.Input(trial.settings.output.shape[1:], dtype="float32")
-        with _precision(trial.config.fit.precision):
-            return keras.Model(pooled, plain_head(pooled, trial.config.model))
 
 
 def _structure_key(config: SearchConfig) -> tuple[int, int]:
@@ -232,12 +220,6 @@ def _copy_head(source: keras.Model, target: keras.Model) -> None:
             if seed is not None and copied_seed is not None:
                 # Copied through NumPy: JAX would share the array and free it when one of the models releases it.
                 copied_seed.state.assign(keras.ops.convert_to_numpy(seed.state).copy())
-
-
-def _seeds(model: keras.Model) -> list[keras.Variable]:
-    """Return the seed states of all random layers."""
-    weights = {id(variable) for variable in model.weights}
-    return [variable for variable in model.variables if id(variable) not in weights]
 
 
 @contextmanager

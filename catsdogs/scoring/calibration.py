@@ -68,28 +68,17 @@ def fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:
     scikit-learn's `CalibratedClassifierCV(method="temperature")` finds the same temperature. It requires a classifier
     instead of probabilities, and has neither bounds nor a floor.
 
-    Args:
-        labels: (N,), 0.0 = cat, 1.0 = dog, unsmoothed.
-        p_dog: (N,) in [0, 1].
-
-    Returns:
-        IDENTITY for fewer than FEWEST images, or if one class is missing.
-
-    Raises:
-        ValueError: as `scores.log_loss_per_image`.
+    Arguments and errors are those of `scores.log_loss_per_image`; the result is IDENTITY for fewer than FEWEST images,
+    or if one class is missing.
     """
     labels, p_dog = check_inputs(labels, p_dog)
     return _fit(labels, p_dog) if _enough(labels) else IDENTITY
 
 
 def cross_fitted(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
-    """Return cross-fitted calibrated probabilities, with a log loss that is not optimistic.
+    """Return cross-fitted calibrated probabilities, (N,) float64, with a log loss that is not optimistic.
 
-    Args:
-        labels, p_dog: as in `fit`.
-
-    Returns:
-        (N,) float64; each of FOLDS folds is calibrated by a fit on the others, or by IDENTITY if images are too few.
+    Each of FOLDS folds is calibrated by a fit on the others, or by IDENTITY if images are too few; arguments as `fit`.
     """
     labels, p_dog = check_inputs(labels, p_dog)
     calibrated = IDENTITY(p_dog)
@@ -100,11 +89,7 @@ def cross_fitted(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
 
 
 def fit_if_better(labels: np.ndarray, p_dog: np.ndarray) -> CalibrationResult:
-    """Fit a calibration and apply it only if it helps images that it was not fitted on.
-
-    Args:
-        labels, p_dog: as in `fit`; N at least 1.
-    """
+    """Fit a calibration, and apply it if it helps images it was not fitted on; arguments as `fit`, N at least 1."""
     labels, p_dog = check_inputs(labels, p_dog)
     losses = log_loss_per_image(labels, p_dog)
     # IDENTITY changes values by rounding only, which is not a gain.

@@ -34,13 +34,10 @@ def uniform_mean(members: int, method: str) -> Combination:
 
 
 def expand_to_models(combination: Combination, models: Sequence[int]) -> Combination:
-    """Return the combination of models that equals a combination of their members.
+    """Return the combination of models that equals a combination of their K members.
 
     The models of a member share its weight equally. A single member with several models is the mean of their logits.
-
-    Args:
-        combination: of K members.
-        models: number of models of each of the K members, at least 1; models of one member are adjacent.
+    `models`: number of models of each member, at least 1; models of one member are adjacent.
     """
     method = "logit" if combination.method == "single" and max(models) > 1 else combination.method
     weights = [weight / count for weight, count in zip(combination.weights, models, strict=True) for _ in range(count)]
@@ -50,20 +47,15 @@ def expand_to_models(combination: Combination, models: Sequence[int]) -> Combina
 def choose(labels: np.ndarray, members: np.ndarray, names: Sequence[str]) -> tuple[Combination, pd.DataFrame]:
     """Choose between the best single member, the mean of probabilities and the mean of logits.
 
-    Returns the first of these, in this order, with a log loss within TIE_TOLERANCE of the lowest.
+    Returns the first of these, in this order, with a log loss within TIE_TOLERANCE of the lowest, and a table with a
+    row per member and per method: name, the columns of `gains_over` the best single member, chosen. Errors are those of
+    `scores.log_loss_per_image`.
 
     Args:
         labels: (N,), 0.0 = cat, 1.0 = dog; of images that no member was trained on: holdout images for the folds of
             one trial, out-of-fold predictions of all images for several trials of the same folds.
         members: (K, N) p_dog of K members, 1 or more.
         names: of the members.
-
-    Returns:
-        The combination, and a table with a row per member and per method: name, the columns of `gains_over` the best
-        single member, chosen.
-
-    Raises:
-        ValueError: as `scores.log_loss_per_image`.
     """
     count = len(members)
     means = [uniform_mean(count, method) for method in ("probability", "logit")] if count > 1 else []

@@ -25,7 +25,6 @@ METHOD = "95% over images, corrected for skewness (Hall 1992); accuracy: Wilson;
 _CONFIDENCE = 0.95
 
 _RESAMPLES = 2000
-_BOOTSTRAP_SEED = 0  # fixed, so the same predictions always have the same shares
 _BATCH_ELEMENTS = 2**17  # sampled images held at once: a few MB for any N, and faster than larger batches
 
 
@@ -57,16 +56,12 @@ def mean_intervals(values: np.ndarray, errors: np.ndarray | None = None, highest
     standard deviation, so intervals that ignore the skewness end too low. Hall's cubic transformation of the t
     statistic removes the skewness; its quantiles are those of Student's t distribution.
 
+    The interval of a constant row has zero width. That of values with one sign does not pass 0.
+
     Args:
-        values: (K, N) finite, a row per quantity and a column per image; N at least 1.
+        values: (K, N) finite, a row per quantity and a column per image; N at least 1; a ValueError otherwise.
         errors: int (K,), misclassified images; None if unknown.
         highest: upper bound of the values; intervals end there at most.
-
-    Returns:
-        K estimates. The interval of a constant row has zero width. That of values with one sign does not pass 0.
-
-    Raises:
-        ValueError: `values` has another shape, or is not finite.
 
     Source: P. Hall 1992, On the removal of skewness by transformation, J. R. Statist. Soc. B 54, 221-228.
     """
@@ -107,13 +102,9 @@ def wilson_interval(count: int, size: int) -> tuple[float, float]:
 
 
 def paired_intervals(losses: np.ndarray, others: np.ndarray) -> list[Estimate]:
-    """Return the mean of losses - others, paired by image.
+    """Return the mean of losses - others, paired by image; `errors` counts images that either model misclassifies.
 
-    Args:
-        losses, others: (K, N) or (N,) log losses in nats, with a column per image; they broadcast to (K, N).
-
-    Returns:
-        K estimates; `errors` counts the images that either model misclassifies.
+    `losses` and `others` are (K, N) or (N,) log losses in nats, with a column per image; they broadcast to (K, N).
     """
     return mean_intervals(losses - others, (misclassified(losses) | misclassified(others)).sum(axis=1))
 
@@ -124,11 +115,7 @@ def misclassified(losses: np.ndarray) -> np.ndarray:
 
 
 def gains_over(losses: np.ndarray, row: int) -> pd.DataFrame:
-    """Compare the log losses of several methods with one of them.
-
-    Args:
-        losses: (K, N) log losses in nats, a row per method and a column per image.
-        row: index of the method to compare with.
+    """Compare (K, N) log losses in nats, a row per method and a column per image, with those of method `row`.
 
     Returns:
         K rows: log_loss, gain (log loss of method `row` minus this one; above 0: better), low and high (95% interval of
@@ -140,17 +127,14 @@ def gains_over(losses: np.ndarray, row: int) -> pd.DataFrame:
 
 
 def share_lowest(losses: np.ndarray) -> np.ndarray:
-    """Return how often each row has the lowest mean.
+    """Return how often each row of finite (K, N) losses, N at least 1 image, has the lowest mean.
 
-    Args:
-        losses: (K, N) finite, a row per model and a column per image; N at least 1.
-
-    Returns:
-        (K,) fraction of resamples in [0, 1], with sum 1; tied rows share a resample.
+    Returns (K,) fractions of the `resamples` in [0, 1], with sum 1; tied rows share a resample.
     """
     if not len(losses):
         return np.zeros(0)
-    means = resampled_means(losses)
+    images = losses.shape[1]
+    means = np.hstack([losses @ counts.T / images for counts in resamples(images)])
     lowest = means.min(axis=0)
     # Means of equal rows differ by rounding.
     ties = means <= lowest + 1e-12 * np.abs(lowest)
@@ -158,25 +142,14 @@ def share_lowest(losses: np.ndarray) -> np.ndarray:
 
 
 def resamples(images: int) -> Iterator[np.ndarray]:
-    """Yield 2,000 bootstrap resamples as counts: how often each image is sampled.
+    """Yield 2,000 bootstrap resamples of N `images` as counts: how often each image is sampled.
 
-    The resamples depend only on the number of images, so statistics computed from them are paired.
-
-    Args:
-        images: N, at least 1.
-
-    Yields:
-        (B, N) float64 counts; each row sums to N. B is chosen to hold a few MB at once.
+    Each batch is (B, N) float64, and its rows sum to N. The resamples depend only on N, so statistics of them are
+    paired and repeatable.
     """
     batch = max(1, _BATCH_ELEMENTS // images)
-    rng = np.random.default_rng(_BOOTSTRAP_SEED)
+    rng = np.random.default_rng(0)
     for start in range(0, _RESAMPLES, batch):
         count = min(batch, _RESAMPLES - start)
         rows = rng.integers(0, images, (count, images)) + images * np.arange(count)[:, None]
         yield np.bincount(rows.ravel(), minlength=count * images).reshape(count, images).astype(np.float64)
-
-
-def resampled_means(per_image: np.ndarray) -> np.ndarray:
-    """Return the mean of every row in each of the `resamples`: (K, N), a column per image -> (K, 2000)."""
-    images = per_image.shape[1]
-    return np.hstack([per_image @ counts.T / images for counts in resamples(images)])

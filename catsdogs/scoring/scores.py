@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
-
 import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm
@@ -20,18 +18,6 @@ TIE_TOLERANCE = 0.00005
 _ECE_BINS = 15
 
 
-@dataclass(frozen=True)
-class Score:
-    """One score of predictions, with its confidence interval and the images it is based on."""
-
-    value: float | None  # None: undefined for these labels
-    low: float | None  # 95% interval over images; None: undefined, see `scores`
-    high: float | None
-    split: str
-    size: int  # images
-    errors: int | None = None  # misclassified images
-
-
 def clip(p_dog: np.ndarray) -> np.ndarray:
     """Clip probabilities; returns (N,) float64 in [EPSILON, 1 - EPSILON]."""
     return np.clip(np.asarray(p_dog, dtype=np.float64), EPSILON, 1 - EPSILON)
@@ -40,61 +26,46 @@ def clip(p_dog: np.ndarray) -> np.ndarray:
 def log_loss_per_image(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
     """Return minus the logarithm of the probability of the true class of each image, after `clip`; always finite.
 
+    Returns (N,) float64 in nats, 1e-7 .. 16.1.
+
     Args:
-        labels: (N,) or (N, 1), 0.0 = cat, 1.0 = dog, unsmoothed.
-        p_dog: same shape, in [0, 1].
-
-    Returns:
-        (N,) float64 in nats, 1e-7 .. 16.1.
-
-    Raises:
-        ValueError: a label is neither 0 nor 1, or a probability is outside [0, 1] or NaN; names the row.
+        labels: (N,) or (N, 1), 0.0 = cat, 1.0 = dog, unsmoothed; a ValueError names the row of another value.
+        p_dog: same shape, in [0, 1]; a ValueError names the row of another value.
     """
     labels, p_dog = check_inputs(labels, p_dog)
     p_dog = clip(p_dog)
     return -np.where(labels == 1, np.log(p_dog), np.log1p(-p_dog))
 
 
-def scores(labels: np.ndarray, p_dog: np.ndarray, split: str) -> dict[str, Score]:
+def scores(labels: np.ndarray, p_dog: np.ndarray) -> dict[str, Estimate]:
     """Score probabilities.
 
     Keys: `log_loss` (after `clip`), `accuracy` (dog if p_dog > 0.5, as in Keras), `roc_auc`, `brier`, and `ece` from
     `expected_calibration_error`.
 
     Confidence intervals are those of `mean_intervals`, Wilson's for the accuracy and Newcombe's for `roc_auc`. A single
-    image has only that of the accuracy, and `roc_auc` has none if one class is missing. `ece` has none because
-    resampling adds noise, which adds calibration error: in simulations with 600 images, its 95% interval contained the
-    true value in 82% of cases, and never for calibrated models.
+    image has only that of the accuracy, and `roc_auc` is NaN without interval if one class is missing. `ece` has none
+    because resampling adds noise, which adds calibration error: in simulations with 600 images, its 95% interval
+    contained the true value in 82% of cases, and never for calibrated models.
 
-    Args:
-        labels: (N,) or (N, 1), 0.0 = cat, 1.0 = dog, unsmoothed; N at least 1.
-        p_dog: same shape, in [0, 1].
-        split: role of the images, for example `validation`; recorded in every score.
-
-    Raises:
-        ValueError: as `log_loss_per_image`, or no images.
+    Arguments and errors are those of `log_loss_per_image`; N is at least 1.
     """
     labels, p_dog = check_inputs(labels, p_dog)
     if len(labels) == 0:
         raise ValueError("scores need at least one image, got none")
     wrong, size = int((1 - _correct(labels, p_dog)).sum()), len(labels)
-    brier = mean_intervals(((p_dog - labels) ** 2)[None], highest=1.0)[0]
-    ends: dict[str, tuple[float | None, float | None, float | None]] = {
-        "log_loss": astuple(log_loss_interval(labels, p_dog))[:3],
-        "accuracy": (1 - wrong / size, *wilson_interval(size - wrong, size)),
-        "roc_auc": _roc_auc(labels, p_dog) if 0 < labels.sum() < size else (None, None, None),
-        "brier": astuple(brier)[:3],
-        "ece": (expected_calibration_error(labels, p_dog), None, None),
+    auc = _roc_auc(labels, p_dog) if 0 < labels.sum() < size else (np.nan, None, None)
+    return {
+        "log_loss": log_loss_interval(labels, p_dog),
+        "accuracy": Estimate(1 - wrong / size, *wilson_interval(size - wrong, size), size, wrong),
+        "roc_auc": Estimate(auc[0], auc[1], auc[2], size, wrong),
+        "brier": mean_intervals(((p_dog - labels) ** 2)[None], np.array([wrong]), highest=1.0)[0],
+        "ece": Estimate(expected_calibration_error(labels, p_dog), None, None, size, wrong),
     }
-    return {name: Score(*numbers, split, size, wrong) for name, numbers in ends.items()}
 
 
 def log_loss_interval(labels: np.ndarray, p_dog: np.ndarray) -> Estimate:
-    """Return the log loss with its interval and the number of misclassified images.
-
-    Args:
-        labels, p_dog: as in `scores`.
-    """
+    """Return the log loss with its interval and the number of misclassified images; arguments as in `scores`."""
     labels, p_dog = check_inputs(labels, p_dog)
     errors = np.array([int((1 - _correct(labels, p_dog)).sum())])
     return mean_intervals(log_loss_per_image(labels, p_dog)[None], errors, highest=-np.log(EPSILON))[0]
@@ -107,12 +78,7 @@ def expected_calibration_error(labels: np.ndarray, p_dog: np.ndarray) -> float:
     width in [0, 1], each open below and closed above; two classes use the upper eight. The error is the sum over bins
     of (fraction of images in the bin) x |mean confidence - accuracy|.
 
-    Args:
-        labels: (N,), 0.0 = cat, 1.0 = dog; N at least 1.
-        p_dog: (N,) in [0, 1].
-
-    Returns:
-        In [0, 1].
+    Arguments as in `scores`; the result is in [0, 1].
 
     Source: Guo et al. 2017, arXiv:1706.04599, equation 3.
     """

@@ -35,23 +35,14 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class JobDecision:
-    """Decision about a job and the contents of its folder.
-
-    Attributes:
-        kind: the action.
-        job: the job in the folder; None without a readable `result.json`.
-        trials: number of finished trials that are kept.
-        planned: largest number of trials of the job; None for all that the oracle proposes.
-        restart: whether to move the contents of the folder away with `archive_attempt` before the job starts.
-        damage: warning about corrupted files of a job that is skipped, or "".
-    """
+    """Decision about a job and the contents of its folder."""
 
     kind: Action
-    job: JobRecord | None = None
-    trials: int = 0
-    planned: int | None = None
-    restart: bool = False
-    damage: str = ""
+    job: JobRecord | None = None  # in the folder; None without a readable `result.json`
+    trials: int = 0  # number of finished trials that are kept
+    planned: int | None = None  # largest number of trials of the job; None for all that the oracle proposes
+    restart: bool = False  # whether to move the contents away with `archive_attempt` before the job starts
+    damage: str = ""  # warning about corrupted files of a job that is skipped
 
     @property
     def runs(self) -> bool:
@@ -114,13 +105,10 @@ def _kind_of_finished(job: JobRecord, config: SearchConfig) -> Action:
     max_trials = earlier["tuner"].get("max_trials")
     if max_trials is not None and (planned is None or planned > max_trials):
         return Action.EXTENDED
-    same = _selection(earlier["select"]) == _selection(dataclasses.asdict(config.select))
-    return Action.FINISHED if same else Action.RESELECTED
-
-
-def _selection(select: dict[str, Any]) -> tuple[int, int] | None:
-    """Return the settings that select the winner; None if the search alone does."""
-    return (select["top_k"], select["repeats"]) if select["top_k"] > 1 else None
+    # With top_k=1, the search alone selects the winner.
+    selections = earlier["select"], dataclasses.asdict(config.select)
+    then, now = ((select["top_k"], select["repeats"] if select["top_k"] > 1 else 0) for select in selections)
+    return Action.FINISHED if then == now else Action.RESELECTED
 
 
 def summary(study: str, names: Sequence[str], decisions: Sequence[JobDecision]) -> list[str]:

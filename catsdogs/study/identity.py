@@ -48,8 +48,7 @@ def differences(result: Mapping[str, Any], config: SearchConfig, digest: str) ->
     return _images(result, digest) + _differences(identity(result["config"]), identity(dataclasses.asdict(config)))
 
 
-# Cached: reading versions takes some 10 ms, and a study may have a thousand jobs.
-_installed = functools.cache(versions)
+_installed = functools.cache(versions)  # reading versions takes some 10 ms, and a study may have a thousand jobs
 
 
 def fingerprint(config: SearchConfig, digest: str) -> dict[str, Any]:
@@ -68,10 +67,7 @@ def fingerprint(config: SearchConfig, digest: str) -> dict[str, Any]:
 def changes(result: Mapping[str, Any], now: dict[str, Any], *, unfinished: bool) -> list[str]:
     """Return `key: A -> B` for everything in the fingerprint that changed; values missing in `result` match any.
 
-    Args:
-        result: contents of the job's `result.json`; the configuration is required.
-        now: current `fingerprint` of the job.
-        unfinished: whether more trials would run: only those need the same packages.
+    `result`: a `result.json` with a configuration. `unfinished`: more trials would run, which need the same packages.
     """
     changed = _differences(_resumable(result["config"]), now["config"])
     weights = result.get("weights")
@@ -101,7 +97,6 @@ def _relevant_versions(installed: dict[str, str]) -> dict[str, str]:
 
 
 def _weights(weights: str | None) -> str:
-    """Return `imagenet`, `None`, or the digest of a file."""
     if weights in (None, "imagenet"):
         return str(weights)
     state = Path(str(weights)).stat()
@@ -116,13 +111,10 @@ def _digest(file: str, changed_ns: int, size: int) -> str:
 
 
 def _images(result: Mapping[str, Any], now: str) -> list[str]:
-    if result["data"].get("digest") in (None, now):
-        return []
-    return ["images, labels or split"]
+    return [] if result["data"].get("digest") in (None, now) else ["images, labels or split"]
 
 
 def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """Return `key: A -> B` for every leaf that differs."""
     changed = []
     for key in sorted(set(then) | set(now)):
         a, b = then.get(key), now.get(key)

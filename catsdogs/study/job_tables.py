@@ -44,10 +44,9 @@ class JobTables:
         self._uncommitted = []
 
     def commit(self, record: TrialRecord, p_dog: np.ndarray | None = None) -> None:
-        """Write the tables with a finished trial.
+        """Write the tables with a finished trial; if it is the best so far, with `p_dog` of its first execution.
 
-        `trials.csv` is written last: a trial that is not in it counts as unfinished, and runs again. For the best trial
-        so far, `p_dog` has the predictions of its first execution for the validation images.
+        `trials.csv` is written last: a trial that is not in it counts as unfinished, and runs again.
         """
         if p_dog is not None:
             self.write_validation(p_dog, record.trial, 0)

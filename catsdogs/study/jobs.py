@@ -41,15 +41,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class JobRecord:
-    """Contents of a job folder.
-
-    Attributes:
-        folder: job folder.
-        result: contents of `result.json`; its `config` is empty if not recorded.
-    """
+    """Contents of a job folder."""
 
     folder: Path
-    result: dict[str, Any]
+    result: dict[str, Any]  # of `result.json`; its `config` is empty if not recorded
 
     @property
     def name(self) -> str:
@@ -78,12 +73,11 @@ class JobRecord:
 
     def best(self) -> dict[str, Any]:
         """Return `trials.summary` of the best completed trial, also of an unfinished job; empty without one."""
-        if recorded := self.result["best_trial"]:
-            return recorded
-        with suppress(UserError):
-            if best := best_trial(self.trials()):
-                return summary(best)
-        return {}
+        best = None
+        if not self.result["best_trial"]:
+            with suppress(UserError):
+                best = best_trial(self.trials())
+        return self.result["best_trial"] or (summary(best) if best else {})
 
     @property
     def objective(self) -> float:
@@ -118,10 +112,8 @@ class JobRecord:
         try:
             return read_trials(self.folder / "trials.csv")
         except CorruptedFile as error:
-            raise UserError(
-                f"job {self.folder}: its trials.csv is corrupted ({error.reason}); set another job with job=NAME, or "
-                "a smaller ensemble.num_jobs"
-            ) from error
+            fix = "set another job with job=NAME, or a smaller ensemble.num_jobs"
+            raise UserError(f"job {self.folder}: its trials.csv is corrupted ({error.reason}); {fix}") from error
 
 
 class JobConfig(Record):
@@ -228,26 +220,18 @@ def _studies_in(folder: Path) -> list[str]:
 
 
 def best_job(study: Path, jobs: list[JobRecord]) -> JobRecord:
-    """Return the job with the lowest finite objective.
-
-    Raise a `UserError` if no job has a completed trial, or jobs were validated on different images.
-    """
+    """Return the job with the lowest objective; a `UserError` if none is finite, or the validation images differ."""
     completed = [job for job in jobs if math.isfinite(job.objective)]
     if not completed:
-        raise UserError(
-            f"study {study}: none of its {len(jobs)} jobs has a completed trial with a finite log loss; run its search "
-            "again to resume"
-        )
+        problem = f"none of its {len(jobs)} jobs has a completed trial with a finite log loss"
+        raise UserError(f"study {study}: {problem}; run its search again to resume")
     if len({job.data_digest for job in completed if job.data_digest}) > 1:
         raise UserError(f"study {study}: its jobs were validated on different images; set one with job=NAME")
     return min(completed, key=lambda job: (job.objective, job.name))
 
 
 def best_jobs(study: Path, jobs: list[JobRecord], first: JobRecord, size: int) -> list[JobRecord]:
-    """Return the best `size` jobs of a study, starting with `first`.
-
-    Raise a `UserError` if fewer jobs with a completed trial were validated on the images of `first`.
-    """
+    """Return `first` and the best other jobs validated on its images; a `UserError` if fewer than `size` completed."""
     same_images = [job for job in jobs if job.name != first.name and job.data_digest == first.data_digest]
     comparable = [job for job in same_images if math.isfinite(job.objective)]
     chosen = [first, *sorted(comparable, key=lambda job: (job.objective, job.name))][:size]
@@ -260,9 +244,9 @@ def best_jobs(study: Path, jobs: list[JobRecord], first: JobRecord, size: int) -
 
 
 def chosen_trial(job: JobRecord, trial: str | None) -> TrialRecord:
-    """Return the given trial of a job, or its best one. A winner selected with new seeds has its scores with them.
+    """Return the given trial of a job, or its best one; raise a `UserError` if it is missing or has no valid score.
 
-    Raise a `UserError` if the trial does not exist, or has no valid score.
+    A winner selected with new seeds has its scores with them.
     """
     records = {record.trial: record for record in job.trials()}
     selected = job.best() if job.best().get("execution") is not None else {}
@@ -277,10 +261,8 @@ def chosen_trial(job: JobRecord, trial: str | None) -> TrialRecord:
     if not records[trial].can_win:
         raise UserError(f"trial={trial}: cannot be retrained (status {records[trial].status}); use another trial")
     if missing := sorted(set(job.result["config"].get("space", {})) - set(records[trial].hyperparameters)):
-        raise UserError(
-            f"trial={trial}: cannot be retrained, because {job.folder / 'trials.csv'} lacks its {missing[0]}; use "
-            "another trial"
-        )
+        problem = f"cannot be retrained, because {job.folder / 'trials.csv'} lacks its {missing[0]}"
+        raise UserError(f"trial={trial}: {problem}; use another trial")
     if selected.get("trial") != trial:
         return records[trial]
     scores = {name: selected[name] for name in ("val_log_loss", "val_accuracy", "best_epoch")}

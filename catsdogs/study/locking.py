@@ -59,8 +59,7 @@ def is_locked(folder: Path) -> bool | None:
         lock.acquire(timeout=_PROBE_SECONDS)
     except Timeout:
         return True
-    except OSError:
-        # The study of another user may be read-only.
+    except OSError:  # the study of another user may be read-only
         return None
     lock.release()
     return False

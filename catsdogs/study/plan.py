@@ -22,19 +22,12 @@ PLAN = "study.json"
 
 
 class Plan(Record):
-    """Contents of `study.json`: the last start of a study.
+    """Contents of `study.json`: the last start of a study."""
 
-    Attributes:
-        jobs: names of all jobs that the study was ever started with.
-        run: names of the jobs of the last run, in order; empty if not recorded, or chosen one by one by a sweeper.
-        started: start of the last run, in UTC; None if not recorded.
-        command: arguments of the last command.
-    """
-
-    jobs: Listed[str]
-    run: Listed[str]
-    started: Annotated[datetime.datetime | None, BeforeValidator(parse_timestamp)] = None
-    command: Listed[str]
+    jobs: Listed[str]  # all that the study was ever started with
+    run: Listed[str]  # jobs of the last run, in order; empty: not recorded, or chosen one by one by a sweeper
+    started: Annotated[datetime.datetime | None, BeforeValidator(parse_timestamp)] = None  # UTC, of the last run
+    command: Listed[str]  # arguments of the last command
 
 
 def read_plan(study: Path) -> Plan:
@@ -52,10 +45,7 @@ def search_command(study: Path) -> str | None:
 
 
 def write_plan(study: Path, names: list[str], command: list[str]) -> None:
-    """Record the start of a study, and add its jobs to those of earlier runs.
-
-    If another process works on the study, its jobs stay in the plan: both belong to one run.
-    """
+    """Record the start of a study, and add its jobs to those of earlier runs; simultaneous processes are one run."""
     before = read_plan(study)
     run, started = names, utc_timestamp()
     if names and before.started is not None and any(is_locked(study / name) for name in before.run):

@@ -12,11 +12,8 @@ from catsdogs.study.trials import TrialRecord, best_trial
 
 log = logging.getLogger(__name__)
 
-# Seconds between two lines inside one epoch.
-WITHIN_EPOCH_SECONDS = 30.0
-
-# Epochs to measure before the time left is printed: in less, one slow batch would become hours.
-LEAST_EPOCHS = 0.05
+WITHIN_EPOCH_SECONDS = 30.0  # between two lines inside one epoch
+LEAST_EPOCHS = 0.05  # before the time left is printed: in less, one slow batch would become hours
 
 
 class JobProgress:
@@ -26,7 +23,7 @@ class JobProgress:
         label: start of every line, such as `job 2/4 mobilenet_v2-flip-cosine-none`.
         trials: largest number of trials of the job; None if unknown.
         epochs_per_trial: largest number of epochs of a trial, summed over its executions.
-        study_line: function that returns a line about the study, or None; called after every trial.
+        study_line: returns a line about the study, or None; called after every trial.
     """
 
     def __init__(
@@ -51,7 +48,7 @@ class JobProgress:
 
     def epoch(
         self,
-        execution_epochs_done: int,
+        epochs_done: int,
         share: float,
         epoch: int,
         epochs: int,
@@ -61,13 +58,13 @@ class JobProgress:
         """Log progress in an epoch, at most every 30 seconds, or the scores of a finished epoch.
 
         Args:
-            execution_epochs_done: finished epochs of this trial.
+            epochs_done: finished epochs of this trial.
             share: finished fraction of the running epoch, which is numbered from 0.
             logs: scores of a finished epoch; None within an epoch.
             fold: `2/5` with several folds, whose single scores do not count as best; otherwise "".
         """
         now = time.monotonic()
-        done = self._trials_done * self._epochs_per_trial + execution_epochs_done + share
+        done = self._trials_done * self._epochs_per_trial + epochs_done + share
         if self._pace_from is None:
             # Measured from the first batch: the store is filled and the model traced only once before it.
             self._pace_from = (now, done) if logs is None else (self._started, self._trials_before_epochs)
@@ -93,13 +90,11 @@ class JobProgress:
         if self._study_line is None:
             return
         try:
-            line = self._study_line()
+            if line := self._study_line():
+                log.info("%s", line)
         except Exception as error:
             # It reads files that other processes write; a progress line must not stop the search.
             log.warning("%s: cannot read the progress of the study (%s)", self._label, error)
-            return
-        if line:
-            log.info("%s", line)
 
     def _left(self, epochs_done: float) -> str:
         """Return the time left at the measured pace, if no trial stops early; "" if unknown."""
@@ -108,6 +103,5 @@ class JobProgress:
         if self._trials is None or epochs_done - epochs_before < LEAST_EPOCHS:
             return ""
         per_epoch = (time.monotonic() - since) / (epochs_done - epochs_before)
-        all_epochs = self._trials * self._epochs_per_trial
-        left = time_left(per_epoch * (all_epochs - epochs_done))
+        left = time_left(per_epoch * (self._trials * self._epochs_per_trial - epochs_done))
         return f"{left} in this job" if left else ""

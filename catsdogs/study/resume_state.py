@@ -34,15 +34,10 @@ VALIDATION_TABLE = Table(
 
 @dataclass(frozen=True)
 class ResumeState:
-    """Finished trials and their epochs, from which a job resumes.
-
-    Attributes:
-        records: finished trials, in the order in which they finished.
-        history: rows of `history.csv` of these trials; empty if missing.
-    """
+    """Finished trials, in the order in which they finished, and their epochs, from which a job resumes."""
 
     records: list[TrialRecord] = field(default_factory=list)
-    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)  # rows of `history.csv`; empty if missing
 
 
 def finished_trials(folder: Path, result: Mapping[str, Any] | None = None) -> list[TrialRecord]:
@@ -51,9 +46,9 @@ def finished_trials(folder: Path, result: Mapping[str, Any] | None = None) -> li
 
 
 def load_resume_state(folder: Path, result: Mapping[str, Any] | None = None) -> ResumeState:
-    """Read the finished trials and their epochs. A corrupted history is renamed, and the job resumes without it.
+    """Read the finished trials and their epochs; raise a `UserError` if `trials.csv` is corrupted or lacks trials.
 
-    Raise a `UserError` if `trials.csv` is corrupted, or trials are missing in it.
+    A corrupted history is renamed, and the job resumes without it.
     """
     records, history = _read(folder, result)
     file = folder / HISTORY
@@ -97,14 +92,11 @@ def _read(folder: Path, result: Mapping[str, Any] | None) -> tuple[list[TrialRec
 
 
 def validation_is_of(folder: Path, ids: list[str], trial: str, execution: int) -> bool:
-    """Return whether `validation.csv` contains the predictions of this execution of a trial for these images.
-
-    Versions up to 0.2 did not record the trial; the result is then False.
-    """
+    """Return whether `validation.csv` contains the predictions of this execution of a trial for these images."""
     try:
         table = VALIDATION_TABLE.read(folder / VALIDATION)
     except CorruptedFile:
         return False
-    if table is None or not {"trial", "execution"} <= set(table):
+    if table is None or not {"trial", "execution"} <= set(table):  # versions up to 0.2 did not record the trial
         return False
     return list(table["id"]) == ids and bool((table[["trial", "execution"]] == [int(trial), execution]).all(axis=None))

@@ -28,37 +28,21 @@ _SETTINGS = {name: TypeAdapter(get_type_hints(group, include_extras=True)[name])
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial.
+    """One trial."""
 
-    Attributes:
-        trial: number in the job, from 0.
-        status: Keras Tuner's status: COMPLETED, FAILED, INVALID or RUNNING.
-        val_log_loss: mean over executions at the best epoch; None if the trial did not complete.
-        val_accuracy: mean over executions at the best epoch, or None.
-        epochs: trained epochs, rounded mean over executions.
-        best_epoch: from 1, rounded mean over executions.
-        seconds: wall time of all executions.
-        hyperparameters: searched values.
-        error: last line of the traceback, or "".
-        parent: trial from whose weights a promoted Hyperband trial continued, or "".
-        first_epoch: epochs trained by its ancestors.
-        epoch_budget: number of the last epoch that it could train; None if not recorded.
-        ended: ISO 8601 time in UTC; "" if not recorded.
-    """
-
-    trial: str
-    status: str
-    val_log_loss: float | None
-    val_accuracy: float | None
-    epochs: int
-    best_epoch: int
-    seconds: float
-    hyperparameters: dict[str, Any]
-    error: str = ""
-    parent: str = ""
-    first_epoch: int = 0
-    epoch_budget: int | None = None
-    ended: str = ""
+    trial: str  # number in the job, from 0
+    status: str  # of Keras Tuner: COMPLETED, FAILED, INVALID or RUNNING
+    val_log_loss: float | None  # mean over executions at the best epoch; None: the trial did not complete
+    val_accuracy: float | None  # mean over executions at the best epoch
+    epochs: int  # trained epochs, rounded mean over executions
+    best_epoch: int  # from 1, rounded mean over executions
+    seconds: float  # wall time of all executions
+    hyperparameters: dict[str, Any]  # searched values
+    error: str = ""  # last line of the traceback
+    parent: str = ""  # trial from whose weights a promoted Hyperband trial continued
+    first_epoch: int = 0  # epochs trained by its ancestors
+    epoch_budget: int | None = None  # number of the last epoch that it could train; None: not recorded
+    ended: str = ""  # ISO 8601 time in UTC; "": not recorded
 
     @property
     def can_win(self) -> bool:
@@ -113,15 +97,10 @@ def outcome(records: Collection[TrialRecord], planned: int | None) -> dict[str, 
 
 
 def read_trials(path: Path) -> list[TrialRecord]:
-    """Read `trials.csv`, with numbers exactly as written; empty if the file does not exist.
-
-    Raise `CorruptedFile` if a column or value is missing or invalid.
-    """
+    """Read `trials.csv`, empty if it does not exist; raise `CorruptedFile` if a value is missing or invalid."""
     table = _TABLE.read(path)
-    if table is None:
-        return []
     records: list[TrialRecord] = []
-    for row in table.to_dict("records"):
+    for row in [] if table is None else table.to_dict("records"):
         cells: dict[str, Any] = {str(name): None if pd.isna(value) else value for name, value in row.items()}
         own = {name: cells.pop(name) for name in _TABLE.columns if name in cells}
         own["trial"], own["parent"] = str(own["trial"]), trial_id(own.get("parent", ""))
@@ -129,20 +108,16 @@ def read_trials(path: Path) -> list[TrialRecord]:
             own["epoch_budget"] = int(own["epoch_budget"])
         values = {name: value for name, value in cells.items() if value is not None}
         for name in _SETTINGS.keys() & values:
-            _check_hyperparameter(path, name, values[name])
+            try:  # tables store the integer 3 as 3.0
+                whole = isinstance(values[name], float) and values[name].is_integer()
+                _SETTINGS[name].validate_python(int(values[name]) if whole else values[name])
+            except ValidationError as error:
+                raise CorruptedFile(path, f"{name}={values[name]}: {error.errors()[0]['msg']}") from error
         # Ancestors finish first; otherwise, a lineage might be endless or incomplete.
         if own["parent"] and own["parent"] not in {record.trial for record in records}:
             raise CorruptedFile(path, f"parent={own['parent']}: not an earlier trial of trial {own['trial']}")
         records.append(TrialRecord(**own, hyperparameters=values))
     return records
-
-
-def _check_hyperparameter(path: Path, name: str, value: Any) -> None:
-    """Raise `CorruptedFile` if a setting cannot have this value; tables store the integer 3 as 3.0."""
-    try:
-        _SETTINGS[name].validate_python(int(value) if isinstance(value, float) and value.is_integer() else value)
-    except ValidationError as error:
-        raise CorruptedFile(path, f"{name}={value}: {error.errors()[0]['msg']}") from error
 
 
 def trial_id(text: str) -> str:

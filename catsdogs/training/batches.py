@@ -14,30 +14,20 @@ from catsdogs.network.schedules import steps_per_epoch
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """Epochs of one training, and the order and view of their images.
+    """Epochs of one training, and the order and view of their images."""
 
-    Attributes:
-        seed: seed of the order; epoch e is shuffled with (seed, e).
-        epochs: number of the epoch after the last one, counted from 0.
-        first_epoch: number of the first epoch.
-        distinct_views: epoch e reads view `e % distinct_views`; None for a new view in every epoch.
-    """
-
-    seed: int
-    epochs: int
+    seed: int  # epoch e is shuffled with (seed, e)
+    epochs: int  # number of the epoch after the last one, counted from 0
     first_epoch: int = 0
-    distinct_views: int | None = None
+    distinct_views: int | None = None  # epoch e reads view `e % distinct_views`; None: a new view in every epoch
 
 
 class TrainingBatches(keras.utils.PyDataset):
     """All batches of a training; pass `steps_per_epoch=batches.steps` to `fit`.
 
     Batch `i` belongs to epoch `first_epoch + i // steps`. All epochs are one sequence, because Keras reads ahead: it
-    would request batches of the next epoch before a dataset with a state was notified of that epoch.
-
-    Args:
-        labels: float (M,), 0.0 or 1.0, of all images.
-        rows: int (N,), the images to train on.
+    would request batches of the next epoch before a dataset with a state was notified of that epoch. `labels` are 0.0
+    or 1.0, float (M,), of all images; `rows`, int (N,), are the images to train on.
     """
 
     def __init__(self, views: Views, labels: np.ndarray, rows: np.ndarray, batch_size: int, plan: EpochPlan) -> None:
@@ -95,9 +85,8 @@ def for_keras(batches: TrainingBatches | EvaluationBatches) -> Any:
         return batches
     import tensorflow as tf
 
-    signature = tuple(
-        tf.TensorSpec((None, *array.shape[1:]), tf.as_dtype(array.dtype)) for array in map(np.asarray, batches[0])
-    )
+    arrays = map(np.asarray, batches[0])
+    signature = tuple(tf.TensorSpec((None, *array.shape[1:]), tf.as_dtype(array.dtype)) for array in arrays)
     options = tf.data.Options()
     options.autotune.enabled = False
     pipeline = tf.data.Dataset.from_generator(

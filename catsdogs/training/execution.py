@@ -34,19 +34,13 @@ class DivergedError(Exception):
 
 @dataclass(frozen=True)
 class Training:
-    """Result of a training; the model has the weights of `best_epoch`.
+    """Result of a training; the model has the weights of `best_epoch`."""
 
-    Attributes:
-        history: one row per epoch: epoch (from 1), loss, log_loss, accuracy, val_loss, val_log_loss, val_accuracy,
-            learning_rate (at the end of the epoch), seconds.
-        best_epoch: from 1; the last epoch if there is no validation.
-        val_log_loss: value at the best epoch; NaN if there is no validation.
-        val_accuracy: value at the best epoch; NaN if there is no validation.
-    """
-
+    # A row per epoch: epoch (from 1), loss, log_loss, accuracy, val_loss, val_log_loss, val_accuracy, learning_rate (at
+    # the end of the epoch), seconds.
     history: pd.DataFrame
-    best_epoch: int
-    val_log_loss: float
+    best_epoch: int  # from 1; without validation, the last
+    val_log_loss: float  # at the best epoch; NaN without validation
     val_accuracy: float
 
 
@@ -57,8 +51,7 @@ Listener = Callable[[int, float, dict[str, float] | None], None]
 def trial_seed(seed: int, trial: str, run: int) -> int:
     """Return the seed of one run of a trial, for weights, dropout and the order of images; in [0, 2^31).
 
-    Args:
-        run: execution * number of folds + fold: a trial trains on every fold in every execution.
+    `run` is execution * number of folds + fold: a trial trains on every fold in every execution.
     """
     return int(np.random.SeedSequence([seed, int(trial), run]).generate_state(1)[0] >> 1)
 
@@ -75,20 +68,13 @@ def execute(
     """Train a trial on one fold; the model is reproducible on the same data and machine.
 
     A promoted Hyperband trial continues from the best weights and the learning rate of its parent, with a new
-    optimizer.
+    optimizer. Returns the training of each record, and the model of the last one; raises `DivergedError` as `train`.
 
     Args:
         config: configuration of the job.
-        records: `trials.lineage` of the trial, or its last records. Each is trained from `first_epoch` to
-            `epoch_budget`.
+        records: `trials.lineage` of the trial, or its last records, each trained from `first_epoch` to `epoch_budget`.
         run: as in `trial_seed`.
         weights: weights before the first of `records`; None for new ones.
-
-    Returns:
-        The training of each record, and the model of the last one.
-
-    Raises:
-        DivergedError: the loss or the validation log loss is not finite.
     """
     fold = data.folds[run % len(data.folds)]
     steps = steps_per_epoch(len(fold.train_rows), config.fit.batch_size)
@@ -124,24 +110,17 @@ def train(
 ) -> Training:
     """Train with early stopping on `val_log_loss`, and restore the weights of the best epoch.
 
-    Args:
-        model: compiled model; its optimizer is at the schedule's step for `plan.first_epoch`.
-        labels: float (N,), 0.0 or 1.0, of all rows of `views`.
-        fold: rows; without validation rows, all epochs are trained, without early stopping.
-
-    Raises:
-        DivergedError: the loss or the validation log loss is not finite.
+    Without validation rows, all epochs are trained. `DivergedError` is raised if the loss or the validation log loss is
+    not finite. `model` is compiled, its optimizer at the schedule's step for `plan.first_epoch`; `labels` are those of
+    all rows of `views`, float (N,), 0.0 or 1.0.
     """
     batches = TrainingBatches(views, labels, fold.train_rows, fit.batch_size, plan)
     callbacks: list[Any] = [keras.callbacks.TerminateOnNaN(), _EpochLogger(batches.steps, listener)]
     validation = None
     if len(fold.validation_rows):
         validation = for_keras(EvaluationBatches(views, fold.validation_rows, ORIGINAL, fit.batch_size, labels))
-        callbacks.append(
-            keras.callbacks.EarlyStopping(
-                monitor="val_log_loss", mode="min", patience=fit.patience, restore_best_weights=True
-            )
-        )
+        stopping = keras.callbacks.EarlyStopping
+        callbacks.append(stopping("val_log_loss", patience=fit.patience, mode="min", restore_best_weights=True))
     fitted = model.fit(
         for_keras(batches),
         validation_data=validation,
@@ -158,10 +137,8 @@ def train(
     finite = np.isfinite(history["loss"]) & (validation is None or np.isfinite(history["val_log_loss"]))
     if not finite.all():
         epoch = int(history["epoch"][~finite].iloc[0])
-        raise DivergedError(
-            f"the loss is not finite in epoch {epoch}; set a lower schedule.peak_lr, or space.peak_lr.high",
-            history,
-        )
+        fix = "set a lower schedule.peak_lr, or space.peak_lr.high"
+        raise DivergedError(f"the loss is not finite in epoch {epoch}; {fix}", history)
     if validation is None:
         return Training(history, int(history["epoch"].iloc[-1]), math.nan, math.nan)
     best = history.iloc[history["val_log_loss"].argmin()]

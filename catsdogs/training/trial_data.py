@@ -23,17 +23,11 @@ from catsdogs.network.trial_model import TrialModels
 
 @dataclass(frozen=True)
 class TrialData:
-    """Inputs and labels for training and validation.
+    """Inputs and labels for training and validation."""
 
-    Attributes:
-        features: inputs of all rows, at any cut.
-        labels: float32 (N,), 0.0 cat, 1.0 dog; NaN outside of the folds.
-        folds: one model is trained and validated on each.
-    """
-
-    features: FeatureReader
-    labels: np.ndarray
-    folds: tuple[Fold, ...]
+    features: FeatureReader  # inputs of all rows, at any cut
+    labels: np.ndarray  # float32 (N,), 0.0 cat, 1.0 dog; NaN outside of the folds
+    folds: tuple[Fold, ...]  # one model is trained and validated on each
 
     @property
     def validation_rows(self) -> np.ndarray:
@@ -47,10 +41,7 @@ class TrialData:
 
 
 def build_trial_data(
-    config: SearchConfig,
-    dataset: Dataset,
-    folds: Sequence[Fold],
-    depths: Sequence[int] | None = None,
+    config: SearchConfig, dataset: Dataset, folds: Sequence[Fold], depths: Sequence[int] | None = None
 ) -> tuple[TrialData, TrialModels]:
     """Build the inputs of the trials and the models that they train.
 
@@ -60,22 +51,15 @@ def build_trial_data(
         depths: unfreeze depths of the trials; None for those of the space.
     """
     network = load_network(config.backbone, config.seed)
-    train_rows, validation_rows = (
-        np.unique(np.concatenate(rows))
-        for rows in zip(*((f.train_rows, f.validation_rows) for f in folds), strict=True)
-    )
+    train_rows = np.unique(np.concatenate([fold.train_rows for fold in folds]))
+    validation_rows = np.unique(np.concatenate([fold.validation_rows for fold in folds]))
     # All folds share the schedule of the largest one.
     largest = max(len(fold.train_rows) for fold in folds)
     steps = steps_per_epoch(largest, config.fit.batch_size) * config.fit.epochs
     models = TrialModels(config, network, steps, depths)
-    rows = dataset.rows
-    images = JobImages(
-        live_views(config, rows, dataset.root),
-        list(rows["sha256"]),
-        train_rows,
-        validation_rows,
-        distinct_views(config.features, config.augmentation, config.fit.epochs),
-    )
+    rows, views = dataset.rows, distinct_views(config.features, config.augmentation, config.fit.epochs)
+    pixel_views = live_views(config, rows, dataset.root)
+    images = JobImages(pixel_views, list(rows["sha256"]), train_rows, validation_rows, views)
     features = FeatureReader(config.features, network, list(models.cuts.values()), images, Path(config.cache))
     used = np.zeros(len(rows), dtype=bool)
     used[np.concatenate([train_rows, validation_rows])] = True

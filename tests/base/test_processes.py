@@ -34,16 +34,11 @@ def machine(monkeypatch, tmp_path):
     return make
 
 
-def test_a_single_process_uses_all_processors(machine):
+@pytest.mark.parametrize("name", processes._SET_BY_OTHERS)
+def test_a_single_process_uses_all_processors_or_the_thread_limit_of_the_environment(machine, monkeypatch, name):
     machine(2)
     assert processes.share_of_machine(1, 0, None) == {}
-    assert processes.thread_limit() is None
-    assert processes.threads() == 8
-
-
-@pytest.mark.parametrize("name", processes._SET_BY_OTHERS)
-def test_a_thread_limit_of_the_environment_is_used(machine, monkeypatch, name):
-    machine(0)
+    assert (processes.thread_limit(), processes.threads()) == (None, 8)
     monkeypatch.setenv(name, "6")
     assert processes.threads() == 6
     monkeypatch.setenv(name, "all")

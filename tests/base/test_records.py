@@ -10,6 +10,7 @@ TABLE = Table({"id": str, "label": int | None, "p_dog": float}, unique=("id",))
     [
         ("a,0.5,0.5", "label=0.5: expected an integer from 0 to 1"),
         ("a,2,0.5", "label=2"),
+        ("a,1,low", "p_dog=low: expected"),
         ("a,1,1.5", "p_dog=1.5: expected a number from 0 to 1"),
         ("a,1,-inf", "p_dog=-inf"),
         ("a,1,nan", "p_dog=nan"),

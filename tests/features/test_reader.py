@@ -203,13 +203,6 @@ def test_fill_stops_when_the_job_stops(make, network, monkeypatch):
     assert make()._store.entries() == []
 
 
-def test_float16_activations_are_close_to_float32(make, network):
-    rows, view, cut = np.arange(40), View("train", 0), find_cut(network.backbone, 2)
-    exact = make().at_cut(cut).read(rows, view)
-    half = make(dataclasses.replace(SETTINGS, dtype="float16")).at_cut(cut).read(rows, view)
-    assert 0 < np.abs(half - exact).max() < 2**-10 * np.abs(exact).max()
-
-
 @pytest.mark.parametrize("depth", [0, 2])
 def test_training_on_stored_views_equals_training_on_live_views(config, prepared, depth):
     """The histories are equal, even after the epochs return to the first view."""

@@ -12,29 +12,18 @@ from catsdogs.base.files import write_json
 from catsdogs.config.schema import AugmentationConfig, TtaConfig
 from catsdogs.data.views import MIRRORED, ORIGINAL, LiveViews, View
 from catsdogs.final.pipeline import PIPELINE, Pipeline, final_output, read_pipeline, write_pipeline
-from catsdogs.final.tta import (
-    average_views,
-    choose_tta,
-    describe_choice,
-    log_cost,
-    predict_views,
-    tta_views,
-    views_by_kind,
-)
+from catsdogs.final.tta import choose_tta, describe_choice, log_cost, predict_views, tta_views, views_by_kind
 from catsdogs.scoring.calibration import Calibration
+from catsdogs.scoring.combination import uniform_mean
 from catsdogs.scoring.scores import log_loss_per_image
 
 MOVES = AugmentationConfig(0.5, 10, 0.1, 0.1, 0, 0.2, 0.0, 0.0, "reflect")
-STILL = dataclasses.replace(
-    MOVES, flip_probability=0.0, rotation_degrees=0, shift_fraction=0.0, zoom_fraction=0.0, brightness_fraction=0.0
-)
+STILL = AugmentationConfig(0.0, 0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, "reflect")
 
 
-class LeftBrightness:
-    """Model that returns the mean brightness of the left half of an image."""
-
-    def __call__(self, images):
-        return [images[:, :, :4].mean(axis=(1, 2, 3))[:, None] / 255]
+def left_brightness(images):
+    """Return the mean brightness of the left half of each image, like a model."""
+    return [images[:, :, :4].mean(axis=(1, 2, 3))[:, None] / 255]
 
 
 @pytest.fixture
@@ -44,8 +33,6 @@ def views():
 
 
 def test_each_kind_of_tta_has_its_views():
-    assert tta_views("none", 5, MOVES) == [ORIGINAL]
-    assert tta_views("flip", 5, MOVES) == [ORIGINAL, MIRRORED]
     assert tta_views("views", 3, MOVES) == [View("tta", 0), View("tta", 1), View("tta", 2)]
     crops = tta_views("crops", 5, MOVES)
     assert len(set(crops)) == 10
@@ -70,15 +57,15 @@ def test_the_views_and_images_are_logged_with_the_time_before_they_are_predicted
     clock = iter([0, 100, 102])  # the second call takes two seconds, for five images
     monkeypatch.setattr("catsdogs.final.tta.time.monotonic", lambda: next(clock))
     counts = {"validation": (100, 1), "holdout": (0, 3), "test": (50, 3)}
-    log_cost(LeftBrightness(), views, np.arange(5), [ORIGINAL, MIRRORED, View("crop")], counts)
+    log_cost(left_brightness, views, np.arange(5), [ORIGINAL, MIRRORED, View("crop")], counts)
+    log_cost(left_brightness, views, np.arange(5), [ORIGINAL], counts)
     text = "test-time augmentation: up to 3 views of each image (100 validation, 50 test), about 5 min"
-    log_cost(LeftBrightness(), views, np.arange(5), [ORIGINAL], counts)
     assert caplog.messages == [text]
 
 
 def test_each_view_is_predicted_in_the_order_of_rows(views, monkeypatch):
     monkeypatch.setattr("catsdogs.final.tta.CHUNK", 2)
-    rows, chosen, model = np.array([5, 0, 3]), [ORIGINAL, MIRRORED, View("crop", 2)], LeftBrightness()
+    rows, chosen, model = np.array([5, 0, 3]), [ORIGINAL, MIRRORED, View("crop", 2)], left_brightness
     outputs = predict_views(model, views, rows, chosen)
     assert outputs.shape == (3, 3)
     for p_dog, view in zip(outputs, chosen, strict=True):
@@ -87,7 +74,7 @@ def test_each_view_is_predicted_in_the_order_of_rows(views, monkeypatch):
 
 @pytest.mark.parametrize("average", ["probability", "logit"])
 def test_a_pipeline_averages_the_views_of_its_kind(views, average):
-    rows, model = np.array([5, 0, 3]), LeftBrightness()
+    rows, model = np.array([5, 0, 3]), left_brightness
     plain, mirrored = predict_views(model, views, rows, [ORIGINAL, MIRRORED])
     outputs = Pipeline(TtaConfig("flip", 1, average), MOVES, 0, None)(model, views, rows)
     mean = (plain + mirrored) / 2 if average == "probability" else expit((logit(plain) + logit(mirrored)) / 2)
@@ -144,15 +131,8 @@ def test_outputs_that_are_not_probabilities_are_a_user_error(value):
         predict_views(lambda images: [np.array([[0.5], [value]])], views, np.arange(2), [ORIGINAL])
 
 
-def test_averages_of_probabilities_0_and_1_are_finite():
-    p_dog = np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
-    np.testing.assert_allclose(average_views(p_dog, "logit"), [0, 1, 0.5], atol=1e-6)
-    np.testing.assert_allclose(average_views(p_dog, "probability"), [0, 1, 0.5])
-
-
 def test_crops_are_parts_of_the_image_and_their_mirror_images():
-    rows = np.arange(4)
-    side = 32
+    rows, side = np.arange(4), 32
     pixels = np.random.default_rng(1).integers(0, 256, (4, side, side, 3), dtype=np.uint8)
     views = LiveViews(pixels, np.arange(4, dtype=np.uint64), MOVES, seed=3)
     crops = [views.read(rows, View("crop", number)) for number in range(5)]
@@ -162,8 +142,7 @@ def test_crops_are_parts_of_the_image_and_their_mirror_images():
     # Positions of the crops along one axis: 7/8 of it, at the center and at both ends.
     ramp = np.broadcast_to(np.arange(side, dtype=np.uint8)[None, None, :, None] * 8, (4, side, side, 3)).copy()
     views = LiveViews(ramp, np.arange(4, dtype=np.uint64), MOVES, seed=3)
-    step = 8 * 7 / 8
-    middle = 8 * (side - 1) / 2
+    step, middle = 8 * 7 / 8, 8 * (side - 1) / 2
     ends = [(middle - step * 15.5, middle + step * 15.5), (0, step * 31), (248 - step * 31, 248)]
     for number, (first, last) in enumerate(ends):
         row = views.read(rows, View("crop", number))[0, 5, :, 0].astype(float)
@@ -197,7 +176,7 @@ def test_tta_with_independent_noise_of_views_is_chosen():
     assert (choice["kind"], choice["against"], choice["kinds"]) == ("views", "none", ["none", "flip", "views"])
     columns = ["gain", "low", "high", "size", "errors"]
     assert [choice[name] for name in ("value", *columns[1:])] == list(row[columns])
-    expected = log_loss_per_image(labels, average_views(by_kind["flip"], "logit")).mean()
+    expected = log_loss_per_image(labels, uniform_mean(2, "logit")(by_kind["flip"])).mean()
     assert table.loc[("flip", "logit"), "log_loss"] == pytest.approx(expected)
 
 
@@ -224,13 +203,9 @@ def test_the_fewest_views_are_chosen_in_a_tie():
         assert choose_tta(labels, {"none": plain[None], "flip": np.stack([better] * 2)})[0] == kind
 
 
-def test_a_mirrored_view_is_the_image_flipped_horizontally(views):
+def test_a_mirrored_view_is_the_flipped_image_and_training_and_test_time_views_differ(views):
     rows = np.arange(7)
     np.testing.assert_array_equal(views.read(rows, MIRRORED), views.read(rows, ORIGINAL)[:, :, ::-1])
-
-
-def test_training_and_test_time_views_of_one_number_differ(views):
-    rows = np.arange(7)
     assert (views.read(rows, View("train", 2)) != views.read(rows, View("tta", 2))).any(axis=(1, 2, 3)).all()
 
 
@@ -240,9 +215,8 @@ def test_training_and_test_time_views_of_one_number_differ(views):
 )
 def test_a_model_without_probabilities_does_not_predict(tmp_path, capsys, monkeypatch, units, bias, problem):
     inputs = keras.Input((16, 16, 3))
-    outputs = keras.layers.Dense(units, bias_initializer=keras.initializers.Constant(bias))(
-        keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(0.0)(inputs))
-    )
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(0.0)(inputs))
+    outputs = keras.layers.Dense(units, bias_initializer=keras.initializers.Constant(bias))(pooled)
     keras.Model(inputs, outputs).save(tmp_path / "model.keras")
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     monkeypatch.setattr("sys.argv", ["predict", str(tmp_path / "model.keras"), str(tmp_path / "a.png")])

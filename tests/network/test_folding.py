@@ -111,10 +111,7 @@ def randomize_statistics(model):
     for variable in model.variables:
         if "batch_normalization" in variable.path:
             variable.assign(random.uniform(0.2, 2, variable.shape))
-    model.trainable = False
-    model.trainable = True
-    for layer in model.layers:
-        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    unfreeze(model, len(model.layers), train_batch_norm=False)
 
 
 CASES = "plain trained_batch_norm two_consumers an_output activation other_axis penalized_output called_twice"

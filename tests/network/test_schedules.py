@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from catsdogs.config.schema import ScheduleConfig
-from catsdogs.network.schedules import LearningRateTable, learning_rates, steps_per_epoch
+from catsdogs.network.schedules import LearningRateTable, learning_rates
 
 # Fraction of the peak rate, from 1 at the end of the warm-up to 0.1 at the last step.
 DECAYS = {
@@ -33,7 +33,3 @@ def test_final_rate_is_zero_for_cosine_and_tiny_for_exponential():
 def test_step_beyond_the_table_gets_the_last_rate():
     table = LearningRateTable(keras.Variable([0.5, 0.25, 0.125]))
     assert [float(table(step)) for step in (0, 1, 2, 9)] == [0.5, 0.25, 0.125, 0.125]
-
-
-def test_steps_per_epoch_include_the_last_partial_batch():
-    assert [steps_per_epoch(images, 32) for images in (1, 32, 33, 64)] == [1, 1, 2, 2]

@@ -94,15 +94,6 @@ def test_keras_tracks_every_variable_that_a_trial_sets(bench):
     assert all(id(variable) in tracked for variable in [*variables, *(variable for variable, _ in trial.initial)])
 
 
-def test_promoted_trial_starts_in_the_middle_of_its_schedule(bench):
-    job, models, _, _ = bench("schedule=cosine")
-    values = with_values(job, {"peak_lr": 0.5})
-    trial = models.new_trial(values, seed=1, first_step=6)
-    assert float(trial.model.optimizer.learning_rate) == pytest.approx(0.25, rel=1e-4)
-    trial = models.new_trial(values, seed=1)
-    assert float(trial.model.optimizer.learning_rate) == pytest.approx(0.5)
-
-
 def test_saved_weights_are_restored(bench, tmp_path):
     job, models, inputs, _ = bench()
     values = with_values(job, {"unfreeze_depth": 2})

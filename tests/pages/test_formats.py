@@ -64,6 +64,14 @@ def test_gains(interval, expected):
     assert len(sentences) == 2
 
 
+@pytest.mark.parametrize(("images", "reason"), [(199, "199 validation images are too few"), (200, "does not improve")])
+def test_calibration_that_is_not_applied_has_a_reason(images, reason):
+    gain = {"value": (200 - images) / 1000, "low": 0.0, "high": 0.0, "size": images, "split": "validation"}
+    (line,) = formats.format_gains({}, {"validation": {**gain, "kept": False}})
+    assert line.startswith("Calibration not applied: ")
+    assert reason in line
+
+
 def test_the_choice_of_tta_auto_replaces_the_gain_on_its_images_and_no_other_kind_is_advised():
     gain = {"value": -0.01, "low": -0.02, "high": -0.002, "size": 2000}
     gains = {split: {**gain, "split": split} for split in ("validation", "holdout")}

@@ -33,6 +33,8 @@ def test_means_of_one_and_of_certain_members_stay_probabilities(method):
     members = np.array([[0.0, 0.3, 1.0]] * 7)
     np.testing.assert_allclose(uniform_mean(7, method)(members), members[0], atol=2e-7)
     assert uniform_mean(7, method)(members).max() <= 1
+    opposite = np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
+    np.testing.assert_allclose(uniform_mean(2, method)(opposite), [0, 1, 0.5], atol=1e-6)
 
 
 @pytest.mark.parametrize(("sharpness", "method"), [(1.0, "probability"), (0.5, "logit")])

@@ -8,7 +8,6 @@ from catsdogs.scoring.intervals import (
     Estimate,
     mean_intervals,
     paired_intervals,
-    resampled_means,
     resamples,
     share_lowest,
     wilson_interval,
@@ -30,6 +29,7 @@ def skewed(rows, images, seed):
 @pytest.mark.parametrize("images", [20, 60, 700])
 def test_the_ends_are_quantiles_of_halls_statistic(images):
     values = skewed(3, images, seed=1) - 0.05
+    values[2] *= -1
     for row, estimate in zip(values, mean_intervals(values), strict=True):
         assert (estimate.value, estimate.size) == (row.mean(), images)
         skewness, root = scipy.stats.skew(row, bias=False), np.sqrt(images)
@@ -51,13 +51,6 @@ def test_intervals_cover_the_mean_of_a_skewed_population():
     assert 0.015 <= min(below, above) <= max(below, above) <= 0.035
 
 
-def test_the_same_values_have_the_same_interval_in_any_order_and_with_either_sign():
-    values = skewed(1, 300, seed=3) - 0.02
-    one, other, negative = mean_intervals(np.vstack([values, values[:, ::-1], -values]))
-    assert (one.low, one.high) == pytest.approx((other.low, other.high), rel=1e-12)
-    assert -ends(negative)[::-1] == pytest.approx(ends(one), rel=1e-12)
-
-
 def test_few_values_have_finite_intervals():
     tiny = [0.2, 0.2, 0.2 + 1e-16], [0, 1e-300], [0, 0, 1e-120]
     for values in ([0.1, 0.3], [1e-7] * 399 + [16.0], [5.0, 5.0, -5.0], *tiny):
@@ -68,12 +61,10 @@ def test_few_values_have_finite_intervals():
     assert mean_intervals(np.array([[0.4, 0.9]]), highest=1.0)[0].high == 1
 
 
-def test_wilson_intervals_agree_with_the_formula():
-    for count, size in ((0, 1), (381, 400), (2000, 2000)):
-        z, share = scipy.stats.norm.ppf(0.975), count / size
-        center = (share + z**2 / (2 * size)) / (1 + z**2 / size)
-        half = z / (1 + z**2 / size) * np.sqrt(share * (1 - share) / size + z**2 / (4 * size**2))
-        assert wilson_interval(count, size) == pytest.approx((center - half, center + half))
+@pytest.mark.parametrize("size", [1, 2000])
+def test_wilson_intervals_of_no_errors_agree_with_the_formula(size):
+    z = scipy.stats.norm.ppf(0.975)
+    assert wilson_interval(size, size) == pytest.approx((size / (size + z**2), 1))
 
 
 def test_paired_intervals_count_images_that_either_model_misclassifies():
@@ -84,12 +75,6 @@ def test_paired_intervals_count_images_that_either_model_misclassifies():
     assert [one.errors for one in paired_intervals(losses, losses[0])] == [12, 20]
     assert Estimate(0.1, 0.0, 0.2, 100, 19).few_errors
     assert not Estimate(0.1, 0.0, 0.2, 100).few_errors
-
-
-def test_all_rows_use_the_same_resamples():
-    values = skewed(2, 100, seed=4)
-    one, other, difference = resampled_means(np.vstack([values, values[0] - values[1]]))
-    np.testing.assert_allclose(one - other, difference, atol=1e-12)
 
 
 def test_resamples_have_as_many_images_as_the_data():

@@ -66,13 +66,6 @@ def test_summary_counts_jobs_lists_those_not_new_and_reports_damage(config, fold
     assert last.startswith(f"warning: job {folder}: its trials.csv is corrupted")
 
 
-def test_an_empty_folder_is_a_new_job(config, folder):
-    assert inspect(config(), folder).kind is Action.NEW
-    folder.mkdir(parents=True)
-    (folder / "search.log").write_text("started")
-    assert inspect(config(), folder).kind is Action.NEW
-
-
 @pytest.mark.parametrize(
     ("result", "kind", "text"),
     [
@@ -175,8 +168,9 @@ def test_a_job_without_a_completed_trial_restarts_and_is_archived(config, folder
     archive = folder.parent / ".failed" / "a-job.1"
     assert archive_attempt(folder) == archive
     assert (archive / "result.json").is_file()
-    assert inspect(config(), folder).kind is Action.NEW
     assert archive_attempt(folder) is None
+    (folder / "search.log").write_text("started")
+    assert inspect(config(), folder).kind is Action.NEW
 
 
 def test_a_result_without_a_configuration_is_refused(config, folder, write_earlier_job):

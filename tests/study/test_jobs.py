@@ -66,16 +66,10 @@ def test_jobs_on_different_images_are_not_ranked(study):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "truncated"),
         ("trial,status\n0,COMPLETED\n", "missing columns: val_log_loss"),
-        ("\x00\x01", "truncated"),
         (f"{TRIALS}\n0,COMPLETED,0.5,0.9,3,2,1.5,", "truncated"),
-        (f"{TRIALS}\n0,COMPLETED,0.5,0.9,,2,1.5,\n", "epochs=nan: expected"),
-        (f"{TRIALS}\n0,COMPLETED,0.5,0.9,3,2.5,1.5,\n", "best_epoch=2.5: expected"),
         (f"{TRIALS}\n0,COMPLETED,0.5,0.9,{10**20},2,1.5,\n", f"epochs={10**20}: expected"),
-        (f"{TRIALS}\n0,COMPLETED,low,0.9,3,2,1.5,\n", "val_log_loss=low: expected"),
         (f"{TRIALS}\na,COMPLETED,0.5,0.9,3,2,1.5,\n", "trial=a: expected"),
-        (f"{TRIALS}\n0,COMPLETED,0.5,0.9,3,2,inf,\n", "seconds=inf: expected"),
     ],
 )
 def test_a_corrupted_table_of_trials_is_a_user_error(study, content, words):
@@ -95,12 +89,10 @@ def test_a_trial_without_a_searched_value_is_not_retrained(study):
         chosen_trial(job, None)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("seconds", -1), ("trials", {"total": -3}), ("config", {"fit": {"epochs": -1}})]
-)
-def test_numbers_out_of_range_make_a_failed_job(study, key, value):
+@pytest.mark.parametrize("entry", [{"seconds": -1}, {"trials": {"total": -3}}, {"config": {"fit": {"epochs": -1}}}])
+def test_numbers_out_of_range_make_a_failed_job(study, entry):
     file = study / "good" / "result.json"
-    write_json(file, {**read_json(file), key: value})
+    write_json(file, read_json(file) | entry)
     job = read_job(file.parent)
     assert job.state is State.FAILED
     assert "result.json is corrupted" in job.result["error"]
@@ -156,17 +148,13 @@ def test_a_job_is_running_if_locked_or_without_permission_to_check(study, monkey
 @pytest.mark.parametrize("name", ["nothing", "empty"])
 def test_a_missing_or_empty_study_is_a_user_error(study, name):
     (study.parent / "empty").mkdir()
-    with pytest.raises(UserError, match=name) as caught:
+    with pytest.raises(UserError, match=rf"{name}: [^\n]*\Z"):
         read_jobs(study.parent / name)
-    assert "\n" not in str(caught.value)
 
 
 def test_only_a_completed_trial_can_be_chosen(study):
-    records = [
-        TrialRecord("0", "COMPLETED", 0.3, 0.9, 3, 2, 1.0, {"dropout": 0.1}),
-        TrialRecord("1", "FAILED", None, None, 0, 0, 0.0, {"dropout": 0.2}),
-        TrialRecord("2", "COMPLETED", 0.2, 0.9, 3, 2, 1.0, {"dropout": 0.3}),
-    ]
+    records = [TrialRecord(str(n), "COMPLETED", loss, 0.9, 3, 2, 1.0, {}) for n, loss in ((0, 0.3), (2, 0.2))]
+    records.insert(1, TrialRecord("1", "FAILED", None, None, 0, 0, 0.0, {}))
     write_trials(study / "good" / "trials.csv", records)
     job = best_job(study, read_jobs(study))
     assert chosen_trial(job, None).trial == "2"

@@ -10,6 +10,7 @@ from catsdogs.study.study_progress import line, study_line
 
 EARLIER = {"trials": 8, "started": STARTED - datetime.timedelta(days=1)}
 RUNNING = {"status": "running"}
+FAILING = {"trials": 4, "failed_trials": 1, **RUNNING}
 FAILED = {"trials": 2, "failed_trials": 1, "status": "failed", "error": "no luck"}
 
 
@@ -56,12 +57,7 @@ def study(tmp_path):
         ("abc", {"a": EARLIER, "b": {"trials": 2, **RUNNING}}, 10, "10/24 trials, best, about 70 min left"),
         ("ab", {"a": EARLIER}, 10, "8/16 trials, best"),
         # Failed jobs and jobs that stopped early have no trials left.
-        (
-            "ab",
-            {"a": FAILED, "b": {"trials": 4, "failed_trials": 1, **RUNNING}},
-            6,
-            "6/10 trials, 2 failed, 1 job failed, best, about 4 min left",
-        ),
+        ("ab", {"a": FAILED, "b": FAILING}, 6, "6/10 trials, 2 failed, 1 job failed, best, about 4 min left"),
         ("ab", {"a": {"trials": 6}, "b": {"trials": 2, **RUNNING}}, 8, "8/14 trials, best, about 6 min left"),
         ("ab", {"a": {"trials": 8}, "b": {"trials": 8, "status": "failed"}}, 20, "16/16 trials, 1 job failed, best"),
         # A sweeper that chooses jobs one by one has no total.

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -54,21 +55,15 @@ def test_trials_of_version_0_1_can_be_read():
     ]
 
 
-@pytest.mark.parametrize(("column", "value"), [("seconds", None), ("seconds", 1e300), ("epoch_budget", math.inf)])
-def test_invalid_times_and_budgets_are_corrupted(tmp_path, column, value):
-    write_trials(tmp_path / "trials.csv", [record()])
-    table = pd.read_csv(tmp_path / "trials.csv").assign(**{column: value})
-    table.to_csv(tmp_path / "trials.csv", index=False)
-    with pytest.raises(CorruptedFile, match=column):
-        read_trials(tmp_path / "trials.csv")
-
-
 @pytest.mark.parametrize(
     ("column", "value"),
     [
         ("val_log_loss", -0.1),
         ("val_accuracy", 1.5),
         ("epochs", -1),
+        ("seconds", math.nan),
+        ("seconds", 1e300),
+        ("epoch_budget", math.inf),
         ("dropout", 1.0),
         ("dropout", "high"),
         ("unfreeze_depth", 2.5),
@@ -81,13 +76,12 @@ def test_scores_and_settings_out_of_range_are_corrupted(tmp_path, column, value)
     write_trials(tmp_path / "trials.csv", [record(dropout=0.1, unfreeze_depth=2, l2=1e-3)])
     table = pd.read_csv(tmp_path / "trials.csv").assign(**{column: value})
     table.to_csv(tmp_path / "trials.csv", index=False)
-    with pytest.raises(CorruptedFile, match=f"{column}={value}: "):
+    with pytest.raises(CorruptedFile, match=re.escape(f"{column}={value}: ")):
         read_trials(tmp_path / "trials.csv")
 
 
 def test_lineage_of_a_promoted_trial_is_sorted_oldest_first():
-    first, second, third = (
-        dataclasses.replace(record(name), parent=parent) for name, parent in (("0", ""), ("4", "0"), ("6", "4"))
-    )
+    parents = {"0": "", "4": "0", "6": "4"}
+    first, second, third = (dataclasses.replace(record(name), parent=parent) for name, parent in parents.items())
     assert lineage([third, first, record("1"), second], third) == [first, second, third]
     assert lineage([first], first) == [first]

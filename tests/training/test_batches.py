@@ -41,17 +41,12 @@ def test_a_batch_depends_only_on_its_index(first_epoch):
             np.testing.assert_array_equal(array, expected)
 
 
-def test_orders_differ_between_epochs_and_seeds():
-    data, other = batches(batch_size=33), batches(batch_size=33, seed=4)
-    orders = [tuple(data[epoch][0][:, 0]) for epoch in range(4)] + [tuple(other[0][0][:, 0])]
-    assert len(set(orders)) == 5
-
-
-def test_views_repeat_after_distinct_views_epochs():
-    data, other = batches(batch_size=33, distinct_views=3), batches(batch_size=33)
-    assert [set(data[epoch][0][:, 1]) for epoch in range(4)] == [{0}, {1}, {2}, {0}]
-    for epoch in range(4):
-        np.testing.assert_array_equal(data[epoch][0][:, 0], other[epoch][0][:, 0])
+def test_orders_differ_between_epochs_and_seeds_and_views_repeat_after_distinct_views_epochs():
+    data, other, repeating = (batches(batch_size=33, **changes) for changes in ({}, {"seed": 4}, {"distinct_views": 3}))
+    orders = [tuple(data[epoch][0][:, 0]) for epoch in range(4)]
+    assert len({*orders, tuple(other[0][0][:, 0])}) == 5
+    assert [tuple(repeating[epoch][0][:, 0]) for epoch in range(4)] == orders
+    assert [set(repeating[epoch][0][:, 1]) for epoch in range(4)] == [{0}, {1}, {2}, {0}]
 
 
 def test_labels_are_float32_columns_of_their_images():
