@@ -13,8 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 from pydantic.dataclasses import dataclass
 
-# YAML reads `study: 2024` as a number; coerce it to text.
-_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def _absolute(path: str) -> str:

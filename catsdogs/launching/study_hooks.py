@@ -96,7 +96,7 @@ class StudyCallback(Callback):
             _check_launcher(config)
             jobs = _planned_jobs(config)
         except CONFIG_ERRORS as error:
-            exit_from_hook(print_error(with_value(format_config_error(error), config.hydra.overrides.task)))
+            raise UserError(with_value(format_config_error(error), config.hydra.overrides.task)) from error
         names = [str(job.hydra.sweep.subdir) for job in jobs]
         self._prepare(jobs or [config], Path(config.hydra.sweep.dir), names)
 
@@ -119,10 +119,8 @@ class StudyCallback(Callback):
 
         self._names = names
         try:
-            configs = [
-                to_search_config(OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"]))
-                for job in jobs
-            ]
+            keys = sorted({str(key) for job in jobs for key in job} - {"hydra"})
+            configs = [to_search_config(OmegaConf.masked_copy(job, keys)) for job in jobs]
             check_search(list(zip(configs, [_typed(job, bool(names)) for job in jobs], strict=True)))
             _check_different(configs, names)
             check_job_names(study)
@@ -134,7 +132,7 @@ class StudyCallback(Callback):
             remove_temporaries(study, _REWRITTEN, _ABANDONED_SECONDS)
         except OSError as error:
             message = f"study folder {study}: {error.strerror}; set another with study=NAME studies_dir=FOLDER"
-            exit_from_hook(print_error(message))
+            raise UserError(message) from error
         _print_start(configs[0], study, names, decisions)
         StudyCallback._running = study
 

@@ -1,6 +1,5 @@
 import json
 import re
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -321,31 +320,22 @@ def test_help_describes_the_command_with_examples_and_does_not_advertise_hydra(r
     assert "owered by Hydra" not in done.stdout
 
 
-@pytest.mark.usefixtures("composed")
-def test_names_and_paths_in_files_of_the_user_stay_as_written(tmp_path):
-    files = {
-        "experiment/007.yaml": """
-            # @package _global_
-            defaults: [override /data: mine]
-            study: 2024_01
-            cache: 1e3
-            fit: {epochs: 1_0}
-            hydra: {sweeper: {params: {data.test: '1e3,0x1F', seed: '1,2', backbone.weights: 1:30}}}
-        """,
-        "data/mine.yaml": """
-            defaults: [archives, _self_]
-            train: 012
-            test: null
-            ignore: [001, yes, 1_0]
-        """,
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_text(textwrap.dedent(text).lstrip())
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        overrides = [f"hydra.searchpath=[file://{tmp_path}]", as_typed("experiment=007")]
-        config = compose("search", overrides=overrides, return_hydra_config=True)
-    assert (config.study, config.cache, config.fit.epochs) == ("2024_01", "1e3", 10)
-    assert (config.data.train, config.data.test, config.data.ignore) == ("012", None, ["001", "yes", "1_0"])
-    params = {"data.test": '"1e3",0x1F', "seed": "1,2", "backbone.weights": "1:30"}
-    assert config.hydra.sweeper.params == params
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study: 2024_01", "study=202401: YAML read a number; quote it in its file, as in '2024_01'"),
+        ("study: yes", "study=true: YAML read a boolean; quote it in its file"),
+        ("data: {train: 012}", "data.train=10: YAML read a number"),
+        ("data: {train: t.zip, ignore: [cat.1, 001]}", "data.ignore.1=1: YAML read a number"),
+        ("data: {train: '012'}\nstudy: '2024_01'", None),
+    ],
+)
+def test_a_name_or_path_in_a_file_that_yaml_reads_as_a_number_is_refused(composed, tmp_path, text, message):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "007.yaml").write_text(f"# @package _global_\n{text}\n")
+    config = composed(f"hydra.searchpath=[file://{tmp_path}]", as_typed("experiment=007"))
+    if message is None:
+        assert to_search_config(config).study == "2024_01"
+        return
+    with pytest.raises(UserError, match=re.escape(message)):
+        to_search_config(config)
