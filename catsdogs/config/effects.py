@@ -74,6 +74,7 @@ def _constant(config: SearchConfig) -> bool:
 
 _EQUAL = "the augmentation changes nothing, so all views are equal"
 _UNTESTED = "no out-of-sample images remain to compare kinds on"
+_NO_PREDICTIONS = "no out-of-sample predictions with test-time augmentation exist"
 _CONSTANT = "schedule.kind=constant keeps the learning rate"
 
 _ALWAYS = (
@@ -111,12 +112,7 @@ _OF_SEARCH = (
         for name, group in SEARCHABLE.items()
     ),
     NoEffect("space.final_fraction", _constant, _CONSTANT, "set schedule=cosine"),
-    NoEffect(
-        "tuner.max_trials",
-        lambda c: not c.space and c.tuner.max_trials != 1,
-        "the space is empty, so there is one trial",
-        "set select.repeats and select.top_k for more seeds, or space",
-    ),
+    NoEffect("tuner.max_trials", lambda c: not c.space and c.tuner.max_trials != 1, "the space is empty", "set space"),
     NoEffect("select.repeats", lambda c: c.select.top_k == 1, "select.top_k=1 trains no trial again", "raise it"),
 )
 
@@ -129,17 +125,8 @@ _OF_RETRAIN = (
     NoEffect("tta.views", _untested_kinds, _UNTESTED, "set tta to one kind"),
     NoEffect("fit.patience", _without_validation, "no validation images remain for early stopping"),
     NoEffect("fit.epochs", _without_validation, "no validation images remain; it is that of the trial"),
-    NoEffect(
-        "evaluate_with",
-        lambda c: c.split.folds == 1 or c.ensemble.kind == "folds",
-        "split.folds=1 and ensemble=folds leave no choice",
-    ),
-    NoEffect(
-        "calibrate",
-        lambda c: _without_validation(c) and not _single_view(c),
-        "no out-of-sample predictions with test-time augmentation exist",
-        "set tta=none",
-    ),
+    NoEffect("evaluate_with", lambda c: c.split.folds == 1 or c.ensemble.kind == "folds", "only one source exists"),
+    NoEffect("calibrate", lambda c: _without_validation(c) and not _single_view(c), _NO_PREDICTIONS, "set tta=none"),
 )
 
 # Settings that do not change the training of a job.

@@ -175,10 +175,9 @@ def _check_different(configs: list[SearchConfig], names: list[str]) -> None:
         if names.count(name) > 1:
             raise UserError(f"job {name}: two jobs of this study have these settings; remove the repeated value")
         if same != name:
-            raise UserError(
-                f"job {name}: trains the same trials as job {same}, because the difference in "
-                f"{listed(different(config, other))} has no effect on them; remove one of the values"
-            )
+            keys = listed(different(config, other))
+            problem = f"trains the same trials as job {same}, because the difference in {keys} has no effect on them"
+            raise UserError(f"job {name}: {problem}; remove one of the values")
 
 
 def _typed(config: DictConfig, planned: bool) -> list[str]:
@@ -187,10 +186,9 @@ def _typed(config: DictConfig, planned: bool) -> list[str]:
     if planned:
         return words
     words += [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    keys = [word.partition("=")[0].lstrip("+") for word in words]
-    if any(key.startswith("space") for key in keys):
+    if any(word.lstrip("+").startswith("space") for word in words):
         return []
-    return [word for word, key in zip(words, keys, strict=True) if key.rpartition(".")[2] in config.space]
+    return [word for word in words if word.partition("=")[0].rpartition(".")[2] in config.space]
 
 
 def _inspect_jobs(configs: list[SearchConfig], study: Path, names: list[str]) -> list[JobDecision]:
@@ -202,17 +200,19 @@ def _inspect_jobs(configs: list[SearchConfig], study: Path, names: list[str]) ->
 
     digests: dict[str, str] = {}
     notes: dict[str, None] = {}
-    for images, config in {_images(config): config for config in configs}.items():
+    # Jobs with the same images and split read them once.
+    images = [repr((config.data, config.split)) for config in configs]
+    for key, config in dict(zip(images, configs, strict=True)).items():
         dataset = load_dataset(config.data, Path(config.cache), config.split)
-        digests[images] = dataset.digest
+        digests[key] = dataset.digest
         notes |= dict.fromkeys(dataset.notes)
     for note in notes:
         print(note)
     decisions = []
-    for config, name in zip(configs, names, strict=False):
+    for config, key, name in zip(configs, images, names, strict=False):
         if is_locked(study / name):
             raise UserError(lock_message(study / name))
-        decisions.append(inspect_job(config, study / name, fingerprint(config, digests[_images(config)])))
+        decisions.append(inspect_job(config, study / name, fingerprint(config, digests[key])))
     return decisions
 
 
@@ -230,11 +230,6 @@ def _print_start(config: SearchConfig, study: Path, names: list[str], decisions:
         print(line)
 
 
-def _images(config: SearchConfig) -> str:
-    """Return the same text for jobs with the same images and split."""
-    return repr((config.data, config.split))
-
-
 def _check_launcher(config: DictConfig) -> None:
     """Check and register the Slurm launcher, if it is chosen."""
     target = str(config.hydra.launcher._target_)
@@ -244,9 +239,8 @@ def _check_launcher(config: DictConfig) -> None:
     try:
         from catsdogs.launching import slurm
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"hydra/launcher={choice}: {error.name} is not installed; run pip install 'catsdogs[slurm]'"
-        ) from error
+        problem = f"{error.name} is not installed; run pip install 'catsdogs[slurm]'"
+        raise UserError(f"hydra/launcher={choice}: {problem}") from error
     slurm.prepare(choice, target)
 
 

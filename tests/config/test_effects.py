@@ -107,7 +107,7 @@ def test_a_setting_with_an_effect_in_one_job_of_a_study_is_accepted_and_equal_jo
         (["split.folds=3", "fit.epochs=9"], "that of the trial"),
         (["split.folds=3", "evaluate_with=folds", "fit.epochs=9"], ""),
         (["fit.epochs=9"], ""),
-        (["evaluate_with=search"], "leave no choice"),
+        (["evaluate_with=search"], "only one source"),
         (["fit_on=all", "tta.kind=flip", "calibrate=true"], "no out-of-sample predictions"),
         (["tta.kind=flip", "calibrate=false"], ""),
         (["tta.kinds=[none,crops]"], ""),
