@@ -100,8 +100,6 @@ def test_a_setting_with_an_effect_in_one_job_of_a_study_is_accepted_and_equal_jo
         (["model.unfreeze_depth=30"], ""),
         (["tuner.max_trials=9"], "only the search uses it"),
         (["~space.dropout"], "only the search uses it"),
-        (["select.top_k=2"], "only the search uses it"),
-        (["fit.executions_per_trial=2"], "only the search uses it"),
         (["fit_on=all", "fit.patience=9"], "no validation images"),
         (["fit_on=all", "fit.epochs=9"], "that of the trial"),
         (["split.folds=3", "fit.epochs=9"], "that of the trial"),
