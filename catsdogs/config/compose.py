@@ -148,8 +148,7 @@ def job_choices(hydra: Any, varied: Iterable[str] = ()) -> dict[str, str]:
 
 def resolve_job_name(choices: Any, overrides: Any, sweeper: Any, varied: Any) -> str:
     """Return `job_name` from nodes of Hydra's configuration, for interpolations."""
-    swept = list(OmegaConf.select(sweeper, "params") or {})
-    return job_name(dict(choices), list(overrides), swept + list(varied))
+    return job_name(dict(choices), list(overrides), [*(OmegaConf.select(sweeper, "params") or {}), *varied])
 
 
 def with_value(message: str, overrides: Iterable[str]) -> str:

@@ -17,17 +17,12 @@ from catsdogs.config.schema import MOST_VIEWS, SEARCHABLE, ModelConfig, RetrainC
 
 
 class NoEffect(NamedTuple):
-    """A setting, or a group with all of its settings, and the configurations in which it has no effect.
-
-    Attributes:
-        reason: completes "no effect, because".
-        fix: an alternative to removing the setting.
-    """
+    """A setting, or a group with all of its settings, and the configurations in which it has no effect."""
 
     key: str
     applies: Callable[[Any], bool]
-    reason: str
-    fix: str = ""
+    reason: str  # completes "no effect, because"
+    fix: str = ""  # an alternative to removing the setting
 
 
 def _moves_pixels(config: SearchConfig) -> bool:
@@ -134,11 +129,7 @@ _NOT_TRAINED = ("study", "studies_dir", "cache", "data.test", "data.max_unpacked
 
 
 def check_search(jobs: Sequence[tuple[SearchConfig, Sequence[str]]]) -> None:
-    """Raise a `UserError` for a typed setting without effect in any job of a search.
-
-    Args:
-        jobs: validated configuration of every job, and its overrides as recorded by Hydra.
-    """
+    """Raise a `UserError` for a typed setting without effect in any job, given with its overrides from Hydra."""
     rows = _OF_SEARCH + _ALWAYS
     _check([(config, [one for one in words if not one.startswith("~")]) for config, words in jobs], rows)
 
@@ -146,9 +137,7 @@ def check_search(jobs: Sequence[tuple[SearchConfig, Sequence[str]]]) -> None:
 def check_retrain(config: RetrainConfig, overrides: Sequence[str], trial: str, values: Mapping[str, Any]) -> None:
     """Raise a `UserError` for a typed setting without effect on the final model.
 
-    Args:
-        overrides: as recorded by Hydra.
-        trial, values: the chosen trial and its hyperparameters.
+    `overrides` are those of Hydra; `trial` and `values` are the chosen trial and its hyperparameters.
     """
     searched = tuple(
         NoEffect(f"{group}.{name}", lambda c: True, f"trial {trial} sets {name}={value:.4g}", "choose another trial")

@@ -162,7 +162,7 @@ def test_a_user_error_with_a_cause_keeps_its_own_message(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
-        (("tta=flip",), ("tta=none",), "tta.kind, tta.views has no effect"),
+        (("tta=flip",), ("tta=none",), "the difference in tta.kind has no effect"),
         (("fit.patience=20",), ("fit.patience=30",), "the difference in fit.patience has no effect"),
         (("seed=1",), ("seed=1",), "job a: trains the same trials|job a: two jobs"),
         (("seed=1",), ("seed=2",), None),
