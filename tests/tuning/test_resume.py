@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from bench import TUNERS
+from bench import TUNERS, Bench
 
 from catsdogs.base import files
 from catsdogs.base.files import read_json
@@ -20,6 +20,11 @@ from catsdogs.training.execution import DivergedError
 
 class Killed(BaseException):
     """Fake of SIGKILL: nothing more is written."""
+
+
+@pytest.fixture
+def bench(monkeypatch, tmp_path, config):
+    return Bench(monkeypatch, tmp_path, config)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import errno
 import time
 
 import pytest
-from bench import TUNERS
+from bench import TUNERS, Bench
 
 from catsdogs.base import files
 from catsdogs.base.files import read_json
@@ -12,6 +12,11 @@ from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.summary import summarize
 from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.plan import write_plan
+
+
+@pytest.fixture
+def bench(monkeypatch, tmp_path, config):
+    return Bench(monkeypatch, tmp_path, config)
 
 
 @pytest.mark.parametrize(
