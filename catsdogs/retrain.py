@@ -61,9 +61,8 @@ def _check_builders(config: RetrainConfig, jobs: list[JobRecord]) -> None:
     for job in jobs[1:]:
         backbone = job.result["config"].get("backbone", {})
         if "builder" not in backbone:
-            raise UserError(
-                f"job {job.folder}: its result.json contains no configuration; set a smaller ensemble.num_jobs"
-            )
+            problem = "its result.json contains no configuration; set a smaller ensemble.num_jobs"
+            raise UserError(f"job {job.folder}: {problem}")
         builders[job.name] = str(backbone["builder"])
     if all(map(is_trusted, builders.values())):
         return  # reading every file of a large --config-dir is slow
@@ -111,13 +110,10 @@ def _chosen_job(study: Path, name: str | None) -> JobRecord:
     from catsdogs.study.jobs import best_job, read_jobs
 
     jobs = read_jobs(study)
-    if name is None:
-        job = best_job(study, jobs)
-    else:
-        matches = [job for job in jobs if job.name == name]
-        if not matches:
-            raise UserError(f"job={name}: not found in study {study}; use one of {', '.join(job.name for job in jobs)}")
-        job = matches[0]
+    named = {job.name: job for job in jobs}
+    if name is not None and name not in named:
+        raise UserError(f"job={name}: not found in study {study}; use one of {', '.join(named)}")
+    job = best_job(study, jobs) if name is None else named[name]
     if not job.result["config"]:
         problem = job.result.get("error") or "its result.json contains no configuration"
         raise UserError(f"job {job.folder}: {problem}; set another job=NAME")

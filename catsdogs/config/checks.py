@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,6 @@ from catsdogs.config.schema import (
     HyperparameterConfig,
     RetrainConfig,
     SearchConfig,
-    TtaConfig,
     setting_keys,
 )
 from catsdogs.config.setting_names import RENAMED_VALUES, did_you_mean, unknown, unknown_setting
@@ -60,6 +60,9 @@ def _format_validation_error(error: ValidationError, values: Any, prefix: str = 
             siblings = {field.name for field in dataclasses.fields(HyperparameterConfig)}
         return unknown_setting(key, siblings, setting_keys(SearchConfig))
     shown = quoted(value) if isinstance(value, str) else "null" if value is None else str(value).lower()
+    if first["type"] == "string_type" and isinstance(value, int | float):
+        kind = "boolean" if isinstance(value, bool) else "number"
+        return f"{key}={shown}: YAML read a {kind}; quote it in its file, as in '2024_01'"
     if first["type"] == "dataclass_type":
         return f"{key}={shown}: must be a group of settings; set each as {key}.KEY=VALUE"
     hint = did_you_mean(str(value), re.findall("'([^']*)'", first["msg"])) if first["type"] == "literal_error" else ""
@@ -76,79 +79,53 @@ def check(config: SearchConfig) -> None:
         for name, dimension in config.space.items():
             _check_dimension(name, dimension, config)
         _check_tuner(config)
+    problems = [*_conflicts(config), *(_conflicts_of_retrain(config) if isinstance(config, RetrainConfig) else ())]
+    if problems:
+        raise UserError(problems[0])
+
+
+def _conflicts(config: SearchConfig) -> Iterator[str]:
     if config.study in ("", ".", "..") or "/" in config.study or "\\" in config.study:
-        raise UserError(
-            f"study={config.study}: must be a folder name, not a path; set the parent folder with studies_dir=FOLDER"
-        )
-    builder = RENAMED_VALUES["backbone.builder"].get(config.backbone.builder)
-    if builder is not None:
-        raise UserError(f"backbone.builder={config.backbone.builder}: function not found; did you mean '{builder}'?")
-    _check_weights(config.backbone.weights)
-    if config.data.validation is not None and config.split.folds > 1:
-        raise UserError(
-            f"split.folds={config.split.folds}: not supported with data.validation, which has all validation images; "
-            "use split.folds=1, or data.validation=null"
-        )
-    if config.data.train is None and config.data.sample is None:
-        raise UserError(
-            "data.train=null: no training images; set data.train=PATH to a zip or folder of labeled images, or use "
-            "data=sample for synthetic images"
-        )
-    _check_tta(config.tta)
-    if config.tuner.max_trials is None and config.tuner.oracle in ("random", "bayesian"):
-        raise UserError(f"tuner.max_trials=null: must be at least 1 with tuner.oracle={config.tuner.oracle}")
-    if isinstance(config, RetrainConfig):
-        _check_ensemble(config)
-        _check_evaluation(config)
-
-
-def _check_weights(weights: str | None) -> None:
+        problem = "must be a folder name, not a path; set the parent folder with studies_dir=FOLDER"
+        yield f"study={config.study}: {problem}"
+    builder, weights = config.backbone.builder, config.backbone.weights
+    if (current := RENAMED_VALUES["backbone.builder"].get(builder)) is not None:
+        yield f"backbone.builder={builder}: function not found; did you mean '{current}'?"
     file = Path(str(weights))
     if weights not in (None, "imagenet") and not (file.is_file() and file.suffix == ".h5"):
         problem = "not a .h5 file" if file.is_file() else "file not found"
-        raise UserError(
-            f"backbone.weights={weights}: {problem}; use imagenet, null, or the path of a .weights.h5 or .h5 file"
-        )
-
-
-def _check_ensemble(config: RetrainConfig) -> None:
-    kind, num_jobs = config.ensemble.kind, config.ensemble.num_jobs
-    if kind == "none" and num_jobs > 1:
-        raise UserError(
-            f"ensemble.num_jobs={num_jobs}: not supported with ensemble=none; use ensemble=jobs or ensemble=folds"
-        )
-    if kind == "jobs" and num_jobs == 1:
-        raise UserError("ensemble.num_jobs=1: must be at least 2 with ensemble=jobs; raise it, or use ensemble=none")
-    if kind == "folds" and config.split.folds == 1:
-        raise UserError(
-            "ensemble=folds: not supported for a job with split.folds=1; search with split.folds=5, or use "
-            "ensemble=none"
-        )
-    if kind == "folds" and config.fit_on == "all":
-        raise UserError("fit_on=all: not supported with ensemble=folds, whose models exclude one fold each; remove it")
-    if num_jobs > 1 and config.trial is not None:
-        raise UserError(
-            f"trial={config.trial}: not supported with ensemble={kind} and ensemble.num_jobs={num_jobs}, which "
-            "take the best trial of every job; remove trial"
-        )
-
-
-def _check_evaluation(config: RetrainConfig) -> None:
-    of_folds, folds = config.ensemble.kind == "folds", config.split.folds
-    if config.evaluate_with == "folds" and (of_folds or folds == 1):
-        other = "ensemble=folds, which always does so" if of_folds else "split.folds=1"
-        raise UserError(f"evaluate_with=folds: not supported with {other}; remove evaluate_with")
-
-
-def _check_tta(tta: TtaConfig) -> None:
-    kinds = tta.kinds or []
+        yield f"backbone.weights={weights}: {problem}; use imagenet, null, or the path of a .weights.h5 or .h5 file"
+    if config.data.validation is not None and config.split.folds > 1:
+        problem = "not supported with data.validation; use split.folds=1, or data.validation=null"
+        yield f"split.folds={config.split.folds}: {problem}"
+    if config.data.train is None and config.data.sample is None:
+        yield "data.train=null: no training images; set data.train=PATH to a zip or folder, or use data=sample"
+    tta, kinds = config.tta, config.tta.kinds or []
     if tta.kind == "auto" and ("none" not in kinds or len(kinds) < 2 or len(set(kinds)) < len(kinds)):
-        raise UserError(
-            f"tta.kinds=[{','.join(kinds)}]: must be none and at least one other kind to compare with it, each once; "
-            "use tta.kinds=[none,flip]"
-        )
+        problem = "must be none and at least one other kind to compare with it, each once; use tta.kinds=[none,flip]"
+        yield f"tta.kinds=[{','.join(kinds)}]: {problem}"
     if tta.uses_views and tta.views is None:
-        raise UserError(f"tta.views=null: must be set with tta={tta.kind} and its kind views; set tta.views=10")
+        yield f"tta.views=null: must be set with tta={tta.kind} and its kind views; set tta.views=10"
+    if config.tuner.max_trials is None and config.tuner.oracle in ("random", "bayesian"):
+        yield f"tuner.max_trials=null: must be at least 1 with tuner.oracle={config.tuner.oracle}"
+
+
+def _conflicts_of_retrain(config: RetrainConfig) -> Iterator[str]:
+    kind, num_jobs, folds = config.ensemble.kind, config.ensemble.num_jobs, config.split.folds
+    if kind == "none" and num_jobs > 1:
+        yield f"ensemble.num_jobs={num_jobs}: not supported with ensemble=none; use ensemble=jobs or ensemble=folds"
+    if kind == "jobs" and num_jobs == 1:
+        yield "ensemble.num_jobs=1: must be at least 2 with ensemble=jobs; raise it, or use ensemble=none"
+    if kind == "folds" and folds == 1:
+        yield "ensemble=folds: not supported for a job with split.folds=1; search with split.folds=5, or remove it"
+    if kind == "folds" and config.fit_on == "all":
+        yield "fit_on=all: not supported with ensemble=folds, whose models exclude one fold each; remove it"
+    if num_jobs > 1 and config.trial is not None:
+        problem = f"an ensemble of {num_jobs} jobs takes the best trial of each; remove trial"
+        yield f"trial={config.trial}: not supported with ensemble.num_jobs={num_jobs}, because {problem}"
+    if config.evaluate_with == "folds" and (kind == "folds" or folds == 1):
+        other = "ensemble=folds, which always does so" if kind == "folds" else "split.folds=1"
+        yield f"evaluate_with=folds: not supported with {other}; remove evaluate_with"
 
 
 def _check_dimension(name: str, dimension: HyperparameterConfig, config: SearchConfig) -> None:
@@ -207,10 +184,7 @@ def _check_step(key: str, low: float, high: float, step: float, log: bool) -> No
     steps = math.log(high / low, step) if log else (high - low) / step
     # Rounding may make the last step slightly too long.
     if steps < 1 - 1e-9:
-        raise UserError(
-            f"{key}.step={step:g}: larger than the range from {low:g} to {high:g}, so that only {low:g} remains; use a "
-            "smaller step"
-        )
+        raise UserError(f"{key}.step={step:g}: larger than the range from {low:g} to {high:g}; use a smaller step")
     if steps > MOST_VALUES:
         raise UserError(f"{key}.step={step:g}: gives more than {MOST_VALUES:,} values; use a larger step, or remove it")
 

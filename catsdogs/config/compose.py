@@ -48,11 +48,7 @@ _HYDRA_MESSAGES = {
 
 # Names and paths -> whether null is one too, because it cannot mean none.
 TEXT_KEYS = {
-    **{
-        key: type(None) not in parts
-        for key, parts in setting_types(RetrainConfig)
-        if str in parts or list[str] in parts
-    },
+    **{key: type(None) not in kinds for key, kinds in setting_types(RetrainConfig) if {str, list[str]} & {*kinds}},
     **dict.fromkeys((*_GROUPS, "hydra.run.dir", "hydra.sweep.dir"), False),
     **dict.fromkeys([f"hydra.launcher.{key}" for key in ("partition", "account", "qos", "constraint", "name")], False),
 }
@@ -152,8 +148,7 @@ def job_choices(hydra: Any, varied: Iterable[str] = ()) -> dict[str, str]:
 
 def resolve_job_name(choices: Any, overrides: Any, sweeper: Any, varied: Any) -> str:
     """Return `job_name` from nodes of Hydra's configuration, for interpolations."""
-    swept = list(OmegaConf.select(sweeper, "params") or {})
-    return job_name(dict(choices), list(overrides), swept + list(varied))
+    return job_name(dict(choices), list(overrides), [*(OmegaConf.select(sweeper, "params") or {}), *varied])
 
 
 def with_value(message: str, overrides: Iterable[str]) -> str:
@@ -173,10 +168,8 @@ def format_config_error(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override}: expected key=value; quote a value with special characters, as in \"key='[a]'\" "
-            f"({first_line(error).rstrip('.')})"
-        )
+        fix = "quote a value with special characters, as in \"key='[a]'\""
+        return f"{error.override}: expected key=value; {fix} ({first_line(error).rstrip('.')})"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         extra = EXTRAS.get(option) if group.startswith("hydra/") else None

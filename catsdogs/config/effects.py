@@ -6,10 +6,8 @@ A new setting that is ignored in some configurations gets a row in `_ALWAYS`, `_
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -18,42 +16,37 @@ from catsdogs.config.hyperparameters import unfreeze_depths, with_values
 from catsdogs.config.schema import MOST_VIEWS, SEARCHABLE, ModelConfig, RetrainConfig, SearchConfig
 
 
-@dataclass(frozen=True)
-class NoEffect:
-    """A setting, or a group with all of its settings, and the configurations in which it has no effect.
-
-    Attributes:
-        reason: completes "no effect, because".
-        fix: an alternative to removing the setting.
-    """
+class NoEffect(NamedTuple):
+    """A setting, or a group with all of its settings, and the configurations in which it has no effect."""
 
     key: str
     applies: Callable[[Any], bool]
-    reason: str
-    fix: str = ""
-
-    def covers(self, key: str) -> bool:
-        """Return whether this is the setting, or a group of it."""
-        return f"{key}.".startswith(f"{self.key}.")
+    reason: str  # completes "no effect, because"
+    fix: str = ""  # an alternative to removing the setting
 
 
-def _changes_shape(config: SearchConfig) -> bool:
+def _moves_pixels(config: SearchConfig) -> bool:
     used = config.augmentation
     return any((used.rotation_degrees, used.shift_fraction, used.zoom_fraction, used.shear_degrees))
 
 
-def _changes_images(config: SearchConfig) -> bool:
-    return any(value for name, value in vars(config.augmentation).items() if name != "border")
+def _equal_views(config: SearchConfig) -> bool:
+    return not any(value for name, value in vars(config.augmentation).items() if name != "border")
 
 
 def _single_view(config: SearchConfig) -> bool:
-    kind, views = config.tta.kind, config.tta.views
-    return kind == "none" or (kind == "views" and (views == 1 or not _changes_images(config)))
+    """Return whether test-time augmentation averages nothing; `auto` without validation images only flips."""
+    one_of_kind = {
+        "none": True,
+        "views": config.tta.views == 1 or _equal_views(config),
+        "auto": config.augmentation.flip_probability == 0,
+    }
+    return one_of_kind.get(config.tta.kind, False)
 
 
 def _only_equal_views(config: SearchConfig) -> bool:
     kinds = set(config.tta.kinds or ()) if config.tta.kind == "auto" else {config.tta.kind}
-    return kinds - {"none"} == {"views"} and not _changes_images(config)
+    return kinds - {"none"} == {"views"} and _equal_views(config)
 
 
 def _without_validation(config: RetrainConfig) -> bool:
@@ -62,59 +55,45 @@ def _without_validation(config: RetrainConfig) -> bool:
     return not by_folds and (config.fit_on == "all" or config.split.folds > 1)
 
 
-def _averages_views(config: RetrainConfig) -> bool:
-    flips = config.tta.kind == "auto" and config.augmentation.flip_probability > 0
-    return flips or (config.tta.kind != "auto" and not _single_view(config))
+def _untested_kinds(config: RetrainConfig) -> bool:
+    return config.tta.kind == "auto" and _without_validation(config)
 
 
 def _frozen(config: SearchConfig) -> bool:
     return unfreeze_depths(config) == [0]
 
 
+def _constant(config: SearchConfig) -> bool:
+    return config.schedule.kind == "constant"
+
+
+_EQUAL = "the augmentation changes nothing, so all views are equal"
+_UNTESTED = "no out-of-sample images remain to compare kinds on"
+_NO_PREDICTIONS = "no out-of-sample predictions with test-time augmentation exist"
+_CONSTANT = "schedule.kind=constant keeps the learning rate"
+
 _ALWAYS = (
     NoEffect("data.sample", lambda c: c.data.sample is not None and c.data.train is not None, "data.train is set"),
     NoEffect("data.sample.test_images", lambda c: c.data.test is not None, "data.test is set"),
     NoEffect("data.validation_fraction", lambda c: c.split.folds > 1, "split.folds above 1 determines the split"),
-    NoEffect(
-        "data.validation_fraction",
-        lambda c: c.data.validation is not None,
-        "data.validation is set",
-        "set data.validation=null",
-    ),
+    NoEffect("data.validation_fraction", lambda c: c.data.validation is not None, "data.validation is set"),
     NoEffect("backbone.train_batch_norm", _frozen, "no layer is unfrozen", "set model.unfreeze_depth"),
-    NoEffect(
-        "augmentation.border", lambda c: not _changes_shape(c), "no transform moves pixels", "set one, such as a shift"
-    ),
-    NoEffect(
-        "schedule.final_fraction",
-        lambda c: c.schedule.kind == "constant",
-        "schedule.kind=constant keeps the learning rate",
-        "set schedule=cosine",
-    ),
-    NoEffect(
-        "model.head_batch_norm_momentum",
-        lambda c: not c.model.head_batch_norm,
-        "model.head_batch_norm=false",
-        "set model.head_batch_norm=true",
-    ),
+    NoEffect("augmentation.border", lambda c: not _moves_pixels(c), "no transform moves pixels"),
+    NoEffect("schedule.final_fraction", _constant, _CONSTANT, "set schedule=cosine"),
+    NoEffect("model.head_batch_norm_momentum", lambda c: not c.model.head_batch_norm, "model.head_batch_norm=false"),
     NoEffect("model.l2_scope", lambda c: c.model.l2 == 0 and "l2" not in c.space, "model.l2=0", "set model.l2"),
     NoEffect("model.l2_scope", _frozen, "no layer of the backbone is trained", "set model.unfreeze_depth"),
     NoEffect("features.dtype", lambda c: c.features.mode == "live", "features.mode=live stores no activations"),
     NoEffect("features.max_gib", lambda c: c.features.mode == "live", "features.mode=live stores no activations"),
+    NoEffect("features.views", _equal_views, _EQUAL),
     NoEffect(
-        "features.views", lambda c: not _changes_images(c), "the augmentation changes nothing, so all views are equal"
-    ),
-    NoEffect(
-        "tta.views",
-        lambda c: not c.tta.uses_views,
-        "the number of views belongs to tta=views, and to tta=auto with views in tta.kinds",
-        "set tta=views",
+        "tta.views", lambda c: not c.tta.uses_views, "only tta=views, or tta=auto with views in tta.kinds, use it"
     ),
     NoEffect("tta.kinds", lambda c: c.tta.kind != "auto", "only tta=auto compares kinds", "set tta=auto"),
-    NoEffect("tta", _only_equal_views, "the augmentation changes nothing, so all views are equal", "set tta=none"),
-    NoEffect("tta.views", lambda c: not _changes_images(c), "the augmentation changes nothing, so all views are equal"),
-    NoEffect("tta.average", _single_view, "there is only one view", "set tta=flip"),
+    NoEffect("tta", _only_equal_views, _EQUAL, "set tta=none"),
+    NoEffect("tta.views", _equal_views, _EQUAL),
     NoEffect("tta.average", lambda c: c.tta.kind == "auto", "tta=auto chooses the average", "set tta=flip"),
+    NoEffect("tta.average", _single_view, "there is only one view", "set tta=flip"),
 )
 
 _OF_SEARCH = (
@@ -127,27 +106,8 @@ _OF_SEARCH = (
         )
         for name, group in SEARCHABLE.items()
     ),
-    NoEffect(
-        "space.final_fraction",
-        lambda c: "final_fraction" in c.space and c.schedule.kind == "constant",
-        "schedule.kind=constant keeps the learning rate",
-        "set schedule=cosine",
-    ),
-    NoEffect(
-        "tuner.max_trials",
-        lambda c: not c.space and c.tuner.max_trials != 1,
-        "the space is empty, so there is one trial",
-        "set select.repeats and select.top_k for more seeds, or space",
-    ),
-    *(
-        NoEffect(
-            f"tuner.arguments.{name}",
-            lambda c: (c.tuner.max_trials or math.inf) <= (c.tuner.arguments.get("num_initial_points") or 0),
-            "all trials are initial points",
-            "raise tuner.max_trials",
-        )
-        for name in ("alpha", "beta")
-    ),
+    NoEffect("space.final_fraction", _constant, _CONSTANT, "set schedule=cosine"),
+    NoEffect("tuner.max_trials", lambda c: not c.space and c.tuner.max_trials != 1, "the space is empty", "set space"),
     NoEffect("select.repeats", lambda c: c.select.top_k == 1, "select.top_k=1 trains no trial again", "raise it"),
 )
 
@@ -156,32 +116,12 @@ _OF_RETRAIN = (
         NoEffect(key, lambda c: True, "only the search uses it")
         for key in ("space", "tuner", "select", "timeout", "varied", "fit.executions_per_trial")
     ),
-    *(
-        NoEffect(
-            key,
-            lambda c: c.tta.kind == "auto" and _without_validation(c),
-            "no out-of-sample images remain to compare kinds on",
-            "set tta to one kind",
-        )
-        for key in ("tta.kinds", "tta.views")
-    ),
+    NoEffect("tta.kinds", _untested_kinds, _UNTESTED, "set tta to one kind"),
+    NoEffect("tta.views", _untested_kinds, _UNTESTED, "set tta to one kind"),
     NoEffect("fit.patience", _without_validation, "no validation images remain for early stopping"),
-    NoEffect(
-        "fit.epochs",
-        _without_validation,
-        "no validation images remain, so the number of epochs is that of the trial",
-    ),
-    NoEffect(
-        "evaluate_with",
-        lambda c: c.split.folds == 1 or c.ensemble.kind == "folds",
-        "split.folds=1 and ensemble=folds leave no choice",
-    ),
-    NoEffect(
-        "calibrate",
-        lambda c: _without_validation(c) and _averages_views(c),
-        "no out-of-sample predictions with test-time augmentation exist",
-        "set tta=none",
-    ),
+    NoEffect("fit.epochs", _without_validation, "no validation images remain; it is that of the trial"),
+    NoEffect("evaluate_with", lambda c: c.split.folds == 1 or c.ensemble.kind == "folds", "only one source exists"),
+    NoEffect("calibrate", lambda c: _without_validation(c) and not _single_view(c), _NO_PREDICTIONS, "set tta=none"),
 )
 
 # Settings that do not change the training of a job.
@@ -189,11 +129,7 @@ _NOT_TRAINED = ("study", "studies_dir", "cache", "data.test", "data.max_unpacked
 
 
 def check_search(jobs: Sequence[tuple[SearchConfig, Sequence[str]]]) -> None:
-    """Raise a `UserError` for a typed setting without effect in any job of a search.
-
-    Args:
-        jobs: validated configuration of every job, and its overrides as recorded by Hydra.
-    """
+    """Raise a `UserError` for a typed setting without effect in any job, given with its overrides from Hydra."""
     rows = _OF_SEARCH + _ALWAYS
     _check([(config, [one for one in words if not one.startswith("~")]) for config, words in jobs], rows)
 
@@ -201,9 +137,7 @@ def check_search(jobs: Sequence[tuple[SearchConfig, Sequence[str]]]) -> None:
 def check_retrain(config: RetrainConfig, overrides: Sequence[str], trial: str, values: Mapping[str, Any]) -> None:
     """Raise a `UserError` for a typed setting without effect on the final model.
 
-    Args:
-        overrides: as recorded by Hydra.
-        trial, values: the chosen trial and its hyperparameters.
+    `overrides` are those of Hydra; `trial` and `values` are the chosen trial and its hyperparameters.
     """
     searched = tuple(
         NoEffect(f"{group}.{name}", lambda c: True, f"trial {trial} sets {name}={value:.4g}", "choose another trial")
@@ -215,31 +149,26 @@ def check_retrain(config: RetrainConfig, overrides: Sequence[str], trial: str, v
 
 
 def _check(jobs: Sequence[tuple[Any, Sequence[str]]], rows: Sequence[NoEffect]) -> None:
-    reasons: dict[str, list[NoEffect | None]] = {}
-    typed: dict[str, list[str]] = {}
+    """Refuse a typed setting, or group of settings, if a row covers all of it in every job that sets it."""
+    uses: dict[str, list[tuple[str, NoEffect | None]]] = {}
     for config, words in jobs:
-        flat = dict(_leaves(dataclasses.asdict(config)))
+        settings = dict(_leaves(dataclasses.asdict(config)))
         for word, override in zip(words, OverridesParser.create().parse_overrides(list(words)), strict=True):
             key, value = override.key_or_group, override.value()
             given = [f"{key}.{name}" for name, _ in _leaves(value)] if isinstance(value, dict) else []
-            parts = given or [name for name in flat if name.startswith(f"{key}.")]
-            reasons.setdefault(key, []).append(_row(key, config, rows) or _all(parts, config, rows))
-            typed.setdefault(key, []).append(word)
-    for key, (row, *others) in reasons.items():
-        if row is not None and None not in others:
-            first, *values = dict.fromkeys(typed[key])
-            shown = ",".join([first.lstrip("+"), *(word.partition("=")[2] for word in values)])
+            parts = given or [name for name in settings if name.startswith(f"{key}.")] or [key]
+            found = [_row(part, config, rows) for part in parts]
+            uses.setdefault(key, []).append((word, None if None in found else found[0]))
+    for typed in uses.values():
+        row = typed[0][1]
+        if row is not None and all(other is not None for _, other in typed):
+            first, *others = dict.fromkeys(word for word, _ in typed)
+            shown = ",".join([first.lstrip("+"), *(word.partition("=")[2] for word in others)])
             raise UserError(f"{shown}: no effect, because {row.reason}; remove it{row.fix and f', or {row.fix}'}")
 
 
-def _row(key: str, config: Any, rows: Iterable[NoEffect]) -> NoEffect | None:
-    return next((row for row in rows if row.covers(key) and row.applies(config)), None)
-
-
-def _all(keys: Sequence[str], config: Any, rows: Sequence[NoEffect]) -> NoEffect | None:
-    """Return the reason of the first of several settings if none of them has an effect."""
-    matches = [_row(key, config, rows) for key in keys]
-    return matches[0] if matches and None not in matches else None
+def _row(key: str, config: Any, rows: Sequence[NoEffect]) -> NoEffect | None:
+    return next((row for row in rows if f"{key}.".startswith(f"{row.key}.") and row.applies(config)), None)
 
 
 def effective(config: SearchConfig) -> dict[str, Any]:

@@ -13,12 +13,8 @@ def with_values(config: SearchConfig, values: dict[str, Any]) -> SearchConfig:
 
     def put(settings: Any) -> Any:
         # Keep the type of the setting: Keras Tuner and tables store 3 as 3.0.
-        typed = {
-            name: type(getattr(settings, name))(value)
-            for name, value in values.items()
-            if isinstance(settings, SEARCHABLE.get(name, ()))
-        }
-        return dataclasses.replace(settings, **typed)
+        own = {name: value for name, value in values.items() if isinstance(settings, SEARCHABLE.get(name, ()))}
+        return dataclasses.replace(settings, **{name: type(getattr(settings, name))(own[name]) for name in own})
 
     return dataclasses.replace(config, model=put(config.model), schedule=put(config.schedule))
 

@@ -48,10 +48,9 @@ def is_trusted(builder: str) -> bool:
 def check_builder(builder: str, job: str, named: Collection[str]) -> None:
     """Raise a `UserError` if a backbone function is neither from Keras or catsdogs nor in `named_builders`."""
     if builder not in named and not is_trusted(builder):
-        raise UserError(
-            f"backbone.builder={builder}: not called, because only job {job} names this function and it may run "
-            f"untrusted code; if you trust it, add backbone.builder={builder}, or --config-dir with its folder"
-        )
+        problem = f"not called, because only job {job} names this function and it may run untrusted code"
+        fix = f"if you trust it, add backbone.builder={builder}, or --config-dir with its folder"
+        raise UserError(f"backbone.builder={builder}: {problem}; {fix}")
 
 
 def named_builders(overrides: Iterable[str], folders: Iterable[Path], studies: Path) -> set[str]:

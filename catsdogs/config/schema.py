@@ -13,8 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 from pydantic.dataclasses import dataclass
 
-# YAML reads `study: 2024` as a number; coerce it to text.
-_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def _absolute(path: str) -> str:
@@ -58,8 +57,7 @@ class SplitConfig:
     """Holdout and folds of the labeled images."""
 
     holdout_fraction: Share  # fraction of the distinct images, never used by a search
-    # 1: split by data.validation_fraction; more: cross-validation
-    folds: Annotated[StrictInt, Field(ge=1, le=100)]
+    folds: Annotated[StrictInt, Field(ge=1, le=100)]  # 1: split by data.validation_fraction; more: cross-validation
     group_by: Literal["near_duplicates", "copies"]  # images that must stay in the same split
 
 
@@ -177,8 +175,7 @@ class FitConfig:
 
     epochs: Count
     batch_size: Annotated[StrictInt, Field(ge=1, le=65_536)]
-    # epochs without a lower val_log_loss before training stops
-    patience: Annotated[StrictInt, Field(ge=0, le=100_000)]
+    patience: Annotated[StrictInt, Field(ge=0, le=100_000)]  # epochs without a lower val_log_loss before it stops
     executions_per_trial: Annotated[StrictInt, Field(ge=1, le=1_000)]
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]  # of the trained layers; weights stay float32
 
@@ -191,8 +188,7 @@ class FeaturesConfig:
     views: Count | None  # distinct training views; epoch e reads view e mod views
     dtype: Literal["float32", "float16"]  # of stored activations; float16 is standardized per channel
     engine: Literal["auto", "openvino", "tensorflow", "keras"]  # inference engine of the frozen part
-    # of all stored activations; the least recently used are evicted first
-    max_gib: Annotated[StrictFloat, Field(ge=0, le=1_000_000)]
+    max_gib: Annotated[StrictFloat, Field(ge=0, le=1_000_000)]  # of all; the least recently used are evicted first
 
 
 # Limit of distinct training views if `features.views` is null.
@@ -218,8 +214,7 @@ class TtaConfig:
 class SelectConfig:
     """Selection of the winner of a job."""
 
-    # trials to retrain with new seeds; 1: the best trial of the search wins
-    top_k: Annotated[StrictInt, Field(ge=1, le=1_000)]
+    top_k: Annotated[StrictInt, Field(ge=1, le=1_000)]  # trials to retrain with new seeds; 1: the search decides
     repeats: Annotated[StrictInt, Field(ge=1, le=1_000)]  # new seeds per trial; the lowest mean wins
 
 

@@ -65,13 +65,6 @@ def hydra_application(
         application = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=config_name)
         with terminable():
             application(JobTask(task, tracebacks))()
-    except CONFIG_ERRORS as error:
-        if tracebacks:
-            raise
-        # Hydra wraps the errors of a launcher's constructor.
-        if not isinstance(error, UserError) and isinstance(error.__cause__, UserError):
-            error = error.__cause__
-        return print_error(with_value(format_config_error(error), parsed.overrides))
     except KeyboardInterrupt as stop:
         print("\nInterrupted; finished trials are saved", file=sys.stderr)
         study = StudyCallback.report_interrupted()
@@ -79,9 +72,9 @@ def hydra_application(
             print(f"To resume: {resume_command(words, parsed.overrides, study.name)}")
         return exit_status(stop)
     except Exception as error:
-        user_message = None if tracebacks else _user_message(error)
-        if user_message is not None:
-            return print_error(with_value(user_message, parsed.overrides))
+        message = None if tracebacks else _user_message(error)
+        if message is not None:
+            return print_error(with_value(message, parsed.overrides))
         # A launcher or sweeper failed: joblib if a worker was killed, Optuna if no job succeeded.
         if not StudyCallback.report_stopped():
             raise
@@ -94,11 +87,13 @@ def hydra_application(
 
 
 def _user_message(error: Exception) -> str | None:
-    """Return the message of an error of Hydra's or of the disk; None for a programming error."""
+    """Return the message of an error of the user, of Hydra or of the disk; None for a programming error."""
     from catsdogs.base.resources import as_out_of_resources
 
-    if isinstance(error, ValueError) and raised_by_hydra(error):
-        return format_config_error(error)
+    if isinstance(error, CONFIG_ERRORS) or (isinstance(error, ValueError) and raised_by_hydra(error)):
+        # Hydra wraps the errors of a launcher's constructor.
+        cause = None if isinstance(error, UserError) else error.__cause__
+        return format_config_error(cause if isinstance(cause, UserError) else error)
     ran_out = as_out_of_resources(error) if isinstance(error, OSError | MemoryError) else None
     return None if ran_out is None else str(ran_out)
 

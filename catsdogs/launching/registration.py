@@ -1,4 +1,4 @@
-"""Registration of the declared studies, the launcher, the reader of files and the names of job folders with Hydra."""
+"""Registration of the declared studies, the launcher and the names of job folders with Hydra."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ from omegaconf import OmegaConf
 
 from catsdogs.config.compose import resolve_job_name
 from catsdogs.config.locations import sweeps_dir
-from catsdogs.config.yaml_files import register_files
 from catsdogs.launching.isolated import register_launcher
 
 
 def register() -> None:
-    """Register the studies of `sweeps/`, the launcher, the reader of files and the resolver of job names.
-
-    May be called repeatedly.
-    """
+    """Register the studies of `sweeps/`, the launcher and the resolver of job names; may be called repeatedly."""
     register_launcher()
-    register_files()
     store = ConfigStore.instance()
     # Not through hydra.searchpath: it would need the parent of sweeps/. In a checkout that is the repository, and Hydra
     # would treat each of its folders as a configuration group.

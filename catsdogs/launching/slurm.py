@@ -54,15 +54,11 @@ _ENDED = {
 def prepare(choice: str, target: str) -> None:
     """Register the launcher; raise a `UserError` if `target` is another one for Slurm, or Slurm cannot be reached."""
     if target != _TARGET:
-        raise UserError(
-            f"hydra/launcher={choice}: not supported, because it cannot handle killed jobs; use "
-            "hydra/launcher=slurm_cpu or slurm_gpu, which accept the same settings"
-        )
+        fix = "use hydra/launcher=slurm_cpu or slurm_gpu, which accept the same settings"
+        raise UserError(f"hydra/launcher={choice}: not supported, because it cannot handle killed jobs; {fix}")
     if shutil.which("sbatch") is None or shutil.which("squeue") is None:
-        raise UserError(
-            f"hydra/launcher={choice}: sbatch or squeue not found; run this on a node with Slurm's commands, "
-            "or use another launcher"
-        )
+        fix = "run this on a node with Slurm's commands, or use another launcher"
+        raise UserError(f"hydra/launcher={choice}: sbatch or squeue not found; {fix}")
     queue = subprocess.run(_SQUEUE, capture_output=True, text=True, check=False)
     if queue.returncode != 0:
         reason = _last_line(queue.stderr)
@@ -114,12 +110,9 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             return job.results()[0]
         except UncompletedJobError as error:
             config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-            if isinstance(error, FailedJobError):
-                reason = _last_line(str(error))
-            else:
-                state = job.watcher.get_state(job.job_id, mode="cache")
-                end = f"ended without a result (state {state})"
-                reason = f"Slurm job {job.job_id} {end}; see its log {job.paths.stdout}"
+            end = f"ended without a result (state {job.watcher.get_state(job.job_id, mode='cache')})"
+            killed = f"Slurm job {job.job_id} {end}; see its log {job.paths.stdout}"
+            reason = _last_line(str(error)) if isinstance(error, FailedJobError) else killed
             status, value = record_crash(config, reason)
             return JobReturn(cfg=config, overrides=overrides, status=status, _return_value=value)
 

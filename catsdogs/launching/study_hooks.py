@@ -96,7 +96,7 @@ class StudyCallback(Callback):
             _check_launcher(config)
             jobs = _planned_jobs(config)
         except CONFIG_ERRORS as error:
-            exit_from_hook(print_error(with_value(format_config_error(error), config.hydra.overrides.task)))
+            raise UserError(with_value(format_config_error(error), config.hydra.overrides.task)) from error
         names = [str(job.hydra.sweep.subdir) for job in jobs]
         self._prepare(jobs or [config], Path(config.hydra.sweep.dir), names)
 
@@ -119,10 +119,8 @@ class StudyCallback(Callback):
 
         self._names = names
         try:
-            configs = [
-                to_search_config(OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"]))
-                for job in jobs
-            ]
+            keys = sorted({str(key) for job in jobs for key in job} - {"hydra"})
+            configs = [to_search_config(OmegaConf.masked_copy(job, keys)) for job in jobs]
             check_search(list(zip(configs, [_typed(job, bool(names)) for job in jobs], strict=True)))
             _check_different(configs, names)
             check_job_names(study)
@@ -134,7 +132,7 @@ class StudyCallback(Callback):
             remove_temporaries(study, _REWRITTEN, _ABANDONED_SECONDS)
         except OSError as error:
             message = f"study folder {study}: {error.strerror}; set another with study=NAME studies_dir=FOLDER"
-            exit_from_hook(print_error(message))
+            raise UserError(message) from error
         _print_start(configs[0], study, names, decisions)
         StudyCallback._running = study
 
@@ -177,10 +175,9 @@ def _check_different(configs: list[SearchConfig], names: list[str]) -> None:
         if names.count(name) > 1:
             raise UserError(f"job {name}: two jobs of this study have these settings; remove the repeated value")
         if same != name:
-            raise UserError(
-                f"job {name}: trains the same trials as job {same}, because the difference in "
-                f"{listed(different(config, other))} has no effect on them; remove one of the values"
-            )
+            keys = listed(different(config, other))
+            problem = f"trains the same trials as job {same}, because the difference in {keys} has no effect on them"
+            raise UserError(f"job {name}: {problem}; remove one of the values")
 
 
 def _typed(config: DictConfig, planned: bool) -> list[str]:
@@ -189,10 +186,9 @@ def _typed(config: DictConfig, planned: bool) -> list[str]:
     if planned:
         return words
     words += [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    keys = [word.partition("=")[0].lstrip("+") for word in words]
-    if any(key.startswith("space") for key in keys):
+    if any(word.lstrip("+").startswith("space") for word in words):
         return []
-    return [word for word, key in zip(words, keys, strict=True) if key.rpartition(".")[2] in config.space]
+    return [word for word in words if word.partition("=")[0].rpartition(".")[2] in config.space]
 
 
 def _inspect_jobs(configs: list[SearchConfig], study: Path, names: list[str]) -> list[JobDecision]:
@@ -204,17 +200,19 @@ def _inspect_jobs(configs: list[SearchConfig], study: Path, names: list[str]) ->
 
     digests: dict[str, str] = {}
     notes: dict[str, None] = {}
-    for images, config in {_images(config): config for config in configs}.items():
+    # Jobs with the same images and split read them once.
+    images = [repr((config.data, config.split)) for config in configs]
+    for key, config in dict(zip(images, configs, strict=True)).items():
         dataset = load_dataset(config.data, Path(config.cache), config.split)
-        digests[images] = dataset.digest
+        digests[key] = dataset.digest
         notes |= dict.fromkeys(dataset.notes)
     for note in notes:
         print(note)
     decisions = []
-    for config, name in zip(configs, names, strict=False):
+    for config, key, name in zip(configs, images, names, strict=False):
         if is_locked(study / name):
             raise UserError(lock_message(study / name))
-        decisions.append(inspect_job(config, study / name, fingerprint(config, digests[_images(config)])))
+        decisions.append(inspect_job(config, study / name, fingerprint(config, digests[key])))
     return decisions
 
 
@@ -232,11 +230,6 @@ def _print_start(config: SearchConfig, study: Path, names: list[str], decisions:
         print(line)
 
 
-def _images(config: SearchConfig) -> str:
-    """Return the same text for jobs with the same images and split."""
-    return repr((config.data, config.split))
-
-
 def _check_launcher(config: DictConfig) -> None:
     """Check and register the Slurm launcher, if it is chosen."""
     target = str(config.hydra.launcher._target_)
@@ -246,9 +239,8 @@ def _check_launcher(config: DictConfig) -> None:
     try:
         from catsdogs.launching import slurm
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"hydra/launcher={choice}: {error.name} is not installed; run pip install 'catsdogs[slurm]'"
-        ) from error
+        problem = f"{error.name} is not installed; run pip install 'catsdogs[slurm]'"
+        raise UserError(f"hydra/launcher={choice}: {problem}") from error
     slurm.prepare(choice, target)
 
 

@@ -207,14 +207,9 @@ class _JobRun:
         search.weights.delete_all()
         if chosen is not None:
             result.update(best_trial=chosen, objective=chosen["val_log_loss"])
-        log.info(
-            "%s: best val_log_loss %.4f (trial %s of %d) after %s",
-            location.label,
-            result["objective"],
-            result["best_trial"]["trial"],
-            len(search.records),
-            format_duration(time.monotonic() - started),
-        )
+        trial = f"trial {result['best_trial']['trial']} of {len(search.records)}"
+        duration = format_duration(time.monotonic() - started)
+        log.info("%s: best val_log_loss %.4f (%s) after %s", location.label, result["objective"], trial, duration)
 
     def _build_search(
         self, dataset: Dataset, state: ResumeState, deadline: float | None
@@ -239,13 +234,10 @@ class _JobRun:
         validation = dataset.rows.iloc[data.validation_rows][names].astype({"label": int})
         tables = JobTables(location.folder, validation, state)
         search = Search(config, oracle, data, models, tables, progress, deadline)
-        log.info(
-            "%s: %d training images, %d validation images%s; building the model and running a test step",
-            location.label,
-            len(data.folds[0].train_rows),
-            len(data.folds[0].validation_rows),
-            f" in each of {len(data.folds)} folds" if len(data.folds) > 1 else "",
-        )
+        train, validation_images = len(data.folds[0].train_rows), len(data.folds[0].validation_rows)
+        folds = f" in each of {len(data.folds)} folds" if len(data.folds) > 1 else ""
+        images = f"{train} training images, {validation_images} validation images{folds}"
+        log.info("%s: %s; building the model and running a test step", location.label, images)
         return search, data, planned
 
     def _record_error(self, error: Exception) -> None:

@@ -41,8 +41,7 @@ def build_oracle(config: SearchConfig) -> keras_tuner.Oracle:
         tune_new_entries=False,
         # A seed of 0 is a random seed to Keras Tuner.
         seed=config.seed + 1,
-        # Diverged trials must not stop the search, not even many in a row; programming errors are detected before it
-        # starts.
+        # Many diverged trials in a row must not stop the search; programming errors are detected before it starts.
         max_consecutive_failed_trials=10**9,
         **arguments,
     )

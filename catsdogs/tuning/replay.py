@@ -32,17 +32,13 @@ def replay(oracle: keras_tuner.Oracle, records: Sequence[TrialRecord], tuner_id:
     for number, record in enumerate(records):
         trial = oracle.create_trial(tuner_id)
         if trial.status != "RUNNING":
-            raise UserError(
-                f"job {job}: {len(records)} trials are finished, but the search now has only {number}; "
-                f"set tuner.max_trials to at least {len(records)}"
-            )
+            problem = f"{len(records)} trials are finished, but the search now has only {number}"
+            raise UserError(f"job {job}: {problem}; set tuner.max_trials to at least {len(records)}")
         proposed = trial.hyperparameters.values
         if not _same(record, proposed):
-            raise UserError(
-                f"job {job}: cannot resume because the search changed: trial {record.trial} has "
-                f"{_listed(record.hyperparameters)}, now proposed: {_listed(searched_values(proposed))}; "
-                "use a new study=NAME, or move the folder away"
-            )
+            change = f"{_listed(record.hyperparameters)}, now proposed: {_listed(searched_values(proposed))}"
+            problem = f"cannot resume because the search changed: trial {record.trial} has {change}"
+            raise UserError(f"job {job}: {problem}; use a new study=NAME, or move the folder away")
         # Recorded values replace close ones, because later proposals depend on them.
         for name, value in proposed.items():
             if isinstance(value, float) and name in record.hyperparameters:

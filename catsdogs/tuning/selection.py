@@ -62,17 +62,11 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str) -> di
         return None
     completed = [record for record in candidates if record.trial in scores]
     winner = min(completed, key=lambda record: (scores[record.trial], int(record.trial)))
-    log.info(
-        "%s: trial %s is the best of %d with %d new seed%s each: val_log_loss %.4f (in the search: %.4f)%s",
-        label,
-        winner.trial,
-        len(candidates),
-        repeats,
-        "" if repeats == 1 else "s",
-        scores[winner.trial],
-        winner.val_log_loss,
-        "" if winner is candidates[0] else f"; the search ranked trial {candidates[0].trial} first",
-    )
+    seeds = f"{repeats} new seed{'' if repeats == 1 else 's'} each"
+    first = "" if winner is candidates[0] else f"; the search ranked trial {candidates[0].trial} first"
+    best = f"trial {winner.trial} is the best of {len(candidates)} with {seeds}"
+    score = f"val_log_loss {scores[winner.trial]:.4f} (in the search: {winner.val_log_loss:.4f})"
+    log.info("%s: %s: %s%s", label, best, score, first)
     if winner.trial in trainings.predictions:
         search.tables.write_validation(trainings.predictions[winner.trial], winner.trial, execution)
     else:
@@ -138,9 +132,8 @@ class _Repeats:
 
     def mean_scores(self, candidates: Sequence[TrialRecord], repeats: int) -> dict[str, float]:
         """Return the mean validation log loss of every trial that completed with all seeds."""
-        completed = [record for record in candidates if record.trial not in self.errors]
-        means = {one.trial: float(self.rows(one, repeats)["val_log_loss"].mean(skipna=False)) for one in completed}
-        return {trial: mean for trial, mean in means.items() if math.isfinite(mean)}
+        means = {one.trial: float(self.rows(one, repeats)["val_log_loss"].mean(skipna=False)) for one in candidates}
+        return {trial: mean for trial, mean in means.items() if trial not in self.errors and math.isfinite(mean)}
 
 
 def _read(file: Path) -> pd.DataFrame:

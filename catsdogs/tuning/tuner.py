@@ -250,20 +250,20 @@ class Search:
         return records, None
 
     def _with_mean_scores(self, record: TrialRecord, trainings: list[Training]) -> TrialRecord:
-        """Return the record with the means over its trainings, ordered by execution and then by fold."""
-        executions = [trainings[start : start + self.folds] for start in range(0, len(trainings), self.folds)]
+        """Return the record with the means over its trainings, ordered by execution and then by fold.
+
+        Folds are weighted by their number of validation images.
+        """
+        sizes = [len(fold.validation_rows) for fold in self._data.folds] * (len(trainings) // self.folds)
+        # Weights would round the score of a single fold.
+        weights = sizes if self.folds > 1 else None
         return dataclasses.replace(
             record,
-            val_log_loss=statistics.fmean(self._fold_mean([one.val_log_loss for one in part]) for part in executions),
-            val_accuracy=statistics.fmean(self._fold_mean([one.val_accuracy for one in part]) for part in executions),
+            val_log_loss=statistics.fmean((one.val_log_loss for one in trainings), weights),
+            val_accuracy=statistics.fmean((one.val_accuracy for one in trainings), weights),
             epochs=round(statistics.fmean(len(training.history) for training in trainings)),
             best_epoch=round(statistics.fmean(training.best_epoch for training in trainings)),
         )
-
-    def _fold_mean(self, values: list[float]) -> float:
-        """Average over folds, weighted by their number of validation images; exact for a single fold."""
-        sizes = [len(fold.validation_rows) for fold in self._data.folds]
-        return values[0] if len(values) == 1 else statistics.fmean(values, sizes)
 
     def _predictions(self, trial: TrialModel, rows: np.ndarray) -> np.ndarray:
         """Return float64 (N,) p_dog of these rows."""

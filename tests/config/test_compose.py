@@ -1,6 +1,5 @@
 import json
 import re
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -99,33 +98,21 @@ def test_the_seed_recipe_matches_the_notebook(composed):
     ("override", "words"),
     [
         ("fit.epochs=0", ["fit.epochs=0", "greater than or equal to 1"]),
-        ("label_smoothing.epsilon=1", ["label_smoothing.epsilon=1", "less than 1"]),
-        ("augmentation.rotation_degrees=181", ["augmentation.rotation_degrees=181", "less than or equal to 180"]),
-        ("schedule.peak_lr=0", ["schedule.peak_lr=0", "greater than 0"]),
         ("schedule.peak_lr=nan", ["schedule.peak_lr=nan", "finite"]),
         ("schedule.kind=cosin", ["schedule.kind=cosin", "did you mean 'cosine'?"]),
-        (
-            "backbone.preprocessing=imagenet_standardised",
-            ["imagenet_standardised: must be", "did you mean 'imagenet_standardized'?"],
-        ),
+        ("backbone.preprocessing=imagenet_standardised", ["must be", "did you mean 'imagenet_standardized'?"]),
         ("+split.together=copies", ["split.together: unknown setting; did you mean 'split.group_by'?"]),
         ("++space.dropuot.low=0.1", ["space.dropuot: unknown hyperparameter; did you mean 'dropout'?"]),
-        ("tuner.max_trials=0", ["tuner.max_trials=0"]),
         ("tuner.max_trials=null", ["tuner.max_trials=null", "random"]),
-        ("data.limit=1", ["data.limit=1"]),
         ("tta.kinds=[flip,views]", ["tta.kinds=[flip,views]: must be none and at least one other"]),
         ("tta.kinds=[none]", ["tta.kinds=[none]: must be none and at least one other"]),
         ("tta.kinds=[none,flip,flip]", ["tta.kinds=[none,flip,flip]", "each once"]),
-        ("tta.kinds=[]", ["tta.kinds=[]: must be none and"]),
         ("tta.kinds=[none,flipp]", ["tta.kinds.1=flipp: must be", "did you mean 'flip'?"]),
         ("study=a/b", ["study=a/b", "studies"]),
         ("study=..", ["study=.."]),
-        ("study=", ["study="]),
-        ("data.max_unpacked_gib=inf", ["data.max_unpacked_gib=inf"]),
         ("backbone.weights=nowhere.h5", ["backbone.weights=", "nowhere.h5: file not found"]),
         (f"backbone.weights={__file__}", ["backbone.weights=", "not a .h5 file"]),
         ("data.train=null", ["data.train=null", "data=sample"]),
-        ("space.dropout.low=2", ["space.dropout.low=2", "space.dropout.high"]),
         ("space.dropout.low=0.5", ["space.dropout.low=0.5", "below space.dropout.high=0.5"]),
         ("space.dropout.high=1.0", ["space.dropout.high=1", "less than 1"]),
         ("space.l2.low=0", ["space.l2.low=0", "log"]),
@@ -139,32 +126,23 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("+fit.epochz=3", ["fit.epochz: unknown setting; did you mean 'fit.epochs'?", "batch_size, epochs"]),
         ("~fit.epochs", ["fit.epochs: not set; add +fit.epochs=VALUE"]),
         ("fit.epochs=true", ["fit.epochs=true", "integer"]),
-        ("fit.epochs='3'", ['fit.epochs="3"', "integer"]),
         ("model.dropout=false", ["model.dropout=false", "number"]),
         ("model.head_batch_norm=1", ["model.head_batch_norm=1", "boolean"]),
         ("data.sample=3", ["data.sample=3: must be a group of settings", "data.sample.KEY=VALUE"]),
-        ("+space.dropout.lowest=0.1", ["lowest"]),
         ("space.dropout.kind=int", ["space.dropout.kind=int: dropout takes fractions", "use kind float"]),
         ("space.unfreeze_depth={kind:float}", ["space.unfreeze_depth.kind=float: ", "takes integers; use kind int"]),
         ("++space.dense_units={kind:int,low:8,high:64,step:2.5}", ["space.dense_units.step=2.5: must be an integer"]),
         ("++space.dense_units={kind:int,low:8.5,high:64}", ["space.dense_units.low=8.5: must be an integer"]),
-        (
-            "++space.dense_units={kind:int,low:8,high:64,step:100}",
-            ["space.dense_units.step=100: larger than the range"],
-        ),
+        ("++space.dense_units={kind:int,low:8,high:64,step:100}", ["space.dense_units.step=100: larger than"]),
         ("++space.dense_units={kind:int,low:0,high:70000}", ["space.dense_units.high=70000", "equal to 65536"]),
         ("++space.dropout.step=inf", ["space.dropout.step=inf", "finite"]),
-        ("++space.dropout.step=nan", ["space.dropout.step=nan"]),
-        ("++space.dropout.step=0.5", ["space.dropout.step=0.5: larger than the range"]),
         ("++space.dropout.step=1e-9", ["space.dropout.step=1e-09: gives more than 10,000 values"]),
         ("++space.l2.step=1e6", ["space.l2.step=1e+06: larger than the range"]),
         ("++space.l2.step=1", ["space.l2.step=1: must be above 1", "factor"]),
         ("++space.dropout.values=[0.1,0.2]", ["space.dropout.values=[0.1, 0.2]: not used by space.dropout.kind=float"]),
         ("++space.unfreeze_depth.step=10", ["space.unfreeze_depth.step=10.0: not used", "add ~space.unfreeze_depth"]),
-        ("++space.unfreeze_depth.sampling=log", ["space.unfreeze_depth.sampling=log: not used"]),
         ("space.unfreeze_depth.values=[0,10,0]", ["space.unfreeze_depth.values=[0, 10, 0]: contains 0 twice"]),
         ("space.unfreeze_depth.values=[true,10]", ["space.unfreeze_depth.values=true", "integer"]),
-        ("space.unfreeze_depth.values=[0,[10]]", ["space.unfreeze_depth.values=[10]", "integer"]),
         ("++space.l2={kind:choice,values:[nan],low:null,high:null,sampling:null}", ["space.l2.values=nan", "finite"]),
         ("tuner=hyperband space=fixed", ["tuner=hyperband: not supported with an empty space; use tuner=random"]),
         ("+tuner.arguments.factor=3", ["tuner.arguments.factor=3: unknown argument of the random oracle; remove it"]),
@@ -172,7 +150,6 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("tuner=bayesian +tuner.arguments.alpha=[nan]", ["tuner.arguments.alpha=[nan]: must be a valid number"]),
         ("tuner=bayesian +tuner.arguments.betta=1", ["tuner.arguments.betta=1: ", "did you mean 'beta'?", "alpha"]),
         ("tuner=hyperband tuner.arguments.factor=1", ["tuner.arguments.factor=1: must be greater than or equal to 2"]),
-        ("tuner=hyperband tuner.arguments.factor=inf", ["tuner.arguments.factor=inf"]),
     ],
 )
 def test_an_invalid_value_is_refused_with_its_key_and_the_allowed_values(composed, override, words):
@@ -235,8 +212,6 @@ def test_any_value_gives_a_safe_and_distinct_name(value, other):
         ("study=1e3", "1e3"),
         ("study=true", "true"),
         ("+trial=007", "007"),
-        ("data.train=1.50", "1.50"),
-        ("data.train=a b", "a b"),
         ("study='1_0'", "1_0"),
         ("data.train=null", None),
         ("data.ignore=[1_0, cat.1 ,'a,2', 1e3]", ["1_0", "cat.1", "a,2", "1e3"]),
@@ -267,7 +242,6 @@ def test_a_dimension_accepts_keys_that_its_file_does_not_set(composed):
     [
         ("fit.epochz=1", "fit.epochz: unknown setting; did you mean 'fit.epochs'? known here: batch_size, epochs"),
         ("epochs=1", "epochs: unknown setting; did you mean 'fit.epochs'? known here: augmentation, backbone"),
-        ("backbon=small_cnn", "backbon: unknown setting; did you mean 'backbone'?"),
         ("split.holdout=0.2", "split.holdout: unknown setting; did you mean 'split.holdout_fraction'?"),
         ("~job", "~job: not set; remove it from the command"),
         ("+backbone=xception", "+backbone: already chosen; remove the +"),
@@ -275,15 +249,13 @@ def test_a_dimension_accepts_keys_that_its_file_does_not_set(composed):
         ("~fit.epochz", "~fit.epochz: unknown setting; did you mean 'fit.epochs'?"),
         ("+fit.epochs=1", "+fit.epochs: already set; remove the +"),
         ("fit.epochs=1,2", "fit.epochs=1,2: several values need -m"),
-        ("fit.epochs=range(1,3)", "fit.epochs=range(1,3): several values need -m"),
         ("split.top=1", "split.top: unknown setting; did you mean 'select.top_k'? known here: folds, group_by"),
         ("fit.epochs.x=1", "fit.epochs.x: unknown setting"),
         ("hydra.launcher.jobs=1,2", "hydra.launcher.jobs=1,2: several values need -m"),
         ("backbone@x=small_cnn", "backbone@x: unknown setting"),
         ("data.sample.seed=1", "data.sample.seed: unknown setting"),
         ("augmentation=lite", "augmentation=lite: unknown option; did you mean 'light'? known here: flip, light"),
-        ("hydra/launcher=nowhere", "hydra/launcher=nowhere: unknown option; pip install 'catsdogs[some]' to add it"),
-        ("hydra/launcher=nowhere", "; known here: basic, isolated"),
+        ("hydra/launcher=nowhere", "pip install 'catsdogs[some]' to add it; known here: basic, isolated"),
         ("hydra.launcher.jobs=many", "hydra.launcher.jobs: Value 'many'"),
         ("fit.epochs=[", "fit.epochs=[: expected key=value"),
     ],
@@ -321,31 +293,22 @@ def test_help_describes_the_command_with_examples_and_does_not_advertise_hydra(r
     assert "owered by Hydra" not in done.stdout
 
 
-@pytest.mark.usefixtures("composed")
-def test_names_and_paths_in_files_of_the_user_stay_as_written(tmp_path):
-    files = {
-        "experiment/007.yaml": """
-            # @package _global_
-            defaults: [override /data: mine]
-            study: 2024_01
-            cache: 1e3
-            fit: {epochs: 1_0}
-            hydra: {sweeper: {params: {data.test: '1e3,0x1F', seed: '1,2', backbone.weights: 1:30}}}
-        """,
-        "data/mine.yaml": """
-            defaults: [archives, _self_]
-            train: 012
-            test: null
-            ignore: [001, yes, 1_0]
-        """,
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_text(textwrap.dedent(text).lstrip())
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        overrides = [f"hydra.searchpath=[file://{tmp_path}]", as_typed("experiment=007")]
-        config = compose("search", overrides=overrides, return_hydra_config=True)
-    assert (config.study, config.cache, config.fit.epochs) == ("2024_01", "1e3", 10)
-    assert (config.data.train, config.data.test, config.data.ignore) == ("012", None, ["001", "yes", "1_0"])
-    params = {"data.test": '"1e3",0x1F', "seed": "1,2", "backbone.weights": "1:30"}
-    assert config.hydra.sweeper.params == params
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study: 2024_01", "study=202401: YAML read a number; quote it in its file, as in '2024_01'"),
+        ("study: yes", "study=true: YAML read a boolean; quote it in its file"),
+        ("data: {train: 012}", "data.train=10: YAML read a number"),
+        ("data: {train: t.zip, ignore: [cat.1, 001]}", "data.ignore.1=1: YAML read a number"),
+        ("data: {train: '012'}\nstudy: '2024_01'", None),
+    ],
+)
+def test_a_name_or_path_in_a_file_that_yaml_reads_as_a_number_is_refused(composed, tmp_path, text, message):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "007.yaml").write_text(f"# @package _global_\n{text}\n")
+    config = composed(f"hydra.searchpath=[file://{tmp_path}]", as_typed("experiment=007"))
+    if message is None:
+        assert to_search_config(config).study == "2024_01"
+        return
+    with pytest.raises(UserError, match=re.escape(message)):
+        to_search_config(config)

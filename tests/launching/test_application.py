@@ -30,6 +30,19 @@ def callback():
     StudyCallback._running = None
 
 
+@pytest.fixture
+def job(composed):
+    """Return a function that composes a job with the part of Hydra's configuration that the checks read."""
+
+    def compose(*overrides, typed=(), params=None):
+        config = composed(*overrides)
+        with open_dict(config):
+            config.hydra = {"overrides": {"task": list(typed)}, "sweeper": {"params": params}}
+        return config
+
+    return compose
+
+
 @pytest.mark.parametrize(
     ("names", "kinds", "status"),
     [
@@ -37,6 +50,7 @@ def callback():
         ([], ("ValueError",), 1),
         (["b", "c"], ("UserError", "ValueError"), 1),
         (["b", "c"], ("UserError", None), 1),
+        (["b", "gone"], ("UserError",), 1),
     ],
 )
 def test_exit_status_reflects_failed_and_killed_jobs(study, callback, capsys, names, kinds, status):
@@ -52,6 +66,7 @@ def test_exit_status_reflects_failed_and_killed_jobs(study, callback, capsys, na
     printed = capsys.readouterr()
     assert "error: job b: no luck\n" in printed.err
     assert (None in kinds) == ("error: job c exited without reporting a result" in printed.err)
+    assert ("gone" in names) == ("error: job gone exited without reporting a result" in printed.err)
     assert printed.out == "summary of s\n"
     assert (study / "leaderboard.csv").is_file()
 
@@ -106,7 +121,7 @@ def test_resume_command_names_the_study(arguments, overrides, expected):
     assert resume_command(arguments, overrides, "s") == f"python -m catsdogs.search {expected}"
 
 
-def test_old_temporary_files_of_a_study_are_removed(tmp_path, callback, composed):
+def test_old_temporary_files_of_a_study_are_removed(tmp_path, callback, job):
     study = tmp_path / "multirun" / "s"
     study.mkdir(parents=True)
     old, new, other = (study / name for name in (".study-abc123.json", ".leaderboard-abc123.csv", ".mine-abc123.csv"))
@@ -114,10 +129,7 @@ def test_old_temporary_files_of_a_study_are_removed(tmp_path, callback, composed
         file.touch()
         os.utime(file, (time.time() - age,) * 2)
     images = ("data.sample.images_per_class=8", "data.sample.test_images=1")
-    config = composed("experiment=debug", *images, f"cache={tmp_path / 'cache'}")
-    with open_dict(config):
-        config.hydra = {"overrides": {"task": []}}
-    callback._prepare([config], study, ["a-job"])
+    callback._prepare([job("experiment=debug", *images, f"cache={tmp_path / 'cache'}")], study, ["a-job"])
     assert [file.exists() for file in (old, new, other)] == [False, True, True]
 
 
@@ -138,13 +150,6 @@ sys.exit(main())
     assert done.stderr.splitlines()[-1] == f"{error}: injected"
 
 
-def test_a_planned_job_without_a_result_exits_with_status_1(study, callback, capsys):
-    callback._names = ["backbone-a", "gone"]
-    with pytest.raises(SystemExit, match="1"):
-        callback._finish(study)
-    assert "error: job gone exited without reporting a result" in capsys.readouterr().err
-
-
 def test_a_user_error_with_a_cause_keeps_its_own_message(capsys, monkeypatch):
     def complete(parsed, words):
         raise UserError("job a: its trials.csv is corrupted; set job=NAME") from UserError("trials.csv: corrupted")
@@ -157,17 +162,14 @@ def test_a_user_error_with_a_cause_keeps_its_own_message(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
-        (("tta=flip",), ("tta=none",), "tta.kind, tta.views has no effect"),
+        (("tta=flip",), ("tta=none",), "the difference in tta.kind has no effect"),
         (("fit.patience=20",), ("fit.patience=30",), "the difference in fit.patience has no effect"),
         (("seed=1",), ("seed=1",), "job a: trains the same trials|job a: two jobs"),
         (("seed=1",), ("seed=2",), None),
     ],
 )
-def test_two_jobs_that_would_train_the_same_trials_are_refused(tmp_path, callback, composed, first, second, words):
-    jobs = [composed("experiment=debug", f"cache={tmp_path / 'cache'}", *one) for one in (first, second)]
-    for job, overrides in zip(jobs, (first, second), strict=True):
-        with open_dict(job):
-            job.hydra = {"overrides": {"task": list(overrides)}}
+def test_two_jobs_that_would_train_the_same_trials_are_refused(tmp_path, callback, job, first, second, words):
+    jobs = [job("experiment=debug", f"cache={tmp_path / 'cache'}", *one, typed=one) for one in (first, second)]
     names = ["a", "a" if first == second else "b"]
     if words is None:
         callback._prepare(jobs, tmp_path / "multirun" / "s", names)
@@ -176,11 +178,9 @@ def test_two_jobs_that_would_train_the_same_trials_are_refused(tmp_path, callbac
         callback._prepare(jobs, tmp_path / "multirun" / "s", names)
 
 
-def test_a_setting_without_effect_is_refused_with_a_sweeper_that_chooses_jobs_one_by_one(composed):
-    job = composed("experiment=debug")
-    with open_dict(job):
-        job.hydra = {"overrides": {"task": ["schedule.final_fraction=0.1"]}, "sweeper": {"params": {}}}
-        job.hydra.sweeper.params["model.dropout"] = "choice(0.1,0.2)"
-    assert _typed(job, planned=False) == ["model.dropout=choice(0.1,0.2)"]
-    job.hydra.overrides.task = ["space=choice(small_cnn,fixed)"]
-    assert _typed(job, planned=False) == []
+def test_a_setting_without_effect_is_refused_with_a_sweeper_that_chooses_jobs_one_by_one(job):
+    params = {"model.dropout": "choice(0.1,0.2)"}
+    config = job("experiment=debug", typed=["schedule.final_fraction=0.1"], params=params)
+    assert _typed(config, planned=False) == ["model.dropout=choice(0.1,0.2)"]
+    config.hydra.overrides.task = ["space=choice(small_cnn,fixed)"]
+    assert _typed(config, planned=False) == []

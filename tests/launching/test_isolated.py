@@ -15,9 +15,7 @@ import pytest
 from hydra.core.utils import JobStatus
 from isolated_study import BE_INTERRUPTED, BE_KILLED, EXIT, RAISE, SUCCEED, WAIT, WAIT_FOREVER, launched
 
-from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json
-from catsdogs.launching.isolated import IsolatedLauncher
 from catsdogs.study.jobs import INTERRUPTED
 
 
@@ -122,8 +120,3 @@ def test_a_job_does_not_outlive_its_study(start_study, tmp_path):
     assert _is_alive(child)
     process.kill()
     _wait_until(lambda: not _is_alive(child), seconds=10)
-
-
-def test_zero_jobs_at_a_time_is_a_user_error():
-    with pytest.raises(UserError, match="jobs=0"):
-        IsolatedLauncher(0)

@@ -1,4 +1,5 @@
 import datetime
+import pickle
 import subprocess
 import sys
 from unittest.mock import Mock
@@ -86,21 +87,14 @@ def test_every_run_and_job_has_its_own_seed():
 
 def test_another_process_proposes_the_same_trials(config):
     """Proposals use a fixed seed, also for 0, and do not depend on hashes of a process."""
+    job = config("seed=0", "space.unfreeze_depth.values=[7,16]")
     code = (
-        "from hydra import compose, initialize_config_dir\n"
-        "from catsdogs.config.compose import to_search_config\n"
-        "from catsdogs.launching.registration import register\n"
-        "from catsdogs.config.locations import conf_dir\n"
-        "from catsdogs.tuning.oracles import build_oracle\n"
-        "register()\n"
-        "with initialize_config_dir(str(conf_dir()), version_base='1.3'):\n"
-        "    job = to_search_config(compose('search', overrides=['data=sample', 'space=small_cnn', 'seed=0']))\n"
-        "oracle = build_oracle(job)\n"
-        "print([oracle._random_values() for _ in range(4)])\n"
+        "import pickle, sys\nfrom catsdogs.tuning.oracles import build_oracle\n"
+        "oracle = build_oracle(pickle.load(sys.stdin.buffer))\nprint([oracle._random_values() for _ in range(4)])\n"
     )
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    oracle = build_oracle(config("seed=0", "space.unfreeze_depth.values=[7,16]"))
-    assert other.strip() == str([oracle._random_values() for _ in range(4)])
+    other = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(job), capture_output=True, check=True)
+    oracle = build_oracle(job)
+    assert other.stdout.decode().strip() == str([oracle._random_values() for _ in range(4)])
 
 
 def test_a_grid_search_stops_at_the_end_of_the_grid(tuner):
