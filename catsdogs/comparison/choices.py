@@ -179,7 +179,8 @@ def _intervals(vectors: list[np.ndarray], errors: list[int]) -> pd.DataFrame:
 def _recorded_choices(study_data: StudyData) -> _ValuesByJob:
     """Return the study and the value of every choice of each comparable job, or `UNRECORDED`."""
     board = study_data.leaderboard.set_index("label")[[STUDY, *study_data.choices]]
-    return board.loc[study_data.comparable()].fillna(UNRECORDED).to_dict("index")
+    recorded: Any = board.loc[study_data.comparable()].fillna(UNRECORDED).to_dict("index")
+    return recorded
 
 
 def _compared(study_data: StudyData, recorded: _ValuesByJob) -> tuple[str, ...]:

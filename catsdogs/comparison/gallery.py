@@ -92,7 +92,7 @@ def gallery(study_data: StudyData, summary: Summary, images: Path | None = None)
     least_certain = by_certainty[~by_certainty["id"].isin(shown["id"])].head(MOST_UNCERTAIN)
     thumbnails, missing = _thumbnails([*shown["id"], *least_certain["id"]], job, config, images)
     errors, uncertain = (
-        part.astype({"label": int}).assign(thumbnail=[*map(thumbnails.get, part["id"])]).to_dict("records")
+        [{**row, "thumbnail": thumbnails.get(row["id"])} for row in part.astype({"label": int}).to_dict("records")]
         for part in (shown, least_certain)
     )
     ignored = [str(name) for name in config.get("data", {}).get("ignore") or []]

@@ -151,7 +151,7 @@ class StudyData:
         ranked = ranked if labels is None else ranked[ranked["label"].isin(labels)]
         # Running jobs of version 0.1 do not record their images; such a job is comparable with itself only.
         digests = ranked["data_digest"]
-        return ranked[digests.eq(next(iter(digests), None)) | (ranked.index == next(iter(ranked.index), None))]
+        return ranked[(digests == next(iter(digests), None)) | (ranked.index == next(iter(ranked.index), None))]
 
     def comparable(self) -> list[str]:
         """Return labels of jobs with a completed trial and predictions, best first, all validated on the same images.

@@ -76,7 +76,8 @@ def summarize(study_data: StudyData) -> Summary:
     margins = _margins(best, losses)
     margin = margins.get(str(runner_up))
     significance = _significance(margin, only_job=len(ranked) == 1)
-    share_best = dict(zip(losses, share_lowest(losses.to_numpy().T).tolist(), strict=True)) if len(losses) else {}
+    shares = share_lowest(losses.to_numpy().T).tolist() if len(losses) else []
+    share_best = dict(zip(map(str, losses), shares, strict=False))
     command, no_command = _command(study_data, best)
     return Summary(
         headline=_headline(leaderboard, first, runner_up, margin, significance),
@@ -118,7 +119,7 @@ def _margins(best: str, losses: pd.DataFrame) -> dict[str, Estimate]:
     if best not in losses or losses.empty:
         return {}
     others = losses.drop(columns=best)
-    return dict(zip(others, paired_intervals(others.to_numpy().T, losses[best].to_numpy()), strict=True))
+    return dict(zip(map(str, others), paired_intervals(others.to_numpy().T, losses[best].to_numpy()), strict=True))
 
 
 def _significance(margin: Estimate | None, only_job: bool) -> str:

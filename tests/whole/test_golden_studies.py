@@ -73,9 +73,10 @@ def test_the_summary_agrees_with_the_leaderboard(golden, study_data):
 
 def test_scores_of_the_final_model_equal_those_of_retrain(golden, study_data):
     metrics = json.loads((golden / "best" / "metrics.json").read_text())
-    rows = final_scores(study_data.final_models[golden.name]).astype(object).set_index(["score", "kind"])
+    (final,) = study_data.final_models.values()
+    rows = {(row["score"], row["kind"]): row for row in final_scores(final).to_dict("records")}
     for score, (kind, suffix) in product(SCORES, (("plain", ""), ("tta", "_tta"))):
-        row, detail = rows.loc[(score, kind)], metrics["details"][f"{score}{suffix}"]
+        row, detail = rows[score, kind], metrics["details"][f"{score}{suffix}"]
         assert (row["value"], row["size"]) == (metrics[f"{score}{suffix}"], detail["size"])
         assert row["low"] == detail["low"] or detail["low"] is None
 
