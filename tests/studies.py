@@ -101,20 +101,12 @@ def _trials(job: Job, probabilities: np.ndarray) -> tuple[list[TrialRecord], lis
         fails = number >= job.trials - job.failed_trials
         loss = log_loss + worse
         trained = int(rng.integers(1, job.epochs + 1))
-        record = TrialRecord(
-            trial=str(number),
-            status="FAILED" if fails else COMPLETED,
-            val_log_loss=None if fails else loss,
-            val_accuracy=None if fails else max(0.0, accuracy - worse),
-            epochs=trained,
-            best_epoch=0 if fails else trained,
-            seconds=20.0 + values["unfreeze_depth"],
-            hyperparameters=values,
-            epoch_budget=job.epochs,
-            error="DivergedError: <b>the loss</b> is nan" if fails else "",
-        )
-        records.append(record)
-        history += _epochs(record, job.epochs, loss, accuracy)
+        scores = (None, None) if fails else (loss, max(0.0, accuracy - worse))
+        epochs = (trained, 0 if fails else trained)
+        more = {"epoch_budget": job.epochs, "error": "DivergedError: <b>the loss</b> is nan" if fails else ""}
+        status, seconds = "FAILED" if fails else COMPLETED, 20.0 + values["unfreeze_depth"]
+        records.append(TrialRecord(str(number), status, *scores, *epochs, seconds, values, **more))
+        history += _epochs(records[-1], job.epochs, loss, accuracy)
     return records, history
 
 
@@ -193,23 +185,13 @@ def write_final(study: Path, *, skill=1.8, images=IMAGES, test_images=50, tta=Tr
     details = {name: vars(score) for name, score in scores(labels(images), plain, "validation").items()}
     if tta:
         details |= {f"{k}_tta": vars(v) for k, v in scores(labels(images), averaged, "validation").items()}
-    write_json(
-        best / "metrics.json",
-        {
-            **{name: score["value"] for name, score in details.items()},
-            "log_loss_calibrated": None,
-            "details": details,
-            "study": study.name,
-            "job": "mobilenet_v2-light-cosine-none",
-            "trial": "0",
-            "fit_on": "train",
-            "tta": {"kind": "views" if tta else "none", "views": 10 if tta else 1},
-            "selected_val_log_loss": details["log_loss"]["value"],
-            "epochs": 2,
-            "best_epoch": 2,
-        },
-    )
-    write_json(best / "recipe.json", {"job": "mobilenet_v2-light-cosine-none", "trial": "0", "seed": 5, "config": {}})
+    source = {"job": "mobilenet_v2-light-cosine-none", "trial": "0"}
+    metrics = {name: score["value"] for name, score in details.items()} | source | {"log_loss_calibrated": None}
+    metrics |= {"details": details, "study": study.name, "fit_on": "train", "epochs": 2, "best_epoch": 2}
+    metrics |= {"tta": {"kind": "views" if tta else "none", "views": 10 if tta else 1}}
+    metrics |= {"selected_val_log_loss": metrics["log_loss"]}
+    write_json(best / "metrics.json", metrics)
+    write_json(best / "recipe.json", {**source, "seed": 5, "config": {}})
     return best
 
 

@@ -69,7 +69,8 @@ def summarize(study_data: StudyData) -> Summary:
     comparable = study_data.on_same_images()
     runner_up = str(comparable["label"].iloc[1]) if len(comparable) > 1 else None
     losses = study_data.losses()
-    intervals = score_intervals(study_data)
+    tables = {label: study_data.predictions[label][["label", "p_dog"]].to_numpy() for label in study_data.comparable()}
+    intervals = {label: log_loss_interval(*table.T) for label, table in tables.items()}
     log_loss, accuracy = intervals.get(best), None if pd.isna(first["val_accuracy"]) else float(first["val_accuracy"])
     if log_loss is not None and log_loss.errors is not None:
         accuracy = 1 - log_loss.errors / log_loss.size
@@ -106,12 +107,6 @@ def summarize(study_data: StudyData) -> Summary:
             *_selection_caveats(study_data, comparable),
         ],
     )
-
-
-def score_intervals(study_data: StudyData) -> dict[str, Estimate]:
-    """Return the log loss of every comparable job on the validation images, by label, best first."""
-    tables = {label: study_data.predictions[label] for label in study_data.comparable()}
-    return {name: log_loss_interval(one["label"].to_numpy(), one["p_dog"].to_numpy()) for name, one in tables.items()}
 
 
 def _margins(best: str, losses: pd.DataFrame) -> dict[str, Estimate]:
