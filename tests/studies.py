@@ -101,11 +101,13 @@ def _trials(job: Job, probabilities: np.ndarray) -> tuple[list[TrialRecord], lis
         fails = number >= job.trials - job.failed_trials
         loss = log_loss + worse
         trained = int(rng.integers(1, job.epochs + 1))
-        scores = (None, None) if fails else (loss, max(0.0, accuracy - worse))
-        epochs = (trained, 0 if fails else trained)
-        more = {"epoch_budget": job.epochs, "error": "DivergedError: <b>the loss</b> is nan" if fails else ""}
-        status, seconds = "FAILED" if fails else COMPLETED, 20.0 + values["unfreeze_depth"]
-        records.append(TrialRecord(str(number), status, *scores, *epochs, seconds, values, **more))
+        result: dict[str, Any] = {"status": "FAILED", "val_log_loss": None, "val_accuracy": None, "best_epoch": 0}
+        result |= {"error": "DivergedError: <b>the loss</b> is nan"}
+        if not fails:
+            result = {"status": COMPLETED, "val_log_loss": loss, "val_accuracy": max(0.0, accuracy - worse)}
+            result |= {"best_epoch": trained}
+        result |= {"seconds": 20.0 + values["unfreeze_depth"], "hyperparameters": values, "epoch_budget": job.epochs}
+        records.append(TrialRecord(trial=str(number), epochs=trained, **result))
         history += _epochs(records[-1], job.epochs, loss, accuracy)
     return records, history
 
@@ -113,7 +115,7 @@ def _trials(job: Job, probabilities: np.ndarray) -> tuple[list[TrialRecord], lis
 def _epochs(record: TrialRecord, budget: int, loss: float, accuracy: float) -> Iterator[dict[str, Any]]:
     """Yield the rows of a trial in `history.csv`; the last has this loss and accuracy."""
     for epoch in range(1, record.epochs + 1):
-        behind = (record.epochs - epoch) * 0.05
+        behind = 0.15 * (record.epochs - epoch) / budget
         row = {"trial": record.trial, "execution": 0, "epoch": epoch}
         row |= {"accuracy": 0.9 - behind, "log_loss": loss + behind, "loss": loss + behind + 0.01}
         row |= {"val_accuracy": accuracy - behind, "val_log_loss": loss + behind, "val_loss": loss + behind + 0.01}

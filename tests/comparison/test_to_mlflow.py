@@ -86,8 +86,8 @@ def test_jobs_trials_and_final_model_are_written_once(study, uri):
         assert run.data.tags["mlflow.parentRunId"] == read[trial["job"]].info.run_id
         assert run.info.end_time == round(trial["ended"].timestamp() * 1000)
         assert run.info.end_time - run.info.start_time == trial["seconds"] * 1000
-        names = ("val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds")
-        assert {name: trial[name] for name in names}.items() <= run.data.metrics.items()
+        scores = ("val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds")
+        assert {name: trial[name] for name in scores}.items() <= run.data.metrics.items()
         names = (*study_data.choices, "unfreeze_depth", "dropout", "l2")
         assert run.data.params == {name: str(trial[name]) for name in names}
         table = pd.read_csv(study / trial["job"] / "history.csv", dtype={"trial": str})
