@@ -123,8 +123,8 @@ def _significance(margin: Estimate | None, only_job: bool) -> str:
     if margin.value == margin.low == margin.high == 0:
         return IDENTICAL
     # Below 0, the predictions contradict the leaderboard.
-    contradicted = UNKNOWN if margin.value < 0 else SIGNIFICANT
-    return contradicted if margin.excludes_zero else WITHIN_NOISE
+    decided = SIGNIFICANT if margin.value > 0 else UNKNOWN
+    return decided if margin.excludes_zero else WITHIN_NOISE
 
 
 def _headline(
