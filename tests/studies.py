@@ -102,27 +102,21 @@ def _trials(job: Job, probabilities: np.ndarray) -> tuple[list[TrialRecord], lis
         fails = number >= job.trials - job.failed_trials
         loss = log_loss + worse
         trained = int(rng.integers(1, job.epochs + 1))
-        record = TrialRecord(
-            trial=str(number),
-            status="FAILED" if fails else COMPLETED,
-            val_log_loss=None if fails else loss,
-            val_accuracy=None if fails else max(0.0, accuracy - worse),
-            epochs=trained,
-            best_epoch=0 if fails else trained,
-            seconds=20.0 + values["unfreeze_depth"],
-            hyperparameters=values,
-            epoch_budget=job.epochs,
-            error="DivergedError: <b>the loss</b> is nan" if fails else "",
-        )
-        records.append(record)
-        history += _epochs(record, job.epochs, loss, accuracy)
+        result: dict[str, Any] = {"status": "FAILED", "val_log_loss": None, "val_accuracy": None, "best_epoch": 0}
+        result |= {"error": "DivergedError: <b>the loss</b> is nan"}
+        if not fails:
+            result = {"status": COMPLETED, "val_log_loss": loss, "val_accuracy": max(0.0, accuracy - worse)}
+            result |= {"best_epoch": trained}
+        result |= {"seconds": 20.0 + values["unfreeze_depth"], "hyperparameters": values, "epoch_budget": job.epochs}
+        records.append(TrialRecord(trial=str(number), epochs=trained, **result))
+        history += _epochs(records[-1], job.epochs, loss, accuracy)
     return records, history
 
 
 def _epochs(record: TrialRecord, budget: int, loss: float, accuracy: float) -> Iterator[dict[str, Any]]:
     """Yield the rows of a trial in `history.csv`; the last has this loss and accuracy."""
     for epoch in range(1, record.epochs + 1):
-        behind = (record.epochs - epoch) * 0.05
+        behind = 0.15 * (record.epochs - epoch) / budget
         row = {"trial": record.trial, "execution": 0, "epoch": epoch}
         row |= {"accuracy": max(0.0, 0.9 - behind), "val_accuracy": max(0.0, accuracy - behind)}
         row |= dict.fromkeys(("log_loss", "val_log_loss"), loss + behind)
@@ -195,23 +189,13 @@ def write_final(study: Path, *, skill=1.8, images=IMAGES, test_images=50, tta=Tr
     details = {name: detail_of(score, "validation") for name, score in scores(labels(images), plain).items()}
     if tta:
         details |= {f"{k}_tta": detail_of(v, "validation") for k, v in scores(labels(images), averaged).items()}
-    write_json(
-        best / "metrics.json",
-        {
-            **{name: score["value"] for name, score in details.items()},
-            "log_loss_calibrated": None,
-            "details": details,
-            "study": study.name,
-            "job": "mobilenet_v2-light-cosine-none",
-            "trial": "0",
-            "fit_on": "train",
-            "tta": {"kind": "views" if tta else "none", "views": 10 if tta else 1},
-            "selected_val_log_loss": details["log_loss"]["value"],
-            "epochs": 2,
-            "best_epoch": 2,
-        },
-    )
-    write_json(best / "recipe.json", {"job": "mobilenet_v2-light-cosine-none", "trial": "0", "seed": 5, "config": {}})
+    source = {"job": "mobilenet_v2-light-cosine-none", "trial": "0"}
+    metrics = {name: score["value"] for name, score in details.items()} | source | {"log_loss_calibrated": None}
+    metrics |= {"details": details, "study": study.name, "fit_on": "train", "epochs": 2, "best_epoch": 2}
+    metrics |= {"tta": {"kind": "views" if tta else "none", "views": 10 if tta else 1}}
+    metrics |= {"selected_val_log_loss": metrics["log_loss"]}
+    write_json(best / "metrics.json", metrics)
+    write_json(best / "recipe.json", {**source, "seed": 5, "config": {}})
     return best
 
 

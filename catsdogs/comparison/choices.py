@@ -172,19 +172,14 @@ def _errors(losses: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:
 
 
 def _intervals(vectors: list[np.ndarray], errors: list[int]) -> pd.DataFrame:
-    """Return the mean of every vector over images, with its confidence interval."""
     intervals = mean_intervals(np.stack(vectors), np.array(errors)) if vectors else []
     return pd.DataFrame(map(dataclasses.astuple, intervals), columns=list(_MEASURED)).astype(_MEASURED)
 
 
 def _recorded_choices(study_data: StudyData) -> _ValuesByJob:
     """Return the study and the value of every choice of each comparable job, or `UNRECORDED`."""
-    studies = dict(zip(study_data.leaderboard["label"], study_data.leaderboard["study"], strict=True))
-    recorded = {}
-    for label in study_data.comparable():
-        values = {name: study_data.jobs[label].choice(name) for name in study_data.choices}
-        texts = {name: UNRECORDED if value is None else value for name, value in values.items()}
-        recorded[label] = {STUDY: str(studies[label]), **texts}
+    board = study_data.leaderboard.set_index("label")[[STUDY, *study_data.choices]]
+    recorded: Any = board.loc[study_data.comparable()].fillna(UNRECORDED).to_dict("index")
     return recorded
 
 

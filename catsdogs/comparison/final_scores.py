@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from catsdogs.comparison.study_data import FinalModel
@@ -50,12 +49,10 @@ def tta_gains(final: FinalModel) -> dict[str, Any]:
     """
     if (recorded := final.metrics["tta_gain"]) is not None:
         return dict(recorded)
-    table = final.predictions
-    known = (table["split"] == "validation") & table["label"].isin([0, 1])
-    both = table[known & table["p_dog"].between(0, 1) & table["p_dog_tta"].between(0, 1)]
-    if both.empty:
+    table = final.predictions[final.predictions["split"] == "validation"].dropna(subset=["label", "p_dog", "p_dog_tta"])
+    if table.empty:
         return {}
-    labels = both["label"].to_numpy(dtype=np.float64)
-    plain, averaged = (log_loss_per_image(labels, both[name].to_numpy(np.float64)) for name in ("p_dog", "p_dog_tta"))
+    labels = table["label"].to_numpy()
+    plain, averaged = (log_loss_per_image(labels, table[name].to_numpy()) for name in ("p_dog", "p_dog_tta"))
     gain = paired_intervals(plain[None], averaged)[0]
     return {"validation": {**dataclasses.asdict(gain), "split": "validation"}}

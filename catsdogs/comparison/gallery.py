@@ -12,11 +12,11 @@ import hashlib
 import io
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -88,8 +88,8 @@ def gallery(study_data: StudyData, summary: Summary, images: Path | None = None)
     wrong = table[(table["p_dog"] > 0.5) != (table["label"] == 1)]
     wrong = wrong.sort_values("log_loss", ascending=False, kind="stable", ignore_index=True)
     shown = wrong.head(MOST_ERRORS)
-    rest = table[~table["id"].isin(shown["id"])]
-    least_certain = rest.iloc[np.argsort((rest["p_dog"] - 0.5).abs().to_numpy(), kind="stable")[:MOST_UNCERTAIN]]
+    by_certainty = table.sort_values("p_dog", key=lambda p_dog: (p_dog - 0.5).abs(), kind="stable")
+    least_certain = by_certainty[~by_certainty["id"].isin(shown["id"])].head(MOST_UNCERTAIN)
     thumbnails, missing = _thumbnails([*shown["id"], *least_certain["id"]], job, config, images)
     errors, uncertain = (
         [{**row, "thumbnail": thumbnails.get(row["id"])} for row in part.astype({"label": int}).to_dict("records")]
@@ -108,14 +108,11 @@ def _of_final(study_data: StudyData, final: FinalModel) -> tuple[str, pd.DataFra
     labels = [label for label in row["label"] if label in study_data.jobs]
     if table.empty or not labels or not table["id"].is_unique:
         return None
-    evaluated_with = final.metrics.get("validated_by")
-    job = study_data.jobs[labels[0]]
-    steps = []
+    evaluated_with, job, suffix = final.metrics.get("validated_by"), study_data.jobs[labels[0]], ""
     for name, step in (("p_dog_tta", "TTA"), ("p_dog_calibrated", "calibration")):
         if name in table and table[name].between(0, 1).all():
             table = table.assign(p_dog=table[name])
-            steps.append(step)
-    suffix = f" with {' and '.join(steps)}" if steps else ""
+            suffix += f" {'and' if suffix else 'with'} {step}"
     if evaluated_with == "folds":
         source = f"the fold models of study {final.study} on their validation folds{suffix}"
     elif final.metrics.get("fit_on") == "all" or evaluated_with == "search":
@@ -130,15 +127,12 @@ def _thumbnails(
     ids: list[str], job: JobRecord, config: dict[str, Any], images: Path | None
 ) -> tuple[dict[str, str], str | None]:
     """Return thumbnails by id, and why some are missing."""
-    try:
+    table = None
+    with suppress(CorruptedFile):
         table = _SPLIT.read(job.folder / "split.csv")
-    except CorruptedFile:
-        table = None
     if table is None:
-        return {}, (
-            f"No thumbnails: split.csv of job {job.name} is missing or corrupted, so images cannot be verified. "
-            "Run the job again in a new study."
-        )
+        reason = f"split.csv of job {job.name} is missing or corrupted, so images cannot be verified"
+        return {}, f"No thumbnails: {reason}. Run the job again in a new study."
     hashes = dict(zip(table["id"], table["sha256"], strict=True))
     recorded = dict(zip(table["id"], table["path"], strict=True)) if "path" in table else {}
     thumbnails: dict[str, str] = {}
@@ -155,10 +149,8 @@ def _thumbnails(
     if not missing:
         return thumbnails, None
     how_many = "No thumbnails" if missing == len(ids) else f"{missing} of {len(ids)} thumbnails are missing"
-    return thumbnails, (
-        f"{how_many}: the images of the job were not found or have changed. "
-        "Restore them, or regenerate the report with --images FOLDER."
-    )
+    fix = "Restore them, or regenerate the report with --images FOLDER."
+    return thumbnails, f"{how_many}: the images of the job were not found or have changed. {fix}"
 
 
 def _folders(job: JobRecord, config: dict[str, Any], images: Path | None) -> list[Path]:
@@ -177,12 +169,10 @@ def _folders(job: JobRecord, config: dict[str, Any], images: Path | None) -> lis
 
 
 def _paths_by_id(folder: Path) -> dict[str, str]:
-    """Return paths of the images of a folder by their id in the catalog."""
-    try:
+    with suppress(OSError, UserError):
         paths = image_paths(folder)
-    except (OSError, UserError):
-        return {}
-    return dict(zip(ids_of(paths), paths, strict=True))
+        return dict(zip(ids_of(paths), paths, strict=True))
+    return {}
 
 
 def thumbnail(folder: Path, path: str, sha256: str) -> str | None:

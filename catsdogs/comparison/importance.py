@@ -64,7 +64,9 @@ def importance(study_data: StudyData) -> Importance | None:
         None if the trials completed on the images of the best job are at fewer than `FEWEST_POINTS` points, or all have
         the same log loss.
     """
-    trials = _comparable_trials(study_data)
+    trials = study_data.trials
+    same_images = trials["label"].isin(study_data.on_same_images()["label"])
+    trials = trials[same_images & trials["val_log_loss"].notna()]
     loss = np.log(np.maximum(trials["val_log_loss"].to_numpy(dtype=np.float64), EPSILON))
     names = [*compared_choices(study_data), *study_data.hyperparameters, _BUDGET]
     columns = {name: _encoded(trials[name]) for name in dict.fromkeys(names) if name in trials}
@@ -78,19 +80,8 @@ def importance(study_data: StudyData) -> Importance | None:
     rises, r2 = _held_out(inputs.to_numpy(), loss, points)
     low, high = np.quantile(rises, [0.025, 0.975], axis=0)
     table = pd.DataFrame({"name": list(inputs), "importance": rises.mean(axis=0), "low": low, "high": high})
-    order = table["importance"].sort_values(ascending=False, kind="stable").index
-    return Importance(table.loc[order].reset_index(drop=True), r2, len(trials))
-
-
-def _comparable_trials(study_data: StudyData) -> pd.DataFrame:
-    """Return the completed trials that were validated on the same images as the best job."""
-    leaderboard = study_data.leaderboard[study_data.leaderboard["val_log_loss"].notna()]
-    if leaderboard.empty or study_data.trials.empty:
-        return study_data.trials.iloc[:0]
-    digests = leaderboard["data_digest"]
-    same_images = (digests == digests.iloc[0]) | (leaderboard.index == leaderboard.index[0])
-    comparable = study_data.trials["label"].isin(leaderboard.loc[same_images, "label"])
-    return study_data.trials[comparable & study_data.trials["val_log_loss"].notna()]
+    table = table.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
+    return Importance(table, r2, len(trials))
 
 
 def _encoded(values: pd.Series) -> np.ndarray:

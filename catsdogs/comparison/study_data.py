@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -84,13 +84,9 @@ class FinalModel:
     """Contents of the folder `best/` of a study, as written by `retrain`.
 
     Attributes:
-        study: name of the study.
-        folder: path of `best/`.
-        metrics: contents of `metrics.json`.
-        predictions: rows of `predictions.csv`: id, label (NaN: unknown), split, p_dog, p_dog_tta and, in recent
-            versions, p_dog_calibrated (NaN: not computed).
-        history: rows of `history.csv`, one per epoch, of the first member of an ensemble; empty if the file is missing.
-        recipe: contents of `recipe.json`; empty if the file is missing.
+        predictions: id, label (NaN: unknown), split, p_dog, p_dog_tta and, in recent versions, p_dog_calibrated (NaN:
+            not computed).
+        history: a row per epoch of the first member of an ensemble; empty if the file is missing, like `recipe`.
     """
 
     study: str
@@ -124,7 +120,6 @@ class StudyData:
         final_models: final models by the name of their study.
         choices: names of the choices in which the jobs may differ, the four composed groups first.
         hyperparameters: names of the searched values.
-        problems: descriptions of missing or corrupted files.
     """
 
     studies: tuple[Path, ...]
@@ -150,26 +145,28 @@ class StudyData:
         names = [name for name in self.choices if name not in self.varied_choices and recorded[name].notna().all()]
         return {name: str(recorded[name].iloc[0]) for name in names}
 
+    def on_same_images(self, labels: Collection[str] | None = None) -> pd.DataFrame:
+        """Return leaderboard rows of jobs (None: all) with a completed trial, on the images of the best of them."""
+        ranked = self.leaderboard[self.leaderboard["val_log_loss"].notna()]
+        ranked = ranked if labels is None else ranked[ranked["label"].isin(labels)]
+        # Running jobs of version 0.1 do not record their images; such a job is comparable with itself only.
+        digests = ranked["data_digest"]
+        return ranked[(digests == next(iter(digests), None)) | (ranked.index == next(iter(ranked.index), None))]
+
     def comparable(self) -> list[str]:
         """Return labels of jobs with a completed trial and predictions, best first, all validated on the same images.
 
         These are the images of the best job that has predictions.
         """
-        board = self.leaderboard
-        ranked = board[board["label"].isin(list(self.predictions)) & board["val_log_loss"].notna()]
-        if ranked.empty:
-            return []
-        # Running jobs of version 0.1 do not record their images; such a job is comparable with itself only.
-        same_images = (ranked["data_digest"] == ranked["data_digest"].iloc[0]) | (ranked.index == ranked.index[0])
-        return list(ranked.loc[same_images, "label"])
+        return list(self.on_same_images(self.predictions)["label"])
 
     def losses(self) -> pd.DataFrame:
         """Return the log loss of every image (index: ids) for each comparable job (columns: labels, best first)."""
-        tables = {label: self.predictions[label].set_index("id") for label in self.comparable()}
-        columns = {
-            label: pd.Series(log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy()), table.index)
-            for label, table in tables.items()
-        }
+        columns = {}
+        for label in self.comparable():
+            table = self.predictions[label].set_index("id")
+            losses = log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy())
+            columns[label] = pd.Series(losses, table.index)
         # Only images that every table contains are compared.
         return pd.concat(columns, axis=1, join="inner") if columns else pd.DataFrame()
 
@@ -199,12 +196,9 @@ def read_study_data(folders: list[Path]) -> StudyData:
     if repeated := {folder for folder in folders if folders.count(folder) > 1}:
         raise UserError(f"{min(repeated)}: study listed twice; list every study once")
     names = _study_names(folders)
-    problems: list[str] = []
-    jobs: dict[str, JobRecord] = {}
-    rows, trials, epochs = [], [], []
-    searched: dict[str, None] = {}
-    predictions: dict[str, pd.DataFrame] = {}
-    final_models: dict[str, FinalModel] = {}
+    rows, trials, epochs, problems = [], [], [], list[str]()
+    jobs, searched = dict[str, JobRecord](), dict[str, None]()
+    predictions, final_models = dict[str, pd.DataFrame](), dict[str, FinalModel]()
     jobs_of = {folder: [JobRecord(job.folder, clean(job.result)) for job in read_jobs(folder)] for folder in folders}
     choices = choice_names(job for jobs_of_study in jobs_of.values() for job in jobs_of_study)
     for folder in folders:
@@ -228,14 +222,14 @@ def read_study_data(folders: list[Path]) -> StudyData:
             rows.append({"label": prefix + name, "study": study, "job": name, **_WAITING_ROW})
         if final := _final(folder, study, problems):
             final_models[study] = final
-    nonempty = [table for table in epochs if len(table)]
+    epochs = [table for table in epochs if len(table)]
     columns = dict.fromkeys([*_JOB, *_RESULT, *_TIMES, *choices, *searched, *_ORIGIN])
     return StudyData(
         studies=tuple(folders),
         jobs=jobs,
         leaderboard=_leaderboard(rows, choices, list(searched)),
         trials=pd.DataFrame(trials, columns=list(columns)).astype({"epoch_budget": "Int64"}),
-        epochs=pd.concat(nonempty, ignore_index=True) if nonempty else pd.DataFrame(columns=_EPOCH),
+        epochs=pd.concat(epochs, ignore_index=True) if epochs else pd.DataFrame(columns=_EPOCH),
         predictions=predictions,
         final_models=final_models,
         choices=tuple(choices),
@@ -267,42 +261,30 @@ def _study_names(folders: list[Path]) -> dict[Path, str]:
 def _row(job: JobRecord, choices: list[str], records: list[TrialRecord]) -> dict[str, Any]:
     """Return the leaderboard row of a job. Trials are counted from their records, which unfinished jobs have too."""
     row, result = clean(job_row(job, choices)), job.result
+    row |= {name: number(row[name]) for name in ("val_log_loss", "val_accuracy", "seconds")}
     completed = sum(record.can_win for record in records)
-    return row | {
-        "val_log_loss": number(row["val_log_loss"]),
-        "val_accuracy": number(row["val_accuracy"]),
-        "trials_completed": completed,
-        "trials_failed": len(records) - completed,
-        "trials": len(records),
-        "trials_planned": result["trials"].get("planned"),
-        "seconds": number(row["seconds"]),
-        "started": result.get("started"),
-        "state": job.state,
-        "error": str(result.get("error") or "") or None,
-    }
+    row |= {"trials_completed": completed, "trials_failed": len(records) - completed, "trials": len(records)}
+    row |= {"trials_planned": result["trials"].get("planned"), "started": result.get("started")}
+    return row | {"state": job.state, "error": str(result.get("error") or "") or None}
 
 
 def _records(job: JobRecord, label: str, problems: list[str]) -> list[TrialRecord]:
-    recorded = _read(read_trials, job.folder / "trials.csv", f"job {label}", problems)
-    if recorded is None:
-        return []
-    records = [TrialRecord(**clean(vars(record))) for record in recorded]
-    stopped = job.result.get("stopped")  # possibly before its first trial finished
-    if job.state is State.DONE and not stopped and not (job.folder / "trials.csv").is_file():
+    file, stopped = job.folder / "trials.csv", job.result.get("stopped")  # possibly before its first trial finished
+    records = _read(read_trials, file, f"job {label}", problems) or []
+    if job.state is State.DONE and not stopped and not file.is_file():
         problems.append(f"job {label}: trials.csv is missing; trials of this job are not included")
-    return records
+    return [TrialRecord(**clean(vars(record))) for record in records]
 
 
 def _trials(job: JobRecord, choices: list[str], records: list[TrialRecord]) -> list[dict[str, Any]]:
     started = _timestamp(job.result.get("started"))
-    chosen = {name: job.choice(name) for name in choices}
     rows, elapsed = [], 0.0
     for record in records:
         elapsed += record.seconds
         ended = _timestamp(record.ended) if record.ended else started + pd.Timedelta(seconds=elapsed)
-        scores = {} if record.can_win else {"val_log_loss": math.nan, "val_accuracy": math.nan}
-        times = {"ended_seconds": elapsed, "ended": ended}
-        rows.append({**vars(record), **scores, **times, **chosen, **record.hyperparameters})
+        row = vars(record) | {"ended_seconds": elapsed, "ended": ended}
+        row |= {} if record.can_win else {"val_log_loss": math.nan, "val_accuracy": math.nan}
+        rows.append({**row, **{name: job.choice(name) for name in choices}, **record.hyperparameters})
     return rows
 
 
@@ -316,16 +298,14 @@ def _leaderboard(rows: list[dict[str, Any]], choices: list[str], searched: list[
     table = pd.DataFrame(rows)
     # Jobs without a result come last, failed jobs after those that may still finish.
     order = table["state"].map({State.WAITING: 1, State.FAILED: 2, State.INTERRUPTED: 2}).fillna(0)
-    table = table.assign(_order=order.where(table["val_log_loss"].isna(), 0)).sort_values(
-        ["_order", "val_log_loss", "label"], ignore_index=True
-    )
+    table["_order"] = order.where(table["val_log_loss"].isna(), 0)
+    table = table.sort_values(["_order", "val_log_loss", "label"], ignore_index=True)
     # Hyperparameters are included even if no best trial has them. Columns from predictions are added in `tables`.
     columns = job_columns(choices, searched)
     return table.reindex(columns=[name for name in columns if name in table or name in searched])
 
 
 def _epochs(job: JobRecord, label: str, problems: list[str]) -> pd.DataFrame:
-    """Return `history.csv` of a job, with its label."""
     table = _table(HISTORY_TABLE, job.folder / HISTORY, f"job {label}", problems)
     if table is None:
         return pd.DataFrame()
@@ -334,8 +314,7 @@ def _epochs(job: JobRecord, label: str, problems: list[str]) -> pd.DataFrame:
         # Every fold is a separate training with separate curves.
         executions = table["execution"] * (table["fold"].max() + 1) + table["fold"]
         table = table.assign(execution=executions).drop(columns="fold")
-    table.insert(0, "label", label)
-    return table
+    return table.assign(label=label)[list(dict.fromkeys(["label", *table]))]
 
 
 def _predictions(job: JobRecord, label: str, problems: list[str]) -> pd.DataFrame | None:
@@ -371,7 +350,7 @@ def _read(read: Callable[[Path], T | None], file: Path, owner: str, problems: li
 
 
 def _final(study: Path, name: str, problems: list[str]) -> FinalModel | None:
-    """Return the final model of a study; None if `retrain` has not run or its metrics or predictions are corrupted."""
+    """Return the final model of a study; None if its metrics or predictions are missing or corrupted."""
     folder, owner = study / "best", f"best/ of study {name}"
     metrics = _read(_Metrics.read, folder / "metrics.json", owner, problems)
     if metrics is None:
@@ -384,11 +363,5 @@ def _final(study: Path, name: str, problems: list[str]) -> FinalModel | None:
     history = _table(_HISTORY, folder / HISTORY, owner, problems)
     if history is not None and "member" in history:
         history = history[history["member"] == 0].drop(columns="member").reset_index(drop=True)
-    return FinalModel(
-        study=name,
-        folder=folder,
-        metrics=clean(metrics.model_dump()),
-        predictions=predictions,
-        history=pd.DataFrame() if history is None else history,
-        recipe=clean(recipe.model_dump()),
-    )
+    history = pd.DataFrame() if history is None else history
+    return FinalModel(name, folder, clean(metrics.model_dump()), predictions, history, clean(recipe.model_dump()))

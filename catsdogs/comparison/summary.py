@@ -18,11 +18,8 @@ from catsdogs.scoring.scores import log_loss_interval
 from catsdogs.study.jobs import FAILED, OK, RUNNING, State, best_job, chosen_trial
 from catsdogs.study.plan import retrain_command
 
-SIGNIFICANT = "significant"
-WITHIN_NOISE = "within noise"
-IDENTICAL = "identical"
-ONLY_JOB = "only job"
-UNKNOWN = "unknown"
+SIGNIFICANT, WITHIN_NOISE, IDENTICAL = "significant", "within noise", "identical"
+ONLY_JOB, UNKNOWN = "only job", "unknown"
 
 # Keras averages in float32 and batches; its log loss of the same predictions differs by less than this.
 _SAME_LOG_LOSS = 1e-4
@@ -33,7 +30,6 @@ class Summary:
     """Result of a comparison.
 
     Attributes:
-        headline: the result in one line.
         best: label of the best job, the first of the leaderboard; None if no trial has completed.
         trial: best trial of the best job.
         intervals: log loss of every comparable job on its validation images, by label, best first.
@@ -45,8 +41,6 @@ class Summary:
             "identical" (equal predictions), "only job" (no other job has a result) or "unknown".
         share_best: share of resamples of the images in which a job is the best, by label of the comparable jobs.
         command: shell command that retrains the best trial; None if it cannot be retrained.
-        sentences: evidence for the headline.
-        caveats: limitations of the result.
     """
 
     headline: str
@@ -72,12 +66,11 @@ def summarize(study_data: StudyData) -> Summary:
         return Summary(_nothing_yet(leaderboard), caveats=[*_unfinished(leaderboard), *_stopped(study_data)])
     first = ranked.iloc[0]
     best = str(first["label"])
-    # A job that does not record its images is comparable with itself only.
-    same_images = ranked["data_digest"].notna() & (ranked["data_digest"] == first["data_digest"])
-    comparable = ranked[(ranked["label"] == best) | same_images]
+    comparable = study_data.on_same_images()
     runner_up = str(comparable["label"].iloc[1]) if len(comparable) > 1 else None
     losses = study_data.losses()
-    intervals = score_intervals(study_data)
+    tables = {label: study_data.predictions[label][["label", "p_dog"]].to_numpy() for label in study_data.comparable()}
+    intervals = {label: log_loss_interval(*table.T) for label, table in tables.items()}
     log_loss, accuracy = intervals.get(best), None if pd.isna(first["val_accuracy"]) else float(first["val_accuracy"])
     if log_loss is not None and log_loss.errors is not None:
         accuracy = 1 - log_loss.errors / log_loss.size
@@ -85,7 +78,7 @@ def summarize(study_data: StudyData) -> Summary:
     margin = margins.get(str(runner_up))
     significance = _significance(margin, only_job=len(ranked) == 1)
     shares = share_lowest(losses.to_numpy().T).tolist() if len(losses) else []
-    share_best = dict(zip(map(str, losses), shares, strict=True)) if shares else {}
+    share_best = dict(zip(map(str, losses), shares, strict=False))
     command, no_command = _command(study_data, best)
     return Summary(
         headline=_headline(leaderboard, first, runner_up, margin, significance),
@@ -116,16 +109,6 @@ def summarize(study_data: StudyData) -> Summary:
     )
 
 
-def score_intervals(study_data: StudyData) -> dict[str, Estimate]:
-    """Return the log loss of every comparable job on the validation images, by label, best first."""
-    tables = {label: study_data.predictions[label] for label in study_data.comparable()}
-    return {
-        label: log_loss_interval(table["label"].to_numpy(), table["p_dog"].to_numpy())
-        for label, table in tables.items()
-        if len(table)
-    }
-
-
 def _margins(best: str, losses: pd.DataFrame) -> dict[str, Estimate]:
     """Return by label how much higher the log loss of every other job is, image by image."""
     if best not in losses or losses.empty:
@@ -135,16 +118,13 @@ def _margins(best: str, losses: pd.DataFrame) -> dict[str, Estimate]:
 
 
 def _significance(margin: Estimate | None, only_job: bool) -> str:
-    if margin is None:
+    if margin is None or margin.low is None:
         return ONLY_JOB if only_job else UNKNOWN
-    if margin.low is None or margin.high is None:
-        return UNKNOWN
     if margin.value == margin.low == margin.high == 0:
         return IDENTICAL
-    if margin.excludes_zero:
-        # Below 0, the predictions contradict the leaderboard.
-        return SIGNIFICANT if margin.value > 0 else UNKNOWN
-    return WITHIN_NOISE
+    # Below 0, the predictions contradict the leaderboard.
+    decided = SIGNIFICANT if margin.value > 0 else UNKNOWN
+    return decided if margin.excludes_zero else WITHIN_NOISE
 
 
 def _headline(
@@ -221,7 +201,6 @@ def _nothing_yet(leaderboard: pd.DataFrame) -> str:
 
 
 def _unfinished(leaderboard: pd.DataFrame) -> list[str]:
-    """Describe jobs that are running, killed, waiting or failed."""
     states, statuses = leaderboard["state"], leaderboard["status"]
     killed, running = leaderboard[states == State.KILLED], leaderboard[states == State.RUNNING]
     waiting, failed = leaderboard[statuses == WAITING], leaderboard[statuses == FAILED]
@@ -236,7 +215,6 @@ def _unfinished(leaderboard: pd.DataFrame) -> list[str]:
 
 
 def _stopped(study_data: StudyData) -> list[str]:
-    """Describe jobs that stopped at the time limit of the study."""
     labels = [label for label, job in study_data.jobs.items() if job.status == OK and job.result.get("stopped")]
     limit = "because timeout.study_seconds was reached; run the same command again to continue"
     return [f"{_jobs(labels)} stopped early {limit}."] if labels else []
@@ -249,9 +227,8 @@ def _not_compared(study_data: StudyData, ranked: pd.DataFrame, comparable: pd.Da
         sentences.append(f"{_jobs_are(elsewhere)} not compared with the best job: validated on other images.")
     missing = comparable[~comparable["label"].isin(list(study_data.predictions))]
     if len(missing) and len(comparable) > 1:
-        sentences.append(
-            f"{_jobs_are(missing)} ranked by recorded log loss only: validation.csv is missing or corrupted."
-        )
+        reason = "validation.csv is missing or corrupted"
+        sentences.append(f"{_jobs_are(missing)} ranked by recorded log loss only: {reason}.")
     settings = unlisted_differences(study_data)
     if settings:
         sentences.append(f"The jobs also differ in other settings ({listed(settings)}), which may explain a lead.")
@@ -268,36 +245,28 @@ def _ranking_caveats(
     several = [label for label in unequal if _executions(study_data, label) > 1]
     others = [label for label in unequal if label not in several]
     if several:
-        sentences.append(
-            "Jobs are ranked by the mean over the executions of a trial, but predictions are from the first execution: "
-            f"their log losses differ for {listed(several, 3)}."
-        )
+        mean = "the mean over the executions of a trial, but predictions are from the first execution"
+        sentences.append(f"Jobs are ranked by {mean}: their log losses differ for {listed(several, 3)}.")
     if others:
-        sentences.append(
-            f"The predictions in validation.csv of {listed(others, 3)} do not match the log loss of the best trial; "
-            "they may be from another trial."
-        )
+        unlike = "do not match the log loss of the best trial; they may be from another trial"
+        sentences.append(f"The predictions in validation.csv of {listed(others, 3)} {unlike}.")
     means = losses.mean()
     if best in means.index and float(means.min()) < float(means[best]):
-        sentences.append(
-            f"By the predictions alone, {means.idxmin()} would rank first ({loss(means.min())} instead of "
-            f"{loss(means[best])}); jobs are ranked by the recorded log loss of their trials."
-        )
+        instead = f"({loss(means.min())} instead of {loss(means[best])})"
+        ranked_by = "jobs are ranked by the recorded log loss of their trials"
+        sentences.append(f"By the predictions alone, {means.idxmin()} would rank first {instead}; {ranked_by}.")
     images = max((own.size for own in intervals.values()), default=0)
     if len(losses) < images:
-        sentences.append(
-            f"Jobs are compared on {counted(len(losses), 'image')}: not every job has predictions for all {images:,}."
-        )
+        common = counted(len(losses), "image")
+        sentences.append(f"Jobs are compared on {common}: not every job has predictions for all {images:,}.")
     return sentences
 
 
 def _few_errors(intervals: dict[str, Estimate], best: str) -> list[str]:
     """Name the other jobs with few misclassified images, with their accuracy; `_score_sentence` is about the best."""
-    few = [
-        f"{label} ({one.errors} of {one.size:,}, accuracy {accuracy_text(one.errors, one.size)})"
-        for label, one in intervals.items()
-        if one.few_errors and label != best
-    ]
+    others = {label: one for label, one in intervals.items() if one.few_errors and label != best}
+    accuracy = {label: accuracy_text(one.errors, one.size) for label, one in others.items()}
+    few = [f"{name} ({one.errors} of {one.size:,}, accuracy {accuracy[name]})" for name, one in others.items()]
     reason = f"with fewer than {FEW_ERRORS} misclassified images, they may be too narrow"
     return [f"Confidence intervals of the log loss of {listed(few, 3)}: {reason}."] if few else []
 
@@ -311,17 +280,13 @@ def _executions(study_data: StudyData, label: str) -> int:
 
 def _selection_caveats(study_data: StudyData, comparable: pd.DataFrame) -> list[str]:
     selected = "epoch and trial" if len(comparable) == 1 else "epoch, trial and job"
-    sentences = [
-        f"This score is optimistic: the same images were used to select the {selected}. Expect a somewhat higher log "
-        "loss on new images."
-    ]
+    reason = f"the same images were used to select the {selected}"
+    optimistic = f"This score is optimistic: {reason}. Expect a somewhat higher log loss on new images."
     seeds = {repr(study_data.jobs[str(label)].result.get("seed")) for label in comparable["label"]}
-    if len(seeds) == 1:
-        sentences.append(
-            "Confidence intervals (CI) reflect only the choice of images. The training seed was not varied; sweep "
-            "seed=1,2,3 to measure its effect on the scores."
-        )
-    return sentences
+    if len(seeds) > 1:
+        return [optimistic]
+    fixed = "The training seed was not varied; sweep seed=1,2,3 to measure its effect on the scores."
+    return [optimistic, f"Confidence intervals (CI) reflect only the choice of images. {fixed}"]
 
 
 def _command(study_data: StudyData, best: str) -> tuple[str | None, list[str]]:

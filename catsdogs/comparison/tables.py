@@ -40,33 +40,23 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Findings:
-    """Data of the studies and all results computed from it.
-
-    Attributes:
-        scores: scores of the final models, by study.
-    """
+    """Data of the studies and all results computed from it."""
 
     study_data: StudyData
     summary: Summary
     pairs: pd.DataFrame
     effects: pd.DataFrame
     importance: Importance | None
-    scores: dict[str, pd.DataFrame]
+    scores: dict[str, pd.DataFrame]  # of the final models, by study
     gallery: Gallery | None
 
 
 def findings(study_data: StudyData, images: Path | None = None) -> Findings:
     """Compute all results. `images` is the folder of the images, or None to search the usual folders."""
-    summary = summarize(study_data)
-    return Findings(
-        study_data=study_data,
-        summary=summary,
-        pairs=choice_pairs(study_data),
-        effects=choice_effects(study_data),
-        importance=importance(study_data),
-        scores={study: final_scores(final) for study, final in study_data.final_models.items()},
-        gallery=gallery(study_data, summary, images),
-    )
+    summary, pairs, effects = summarize(study_data), choice_pairs(study_data), choice_effects(study_data)
+    scores = {study: final_scores(final) for study, final in study_data.final_models.items()}
+    shown = gallery(study_data, summary, images)
+    return Findings(study_data, summary, pairs, effects, importance(study_data), scores, shown)
 
 
 def tables(results: Findings) -> dict[str, pd.DataFrame]:
@@ -110,23 +100,22 @@ def compare_settings(study_data: StudyData) -> tuple[pd.DataFrame, pd.DataFrame]
         Keys are joined by dots; a key that a job does not have is empty.
     """
     by_label = {label: _facts(job.result) for label, job in study_data.jobs.items()}
-    keys = list(dict.fromkeys(key for facts in by_label.values() for key in facts))
-    rows: dict[bool, list[dict[str, str]]] = {True: [], False: []}
-    for key in keys:
+    differences, shared = [], []
+    for key in dict.fromkeys(key for facts in by_label.values() for key in facts):
         values = {label: facts.get(key, "") for label, facts in by_label.items()}
-        same = len(set(values.values())) == 1
-        rows[same].append({"key": key, "value": next(iter(values.values()))} if same else {"key": key, **values})
-    return pd.DataFrame(rows[False]), pd.DataFrame(rows[True])
+        if len(set(values.values())) == 1:
+            shared.append({"key": key, "value": next(iter(values.values()))})
+        else:
+            differences.append({"key": key, **values})
+    return pd.DataFrame(differences), pd.DataFrame(shared)
 
 
 def _facts(result: dict[str, Any]) -> dict[str, str]:
     """Return the configuration and environment of a job, by dotted key."""
-    keys = {"config": "config", "images": "data", "versions": "versions", "machine": "machine"}
-    parts = {name: result.get(key) for name, key in keys.items()}
-    flat = _flat({name: part for name, part in parts.items() if isinstance(part, dict)})
-    # These only name the job, or are shown elsewhere.
-    excluded = {"config.study", "config.studies_dir", "config.varied"}
-    return {key.removeprefix("config."): value for key, value in flat.items() if key not in excluded}
+    # The others only name the job, or are shown elsewhere.
+    config = {key: value for key, value in result["config"].items() if key not in ("study", "studies_dir", "varied")}
+    parts = {"images": result["data"], "versions": result["versions"], "machine": result.get("machine")}
+    return _flat(config | {name: part for name, part in parts.items() if isinstance(part, dict)})
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -143,15 +132,11 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _jobs(results: Findings) -> pd.DataFrame:
     """Return the leaderboard with confidence intervals of the log loss and the share of resamples that a job wins."""
-    study_data = results.study_data
-    added: dict[str, dict[str, Any]] = {
-        "val_log_loss_low": {label: interval.low for label, interval in results.summary.intervals.items()},
-        "val_log_loss_high": {label: interval.high for label, interval in results.summary.intervals.items()},
-        "val_errors": {label: interval.errors for label, interval in results.summary.intervals.items()},
-        "share_best": results.summary.share_best,
-    }
+    study_data, intervals = results.study_data, results.summary.intervals
     labels = study_data.leaderboard["label"]
-    table = study_data.leaderboard.assign(**{name: labels.map(values).astype(float) for name, values in added.items()})
+    table = study_data.leaderboard.assign(share_best=labels.map(results.summary.share_best).astype(float))
+    for name, end in (("val_log_loss_low", "low"), ("val_log_loss_high", "high"), ("val_errors", "errors")):
+        table[name] = labels.map({label: getattr(one, end) for label, one in intervals.items()}).astype(float)
     return table[[name for name in job_columns(study_data.choices, study_data.hyperparameters) if name in table]]
 
 

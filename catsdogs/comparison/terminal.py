@@ -34,7 +34,7 @@ def print_summary(study_data: StudyData, console: Console | None = None) -> Summ
     for row in study_data.leaderboard.to_dict("records"):
         if row["status"] == FAILED:
             error = "" if pd.isna(row["error"]) else str(row["error"]).strip()
-            message = error.splitlines()[0] if error else "no error message was recorded"
+            message = next(iter(error.splitlines()), "no error message was recorded")
             console.print(Text(f"{row['label']} failed: {message}"))
     return summary
 
@@ -47,8 +47,7 @@ def summary_console() -> Console:
 
 def _print_table(study_data: StudyData, intervals: dict[str, Estimate], console: Console) -> None:
     """Print a row per job, best first. Choices shared by all jobs are printed once, below the table."""
-    varied = study_data.varied_choices
-    several = len(study_data.studies) > 1
+    varied, several = study_data.varied_choices, len(study_data.studies) > 1
     name_header = ", ".join(words(name) for name in varied) or "job"
     wide = console.width >= _NARROW
     # Narrow terminals get fewer columns, because folded numbers are unreadable; the page shows all.
@@ -77,8 +76,6 @@ def _print_table(study_data: StudyData, intervals: dict[str, Estimate], console:
         # Text, because rich would parse [brackets] in a string as markup.
         table.add_row(*(Text(cells[header]) for header in headers))
     console.print(table)
-    shared = ", ".join(
-        f"{name if '.' in name else words(name)} {chosen}" for name, chosen in study_data.shared_choices.items()
-    )
+    shared = [f"{name if '.' in name else words(name)} {chosen}" for name, chosen in study_data.shared_choices.items()]
     if shared:
-        console.print(Text(f"{'All jobs' if len(study_data.leaderboard) > 1 else 'The job'}: {shared}"))
+        console.print(Text(f"{'All jobs' if len(study_data.leaderboard) > 1 else 'The job'}: {', '.join(shared)}"))

@@ -30,8 +30,7 @@ def watch(folders: list[Path], output: Path, seconds: float, images: Path | None
                 study_data = write_report(folders, output, True, images)
                 write_leaderboards(folders)
                 now = datetime.datetime.now(datetime.UTC)
-                lines = [line(folder, now) for folder in folders]
-                print(f"{now.astimezone():%H:%M:%S} {'; '.join(lines)}", flush=True)
+                print(f"{now.astimezone():%H:%M:%S} {'; '.join(line(folder, now) for folder in folders)}", flush=True)
                 if not study_data.leaderboard["state"].isin([State.RUNNING, State.WAITING]).any():
                     break
             time.sleep(seconds)

@@ -83,8 +83,7 @@ def value(thing: Any) -> str:
 
 def breakable(text: Any) -> Markup:
     """Escape a name and allow line breaks after `-`, `_`, `/` and `,`."""
-    parts = re.split(r"(?<=[-_/,])", str(text))
-    return Markup("<wbr>").join(parts)
+    return Markup("<wbr>").join(re.split(r"(?<=[-_/,])", str(text)))
 
 
 def time_spent(seconds: Any) -> str:
@@ -144,12 +143,10 @@ def format_tta_choice(choice: Mapping[str, Any]) -> str:
     change, interval = _change(difference, low, high, "lower", "higher")
     tie = "" if difference >= 0 else ", a tie"
     kinds = "neither kind" if len(choice["kinds"]) == 2 else "no kind"
-    sentence = (
-        f"tta=auto: {choice['kind']} chosen on {count(choice['size'])} {choice['split']} images, log loss {change} by "
-        f"{loss(abs(difference))}{interval} than with {choice['against']}{tie}; these images also chose the trial, "
-        f"which favors {kinds}. {few_errors(choice.get('errors'), choice['size'], ' by either')}"
-    )
-    return sentence.rstrip()
+    chosen = f"{choice['kind']} chosen on {count(choice['size'])} {choice['split']} images, log loss {change} by"
+    than = f"than with {choice['against']}{tie}; these images also chose the trial, which favors {kinds}"
+    few = few_errors(choice.get("errors"), choice["size"], " by either")
+    return f"tta=auto: {chosen} {loss(abs(difference))}{interval} {than}. {few}".rstrip()
 
 
 def describe_model(metrics: Mapping[str, Any]) -> str:
@@ -165,12 +162,9 @@ def describe_model(metrics: Mapping[str, Any]) -> str:
 def format_gains(
     tta: Mapping[str, Any], calibration: Mapping[str, Any], choice: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Describe how test-time augmentation and calibration change the log loss, one sentence per step and split.
+    """Describe how TTA and calibration change the log loss, one sentence per step and split, from `metrics.json`.
 
-    Args:
-        tta, calibration: by split, as in `metrics.json`: log loss without the step minus log loss with it, paired by
-            image.
-        choice: `tta_choice` of `metrics.json`; it is described in place of the gain on its images.
+    `choice` is described in place of the gain on its images.
     """
     if choice and choice["tested"]:
         tta = {split: gain for split, gain in tta.items() if split != "validation"}

@@ -11,9 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from documents import EVIL, Document, assert_fetches_nothing, write_hostile
-from PIL import Image
-from studies import CHOICES, IMAGES, ids, write_final, write_images, write_job, write_split, write_study
-from synthetic_images import encoded
+from studies import CHOICES, IMAGES, write_final, write_job, write_study
 
 import catsdogs.comparison.page.writing as page_module
 from catsdogs.base.files import read_json, write_csv
@@ -163,15 +161,15 @@ def test_unfinished_jobs_and_corrupted_files_are_reported(tmp_path):
     (study / "good" / "history.csv").write_text("nonsense")
     write_plan(study, ["good", "broken", "busy", "killed", "later"], ["-m", "seed=1,2"])
     document = page_of(study)
-    for name, expected in (
-        ("good", "3/8 1 failed"),
-        ("broken", "MemoryError: too much"),
-        ("busy", "busy best running"),
-        ("busy", "2/8"),
-        ("killed", "running killed: no process holds its lock"),
-        ("later", "waiting"),
-    ):
-        assert expected in row_of(document, name)
+    expected = {
+        "good": "3/8 1 failed",
+        "broken": "MemoryError: too much",
+        "busy": "busy best running",
+        "later": "waiting",
+    }
+    expected |= {"killed": "running killed: no process holds its lock", "later": "waiting"}
+    assert [text for name, text in expected.items() if text not in row_of(document, name)] == []
+    assert "2/8" in row_of(document, "busy")
     assert "no process" not in row_of(document, "busy")
     assert document.text("summary")[0] == "MemoryError: too much"
     assert document.text("pre") == ["MemoryError: too much in detail: <b>"]
@@ -186,10 +184,10 @@ def test_failures_are_counted_and_truncated(tmp_path):
     file = tmp_path / "night" / "a" / "trials.csv"
     errors = [""] * 10 + ["same error"] * 25 + [f"other error {number}" for number in range(25)]
     pd.read_csv(file, dtype={"trial": str}).assign(error=errors).to_csv(file, index=False)
-    document = page_of(tmp_path / "night")
+    body = page_of(tmp_path / "night").body
     for expected in ("a FAILED 25 same error", "10 trials completed and 50 failed", "other error 18", "And 6 more, in"):
-        assert expected in document.body
-    assert "other error 19" not in document.body
+        assert expected in body
+    assert "other error 19" not in body
 
 
 def test_summary_is_complete_and_shows_the_retrain_command(tmp_path):
@@ -227,11 +225,10 @@ def test_all_outputs_show_the_same_interval_and_warn_below_20_errors(tmp_path, e
 
 
 def test_final_model_shows_scores_and_images(finished, document):
-    metrics = read_json(finished / "best" / "metrics.json")
-    detail = metrics["details"]["log_loss_tta"]
+    plain, tta = map(read_json(finished / "best" / "metrics.json")["details"].get, ("log_loss", "log_loss_tta"))
     row = row_of(document, "lower is better")
-    assert row.startswith(f"Log loss lower is better {metrics['log_loss']:.4f}")
-    assert f"{detail['value']:.4f} {detail['low']:.4f} to {detail['high']:.4f}" in row
+    assert row.startswith(f"Log loss lower is better {plain['value']:.4f}")
+    assert f"{tta['value']:.4f} {tta['low']:.4f} to {tta['high']:.4f}" in row
     assert f"{IMAGES} validation images; CIs: 95% over images;" in document.body
     assert "Test-time augmentation lowers the log loss by" in document.body
 
@@ -286,17 +283,3 @@ def test_hostile_names_are_escaped(tmp_path):
     assert max(len(text) for _, text in cells if text.startswith("xxx")) == 80
     assert max(len(text) for has_attributes, text in cells if not has_attributes and text.startswith("<script")) == 200
     assert all(attributes["href"].startswith(("#", "report/")) for attributes, _ in document.all("a"))
-
-
-def test_page_of_a_large_study_is_below_6_mb(tmp_path):
-    study = write_study(tmp_path / "large", trials=50, images=2000, epochs=10)
-    write_final(study, images=2000, test_images=500)
-    # Blurred noise compresses to the size of photographs.
-    noise = Image.effect_noise((48, 48), 100).resize((300, 300), Image.Resampling.BILINEAR)
-    images = dict.fromkeys(ids(2000), encoded(noise, quality=90))
-    write_images(tmp_path / "photos", images)
-    for folder in study.glob("mobilenet*"):
-        write_split(folder, images)
-    write_report([study], tmp_path / "report.html", images=tmp_path / "photos")
-    assert len(Document(tmp_path / "report.html").all("img")) == 36
-    assert (tmp_path / "report.html").stat().st_size < 6_000_000

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from studies import CHOICES, write_job, write_study
+from synthetic_images import folder_of
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -108,14 +109,13 @@ def test_a_second_export_replaces_the_first(study, folder):
     write_tensorboard(read_study_data([study]), folder)
     before = sorted(folder.rglob("*"))
     # Version 0.2 used this name.
-    (folder / "hparams-0123abcd").mkdir()
-    (folder / "hparams-0123abcd" / "events.out.tfevents.0123.catsdogs").touch()
+    folder_of(folder, {"hparams-0123abcd/events.out.tfevents.0123.catsdogs": b""})
     assert write_tensorboard(read_study_data([study]), folder) == 16
     assert sorted(folder.rglob("*")) == before
     write_job(study, {**CHOICES, "schedule": "constant"}, trials=2, seed=9)
     (study / "mobilenet_v2-light-cosine-mild").rename(study.parent / "gone")
     assert write_tensorboard(read_study_data([study]), folder) == 14
-    _, groups = hparams(folder)
+    groups = hparams(folder)[1]
     assert len(groups) == 14
     assert {values(group)["schedule"] for group in groups.values()} == {"cosine", "constant"}
 
@@ -127,8 +127,7 @@ def test_a_file_or_a_folder_with_other_files_is_refused_unchanged(study, folder)
         with pytest.raises(UserError, match=r"cannot write.*--tensorboard=FOLDER"):
             write_tensorboard(study_data, path)
     folder.unlink()
-    (folder / "mine").mkdir(parents=True)
-    (folder / "events.catsdogs").touch()
+    folder_of(folder, {"events.catsdogs": b"", "mine/x.catsdogs": b""})
     for name in ("mine/events.out.tfevents.1.host", "link"):
         path = folder / name
         path.symlink_to(study) if name == "link" else path.touch()

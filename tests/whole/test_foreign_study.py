@@ -1,15 +1,16 @@
 """Untrusted studies: retraining one runs none of its code and follows none of its paths."""
 
 import copy
-import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic_images import folder_of
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.files import read_json, write_json
 from catsdogs.config.saved_config import check_builder, named_builders, saved_config
 
 STUDY = Path(__file__).parents[1] / "golden" / "studies" / "0.2"
@@ -38,15 +39,14 @@ def retrain(run, tmp_path):
 
     def command(change, *arguments, jobs=(JOB,), **environment):
         for job in jobs:
-            file = study / job / "result.json"
-            result = json.loads(file.read_text())
+            result = read_json(study / job / "result.json")
             for key, value in change.items():
                 *groups, name = key.split(".")
                 node = result["config"]
                 for group in groups:
                     node = node.setdefault(group, {})
                 node[name] = value
-            file.write_text(json.dumps(result))
+            write_json(study / job / "result.json", result)
         environment["PYTHONPATH"] = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
         done = run("retrain", "study=theirs", f"job={JOB}", *arguments, **environment)
         assert not (tmp_path / "executed").exists()
@@ -76,9 +76,7 @@ ATTACKS = {
 
 
 def test_hydra_settings_folders_and_interpolations_of_a_study_are_not_used(retrain, tmp_path):
-    (tmp_path / "images").mkdir()
-    for number in range(8):
-        (tmp_path / "images" / f"{'cat' if number % 2 else 'dog'}.{number}.png").write_text("not an image")
+    folder_of(tmp_path / "images", {f"{'cat' if n % 2 else 'dog'}.{n}.png": b"not an image" for n in range(8)})
     # Stops at the unknown id, after Hydra is configured and before anything is trained.
     done = retrain(ATTACKS, "data.sample=null", "data.train=images", TOKEN="s3cret")
     assert done.returncode == 2
@@ -109,12 +107,8 @@ def test_builders_are_of_keras_or_catsdogs_or_named_by_the_user(builder):
 
 
 def test_only_keys_of_the_schema_are_read():
-    known: dict[str, Any] = {
-        "seed": 3,
-        "data": {"sample": {"seed": 1}},
-        "backbone": {"arguments": {"alpha": 0.35}},
-        "space": {"dropout": {"kind": "float", "low": 0.1}},
-    }
+    known: dict[str, Any] = {"seed": 3, "data": {"sample": {"seed": 1}}, "backbone": {"arguments": {"alpha": 0.35}}}
+    known["space"] = {"dropout": {"kind": "float", "low": 0.1}}
     saved = copy.deepcopy(known) | {"study": "s", "studies_dir": "/", "cache": "/", "hydra": {"callbacks": {}}}
     saved["defaults"] = ["x"]
     for group in (saved["data"], saved["data"]["sample"], saved["space"]["dropout"]):

@@ -24,21 +24,21 @@ def test_rows_that_differ_or_are_missing_are_counted():
 class Forgetful:
     """Study that is killed after trials 0 and 1; then it repeats trial 1 and loses trial 0."""
 
+    _runs = 0
+
     def __init__(self, folder):
         self.log = folder / "log"
         self.log.write_text("")
-        self._runs = 0
 
     def run(self, aim, seconds):
         self._runs += 1
         return None if self._runs == 1 else 0
 
     def trained(self):
-        trials = {0: (), 1: "01", 2: "0112"}[self._runs]
-        return Counter(("job", trial) for trial in trials)
+        return Counter(("job", trial) for trial in ("", "01", "0112")[self._runs])
 
     def finished(self):
-        return {("job", trial) for trial in {0: "", 1: "01", 2: "12"}[self._runs]}
+        return {("job", trial) for trial in ("", "01", "12")[self._runs]}
 
 
 def test_lost_and_repeated_trials_are_counted(tmp_path):

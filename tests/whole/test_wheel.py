@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import run_python
+from synthetic_images import folder_of
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -55,12 +56,9 @@ def test_the_wheel_runs_a_study_in_an_empty_folder(installed, tmp_path):
 
 
 def test_a_config_dir_of_the_user_adds_options_and_studies(installed, tmp_path):
-    mine = tmp_path / "mine"
-    (mine / "sweeps").mkdir(parents=True)
-    (mine / "space").mkdir()
-    (mine / "space" / "one.yaml").write_text("dense_units: {kind: choice, values: [8]}\n")
-    declared = "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,2\n"
-    (mine / "sweeps" / "own.yaml").write_text(declared)
+    declared = b"# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 1,2\n"
+    files = {"sweeps/own.yaml": declared, "space/one.yaml": b"dense_units: {kind: choice, values: [8]}\n"}
+    mine = folder_of(tmp_path / "mine", files)
     overrides = ("experiment=debug", "space=one", "sweeps=own", "study=s")
     done = run(installed, tmp_path, "search", "--config-dir", str(mine), *overrides)
     assert done.returncode == 0, done.stdout + done.stderr

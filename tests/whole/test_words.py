@@ -1,7 +1,6 @@
 """Plain American English: words of `banned_words.txt` are not used, in text or in names."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,24 +14,6 @@ CHECKED = (
     # Data, files of earlier versions, and the lists themselves.
     *(":!*.png", ":!*.npz", ":!*.csv", ":!*.json", ":!tests/golden/studies/[0-9]*", ":!tests/whole/*_words.txt"),
 )
-
-
-@dataclass(frozen=True)
-class Use:
-    """A banned word in a line of a file; line 0 is the path."""
-
-    path: str
-    number: int
-    line: str
-    word: str
-    instead: str
-
-    @property
-    def key(self):
-        return f"{self.path}: {self.line}"
-
-    def __str__(self):
-        return f"{self.path}:{self.number}: {self.word!r}, write: {self.instead}\n    {self.line}"
 
 
 def read_lines(name):
@@ -51,16 +32,17 @@ def compiled(entries):
 
 
 def uses(path, text, words):
-    """List the banned words of a file and of its path."""
+    """List the banned words of a file and of its path: the word, path with line, and a message; line 0 is the path."""
     lines = [path, *text.split("\n")]
     # Parts of CamelCase are words too.
     divided = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", "\n".join(lines))
     result = []
     for pattern, instead in words.items():
         for match in pattern.finditer(divided):
-            number = divided.count("\n", 0, match.start())
-            result.append(Use(path, number, lines[number].strip(), " ".join(match[0].split()), instead))
-    return sorted(result, key=lambda use: use.number)
+            number, word = divided.count("\n", 0, match.start()), " ".join(match[0].split())
+            line = lines[number].strip()
+            result.append((number, word, f"{path}: {line}", f"{path}:{number}: {word!r}, write: {instead}\n    {line}"))
+    return [use[1:] for use in sorted(result, key=lambda use: use[0])]
 
 
 @pytest.fixture(scope="module")
@@ -86,24 +68,23 @@ WORDS = compiled(["wroth(ly)? = angry", "verily thus = so", "thou(?!_key) = you"
     ],
 )
 def test_words_are_found_in_text_and_in_names(text, expected):
-    assert [use.word for use in uses("a.py", text, WORDS)] == expected
+    assert [word for word, _, _ in uses("a.py", text, WORDS)] == expected
 
 
 def test_a_use_names_path_line_and_replacement():
     (use,) = uses("docs/a.md", "one\n  two verily\nthus three\n", WORDS)
-    assert str(use) == "docs/a.md:2: 'verily thus', write: so\n    two verily"
-    assert use.key == "docs/a.md: two verily"
-    (use,) = uses("docs/wroth.md", "text", WORDS)
-    assert (use.number, use.line) == (0, "docs/wroth.md")
+    message = "docs/a.md:2: 'verily thus', write: so\n    two verily"
+    assert use == ("verily thus", "docs/a.md: two verily", message)
+    assert [where for _, where, _ in uses("docs/wroth.md", "text", WORDS)] == ["docs/wroth.md: docs/wroth.md"]
 
 
 def test_no_banned_word_is_used(in_repository):
     allowed = read_lines("allowed_words.txt")
-    banned = [use for use in in_repository if use.key not in allowed]
-    assert not banned, f"{len(banned)} banned words:\n" + "\n".join(map(str, banned[:MAX_SHOWN]))
+    banned = [message for _, where, message in in_repository if where not in allowed]
+    assert not banned, f"{len(banned)} banned words:\n" + "\n".join(banned[:MAX_SHOWN])
 
 
 def test_few_lines_are_allowed_and_each_is_needed(in_repository):
     allowed = read_lines("allowed_words.txt")
     assert len(allowed) == len(set(allowed)) <= MAX_ALLOWED
-    assert set(allowed) <= {use.key for use in in_repository}
+    assert set(allowed) <= {where for _, where, _ in in_repository}

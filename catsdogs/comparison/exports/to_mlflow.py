@@ -45,36 +45,24 @@ _ENVIRONMENT = {
 
 
 def local_store(folder: Path) -> str:
-    """Return the URI of the SQLite file in a folder.
-
-    Raises:
-        UserError: a URI cannot represent this path.
-    """
+    """Return the URI of the SQLite file in a folder; raise a `UserError` if a URI cannot represent this path."""
     file = (folder.resolve() / "mlflow.db").as_posix()
     if "%" in file or "?" in file:
         # For a quoted path, MLflow would also create a folder with the quoted name.
-        raise UserError(
-            f"--mlflow: a SQLite URI cannot contain % or ? ({file}); set another file with "
-            "--mlflow=sqlite:////FOLDER/mlflow.db"
-        )
+        fix = "set another file with --mlflow=sqlite:////FOLDER/mlflow.db"
+        raise UserError(f"--mlflow: a SQLite URI cannot contain % or ? ({file}); {fix}")
     return f"sqlite:///{file}"
 
 
 def write_mlflow(study_data: StudyData, uri: str) -> int:
-    """Write the runs of these studies that an MLflow store does not contain yet.
+    """Write the runs that an MLflow store does not contain yet; return the number of runs that are now up to date.
+
+    Raise a `UserError` if MLflow is not installed, or the store is not writable.
 
     Args:
-        study_data: data of the studies.
         uri: URI of a tracking store: `sqlite:////folder/mlflow.db`, created if missing, or `http://server:5000`.
-
-    Returns:
-        Number of runs that are now up to date.
-
-    Raises:
-        UserError: MLflow is not installed, or the store is not writable.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(_ENVIRONMENT | os.environ)
     secret = urlsplit(uri).password
     shown = uri.replace(f":{secret}@", ":***@") if secret else uri
     try:
@@ -82,9 +70,8 @@ def write_mlflow(study_data: StudyData, uri: str) -> int:
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
     except ImportError as error:
-        raise UserError(
-            f"--mlflow={shown}: cannot import MLflow ({error}); run pip install 'catsdogs[mlflow]'"
-        ) from error
+        problem = f"--mlflow={shown}: cannot import MLflow ({error})"
+        raise UserError(f"{problem}; run pip install 'catsdogs[mlflow]'") from error
     artifacts = None
     try:
         if uri.startswith("sqlite:///"):
@@ -105,10 +92,8 @@ def write_mlflow(study_data: StudyData, uri: str) -> int:
             _write_final(experiments[final.study], final, study_data)
     except (MlflowException, OSError, sqlite3.Error, SQLAlchemyError) as error:
         reason = " ".join(str(error).replace(uri, shown).split()).split(". ")[0][:300]
-        raise UserError(
-            f"--mlflow={shown}: cannot write to the store ({reason}); set another store, for example "
-            "--mlflow=sqlite:///mlflow.db"
-        ) from error
+        fix = "set another store, for example --mlflow=sqlite:///mlflow.db"
+        raise UserError(f"--mlflow={shown}: cannot write to the store ({reason}); {fix}") from error
     return len(study_data.jobs) + len(study_data.trials) + len(study_data.final_models)
 
 
@@ -166,9 +151,8 @@ def _write_job(
     ended = _seconds(job.result.get("finished")) or started + float(np.nan_to_num(row["seconds"]))
     times = [ended_at(trial) for trial in trials]
     best = pd.Series([trial["val_log_loss"] for trial in trials], dtype=float).cummin().ffill()
-    metrics = []
-    for number, loss in enumerate(best[:-1], start=1):
-        metrics += _metrics({"val_log_loss": loss}, times[number - 1], number)
+    so_far = enumerate(zip(best[:-1], times, strict=False), start=1)
+    metrics = [one for step, (loss, time) in so_far for one in _metrics({"val_log_loss": loss}, time, step)]
     names = ("val_log_loss", "val_accuracy", "trials", "trials_completed", "seconds")
     metrics += _metrics({name: row[name] for name in names}, max([ended, *times]), len(trials))
     parent = experiment.write(
@@ -237,10 +221,12 @@ def _write_final(experiment: _Experiment, final: FinalModel, study_data: StudyDa
 
 def _epoch_metrics(epochs: pd.DataFrame | None, ended: float) -> list[Any]:
     """Return metrics of all epochs; the last one ended at `ended`, in seconds since 1970."""
-    metrics = []
-    for time, epoch, values in epoch_rows(epochs, ended):
-        metrics += _metrics({f"epoch/{name}": value for name, value in values.items()}, time, epoch)
-    return metrics
+    rows = epoch_rows(epochs, ended)
+    return [
+        metric
+        for time, epoch, values in rows
+        for metric in _metrics({f"epoch/{name}": value for name, value in values.items()}, time, epoch)
+    ]
 
 
 def _metrics(values: Mapping[Any, Any], time: float, step: int = 0) -> list[Any]:

@@ -39,8 +39,7 @@ _TRIAL_METRICS = ("val_log_loss", "val_accuracy")
 def write_tensorboard(study_data: StudyData, folder: Path) -> int:
     """Write the trials of these studies into a folder, replacing an earlier export, and return their number.
 
-    Raises:
-        UserError: the folder contains other files (nothing is changed), or is not writable.
+    Raise a `UserError` if the folder contains other files (nothing is changed), or is not writable.
     """
     names = [name for name in ("study", *study_data.choices) if study_data.trials[name].nunique() > 1]
     columns = {name: _uniform(study_data.trials[name]) for name in [*names, *study_data.hyperparameters]}
@@ -48,10 +47,8 @@ def write_tensorboard(study_data: StudyData, folder: Path) -> int:
     epochs = curves(study_data.epochs)
     for path in folder.rglob("*"):
         if path.is_symlink() or (not path.is_dir() and not path.name.endswith(_SUFFIX)):
-            raise UserError(
-                f"--tensorboard={folder}: contains {path.relative_to(folder)}, which catsdogs did not write; set an "
-                "empty folder with --tensorboard=FOLDER"
-            )
+            problem = f"contains {path.relative_to(folder)}, which catsdogs did not write"
+            raise UserError(f"--tensorboard={folder}: {problem}; set an empty folder with --tensorboard=FOLDER")
     try:
         if folder.exists():
             for path in folder.iterdir():
@@ -62,9 +59,8 @@ def write_tensorboard(study_data: StudyData, folder: Path) -> int:
             run = folder / trial["label"] / f"trial_{trial['trial']}"
             _write(run, list(_events(trial, list(columns), epochs.get((trial["label"], trial["trial"])))))
     except OSError as error:
-        raise UserError(
-            f"--tensorboard={folder}: cannot write ({error.strerror}); set another folder with --tensorboard=FOLDER"
-        ) from error
+        problem = f"--tensorboard={folder}: cannot write ({error.strerror})"
+        raise UserError(f"{problem}; set another folder with --tensorboard=FOLDER") from error
     return len(trials)
 
 
@@ -87,10 +83,8 @@ def _uniform(values: pd.Series) -> pd.Series:
 def _columns(columns: Mapping[str, pd.Series]) -> Summary:
     hparams = []
     for name, values in columns.items():
-        if values.dtype == float:
-            domain = RealInterval(values.min(), values.max())
-        else:
-            domain = Discrete(values.dropna().unique().tolist())
+        discrete = values.dtype != float
+        domain = Discrete(values.dropna().unique().tolist()) if discrete else RealInterval(values.min(), values.max())
         hparams.append(HParam(name, domain))
     return hparams_config_pb(hparams, [Metric(f"trial/{name}", display_name=name) for name in _TRIAL_METRICS])
 

@@ -52,14 +52,9 @@ def best_so_far(study_data: StudyData) -> list[Figure]:
         timed = table.assign(x=after / seconds)[after.notna()].sort_values("x", kind="stable")
         plots["time"] = _best_plot(study_data, timed, of_all=timed["label"].nunique() > 1)
         plots["time"].update_xaxes(title_text=f"{unit} since the study started")
+    about = f"Lowest log loss so far of each job, over {{}}; the lowest of all jobs is {best}."
     return [
-        Figure(
-            f"best-{index}",
-            plot,
-            caption=f"Best log loss so far, over {name}",
-            alternative=f"Lowest log loss so far of each job, over {name}; the lowest of all jobs is {best}.",
-            table="trials",
-        )
+        Figure(f"best-{index}", plot, f"Best log loss so far, over {name}", about.format(name), "trials")
         for index, (name, plot) in enumerate(plots.items())
     ]
 
@@ -68,28 +63,17 @@ def _best_plot(study_data: StudyData, table: pd.DataFrame, of_all: bool = False)
     """Plot a step line per job and, with `of_all`, per study; the rows of `table` are in the order of x."""
     plot, looks = blank_for_jobs(study_data, set(table.loc[table["y"].notna(), "label"]), 340)
     for study, part in table.groupby("study", sort=False) if of_all else ():
-        add_points(
-            plot,
-            _steps(part).drop(columns="hover"),
-            name="best of all" if table["study"].nunique() == 1 else f"best of {escape(study, 24)}",
-            mode="lines",
-            line={"color": NEUTRAL, "width": 7, "shape": "hv"},
-            opacity=0.45,
-        )
+        name = "best of all" if table["study"].nunique() == 1 else f"best of {escape(study, 24)}"
+        look = {"mode": "lines", "line": {"color": NEUTRAL, "width": 7, "shape": "hv"}, "opacity": 0.45}
+        add_points(plot, _steps(part).drop(columns="hover"), name=name, **look)
     for label in reversed(looks):
         steps = _steps(table[table["label"] == label])
         ends = steps["hover"].map(lambda parts: [*parts[:2], "no improvement"])
-        add_points(
-            plot,
-            steps.assign(size=np.where(steps["improved"], 7, 0), hover=steps["hover"].where(steps["improved"], ends)),
-            **looks[label],
-            hovertemplate=TRIAL_HOVER,
-            mode="lines+markers",
-            line_shape="hv",
-            line_width=3 if label == next(iter(looks)) else 1.8,
-            marker_line_width=0,
-            marker_opacity=1,
-        )
+        hover = steps["hover"].where(steps["improved"], ends)
+        steps = steps.assign(size=np.where(steps["improved"], 7, 0), hover=hover)
+        look = {"mode": "lines+markers", "line_shape": "hv", "line_width": 3 if label == next(iter(looks)) else 1.8}
+        look |= {"marker_line_width": 0, "marker_opacity": 1}
+        add_points(plot, steps, **looks[label], hovertemplate=TRIAL_HOVER, **look)
     plot.update_xaxes(rangemode="tozero")
     plot.update_yaxes(title_text="validation log loss", **loss_axis(table["y"]))
     return plot
@@ -126,14 +110,9 @@ def learning_curves(study_data: StudyData) -> list[Figure]:
         rates = epochs["learning_rate"].nunique()
         axis = loss_axis(peaks) | ({"rangemode": "normal"} if rates > 1 else {})  # a curve along 0 would be clipped
         plot.update_yaxes(title_text="learning rate", exponentformat="e", **axis)
+    about = "a thin line per trial, and a thick line for the best trial of each job."
     return [
-        Figure(
-            f"curve-{index}",
-            plot,
-            caption=f"{title} over epochs",
-            alternative=f"{title} over epochs: a thin line per trial, and a thick line for the best trial of each job.",
-            table="epochs",
-        )
+        Figure(f"curve-{index}", plot, f"{title} over epochs", f"{title} over epochs: {about}", "epochs")
         for index, (title, plot) in enumerate(plots.items())
     ]
 

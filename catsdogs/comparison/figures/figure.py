@@ -29,14 +29,7 @@ _MOST_HOVER_VALUES = 1_000
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the page.
-
-    Attributes:
-        name: id of its element.
-        caption: title above it.
-        alternative: text alternative for readers who cannot see it.
-        table: name of the table that holds its numbers.
-    """
+    """A figure of the page: id, title above it, text for readers who cannot see it, and the table with its numbers."""
 
     name: str
     plot: go.Figure
@@ -61,14 +54,9 @@ def blank(height: int, legend: bool = False) -> go.Figure:
     # Plotly's default template adds 7 kB to every figure; the page applies LIGHT or DARK instead.
     plot.layout.template = None
     below = {"orientation": "h", "x": 0, "xref": "container", "xanchor": "left"}
-    return plot.update_layout(
-        autosize=True,
-        height=height,
-        hovermode="closest",
-        margin={"l": 8, "r": 16, "t": 20, "b": 8},
-        showlegend=legend,
-        legend={**below, "y": 0, "yref": "container", "yanchor": "bottom"},
-    )
+    below |= {"y": 0, "yref": "container", "yanchor": "bottom"}
+    layout = {"autosize": True, "hovermode": "closest", "margin": {"l": 8, "r": 16, "t": 20, "b": 8}}
+    return plot.update_layout(layout, height=height, showlegend=legend, legend=below)
 
 
 def blank_for_jobs(
@@ -102,12 +90,9 @@ def add_bars(plot: go.Figure, table: pd.DataFrame, **look: Any) -> None:
 
 
 def interval_rows(table: pd.DataFrame, title: str, height: int = 34) -> go.Figure:
-    """Return a plot with a row per estimate, the first on top: a point at `x` and error bars from `low` to `high`.
+    """Return a plot with a row of `height` pixels per estimate, the first on top, and this title of the x axis.
 
-    Args:
-        table: columns `name`, `x`, `low` and `high` (NaN: no error bar); a column `group` adds a legend.
-        title: of the x axis.
-        height: pixels per row.
+    Columns of the table: `name`, `x`, and `low` and `high` of the error bar (NaN: none); `group` adds a legend.
     """
     legend = "group" in table
     plot = blank(height * len(table) + 64 + 66 * legend, legend)
@@ -152,17 +137,11 @@ def trial_hovers(study_data: StudyData) -> pd.Series:
     style, trials = styles(study_data), study_data.trials
     complete = len(trials) * len(study_data.hyperparameters) <= _MOST_HOVER_VALUES
     titles = {name: escape(words(name), 28) for name in study_data.hyperparameters if complete}
-    hovers = [
-        [
-            style[row["label"]]["name"],
-            escape(row["trial"], 20),
-            ("failed" if pd.isna(row["val_log_loss"]) else f"log loss {row['val_log_loss']:.5g}")
-            + "".join(
-                f"<br>{title} {escape(value(row[name]), 28)}" for name, title in titles.items() if pd.notna(row[name])
-            ),
-        ]
-        for row in trials.to_dict("records")
-    ]
+    hovers = []
+    for row in trials.to_dict("records"):
+        lines = ["failed" if pd.isna(row["val_log_loss"]) else f"log loss {row['val_log_loss']:.5g}"]
+        lines += [f"{title} {escape(value(row[name]), 28)}" for name, title in titles.items() if pd.notna(row[name])]
+        hovers.append([style[row["label"]]["name"], escape(row["trial"], 20), "<br>".join(lines)])
     return pd.Series(hovers, index=trials.index, dtype=object)
 
 

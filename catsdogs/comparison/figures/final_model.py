@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from catsdogs.comparison.figures.figure import Figure, add_bars, add_points, blank, error_bars, rounded
 from catsdogs.comparison.figures.theme import ACCENT, CAT, DOG, FAINT_CAT, FAINT_DOG, NEUTRAL
 from catsdogs.comparison.study_data import FinalModel
+from catsdogs.scoring.intervals import wilson_interval
 from catsdogs.scoring.scores import clip
 
 PLAIN, TTA = "without TTA", "with TTA"
@@ -66,11 +66,10 @@ def _reliability(predictions: _Predictions) -> go.Figure:
     most = 1
     for kind, (labels, p_dog) in predictions.items():
         binned = pd.DataFrame({"bin": np.searchsorted(edges[1:-1], p_dog), "label": labels, "p_dog": p_dog})
-        table = binned.groupby("bin").agg(
-            x=("p_dog", "mean"), y=("label", "mean"), dogs=("label", "sum"), n=("bin", "size")
-        )
-        ends = [binomtest(k, n).proportion_ci(method="wilson") for k, n in zip(table["dogs"], table["n"], strict=True)]
-        table["low"], table["high"] = zip(*((end.low, end.high) for end in ends), strict=True)
+        sums = {"dogs": ("label", "sum"), "n": ("bin", "size")}
+        table = binned.groupby("bin").agg(x=("p_dog", "mean"), y=("label", "mean"), **sums)
+        ends = [wilson_interval(k, n) for k, n in zip(table["dogs"], table["n"], strict=True)]
+        table["low"], table["high"] = zip(*ends, strict=True)
         table["hover"] = [
             f"mean probability of dog {row.x:.1%}<br>{row.dogs:,} of {row.n:,} images are dogs: {row.y:.1%}"
             f"<br>95% CI {row.low:.1%} to {row.high:.1%}"
@@ -127,13 +126,9 @@ def _roc(predictions: _Predictions) -> go.Figure:
         (plot.layout.yaxis, floors[1], "missed dogs (false negative rate)"),
     ):
         shares = [10.0**power for power in range(-6, 1) if 10.0**power > 2.5 * floor]
-        axis.update(
-            type="log",
-            title_text=title,
-            tickvals=[*rounded([floor]), *shares],
-            ticktext=["0", *(f"{100 * share:g}%" for share in shares)],
-            range=[float(np.log10(floor)) - 0.1, 0.1],
-        )
+        texts = ["0", *(f"{100 * share:g}%" for share in shares)]
+        axis.update(type="log", title_text=title, tickvals=[*rounded([floor]), *shares], ticktext=texts)
+        axis.range = [float(np.log10(floor)) - 0.1, 0.1]
     return plot
 
 
@@ -149,21 +144,11 @@ def _confusion(predictions: _Predictions) -> go.Figure:
     for column, (kind, (labels, p_dog)) in enumerate(predictions.items(), start=1):
         counts = confusion_matrix(labels, (p_dog > 0.5).astype(int), labels=[0, 1])
         shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-        plot.add_heatmap(
-            z=[rounded(row) for row in shares],
-            x=["predicted cat", "predicted dog"],
-            y=["cats", "dogs"],
-            text=[[f"<b>{n:,}</b><br>{n / max(1, sum(row)):.2%}" for n in row] for row in counts],
-            texttemplate="%{text}",
-            zmin=0,
-            zmax=1,
-            showscale=False,
-            xgap=2,
-            ygap=2,
-            hovertemplate=f"{kind}<br>%{{y}} %{{x}}: %{{text}}<extra></extra>",
-            row=1,
-            col=column,
-        )
+        texts = [[f"<b>{n:,}</b><br>{n / max(1, sum(row)):.2%}" for n in row] for row in counts]
+        look = {"zmin": 0, "zmax": 1, "showscale": False, "xgap": 2, "ygap": 2, "texttemplate": "%{text}"}
+        look["hovertemplate"] = f"{kind}<br>%{{y}} %{{x}}: %{{text}}<extra></extra>"
+        axes = {"x": ["predicted cat", "predicted dog"], "y": ["cats", "dogs"]}
+        plot.add_heatmap(z=[rounded(row) for row in shares], text=texts, **axes, **look, row=1, col=column)
         title = kind if len(predictions) > 1 else None
         plot.update_xaxes(title_text=title, side="top", showgrid=False, row=1, col=column)
     plot.update_yaxes(autorange="reversed", showgrid=False)
@@ -195,12 +180,8 @@ def _probabilities(predictions: _Predictions) -> go.Figure:
             corner = {"x": 0, "xref": "x domain", "xanchor": "left", "y": 1, "yref": "y domain", "yanchor": "bottom"}
             plot.add_annotation(text=kind, **corner, row=row, col=1)
     ticks = [0.001, 0.5, 0.999]  # more would overlap on a phone
-    plot.update_xaxes(
-        tickvals=rounded(np.log(p / (1 - p)) for p in ticks),
-        ticktext=[str(p) for p in ticks],
-        tickangle=0,
-        range=[-math.ceil(widest) - 0.5, math.ceil(widest) + 0.5],
-    )
+    at = {"tickvals": rounded(np.log(p / (1 - p)) for p in ticks), "ticktext": [str(p) for p in ticks]}
+    plot.update_xaxes(at, tickangle=0, range=[-math.ceil(widest) - 0.5, math.ceil(widest) + 0.5])
     plot.update_xaxes(title_text="probability of dog", row=len(predictions), col=1)
     _count_images(plot, most)
     plot.update_layout(barmode="overlay", bargap=0)

@@ -50,13 +50,8 @@ def job_intervals(study_data: StudyData, intervals: dict[str, Estimate]) -> Figu
     plot.add_vline(x=rounded(table["x"])[0], line_dash="dot", layer="below")
     plot.update_xaxes(loss_axis(table[["x", "low", "high"]].to_numpy().ravel()))
     scores = [f"{names[label]} {loss(one.value)} ({ranges[label]})" for label, one in intervals.items()]
-    return Figure(
-        "intervals",
-        plot,
-        caption="Validation log loss of each job, with 95% CI",
-        alternative=f"Validation log loss of each job: {listed(scores, between='; ')}.",
-        table="jobs",
-    )
+    alternative = f"Validation log loss of each job: {listed(scores, between='; ')}."
+    return Figure("intervals", plot, "Validation log loss of each job, with 95% CI", alternative, "jobs")
 
 
 def _confidence(interval: str) -> str:
@@ -64,12 +59,7 @@ def _confidence(interval: str) -> str:
 
 
 def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> Figure | None:
-    """Plot the difference in log loss of each choice, negative if its first value is better; None without an effect.
-
-    Args:
-        effects: of `choices.choice_effects`.
-        pairs: of `choices.choice_pairs`; plotted for effects of more than one pair.
-    """
+    """Plot the result of `choices.choice_effects`, with the pairs of effects of more than one pair; None if empty."""
     if effects.empty:
         return None
     table = pd.DataFrame(map(_effect, effects.to_dict("records")))
@@ -79,26 +69,21 @@ def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> Figure | None:
     plot.add_vline(x=0, layer="below", line_width=1.5)
     key = ["choice", "value", "against"]
     single = pairs.merge(effects.loc[effects["pairs"] > 1, key].reset_index(names="y"), on=key)
-    hovers = [
-        f"{escape(row['label'])}<br>compared with {escape(row['label_against'])}"
-        f"<br>difference {minus(signed(row['difference']))}"
-        for row in single.to_dict("records")
-    ]
     if len(single):
+        single["hover"] = [
+            f"{escape(row['label'])}<br>compared with {escape(row['label_against'])}"
+            f"<br>difference {minus(signed(row['difference']))}"
+            for row in single.to_dict("records")
+        ]
         stroke = {"symbol": "line-ns", "size": 7, "line": {"color": theme.NEUTRAL, "width": 2}}
-        single = single.assign(x=single["difference"], hover=hovers)
-        add_points(plot, single, name="one pair of jobs", marker=stroke)
+        add_points(plot, single.assign(x=single["difference"]), name="one pair of jobs", marker=stroke)
     differences = [
         minus(f"{words(row['choice'])} {row['value']} compared with {row['against']} {signed(row['difference'])}")
         for row in effects.to_dict("records")
     ]
-    return Figure(
-        "effects-figure",
-        plot,
-        caption="Difference in log loss for each choice, with 95% CI",
-        alternative=f"Difference in log loss for each choice: {listed(differences, between='; ')}.",
-        table="effects",
-    )
+    title = "Difference in log loss for each choice"
+    alternative = f"{title}: {listed(differences, between='; ')}."
+    return Figure("effects-figure", plot, f"{title}, with 95% CI", alternative, "effects")
 
 
 def _effect(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -136,13 +121,8 @@ def importance_bars(importance: Importance) -> Figure | None:
     plot = interval_rows(table, "importance (0: none)")
     plot.add_vline(x=0, layer="below", line_width=1.5)
     values = [minus(f"{words(row['name'])} {row['importance']:z.2f}") for row in ranking.to_dict("records")]
-    return Figure(
-        "importance",
-        plot,
-        caption="Importance of each hyperparameter",
-        alternative=f"Importance of each hyperparameter for the log loss: {listed(values, between='; ')}.",
-        table="importance",
-    )
+    alternative = f"Importance of each hyperparameter for the log loss: {listed(values, between='; ')}."
+    return Figure("importance", plot, "Importance of each hyperparameter", alternative, "importance")
 
 
 _PARTS: dict[str, dict[str, Any]] = {
@@ -155,22 +135,16 @@ _PARTS: dict[str, dict[str, Any]] = {
 
 
 def budget(study_data: StudyData) -> Figure | None:
-    """Plot the time that each job spent on its best, improving, other and failed trials, and outside of trials.
+    """Plot the time that each job spent on its trials, and on overhead, which is unknown while it runs; None if empty.
 
-    An improving trial was the best of its job when it finished. Overhead is loading data, computing activations and
-    building models; it is unknown while a job runs. None if no job has spent time.
+    An improving trial was the best of its job when it finished. Overhead is data, activations and building models.
     """
     leaderboard, trials = study_data.leaderboard.set_index("label"), study_data.trials
     losses, label = trials["val_log_loss"].astype(float), trials["label"]
-    part = np.select(
-        [
-            losses.isna(),
-            trials["trial"] == label.map(leaderboard["best_trial"]),
-            losses.groupby(label).transform(is_improvement).astype(bool),
-        ],
-        ["failed trials", "best trial", "improving trials"],
-        "other trials",
-    )
+    is_best = trials["trial"] == label.map(leaderboard["best_trial"])
+    improving = losses.groupby(label).transform(is_improvement).astype(bool)
+    names = ["failed trials", "best trial", "improving trials"]
+    part = np.select([losses.isna(), is_best, improving], names, "other trials")
     spent = trials["seconds"].astype(float).groupby([label, part]).sum().unstack()
     table = spent.reindex(index=leaderboard.index, columns=list(_PARTS)).fillna(0.0)
     table["setup and overhead"] = (leaderboard["seconds"] - table.sum(axis=1)).clip(lower=0).fillna(0.0)
@@ -192,13 +166,8 @@ def budget(study_data: StudyData) -> Figure | None:
     plot.update_xaxes(title_text=unit)
     style = styles(study_data)
     name_rows(plot, [style[label]["name"] for label in table.index])
-    return Figure(
-        "budget",
-        plot,
-        caption="Time spent per job",
-        alternative="Time that each job spent on its best trial, improving, other and failed trials, and overhead.",
-        table="trials",
-    )
+    alternative = "Time that each job spent on its best trial, improving, other and failed trials, and overhead."
+    return Figure("budget", plot, "Time spent per job", alternative, "trials")
 
 
 def time_unit(longest: float) -> tuple[str, float]:

@@ -31,7 +31,7 @@ _HOVERED_LINES = 600
 
 
 class _Axis(NamedTuple):
-    """A horizontal axis, with positions (N,) of the trials from 0 to 1 (NaN: no value), and texts ready for Plotly."""
+    """A horizontal axis, with positions (N,) of the trials from 0 to 1 (NaN: no value), and escaped ticks."""
 
     name: str
     positions: np.ndarray
@@ -67,13 +67,8 @@ def parallel_coordinates(study_data: StudyData) -> Figure | None:
     plot.update_yaxes(range=[-0.4, len(axes) - 0.55], visible=False, fixedrange=True)
     plot.update_layout(margin={"l": 2, "r": 2, "t": 8, "b": 0}, dragmode="select")
     plot.update_layout(newselection={"line": {"color": NEUTRAL, "dash": "solid", "width": 1}})
-    return Figure(
-        "coordinates",
-        plot,
-        caption="Settings and log loss of each trial",
-        alternative=f"{len(done)} completed trials, each a line from its choices and hyperparameters to its log loss.",
-        table="trials",
-    )
+    alternative = f"{len(done)} completed trials, each a line from its choices and hyperparameters to its log loss."
+    return Figure("coordinates", plot, "Settings and log loss of each trial", alternative, "trials")
 
 
 def _vertices(hovers: pd.Series, axes: list[_Axis]) -> pd.DataFrame:
@@ -117,8 +112,8 @@ def _add_trials(plot: go.Figure, vertices: pd.DataFrame, completed: int) -> None
             opacity=faint + 0.35 if top else faint,
             showlegend=False,
         )
-    best = {"line": {"color": colors[0], "width": 3.5}, "showlegend": False}
-    add(vertices[vertices["line"] == 0], name="best trial", **best)
+    best = vertices[vertices["line"] == 0]
+    add(best, name="best trial", line={"color": colors[0], "width": 3.5}, showlegend=False)
     highlight: dict[str, Any] = {"line": {"color": ALARM, "width": 3.5}, "marker": {"color": ALARM, "size": 8}}
     highlight |= {"mode": "lines+markers", "hoverinfo": "skip", "visible": False, "showlegend": False}
     plot.add_scatter(name="highlight", meta={"role": "highlight"}, x=[], y=[], **highlight)
@@ -181,15 +176,10 @@ def hyperparameter_slices(study_data: StudyData) -> list[Figure]:
     done = study_data.trials[study_data.trials["val_log_loss"].notna()]
     names = [name for name in study_data.hyperparameters if _varies(done[name])]
     hovers = trial_hovers(study_data)
+    about = f"Log loss of {len(done)} completed trials by {{}}, a point per trial."
     return [
-        Figure(
-            f"slice-{index}",
-            _slice(study_data, name, hovers),
-            caption=f"Log loss by {words(name)}",
-            alternative=f"Log loss of {len(done)} completed trials by {words(name)}, a point per trial.",
-            table="trials",
-        )
-        for index, name in enumerate(names)
+        Figure(f"slice-{i}", _slice(study_data, name, hovers), f"Log loss by {title}", about.format(title), "trials")
+        for i, (name, title) in enumerate((name, words(name)) for name in names)
     ]
 
 
@@ -211,17 +201,13 @@ def _slice(study_data: StudyData, name: str, hovers: pd.Series) -> go.Figure:
         marker = {"marker_size": 8 if len(done) <= 300 else 5, "marker_opacity": 0.85, "hovertemplate": TRIAL_HOVER}
         add_points(plot, done[done["label"] == label], **look, **marker)
     best = done.loc[[done["y"].idxmin()]].drop(columns="hover")
+    best = best.assign(text=f"\u00a0\u00a0best {loss(best['y'].iloc[0])}\u00a0\u00a0")
     middle = math.sqrt(x.min() * x.max()) if log else (x.min() + x.max()) / 2
     ring = {"symbol": "circle-open", "size": 17, "line": {"width": 2}}
-    add_points(
-        plot,
-        best.assign(text=f"\u00a0\u00a0best {loss(best['y'].iloc[0])}\u00a0\u00a0"),
-        name="best trial",
-        marker={**ring, "color": looks[best["label"].iloc[0]]["marker"]["color"]},
-        textposition="middle left" if best["x"].iloc[0] > middle else "middle right",
-        cliponaxis=False,
-        showlegend=False,
-    )
+    ring["color"] = looks[best["label"].iloc[0]]["marker"]["color"]
+    side = "middle left" if best["x"].iloc[0] > middle else "middle right"
+    look = {"textposition": side, "cliponaxis": False, "showlegend": False}
+    add_points(plot, best, name="best trial", marker=ring, **look)
     if len(failed):
         cross = {"symbol": "x", "size": 7, "color": ALARM}
         above: dict[str, Any] = {"yaxis": "y2", "cliponaxis": False, "hovertemplate": TRIAL_HOVER}

@@ -102,22 +102,13 @@ def styles(study_data: StudyData) -> dict[str, dict[str, Any]]:
     """
     names = _unique(short_names(study_data), _NAME_LENGTH)
     indices = {label: i for i, label in enumerate(sorted(names))}
-    return {
-        label: {
-            "name": escape(names[label]),
-            "legendgroup": escape(names[label]),
-            "legendrank": rank,
-            "line": {
-                "color": PALETTE[indices[label] % len(PALETTE)],
-                "dash": _DASHES[indices[label] // len(PALETTE) % len(_DASHES)],
-            },
-            "marker": {
-                "color": PALETTE[indices[label] % len(PALETTE)],
-                "symbol": _SYMBOLS[indices[label] % len(_SYMBOLS)],
-            },
-        }
-        for rank, label in enumerate(study_data.leaderboard["label"], start=1)
-    }
+    looks = {}
+    for rank, label in enumerate(study_data.leaderboard["label"], start=1):
+        name, index = escape(names[label]), indices[label]
+        color, dash = PALETTE[index % len(PALETTE)], _DASHES[index // len(PALETTE) % len(_DASHES)]
+        looks[label] = {"name": name, "legendgroup": name, "legendrank": rank, "line": {"color": color, "dash": dash}}
+        looks[label]["marker"] = {"color": color, "symbol": _SYMBOLS[index % len(_SYMBOLS)]}
+    return looks
 
 
 def short_names(study_data: StudyData) -> dict[str, str]:
@@ -127,13 +118,10 @@ def short_names(study_data: StudyData) -> dict[str, str]:
     same choices, all names start with the study. A job without recorded choices keeps its own name.
     """
     rows = study_data.leaderboard.to_dict("records")
-    names = {
-        row["label"]: _JOINT.join(
-            _value_text(name, str(row[name])) for name in study_data.varied_choices if pd.notna(row[name])
-        )
-        or row["job"]
-        for row in rows
-    }
+    names = {}
+    for row in rows:
+        chosen = {name: str(row[name]) for name in study_data.varied_choices if pd.notna(row[name])}
+        names[row["label"]] = _JOINT.join(_value_text(*pair) for pair in chosen.items()) or row["job"]
     if len(set(names.values())) < len(names) and len(study_data.studies) > 1:
         names = {row["label"]: f"{row['study']}: {names[row['label']]}" for row in rows}
     return _unique(names, sys.maxsize)

@@ -31,17 +31,17 @@ _MOST_FAILURES = 20  # rows of the table of failed trials
 
 def study(study_data: StudyData, folder: Path) -> dict[str, Any]:
     """Return name, commands, job counts and start of a study."""
-    names = study_data.leaderboard.set_index("label")["study"]
-    name = next(names[label] for label, job in study_data.jobs.items() if job.folder.parent == folder)
-    rows = study_data.leaderboard[study_data.leaderboard["study"] == name]
+    board = study_data.leaderboard
+    label = next(label for label, job in study_data.jobs.items() if job.folder.parent == folder)
+    rows = board[board["study"] == board.set_index("label")["study"][label]]
     started = [when for text in rows["started"].dropna() if (when := parse_timestamp(text)) is not None]
     return {
-        "name": name,
+        "name": rows["study"].iloc[0],
         "command": search_command(folder),
         "retrain": retrain_command(folder),
         "jobs": rows["status"].value_counts().to_dict(),
         "completed": int(rows["trials_completed"].sum()),
-        "started": min(started) if started else None,
+        "started": min(started, default=None),
     }
 
 
@@ -50,12 +50,9 @@ def tiles(results: Findings) -> list[tuple[str, str, str]]:
     summary = results.summary
     if summary.log_loss is None:
         return []
-    interval = between(summary.log_loss)
+    score, interval = summary.log_loss, between(summary.log_loss)
     note = f"95% confidence interval (CI) {interval}" if interval else "no confidence interval"
-    key_numbers = [
-        ("Validation log loss", loss(summary.log_loss.value), note),
-        ("Accuracy", *_accuracy(summary.log_loss)),
-    ]
+    key_numbers = [("Validation log loss", loss(score.value), note), ("Accuracy", *_accuracy(score))]
     if summary.margin is not None:
         interval = between(summary.margin, signed)
         note = f"95% CI {interval}" if interval else "no confidence interval"
@@ -128,7 +125,6 @@ def search(results: Findings) -> dict[str, Any]:
     errors = failed["error"].fillna("").replace("", "no error message was recorded")
     groups = failed.assign(error=errors).groupby(["label", "status", "error"], sort=False)
     failures = groups.size().reset_index(name="trials").to_dict("records")
-    informative = importance is not None and importance.is_informative
     return {
         "completed": len(trials) - len(failed),
         "failed": len(failed),
@@ -136,7 +132,7 @@ def search(results: Findings) -> dict[str, Any]:
         "coordinates": parallel_coordinates(study_data),
         "slices": hyperparameter_slices(study_data),
         "importance": importance,
-        "importance_plot": search_figures.importance_bars(importance) if importance and informative else None,
+        "importance_plot": search_figures.importance_bars(importance) if importance else None,
         "best_so_far": best_so_far(study_data),
         "budget": search_figures.budget(study_data),
         "failures": failures[:_MOST_FAILURES],
@@ -205,8 +201,7 @@ def settings(results: Findings, tables: Mapping[str, pd.DataFrame]) -> dict[str,
     names = theme.short_names(results.study_data)
     differences, common = tables.get("differences", pd.DataFrame()), tables.get("common", pd.DataFrame())
     labels = [label for label in results.study_data.leaderboard["label"] if label in results.study_data.jobs]
-    rest = common.to_dict("records")
-    groups = []
+    rest, groups = common.to_dict("records"), []
     for title, prefixes in _GROUPS.items():
         rows = [row for row in rest if str(row["key"]).startswith(prefixes)]
         rest = [row for row in rest if row not in rows]

@@ -164,11 +164,6 @@ def test_shortened_names_keep_their_numbers_and_are_unique(tmp_path):
     assert len(set(theme.short_names(study_data).values())) == 5
 
 
-def test_escape():
-    assert theme.escape("<b>&amp; %{x} $a$</b>") == "&lt;b&gt;&amp;amp; %&#123;x} &#36;a&#36;&lt;/b&gt;"
-    assert theme.escape("abcdefghij", 6) == "abc…ij"
-
-
 def predicted(study_data, column):
     table = study_data.final_models["night"].predictions.query("split == 'validation'")
     return table["label"].to_numpy(dtype=int), table[column].to_numpy(dtype=float)
