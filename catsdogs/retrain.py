@@ -5,6 +5,7 @@ python -m catsdogs.retrain study=NAME [job=JOB] [trial=TRIAL] [fit_on=all] [tta=
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,13 @@ if TYPE_CHECKING:
 def task(config: DictConfig) -> None:
     """Train the final model and print its scores."""
     # Keras takes seconds to import; user errors are reported before that.
-    settings = validated(resolved(config), RetrainConfig)
+    try:
+        settings = validated(resolved(config), RetrainConfig)
+    except UserError as error:
+        typed = tuple(re.split("[=@]", word)[0].lstrip("+~") for word in HydraConfig.get().overrides.task)
+        if str(error).startswith(typed):
+            raise
+        raise UserError(f"{Path(config.studies_dir) / config.study / config.job}/result.json: {error}") from error
 
     from catsdogs.study.jobs import best_jobs, chosen_trial, read_job, read_jobs
 

@@ -51,6 +51,8 @@ def _format_validation_error(error: ValidationError, values: Any, prefix: str = 
     if first["type"] == "missing":
         if path[0] == "space" and len(path) > 1 and path[1] not in SEARCHABLE:
             return _unknown_hyperparameter(str(path[1]))
+        if path[:2] == ("data", "sample"):
+            return f"{key}: not set; use data=sample, or data.sample=null with images of your own"
         return f"{key}: not set; add +{key}=VALUE, or set it in its file"
     if first["type"] == "unexpected_keyword_argument":
         for part in path[:-1]:
@@ -103,7 +105,8 @@ def _conflicts(config: SearchConfig) -> Iterator[str]:
     tta, kinds = config.tta, config.tta.kinds or []
     if tta.kind == "auto" and ("none" not in kinds or len(kinds) < 2 or len(set(kinds)) < len(kinds)):
         problem = "must be none and at least one other kind to compare with it, each once; use tta.kinds=[none,flip]"
-        yield f"tta.kinds=[{','.join(kinds)}]: {problem}"
+        shown = "null" if config.tta.kinds is None else f"[{','.join(kinds)}]"
+        yield f"tta.kinds={shown}: {problem}"
     if tta.uses_views and tta.views is None:
         yield f"tta.views=null: must be set with tta={tta.kind} and its kind views; set tta.views=10"
     if config.tuner.max_trials is None and config.tuner.oracle in ("random", "bayesian"):
@@ -123,9 +126,6 @@ def _conflicts_of_retrain(config: RetrainConfig) -> Iterator[str]:
     if num_jobs > 1 and config.trial is not None:
         problem = f"an ensemble of {num_jobs} jobs takes the best trial of each; remove trial"
         yield f"trial={config.trial}: not supported with ensemble.num_jobs={num_jobs}, because {problem}"
-    if config.evaluate_with == "folds" and (kind == "folds" or folds == 1):
-        other = "ensemble=folds, which always does so" if kind == "folds" else "split.folds=1"
-        yield f"evaluate_with=folds: not supported with {other}; remove evaluate_with"
 
 
 def _check_dimension(name: str, dimension: HyperparameterConfig, config: SearchConfig) -> None:
@@ -141,7 +141,9 @@ def _check_dimension(name: str, dimension: HyperparameterConfig, config: SearchC
     unused = ("low", "high", "step", "sampling") if dimension.kind == "choice" else ("values",)
     for part in unused:
         if (value := getattr(dimension, part)) is not None:
-            raise UserError(f"{key}.{part}={value}: not used by {key}.kind={dimension.kind}; add ~{key}.{part}")
+            fix = f"remove it (if a file sets it, with ~{key}.{part}), or set {key}.kind"
+            fix += f"={kind if dimension.kind == 'choice' else 'choice'}"
+            raise UserError(f"{key}.{part}={value}: not used by {key}.kind={dimension.kind}; {fix}")
     for end, value in _extreme_values(key, dimension):
         try:
             dataclasses.replace(group, **{name: value})

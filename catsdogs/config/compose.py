@@ -80,7 +80,7 @@ def as_typed(override: str) -> str:
     elif name in TEXT_KEYS:
         value = quote_numbers(value, quote_null=TEXT_KEYS[name])
     # Allow keys that the file of the group does not set, such as step; validation explains those without effect.
-    return ("++" if key.startswith(("space.", "tta.")) else "") + key + equals + value
+    return ("++" if key.startswith(("space.", "tta.", "tuner.arguments.")) else "") + key + equals + value
 
 
 def with_default_study(arguments: Sequence[str], overrides: Sequence[str], multirun: bool) -> list[str]:
@@ -92,6 +92,8 @@ def with_default_study(arguments: Sequence[str], overrides: Sequence[str], multi
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     keys = {override.key_or_group for override in parsed}
     swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
+    if named := {"study", "studies_dir"} & set(swept) if multirun else None:
+        raise UserError(f"{min(named)}: cannot be swept, because all jobs are in one folder; set one value")
     added = []
     if multirun and not swept and not keys & {"sweeps", "experiment", *COMPOSED_GROUPS}:
         added.append("sweeps=default")

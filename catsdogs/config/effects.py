@@ -59,6 +59,12 @@ def _untested_kinds(config: RetrainConfig) -> bool:
     return config.tta.kind == "auto" and _without_validation(config)
 
 
+def _only_random(config: SearchConfig) -> bool:
+    """Return whether the Bayesian oracle proposes all trials at random."""
+    initial = config.tuner.arguments.get("num_initial_points") or 3 * len(config.space)
+    return config.tuner.oracle == "bayesian" and (config.tuner.max_trials or 0) <= initial
+
+
 def _frozen(config: SearchConfig) -> bool:
     return unfreeze_depths(config) == [0]
 
@@ -71,12 +77,13 @@ _EQUAL = "the augmentation changes nothing, so all views are equal"
 _UNTESTED = "no out-of-sample images remain to compare kinds on"
 _NO_PREDICTIONS = "no out-of-sample predictions with test-time augmentation exist"
 _CONSTANT = "schedule.kind=constant keeps the learning rate"
+_OWN_VALIDATION = "data.validation, or a part of data.train, has the validation images"
 
 _ALWAYS = (
     NoEffect("data.sample", lambda c: c.data.sample is not None and c.data.train is not None, "data.train is set"),
     NoEffect("data.sample.test_images", lambda c: c.data.test is not None, "data.test is set"),
     NoEffect("data.validation_fraction", lambda c: c.split.folds > 1, "split.folds above 1 determines the split"),
-    NoEffect("data.validation_fraction", lambda c: c.data.validation is not None, "data.validation is set"),
+    NoEffect("data.validation_fraction", lambda c: c.data.validation is not None, _OWN_VALIDATION),
     NoEffect("backbone.train_batch_norm", _frozen, "no layer is unfrozen", "set model.unfreeze_depth"),
     NoEffect("augmentation.border", lambda c: not _moves_pixels(c), "no transform moves pixels"),
     NoEffect("schedule.final_fraction", _constant, _CONSTANT, "set schedule=cosine"),
@@ -120,12 +127,22 @@ _OF_RETRAIN = (
     NoEffect("tta.views", _untested_kinds, _UNTESTED, "set tta to one kind"),
     NoEffect("fit.patience", _without_validation, "no validation images remain for early stopping"),
     NoEffect("fit.epochs", _without_validation, "no validation images remain; it is that of the trial"),
-    NoEffect("evaluate_with", lambda c: c.split.folds == 1 or c.ensemble.kind == "folds", "only one source exists"),
+    *(
+        NoEffect(key, lambda c: c.fit_on == "all" and _without_validation(c), "fit_on=all trains on all images")
+        for key in ("data.validation_fraction", "data.split_seed", "split.group_by", "split.holdout_fraction")
+    ),
+    NoEffect("evaluate_with", lambda c: c.ensemble.kind == "folds", "ensemble=folds uses the models of the folds"),
+    NoEffect("evaluate_with", lambda c: c.split.folds == 1, "with split.folds=1 there are no models of folds"),
     NoEffect("calibrate", lambda c: _without_validation(c) and not _single_view(c), _NO_PREDICTIONS, "set tta=none"),
 )
 
-# Settings that do not change the training of a job.
-_NOT_TRAINED = ("study", "studies_dir", "cache", "data.test", "data.max_unpacked_gib", "tta", "timeout", "varied")
+# Settings that do not change the trials of a job on given images, see `study.identity`.
+_NAMES = "study studies_dir cache data split tta timeout varied features.mode features.engine features.max_gib"
+_NOT_TRAINED = (
+    *(NoEffect(key, lambda c: True, "") for key in _NAMES.split()),
+    NoEffect("tuner", lambda c: not c.space, ""),
+    NoEffect("tuner.arguments", _only_random, ""),
+)
 
 
 def check_search(jobs: Sequence[tuple[SearchConfig, Sequence[str]]]) -> None:
@@ -155,14 +172,20 @@ def _check(jobs: Sequence[tuple[Any, Sequence[str]]], rows: Sequence[NoEffect]) 
         settings = dict(_leaves(dataclasses.asdict(config)))
         for word, override in zip(words, OverridesParser.create().parse_overrides(list(words)), strict=True):
             key, value = override.key_or_group, override.value()
-            given = [f"{key}.{name}" for name, _ in _leaves(value)] if isinstance(value, dict) else []
-            parts = given or [name for name in settings if name.startswith(f"{key}.")] or [key]
-            found = [_row(part, config, rows) for part in parts]
-            uses.setdefault(key, []).append((word, None if None in found else found[0]))
-    for typed in uses.values():
-        row = typed[0][1]
-        if row is not None and all(other is not None for _, other in typed):
-            first, *others = dict.fromkeys(word for word, _ in typed)
+            if value == {} and not override.is_delete():
+                fix = ", or use space=fixed" if key == "space" else ""
+                raise UserError(f"{word}: no effect, because an empty mapping keeps all settings; remove it{fix}")
+            typed = {key: word}
+            if isinstance(value, dict) and _row(key, config, rows) is None:
+                typed = {f"{key}.{name}": f"{key}.{name}={one}" for name, one in _leaves(value)}
+            for one, shown in typed.items():
+                parts = [name for name in settings if name.startswith(f"{one}.")] or [one]
+                found = [_row(part, config, rows) for part in parts]
+                uses.setdefault(one, []).append((shown, None if None in found else found[0]))
+    for of_jobs in uses.values():
+        row = of_jobs[0][1]
+        if row is not None and all(other is not None for _, other in of_jobs):
+            first, *others = dict.fromkeys(word for word, _ in of_jobs)
             shown = ",".join([first.lstrip("+"), *(word.partition("=")[2] for word in others)])
             raise UserError(f"{shown}: no effect, because {row.reason}; remove it{row.fix and f', or {row.fix}'}")
 
@@ -172,8 +195,8 @@ def _row(key: str, config: Any, rows: Sequence[NoEffect]) -> NoEffect | None:
 
 
 def effective(config: SearchConfig) -> dict[str, Any]:
-    """Return the settings that have an effect on the training of a job, by dotted key."""
-    rows = _OF_SEARCH + _ALWAYS + tuple(NoEffect(key, lambda c: True, "") for key in _NOT_TRAINED)
+    """Return the settings that have an effect on the trials of a job, by dotted key; the images are not among them."""
+    rows = _OF_SEARCH + _ALWAYS + _NOT_TRAINED
     settings = {key: value for key, value in _leaves(dataclasses.asdict(config)) if _row(key, config, rows) is None}
     # Larger values change nothing.
     settings["fit.patience"] = min(config.fit.patience, config.fit.epochs - 1)

@@ -23,6 +23,7 @@ from catsdogs.data.catalog import CAT, DOG, LABEL_SOURCES, stray_message
 from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data.split import assign_splits, subset
 
+UNUSED_FRACTION = "data.validation_fraction is not used"  # in a note
 _IGNORED = "ignored by data.ignore"
 _MOST_REASONS = 5  # in a log line
 
@@ -161,7 +162,7 @@ def _own_validation(
     else:
         own = dataclasses.replace(training, source=f"{training.source}, part {name}")
         table = training.images("validation")
-        notes = [training.note("train", "validation") + "; data.validation_fraction is not used"]
+        notes = [training.note("train", "validation") + f"; {UNUSED_FRACTION}"]
     return dataclasses.replace(own, table=with_validation_ids(table, images)), notes
 
 

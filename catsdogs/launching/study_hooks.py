@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +21,7 @@ from catsdogs.base.errors import UserError, first_line, print_error
 from catsdogs.base.text import listed
 from catsdogs.config.compose import CONFIG_ERRORS, format_config_error, to_search_config, with_value
 from catsdogs.config.effects import check_search, different, effective
-from catsdogs.config.schema import SearchConfig
+from catsdogs.config.schema import DataConfig, SearchConfig
 from catsdogs.launching.failures import exit_from_hook, knows_all_jobs
 
 if TYPE_CHECKING:
@@ -118,21 +120,21 @@ class StudyCallback(Callback):
         from catsdogs.study.plan import write_plan
 
         self._names = names
-        try:
-            keys = sorted({str(key) for job in jobs for key in job} - {"hydra"})
-            configs = [to_search_config(OmegaConf.masked_copy(job, keys)) for job in jobs]
-            check_search(list(zip(configs, [_typed(job, bool(names)) for job in jobs], strict=True)))
-            _check_different(configs, names)
+        keys = sorted({str(key) for job in jobs for key in job} - {"hydra"})
+        configs = [to_search_config(OmegaConf.masked_copy(job, keys)) for job in jobs]
+        typed = [_typed(job, bool(names)) for job in jobs]
+        check_search(list(zip(configs, typed, strict=True)))
+        of_study = f"study folder {study}", "set another with study=NAME studies_dir=FOLDER"
+        with _disk_errors(*of_study):
             check_job_names(study)
-            decisions = _inspect_jobs(configs, study, names)
-            if any(decision.runs for decision in decisions) or not names:
-                check_free_space(study, Path(configs[0].cache))
+        with _disk_errors(f"images or cache {configs[0].cache}", "free disk space, or set another cache=FOLDER"):
+            decisions = _inspect_jobs(configs, study, names, typed)
+        if any(decision.runs for decision in decisions) or not names:
+            check_free_space(study, Path(configs[0].cache))
+        with _disk_errors(*of_study):
             study.mkdir(parents=True, exist_ok=True)
             write_plan(study, names, sys.argv[1:])
             remove_temporaries(study, _REWRITTEN, _ABANDONED_SECONDS)
-        except OSError as error:
-            message = f"study folder {study}: {error.strerror}; set another with study=NAME studies_dir=FOLDER"
-            raise UserError(message) from error
         _print_start(configs[0], study, names, decisions)
         StudyCallback._running = study
 
@@ -167,17 +169,30 @@ class StudyCallback(Callback):
             exit_from_hook(2 if all(job.result.get("error_type") == "UserError" for job in failed) else 1)
 
 
-def _check_different(configs: list[SearchConfig], names: list[str]) -> None:
-    """Raise a `UserError` if two jobs would train the same trials."""
-    jobs: dict[str, tuple[str, SearchConfig]] = {}
-    for config, name in zip(configs, names, strict=False):
-        same, other = jobs.setdefault(repr(effective(config)), (name, config))
+@contextlib.contextmanager
+def _disk_errors(where: str, fix: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{where}: {error.strerror or first_line(error)}; {fix}") from error
+
+
+def _check_different(configs: list[SearchConfig], names: list[str], typed: list[list[str]], images: list[str]) -> None:
+    """Raise a `UserError` if two jobs would train the same trials; `images` are the digests of images and split."""
+    jobs: dict[str, tuple[str, SearchConfig, list[str]]] = {}
+    for config, name, words, digest in zip(configs, names, typed, images, strict=False):
+        same, other, others = jobs.setdefault(digest + repr(effective(config)), (name, config, words))
         if names.count(name) > 1:
             raise UserError(f"job {name}: two jobs of this study have these settings; remove the repeated value")
         if same != name:
-            keys = listed(different(config, other))
-            problem = f"trains the same trials as job {same}, because the difference in {keys} has no effect on them"
-            raise UserError(f"job {name}: {problem}; remove one of the values")
+            swept = tuple(f"{word.partition('=')[0]}." for word in words if word not in others)
+            replacing = [word for word in words if word.startswith(swept)]
+            reason = f"{listed(replacing)} replaces that of the swept groups" if replacing else "no swept value differs"
+            reason = f"their settings are equal, because {reason}"
+            if keys := different(config, other):
+                reason = f"because the difference in {listed(keys)} has no effect on them"
+            problem = f"trains the same trials as job {same}"
+            raise UserError(f"job {name}: {problem}, {reason}; remove one of the values")
 
 
 def _typed(config: DictConfig, planned: bool) -> list[str]:
@@ -191,14 +206,17 @@ def _typed(config: DictConfig, planned: bool) -> list[str]:
     return [word for word in words if word.partition("=")[0].rpartition(".")[2] in config.space]
 
 
-def _inspect_jobs(configs: list[SearchConfig], study: Path, names: list[str]) -> list[JobDecision]:
-    """Read the images of every job, and return the decision for each job that has a name."""
-    from catsdogs.data.dataset import load_dataset
+def _inspect_jobs(
+    configs: list[SearchConfig], study: Path, names: list[str], typed: list[list[str]]
+) -> list[JobDecision]:
+    """Read and check the images of every job, and return the decision for each job that has a name."""
+    from catsdogs.data.dataset import UNUSED_FRACTION, load_dataset
     from catsdogs.study.decision import inspect_job
     from catsdogs.study.identity import fingerprint
     from catsdogs.study.locking import is_locked, lock_message
 
     digests: dict[str, str] = {}
+    sources: dict[str, DataConfig] = {}
     notes: dict[str, None] = {}
     # Jobs with the same images and split read them once.
     images = [repr((config.data, config.split)) for config in configs]
@@ -206,8 +224,14 @@ def _inspect_jobs(configs: list[SearchConfig], study: Path, names: list[str]) ->
         dataset = load_dataset(config.data, Path(config.cache), config.split)
         digests[key] = dataset.digest
         notes |= dict.fromkeys(dataset.notes)
+        # A validation part of data.train has the effect of data.validation.
+        part = any(UNUSED_FRACTION in note for note in dataset.notes)
+        sources[key] = dataclasses.replace(config.data, validation=config.data.train) if part else config.data
     for note in notes:
         print(note)
+    known = [dataclasses.replace(config, data=sources[key]) for config, key in zip(configs, images, strict=True)]
+    check_search(list(zip(known, typed, strict=True)))
+    _check_different(configs, names, typed, [digests[key] for key in images])
     decisions = []
     for config, key, name in zip(configs, images, names, strict=False):
         if is_locked(study / name):

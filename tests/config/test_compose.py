@@ -118,7 +118,6 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("space.l2.low=0", ["space.l2.low=0", "log"]),
         ("space.unfreeze_depth.values=[]", ["space.unfreeze_depth.values", "at least 1"]),
         ("+space.l2.lo=1e-6", ["space.l2.lo: unknown setting; did you mean 'space.l2.low'?", "sampling, step"]),
-        ("~space", ["space: not set; add +space=VALUE"]),
         ("space.unfreeze_depth.values=[1.5]", ["space.unfreeze_depth.values=1.5", "integer"]),
         ("+space={leaves:{kind:choice,values:[1]}}", ["space.leaves: unknown hyperparameter", "dropout"]),
         ("space.dropout.low=null", ["space.dropout.kind=float", "set both"]),
@@ -139,8 +138,19 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("++space.dropout.step=1e-9", ["space.dropout.step=1e-09: gives more than 10,000 values"]),
         ("++space.l2.step=1e6", ["space.l2.step=1e+06: larger than the range"]),
         ("++space.l2.step=1", ["space.l2.step=1: must be above 1", "factor"]),
-        ("++space.dropout.values=[0.1,0.2]", ["space.dropout.values=[0.1, 0.2]: not used by space.dropout.kind=float"]),
-        ("++space.unfreeze_depth.step=10", ["space.unfreeze_depth.step=10.0: not used", "add ~space.unfreeze_depth"]),
+        (
+            "++space.dropout.values=[0.1,0.2]",
+            ["space.dropout.values=[0.1, 0.2]: not used", "or set space.dropout.kind"],
+        ),
+        (
+            "++space.unfreeze_depth.step=10",
+            ["space.unfreeze_depth.step=10.0: not used", "unfreeze_depth.kind=int"],
+        ),
+        ("tta.kinds=null", ["tta.kinds=null: must be none and at least one other kind"]),
+        (
+            "data.sample={test_images:5}",
+            ["data.sample.images_per_class: not set; use data=sample, or"],
+        ),
         ("space.unfreeze_depth.values=[0,10,0]", ["space.unfreeze_depth.values=[0, 10, 0]: contains 0 twice"]),
         ("space.unfreeze_depth.values=[true,10]", ["space.unfreeze_depth.values=true", "integer"]),
         ("++space.l2={kind:choice,values:[nan],low:null,high:null,sampling:null}", ["space.l2.values=nan", "finite"]),
@@ -268,6 +278,13 @@ def test_hydras_errors_become_one_line_messages_without_its_advice(composed, mon
     assert words in message
     for advice in ("multirun", "HYDRA_FULL_ERROR", "https://", "To append", "\n"):
         assert advice not in message
+
+
+def test_the_name_of_a_study_is_not_swept_and_arguments_of_the_tuner_are_set_without_a_plus(composed):
+    with pytest.raises(UserError, match="study: cannot be swept"):
+        with_default_study(["-m", "study=a,b"], ["study=a,b"], True)
+    with pytest.raises(UserError, match="foo=3: unknown argument of the bayesian oracle; known here: num"):
+        to_search_config(composed("data.train=t", "tuner=bayesian", as_typed("tuner.arguments.foo=3")))
 
 
 def test_an_error_shows_the_value_that_was_set():

@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
@@ -19,7 +20,9 @@ NO_EFFECT = [
     (["data.train=t.zip", "data.sample={images_per_class:8,test_images:1,seed:1}"], "data.train is set"),
     (["data=sample", "data.test=t.zip", "data.sample.test_images=5"], "data.test is set"),
     (["split.folds=3", "data.validation_fraction=0.3"], "split.folds"),
-    (["data.validation=valid", "data.validation_fraction=0.3"], "data.validation is set"),
+    (["data.validation=valid", "data.validation_fraction=0.3"], "data.validation, or a part"),
+    (["space={}"], "an empty mapping keeps all settings; remove it, or use space=fixed"),
+    (["model={}"], "an empty mapping"),
     (["space=head", "backbone.train_batch_norm=true"], "no layer is unfrozen"),
     (["space=head", "model.l2_scope=head_and_backbone"], "no layer of the backbone"),
     (["~space.l2", "model.l2=0", "model.l2_scope=head_and_backbone"], "model.l2=0"),
@@ -59,6 +62,15 @@ def test_a_typed_setting_without_effect_is_refused_with_the_reason(search, overr
     assert message.startswith(f"{overrides[-1].lstrip('+')}: no effect, because ")
     assert reason in message
     assert "; remove it" in message
+
+
+@pytest.mark.parametrize(
+    ("mapping", "setting"),
+    [("model={dropout:0,dense_units:3}", "model.dropout=0"), ("select={top_k:1,repeats:5}", "select.repeats=5")],
+)
+def test_one_setting_without_effect_in_a_typed_mapping_is_named(search, mapping, setting):
+    with pytest.raises(UserError, match=f"^{setting}: no effect"):
+        search(mapping)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +117,10 @@ def test_a_setting_with_an_effect_in_one_job_of_a_study_is_accepted_and_equal_jo
         (["split.folds=3", "fit.epochs=9"], "that of the trial"),
         (["split.folds=3", "evaluate_with=folds", "fit.epochs=9"], ""),
         (["fit.epochs=9"], ""),
-        (["evaluate_with=search"], "only one source"),
+        (["evaluate_with=search"], "with split.folds=1 there are no models of folds; remove it"),
+        (["split.folds=3", "ensemble.kind=folds", "evaluate_with=folds"], "ensemble=folds uses the models"),
+        (["fit_on=all", "data.split_seed=5"], "fit_on=all trains on all images"),
+        (["split.folds=3", "fit_on=all", "evaluate_with=folds", "data.split_seed=5"], ""),
         (["fit_on=all", "tta.kind=flip", "calibrate=true"], "no out-of-sample predictions"),
         (["tta.kind=flip", "calibrate=false"], ""),
         (["tta.kinds=[none,crops]"], ""),
@@ -114,10 +129,11 @@ def test_a_setting_with_an_effect_in_one_job_of_a_study_is_accepted_and_equal_jo
 )
 def test_a_setting_without_effect_on_the_final_model_is_refused(composed, overrides, reason):
     # An override of a searched hyperparameter has no effect; that of another one has.
-    own = {"ensemble": {"kind": "none", "num_jobs": 1}, "evaluate_with": "search", "calibrate": True}
+    own: dict[str, Any] = {"ensemble": {"kind": "none", "num_jobs": 1}, "evaluate_with": "search", "calibrate": True}
     own |= {"job": "j", "trial": None, "fit_on": "train"}
     own |= {key: value for key, _, value in (one.partition("=") for one in overrides) if key in own}
-    of_search = [one for one in overrides if one.partition("=")[0] not in own]
+    own["ensemble"]["kind"] = "folds" if "ensemble.kind=folds" in overrides else "none"
+    of_search = [one for one in overrides if re.split("[.=]", one)[0] not in own]
     search = dataclasses.asdict(to_search_config(composed("data.train=train.zip", *of_search)))
     config = TypeAdapter(RetrainConfig).validate_python({**search, **own, "calibrate": True})
     if not reason:

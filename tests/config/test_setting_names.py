@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -82,6 +84,24 @@ def test_a_former_name_on_the_command_line_is_refused_with_the_current_one(prefi
 @pytest.mark.parametrize("override", ["resume.failed=skip", "+fit.max_parameters=3", "timeout.trial_seconds=1"])
 def test_a_removed_setting_is_refused(override):
     with pytest.raises(UserError, match="removed"):
+        check_overrides([override])
+
+
+@pytest.mark.parametrize(
+    ("override", "fix"),
+    [
+        ("~space", "use space=fixed"),
+        ("~space={}", "use space=fixed"),
+        ("~model.dropout", "set another value"),
+        ("~space.dropout", None),
+        ("~tta.average", None),
+    ],
+)
+def test_the_removal_of_a_needed_setting_is_refused(override, fix):
+    if fix is None:
+        check_overrides([override])
+        return
+    with pytest.raises(UserError, match=f"^{re.escape(override)}: cannot be removed; {fix}$"):
         check_overrides([override])
 
 

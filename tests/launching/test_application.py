@@ -7,6 +7,7 @@ import pytest
 from conftest import run_python
 from omegaconf import open_dict
 from studies import write_job
+from synthetic_images import cats_and_dogs, folder_of, jpeg
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
@@ -164,6 +165,17 @@ def test_a_user_error_with_a_cause_keeps_its_own_message(capsys, monkeypatch):
     [
         (("tta=flip",), ("tta=none",), "the difference in tta.kind has no effect"),
         (("fit.patience=20",), ("fit.patience=30",), "the difference in fit.patience has no effect"),
+        (("features.max_gib=1",), ("features.max_gib=2",), "the difference in features.max_gib has no effect"),
+        (("data.limit=100",), ("data.limit=200",), "the difference in data.limit has no effect"),
+        (("data.limit=30",), ("data.limit=100",), None),
+        (("space=fixed",), ("space=fixed", "tuner=grid"), "the difference in tuner.oracle"),
+        (("tuner=bayesian", "tuner.max_trials=1"), ("tuner=bayesian", "tuner.max_trials=2"), None),
+        (("tuner=bayesian",), ("tuner=bayesian", "tuner.arguments.num_initial_points=6"), "num_initial_points"),
+        (
+            ("label_smoothing.epsilon=0.05", "label_smoothing=none"),
+            ("label_smoothing.epsilon=0.05", "label_smoothing=mild"),
+            "their settings are equal, because label_smoothing.epsilon=0.05 replaces",
+        ),
         (("seed=1",), ("seed=1",), "job a: trains the same trials|job a: two jobs"),
         (("seed=1",), ("seed=2",), None),
     ],
@@ -176,6 +188,21 @@ def test_two_jobs_that_would_train_the_same_trials_are_refused(tmp_path, callbac
         return
     with pytest.raises(UserError, match=words):
         callback._prepare(jobs, tmp_path / "multirun" / "s", names)
+
+
+def test_a_share_for_validation_is_refused_if_the_images_have_a_validation_part(tmp_path, callback, job):
+    images = cats_and_dogs(8, 8) | {"valid/cat.1.jpg": jpeg(800), "valid/dog.1.jpg": jpeg(900)}
+    typed = [f"data.train={folder_of(tmp_path / 'own', images)}", "data.validation_fraction=0.3"]
+    config = job(f"cache={tmp_path / 'cache'}", *typed, typed=typed)
+    with pytest.raises(UserError, match=r"^data.validation_fraction=0.3: no effect, because .* a part of data.train"):
+        callback._prepare([config], tmp_path / "s", ["a"])
+
+
+def test_a_full_disk_while_images_are_read_is_not_an_error_of_the_study_folder(tmp_path, callback, job, monkeypatch):
+    full = Mock(side_effect=OSError(28, "No space left on device"))
+    monkeypatch.setattr("catsdogs.data.dataset.load_dataset", full)
+    with pytest.raises(UserError, match=r"^images or cache .*c: No space left on device; free disk space, or set"):
+        callback._prepare([job("experiment=debug", f"cache={tmp_path / 'c'}")], tmp_path / "s", ["a"])
 
 
 def test_a_setting_without_effect_is_refused_with_a_sweeper_that_chooses_jobs_one_by_one(job):

@@ -87,6 +87,13 @@ def test_hydra_settings_folders_and_interpolations_of_a_study_are_not_used(retra
     assert (tmp_path / "cache").exists()
 
 
+def test_an_invalid_value_of_a_study_names_its_file(retrain):
+    done = retrain({"tta.views": 1e9})
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: multirun/theirs/{JOB}/result.json: tta.views=1000000000.0: must")
+    assert retrain({}, "tta.views=0").stderr.startswith("error: tta.views=0: must")
+
+
 @pytest.mark.parametrize(("jobs", "arguments"), [([JOB], []), (OTHERS, ["ensemble=jobs", "ensemble.num_jobs=2"])])
 def test_a_builder_that_only_the_study_names_is_not_called(retrain, jobs, arguments):
     done = retrain({"backbone.builder": "evil.build"}, *arguments, jobs=jobs)

@@ -368,7 +368,6 @@ def test_tta_auto_follows_the_augmentation_if_the_model_has_seen_every_image(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "folds", "evaluate_with": "folds"}, "evaluate_with=folds: .*ensemble=folds.*remove evaluate_with"),
         ({"kind": "folds", "fit_on": "all"}, "fit_on=all"),
         ({"kind": "folds", "size": 2, "trial": "0"}, "trial=0: .*ensemble=folds and ensemble.num_jobs=2"),
         ({"kind": "jobs"}, "ensemble.num_jobs=1: must be at least 2 with ensemble=jobs"),
