@@ -56,6 +56,30 @@ def test_trials_of_version_0_1_can_be_read():
 
 
 @pytest.mark.parametrize(
+    ("status", "first", "epochs", "best", "budget", "problem"),
+    [
+        ("COMPLETED", 0, 8, 8, 8, ""),
+        ("COMPLETED", 3, 5, 8, 8, ""),  # promoted by Hyperband
+        ("COMPLETED", 3, 2, 6, 8, ""),  # rounded means of 2.5 epochs and of the best epoch 5.5
+        ("FAILED", 0, 0, 0, 8, ""),
+        ("COMPLETED", 0, 0, 0, 8, "epochs=0: expected an integer from 1 to 8"),
+        ("COMPLETED", 0, 3, 4, 8, "best_epoch=4: expected an integer from 1 to 3"),
+        ("COMPLETED", 3, 5, 3, 8, "best_epoch=3: expected an integer from 4 to 8"),
+        ("COMPLETED", 0, 10**9, 8, 8, "epochs=1000000000: expected"),
+    ],
+)
+def test_the_epochs_of_a_completed_trial_agree(tmp_path, status, first, epochs, best, budget, problem):
+    changed = dataclasses.replace(record(status=status), epochs=epochs, best_epoch=best)
+    changed = dataclasses.replace(changed, first_epoch=first, epoch_budget=budget)
+    write_trials(tmp_path / "trials.csv", [changed])
+    if not problem:
+        assert read_trials(tmp_path / "trials.csv") == [changed]
+        return
+    with pytest.raises(CorruptedFile, match=re.escape(problem)):
+        read_trials(tmp_path / "trials.csv")
+
+
+@pytest.mark.parametrize(
     ("column", "value"),
     [
         ("val_log_loss", -0.1),
