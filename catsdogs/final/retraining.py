@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,11 +125,11 @@ def _metrics(
             ],
         },
     }
-    several_jobs = len(read_jobs(first.job.folder.parent)) > 1
+    several_jobs = sum(math.isfinite(job.objective) for job in read_jobs(first.job.folder.parent)) > 1
     record = metrics(table, validation, chosen_on_validation(several_jobs, choices))
     if evaluation.calibration_result is not None:
         gain = detail_of(evaluation.calibration_result.gain, validation)
-        gain["reason"] = evaluation.calibration_result.reason or None
+        gain["reason"] = evaluation.calibration_result.reason
         others = {split: other for split, other in record["calibration_gain"].items() if split != "validation"}
         record["calibration_gain"] = {"validation": gain | {"kept": evaluation.calibration_result.applied}, **others}
     return {

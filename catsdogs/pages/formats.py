@@ -12,12 +12,9 @@ import numpy as np
 from markupsafe import Markup
 
 from catsdogs.base.text import format_duration, listed
-from catsdogs.scoring.calibration import FEWEST
 from catsdogs.scoring.intervals import FEW_ERRORS, Estimate, wilson_interval
 
 MISSING = "–"
-
-_AVERAGES = {"probability": "probabilities", "logit": "logits"}
 
 
 def number(thing: Any) -> float:
@@ -129,9 +126,8 @@ def accuracy_text(errors: int | None, images: int) -> str:
     return f"{percent(1 - errors / images, 2)} (95% CI {percent(low, 2)} to {percent(high, 2)})"
 
 
-def chosen_on_validation(several_jobs: bool, final: Mapping[str, Any] | None = None) -> list[str]:
-    """List what the validation images chose in a search and, given its `metrics.json`, for a final model."""
-    final = final or {}
+def chosen_on_validation(several_jobs: bool, final: Mapping[str, Any]) -> list[str]:
+    """List what the validation images chose in a search and for a final model (its `metrics.json`, or empty)."""
     members = (final.get("ensemble") or {}).get("members") or []
     choices = {
         "the job": several_jobs,
@@ -161,7 +157,8 @@ def format_tta_choice(choice: Mapping[str, Any]) -> str:
     change, interval = _change(difference, low, high, "lower", "higher")
     tie = "" if difference >= 0 else ", a tie"
     kinds = "neither kind" if len(choice["kinds"]) == 2 else "no kind"
-    average = f"averaged as {_AVERAGES[choice['average']]}, " if choice.get("average") else ""
+    averages = {"probability": "averaged as probabilities, ", "logit": "averaged as logits, "}
+    average = averages.get(choice.get("average"), "")
     rows = f" ({average}best of the {choice['rows']} kinds and averages in tta.csv)" if choice.get("rows") else ""
     chosen = f"{choice['kind']} chosen on {count(choice['size'])} {choice['split']} images{rows}, log loss {change} by"
     than = f"than with {choice['against']}{tie}; these images also chose the trial, which favors {kinds}"
@@ -216,8 +213,7 @@ def _describe_gain(step: str, gain: Mapping[str, Any], fixes: tuple[str, str]) -
     images = f"{count(gain['size'])} {gain.get('split')} images"
     if gain.get("kept") is False:
         # Earlier versions recorded no reason, and a gain of 0 for too few images.
-        few = f"{images} are too few; it needs {FEWEST}, with both classes"
-        earlier = few if difference == 0 else "it does not improve the cross-validated log loss"
+        earlier = f"{images} are too few" if difference == 0 else "it does not improve the cross-validated log loss"
         return f"{step} not applied: {gain.get('reason') or earlier}."
     significance = "significant" if low > 0 or high < 0 else "within noise"
     advice = fixes[0] if high < 0 else fixes[1] if difference < 0 else ""

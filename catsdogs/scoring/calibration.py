@@ -61,7 +61,7 @@ class CalibrationResult:
     # Uncalibrated minus cross-fitted log loss, paired by image; above 0: calibration helps. NaN: too few images.
     gain: Estimate
     applied: bool  # whether the gain is above 0
-    reason: str  # why it is not applied, for `metrics.json`; "": it is
+    reason: str | None  # why it is not applied, for `metrics.json`
 
 
 def fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:
@@ -104,7 +104,7 @@ def fit_if_better(labels: np.ndarray, p_dog: np.ndarray) -> CalibrationResult:
     gain = paired_intervals(losses[None], log_loss_per_image(labels, cross_fitted(labels, p_dog)))[0]
     if gain.value <= 0:
         return CalibrationResult(IDENTITY, gain, False, "it does not improve the cross-validated log loss")
-    return CalibrationResult(fit(labels, p_dog), gain, True, "")
+    return CalibrationResult(fit(labels, p_dog), gain, True, None)
 
 
 def _fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:

@@ -76,7 +76,7 @@ def test_calibration_that_is_not_applied_has_a_reason(gain, reason):
 
 
 def test_what_the_validation_images_chose():
-    assert formats.chosen_on_validation(False) == ["the trial", "the epoch"]
+    assert formats.chosen_on_validation(False, {}) == ["the trial", "the epoch"]
     ensemble = {"members": [{"job": "a"}, {"job": "b"}]}
     final = {"tta": {"chosen": True}, "calibration": {"floor": 0.01}, "ensemble": ensemble}
     assert joined(formats.chosen_on_validation(True, final)) == (
