@@ -279,7 +279,7 @@ def _executions(study_data: StudyData, label: str) -> int:
 
 
 def _selection_caveats(study_data: StudyData, comparable: pd.DataFrame) -> list[str]:
-    reason = f"the same images were used to select {joined(chosen_on_validation(len(comparable) > 1, {}))}"
+    reason = f"the same images were used to select the {joined(chosen_on_validation(len(comparable) > 1, {}))}"
     optimistic = f"This score is optimistic: {reason}. Expect a somewhat higher log loss on new images."
     seeds = {repr(study_data.jobs[str(label)].result.get("seed")) for label in comparable["label"]}
     if len(seeds) > 1:

@@ -130,12 +130,12 @@ def chosen_on_validation(several_jobs: bool, final: Mapping[str, Any]) -> list[s
     """List what the validation images chose in a search and for a final model (its `metrics.json`, or empty)."""
     members = (final.get("ensemble") or {}).get("members") or []
     choices = {
-        "the job": several_jobs,
-        "the trial": True,
-        "the epoch": True,
-        "the kind and average of test-time augmentation": (final.get("tta") or {}).get("chosen"),
-        "the calibration": final.get("calibration"),
-        "the combination of the jobs": len({str(member.get("job")) for member in members}) > 1,
+        "epoch": True,
+        "trial": True,
+        "job": several_jobs,
+        "test-time augmentation (kind and average)": (final.get("tta") or {}).get("chosen"),
+        "calibration": final.get("calibration"),
+        "combination of the jobs": len({str(member.get("job")) for member in members}) > 1,
     }
     return [name for name, chosen in choices.items() if chosen]
 

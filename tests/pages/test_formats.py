@@ -76,12 +76,11 @@ def test_calibration_that_is_not_applied_has_a_reason(gain, reason):
 
 
 def test_what_the_validation_images_chose():
-    assert formats.chosen_on_validation(False, {}) == ["the trial", "the epoch"]
+    assert formats.chosen_on_validation(False, {}) == ["epoch", "trial"]
     ensemble = {"members": [{"job": "a"}, {"job": "b"}]}
     final = {"tta": {"chosen": True}, "calibration": {"floor": 0.01}, "ensemble": ensemble}
     assert joined(formats.chosen_on_validation(True, final)) == (
-        "the job, the trial, the epoch, the kind and average of test-time augmentation, the calibration and the "
-        "combination of the jobs"
+        "epoch, trial, job, test-time augmentation (kind and average), calibration and combination of the jobs"
     )
 
 
