@@ -21,8 +21,8 @@ PREFIXES = {"validation": "", "holdout": "holdout_", "test": "test_"}
 
 _SPLITS = {
     "validation": "images that selected the {chosen}, predicted by a model that was not trained on them",
-    "out-of-fold": "all images outside the holdout, which selected the {chosen}, each predicted by models that were not "
-    "trained on it",
+    "out-of-fold": "all images outside the holdout, which selected the {chosen}, each predicted by models that were "
+    "not trained on it",
     "holdout": "images that were used neither in the search nor for training",
     "test": "labeled test images without exact and near-duplicates of the labeled images of the study",
 }
