@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,9 @@ class Record(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             key, value = ".".join(map(str, first["loc"])), repr(first["input"])
-            reason = f"{key}={value[:80]}: {first['msg']}" if key else first["msg"]
+            # Without the name of a class, which is internal.
+            problem = re.sub(r"(Input should be a ).* instance of .*", r"\1JSON object", first["msg"])
+            reason = f"{key}={value[:80]}: {problem}" if key else problem
             if first["type"] == "value_error":  # of a validator of catsdogs, which names the rest of the key
                 reason = f"{key}.{first['ctx']['error']}"
             raise CorruptedFile(file, reason) from error
@@ -62,7 +65,8 @@ class Record(BaseModel):
 # Ranges of numbers; a column has the same meaning in every table.
 _RANGES: Final = {
     **dict.fromkeys(("trial", "execution", "epoch", "epochs", "best_epoch", "first_epoch", "epoch_budget"), (0, 10**9)),
-    **dict.fromkeys(("fold", "seed", "seconds"), (0, 10**9)),
+    **dict.fromkeys(("seed", "seconds"), (0, 10**9)),
+    "fold": (-1, 10**9),  # -1: in no fold, as the holdout
     **dict.fromkeys(("log_loss", "loss", "val_log_loss", "val_loss", "learning_rate"), (0, math.inf)),
     **dict.fromkeys(("label", "p_dog", "p_dog_tta", "p_dog_calibrated", "accuracy", "val_accuracy"), (0, 1)),
 }

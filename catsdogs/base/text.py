@@ -57,6 +57,11 @@ def listed(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
     return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def joined(names: Sequence[str]) -> str:
+    """Join all names: `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
 def format_duration(seconds: float) -> str:
     """Format a duration: `42 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
     if seconds < 90:

@@ -171,7 +171,8 @@ def _folders(job: JobRecord, config: dict[str, Any], images: Path | None) -> lis
 def _paths_by_id(folder: Path) -> dict[str, str]:
     with suppress(OSError, UserError):
         paths = image_paths(folder)
-        return dict(zip(ids_of(paths), paths, strict=True))
+        by_id = dict(zip(ids_of(paths), paths, strict=True))
+        return {f"validation/{name}": path for name, path in by_id.items()} | by_id
     return {}
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import pandas as pd
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -33,6 +33,7 @@ class _Score(Record):
     split: str | None = None
     size: Annotated[int, Field(ge=1)] | None = None
     errors: Annotated[int, Field(ge=0)] | None = None  # written since version 0.3
+    reason: str | None = None
 
 
 def _in_range(details: dict[str, _Score]) -> dict[str, _Score]:
@@ -44,8 +45,9 @@ def _in_range(details: dict[str, _Score]) -> dict[str, _Score]:
 
 class _TtaChoice(_Score):
     kind: str
+    average: Literal["probability", "logit"] | None = None
+    rows: int | None = None
     tested: bool
-    reason: str = ""
     kinds: Listed[str]
     against: str = ""
 
@@ -54,6 +56,7 @@ class _Metrics(Record):
     details: Annotated[Part[_Score], AfterValidator(_in_range)]
     interval: str = "95% over images"
     warnings: list[str] = Field([])  # written since version 0.3
+    chosen_on_validation: Listed[str]  # written since version 0.3
     tta: Part[Any]
     tta_gain: dict[str, _Score] | None = None  # written since version 0.3
     tta_choice: _TtaChoice | None = None  # written since version 0.3, with tta=auto

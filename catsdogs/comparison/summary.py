@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import listed
+from catsdogs.base.text import joined, listed
 from catsdogs.comparison.choices import unlisted_differences
 from catsdogs.comparison.study_data import WAITING, StudyData
-from catsdogs.pages.formats import accuracy_text, between, counted, few_errors, loss, percent
+from catsdogs.pages.formats import accuracy_text, between, chosen_on_validation, counted, few_errors, loss, percent
 from catsdogs.scoring.intervals import FEW_ERRORS, Estimate, paired_intervals, share_lowest
 from catsdogs.scoring.scores import log_loss_interval
 from catsdogs.study.jobs import FAILED, OK, RUNNING, State, best_job, chosen_trial
@@ -189,8 +189,8 @@ def _rank_sentences(best: str, margins: dict[str, Estimate], share_best: dict[st
     worse = len(margins) - len(near)
     if not near or not worse:
         return [f"{rank}; {'none' if near else 'all'} of the others are significantly worse."]
-    not_worse = f"{listed(near, 3)} {_are(len(near))} not"
-    return [f"{rank}; {worse} of the {len(margins)} others {_are(worse)} significantly worse, {not_worse}."]
+    not_worse = f"{listed(near, 3) if len(near) > 3 else joined(near)} {_are(len(near))} not"
+    return [f"{rank}; {worse} of the {len(margins)} others {_are(worse)} significantly worse; {not_worse}."]
 
 
 def _nothing_yet(leaderboard: pd.DataFrame) -> str:
@@ -279,8 +279,7 @@ def _executions(study_data: StudyData, label: str) -> int:
 
 
 def _selection_caveats(study_data: StudyData, comparable: pd.DataFrame) -> list[str]:
-    selected = "epoch and trial" if len(comparable) == 1 else "epoch, trial and job"
-    reason = f"the same images were used to select the {selected}"
+    reason = f"the same images were used to select the {joined(chosen_on_validation(len(comparable) > 1, {}))}"
     optimistic = f"This score is optimistic: {reason}. Expect a somewhat higher log loss on new images."
     seeds = {repr(study_data.jobs[str(label)].result.get("seed")) for label in comparable["label"]}
     if len(seeds) > 1:

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import pandas as pd
 
+from catsdogs.base.text import joined
 from catsdogs.final.pipeline import OUTPUTS
 from catsdogs.pages.formats import accuracy_text, few_errors, format_gains, loss, not_scored
-from catsdogs.scoring.intervals import METHOD, Estimate, paired_intervals
+from catsdogs.scoring.intervals import FEW_ERRORS, METHOD, Estimate, paired_intervals
 from catsdogs.scoring.scores import log_loss_per_image, scores
 
 # Prefixes of score names, by split.
 PREFIXES = {"validation": "", "holdout": "holdout_", "test": "test_"}
 
 _SPLITS = {
-    "validation": "images that selected the trial and the epoch, predicted by a model that was not trained on them",
-    "out-of-fold": "all images outside the holdout, which selected the trial and the epoch, each predicted by models "
-    "that were not trained on it",
+    "validation": "images that selected the {chosen}, predicted by a model that was not trained on them",
+    "out-of-fold": "all images outside the holdout, which selected the {chosen}, each predicted by models that were "
+    "not trained on it",
     "holdout": "images that were used neither in the search nor for training",
     "test": "labeled test images without exact and near-duplicates of the labeled images of the study",
 }
 
 
-def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
+def metrics(table: pd.DataFrame, validation: str, chosen: Sequence[str] = ()) -> dict[str, Any]:
     """Return scores of `predictions.csv` as flat numbers, with split, size and interval of each under `details`.
 
     Test images that are duplicates of labeled images of the study are counted, not scored. `validation`: name of the
-    validation images in `details`, validation or out-of-fold.
+    validation images in `details`, validation or out-of-fold; `chosen`: what they chose.
     """
     names = ("log_loss", "log_loss_tta", "log_loss_calibrated", "accuracy", "roc_auc", "brier", "ece")
     details: dict[str, dict[str, Any]] = {}
@@ -58,7 +60,8 @@ def metrics(table: pd.DataFrame, validation: str) -> dict[str, Any]:
         **{name: detail["value"] for name, detail in details.items()},
         "details": details,
         "test_images_not_scored": int(in_training.sum()),
-        "splits": {name: _SPLITS[name] for name in _SPLITS if name in splits},
+        "splits": {name: _SPLITS[name].format(chosen=joined(chosen)) for name in _SPLITS if name in splits},
+        "chosen_on_validation": list(chosen),
         "interval": METHOD,
         "warnings": _few_errors(details),
         "tta_gain": gains["p_dog_tta"],
@@ -84,12 +87,15 @@ def format_scores(metrics: dict[str, Any]) -> list[str]:
 
 
 def _few_errors(details: dict[str, Any]) -> list[str]:
-    """Warn about log losses of images of which few are misclassified, once per split and number of errors."""
-    names: dict[tuple[str, str], list[str]] = {}
+    """Warn about log losses of images of which few are misclassified, once per split."""
+    groups: dict[tuple[str, int], dict[str, int]] = {}
     for name, detail in details.items():
-        if "log_loss" in name and (few := few_errors(detail["errors"], detail["size"])):
-            names.setdefault((detail["split"], few), []).append(name)
-    return [f"{', '.join(group)} ({split} images): {few}" for (split, few), group in names.items()]
+        if "log_loss" in name and detail["errors"] < FEW_ERRORS:
+            groups.setdefault((detail["split"], detail["size"]), {})[name] = detail["errors"]
+    return [
+        f"{', '.join(group)} ({split} images): {few_errors(min(group.values()), size, most=max(group.values()))}"
+        for (split, size), group in groups.items()
+    ]
 
 
 def detail_of(estimate: Estimate, split: str) -> dict[str, Any]:

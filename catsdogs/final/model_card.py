@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 from omegaconf import OmegaConf
 
+from catsdogs.base.text import joined
 from catsdogs.data.dataset import Dataset
 from catsdogs.pages.formats import describe_model, format_tta_choice, loss, not_scored
 
@@ -36,6 +37,7 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
         ensemble=metrics["ensemble"],
         model=describe_model(metrics),
         tta_choice=metrics["tta_choice"] and format_tta_choice(metrics["tta_choice"]),
+        chosen=joined(metrics["chosen_on_validation"]),
         several_jobs=len({member["job"] for member in metrics["ensemble"]["members"]}) > 1,
         yaml=OmegaConf.to_yaml({name: recipe[name] for name in ("hyperparameters", "config", "versions")}),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +27,8 @@ from catsdogs.final.submission import FALLBACK_PROBABILITY
 from catsdogs.final.tta import log_cost
 from catsdogs.network.devices import accelerators
 from catsdogs.network.merging import merge_models
-from catsdogs.pages.formats import counted
-from catsdogs.study.jobs import JobRecord
+from catsdogs.pages.formats import chosen_on_validation, counted
+from catsdogs.study.jobs import JobRecord, read_jobs
 from catsdogs.study.trials import TrialRecord
 from catsdogs.training.trial_data import live_views
 
@@ -110,20 +111,10 @@ def _metrics(
     config: RetrainConfig, table: pd.DataFrame, evaluation: Evaluation, members: Sequence[Member], first: Member
 ) -> dict[str, Any]:
     validation = "out-of-fold" if config.split.folds > 1 else "validation"
-    record = metrics(table, validation)
-    if evaluation.calibration_result is not None:
-        gain = detail_of(evaluation.calibration_result.gain, validation)
-        others = {split: other for split, other in record["calibration_gain"].items() if split != "validation"}
-        record["calibration_gain"] = {"validation": gain | {"kept": evaluation.calibration_result.applied}, **others}
     tta, calibration = evaluation.pipeline.tta, evaluation.pipeline.calibration
     views, chosen = len(evaluation.pipeline.views), evaluation.tta_table is not None
-    return record | {
-        "job": first.job.name,
-        "trial": first.trial.trial,
-        "fit_on": config.fit_on,
-        "validated_by": evaluation.validated_by,
+    choices = {
         "tta": {"kind": tta.kind, "views": views, "average": tta.average, "chosen": chosen},
-        "tta_choice": evaluation.tta_choice,
         "calibration": None if calibration is None else dataclasses.asdict(calibration),
         "ensemble": {
             "kind": config.ensemble.kind,
@@ -133,6 +124,22 @@ def _metrics(
                 for member, weight in zip(members, evaluation.combination.weights, strict=True)
             ],
         },
+    }
+    several_jobs = sum(math.isfinite(job.objective) for job in read_jobs(first.job.folder.parent)) > 1
+    record = metrics(table, validation, chosen_on_validation(several_jobs, choices))
+    if evaluation.calibration_result is not None:
+        gain = detail_of(evaluation.calibration_result.gain, validation)
+        gain["reason"] = evaluation.calibration_result.reason
+        others = {split: other for split, other in record["calibration_gain"].items() if split != "validation"}
+        record["calibration_gain"] = {"validation": gain | {"kept": evaluation.calibration_result.applied}, **others}
+    return {
+        **record,
+        **choices,
+        "job": first.job.name,
+        "trial": first.trial.trial,
+        "fit_on": config.fit_on,
+        "validated_by": evaluation.validated_by,
+        "tta_choice": evaluation.tta_choice,
         "selected_val_log_loss": first.trial.val_log_loss,
         "epochs": len(first.training.history),
         "best_epoch": first.training.best_epoch,

@@ -12,7 +12,6 @@ import numpy as np
 from markupsafe import Markup
 
 from catsdogs.base.text import format_duration, listed
-from catsdogs.scoring.calibration import FEWEST
 from catsdogs.scoring.intervals import FEW_ERRORS, Estimate, wilson_interval
 
 MISSING = "–"
@@ -127,12 +126,27 @@ def accuracy_text(errors: int | None, images: int) -> str:
     return f"{percent(1 - errors / images, 2)} (95% CI {percent(low, 2)} to {percent(high, 2)})"
 
 
-def few_errors(errors: Any, images: Any, by: str = "") -> str:
+def chosen_on_validation(several_jobs: bool, final: Mapping[str, Any]) -> list[str]:
+    """List what the validation images chose in a search and for a final model (its `metrics.json`, or empty)."""
+    members = (final.get("ensemble") or {}).get("members") or []
+    choices = {
+        "epoch": True,
+        "trial": True,
+        "job": several_jobs,
+        "test-time augmentation (kind and average)": (final.get("tta") or {}).get("chosen"),
+        "calibration": final.get("calibration"),
+        "combination of the jobs": len({str(member.get("job")) for member in members}) > 1,
+    }
+    return [name for name, chosen in choices.items() if chosen]
+
+
+def few_errors(errors: Any, images: Any, by: str = "", most: Any = None) -> str:
     """Warn about the interval of a log loss if fewer than FEW_ERRORS images are misclassified, otherwise return ''."""
     if not number(errors) < FEW_ERRORS:
         return ""
     reason = f"with fewer than {FEW_ERRORS}, the confidence interval of the log loss may be too narrow"
-    return f"Misclassified{by}: {count(errors)} of {count(images)} images; {reason}."
+    upper = f" to {count(most)}" if number(most) > number(errors) else ""
+    return f"Misclassified{by}: {count(errors)}{upper} of {count(images)} images; {reason}."
 
 
 def format_tta_choice(choice: Mapping[str, Any]) -> str:
@@ -143,10 +157,12 @@ def format_tta_choice(choice: Mapping[str, Any]) -> str:
     change, interval = _change(difference, low, high, "lower", "higher")
     tie = "" if difference >= 0 else ", a tie"
     kinds = "neither kind" if len(choice["kinds"]) == 2 else "no kind"
-    chosen = f"{choice['kind']} chosen on {count(choice['size'])} {choice['split']} images, log loss {change} by"
+    averages = {"probability": "averaged as probabilities, ", "logit": "averaged as logits, "}
+    average = averages.get(choice.get("average"), "")
+    rows = f" ({average}best of the {choice['rows']} kinds and averages in tta.csv)" if choice.get("rows") else ""
+    chosen = f"{choice['kind']} chosen on {count(choice['size'])} {choice['split']} images{rows}, log loss {change} by"
     than = f"than with {choice['against']}{tie}; these images also chose the trial, which favors {kinds}"
-    few = few_errors(choice.get("errors"), choice["size"], " by either")
-    return f"tta=auto: {chosen} {loss(abs(difference))}{interval} {than}. {few}".rstrip()
+    return f"tta=auto: {chosen} {loss(abs(difference))}{interval} {than}."
 
 
 def describe_model(metrics: Mapping[str, Any]) -> str:
@@ -164,7 +180,7 @@ def format_gains(
 ) -> list[str]:
     """Describe how TTA and calibration change the log loss, one sentence per step and split, from `metrics.json`.
 
-    `choice` is described in place of the gain on its images.
+    `choice` is described in place of the gain on its images. `metrics.warnings` names the splits with few errors.
     """
     if choice and choice["tested"]:
         tta = {split: gain for split, gain in tta.items() if split != "validation"}
@@ -174,7 +190,7 @@ def format_gains(
         _describe_gain(step, gain, fixes)
         for step, by_split, fixes in steps
         for gain in by_split.values()
-        if isinstance(gain.get("size"), int) and not math.isnan(number(gain.get("value")))
+        if isinstance(gain.get("size"), int) and (gain.get("reason") or not math.isnan(number(gain.get("value"))))
     ]
     return [format_tta_choice(choice), *gains] if choice else gains
 
@@ -196,11 +212,11 @@ def _describe_gain(step: str, gain: Mapping[str, Any], fixes: tuple[str, str]) -
     difference, low, high = (number(gain.get(name)) for name in ("value", "low", "high"))
     images = f"{count(gain['size'])} {gain.get('split')} images"
     if gain.get("kept") is False:
-        few = f"{images} are too few; it needs {FEWEST}, with both classes"
-        return f"{step} not applied: {few if difference == 0 else 'it does not improve the cross-validated log loss'}."
+        # Earlier versions recorded no reason, and a gain of 0 for too few images.
+        earlier = f"{images} are too few" if difference == 0 else "it does not improve the cross-validated log loss"
+        return f"{step} not applied: {gain.get('reason') or earlier}."
     significance = "significant" if low > 0 or high < 0 else "within noise"
     advice = fixes[0] if high < 0 else fixes[1] if difference < 0 else ""
     change, interval = _change(difference, low, high, "lowers", "raises")
     effect = f"{step} {change} the log loss by {loss(abs(difference))}{interval} on {images}"
-    few = few_errors(gain.get("errors"), gain["size"], " by either")
-    return f"{effect}; the difference is {significance}{advice}. {few}".rstrip()
+    return f"{effect}; the difference is {significance}{advice}."

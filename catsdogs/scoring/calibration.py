@@ -7,16 +7,17 @@ epoch, the fit is slightly overconfident; the holdout score shows by how much.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from sklearn.model_selection import StratifiedKFold
 
-from catsdogs.scoring.intervals import Estimate, paired_intervals
+from catsdogs.scoring.intervals import Estimate, misclassified, paired_intervals
 from catsdogs.scoring.scores import EPSILON, check_inputs, clip, log_loss_per_image
 
 # Minimum number of images to fit. In simulations of calibrated models, an applied fit raised the log loss by at most
@@ -36,7 +37,9 @@ _FLOORS = 200  # candidates; neighbors differ by 3% to 7%
 class Calibration:
     """Function from probabilities to probabilities that keeps 0.5 and the order, apart from ties at the floor."""
 
-    # The ranges are checked where a calibration is read from a file.
+    # Keys and ranges are checked where a calibration is read from a file.
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     # Divides logits: below 1 raises confidence, above 1 lowers it.
     temperature: Annotated[float, Field(ge=1 / HIGHEST_TEMPERATURE, le=HIGHEST_TEMPERATURE, strict=True)]
     # Lowest probability of either class afterwards.
@@ -55,8 +58,10 @@ class CalibrationResult:
     """Calibration and its effect."""
 
     calibration: Calibration  # fitted on all images; IDENTITY if not applied
-    gain: Estimate  # uncalibrated minus cross-fitted log loss, paired by image; above 0: calibration helps
+    # Uncalibrated minus cross-fitted log loss, paired by image; above 0: calibration helps. NaN: too few images.
+    gain: Estimate
     applied: bool  # whether the gain is above 0
+    reason: str | None  # why it is not applied, for `metrics.json`
 
 
 def fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:
@@ -91,12 +96,15 @@ def cross_fitted(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
 def fit_if_better(labels: np.ndarray, p_dog: np.ndarray) -> CalibrationResult:
     """Fit a calibration, and apply it if it helps images it was not fitted on; arguments as `fit`, N at least 1."""
     labels, p_dog = check_inputs(labels, p_dog)
-    losses = log_loss_per_image(labels, p_dog)
-    # IDENTITY changes values by rounding only, which is not a gain.
-    fitted = log_loss_per_image(labels, cross_fitted(labels, p_dog)) if _enough(labels, FOLDS) else losses
-    gain = paired_intervals(losses[None], fitted)[0]
-    applied = gain.value > 0
-    return CalibrationResult(fit(labels, p_dog) if applied else IDENTITY, gain, applied)
+    losses, size = log_loss_per_image(labels, p_dog), len(labels)
+    if not _enough(labels, FOLDS):
+        unknown = Estimate(math.nan, None, None, size, int(misclassified(losses).sum()))
+        reason = f"{size:,} images are too few; it needs {FEWEST}, with {FOLDS} of each class"
+        return CalibrationResult(IDENTITY, unknown, False, reason)
+    gain = paired_intervals(losses[None], log_loss_per_image(labels, cross_fitted(labels, p_dog)))[0]
+    if gain.value <= 0:
+        return CalibrationResult(IDENTITY, gain, False, "it does not improve the cross-validated log loss")
+    return CalibrationResult(fit(labels, p_dog), gain, True, None)
 
 
 def _fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:

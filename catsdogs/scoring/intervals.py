@@ -77,7 +77,8 @@ def mean_intervals(values: np.ndarray, errors: np.ndarray | None = None, highest
         if variance > 0:
             low, high = _skewed_interval(row, value, float(variance))
             low = max(low, 0.0) if row.min() >= 0 else low
-            high = min(high, 0.0 if row.max() <= 0 else highest)
+            # Equal losses differ by rounding, and may so exceed the bound.
+            high = max(value, min(high, 0.0 if row.max() <= 0 else float(highest)))
         estimates.append(Estimate(value, low if size > 1 else None, high if size > 1 else None, size, wrong))
     return estimates
 
@@ -110,8 +111,8 @@ def paired_intervals(losses: np.ndarray, others: np.ndarray) -> list[Estimate]:
 
 
 def misclassified(losses: np.ndarray) -> np.ndarray:
-    """Return whether the true class is the less likely of two, that is the log loss exceeds log 2; same shape, bool."""
-    return losses > np.log(2)
+    """Return whether the predicted class is not the label, from losses of `log_loss_per_image`; same shape, bool."""
+    return losses >= np.log(2)
 
 
 def gains_over(losses: np.ndarray, row: int) -> pd.DataFrame:

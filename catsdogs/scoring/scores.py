@@ -7,7 +7,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from catsdogs.scoring.intervals import Estimate, mean_intervals, wilson_interval
+from catsdogs.scoring.intervals import Estimate, mean_intervals, misclassified, wilson_interval
 
 # The bounds of Keras' binary cross-entropy, so both log losses agree.
 EPSILON = 1e-7
@@ -34,7 +34,9 @@ def log_loss_per_image(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
     """
     labels, p_dog = check_inputs(labels, p_dog)
     p_dog = clip(p_dog)
-    return -np.where(labels == 1, np.log(p_dog), np.log1p(-p_dog))
+    losses = -np.where(labels == 1, np.log(p_dog), np.log1p(-p_dog))
+    # 0.5 predicts a cat, as in Keras. `misclassified` begins at log 2, the loss of a dog.
+    return np.where((labels == 0) & (p_dog == 0.5), np.nextafter(np.log(2), 0), losses)
 
 
 def scores(labels: np.ndarray, p_dog: np.ndarray) -> dict[str, Estimate]:
@@ -91,7 +93,7 @@ def expected_calibration_error(labels: np.ndarray, p_dog: np.ndarray) -> float:
 
 def _correct(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
     """Return (N,) float64: 1 if the predicted class is the label, else 0."""
-    return ((p_dog > 0.5) == (labels == 1)).astype(np.float64)
+    return (~misclassified(log_loss_per_image(labels, p_dog))).astype(np.float64)
 
 
 def _roc_auc(labels: np.ndarray, p_dog: np.ndarray) -> tuple[float, float, float]:

@@ -18,7 +18,7 @@ from catsdogs.base.files import write_json
 from catsdogs.base.records import CorruptedFile, Listed, Part, Record
 from catsdogs.config.setting_names import former_names, with_current_names
 from catsdogs.study.locking import is_locked
-from catsdogs.study.trials import TrialRecord, best_trial, read_trials, summary, trial_id
+from catsdogs.study.trials import TrialRecord, best_trial, lineage, read_trials, summary, trial_id
 
 RESULT = "result.json"
 
@@ -263,10 +263,16 @@ def chosen_trial(job: JobRecord, trial: str | None) -> TrialRecord:
     if missing := sorted(set(job.result["config"].get("space", {})) - set(records[trial].hyperparameters)):
         problem = f"cannot be retrained, because {job.folder / 'trials.csv'} lacks its {missing[0]}"
         raise UserError(f"trial={trial}: {problem}; use another trial")
-    if selected.get("trial") != trial:
-        return records[trial]
-    scores = {name: selected[name] for name in ("val_log_loss", "val_accuracy", "best_epoch")}
-    return dataclasses.replace(records[trial], **scores)
+    chosen = records[trial]
+    if selected.get("trial") == trial:
+        scores = {name: selected[name] for name in ("val_log_loss", "val_accuracy", "best_epoch")}
+        chosen = dataclasses.replace(chosen, **scores)
+    last = max(max(one.best_epoch, one.epoch_budget or 0) for one in lineage(records.values(), chosen))
+    most = job.result["config"].get("fit", {}).get("epochs") or math.inf
+    if not chosen.best_epoch or last > most:
+        problem = f"cannot be retrained, because job {job.folder} records its epoch {last} of {most}"
+        raise UserError(f"trial={trial}: {problem}; use another trial")
+    return chosen
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:

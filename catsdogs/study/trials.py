@@ -113,6 +113,13 @@ def read_trials(path: Path) -> list[TrialRecord]:
                 _SETTINGS[name].validate_python(int(values[name]) if whole else values[name])
             except ValidationError as error:
                 raise CorruptedFile(path, f"{name}={values[name]}: {error.errors()[0]['msg']}") from error
+        if own["status"] == COMPLETED:
+            # `epochs` counts from `first_epoch`, which version 0.1 did not record. Both epochs are rounded means.
+            first, budget = own.get("first_epoch", 0), own.get("epoch_budget") or math.inf
+            last = min(budget, first + own["epochs"] + (first > 0)) if "first_epoch" in own else math.inf
+            for name, low, high in (("epochs", 1, budget - first), ("best_epoch", first + 1, last)):
+                if not low <= own[name] <= high:
+                    raise CorruptedFile(path, f"{name}={own[name]}: expected an integer from {low} to {high}")
         # Ancestors finish first; otherwise, a lineage might be endless or incomplete.
         if own["parent"] and own["parent"] not in {record.trial for record in records}:
             raise CorruptedFile(path, f"parent={own['parent']}: not an earlier trial of trial {own['trial']}")

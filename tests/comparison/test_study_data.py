@@ -102,6 +102,16 @@ def test_predictions_of_other_images_or_labels_than_the_split_are_reported(study
         assert all("split.csv have other images or labels" in problem for problem in problems)
 
 
+def test_a_split_with_folds_and_a_holdout_is_compared(study):
+    """Holdout images are in the fold -1, and have no predictions."""
+    job = study / "mobilenet_v2-light-cosine-none"
+    split = pd.read_csv(job / "validation.csv")[["id", "label"]].assign(split="train")
+    split["fold"] = split.index % 3
+    holdout = pd.DataFrame({"id": ["held"], "label": [1], "split": ["holdout"], "fold": [-1]})
+    pd.concat([split, holdout]).to_csv(job / "split.csv", index=False)
+    assert not read_study_data([study]).problems
+
+
 def test_several_studies_have_unique_names(study, tmp_path):
     study_data = read_study_data([study, write_study(tmp_path / "elsewhere" / "night", trials=2)])
     assert len(study_data.jobs) == 8

@@ -1,5 +1,7 @@
 """The best job, its lead, and whether the lead is significant."""
 
+import re
+
 import pandas as pd
 import pytest
 from studies import CHOICES, labels, p_dog, write_job, write_study
@@ -69,7 +71,9 @@ def test_a_lead_within_noise_is_not_significant(night, other, significance, word
     assert sum(summary.share_best.values()) == pytest.approx(1)
     assert (summary.share_best == {"a": 0.5, "b": 0.5}) == (significance == "identical")
     job(night, "c", skill=1.2, seed=2)
-    assert "1 of the 2 others is significantly worse, b is not." in text(summary_of(night))
+    assert "1 of the 2 others is significantly worse; b is not." in text(summary_of(night))
+    job(night, "d", skill=other[0], seed=other[1])
+    assert re.search(r"1 of the 3 others is significantly worse; (b and d|d and b) are not\.", text(summary_of(night)))
 
 
 def test_one_image_or_one_job_has_no_significance(tmp_path):

@@ -104,6 +104,9 @@ def test_a_pipeline_of_a_previous_version_is_read(tmp_path):
         ("calibration.temperature", "2"),
         ("calibration.floor", 1.5),
         ("calibration.floor", 0),
+        ("calibration.scale", 2.0),
+        ("calibration", 5),
+        ("calibration", [1.5, 0.01]),
         ("augmentation.shift_fraction", 10**400),
         ("augmentation.shear_degrees", 90.0),
         ("tta.kind", "auto"),
@@ -121,6 +124,9 @@ def test_a_pipeline_with_invalid_values_is_refused(tmp_path, key, value):
     (content[groups[0]] if groups else content)[name] = value
     write_json(tmp_path / PIPELINE, content)
     with pytest.raises(UserError, match=rf"pipeline\.json: corrupted \({key}=.*; retrain"):
+        read_pipeline(tmp_path)
+    write_json(tmp_path / PIPELINE, [1])
+    with pytest.raises(UserError, match="should be a JSON object"):
         read_pipeline(tmp_path)
 
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from catsdogs.base.text import joined
 from catsdogs.pages import formats
 from catsdogs.scoring.intervals import Estimate
 
@@ -61,12 +62,26 @@ def test_gains(interval, expected):
     assert len(sentences) == 2
 
 
-@pytest.mark.parametrize(("images", "reason"), [(199, "199 validation images are too few"), (200, "does not improve")])
-def test_calibration_that_is_not_applied_has_a_reason(images, reason):
-    gain = {"value": (200 - images) / 1000, "low": 0.0, "high": 0.0, "size": images, "split": "validation"}
-    (line,) = formats.format_gains({}, {"validation": {**gain, "kept": False}})
-    assert line.startswith("Calibration not applied: ")
-    assert reason in line
+@pytest.mark.parametrize(
+    ("gain", "reason"),
+    [
+        ({"value": 0.0, "low": 0.0, "high": 0.0}, "199 validation images are too few"),  # earlier versions
+        ({"value": -0.001}, "it does not improve"),
+        ({"value": None, "reason": "199 images are too few"}, "199 images are too few."),
+    ],
+)
+def test_calibration_that_is_not_applied_has_a_reason(gain, reason):
+    (line,) = formats.format_gains({}, {"validation": {**gain, "size": 199, "split": "validation", "kept": False}})
+    assert line.startswith(f"Calibration not applied: {reason}")
+
+
+def test_what_the_validation_images_chose():
+    assert formats.chosen_on_validation(False, {}) == ["epoch", "trial"]
+    ensemble = {"members": [{"job": "a"}, {"job": "b"}]}
+    final = {"tta": {"chosen": True}, "calibration": {"floor": 0.01}, "ensemble": ensemble}
+    assert joined(formats.chosen_on_validation(True, final)) == (
+        "epoch, trial, job, test-time augmentation (kind and average), calibration and combination of the jobs"
+    )
 
 
 def test_the_choice_of_tta_auto_replaces_the_gain_on_its_images_and_no_other_kind_is_advised():
@@ -80,6 +95,8 @@ def test_the_choice_of_tta_auto_replaces_the_gain_on_its_images_and_no_other_kin
         "with none; these images also chose the trial, which favors neither kind."
     )
     assert on_holdout.endswith("on 2,000 holdout images; the difference is significant.")
+    line = formats.format_tta_choice({**choice, "average": "logit", "rows": 3})
+    assert "images (averaged as logits, best of the 3 kinds and averages in tta.csv), log loss lower" in line
     tie = {**choice, "value": -0.00002, "low": -0.001, "high": 0.001, "kinds": ["none", "flip", "crops"]}
     assert "higher by 0.00002 (95% CI -0.0010 to 0.0010) than with none, a tie; " in formats.format_tta_choice(tie)
     assert formats.format_tta_choice(tie).endswith("favors no kind.")

@@ -96,7 +96,10 @@ def test_too_few_images_are_not_fitted():
     assert fit_if_better(labels, p_dog).applied
     np.testing.assert_array_equal(cross_fitted(labels, p_dog), cross_fitted(labels, p_dog))
     few = fit_if_better(labels[:-1], p_dog[:-1])
-    assert (few.applied, few.calibration, few.gain.value, few.gain.size) == (False, IDENTITY, 0.0, FEWEST - 1)
+    assert (few.applied, few.calibration, few.gain.size) == (False, IDENTITY, FEWEST - 1)
+    # Not measured, so there is no interval of zero width.
+    assert (str(few.gain.value), few.gain.low, few.gain.high) == ("nan", None, None)
+    assert few.reason.startswith("199 images are too few; it needs 200, with 5 of each class")
     np.testing.assert_allclose(cross_fitted(labels[:-1], p_dog[:-1]), p_dog[:-1])
     assert fit(np.ones(1000), np.full(1000, 0.9)) == IDENTITY
     assert not fit_if_better(np.ones(1), np.ones(1)).applied

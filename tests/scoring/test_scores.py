@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from test_intervals import ends
 
-from catsdogs.scoring.intervals import mean_intervals, wilson_interval
+from catsdogs.scoring.intervals import mean_intervals, misclassified, wilson_interval
 from catsdogs.scoring.scores import EPSILON, clip, expected_calibration_error, log_loss_per_image, scores
 
 KEYS = ["log_loss", "accuracy", "roc_auc", "brier", "ece"]
@@ -56,6 +56,20 @@ def test_scores_by_hand():
 
 def test_a_probability_of_one_half_is_a_cat_as_in_keras():
     assert scores(np.array([0, 0, 1]), np.array([0.5, 0.5, 0.5]))["accuracy"].value == pytest.approx(2 / 3)
+
+
+def test_errors_of_scores_and_of_comparisons_have_one_definition():
+    p_dog = np.tile([0.5, np.nextafter(0.5, 0), np.nextafter(0.5, 1), 0.0, 1.0, np.float32(0.5)], 2)
+    labels = np.repeat([0.0, 1.0], 6)
+    wrong = misclassified(log_loss_per_image(labels, p_dog))
+    assert (wrong == ((p_dog > 0.5) != (labels == 1))).all()
+    assert scores(labels, p_dog)["accuracy"].errors == wrong.sum()
+
+
+def test_the_interval_of_a_saturated_loss_contains_it():
+    loss = scores(np.tile([0.0, 1.0], 100), np.tile([1.0, 0.0], 100))["log_loss"]
+    assert ends(loss)[0] <= loss.value <= ends(loss)[1]
+    assert {type(loss.value), type(loss.low), type(loss.high)} == {float}
 
 
 def test_calibration_error_bins_confidence_in_fifteenths_closed_above():

@@ -79,6 +79,15 @@ def test_a_corrupted_table_of_trials_is_a_user_error(study, content, words):
     write_leaderboard(study)
 
 
+def test_a_trial_with_more_epochs_than_its_job_is_not_retrained(study):
+    file = study / "good" / "result.json"
+    write_json(file, {**read_json(file), "config": {"fit": {"epochs": 8}}})
+    write_trials(file.parent / "trials.csv", [TrialRecord("0", "COMPLETED", 0.2, 0.9, 9, 9, 1.0, {})])
+    (job,) = [job for job in read_jobs(study) if job.name == "good"]
+    with pytest.raises(UserError, match=r"trial=0: .* epoch 9 of 8; use another trial"):
+        chosen_trial(job, None)
+
+
 def test_a_trial_without_a_searched_value_is_not_retrained(study):
     file = study / "good" / "result.json"
     result = read_json(file)

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import math
 import re
@@ -53,6 +54,25 @@ def test_trials_of_version_0_1_can_be_read():
         TrialRecord("0", "COMPLETED", 0.4321, 0.8125, 8, 7, 12.345, {"unfreeze_depth": 14, "dropout": 0.1, "l2": 1e-5}),
         TrialRecord("1", "FAILED", None, None, 0, 0, 0.0, {"unfreeze_depth": 6, "dropout": 0.3, "l2": 2.5e-4}, "boom"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("first", "epochs", "best", "problem"),
+    [
+        (3, 5, 8, ""),  # promoted by Hyperband
+        (3, 2, 6, ""),  # rounded means of 2.5 epochs and of the best epoch 5.5
+        (0, 0, 0, "epochs=0: expected an integer from 1 to 8"),
+        (0, 3, 4, "best_epoch=4: expected an integer from 1 to 3"),
+        (3, 5, 3, "best_epoch=3: expected an integer from 4 to 8"),
+        (0, 10**9, 8, "epochs=1000000000: expected"),
+    ],
+)
+def test_the_epochs_of_a_completed_trial_agree(tmp_path, first, epochs, best, problem):
+    ends = {"epochs": epochs, "best_epoch": best, "first_epoch": first, "epoch_budget": 8}
+    changed = dataclasses.replace(record(), **ends)
+    write_trials(tmp_path / "trials.csv", [changed])
+    with pytest.raises(CorruptedFile, match=problem) if problem else contextlib.nullcontext():
+        assert read_trials(tmp_path / "trials.csv") == [changed]
 
 
 @pytest.mark.parametrize(

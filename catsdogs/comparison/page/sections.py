@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from catsdogs.base.provenance import parse_timestamp
+from catsdogs.base.text import joined
 from catsdogs.comparison.choices import unpaired_choices
 from catsdogs.comparison.figures import search as search_figures
 from catsdogs.comparison.figures import theme
@@ -162,6 +163,7 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
         cells = [_cell(text, by_kind[kind]) if kind in by_kind else (formats.MISSING, "") for kind in kinds]
         rows.append({"name": name, "direction": direction, "split": split, "size": size, "cells": cells})
     metrics = final.metrics
+    several_jobs = (results.study_data.leaderboard["study"] == final.study).sum() > 1
     images = {f"{count(row['size'])} {row['split']} images; " if row["size"] else "" for row in rows}
     return {
         "study": final.study,
@@ -177,6 +179,7 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
         "not_scored": formats.not_scored(metrics["test_images_not_scored"]),
         "interval": metrics["interval"],
         "warnings": metrics["warnings"],
+        "chosen": joined(metrics.get("chosen_on_validation") or formats.chosen_on_validation(several_jobs, metrics)),
         "gain": " ".join(formats.format_gains(tta_gains(final), metrics["calibration_gain"], metrics["tta_choice"])),
         "plots": final_figures(final, list(results.study_data.final_models).index(final.study)),
     }
