@@ -36,7 +36,7 @@ def _audit(arguments: Sequence[str] | None = None) -> int:
     test_folder = None if options.test is None else open_images(options.test, options.cache)
     for source, opened in ((options.images, folder), (options.test, test_folder)):
         if opened is not None and opened.skipped:
-            logging.warning("%s: %s", source, opened.skipped_message)
+            logging.warning("%s: %s", source, opened.skipped_message(source))
     findings = audit_images(options.images, folder, options.study, test_folder, options.cache)
     try:
         write_page(options.output, findings, write_tables(tables_folder, findings))

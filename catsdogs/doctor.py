@@ -140,39 +140,47 @@ def _weights(weights: str) -> Finding:
 
 
 def _data(options: argparse.Namespace) -> Iterator[Finding]:
-    """Check the images that each setting uses, and compare validation and test images with training images.
+    """Check the images that each setting uses, and compare validation and test images with those before them.
 
-    Those of data.train may have a validation part, which is checked, and compared with the test images as well.
+    Those of data.train may have a validation part, which is not used with data.validation.
     """
-    import pandas as pd
-
-    from catsdogs.base.text import listed
     from catsdogs.data.archive import open_images
-    from catsdogs.data.near_duplicates import copies_of
     from catsdogs.data.parts import Parts
 
-    training: list[pd.DataFrame] = []
+    earlier: list[pd.DataFrame] = []
     for role in ("train", "validation", "test"):
         if (source := getattr(options, role)) is None:
             continue
         try:
             parts = Parts.of(f"data.{role}={source}", open_images(source, options.cache), options.cache)
-            images, own = parts.images(role), parts.part("validation") if role == "train" else None
-            yield _images(parts.note(role, *(["validation"] if own else [])) or parts.source, parts, images, role)
-            if role == "train":
-                root, training = parts.folder.root, [images]
-                if own:
-                    training.append(parts.images("validation"))
-                    yield _images(f"{parts.source}, part {own}", parts, training[1], role)
-            elif training:
-                rows = pd.concat(training if role == "test" else training[:1])
-                found = images[copies_of(images, parts.folder.root, rows, root, options.cache)]
-                count = f"{len(found):,} of {len(images):,} images in data.{role}"
-                fix = f"no model is scored on these: {listed(found['id'].tolist())}; remove them from one of the two"
-                ok = found.empty or bool(images["label"].isna().any())
-                yield Finding(ok, f"{count} are exact or near-duplicates of images in data.train", fix)
+            own = parts.part("validation") if role == "train" and options.validation is None else None
+            named = {role: parts.note(role, *(["validation"] if own else [])) or parts.source}
+            if own:
+                named["validation"] = f"{parts.source}, part {own}"
+            for part, name in named.items():
+                images = parts.images(part)
+                yield _images(name, parts, images, part)
+                images = images.assign(path=[str(parts.folder.root / path) for path in images["path"]])
+                if earlier:
+                    yield _copies(f"part {own}" if own else f"data.{role}", images, earlier, options.cache)
+                earlier.append(images)
         except UserError as error:
             yield Finding(False, f"data.{role}={source}", str(error))
+
+
+def _copies(name: str, images: pd.DataFrame, earlier: list[pd.DataFrame], cache: Path) -> Finding:
+    """Compare images with training images and, if there are two tables, validation images. Paths are absolute."""
+    import pandas as pd
+
+    from catsdogs.base.text import listed
+    from catsdogs.data.near_duplicates import copies_of
+
+    rows = pd.concat(earlier)
+    found = images[copies_of(images, Path(), rows[rows["label"].notna()], Path(), cache)]
+    text = f"{len(found):,} of {len(images):,} images in {name} are exact or near-duplicates of images in data.train"
+    fix = f"no model is scored on these: {listed(found['id'].tolist())}; remove them from one of the two"
+    ok = found.empty or bool(images["label"].isna().any())
+    return Finding(ok, text + " or the validation images" * (len(earlier) > 1), fix)
 
 
 def _images(name: str, parts: Parts, table: pd.DataFrame, role: str) -> Finding:
@@ -184,7 +192,8 @@ def _images(name: str, parts: Parts, table: pd.DataFrame, role: str) -> Finding:
     if len(unusable):
         text += f"; {len(unusable):,} cannot be used, for example {unusable['path'].iloc[0]}"
     stray = stray_message(list(table["id"]), list(table["path"])) if role == "test" else ""
-    text += "".join(f"; {message}" for message in (parts.folder.skipped_message, stray) if message)
+    skipped = parts.folder.skipped_message(parts.source.partition("=")[2])
+    text += "".join(f"; {message}" for message in (skipped, stray) if message)
     fix = "training needs both classes; labels are read from file names (cat.1.jpg) or from folder names (cats/)"
     return Finding(role == "test" or (cats > 0 and dogs > 0), text, fix)
 

@@ -114,7 +114,7 @@ def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:
         paths = [by_id[name] for name in names]
         ids += names
         files += [folder.root / path for path in paths]
-        for message in filter(None, (folder.skipped_message, stray_message(names, paths))):
+        for message in filter(None, (folder.skipped_message(source), stray_message(names, paths))):
             print(f"warning: {source}: {message}", file=sys.stderr)
     return _unique(ids, files), files
 

@@ -110,7 +110,7 @@ def test_label_errors_use_the_best_jobs_with_a_split_table(tmp_path, rows):
     assert issues.jobs == ["j0", "j2", "j3", "j4"]
     assert any("job j1" in problem for problem in issues.problems)
     # A study of other images is a user error.
-    with pytest.raises(UserError, match=f"--study {tmp_path}: .*; pass a study"):
+    with pytest.raises(UserError, match=f"--study {tmp_path}: .*; pass the images that the study validated"):
         find_label_issues([tmp_path], rows.assign(sha256="0" * 64))
 
 

@@ -16,7 +16,7 @@ def test_content_decides_and_skipped_files_and_long_ids_are_named(tmp_path, caps
     assert files == [root / "a/2.heic", root / "a/x", root / "b/x.dat"]
     assert ids == ["2", str(files[1]), str(files[2])]
     skipped, shared = capsys.readouterr().err.splitlines()
-    assert skipped == f"warning: {root / 'a'}: skipping 1 file that is hidden or not images: notes.txt"
+    assert skipped == f"warning: {root / 'a'}: skipping 1 file that is hidden or no image: notes.txt"
     assert shared == "warning: several images have the id x; writing the path of each as its id"
     assert _images([root / "c/stray"], tmp_path / "cache")[0] == ["stray", "test/1", "test/2"]
     assert "2 of 3 ids carry the folder test" in capsys.readouterr().err

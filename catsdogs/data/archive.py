@@ -14,6 +14,7 @@ import logging
 import lzma
 import os
 import re
+import shlex
 import shutil
 import stat
 import struct
@@ -44,6 +45,8 @@ _OUTSIDE_OF_ARCHIVE = re.compile(r"/|[A-Za-z]:|(.*/)?\.\.(/|$)")  # absolute pat
 # Raised by zipfile and its decompressors for corrupted data.
 _CORRUPTION = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, OverflowError)
 
+MOST_NAMES = 5  # in a log line
+
 _log = logging.getLogger(__name__)
 
 
@@ -63,12 +66,14 @@ class ImageFolder:
     paths: tuple[str, ...]
     skipped: tuple[str, ...] = ()
 
-    @property
-    def skipped_message(self) -> str:
-        """Number and names of the skipped files; "" if there are none."""
-        which = "1 file that is" if len(self.skipped) == 1 else f"{len(self.skipped):,} files that are"
-        names = sanitize_line(listed(self.skipped))
-        return f"skipping {which} hidden or not images: {names}" if names else ""
+    def skipped_message(self, source: Path | str) -> str:
+        """Return number and names of the skipped files of a source, and where all are named; "" if there are none."""
+        count = len(self.skipped)
+        which = f"{count:,} files that are hidden or not images" if count > 1 else "1 file that is hidden or no image"
+        names = sanitize_line(listed(self.skipped, MOST_NAMES))
+        if count > MOST_NAMES:
+            names += f"; for skipped.csv with all names: python -m catsdogs.audit {shlex.quote(str(source))}"
+        return f"skipping {which}: {names}" if names else ""
 
 
 def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
@@ -247,7 +252,7 @@ def _unpack(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        if not os.path.isdir(target):  # else another process has unpacked the same images meanwhile
+        if not _is_intact(target, members):  # else another process has unpacked the same images meanwhile
             raise unwritable(target.parent, error) from error
 
 

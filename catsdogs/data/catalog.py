@@ -20,7 +20,7 @@ from catsdogs.base import files
 from catsdogs.base.records import CorruptedFile, Table
 from catsdogs.base.text import listed, sanitize_line
 from catsdogs.data.archive import ImageFolder, natural_key, unwritable
-from catsdogs.data.images import in_threads, read_image
+from catsdogs.data.images import enough_memory, in_threads, read_image
 from catsdogs.data.near_duplicates import phash
 
 CAT, DOG = 0.0, 1.0
@@ -99,7 +99,8 @@ def _fact(file: Path) -> tuple[str, int, int, str, str]:
     sha256, image, problem = read_image(file, None)
     if image is None:
         return sha256, 0, 0, "", f"cannot be decoded: {problem}"
-    return sha256, image.shape[1], image.shape[0], phash(image), ""
+    with enough_memory(file):
+        return sha256, image.shape[1], image.shape[0], phash(image), ""
 
 
 def _checks(table: pd.DataFrame) -> pd.Series:
@@ -131,7 +132,10 @@ def stray_message(ids: Sequence[str], paths: Sequence[str]) -> str:
     folders = Counter(posixpath.dirname(name) for name in ids)
     folder, count = max(folders.items(), key=lambda item: (item[1], bool(item[0])), default=("", 0))
     stray = [path for name, path in zip(ids, paths, strict=True) if posixpath.dirname(name) != folder]
-    few = len(stray) <= max(1, len(ids) // 10) or set(folders) == {"", folder}
+    # Images in several folders may belong to classes, but not if each is alone in its folder.
+    places = set(folders) - {"", folder}
+    others = sum(folders[place] for place in places)
+    few = others <= max(1, len(ids) // (4 if others == len(places) else 10))
     if not (folder and stray and few):
         return ""
     example = next(name for name in ids if posixpath.dirname(name) == folder)

@@ -18,14 +18,14 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.text import listed
 from catsdogs.config.schema import DataConfig, SplitConfig
 from catsdogs.data import near_duplicates
-from catsdogs.data.archive import ImageFolder, natural_key, open_images
+from catsdogs.data.archive import MOST_NAMES, ImageFolder, natural_key, open_images
 from catsdogs.data.catalog import CAT, DOG, LABEL_SOURCES, stray_message
 from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data.split import assign_splits, subset
 
 UNUSED_FRACTION = "data.validation_fraction is not used"  # in a note
 _IGNORED = "ignored by data.ignore"
-_MOST_REASONS = 5  # in a log line
+_COPY = "duplicate of a training image"
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,8 @@ class Dataset:
             user's own validation images start with `validation/`; their paths are absolute if data.validation is set.
         root: folder of the paths of `rows` and `skipped`.
         test: all test images, or None without a test set. Only undecodable images have a problem (and width 0). label
-            is NaN unless all are labeled; in_training (bool) marks exact and near-duplicates of `rows`.
+            is NaN unless all are labeled; in_training (bool) marks exact and near-duplicates of labeled training and
+            validation images, including those that data.ignore or data.limit leaves out.
         test_root: folder of the paths of `test`.
         skipped: training and validation images that are not used; problem is the reason.
         digest: SHA-256 over (id, label, sha256, split) of `rows`, and fold if there are several; 64 hexadecimal digits.
@@ -130,7 +131,9 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
         skipped = pd.concat([skipped, own_skipped], ignore_index=True)
     if testing is not None and test_rows is not None:
         notes.append(testing.note("test"))
-        test_rows = _test_rows(test_rows, testing.folder.root, rows, root, cache)
+        # A model may be retrained with another data.ignore than the search that selected its settings.
+        known = [table[table["label"].notna()] for table in (images, *([own.table] if own else []))]
+        test_rows = _test_rows(test_rows, testing.folder.root, pd.concat(known), root, cache)
     return Dataset(
         rows=rows,
         root=root,
@@ -189,7 +192,7 @@ def _opened(key: str, source: Path, data: DataConfig, cache: Path) -> Parts:
         named = "=" if str(error).startswith(str(source)) else ": "
         raise UserError(f"data.{key}{named}{error}") from error
     if folder.skipped:
-        _log.warning("data.%s=%s: %s", key, source, folder.skipped_message)
+        _log.warning("data.%s=%s: %s", key, source, folder.skipped_message(source))
     return Parts.of(f"data.{key}={source}", folder, cache)
 
 
@@ -212,7 +215,7 @@ def _usable(
     labels = table[problems == ""].groupby("sha256")["label"].transform("nunique")
     problems[labels.index[labels > 1]] = "identical images have different labels"
     if copies is not None:
-        problems[(problems == "") & copies] = "duplicate of a training image"
+        problems[(problems == "") & copies] = _COPY
     table = table.assign(problem=problems)
     usable, skipped = table[problems == ""], table[problems != ""].reset_index(drop=True)
     kind = "validation" if train is None else "training"
@@ -220,8 +223,8 @@ def _usable(
     if len(unusable) < len(skipped):
         _log.info("data.ignore excludes %d of %d %s images", len(skipped) - len(unusable), len(table), kind)
     if len(unusable):
-        shown = listed([f"{row.id} ({row.problem})" for row in unusable.itertuples()], _MOST_REASONS)
-        if len(unusable) > _MOST_REASONS and train is not None:
+        shown = listed([f"{row.id} ({row.problem})" for row in unusable.itertuples()], MOST_NAMES)
+        if len(unusable) > MOST_NAMES and train is not None:
             shown += f"; all reasons: python -m catsdogs.audit {shlex.quote(str(train))}"
         _log.warning("skipping %d of %d %s images: %s", len(unusable), len(table), kind, shown)
     return usable, skipped
@@ -235,7 +238,14 @@ def _split(
     groups = near_duplicates.group_duplicates(rows, root, cache)
     together = split.group_by == "near_duplicates"
     fraction = None if own_validation else data.validation_fraction
-    rows = rows.join(assign_splits(rows.assign(groups=groups) if together else rows, split, fraction, data.split_seed))
+    try:
+        splits = assign_splits(rows.assign(groups=groups) if together else rows, split, fraction, data.split_seed)
+    except UserError as error:
+        if not together or groups.nunique() == rows["sha256"].nunique():
+            raise
+        fix = "or set split.group_by=copies, because near-duplicates count as one image here"
+        raise UserError(f"{error}, {fix}") from error
+    rows = rows.join(splits)
     # Duplicates of other images are kept together, or separated by the split.
     separated = rows.groupby(groups)[["split", "fold"]].transform("nunique").max(axis=1) > 1
     if together and (count := len(rows) - groups.nunique() - int(rows["sha256"].duplicated().sum())):
@@ -264,8 +274,12 @@ def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, source: str, test:
         swapped = test is not None and bool(test["label"].notna().any())
         hint = ", or swap data.train and data.test, because data.test has labels" if swapped else ""
         raise UserError(f"{source}: no usable image has a label; use {LABEL_SOURCES}{hint}")
+    fix = "repair or replace them"
+    if (skipped["problem"] == _COPY).any():
+        ignored = "data.validation=null" if source.startswith("data.validation") else "only the training part of these"
+        fix = f"pass images that are not in data.train, or {ignored}"
     raise UserError(
-        f"{source}: no usable images; repair or replace them (of {len(skipped)}, the first is "
+        f"{source}: no usable images; {fix} (of {len(skipped)}, the first is "
         f"{skipped['id'].iloc[0]}: {skipped['problem'].iloc[0]})"
     )
 

@@ -20,7 +20,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 _SIGNATURES = {
     # Images in these formats cannot be decoded, but a user expects a row for them in a submission.
     "HEIC": re.compile(rb".{4}ftyp(he[iv][cxms]|(mif1|msf1).{4,40}he[iv][cxms])", re.DOTALL),
-    "JPEG XL": re.compile(rb"\0\0\0\x0cJXL \r\n\x87\n"),
+    "JPEG XL": re.compile(rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\n"),
     # Size and maximum follow. Pillow's test of two bytes would match text.
     "PPM": re.compile(rb"P[1-6]\s+(#|\d+\s+\d+\s)"),
 }

@@ -16,6 +16,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -95,13 +96,21 @@ def read_image(file: Path, size: int | None) -> tuple[str, np.ndarray | None, st
     Raise UserError if the file cannot be read, or there is too little memory to decode it.
     """
     try:
-        data = file.read_bytes()
-        sha256 = hashlib.sha256(data).hexdigest()
-        return sha256, decode(data, size), ""
+        with enough_memory(file):
+            data = file.read_bytes()
+            sha256 = hashlib.sha256(data).hexdigest()
+            return sha256, decode(data, size), ""
     except ValueError as error:
         return sha256, None, str(error)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); repair or remove the file") from error
+
+
+@contextmanager
+def enough_memory(file: Path) -> Iterator[None]:
+    """Convert a MemoryError raised for an image into a `UserError`."""
+    try:
+        yield
     except MemoryError as error:
         raise UserError(f"{file}: out of memory; close other programs, or remove the image if it is huge") from error
 

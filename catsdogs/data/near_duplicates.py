@@ -36,7 +36,9 @@ _MOTIONS = ((0, 1), *((0, 1 + n / 100) for n in (-6, -4, -2, 2, 4, 6)), *((degre
 _DETAIL = 0.05  # standard deviation of a window that has details, of that of the image
 _CORRELATION = 0.82  # in 9 of 10 windows with details
 _PHOTOGRAPH = 0.85  # share of windows with details; fewer are a drawing, which must agree everywhere and in color
-_DIFFERENCE = 0.35  # root mean square in a window, of the standard deviation of the image
+# Of drawings: correlation; largest root mean square difference in a window, of the standard deviation of the image; and
+# root mean square difference of all pixels. Recompressed lettering only meets the second row.
+_DRAWN = ((0.95, 0.1, 255), (0.98, 0.35, 5.5))
 _COLOR, _GRAY = 0.9, 3  # correlation of chroma; root mean square of the chroma of a gray image
 _CLOSEST = 10  # images that each is compared with
 
@@ -128,9 +130,14 @@ def _agree(one: np.ndarray, other: np.ndarray) -> bool:
     gray, other_gray = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (one, other))
     # Both ways, because brightening clips one of the images.
     for pair in ((_with_values_of(gray, other_gray), other_gray), (gray, _with_values_of(other_gray, gray))):
-        share, correlation, difference = _details(*pair)
-        enough = share > _PHOTOGRAPH or (difference <= _DIFFERENCE and _same_colors(one, other))
-        if correlation >= _CORRELATION and enough:
+        detailed, correlation, difference = _details(*pair)
+        if detailed.mean() > _PHOTOGRAPH:
+            same = correlation >= _CORRELATION
+        else:
+            levels = np.sqrt(np.mean((one.astype(float) - other) ** 2))
+            same = any(correlation >= c and difference <= d and levels <= most for c, d, most in _DRAWN)
+            same = same and _same_colors(one, other, detailed)
+        if same:
             return True
     return False
 
@@ -144,11 +151,11 @@ def _with_values_of(image: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.interp(middles[0], middles[1], np.arange(256))[image]
 
 
-def _details(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
+def _details(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Compare gray images in all windows.
 
-    Return the share of windows with details, the correlation that 9 of 10 of these reach, and the largest root mean
-    square difference in a window.
+    Return which windows have details, as a bool image; the correlation that 9 of 10 of these reach; and the largest
+    root mean square difference in a window.
     """
 
     def mean(values: np.ndarray) -> np.ndarray:
@@ -161,13 +168,14 @@ def _details(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
     scale = np.sqrt(np.prod([np.maximum(variance, _DETAIL**2) for variance in variances], axis=0))
     correlation = ((mean(one * other) - mean(one) * mean(other)) / scale)[detailed]
     lowest = float(np.quantile(correlation, 0.1)) if detailed.any() else 1.0
-    return float(detailed.mean()), lowest, float(np.sqrt(mean((one - other) ** 2).max()))
+    return detailed, lowest, float(np.sqrt(mean((one - other) ** 2).max()))
 
 
-def _same_colors(one: np.ndarray, other: np.ndarray) -> bool:
-    """Return whether the chroma of two images is proportional, or one of them is gray."""
+def _same_colors(one: np.ndarray, other: np.ndarray, where: np.ndarray) -> bool:
+    """Return whether the chroma of two images is proportional at these pixels (if any), or one of them is gray."""
+    where = where | ~where.any()
     chroma = [
-        cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)[..., 1:].astype(np.float32) - 128, (0, 0), 1.5)
+        cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)[..., 1:].astype(np.float32) - 128, (0, 0), 1.5)[where]
         for image in (one, other)
     ]
     sizes = [np.sqrt((values**2).mean()) for values in chroma]

@@ -58,7 +58,7 @@ def find_label_issues(studies: list[Path], rows: pd.DataFrame) -> LabelIssues:
             predictions[label] = p_dog
     if not predictions:
         names = ", ".join(map(str, studies))
-        fix = "pass a study run on these images, or remove --study"
+        fix = "pass the images that the study validated on (data.validation, if set), another study, or no --study"
         raise UserError(f"--study {names}: no job has a validation.csv for these images; {fix}")
     # Columns are jobs; NaN is not predicted.
     by_job = pd.concat(predictions, axis=1).reindex(known["sha256"]).set_axis(known.index).dropna(how="all")

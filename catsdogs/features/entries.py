@@ -50,6 +50,7 @@ class EntryInfo:
     bytes: int  # size of its array
     last_used: float  # seconds since 1970
     dtype: str
+    shape: tuple[int, ...]  # of its array
     group: str  # name of its lock
 
 
@@ -132,8 +133,9 @@ def read_entry(folder: Path) -> EntryInfo | None:
         last_used = (folder / "about.json").stat().st_mtime
         if (folder / "values.npy").stat().st_size != about["file_bytes"]:
             return None
-        size = bytes_of(about["shape"], about["images"], about["dtype"])
-        return EntryInfo(folder.name, folder, size, last_used, about["dtype"], about["group"])
+        images, shape, dtype = about["images"], tuple(about["shape"]), about["dtype"]
+        size = bytes_of(shape, images, dtype)
+        return EntryInfo(folder.name, folder, size, last_used, dtype, (images, *shape), about["group"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -139,8 +139,13 @@ class FeatureReader:
         """Return the activations float32 (B, *cut.shape) of these rows in this view."""
         if self._stored and (cut, view) in self._keys:
             indices = self._indices[view.kind][rows]
-            if (indices >= 0).all() and (stored := self._activations(cut, view)) is not None:
-                return stored.read(indices)
+            for repeated in (False, True):
+                if (indices < 0).any() or (stored := self._activations(cut, view)) is None:
+                    break
+                values = stored.read(indices)
+                if np.isfinite(values).all():
+                    return values
+                self._discard((cut, view), stored, repeated)
         with self._lock:
             return self._forward((cut,))(self._pixels.read(rows, view))[0]
 
@@ -187,6 +192,18 @@ class FeatureReader:
                     raise
                 self._open[cut, view] = stored
             return self._open[cut, view]
+
+    def _discard(self, key: tuple[Cut, View], stored: StoredActivations, repeated: bool) -> None:
+        """Remove an entry with values that no network computes; the digest of a large array covers some rows only."""
+        problem = f"{stored.file}: corrupted (NaN or infinity)"
+        with self._lock:
+            if repeated:
+                self.problem = UserError(f"{problem}; delete it, or set cache=FOLDER to another folder")
+                raise self.problem
+            if self._open.get(key) is stored:  # otherwise another thread has replaced it
+                log.warning("%s; computing the activations again", problem)
+                self._store.discard(stored)
+                del self._open[key]
 
     def _fill(self, view: View) -> None:
         about = {

@@ -65,6 +65,8 @@ class Store:
             if entry is None:
                 raise ValueError("about.json or the file size is wrong")
             values = load_sealed_npy(file, key)
+            if (entry.dtype, entry.shape) != (values.dtype, values.shape):
+                raise ValueError("about.json describes another array")
             channels = load_sealed_npy(folder / "channels.npy", key) if entry.dtype == "float16" else None
         except FileNotFoundError:  # or just removed
             return None
@@ -142,6 +144,11 @@ class Store:
         """Return all complete entries, most recently used first."""
         entries = [read_entry(path) for path in self.folder.glob(_KEYS)]
         return sorted((entry for entry in entries if entry is not None), key=lambda entry: -entry.last_used)
+
+    def discard(self, damaged: StoredActivations) -> None:
+        """Remove an open entry, unless another process has replaced it already."""
+        if not damaged.changed():
+            self._remove(damaged.file.parent, None)
 
     def clear(self, unused_days: float = 0.0, dry_run: bool = False) -> int:
         """Remove entries that were not used for some days, and unfinished ones of killed processes; return bytes freed.

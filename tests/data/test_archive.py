@@ -17,7 +17,7 @@ from synthetic_images import HEIC, cats_and_dogs, encoded, folder_of, gradient, 
 
 from catsdogs.base.errors import UserError
 from catsdogs.data import archive
-from catsdogs.data.archive import image_paths, natural_key, open_images
+from catsdogs.data.archive import ImageFolder, image_paths, natural_key, open_images
 
 ROOM = 2**30
 
@@ -73,6 +73,28 @@ def test_an_unpacked_image_that_is_missing_or_changed_is_unpacked_again(tmp_path
         assert f"{name}: missing or different" in caplog.messages[-1]
 
 
+def test_a_changed_image_in_a_read_only_cache_is_refused(tmp_path, monkeypatch):
+    source = zip_of(tmp_path / "train.zip", {"cat.1.jpg": jpeg(1), "dog.1.jpg": jpeg(2)})
+    (open_images(source, tmp_path / "cache", ROOM).root / "cat.1.jpg").write_bytes(jpeg(3))
+    monkeypatch.setattr(shutil, "rmtree", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(UserError, match=r"cannot write .*; set cache=FOLDER to a writable folder"):
+        open_images(source, tmp_path / "cache", ROOM)
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (0, ""),
+        (1, "skipping 1 file that is hidden or no image: 0"),
+        (5, "skipping 5 files that are hidden or not images: 0, 1, 2, 3, 4"),
+        (6, "0, 1, 2, 3, 4 and 1 more; for skipped.csv with all names: python -m catsdogs.audit 'my pets'"),
+    ],
+)
+def test_skipped_files_are_named(tmp_path, count, message):
+    folder = ImageFolder(tmp_path, "", (), tuple(map(str, range(count))))
+    assert folder.skipped_message("my pets").endswith(message)
+
+
 def test_folder_is_used_in_place(tmp_path, monkeypatch):
     members = {"dogs/10.jpg": b"x" * 11, "dogs/9.jpg": b"x" * 10, "notes.txt": b"", ".cache/cat.9.jpg": b""}
     source = folder_of(tmp_path / "my pets", members)
@@ -116,7 +138,7 @@ def test_content_decides_and_every_other_file_is_named(tmp_path, form):
         assert folder.paths == tuple(sorted(IMAGES, key=natural_key))
         assert folder.skipped == tuple(sorted(OTHERS, key=natural_key))
     names = ", ".join(folder.skipped)
-    assert folder.skipped_message == f"skipping 5 files that are hidden or not images: {names}"
+    assert folder.skipped_message(source) == f"skipping 5 files that are hidden or not images: {names}"
 
 
 def test_only_regular_files_are_read(tmp_path):
@@ -138,11 +160,13 @@ def test_a_member_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_concurrent_unpacking_keeps_the_first_result(tmp_path, monkeypatch):
-    source = zip_of(tmp_path / "train.zip", cats_and_dogs(3, 3))
+    members = cats_and_dogs(3, 3)
+    source = zip_of(tmp_path / "train.zip", members)
     rename = os.rename
-    monkeypatch.setattr(os, "rename", lambda one, other: rename(one, folder_of(other, {"first.jpg": b""})))
+    first = members | {"first.jpg": b""}
+    monkeypatch.setattr(os, "rename", lambda one, other: rename(one, folder_of(other, first)))
     folder = open_images(source, tmp_path / "cache", ROOM)
-    assert contents(folder.root) == {"first.jpg": b""}
+    assert contents(folder.root) == first
     assert list((tmp_path / "cache" / "archives").iterdir()) == [folder.root]
 
 

@@ -182,6 +182,9 @@ def test_an_image_that_changed_unnoticed_by_the_file_system_is_read_again(tmp_pa
     [
         (["test/1.jpg", "test/2.jpg", "stray.jpg"], "2 of 3 ids carry the folder test (for example test/1).*stray.jpg"),
         ([*(f"a/test/{n}" for n in range(20)), "a/x/1", "a/y"], "20 of 22 ids carry the folder test .*a/x/1, a/y"),
+        ([*(f"test/{n}" for n in range(12)), "x/1", "y/z/1"], "12 of 14 ids .*x/1, y/z/1"),
+        ([*(f"test/{n}" for n in range(12)), "1", "2", "x/1"], "12 of 15 ids .*1, 2, x/1"),
+        ([*(f"cats/{n}" for n in range(12)), "dogs/1", "dogs/2"], ""),
         (["test/1.jpg", "test/2.jpg"], ""),
         ([f"cats/{n}" for n in range(9)] + [f"dogs/{n}" for n in range(9)], ""),
         ([], ""),

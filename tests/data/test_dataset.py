@@ -132,6 +132,9 @@ def test_near_duplicates_share_a_split_or_are_counted(tmp_path, cache, folds, ca
     assert [separated("near_duplicates", seed) for seed in range(5)] == [0] * 5
     assert "keeping 20 near-duplicates in the same split" in caplog.text
     assert sum(separated("copies", seed) for seed in range(5)) > 10
+    copies = {"ignore": [f"{kind}.{number}" for kind in ("cat", "dog") for number in range(2, 20)]}
+    with pytest.raises(UserError, match=r"too few distinct images .*1 of class cat.* set split.group_by=copies, bec"):
+        separated("near_duplicates", 0, **copies)
     # One pair, not always separated.
     ignore = [f"{kind}.{number}" for kind in ("cat", "dog") for number in range(2 * (kind == "cat") + 1, 20, 2)]
     assert {separated("copies", seed, ignore=ignore) for seed in range(12)} == {0, 1}
@@ -152,6 +155,10 @@ def test_test_images_that_duplicate_training_images_are_marked(tmp_path, cache, 
     caplog.set_level(logging.INFO)
     train, test = (folder_of(tmp_path / str(number), members) for number, members in enumerate(leaking(labels)))
     rows = load_dataset(data(train, test), cache).test
+    ignored = load_dataset(data(train, test, ignore=["cat.0"], limit=8), cache).test
+    assert ignored["in_training"].equals(rows["in_training"])
+    caplog.clear()
+    load_dataset(data(train, test), cache)
     assert rows["in_training"].tolist() == ([True, True, False, True, False] if labels else [True] * 3 + [False] * 2)
     (line,) = [record for record in caplog.records if "of 5 test images are" in record.getMessage()]
     assert (line.levelno == logging.WARNING) == labels

@@ -17,7 +17,12 @@ def test_every_format_is_recognized_and_decoded(form):
 
 
 def test_images_that_cannot_be_decoded_are_images():
-    for data in (HEIC, b"\0\0\0\x1cftypmif1\0\0\0\0mif1heicmiaf", b"\0\0\0\x0cJXL \r\n\x87\n" + b"x" * 90):
+    for data in (
+        HEIC,
+        b"\0\0\0\x1cftypmif1\0\0\0\0mif1heicmiaf",
+        b"\0\0\0\x0cJXL \r\n\x87\n" + b"x" * 90,
+        b"\xff\n" + b"x" * 90,
+    ):
         with pytest.raises(ValueError, match=f"{image_format(data)} is not supported; convert it"):
             decode(data, None)
 

@@ -12,6 +12,7 @@ import pytest
 from conftest import ENGINE
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.files import SEAL_BYTES
 from catsdogs.config.hyperparameters import with_values
 from catsdogs.config.schema import AugmentationConfig
 from catsdogs.config.schema import FeaturesConfig as Settings
@@ -96,6 +97,29 @@ def test_view_is_computed_once_for_all_cuts_jobs_and_studies(make, network, fill
     features.prepare()
     features.at_cut(find_cut(network.backbone, 2)).read(np.array([0]), View("train", 4))
     assert fills[3:] == [("train", 4)]
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_values_that_are_not_finite_are_computed_again(make, network, monkeypatch, caplog, writable):
+    features, cut, rows = make(), find_cut(network.backbone, 2), np.arange(40)
+    features.prepare()
+    before = features.read(cut, rows, View("train", 0))
+    stored = features._open[cut, View("train", 0)]
+    status, position = stored.file.stat(), -SEAL_BYTES - stored.values[20:].nbytes
+    data = bytearray(stored.file.read_bytes())
+    data[position : position + 4] = np.float32(np.nan).tobytes()
+    stored.file.write_bytes(data)
+    os.utime(stored.file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    # Digests of small arrays cover every row.
+    check = "catsdogs.features.store.load_sealed_npy"
+    monkeypatch.setattr(check, lambda file, key: np.lib.format.open_memmap(file, mode="r"))
+    if not writable:
+        monkeypatch.setattr(Store, "_remove", Mock(return_value=0))
+        with pytest.raises(UserError, match=rf"{stored.file}: corrupted .*; delete it"):
+            features.read(cut, rows, View("train", 0))
+        return
+    np.testing.assert_array_equal(features.read(cut, rows, View("train", 0)), before)
+    assert f"{stored.file}: corrupted (NaN or infinity); computing the activations again" in caplog.text
 
 
 @pytest.mark.parametrize("setting", ["weights", "preprocessing", "augmentation", "seed", "image", "order", "dtype"])
