@@ -92,7 +92,7 @@ def describe_choice(table: pd.DataFrame) -> dict[str, Any]:
     if kind == "none":
         against, ends = row["kind"], (-row["gain"], -row["high"], -row["low"])
     value, low, high = (None if pd.isna(end) else float(end) for end in ends)
-    counts = {"rows": len(table), **{name: int(row[name]) for name in ("size", "errors")}}
+    counts: dict[str, Any] = {"rows": len(table), **{name: int(row[name]) for name in ("size", "errors")}}
     counts["average"] = next(iter(table.loc[table["chosen"] & (table["views"] > 1), "average"]), None)
     choice = {"kind": kind, "tested": True, "kinds": list(dict.fromkeys(table["kind"])), "against": against}
     return {**choice, "value": value, "low": low, "high": high, **counts}

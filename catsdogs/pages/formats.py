@@ -158,7 +158,7 @@ def format_tta_choice(choice: Mapping[str, Any]) -> str:
     tie = "" if difference >= 0 else ", a tie"
     kinds = "neither kind" if len(choice["kinds"]) == 2 else "no kind"
     averages = {"probability": "averaged as probabilities, ", "logit": "averaged as logits, "}
-    average = averages.get(choice.get("average"), "")
+    average = averages.get(str(choice.get("average")), "")
     rows = f" ({average}best of the {choice['rows']} kinds and averages in tta.csv)" if choice.get("rows") else ""
     chosen = f"{choice['kind']} chosen on {count(choice['size'])} {choice['split']} images{rows}, log loss {change} by"
     than = f"than with {choice['against']}{tie}; these images also chose the trial, which favors {kinds}"

@@ -117,7 +117,7 @@ def read_trials(path: Path) -> list[TrialRecord]:
             # `epochs` counts from `first_epoch`, which version 0.1 did not record. Both epochs are rounded means.
             first, budget = own.get("first_epoch", 0), own.get("epoch_budget") or math.inf
             last = min(budget, first + own["epochs"] + (first > 0)) if "first_epoch" in own else math.inf
-            for name, low, high in (("epochs", 1, budget - first), ("best_epoch", first + 1, last)):
+            for name, low, high in (("epochs", 1, budget - first), ("best_epoch", 1, last)):
                 if not low <= own[name] <= high:
                     raise CorruptedFile(path, f"{name}={own[name]}: expected an integer from {low} to {high}")
         # Ancestors finish first; otherwise, a lineage might be endless or incomplete.

@@ -10,7 +10,7 @@ from catsdogs.study.trials import TrialRecord, write_trials
 
 
 def record(trial, loss, values, budget=3):
-    return TrialRecord(str(trial), "COMPLETED", float(np.exp(loss)), 0.9, 3, 2, 1.0, values, epoch_budget=budget)
+    return TrialRecord(str(trial), "COMPLETED", float(np.exp(loss)), 0.9, 1, 1, 1.0, values, epoch_budget=budget)
 
 
 def write_searched(folder, records, schedule="a"):

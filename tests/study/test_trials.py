@@ -63,7 +63,7 @@ def test_trials_of_version_0_1_can_be_read():
         (3, 2, 6, ""),  # rounded means of 2.5 epochs and of the best epoch 5.5
         (0, 0, 0, "epochs=0: expected an integer from 1 to 8"),
         (0, 3, 4, "best_epoch=4: expected an integer from 1 to 3"),
-        (3, 5, 3, "best_epoch=3: expected an integer from 4 to 8"),
+        (3, 5, 0, "best_epoch=0: expected an integer from 1 to 8"),
         (0, 10**9, 8, "epochs=1000000000: expected"),
     ],
 )
