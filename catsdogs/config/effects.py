@@ -137,9 +137,10 @@ _OF_RETRAIN = (
 )
 
 # Settings that do not change the trials of a job on given images, see `study.identity`.
-_NAMES = "study studies_dir cache data split tta timeout varied features.mode features.engine features.max_gib"
+_UNRELATED = ("study", "studies_dir", "cache", "data", "split", "tta", "timeout", "varied")
+_STORAGE = ("features.mode", "features.engine", "features.max_gib")
 _NOT_TRAINED = (
-    *(NoEffect(key, lambda c: True, "") for key in _NAMES.split()),
+    *(NoEffect(key, lambda c: True, "") for key in _UNRELATED + _STORAGE),
     NoEffect("tuner", lambda c: not c.space, ""),
     NoEffect("tuner.arguments", _only_random, ""),
 )
