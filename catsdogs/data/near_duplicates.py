@@ -68,11 +68,12 @@ def group_duplicates(rows: pd.DataFrame, root: Path, cache: Path) -> pd.Series:
 def copies_of(rows: pd.DataFrame, root: Path, others: pd.DataFrame, others_root: Path, cache: Path) -> pd.Series:
     """Return which of `rows` are exact or near-duplicates of any of `others`; (N,) bool with the index of `rows`.
 
-    Both are rows of a catalog; undecodable ones can only be exact duplicates. Raise UserError as `pixels` does.
+    Both are rows of a catalog. Undecodable images have no duplicates, as they are never trained on. Raise UserError as
+    `pixels` does.
     """
     decoded = [table[table["width"] > 0] for table in (rows, others)]
     pairs = confirmed_pairs(decoded[0], root, cache, decoded[1], others_root)
-    return rows["sha256"].isin({*others["sha256"], *pairs["one"]})
+    return rows["sha256"].isin({*decoded[1]["sha256"], *pairs["one"]})
 
 
 def confirmed_pairs(

@@ -131,7 +131,7 @@ def test_the_gain_of_tta_is_the_mean_difference_of_losses(best):
     assert 0 < gain["low"] < gain["value"] < gain["high"]
     assert (gain["size"], gain["split"]) == (200, "validation")
     write_json(best / "metrics.json", read_json(best / "metrics.json") | {"tta_gain": {"holdout": gain}})
-    assert tta_gains(read(best)) == {"holdout": gain}
+    assert tta_gains(read(best)) == {"holdout": gain | {"reason": None}}
 
 
 def test_gain_requires_both_predictions_of_labeled_validation_images(best):
