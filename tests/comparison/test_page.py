@@ -217,7 +217,9 @@ def test_all_outputs_show_the_same_interval_and_warn_below_20_errors(tmp_path, e
     for label, score in summarize(study_data).intervals.items():
         row = next(text for text in document.text("tr") if text.startswith(f"{label} "))
         assert all(between(score) in text for text in (printed, row))
-        assert f"95% CI {low:.2%} to {high:.2%}, on {IMAGES} validation images" in row
+        assert f"{low:.2%} to {high:.2%}" in row
+        assert (f"only {errors} errors" in row) == (errors < 20)
+    assert f"95% CI {low:.2%} to {high:.2%}, on {IMAGES} validation images" in document.body
     for text in (printed, document.body):
         assert f"(95% CI {low:.2%} to {high:.2%})" in text
         for images in (f"Misclassified: {errors}", f"Misclassified by either job: {errors}", f"b ({errors} of"):

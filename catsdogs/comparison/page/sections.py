@@ -53,7 +53,9 @@ def tiles(results: Findings) -> list[tuple[str, str, str]]:
         return []
     score, interval = summary.log_loss, between(summary.log_loss)
     note = f"95% confidence interval (CI) {interval}" if interval else "no confidence interval"
-    key_numbers = [("Validation log loss", loss(score.value), note), ("Accuracy", *_accuracy(score))]
+    accuracy, *parts = _accuracy(score)
+    parts[0] = f"95% CI {parts[0]}, on {counted(score.size, 'validation image')}"
+    key_numbers = [("Validation log loss", loss(score.value), note), ("Accuracy", accuracy, ", ".join(parts))]
     if summary.margin is not None:
         interval = between(summary.margin, signed)
         note = f"95% CI {interval}" if interval else "no confidence interval"
@@ -64,11 +66,11 @@ def tiles(results: Findings) -> list[tuple[str, str, str]]:
     return key_numbers
 
 
-def _accuracy(score: Estimate) -> tuple[str, str]:
-    """Return the accuracy, and a note with its interval and the images."""
-    number, _, interval = accuracy_text(score.errors, score.size).partition(" ")
-    few = f", only {counted(score.errors or 0, 'error')}" if score.few_errors else ""
-    return number, f"{interval.strip('()')}, on {counted(score.size, 'validation image')}{few}"
+def _accuracy(score: Estimate) -> list[str]:
+    """Return the accuracy, its interval, and the number of errors if there are few."""
+    number, _, interval = accuracy_text(score.errors, score.size).partition(" (95% CI ")
+    few = [f"only {counted(score.errors or 0, 'error')}"] if score.few_errors else []
+    return [number, interval.rstrip(")"), *few]
 
 
 def leaderboard(results: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def leaderboard(results: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
             "choices": [job[name] for name in varied],
             "hyperparameters": {name: job[name] for name in study_data.hyperparameters if job[name] is not None},
             "killed": job["state"] == State.KILLED,
-            "accuracy": _accuracy(intervals[job["label"]])[1] if job["label"] in intervals else "",
+            "accuracy": _accuracy(intervals[job["label"]])[1:] if job["label"] in intervals else [],
         }
         for job in jobs.astype(object).where(jobs.notna(), None).to_dict("records")
     ]
