@@ -56,6 +56,8 @@ def report(tmp_path_factory):
     write_images(folder / "photos", images)
     for job in study.glob("mobilenet*"):
         write_split(job, images)
+        table = pd.read_csv(job / "validation.csv", dtype={"id": str})
+        write_csv(job / "validation.csv", table.assign(id="pets, mine/" + table["id"]))
     for file in (*study.glob("*/result.json"), study / "best" / "recipe.json"):
         record = read_json(file)
         record["config"]["data"] = {"train": str(folder / "photos"), "ignore": ["cat.999"]}
