@@ -23,7 +23,6 @@ from catsdogs.data.catalog import CAT, DOG, LABEL_SOURCES, stray_message
 from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data.split import assign_splits, subset
 
-UNUSED_FRACTION = "data.validation_fraction is not used"  # in a note
 _IGNORED = "ignored by data.ignore"
 _COPY = "duplicate of a training image"
 
@@ -54,6 +53,7 @@ class Dataset:
         digest: SHA-256 over (id, label, sha256, split) of `rows`, and fold if there are several; 64 hexadecimal digits.
         images_digest: of the folder of `rows`, see `ImageFolder.digest`.
         validation: folder of data.validation, or None.
+        own_validation: whether data.validation or a part of data.train, not the split, has the validation images.
         notes: lines for the user: which parts of the sources are used.
     """
 
@@ -65,6 +65,7 @@ class Dataset:
     digest: str
     images_digest: str
     validation: ImageFolder | None = None
+    own_validation: bool = False
     notes: tuple[str, ...] = ()
 
     def folds(self) -> list[Fold]:
@@ -143,6 +144,7 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
         digest=_digest(rows, split),
         images_digest=training.folder.digest,
         validation=own.folder if own and data.validation is not None else None,
+        own_validation=own is not None,
         notes=tuple(filter(None, notes)),
     )
 
@@ -165,7 +167,7 @@ def _own_validation(
     else:
         own = dataclasses.replace(training, source=f"{training.source}, part {name}")
         table = training.images("validation")
-        notes = [training.note("train", "validation") + f"; {UNUSED_FRACTION}"]
+        notes = [training.note("train", "validation") + "; data.validation_fraction is not used"]
     return dataclasses.replace(own, table=with_validation_ids(table, images)), notes
 
 

@@ -210,7 +210,7 @@ def _inspect_jobs(
     configs: list[SearchConfig], study: Path, names: list[str], typed: list[list[str]]
 ) -> list[JobDecision]:
     """Read and check the images of every job, and return the decision for each job that has a name."""
-    from catsdogs.data.dataset import UNUSED_FRACTION, load_dataset
+    from catsdogs.data.dataset import load_dataset
     from catsdogs.study.decision import inspect_job
     from catsdogs.study.identity import fingerprint
     from catsdogs.study.locking import is_locked, lock_message
@@ -225,8 +225,8 @@ def _inspect_jobs(
         digests[key] = dataset.digest
         notes |= dict.fromkeys(dataset.notes)
         # A validation part of data.train has the effect of data.validation.
-        part = any(UNUSED_FRACTION in note for note in dataset.notes)
-        sources[key] = dataclasses.replace(config.data, validation=config.data.train) if part else config.data
+        own = config.data.validation or (config.data.train if dataset.own_validation else None)
+        sources[key] = dataclasses.replace(config.data, validation=own)
     for note in notes:
         print(note)
     known = [dataclasses.replace(config, data=sources[key]) for config, key in zip(configs, images, strict=True)]
