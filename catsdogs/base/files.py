@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
 import shlex
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -93,6 +95,30 @@ def check_tables_folder(output: Path, folder: Path, is_own: Callable[[set[str]],
         )
 
 
+MAX_FILE_BYTES: Final = 2**27  # of a JSON file or table; the largest ones have a row per image
+
+
+def read_bytes(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Return the content of a regular file; raise OSError for a folder, FIFO or device, or a larger file.
+
+    A FIFO would otherwise block the process forever.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        with open(handle, "rb", closefd=False) as file:
+            content = file.read(max_bytes + 1)
+    finally:
+        os.close(handle)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"larger than {max_bytes / 2**20:.0f} MiB", str(path))
+    return content
+
+
 SEAL_BYTES: Final = hashlib.sha256().digest_size
 _SMALL_BYTES: Final = 2**22  # an array of at most this size is checked completely
 
@@ -161,10 +187,12 @@ def _digest(values: np.ndarray, key: str) -> bytes:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
-    Raise ValueError if it is not JSON, repeats a key, or has a number that is not finite: NaN, Infinity or 1e999.
+    Raise OSError if it cannot be read, see `read_bytes`. Raise ValueError if it is not JSON, repeats a key, or has a
+    number that is not finite: NaN, Infinity or 1e999.
     """
+    content = read_bytes(path).decode("utf-8")
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unambiguous)
+        return json.loads(content, object_pairs_hook=_unambiguous)
     except RecursionError as error:
         raise ValueError("too many nested lists or groups") from error
 

@@ -19,7 +19,7 @@ import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import read_json
+from catsdogs.base.files import read_bytes, read_json
 
 
 class CorruptedFile(UserError):
@@ -43,12 +43,14 @@ class Record(BaseModel):
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
-        """Return the record, or None if the file is missing; raise `CorruptedFile` if JSON or types are wrong."""
+        """Return the record, or None if the file is missing; raise `CorruptedFile` if it is no file, or wrong."""
         try:
             # Parsed by Python: pydantic's parser refuses the surrogates of file names that are not UTF-8.
             return cls.model_validate(read_json(file))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise CorruptedFile(file, str(error.strerror)) from error
         except ValidationError as error:
             first = error.errors()[0]
             key, value = ".".join(map(str, first["loc"])), repr(first["input"])
@@ -87,7 +89,7 @@ class Table:
         type or range.
         """
         try:
-            content = file.read_bytes()
+            content = read_bytes(file)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from catsdogs.base.records import CorruptedFile, Record, Table
@@ -44,3 +46,18 @@ def test_ambiguous_and_infinite_values_are_corrupted(tmp_path, content, reason):
     (tmp_path / "file.json").write_text(content)
     with pytest.raises(CorruptedFile, match=reason):
         Record.read(tmp_path / "file.json")
+
+
+def _sparse(file):
+    file.touch()
+    os.truncate(file, 2**27 + 1)
+
+
+@pytest.mark.parametrize("read", [Record.read, TABLE.read])
+@pytest.mark.parametrize(
+    ("make", "reason"), [(os.mkdir, "is a folder"), (os.mkfifo, "is not a regular file"), (_sparse, "larger than")]
+)
+def test_what_is_no_file_or_too_large_is_corrupted(tmp_path, read, make, reason):
+    make(tmp_path / "file")
+    with pytest.raises(CorruptedFile, match=reason):
+        read(tmp_path / "file")
