@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -95,25 +96,30 @@ def check_tables_folder(output: Path, folder: Path, is_own: Callable[[set[str]],
         )
 
 
-MAX_FILE_BYTES: Final = 2**27  # of a JSON file or table; the largest ones have a row per image
+MAX_FILE_BYTES: Final = 2**27  # of a table; the largest ones have a row per image
+_MAX_JSON_BYTES: Final = 2**23  # the longest value is `data.ignore`, with an id per ignored image
+_MAX_DEPTH: Final = 32  # nested lists and groups of a JSON file; a configuration has five
+_MAX_TEXT: Final = 2**20  # characters of a text in a JSON file; the longest one is a traceback
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file; raise OSError for a folder, device or FIFO, which would block the process forever."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    with open(handle, "rb") as file:
+        yield file
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """Return the content of a regular file; raise OSError for a folder, FIFO or device, or a larger file.
-
-    A FIFO would otherwise block the process forever.
-    """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        mode = os.fstat(handle).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "is not a regular file", str(path))
-        with open(handle, "rb", closefd=False) as file:
-            content = file.read(max_bytes + 1)
-    finally:
-        os.close(handle)
+    """Return the content of a regular file (`open_regular`); raise OSError also if it is larger."""
+    with open_regular(path) as file:
+        content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"larger than {max_bytes / 2**20:.0f} MiB", str(path))
     return content
@@ -142,13 +148,20 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_npy_header(file: BinaryIO, shape: tuple[int, ...], dtype: str) -> None:
-    """Write the header of an .npy file; the values follow in pieces, in C order.
+def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
+    """Return the header of an .npy file; the values are written after it in pieces, in C order.
 
     A memory map would kill the process on a full disk.
     """
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
+
+
+def sealed_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    """Return the size of an .npy file of `seal_npy`."""
+    return len(npy_header(shape, dtype)) + math.prod(shape) * np.dtype(dtype).itemsize + SEAL_BYTES
 
 
 def seal_npy(path: Path, key: str) -> None:
@@ -158,10 +171,16 @@ def seal_npy(path: Path, key: str) -> None:
         file.write(digest)
 
 
-def load_sealed_npy(path: Path, key: str) -> np.ndarray:
-    """Memory-map an .npy file of `seal_npy`; raise OSError or ValueError if it is missing or corrupted."""
-    values = np.lib.format.open_memmap(path, mode="r")
-    with path.open("rb") as file:
+def load_sealed_npy(path: Path, key: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Memory-map an .npy file of `seal_npy`; raise OSError or ValueError if it is missing, corrupted or another array.
+
+    NumPy does not parse its header, because a corrupted one can end the process.
+    """
+    header = npy_header(shape, dtype)
+    with open_regular(path) as file:
+        if (file.read(len(header)), os.fstat(file.fileno()).st_size) != (header, sealed_bytes(shape, dtype)):
+            raise ValueError("header or size differs")
+        values = np.memmap(file, dtype, "r", len(header), shape)
         file.seek(-SEAL_BYTES, os.SEEK_END)
         if file.read() != _digest(values, key):
             raise ValueError("digest differs")
@@ -173,7 +192,6 @@ def _digest(values: np.ndarray, key: str) -> bytes:
 
     Of a large array, only 8 to 64 rows are read, at positions given by the key; this takes milliseconds.
     """
-    values = np.atleast_1d(values)  # a corrupted header may describe a scalar
     rows = np.arange(len(values))
     if values.nbytes > _SMALL_BYTES:
         count = min(len(values), int(np.clip(_SMALL_BYTES * len(values) // values.nbytes, 8, 64)))
@@ -187,24 +205,43 @@ def _digest(values: np.ndarray, key: str) -> bytes:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
-    Raise OSError if it cannot be read, see `read_bytes`. Raise ValueError if it is not JSON, repeats a key, or has a
-    number that is not finite: NaN, Infinity or 1e999.
+    Raise OSError if it cannot be read, see `read_bytes`. Raise ValueError if it is not JSON, repeats a key, is nested
+    too deep, or has a text that is too long or a number that is not finite: NaN, Infinity or 1e999.
     """
-    content = read_bytes(path).decode("utf-8")
+    content = read_bytes(path, _MAX_JSON_BYTES).decode("utf-8")
     try:
-        return json.loads(content, object_pairs_hook=_unambiguous)
-    except RecursionError as error:
-        raise ValueError("too many nested lists or groups") from error
+        value = json.loads(content, parse_int=_integer, object_pairs_hook=_unambiguous)
+    except RecursionError:
+        level = [None]
+    else:
+        level = [value]
+        for _ in range(_MAX_DEPTH):
+            groups = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
+            level = [part for group in groups for part in group]
+    if level:
+        raise ValueError(f"more than {_MAX_DEPTH} nested lists or groups")
+    return value
+
+
+def _integer(digits: str) -> int | float:
+    """Return an integer, or the nearest float for one beyond 64 bits, which neither tables nor C code can hold."""
+    return int(digits) if len(digits) < 19 else float(digits)
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     group: dict[str, Any] = {}
     for key, value in pairs:
-        numbers = value if isinstance(value, list) else [value]
-        if any(isinstance(one, float) and not math.isfinite(one) for one in numbers):
-            raise ValueError(f"{key}={value}: must be finite")
+        parts = [value]
+        while parts:
+            one = parts.pop()
+            if isinstance(one, list):
+                parts += one
+            elif isinstance(one, float) and not math.isfinite(one):
+                raise ValueError(f"{key}={one}: must be finite")
+            elif isinstance(one, str) and len(one) > _MAX_TEXT:
+                raise ValueError(f"{key}={one[:20]}...: text of more than {_MAX_TEXT:,} characters")
         if key in group:
-            raise ValueError(f"{key}={value}: listed twice")
+            raise ValueError(f"{key}={str(value)[:80]}: listed twice")
         group[key] = value
     return group
 

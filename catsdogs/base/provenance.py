@@ -30,7 +30,8 @@ def parse_timestamp(text: Any) -> datetime.datetime | None:
         time = datetime.datetime.fromisoformat(str(text))
     except ValueError:
         return None
-    return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
+    # Neither pandas nor Linux can represent every year.
+    return time.replace(tzinfo=time.tzinfo or datetime.UTC) if 1980 <= time.year < 2200 else None
 
 
 def versions() -> dict[str, str]:

@@ -6,28 +6,46 @@ Files may come from any version, or from other users. A file is missing, matches
 
 from __future__ import annotations
 
+import csv
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Final, Self, TypeVar
 
 import pandas as pd
+from packaging.version import Version
+from pandas.api.types import is_object_dtype
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from catsdogs import __version__
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_bytes, read_json
 
 
 class CorruptedFile(UserError):
-    """A file does not match its declaration; `reason` is the key or column, and its value."""
+    """A file does not match its declaration; `problem` names the key or column and its value, or a newer version."""
 
     def __init__(self, file: Path, reason: str) -> None:
-        super().__init__(f"{file}: corrupted ({reason})")
-        self.reason = reason
+        newer = _newer_version(file)
+        fix = newer and f"written by catsdogs {newer}; this is {__version__}: install {newer} or newer"
+        self.problem = f"{fix} ({reason})" if fix else f"corrupted ({reason})"
+        super().__init__(f"{file}: {self.problem}")
+
+
+def _newer_version(file: Path) -> str | None:
+    """Return the version of catsdogs that wrote a file of a job or model, if it is newer than this one."""
+    # Only these files record the version.
+    for recorder in (file, file.with_name("result.json"), file.with_name("recipe.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            written = read_json(recorder)["versions"]["catsdogs"]
+            return str(written) if Version(written[:40]) > Version(__version__) else None
+    return None
 
 
 # Parts that may be missing or null.
@@ -64,10 +82,18 @@ class Record(BaseModel):
             raise CorruptedFile(file, str(error)) from error
 
 
+# A number of trials, epochs or images, and seconds: 31 years.
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Seconds = Annotated[float, Field(ge=0, le=10**9)]
+
+# Limits of a table: the largest one has a row per image.
+_MAX_CELLS: Final = 10**7
+_MAX_COLUMNS: Final = 1000
+
 # Ranges of numbers; a column has the same meaning in every table.
 _RANGES: Final = {
     **dict.fromkeys(("trial", "execution", "epoch", "epochs", "best_epoch", "first_epoch", "epoch_budget"), (0, 10**9)),
-    **dict.fromkeys(("seed", "seconds"), (0, 10**9)),
+    **dict.fromkeys(("seed", "seconds", "width", "height"), (0, 10**9)),
     "fold": (-1, 10**9),  # -1: in no fold, as the holdout
     **dict.fromkeys(("log_loss", "loss", "val_log_loss", "val_loss", "learning_rate"), (0, math.inf)),
     **dict.fromkeys(("label", "p_dog", "p_dog_tta", "p_dog_calibrated", "accuracy", "val_accuracy"), (0, 1)),
@@ -97,11 +123,16 @@ class Table:
         if not content.endswith(b"\n"):
             raise CorruptedFile(file, "truncated")
         try:
+            _check_shape(content)
             # Keep texts unchanged: one may be `nan`, and a name `007`.
             texts = {name: str for name, kind in self.columns.items() if kind is str}
-            table = pd.read_csv(io.BytesIO(content), dtype=texts, na_values=[""], keep_default_na=False)
+            table = pd.read_csv(
+                io.BytesIO(content), dtype=texts, na_values=[""], keep_default_na=False, low_memory=False
+            )
             table = table.fillna(dict.fromkeys(texts, ""))
-        except ValueError as error:
+            # Integers beyond 64 bits, which are not converted to floats.
+            table = table.astype({name: str for name, kind in table.dtypes.items() if is_object_dtype(kind)})
+        except (ValueError, csv.Error) as error:
             raise CorruptedFile(file, " ".join(str(error).split())) from error
         missing = [name for name in self.columns if name not in table and name not in self.optional]
         if missing:
@@ -126,5 +157,23 @@ class Table:
             valid |= column.isna()
         if not valid.all():
             expected = f"{'an integer' if integer else 'a number'} from {low:g} to {high:g}"
-            raise CorruptedFile(file, f"{name}={column[~valid].iloc[0]}: expected {expected}")
+            raise CorruptedFile(file, f"{name}={str(column[~valid].iloc[0])[:80]}: expected {expected}")
         return numbers.astype(int if kind is int else float)
+
+
+def _check_shape(content: bytes) -> None:
+    """Raise ValueError or csv.Error if a table is too large, repeats a column, or has rows of different lengths.
+
+    pandas renames repeated columns, and fills or shifts rows. csv refuses cells of more than 131,072 characters.
+    """
+    if content.count(b",") + content.count(b"\n") > _MAX_CELLS:
+        raise ValueError(f"more than {_MAX_CELLS:,} cells")
+    rows = csv.reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline=""))
+    names = next(rows)
+    if len(names) > _MAX_COLUMNS:
+        raise ValueError(f"more than {_MAX_COLUMNS:,} columns")
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{repeated[0]}: column listed twice")
+    for row in rows:
+        if len(row) not in (len(names), 0):
+            raise ValueError(f"line {rows.line_num} has {len(row)} cells, expected {len(names)}")

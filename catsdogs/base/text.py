@@ -48,6 +48,8 @@ def quote_numbers(value: str, *, quote_null: bool = False) -> str:
 def sanitize_line(text: str, keep: str = "") -> str:
     """Replace line ends and control characters, except `keep`, by question marks; file names may contain them."""
     # Categories C: control, format (such as writing direction), surrogates; Zl, Zp: line ends.
+    if text.isprintable():  # fast for most texts
+        return text
     control = ("C", "Zl", "Zp")
     return "".join(c if c in keep or not unicodedata.category(c).startswith(control) else "?" for c in text)
 

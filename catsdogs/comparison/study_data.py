@@ -15,15 +15,15 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import escape_surrogates
 from catsdogs.base.provenance import parse_timestamp
-from catsdogs.base.records import CorruptedFile, Listed, Part, Record, Table
+from catsdogs.base.records import CorruptedFile, Count, Listed, Part, Record, Seconds, Table
 from catsdogs.base.text import sanitize_line
 from catsdogs.pages.formats import number
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.jobs import JobConfig, JobRecord, State, read_jobs
 from catsdogs.study.leaderboard import choice_names, job_columns, job_row
-from catsdogs.study.plan import read_plan
+from catsdogs.study.plan import PLAN, Plan
 from catsdogs.study.resume_state import HISTORY, HISTORY_TABLE, METRICS, VALIDATION, VALIDATION_TABLE
-from catsdogs.study.trials import TrialRecord, read_trials
+from catsdogs.study.trials import TrialRecord, read_trials, searched_values
 
 
 class _Score(Record):
@@ -31,8 +31,8 @@ class _Score(Record):
     low: float | None = None
     high: float | None = None
     split: str | None = None
-    size: Annotated[int, Field(ge=1)] | None = None
-    errors: Annotated[int, Field(ge=0)] | None = None  # written since version 0.3
+    size: Annotated[Count, Field(ge=1)] | None = None
+    errors: Count | None = None  # written since version 0.3
     reason: str | None = None
 
 
@@ -46,13 +46,27 @@ def _in_range(details: dict[str, _Score]) -> dict[str, _Score]:
 class _TtaChoice(_Score):
     kind: str
     average: Literal["probability", "logit"] | None = None
-    rows: int | None = None
+    rows: Count | None = None
     tested: bool
     kinds: Listed[str]
     against: str = ""
 
 
+class _Member(Record):
+    job: str | None = None
+
+
+class _Ensemble(Record):
+    way: str | None = None
+    members: Listed[_Member]
+
+
 class _Metrics(Record):
+    job: str | None = None
+    trial: str | None = None
+    fit_on: str | None = None
+    validated_by: str | None = None
+    ensemble: _Ensemble | None = None
     details: Annotated[Part[_Score], AfterValidator(_in_range)]
     interval: str = "95% over images"
     warnings: list[str] = Field([])  # written since version 0.3
@@ -61,13 +75,13 @@ class _Metrics(Record):
     tta_gain: dict[str, _Score] | None = None  # written since version 0.3
     tta_choice: _TtaChoice | None = None  # written since version 0.3, with tta=auto
     calibration_gain: Part[_Score]
-    test_images_not_scored: Annotated[int, Field(ge=0)] | None = None  # written since version 0.3
-    seconds: Part[Annotated[float, Field(ge=0)]]
+    test_images_not_scored: Count | None = None  # written since version 0.3
+    seconds: Part[Seconds]
 
 
 class _Recipe(Record):
     config: Annotated[JobConfig | None, BeforeValidator(lambda config: config or None)] = None
-    hyperparameters: Part[Any]
+    hyperparameters: Annotated[Part[Any], AfterValidator(searched_values)]
     versions: Part[str]
 
 
@@ -207,7 +221,8 @@ def read_study_data(folders: list[Path]) -> StudyData:
     for folder in folders:
         study = names[folder]
         prefix = f"{study}/" if len(folders) > 1 else ""
-        waiting = dict.fromkeys(map(clean, read_plan(folder).run))
+        plan = _read(Plan.read, folder / PLAN, f"study {study}", problems)
+        waiting = dict.fromkeys(map(clean, plan.run if plan else ()))
         for job in jobs_of[folder]:
             name = clean(job.name)
             waiting.pop(name, None)
@@ -348,7 +363,7 @@ def _read(read: Callable[[Path], T | None], file: Path, owner: str, problems: li
     try:
         return read(file)
     except CorruptedFile as error:
-        problems.append(f"{owner}: {file.name} is corrupted ({error.reason})")
+        problems.append(f"{owner}: {file.name} is {error.problem}")
         return None
 
 

@@ -28,6 +28,8 @@ Config = TypeVar("Config", bound=SearchConfig)
 # Limit of the values of one dimension with a step, because grid search lists them all.
 MOST_VALUES = 10_000
 
+_LONGEST_VALUE = 200  # characters of a message
+
 
 def validated(values: dict[str, Any], kind: type[Config]) -> Config:
     """Return a composed configuration as plain dataclasses, before any data is read.
@@ -37,12 +39,13 @@ def validated(values: dict[str, Any], kind: type[Config]) -> Config:
     try:
         config = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        raise UserError(_format_validation_error(error, values)) from error
+        raise UserError(format_validation_error(error, values)) from error
     check(config)
     return config
 
 
-def _format_validation_error(error: ValidationError, values: Any, prefix: str = "") -> str:
+def format_validation_error(error: ValidationError, values: Any, prefix: str = "") -> str:
+    """Return `key=value: problem` for an error of a configuration, or of one of its settings, named by `prefix`."""
     errors = error.errors()
     # A misspelled key also leaves the right one missing, and is the cause.
     first = next((one for one in errors if one["type"] == "unexpected_keyword_argument"), errors[0])
@@ -62,6 +65,7 @@ def _format_validation_error(error: ValidationError, values: Any, prefix: str = 
             siblings = {field.name for field in dataclasses.fields(HyperparameterConfig)}
         return unknown_setting(key, siblings, setting_keys(SearchConfig))
     shown = quoted(value) if isinstance(value, str) else "null" if value is None else str(value).lower()
+    shown = shown if len(shown) <= _LONGEST_VALUE else f"{shown[:_LONGEST_VALUE]}..."
     if first["type"] == "string_type" and isinstance(value, int | float):
         kind = "boolean" if isinstance(value, bool) else "number"
         return f"{key}={shown}: YAML read a {kind}; quote it in its file, as in '2024_01'"
@@ -148,7 +152,7 @@ def _check_dimension(name: str, dimension: HyperparameterConfig, config: SearchC
         try:
             dataclasses.replace(group, **{name: value})
         except ValidationError as error:
-            message = _format_validation_error(error, None, "space.")
+            message = format_validation_error(error, None, "space.")
             raise UserError(message.replace(f"{key}=", f"{key}.{end}=", 1)) from error
 
 
@@ -205,4 +209,4 @@ def _check_tuner(config: SearchConfig) -> None:
     try:
         TypeAdapter(kind).validate_python(arguments)
     except ValidationError as error:
-        raise UserError(_format_validation_error(error, arguments, "tuner.arguments.")) from error
+        raise UserError(format_validation_error(error, arguments, "tuner.arguments.")) from error

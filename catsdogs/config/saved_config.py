@@ -6,15 +6,18 @@ Only keys of the schema are read, texts are never interpolated, and a study cann
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
 from yaml import YAMLError
 
 from catsdogs.base.errors import UserError
+from catsdogs.config.checks import format_validation_error
 from catsdogs.config.schema import SearchConfig
 
 # Settings of the command, never of the study: folders that are read and written.
@@ -25,19 +28,35 @@ _TRUSTED_MODULES = ("keras.applications.", "catsdogs.network.backbones.")
 
 
 def saved_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of `schema.SearchConfig` in a saved configuration, without `study`, `studies_dir` and `cache`."""
+    """Return the keys of `schema.SearchConfig` in a saved configuration, without `study`, `studies_dir` and `cache`.
+
+    Raise ValueError, which names the key, if a value has the wrong type or range.
+    """
     return {key: value for key, value in _known(config, SearchConfig).items() if key not in _OF_THE_COMMAND}
 
 
-def _known(value: Any, kind: Any) -> Any:
-    """Return the value without keys that are unknown to the dataclasses of its type."""
+def _known(value: Any, kind: Any, name: str = "") -> Any:
+    """Return the value without keys that are unknown to the dataclasses of its type; keys may be missing."""
     group = next((one for one in get_args(kind) or (kind,) if dataclasses.is_dataclass(one)), None)
-    if group is None or not isinstance(value, Mapping):
-        return value
-    if get_origin(kind) is dict:
-        return {key: _known(one, group) for key, one in value.items()}
-    kinds = get_type_hints(group)
-    return {key: _known(one, kinds[key]) for key, one in value.items() if key in kinds}
+    prefix = f"{name}." if name else ""
+    if isinstance(value, Mapping) and get_origin(kind) is dict and group is not None:
+        return {key: _known(one, group, prefix + key) for key, one in value.items()}
+    if isinstance(value, Mapping) and group is not None:
+        kinds = _types(group)
+        return {key: _known(one, kinds[key], prefix + key) for key, one in value.items() if key in kinds}
+    try:
+        _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(format_validation_error(error, value, name)) from error
+    return value
+
+
+@functools.cache
+def _types(group: type) -> dict[str, Any]:
+    return get_type_hints(group, include_extras=True)
+
+
+_adapter = functools.cache(TypeAdapter)
 
 
 def is_trusted(builder: str) -> bool:

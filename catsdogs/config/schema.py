@@ -18,7 +18,10 @@ _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 def _absolute(path: str) -> str:
     """Make a path independent of the working directory of jobs and later commands."""
-    return path if path.strip() in ("", "imagenet") else str(Path(path).expanduser().absolute())
+    try:
+        return path if path.strip() in ("", "imagenet") else str(Path(path).expanduser().absolute())
+    except RuntimeError as error:  # ~NAME without such a user
+        raise ValueError(str(error)) from error
 
 
 Location = Annotated[str, AfterValidator(_absolute)]

@@ -138,7 +138,7 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
     key = pixels_key(hashes, size)
     path = cache / "pixels" / f"{key}.npy"
     try:
-        return files.load_sealed_npy(path, key)
+        return files.load_sealed_npy(path, key, shape, "uint8")
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
@@ -152,14 +152,14 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
             )
         _log.info("decoding %d images to %dx%d (%s)", len(rows), size, size, binary_size(needed))
         with files.replacing(path) as temporary, temporary.open("wb") as file:
-            files.write_npy_header(file, shape, "uint8")
+            file.write(files.npy_header(shape, "uint8"))
             for image in in_threads(lambda image: _decode_file(*image, size), images, "decoding"):
                 file.write(image.data)
             file.flush()
             files.seal_npy(temporary, key)
     except OSError as error:
         raise unwritable(path.parent, error, f" {binary_size(needed)} of pixels") from error
-    return files.load_sealed_npy(path, key)
+    return files.load_sealed_npy(path, key, shape, "uint8")
 
 
 def _decode_file(file: Path, sha256: str, size: int) -> np.ndarray:

@@ -16,12 +16,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import SEAL_BYTES, read_json, seal_npy, write_json, write_npy_header
+from catsdogs.base.files import npy_header, seal_npy, sealed_bytes, write_json
+from catsdogs.base.records import CorruptedFile, Count, Record
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -95,10 +97,10 @@ class EntryWriter:
         self._channels: np.ndarray | None = None
         folder.mkdir()
         self._file = (folder / "values.npy").open("wb")
-        write_npy_header(self._file, (images, *spec.shape), dtype)
+        shape = (images, *spec.shape)
+        self._file.write(npy_header(shape, dtype))
         about = {"group": group, "dtype": dtype, "images": images, "shape": list(spec.shape), "about": spec.about}
-        size = self._file.tell() + bytes_of(spec.shape, images, dtype) + SEAL_BYTES
-        write_json(folder / "about.json", {**about, "file_bytes": size})
+        write_json(folder / "about.json", {**about, "file_bytes": sealed_bytes(shape, dtype)})
 
     def write(self, chunk: np.ndarray) -> None:
         """Append a chunk (b, *shape), float32."""
@@ -126,17 +128,26 @@ class EntryWriter:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class _About(Record):
+    group: Annotated[str, Field(pattern=r"^\w+$")]  # part of a file name
+    dtype: Literal["float32", "float16"]
+    images: Count
+    shape: Annotated[list[Count], Field(max_length=8)]
+
+
 def read_entry(folder: Path) -> EntryInfo | None:
-    """Return the entry in a folder, or None if it is missing or incomplete."""
+    """Return the entry in a folder, or None if it is missing, incomplete or corrupted."""
     try:
-        about = read_json(folder / "about.json")
-        last_used = (folder / "about.json").stat().st_mtime
-        if (folder / "values.npy").stat().st_size != about["file_bytes"]:
+        about = _About.read(folder / "about.json")
+        if about is None:
             return None
-        images, shape, dtype = about["images"], tuple(about["shape"]), about["dtype"]
-        size = bytes_of(shape, images, dtype)
-        return EntryInfo(folder.name, folder, size, last_used, dtype, (images, *shape), about["group"])
-    except (OSError, ValueError, KeyError, TypeError):
+        last_used = (folder / "about.json").stat().st_mtime
+        shape = (about.images, *about.shape)
+        if (folder / "values.npy").stat().st_size != sealed_bytes(shape, about.dtype):
+            return None
+        size = bytes_of(about.shape, about.images, about.dtype)
+        return EntryInfo(folder.name, folder, size, last_used, about.dtype, shape, about.group)
+    except (OSError, CorruptedFile):
         return None
 
 

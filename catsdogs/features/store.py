@@ -64,10 +64,10 @@ class Store:
             entry = read_entry(folder)
             if entry is None:
                 raise ValueError("about.json or the file size is wrong")
-            values = load_sealed_npy(file, key)
-            if (entry.dtype, entry.shape) != (values.dtype, values.shape):
-                raise ValueError("about.json describes another array")
-            channels = load_sealed_npy(folder / "channels.npy", key) if entry.dtype == "float16" else None
+            values = load_sealed_npy(file, key, entry.shape, entry.dtype)
+            shape = (2, entry.shape[-1])
+            half = entry.dtype == "float16"
+            channels = load_sealed_npy(folder / "channels.npy", key, shape, "float32") if half else None
         except FileNotFoundError:  # or just removed
             return None
         except (OSError, ValueError) as error:

@@ -121,5 +121,5 @@ def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") ->
         if isinstance(a, dict) and isinstance(b, dict):
             changed += _differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            changed.append(f"{prefix}{key}: {a} -> {b}")
+            changed.append(f"{prefix}{key}: {str(a)[:80]} -> {str(b)[:80]}")
     return changed

@@ -11,14 +11,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
-from catsdogs.base.records import CorruptedFile, Listed, Part, Record
+from catsdogs.base.records import CorruptedFile, Count, Listed, Part, Record, Seconds
+from catsdogs.config.saved_config import saved_config
 from catsdogs.config.setting_names import former_names, with_current_names
 from catsdogs.study.locking import is_locked
-from catsdogs.study.trials import TrialRecord, best_trial, lineage, read_trials, summary, trial_id
+from catsdogs.study.trials import TrialRecord, best_trial, lineage, read_trials, searched_values, summary, trial_id
 
 RESULT = "result.json"
 
@@ -68,8 +69,7 @@ class JobRecord:
     @property
     def data_digest(self) -> str | None:
         """Digest of images, labels and split: log losses of jobs with different digests are not comparable."""
-        digest = self.result["data"].get("digest")
-        return digest if isinstance(digest, str) else None
+        return self.result["data"].get("digest")
 
     def best(self) -> dict[str, Any]:
         """Return `trials.summary` of the best completed trial, also of an unfinished job; empty without one."""
@@ -113,7 +113,7 @@ class JobRecord:
             return read_trials(self.folder / "trials.csv")
         except CorruptedFile as error:
             fix = "set another job with job=NAME, or a smaller ensemble.num_jobs"
-            raise UserError(f"job {self.folder}: its trials.csv is corrupted ({error.reason}); {fix}") from error
+            raise UserError(f"job {self.folder}: its trials.csv is {error.problem}; {fix}") from error
 
 
 class JobConfig(Record):
@@ -145,22 +145,22 @@ class JobConfig(Record):
         stored = {"mode": "auto", "views": self.fit.get("epochs"), "dtype": "float32"}
         self.features = {**stored, "engine": "auto", "max_gib": 50.0, **self.features}
         self.split = {"holdout_fraction": 0.0, "folds": 1, "group_by": "copies", **self.split}
-        for key, value in {"fit.epochs": self.fit.get("epochs"), "features.views": self.features["views"]}.items():
-            if not (value is None or (isinstance(value, int) and value >= 1)):
-                raise ValueError(f"{key}={value} is not a positive integer")
+        saved_config(self.model_dump())  # checks types and ranges
         return self
-
-
-_Count = Annotated[int, Field(ge=0)]
 
 
 class _Best(Record):
     trial: Annotated[str, AfterValidator(trial_id)] | None = None
     val_log_loss: Annotated[float, Field(ge=0)] | None = None
     val_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
-    best_epoch: _Count = 0
-    execution: _Count | None = None
-    hyperparameters: Part[Any]
+    best_epoch: Count = 0
+    execution: Count | None = None
+    hyperparameters: Annotated[Part[Any], AfterValidator(searched_values)]
+
+
+class _Data(Record):
+    digest: str | None = None
+    validation: Count | None = None
 
 
 class _Result(Record):
@@ -170,10 +170,14 @@ class _Result(Record):
     choices: Part[str]
     best_trial: _Best | None = None
     config: JobConfig | None = None
-    data: Part[Any]
-    trials: Part[_Count | None]
-    versions: Part[Any]
-    seconds: Annotated[float, Field(ge=0)] | None = None
+    data: Annotated[_Data, BeforeValidator(lambda data: data or {}), Field(default_factory=_Data)]
+    trials: Part[Count | None]
+    versions: Part[str]
+    seconds: Seconds | None = None
+    weights: str | None = None
+    error: str | None = None
+    error_type: str | None = None
+    stopped: str | None = None
 
 
 def read_job(folder: Path) -> JobRecord | None:
@@ -181,10 +185,10 @@ def read_job(folder: Path) -> JobRecord | None:
     try:
         result = _Result.read(folder / RESULT)
     except CorruptedFile as error:
-        result = _Result.model_validate({"status": FAILED, "error": f"{RESULT} is corrupted ({error.reason})"})
+        result = _Result.model_validate({"status": FAILED, "error": f"{RESULT} is {error.problem}"})
     if result is None:
         return None
-    record = result.model_dump()
+    record = result.model_dump() | {"data": result.data.model_dump(exclude_unset=True)}
     return JobRecord(folder, record | {"config": record["config"] or {}})
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from catsdogs.base.files import write_csv
+from catsdogs.config.schema import SEARCHABLE
 from catsdogs.study.jobs import FAILED, JobRecord, read_jobs
-
-
-def choice_names(jobs: Iterable[JobRecord]) -> list[str]:
-    """Return the names of all choices of these jobs."""
-    return list(dict.fromkeys(name for job in jobs for name in job.choices))
-
+from catsdogs.study.trials import TrialRecord
 
 # Columns of all tables of jobs; leaderboard.csv has only those from result.json.
 _CHOICES, _HYPERPARAMETERS = "(choices)", "(hyperparameters)"
@@ -29,10 +26,18 @@ _COLUMNS = (
 )
 
 
+# Choices and hyperparameters of a corrupted study could otherwise replace other columns of the tables.
+_RESERVED = {*_COLUMNS, *SEARCHABLE, *(field.name for field in fields(TrialRecord)), "ended_seconds", "_order"}
+
+
+def choice_names(jobs: Iterable[JobRecord]) -> list[str]:
+    """Return the names of all choices of these jobs."""
+    return list(dict.fromkeys(name for job in jobs for name in job.choices if name not in _RESERVED))
+
+
 def job_columns(choices: Iterable[str], hyperparameters: Iterable[str]) -> list[str]:
     """Return the columns of a table of jobs in order."""
     several = {_CHOICES: choices, _HYPERPARAMETERS: hyperparameters}
-    # Without duplicates: a choice may have the name of another column.
     return list(dict.fromkeys(name for column in _COLUMNS for name in several.get(column, [column])))
 
 

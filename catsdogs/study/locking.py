@@ -7,8 +7,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Annotated
 
 from filelock import FileLock, Timeout
+from pydantic import Field
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
@@ -23,9 +25,9 @@ _PROBE_SECONDS = 0.1
 
 
 class _Holder(Record):
-    pid: int
-    host: str
-    started: str
+    pid: Annotated[int, Field(ge=0, lt=2**32)]
+    host: Annotated[str, Field(max_length=255)]
+    started: Annotated[str, Field(max_length=40)]
 
 
 @contextmanager

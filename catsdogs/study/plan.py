@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from catsdogs.base.files import write_json
 from catsdogs.base.provenance import parse_timestamp, utc_timestamp
@@ -21,11 +21,15 @@ from catsdogs.study.locking import is_locked
 PLAN = "study.json"
 
 
+# Without a slash, and not only dots.
+_Name = Annotated[str, Field(pattern=r"^[^/\\\x00]*[^./\\\x00][^/\\\x00]*$", max_length=255)]
+
+
 class Plan(Record):
     """Contents of `study.json`: the last start of a study."""
 
-    jobs: Listed[str]  # all that the study was ever started with
-    run: Listed[str]  # jobs of the last run, in order; empty: not recorded, or chosen one by one by a sweeper
+    jobs: Listed[_Name]  # all that the study was ever started with
+    run: Listed[_Name]  # jobs of the last run, in order; empty: not recorded, or chosen one by one by a sweeper
     started: Annotated[datetime.datetime | None, BeforeValidator(parse_timestamp)] = None  # UTC, of the last run
     command: Listed[str]  # arguments of the last command
 

@@ -73,7 +73,7 @@ def _read(folder: Path, result: Mapping[str, Any] | None) -> tuple[list[TrialRec
     try:
         records = read_trials(file)
     except CorruptedFile as error:
-        raise UserError(f"job {folder}: its {TRIALS} is corrupted ({error.reason}); {fix}") from error
+        raise UserError(f"job {folder}: its {TRIALS} is {error.problem}; {fix}") from error
     try:
         history = HISTORY_TABLE.read(folder / HISTORY)
     except CorruptedFile:

@@ -14,6 +14,8 @@ from catsdogs.study.jobs import FAILED, RUNNING, JobRecord, read_job
 from catsdogs.study.plan import Plan, read_plan
 from catsdogs.study.trials import TrialRecord
 
+_MOST_SECONDS = 1e9  # of the time left; a corrupted plan may have started decades ago
+
 
 def study_line(study: Path) -> str | None:
     """Return the progress line of a study now; None for a run of a single job, which logs its own progress."""
@@ -68,10 +70,12 @@ def _time_left(plan: Plan, trials: list[TrialRecord], planned: int, now: datetim
     finished = sum(plan.started is not None and end is not None and end >= plan.started for end in ends)
     if plan.started is None or not finished or planned <= len(trials):
         return []
-    left = (now - plan.started) / finished * (planned - len(trials))
-    end = (now + left).astimezone()
+    seconds = (now - plan.started).total_seconds() / finished * (planned - len(trials))
+    if seconds > _MOST_SECONDS:
+        return []
+    end = (now + datetime.timedelta(seconds=seconds)).astimezone()
     day = "" if end.date() == now.astimezone().date() else f"{end:%Y-%m-%d} "
-    return [f"about {format_duration(left.total_seconds())} left (until {day}{end:%H:%M})"]
+    return [f"about {format_duration(seconds)} left (until {day}{end:%H:%M})"]
 
 
 def _trials(job: JobRecord) -> list[TrialRecord]:

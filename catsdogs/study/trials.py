@@ -100,19 +100,17 @@ def read_trials(path: Path) -> list[TrialRecord]:
     """Read `trials.csv`, empty if it does not exist; raise `CorruptedFile` if a value is missing or invalid."""
     table = _TABLE.read(path)
     records: list[TrialRecord] = []
+    finished = set[str]()
     for row in [] if table is None else table.to_dict("records"):
         cells: dict[str, Any] = {str(name): None if pd.isna(value) else value for name, value in row.items()}
         own = {name: cells.pop(name) for name in _TABLE.columns if name in cells}
         own["trial"], own["parent"] = str(own["trial"]), trial_id(own.get("parent", ""))
         if own.get("epoch_budget") is not None:
             own["epoch_budget"] = int(own["epoch_budget"])
-        values = {name: value for name, value in cells.items() if value is not None}
-        for name in _SETTINGS.keys() & values:
-            try:  # tables store the integer 3 as 3.0
-                whole = isinstance(values[name], float) and values[name].is_integer()
-                _SETTINGS[name].validate_python(int(values[name]) if whole else values[name])
-            except ValidationError as error:
-                raise CorruptedFile(path, f"{name}={values[name]}: {error.errors()[0]['msg']}") from error
+        try:
+            values = searched_values({name: value for name, value in cells.items() if value is not None})
+        except ValueError as error:
+            raise CorruptedFile(path, str(error)) from error
         if own["status"] == COMPLETED:
             # `epochs` counts from `first_epoch`, which version 0.1 did not record. Both epochs are rounded means.
             first, budget = own.get("first_epoch", 0), own.get("epoch_budget") or math.inf
@@ -121,12 +119,28 @@ def read_trials(path: Path) -> list[TrialRecord]:
                 if not low <= own[name] <= high:
                     raise CorruptedFile(path, f"{name}={own[name]}: expected an integer from {low} to {high}")
         # Ancestors finish first; otherwise, a lineage might be endless or incomplete.
-        if own["parent"] and own["parent"] not in {record.trial for record in records}:
+        if own["parent"] and own["parent"] not in finished:
             raise CorruptedFile(path, f"parent={own['parent']}: not an earlier trial of trial {own['trial']}")
+        finished.add(own["trial"])
         records.append(TrialRecord(**own, hyperparameters=values))
     return records
 
 
+def searched_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the hyperparameters among these values; raise ValueError if one has the wrong type or range.
+
+    Other names might be those of columns of the report.
+    """
+    searched = {name: value for name, value in values.items() if name in _SETTINGS}
+    for name, value in searched.items():
+        try:  # tables store the integer 3 as 3.0
+            whole = isinstance(value, float) and value.is_integer()
+            _SETTINGS[name].validate_python(int(value) if whole else value)
+        except ValidationError as error:
+            raise ValueError(f"{name}={str(value)[:80]}: {error.errors()[0]['msg']}") from error
+    return searched
+
+
 def trial_id(text: str) -> str:
     """Return the current form of a trial number: versions up to 0.2 wrote `03` or `0003`."""
-    return str(int(text)) if text.isdecimal() else text
+    return (text.lstrip("0") or "0") if text.isdecimal() else text

@@ -29,7 +29,7 @@ def test_values_out_of_range_and_repeated_rows_are_corrupted(tmp_path, row, reas
     file.write_text(f"id,label,p_dog\nfirst,,0\n{row}\n")
     with pytest.raises(CorruptedFile) as error:
         TABLE.read(file)
-    assert error.value.reason.startswith(reason)
+    assert error.value.problem.startswith(f"corrupted ({reason}")
 
 
 @pytest.mark.parametrize(

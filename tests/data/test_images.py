@@ -264,12 +264,12 @@ def test_a_large_file_is_checked_by_a_sample_of_its_rows(tmp_path, row_bytes):
     values, path = np.zeros((2**25 // row_bytes, row_bytes), np.uint8), tmp_path / "a.npy"
     np.save(path, values)
     files.seal_npy(path, "f" * 64)
-    assert files.load_sealed_npy(path, "f" * 64).shape == values.shape
+    assert files.load_sealed_npy(path, "f" * 64, values.shape, "uint8").shape == values.shape
     with path.open("r+b") as file:
         file.seek(128 + 2**24)
         file.write(bytes([1]) * (2**25 - 2**24))
     with pytest.raises(ValueError, match="digest"):
-        files.load_sealed_npy(path, "f" * 64)
+        files.load_sealed_npy(path, "f" * 64, values.shape, "uint8")
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_values_that_are_not_finite_are_computed_again(make, network, monkeypatc
     os.utime(stored.file, ns=(status.st_atime_ns, status.st_mtime_ns))
     # Digests of small arrays cover every row.
     check = "catsdogs.features.store.load_sealed_npy"
-    monkeypatch.setattr(check, lambda file, key: np.lib.format.open_memmap(file, mode="r"))
+    monkeypatch.setattr(check, lambda file, *_: np.lib.format.open_memmap(file, mode="r"))
     if not writable:
         monkeypatch.setattr(Store, "_remove", Mock(return_value=0))
         with pytest.raises(UserError, match=rf"{stored.file}: corrupted .*; delete it"):
