@@ -44,7 +44,7 @@ def _newer_version(file: Path) -> str | None:
     for recorder in (file, file.with_name("result.json"), file.with_name("recipe.json")):
         with suppress(OSError, ValueError, KeyError, TypeError):
             written = read_json(recorder)["versions"]["catsdogs"]
-            return str(written) if Version(written[:40]) > Version(__version__) else None
+            return written if len(written) < 40 and Version(written) > Version(__version__) else None
     return None
 
 
@@ -85,6 +85,7 @@ class Record(BaseModel):
 # A number of trials, epochs or images, and seconds: 31 years.
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Seconds = Annotated[float, Field(ge=0, le=10**9)]
+LARGEST_LOSS: Final = 1e39  # finite ones are below the largest float32
 
 # Limits of a table: the largest one has a row per image.
 _MAX_CELLS: Final = 10**7
@@ -95,7 +96,7 @@ _RANGES: Final = {
     **dict.fromkeys(("trial", "execution", "epoch", "epochs", "best_epoch", "first_epoch", "epoch_budget"), (0, 10**9)),
     **dict.fromkeys(("seed", "seconds", "width", "height"), (0, 10**9)),
     "fold": (-1, 10**9),  # -1: in no fold, as the holdout
-    **dict.fromkeys(("log_loss", "loss", "val_log_loss", "val_loss", "learning_rate"), (0, math.inf)),
+    **dict.fromkeys(("log_loss", "loss", "val_log_loss", "val_loss", "learning_rate"), (0, LARGEST_LOSS)),
     **dict.fromkeys(("label", "p_dog", "p_dog_tta", "p_dog_calibrated", "accuracy", "val_accuracy"), (0, 1)),
 }
 
@@ -149,7 +150,7 @@ class Table:
         integer = kind in (int, int | None)
         numbers = pd.to_numeric(column, errors="coerce")
         low, high = _RANGES.get(name, (-math.inf, math.inf))
-        valid = numbers.between(low, high)
+        valid = numbers.between(low, high) | (numbers.eq(math.inf) & (high == LARGEST_LOSS))
         if integer:
             # Above 2^53 not every integer is a float.
             valid &= (numbers % 1 == 0) & (numbers.abs() < 2**53)

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import escape_surrogates
 from catsdogs.base.provenance import parse_timestamp
-from catsdogs.base.records import CorruptedFile, Count, Listed, Part, Record, Seconds, Table
+from catsdogs.base.records import LARGEST_LOSS, CorruptedFile, Count, Listed, Part, Record, Seconds, Table
 from catsdogs.base.text import sanitize_line
 from catsdogs.pages.formats import number
 from catsdogs.scoring.scores import log_loss_per_image
@@ -25,11 +25,13 @@ from catsdogs.study.plan import PLAN, Plan
 from catsdogs.study.resume_state import HISTORY, HISTORY_TABLE, METRICS, VALIDATION, VALIDATION_TABLE
 from catsdogs.study.trials import TrialRecord, read_trials, searched_values
 
+_Loss = Annotated[float, Field(ge=-LARGEST_LOSS, le=LARGEST_LOSS)]  # or a difference of two
+
 
 class _Score(Record):
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
+    value: _Loss | None = None
+    low: _Loss | None = None
+    high: _Loss | None = None
     split: str | None = None
     size: Annotated[Count, Field(ge=1)] | None = None
     errors: Count | None = None  # written since version 0.3
@@ -299,7 +301,7 @@ def _trials(job: JobRecord, choices: list[str], records: list[TrialRecord]) -> l
     rows, elapsed = [], 0.0
     for record in records:
         elapsed += record.seconds
-        ended = _timestamp(record.ended) if record.ended else started + pd.Timedelta(seconds=elapsed)
+        ended = _timestamp(record.ended) if record.ended else started + pd.Timedelta(seconds=min(elapsed, 1e9))
         row = vars(record) | {"ended_seconds": elapsed, "ended": ended}
         row |= {} if record.can_win else {"val_log_loss": math.nan, "val_accuracy": math.nan}
         rows.append({**row, **{name: job.choice(name) for name in choices}, **record.hyperparameters})

@@ -28,8 +28,6 @@ Config = TypeVar("Config", bound=SearchConfig)
 # Limit of the values of one dimension with a step, because grid search lists them all.
 MOST_VALUES = 10_000
 
-_LONGEST_VALUE = 200  # characters of a message
-
 
 def validated(values: dict[str, Any], kind: type[Config]) -> Config:
     """Return a composed configuration as plain dataclasses, before any data is read.
@@ -65,7 +63,7 @@ def format_validation_error(error: ValidationError, values: Any, prefix: str = "
             siblings = {field.name for field in dataclasses.fields(HyperparameterConfig)}
         return unknown_setting(key, siblings, setting_keys(SearchConfig))
     shown = quoted(value) if isinstance(value, str) else "null" if value is None else str(value).lower()
-    shown = shown if len(shown) <= _LONGEST_VALUE else f"{shown[:_LONGEST_VALUE]}..."
+    shown = f"{shown[:200]}..." if len(shown) > 200 else shown
     if first["type"] == "string_type" and isinstance(value, int | float):
         kind = "boolean" if isinstance(value, bool) else "number"
         return f"{key}={shown}: YAML read a {kind}; quote it in its file, as in '2024_01'"

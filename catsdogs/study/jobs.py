@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
-from catsdogs.base.records import CorruptedFile, Count, Listed, Part, Record, Seconds
+from catsdogs.base.records import LARGEST_LOSS, CorruptedFile, Count, Listed, Part, Record, Seconds
 from catsdogs.config.saved_config import saved_config
 from catsdogs.config.setting_names import former_names, with_current_names
 from catsdogs.study.locking import is_locked
@@ -151,7 +151,7 @@ class JobConfig(Record):
 
 class _Best(Record):
     trial: Annotated[str, AfterValidator(trial_id)] | None = None
-    val_log_loss: Annotated[float, Field(ge=0)] | None = None
+    val_log_loss: Annotated[float, Field(ge=0, le=LARGEST_LOSS)] | None = None
     val_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
     best_epoch: Count = 0
     execution: Count | None = None

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from catsdogs.base.files import write_csv
-from catsdogs.config.schema import SEARCHABLE
 from catsdogs.study.jobs import FAILED, JobRecord, read_jobs
-from catsdogs.study.trials import TrialRecord
+from catsdogs.study.trials import RESERVED
 
 # Columns of all tables of jobs; leaderboard.csv has only those from result.json.
 _CHOICES, _HYPERPARAMETERS = "(choices)", "(hyperparameters)"
@@ -26,13 +24,9 @@ _COLUMNS = (
 )
 
 
-# Choices and hyperparameters of a corrupted study could otherwise replace other columns of the tables.
-_RESERVED = {*_COLUMNS, *SEARCHABLE, *(field.name for field in fields(TrialRecord)), "ended_seconds", "_order"}
-
-
 def choice_names(jobs: Iterable[JobRecord]) -> list[str]:
     """Return the names of all choices of these jobs."""
-    return list(dict.fromkeys(name for job in jobs for name in job.choices if name not in _RESERVED))
+    return list(dict.fromkeys(name for job in jobs for name in job.choices if name not in RESERVED))
 
 
 def job_columns(choices: Iterable[str], hyperparameters: Iterable[str]) -> list[str]:

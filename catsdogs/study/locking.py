@@ -7,10 +7,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
 
 from filelock import FileLock, Timeout
-from pydantic import Field
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
@@ -25,9 +23,9 @@ _PROBE_SECONDS = 0.1
 
 
 class _Holder(Record):
-    pid: Annotated[int, Field(ge=0, lt=2**32)]
-    host: Annotated[str, Field(max_length=255)]
-    started: Annotated[str, Field(max_length=40)]
+    pid: int
+    host: str
+    started: str
 
 
 @contextmanager
@@ -72,5 +70,5 @@ def lock_message(folder: Path) -> str:
     holder = "another process"
     with suppress(OSError, UserError):
         if record := _Holder.read(folder / HOLDER):
-            holder = f"process {record.pid} on host {record.host} since {record.started}"
+            holder = f"process {record.pid} on host {record.host[:80]} since {record.started[:40]}"
     return f"job {folder}: locked by {holder}; wait for it to finish, or stop it"

@@ -14,8 +14,6 @@ from catsdogs.study.jobs import FAILED, RUNNING, JobRecord, read_job
 from catsdogs.study.plan import Plan, read_plan
 from catsdogs.study.trials import TrialRecord
 
-_MOST_SECONDS = 1e9  # of the time left; a corrupted plan may have started decades ago
-
 
 def study_line(study: Path) -> str | None:
     """Return the progress line of a study now; None for a run of a single job, which logs its own progress."""
@@ -71,8 +69,7 @@ def _time_left(plan: Plan, trials: list[TrialRecord], planned: int, now: datetim
     if plan.started is None or not finished or planned <= len(trials):
         return []
     seconds = (now - plan.started).total_seconds() / finished * (planned - len(trials))
-    if seconds > _MOST_SECONDS:
-        return []
+    seconds = min(seconds, 1e9)  # a corrupted plan may have started decades ago
     end = (now + datetime.timedelta(seconds=seconds)).astimezone()
     day = "" if end.date() == now.astimezone().date() else f"{end:%Y-%m-%d} "
     return [f"about {format_duration(seconds)} left (until {day}{end:%H:%M})"]

@@ -6,10 +6,10 @@ import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import pandas as pd
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from catsdogs.base.files import write_csv
 from catsdogs.base.records import CorruptedFile, Table
@@ -23,6 +23,15 @@ _LEADING |= {"epochs": int, "best_epoch": int, "seconds": float}
 _TRAILING = {"parent": str, "first_epoch": int, "epoch_budget": int | None, "ended": str, "error": str}
 _TABLE = Table(_LEADING | _TRAILING, ("parent", "first_epoch", "epoch_budget", "ended"), unique=("trial",))
 
+# Names of columns in the tables of a report, which a choice or hyperparameter must not replace.
+RESERVED = {
+    *_TABLE.columns,
+    *("label", "study", "job", "best_trial", "val_log_loss_low", "val_log_loss_high", "share_best", "val_errors"),
+    *("trials_completed", "trials_failed", "trials", "trials_planned", "validation_images", "data_digest", "started"),
+    *("state", "hyperparameters", "ended_seconds", "_order"),
+}
+
+_OTHER = TypeAdapter(str | Annotated[float, Field(ge=-1e15, le=1e15)])  # figures need differences and decades
 _SETTINGS = {name: TypeAdapter(get_type_hints(group, include_extras=True)[name]) for name, group in SEARCHABLE.items()}
 
 
@@ -127,15 +136,15 @@ def read_trials(path: Path) -> list[TrialRecord]:
 
 
 def searched_values(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the hyperparameters among these values; raise ValueError if one has the wrong type or range.
+    """Return hyperparameters without those in RESERVED; raise ValueError if one has the wrong type or range.
 
-    Other names might be those of columns of the report.
+    Those of newer versions may be any text or finite number.
     """
-    searched = {name: value for name, value in values.items() if name in _SETTINGS}
+    searched = {name: value for name, value in values.items() if name not in RESERVED}
     for name, value in searched.items():
         try:  # tables store the integer 3 as 3.0
             whole = isinstance(value, float) and value.is_integer()
-            _SETTINGS[name].validate_python(int(value) if whole else value)
+            _SETTINGS.get(name, _OTHER).validate_python(int(value) if whole else value)
         except ValidationError as error:
             raise ValueError(f"{name}={str(value)[:80]}: {error.errors()[0]['msg']}") from error
     return searched

@@ -1,7 +1,9 @@
+import json
 import os
 
 import pytest
 
+import catsdogs
 from catsdogs.base.records import CorruptedFile, Record, Table
 
 TABLE = Table({"id": str, "label": int | None, "p_dog": float}, unique=("id",))
@@ -40,6 +42,10 @@ def test_values_out_of_range_and_repeated_rows_are_corrupted(tmp_path, row, reas
         ('{"b": 1e999}', "b=inf"),
         ('{"b": 1, "b": 2}', "b=2: listed twice"),
         ("[" * 100_000, "nested"),
+        ('{"a": ' * 40 + "0" + "}" * 40, "nested"),
+        ('{"a": [[Infinity]]}', "a=inf: must be finite"),
+        ('{"a": ' + "9" * 5000 + "}", "a=inf: must be finite"),
+        (f'{{"a": "{"x" * (2**20 + 1)}"}}', "a=x+...: text of more than 1,048,576 characters"),
     ],
 )
 def test_ambiguous_and_infinite_values_are_corrupted(tmp_path, content, reason):
@@ -61,3 +67,39 @@ def test_what_is_no_file_or_too_large_is_corrupted(tmp_path, read, make, reason)
     make(tmp_path / "file")
     with pytest.raises(CorruptedFile, match=reason):
         read(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("id,label,p_dog,id\na,1,0,b\n", "id: column listed twice"),
+        ("id,label,p_dog\na,1,0,1\n", "line 2 has 4 cells, expected 3"),
+        ("id,label,p_dog\na,1\n", "line 2 has 2 cells, expected 3"),
+        ("id,label,p_dog" + ",x" * 998 + "\n", "more than 1,000 columns"),
+        (f"id,label,p_dog\n{'a' * 200_000},1,0\n", "field larger"),
+        ("id,label,p_dog\n" + "," * 10**7 + "\n", "more than 10,000,000 cells"),
+        (f"id,label,p_dog\na,1{'0' * 400},0\n", "label=10{79}: expected"),
+        (f"id,label,p_dog\na,{'9' * 5000},0\n", "label=9{80}: expected"),
+    ],
+)
+def test_a_table_that_is_too_large_or_irregular_is_corrupted(tmp_path, content, reason):
+    (tmp_path / "table.csv").write_text(content)
+    with pytest.raises(CorruptedFile, match=reason):
+        TABLE.read(tmp_path / "table.csv")
+
+
+class Whole(Record):
+    number: int
+
+
+@pytest.mark.parametrize("file", ["result.json", "table.csv", "recipe.json"])
+@pytest.mark.parametrize(("version", "newer"), [("99.1.0", True), ("0.1.0", False), ("9" * 5000, False), (3, False)])
+def test_a_file_of_a_newer_version_is_recognized(tmp_path, file, version, newer):
+    (tmp_path / "table.csv").write_text("id\na\n")
+    recorder = "recipe.json" if file == "recipe.json" else "result.json"
+    (tmp_path / recorder).write_text(json.dumps({"number": "x", "versions": {"catsdogs": version}}))
+    with pytest.raises(CorruptedFile) as error:
+        (TABLE if file == "table.csv" else Whole).read(tmp_path / file)
+    fix = f"written by catsdogs 99.1.0; this is {catsdogs.__version__}: install 99.1.0 or newer ("
+    assert (fix in str(error.value)) == newer
+    assert ("corrupted (" in str(error.value)) != newer

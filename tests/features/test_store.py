@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import logging
 import multiprocessing
 import os
@@ -376,3 +377,27 @@ def test_corrupted_entry_is_ignored_and_filled_again(store, name, content, caplo
     corrupt()
     store.clear()
     assert [path.name for path in store.folder.iterdir()] == [".locks"]
+
+
+@pytest.mark.parametrize("change", [{"group": "../../x"}, {"shape": [[0]]}, {"images": 10**18}, {"dtype": "|S0"}])
+def test_a_wrong_description_is_a_missing_entry(tmp_path, change):
+    store = Store(tmp_path / "store", 2**30)
+    (spec,) = specs("a")
+    store.fill(digest("g"), [spec], IMAGES, "float32", lambda indices: iter([[values_of("a")]]))
+    file = store.folder / spec.key / "about.json"
+    file.write_text(json.dumps(read_json(file) | change))
+    assert (store.open(spec.key), store.entries()) == (None, [])
+    assert store.clear() > 0
+
+
+@pytest.mark.parametrize("corrupt", [lambda file: (file.unlink(), os.mkfifo(file)), lambda file: _replace_header(file)])
+def test_a_fifo_or_another_header_is_a_missing_entry(tmp_path, corrupt):
+    store = Store(tmp_path / "store", 2**30)
+    (spec,) = specs("a")
+    store.fill(digest("g"), [spec], IMAGES, "float16", lambda indices: iter([[values_of("a")]]))
+    corrupt(store.folder / spec.key / "channels.npy")
+    assert store.open(spec.key) is None
+
+
+def _replace_header(file):
+    file.write_bytes(file.read_bytes().replace(b"'<f4'", b"'|S0'"))

@@ -172,3 +172,44 @@ def test_only_a_completed_trial_can_be_chosen(study):
         chosen_trial(job, "1")
     with pytest.raises(UserError, match=r"trial=7: .*0, 1, 2"):
         chosen_trial(job, "7")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("config.select.top_k", "inf"),
+        ("config.backbone.builder", 3),
+        ("config.space.dropout.low", []),
+        ("config.fit.epochs", 10**18),
+        ("data.digest", {}),
+        ("versions.keras", None),
+        ("weights", []),
+        ("stopped", {}),
+        ("best_trial.hyperparameters.dropout", [1]),
+        ("best_trial.best_epoch", -1),
+        ("best_trial.val_log_loss", 1e300),
+        ("trials.planned", 2**62),
+        ("seconds", 1e300),
+    ],
+)
+def test_a_value_of_the_wrong_type_or_range_fails_only_its_job(study, key, value):
+    result = read_json(study / "good" / "result.json")
+    *groups, name = key.split(".")
+    node = result
+    for group in groups:
+        node = node.setdefault(group, {})
+    node[name] = value
+    write_json(study / "good" / "result.json", result)
+    table = write_leaderboard(study).set_index("job")
+    assert table.loc["good", "status"] == "failed"
+    assert table.loc["good", "error"].startswith(f"result.json is corrupted ({key}=")
+    assert table.loc["slow", "val_log_loss"] == 0.4
+
+
+def test_a_choice_or_hyperparameter_does_not_replace_a_column(study):
+    result = read_json(study / "good" / "result.json")
+    result["choices"] |= {"val_log_loss": "x", "status": "y"}
+    result["best_trial"]["hyperparameters"] = {"state": 1, "job": 2, "dropout": 0.5}
+    write_json(study / "good" / "result.json", result)
+    row = write_leaderboard(study).set_index("job").loc["good"]
+    assert (row["val_log_loss"], row["status"], row["dropout"]) == (0.2, "ok", 0.5)

@@ -109,3 +109,10 @@ def test_corrupted_files_count_as_failed_jobs(study):
     (folder / "study.json").write_text('{"run": 3, "started": []}')
     assert study_line(folder) is None
     assert line(folder, at(5)).startswith("study study: 3 ")
+
+
+def test_the_time_left_is_limited(study):
+    folder = study(["a"], a={"planned": 10**9, **RUNNING})
+    plan = read_json(folder / "study.json")
+    write_json(folder / "study.json", plan | {"started": "1990-01-01T00:00:00"})
+    assert "left (until 20" in line(folder, at(30))
