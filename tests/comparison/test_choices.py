@@ -115,8 +115,8 @@ def test_many_values_are_compared_with_the_best_only(tmp_path):
 
 def test_pairs_with_other_differences_are_excluded_and_reported(tmp_path):
     job(tmp_path / "one", schedule="a")
-    job(tmp_path / "one", schedule="b", config={"schedule": {"kind": "b"}})
-    job(tmp_path / "two", schedule="c", config={"tuner": {"oracle": "grid"}, "schedule": {"kind": "c"}})
+    job(tmp_path / "one", schedule="b", config={"schedule": {"kind": "constant"}})
+    job(tmp_path / "two", schedule="c", config={"tuner": {"oracle": "grid"}, "schedule": {"kind": "cosine"}})
     study_data = read_study_data([tmp_path / "one", tmp_path / "two"])
     effects = choice_effects(study_data)
     assert {*effects["value"], *effects["against"]} == {"a", "b"}
