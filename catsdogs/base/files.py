@@ -209,15 +209,15 @@ def read_json(path: Path) -> Any:
     too deep, or has a text that is too long or a number that is not finite: NaN, Infinity or 1e999.
     """
     content = read_bytes(path, _MAX_JSON_BYTES).decode("utf-8")
+    level: list[Any] = [None]
     try:
         value = json.loads(content, parse_int=_integer, object_pairs_hook=_unambiguous)
-    except RecursionError:
-        level = [None]
-    else:
         level = [value]
         for _ in range(_MAX_DEPTH):
             groups = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
             level = [part for group in groups for part in group]
+    except RecursionError:
+        pass
     if level:
         raise ValueError(f"more than {_MAX_DEPTH} nested lists or groups")
     return value

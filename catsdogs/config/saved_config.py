@@ -37,7 +37,7 @@ def saved_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _known(value: Any, kind: Any, name: str = "") -> Any:
     """Return the value without keys that are unknown to the dataclasses of its type; keys may be missing."""
-    group = next((one for one in get_args(kind) or (kind,) if dataclasses.is_dataclass(one)), None)
+    group: Any = next((one for one in get_args(kind) or (kind,) if dataclasses.is_dataclass(one)), None)
     prefix = f"{name}." if name else ""
     if isinstance(value, Mapping) and get_origin(kind) is dict and group is not None:
         return {key: _known(one, group, prefix + key) for key, one in value.items()}

@@ -202,7 +202,7 @@ def test_a_value_of_the_wrong_type_or_range_fails_only_its_job(study, key, value
     write_json(study / "good" / "result.json", result)
     table = write_leaderboard(study).set_index("job")
     assert table.loc["good", "status"] == "failed"
-    assert table.loc["good", "error"].startswith(f"result.json is corrupted ({key}=")
+    assert str(table.loc["good", "error"]).startswith(f"result.json is corrupted ({key}=")
     assert table.loc["slow", "val_log_loss"] == 0.4
 
 
