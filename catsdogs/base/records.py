@@ -32,6 +32,7 @@ class CorruptedFile(UserError):
     """A file does not match its declaration; `problem` names the key or column and its value, or a newer version."""
 
     def __init__(self, file: Path, reason: str) -> None:
+        reason = reason if len(reason) <= 300 else f"{reason[:300]}..."
         newer = _newer_version(file)
         fix = newer and f"written by catsdogs {newer}; this is {__version__}: install {newer} or newer"
         self.problem = f"{fix} ({reason})" if fix else f"corrupted ({reason})"
