@@ -88,11 +88,11 @@ def test_hydra_settings_folders_and_interpolations_of_a_study_are_not_used(retra
 
 
 def test_an_invalid_value_of_a_study_names_its_file(retrain):
+    assert retrain({}, "tta.views=0").stderr.startswith("error: tta.views=0: must")
     done = retrain({"tta.views": 1e9})
     assert done.returncode == 2
     problem = "result.json is corrupted (config.tta.views=1000000000.0: must"
     assert done.stderr.startswith(f"error: job multirun/theirs/{JOB}: {problem}")
-    assert retrain({}, "tta.views=0").stderr.startswith("error: tta.views=0: must")
 
 
 @pytest.mark.parametrize(("jobs", "arguments"), [([JOB], []), (OTHERS, ["ensemble=jobs", "ensemble.num_jobs=2"])])
