@@ -128,6 +128,9 @@ def warm_up() -> None:
     from hydra.core.utils import run_job
 
     from catsdogs.launching.isolated import IsolatedLauncher
+    from catsdogs.launching.registration import register
+
+    register()  # Hydra imports its plugins once, before the forks
 
     def launch(self: Any, job_overrides: Any, initial_job_idx: int) -> Any:
         configs = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
