@@ -105,7 +105,7 @@ def try_states(recording: Recording, folder: Path, processes: int, sampled: bool
     chosen = _distinct(recording, sampled, counts)
     write_files(folder, {"first": None} | {f"first/{path}": content for path, content in recording.before.items()})
     stubbed.remember(recording.command, folder / "first")
-    expected = _tables(recording.after, recording.folder)
+    expected = _tables(recording.after, recording.folder.parent)
     running: dict[int, tuple[State, Path]] = {}
     for number, state in enumerate(chosen):
         if len(running) == processes:
@@ -165,13 +165,13 @@ def _trials(table: bytes) -> list[str]:
 
 
 def _tables(files: Files, folder: Path) -> dict[str, pd.DataFrame]:
-    """Return all tables, JSON files and arrays in a folder, without times."""
+    """Return all tables, JSON files and arrays, without times and without the folder that contains the study."""
     tables = {}
     for path, content in files.items():
         name = Path(path)
         if not isinstance(content, bytes) or any(part.startswith((".", "best.", "tuner")) for part in name.parts):
             continue
-        content = content.replace(os.fsencode(folder), b"FOLDER")
+        content = re.sub(re.escape(os.fsencode(folder)) + rb"/[^/]+(/state-\d+)?/", b"", content)
         if name.suffix == ".csv":
             table = pd.read_csv(io.BytesIO(content), dtype=str)
             tables[path] = table.drop(columns=[column for column in _VARYING if column in table])
@@ -218,7 +218,7 @@ def _resume(command: tuple[str, ...], study: Path, expected: dict[str, Any], fin
     temporaries = [path for path in files if (name := os.path.basename(path)).startswith(".") and name not in _HIDDEN]
     repeated = sorted(finished & set(stubbed.trained))
     print(f"status {status}, temporaries {temporaries}, repeated {repeated}, read {read}", flush=True)
-    different = different_rows(expected, _tables(files, study)) if status == 0 else 0
+    different = different_rows(expected, _tables(files, study.parents[1])) if status == 0 else 0
     counts = {"repeated": len(repeated), "different": different, "refused": int(status != 0)}
     return counts | {"temporaries": len(temporaries), "read": len(read)}
 
