@@ -56,10 +56,10 @@ _HIDDEN = {".hydra", ".retrain", ".lock", ".locks"}  # names that start with a d
 _DATA = ("data=sample", "data.sample.images_per_class=8", "data.sample.test_images=1", "cache=cache")
 _NETWORK = ("backbone=small_cnn", "backbone.builder=tiny_backbone.build", "~backbone.arguments.filters")
 _SPACE = ("backbone.image_size=32", "space=small_cnn", "~space.l2", "space.dropout.step=0.2")
-_STUDY = ("-m", "study=crash", "tuner=random,hyperband,grid", "tuner.max_trials=4", "fit.epochs=3")
+_STUDY: tuple[str, ...] = ("-m", "study=crash", "tuner=random,hyperband,grid", "tuner.max_trials=4", "fit.epochs=3")
 _STUDY += ("space.unfreeze_depth.values=[2,5]", *_DATA, *_NETWORK, *_SPACE)
-_JOB = ("study=crash", "tuner.max_trials=1", "fit.epochs=2", "features.dtype=float16", "features.engine=tensorflow")
-_JOB += ("space.unfreeze_depth.values=[2]", "tta=flip", *_DATA, *_NETWORK, *_SPACE)
+_JOB: tuple[str, ...] = ("study=crash", "tuner.max_trials=1", "fit.epochs=2", "features.dtype=float16")
+_JOB += ("features.engine=tensorflow", "space.unfreeze_depth.values=[2]", "tta=flip", *_DATA, *_NETWORK, *_SPACE)
 
 # By name: stub, command with its arguments, and the scenario that leaves the files with which it starts.
 SCENARIOS: dict[str, tuple[str, tuple[str, ...], str]] = {
