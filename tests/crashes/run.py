@@ -105,13 +105,13 @@ def try_states(recording: Recording, folder: Path, processes: int, sampled: bool
     chosen = _distinct(recording, sampled, counts)
     write_files(folder, {"first": None} | {f"first/{path}": content for path, content in recording.before.items()})
     stubbed.remember(recording.command, folder / "first")
-    expected = _tables(recording.after, recording.folder.parent)
+    expected = _tables(recording.after, recording.folder)
     running: dict[int, tuple[State, Path]] = {}
     for number, state in enumerate(chosen):
         if len(running) == processes:
             _collect(running, counts)
         study = folder / f"state-{number}"
-        write_files(study, state.files)
+        write_files(study, _moved(state.files, recording.folder, study))
         if not (process := os.fork()):
             _resume_in_child(recording.command, study, expected, _finished(state.files))
         running[process] = state, study
@@ -152,6 +152,12 @@ def _distinct(recording: Recording, sampled: bool, counts: Counter[str]) -> list
     return [distinct[key] for key in dict.fromkeys(picked)]
 
 
+def _moved(files: Files, old: Path, new: Path) -> Files:
+    """Replace the folder of the study in all files: result.json has the absolute path of the cache."""
+    pair = os.fsencode(old), os.fsencode(new)
+    return {name: content.replace(*pair) if isinstance(content, bytes) else content for name, content in files.items()}
+
+
 def _finished(files: Files, folder: str = "") -> set[tuple[str, str]]:
     """Return (job, trial) of every `trials.csv` of a job, or only of the one in a folder."""
     tables = [(os.path.split(path), content) for path, content in files.items()]
@@ -165,13 +171,13 @@ def _trials(table: bytes) -> list[str]:
 
 
 def _tables(files: Files, folder: Path) -> dict[str, pd.DataFrame]:
-    """Return all tables, JSON files and arrays, without times and without the folder that contains the study."""
+    """Return all tables, JSON files and arrays, without times; their paths start with `folder`."""
     tables = {}
     for path, content in files.items():
         name = Path(path)
         if not isinstance(content, bytes) or any(part.startswith((".", "best.", "tuner")) for part in name.parts):
             continue
-        content = re.sub(re.escape(os.fsencode(folder)) + rb"/[^/]+(/state-\d+)?/", b"", content)
+        content = content.replace(os.fsencode(folder), b"FOLDER")
         if name.suffix == ".csv":
             table = pd.read_csv(io.BytesIO(content), dtype=str)
             tables[path] = table.drop(columns=[column for column in _VARYING if column in table])
@@ -218,7 +224,7 @@ def _resume(command: tuple[str, ...], study: Path, expected: dict[str, Any], fin
     temporaries = [path for path in files if (name := os.path.basename(path)).startswith(".") and name not in _HIDDEN]
     repeated = sorted(finished & set(stubbed.trained))
     print(f"status {status}, temporaries {temporaries}, repeated {repeated}, read {read}", flush=True)
-    different = different_rows(expected, _tables(files, study.parents[1])) if status == 0 else 0
+    different = different_rows(expected, _tables(files, study)) if status == 0 else 0
     counts = {"repeated": len(repeated), "different": different, "refused": int(status != 0)}
     return counts | {"temporaries": len(temporaries), "read": len(read)}
 
