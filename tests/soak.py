@@ -3,8 +3,8 @@
 python tests/soak.py --kills 50 --tuner random grid --output benchmarks/results/soak.json
 
 Runs a study of 3 jobs x 4 trials once without interruption. Then runs the same study in other folders: sends SIGKILL to
-all its processes at a random time, or inside one of its state writes, and repeats the command until it finishes; starts
-new studies until the number of kills is reached. Compares every table with that of the uninterrupted study.
+all its processes at a random time, and repeats the command until it finishes; starts new studies until the number of
+kills is reached. Compares every table with that of the uninterrupted study. tests/crashes/ tries every file operation.
 
     lost_trials      in trials.csv when the study was killed, and missing later
     repeated_trials  in trials.csv when the study was killed, and trained again; or trained twice by one command
@@ -28,7 +28,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -66,7 +66,6 @@ SETTINGS = {
 }
 
 LONGEST_SECONDS = 1800  # a longer command is considered hung
-POINTS = ("before", "half", "written", "moved")
 AFTER_EVERY_TRIAL = ("history.csv", "trials.csv", "validation.csv")
 TIMES = ("seconds", "ended", "started", "finished")  # columns of times and durations
 
@@ -78,7 +77,6 @@ class Outcome:
     tuner: str
     launcher: str
     kills: int = 0
-    aimed_kills: int = 0
     studies: int = 0
     commands: int = 0
     lost_trials: int = 0
@@ -87,7 +85,6 @@ class Outcome:
     refusals: int = 0
     tracebacks: int = 0
     temporaries: int = 0
-    aims_not_reached: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -100,20 +97,17 @@ class Study:
         self.root = folder / "multirun" / "soak"
         self._mark = uuid.uuid4().hex
         self._ledger = folder / "ledger.jsonl"
-        self._hit = self._ledger.with_suffix(".hit")
         self._slurm = launcher.startswith("slurm")
         self._command = [sys.executable, "-m", "catsdogs.search", "-m", *STUDY, f"tuner={tuner}"]
         self._command += [f"hydra/launcher={launcher}", *SETTINGS.get(launcher, ())]
         self.commands = 0
 
-    def run(self, aim: str = "", seconds: float | None = None) -> int | None:
-        """Run the command; kill it inside a state write or after `seconds`. Return its status, or None if killed."""
+    def run(self, seconds: float | None = None) -> int | None:
+        """Run the command; kill it after `seconds`. Return its status, or None if killed."""
         self.commands += 1
-        self._hit.unlink(missing_ok=True)
         path = os.pathsep.join(filter(None, [str(TESTS / "soak_patch"), str(TESTS), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path, "CATSDOGS_CACHE": str(self.folder / "cache")}
-        environment |= {"CUDA_VISIBLE_DEVICES": "", "SOAK_MARK": self._mark}
-        environment |= {"SOAK_LEDGER": str(self._ledger), "SOAK_AIM": aim}
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "SOAK_MARK": self._mark, "SOAK_LEDGER": str(self._ledger)}
         with self.log.open("w") as log:
             process = subprocess.Popen(
                 self._command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -122,16 +116,16 @@ class Study:
                 self._wait(process, seconds)
             finally:
                 self._end(process)
-        return None if process.returncode == -signal.SIGKILL or self._hit.exists() else process.returncode
+        return None if process.returncode == -signal.SIGKILL else process.returncode
 
     @property
     def log(self) -> Path:
         return self.folder / f"command-{self.commands}.log"
 
     def _wait(self, process: subprocess.Popen[bytes], seconds: float | None) -> None:
-        """Wait until the command exits, `seconds` have passed, or a job in another process group is killed."""
+        """Wait until the command exits, or `seconds` have passed."""
         started = time.monotonic()
-        while process.poll() is None and not self._hit.exists():
+        while process.poll() is None:
             if time.monotonic() - started > (LONGEST_SECONDS if seconds is None else seconds):
                 if seconds is None:
                     raise TimeoutError(f"the command still runs after {LONGEST_SECONDS} s; see {self.log}")
@@ -181,11 +175,6 @@ class Study:
         files = [*self.root.glob(".*-*.*"), *self.root.glob("*/.*-*.*")]
         return sorted(file for file in files if file.suffix in (".json", ".csv", ".html"))
 
-    def state_files(self) -> list[str]:
-        """Return the names of the files that the study writes while it runs."""
-        written = [*self.root.glob("*"), *self._job_files("*")]
-        return sorted({file.name for file in written if file.suffix in (".json", ".csv", ".html")})
-
     def _job_files(self, name: str) -> list[Path]:
         return sorted(file for file in self.root.glob(f"*/{name}") if file.parent.name != "report")
 
@@ -212,36 +201,24 @@ def soak(folder: Path, tuner: str, launcher: str, kills: int, seed: int) -> Outc
         raise SystemExit(f"the uninterrupted study failed; see {reference.log}")
     duration, expected = time.monotonic() - started, reference.tables()
     print(f"{tuner}, {launcher}: uninterrupted in {duration:.0f} s, {len(reference.finished())} trials", flush=True)
-    names = reference.state_files()
-    # Popped from the end: every file at every point first, then files that one process writes after every trial.
-    aims = shuffled(rng, [name for name in names if name in AFTER_EVERY_TRIAL], 2) + shuffled(rng, names, 1)
     while outcome.kills < kills:
         outcome.studies += 1
         study = Study(folder / f"study-{outcome.studies}", tuner, launcher)
-        killed_study(study, outcome, kills, aims, duration, rng)
+        killed_study(study, outcome, kills, duration, rng)
         outcome.commands += study.commands
         outcome.different_rows += different_rows(expected, study.tables())
         outcome.temporaries += len(study.temporaries())
-    outcome.aims_not_reached = sorted(set(outcome.aims_not_reached))
     outcome.seconds = round(time.monotonic() - started, 1)
     return outcome
 
 
-def shuffled(rng: random.Random, names: list[str], write: int) -> list[str]:
-    """Return every point of the n-th write of these files in random order, as `SOAK_AIM`."""
-    aims = [f"{name}:{write}:{point}" for name in names for point in POINTS]
-    return rng.sample(aims, len(aims))
-
-
-def killed_study(study: Study, outcome: Outcome, kills: int, aims: list[str], duration: float, rng: random.Random):
+def killed_study(study: Study, outcome: Outcome, kills: int, duration: float, rng: random.Random) -> None:
     """Run a study until it finishes, and kill it until `kills` is reached."""
     finished: set[tuple[str, str]] = set()
     while True:
-        # Three of four kills are aimed, so a long run hits every file at every point.
-        aim = aims.pop() if aims and rng.random() < 0.75 and outcome.kills < kills else ""
-        moment = rng.uniform(0, duration) if not aim and outcome.kills < kills else None
+        moment = rng.uniform(0, duration) if outcome.kills < kills else None
         before = study.trained()
-        status = study.run(aim, moment)
+        status = study.run(moment)
         trained = study.trained() - before
         again = sorted(trial for trial, times in trained.items() if times > 1 or trial in finished)
         now_finished = study.finished()
@@ -252,20 +229,13 @@ def killed_study(study: Study, outcome: Outcome, kills: int, aims: list[str], du
         outcome.tracebacks += "Traceback (most recent call last)" in text
         if status is None:
             outcome.kills += 1
-            outcome.aimed_kills += bool(aim)
-            outcome.aims_not_reached = [other for other in outcome.aims_not_reached if other != aim]
-        where = aim or (f"{moment:.1f} s" if moment is not None else "not aimed at")
+        where = f"{moment:.1f} s" if moment is not None else "to its end"
         result = "killed" if status is None else f"status {status}"
         print(f"  {outcome.kills}: {where}: {result}, {len(now_finished)} trials finished", flush=True)
         if lost or again or status not in (None, 0) or "Traceback (most" in text:
             print(f"    LOOK: lost {lost}, repeated {again}; {study.log}", flush=True)
         finished |= now_finished
         if status == 0:
-            # The file may be written earlier in a study, so try the aim again with a new one.
-            if aim:
-                if aim not in outcome.aims_not_reached:
-                    aims.append(aim)
-                outcome.aims_not_reached.append(aim)
             return
         if status is not None:
             outcome.refusals += 1
@@ -274,20 +244,19 @@ def killed_study(study: Study, outcome: Outcome, kills: int, aims: list[str], du
 
 
 def record(output: Path, outcomes: list[Outcome]) -> None:
-    """Write JSON; runs of other tuners and launchers in the file are kept."""
+    """Write JSON; runs of other tuners and launchers in the file, and its key `states`, are kept."""
     # The machine record of the benchmarks includes commit and load.
     sys.path.insert(0, str(TESTS.parent / "benchmarks"))
     from machine import machine, versions
 
-    runs = {}
-    if output.exists():
-        runs = {(run["tuner"], run["launcher"]): run for run in json.loads(output.read_text())["runs"]}
+    before = json.loads(output.read_text()) if output.exists() else {}
+    runs = {(run["tuner"], run["launcher"]): run for run in before.get("runs", [])}
     for outcome in outcomes:
         more = {"ended": utc_timestamp(), "versions": versions()}
         runs[outcome.tuner, outcome.launcher] = dataclasses.asdict(outcome) | more
     summed = ("kills", "lost_trials", "repeated_trials", "different_rows", "refusals", "tracebacks", "temporaries")
     totals = {name: sum(run[name] for run in runs.values()) for name in summed}
-    write_json(output, {**totals, "runs": list(runs.values()), "machine": machine()})
+    write_json(output, {**before, **totals, "runs": list(runs.values()), "machine": machine()})
 
 
 def main() -> int:

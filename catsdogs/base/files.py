@@ -43,22 +43,28 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        # Some systems and file systems cannot sync a folder; the file itself is complete without it.
-        with suppress(OSError), ExitStack() as stack:
-            handle = os.open(path.parent, os.O_RDONLY)
-            stack.callback(os.close, handle)
-            os.fsync(handle)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def remove_temporaries(folder: Path, names: Collection[str], older_than_seconds: float = 0.0) -> None:
-    """Remove temporary files of these names that killed processes left; without an age, no process may write them."""
-    prefixes = tuple(f".{Path(name).stem}-" for name in names)
-    for path in folder.iterdir():
-        with suppress(FileNotFoundError):
-            if path.name.startswith(prefixes) and time.time() - path.stat().st_mtime >= older_than_seconds:
-                path.unlink()
+def sync_folder(folder: Path) -> None:
+    """Sync the names in a folder, so that a power failure does not lose files that were created in it or renamed.
+
+    Some systems and file systems cannot sync a folder; the files are complete without it.
+    """
+    with suppress(OSError), ExitStack() as stack:
+        handle = os.open(folder, os.O_RDONLY)
+        stack.callback(os.close, handle)
+        os.fsync(handle)
+
+
+def remove_temporaries(folder: Path, names: Collection[str] = ("*",), older_than_seconds: float = 600.0) -> None:
+    """Remove temporary files and folders of these names that killed processes left, and no process writes any more."""
+    for path in [path for name in names for path in folder.glob(f".{Path(name).stem}-????????*")]:
+        with suppress(OSError):  # another process has removed it, or it belongs to another user
+            if time.time() - path.lstat().st_mtime >= older_than_seconds:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def free_bytes(folder: Path) -> int:
@@ -169,6 +175,8 @@ def seal_npy(path: Path, key: str) -> None:
     digest = _digest(np.lib.format.open_memmap(path, mode="r"), key)
     with path.open("ab") as file:
         file.write(digest)
+        file.flush()
+        os.fsync(file.fileno())  # the digest of a large array covers only a part of it
 
 
 def load_sealed_npy(path: Path, key: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:

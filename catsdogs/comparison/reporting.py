@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.files import remove_temporaries
 from catsdogs.base.text import sanitize_line
 from catsdogs.study.plan import retrain_command
 
@@ -46,6 +47,8 @@ def _write_page(study: Path) -> StudyData | None:
     try:
         from catsdogs.comparison.page.writing import write_report
 
+        remove_temporaries(study, [PAGE])
+        remove_temporaries(study / "report")
         return write_report([study], study / PAGE)
     except Exception as error:
         _warn(f"cannot write {study / PAGE}", study, error)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.files import remove_temporaries
 from catsdogs.base.text import listed
 from catsdogs.config.schema import DataConfig, SplitConfig
 from catsdogs.data import near_duplicates
@@ -25,6 +26,7 @@ from catsdogs.data.split import assign_splits, subset
 
 _IGNORED = "ignored by data.ignore"
 _COPY = "duplicate of a training image"
+_ABANDONED_SECONDS = 86400.0  # a process that writes the cache may sleep for hours
 
 _log = logging.getLogger(__name__)
 
@@ -108,6 +110,8 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
             unknown, fewer than two classes remain, there are too few images to split, or the test images are the
             training images.
     """
+    for folder in (cache / "archives", cache / "catalogues", cache / "pixels", *cache.glob("sample/*")):
+        remove_temporaries(folder, older_than_seconds=_ABANDONED_SECONDS)
     train, test = _sources(data, cache)
     training = _opened("train", train, data, cache)
     images, root = training.images("train"), training.folder.root

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import pandas as pd
 
-from catsdogs.base.files import free_name, write_csv, write_json, write_text
+from catsdogs.base.files import free_name, remove_temporaries, replacing, sync_folder, write_csv, write_json, write_text
 from catsdogs.data.dataset import Dataset
 from catsdogs.final.evaluation import Evaluation
 from catsdogs.final.members import Member
@@ -39,10 +39,12 @@ class FinalResult:
 def write_best(best: Path, final: FinalResult, dataset: Dataset) -> None:
     """Write a temporary folder and rename it to `best`; an existing folder is renamed to `best.1`, `best.2`, ..."""
     evaluation = final.evaluation
+    remove_temporaries(best.parent, [best.name])
     temporary = Path(tempfile.mkdtemp(prefix=".best-", dir=best.parent))
     try:
         temporary.chmod(0o755)
-        final.model.save(temporary / "model.keras")
+        with replacing(temporary / "model.keras") as file:
+            final.model.save(file)
         combination = {"way": evaluation.combination.method, "weights": evaluation.combination.weights}
         write_pipeline(temporary, evaluation.pipeline, combination)
         write_json(temporary / "metrics.json", final.metrics)
@@ -67,6 +69,7 @@ def write_best(best: Path, final: FinalResult, dataset: Dataset) -> None:
             best.rename(previous)
             log.info("renamed the previous %s to %s", best.name, previous.name)
         temporary.rename(best)
+        sync_folder(best.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -27,9 +27,8 @@ from catsdogs.launching.failures import exit_from_hook, knows_all_jobs
 if TYPE_CHECKING:
     from catsdogs.study.decision import JobDecision
 
-# Files that several processes rewrite. A temporary file of this age was left by a killed process.
-_REWRITTEN = ("study.json", "leaderboard.csv", "report.html")
-_ABANDONED_SECONDS = 600.0
+# Files that several processes rewrite.
+_REWRITTEN = ("study.json", "leaderboard.csv")
 
 
 def _exiting(hook: Callable[..., None]) -> Callable[..., None]:
@@ -134,7 +133,7 @@ class StudyCallback(Callback):
         with _disk_errors(*of_study):
             study.mkdir(parents=True, exist_ok=True)
             write_plan(study, names, sys.argv[1:])
-            remove_temporaries(study, _REWRITTEN, _ABANDONED_SECONDS)
+            remove_temporaries(study, _REWRITTEN)
         _print_start(configs[0], study, names, decisions)
         StudyCallback._running = study
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import remove_temporaries, write_csv
+from catsdogs.base.files import remove_temporaries, sync_folder, write_csv
 from catsdogs.base.provenance import machine, utc_timestamp, versions
 from catsdogs.base.resources import as_out_of_resources, check_free_space
 from catsdogs.base.text import format_duration
@@ -26,7 +26,7 @@ from catsdogs.study.identity import fingerprint
 from catsdogs.study.job_tables import JobTables
 from catsdogs.study.jobs import FAILED, INTERRUPTED, OK, RESULT, RUNNING, write_result
 from catsdogs.study.leaderboard import write_leaderboard
-from catsdogs.study.locking import lock_job
+from catsdogs.study.locking import HOLDER, lock_job
 from catsdogs.study.plan import study_deadline
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.resume_state import HISTORY, SELECT, TRIALS, VALIDATION, ResumeState, load_resume_state
@@ -144,7 +144,10 @@ class _JobRun:
         self._seconds_before = max(trial_seconds, (earlier or {}).get("seconds") or 0.0)
         self._may_write = True
         check_free_space(location.study, Path(self._config.cache))
-        remove_temporaries(location.folder, (RESULT, TRIALS, HISTORY, VALIDATION, SELECT, SPLIT))
+        remove_temporaries(location.folder, (RESULT, TRIALS, HISTORY, VALIDATION, SELECT, SPLIT, HOLDER), 0.0)
+        remove_temporaries(location.folder / "errors", older_than_seconds=0.0)
+        for folder in (location.study, *location.study.absolute().parents[:2]):
+            sync_folder(folder)  # Hydra has created the folders of the job
         if state.records:
             self._result["resumed_after"] = len(state.records)
             log.info("%s: %s", location.label, decision.describe())

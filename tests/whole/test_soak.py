@@ -30,7 +30,7 @@ class Forgetful:
         self.log = folder / "log"
         self.log.write_text("")
 
-    def run(self, aim, seconds):
+    def run(self, seconds):
         self._runs += 1
         return None if self._runs == 1 else 0
 
@@ -44,7 +44,7 @@ class Forgetful:
 def test_lost_and_repeated_trials_are_counted(tmp_path):
     outcome = Outcome("random", "basic")
     study: Any = Forgetful(tmp_path)
-    killed_study(study, outcome, 1, [], 1.0, random.Random(0))
+    killed_study(study, outcome, 1, 1.0, random.Random(0))
     assert (outcome.kills, outcome.lost_trials, outcome.repeated_trials) == (1, 1, 1)
 
 

@@ -1,0 +1,165 @@
+"""Commands with a stub in place of training: tables depend on seeds only.
+
+`fake` also replaces the network and its activations. `real` builds the network, stores activations and saves models.
+"""
+
+import contextlib
+import copy
+import importlib
+import math
+import os
+import pickle
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cheap
+import numpy as np
+import pandas as pd
+import pytest
+
+import catsdogs
+
+FAKE, REAL = "fake", "real"
+
+trained: list[tuple[str, str]] = []  # (job, trial) of every training in this process, parents included
+_installed: list[cheap.Job] = []
+_configurations: dict[tuple[str, ...], Any] = {}  # that Hydra has composed
+_PACKAGE = Path(catsdogs.__file__).parent
+
+
+class _Fake(cheap.Job):
+    """The fakes of `cheap`, on the images of the study and with its files."""
+
+    def __init__(self) -> None:
+        self.reset_to(np.zeros(0))
+
+    def reset_to(self, labels: np.ndarray) -> None:
+        self.trained, self.before, self.labels = [], lambda training: None, labels
+
+    def build(self, config: Any, dataset: Any, folds: Any) -> tuple[Any, Any]:
+        from catsdogs.training.trial_data import TrialData, live_views
+
+        live_views(config, dataset.rows, dataset.root)
+        self.reset_to(dataset.rows["label"].to_numpy())
+        features: Any = SimpleNamespace(problem=None, views=1, at_cut=lambda cut: None)
+        features.prepare, features.reading, features.summary = lambda: None, contextlib.nullcontext, dict
+        return TrialData(features, self.labels.astype(np.float32), tuple(folds)), cheap.Models()
+
+
+def _train(model: Any, views: Any, labels: Any, fold: Any, fit: Any, plan: Any, listener: Any = None) -> Any:
+    """Return a training with scores of its seed; read all activations, as a training does."""
+    from catsdogs.data.views import ORIGINAL, View
+    from catsdogs.training.execution import Training
+
+    for view in (ORIGINAL, *(View("train", number) for number in range(plan.distinct_views))):
+        views.read(fold.train_rows, view)
+    epochs = range(plan.first_epoch + 1, plan.epochs + 1)
+    scores = [0.5 + 0.4 * math.sin(97 * plan.seed / 2**31 + epoch) for epoch in epochs]
+    history = pd.DataFrame({"epoch": epochs, "loss": scores, "val_log_loss": scores})
+    return Training(history.assign(learning_rate=0.1, seconds=0.0), plan.epochs, scores[-1], 0.5)
+
+
+def install(kind: str) -> None:
+    """Replace training in this process."""
+    if _installed:
+        return
+    from catsdogs.tuning.tuner import Search
+
+    patches, fake = pytest.MonkeyPatch(), _Fake()
+    _installed.append(fake)
+    records_to_train = Search._records_to_train
+
+    def counted(self: Any, record: Any, run: int) -> Any:
+        records, weights = records_to_train(self, record, run)
+        trained.extend((self._folder.name, one.trial) for one in records)
+        return records, weights
+
+    patches.setattr(Search, "_records_to_train", counted)
+    patches.setattr("catsdogs.tuning.job._forget_models", lambda: None)
+    patches.setattr("catsdogs.training.execution.train", fake.train if kind == FAKE else _train)
+    if kind == FAKE:
+        patches.setattr("catsdogs.training.trial_data.build_trial_data", fake.build)
+        patches.setattr(Search, "_predictions", fake.predictions)
+
+
+class Task:
+    """Task of a command, which installs the stub in the process of the job."""
+
+    def __init__(self, kind: str, command: str) -> None:
+        self._kind, self._command = kind, command
+
+    def __call__(self, config: Any) -> Any:
+        install(self._kind)
+        return _module(self._command).task(config)
+
+
+def _module(command: str) -> Any:
+    from catsdogs import retrain, search
+
+    return {"search": search, "retrain": retrain}[command]
+
+
+def run(kind: str, command: str, *arguments: str) -> int:
+    """Run a command in this process and return its exit status."""
+    from catsdogs.launching.application import hydra_application
+
+    sys.argv = [f"catsdogs-{command}", *arguments]
+    try:
+        return hydra_application(command, Task(kind, command), _module(command)._complete)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def command_line(kind: str, command: str, *arguments: str) -> list[str]:
+    """Return the command that calls `run` in a new process."""
+    code = f"import stubbed, sys; sys.exit(stubbed.run({kind!r}, {command!r}, *sys.argv[1:]))"
+    return [sys.executable, "-c", code, *arguments]
+
+
+def warm_up() -> None:
+    """Import all packages, let the launcher run jobs in this process, and skip slow parts that write no state."""
+    for file in sorted(_PACKAGE.rglob("*.py")):
+        name = file.relative_to(_PACKAGE.parent).with_suffix("").as_posix().replace("/", ".")
+        if not name.endswith(("__main__", "slurm", "to_mlflow", "to_tensorboard")):
+            importlib.import_module(name.removesuffix(".__init__"))
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.utils import run_job
+
+    from catsdogs.launching.isolated import IsolatedLauncher
+    from catsdogs.launching.registration import register
+
+    register()  # Hydra imports its plugins once, before the forks
+
+    def launch(self: Any, job_overrides: Any, initial_job_idx: int) -> Any:
+        configs = [self._compose(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
+        names = "hydra.sweep.dir", "hydra.sweep.subdir"
+        return [run_job(self._task, config, *names, hydra_context=self._context) for config in configs]
+
+    compose = ConfigLoaderImpl._load_configuration_impl
+
+    def remembered(self: Any, config_name: Any, overrides: Any, run_mode: Any, *more: Any, **named: Any) -> Any:
+        key = str(config_name), str(overrides), str(run_mode)
+        if key not in _configurations:
+            _configurations[key] = copy.deepcopy(compose(self, config_name, overrides, run_mode, *more, **named))
+        configuration = copy.deepcopy(_configurations[key])
+        configuration.hydra.runtime.cwd = os.getcwd()
+        return configuration
+
+    patches = pytest.MonkeyPatch()
+    patches.setattr(IsolatedLauncher, "launch", launch)
+    patches.setattr(ConfigLoaderImpl, "_load_configuration_impl", remembered)
+    patches.setattr("catsdogs.comparison.page.writing._render", lambda *arguments: "<title>report</title>")
+
+
+def remember(command: tuple[str, ...], folder: Path) -> None:
+    """Run a command in a process of its own, and remember the configurations that it composes: Hydra takes seconds."""
+    if not (process := os.fork()):
+        os.chdir(folder)
+        status = run(*command)
+        Path("configurations").write_bytes(pickle.dumps(_configurations))
+        os._exit(status)
+    if os.waitpid(process, 0)[1] != 0:
+        raise RuntimeError(f"{command} failed in {folder}")
+    _configurations.update(pickle.loads((folder / "configurations").read_bytes()))
