@@ -198,13 +198,6 @@ def test_a_share_for_validation_is_refused_if_the_images_have_a_validation_part(
         callback._prepare([config], tmp_path / "s", ["a"])
 
 
-def test_a_full_disk_while_images_are_read_is_not_an_error_of_the_study_folder(tmp_path, callback, job, monkeypatch):
-    full = Mock(side_effect=OSError(28, "No space left on device"))
-    monkeypatch.setattr("catsdogs.data.dataset.load_dataset", full)
-    with pytest.raises(UserError, match=r"^images or cache .*c: No space left on device; free disk space, or set"):
-        callback._prepare([job("experiment=debug", f"cache={tmp_path / 'c'}")], tmp_path / "s", ["a"])
-
-
 def test_a_setting_without_effect_is_refused_with_a_sweeper_that_chooses_jobs_one_by_one(job):
     params = {"model.dropout": "choice(0.1,0.2)"}
     config = job("experiment=debug", typed=["schedule.final_fraction=0.1"], params=params)
