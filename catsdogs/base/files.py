@@ -130,8 +130,7 @@ def check_output(output: Path, command: str, own: str) -> None:
 def check_tables_folder(output: Path, folder: Path, is_own: Callable[[set[str]], bool]) -> None:
     """Raise a `UserError` if the folder for tables has files, and `is_own` of their names is false."""
     names = {file.name for file in folder.iterdir()} if folder.is_dir() else {""} if folder.exists() else set()
-    names |= {""} if folder.is_symlink() else set()
-    if names and not is_own(names):
+    if folder.is_symlink() or (names and not is_own(names)):
         raise UserError(
             f"--output {output}: its tables folder {folder} already exists with other files; use another --output=FILE"
         )

@@ -24,10 +24,20 @@ class _Stream(io.FileIO):
             return len(data)
 
 
+_with_traceback = logging.Handler.handleError
+
+
+def _handle_log_error(handler: logging.Handler, record: logging.LogRecord) -> None:
+    """Discard a line of a log that cannot be written; print the traceback of a programming error."""
+    if isinstance(sys.exc_info()[1], OSError):
+        lost_output(1)
+    else:
+        _with_traceback(handler, record)
+
+
 def continue_without_output() -> None:
     """Make this process continue if it cannot write to its output or a log file; terminals stay unchanged."""
-    # Instead of a traceback for each line of a log.
-    logging.Handler.handleError = lambda handler, record: lost_output(1)  # type: ignore[method-assign,assignment]
+    logging.Handler.handleError = _handle_log_error  # type: ignore[method-assign,assignment]
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)

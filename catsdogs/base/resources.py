@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,13 +38,13 @@ def as_out_of_resources(error: BaseException) -> OutOfResources | None:
             return one
         library = (type(one).__module__ or "").partition(".")[0]
         text = str(one) if library in _LIBRARIES or type(one) is RuntimeError else ""
-        number, file = (one.errno, one.filename) if isinstance(one, OSError) else (None, None)
+        number, file, reason = (one.errno, one.filename, one.strerror) if isinstance(one, OSError) else (None,) * 3
         again = "finished work is saved; {}, then run the same command again"
         if number in (errno.ENOSPC, errno.EDQUOT) or _DISK.search(text):
             where = f" while writing {file}" if file else ""
             return OutOfResources(f"out of disk{where}: {again.format('free disk space')}")
-        if number in _REFUSED or (number and file):
-            return OutOfResources(f"{file or 'disk'}: {os.strerror(number)}; {again.format('check its permissions')}")
+        if number in _REFUSED or (file and one is error):
+            return OutOfResources(f"{file or 'disk'}: {reason}; {again.format('check its permissions')}")
         if "can't start new thread" in text:
             return OutOfResources(f"the system starts no more threads; {again.format('raise `ulimit -u`')}")
         if isinstance(one, MemoryError) or type(one).__name__ == "ResourceExhaustedError" or _MEMORY.search(text):

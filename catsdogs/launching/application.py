@@ -21,12 +21,7 @@ from catsdogs.base.errors import print_error
 from catsdogs.base.interrupts import exit_status, terminable
 from catsdogs.base.output import continue_without_output
 from catsdogs.base.processes import processors, share_of_machine, thread_limit
-from catsdogs.config.compose import (
-    VERSION_BASE,
-    as_typed,
-    resume_command,
-    with_value,
-)
+from catsdogs.config.compose import VERSION_BASE, as_typed, resume_command, with_value
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.setting_names import check_overrides
 from catsdogs.launching.failures import JobFailed, exit_from_hook, knows_all_jobs, record_failure, user_message
