@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from catsdogs.base.errors import UserError, exit_status_of
+from catsdogs.base.errors import exit_status_of
 from catsdogs.base.files import check_page, check_tables_folder
 from catsdogs.base.text import sanitize_line
 from catsdogs.config.locations import add_cache_option
@@ -38,11 +38,7 @@ def _audit(arguments: Sequence[str] | None = None) -> int:
         if opened is not None and opened.skipped:
             logging.warning("%s: %s", source, opened.skipped_message(source))
     findings = audit_images(options.images, folder, options.study, test_folder, options.cache)
-    try:
-        write_page(options.output, findings, write_tables(tables_folder, findings))
-    except OSError as error:
-        failed = f"cannot write {error.filename or 'the page'} ({error.strerror})"
-        raise UserError(f"--output {options.output}: {failed}; set another --output=FILE") from error
+    write_page(options.output, findings, write_tables(tables_folder, findings))
     print_findings(findings)
     for line in ("", f"Report: {options.output}", f"Tables: {tables_folder}{os.sep}"):
         print(sanitize_line(line))

@@ -9,9 +9,7 @@ import argparse
 import importlib.metadata
 import os
 import platform
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,16 +96,15 @@ def _packages() -> Iterator[Finding]:
 
 
 def _cache(cache: Path) -> Finding:
+    from catsdogs.base.files import check_writable, free_bytes
     from catsdogs.base.text import binary_size
 
     fix = "set CATSDOGS_CACHE, or pass --cache here and cache= to search, to a writable folder on a larger disk"
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=cache):
-            pass
-    except OSError as error:
-        return Finding(False, f"cache {cache}: cannot be written ({error.strerror})", fix)
-    free = shutil.disk_usage(cache).free
+        check_writable(cache, "cache", fix)
+    except UserError as error:
+        return Finding(False, str(error).partition(";")[0], fix)
+    free = free_bytes(cache)
     needed = f"Kaggle's archives at 224 pixels need {binary_size(_KAGGLE_BYTES)}"
     return Finding(free >= _KAGGLE_BYTES, f"cache {cache}: {binary_size(free)} free; {needed}", fix)
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError, exit_status_of, first_line
-from catsdogs.base.files import write_csv
+from catsdogs.base.files import check_links, check_output, write_csv
 from catsdogs.base.text import listed
 from catsdogs.config.locations import add_cache_option
 
@@ -36,6 +36,13 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
     model_file = options.model / "model.keras" if options.model.is_dir() else options.model
     if not model_file.is_file():
         raise UserError(f"{model_file}: not found; pass {MODEL_FOLDER}, or a .keras file")
+    if options.model.is_dir():
+        check_links(options.model, options.model.parent)
+    # A label of 0 or 1 is that of a user; predict writes probabilities.
+    if options.output is not None:
+        check_output(options.output, "predict", r"\Aid,label\n.*,[^,\n]*[.e][^,\n]*\n")
+        if options.output.resolve().parent == model_file.resolve().parent:
+            raise UserError(f"--output {options.output}: is in the folder of the model; use another --output=FILE")
     pipeline = _pipeline(options)
     ids, paths = _images(options.images, options.cache)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -57,11 +64,7 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
     if options.output is None:
         sys.stdout.write(table.to_csv(index=False, lineterminator="\n"))
         return 0
-    try:
-        write_csv(options.output, table)
-    except OSError as error:
-        text = f"--output {options.output}: cannot be written ({error.strerror}); pass another FILE"
-        raise UserError(text) from error
+    write_csv(options.output, table)
     return 0
 
 

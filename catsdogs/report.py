@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catsdogs.base.errors import UserError, exit_status_of
-from catsdogs.base.files import check_page
+from catsdogs.base.files import check_page, check_writable
 from catsdogs.base.text import sanitize_line
 from catsdogs.study.jobs import RESULT
 from catsdogs.study.plan import PLAN
@@ -99,17 +99,12 @@ def _report(arguments: Sequence[str] | None = None) -> int:
     # The report of several studies is written next to the first one, which may be `.`.
     home = folders[0] if len(folders) == 1 else Path(os.path.normpath(folders[0] / ".."))
     output = options.output or home / PAGE
-    try:
-        if options.watch is None:
-            study_data = write_report(folders, output, False, options.images)
-            write_leaderboards(folders)
-        else:
-            study_data = watch(folders, output, options.watch, options.images)
-    except OSError as error:
-        path = "" if error.filename is None else f": {error.filename}"
-        raise UserError(
-            f"{output}: cannot write the report ({error.strerror or error}{path}); set another path with --output=FILE"
-        ) from error
+    check_writable(output.parent, "report folder", "set another path with --output=FILE")
+    if options.watch is None:
+        study_data = write_report(folders, output, False, options.images)
+        write_leaderboards(folders)
+    else:
+        study_data = watch(folders, output, options.watch, options.images)
     summary = print_summary(study_data)
     try:
         _export(options, study_data, home)

@@ -15,7 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from catsdogs.base.errors import UserError
+from catsdogs.base.errors import UserError, exit_status_of
+from catsdogs.base.files import check_writable
 from catsdogs.base.text import escape_interpolations, quoted
 from catsdogs.config.checks import validated
 from catsdogs.config.compose import resolved, with_overrides
@@ -91,6 +92,7 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
     }
     if parsed.multirun:
         raise UserError("-m: retrain does not support multirun; remove -m")
+    about = parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion
     added = []
     saved: Any = {}
     if "study" in given:
@@ -102,11 +104,13 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
         if study != given["study"]:
             added.append(f"study={quoted(study)}")
         job = _chosen_job(Path(studies) / study, given.get("job"))
+        if not about:
+            check_writable(job.folder.parent, "study", "copy it to a writable folder, or ask its owner for permission")
         chosen_trial(job, given.get("trial"))
         saved = OmegaConf.create(escape_interpolations(saved_config(job.result["config"])))
         if "job" not in given:
             added.append(f"job={quoted(job.name)}")
-    elif not (parsed.help or parsed.hydra_help or parsed.cfg or parsed.info or parsed.shell_completion):
+    elif not about:
         raise UserError("study: not set; set study=NAME, the name of a folder in multirun/")
     ConfigStore.instance().store(name="chosen_job", node=saved)
     return with_overrides(arguments, parsed.overrides, added)
@@ -129,7 +133,7 @@ def _chosen_job(study: Path, name: str | None) -> JobRecord:
 
 def main() -> int:
     """Run the command and return its exit status."""
-    return hydra_application("retrain", task, _complete)
+    return exit_status_of(lambda: hydra_application("retrain", task, _complete))
 
 
 if __name__ == "__main__":

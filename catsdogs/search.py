@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from catsdogs.base.errors import exit_status_of
 from catsdogs.config.compose import job_choices, to_search_config, with_default_study
 from catsdogs.launching.application import hydra_application
 
@@ -41,7 +42,7 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
 
 def main() -> int:
     """Run the command and return its exit status."""
-    return hydra_application("search", task, _complete)
+    return exit_status_of(lambda: hydra_application("search", task, _complete))
 
 
 if __name__ == "__main__":

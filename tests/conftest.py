@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -90,7 +90,9 @@ def run_python(folder: Path, *arguments: str, **environment: str) -> subprocess.
     """Run `python ARGUMENTS` in a folder, with its own cache."""
     env = {**os.environ, "CATSDOGS_CACHE": str(folder / "cache"), **environment}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
+    # Every file of a command must respect the umask.
+    options: Any = {"capture_output": True, "text": True, "umask": 0o027}
+    return subprocess.run(command, cwd=folder, env=env, timeout=600, check=False, **options)
 
 
 def commands(folder: Path):

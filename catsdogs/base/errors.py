@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from catsdogs.base.output import continue_without_output, lost_output
 from catsdogs.base.text import sanitize_line
 
 
@@ -27,10 +28,23 @@ def print_error(message: str) -> int:
 
 
 def exit_status_of(command: Callable[[], int]) -> int:
-    """Run a command and return its exit status; print a `UserError` or a lack of memory, and return 2."""
+    """Run a command and return its exit status: 2 for a `UserError`, or for a system that refuses memory or files.
+
+    If the output could not be written, a status of 0 becomes that of `lost_output`.
+    """
+    continue_without_output()
     try:
-        return command()
+        status = command()
     except UserError as error:
-        return print_error(str(error))
-    except MemoryError:
-        return print_error("out of memory; close other programs, or use a machine with more memory")
+        status = print_error(str(error))
+    except SystemExit as stop:  # of argparse, or of a hook of Hydra
+        status = int(stop.code or 0)
+    except Exception as error:
+        # Imported here because pandas takes a second, which `--help` need not wait for.
+        from catsdogs.base.resources import as_out_of_resources
+
+        if (ran_out := as_out_of_resources(error)) is None:
+            raise
+        status = print_error(str(ran_out))
+    print(end="", flush=True)
+    return status or lost_output()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
+import re
+import secrets
 import shlex
 import shutil
 import stat
@@ -31,12 +34,9 @@ def replacing(path: Path) -> Iterator[Path]:
     The suffix is kept because Keras and NumPy choose the format by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:80]}-", suffix="".join(path.suffixes[-2:]), dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = temporary_path(path)
     try:
-        # mkstemp makes files that only the owner can read; results must be readable by every user of the folder.
-        temporary.chmod(0o644)
+        temporary.touch(exist_ok=False)
         yield temporary
         # Without fsync, a power failure may leave the new name on an empty file.
         # Windows requires the file to be open for writing.
@@ -59,6 +59,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
 
 
+def temporary_path(path: Path) -> Path:
+    """Return a random path next to `path`. Files and folders of `tempfile` would ignore the umask."""
+    return path.with_name(f".{path.stem[:80]}-{secrets.token_hex(4)}{''.join(path.suffixes[-2:])}")
+
+
 def remove_temporaries(folder: Path, names: Collection[str] = ("*",), older_than_seconds: float = 600.0) -> None:
     """Remove temporary files and folders of these names that killed processes left, and no process writes any more."""
     for path in [path for name in names for path in folder.glob(f".{Path(name).stem}-????????*")]:
@@ -69,8 +74,34 @@ def remove_temporaries(folder: Path, names: Collection[str] = ("*",), older_than
 
 def free_bytes(folder: Path) -> int:
     """Return the free bytes of the disk that holds a folder, which need not exist yet."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def check_writable(folder: Path, what: str, fix: str) -> None:
+    """Raise a `UserError` if no file can be created in a folder, or in the parent that would contain it."""
+    try:
+        with tempfile.TemporaryFile(dir=_existing(folder)):
+            pass
+    except OSError as error:
+        raise UserError(f"{what} {folder}: cannot be written ({error.strerror}); {fix}") from error
+
+
+def check_links(folder: Path, study: Path | None = None) -> None:
+    """Raise a `UserError` if a symbolic link at any depth of a folder leads out of it, or out of its study if given.
+
+    With such a link, a study of another user could show or replace files of this user. The study may itself be a link.
+    """
+    study = study or folder
+    root = os.path.join(os.path.realpath(study), "")
+    inside = (Path(parent, name) for parent, folders, names in os.walk(folder) for name in folders + names)
+    for path in itertools.chain([folder], inside):
+        if path.is_symlink() and not os.path.join(os.path.realpath(path), "").startswith(root):
+            fix = "replace it with a copy, or remove it"
+            raise UserError(f"{path}: is a symbolic link that leads out of {study}; {fix}")
 
 
 def free_name(path: Path) -> Path:
@@ -85,18 +116,28 @@ def check_page(output: Path, kind: str) -> None:
     """Raise a `UserError` if this is no HTML file name, or a file other than a page of this kind: report or audit."""
     if output.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {output}: not an HTML file name; use {shlex.quote(f'{output}.html')}")
-    if output.is_dir():
-        raise UserError(f"--output {output}: is a folder; use the path of a file in it")
-    if output.exists() and f": catsdogs {kind}</title>".encode() not in output.read_bytes()[:8192]:
-        raise UserError(
-            f"--output {output}: already exists and was not written by catsdogs-{kind}; use another --output=FILE"
-        )
+    check_output(output, kind, f": catsdogs {kind}</title>")
+
+
+def check_output(output: Path, command: str, own: str) -> None:
+    """Raise a `UserError` if a file cannot be written, or would replace one whose first 8 KiB do not match `own`."""
+    fix = "use another --output=FILE"
+    if output.is_symlink():  # as /dev/stdout
+        raise UserError(f"--output {output}: is a symbolic link; {fix}")
+    try:
+        if not re.search(own.encode(), read_bytes(output)[:8192]):
+            raise UserError(f"--output {output}: already exists and was not written by catsdogs-{command}; {fix}")
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be replaced ({error.strerror}); {fix}") from error
+    check_writable(output.parent, f"--output {output}:", fix)
 
 
 def check_tables_folder(output: Path, folder: Path, is_own: Callable[[set[str]], bool]) -> None:
     """Raise a `UserError` if the folder for tables has files, and `is_own` of their names is false."""
     names = {file.name for file in folder.iterdir()} if folder.is_dir() else {""} if folder.exists() else set()
-    if names and not is_own(names):
+    if folder.is_symlink() or (names and not is_own(names)):
         raise UserError(
             f"--output {output}: its tables folder {folder} already exists with other files; use another --output=FILE"
         )

@@ -17,6 +17,7 @@ LEAST_FREE_BYTES = 200 * 2**20
 _MEMORY = re.compile(r"RESOURCE_EXHAUSTED|CUDA_ERROR_OUT_OF_MEMORY|std::bad_alloc|failed to allocate memory")
 # Text of Python errors raised in threads of TensorFlow.
 _DISK = re.compile(r"No space left on device|Disk quota exceeded")
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG)  # without the name of a file, if it is open
 _LIBRARIES = ("tensorflow", "jax", "jaxlib", "openvino")
 
 # Programming errors: every other trial would fail in the same way.
@@ -37,14 +38,18 @@ def as_out_of_resources(error: BaseException) -> OutOfResources | None:
             return one
         library = (type(one).__module__ or "").partition(".")[0]
         text = str(one) if library in _LIBRARIES or type(one) is RuntimeError else ""
-        if (isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT)) or _DISK.search(text):
-            where = f" while writing {one.filename}" if isinstance(one, OSError) and one.filename else ""
-            return OutOfResources(
-                f"out of disk{where}: finished trials are saved; free disk space, then run the same command to resume"
-            )
+        number, file, reason = (one.errno, one.filename, one.strerror) if isinstance(one, OSError) else (None,) * 3
+        again = "finished work is saved; {}, then run the same command again"
+        if number in (errno.ENOSPC, errno.EDQUOT) or _DISK.search(text):
+            where = f" while writing {file}" if file else ""
+            return OutOfResources(f"out of disk{where}: {again.format('free disk space')}")
+        if number in _REFUSED or (file and one is error):
+            return OutOfResources(f"{file or 'disk'}: {reason}; {again.format('check its permissions')}")
+        if "can't start new thread" in text:
+            return OutOfResources(f"the system starts no more threads; {again.format('raise `ulimit -u`')}")
         if isinstance(one, MemoryError) or type(one).__name__ == "ResourceExhaustedError" or _MEMORY.search(text):
             return OutOfResources(
-                "out of memory: finished trials are saved; close other programs, or start a new study with a smaller "
+                "out of memory: finished work is saved; close other programs, or start a new study with a smaller "
                 "fit.batch_size, backbone or space"
             )
     return None

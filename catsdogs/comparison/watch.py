@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from catsdogs.base.output import lost_output
 from catsdogs.base.text import sanitize_line
 from catsdogs.comparison.page.writing import write_report
 from catsdogs.comparison.study_data import StudyData
@@ -20,7 +21,7 @@ from catsdogs.study.study_progress import line
 def watch(folders: list[Path], output: Path, seconds: float, images: Path | None) -> StudyData:
     """Rewrite page, tables and leaderboards every `seconds` until no job is running or waiting, or until Ctrl-C."""
     for folder in folders:
-        while (folder / PLAN).is_file() and not any(folder.glob(f"*/{RESULT}")):
+        while not lost_output() and (folder / PLAN).is_file() and not any(folder.glob(f"*/{RESULT}")):
             print(sanitize_line(f"{folder.resolve().name}: no job has started yet"), flush=True)
             time.sleep(seconds)
     try:
@@ -31,7 +32,8 @@ def watch(folders: list[Path], output: Path, seconds: float, images: Path | None
                 write_leaderboards(folders)
                 now = datetime.datetime.now(datetime.UTC)
                 print(f"{now.astimezone():%H:%M:%S} {'; '.join(line(folder, now) for folder in folders)}", flush=True)
-                if not study_data.leaderboard["state"].isin([State.RUNNING, State.WAITING]).any():
+                # Without output, only a signal could end the command.
+                if lost_output() or not study_data.leaderboard["state"].isin([State.RUNNING, State.WAITING]).any():
                     break
             time.sleep(seconds)
     except KeyboardInterrupt:

@@ -18,13 +18,13 @@ import shlex
 import shutil
 import stat
 import struct
-import tempfile
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from catsdogs.base.errors import UserError, first_line
+from catsdogs.base.files import temporary_path
 from catsdogs.base.text import listed, sanitize_line
 from catsdogs.data.formats import HEAD_BYTES, has_image_suffix, image_format
 
@@ -240,14 +240,15 @@ def _unpack(
     _check_sizes(members, source, max_unpacked_bytes)
     _log.info("unpacking %d images of %s to %s", len(members), source, target)
     try:
-        if os.path.isdir(target):
+        if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=f".{target.name[:16]}-", dir=target.parent)
+        else:
+            target.unlink(missing_ok=True)
+        temporary = temporary_path(target)
         try:  # TemporaryDirectory recurses forever if it may not remove its folder
+            temporary.mkdir(parents=True)
             for info in members:
-                _extract(archive, info, source, Path(temporary))
-            os.chmod(temporary, 0o755)  # mkdtemp's folder is private; the cache may be shared
+                _extract(archive, info, source, temporary)
             os.rename(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

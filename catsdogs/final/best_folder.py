@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,16 @@ from typing import Any
 import keras
 import pandas as pd
 
-from catsdogs.base.files import free_name, remove_temporaries, replacing, sync_folder, write_csv, write_json, write_text
+from catsdogs.base.files import (
+    free_name,
+    remove_temporaries,
+    replacing,
+    sync_folder,
+    temporary_path,
+    write_csv,
+    write_json,
+    write_text,
+)
 from catsdogs.data.dataset import Dataset
 from catsdogs.final.evaluation import Evaluation
 from catsdogs.final.members import Member
@@ -40,9 +48,9 @@ def write_best(best: Path, final: FinalResult, dataset: Dataset) -> None:
     """Write a temporary folder and rename it to `best`; an existing folder is renamed to `best.1`, `best.2`, ..."""
     evaluation = final.evaluation
     remove_temporaries(best.parent, [best.name])
-    temporary = Path(tempfile.mkdtemp(prefix=".best-", dir=best.parent))
+    temporary = temporary_path(best)
     try:
-        temporary.chmod(0o755)
+        temporary.mkdir()
         with replacing(temporary / "model.keras") as file:
             final.model.save(file)
         combination = {"way": evaluation.combination.method, "weights": evaluation.combination.weights}

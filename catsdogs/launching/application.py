@@ -17,21 +17,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from catsdogs.base.errors import UserError, print_error
+from catsdogs.base.errors import print_error
 from catsdogs.base.interrupts import exit_status, terminable
+from catsdogs.base.output import continue_without_output
 from catsdogs.base.processes import processors, share_of_machine, thread_limit
-from catsdogs.config.compose import (
-    CONFIG_ERRORS,
-    VERSION_BASE,
-    as_typed,
-    format_config_error,
-    raised_by_hydra,
-    resume_command,
-    with_value,
-)
+from catsdogs.config.compose import VERSION_BASE, as_typed, resume_command, with_value
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.setting_names import check_overrides
-from catsdogs.launching.failures import JobFailed, exit_from_hook, knows_all_jobs, record_failure
+from catsdogs.launching.failures import JobFailed, exit_from_hook, knows_all_jobs, record_failure, user_message
 from catsdogs.launching.registration import register
 from catsdogs.launching.study_hooks import StudyCallback
 
@@ -72,7 +65,7 @@ def hydra_application(
             print(f"To resume: {resume_command(words, parsed.overrides, study.name)}")
         return exit_status(stop)
     except Exception as error:
-        message = None if tracebacks else _user_message(error)
+        message = None if tracebacks else user_message(error)
         if message is not None:
             return print_error(with_value(message, parsed.overrides))
         # A launcher or sweeper failed: joblib if a worker was killed, Optuna if no job succeeded.
@@ -84,18 +77,6 @@ def hydra_application(
         if not tracebacks:
             del os.environ["HYDRA_FULL_ERROR"]
     return 0
-
-
-def _user_message(error: Exception) -> str | None:
-    """Return the message of an error of the user, of Hydra or of the disk; None for a programming error."""
-    from catsdogs.base.resources import as_out_of_resources
-
-    if isinstance(error, CONFIG_ERRORS) or (isinstance(error, ValueError) and raised_by_hydra(error)):
-        # Hydra wraps the errors of a launcher's constructor.
-        cause = None if isinstance(error, UserError) else error.__cause__
-        return format_config_error(cause if isinstance(cause, UserError) else error)
-    ran_out = as_out_of_resources(error) if isinstance(error, OSError | MemoryError) else None
-    return None if ran_out is None else str(ran_out)
 
 
 @dataclass(frozen=True)
@@ -110,6 +91,7 @@ class JobTask:
 
     def __call__(self, config: DictConfig) -> Any:
         """Run one job; return its objective, or NaN if it failed."""
+        continue_without_output()
         # TensorFlow logs its startup, and a warning for each trial's model that it traces.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -126,7 +108,8 @@ class JobTask:
         try:
             objective = self.task(config)
         except Exception as error:
-            log.error("job %s failed: %s", folder.name, error, exc_info=not isinstance(error, UserError))
+            message = user_message(error)
+            log.error("job %s failed: %s", folder.name, message or error, exc_info=message is None)
             record_failure(hydra_node, folder, error)
             objective = math.nan
         if math.isnan(objective) and not knows_all_jobs(hydra_node):
@@ -136,7 +119,8 @@ class JobTask:
     def _run_single(self, config: DictConfig) -> Any:
         try:
             return self.task(config)
-        except UserError as error:
-            if self.tracebacks:
+        except Exception as error:
+            message = None if self.tracebacks else user_message(error)
+            if message is None:
                 raise
-            exit_from_hook(print_error(str(error)))
+            exit_from_hook(print_error(message))

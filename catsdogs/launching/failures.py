@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 from hydra.core.utils import JobStatus
 from omegaconf import DictConfig
 
+from catsdogs.base.errors import UserError
 from catsdogs.base.provenance import utc_timestamp
-from catsdogs.config.compose import job_choices
+from catsdogs.config.compose import CONFIG_ERRORS, format_config_error, job_choices, raised_by_hydra
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,18 @@ def exit_from_hook(status: int) -> NoReturn:
     """End the process. Hydra reports an Exception of a hook as a warning; SystemExit passes."""
     sys.stdout.flush()
     raise SystemExit(status)
+
+
+def user_message(error: Exception) -> str | None:
+    """Return the message of an error of the user, of Hydra or of the disk; None for a programming error."""
+    from catsdogs.base.resources import as_out_of_resources
+
+    if isinstance(error, CONFIG_ERRORS) or (isinstance(error, ValueError) and raised_by_hydra(error)):
+        # Hydra wraps the errors of a launcher's constructor.
+        cause = None if isinstance(error, UserError) else error.__cause__
+        return format_config_error(cause if isinstance(cause, UserError) else error)
+    ran_out = as_out_of_resources(error)
+    return None if ran_out is None else str(ran_out)
 
 
 def knows_all_jobs(hydra: Any) -> bool:

@@ -35,7 +35,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from catsdogs.base.errors import UserError
+from catsdogs.base.errors import UserError, exit_status_of
+from catsdogs.base.output import lost_output
 from catsdogs.base.processes import share_of_machine, threads
 from catsdogs.launching.failures import job_folder, record_crash
 
@@ -147,6 +148,8 @@ class IsolatedLauncher(Launcher):
             _log.warning("%s finished, but its process did not exit; killing it", child.process.name)
             child.process.kill()
             child.process.join()
+        if child.process.exitcode in (1, 2, 141):  # of `exit_status_of`, after the result was sent or without one
+            lost_output(child.process.exitcode)
         overrides = list(child.config.hydra.overrides.task)
         return JobReturn(cfg=child.config, overrides=overrides, status=status, _return_value=value)
 
@@ -173,13 +176,18 @@ def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunct
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt_once)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
-    try:
+
+    def run() -> int:
         register()
         setup_globals()
         version.setbase(VERSION_BASE)
         JobRuntime.instance().set("name", config.hydra.job.name)
         returned = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context=context)
         connection.send((returned.status, returned._return_value))
+        return 0
+
+    try:
+        sys.exit(exit_status_of(run))
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,7 +21,7 @@ from catsdogs.base.text import listed
 from catsdogs.config.compose import CONFIG_ERRORS, format_config_error, to_search_config, with_value
 from catsdogs.config.effects import check_search, different, effective
 from catsdogs.config.schema import DataConfig, SearchConfig
-from catsdogs.launching.failures import exit_from_hook, knows_all_jobs
+from catsdogs.launching.failures import exit_from_hook, knows_all_jobs, user_message
 
 if TYPE_CHECKING:
     from catsdogs.study.decision import JobDecision
@@ -38,9 +37,9 @@ def _exiting(hook: Callable[..., None]) -> Callable[..., None]:
     def run(*arguments: Any, **keywords: Any) -> None:
         try:
             hook(*arguments, **keywords)
-        except UserError as error:
-            exit_from_hook(print_error(str(error)))
-        except Exception:
+        except Exception as error:
+            if message := user_message(error):
+                exit_from_hook(print_error(message))
             traceback.print_exc()
             exit_from_hook(1)
 
@@ -113,7 +112,7 @@ class StudyCallback(Callback):
 
     def _prepare(self, jobs: list[DictConfig], study: Path, names: list[str]) -> None:
         # Imported here because pandas, scikit-learn and Pillow take a second, which `--help` need not wait for.
-        from catsdogs.base.files import remove_temporaries
+        from catsdogs.base.files import check_links, check_writable, remove_temporaries
         from catsdogs.base.resources import check_free_space
         from catsdogs.study.jobs import check_job_names
         from catsdogs.study.plan import write_plan
@@ -123,17 +122,16 @@ class StudyCallback(Callback):
         configs = [to_search_config(OmegaConf.masked_copy(job, keys)) for job in jobs]
         typed = [_typed(job, bool(names)) for job in jobs]
         check_search(list(zip(configs, typed, strict=True)))
-        of_study = f"study folder {study}", "set another with study=NAME studies_dir=FOLDER"
-        with _disk_errors(*of_study):
-            check_job_names(study)
-        with _disk_errors(f"images or cache {configs[0].cache}", "free disk space, or set another cache=FOLDER"):
-            decisions = _inspect_jobs(configs, study, names, typed)
+        check_links(study)
+        for folder in [study, *(study / name for name in names)]:
+            check_writable(folder, "study folder", "set another with study=NAME studies_dir=FOLDER")
+        check_job_names(study)
+        decisions = _inspect_jobs(configs, study, names, typed)
         if any(decision.runs for decision in decisions) or not names:
             check_free_space(study, Path(configs[0].cache))
-        with _disk_errors(*of_study):
-            study.mkdir(parents=True, exist_ok=True)
-            write_plan(study, names, sys.argv[1:])
-            remove_temporaries(study, _REWRITTEN)
+        study.mkdir(parents=True, exist_ok=True)
+        write_plan(study, names, sys.argv[1:])
+        remove_temporaries(study, _REWRITTEN)
         _print_start(configs[0], study, names, decisions)
         StudyCallback._running = study
 
@@ -166,14 +164,6 @@ class StudyCallback(Callback):
             exit_from_hook(1)
         if failed:
             exit_from_hook(2 if all(job.result.get("error_type") == "UserError" for job in failed) else 1)
-
-
-@contextlib.contextmanager
-def _disk_errors(where: str, fix: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{where}: {error.strerror or first_line(error)}; {fix}") from error
 
 
 def _check_different(configs: list[SearchConfig], names: list[str], typed: list[list[str]], images: list[str]) -> None:
@@ -212,7 +202,7 @@ def _inspect_jobs(
     from catsdogs.data.dataset import load_dataset
     from catsdogs.study.decision import inspect_job
     from catsdogs.study.identity import fingerprint
-    from catsdogs.study.locking import is_locked, lock_message
+    from catsdogs.study.locking import LOCK, is_locked, lock_message
 
     digests: dict[str, str] = {}
     sources: dict[str, DataConfig] = {}
@@ -233,8 +223,10 @@ def _inspect_jobs(
     _check_different(configs, names, typed, [digests[key] for key in images])
     decisions = []
     for config, key, name in zip(configs, images, names, strict=False):
-        if is_locked(study / name):
+        if locked := is_locked(study / name):
             raise UserError(lock_message(study / name))
+        if locked is None:
+            raise UserError(f"job {study / name}: its lock cannot be opened; check the permissions of {LOCK}")
         decisions.append(inspect_job(config, study / name, fingerprint(config, digests[key])))
     return decisions
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import write_json
+from catsdogs.base.files import check_links, write_json
 from catsdogs.base.records import LARGEST_LOSS, CorruptedFile, Count, Listed, Part, Record, Seconds
 from catsdogs.config.saved_config import saved_config
 from catsdogs.config.setting_names import former_names, with_current_names
@@ -198,6 +198,7 @@ def read_jobs(study: Path) -> list[JobRecord]:
         known = _studies_in(study.parent)
         hint = f"; studies in {study.parent}: {', '.join(known[-8:])}" if known else ""
         raise UserError(f"study {study}: folder not found{hint}")
+    check_links(study)
     jobs = [job for folder in sorted(study.iterdir()) if folder.is_dir() and (job := read_job(folder)) is not None]
     if not jobs and (study / RESULT).is_file():
         raise UserError(f"study {study}: this is a job folder; use the folder of its study, {study.parent}")

@@ -66,6 +66,12 @@ def test_a_study_finishes_and_leaves_its_files(study):
     assert {"augmentation", "seconds", "error"} <= set(board)
 
 
+def test_every_file_has_the_permissions_of_the_umask(study):
+    ok(study("report", "multirun/s", "--tensorboard", "--mlflow"))
+    for path in study.folder.rglob("*"):
+        assert path.stat().st_mode & 0o067 == (0o040 if path.is_dir() or path.is_file() else 0), path
+
+
 def test_search_prints_progress_summary_report_and_next_command(study):
     lines = study.search.stdout.splitlines()
     epochs = [line for line in lines if "epoch 2/2: val_log_loss" in line]

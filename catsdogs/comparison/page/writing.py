@@ -47,8 +47,8 @@ def write_report(folders: list[Path], output: Path, watching: bool = False, imag
     """
     # The folder of a page without a suffix needs another name.
     folder = output.with_suffix("") if output.suffix else output.with_name(f"{output.name}-tables")
-    check_tables_folder(output, folder, lambda files: "jobs.csv" in files)
     study_data = read_study_data(folders)
+    check_tables_folder(output, folder, lambda files: "jobs.csv" in files)
     results = findings(study_data, images)
     csv_tables = tables(results)
     write_tables(folder, csv_tables)
