@@ -135,13 +135,13 @@ def _unique(ids: list[str], files: list[Path]) -> list[str]:
 def _predict_chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline) -> np.ndarray:
     """Return p_dog (N,) float64; NaN for images that cannot be decoded."""
     from catsdogs.data.augment import view_keys
-    from catsdogs.data.images import read_image
+    from catsdogs.data.images import read_image, to_square
     from catsdogs.data.views import LiveViews
     from catsdogs.final.pipeline import final_output
 
     images, digests, decoded = [], [], []
     for index, path in enumerate(paths):
-        digest, image, problem = read_image(path, size)
+        digest, image, problem = read_image(path, to_square(size))
         if image is None:
             print(f"warning: cannot decode {path} ({problem}); writing 0.5", file=sys.stderr)
             continue
