@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from catsdogs.base.errors import UserError, exit_status_of, first_line
+from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import write_csv
 from catsdogs.base.text import listed
 from catsdogs.config.locations import add_cache_option
@@ -39,14 +39,10 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
     pipeline = _pipeline(options)
     ids, paths = _images(options.images, options.cache)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import keras
-
     from catsdogs.final.submission import FALLBACK_PROBABILITY, describe_rows
+    from catsdogs.network.saved_models import load_model
 
-    try:
-        model = keras.models.load_model(model_file, compile=False)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{model_file}: cannot be loaded; pass {MODEL_FOLDER} ({first_line(error)})") from error
+    model = load_model(model_file, f"pass {MODEL_FOLDER}")
     forward = _engine(model, model_file)
     size = int(model.input_shape[1])
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]

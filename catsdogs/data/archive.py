@@ -27,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from catsdogs.base.errors import UserError, first_line
+from catsdogs.base.files import open_zip
 from catsdogs.base.text import listed, sanitize_line
 from catsdogs.data.formats import HEAD_BYTES, has_image_suffix, image_format
 
@@ -42,9 +43,6 @@ _SUSPICIOUS_RATIO = 200
 
 # Deeper and longer paths are skipped: no collection of images has them, and functions that walk folders fail at them.
 _MAX_LEVELS, _MAX_PATH_BYTES, _MAX_NAME_BYTES = 64, 2048, 255
-
-# Python keeps about 17 bytes in memory for each byte of the list of members: an entry takes at least 46 bytes.
-_MAX_DIRECTORY_BYTES = 64 * 2**20
 
 # Control characters, and the surrogates that Python uses for bytes that are not UTF-8.
 _INVALID_IN_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -231,11 +229,7 @@ def _zip_digest(source: Path) -> str:
 
 def _opened(source: Path) -> zipfile.ZipFile:
     try:
-        with source.open("rb") as file:
-            end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
-        if end[zipfile._ECD_SIZE] > _MAX_DIRECTORY_BYTES:  # type: ignore[attr-defined]
-            raise UserError(f"{source}: lists too many members to be read; unpack it yourself and pass the folder")
-        return zipfile.ZipFile(source)
+        return open_zip(source)
     except (*_CORRUPTION, OSError, RuntimeError) as error:
         raise _corrupted(source, error) from error
 

@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import PIL
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
@@ -251,12 +251,12 @@ def in_threads(
         pool.shutdown(cancel_futures=True)
 
 
-def _decoding_bytes(image: Image.Image, file_bytes: int) -> int:
+def _decoding_bytes(image: ImageFile.ImageFile, file_bytes: int) -> int:
     """Return the most memory that decoding an opened image takes; raise ValueError if that is too much."""
     pixels = image.width * image.height
     needed = pixels * max(_BYTES_PER_PIXEL.get(image.mode, 12), _BYTES_PER_PIXEL.get(str(image.format), 0))
     if image.tile and image.tile[0].codec_name == "libtiff":  # decodes one tile or strip at a time, from a copy
-        tags = image.tag_v2
+        tags: Any = getattr(image, "tag_v2", {})
         tile = max(tags.get(322, 0) * tags.get(323, 0), image.width * min(tags.get(278, image.height), image.height))
         needed = max(needed, 4 * pixels + 8 * tile + file_bytes)
     elif image.format in ("AVIF", "WEBP"):  # copied by their decoders
