@@ -96,7 +96,8 @@ def check_tables_folder(output: Path, folder: Path, is_own: Callable[[set[str]],
         )
 
 
-MAX_FILE_BYTES: Final = 2**27  # of a JSON file or table; the largest ones have a row per image
+MAX_FILE_BYTES: Final = 2**26  # of a table; pandas takes up to 13 times as much. The largest ones have a row per image
+_MAX_JSON_BYTES: Final = 2**25  # Python takes up to 30 times as much
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
@@ -204,7 +205,7 @@ def read_json(path: Path) -> Any:
     Raise OSError if it cannot be read, see `read_bytes`. Raise ValueError if it is not JSON, repeats a key, or has a
     number that is not finite: NaN, Infinity or 1e999.
     """
-    content = read_bytes(path).decode("utf-8")
+    content = read_bytes(path, _MAX_JSON_BYTES).decode("utf-8")
     try:
         return json.loads(content, object_pairs_hook=_unambiguous)
     except RecursionError as error:

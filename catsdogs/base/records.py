@@ -74,6 +74,9 @@ _RANGES: Final = {
 }
 
 
+_MAX_COLUMNS: Final = 1000
+
+
 @dataclass(frozen=True)
 class Table:
     """CSV file."""
@@ -96,6 +99,8 @@ class Table:
             raise CorruptedFile(file, str(error.strerror)) from error
         if not content.endswith(b"\n"):
             raise CorruptedFile(file, "truncated")
+        if content.count(b",", 0, content.index(b"\n")) > _MAX_COLUMNS:  # pandas takes 30 kB for each
+            raise CorruptedFile(file, f"more than {_MAX_COLUMNS} columns")
         try:
             # Keep texts unchanged: one may be `nan`, and a name `007`.
             texts = {name: str for name, kind in self.columns.items() if kind is str}

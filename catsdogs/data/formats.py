@@ -16,6 +16,9 @@ HEAD_BYTES = 64
 MAX_PIXELS = 120_000_000
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
+# The C library returns blocks of more than 32 MiB to the system; of smaller ones, each thread would keep some.
+Image.core.set_block_size(2**26)
+
 # Here, because Pillow otherwise loads its plugins with the first image, and ignores those that fail to load.
 Image.init()
 # catsdogs decodes several images at a time.
