@@ -45,7 +45,7 @@ _FROM_PILLOW = r"PIL\."
 _SPARE_BYTES, _SPARE_BYTES_PER_PIXEL = 2**28, 16
 
 # Most bytes that decoding takes per pixel, measured, by mode or format; 12 for other modes.
-_BYTES_PER_PIXEL = {"RGB": 10, "L": 10, "P": 10, "WEBP": 24, "AVIF": 32, "JPEG2000": 80}
+_BYTES_PER_PIXEL = {"RGB": 10, "L": 10, "P": 10, "1": 10, "WEBP": 24, "AVIF": 32, "JPEG2000": 80}
 _STRIP = 256  # rows
 _MAX_SIDE = 65535  # of a JPEG; the decoder of BMP may skip 255 rows at once
 
