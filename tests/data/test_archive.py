@@ -320,10 +320,12 @@ def test_members_without_a_name_and_deep_folders_are_skipped_and_named(tmp_path,
                 info = zipfile.ZipInfo("x")
                 info.filename = name
                 target.writestr(info, b"" if name == "./" else jpeg(9))
-    images = open_images(source, tmp_path / "cache")
+    try:
+        images = open_images(source, tmp_path / "cache")
+    finally:
+        subprocess.run(["rm", "-rf", source], check=True)  # too deep for pytest
     assert (list(images.paths), len(images.skipped)) == (list(good), count)
     assert len(images.skipped_message(source)) < 2000
-    subprocess.run(["rm", "-rf", source], check=True)  # too deep for pytest
 
 
 def test_too_many_members_and_an_unpacked_image_are_not_read_into_memory(tmp_path, monkeypatch):
