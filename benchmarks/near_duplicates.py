@@ -106,7 +106,7 @@ DRAWINGS = {"leaves": leaf, "clocks": clock, "icons": icon}
 
 
 def hash_of(image: Image.Image) -> imagehash.ImageHash:
-    return imagehash.hex_to_hash(near_duplicates.phash(np.asarray(image.convert("RGB"))))
+    return imagehash.hex_to_hash(near_duplicates.phash(image.convert("RGB")))
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from catsdogs.base.errors import UserError, exit_status_of, first_line
+from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_links, check_output, write_csv
 from catsdogs.base.text import listed
 from catsdogs.config.locations import add_cache_option
@@ -46,14 +46,10 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
     pipeline = _pipeline(options)
     ids, paths = _images(options.images, options.cache)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import keras
-
     from catsdogs.final.submission import FALLBACK_PROBABILITY, describe_rows
+    from catsdogs.network.saved_models import load_model
 
-    try:
-        model = keras.models.load_model(model_file, compile=False)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{model_file}: cannot be loaded; pass {MODEL_FOLDER} ({first_line(error)})") from error
+    model = load_model(model_file, f"pass {MODEL_FOLDER}")
     forward = _engine(model, model_file)
     size = int(model.input_shape[1])
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
@@ -138,13 +134,13 @@ def _unique(ids: list[str], files: list[Path]) -> list[str]:
 def _predict_chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline) -> np.ndarray:
     """Return p_dog (N,) float64; NaN for images that cannot be decoded."""
     from catsdogs.data.augment import view_keys
-    from catsdogs.data.images import read_image
+    from catsdogs.data.images import read_image, to_square
     from catsdogs.data.views import LiveViews
     from catsdogs.final.pipeline import final_output
 
     images, digests, decoded = [], [], []
     for index, path in enumerate(paths):
-        digest, image, problem = read_image(path, size)
+        digest, image, problem = read_image(path, to_square(size))
         if image is None:
             print(f"warning: cannot decode {path} ({problem}); writing 0.5", file=sys.stderr)
             continue

@@ -16,6 +16,7 @@ import shutil
 import stat
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -143,7 +144,7 @@ def check_tables_folder(output: Path, folder: Path, is_own: Callable[[set[str]],
         )
 
 
-MAX_FILE_BYTES: Final = 2**27  # of a table; the largest ones have a row per image
+MAX_FILE_BYTES: Final = 2**26  # of a table; pandas takes up to 13 times as much. The largest ones have a row per image
 _MAX_JSON_BYTES: Final = 2**23  # the longest value is `data.ignore`, with an id per ignored image
 _MAX_DEPTH: Final = 32  # nested lists and groups of a JSON file; a configuration has five
 _MAX_TEXT: Final = 2**20  # characters of a text in a JSON file; the longest one is a traceback
@@ -170,6 +171,19 @@ def read_bytes(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"larger than {max_bytes / 2**20:.0f} MiB", str(path))
     return content
+
+
+# Python needs up to 17 times as much memory for the list of members: an entry takes 46 bytes in the file.
+_MAX_DIRECTORY_BYTES: Final = 2**26
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip to read it; raise BadZipFile if it lists too many members, or else as `zipfile.ZipFile`."""
+    with path.open("rb") as file:
+        end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    if end and end[zipfile._ECD_SIZE] > _MAX_DIRECTORY_BYTES:  # type: ignore[attr-defined]
+        raise zipfile.BadZipFile("lists too many members")
+    return zipfile.ZipFile(path)
 
 
 SEAL_BYTES: Final = hashlib.sha256().digest_size

@@ -88,7 +88,7 @@ Count = Annotated[int, Field(ge=0, le=10**9)]
 Seconds = Annotated[float, Field(ge=0, le=10**9)]
 LARGEST_LOSS: Final = 1e39  # finite ones are below the largest float32
 
-# Limits of a table: the largest one has a row per image.
+# Limits of a table: the largest one has a row per image. pandas takes 30 kB for each column.
 _MAX_CELLS: Final = 10**7
 _MAX_COLUMNS: Final = 1000
 

@@ -21,13 +21,14 @@ import pandas as pd
 from PIL import Image
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.files import read_bytes
 from catsdogs.base.records import CorruptedFile, Table
 from catsdogs.comparison.study_data import FinalModel, StudyData
 from catsdogs.comparison.summary import Summary
 from catsdogs.config.locations import default_cache
 from catsdogs.data.archive import image_paths
 from catsdogs.data.catalog import ids_of
-from catsdogs.data.images import decode
+from catsdogs.data.images import transform
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.jobs import JobRecord
 
@@ -184,15 +185,16 @@ def thumbnail(folder: Path, path: str, sha256: str) -> str | None:
     file = folder / path
     try:
         inside = not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
-        if not (inside and file.is_file() and file.stat().st_size <= _MOST_BYTES):
+        if not inside or hashlib.sha256(data := read_bytes(file, _MOST_BYTES)).hexdigest() != sha256:
             return None
-        data = file.read_bytes()
-        if hashlib.sha256(data).hexdigest() != sha256:
-            return None
-        image = Image.fromarray(decode(data, None))
+        jpeg = transform(data, _shrunk)
     except (OSError, ValueError):
         return None
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode("ascii")
+
+
+def _shrunk(image: Image.Image) -> io.BytesIO:
     image.thumbnail((_PIXELS, _PIXELS), Image.Resampling.LANCZOS)
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode("ascii")
+    return jpeg

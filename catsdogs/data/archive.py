@@ -20,11 +20,13 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from catsdogs.base.errors import UserError, first_line
-from catsdogs.base.files import temporary_path
+from catsdogs.base.files import open_zip, temporary_path
 from catsdogs.base.text import listed, sanitize_line
 from catsdogs.data.formats import HEAD_BYTES, has_image_suffix, image_format
 
@@ -37,6 +39,9 @@ _LITTER = re.compile(
 # Treat a member this large with this compression ratio as a zip bomb; real images compress at most tenfold.
 _SUSPICIOUS_BYTES = 64 * 2**20
 _SUSPICIOUS_RATIO = 200
+
+# Deeper and longer paths are skipped: no collection of images has them, and functions that walk folders fail at them.
+_MAX_LEVELS, _MAX_PATH_BYTES, _MAX_NAME_BYTES = 64, 2048, 255
 
 # Control characters, and the surrogates that Python uses for bytes that are not UTF-8.
 _INVALID_IN_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -145,7 +150,7 @@ def _listing(root: Path) -> tuple[list[str], list[str]]:
     entered: set[tuple[int, int]] = set()
     paths: dict[bool, list[str]] = {True: [], False: []}
     try:
-        for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_raise):
+        for folder, subfolders, names in _walk(root, followlinks=True, onerror=_raise):
             status = os.stat(folder)
             if (status.st_dev, status.st_ino) in entered:
                 subfolders.clear()
@@ -153,10 +158,12 @@ def _listing(root: Path) -> tuple[list[str], list[str]]:
             entered.add((status.st_dev, status.st_ino))
             here = PurePosixPath(Path(folder).relative_to(root).as_posix())
             for name in names:
-                paths[not name.startswith(".") and is_image(Path(folder, name))].append(str(here / name))
+                path = str(here / name)
+                image = not name.startswith(".") and not _is_too_long(path) and is_image(Path(folder, name))
+                paths[image].append(path)
             hidden = [Path(folder, name) for name in subfolders if name.startswith(".")]
-            inside = (file for one in hidden if not one.is_symlink() for file in one.rglob("*"))
-            paths[False] += [file.relative_to(root).as_posix() for file in inside if not file.is_dir()]
+            inside = (found for one in hidden if not one.is_symlink() for found in _walk(one))
+            paths[False] += [Path(one, name).relative_to(root).as_posix() for one, _, names in inside for name in names]
             subfolders[:] = sorted(name for name in subfolders if name[0] != "." and name != "__MACOSX")
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); check its permissions") from error
@@ -165,6 +172,15 @@ def _listing(root: Path) -> tuple[list[str], list[str]]:
             raise UserError(f"{root}: file name {path!a} is not UTF-8 or has control characters; rename the file")
     skipped = [path for path in paths[False] if not _LITTER.fullmatch(path)]
     return sorted(paths[True], key=natural_key), sorted(skipped, key=natural_key)
+
+
+def _walk(root: Path, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield as `os.walk`, which may recurse; below a limit, folders are not entered but returned as names of files."""
+    for folder, subfolders, names in os.walk(root, **options):
+        if folder.count(os.sep) - str(root).count(os.sep) >= _MAX_LEVELS:
+            names += subfolders
+            subfolders.clear()
+        yield folder, subfolders, names
 
 
 def _raise(error: OSError) -> None:
@@ -212,7 +228,7 @@ def _zip_digest(source: Path) -> str:
 
 def _opened(source: Path) -> zipfile.ZipFile:
     try:
-        return zipfile.ZipFile(source)
+        return open_zip(source)
     except (*_CORRUPTION, OSError, RuntimeError) as error:
         raise _corrupted(source, error) from error
 
@@ -224,13 +240,21 @@ def _is_intact(target: Path, members: list[zipfile.ZipInfo]) -> bool:
     for info in members:
         file = target / info.filename
         try:
-            same = stat.S_ISREG(file.lstat().st_mode) and zlib.crc32(file.read_bytes()) == info.CRC
+            same = stat.S_ISREG(file.lstat().st_mode) and _crc32(file) == info.CRC
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             same = False
         if not same:
             _log.warning("%s: missing or different from the image in the zip; unpacking the zip again", file)
             return False
     return True
+
+
+def _crc32(file: Path) -> int:
+    checksum = 0
+    with file.open("rb") as stream:
+        while chunk := stream.read(2**20):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
 
 
 def _unpack(
@@ -264,14 +288,19 @@ def _image_members(archive: zipfile.ZipFile, source: Path) -> tuple[list[zipfile
         # zipfile cuts `filename` at the first NUL. A backslash counts as a slash, as on Windows.
         name = info.orig_filename.replace("\\", "/")
         link = stat.S_ISLNK(info.external_attr >> 16)
-        if link or _OUTSIDE_OF_ARCHIVE.match(name) or _INVALID_IN_NAMES.search(name):
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if link or (parts and _OUTSIDE_OF_ARCHIVE.match(name)) or _INVALID_IN_NAMES.search(name):
             raise UserError(
                 f"{source}: unsafe member {info.orig_filename[:120]!a}: a link, a path outside the archive, or control "
                 f"characters in its name; if you trust the archive, unpack it yourself and pass the folder"
             )
-        parts = [part for part in name.split("/") if part not in ("", ".")]
         path = "/".join(parts)
-        if not parts or info.is_dir() or _LITTER.fullmatch(path):
+        if _is_too_long(path):
+            skipped.append(f"{path[:200]} (too long or too deep)")
+            continue
+        if not parts and name != "./":
+            skipped.append(f"{name!r} (no name)")
+        if not parts or name.endswith("/") or _LITTER.fullmatch(path):
             continue
         info.filename = path
         hidden = any(part.startswith(".") for part in parts)
@@ -283,6 +312,11 @@ def _image_members(archive: zipfile.ZipFile, source: Path) -> tuple[list[zipfile
     if not members:
         raise _no_images(source, skipped, first_step="unpack it and ")
     return members, skipped
+
+
+def _is_too_long(path: str) -> bool:
+    names = os.fsencode(path).split(b"/")
+    return len(names) > _MAX_LEVELS or len(path) > _MAX_PATH_BYTES or max(map(len, names)) > _MAX_NAME_BYTES
 
 
 def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -297,7 +331,9 @@ def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 
 def _expands_too_much(info: zipfile.ZipInfo) -> bool:
-    return info.file_size > max(_SUSPICIOUS_BYTES, _SUSPICIOUS_RATIO * info.compress_size)
+    # The decoder of LZMA keeps all that it has unpacked.
+    ratio = 1 if info.compress_type == zipfile.ZIP_LZMA else _SUSPICIOUS_RATIO
+    return info.file_size > max(_SUSPICIOUS_BYTES, ratio * info.compress_size)
 
 
 def _check_sizes(members: list[zipfile.ZipInfo], source: Path, max_unpacked_bytes: float) -> None:
@@ -333,7 +369,7 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path, fold
         # bzip2 reports corruption as OSError without a number, and an offset before the file's start is EINVAL.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise unwritable(folder.parent, error, f" {path[:120]!a} of {source}") from error
-        raise _corrupted(source, error, f"{path} is ") from error
+        raise _corrupted(source, error, f"{path[:200]} is ") from error
 
 
 def unwritable(folder: Path, error: OSError, member: str = "") -> UserError:
@@ -344,4 +380,4 @@ def unwritable(folder: Path, error: OSError, member: str = "") -> UserError:
 
 
 def _corrupted(source: Path, error: Exception, subject: str = "") -> UserError:
-    return UserError(f"{source}: {subject}corrupted ({first_line(error)}); download or copy it again")
+    return UserError(f"{source}: {subject}corrupted ({first_line(error)[:200]}); download or copy it again")

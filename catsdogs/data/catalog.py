@@ -20,7 +20,7 @@ from catsdogs.base import files
 from catsdogs.base.records import CorruptedFile, Table
 from catsdogs.base.text import listed, sanitize_line
 from catsdogs.data.archive import ImageFolder, natural_key, unwritable
-from catsdogs.data.images import enough_memory, in_threads, read_image
+from catsdogs.data.images import in_threads, read_image
 from catsdogs.data.near_duplicates import phash
 
 CAT, DOG = 0.0, 1.0
@@ -96,11 +96,8 @@ def _facts(root: Path, paths: Sequence[str], doing: str = "") -> pd.DataFrame:
 
 
 def _fact(file: Path) -> tuple[str, int, int, str, str]:
-    sha256, image, problem = read_image(file, None)
-    if image is None:
-        return sha256, 0, 0, "", f"cannot be decoded: {problem}"
-    with enough_memory(file):
-        return sha256, image.shape[1], image.shape[0], phash(image), ""
+    sha256, fact, problem = read_image(file, lambda image: (image.width, image.height, phash(image)))
+    return (sha256, 0, 0, "", f"cannot be decoded: {problem}") if fact is None else (sha256, *fact, "")
 
 
 def _checks(table: pd.DataFrame) -> pd.Series:

@@ -12,6 +12,13 @@ FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "AVIF", "JPEG2000
 # Number of bytes that `image_format` needs.
 HEAD_BYTES = 64
 
+# Of an image. Pillow refuses twice its own limit, before it decodes an image or a frame or tile of it.
+MAX_PIXELS = 120_000_000
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+
+# The C library returns blocks of more than 32 MiB to the system; of smaller ones, each thread would keep some.
+Image.core.set_block_size(2**26)
+
 # Here, because Pillow otherwise loads its plugins with the first image, and ignores those that fail to load.
 Image.init()
 # catsdogs decodes several images at a time.

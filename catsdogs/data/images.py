@@ -10,27 +10,29 @@ import io
 import json
 import logging
 import math
+import os
 import re
+import threading
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import PIL
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
 from catsdogs.base.processes import threads
 from catsdogs.base.text import binary_size, time_left
 from catsdogs.data.archive import unwritable
-from catsdogs.data.formats import FORMATS, image_format
+from catsdogs.data.formats import FORMATS, MAX_PIXELS, image_format
 
 RESIZE = "pillow-bilinear"
 
@@ -42,64 +44,101 @@ _FROM_PILLOW = r"PIL\."
 # Memory that must be available when an image counts as corrupted, in bytes: at least, and per pixel.
 _SPARE_BYTES, _SPARE_BYTES_PER_PIXEL = 2**28, 16
 
+# Most bytes that decoding takes per pixel, measured, by mode or format; 12 for other modes.
+_BYTES_PER_PIXEL = {"RGB": 10, "L": 10, "P": 10, "1": 10, "WEBP": 24, "AVIF": 32, "JPEG2000": 80}
+_STRIP = 256  # rows
+_MAX_SIDE = 65535  # of a JPEG; the decoder of BMP may skip 255 rows at once
+
 _log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class _Memory:
+    """Memory that all threads share: each reserves the bytes that it needs, and waits until they are free."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = self._free = limit
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserved(self, amount: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += amount
+                self._changed.notify_all()
+
+
+# Together less than 1.5 GiB. A thread that waits for memory for pixels holds the file, but not the other way around.
+_FILES, _PIXELS = _Memory(320 * 2**20), _Memory(MAX_PIXELS * 10)
+
+
 def decode(data: bytes, size: int | None) -> np.ndarray:
-    """Decode an image and resize it to a square.
+    """Decode an image and resize it to a square; (S, S, 3) uint8, RGB, 0..255. See `transform`.
 
-    The first frame is decoded completely, turned upright by its EXIF orientation, converted to RGB and resized by
-    Pillow's bilinear filter, ignoring the aspect ratio. Conversion to RGB keeps the high byte of 16-bit channels and
-    puts transparency over white; Pillow converts CMYK and palettes.
+    `size` is the side S of the square in pixels; None keeps (height, width, 3).
+    """
+    return transform(data, np.array if size is None else to_square(size))
 
-    Args:
-        data: content of the file.
-        size: side S of the square in pixels; None keeps (height, width, 3).
 
-    Returns:
-        (S, S, 3) uint8, RGB, 0..255.
+def transform(data: bytes, function: Callable[[Image.Image], Result]) -> Result:
+    """Decode an image and return a function of it, in RGB.
+
+    The first frame is decoded completely, turned upright by its EXIF orientation and converted to RGB. This keeps the
+    high byte of 16-bit channels and puts transparency over white; Pillow converts CMYK and palettes.
 
     Raises:
-        ValueError: the image cannot be decoded; the text is a short reason.
+        ValueError: the image cannot be decoded or is too large; the text is a short reason.
         MemoryError: there is too little memory to decode it, or to know that it cannot be decoded.
     """
     if not data:
         raise ValueError("the file is empty")
     _silence_pillow()
     spare = _SPARE_BYTES
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            spare = max(spare, _SPARE_BYTES_PER_PIXEL * image.width * image.height)
-            image.load()
-            rgb = _rgb(_upright(image))
-            return np.array(rgb if size is None else squeeze(rgb, size))
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow has no common exception: SyntaxError, struct.error, OSError, bombs, ...
-        # Without memory, most decoders report corrupted data. This raises a MemoryError then; it uses no memory.
-        np.empty(spare, np.uint8)
-        if isinstance(error, UnidentifiedImageError):
-            known = image_format(data)
-            if known and known not in FORMATS:
-                raise ValueError(f"{known} is not supported; convert it to JPEG or PNG") from None
-            raise ValueError(f"not a valid {known} image" if known else "not an image of a known format") from None
-        text = "".join(filter(str.isprintable, " ".join(str(error).split())))
-        raise ValueError(text[:200] or type(error).__name__) from error
+    with ExitStack() as memory:
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                memory.enter_context(_PIXELS.reserved(_decoding_bytes(image, len(data))))
+                spare = max(spare, _SPARE_BYTES_PER_PIXEL * image.width * image.height)
+                image.load()
+                rgb = _rgb(_upright(image))
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow has no common exception: SyntaxError, struct.error, OSError, bombs, ...
+            # Without memory, most decoders report corrupted data. This raises a MemoryError then; it uses no memory.
+            np.empty(spare, np.uint8)
+            if isinstance(error, UnidentifiedImageError):
+                known = image_format(data)
+                if known and known not in FORMATS:
+                    raise ValueError(f"{known} is not supported; convert it to JPEG or PNG") from None
+                reason = f"not a valid {known} image" if known else "not an image of a known format"
+                raise ValueError(reason) from None
+            text = "".join(filter(str.isprintable, " ".join(str(error).split())))
+            raise ValueError(text[:200] or type(error).__name__) from error
+        return function(rgb)
 
 
-def read_image(file: Path, size: int | None) -> tuple[str, np.ndarray | None, str]:
-    """Return the SHA-256 of a file, hexadecimal; its pixels (see `decode`), or None and the reason.
+def read_image(file: Path, function: Callable[[Image.Image], Result]) -> tuple[str, Result | None, str]:
+    """Return the SHA-256 of a file, hexadecimal; a function of its pixels (see `transform`), or None and the reason.
 
-    Raise UserError if the file cannot be read, or there is too little memory to decode it.
+    A file that is too large has the SHA-256 of its path. Raise UserError if the file cannot be read, or there is too
+    little memory to decode it.
     """
     try:
-        with enough_memory(file):
-            data = file.read_bytes()
-            sha256 = hashlib.sha256(data).hexdigest()
-            return sha256, decode(data, size), ""
+        with enough_memory(file), file.open("rb") as stream:
+            if (size := os.fstat(stream.fileno()).st_size) > _FILES.limit:
+                reason = f"{binary_size(size)}; the limit is {binary_size(_FILES.limit)}"
+                return hashlib.sha256(os.fsencode(file)).hexdigest(), None, reason
+            with _FILES.reserved(size):
+                data = stream.read(size)
+                sha256 = hashlib.sha256(data).hexdigest()
+                return sha256, transform(data, function), ""
     except ValueError as error:
         return sha256, None, str(error)
     except OSError as error:
@@ -113,6 +152,11 @@ def enough_memory(file: Path) -> Iterator[None]:
         yield
     except MemoryError as error:
         raise UserError(f"{file}: out of memory; close other programs, or remove the image if it is huge") from error
+
+
+def to_square(size: int) -> Callable[[Image.Image], np.ndarray]:
+    """Return the function that resizes an image as `decode` does."""
+    return lambda rgb: np.array(squeeze(rgb, size))
 
 
 def squeeze(image: Image.Image, size: int) -> Image.Image:
@@ -163,7 +207,7 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
 
 
 def _decode_file(file: Path, sha256: str, size: int) -> np.ndarray:
-    found, image, problem = read_image(file, size)
+    found, image, problem = read_image(file, to_square(size))
     if found != sha256:
         raise UserError(f"{file}: changed since the images were cataloged; run the command again")
     if image is None:
@@ -207,6 +251,21 @@ def in_threads(
         pool.shutdown(cancel_futures=True)
 
 
+def _decoding_bytes(image: ImageFile.ImageFile, file_bytes: int) -> int:
+    """Return the most memory that decoding an opened image takes; raise ValueError if that is too much."""
+    pixels = image.width * image.height
+    needed = pixels * max(_BYTES_PER_PIXEL.get(image.mode, 12), _BYTES_PER_PIXEL.get(str(image.format), 0))
+    if image.tile and image.tile[0].codec_name == "libtiff":  # decodes one tile or strip at a time, from a copy
+        tags: Any = getattr(image, "tag_v2", {})
+        tile = max(tags.get(322, 0) * tags.get(323, 0), image.width * min(tags.get(278, image.height), image.height))
+        needed = max(needed, 4 * pixels + 8 * tile + file_bytes)
+    elif image.format in ("AVIF", "WEBP"):  # copied by their decoders
+        needed += 2 * file_bytes
+    if needed > _PIXELS.limit or max(image.size) > _MAX_SIDE:
+        raise ValueError(f"{image.format} of {image.width} x {image.height} pixels is too large to decode")
+    return needed
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
@@ -223,9 +282,12 @@ def _rgb(image: Image.Image) -> Image.Image:
         # Pillow would clip at 255; of 16-bit color it keeps the high byte as well.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+        rgb = Image.new("RGB", image.size)
+        for top in range(0, image.height, _STRIP):  # to save memory
+            strip = image.crop((0, top, image.width, min(top + _STRIP, image.height))).convert("RGBA")
+            rgb.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+        return rgb
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _silence_pillow() -> None:

@@ -43,12 +43,12 @@ _COLOR, _GRAY = 0.9, 3  # correlation of chroma; root mean square of the chroma 
 _CLOSEST = 10  # images that each is compared with
 
 
-def phash(image: np.ndarray) -> str:
-    """Return the perceptual hash of an image (height, width, 3), uint8, RGB: 64 hexadecimal digits.
+def phash(image: Image.Image) -> str:
+    """Return the perceptual hash of an RGB image: 64 hexadecimal digits.
 
     Each of the 256 bits is set if a coefficient of the cosine transform is above the median.
     """
-    return str(imagehash.phash(squeeze(Image.fromarray(image), _PIXELS), _HASH_SIDE))
+    return str(imagehash.phash(squeeze(image, _PIXELS), _HASH_SIDE))
 
 
 def group_duplicates(rows: pd.DataFrame, root: Path, cache: Path) -> pd.Series:

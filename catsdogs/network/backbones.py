@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import importlib
 import json
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.config.schema import BackboneConfig
+from catsdogs.network.saved_models import load_weights
 
 # Means and standard deviations of ImageNet, RGB, from keras.applications.imagenet_utils.
 _MEAN = (0.485, 0.456, 0.406)
@@ -153,10 +153,7 @@ def _build(backbone: BackboneConfig) -> keras.Model:
 
 def _load_weights(network: keras.Model, backbone: BackboneConfig) -> None:
     try:
-        with warnings.catch_warnings():
-            # Keras warns about every mismatched layer before it raises; the message below is enough.
-            warnings.simplefilter("ignore")
-            network.load_weights(backbone.weights)
+        load_weights(network, str(backbone.weights))
     except Exception as error:
         # Keras raises ValueError, KeyError, OSError or its own types, depending on the mismatch.
         raise UserError(

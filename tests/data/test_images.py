@@ -136,6 +136,53 @@ def test_pillow_warnings_are_silenced_and_bombs_are_refused(monkeypatch):
         decode(jpeg(1), None)
 
 
+HUGE = {
+    "PNG": lambda: encoded(Image.new("1", (13_377, 13_377)), "PNG"),
+    "JPEG2000": lambda: encoded(Image.new("L", (5000, 5000)), "JPEG2000"),
+    "WEBP": lambda: encoded(Image.new("RGB", (8000, 8000)), "WEBP", lossless=True, method=0, quality=0),
+    "side": lambda: encoded(Image.new("1", (70_000, 1)), "BMP"),
+}
+
+
+@pytest.mark.parametrize("form", list(HUGE))
+def test_an_image_that_is_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypatch, form):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", Mock(side_effect=AssertionError))
+    (tmp_path / "cat.1.jpg").write_bytes(HUGE[form]())
+    with pytest.raises(ValueError, match=r"too large|exceeds limit"):
+        decode((tmp_path / "cat.1.jpg").read_bytes(), 8)
+    table = build_catalog(open_images(tmp_path, tmp_path / "cache"), tmp_path / "cache")
+    assert table["width"].tolist() == [0]
+    assert table["problem"].str.startswith("cannot be decoded: ").all()
+
+
+def test_a_tile_that_is_larger_than_its_image_counts():
+    tiles = {"tag_v2": {322: 60_000, 323: 60_000}, "tile": [Mock(codec_name="libtiff")]}
+    with pytest.raises(ValueError, match="too large"):
+        images._decoding_bytes(Mock(width=8, height=8, size=(8, 8), mode="RGB", format="TIFF", **tiles), 100)
+
+
+def test_files_that_are_too_large_are_not_read(tmp_path):
+    with (tmp_path / "cat.1.jpg").open("wb") as file:
+        file.truncate(2**33)
+    assert images.read_image(tmp_path / "cat.1.jpg", np.array)[1:] == (None, "8.0 GiB; the limit is 320.0 MiB")
+
+
+def test_threads_together_stay_within_the_memory(tmp_path):
+    """A photograph of 108 megapixels is decoded; the decoders of four threads do not add up."""
+    Image.new("RGB", (12_000, 9_000), "red").save(tmp_path / "1.jpg")
+    code = (
+        "import resource, sys, pathlib\nfrom catsdogs.data import catalog, images\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "start, files = peak(), [pathlib.Path(sys.argv[1])] * 4\n"
+        "assert all(fact[1] == 12_000 for fact in images.in_threads(catalog._fact, files))\n"
+        "print(peak() - start)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "1.jpg")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "4"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1.5 * 2**20
+
+
 @pytest.mark.parametrize("where", ["load", "_rgb", "exif_transpose", "phash"])
 def test_out_of_memory_is_not_a_corrupted_image(tmp_path, monkeypatch, where):
     owner = {"load": ImageFile.ImageFile, "_rgb": images, "exif_transpose": images.ImageOps, "phash": catalog}[where]
