@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from catsdogs.base.environment import clean_environment
 from catsdogs.base.text import sanitize_line
 
 
@@ -28,6 +29,7 @@ def print_error(message: str) -> int:
 
 def exit_status_of(command: Callable[[], int]) -> int:
     """Run a command and return its exit status; print a `UserError` or a lack of memory, and return 2."""
+    clean_environment()
     try:
         return command()
     except UserError as error:

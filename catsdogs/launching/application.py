@@ -17,12 +17,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from catsdogs.base.environment import clean_environment
 from catsdogs.base.errors import UserError, print_error
 from catsdogs.base.interrupts import exit_status, terminable
 from catsdogs.base.processes import processors, share_of_machine, thread_limit
 from catsdogs.config.compose import (
     CONFIG_ERRORS,
     VERSION_BASE,
+    anchor_paths,
     as_typed,
     format_config_error,
     raised_by_hydra,
@@ -51,6 +53,7 @@ def hydra_application(
         task: function that runs every job.
         complete: function of Hydra's parsed command line and the arguments, which it returns completed.
     """
+    clean_environment()
     register()
     # Hydra's own variable: if the user sets it, configuration errors keep their traceback.
     tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -94,6 +97,8 @@ def _user_message(error: Exception) -> str | None:
         # Hydra wraps the errors of a launcher's constructor.
         cause = None if isinstance(error, UserError) else error.__cause__
         return format_config_error(cause if isinstance(cause, UserError) else error)
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return "the current folder was removed; change to another folder"
     ran_out = as_out_of_resources(error) if isinstance(error, OSError | MemoryError) else None
     return None if ran_out is None else str(ran_out)
 
@@ -110,10 +115,9 @@ class JobTask:
 
     def __call__(self, config: DictConfig) -> Any:
         """Run one job; return its objective, or NaN if it failed."""
-        # TensorFlow logs its startup, and a warning for each trial's model that it traces.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)
         hydra_node = HydraConfig.get()
+        if hydra_node.job.chdir:
+            anchor_paths(config, hydra_node.runtime.cwd)
         if hydra_node.mode != RunMode.MULTIRUN:
             return self._run_single(config)
         # Threads and GPU are fixed once a worker has loaded one of these libraries.
