@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import yaml
@@ -12,7 +13,7 @@ from omegaconf import OmegaConf
 
 from catsdogs.base.errors import UserError
 from catsdogs.config.compose import resolve_job_name
-from catsdogs.config.locations import expanded, sweeps_dir
+from catsdogs.config.locations import sweeps_dir
 from catsdogs.launching.isolated import register_launcher
 
 
@@ -25,7 +26,7 @@ def register() -> None:
     for file in sorted(sweeps_dir().glob("*.yaml")):
         store.store(group="sweeps", name=file.stem, package="_global_", node=OmegaConf.load(file))
     OmegaConf.register_new_resolver("catsdogs.job_name", resolve_job_name, replace=True)
-    OmegaConf.register_new_resolver("catsdogs.expanded", expanded, replace=True)
+    OmegaConf.register_new_resolver("catsdogs.expanded", os.path.expanduser, replace=True)
     FileConfigSource.load_config = _load_config  # type: ignore[method-assign]
 
 
