@@ -372,7 +372,7 @@ def test_paths_are_in_the_folder_of_the_command_or_of_the_home(composed, monkeyp
             2,
             "params.study: cannot be swept",
         ),
-        ("home", b"# @package _global_\nhydra: {sweeper: {params: {data.train: '~/a,~/b'}}}", 2, "/mine/a: not found"),
+        ("home", b"# @package _global_\nhydra: {sweeper: {params: {data.train: '~/a,~/b'}}}", 2, "/a: not found"),
     ],
 )
 def test_files_of_a_user_are_read_or_refused(run, tmp_path, name, content, status, problem):
