@@ -79,7 +79,9 @@ def _ignored(file: Path) -> str:
         settings = read_json(file)
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        return str(error.strerror)
+    except ValueError as error:
         return first_line(error)
     if not isinstance(settings, dict):
         return "not a JSON object"
