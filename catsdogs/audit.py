@@ -17,7 +17,7 @@ from pathlib import Path
 from catsdogs.base.errors import exit_status_of
 from catsdogs.base.files import check_page, check_tables_folder
 from catsdogs.base.text import sanitize_line
-from catsdogs.config.locations import add_cache_option
+from catsdogs.config.locations import add_cache_option, typed_path
 
 
 def _audit(arguments: Sequence[str] | None = None) -> int:
@@ -51,12 +51,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Check images for problems: undecodable files, tiny images, duplicates and likely label errors. "
         "Writes an offline HTML report with thumbnails, and CSV tables.",
     )
-    parser.add_argument("images", type=Path, help="zip or folder of labeled images, for example train.zip")
+    parser.add_argument("images", type=typed_path, help="zip or folder of labeled images, for example train.zip")
     about = "studies run on these images; the predictions of their best trials are used to flag likely label errors"
-    parser.add_argument("--study", nargs="+", type=Path, default=[], metavar="FOLDER", help=about)
-    parser.add_argument("--test", type=Path, help="zip or folder of test images, to count duplicates in")
+    parser.add_argument("--study", nargs="+", type=typed_path, default=[], metavar="FOLDER", help=about)
+    parser.add_argument("--test", type=typed_path, help="zip or folder of test images, to count duplicates in")
     about = "HTML report (default: %(default)s)"
-    parser.add_argument("--output", type=Path, default=Path("audit.html"), metavar="FILE", help=about)
+    parser.add_argument("--output", type=typed_path, default=Path("audit.html"), metavar="FILE", help=about)
     add_cache_option(parser, "for unpacked zips and image hashes")
     return parser.parse_args(arguments)
 

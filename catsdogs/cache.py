@@ -17,7 +17,7 @@ from pathlib import Path
 
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.text import binary_size
-from catsdogs.config.locations import add_cache_option, default_cache
+from catsdogs.config.locations import add_cache_option, default_cache, typed_path
 from catsdogs.features.store import Store
 
 # Folders of the cache, except `features`.
@@ -63,13 +63,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     about = "with clear: report what would be removed, without removing anything"
     parser.add_argument("--dry-run", action="store_true", help=about)
     options = parser.parse_args(arguments)
-    options.cache = options.cache.expanduser()  # shells do not expand --cache=~/folder
     cache, days = options.cache, options.unused_days
     if days is not None and not (days >= 0 and math.isfinite(days)):
         raise UserError(f"--unused-days {days:g}: must be a finite number of days, at least 0")
     if options.action == "show" and (days is not None or options.everything or options.dry_run):
         raise UserError("--unused-days, --everything, --dry-run: not supported with show; use clear, or remove them")
-    if cache != default_cache() and not cache.exists():
+    if cache != typed_path(default_cache()) and not cache.exists():
         raise UserError(f"--cache {cache}: not found; pass the folder of an existing cache")
     if cache.exists() and not cache.is_dir():
         raise UserError(f"{cache}: not a folder; pass the cache folder with --cache FOLDER")

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from packaging.requirements import Requirement
 
 from catsdogs.base.errors import UserError, exit_status_of
-from catsdogs.config.locations import add_cache_option, conf_dir, sweeps_dir
+from catsdogs.config.locations import add_cache_option, conf_dir, expanded, sweeps_dir, typed_path
+from catsdogs.network.startup import backend, start_keras
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,12 +44,16 @@ def _doctor(arguments: Sequence[str] | None = None) -> int:
         prog="catsdogs-doctor",
         description="Check the installation, devices, weights and data, and suggest a fix for each problem.",
     )
-    parser.add_argument("--train", type=Path, help="zip or folder of labeled images to check")
-    parser.add_argument("--validation", type=Path, help="zip or folder of your own labeled validation images to check")
-    parser.add_argument("--test", type=Path, help="zip or folder of test images to check")
-    parser.add_argument("--weights", default="imagenet", help="weights of MobileNetV2 to check (default: %(default)s)")
+    parser.add_argument("--train", type=typed_path, help="zip or folder of labeled images to check")
+    parser.add_argument(
+        "--validation", type=typed_path, help="zip or folder of your own labeled validation images to check"
+    )
+    parser.add_argument("--test", type=typed_path, help="zip or folder of test images to check")
+    about = "weights of MobileNetV2 to check (default: %(default)s)"
+    parser.add_argument("--weights", type=expanded, default="imagenet", help=about)
     add_cache_option(parser, "folder of the cache")
     options = parser.parse_args(arguments)
+    backend()
     problems = 0
     for finding in _findings(options):
         print(f"{'ok     ' if finding.ok else 'PROBLEM'}  {finding.text}")
@@ -67,8 +72,10 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
     for name, folder in (("conf", conf_dir()), ("sweeps", sweeps_dir())):
         yield Finding(folder.is_dir(), f"{name}/ at {folder}", "reinstall catsdogs, which contains this folder")
     yield _cache(options.cache)
-    yield _devices()
-    yield _weights(options.weights)
+    devices = _devices()
+    yield devices
+    if devices.ok:
+        yield _weights(options.weights)
     yield from _data(options)
 
 
@@ -81,7 +88,7 @@ def _packages() -> Iterator[Finding]:
         return
     for line in declared:
         requirement = Requirement(line)
-        if requirement.name == "tensorflow" and os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        if requirement.name == "tensorflow" and backend() != "tensorflow":
             continue
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
@@ -110,11 +117,13 @@ def _cache(cache: Path) -> Finding:
 
 
 def _devices() -> Finding:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
+        start_keras()
         import keras
 
         devices = keras.distribution.list_devices()
+    except UserError as error:
+        return Finding(False, "Keras cannot start", str(error))
     except Exception as error:
         return Finding(False, f"Keras cannot start ({error})", "run: pip install --force-reinstall tensorflow keras")
     text = f"{keras.backend.backend()} on {', '.join(devices)}, {os.cpu_count()} processors"
@@ -126,7 +135,7 @@ def _weights(weights: str) -> Finding:
     from catsdogs.config.schema import BackboneConfig
     from catsdogs.network.backbones import build_backbone
 
-    if weights != "imagenet" and not Path(weights).expanduser().is_file():
+    if weights != "imagenet" and not Path(weights).is_file():
         return Finding(False, f"--weights {weights}", "file not found; pass imagenet or a .weights.h5 or .h5 file")
     backbone = BackboneConfig("keras.applications.MobileNetV2", {"alpha": 1.0}, weights, 224, "minus_one_to_one", False)
     try:

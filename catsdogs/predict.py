@@ -6,7 +6,6 @@ python -m catsdogs.predict multirun/NAME/best IMAGE|FOLDER|ZIP ...
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import zipfile
 from collections import Counter
@@ -20,7 +19,8 @@ import pandas as pd
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_links, check_output, write_csv
 from catsdogs.base.text import listed
-from catsdogs.config.locations import add_cache_option
+from catsdogs.config.locations import add_cache_option, typed_path
+from catsdogs.network.startup import check_backend, start_keras
 
 if TYPE_CHECKING:
     from catsdogs.final.pipeline import Pipeline
@@ -33,6 +33,7 @@ CHUNK = 256
 
 def _predict(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
+    check_backend()
     model_file = options.model / "model.keras" if options.model.is_dir() else options.model
     if not model_file.is_file():
         raise UserError(f"{model_file}: not found; pass {MODEL_FOLDER}, or a .keras file")
@@ -45,7 +46,7 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"--output {options.output}: is in the folder of the model; use another --output=FILE")
     pipeline = _pipeline(options)
     ids, paths = _images(options.images, options.cache)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    start_keras()
     from catsdogs.final.submission import FALLBACK_PROBABILITY, describe_rows
     from catsdogs.network.saved_models import load_model
 
@@ -85,9 +86,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Predict images with a saved model. Writes id,label rows; label is the probability of dog.",
     )
     about = f"{MODEL_FOLDER}, with the TTA and calibration used for submission.csv; or a .keras file, for the plain "
-    parser.add_argument("model", type=Path, help=f"{about}model output")
-    parser.add_argument("images", nargs="+", type=Path, help="image, folder of images, or zip of images")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="CSV file to write (default: standard output)")
+    parser.add_argument("model", type=typed_path, help=f"{about}model output")
+    parser.add_argument("images", nargs="+", type=typed_path, help="image, folder of images, or zip of images")
+    parser.add_argument("--output", type=typed_path, metavar="FILE", help="CSV file (default: standard output)")
     parser.add_argument("--plain", action="store_true", help="skip test-time augmentation and calibration (faster)")
     add_cache_option(parser, "folder for unpacked zips")
     return parser.parse_args(arguments)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_page, check_writable
 from catsdogs.base.text import sanitize_line
+from catsdogs.config.locations import expanded, typed_path
 from catsdogs.study.jobs import RESULT
 from catsdogs.study.plan import PLAN
 
@@ -43,16 +44,19 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Compare the jobs of one or more studies. Prints a summary and writes a self-contained HTML report "
         "that works offline. List the studies before any options.",
     )
-    parser.add_argument("study", nargs="*", type=Path, help="study folder, for example multirun/NAME")
+    parser.add_argument("study", nargs="*", type=typed_path, help="study folder, for example multirun/NAME")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=typed_path,
         metavar="FILE",
         help="path of the HTML report (default: report.html in the study folder, or in its parent folder for several "
         "studies)",
     )
     parser.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="folder of the images, if thumbnails are missing from the report"
+        "--images",
+        type=typed_path,
+        metavar="FOLDER",
+        help="folder of the images, if thumbnails are missing",
     )
     parser.add_argument(
         "--watch",
@@ -64,6 +68,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--tensorboard",
+        type=expanded,
         nargs="?",
         const="",
         metavar="FOLDER",
@@ -71,6 +76,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--mlflow",
+        type=expanded,
         nargs="?",
         const="",
         metavar="URI",

@@ -21,9 +21,11 @@ from catsdogs.base.text import escape_interpolations, quoted
 from catsdogs.config.checks import validated
 from catsdogs.config.compose import resolved, with_overrides
 from catsdogs.config.effects import check_retrain
+from catsdogs.config.locations import expanded
 from catsdogs.config.saved_config import check_builder, is_trusted, named_builders, saved_config
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.launching.application import hydra_application
+from catsdogs.network.startup import start_keras
 
 if TYPE_CHECKING:
     from catsdogs.study.jobs import JobRecord
@@ -47,6 +49,7 @@ def task(config: DictConfig) -> None:
     assert job is not None
     trial = chosen_trial(job, settings.trial)
     check_retrain(settings, HydraConfig.get().overrides.task, trial.trial, trial.hyperparameters)
+    start_keras()
 
     from catsdogs.comparison.reporting import write_page
     from catsdogs.final.metrics import format_scores
@@ -96,7 +99,7 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
     added = []
     saved: Any = {}
     if "study" in given:
-        studies, study = given.get("studies_dir", "multirun"), given["study"].rstrip("/")
+        studies, study = expanded(given.get("studies_dir", "multirun")), expanded(given["study"]).rstrip("/")
         if "studies_dir" not in given and "/" in study:
             # `report` and `predict` also accept the path of a study.
             studies, study = str(Path(study).parent), Path(study).name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from catsdogs.base.environment import clean_environment
 from catsdogs.base.output import continue_without_output, lost_output
 from catsdogs.base.text import sanitize_line
 
@@ -32,6 +33,7 @@ def exit_status_of(command: Callable[[], int]) -> int:
 
     If the output could not be written, a status of 0 becomes that of `lost_output`.
     """
+    clean_environment()
     continue_without_output()
     try:
         status = command()

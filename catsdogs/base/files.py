@@ -271,7 +271,7 @@ def read_json(path: Path) -> Any:
     Raise OSError if it cannot be read, see `read_bytes`. Raise ValueError if it is not JSON, repeats a key, is nested
     too deep, or has a text that is too long or a number that is not finite: NaN, Infinity or 1e999.
     """
-    content = read_bytes(path, _MAX_JSON_BYTES).decode("utf-8")
+    content = read_bytes(path, _MAX_JSON_BYTES).decode("utf-8-sig")
     level: list[Any] = [None]
     try:
         value = json.loads(content, parse_int=_integer, object_pairs_hook=_unambiguous)

@@ -11,6 +11,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 _NUMBER = re.compile(r"[+-]?([\d_]*\.?[\d_]*(e[+-]?[\d_]+)?|inf|nan)", re.IGNORECASE)
 # One word of a value: quoted, or up to the next comma or bracket.
 _WORD = re.compile(r"""\s*("(\\.|[^"\\])*"|'(\\.|[^'\\])*'|(\\.|[^\\,()\[\]'"])+?)\s*(?=[,()\[\]]|\Z)""")
+_NOT_PLAIN = re.compile(r"[^\w\s$%*@?|/\\:=+.{}-]", re.ASCII)
 _SWITCHES = {"true", "false"}
 
 
@@ -35,12 +36,17 @@ def quoted(text: str) -> str:
     return '"' + re.sub(r"(\\+)\Z", lambda match: match[1] * 2, text) + '"'
 
 
-def quote_numbers(value: str, *, quote_null: bool = False) -> str:
-    """Quote every word of a value that Hydra would read as a number, true or false, and with `quote_null` null."""
+def quote_words(value: str, *, numbers: bool, null: bool = False) -> str:
+    """Quote every word of a value that contains a character at which Hydra's lexer stops, such as `~` or an umlaut.
+
+    With `numbers`, also words that Hydra would read as a number, true or false; with `null`, also null.
+    """
 
     def quote(word: re.Match[str]) -> str:
-        typed = _NUMBER.fullmatch(word[1]) or word[1].lower() in (*_SWITCHES, *(["null"] if quote_null else []))
-        return f'"{word[1]}"' if typed else word[0]
+        if _NOT_PLAIN.search(word[1]) and word[1][0] not in "\"'":
+            return '"' + re.sub(r"\\([\\()\[\]{}:=, ])", r"\1", word[1]) + '"'
+        typed = numbers and (_NUMBER.fullmatch(word[1]) or word[1].lower() in _SWITCHES)
+        return f'"{word[1]}"' if typed or (null and word[1].lower() == "null") else word[0]
 
     return _WORD.sub(quote, value)
 

@@ -156,16 +156,16 @@ def _thumbnails(
 
 def _folders(job: JobRecord, config: dict[str, Any], images: Path | None) -> list[Path]:
     """Return folders that may contain the images of a job, the likeliest first."""
-    caches = [str(default_cache())]
+    caches = [default_cache()]
     folders = [] if images is None else [images]
     if job.folder.parent.stat().st_uid == os.getuid():
         caches += [str(config["cache"])] if config.get("cache") else []
         sources = [config.get("data", {}).get(key) for key in ("validation", "train")]
-        folders += [Path(str(source)).expanduser() for source in sources if source]
+        folders += [Path(os.path.expanduser(str(source))) for source in sources if source]
     for key in ("validation_digest", "images_digest"):
         digest = str(job.result["data"].get(key))
         if re.fullmatch("[0-9a-f]{64}", digest):
-            folders += [Path(cache).expanduser() / "archives" / digest for cache in caches]
+            folders += [Path(os.path.expanduser(cache)) / "archives" / digest for cache in caches]
     return [folder for folder in folders if folder.is_dir()]
 
 

@@ -6,6 +6,7 @@ Keras is not imported here: `--help` would take seconds.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
 import traceback
@@ -18,9 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from catsdogs.base.errors import UserError, first_line
-from catsdogs.base.text import quote_numbers, quoted
+from catsdogs.base.text import quote_words, quoted
 from catsdogs.config.checks import validated
-from catsdogs.config.schema import RetrainConfig, SearchConfig, setting_keys, setting_types
+from catsdogs.config.schema import RetrainConfig, SearchConfig, absolute, setting_keys, setting_types
 from catsdogs.config.setting_names import did_you_mean, unknown, unknown_setting
 
 # Groups that name a job and are compared in the report.
@@ -53,6 +54,9 @@ TEXT_KEYS = {
     **dict.fromkeys([f"hydra.launcher.{key}" for key in ("partition", "account", "qos", "constraint", "name")], False),
 }
 
+SHARED_KEYS = ("study", "studies_dir", "cache")  # the same in all jobs of a study
+PATH_KEYS = ("studies_dir", "cache", "data.train", "data.validation", "data.test", "backbone.weights")
+
 
 def to_search_config(config: DictConfig) -> SearchConfig:
     """Return the composed configuration of a search as `validated`; a failed interpolation is a `UserError` too."""
@@ -67,18 +71,27 @@ def resolved(config: DictConfig) -> dict[str, Any]:
         raise UserError(format_config_error(error)) from error
 
 
+def anchor_paths(config: DictConfig, folder: str) -> None:
+    """Make the paths of a composed configuration absolute; relative ones are in `folder`."""
+    for key in PATH_KEYS:
+        if isinstance(path := OmegaConf.select(config, key), str):
+            OmegaConf.update(config, key, absolute(path, folder))
+
+
 def as_typed(override: str) -> str:
     """Return an override with quoted texts: Hydra would read `study=2024_01` as the number 202401."""
     key, equals, value = override.partition("=")
     name = key.lstrip("+")
+    if key.startswith("-"):
+        return key + equals + os.path.expanduser(value)  # --config-dir=~/conf, which shells do not expand
     if value.startswith("{"):
         # The texts of a group, as in data={train: 2024_01}.
         for text in TEXT_KEYS:
             if text.startswith(f"{name}."):
                 entry = rf"(\b{text.removeprefix(f'{name}.')}\s*:\s*)(\[[^]]*\]|[^,}}]*)"
-                value = re.sub(entry, lambda match: match[1] + quote_numbers(match[2]), value)
-    elif name in TEXT_KEYS:
-        value = quote_numbers(value, quote_null=TEXT_KEYS[name])
+                value = re.sub(entry, lambda match: match[1] + quote_words(match[2], numbers=True), value)
+    else:
+        value = quote_words(value, numbers=name in TEXT_KEYS, null=TEXT_KEYS.get(name, False))
     # Allow keys that the file of the group does not set, such as step; validation explains those without effect.
     return ("++" if key.startswith(("space.", "tta.", "tuner.arguments.")) else "") + key + equals + value
 
@@ -92,8 +105,8 @@ def with_default_study(arguments: Sequence[str], overrides: Sequence[str], multi
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     keys = {override.key_or_group for override in parsed}
     swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
-    if named := {"study", "studies_dir"} & set(swept) if multirun else None:
-        raise UserError(f"{min(named)}: cannot be swept, because all jobs are in one folder; set one value")
+    if named := {*SHARED_KEYS} & set(swept) if multirun else None:
+        raise UserError(f"{min(named)}: cannot be swept, because all jobs of a study share it; set one value")
     added = []
     if multirun and not swept and not keys & {"sweeps", "experiment", *COMPOSED_GROUPS}:
         added.append("sweeps=default")

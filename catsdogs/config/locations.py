@@ -6,6 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
+from catsdogs.base.errors import UserError
+
 
 def _top_level(folder: str) -> Path:
     # In an installed wheel, these folders are in the package.
@@ -24,11 +26,28 @@ def sweeps_dir() -> Path:
     return _top_level("sweeps")
 
 
-def default_cache() -> Path:
-    """Return the cache folder for commands without a configuration."""
-    return Path(os.environ.get("CATSDOGS_CACHE", "~/.cache/catsdogs")).expanduser()
+def expanded(path: str) -> str:
+    """Return a path with the home folder for a leading `~` or `~USER`; an unknown USER is part of a file name.
+
+    Raise a `UserError` if the home folder of this user is unknown: a folder `~` would be created.
+    """
+    whole = os.path.expanduser(path)
+    if whole == "~" or whole.startswith("~/"):
+        raise UserError(f"{path}: the home folder is unknown; set HOME, or use an absolute path")
+    return whole
+
+
+def typed_path(text: str) -> Path:
+    """Return a path of the command line; shells do not expand `~` in quotes and in --cache=~/folder."""
+    return Path(expanded(text))
+
+
+def default_cache() -> str:
+    """Return the cache folder for commands without a configuration, before `~` is expanded."""
+    return os.environ.get("CATSDOGS_CACHE", "~/.cache/catsdogs")
 
 
 def add_cache_option(parser: argparse.ArgumentParser, use: str) -> None:
     """Add `--cache FOLDER`."""
-    parser.add_argument("--cache", type=Path, default=default_cache(), help=f"{use} (default: %(default)s)")
+    # argparse converts a default that is a text, if it is used.
+    parser.add_argument("--cache", type=typed_path, default=default_cache(), help=f"{use} (default: %(default)s)")

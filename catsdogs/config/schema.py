@@ -13,18 +13,17 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 from pydantic.dataclasses import dataclass
 
+from catsdogs.config.locations import expanded
+
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-def _absolute(path: str) -> str:
-    """Make a path independent of the working directory of jobs and later commands."""
-    try:
-        return path if path.strip() in ("", "imagenet") else str(Path(path).expanduser().absolute())
-    except RuntimeError as error:  # ~NAME without such a user
-        raise ValueError(str(error)) from error
+def absolute(path: str, folder: str = "") -> str:
+    """Make a path independent of the working directory of jobs and later commands; a relative one is in `folder`."""
+    return path if path.strip() in ("", "imagenet") else str(Path(folder, expanded(path)).absolute())
 
 
-Location = Annotated[str, AfterValidator(_absolute)]
+Location = Annotated[str, AfterValidator(absolute)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Count = Annotated[StrictInt, Field(ge=1, le=100_000)]
 Proportion = Annotated[StrictFloat, Field(ge=0, le=1)]
@@ -241,7 +240,7 @@ class SearchConfig:
     """Complete configuration of a job."""
 
     study: str
-    studies_dir: str  # parent folder of all studies
+    studies_dir: Annotated[str, AfterValidator(expanded)]  # parent folder of all studies
     cache: Location  # unpacked archives, catalogs, pixels, activations
     seed: Seed
     data: DataConfig

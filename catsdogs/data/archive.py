@@ -102,7 +102,7 @@ def open_images(source: Path, cache: Path, max_unpacked_bytes: float = 20 * 2**3
         UserError: `source` is missing, unreadable, neither zip nor folder, corrupted, encrypted, unsafe, too large or
             without images, or the cache cannot be written. Nothing is left in the cache.
     """
-    source = Path(os.path.expanduser(source)).absolute()
+    source = source.absolute()
     if os.path.isdir(source):
         paths, skipped = _listing(source)
         if not paths:

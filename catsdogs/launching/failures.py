@@ -37,6 +37,8 @@ def user_message(error: Exception) -> str | None:
         # Hydra wraps the errors of a launcher's constructor.
         cause = None if isinstance(error, UserError) else error.__cause__
         return format_config_error(cause if isinstance(cause, UserError) else error)
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        return "the current folder was removed; change to another folder"
     ran_out = as_out_of_resources(error)
     return None if ran_out is None else str(ran_out)
 

@@ -14,14 +14,22 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from catsdogs.base.errors import UserError, first_line, print_error
 from catsdogs.base.text import listed
-from catsdogs.config.compose import CONFIG_ERRORS, format_config_error, to_search_config, with_value
+from catsdogs.config.compose import (
+    CONFIG_ERRORS,
+    SHARED_KEYS,
+    as_typed,
+    format_config_error,
+    to_search_config,
+    with_value,
+)
 from catsdogs.config.effects import check_search, different, effective
 from catsdogs.config.schema import DataConfig, SearchConfig
 from catsdogs.launching.failures import exit_from_hook, knows_all_jobs, user_message
+from catsdogs.network.startup import check_backend
 
 if TYPE_CHECKING:
     from catsdogs.study.decision import JobDecision
@@ -92,6 +100,12 @@ class StudyCallback(Callback):
     @_exiting
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Compose and check every job, and read the images once, before the first job starts."""
+        params = config.hydra.sweeper.params or {}
+        if named := {*SHARED_KEYS} & {key.lstrip("+") for key in params}:
+            problem = "cannot be swept, because all jobs of a study share it; set it on the command line"
+            raise UserError(f"hydra.sweeper.params.{min(named)}: {problem}")
+        with read_write(config.hydra):
+            params.update({key: as_typed(f"{key}={value}").partition("=")[2] for key, value in params.items()})
         try:
             _check_launcher(config)
             jobs = _planned_jobs(config)
@@ -117,6 +131,7 @@ class StudyCallback(Callback):
         from catsdogs.study.jobs import check_job_names
         from catsdogs.study.plan import write_plan
 
+        check_backend()
         self._names = names
         keys = sorted({str(key) for job in jobs for key in job} - {"hydra"})
         configs = [to_search_config(OmegaConf.masked_copy(job, keys)) for job in jobs]

@@ -21,6 +21,7 @@ from catsdogs.base.resources import as_out_of_resources, check_free_space
 from catsdogs.base.text import format_duration
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.dataset import Dataset, load_dataset
+from catsdogs.network.startup import start_keras
 from catsdogs.study.decision import JobDecision, archive_attempt, earlier_files, inspect_job
 from catsdogs.study.identity import fingerprint
 from catsdogs.study.job_tables import JobTables
@@ -188,6 +189,7 @@ class _JobRun:
 
     def _search(self, dataset: Dataset, state: ResumeState, deadline: float | None) -> None:
         """Search, and add the outcome to the result, also after an error."""
+        start_keras()
         from catsdogs.tuning.selection import select
 
         config, location, result = self._config, self._location, self._result

@@ -14,10 +14,13 @@ from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
 from catsdogs.base.errors import UserError
+from catsdogs.config import schema
 from catsdogs.config.checks import validated
 from catsdogs.config.compose import (
     EXTRAS,
     MAX_JOB_NAME,
+    PATH_KEYS,
+    anchor_paths,
     as_typed,
     format_config_error,
     job_name,
@@ -232,6 +235,12 @@ def test_any_value_gives_a_safe_and_distinct_name(value, other):
         ("data={train: 2024_01, test: null, limit: 1_0}", {"train": "2024_01", "test": None, "limit": 10}),
         ("experiment=007", "007"),
         ("hydra.launcher.partition=1e3", "1e3"),
+        ("data.train=~/a b~1.zip", "~/a b~1.zip"),
+        ("data.train='~/x.zip'", "~/x.zip"),
+        (r"data.train=~/a\,b.zip", "~/a,b.zip"),
+        ("data={train: ~/x.zip}", {"train": "~/x.zip"}),
+        ("+backbone.arguments.file=~/cats&dögs#1", "~/cats&dögs#1"),
+        ("study=~/a,b,~/c", ["~/a", "b", "~/c"]),
     ],
 )
 def test_a_text_stays_as_typed(override, typed):
@@ -281,8 +290,9 @@ def test_hydras_errors_become_one_line_messages_without_its_advice(composed, mon
 
 
 def test_the_name_of_a_study_is_not_swept_and_arguments_of_the_tuner_are_set_without_a_plus(composed):
-    with pytest.raises(UserError, match="study: cannot be swept"):
-        with_default_study(["-m", "study=a,b"], ["study=a,b"], True)
+    for key in ("study", "studies_dir", "cache"):
+        with pytest.raises(UserError, match=f"{key}: cannot be swept"):
+            with_default_study(["-m", f"{key}=a,b"], [f"{key}=a,b"], True)
     with pytest.raises(UserError, match="foo=3: unknown argument of the bayesian oracle; known here: num"):
         to_search_config(composed("data.train=t", "tuner=bayesian", as_typed("tuner.arguments.foo=3")))
 
@@ -329,3 +339,35 @@ def test_a_name_or_path_in_a_file_that_yaml_reads_as_a_number_is_refused(compose
         return
     with pytest.raises(UserError, match=re.escape(message)):
         to_search_config(config)
+
+
+def test_paths_are_in_the_folder_of_the_command_or_of_the_home(composed, monkeypatch):
+    locations = re.findall(r"(\w+): Location", Path(schema.__file__).read_text())
+    assert {*locations, "studies_dir"} == {key.rpartition(".")[2] for key in PATH_KEYS}
+    monkeypatch.setenv("HOME", "/home/me")
+    config = composed("data.train=a/b.zip", "data.test='~/t.zip'", "cache='~'", "studies_dir='~/s'")
+    assert to_search_config(config).studies_dir == "/home/me/s"
+    anchor_paths(config, "/given")
+    paths = ["/home/me/s", "/home/me", "/given/a/b.zip", None, "/home/me/t.zip", "imagenet"]
+    assert [OmegaConf.select(config, key) for key in PATH_KEYS] == paths
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("mark", b"\xef\xbb\xbf# @package _global_\r\nfit:\r\n  epochs: 0\r\n", "error: fit.epochs=0: must be greater"),
+        ("utf16", "fit: 1".encode("utf-16"), "utf16.yaml: cannot be read; save it as YAML in UTF-8"),
+        ("broken", b"fit: [1", "broken.yaml: cannot be read; save it as YAML in UTF-8"),
+        ("swept", b"# @package _global_\nhydra: {sweeper: {params: {study: 'a,b'}}}", "params.study: cannot be swept"),
+        ("home", b"# @package _global_\nhydra: {sweeper: {params: {data.train: '~/a,~/b'}}}", "/a: not found"),
+    ],
+)
+def test_files_of_a_user_are_read_or_refused(run, tmp_path, name, content, problem):
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / f"{name}.yaml").write_bytes(content)
+    multirun = ["-m"] if b"sweeper" in content else []
+    arguments = ["--config-dir=~/mine", *multirun, "data=sample", f"experiment={name}\r"]
+    done = run("search", *arguments, HOME=str(tmp_path))
+    assert done.returncode == 2, done.stderr
+    assert problem in done.stderr
+    assert "Traceback" not in done.stderr

@@ -104,8 +104,7 @@ def test_folder_is_used_in_place(tmp_path, monkeypatch):
     (source / "cats").symlink_to(tmp_path / "elsewhere")
     (source / "cats" / "loop").symlink_to(source)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (source, Path("my pets"), Path("~/my pets")):
+    for name in (source, Path("my pets")):
         assert open_images(name, tmp_path / "cache", 0).root == source
     assert not (tmp_path / "cache").exists()
     paths = ["cats/1.jpg", "cats/2.jpg", "dogs/9.jpg", "dogs/10.jpg"]

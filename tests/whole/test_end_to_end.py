@@ -298,13 +298,15 @@ def test_folders_with_corrupted_files_and_labeled_test_images(run, tmp_path):
             pixels = rng.integers(brightness, brightness + 120, (40, 50, 3), dtype=np.uint8)
             members[f"{kind}/{number}.jpg"] = encoded(Image.fromarray(pixels))
         folder_of(tmp_path / split, members)
-    paths = ("data.train=train", "data.test=test")
-    done = ok(run("search", *SMALL[3:], *paths, "study=s", "tuner.max_trials=1", "augmentation=flip"))
+    paths = ("data.train=train", "data.test=~/test", "cache=cache", "hydra.job.chdir=true")
+    home = {"HOME": str(tmp_path), "CATSDOGS_CACHE": ""}
+    done = ok(run("search", *SMALL[3:], *paths, "study=s", "tuner.max_trials=1", "augmentation=flip", **home))
     assert "broken" in done.stdout
     job = next((tmp_path / "multirun" / "s").glob("*/result.json"))
     assert json.loads(job.read_text())["data"]["left_out"] == 1
 
-    ok(run("retrain", "study=s", "tta=flip"))
+    ok(run("retrain", "study=s", "tta=flip", "cache=cache", "hydra.job.chdir=true"))
+    assert not list((tmp_path / "multirun" / "s").glob("**/cache"))
     best = tmp_path / "multirun" / "s" / "best"
     submission = pd.read_csv(best / "submission.csv").set_index("id")["label"]
     assert len(submission) == 11
