@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from catsdogs.base.text import one_line
+
 
 class UserError(Exception):
     """Error caused by user input: configuration, files or command line.
@@ -19,8 +21,8 @@ def first_line(message: object) -> str:
 
 
 def print_error(message: str) -> int:
-    """Print a user error to stderr and return its exit status, 2."""
-    print(f"error: {message}", file=sys.stderr)
+    """Print a user error to stderr in one line, and return its exit status, 2."""
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return 2
 
 

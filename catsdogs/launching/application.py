@@ -27,6 +27,7 @@ from catsdogs.config.compose import (
     format_config_error,
     raised_by_hydra,
     resume_command,
+    unreadable_file,
     with_value,
 )
 from catsdogs.config.locations import conf_dir
@@ -90,6 +91,8 @@ def _user_message(error: Exception) -> str | None:
     """Return the message of an error of the user, of Hydra or of the disk; None for a programming error."""
     from catsdogs.base.resources import as_out_of_resources
 
+    if message := unreadable_file(error):
+        return message
     if isinstance(error, CONFIG_ERRORS) or (isinstance(error, ValueError) and raised_by_hydra(error)):
         # Hydra wraps the errors of a launcher's constructor.
         cause = None if isinstance(error, UserError) else error.__cause__

@@ -1,0 +1,439 @@
+"""Readers of files from other people: how to make a valid input, how to read it, and which values are in range."""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from pydantic import BaseModel, TypeAdapter
+from studies import CHOICES, write_final, write_job, write_study
+from synthetic_images import cats_and_dogs, encoded, folder_of, gradient, zip_of
+
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import write_json
+from catsdogs.base.provenance import versions
+from catsdogs.comparison.study_data import StudyData, read_study_data
+from catsdogs.config.checks import validated
+from catsdogs.config.compose import as_typed, to_search_config, with_default_study, with_value
+from catsdogs.config.effects import check_search
+from catsdogs.config.hyperparameters import unfreeze_depths, with_values
+from catsdogs.config.locations import conf_dir
+from catsdogs.config.schema import BackboneConfig, SearchConfig
+from catsdogs.config.setting_names import check_overrides
+from catsdogs.data.archive import open_images
+from catsdogs.data.catalog import build_catalog
+from catsdogs.data.images import pixels, read_image
+from catsdogs.features.entries import EntrySpec
+from catsdogs.features.store import Store
+from catsdogs.final.pipeline import PIPELINE, final_output, read_pipeline
+from catsdogs.launching.application import _user_message
+from catsdogs.launching.registration import register
+from catsdogs.network.backbones import load_network
+from catsdogs.study.decision import inspect_job
+from catsdogs.study.identity import fingerprint
+from catsdogs.study.jobs import read_job
+from catsdogs.study.plan import read_plan
+from catsdogs.study.resume_state import HISTORY_TABLE, VALIDATION_TABLE
+from catsdogs.study.trials import read_trials
+from catsdogs.tuning.oracles import build_oracle, expected_trials
+
+TINY = ("data=sample", "backbone=small_cnn", "backbone.image_size=32", "space=small_cnn")
+KEY = "e" * 64
+CHOSEN = "mobilenet_v2-light-cosine-none"  # the job with damaged files
+
+register()
+RANGES: dict[str, tuple[float, float]] = {  # of docs/SCORES.md and the tables of a study
+    **dict.fromkeys(("label", "p_dog", "p_dog_tta", "p_dog_calibrated", "val_accuracy", "accuracy"), (0, 1)),
+    **dict.fromkeys(("val_log_loss", "log_loss", "loss", "val_loss", "learning_rate"), (0, math.inf)),
+    **dict.fromkeys(("trial", "execution", "epoch", "epochs", "best_epoch", "first_epoch", "seconds"), (0, 1e9)),
+}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One reader.
+
+    Attributes:
+        cases: number of cases of 100,000.
+        files: patterns of the files that are damaged, each with its kind in `cases.KINDS`.
+        make: writes a valid input into a folder.
+        read: returns the values, from the folder and the path of the damaged file.
+        problem: why values, other than the valid ones, are out of range; "" if they are in range.
+        heals: whether every damaged input gives the values of the valid one, as that of a cache.
+        message: returns the message in the values, for readers that report a damaged file among the others.
+        writes: paths below which files may change.
+        seconds: longest time of a case.
+        same: whether the valid values are the same for all files.
+    """
+
+    cases: int
+    files: Mapping[str, str]
+    make: Callable[[Path], Any]
+    read: Callable[[Path, Path], Any]
+    problem: Callable[[Any, Any], str] = lambda value, valid: ""
+    heals: bool = False
+    message: Callable[[Any], str] = lambda value: ""
+    writes: tuple[str, ...] = ("cache",)
+    seconds: int = 10
+    same: bool = False
+
+
+def plain(value: Any) -> Any:
+    """Return values in a form in which equal values have equal texts, and others different ones."""
+    if dataclasses.is_dataclass(value) or isinstance(value, BaseModel):
+        value = dict(value) if isinstance(value, BaseModel) else vars(value)
+    if isinstance(value, pd.DataFrame):
+        return value.to_csv(errors="surrogatepass"), list(map(str, value.dtypes))
+    if isinstance(value, np.ndarray):
+        return value.shape, str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def out_of_range(*tables: Any) -> str:
+    """Return the first column with a value that its meaning excludes; cells may be empty."""
+    for table in tables:
+        for name, (low, high) in RANGES.items():
+            if name in table:
+                column = pd.to_numeric(pd.Series(table[name], dtype=object)).dropna()
+                if not column.between(low, high).all():
+                    return f"{name} is out of range"
+    return ""
+
+
+# Images, archives and the cache
+
+
+def make_zip(folder: Path) -> None:
+    zip_of(folder / "train.zip", cats_and_dogs(3, 3) | {"notes.txt": b"x"})
+
+
+def read_zip(folder: Path, file: Path) -> Any:
+    images = open_images(file, folder / "cache")
+    return {path: (images.root / path).read_bytes() for path in images.paths}, images.skipped
+
+
+def make_images(folder: Path) -> None:
+    image, exif = gradient(1, 64, 48), Image.Exif()
+    exif[274] = 6
+    names = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "GIF")
+    files = {name: encoded(image, name) for name in names}
+    files |= {mode: encoded(image.convert(mode), "PNG") for mode in ("P", "LA", "1", "I;16")}
+    files |= {"CMYK": encoded(image.convert("CMYK")), "EXIF": encoded(image, exif=exif)}
+    folder_of(folder, {f"{name}.image": data for name, data in files.items()})
+
+
+def read_images(folder: Path, file: Path) -> Any:
+    """Decode in full, as for a catalog, and resized, as for training."""
+    return {size: read_image(file, size)[1:] for size in (None, 32)}
+
+
+def image_problem(value: Any, valid: Any) -> str:
+    for image, reason in value.values():
+        if image is None and not (reason and len(reason) <= 300 and reason.isprintable()):
+            return f"reason {reason!r}"
+        if image is not None and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3):
+            return f"not RGB: {image.dtype} {image.shape}"
+    return ""
+
+
+def make_folder(folder: Path) -> None:
+    folder_of(folder / "images", cats_and_dogs(3, 3))
+    for image in (folder / "images" / "train").iterdir():
+        os.utime(image, (10**9, 10**9))  # part of the key of a catalog
+    read_folder(folder, folder)
+
+
+def read_folder(folder: Path, file: Path) -> Any:
+    images = open_images(folder / "images", folder / "cache")
+    table = build_catalog(images, folder / "cache")
+    return table, np.array(pixels(table, images.root, 32, folder / "cache"))
+
+
+def read_store(folder: Path, file: Path | None = None) -> Any:
+    store, values = Store(folder / "cache" / "features", 2**30), np.arange(120, dtype=np.float32).reshape(5, 2, 12)
+    store.clear(1.0, dry_run=True)
+    sizes = [store.room([KEY]) > 0, all(entry.bytes >= 0 for entry in store.entries())]
+    store.fill(KEY, [EntrySpec(KEY, (2, 12), {})], 5, "float16", lambda missing: iter([[values]]))
+    stored = store.open(KEY)
+    assert stored is not None
+    return stored.read(np.arange(5)), sizes
+
+
+# Studies
+
+
+def make_study(folder: Path) -> None:
+    best = write_final(write_study(folder / "study"))
+    shutil.copy(best / "predictions.csv", best.parent / CHOSEN / "split.csv")
+    config = dataclasses.asdict(composed())
+    pipeline = {
+        "tta": {"kind": "views", "views": 2, "average": "logit"},
+        "augmentation": config["augmentation"],
+        "seed": 3,
+    }
+    write_json(best / PIPELINE, {**pipeline, "calibration": {"temperature": 1.5, "floor": 0.001}, "combination": {}})
+
+
+def pipeline_problem(value: Any, valid: Any) -> str:
+    """Check that a pipeline gives probabilities."""
+    if value is None:
+        return ""
+    outputs = value.steps(np.array([0, 0.3, 1]), np.array([[0, 0.3, 1]] * len(value.views)) if value.uses_tta else None)
+    final = final_output(outputs)
+    return "" if np.all((final >= 0) & (final <= 1)) else f"{final}"
+
+
+def read_tables(folder: Path, file: Path) -> Any:
+    return {"trials.csv": read_trials, "history.csv": HISTORY_TABLE.read, "validation.csv": VALIDATION_TABLE.read}[
+        file.name
+    ](file)
+
+
+def tables_problem(value: Any, valid: Any) -> str:
+    if isinstance(value, list):
+        numbers = [trial.trial for trial in value]
+        parents = all(trial.parent in ("", *numbers[:at]) for at, trial in enumerate(value))
+        if len({*numbers}) < len(numbers) or not parents:
+            return "repeated trial or wrong parent"
+        value = pd.DataFrame([{**vars(trial), "trial": int(trial.trial)} for trial in value])
+    return "" if value is None else out_of_range(value)
+
+
+def read_result(folder: Path, file: Path) -> Any:
+    job = read_job(file.parent)
+    return job and (job.result, job.best(), job.objective, job.state.value, job.choices, job.choice("fit.epochs"))
+
+
+def result_problem(value: Any, valid: Any) -> str:
+    if value is None:
+        return ""
+    result, best, objective, _, choices, _ = value
+    if result["status"] not in ("ok", "failed", "running") or math.isnan(objective):
+        return "status or objective"
+    texts = all(isinstance(text, str) for pair in choices.items() for text in pair)
+    declared = ("val_log_loss", "val_accuracy", "best_epoch", "execution")
+    return "choices" if not texts else out_of_range({name: [best[name]] for name in declared if name in best})
+
+
+def read_study(folder: Path, file: Path) -> Any:
+    return read_study_data([folder / "study"])
+
+
+def study_problem(value: StudyData, valid: StudyData) -> str:
+    """Check ranges, and that no row of another job differs."""
+    final = [table for model in value.final_models.values() for table in (model.predictions, model.history)]
+    jobs = [table.drop(columns="label") for table in (value.leaderboard, value.trials, value.epochs)]  # names of jobs
+    if problem := out_of_range(*jobs, *value.predictions.values(), *final):
+        return problem
+
+    def others(data: StudyData) -> Any:
+        tables = {name: getattr(data, name) for name in ("trials", "epochs")}
+        return repr(plain([table[table["label"] != CHOSEN].to_dict("records") for table in tables.values()]))
+
+    return "" if others(value) == others(valid) else "another job differs"
+
+
+def study_message(value: StudyData) -> str:
+    """Return the problems that the report shows, and the errors of jobs."""
+    return "; ".join([*value.problems, *value.leaderboard["error"].dropna()])
+
+
+def make_resumable(folder: Path) -> None:
+    """Write a job that was killed after four of eight trials."""
+    config = dataclasses.asdict(composed())
+    write_job(folder, CHOICES, name="job", config=config, status="killed", planned=8, epochs=config["fit"]["epochs"])
+    result = json.loads((folder / "job" / "result.json").read_text())
+    write_json(folder / "job" / "result.json", result | {"config": config, "versions": versions()})
+
+
+def read_resumable(folder: Path, file: Path) -> Any:
+    decision = inspect_job(composed(), folder / "job", fingerprint(composed(), "d" * 64))
+    return decision.kind.name, decision.trials, decision.planned, decision.restart, decision.damage
+
+
+def resumable_problem(value: Any, valid: Any) -> str:
+    """A damaged file must not lose finished trials: the job resumes with all of them, or is refused."""
+    return "" if value[1] == valid[1] and not value[3] else f"{value}"
+
+
+# Configuration
+
+
+@functools.cache
+def composed() -> SearchConfig:
+    return compose_words(TINY)
+
+
+def compose_words(arguments: Sequence[str]) -> SearchConfig:
+    """Do what `search` does with its arguments before it reads any data."""
+    words = [as_typed(word) for word in arguments]
+    try:
+        check_overrides(words)
+        words = with_default_study(words, words, False)
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            config = to_search_config(compose("search", overrides=list(words)))
+        check_search([(config, words)])
+    except Exception as error:
+        message = _user_message(error)
+        if message is None:
+            raise
+        raise UserError(with_value(message, words)) from error
+    return config
+
+
+def make_overrides(folder: Path) -> None:
+    for number, word in enumerate(OVERRIDES):
+        (folder / f"{number}.txt").write_text(word)
+
+
+def read_override(folder: Path, file: Path) -> SearchConfig:
+    return compose_words([*TINY, os.fsdecode(file.read_bytes())])
+
+
+def make_groups(folder: Path) -> None:
+    for name in (
+        "augmentation/light",
+        "schedule/cosine_warmup",
+        "space/default",
+        "tuner/bayesian",
+        "backbone/small_cnn",
+    ):
+        group, option = name.split("/")
+        folder_of(folder, {f"{group}/mine.yaml": (conf_dir() / group / f"{option}.yaml").read_bytes()})
+
+
+def read_group(folder: Path, file: Path) -> SearchConfig:
+    return compose_words([*TINY, f"hydra.searchpath=[{folder}]", f"{file.parent.name}=mine"])
+
+
+def make_spaces(folder: Path) -> None:
+    """Write every space with every oracle."""
+    for space, oracle in itertools.product(
+        ("default", "head", "wide", "small_cnn"), ("random", "bayesian", "grid", "hyperband")
+    ):
+        config = dataclasses.asdict(compose_words([*TINY, f"space={space}", f"tuner={oracle}"]))
+        write_json(
+            folder / f"{space}-{oracle}.json", {key: config[key] for key in ("space", "tuner", "model", "schedule")}
+        )
+
+
+def read_space(folder: Path, file: Path) -> SearchConfig:
+    return validated(dataclasses.asdict(composed()) | json.loads(file.read_bytes()), SearchConfig)
+
+
+def config_problem(config: SearchConfig, valid: Any) -> str:
+    """Check that the oracle proposes values that the space declares and every setting accepts."""
+    oracle = build_oracle(config)
+    count = expected_trials(oracle, config)
+    if not (count is None or count >= 1) or not unfreeze_depths(config):
+        return f"{count} trials"
+    values = oracle.populate_space("0").get("values") or {}
+    for name, value in values.items():
+        if name not in config.space:
+            continue
+        entry = config.space[name]
+        inside = value in entry.values if entry.kind == "choice" else entry.low <= value <= entry.high
+        if not inside or not math.isfinite(value):
+            return f"{name}={value} is not in {entry}"
+    replaced = dataclasses.asdict(with_values(config, values))
+    TypeAdapter(SearchConfig).validate_python(replaced)
+    numbers = [one for group in replaced.values() if isinstance(group, dict) for one in group.values()]
+    return "" if all(math.isfinite(one) for one in numbers if isinstance(one, float)) else "a number is not finite"
+
+
+def make_weights(folder: Path) -> None:
+    backbone = dataclasses.replace(WEIGHTLESS, weights=None)
+    load_network(backbone, 1).network.save_weights(folder / "tiny.weights.h5")
+
+
+def read_weights(folder: Path, file: Path) -> Any:
+    return load_network(dataclasses.replace(WEIGHTLESS, weights=str(file)), 1).weights
+
+
+def weights_problem(value: Any, valid: Any) -> str:
+    same = [one.shape for one in value] == [one.shape for one in valid]
+    return "" if same and all(np.isfinite(one).all() for one in value) else "shape or numbers that are not finite"
+
+
+WEIGHTLESS = BackboneConfig("tiny_backbone.build", {}, None, 32, "none", False)
+OVERRIDES = (
+    *(
+        "fit.epochs=3",
+        "study=a",
+        "data.ignore=[cat.1,dog.2]",
+        "data.limit=8",
+        "seed=7",
+        "augmentation=light",
+        "tta=views",
+    ),
+    *("schedule.peak_lr=1e-3", "space.dropout.low=0.1", "space.l2={kind: float, low: 0.1, high: 0.2}", "tuner=grid"),
+    *(
+        "tta.kinds=[none,flip]",
+        "~space.l2",
+        "+space.dropout.sampling=linear",
+        "backbone.arguments.filters=8",
+        "data.train=a.zip",
+        "cache=c",
+    ),
+    *(
+        "varied=[seed]",
+        "split.folds=3",
+        "timeout.study_seconds=60",
+        "data={train: a, limit: 9}",
+        "backbone.builder=a.b",
+    ),
+)
+ANY_ROW = {f"study/{CHOSEN}/{name}.csv": "csv" for name in ("trials", "history", "validation")}
+READERS = {
+    "archive": Reader(12_000, {"train.zip": "zip"}, make_zip, read_zip),
+    "image": Reader(20_000, {"*.image": "image"}, make_images, read_images, image_problem),
+    "catalog": Reader(3_000, {"cache/catalogues/*": "csv"}, make_folder, read_folder, heals=True),
+    "pixels": Reader(3_000, {"cache/pixels/*": "npy"}, make_folder, read_folder, heals=True),
+    "activations": Reader(
+        6_000,
+        {"cache/features/e*/*.npy": "npy", "cache/features/e*/about.json": "json"},
+        lambda folder: read_store(folder),
+        read_store,
+        heals=True,
+    ),
+    "result": Reader(10_000, {f"study/{CHOSEN}/result.json": "json"}, make_study, read_result, result_problem),
+    "tables": Reader(12_000, ANY_ROW, make_study, read_tables, tables_problem),
+    "plan": Reader(1_500, {"study/study.json": "json"}, make_study, lambda folder, file: read_plan(file.parent)),
+    "pipeline": Reader(
+        6_000,
+        {f"study/best/{PIPELINE}": "json"},
+        make_study,
+        lambda folder, file: read_pipeline(file.parent),
+        pipeline_problem,
+    ),
+    "study": Reader(
+        8_000,
+        {f"study/{CHOSEN}/*.csv": "csv", f"study/{CHOSEN}/result.json": "json", "study/study.json": "json"}
+        | {"study/best/*.csv": "csv", "study/best/metrics.json": "json", "study/best/recipe.json": "json"},
+        make_study,
+        read_study,
+        study_problem,
+        message=study_message,
+    ),
+    "resume": Reader(
+        7_000, {"job/*.csv": "csv", "job/result.json": "json"}, make_resumable, read_resumable, resumable_problem
+    ),
+    "space": Reader(6_000, {"*.json": "space"}, make_spaces, read_space, config_problem),
+    "override": Reader(3_000, {"*.txt": "override"}, make_overrides, read_override, config_problem),
+    "group": Reader(1_500, {"*/mine.yaml": "yaml"}, make_groups, read_group, config_problem),
+    "weights": Reader(500, {"tiny.weights.h5": "bytes"}, make_weights, read_weights, weights_problem),
+}
