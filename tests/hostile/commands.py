@@ -154,6 +154,7 @@ COMMANDS = {
             "multirun/s/best",
             "multirun/s/report",
             "multirun/s/.best",
+            "multirun/s/.retrain",
             "multirun/s/leaderboard.csv",
             "multirun/s/.hydra",
         ),
