@@ -34,7 +34,7 @@ from catsdogs.config.schema import BackboneConfig, SearchConfig
 from catsdogs.config.setting_names import check_overrides
 from catsdogs.data.archive import open_images
 from catsdogs.data.catalog import build_catalog
-from catsdogs.data.images import pixels, read_image
+from catsdogs.data.images import pixels
 from catsdogs.features.entries import EntrySpec
 from catsdogs.features.store import Store
 from catsdogs.final.pipeline import PIPELINE, final_output, read_pipeline
@@ -133,21 +133,25 @@ def make_images(folder: Path) -> None:
     files = {name: encoded(image, name) for name in names}
     files |= {mode: encoded(image.convert(mode), "PNG") for mode in ("P", "LA", "1", "I;16")}
     files |= {"CMYK": encoded(image.convert("CMYK")), "EXIF": encoded(image, exif=exif)}
-    folder_of(folder, {f"{name}.image": data for name, data in files.items()})
+    folder_of(folder, {f"{name}/cat.1.jpg": data for name, data in files.items()})
 
 
 def read_images(folder: Path, file: Path) -> Any:
-    """Decode in full, as for a catalog, and resized, as for training."""
-    return {size: read_image(file, size)[1:] for size in (None, 32)}
+    """Decode in full, for the catalog, and resize, as for training."""
+    images = open_images(file.parent, folder / "cache")
+    table = build_catalog(images, folder / "cache")
+    decoded = table[table["problem"] == ""]
+    array = np.array(pixels(decoded, images.root, 32, folder / "cache")) if len(decoded) else None
+    return table.drop(columns="sha256"), array
 
 
 def image_problem(value: Any, valid: Any) -> str:
-    for image, reason in value.values():
-        if image is None and not (reason and len(reason) <= 300 and reason.isprintable()):
-            return f"reason {reason!r}"
-        if image is not None and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3):
-            return f"not RGB: {image.dtype} {image.shape}"
-    return ""
+    (row,), array = value[0].to_dict("records"), value[1]
+    if array is None:
+        reason = row["problem"]
+        return "" if row["width"] == 0 and len(reason) <= 300 and reason.isprintable() else f"reason {reason!r}"
+    square = array.shape == (1, 32, 32, 3) and array.dtype == np.uint8
+    return "" if square and row["width"] > 0 and row["height"] > 0 else f"{row} {array.shape} {array.dtype}"
 
 
 def make_folder(folder: Path) -> None:
@@ -400,7 +404,7 @@ OVERRIDES = (
 ANY_ROW = {f"study/{CHOSEN}/{name}.csv": "csv" for name in ("trials", "history", "validation")}
 READERS = {
     "archive": Reader(12_000, {"train.zip": "zip"}, make_zip, read_zip),
-    "image": Reader(20_000, {"*.image": "image"}, make_images, read_images, image_problem),
+    "image": Reader(20_000, {"*/cat.1.jpg": "image"}, make_images, read_images, image_problem),
     "catalog": Reader(3_000, {"cache/catalogues/*": "csv"}, make_folder, read_folder, heals=True),
     "pixels": Reader(3_000, {"cache/pixels/*": "npy"}, make_folder, read_folder, heals=True),
     "activations": Reader(
