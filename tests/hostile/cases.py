@@ -137,7 +137,7 @@ def mutated_csv(rng: random.Random, data: bytes) -> tuple[bytes, str]:
     """Change one cell or name of a column; remove, repeat or exchange columns and rows."""
     rows = [line.split(",") for line in data.decode().removesuffix("\n").split("\n")]
     row, column = rng.randrange(len(rows)), rng.randrange(len(rows[0]))
-    name, action = rows[0][column], rng.randrange(9)
+    name, action = "", rng.randrange(9)
     if action == 0:
         rows[0][column] = rng.choice((*rows[0], *CELLS))
     elif action == 1:
@@ -149,7 +149,9 @@ def mutated_csv(rng: random.Random, data: bytes) -> tuple[bytes, str]:
     elif action == 4:
         del rows[row:]
     else:
-        rows[row][column] = rng.choice(CELLS)
+        cell = rng.choice(CELLS)
+        # Quotes and commas move cells to other columns.
+        name, rows[row][column] = "" if row == 0 or cell in ('"', "a,b") else rows[0][column], cell
     end = rng.choice(("\n",) * 8 + ("", "\r\n"))
     text = (end or "\n").join(map(",".join, rows)) + end
     return text.encode(errors="surrogatepass"), name

@@ -40,7 +40,7 @@ ESCAPED = Path("/tmp/hostile-escaped.jpg")  # target of a member of a zip
 
 SYNTAX = re.compile(  # the text of a file, in which the key was lost
     "JSON|nested|twice|delimiter|Expecting|codec|digits|truncated|tokeniz|columns|control character|property name|"
-    "Extra data|Unterminated|has no|is missing|expected key=value|lists|other"
+    "field larger|Extra data|Unterminated|has no|is missing|expected key=value|lists|other"
 )
 READERS_AND_COMMANDS = READERS | COMMANDS
 Result = tuple[str, int, str, str]  # reader, number of the case, ending, details
