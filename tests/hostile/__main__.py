@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -40,7 +41,7 @@ def main() -> int:
     groups = {"readers": list(READERS), "commands": list(COMMANDS)}
     names = [name for one in options.only for name in groups.get(one, [one])]
     shares = {name: READERS_AND_COMMANDS[name].cases for name in names}
-    tasks = []
+    tasks = list[tuple[str, Sequence[int]]]()
     for name, share in shares.items():
         done = sum(len(numbers) for _, numbers in tasks)
         count = options.cases - done if name == names[-1] else round(options.cases * share / sum(shares.values()))

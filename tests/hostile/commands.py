@@ -19,7 +19,15 @@ from synthetic_images import cats_and_dogs, zip_of
 from catsdogs.base.errors import UserError
 
 SECONDS = 150
-NAMES = ("result.json", "trials.csv", "history.csv", "validation.csv", "split.csv", "predictions.csv", "metrics.json")
+NAMES: tuple[str, ...] = (
+    "result.json",
+    "trials.csv",
+    "history.csv",
+    "validation.csv",
+    "split.csv",
+    "predictions.csv",
+    "metrics.json",
+)
 NAMES += ("recipe.json", "pipeline.json", "model.keras", "train.zip", "test.zip", "select.csv", "study.json")
 JOB, OTHER = "small_cnn-none-cosine-none", "small_cnn-flip-cosine-none"
 SEARCH = (

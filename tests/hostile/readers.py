@@ -95,7 +95,7 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) or isinstance(value, BaseModel):
         value = dict(value) if isinstance(value, BaseModel) else vars(value)
     if isinstance(value, pd.DataFrame):
-        return value.to_csv(errors="surrogatepass"), list(map(str, value.dtypes))
+        return value.to_dict("split"), list(map(str, value.dtypes))
     if isinstance(value, np.ndarray):
         return value.shape, str(value.dtype), hashlib.sha256(value.tobytes()).hexdigest()
     if isinstance(value, Mapping):
@@ -350,7 +350,7 @@ def config_problem(config: SearchConfig, valid: Any) -> str:
         if name not in config.space:
             continue
         entry = config.space[name]
-        inside = value in entry.values if entry.kind == "choice" else entry.low <= value <= entry.high
+        inside = value in (entry.values or ()) if entry.kind == "choice" else entry.low <= value <= entry.high
         if not inside or not math.isfinite(value):
             return f"{name}={value} is not in {entry}"
     replaced = dataclasses.asdict(with_values(config, values))
@@ -361,7 +361,7 @@ def config_problem(config: SearchConfig, valid: Any) -> str:
 
 def make_weights(folder: Path) -> None:
     backbone = dataclasses.replace(WEIGHTLESS, weights=None)
-    load_network(backbone, 1).network.save_weights(folder / "tiny.weights.h5")
+    load_network(backbone, 1).backbone.save_weights(folder / "tiny.weights.h5")
 
 
 def read_weights(folder: Path, file: Path) -> Any:

@@ -189,7 +189,7 @@ def work(connection: Connection, name: str, seed: int, numbers: Sequence[int]) -
             os.dup2(original, 2)
 
 
-def run(tasks: list[tuple[str, Sequence[int]]], seed: int, processes: int) -> Iterator[Result]:
+def run(tasks: Sequence[tuple[str, Sequence[int]]], seed: int, processes: int) -> Iterator[Result]:
     """Yield the results of all cases, given as reader and numbers; a process that dies is replaced."""
     context = multiprocessing.get_context("fork")  # so that a new process need not import TensorFlow
     running: dict[Any, tuple[Any, str, list[int]]] = {}
@@ -204,14 +204,14 @@ def run(tasks: list[tuple[str, Sequence[int]]], seed: int, processes: int) -> It
             process.start()
             sender.close()
             running[receiver] = process, name, list(numbers)
-        for receiver in wait(list(running)):
-            process, name, left = running[receiver]
+        for ready in wait(list(running)):
+            process, name, left = running[ready]
             try:
-                result = receiver.recv()  # type: ignore[union-attr]
+                result = ready.recv()  # type: ignore[union-attr]
                 left.remove(result[1])
                 yield result
             except EOFError:
-                del running[receiver]
+                del running[ready]
                 process.join()
                 if process.exitcode == 1:
                     raise SystemExit(f"{name}: the valid input cannot be read") from None
