@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from studies import CHOICES, write_final, write_job, write_study
 from synthetic_images import cats_and_dogs, encoded, folder_of, gradient, zip_of
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import write_json
+from catsdogs.base.files import write_csv, write_json
 from catsdogs.base.provenance import versions
 from catsdogs.comparison.study_data import StudyData, read_study_data
 from catsdogs.config.checks import validated
@@ -182,7 +181,8 @@ def read_store(folder: Path, file: Path | None = None) -> Any:
 
 def make_study(folder: Path) -> None:
     best = write_final(write_study(folder / "study"))
-    shutil.copy(best / "predictions.csv", best.parent / CHOSEN / "split.csv")
+    table = pd.read_csv(best.parent / CHOSEN / "validation.csv")
+    write_csv(best.parent / CHOSEN / "split.csv", table.assign(split="validation")[["id", "label", "split"]])
     config = dataclasses.asdict(composed())
     pipeline = {
         "tta": {"kind": "views", "views": 2, "average": "logit"},
@@ -245,8 +245,9 @@ def study_problem(value: StudyData, valid: StudyData) -> str:
         return problem
 
     def others(data: StudyData) -> Any:
-        tables = {name: getattr(data, name) for name in ("trials", "epochs")}
-        return repr(plain([table[table["label"] != CHOSEN].to_dict("records") for table in tables.values()]))
+        tables = [(getattr(data, name), list(getattr(valid, name))) for name in ("trials", "epochs")]
+        rows = [table[table["label"] != CHOSEN].reindex(columns=columns) for table, columns in tables]
+        return [table.to_csv(index=False, float_format="%.12g") for table in rows]
 
     return "" if others(value) == others(valid) else "another job differs"
 

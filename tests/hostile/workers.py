@@ -204,10 +204,11 @@ def run(tasks: Sequence[tuple[str, Sequence[int]]], seed: int, processes: int) -
             process.start()
             sender.close()
             running[receiver] = process, name, list(numbers)
+        ready: Any
         for ready in wait(list(running)):
             process, name, left = running[ready]
             try:
-                result = ready.recv()  # type: ignore[union-attr]
+                result = ready.recv()
                 left.remove(result[1])
                 yield result
             except EOFError:
