@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from configurations import composed, config_problem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from readers import composed, config_problem
 
 from catsdogs.base.errors import UserError
 from catsdogs.config.checks import validated
