@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_writable
 from catsdogs.base.text import escape_interpolations, quoted
 from catsdogs.config.checks import validated
-from catsdogs.config.compose import resolved, with_overrides
+from catsdogs.config.compose import parse_overrides, resolved, with_overrides
 from catsdogs.config.effects import check_retrain
 from catsdogs.config.locations import expanded
 from catsdogs.config.saved_config import check_builder, is_trusted, named_builders, saved_config
@@ -90,7 +89,7 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
 
     given = {
         override.key_or_group: str(override.value())
-        for override in OverridesParser.create().parse_overrides(parsed.overrides)
+        for override in parse_overrides(parsed.overrides)
         if override.key_or_group in ("study", "studies_dir", "job", "trial") and override.value() is not None
     }
     if parsed.multirun:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from catsdogs.base.environment import clean_environment
 from catsdogs.base.output import continue_without_output, lost_output
-from catsdogs.base.text import sanitize_line
+from catsdogs.base.text import one_line
 
 
 class UserError(Exception):
@@ -23,8 +23,8 @@ def first_line(message: object) -> str:
 
 
 def print_error(message: str) -> int:
-    """Print a user error to stderr and return its exit status, 2."""
-    print(f"error: {sanitize_line(message)}", file=sys.stderr)
+    """Print a user error to stderr in one line, and return its exit status, 2."""
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return 2
 
 

@@ -13,6 +13,7 @@ _NUMBER = re.compile(r"[+-]?([\d_]*\.?[\d_]*(e[+-]?[\d_]+)?|inf|nan)", re.IGNORE
 _WORD = re.compile(r"""\s*("(\\.|[^"\\])*"|'(\\.|[^'\\])*'|(\\.|[^\\,()\[\]'"])+?)\s*(?=[,()\[\]]|\Z)""")
 _NOT_PLAIN = re.compile(r"[^\w\s$%*@?|/\\:=+.{}-]", re.ASCII)
 _SWITCHES = {"true", "false"}
+MOST_CHARACTERS = 2000  # of an error message, which may contain a value of any length
 
 
 def escape_interpolations(value: Any) -> Any:
@@ -58,6 +59,12 @@ def sanitize_line(text: str, keep: str = "") -> str:
         return text
     control = ("C", "Zl", "Zp")
     return "".join(c if c in keep or not unicodedata.category(c).startswith(control) else "?" for c in text)
+
+
+def one_line(text: str) -> str:
+    """Return `sanitize_line` of a text, without the middle of one that would fill the terminal."""
+    line = sanitize_line(text)
+    return line if len(line) <= MOST_CHARACTERS else f"{line[: MOST_CHARACTERS - 500]} ... {line[-400:]}"
 
 
 def listed(names: Sequence[str], most: int = 5, between: str = ", ") -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -96,13 +97,21 @@ def as_typed(override: str) -> str:
     return ("++" if key.startswith(("space.", "tta.", "tuner.arguments.")) else "") + key + equals + value
 
 
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Parse overrides as Hydra does; raise a `UserError` for values too deep for its parser."""
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except RecursionError as error:
+        raise UserError(f"{max(overrides, key=len)}: too many nested lists or groups; remove some") from error
+
+
 def with_default_study(arguments: Sequence[str], overrides: Sequence[str], multirun: bool) -> list[str]:
     """Complete the command line `arguments` of `search`, which contains `overrides`.
 
     A bare `-m` runs `sweeps/default.yaml`, unless the command chooses a composed group, an experiment or a declared
     study. Swept keys outside the composed groups are added as `varied`: a job cannot distinguish them from constants.
     """
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    parsed = parse_overrides(overrides)
     keys = {override.key_or_group for override in parsed}
     swept = [override.get_key_element() for override in parsed if override.is_sweep_override()]
     if named := {*SHARED_KEYS} & set(swept) if multirun else None:

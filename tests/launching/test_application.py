@@ -1,6 +1,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from unittest.mock import Mock
 
 import pytest
@@ -12,9 +13,11 @@ from synthetic_images import cats_and_dogs, folder_of, jpeg
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.base.interrupts import Terminated, exit_status, terminable
+from catsdogs.base.text import MOST_CHARACTERS
 from catsdogs.config.compose import resume_command
 from catsdogs.launching import application
 from catsdogs.launching.study_hooks import StudyCallback, _typed
+from catsdogs.search import main
 
 
 @pytest.fixture
@@ -161,6 +164,33 @@ def test_a_user_error_with_a_cause_keeps_its_own_message(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["catsdogs-search"])
     assert application.hydra_application("search", Mock(), complete) == 2
     assert capsys.readouterr().err == "error: job a: its trials.csv is corrupted; set job=NAME\n"
+
+
+@pytest.mark.parametrize(
+    "content", [b"a: \xff", b"a: [1", b"seed: 1\nseed: 1", b"a: !!python/name:os.system x", b"a: " + b"9" * 5000]
+)
+def test_a_file_that_is_not_yaml_is_named(tmp_path, capsys, monkeypatch, content):
+    folder_of(tmp_path, {"tuner/mine.yaml": content})
+    monkeypatch.setattr("sys.argv", ["catsdogs-search", "--cfg=job", "tuner=mine", f"hydra.searchpath=[{tmp_path}]"])
+    assert main() == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/tuner/mine.yaml: not valid YAML; correct the file (")
+
+
+@pytest.mark.parametrize(
+    ("word", "start"),
+    [
+        ("data.ignore=" + "[" * 500 + "]" * 500, "data.ignore=[[["),
+        ("study=" + "a" * 100_000 + "/b", "study=aaa"),
+        ("study='a\nb/c'", "study=a?b/c: must be a folder name"),
+    ],
+)
+def test_an_error_is_one_line_of_bounded_length(capsys, monkeypatch, word, start):
+    monkeypatch.setattr("sys.argv", ["catsdogs-search", "experiment=debug", word])
+    with suppress(SystemExit):  # of Hydra's hook
+        assert main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {start}")
+    assert len(line) <= MOST_CHARACTERS + 10
 
 
 @pytest.mark.parametrize(
