@@ -45,7 +45,7 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
 
     try:
         model = keras.models.load_model(model_file, compile=False)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{model_file}: cannot be loaded; pass {MODEL_FOLDER} ({first_line(error)})") from error
     forward = _engine(model, model_file)
     size = int(model.input_shape[1])

@@ -8,6 +8,8 @@ from catsdogs.comparison.importance import FEWEST_POINTS, importance
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.study.trials import TrialRecord, write_trials
 
+pytestmark = pytest.mark.lowest
+
 
 def record(trial, loss, values, budget=3):
     return TrialRecord(str(trial), "COMPLETED", float(np.exp(loss)), 0.9, 1, 1, 1.0, values, epoch_budget=budget)

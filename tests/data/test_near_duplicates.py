@@ -16,6 +16,8 @@ from catsdogs.data.near_duplicates import (
     perceptual_hashes,
 )
 
+pytestmark = pytest.mark.lowest
+
 
 def rows_of(tmp_path, members):
     folder = open_images(folder_of(tmp_path / "given", members), tmp_path / "cache", 0)

@@ -96,6 +96,7 @@ def test_twelve_outputs_are_returned_in_order(name):
     assert [output.shape[-1] for output in build_engine(model, name)(images(2, 16))] == list(range(1, 13))
 
 
+@pytest.mark.lowest
 @needs_openvino
 def test_openvino_is_imported_without_telemetry_and_obeys_the_thread_limit(model, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -8,6 +8,8 @@ from scipy.special import expit, logit
 from catsdogs.scoring.calibration import FEWEST, HIGHEST_FLOOR, IDENTITY, Calibration, cross_fitted, fit, fit_if_better
 from catsdogs.scoring.scores import EPSILON, clip, log_loss_per_image
 
+pytestmark = pytest.mark.lowest
+
 
 def calibrated(images, seed, spread=3.0):
     """Return labels sampled from probabilities, and these probabilities."""
