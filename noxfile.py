@@ -53,7 +53,7 @@ def lowest(session: nox.Session) -> None:
     ranges = [(one.name, bound) for texts in lists for one in map(Requirement, texts) for bound in one.specifier]
     constraints = Path(session.create_tmp(), "lowest.txt")
     constraints.write_text("".join(f"{name}=={bound.version}\n" for name, bound in ranges if bound.operator == ">="))
-    tools = ("hypothesis", "psutil", "pytest", "pytest-xdist")
+    tools = ("hypothesis", "playwright", "psutil", "pytest", "pytest-xdist")
     session.install("--constraint", str(constraints), "--editable", f".[{','.join(extras)}]", *tools)
     session.run("python", "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", "lowest", *session.posargs)
 
