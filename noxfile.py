@@ -1,9 +1,10 @@
-"""Named commands of contributors and CI, for example `nox -s lint`. They use the environment of nox."""
+"""Named commands of contributors and CI, for example `nox -s lint`. All but `lowest` use the environment of nox."""
 
 import sys
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 
 nox.options.sessions = ["lint", "tests"]
 nox.options.default_venv_backend = "none"
@@ -40,6 +41,21 @@ def tests(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """Run the tests that train for minutes."""
     session.run(sys.executable, "-m", "pytest", "-m", "slow", *session.posargs)
+
+
+# The lowest Python version, too: some packages have no wheel of their lowest version for newer ones.
+@nox.session(venv_backend="venv", python="3.11")
+def lowest(session: nox.Session) -> None:
+    """Run a subset of the tests on the lowest versions that pyproject.toml allows, in a new environment."""
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    extras = ("fast", "joblib", "mlflow", "optuna")
+    lists = [project["dependencies"], *(project["optional-dependencies"][name] for name in extras)]
+    ranges = [(one.name, bound) for texts in lists for one in map(Requirement, texts) for bound in one.specifier]
+    constraints = Path(session.create_tmp(), "lowest.txt")
+    constraints.write_text("".join(f"{name}=={bound.version}\n" for name, bound in ranges if bound.operator == ">="))
+    tools = ("hypothesis", "playwright", "psutil", "pytest", "pytest-xdist")
+    session.install("--constraint", str(constraints), "--editable", f".[{','.join(extras)}]", *tools)
+    session.run("python", "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", "lowest", *session.posargs)
 
 
 @nox.session

@@ -1,6 +1,6 @@
 """Detection of near-duplicates: the basis of the limits in `catsdogs/data/near_duplicates.py`.
 
-python benchmarks/near_duplicates.py train.zip [MORE.zip ...]     -> benchmarks/results/near_duplicates.json
+PYTHONPATH=tests python benchmarks/near_duplicates.py ZIP ... -> benchmarks/results/near_duplicates.json
 
 Counts all pairs of photographs in each source by the number of differing bits of their hashes, and measures which
 altered versions of 400 images are detected, by hash alone and confirmed by `same_picture`: of the first source, and of
@@ -20,6 +20,7 @@ from typing import Any
 import imagehash
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from synthetic_images import leaf
 
 from catsdogs.base.files import write_json
 from catsdogs.data import near_duplicates
@@ -65,20 +66,6 @@ ALTERATIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "a white border of 3 %": lambda image: ImageOps.expand(image, round(0.03 * image.width), "white"),
     "mirrored": ImageOps.mirror,
 }
-
-
-def leaf(rng: np.random.Generator) -> Image.Image:
-    """Draw an outline with veins on a plain background."""
-    image = Image.new("RGB", (128, 128), "white")
-    draw, green = ImageDraw.Draw(image), tuple(rng.integers((20, 100, 10), (120, 200, 90)).tolist())
-    width, height, power, veins = rng.uniform(20, 45), rng.uniform(40, 56), rng.uniform(0.6, 1.6), rng.integers(3, 9)
-    t = np.linspace(0, 1, 60)
-    x, y = width * np.sin(np.pi * t**power), 64 + height * (2 * t - 1)
-    draw.polygon([*zip(64 + x, y, strict=True), *zip(64 - x[::-1], y[::-1], strict=True)], fill=green)
-    for part in (np.arange(veins) + 0.7) / (veins + 0.5):
-        end, middle = 0.9 * width * np.sin(np.pi * part**power), 64 + height * (2 * part - 1)
-        draw.line([(64 - end, middle - 6), (64, middle), (64 + end, middle - 6)], fill="darkgreen", width=2)
-    return image
 
 
 def clock(rng: np.random.Generator) -> Image.Image:

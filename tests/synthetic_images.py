@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"  # start of a photo of an iPhone
 
@@ -56,3 +56,18 @@ def cats_and_dogs(cats: int, dogs: int, folder: str = "train/") -> dict[str, byt
     """Return distinct images named as by Kaggle: cat.0.jpg, ..., dog.0.jpg, ..."""
     members = {f"{folder}cat.{number}.jpg": jpeg(number) for number in range(cats)}
     return members | {f"{folder}dog.{number}.jpg": jpeg(1000 + number) for number in range(dogs)}
+
+
+def leaf(seed: int | np.random.Generator) -> Image.Image:
+    """Draw an outline with veins on a plain background; its hash is close to those of other leaves."""
+    rng = np.random.default_rng(seed)
+    image = Image.new("RGB", (128, 128), "white")
+    draw, green = ImageDraw.Draw(image), tuple(rng.integers((20, 100, 10), (120, 200, 90)).tolist())
+    width, height, power, veins = rng.uniform(20, 45), rng.uniform(40, 56), rng.uniform(0.6, 1.6), rng.integers(3, 9)
+    t = np.linspace(0, 1, 60)
+    x, y = width * np.sin(np.pi * t**power), 64 + height * (2 * t - 1)
+    draw.polygon([*zip(64 + x, y, strict=True), *zip(64 - x[::-1], y[::-1], strict=True)], fill=green)
+    for part in (np.arange(veins) + 0.7) / (veins + 0.5):
+        end, middle = 0.9 * width * np.sin(np.pi * part**power), 64 + height * (2 * part - 1)
+        draw.line([(64 - end, middle - 6), (64, middle), (64 + end, middle - 6)], fill="darkgreen", width=2)
+    return image

@@ -11,6 +11,8 @@ from catsdogs import cache as cache_module
 from catsdogs.features.entries import EntrySpec
 from catsdogs.features.store import Store
 
+pytestmark = pytest.mark.lowest
+
 DIGEST = "0123456789abcdef" * 4
 OLD, NEW = "a" * 64, "b" * 64
 

@@ -3,9 +3,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import pytest
 from synthetic_images import cats_and_dogs, encoded, folder_of, jpeg, scene
 
 from catsdogs.doctor import _data
+
+pytestmark = pytest.mark.lowest
 
 
 def test_doctor_lists_problems_and_their_fixes(run, tmp_path):

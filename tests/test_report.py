@@ -21,6 +21,8 @@ from catsdogs.comparison.terminal import print_summary
 from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.plan import write_plan
 
+pytestmark = pytest.mark.lowest
+
 HOSTILE = "<script>alert(1)</script>[red]\x1b[31m\"'\n"
 
 

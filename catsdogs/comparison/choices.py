@@ -22,7 +22,7 @@ import pandas as pd
 
 from catsdogs.base.text import listed
 from catsdogs.comparison.study_data import StudyData
-from catsdogs.config.schema import SearchConfig
+from catsdogs.config.schema import SearchConfig, leaves
 from catsdogs.pages.formats import counted
 from catsdogs.scoring.intervals import mean_intervals, misclassified
 from catsdogs.study.identity import identity
@@ -196,15 +196,10 @@ def _compared(study_data: StudyData, recorded: _ValuesByJob) -> tuple[str, ...]:
 def _settings(study_data: StudyData) -> _ValuesByJob:
     """Return the configuration values that affect the results of each comparable job, by dotted key."""
     configs = {label: study_data.jobs[label].result["config"] for label in study_data.comparable()}
-    return {label: dict(_leaves(identity(config))) for label, config in configs.items()}
-
-
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield from _leaves(value, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, json.dumps(node, default=str)
+    return {
+        label: {key: json.dumps(value, default=str) for key, value in leaves(identity(config))}
+        for label, config in configs.items()
+    }
 
 
 def _differing(one: dict[str, str], other: dict[str, str]) -> set[str]:

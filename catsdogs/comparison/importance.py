@@ -46,11 +46,6 @@ class Importance:
     r2: float
     trials: int
 
-    @property
-    def is_informative(self) -> bool:
-        """Whether the forest explains any variance; if not, ignore the table."""
-        return self.r2 > 0
-
 
 def importance(study_data: StudyData) -> Importance | None:
     """Predict the log loss of trials from their hyperparameters and the choices of their jobs.

@@ -185,7 +185,7 @@ def _rank_sentences(best: str, margins: dict[str, Estimate], share_best: dict[st
     near = [label for label, margin in margins.items() if margin.low is None or margin.low <= 0]
     if len(margins) < 2 or all(margin.low is None for margin in margins.values()):
         return []
-    rank = f"{best} is the best of {len(share_best)} jobs in {_share(share_best[best])} of resamples of the images"
+    rank = f"{best} is the best of {len(share_best)} jobs in {percent(share_best[best])} of resamples of the images"
     worse = len(margins) - len(near)
     if not near or not worse:
         return [f"{rank}; {'none' if near else 'all'} of the others are significantly worse."]
@@ -303,14 +303,6 @@ def _command(study_data: StudyData, best: str) -> tuple[str | None, list[str]]:
     with suppress(UserError):
         is_default = len(study_data.studies) == 1 and best_job(study, list(study_data.jobs.values())).name == job.name
     return retrain_command(study, None if is_default else job.name), []
-
-
-def _share(share: float) -> str:
-    """Format a share without decimals, as 0 or 100 percent only if it is exact."""
-    rounded = percent(share, 0)
-    if rounded == percent(1, 0) and share < 1:
-        return f"more than {percent(0.99, 0)}"
-    return f"less than {percent(0.01, 0)}" if rounded == percent(0, 0) and share > 0 else rounded
 
 
 def _jobs(labels: Sequence[str] | pd.Series) -> str:

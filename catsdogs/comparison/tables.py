@@ -19,6 +19,7 @@ from catsdogs.comparison.gallery import Gallery, gallery
 from catsdogs.comparison.importance import Importance, importance
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.comparison.summary import Summary, summarize
+from catsdogs.config.schema import leaves
 from catsdogs.study.leaderboard import job_columns
 
 # Description of every table, in the order of the page.
@@ -60,12 +61,12 @@ def findings(study_data: StudyData, images: Path | None = None) -> Findings:
 
 
 def tables(results: Findings) -> dict[str, pd.DataFrame]:
-    """Return every nonempty table behind the page by the name of its file; numbers are not rounded."""
+    """Return every table behind the page by the name of its file; numbers are not rounded."""
     study_data = results.study_data
     differences, common = compare_settings(study_data)
     finals = {study: final.predictions for study, final in study_data.final_models.items()}
     wrong, uncertain = (results.gallery.wrong, results.gallery.uncertain) if results.gallery else (pd.DataFrame(), [])
-    by_name = {
+    return {
         "jobs": _jobs(results),
         "effects": results.effects,
         "pairs": results.pairs,
@@ -79,17 +80,17 @@ def tables(results: Findings) -> dict[str, pd.DataFrame]:
         "differences": differences,
         "common": common,
     }
-    return {name: by_name[name] for name in TITLES if len(by_name[name])}
 
 
-def write_tables(folder: Path, by_name: Mapping[str, pd.DataFrame]) -> None:
-    """Write every table as `<name>.csv` into a folder; delete tables of an earlier report."""
+def write_tables(folder: Path, by_name: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Write `<name>.csv` for each nonempty table and return these tables; delete the others of an earlier run."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in TITLES:
-        if name not in by_name:
-            (folder / f"{name}.csv").unlink(missing_ok=True)
     for name, table in by_name.items():
-        write_csv(folder / f"{name}.csv", table)
+        if len(table):
+            write_csv(folder / f"{name}.csv", table)
+        else:
+            (folder / f"{name}.csv").unlink(missing_ok=True)
+    return {name: table for name, table in by_name.items() if len(table)}
 
 
 def compare_settings(study_data: StudyData) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -115,19 +116,12 @@ def _facts(result: dict[str, Any]) -> dict[str, str]:
     # The others only name the job, or are shown elsewhere.
     config = {key: value for key, value in result["config"].items() if key not in ("study", "studies_dir", "varied")}
     parts = {"images": result["data"], "versions": result["versions"], "machine": result.get("machine")}
-    return _flat(config | {name: part for name, part in parts.items() if isinstance(part, dict)})
+    known = config | {name: part for name, part in parts.items() if isinstance(part, dict)}
+    return {key: _text(value) for key, value in leaves(known)}
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, (list, tuple)):
-            flat[f"{prefix}{key}"] = "[" + ", ".join(map(str, value)) + "]"
-        else:
-            flat[f"{prefix}{key}"] = "null" if value is None else str(value)
-    return flat
+def _text(value: Any) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else "null" if value is None else str(value)
 
 
 def _jobs(results: Findings) -> pd.DataFrame:

@@ -6,14 +6,14 @@ A new setting that is ignored in some configurations gets a row in `_ALWAYS`, `_
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from catsdogs.base.errors import UserError
 from catsdogs.config.hyperparameters import unfreeze_depths, with_values
-from catsdogs.config.schema import MOST_VIEWS, SEARCHABLE, ModelConfig, RetrainConfig, SearchConfig
+from catsdogs.config.schema import MOST_VIEWS, SEARCHABLE, ModelConfig, RetrainConfig, SearchConfig, leaves
 
 
 class NoEffect(NamedTuple):
@@ -170,7 +170,7 @@ def _check(jobs: Sequence[tuple[Any, Sequence[str]]], rows: Sequence[NoEffect]) 
     """Refuse a typed setting, or group of settings, if a row covers all of it in every job that sets it."""
     uses: dict[str, list[tuple[str, NoEffect | None]]] = {}
     for config, words in jobs:
-        settings = dict(_leaves(dataclasses.asdict(config)))
+        settings = dict(leaves(dataclasses.asdict(config)))
         for word, override in zip(words, OverridesParser.create().parse_overrides(list(words)), strict=True):
             key, value = override.key_or_group, override.value()
             if value == {} and not override.is_delete():
@@ -178,7 +178,7 @@ def _check(jobs: Sequence[tuple[Any, Sequence[str]]], rows: Sequence[NoEffect]) 
                 raise UserError(f"{word}: no effect, because an empty mapping keeps all settings; remove it{fix}")
             typed = {key: word}
             if isinstance(value, dict) and _row(key, config, rows) is None:
-                typed = {f"{key}.{name}": f"{key}.{name}={one}" for name, one in _leaves(value)}
+                typed = {f"{key}.{name}": f"{key}.{name}={one}" for name, one in leaves(value)}
             for one, shown in typed.items():
                 parts = [name for name in settings if name.startswith(f"{one}.")] or [one]
                 found = [_row(part, config, rows) for part in parts]
@@ -198,7 +198,7 @@ def _row(key: str, config: Any, rows: Sequence[NoEffect]) -> NoEffect | None:
 def effective(config: SearchConfig) -> dict[str, Any]:
     """Return the settings that have an effect on the trials of a job, by dotted key; the images are not among them."""
     rows = _OF_SEARCH + _ALWAYS + _NOT_TRAINED
-    settings = {key: value for key, value in _leaves(dataclasses.asdict(config)) if _row(key, config, rows) is None}
+    settings = {key: value for key, value in leaves(dataclasses.asdict(config)) if _row(key, config, rows) is None}
     # Larger values change nothing.
     settings["fit.patience"] = min(config.fit.patience, config.fit.epochs - 1)
     if "features.views" in settings:
@@ -208,14 +208,5 @@ def effective(config: SearchConfig) -> dict[str, Any]:
 
 def different(config: SearchConfig, other: SearchConfig) -> list[str]:
     """Return the dotted keys of settings that differ, without the names of folders and jobs."""
-    then, now = (dict(_leaves(dataclasses.asdict(one))) for one in (config, other))
+    then, now = (dict(leaves(dataclasses.asdict(one))) for one in (config, other))
     return [key for key in now if now[key] != then.get(key) and key not in ("study", "varied")]
-
-
-def _leaves(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every value of nested dictionaries with its dotted key."""
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -6,7 +6,7 @@ Defaults are in `conf/` only. Other packages take these plain dataclasses and ne
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -297,3 +297,12 @@ def setting_types(group: type, prefix: str = "") -> Iterator[tuple[str, tuple[An
         for part in parts:
             if isinstance(part, type) and dataclasses.is_dataclass(part):
                 yield from setting_types(part, f"{prefix}{name}.")
+
+
+def leaves(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value of nested dictionaries with its dotted key."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from catsdogs.base.files import write_csv
 from catsdogs.base.text import listed, quoted
+from catsdogs.comparison import tables
 from catsdogs.comparison.study_data import clean
 from catsdogs.data.archive import ImageFolder, natural_key
 from catsdogs.data.parts import Parts, with_validation_ids
@@ -172,17 +172,12 @@ def find_unusual_files(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_tables(folder: Path, findings: Findings) -> list[str]:
-    """Write `<name>.csv` for each non-empty table and return the names; delete the other tables."""
-    tables = {
+    """Write `<name>.csv` for each nonempty table and return the names; delete the other tables."""
+    by_name = {
         "suspects": pd.DataFrame() if findings.label_issues is None else findings.label_issues.table,
         "copies": findings.duplicates,
         "oddities": findings.unusual_files,
         "ignore": pd.DataFrame({"id": findings.ignore}),
         "skipped": pd.DataFrame({"path": findings.skipped}),
     }
-    for name, table in tables.items():
-        if len(table):
-            write_csv(folder / f"{name}.csv", table)
-        else:
-            (folder / f"{name}.csv").unlink(missing_ok=True)
-    return [name for name, table in tables.items() if len(table)]
+    return list(tables.write_tables(folder, by_name))

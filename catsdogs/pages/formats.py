@@ -102,13 +102,8 @@ def words(name: Any) -> str:
     return str(name).replace("_", " ")
 
 
-def cut(text: str, longest: int) -> str:
-    """Shorten a text to at most `longest` characters."""
-    return text if len(text) <= longest else text[: longest - 1] + "…"
-
-
 def cut_in_the_middle(text: str, longest: int) -> str:
-    """Shorten a text but keep its end, because names of jobs often differ only there."""
+    """Shorten a text to `longest` characters; its end is kept, because names of jobs often differ only there."""
     tail = (longest - 1) // 2
     return text if len(text) <= longest else f"{text[: longest - 1 - tail]}…{text[len(text) - tail :]}"
 

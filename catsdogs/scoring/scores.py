@@ -29,8 +29,8 @@ def log_loss_per_image(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
     Returns (N,) float64 in nats, 1e-7 .. 16.1.
 
     Args:
-        labels: (N,) or (N, 1), 0.0 = cat, 1.0 = dog, unsmoothed; a ValueError names the row of another value.
-        p_dog: same shape, in [0, 1]; a ValueError names the row of another value.
+        labels: (N,) or (N, 1), 0.0 = cat, 1.0 = dog, unsmoothed; other values raise a ValueError.
+        p_dog: same shape, in [0, 1]; other values raise a ValueError.
     """
     labels, p_dog = check_inputs(labels, p_dog)
     p_dog = clip(p_dog)
@@ -116,13 +116,8 @@ def _roc_auc(labels: np.ndarray, p_dog: np.ndarray) -> tuple[float, float, float
 
 
 def check_inputs(labels: np.ndarray, p_dog: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as (N,) float64; raise a ValueError that names the first invalid row."""
+    """Return both as (N,) float64; raise a ValueError for labels other than 0 and 1, and for p_dog outside [0, 1]."""
     labels, p_dog = np.asarray(labels, dtype=np.float64), np.asarray(p_dog, dtype=np.float64)
-    if labels.shape != p_dog.shape or labels.shape not in ((labels.size,), (labels.size, 1)):
-        raise ValueError(f"labels and p_dog must both be (N,) or (N, 1), got {labels.shape} and {p_dog.shape}")
-    labels, p_dog = labels.ravel(), p_dog.ravel()
-    for row in np.flatnonzero((labels != 0) & (labels != 1))[:1]:
-        raise ValueError(f"row {row}: the label must be 0 (cat) or 1 (dog), got {labels[row]:g}")
-    for row in np.flatnonzero(~((p_dog >= 0) & (p_dog <= 1)))[:1]:
-        raise ValueError(f"row {row}: the probability must be in [0, 1], got {p_dog[row]:g}")
-    return labels, p_dog
+    if labels.shape != p_dog.shape or not (np.isin(labels, (0, 1)) & (p_dog >= 0) & (p_dog <= 1)).all():
+        raise ValueError("labels must be 0 (cat) or 1 (dog), and p_dog in [0, 1], of the same shape")
+    return labels.ravel(), p_dog.ravel()

@@ -6,6 +6,8 @@ import pytest
 import catsdogs
 from catsdogs.base.records import CorruptedFile, Record, Table
 
+pytestmark = pytest.mark.lowest
+
 TABLE = Table({"id": str, "label": int | None, "p_dog": float}, unique=("id",))
 
 

@@ -26,6 +26,8 @@ from catsdogs.scoring.intervals import wilson_interval
 from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.plan import write_plan
 
+pytestmark = pytest.mark.lowest
+
 TEMPLATE = Path(page_module.__file__).parents[2] / "pages" / "template"
 NO_TRIAL = {"trials": 0, "status": "running"}
 

@@ -85,14 +85,15 @@ def test_tables_of_an_earlier_report_are_deleted_and_other_files_stay(tmp_path):
     folder = tmp_path / "report"
     write_tables(folder, {"jobs": pd.DataFrame({"label": ["a"]}), "mistakes": pd.DataFrame({"id": ["x"]})})
     (folder / "notes.txt").write_text("mine")
-    write_tables(folder, {"jobs": pd.DataFrame({"label": ["b"]})})
+    write_tables(folder, {"jobs": pd.DataFrame({"label": ["b"]}), "mistakes": pd.DataFrame()})
     texts = {file.name: file.read_text() for file in folder.iterdir()}
     assert texts == {"jobs.csv": "label\nb\n", "notes.txt": "mine"}
 
 
 def test_a_study_that_has_just_started_has_few_tables(tmp_path):
     write_job(tmp_path / "night", CHOICES, trials=0, status="running")
-    assert list(tables(findings(read_study_data([tmp_path / "night"])))) == ["jobs", "common"]
+    nonempty = [name for name, table in tables(findings(read_study_data([tmp_path / "night"]))).items() if len(table)]
+    assert nonempty == ["jobs", "common"]
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from catsdogs.comparison.exports.to_mlflow import local_store, write_mlflow
 from catsdogs.comparison.study_data import read_study_data
 
 # A warning about MLflow's tables since SQLAlchemy 2.1, which Python does not show to users.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+warning = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+pytestmark = [pytest.mark.lowest, warning]
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from catsdogs.base.errors import UserError
 from catsdogs.comparison.exports.to_tensorboard import write_tensorboard
 from catsdogs.comparison.study_data import read_study_data
 
+pytestmark = pytest.mark.lowest
+
 CURVES = {"accuracy", "log_loss", "loss", "val_accuracy", "val_log_loss", "val_loss", "learning_rate"}
 STATUSES = [api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE, api_pb2.STATUS_RUNNING]
 

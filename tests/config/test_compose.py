@@ -34,6 +34,8 @@ from catsdogs.config.saved_config import saved_config
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.study.jobs import read_job, read_jobs
 
+pytestmark = pytest.mark.lowest
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "studies"
 
 CHOICES = {"backbone": "b", "augmentation": "a", "schedule": "s", "label_smoothing": "l", "space": "default"}

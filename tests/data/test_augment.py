@@ -20,6 +20,8 @@ from catsdogs.data.augment import (
     view_keys,
 )
 
+pytestmark = pytest.mark.lowest
+
 SIDE = 48
 
 

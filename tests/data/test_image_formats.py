@@ -7,6 +7,8 @@ from synthetic_images import HEIC, encoded, gradient
 from catsdogs.data.formats import has_image_suffix, image_format
 from catsdogs.data.images import decode
 
+pytestmark = pytest.mark.lowest
+
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "JPEG2000", "PPM"])
 def test_every_format_is_recognized_and_decoded(form):

@@ -22,6 +22,8 @@ from catsdogs.data.archive import open_images
 from catsdogs.data.catalog import build_catalog
 from catsdogs.data.images import RESIZE, decode, in_threads, pixels
 
+pytestmark = pytest.mark.lowest
+
 
 def test_decode_returns_the_pixels_and_resizes_by_pillow():
     image = gradient(2, 100, 60)

@@ -1,8 +1,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageDraw, ImageEnhance
-from synthetic_images import encoded, folder_of, scene
+from PIL import Image, ImageEnhance
+from synthetic_images import encoded, folder_of, leaf, scene
 
 from catsdogs.data.archive import open_images
 from catsdogs.data.catalog import build_catalog
@@ -15,6 +15,8 @@ from catsdogs.data.near_duplicates import (
     near_pairs,
     perceptual_hashes,
 )
+
+pytestmark = pytest.mark.lowest
 
 
 def rows_of(tmp_path, members):
@@ -47,21 +49,6 @@ def test_duplicates_share_a_group(tmp_path):
     }
     duplicates = frozenset(name.rpartition(".")[0] for name in members if name.startswith("cat"))
     assert grouped(tmp_path, members) == {duplicates, *(frozenset({f"dog.{seed}"}) for seed in range(2, 12))}
-
-
-def leaf(seed):
-    """Draw a leaf with veins; its hash is close to those of other leaves."""
-    rng = np.random.default_rng(seed)
-    image = Image.new("RGB", (128, 128), "white")
-    draw, green = ImageDraw.Draw(image), tuple(int(value) for value in rng.integers((20, 100, 10), (120, 200, 90)))
-    width, height, power, veins = rng.uniform(20, 45), rng.uniform(40, 56), rng.uniform(0.6, 1.6), rng.integers(3, 9)
-    t = np.linspace(0, 1, 60)
-    x, y = width * np.sin(np.pi * t**power), 64 + height * (2 * t - 1)
-    draw.polygon([*zip(64 + x, y, strict=True), *zip(64 - x[::-1], y[::-1], strict=True)], fill=green)
-    for part in (np.arange(veins) + 0.7) / (veins + 0.5):
-        end, middle = 0.9 * width * np.sin(np.pi * part**power), 64 + height * (2 * part - 1)
-        draw.line([(64 - end, middle - 6), (64, middle), (64 + end, middle - 6)], fill="darkgreen", width=2)
-    return image
 
 
 def altered(image):

@@ -173,7 +173,9 @@ def test_a_file_that_is_not_yaml_is_named(tmp_path, capsys, monkeypatch, content
     folder_of(tmp_path, {"tuner/mine.yaml": content})
     monkeypatch.setattr("sys.argv", ["catsdogs-search", "--cfg=job", "tuner=mine", f"hydra.searchpath=[{tmp_path}]"])
     assert main() == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/tuner/mine.yaml: not valid YAML; correct the file (")
+    assert capsys.readouterr().err.startswith(
+        f"error: {tmp_path}/tuner/mine.yaml: cannot be read; save it as YAML in UTF-8 ("
+    )
 
 
 @pytest.mark.parametrize(

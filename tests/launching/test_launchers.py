@@ -60,6 +60,7 @@ def test_parallel_jobs_leave_the_same_leaderboard_as_sequential_jobs(search, alo
     pd.testing.assert_frame_equal(board.drop(columns="seconds"), alone.drop(columns="seconds"), rtol=1e-3)
 
 
+@pytest.mark.lowest
 @needs("hydra_optuna_sweeper")
 def test_optuna_receives_failures_and_repeats_no_job(run, tmp_path):
     command = (

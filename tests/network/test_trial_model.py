@@ -10,6 +10,8 @@ from catsdogs.network.classifier import plain_head
 from catsdogs.network.cut import prefix
 from catsdogs.network.trial_model import TrialModels, _copy_head
 
+pytestmark = pytest.mark.lowest
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3)).astype("float32")
 LABELS = np.tile([[0.0], [1.0]], (12, 1)).astype("float32")
 STEPS = 12

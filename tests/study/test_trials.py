@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from catsdogs.base.records import CorruptedFile
 from catsdogs.study.trials import TrialRecord, best_trial, lineage, read_trials, write_trials
 
+pytestmark = pytest.mark.lowest
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "trials.csv"
 errors = st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), max_size=30)
 rows = st.tuples(st.none() | st.floats(0, 20), st.floats(0, 1, exclude_max=True), st.integers(0, 500), errors)

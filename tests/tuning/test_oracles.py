@@ -7,6 +7,8 @@ import pytest
 from catsdogs.config.schema import ORACLE_ARGUMENTS, HyperparameterConfig
 from catsdogs.tuning.oracles import build_oracle, declare_space
 
+pytestmark = pytest.mark.lowest
+
 
 @pytest.mark.parametrize("oracle", ORACLE_ARGUMENTS)
 def test_the_arguments_of_every_oracle_are_those_of_keras_tuner(config, oracle):

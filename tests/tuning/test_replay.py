@@ -8,6 +8,8 @@ from catsdogs.study.trials import COMPLETED, TrialRecord, read_trials, write_tri
 from catsdogs.tuning.oracles import build_oracle
 from catsdogs.tuning.replay import replay, searched_values
 
+pytestmark = pytest.mark.lowest
+
 TUNERS = {
     "random": ("tuner=random", "tuner.max_trials=9"),
     "bayesian": ("tuner=bayesian", "tuner.max_trials=9"),

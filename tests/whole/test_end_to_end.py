@@ -88,6 +88,7 @@ def test_search_prints_progress_summary_report_and_next_command(study):
     assert (study.root / "report.html").read_text(encoding="utf-8").count("data:image/jpeg;base64,") == 5
 
 
+@pytest.mark.lowest
 def test_retrain_leaves_the_files_of_the_selected_model(study):
     files = {"model.keras", "metrics.json", "predictions.csv", "submission.csv", "MODEL_CARD.md"}
     assert files <= {file.name for file in study.best.iterdir()}

@@ -15,6 +15,8 @@ from catsdogs.comparison.page.writing import write_report
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.summary import summarize
 
+pytestmark = pytest.mark.lowest
+
 STUDIES = Path(__file__).parents[1] / "golden" / "studies"
 VERSIONS = sorted(folder.name for folder in STUDIES.iterdir() if folder.is_dir() and folder.name[0].isdigit())
 

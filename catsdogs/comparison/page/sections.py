@@ -222,4 +222,4 @@ def settings(results: Findings, tables: Mapping[str, pd.DataFrame]) -> dict[str,
 
 def _without_group(key: str, value: str) -> dict[str, str]:
     key = re.sub(r"^(images|versions|machine)\.", "", key)
-    return {"key": key, "value": formats.cut(value, 17) if key.endswith("digest") else value}
+    return {"key": key, "value": formats.cut_in_the_middle(value, 17) if key.endswith("digest") else value}

@@ -50,8 +50,7 @@ def write_report(folders: list[Path], output: Path, watching: bool = False, imag
     study_data = read_study_data(folders)
     check_tables_folder(output, folder, lambda files: "jobs.csv" in files)
     results = findings(study_data, images)
-    csv_tables = tables(results)
-    write_tables(folder, csv_tables)
+    csv_tables = write_tables(folder, tables(results))
     write_text(output, _render(results, csv_tables, watching, folder.name))
     return study_data
 
@@ -108,7 +107,7 @@ def environment() -> jinja2.Environment:
         "time": formats.day_and_time,
         "quoted": quoted,
         "first_line": lambda text: next(iter(str(text).strip().splitlines()), ""),
-        "cut": lambda text: formats.cut(str(text), _LONGEST_VALUE),
+        "cut": lambda text: formats.cut_in_the_middle(str(text), _LONGEST_VALUE),
         "middle": lambda text: formats.cut_in_the_middle(str(text), _LONGEST_NAME),
     }
     return jinja

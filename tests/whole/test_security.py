@@ -1,0 +1,91 @@
+"""Promises of docs/SECURITY.md: each names its tests. Those about models, arrays and weights are tested here."""
+
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+from unittest.mock import Mock
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from synthetic_images import folder_of, jpeg
+from test_foreign_study import EVIL
+
+from catsdogs.base.errors import UserError
+from catsdogs.network.trial_model import TrialModels
+from catsdogs.predict import _predict
+
+pytestmark = pytest.mark.lowest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_promise_names_existing_tests():
+    rows = re.findall(r"^\| (?!promise|---).*", (ROOT / "docs" / "SECURITY.md").read_text(), re.MULTILINE)
+    for row in rows:
+        tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert tests, row
+        for file, name in tests:
+            assert f"\ndef {name}(" in (ROOT / file).read_text(), row
+    assert len(rows) > 10
+
+
+def import_module(config):
+    config["layers"][1] |= {"module": "evil", "class_name": "Anything", "registered_name": "Anything"}
+
+
+def call_function(config):
+    function = {"module": "evil", "class_name": "function", "config": "build", "registered_name": "build"}
+    config["layers"][2]["config"]["activation"] = function
+
+
+def lambda_layer(config):
+    code = keras.saving.serialize_keras_object(lambda x: [__import__("pathlib").Path("executed").touch(), x][1])
+    config["layers"][1] |= {"module": "keras.layers", "class_name": "Lambda", "config": {"function": code}}
+
+
+def linked_weights(weights):
+    del weights["layers/dense/vars/0"]
+    weights["layers/dense/vars/0"] = h5py.ExternalLink("secret.h5", "values")
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+@pytest.mark.parametrize("change", [import_module, call_function, lambda_layer, linked_weights])
+def test_a_model_file_runs_no_code_and_reads_no_other_file(tmp_path, monkeypatch, change):
+    layers = [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid", name="dense")]
+    keras.Sequential(layers).save(tmp_path / "plain.keras")
+    with zipfile.ZipFile(tmp_path / "plain.keras") as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    if change is linked_weights:
+        weights = io.BytesIO(members["model.weights.h5"])
+        with h5py.File(weights, "r+") as file, h5py.File(tmp_path / "secret.h5", "w") as secret:
+            secret["values"] = np.ones((192, 1), np.float32)
+            change(file)
+        members["model.weights.h5"] = weights.getvalue()
+    else:
+        model = json.loads(members["config.json"])
+        change(model["config"])
+        members["config.json"] = json.dumps(model).encode()
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as file:
+        for name, data in members.items():
+            file.writestr(name, data)
+    (tmp_path / "evil.py").write_text(EVIL)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(folder_of(tmp_path, {"a.jpg": jpeg(1)}))
+    with pytest.raises(UserError, match=r"model\.keras: "):
+        _predict(["model.keras", "a.jpg"])
+    assert not (tmp_path / "executed").exists()
+
+
+def test_weights_of_a_trial_are_not_unpickled(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "executed",)
+
+    np.savez(tmp_path / "weights.npz", np.array([Evil()]))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        TrialModels.read_weights(Mock(), tmp_path / "weights.npz")
+    assert not (tmp_path / "executed").exists()
