@@ -23,7 +23,7 @@ from catsdogs.config.hyperparameters import unfreeze_depths, with_values
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import SearchConfig
 from catsdogs.config.setting_names import check_overrides
-from catsdogs.launching.application import _user_message
+from catsdogs.launching.failures import user_message
 from catsdogs.launching.registration import register
 from catsdogs.tuning.oracles import build_oracle, expected_trials
 
@@ -74,7 +74,7 @@ def compose_words(arguments: Sequence[str]) -> SearchConfig:
             config = to_search_config(compose("search", overrides=list(words)))
         check_search([(config, words)])
     except Exception as error:
-        message = _user_message(error)
+        message = user_message(error)
         if message is None:
             raise
         raise UserError(with_value(message, words)) from error
