@@ -17,6 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from catsdogs.base.errors import UserError, first_line, print_error
+from catsdogs.base.interrupts import acknowledge, stoppable
 from catsdogs.base.text import listed
 from catsdogs.config.compose import CONFIG_ERRORS, format_config_error, to_search_config, with_value
 from catsdogs.config.effects import check_search, different, effective
@@ -36,7 +37,8 @@ def _exiting(hook: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(hook)
     def run(*arguments: Any, **keywords: Any) -> None:
         try:
-            hook(*arguments, **keywords)
+            with stoppable():
+                hook(*arguments, **keywords)
         except Exception as error:
             if message := user_message(error):
                 exit_from_hook(print_error(message))
@@ -61,9 +63,10 @@ class StudyCallback(Callback):
         if study is None or not any(study.glob("*/result.json")):
             return study
         try:
+            acknowledge()
             report_study(study)
-        except KeyboardInterrupt:
-            print("Interrupted again; the report was not written", file=sys.stderr)
+        except (KeyboardInterrupt, SystemExit):
+            print("Interrupted again", file=sys.stderr)
         return study
 
     @classmethod
