@@ -16,6 +16,7 @@ from pathlib import Path
 
 from catsdogs.base.errors import exit_status_of
 from catsdogs.base.files import check_page, check_tables_folder
+from catsdogs.base.interrupts import held
 from catsdogs.base.text import sanitize_line
 from catsdogs.config.locations import add_cache_option, typed_path
 
@@ -38,7 +39,8 @@ def _audit(arguments: Sequence[str] | None = None) -> int:
         if opened is not None and opened.skipped:
             logging.warning("%s: %s", source, opened.skipped_message(source))
     findings = audit_images(options.images, folder, options.study, test_folder, options.cache)
-    write_page(options.output, findings, write_tables(tables_folder, findings))
+    with held():  # no page without tables
+        write_page(options.output, findings, write_tables(tables_folder, findings))
     print_findings(findings)
     for line in ("", f"Report: {options.output}", f"Tables: {tables_folder}{os.sep}"):
         print(sanitize_line(line))

@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext, RunMode
 
+from catsdogs.base.errors import exit_status_of
 from catsdogs.config.locations import conf_dir
 from catsdogs.launching.application import JobTask
 from catsdogs.launching.isolated import IsolatedLauncher
@@ -67,4 +68,4 @@ def launched(study: Path, seeds: list[int], jobs: int = 1, *overrides: str):
 
 
 if __name__ == "__main__":
-    launched(Path(sys.argv[1]), [int(seed) for seed in sys.argv[2:]])
+    sys.exit(exit_status_of(lambda: len(launched(Path(sys.argv[1]), [int(seed) for seed in sys.argv[2:]]))))

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from catsdogs.base.environment import clean_environment
+from catsdogs.base.interrupts import exit_status, stoppable
 from catsdogs.base.output import continue_without_output, lost_output
 from catsdogs.base.text import one_line
 
@@ -31,12 +32,17 @@ def print_error(message: str) -> int:
 def exit_status_of(command: Callable[[], int]) -> int:
     """Run a command and return its exit status: 2 for a `UserError`, or for a system that refuses memory or files.
 
-    If the output could not be written, a status of 0 becomes that of `lost_output`.
+    The status is 130 after Ctrl-C and 143 after SIGTERM. If the output could not be written, a status of 0 becomes that
+    of `lost_output`.
     """
     clean_environment()
     continue_without_output()
     try:
-        status = command()
+        with stoppable():
+            status = command()
+    except KeyboardInterrupt as stop:
+        print("\nInterrupted", file=sys.stderr)
+        status = exit_status(stop)
     except UserError as error:
         status = print_error(str(error))
     except SystemExit as stop:  # of argparse, or of a hook of Hydra

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import free_bytes
+from catsdogs.base.interrupts import check
 from catsdogs.base.text import binary_size
 
 # Minimum that a job writes: tables and logs in the study, unpacked images and pixels in the cache.
@@ -56,7 +57,11 @@ def as_out_of_resources(error: BaseException) -> OutOfResources | None:
 
 
 def raise_if_fatal(error: Exception) -> None:
-    """Raise `OutOfResources`, or a programming error itself: unlike other errors, they would affect every trial."""
+    """Raise `OutOfResources`, or a programming error itself: unlike other errors, they would affect every trial.
+
+    Raise an interrupt that a library replaced by this error.
+    """
+    check()
     if ran_out := as_out_of_resources(error):
         raise ran_out from error
     if isinstance(error, _BUGS) or _BUG_TEXT.search(str(error)):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import remove_temporaries
+from catsdogs.base.interrupts import exit_status
 from catsdogs.base.text import sanitize_line
 from catsdogs.study.plan import retrain_command
 
@@ -23,7 +24,7 @@ def report_study(study: Path) -> None:
     """Print the summary of a study and write its page.
 
     Failures here are printed as warnings: the results are already on disk, and a rendering error must not change the
-    exit status of a finished study.
+    exit status of a finished study. An interrupt ends the command.
     """
     study_data = _write_page(study)
     try:
@@ -50,6 +51,9 @@ def _write_page(study: Path) -> StudyData | None:
         remove_temporaries(study, [PAGE])
         remove_temporaries(study / "report")
         return write_report([study], study / PAGE)
+    except KeyboardInterrupt as stop:
+        _warn(f"cannot write {study / PAGE}", study, UserError("interrupted"))
+        raise SystemExit(exit_status(stop)) from None
     except Exception as error:
         _warn(f"cannot write {study / PAGE}", study, error)
         return None

@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from catsdogs.base.interrupts import acknowledge
 from catsdogs.base.output import lost_output
 from catsdogs.base.text import sanitize_line
 from catsdogs.comparison.page.writing import write_report
@@ -37,6 +38,7 @@ def watch(folders: list[Path], output: Path, seconds: float, images: Path | None
                     break
             time.sleep(seconds)
     except KeyboardInterrupt:
+        acknowledge()
         print("no longer watching")
     # The last page must not refresh itself.
     return write_report(folders, output, False, images)

@@ -29,6 +29,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
+from catsdogs.base.interrupts import check
 from catsdogs.base.processes import threads
 from catsdogs.base.text import binary_size, time_left
 from catsdogs.data.archive import unwritable
@@ -238,6 +239,7 @@ def in_threads(
     try:
         waiting = deque(pool.submit(function, item) for item in items[:ahead])
         for done in range(1, len(items) + 1):
+            check()
             result = waiting.popleft().result()
             if done - 1 + ahead < len(items):
                 waiting.append(pool.submit(function, items[done - 1 + ahead]))

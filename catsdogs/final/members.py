@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ from catsdogs.config.saved_config import saved_config
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.views import distinct_views
+from catsdogs.final.kept_members import KeptMembers
 from catsdogs.pages.formats import counted
 from catsdogs.study.identity import differences
 from catsdogs.study.jobs import JobRecord, chosen_trial
@@ -55,11 +57,17 @@ class Member:
 
 
 def train_members(
-    config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset, by_fold: bool
+    config: RetrainConfig,
+    jobs: Sequence[JobRecord],
+    trial: TrialRecord,
+    dataset: Dataset,
+    by_fold: bool,
+    kept: KeptMembers,
 ) -> list[Member]:
     """Train a model per job, or with `by_fold` one for every fold; a `UserError` if one diverges or jobs do not fit.
 
-    `config` and `trial` are those of the first job; the best trial of each other job is used.
+    `config` and `trial` are those of the first job; the best trial of each other job is used. Members in `kept` are not
+    trained again, and others are added to it.
     """
     settings = [config, *(_config_of(config, job) for job in jobs[1:])]
     if len(jobs) > 1:
@@ -69,7 +77,7 @@ def train_members(
     members: list[Member] = []
     for number, (own, job, record) in enumerate(zip(settings, jobs, trials, strict=True), start=1):
         label = f"retrain, job {number}/{len(jobs)} {job.name}" if len(jobs) > 1 else "retrain"
-        members += _train_job(own, job, record, dataset, by_fold, label)
+        members += _train_job(own, job, record, dataset, by_fold, label, kept)
     return members
 
 
@@ -99,7 +107,13 @@ def _check_jobs(jobs: Sequence[JobRecord], settings: Sequence[RetrainConfig], da
 
 
 def _train_job(
-    config: RetrainConfig, job: JobRecord, trial: TrialRecord, dataset: Dataset, by_fold: bool, label: str
+    config: RetrainConfig,
+    job: JobRecord,
+    trial: TrialRecord,
+    dataset: Dataset,
+    by_fold: bool,
+    label: str,
+    kept: KeptMembers,
 ) -> list[Member]:
     if changed := differences(job.result, config, dataset.digest):
         message = "settings differ from job %s (%s); its search score is not comparable with this model's"
@@ -122,23 +136,33 @@ def _train_job(
     epochs_changed = config.fit.epochs != job.result["config"]["fit"].get("epochs")
     records = _with_epochs(config, records, has_validation, epochs_changed)
     members = []
+    prepare = cache(data.features.prepare)  # only if a model is trained
+
+    def train(run: int, listener: Listener) -> tuple[keras.Model, Training]:
+        prepare()
+        try:
+            trainings, model = execute(config, records, data, models, run, listener)
+        except DivergedError as error:
+            raise UserError(
+                f"trial={trial.trial}: training of job {job.name} diverged ({error}); use another trial or job"
+            ) from error
+        history = pd.concat([training.history for training in trainings], ignore_index=True)
+        return models.full_model(model), dataclasses.replace(trainings[-1], history=history)
+
     with data.features.reading():
-        data.features.prepare()
         for number, fold in enumerate(folds):
             run = job.execution(trial.trial) * len(search_folds) + number
-            listener = _log_progress(f"{label}, fold {number + 1}/{len(folds)}" if by_fold else label, records, fold)
-            try:
-                trainings, trained = execute(config, records, data, models, run, listener)
-            except DivergedError as error:
-                raise UserError(
-                    f"trial={trial.trial}: training of job {job.name} diverged ({error}); use another trial or job"
-                ) from error
-            history = pd.concat([training.history for training in trainings], ignore_index=True)
-            training = dataclasses.replace(trainings[-1], history=history)
-            model, seed = models.full_model(trained), trial_seed(config.seed, trial.trial, run)
-            of_fold, rows = number if by_fold else None, fold.validation_rows
-            member = Member(config, job, trial, of_fold, seed, changed, model, training, rows, search_predictions)
-            members.append(member)
+            own_label = f"{label}, fold {number + 1}/{len(folds)}" if by_fold else label
+            name = f"{job.name}-{number if by_fold else 'all'}"
+            trained = kept.read(name, lambda: models.untrained_model(with_values(config, trial.hyperparameters)))
+            if trained is None:
+                trained = train(run, _log_progress(own_label, records, fold))
+                kept.write(name, *trained)
+            else:
+                log.info("%s: already trained, continuing from there", own_label)
+            seed, of_fold = trial_seed(config.seed, trial.trial, run), number if by_fold else None
+            about = (config, job, trial, of_fold, seed, changed)
+            members.append(Member(*about, *trained, fold.validation_rows, search_predictions))
     return members
 
 

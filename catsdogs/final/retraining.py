@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 import math
 import time
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pandas as pd
 
@@ -20,6 +23,7 @@ from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.final.best_folder import FinalResult, write_best
 from catsdogs.final.evaluation import Evaluation, count_images, evaluate_members, inference_engine
+from catsdogs.final.kept_members import KeptMembers, kept_members
 from catsdogs.final.members import Member, train_members
 from catsdogs.final.metrics import detail_of, metrics
 from catsdogs.final.pipeline import OUTPUTS, Pipeline
@@ -28,6 +32,7 @@ from catsdogs.final.tta import log_cost
 from catsdogs.network.devices import accelerators
 from catsdogs.network.merging import merge_models
 from catsdogs.pages.formats import chosen_on_validation, counted
+from catsdogs.study.identity import fingerprint
 from catsdogs.study.jobs import JobRecord, read_jobs
 from catsdogs.study.trials import TrialRecord
 from catsdogs.training.trial_data import live_views
@@ -38,18 +43,34 @@ log = logging.getLogger(__name__)
 def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, study: Path) -> dict[str, Any]:
     """Train the final model, score it, predict the test images, write `best/`, and return its `metrics.json`.
 
-    An existing `best/` is renamed, not deleted. `config` and `trial` are those of the first job; several jobs make an
-    ensemble.
+    An existing `best/` is renamed, not deleted. A repeated call continues after the members that an interrupted one has
+    trained. `config` and `trial` are those of the first job; several jobs make an ensemble.
     """
-    start = time.monotonic()
     dataset = load_dataset(config.data, Path(config.cache), config.split)
     for note in dataset.notes:
         log.info("%s", note)
+    with kept_members(study, _members_key(config, jobs, trial, dataset)) as kept:
+        return _make(config, jobs, trial, dataset, kept)
+
+
+def _members_key(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset) -> str:
+    """Return a digest of everything that determines the members."""
+    settings = dataclasses.asdict(config)
+    parts = [fingerprint(config, dataset.digest), versions(), keras.backend.backend(), trial.trial]
+    parts += [settings[name] for name in ("features", "fit_on", "evaluate_with", "ensemble")]
+    parts += [[job.result, [dataclasses.asdict(record) for record in job.trials()]] for job in jobs]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _make(
+    config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset, kept: KeptMembers
+) -> dict[str, Any]:
+    start = time.monotonic()
     fold_members: list[Member] = []
     if config.evaluate_with == "folds":
         log.info("evaluate_with=folds: training the models of the folds first")
-        fold_members = train_members(config, jobs, trial, dataset, by_fold=True)
-    members = train_members(config, jobs, trial, dataset, by_fold=config.ensemble.kind == "folds")
+        fold_members = train_members(config, jobs, trial, dataset, True, kept)
+    members = train_members(config, jobs, trial, dataset, config.ensemble.kind == "folds", kept)
     training_seconds = time.monotonic() - start
     epochs = sum(len(member.training.history) for member in [*fold_members, *members])
     log.info("trained %s in %s", counted(epochs, "epoch"), format_duration(training_seconds))
@@ -60,10 +81,11 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
     single = evaluation.combination.method == "single"
     model = first.model if single else merge_models([member.model for member in members], evaluation.combination)
     predictions = _predictions(config, model, evaluation, dataset)
-    record = {"study": study.name, **_metrics(config, predictions, evaluation, members, first)}
+    record = {"study": jobs[0].folder.parent.name, **_metrics(config, predictions, evaluation, members, first)}
     record["seconds"] = {"training": round(training_seconds, 1), "all": round(time.monotonic() - start, 1)}
     recipe = _recipe(members, first, dataset)
-    write_best(study / "best", FinalResult(model, members, evaluation, predictions, record, recipe), dataset)
+    final = FinalResult(model, members, evaluation, predictions, record, recipe)
+    write_best(kept.folder.with_name("best"), jobs[0].folder.parent / "best", final, dataset)
     return record
 
 

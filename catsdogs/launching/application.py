@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from omegaconf import DictConfig
 
 from catsdogs.base.environment import clean_environment
 from catsdogs.base.errors import print_error
-from catsdogs.base.interrupts import exit_status, terminable
+from catsdogs.base.interrupts import exit_status, stoppable
 from catsdogs.base.output import continue_without_output
 from catsdogs.base.processes import processors, share_of_machine, thread_limit
 from catsdogs.config.compose import VERSION_BASE, anchor_paths, as_typed, resume_command, with_value
@@ -55,12 +56,16 @@ def hydra_application(
     words = [as_typed(word) for word in arguments[1:]]
     try:
         parsed = get_args_parser().parse_args(words)
-        check_overrides(parsed.overrides)
-        sys.argv = [arguments[0], *complete(parsed, words)]
-        application = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=config_name)
-        with terminable():
+        with stoppable():
+            check_overrides(parsed.overrides)
+            sys.argv = [arguments[0], *complete(parsed, words)]
+            application = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=config_name)
             application(JobTask(task, tracebacks))()
     except KeyboardInterrupt as stop:
+        if config_name == "retrain":
+            print("\nInterrupted; models that are completely trained are saved", file=sys.stderr)
+            print(f"To continue: python -m catsdogs.retrain {shlex.join(arguments[1:])}")
+            return exit_status(stop)
         print("\nInterrupted; finished trials are saved", file=sys.stderr)
         study = StudyCallback.report_interrupted()
         if study is not None:
@@ -107,7 +112,8 @@ class JobTask:
             os.environ.update(share_of_machine(jobs, int(hydra_node.job.num), thread_limit()))
         folder = Path(hydra_node.runtime.output_dir)
         try:
-            objective = self.task(config)
+            with stoppable(in_job=True):
+                objective = self.task(config)
         except Exception as error:
             message = user_message(error)
             log.error("job %s failed: %s", folder.name, message or error, exc_info=message is None)
@@ -119,7 +125,8 @@ class JobTask:
 
     def _run_single(self, config: DictConfig) -> Any:
         try:
-            return self.task(config)
+            with stoppable():
+                return self.task(config)
         except Exception as error:
             message = None if self.tracebacks else user_message(error)
             if message is None:

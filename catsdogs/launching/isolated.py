@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import multiprocessing
 import os
@@ -13,11 +12,10 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
 
 from hydra import version
 from hydra.core.config_store import ConfigStore
@@ -35,6 +33,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from catsdogs.base import interrupts
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.output import lost_output
 from catsdogs.base.processes import share_of_machine, threads
@@ -46,10 +45,9 @@ _TARGET = "hydra_plugins.catsdogs.IsolatedLauncher"
 # A process that is forked after TensorFlow has started hangs.
 _SPAWN = multiprocessing.get_context("spawn")
 
-# Signals that stop a process. Blocked while a job's process starts, until it has its handlers.
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
 _INTERRUPTED = 130  # exit status
 
+_POLL_SECONDS = 1.0  # between two checks for an interrupt
 _EXIT_SECONDS = 60.0  # for a process to exit after its job
 _PATIENCE_SECONDS = 1.0  # after Ctrl-C; the message about waiting is for jobs that take longer to stop
 
@@ -84,6 +82,7 @@ class IsolatedLauncher(Launcher):
         """Keep the context, task and configuration for `launch`."""
         self._context, self._task, self._config = hydra_context, task_function, config
 
+    @interrupts.stoppable()
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs. A failed job returns NaN to a sweeper that knows all jobs, and an error to others."""
         setup_globals()
@@ -94,6 +93,7 @@ class IsolatedLauncher(Launcher):
         returns: dict[int, JobReturn] = {}
         try:
             while waiting or running:
+                interrupts.check()
                 while waiting and slots:
                     index, overrides = waiting[0]
                     config = self._compose(overrides, initial_job_idx + index)
@@ -101,11 +101,14 @@ class IsolatedLauncher(Launcher):
                         # Some sweepers propose a job twice; the second one then finds it finished.
                         break
                     waiting.popleft()
-                    child = self._start(index, config, slots.pop(0))
-                    running[child.connection] = child
-                for connection in wait(list(running)):
-                    child = running.pop(connection)  # type: ignore[call-overload]
+                    # The process must be known to `_stop`, and have its own handlers, before a signal arrives.
+                    with interrupts.held():
+                        child = self._start(index, config, slots.pop(0))
+                        running[child.connection] = child
+                for connection in wait(list(running), _POLL_SECONDS):
+                    child = running[connection]  # type: ignore[index]
                     returns[child.index] = self._finish(child)
+                    del running[child.connection]
                     slots.append(child.slot)
         except BaseException:
             _stop(running.values())
@@ -129,7 +132,7 @@ class IsolatedLauncher(Launcher):
         sys.stderr.flush()
         # Libraries read these variables when they are imported.
         limit = threads() // self._jobs if self._jobs > 1 else None
-        with env_override(share_of_machine(self._jobs, slot, limit)), _stopping_blocked():
+        with env_override(share_of_machine(self._jobs, slot, limit)):
             process.start()
         sender.close()
         return _Child(index, slot, config, process, receiver)
@@ -171,42 +174,22 @@ def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunct
     from catsdogs.launching.registration import register
 
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    for number in _STOPPING:
-        # Jobs ignore a signal that the study ignores, such as Ctrl-C for a background process of a script.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt_once)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
 
     def run() -> int:
-        register()
-        setup_globals()
-        version.setbase(VERSION_BASE)
-        JobRuntime.instance().set("name", config.hydra.job.name)
-        returned = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context=context)
-        connection.send((returned.status, returned._return_value))
+        try:
+            register()
+            setup_globals()
+            version.setbase(VERSION_BASE)
+            JobRuntime.instance().set("name", config.hydra.job.name)
+            returned = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context=context)
+            connection.send((returned.status, returned._return_value))
+        except KeyboardInterrupt:
+            return _INTERRUPTED
         return 0
 
-    try:
+    interrupts.handle(interrupts.ignore)
+    with interrupts.stoppable(in_job=True):
         sys.exit(exit_status_of(run))
-    except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
-
-
-@contextlib.contextmanager
-def _stopping_blocked() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _interrupt_once(number: int, frame: Any) -> None:
-    """Raise KeyboardInterrupt once: Ctrl-C arrives from the terminal and from the parent."""
-    for stopping in _STOPPING:
-        # Not SIG_IGN: Python prints an error for a signal that arrived before it was ignored.
-        signal.signal(stopping, lambda number, frame: None)
-    raise KeyboardInterrupt
 
 
 def _exit_with_parent() -> None:
@@ -228,20 +211,14 @@ def _describe_exit(exit_code: int | None) -> str:
 
 
 def _stop(children: Iterable[_Child]) -> None:
-    """Stop the jobs as after Ctrl-C, and kill them after a second Ctrl-C."""
+    """Stop the jobs as after Ctrl-C; a second Ctrl-C kills them, see `interrupts.end_at_once`."""
     alive = [child.process for child in children if child.process.is_alive()]
-    try:
-        for process in alive:
-            # Not SIGINT: a background job may ignore it.
-            process.terminate()
-        if alive:
-            alive[0].join(_PATIENCE_SECONDS)
-        if any(process.is_alive() for process in alive):
-            print("Waiting for running jobs to stop; press Ctrl-C again to kill them", file=sys.stderr, flush=True)
-        for process in alive:
-            process.join()
-    except KeyboardInterrupt:
-        for process in alive:
-            process.kill()
-            process.join()
-        raise
+    for process in alive:
+        # Not SIGINT: a background job may ignore it.
+        process.terminate()
+    if alive:
+        alive[0].join(_PATIENCE_SECONDS)
+    if any(process.is_alive() for process in alive):
+        print("Waiting for running jobs to stop; press Ctrl-C again to kill them", file=sys.stderr, flush=True)
+    for process in alive:
+        process.join()

@@ -17,6 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from catsdogs.base.errors import UserError, first_line, print_error
+from catsdogs.base.interrupts import acknowledge, stoppable
 from catsdogs.base.text import listed
 from catsdogs.config.compose import (
     CONFIG_ERRORS,
@@ -44,7 +45,8 @@ def _exiting(hook: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(hook)
     def run(*arguments: Any, **keywords: Any) -> None:
         try:
-            hook(*arguments, **keywords)
+            with stoppable():
+                hook(*arguments, **keywords)
         except Exception as error:
             if message := user_message(error):
                 exit_from_hook(print_error(message))
@@ -69,9 +71,10 @@ class StudyCallback(Callback):
         if study is None or not any(study.glob("*/result.json")):
             return study
         try:
+            acknowledge()
             report_study(study)
-        except KeyboardInterrupt:
-            print("Interrupted again; the report was not written", file=sys.stderr)
+        except (KeyboardInterrupt, SystemExit):
+            print("Interrupted again", file=sys.stderr)
         return study
 
     @classmethod

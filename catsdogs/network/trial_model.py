@@ -104,6 +104,10 @@ class TrialModels:
         trial.model.set_weights(weights)
         self._set(trial)
 
+    def untrained_model(self, config: SearchConfig) -> keras.Model:
+        """Build the `full_model` of a trial with this configuration, with other weights."""
+        return full_model(config, self._network.copy())
+
     def full_model(self, trial: TrialModel) -> keras.Model:
         """Build the final model: prefix, trained suffix and classifier from Keras' own float32 layers."""
         backbone = self._network.copy()

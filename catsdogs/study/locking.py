@@ -71,4 +71,5 @@ def lock_message(folder: Path) -> str:
     with suppress(OSError, UserError):
         if record := _Holder.read(folder / HOLDER):
             holder = f"process {record.pid} on host {record.host[:80]} since {record.started[:40]}"
-    return f"job {folder}: locked by {holder}; wait for it to finish, or stop it"
+    kind = "retrain" if folder.parent.name == ".retrain" else "job"
+    return f"{kind} {folder}: locked by {holder}; wait for it to finish, or stop it"

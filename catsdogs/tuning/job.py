@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import remove_temporaries, sync_folder, write_csv
+from catsdogs.base.interrupts import stoppable
 from catsdogs.base.provenance import machine, utc_timestamp, versions
 from catsdogs.base.resources import as_out_of_resources, check_free_space
 from catsdogs.base.text import format_duration
@@ -106,15 +107,16 @@ class _JobRun:
         """Run the job, record how it ended, and return its objective."""
         config, location, result = self._config, self._location, self._result
         try:
-            dataset = load_dataset(config.data, Path(config.cache), config.split)
-            mark = fingerprint(config, dataset.digest)
-            decision = inspect_job(config, location.folder, mark)
-            if not decision.runs:
-                return _skip(location, decision)
-            state = self._prepare_folder(decision)
-            self._write_data(dataset, mark)
-            self._search_until_timeout(dataset, state)
-            result["status"] = OK
+            with stoppable():
+                dataset = load_dataset(config.data, Path(config.cache), config.split)
+                mark = fingerprint(config, dataset.digest)
+                decision = inspect_job(config, location.folder, mark)
+                if not decision.runs:
+                    return _skip(location, decision)
+                state = self._prepare_folder(decision)
+                self._write_data(dataset, mark)
+                self._search_until_timeout(dataset, state)
+                result["status"] = OK
         except UserError as error:
             if not self._may_write:
                 raise

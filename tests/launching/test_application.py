@@ -12,7 +12,6 @@ from synthetic_images import cats_and_dogs, folder_of, jpeg
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
-from catsdogs.base.interrupts import Terminated, exit_status, terminable
 from catsdogs.base.text import MOST_CHARACTERS
 from catsdogs.config.compose import resume_command
 from catsdogs.launching import application
@@ -87,7 +86,7 @@ def test_interrupted_study_prints_its_summary_once_and_only_with_jobs(study, tmp
     monkeypatch.setattr("catsdogs.comparison.reporting.report_study", Mock(side_effect=KeyboardInterrupt))
     StudyCallback._running = study
     StudyCallback.report_interrupted()
-    assert "not written" in capsys.readouterr().err
+    assert "Interrupted again" in capsys.readouterr().err
 
 
 def test_ctrl_c_exits_with_130_and_prints_the_command_to_resume(study, callback, capsys, monkeypatch):
@@ -103,12 +102,13 @@ def test_ctrl_c_exits_with_130_and_prints_the_command_to_resume(study, callback,
     assert printed.out.splitlines() == ["summary of s", "To resume: python -m catsdogs.search study=s"]
 
 
-def test_sigterm_stops_a_command_like_ctrl_c():
-    with pytest.raises(Terminated) as stop, terminable():
+def test_an_interrupted_retrain_prints_the_command_to_continue_as_typed(capsys, monkeypatch):
+    def task(parsed, words):
         signal.raise_signal(signal.SIGTERM)
-    assert exit_status(stop.value) == 143
-    assert exit_status(KeyboardInterrupt()) == 130
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    monkeypatch.setattr("sys.argv", ["retrain", "study=2024_01", "cache=a b"])
+    assert application.hydra_application("retrain", Mock(), task) == 143
+    assert capsys.readouterr().out == "To continue: python -m catsdogs.retrain study=2024_01 'cache=a b'\n"
 
 
 @pytest.mark.parametrize(
