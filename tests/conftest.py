@@ -29,6 +29,13 @@ hypothesis.settings.load_profile("untimed")
 # A background shell ignores SIGINT, and so do the processes that tests start from it; restore the default.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+@pytest.fixture(autouse=True)
+def _complete_output(monkeypatch):
+    """Forget output that an earlier test has lost; it changes the exit status of the process."""
+    monkeypatch.setattr("catsdogs.base.output._Stream.status", 0)
+
+
 # Network and images of a size at which a trial takes about a second.
 TINY = (
     "data=sample",

@@ -17,8 +17,9 @@ import stat
 import tempfile
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -54,10 +55,12 @@ def sync_folder(folder: Path) -> None:
 
     Some systems and file systems cannot sync a folder; the files are complete without it.
     """
-    with suppress(OSError), ExitStack() as stack:
+    with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
-        stack.callback(os.close, handle)
-        os.fsync(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def temporary_path(path: Path) -> Path:
@@ -65,12 +68,18 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.stem[:80]}-{secrets.token_hex(4)}{''.join(path.suffixes[-2:])}")
 
 
+def remove(path: Path) -> None:
+    """Remove a file, link or folder, if it exists."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
 def remove_temporaries(folder: Path, names: Collection[str] = ("*",), older_than_seconds: float = 600.0) -> None:
     """Remove temporary files and folders of these names that killed processes left, and no process writes any more."""
     for path in [path for name in names for path in folder.glob(f".{Path(name).stem}-????????*")]:
         with suppress(OSError):  # another process has removed it, or it belongs to another user
             if time.time() - path.lstat().st_mtime >= older_than_seconds:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                remove(path)
 
 
 def free_bytes(folder: Path) -> int:
@@ -272,17 +281,11 @@ def read_json(path: Path) -> Any:
     too deep, or has a text that is too long or a number that is not finite: NaN, Infinity or 1e999.
     """
     content = read_bytes(path, _MAX_JSON_BYTES).decode("utf-8-sig")
-    level: list[Any] = [None]
     try:
         value = json.loads(content, parse_int=_integer, object_pairs_hook=_unambiguous)
-        level = [value]
-        for _ in range(_MAX_DEPTH):
-            groups = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
-            level = [part for group in groups for part in group]
+        _check_json("", value, _MAX_DEPTH)
     except RecursionError:
-        pass
-    if level:
-        raise ValueError(f"more than {_MAX_DEPTH} nested lists or groups")
+        raise ValueError(f"more than {_MAX_DEPTH} nested lists or groups") from None
     return value
 
 
@@ -292,21 +295,24 @@ def _integer(digits: str) -> int | float:
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    group: dict[str, Any] = {}
-    for key, value in pairs:
-        parts = [value]
-        while parts:
-            one = parts.pop()
-            if isinstance(one, list):
-                parts += one
-            elif isinstance(one, float) and not math.isfinite(one):
-                raise ValueError(f"{key}={one}: must be finite")
-            elif isinstance(one, str) and len(one) > _MAX_TEXT:
-                raise ValueError(f"{key}={one[:20]}...: text of more than {_MAX_TEXT:,} characters")
-        if key in group:
-            raise ValueError(f"{key}={str(value)[:80]}: listed twice")
-        group[key] = value
+    group = dict(pairs)
+    if len(group) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{key}={str(group[key])[:80]}: listed twice")
     return group
+
+
+def _check_json(key: str, value: Any, levels: int) -> None:
+    """Raise an error if a value is nested deeper than `levels`, or has a number or text that is out of range."""
+    if isinstance(value, (dict, list)):
+        if not levels:
+            raise RecursionError
+        for name, one in value.items() if isinstance(value, dict) else ((key, one) for one in value):
+            _check_json(name, one, levels - 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key}={value}: must be finite")
+    elif isinstance(value, str) and len(value) > _MAX_TEXT:
+        raise ValueError(f"{key}={value[:20]}...: text of more than {_MAX_TEXT:,} characters")
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

@@ -1,8 +1,8 @@
 """Misclassified and uncertain images of a model, with thumbnails.
 
 A study may be untrusted, so it cannot name files of this machine. Images are looked up in the cache and in the folder
-that the user passed. For the user's own studies, the path recorded by the job is also searched. A thumbnail is shown
-only if the image has the same SHA-256 as in the job.
+that the user passed. For the user's own studies, the paths recorded by the job are also tried; folders that a study
+names are never listed. A thumbnail is shown only if the image has the same SHA-256 as in the job.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -137,12 +138,13 @@ def _thumbnails(
     hashes = dict(zip(table["id"], table["sha256"], strict=True))
     recorded = dict(zip(table["id"], table["path"], strict=True)) if "path" in table else {}
     thumbnails: dict[str, str] = {}
-    for folder in _folders(job, config, images):
+    listable, named = _folders(job, config, images)
+    for folder in (*listable, *named):
         remaining = [name for name in ids if name in hashes and name not in thumbnails]
         if not remaining:
             break
         is_recorded = any((folder / recorded.get(name, "")).is_file() for name in remaining)
-        paths = recorded if is_recorded else _paths_by_id(folder)
+        paths = recorded if is_recorded or folder in named else _paths_by_id(folder)
         for name in remaining:
             if jpeg := thumbnail(folder, paths.get(name, ""), hashes[name]):
                 thumbnails[name] = jpeg
@@ -154,18 +156,20 @@ def _thumbnails(
     return thumbnails, f"{how_many}: the images of the job were not found or have changed. {fix}"
 
 
-def _folders(job: JobRecord, config: dict[str, Any], images: Path | None) -> list[Path]:
-    """Return folders that may contain the images of a job, the likeliest first."""
-    caches = [default_cache()]
-    folders = [] if images is None else [images]
-    if job.folder.parent.stat().st_uid == os.getuid():
-        caches += [str(config["cache"])] if config.get("cache") else []
-        sources = [config.get("data", {}).get(key) for key in ("validation", "train")]
-        folders += [Path(os.path.expanduser(str(source))) for source in sources if source]
-    for key in ("validation_digest", "images_digest"):
-        digest = str(job.result["data"].get(key))
-        if re.fullmatch("[0-9a-f]{64}", digest):
-            folders += [Path(os.path.expanduser(cache)) / "archives" / digest for cache in caches]
+def _folders(job: JobRecord, config: dict[str, Any], images: Path | None) -> tuple[list[Path], list[Path]]:
+    """Return folders that may contain the images of a job: those of the user, and those that the study names."""
+    data = config.get("data", {})
+    digests = [str(job.result["data"].get(key)) for key in ("validation_digest", "images_digest")]
+    archives = [f"archives/{digest}" for digest in digests if re.fullmatch("[0-9a-f]{64}", digest)]
+    named = [data.get("validation"), data.get("train")]
+    named += [f"{config['cache']}/{archive}" for archive in archives] if config.get("cache") else []
+    own = job.folder.parent.stat().st_uid == os.getuid()
+    of_user = [images, *(f"{default_cache()}/{archive}" for archive in archives)]
+    return _existing(of_user), _existing(named if own else [])
+
+
+def _existing(sources: Sequence[Any]) -> list[Path]:
+    folders = [Path(os.path.expanduser(str(source))) for source in sources if source]
     return [folder for folder in folders if folder.is_dir()]
 
 

@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from catsdogs.base.errors import UserError, first_line
-from catsdogs.base.files import open_zip, temporary_path
+from catsdogs.base.files import open_zip, remove, temporary_path
 from catsdogs.base.text import listed, sanitize_line
 from catsdogs.data.formats import HEAD_BYTES, has_image_suffix, image_format
 
@@ -264,10 +264,7 @@ def _unpack(
     _check_sizes(members, source, max_unpacked_bytes)
     _log.info("unpacking %d images of %s to %s", len(members), source, target)
     try:
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
+        remove(target)
         temporary = temporary_path(target)
         try:  # TemporaryDirectory recurses forever if it may not remove its folder
             temporary.mkdir(parents=True)

@@ -60,6 +60,7 @@ def build_catalog(folder: ImageFolder, cache: Path) -> pd.DataFrame:
         _log.info("checking %d images in %s", len(folder.paths), folder.root)
         table = _facts(folder.root, folder.paths, "checking images")
         try:
+            files.remove(file)
             files.write_csv(file, table.assign(check=_checks(table)))
         except OSError as error:
             raise unwritable(file.parent, error) from error

@@ -132,7 +132,7 @@ def read_image(file: Path, function: Callable[[Image.Image], Result]) -> tuple[s
     little memory to decode it.
     """
     try:
-        with enough_memory(file), file.open("rb") as stream:
+        with file.open("rb") as stream:
             if (size := os.fstat(stream.fileno()).st_size) > _FILES.limit:
                 reason = f"{binary_size(size)}; the limit is {binary_size(_FILES.limit)}"
                 return hashlib.sha256(os.fsencode(file)).hexdigest(), None, reason
@@ -144,13 +144,6 @@ def read_image(file: Path, function: Callable[[Image.Image], Result]) -> tuple[s
         return sha256, None, str(error)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); repair or remove the file") from error
-
-
-@contextmanager
-def enough_memory(file: Path) -> Iterator[None]:
-    """Convert a MemoryError raised for an image into a `UserError`."""
-    try:
-        yield
     except MemoryError as error:
         raise UserError(f"{file}: out of memory; close other programs, or remove the image if it is huge") from error
 
@@ -196,6 +189,7 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
                 f"{binary_size(free)} are free; set cache=FOLDER on a larger disk, or a smaller data.limit"
             )
         _log.info("decoding %d images to %dx%d (%s)", len(rows), size, size, binary_size(needed))
+        files.remove(path)
         with files.replacing(path) as temporary, temporary.open("wb") as file:
             file.write(files.npy_header(shape, "uint8"))
             for image in in_threads(lambda image: _decode_file(*image, size), images, "decoding"):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from catsdogs.base.files import free_bytes, load_sealed_npy
+from catsdogs.base.files import free_bytes, load_sealed_npy, remove
 from catsdogs.base.text import binary_size
 from catsdogs.features.entries import (
     EntryInfo,
@@ -223,12 +222,11 @@ class Store:
             with ExitStack() as stack:
                 if group is not None:
                     stack.enter_context(self._lock(group).acquire(blocking=False))
-                size = sum(file.stat().st_size for file in path.iterdir())
+                size = sum(file.lstat().st_size for file in path.rglob("*"))
                 if not dry_run:
-                    # Delete the values first: without them the entry is invalid, even if this process is killed here.
-                    with suppress(FileNotFoundError):
-                        (path / "values.npy").unlink()
-                    shutil.rmtree(path)
+                    # Remove the values first: without them the entry is invalid, even if this process is killed here.
+                    remove(path / "values.npy")
+                    remove(path)
                 return size
         except (OSError, Timeout):  # removed by another process, being filled, or permission denied
             return 0

@@ -38,6 +38,8 @@ def lock_job(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=_PATIENCE_SECONDS)
     except Timeout:
         raise UserError(lock_message(folder)) from None
+    except OSError as error:
+        raise UserError(f"job {folder}: its {LOCK} cannot be opened ({error.strerror}); remove it") from error
     try:
         # A full disk must not keep a finished job from being skipped.
         with suppress(OSError):

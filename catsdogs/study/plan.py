@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
 from catsdogs.base.provenance import parse_timestamp, utc_timestamp
 from catsdogs.base.records import CorruptedFile, Listed, Record
@@ -49,8 +50,14 @@ def search_command(study: Path) -> str | None:
 
 
 def write_plan(study: Path, names: list[str], command: list[str]) -> None:
-    """Record the start of a study, and add its jobs to those of earlier runs; simultaneous processes are one run."""
-    before = read_plan(study)
+    """Record the start of a study, and add its jobs to those of earlier runs; simultaneous processes are one run.
+
+    Raise a `UserError` if the file is corrupted, because the jobs of earlier runs would be lost.
+    """
+    try:
+        before = Plan.read(study / PLAN) or Plan.model_validate({})
+    except CorruptedFile as error:
+        raise UserError(f"{error}; restore it from a backup, or remove it") from error
     run, started = names, utc_timestamp()
     if names and before.started is not None and any(is_locked(study / name) for name in before.run):
         run, started = list(dict.fromkeys([*before.run, *names])), before.started.isoformat()

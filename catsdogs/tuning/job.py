@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import remove_temporaries, sync_folder, write_csv
 from catsdogs.base.interrupts import stoppable
+from catsdogs.base.output import lost_output
 from catsdogs.base.provenance import machine, utc_timestamp, versions
 from catsdogs.base.resources import as_out_of_resources, check_free_space
 from catsdogs.base.text import format_duration
@@ -274,10 +275,11 @@ def _skip(location: JobLocation, decision: JobDecision) -> float:
 
 
 def _write_or_log(location: JobLocation, write: Callable[[], Any]) -> None:
-    """Write at the end of a job; a full disk must not hide how the job ended, nor stop the study."""
+    """Write at the end of a job. A full disk must not hide how it ended, nor stop the study; the exit status is 1."""
     try:
         write()
     except (OSError, UserError) as error:
+        lost_output(1)
         log.error("%s: %s", location.label, as_out_of_resources(error) or error)
 
 

@@ -95,7 +95,12 @@ def test_only_studies_of_the_user_may_name_image_paths(study, images, tmp_path, 
     for config in ({"cache": str(tmp_path / "elsewhere")}, {"data": {"train": str(tmp_path / "photos")}}):
         change(study / "a" / "result.json", config=config)
         write_images(tmp_path / "photos", images if "data" in config else {})
-        assert_thumbnails_match(gallery_of(study), images)
+        with monkeypatch.context() as patch:
+            patch.setattr("catsdogs.comparison.gallery.image_paths", None)  # a study may name `/`
+            assert_thumbnails_match(gallery_of(study), images)
+            write_split(study / "a", images, **dict.fromkeys(images, "gone.jpg"))
+            assert has_no_thumbnails(gallery_of(study))
+            write_split(study / "a", images)
         with monkeypatch.context() as patch:
             patch.setattr("os.getuid", lambda: study.stat().st_uid + 1)
             assert has_no_thumbnails(gallery_of(study))

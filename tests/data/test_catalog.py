@@ -165,6 +165,9 @@ def test_poisoned_stored_catalog_is_rebuilt(tmp_path, poison, consistent, caplog
     assert file.read_bytes() == intact
     file.write_bytes(intact[:-9])
     pd.testing.assert_frame_equal(build_catalog(folder, cache), expected)
+    file.unlink()
+    (file / "x").mkdir(parents=True)
+    pd.testing.assert_frame_equal(build_catalog(folder, cache), expected)
 
 
 def test_an_image_that_changed_unnoticed_by_the_file_system_is_read_again(tmp_path):

@@ -297,13 +297,18 @@ def test_pixels_are_decoded_once_per_key(tmp_path, root, monkeypatch):
         lambda old: old[:-32],  # of version 0.2
         lambda old: b"",
         lambda old: b"PK\3\4",
+        None,
     ],
 )
 def test_corrupted_pixels_are_decoded_again(tmp_path, root, caplog, corrupted):
     rows, cache = rows_of(root), tmp_path / "cache"
     expected = np.array(pixels(rows, root, 24, cache))
     (file,) = (cache / "pixels").iterdir()
-    file.write_bytes(corrupted(file.read_bytes()))
+    if corrupted:
+        file.write_bytes(corrupted(file.read_bytes()))
+    else:
+        file.rename(tmp_path / "moved")
+        file.mkdir()
     np.testing.assert_array_equal(pixels(rows, root, 24, cache), expected)
     assert f"{file}: corrupted" in caplog.text
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.study.locking import lock_job
 from catsdogs.study.plan import read_plan, retrain_command, write_plan
@@ -36,12 +37,15 @@ def test_the_plan_keeps_all_jobs_and_parallel_processes_are_one_run(study):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"run": "a", "jobs": 3, "started": 5}', '{"started": "soon"}', "\x00"])
-def test_a_corrupted_plan_is_an_empty_plan(study, content):
+def test_a_corrupted_plan_is_empty_and_not_replaced(study, content):
     (study / "study.json").write_text(content)
     assert read_plan(study).run == []
     assert read_plan(study).started is None
-    write_plan(study, ["a"], ["-m"])
-    assert read_plan(study).run == ["a"]
+    if content == '{"started": "soon"}':  # read as not recorded
+        return
+    with pytest.raises(UserError, match=r"study\.json: corrupted \(.*; restore it"):
+        write_plan(study, ["a"], ["-m"])
+    assert (study / "study.json").read_text() == content
 
 
 # Quoting itself is tested in tests/base/test_text.py.

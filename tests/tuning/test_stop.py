@@ -2,12 +2,14 @@
 
 import errno
 import time
+from unittest.mock import Mock
 
 import pytest
 from bench import TUNERS, Bench
 
 from catsdogs.base import files
 from catsdogs.base.files import read_json
+from catsdogs.base.output import lost_output
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.summary import summarize
 from catsdogs.study.leaderboard import write_leaderboard
@@ -84,6 +86,14 @@ def test_an_almost_full_disk_is_reported_before_the_search_starts(bench, monkeyp
     bench.run(bench.settings())
     assert "free disk space" in read_json(bench.folder / "result.json")["error"]
     assert bench.trainer.trained == []
+
+
+def test_a_result_that_cannot_be_replaced_changes_the_exit_status(bench, monkeypatch):
+    write = Mock(side_effect=[None, None, IsADirectoryError(errno.EISDIR, "Is a directory", "result.json")])
+    monkeypatch.setattr("catsdogs.tuning.job.write_result", write)
+    bench.run(bench.settings())
+    assert write.call_count == 3
+    assert lost_output() == 1
 
 
 @pytest.mark.parametrize("after", [0, 2])
