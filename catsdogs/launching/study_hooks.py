@@ -220,7 +220,7 @@ def _inspect_jobs(
     from catsdogs.data.dataset import load_dataset
     from catsdogs.study.decision import inspect_job
     from catsdogs.study.identity import fingerprint
-    from catsdogs.study.locking import LOCK, is_locked, lock_message
+    from catsdogs.study.locking import is_locked, lock_message
 
     digests: dict[str, str] = {}
     sources: dict[str, DataConfig] = {}
@@ -241,10 +241,8 @@ def _inspect_jobs(
     _check_different(configs, names, typed, [digests[key] for key in images])
     decisions = []
     for config, key, name in zip(configs, images, names, strict=False):
-        if locked := is_locked(study / name):
-            raise UserError(lock_message(study / name))
-        if locked is None:
-            raise UserError(f"job {study / name}: its lock cannot be opened; check the permissions of {LOCK}")
+        if (locked := is_locked(study / name)) is not False:
+            raise UserError(lock_message(study / name, locked))
         decisions.append(inspect_job(config, study / name, fingerprint(config, digests[key])))
     return decisions
 

@@ -36,10 +36,8 @@ def lock_job(folder: Path) -> Iterator[None]:
     try:
         # `is_locked` of another process holds the lock for a moment.
         lock.acquire(timeout=_PATIENCE_SECONDS)
-    except Timeout:
-        raise UserError(lock_message(folder)) from None
     except OSError as error:
-        raise UserError(f"job {folder}: its {LOCK} cannot be opened ({error.strerror}); remove it") from error
+        raise UserError(lock_message(folder, isinstance(error, Timeout) or None)) from None
     try:
         # A full disk must not keep a finished job from being skipped.
         with suppress(OSError):
@@ -67,11 +65,13 @@ def is_locked(folder: Path) -> bool | None:
     return False
 
 
-def lock_message(folder: Path) -> str:
-    """Return the error message for a locked job folder; callers may append `, then ...`."""
+def lock_message(folder: Path, locked: bool | None = True) -> str:
+    """Return the error message for what `is_locked` returns of a job folder; callers may append `, then ...`."""
+    kind = "retrain" if folder.parent.name == ".retrain" else "job"
+    if locked is None:
+        return f"{kind} {folder}: its {LOCK} cannot be opened; check its permissions, or remove it if it is no file"
     holder = "another process"
     with suppress(OSError, UserError):
         if record := _Holder.read(folder / HOLDER):
             holder = f"process {record.pid} on host {record.host[:80]} since {record.started[:40]}"
-    kind = "retrain" if folder.parent.name == ".retrain" else "job"
     return f"{kind} {folder}: locked by {holder}; wait for it to finish, or stop it"
