@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from catsdogs.base.errors import UserError, exit_status_of
+from catsdogs.base.files import walk
 from catsdogs.base.text import binary_size
 from catsdogs.config.locations import add_cache_option, default_cache, typed_path
 from catsdogs.features.store import Store
@@ -114,7 +115,7 @@ def _clear(cache: Path, unused_days: float, everything: bool, dry_run: bool) -> 
 def _bytes_in(folder: Path) -> int:
     """Return the bytes of all files below a folder, without following links."""
     size = 0
-    for parent, _, names in os.walk(folder):
+    for parent, _, names in walk(folder):
         for name in names:
             with suppress(FileNotFoundError):  # just removed by another process
                 size += os.lstat(os.path.join(parent, name)).st_size

@@ -28,6 +28,8 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError
 
+_MAX_FOLDERS: Final = 64  # nested in a study or cache; those of catsdogs and its libraries have fewer than ten
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -46,6 +48,10 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
+    except OSError as error:
+        if error.filename == str(temporary):
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -91,6 +97,15 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield as `os.walk`, which recurses; raise a `UserError` for folders that are nested too deep for it."""
+    top = len(folder.parts)
+    for parent, folders, names in os.walk(folder):
+        if len(Path(parent).parts) - top > _MAX_FOLDERS:
+            raise UserError(f"{folder}: more than {_MAX_FOLDERS} nested folders; remove {Path(parent).parts[top]}")
+        yield parent, folders, names
+
+
 def check_writable(folder: Path, what: str, fix: str) -> None:
     """Raise a `UserError` if no file can be created in a folder, or in the parent that would contain it."""
     try:
@@ -107,7 +122,7 @@ def check_links(folder: Path, study: Path | None = None) -> None:
     """
     study = study or folder
     root = os.path.join(os.path.realpath(study), "")
-    inside = (Path(parent, name) for parent, folders, names in os.walk(folder) for name in folders + names)
+    inside = (Path(parent, name) for parent, folders, names in walk(folder) for name in folders + names)
     for path in itertools.chain([folder], inside):
         if path.is_symlink() and not os.path.join(os.path.realpath(path), "").startswith(root):
             fix = "replace it with a copy, or remove it"
@@ -135,7 +150,9 @@ def check_output(output: Path, command: str, own: str) -> None:
     if output.is_symlink():  # as /dev/stdout
         raise UserError(f"--output {output}: is a symbolic link; {fix}")
     try:
-        if not re.search(own.encode(), read_bytes(output)[:8192]):
+        with open_regular(output) as file:
+            head = file.read(8192)
+        if not re.search(own.encode(), head):
             raise UserError(f"--output {output}: already exists and was not written by catsdogs-{command}; {fix}")
     except (FileNotFoundError, NotADirectoryError):
         pass

@@ -49,10 +49,11 @@ def _newer_version(file: Path) -> str | None:
     return None
 
 
-# Parts that may be missing or null.
+# Parts that may be missing or null. pydantic lists every wrong element, so their number is limited.
 T = TypeVar("T")
-Part = Annotated[dict[str, T], BeforeValidator(lambda part: part or {}), Field(default_factory=dict)]
-Listed = Annotated[list[T], BeforeValidator(lambda part: part or []), Field(default_factory=list)]
+_Limit = Field(max_length=10_000)
+Part = Annotated[dict[str, T], _Limit, BeforeValidator(lambda part: part or {}), Field(default_factory=dict)]
+Listed = Annotated[list[T], _Limit, BeforeValidator(lambda part: part or []), Field(default_factory=list)]
 
 
 class Record(BaseModel):
@@ -168,7 +169,7 @@ def _check_shape(content: bytes) -> None:
 
     pandas renames repeated columns, and fills or shifts rows. csv refuses cells of more than 131,072 characters.
     """
-    if content.count(b",") + content.count(b"\n") > _MAX_CELLS:
+    if sum(map(content.count, (b",", b"\n", b"\r"))) > _MAX_CELLS:
         raise ValueError(f"more than {_MAX_CELLS:,} cells")
     rows = csv.reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline=""))
     names = next(rows)

@@ -143,7 +143,7 @@ def _thumbnails(
         remaining = [name for name in ids if name in hashes and name not in thumbnails]
         if not remaining:
             break
-        is_recorded = any((folder / recorded.get(name, "")).is_file() for name in remaining)
+        is_recorded = any(os.path.isfile(folder / recorded.get(name, "")) for name in remaining)
         paths = recorded if is_recorded or folder in named else _paths_by_id(folder)
         for name in remaining:
             if jpeg := thumbnail(folder, paths.get(name, ""), hashes[name]):
@@ -170,7 +170,7 @@ def _folders(job: JobRecord, config: dict[str, Any], images: Path | None) -> tup
 
 def _existing(sources: Sequence[Any]) -> list[Path]:
     folders = [Path(os.path.expanduser(str(source))) for source in sources if source]
-    return [folder for folder in folders if folder.is_dir()]
+    return [folder for folder in folders if os.path.isdir(folder)]  # False also for a name that is too long
 
 
 def _paths_by_id(folder: Path) -> dict[str, str]:
