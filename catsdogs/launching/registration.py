@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.config_source import ConfigSource
@@ -26,4 +27,5 @@ def register() -> None:
     OmegaConf.register_new_resolver("catsdogs.job_name", resolve_job_name, replace=True)
     OmegaConf.register_new_resolver("catsdogs.expanded", os.path.expanduser, replace=True)
     # Hydra finds no header after a byte order mark.
-    ConfigSource._get_header_dict = staticmethod(lambda text: _header(text.lstrip("\ufeff")))  # type: ignore[method-assign]
+    reader: Any = ConfigSource
+    reader._get_header_dict = staticmethod(lambda text: _header(text.lstrip("\ufeff")))
