@@ -110,7 +110,7 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("tta.kinds=[none,flip,flip]", ["tta.kinds=[none,flip,flip]", "each once"]),
         ("tta.kinds=[none,flipp]", ["tta.kinds.1=flipp: must be", "did you mean 'flip'?"]),
         ("study=a/b", ["study=a/b", "studies"]),
-        ("study=\udcc3\udca9", ["its path is not UTF-8 text; set LC_ALL=C.UTF-8"]),
+        ('study="\udcc3"', ["its path is not UTF-8 text; set LC_ALL=C.UTF-8"]),
         ("backbone.weights=nowhere.h5", ["backbone.weights=", "nowhere.h5: file not found"]),
         (f"backbone.weights={__file__}", ["backbone.weights=", "not a .h5 file"]),
         ("data.train=null", ["data.train=null", "data=sample"]),
