@@ -52,15 +52,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("action", nargs="?", choices=("show", "clear"), default="show", help=about)
     add_cache_option(parser, "folder of the cache")
     selection = parser.add_mutually_exclusive_group()
-    selection.add_argument(
-        "--unused-days", type=float, metavar="DAYS", help="with clear: remove only activations unused for DAYS days"
-    )
-    selection.add_argument(
-        "--everything",
-        action="store_true",
-        help=f"with clear: also delete the folders {', '.join(_FOLDERS)} and all files in them, including your own; "
-        "use only while no other command runs",
-    )
+    about = "with clear: remove only activations unused for DAYS days"
+    selection.add_argument("--unused-days", type=float, metavar="DAYS", help=about)
+    about = f"with clear: also delete the folders {', '.join(_FOLDERS)} and all files in them, including your own; "
+    about += "use only while no other command runs"
+    selection.add_argument("--everything", action="store_true", help=about)
     about = "with clear: report what would be removed, without removing anything"
     parser.add_argument("--dry-run", action="store_true", help=about)
     options = parser.parse_args(arguments)

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.config.locations import add_cache_option, conf_dir, expanded, sweeps_dir, typed_path
-from catsdogs.network.startup import backend, start_keras
+from catsdogs.network.startup import check_backend, start_keras
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,17 +45,15 @@ def _doctor(arguments: Sequence[str] | None = None) -> int:
         description="Check the installation, devices, weights and data, and suggest a fix for each problem.",
     )
     parser.add_argument("--train", type=typed_path, help="zip or folder of labeled images to check")
-    parser.add_argument(
-        "--validation", type=typed_path, help="zip or folder of your own labeled validation images to check"
-    )
+    parser.add_argument("--validation", type=typed_path, help="zip or folder of labeled validation images to check")
     parser.add_argument("--test", type=typed_path, help="zip or folder of test images to check")
     about = "weights of MobileNetV2 to check (default: %(default)s)"
     parser.add_argument("--weights", type=expanded, default="imagenet", help=about)
     add_cache_option(parser, "folder of the cache")
     options = parser.parse_args(arguments)
-    backend()
+    backend = check_backend()
     problems = 0
-    for finding in _findings(options):
+    for finding in _findings(options, backend):
         print(f"{'ok     ' if finding.ok else 'PROBLEM'}  {finding.text}")
         if not finding.ok:
             problems += 1
@@ -64,11 +62,11 @@ def _doctor(arguments: Sequence[str] | None = None) -> int:
     return 1 if problems else 0
 
 
-def _findings(options: argparse.Namespace) -> Iterator[Finding]:
+def _findings(options: argparse.Namespace, backend: str) -> Iterator[Finding]:
     """Yield each result as soon as it is known, because some checks take seconds."""
     supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
     yield Finding(supported, f"Python {platform.python_version()}", "install Python 3.11, 3.12 or 3.13")
-    yield from _packages()
+    yield from _packages(backend)
     for name, folder in (("conf", conf_dir()), ("sweeps", sweeps_dir())):
         yield Finding(folder.is_dir(), f"{name}/ at {folder}", "reinstall catsdogs, which contains this folder")
     yield _cache(options.cache)
@@ -79,7 +77,7 @@ def _findings(options: argparse.Namespace) -> Iterator[Finding]:
     yield from _data(options)
 
 
-def _packages() -> Iterator[Finding]:
+def _packages(backend: str) -> Iterator[Finding]:
     """Compare the installed packages with the dependencies that catsdogs declares."""
     try:
         declared = importlib.metadata.requires("catsdogs") or []
@@ -88,7 +86,7 @@ def _packages() -> Iterator[Finding]:
         return
     for line in declared:
         requirement = Requirement(line)
-        if requirement.name == "tensorflow" and backend() != "tensorflow":
+        if requirement.name == "tensorflow" and backend != "tensorflow":
             continue
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
@@ -122,8 +120,6 @@ def _devices() -> Finding:
         import keras
 
         devices = keras.distribution.list_devices()
-    except UserError as error:
-        return Finding(False, "Keras cannot start", str(error))
     except Exception as error:
         return Finding(False, f"Keras cannot start ({error})", "run: pip install --force-reinstall tensorflow keras")
     text = f"{keras.backend.backend()} on {', '.join(devices)}, {os.cpu_count()} processors"

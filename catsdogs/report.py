@@ -28,8 +28,6 @@ from catsdogs.study.plan import PLAN
 if TYPE_CHECKING:
     from catsdogs.comparison.study_data import StudyData
 
-_WATCH_SECONDS = 10.0
-
 
 def _seconds(text: str) -> float:
     with suppress(ValueError):
@@ -45,43 +43,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "that works offline. List the studies before any options.",
     )
     parser.add_argument("study", nargs="*", type=typed_path, help="study folder, for example multirun/NAME")
-    parser.add_argument(
-        "--output",
-        type=typed_path,
-        metavar="FILE",
-        help="path of the HTML report (default: report.html in the study folder, or in its parent folder for several "
-        "studies)",
-    )
-    parser.add_argument(
-        "--images",
-        type=typed_path,
-        metavar="FOLDER",
-        help="folder of the images, if thumbnails are missing",
-    )
-    parser.add_argument(
-        "--watch",
-        nargs="?",
-        type=_seconds,
-        const=_WATCH_SECONDS,
-        metavar="SECONDS",
-        help="rewrite the report every SECONDS seconds until no job is running or waiting (default: %(const)g)",
-    )
-    parser.add_argument(
-        "--tensorboard",
-        type=expanded,
-        nargs="?",
-        const="",
-        metavar="FOLDER",
-        help="also write the trials as TensorBoard runs (default: tensorboard/ in the study folder)",
-    )
-    parser.add_argument(
-        "--mlflow",
-        type=expanded,
-        nargs="?",
-        const="",
-        metavar="URI",
-        help="also write the trials as MLflow runs (default: mlflow.db in the study folder)",
-    )
+    about = "HTML report (default: report.html in the study folder, or in its parent folder for several studies)"
+    parser.add_argument("--output", type=typed_path, metavar="FILE", help=about)
+    about = "folder of the images, if thumbnails are missing"
+    parser.add_argument("--images", type=typed_path, metavar="FOLDER", help=about)
+    about = "rewrite the report every SECONDS seconds until no job is running or waiting (default: %(const)g)"
+    parser.add_argument("--watch", nargs="?", type=_seconds, const=10.0, metavar="SECONDS", help=about)
+    about = "also write the trials as TensorBoard runs (default: tensorboard/ in the study folder)"
+    parser.add_argument("--tensorboard", type=expanded, nargs="?", const="", metavar="FOLDER", help=about)
+    about = "also write the trials as MLflow runs (default: mlflow.db in the study folder)"
+    parser.add_argument("--mlflow", type=expanded, nargs="?", const="", metavar="URI", help=about)
     options = parser.parse_args(arguments)
     if not options.study:
         raise UserError("study: not set; pass a study folder first, for example multirun/NAME")

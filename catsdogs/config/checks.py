@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,10 @@ def _conflicts(config: SearchConfig) -> Iterator[str]:
     if config.study in ("", ".", "..") or "/" in config.study or "\\" in config.study:
         problem = "must be a folder name, not a path; set the parent folder with studies_dir=FOLDER"
         yield f"study={config.study}: {problem}"
+    try:
+        os.path.abspath(os.path.join(config.studies_dir, config.study)).encode()
+    except UnicodeEncodeError:  # TensorFlow cannot write there
+        yield f"study={config.study}: its path is not UTF-8 text; set LC_ALL=C.UTF-8, or use another name or folder"
     builder, weights = config.backbone.builder, config.backbone.weights
     if (current := RENAMED_VALUES["backbone.builder"].get(builder)) is not None:
         yield f"backbone.builder={builder}: function not found; did you mean '{current}'?"

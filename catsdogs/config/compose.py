@@ -18,11 +18,12 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.text import quote_words, quoted
 from catsdogs.config.checks import validated
-from catsdogs.config.schema import RetrainConfig, SearchConfig, absolute, setting_keys, setting_types
+from catsdogs.config.schema import RetrainConfig, SearchConfig, setting_keys, setting_types
 from catsdogs.config.setting_names import did_you_mean, unknown, unknown_setting
 
 # Groups that name a job and are compared in the report.
@@ -56,7 +57,6 @@ TEXT_KEYS = {
 }
 
 SHARED_KEYS = ("study", "studies_dir", "cache")  # the same in all jobs of a study
-PATH_KEYS = ("studies_dir", "cache", "data.train", "data.validation", "data.test", "backbone.weights")
 
 
 def to_search_config(config: DictConfig) -> SearchConfig:
@@ -70,13 +70,6 @@ def resolved(config: DictConfig) -> dict[str, Any]:
         return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
         raise UserError(format_config_error(error)) from error
-
-
-def anchor_paths(config: DictConfig, folder: str) -> None:
-    """Make the paths of a composed configuration absolute; relative ones are in `folder`."""
-    for key in PATH_KEYS:
-        if isinstance(path := OmegaConf.select(config, key), str):
-            OmegaConf.update(config, key, absolute(path, folder))
 
 
 def as_typed(override: str) -> str:
@@ -143,10 +136,6 @@ def job_name(choices: dict[str, str], overrides: Sequence[str], varied: Sequence
 
     It has at most 120 letters, digits, `.`, `_` and `-`. Shortened or cleaned names end in a digest of the original
     name, to stay distinct.
-
-    Args:
-        choices: option of every group, as recorded by Hydra.
-        overrides: `key=value` of this job, in any order.
     """
     values = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
     parts = [str(choices.get(group)) for group in COMPOSED_GROUPS]
@@ -191,6 +180,8 @@ def format_config_error(error: BaseException) -> str:
     """Return a one-line message with key, value and fix for an error of the composition."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, (YAMLError, UnicodeDecodeError)):
+        return f"a configuration file cannot be read; save it as YAML in UTF-8 ({' '.join(str(error).split())})"
     if isinstance(error, OverrideParseException):
         fix = "quote a value with special characters, as in \"key='[a]'\""
         return f"{error.override}: expected key=value; {fix} ({first_line(error).rstrip('.')})"
@@ -215,10 +206,10 @@ def format_config_error(error: BaseException) -> str:
 
 
 # Errors of a command line or configuration that is invalid.
-CONFIG_ERRORS = (HydraException, OmegaConfBaseException, UserError)
+CONFIG_ERRORS = (HydraException, OmegaConfBaseException, UserError, YAMLError)
 
 
 def raised_by_hydra(error: BaseException) -> bool:
-    """Return whether Hydra raised the error: a few invalid options raise a bare ValueError."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).startswith("hydra.")
+    """Return whether Hydra, or a decoder that it called, raised the error: some invalid options raise a ValueError."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-2:]
+    return any(str(frame.f_globals.get("__name__")).startswith("hydra.") for frame in frames)

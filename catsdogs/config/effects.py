@@ -93,9 +93,7 @@ _ALWAYS = (
     NoEffect("features.dtype", lambda c: c.features.mode == "live", "features.mode=live stores no activations"),
     NoEffect("features.max_gib", lambda c: c.features.mode == "live", "features.mode=live stores no activations"),
     NoEffect("features.views", _equal_views, _EQUAL),
-    NoEffect(
-        "tta.views", lambda c: not c.tta.uses_views, "only tta=views, or tta=auto with views in tta.kinds, use it"
-    ),
+    NoEffect("tta.views", lambda c: not c.tta.uses_views, "only tta=views and tta=auto with views in tta.kinds use it"),
     NoEffect("tta.kinds", lambda c: c.tta.kind != "auto", "only tta=auto compares kinds", "set tta=auto"),
     NoEffect("tta", _only_equal_views, _EQUAL, "set tta=none"),
     NoEffect("tta.views", _equal_views, _EQUAL),

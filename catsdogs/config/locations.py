@@ -8,22 +8,19 @@ from pathlib import Path
 
 from catsdogs.base.errors import UserError
 
-
-def _top_level(folder: str) -> Path:
-    # In an installed wheel, these folders are in the package.
-    package = Path(__file__).resolve().parents[1]
-    packaged = package / folder
-    return packaged if packaged.is_dir() else package.parent / folder
+_PACKAGE = Path(__file__).resolve().parents[1]
+# In an installed wheel, the folders of the configuration are in the package.
+_PARENT = _PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent
 
 
 def conf_dir() -> Path:
     """Return the absolute path of `conf/`."""
-    return _top_level("conf")
+    return _PARENT / "conf"
 
 
 def sweeps_dir() -> Path:
     """Return the absolute path of `sweeps/`."""
-    return _top_level("sweeps")
+    return _PARENT / "sweeps"
 
 
 def expanded(path: str) -> str:

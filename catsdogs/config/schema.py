@@ -18,12 +18,12 @@ from catsdogs.config.locations import expanded
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-def absolute(path: str, folder: str = "") -> str:
-    """Make a path independent of the working directory of jobs and later commands; a relative one is in `folder`."""
-    return path if path.strip() in ("", "imagenet") else str(Path(folder, expanded(path)).absolute())
+def _absolute(path: str) -> str:
+    """Make a path independent of the working directory of later commands."""
+    return path if path.strip() in ("", "imagenet") else str(Path(expanded(path)).absolute())
 
 
-Location = Annotated[str, AfterValidator(absolute)]
+Location = Annotated[str, AfterValidator(_absolute)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Count = Annotated[StrictInt, Field(ge=1, le=100_000)]
 Proportion = Annotated[StrictFloat, Field(ge=0, le=1)]

@@ -18,12 +18,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from catsdogs.base.environment import clean_environment
 from catsdogs.base.errors import print_error
 from catsdogs.base.interrupts import exit_status, stoppable
 from catsdogs.base.output import continue_without_output
 from catsdogs.base.processes import processors, share_of_machine, thread_limit
-from catsdogs.config.compose import VERSION_BASE, anchor_paths, as_typed, resume_command, with_value
+from catsdogs.config.compose import VERSION_BASE, as_typed, resume_command, with_value
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.setting_names import check_overrides
 from catsdogs.launching.failures import JobFailed, exit_from_hook, knows_all_jobs, record_failure, user_message
@@ -46,7 +45,6 @@ def hydra_application(
         task: function that runs every job.
         complete: function of Hydra's parsed command line and the arguments, which it returns completed.
     """
-    clean_environment()
     register()
     # Hydra's own variable: if the user sets it, configuration errors keep their traceback.
     tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -100,8 +98,8 @@ class JobTask:
         """Run one job; return its objective, or NaN if it failed."""
         continue_without_output()
         hydra_node = HydraConfig.get()
-        if hydra_node.job.chdir:
-            anchor_paths(config, hydra_node.runtime.cwd)
+        if hydra_node.job.chdir:  # paths are relative to the folder where the command was given
+            os.chdir(hydra_node.runtime.cwd)
         if hydra_node.mode != RunMode.MULTIRUN:
             return self._run_single(config)
         # Threads and GPU are fixed once a worker has loaded one of these libraries.

@@ -1,4 +1,4 @@
-"""Start of Keras with its default settings, whatever `keras.json` and the environment of the user contain."""
+"""Start of Keras with its default settings, whatever the user's `keras.json` contains."""
 
 from __future__ import annotations
 
@@ -17,27 +17,18 @@ log = logging.getLogger(__name__)
 BACKENDS = ("tensorflow", "jax")
 
 # Defaults of Keras, which catsdogs was tested with.
-_SETTINGS = {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last", "nnx_enabled": False}
-_UNSUPPORTED = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "KERAS_NNX_ENABLED")
+_SETTINGS = {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last"}
 
 
-def backend() -> str:
-    """Return Keras' backend; raise a `UserError` for variables of Keras that catsdogs does not support."""
+def check_backend() -> str:
+    """Return Keras' backend without importing it; raise a `UserError` if it is not supported or not installed."""
     name = os.environ.get("KERAS_BACKEND", "tensorflow")
     if name not in BACKENDS:
         raise UserError(f"KERAS_BACKEND={name}: not supported; use tensorflow or jax")
-    for variable in _UNSUPPORTED:
-        if variable in os.environ:
-            raise UserError(f"{variable}={os.environ[variable]}: not supported, because it changes results; unset it")
-    return name
-
-
-def check_backend() -> None:
-    """Raise a `UserError` if Keras' backend is not supported or not installed; does not import it."""
-    name = backend()
     if importlib.util.find_spec(name) is None:
         other = BACKENDS[1 - BACKENDS.index(name)]
         raise UserError(f"KERAS_BACKEND={name}: not installed; run pip install {name}, or set KERAS_BACKEND={other}")
+    return name
 
 
 def start_keras() -> None:
@@ -51,26 +42,18 @@ def start_keras() -> None:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if "keras" in sys.modules:
         return
-    home = _home()
-    if ignored := _ignored(home / "keras.json"):
-        log.warning("%s", sanitize_line(f"{home / 'keras.json'}: ignored ({ignored})"))
-    before = os.environ.get("KERAS_HOME")
-    # Keras reads its file when it is imported, and a malformed one raises. The null device contains no file.
-    os.environ["KERAS_HOME"] = os.devnull
-    try:
-        from keras.src.backend import config
-    finally:
-        del os.environ["KERAS_HOME"]
-        if before is not None:
-            os.environ["KERAS_HOME"] = before
-    config._KERAS_DIR = str(home)  # folder of downloaded weights
-
-
-def _home() -> Path:
-    """Return Keras' folder, by its rules."""
+    # Keras' folder, by its rules.
     base = os.path.expanduser("~")
     default = os.path.join(base if os.access(base, os.W_OK) else "/tmp", ".keras")
-    return Path(os.path.expanduser(os.environ.get("KERAS_HOME", default))).absolute()
+    home = os.path.expanduser(before := os.environ.get("KERAS_HOME", default))
+    if ignored := _ignored(Path(home, "keras.json")):
+        log.warning("%s", sanitize_line(f"{home}/keras.json: ignored ({ignored})"))
+    # Keras reads its file when it is imported, and a malformed one raises. The null device contains no file.
+    os.environ["KERAS_HOME"] = os.devnull
+    from keras.src.backend import config
+
+    os.environ["KERAS_HOME"] = before
+    config._KERAS_DIR = home  # folder of downloaded weights
 
 
 def _ignored(file: Path) -> str:
@@ -79,10 +62,8 @@ def _ignored(file: Path) -> str:
         settings = read_json(file)
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    except OSError as error:
-        return str(error.strerror)
-    except ValueError as error:
-        return first_line(error)
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or first_line(error)
     if not isinstance(settings, dict):
         return "not a JSON object"
     # The variable takes precedence over the file, so only without it something is ignored.

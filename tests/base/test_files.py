@@ -8,6 +8,7 @@ import sys
 from unittest.mock import Mock
 
 import pytest
+from conftest import run_python
 from studies import CHOICES, write_job
 from synthetic_images import folder_of, jpeg, zip_of
 
@@ -156,6 +157,15 @@ def command():
     argparse.ArgumentParser().parse_args(["--help"])
 sys.exit(exit_status_of(command))
 """
+
+
+def test_characters_that_the_locale_lacks_are_escaped(tmp_path):
+    program = PROGRAM.replace("text", "\\u2013").replace("logging.w", 'logging.basicConfig(filename="log"); logging.w')
+    program = program.replace('g("log")', 'g("\\udcc3")')
+    done = run_python(tmp_path, "-c", program, LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("\\u2013\nusage:")
+    assert (tmp_path / "log").read_text() == "WARNING:root:\\udcc3\n"
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])

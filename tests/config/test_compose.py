@@ -1,5 +1,6 @@
 import json
 import re
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,10 @@ from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
 from catsdogs.base.errors import UserError
-from catsdogs.config import schema
 from catsdogs.config.checks import validated
 from catsdogs.config.compose import (
     EXTRAS,
     MAX_JOB_NAME,
-    PATH_KEYS,
-    anchor_paths,
     as_typed,
     format_config_error,
     job_name,
@@ -105,16 +103,14 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("fit.epochs=0", ["fit.epochs=0", "greater than or equal to 1"]),
         ("schedule.peak_lr=nan", ["schedule.peak_lr=nan", "finite"]),
         ("schedule.kind=cosin", ["schedule.kind=cosin", "did you mean 'cosine'?"]),
-        ("backbone.preprocessing=imagenet_standardised", ["must be", "did you mean 'imagenet_standardized'?"]),
         ("+split.together=copies", ["split.together: unknown setting; did you mean 'split.group_by'?"]),
         ("++space.dropuot.low=0.1", ["space.dropuot: unknown hyperparameter; did you mean 'dropout'?"]),
         ("tuner.max_trials=null", ["tuner.max_trials=null", "random"]),
         ("tta.kinds=[flip,views]", ["tta.kinds=[flip,views]: must be none and at least one other"]),
-        ("tta.kinds=[none]", ["tta.kinds=[none]: must be none and at least one other"]),
         ("tta.kinds=[none,flip,flip]", ["tta.kinds=[none,flip,flip]", "each once"]),
         ("tta.kinds=[none,flipp]", ["tta.kinds.1=flipp: must be", "did you mean 'flip'?"]),
         ("study=a/b", ["study=a/b", "studies"]),
-        ("study=..", ["study=.."]),
+        ('study="\udcc3"', ["its path is not UTF-8 text; set LC_ALL=C.UTF-8"]),
         ("backbone.weights=nowhere.h5", ["backbone.weights=", "nowhere.h5: file not found"]),
         (f"backbone.weights={__file__}", ["backbone.weights=", "not a .h5 file"]),
         ("data.train=null", ["data.train=null", "data=sample"]),
@@ -130,39 +126,24 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("+fit.epochz=3", ["fit.epochz: unknown setting; did you mean 'fit.epochs'?", "batch_size, epochs"]),
         ("~fit.epochs", ["fit.epochs: not set; add +fit.epochs=VALUE"]),
         ("fit.epochs=true", ["fit.epochs=true", "integer"]),
-        ("model.dropout=false", ["model.dropout=false", "number"]),
         ("model.head_batch_norm=1", ["model.head_batch_norm=1", "boolean"]),
         ("data.sample=3", ["data.sample=3: must be a group of settings", "data.sample.KEY=VALUE"]),
         ("space.dropout.kind=int", ["space.dropout.kind=int: dropout takes fractions", "use kind float"]),
         ("space.unfreeze_depth={kind:float}", ["space.unfreeze_depth.kind=float: ", "takes integers; use kind int"]),
         ("++space.dense_units={kind:int,low:8,high:64,step:2.5}", ["space.dense_units.step=2.5: must be an integer"]),
-        ("++space.dense_units={kind:int,low:8.5,high:64}", ["space.dense_units.low=8.5: must be an integer"]),
-        ("++space.dense_units={kind:int,low:8,high:64,step:100}", ["space.dense_units.step=100: larger than"]),
         ("++space.dense_units={kind:int,low:0,high:70000}", ["space.dense_units.high=70000", "equal to 65536"]),
         ("++space.dropout.step=inf", ["space.dropout.step=inf", "finite"]),
         ("++space.dropout.step=1e-9", ["space.dropout.step=1e-09: gives more than 10,000 values"]),
         ("++space.l2.step=1e6", ["space.l2.step=1e+06: larger than the range"]),
         ("++space.l2.step=1", ["space.l2.step=1: must be above 1", "factor"]),
-        (
-            "++space.dropout.values=[0.1,0.2]",
-            ["space.dropout.values=[0.1, 0.2]: not used", "or set space.dropout.kind"],
-        ),
-        (
-            "++space.unfreeze_depth.step=10",
-            ["space.unfreeze_depth.step=10.0: not used", "unfreeze_depth.kind=int"],
-        ),
-        ("tta.kinds=null", ["tta.kinds=null: must be none and at least one other kind"]),
-        (
-            "data.sample={test_images:5}",
-            ["data.sample.images_per_class: not set; use data=sample, or"],
-        ),
+        ("++space.dropout.values=[0.1,0.2]", ["dropout.values=[0.1, 0.2]: not used", "or set space.dropout.kind"]),
+        ("data.sample={test_images:5}", ["data.sample.images_per_class: not set; use data=sample, or"]),
         ("space.unfreeze_depth.values=[0,10,0]", ["space.unfreeze_depth.values=[0, 10, 0]: contains 0 twice"]),
         ("space.unfreeze_depth.values=[true,10]", ["space.unfreeze_depth.values=true", "integer"]),
         ("++space.l2={kind:choice,values:[nan],low:null,high:null,sampling:null}", ["space.l2.values=nan", "finite"]),
         ("tuner=hyperband space=fixed", ["tuner=hyperband: not supported with an empty space; use tuner=random"]),
         ("+tuner.arguments.factor=3", ["tuner.arguments.factor=3: unknown argument of the random oracle; remove it"]),
         ("tuner=bayesian tuner.arguments.num_initial_points=-1", ["num_initial_points=-1: must be greater than"]),
-        ("tuner=bayesian +tuner.arguments.alpha=[nan]", ["tuner.arguments.alpha=[nan]: must be a valid number"]),
         ("tuner=bayesian +tuner.arguments.betta=1", ["tuner.arguments.betta=1: ", "did you mean 'beta'?", "alpha"]),
         ("tuner=hyperband tuner.arguments.factor=1", ["tuner.arguments.factor=1: must be greater than or equal to 2"]),
     ],
@@ -224,14 +205,11 @@ def test_any_value_gives_a_safe_and_distinct_name(value, other):
     ("override", "typed"),
     [
         ("study=2024_01", "2024_01"),
-        ("study=1e3", "1e3"),
-        ("study=true", "true"),
         ("+trial=007", "007"),
         ("study='1_0'", "1_0"),
         ("data.train=null", None),
         ("data.ignore=[1_0, cat.1 ,'a,2', 1e3]", ["1_0", "cat.1", "a,2", "1e3"]),
         ("study=1_0,b,2_0", ["1_0", "b", "2_0"]),
-        ("fit.epochs=1_0", 10),
         ("study=null", "null"),
         ("data.ignore=[null, 1:30]", ["null", "1:30"]),
         ("data={train: 2024_01, test: null, limit: 1_0}", {"train": "2024_01", "test": None, "limit": 10}),
@@ -262,8 +240,6 @@ def test_a_dimension_accepts_keys_that_its_file_does_not_set(composed):
     ("override", "words"),
     [
         ("fit.epochz=1", "fit.epochz: unknown setting; did you mean 'fit.epochs'? known here: batch_size, epochs"),
-        ("epochs=1", "epochs: unknown setting; did you mean 'fit.epochs'? known here: augmentation, backbone"),
-        ("split.holdout=0.2", "split.holdout: unknown setting; did you mean 'split.holdout_fraction'?"),
         ("~job", "~job: not set; remove it from the command"),
         ("+backbone=xception", "+backbone: already chosen; remove the +"),
         ("tuner.arguments.foo=1", "tuner.arguments.foo: not set in its file; add it with +tuner.arguments.foo=VALUE"),
@@ -271,10 +247,7 @@ def test_a_dimension_accepts_keys_that_its_file_does_not_set(composed):
         ("+fit.epochs=1", "+fit.epochs: already set; remove the +"),
         ("fit.epochs=1,2", "fit.epochs=1,2: several values need -m"),
         ("split.top=1", "split.top: unknown setting; did you mean 'select.top_k'? known here: folds, group_by"),
-        ("fit.epochs.x=1", "fit.epochs.x: unknown setting"),
-        ("hydra.launcher.jobs=1,2", "hydra.launcher.jobs=1,2: several values need -m"),
         ("backbone@x=small_cnn", "backbone@x: unknown setting"),
-        ("data.sample.seed=1", "data.sample.seed: unknown setting"),
         ("augmentation=lite", "augmentation=lite: unknown option; did you mean 'light'? known here: flip, light"),
         ("hydra/launcher=nowhere", "pip install 'catsdogs[some]' to add it; known here: basic, isolated"),
         ("hydra.launcher.jobs=many", "hydra.launcher.jobs: Value 'many'"),
@@ -343,23 +316,20 @@ def test_a_name_or_path_in_a_file_that_yaml_reads_as_a_number_is_refused(compose
         to_search_config(config)
 
 
-def test_paths_are_in_the_folder_of_the_command_or_of_the_home(composed, monkeypatch):
-    locations = re.findall(r"(\w+): Location", Path(schema.__file__).read_text())
-    assert {*locations, "studies_dir"} == {key.rpartition(".")[2] for key in PATH_KEYS}
-    monkeypatch.setenv("HOME", "/home/me")
-    config = composed("data.train=a/b.zip", "data.test='~/t.zip'", "cache='~'", "studies_dir='~/s'")
-    assert to_search_config(config).studies_dir == "/home/me/s"
-    anchor_paths(config, "/given")
-    paths = ["/home/me/s", "/home/me", "/given/a/b.zip", None, "/home/me/t.zip", "imagenet"]
-    assert [OmegaConf.select(config, key) for key in PATH_KEYS] == paths
+def test_a_leading_tilde_is_the_home_folder_in_every_path(composed, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "w.h5").touch()
+    keys = ("studies_dir", "cache", "data.train", "data.validation", "data.test", "backbone.weights")
+    config = to_search_config(composed(*(as_typed(f"{key}=~/w.h5") for key in keys)))
+    assert {attrgetter(key)(config) for key in keys} == {str(tmp_path / "w.h5")}
 
 
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
         ("mark", b"\xef\xbb\xbf# @package _global_\r\nfit:\r\n  epochs: 0\r\n", "error: fit.epochs=0: must be greater"),
-        ("utf16", "fit: 1".encode("utf-16"), "utf16.yaml: cannot be read; save it as YAML in UTF-8"),
-        ("broken", b"fit: [1", "broken.yaml: cannot be read; save it as YAML in UTF-8"),
+        ("utf16", "fit: 1".encode("utf-16"), "error: a configuration file cannot be read; save it as YAML in UTF-8 ("),
+        ("broken", b"fit: [1", "broken.yaml"),
         ("swept", b"# @package _global_\nhydra: {sweeper: {params: {study: 'a,b'}}}", "params.study: cannot be swept"),
         ("home", b"# @package _global_\nhydra: {sweeper: {params: {data.train: '~/a,~/b'}}}", "/a: not found"),
     ],

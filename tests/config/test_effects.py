@@ -14,7 +14,6 @@ CONSTANT = "schedule=constant"
 NO_EFFECT = [
     (["model.dropout=0"], "space.dropout is searched; remove it, or add ~space.dropout"),
     (["model.unfreeze_depth=10"], "space.unfreeze_depth is searched"),
-    (["space=wide", "schedule.peak_lr=0.01"], "space.peak_lr is searched"),
     ([CONSTANT, "schedule.final_fraction=0.1"], "schedule.kind=constant"),
     ([CONSTANT, "++space.final_fraction={kind:float,low:0.0,high:0.5}"], "schedule.kind=constant"),
     (["data.train=t.zip", "data.sample={images_per_class:8,test_images:1,seed:1}"], "data.train is set"),
@@ -22,7 +21,6 @@ NO_EFFECT = [
     (["split.folds=3", "data.validation_fraction=0.3"], "split.folds"),
     (["data.validation=valid", "data.validation_fraction=0.3"], "data.validation, or a part"),
     (["space={}"], "an empty mapping keeps all settings; remove it, or use space=fixed"),
-    (["model={}"], "an empty mapping"),
     (["space=head", "backbone.train_batch_norm=true"], "no layer is unfrozen"),
     (["space=head", "model.l2_scope=head_and_backbone"], "no layer of the backbone"),
     (["~space.l2", "model.l2=0", "model.l2_scope=head_and_backbone"], "model.l2=0"),
@@ -30,13 +28,11 @@ NO_EFFECT = [
     (["augmentation=flip", "augmentation.border=black"], "no transform moves pixels"),
     (["augmentation=none", "features.views=3"], "all views are equal"),
     (["features.mode=live", "features.dtype=float16"], "features.mode=live"),
-    (["features.mode=live", "features.max_gib=1"], "features.mode=live"),
     (["select.repeats=5"], "select.top_k=1"),
     (["space=fixed", "tuner.max_trials=5"], "the space is empty"),
     (["tta.views=20"], "tta=auto with views in tta.kinds"),
     (["tta=flip", "++tta.kinds=[none,flip]"], "only tta=auto compares kinds"),
     (["augmentation=none", "tta=views"], "all views are equal"),
-    (["augmentation=none", "tta.kinds=[none,views]"], "all views are equal"),
     (["tta=none", "++tta.average=logit"], "only one view"),
 ]
 
@@ -64,13 +60,9 @@ def test_a_typed_setting_without_effect_is_refused_with_the_reason(search, overr
     assert "; remove it" in message
 
 
-@pytest.mark.parametrize(
-    ("mapping", "setting"),
-    [("model={dropout:0,dense_units:3}", "model.dropout=0"), ("select={top_k:1,repeats:5}", "select.repeats=5")],
-)
-def test_one_setting_without_effect_in_a_typed_mapping_is_named(search, mapping, setting):
-    with pytest.raises(UserError, match=f"^{setting}: no effect"):
-        search(mapping)
+def test_one_setting_without_effect_in_a_typed_mapping_is_named(search):
+    with pytest.raises(UserError, match=r"^model\.dropout=0: no effect"):
+        search("model={dropout:0,dense_units:3}")
 
 
 @pytest.mark.parametrize(
