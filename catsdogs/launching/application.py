@@ -18,9 +18,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from catsdogs.base.environment import clean_environment
 from catsdogs.base.errors import print_error
-from catsdogs.base.interrupts import exit_status, stoppable
+from catsdogs.base.interrupts import acknowledge, exit_status, stoppable
 from catsdogs.base.output import continue_without_output
 from catsdogs.base.processes import processors, share_of_machine, thread_limit
 from catsdogs.config.compose import VERSION_BASE, anchor_paths, as_typed, resume_command, with_value
@@ -46,7 +45,6 @@ def hydra_application(
         task: function that runs every job.
         complete: function of Hydra's parsed command line and the arguments, which it returns completed.
     """
-    clean_environment()
     register()
     # Hydra's own variable: if the user sets it, configuration errors keep their traceback.
     tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -62,13 +60,12 @@ def hydra_application(
             application = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=config_name)
             application(JobTask(task, tracebacks))()
     except KeyboardInterrupt as stop:
-        if config_name == "retrain":
-            print("\nInterrupted; models that are completely trained are saved", file=sys.stderr)
-            print(f"To continue: python -m catsdogs.retrain {shlex.join(arguments[1:])}")
-            return exit_status(stop)
-        print("\nInterrupted; finished trials are saved", file=sys.stderr)
+        acknowledge()
+        print("\nInterrupted; finished trials and models are saved", file=sys.stderr)
         study = StudyCallback.report_interrupted()
-        if study is not None:
+        if config_name == "retrain":
+            print(f"To continue: python -m catsdogs.retrain {shlex.join(arguments[1:])}")
+        elif study is not None:
             print(f"To resume: {resume_command(words, parsed.overrides, study.name)}")
         return exit_status(stop)
     except Exception as error:
