@@ -26,10 +26,11 @@ from soak import STUDY, TESTS, TIMES
 
 from catsdogs.base.files import write_json
 
-SEARCH = ("search", "-m", *STUDY, "tuner=random", "tuner.max_trials=2", "augmentation=none,flip")
+JOB = [word for word in STUDY if not word.startswith("augmentation=")]
+SEARCH = ("search", "-m", *JOB, "tuner=random", "tuner.max_trials=2", "augmentation=none,flip")
 ENSEMBLE = ("ensemble=jobs", "ensemble.num_jobs=2")
 COMMANDS = {
-    "single": ("search", *STUDY, "tuner.max_trials=3", "augmentation=flip"),
+    "single": ("search", *JOB, "augmentation=flip"),
     "isolated": SEARCH,
     "isolated-2": (*SEARCH, "hydra.launcher.jobs=2"),
     "basic": (*SEARCH, "hydra/launcher=basic"),

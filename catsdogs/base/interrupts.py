@@ -123,7 +123,7 @@ def _set_timer(seconds: float) -> None:
 
 
 def check() -> None:
-    """Raise the pending request; call it in every long loop. In another thread, raise InterruptedError."""
+    """Raise the pending request. In another thread, which must call this in every long loop, raise InterruptedError."""
     if threading.current_thread() is threading.main_thread():
         if _state.pending is not None:
             raise KeyboardInterrupt(_state.pending)

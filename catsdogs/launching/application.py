@@ -99,33 +99,26 @@ class JobTask:
         hydra_node = HydraConfig.get()
         if hydra_node.job.chdir:
             anchor_paths(config, hydra_node.runtime.cwd)
-        if hydra_node.mode != RunMode.MULTIRUN:
-            return self._run_single(config)
+        multirun = hydra_node.mode == RunMode.MULTIRUN
         # Threads and GPU are fixed once a worker has loaded one of these libraries.
-        if not {"tensorflow", "jax"} & set(sys.modules):
+        if multirun and not {"tensorflow", "jax"} & set(sys.modules):
             # Other launchers limit the threads of their workers by variables that not every library reads.
             jobs = int(hydra_node.launcher.get("n_jobs", 1))  # joblib's
             jobs = jobs if jobs > 0 else processors()
             os.environ.update(share_of_machine(jobs, int(hydra_node.job.num), thread_limit()))
         folder = Path(hydra_node.runtime.output_dir)
         try:
-            with stoppable(in_job=True):
+            with stoppable(in_job=multirun):
                 objective = self.task(config)
         except Exception as error:
             message = user_message(error)
+            if not multirun:
+                if message is None or self.tracebacks:
+                    raise
+                exit_from_hook(print_error(message))
             log.error("job %s failed: %s", folder.name, message or error, exc_info=message is None)
             record_failure(hydra_node, folder, error)
             objective = math.nan
-        if math.isnan(objective) and not knows_all_jobs(hydra_node):
+        if multirun and math.isnan(objective) and not knows_all_jobs(hydra_node):
             raise JobFailed(f"job {folder.name} failed")
         return objective
-
-    def _run_single(self, config: DictConfig) -> Any:
-        try:
-            with stoppable():
-                return self.task(config)
-        except Exception as error:
-            message = None if self.tracebacks else user_message(error)
-            if message is None:
-                raise
-            exit_from_hook(print_error(message))
