@@ -72,13 +72,15 @@ def stoppable(in_job: bool = False) -> Iterator[None]:
     outer = not _state.active and threading.current_thread() is threading.main_thread()
     hook = sys.unraisablehook
     if outer:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
         _state.__dict__.update(vars(_State(active=True, in_job=in_job)))
         descriptor = signal.set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)
         before = handle(_receive)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
         # Other lost errors are consequences of a request: an object that is built half fails in its finalizer.
         sys.unraisablehook = lambda lost: hook(lost) if _state.arrived is None else None
     try:
+        if outer:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
         yield
     except Exception:
         check()

@@ -34,7 +34,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from catsdogs.base.errors import UserError, exit_status_of
-from catsdogs.base.interrupts import acknowledge, held, stoppable
+from catsdogs.base.interrupts import held, stoppable
 from catsdogs.base.output import lost_output
 from catsdogs.base.processes import share_of_machine, threads
 from catsdogs.launching.failures import job_folder, record_crash
@@ -45,7 +45,7 @@ _TARGET = "hydra_plugins.catsdogs.IsolatedLauncher"
 # A process that is forked after TensorFlow has started hangs.
 _SPAWN = multiprocessing.get_context("spawn")
 
-_INTERRUPTED = 130  # exit status
+_INTERRUPTED = (130, 143)  # exit statuses
 
 _POLL_SECONDS = 1.0  # a signal may arrive just before the wait
 _EXIT_SECONDS = 60.0  # for a process to exit after its job
@@ -175,20 +175,15 @@ def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunct
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
     def run() -> int:
-        try:
-            register()
-            setup_globals()
-            version.setbase(VERSION_BASE)
-            JobRuntime.instance().set("name", config.hydra.job.name)
-            returned = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context=context)
-            connection.send((returned.status, returned._return_value))
-        except KeyboardInterrupt:
-            acknowledge()
-            return _INTERRUPTED
+        register()
+        setup_globals()
+        version.setbase(VERSION_BASE)
+        JobRuntime.instance().set("name", config.hydra.job.name)
+        returned = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context=context)
+        connection.send((returned.status, returned._return_value))
         return 0
 
-    with stoppable(in_job=True):
-        sys.exit(exit_status_of(run))
+    sys.exit(exit_status_of(run, in_job=True))
 
 
 def _exit_with_parent() -> None:
@@ -202,7 +197,7 @@ def _exit_with_parent() -> None:
 def _describe_exit(exit_code: int | None) -> str:
     """Describe how a process exited without a result."""
     if exit_code is None or exit_code >= 0:
-        return "interrupted" if exit_code == _INTERRUPTED else f"its process exited with status {exit_code}"
+        return "interrupted" if exit_code in _INTERRUPTED else f"its process exited with status {exit_code}"
     name = next((f" ({one.name})" for one in signal.Signals if one == -exit_code), "")
     # Linux kills the largest process if memory runs out.
     guess = "; out of memory?" if -exit_code == signal.SIGKILL else ""

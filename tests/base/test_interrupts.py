@@ -105,3 +105,9 @@ def test_an_acknowledged_request_is_not_raised_again():
         acknowledge()
         check()
         time.sleep(0.3)
+
+
+def test_a_request_that_waits_for_the_handlers_ends_the_command():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    signal.raise_signal(signal.SIGINT)
+    assert exit_status_of(lambda: 0) == 130
