@@ -26,9 +26,11 @@ from soak import STUDY, TESTS, TIMES
 
 from catsdogs.base.files import write_json
 
-SEARCH = ("search", "-m", *STUDY, "tuner=random", "tuner.max_trials=2", "augmentation=none,flip")
+JOB = [word for word in STUDY if not word.startswith("augmentation=")]
+SEARCH = ("search", "-m", *JOB, "tuner=random", "tuner.max_trials=2", "augmentation=none,flip")
 ENSEMBLE = ("ensemble=jobs", "ensemble.num_jobs=2")
 COMMANDS = {
+    "single": ("search", *JOB, "augmentation=flip"),
     "isolated": SEARCH,
     "isolated-2": (*SEARCH, "hydra.launcher.jobs=2"),
     "basic": (*SEARCH, "hydra/launcher=basic"),
@@ -74,47 +76,33 @@ def tables(folder: Path) -> dict[str, str]:
     return content
 
 
-def problems_of(status: int, printed: str, seconds: float, number: int) -> list[str]:
-    """Return what is wrong with the end of an interrupted command; it may have finished before the signal."""
-    wrong = [text for text in ("Traceback (most recent", "Exception ignored", "Error:") if text in printed]
-    # -number: Python itself resets the handlers when it has almost ended.
-    wrong += [f"status {status}"] if status not in (0, 128 + number, -number) else []
-    return wrong + ([f"ended after {seconds:.0f} s"] if seconds > LONGEST_SECONDS else [])
-
-
 def interrupted(name: str, source: Path, folder: Path, count: int, rng: random.Random) -> dict[str, Any]:
-    """Interrupt a command `count` times, three times before it may finish, and return the counts."""
+    """Interrupt a command `count` times, at most three times before it may finish, and return the counts."""
     reference = shutil.copytree(source, folder / "reference")
     status, printed, _ = run(reference, name)
     assert status == 0, printed
     lines, expected = printed.count("\n"), tables(reference)
-    result: dict[str, Any] = {"command": name, "signals": 0, "stopped": 0, "longest_seconds": 0.0, "problems": []}
+    result: dict[str, Any] = {"command": name, "signals": 0, "longest_seconds": 0.0, "problems": []}
     while result["signals"] < count:
         own = shutil.copytree(source, folder / f"after-{result['signals']}")
-        status, wrong = 1, []
-        for _ in range(3):
+        for last in (False, False, False, True):
             number, after, pause = rng.choice((2, 15)), rng.randrange(1, lines), rng.choice(PAUSES)
-            status, printed, seconds = run(own, name, after, number, pause)
+            status, printed, seconds = run(own, name, -1 if last else after, number, pause)
             result["signals"] += seconds > 0
-            result["stopped"] += status != 0
             result["longest_seconds"] = max(result["longest_seconds"], round(seconds, 1))
-            found = problems_of(status, printed, seconds, number)
-            found += [str(path) for path in own.rglob(".*-*.*") if path.is_file() and "cache" not in path.parts]
-            wrong += found
-            print(
-                f"{name}: signal {number} {pause} s after line {after}/{lines}: {status}, {seconds:.1f} s", flush=True
-            )
-            if found:
-                print(f"LOOK: {found}\n{printed}", flush=True)
+            wrong = [text for text in ("Traceback (most recent", "Exception ignored", "Error:") if text in printed]
+            wrong += [str(path) for path in own.rglob(".*-*.*") if path.is_file() and "cache" not in path.parts]
+            # -number: Python itself resets the handlers when it has almost ended.
+            good = status == 0 or (status in (128 + number, -number) and not last and seconds <= LONGEST_SECONDS)
+            about = f"{name}: signal {number} {pause} s after line {after}/{lines}: {status}, {seconds:.1f} s"
+            print(about, wrong, flush=True)
+            if wrong or not good:
+                result["problems"].append(f"{about}, {wrong}\n{printed}")
             if status == 0:
                 break
-        if status != 0:
-            status, printed, _ = run(own, name)
-            wrong += [] if status == 0 else [f"not continued: {printed}"]
         content = tables(own)
-        wrong += [table for table in {*content, *expected} if content.get(table) != expected.get(table)]
-        print(f"{name}: {wrong or 'equal'}", flush=True)
-        result["problems"] += wrong
+        different = [table for table in {*content, *expected} if content.get(table) != expected.get(table)]
+        result["problems"] += [f"{name}: {table} differs" for table in different]
     return result
 
 

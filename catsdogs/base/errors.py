@@ -29,7 +29,7 @@ def print_error(message: str) -> int:
     return 2
 
 
-def exit_status_of(command: Callable[[], int]) -> int:
+def exit_status_of(command: Callable[[], int], in_job: bool = False) -> int:
     """Run a command and return its exit status: 2 for a `UserError`, or for a system that refuses memory or files.
 
     The status is 130 after Ctrl-C and 143 after SIGTERM. If the output could not be written, a status of 0 becomes that
@@ -38,10 +38,11 @@ def exit_status_of(command: Callable[[], int]) -> int:
     clean_environment()
     continue_without_output()
     try:
-        with stoppable():
+        with stoppable(in_job):
             status = command()
     except KeyboardInterrupt as stop:
-        print("\nInterrupted", file=sys.stderr)
+        if not in_job:
+            print("\nInterrupted", file=sys.stderr)
         status = exit_status(stop)
     except UserError as error:
         status = print_error(str(error))

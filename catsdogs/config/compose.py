@@ -18,7 +18,6 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-from yaml import YAMLError
 
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.text import quote_words, quoted
@@ -180,8 +179,6 @@ def format_config_error(error: BaseException) -> str:
     """Return a one-line message with key, value and fix for an error of the composition."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, (YAMLError, UnicodeDecodeError)):
-        return f"a configuration file cannot be read; save it as YAML in UTF-8 ({' '.join(str(error).split())})"
     if isinstance(error, OverrideParseException):
         fix = "quote a value with special characters, as in \"key='[a]'\""
         return f"{error.override}: expected key=value; {fix} ({first_line(error).rstrip('.')})"
@@ -206,7 +203,7 @@ def format_config_error(error: BaseException) -> str:
 
 
 # Errors of a command line or configuration that is invalid.
-CONFIG_ERRORS = (HydraException, OmegaConfBaseException, UserError, YAMLError)
+CONFIG_ERRORS = (HydraException, OmegaConfBaseException, UserError)
 
 
 def raised_by_hydra(error: BaseException) -> bool:

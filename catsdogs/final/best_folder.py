@@ -45,8 +45,8 @@ def write_best(temporary: Path, best: Path, final: FinalResult, dataset: Dataset
     write_json(temporary / "metrics.json", final.metrics)
     write_json(temporary / "recipe.json", final.recipe)
     # With several members, the column `member` has their number.
-    histories = [member.training.history.assign(member=number) for number, member in enumerate(final.members)]
-    history = pd.concat(histories, ignore_index=True) if len(histories) > 1 else final.members[0].training.history
+    histories = [member.history.assign(member=number) for number, member in enumerate(final.members)]
+    history = pd.concat(histories, ignore_index=True) if len(histories) > 1 else final.members[0].history
     write_csv(temporary / "history.csv", history)
     write_csv(temporary / "predictions.csv", final.predictions)
     for name, table in (("tta.csv", evaluation.tta_table), ("ensemble.csv", evaluation.ensemble_table)):

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -20,14 +21,14 @@ from catsdogs.config.saved_config import saved_config
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.views import distinct_views
-from catsdogs.final.kept_members import KeptMembers
+from catsdogs.final.kept_members import read_kept, write_kept
 from catsdogs.pages.formats import counted
 from catsdogs.study.identity import differences
 from catsdogs.study.jobs import JobRecord, chosen_trial
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.resume_state import VALIDATION, VALIDATION_TABLE
 from catsdogs.study.trials import TrialRecord, lineage
-from catsdogs.training.execution import DivergedError, Listener, Training, execute, trial_seed
+from catsdogs.training.execution import DivergedError, Listener, execute, trial_seed
 from catsdogs.training.trial_data import build_trial_data
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ class Member:
     seed: int  # of its training
     changed: list[str]  # settings and images that differ from those of the job
     model: keras.Model  # pixels -> p_dog, as `classifier.full_model`
-    training: Training
+    history: pd.DataFrame  # as in `Training`, of all trials of the lineage
+    best_epoch: int
     out_of_fold_rows: np.ndarray  # int; rows outside the holdout that it was not trained on
     # p_dog (N,) of the search's models for all N validation rows; each row was predicted by a model that was not
     # trained on it. None if `out_of_fold_rows` is not empty, or if the search saved none.
@@ -62,7 +64,7 @@ def train_members(
     trial: TrialRecord,
     dataset: Dataset,
     by_fold: bool,
-    kept: KeptMembers,
+    kept: Path,
 ) -> list[Member]:
     """Train a model per job, or with `by_fold` one for every fold; a `UserError` if one diverges or jobs do not fit.
 
@@ -113,7 +115,7 @@ def _train_job(
     dataset: Dataset,
     by_fold: bool,
     label: str,
-    kept: KeptMembers,
+    kept: Path,
 ) -> list[Member]:
     if changed := differences(job.result, config, dataset.digest):
         message = "settings differ from job %s (%s); its search score is not comparable with this model's"
@@ -138,7 +140,7 @@ def _train_job(
     members = []
     prepare = cache(data.features.prepare)  # only if a model is trained
 
-    def train(run: int, listener: Listener) -> tuple[keras.Model, Training]:
+    def train(run: int, listener: Listener) -> tuple[keras.Model, pd.DataFrame, int]:
         prepare()
         try:
             trainings, model = execute(config, records, data, models, run, listener)
@@ -147,17 +149,17 @@ def _train_job(
                 f"trial={trial.trial}: training of job {job.name} diverged ({error}); use another trial or job"
             ) from error
         history = pd.concat([training.history for training in trainings], ignore_index=True)
-        return models.full_model(model), dataclasses.replace(trainings[-1], history=history)
+        return models.full_model(model), history, trainings[-1].best_epoch
 
     with data.features.reading():
         for number, fold in enumerate(folds):
             run = job.execution(trial.trial) * len(search_folds) + number
             own_label = f"{label}, fold {number + 1}/{len(folds)}" if by_fold else label
             name = f"{job.name}-{number if by_fold else 'all'}"
-            trained = kept.read(name, lambda: models.untrained_model(with_values(config, trial.hyperparameters)))
+            trained = read_kept(kept / name, lambda: models.untrained_model(with_values(config, trial.hyperparameters)))
             if trained is None:
                 trained = train(run, _log_progress(own_label, records, fold))
-                kept.write(name, *trained)
+                write_kept(kept / name, *trained)
             else:
                 log.info("%s: already trained, continuing from there", own_label)
             seed, of_fold = trial_seed(config.seed, trial.trial, run), number if by_fold else None

@@ -23,7 +23,7 @@ from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.final.best_folder import FinalResult, write_best
 from catsdogs.final.evaluation import Evaluation, count_images, evaluate_members, inference_engine
-from catsdogs.final.kept_members import KeptMembers, kept_members
+from catsdogs.final.kept_members import kept_members
 from catsdogs.final.members import Member, train_members
 from catsdogs.final.metrics import detail_of, metrics
 from catsdogs.final.pipeline import OUTPUTS, Pipeline
@@ -55,15 +55,14 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
 
 def _members_key(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset) -> str:
     """Return a digest of everything that determines the members."""
-    settings = dataclasses.asdict(config)
-    parts = [fingerprint(config, dataset.digest), versions(), keras.backend.backend(), trial.trial]
-    parts += [settings[name] for name in ("features", "fit_on", "evaluate_with", "ensemble")]
+    parts: list[Any] = [dataclasses.asdict(config), trial.trial, versions(), keras.backend.backend()]
+    parts.append(fingerprint(config, dataset.digest))
     parts += [[job.result, [dataclasses.asdict(record) for record in job.trials()]] for job in jobs]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _make(
-    config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset, kept: KeptMembers
+    config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset, kept: Path
 ) -> dict[str, Any]:
     start = time.monotonic()
     fold_members: list[Member] = []
@@ -72,7 +71,7 @@ def _make(
         fold_members = train_members(config, jobs, trial, dataset, True, kept)
     members = train_members(config, jobs, trial, dataset, config.ensemble.kind == "folds", kept)
     training_seconds = time.monotonic() - start
-    epochs = sum(len(member.training.history) for member in [*fold_members, *members])
+    epochs = sum(len(member.history) for member in [*fold_members, *members])
     log.info("trained %s in %s", counted(epochs, "epoch"), format_duration(training_seconds))
 
     evaluation = evaluate_members(config, members, dataset, fold_members)
@@ -85,7 +84,7 @@ def _make(
     record["seconds"] = {"training": round(training_seconds, 1), "all": round(time.monotonic() - start, 1)}
     recipe = _recipe(members, first, dataset)
     final = FinalResult(model, members, evaluation, predictions, record, recipe)
-    write_best(kept.folder.with_name("best"), jobs[0].folder.parent / "best", final, dataset)
+    write_best(kept.with_name("best"), jobs[0].folder.parent / "best", final, dataset)
     return record
 
 
@@ -163,8 +162,8 @@ def _metrics(
         "validated_by": evaluation.validated_by,
         "tta_choice": evaluation.tta_choice,
         "selected_val_log_loss": first.trial.val_log_loss,
-        "epochs": len(first.training.history),
-        "best_epoch": first.training.best_epoch,
+        "epochs": len(first.history),
+        "best_epoch": first.best_epoch,
     }
 
 

@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from catsdogs.base.errors import print_error
-from catsdogs.base.interrupts import exit_status, stoppable
+from catsdogs.base.interrupts import acknowledge, exit_status, stoppable
 from catsdogs.base.output import continue_without_output
 from catsdogs.base.processes import processors, share_of_machine, thread_limit
 from catsdogs.config.compose import VERSION_BASE, as_typed, resume_command, with_value
@@ -60,13 +60,12 @@ def hydra_application(
             application = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=config_name)
             application(JobTask(task, tracebacks))()
     except KeyboardInterrupt as stop:
-        if config_name == "retrain":
-            print("\nInterrupted; models that are completely trained are saved", file=sys.stderr)
-            print(f"To continue: python -m catsdogs.retrain {shlex.join(arguments[1:])}")
-            return exit_status(stop)
-        print("\nInterrupted; finished trials are saved", file=sys.stderr)
+        acknowledge()
+        print("\nInterrupted; finished trials and models are saved", file=sys.stderr)
         study = StudyCallback.report_interrupted()
-        if study is not None:
+        if config_name == "retrain":
+            print(f"To continue: python -m catsdogs.retrain {shlex.join(arguments[1:])}")
+        elif study is not None:
             print(f"To resume: {resume_command(words, parsed.overrides, study.name)}")
         return exit_status(stop)
     except Exception as error:
@@ -100,33 +99,26 @@ class JobTask:
         hydra_node = HydraConfig.get()
         if hydra_node.job.chdir:  # paths are relative to the folder where the command was given
             os.chdir(hydra_node.runtime.cwd)
-        if hydra_node.mode != RunMode.MULTIRUN:
-            return self._run_single(config)
+        multirun = hydra_node.mode == RunMode.MULTIRUN
         # Threads and GPU are fixed once a worker has loaded one of these libraries.
-        if not {"tensorflow", "jax"} & set(sys.modules):
+        if multirun and not {"tensorflow", "jax"} & set(sys.modules):
             # Other launchers limit the threads of their workers by variables that not every library reads.
             jobs = int(hydra_node.launcher.get("n_jobs", 1))  # joblib's
             jobs = jobs if jobs > 0 else processors()
             os.environ.update(share_of_machine(jobs, int(hydra_node.job.num), thread_limit()))
         folder = Path(hydra_node.runtime.output_dir)
         try:
-            with stoppable(in_job=True):
+            with stoppable(in_job=multirun):
                 objective = self.task(config)
         except Exception as error:
             message = user_message(error)
+            if not multirun:
+                if message is None or self.tracebacks:
+                    raise
+                exit_from_hook(print_error(message))
             log.error("job %s failed: %s", folder.name, message or error, exc_info=message is None)
             record_failure(hydra_node, folder, error)
             objective = math.nan
-        if math.isnan(objective) and not knows_all_jobs(hydra_node):
+        if multirun and math.isnan(objective) and not knows_all_jobs(hydra_node):
             raise JobFailed(f"job {folder.name} failed")
         return objective
-
-    def _run_single(self, config: DictConfig) -> Any:
-        try:
-            with stoppable():
-                return self.task(config)
-        except Exception as error:
-            message = None if self.tracebacks else user_message(error)
-            if message is None:
-                raise
-            exit_from_hook(print_error(message))

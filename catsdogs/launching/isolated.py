@@ -33,8 +33,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from catsdogs.base import interrupts
 from catsdogs.base.errors import UserError, exit_status_of
+from catsdogs.base.interrupts import held, stoppable
 from catsdogs.base.output import lost_output
 from catsdogs.base.processes import share_of_machine, threads
 from catsdogs.launching.failures import job_folder, record_crash
@@ -45,9 +45,9 @@ _TARGET = "hydra_plugins.catsdogs.IsolatedLauncher"
 # A process that is forked after TensorFlow has started hangs.
 _SPAWN = multiprocessing.get_context("spawn")
 
-_INTERRUPTED = 130  # exit status
+_INTERRUPTED = (130, 143)  # exit statuses
 
-_POLL_SECONDS = 1.0  # between two checks for an interrupt
+_POLL_SECONDS = 1.0  # a signal may arrive just before the wait
 _EXIT_SECONDS = 60.0  # for a process to exit after its job
 _PATIENCE_SECONDS = 1.0  # after Ctrl-C; the message about waiting is for jobs that take longer to stop
 
@@ -82,7 +82,7 @@ class IsolatedLauncher(Launcher):
         """Keep the context, task and configuration for `launch`."""
         self._context, self._task, self._config = hydra_context, task_function, config
 
-    @interrupts.stoppable()
+    @stoppable()
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs. A failed job returns NaN to a sweeper that knows all jobs, and an error to others."""
         setup_globals()
@@ -93,7 +93,6 @@ class IsolatedLauncher(Launcher):
         returns: dict[int, JobReturn] = {}
         try:
             while waiting or running:
-                interrupts.check()
                 while waiting and slots:
                     index, overrides = waiting[0]
                     config = self._compose(overrides, initial_job_idx + index)
@@ -102,7 +101,7 @@ class IsolatedLauncher(Launcher):
                         break
                     waiting.popleft()
                     # The process must be known to `_stop`, and have its own handlers, before a signal arrives.
-                    with interrupts.held():
+                    with held():
                         child = self._start(index, config, slots.pop(0))
                         running[child.connection] = child
                 for connection in wait(list(running), _POLL_SECONDS):
@@ -176,20 +175,15 @@ def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunct
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
     def run() -> int:
-        try:
-            register()
-            setup_globals()
-            version.setbase(VERSION_BASE)
-            JobRuntime.instance().set("name", config.hydra.job.name)
-            returned = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context=context)
-            connection.send((returned.status, returned._return_value))
-        except KeyboardInterrupt:
-            return _INTERRUPTED
+        register()
+        setup_globals()
+        version.setbase(VERSION_BASE)
+        JobRuntime.instance().set("name", config.hydra.job.name)
+        returned = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context=context)
+        connection.send((returned.status, returned._return_value))
         return 0
 
-    interrupts.handle(interrupts.ignore)
-    with interrupts.stoppable(in_job=True):
-        sys.exit(exit_status_of(run))
+    sys.exit(exit_status_of(run, in_job=True))
 
 
 def _exit_with_parent() -> None:
@@ -203,7 +197,7 @@ def _exit_with_parent() -> None:
 def _describe_exit(exit_code: int | None) -> str:
     """Describe how a process exited without a result."""
     if exit_code is None or exit_code >= 0:
-        return "interrupted" if exit_code == _INTERRUPTED else f"its process exited with status {exit_code}"
+        return "interrupted" if exit_code in _INTERRUPTED else f"its process exited with status {exit_code}"
     name = next((f" ({one.name})" for one in signal.Signals if one == -exit_code), "")
     # Linux kills the largest process if memory runs out.
     guess = "; out of memory?" if -exit_code == signal.SIGKILL else ""

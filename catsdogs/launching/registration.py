@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import yaml
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
-from hydra.plugins.config_source import ConfigSource
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
+from catsdogs.base.errors import UserError
 from catsdogs.config.compose import resolve_job_name
 from catsdogs.config.locations import sweeps_dir
 from catsdogs.launching.isolated import register_launcher
-
-_header = ConfigSource._get_header_dict
 
 
 def register() -> None:
@@ -26,6 +30,23 @@ def register() -> None:
         store.store(group="sweeps", name=file.stem, package="_global_", node=OmegaConf.load(file))
     OmegaConf.register_new_resolver("catsdogs.job_name", resolve_job_name, replace=True)
     OmegaConf.register_new_resolver("catsdogs.expanded", os.path.expanduser, replace=True)
-    # Hydra finds no header after a byte order mark.
-    reader: Any = ConfigSource
-    reader._get_header_dict = staticmethod(lambda text: _header(text.lstrip("\ufeff")))
+    source: Any = SourcesRegistry.instance().resolve("file")
+    if not hasattr(source.load_config, "__wrapped__"):
+        source.load_config = _reading(source.load_config)
+
+
+def _reading(load: Callable[[Any, str], ConfigResult]) -> Callable[[Any, str], ConfigResult]:
+    """Let Hydra's reader of files find the package also after a byte order mark, and report what is not YAML."""
+
+    @functools.wraps(load)
+    def load_config(source: Any, config_path: str) -> ConfigResult:
+        file = Path(source.path, source._normalize_file_name(config_path))
+        try:
+            result = load(source, config_path)
+        except (yaml.YAMLError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{file}: cannot be read; save it as YAML in UTF-8 ({reason})") from error
+        result.header = source._get_header_dict(file.read_text(encoding="utf-8-sig"))
+        return result
+
+    return load_config

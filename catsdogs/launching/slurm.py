@@ -25,7 +25,6 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from submitit.core.utils import FailedJobError, UncompletedJobError
 from submitit.slurm.slurm import SlurmInfoWatcher
 
-from catsdogs.base import interrupts
 from catsdogs.base.errors import UserError
 from catsdogs.launching.failures import record_crash
 from catsdogs.launching.registration import register
@@ -107,7 +106,6 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
 
     def _wait_for(self, job: submitit.Job[JobReturn], overrides: list[str]) -> JobReturn:
         """Return the result of the job; if Slurm killed it, record the failure in its folder."""
-        interrupts.check()
         try:
             return job.results()[0]
         except UncompletedJobError as error:

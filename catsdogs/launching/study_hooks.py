@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from catsdogs.base.errors import UserError, first_line, print_error
-from catsdogs.base.interrupts import acknowledge, stoppable
+from catsdogs.base.interrupts import stoppable
 from catsdogs.base.text import listed
 from catsdogs.config.compose import (
     CONFIG_ERRORS,
@@ -71,7 +71,6 @@ class StudyCallback(Callback):
         if study is None or not any(study.glob("*/result.json")):
             return study
         try:
-            acknowledge()
             report_study(study)
         except (KeyboardInterrupt, SystemExit):
             print("Interrupted again", file=sys.stderr)

@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import pandas as pd
 
-from catsdogs.base.interrupts import check
 from catsdogs.config.hyperparameters import with_values
 from catsdogs.config.schema import FitConfig, SearchConfig
 from catsdogs.data.dataset import Fold
@@ -159,12 +158,8 @@ class _EpochLogger(keras.callbacks.Callback):
         self._started = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        check()
         if self._listener is not None:
             self._listener(self._epoch, (batch + 1) / self._steps, None)
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        check()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))

@@ -22,7 +22,6 @@ import keras_tuner
 import numpy as np
 
 from catsdogs.base.files import escape_surrogates, write_text
-from catsdogs.base.interrupts import check
 from catsdogs.base.provenance import utc_timestamp
 from catsdogs.base.resources import raise_if_fatal
 from catsdogs.config.hyperparameters import unfreeze_depths, with_values
@@ -110,7 +109,6 @@ class Search:
     def run(self) -> None:
         """Run the trials that the oracle proposes until it has none left."""
         while True:
-            check()
             check_timeout(self._config.timeout, self._deadline)
             trial = self.oracle.create_trial(_TUNER)
             if trial.status != "RUNNING":

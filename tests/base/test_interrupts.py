@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from catsdogs.base.errors import exit_status_of
-from catsdogs.base.interrupts import Terminated, acknowledge, check, exit_status, held, stoppable
+from catsdogs.base.interrupts import acknowledge, check, exit_status, held, stoppable
 from catsdogs.data.images import in_threads
 
 
@@ -17,38 +17,7 @@ class Finalizer:
     """Its finalizer is interrupted."""
 
     def __del__(self):
-        os.kill(os.getpid(), signal.SIGINT)
-
-
-def interrupted(function):
-    """Check that a request in a function is raised."""
-
-    @stoppable()
-    def run():
-        function()
-        time.sleep(5)
-
-    with pytest.raises(KeyboardInterrupt):
-        run()
-
-
-@pytest.mark.parametrize(("number", "kind", "status"), [(signal.SIGINT, KeyboardInterrupt, 130), (15, Terminated, 143)])
-def test_a_signal_raises_and_the_former_handlers_return(number, kind, status):
-    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
-    with pytest.raises(kind) as stop, stoppable():
-        signal.raise_signal(number)
-    assert exit_status(stop.value) == status
-    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)] == before
-    assert exit_status_of(partial(signal.raise_signal, number)) == status  # type: ignore[arg-type]
-
-
-def test_a_request_in_a_finalizer_or_import_is_raised_afterwards(tmp_path, monkeypatch, capfd):
-    interrupted(Finalizer)
-    (tmp_path / "slow_module.py").write_text("import os, time\nos.kill(os.getpid(), 2)\ntime.sleep(0.3)\nend = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    interrupted(lambda: importlib.import_module("slow_module"))
-    assert sys.modules.pop("slow_module").end == 1
-    assert "Exception ignored" not in capfd.readouterr().err
+        signal.raise_signal(signal.SIGINT)
 
 
 def swallow():
@@ -61,19 +30,8 @@ def replace():
     raise ImportError("initialization failed")
 
 
-@pytest.mark.parametrize("library", [lambda: [swallow(), *in_threads(abs, [1])], replace])
-def test_a_request_that_a_library_swallowed_or_replaced_is_raised(library):
-    interrupted(library)
-
-
-def test_an_acknowledged_request_is_not_raised_again():
-    with stoppable():
-        swallow()
-        acknowledge()
-        check()
-
-
-def test_threads_stop_while_a_library_blocks_the_main_thread():
+def blocked():
+    """Wait for a thread, as a library of C code does; the signal is delivered after the thread has stopped."""
     stopped = threading.Event()
 
     def work():
@@ -81,23 +39,75 @@ def test_threads_stop_while_a_library_blocks_the_main_thread():
             list(in_threads(lambda item: time.sleep(0.01), range(1000)))
         stopped.set()
 
-    def library():
-        threading.Thread(target=work).start()
-        # As in a library of C code that returns only after its thread has stopped.
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-        assert stopped.wait(5)
-
-    interrupted(library)
+    threading.Thread(target=work).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert stopped.wait(5)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
-def test_a_held_request_is_raised_at_the_end():
-    done = []
+def handled():
+    """Clean up for longer than the timer."""
+    cleaned = False
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        time.sleep(0.3)
+        cleaned = True
+    assert cleaned
 
-    def library():
-        with held():
-            os.kill(os.getpid(), signal.SIGINT)
-            done.append(True)
 
-    interrupted(library)
+def hold():
+    done = False
+    with held():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        done = True
     assert done
+
+
+@pytest.fixture
+def slow_module(tmp_path, monkeypatch):
+    (tmp_path / "slow_module.py").write_text("import os, time\nos.kill(os.getpid(), 2)\ntime.sleep(0.3)\nend = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def import_it():
+    importlib.import_module("slow_module")
+
+
+@pytest.mark.parametrize("library", [Finalizer, swallow, replace, blocked, handled, hold, import_it])
+def test_a_request_is_raised_again_until_it_is_acknowledged(slow_module, library, capfd):
+    @stoppable()
+    def run():
+        library()
+        time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert library is not import_it or sys.modules.pop("slow_module").end == 1
+    assert "Exception ignored" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_raises_and_the_former_handlers_return(number):
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
+    with pytest.raises(KeyboardInterrupt) as stop, stoppable():
+        signal.raise_signal(number)
+    assert exit_status(stop.value) == 128 + number
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)] == before
+    assert exit_status_of(partial(signal.raise_signal, number)) == 128 + number  # type: ignore[arg-type]
+
+
+def test_an_acknowledged_request_is_not_raised_again():
+    with stoppable():
+        swallow()
+        acknowledge()
+        check()
+        time.sleep(0.3)
+
+
+def test_a_request_that_waits_for_the_handlers_ends_the_command():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    signal.raise_signal(signal.SIGINT)
+    assert exit_status_of(lambda: 0) == 130

@@ -1,6 +1,4 @@
-import os
 import signal
-import time
 from contextlib import suppress
 from unittest.mock import Mock
 
@@ -75,13 +73,10 @@ def test_exit_status_reflects_failed_and_killed_jobs(study, callback, capsys, na
 
 
 def test_interrupted_study_prints_its_summary_once_and_only_with_jobs(study, tmp_path, callback, capsys, monkeypatch):
-    StudyCallback._running = study
-    StudyCallback.report_interrupted()
-    StudyCallback.report_interrupted()
-    StudyCallback._running = tmp_path
-    StudyCallback.report_interrupted()
-    printed = capsys.readouterr()
-    assert (printed.out, printed.err) == ("summary of s\n", "")
+    for running in (study, None, tmp_path):
+        StudyCallback._running = running
+        assert StudyCallback.report_interrupted() == running
+    assert capsys.readouterr().out == "summary of s\n"
     # A second Ctrl-C stops the summary.
     monkeypatch.setattr("catsdogs.comparison.reporting.report_study", Mock(side_effect=KeyboardInterrupt))
     StudyCallback._running = study
@@ -89,26 +84,23 @@ def test_interrupted_study_prints_its_summary_once_and_only_with_jobs(study, tmp
     assert "Interrupted again" in capsys.readouterr().err
 
 
-def test_ctrl_c_exits_with_130_and_prints_the_command_to_resume(study, callback, capsys, monkeypatch):
-    def jobs():
-        StudyCallback._running = study
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("arguments", "number", "printed"),
+    [
+        (["search"], signal.SIGINT, "summary of s\nTo resume: python -m catsdogs.search study=s\n"),
+        (["retrain", "cache=a b"], signal.SIGTERM, "To continue: python -m catsdogs.retrain 'cache=a b'\n"),
+    ],
+)
+def test_an_interrupted_command_prints_the_command_to_continue(
+    study, callback, capsys, monkeypatch, arguments, number, printed
+):
+    def complete(parsed, words):
+        StudyCallback._running = study if arguments == ["search"] else None
+        signal.raise_signal(number)
 
-    monkeypatch.setattr(application.hydra, "main", lambda **settings: lambda task: jobs)
-    monkeypatch.setattr("sys.argv", ["search"])
-    assert application.hydra_application("search", lambda config: None, lambda parsed, arguments: arguments) == 130
-    printed = capsys.readouterr()
-    assert "Interrupted" in printed.err
-    assert printed.out.splitlines() == ["summary of s", "To resume: python -m catsdogs.search study=s"]
-
-
-def test_an_interrupted_retrain_prints_the_command_to_continue_as_typed(capsys, monkeypatch):
-    def task(parsed, words):
-        signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr("sys.argv", ["retrain", "study=2024_01", "cache=a b"])
-    assert application.hydra_application("retrain", Mock(), task) == 143
-    assert capsys.readouterr().out == "To continue: python -m catsdogs.retrain study=2024_01 'cache=a b'\n"
+    monkeypatch.setattr("sys.argv", arguments)
+    assert application.hydra_application(arguments[0], Mock(), complete) == 128 + number
+    assert capsys.readouterr() == (printed, "\nInterrupted; finished trials and models are saved\n")
 
 
 @pytest.mark.parametrize(
@@ -123,18 +115,6 @@ def test_an_interrupted_retrain_prints_the_command_to_continue_as_typed(capsys, 
 )
 def test_resume_command_names_the_study(arguments, overrides, expected):
     assert resume_command(arguments, overrides, "s") == f"python -m catsdogs.search {expected}"
-
-
-def test_old_temporary_files_of_a_study_are_removed(tmp_path, callback, job):
-    study = tmp_path / "multirun" / "s"
-    study.mkdir(parents=True)
-    old, new, other = (study / name for name in (".study-abc123.json", ".leaderboard-abc123.csv", ".mine-abc123.csv"))
-    for file, age in ((old, 3600), (new, 0), (other, 3600)):
-        file.touch()
-        os.utime(file, (time.time() - age,) * 2)
-    images = ("data.sample.images_per_class=8", "data.sample.test_images=1")
-    callback._prepare([job("experiment=debug", *images, f"cache={tmp_path / 'cache'}")], study, ["a-job"])
-    assert [file.exists() for file in (old, new, other)] == [False, True, True]
 
 
 @pytest.mark.parametrize("multirun", [[], ["-m"]])

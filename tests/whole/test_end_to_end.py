@@ -2,14 +2,8 @@
 
 import io
 import json
-import os
 import re
-import shlex
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import zipfile
 from itertools import product
 from typing import Any
@@ -152,33 +146,6 @@ def test_a_second_retrain_keeps_the_first_and_reports_only_scores_of_its_own_mod
     stdout, metrics = again("tta=none", "augmentation=strong")
     assert metrics["log_loss"] is metrics["accuracy"] is None
     assert "no validation score" in stdout
-
-
-@pytest.mark.slow
-def test_sigterm_stops_a_study_within_seconds_and_the_printed_command_resumes_it(tmp_path):
-    environment = {**os.environ, "CATSDOGS_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "catsdogs.search", *SMALL, "tuner.max_trials=30"]
-    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
-    with running:
-        for line in running.stdout:
-            if "trial 2/30" in line:
-                break
-        started = time.monotonic()
-        running.send_signal(signal.SIGTERM)
-        stdout = running.stdout.read()
-        assert running.wait(timeout=60) == 143
-    assert time.monotonic() - started < 30
-    (study,) = (tmp_path / "multirun").iterdir()
-    (job,) = (file.parent for file in study.glob("*/result.json"))
-    assert json.loads((job / "result.json").read_text())["error"] == "interrupted"
-    before = len(pd.read_csv(job / "trials.csv"))
-    words = shlex.split(stdout.splitlines()[-1].removeprefix("To resume: "))
-    assert words[:3] == ["python", "-m", "catsdogs.search"]
-    assert f"study={study.name}" in [word.replace('"', "") for word in words]
-    short = ["tuner.max_trials=4" if word.startswith("tuner.max_trials") else word for word in words[1:]]
-    done = ok(run_python(tmp_path, *short))
-    assert f"resumes at trial {before + 1}/4" in done.stdout
-    assert len(pd.read_csv(job / "trials.csv")) == 4
 
 
 def test_a_failed_job_does_not_stop_the_others_and_is_retried(run, tmp_path):
