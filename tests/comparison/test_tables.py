@@ -90,12 +90,6 @@ def test_tables_of_an_earlier_report_are_deleted_and_other_files_stay(tmp_path):
     assert texts == {"jobs.csv": "label\nb\n", "notes.txt": "mine"}
 
 
-def test_a_study_that_has_just_started_has_few_tables(tmp_path):
-    write_job(tmp_path / "night", CHOICES, trials=0, status="running")
-    nonempty = [name for name, table in tables(findings(read_study_data([tmp_path / "night"]))).items() if len(table)]
-    assert nonempty == ["jobs", "common"]
-
-
 @pytest.fixture
 def best(tmp_path):
     return write_final(write_study(tmp_path / "night", trials=1))

@@ -104,9 +104,3 @@ def test_the_removal_of_a_needed_setting_is_refused(override, fix):
 def test_only_close_names_are_suggested():
     assert did_you_mean("fit.epoch", ["fit.epochs", "fit.batch_size"]) == "; did you mean 'fit.epochs'?"
     assert did_you_mean("unlike", ["fit.epochs"]) == ""
-
-
-def test_old_command_lines_fail_with_status_2_and_one_message(run):
-    done = run("retrain", "study=s", "judged_by=folds")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: judged_by=folds: unknown setting; did you mean 'evaluate_with'?\n"

@@ -20,17 +20,6 @@ def batches(batch_size=8, **changes):
     return TrainingBatches(Recorded(), LABELS, np.arange(5, 38), batch_size, plan)
 
 
-def test_every_epoch_reads_every_row_once_in_the_view_of_its_number():
-    data = batches()
-    assert data.steps == 5
-    assert len(data) == 20
-    for epoch in range(4):
-        inputs = np.concatenate([data[epoch * 5 + step][0] for step in range(5)])
-        assert sorted(inputs[:, 0]) == list(range(5, 38))
-        assert set(inputs[:, 1]) == {epoch}
-        assert inputs[:, 2].all()
-
-
 @pytest.mark.parametrize("first_epoch", [0, 2])
 def test_a_batch_depends_only_on_its_index(first_epoch):
     """Also in a training that starts later: it reads the same batches in its epochs."""

@@ -79,16 +79,6 @@ def test_a_job_killed_at_any_write_resumes_with_the_same_results(bench, killed, 
     assert moment > 3 * trainings
 
 
-def test_a_job_that_is_killed_repeatedly_finishes(bench, killed):
-    expected, trainings = bench.uninterrupted("hyperband")
-    config = bench.settings(*TUNERS["hyperband"])
-    kills = 0
-    while killed(lambda: bench.run(config), 20):
-        kills += 1
-    assert kills >= trainings // 4
-    assert bench.tables() == expected
-
-
 DAMAGE = {
     # In a table, this changes the last number.
     "cut": lambda file: file.write_bytes(file.read_bytes()[:-2]),

@@ -17,7 +17,6 @@ from catsdogs.study.job_tables import JobTables
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.resume_state import ResumeState
 from catsdogs.study.trials import best_trial, lineage, read_trials
-from catsdogs.training.execution import trial_seed
 from catsdogs.tuning.job import JobLocation, run_job
 from catsdogs.tuning.oracles import build_oracle, expected_trials
 from catsdogs.tuning.tuner import Search
@@ -77,12 +76,6 @@ def test_predictions_of_a_worse_trial_do_not_replace_those_of_the_best_trial(con
     assert best_trial(read_trials(folder / "trials.csv")).trial != "4"
     # No trial is retrained for its predictions, and every execution has its own seed.
     assert len(trainer.trained) == len({seed for _, seed in trainer.trained}) == 10
-
-
-def test_every_run_and_job_has_its_own_seed():
-    seeds = {trial_seed(seed, trial, run) for seed in (0, 1) for trial in ("0", "1") for run in (0, 1)}
-    assert len(seeds) == 8
-    assert max(seeds) < 2**31
 
 
 def test_another_process_proposes_the_same_trials(config):
