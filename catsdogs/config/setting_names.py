@@ -30,6 +30,9 @@ RENAMED_VALUES = {
 # Settings without a successor.
 REMOVED = ("fit.max_parameters", "resume", "timeout.trial_seconds")
 
+# Settings that only some options of a group have.
+_REMOVABLE = {"tta.views", "tta.kinds", "tta.average"}
+
 # Group -> its option that does nothing.
 _NOTHING = {**dict.fromkeys(("augmentation", "label_smoothing", "tta", "ensemble"), "none"), "space": "fixed"}
 
@@ -87,11 +90,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise UserError(f"{override}: unknown setting{did_you_mean(key, ())}")
         if key in REMOVED or key.rpartition(".")[0] in REMOVED:
             raise UserError(f"{override}: this setting was removed; remove it from the command")
-        if override.startswith("~") and key in {*setting_keys(RetrainConfig)} - {
-            "tta.views",
-            "tta.kinds",
-            "tta.average",
-        }:
+        if override.startswith("~") and key in {*setting_keys(RetrainConfig)} - _REMOVABLE:
             fix = f"use {key}={_NOTHING[key]}" if key in _NOTHING else "set another value"
             raise UserError(f"{override}: cannot be removed; {fix}")
 

@@ -17,7 +17,7 @@ from catsdogs.comparison.gallery import thumbnail
 from catsdogs.comparison.page.writing import environment, markup
 from catsdogs.data_audit.duplicates import EXACT
 from catsdogs.data_audit.findings import CHECK_EACH, TITLES, UNDECODABLE, Findings
-from catsdogs.pages.formats import count
+from catsdogs.pages.formats import count, counted
 
 # A thumbnail takes about 5 kB. The tables list all images.
 _MOST_LABEL_ERRORS = 48
@@ -71,8 +71,7 @@ def _sections(findings: Findings) -> dict[str, Any]:
     without_box = [name for name in findings.ignore if name not in with_box]
     # Describes the ignored images without a box on the page.
     also_ignored = [f"{len(findings.already_ignored)} already ignored"] if findings.already_ignored else []
-    if without_box:
-        also_ignored.append(f"{len(without_box)} further duplicate{'' if len(without_box) == 1 else 's'}")
+    also_ignored += [counted(len(without_box), "further duplicate")] if without_box else []
     is_undecodable = findings.unusual_files["kind"] == UNDECODABLE
     undecodable, unusual = findings.unusual_files[is_undecodable], findings.unusual_files[~is_undecodable]
     return {

@@ -35,15 +35,10 @@ _RELOAD_SECONDS = 10  # while a study is watched
 
 
 def write_report(folders: list[Path], output: Path, watching: bool = False, images: Path | None = None) -> StudyData:
-    """Read studies and write the report page and its tables.
+    """Read studies, and write the report page and a folder of tables named like the page without its suffix.
 
-    Raise a `UserError` if a study cannot be read or the folder for the tables contains other files, and an OSError if
-    the page cannot be written.
-
-    Args:
-        output: path of the page; tables are written to a folder next to it, named like the page without its suffix.
-        watching: make the page reload every ten seconds.
-        images: folder of the images, as set by the user.
+    With `watching`, the page reloads every ten seconds; `images` is the folder of the images, as set by the user. Raise
+    a `UserError` if a study cannot be read or the folder for the tables contains other files.
     """
     # The folder of a page without a suffix needs another name.
     folder = output.with_suffix("") if output.suffix else output.with_name(f"{output.name}-tables")

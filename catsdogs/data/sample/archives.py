@@ -39,21 +39,11 @@ _NAMES = ("cat", "dog")
 
 
 def sample_archives(sample: SampleConfig, cache: Path) -> tuple[Path, Path]:
-    """Generate the archives, unless they exist.
+    """Generate `train.zip` (train/cat.0.jpg, ...) and `test.zip` (test/1.jpg, ...) unless they exist; return the paths.
 
     They are stored in `cache/sample/<key>`, where the key depends on the settings and the version of the images, with
-    `test_labels.csv`: `id,label` of the test images (1 = dog), for tests only. Equal settings give equal bytes with the
-    same versions of Pillow and NumPy.
-
-    Args:
-        sample: numbers of images, and the seed. An image depends only on the seed and its own number.
-        cache: cache folder.
-
-    Returns:
-        `train.zip` with train/cat.0.jpg, train/dog.0.jpg, ..., and `test.zip` with test/1.jpg, ...
-
-    Raises:
-        UserError: the cache cannot be written.
+    `test_labels.csv`: `id,label` of the test images (1 = dog), for tests only. An image depends only on the seed and
+    its own number. Raise UserError if the cache cannot be written.
     """
     settings = {**dataclasses.asdict(sample), "drawing": _DRAWING_VERSION}
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
