@@ -31,18 +31,15 @@ _BUDGET = "epoch_budget"
 class Importance:
     """Result of a random forest that predicts the log of the validation log loss of trials.
 
-    Attributes:
-        table: name, importance, low, high; most important first. `importance` is the increase of the squared error
-            when the values of the name are shuffled among held-out trials, divided by twice the variance. It estimates
-            the share of the variance that depends on the name, alone or together with others (the total effect of
-            Jansen 1999, doi:10.1016/S0010-4655(98)00154-4). low and high contain 95% of the values of single folds.
-        r2: share of the variance that the forest explains on held-out trials. If it is at most 0, ignore the table.
-        trials: number of completed trials used.
+    `importance` is the increase of the squared error when the values of a name are shuffled among held-out trials,
+    divided by twice the variance. It estimates the share of the variance that depends on the name, alone or together
+    with others (the total effect of Jansen 1999, doi:10.1016/S0010-4655(98)00154-4). low and high contain 95% of the
+    values of single folds.
     """
 
-    table: pd.DataFrame
-    r2: float
-    trials: int
+    table: pd.DataFrame  # name, importance, low, high; most important first
+    r2: float  # share of the variance that is explained on held-out trials; if it is at most 0, ignore the table
+    trials: int  # completed trials used
 
 
 def importance(study_data: StudyData) -> Importance | None:

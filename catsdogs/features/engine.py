@@ -176,18 +176,12 @@ def _openvino_engine(model: keras.Model) -> tuple[str, Run]:
 
 
 def _import_openvino() -> Any:
-    """Import OpenVINO without telemetry: hide the package through which its import reports usage."""
-    telemetry = "openvino_telemetry"
-    hidden = telemetry not in sys.modules
-    if hidden:
-        sys.modules[telemetry] = None  # type: ignore[assignment]  # its import now fails
+    """Import OpenVINO without telemetry: the import of the package through which it reports usage fails."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError as error:
         raise _Unusable("OpenVINO is not installed (pip install 'catsdogs[fast]')") from error
-    finally:
-        if hidden:
-            del sys.modules[telemetry]
     return openvino
 
 

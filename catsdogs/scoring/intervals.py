@@ -55,12 +55,9 @@ def mean_intervals(values: np.ndarray, errors: np.ndarray | None = None, highest
     standard deviation, so intervals that ignore the skewness end too low. Hall's cubic transformation of the t
     statistic removes the skewness; its quantiles are those of Student's t distribution.
 
-    The interval of a constant row has zero width. That of values with one sign does not pass 0.
-
-    Args:
-        values: (K, N) finite, a row per quantity and a column per image; N at least 1; a ValueError otherwise.
-        errors: int (K,), misclassified images; None if unknown.
-        highest: upper bound of the values.
+    The interval of a constant row has zero width. That of values with one sign does not pass 0, nor `highest`, an upper
+    bound of the values. `values` are (K, N), a row per quantity and a column per image; a ValueError if N is 0 or one is
+    not finite. `errors`, int (K,), are the misclassified images.
 
     Source: P. Hall 1992, On the removal of skewness by transformation, J. R. Statist. Soc. B 54, 221-228.
     """

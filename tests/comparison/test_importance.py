@@ -60,13 +60,6 @@ def test_noise_is_not_informative(tmp_path, trials):
     assert all((result.table["low"] <= 0.02).all() for result in results)
 
 
-def test_the_study_is_important_if_it_distinguishes_jobs(tmp_path):
-    one = searched(tmp_path / "1", 20, lambda v, rng: rng.normal(0, 0.1))
-    two = searched(tmp_path / "2", 20, lambda v, rng: 3 + rng.normal(0, 0.1))
-    result = importance(read_study_data([*one.studies, *two.studies]))
-    assert result.table["name"].iloc[0] == "study"
-
-
 def of_values(folder, draw):
     """Return the importance in 60 trials, with log loss and hyperparameters from `draw` and a little noise."""
     rng = np.random.default_rng(0)

@@ -11,7 +11,6 @@ from catsdogs.config.setting_names import (
     RENAMED,
     RENAMED_VALUES,
     check_overrides,
-    did_you_mean,
     with_current_names,
     with_current_overrides,
 )
@@ -99,8 +98,3 @@ def test_the_removal_of_a_needed_setting_is_refused(override, fix):
     check_overrides(["~space.dropout", "~tta.average"])
     with pytest.raises(UserError, match=f"^{re.escape(override)}: cannot be removed; {fix}$"):
         check_overrides([override])
-
-
-def test_only_close_names_are_suggested():
-    assert did_you_mean("fit.epoch", ["fit.epochs", "fit.batch_size"]) == "; did you mean 'fit.epochs'?"
-    assert did_you_mean("unlike", ["fit.epochs"]) == ""

@@ -90,13 +90,6 @@ def test_another_process_proposes_the_same_trials(config):
     assert other.stdout.decode().strip() == str([oracle._random_values() for _ in range(4)])
 
 
-def test_a_grid_search_stops_at_the_end_of_the_grid(tuner):
-    grid = "+space={unfreeze_depth: {kind: choice, values: [0, 5]}}"
-    built = tuner("space=fixed", grid, "tuner=grid", "tuner.max_trials=null")
-    built.run()
-    assert [record.hyperparameters["unfreeze_depth"] for record in built.records] == [0, 5]
-
-
 def test_a_promoted_trial_continues_from_its_parents_weights_and_learning_rate(tuner, training_data, monkeypatch):
     loaded = {}
     read = TrialModels.read_weights
