@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pandas as pd
 
 from catsdogs.base.files import write_text
 from catsdogs.comparison.gallery import thumbnail
-from catsdogs.comparison.page.writing import environment, markup
+from catsdogs.comparison.page.writing import render
 from catsdogs.data_audit.duplicates import EXACT
 from catsdogs.data_audit.findings import CHECK_EACH, TITLES, UNDECODABLE, Findings
 from catsdogs.pages.formats import count, counted
@@ -31,25 +29,16 @@ Row = dict[Any, Any]
 
 def write_page(output: Path, findings: Findings, tables: Sequence[str]) -> None:
     """Write the page with links to tables of these names, in the folder of the same name without the suffix."""
-    folder = quote(output.with_suffix("").name)
-    addresses = {name: f"{folder}/{name}.csv" for name in tables}
-    html = (
-        environment()
-        .get_template("audit.html.j2")
-        .render(
-            **_sections(findings),
-            kind="audit",
-            title=findings.source.name,
-            reload_seconds=None,
-            written=datetime.datetime.now(datetime.UTC),
-            source=str(findings.source),
-            headline=findings.headline,
-            tiles=[(name, count(number), about) for name, number, about in findings.counts()],
-            files=[(addresses[name], f"{name}.csv", TITLES[name]) for name in addresses],
-            link=addresses.get,
-            css=markup("report.css"),
-            page_script=markup("page.js"),
-        )
+    html = render(
+        "audit",
+        output.with_suffix(""),
+        {name: TITLES[name] for name in tables},
+        **_sections(findings),
+        title=findings.source.name,
+        reload_seconds=None,
+        source=str(findings.source),
+        headline=findings.headline,
+        tiles=[(name, count(number), about) for name, number, about in findings.counts()],
     )
     write_text(output, html)
 

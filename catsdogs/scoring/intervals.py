@@ -55,8 +55,8 @@ def mean_intervals(values: np.ndarray, errors: np.ndarray | None = None, highest
     standard deviation, so intervals that ignore the skewness end too low. Hall's cubic transformation of the t
     statistic removes the skewness; its quantiles are those of Student's t distribution.
 
-    The interval of a constant row has zero width. That of values with one sign does not pass 0, nor `highest`, an upper
-    bound of the values. `values` are (K, N), a row per quantity and a column per image; a ValueError if N is 0 or one is
+    The interval of a constant row has zero width. That of values with one sign does not pass 0, nor `highest`, their
+    upper bound. `values` are (K, N), a row per quantity and a column per image; a ValueError if N is 0 or one is
     not finite. `errors`, int (K,), are the misclassified images.
 
     Source: P. Hall 1992, On the removal of skewness by transformation, J. R. Statist. Soc. B 54, 221-228.

@@ -2,11 +2,8 @@
 
 Cats and dogs differ in their ears, heads, eyes, muzzles and noses. Every trait occurs in both classes, the background
 is uninformative, and 3% of the training images are mislabeled. A small network therefore scores between chance and
-perfection, and a linear model on the pixels near chance. Measured for seeds 0 and 1:
-
-- Four convolutions (16, 32, 64, 64), 12 epochs of Adam at 0.001, batch size 16, 600 training images at 64 px: log loss
-  of 120 validation images 0.25 and 0.31 (chance: 0.69).
-- Logistic regression on the pixels of 720 images at 32 px, cross-validated: AUC 0.62 and 0.60.
+perfection, and a linear model on the pixels near chance: for seeds 0 and 1, log loss 0.25 and 0.31 of `small_cnn` after
+12 epochs on 600 images (chance: 0.69), and AUC 0.62 and 0.60 of a logistic regression.
 """
 
 from __future__ import annotations
