@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import studies
-from plots import EFFECTS, PAIRS, all_figures, ends, lines, trace, with_values
+from plots import EFFECTS, PAIRS, all_figures, ends, lines, trace, with_values, write_night
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 from studies import CHOICES
@@ -29,6 +29,16 @@ HOSTILE = [
     "<a href='x'>%{x}</a> %{customdata[0]} $x^2$ &amp; &#60;b&#62;",
     "quotes \" ' `\nand\tlines\u202e\x00" + "long " * 60,
 ]
+
+
+@pytest.fixture(scope="module")
+def study_data(tmp_path_factory):
+    return write_night(tmp_path_factory.mktemp("studies"))
+
+
+@pytest.fixture(scope="module")
+def figures(study_data):
+    return all_figures(study_data)
 
 
 def texts(value, path=""):

@@ -9,7 +9,7 @@ import pandas as pd
 import plots
 import pytest
 import studies
-from plots import completed, ends, lines, trace
+from plots import all_figures, completed, ends, lines, trace
 from studies import CHOICES
 
 from catsdogs.comparison.figures import theme
@@ -18,6 +18,16 @@ from catsdogs.comparison.figures.search import effects, importance_bars, job_int
 from catsdogs.comparison.figures.space import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.scoring.intervals import Estimate
+
+
+@pytest.fixture(scope="module")
+def study_data(tmp_path_factory):
+    return plots.write_night(tmp_path_factory.mktemp("studies"))
+
+
+@pytest.fixture(scope="module")
+def figures(study_data):
+    return all_figures(study_data)
 
 
 def test_rows_match_the_table_from_top_to_bottom(study_data, figures):
