@@ -34,10 +34,9 @@ def write_page(output: Path, findings: Findings, tables: Sequence[str]) -> None:
         output.with_suffix(""),
         {name: TITLES[name] for name in tables},
         **_sections(findings),
+        findings=findings,
         title=findings.source.name,
         reload_seconds=None,
-        source=str(findings.source),
-        headline=findings.headline,
         tiles=[(name, count(number), about) for name, number, about in findings.counts()],
     )
     write_text(output, html)
@@ -64,9 +63,7 @@ def _sections(findings: Findings) -> dict[str, Any]:
     is_undecodable = findings.unusual_files["kind"] == UNDECODABLE
     undecodable, unusual = findings.unusual_files[is_undecodable], findings.unusual_files[~is_undecodable]
     return {
-        "labels_checked": findings.labels_checked,
         "check_each": CHECK_EACH,
-        "issues": issues,
         "label_errors": [] if issues is None else shots(issues.table.head(_MOST_LABEL_ERRORS)),
         "groups": groups,
         "total_groups": findings.duplicates["group"].nunique(),
@@ -74,9 +71,6 @@ def _sections(findings: Findings) -> dict[str, Any]:
         "total_unusual": unusual["id"].nunique(),
         "undecodable": undecodable.head(_MOST_UNDECODABLE).join(images["path"], on="id").to_dict("records"),
         "total_undecodable": len(undecodable),
-        "leakage": findings.test_leakage,
-        "ignore": findings.ignore,
-        "ignore_argument": findings.ignore_argument,
         "ignored": findings.already_ignored + without_box,
         "also_ignored": " and ".join(also_ignored),
     }
