@@ -161,7 +161,7 @@ def main() -> None:
         counts = bits.value_counts().sort_index()
         name = f"{source.parent.name}/{source.name}"
         start = time.monotonic()
-        confirmed = near_duplicates.confirmed_pairs(rows, folder.root, options.cache)
+        confirmed = near_duplicates.confirmed_pairs(options.cache, (rows, folder.root))
         equal = int(rows.groupby("sha256").cumcount().sum())
         results["photographs"][name] = {
             "images": len(rows),

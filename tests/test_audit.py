@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import os
 import shlex
 
 import numpy as np
@@ -188,12 +189,14 @@ def test_page_and_override_exclude_all_duplicates(audited, composed):
 def test_second_audit_replaces_the_first(audited, tmp_path, monkeypatch, capsys):
     folder, _ = audited
     monkeypatch.chdir(tmp_path)
-    options = ["--cache", "cache", "--output", "out.html"]
+    folder_name = os.fsdecode(b"out\xe9")  # not UTF-8
+    options = ["--cache", "cache", "--output", f"{folder_name}.html"]
     assert audit._audit([str(folder / "train.zip"), *options]) == 0
-    assert (tmp_path / "out" / "ignore.csv").is_file()
+    assert (tmp_path / folder_name / "ignore.csv").is_file()
+    assert Document(tmp_path / f"{folder_name}.html").all("a", href="out%E9/ignore.csv")
     assert audit._audit([str(zip_of(tmp_path / "clean.zip", distinct(3, 3))), *options]) == 0
     assert "No problems found in 6 images in clean.zip." in capsys.readouterr().out
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list((tmp_path / folder_name).iterdir()) == []
 
 
 @pytest.mark.parametrize("existing", ["mine.html", "mine/notes.txt", "mine"])

@@ -1,12 +1,9 @@
 """Effects of the composed choices, measured on pairs of jobs that differ in one choice only.
 
-Two jobs are a pair for a choice if they record different values of it and equal values of every other choice. Their
-configurations may differ only in keys that the choice owns: `backbone` owns `backbone.*`, `fit.epochs` owns itself. A
-choice that is not a key of the configuration, such as `experiment`, may change any key, so it owns all keys. Keys that
-`catsdogs.study.identity.identity` excludes (paths, steps after the search) are ignored.
-
-Jobs of different studies form pairs too. If their jobs agree in all choices, `study` is added as a choice. It owns all
-keys, so its effect covers everything that differs between the studies.
+Two jobs, also of different studies, are a pair for a choice if they record different values of it and equal values of
+every other choice. Their configurations may differ only in keys that the choice owns: `backbone` owns `backbone.*`,
+`fit.epochs` owns itself. A choice that is not a key of the configuration, such as `experiment`, and `study`, which is
+added if studies agree in all choices, own all keys. Keys that `catsdogs.study.identity.identity` excludes are ignored.
 """
 
 from __future__ import annotations
@@ -50,17 +47,22 @@ _ValuesByJob = dict[str, dict[str, str]]
 
 def compared_choices(study_data: StudyData) -> tuple[str, ...]:
     """Return the choices in which comparable jobs differ, with `study` if it alone distinguishes some of them."""
-    return _compared(study_data, _recorded_choices(study_data))
+    recorded = _recorded_choices(study_data)
+
+    def combinations(names: list[str]) -> set[tuple[str, ...]]:
+        return {tuple(values[name] for name in names) for values in recorded.values()}
+
+    names = [name for name in study_data.choices if len(combinations([name])) > 1]
+    if STUDY not in names and len(combinations([*names, STUDY])) > len(combinations(names)):
+        names.append(STUDY)
+    return tuple(names)
 
 
 def choice_pairs(study_data: StudyData) -> pd.DataFrame:
-    """Return every pair of jobs behind `choice_effects`.
+    """Return every pair of jobs behind `choice_effects`, with its columns except decided and pairs.
 
-    Returns:
-        A row per pair: choice, value (of `label`), against (of `label_against`), label, label_against, difference (log
-        loss of `label` minus that of `label_against`, mean over images), low, high (95% confidence interval, NaN for a
-        single image), images, errors (images that either job misclassifies). value and against are ordered as in the
-        effect, so a difference above 0 contradicts it.
+    value is that of the job `label`, against that of `label_against`. They are ordered as in the effect, so a
+    difference above 0 contradicts it.
     """
     losses = study_data.losses()
     pairs = _fair_pairs(study_data, losses)
@@ -70,16 +72,15 @@ def choice_pairs(study_data: StudyData) -> pd.DataFrame:
 def choice_effects(study_data: StudyData) -> pd.DataFrame:
     """Estimate the effect of each choice on the log loss, averaged over the pairs that differ in it alone.
 
-    Differences are computed per image and averaged over pairs. The confidence interval covers the sampling of images.
-    It covers neither training seeds nor interactions with other choices.
+    Differences are computed per image and averaged over pairs. The interval covers the sampling of images, but neither
+    training seeds nor interactions with other choices.
 
     Returns:
         A row per choice and pair of values, grouped by choice, the largest effect first: choice, value (the better
         one), against, difference (log loss of value minus that of against, at most 0), low, high (95% confidence
         interval, NaN for a single image), decided (whether the interval excludes 0), pairs, images, errors (images
-        that any of the compared jobs misclassifies). With more than
-        `MOST_VALUES` values, each is compared with the best value only. The best value is the one whose jobs are
-        furthest below the mean of the jobs that differ from them in this choice alone.
+        that any of the compared jobs misclassifies). With more than `MOST_VALUES` values, each is compared only with
+        the best: its jobs are furthest below the mean of the jobs that differ from them in this choice alone.
     """
     losses = study_data.losses()
     effects = _fair_pairs(study_data, losses).groupby(_EFFECT, sort=False)
@@ -95,7 +96,7 @@ def choice_effects(study_data: StudyData) -> pd.DataFrame:
 def unpaired_choices(study_data: StudyData) -> list[str]:
     """Describe the pairs that differ in one choice but also in settings that it does not own; they are not compared."""
     extra_keys: dict[str, list[set[str]]] = {name: [] for name in compared_choices(study_data)}
-    for choice, _, _, unshared in _near_pairs(study_data, _recorded_choices(study_data)):
+    for choice, _, _, unshared in _near_pairs(study_data):
         if unshared:
             extra_keys[choice].append(unshared)
     return [
@@ -114,9 +115,10 @@ def unlisted_differences(study_data: StudyData) -> list[str]:
     return sorted(key for key in keys if not any(_owns(choice, key) for choice in choices))
 
 
-def _near_pairs(study_data: StudyData, recorded: _ValuesByJob) -> Iterator[tuple[str, str, str, set[str]]]:
+def _near_pairs(study_data: StudyData) -> Iterator[tuple[str, str, str, set[str]]]:
     """Yield pairs that differ in one recorded choice: the choice, both labels, and other keys that differ."""
-    settings, compared = _settings(study_data), _compared(study_data, recorded)
+    recorded, settings = _recorded_choices(study_data), _settings(study_data)
+    compared = compared_choices(study_data)
     for one, other in itertools.combinations(recorded, 2):
         unequal = [name for name in compared if recorded[one][name] != recorded[other][name]]
         if len(unequal) == 1 and UNRECORDED not in (recorded[one][unequal[0]], recorded[other][unequal[0]]):
@@ -130,7 +132,7 @@ def _fair_pairs(study_data: StudyData, losses: pd.DataFrame) -> pd.DataFrame:
     rows = []
     # Jobs that differ from each other in this choice alone form a group, named by its best job.
     group_of: dict[tuple[str, str], str] = {}
-    for choice, one, other, unshared in _near_pairs(study_data, recorded):
+    for choice, one, other, unshared in _near_pairs(study_data):
         if not unshared:
             group = group_of[choice, other] = group_of.setdefault((choice, one), one)
             (value, label), (against, label_against) = sorted((recorded[name][choice], name) for name in (one, other))
@@ -143,7 +145,7 @@ def _fair_pairs(study_data: StudyData, losses: pd.DataFrame) -> pd.DataFrame:
     pairs["difference"] = means[pairs["label"]].to_numpy() - means[pairs["label_against"]].to_numpy()
     effect = pairs.groupby(_EFFECT)["difference"].transform("mean")
     pairs = pairs.assign(size=-effect.abs(), worse=effect > 0, rank=pairs["group"].map(list(recorded).index))
-    pairs["order"] = pairs["choice"].map(_compared(study_data, recorded).index)
+    pairs["order"] = pairs["choice"].map(compared_choices(study_data).index)
     pairs = pairs.sort_values(["order", "size", "value", "against", "rank"], kind="stable", ignore_index=True)
     swapped = {"value": "against", "against": "value", "label": "label_against", "label_against": "label"}
     return pairs[_PAIR].where(~pairs["worse"], pairs.rename(columns=swapped)[_PAIR])
@@ -181,16 +183,6 @@ def _recorded_choices(study_data: StudyData) -> _ValuesByJob:
     board = study_data.leaderboard.set_index("label")[[STUDY, *study_data.choices]]
     recorded: Any = board.loc[study_data.comparable()].fillna(UNRECORDED).to_dict("index")
     return recorded
-
-
-def _compared(study_data: StudyData, recorded: _ValuesByJob) -> tuple[str, ...]:
-    def combinations(names: list[str]) -> set[tuple[str, ...]]:
-        return {tuple(values[name] for name in names) for values in recorded.values()}
-
-    names = [name for name in study_data.choices if len(combinations([name])) > 1]
-    if STUDY not in names and len(combinations([*names, STUDY])) > len(combinations(names)):
-        names.append(STUDY)
-    return tuple(names)
 
 
 def _settings(study_data: StudyData) -> _ValuesByJob:

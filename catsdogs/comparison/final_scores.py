@@ -21,12 +21,10 @@ _COLUMNS: dict[str, Any] = {"value": float, "low": float, "high": float, "split"
 
 
 def final_scores(final: FinalModel) -> pd.DataFrame:
-    """Return every score of a final model, as recorded in its `metrics.json`.
+    """Return every score of a final model, as recorded in its `metrics.json`; NaN if it was not computed.
 
-    Returns:
-        A row per score (`SCORES`) and kind (`KINDS`): score, kind, value, low and high (95% confidence interval),
-        split, size (images, Int64). Scores that were not computed are NaN. All rows of the split `validation` or
-        `out-of-fold` come first, then those of `holdout` and `test` if available.
+    A row per score (`SCORES`) and kind (`KINDS`), first of the split `validation` or `out-of-fold`, then of `holdout`
+    and `test` if available. low and high are the 95% confidence interval.
     """
     details = final.metrics["details"]
     tables = []

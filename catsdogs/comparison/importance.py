@@ -31,20 +31,15 @@ _BUDGET = "epoch_budget"
 class Importance:
     """Result of a random forest that predicts the log of the validation log loss of trials.
 
-    Attributes:
-        table: name, importance, low, high; most important first. `importance` is the increase of the squared error
-            when the values of the name are shuffled among held-out trials. It is divided by twice the variance of the
-            log of the log loss. It estimates the share of the variance that depends on the name, alone or together
-            with others (the total effect of Jansen 1999, doi:10.1016/S0010-4655(98)00154-4). The share is from 0 to 1;
-            interactions count in full for each of their names. low and high contain 95% of the values of single folds;
-            with few trials this range is wide.
-        r2: share of the variance that the forest explains on held-out trials. If it is at most 0, ignore the table.
-        trials: number of completed trials used.
+    `importance` is the increase of the squared error when the values of a name are shuffled among held-out trials,
+    divided by twice the variance. It estimates the share of the variance that depends on the name, alone or together
+    with others (the total effect of Jansen 1999, doi:10.1016/S0010-4655(98)00154-4). low and high contain 95% of the
+    values of single folds.
     """
 
-    table: pd.DataFrame
-    r2: float
-    trials: int
+    table: pd.DataFrame  # name, importance, low, high; most important first
+    r2: float  # share of the variance that is explained on held-out trials; if it is at most 0, ignore the table
+    trials: int  # completed trials used
 
 
 def importance(study_data: StudyData) -> Importance | None:
@@ -52,12 +47,9 @@ def importance(study_data: StudyData) -> Importance | None:
 
     Permutation importance (Breiman 2001, section 10) of a random forest on held-out trials, in 4 repeats of 5 folds.
     Trials with equal hyperparameters stay in the same fold: jobs with the same seed try the same points, and a promoted
-    Hyperband trial repeats those of its parent. A missing hyperparameter counts as a value of its own. With Hyperband,
-    `epoch_budget` (the maximum epochs of the trial) is one of the names.
-
-    Returns:
-        None if the trials completed on the images of the best job are at fewer than `FEWEST_POINTS` points, or all have
-        the same log loss.
+    Hyperband trial repeats those of its parent. A missing hyperparameter counts as a value of its own. The result is
+    None if the trials completed on the images of the best job are at fewer than `FEWEST_POINTS` points, or all have the
+    same log loss.
     """
     trials = study_data.trials
     same_images = trials["label"].isin(study_data.on_same_images()["label"])
@@ -88,12 +80,7 @@ def _encoded(values: pd.Series) -> np.ndarray:
 
 
 def _held_out(inputs: np.ndarray, loss: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, float]:
-    """Cross-validate a forest; trials of the same point stay in the same fold.
-
-    Returns:
-        (folds, F) increase of the mean squared error of each fold when a column is shuffled within it, divided by
-        twice the variance of `loss`; and R2 over all held-out trials of all repeats.
-    """
+    """Cross-validate a forest; return the importance (folds, F) of each column in each fold, and R2 over all trials."""
     rises, errors = [], []
     for repeat in range(_REPEATS):
         folds = GroupKFold(_FOLDS, shuffle=True, random_state=repeat)

@@ -18,8 +18,9 @@ from catsdogs.scoring.scores import log_loss_interval
 from catsdogs.study.jobs import FAILED, OK, RUNNING, State, best_job, chosen_trial
 from catsdogs.study.plan import retrain_command
 
-SIGNIFICANT, WITHIN_NOISE, IDENTICAL = "significant", "within noise", "identical"
-ONLY_JOB, UNKNOWN = "only job", "unknown"
+# The interval of the margin is above 0, or includes 0; or predictions are equal, or no other job has a result.
+SIGNIFICANT, WITHIN_NOISE, IDENTICAL, ONLY_JOB = "significant", "within noise", "identical", "only job"
+UNKNOWN = "unknown"
 
 # Keras averages in float32 and batches; its log loss of the same predictions differs by less than this.
 _SAME_LOG_LOSS = 1e-4
@@ -27,33 +28,19 @@ _SAME_LOG_LOSS = 1e-4
 
 @dataclass(frozen=True)
 class Summary:
-    """Result of a comparison.
-
-    Attributes:
-        best: label of the best job, the first of the leaderboard; None if no trial has completed.
-        trial: best trial of the best job.
-        intervals: log loss of every comparable job on its validation images, by label, best first.
-        log_loss: that of the best job; None if its predictions are missing.
-        accuracy: accuracy of these predictions, or as recorded by the trial if they are missing.
-        runner_up: label of the next job that was validated on the same images.
-        margin: log loss of the runner-up minus that of the best job, image by image; None if it cannot be computed.
-        significance: of the margin: "significant" (its confidence interval is above 0), "within noise" (it includes 0),
-            "identical" (equal predictions), "only job" (no other job has a result) or "unknown".
-        share_best: share of resamples of the images in which a job is the best, by label of the comparable jobs.
-        command: shell command that retrains the best trial; None if it cannot be retrained.
-    """
+    """Result of a comparison."""
 
     headline: str
-    best: str | None = None
-    trial: str | None = None
-    intervals: dict[str, Estimate] = field(default_factory=dict)
-    log_loss: Estimate | None = None
-    accuracy: float | None = None
-    runner_up: str | None = None
-    margin: Estimate | None = None
-    significance: str = UNKNOWN
-    share_best: dict[str, float] = field(default_factory=dict)
-    command: str | None = None
+    best: str | None = None  # label of the first job of the leaderboard; None if no trial has completed
+    trial: str | None = None  # its best trial
+    intervals: dict[str, Estimate] = field(default_factory=dict)  # log loss of every comparable job, best first
+    log_loss: Estimate | None = None  # that of the best job; None if its predictions are missing
+    accuracy: float | None = None  # of these predictions, or as recorded by the trial if they are missing
+    runner_up: str | None = None  # label of the next job that was validated on the same images
+    margin: Estimate | None = None  # log loss of the runner-up minus that of the best job, image by image
+    significance: str = UNKNOWN  # of the margin
+    share_best: dict[str, float] = field(default_factory=dict)  # share of resamples in which a job is the best
+    command: str | None = None  # shell command that retrains the best trial; None if it cannot be retrained
     sentences: list[str] = field(default_factory=list)
     caveats: list[str] = field(default_factory=list)
 

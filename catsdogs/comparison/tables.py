@@ -94,11 +94,9 @@ def write_tables(folder: Path, by_name: Mapping[str, pd.DataFrame]) -> dict[str,
 
 
 def compare_settings(study_data: StudyData) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return configuration, versions, data and machine of the jobs.
+    """Return configuration, versions, data and machine of the jobs, by dotted key, as two tables.
 
-    Returns:
-        Differences between jobs: a row per key, with `key` and a column per label. Shared values: `key`, `value`.
-        Keys are joined by dots; a key that a job does not have is empty.
+    Differences have `key` and a column per label, empty if a job does not have it; shared values `key` and `value`.
     """
     by_label = {label: _facts(job.result) for label, job in study_data.jobs.items()}
     differences, shared = [], []

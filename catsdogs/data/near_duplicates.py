@@ -20,9 +20,8 @@ from catsdogs.data.images import in_threads, pixels, squeeze
 
 # Hashes of near-duplicates differ in at most this many of 256 bits. Measured by `benchmarks/near_duplicates.py` on
 # 10,000 photographs of cats and dogs: 8 pairs of duplicates differ in 0 to 6 bits, the other 50 million pairs in at
-# least 70. Rescaled, recompressed, brightened and gray duplicates are detected, and nearly all that are cropped by 4%
-# or rotated by 2 degrees; those cropped by 10%, rotated by 5 degrees or mirrored are not. Other images are closer:
-# outlines on a plain background, and X-rays of the same body part. So `same_picture` must confirm every pair.
+# least 70. Nearly all duplicates cropped by 4% or rotated by 2 degrees are detected, none cropped by 10% or mirrored.
+# Outlines on a plain background and X-rays of the same body part are closer, so `same_picture` must confirm each pair.
 MOST_BITS = 48
 
 _HASH_SIDE = 16  # 16 x 16 bits; with the usual 8 x 8, different photographs are as close as duplicates
@@ -54,15 +53,11 @@ def phash(image: Image.Image) -> str:
 def group_duplicates(rows: pd.DataFrame, root: Path, cache: Path) -> pd.Series:
     """Return the group of each image: near-duplicates, or images connected by a chain of near-duplicates.
 
-    Groups depend on all rows, but not on their order. Raise UserError as `pixels` does.
-
-    Args:
-        rows: columns path (relative to `root`), sha256 and phash, of decodable images.
-
-    Returns:
-        (N,) str, the smallest sha256 of the group, with the index of `rows`; named group.
+    `rows` has the columns path (relative to `root`), sha256 and phash, of decodable images; its order has no effect.
+    The result is (N,) str, the smallest sha256 of the group, with the index of `rows`, named group. Raise UserError as
+    `pixels` does.
     """
-    return components(rows["sha256"], confirmed_pairs(rows, root, cache))
+    return components(rows["sha256"], confirmed_pairs(cache, (rows, root)))
 
 
 def copies_of(rows: pd.DataFrame, root: Path, others: pd.DataFrame, others_root: Path, cache: Path) -> pd.Series:
@@ -72,26 +67,20 @@ def copies_of(rows: pd.DataFrame, root: Path, others: pd.DataFrame, others_root:
     `pixels` does.
     """
     decoded = [table[table["width"] > 0] for table in (rows, others)]
-    pairs = confirmed_pairs(decoded[0], root, cache, decoded[1], others_root)
+    pairs = confirmed_pairs(cache, (decoded[0], root), (decoded[1], others_root))
     return rows["sha256"].isin({*decoded[1]["sha256"], *pairs["one"]})
 
 
-def confirmed_pairs(
-    rows: pd.DataFrame, root: Path, cache: Path, others: pd.DataFrame | None = None, others_root: Path | None = None
-) -> pd.DataFrame:
+def confirmed_pairs(cache: Path, *sources: tuple[pd.DataFrame, Path]) -> pd.DataFrame:
     """Return the pairs of different files that `near_pairs` finds and `same_picture` confirms.
 
     There may be millions of candidates, such as blank images, so each is compared with the `_CLOSEST` ones only.
 
-    Args:
-        rows, others: columns path, sha256 and phash, of decodable images; without `others`, pairs within `rows`.
-        root, others_root: folders of the paths.
-
-    Returns:
-        Columns one and other (sha256) and bits, sorted; independent of the order of the rows.
+    `sources` are one or two pairs of a table (columns path, sha256 and phash, of decodable images) and the folder of
+    its paths; pairs are between the two, or within the only one. Columns of the result are one and other (sha256) and
+    bits, sorted; it does not depend on the order of the rows.
     """
-    tables = [(rows, root)] if others is None or others_root is None else [(rows, root), (others, others_root)]
-    tables = [(table.drop_duplicates("sha256").sort_values("sha256"), folder) for table, folder in tables]
+    tables = [(table.drop_duplicates("sha256").sort_values("sha256"), folder) for table, folder in sources]
     pairs = near_pairs(*(perceptual_hashes(table) for table, _ in tables))
     for name, (table, _) in (("one", tables[0]), ("other", tables[-1])):
         pairs[name] = table["sha256"].to_numpy()[pairs[name]]
@@ -112,9 +101,8 @@ def confirmed_pairs(
 def same_picture(one: np.ndarray, other: np.ndarray) -> bool:
     """Return whether two images show the same picture, up to brightness, contrast, compression and a small motion.
 
-    Args:
-        one, other: (64, 64, 3) uint8, RGB. `other` is moved by each of `_MOTIONS`, and by the number of pixels, up to
-            the edge, that makes it the most similar.
+    Both are (64, 64, 3) uint8, RGB. `other` is moved by each of `_MOTIONS`, and by the pixels, up to the edge, that
+    make it the most similar.
     """
     middle, inside = ((_SIDE - 1) / 2, (_SIDE - 1) / 2), np.ascontiguousarray(one[_EDGE:-_EDGE, _EDGE:-_EDGE])
     for degrees, scale in _MOTIONS:
@@ -189,14 +177,10 @@ def perceptual_hashes(rows: pd.DataFrame) -> np.ndarray:
 
 
 def near_pairs(one: np.ndarray, other: np.ndarray | None = None) -> pd.DataFrame:
-    """Return the pairs of hashes that differ in at most `MOST_BITS` bits.
+    """Return the pairs of hashes, (N, 4) and (M, 4) uint64, that differ in at most `MOST_BITS` bits.
 
-    Args:
-        one: (N, 4) uint64.
-        other: (M, 4) uint64; None compares `one` with itself, each pair once.
-
-    Returns:
-        Columns one and other (row numbers) and bits (number of different bits), sorted by bits, one and other.
+    Without `other`, `one` is compared with itself, each pair once. Columns of the result are one and other (row
+    numbers) and bits (number of different bits); it is sorted by bits, one and other.
     """
     starts = range(0, len(one), _BLOCK)
 

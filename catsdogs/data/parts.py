@@ -52,18 +52,12 @@ def part_names(paths: Sequence[str]) -> tuple[list[str], list[str]]:
 
 @dataclass(frozen=True)
 class Parts:
-    """Catalog of a source, and the parts that it has.
+    """Catalog of a source, and the parts that it has."""
 
-    Attributes:
-        source: name for messages, such as `data.train=input`.
-        folder, table: all images, and their catalog.
-        names, unclear: see `part_names`.
-    """
-
-    source: str
-    folder: ImageFolder
-    table: pd.DataFrame
-    names: list[str]
+    source: str  # name for messages, such as `data.train=input`
+    folder: ImageFolder  # all images
+    table: pd.DataFrame  # their catalog
+    names: list[str]  # these two as returned by `part_names`
     unclear: list[str]
 
     @classmethod

@@ -16,6 +16,7 @@ from catsdogs.data.archive import ImageFolder, natural_key
 from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data_audit.duplicates import EXACT, TestLeakage, count_test_duplicates, find_duplicates
 from catsdogs.data_audit.label_issues import LabelIssues, find_label_issues
+from catsdogs.pages.formats import counted
 
 _log = logging.getLogger(__name__)
 
@@ -37,26 +38,16 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Findings:
-    """Findings of an audit.
+    """Findings of an audit."""
 
-    Attributes:
-        source: path of the images as passed by the user.
-        rows, root: catalog of the images, and the folder of their paths.
-        skipped: paths of the files that are hidden or not images.
-        unusual_files: see `find_unusual_files`.
-        duplicates: see `find_duplicates`; without the images that the study ignores already.
-        label_issues: None without a study.
-        test_leakage: None without a test set.
-    """
-
-    source: Path
-    rows: pd.DataFrame
-    root: Path
-    skipped: Sequence[str]
-    unusual_files: pd.DataFrame
-    duplicates: pd.DataFrame
-    label_issues: LabelIssues | None
-    test_leakage: TestLeakage | None
+    source: Path  # of the images, as passed by the user
+    rows: pd.DataFrame  # their catalog
+    root: Path  # folder of the paths in it
+    skipped: Sequence[str]  # paths of the files that are hidden or not images
+    unusual_files: pd.DataFrame  # see `find_unusual_files`
+    duplicates: pd.DataFrame  # see `find_duplicates`; without the images that the study ignores already
+    label_issues: LabelIssues | None  # None without a study
+    test_leakage: TestLeakage | None  # None without a test set
 
     @property
     def already_ignored(self) -> list[str]:
@@ -79,7 +70,7 @@ class Findings:
         names = set(self.unusual_files["id"]) | set(self.duplicates["id"])
         if self.label_issues is not None:
             names |= set(self.label_issues.table["id"])
-        total = f"{len(self.rows):,} image{'' if len(self.rows) == 1 else 's'} in {self.source.name}"
+        total = f"{counted(len(self.rows), 'image')} in {self.source.name}"
         if not names:
             return f"No problems found in {total}."
         return f"{len(names):,} of {total} need{'s' if len(names) == 1 else ''} review."
@@ -90,13 +81,13 @@ class Findings:
         issues = self.label_issues
         if issues is None:
             return "Labels were not checked; to check them, add --study multirun/NAME of a study run on these images."
-        jobs, skipped = len(issues.jobs), len(self.rows) - issues.checked
-        best = f"mean predictions of the best trials of {jobs} jobs"
-        best = f"predictions of the best trial of job {issues.jobs[0]}" if jobs == 1 else best
-        text = "labels were checked, each by models that were not trained on the image"
-        all_of_them = f"All {len(self.rows):,} {text}"
-        some = f"{issues.checked:,} {text}; {skipped:,} were not, because no job validated on these images"
-        return f"Labels were compared with the {best}. {some if skipped else all_of_them}."
+        skipped = len(self.rows) - issues.checked
+        best = f"mean predictions of the best trials of {len(issues.jobs)} jobs"
+        if len(issues.jobs) == 1:
+            best = f"predictions of the best trial of job {issues.jobs[0]}"
+        checked = f"{issues.checked:,} labels were checked, each by models that were not trained on the image"
+        others = f"; {skipped:,} were not, because no job validated on these images" if skipped else ""
+        return f"Labels were compared with the {best}. {checked}{others}."
 
     def counts(self) -> list[tuple[str, int, str]]:
         """Return (kind of finding, number of images, explanation) of each check."""
@@ -158,8 +149,7 @@ def audit_images(
 
 def find_unusual_files(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a row per problem of an image, in the order of a catalog: id, kind (see the constants above), detail."""
-    sizes = rows[["width", "height"]]
-    undecodable = rows["width"] == 0
+    sizes, undecodable = rows[["width", "height"]], rows["width"] == 0
     label = rows["problem"].where(rows["problem"] != "", "no label in its file name or folders")
     tiny = sizes["width"].astype(str) + " x " + sizes["height"].astype(str) + " pixels"
     found = (

@@ -1,8 +1,4 @@
-"""Likely label errors, from predictions of studies.
-
-Validation predictions are out of sample. If the best trials of several jobs disagree with a label, flag the image for
-review.
-"""
+"""Likely label errors: images with a label that contradicts the validation predictions of the best jobs of studies."""
 
 from __future__ import annotations
 
@@ -26,22 +22,15 @@ _SPLIT = Table({"id": str, "sha256": str})
 
 @dataclass(frozen=True)
 class LabelIssues:
-    """Likely label errors.
+    """Likely label errors."""
 
-    Attributes:
-        table: images with a mean prediction that contradicts the label, most confident first. Columns: id, label,
-            p_dog (mean), log_loss (of the mean), jobs (number of predictions), against (number that contradict).
-        checked: number of images with a prediction.
-        jobs: labels of the jobs, best first.
-        ignored: ids that the best of these jobs excluded by `data.ignore`.
-        problems: messages about predictions that could not be used.
-    """
-
+    # Images with a mean prediction that contradicts the label, most confident first: id, label, p_dog (mean), log_loss
+    # (of the mean), jobs (number of predictions), against (number that contradict).
     table: pd.DataFrame
-    checked: int
-    jobs: list[str]
-    ignored: list[str]
-    problems: list[str]
+    checked: int  # images with a prediction
+    jobs: list[str]  # labels of the jobs, best first
+    ignored: list[str]  # ids that the best of these jobs excluded by `data.ignore`
+    problems: list[str]  # messages about predictions that could not be used
 
 
 def find_label_issues(studies: list[Path], rows: pd.DataFrame) -> LabelIssues:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pandas as pd
 
 from catsdogs.base.files import write_text
 from catsdogs.comparison.gallery import thumbnail
-from catsdogs.comparison.page.writing import environment, markup
+from catsdogs.comparison.page.writing import render
 from catsdogs.data_audit.duplicates import EXACT
 from catsdogs.data_audit.findings import CHECK_EACH, TITLES, UNDECODABLE, Findings
-from catsdogs.pages.formats import count
+from catsdogs.pages.formats import count, counted
 
 # A thumbnail takes about 5 kB. The tables list all images.
 _MOST_LABEL_ERRORS = 48
@@ -31,25 +29,15 @@ Row = dict[Any, Any]
 
 def write_page(output: Path, findings: Findings, tables: Sequence[str]) -> None:
     """Write the page with links to tables of these names, in the folder of the same name without the suffix."""
-    folder = quote(output.with_suffix("").name)
-    addresses = {name: f"{folder}/{name}.csv" for name in tables}
-    html = (
-        environment()
-        .get_template("audit.html.j2")
-        .render(
-            **_sections(findings),
-            kind="audit",
-            title=findings.source.name,
-            reload_seconds=None,
-            written=datetime.datetime.now(datetime.UTC),
-            source=str(findings.source),
-            headline=findings.headline,
-            tiles=[(name, count(number), about) for name, number, about in findings.counts()],
-            files=[(addresses[name], f"{name}.csv", TITLES[name]) for name in addresses],
-            link=addresses.get,
-            css=markup("report.css"),
-            page_script=markup("page.js"),
-        )
+    html = render(
+        "audit",
+        output.with_suffix(""),
+        {name: TITLES[name] for name in tables},
+        **_sections(findings),
+        findings=findings,
+        title=findings.source.name,
+        reload_seconds=None,
+        tiles=[(name, count(number), about) for name, number, about in findings.counts()],
     )
     write_text(output, html)
 
@@ -71,14 +59,11 @@ def _sections(findings: Findings) -> dict[str, Any]:
     without_box = [name for name in findings.ignore if name not in with_box]
     # Describes the ignored images without a box on the page.
     also_ignored = [f"{len(findings.already_ignored)} already ignored"] if findings.already_ignored else []
-    if without_box:
-        also_ignored.append(f"{len(without_box)} further duplicate{'' if len(without_box) == 1 else 's'}")
+    also_ignored += [counted(len(without_box), "further duplicate")] if without_box else []
     is_undecodable = findings.unusual_files["kind"] == UNDECODABLE
     undecodable, unusual = findings.unusual_files[is_undecodable], findings.unusual_files[~is_undecodable]
     return {
-        "labels_checked": findings.labels_checked,
         "check_each": CHECK_EACH,
-        "issues": issues,
         "label_errors": [] if issues is None else shots(issues.table.head(_MOST_LABEL_ERRORS)),
         "groups": groups,
         "total_groups": findings.duplicates["group"].nunique(),
@@ -86,9 +71,6 @@ def _sections(findings: Findings) -> dict[str, Any]:
         "total_unusual": unusual["id"].nunique(),
         "undecodable": undecodable.head(_MOST_UNDECODABLE).join(images["path"], on="id").to_dict("records"),
         "total_undecodable": len(undecodable),
-        "leakage": findings.test_leakage,
-        "ignore": findings.ignore,
-        "ignore_argument": findings.ignore_argument,
         "ignored": findings.already_ignored + without_box,
         "also_ignored": " and ".join(also_ignored),
     }

@@ -17,9 +17,9 @@ _NAME_LENGTH = 44  # columns of an id
 _MOST_IGNORED = 50  # longer lists are only in ignore.csv
 
 
-def print_findings(findings: Findings, console: Console | None = None) -> None:
-    """Print the findings, to standard output by default."""
-    console = console or summary_console()
+def print_findings(findings: Findings) -> None:
+    """Print the findings."""
+    console = summary_console()
     console.print()
     console.print(Text(findings.headline, style="bold"))
     table = Table(box=SIMPLE)

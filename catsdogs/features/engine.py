@@ -60,15 +60,13 @@ class InferenceEngine:
 def build_engine(model: keras.Model, engine: str = "auto") -> InferenceEngine:
     """Build an engine for a model and check its outputs against Keras.
 
-    Both run on a few synthetic images. An engine is rejected if it differs by more than `TOLERANCE`, returns non-finite
-    values or cannot run the model. With `engine="auto"`, a warning is logged and the next engine is tried; with
-    another, and if Keras returns non-finite values, a `UserError` is raised.
+    An engine is rejected if it differs by more than `TOLERANCE` on a few synthetic images, returns non-finite values or
+    cannot run the model. With `engine="auto"`, a warning is logged and the next engine is tried; with another, and if
+    Keras returns non-finite values, a `UserError` is raised.
 
-    Args:
-        model: float32, from pixels (B, S, S, 3) in 0..255 to one output or a list of outputs. Later changes of its
-            weights may have no effect on the engine.
-        engine: openvino (on the CPU), tensorflow, keras or auto: openvino if it is installed and Keras has no GPU, then
-            tensorflow if it is Keras' backend, then keras.
+    `model` is float32, from pixels (B, S, S, 3) in 0..255 to one output or a list of outputs; later changes of its
+    weights may have no effect. `auto` is openvino if it is installed and Keras has no GPU, then tensorflow if it is
+    Keras' backend, then keras.
     """
     probe = _probe(model.input_shape[1])
     expected = _through_keras(model, probe)
@@ -90,8 +88,7 @@ def build_engine(model: keras.Model, engine: str = "auto") -> InferenceEngine:
 def max_relative_error(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
     """Return the largest relative error of any output: max |output - expected| / max(1, max |expected|).
 
-    The denominator is at least 1, because tiny probabilities need not agree to all their digits. The error is infinite
-    if the number of outputs, a shape or a dtype differs, or a value is not finite.
+    The error is infinite if the number of outputs, a shape or a dtype differs, or a value is not finite.
     """
     if [(a.shape, a.dtype) for a in outputs] != [(a.shape, a.dtype) for a in expected]:
         return np.inf
@@ -140,10 +137,6 @@ def _through_keras(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
     return [np.asarray(output) for output in (outputs if isinstance(outputs, list | tuple) else [outputs])]
 
 
-def _keras_engine(model: keras.Model) -> tuple[str, Run]:
-    return f"keras ({keras.backend.backend()}) {keras.__version__}", partial(_through_keras, model)
-
-
 def _tensorflow_engine(model: keras.Model) -> tuple[str, Run]:
     frozen = _frozen(model)
     import tensorflow as tf
@@ -183,26 +176,20 @@ def _openvino_engine(model: keras.Model) -> tuple[str, Run]:
 
 
 def _import_openvino() -> Any:
-    """Import OpenVINO without telemetry: hide the package through which its import reports usage."""
-    telemetry = "openvino_telemetry"
-    hidden = telemetry not in sys.modules
-    if hidden:
-        sys.modules[telemetry] = None  # type: ignore[assignment]  # its import now fails
+    """Import OpenVINO without telemetry: the import of the package through which it reports usage fails."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError as error:
         raise _Unusable("OpenVINO is not installed (pip install 'catsdogs[fast]')") from error
-    finally:
-        if hidden:
-            del sys.modules[telemetry]
     return openvino
 
 
 class _OpenVino:
     """A graph compiled by OpenVINO for small parts of a batch, processed in parallel.
 
-    A part of a few images per stream fits into a core's cache. A fixed part size is 10% faster than a dynamic one and
-    makes outputs independent of the batch size. The last part is padded with black images.
+    A part fits into a core's cache. A fixed size is 10% faster than a dynamic one and makes outputs independent of the
+    batch size. The last part is padded with black images.
     """
 
     def __init__(self, graph: Any, outputs: int) -> None:
@@ -256,5 +243,5 @@ class _OpenVino:
 _ENGINES: dict[str, Callable[[keras.Model], tuple[str, Run]]] = {
     "openvino": _openvino_engine,
     "tensorflow": _tensorflow_engine,
-    "keras": _keras_engine,
+    "keras": lambda model: (f"keras ({keras.backend.backend()}) {keras.__version__}", partial(_through_keras, model)),
 }

@@ -16,10 +16,9 @@ import keras
 from catsdogs.base.errors import UserError
 from catsdogs.network.backbones import preprocess
 
-# A suffix may cost this many times the multiply-adds of the shortest one if its input is smaller. Activations are
-# stored for every image and view and read in every step. A little more work often makes them much smaller. In
-# MobileNetV2's last block, one more 1 x 1 convolution reduces the suffix's input from 47,040 values to 7,840. Without
-# a bound, the smallest tensor could be far below, which would slow down every step of every trial.
+# A suffix may cost this many times the multiply-adds of the shortest one if its input, which is stored for every image
+# and view, is smaller. In MobileNetV2's last block, one more 1 x 1 convolution reduces it from 47,040 values to 7,840.
+# Without a bound, the smallest tensor could be far below, which would slow down every step of every trial.
 SUFFIX_COST_TOLERANCE = 1.25
 
 PIXELS = "pixels"
@@ -48,12 +47,12 @@ def find_cut(backbone: keras.Model, depth: int, train_batch_norm: bool = False) 
     """Find the best tensor to cut at when `classifier.unfreeze` trains the last `depth` layers of a backbone.
 
     One of those layers is live if it has weights to train or is random in training. A tensor is a valid cut if no live
-    layer is at or below it and it is the only connection from below to above. The nearest valid cut has the cheapest
-    suffix. The result is the smallest valid cut with a suffix of at most SUFFIX_COST_TOLERANCE times that cost. It is
-    the pooled vector without live layers, and the pixels if no valid cut has multiply-adds below it.
+    layer is at or below it and it is the only connection from below to above. The result is the smallest valid cut with
+    a suffix of at most SUFFIX_COST_TOLERANCE times the cost of the nearest, which is the cheapest. It is the pooled
+    vector without live layers, and the pixels if no valid cut has multiply-adds below it.
 
-    The backbone is functional, with a fixed image size. It is not changed, and its `trainable` flags are ignored. A
-    `UserError` is raised if it has fewer layers than `depth`.
+    The backbone is functional, and its `trainable` flags are ignored. A `UserError` is raised if it has fewer layers
+    than `depth`.
     """
     layers = backbone.layers
     if depth > len(layers):

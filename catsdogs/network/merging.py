@@ -18,9 +18,8 @@ def merge_models(models: Sequence[keras.Model], combination: Combination) -> ker
     """Combine models into one that uses only Keras' own layers, so it loads without catsdogs.
 
     Members with the same backbone share the layers below the first layer with different weights, if there is a cut
-    (see `cut.find_cut`). Members with weight 0 are omitted. `models` are built by `classifier.full_model`, from float32
-    (B, S, S, 3), RGB, 0..255, to p_dog (B, 1), all with the same S. The result is such a model too, and shares layers
-    with them.
+    (see `cut.find_cut`). Members with weight 0 are omitted. `models` are those of `classifier.full_model`, with one
+    image size. The result is such a model too, and shares layers with them.
     """
     used = [(model, weight) for model, weight in zip(models, combination.weights, strict=True) if weight]
     images = keras.Input(used[0][0].input_shape[1:], dtype="float32", name="pixels")

@@ -15,9 +15,8 @@ from catsdogs.config.schema import ScheduleConfig
 def learning_rates(schedule: ScheduleConfig, total_steps: int, first_step: int = 0) -> np.ndarray:
     """Return the learning rates of steps 0 to `total_steps` of an optimizer that starts at `first_step`.
 
-    Steps are counted from 0; a full training has `ceil(images / batch) x epochs` steps, at least 1. After them, cosine
-    and exponential stay at their final value. A promoted Hyperband trial starts a new optimizer in the middle of its
-    schedule, at `first_step`. The result is float32 (total_steps + 1,).
+    After them, cosine and exponential stay at their final value. A promoted Hyperband trial starts a new optimizer in
+    the middle of its schedule, at `first_step`. The result is float32 (total_steps + 1,).
 
     The first `warmup_fraction` of the steps warms up from 0 to `peak_lr`. Then cosine falls in half a period to
     `final_fraction * peak_lr`, and exponential falls to the same value by an equal factor per step. Source of cosine:

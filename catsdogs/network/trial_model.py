@@ -1,9 +1,9 @@
 """The compiled model that a trial trains: the suffix above the cut, and the classifier.
 
-A model is built and traced once for every structure (unfreeze depth and classifier width). Everything else that varies
-between trials (dropout, L2, learning rates, seeds, weights) is a variable, set when a trial starts. A trial therefore
-needs no new graph, and memory does not grow with the number of trials. The model or its optimizer must track all of
-these variables: an untracked variable is a constant in a compiled training step.
+A model is built and traced once for every structure (unfreeze depth and classifier width), so memory does not grow with
+the number of trials. Everything else that varies between trials (dropout, L2, learning rates, seeds, weights) is a
+variable, set when a trial starts. The model or its optimizer must track all of them: an untracked variable is a
+constant in a compiled training step.
 """
 
 from __future__ import annotations
@@ -51,10 +51,8 @@ class TrialModel:
 class TrialModels:
     """The models of a job's trials.
 
-    Args:
-        config: configuration of the job.
-        total_steps: optimizer steps of a full training, for the schedule.
-        depths: unfreeze depths of all trials; None means all depths of the space.
+    `total_steps` are the optimizer steps of a full training; `depths` are the unfreeze depths of all trials, None for
+    those of the space.
     """
 
     def __init__(

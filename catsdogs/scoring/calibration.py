@@ -64,40 +64,25 @@ class CalibrationResult:
     reason: str | None  # why it is not applied, for `metrics.json`
 
 
-def fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:
-    """Return the temperature, then the floor, with the lowest log loss on these images.
-
-    The floor is at least 1 / (2 N + 2), the estimated error rate if N images show no error (Krichevsky and Trofimov
-    1981). Without it, a single error on a new image could cost 16 nats.
-
-    scikit-learn's `CalibratedClassifierCV(method="temperature")` finds the same temperature. It requires a classifier
-    instead of probabilities, and has neither bounds nor a floor.
-
-    Arguments and errors are those of `scores.log_loss_per_image`; the result is IDENTITY for fewer than FEWEST images,
-    or if one class is missing.
-    """
-    labels, p_dog = check_inputs(labels, p_dog)
-    return _fit(labels, p_dog) if _enough(labels) else IDENTITY
-
-
 def cross_fitted(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
     """Return cross-fitted calibrated probabilities, (N,) float64, with a log loss that is not optimistic.
 
-    Each of FOLDS folds is calibrated by a fit on the others, or by IDENTITY if images are too few; arguments as `fit`.
+    Each of FOLDS folds is calibrated by a fit on the others, or by IDENTITY if images are too few. Arguments and errors
+    are those of `scores.log_loss_per_image`.
     """
     labels, p_dog = check_inputs(labels, p_dog)
     calibrated = IDENTITY(p_dog)
-    if _enough(labels, FOLDS):
+    if _enough(labels):
         for others, own in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(labels, labels):
-            calibrated[own] = _fit(labels[others], p_dog[others])(p_dog[own])
+            calibrated[own] = fit(labels[others], p_dog[others])(p_dog[own])
     return calibrated
 
 
 def fit_if_better(labels: np.ndarray, p_dog: np.ndarray) -> CalibrationResult:
-    """Fit a calibration, and apply it if it helps images it was not fitted on; arguments as `fit`, N at least 1."""
+    """Fit a calibration, and apply it if it helps images it was not fitted on; arguments as `cross_fitted`, N > 0."""
     labels, p_dog = check_inputs(labels, p_dog)
     losses, size = log_loss_per_image(labels, p_dog), len(labels)
-    if not _enough(labels, FOLDS):
+    if not _enough(labels):
         unknown = Estimate(math.nan, None, None, size, int(misclassified(losses).sum()))
         reason = f"{size:,} images are too few; it needs {FEWEST}, with {FOLDS} of each class"
         return CalibrationResult(IDENTITY, unknown, False, reason)
@@ -107,7 +92,15 @@ def fit_if_better(labels: np.ndarray, p_dog: np.ndarray) -> CalibrationResult:
     return CalibrationResult(fit(labels, p_dog), gain, True, None)
 
 
-def _fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:
+def fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:
+    """Return the temperature, then the floor, with the lowest log loss on these images.
+
+    The floor is at least 1 / (2 N + 2), the estimated error rate if N images show no error (Krichevsky and Trofimov
+    1981). Without it, a single error on a new image could cost 16 nats. The temperature is that of scikit-learn's
+    `CalibratedClassifierCV(method="temperature")`, which requires a classifier and has neither bounds nor a floor.
+
+    `labels` and `p_dog` are checked, and of both classes.
+    """
     # Logits of the true class: below 0, the image is misclassified.
     margins = np.where(labels == 1, 1, -1) * logit(clip(p_dog))
 
@@ -124,6 +117,6 @@ def _fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:
     return Calibration(float(1 / inverse), float(floors[int(np.argmin(losses))]))
 
 
-def _enough(labels: np.ndarray, of_each: int = 1) -> bool:
+def _enough(labels: np.ndarray) -> bool:
     dogs = int(labels.sum())
-    return len(labels) >= FEWEST and min(dogs, len(labels) - dogs) >= of_each
+    return len(labels) >= FEWEST and min(dogs, len(labels) - dogs) >= FOLDS

@@ -48,14 +48,8 @@ def choose(labels: np.ndarray, members: np.ndarray, names: Sequence[str]) -> tup
     """Choose between the best single member, the mean of probabilities and the mean of logits.
 
     Returns the first of these, in this order, with a log loss within TIE_TOLERANCE of the lowest, and a table with a
-    row per member and per method: name, the columns of `gains_over` the best single member, chosen. Errors are those of
-    `scores.log_loss_per_image`.
-
-    Args:
-        labels: (N,), 0.0 = cat, 1.0 = dog; of images that no member was trained on: holdout images for the folds of
-            one trial, out-of-fold predictions of all images for several trials of the same folds.
-        members: (K, N) p_dog of K members, 1 or more.
-        names: of the members.
+    row per member and per method: name, the columns of `gains_over` the best single member, chosen. `labels` (N,) and
+    `members`, p_dog (K, N), are as in `scores.log_loss_per_image`, of images that no member was trained on.
     """
     count = len(members)
     means = [uniform_mean(count, method) for method in ("probability", "logit")] if count > 1 else []

@@ -1,9 +1,8 @@
 """Means over images with confidence intervals, and how often each model is best, all on the same images.
 
-Models that are scored on the same images fail on the same hard ones. Differences are therefore paired: taken per image
-before averaging. Their interval is much narrower than the intervals of the two losses suggest.
-
-Intervals cover the choice of images, not the training seed. docs/SCORES.md has their measured coverage.
+Models fail on the same hard images. Differences are therefore paired, taken per image before averaging, and have a much
+narrower interval than the two losses. Intervals cover the choice of images, not the training seed. docs/SCORES.md has
+their measured coverage.
 """
 
 from __future__ import annotations
@@ -56,12 +55,9 @@ def mean_intervals(values: np.ndarray, errors: np.ndarray | None = None, highest
     standard deviation, so intervals that ignore the skewness end too low. Hall's cubic transformation of the t
     statistic removes the skewness; its quantiles are those of Student's t distribution.
 
-    The interval of a constant row has zero width. That of values with one sign does not pass 0.
-
-    Args:
-        values: (K, N) finite, a row per quantity and a column per image; N at least 1; a ValueError otherwise.
-        errors: int (K,), misclassified images; None if unknown.
-        highest: upper bound of the values; intervals end there at most.
+    The interval of a constant row has zero width. That of values with one sign does not pass 0, nor `highest`, their
+    upper bound. `values` are (K, N), a row per quantity and a column per image; a ValueError if N is 0 or one is
+    not finite. `errors`, int (K,), are the misclassified images.
 
     Source: P. Hall 1992, On the removal of skewness by transformation, J. R. Statist. Soc. B 54, 221-228.
     """
@@ -105,7 +101,7 @@ def wilson_interval(count: int, size: int) -> tuple[float, float]:
 def paired_intervals(losses: np.ndarray, others: np.ndarray) -> list[Estimate]:
     """Return the mean of losses - others, paired by image; `errors` counts images that either model misclassifies.
 
-    `losses` and `others` are (K, N) or (N,) log losses in nats, with a column per image; they broadcast to (K, N).
+    Both are log losses in nats with a column per image, (K, N) or (N,).
     """
     return mean_intervals(losses - others, (misclassified(losses) | misclassified(others)).sum(axis=1))
 
@@ -118,9 +114,8 @@ def misclassified(losses: np.ndarray) -> np.ndarray:
 def gains_over(losses: np.ndarray, row: int) -> pd.DataFrame:
     """Compare (K, N) log losses in nats, a row per method and a column per image, with those of method `row`.
 
-    Returns:
-        K rows: log_loss, gain (log loss of method `row` minus this one; above 0: better), low and high (95% interval of
-        the gain over images), size (images), errors (images that either method misclassifies).
+    The result has K rows: log_loss, gain (log loss of method `row` minus this one; above 0: better), and low, high,
+    size and errors of the gain, as in `paired_intervals`.
     """
     gains = pd.DataFrame(paired_intervals(losses[row], losses)).rename(columns={"value": "gain"})
     gains.insert(0, "log_loss", losses.mean(axis=1))
@@ -128,10 +123,7 @@ def gains_over(losses: np.ndarray, row: int) -> pd.DataFrame:
 
 
 def share_lowest(losses: np.ndarray) -> np.ndarray:
-    """Return how often each row of finite (K, N) losses, N at least 1 image, has the lowest mean.
-
-    Returns (K,) fractions of the `resamples` in [0, 1], with sum 1; tied rows share a resample.
-    """
+    """Return in which fraction (K,) of the `resamples` each row of (K, N) losses has the lowest mean; ties share."""
     if not len(losses):
         return np.zeros(0)
     images = losses.shape[1]
@@ -145,8 +137,7 @@ def share_lowest(losses: np.ndarray) -> np.ndarray:
 def resamples(images: int) -> Iterator[np.ndarray]:
     """Yield 2,000 bootstrap resamples of N `images` as counts: how often each image is sampled.
 
-    Each batch is (B, N) float64, and its rows sum to N. The resamples depend only on N, so statistics of them are
-    paired and repeatable.
+    Each batch is (B, N) float64, and its rows sum to N. The resamples depend only on N.
     """
     batch = max(1, _BATCH_ELEMENTS // images)
     rng = np.random.default_rng(0)

@@ -22,7 +22,23 @@ class EpochPlan:
     distinct_views: int | None = None  # epoch e reads view `e % distinct_views`; None: a new view in every epoch
 
 
-class TrainingBatches(keras.utils.PyDataset):
+class _Batches(keras.utils.PyDataset):
+    def __init__(self, views: Views, labels: np.ndarray | None, rows: np.ndarray, batch_size: int) -> None:
+        super().__init__()
+        self._views = views
+        self._labels = labels
+        self._rows = rows
+        self._batch_size = batch_size
+        self.steps = steps_per_epoch(len(rows), batch_size)
+
+    def _read(self, rows: np.ndarray, step: int, view: View) -> tuple[np.ndarray, ...]:
+        """Return inputs (B, ...) and, if there are labels, float32 (B, 1): Keras would broadcast (B,)."""
+        rows = rows[step * self._batch_size : (step + 1) * self._batch_size]
+        inputs = self._views.read(rows, view)
+        return (inputs,) if self._labels is None else (inputs, self._labels[rows].astype(np.float32).reshape(-1, 1))
+
+
+class TrainingBatches(_Batches):
     """All batches of a training; pass `steps_per_epoch=batches.steps` to `fit`.
 
     Batch `i` belongs to epoch `first_epoch + i // steps`. All epochs are one sequence, because Keras reads ahead: it
@@ -31,48 +47,36 @@ class TrainingBatches(keras.utils.PyDataset):
     """
 
     def __init__(self, views: Views, labels: np.ndarray, rows: np.ndarray, batch_size: int, plan: EpochPlan) -> None:
-        super().__init__()
-        self._views = views
-        self._labels = labels
-        self._rows = rows
-        self._batch_size = batch_size
+        super().__init__(views, labels, rows, batch_size)
         self._plan = plan
-        self.steps = steps_per_epoch(len(rows), batch_size)
 
     def __len__(self) -> int:
         return self.steps * (self._plan.epochs - self._plan.first_epoch)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         """Return inputs (B, ...) and labels float32 (B, 1)."""
         epoch, step = divmod(index, self.steps)
         epoch += self._plan.first_epoch
         order = np.random.default_rng([self._plan.seed, epoch]).permutation(self._rows)
-        rows = order[step * self._batch_size : (step + 1) * self._batch_size]
         number = epoch % self._plan.distinct_views if self._plan.distinct_views else epoch
-        return self._views.read(rows, View("train", number)), _targets(self._labels[rows])
+        return self._read(order, step, View("train", number))
 
 
-class EvaluationBatches(keras.utils.PyDataset):
+class EvaluationBatches(_Batches):
     """Batches of rows in the given order and one view: with labels for validation, without for prediction."""
 
     def __init__(
         self, views: Views, rows: np.ndarray, view: View, batch_size: int, labels: np.ndarray | None = None
     ) -> None:
-        super().__init__()
-        self._views = views
-        self._rows = rows
+        super().__init__(views, labels, rows, batch_size)
         self._view = view
-        self._batch_size = batch_size
-        self._labels = labels
 
     def __len__(self) -> int:
-        return steps_per_epoch(len(self._rows), self._batch_size)
+        return self.steps
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         """Return inputs (B, ...) and, if there are labels, float32 (B, 1)."""
-        rows = self._rows[index * self._batch_size : (index + 1) * self._batch_size]
-        inputs = self._views.read(rows, self._view)
-        return (inputs,) if self._labels is None else (inputs, _targets(self._labels[rows]))
+        return self._read(self._rows, index, self._view)
 
 
 def for_keras(batches: TrainingBatches | EvaluationBatches) -> Any:
@@ -94,8 +98,3 @@ def for_keras(batches: TrainingBatches | EvaluationBatches) -> Any:
     )
     pipeline = pipeline.apply(tf.data.experimental.assert_cardinality(len(batches)))
     return pipeline.prefetch(2).with_options(options)
-
-
-def _targets(labels: np.ndarray) -> np.ndarray:
-    """Reshape (B,) to float32 (B, 1), the shape of the model's output: Keras would broadcast (B,) against (B, 1)."""
-    return labels.astype(np.float32).reshape(-1, 1)

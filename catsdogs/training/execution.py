@@ -70,11 +70,8 @@ def execute(
     A promoted Hyperband trial continues from the best weights and the learning rate of its parent, with a new
     optimizer. Returns the training of each record, and the model of the last one; raises `DivergedError` as `train`.
 
-    Args:
-        config: configuration of the job.
-        records: `trials.lineage` of the trial, or its last records, each trained from `first_epoch` to `epoch_budget`.
-        run: as in `trial_seed`.
-        weights: weights before the first of `records`; None for new ones.
+    `records` are `trials.lineage` of the trial, or its last records, each trained from `first_epoch` to `epoch_budget`;
+    `run` is as in `trial_seed`; `weights` are those before the first record, None for new ones.
     """
     fold = data.folds[run % len(data.folds)]
     steps = steps_per_epoch(len(fold.train_rows), config.fit.batch_size)

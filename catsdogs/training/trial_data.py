@@ -45,10 +45,8 @@ def build_trial_data(
 ) -> tuple[TrialData, TrialModels]:
     """Build the inputs of the trials and the models that they train.
 
-    Args:
-        folds: rows for training and validation. For other rows, such as the holdout, no activations are stored, and
-            the label is NaN so that using one by accident is noticed.
-        depths: unfreeze depths of the trials; None for those of the space.
+    For rows outside of `folds`, such as the holdout, no activations are stored, and the label is NaN so that using one
+    by accident is noticed. `depths` are the unfreeze depths of the trials; None for those of the space.
     """
     network = load_network(config.backbone, config.seed)
     train_rows = np.unique(np.concatenate([fold.train_rows for fold in folds]))

@@ -14,9 +14,8 @@ from catsdogs.study.trials import COMPLETED
 def may_be_promoted(oracle: keras_tuner.Oracle, recorded: Collection[str]) -> set[str]:
     """Return the ids of trials from which a later trial may continue, and of parents of unrecorded promoted trials.
 
-    A round of a bracket promotes its best trials once it has completed more trials than it discards. Of the completed
-    trials, only the best few can therefore still be promoted, whatever the remaining trials score. `recorded`: ids of
-    the trials that have finished and do not run again.
+    A round of a bracket promotes its best trials once it has completed more trials than it discards, so only the best
+    few can still be promoted, whatever the others score. `recorded`: ids of finished trials, which do not run again.
     """
     if not isinstance(oracle, keras_tuner.oracles.HyperbandOracle):
         return set()

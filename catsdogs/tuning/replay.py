@@ -1,12 +1,10 @@
 """Replay of finished trials, which restores the state of Keras Tuner's oracle.
 
-Keras Tuner's own state on disk (1.4.8) is never read. A kill leaves empty files, because it is written in place.
-Finished trials are ignored without `tuner0.json`, and a saved trial that is missing in `oracle.json` runs forever. A
-grid search cannot be resumed, and a changed seed or space is not detected.
+Keras Tuner's own state on disk (1.4.8) is never read: it is written in place, so a kill leaves empty files, a grid
+search cannot be resumed, and a changed seed or space is not detected.
 
 An oracle depends only on its seed and on the scores of earlier trials. Requesting each finished trial again and
-reporting its recorded scores restores the full state, including random numbers. A different proposal means that the
-search has changed.
+reporting its scores restores the full state. A different proposal means that the search has changed.
 """
 
 from __future__ import annotations

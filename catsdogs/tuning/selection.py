@@ -37,11 +37,9 @@ _COLUMNS = list(_TABLE.columns)
 def select(config: SearchConfig, search: Search, folder: Path, label: str) -> dict[str, Any] | None:
     """Select the winner of a finished search, and write its predictions to `validation.csv`.
 
-    A row of `select.csv` is written after every training; trainings in it are not repeated.
-
-    Returns:
-        The entries of `trials.summary` with means over the new seeds, and `searched_val_log_loss`, `seeds` and
-        `execution` (of the first new seed). None if no trial completed with all of its seeds.
+    A row of `select.csv` is written after every training; trainings in it are not repeated. Return the entries of
+    `trials.summary` with means over the new seeds, and `searched_val_log_loss`, `seeds` and `execution` (of the first
+    new seed); None if no trial completed with all of its seeds.
     """
     repeats = config.select.repeats
     candidates = ranked(search.records)[: config.select.top_k]
@@ -85,12 +83,7 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str) -> di
 
 
 class _Repeats:
-    """Trainings with new seeds, recorded in `select.csv`.
-
-    Attributes:
-        predictions: p_dog of the validation images with the first new seed, by trial; only if trained in this run.
-        errors: first error of every trial that raised one.
-    """
+    """Trainings with new seeds, recorded in `select.csv`."""
 
     def __init__(self, search: Search, file: Path, execution: int) -> None:
         self._search = search
@@ -98,6 +91,7 @@ class _Repeats:
         self._execution = execution
         self._table = _read(file)
         self._recorded = set(zip(self._table["trial"], self._table["seed"], strict=True))
+        # By trial: p_dog of the validation images with the first new seed, if trained in this run, and the first error.
         self.predictions: dict[str, np.ndarray] = {}
         self.errors: dict[str, Exception] = {}
 

@@ -49,10 +49,8 @@ _TUNER = "tuner0"
 class Search:
     """Search of one job; writes the tables of the job after every trial.
 
-    Args:
-        tables: finished trials, which are replayed, and a validation row for each of `data.validation_rows`. The search
-            also writes `tuner/`, `weights/` and `errors/` in their folder.
-        deadline: `time.time()` at which the search stops; None for no limit.
+    The trials in `tables` are replayed. The search also writes `tuner/`, `weights/` and `errors/` in their folder, and
+    stops when `time.time()` reaches the `deadline`.
     """
 
     def __init__(
@@ -161,13 +159,9 @@ class Search:
     ) -> tuple[TrialRecord, np.ndarray]:
         """Train executions of a trial, on every fold; raise `DivergedError` if a loss is not finite.
 
-        Args:
-            executions: numbers of the executions; the search itself uses those below `fit.executions_per_trial`.
-            score_to_beat: a trial with a single training is predicted only if its log loss is below this value.
-
-        Returns:
-            The trial with its mean scores, and float64 (N,) p_dog of the validation rows by the first execution; NaN
-            if not predicted.
+        The search itself uses executions below `fit.executions_per_trial`. Return the trial with its mean scores, and
+        float64 (N,) p_dog of the validation rows by the first execution. They are NaN if the trial has a single
+        training with a log loss that is not below `score_to_beat`.
         """
         self.tables.forget_epochs()
         rows, folds = self._data.validation_rows, self._data.folds

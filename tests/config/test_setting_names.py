@@ -11,34 +11,23 @@ from catsdogs.config.setting_names import (
     RENAMED,
     RENAMED_VALUES,
     check_overrides,
-    did_you_mean,
     with_current_names,
     with_current_overrides,
 )
 
 FORMER = {
     "studies": "multirun",
-    "judged_by": "folds",
     "split": {"holdout": 0.2, "folds": 5, "together": "copies"},
-    "select": {"top": 3, "seeds": 2},
-    "model": {"l2_covers": "head", "dropout": 0.3},
-    "ensemble": {"kind": "jobs", "size": 3},
     "backbone": {"builder": "catsdogs.backbones.small_cnn", "preprocessing": "imagenet_standardised"},
     "fit": {"epochs": 3, "max_parameters": 7},
-    "timeout": {"trial_seconds": 5, "study_seconds": 9},
     "resume": {"failed": "skip"},
     "varied": ["select.top", "seed"],
 }
 CURRENT = {
     "studies_dir": "multirun",
-    "evaluate_with": "folds",
     "split": {"holdout_fraction": 0.2, "folds": 5, "group_by": "copies"},
-    "select": {"top_k": 3, "repeats": 2},
-    "model": {"l2_scope": "head", "dropout": 0.3},
-    "ensemble": {"kind": "jobs", "num_jobs": 3},
     "backbone": {"builder": "catsdogs.network.backbones.small_cnn", "preprocessing": "imagenet_standardized"},
     "fit": {"epochs": 3},
-    "timeout": {"study_seconds": 9},
     "varied": ["select.top_k", "seed"],
 }
 
@@ -94,8 +83,3 @@ def test_the_removal_of_a_needed_setting_is_refused(override, fix):
     check_overrides(["~space.dropout", "~tta.average"])
     with pytest.raises(UserError, match=f"^{re.escape(override)}: cannot be removed; {fix}$"):
         check_overrides([override])
-
-
-def test_only_close_names_are_suggested():
-    assert did_you_mean("fit.epoch", ["fit.epochs", "fit.batch_size"]) == "; did you mean 'fit.epochs'?"
-    assert did_you_mean("unlike", ["fit.epochs"]) == ""

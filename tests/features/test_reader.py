@@ -13,7 +13,6 @@ from conftest import ENGINE
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import SEAL_BYTES
-from catsdogs.config.hyperparameters import with_values
 from catsdogs.config.schema import AugmentationConfig
 from catsdogs.config.schema import FeaturesConfig as Settings
 from catsdogs.data.views import ORIGINAL, LiveViews, View, distinct_views
@@ -23,8 +22,6 @@ from catsdogs.features.reader import FeatureReader, JobImages
 from catsdogs.features.store import Store
 from catsdogs.network.backbones import load_network
 from catsdogs.network.cut import find_cut, prefix
-from catsdogs.training.batches import EpochPlan
-from catsdogs.training.execution import train
 
 SETTINGS = Settings(mode="auto", views=None, dtype="float32", engine=ENGINE, max_gib=1.0)
 HASHES = [f"{row:064x}" for row in range(60)]
@@ -225,17 +222,3 @@ def test_fill_stops_when_the_job_stops(make, network, monkeypatch):
     with pytest.raises(InterruptedError):
         features.prepare()
     assert make()._store.entries() == []
-
-
-@pytest.mark.parametrize("depth", [0, 2])
-def test_training_on_stored_views_equals_training_on_live_views(config, prepared, depth):
-    """The histories are equal, even after the epochs return to the first view."""
-    histories = []
-    for mode in ("stored", "live"):
-        job = config("space.unfreeze_depth.values=[0,2]", "fit.epochs=3", "fit.batch_size=16", f"features.mode={mode}")
-        data, models = prepared(job)
-        trial = models.new_trial(with_values(job, {"unfreeze_depth": depth}), seed=4)
-        views, (fold,) = data.features.at_cut(trial.cut), data.folds
-        training = train(trial.model, views, data.labels, fold, job.fit, EpochPlan(4, job.fit.epochs, distinct_views=2))
-        histories.append(training.history.drop(columns="seconds"))
-    np.testing.assert_allclose(histories[0], histories[1], rtol=1e-4)

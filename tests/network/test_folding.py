@@ -138,29 +138,6 @@ def test_other_layers_are_not_folded(case):
         assert_same(one, np.asarray(other))
 
 
-def test_training_the_folded_model_trains_the_original_but_not_its_statistics():
-    backbone, above = unfrozen("minus_one_to_one", drop=0.5)
-    for model in (above, fold_batch_norms(above)):
-        model.compile("sgd", "mse", run_eagerly=True)
-        before = {v.path: keras.ops.convert_to_numpy(v).copy() for v in backbone.variables}
-        model.train_on_batch(pixels(backbone), np.ones((2, 6), "float32"))
-        changed = {v.path for v in backbone.variables if not np.array_equal(before[v.path], np.asarray(v))}
-        trained = {v.path for v in backbone.trainable_variables}
-        assert {path for path in changed if "seed_generator" not in path} == trained
-        assert {"stem/kernel", "block_conv/kernel"} <= changed
-        assert not any("_bn" in path for path in changed)
-
-
-def test_regularizer_of_a_folded_kernel_still_adds_a_loss():
-    backbone, above = unfrozen()
-    above = fold_batch_norms(above)
-    assert above.losses == []
-    kernel = backbone.get_layer("block_conv").kernel
-    kernel.regularizer = keras.regularizers.L2(0.5)
-    (loss,) = above.losses
-    assert float(loss) == pytest.approx(0.5 * np.square(np.asarray(kernel)).sum())
-
-
 def test_frozen_convolution_stays_frozen():
     backbone, above = unfrozen()
     backbone.get_layer("block_conv").trainable = False

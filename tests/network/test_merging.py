@@ -47,8 +47,9 @@ def kernels(model):
         (uniform_mean(3, "probability"), CONV_1, 6),
         (uniform_mean(3, "logit"), CONV_2, 4),
         (Combination("logit", (0.7, -0.2, 1.1)), 5, 2),
+        (Combination("single", (0.0, 1.0, 0.0)), CONV_1, 2),
     ],
-    ids=["probability", "logit", "weighted"],
+    ids=["probability", "logit", "weighted", "single"],
 )
 def test_merged_model_predicts_the_combination(members, tmp_path, combination, first_different, convolutions):
     models = members(first_different)
@@ -105,10 +106,3 @@ def test_members_with_different_statistics_below_the_cut_share_nothing():
     assert abs(predict(models[0]) - predict(models[1])).min() > 0.01
     merged = merge_models(models, uniform_mean(2, "probability"))
     np.testing.assert_allclose(predict(merged), (predict(models[0]) + predict(models[1])) / 2, atol=2e-6)
-
-
-def test_single_member_is_unchanged(members):
-    models = members(CONV_1)
-    merged = merge_models(models, Combination("single", (0.0, 1.0, 0.0)))
-    np.testing.assert_array_equal(predict(merged), predict(models[1]))
-    assert kernels(merged) == 2

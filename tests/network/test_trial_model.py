@@ -96,19 +96,6 @@ def test_keras_tracks_every_variable_that_a_trial_sets(bench):
     assert all(id(variable) in tracked for variable in [*variables, *(variable for variable, _ in trial.initial)])
 
 
-def test_saved_weights_are_restored(bench, tmp_path):
-    job, models, inputs, _ = bench()
-    values = with_values(job, {"unfreeze_depth": 2})
-    trial = models.new_trial(values, seed=1)
-    fitted(trial, inputs)
-    p_dog = trial.model.predict(inputs(trial.cut), verbose=0)
-    models.save_weights(trial, tmp_path / "weights.npz")
-    trial = models.new_trial(values, seed=2)
-    assert not np.allclose(trial.model.predict(inputs(trial.cut), verbose=0), p_dog)
-    models.set_weights(trial, models.read_weights(tmp_path / "weights.npz"))
-    np.testing.assert_array_equal(trial.model.predict(inputs(trial.cut), verbose=0), p_dog)
-
-
 @pytest.mark.parametrize(("depth", "kernels"), [(0, 0), (10, 3)])
 def test_full_model_predicts_like_the_trial_and_frozen_weights_are_unchanged(bench, depth, kernels, tmp_path):
     job, models, inputs, network = bench(base=BIG)

@@ -10,7 +10,6 @@ from catsdogs.scoring.intervals import (
     paired_intervals,
     resamples,
     share_lowest,
-    wilson_interval,
 )
 
 
@@ -59,12 +58,6 @@ def test_few_values_have_finite_intervals():
         assert low >= 0 or min(values) < 0
         assert low <= interval.value <= high
     assert mean_intervals(np.array([[0.4, 0.9]]), highest=1.0)[0].high == 1
-
-
-@pytest.mark.parametrize("size", [1, 2000])
-def test_wilson_intervals_of_no_errors_agree_with_the_formula(size):
-    z = scipy.stats.norm.ppf(0.975)
-    assert wilson_interval(size, size) == pytest.approx((size / (size + z**2), 1))
 
 
 def test_paired_intervals_count_images_that_either_model_misclassifies():

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from test_intervals import ends
 
 from catsdogs.scoring.intervals import mean_intervals, misclassified, wilson_interval
-from catsdogs.scoring.scores import EPSILON, clip, expected_calibration_error, log_loss_per_image, scores
+from catsdogs.scoring.scores import expected_calibration_error, log_loss_per_image, scores
 
 KEYS = ["log_loss", "accuracy", "roc_auc", "brier", "ece"]
 
@@ -34,12 +34,6 @@ def test_the_loss_of_an_image_is_minus_the_logarithm_of_the_clipped_probability_
     assert result["log_loss"].value == pytest.approx((wrong + right) / 2)
 
 
-def test_clip_changes_only_the_extremes():
-    clipped = clip(np.array([0, 1e-9, 0.3, 1 - 1e-9, 1], dtype=np.float32))
-    assert clipped.dtype == np.float64
-    assert clipped.tolist() == [EPSILON, EPSILON, float(np.float32(0.3)), 1 - EPSILON, 1 - EPSILON]
-
-
 def test_scores_by_hand():
     labels = np.array([0, 0, 1, 1])
     p_dog = np.array([0.1, 0.6, 0.4, 0.9])
@@ -52,10 +46,6 @@ def test_scores_by_hand():
     # Confidences 0.9, 0.6, 0.6, 0.9: two bins, |0.9 - 1| and |0.6 - 0|, each with half of the images.
     assert result["ece"].value == pytest.approx(0.5 * 0.1 + 0.5 * 0.6)
     assert {score.size for score in result.values()} == {4}
-
-
-def test_a_probability_of_one_half_is_a_cat_as_in_keras():
-    assert scores(np.array([0, 0, 1]), np.array([0.5, 0.5, 0.5]))["accuracy"].value == pytest.approx(2 / 3)
 
 
 def test_errors_of_scores_and_of_comparisons_have_one_definition():
@@ -80,12 +70,6 @@ def test_calibration_error_bins_confidence_in_fifteenths_closed_above():
     assert together == pytest.approx(abs(0.615 - 0.5))
     # 0.68 and 0.72 share the bin from 10/15 to 11/15, which tenths would divide.
     assert expected_calibration_error(np.array([1, 0]), np.array([0.68, 0.72])) == pytest.approx(0.2)
-
-
-def test_calibration_error_is_symmetric_in_the_classes():
-    labels, p_dog = simulated(400, seed=2, sharpness=3)
-    mirrored = expected_calibration_error(1 - labels, 1 - p_dog)
-    assert expected_calibration_error(labels, p_dog) == pytest.approx(mirrored)
 
 
 def test_intervals_are_those_of_means_wilson_and_newcombe():

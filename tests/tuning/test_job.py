@@ -38,17 +38,6 @@ def test_no_error_overwrites_the_result_of_an_earlier_run(location, config, monk
     assert read_json(location.folder / "result.json") == before
 
 
-@pytest.mark.parametrize("error", [UserError, RuntimeError])
-def test_a_failed_job_is_recorded_with_objective_nan(location, config, monkeypatch, error):
-    monkeypatch.setattr(job, "load_dataset", Mock(side_effect=error("no luck")))
-    objective = job.run_job(config(), location, {"backbone": "b"})
-    assert objective != objective
-    result = read_json(location.folder / "result.json")
-    assert result["status"] == "failed"
-    assert "no luck" in result["error"]
-    assert (location.study / "leaderboard.csv").is_file()
-
-
 def test_a_running_job_records_its_planned_trials_and_machine(location, config, monkeypatch, tmp_path):
     results = []
 

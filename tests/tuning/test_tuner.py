@@ -17,7 +17,6 @@ from catsdogs.study.job_tables import JobTables
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.resume_state import ResumeState
 from catsdogs.study.trials import best_trial, lineage, read_trials
-from catsdogs.training.execution import trial_seed
 from catsdogs.tuning.job import JobLocation, run_job
 from catsdogs.tuning.oracles import build_oracle, expected_trials
 from catsdogs.tuning.tuner import Search
@@ -79,12 +78,6 @@ def test_predictions_of_a_worse_trial_do_not_replace_those_of_the_best_trial(con
     assert len(trainer.trained) == len({seed for _, seed in trainer.trained}) == 10
 
 
-def test_every_run_and_job_has_its_own_seed():
-    seeds = {trial_seed(seed, trial, run) for seed in (0, 1) for trial in ("0", "1") for run in (0, 1)}
-    assert len(seeds) == 8
-    assert max(seeds) < 2**31
-
-
 def test_another_process_proposes_the_same_trials(config):
     """Proposals use a fixed seed, also for 0, and do not depend on hashes of a process."""
     job = config("seed=0", "space.unfreeze_depth.values=[7,16]")
@@ -95,13 +88,6 @@ def test_another_process_proposes_the_same_trials(config):
     other = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(job), capture_output=True, check=True)
     oracle = build_oracle(job)
     assert other.stdout.decode().strip() == str([oracle._random_values() for _ in range(4)])
-
-
-def test_a_grid_search_stops_at_the_end_of_the_grid(tuner):
-    grid = "+space={unfreeze_depth: {kind: choice, values: [0, 5]}}"
-    built = tuner("space=fixed", grid, "tuner=grid", "tuner.max_trials=null")
-    built.run()
-    assert [record.hyperparameters["unfreeze_depth"] for record in built.records] == [0, 5]
 
 
 def test_a_promoted_trial_continues_from_its_parents_weights_and_learning_rate(tuner, training_data, monkeypatch):

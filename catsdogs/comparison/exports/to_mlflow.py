@@ -57,10 +57,8 @@ def local_store(folder: Path) -> str:
 def write_mlflow(study_data: StudyData, uri: str) -> int:
     """Write the runs that an MLflow store does not contain yet; return the number of runs that are now up to date.
 
-    Raise a `UserError` if MLflow is not installed, or the store is not writable.
-
-    Args:
-        uri: URI of a tracking store: `sqlite:////folder/mlflow.db`, created if missing, or `http://server:5000`.
+    `uri` is a tracking store: `sqlite:////folder/mlflow.db`, created if missing, or `http://server:5000`. Raise a
+    `UserError` if MLflow is not installed, or the store is not writable.
     """
     os.environ.update(_ENVIRONMENT | os.environ)
     secret = urlsplit(uri).password

@@ -5,10 +5,8 @@
     FOLDER                      columns of the HParams tab: choices that vary, hyperparameters, metrics
     FOLDER/<job>/trial_<id>/    a trial: its choices, hyperparameters and status, a scalar per metric and epoch
 
-Curves are from the first execution. The scalar `val_log_loss` is the value of an epoch. `trial/val_log_loss`, by which
-trials are ranked, is the value of the best epoch, averaged over executions.
-
-TensorBoard's `RecordWriter` is used because its `EventFileWriter` imports TensorFlow if installed, which takes seconds.
+Curves are from the first execution. `trial/val_log_loss`, by which trials are ranked, is the value of the best epoch,
+averaged over executions. TensorBoard's `EventFileWriter` would import TensorFlow, which takes seconds.
 """
 
 from __future__ import annotations

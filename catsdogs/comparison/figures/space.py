@@ -41,11 +41,9 @@ class _Axis(NamedTuple):
 def parallel_coordinates(study_data: StudyData) -> Figure | None:
     """Plot trials as lines through their choices and hyperparameters to their log loss; None for fewer than two.
 
-    The axes are horizontal, one below the other, to be readable on a phone. Lower log losses are on the left, also
-    among trials with an equal value, which are spread. Colors are tenths of the trials by log loss.
-
-    Only the best lines have a hover. The last trace, `highlight`, is empty and hidden: the page fills it with the trial
-    under the pointer. A selection on an axis makes the page hide the other trials.
+    The axes are horizontal, to be readable on a phone. Lower log losses are on the left, also among trials with an
+    equal value, which are spread. Colors are tenths of the trials by log loss. The page fills the last trace,
+    `highlight`, with the trial under the pointer, and hides the trials outside of a selection on an axis.
     """
     trials = study_data.trials.assign(hover=trial_hovers(study_data))
     done = trials[trials["val_log_loss"].notna()].sort_values(["val_log_loss", "label", "trial"])

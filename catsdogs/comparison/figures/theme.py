@@ -121,14 +121,11 @@ def short_names(study_data: StudyData) -> dict[str, str]:
     names = {}
     for row in rows:
         chosen = {name: str(row[name]) for name in study_data.varied_choices if pd.notna(row[name])}
-        names[row["label"]] = _JOINT.join(_value_text(*pair) for pair in chosen.items()) or row["job"]
+        parts = (f"{name.rsplit('.', 1)[-1]} {v}" if _BARE.fullmatch(v) else v for name, v in chosen.items())
+        names[row["label"]] = _JOINT.join(parts) or row["job"]
     if len(set(names.values())) < len(names) and len(study_data.studies) > 1:
         names = {row["label"]: f"{row['study']}: {names[row['label']]}" for row in rows}
     return _unique(names, sys.maxsize)
-
-
-def _value_text(name: str, value: str) -> str:
-    return f"{name.rsplit('.', 1)[-1]} {value}" if _BARE.fullmatch(value) else value
 
 
 def _unique(names: Mapping[str, str], longest: int) -> dict[str, str]:

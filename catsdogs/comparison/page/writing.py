@@ -35,15 +35,10 @@ _RELOAD_SECONDS = 10  # while a study is watched
 
 
 def write_report(folders: list[Path], output: Path, watching: bool = False, images: Path | None = None) -> StudyData:
-    """Read studies and write the report page and its tables.
+    """Read studies, and write the report page and a folder of tables named like the page without its suffix.
 
-    Raise a `UserError` if a study cannot be read or the folder for the tables contains other files, and an OSError if
-    the page cannot be written.
-
-    Args:
-        output: path of the page; tables are written to a folder next to it, named like the page without its suffix.
-        watching: make the page reload every ten seconds.
-        images: folder of the images, as set by the user.
+    With `watching`, the page reloads every ten seconds; `images` is the folder of the images, as set by the user. Raise
+    a `UserError` if a study cannot be read or the folder for the tables contains other files.
     """
     # The folder of a page without a suffix needs another name.
     folder = output.with_suffix("") if output.suffix else output.with_name(f"{output.name}-tables")
@@ -51,22 +46,20 @@ def write_report(folders: list[Path], output: Path, watching: bool = False, imag
     check_tables_folder(output, folder, lambda files: "jobs.csv" in files)
     results = findings(study_data, images)
     csv_tables = write_tables(folder, tables(results))
-    write_text(output, _render(results, csv_tables, watching, folder.name))
+    write_text(output, _report(results, csv_tables, watching, folder))
     return study_data
 
 
-def _render(results: Findings, csv_tables: Mapping[str, pd.DataFrame], watching: bool, folder: str) -> str:
-    """Return the HTML of the page; `folder` is the name of the folder of the tables."""
+def _report(results: Findings, csv_tables: Mapping[str, pd.DataFrame], watching: bool, folder: Path) -> str:
     study_data = results.study_data
-    addresses = {name: f"{quote(os.fsencode(folder))}/{name}.csv" for name in csv_tables}
     studies = [sections.study(study_data, path) for path in study_data.studies]
-    template = environment().get_template("report.html.j2")
-    return template.render(
-        kind="report",
+    return render(
+        "report",
+        folder,
+        {name: TITLES[name] for name in csv_tables},
         title=" and ".join(str(study["name"]) for study in studies),
         studies=studies,
         several=len(studies) > 1,
-        written=datetime.datetime.now(datetime.UTC),
         reload_seconds=_RELOAD_SECONDS if watching else None,
         summary=results.summary,
         tiles=sections.tiles(results),
@@ -80,22 +73,33 @@ def _render(results: Findings, csv_tables: Mapping[str, pd.DataFrame], watching:
         gallery=results.gallery,
         settings=sections.settings(results, csv_tables),
         problems=study_data.problems,
-        files=[(address, f"{name}.csv", TITLES[name]) for name, address in addresses.items()],
-        link=addresses.get,
         themes={"light": theme.LIGHT, "dark": theme.DARK},
-        css=markup("report.css"),
-        page_script=markup("page.js"),
-        script=markup("report.js"),
+        script=_markup("report.js"),
         plotly=Markup(get_plotlyjs()),
     )
 
 
-def markup(name: str) -> Markup:
+def render(kind: str, folder: Path, titles: Mapping[str, str], **values: Any) -> str:
+    """Return the HTML of a page: "report" or "audit", with links to tables with these `titles` by name, in `folder`."""
+    addresses = {name: f"{quote(os.fsencode(folder.name))}/{name}.csv" for name in titles}
+    template = _environment().get_template(f"{kind}.html.j2")
+    return template.render(
+        kind=kind,
+        written=datetime.datetime.now(datetime.UTC),
+        files=[(address, f"{name}.csv", titles[name]) for name, address in addresses.items()],
+        link=addresses.get,
+        css=_markup("report.css"),
+        page_script=_markup("page.js"),
+        **values,
+    )
+
+
+def _markup(name: str) -> Markup:
     """Return the text of a template file, to be inserted without escaping."""
     return Markup((_TEMPLATE / name).read_text(encoding="utf-8"))
 
 
-def environment() -> jinja2.Environment:
+def _environment() -> jinja2.Environment:
     """Return the Jinja environment of the pages, with their filters; it escapes all text."""
     layout: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     jinja = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATE), autoescape=True, **layout)
