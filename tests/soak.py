@@ -182,7 +182,7 @@ class Study:
 def different_rows(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> int:
     """Count the rows that differ, or that only one of two studies has."""
     count = 0
-    for name in sorted({*one, *other}):
+    for name in sorted(name for name in {*one, *other} if one.get(name) is not other.get(name)):
         rows = [table.fillna("").to_dict("records") for table in (one.get(name), other.get(name)) if table is not None]
         pairs = itertools.zip_longest(*rows) if len(rows) == 2 else ((row, None) for row in rows[0])
         different = sum(a != b for a, b in pairs)

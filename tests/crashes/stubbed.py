@@ -4,7 +4,7 @@
 """
 
 import contextlib
-import copy
+import gc
 import importlib
 import math
 import os
@@ -22,10 +22,11 @@ import pytest
 import catsdogs
 
 FAKE, REAL = "fake", "real"
+RETRAIN = "retrain"  # in place of a job
 
-trained: list[tuple[str, str]] = []  # (job, trial) of every training in this process, parents included
+trained: list[tuple[str, str]] = []  # (job, trial) or (retrain, member) of every training in this process
 _installed: list[cheap.Job] = []
-_configurations: dict[tuple[str, ...], Any] = {}  # that Hydra has composed
+_remembered: dict[Any, bytes] = {}  # pickled results of slow functions without side effects
 _PACKAGE = Path(catsdogs.__file__).parent
 
 
@@ -65,18 +66,24 @@ def install(kind: str) -> None:
     """Replace training in this process."""
     if _installed:
         return
+    from catsdogs.final.kept_members import KeptMembers
     from catsdogs.tuning.tuner import Search
 
     patches, fake = pytest.MonkeyPatch(), _Fake()
     _installed.append(fake)
-    records_to_train = Search._records_to_train
+    records_to_train, write = Search._records_to_train, KeptMembers.write
 
     def counted(self: Any, record: Any, run: int) -> Any:
         records, weights = records_to_train(self, record, run)
         trained.extend((self._folder.name, one.trial) for one in records)
         return records, weights
 
+    def kept(self: Any, name: str, *trained_model: Any) -> None:
+        trained.append((RETRAIN, name))
+        write(self, name, *trained_model)
+
     patches.setattr(Search, "_records_to_train", counted)
+    patches.setattr(KeptMembers, "write", kept)
     patches.setattr("catsdogs.tuning.job._forget_models", lambda: None)
     patches.setattr("catsdogs.training.execution.train", fake.train if kind == FAKE else _train)
     if kind == FAKE:
@@ -127,8 +134,10 @@ def warm_up() -> None:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.utils import run_job
 
+    from catsdogs.base.records import Table
     from catsdogs.launching.isolated import IsolatedLauncher
     from catsdogs.launching.registration import register
+    from catsdogs.study import trials
 
     register()  # Hydra imports its plugins once, before the forks
 
@@ -137,29 +146,55 @@ def warm_up() -> None:
         names = "hydra.sweep.dir", "hydra.sweep.subdir"
         return [run_job(self._task, config, *names, hydra_context=self._context) for config in configs]
 
-    compose = ConfigLoaderImpl._load_configuration_impl
+    def configuration_key(
+        loader: Any, config_name: Any, overrides: Any, run_mode: Any, *more: Any, **named: Any
+    ) -> Any:
+        return str(config_name), str(overrides), str(run_mode)
 
-    def remembered(self: Any, config_name: Any, overrides: Any, run_mode: Any, *more: Any, **named: Any) -> Any:
-        key = str(config_name), str(overrides), str(run_mode)
-        if key not in _configurations:
-            _configurations[key] = copy.deepcopy(compose(self, config_name, overrides, run_mode, *more, **named))
-        configuration = copy.deepcopy(_configurations[key])
+    compose = _remembering(ConfigLoaderImpl._load_configuration_impl, configuration_key)
+
+    def composed(*arguments: Any, **named: Any) -> Any:
+        configuration = compose(*arguments, **named)
         configuration.hydra.runtime.cwd = os.getcwd()
         return configuration
 
     patches = pytest.MonkeyPatch()
     patches.setattr(IsolatedLauncher, "launch", launch)
-    patches.setattr(ConfigLoaderImpl, "_load_configuration_impl", remembered)
+    patches.setattr(ConfigLoaderImpl, "_load_configuration_impl", composed)
+    patches.setattr(Table, "read", _remembering(Table.read, lambda table, file: (id(table), _content(file))))
+    for module in ("study.jobs", "study.resume_state", "comparison.study_data"):
+        patches.setattr(f"catsdogs.{module}.read_trials", _remembering(trials.read_trials, _content))
+    patches.setattr("hydra.core.utils._save_config", lambda *arguments: None)
     patches.setattr("catsdogs.comparison.page.writing._render", lambda *arguments: "<title>report</title>")
+    patches.setattr("os.fsync", lambda handle: None)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def _content(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() else None
+
+
+def _remembering(function: Any, key_of: Any) -> Any:
+    """Return a function that calls another one only once for every key."""
+
+    def remembering(*arguments: Any, **named: Any) -> Any:
+        key = function.__qualname__, key_of(*arguments, **named)
+        if key not in _remembered:
+            _remembered[key] = pickle.dumps(function(*arguments, **named))
+        return pickle.loads(_remembered[key])
+
+    return remembering
 
 
 def remember(command: tuple[str, ...], folder: Path) -> None:
-    """Run a command in a process of its own, and remember the configurations that it composes: Hydra takes seconds."""
+    """Run a command in a process of its own, and remember the results of its slow functions."""
     if not (process := os.fork()):
         os.chdir(folder)
         status = run(*command)
-        Path("configurations").write_bytes(pickle.dumps(_configurations))
+        Path("remembered").write_bytes(pickle.dumps(_remembered))
         os._exit(status)
     if os.waitpid(process, 0)[1] != 0:
         raise RuntimeError(f"{command} failed in {folder}")
-    _configurations.update(pickle.loads((folder / "configurations").read_bytes()))
+    _remembered.update(pickle.loads((folder / "remembered").read_bytes()))
