@@ -18,16 +18,15 @@ import functools
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,12 +46,12 @@ from catsdogs.base.provenance import utc_timestamp
 FAULTS = ("lost", "repeated", "different", "refused", "tracebacks", "temporaries", "read")
 COUNTS = ("operations", "states", "distinct", "tried", *FAULTS, "seconds")
 
-_LONGEST_SECONDS = 600  # a longer command is killed
+_LONGEST_SECONDS = 600  # a longer command is considered hung
 _AGE_SECONDS = 2 * 86400  # of the files of a state: younger temporary files may belong to another process
 _VARYING = {*TIMES, "ended_seconds", "pid", "command", "resumed_after"}  # columns and keys that depend on the run
 _NOT_KEPT = re.compile(rf"{NEVER_READ.pattern}|/[.]")  # files that a finished study does without
 _LEFT = re.compile(r"(^|/)[.](?!(hydra|retrain|lock|locks)$)[^/]*$|/[.]retrain/kept$")
-_NUMBERS = re.compile(r"small_cnn-[^/]*|-[a-z0-9_]{8}(?=\.|/|$)|[0-9a-f]{16,}|\d+")  # parts of similar paths
+_attempt: dict[str, Any] = {}  # what `_resume` tries, in the processes forked from this one
 
 _DATA = ("data=sample", "data.sample.images_per_class=8", "data.sample.test_images=1", "cache=cache")
 _NETWORK = ("backbone=small_cnn", "backbone.builder=tiny_backbone.build", "~backbone.arguments.filters")
@@ -101,35 +100,32 @@ def recorded(name: str, folder: Path) -> Recording:
     return Recording((kind, *words), study, before, operations, other)
 
 
-def try_states(recording: Recording, folder: Path, processes: int, sampled: int) -> Counter[str]:
+def try_states(recording: Recording, folder: Path, sampled: int) -> Counter[str]:
     """Resume from every distinct state of a recording, or from `sampled` of them; return the counts."""
     started, counts = time.monotonic(), Counter(operations=len(recording.operations))
-    chosen = _distinct(recording, sampled, counts)
+    chosen = _distinct(recording, counts)
+    chosen = chosen[:: max(1, len(chosen) // sampled)] if sampled else chosen
     write_files(folder, {"first": None} | {f"first/{path}": content for path, content in recording.before.items()})
     stubbed.remember(recording.command, folder / "first")
-    expected = _tables(recording.after, recording.folder)
-    running: dict[int, tuple[State, Path]] = {}
-    for number, state in enumerate(chosen):
-        if number and number % 50 == 0:
-            left = (time.monotonic() - started) / number * (len(chosen) - number) / 60
-            print(f"  {number}/{len(chosen)} states, {left:.0f} min left: {dict(counts)}", flush=True)
-        if len(running) == processes:
-            _collect(running, counts)
-        study = folder / f"state-{number}"
-        write_files(study, _moved(state.files, recording.folder, study))
-        if not (process := os.fork()):
-            _resume_in_child(recording.command, study, expected, _finished(state.files))
-        running[process] = state, study
-    while running:
-        _collect(running, counts)
+    _attempt.update(recording=recording, folder=folder, states=chosen)
+    _attempt["expected"] = _tables(recording.after, recording.folder)
+    with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
+        results = pool.imap_unordered(_resume, range(len(chosen)))
+        for _ in chosen:
+            number, faults = results.next(_LONGEST_SECONDS)
+            counts.update(faults, tried=1)
+            if any(faults.values()):
+                _print(chosen[number], f"{faults}; see {folder}/{number}.log")
+            if counts["tried"] % 50 == 0:
+                left = (time.monotonic() - started) / counts["tried"] * (len(chosen) - counts["tried"]) / 60
+                print(f"  {counts['tried']}/{len(chosen)} states, {left:.0f} min left: {dict(counts)}", flush=True)
     counts["seconds"] = round(time.monotonic() - started)
     return counts
 
 
-def _distinct(recording: Recording, sampled: int, counts: Counter[str]) -> list[State]:
-    """Return the distinct states, or `sampled` of different kinds of operations and files; count what a state lost."""
+def _distinct(recording: Recording, counts: Counter[str]) -> list[State]:
+    """Return the distinct states; count what a state lost."""
     distinct: dict[Any, State] = {}
-    groups: dict[Any, Any] = {}
     durable: set[tuple[str, str]] = set()
     ending: dict[str, Files] = {}
     for state in states(recording.before, recording.operations):
@@ -140,19 +136,14 @@ def _distinct(recording: Recording, sampled: int, counts: Counter[str]) -> list[
         if lost := durable - _finished(state.files):
             counts["lost"] += len(lost)
             _print(state, f"lost {sorted(lost)}")
-        key = readable(state.files)
-        distinct.setdefault(key, state)
-        groups.setdefault((operation.kind, _NUMBERS.sub("*", operation.path)), []).append(key)
+        distinct.setdefault(readable(state.files), state)
     counts["distinct"] = len(distinct)
     for path, content in recording.after.items():
         durable_file = all(files.get(path) == content for files in ending.values())
         if content and path.startswith("multirun/") and not _NOT_KEPT.search(path) and not durable_file:
             counts["lost"] += 1
             print(f"  LOOK: {path} is not durable when the command ends", flush=True)
-    if not sampled:
-        return list(distinct.values())
-    picked = dict.fromkeys(keys[number % len(keys)] for number, keys in enumerate(groups.values()))
-    return [distinct[key] for key in picked][:: -(-len(picked) // sampled)]
+    return list(distinct.values())
 
 
 def _moved(files: Files, old: Path, new: Path) -> Files:
@@ -163,18 +154,14 @@ def _moved(files: Files, old: Path, new: Path) -> Files:
 
 def _finished(files: Files, folder: str = "") -> set[tuple[str, str]]:
     """Return (job, trial) of every `trials.csv` of a job, and the models that `retrain` keeps; or those in a folder."""
-    return set(_finished_in(files, folder))
-
-
-def _finished_in(files: Files, folder: str) -> Iterator[tuple[str, str]]:
+    finished: set[tuple[str, str]] = set()
     for path, content in files.items():
         parent, name = os.path.split(path)
-        if not isinstance(content, bytes) or folder not in ("", parent):
-            continue
-        if name == "trials.csv":
-            yield from ((os.path.basename(parent), trial) for trial in _trials(content))
+        if isinstance(content, bytes) and folder in ("", parent) and name == "trials.csv":
+            finished |= {(os.path.basename(parent), trial) for trial in _trials(content)}
         elif "/.retrain/kept/" in path and name.endswith(".json") and content and files.get(path[:-4] + "bin"):
-            yield stubbed.RETRAIN, name.removesuffix(".json")
+            finished.add((stubbed.RETRAIN, name.removesuffix(".json")))
+    return finished
 
 
 @functools.cache
@@ -204,57 +191,40 @@ def _table(suffix: str, content: bytes) -> pd.DataFrame:
     return pd.DataFrame([(k, str(v)) for k, v in values.items() if not _VARYING & set(str(k).split("."))])
 
 
-def _resume_in_child(command: tuple[str, ...], study: Path, expected: dict[str, Any], finished: set[Any]) -> None:
-    """Resume, write the faults next to the folder, and exit."""
-    signal.alarm(_LONGEST_SECONDS)
-    try:
-        with study.with_suffix(".log").open("w") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
-        study.with_suffix(".json").write_text(json.dumps(_resume(command, study, expected, finished)))
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(1)
-
-
-def _resume(command: tuple[str, ...], study: Path, expected: dict[str, Any], finished: set[Any]) -> dict[str, int]:
+def _resume(number: int) -> tuple[int, dict[str, int]]:
+    """Resume from a state, and return its number and its faults; called in a process of its own."""
+    recording, state = _attempt["recording"], _attempt["states"][number]
+    study, log = _attempt["folder"] / f"state-{number}", _attempt["folder"] / f"{number}.log"
+    write_files(study, _moved(state.files, recording.folder, study))
+    old = time.time() - _AGE_SECONDS
+    for path in study.rglob("*"):
+        os.utime(path, (old, old), follow_symlinks=False)
+    os.chdir(study)
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     opened: list[str] = []
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open" and isinstance(arguments[0], str) and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
             opened.append(arguments[0])
 
-    old = time.time() - _AGE_SECONDS
-    for path in study.rglob("*"):
-        os.utime(path, (old, old), follow_symlinks=False)
-    os.chdir(study)
     sys.addaudithook(hook)
-    status = stubbed.run(*command)
+    try:
+        status = stubbed.run(*recording.command)
+    except Exception:
+        status = traceback.print_exc() or 1
     read = [path for path in opened if path.startswith(f"{study}/") and NEVER_READ.search(path)]
     files = read_files(study)
-    left, repeated = list(filter(_LEFT.search, files)), sorted(finished & set(stubbed.trained))
+    left, repeated = list(filter(_LEFT.search, files)), sorted(_finished(state.files) & set(stubbed.trained))
     print(f"status {status}, temporaries {left}, repeated {repeated}, read {read}", flush=True)
     tables = _tables(files, study)
     # A finished job does not fill the cache again.
-    needed = {name: table for name, table in expected.items() if name in tables or not name.startswith("cache/")}
-    different = different_rows(needed, tables) if status == 0 else 0
-    counts = {"repeated": len(repeated), "different": different, "refused": int(status != 0)}
-    return counts | {"temporaries": len(left), "read": len(read)}
-
-
-def _collect(running: dict[int, tuple[State, Path]], counts: Counter[str]) -> None:
-    """Wait for a process, and add its faults."""
-    process, status = os.wait()
-    state, study = running.pop(process)
-    log, result = study.with_suffix(".log"), study.with_suffix(".json")
-    faults = Counter(json.loads(result.read_text()) if status == 0 else {"refused": 1})
-    faults["tracebacks"] += "Traceback (most recent call last)" in log.read_text(errors="replace")
-    shutil.rmtree(study, ignore_errors=True)
-    counts.update(faults, tried=1)
-    if +faults:
-        _print(state, f"{dict(+faults)}; see {log}")
+    expected = {name: table for name, table in _attempt["expected"].items() if name in tables or "cache/" not in name}
+    faults = {"repeated": len(repeated), "different": different_rows(expected, tables), "refused": int(status != 0)}
+    faults["tracebacks"] = int("Traceback (most recent call last)" in log.read_text(errors="replace"))
+    shutil.rmtree(study)
+    return number, faults | {"temporaries": len(left), "read": len(read)}
 
 
 def _print(state: State, problem: str) -> None:
@@ -266,7 +236,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--sample", type=int, default=0, help="try only so many states of each scenario")
-    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="new folder to keep the logs in (default: they are removed)")
     parser.add_argument("--output", type=Path, help="JSON file; other keys in it are kept")
     arguments = parser.parse_args()
@@ -278,7 +247,7 @@ def main() -> int:
         stubbed.warm_up()
         for name in arguments.scenario:
             states_folder = folder / f"{name.replace(' ', '-')}-states"
-            counts = try_states(recorded(name, folder), states_folder, arguments.processes, arguments.sample)
+            counts = try_states(recorded(name, folder), states_folder, arguments.sample)
             scenarios[name] = {key: counts[key] for key in COUNTS}
             print(f"{name}: {scenarios[name]}", flush=True)
             totals = {key: sum(one[key] for one in scenarios.values()) for key in COUNTS}

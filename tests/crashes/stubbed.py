@@ -103,9 +103,7 @@ class Task:
 
 
 def _module(command: str) -> Any:
-    from catsdogs import retrain, search
-
-    return {"search": search, "retrain": retrain}[command]
+    return importlib.import_module(f"catsdogs.{command}")
 
 
 def run(kind: str, command: str, *arguments: str) -> int:
