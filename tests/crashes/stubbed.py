@@ -4,12 +4,14 @@
 """
 
 import contextlib
+import functools
 import gc
 import importlib
 import math
 import os
 import pickle
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +27,6 @@ FAKE, REAL = "fake", "real"
 RETRAIN = "retrain"  # in place of a job
 
 trained: list[tuple[str, str]] = []  # (job, trial) or (retrain, member) of every training in this process
-_installed: list[cheap.Job] = []
 _remembered: dict[Any, bytes] = {}  # pickled results of slow functions without side effects
 _PACKAGE = Path(catsdogs.__file__).parent
 
@@ -34,16 +35,13 @@ class _Fake(cheap.Job):
     """The fakes of `cheap`, on the images of the study and with its files."""
 
     def __init__(self) -> None:
-        self.reset_to(np.zeros(0))
-
-    def reset_to(self, labels: np.ndarray) -> None:
-        self.trained, self.before, self.labels = [], lambda training: None, labels
+        self.trained, self.before = [], lambda training: None
 
     def build(self, config: Any, dataset: Any, folds: Any) -> tuple[Any, Any]:
         from catsdogs.training.trial_data import TrialData, live_views
 
         live_views(config, dataset.rows, dataset.root)
-        self.reset_to(dataset.rows["label"].to_numpy())
+        self.labels = dataset.rows["label"].to_numpy()
         features: Any = SimpleNamespace(problem=None, views=1, at_cut=lambda cut: None)
         features.prepare, features.reading, features.summary = lambda: None, contextlib.nullcontext, dict
         return TrialData(features, self.labels.astype(np.float32), tuple(folds)), cheap.Models()
@@ -62,15 +60,13 @@ def _train(model: Any, views: Any, labels: Any, fold: Any, fit: Any, plan: Any, 
     return Training(history.assign(learning_rate=0.1, seconds=0.0), plan.epochs, scores[-1], 0.5)
 
 
+@functools.cache
 def install(kind: str) -> None:
     """Replace training in this process."""
-    if _installed:
-        return
     from catsdogs.final.kept_members import KeptMembers
     from catsdogs.tuning.tuner import Search
 
     patches, fake = pytest.MonkeyPatch(), _Fake()
-    _installed.append(fake)
     records_to_train, write = Search._records_to_train, KeptMembers.write
 
     def counted(self: Any, record: Any, run: int) -> Any:
@@ -91,19 +87,16 @@ def install(kind: str) -> None:
         patches.setattr(Search, "_predictions", fake.predictions)
 
 
+@dataclass(frozen=True)
 class Task:
     """Task of a command, which installs the stub in the process of the job."""
 
-    def __init__(self, kind: str, command: str) -> None:
-        self._kind, self._command = kind, command
+    kind: str
+    command: str
 
     def __call__(self, config: Any) -> Any:
-        install(self._kind)
-        return _module(self._command).task(config)
-
-
-def _module(command: str) -> Any:
-    return importlib.import_module(f"catsdogs.{command}")
+        install(self.kind)
+        return importlib.import_module(f"catsdogs.{self.command}").task(config)
 
 
 def run(kind: str, command: str, *arguments: str) -> int:
@@ -112,7 +105,8 @@ def run(kind: str, command: str, *arguments: str) -> int:
 
     sys.argv = [f"catsdogs-{command}", *arguments]
     try:
-        return hydra_application(command, Task(kind, command), _module(command)._complete)
+        complete = importlib.import_module(f"catsdogs.{command}")._complete
+        return hydra_application(command, Task(kind, command), complete)
     except SystemExit as stop:
         return int(stop.code or 0)
 
