@@ -48,7 +48,8 @@ COUNTS = ("operations", "states", "distinct", "tried", *FAULTS, "seconds")
 
 _LONGEST_SECONDS = 600  # a longer command is considered hung
 _AGE_SECONDS = 2 * 86400  # of the files of a state: younger temporary files may belong to another process
-_VARYING = {*TIMES, "ended_seconds", "pid", "command", "resumed_after"}  # columns and keys that depend on the run
+# Columns and keys that depend on the run; engines: only of activations that this run has computed.
+_VARYING = {*TIMES, "ended_seconds", "pid", "command", "resumed_after", "engines"}
 _NOT_KEPT = re.compile(rf"{NEVER_READ.pattern}|/[.]")  # files that a finished study does without
 _LEFT = re.compile(r"(^|/)[.](?!(hydra|retrain|lock|locks)$)[^/]*$|/[.]retrain/kept$")
 _attempt: dict[str, Any] = {}  # what `_resume` tries, in the processes forked from this one
@@ -213,7 +214,8 @@ def _resume(number: int) -> tuple[int, dict[str, int]]:
     try:
         status = stubbed.run(*recording.command)
     except Exception:
-        status = traceback.print_exc() or 1
+        traceback.print_exc()
+        status = 1
     read = [path for path in opened if path.startswith(f"{study}/") and NEVER_READ.search(path)]
     files = read_files(study)
     left, repeated = list(filter(_LEFT.search, files)), sorted(_finished(state.files) & set(stubbed.trained))
