@@ -50,14 +50,7 @@ def test_only_abandoned_temporary_files_and_folders_are_removed(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_a_study_and_a_final_model_resume_after_a_sample_of_operations():
-    command = [
-        sys.executable,
-        str(Path(__file__).parent / "run.py"),
-        "--sample",
-        "12",
-        "--scenario",
-        "activations",
-        "final model",
-    ]
+    arguments = ["--sample", "6", "--scenario", "activations", "final model"]
+    command = [sys.executable, str(Path(__file__).parent / "run.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
