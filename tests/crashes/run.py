@@ -237,7 +237,7 @@ def _print(state: State, problem: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
-    parser.add_argument("--sample", type=int, default=0, help="try only so many states of each scenario")
+    parser.add_argument("--sample", type=int, default=0, help="number of states to try in each scenario (default: all)")
     parser.add_argument("--folder", type=Path, help="new folder to keep the logs in (default: they are removed)")
     parser.add_argument("--output", type=Path, help="JSON file; other keys in it are kept")
     arguments = parser.parse_args()
