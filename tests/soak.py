@@ -16,7 +16,6 @@ kills is reached. Compares every table with that of the uninterrupted study. tes
 
 import argparse
 import contextlib
-import dataclasses
 import itertools
 import json
 import os
@@ -28,8 +27,8 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
@@ -67,25 +66,8 @@ SETTINGS = {
 
 LONGEST_SECONDS = 1800  # a longer command is considered hung
 AFTER_EVERY_TRIAL = ("history.csv", "trials.csv", "validation.csv")
+COUNTS = ("kills", "lost_trials", "repeated_trials", "different_rows", "refusals", "tracebacks", "temporaries")
 TIMES = ("seconds", "ended", "started", "finished")  # columns of times and durations
-
-
-@dataclass
-class Outcome:
-    """Result of the kills of one tuner and one launcher."""
-
-    tuner: str
-    launcher: str
-    kills: int = 0
-    studies: int = 0
-    commands: int = 0
-    lost_trials: int = 0
-    repeated_trials: int = 0
-    different_rows: int = 0
-    refusals: int = 0
-    tracebacks: int = 0
-    temporaries: int = 0
-    seconds: float = 0.0
 
 
 class Study:
@@ -182,7 +164,7 @@ class Study:
 def different_rows(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> int:
     """Count the rows that differ, or that only one of two studies has."""
     count = 0
-    for name in sorted({*one, *other}):
+    for name in sorted(name for name in {*one, *other} if one.get(name) is not other.get(name)):
         rows = [table.fillna("").to_dict("records") for table in (one.get(name), other.get(name)) if table is not None]
         pairs = itertools.zip_longest(*rows) if len(rows) == 2 else ((row, None) for row in rows[0])
         different = sum(a != b for a, b in pairs)
@@ -192,58 +174,60 @@ def different_rows(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame])
     return count
 
 
-def soak(folder: Path, tuner: str, launcher: str, kills: int, seed: int) -> Outcome:
+def soak(folder: Path, tuner: str, launcher: str, kills: int, seed: int) -> dict[str, Any]:
     """Kill studies of one tuner under one launcher `kills` times."""
     started = time.monotonic()
-    outcome, rng = Outcome(tuner, launcher), random.Random(f"{seed} {tuner} {launcher}")
+    outcome: dict[str, Any] = {"tuner": tuner, "launcher": launcher, "studies": 0, "commands": 0}
+    outcome |= dict.fromkeys(COUNTS, 0)
+    rng = random.Random(f"{seed} {tuner} {launcher}")
     reference = Study(folder / "reference", tuner, launcher)
     if reference.run() != 0:
         raise SystemExit(f"the uninterrupted study failed; see {reference.log}")
     duration, expected = time.monotonic() - started, reference.tables()
     print(f"{tuner}, {launcher}: uninterrupted in {duration:.0f} s, {len(reference.finished())} trials", flush=True)
-    while outcome.kills < kills:
-        outcome.studies += 1
-        study = Study(folder / f"study-{outcome.studies}", tuner, launcher)
+    while outcome["kills"] < kills:
+        outcome["studies"] += 1
+        study = Study(folder / f"study-{outcome['studies']}", tuner, launcher)
         killed_study(study, outcome, kills, duration, rng)
-        outcome.commands += study.commands
-        outcome.different_rows += different_rows(expected, study.tables())
-        outcome.temporaries += len(study.temporaries())
-    outcome.seconds = round(time.monotonic() - started, 1)
+        outcome["commands"] += study.commands
+        outcome["different_rows"] += different_rows(expected, study.tables())
+        outcome["temporaries"] += len(study.temporaries())
+    outcome["seconds"] = round(time.monotonic() - started, 1)
     return outcome
 
 
-def killed_study(study: Study, outcome: Outcome, kills: int, duration: float, rng: random.Random) -> None:
+def killed_study(study: Study, outcome: dict[str, Any], kills: int, duration: float, rng: random.Random) -> None:
     """Run a study until it finishes, and kill it until `kills` is reached."""
     finished: set[tuple[str, str]] = set()
     while True:
-        moment = rng.uniform(0, duration) if outcome.kills < kills else None
+        moment = rng.uniform(0, duration) if outcome["kills"] < kills else None
         before = study.trained()
         status = study.run(moment)
         trained = study.trained() - before
         again = sorted(trial for trial, times in trained.items() if times > 1 or trial in finished)
         now_finished = study.finished()
         lost = sorted(finished - now_finished)
-        outcome.repeated_trials += len(again)
-        outcome.lost_trials += len(lost)
+        outcome["repeated_trials"] += len(again)
+        outcome["lost_trials"] += len(lost)
         text = study.log.read_text(errors="replace")
-        outcome.tracebacks += "Traceback (most recent call last)" in text
+        outcome["tracebacks"] += "Traceback (most recent call last)" in text
         if status is None:
-            outcome.kills += 1
+            outcome["kills"] += 1
         where = f"{moment:.1f} s" if moment is not None else "to its end"
         result = "killed" if status is None else f"status {status}"
-        print(f"  {outcome.kills}: {where}: {result}, {len(now_finished)} trials finished", flush=True)
+        print(f"  {outcome['kills']}: {where}: {result}, {len(now_finished)} trials finished", flush=True)
         if lost or again or status not in (None, 0) or "Traceback (most" in text:
             print(f"    LOOK: lost {lost}, repeated {again}; {study.log}", flush=True)
         finished |= now_finished
         if status == 0:
             return
         if status is not None:
-            outcome.refusals += 1
-            if outcome.refusals > 5:
+            outcome["refusals"] += 1
+            if outcome["refusals"] > 5:
                 raise SystemExit(f"the study does not resume: {text[-2000:]}")
 
 
-def record(output: Path, outcomes: list[Outcome]) -> None:
+def record(output: Path, outcomes: list[dict[str, Any]]) -> None:
     """Write JSON; runs of other tuners and launchers in the file, and its key `states`, are kept."""
     # The machine record of the benchmarks includes commit and load.
     sys.path.insert(0, str(TESTS.parent / "benchmarks"))
@@ -253,9 +237,8 @@ def record(output: Path, outcomes: list[Outcome]) -> None:
     runs = {(run["tuner"], run["launcher"]): run for run in before.get("runs", [])}
     for outcome in outcomes:
         more = {"ended": utc_timestamp(), "versions": versions()}
-        runs[outcome.tuner, outcome.launcher] = dataclasses.asdict(outcome) | more
-    summed = ("kills", "lost_trials", "repeated_trials", "different_rows", "refusals", "tracebacks", "temporaries")
-    totals = {name: sum(run[name] for run in runs.values()) for name in summed}
+        runs[outcome["tuner"], outcome["launcher"]] = outcome | more
+    totals = {name: sum(run[name] for run in runs.values()) for name in COUNTS}
     write_json(output, {**before, **totals, "runs": list(runs.values()), "machine": machine()})
 
 
@@ -276,9 +259,8 @@ def main() -> int:
             if arguments.output:
                 record(arguments.output, outcomes)
     for outcome in outcomes:
-        print(json.dumps(dataclasses.asdict(outcome)))
-    wrong = sum(o.lost_trials + o.repeated_trials + o.different_rows + o.refusals + o.tracebacks for o in outcomes)
-    return 1 if wrong else 0
+        print(json.dumps(outcome))
+    return int(any(outcome[name] for outcome in outcomes for name in COUNTS[1:-1]))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_CHANGES = (
-    "open,openat,creat,write,writev,pwrite64,pwritev,pwritev2,lseek,truncate,ftruncate,fallocate,fsync,fdatasync,"
-    "rename,renameat,renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,chmod,fchmod,fchmodat,"
+_CALLS = (
+    "open,openat,creat,write,writev,pwrite64,pwritev,lseek,truncate,ftruncate,fsync,fdatasync,rename,renameat,renameat2,"
+    "link,linkat,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,chmod,fchmod,fchmodat,"
     "dup,dup2,dup3,fcntl"
 )
-# Writes whose content strace does not show; there are none.
-_HIDDEN = "copy_file_range,sendfile,splice,mmap"
 _CALL = re.compile(r"(\w+)\((.*)\) += (-?\d+)")
 _STRING = re.compile(r'"((?:\\x..)*)"')
 _OPENED = re.compile(r"(-?\w+)<((?:\\x..)*)>(\(deleted\))?")
@@ -42,7 +40,7 @@ def record(command: list[str], folder: Path, environment: dict[str, str]) -> lis
     tracing = ["strace", "-f", "--seccomp-bpf", "-y", "-xx", "-s", str(2**28), "-o", str(log)]
     output = log.with_suffix(".log")
     with output.open("wb") as file:
-        arguments = [*tracing, "-e", f"trace={_CHANGES},{_HIDDEN}", *command]
+        arguments = [*tracing, "-e", f"trace={_CALLS}", *command]
         done = subprocess.run(arguments, cwd=folder, env=environment, stdout=file, stderr=file, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{command}: status {done.returncode}\n{output.read_text()[-3000:]}")
@@ -117,12 +115,8 @@ class _Parser:
             yield Operation("write", path, data=data, offset=offset)
         elif call in ("fsync", "fdatasync"):
             yield Operation("sync", path)
-        elif call == "ftruncate":
-            yield Operation("truncate", path, offset=int(last))
-        elif call == "fchmod":
-            yield Operation("chmod", path)
-        elif call != "fcntl" and (call != "mmap" or ("PROT_WRITE" in arguments and "MAP_SHARED" in arguments)):
-            raise NotImplementedError(f"{path}: written by {call}")
+        elif call in ("ftruncate", "fchmod"):
+            yield Operation(call[1:], path, offset=int(last) if call == "ftruncate" else 0)
 
     def _on(self, kind: str, path: str | None, target: str = "", offset: int = 0) -> Iterator[Operation]:
         if path is not None:

@@ -5,24 +5,23 @@ python tests/crashes/run.py --output benchmarks/results/soak.json
     operations   on files of the study and the cache, recorded with strace
     states       four for every operation, see `states`; `distinct` ones are tried, each in a fork of this process
     lost         trials that were durable and are missing in a state; files that are not durable when the command ends
-    repeated     trials that a state lists as finished, and that are trained again
+    repeated     trials that a state lists as finished, or models that it keeps, and that are trained again
     different    rows of tables, values of JSON files and arrays that differ from those of the uninterrupted study
     refused      commands that exited with another status than 0
     tracebacks   commands that printed a traceback
-    temporaries  temporary files that are left after the resumed command
+    temporaries  temporary files, and kept models, that are left after the resumed command
     read         files that were read although states that differ only in them count as equal
 """
 
 import argparse
 import functools
-import gc
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -39,34 +38,37 @@ import pandas as pd
 import stubbed
 from recording import Operation, record
 from soak import TIMES, different_rows
-from states import KEPT, NEVER_READ, Files, Folder, State, digest, read_files, states, write_files
+from states import KEPT, NEVER_READ, Files, Folder, State, read_files, readable, states, write_files
 
 from catsdogs.base.files import write_json
 from catsdogs.base.provenance import utc_timestamp
 
-_SIZES = ("operations", "states", "distinct", "tried")
 FAULTS = ("lost", "repeated", "different", "refused", "tracebacks", "temporaries", "read")
+COUNTS = ("operations", "states", "distinct", "tried", *FAULTS, "seconds")
 
-_LONGEST_SECONDS = 600  # a longer command is killed
+_LONGEST_SECONDS = 600  # a longer command is considered hung
 _AGE_SECONDS = 2 * 86400  # of the files of a state: younger temporary files may belong to another process
-_VARYING = {*TIMES, "ended_seconds", "pid", "command", "resumed_after"}  # columns and keys that depend on the run
+# Columns and keys that depend on the run; engines: only of activations that this run has computed.
+_VARYING = {*TIMES, "ended_seconds", "pid", "command", "resumed_after", "engines"}
 _NOT_KEPT = re.compile(rf"{NEVER_READ.pattern}|/[.]")  # files that a finished study does without
-_HIDDEN = {".hydra", ".retrain", ".lock", ".locks"}  # names that start with a dot and are not temporary
+_LEFT = re.compile(r"(^|/)[.](?!(hydra|retrain|lock|locks)$)[^/]*$|/[.]retrain/kept$")
+_attempt: dict[str, Any] = {}  # what `_resume` tries, in the processes forked from this one
 
 _DATA = ("data=sample", "data.sample.images_per_class=8", "data.sample.test_images=1", "cache=cache")
 _NETWORK = ("backbone=small_cnn", "backbone.builder=tiny_backbone.build", "~backbone.arguments.filters")
 _SPACE = ("backbone.image_size=32", "space=small_cnn", "~space.l2", "space.dropout.step=0.2")
 _STUDY: tuple[str, ...] = ("-m", "study=crash", "tuner=random,hyperband,grid", "tuner.max_trials=4", "fit.epochs=3")
 _STUDY += ("space.unfreeze_depth.values=[2,5]", *_DATA, *_NETWORK, *_SPACE)
-_JOB: tuple[str, ...] = ("study=crash", "tuner.max_trials=1", "fit.epochs=2", "features.dtype=float16")
-_JOB += ("features.engine=tensorflow", "space.unfreeze_depth.values=[2]", "tta=flip", *_DATA, *_NETWORK, *_SPACE)
+_JOB: tuple[str, ...] = ("study=crash", "tuner.max_trials=1", "fit.epochs=2", "split.folds=2")
+_JOB += ("features.dtype=float16", "features.engine=tensorflow", "space.unfreeze_depth.values=[2]", "tta=flip")
+_JOB += (*_DATA, *_NETWORK, *_SPACE)
 
 # By name: stub, command with its arguments, and the scenario that leaves the files with which it starts.
 SCENARIOS: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "study": (stubbed.FAKE, ("search", *_STUDY), ""),
-    "two jobs at a time": (stubbed.FAKE, ("search", *_STUDY, "hydra.launcher.jobs=2"), ""),
     "activations": (stubbed.REAL, ("search", *_JOB), ""),
-    "final model": (stubbed.REAL, ("retrain", "study=crash", _NETWORK[1]), "activations"),
+    "final model": (stubbed.REAL, ("retrain", "study=crash", "ensemble=folds", _NETWORK[1]), "activations"),
+    "two jobs at a time": (stubbed.FAKE, ("search", *_STUDY, "hydra.launcher.jobs=2"), ""),
+    "study": (stubbed.FAKE, ("search", *_STUDY), ""),
 }
 
 
@@ -88,8 +90,8 @@ def recorded(name: str, folder: Path) -> Recording:
     before: Files = recorded(earlier, folder).after if earlier else {}
     study = folder.resolve() / name.replace(" ", "-")
     write_files(study, before)
-    path = [str(Path(__file__).parents[number]) for number in range(3)]
-    operations = record(stubbed.command_line(kind, *words), study, {**os.environ, "PYTHONPATH": os.pathsep.join(path)})
+    path = os.pathsep.join(str(Path(__file__).parents[number]) for number in range(3))
+    operations = record(stubbed.command_line(kind, *words), study, {**os.environ, "PYTHONPATH": path})
     rebuilt = Folder(before)
     for operation in operations:
         rebuilt.apply(operation)
@@ -99,57 +101,50 @@ def recorded(name: str, folder: Path) -> Recording:
     return Recording((kind, *words), study, before, operations, other)
 
 
-def try_states(recording: Recording, folder: Path, processes: int, sampled: bool) -> Counter[str]:
-    """Resume from every distinct state of a recording, or from a sample; return the counts."""
+def try_states(recording: Recording, folder: Path, sampled: int) -> Counter[str]:
+    """Resume from every distinct state of a recording, or from `sampled` of them; return the counts."""
     started, counts = time.monotonic(), Counter(operations=len(recording.operations))
-    chosen = _distinct(recording, sampled, counts)
+    chosen = _distinct(recording, counts)
+    chosen = chosen[:: max(1, len(chosen) // sampled)] if sampled else chosen
     write_files(folder, {"first": None} | {f"first/{path}": content for path, content in recording.before.items()})
     stubbed.remember(recording.command, folder / "first")
-    expected = _tables(recording.after, recording.folder)
-    running: dict[int, tuple[State, Path]] = {}
-    for number, state in enumerate(chosen):
-        if len(running) == processes:
-            _collect(running, counts)
-        study = folder / f"state-{number}"
-        write_files(study, _moved(state.files, recording.folder, study))
-        if not (process := os.fork()):
-            _resume_in_child(recording.command, study, expected, _finished(state.files))
-        running[process] = state, study
-    while running:
-        _collect(running, counts)
-    counts["tried"], counts["seconds"] = len(chosen), round(time.monotonic() - started)
+    _attempt.update(recording=recording, folder=folder, states=chosen)
+    _attempt["expected"] = _tables(recording.after, recording.folder)
+    with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
+        results = pool.imap_unordered(_resume, range(len(chosen)))
+        for _ in chosen:
+            number, faults = results.next(_LONGEST_SECONDS)
+            counts.update(faults, tried=1)
+            if any(faults.values()):
+                _print(chosen[number], f"{faults}; see {folder}/{number}.log")
+            if counts["tried"] % 50 == 0:
+                left = (time.monotonic() - started) / counts["tried"] * (len(chosen) - counts["tried"]) / 60
+                print(f"  {counts['tried']}/{len(chosen)} states, {left:.0f} min left: {dict(counts)}", flush=True)
+    counts["seconds"] = round(time.monotonic() - started)
     return counts
 
 
-def _distinct(recording: Recording, sampled: bool, counts: Counter[str]) -> list[State]:
-    """Return the distinct states, or one for every kind of operation on every file; count what a state lost."""
-    known: dict[int, tuple[object, bytes]] = {}
-    distinct: dict[str, State] = {}
-    groups: dict[tuple[str, str], dict[str, State]] = {}
+def _distinct(recording: Recording, counts: Counter[str]) -> list[State]:
+    """Return the distinct states; count what a state lost."""
+    distinct: dict[Any, State] = {}
     durable: set[tuple[str, str]] = set()
     ending: dict[str, Files] = {}
     for state in states(recording.before, recording.operations):
         counts["states"] += 1
         operation, ending[state.variant] = state.operation, state.files
         if state.variant == KEPT and operation.kind == "sync":
-            durable |= _finished(state.files, operation.path)
+            durable |= {trial for trial in _finished(state.files, operation.path) if trial[0] != stubbed.RETRAIN}
         if lost := durable - _finished(state.files):
             counts["lost"] += len(lost)
             _print(state, f"lost {sorted(lost)}")
-        key = digest(state.files, known)
-        distinct.setdefault(key, state)
-        path = re.sub(r"small_cnn-[^/]*|-[a-z0-9_]{8}(?=\.|/|$)|[0-9a-f]{16,}|\d+", "*", operation.path)
-        groups.setdefault((operation.kind, path), {})[key] = state
+        distinct.setdefault(readable(state.files), state)
     counts["distinct"] = len(distinct)
     for path, content in recording.after.items():
         durable_file = all(files.get(path) == content for files in ending.values())
         if content and path.startswith("multirun/") and not _NOT_KEPT.search(path) and not durable_file:
             counts["lost"] += 1
             print(f"  LOOK: {path} is not durable when the command ends", flush=True)
-    if not sampled:
-        return list(distinct.values())
-    picked = [list(group)[number % len(group)] for number, group in enumerate(groups.values())]
-    return [distinct[key] for key in dict.fromkeys(picked)]
+    return list(distinct.values())
 
 
 def _moved(files: Files, old: Path, new: Path) -> Files:
@@ -159,10 +154,15 @@ def _moved(files: Files, old: Path, new: Path) -> Files:
 
 
 def _finished(files: Files, folder: str = "") -> set[tuple[str, str]]:
-    """Return (job, trial) of every `trials.csv` of a job, or only of the one in a folder."""
-    tables = [(os.path.split(path), content) for path, content in files.items()]
-    jobs = [(parent, content) for (parent, name), content in tables if name == "trials.csv" and folder in ("", parent)]
-    return {(os.path.basename(parent), trial) for parent, content in jobs for trial in _trials(content)}
+    """Return (job, trial) of every `trials.csv` of a job, and the models that `retrain` keeps; or those in a folder."""
+    finished: set[tuple[str, str]] = set()
+    for path, content in files.items():
+        parent, name = os.path.split(path)
+        if isinstance(content, bytes) and folder in ("", parent) and name == "trials.csv":
+            finished |= {(os.path.basename(parent), trial) for trial in _trials(content)}
+        elif "/.retrain/kept/" in path and name.endswith(".json") and content and files.get(path[:-4] + "bin"):
+            finished.add((stubbed.RETRAIN, name.removesuffix(".json")))
+    return finished
 
 
 @functools.cache
@@ -175,74 +175,58 @@ def _tables(files: Files, folder: Path) -> dict[str, pd.DataFrame]:
     tables = {}
     for path, content in files.items():
         name = Path(path)
-        if not isinstance(content, bytes) or any(part.startswith((".", "best.", "tuner")) for part in name.parts):
-            continue
-        content = content.replace(os.fsencode(folder), b"FOLDER")
-        if name.suffix == ".csv":
-            table = pd.read_csv(io.BytesIO(content), dtype=str)
-            tables[path] = table.drop(columns=[column for column in _VARYING if column in table])
-        elif name.suffix == ".json":
-            values = pd.json_normalize(json.loads(content)).iloc[0]
-            tables[path] = pd.DataFrame(
-                [(k, str(v)) for k, v in values.items() if not _VARYING & set(str(k).split("."))]
-            )
-        elif name.suffix == ".npy":
-            tables[path] = pd.DataFrame({"sha256": [hashlib.sha256(content).hexdigest()]})
+        hidden = any(part.startswith((".", "best.", "tuner")) for part in name.parts)
+        if isinstance(content, bytes) and not hidden and name.suffix in (".csv", ".json", ".npy"):
+            tables[path] = _table(name.suffix, content.replace(os.fsencode(folder), b"FOLDER"))
     return tables
 
 
-def _resume_in_child(command: tuple[str, ...], study: Path, expected: dict[str, Any], finished: set[Any]) -> None:
-    """Resume, write the faults next to the folder, and exit."""
-    signal.alarm(_LONGEST_SECONDS)
-    try:
-        with study.with_suffix(".log").open("w") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
-        study.with_suffix(".json").write_text(json.dumps(_resume(command, study, expected, finished)))
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(1)
+@functools.cache
+def _table(suffix: str, content: bytes) -> pd.DataFrame:
+    if suffix == ".csv":
+        table = pd.read_csv(io.BytesIO(content), dtype=str)
+        return table.drop(columns=[column for column in _VARYING if column in table])
+    if suffix == ".npy":
+        return pd.DataFrame({"sha256": [hashlib.sha256(content).hexdigest()]})
+    values = pd.json_normalize(json.loads(content)).iloc[0]
+    return pd.DataFrame([(k, str(v)) for k, v in values.items() if not _VARYING & set(str(k).split("."))])
 
 
-def _resume(command: tuple[str, ...], study: Path, expected: dict[str, Any], finished: set[Any]) -> dict[str, int]:
-    opened: set[str] = set()
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(arguments[0], str) and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
-            opened.add(arguments[0])
-
+def _resume(number: int) -> tuple[int, dict[str, int]]:
+    """Resume from a state, and return its number and its faults; called in a process of its own."""
+    recording, state = _attempt["recording"], _attempt["states"][number]
+    study, log = _attempt["folder"] / f"state-{number}", _attempt["folder"] / f"{number}.log"
+    write_files(study, _moved(state.files, recording.folder, study))
     old = time.time() - _AGE_SECONDS
     for path in study.rglob("*"):
         os.utime(path, (old, old), follow_symlinks=False)
     os.chdir(study)
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    opened: list[str] = []
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str) and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
+            opened.append(arguments[0])
+
     sys.addaudithook(hook)
-    status = stubbed.run(*command)
+    try:
+        status = stubbed.run(*recording.command)
+    except Exception:
+        traceback.print_exc()
+        status = 1
     read = [path for path in opened if path.startswith(f"{study}/") and NEVER_READ.search(path)]
     files = read_files(study)
-    temporaries = [path for path in files if (name := os.path.basename(path)).startswith(".") and name not in _HIDDEN]
-    repeated = sorted(finished & set(stubbed.trained))
-    print(f"status {status}, temporaries {temporaries}, repeated {repeated}, read {read}", flush=True)
+    left, repeated = list(filter(_LEFT.search, files)), sorted(_finished(state.files) & set(stubbed.trained))
+    print(f"status {status}, temporaries {left}, repeated {repeated}, read {read}", flush=True)
     tables = _tables(files, study)
     # A finished job does not fill the cache again.
-    needed = {name: table for name, table in expected.items() if name in tables or not name.startswith("cache/")}
-    different = different_rows(needed, tables) if status == 0 else 0
-    counts = {"repeated": len(repeated), "different": different, "refused": int(status != 0)}
-    return counts | {"temporaries": len(temporaries), "read": len(read)}
-
-
-def _collect(running: dict[int, tuple[State, Path]], counts: Counter[str]) -> None:
-    """Wait for a process, and add its faults."""
-    process, status = os.wait()
-    state, study = running.pop(process)
-    log, result = study.with_suffix(".log"), study.with_suffix(".json")
-    faults = Counter(json.loads(result.read_text()) if status == 0 else {"refused": 1})
-    faults["tracebacks"] += "Traceback (most recent call last)" in log.read_text(errors="replace")
-    shutil.rmtree(study, ignore_errors=True)
-    counts.update(faults)
-    if +faults:
-        _print(state, f"{dict(+faults)}; see {log}")
+    expected = {name: table for name, table in _attempt["expected"].items() if name in tables or "cache/" not in name}
+    faults = {"repeated": len(repeated), "different": different_rows(expected, tables), "refused": int(status != 0)}
+    faults["tracebacks"] = int("Traceback (most recent call last)" in log.read_text(errors="replace"))
+    shutil.rmtree(study)
+    return number, faults | {"temporaries": len(left), "read": len(read)}
 
 
 def _print(state: State, problem: str) -> None:
@@ -253,26 +237,26 @@ def _print(state: State, problem: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
-    parser.add_argument("--sample", action="store_true", help="one state for every kind of operation on every file")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--sample", type=int, default=0, help="number of states to try in each scenario (default: all)")
     parser.add_argument("--folder", type=Path, help="new folder to keep the logs in (default: they are removed)")
     parser.add_argument("--output", type=Path, help="JSON file; other keys in it are kept")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="crashes-") as temporary:
+    scenarios: dict[str, dict[str, int]] = {}
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # faster than a disk
+    with tempfile.TemporaryDirectory(prefix="crashes-", dir=memory) as temporary:
         folder = (arguments.folder or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         stubbed.warm_up()
-        gc.freeze()
-        scenarios: dict[str, dict[str, int]] = {}
         for name in arguments.scenario:
             states_folder = folder / f"{name.replace(' ', '-')}-states"
-            counts = try_states(recorded(name, folder), states_folder, arguments.processes, arguments.sample)
-            scenarios[name] = {key: counts[key] for key in (*_SIZES, *FAULTS, "seconds")}
+            counts = try_states(recorded(name, folder), states_folder, arguments.sample)
+            scenarios[name] = {key: counts[key] for key in COUNTS}
             print(f"{name}: {scenarios[name]}", flush=True)
-    totals = {key: sum(counts[key] for counts in scenarios.values()) for key in (*_SIZES, *FAULTS, "seconds")}
-    if arguments.output:
-        before = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
-        write_json(arguments.output, {**before, "states": {**totals, "ended": utc_timestamp(), "scenarios": scenarios}})
+            totals = {key: sum(one[key] for one in scenarios.values()) for key in COUNTS}
+            if arguments.output:
+                before = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+                ended = {**totals, "ended": utc_timestamp(), "scenarios": scenarios}
+                write_json(arguments.output, {**before, "states": ended})
     print(json.dumps(totals))
     return int(any(totals[name] for name in FAULTS))
 

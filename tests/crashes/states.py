@@ -4,7 +4,6 @@ kept: the process was killed. The others are power failures: halved and dropped 
 not synced, although the names of the files changed; unnamed also loses names in folders that were not synced.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -134,17 +133,9 @@ def states(before: Files, operations: list[Operation]) -> Iterator[State]:
             yield State(number, operation, variant, folder.files(variant))
 
 
-def digest(files: Files, known: dict[int, tuple[object, bytes]]) -> str:
-    """Return a digest of names, kinds and contents that a command may read; `known` stores those of contents."""
-    sha256 = hashlib.sha256()
-    for path, content in sorted(files.items()):
-        sha256.update(f"{path}\0{type(content).__name__}\0".encode("utf-8", "surrogateescape"))
-        if content and not NEVER_READ.search(path):
-            if id(content) not in known:
-                data = content.encode() if isinstance(content, str) else content
-                known[id(content)] = content, hashlib.sha256(data).digest()
-            sha256.update(known[id(content)][1])
-    return sha256.hexdigest()
+def readable(files: Files) -> frozenset[tuple[str, bytes | str | None]]:
+    """Return names, kinds and contents that a command may read."""
+    return frozenset((path, b"" if content and NEVER_READ.search(path) else content) for path, content in files.items())
 
 
 def read_files(folder: Path) -> Files:

@@ -4,12 +4,14 @@
 """
 
 import contextlib
-import copy
+import functools
+import gc
 import importlib
 import math
 import os
 import pickle
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +24,10 @@ import pytest
 import catsdogs
 
 FAKE, REAL = "fake", "real"
+RETRAIN = "retrain"  # in place of a job
 
-trained: list[tuple[str, str]] = []  # (job, trial) of every training in this process, parents included
-_installed: list[cheap.Job] = []
-_configurations: dict[tuple[str, ...], Any] = {}  # that Hydra has composed
+trained: list[tuple[str, str]] = []  # (job, trial) or (retrain, member) of every training in this process
+_remembered: dict[Any, bytes] = {}  # pickled results of slow functions without side effects
 _PACKAGE = Path(catsdogs.__file__).parent
 
 
@@ -33,16 +35,13 @@ class _Fake(cheap.Job):
     """The fakes of `cheap`, on the images of the study and with its files."""
 
     def __init__(self) -> None:
-        self.reset_to(np.zeros(0))
-
-    def reset_to(self, labels: np.ndarray) -> None:
-        self.trained, self.before, self.labels = [], lambda training: None, labels
+        self.trained, self.before = [], lambda training: None
 
     def build(self, config: Any, dataset: Any, folds: Any) -> tuple[Any, Any]:
         from catsdogs.training.trial_data import TrialData, live_views
 
         live_views(config, dataset.rows, dataset.root)
-        self.reset_to(dataset.rows["label"].to_numpy())
+        self.labels = dataset.rows["label"].to_numpy()
         features: Any = SimpleNamespace(problem=None, views=1, at_cut=lambda cut: None)
         features.prepare, features.reading, features.summary = lambda: None, contextlib.nullcontext, dict
         return TrialData(features, self.labels.astype(np.float32), tuple(folds)), cheap.Models()
@@ -61,22 +60,26 @@ def _train(model: Any, views: Any, labels: Any, fold: Any, fit: Any, plan: Any, 
     return Training(history.assign(learning_rate=0.1, seconds=0.0), plan.epochs, scores[-1], 0.5)
 
 
+@functools.cache
 def install(kind: str) -> None:
     """Replace training in this process."""
-    if _installed:
-        return
+    from catsdogs.final.kept_members import KeptMembers
     from catsdogs.tuning.tuner import Search
 
     patches, fake = pytest.MonkeyPatch(), _Fake()
-    _installed.append(fake)
-    records_to_train = Search._records_to_train
+    records_to_train, write = Search._records_to_train, KeptMembers.write
 
     def counted(self: Any, record: Any, run: int) -> Any:
         records, weights = records_to_train(self, record, run)
         trained.extend((self._folder.name, one.trial) for one in records)
         return records, weights
 
+    def kept(self: Any, name: str, *trained_model: Any) -> None:
+        trained.append((RETRAIN, name))
+        write(self, name, *trained_model)
+
     patches.setattr(Search, "_records_to_train", counted)
+    patches.setattr(KeptMembers, "write", kept)
     patches.setattr("catsdogs.tuning.job._forget_models", lambda: None)
     patches.setattr("catsdogs.training.execution.train", fake.train if kind == FAKE else _train)
     if kind == FAKE:
@@ -84,21 +87,16 @@ def install(kind: str) -> None:
         patches.setattr(Search, "_predictions", fake.predictions)
 
 
+@dataclass(frozen=True)
 class Task:
     """Task of a command, which installs the stub in the process of the job."""
 
-    def __init__(self, kind: str, command: str) -> None:
-        self._kind, self._command = kind, command
+    kind: str
+    command: str
 
     def __call__(self, config: Any) -> Any:
-        install(self._kind)
-        return _module(self._command).task(config)
-
-
-def _module(command: str) -> Any:
-    from catsdogs import retrain, search
-
-    return {"search": search, "retrain": retrain}[command]
+        install(self.kind)
+        return importlib.import_module(f"catsdogs.{self.command}").task(config)
 
 
 def run(kind: str, command: str, *arguments: str) -> int:
@@ -107,7 +105,8 @@ def run(kind: str, command: str, *arguments: str) -> int:
 
     sys.argv = [f"catsdogs-{command}", *arguments]
     try:
-        return hydra_application(command, Task(kind, command), _module(command)._complete)
+        complete = importlib.import_module(f"catsdogs.{command}")._complete
+        return hydra_application(command, Task(kind, command), complete)
     except SystemExit as stop:
         return int(stop.code or 0)
 
@@ -127,8 +126,10 @@ def warm_up() -> None:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.utils import run_job
 
+    from catsdogs.base.records import Table
     from catsdogs.launching.isolated import IsolatedLauncher
     from catsdogs.launching.registration import register
+    from catsdogs.study import trials
 
     register()  # Hydra imports its plugins once, before the forks
 
@@ -137,29 +138,55 @@ def warm_up() -> None:
         names = "hydra.sweep.dir", "hydra.sweep.subdir"
         return [run_job(self._task, config, *names, hydra_context=self._context) for config in configs]
 
-    compose = ConfigLoaderImpl._load_configuration_impl
+    def configuration_key(
+        loader: Any, config_name: Any, overrides: Any, run_mode: Any, *more: Any, **named: Any
+    ) -> Any:
+        return str(config_name), str(overrides), str(run_mode)
 
-    def remembered(self: Any, config_name: Any, overrides: Any, run_mode: Any, *more: Any, **named: Any) -> Any:
-        key = str(config_name), str(overrides), str(run_mode)
-        if key not in _configurations:
-            _configurations[key] = copy.deepcopy(compose(self, config_name, overrides, run_mode, *more, **named))
-        configuration = copy.deepcopy(_configurations[key])
+    compose = _remembering(ConfigLoaderImpl._load_configuration_impl, configuration_key)
+
+    def composed(*arguments: Any, **named: Any) -> Any:
+        configuration = compose(*arguments, **named)
         configuration.hydra.runtime.cwd = os.getcwd()
         return configuration
 
     patches = pytest.MonkeyPatch()
     patches.setattr(IsolatedLauncher, "launch", launch)
-    patches.setattr(ConfigLoaderImpl, "_load_configuration_impl", remembered)
+    patches.setattr(ConfigLoaderImpl, "_load_configuration_impl", composed)
+    patches.setattr(Table, "read", _remembering(Table.read, lambda table, file: (id(table), _content(file))))
+    for module in ("study.jobs", "study.resume_state", "comparison.study_data"):
+        patches.setattr(f"catsdogs.{module}.read_trials", _remembering(trials.read_trials, _content))
+    patches.setattr("hydra.core.utils._save_config", lambda *arguments: None)
     patches.setattr("catsdogs.comparison.page.writing._render", lambda *arguments: "<title>report</title>")
+    patches.setattr("os.fsync", lambda handle: None)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def _content(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() else None
+
+
+def _remembering(function: Any, key_of: Any) -> Any:
+    """Return a function that calls another one only once for every key."""
+
+    def remembering(*arguments: Any, **named: Any) -> Any:
+        key = function.__qualname__, key_of(*arguments, **named)
+        if key not in _remembered:
+            _remembered[key] = pickle.dumps(function(*arguments, **named))
+        return pickle.loads(_remembered[key])
+
+    return remembering
 
 
 def remember(command: tuple[str, ...], folder: Path) -> None:
-    """Run a command in a process of its own, and remember the configurations that it composes: Hydra takes seconds."""
+    """Run a command in a process of its own, and remember the results of its slow functions."""
     if not (process := os.fork()):
         os.chdir(folder)
         status = run(*command)
-        Path("configurations").write_bytes(pickle.dumps(_configurations))
+        Path("remembered").write_bytes(pickle.dumps(_remembered))
         os._exit(status)
     if os.waitpid(process, 0)[1] != 0:
         raise RuntimeError(f"{command} failed in {folder}")
-    _configurations.update(pickle.loads((folder / "configurations").read_bytes()))
+    _remembered.update(pickle.loads((folder / "remembered").read_bytes()))

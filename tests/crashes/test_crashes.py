@@ -1,4 +1,4 @@
-"""The states after file operations, and a sample of those of a small study."""
+"""The states after file operations, and a sample of those of a job and its final model."""
 
 import os
 import shutil
@@ -49,7 +49,8 @@ def test_only_abandoned_temporary_files_and_folders_are_removed(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-def test_a_study_resumes_after_every_kind_of_operation_on_every_file():
-    command = [sys.executable, str(Path(__file__).parent / "run.py"), "--sample"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
+def test_a_study_and_a_final_model_resume_after_a_sample_of_operations():
+    arguments = ["--sample", "6", "--scenario", "activations", "final model"]
+    command = [sys.executable, str(Path(__file__).parent / "run.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
