@@ -18,7 +18,7 @@ from synthetic_images import cats_and_dogs, zip_of
 
 from catsdogs.base.errors import UserError
 
-SECONDS = 150
+SECONDS = 600
 NAMES: tuple[str, ...] = (
     "result.json",
     "trials.csv",
@@ -139,7 +139,7 @@ def _command(cases: int, files: dict[str, str], writes: tuple[str, ...], read: A
         problem,
         message=lambda value: " ".join(value["named"]) + " is missing",
         writes=writes,
-        seconds=SECONDS + 10,
+        seconds=SECONDS,
         same=True,
     )
 
