@@ -192,13 +192,9 @@ def make_study(folder: Path) -> None:
     best = write_final(write_study(folder / "study"))
     table = pd.read_csv(best.parent / CHOSEN / "validation.csv")
     write_csv(best.parent / CHOSEN / "split.csv", table.assign(split="validation")[["id", "label", "split"]])
-    config = dataclasses.asdict(composed())
-    pipeline = {
-        "tta": {"kind": "views", "views": 2, "average": "logit"},
-        "augmentation": config["augmentation"],
-        "seed": 3,
-    }
-    write_json(best / PIPELINE, {**pipeline, "calibration": {"temperature": 1.5, "floor": 0.001}, "combination": {}})
+    tta, calibration = {"kind": "views", "views": 2, "average": "logit"}, {"temperature": 1.5, "floor": 0.001}
+    pipeline = {"tta": tta, "calibration": calibration, "combination": {}, "seed": 3}
+    write_json(best / PIPELINE, pipeline | {"augmentation": dataclasses.asdict(composed())["augmentation"]})
 
 
 def plan_problem(value: Plan, valid: Any) -> str:
@@ -220,9 +216,8 @@ def pipeline_problem(value: Any, valid: Any) -> str:
 
 
 def read_tables(folder: Path, file: Path) -> Any:
-    return {"trials.csv": read_trials, "history.csv": HISTORY_TABLE.read, "validation.csv": VALIDATION_TABLE.read}[
-        file.name
-    ](file)
+    tables = {"trials": read_trials, "history": HISTORY_TABLE.read, "validation": VALIDATION_TABLE.read}
+    return tables[file.stem](file)
 
 
 def tables_problem(value: Any, valid: Any) -> str:
@@ -317,26 +312,20 @@ def weights_problem(value: Any, valid: Any) -> str:
 
 
 WEIGHTLESS = BackboneConfig("tiny_backbone.build", {}, None, 32, "none", False)
-ANY_ROW = {f"study/{CHOSEN}/{name}.csv": "csv" for name in ("trials", "history", "validation")}
+TABLES = {f"study/{CHOSEN}/{name}.csv": "csv" for name in ("trials", "history", "validation")}
+IN_STORE = {"cache/features/e*/*.npy": "npy", "cache/features/e*/about.json": "json"}
+RESULT_FILE, PLAN_FILE = {f"study/{CHOSEN}/result.json": "json"}, {"study/study.json": "json"}
+JOB = {"job/*.csv": "csv", "job/result.json": "json"}
+STUDY = {f"study/{CHOSEN}/*.csv": "csv", "study/best/*.csv": "csv", "study/best/[mr]*.json": "json"}
 READERS = {
     "archive": Reader(12_000, {"train.zip": "zip"}, make_zip, read_zip, archive_problem),
     "image": Reader(6_500, {"*/cat.1.jpg": "image"}, make_images, read_images, image_problem),
     "catalog": Reader(1_500, {"cache/catalogues/*": "csv"}, make_folder, read_folder, heals=True),
     "pixels": Reader(1_000, {"cache/pixels/*": "npy"}, make_folder, read_folder, heals=True),
-    "activations": Reader(
-        8_000,
-        {"cache/features/e*/*.npy": "npy", "cache/features/e*/about.json": "json"},
-        lambda folder: read_store(folder),
-        read_store,
-        heals=True,
-    ),
-    "result": Reader(
-        6_000, {f"study/{CHOSEN}/result.json": "json"}, make_study, read_result, result_problem, message=result_message
-    ),
-    "tables": Reader(15_000, ANY_ROW, make_study, read_tables, tables_problem),
-    "plan": Reader(
-        6_000, {"study/study.json": "json"}, make_study, lambda folder, file: read_plan(file.parent), plan_problem
-    ),
+    "activations": Reader(8_000, IN_STORE, read_store, read_store, heals=True),
+    "result": Reader(6_000, RESULT_FILE, make_study, read_result, result_problem, message=result_message),
+    "tables": Reader(15_000, TABLES, make_study, read_tables, tables_problem),
+    "plan": Reader(6_000, PLAN_FILE, make_study, lambda folder, file: read_plan(file.parent), plan_problem),
     "pipeline": Reader(
         18_000,
         {f"study/best/{PIPELINE}": "json"},
@@ -345,17 +334,9 @@ READERS = {
         pipeline_problem,
     ),
     "study": Reader(
-        1_700,
-        {f"study/{CHOSEN}/*.csv": "csv", f"study/{CHOSEN}/result.json": "json", "study/study.json": "json"}
-        | {"study/best/*.csv": "csv", "study/best/metrics.json": "json", "study/best/recipe.json": "json"},
-        make_study,
-        read_study,
-        study_problem,
-        message=study_message,
+        1_700, STUDY | RESULT_FILE | PLAN_FILE, make_study, read_study, study_problem, message=study_message
     ),
-    "resume": Reader(
-        4_000, {"job/*.csv": "csv", "job/result.json": "json"}, make_resumable, read_resumable, resumable_problem
-    ),
+    "resume": Reader(4_000, JOB, make_resumable, read_resumable, resumable_problem),
     "space": Reader(17_500, {"*.json": "space"}, make_spaces, read_space, config_problem),
     "override": Reader(1_500, {"*.txt": "override"}, make_overrides, read_override, config_problem),
     "group": Reader(800, {"*/mine.yaml": "yaml"}, make_groups, read_group, config_problem),
