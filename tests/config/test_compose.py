@@ -360,6 +360,7 @@ def test_paths_are_in_the_folder_of_the_command_or_of_the_home(composed, monkeyp
         ("mark", b"\xef\xbb\xbf# @package _global_\r\nfit:\r\n  epochs: 0\r\n", "error: fit.epochs=0: must be greater"),
         ("utf16", "fit: 1".encode("utf-16"), "utf16.yaml: cannot be read; save it as YAML in UTF-8"),
         ("broken", b"fit: [1", "broken.yaml: cannot be read; save it as YAML in UTF-8"),
+        ("long", b"seed: " + b"9" * 5000, "long.yaml: cannot be read; save it as YAML in UTF-8"),
         ("swept", b"# @package _global_\nhydra: {sweeper: {params: {study: 'a,b'}}}", "params.study: cannot be swept"),
         ("home", b"# @package _global_\nhydra: {sweeper: {params: {data.train: '~/a,~/b'}}}", "/a: not found"),
     ],

@@ -150,11 +150,13 @@ def mutated_image(rng: random.Random, data: bytes) -> tuple[bytes, str]:
     """Set width, height or another field of a header to an extreme value, with the checksum of PNG; or damage bytes."""
     content, value = bytearray(data), rng.choice((*INTEGERS, 20_000, 60_000))
     if data.startswith(b"\x89PNG"):
-        at, width = rng.choice(((16, 4), (20, 4), (24, 1), (25, 1), (28, 1)))
+        at, width = rng.choice(((16, 4), (20, 4), (16, 8), (24, 1), (25, 1), (28, 1)))
+        value = 20_000 * (2**32 + 1) if width == 8 else value  # width and height: 1.5 GiB
         content[at : at + width] = (value % 2 ** (8 * width)).to_bytes(width, "big")
         content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     elif data.startswith(b"\xff\xd8") and (frame := data.find(b"\xff\xc0")) > 0:
-        at, width = rng.choice(((5, 2), (7, 2), (4, 1), (9, 1), (11, 1)))
+        at, width = rng.choice(((5, 2), (7, 2), (5, 4), (4, 1), (9, 1), (11, 1)))
+        value = 20_000 * (2**16 + 1) if width == 4 else value
         content[frame + at : frame + at + width] = (value % 2 ** (8 * width)).to_bytes(width, "big")
     else:
         at, width = rng.randrange(4, min(len(data), 64)), rng.choice((2, 4))
