@@ -43,8 +43,8 @@ def _reading(load: Callable[[Any, str], ConfigResult]) -> Callable[[Any, str], C
         file = Path(source.path, source._normalize_file_name(config_path))
         try:
             result = load(source, config_path)
-        except (yaml.YAMLError, ValueError) as error:
-            reason = " ".join(str(error).split())
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:300]
             raise UserError(f"{file}: cannot be read; save it as YAML in UTF-8 ({reason})") from error
         result.header = source._get_header_dict(file.read_text(encoding="utf-8-sig"))
         return result

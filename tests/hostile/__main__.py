@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -41,11 +40,10 @@ def main() -> int:
     groups = {"readers": list(READERS), "commands": list(COMMANDS)}
     names = [name for one in options.only for name in groups.get(one, [one])]
     shares = {name: READERS_AND_COMMANDS[name].cases for name in names}
-    tasks = list[tuple[str, Sequence[int]]]()
-    for name, share in shares.items():
-        done = sum(len(numbers) for _, numbers in tasks)
-        count = options.cases - done if name == names[-1] else round(options.cases * share / sum(shares.values()))
-        tasks += [(name, range(start, min(start + CHUNK, count))) for start in range(0, count, CHUNK)]
+    sizes = {name: max(1, options.cases * share // sum(shares.values())) for name, share in shares.items()}
+    sizes[max(sizes, key=sizes.__getitem__)] += options.cases - sum(sizes.values())
+    tasks = [(name, range(i, min(i + CHUNK, size))) for name, size in sizes.items() for i in range(0, size, CHUNK)]
+    tasks.sort(key=lambda task: task[1].start / sizes[task[0]])  # so that a stopped run has cases of every reader
     if options.number is not None:
         tasks = [(names[0], range(options.number, options.number + 1))]
     total, started = sum(len(numbers) for _, numbers in tasks), time.monotonic()
@@ -62,13 +60,13 @@ def main() -> int:
         if done % max(1, total // 50) == 0:
             left = (time.monotonic() - started) / done * (total - done)
             print(f"{done:,} of {total:,} cases, about {format_duration(left)} left", flush=True)
+        if options.output and (done % CHUNK == 0 or done == total):
+            result = {"cases": done, "failed": failures.total(), "seed": options.seed, "readers": counts}
+            write_json(options.output, {**result, "versions": versions(), "machine": machine()})
     failed = sum(failures.values())
     for name, endings in counts.items():
         print(f"{name:12} {dict(endings)}")
     print(f"{total:,} cases, {failed} failed, {format_duration(time.monotonic() - started)}")
-    if options.output:
-        result = {"cases": total, "failed": failed, "seed": options.seed, "readers": counts}
-        write_json(options.output, {**result, "versions": versions(), "machine": machine()})
     return 1 if failed else 0
 
 

@@ -4,12 +4,14 @@ import functools
 import importlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +20,21 @@ from synthetic_images import cats_and_dogs, zip_of
 
 from catsdogs.base.errors import UserError
 
-SECONDS = 150
-NAMES: tuple[str, ...] = (
-    "result.json",
-    "trials.csv",
-    "history.csv",
-    "validation.csv",
-    "split.csv",
-    "predictions.csv",
-    "metrics.json",
-)
-NAMES += ("recipe.json", "pipeline.json", "model.keras", "train.zip", "test.zip", "select.csv", "study.json")
+SECONDS = 600
+NAMES = re.compile(r"\b(\w+\.(?:json|csv|keras|zip))\b")
 JOB, OTHER = "small_cnn-none-cosine-none", "small_cnn-flip-cosine-none"
 SEARCH = (
-    *("search", "study=s", "data.train=train.zip", "data.test=test.zip", "backbone=small_cnn", "cache=cache"),
-    *(
-        "backbone.builder=tiny_backbone.build",
-        "~backbone.arguments.filters",
-        "backbone.image_size=32",
-        "space=small_cnn",
-    ),
-    *(
-        "space.unfreeze_depth.values=[2]",
-        "model.dense_units=8",
-        "tuner.max_trials=2",
-        "fit.epochs=2",
-        "fit.batch_size=8",
-    ),
-    *("features.engine=tensorflow", "label_smoothing=none", "augmentation=none"),
+    "search study=s data.train=train.zip data.test=test.zip backbone=small_cnn cache=cache space=small_cnn "
+    "backbone.builder=tiny_backbone.build ~backbone.arguments.filters backbone.image_size=32 model.dense_units=8 "
+    "space.unfreeze_depth.values=[2] tuner.max_trials=2 fit.epochs=2 fit.batch_size=8 features.engine=tensorflow "
+    "label_smoothing=none augmentation=none"
 )
-RETRAIN = ("retrain", "study=s", "tta=flip", "cache=cache", "backbone.builder=tiny_backbone.build")
+RETRAIN = "retrain study=s tta=flip cache=cache backbone.builder=tiny_backbone.build"
 
 
-def run(words: Sequence[str], folder: Path) -> tuple[int, str, str]:
+def run(command: str, folder: Path) -> tuple[int, str, str]:
     """Return exit status (negative: a signal), stdout and stderr of a command in a folder."""
+    words = shlex.split(command)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         sys.stderr.flush()
         process = os.fork()
@@ -63,7 +46,7 @@ def run(words: Sequence[str], folder: Path) -> tuple[int, str, str]:
                 os.dup2(errors.fileno(), 2)
                 sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
                 os.chdir(folder)
-                sys.argv = list(words)
+                sys.argv = words
                 status = int(importlib.import_module(f"catsdogs.{words[0]}").main())
             except SystemExit as end:
                 status = end.code if isinstance(end.code, int) else 1
@@ -84,10 +67,10 @@ def pristine() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="hostile-commands-"))
     zip_of(folder / "train.zip", cats_and_dogs(12, 12))
     zip_of(folder / "test.zip", {f"{n}.jpg": data for n, data in enumerate(cats_and_dogs(2, 2).values())})
-    for words in (SEARCH, (*SEARCH[:-1], "augmentation=flip"), RETRAIN):
-        status, _, errors = run(words, folder)
+    for command in (SEARCH, SEARCH.replace("augmentation=none", "augmentation=flip"), RETRAIN):
+        status, _, errors = run(command, folder)
         if status:
-            raise SystemExit(f"{words}: exit status {status}\n{errors}")
+            raise SystemExit(f"{command}: exit status {status}\n{errors}")
     return folder
 
 
@@ -95,11 +78,11 @@ def make(folder: Path) -> None:
     shutil.copytree(pristine(), folder, dirs_exist_ok=True)
 
 
-def reading(*words: str, output: str = "") -> Callable[[Path, Path], Any]:
+def reading(command: str, output: str = "") -> Callable[[Path, Path], Any]:
     """Return a function that runs a command; status 2 with one line is a `UserError`, and its output is the value."""
 
     def read(folder: Path, file: Path) -> Any:
-        status, out, errors = run(words, folder)
+        status, out, errors = run(command, folder)
         messages = [line for line in errors.splitlines() if line.startswith("error: ")]
         if status < 0:
             raise AssertionError("hang" if status == -signal.SIGALRM else f"signal {-status}")
@@ -107,10 +90,10 @@ def reading(*words: str, output: str = "") -> Callable[[Path, Path], Any]:
             raise AssertionError(f"traceback or warning: {errors.strip().splitlines()[-1][:150]}")
         if status == 2 and len(messages) == 1:
             raise UserError(messages[0])
-        if status and not (words[0] == "doctor" and "PROBLEM" in out):
+        if status and not (command.startswith("doctor") and "PROBLEM" in out):
             raise AssertionError(f"exit status {status}: {errors[-300:]}")
         text = (folder / output).read_text() if output else ""
-        named = sorted(name for name in NAMES if name in out + errors)
+        named = " ".join(sorted({*NAMES.findall(out + errors)}))
         return {"output": text, "jobs": [name in out for name in (JOB, OTHER)], "named": named}
 
     return read
@@ -130,58 +113,34 @@ MODEL = {"multirun/s/best/pipeline.json": "json", "multirun/s/best/model.keras":
 IN_CACHE = {"cache/catalogues/*": "csv", "cache/pixels/*": "npy", "cache/features/*/*.npy": "npy"}
 
 
-def _command(cases: int, files: dict[str, str], writes: tuple[str, ...], read: Any) -> Reader:
-    return Reader(
+TRAIN = {"train.zip": "zip"}
+CATALOGS = {"cache/catalogues/*": "csv"}
+REPORT, SEARCHED = "multirun/s/report multirun/s/leaderboard.csv", f"multirun/s/{JOB} multirun/s/.failed"
+FINAL = "multirun/s/best multirun/s/.best multirun/s/.retrain multirun/s/.hydra"
+PREDICT, AUDIT = "predict multirun/s/best test.zip --cache cache --output out.csv", "audit train.zip --study multirun/s"
+# Cases of 500, damaged files, paths that the command may write, and how it is run.
+_COMMANDS: dict[str, tuple[int, dict[str, str], str, Any]] = {
+    "report": (200, JOB_FILES | BEST, REPORT, reading("report multirun/s")),
+    "predict": (120, MODEL, "cache out.csv", reading(PREDICT, "out.csv")),
+    "retrain": (30, JOB_FILES | IN_CACHE | TRAIN, f"cache {REPORT} {FINAL}", reading(RETRAIN)),
+    "search": (40, JOB_FILES | IN_CACHE, f"cache {REPORT} {SEARCHED}", reading(SEARCH)),
+    "audit": (60, JOB_FILES | TRAIN | CATALOGS, "cache audit", reading(f"{AUDIT} --cache cache")),
+    "doctor": (30, TRAIN | CATALOGS, "cache", reading("doctor --train train.zip --cache cache")),
+    "cache": (20, {"cache/features/*/about.json": "json"}, "", reading("cache show --cache cache")),
+}
+
+
+COMMANDS = {
+    name: Reader(
         cases,
         files,
         make,
         read,
         problem,
-        message=lambda value: " ".join(value["named"]) + " is missing",
-        writes=writes,
-        seconds=SECONDS + 10,
+        message=itemgetter("named"),
+        writes=tuple(writes.split()),
+        seconds=SECONDS,
         same=True,
     )
-
-
-COMMANDS = {
-    "report": _command(
-        200, JOB_FILES | BEST, ("multirun/s/report", "multirun/s/leaderboard.csv"), reading("report", "multirun/s")
-    ),
-    "predict": _command(
-        120,
-        MODEL,
-        ("cache", "out.csv"),
-        reading("predict", "multirun/s/best", "test.zip", "--cache", "cache", "--output", "out.csv", output="out.csv"),
-    ),
-    "retrain": _command(
-        30,
-        JOB_FILES | IN_CACHE | {"train.zip": "zip"},
-        (
-            "cache",
-            "multirun/s/best",
-            "multirun/s/report",
-            "multirun/s/.best",
-            "multirun/s/.retrain",
-            "multirun/s/leaderboard.csv",
-            "multirun/s/.hydra",
-        ),
-        reading(*RETRAIN),
-    ),
-    "search": _command(
-        40, JOB_FILES | IN_CACHE, ("cache", f"multirun/s/{JOB}", "multirun/s/", "multirun/s/.failed"), reading(*SEARCH)
-    ),
-    "audit": _command(
-        60,
-        JOB_FILES | {"train.zip": "zip", "cache/catalogues/*": "csv"},
-        ("cache", "audit"),
-        reading("audit", "train.zip", "--study", "multirun/s", "--cache", "cache"),
-    ),
-    "doctor": _command(
-        30,
-        {"train.zip": "zip", "cache/catalogues/*": "csv"},
-        ("cache",),
-        reading("doctor", "--train", "train.zip", "--cache", "cache"),
-    ),
-    "cache": _command(20, {"cache/features/*/about.json": "json"}, (), reading("cache", "show", "--cache", "cache")),
+    for name, (cases, files, writes, read) in _COMMANDS.items()
 }

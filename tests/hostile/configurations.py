@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cases import HOSTILE
 from hydra import compose, initialize_config_dir
 from pydantic import TypeAdapter
 from synthetic_images import folder_of
@@ -28,33 +29,8 @@ from catsdogs.launching.registration import register
 from catsdogs.tuning.oracles import build_oracle, expected_trials
 
 TINY = ("data=sample", "backbone=small_cnn", "backbone.image_size=32", "space=small_cnn")
-OVERRIDES = (
-    *(
-        "fit.epochs=3",
-        "study=a",
-        "data.ignore=[cat.1,dog.2]",
-        "data.limit=8",
-        "seed=7",
-        "augmentation=light",
-        "tta=views",
-    ),
-    *("schedule.peak_lr=1e-3", "space.dropout.low=0.1", "space.l2={kind: float, low: 0.1, high: 0.2}", "tuner=grid"),
-    *(
-        "tta.kinds=[none,flip]",
-        "~space.l2",
-        "+space.dropout.sampling=linear",
-        "backbone.arguments.filters=8",
-        "data.train=a.zip",
-        "cache=c",
-    ),
-    *(
-        "varied=[seed]",
-        "split.folds=3",
-        "timeout.study_seconds=60",
-        "data={train: a, limit: 9}",
-        "backbone.builder=a.b",
-    ),
-)
+OVERRIDES = HOSTILE["valid_overrides"]
+GROUPS = ("augmentation/light", "schedule/cosine_warmup", "space/default", "tuner/bayesian", "backbone/small_cnn")
 
 register()
 
@@ -91,13 +67,7 @@ def read_override(folder: Path, file: Path) -> SearchConfig:
 
 
 def make_groups(folder: Path) -> None:
-    for name in (
-        "augmentation/light",
-        "schedule/cosine_warmup",
-        "space/default",
-        "tuner/bayesian",
-        "backbone/small_cnn",
-    ):
+    for name in GROUPS:
         group, option = name.split("/")
         folder_of(folder, {f"{group}/mine.yaml": (conf_dir() / group / f"{option}.yaml").read_bytes()})
 
@@ -108,13 +78,11 @@ def read_group(folder: Path, file: Path) -> SearchConfig:
 
 def make_spaces(folder: Path) -> None:
     """Write every space with every oracle."""
-    for space, oracle in itertools.product(
-        ("default", "head", "wide", "small_cnn"), ("random", "bayesian", "grid", "hyperband")
-    ):
+    spaces, oracles = ("default", "head", "wide", "small_cnn"), ("random", "bayesian", "grid", "hyperband")
+    for space, oracle in itertools.product(spaces, oracles):
         config = dataclasses.asdict(compose_words([*TINY, f"space={space}", f"tuner={oracle}"]))
-        write_json(
-            folder / f"{space}-{oracle}.json", {key: config[key] for key in ("space", "tuner", "model", "schedule")}
-        )
+        parts = {key: config[key] for key in ("space", "tuner", "model", "schedule")}
+        write_json(folder / f"{space}-{oracle}.json", parts)
 
 
 def read_space(folder: Path, file: Path) -> SearchConfig:

@@ -42,7 +42,7 @@ from catsdogs.network.backbones import load_network
 from catsdogs.study.decision import inspect_job
 from catsdogs.study.identity import fingerprint
 from catsdogs.study.jobs import read_job
-from catsdogs.study.plan import read_plan
+from catsdogs.study.plan import Plan, read_plan
 from catsdogs.study.resume_state import HISTORY_TABLE, VALIDATION_TABLE
 from catsdogs.study.trials import read_trials
 
@@ -70,7 +70,7 @@ class Reader:
         heals: whether every damaged input gives the values of the valid one, as that of a cache.
         message: returns the message in the values, for readers that report a damaged file among the others.
         writes: paths below which files may change.
-        seconds: longest time of a case.
+        seconds: longest time of a case on the processor; six times as long by the clock.
         same: whether the valid values are the same for all files.
     """
 
@@ -120,6 +120,18 @@ def make_zip(folder: Path) -> None:
 def read_zip(folder: Path, file: Path) -> Any:
     images = open_images(file, folder / "cache")
     return {path: (images.root / path).read_bytes() for path in images.paths}, images.skipped
+
+
+def archive_problem(value: Any, valid: Any) -> str:
+    """Check that every image has a path below its folder, and the content of a member."""
+    for path, content in value[0].items():
+        parts = path.split("/")
+        if not path.isprintable() or len(path) > 2048 or {"", ".", ".."} & {*parts}:
+            return f"path {path!a}"
+        # `cases.mutated_zip` adds zeros and a path; `notes.txt` may get the name of an image.
+        if content not in (*valid[0].values(), b"x", b"/etc/passwd") and content.strip(b"\0"):
+            return f"content of {path!a}"
+    return ""
 
 
 def make_images(folder: Path) -> None:
@@ -180,13 +192,18 @@ def make_study(folder: Path) -> None:
     best = write_final(write_study(folder / "study"))
     table = pd.read_csv(best.parent / CHOSEN / "validation.csv")
     write_csv(best.parent / CHOSEN / "split.csv", table.assign(split="validation")[["id", "label", "split"]])
-    config = dataclasses.asdict(composed())
-    pipeline = {
-        "tta": {"kind": "views", "views": 2, "average": "logit"},
-        "augmentation": config["augmentation"],
-        "seed": 3,
-    }
-    write_json(best / PIPELINE, {**pipeline, "calibration": {"temperature": 1.5, "floor": 0.001}, "combination": {}})
+    tta, calibration = {"kind": "views", "views": 2, "average": "logit"}, {"temperature": 1.5, "floor": 0.001}
+    pipeline = {"tta": tta, "calibration": calibration, "combination": {}, "seed": 3}
+    write_json(best / PIPELINE, pipeline | {"augmentation": dataclasses.asdict(composed())["augmentation"]})
+
+
+def plan_problem(value: Plan, valid: Any) -> str:
+    """Check that jobs are names of folders in the study, and that the start is in UTC."""
+    names = [*value.jobs, *value.run]
+    if not all(name.strip(".") and not {*name} & {*"/\\\0"} and len(name) < 256 for name in names):
+        return f"jobs {names}"
+    texts = all(isinstance(word, str) for word in value.command)
+    return "" if texts and (value.started is None or value.started.utcoffset() is not None) else "command or start"
 
 
 def pipeline_problem(value: Any, valid: Any) -> str:
@@ -199,9 +216,8 @@ def pipeline_problem(value: Any, valid: Any) -> str:
 
 
 def read_tables(folder: Path, file: Path) -> Any:
-    return {"trials.csv": read_trials, "history.csv": HISTORY_TABLE.read, "validation.csv": VALIDATION_TABLE.read}[
-        file.name
-    ](file)
+    tables = {"trials": read_trials, "history": HISTORY_TABLE.read, "validation": VALIDATION_TABLE.read}
+    return tables[file.stem](file)
 
 
 def tables_problem(value: Any, valid: Any) -> str:
@@ -228,6 +244,12 @@ def result_problem(value: Any, valid: Any) -> str:
     texts = all(isinstance(text, str) for pair in choices.items() for text in pair)
     declared = ("val_log_loss", "val_accuracy", "best_epoch", "execution")
     return "choices" if not texts else out_of_range({name: [best[name]] for name in declared if name in best})
+
+
+def result_message(value: Any) -> str:
+    """Return the error of a job with a damaged `result.json`."""
+    error = (value and value[0]["error"]) or ""
+    return error if error.startswith("result.json is ") else ""
 
 
 def read_study(folder: Path, file: Path) -> Any:
@@ -290,43 +312,33 @@ def weights_problem(value: Any, valid: Any) -> str:
 
 
 WEIGHTLESS = BackboneConfig("tiny_backbone.build", {}, None, 32, "none", False)
-ANY_ROW = {f"study/{CHOSEN}/{name}.csv": "csv" for name in ("trials", "history", "validation")}
+TABLES = {f"study/{CHOSEN}/{name}.csv": "csv" for name in ("trials", "history", "validation")}
+IN_STORE = {"cache/features/e*/*.npy": "npy", "cache/features/e*/about.json": "json"}
+RESULT_FILE, PLAN_FILE = {f"study/{CHOSEN}/result.json": "json"}, {"study/study.json": "json"}
+JOB = {"job/*.csv": "csv", "job/result.json": "json"}
+STUDY = {f"study/{CHOSEN}/*.csv": "csv", "study/best/*.csv": "csv", "study/best/[mr]*.json": "json"}
 READERS = {
-    "archive": Reader(12_000, {"train.zip": "zip"}, make_zip, read_zip),
-    "image": Reader(20_000, {"*/cat.1.jpg": "image"}, make_images, read_images, image_problem),
-    "catalog": Reader(3_000, {"cache/catalogues/*": "csv"}, make_folder, read_folder, heals=True),
-    "pixels": Reader(3_000, {"cache/pixels/*": "npy"}, make_folder, read_folder, heals=True),
-    "activations": Reader(
-        6_000,
-        {"cache/features/e*/*.npy": "npy", "cache/features/e*/about.json": "json"},
-        lambda folder: read_store(folder),
-        read_store,
-        heals=True,
-    ),
-    "result": Reader(10_000, {f"study/{CHOSEN}/result.json": "json"}, make_study, read_result, result_problem),
-    "tables": Reader(12_000, ANY_ROW, make_study, read_tables, tables_problem),
-    "plan": Reader(1_500, {"study/study.json": "json"}, make_study, lambda folder, file: read_plan(file.parent)),
+    "archive": Reader(12_000, {"train.zip": "zip"}, make_zip, read_zip, archive_problem),
+    "image": Reader(6_500, {"*/cat.1.jpg": "image"}, make_images, read_images, image_problem),
+    "catalog": Reader(1_500, {"cache/catalogues/*": "csv"}, make_folder, read_folder, heals=True),
+    "pixels": Reader(1_000, {"cache/pixels/*": "npy"}, make_folder, read_folder, heals=True),
+    "activations": Reader(8_000, IN_STORE, read_store, read_store, heals=True),
+    "result": Reader(6_000, RESULT_FILE, make_study, read_result, result_problem, message=result_message),
+    "tables": Reader(15_000, TABLES, make_study, read_tables, tables_problem),
+    "plan": Reader(6_000, PLAN_FILE, make_study, lambda folder, file: read_plan(file.parent), plan_problem),
     "pipeline": Reader(
-        6_000,
+        18_000,
         {f"study/best/{PIPELINE}": "json"},
         make_study,
         lambda folder, file: read_pipeline(file.parent),
         pipeline_problem,
     ),
     "study": Reader(
-        8_000,
-        {f"study/{CHOSEN}/*.csv": "csv", f"study/{CHOSEN}/result.json": "json", "study/study.json": "json"}
-        | {"study/best/*.csv": "csv", "study/best/metrics.json": "json", "study/best/recipe.json": "json"},
-        make_study,
-        read_study,
-        study_problem,
-        message=study_message,
+        1_700, STUDY | RESULT_FILE | PLAN_FILE, make_study, read_study, study_problem, message=study_message
     ),
-    "resume": Reader(
-        7_000, {"job/*.csv": "csv", "job/result.json": "json"}, make_resumable, read_resumable, resumable_problem
-    ),
-    "space": Reader(6_000, {"*.json": "space"}, make_spaces, read_space, config_problem),
-    "override": Reader(3_000, {"*.txt": "override"}, make_overrides, read_override, config_problem),
-    "group": Reader(1_500, {"*/mine.yaml": "yaml"}, make_groups, read_group, config_problem),
+    "resume": Reader(4_000, JOB, make_resumable, read_resumable, resumable_problem),
+    "space": Reader(17_500, {"*.json": "space"}, make_spaces, read_space, config_problem),
+    "override": Reader(1_500, {"*.txt": "override"}, make_overrides, read_override, config_problem),
+    "group": Reader(800, {"*/mine.yaml": "yaml"}, make_groups, read_group, config_problem),
     "weights": Reader(500, {"tiny.weights.h5": "bytes"}, make_weights, read_weights, weights_problem),
 }
