@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 MODEL_FOLDER = "the folder written by catsdogs.retrain (multirun/NAME/best)"
 
+# Predictions of this command are probabilities: neither labels (0, 1, cat) nor all 0.5, as in a template.
+_OWN_TABLE = r"\Aid,label\n(?:[^,\n]*,0\.5\n)*[^,\n]*,(?!0\.5\n)(?:[01]\.\d+|\d(?:\.\d+)?e-\d+)\n"
+
 # Number of images in memory at a time.
 CHUNK = 256
 
@@ -39,9 +42,8 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"{model_file}: not found; pass {MODEL_FOLDER}, or a .keras file")
     if options.model.is_dir():
         check_links(options.model, options.model.parent)
-    # A label of 0 or 1 is that of a user; predict writes probabilities.
     if options.output is not None:
-        check_output(options.output, "predict", r"\Aid,label\n.*,[^,\n]*[.e][^,\n]*\n")
+        check_output(options.output, "predict", _OWN_TABLE)
         if options.output.resolve().parent == model_file.resolve().parent:
             raise UserError(f"--output {options.output}: is in the folder of the model; use another --output=FILE")
     pipeline = _pipeline(options)

@@ -102,7 +102,8 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     top = len(folder.parts)
     for parent, folders, names in os.walk(folder):
         if len(Path(parent).parts) - top > _MAX_FOLDERS:
-            raise UserError(f"{folder}: more than {_MAX_FOLDERS} nested folders; remove {Path(parent).parts[top]}")
+            first = folder / Path(parent).parts[top]
+            raise UserError(f"{first}: more than {_MAX_FOLDERS} nested folders; remove it")
         yield parent, folders, names
 
 

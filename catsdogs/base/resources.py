@@ -19,6 +19,7 @@ _MEMORY = re.compile(r"RESOURCE_EXHAUSTED|CUDA_ERROR_OUT_OF_MEMORY|std::bad_allo
 # Text of Python errors raised in threads of TensorFlow.
 _DISK = re.compile(r"No space left on device|Disk quota exceeded")
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EFBIG)  # without the name of a file, if it is open
+_IN_PLACE = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST)  # something else in place of a file or folder
 _LIBRARIES = ("tensorflow", "jax", "jaxlib", "openvino")
 
 # Programming errors: every other trial would fail in the same way.
@@ -45,7 +46,8 @@ def as_out_of_resources(error: BaseException) -> OutOfResources | None:
             where = f" while writing {file}" if file else ""
             return OutOfResources(f"out of disk{where}: {again.format('free disk space')}")
         if number in _REFUSED or (file and one is error):
-            return OutOfResources(f"{file or 'disk'}: {reason}; {again.format('check its permissions')}")
+            fix = "remove it" if number in _IN_PLACE else "check its permissions"
+            return OutOfResources(f"{file or 'disk'}: {reason}; {again.format(fix)}")
         if "can't start new thread" in text:
             return OutOfResources(f"the system starts no more threads; {again.format('raise `ulimit -u`')}")
         if isinstance(one, MemoryError) or type(one).__name__ == "ResourceExhaustedError" or _MEMORY.search(text):

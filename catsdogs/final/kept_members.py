@@ -71,7 +71,7 @@ def kept_members(study: Path, key: str) -> Iterator[Path]:
     folder = study / ".retrain" / "kept"
     with lock_job(folder):
         for other in folder.iterdir():
-            if other.is_dir() and other.name != key:
+            if other.is_dir() and not other.is_symlink() and other.name != key:
                 shutil.rmtree(other)
         try:
             yield folder / key

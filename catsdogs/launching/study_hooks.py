@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from catsdogs.study.decision import JobDecision
 
 # Files that several processes rewrite.
+# Files of a job that Hydra opens without a check; a FIFO would block it forever.
+_WRITTEN_BY_HYDRA = ("search.log", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
 _REWRITTEN = ("study.json", "leaderboard.csv")
 
 
@@ -140,6 +142,9 @@ class StudyCallback(Callback):
         typed = [_typed(job, bool(names)) for job in jobs]
         check_search(list(zip(configs, typed, strict=True)))
         check_links(study)
+        for file in (study / name / written for name in names for written in _WRITTEN_BY_HYDRA):
+            if file.exists() and not file.is_file():
+                raise UserError(f"{file}: is not a regular file; remove it")
         for folder in [study, *(study / name for name in names)]:
             check_writable(folder, "study folder", "set another with study=NAME studies_dir=FOLDER")
         check_job_names(study)

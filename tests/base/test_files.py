@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -16,6 +17,7 @@ from catsdogs import predict
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_links, replacing, write_text
 from catsdogs.data.archive import open_images
+from catsdogs.search import main
 from catsdogs.study.plan import write_plan
 
 PREDICTIONS = "id,label\ncat.1,0.25\n"
@@ -34,6 +36,8 @@ def study(tmp_path):
     ("name", "problem"),
     [
         ("labels.csv", "not written by catsdogs-predict"),
+        ("words.csv", "not written by catsdogs-predict"),
+        ("template.csv", "not written by catsdogs-predict"),
         ("image.jpg", "not written by catsdogs-predict"),
         ("empty.csv", "not written by catsdogs-predict"),
         ("folder", "is a folder"),
@@ -47,7 +51,8 @@ def study(tmp_path):
     ],
 )
 def test_predictions_replace_only_predictions(tmp_path, monkeypatch, name, problem):
-    files = {"labels.csv": b"id,label\ncat.1,1\n", "image.jpg": b"\xff\xd8", "empty.csv": b"", "mine.csv": b"mine"}
+    files = {"words.csv": b"id,label\n1,horse\n2,cat.1\n", "template.csv": b"id,label\n1,0.5\n2,0.5\n"}
+    files |= {"labels.csv": b"id,label\ncat.1,1\n", "image.jpg": b"\xff\xd8", "empty.csv": b"", "mine.csv": b"mine"}
     best = "study/best/"
     folder_of(tmp_path, {**files, f"{best}submission.csv": PREDICTIONS.encode(), f"{best}model.keras": b""})
     (tmp_path / "folder").mkdir()
@@ -94,11 +99,43 @@ def test_a_linked_study_and_links_inside_it_are_followed(study):
         check_links(study.with_name("other"), study)
 
 
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+@pytest.mark.parametrize("name", ["job/search.log", "job/.hydra/config.yaml"])
+def test_what_is_no_file_in_place_of_a_file_of_hydra_is_refused(study, monkeypatch, capsys, make, name):
+    (study / name).parent.mkdir(exist_ok=True)
+    make(study / name)
+    monkeypatch.chdir(study.parent)
+    words = ["experiment=debug", "study=study", "studies_dir=.", "hydra.sweep.subdir=job", "hydra.run.dir=study/job"]
+    monkeypatch.setattr(sys, "argv", ["search", *words])
+    assert main() == 2
+    assert f"{name}: is not a regular file; remove it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["report study", "cache show --cache=study"])
+def test_folders_nested_without_end_are_refused(study, monkeypatch, capsys, command):
+    folder = study / "archives"
+    try:
+        for _ in range(1200):  # more than Python recurses
+            folder.mkdir()
+            monkeypatch.chdir(folder)
+            folder = Path("d")
+        monkeypatch.chdir(study.parent)
+        name, *arguments = command.split()
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        assert __import__(f"catsdogs.{name}", fromlist=["main"]).main() == 2
+        assert "more than 64 nested folders; remove it" in capsys.readouterr().err
+    finally:
+        subprocess.run(["rm", "-rf", str(study / "archives")], check=True)  # pytest would recurse
+
+
 @pytest.mark.parametrize("umask", [0o077, 0o027, 0o002])
 def test_files_and_folders_get_the_permissions_of_the_umask(tmp_path, umask):
     (tmp_path / "file").mkdir()
     before = os.umask(umask)
     try:
+        with pytest.raises(IsADirectoryError) as error, replacing(tmp_path / "file"):
+            pass
+        assert error.value.filename == str(tmp_path / "file")
         with replacing(tmp_path / "new" / "file") as temporary:
             assert temporary.stat().st_mode & 0o777 == 0o666 & ~umask
     finally:

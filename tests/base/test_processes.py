@@ -60,7 +60,7 @@ def test_a_worker_of_another_launcher_sets_its_share_once(machine, monkeypatch):
     loaded = {name: module for name, module in sys.modules.items() if name not in ("tensorflow", "jax")}
     monkeypatch.setattr(sys, "modules", loaded)
     monkeypatch.setattr(os, "environ", {**os.environ, "OMP_NUM_THREADS": "4"})
-    hydra = OmegaConf.create({"mode": RunMode.MULTIRUN, "launcher": {"n_jobs": 2}, "job": {"num": 1}})
+    hydra = OmegaConf.create({"mode": RunMode.MULTIRUN, "launcher": {"n_jobs": 2}, "job": {"num": 1, "chdir": False}})
     hydra.runtime = {"output_dir": "a-job"}
     monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
     job = JobTask(lambda config: 0.5, tracebacks=False)

@@ -4,7 +4,7 @@ import os
 import pytest
 
 import catsdogs
-from catsdogs.base.records import CorruptedFile, Record, Table
+from catsdogs.base.records import CorruptedFile, Listed, Record, Table
 
 pytestmark = pytest.mark.lowest
 
@@ -105,3 +105,12 @@ def test_a_file_of_a_newer_version_is_recognized(tmp_path, file, version, newer)
     fix = f"written by catsdogs 99.1.0; this is {catsdogs.__version__}: install 99.1.0 or newer ("
     assert (fix in str(error.value)) == newer
     assert ("corrupted (" in str(error.value)) != newer
+
+
+def test_only_some_of_many_wrong_elements_are_listed(tmp_path):
+    class Names(Record):
+        names: Listed[str]
+
+    (tmp_path / "file").write_text(f'{{"names": [{"[]," * 20_000}[]]}}')
+    with pytest.raises(CorruptedFile, match=r"names=.*at most 10000 items"):
+        Names.read(tmp_path / "file")

@@ -63,23 +63,23 @@ def _train(model: Any, views: Any, labels: Any, fold: Any, fit: Any, plan: Any, 
 @functools.cache
 def install(kind: str) -> None:
     """Replace training in this process."""
-    from catsdogs.final.kept_members import KeptMembers
+    from catsdogs.final.kept_members import write_kept
     from catsdogs.tuning.tuner import Search
 
     patches, fake = pytest.MonkeyPatch(), _Fake()
-    records_to_train, write = Search._records_to_train, KeptMembers.write
+    records_to_train = Search._records_to_train
 
     def counted(self: Any, record: Any, run: int) -> Any:
         records, weights = records_to_train(self, record, run)
         trained.extend((self._folder.name, one.trial) for one in records)
         return records, weights
 
-    def kept(self: Any, name: str, *trained_model: Any) -> None:
-        trained.append((RETRAIN, name))
-        write(self, name, *trained_model)
+    def kept(member: Path, *trained_model: Any) -> None:
+        trained.append((RETRAIN, member.name))
+        write_kept(member, *trained_model)
 
     patches.setattr(Search, "_records_to_train", counted)
-    patches.setattr(KeptMembers, "write", kept)
+    patches.setattr("catsdogs.final.members.write_kept", kept)
     patches.setattr("catsdogs.tuning.job._forget_models", lambda: None)
     patches.setattr("catsdogs.training.execution.train", fake.train if kind == FAKE else _train)
     if kind == FAKE:

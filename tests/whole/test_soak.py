@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from soak import Outcome, different_rows, killed_study
+from soak import COUNTS, different_rows, killed_study
 
 
 def test_rows_that_differ_or_are_missing_are_counted():
@@ -42,10 +42,10 @@ class Forgetful:
 
 
 def test_lost_and_repeated_trials_are_counted(tmp_path):
-    outcome = Outcome("random", "basic")
+    outcome = dict.fromkeys(COUNTS, 0)
     study: Any = Forgetful(tmp_path)
     killed_study(study, outcome, 1, 1.0, random.Random(0))
-    assert (outcome.kills, outcome.lost_trials, outcome.repeated_trials) == (1, 1, 1)
+    assert (outcome["kills"], outcome["lost_trials"], outcome["repeated_trials"]) == (1, 1, 1)
 
 
 @pytest.mark.slow
