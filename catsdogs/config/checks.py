@@ -195,7 +195,8 @@ def _check_step(key: str, low: float, high: float, step: float, log: bool) -> No
     if steps < 1 - 1e-9:
         raise UserError(f"{key}.step={step:g}: larger than the range from {low:g} to {high:g}; use a smaller step")
     if steps > MOST_VALUES:
-        raise UserError(f"{key}.step={step:g}: gives more than {MOST_VALUES:,} values; use a larger step, or remove it")
+        values = f"more than {MOST_VALUES:,} values from low to high"
+        raise UserError(f"{key}.step={step:g}: gives {values}; use a larger step, or remove it")
 
 
 def _check_tuner(config: SearchConfig) -> None:

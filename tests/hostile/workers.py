@@ -39,7 +39,7 @@ GOOD = (SAME, VALID, MESSAGE, STATUS_2)
 ESCAPED = Path("/tmp/hostile-escaped.jpg")  # target of a member of a zip
 
 KEYLESS = re.compile(  # messages about a whole file or the grammar of Hydra
-    r"codec can't decode|field larger than|more than 32 nested lists|: listed twice|\(truncated\)|"
+    r"codec can't (de|en)code|field larger than|more than 32 nested lists|: listed twice|\(truncated\)|"
     r"settings of its trials are unknown|Exceeds the limit \(4300|Error resolving interpolation"
 )
 READERS_AND_COMMANDS = READERS | COMMANDS
