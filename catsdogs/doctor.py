@@ -132,7 +132,8 @@ def _weights(weights: str) -> Finding:
     from catsdogs.network.backbones import build_backbone
 
     if weights != "imagenet" and not Path(weights).is_file():
-        return Finding(False, f"--weights {weights}", "file not found; pass imagenet or a .weights.h5 or .h5 file")
+        problem = "is not a file" if Path(weights).exists() else "file not found"
+        return Finding(False, f"--weights {weights}", f"{problem}; pass imagenet or a .weights.h5 or .h5 file")
     backbone = BackboneConfig("keras.applications.MobileNetV2", {"alpha": 1.0}, weights, 224, "minus_one_to_one", False)
     try:
         build_backbone(backbone)

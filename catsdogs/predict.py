@@ -30,8 +30,8 @@ MODEL_FOLDER = "the folder written by catsdogs.retrain (multirun/NAME/best)"
 # Predictions of this command are probabilities: neither labels (0, 1, cat) nor all 0.5, as in a template.
 _OWN_TABLE = r"\Aid,label\n(?:[^,\n]*,0\.5\n)*[^,\n]*,(?!0\.5\n)(?:[01]\.\d+|\d(?:\.\d+)?e-\d+)\n"
 
-# Number of images in memory at a time.
-CHUNK = 256
+# Images in memory at a time, and their pixels in bytes.
+_CHUNK, _CHUNK_BYTES = 256, 2**27
 
 
 def _predict(arguments: Sequence[str] | None = None) -> int:
@@ -55,8 +55,9 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
     model = load_model(model_file, f"pass {MODEL_FOLDER}")
     forward = _engine(model, model_file)
     size = int(model.input_shape[1])
-    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    p_dog = np.concatenate([_predict_chunk(forward, size, chunk, pipeline) for chunk in chunks])
+    count = max(1, min(_CHUNK, _CHUNK_BYTES // (size * size * 3)))
+    chunks = [paths[start : start + count] for start in range(0, len(paths), count)]
+    p_dog = np.concatenate([_predict_chunk(forward, size, chunk, pipeline, model_file) for chunk in chunks])
     undecodable = [name for name, value in zip(ids, p_dog, strict=True) if np.isnan(value)]
     print(describe_rows(ids, len(paths), undecodable), file=sys.stderr)
     table = pd.DataFrame({"id": ids, "label": np.where(np.isnan(p_dog), FALLBACK_PROBABILITY, p_dog)})
@@ -71,6 +72,8 @@ def _engine(model: Any, file: Path) -> Any:
     """Return the inference engine of a model with input (None, S, S, 3) and output (None, 1)."""
     from catsdogs.features.engine import build_engine
 
+    if isinstance(model.input, dict) or isinstance(model.output, dict):
+        raise UserError(f"{file}: has inputs or outputs with names, which are not supported; pass {MODEL_FOLDER}")
     shape, output = model.input_shape, model.output_shape
     if len(shape) != 4 or not isinstance(shape[1], int) or tuple(shape[1:]) != (shape[1], shape[1], 3):
         raise UserError(f"{file}: expected input (None, S, S, 3), got {shape}; pass {MODEL_FOLDER}")
@@ -134,7 +137,7 @@ def _unique(ids: list[str], files: list[Path]) -> list[str]:
     return ids
 
 
-def _predict_chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline) -> np.ndarray:
+def _predict_chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline, model_file: Path) -> np.ndarray:
     """Return p_dog (N,) float64; NaN for images that cannot be decoded."""
     from catsdogs.data.augment import view_keys
     from catsdogs.data.images import read_image, to_square
@@ -154,9 +157,10 @@ def _predict_chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipelin
     if not images:
         return p_dog
     views = LiveViews(np.stack(images), view_keys(digests), pipeline.augmentation, pipeline.seed)
-    p_dog[decoded] = final_output(pipeline(forward, views, np.arange(len(images))))
-    if np.isnan(p_dog[decoded]).any():
-        raise UserError("the model predicts NaN; retrain it")
+    try:
+        p_dog[decoded] = final_output(pipeline(forward, views, np.arange(len(images))))
+    except UserError as error:
+        raise UserError(f"{model_file}: {error}") from error
     return p_dog
 
 

@@ -1,8 +1,10 @@
 """The images that predict finds in its arguments."""
 
+import keras
 import pytest
 from synthetic_images import HEIC, folder_of, jpeg, zip_of
 
+from catsdogs import predict
 from catsdogs.base.errors import UserError
 from catsdogs.predict import _images
 
@@ -24,3 +26,21 @@ def test_content_decides_and_skipped_files_and_long_ids_are_named(tmp_path, caps
         _images([root / "a/notes.txt"], tmp_path / "cache")
     with pytest.raises(UserError, match="passed 2 times"):
         _images([root / "a", root / "a/x"], tmp_path / "cache")
+
+
+@pytest.mark.parametrize(("limit", "counts"), [(2**27, [3]), (2 * 16 * 16 * 3, [2, 1]), (1, [1, 1, 1])])
+def test_the_pixels_of_a_chunk_are_limited(tmp_path, monkeypatch, limit, counts):
+    folder_of(tmp_path / "pets", {f"{number}.jpg": jpeg(number) for number in range(3)})
+    inputs = keras.Input((16, 16, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(pooled)).save(tmp_path / "model.keras")
+    monkeypatch.setattr(predict, "_CHUNK_BYTES", limit)
+    sizes, predict_chunk = [], predict._predict_chunk
+
+    def recorded(forward, size, paths, *others):
+        sizes.append(len(paths))
+        return predict_chunk(forward, size, paths, *others)
+
+    monkeypatch.setattr(predict, "_predict_chunk", recorded)
+    assert predict._predict([str(tmp_path / "model.keras"), str(tmp_path / "pets")]) == 0
+    assert sizes == counts

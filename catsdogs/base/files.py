@@ -200,8 +200,9 @@ def read_bytes(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
     return content
 
 
-# Python needs up to 17 times as much memory for the list of members: an entry takes 46 bytes in the file.
-_MAX_DIRECTORY_BYTES: Final = 2**26
+# Python needs up to 17 times as much memory for the list of members, and 15 seconds per million. An entry takes 46
+# bytes in the file, and its name.
+_MAX_DIRECTORY_BYTES: Final = 2**25
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:

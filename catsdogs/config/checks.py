@@ -102,7 +102,7 @@ def _conflicts(config: SearchConfig) -> Iterator[str]:
         yield f"backbone.builder={builder}: function not found; did you mean '{current}'?"
     file = Path(str(weights))
     if weights not in (None, "imagenet") and not (file.is_file() and file.suffix == ".h5"):
-        problem = "not a .h5 file" if file.is_file() else "file not found"
+        problem = "not a .h5 file" if file.is_file() else "is not a file" if file.exists() else "file not found"
         yield f"backbone.weights={weights}: {problem}; use imagenet, null, or the path of a .weights.h5 or .h5 file"
     if config.data.validation is not None and config.split.folds > 1:
         problem = "not supported with data.validation; use split.folds=1, or data.validation=null"

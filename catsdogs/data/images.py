@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,6 +49,8 @@ _SPARE_BYTES, _SPARE_BYTES_PER_PIXEL = 2**28, 16
 # Most bytes that decoding takes per pixel, measured, by mode or format; 12 for other modes.
 _BYTES_PER_PIXEL = {"RGB": 10, "L": 10, "P": 10, "1": 10, "WEBP": 24, "AVIF": 32, "JPEG2000": 80}
 _STRIP = 256  # rows
+_MAX_SCANS = 100  # of a JPEG; each takes as long as the whole image, and encoders write at most 20
+_SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # marker, length, components
 _MAX_SIDE = 65535  # of a JPEG; the decoder of BMP may skip 255 rows at once
 
 _log = logging.getLogger(__name__)
@@ -105,6 +108,8 @@ def transform(data: bytes, function: Callable[[Image.Image], Result]) -> Result:
     with ExitStack() as memory:
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.format in ("JPEG", "MPO") and any(islice(_SCAN.finditer(data), _MAX_SCANS, None)):
+                    raise ValueError(f"JPEG with more than {_MAX_SCANS} scans")
                 memory.enter_context(_PIXELS.reserved(_decoding_bytes(image, len(data))))
                 spare = max(spare, _SPARE_BYTES_PER_PIXEL * image.width * image.height)
                 image.load()

@@ -118,9 +118,13 @@ def _probe(side: int) -> np.ndarray:
     """Return fixed images (5, S, S, 3) uint8: noisy color patches, which excite filters of every size."""
     rng = np.random.default_rng(0)
     patch = -(-side // 4)
-    colors = rng.integers(0, 256, (_PROBE_IMAGES, 4, 4, 3)).repeat(patch, axis=1).repeat(patch, axis=2)
-    noise = rng.integers(-40, 41, (_PROBE_IMAGES, side, side, 3))
-    return np.clip(colors[:, :side, :side] + noise, 0, 255).astype(np.uint8)
+    colors = rng.integers(0, 256, (_PROBE_IMAGES, 4, 4, 3)).astype(np.uint8)
+    images = np.ascontiguousarray(colors.repeat(patch, axis=1).repeat(patch, axis=2)[:, :side, :side])
+    for image in images:  # one at a time to save memory
+        values = rng.integers(-40, 41, image.shape)
+        values += image
+        image[:] = values.clip(0, 255, out=values)
+    return images
 
 
 def _engines_by_speed() -> list[str]:

@@ -11,6 +11,7 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -23,6 +24,11 @@ from catsdogs.base.text import binary_size
 _MAX_BYTES = 2**30  # of the variables of a model, and of a copy of the largest one
 _MAX_VALUES = 2**25  # of the output of a layer for one image
 _MAX_CONFIG_BYTES = 2**23  # the configuration of EfficientNetV2L takes 1.1 MiB
+_ATTENTION = (
+    keras.layers.Attention,  # and AdditiveAttention
+    keras.layers.MultiHeadAttention,
+    keras.layers.GroupQueryAttention,
+)
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 
 
@@ -76,9 +82,29 @@ def _check_size(model: keras.Model) -> None:
 def _largest_output(model: keras.Model) -> int:
     """Return the number of values per image of the largest output of a layer; dimensions without a size count as 1."""
     layers = [layer for layer in getattr(model, "operations", model.layers) if layer is not model]
-    inner = [_largest_output(layer) for layer in layers if isinstance(layer, keras.Model)]
+    inner = [_largest_output(layer) if isinstance(layer, keras.Model) else _largest_inside(layer) for layer in layers]
     outputs = [output for layer in layers for output in keras.tree.flatten(layer.output)]
-    return max([*inner, *(math.prod(size or 1 for size in output.shape) for output in outputs)], default=0)
+    return max([*inner, *(_values(output.shape) for output in outputs)], default=0)
+
+
+def _largest_inside(layer: Any) -> int:
+    """Return the number of values per image of an array that a layer makes besides its outputs; 0 for most layers."""
+    config = layer.get_config() if isinstance(layer, keras.layers.Layer) else {}
+    parts = layer._flatten_layers(include_self=False) if config else ()  # their outputs are unknown
+    if isinstance(layer, keras.layers.Pipeline) or any(isinstance(part, (keras.Model, *_ATTENTION)) for part in parts):
+        raise ValueError(f"{layer.name}: {type(layer).__name__} around other layers is not supported")
+    inputs, outputs = (keras.tree.flatten(tensors) for tensors in (layer.input, layer.output))
+    if isinstance(layer, _ATTENTION):  # scores of every position of the query for every position of the key
+        concatenated = isinstance(layer, keras.layers.AdditiveAttention) or config.get("score_mode") == "concat"
+        heads = inputs[0].shape[-1] if concatenated else config.get("num_heads", config.get("num_query_heads", 1))
+        return _values(outputs[0].shape[:-1]) * max(_values(tensor.shape[:-1]) for tensor in inputs) * heads
+    if isinstance(layer, (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)):
+        return _values(outputs[0].shape) // layer.filters * _values(inputs[0].shape) * layer.depth_multiplier
+    return 0
+
+
+def _values(shape: tuple[int | None, ...]) -> int:
+    return math.prod(size or 1 for size in shape)
 
 
 def _check_hdf5(file: str, max_bytes: int) -> None:

@@ -112,6 +112,7 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("study=a/b", ["study=a/b", "studies"]),
         ('study="\udcc3"', ["its path is not UTF-8 text; set LC_ALL=C.UTF-8"]),
         ("backbone.weights=nowhere.h5", ["backbone.weights=", "nowhere.h5: file not found"]),
+        ("backbone.weights=/dev/zero", ["backbone.weights=", "/dev/zero: is not a file"]),
         (f"backbone.weights={__file__}", ["backbone.weights=", "not a .h5 file"]),
         ("data.train=null", ["data.train=null", "data=sample"]),
         ("space.dropout.low=0.5", ["space.dropout.low=0.5", "below space.dropout.high=0.5"]),

@@ -101,6 +101,15 @@ INVALID = bytearray(encoded(gradient(1), "TIFF"))  # Pillow logs an error about 
 struct.pack_into("<H", INVALID, INVALID.index(struct.pack("<HHI", 277, 3, 1)) + 8, 45)  # SamplesPerPixel
 
 
+PROGRESSIVE = encoded(gradient(1), progressive=True)
+LAST_SCAN = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2]
+MANY_SCANS = PROGRESSIVE[:-2] + LAST_SCAN * 100 + PROGRESSIVE[-2:]
+
+
+def test_what_looks_like_scans_after_a_jpeg_is_not_counted():
+    decode(PROGRESSIVE + b"\xff\xda" * 1000, None)  # as in the videos that phones append
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -108,6 +117,7 @@ struct.pack_into("<H", INVALID, INVALID.index(struct.pack("<HHI", 277, 3, 1)) + 
         (b"no image at all", "known format"),
         (jpeg(1)[:400], "Truncated"),
         (jpeg(1)[:-200], "truncated"),
+        (MANY_SCANS, "JPEG with more than 100 scans"),
         (encoded(gradient(1), "PNG")[:300], "truncated"),
         (encoded(gradient(1), "TIFF")[:200], "."),
         (encoded(gradient(1), "EPS"), "known format"),

@@ -217,16 +217,23 @@ def test_a_mirrored_view_is_the_flipped_image_and_training_and_test_time_views_d
 
 @pytest.mark.parametrize(
     ("units", "bias", "problem"),
-    [(1, np.nan, "not finite"), (1, 3.0, "not a probability"), (2, 0.5, "expected output")],
+    [
+        (1, np.nan, "has outputs that are not finite"),
+        (1, 3.0, "the model predicts 3, not a probability"),
+        (2, 0.5, "expected output"),
+        ({"a": 1}, 0.5, "has inputs or outputs with names"),
+    ],
 )
 def test_a_model_without_probabilities_does_not_predict(tmp_path, capsys, monkeypatch, units, bias, problem):
     inputs = keras.Input((16, 16, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(0.0)(inputs))
-    outputs = keras.layers.Dense(units, bias_initializer=keras.initializers.Constant(bias))(pooled)
-    keras.Model(inputs, outputs).save(tmp_path / "model.keras")
+    names = list(units) if isinstance(units, dict) else []
+    outputs = keras.layers.Dense(1 if names else units, bias_initializer=keras.initializers.Constant(bias))(pooled)
+    model = keras.Model(dict.fromkeys(names, inputs) or inputs, dict.fromkeys(names, outputs) or outputs)
+    model.save(tmp_path / "model.keras")
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     monkeypatch.setattr("sys.argv", ["predict", str(tmp_path / "model.keras"), str(tmp_path / "a.png")])
     assert predict.main() == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert problem in printed.err
+    assert f"{tmp_path / 'model.keras'}: {problem}" in printed.err

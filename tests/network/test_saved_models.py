@@ -101,8 +101,50 @@ def test_the_configuration_is_checked_before_variables_are_made(tmp_path, change
         load_model(tmp_path / "bad.keras", "retrain it")
 
 
+def attention(x, layer, size=96):
+    """Apply attention to all pairs of `size` x `size` positions."""
+    positions = keras.layers.Reshape((size * size, 3))(keras.layers.Resizing(size, size)(x))
+    pair = [positions, positions]
+    outputs = layer(pair) if isinstance(layer, keras.layers.Attention) else layer(*pair)
+    return keras.layers.Reshape((size, size, 3))(outputs)
+
+
+def timed(x, layer):
+    return keras.layers.Reshape((1, 1, 3))(keras.layers.TimeDistributed(layer)(keras.layers.Reshape((1, 32, 32, 3))(x)))
+
+
+def pooled(layer):
+    return keras.Sequential([keras.Input((32, 32, 3)), layer, keras.layers.GlobalAveragePooling2D()])
+
+
 @pytest.mark.parametrize(
-    ("layer", "problem"), [(keras.layers.UpSampling2D(2000), "output"), (keras.layers.Lambda(lambda x: x), "Lambda")]
+    "layer",
+    [
+        lambda x: attention(x, keras.layers.MultiHeadAttention(8, 4), 32),
+        lambda x: attention(x, keras.layers.Attention(), 32),
+        lambda x: attention(x, keras.layers.AdditiveAttention(), 32),
+        lambda x: timed(x, keras.layers.GlobalAveragePooling2D()),
+        keras.layers.SeparableConv2D(9, 3, depth_multiplier=9),
+    ],
+)
+def test_layers_of_a_usual_size_are_loaded(tmp_path, layer):
+    small_model(layer).save(tmp_path / "model.keras")
+    load_model(tmp_path / "model.keras", "retrain it")
+
+
+@pytest.mark.parametrize(
+    ("layer", "problem"),
+    [
+        (keras.layers.UpSampling2D(2000), "output"),
+        (keras.layers.Lambda(lambda x: x), "Lambda"),
+        (lambda x: attention(x, keras.layers.MultiHeadAttention(64, 1)), "output"),
+        (lambda x: attention(x, keras.layers.GroupQueryAttention(1, 64, 64)), "output"),
+        (lambda x: attention(x, keras.layers.AdditiveAttention()), "output"),
+        (lambda x: attention(x, keras.layers.Attention(score_mode="concat")), "output"),
+        (keras.layers.SeparableConv2D(1, 1, depth_multiplier=2**20), "output"),
+        (lambda x: timed(x, pooled(keras.layers.UpSampling2D(100))), "TimeDistributed around"),
+        (keras.layers.Pipeline([keras.layers.Resizing(9000, 9000), keras.layers.CenterCrop(8, 8)]), "Pipeline"),
+    ],
 )
 def test_layers_with_huge_outputs_or_code_are_refused(tmp_path, layer, problem):
     small_model(layer).save(tmp_path / "model.keras")
