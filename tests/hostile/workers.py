@@ -171,8 +171,8 @@ def failure(error: Exception) -> tuple[str, str]:
 
 def work(connection: Connection, name: str, seed: int, numbers: Sequence[int]) -> None:
     """Run cases of one reader in this process, and send the result of each."""
-    for stopping in (signal.SIGALRM, signal.SIGPROF):
-        signal.signal(stopping, signal.SIG_DFL)  # ends the process even in a library that never returns to Python
+    for alarm in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(alarm, signal.SIG_DFL)  # ends the process even in a library that never returns to Python
     logging.getLogger().addHandler(logging.NullHandler())
     warnings.simplefilter("error")
     for module in ("keras", "keras_tuner"):
