@@ -225,7 +225,7 @@ def test_a_mirrored_view_is_the_flipped_image_and_training_and_test_time_views_d
     ],
 )
 def test_a_model_without_probabilities_does_not_predict(tmp_path, capsys, monkeypatch, units, bias, problem):
-    inputs = keras.Input((16, 16, 3))
+    inputs = keras.Input((16, 16, 3), name="a")
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(0.0)(inputs))
     names = list(units) if isinstance(units, dict) else []
     outputs = keras.layers.Dense(1 if names else units, bias_initializer=keras.initializers.Constant(bias))(pooled)
