@@ -136,7 +136,7 @@ def test_layers_of_a_usual_size_are_loaded(tmp_path, layer):
     ("layer", "problem"),
     [
         (keras.layers.UpSampling2D(2000), "output"),
-        (keras.layers.Lambda(lambda x: x), "Lambda"),
+        (keras.layers.Lambda(lambda x: x, output_shape=(32, 32, 3)), "Lambda"),
         (lambda x: attention(x, keras.layers.MultiHeadAttention(64, 1)), "output"),
         (lambda x: attention(x, keras.layers.GroupQueryAttention(1, 64, 64)), "output"),
         (lambda x: attention(x, keras.layers.AdditiveAttention()), "output"),
