@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import keras
 import numpy as np
+from keras.src.backend.common import global_state
 
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.files import open_zip
@@ -45,8 +46,11 @@ def load_model(file: Path, fix: str) -> keras.Model:
             if sizes[_WEIGHTS] > _MAX_BYTES or sizes[_CONFIG] > _MAX_CONFIG_BYTES:
                 raise ValueError("a member is too large")
             config = archive.read(_CONFIG)
-            with keras.StatelessScope(initialize_variables=False):  # without memory for the variables
-                _check_size(_build(config))
+            try:
+                with keras.StatelessScope(initialize_variables=False):  # without memory for the variables
+                    _check_size(_build(config))
+            finally:  # the next scope would initialize them
+                global_state.set_global_attribute("uninitialized_variables", [])
             weights = archive.extract(_WEIGHTS, folder)  # `keras.models.load_model` would keep it in memory
             _check_hdf5(weights, _MAX_BYTES)
             model = _build(config)
