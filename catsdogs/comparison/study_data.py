@@ -92,7 +92,8 @@ _PREDICTIONS = Table(
     | dict.fromkeys(("p_dog", "p_dog_tta", "p_dog_calibrated"), float | None),
     optional=("fold", "p_dog_calibrated"),
 )
-_HISTORY = Table({"epoch": int, **dict.fromkeys(METRICS, float | None)}, optional=METRICS)
+_EPOCH_METRICS = ("val_log_loss", *METRICS)
+_HISTORY = Table({"epoch": int, **dict.fromkeys(_EPOCH_METRICS, float | None)}, optional=_EPOCH_METRICS)
 _SPLIT = Table({"id": str, "split": str, "label": int, "fold": int}, optional=("label", "fold"))
 
 WAITING = State.WAITING.value

@@ -102,7 +102,7 @@ def reading(command: str, output: str = "") -> Callable[[Path, Path], Any]:
 def problem(value: Any, valid: Any) -> str:
     """Other jobs are still shown; predictions are those of the same images, from 0 to 1."""
     rows = [row.split(",") for row in value["output"].splitlines()[1:]]
-    if value["jobs"][1] != valid["jobs"][1]:
+    if valid["jobs"][1] and not value["jobs"][1]:
         return "the other job is not shown"
     return "" if all(0 <= float(row[-1]) <= 1 for row in rows) else "probabilities out of range"
 
@@ -115,7 +115,8 @@ IN_CACHE = {"cache/catalogues/*": "csv", "cache/pixels/*": "npy", "cache/feature
 
 TRAIN = {"train.zip": "zip"}
 CATALOGS = {"cache/catalogues/*": "csv"}
-REPORT, SEARCHED = "multirun/s/report multirun/s/leaderboard.csv", f"multirun/s/{JOB} multirun/s/.failed"
+REPORT = "multirun/s/report multirun/s/leaderboard.csv"
+SEARCHED = f"multirun/s/{JOB} multirun/s/.failed multirun/s/study.json"
 FINAL = "multirun/s/best multirun/s/.best multirun/s/.retrain multirun/s/.hydra"
 PREDICT, AUDIT = "predict multirun/s/best test.zip --cache cache --output out.csv", "audit train.zip --study multirun/s"
 # Cases of 500, damaged files, paths that the command may write, and how it is run.

@@ -40,7 +40,7 @@ ESCAPED = Path("/tmp/hostile-escaped.jpg")  # target of a member of a zip
 
 KEYLESS = re.compile(  # messages about a whole file or the grammar of Hydra
     r"codec can't (de|en)code|field larger than|more than 32 nested lists|: listed twice|\(truncated\)|"
-    r"settings of its trials are unknown|Exceeds the limit \(4300|Error resolving interpolation"
+    r"settings of its trials are unknown|images, labels or split|Exceeds the limit \(4300|Error resolving interpolation"
 )
 READERS_AND_COMMANDS = READERS | COMMANDS
 Result = tuple[str, int, str, str]  # reader, number of the case, ending, details
