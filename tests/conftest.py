@@ -1,5 +1,6 @@
 """Shared fixtures: composed configurations, a small training set, commands as a user runs them."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any, Literal
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+import absl.logging
 import hypothesis
 import numpy as np
 import pytest
@@ -28,6 +30,10 @@ hypothesis.settings.load_profile("untimed")
 
 # A background shell ignores SIGINT, and so do the processes that tests start from it; restore the default.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Closes the stream of pytest if a test configures logging as Hydra does after another one has imported Keras.
+absl.logging.PythonHandler.close = logging.StreamHandler.close  # type: ignore[method-assign]
 
 
 @pytest.fixture(autouse=True)
