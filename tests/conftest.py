@@ -37,9 +37,14 @@ absl.logging.PythonHandler.close = logging.StreamHandler.close  # type: ignore[m
 
 
 @pytest.fixture(autouse=True)
-def _complete_output(monkeypatch):
-    """Forget output that an earlier test has lost; it changes the exit status of the process."""
+def _separate(monkeypatch):
+    """Undo what a command changes in its process: the log as Hydra configures it, and the status of lost output."""
     monkeypatch.setattr("catsdogs.base.output._Stream.status", 0)
+    root = logging.getLogger()
+    level, handlers = root.level, [*root.handlers]
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 # Network and images of a size at which a trial takes about a second.

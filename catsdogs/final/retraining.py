@@ -39,6 +39,9 @@ from catsdogs.training.trial_data import live_views
 
 log = logging.getLogger(__name__)
 
+# Settings that change no trained model.
+_NOT_OF_MEMBERS = ("study", "studies_dir", "cache", "tta", "calibrate")
+
 
 def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, study: Path) -> dict[str, Any]:
     """Train the final model, score it, predict the test images, write `best/`, and return its `metrics.json`.
@@ -55,7 +58,8 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
 
 def _members_key(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset) -> str:
     """Return a digest of everything that determines the members."""
-    parts: list[Any] = [dataclasses.asdict(config), trial.trial, versions(), keras.backend.backend()]
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_OF_MEMBERS}
+    parts: list[Any] = [settings, trial.trial, versions(), keras.backend.backend()]
     parts.append(fingerprint(config, dataset.digest))
     parts += [[job.result, [dataclasses.asdict(record) for record in job.trials()]] for job in jobs]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -107,7 +107,7 @@ def test_a_pipeline_of_a_previous_version_is_read(tmp_path):
         ("calibration.scale", 2.0),
         ("calibration", 5),
         ("calibration", [1.5, 0.01]),
-        ("augmentation.shift_fraction", 10**400),
+        ("augmentation.shift_fraction", 10**9),
         ("augmentation.shear_degrees", 90.0),
         ("tta.kind", "auto"),
         ("tta.views", 10**6),
