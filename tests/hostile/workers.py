@@ -128,7 +128,9 @@ class Case:
             if problem := self.reader.problem(value, valid):
                 return "out of range", f"{problem[:300]} ({key})"
             before, after = self.reader.message(valid), self.reader.message(value)
-            key = "" if file.startswith("multirun/") else key  # of the output of commands, only names of files are kept
+            key = (
+                "" if file.startswith(("multirun/", "cache/")) else key
+            )  # of the output of commands, only names of files are kept
             return message_ending(after, Path(file), kind, key) if before != after else (VALID, "")
         except Exception as error:
             return failure(error)
