@@ -22,7 +22,8 @@ def flowchart() -> str:
     imports: dict[str, set[str]] = {}
     for module in graph.modules - {"catsdogs"}:
         importer = _package(module, packages)
-        targets = {_package(target, packages) for target in graph.find_modules_directly_imported_by(module)}
+        found = graph.find_modules_directly_imported_by(module) - {"catsdogs"}  # the version
+        targets = {_package(target, packages) for target in found}
         imports.setdefault(importer, set()).update(targets - {importer})
     edges = [
         (importer, target)
