@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from catsdogs.study.decision import JobDecision
 
 # Files that several processes rewrite.
+_REWRITTEN = ("study.json", "leaderboard.csv")
 # Files of a job that Hydra opens without a check; a FIFO would block it forever.
 _WRITTEN_BY_HYDRA = ("search.log", ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
-_REWRITTEN = ("study.json", "leaderboard.csv")
 
 
 def _exiting(hook: Callable[..., None]) -> Callable[..., None]:
