@@ -8,17 +8,18 @@ epoch, the fit is slightly overconfident; the holdout score shows by how much.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 from pydantic import ConfigDict, Field
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
+from scipy.special import logsumexp, softmax
 from sklearn.model_selection import StratifiedKFold
 
-from catsdogs.scoring.intervals import Estimate, misclassified, paired_intervals
-from catsdogs.scoring.scores import EPSILON, check_inputs, clip, log_loss_per_image
+from catsdogs.scoring.intervals import Estimate, ImageScores, paired_intervals
+from catsdogs.scoring.scores import EPSILON, check_inputs, clip, score_images
 
 # Minimum number of images to fit. In simulations of calibrated models, an applied fit raised the log loss by at most
 # 0.015 with 200 images and by up to 0.08 with 100; label smoothing of 0.1 costs 0.05.
@@ -26,7 +27,7 @@ FEWEST = 200
 
 # Temperatures below 1 / 20 fit only images that are all classified correctly; there, only the floor has an effect.
 HIGHEST_TEMPERATURE = 20.0
-HIGHEST_FLOOR = 0.05
+HIGHEST_FLOOR = 0.05  # with two classes; 0.1 / K with K
 
 FOLDS = 5  # of cross-fitting
 
@@ -35,19 +36,22 @@ _FLOORS = 200  # candidates; neighbors differ by 3% to 7%
 
 @dataclass(frozen=True)
 class Calibration:
-    """Function from probabilities to probabilities that keeps 0.5 and the order, apart from ties at the floor."""
+    """Function of probabilities that keeps the order of the classes, apart from ties at the floor."""
 
     # Keys and ranges are checked where a calibration is read from a file.
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     # Divides logits: below 1 raises confidence, above 1 lowers it.
     temperature: Annotated[float, Field(ge=1 / HIGHEST_TEMPERATURE, le=HIGHEST_TEMPERATURE, strict=True)]
-    # Lowest probability of either class afterwards.
+    # Lower probabilities are raised to it.
     floor: Annotated[float, Field(ge=EPSILON, le=HIGHEST_FLOOR, strict=True)]
 
-    def __call__(self, p_dog: np.ndarray) -> np.ndarray:
-        """Calibrate (N,) probabilities in [0, 1]; returns (N,) float64 in [floor, 1 - floor]."""
-        return np.clip(expit(logit(clip(p_dog)) / self.temperature), self.floor, 1 - self.floor)
+    def __call__(self, probabilities: np.ndarray) -> np.ndarray:
+        """Calibrate (N, K) probabilities in [0, 1]; returns (N, K) float64 with sums of 1.
+
+        Those below the floor are raised to it, and the others are scaled down so that the sum stays 1.
+        """
+        return _raise_to(softmax(np.log(clip(probabilities)) / self.temperature, axis=1), self.floor)
 
 
 IDENTITY = Calibration(temperature=1.0, floor=EPSILON)
@@ -64,59 +68,70 @@ class CalibrationResult:
     reason: str | None  # why it is not applied, for `metrics.json`
 
 
-def cross_fitted(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
-    """Return cross-fitted calibrated probabilities, (N,) float64, with a log loss that is not optimistic.
+def cross_fitted(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return cross-fitted calibrated probabilities, (N, K) float64, with a log loss that is not optimistic.
 
-    Each of FOLDS folds is calibrated by a fit on the others, or by IDENTITY if images are too few. Arguments and errors
-    are those of `scores.log_loss_per_image`.
+    Each of FOLDS folds is calibrated by a fit on the others, or by IDENTITY if images are too few. Arguments, (N,) and
+    (N, K), and errors are those of `scores.score_images`.
     """
-    labels, p_dog = check_inputs(labels, p_dog)
-    calibrated = IDENTITY(p_dog)
+    labels, probabilities = check_inputs(labels, probabilities)
+    calibrated = IDENTITY(probabilities)
     if _enough(labels):
-        for others, own in StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(labels, labels):
-            calibrated[own] = fit(labels[others], p_dog[others])(p_dog[own])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about classes with fewer images than folds
+            folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(labels, labels))
+        for others, own in folds:
+            calibrated[own] = fit(labels[others], probabilities[others])(probabilities[own])
     return calibrated
 
 
-def fit_if_better(labels: np.ndarray, p_dog: np.ndarray) -> CalibrationResult:
+def fit_if_better(labels: np.ndarray, probabilities: np.ndarray) -> CalibrationResult:
     """Fit a calibration, and apply it if it helps images it was not fitted on; arguments as `cross_fitted`, N > 0."""
-    labels, p_dog = check_inputs(labels, p_dog)
-    losses, size = log_loss_per_image(labels, p_dog), len(labels)
+    labels, probabilities = check_inputs(labels, probabilities)
+    before = score_images(labels, probabilities)
     if not _enough(labels):
-        unknown = Estimate(math.nan, None, None, size, int(misclassified(losses).sum()))
-        reason = f"{size:,} images are too few; it needs {FEWEST}, with {FOLDS} of each class"
+        unknown = Estimate(math.nan, None, None, len(labels), int(before.wrong.sum()))
+        reason = f"{len(labels):,} images are too few; it needs {FEWEST}, with {FOLDS} of each of two classes"
         return CalibrationResult(IDENTITY, unknown, False, reason)
-    gain = paired_intervals(losses[None], log_loss_per_image(labels, cross_fitted(labels, p_dog)))[0]
+    after = score_images(labels, cross_fitted(labels, probabilities))
+    gain = paired_intervals(ImageScores(before.losses[None], before.wrong[None]), after)[0]
     if gain.value <= 0:
         return CalibrationResult(IDENTITY, gain, False, "it does not improve the cross-validated log loss")
-    return CalibrationResult(fit(labels, p_dog), gain, True, None)
+    return CalibrationResult(fit(labels, probabilities), gain, True, None)
 
 
-def fit(labels: np.ndarray, p_dog: np.ndarray) -> Calibration:
+def fit(labels: np.ndarray, probabilities: np.ndarray) -> Calibration:
     """Return the temperature, then the floor, with the lowest log loss on these images.
 
-    The floor is at least 1 / (2 N + 2), the estimated error rate if N images show no error (Krichevsky and Trofimov
+    The floor is at least 1 / (2 N + K), the estimated error rate if N images show no error (Krichevsky and Trofimov
     1981). Without it, a single error on a new image could cost 16 nats. The temperature is that of scikit-learn's
     `CalibratedClassifierCV(method="temperature")`, which requires a classifier and has neither bounds nor a floor.
 
-    `labels` and `p_dog` are checked, and of both classes.
+    `labels` (N,) and `probabilities` (N, K) are checked, and of at least two classes.
     """
-    # Logits of the true class: below 0, the image is misclassified.
-    margins = np.where(labels == 1, 1, -1) * logit(clip(p_dog))
+    logs, classes = np.log(clip(probabilities)), probabilities.shape[1]
+    of_label = logs[np.arange(len(labels)), labels]
 
     def log_loss(log_inverse: float) -> float:
-        return float(np.logaddexp(0, -np.exp(log_inverse) * margins).mean())
+        inverse = np.exp(log_inverse)
+        return float((logsumexp(logs * inverse, axis=1) - of_label * inverse).mean())
 
     # Convex in 1 / temperature, so unimodal in its logarithm.
     bound = np.log(HIGHEST_TEMPERATURE)
-    inverse = np.exp(minimize_scalar(log_loss, bounds=(-bound, bound), options={"xatol": 1e-6}).x)
-    p_label = expit(margins * inverse)
-    lowest = max(EPSILON, 1 / (2 * len(labels) + 2))
-    floors = np.geomspace(lowest, HIGHEST_FLOOR, _FLOORS)
-    losses = [-np.log(np.clip(p_label, floor, 1 - floor)).mean() for floor in floors]
-    return Calibration(float(1 / inverse), float(floors[int(np.argmin(losses))]))
+    temperature = float(np.exp(-minimize_scalar(log_loss, bounds=(-bound, bound), options={"xatol": 1e-6}).x))
+    scaled = softmax(logs / temperature, axis=1)
+    highest = HIGHEST_FLOOR * 2 / classes
+    floors = np.geomspace(min(max(EPSILON, 1 / (2 * len(labels) + classes)), highest), highest, _FLOORS)
+    losses = [score_images(labels, _raise_to(scaled, floor)).losses.mean() for floor in floors]
+    return Calibration(temperature, float(floors[int(np.argmin(losses))]))
+
+
+def _raise_to(probabilities: np.ndarray, floor: float) -> np.ndarray:
+    """Raise probabilities (N, K) below the floor to it, and scale the others so that the sums are 1."""
+    low = probabilities < floor
+    others = np.where(low, 0.0, probabilities)
+    return np.where(low, floor, others * ((1 - floor * low.sum(axis=1)) / others.sum(axis=1))[:, None])
 
 
 def _enough(labels: np.ndarray) -> bool:
-    dogs = int(labels.sum())
-    return len(labels) >= FEWEST and min(dogs, len(labels) - dogs) >= FOLDS
+    return len(labels) >= FEWEST and bool((np.bincount(labels) >= FOLDS).sum() > 1)

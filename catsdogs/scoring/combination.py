@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
+from scipy.special import softmax
 
 from catsdogs.scoring.intervals import gains_over
-from catsdogs.scoring.scores import TIE_TOLERANCE, clip, log_loss_per_image
+from catsdogs.scoring.scores import TIE_TOLERANCE, clip, score_images
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,13 @@ class Combination:
     weights: tuple[float, ...]  # one per member
 
     def __call__(self, members: np.ndarray) -> np.ndarray:
-        """Combine p_dog (K, N) in [0, 1], a row per member; returns (N,) float64 in [0, 1]."""
-        weights = np.array(self.weights)
+        """Combine probabilities (M, N, K) of M members; returns (N, K) float64 with sums of 1.
+
+        The mean of logits is the softmax of the mean of logarithms; for two classes, that is the same.
+        """
         if self.method == "logit":
-            return expit(weights @ logit(clip(members)))
-        return np.clip(weights @ np.asarray(members, dtype=np.float64), 0, 1)
+            return softmax(np.tensordot(self.weights, np.log(clip(members)), axes=1), axis=-1)
+        return np.clip(np.tensordot(self.weights, np.asarray(members, dtype=np.float64), axes=1), 0, 1)
 
 
 def uniform_mean(members: int, method: str) -> Combination:
@@ -34,7 +36,7 @@ def uniform_mean(members: int, method: str) -> Combination:
 
 
 def expand_to_models(combination: Combination, models: Sequence[int]) -> Combination:
-    """Return the combination of models that equals a combination of their K members.
+    """Return the combination of models that equals a combination of their M members.
 
     The models of a member share its weight equally. A single member with several models is the mean of their logits.
     `models`: number of models of each member, at least 1; models of one member are adjacent.
@@ -49,14 +51,14 @@ def choose(labels: np.ndarray, members: np.ndarray, names: Sequence[str]) -> tup
 
     Returns the first of these, in this order, with a log loss within TIE_TOLERANCE of the lowest, and a table with a
     row per member and per method: name, the columns of `gains_over` the best single member, chosen. `labels` (N,) and
-    `members`, p_dog (K, N), are as in `scores.log_loss_per_image`, of images that no member was trained on.
+    `members`, probabilities (M, N, K), are as in `scores.score_images`, of images that no member was trained on.
     """
     count = len(members)
     means = [uniform_mean(count, method) for method in ("probability", "logit")] if count > 1 else []
-    every = np.stack([log_loss_per_image(labels, p_dog) for p_dog in [*members, *(mean(members) for mean in means)]])
-    losses = every.mean(axis=1)
+    every = score_images(labels, np.stack([*members, *(mean(members) for mean in means)]))
+    losses = every.losses.mean(axis=1)
     best = int(losses[:count].argmin())
-    chosen = next(row for row in (best, *range(count, len(every))) if losses[row] <= losses.min() + TIE_TOLERANCE)
+    chosen = next(row for row in (best, *range(count, len(losses))) if losses[row] <= losses.min() + TIE_TOLERANCE)
     table = pd.DataFrame({"name": [*names, *(mean.method for mean in means)]}).join(gains_over(every, best))
     table["chosen"] = table.index == chosen
     single = Combination("single", tuple(float(member == chosen) for member in range(count)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -46,6 +47,16 @@ class Estimate:
     def few_errors(self) -> bool:
         """Whether the interval may be too narrow, because fewer than FEW_ERRORS images are misclassified."""
         return self.errors is not None and self.errors < FEW_ERRORS
+
+
+class ImageScores(NamedTuple):
+    """Log loss of every image, and whether its predicted class is wrong: with more than two classes, both are needed.
+
+    Both are (N,), or (M, N) with a row per model or method.
+    """
+
+    losses: np.ndarray  # float64, nats
+    wrong: np.ndarray  # bool
 
 
 def mean_intervals(values: np.ndarray, errors: np.ndarray | None = None, highest: float = math.inf) -> list[Estimate]:
@@ -98,27 +109,23 @@ def wilson_interval(count: int, size: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def paired_intervals(losses: np.ndarray, others: np.ndarray) -> list[Estimate]:
-    """Return the mean of losses - others, paired by image; `errors` counts images that either model misclassifies.
+def paired_intervals(scores: ImageScores, others: ImageScores) -> list[Estimate]:
+    """Return the mean of the differences of the losses, paired by image, of scores (M, N) and others (M, N) or (N,).
 
-    Both are log losses in nats with a column per image, (K, N) or (N,).
+    `errors` counts the images that either model misclassifies.
     """
-    return mean_intervals(losses - others, (misclassified(losses) | misclassified(others)).sum(axis=1))
+    return mean_intervals(scores.losses - others.losses, (scores.wrong | others.wrong).sum(axis=1))
 
 
-def misclassified(losses: np.ndarray) -> np.ndarray:
-    """Return whether the predicted class is not the label, from losses of `log_loss_per_image`; same shape, bool."""
-    return losses >= np.log(2)
+def gains_over(scores: ImageScores, row: int) -> pd.DataFrame:
+    """Compare (M, N) scores, a row per method and a column per image, with those of method `row`.
 
-
-def gains_over(losses: np.ndarray, row: int) -> pd.DataFrame:
-    """Compare (K, N) log losses in nats, a row per method and a column per image, with those of method `row`.
-
-    The result has K rows: log_loss, gain (log loss of method `row` minus this one; above 0: better), and low, high,
+    The result has M rows: log_loss, gain (log loss of method `row` minus this one; above 0: better), and low, high,
     size and errors of the gain, as in `paired_intervals`.
     """
-    gains = pd.DataFrame(paired_intervals(losses[row], losses)).rename(columns={"value": "gain"})
-    gains.insert(0, "log_loss", losses.mean(axis=1))
+    base = ImageScores(*(np.broadcast_to(part[row], part.shape) for part in scores))
+    gains = pd.DataFrame(paired_intervals(base, scores)).rename(columns={"value": "gain"})
+    gains.insert(0, "log_loss", scores.losses.mean(axis=1))
     return gains
 
 

@@ -1,13 +1,14 @@
-"""Log loss, accuracy, ROC AUC, Brier score and calibration error, with confidence intervals."""
+"""Log loss, accuracy, ROC AUC, Brier score and other scores of probabilities, with confidence intervals."""
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import brentq
 from scipy.stats import norm
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, precision_recall_fscore_support, roc_auc_score
 
-from catsdogs.scoring.intervals import Estimate, mean_intervals, misclassified, wilson_interval
+from catsdogs.scoring.intervals import Estimate, ImageScores, mean_intervals, wilson_interval
 
 # The bounds of Keras' binary cross-entropy, so both log losses agree.
 EPSILON = 1e-7
@@ -16,57 +17,88 @@ EPSILON = 1e-7
 TIE_TOLERANCE = 0.00005
 
 _ECE_BINS = 15
+_SUM_TOLERANCE = 1e-3  # of the probabilities of an image; float32 outputs are 1e-6 off, rounded tables more
 
 
-def clip(p_dog: np.ndarray) -> np.ndarray:
-    """Clip probabilities; returns (N,) float64 in [EPSILON, 1 - EPSILON]."""
-    return np.clip(np.asarray(p_dog, dtype=np.float64), EPSILON, 1 - EPSILON)
+def clip(probabilities: np.ndarray) -> np.ndarray:
+    """Clip probabilities; returns float64 in [EPSILON, 1 - EPSILON], of the same shape."""
+    return np.clip(np.asarray(probabilities, dtype=np.float64), EPSILON, 1 - EPSILON)
 
 
-def log_loss_per_image(labels: np.ndarray, p_dog: np.ndarray) -> np.ndarray:
-    """Return minus the logarithm of the probability of the true class of each image, after `clip`.
+def score_images(labels: np.ndarray, probabilities: np.ndarray) -> ImageScores:
+    """Return minus the logarithm of the probability of each image's label, after `clip`, and whether it is wrong.
 
-    Returns (N,) float64 in nats, 1e-7 .. 16.1. `labels` are (N,) or (N, 1), 0.0 = cat, 1.0 = dog, unsmoothed, and
-    `p_dog` has the same shape, in [0, 1]; other values raise a ValueError.
+    The predicted class is the most probable one, of equal ones the first; so 0.5 predicts the first of two classes, as
+    in Keras. Both results are (..., N); losses are in nats, 1e-7 .. 16.1. `labels` are (N,), 0 .. K - 1, unsmoothed,
+    and `probabilities` (..., N, K) in [0, 1] with a sum of 1; other values raise a ValueError.
     """
-    labels, p_dog = check_inputs(labels, p_dog)
-    p_dog = clip(p_dog)
-    losses = -np.where(labels == 1, np.log(p_dog), np.log1p(-p_dog))
-    # 0.5 predicts a cat, as in Keras. `misclassified` begins at log 2, the loss of a dog.
-    return np.where((labels == 0) & (p_dog == 0.5), np.nextafter(np.log(2), 0), losses)
+    labels, probabilities = check_inputs(labels, probabilities)
+    of_label = np.take_along_axis(probabilities, labels.reshape((1,) * (probabilities.ndim - 2) + (-1, 1)), axis=-1)
+    return ImageScores(-np.log(clip(of_label[..., 0])), probabilities.argmax(axis=-1) != labels)
 
 
-def scores(labels: np.ndarray, p_dog: np.ndarray) -> dict[str, Estimate]:
-    """Score probabilities.
+def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Estimate]:
+    """Score probabilities (N, K).
 
-    Keys: `log_loss` (after `clip`), `accuracy` (dog if p_dog > 0.5, as in Keras), `roc_auc`, `brier`, and `ece` from
+    Keys: `log_loss` (after `clip`), `accuracy`, `balanced_accuracy` (mean recall of the classes that have images),
+    `macro_f1` (mean of the classes that are labels or predicted), `roc_auc` (mean of every class against the others
+    for K > 2), `brier` (of the second class for K = 2, summed over the classes for K > 2) and `ece` from
     `expected_calibration_error`.
 
-    Confidence intervals are those of `mean_intervals`, Wilson's for the accuracy and Newcombe's for `roc_auc`. A single
-    image has only that of the accuracy, and `roc_auc` is NaN without interval if one class is missing. `ece` has none:
-    resampling adds noise, and so calibration error. Arguments and errors are those of `log_loss_per_image`; N > 0.
+    Confidence intervals are those of `mean_intervals`, Wilson's for the accuracy and, for K = 2, Newcombe's for
+    `roc_auc`. A single image has only that of the accuracy, and `roc_auc` is NaN without interval if no class can be
+    compared with others. The others have none: for `ece`, resampling adds noise, and so calibration error. Arguments
+    and errors are those of `score_images`; N > 0.
     """
-    labels, p_dog = check_inputs(labels, p_dog)
+    labels, probabilities = check_inputs(labels, probabilities)
     if len(labels) == 0:
         raise ValueError("scores need at least one image, got none")
-    wrong, size = int(misclassified(log_loss_per_image(labels, p_dog)).sum()), len(labels)
-    auc = _roc_auc(labels, p_dog) if 0 < labels.sum() < size else (np.nan, None, None)
+    losses, wrong = score_images(labels, probabilities)
+    errors, size, count = int(wrong.sum()), len(labels), probabilities.shape[1]
+    predicted = probabilities.argmax(axis=1)
+    squares = ((probabilities - np.eye(count)[labels]) ** 2).sum(axis=1) / (2 if count == 2 else 1)
+    recalls = [float((predicted[labels == label] == label).mean()) for label in np.unique(labels)]
+
+    def plain(value: float) -> Estimate:
+        return Estimate(float(value), None, None, size, errors)
+
     return {
-        "log_loss": log_loss_interval(labels, p_dog),
-        "accuracy": Estimate(1 - wrong / size, *wilson_interval(size - wrong, size), size, wrong),
-        "roc_auc": Estimate(auc[0], auc[1], auc[2], size, wrong),
-        "brier": mean_intervals(((p_dog - labels) ** 2)[None], np.array([wrong]), highest=1.0)[0],
-        "ece": Estimate(expected_calibration_error(labels, p_dog), None, None, size, wrong),
+        "log_loss": mean_intervals(losses[None], np.array([errors]), highest=-np.log(EPSILON))[0],
+        "accuracy": Estimate(1 - errors / size, *wilson_interval(size - errors, size), size, errors),
+        "balanced_accuracy": plain(np.mean(recalls)),
+        "macro_f1": plain(f1_score(labels, predicted, average="macro", zero_division=0)),
+        "roc_auc": Estimate(*_roc_auc(labels, probabilities), size, errors),
+        "brier": mean_intervals(squares[None], np.array([errors]), highest=1.0 if count == 2 else 2.0)[0],
+        "ece": plain(expected_calibration_error(labels, probabilities)),
     }
 
 
-def log_loss_interval(labels: np.ndarray, p_dog: np.ndarray) -> Estimate:
+def class_scores(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
+    """Return a row per class: images, precision (NaN: never predicted) and recall (NaN: no images).
+
+    Arguments and errors are those of `score_images`, with (N, K) probabilities.
+    """
+    labels, probabilities = check_inputs(labels, probabilities)
+    precision, recall, _, images = precision_recall_fscore_support(
+        labels, probabilities.argmax(axis=1), labels=np.arange(probabilities.shape[1]), zero_division=np.nan
+    )
+    return pd.DataFrame({"images": images, "precision": precision, "recall": recall})
+
+
+def confusion(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return how many images of each class (rows) are predicted as each class (columns); int (K, K)."""
+    labels, probabilities = check_inputs(labels, probabilities)
+    count = probabilities.shape[1]
+    return np.bincount(labels * count + probabilities.argmax(axis=1), minlength=count**2).reshape(count, count)
+
+
+def log_loss_interval(labels: np.ndarray, probabilities: np.ndarray) -> Estimate:
     """Return the log loss with its interval and the number of misclassified images; arguments as in `scores`."""
-    losses = log_loss_per_image(labels, p_dog)[None]
-    return mean_intervals(losses, misclassified(losses).sum(axis=1), highest=-np.log(EPSILON))[0]
+    losses, wrong = score_images(labels, probabilities)
+    return mean_intervals(losses[None], np.array([wrong.sum()]), highest=-np.log(EPSILON))[0]
 
 
-def expected_calibration_error(labels: np.ndarray, p_dog: np.ndarray) -> float:
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Return the mean absolute difference of confidence and accuracy over bins of images.
 
     Confidence is the probability of the predicted class, binned into 15 intervals of equal width in [0, 1], each open
@@ -74,36 +106,58 @@ def expected_calibration_error(labels: np.ndarray, p_dog: np.ndarray) -> float:
 
     Arguments as in `scores`. Source: Guo et al. 2017, arXiv:1706.04599, equation 3.
     """
-    labels, p_dog = check_inputs(labels, p_dog)
-    confidence = np.maximum(p_dog, 1 - p_dog)
+    labels, probabilities = check_inputs(labels, probabilities)
+    confidence = probabilities.max(axis=1)
     bins = np.ceil(confidence * _ECE_BINS).astype(int) - 1
-    correct = ~misclassified(log_loss_per_image(labels, p_dog))
+    correct = probabilities.argmax(axis=1) == labels
     gaps = np.bincount(bins, weights=confidence - correct, minlength=_ECE_BINS)
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def _roc_auc(labels: np.ndarray, p_dog: np.ndarray) -> tuple[float, float, float]:
-    """Return the area under the ROC curve with its 95% confidence interval; both classes are needed.
+def _roc_auc(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float | None, float | None]:
+    """Return the area under the ROC curve with its interval, which is None for more than two classes."""
+    count = probabilities.shape[1]
+    if count == 2:
+        return _binary_roc_auc(labels, probabilities[:, 1]) if len(np.unique(labels)) == 2 else (np.nan, None, None)
+    comparable = [label for label in np.unique(labels) if (labels != label).any()]
+    areas = [roc_auc_score(labels == label, probabilities[:, label]) for label in comparable]
+    return float(np.mean(areas)) if areas else np.nan, None, None
+
+
+def _binary_roc_auc(labels: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
+    """Return the area under the ROC curve of the second class with its 95% confidence interval; both are needed.
 
     The interval contains the areas from which the measured one differs by at most 1.96 standard errors, under the model
     of Hanley and McNeil. Bootstrap and DeLong intervals cover too seldom near an area of 1.
 
     Source: R. G. Newcombe 2006, Statistics in Medicine 25, 559-573, method 5.
     """
-    area, dogs = float(roc_auc_score(labels, p_dog)), labels.sum()
-    cats, half = len(labels) - dogs, len(labels) / 2 - 1
+    area, ones = float(roc_auc_score(labels, second)), labels.sum()
+    zeros, half = len(labels) - ones, len(labels) / 2 - 1
 
     def excess(other: float) -> float:
-        variance = other * (1 - other) * (1 + half * ((1 - other) / (2 - other) + other / (1 + other))) / (dogs * cats)
+        variance = other * (1 - other) * (1 + half * ((1 - other) / (2 - other) + other / (1 + other))) / (ones * zeros)
         return (area - other) ** 2 - norm.ppf(0.975) ** 2 * variance
 
     inside = min(max(area, 1e-9), 1 - 1e-9)  # an area of 0 or 1 is itself a root
     return area, float(brentq(excess, 0, inside)), float(brentq(excess, inside, 1))
 
 
-def check_inputs(labels: np.ndarray, p_dog: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as (N,) float64; raise a ValueError for labels other than 0 and 1, and for p_dog outside [0, 1]."""
-    labels, p_dog = np.asarray(labels, dtype=np.float64), np.asarray(p_dog, dtype=np.float64)
-    if labels.shape != p_dog.shape or not (np.isin(labels, (0, 1)) & (p_dog >= 0) & (p_dog <= 1)).all():
-        raise ValueError("labels must be 0 (cat) or 1 (dog), and p_dog in [0, 1], of the same shape")
-    return labels.ravel(), p_dog.ravel()
+def check_inputs(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels as int (N,) and probabilities as float64 (..., N, K); raise a ValueError as `score_images`."""
+    given, probabilities = np.asarray(labels, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
+    if (
+        given.ndim != 1
+        or probabilities.ndim < 2
+        or probabilities.shape[-2] != len(given)
+        or probabilities.shape[-1] < 2
+    ):
+        raise ValueError(
+            f"expected labels (N,) and probabilities (..., N, K), got {given.shape}, {probabilities.shape}"
+        )
+    if not np.isin(given, np.arange(probabilities.shape[-1])).all():
+        raise ValueError(f"labels must be whole numbers from 0 to {probabilities.shape[-1] - 1}")
+    sums = probabilities.sum(axis=-1)
+    if not ((probabilities >= 0) & (probabilities <= 1)).all() or not (np.abs(sums - 1) <= _SUM_TOLERANCE).all():
+        raise ValueError("probabilities must be in [0, 1], and those of an image must have the sum 1")
+    return given.astype(np.int64), probabilities

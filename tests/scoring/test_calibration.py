@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import scipy.optimize
 from scipy.special import expit, logit
+from test_intervals import binary
 
 from catsdogs.scoring.calibration import FEWEST, HIGHEST_FLOOR, IDENTITY, Calibration, cross_fitted, fit, fit_if_better
-from catsdogs.scoring.scores import EPSILON, clip, log_loss_per_image
+from catsdogs.scoring.scores import EPSILON, clip, score_images
 
 pytestmark = pytest.mark.lowest
 
@@ -15,17 +16,21 @@ def calibrated(images, seed, spread=3.0):
     """Return labels sampled from probabilities, and these probabilities."""
     rng = np.random.default_rng(seed)
     p_dog = expit(rng.normal(0, spread, images))
-    return (rng.random(images) < p_dog).astype(float), p_dog
+    return (rng.random(images) < p_dog).astype(int), binary(p_dog)
+
+
+def scaled(probabilities, factor):
+    return binary(expit(logit(probabilities[:, 1]) * factor))
 
 
 def mean_loss(labels, p_dog):
-    return float(log_loss_per_image(labels, p_dog).mean())
+    return float(score_images(labels, p_dog).losses.mean())
 
 
 def test_temperature_and_floor_minimize_the_log_loss():
     labels, p_dog = calibrated(2000, seed=3)
     labels[:20] = 1 - labels[:20]  # wrong labels, which only a floor can make cheap
-    p_dog = expit(logit(p_dog) * 3)
+    p_dog = scaled(p_dog, 3)
     result = fit(labels, p_dog)
 
     def with_temperature(log_temperature):
@@ -43,7 +48,7 @@ def test_temperature_and_floor_minimize_the_log_loss():
 def test_calibrated_outputs_stay_and_a_scaling_of_logits_is_undone(seed):
     labels, p_dog = calibrated(4000, seed)
     for factor in (0.4, 1.0, 2.5):
-        fitted = fit(labels, expit(logit(p_dog) * factor))
+        fitted = fit(labels, scaled(p_dog, factor))
         assert fitted.temperature == pytest.approx(factor, rel=0.08)
         assert fitted.floor < 0.01
     other_labels, other = calibrated(20_000, seed + 100)
@@ -60,9 +65,9 @@ def test_the_decision_uses_images_that_were_not_fitted(monkeypatch):
     seen: list[set[float]] = []
 
     def memorize(labels, p_dog):
-        seen.append(set(p_dog))
-        known = dict(zip(p_dog, labels, strict=True))
-        return lambda inputs: np.array([known.get(p, 0.5) for p in inputs])
+        seen.append(set(p_dog[:, 1]))
+        known = dict(zip(p_dog[:, 1], labels, strict=True))
+        return lambda inputs: binary([known.get(p, 0.5) for p in inputs[:, 1]])
 
     monkeypatch.setattr("catsdogs.scoring.calibration.fit", memorize)
     np.testing.assert_array_equal(cross_fitted(labels, p_dog), 0.5)
@@ -72,8 +77,8 @@ def test_the_decision_uses_images_that_were_not_fitted(monkeypatch):
 
 
 def test_certain_probabilities_get_a_floor():
-    labels = np.tile([0.0, 1.0], 500)
-    p_dog = labels.copy()
+    labels = np.tile([0, 1], 500)
+    p_dog = binary(labels.astype(float))
     p_dog[:10] = 1 - p_dog[:10]
     result = fit_if_better(labels, p_dog)
     # 1% are wrong with certainty; the best log loss is the entropy.
@@ -82,12 +87,12 @@ def test_certain_probabilities_get_a_floor():
     assert result.calibration.temperature > 1
     entropy = -0.01 * np.log(0.01) - 0.99 * np.log(0.99)
     assert mean_loss(labels, result.calibration(p_dog)) == pytest.approx(entropy, 1e-3)
-    assert np.isfinite(result.calibration(np.array([0.0, 1.0]))).all()
+    assert np.isfinite(result.calibration(binary([0.0, 1.0]))).all()
 
 
 def test_no_errors_do_not_mean_certainty():
-    labels = np.tile([0.0, 1.0], 500)
-    p_dog = 0.05 + 0.9 * labels
+    labels = np.tile([0, 1], 500)
+    p_dog = binary(0.05 + 0.9 * labels)
     assert fit(labels, p_dog).floor == pytest.approx(1 / 2002)
     assert fit(labels, p_dog)(p_dog).max() == pytest.approx(1 - 1 / 2002)
 
@@ -101,25 +106,25 @@ def test_too_few_images_are_not_fitted():
     assert (few.applied, few.calibration, few.gain.size) == (False, IDENTITY, FEWEST - 1)
     # Not measured, so there is no interval of zero width.
     assert (str(few.gain.value), few.gain.low, few.gain.high) == ("nan", None, None)
-    assert few.reason.startswith("199 images are too few; it needs 200, with 5 of each class")
+    assert few.reason.startswith("199 images are too few; it needs 200, with 5 of each of two classes")
     np.testing.assert_allclose(cross_fitted(labels[:-1], p_dog[:-1]), p_dog[:-1])
-    assert not fit_if_better(np.ones(1), np.ones(1)).applied
-    assert not fit_if_better(np.append(np.zeros(999), 1.0), np.full(1000, 0.3)).applied
+    assert not fit_if_better(np.ones(1), binary(np.ones(1))).applied
+    assert not fit_if_better(np.append(np.zeros(999), 1.0), binary(np.full(1000, 0.3))).applied
 
 
 def test_calibration_keeps_the_order_and_the_middle():
     p_dog = np.linspace(0, 1, 101)
     for calibration in (IDENTITY, Calibration(0.3, 0.001), Calibration(4.0, 0.05)):
-        after = calibration(p_dog)
+        after = calibration(binary(p_dog))[:, 1]
         assert (np.diff(after) >= 0).all()
         assert after[50] == pytest.approx(0.5)
-        assert after.min() >= calibration.floor
-        assert after.max() <= 1 - calibration.floor
+        assert after.min() >= calibration.floor - 1e-15
+        assert after.max() <= 1 - calibration.floor + 1e-15
         np.testing.assert_allclose(after[::-1], 1 - after)
-    np.testing.assert_allclose(IDENTITY(p_dog), clip(p_dog))
+    np.testing.assert_allclose(IDENTITY(binary(p_dog))[:, 1], clip(p_dog))
 
 
 def test_invalid_probabilities_are_refused():
     for function in (cross_fitted, fit_if_better):
-        with pytest.raises(ValueError, match="p_dog in"):
-            function(np.array([0.0, 1.0]), np.array([0.5, np.nan]))
+        with pytest.raises(ValueError, match="must be in"):
+            function(np.array([0.0, 1.0]), binary([0.5, np.nan]))

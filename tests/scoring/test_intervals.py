@@ -6,6 +6,7 @@ import scipy.stats
 
 from catsdogs.scoring.intervals import (
     Estimate,
+    ImageScores,
     mean_intervals,
     paired_intervals,
     resamples,
@@ -18,6 +19,11 @@ def ends(score):
     assert score.low is not None
     assert score.high is not None
     return np.array([score.low, score.high])
+
+
+def binary(second):
+    """Return the probabilities (..., N, 2) of two classes from those of the second (..., N)."""
+    return np.stack([1 - np.asarray(second, dtype=float), second], axis=-1)
 
 
 def skewed(rows, images, seed):
@@ -63,9 +69,11 @@ def test_few_values_have_finite_intervals():
 def test_paired_intervals_count_images_that_either_model_misclassifies():
     losses = np.full((2, 100), 0.1)
     losses[0, :12], losses[1, 5:20] = 0.7, 2.0
-    assert paired_intervals(losses[:1], losses[1])[0].errors == 20
-    assert not paired_intervals(losses[:1], losses[1])[0].few_errors
-    assert [one.errors for one in paired_intervals(losses, losses[0])] == [12, 20]
+    one, two = (ImageScores(row, row > 0.1) for row in losses)
+    first = ImageScores(losses[:1], losses[:1] > 0.1)
+    assert paired_intervals(first, two)[0].errors == 20
+    assert not paired_intervals(first, two)[0].few_errors
+    assert [pair.errors for pair in paired_intervals(ImageScores(losses, losses > 0.1), one)] == [12, 20]
     assert Estimate(0.1, 0.0, 0.2, 100, 19).few_errors
     assert not Estimate(0.1, 0.0, 0.2, 100).few_errors
 

@@ -3,17 +3,29 @@
 from dataclasses import astuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from test_intervals import ends
+from sklearn import metrics
+from test_intervals import binary, ends
 
-from catsdogs.scoring.intervals import mean_intervals, misclassified, wilson_interval
-from catsdogs.scoring.scores import expected_calibration_error, log_loss_per_image, scores
+from catsdogs.base.errors import UserError
+from catsdogs.scoring.calibration import Calibration, fit
+from catsdogs.scoring.classes import Classes, check_names
+from catsdogs.scoring.combination import uniform_mean
+from catsdogs.scoring.intervals import mean_intervals, wilson_interval
+from catsdogs.scoring.scores import (
+    class_scores,
+    confusion,
+    expected_calibration_error,
+    score_images,
+    scores,
+)
 
-KEYS = ["log_loss", "accuracy", "roc_auc", "brier", "ece"]
+KEYS = ["log_loss", "accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "brier", "ece"]
 
 
 def simulated(size, seed, sharpness=1.0):
@@ -25,19 +37,19 @@ def simulated(size, seed, sharpness=1.0):
 
 
 def test_the_loss_of_an_image_is_minus_the_logarithm_of_the_clipped_probability_of_its_class():
-    loss = log_loss_per_image(np.array([1, 0, 1, 0]), np.array([0.9, 0.9, 0.5, 0.2]))
+    loss = score_images(np.array([1, 0, 1, 0]), binary([0.9, 0.9, 0.5, 0.2])).losses
     np.testing.assert_allclose(loss, [-np.log(0.9), -np.log(0.1), np.log(2), -np.log(0.8)], rtol=1e-12)
-    loss = log_loss_per_image(np.array([1, 1, 0, 0]), np.array([0, 1, 0, 1]))
+    loss = score_images(np.array([1, 1, 0, 0]), binary([0, 1, 0, 1])).losses
     wrong, right = -np.log(1e-7), -np.log1p(-1e-7)
     np.testing.assert_allclose(loss, [wrong, right, right, wrong], rtol=1e-8)
-    result = scores(np.array([1, 1, 0, 0]), np.array([0, 1, 0, 1]))
+    result = scores(np.array([1, 1, 0, 0]), binary([0, 1, 0, 1]))
     assert result["log_loss"].value == pytest.approx((wrong + right) / 2)
 
 
 def test_scores_by_hand():
     labels = np.array([0, 0, 1, 1])
     p_dog = np.array([0.1, 0.6, 0.4, 0.9])
-    result = scores(labels, p_dog)
+    result = scores(labels, binary(p_dog))
     assert list(result) == KEYS
     assert result["accuracy"].value == 0.5
     assert result["roc_auc"].value == 0.75  # of four (dog, cat) pairs only 0.4 against 0.6 is in the wrong order
@@ -51,33 +63,33 @@ def test_scores_by_hand():
 def test_errors_of_scores_and_of_comparisons_have_one_definition():
     p_dog = np.tile([0.5, np.nextafter(0.5, 0), np.nextafter(0.5, 1), 0.0, 1.0, np.float32(0.5)], 2)
     labels = np.repeat([0.0, 1.0], 6)
-    wrong = misclassified(log_loss_per_image(labels, p_dog))
+    wrong = score_images(labels, binary(p_dog)).wrong
     assert (wrong == ((p_dog > 0.5) != (labels == 1))).all()
-    assert scores(labels, p_dog)["accuracy"].errors == wrong.sum()
+    assert scores(labels, binary(p_dog))["accuracy"].errors == wrong.sum()
 
 
 def test_the_interval_of_a_saturated_loss_contains_it():
-    loss = scores(np.tile([0.0, 1.0], 100), np.tile([1.0, 0.0], 100))["log_loss"]
+    loss = scores(np.tile([0.0, 1.0], 100), binary(np.tile([1.0, 0.0], 100)))["log_loss"]
     assert ends(loss)[0] <= loss.value <= ends(loss)[1]
     assert {type(loss.value), type(loss.low), type(loss.high)} == {float}
 
 
 def test_calibration_error_bins_confidence_in_fifteenths_closed_above():
     # 0.6 = 9/15 belongs to the bin that ends there, 0.61 to the next: |0.6 - 1| and |0.61 - 0| are not averaged away.
-    apart = expected_calibration_error(np.array([1, 0]), np.array([0.6, 0.61]))
+    apart = expected_calibration_error(np.array([1, 0]), binary([0.6, 0.61]))
     assert apart == pytest.approx((0.4 + 0.61) / 2)
-    together = expected_calibration_error(np.array([1, 0]), np.array([0.61, 0.62]))
+    together = expected_calibration_error(np.array([1, 0]), binary([0.61, 0.62]))
     assert together == pytest.approx(abs(0.615 - 0.5))
     # 0.68 and 0.72 share the bin from 10/15 to 11/15, which tenths would divide.
-    assert expected_calibration_error(np.array([1, 0]), np.array([0.68, 0.72])) == pytest.approx(0.2)
+    assert expected_calibration_error(np.array([1, 0]), binary([0.68, 0.72])) == pytest.approx(0.2)
 
 
 def test_intervals_are_those_of_means_wilson_and_newcombe():
     labels, p_dog = simulated(300, seed=4, sharpness=2)
-    result = scores(labels, p_dog)
+    result = scores(labels, binary(p_dog))
     errors = int(((p_dog > 0.5) != (labels == 1)).sum())
     assert {score.errors for score in result.values()} == {errors}
-    for name, per_image in (("log_loss", log_loss_per_image(labels, p_dog)), ("brier", (p_dog - labels) ** 2)):
+    for name, per_image in (("log_loss", score_images(labels, binary(p_dog)).losses), ("brier", (p_dog - labels) ** 2)):
         expected = mean_intervals(per_image[None])[0]
         assert astuple(result[name]) == pytest.approx((*astuple(expected)[:4], errors))
     assert (result["accuracy"].low, result["accuracy"].high) == wilson_interval(300 - errors, 300)
@@ -90,7 +102,7 @@ def test_intervals_are_those_of_means_wilson_and_newcombe():
 
 
 def test_ties_count_half():
-    result = scores(np.repeat([0, 1], 20), np.full(40, 0.3))["roc_auc"]
+    result = scores(np.repeat([0, 1], 20), binary(np.full(40, 0.3)))["roc_auc"]
     assert result.value == 0.5
     assert ends(result)[0] < 0.5 < ends(result)[1]
 
@@ -99,7 +111,7 @@ def test_ties_count_half():
 @given(p_dog=arrays(np.float64, st.integers(1, 12), elements=st.floats(0, 1)), data=st.data())
 def test_every_score_stays_in_its_range(p_dog, data):
     labels = data.draw(arrays(np.float32, p_dog.shape, elements=st.sampled_from([0.0, 1.0])))
-    result = scores(labels, p_dog)
+    result = scores(labels, binary(p_dog))
     assert list(result) == KEYS
     for name, score in result.items():
         highest = 16.2 if name == "log_loss" else 1 + 1e-12
@@ -110,40 +122,109 @@ def test_every_score_stays_in_its_range(p_dog, data):
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_has_no_roc_auc(label):
-    result = scores(np.full(5, label), np.linspace(0.1, 0.7, 5))
+    result = scores(np.full(5, label), binary(np.linspace(0.1, 0.7, 5)))
     np.testing.assert_equal(astuple(result["roc_auc"]), (np.nan, None, None, 5, result["accuracy"].errors))
     assert result["log_loss"].low is not None
 
 
 def test_one_image_has_values_and_two_have_intervals():
-    result = scores(np.array([1]), np.array([0.8]))
+    result = scores(np.array([1]), binary([0.8]))
     assert astuple(result["log_loss"]) == (pytest.approx(-np.log(0.8)), None, None, 1, 0)
-    brier = scores(np.array([1, 1]), np.array([0.8, 0.4]))["brier"]
+    brier = scores(np.array([1, 1]), binary([0.8, 0.4]))["brier"]
     assert ends(brier).tolist() == [0, 1]
 
 
 def test_a_perfect_roc_auc_may_be_lower_on_other_images():
-    result = scores(np.repeat([0, 1], 50), np.linspace(0, 1, 100))["roc_auc"]
+    result = scores(np.repeat([0, 1], 50), binary(np.linspace(0, 1, 100)))["roc_auc"]
     assert result.value == ends(result)[1] == 1
     assert 0.9 < ends(result)[0] < 0.99
-
-
-def test_columns_as_from_keras_are_accepted():
-    labels, p_dog = simulated(50, seed=9)
-    assert scores(labels[:, None].astype(np.float32), p_dog[:, None]) == scores(labels, p_dog)
 
 
 @pytest.mark.parametrize(
     ("labels", "p_dog", "message"),
     [
-        ([0, 1, 1], [0.1, np.nan, np.nan], "p_dog in"),
-        ([0, 1, 1], [0.1, 0.2, 1.01], "p_dog in"),
-        ([0, 0.05, 1], [0.1, 0.2, 0.3], "labels must be 0"),
-        ([np.nan, 0, 1], [0.1, 0.2, 0.3], "labels must be 0"),
-        ([0, 1], [0.1, 0.2, 0.3], "of the same shape"),
+        ([0, 1, 1], [0.1, np.nan, np.nan], "must be in"),
+        ([0, 1, 1], [0.1, 0.2, 1.01], "must be in"),
+        ([0, 0.05, 1], [0.1, 0.2, 0.3], "labels must be whole"),
+        ([np.nan, 0, 1], [0.1, 0.2, 0.3], "labels must be whole"),
+        ([0, 1], [0.1, 0.2, 0.3], "labels .N,. and"),
         ([], [], "at least one"),
     ],
 )
 def test_invalid_predictions_are_refused(labels, p_dog, message):
     with pytest.raises(ValueError, match=message):
-        scores(np.array(labels), np.array(p_dog))
+        scores(np.array(labels), binary(p_dog))
+
+
+def several(classes, size, seed):
+    """Return labels that every class has, and the probabilities that they are sampled from."""
+    rng = np.random.default_rng(seed)
+    probabilities = np.maximum(rng.dirichlet(np.full(classes, 0.3), size), 1e-6)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    labels = np.array([rng.choice(classes, p=row) for row in probabilities])
+    labels[:classes] = np.arange(classes)
+    return labels, probabilities
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 100])
+def test_scores_agree_with_scikit_learn(classes):
+    labels, p = several(classes, 500, seed=classes)
+    result = {name: score.value for name, score in scores(labels, p).items()}
+    predicted = p.argmax(axis=1)
+    assert result["log_loss"] == pytest.approx(metrics.log_loss(labels, p))
+    assert result["accuracy"] == pytest.approx(metrics.accuracy_score(labels, predicted))
+    assert result["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(labels, predicted))
+    assert result["macro_f1"] == pytest.approx(metrics.f1_score(labels, predicted, average="macro"))
+    if classes > 2:
+        assert result["roc_auc"] == pytest.approx(metrics.roc_auc_score(labels, p, multi_class="ovr"))
+        assert result["brier"] == pytest.approx(((p - np.eye(classes)[labels]) ** 2).sum(axis=1).mean())
+    else:
+        assert result["roc_auc"] == pytest.approx(metrics.roc_auc_score(labels, p[:, 1]))
+        assert result["brier"] == pytest.approx(metrics.brier_score_loss(labels, p[:, 1]))
+    np.testing.assert_array_equal(confusion(labels, p), metrics.confusion_matrix(labels, predicted))
+    table = class_scores(labels, p)
+    assert table["images"].sum() == 500
+    assert table["recall"].mean() == pytest.approx(result["balanced_accuracy"])
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 100])
+def test_another_order_of_the_classes_changes_no_score(classes):
+    labels, p = several(classes, 400, seed=1)
+    order = np.random.default_rng(2).permutation(classes)
+    other_labels, other = np.argsort(order)[labels], p[:, order]
+    for name, score in scores(labels, p).items():
+        assert astuple(scores(other_labels, other)[name]) == pytest.approx(astuple(score))
+    for function in (uniform_mean(2, "logit"), uniform_mean(2, "probability")):
+        members = np.stack([p, p[::-1]])
+        np.testing.assert_allclose(function(members[..., order]), function(members)[:, order], atol=1e-12)
+    np.testing.assert_allclose(Calibration(2.0, 0.0005)(other), Calibration(2.0, 0.0005)(p)[:, order], atol=1e-12)
+    one, two = fit(labels, p), fit(other_labels, other)
+    assert (one.temperature, one.floor) == pytest.approx((two.temperature, two.floor), rel=1e-4)
+
+
+def test_columns_of_classes_and_back():
+    labels = np.array([0.0, 2.0, np.nan])
+    three, two = Classes(("b c", "a", "ö")), Classes(("cat", "dog"))
+    assert three.columns("_tta") == ["p_b_c_tta", "p_a_tta", "p___tta"]
+    assert two.columns("_calibrated") == ["p_dog_calibrated"]
+    np.testing.assert_array_equal(three.targets(labels), [[1, 0, 0], [0, 0, 1], [np.nan] * 3])
+    np.testing.assert_array_equal(two.targets(np.array([0.0, 1.0, np.nan])), [[0], [1], [np.nan]])
+    for classes in (two, three):
+        p = np.random.default_rng(0).dirichlet(np.ones(len(classes)), 5)
+        np.testing.assert_allclose(classes.read(pd.DataFrame(classes.to_columns(p))), p, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["ants"], "only 'ants'"),
+        ([], "no class"),
+        (["Ant", "bee", "ant"], "differ only in case"),
+        (["a b", "a_b", "c"], "same column p_a_b"),
+        (["a", "a_tta", "b"], "same column p_a_tta"),
+        ([f"c{number}" for number in range(1001)], "1,001 classes"),
+    ],
+)
+def test_names_that_cannot_be_classes_are_refused(names, message):
+    with pytest.raises(UserError, match=f"^data.train=x: .*{message}"):
+        check_names(names, "data.train=x")

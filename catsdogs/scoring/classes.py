@@ -1,0 +1,99 @@
+"""Classes of a study: their names and order, and their columns in tables and in the output of the network."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from catsdogs.base.errors import UserError
+from catsdogs.base.text import listed
+
+MOST_CLASSES = 1000
+
+# Ends of the columns of the steps from the output of the network to the submitted probability.
+STEPS = ("", "_tta", "_calibrated")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Names of K >= 2 classes, in order: label k is `names[k]`.
+
+    The network and tables have one output for two classes, the probability of the second one, and otherwise one for
+    each class. Everywhere else, probabilities are (..., K).
+    """
+
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of the network, and of columns in tables: 1 for two classes, otherwise K."""
+        return 1 if len(self) == 2 else len(self)
+
+    def columns(self, step: str = "") -> list[str]:
+        """Return the columns of a step, for example `p_dog_tta`."""
+        return [f"p_{column_name(name)}{step}" for name in self.names[-self.outputs :]]
+
+    def from_output(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the probabilities of all classes, float64 (..., K), from those of the outputs (..., C)."""
+        outputs = np.asarray(outputs, dtype=np.float64)
+        return outputs if len(self) > 2 else np.concatenate([1 - outputs, outputs], axis=-1)
+
+    def to_output(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return the probabilities of the outputs, (..., C), from those of all classes (..., K)."""
+        return probabilities[..., -self.outputs :]
+
+    def read(self, table: pd.DataFrame, step: str = "") -> np.ndarray:
+        """Return the probabilities of a step in a table, float64 (N, K); NaN where it was not computed."""
+        return self.from_output(table[self.columns(step)].to_numpy(dtype=np.float64))
+
+    def to_columns(self, probabilities: np.ndarray, step: str = "") -> dict[str, np.ndarray]:
+        """Return the columns of a step for a table, each (N,), from probabilities (N, K)."""
+        return dict(zip(self.columns(step), self.to_output(probabilities).T, strict=True))
+
+    def targets(self, labels: np.ndarray) -> np.ndarray:
+        """Return what the network is trained on, float32 (N, C): 0 or 1, or one-hot; NaN where the label is NaN."""
+        labels = np.asarray(labels, dtype=np.float64)[:, None]
+        places = np.arange(len(self))[-self.outputs :]
+        return np.where(np.isnan(labels), np.nan, labels == places).astype(np.float32)
+
+
+# Of files without the key `classes`, which versions before 0.3 wrote.
+DEFAULT = Classes(("cat", "dog"))
+
+
+def column_name(name: str) -> str:
+    """Return the name of a class with every character but ASCII letters, digits and _ replaced by _."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", name)
+
+
+def check_names(names: Sequence[str], source: str) -> Classes:
+    """Return the classes with these names, in this order.
+
+    Raise a UserError that names `source` for fewer than 2 or more than MOST_CLASSES names, for equal names or names
+    that differ only in case, and for names with equal columns.
+    """
+    if len(names) < 2:
+        only = f"only {names[0]!r}" if names else "no class"
+        raise UserError(f"{source}: has {only}; a classifier needs images of at least two classes")
+    if len(names) > MOST_CLASSES:
+        raise UserError(
+            f"{source}: has {len(names):,} classes, more than {MOST_CLASSES:,}; choose some by data.classes"
+        )
+    folded: dict[str, str] = {}
+    for name in names:
+        if (other := folded.setdefault(name.casefold(), name)) is not name:
+            raise UserError(f"{source}: classes {other!r} and {name!r} differ only in case; rename one of them")
+    classes = Classes(tuple(names))
+    counts = Counter(f"p_{column_name(name)}{step}" for name in names for step in STEPS)
+    if same := [column for column, count in counts.items() if count > 1]:
+        equal = [name for name in names if any(f"p_{column_name(name)}{step}" == same[0] for step in STEPS)]
+        raise UserError(f"{source}: classes {listed(equal)} would have the same column {same[0]}; rename one of them")
+    return classes
