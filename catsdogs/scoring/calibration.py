@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -43,7 +44,7 @@ class Calibration:
 
     # Divides logits: below 1 raises confidence, above 1 lowers it.
     temperature: Annotated[float, Field(ge=1 / HIGHEST_TEMPERATURE, le=HIGHEST_TEMPERATURE, strict=True)]
-    # Lower probabilities are raised to it.
+    # Lower probabilities are raised to it. Below 1 / K, which the reader of a file checks.
     floor: Annotated[float, Field(ge=EPSILON, le=HIGHEST_FLOOR, strict=True)]
 
     def __call__(self, probabilities: np.ndarray) -> np.ndarray:
@@ -51,7 +52,9 @@ class Calibration:
 
         Those below the floor are raised to it, and the others are scaled down so that the sum stays 1.
         """
-        return _raise_to(softmax(np.log(clip(probabilities)) / self.temperature, axis=1), self.floor)
+        scaled = softmax(np.log(clip(probabilities)) / self.temperature, axis=1)
+        (scale,) = _scales(scaled, np.array([self.floor]))
+        return np.maximum(scaled * scale[:, None], self.floor)
 
 
 IDENTITY = Calibration(temperature=1.0, floor=EPSILON)
@@ -120,17 +123,31 @@ def fit(labels: np.ndarray, probabilities: np.ndarray) -> Calibration:
     bound = np.log(HIGHEST_TEMPERATURE)
     temperature = float(np.exp(-minimize_scalar(log_loss, bounds=(-bound, bound), options={"xatol": 1e-6}).x))
     scaled = softmax(logs / temperature, axis=1)
-    highest = HIGHEST_FLOOR * 2 / classes
+    p_label = scaled[np.arange(len(labels)), labels]
+    highest = 2 * HIGHEST_FLOOR / classes
     floors = np.geomspace(min(max(EPSILON, 1 / (2 * len(labels) + classes)), highest), highest, _FLOORS)
-    losses = [score_images(labels, _raise_to(scaled, floor)).losses.mean() for floor in floors]
+    losses = [
+        -np.log(np.maximum(p_label * scale, floor)).mean()
+        for floor, scale in zip(floors, _scales(scaled, floors), strict=True)
+    ]
     return Calibration(temperature, float(floors[int(np.argmin(losses))]))
 
 
-def _raise_to(probabilities: np.ndarray, floor: float) -> np.ndarray:
-    """Raise probabilities (N, K) below the floor to it, and scale the others so that the sums are 1."""
-    low = probabilities < floor
-    others = np.where(low, 0.0, probabilities)
-    return np.where(low, floor, others * ((1 - floor * low.sum(axis=1)) / others.sum(axis=1))[:, None])
+def _scales(probabilities: np.ndarray, floors: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield for every floor the factors s (N,) with which max(s * p, floor) has the sum 1, for p (N, K)."""
+    ascending = np.sort(probabilities, axis=1)
+    sums = ascending[:, ::-1].cumsum(axis=1)[:, ::-1]  # of all but the lowest j probabilities, j = 0 .. K - 1
+    rows = np.arange(len(ascending))
+    for floor in floors:
+        low = np.zeros(len(ascending), dtype=int)
+        while True:
+            scale = (1 - floor * low) / sums[rows, low]
+            # The highest probability stays above the floor, which is below 1 / K.
+            below = ascending[rows, low] * scale < floor
+            if not below.any():
+                break
+            low += below
+        yield scale
 
 
 def _enough(labels: np.ndarray) -> bool:

@@ -14,6 +14,7 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.text import listed
 
 MOST_CLASSES = 1000
+_LONGEST_NAME = 100  # characters
 
 # Ends of the columns of the steps from the output of the network to the submitted probability.
 STEPS = ("", "_tta", "_calibrated")
@@ -70,30 +71,32 @@ DEFAULT = Classes(("cat", "dog"))
 
 
 def column_name(name: str) -> str:
-    """Return the name of a class with every character but ASCII letters, digits and _ replaced by _."""
-    return re.sub(r"[^A-Za-z0-9_]", "_", name)
+    """Return the name of a class with every character but letters, digits and _ replaced by _."""
+    return re.sub(r"\W", "_", name)
 
 
 def check_names(names: Sequence[str], source: str) -> Classes:
     """Return the classes with these names, in this order.
 
     Raise a UserError that names `source` for fewer than 2 or more than MOST_CLASSES names, for equal names or names
-    that differ only in case, and for names with equal columns.
+    that differ only in case, for names with equal columns, and for names that a column or a line cannot have.
     """
     if len(names) < 2:
-        only = f"only {names[0]!r}" if names else "no class"
+        only = f"only class {names[0]}" if names else "no class"
         raise UserError(f"{source}: has {only}; a classifier needs images of at least two classes")
     if len(names) > MOST_CLASSES:
         raise UserError(
-            f"{source}: has {len(names):,} classes, more than {MOST_CLASSES:,}; choose some by data.classes"
+            f"{source}: has {len(names):,} classes, at most {MOST_CLASSES:,} are possible; set data.classes"
         )
-    folded: dict[str, str] = {}
     for name in names:
-        if (other := folded.setdefault(name.casefold(), name)) is not name:
-            raise UserError(f"{source}: classes {other!r} and {name!r} differ only in case; rename one of them")
-    classes = Classes(tuple(names))
-    counts = Counter(f"p_{column_name(name)}{step}" for name in names for step in STEPS)
-    if same := [column for column, count in counts.items() if count > 1]:
-        equal = [name for name in names if any(f"p_{column_name(name)}{step}" == same[0] for step in STEPS)]
-        raise UserError(f"{source}: classes {listed(equal)} would have the same column {same[0]}; rename one of them")
-    return classes
+        if not name.isprintable() or not 0 < len(name.strip()) == len(name) <= _LONGEST_NAME or name.lower() == "id":
+            problem = f"needs a printable name of 1 to {_LONGEST_NAME} characters, not id, without outer spaces"
+            raise UserError(f"{source}: class {name!r} {problem}; rename it")
+    for key, problem in ((str.casefold, "differ only in case"), (column_name, "would have the same column")):
+        counts = Counter(map(key, names))
+        if same := [name for name in names if counts[key(name)] > 1]:
+            raise UserError(f"{source}: classes {listed(same)} {problem}; rename one of them")
+    columns = Counter(f"{column_name(name)}{step}" for name in names for step in STEPS)
+    if same := [column for column, count in columns.items() if count > 1]:
+        raise UserError(f"{source}: two classes would have the column p_{same[0]}; rename one of them")
+    return Classes(tuple(names))

@@ -128,3 +128,14 @@ def test_invalid_probabilities_are_refused():
     for function in (cross_fitted, fit_if_better):
         with pytest.raises(ValueError, match="must be in"):
             function(np.array([0.0, 1.0]), binary([0.5, np.nan]))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 100])
+def test_the_floor_keeps_order_and_sum(classes):
+    p = np.random.default_rng(classes).dirichlet(np.full(classes, 0.1), 300)
+    for floor in (1e-7, 0.01 / classes, 0.1 / classes):
+        after = Calibration(1.5, floor)(p)
+        np.testing.assert_allclose(after.sum(axis=1), 1)
+        assert after.min() >= floor
+        order = np.argsort(p, axis=1)
+        assert (np.diff(np.take_along_axis(after, order, axis=1), axis=1) >= 0).all()

@@ -204,8 +204,8 @@ def test_another_order_of_the_classes_changes_no_score(classes):
 
 def test_columns_of_classes_and_back():
     labels = np.array([0.0, 2.0, np.nan])
-    three, two = Classes(("b c", "a", "ö")), Classes(("cat", "dog"))
-    assert three.columns("_tta") == ["p_b_c_tta", "p_a_tta", "p___tta"]
+    three, two = check_names(["b c", "a", "猫"], "x"), Classes(("cat", "dog"))
+    assert three.columns("_tta") == ["p_b_c_tta", "p_a_tta", "p_猫_tta"]
     assert two.columns("_calibrated") == ["p_dog_calibrated"]
     np.testing.assert_array_equal(three.targets(labels), [[1, 0, 0], [0, 0, 1], [np.nan] * 3])
     np.testing.assert_array_equal(two.targets(np.array([0.0, 1.0, np.nan])), [[0], [1], [np.nan]])
@@ -217,11 +217,16 @@ def test_columns_of_classes_and_back():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["ants"], "only 'ants'"),
+        (["ants"], "only class ants"),
         ([], "no class"),
-        (["Ant", "bee", "ant"], "differ only in case"),
-        (["a b", "a_b", "c"], "same column p_a_b"),
-        (["a", "a_tta", "b"], "same column p_a_tta"),
+        (["Ant", "bee", "ant"], "Ant, ant differ only in case"),
+        (["a", "b", "a"], "a, a differ only"),
+        (["a b", "a_b", "c"], "a b, a_b would have the same column"),
+        (["a", "a_tta", "b"], "column p_a_tta"),
+        (["a", ""], "class '' needs"),
+        (["a", "b\n"], "needs a printable"),
+        (["a", "caf\udce9"], "needs a printable"),
+        (["a", "ID"], "not id"),
         ([f"c{number}" for number in range(1001)], "1,001 classes"),
     ],
 )
