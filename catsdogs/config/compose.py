@@ -170,6 +170,8 @@ def with_value(message: str, overrides: Iterable[str]) -> str:
         key, equals, _ = override.partition("=")
         if equals and message.startswith(f"{key}: "):
             return override + message.removeprefix(key)
+        if override.lower().endswith("=null") and message.startswith("null: "):
+            return f"{key}={message}"
         if "interval(" in override and message.startswith("interval(A,B): "):
             return override + message.removeprefix("interval(A,B)")
     return message

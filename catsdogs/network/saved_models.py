@@ -19,7 +19,7 @@ import numpy as np
 from keras.src.backend.common import global_state
 
 from catsdogs.base.errors import UserError, first_line
-from catsdogs.base.files import open_zip
+from catsdogs.base.files import open_regular, open_zip
 from catsdogs.base.text import binary_size
 
 _MAX_BYTES = 2**30  # of the variables of a model, and of a copy of the largest one
@@ -113,7 +113,7 @@ def _values(shape: tuple[int | None, ...]) -> int:
 
 def _check_hdf5(file: str, max_bytes: int) -> None:
     """Raise ValueError if an HDF5 file has links, compressed or external data, or more values than `max_bytes`."""
-    with h5py.File(file, "r") as root:
+    with open_regular(Path(file)) as stream, h5py.File(stream, "r") as root:
         stored, listed, groups, entered = 0, 0, [root], set()
         while groups:  # h5py's own walk recurses
             group = groups.pop()

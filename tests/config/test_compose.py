@@ -277,6 +277,7 @@ def test_an_error_shows_the_value_that_was_set():
     overrides = ["seed=1", "fit.epochz=3", "+fit=4", "++space.l2.lo=5"]
     assert with_value("fit.epochz: unknown setting", overrides) == "fit.epochz=3: unknown setting"
     assert with_value("interval(A,B): needs x", ["seed=interval(1,2)"]) == "seed=interval(1,2): needs x"
+    assert with_value("null: not an option", ["seed=1", "+tta=Null"]) == "+tta=null: not an option"
     assert with_value("+fit: already set", overrides) == "+fit=4: already set"
     assert with_value("space.l2.lo: unknown setting", overrides) == "space.l2.lo=5: unknown setting"
     assert with_value("fit.epochs=0: must be at least 1", overrides) == "fit.epochs=0: must be at least 1"

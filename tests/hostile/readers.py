@@ -273,7 +273,8 @@ def study_problem(value: StudyData, valid: StudyData) -> str:
 
 def study_message(value: StudyData) -> str:
     """Return the problems that the report shows, and the errors of jobs."""
-    return "; ".join([*value.problems, *value.leaderboard["error"].dropna()])
+    failed = value.leaderboard[value.leaderboard["error"].notna()]
+    return "; ".join([*value.problems, *(f"{row.label}: error {row.error}" for row in failed.itertuples())])
 
 
 def make_resumable(folder: Path) -> None:

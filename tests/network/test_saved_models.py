@@ -1,5 +1,6 @@
 """Small files that declare gigabytes, follow other files or run code are refused before anything is allocated."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -73,6 +74,9 @@ def test_attributes_of_earlier_formats_cannot_list_a_weight_repeatedly(tmp_path)
             attributes[f"weight_names{number}"] = np.array([attributes["weight_names"][0].encode()] * 3000)
     with pytest.raises(ValueError, match="too large"):
         load_weights(model, str(tmp_path / "model.h5"))
+    os.mkfifo(tmp_path / "fifo.weights.h5")
+    with pytest.raises(OSError, match="not a regular file"):
+        load_weights(model, str(tmp_path / "fifo.weights.h5"))
 
 
 @pytest.mark.parametrize(
