@@ -167,7 +167,7 @@ def _data(options: argparse.Namespace) -> Iterator[Finding]:
                 if earlier:
                     yield _copies(f"part {own}" if own else f"data.{role}", images, earlier, options.cache)
                 earlier.append(images)
-        except UserError as error:
+        except (UserError, OSError) as error:
             yield Finding(False, f"data.{role}={source}", str(error))
 
 

@@ -1,13 +1,12 @@
 """Decoding and resizing of image files.
 
-Training, validation, test-time augmentation, prediction and export all use `decode`, so they see the same pixels.
+Training, validation, test-time augmentation and prediction use `transform` and `to_square`, and see the same pixels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import math
 import os
@@ -33,12 +32,11 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.interrupts import check
 from catsdogs.base.processes import threads
 from catsdogs.base.text import binary_size, time_left
-from catsdogs.data.archive import unwritable
 from catsdogs.data.formats import FORMATS, MAX_PIXELS, image_format
 
 RESIZE = "pillow-bilinear"
 
-_CACHE_VERSION = 1  # part of the key of stored pixels; increment when `decode` changes
+_CACHE_VERSION = 1  # part of the key of stored pixels; increment when these change
 
 _PROGRESS_SECONDS = 10.0
 _FROM_PILLOW = r"PIL\."
@@ -81,14 +79,6 @@ class _Memory:
 
 # Together less than 1.5 GiB. A thread that waits for memory for pixels holds the file, but not the other way around.
 _FILES, _PIXELS = _Memory(320 * 2**20), _Memory(MAX_PIXELS * 10)
-
-
-def decode(data: bytes, size: int | None) -> np.ndarray:
-    """Decode an image and resize it to a square; (S, S, 3) uint8, RGB, 0..255. See `transform`.
-
-    `size` is the side S of the square in pixels; None keeps (height, width, 3).
-    """
-    return transform(data, np.array if size is None else to_square(size))
 
 
 def transform(data: bytes, function: Callable[[Image.Image], Result]) -> Result:
@@ -154,7 +144,7 @@ def read_image(file: Path, function: Callable[[Image.Image], Result]) -> tuple[s
 
 
 def to_square(size: int) -> Callable[[Image.Image], np.ndarray]:
-    """Return the function that resizes an image as `decode` does."""
+    """Return the function that resizes an RGB image to (size, size, 3) uint8, 0..255."""
     return lambda rgb: np.array(squeeze(rgb, size))
 
 
@@ -166,7 +156,8 @@ def squeeze(image: Image.Image, size: int) -> Image.Image:
 def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray:
     """Return the decoded images of a table, from the cache if possible.
 
-    Raise UserError if an image is missing, changed or cannot be decoded, or if the cache is full.
+    Raise UserError if an image is missing, changed or cannot be decoded, or if the cache is too small, and OSError if
+    it cannot be written.
 
     Args:
         rows: columns path (relative to `root`) and sha256, of decodable images.
@@ -187,22 +178,19 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
     except (OSError, ValueError) as error:
         _log.warning("%s: corrupted, or of an earlier version (%s); decoding the images again", path, error)
     images, needed = list(zip((root / name for name in rows["path"]), hashes, strict=True)), math.prod(shape)
-    try:
-        if needed > (free := files.free_bytes(path.parent)):
-            raise UserError(
-                f"{path.parent}: {len(rows)} images of {size}x{size} pixels need {binary_size(needed)}, but only "
-                f"{binary_size(free)} are free; set cache=FOLDER on a larger disk, or a smaller data.limit"
-            )
-        _log.info("decoding %d images to %dx%d (%s)", len(rows), size, size, binary_size(needed))
-        files.remove(path)
-        with files.replacing(path) as temporary, temporary.open("wb") as file:
-            file.write(files.npy_header(shape, "uint8"))
-            for image in in_threads(lambda image: _decode_file(*image, size), images, "decoding"):
-                file.write(image.data)
-            file.flush()
-            files.seal_npy(temporary, key)
-    except OSError as error:
-        raise unwritable(path.parent, error, f" {binary_size(needed)} of pixels") from error
+    if needed > (free := files.free_bytes(path.parent)):
+        raise UserError(
+            f"{path.parent}: {len(rows)} images of {size}x{size} pixels need {binary_size(needed)}, but only "
+            f"{binary_size(free)} are free; set cache=FOLDER on a larger disk, or a smaller data.limit"
+        )
+    _log.info("decoding %d images to %dx%d (%s)", len(rows), size, size, binary_size(needed))
+    files.remove(path)
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(files.npy_header(shape, "uint8"))
+        for image in in_threads(lambda image: _decode_file(*image, size), images, "decoding"):
+            file.write(image.data)
+        file.flush()
+        files.seal_npy(temporary, key)
     return files.load_sealed_npy(path, key, shape, "uint8")
 
 
@@ -217,8 +205,7 @@ def _decode_file(file: Path, sha256: str, size: int) -> np.ndarray:
 
 def pixels_key(hashes: Sequence[str], size: int) -> str:
     """Return the cache key of images with these SHA-256, in this order, at this size; hexadecimal."""
-    key = json.dumps([list(hashes), size, RESIZE, _CACHE_VERSION, PIL.__version__])
-    return hashlib.sha256(key.encode()).hexdigest()
+    return files.json_digest([list(hashes), size, RESIZE, _CACHE_VERSION, PIL.__version__])
 
 
 def in_threads(

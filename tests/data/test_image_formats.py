@@ -5,7 +5,7 @@ import pytest
 from synthetic_images import HEIC, encoded, gradient
 
 from catsdogs.data.formats import has_image_suffix, image_format
-from catsdogs.data.images import decode
+from catsdogs.data.images import transform
 
 pytestmark = pytest.mark.lowest
 

@@ -20,7 +20,7 @@ from catsdogs.base.errors import UserError
 from catsdogs.data import catalog, images
 from catsdogs.data.archive import open_images
 from catsdogs.data.catalog import build_catalog
-from catsdogs.data.images import RESIZE, decode, in_threads, pixels
+from catsdogs.data.images import RESIZE, in_threads, pixels, to_square, transform
 
 pytestmark = pytest.mark.lowest
 
