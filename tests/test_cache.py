@@ -8,7 +8,6 @@ import pytest
 from filelock import FileLock
 
 from catsdogs import cache as cache_module
-from catsdogs.features.entries import EntrySpec
 from catsdogs.features.store import Store
 
 pytestmark = pytest.mark.lowest
@@ -35,7 +34,7 @@ def cache(tmp_path):
     store = Store(folder / "features", 2**30)
     values = np.ones((16, 8, 8, 64), np.float32)
     for key in (OLD, NEW):
-        store.fill(key, [EntrySpec(key, values.shape[1:], {})], 16, "float32", lambda _: iter([[values]]))
+        store.fill(key, {key: values.shape}, "float32", lambda _: iter([[values]]))
     os.utime(folder / "features" / OLD / "about.json", (time.time() - 7.5 * 86400,) * 2)
     return folder
 

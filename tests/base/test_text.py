@@ -16,9 +16,3 @@ def test_hydra_reads_quoted_ids_back(ids):
     override = OverridesParser.create().parse_override(f"data.ignore=[{','.join(map(quoted, ids))}]")
     config = OmegaConf.create({"ignore": override.value()})
     assert OmegaConf.to_container(config, resolve=True) == {"ignore": ids}
-
-
-def test_plain_ids_are_not_quoted():
-    assert quoted("cat.123") == "cat.123"
-    assert quoted("photos/dog-1_b") == "photos/dog-1_b"
-    assert quoted("1") == '"1"'

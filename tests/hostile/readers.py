@@ -34,7 +34,6 @@ from catsdogs.config.schema import BackboneConfig
 from catsdogs.data.archive import open_images
 from catsdogs.data.catalog import build_catalog
 from catsdogs.data.images import pixels
-from catsdogs.features.entries import EntrySpec
 from catsdogs.features.store import Store
 from catsdogs.final.pipeline import PIPELINE, final_output, read_pipeline
 from catsdogs.launching.registration import register
@@ -179,7 +178,7 @@ def read_store(folder: Path, file: Path | None = None) -> Any:
     store, values = Store(folder / "cache" / "features", 2**30), np.arange(120, dtype=np.float32).reshape(5, 2, 12)
     store.clear(1.0, dry_run=True)
     sizes = [store.room([KEY]) > 0, all(entry.bytes >= 0 for entry in store.entries())]
-    store.fill(KEY, [EntrySpec(KEY, (2, 12), {})], 5, "float16", lambda missing: iter([[values]]))
+    store.fill(KEY, {KEY: values.shape}, "float16", lambda missing: iter([[values]]))
     stored = store.open(KEY)
     assert stored is not None
     return stored.read(np.arange(5)), sizes
