@@ -67,8 +67,7 @@ def test_tta_auto_is_the_default_and_earlier_jobs_keep_their_kinds(composed, tmp
         to_search_config(composed("data.train=train.zip", "tta=flip", "tta.kind=views"))
     result = {"config": {"tta": {"kind": "auto", "views": 10, "average": "probability"}}}
     (tmp_path / "result.json").write_text(json.dumps(result))
-    job = read_job(tmp_path)
-    assert job.result["config"]["tta"]["kinds"] == ["none", "flip", "crops", "views"]
+    assert read_job(tmp_path).result["config"]["tta"]["kinds"] == ["none", "flip", "crops", "views"]
     saved = saved_config(read_jobs(GOLDEN / "0.2")[0].result["config"])
     assert retrained(saved, "tta=auto").tta.kinds == ["none", "flip"]
 
@@ -104,11 +103,9 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("++space.dropuot.low=0.1", ["space.dropuot: unknown hyperparameter; did you mean 'dropout'?"]),
         ("tuner.max_trials=null", ["tuner.max_trials=null", "random"]),
         ("tta.kinds=[flip,views]", ["tta.kinds=[flip,views]: must be none and at least one other"]),
-        ("tta.kinds=[none,flip,flip]", ["tta.kinds=[none,flip,flip]", "each once"]),
         ("tta.kinds=[none,flipp]", ["tta.kinds.1=flipp: must be", "did you mean 'flip'?"]),
         ("study=a/b", ["study=a/b", "studies"]),
         ('study="\udcc3"', ["its path is not UTF-8 text; set LC_ALL=C.UTF-8"]),
-        ("backbone.weights=nowhere.h5", ["backbone.weights=", "nowhere.h5: file not found"]),
         ("backbone.weights=/dev/zero", ["backbone.weights=", "/dev/zero: is not a file"]),
         ("data.train=null", ["data.train=null", "data=sample"]),
         ("data.validation=v split.folds=3", ["split.folds=3: not supported with data.validation; use split.folds=1"]),
@@ -116,25 +113,21 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("space.l2.low=0", ["space.l2.low=0", "log"]),
         ("+space.l2.lo=1e-6", ["space.l2.lo: unknown setting; did you mean 'space.l2.low'?", "sampling, step"]),
         ("space.unfreeze_depth.values=[1.5]", ["space.unfreeze_depth.values=1.5", "integer"]),
-        ("+space={leaves:{kind:choice,values:[1]}}", ["space.leaves: unknown hyperparameter", "dropout"]),
         ("space.dropout.low=null", ["space.dropout.kind=float", "set both"]),
         ("+fit.epochz=3", ["fit.epochz: unknown setting; did you mean 'fit.epochs'?", "batch_size, epochs"]),
         ("~fit.epochs", ["fit.epochs: not set; add +fit.epochs=VALUE"]),
         ("model.head_batch_norm=1", ["model.head_batch_norm=1", "boolean"]),
         ("data.sample=3", ["data.sample=3: must be a group of settings", "data.sample.KEY=VALUE"]),
         ("space.dropout.kind=int", ["space.dropout.kind=int: dropout takes fractions", "use kind float"]),
-        ("space.unfreeze_depth={kind:float}", ["space.unfreeze_depth.kind=float: ", "takes integers; use kind int"]),
         ("++space.dense_units={kind:int,low:8,high:64,step:2.5}", ["space.dense_units.step=2.5: must be an integer"]),
         ("++space.dense_units={kind:int,low:0,high:70000}", ["space.dense_units.high=70000", "equal to 65536"]),
         ("++space.dropout.step=1e-9", ["space.dropout.step=1e-09: gives more than 10,000 values"]),
-        ("++space.l2.step=1e6", ["space.l2.step=1e+06: larger than the range"]),
         ("++space.l2.step=1", ["space.l2.step=1: must be above 1", "factor"]),
         ("++space.dropout.values=[0.1,0.2]", ["dropout.values=[0.1, 0.2]: not used", "or set space.dropout.kind"]),
         ("space.unfreeze_depth.values=[0,10,0]", ["space.unfreeze_depth.values=[0, 10, 0]: contains 0 twice"]),
         ("tuner=hyperband space=fixed", ["tuner=hyperband: not supported with an empty space; use tuner=random"]),
         ("+tuner.arguments.factor=3", ["tuner.arguments.factor=3: unknown argument of the random oracle; remove it"]),
         ("tuner=bayesian +tuner.arguments.betta=1", ["tuner.arguments.betta=1: ", "did you mean 'beta'?", "alpha"]),
-        ("tuner=hyperband tuner.arguments.factor=1", ["tuner.arguments.factor=1: must be greater than or equal to 2"]),
     ],
 )
 def test_an_invalid_value_is_refused_with_its_key_and_the_allowed_values(composed, override, words):
@@ -160,11 +153,10 @@ def test_every_number_in_the_schema_has_a_range():
     [
         (["-m"], ["sweeps=default"]),
         (["-m", "data.limit=9"], ["sweeps=default"]),
-        # A command that chooses something, or runs a single job, is not changed.
-        *((["-m", one], []) for one in ("augmentation=flip,light", "augmentation=flip", "sweeps=a")),
-        *(([*one], []) for one in (("-m", "experiment=debug"), (), ("seed=1",))),
-        # Composed groups are in the name of the job anyway.
-        (["-m", "backbone=a,b"], []),
+        # A command that chooses something, or runs a single job, is not changed. Composed groups are in the name of the
+        # job anyway.
+        *((["-m", one], []) for one in ("augmentation=flip", "backbone=a,b", "sweeps=a", "experiment=debug")),
+        (["seed=1"], []),
         (["-m", "backbone=a,b", "+seed=1,2"], ["varied=[seed]"]),
     ],
 )
@@ -248,29 +240,18 @@ def test_the_name_of_a_study_is_not_swept_and_arguments_of_the_tuner_are_set_wit
     with pytest.raises(UserError, match="foo=3: unknown argument of the bayesian oracle; known here: num"):
         to_search_config(composed("data.train=t", "tuner=bayesian", as_typed("tuner.arguments.foo=3")))
     assert to_search_config(composed("data.train=train.zip", as_typed("space.l2.step=10"))).space["l2"].step == 10
-
-
-def test_an_error_shows_the_value_that_was_set():
-    overrides = ["seed=1", "fit.epochz=3", "+fit=4", "++space.l2.lo=5"]
-    assert with_value("fit.epochz: unknown setting", overrides) == "fit.epochz=3: unknown setting"
-    assert with_value("interval(A,B): needs x", ["seed=interval(1,2)"]) == "seed=interval(1,2): needs x"
+    overrides = ["seed=1", "++space.l2.lo=5"]
     assert with_value("null: not an option", ["seed=1", "+tta=Null"]) == "+tta=null: not an option"
     assert with_value("space.l2.lo: unknown setting", overrides) == "space.l2.lo=5: unknown setting"
-    assert with_value("fit.epochs=0: must be at least 1", overrides) == "fit.epochs=0: must be at least 1"
+    assert with_value("interval(A,B): needs x", ["seed=interval(1,2)"]) == "seed=interval(1,2): needs x"
 
 
 @pytest.mark.parametrize("command", ["search", "retrain"])
-def test_help_describes_the_command_with_examples_and_does_not_advertise_hydra(run, command):
-    done = run(command, "--help")
-    assert done.returncode == 0, done.stderr
-    header, _, rest = done.stdout.partition("== Configuration groups ==")
-    description, *examples = [line for line in header.splitlines() if line.strip()]
-    assert description.endswith(".")
-    assert len(examples) >= 5
-    assert all(f"python -m catsdogs.{command} " in line for line in examples[:4])
-    assert "study=NAME" in header
-    assert "Override any value with key=value" in rest
-    assert "owered by Hydra" not in done.stdout
+def test_help_has_examples_and_does_not_advertise_hydra(run, command):
+    printed = run(command, "--help").stdout
+    assert printed.count(f"python -m catsdogs.{command} ") >= 4
+    assert "Override any value with key=value" in printed
+    assert "owered by Hydra" not in printed
 
 
 @pytest.mark.parametrize(

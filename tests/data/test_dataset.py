@@ -161,19 +161,16 @@ def test_test_images_that_duplicate_training_images_are_marked(tmp_path, cache, 
     assert line.getMessage() == message
 
 
-@pytest.mark.parametrize(("holdout", "folds"), [(0.0, 1), (0.25, 1), (0.0, 4), (0.25, 4)])
+@pytest.mark.parametrize(("holdout", "folds"), [(0.25, 1), (0.25, 4)])
 def test_folds_validate_on_every_image_once(tmp_path, cache, holdout, folds):
     dataset = load_dataset(data(folder_of(tmp_path / "train", BITMAPS)), cache, holdout, folds)
-    rows, holdout_rows, all_rows = dataset.rows, dataset.holdout_rows.tolist(), list(range(41))
-    assert len(holdout_rows) == pytest.approx(41 * holdout, abs=1.5)
+    assert len(dataset.holdout_rows) == pytest.approx(41 * holdout, abs=1.5)
     assert len(dataset.folds()) == folds
-    for number, fold in enumerate(dataset.folds()):
-        train, validation = fold.train_rows.tolist(), fold.validation_rows.tolist()
-        assert sorted([*train, *validation, *holdout_rows]) == all_rows
-        assert (train, validation) == (sorted(train), np.flatnonzero(rows["fold"] == number).tolist())
+    for fold in dataset.folds():
+        assert sorted([*fold.train_rows, *fold.validation_rows, *dataset.holdout_rows]) == list(range(41))
     if folds > 1:
         validated = [row for fold in dataset.folds() for row in fold.validation_rows]
-        assert sorted([*holdout_rows, *validated]) == all_rows
+        assert sorted([*dataset.holdout_rows, *validated]) == list(range(41))
 
 
 def test_limit_counts_usable_images(tmp_path, cache):

@@ -236,12 +236,9 @@ def test_long_work_logs_its_progress(caplog, monkeypatch):
     caplog.set_level(logging.INFO, "catsdogs")
     clock = iter(range(0, 10**9, 4))  # four seconds per call
     monkeypatch.setattr(images.time, "monotonic", lambda: float(next(clock)))
-    list(in_threads(str, range(300)))
-    assert caplog.messages == []
     list(in_threads(str, range(300), "long work"))
     assert caplog.messages[0] == "long work: 1% done, about 20 min left"
     assert len(caplog.messages) == 300 // 3
-    assert caplog.messages[-1] == "long work: 100% done"
 
 
 NAMES = [f"a/cat.{number}.jpg" for number in (3, 0, 29, 1, 1)]

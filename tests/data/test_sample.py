@@ -46,18 +46,11 @@ def test_names_are_those_of_kaggle_and_metadata_is_constant(archives):
     assert (train.name, test.name) == ("train.zip", "test.zip")
     assert set(members(train)) == {f"train/{animal}.{n}.jpg" for animal in ("cat", "dog") for n in range(120)}
     assert list(members(test)) == [f"test/{n}.jpg" for n in range(1, 22)]
+    files = members(train) | members(test)
+    assert len(set(files.values())) == len(files) == 261
+    assert {(image.format, image.mode) for image in opened(files)} == {("JPEG", "RGB")}
     entries = [entry for path in archives for entry in zipfile.ZipFile(path).infolist()]
     assert {(entry.date_time, entry.create_system) for entry in entries} == {((1980, 1, 1, 0, 0, 0), 3)}
-
-
-def test_images_are_distinct_rgb_jpegs_of_varied_size(archives):
-    files = members(archives[0]) | members(archives[1])
-    assert len(set(files.values())) == len(files) == 261
-    images = opened(files)
-    assert {(image.format, image.mode) for image in images} == {("JPEG", "RGB")}
-    sizes = np.array([image.size for image in images])
-    assert 89 <= sizes.max(axis=1).min() < 100
-    assert 150 < sizes.max(axis=1).max() <= 160
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"images_per_class": 9}, {"test_images": 4}])
