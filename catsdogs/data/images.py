@@ -39,7 +39,6 @@ RESIZE = "pillow-bilinear"
 _CACHE_VERSION = 1  # part of the key of stored pixels; increment when these change
 
 _PROGRESS_SECONDS = 10.0
-_FROM_PILLOW = r"PIL\."
 
 # Memory that must be available when an image counts as corrupted, in bytes: at least, and per pixel.
 _SPARE_BYTES, _SPARE_BYTES_PER_PIXEL = 2**28, 16
@@ -50,6 +49,10 @@ _STRIP = 256  # rows
 _MAX_SCANS = 100  # of a JPEG; each takes as long as the whole image, and encoders write at most 20
 _SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # marker, length, components
 _MAX_SIDE = 65535  # of a JPEG; the decoder of BMP may skip 255 rows at once
+
+# Undecodable files raise an error anyway. `warnings.catch_warnings` is not thread-safe.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +96,6 @@ def transform(data: bytes, function: Callable[[Image.Image], Result]) -> Result:
     """
     if not data:
         raise ValueError("the file is empty")
-    _silence_pillow()
     spare = _SPARE_BYTES
     with ExitStack() as memory:
         try:
@@ -276,14 +278,3 @@ def _rgb(image: Image.Image) -> Image.Image:
             rgb.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
         return rgb
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _silence_pillow() -> None:
-    """Turn off Pillow's warnings and log; undecodable files raise an error anyway.
-
-    `warnings.catch_warnings` is not thread-safe, so the filters stay. They are added again if reset, as by pytest.
-    """
-    for category in (UserWarning, RuntimeWarning):
-        if ("ignore", None, category, re.compile(_FROM_PILLOW), 0) not in warnings.filters:
-            warnings.filterwarnings("ignore", category=category, module=_FROM_PILLOW)
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)

@@ -161,19 +161,14 @@ class FeatureReader:
             for (cut, view), key in self._keys.items()
         }
         missing = sum(size for key, size in sizes.items() if self._store.open(key) is None)
-        images = (
-            f"{self.views} view{'s' if self.views > 1 else ''} of {len(self._rows['train'])} images and "
-            f"{len(self._rows['plain'])} validation images at "
-            + ", ".join(f"{cut.layer} ({cut.values:,} values)" for cut in self._cuts)
-        )
-        room = self._store.room(keep=sizes)
+        room, total = self._store.room(keep=sizes), binary_size(sum(sizes.values()))
+        cuts = ", ".join(cut.layer for cut in self._cuts)
+        text = f"activation cache for {self.views} training views at {cuts}: {total} in total, {binary_size(missing)}"
         if missing > room:
-            shortage = f"{binary_size(missing)} needed, {binary_size(room)} available"
-            log.warning("activation cache for %s: %s; %s", images, shortage, _LIVE)
+            log.warning("%s needed, %s available; %s", text, binary_size(room), _LIVE)
             self._stored = False
-            return
-        total = binary_size(sum(sizes.values()))
-        log.info("Activation cache for %s: %s in total, %s to compute", images, total, binary_size(missing))
+        else:
+            log.info("%s to compute", text)
 
     def _activations(self, cut: Cut, view: View) -> StoredActivations | None:
         """Return the stored activations of a view, after filling it if needed; None if it cannot be stored."""
