@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-from catsdogs.base.errors import UserError
 
 # Keys of versions 0.1 and 0.2 -> keys of today.
 RENAMED = {
@@ -73,16 +71,6 @@ def former_names(choices: Mapping[str, str]) -> dict[str, str]:
         if (value := choices.get(key)) in values:
             former[f"{key}={value}"] = f"{key}={values[str(value)]}"
     return former
-
-
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Raise a `UserError` for a former name on the command line."""
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        if key in RENAMED:
-            raise UserError(f"{override}: unknown setting{did_you_mean(key, ())}")
-        if key in REMOVED or key.rpartition(".")[0] in REMOVED:
-            raise UserError(f"{override}: this setting was removed; remove it from the command")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from catsdogs.config.schema import MOST_VIEWS, AugmentationConfig, FeaturesConfig
-from catsdogs.data.augment import augment, crops, is_identity
+from catsdogs.data.augment import augment, crops
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Views(Protocol):
 
 def distinct_views(features: FeaturesConfig, augmentation: AugmentationConfig, epochs: int) -> int:
     """Return the number of different training views; epoch e reads view `e % distinct_views`."""
-    if is_identity(augmentation):
+    if augmentation.is_identity:
         return 1
     return min(epochs, MOST_VIEWS if features.views is None else features.views)
 

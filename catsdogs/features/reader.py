@@ -25,7 +25,7 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.files import json_digest, sealed_bytes
 from catsdogs.base.text import binary_size, format_duration
 from catsdogs.config.schema import FeaturesConfig
-from catsdogs.data.augment import CACHE_VERSION, is_identity
+from catsdogs.data.augment import CACHE_VERSION
 from catsdogs.data.images import in_threads, pixels_key
 from catsdogs.data.views import ORIGINAL, LiveViews, View, Views
 from catsdogs.features.engine import InferenceEngine, build_engine
@@ -248,7 +248,7 @@ def _identity(network: LoadedBackbone, pixels: LiveViews, pixels_key: str, view:
         "view": ["plain", 0],
     }
     # Without augmentation, training views are the original images.
-    if view.kind == "train" and not is_identity(pixels.augmentation):
+    if view.kind == "train" and not pixels.augmentation.is_identity:
         inputs["view"] = [view.kind, view.number]
         inputs["augmentation"] = dataclasses.asdict(pixels.augmentation)
         inputs["seed"] = pixels.seed

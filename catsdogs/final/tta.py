@@ -13,7 +13,7 @@ import pandas as pd
 from catsdogs.base.errors import UserError
 from catsdogs.base.text import format_duration
 from catsdogs.config.schema import AugmentationConfig, TtaConfig
-from catsdogs.data.augment import CROPS, is_identity
+from catsdogs.data.augment import CROPS
 from catsdogs.data.images import in_threads
 from catsdogs.data.views import MIRRORED, ORIGINAL, View, Views
 from catsdogs.scoring.combination import uniform_mean
@@ -41,7 +41,7 @@ def tta_views(kind: str, views: int | None, augmentation: AugmentationConfig) ->
         return [ORIGINAL, MIRRORED]
     if kind == "crops":
         return [View(which, number) for number in range(CROPS) for which in ("crop", "mirrored crop")]
-    if is_identity(augmentation):
+    if augmentation.is_identity:
         return [ORIGINAL]
     assert views is not None
     return [View("tta", number) for number in range(views)]
@@ -50,7 +50,7 @@ def tta_views(kind: str, views: int | None, augmentation: AugmentationConfig) ->
 def views_by_kind(tta: TtaConfig, augmentation: AugmentationConfig) -> dict[str, list[View]]:
     """Return the views of `none`, the first, and of the kind; for `auto`, those of all its kinds."""
     kinds = ["none", *((tta.kinds or []) if tta.kind == "auto" else [tta.kind])]
-    if tta.kind == "views" and is_identity(augmentation):
+    if tta.kind == "views" and augmentation.is_identity:
         log.warning("tta=views: the augmentation of the job changes nothing, so the original image is used")
     return {kind: tta_views(kind, tta.views, augmentation) for kind in kinds}
 

@@ -1,14 +1,12 @@
 import pytest
 from omegaconf import OmegaConf
 
-from catsdogs.base.errors import UserError
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import RetrainConfig, setting_keys
 from catsdogs.config.setting_names import (
     REMOVED,
     RENAMED,
     RENAMED_VALUES,
-    check_overrides,
     with_current_names,
     with_current_overrides,
 )
@@ -56,13 +54,3 @@ def test_choices_and_command_lines_get_current_names():
     words = ["-m", "++split.holdout=0.1,0.2", "backbone.preprocessing=none,imagenet_standardised", "resume.failed=skip"]
     current = ["-m", "++split.holdout_fraction=0.1,0.2", "backbone.preprocessing=none,imagenet_standardized"]
     assert with_current_overrides([*words, "~select.top", "study=s"]) == [*current, "~select.top_k", "study=s"]
-
-
-@pytest.mark.parametrize("key", RENAMED)
-@pytest.mark.parametrize("prefix", ["", "+", "++", "~"])
-def test_a_former_name_on_the_command_line_is_refused_with_the_current_one(prefix, key):
-    with pytest.raises(UserError) as refused:
-        check_overrides(["seed=1", f"{prefix}{key}=x"])
-    assert str(refused.value) == f"{prefix}{key}=x: unknown setting; did you mean '{RENAMED[key]}'?"
-    with pytest.raises(UserError, match="removed"):
-        check_overrides([f"{prefix}fit.max_parameters=3"])

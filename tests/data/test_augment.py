@@ -13,7 +13,6 @@ from catsdogs.data.augment import (
     TransformParams,
     apply_transforms,
     augment,
-    is_identity,
     sample_transforms,
     uniforms,
     view_keys,
@@ -166,7 +165,7 @@ def test_view_is_independent_of_batch_and_order(tmp_path):
 
 
 def test_is_identity_checks_every_transform():
-    assert is_identity(augmentation(border="black"))
+    assert augmentation(border="black").is_identity
     for item in dataclasses.fields(AugmentationConfig):
         if item.name != "border":
-            assert not is_identity(augmentation(**{item.name: 0.1})), item.name
+            assert not augmentation(**{item.name: 0.1}).is_identity, item.name

@@ -183,7 +183,6 @@ def test_limit_counts_usable_images(tmp_path, cache):
 @pytest.mark.parametrize(
     ("members", "labels", "problems", "unlabeled"),
     [
-        (cats_and_dogs(2, 2, ""), [0.0, 0.0, 1.0, 1.0], [""] * 4, None),
         (cats_and_dogs(1, 0, "") | {"x.jpg": jpeg(5), "y.jpg": jpeg(6)}, [math.nan] * 3, [""] * 3, "2 of 3"),
         # Images with a conflicting label can be predicted.
         ({"cats/dog.1.jpg": jpeg(1), "cats/dog.2.jpg": b""}, [math.nan] * 2, ["", "the file is empty"], None),
@@ -212,7 +211,6 @@ def test_synthetic_archives_without_training_images(tmp_path, cache):
     ("members", "changed", "message"),
     [
         ((8, 8), {"train": "gone.zip"}, "^data.train=.*gone.zip: not found; pass"),
-        ((8, 8), {"test": "gone.zip"}, "^data.test=.*gone.zip: not found; pass"),
         ((8, 8), {"train": " "}, "^data.train=' '"),
         (
             (8, 8),

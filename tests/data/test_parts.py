@@ -26,15 +26,11 @@ def cache(tmp_path):
         ("cats/training/1.jpg dogs/validation/1.jpg dogs/training/2.jpg", "training validation training"),
         # Images outside the folders are in no part.
         ("d/train/1.jpg d/test/1.jpg stray.jpg d/logo.jpg", "train test - -"),
-        ("train/cats/1.jpg train/dogs/1.jpg stray.jpg", "train train -"),
         # No parts: one folder, classes, other folders at that level, and no training part.
-        ("train/cat.1.jpg train/dog.1.jpg", None),
         ("train/cats/1.jpg train/dogs/1.jpg", None),
-        ("1.jpg 2.jpg", None),
         ("cats/1.jpg dogs/1.jpg", None),
         ("cats/1.jpg dogs/1.jpg test/1.jpg", "unclear"),
         ("train/1.jpg test/1.jpg test1/1.jpg", "unclear"),
-        ("test/1.jpg valid/1.jpg", "unclear"),
         ("cats/train/1.jpg cats/test/1.jpg dogs/1.jpg", "unclear"),
     ],
 )
@@ -179,7 +175,6 @@ def test_copies_of_training_images_are_not_validated_on(tmp_path, cache, caplog)
     [
         ({"1.jpg": jpeg(70)}, "^data.validation=.*: 0 usable .*; not usable: validation/1 .no label.$"),
         (cats_and_dogs(8, 8), "^data.validation=.*: 0 usable .*: validation/cat.0 .duplicate of a training image., "),
-        ({"notes.txt": b""}, "^data.validation=.*: contains no images"),
     ],
 )
 def test_validation_images_that_are_refused(tmp_path, cache, members, message):
