@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -96,9 +95,8 @@ def _conflicts(config: SearchConfig) -> Iterator[str]:
     except UnicodeEncodeError:  # TensorFlow cannot write there
         yield f"study={config.study}: its path is not UTF-8 text; set LC_ALL=C.UTF-8, or use another name or folder"
     weights = config.backbone.weights
-    file = Path(str(weights))
-    if weights not in (None, "imagenet") and not (file.is_file() and file.suffix == ".h5"):
-        problem = "not a .h5 file" if file.is_file() else "is not a file" if file.exists() else "file not found"
+    if weights not in (None, "imagenet") and not (weights.endswith(".h5") and os.path.isfile(weights)):
+        problem = "not a .h5 file" if os.path.exists(weights) else "file not found"
         yield f"backbone.weights={weights}: {problem}; use imagenet, null, or the path of a .weights.h5 or .h5 file"
     if config.data.validation is not None and config.split.folds > 1:
         problem = "not supported with data.validation; use split.folds=1, or data.validation=null"

@@ -86,7 +86,5 @@ def named_builders(overrides: Iterable[str], folders: Iterable[Path], studies: P
             with suppress(OSError, ValueError, YAMLError, OmegaConfBaseException):  # Hydra reports such a file
                 node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
                 groups = [node, node.get("backbone")] if isinstance(node, dict) else []
-                builders |= {
-                    str(group["builder"]) for group in groups if isinstance(group, dict) and "builder" in group
-                }
+                builders |= {str(group.get("builder")) for group in groups if isinstance(group, dict)}
     return builders

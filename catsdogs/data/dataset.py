@@ -105,9 +105,7 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
         split: holdout and folds, and the images that stay together in both.
 
     Raises:
-        UserError: an archive cannot be used (see `open_images`), its parts are ambiguous, an id in `data.ignore` is
-            unknown, fewer than two classes remain, there are too few images to split, or the test images are the
-            training images.
+        UserError: the images cannot be used, see also `open_images`, or the settings do not fit them.
     """
     for folder in (cache / "archives", cache / "catalogues", cache / "pixels", *cache.glob("sample/*")):
         remove_temporaries(folder, older_than_seconds=_ABANDONED_SECONDS)

@@ -163,7 +163,6 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
 
     Args:
         rows: columns path (relative to `root`) and sha256, of decodable images.
-        size: side S of the squares in pixels.
         cache: cache folder; the array is stored in `pixels/<key>.npy`, see `pixels_key` and `files.seal_npy`.
 
     Returns:

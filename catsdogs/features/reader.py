@@ -104,7 +104,20 @@ class FeatureReader:
         if not self._cuts:
             log.info("activation cache not used: no layer of the network is frozen")
         if self._stored:
-            self._choose_storage()
+            sizes = {
+                key: sealed_bytes((len(self._rows[view.kind]), *cut.shape), self._settings.dtype)
+                for (cut, view), key in self._keys.items()
+            }
+            missing = sum(size for key, size in sizes.items() if self._store.open(key) is None)
+            room, total = self._store.room(keep=sizes), binary_size(sum(sizes.values()))
+            cuts = ", ".join(cut.layer for cut in self._cuts)
+            text = f"activation cache for {self.views} training views at {cuts}: {total} in total, "
+            text += f"{binary_size(missing)} to compute"
+            self._stored = missing <= room
+            if self._stored:
+                log.info("%s", text)
+            else:
+                log.warning("%s, but %s are available; %s", text, binary_size(room), _LIVE)
         for cut, view in self._keys:
             if self._stored and view.number == 0:
                 self._activations(cut, view)
@@ -153,22 +166,6 @@ class FeatureReader:
                 self._stored = False
         with self._lock:
             return self._forward((cut,))(self._pixels.read(rows, view))[0]
-
-    def _choose_storage(self) -> None:
-        """Store the activations if there is room, otherwise compute them live, and log the decision."""
-        sizes = {
-            key: sealed_bytes((len(self._rows[view.kind]), *cut.shape), self._settings.dtype)
-            for (cut, view), key in self._keys.items()
-        }
-        missing = sum(size for key, size in sizes.items() if self._store.open(key) is None)
-        room, total = self._store.room(keep=sizes), binary_size(sum(sizes.values()))
-        cuts = ", ".join(cut.layer for cut in self._cuts)
-        text = f"activation cache for {self.views} training views at {cuts}: {total} in total, {binary_size(missing)}"
-        if missing > room:
-            log.warning("%s needed, %s available; %s", text, binary_size(room), _LIVE)
-            self._stored = False
-        else:
-            log.info("%s to compute", text)
 
     def _activations(self, cut: Cut, view: View) -> StoredActivations | None:
         """Return the stored activations of a view, after filling it if needed; None if it cannot be stored."""

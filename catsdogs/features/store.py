@@ -244,7 +244,7 @@ class Store:
         entries = self.entries()
         kept = sum(entry.bytes for entry in entries if entry.key in keep)
         evictable = sum(entry.bytes for entry in entries) - kept
-        return max(0, min(self.max_bytes - kept, self._free_disk() + evictable))
+        return max(0, min(self.max_bytes - kept, free_bytes(self.folder) - RESERVED_DISK_BYTES + evictable))
 
     def entries(self) -> list[EntryInfo]:
         """Return all complete entries, most recently used first."""
@@ -294,7 +294,7 @@ class Store:
         entries = self.entries()
         stored = sum(entry.bytes for entry in entries)
         evictable = [entry for entry in entries if entry.key not in keys]
-        while needed > (room := min(self.max_bytes - stored, self._free_disk())):
+        while needed > (room := min(self.max_bytes - stored, free_bytes(self.folder) - RESERVED_DISK_BYTES)):
             most = room + sum(entry.bytes for entry in evictable)
             if needed > most:
                 raise OSError(
@@ -306,10 +306,6 @@ class Store:
             if self._remove(entry.folder, None if entry.group == group else entry.group):
                 stored -= entry.bytes
                 _log.info("evicted %s of stored activations", binary_size(entry.bytes))
-
-    def _free_disk(self) -> int:
-        """Return the free bytes on the disk beyond the reserve; negative if other programs use the reserve."""
-        return free_bytes(self.folder) - RESERVED_DISK_BYTES
 
     def _sweep(self, group: str | None, dry_run: bool = False) -> int:
         """Remove unfinished entries of killed processes and return the bytes freed. The caller has locked `group`."""

@@ -105,7 +105,7 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("tta.kinds=[flip,views]", ["tta.kinds=[flip,views]: must be none and at least one other"]),
         ("study=a/b", ["study=a/b", "studies"]),
         ('study="\udcc3"', ["its path is not UTF-8 text; set LC_ALL=C.UTF-8"]),
-        ("backbone.weights=/dev/zero", ["backbone.weights=", "/dev/zero: is not a file"]),
+        ("backbone.weights=/dev/zero", ["backbone.weights=", "/dev/zero: not a .h5 file"]),
         ("data.train=null", ["data.train=null", "data=sample"]),
         ("data.validation=v split.folds=3", ["split.folds=3: not supported with data.validation; use split.folds=1"]),
         ("space.dropout.low=0.5", ["space.dropout.low=0.5", "below space.dropout.high=0.5"]),
