@@ -42,7 +42,6 @@ def study(tmp_path):
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("labels.csv", "not written by catsdogs-predict"),
         ("template.csv", "not written by catsdogs-predict"),
         ("empty.csv", "not written by catsdogs-predict"),
         ("folder", "is a folder"),
@@ -57,7 +56,7 @@ def study(tmp_path):
 )
 def test_predictions_replace_only_predictions(tmp_path, monkeypatch, name, problem):
     files = {"template.csv": b"id,label\n1,0.5\n2,0.5\n"}
-    files |= {"labels.csv": b"id,label\ncat.1,1\n", "image.jpg": b"\xff\xd8", "empty.csv": b"", "mine.csv": b"mine"}
+    files |= {"image.jpg": b"\xff\xd8", "empty.csv": b"", "mine.csv": b"mine"}
     best = "study/best/"
     folder_of(tmp_path, {**files, f"{best}submission.csv": PREDICTIONS.encode(), f"{best}model.keras": b""})
     (tmp_path / "folder").mkdir()

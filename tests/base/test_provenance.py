@@ -3,21 +3,14 @@ import os
 import platform
 
 import numpy as np
-import pytest
 
 from catsdogs.base import provenance
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("2026-11-01T10:00:00", datetime.datetime(2026, 11, 1, 10, tzinfo=datetime.UTC)),
-        ("2026-11-01T10:00:00+02:00", datetime.datetime(2026, 11, 1, 8, tzinfo=datetime.UTC)),
-        ("soon", None),
-    ],
-)
-def test_timestamps_are_parsed_with_a_time_zone(text, expected):
-    assert provenance.parse_timestamp(text) == expected
+def test_timestamps_are_parsed_with_a_time_zone():
+    assert str(provenance.parse_timestamp("2026-11-01T10:00:00")) == "2026-11-01 10:00:00+00:00"
+    assert str(provenance.parse_timestamp("2026-11-01T10:00:00+02:00")) == "2026-11-01 10:00:00+02:00"
+    assert provenance.parse_timestamp("soon") is None
     since = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(provenance.utc_timestamp())
     assert datetime.timedelta(0) <= since < datetime.timedelta(seconds=5)
 

@@ -111,7 +111,6 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("space.dropout.low=0.5", ["space.dropout.low=0.5", "below space.dropout.high=0.5"]),
         ("space.l2.low=0", ["space.l2.low=0", "log"]),
         ("+space.l2.lo=1e-6", ["space.l2.lo: unknown setting; did you mean 'space.l2.low'?", "sampling, step"]),
-        ("space.unfreeze_depth.values=[1.5]", ["space.unfreeze_depth.values=1.5", "integer"]),
         ("~fit.epochs", ["fit.epochs: not set; add +fit.epochs=VALUE"]),
         ("data.sample=3", ["data.sample=3: must be a group of settings", "data.sample.KEY=VALUE"]),
         ("space.dropout.kind=int", ["space.dropout.kind=int: dropout takes fractions", "use kind float"]),

@@ -324,12 +324,10 @@ def test_entry_under_another_key_is_corrupted(store):
     [
         ("values.npy", lambda old: old[: len(old) // 2]),
         ("values.npy", lambda old: old[:128] + old[188:248] + old[128:188] + old[248:]),  # swapped images
-        ("values.npy", lambda old: old.replace(b"(23, 3", b"(23, 2")),
         ("values.npy", None),
         ("values.npy", os.mkdir),
         ("about.json", lambda old: b"[1, 2"),
         ("about.json", lambda old: old.replace(b'"float16"', b'"float32"')),
-        ("about.json", lambda old: old.replace(b"    3,\n    2,", b"    2,\n    3,")),
         ("about.json", lambda old: old.replace(b'"group": "', b'"group": "../')),
         ("about.json", lambda old: old.replace(b'"images": 23', b'"images": 1000000000000000000')),
         ("about.json", None),
