@@ -43,6 +43,7 @@ _HYDRA_MESSAGES = {
     r"Could not override '(.+)'\. No match in the defaults list": r"\1: not a group of this command; remove it",
     r"Could not append to config\. An item is already at '(.+)'": r"+\1: already set; remove the +",
     r"Multiple values for (.+)\. To override a value use .+": r"+\1: already chosen; remove the +",
+    r"Config group override must be a string or a list\. Got NoneType": "null: not an option of a group; use its name",
     r"Could not delete '(.+)'\. No match in the defaults list": r"~\1: not chosen; remove it from the command",
 }
 
