@@ -51,7 +51,6 @@ def test_rows_skipped_and_test_images(tmp_path, cache, caplog):
     cats, dogs = [f"cat.{n}" for n in [*range(12), 300]], [f"dog.{n}" for n in [*range(12), 400]]
     assert rows["id"].tolist() == cats + dogs
     assert rows["label"].tolist() == [0.0] * 13 + [1.0] * 13
-    assert rows["problem"].tolist() == [""] * 26
     assert rows.index.tolist() == list(range(26))
     assert rows["split"][0] == rows["split"][12]
     assert (dataset.root / rows["path"][0]).read_bytes() == members["train/cat.0.jpg"]
