@@ -243,7 +243,8 @@ def _unpack(
     remove(target)
     temporary = temporary_path(target)
     try:  # TemporaryDirectory recurses forever if it may not remove its folder
-        temporary.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
         for info in members:
             _extract(archive, info, source, temporary)
         os.rename(temporary, target)
@@ -271,6 +272,8 @@ def _image_members(archive: zipfile.ZipFile, source: Path) -> tuple[list[zipfile
         if _is_too_long(path):
             skipped.append(f"{path[:200]} (too long or too deep)")
             continue
+        if not parts and name != "./":
+            skipped.append(f"{name!r} (no name)")
         if not parts or name.endswith("/") or _LITTER.fullmatch(path):
             continue
         info.filename = path

@@ -269,7 +269,7 @@ def test_unwritable_or_full_cache(tmp_path, monkeypatch):
     assert "train.zip: cannot be read (Permission denied)" in refused(source, tmp_path / "cache")
 
 
-def test_deep_and_long_members_are_skipped_and_those_without_a_name_ignored(tmp_path):
+def test_deep_and_long_members_and_those_without_a_name_are_skipped(tmp_path):
     good = {f"cat.{number}.jpg": jpeg(number) for number in range(3)}
     source = zip_of(tmp_path / "pets.zip", good)
     with zipfile.ZipFile(source, "a") as target:
@@ -278,7 +278,7 @@ def test_deep_and_long_members_are_skipped_and_those_without_a_name_ignored(tmp_
             info.filename = name
             target.writestr(info, b"" if name == "./" else jpeg(9))
     images = open_images(source, tmp_path / "cache")
-    assert (list(images.paths), len(images.skipped)) == (list(good), 2)
+    assert (list(images.paths), len(images.skipped)) == (list(good), 5)
     assert len(images.skipped_message(source)) < 2000
 
 
