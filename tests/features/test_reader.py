@@ -13,7 +13,7 @@ from conftest import ENGINE
 
 from catsdogs.config.schema import AugmentationConfig
 from catsdogs.config.schema import FeaturesConfig as Settings
-from catsdogs.data.views import ORIGINAL, LiveViews, View, distinct_views
+from catsdogs.data.views import ORIGINAL, View, distinct_views
 from catsdogs.features import reader as features_module
 from catsdogs.features.reader import FeatureReader, JobImages
 from catsdogs.features.store import Store
@@ -112,8 +112,8 @@ def test_every_input_is_part_of_the_key(make, config, training_data, fills, sett
     changes: dict[str, Callable[[], dict[str, Any]]] = {
         "weights": lambda: {"network": load_network(config().backbone, seed=2)},
         "preprocessing": lambda: {"network": load_network(config("backbone.preprocessing=none").backbone, seed=1)},
-        "augmentation": lambda: {"pixels": LiveViews(old._pixels, old._keys, zoomed, seed=1)},
-        "seed": lambda: {"pixels": LiveViews(old._pixels, old._keys, old.augmentation, seed=2)},
+        "augmentation": lambda: {"pixels": dataclasses.replace(old, augmentation=zoomed)},
+        "seed": lambda: {"pixels": dataclasses.replace(old, seed=2)},
         "image": lambda: {"hashes": ["f" * 64, *HASHES[1:]]},
         "order": lambda: {"train": training_data.train_rows[::-1]},
         "dtype": lambda: {"settings": dataclasses.replace(SETTINGS, dtype="float16")},
@@ -128,7 +128,7 @@ def test_unaugmented_views_are_shared_across_seeds(make, training_data, fills):
     identity = AugmentationConfig(0.0, 0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, "reflect")
     old = training_data.views
     for seed in (1, 2):
-        make(pixels=LiveViews(old._pixels, old._keys, identity, seed), views=1).prepare()
+        make(pixels=dataclasses.replace(old, augmentation=identity, seed=seed), views=1).prepare()
     assert sorted(fills) == [("plain", 0), ("train", 0)]
     assert distinct_views(SETTINGS, identity, epochs=5) == 1
     # With augmentation, one view per epoch up to a limit.
