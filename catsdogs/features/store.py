@@ -33,7 +33,7 @@ from catsdogs.base.files import free_bytes, load_sealed_npy, npy_header, remove,
 from catsdogs.base.records import CorruptedFile, Count, Record
 from catsdogs.base.text import binary_size
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: the disk or the limit has no room
 RESERVED_DISK_BYTES = 2**30  # free disk space that the store leaves to other programs
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
