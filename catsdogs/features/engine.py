@@ -75,7 +75,12 @@ def build_engine(model: keras.Model, engine: str = "auto") -> InferenceEngine:
             f"backbone.weights: model {model.name} has outputs that are not finite, so its weights are corrupted or of "
             "another network; download or train them again"
         )
-    for name in _engines_by_speed() if engine == "auto" else [engine]:
+    names = [engine]
+    if engine == "auto":
+        openvino = not accelerators() and importlib.util.find_spec("openvino") is not None
+        names = [*(["openvino"] if openvino else []), "tensorflow"] if keras.backend.backend() == "tensorflow" else []
+        names.append("keras")
+    for name in names:
         try:
             return _checked(name, model, probe, expected)
         except _Unusable as problem:
@@ -125,14 +130,6 @@ def _probe(side: int) -> np.ndarray:
         values += image
         image[:] = values.clip(0, 255, out=values)
     return images
-
-
-def _engines_by_speed() -> list[str]:
-    """Return the usable engines, fastest first; Keras is last and always usable."""
-    if keras.backend.backend() != "tensorflow":
-        return ["keras"]
-    openvino = not accelerators() and importlib.util.find_spec("openvino") is not None
-    return [*(["openvino"] if openvino else []), "tensorflow", "keras"]
 
 
 def _through_keras(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:

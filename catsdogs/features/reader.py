@@ -76,7 +76,9 @@ class FeatureReader:
         self._stored = settings.mode != "live" and bool(self._cuts)
         # Rows that are stored together, and the index of every image among them; -1 if it is not one of them.
         self._rows = {"plain": images.validation_rows, "train": images.train_rows}
-        self._indices = {kind: _indices(rows, len(images.hashes)) for kind, rows in self._rows.items()}
+        self._indices = {kind: np.full(len(images.hashes), -1) for kind in self._rows}
+        for kind, rows in self._rows.items():
+            self._indices[kind][rows] = np.arange(len(rows))
         keys = {
             kind: pixels_key([images.hashes[row] for row in rows], network.settings.image_size)
             for kind, rows in self._rows.items()
@@ -251,9 +253,3 @@ def _identity(network: LoadedBackbone, pixels: LiveViews, pixels_key: str, view:
         inputs["seed"] = pixels.seed
         inputs["augment"] = [CACHE_VERSION, cv2.__version__]
     return inputs
-
-
-def _indices(rows: np.ndarray, images: int) -> np.ndarray:
-    indices = np.full(images, -1)
-    indices[rows] = np.arange(len(rows))
-    return indices
