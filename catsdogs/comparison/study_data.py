@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import escape_surrogates
+from catsdogs.base.files import check_links, escape_surrogates
 from catsdogs.base.provenance import parse_timestamp
 from catsdogs.base.records import LARGEST_LOSS, CorruptedFile, Count, Listed, Part, Record, Seconds, Table
 from catsdogs.base.text import sanitize_line
@@ -219,6 +219,8 @@ def read_study_data(folders: list[Path]) -> StudyData:
     rows, trials, epochs, problems = [], [], [], list[str]()
     jobs, searched = dict[str, JobRecord](), dict[str, None]()
     predictions, final_models = dict[str, pd.DataFrame](), dict[str, FinalModel]()
+    for folder in folders:
+        check_links(folder)
     jobs_of = {folder: [JobRecord(job.folder, clean(job.result)) for job in read_jobs(folder)] for folder in folders}
     choices = choice_names(job for jobs_of_study in jobs_of.values() for job in jobs_of_study)
     for folder in folders:

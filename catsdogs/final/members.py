@@ -23,7 +23,7 @@ from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.views import distinct_views
 from catsdogs.final.kept_members import read_kept, write_kept
 from catsdogs.pages.formats import counted
-from catsdogs.study.identity import differences
+from catsdogs.study.identity import changes, fingerprint
 from catsdogs.study.jobs import JobRecord, chosen_trial
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.resume_state import VALIDATION, VALIDATION_TABLE
@@ -94,7 +94,7 @@ def _config_of(config: RetrainConfig, job: JobRecord) -> RetrainConfig:
 
 def _check_jobs(jobs: Sequence[JobRecord], settings: Sequence[RetrainConfig], dataset: Dataset) -> None:
     for job, config in zip(jobs, settings, strict=True):
-        if changed := differences(job.result, config, dataset.digest):
+        if changed := changes(job.result, fingerprint(config, dataset.digest), unfinished=False):
             raise UserError(
                 f"ensemble={config.ensemble.kind}: not supported with changes to job {job.name} ({changed[0]}); "
                 "restore the former settings and images, or use ensemble=none"
@@ -117,7 +117,7 @@ def _train_job(
     label: str,
     kept: Path,
 ) -> list[Member]:
-    if changed := differences(job.result, config, dataset.digest):
+    if changed := changes(job.result, fingerprint(config, dataset.digest), unfinished=False):
         message = "settings differ from job %s (%s); its search score is not comparable with this model's"
         log.warning(message, job.name, ", ".join(changed[:5]))
     version = job.result["versions"].get("catsdogs")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import format_duration
 from catsdogs.config.schema import AugmentationConfig, TtaConfig
 from catsdogs.data.augment import CROPS
 from catsdogs.data.images import in_threads
@@ -96,29 +94,6 @@ def describe_choice(table: pd.DataFrame) -> dict[str, Any]:
     counts["average"] = next(iter(table.loc[table["chosen"] & (table["views"] > 1), "average"]), None)
     choice = {"kind": kind, "tested": True, "kinds": list(dict.fromkeys(table["kind"])), "against": against}
     return {**choice, "value": value, "low": low, "high": high, **counts}
-
-
-def log_cost(
-    forward: Forward, images: Views, rows: np.ndarray, views: Sequence[View], counts: Mapping[str, tuple[int, int]]
-) -> None:
-    """Log how many views of how many images will be predicted, and about how long it takes, before it is spent.
-
-    Args:
-        forward, images, rows: model and at least one image, of which at most CHUNK are used to measure the time.
-        views: distinct views of all kinds that may be predicted; nothing is logged for a single one.
-        counts: name of images -> their number, and the number of models like `forward` that predict each.
-    """
-    counts = {name: count for name, count in counts.items() if count[0]}
-    if len(views) < 2 or not counts:
-        return
-    rows = rows[:CHUNK]
-    for view in (views[0], views[-1]):  # the first call of a model also builds it
-        start = time.monotonic()
-        forward(images.read(rows, view))
-    predictions = len(views) * sum(size * models for size, models in counts.values())
-    duration = format_duration(max(1.0, (time.monotonic() - start) / len(rows) * predictions))
-    shown = ", ".join(f"{size:,} {name}" for name, (size, _) in counts.items())
-    log.info("test-time augmentation: up to %d views of each image (%s), about %s", len(views), shown, duration)
 
 
 def predict_views(

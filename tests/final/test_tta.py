@@ -12,7 +12,7 @@ from catsdogs.base.files import write_json
 from catsdogs.config.schema import AugmentationConfig, TtaConfig
 from catsdogs.data.views import MIRRORED, ORIGINAL, LiveViews, View
 from catsdogs.final.pipeline import PIPELINE, Pipeline, final_output, read_pipeline, write_pipeline
-from catsdogs.final.tta import choose_tta, describe_choice, log_cost, predict_views, tta_views, views_by_kind
+from catsdogs.final.tta import choose_tta, describe_choice, predict_views, tta_views, views_by_kind
 from catsdogs.scoring.calibration import Calibration
 from catsdogs.scoring.combination import uniform_mean
 from catsdogs.scoring.scores import log_loss_per_image
@@ -50,17 +50,6 @@ def test_tta_auto_has_the_views_of_every_distinct_kind(caplog):
     assert not caplog.messages
     assert views_by_kind(TtaConfig("views", 10), STILL) == {"none": [ORIGINAL], "views": [ORIGINAL]}
     assert caplog.text.count("changes nothing") == 1
-
-
-def test_the_views_and_images_are_logged_with_the_time_before_they_are_predicted(views, caplog, monkeypatch):
-    caplog.set_level("INFO", "catsdogs")
-    clock = iter([0, 100, 102])  # the second call takes two seconds, for five images
-    monkeypatch.setattr("catsdogs.final.tta.time.monotonic", lambda: next(clock))
-    counts = {"validation": (100, 1), "holdout": (0, 3), "test": (50, 3)}
-    log_cost(left_brightness, views, np.arange(5), [ORIGINAL, MIRRORED, View("crop")], counts)
-    log_cost(left_brightness, views, np.arange(5), [ORIGINAL], counts)
-    text = "test-time augmentation: up to 3 views of each image (100 validation, 50 test), about 5 min"
-    assert caplog.messages == [text]
 
 
 def test_each_view_is_predicted_in_the_order_of_rows(views, monkeypatch):
@@ -220,8 +209,8 @@ def test_a_mirrored_view_is_the_flipped_image_and_training_and_test_time_views_d
     [
         (1, np.nan, "has outputs that are not finite"),
         (1, 3.0, "the model predicts 3, not a probability"),
-        (2, 0.5, "expected output"),
-        ({"a": 1}, 0.5, "has inputs or outputs with names"),
+        (2, 0.5, "expected input (None, S, S, 3) and output (None, 1)"),
+        ({"a": 1}, 0.5, "expected input (None, S, S, 3) and output (None, 1)"),
     ],
 )
 def test_a_model_without_probabilities_does_not_predict(tmp_path, capsys, monkeypatch, units, bias, problem):

@@ -90,7 +90,7 @@ def test_an_almost_full_disk_is_reported_before_the_search_starts(bench, monkeyp
 
 def test_a_result_that_cannot_be_replaced_changes_the_exit_status(bench, monkeypatch):
     write = Mock(side_effect=[None, None, IsADirectoryError(errno.EISDIR, "Is a directory", "result.json")])
-    monkeypatch.setattr("catsdogs.tuning.job.write_result", write)
+    monkeypatch.setattr("catsdogs.tuning.job.write_json", write)
     bench.run(bench.settings())
     assert write.call_count == 3
     assert lost_output() == 1
@@ -103,7 +103,7 @@ def test_a_study_that_reaches_its_time_limit_finishes_and_can_be_resumed(bench, 
     write_plan(bench.study, ["a-job", "later"], [])
     clock_shift = [0.0]
     real = time.time
-    monkeypatch.setattr("catsdogs.tuning.limits.time.time", lambda: real() + clock_shift[0])
+    monkeypatch.setattr("catsdogs.study.plan.time.time", lambda: real() + clock_shift[0])
 
     def before(training):
         clock_shift[0] = 2000.0 if training > after else 0.0
