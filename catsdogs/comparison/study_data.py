@@ -19,10 +19,10 @@ from catsdogs.base.records import LARGEST_LOSS, CorruptedFile, Count, Listed, Pa
 from catsdogs.base.text import sanitize_line
 from catsdogs.pages.formats import number
 from catsdogs.scoring.scores import log_loss_per_image
+from catsdogs.study.job_tables import HISTORY, HISTORY_TABLE, METRICS, VALIDATION, VALIDATION_TABLE
 from catsdogs.study.jobs import JobConfig, JobRecord, State, read_jobs
 from catsdogs.study.leaderboard import choice_names, job_columns, job_row
 from catsdogs.study.plan import PLAN, Plan
-from catsdogs.study.resume_state import HISTORY, HISTORY_TABLE, METRICS, VALIDATION, VALIDATION_TABLE
 from catsdogs.study.trials import TrialRecord, read_trials, searched_values
 
 _Loss = Annotated[float, Field(ge=-LARGEST_LOSS, le=LARGEST_LOSS)]  # or a difference of two

@@ -16,7 +16,7 @@ from catsdogs.comparison.study_data import StudyData
 from catsdogs.study.jobs import RESULT, State
 from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.plan import PLAN
-from catsdogs.study.study_progress import line
+from catsdogs.study.progress import line
 
 
 def watch(folders: list[Path], output: Path, seconds: float, images: Path | None) -> StudyData:

@@ -18,8 +18,7 @@ from catsdogs.data.dataset import Dataset
 from catsdogs.data.views import ORIGINAL, View
 from catsdogs.features.engine import InferenceEngine, build_engine
 from catsdogs.final.members import Member
-from catsdogs.final.pipeline import OUTPUTS, Pipeline
-from catsdogs.final.tta import choose_tta, describe_choice, predict_views, views_by_kind
+from catsdogs.final.pipeline import OUTPUTS, Pipeline, choose_tta, describe_choice, predict_views, views_by_kind
 from catsdogs.scoring.calibration import CalibrationResult, cross_fitted, fit_if_better
 from catsdogs.scoring.combination import Combination, choose, expand_to_models, uniform_mean
 from catsdogs.training.trial_data import live_views

@@ -24,9 +24,9 @@ from catsdogs.data.views import distinct_views
 from catsdogs.final.kept_members import read_kept, write_kept
 from catsdogs.pages.formats import counted
 from catsdogs.study.identity import changes, fingerprint
+from catsdogs.study.job_tables import VALIDATION, VALIDATION_TABLE
 from catsdogs.study.jobs import JobRecord, chosen_trial
 from catsdogs.study.progress import JobProgress
-from catsdogs.study.resume_state import VALIDATION, VALIDATION_TABLE
 from catsdogs.study.trials import TrialRecord, lineage
 from catsdogs.training.execution import DivergedError, Listener, execute, trial_seed
 from catsdogs.training.trial_data import build_trial_data

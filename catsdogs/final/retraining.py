@@ -112,7 +112,7 @@ def _write_tables(
     # With several members, the column `member` has their number.
     histories = [member.history.assign(member=number) for number, member in enumerate(members)]
     history = pd.concat(histories, ignore_index=True) if len(histories) > 1 else members[0].history
-    tables = {"history.csv": history, "predictions.csv": predictions}
+    tables: dict[str, pd.DataFrame | None] = {"history.csv": history, "predictions.csv": predictions}
     tables |= {"tta.csv": evaluation.tta_table, "ensemble.csv": evaluation.ensemble_table}
     if dataset.test is not None:
         test = predictions[predictions["split"] == "test"]

@@ -28,7 +28,7 @@ def submission(ids: Sequence[str], p_dog: np.ndarray, expected_ids: Sequence[str
     table = pd.DataFrame({"id": ids, "label": p_dog}).sort_values("id", key=lambda names: names.map(natural_key))
     if not table["label"].between(0, 1).all():
         raise ValueError("probabilities must be in [0, 1]")
-    return table.assign(label=clip(table["label"])).reset_index(drop=True)
+    return table.assign(label=clip(table["label"].to_numpy())).reset_index(drop=True)
 
 
 def describe_rows(ids: Sequence[str], images: int, undecodable: Sequence[str]) -> str:

@@ -26,14 +26,12 @@ from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.network.startup import start_keras
 from catsdogs.study.decision import JobDecision, archive_attempt, earlier_files, inspect_job
 from catsdogs.study.identity import fingerprint
-from catsdogs.study.job_tables import JobTables
+from catsdogs.study.job_tables import HISTORY, SELECT, TRIALS, VALIDATION, JobTables, ResumeState, load_resume_state
 from catsdogs.study.jobs import FAILED, INTERRUPTED, OK, RESULT, RUNNING
 from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.locking import HOLDER, lock_job
 from catsdogs.study.plan import StudyTimeout, check_timeout, study_deadline
-from catsdogs.study.progress import JobProgress
-from catsdogs.study.resume_state import HISTORY, SELECT, TRIALS, VALIDATION, ResumeState, load_resume_state
-from catsdogs.study.study_progress import study_line
+from catsdogs.study.progress import JobProgress, study_line
 from catsdogs.study.trials import best_trial, outcome
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ import pandas as pd
 from catsdogs.base.files import free_name, write_csv
 from catsdogs.base.records import CorruptedFile, Table
 from catsdogs.config.schema import SearchConfig
+from catsdogs.study.job_tables import SELECT
 from catsdogs.study.progress import JobProgress
-from catsdogs.study.resume_state import SELECT
 from catsdogs.study.trials import TrialRecord, ranked, summary
 from catsdogs.training.execution import DivergedError
 from catsdogs.tuning.tuner import Search
@@ -86,7 +86,8 @@ def _repeat(
     predictions: dict[str, np.ndarray] = {}
     for record, (seed, execution) in itertools.product(candidates, enumerate(executions)):
         if (record.trial, seed) not in recorded:
-            started, scores = time.monotonic(), [math.nan, math.nan, 0]
+            started = time.monotonic()
+            scores: list[float | None] = [math.nan, math.nan, 0]
             try:
                 scored, p_dog = search.train(record, [execution], progress)
             except DivergedError as error:

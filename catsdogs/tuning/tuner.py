@@ -29,15 +29,14 @@ from catsdogs.config.schema import SearchConfig
 from catsdogs.data.views import ORIGINAL
 from catsdogs.network.devices import distributed
 from catsdogs.network.trial_model import TrialModel, TrialModels
-from catsdogs.study.job_tables import JobTables
+from catsdogs.study.job_tables import JobTables, validation_is_of
 from catsdogs.study.plan import StudyTimeout, check_timeout
 from catsdogs.study.progress import JobProgress
-from catsdogs.study.resume_state import validation_is_of
 from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, lineage
 from catsdogs.training.batches import EvaluationBatches, for_keras
 from catsdogs.training.execution import DivergedError, Training, execute
 from catsdogs.training.trial_data import TrialData
-from catsdogs.tuning.promotion import ParentWeights
+from catsdogs.tuning.oracles import ParentWeights
 from catsdogs.tuning.replay import replay, searched_values
 
 log = logging.getLogger(__name__)

@@ -154,7 +154,7 @@ def warm_up() -> None:
     patches.setattr(IsolatedLauncher, "launch", launch)
     patches.setattr(ConfigLoaderImpl, "_load_configuration_impl", composed)
     patches.setattr(Table, "read", _remembering(Table.read, lambda table, file: (id(table), _content(file))))
-    for module in ("study.jobs", "study.resume_state", "comparison.study_data"):
+    for module in ("study.jobs", "study.job_tables", "comparison.study_data"):
         patches.setattr(f"catsdogs.{module}.read_trials", _remembering(trials.read_trials, _content))
     patches.setattr("hydra.core.utils._save_config", lambda *arguments: None)
     patches.setattr("catsdogs.comparison.page.writing.render", lambda *arguments, **names: "<title>report</title>")

@@ -11,8 +11,18 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
 from catsdogs.config.schema import AugmentationConfig, TtaConfig
 from catsdogs.data.views import MIRRORED, ORIGINAL, LiveViews, View
-from catsdogs.final.pipeline import PIPELINE, Pipeline, final_output, read_pipeline, write_pipeline
-from catsdogs.final.tta import choose_tta, describe_choice, predict_views, tta_views, views_by_kind
+from catsdogs.final.pipeline import (
+    PIPELINE,
+    Pipeline,
+    choose_tta,
+    describe_choice,
+    final_output,
+    predict_views,
+    read_pipeline,
+    tta_views,
+    views_by_kind,
+    write_pipeline,
+)
 from catsdogs.scoring.calibration import Calibration
 from catsdogs.scoring.combination import uniform_mean
 from catsdogs.scoring.scores import log_loss_per_image
@@ -53,7 +63,7 @@ def test_tta_auto_has_the_views_of_every_distinct_kind(caplog):
 
 
 def test_each_view_is_predicted_in_the_order_of_rows(views, monkeypatch):
-    monkeypatch.setattr("catsdogs.final.tta.CHUNK", 2)
+    monkeypatch.setattr("catsdogs.final.pipeline.CHUNK", 2)
     rows, chosen, model = np.array([5, 0, 3]), [ORIGINAL, MIRRORED, View("crop", 2)], left_brightness
     outputs = predict_views(model, views, rows, chosen)
     assert outputs.shape == (3, 3)

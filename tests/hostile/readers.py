@@ -40,9 +40,9 @@ from catsdogs.launching.registration import register
 from catsdogs.network.backbones import load_network
 from catsdogs.study.decision import inspect_job
 from catsdogs.study.identity import fingerprint
+from catsdogs.study.job_tables import HISTORY_TABLE, VALIDATION_TABLE
 from catsdogs.study.jobs import read_job
 from catsdogs.study.plan import Plan, read_plan
-from catsdogs.study.resume_state import HISTORY_TABLE, VALIDATION_TABLE
 from catsdogs.study.trials import read_trials
 
 KEY = "e" * 64

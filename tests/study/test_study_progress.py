@@ -6,7 +6,7 @@ import pytest
 from studies import STARTED, write_job
 
 from catsdogs.base.files import read_json, write_json
-from catsdogs.study.study_progress import line, study_line
+from catsdogs.study.progress import line, study_line
 
 EARLIER = {"trials": 8, "started": STARTED - datetime.timedelta(days=1)}
 RUNNING = {"status": "running"}
