@@ -23,8 +23,7 @@ from catsdogs.config.hyperparameters import hyperparameters, with_values
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.final.evaluation import Evaluation, evaluate_members, inference_engine
-from catsdogs.final.kept_members import kept_members
-from catsdogs.final.members import Member, train_members
+from catsdogs.final.members import Member, kept_members, train_members
 from catsdogs.final.metrics import detail_of, metrics
 from catsdogs.final.model_card import model_card
 from catsdogs.final.pipeline import OUTPUTS, Pipeline, final_output, write_pipeline

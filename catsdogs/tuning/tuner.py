@@ -36,8 +36,7 @@ from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, lineage
 from catsdogs.training.batches import EvaluationBatches, for_keras
 from catsdogs.training.execution import DivergedError, Training, execute
 from catsdogs.training.trial_data import TrialData
-from catsdogs.tuning.oracles import ParentWeights
-from catsdogs.tuning.replay import replay, searched_values
+from catsdogs.tuning.oracles import ParentWeights, replay, searched_values
 
 log = logging.getLogger(__name__)
 

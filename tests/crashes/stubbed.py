@@ -63,7 +63,7 @@ def _train(model: Any, views: Any, labels: Any, fold: Any, fit: Any, plan: Any, 
 @functools.cache
 def install(kind: str) -> None:
     """Replace training in this process."""
-    from catsdogs.final.kept_members import write_kept
+    from catsdogs.final.members import write_kept
     from catsdogs.tuning.tuner import Search
 
     patches, fake = pytest.MonkeyPatch(), _Fake()

@@ -27,12 +27,9 @@ def bench(monkeypatch, tmp_path, config):
         (OSError(errno.ENOSPC, "No space left on device", "x.csv"), "out of disk while writing x.csv"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "out of disk"),
         (MemoryError(), "out of memory"),
-        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes"), "out of memory"),
         (type("ResourceExhaustedError", (Exception,), {})("OOM"), "out of memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes"), "out of memory"),
         (TypeError("a bug"), "TypeError: a bug"),
-        (KeyError("a"), "KeyError"),
-        (AssertionError(), "AssertionError"),
-        (ModuleNotFoundError("x"), "ModuleNotFoundError"),
     ],
 )
 def test_an_error_that_would_affect_every_trial_stops_the_job_which_can_be_resumed(bench, error, words):
