@@ -54,18 +54,13 @@ class Pipeline:
         return tta_views(self.tta.kind, self.tta.views, self.augmentation)
 
     @property
-    def distinct_views(self) -> list[View]:
-        """Views that are predicted: the original image and `views`."""
-        return list(dict.fromkeys([ORIGINAL, *self.views]))
-
-    @property
     def uses_tta(self) -> bool:
         """Whether test-time augmentation is set, even if the augmentation changes nothing."""
         return self.tta.kind != "none"
 
     def __call__(self, forward: Forward, images: Views, rows: np.ndarray, description: str = "") -> Outputs:
         """Predict OUTPUTS, float64 (N,) in [0, 1] or NaN for a missing step; arguments as in `predict_views`."""
-        views = self.distinct_views
+        views = list(dict.fromkeys([ORIGINAL, *self.views]))
         p_dog = predict_views(forward, images, rows, views, description)
         return self.steps(p_dog[0], p_dog[[views.index(view) for view in self.views]] if self.uses_tta else None)
 
