@@ -6,7 +6,7 @@ import scipy.optimize
 from scipy.special import expit, logit
 
 from catsdogs.scoring.calibration import FEWEST, HIGHEST_FLOOR, IDENTITY, Calibration, cross_fitted, fit, fit_if_better
-from catsdogs.scoring.scores import EPSILON, clip, log_loss_per_image
+from catsdogs.scoring.scores import EPSILON, log_loss_per_image
 
 pytestmark = pytest.mark.lowest
 
@@ -104,14 +104,3 @@ def test_too_few_images_are_not_fitted():
     np.testing.assert_allclose(cross_fitted(labels[:-1], p_dog[:-1]), p_dog[:-1])
     assert not fit_if_better(np.ones(1), np.ones(1)).applied
     assert not fit_if_better(np.append(np.zeros(999), 1.0), np.full(1000, 0.3)).applied
-
-
-def test_calibration_keeps_the_order_and_the_middle():
-    p_dog = np.linspace(0, 1, 101)
-    for calibration in (IDENTITY, Calibration(0.3, 0.001), Calibration(4.0, 0.05)):
-        after = calibration(p_dog)
-        assert (np.diff(after) >= 0).all()
-        assert after[50] == pytest.approx(0.5)
-        assert after.min() >= calibration.floor
-        np.testing.assert_allclose(after[::-1], 1 - after)
-    np.testing.assert_allclose(IDENTITY(p_dog), clip(p_dog))
