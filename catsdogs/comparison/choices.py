@@ -26,7 +26,7 @@ from catsdogs.study.identity import identity
 
 STUDY = "study"
 
-# With more values than this, each is compared with the best one only: 10 values would make 45 pairs.
+# With more values than this, each is compared with that of the best job only: 10 values would make 45 pairs.
 MOST_VALUES = 4
 
 # Value of a choice that a job does not record because only another study varied it.
@@ -80,7 +80,7 @@ def choice_effects(study_data: StudyData) -> pd.DataFrame:
         one), against, difference (log loss of value minus that of against, at most 0), low, high (95% confidence
         interval, NaN for a single image), decided (whether the interval excludes 0), pairs, images, errors (images
         that any of the compared jobs misclassifies). With more than `MOST_VALUES` values, each is compared only with
-        the best: its jobs are furthest below the mean of the jobs that differ from them in this choice alone.
+        that of the best job.
     """
     losses = study_data.losses()
     effects = _fair_pairs(study_data, losses).groupby(_EFFECT, sort=False)
@@ -128,39 +128,26 @@ def _near_pairs(study_data: StudyData) -> Iterator[tuple[str, str, str, set[str]
 
 def _fair_pairs(study_data: StudyData, losses: pd.DataFrame) -> pd.DataFrame:
     """Return the pairs that differ in nothing else, ordered as the effects: choice, value, against, both labels."""
-    recorded = _recorded_choices(study_data)
-    rows = []
-    # Jobs that differ from each other in this choice alone form a group, named by its best job.
-    group_of: dict[tuple[str, str], str] = {}
+    recorded, rows = _recorded_choices(study_data), []
     for choice, one, other, unshared in _near_pairs(study_data):
-        if not unshared:
-            group = group_of[choice, other] = group_of.setdefault((choice, one), one)
-            (value, label), (against, label_against) = sorted((recorded[name][choice], name) for name in (one, other))
-            rows.append([choice, value, against, label, label_against, group])
-    pairs = pd.DataFrame(rows, columns=[*_PAIR, "group"])
+        # With many values, only the pairs with the best one, as defined in `choice_effects`.
+        best = None
+        if len({values[choice] for values in recorded.values()} - {UNRECORDED}) > MOST_VALUES:
+            best = next(iter(recorded.values()))[choice]
+        (value, label), (against, label_against) = sorted((recorded[name][choice], name) for name in (one, other))
+        if not unshared and best in (None, value, against):
+            rows.append([choice, value, against, label, label_against])
+    pairs = pd.DataFrame(rows, columns=_PAIR)
     if pairs.empty or losses.empty:
-        return pairs.loc[:, _PAIR].head(0)
+        return pairs.head(0)
     means = losses.mean()
-    pairs = pd.concat([_with_the_best(of_choice, means) for _, of_choice in pairs.groupby("choice")])
     pairs["difference"] = means[pairs["label"]].to_numpy() - means[pairs["label_against"]].to_numpy()
     effect = pairs.groupby(_EFFECT)["difference"].transform("mean")
-    pairs = pairs.assign(size=-effect.abs(), worse=effect > 0, rank=pairs["group"].map(list(recorded).index))
+    pairs = pairs.assign(size=-effect.abs(), worse=effect > 0)
     pairs["order"] = pairs["choice"].map(compared_choices(study_data).index)
-    pairs = pairs.sort_values(["order", "size", "value", "against", "rank"], kind="stable", ignore_index=True)
+    pairs = pairs.sort_values(["order", "size", "value", "against"], kind="stable", ignore_index=True)
     swapped = {"value": "against", "against": "value", "label": "label_against", "label_against": "label"}
     return pairs[_PAIR].where(~pairs["worse"], pairs.rename(columns=swapped)[_PAIR])
-
-
-def _with_the_best(pairs: pd.DataFrame, means: pd.Series) -> pd.DataFrame:
-    """If a choice has many values, keep only the pairs with the best value, as defined in `choice_effects`."""
-    others = pairs[["group", "against", "label_against"]].set_axis(["group", "value", "label"], axis=1)
-    jobs = pd.concat([pairs[["group", "value", "label"]], others]).drop_duplicates()
-    if jobs["value"].nunique() <= MOST_VALUES:
-        return pairs
-    jobs = jobs.assign(mean=means[jobs["label"]].to_numpy())
-    jobs["mean"] -= jobs.groupby("group")["mean"].transform("mean")
-    best = jobs.groupby("value")["mean"].mean().idxmin()
-    return pairs[(pairs["value"] == best) | (pairs["against"] == best)]
 
 
 def _differences(losses: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:

@@ -23,8 +23,7 @@ from PIL import Image
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_bytes
-from catsdogs.base.records import CorruptedFile, Table
-from catsdogs.comparison.study_data import FinalModel, StudyData
+from catsdogs.comparison.study_data import FinalModel, StudyData, read_split
 from catsdogs.comparison.summary import Summary
 from catsdogs.config.locations import default_cache
 from catsdogs.data.archive import image_paths
@@ -39,9 +38,6 @@ MOST_UNCERTAIN = 12
 _PIXELS = 128  # longer side of a thumbnail
 _QUALITY = 82  # JPEG quality: about 5 kB per thumbnail
 _MOST_BYTES = 64 * 2**20  # larger files are not read
-
-# Earlier versions did not record paths.
-_SPLIT = Table({"id": str, "sha256": str, "path": str}, optional=("path",))
 
 
 @dataclass(frozen=True)
@@ -129,12 +125,8 @@ def _thumbnails(
     ids: list[str], job: JobRecord, config: dict[str, Any], images: Path | None
 ) -> tuple[dict[str, str], str | None]:
     """Return thumbnails by id, and why some are missing."""
-    table = None
-    with suppress(CorruptedFile):
-        table = _SPLIT.read(job.folder / "split.csv")
-    if table is None:
-        reason = f"split.csv of job {job.name} is missing or corrupted, so images cannot be verified"
-        return {}, f"No thumbnails: {reason}. Run the job again in a new study."
+    table = read_split(job.folder)
+    table = pd.DataFrame(columns=["id", "sha256"]) if table is None else table
     hashes = dict(zip(table["id"], table["sha256"], strict=True))
     recorded = dict(zip(table["id"], table["path"], strict=True)) if "path" in table else {}
     thumbnails: dict[str, str] = {}
@@ -153,7 +145,7 @@ def _thumbnails(
         return thumbnails, None
     how_many = "No thumbnails" if missing == len(ids) else f"{missing} of {len(ids)} thumbnails are missing"
     fix = "Restore them, or regenerate the report with --images FOLDER."
-    return thumbnails, f"{how_many}: the images of the job were not found or have changed. {fix}"
+    return thumbnails, f"{how_many}: the images of the job were not found, or differ from its split.csv. {fix}"
 
 
 def _folders(job: JobRecord, config: dict[str, Any], images: Path | None) -> tuple[list[Path], list[Path]]:

@@ -99,14 +99,12 @@ def compare_settings(study_data: StudyData) -> tuple[pd.DataFrame, pd.DataFrame]
     Differences have `key` and a column per label, empty if a job does not have it; shared values `key` and `value`.
     """
     by_label = {label: _facts(job.result) for label, job in study_data.jobs.items()}
-    differences, shared = [], []
-    for key in dict.fromkeys(key for facts in by_label.values() for key in facts):
-        values = {label: facts.get(key, "") for label, facts in by_label.items()}
-        if len(set(values.values())) == 1:
-            shared.append({"key": key, "value": next(iter(values.values()))})
-        else:
-            differences.append({"key": key, **values})
-    return pd.DataFrame(differences), pd.DataFrame(shared)
+    keys = dict.fromkeys(key for facts in by_label.values() for key in facts)
+    table = pd.DataFrame(by_label, index=list(keys)).fillna("").rename_axis("key")
+    shared = table.nunique(axis=1) == 1
+    common = table.loc[shared].iloc[:, :1].set_axis(["value"], axis=1)
+    # A job may be named `key`.
+    return table[~shared].reset_index(allow_duplicates=True), common.reset_index()
 
 
 def _facts(result: dict[str, Any]) -> dict[str, str]:

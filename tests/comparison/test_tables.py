@@ -5,11 +5,10 @@ import pandas as pd
 import pytest
 from studies import CHOICES, IMAGES, write_final, write_job, write_study
 
-from catsdogs.base.files import read_json, write_csv, write_json
-from catsdogs.comparison.final_scores import KINDS, SCORES, final_scores, tta_gains
+from catsdogs.base.files import read_json, write_json
+from catsdogs.comparison.final_scores import KINDS, SCORES, final_scores
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.tables import TITLES, compare_settings, findings, tables, write_tables
-from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.leaderboard import write_leaderboard
 
 
@@ -110,29 +109,3 @@ def test_scores_of_other_splits_follow_and_missing_scores_are_nan(best):
     assert table.iloc[15].to_dict() == {"score": "log_loss", "kind": "plain", **test_score}
     assert table["value"].iloc[16:].isna().all()
     assert (table["value"].iloc[:15].isna() == (table["kind"].iloc[:15] == "calibrated")).all()
-
-
-def test_the_gain_of_tta_is_the_mean_difference_of_losses(best):
-    """Computed for models that do not record it (version 0.2)."""
-    final = read(best)
-    rows = final.predictions[final.predictions["split"] == "validation"]
-    labels = rows["label"].to_numpy()
-    plain, averaged = (log_loss_per_image(labels, rows[name].to_numpy()) for name in ("p_dog", "p_dog_tta"))
-    gain = tta_gains(final)["validation"]
-    assert gain["value"] == pytest.approx(plain.mean() - averaged.mean())
-    assert 0 < gain["low"] < gain["value"] < gain["high"]
-    assert (gain["size"], gain["split"]) == (200, "validation")
-    write_json(best / "metrics.json", read_json(best / "metrics.json") | {"tta_gain": {"holdout": gain}})
-    assert tta_gains(read(best)) == {"holdout": gain | {"reason": None}}
-
-
-def test_gain_requires_both_predictions_of_labeled_validation_images(best):
-    file = best / "predictions.csv"
-    table = pd.read_csv(file)
-    test_images = table[table["split"] == "test"].assign(label=1)
-    for incomplete in (table.assign(p_dog_tta=np.nan), table.assign(label=np.nan), test_images):
-        write_csv(file, incomplete)
-        assert tta_gains(read(best)) == {}
-    # Images without one of the two predictions are skipped.
-    write_csv(file, table.assign(p_dog_tta=table["p_dog_tta"].where(table.index >= 30)))
-    assert tta_gains(read(best))["validation"]["size"] == 170

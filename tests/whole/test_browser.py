@@ -331,7 +331,7 @@ def test_printing_uses_the_light_theme_and_opens_everything(open_page, report):
     assert len(re.findall(rb"/Subtype\s*/Image", data)) >= 20
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     until(page, "[...document.querySelectorAll('.plot')].every(plot => plot._fullLayout?.width <= 680)")
-    light = page.evaluate("JSON.parse(document.getElementById('themes').textContent).light.layout.font.color")
+    light = "rgb(31, 35, 40)"  # --text in report.css
     colors = "[...new Set([...document.querySelectorAll('.plot')].map(plot => plot._fullLayout.font.color))]"
     assert page.evaluate(colors) == [light]
     assert page.locator("details:not([open])").count() == 0

@@ -131,7 +131,7 @@ def _curves(study_data: StudyData, column: str, height: int) -> go.Figure:
     name = words(column.removeprefix("val_"))
     hover = f"<b>%{{fullData.name}}</b>, trial %{{customdata}}<br>epoch %{{x}}, {name} %{{y}}<extra></extra>"
     parts = {
-        key: part if name == "log loss" else _without_contained(part) for key, part in table.groupby(["label", "best"])
+        key: part if name == "log loss" else _without_repeated(part) for key, part in table.groupby(["label", "best"])
     }
     count = int(study_data.trials["label"].isin(looks).sum())
     for label in reversed(looks):
@@ -161,16 +161,11 @@ def _curves(study_data: StudyData, column: str, height: int) -> go.Figure:
     return plot
 
 
-def _without_contained(part: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the lines whose points are not all part of another line."""
-    points: dict[Any, set[Any]] = {
-        line: set(zip(table["x"], rounded(table["y"]), strict=True)) for line, table in part.groupby("line")
-    }
-    selected: list[Any] = []
-    for line in sorted(points, key=lambda line: -len(points[line])):
-        if not any(points[line] <= points[other] for other in selected):
-            selected.append(line)
-    return part[part["line"].isin(selected)]
+def _without_repeated(part: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the lines with a point that no longer line has."""
+    points = part.assign(y=rounded(part["y"]), length=part.groupby("line")["x"].transform("size"))
+    points = points.sort_values("length", ascending=False, kind="stable")
+    return part[part["line"].isin(points.loc[~points.duplicated(["x", "y"]), "line"])]
 
 
 def _add_stopped(plot: go.Figure, study_data: StudyData) -> None:

@@ -1,4 +1,4 @@
-"""Colors, Plotly templates for the light and dark themes, and names of jobs as figures and tables show them."""
+"""Colors of the data, and names of jobs as figures and tables show them. `report.js` colors texts, axes and grids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import cut_in_the_middle
 
-# Data has the same colors in both themes, so switching changes only the template. Every color has a contrast of 3 or
+# Data has the same colors in both themes, so switching changes only Plotly's template. Every color has a contrast of 3 or
 # more with both backgrounds (WCAG 2.2, 1.4.11). The palette was optimized to stay distinguishable in normal vision and,
 # after Machado et al. 2009, with protanopia, deuteranopia and tritanopia; jobs also differ in their symbols.
 PALETTE = ("#1f77d0", "#e0701a", "#39a36a", "#b13d75", "#886116", "#818dcf", "#dd6aaa", "#7262a3")
@@ -34,61 +34,6 @@ _DASHES = ("solid", "dash", "dot", "dashdot")
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 _JOINT = " · "
 _NAME_LENGTH = 28  # characters of a job's name in a legend or next to a row
-
-_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
-
-
-def _template(text: str, quiet: str, grid: str, line: str, surface: str, veil: str, cells: list[str]) -> dict[str, Any]:
-    """Return a Plotly template; `surface` is the background of hovers, `veil` that of annotations over lines."""
-    clear = "rgba(0,0,0,0)"
-    font = {"color": text, "family": _FONT, "size": 13}
-    axis = {
-        "automargin": True,
-        "gridcolor": grid,
-        "linecolor": line,
-        "tickfont": {"color": quiet, "size": 12},
-        "ticks": "",
-        "title": {"font": {"color": quiet, "size": 12}, "standoff": 8},
-        "zeroline": False,
-    }
-    return {
-        "layout": {
-            "annotationdefaults": {"bgcolor": veil, "font": {"color": text, "size": 12}, "showarrow": False},
-            "font": font,
-            "hoverlabel": {"align": "left", "bgcolor": surface, "bordercolor": line, "font": font},
-            "legend": {"bgcolor": clear, "font": {"color": text, "size": 12}},
-            "paper_bgcolor": clear,
-            "plot_bgcolor": clear,
-            "shapedefaults": {"line": {"color": line, "width": 1}},
-            "xaxis": axis,
-            "yaxis": axis,
-        },
-        "data": {
-            "bar": [{"marker": {"line": {"color": surface, "width": 1}}}],
-            "heatmap": [{"colorscale": [[0.0, cells[0]], [1.0, cells[1]]]}],
-        },
-    }
-
-
-LIGHT: dict[str, Any] = _template(
-    text="#1f2328",
-    quiet="#59636e",
-    grid="#e8eaed",
-    line="#9aa2ab",
-    surface="#ffffff",
-    veil="rgba(255,255,255,0.75)",
-    cells=["#f3f6fa", "#7fb3e6"],
-)
-DARK: dict[str, Any] = _template(
-    text="#e6e9ed",
-    quiet="#a3acb6",
-    grid="#2a2f36",
-    line="#6b737d",
-    surface="#1b1f24",
-    veil="rgba(20,23,27,0.75)",
-    cells=["#20262d", "#235f9c"],
-)
-
 
 # Values that mean nothing without their key.
 _BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)

@@ -18,7 +18,6 @@ from catsdogs.comparison.figures import theme
 from catsdogs.comparison.figures.curves import best_so_far
 from catsdogs.comparison.figures.final_model import final_figures
 from catsdogs.comparison.figures.space import hyperparameter_slices, parallel_coordinates
-from catsdogs.comparison.final_scores import tta_gains
 from catsdogs.comparison.study_data import WAITING, FinalModel, StudyData
 from catsdogs.comparison.tables import Findings
 from catsdogs.pages import formats
@@ -182,7 +181,7 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
         "interval": metrics["interval"],
         "warnings": metrics["warnings"],
         "chosen": joined(metrics.get("chosen_on_validation") or formats.chosen_on_validation(several_jobs, metrics)),
-        "gain": " ".join(formats.format_gains(tta_gains(final), metrics["calibration_gain"], metrics["tta_choice"])),
+        "gain": " ".join(formats.format_gains(metrics["tta_gain"], metrics["calibration_gain"], metrics["tta_choice"])),
         "plots": final_figures(final, list(results.study_data.final_models).index(final.study)),
     }
 

@@ -19,7 +19,6 @@ from plotly.offline import get_plotlyjs
 
 from catsdogs.base.files import check_tables_folder, write_text
 from catsdogs.base.text import quoted
-from catsdogs.comparison.figures import theme
 from catsdogs.comparison.figures.curves import learning_curves
 from catsdogs.comparison.figures.search import job_intervals
 from catsdogs.comparison.page import sections
@@ -73,7 +72,6 @@ def _report(results: Findings, csv_tables: Mapping[str, pd.DataFrame], watching:
         gallery=results.gallery,
         settings=sections.settings(results, csv_tables),
         problems=study_data.problems,
-        themes={"light": theme.LIGHT, "dark": theme.DARK},
         script=_markup("report.js"),
         plotly=Markup(get_plotlyjs()),
     )
