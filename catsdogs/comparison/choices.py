@@ -11,16 +11,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from catsdogs.base.text import listed
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.config.schema import SearchConfig, leaves
-from catsdogs.pages.formats import counted
 from catsdogs.scoring.intervals import mean_intervals, misclassified
 from catsdogs.study.identity import identity
 
@@ -93,20 +90,6 @@ def choice_effects(study_data: StudyData) -> pd.DataFrame:
     return table[[*_EFFECT, "difference", "low", "high", "decided", "pairs", "images", "errors"]]
 
 
-def unpaired_choices(study_data: StudyData) -> list[str]:
-    """Describe the pairs that differ in one choice but also in settings that it does not own; they are not compared."""
-    extra_keys: dict[str, list[set[str]]] = {name: [] for name in compared_choices(study_data)}
-    for choice, _, _, unshared in _near_pairs(study_data):
-        if unshared:
-            extra_keys[choice].append(unshared)
-    return [
-        f"{choice}: {counted(len(keys), 'pair')} of jobs not compared because of other differences "
-        f"({listed(sorted(set[str]().union(*keys)))})."
-        for choice, keys in extra_keys.items()
-        if keys
-    ]
-
-
 def unlisted_differences(study_data: StudyData) -> list[str]:
     """Return keys in which comparable jobs differ and that no compared choice owns; they may explain a difference."""
     settings = list(_settings(study_data).values())
@@ -115,27 +98,19 @@ def unlisted_differences(study_data: StudyData) -> list[str]:
     return sorted(key for key in keys if not any(_owns(choice, key) for choice in choices))
 
 
-def _near_pairs(study_data: StudyData) -> Iterator[tuple[str, str, str, set[str]]]:
-    """Yield pairs that differ in one recorded choice: the choice, both labels, and other keys that differ."""
-    recorded, settings = _recorded_choices(study_data), _settings(study_data)
-    compared = compared_choices(study_data)
-    for one, other in itertools.combinations(recorded, 2):
-        unequal = [name for name in compared if recorded[one][name] != recorded[other][name]]
-        if len(unequal) == 1 and UNRECORDED not in (recorded[one][unequal[0]], recorded[other][unequal[0]]):
-            differing = _differing(settings[one], settings[other])
-            yield unequal[0], one, other, {key for key in differing if not _owns(unequal[0], key)}
-
-
 def _fair_pairs(study_data: StudyData, losses: pd.DataFrame) -> pd.DataFrame:
     """Return the pairs that differ in nothing else, ordered as the effects: choice, value, against, both labels."""
-    recorded, rows = _recorded_choices(study_data), []
-    for choice, one, other, unshared in _near_pairs(study_data):
-        # With many values, only the pairs with the best one, as defined in `choice_effects`.
-        best = None
-        if len({values[choice] for values in recorded.values()} - {UNRECORDED}) > MOST_VALUES:
-            best = next(iter(recorded.values()))[choice]
+    recorded, settings = _recorded_choices(study_data), _settings(study_data)
+    compared = compared_choices(study_data)
+    known = {name: [one[name] for one in recorded.values() if one[name] != UNRECORDED] for name in compared}
+    best = {name: values[0] for name, values in known.items() if len(set(values)) > MOST_VALUES}
+    rows = []
+    for one, other in itertools.combinations(recorded, 2):
+        choice, *more = [name for name in compared if recorded[one][name] != recorded[other][name]]
+        if more or not all(_owns(choice, key) for key in _differing(settings[one], settings[other])):
+            continue
         (value, label), (against, label_against) = sorted((recorded[name][choice], name) for name in (one, other))
-        if not unshared and best in (None, value, against):
+        if UNRECORDED not in (value, against) and best.get(choice) in (None, value, against):
             rows.append([choice, value, against, label, label_against])
     pairs = pd.DataFrame(rows, columns=_PAIR)
     if pairs.empty or losses.empty:

@@ -15,7 +15,7 @@ from catsdogs.comparison.study_data import WAITING, StudyData, clean
 from catsdogs.pages.formats import accuracy_text, between, chosen_on_validation, counted, few_errors, loss, percent
 from catsdogs.scoring.intervals import FEW_ERRORS, Estimate, paired_intervals, share_lowest
 from catsdogs.scoring.scores import log_loss_interval
-from catsdogs.study.jobs import FAILED, OK, RUNNING, State, best_job, chosen_trial
+from catsdogs.study.jobs import OK, RUNNING, State, best_job, chosen_trial
 from catsdogs.study.plan import retrain_command
 
 # The interval of the margin is above 0, or includes 0; or predictions are equal, or no other job has a result.
@@ -32,7 +32,6 @@ class Summary:
 
     headline: str
     best: str | None = None  # label of the first job of the leaderboard; None if no trial has completed
-    trial: str | None = None  # its best trial
     intervals: dict[str, Estimate] = field(default_factory=dict)  # log loss of every comparable job, best first
     log_loss: Estimate | None = None  # that of the best job; None if its predictions are missing
     runner_up: str | None = None  # label of the next job that was validated on the same images
@@ -66,7 +65,6 @@ def summarize(study_data: StudyData) -> Summary:
     return Summary(
         headline=_headline(leaderboard, first, runner_up, margin, significance),
         best=best,
-        trial=None if pd.isna(first["best_trial"]) else str(first["best_trial"]),
         intervals=intervals,
         log_loss=intervals.get(best),
         runner_up=runner_up,
@@ -76,13 +74,13 @@ def summarize(study_data: StudyData) -> Summary:
         command=command,
         sentences=[
             _score_sentence(first, intervals.get(best)),
-            *_margin_sentences(comparable, runner_up, margin, significance),
+            *_margin_sentences(runner_up, margin, significance),
             *_rank_sentences(best, margins, share_best),
         ],
         caveats=[
             *_unfinished(study_data),
             *_not_compared(study_data, ranked, comparable),
-            *_ranking_caveats(study_data, best, losses, intervals),
+            *_ranking_caveats(study_data, losses, intervals),
             *_few_errors(intervals, best),
             *no_command,
             *_selection_caveats(study_data, comparable),
@@ -136,17 +134,9 @@ def _score_sentence(first: pd.Series, log_loss: Estimate | None) -> str:
     return f"On {counted(log_loss.size, 'validation image')}: {scored}. {few}".rstrip()
 
 
-def _margin_sentences(
-    comparable: pd.DataFrame, runner_up: str | None, margin: Estimate | None, significance: str
-) -> list[str]:
-    if runner_up is None:
+def _margin_sentences(runner_up: str | None, margin: Estimate | None, significance: str) -> list[str]:
+    if margin is None or significance == IDENTICAL:
         return []
-    if margin is None:
-        lead = float(comparable["val_log_loss"].iloc[1] - comparable["val_log_loss"].iloc[0])
-        unknown = "predictions are missing, so it is unknown whether that is significant"
-        return [f"{runner_up} has a {loss(lead)} higher log loss; {unknown}."]
-    if significance == IDENTICAL:
-        return [f"The predictions of {runner_up} are identical."]
     difference = f"{loss(abs(margin.value))} {'higher' if margin.value >= 0 else 'lower'}"
     if margin.low is None:
         return [f"On this single image, {runner_up} has a {difference} log loss."]
@@ -163,15 +153,11 @@ def _margin_sentences(
 
 def _rank_sentences(best: str, margins: dict[str, Estimate], share_best: dict[str, float]) -> list[str]:
     """Compare the best job with all others if there are at least two others and two images."""
-    near = [label for label, margin in margins.items() if margin.low is None or margin.low <= 0]
     if len(margins) < 2 or all(margin.low is None for margin in margins.values()):
         return []
     rank = f"{best} is the best of {len(share_best)} jobs in {percent(share_best[best])} of resamples of the images"
-    worse = len(margins) - len(near)
-    if not near or not worse:
-        return [f"{rank}; {'none' if near else 'all'} of the others are significantly worse."]
-    not_worse = f"{listed(near, 3) if len(near) > 3 else joined(near)} {_are(len(near))} not"
-    return [f"{rank}; {worse} of the {len(margins)} others {_are(worse)} significantly worse; {not_worse}."]
+    worse = sum(margin.low is not None and margin.low > 0 for margin in margins.values())
+    return [f"{rank}; {worse} of the {len(margins)} others {_are(worse)} significantly worse."]
 
 
 def _nothing_yet(leaderboard: pd.DataFrame) -> str:
@@ -215,9 +201,7 @@ def _not_compared(study_data: StudyData, ranked: pd.DataFrame, comparable: pd.Da
     return sentences
 
 
-def _ranking_caveats(
-    study_data: StudyData, best: str, losses: pd.DataFrame, intervals: dict[str, Estimate]
-) -> list[str]:
+def _ranking_caveats(study_data: StudyData, losses: pd.DataFrame, intervals: dict[str, Estimate]) -> list[str]:
     """Describe contradictions between the saved predictions and the leaderboard."""
     sentences = []
     recorded = study_data.leaderboard.set_index("label")["val_log_loss"]
@@ -225,11 +209,6 @@ def _ranking_caveats(
     if unequal:
         unlike = "have another log loss than recorded: they are from one execution, or from another trial"
         sentences.append(f"The predictions in validation.csv of {listed(unequal, 3)} {unlike}.")
-    means = losses.mean()
-    if best in means.index and float(means.min()) < float(means[best]):
-        instead = f"({loss(means.min())} instead of {loss(means[best])})"
-        ranked_by = "jobs are ranked by the recorded log loss of their trials"
-        sentences.append(f"By the predictions alone, {means.idxmin()} would rank first {instead}; {ranked_by}.")
     images = max((own.size for own in intervals.values()), default=0)
     if len(losses) < images:
         common = counted(len(losses), "image")

@@ -12,7 +12,6 @@ from catsdogs.comparison.choices import (
     choice_pairs,
     compared_choices,
     unlisted_differences,
-    unpaired_choices,
 )
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.scoring.intervals import mean_intervals
@@ -73,7 +72,6 @@ def test_jobs_that_differ_in_two_choices_are_not_a_pair(tmp_path):
     assert effects.empty
     columns = "choice value against difference low high decided pairs images errors"
     assert columns.split() == [*effects]
-    assert unpaired_choices(study_data) == []
 
 
 @pytest.mark.parametrize(("images", "skills", "low"), [(200, (1.5, 1.5), 0.0), (1, (1.0, 2.0), np.nan)])
@@ -110,8 +108,6 @@ def test_pairs_with_other_differences_are_excluded_and_reported(tmp_path):
     study_data = read_study_data([tmp_path / "one", tmp_path / "two"])
     effects = choice_effects(study_data)
     assert {*effects["value"], *effects["against"]} == {"a", "b"}
-    (sentence,) = unpaired_choices(study_data)
-    assert sentence == "schedule: 2 pairs of jobs not compared because of other differences (tuner.oracle)."
     # A choice owns its own keys, so schedule.kind is not listed.
     assert unlisted_differences(study_data) == ["tuner.oracle"]
 
@@ -133,7 +129,7 @@ def test_settings_that_affect_results_must_be_equal(tmp_path, config, fair):
     job(tmp_path / "night", schedule="b", config=config)
     study_data = read_study_data([tmp_path / "night"])
     assert len(choice_effects(study_data)) == fair
-    assert ["".join(config) in sentence for sentence in unpaired_choices(study_data)] == [True] * (not fair)
+    assert (unlisted_differences(study_data) == []) == fair
 
 
 def test_a_choice_of_one_key_is_read_from_the_configuration(tmp_path):
@@ -172,7 +168,6 @@ def test_the_study_is_a_choice_if_only_it_distinguishes_jobs(tmp_path):
     assert list(effects.loc["study", ["value", "against", "pairs"]]) == ["two", "one", 2]
     # Jobs of one study differ in nothing else.
     assert effects.loc["schedule", "pairs"] == 2
-    assert unpaired_choices(study_data) == []
     assert unlisted_differences(study_data) == ["tuner.oracle"]
 
 
@@ -190,4 +185,3 @@ def test_jobs_without_predictions_or_on_other_images_make_no_pair(tmp_path):
         write_json(file, {key: result[key] for key in result if key != missing})
         study_data = read_study_data([tmp_path / "night"])
         assert choice_effects(study_data).empty
-        assert len(unpaired_choices(study_data)) == (missing == "config")

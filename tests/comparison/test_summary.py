@@ -1,7 +1,5 @@
 """The best job, its lead, and whether the lead is significant."""
 
-import re
-
 import pandas as pd
 import pytest
 from studies import CHOICES, labels, p_dog, write_job, write_study
@@ -37,7 +35,7 @@ def text(summary):
 
 def test_a_large_lead_is_significant(night, tmp_path):
     summary = summary_of(night)
-    assert (summary.best, summary.runner_up, summary.trial, summary.significance) == ("a", "b", "0", "significant")
+    assert (summary.best, summary.runner_up, summary.significance) == ("a", "b", "significant")
     assert summary.command == retrain_command(night)
     one, other = (log_loss_per_image(labels(), p_dog(*predicted)) for predicted in ((2.0, 1), (1.2, 2)))
     assert [summary.log_loss.value, summary.margin.value] == pytest.approx([one.mean(), (other - one).mean()])
@@ -70,9 +68,9 @@ def test_a_lead_within_noise_is_not_significant(night, other, significance, word
     assert sum(summary.share_best.values()) == pytest.approx(1)
     assert (summary.share_best == {"a": 0.5, "b": 0.5}) == (significance == "identical")
     job(night, "c", skill=1.2, seed=2)
-    assert "1 of the 2 others is significantly worse; b is not." in text(summary_of(night))
+    assert "1 of the 2 others is significantly worse." in text(summary_of(night))
     job(night, "d", skill=other[0], seed=other[1])
-    assert re.search(r"1 of the 3 others is significantly worse; (b and d|d and b) are not\.", text(summary_of(night)))
+    assert "1 of the 3 others is significantly worse." in text(summary_of(night))
 
 
 def test_one_image_or_one_job_has_no_significance(tmp_path):
@@ -168,8 +166,7 @@ def test_predictions_that_contradict_the_mean_over_executions_are_a_caveat(night
     assert summary.margin.high < 0
     assert "b ranks first with validation log loss 0.4000" in summary.headline
     for words in (
-        "validation.csv of a, b have another log loss than recorded",
-        "By the predictions alone, a would rank first",
+        "validation.csv of b, a have another log loss than recorded",
         "contradict the ranking",
     ):
         assert words in text(summary)
@@ -191,7 +188,7 @@ def test_a_job_with_nothing_but_a_result_is_summarized(night):
     for file in (night / "a").glob("*.csv"):
         file.unlink()
     summary = summary_of(night)
-    assert (summary.best, summary.trial, summary.command) == ("a", None, None)
+    assert (summary.best, summary.command) == ("a", None)
     assert "cannot be retrained" in text(summary)
     write_trials(night / "b" / "trials.csv", [TrialRecord("0", "FAILED", None, None, 0, 0, 1.0, {})])
     (night / "a" / "result.json").unlink()

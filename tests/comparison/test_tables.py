@@ -6,9 +6,17 @@ import pytest
 from studies import CHOICES, IMAGES, write_final, write_job, write_study
 
 from catsdogs.base.files import read_json, write_json
-from catsdogs.comparison.final_scores import KINDS, SCORES, final_scores
 from catsdogs.comparison.study_data import read_study_data
-from catsdogs.comparison.tables import TITLES, compare_settings, findings, tables, write_tables
+from catsdogs.comparison.tables import (
+    KINDS,
+    SCORES,
+    TITLES,
+    compare_settings,
+    final_scores,
+    findings,
+    tables,
+    write_tables,
+)
 from catsdogs.study.leaderboard import write_leaderboard
 
 

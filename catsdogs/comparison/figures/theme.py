@@ -13,7 +13,7 @@ import pandas as pd
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import cut_in_the_middle
 
-# Data has the same colors in both themes, so switching changes only Plotly's template. Every color has a contrast of 3 or
+# Data has the same colors in both themes, so switching changes only the template. Every color has a contrast of 3 or
 # more with both backgrounds (WCAG 2.2, 1.4.11). The palette was optimized to stay distinguishable in normal vision and,
 # after Machado et al. 2009, with protanopia, deuteranopia and tritanopia; jobs also differ in their symbols.
 PALETTE = ("#1f77d0", "#e0701a", "#39a36a", "#b13d75", "#886116", "#818dcf", "#dd6aaa", "#7262a3")
@@ -22,8 +22,6 @@ FAINT_ACCENT = "rgba(31,119,208,0.5)"
 NEUTRAL = "#868d96"
 FAINT_NEUTRAL = "rgba(134,141,150,0.6)"
 ALARM = "#d1493f"
-CAT, DOG = PALETTE[1], PALETTE[0]
-FAINT_CAT, FAINT_DOG = "rgba(224,112,26,0.45)", "rgba(31,119,208,0.45)"
 
 # Best to worst through gray, of about equal lightness; color-blind readers can also distinguish blue and orange.
 _BETTER = ("#1672d6", "#3d7bca", "#5783bd", "#6e8aaf", "#8490a1")
