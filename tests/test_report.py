@@ -18,7 +18,6 @@ from catsdogs.base.files import read_json, write_json
 from catsdogs.comparison import reporting, watch
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.terminal import print_summary
-from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.plan import write_plan
 
 pytestmark = pytest.mark.lowest
@@ -126,15 +125,6 @@ def test_long_and_hostile_names_fit_the_terminal(tmp_path, width):
         for part in ("e" * 500, "[red]", "no-errorfailed:noerrormessagewasrecorded"):
             assert part in "".join(text.split())
         assert not {"\x1b", "…"} & set(text)
-
-
-@pytest.mark.parametrize("width", [100, 79])
-def test_numbers_are_complete_at_every_width(study, width):
-    text = printed([study], width)
-    lines = text[text.index("Jobs, best") :].splitlines()
-    for loss in write_leaderboard(study)["val_log_loss"]:
-        assert any(f" {loss:.4f} " in line and "4/4" in line for line in lines)
-    assert "All jobs: backbone mobilenet_v2, schedule cosine" in " ".join(text.split())
 
 
 def test_corrupted_and_missing_results_are_not_an_error(tmp_path, study, command, quick):

@@ -106,9 +106,10 @@ def _fair_pairs(study_data: StudyData, losses: pd.DataFrame) -> pd.DataFrame:
     best = {name: values[0] for name, values in known.items() if len(set(values)) > MOST_VALUES}
     rows = []
     for one, other in itertools.combinations(recorded, 2):
-        choice, *more = [name for name in compared if recorded[one][name] != recorded[other][name]]
-        if more or not all(_owns(choice, key) for key in _differing(settings[one], settings[other])):
+        unequal = [name for name in compared if recorded[one][name] != recorded[other][name]]
+        if len(unequal) != 1 or not all(_owns(unequal[0], key) for key in _differing(settings[one], settings[other])):
             continue
+        choice = unequal[0]
         (value, label), (against, label_against) = sorted((recorded[name][choice], name) for name in (one, other))
         if UNRECORDED not in (value, against) and best.get(choice) in (None, value, against):
             rows.append([choice, value, against, label, label_against])

@@ -66,7 +66,7 @@ def gallery(study_data: StudyData, summary: Summary, images: Path | None = None)
     """
     if summary.best is None:
         return None
-    row = study_data.leaderboard.set_index("label").loc[summary.best]
+    row: Any = study_data.leaderboard.set_index("label").loc[summary.best]
     final = study_data.final_models.get(row["study"])
     evaluation = _of_final(study_data, final) if final is not None else None
     if evaluation is None and summary.best in study_data.predictions:

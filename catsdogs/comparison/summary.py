@@ -167,13 +167,12 @@ def _nothing_yet(leaderboard: pd.DataFrame) -> str:
 
 def _unfinished(study_data: StudyData) -> list[str]:
     leaderboard = study_data.leaderboard
-    states, labels = leaderboard["state"], leaderboard["label"]
     killed, running, waiting, failed = (
-        leaderboard[states.isin(group)]
+        leaderboard[leaderboard["state"].isin(group)]
         for group in ([State.KILLED], [State.RUNNING], [State.WAITING], [State.FAILED, State.INTERRUPTED])
     )
-    jobs = study_data.jobs.items()
-    stopped = labels[labels.isin([label for label, job in jobs if job.status == OK and job.result.get("stopped")])]
+    early = [label for label, job in study_data.jobs.items() if job.status == OK and job.result.get("stopped")]
+    stopped = leaderboard[leaderboard["label"].isin(early)]
     ranked = "; the trials that they completed are ranked" if failed["val_log_loss"].notna().any() else ""
     limit = "because timeout.study_seconds was reached; run the same command again to continue"
     sentences = [
@@ -181,7 +180,7 @@ def _unfinished(study_data: StudyData) -> list[str]:
         (killed, f"{_jobs(killed['label'])} stopped without reporting a result; run the same command again to resume."),
         (waiting, f"{_jobs_are(waiting)} waiting to start."),
         (failed, f"{_jobs(failed['label'])} failed{ranked}."),
-        (stopped, f"{_jobs(stopped)} stopped early {limit}."),
+        (stopped, f"{_jobs(stopped['label'])} stopped early {limit}."),
     ]
     return [sentence for rows, sentence in sentences if len(rows)]
 

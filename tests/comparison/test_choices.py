@@ -62,27 +62,6 @@ def test_jobs_without_common_images_have_no_effect(tmp_path):
     assert choice_effects(study_data).empty
 
 
-def test_jobs_that_differ_in_two_choices_are_not_a_pair(tmp_path):
-    for schedule, augmentation in ("ac", "bd"):
-        job(tmp_path / "night", schedule=schedule, augmentation=augmentation)
-    study_data = read_study_data([tmp_path / "night"])
-    assert compared_choices(study_data) == ("augmentation", "schedule")
-    assert choice_pairs(study_data).empty
-    effects = choice_effects(study_data)
-    assert effects.empty
-    columns = "choice value against difference low high decided pairs images errors"
-    assert columns.split() == [*effects]
-
-
-@pytest.mark.parametrize(("images", "skills", "low"), [(200, (1.5, 1.5), 0.0), (1, (1.0, 2.0), np.nan)])
-def test_equal_predictions_and_a_single_image_are_not_significant(tmp_path, images, skills, low):
-    for name, skill in zip("ab", skills, strict=True):
-        write_job(tmp_path / "night", {**CHOICES, "schedule": name}, name=name, seed=3, skill=skill, images=images)
-    effect = choice_effects(read_study_data([tmp_path / "night"])).iloc[0]
-    assert (effect["low"], effect["high"]) == pytest.approx((low, low), abs=0, nan_ok=True)
-    assert not effect["decided"]
-
-
 def test_many_values_are_compared_with_the_best_only(tmp_path):
     # `f` occurs only with the easier `other`: its jobs are not the best of their group.
     for number, name in enumerate("abcdef"):

@@ -178,17 +178,6 @@ def test_unfinished_jobs_and_corrupted_files_are_reported(tmp_path):
         assert text in document.body
 
 
-def test_failures_are_counted_and_truncated(tmp_path):
-    write_job(tmp_path / "night", CHOICES, name="a", trials=60, failed_trials=50)
-    file = tmp_path / "night" / "a" / "trials.csv"
-    errors = [""] * 10 + ["same error"] * 25 + [f"other error {number}" for number in range(25)]
-    pd.read_csv(file, dtype={"trial": str}).assign(error=errors).to_csv(file, index=False)
-    body = page_of(tmp_path / "night").body
-    for expected in ("a FAILED 25 same error", "10 trials completed and 50 failed", "other error 18", "And 6 more, in"):
-        assert expected in body
-    assert "other error 19" not in body
-
-
 def test_summary_is_complete_and_shows_the_retrain_command(tmp_path):
     study = write_study(tmp_path / "night", trials=2)
     document, summary = page_of(study), summarize(read_study_data([study]))

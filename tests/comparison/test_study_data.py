@@ -121,22 +121,6 @@ def test_several_studies_have_unique_names(study, tmp_path):
         read_study_data([study, study / ".." / "night"])
 
 
-def test_only_jobs_on_the_same_images_are_compared(study):
-    write_job(study, {**CHOICES, "schedule": "z"}, digest="e" * 64, skill=1.0)
-    study_data = read_study_data([study])
-    assert set(study_data.comparable()) == {*study_data.jobs} - {"b-light-z-none"}
-
-
-def test_results_of_early_versions_are_read(study):
-    for file in study.glob("*/result.json"):
-        result = read_json(file)
-        write_json(file, {key: result[key] for key in ("status", "choices", "best_trial")})
-    study_data = read_study_data([study])
-    assert study_data.leaderboard["val_log_loss"].notna().all()
-    assert study_data.leaderboard["trials_planned"].isna().all()
-    assert study_data.trials["ended"].isna().all()
-
-
 @pytest.mark.parametrize(("name", "message"), [("nothing", "folder not found"), ("", "no job")])
 def test_a_folder_that_is_not_a_study_is_a_user_error(tmp_path, name, message):
     with pytest.raises(UserError, match=message):

@@ -164,18 +164,6 @@ def test_best_so_far_failed_trials_and_missing_values(study, uri):
     assert depths == ["10", None]
 
 
-def test_several_studies_and_a_corrupted_one(tmp_path, uri):
-    for name in ("first", "second"):
-        write_job(tmp_path / name, CHOICES, trials=2, name="job")
-    (tmp_path / "first" / "job" / "trials.csv").write_text("nonsense")
-    assert write_mlflow(read_study_data([tmp_path / "first", tmp_path / "second"]), uri) == 4
-    # The result contains the best score even without trials.
-    assert [run.data.metrics["val_log_loss"] > 0 for run in runs(uri, "first").values()] == [True]
-    # Exporting one study alone uses the same experiment.
-    assert write_mlflow(read_study_data([tmp_path / "second"]), uri) == 3
-    assert set(runs(uri, "second")) == {"job", "trial 0, job", "trial 1, job"}
-
-
 @pytest.mark.parametrize(
     ("uri", "message"),
     [

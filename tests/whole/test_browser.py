@@ -120,7 +120,7 @@ def jobs_of(page):
 def test_figures_are_drawn_on_scrolling_and_can_be_saved(open_page, report):
     page = open_page(report, color_scheme="dark", accept_downloads=True)
     assert 0 < page.locator(".plot .main-svg").count() < page.locator(".plot").count()
-    assert draw_everything(page) >= 14
+    assert draw_everything(page) >= 13
     # Plotly also draws axes without data.
     marks = ".trace, .points, .heatmaplayer image, .hm, .scatterlayer, .barlayer"
     height = "plot.offsetHeight === plot.querySelector('.main-svg').clientHeight"
@@ -161,7 +161,7 @@ def test_selected_images_are_listed_to_copy(open_page, report):
 
 def test_live_page_restores_its_state(open_page, report, tmp_path, monkeypatch):
     # On a busy machine, an automatic reload would interrupt the one of this test.
-    monkeypatch.setattr("catsdogs.comparison.page.writing._RELOAD_SECONDS", 600)
+    monkeypatch.setattr("catsdogs.comparison.page.writing.RELOAD_SECONDS", 600)
     study = tmp_path / "night"
     shutil.copytree(report.parent, study)
     write_report([study], study / "report.html", watching=True)

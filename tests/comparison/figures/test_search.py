@@ -1,7 +1,5 @@
 """Figures of the search: jobs, effects of choices, importance, time, the search space and learning curves."""
 
-import dataclasses
-import datetime
 import math
 
 import numpy as np
@@ -10,14 +8,10 @@ import plots
 import pytest
 import studies
 from plots import all_figures, completed, ends, lines, trace
-from studies import CHOICES
 
 from catsdogs.comparison.figures import theme
-from catsdogs.comparison.figures.curves import best_so_far, learning_curves
-from catsdogs.comparison.figures.search import effects, importance_bars, job_intervals
-from catsdogs.comparison.figures.space import hyperparameter_slices, parallel_coordinates
-from catsdogs.comparison.study_data import read_study_data
-from catsdogs.scoring.intervals import Estimate
+from catsdogs.comparison.figures.search import effects, importance_bars
+from catsdogs.comparison.figures.space import parallel_coordinates
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +48,6 @@ def test_rows_match_the_table_from_top_to_bottom(study_data, figures):
     hovers = figures["intervals"].plot.data[0].customdata
     assert all(label in hover for (label, _), hover in zip(jobs, hovers, strict=True))
     assert importance_bars(plots.an_importance(["dropout"])) is None
-
-
-def test_job_intervals_over_a_decade_are_logarithmic(study_data):
-    one, other = list(study_data.leaderboard["label"])[:2]
-    estimates = {one: Estimate(0.01, 0.009, 0.011, 9), other: Estimate(0.2, None, None, 1)}
-    plot = job_intervals(study_data, estimates).plot
-    assert plot.layout.xaxis.type == "log"
-    assert plot.data[0].error_x.array[1] == 0
-    assert "no CI" in plot.data[0].customdata[1]
-    assert job_intervals(study_data, {one: estimates[one]}) is None
 
 
 def test_effects_show_their_pairs_and_significance(figures):
@@ -127,20 +111,6 @@ def test_parallel_coordinates_show_each_trial_at_its_values(study_data, figures)
     assert (plot.data[-1].meta, plot.data[-1].visible, plot.data[-1].x) == ({"role": "highlight"}, False, ())
 
 
-def test_best_trial_is_the_last_trace_in_the_best_color(figures):
-    plot = figures["coordinates"].plot
-    shown = [one for one in plot.data if one.name in ("completed trials", "best trial")]
-    last = [[x[-1] for x, _, _ in lines(one)] for one in shown]
-    assert [len(losses) for losses in last] == [4] * 9 + [3, 1]
-    assert last[-1] == [0]
-    assert [one.line.color for one in shown] == [*theme.SCALE[::-1], theme.SCALE[0]]
-    # The axis of log loss has the colors of the lines.
-    scale = [shape for shape in plot.layout.shapes if shape.line.color]
-    assert [shape.line.color for shape in scale] == list(theme.SCALE)
-    assert [shape.x0 for shape in scale[1:]] == [shape.x1 for shape in scale[:-1]]
-    assert all(shape.x0 <= min(x) <= max(x) <= shape.x1 for x, shape in zip(last[-2::-1], scale, strict=True))
-
-
 def test_slices_show_each_trial(study_data, figures):
     style, done = theme.styles(study_data), completed(study_data)
     failed = study_data.trials.drop(done.index)
@@ -159,18 +129,6 @@ def test_slices_show_each_trial(study_data, figures):
         assert list(crosses.x) == pytest.approx(failed[name].to_numpy(dtype=float), rel=1e-4, abs=near)
     assert [figures[f"slice-{index}"].plot.layout.xaxis.type for index in range(3)] == [None, None, "log"]
     assert list(figures["slice-1"].plot.layout.xaxis.tickvals) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
-
-
-def test_categories_have_an_index_each(tmp_path):
-    columns = {"optimizer": ["sgd", "adam"] * 3, "nesterov": [True, False, True, False, True, True]}
-    study_data = plots.with_values(tmp_path / "s", {}, columns)
-    by_caption = {figure.caption: figure.plot for figure in hyperparameter_slices(study_data)}
-    optimizer = by_caption["Log loss by optimizer"]
-    assert [round(x) for x in optimizer.data[0].x] == [1, 0, 1, 0, 1, 0]
-    assert len(set(optimizer.data[0].x)) == 6
-    assert optimizer.layout.xaxis.ticktext == ("adam", "sgd")
-    assert by_caption["Log loss by nesterov"].layout.xaxis.ticktext == ("False", "True")
-    assert parallel_coordinates(study_data) is not None
 
 
 @pytest.mark.parametrize(
@@ -226,13 +184,6 @@ def test_best_so_far_over_time(study_data, figures):
         assert (steps.x[0], steps.y[-1]) == pytest.approx((first, best), rel=1e-4)
 
 
-def test_studies_of_different_days_start_at_zero(tmp_path):
-    for name, days in (("one", 0), ("two", 9)):
-        studies.write_job(tmp_path / name, CHOICES, started=studies.STARTED + datetime.timedelta(days=days))
-    plot = best_so_far(read_study_data([tmp_path / "one", tmp_path / "two"]))[1].plot
-    assert max(max(steps.x) for steps in plot.data) < 10
-
-
 def test_learning_curves_match_the_recorded_epochs(study_data, figures):
     style, plot = theme.styles(study_data), figures["curve-0"].plot
     best_of = dict(zip(study_data.leaderboard["label"], study_data.leaderboard["best_trial"], strict=True))
@@ -258,12 +209,3 @@ def test_identical_learning_rates_are_plotted_once(study_data, figures):
         for x, y, _ in curves:
             assert y == pytest.approx([3e-4 * (1 - (epoch - 1) / plots.EPOCHS) for epoch in x], rel=1e-4)
     assert plot.layout.yaxis.type is None
-
-
-def test_each_execution_of_a_trial_is_a_line(study_data):
-    rows = [[execution, epoch, 0.1 * execution + 0.01 * epoch] for execution in (0, 1) for epoch in (1, 2, 3)]
-    table = pd.DataFrame(rows, columns=["execution", "epoch", "val_log_loss"])
-    table = table.assign(label=next(iter(study_data.jobs)), trial="0")
-    (curve,) = learning_curves(dataclasses.replace(study_data, epochs=table))
-    curves = [line for one in curve.plot.data for line in lines(one)]
-    assert sorted(y[0] for _, y, _ in curves) == pytest.approx([0.01, 0.11])
