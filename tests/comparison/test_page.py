@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import re
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from catsdogs.comparison.tables import TITLES
 from catsdogs.comparison.terminal import print_summary
 from catsdogs.pages.formats import between, minus
 from catsdogs.scoring.intervals import wilson_interval
-from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.plan import write_plan
 
 pytestmark = pytest.mark.lowest
@@ -238,24 +236,6 @@ def test_live_page_reloads(finished, document):
     for page, watching in ((document, False), (page_of(finished, watching=True), True)):
         assert len(page.all("meta", **{"http-equiv": "refresh"}, content="10")) == watching
         assert ("refreshes every 10 seconds" in page.body) == watching
-
-
-def test_folder_names_that_are_not_utf8_are_escaped(tmp_path):
-    study = tmp_path / os.fsdecode(b"caf\xe9")
-    write_job(study, CHOICES, name="job", seed=1)
-    write_job(study, {**CHOICES, "schedule": os.fsdecode(b"\xf6")}, name="other", skill=1.2)
-    for name in ("job", "other"):
-        (study / name).rename(study / os.fsdecode(name.encode() + b"\xff"))
-    write_final(study)
-    output = tmp_path / os.fsdecode(b"page\xe9.html")
-    write_report([study], output)
-    write_leaderboard(study)
-    document = Document(output)
-    assert r"job\udcff is the best job" in document.text("h1")[0]
-    assert document.text("b")[0] == r"caf\udce9"
-    assert document.all("a", href="page%E9/jobs.csv")
-    for file in (output.with_suffix("") / "jobs.csv", study / "leaderboard.csv"):
-        assert list(pd.read_csv(file)["job"]) == [r"job\udcff", r"other\udcff"]
 
 
 def test_hostile_names_are_escaped(tmp_path):

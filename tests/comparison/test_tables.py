@@ -48,22 +48,6 @@ def test_every_table_reads_back_unchanged(report, tmp_path):
                 assert list(read[column].fillna("")) == expected, (name, column)
 
 
-def test_jobs_have_intervals_and_effects_are_sorted_by_size(study_data, report):
-    jobs, effects = report["jobs"].set_index("label"), report["effects"]
-    for label, interval in findings(study_data).summary.intervals.items():
-        row = jobs.loc[label, ["val_log_loss_low", "val_log_loss_high", "val_errors"]]
-        assert list(row) == [interval.low, interval.high, interval.errors]
-    assert jobs["share_best"].sum() == pytest.approx(1)
-    assert list(effects["choice"]) == ["augmentation", "label_smoothing"]
-    assert effects["difference"].abs().is_monotonic_decreasing
-    # Test images have no labels.
-    predictions = report["predictions"]
-    assert list(predictions["study"]) == ["night"] * IMAGES
-    wrong = predictions[(predictions["p_dog_tta"] > 0.5) != (predictions["label"] == 1)]
-    assert set(report["mistakes"]["id"]) == set(wrong["id"])
-    assert list(report["unsure"]) == ["id", "label", "p_dog", "log_loss"]
-
-
 def test_settings_are_divided_into_different_and_shared(tmp_path):
     study = tmp_path / "night"
     for name, degrees in (("a", 8.0), ("b", 0.0)):

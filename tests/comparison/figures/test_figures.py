@@ -132,12 +132,9 @@ def test_short_names_are_the_varied_choices(study_data, tmp_path):
     assert theme.short_names(study_data) == expected
     studies.write_job(tmp_path / "one", CHOICES)
     assert list(theme.short_names(read_study_data([tmp_path / "one"])).values()) == ["mobilenet_v2-light-cosine-none"]
-    for size in (16, 32):
-        fit = {"epochs": 3, "batch_size": size}
-        studies.write_job(tmp_path / "two", {**CHOICES, "fit.batch_size": str(size)}, trials=2, config={"fit": fit})
-    studies.write_plan(tmp_path / "two", ["later"], ["-m"])
-    varied = theme.short_names(read_study_data([tmp_path / "two"]))
-    assert set(varied.values()) == {"batch_size 16", "batch_size 32", "later"}
+    for size in ("16", "32"):
+        studies.write_job(tmp_path / "two", {**CHOICES, "fit.batch_size": size}, trials=2, config={})
+    assert set(theme.short_names(read_study_data([tmp_path / "two"])).values()) == {"batch_size 16", "batch_size 32"}
     # The same choices in two studies.
     for study in ("three", "four"):
         studies.write_study(tmp_path / study, trials=2)
@@ -146,13 +143,7 @@ def test_short_names_are_the_varied_choices(study_data, tmp_path):
     assert len(set(names.values())) == 8
 
 
-def test_shortened_names_keep_their_numbers_and_are_unique(tmp_path):
-    for depth, rate in product(("30", "57"), ("0.0003", "0.0001")):
-        choices = {**CHOICES, "model.unfreeze_depth": depth, "schedule.peak_lr": rate}
-        studies.write_job(tmp_path / "numbers", choices, trials=2)
-    names = {style["name"] for style in theme.styles(read_study_data([tmp_path / "numbers"])).values()}
-    assert len(names) == 4
-    assert all(re.search(r"(30|57) · .*000[31]$", name) for name in names)
+def test_shortened_names_are_unique(tmp_path):
     # Equal after shortening; the third equals the shortened form of the others.
     long = ["a" * 60 + middle + "b" * 60 for middle in ("x", "y")]
     for number, name in enumerate([*long, "a" * 14 + "…" + "b" * 13, "line\nend", "line\x00end"]):

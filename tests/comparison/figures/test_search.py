@@ -10,7 +10,7 @@ import studies
 from plots import all_figures, completed, ends, lines, trace
 
 from catsdogs.comparison.figures import theme
-from catsdogs.comparison.figures.search import effects, importance_bars
+from catsdogs.comparison.figures.search import importance_bars
 from catsdogs.comparison.figures.space import parallel_coordinates
 
 
@@ -48,17 +48,6 @@ def test_rows_match_the_table_from_top_to_bottom(study_data, figures):
     hovers = figures["intervals"].plot.data[0].customdata
     assert all(label in hover for (label, _), hover in zip(jobs, hovers, strict=True))
     assert importance_bars(plots.an_importance(["dropout"])) is None
-
-
-def test_effects_show_their_pairs_and_significance(figures):
-    plot = figures["effects-figure"].plot
-    decided, undecided = trace(plot, "significant"), trace(plot, "not significant")
-    assert (decided.y, undecided.y) == ((0, 1), (2,))
-    assert decided.marker.color[0] != undecided.marker.color[0]
-    single = trace(plot, "one pair of jobs")
-    assert (single.x, single.y) == ((-0.01, 0.002), (2, 2))
-    assert effects(plots.EFFECTS.iloc[:0], plots.PAIRS.iloc[:0]) is None
-    assert len(effects(plots.EFFECTS.iloc[:2], plots.PAIRS).plot.data) == 1
 
 
 def test_budget_accounts_for_every_second(study_data, figures):
@@ -136,7 +125,6 @@ def test_slices_show_each_trial(study_data, figures):
     [
         ([0.0, 10.0, 30.0] * 3, False, [0, 10, 30]),
         (np.linspace(0.03, 0.97, 40), False, [0.2, 0.4, 0.6, 0.8]),
-        (np.geomspace(2e-6, 9e-4, 40), True, [1e-5, 1e-4]),
         (np.geomspace(0.00001, 900, 40), True, [1e-5, 1e-3, 1e-1]),
         (np.geomspace(1.5e-4, 8.5e-4, 40), True, [2e-4, 5e-4]),
     ],
