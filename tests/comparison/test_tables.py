@@ -1,5 +1,7 @@
 """CSV files of the report: their contents, that they can be read back, and the scores of final models in them."""
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -66,10 +68,12 @@ def test_settings_are_divided_into_different_and_shared(tmp_path):
 
 def test_counts_stay_integers_next_to_a_job_without_counts(tmp_path):
     write_job(tmp_path, CHOICES, name="good", trials=3)
+    (tmp_path / "good").rename(tmp_path / os.fsdecode(b"good\xff"))  # not UTF-8
     write_json(tmp_path / "failed" / "result.json", {"status": "failed", "error": "no luck"})
     write_leaderboard(tmp_path)
-    counts = pd.read_csv(tmp_path / "leaderboard.csv", dtype=str)[["trials_completed", "trials", "validation_images"]]
-    assert counts.fillna("").to_numpy().tolist() == [["3", "3", str(IMAGES)], [""] * 3]
+    columns = ["job", "trials_completed", "trials", "validation_images"]
+    rows = pd.read_csv(tmp_path / "leaderboard.csv", dtype=str)[columns].fillna("").to_numpy().tolist()
+    assert rows == [[r"good\udcff", "3", "3", str(IMAGES)], ["failed", "", "", ""]]
 
 
 def test_tables_of_an_earlier_report_are_deleted_and_other_files_stay(tmp_path):

@@ -249,12 +249,6 @@ def test_parallel_coordinates_highlight_and_filter_trials(open_page, report):
     visible = f"{traces}.filter((trace) => trace.visible !== false)"
     vertices = f"{visible}.flatMap((trace) => trace.x).filter((x) => x !== null).length"
     assert page.evaluate(vertices) == 6 * deep.sum()
-    page.keyboard.down("Shift")
-    drag(page, (-0.05, 5.1), (0.5, 4.9))
-    page.keyboard.up("Shift")
-    both = deep & (trials["augmentation"] == "light")
-    assert 0 < both.sum() < deep.sum()
-    expect(message).to_have_text(f"{both.sum()} of {len(trials)} trials.")
     page.mouse.dblclick(*pixels(page, (0.5, 2.5))[0])
     expect(message).to_have_text("")
     assert page.evaluate(vertices) == 6 * len(trials)

@@ -133,7 +133,8 @@ def test_short_names_are_the_varied_choices(study_data, tmp_path):
     studies.write_job(tmp_path / "one", CHOICES)
     assert list(theme.short_names(read_study_data([tmp_path / "one"])).values()) == ["mobilenet_v2-light-cosine-none"]
     for size in ("16", "32"):
-        studies.write_job(tmp_path / "two", {**CHOICES, "fit.batch_size": size}, trials=2, config={})
+        fit = {"epochs": 3, "batch_size": int(size)}
+        studies.write_job(tmp_path / "two", {**CHOICES, "fit.batch_size": size}, trials=2, config={"fit": fit})
     assert set(theme.short_names(read_study_data([tmp_path / "two"])).values()) == {"batch_size 16", "batch_size 32"}
     # The same choices in two studies.
     for study in ("three", "four"):
