@@ -50,17 +50,6 @@ def test_effects_average_the_pairs_that_differ_in_one_choice(tmp_path):
     assert ((effects["high"] < 0) == effects["decided"]).all()
 
 
-def test_jobs_without_common_images_have_no_effect(tmp_path):
-    for name in "xy":
-        job(tmp_path, schedule=name)
-        table = pd.read_csv(tmp_path / name / "validation.csv")
-        table.assign(id=table["id"] + name).to_csv(tmp_path / name / "validation.csv", index=False)
-    study_data = read_study_data([tmp_path])
-    assert len(study_data.comparable()) == 2
-    assert choice_pairs(study_data).empty
-    assert choice_effects(study_data).empty
-
-
 def test_many_values_are_compared_with_the_best_only(tmp_path):
     # `f` occurs only with the easier `other`: its jobs are not the best of their group.
     for number, name in enumerate("abcdef"):
@@ -153,3 +142,9 @@ def test_jobs_without_predictions_or_on_other_images_make_no_pair(tmp_path):
     (tmp_path / "night" / "a" / "validation.csv").unlink()
     effects = choice_effects(read_study_data([tmp_path / "night"]))
     assert {*effects["value"], *effects["against"]} == {"b", "c"}
+    # The remaining jobs have no image in common.
+    table = pd.read_csv(tmp_path / "night" / "b" / "validation.csv")
+    table.assign(id=table["id"] + "x").to_csv(tmp_path / "night" / "b" / "validation.csv", index=False)
+    study_data = read_study_data([tmp_path / "night"])
+    assert choice_pairs(study_data).empty
+    assert choice_effects(study_data).empty

@@ -154,22 +154,17 @@ def test_a_job_without_predictions_can_be_the_best(night):
     assert set(summary.share_best) == {"b", "c", "d"}
 
 
-def test_predictions_that_contradict_the_mean_over_executions_are_a_caveat(night):
+def test_predictions_that_contradict_the_recorded_log_losses_are_a_caveat(night):
     for name, loss in (("a", 0.5), ("b", 0.4)):
         result = read_json(night / name / "result.json")
-        config = {**result["config"], "fit": {**result["config"]["fit"], "executions_per_trial": 3}}
-        changes = {"best_trial": {**result["best_trial"], "val_log_loss": loss}, "config": config}
-        write_json(night / name / "result.json", {**result, **changes})
+        result["best_trial"]["val_log_loss"] = loss
+        write_json(night / name / "result.json", result)
     summary = summary_of(night)
-    # The leaderboard ranks the jobs; here the predictions contradict it.
     assert (summary.best, summary.runner_up, summary.significance) == ("b", "a", "unknown")
     assert summary.margin.high < 0
     assert "b ranks first with validation log loss 0.4000" in summary.headline
-    for words in (
-        "validation.csv of b, a have another log loss than recorded",
-        "contradict the ranking",
-    ):
-        assert words in text(summary)
+    assert "validation.csv of b, a have another log loss than recorded" in text(summary)
+    assert "contradict the ranking" in text(summary)
 
 
 def test_images_that_a_job_lacks_are_a_caveat(night):

@@ -76,15 +76,6 @@ def test_counts_stay_integers_next_to_a_job_without_counts(tmp_path):
     assert rows == [[r"good\udcff", "3", "3", str(IMAGES)], ["failed", "", "", ""]]
 
 
-def test_tables_of_an_earlier_report_are_deleted_and_other_files_stay(tmp_path):
-    folder = tmp_path / "report"
-    write_tables(folder, {"jobs": pd.DataFrame({"label": ["a"]}), "mistakes": pd.DataFrame({"id": ["x"]})})
-    (folder / "notes.txt").write_text("mine")
-    write_tables(folder, {"jobs": pd.DataFrame({"label": ["b"]}), "mistakes": pd.DataFrame()})
-    texts = {file.name: file.read_text() for file in folder.iterdir()}
-    assert texts == {"jobs.csv": "label\nb\n", "notes.txt": "mine"}
-
-
 @pytest.fixture
 def best(tmp_path):
     return write_final(write_study(tmp_path / "night", trials=1))

@@ -45,10 +45,9 @@ def test_texts(shown, text):
     ("interval", "expected"),
     [
         ((0.01, 0.002, 0.02), "(95% CI 0.0020 to 0.0200) on 2,000 holdout images; the difference is significant."),
-        ((-0.01, -0.02, -0.002), "raises the log loss by 0.0100 (95% CI 0.0020 to 0.0200) on "),
         ((-0.01, -0.02, -0.002), "images; the difference is significant, so retrain with tta=none."),
         ((0.01, -0.002, 0.02), "images; the difference is within noise."),
-        ((-0.01, -0.02, 0.002), "(95% CI -0.0020 to 0.0200) on 2,000 holdout images; the difference is within noise, "),
+        ((-0.01, -0.02, 0.002), "raises the log loss by 0.0100 (95% CI -0.0020 to 0.0200) on 2,000 holdout images; "),
         ((-0.01, -0.02, 0.002), "within noise, and tta=none is faster."),
         ((0.01, None, None), "lowers the log loss by 0.0100 on 2,000 holdout images; the difference is within noise."),
     ],

@@ -153,8 +153,6 @@ def _curves(study_data: StudyData, column: str, height: int) -> go.Figure:
 
 def _without_repeated(part: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the lines with a point that no longer line has."""
-    points = part.assign(
-        y=np.array(rounded(part["y"]), dtype=float), length=part.groupby("line")["x"].transform("size")
-    )
+    points = part.assign(y=part["y"].map("{:.5g}".format), length=part.groupby("line")["x"].transform("size"))
     points = points.sort_values("length", ascending=False, kind="stable")
     return part[part["line"].isin(points.loc[~points.duplicated(["x", "y"]), "line"])]
