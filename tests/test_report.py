@@ -135,7 +135,6 @@ def test_corrupted_and_missing_results_are_not_an_error(tmp_path, study, command
     [
         ((), ["study: not set"]),
         (("multirun/nothing",), ["nothing", "s"]),
-        ((".",), ["result.json"]),
         (("multirun/s", "multirun/s"), ["multirun/s: study listed twice"]),
         (("multirun/s", "--output", "x.csv"), ["x.csv", "HTML"]),
         (("multirun/s", "--output", "multirun/s.html"), ["multirun/s.html", "tables", "--output"]),

@@ -134,8 +134,10 @@ def test_leaderboard_matches_jobs_csv(finished, document):
 @pytest.mark.parametrize(
     ("jobs", "sentences"),
     [
-        ([NO_TRIAL], ["No trial has completed yet", "No epochs recorded yet", "the same images (0 so far)"]),
-        ([NO_TRIAL], ["No final model yet: no trial has completed", "No predictions for the validation images"]),
+        (
+            [NO_TRIAL],
+            ["No epochs recorded yet", "the same images (0 so far)", "No predictions for the validation images"],
+        ),
         ([{"trials": 1}], ["is the only job with a result", "1 trial completed", "the same images (1 so far)"]),
         ([{}, {"choices": {"schedule": "x", "augmentation": "none"}}], ["No two jobs differ in exactly one setting"]),
         ([{}, {"choices": {"schedule": "x"}}], ["No choice has a significant effect"]),
