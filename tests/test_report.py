@@ -136,7 +136,6 @@ def test_corrupted_and_missing_results_are_not_an_error(tmp_path, study, command
         ((), ["study: not set"]),
         (("multirun/nothing",), ["nothing", "s"]),
         (("multirun/s", "multirun/s"), ["multirun/s: study listed twice"]),
-        (("multirun/s", "--output", "x.csv"), ["x.csv", "HTML"]),
         (("multirun/s", "--output", "multirun/s.html"), ["multirun/s.html", "tables", "--output"]),
         (("multirun/s", "--output", "file.txt/x.html"), ["file.txt", "--output"]),
         (("multirun/s", "--output", "mine.html"), ["mine.html", "was not written by catsdogs-report"]),

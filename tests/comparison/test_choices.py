@@ -84,7 +84,6 @@ def test_pairs_with_other_differences_are_excluded_and_reported(tmp_path):
     [
         ({"fit": {"epochs": 9}}, False),
         ({"space": {"dropout": {"kind": "float", "low": 0.1, "high": 0.9}}}, False),
-        ({"seed": 7}, False),
         ({"cache": "other", "study": "other", "studies": "other", "tta": {"kind": "flip"}, "varied": ["other"]}, True),
     ],
 )
