@@ -23,7 +23,7 @@ from catsdogs.study.identity import identity
 
 STUDY = "study"
 
-# With more values than this, each is compared with that of the best job only: 10 values would make 45 pairs.
+# With more values than this, each is compared with that of the best job of a pair: 10 values would make 45 pairs.
 MOST_VALUES = 4
 
 # Value of a choice that a job does not record because only another study varied it.
@@ -77,7 +77,7 @@ def choice_effects(study_data: StudyData) -> pd.DataFrame:
         one), against, difference (log loss of value minus that of against, at most 0), low, high (95% confidence
         interval, NaN for a single image), decided (whether the interval excludes 0), pairs, images, errors (images
         that any of the compared jobs misclassifies). With more than `MOST_VALUES` values, each is compared only with
-        that of the best job.
+        that of the best job that has a pair.
     """
     losses = study_data.losses()
     effects = _fair_pairs(study_data, losses).groupby(_EFFECT, sort=False)
@@ -102,17 +102,19 @@ def _fair_pairs(study_data: StudyData, losses: pd.DataFrame) -> pd.DataFrame:
     """Return the pairs that differ in nothing else, ordered as the effects: choice, value, against, both labels."""
     recorded, settings = _recorded_choices(study_data), _settings(study_data)
     compared = compared_choices(study_data)
-    known = {name: [one[name] for one in recorded.values() if one[name] != UNRECORDED] for name in compared}
-    best = {name: values[0] for name, values in known.items() if len(set(values)) > MOST_VALUES}
-    rows = []
+    counts = {name: len({values[name] for values in recorded.values()} - {UNRECORDED}) for name in compared}
+    rows, best = [], dict[str, str]()
     for one, other in itertools.combinations(recorded, 2):
         unequal = [name for name in compared if recorded[one][name] != recorded[other][name]]
         if len(unequal) != 1 or not all(_owns(unequal[0], key) for key in _differing(settings[one], settings[other])):
             continue
         choice = unequal[0]
         (value, label), (against, label_against) = sorted((recorded[name][choice], name) for name in (one, other))
-        if UNRECORDED not in (value, against) and best.get(choice) in (None, value, against):
-            rows.append([choice, value, against, label, label_against])
+        if UNRECORDED not in (value, against):
+            # The first pair of a choice is that of its best job.
+            best_value = best.setdefault(choice, recorded[one][choice])
+            if counts[choice] <= MOST_VALUES or best_value in (value, against):
+                rows.append([choice, value, against, label, label_against])
     pairs = pd.DataFrame(rows, columns=_PAIR)
     if pairs.empty or losses.empty:
         return pairs.head(0)
