@@ -121,8 +121,7 @@ def _fair_pairs(study_data: StudyData, losses: pd.DataFrame) -> pd.DataFrame:
     means = losses.mean()
     pairs["difference"] = means[pairs["label"]].to_numpy() - means[pairs["label_against"]].to_numpy()
     effect = pairs.groupby(_EFFECT)["difference"].transform("mean")
-    pairs = pairs.assign(size=-effect.abs(), worse=effect > 0)
-    pairs["order"] = pairs["choice"].map(compared_choices(study_data).index)
+    pairs = pairs.assign(size=-effect.abs(), worse=effect > 0, order=pairs["choice"].map(compared.index))
     pairs = pairs.sort_values(["order", "size", "value", "against"], kind="stable", ignore_index=True)
     swapped = {"value": "against", "against": "value", "label": "label_against", "label_against": "label"}
     return pairs[_PAIR].where(~pairs["worse"], pairs.rename(columns=swapped)[_PAIR])
