@@ -74,7 +74,7 @@ class _Metrics(Record):
     warnings: list[str] = Field([])  # written since version 0.3
     chosen_on_validation: Listed[str]  # written since version 0.3
     tta: Part[Any]
-    tta_gain: dict[str, _Score] | None = None  # written since version 0.3
+    tta_gain: Part[_Score]  # written since version 0.3
     tta_choice: _TtaChoice | None = None  # written since version 0.3, with tta=auto
     calibration_gain: Part[_Score]
     test_images_not_scored: Count | None = None  # written since version 0.3
@@ -94,7 +94,11 @@ _PREDICTIONS = Table(
 )
 _EPOCH_METRICS = ("val_log_loss", *METRICS)
 _HISTORY = Table({"epoch": int, **dict.fromkeys(_EPOCH_METRICS, float | None)}, optional=_EPOCH_METRICS)
-_SPLIT = Table({"id": str, "split": str, "label": int, "fold": int}, optional=("label", "fold"))
+# Earlier versions did not record paths.
+_SPLIT = Table(
+    {**dict.fromkeys(("id", "sha256", "split", "path"), str), "label": int, "fold": int},
+    optional=("path", "label", "fold"),
+)
 
 WAITING = State.WAITING.value
 
@@ -353,6 +357,11 @@ def _predictions(job: JobRecord, label: str, problems: list[str]) -> pd.DataFram
             problems.append(f"job {label}: validation.csv and split.csv have other images or labels; not compared")
             return None
     return table
+
+
+def read_split(folder: Path) -> pd.DataFrame | None:
+    """Return `split.csv` of a job, or None if it is missing or corrupted."""
+    return _read(_SPLIT.read, folder / "split.csv", "", [])
 
 
 def _table(kind: Table, file: Path, owner: str, problems: list[str]) -> pd.DataFrame | None:
