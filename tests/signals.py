@@ -21,8 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from soak import STUDY, TESTS, TIMES
+from soak import STUDY, TESTS, different_rows, tables
 
 from catsdogs.base.files import write_json
 
@@ -63,19 +62,6 @@ def run(folder: Path, name: str, after: int = -1, number: int = 0, pause: float 
     return process.returncode, "".join(printed), max(0.0, time.monotonic() - sent)
 
 
-def tables(folder: Path) -> dict[str, str]:
-    """Return every table without its columns of times, and the scores of the final model."""
-    files = [file for file in folder.rglob("*.csv") if not {"cache", ".retrain", "best.1"} & set(file.parts)]
-    content = {}
-    for file in files:
-        table = pd.read_csv(file, dtype=str)
-        times = [name for name in table if name in TIMES or "seconds" in str(name)]
-        content[str(file.relative_to(folder))] = table.drop(columns=times).to_csv().replace(str(folder), "")
-    for file in folder.glob("multirun/soak/best/metrics.json"):
-        content[file.name] = json.dumps(json.loads(file.read_text()) | {"seconds": None})
-    return content
-
-
 def interrupted(name: str, source: Path, folder: Path, count: int, rng: random.Random) -> dict[str, Any]:
     """Interrupt a command `count` times, at most three times before it may finish, and return the counts."""
     reference = shutil.copytree(source, folder / "reference")
@@ -100,14 +86,12 @@ def interrupted(name: str, source: Path, folder: Path, count: int, rng: random.R
                 result["problems"].append(f"{about}, {wrong}\n{printed}")
             if status == 0:
                 break
-        content = tables(own)
-        different = [table for table in {*content, *expected} if content.get(table) != expected.get(table)]
-        result["problems"] += [f"{name}: {table} differs" for table in different]
+        if different := different_rows(expected, tables(own)):
+            result["problems"].append(f"{name}: {different} rows differ")
     return result
 
 
 def main() -> int:
-    """Run the script and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--signals", type=int, default=60, help="minimum number, of all commands together")
     parser.add_argument("--commands", nargs="+", default=list(COMMANDS), choices=list(COMMANDS))
@@ -135,7 +119,7 @@ def main() -> int:
             print(json.dumps(results[-1]), flush=True)
     if options.output:
         write_json(options.output, results)
-    return 1 if any(result["problems"] for result in results) else 0
+    return int(any(result["problems"] for result in results))
 
 
 if __name__ == "__main__":

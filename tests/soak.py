@@ -8,7 +8,7 @@ kills is reached. Compares every table with that of the uninterrupted study. tes
 
     lost_trials      in trials.csv when the study was killed, and missing later
     repeated_trials  in trials.csv when the study was killed, and trained again; or trained twice by one command
-    different_rows   of trials.csv, history.csv, validation.csv and leaderboard.csv, apart from times
+    different_rows   of all tables of the study, apart from times
     refusals         commands that exited with another status than 0
     tracebacks       commands that printed a traceback
     temporaries      partial files that kills left next to the study's own
@@ -16,6 +16,7 @@ kills is reached. Compares every table with that of the uninterrupted study. tes
 
 import argparse
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -25,7 +26,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,6 @@ SETTINGS = {
 }
 
 LONGEST_SECONDS = 1800  # a longer command is considered hung
-AFTER_EVERY_TRIAL = ("history.csv", "trials.csv", "validation.csv")
 COUNTS = ("kills", "lost_trials", "repeated_trials", "different_rows", "refusals", "tracebacks", "temporaries")
 TIMES = ("seconds", "ended", "started", "finished")  # columns of times and durations
 
@@ -75,44 +74,34 @@ class Study:
 
     def __init__(self, folder: Path, tuner: str, launcher: str) -> None:
         folder.mkdir(parents=True)
-        self.folder = folder
-        self.root = folder / "multirun" / "soak"
-        self._mark = uuid.uuid4().hex
-        self._ledger = folder / "ledger.jsonl"
+        self.folder, self.commands = folder, 0
+        self._ledger = folder / "ledger.txt"
         self._slurm = launcher.startswith("slurm")
         self._command = [sys.executable, "-m", "catsdogs.search", "-m", *STUDY, f"tuner={tuner}"]
         self._command += [f"hydra/launcher={launcher}", *SETTINGS.get(launcher, ())]
-        self.commands = 0
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"command-{self.commands}.log"
 
     def run(self, seconds: float | None = None) -> int | None:
         """Run the command; kill it after `seconds`. Return its status, or None if killed."""
         self.commands += 1
         path = os.pathsep.join(filter(None, [str(TESTS / "soak_patch"), str(TESTS), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path, "CATSDOGS_CACHE": str(self.folder / "cache")}
-        environment |= {"CUDA_VISIBLE_DEVICES": "", "SOAK_MARK": self._mark, "SOAK_LEDGER": str(self._ledger)}
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "SOAK_LEDGER": str(self._ledger)}
         with self.log.open("w") as log:
             process = subprocess.Popen(
                 self._command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
             )
             try:
-                self._wait(process, seconds)
+                return process.wait(LONGEST_SECONDS if seconds is None else seconds)
+            except subprocess.TimeoutExpired:
+                if seconds is None:
+                    raise
+                return None
             finally:
                 self._end(process)
-        return None if process.returncode == -signal.SIGKILL else process.returncode
-
-    @property
-    def log(self) -> Path:
-        return self.folder / f"command-{self.commands}.log"
-
-    def _wait(self, process: subprocess.Popen[bytes], seconds: float | None) -> None:
-        """Wait until the command exits, or `seconds` have passed."""
-        started = time.monotonic()
-        while process.poll() is None:
-            if time.monotonic() - started > (LONGEST_SECONDS if seconds is None else seconds):
-                if seconds is None:
-                    raise TimeoutError(f"the command still runs after {LONGEST_SECONDS} s; see {self.log}")
-                return
-            time.sleep(0.02)
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         """Kill all processes of the command, including those in other process groups."""
@@ -121,7 +110,8 @@ class Study:
         process.wait()
         if self._slurm and process.returncode != 0:
             subprocess.run(["scancel", "--me", "--state=PENDING"], check=True)
-        left = [other for other in psutil.process_iter() if self._is_own(other)]
+        others = psutil.process_iter(["environ"])
+        left = [other for other in others if (other.info["environ"] or {}).get("SOAK_LEDGER") == str(self._ledger)]
         for other in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 other.kill()
@@ -129,48 +119,44 @@ class Study:
         while self._slurm and subprocess.check_output(["squeue", "--me", "--noheader"]).strip():
             time.sleep(0.5)
 
-    def _is_own(self, process: psutil.Process) -> bool:
-        try:
-            return process.environ().get("SOAK_MARK") == self._mark and process.pid != os.getpid()
-        except psutil.Error:
-            return False
+    def finished(self) -> set[str]:
+        """Return "JOB TRIAL" of every trial in a `trials.csv`."""
+        files = self.folder.glob("multirun/soak/*-*/trials.csv")
+        return {f"{file.parent.name} {trial}" for file in files for trial in pd.read_csv(file, dtype=str)["trial"]}
 
-    def finished(self) -> set[tuple[str, str]]:
-        """Return (job, trial) of every trial in a `trials.csv`."""
-        tables = {file.parent.name: pd.read_csv(file, dtype={"trial": str}) for file in self._job_files("trials.csv")}
-        return {(job, trial) for job, table in tables.items() for trial in table["trial"]}
-
-    def trained(self) -> Counter[tuple[str, str]]:
-        """Return how often (job, trial) started to train."""
-        lines = self._ledger.read_text().splitlines() if self._ledger.exists() else []
-        return Counter((entry["job"], entry["trial"]) for entry in map(json.loads, lines))
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Return every table that must not depend on the kills."""
-        files = [self.root / "leaderboard.csv"]
-        files += [file for name in AFTER_EVERY_TRIAL for file in self._job_files(name)]
-        frames = {str(file.relative_to(self.root)): pd.read_csv(file, dtype=str) for file in files}
-        return {name: table.drop(columns=[c for c in TIMES if c in table]) for name, table in frames.items()}
+    def trained(self) -> Counter[str]:
+        """Return how often "JOB TRIAL" started to train."""
+        return Counter(self._ledger.read_text().splitlines() if self._ledger.exists() else ())
 
     def temporaries(self) -> list[Path]:
         """Return partial files that a kill left."""
-        files = [*self.root.glob(".*-*.*"), *self.root.glob("*/.*-*.*")]
-        return sorted(file for file in files if file.suffix in (".json", ".csv", ".html"))
+        patterns = (f"multirun/soak/{folder}.*-*.{kind}" for folder in ("", "*/") for kind in ("json", "csv", "html"))
+        return [file for pattern in patterns for file in self.folder.glob(pattern)]
 
-    def _job_files(self, name: str) -> list[Path]:
-        return sorted(file for file in self.root.glob(f"*/{name}") if file.parent.name != "report")
+
+def tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """Return every table below a folder, and the scores of the final model, without times and the folder's name."""
+    found = {}
+    for file in folder.rglob("*.csv"):
+        if not {"cache", ".retrain", "best.1"} & set(file.parts):
+            table = pd.read_csv(io.StringIO(file.read_text().replace(str(folder), "")), dtype=str)
+            times = [name for name in table if name in TIMES or "seconds" in str(name)]
+            found[str(file.relative_to(folder))] = table.drop(columns=times)
+    for file in folder.glob("multirun/*/best/metrics.json"):
+        found[file.name] = pd.DataFrame([json.loads(file.read_text()) | {"seconds": None}]).astype(str)
+    return found
 
 
 def different_rows(one: dict[str, pd.DataFrame], other: dict[str, pd.DataFrame]) -> int:
     """Count the rows that differ, or that only one of two studies has."""
-    count = 0
-    for name in sorted(name for name in {*one, *other} if one.get(name) is not other.get(name)):
-        rows = [table.fillna("").to_dict("records") for table in (one.get(name), other.get(name)) if table is not None]
-        pairs = itertools.zip_longest(*rows) if len(rows) == 2 else ((row, None) for row in rows[0])
-        different = sum(a != b for a, b in pairs)
-        if different:
-            print(f"  {name}: {different} rows differ", flush=True)
-        count += different
+    count, empty = 0, pd.DataFrame()
+    for name in sorted({*one, *other}):
+        a, b = one.get(name, empty), other.get(name, empty)
+        if a is not b:
+            rows = itertools.zip_longest(a.fillna("").to_dict("records"), b.fillna("").to_dict("records"))
+            if different := sum(before != after for before, after in rows):
+                print(f"  {name}: {different} rows differ", flush=True)
+                count += different
     return count
 
 
@@ -183,14 +169,14 @@ def soak(folder: Path, tuner: str, launcher: str, kills: int, seed: int) -> dict
     reference = Study(folder / "reference", tuner, launcher)
     if reference.run() != 0:
         raise SystemExit(f"the uninterrupted study failed; see {reference.log}")
-    duration, expected = time.monotonic() - started, reference.tables()
+    duration, expected = time.monotonic() - started, tables(reference.folder)
     print(f"{tuner}, {launcher}: uninterrupted in {duration:.0f} s, {len(reference.finished())} trials", flush=True)
     while outcome["kills"] < kills:
         outcome["studies"] += 1
         study = Study(folder / f"study-{outcome['studies']}", tuner, launcher)
         killed_study(study, outcome, kills, duration, rng)
         outcome["commands"] += study.commands
-        outcome["different_rows"] += different_rows(expected, study.tables())
+        outcome["different_rows"] += different_rows(expected, tables(study.folder))
         outcome["temporaries"] += len(study.temporaries())
     outcome["seconds"] = round(time.monotonic() - started, 1)
     return outcome
@@ -198,33 +184,31 @@ def soak(folder: Path, tuner: str, launcher: str, kills: int, seed: int) -> dict
 
 def killed_study(study: Study, outcome: dict[str, Any], kills: int, duration: float, rng: random.Random) -> None:
     """Run a study until it finishes, and kill it until `kills` is reached."""
-    finished: set[tuple[str, str]] = set()
-    while True:
+    finished: set[str] = set()
+    status: int | None = None
+    while status != 0:
         moment = rng.uniform(0, duration) if outcome["kills"] < kills else None
         before = study.trained()
         status = study.run(moment)
-        trained = study.trained() - before
-        again = sorted(trial for trial, times in trained.items() if times > 1 or trial in finished)
-        now_finished = study.finished()
-        lost = sorted(finished - now_finished)
-        outcome["repeated_trials"] += len(again)
-        outcome["lost_trials"] += len(lost)
+        trained, now_finished = study.trained() - before, study.finished()
         text = study.log.read_text(errors="replace")
-        outcome["tracebacks"] += "Traceback (most recent call last)" in text
-        if status is None:
-            outcome["kills"] += 1
+        faults = {
+            "lost_trials": finished - now_finished,
+            "repeated_trials": {trial for trial, times in trained.items() if times > 1 or trial in finished},
+            "tracebacks": {study.log} if "Traceback (most recent call last)" in text else set(),
+            "refusals": {status} if status else set(),
+        }
+        outcome["kills"] += status is None
+        for name, found in faults.items():
+            outcome[name] += len(found)
         where = f"{moment:.1f} s" if moment is not None else "to its end"
         result = "killed" if status is None else f"status {status}"
         print(f"  {outcome['kills']}: {where}: {result}, {len(now_finished)} trials finished", flush=True)
-        if lost or again or status not in (None, 0) or "Traceback (most" in text:
-            print(f"    LOOK: lost {lost}, repeated {again}; {study.log}", flush=True)
+        if any(faults.values()):
+            print(f"    LOOK: {faults}; {study.log}", flush=True)
         finished |= now_finished
-        if status == 0:
-            return
-        if status is not None:
-            outcome["refusals"] += 1
-            if outcome["refusals"] > 5:
-                raise SystemExit(f"the study does not resume: {text[-2000:]}")
+        if outcome["refusals"] > 5:
+            raise SystemExit(f"the study does not resume: {text[-2000:]}")
 
 
 def record(output: Path, outcomes: list[dict[str, Any]]) -> None:
