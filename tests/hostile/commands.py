@@ -57,8 +57,8 @@ def run(command: str, folder: Path) -> tuple[int, str, str]:
                 sys.stderr.flush()
                 os._exit(status)
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        texts = [os.pread(file.fileno(), 10**7, 0).decode(errors="replace") for file in (out, errors)]
-    return status, texts[0], texts[1]
+        printed, problems = (os.pread(file.fileno(), 10**7, 0).decode(errors="replace") for file in (out, errors))
+    return status, printed, problems
 
 
 @functools.cache
@@ -110,11 +110,8 @@ def problem(value: Any, valid: Any) -> str:
 JOB_FILES = {f"multirun/s/{JOB}/*.csv": "csv", f"multirun/s/{JOB}/result.json": "json", "multirun/s/study.json": "json"}
 BEST = {"multirun/s/best/*.csv": "csv", "multirun/s/best/m*.json": "json", "multirun/s/best/recipe.json": "json"}
 MODEL = {"multirun/s/best/pipeline.json": "json", "multirun/s/best/model.keras": "zip", "test.zip": "zip"}
-IN_CACHE = {"cache/catalogues/*": "csv", "cache/pixels/*": "npy", "cache/features/*/*.npy": "npy"}
-
-
-TRAIN = {"train.zip": "zip"}
-CATALOGS = {"cache/catalogues/*": "csv"}
+TRAIN, CATALOGS = {"train.zip": "zip"}, {"cache/catalogues/*": "csv"}
+IN_CACHE = CATALOGS | {"cache/pixels/*": "npy", "cache/features/*/*.npy": "npy"}
 REPORT = "multirun/s/report multirun/s/leaderboard.csv"
 SEARCHED = f"multirun/s/{JOB} multirun/s/.failed multirun/s/study.json"
 FINAL = "multirun/s/best multirun/s/.best multirun/s/.retrain multirun/s/.hydra"
@@ -129,19 +126,9 @@ _COMMANDS: dict[str, tuple[int, dict[str, str], str, Any]] = {
     "doctor": (30, TRAIN | CATALOGS, "cache", reading("doctor --train train.zip --cache cache")),
     "cache": (20, {"cache/features/*/about.json": "json"}, "", reading("cache show --cache cache")),
 }
-
-
 COMMANDS = {
     name: Reader(
-        cases,
-        files,
-        make,
-        read,
-        problem,
-        message=itemgetter("named"),
-        writes=tuple(writes.split()),
-        seconds=SECONDS,
-        same=True,
+        cases, files, make, read, problem, False, itemgetter("named"), tuple(writes.split()), SECONDS, same=True
     )
     for name, (cases, files, writes, read) in _COMMANDS.items()
 }

@@ -10,18 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import configurations as conf
 import numpy as np
 import pandas as pd
-from configurations import (
-    composed,
-    config_problem,
-    make_groups,
-    make_overrides,
-    make_spaces,
-    read_group,
-    read_override,
-    read_space,
-)
+from configurations import composed
 from PIL import Image
 from pydantic import BaseModel
 from studies import CHOICES, write_final, write_job, write_study
@@ -315,8 +307,9 @@ WEIGHTLESS = BackboneConfig("tiny_backbone.build", {}, None, 32, "none", False)
 TABLES = {f"study/{CHOSEN}/{name}.csv": "csv" for name in ("trials", "history", "validation")}
 IN_STORE = {"cache/features/e*/*.npy": "npy", "cache/features/e*/about.json": "json"}
 RESULT_FILE, PLAN_FILE = {f"study/{CHOSEN}/result.json": "json"}, {"study/study.json": "json"}
-JOB = {"job/*.csv": "csv", "job/result.json": "json"}
+PIPELINE_FILE, JOB = {f"study/best/{PIPELINE}": "json"}, {"job/*.csv": "csv", "job/result.json": "json"}
 STUDY = {f"study/{CHOSEN}/*.csv": "csv", "study/best/*.csv": "csv", "study/best/[mr]*.json": "json"}
+STUDY |= RESULT_FILE | PLAN_FILE
 READERS = {
     "archive": Reader(12_000, {"train.zip": "zip"}, make_zip, read_zip, archive_problem),
     "image": Reader(6_500, {"*/cat.1.jpg": "image"}, make_images, read_images, image_problem),
@@ -326,19 +319,11 @@ READERS = {
     "result": Reader(6_000, RESULT_FILE, make_study, read_result, result_problem, message=result_message),
     "tables": Reader(15_000, TABLES, make_study, read_tables, tables_problem),
     "plan": Reader(6_000, PLAN_FILE, make_study, lambda folder, file: read_plan(file.parent), plan_problem),
-    "pipeline": Reader(
-        18_000,
-        {f"study/best/{PIPELINE}": "json"},
-        make_study,
-        lambda folder, file: read_pipeline(file.parent),
-        pipeline_problem,
-    ),
-    "study": Reader(
-        1_700, STUDY | RESULT_FILE | PLAN_FILE, make_study, read_study, study_problem, message=study_message
-    ),
+    "pipeline": Reader(18_000, PIPELINE_FILE, make_study, lambda _, file: read_pipeline(file.parent), pipeline_problem),
+    "study": Reader(1_700, STUDY, make_study, read_study, study_problem, message=study_message),
     "resume": Reader(4_000, JOB, make_resumable, read_resumable, resumable_problem),
-    "space": Reader(17_500, {"*.json": "space"}, make_spaces, read_space, config_problem),
-    "override": Reader(1_500, {"*.txt": "override"}, make_overrides, read_override, config_problem),
-    "group": Reader(800, {"*/mine.yaml": "yaml"}, make_groups, read_group, config_problem),
+    "space": Reader(17_500, {"*.json": "space"}, conf.make_spaces, conf.read_space, conf.config_problem),
+    "override": Reader(1_500, {"*.txt": "override"}, conf.make_overrides, conf.read_override, conf.config_problem),
+    "group": Reader(800, {"*/mine.yaml": "yaml"}, conf.make_groups, conf.read_group, conf.config_problem),
     "weights": Reader(500, {"tiny.weights.h5": "bytes"}, make_weights, read_weights, weights_problem),
 }
