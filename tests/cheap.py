@@ -62,14 +62,6 @@ class Job:
         self.trained: list[tuple[int, int]] = []
         self.before: Callable[[int], object] = lambda training: None
         self.labels = np.arange(IMAGES) % 2
-        features: Any = SimpleNamespace(
-            problem=None,
-            views=1,
-            at_cut=lambda cut: None,
-            prepare=lambda: None,
-            reading=contextlib.nullcontext,
-            summary=dict,
-        )
         rows = pd.DataFrame(
             {
                 "id": [str(number) for number in range(IMAGES)],
@@ -82,18 +74,21 @@ class Job:
         )
         self.dataset = Dataset(rows, folder, None, None, rows[:0], "digest", "digest")
 
-        def prepared(config, dataset, folds):
-            from catsdogs.training.trial_data import TrialData
-
-            return TrialData(features, self.labels.astype(np.float32), tuple(folds)), Models()
-
         # Slow parts of a job.
         monkeypatch.setattr("catsdogs.tuning.job._forget_models", lambda: None)
         monkeypatch.setattr("os.fsync", lambda handle: None)
         monkeypatch.setattr("catsdogs.tuning.job.load_dataset", lambda *arguments: self.dataset)
-        monkeypatch.setattr("catsdogs.training.trial_data.build_trial_data", prepared)
+        monkeypatch.setattr("catsdogs.training.trial_data.build_trial_data", self.build)
         monkeypatch.setattr("catsdogs.training.execution.train", self.train)
         monkeypatch.setattr("catsdogs.tuning.tuner.Search._predictions", self.predictions)
+
+    def build(self, config, dataset, folds):
+        """Fake of `catsdogs.training.trial_data.build_trial_data`."""
+        from catsdogs.training.trial_data import TrialData
+
+        features: Any = SimpleNamespace(problem=None, views=1, at_cut=lambda cut: None)
+        features.prepare, features.reading, features.summary = lambda: None, contextlib.nullcontext, dict
+        return TrialData(features, self.labels.astype(np.float32), tuple(folds)), Models()
 
     def reset(self) -> None:
         """Disable `fail` and forget earlier trainings."""
