@@ -79,14 +79,6 @@ def test_scores_of_the_final_model_equal_those_of_retrain(golden, study_data):
         assert row["low"] == detail["low"] or detail["low"] is None
 
 
-def test_the_page_shows_every_log_loss_and_job(golden, tmp_path):
-    write_report([golden], tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    for row in pd.read_csv(golden / "leaderboard.csv").to_dict("records"):
-        assert f"{row['val_log_loss']:.4f}" in page
-        assert row["job"].split("-")[1] in page
-
-
 @pytest.fixture
 def swept(golden, tmp_path):
     """Copy the study and add a variation of `split.holdout`."""
@@ -127,18 +119,16 @@ def test_a_study_that_varied_a_renamed_setting_is_retrained_and_not_resumed(swep
     assert re.search(r"split\.holdout, .*split\.holdout_fraction; use a new study=NAME", message)
 
 
-def test_one_page_compares_both_versions(tmp_path):
-    study_data = write_report([STUDIES / version for version in VERSIONS], tmp_path / "report.html")
+def test_one_page_compares_both_versions_and_shows_every_log_loss(tmp_path):
+    studies = [STUDIES / version for version in VERSIONS]
+    study_data = write_report(studies, tmp_path / "report.html")
     assert len(study_data.leaderboard) == 8
     # Both have synthetic images of the same seed, so the validation images are the same.
     assert study_data.leaderboard["data_digest"].nunique() == 1
     assert len(study_data.comparable()) == 8
-    assert "0.1/small_cnn-none-cosine-none" in (tmp_path / "report.html").read_text(encoding="utf-8")
-
-
-def test_the_copies_are_small_tables_without_absolute_paths():
-    files = [file for file in STUDIES.rglob("*") if file.is_file() and file.suffix != ".py"]
-    assert {file.suffix for file in files} == {".json", ".csv"}
-    text = "".join(file.read_text(encoding="utf-8") for file in files)
-    assert not [part for part in ("/tmp/", "/home/", "/root/", "/Users/", ":\\") if part in text]
-    assert len(text) < 300_000
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for study in studies:
+        for row in pd.read_csv(study / "leaderboard.csv").to_dict("records"):
+            assert f"{row['val_log_loss']:.4f}" in page
+            assert row["job"].split("-")[1] in page
+    assert "0.1/small_cnn-none-cosine-none" in page
