@@ -21,6 +21,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -174,7 +175,9 @@ def soak(folder: Path, tuner: str, launcher: str, kills: int, seed: int) -> dict
     while outcome["kills"] < kills:
         outcome["studies"] += 1
         study = Study(folder / f"study-{outcome['studies']}", tuner, launcher)
-        killed_study(study, outcome, kills, duration, rng)
+        while _killed(study, outcome, rng.uniform(0, duration) if outcome["kills"] < kills else None) != 0:
+            if outcome["refusals"] > 5:
+                raise SystemExit(f"the study does not resume; see {study.log}")
         outcome["commands"] += study.commands
         outcome["different_rows"] += different_rows(expected, tables(study.folder))
         outcome["temporaries"] += len(study.temporaries())
@@ -182,33 +185,25 @@ def soak(folder: Path, tuner: str, launcher: str, kills: int, seed: int) -> dict
     return outcome
 
 
-def killed_study(study: Study, outcome: dict[str, Any], kills: int, duration: float, rng: random.Random) -> None:
-    """Run a study until it finishes, and kill it until `kills` is reached."""
-    finished: set[str] = set()
-    status: int | None = None
-    while status != 0:
-        moment = rng.uniform(0, duration) if outcome["kills"] < kills else None
-        before = study.trained()
-        status = study.run(moment)
-        trained, now_finished = study.trained() - before, study.finished()
-        text = study.log.read_text(errors="replace")
-        faults = {
-            "lost_trials": finished - now_finished,
-            "repeated_trials": {trial for trial, times in trained.items() if times > 1 or trial in finished},
-            "tracebacks": {study.log} if "Traceback (most recent call last)" in text else set(),
-            "refusals": {status} if status else set(),
-        }
-        outcome["kills"] += status is None
-        for name, found in faults.items():
-            outcome[name] += len(found)
-        where = f"{moment:.1f} s" if moment is not None else "to its end"
-        result = "killed" if status is None else f"status {status}"
-        print(f"  {outcome['kills']}: {where}: {result}, {len(now_finished)} trials finished", flush=True)
-        if any(faults.values()):
-            print(f"    LOOK: {faults}; {study.log}", flush=True)
-        finished |= now_finished
-        if outcome["refusals"] > 5:
-            raise SystemExit(f"the study does not resume: {text[-2000:]}")
+def _killed(study: Study, outcome: dict[str, Any], seconds: float | None) -> int | None:
+    """Run a study, kill it after `seconds`, and count its faults; return its status, or None if killed."""
+    finished, before = study.finished(), study.trained()
+    status = study.run(seconds)
+    trained, now_finished = study.trained() - before, study.finished()
+    faults = {
+        "lost_trials": finished - now_finished,
+        "repeated_trials": {trial for trial, times in trained.items() if times > 1 or trial in finished},
+        "tracebacks": re.findall(r"Traceback \(most recent", study.log.read_text(errors="replace"))[:1],
+        "refusals": [status] if status else [],
+    }
+    outcome["kills"] += status is None
+    for name, found in faults.items():
+        outcome[name] += len(found)
+    where = f"{seconds:.1f} s" if seconds is not None else "to its end"
+    print(f"  {outcome['kills']}: {where}: status {status}, {len(now_finished)} trials finished", flush=True)
+    if any(faults.values()):
+        print(f"    LOOK: {faults}; {study.log}", flush=True)
+    return status
 
 
 def record(output: Path, outcomes: list[dict[str, Any]]) -> None:

@@ -117,11 +117,8 @@ def test_the_saved_model_loads_without_catsdogs(study, tmp_path):
     pixels = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR), dtype="float32")
     np.save(tmp_path / "pixels.npy", pixels)
     model = shutil.copy(study.best / "model.keras", tmp_path)
-    code = f"""
-import sys, keras, numpy
-print(float(keras.models.load_model({str(model)!r}).predict(numpy.load('pixels.npy')[None], verbose=0)[0, 0]))
-assert 'catsdogs' not in sys.modules
-"""
+    predicted = f"keras.models.load_model({str(model)!r}).predict(numpy.load('pixels.npy')[None], verbose=0)[0, 0]"
+    code = f"import sys, keras, numpy; print(float({predicted})); assert 'catsdogs' not in sys.modules"
     done = ok(run_python(tmp_path, "-c", code))
     assert float(done.stdout) == pytest.approx(predictions_in(study.best, "test").loc["3", "p_dog"], abs=1e-5)
 

@@ -1,15 +1,12 @@
-"""The counters of tests/soak.py, and short runs of tests/soak.py and tests/signals.py."""
+"""Short runs of tests/soak.py and tests/signals.py."""
 
-import random
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
-from soak import COUNTS, different_rows, killed_study
+from soak import different_rows
 
 
 def test_rows_that_differ_or_are_missing_are_counted():
@@ -18,33 +15,6 @@ def test_rows_that_differ_or_are_missing_are_counted():
     assert different_rows({"a": table}, {"a": table.assign(val_log_loss="0.6")}) == 2
     assert different_rows({"a": table}, {"a": table.head(1)}) == 1
     assert different_rows({"a": table}, {}) == different_rows({}, {"a": table}) == 2
-
-
-class Forgetful:
-    """Study that is killed after trials 0 and 1; then it repeats trial 1 and loses trial 0."""
-
-    _runs = 0
-
-    def __init__(self, folder):
-        self.log = folder / "log"
-        self.log.write_text("")
-
-    def run(self, seconds):
-        self._runs += 1
-        return None if self._runs == 1 else 0
-
-    def trained(self):
-        return Counter(("", "01", "0112")[self._runs])
-
-    def finished(self):
-        return set(("", "01", "12")[self._runs])
-
-
-def test_lost_and_repeated_trials_are_counted(tmp_path):
-    outcome = dict.fromkeys(COUNTS, 0)
-    study: Any = Forgetful(tmp_path)
-    killed_study(study, outcome, 1, 1.0, random.Random(0))
-    assert (outcome["kills"], outcome["lost_trials"], outcome["repeated_trials"]) == (1, 1, 1)
 
 
 @pytest.mark.slow
