@@ -1,4 +1,4 @@
-"""Short runs of tests/soak.py and tests/signals.py."""
+"""Short runs of tests/soak.py."""
 
 import subprocess
 import sys
@@ -18,12 +18,10 @@ def test_rows_that_differ_or_are_missing_are_counted():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "command", ["soak.py --kills 2 --tuner random", "signals.py --signals 4 --commands single isolated"]
-)
-def test_interrupted_commands_resume_and_have_the_same_tables(tmp_path, command):
-    script, *words = command.split()
-    words = [str(Path(__file__).parents[1] / script), *words, "--output", str(tmp_path / "counts.json")]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=900, check=False)
+@pytest.mark.parametrize("words", [("kill", "random-isolated"), ("stop", "single", "random-isolated")])
+def test_interrupted_commands_resume_and_have_the_same_tables(tmp_path, words):
+    command = [sys.executable, str(Path(__file__).parents[1] / "soak.py"), "--count", "2", "--signal", words[0]]
+    command += ["--commands", *words[1:], "--output", str(tmp_path / "counts.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "counts.json").is_file()
