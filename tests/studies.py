@@ -2,7 +2,7 @@
 
 import datetime
 import hashlib
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,29 +99,22 @@ def _trials(job: Job, probabilities: np.ndarray) -> tuple[list[TrialRecord], lis
             "l2": float(10 ** rng.uniform(-6, -3)),
         }
         worse = 0.0 if number == job.winner else 0.02 + values["dropout"] * 0.1 + (30 - values["unfreeze_depth"]) / 300
-        fails = number >= job.trials - job.failed_trials
-        loss = log_loss + worse
-        trained = int(rng.integers(1, job.epochs + 1))
-        result: dict[str, Any] = {"status": "FAILED", "val_log_loss": None, "val_accuracy": None, "best_epoch": 0}
-        result |= {"error": "DivergedError: <b>the loss</b> is nan"}
-        if not fails:
-            result = {"status": COMPLETED, "val_log_loss": loss, "val_accuracy": max(0.0, accuracy - worse)}
-            result |= {"best_epoch": trained}
-        result |= {"seconds": 20.0 + values["unfreeze_depth"], "hyperparameters": values, "epoch_budget": job.epochs}
+        loss, trained = log_loss + worse, int(rng.integers(1, job.epochs + 1))
+        result: dict[str, Any] = {"status": COMPLETED, "val_log_loss": loss, "val_accuracy": max(0.0, accuracy - worse)}
+        if number >= job.trials - job.failed_trials:
+            result = {"status": "FAILED", "val_log_loss": None, "val_accuracy": None}
+            result["error"] = "DivergedError: <b>the loss</b> is nan"
+        result |= {"best_epoch": trained if result["status"] == COMPLETED else 0, "epoch_budget": job.epochs}
+        result |= {"seconds": 20.0 + values["unfreeze_depth"], "hyperparameters": values}
         records.append(TrialRecord(trial=str(number), epochs=trained, **result))
-        history += _epochs(records[-1], job.epochs, loss, accuracy)
+        for epoch in range(1, trained + 1):
+            behind = 0.15 * (trained - epoch) / job.epochs
+            row: dict[str, Any] = {"trial": str(number), "execution": 0, "epoch": epoch}
+            row |= {"accuracy": max(0.0, 0.9 - behind), "val_accuracy": max(0.0, accuracy - behind)}
+            row |= dict.fromkeys(("log_loss", "val_log_loss"), loss + behind)
+            row |= dict.fromkeys(("loss", "val_loss"), loss + behind + 0.01)
+            history.append({**row, "learning_rate": 3e-4 * (1 - (epoch - 1) / job.epochs), "seconds": 5.0})
     return records, history
-
-
-def _epochs(record: TrialRecord, budget: int, loss: float, accuracy: float) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a trial in `history.csv`; the last has this loss and accuracy."""
-    for epoch in range(1, record.epochs + 1):
-        behind = 0.15 * (record.epochs - epoch) / budget
-        row = {"trial": record.trial, "execution": 0, "epoch": epoch}
-        row |= {"accuracy": max(0.0, 0.9 - behind), "val_accuracy": max(0.0, accuracy - behind)}
-        row |= dict.fromkeys(("log_loss", "val_log_loss"), loss + behind)
-        row |= dict.fromkeys(("loss", "val_loss"), loss + behind + 0.01)
-        yield {**row, "learning_rate": 3e-4 * (1 - (epoch - 1) / budget), "seconds": 5.0}
 
 
 def _lock(folder: Path, running: bool) -> None:
@@ -164,7 +157,7 @@ def write_study(folder: Path, *, trials: int = 4, winner: int = 0, **more: Any) 
     The best trials of its jobs are `winner`, 2 `winner`, 3 `winner` and 4 `winner`.
     """
     names = []
-    for number, (augmentation, smoothing) in enumerate((a, s) for a in ("light", "none") for s in ("none", "mild")):
+    for number, (augmentation, smoothing) in enumerate(itertools.product(("light", "none"), ("none", "mild"))):
         choices = {**CHOICES, "augmentation": augmentation, "label_smoothing": smoothing}
         light = augmentation == "light"
         config = {"augmentation": {"rotation_degrees": 8.0 if light else 0.0}}

@@ -207,17 +207,12 @@ def pixels(page, *points):
     """Return the pixels of points of the parallel coordinates, given in data coordinates."""
     page.locator("#coordinates").scroll_into_view_if_needed()
     page.wait_for_selector("#plot-coordinates .main-svg")
-    return page.evaluate(
-        """(points) => {
-          const plot = document.getElementById("plot-coordinates");
-          const { xaxis, yaxis } = plot._fullLayout;
-          const box = plot.getBoundingClientRect();
-          return points.map(([x, y]) => [
-            box.left + xaxis._offset + xaxis.c2p(x), box.top + yaxis._offset + yaxis.c2p(y)
-          ]);
-        }""",
-        points,
-    )
+    script = """(points) => {
+      const plot = document.getElementById("plot-coordinates"), box = plot.getBoundingClientRect();
+      const place = (axis, value) => axis._offset + axis.c2p(value), { xaxis, yaxis } = plot._fullLayout;
+      return points.map(([x, y]) => [box.left + place(xaxis, x), box.top + place(yaxis, y)]);
+    }"""
+    return page.evaluate(script, points)
 
 
 def drag(page, start, end):
@@ -275,14 +270,11 @@ def test_page_fits_the_window(open_page, report, hostile_report, audit_page, wid
     for file in (report, hostile_report, audit_page):
         page = open_page(file, viewport={"width": width, "height": 900}, has_touch=width == 400)
         draw_everything(page)
-        wide = page.evaluate(
-            """() => [...document.querySelectorAll("main *")].filter((element) => {
-              const edge = document.documentElement.clientWidth + 1;
-              const inside = element.closest(".table, .command-line, .plot");
-              return !inside && element.getBoundingClientRect().right > edge;
-            }).map((element) => element.outerHTML.slice(0, 80))"""
-        )
-        assert wide == []
+        wide = """[...document.querySelectorAll("main *")].filter((element) =>
+          !element.closest(".table, .command-line, .plot")
+          && element.getBoundingClientRect().right > document.documentElement.clientWidth + 1
+        ).map((element) => element.outerHTML.slice(0, 80))"""
+        assert page.evaluate(wide) == []
         # No name was executed as a script.
         assert page.evaluate("window.hacked === undefined")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -312,3 +304,20 @@ def test_printing_uses_the_light_theme_and_opens_everything(open_page, report):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     for control in ("#theme", ".contents", ".filters", "[data-copy]", "[data-png]", ".shot label"):
         expect(page.locator(control).first).to_be_hidden()
+
+
+def test_keyboard_reaches_all_controls(open_page, report):
+    page = open_page(report)
+    controls = "a[href], button, input, select, summary, [tabindex='0']"
+    shown = f'[...document.querySelectorAll("{controls}")].filter((part) => part.checkVisibility())'
+    for index in range(page.evaluate(f"{shown}.length")):
+        page.keyboard.press("Tab")
+        assert page.evaluate(f"{shown}.indexOf(document.activeElement)") == index
+        width, style = page.evaluate(
+            "(({outlineWidth, outlineStyle}) => [outlineWidth, outlineStyle])(getComputedStyle(document.activeElement))"
+        )
+        assert float(width.removesuffix("px")) >= 1
+        assert style != "none"
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"

@@ -15,16 +15,11 @@ def study(config, tmp_path_factory):
     return study
 
 
-def _corrupt(values):
-    content = values.read_bytes()
-    values.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-
-
 @pytest.mark.parametrize(
     ("change", "trainings"),
     [
         (lambda values: None, 1),
-        (_corrupt, 2),
+        (lambda values: values.write_bytes(values.read_bytes()[:-1] + bytes([values.read_bytes()[-1] ^ 1])), 2),
         (lambda values: values.write_bytes(b""), 2),
         (lambda values: values.with_suffix(".json").write_text("{}"), 2),
         (lambda values: values.parent.rename(values.parents[1] / "other"), 2),
