@@ -153,20 +153,18 @@ def test_a_failed_job_does_not_stop_the_others_and_is_retried(run, tmp_path):
     root = tmp_path / "multirun" / "s"
     board = pd.read_csv(root / "leaderboard.csv")
     assert list(board["status"]) == ["ok", "failed"]
-    name = board["job"].iloc[1]
+    _, (name, error) = board[["job", "error"]].to_numpy()
     failed = json.loads((root / name / "result.json").read_text())
-    assert (failed["status"], failed["objective"], failed["error"]) == ("failed", None, board["error"].iloc[1])
-    page = (root / "report.html").read_text(encoding="utf-8")
-    assert all("builtins.dict" in text for text in (name, page))
+    assert (failed["status"], failed["objective"], failed["error"]) == ("failed", None, error)
+    assert all("builtins.dict" in text for text in (name, (root / "report.html").read_text(encoding="utf-8")))
     for text, part in ((failed["traceback"], "Traceback"), (done.stderr, "error: job"), (done.stdout, " failed: ")):
         assert part in text
     assert done.stdout.splitlines()[-1].startswith("Next: python -m catsdogs.retrain study=s")
 
     # The same command skips finished jobs and retries failed ones; the failed attempt is archived.
     again = run(*command)
-    assert again.returncode == 1
-    assert again.stdout.count(": already finished, val_log_loss") == 1
-    assert "epoch 1/" not in again.stdout
+    counts = [again.stdout.count(text) for text in (": already finished, val_log_loss", "epoch 1/")]
+    assert (again.returncode, *counts) == (1, 1, 0)
     assert "Study s: 1 already finished; 1 failed, retrying\n" in again.stdout
     assert (root / ".failed" / f"{name}.1" / "result.json").is_file()
 
@@ -177,9 +175,8 @@ def test_retraining_a_hyperband_trial_reproduces_its_score(run, tmp_path):
     ok(run("search", *SMALL, "study=h", "tuner=hyperband", "tuner.max_trials=null", "fit.epochs=3", "fit.patience=9"))
     job = next((tmp_path / "multirun" / "h").glob("*/trials.csv"))
     trials = pd.read_csv(job, dtype={"trial": str, "parent": str})
-    promoted = trials[trials["parent"].notna()].iloc[0]
-    short = trials[trials["epoch_budget"] < 3].iloc[0]
-    for chosen in (promoted, short):
+    for kind in (trials["parent"].notna(), trials["epoch_budget"] < 3):
+        chosen = trials[kind].iloc[0]
         ok(run("retrain", "study=h", f"trial='{chosen['trial']}'", "tta=none", "data.test=null"))
         metrics = metrics_in(tmp_path / "multirun" / "h" / "best")
         assert metrics["log_loss"] == pytest.approx(chosen["val_log_loss"], abs=1e-5)

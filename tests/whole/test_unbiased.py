@@ -43,8 +43,7 @@ def study(config, tmp_path_factory):
 def copied(study, tmp_path):
     """Copy the study, for tests that change it."""
     other = Study(tmp_path, study._config)
-    other._cache = study._cache
-    shutil.copytree(study.folder, other.folder)
+    other._cache, other.folder = study._cache, shutil.copytree(study.folder, other.folder)
     return other
 
 
@@ -197,18 +196,17 @@ def test_predict_equals_the_submission_and_with_plain_the_model(copied, tmp_path
     np.testing.assert_allclose(submission, test.loc[submission.index, "p_dog_calibrated"], rtol=1e-12)
     assert not np.allclose(test["p_dog"], test["p_dog_tta"], atol=1e-6)
     assert not np.allclose(test["p_dog_tta"], test["p_dog_calibrated"], atol=1e-6)
-    for score in ("log_loss", "accuracy", "brier"):
-        for name in (f"{score}_calibrated", f"holdout_{score}", f"holdout_{score}_tta", f"holdout_{score}_calibrated"):
-            assert metrics[name] == metrics["details"][name]["value"]
+    kinds = ("{}_calibrated", "holdout_{}", "holdout_{}_tta", "holdout_{}_calibrated")
+    for name in (kind.format(score) for kind in kinds for score in ("log_loss", "accuracy", "brier")):
+        assert metrics[name] == metrics["details"][name]["value"]
     assert set(metrics["tta_gain"]) == set(metrics["calibration_gain"]) == {"validation", "holdout"}
     # Images that the calibration is fitted on get cross-fitted probabilities.
     own = rows_of(predictions, "validation")
     crossed = cross_fitted(own["label"].to_numpy(), own["p_dog_tta"].to_numpy())
     np.testing.assert_allclose(own["p_dog_calibrated"], crossed, rtol=1e-9)
     assert not np.allclose(crossed, Calibration(**metrics["calibration"])(own["p_dog_tta"].to_numpy()), atol=1e-6)
-    holdout = rows_of(predictions, "holdout")
-    names = ("p_dog_tta", "p_dog_calibrated")
-    before, after = (log_loss_per_image(holdout["label"].to_numpy(), holdout[name].to_numpy()) for name in names)
+    holdout = rows_of(predictions, "holdout")[["label", "p_dog_tta", "p_dog_calibrated"]].to_numpy().T
+    before, after = (log_loss_per_image(holdout[0], p_dog) for p_dog in holdout[1:])
     assert metrics["calibration_gain"]["holdout"]["value"] == pytest.approx((before - after).mean())
 
     archive = next(copied._cache.glob("sample/*/test.zip"))
