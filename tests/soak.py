@@ -11,7 +11,7 @@ file operation.
 
     kills            signals sent before the command finished
     lost_trials      in trials.csv before a command, and missing after it
-    repeated_trials  in trials.csv before a command, and trained again by it; or trained twice by one command
+    repeated_trials  in trials.csv before a command, and with another time of the end after it
     different_rows   of all tables, apart from times
     refusals         commands that exited with another status than 0, or than that of the signal
     tracebacks       commands that printed a traceback, or an error after a stop
@@ -33,7 +33,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ class Study:
 
     def __init__(self, folder: Path, name: str, source: Path) -> None:
         self.folder, self.commands = shutil.copytree(source, folder), 0
-        self._ledger = folder / "ledger.txt"
+        self._cache = str(folder / "cache")  # marks the processes of this study
         self._slurm = "slurm" in name
         self._command = [sys.executable, "-m", f"catsdogs.{COMMANDS[name][0]}", *COMMANDS[name][1:]]
 
@@ -97,12 +96,11 @@ class Study:
     def run(self, seconds: float | None = None, number: int = signal.SIGKILL) -> tuple[int, float]:
         """Run the command; send it a signal after `seconds`. Return its status, and the seconds since the signal."""
         self.commands += 1
-        path = os.pathsep.join(filter(None, [str(TESTS / "soak_patch"), str(TESTS), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path, "CATSDOGS_CACHE": str(self.folder / "cache")}
-        environment |= {"CUDA_VISIBLE_DEVICES": "", "SOAK_LEDGER": str(self._ledger)}
+        path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+        own = {"PYTHONPATH": path, "CATSDOGS_CACHE": self._cache, "CUDA_VISIBLE_DEVICES": ""}
         with self.log.open("w") as log:
             process = subprocess.Popen(
-                self._command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
+                self._command, cwd=self.folder, env=os.environ | own, stdout=log, stderr=log, start_new_session=True
             )
             try:
                 return process.wait(LONGEST_SECONDS if seconds is None else seconds), 0.0
@@ -123,7 +121,7 @@ class Study:
         if self._slurm and process.returncode != 0:
             subprocess.run(["scancel", "--me", "--state=PENDING"], check=True)
         others = psutil.process_iter(["environ"])
-        left = [other for other in others if (other.info["environ"] or {}).get("SOAK_LEDGER") == str(self._ledger)]
+        left = [other for other in others if (other.info["environ"] or {}).get("CATSDOGS_CACHE") == self._cache]
         for other in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 other.kill()
@@ -131,14 +129,10 @@ class Study:
         while self._slurm and subprocess.check_output(["squeue", "--me", "--noheader"]).strip():
             time.sleep(0.5)
 
-    def finished(self) -> set[str]:
-        """Return "JOB TRIAL" of every trial in a `trials.csv`."""
-        files = self.folder.glob("multirun/soak/*-*/trials.csv")
-        return {f"{file.parent.name} {trial}" for file in files for trial in pd.read_csv(file, dtype=str)["trial"]}
-
-    def trained(self) -> Counter[str]:
-        """Return how often "JOB TRIAL" started to train."""
-        return Counter(self._ledger.read_text().splitlines() if self._ledger.exists() else ())
+    def finished(self) -> dict[tuple[str, str], str]:
+        """Return (job, trial) of every trial in a `trials.csv`, with the time of its end."""
+        tables = {f.parent.name: pd.read_csv(f, dtype=str) for f in self.folder.glob("multirun/soak/*-*/trials.csv")}
+        return {(job, row["trial"]): row["ended"] for job, table in tables.items() for _, row in table.iterrows()}
 
     def temporaries(self) -> list[Path]:
         """Return partial files next to the study's own."""
@@ -201,15 +195,15 @@ def soak(folder: Path, name: str, source: Path, options: argparse.Namespace) -> 
 
 def _interrupted(study: Study, outcome: dict[str, Any], seconds: float | None, number: int) -> int:
     """Run a command, send it a signal after `seconds`, and count its faults; return its status."""
-    finished, before, killed = study.finished(), study.trained(), number == signal.SIGKILL
+    before, killed = study.finished(), number == signal.SIGKILL
     status, waited = study.run(seconds, number)
-    trained, now_finished = study.trained() - before, study.finished()
+    after = study.finished()
     errors = r"Traceback \(most recent" if killed else r"Traceback \(most recent|Exception ignored|Error:"
     # -number: Python itself resets the handlers when it has almost ended.
     good = (0,) if seconds is None else (0, 128 + number, -number)
     faults = {
-        "lost_trials": finished - now_finished,
-        "repeated_trials": {trial for trial, times in trained.items() if times > 1 or trial in finished},
+        "lost_trials": before.keys() - after.keys(),
+        "repeated_trials": {trial for trial in before.keys() & after.keys() if before[trial] != after[trial]},
         "tracebacks": re.findall(errors, study.log.read_text(errors="replace"))[:1],
         "refusals": [status] if status not in good else [],
         "late": [waited] if waited > STOP_SECONDS else [],
@@ -219,7 +213,7 @@ def _interrupted(study: Study, outcome: dict[str, Any], seconds: float | None, n
     for name, found in faults.items():
         outcome[name] += len(found)
     where = f"signal {number} after {seconds:.1f} s" if seconds is not None else "to its end"
-    print(f"  {outcome['kills']}: {where}: status {status}, {len(now_finished)} trials finished", flush=True)
+    print(f"  {outcome['kills']}: {where}: status {status}, {len(after)} trials finished", flush=True)
     if any(faults.values()):
         print(f"    LOOK: {faults}; {study.log}", flush=True)
     return status
