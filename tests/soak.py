@@ -44,7 +44,7 @@ from catsdogs.base.provenance import utc_timestamp
 
 TESTS = Path(__file__).resolve().parent
 
-JOB = ("study=soak", "data=sample", "data.sample.images_per_class=12", "data.sample.test_images=4")
+JOB: tuple[str, ...] = ("study=soak", "data=sample", "data.sample.images_per_class=12", "data.sample.test_images=4")
 JOB += ("backbone=small_cnn", "backbone.builder=tiny_backbone.build", "~backbone.arguments.filters")
 JOB += ("backbone.image_size=32", "space=small_cnn", "space.unfreeze_depth.values=[2,5]", "model.dense_units=8")
 JOB += ("tuner.max_trials=4", "fit.epochs=2", "fit.batch_size=8", "features.engine=tensorflow")
