@@ -108,17 +108,6 @@ def test_a_study_that_varied_a_renamed_setting_is_read_under_its_current_name(sw
     assert not re.search(r"split\.holdout(?![ _]fraction|-0)", page)
 
 
-def test_a_study_that_varied_a_renamed_setting_is_retrained_and_not_resumed(swept, run):
-    # Stops at the unknown image id, after the configuration of the job is composed and checked.
-    done = run("retrain", "study=old", "data.ignore=[nowhere]", "data.sample.images_per_class=8")
-    assert done.returncode == 2
-    assert "data.ignore" in done.stderr
-    done = run("search", "-m", "study=old", "experiment=quickstart", "split.holdout_fraction=0.0,0.1")
-    assert done.returncode == 2
-    (message,) = done.stderr.splitlines()
-    assert re.search(r"split\.holdout, .*split\.holdout_fraction; use a new study=NAME", message)
-
-
 def test_one_page_compares_both_versions_and_shows_every_log_loss(tmp_path):
     studies = [STUDIES / version for version in VERSIONS]
     study_data = write_report(studies, tmp_path / "report.html")

@@ -12,6 +12,7 @@ from final_study import FLIP, NONE, Study
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.data.views import LiveViews
+from catsdogs.final import members
 from catsdogs.final.metrics import format_scores
 from catsdogs.predict import _predict
 from catsdogs.scoring.calibration import Calibration, cross_fitted, fit, fit_if_better
@@ -326,3 +327,43 @@ def test_members_of_different_image_sizes_are_refused(copied):
     write_json(file, result)
     with pytest.raises(UserError, match=r"32 pixels \(flip\), 48 pixels \(none\).*backbone.image_size"):
         copied.retrain(kind="jobs", size=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "trainings"),
+    [
+        (lambda values: None, 1),
+        (lambda values: values.write_bytes(values.read_bytes()[:-1] + bytes([values.read_bytes()[-1] ^ 1])), 2),
+        (lambda values: values.write_bytes(b""), 2),
+        (lambda values: values.with_suffix(".json").write_text("{}"), 2),
+        (lambda values: values.parent.rename(values.parents[1] / "other"), 2),
+    ],
+    ids=["kept", "corrupted values", "no values", "corrupted record", "other settings"],
+)
+def test_an_interrupted_retrain_continues_after_its_trained_members(copied, monkeypatch, change, trainings):
+    def retrained(interrupt=None):
+        runs: list[int] = []
+
+        def counted(config, records, data, models, run, listener):
+            if len(runs) == interrupt:
+                raise KeyboardInterrupt
+            runs.append(run)
+            return training.execute(config, records, data, models, run, listener)
+
+        monkeypatch.setattr(members, "execute", counted)
+        metrics, predictions, best = copied.retrain(kind="folds", tta=FLIP)
+        history = pd.read_csv(best / "history.csv").drop(columns="seconds")
+        return len(runs), {**metrics, "seconds": None}, predictions, history
+
+    _, metrics, *tables = retrained()
+    files = set(copied.folder.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        retrained(interrupt=1)
+    assert set(copied.folder.iterdir()) == files
+    kept = copied.folder / ".retrain" / "kept"
+    change(next(kept.glob("*/*.bin")))
+    runs, again, *others = retrained()
+    assert (runs, again) == (trainings, metrics)
+    for table, other in zip(tables, others, strict=True):
+        pd.testing.assert_frame_equal(other, table)
+    assert not kept.exists()

@@ -10,10 +10,10 @@ Add a folder for every version that writes other files or another format, and ke
 copy has no models, no files of Keras Tuner and no training images in `split.csv`; absolute paths become `/data/...`.
 """
 
-import argparse
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -45,8 +45,4 @@ def make(study: Path, golden: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path)
-    parser.add_argument("golden", type=Path)
-    options = parser.parse_args()
-    make(options.study, options.golden)
+    make(Path(sys.argv[1]), Path(sys.argv[2]))
