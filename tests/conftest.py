@@ -52,7 +52,7 @@ TINY: tuple[str, ...] = ("data=sample", "backbone=small_cnn", "backbone.builder=
 TINY += ("~backbone.arguments.filters", "backbone.image_size=32", "space=small_cnn")
 TINY += ("model.dense_units=8", "schedule.peak_lr=0.002")
 
-# For networks this small, TensorFlow starts faster than an optional engine. test_jax.py runs some tests on JAX.
+# For networks this small, TensorFlow starts faster than an optional engine. `nox -s jax` runs some tests on JAX.
 _ON_TENSORFLOW = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
 ENGINE: Literal["tensorflow", "keras"] = "tensorflow" if _ON_TENSORFLOW else "keras"
 
