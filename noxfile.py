@@ -1,4 +1,4 @@
-"""Named commands of contributors and CI, for example `nox -s lint`. All but `lowest` and `jax` use the environment of nox."""
+"""Named commands of contributors and CI, such as `nox -s lint`. Only `lowest` and `jax` create an environment."""
 
 import sys
 from pathlib import Path
