@@ -62,16 +62,9 @@ class Job:
         self.trained: list[tuple[int, int]] = []
         self.before: Callable[[int], object] = lambda training: None
         self.labels = np.arange(IMAGES) % 2
-        rows = pd.DataFrame(
-            {
-                "id": [str(number) for number in range(IMAGES)],
-                "path": [f"{number}.jpg" for number in range(IMAGES)],
-                "label": self.labels.astype(float),
-                "sha256": [f"{number:064x}" for number in range(IMAGES)],
-                "split": ["train"] * (IMAGES - 4) + ["validation"] * 4,
-                "fold": [-1] * (IMAGES - 4) + [0] * 4,
-            }
-        )
+        rows = pd.DataFrame({"id": map(str, range(IMAGES)), "label": self.labels.astype(float)})
+        rows["path"], rows["sha256"] = rows["id"] + ".jpg", rows["id"].str.zfill(64)
+        rows["split"], rows["fold"] = ["train"] * (IMAGES - 4) + ["validation"] * 4, [-1] * (IMAGES - 4) + [0] * 4
         self.dataset = Dataset(rows, folder, None, None, rows[:0], "digest", "digest")
 
         # Slow parts of a job.
