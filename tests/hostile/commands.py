@@ -116,19 +116,19 @@ REPORT = "multirun/s/report multirun/s/leaderboard.csv"
 SEARCHED = f"multirun/s/{JOB} multirun/s/.failed multirun/s/study.json"
 FINAL = "multirun/s/best multirun/s/.best multirun/s/.retrain multirun/s/.hydra"
 PREDICT, AUDIT = "predict multirun/s/best test.zip --cache cache --output out.csv", "audit train.zip --study multirun/s"
-# Cases of 500, damaged files, paths that the command may write, and how it is run.
-_COMMANDS: dict[str, tuple[int, dict[str, str], str, Any]] = {
-    "report": (200, JOB_FILES | BEST, REPORT, reading("report multirun/s")),
-    "predict": (120, MODEL, "cache out.csv", reading(PREDICT, "out.csv")),
-    "retrain": (30, JOB_FILES | IN_CACHE | TRAIN, f"cache {REPORT} {FINAL}", reading(RETRAIN)),
-    "search": (40, JOB_FILES | IN_CACHE, f"cache {REPORT} {SEARCHED}", reading(SEARCH)),
-    "audit": (60, JOB_FILES | TRAIN | CATALOGS, "cache audit", reading(f"{AUDIT} --cache cache")),
-    "doctor": (30, TRAIN | CATALOGS, "cache", reading("doctor --train train.zip --cache cache")),
-    "cache": (20, {"cache/features/*/about.json": "json"}, "", reading("cache show --cache cache")),
-}
+
+
+def whole(cases: int, files: dict[str, str], writes: str, read: Any) -> Reader:
+    """Return the reader of a command: cases of 500, damaged files, paths that it may write, and how it is run."""
+    return Reader(cases, files, make, read, problem, False, itemgetter("named"), tuple(writes.split()), SECONDS, True)
+
+
 COMMANDS = {
-    name: Reader(
-        cases, files, make, read, problem, False, itemgetter("named"), tuple(writes.split()), SECONDS, same=True
-    )
-    for name, (cases, files, writes, read) in _COMMANDS.items()
+    "report": whole(200, JOB_FILES | BEST, REPORT, reading("report multirun/s")),
+    "predict": whole(120, MODEL, "cache out.csv", reading(PREDICT, "out.csv")),
+    "retrain": whole(30, JOB_FILES | IN_CACHE | TRAIN, f"cache {REPORT} {FINAL}", reading(RETRAIN)),
+    "search": whole(40, JOB_FILES | IN_CACHE, f"cache {REPORT} {SEARCHED}", reading(SEARCH)),
+    "audit": whole(60, JOB_FILES | TRAIN | CATALOGS, "cache audit", reading(f"{AUDIT} --cache cache")),
+    "doctor": whole(30, TRAIN | CATALOGS, "cache", reading("doctor --train train.zip --cache cache")),
+    "cache": whole(20, {"cache/features/*/about.json": "json"}, "", reading("cache show --cache cache")),
 }
