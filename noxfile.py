@@ -65,14 +65,15 @@ def jax(session: nox.Session) -> None:
     others = [text for text in dependencies if Requirement(text).name != "tensorflow"]
     session.install("jax>=0.6", "pytest", "hypothesis", *others)
     session.install("--no-deps", "--editable", ".")
+    on_jax = {"KERAS_BACKEND": "jax"}
     # A network that is built once equals a new one for every trial, and stored training equals live training.
     tests = ("tests/network/test_trial_model.py", "tests/features/test_reader.py")
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    for more, words in (({}, tests), (devices, ("tests/network/test_devices.py",))):
-        session.run("python", "-m", "pytest", "-q", "-rs", *words, env={"KERAS_BACKEND": "jax", **more})
+    session.run("python", "-m", "pytest", "-q", *tests, env=on_jax)
+    two_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    session.run("python", "-m", "pytest", "-q", "tests/network/test_devices.py", env=on_jax | two_devices)
     with session.chdir(session.create_tmp()):
-        for words in (("search", "experiment=debug", "tuner.max_trials=2"), ("retrain",)):
-            session.run("python", "-m", f"catsdogs.{words[0]}", *words[1:], "study=jax", env={"KERAS_BACKEND": "jax"})
+        session.run("python", "-m", "catsdogs.search", "experiment=debug", "study=jax", env=on_jax)
+        session.run("python", "-m", "catsdogs.retrain", "study=jax", env=on_jax)
 
 
 @nox.session
