@@ -47,17 +47,16 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("studies")
     study = write_study(folder / "night", trials=6)
     write_final(study)
-    table = pd.read_csv(study / "best" / "predictions.csv", dtype={"id": str})
-    validation = table["split"] == "validation"
-    # Ids that need quotes on the command line.
-    table["id"] = table["id"].mask(validation, "pets, mine/" + table["id"])
-    write_csv(study / "best" / "predictions.csv", table)
+    for file in (*study.glob("mobilenet*/validation.csv"), study / "best" / "predictions.csv"):
+        table = pd.read_csv(file, dtype={"id": str})
+        validation = table.get("split", pd.Series("validation", table.index)) == "validation"
+        # Ids that need quotes on the command line.
+        table["id"] = table["id"].mask(validation, "pets, mine/" + table["id"])
+        write_csv(file, table)
     images = {name: picture(number) for number, name in enumerate(table.loc[validation, "id"])}
     write_images(folder / "photos", images)
     for job in study.glob("mobilenet*"):
         write_split(job, images)
-        table = pd.read_csv(job / "validation.csv", dtype={"id": str})
-        write_csv(job / "validation.csv", table.assign(id="pets, mine/" + table["id"]))
     for file in (*study.glob("*/result.json"), study / "best" / "recipe.json"):
         record = read_json(file)
         record["config"]["data"] = {"train": str(folder / "photos"), "ignore": ["cat.999"]}
