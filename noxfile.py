@@ -72,7 +72,8 @@ def jax(session: nox.Session) -> None:
     two_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     session.run("python", "-m", "pytest", "-q", "tests/network/test_devices.py", env=on_jax | two_devices)
     with session.chdir(session.create_tmp()):
-        session.run("python", "-m", "catsdogs.search", "experiment=debug", "study=jax", "tuner.max_trials=2", env=on_jax)
+        search = ("catsdogs.search", "experiment=debug", "tuner.max_trials=2")
+        session.run("python", "-m", *search, "study=jax", env=on_jax)
         session.run("python", "-m", "catsdogs.retrain", "study=jax", env=on_jax)
 
 
