@@ -51,15 +51,11 @@ def log_loss(model):
 
 
 class Job:
-    """Replacement of Keras in `catsdogs.tuning.job.run_job`.
-
-    Attributes:
-        trained: a pair (first epoch, seed) for every training that started.
-        before: called before every epoch with the number of the training, from 1; may raise.
-    """
+    """Replacement of Keras in `catsdogs.tuning.job.run_job`."""
 
     def __init__(self, monkeypatch, folder: Path):
-        self.trained: list[tuple[int, int]] = []
+        self.trained: list[tuple[int, int]] = []  # (first epoch, seed) of every training that started
+        # Called before every epoch with the number of the training, from 1; may raise.
         self.before: Callable[[int], object] = lambda training: None
         self.labels = np.arange(IMAGES) % 2
         rows = pd.DataFrame({"id": map(str, range(IMAGES)), "label": self.labels.astype(float)})

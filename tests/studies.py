@@ -44,19 +44,14 @@ def p_dog(skill: float, seed: int = 0, images: int = IMAGES, shared: float = 0.8
 
 @dataclass(frozen=True)
 class Job:
-    """Settings of a job for `write_job`.
-
-    Attributes:
-        winner: number of the best trial; among the others, deeper unfreezing and less dropout score better.
-        status: as in `result.json`. This process locks a `running` job; a `killed` job is running and not locked.
-    """
+    """Settings of a job for `write_job`."""
 
     trials: int = 4
     failed_trials: int = 0
-    winner: int = 0
+    winner: int = 0  # the best trial; among the others, deeper unfreezing and less dropout score better
     skill: float = 1.5
     seed: int = 0
-    status: str = "ok"
+    status: str = "ok"  # as in `result.json`; this process locks a `running` job, a `killed` one is not locked
     error: str | None = None
     images: int = IMAGES
     epochs: int = 3

@@ -50,31 +50,18 @@ RANGES: dict[str, tuple[float, float]] = {  # of docs/SCORES.md and the tables o
 
 @dataclass(frozen=True)
 class Reader:
-    """One reader.
+    """How to make, damage, read and check one kind of input."""
 
-    Attributes:
-        cases: number of cases of 100,000.
-        files: patterns of the files to damage, each with its kind in `cases.KINDS`.
-        make: writes a valid input into a folder.
-        read: returns the values, from the folder and the path of the damaged file.
-        problem: why values, other than the valid ones, are out of range; "" if they are in range.
-        heals: whether every damaged input gives the values of the valid one, as that of a cache.
-        message: returns the message in the values, for readers that report a damaged file among the others.
-        writes: paths below which files may change.
-        seconds: longest time of a case on the processor; six times as long by the clock.
-        same: whether the valid values are the same for all files.
-    """
-
-    cases: int
-    files: Mapping[str, str]
-    make: Callable[[Path], Any]
-    read: Callable[[Path, Path], Any]
-    problem: Callable[[Any, Any], str] = lambda value, valid: ""
-    heals: bool = False
-    message: Callable[[Any], str] = lambda value: ""
-    writes: tuple[str, ...] = ("cache",)
-    seconds: int = 10
-    same: bool = False
+    cases: int  # of 100,000
+    files: Mapping[str, str]  # patterns of the files to damage, each with its kind in `cases.KINDS`
+    make: Callable[[Path], Any]  # writes a valid input into a folder
+    read: Callable[[Path, Path], Any]  # returns the values, from the folder and the path of the damaged file
+    problem: Callable[[Any, Any], str] = lambda value, valid: ""  # why values, other than the valid ones, are wrong
+    heals: bool = False  # every damaged input gives the values of the valid one, as that of a cache
+    message: Callable[[Any], str] = lambda value: ""  # in values that report a damaged file among the others
+    writes: tuple[str, ...] = ("cache",)  # paths below which files may change
+    seconds: int = 10  # longest time of a case on the processor; six times as long by the clock
+    same: bool = False  # the valid values are the same for all files
 
 
 def plain(value: Any) -> Any:

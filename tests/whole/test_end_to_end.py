@@ -200,7 +200,6 @@ USER_ERRORS = [
     (("search", "-m", "data=sample", "fit.epochs=1,0"), ["fit.epochs=0"]),
     (("search", "-m", "--cfg", "job"), ["--cfg", "--multirun"]),
     (("search", "-m", "experiment=debug", "seed=1,2", "hydra.launcher.jobs=0"), ["hydra.launcher.jobs=0"]),
-    (("retrain", "study=2024_01"), ["2024_01"]),
     (("retrain",), ["study"]),
     (("retrain", "-m", "study=a,b"), ["-m"]),
 ]

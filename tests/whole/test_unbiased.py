@@ -311,7 +311,6 @@ def test_tta_auto_follows_the_augmentation_if_the_model_has_seen_every_image(
         ({"kind": "folds", "size": 2, "trial": "0"}, "trial=0: .*ensemble.num_jobs=2.*remove trial"),
         ({"kind": "jobs"}, "ensemble.num_jobs=1: must be at least 2 with ensemble=jobs"),
         ({"kind": "none", "size": 2}, "ensemble.num_jobs=2: not supported with ensemble=none"),
-        ({"kind": "jobs", "size": 2, "trial": "0"}, "trial=0: .*ensemble.num_jobs=2.*remove trial"),
     ],
 )
 def test_settings_without_a_score_are_refused_before_training(study, settings, message):
