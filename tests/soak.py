@@ -134,10 +134,6 @@ class Study:
         tables = {f.parent.name: pd.read_csv(f, dtype=str) for f in self.folder.glob("multirun/soak/*-*/trials.csv")}
         return {(job, row["trial"]): row["ended"] for job, table in tables.items() for _, row in table.iterrows()}
 
-    def temporaries(self) -> list[Path]:
-        """Return partial files next to the study's own."""
-        return [path for path in self.folder.rglob(".*-*.*") if path.is_file() and "cache" not in path.parts]
-
 
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
     """Return every table below a folder, and the scores of the final model, without times and the folder's name."""
@@ -197,7 +193,8 @@ def _interrupted(study: Study, outcome: dict[str, Any], seconds: float | None, n
     """Run a command, send it a signal after `seconds`, and count its faults; return its status."""
     before, killed = study.finished(), number == signal.SIGKILL
     status, waited = study.run(seconds, number)
-    after = study.finished()
+    after, hidden = study.finished(), study.folder.rglob(".*-*.*")
+    partial = [path for path in hidden if path.is_file() and "cache" not in path.parts]
     errors = r"Traceback \(most recent" if killed else r"Traceback \(most recent|Exception ignored|Error:"
     # -number: Python itself resets the handlers when it has almost ended.
     good = (0,) if seconds is None else (0, 128 + number, -number)
@@ -207,7 +204,7 @@ def _interrupted(study: Study, outcome: dict[str, Any], seconds: float | None, n
         "tracebacks": re.findall(errors, study.log.read_text(errors="replace"))[:1],
         "refusals": [status] if status not in good else [],
         "late": [waited] if waited > STOP_SECONDS else [],
-        "temporaries": study.temporaries() if not killed or status == 0 else [],
+        "temporaries": partial if not killed or status == 0 else [],
     }
     outcome["kills"] += status != 0 and status in good
     for name, found in faults.items():

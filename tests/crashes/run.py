@@ -91,7 +91,8 @@ def recorded(name: str, folder: Path) -> Recording:
     study = folder.resolve() / name.replace(" ", "-")
     write_files(study, before)
     path = os.pathsep.join(str(Path(__file__).parents[number]) for number in range(3))
-    operations = record(stubbed.command_line(kind, *words), study, {**os.environ, "PYTHONPATH": path})
+    command = [sys.executable, "-c", "import stubbed, sys; sys.exit(stubbed.run(*sys.argv[1:]))", kind, *words]
+    operations = record(command, study, {**os.environ, "PYTHONPATH": path})
     rebuilt = Folder(before)
     for operation in operations:
         rebuilt.apply(operation)

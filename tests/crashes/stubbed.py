@@ -106,12 +106,6 @@ def run(kind: str, command: str, *arguments: str) -> int:
         return int(stop.code or 0)
 
 
-def command_line(kind: str, command: str, *arguments: str) -> list[str]:
-    """Return the command that calls `run` in a new process."""
-    code = f"import stubbed, sys; sys.exit(stubbed.run({kind!r}, {command!r}, *sys.argv[1:]))"
-    return [sys.executable, "-c", code, *arguments]
-
-
 def warm_up() -> None:
     """Import all packages, let the launcher run jobs in this process, and skip slow parts that write no state."""
     for file in sorted(_PACKAGE.rglob("*.py")):

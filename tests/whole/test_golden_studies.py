@@ -79,9 +79,7 @@ def test_scores_of_the_final_model_equal_those_of_retrain(golden, study_data):
         assert row["low"] == detail["low"] or detail["low"] is None
 
 
-@pytest.fixture
-def swept(golden, tmp_path):
-    """Copy the study and add a variation of `split.holdout`."""
+def test_a_study_that_varied_a_renamed_setting_is_read_under_its_current_name(golden, tmp_path):
     study = tmp_path / "multirun" / "old"
     shutil.copytree(golden, study)
     plan = read_json(study / "study.json")
@@ -95,11 +93,7 @@ def swept(golden, tmp_path):
         names.append(f"{job.name}-split.holdout-0.{number}")
         job.rename(study / names[-1])
     write_json(study / "study.json", plan)
-    return study
-
-
-def test_a_study_that_varied_a_renamed_setting_is_read_under_its_current_name(swept, tmp_path):
-    study_data = write_report([swept], tmp_path / "report.html")
+    study_data = write_report([study], tmp_path / "report.html")
     assert "split.holdout_fraction" in study_data.choices
     assert sorted(study_data.leaderboard["split.holdout_fraction"]) == ["0.0", "0.1", "0.2", "0.3"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8").replace("<wbr>", "")
