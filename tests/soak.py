@@ -89,13 +89,10 @@ class Study:
         self._slurm = "slurm" in name
         self._command = [sys.executable, "-m", f"catsdogs.{COMMANDS[name][0]}", *COMMANDS[name][1:]]
 
-    @property
-    def log(self) -> Path:
-        return self.folder / f"command-{self.commands}.log"
-
     def run(self, seconds: float | None = None, number: int = signal.SIGKILL) -> tuple[int, float]:
         """Run the command; send it a signal after `seconds`. Return its status, and the seconds since the signal."""
         self.commands += 1
+        self.log = self.folder / f"command-{self.commands}.log"
         path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
         own = {"PYTHONPATH": path, "CATSDOGS_CACHE": self._cache, "CUDA_VISIBLE_DEVICES": ""}
         with self.log.open("w") as log:
