@@ -1,4 +1,4 @@
-"""Named commands of contributors and CI, for example `nox -s lint`. All but `lowest` use the environment of nox."""
+"""Named commands of contributors and CI, such as `nox -s lint`. Only `lowest` and `jax` create an environment."""
 
 import sys
 from pathlib import Path
@@ -56,6 +56,25 @@ def lowest(session: nox.Session) -> None:
     tools = ("hypothesis", "playwright", "psutil", "pytest", "pytest-xdist")
     session.install("--constraint", str(constraints), "--editable", f".[{','.join(extras)}]", *tools)
     session.run("python", "-m", "pytest", "-n", "2", "--dist", "loadfile", "-m", "lowest", *session.posargs)
+
+
+@nox.session(venv_backend="venv")
+def jax(session: nox.Session) -> None:
+    """Search, retrain and test training on JAX, in a new environment without TensorFlow."""
+    dependencies = nox.project.load_toml("pyproject.toml")["project"]["dependencies"]
+    others = [text for text in dependencies if Requirement(text).name != "tensorflow"]
+    session.install("jax>=0.6", "pytest", "hypothesis", *others)
+    session.install("--no-deps", "--editable", ".")
+    on_jax = {"KERAS_BACKEND": "jax"}
+    # A network that is built once equals a new one for every trial, and stored training equals live training.
+    tests = ("tests/network/test_trial_model.py", "tests/features/test_reader.py")
+    session.run("python", "-m", "pytest", "-q", *tests, env=on_jax)
+    two_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    session.run("python", "-m", "pytest", "-q", "tests/network/test_devices.py", env=on_jax | two_devices)
+    with session.chdir(session.create_tmp()):
+        search = ("catsdogs.search", "experiment=debug", "tuner.max_trials=2")
+        session.run("python", "-m", *search, "study=jax", env=on_jax)
+        session.run("python", "-m", "catsdogs.retrain", "study=jax", env=on_jax)
 
 
 @nox.session

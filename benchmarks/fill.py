@@ -32,7 +32,7 @@ from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import AugmentationConfig, BackboneConfig, SampleConfig
 from catsdogs.data.archive import image_paths, open_images
 from catsdogs.data.augment import augment
-from catsdogs.data.images import decode, in_threads
+from catsdogs.data.images import in_threads, to_square, transform
 from catsdogs.data.sample.archives import sample_archives
 from catsdogs.features.engine import build_engine, max_relative_error
 from catsdogs.network.backbones import build_backbone
@@ -58,7 +58,7 @@ def read_images(train: Path | None, count: int) -> list[bytes]:
         for index in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int):
             data = (root / paths[index]).read_bytes()
             try:
-                decode(data, SIZE)
+                transform(data, to_square(SIZE))
             except ValueError:  # a corrupted file; a search skips it, too
                 continue
             readable.append(data)
@@ -160,7 +160,7 @@ def differences(stages: dict[str, Stage]) -> dict[str, dict[str, float]]:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     before = machine()
     raw = read_images(options.train, options.images)
-    images = np.stack([decode(data, SIZE) for data in raw])
+    images = np.stack([transform(data, to_square(SIZE)) for data in raw])
     keys = np.random.default_rng(0).integers(0, 2**63, len(images), dtype=np.uint64)
     light = AugmentationConfig(**yaml.safe_load((conf_dir() / "augmentation" / "light.yaml").read_text()))
     backbone = build_backbone(
@@ -172,8 +172,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     engines, skipped = forward_stages(prefix(backbone, "minus_one_to_one", cuts), images)
     layers = keras_augmentation(light)
     stages: dict[str, Stage] = {
-        "decode and resize, one thread": lambda: [decode(data, SIZE) for data in raw],
-        "decode and resize, all threads": lambda: list(in_threads(lambda data: decode(data, SIZE), raw, "decoding")),
+        "decode and resize, one thread": lambda: [transform(data, to_square(SIZE)) for data in raw],
+        "decode and resize, all threads": lambda: list(
+            in_threads(lambda data: transform(data, to_square(SIZE)), raw, "decoding")
+        ),
         "augment, catsdogs": lambda: augment(images, keys, light, seed=1, view=0),
         "augment, five Keras layers": lambda: layers(images),
         **engines,

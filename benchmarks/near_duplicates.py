@@ -26,7 +26,7 @@ from catsdogs.base.files import write_json
 from catsdogs.data import near_duplicates
 from catsdogs.data.archive import open_images
 from catsdogs.data.catalog import build_catalog
-from catsdogs.data.images import decode, squeeze
+from catsdogs.data.images import squeeze, transform
 
 ALTERED = 400  # photographs
 FARTHEST = 90  # bits; pairs up to this distance are counted. Random hashes differ in 128
@@ -174,7 +174,7 @@ def main() -> None:
         if not samples:
             paths = rows.sample(min(ALTERED, len(rows)), random_state=0)["path"]
             samples["photographs"] = [
-                Image.fromarray(decode((folder.root / path).read_bytes(), None)) for path in paths
+                Image.fromarray(transform((folder.root / path).read_bytes(), np.array)) for path in paths
             ]
     for name, draw in DRAWINGS.items():
         images = [draw(np.random.default_rng(seed)) for seed in range(300)]

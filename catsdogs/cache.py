@@ -18,7 +18,7 @@ from pathlib import Path
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import walk
 from catsdogs.base.text import binary_size
-from catsdogs.config.locations import add_cache_option, default_cache, typed_path
+from catsdogs.config.locations import add_cache_option
 from catsdogs.features.store import Store
 
 # Folders of the cache, except `features`.
@@ -65,8 +65,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         raise UserError(f"--unused-days {days:g}: must be a finite number of days, at least 0")
     if options.action == "show" and (days is not None or options.everything or options.dry_run):
         raise UserError("--unused-days, --everything, --dry-run: not supported with show; use clear, or remove them")
-    if cache != typed_path(default_cache()) and not cache.exists():
-        raise UserError(f"--cache {cache}: not found; pass the folder of an existing cache")
     if cache.exists() and not cache.is_dir():
         raise UserError(f"{cache}: not a folder; pass the cache folder with --cache FOLDER")
     return options

@@ -84,11 +84,9 @@ def _packages(backend: str) -> Iterator[Finding]:
     except importlib.metadata.PackageNotFoundError:
         yield Finding(False, "catsdogs is not installed", "run in the checkout: pip install -e .")
         return
-    for line in declared:
-        requirement = Requirement(line)
-        if requirement.name == "tensorflow" and backend != "tensorflow":
-            continue
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+    for requirement in map(Requirement, declared):
+        needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if not needed or (requirement.name == "tensorflow" and backend != "tensorflow"):
             continue
         try:
             version = importlib.metadata.version(requirement.name)
@@ -131,9 +129,6 @@ def _weights(weights: str) -> Finding:
     from catsdogs.config.schema import BackboneConfig
     from catsdogs.network.backbones import build_backbone
 
-    if weights != "imagenet" and not Path(weights).is_file():
-        problem = "is not a file" if Path(weights).exists() else "file not found"
-        return Finding(False, f"--weights {weights}", f"{problem}; pass imagenet or a .weights.h5 or .h5 file")
     backbone = BackboneConfig("keras.applications.MobileNetV2", {"alpha": 1.0}, weights, 224, "minus_one_to_one", False)
     try:
         build_backbone(backbone)
@@ -167,7 +162,7 @@ def _data(options: argparse.Namespace) -> Iterator[Finding]:
                 if earlier:
                     yield _copies(f"part {own}" if own else f"data.{role}", images, earlier, options.cache)
                 earlier.append(images)
-        except UserError as error:
+        except (UserError, OSError) as error:
             yield Finding(False, f"data.{role}={source}", str(error))
 
 

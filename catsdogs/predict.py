@@ -72,13 +72,11 @@ def _engine(model: Any, file: Path) -> Any:
     """Return the inference engine of a model with input (None, S, S, 3) and output (None, 1)."""
     from catsdogs.features.engine import build_engine
 
-    if isinstance(model.input, dict) or isinstance(model.output, dict):
-        raise UserError(f"{file}: has inputs or outputs with names, which are not supported; pass {MODEL_FOLDER}")
-    shape, output = model.input_shape, model.output_shape
-    if len(shape) != 4 or not isinstance(shape[1], int) or tuple(shape[1:]) != (shape[1], shape[1], 3):
-        raise UserError(f"{file}: expected input (None, S, S, 3), got {shape}; pass {MODEL_FOLDER}")
-    if output != (None, 1):
-        raise UserError(f"{file}: expected output (None, 1), got {output}; pass {MODEL_FOLDER}")
+    shapes = [getattr(tensor, "shape", None) for tensor in (model.input, model.output)]  # None: several, or with names
+    size = shapes[0][1] if shapes[0] and len(shapes[0]) == 4 else None
+    if size is None or shapes != [(None, size, size, 3), (None, 1)]:
+        expected = "expected input (None, S, S, 3) and output (None, 1), without names"
+        raise UserError(f"{file}: {expected}, got {shapes[0]} and {shapes[1]}; pass {MODEL_FOLDER}")
     try:
         return build_engine(model)
     except UserError as error:

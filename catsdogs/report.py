@@ -9,12 +9,10 @@ python -m catsdogs.report multirun/NAME --tensorboard --mlflow     export the tr
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,13 +27,6 @@ if TYPE_CHECKING:
     from catsdogs.comparison.study_data import StudyData
 
 
-def _seconds(text: str) -> float:
-    with suppress(ValueError):
-        if 1 <= float(text) < math.inf:
-            return float(text)
-    raise UserError(f"--watch {text}: expected a number of seconds, at least 1; list the studies before --watch")
-
-
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="catsdogs-report",
@@ -45,10 +36,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("study", nargs="*", type=typed_path, help="study folder, for example multirun/NAME")
     about = "HTML report (default: report.html in the study folder, or in its parent folder for several studies)"
     parser.add_argument("--output", type=typed_path, metavar="FILE", help=about)
-    about = "folder of the images, if thumbnails are missing"
+    about = "folder of the images, with their paths in split.csv, if thumbnails are missing"
     parser.add_argument("--images", type=typed_path, metavar="FOLDER", help=about)
-    about = "rewrite the report every SECONDS seconds until no job is running or waiting (default: %(const)g)"
-    parser.add_argument("--watch", nargs="?", type=_seconds, const=10.0, metavar="SECONDS", help=about)
+    about = "rewrite the report every ten seconds until no job is running or waiting"
+    parser.add_argument("--watch", action="store_true", help=about)
     about = "also write the trials as TensorBoard runs (default: tensorboard/ in the study folder)"
     parser.add_argument("--tensorboard", type=expanded, nargs="?", const="", metavar="FOLDER", help=about)
     about = "also write the trials as MLflow runs (default: mlflow.db in the study folder)"
@@ -56,10 +47,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.study:
         raise UserError("study: not set; pass a study folder first, for example multirun/NAME")
-    for name in ("tensorboard", "mlflow"):
-        value = getattr(options, name)
-        if value and ((Path(value) / PLAN).is_file() or any(Path(value).glob(f"*/{RESULT}"))):
-            raise UserError(f"--{name} {value}: is a study folder; list the studies before --{name}")
+    store = options.mlflow and Path(options.mlflow)
+    if store and ((store / PLAN).is_file() or any(store.glob(f"*/{RESULT}"))):
+        raise UserError(f"--mlflow {store}: is a study folder; list the studies before --mlflow")
     if options.output is not None:
         check_page(options.output, "report")
     return options
@@ -77,11 +67,11 @@ def _report(arguments: Sequence[str] | None = None) -> int:
     home = folders[0] if len(folders) == 1 else Path(os.path.normpath(folders[0] / ".."))
     output = options.output or home / PAGE
     check_writable(output.parent, "report folder", "set another path with --output=FILE")
-    if options.watch is None:
+    if options.watch:
+        study_data = watch(folders, output, options.images)
+    else:
         study_data = write_report(folders, output, False, options.images)
         write_leaderboards(folders)
-    else:
-        study_data = watch(folders, output, options.watch, options.images)
     summary = print_summary(study_data)
     try:
         _export(options, study_data, home)

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from catsdogs.base.errors import UserError, exit_status_of
-from catsdogs.base.files import check_writable
+from catsdogs.base.files import check_links, check_writable
 from catsdogs.base.text import escape_interpolations, quoted
 from catsdogs.config.checks import validated
 from catsdogs.config.compose import parse_overrides, resolved, with_overrides
@@ -105,6 +105,7 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
             added.append(f"studies_dir={quoted(studies)}")
         if study != given["study"]:
             added.append(f"study={quoted(study)}")
+        check_links(Path(studies) / study)
         job = _chosen_job(Path(studies) / study, given.get("job"))
         if not about:
             check_writable(job.folder.parent, "study", "copy it to a writable folder, or ask its owner for permission")

@@ -51,49 +51,33 @@ def log_loss(model):
 
 
 class Job:
-    """Replacement of Keras in `catsdogs.tuning.job.run_job`.
-
-    Attributes:
-        trained: a pair (first epoch, seed) for every training that started.
-        before: called before every epoch with the number of the training, from 1; may raise.
-    """
+    """Replacement of Keras in `catsdogs.tuning.job.run_job`."""
 
     def __init__(self, monkeypatch, folder: Path):
-        self.trained: list[tuple[int, int]] = []
+        self.trained: list[tuple[int, int]] = []  # (first epoch, seed) of every training that started
+        # Called before every epoch with the number of the training, from 1; may raise.
         self.before: Callable[[int], object] = lambda training: None
         self.labels = np.arange(IMAGES) % 2
-        features: Any = SimpleNamespace(
-            problem=None,
-            views=1,
-            at_cut=lambda cut: None,
-            prepare=lambda: None,
-            reading=contextlib.nullcontext,
-            summary=dict,
-        )
-        rows = pd.DataFrame(
-            {
-                "id": [str(number) for number in range(IMAGES)],
-                "path": [f"{number}.jpg" for number in range(IMAGES)],
-                "label": self.labels.astype(float),
-                "sha256": [f"{number:064x}" for number in range(IMAGES)],
-                "split": ["train"] * (IMAGES - 4) + ["validation"] * 4,
-                "fold": [-1] * (IMAGES - 4) + [0] * 4,
-            }
-        )
+        rows = pd.DataFrame({"id": map(str, range(IMAGES)), "label": self.labels.astype(float)})
+        rows["path"], rows["sha256"] = rows["id"] + ".jpg", rows["id"].str.zfill(64)
+        rows["split"], rows["fold"] = ["train"] * (IMAGES - 4) + ["validation"] * 4, [-1] * (IMAGES - 4) + [0] * 4
         self.dataset = Dataset(rows, folder, None, None, rows[:0], "digest", "digest")
-
-        def prepared(config, dataset, folds):
-            from catsdogs.training.trial_data import TrialData
-
-            return TrialData(features, self.labels.astype(np.float32), tuple(folds)), Models()
 
         # Slow parts of a job.
         monkeypatch.setattr("catsdogs.tuning.job._forget_models", lambda: None)
         monkeypatch.setattr("os.fsync", lambda handle: None)
         monkeypatch.setattr("catsdogs.tuning.job.load_dataset", lambda *arguments: self.dataset)
-        monkeypatch.setattr("catsdogs.training.trial_data.build_trial_data", prepared)
+        monkeypatch.setattr("catsdogs.training.trial_data.build_trial_data", self.build)
         monkeypatch.setattr("catsdogs.training.execution.train", self.train)
         monkeypatch.setattr("catsdogs.tuning.tuner.Search._predictions", self.predictions)
+
+    def build(self, config, dataset, folds):
+        """Fake of `catsdogs.training.trial_data.build_trial_data`."""
+        from catsdogs.training.trial_data import TrialData
+
+        features: Any = SimpleNamespace(problem=None, views=1, at_cut=lambda cut: None)
+        features.prepare, features.reading, features.summary = lambda: None, contextlib.nullcontext, dict
+        return TrialData(features, self.labels.astype(np.float32), tuple(folds)), Models()
 
     def reset(self) -> None:
         """Disable `fail` and forget earlier trainings."""

@@ -48,36 +48,19 @@ def _separate(monkeypatch):
 
 
 # Network and images of a size at which a trial takes about a second.
-TINY = (
-    "data=sample",
-    "backbone=small_cnn",
-    "backbone.builder=tiny_backbone.build",
-    "~backbone.arguments.filters",
-    "backbone.image_size=32",
-    "space=small_cnn",
-    "model.dense_units=8",
-    "schedule.peak_lr=0.002",
-)
+TINY: tuple[str, ...] = ("data=sample", "backbone=small_cnn", "backbone.builder=tiny_backbone.build")
+TINY += ("~backbone.arguments.filters", "backbone.image_size=32", "space=small_cnn")
+TINY += ("model.dense_units=8", "schedule.peak_lr=0.002")
 
-# For networks this small, TensorFlow starts faster than an optional engine. test_jax.py runs some tests on JAX.
+# For networks this small, TensorFlow starts faster than an optional engine. `nox -s jax` runs some tests on JAX.
 _ON_TENSORFLOW = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
 ENGINE: Literal["tensorflow", "keras"] = "tensorflow" if _ON_TENSORFLOW else "keras"
 
 # A study that takes seconds.
-SMALL = (
-    "data=sample",
-    "data.sample.images_per_class=12",
-    "data.sample.test_images=11",
-    "backbone=small_cnn",
-    "backbone.image_size=32",
-    "backbone.arguments.filters=8",
-    "space=small_cnn",
-    # One depth, because tracing a depth takes longer than training it.
-    "space.unfreeze_depth.values=[7]",
-    "tuner.max_trials=2",
-    "fit.epochs=2",
-    "fit.batch_size=8",
-)
+SMALL: tuple[str, ...] = ("data=sample", "data.sample.images_per_class=12", "data.sample.test_images=11")
+SMALL += ("backbone=small_cnn", "backbone.image_size=32", "backbone.arguments.filters=8", "space=small_cnn")
+# One depth, because tracing a depth takes longer than training it.
+SMALL += ("space.unfreeze_depth.values=[7]", "tuner.max_trials=2", "fit.epochs=2", "fit.batch_size=8")
 
 
 @pytest.fixture(scope="session")

@@ -9,18 +9,9 @@ from catsdogs.final.retraining import make_final
 from catsdogs.study.jobs import best_jobs, chosen_trial, read_jobs
 from catsdogs.tuning.job import JobLocation, run_job
 
-SETTINGS = (
-    "data.sample.images_per_class=24",
-    "data.sample.test_images=5",
-    "split.folds=2",
-    "split.holdout_fraction=0.25",
-    "select.top_k=2",
-    "select.repeats=2",
-    "space.unfreeze_depth.values=[2]",
-    "tuner.max_trials=2",
-    "fit.epochs=1",
-    "fit.batch_size=12",
-)
+SETTINGS: tuple[str, ...] = ("data.sample.images_per_class=24", "data.sample.test_images=5", "split.folds=2")
+SETTINGS += ("split.holdout_fraction=0.25", "select.top_k=2", "select.repeats=2", "space.unfreeze_depth.values=[2]")
+SETTINGS += ("tuner.max_trials=2", "fit.epochs=1", "fit.batch_size=12")
 FLIP, NONE = "flip", "none"
 
 

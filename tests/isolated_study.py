@@ -13,11 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext, RunMode
 
 from catsdogs.base.errors import exit_status_of
+from catsdogs.base.files import write_json
 from catsdogs.config.locations import conf_dir
 from catsdogs.launching.application import JobTask
 from catsdogs.launching.isolated import IsolatedLauncher
 from catsdogs.launching.registration import register
-from catsdogs.study.jobs import FAILED, INTERRUPTED, OK, RUNNING, write_result
+from catsdogs.study.jobs import FAILED, INTERRUPTED, OK, RESULT, RUNNING
 
 SUCCEED, RAISE, BE_KILLED, EXIT, WAIT, WAIT_FOREVER, BE_INTERRUPTED = range(7)
 
@@ -27,11 +28,11 @@ def task(config):
     folder = Path(HydraConfig.get().runtime.output_dir)
     if config.seed == RAISE:
         raise ZeroDivisionError("no such number")
-    write_result(folder, {"status": RUNNING, "threads": os.environ.get("OMP_NUM_THREADS"), "pid": os.getpid()})
+    write_json(folder / RESULT, {"status": RUNNING, "threads": os.environ.get("OMP_NUM_THREADS"), "pid": os.getpid()})
     if config.seed == BE_KILLED:
         os.kill(os.getpid(), signal.SIGKILL)
     if config.seed == BE_INTERRUPTED:
-        write_result(folder, {"status": FAILED, "error_type": INTERRUPTED})
+        write_json(folder / RESULT, {"status": FAILED, "error_type": INTERRUPTED})
         raise KeyboardInterrupt
     if config.seed == EXIT:
         os._exit(3)
@@ -49,7 +50,7 @@ def task(config):
         (folder / "ended").touch()
         raise
     best = {"trial": "0", "val_log_loss": 0.5}
-    write_result(folder, {"status": OK, "threads": os.environ.get("OMP_NUM_THREADS"), "best_trial": best})
+    write_json(folder / RESULT, {"status": OK, "threads": os.environ.get("OMP_NUM_THREADS"), "best_trial": best})
     return 0.5
 
 

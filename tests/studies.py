@@ -2,7 +2,7 @@
 
 import datetime
 import hashlib
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,19 +44,14 @@ def p_dog(skill: float, seed: int = 0, images: int = IMAGES, shared: float = 0.8
 
 @dataclass(frozen=True)
 class Job:
-    """Settings of a job for `write_job`.
-
-    Attributes:
-        winner: number of the best trial; among the others, deeper unfreezing and less dropout score better.
-        status: as in `result.json`. This process locks a `running` job; a `killed` job is running and not locked.
-    """
+    """Settings of a job for `write_job`."""
 
     trials: int = 4
     failed_trials: int = 0
-    winner: int = 0
+    winner: int = 0  # the best trial; among the others, deeper unfreezing and less dropout score better
     skill: float = 1.5
     seed: int = 0
-    status: str = "ok"
+    status: str = "ok"  # as in `result.json`; this process locks a `running` job, a `killed` one is not locked
     error: str | None = None
     images: int = IMAGES
     epochs: int = 3
@@ -99,29 +94,22 @@ def _trials(job: Job, probabilities: np.ndarray) -> tuple[list[TrialRecord], lis
             "l2": float(10 ** rng.uniform(-6, -3)),
         }
         worse = 0.0 if number == job.winner else 0.02 + values["dropout"] * 0.1 + (30 - values["unfreeze_depth"]) / 300
-        fails = number >= job.trials - job.failed_trials
-        loss = log_loss + worse
-        trained = int(rng.integers(1, job.epochs + 1))
-        result: dict[str, Any] = {"status": "FAILED", "val_log_loss": None, "val_accuracy": None, "best_epoch": 0}
-        result |= {"error": "DivergedError: <b>the loss</b> is nan"}
-        if not fails:
-            result = {"status": COMPLETED, "val_log_loss": loss, "val_accuracy": max(0.0, accuracy - worse)}
-            result |= {"best_epoch": trained}
-        result |= {"seconds": 20.0 + values["unfreeze_depth"], "hyperparameters": values, "epoch_budget": job.epochs}
+        loss, trained = log_loss + worse, int(rng.integers(1, job.epochs + 1))
+        result: dict[str, Any] = {"status": COMPLETED, "val_log_loss": loss, "val_accuracy": max(0.0, accuracy - worse)}
+        if number >= job.trials - job.failed_trials:
+            result = {"status": "FAILED", "val_log_loss": None, "val_accuracy": None}
+            result["error"] = "DivergedError: <b>the loss</b> is nan"
+        result |= {"best_epoch": trained if result["status"] == COMPLETED else 0, "epoch_budget": job.epochs}
+        result |= {"seconds": 20.0 + values["unfreeze_depth"], "hyperparameters": values}
         records.append(TrialRecord(trial=str(number), epochs=trained, **result))
-        history += _epochs(records[-1], job.epochs, loss, accuracy)
+        for epoch in range(1, trained + 1):
+            behind = 0.15 * (trained - epoch) / job.epochs
+            row: dict[str, Any] = {"trial": str(number), "execution": 0, "epoch": epoch}
+            row |= {"accuracy": max(0.0, 0.9 - behind), "val_accuracy": max(0.0, accuracy - behind)}
+            row |= dict.fromkeys(("log_loss", "val_log_loss"), loss + behind)
+            row |= dict.fromkeys(("loss", "val_loss"), loss + behind + 0.01)
+            history.append({**row, "learning_rate": 3e-4 * (1 - (epoch - 1) / job.epochs), "seconds": 5.0})
     return records, history
-
-
-def _epochs(record: TrialRecord, budget: int, loss: float, accuracy: float) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a trial in `history.csv`; the last has this loss and accuracy."""
-    for epoch in range(1, record.epochs + 1):
-        behind = 0.15 * (record.epochs - epoch) / budget
-        row = {"trial": record.trial, "execution": 0, "epoch": epoch}
-        row |= {"accuracy": max(0.0, 0.9 - behind), "val_accuracy": max(0.0, accuracy - behind)}
-        row |= dict.fromkeys(("log_loss", "val_log_loss"), loss + behind)
-        row |= dict.fromkeys(("loss", "val_loss"), loss + behind + 0.01)
-        yield {**row, "learning_rate": 3e-4 * (1 - (epoch - 1) / budget), "seconds": 5.0}
 
 
 def _lock(folder: Path, running: bool) -> None:
@@ -164,7 +152,7 @@ def write_study(folder: Path, *, trials: int = 4, winner: int = 0, **more: Any) 
     The best trials of its jobs are `winner`, 2 `winner`, 3 `winner` and 4 `winner`.
     """
     names = []
-    for number, (augmentation, smoothing) in enumerate((a, s) for a in ("light", "none") for s in ("none", "mild")):
+    for number, (augmentation, smoothing) in enumerate(itertools.product(("light", "none"), ("none", "mild"))):
         choices = {**CHOICES, "augmentation": augmentation, "label_smoothing": smoothing}
         light = augmentation == "light"
         config = {"augmentation": {"rotation_degrees": 8.0 if light else 0.0}}
@@ -187,13 +175,15 @@ def write_final(study: Path, *, skill=1.8, images=IMAGES, test_images=50, tta=Tr
     write_csv(best / "predictions.csv", pd.concat([validation, test], ignore_index=True))
     write_csv(best / "history.csv", pd.DataFrame({"epoch": [1, 2], "val_log_loss": [0.3, 0.2], "log_loss": [0.3, 0.2]}))
     details = {name: detail_of(score, "validation") for name, score in scores(labels(images), plain).items()}
+    gain = {}
     if tta:
+        gain = {"validation": {"value": 0.01, "low": 0.002, "high": 0.02, "size": images, "split": "validation"}}
         details |= {f"{k}_tta": detail_of(v, "validation") for k, v in scores(labels(images), averaged).items()}
     source = {"job": "mobilenet_v2-light-cosine-none", "trial": "0"}
     metrics = {name: score["value"] for name, score in details.items()} | source | {"log_loss_calibrated": None}
     metrics |= {"details": details, "study": study.name, "fit_on": "train", "epochs": 2, "best_epoch": 2}
     metrics |= {"tta": {"kind": "views" if tta else "none", "views": 10 if tta else 1}}
-    metrics |= {"selected_val_log_loss": metrics["log_loss"]}
+    metrics |= {"tta_gain": gain, "selected_val_log_loss": metrics["log_loss"]}
     write_json(best / "metrics.json", metrics)
     write_json(best / "recipe.json", {**source, "seed": 5, "config": {}})
     return best

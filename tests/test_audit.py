@@ -151,7 +151,7 @@ def test_terminal_summary_and_tables(audited):
         "11 of 23 images in train.zip need review.",
         "likely label errors 2 contradicted by predictions; 4 labels checked",
         "4 labels were checked, each by models that were not trained on the image; 19 were not",
-        "cat.3 cat 0.9700 1 of 1",
+        "cat.3: label cat, probability of dog 0.9700, contradicted by 1 of 1 job",
         "Report: audit.html",
     ):
         assert text in " ".join(printed.split())
@@ -243,15 +243,3 @@ def test_parts_of_a_dataset(tmp_path, monkeypatch, capsys, caplog):
     # Labels of the validation part are checked too; duplicates are those of the training images.
     assert list(pd.read_csv(tmp_path / "audit" / "suspects.csv")["id"]) == ["validation/cat.0"]
     assert "1 of 1 test images is a duplicate" in Document(tmp_path / "audit.html").body
-
-
-def test_undecodable_images_only_and_a_missing_zip(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    zip_of(tmp_path / "bad.zip", {"cat.1.jpg": b"x"})
-    for name, status in (("bad.zip", 0), ("no.zip", 2)):
-        monkeypatch.setattr("sys.argv", ["catsdogs-audit", name, "--cache", "cache", "--output", f"page-{name}.html"])
-        assert audit.main() == status
-    output = capsys.readouterr()
-    assert "undecodable" in output.out
-    assert output.err.startswith("error: ")
-    assert not (tmp_path / "page-no.zip.html").exists()

@@ -5,7 +5,8 @@ import shutil
 import sys
 import time
 from functools import partial
-from unittest.mock import DEFAULT, Mock
+from itertools import chain, repeat
+from unittest.mock import DEFAULT, Mock, call
 
 import pandas as pd
 import pytest
@@ -18,7 +19,6 @@ from catsdogs.base.files import read_json, write_json
 from catsdogs.comparison import reporting, watch
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.terminal import print_summary
-from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.plan import write_plan
 
 pytestmark = pytest.mark.lowest
@@ -99,17 +99,6 @@ def test_a_folder_of_the_user_is_not_overwritten_by_tables(study, command):
     assert {path.name: path.read_text() for path in mine.parent.iterdir()} == {"trials.csv": "mine"}
 
 
-def test_failed_running_and_waiting_jobs_are_printed(study, command, quick):
-    write_job(study, CHOICES, trials=0, status="failed", error="ValueError: no luck\nand more", name="broken")
-    write_job(study, {**CHOICES, "augmentation": "flip"}, trials=2, planned=6, status="running", name="busy")
-    write_plan(study, ["broken", "busy", "later"], ["-m"])
-    status, out, _ = command(study)
-    assert status == 0
-    assert "and more" not in out
-    for word in ("broken failed: ValueError: no luck", "2/6", "failed", "running", "waiting", "later"):
-        assert word in out
-
-
 @pytest.mark.parametrize("width", [100, 40])
 def test_long_and_hostile_names_fit_the_terminal(tmp_path, width):
     study = tmp_path / ("s" * 150)
@@ -126,15 +115,6 @@ def test_long_and_hostile_names_fit_the_terminal(tmp_path, width):
         for part in ("e" * 500, "[red]", "no-errorfailed:noerrormessagewasrecorded"):
             assert part in "".join(text.split())
         assert not {"\x1b", "…"} & set(text)
-
-
-@pytest.mark.parametrize("width", [100, 79])
-def test_numbers_are_complete_at_every_width(study, width):
-    text = printed([study], width)
-    lines = text[text.index("Jobs, best") :].splitlines()
-    for loss in write_leaderboard(study)["val_log_loss"]:
-        assert any(f" {loss:.4f} " in line and "4/4" in line for line in lines)
-    assert "All jobs: backbone mobilenet_v2, schedule cosine" in " ".join(text.split())
 
 
 def test_corrupted_and_missing_results_are_not_an_error(tmp_path, study, command, quick):
@@ -155,17 +135,11 @@ def test_corrupted_and_missing_results_are_not_an_error(tmp_path, study, command
     [
         ((), ["study: not set"]),
         (("multirun/nothing",), ["nothing", "s"]),
-        ((".",), ["result.json"]),
         (("multirun/s", "multirun/s"), ["multirun/s: study listed twice"]),
-        (("multirun/s", "--output", "x.csv"), ["x.csv", "HTML"]),
         (("multirun/s", "--output", "multirun/s.html"), ["multirun/s.html", "tables", "--output"]),
         (("multirun/s", "--output", "file.txt/x.html"), ["file.txt", "--output"]),
-        (("multirun/s", "--output", "file.txt/x.html", "--watch"), ["file.txt", "--output"]),
         (("multirun/s", "--output", "mine.html"), ["mine.html", "was not written by catsdogs-report"]),
-        (("--watch", "multirun/s"), ["--watch multirun/s", "seconds"]),
-        (("multirun/s", "--watch", "0"), ["--watch 0", "at least 1"]),
         (("--tensorboard", "multirun/s"), ["study: not set"]),
-        (("multirun/t", "--tensorboard", "multirun/s"), ["--tensorboard multirun/s", "before --tensorboard"]),
         (("multirun/t", "--mlflow", "multirun/s"), ["--mlflow multirun/s", "before --mlflow"]),
     ],
 )
@@ -207,69 +181,37 @@ def test_exports_get_the_options_and_their_errors_are_printed_last(study, comman
     assert "Report: multirun/s/report.html" in out
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """Replace each sleep with the next of these steps; return the seconds of all sleeps."""
-
-    def set_clock(*steps):
-        remaining, slept, real = iter(steps), [], time.sleep
-
-        def sleep(seconds):
-            if seconds < 1:  # waits for a lock
-                return real(seconds)
-            slept.append(seconds)
-            return next(remaining)()
-
-        monkeypatch.setattr(time, "sleep", sleep)
-        return slept
-
-    return set_clock
-
-
-@pytest.fixture
-def job(study):
-    """Return a function that writes jobs of a study: one is finished, `busy` is running and `later` is waiting."""
+def test_watching_waits_for_the_first_job_and_ends_with_the_last_or_ctrl_c(study, command, quick, monkeypatch):
     done, *others = (file.parent for file in study.glob("*/result.json"))
     for other in others:
         shutil.rmtree(other)
+    write_plan(study, [done.name, "busy", "later"], ["-m"])
+    done.rename("hidden")
 
-    def write(name, trials, status="running"):
+    def job(name, trials, status="running"):
         write_job(study, CHOICES, name=name, trials=trials, planned=4, status=status)
 
-    write("busy", 1)
-    write_plan(study, [done.name, "busy", "later"], ["-m"])
-    return write
-
-
-def test_watching_continues_until_the_last_job_finishes(study, command, quick, clock, job):
-    changes = (("busy", 2), ("busy", 4, "ok"), ("later", 1), ("later", 4, "killed"))
-    slept = clock(*(partial(job, *change) for change in changes))
-    status, out, err = command(study, "--watch", "3")
-    assert (status, err, slept) == (0, "", [3.0] * 4)
+    changes = (("busy", 1), ("busy", 2), ("busy", 4, "ok"), ("later", 1), ("later", 4, "killed"))
+    steps = [partial(shutil.move, "hidden", done), *(partial(job, *change) for change in changes)]
+    clock = Mock(sleep=Mock(side_effect=lambda seconds: steps.pop(0)()))
+    monkeypatch.setattr(watch, "time", clock)
+    gone = chain([FileNotFoundError(2, "No such file", "a moved job")], repeat(DEFAULT))
+    monkeypatch.setattr(watch, "write_report", Mock(wraps=watch.write_report, side_effect=gone))
+    status, out, err = command(study, "--watch")
+    assert (status, err, clock.sleep.mock_calls) == (0, "", [call(10)] * 6)
+    assert out.count("no job has started yet") == 1
     # The last page does not refresh itself.
     assert quick == [True] * 5 + [False]
     assert re.findall(r" s: (\d+)/12 trials", out) == ["5", "6", "8", "9", "12"]
-    assert "Next:" in out
+    assert all(text in out for text in ("killed", "4/4", "Next:"))
     assert len(pd.read_csv(study / "leaderboard.csv")) == 3
 
-
-def test_ctrl_c_stops_watching_with_a_final_page(study, command, quick, clock, job):
-    clock(Mock(side_effect=KeyboardInterrupt))
+    quick.clear()
+    job("later", 1)
+    clock.sleep.side_effect = KeyboardInterrupt
     status, out, _ = command(study, "--watch")
     assert (status, quick) == (0, [True, False])
     assert "Report: multirun/s/report.html" in out
-
-
-def test_watching_waits_for_the_first_job_and_survives_moved_jobs(study, command, clock, monkeypatch):
-    complete = study.rename(study.with_name("complete"))
-    study.mkdir()
-    shutil.copy(complete / "study.json", study)
-    gone = [FileNotFoundError(2, "No such file", "result.json"), DEFAULT, DEFAULT]
-    monkeypatch.setattr(watch, "write_report", Mock(wraps=watch.write_report, side_effect=gone))
-    slept = clock(lambda: shutil.copytree(complete, study, dirs_exist_ok=True), lambda: None)
-    status, out, _ = command(study, "--watch")
-    assert (status, len(slept)) == (0, 2)
-    assert out.count("no job has started yet") == 1
 
 
 def test_a_study_is_summarized_even_if_the_page_fails(study, capsys, monkeypatch):

@@ -1,14 +1,17 @@
-"""User errors."""
+"""User errors, and the exit status of a command."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
-from catsdogs.base.environment import clean_environment
 from catsdogs.base.interrupts import exit_status, stoppable
 from catsdogs.base.output import continue_without_output, lost_output
 from catsdogs.base.text import one_line
+
+# Not CUDA_VISIBLE_DEVICES: blank, it hides all GPUs.
+_VARIABLES = ("CATSDOGS_CACHE", "HOME", "KERAS_BACKEND", "KERAS_HOME", "OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK")
 
 
 class UserError(Exception):
@@ -27,6 +30,14 @@ def print_error(message: str) -> int:
     """Print a user error to stderr in one line, and return its exit status, 2."""
     print(f"error: {one_line(message)}", file=sys.stderr)
     return 2
+
+
+def clean_environment() -> None:
+    """Unset blank variables, and remove the carriage returns of scripts with Windows line endings."""
+    for name in _VARIABLES:
+        if (value := os.environ.pop(name, "").strip()) != "":
+            os.environ[name] = value
+    sys.argv = [word.rstrip("\r") for word in sys.argv if word != "\r"]
 
 
 def exit_status_of(command: Callable[[], int], in_job: bool = False) -> int:

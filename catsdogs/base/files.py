@@ -21,14 +21,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
 
-_MAX_FOLDERS: Final = 64  # nested in a study or cache; those of catsdogs and its libraries have fewer than ten
+_MAX_FOLDERS: Final = 64  # nested in a study, a cache or a collection of images, which have fewer than ten
 
 
 @contextmanager
@@ -97,10 +97,10 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
-def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+def walk(folder: Path, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield as `os.walk`, which recurses; raise a `UserError` for folders that are nested too deep for it."""
     top = len(folder.parts)
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, **options):
         if len(Path(parent).parts) - top > _MAX_FOLDERS:
             first = folder / Path(parent).parts[top]
             raise UserError(f"{first}: more than {_MAX_FOLDERS} nested folders; remove it")
@@ -178,7 +178,7 @@ _MAX_TEXT: Final = 2**20  # characters of a text in a JSON file; the longest one
 
 
 @contextmanager
-def open_regular(path: Path) -> Iterator[BinaryIO]:
+def open_regular(path: Path) -> Iterator[io.BufferedReader]:
     """Open a regular file; raise OSError for a folder, device or FIFO, which would block the process forever."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     mode = os.fstat(handle).st_mode
@@ -332,6 +332,11 @@ def _check_json(key: str, value: Any, levels: int) -> None:
         raise ValueError(f"{key}={value}: must be finite")
     elif isinstance(value, str) and len(value) > _MAX_TEXT:
         raise ValueError(f"{key}={value[:20]}...: text of more than {_MAX_TEXT:,} characters")
+
+
+def json_digest(value: Any) -> str:
+    """Return the SHA-256 of plain JSON, 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

@@ -72,15 +72,11 @@ def raise_if_fatal(error: Exception) -> None:
 
 def check_free_space(study: Path, cache: Path) -> None:
     """Raise a `UserError` if the disk of the study or of the cache is almost full."""
-    for what, folder, fix in (
-        ("study", study, "use another with studies_dir=FOLDER"),
-        ("cache", cache, "set CATSDOGS_CACHE to another folder, or run `python -m catsdogs.cache`"),
-    ):
-        free = free_bytes(folder)
-        if free < LEAST_FREE_BYTES:
+    for what, folder, setting in (("study", study, "studies_dir"), ("cache", cache, "cache")):
+        if (free := free_bytes(folder)) < LEAST_FREE_BYTES:
+            needed = f"{binary_size(free)} free, but a job needs at least {binary_size(LEAST_FREE_BYTES)}"
             raise UserError(
-                f"{what} folder {folder}: {binary_size(free)} free, but a job needs at least "
-                f"{binary_size(LEAST_FREE_BYTES)}; free disk space, or {fix}"
+                f"{what} folder {folder}: {needed}; free disk space, or set {setting}=FOLDER on another disk"
             )
 
 

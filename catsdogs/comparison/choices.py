@@ -11,22 +11,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from catsdogs.base.text import listed
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.config.schema import SearchConfig, leaves
-from catsdogs.pages.formats import counted
 from catsdogs.scoring.intervals import mean_intervals, misclassified
 from catsdogs.study.identity import identity
 
 STUDY = "study"
 
-# With more values than this, each is compared with the best one only: 10 values would make 45 pairs.
+# With more values than this, each is compared with that of the best job of a pair: 10 values would make 45 pairs.
 MOST_VALUES = 4
 
 # Value of a choice that a job does not record because only another study varied it.
@@ -80,7 +77,7 @@ def choice_effects(study_data: StudyData) -> pd.DataFrame:
         one), against, difference (log loss of value minus that of against, at most 0), low, high (95% confidence
         interval, NaN for a single image), decided (whether the interval excludes 0), pairs, images, errors (images
         that any of the compared jobs misclassifies). With more than `MOST_VALUES` values, each is compared only with
-        the best: its jobs are furthest below the mean of the jobs that differ from them in this choice alone.
+        that of the best job that has a pair.
     """
     losses = study_data.losses()
     effects = _fair_pairs(study_data, losses).groupby(_EFFECT, sort=False)
@@ -93,20 +90,6 @@ def choice_effects(study_data: StudyData) -> pd.DataFrame:
     return table[[*_EFFECT, "difference", "low", "high", "decided", "pairs", "images", "errors"]]
 
 
-def unpaired_choices(study_data: StudyData) -> list[str]:
-    """Describe the pairs that differ in one choice but also in settings that it does not own; they are not compared."""
-    extra_keys: dict[str, list[set[str]]] = {name: [] for name in compared_choices(study_data)}
-    for choice, _, _, unshared in _near_pairs(study_data):
-        if unshared:
-            extra_keys[choice].append(unshared)
-    return [
-        f"{choice}: {counted(len(keys), 'pair')} of jobs not compared because of other differences "
-        f"({listed(sorted(set[str]().union(*keys)))})."
-        for choice, keys in extra_keys.items()
-        if keys
-    ]
-
-
 def unlisted_differences(study_data: StudyData) -> list[str]:
     """Return keys in which comparable jobs differ and that no compared choice owns; they may explain a difference."""
     settings = list(_settings(study_data).values())
@@ -115,52 +98,33 @@ def unlisted_differences(study_data: StudyData) -> list[str]:
     return sorted(key for key in keys if not any(_owns(choice, key) for choice in choices))
 
 
-def _near_pairs(study_data: StudyData) -> Iterator[tuple[str, str, str, set[str]]]:
-    """Yield pairs that differ in one recorded choice: the choice, both labels, and other keys that differ."""
-    recorded, settings = _recorded_choices(study_data), _settings(study_data)
-    compared = compared_choices(study_data)
-    for one, other in itertools.combinations(recorded, 2):
-        unequal = [name for name in compared if recorded[one][name] != recorded[other][name]]
-        if len(unequal) == 1 and UNRECORDED not in (recorded[one][unequal[0]], recorded[other][unequal[0]]):
-            differing = _differing(settings[one], settings[other])
-            yield unequal[0], one, other, {key for key in differing if not _owns(unequal[0], key)}
-
-
 def _fair_pairs(study_data: StudyData, losses: pd.DataFrame) -> pd.DataFrame:
     """Return the pairs that differ in nothing else, ordered as the effects: choice, value, against, both labels."""
-    recorded = _recorded_choices(study_data)
-    rows = []
-    # Jobs that differ from each other in this choice alone form a group, named by its best job.
-    group_of: dict[tuple[str, str], str] = {}
-    for choice, one, other, unshared in _near_pairs(study_data):
-        if not unshared:
-            group = group_of[choice, other] = group_of.setdefault((choice, one), one)
-            (value, label), (against, label_against) = sorted((recorded[name][choice], name) for name in (one, other))
-            rows.append([choice, value, against, label, label_against, group])
-    pairs = pd.DataFrame(rows, columns=[*_PAIR, "group"])
+    recorded, settings = _recorded_choices(study_data), _settings(study_data)
+    compared = compared_choices(study_data)
+    counts = {name: len({values[name] for values in recorded.values()} - {UNRECORDED}) for name in compared}
+    rows, best = [], dict[str, str]()
+    for one, other in itertools.combinations(recorded, 2):
+        unequal = [name for name in compared if recorded[one][name] != recorded[other][name]]
+        if len(unequal) != 1 or not all(_owns(unequal[0], key) for key in _differing(settings[one], settings[other])):
+            continue
+        choice = unequal[0]
+        (value, label), (against, label_against) = sorted((recorded[name][choice], name) for name in (one, other))
+        if UNRECORDED not in (value, against):
+            # The first pair of a choice is that of its best job.
+            best_value = best.setdefault(choice, recorded[one][choice])
+            if counts[choice] <= MOST_VALUES or best_value in (value, against):
+                rows.append([choice, value, against, label, label_against])
+    pairs = pd.DataFrame(rows, columns=_PAIR)
     if pairs.empty or losses.empty:
-        return pairs.loc[:, _PAIR].head(0)
+        return pairs.head(0)
     means = losses.mean()
-    pairs = pd.concat([_with_the_best(of_choice, means) for _, of_choice in pairs.groupby("choice")])
     pairs["difference"] = means[pairs["label"]].to_numpy() - means[pairs["label_against"]].to_numpy()
     effect = pairs.groupby(_EFFECT)["difference"].transform("mean")
-    pairs = pairs.assign(size=-effect.abs(), worse=effect > 0, rank=pairs["group"].map(list(recorded).index))
-    pairs["order"] = pairs["choice"].map(compared_choices(study_data).index)
-    pairs = pairs.sort_values(["order", "size", "value", "against", "rank"], kind="stable", ignore_index=True)
+    pairs = pairs.assign(size=-effect.abs(), worse=effect > 0, order=pairs["choice"].map(compared.index))
+    pairs = pairs.sort_values(["order", "size", "value", "against"], kind="stable", ignore_index=True)
     swapped = {"value": "against", "against": "value", "label": "label_against", "label_against": "label"}
     return pairs[_PAIR].where(~pairs["worse"], pairs.rename(columns=swapped)[_PAIR])
-
-
-def _with_the_best(pairs: pd.DataFrame, means: pd.Series) -> pd.DataFrame:
-    """If a choice has many values, keep only the pairs with the best value, as defined in `choice_effects`."""
-    others = pairs[["group", "against", "label_against"]].set_axis(["group", "value", "label"], axis=1)
-    jobs = pd.concat([pairs[["group", "value", "label"]], others]).drop_duplicates()
-    if jobs["value"].nunique() <= MOST_VALUES:
-        return pairs
-    jobs = jobs.assign(mean=means[jobs["label"]].to_numpy())
-    jobs["mean"] -= jobs.groupby("group")["mean"].transform("mean")
-    best = jobs.groupby("value")["mean"].mean().idxmin()
-    return pairs[(pairs["value"] == best) | (pairs["against"] == best)]
 
 
 def _differences(losses: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Misclassified and uncertain images of a model, with thumbnails.
 
 A study may be untrusted, so it cannot name files of this machine. Images are looked up in the cache and in the folder
-that the user passed. For the user's own studies, the paths recorded by the job are also tried; folders that a study
-names are never listed. A thumbnail is shown only if the image has the same SHA-256 as in the job.
+that the user passed. For the user's own studies, the folders that the job names are also tried. No folder is listed. A
+thumbnail is shown only if the image has the same SHA-256 as in the job.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,14 +19,10 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_bytes
-from catsdogs.base.records import CorruptedFile, Table
-from catsdogs.comparison.study_data import FinalModel, StudyData
+from catsdogs.comparison.study_data import FinalModel, StudyData, read_split
 from catsdogs.comparison.summary import Summary
 from catsdogs.config.locations import default_cache
-from catsdogs.data.archive import image_paths
-from catsdogs.data.catalog import ids_of
 from catsdogs.data.images import transform
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.jobs import JobRecord
@@ -39,9 +33,6 @@ MOST_UNCERTAIN = 12
 _PIXELS = 128  # longer side of a thumbnail
 _QUALITY = 82  # JPEG quality: about 5 kB per thumbnail
 _MOST_BYTES = 64 * 2**20  # larger files are not read
-
-# Earlier versions did not record paths.
-_SPLIT = Table({"id": str, "sha256": str, "path": str}, optional=("path",))
 
 
 @dataclass(frozen=True)
@@ -75,11 +66,12 @@ def gallery(study_data: StudyData, summary: Summary, images: Path | None = None)
     """
     if summary.best is None:
         return None
-    final = study_data.final_models.get(str(study_data.leaderboard.set_index("label")["study"][summary.best]))
+    row: Any = study_data.leaderboard.set_index("label").loc[summary.best]
+    final = study_data.final_models.get(row["study"])
     evaluation = _of_final(study_data, final) if final is not None else None
     if evaluation is None and summary.best in study_data.predictions:
         job = study_data.jobs[summary.best]
-        trial = "the best trial" if summary.trial is None else f"trial {summary.trial}"
+        trial = "the best trial" if pd.isna(row["best_trial"]) else f"trial {row['best_trial']}"
         source = f"{trial} of job {summary.best}"
         evaluation = source, study_data.predictions[summary.best], job, job.result["config"]
     if evaluation is None:
@@ -129,56 +121,34 @@ def _thumbnails(
     ids: list[str], job: JobRecord, config: dict[str, Any], images: Path | None
 ) -> tuple[dict[str, str], str | None]:
     """Return thumbnails by id, and why some are missing."""
-    table = None
-    with suppress(CorruptedFile):
-        table = _SPLIT.read(job.folder / "split.csv")
-    if table is None:
-        reason = f"split.csv of job {job.name} is missing or corrupted, so images cannot be verified"
-        return {}, f"No thumbnails: {reason}. Run the job again in a new study."
-    hashes = dict(zip(table["id"], table["sha256"], strict=True))
-    recorded = dict(zip(table["id"], table["path"], strict=True)) if "path" in table else {}
-    thumbnails: dict[str, str] = {}
-    listable, named = _folders(job, config, images)
-    for folder in (*listable, *named):
-        remaining = [name for name in ids if name in hashes and name not in thumbnails]
-        if not remaining:
-            break
-        is_recorded = any(os.path.isfile(folder / recorded.get(name, "")) for name in remaining)
-        paths = recorded if is_recorded or folder in named else _paths_by_id(folder)
-        for name in remaining:
-            if jpeg := thumbnail(folder, paths.get(name, ""), hashes[name]):
-                thumbnails[name] = jpeg
+    table = read_split(job.folder)
+    # Versions 0.1 and 0.2 did not record paths.
+    rows = [] if table is None or "path" not in table else table[["id", "path", "sha256"]].itertuples(index=False)
+    recorded = {name: (path, sha256) for name, path, sha256 in rows}
+    folders = _folders(job, config, images)
+
+    def first(path: str, sha256: str) -> str | None:
+        return next(filter(None, (thumbnail(folder, path, sha256) for folder in folders)), None)
+
+    thumbnails = {name: jpeg for name in ids if name in recorded and (jpeg := first(*recorded[name]))}
     missing = len(ids) - len(thumbnails)
     if not missing:
         return thumbnails, None
     how_many = "No thumbnails" if missing == len(ids) else f"{missing} of {len(ids)} thumbnails are missing"
-    fix = "Restore them, or regenerate the report with --images FOLDER."
-    return thumbnails, f"{how_many}: the images of the job were not found or have changed. {fix}"
+    fix = "Restore them, or regenerate the report with --images FOLDER, the folder of the paths in split.csv."
+    return thumbnails, f"{how_many}: the images of the job were not found, or differ from its split.csv. {fix}"
 
 
-def _folders(job: JobRecord, config: dict[str, Any], images: Path | None) -> tuple[list[Path], list[Path]]:
-    """Return folders that may contain the images of a job: those of the user, and those that the study names."""
+def _folders(job: JobRecord, config: dict[str, Any], images: Path | None) -> list[Path]:
+    """Return folders that may contain the images of a job: those of the user, and those that the user's study names."""
     data = config.get("data", {})
     digests = [str(job.result["data"].get(key)) for key in ("validation_digest", "images_digest")]
     archives = [f"archives/{digest}" for digest in digests if re.fullmatch("[0-9a-f]{64}", digest)]
-    named = [data.get("validation"), data.get("train")]
-    named += [f"{config['cache']}/{archive}" for archive in archives] if config.get("cache") else []
-    own = job.folder.parent.stat().st_uid == os.getuid()
-    of_user = [images, *(f"{default_cache()}/{archive}" for archive in archives)]
-    return _existing(of_user), _existing(named if own else [])
-
-
-def _existing(sources: Sequence[Any]) -> list[Path]:
-    folders = [Path(os.path.expanduser(str(source))) for source in sources if source]
-    return [folder for folder in folders if os.path.isdir(folder)]  # False also for a name that is too long
-
-
-def _paths_by_id(folder: Path) -> dict[str, str]:
-    with suppress(OSError, UserError):
-        paths = image_paths(folder)
-        by_id = dict(zip(ids_of(paths), paths, strict=True))
-        return {f"validation/{name}": path for name, path in by_id.items()} | by_id
-    return {}
+    sources = [images, *(f"{default_cache()}/{archive}" for archive in archives)]
+    if job.folder.parent.stat().st_uid == os.getuid():
+        sources += [data.get("validation"), data.get("train")]
+        sources += [f"{config['cache']}/{archive}" for archive in archives] if config.get("cache") else []
+    return [Path(os.path.expanduser(str(source))) for source in sources if source]
 
 
 def thumbnail(folder: Path, path: str, sha256: str) -> str | None:

@@ -13,16 +13,16 @@ import pandas as pd
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import escape_surrogates
+from catsdogs.base.files import check_links, escape_surrogates
 from catsdogs.base.provenance import parse_timestamp
 from catsdogs.base.records import LARGEST_LOSS, CorruptedFile, Count, Listed, Part, Record, Seconds, Table
 from catsdogs.base.text import sanitize_line
 from catsdogs.pages.formats import number
 from catsdogs.scoring.scores import log_loss_per_image
+from catsdogs.study.job_tables import HISTORY, HISTORY_TABLE, METRICS, VALIDATION, VALIDATION_TABLE
 from catsdogs.study.jobs import JobConfig, JobRecord, State, read_jobs
 from catsdogs.study.leaderboard import choice_names, job_columns, job_row
 from catsdogs.study.plan import PLAN, Plan
-from catsdogs.study.resume_state import HISTORY, HISTORY_TABLE, METRICS, VALIDATION, VALIDATION_TABLE
 from catsdogs.study.trials import TrialRecord, read_trials, searched_values
 
 _Loss = Annotated[float, Field(ge=-LARGEST_LOSS, le=LARGEST_LOSS)]  # or a difference of two
@@ -74,7 +74,7 @@ class _Metrics(Record):
     warnings: list[str] = Field([])  # written since version 0.3
     chosen_on_validation: Listed[str]  # written since version 0.3
     tta: Part[Any]
-    tta_gain: dict[str, _Score] | None = None  # written since version 0.3
+    tta_gain: Part[_Score]  # written since version 0.3
     tta_choice: _TtaChoice | None = None  # written since version 0.3, with tta=auto
     calibration_gain: Part[_Score]
     test_images_not_scored: Count | None = None  # written since version 0.3
@@ -94,7 +94,11 @@ _PREDICTIONS = Table(
 )
 _EPOCH_METRICS = ("val_log_loss", *METRICS)
 _HISTORY = Table({"epoch": int, **dict.fromkeys(_EPOCH_METRICS, float | None)}, optional=_EPOCH_METRICS)
-_SPLIT = Table({"id": str, "split": str, "label": int, "fold": int}, optional=("label", "fold"))
+# Earlier versions did not record paths.
+_SPLIT = Table(
+    {**dict.fromkeys(("id", "sha256", "split", "path"), str), "label": int, "fold": int},
+    optional=("path", "label", "fold"),
+)
 
 WAITING = State.WAITING.value
 
@@ -219,6 +223,8 @@ def read_study_data(folders: list[Path]) -> StudyData:
     rows, trials, epochs, problems = [], [], [], list[str]()
     jobs, searched = dict[str, JobRecord](), dict[str, None]()
     predictions, final_models = dict[str, pd.DataFrame](), dict[str, FinalModel]()
+    for folder in folders:
+        check_links(folder)
     jobs_of = {folder: [JobRecord(job.folder, clean(job.result)) for job in read_jobs(folder)] for folder in folders}
     choices = choice_names(job for jobs_of_study in jobs_of.values() for job in jobs_of_study)
     for folder in folders:
@@ -351,6 +357,11 @@ def _predictions(job: JobRecord, label: str, problems: list[str]) -> pd.DataFram
             problems.append(f"job {label}: validation.csv and split.csv have other images or labels; not compared")
             return None
     return table
+
+
+def read_split(folder: Path) -> pd.DataFrame | None:
+    """Return `split.csv` of a job, or None if it is missing or corrupted."""
+    return _read(_SPLIT.read, folder / "split.csv", "", [])
 
 
 def _table(kind: Table, file: Path, owner: str, problems: list[str]) -> pd.DataFrame | None:

@@ -11,11 +11,11 @@ import pandas as pd
 from catsdogs.base.errors import UserError
 from catsdogs.base.text import joined, listed
 from catsdogs.comparison.choices import unlisted_differences
-from catsdogs.comparison.study_data import WAITING, StudyData
+from catsdogs.comparison.study_data import WAITING, StudyData, clean
 from catsdogs.pages.formats import accuracy_text, between, chosen_on_validation, counted, few_errors, loss, percent
 from catsdogs.scoring.intervals import FEW_ERRORS, Estimate, paired_intervals, share_lowest
 from catsdogs.scoring.scores import log_loss_interval
-from catsdogs.study.jobs import FAILED, OK, RUNNING, State, best_job, chosen_trial
+from catsdogs.study.jobs import OK, RUNNING, State, best_job, chosen_trial
 from catsdogs.study.plan import retrain_command
 
 # The interval of the margin is above 0, or includes 0; or predictions are equal, or no other job has a result.
@@ -32,10 +32,8 @@ class Summary:
 
     headline: str
     best: str | None = None  # label of the first job of the leaderboard; None if no trial has completed
-    trial: str | None = None  # its best trial
     intervals: dict[str, Estimate] = field(default_factory=dict)  # log loss of every comparable job, best first
     log_loss: Estimate | None = None  # that of the best job; None if its predictions are missing
-    accuracy: float | None = None  # of these predictions, or as recorded by the trial if they are missing
     runner_up: str | None = None  # label of the next job that was validated on the same images
     margin: Estimate | None = None  # log loss of the runner-up minus that of the best job, image by image
     significance: str = UNKNOWN  # of the margin
@@ -50,7 +48,7 @@ def summarize(study_data: StudyData) -> Summary:
     leaderboard = study_data.leaderboard
     ranked = leaderboard[leaderboard["val_log_loss"].notna()]
     if ranked.empty:
-        return Summary(_nothing_yet(leaderboard), caveats=[*_unfinished(leaderboard), *_stopped(study_data)])
+        return Summary(_nothing_yet(leaderboard), caveats=_unfinished(study_data))
     first = ranked.iloc[0]
     best = str(first["label"])
     comparable = study_data.on_same_images()
@@ -58,9 +56,6 @@ def summarize(study_data: StudyData) -> Summary:
     losses = study_data.losses()
     tables = {label: study_data.predictions[label][["label", "p_dog"]].to_numpy() for label in study_data.comparable()}
     intervals = {label: log_loss_interval(*table.T) for label, table in tables.items()}
-    log_loss, accuracy = intervals.get(best), None if pd.isna(first["val_accuracy"]) else float(first["val_accuracy"])
-    if log_loss is not None and log_loss.errors is not None:
-        accuracy = 1 - log_loss.errors / log_loss.size
     margins = _margins(best, losses)
     margin = margins.get(str(runner_up))
     significance = _significance(margin, only_job=len(ranked) == 1)
@@ -70,25 +65,22 @@ def summarize(study_data: StudyData) -> Summary:
     return Summary(
         headline=_headline(leaderboard, first, runner_up, margin, significance),
         best=best,
-        trial=None if pd.isna(first["best_trial"]) else str(first["best_trial"]),
         intervals=intervals,
-        log_loss=log_loss,
-        accuracy=accuracy,
+        log_loss=intervals.get(best),
         runner_up=runner_up,
         margin=margin,
         significance=significance,
         share_best=share_best,
         command=command,
         sentences=[
-            _score_sentence(first, log_loss, accuracy),
-            *_margin_sentences(comparable, runner_up, margin, significance),
+            _score_sentence(first, intervals.get(best)),
+            *_margin_sentences(runner_up, margin, significance),
             *_rank_sentences(best, margins, share_best),
         ],
         caveats=[
-            *_unfinished(leaderboard),
-            *_stopped(study_data),
+            *_unfinished(study_data),
             *_not_compared(study_data, ranked, comparable),
-            *_ranking_caveats(study_data, best, losses, intervals),
+            *_ranking_caveats(study_data, losses, intervals),
             *_few_errors(intervals, best),
             *no_command,
             *_selection_caveats(study_data, comparable),
@@ -131,9 +123,9 @@ def _headline(
     }[significance]
 
 
-def _score_sentence(first: pd.Series, log_loss: Estimate | None, accuracy: float | None) -> str:
+def _score_sentence(first: pd.Series, log_loss: Estimate | None) -> str:
     if log_loss is None:
-        scored = "" if accuracy is None else f", accuracy {percent(accuracy, 2)}"
+        scored = "" if pd.isna(first["val_accuracy"]) else f", accuracy {percent(first['val_accuracy'], 2)}"
         recorded = f"log loss {loss(first['val_log_loss'])}{scored}"
         return f"The trial recorded {recorded}; its predictions are missing, so there is no confidence interval."
     bounds = "" if log_loss.low is None else f" (95% CI {between(log_loss)})"
@@ -142,17 +134,9 @@ def _score_sentence(first: pd.Series, log_loss: Estimate | None, accuracy: float
     return f"On {counted(log_loss.size, 'validation image')}: {scored}. {few}".rstrip()
 
 
-def _margin_sentences(
-    comparable: pd.DataFrame, runner_up: str | None, margin: Estimate | None, significance: str
-) -> list[str]:
-    if runner_up is None:
+def _margin_sentences(runner_up: str | None, margin: Estimate | None, significance: str) -> list[str]:
+    if margin is None or significance == IDENTICAL:
         return []
-    if margin is None:
-        lead = float(comparable["val_log_loss"].iloc[1] - comparable["val_log_loss"].iloc[0])
-        unknown = "predictions are missing, so it is unknown whether that is significant"
-        return [f"{runner_up} has a {loss(lead)} higher log loss; {unknown}."]
-    if significance == IDENTICAL:
-        return [f"The predictions of {runner_up} are identical."]
     difference = f"{loss(abs(margin.value))} {'higher' if margin.value >= 0 else 'lower'}"
     if margin.low is None:
         return [f"On this single image, {runner_up} has a {difference} log loss."]
@@ -169,42 +153,36 @@ def _margin_sentences(
 
 def _rank_sentences(best: str, margins: dict[str, Estimate], share_best: dict[str, float]) -> list[str]:
     """Compare the best job with all others if there are at least two others and two images."""
-    near = [label for label, margin in margins.items() if margin.low is None or margin.low <= 0]
     if len(margins) < 2 or all(margin.low is None for margin in margins.values()):
         return []
     rank = f"{best} is the best of {len(share_best)} jobs in {percent(share_best[best])} of resamples of the images"
-    worse = len(margins) - len(near)
-    if not near or not worse:
-        return [f"{rank}; {'none' if near else 'all'} of the others are significantly worse."]
-    not_worse = f"{listed(near, 3) if len(near) > 3 else joined(near)} {_are(len(near))} not"
-    return [f"{rank}; {worse} of the {len(margins)} others {_are(worse)} significantly worse; {not_worse}."]
+    worse = sum(margin.low is not None and margin.low > 0 for margin in margins.values())
+    return [f"{rank}; {worse} of the {len(margins)} others {_are(worse)} significantly worse."]
 
 
 def _nothing_yet(leaderboard: pd.DataFrame) -> str:
-    if leaderboard["status"].isin([RUNNING, WAITING]).any():
-        return "No trial has completed yet."
-    failed = int((leaderboard["status"] == FAILED).sum())
-    return f"No trial has completed: {counted(failed, 'job')} failed." if failed else "No trial has completed."
+    unfinished = leaderboard["status"].isin([RUNNING, WAITING]).any()
+    return "No trial has completed yet." if unfinished else "No trial has completed."
 
 
-def _unfinished(leaderboard: pd.DataFrame) -> list[str]:
-    states, statuses = leaderboard["state"], leaderboard["status"]
-    killed, running = leaderboard[states == State.KILLED], leaderboard[states == State.RUNNING]
-    waiting, failed = leaderboard[statuses == WAITING], leaderboard[statuses == FAILED]
+def _unfinished(study_data: StudyData) -> list[str]:
+    leaderboard = study_data.leaderboard
+    killed, running, waiting, failed = (
+        leaderboard[leaderboard["state"].isin(group)]
+        for group in ([State.KILLED], [State.RUNNING], [State.WAITING], [State.FAILED, State.INTERRUPTED])
+    )
+    early = [label for label, job in study_data.jobs.items() if job.status == OK and job.result.get("stopped")]
+    stopped = leaderboard[leaderboard["label"].isin(early)]
     ranked = "; the trials that they completed are ranked" if failed["val_log_loss"].notna().any() else ""
+    limit = "because timeout.study_seconds was reached; run the same command again to continue"
     sentences = [
         (running, f"{_jobs_are(running)} still running, so the ranking may change."),
         (killed, f"{_jobs(killed['label'])} stopped without reporting a result; run the same command again to resume."),
         (waiting, f"{_jobs_are(waiting)} waiting to start."),
         (failed, f"{_jobs(failed['label'])} failed{ranked}."),
+        (stopped, f"{_jobs(stopped['label'])} stopped early {limit}."),
     ]
     return [sentence for rows, sentence in sentences if len(rows)]
-
-
-def _stopped(study_data: StudyData) -> list[str]:
-    labels = [label for label, job in study_data.jobs.items() if job.status == OK and job.result.get("stopped")]
-    limit = "because timeout.study_seconds was reached; run the same command again to continue"
-    return [f"{_jobs(labels)} stopped early {limit}."] if labels else []
 
 
 def _not_compared(study_data: StudyData, ranked: pd.DataFrame, comparable: pd.DataFrame) -> list[str]:
@@ -222,26 +200,14 @@ def _not_compared(study_data: StudyData, ranked: pd.DataFrame, comparable: pd.Da
     return sentences
 
 
-def _ranking_caveats(
-    study_data: StudyData, best: str, losses: pd.DataFrame, intervals: dict[str, Estimate]
-) -> list[str]:
+def _ranking_caveats(study_data: StudyData, losses: pd.DataFrame, intervals: dict[str, Estimate]) -> list[str]:
     """Describe contradictions between the saved predictions and the leaderboard."""
     sentences = []
     recorded = study_data.leaderboard.set_index("label")["val_log_loss"]
     unequal = [label for label, own in intervals.items() if abs(own.value - recorded[label]) > _SAME_LOG_LOSS]
-    several = [label for label in unequal if _executions(study_data, label) > 1]
-    others = [label for label in unequal if label not in several]
-    if several:
-        mean = "the mean over the executions of a trial, but predictions are from the first execution"
-        sentences.append(f"Jobs are ranked by {mean}: their log losses differ for {listed(several, 3)}.")
-    if others:
-        unlike = "do not match the log loss of the best trial; they may be from another trial"
-        sentences.append(f"The predictions in validation.csv of {listed(others, 3)} {unlike}.")
-    means = losses.mean()
-    if best in means.index and float(means.min()) < float(means[best]):
-        instead = f"({loss(means.min())} instead of {loss(means[best])})"
-        ranked_by = "jobs are ranked by the recorded log loss of their trials"
-        sentences.append(f"By the predictions alone, {means.idxmin()} would rank first {instead}; {ranked_by}.")
+    if unequal:
+        unlike = "have another log loss than recorded: they are from one execution, or from another trial"
+        sentences.append(f"The predictions in validation.csv of {listed(unequal, 3)} {unlike}.")
     images = max((own.size for own in intervals.values()), default=0)
     if len(losses) < images:
         common = counted(len(losses), "image")
@@ -256,13 +222,6 @@ def _few_errors(intervals: dict[str, Estimate], best: str) -> list[str]:
     few = [f"{name} ({one.errors} of {one.size:,}, accuracy {accuracy[name]})" for name, one in others.items()]
     reason = f"with fewer than {FEW_ERRORS} misclassified images, they may be too narrow"
     return [f"Confidence intervals of the log loss of {listed(few, 3)}: {reason}."] if few else []
-
-
-def _executions(study_data: StudyData, label: str) -> int:
-    job = study_data.jobs[label]
-    executions = job.result["config"].get("fit", {}).get("executions_per_trial")
-    # The winner of a selection is ranked by its runs with new seeds.
-    return max(number if isinstance(number, int) else 1 for number in (executions, job.best().get("seeds")))
 
 
 def _selection_caveats(study_data: StudyData, comparable: pd.DataFrame) -> list[str]:
@@ -281,10 +240,10 @@ def _command(study_data: StudyData, best: str) -> tuple[str | None, list[str]]:
     study = job.folder.parent
     try:
         chosen_trial(job, None)
-    except UserError:
-        return None, ["The best job cannot be retrained: its trials.csv is missing or corrupted."]
-    if not job.result["config"]:
-        return None, ["The best job cannot be retrained: its result.json contains no configuration."]
+        if not job.result["config"]:
+            raise UserError("its result.json contains no configuration")
+    except UserError as error:
+        return None, [f"The best job cannot be retrained: {clean(str(error))}."]
     is_default = False
     # `retrain` chooses a job itself unless the jobs were validated on different images.
     with suppress(UserError):

@@ -5,6 +5,7 @@ Page and files are made from the same tables, so their numbers agree.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,9 @@ import pandas as pd
 
 from catsdogs.base.files import write_csv
 from catsdogs.comparison.choices import choice_effects, choice_pairs
-from catsdogs.comparison.final_scores import final_scores
 from catsdogs.comparison.gallery import Gallery, gallery
 from catsdogs.comparison.importance import Importance, importance
-from catsdogs.comparison.study_data import StudyData
+from catsdogs.comparison.study_data import FinalModel, StudyData
 from catsdogs.comparison.summary import Summary, summarize
 from catsdogs.config.schema import leaves
 from catsdogs.study.leaderboard import job_columns
@@ -37,6 +37,13 @@ TITLES = {
     "differences": "settings that differ between jobs",
     "common": "settings shared by all jobs",
 }
+
+SCORES = ("log_loss", "accuracy", "roc_auc", "brier", "ece")
+
+# Kinds of prediction, with the suffix of their scores in metrics.json.
+KINDS = {"plain": "", "tta": "_tta", "calibrated": "_calibrated"}
+
+_COLUMNS: dict[str, Any] = {"value": float, "low": float, "high": float, "split": str, "size": "Int64"}
 
 
 @dataclass(frozen=True)
@@ -99,14 +106,12 @@ def compare_settings(study_data: StudyData) -> tuple[pd.DataFrame, pd.DataFrame]
     Differences have `key` and a column per label, empty if a job does not have it; shared values `key` and `value`.
     """
     by_label = {label: _facts(job.result) for label, job in study_data.jobs.items()}
-    differences, shared = [], []
-    for key in dict.fromkeys(key for facts in by_label.values() for key in facts):
-        values = {label: facts.get(key, "") for label, facts in by_label.items()}
-        if len(set(values.values())) == 1:
-            shared.append({"key": key, "value": next(iter(values.values()))})
-        else:
-            differences.append({"key": key, **values})
-    return pd.DataFrame(differences), pd.DataFrame(shared)
+    keys = dict.fromkeys(key for facts in by_label.values() for key in facts)
+    table = pd.DataFrame(by_label, index=list(keys)).fillna("").rename_axis("key")
+    shared = table.nunique(axis=1) == 1
+    common = table.loc[shared].iloc[:, :1].set_axis(["value"], axis=1)
+    # A job may be named `key`.
+    return table[~shared].reset_index(allow_duplicates=True), common.reset_index()
 
 
 def _facts(result: dict[str, Any]) -> dict[str, str]:
@@ -130,6 +135,26 @@ def _jobs(results: Findings) -> pd.DataFrame:
     for name, end in (("val_log_loss_low", "low"), ("val_log_loss_high", "high"), ("val_errors", "errors")):
         table[name] = labels.map({label: getattr(one, end) for label, one in intervals.items()}).astype(float)
     return table[[name for name in job_columns(study_data.choices, study_data.hyperparameters) if name in table]]
+
+
+def final_scores(final: FinalModel) -> pd.DataFrame:
+    """Return every score of a final model, as recorded in its `metrics.json`; NaN if it was not computed.
+
+    A row per score (`SCORES`) and kind (`KINDS`), first of the split `validation` or `out-of-fold`, then of `holdout`
+    and `test` if available. low and high are the 95% confidence interval.
+    """
+    details = final.metrics["details"]
+    tables = []
+    for split, prefix in (("validation", ""), ("holdout", "holdout_"), ("test", "test_")):
+        name_of_split = details.get(f"{prefix}log_loss", {}).get("split") or split
+        rows = [
+            {"score": score, "kind": kind, **details.get(f"{prefix}{score}{suffix}", {}), "split": name_of_split}
+            for score, (kind, suffix) in itertools.product(SCORES, KINDS.items())
+        ]
+        table = pd.DataFrame(rows, columns=["score", "kind", *_COLUMNS]).astype(_COLUMNS)
+        if split == "validation" or table["value"].notna().any():
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def _by_study(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

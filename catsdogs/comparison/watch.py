@@ -11,20 +11,20 @@ from pathlib import Path
 from catsdogs.base.interrupts import acknowledge
 from catsdogs.base.output import lost_output
 from catsdogs.base.text import sanitize_line
-from catsdogs.comparison.page.writing import write_report
+from catsdogs.comparison.page.writing import RELOAD_SECONDS, write_report
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.study.jobs import RESULT, State
 from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.plan import PLAN
-from catsdogs.study.study_progress import line
+from catsdogs.study.progress import line
 
 
-def watch(folders: list[Path], output: Path, seconds: float, images: Path | None) -> StudyData:
-    """Rewrite page, tables and leaderboards every `seconds` until no job is running or waiting, or until Ctrl-C."""
+def watch(folders: list[Path], output: Path, images: Path | None) -> StudyData:
+    """Rewrite page, tables and leaderboards every `RELOAD_SECONDS` until no job runs or waits, or until Ctrl-C."""
     for folder in folders:
         while not lost_output() and (folder / PLAN).is_file() and not any(folder.glob(f"*/{RESULT}")):
             print(sanitize_line(f"{folder.resolve().name}: no job has started yet"), flush=True)
-            time.sleep(seconds)
+            time.sleep(RELOAD_SECONDS)
     try:
         while True:
             # A failed job may be moved away while it is read.
@@ -36,7 +36,7 @@ def watch(folders: list[Path], output: Path, seconds: float, images: Path | None
                 # Without output, only a signal could end the command.
                 if lost_output() or not study_data.leaderboard["state"].isin([State.RUNNING, State.WAITING]).any():
                     break
-            time.sleep(seconds)
+            time.sleep(RELOAD_SECONDS)
     except KeyboardInterrupt:
         acknowledge()
         print("no longer watching")

@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,7 +21,7 @@ from catsdogs.config.schema import (
     SearchConfig,
     setting_keys,
 )
-from catsdogs.config.setting_names import RENAMED_VALUES, did_you_mean, unknown, unknown_setting
+from catsdogs.config.setting_names import did_you_mean, unknown, unknown_setting
 
 Config = TypeVar("Config", bound=SearchConfig)
 
@@ -53,8 +52,6 @@ def format_validation_error(error: ValidationError, values: Any, prefix: str = "
     if first["type"] == "missing":
         if path[0] == "space" and len(path) > 1 and path[1] not in SEARCHABLE:
             return _unknown_hyperparameter(str(path[1]))
-        if path[:2] == ("data", "sample"):
-            return f"{key}: not set; use data=sample, or data.sample=null with images of your own"
         return f"{key}: not set; add +{key}=VALUE, or set it in its file"
     if first["type"] == "unexpected_keyword_argument":
         for part in path[:-1]:
@@ -97,12 +94,9 @@ def _conflicts(config: SearchConfig) -> Iterator[str]:
         os.path.abspath(os.path.join(config.studies_dir, config.study)).encode()
     except UnicodeEncodeError:  # TensorFlow cannot write there
         yield f"study={config.study}: its path is not UTF-8 text; set LC_ALL=C.UTF-8, or use another name or folder"
-    builder, weights = config.backbone.builder, config.backbone.weights
-    if (current := RENAMED_VALUES["backbone.builder"].get(builder)) is not None:
-        yield f"backbone.builder={builder}: function not found; did you mean '{current}'?"
-    file = Path(str(weights))
-    if weights not in (None, "imagenet") and not (file.is_file() and file.suffix == ".h5"):
-        problem = "not a .h5 file" if file.is_file() else "is not a file" if file.exists() else "file not found"
+    weights = config.backbone.weights
+    if weights not in (None, "imagenet") and not (weights.endswith(".h5") and os.path.isfile(weights)):
+        problem = "not a .h5 file" if os.path.exists(weights) else "file not found"
         yield f"backbone.weights={weights}: {problem}; use imagenet, null, or the path of a .weights.h5 or .h5 file"
     if config.data.validation is not None and config.split.folds > 1:
         problem = "not supported with data.validation; use split.folds=1, or data.validation=null"

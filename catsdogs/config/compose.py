@@ -38,7 +38,6 @@ MAX_JOB_NAME = 120  # characters; file systems allow 255 bytes, and tools add pr
 _HYDRA_MESSAGES = {
     r"Ambiguous value for argument '(.+)'": r"\1: several values need -m; or pass a list as key=[value1,value2]",
     r"Sweep parameters '(.+)' requires --multirun": r"\1: several values need -m",
-    r"Sweeping over Hydra's configuration is not supported : '(.+)'": r"\1: expected one value, not a sweep",
     r"BasicSweeper does not support sweep type : .+": "interval(A,B): needs sweeps=optuna; or use choice(A,B)",
     r"Could not override '(.+)'": r"\1: unknown setting; remove it from the command",
     r"Could not override '(.+)'\. No match in the defaults list": r"\1: not a group of this command; remove it",

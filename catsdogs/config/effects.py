@@ -31,7 +31,7 @@ def _moves_pixels(config: SearchConfig) -> bool:
 
 
 def _equal_views(config: SearchConfig) -> bool:
-    return not any(value for name, value in vars(config.augmentation).items() if name != "border")
+    return config.augmentation.is_identity
 
 
 def _single_view(config: SearchConfig) -> bool:

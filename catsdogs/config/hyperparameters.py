@@ -32,8 +32,6 @@ def unfreeze_depths(config: SearchConfig) -> list[int]:
         return [config.model.unfreeze_depth]
     if entry.kind == "choice":
         return sorted({int(value) for value in entry.values or []})
-    assert entry.low is not None
-    assert entry.high is not None
     # With log sampling a step is a factor, so any integer is possible.
     step = 1 if entry.step is None or entry.sampling == "log" else int(entry.step)
-    return list(range(int(entry.low), int(entry.high) + 1, step))
+    return list(range(int(entry.low or 0), int(entry.high or 0) + 1, step))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -80,15 +81,10 @@ def named_builders(overrides: Iterable[str], folders: Iterable[Path], studies: P
     for folder in folders:
         for file in folder.rglob("*.yaml"):
             hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-            if not hidden and not file.resolve().is_relative_to(untrusted):
-                builders |= _builders_in(file)
+            if hidden or file.resolve().is_relative_to(untrusted):
+                continue
+            with suppress(OSError, ValueError, YAMLError, OmegaConfBaseException):  # Hydra reports such a file
+                node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+                groups = [node, node.get("backbone")] if isinstance(node, dict) else []
+                builders |= {str(group.get("builder")) for group in groups if isinstance(group, dict)}
     return builders
-
-
-def _builders_in(file: Path) -> set[str]:
-    try:
-        node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
-        return set()  # Hydra reports a file that cannot be read
-    groups = [node, node.get("backbone")] if isinstance(node, dict) else []
-    return {group["builder"] for group in groups if isinstance(group, dict) and isinstance(group.get("builder"), str)}

@@ -89,6 +89,11 @@ class AugmentationConfig:
     saturation_fraction: Proportion  # factor in [1 - x, 1 + x]
     border: Literal["reflect", "replicate", "black"]  # fill of the area outside the image
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether every view equals the original image."""
+        return not any(getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "border")
+
 
 @dataclass(config=_CONFIG)
 class ScheduleConfig:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-from catsdogs.base.errors import UserError
-from catsdogs.config.schema import RetrainConfig, setting_keys
 
 # Keys of versions 0.1 and 0.2 -> keys of today.
 RENAMED = {
@@ -29,10 +26,6 @@ RENAMED_VALUES = {
 
 # Settings without a successor.
 REMOVED = ("fit.max_parameters", "resume", "timeout.trial_seconds")
-
-_OPTIONAL = {"tta.views", "tta.kinds", "tta.average"}
-# Group -> its option that does nothing.
-_NOTHING = {**dict.fromkeys(("augmentation", "label_smoothing", "tta", "ensemble"), "none"), "space": "fixed"}
 
 
 def with_current_names(settings: Any, group: str = "") -> Any:
@@ -78,19 +71,6 @@ def former_names(choices: Mapping[str, str]) -> dict[str, str]:
         if (value := choices.get(key)) in values:
             former[f"{key}={value}"] = f"{key}={values[str(value)]}"
     return former
-
-
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Raise a `UserError` for a former name on the command line, or the removal of a setting that is needed."""
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        if key in RENAMED:
-            raise UserError(f"{override}: unknown setting{did_you_mean(key, ())}")
-        if key in REMOVED or key.rpartition(".")[0] in REMOVED:
-            raise UserError(f"{override}: this setting was removed; remove it from the command")
-        if override.startswith("~") and key in {*setting_keys(RetrainConfig)} - _OPTIONAL:
-            fix = f"use {key}={_NOTHING[key]}" if key in _NOTHING else "set another value"
-            raise UserError(f"{override}: cannot be removed; {fix}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -20,13 +20,11 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from catsdogs.base.errors import UserError, first_line
-from catsdogs.base.files import open_zip, remove, temporary_path
+from catsdogs.base.files import open_regular, open_zip, remove, temporary_path, walk
 from catsdogs.base.text import listed, sanitize_line
 from catsdogs.data.formats import HEAD_BYTES, has_image_suffix, image_format
 
@@ -94,13 +92,12 @@ def open_images(source: Path, cache: Path, max_unpacked_bytes: float = 20 * 2**3
     with the sizes and checksums that the zip states; concurrent processes are safe.
 
     Args:
-        source: zip or folder; `~` is expanded.
-        cache: cache folder, created if missing.
         max_unpacked_bytes: limit for the unpacked images of a zip; the key data.max_unpacked_gib, in bytes.
 
-    Raises:
+    Raises (nothing is left in the cache):
         UserError: `source` is missing, unreadable, neither zip nor folder, corrupted, encrypted, unsafe, too large or
-            without images, or the cache cannot be written. Nothing is left in the cache.
+            without images.
+        OSError: the cache cannot be written.
     """
     source = source.absolute()
     if os.path.isdir(source):
@@ -108,20 +105,16 @@ def open_images(source: Path, cache: Path, max_unpacked_bytes: float = 20 * 2**3
         if not paths:
             raise _no_images(source, skipped)
         return ImageFolder(source, _listing_digest(source, paths), tuple(paths), tuple(skipped))
+    digest = _zip_digest(source)
     try:
-        if not stat.S_ISREG(source.stat().st_mode):
-            raise UserError(f"{source}: neither a file nor a folder; pass the path of a zip or a folder of images")
-        digest = _zip_digest(source)
-        target = cache.absolute() / "archives" / digest
-        with _opened(source) as archive:
-            members, skipped = _image_members(archive, source)
-            if not _is_intact(target, members):
-                _unpack(archive, members, source, target, max_unpacked_bytes)
-    except FileNotFoundError:
-        raise UserError(f"{source}: not found; pass the path of a zip or a folder of images") from None
-    except OSError as error:
-        file = error.filename or source
-        raise UserError(f"{file}: cannot be read ({error.strerror}); check its permissions and its disk") from error
+        archive = open_zip(source)
+    except (*_CORRUPTION, OSError, RuntimeError) as error:
+        raise _corrupted(source, error) from error
+    target = cache.absolute() / "archives" / digest
+    with archive:
+        members, skipped = _image_members(archive, source)
+        if not _is_intact(target, members):
+            _unpack(archive, members, source, target, max_unpacked_bytes)
     paths = sorted((info.filename for info in members), key=natural_key)
     return ImageFolder(target, digest, tuple(paths), tuple(skipped))
 
@@ -150,7 +143,7 @@ def _listing(root: Path) -> tuple[list[str], list[str]]:
     entered: set[tuple[int, int]] = set()
     paths: dict[bool, list[str]] = {True: [], False: []}
     try:
-        for folder, subfolders, names in _walk(root, followlinks=True, onerror=_raise):
+        for folder, subfolders, names in walk(root, followlinks=True, onerror=_raise):
             status = os.stat(folder)
             if (status.st_dev, status.st_ino) in entered:
                 subfolders.clear()
@@ -162,7 +155,7 @@ def _listing(root: Path) -> tuple[list[str], list[str]]:
                 image = not name.startswith(".") and not _is_too_long(path) and is_image(Path(folder, name))
                 paths[image].append(path)
             hidden = [Path(folder, name) for name in subfolders if name.startswith(".")]
-            inside = (found for one in hidden if not one.is_symlink() for found in _walk(one))
+            inside = (found for one in hidden if not one.is_symlink() for found in walk(one))
             paths[False] += [Path(one, name).relative_to(root).as_posix() for one, _, names in inside for name in names]
             subfolders[:] = sorted(name for name in subfolders if name[0] != "." and name != "__MACOSX")
     except OSError as error:
@@ -172,15 +165,6 @@ def _listing(root: Path) -> tuple[list[str], list[str]]:
             raise UserError(f"{root}: file name {path!a} is not UTF-8 or has control characters; rename the file")
     skipped = [path for path in paths[False] if not _LITTER.fullmatch(path)]
     return sorted(paths[True], key=natural_key), sorted(skipped, key=natural_key)
-
-
-def _walk(root: Path, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yield as `os.walk`, which may recurse; below a limit, folders are not entered but returned as names of files."""
-    for folder, subfolders, names in os.walk(root, **options):
-        if folder.count(os.sep) - str(root).count(os.sep) >= _MAX_LEVELS:
-            names += subfolders
-            subfolders.clear()
-        yield folder, subfolders, names
 
 
 def _raise(error: OSError) -> None:
@@ -213,24 +197,17 @@ def _listing_digest(root: Path, paths: list[str]) -> str:
 
 def _zip_digest(source: Path) -> str:
     """Return the SHA-256 of a zip, recomputed every time: it takes about a second per GB, and a record may be stale."""
-    with source.open("rb") as file:
-        if not zipfile.is_zipfile(file):
-            file.seek(0)
-            if file.read(4) == b"PK\x03\x04":
-                raise UserError(f"{source}: truncated zip file; download or copy it again")
-            raise UserError(f"{source}: not a zip; pass the path of a zip or a folder of images")
-        size = file.seek(0, os.SEEK_END)
-        if size > 2**27:
-            _log.info("hashing %s (%.2g GiB)", source, size / 2**30)
-        file.seek(0)
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _opened(source: Path) -> zipfile.ZipFile:
+    fix = "pass the path of a zip or a folder of images"
     try:
-        return open_zip(source)
-    except (*_CORRUPTION, OSError, RuntimeError) as error:
-        raise _corrupted(source, error) from error
+        with open_regular(source) as file:
+            if not zipfile.is_zipfile(file):
+                raise UserError(f"{source}: not a zip, or truncated; download or copy it again, or {fix}")
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise UserError(f"{source}: not found; {fix}") from None
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror}); {fix}") from error
 
 
 def _is_intact(target: Path, members: list[zipfile.ZipInfo]) -> bool:
@@ -241,7 +218,7 @@ def _is_intact(target: Path, members: list[zipfile.ZipInfo]) -> bool:
         file = target / info.filename
         try:
             same = stat.S_ISREG(file.lstat().st_mode) and _crc32(file) == info.CRC
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
+        except OSError:
             same = False
         if not same:
             _log.warning("%s: missing or different from the image in the zip; unpacking the zip again", file)
@@ -263,19 +240,19 @@ def _unpack(
     """Unpack the images of a zip into the folder `target`, atomically."""
     _check_sizes(members, source, max_unpacked_bytes)
     _log.info("unpacking %d images of %s to %s", len(members), source, target)
-    try:
-        remove(target)
-        temporary = temporary_path(target)
-        try:  # TemporaryDirectory recurses forever if it may not remove its folder
-            temporary.mkdir(parents=True)
-            for info in members:
-                _extract(archive, info, source, temporary)
-            os.rename(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
+    remove(target)
+    temporary = temporary_path(target)
+    try:  # TemporaryDirectory recurses forever if it may not remove its folder
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        for info in members:
+            _extract(archive, info, source, temporary)
+        os.rename(temporary, target)
+    except OSError:
         if not _is_intact(target, members):  # else another process has unpacked the same images meanwhile
-            raise unwritable(target.parent, error) from error
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _image_members(archive: zipfile.ZipFile, source: Path) -> tuple[list[zipfile.ZipInfo], list[str]]:
@@ -365,15 +342,8 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path, fold
     except (*_CORRUPTION, OSError) as error:
         # bzip2 reports corruption as OSError without a number, and an offset before the file's start is EINVAL.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-            raise unwritable(folder.parent, error, f" {path[:120]!a} of {source}") from error
+            raise
         raise _corrupted(source, error, f"{path[:200]} is ") from error
-
-
-def unwritable(folder: Path, error: OSError, member: str = "") -> UserError:
-    """Return the error for a folder of the cache that cannot be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"{folder}: out of disk; free space, or set cache=FOLDER on a larger disk")
-    return UserError(f"{folder}: cannot write{member} ({error.strerror}); set cache=FOLDER to a writable folder")
 
 
 def _corrupted(source: Path, error: Exception, subject: str = "") -> UserError:

@@ -56,11 +56,6 @@ def view_keys(sha256: Iterable[str]) -> np.ndarray:
     return np.array([int(text[:16], 16) for text in sha256], dtype=np.uint64)
 
 
-def is_identity(augmentation: AugmentationConfig) -> bool:
-    """Return whether every view equals the original image."""
-    return not any(value for name, value in vars(augmentation).items() if name != "border")
-
-
 def augment(
     images: np.ndarray,
     keys: np.ndarray,

@@ -19,7 +19,7 @@ import pandas as pd
 from catsdogs.base import files
 from catsdogs.base.records import CorruptedFile, Table
 from catsdogs.base.text import listed, sanitize_line
-from catsdogs.data.archive import ImageFolder, natural_key, unwritable
+from catsdogs.data.archive import ImageFolder, natural_key
 from catsdogs.data.images import in_threads, read_image
 from catsdogs.data.near_duplicates import phash
 
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 def build_catalog(folder: ImageFolder, cache: Path) -> pd.DataFrame:
     """Return the catalog of a folder, from `cache/catalogues/<digest>-v3.csv` if that file is valid.
 
-    Raise UserError if a file cannot be read, or the cache cannot be written.
+    Raise UserError if a file cannot be read, OSError if the cache cannot be written.
 
     Returns:
         A row per image in natural order of id, with the columns
@@ -59,11 +59,8 @@ def build_catalog(folder: ImageFolder, cache: Path) -> pd.DataFrame:
     if (table := _stored(file, folder)) is None:
         _log.info("checking %d images in %s", len(folder.paths), folder.root)
         table = _facts(folder.root, folder.paths, "checking images")
-        try:
-            files.remove(file)
-            files.write_csv(file, table.assign(check=_checks(table)))
-        except OSError as error:
-            raise unwritable(file.parent, error) from error
+        files.remove(file)
+        files.write_csv(file, table.assign(check=_checks(table)))
     labels = pd.DataFrame([label_of(path) for path in table["path"]], columns=["label", "conflict"])
     table["label"] = labels["label"].astype("float64")
     table["problem"] = (table["problem"] + "; " + labels["conflict"]).str.removesuffix("; ").str.removeprefix("; ")
@@ -127,14 +124,10 @@ def stray_message(ids: Sequence[str], paths: Sequence[str]) -> str:
 
     `paths` are those of the images, in the order of `ids`. The message is "" if there is nothing to warn about.
     """
-    folders = Counter(posixpath.dirname(name) for name in ids)
-    folder, count = max(folders.items(), key=lambda item: (item[1], bool(item[0])), default=("", 0))
-    stray = [path for name, path in zip(ids, paths, strict=True) if posixpath.dirname(name) != folder]
-    # Images in several folders may belong to classes, but not if each is alone in its folder.
-    places = set(folders) - {"", folder}
-    others = sum(folders[place] for place in places)
-    few = others <= max(1, len(ids) // (4 if others == len(places) else 10))
-    if not (folder and stray and few):
+    folders = [posixpath.dirname(name) for name in ids]
+    folder, count = Counter(folders).most_common(1)[0] if folders else ("", 0)
+    stray = [path for one, path in zip(folders, paths, strict=True) if one != folder]
+    if not folder or not 0 < len(stray) <= max(1, len(ids) // 10):  # more may belong to a class
         return ""
     example = next(name for name in ids if posixpath.dirname(name) == folder)
     return (

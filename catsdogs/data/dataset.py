@@ -25,7 +25,6 @@ from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data.split import assign_splits, subset
 
 _IGNORED = "ignored by data.ignore"
-_COPY = "duplicate of a training image"
 _ABANDONED_SECONDS = 86400.0  # a process that writes the cache may sleep for hours
 
 _log = logging.getLogger(__name__)
@@ -106,9 +105,7 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
         split: holdout and folds, and the images that stay together in both.
 
     Raises:
-        UserError: an archive cannot be used (see `open_images`), its parts are ambiguous, an id in `data.ignore` is
-            unknown, fewer than two classes remain, there are too few images to split, or the test images are the
-            training images.
+        UserError: the images cannot be used, see also `open_images`, or the settings do not fit them.
     """
     for folder in (cache / "archives", cache / "catalogues", cache / "pixels", *cache.glob("sample/*")):
         remove_temporaries(folder, older_than_seconds=_ABANDONED_SECONDS)
@@ -120,10 +117,13 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
     test_rows = None if testing is None else testing.images("test")
     if test_rows is not None and (stray := stray_message(list(test_rows["id"]), list(test_rows["path"]))):
         _log.warning("data.test=%s: %s", test, stray)
-    _check_ignored(data.ignore, [*images["id"], *([] if own is None else own.table["id"])])
+    ids = [*images["id"], *([] if own is None else own.table["id"])]
+    if unknown := sorted({*data.ignore} - {*ids}):
+        about = f"an id is the path without the common folder and extension, for example {ids[0]}"
+        raise UserError(f"data.ignore: unknown image ids: {listed(unknown)}; {about}")
 
     usable, skipped = _usable(images, data.ignore, train)
-    _check_classes(usable, skipped, training.source, test_rows)
+    _check_classes(usable, skipped, training.source)
     if test_rows is not None and set(test_rows["sha256"]) == set(images["sha256"]):
         raise UserError(f"data.test={test}: has the images of data.train; pass other images, or data.test=null")
     rows = _split(usable, data, split, own is not None, root, cache)
@@ -183,8 +183,7 @@ def _sources(data: DataConfig, cache: Path) -> tuple[Path, Path | None]:
     test = None if data.test is None else Path(data.test)
     if data.train is not None:
         return Path(data.train), test
-    if data.sample is None:
-        raise UserError("data.train=null: no training images; set data.train=PATH of a zip or a folder of images")
+    assert data.sample is not None  # see `config.checks`
     from catsdogs.data.sample.archives import sample_archives
 
     sample_train, sample_test = sample_archives(data.sample, cache)
@@ -202,12 +201,6 @@ def _opened(key: str, source: Path, data: DataConfig, cache: Path) -> Parts:
     return Parts.of(f"data.{key}={source}", folder, cache)
 
 
-def _check_ignored(ignore: list[str], ids: list[str]) -> None:
-    if unknown := sorted(set(ignore) - set(ids)):
-        about = f"an id is the path without the common folder and extension, for example {ids[0]}"
-        raise UserError(f"data.ignore: unknown image ids: {listed(unknown)}; {about}")
-
-
 def _usable(
     table: pd.DataFrame, ignore: list[str], train: Path | None = None, copies: pd.Series | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -221,7 +214,7 @@ def _usable(
     labels = table[problems == ""].groupby("sha256")["label"].transform("nunique")
     problems[labels.index[labels > 1]] = "identical images have different labels"
     if copies is not None:
-        problems[(problems == "") & copies] = _COPY
+        problems[(problems == "") & copies] = "duplicate of a training image"
     table = table.assign(problem=problems)
     usable, skipped = table[problems == ""], table[problems != ""].reset_index(drop=True)
     kind = "validation" if train is None else "training"
@@ -266,28 +259,13 @@ def _split(
     return rows
 
 
-def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, source: str, test: pd.DataFrame | None = None) -> None:
+def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, source: str) -> None:
     cats, dogs = int((rows["label"] == CAT).sum()), int((rows["label"] == DOG).sum())
-    if cats and dogs:
-        return
-    if cats or dogs:
-        present, missing = ("cat", "dog") if cats else ("dog", "cat")
-        raise UserError(
-            f"{source}: {cats or dogs} usable images of class {present}, none of class {missing}; add images "
-            f"of class {missing} (labels are read from {LABEL_SOURCES})"
-        )
-    if (skipped["problem"] == "no label").any():
-        swapped = test is not None and bool(test["label"].notna().any())
-        hint = ", or swap data.train and data.test, because data.test has labels" if swapped else ""
-        raise UserError(f"{source}: no usable image has a label; use {LABEL_SOURCES}{hint}")
-    fix = "repair or replace them"
-    if (skipped["problem"] == _COPY).any():
-        ignored = "data.validation=null" if source.startswith("data.validation") else "only the training part of these"
-        fix = f"pass images that are not in data.train, or {ignored}"
-    raise UserError(
-        f"{source}: no usable images; {fix} (of {len(skipped)}, the first is "
-        f"{skipped['id'].iloc[0]}: {skipped['problem'].iloc[0]})"
-    )
+    if not (cats and dogs):
+        problem = f"{cats} usable images of class cat, {dogs} of class dog; add images of both classes"
+        reasons = [f"{row.id} ({row.problem})" for row in skipped.itertuples()]
+        unused = f"; not usable: {listed(reasons)}" if reasons else ""
+        raise UserError(f"{source}: {problem} (labels are read from {LABEL_SOURCES}){unused}")
 
 
 def _test_rows(table: pd.DataFrame, table_root: Path, rows: pd.DataFrame, root: Path, cache: Path) -> pd.DataFrame:
@@ -308,10 +286,7 @@ def _test_rows(table: pd.DataFrame, table_root: Path, rows: pd.DataFrame, root: 
     if len(found) and unlabeled.any():
         _log.info("%s", text)
     elif len(found):
-        labels = found["sha256"].map(rows.drop_duplicates("sha256").set_index("sha256")["label"])
-        different = found["id"][labels.notna() & (labels != found["label"])].tolist()
-        contrary = f"; identical, but with another label: {listed(different)}" if different else ""
-        _log.warning("%s, so they are not scored: %s%s", text, listed(found["id"].tolist()), contrary)
+        _log.warning("%s, so they are not scored: %s", text, listed(found["id"].tolist()))
     return table
 
 

@@ -1,13 +1,12 @@
 """Decoding and resizing of image files.
 
-Training, validation, test-time augmentation, prediction and export all use `decode`, so they see the same pixels.
+Training, validation, test-time augmentation and prediction use `transform` and `to_square`, and see the same pixels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import math
 import os
@@ -33,15 +32,13 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.interrupts import check
 from catsdogs.base.processes import threads
 from catsdogs.base.text import binary_size, time_left
-from catsdogs.data.archive import unwritable
 from catsdogs.data.formats import FORMATS, MAX_PIXELS, image_format
 
 RESIZE = "pillow-bilinear"
 
-_CACHE_VERSION = 1  # part of the key of stored pixels; increment when `decode` changes
+_CACHE_VERSION = 1  # part of the key of stored pixels; increment when these change
 
 _PROGRESS_SECONDS = 10.0
-_FROM_PILLOW = r"PIL\."
 
 # Memory that must be available when an image counts as corrupted, in bytes: at least, and per pixel.
 _SPARE_BYTES, _SPARE_BYTES_PER_PIXEL = 2**28, 16
@@ -52,6 +49,10 @@ _STRIP = 256  # rows
 _MAX_SCANS = 100  # of a JPEG; each takes as long as the whole image, and encoders write at most 20
 _SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # marker, length, components
 _MAX_SIDE = 65535  # of a JPEG; the decoder of BMP may skip 255 rows at once
+
+# Undecodable files raise an error anyway. `warnings.catch_warnings` is not thread-safe.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 _log = logging.getLogger(__name__)
 
@@ -83,14 +84,6 @@ class _Memory:
 _FILES, _PIXELS = _Memory(320 * 2**20), _Memory(MAX_PIXELS * 10)
 
 
-def decode(data: bytes, size: int | None) -> np.ndarray:
-    """Decode an image and resize it to a square; (S, S, 3) uint8, RGB, 0..255. See `transform`.
-
-    `size` is the side S of the square in pixels; None keeps (height, width, 3).
-    """
-    return transform(data, np.array if size is None else to_square(size))
-
-
 def transform(data: bytes, function: Callable[[Image.Image], Result]) -> Result:
     """Decode an image and return a function of it, in RGB.
 
@@ -103,7 +96,6 @@ def transform(data: bytes, function: Callable[[Image.Image], Result]) -> Result:
     """
     if not data:
         raise ValueError("the file is empty")
-    _silence_pillow()
     spare = _SPARE_BYTES
     with ExitStack() as memory:
         try:
@@ -154,7 +146,7 @@ def read_image(file: Path, function: Callable[[Image.Image], Result]) -> tuple[s
 
 
 def to_square(size: int) -> Callable[[Image.Image], np.ndarray]:
-    """Return the function that resizes an image as `decode` does."""
+    """Return the function that resizes an RGB image to (size, size, 3) uint8, 0..255."""
     return lambda rgb: np.array(squeeze(rgb, size))
 
 
@@ -166,11 +158,11 @@ def squeeze(image: Image.Image, size: int) -> Image.Image:
 def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray:
     """Return the decoded images of a table, from the cache if possible.
 
-    Raise UserError if an image is missing, changed or cannot be decoded, or if the cache is full.
+    Raise UserError if an image is missing, changed or cannot be decoded, or if the cache is too small, and OSError if
+    it cannot be written.
 
     Args:
         rows: columns path (relative to `root`) and sha256, of decodable images.
-        size: side S of the squares in pixels.
         cache: cache folder; the array is stored in `pixels/<key>.npy`, see `pixels_key` and `files.seal_npy`.
 
     Returns:
@@ -187,22 +179,19 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
     except (OSError, ValueError) as error:
         _log.warning("%s: corrupted, or of an earlier version (%s); decoding the images again", path, error)
     images, needed = list(zip((root / name for name in rows["path"]), hashes, strict=True)), math.prod(shape)
-    try:
-        if needed > (free := files.free_bytes(path.parent)):
-            raise UserError(
-                f"{path.parent}: {len(rows)} images of {size}x{size} pixels need {binary_size(needed)}, but only "
-                f"{binary_size(free)} are free; set cache=FOLDER on a larger disk, or a smaller data.limit"
-            )
-        _log.info("decoding %d images to %dx%d (%s)", len(rows), size, size, binary_size(needed))
-        files.remove(path)
-        with files.replacing(path) as temporary, temporary.open("wb") as file:
-            file.write(files.npy_header(shape, "uint8"))
-            for image in in_threads(lambda image: _decode_file(*image, size), images, "decoding"):
-                file.write(image.data)
-            file.flush()
-            files.seal_npy(temporary, key)
-    except OSError as error:
-        raise unwritable(path.parent, error, f" {binary_size(needed)} of pixels") from error
+    if needed > (free := files.free_bytes(path.parent)):
+        raise UserError(
+            f"{path.parent}: {len(rows)} images of {size}x{size} pixels need {binary_size(needed)}, but only "
+            f"{binary_size(free)} are free; set cache=FOLDER on a larger disk, or a smaller data.limit"
+        )
+    _log.info("decoding %d images to %dx%d (%s)", len(rows), size, size, binary_size(needed))
+    files.remove(path)
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(files.npy_header(shape, "uint8"))
+        for image in in_threads(lambda image: _decode_file(*image, size), images, "decoding"):
+            file.write(image.data)
+        file.flush()
+        files.seal_npy(temporary, key)
     return files.load_sealed_npy(path, key, shape, "uint8")
 
 
@@ -217,8 +206,7 @@ def _decode_file(file: Path, sha256: str, size: int) -> np.ndarray:
 
 def pixels_key(hashes: Sequence[str], size: int) -> str:
     """Return the cache key of images with these SHA-256, in this order, at this size; hexadecimal."""
-    key = json.dumps([list(hashes), size, RESIZE, _CACHE_VERSION, PIL.__version__])
-    return hashlib.sha256(key.encode()).hexdigest()
+    return files.json_digest([list(hashes), size, RESIZE, _CACHE_VERSION, PIL.__version__])
 
 
 def in_threads(
@@ -289,14 +277,3 @@ def _rgb(image: Image.Image) -> Image.Image:
             rgb.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
         return rgb
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _silence_pillow() -> None:
-    """Turn off Pillow's warnings and log; undecodable files raise an error anyway.
-
-    `warnings.catch_warnings` is not thread-safe, so the filters stay. They are added again if reset, as by pytest.
-    """
-    for category in (UserWarning, RuntimeWarning):
-        if ("ignore", None, category, re.compile(_FROM_PILLOW), 0) not in warnings.filters:
-            warnings.filterwarnings("ignore", category=category, module=_FROM_PILLOW)
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)

@@ -73,12 +73,8 @@ def assign_splits(rows: pd.DataFrame, split: SplitConfig, validation_fraction: f
     if split.folds == 1:
         table.loc[_sample(labels, validation_fraction, seed, "data.validation_fraction"), "fold"] = 0
     else:
-        cats, dogs = _class_counts(labels)
-        if min(cats, dogs) < split.folds:
-            raise UserError(
-                f"split.folds={split.folds}: too few distinct images outside the holdout for both classes in every "
-                f"fold ({cats} of class cat, {dogs} of class dog); add images, raise data.limit, or lower split.folds"
-            )
+        if min((labels == label).sum() for label in (0.0, 1.0)) < split.folds:
+            raise _too_few(labels, f"split.folds={split.folds}", "in every fold", "lower split.folds")
         folding = StratifiedKFold(split.folds, shuffle=True, random_state=seed)
         for number, (_, validation) in enumerate(folding.split(labels.to_numpy(), labels.to_numpy())):
             table.loc[labels.index[validation], "fold"] = number
@@ -96,15 +92,15 @@ def _sample(labels: pd.Series, fraction: float, seed: int, key: str) -> np.ndarr
     except ValueError:
         enough = False
     if not enough:
-        cats, dogs = _class_counts(labels)
         sides = "inside and outside the holdout" if key == "split.holdout_fraction" else "in training and validation"
-        text = f"{key}={fraction:g}: too few distinct images for both classes {sides} ({cats} of class cat, {dogs} of "
-        raise UserError(f"{text}class dog); add images, raise data.limit, or set a fraction closer to 0.5")
+        raise _too_few(labels, f"{key}={fraction:g}", sides, "set a fraction closer to 0.5")
     return sampled
 
 
-def _class_counts(labels: pd.Series) -> tuple[int, int]:
-    return int((labels == 0.0).sum()), int((labels == 1.0).sum())
+def _too_few(labels: pd.Series, setting: str, where: str, fix: str) -> UserError:
+    counts = f"{(labels == 0.0).sum()} of class cat, {(labels == 1.0).sum()} of class dog"
+    text = f"{setting}: too few distinct images for both classes {where} ({counts} outside the holdout)"
+    return UserError(f"{text}; add images, raise data.limit, or {fix}")
 
 
 def _number_of_dogs(limit: int, cats: int, dogs: int) -> int:

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from catsdogs.config.schema import MOST_VIEWS, AugmentationConfig, FeaturesConfig
-from catsdogs.data.augment import augment, crops, is_identity
+from catsdogs.data.augment import augment, crops
 
 
 @dataclass(frozen=True)
@@ -40,33 +40,27 @@ class Views(Protocol):
 
 def distinct_views(features: FeaturesConfig, augmentation: AugmentationConfig, epochs: int) -> int:
     """Return the number of different training views; epoch e reads view `e % distinct_views`."""
-    if is_identity(augmentation):
+    if augmentation.is_identity:
         return 1
     return min(epochs, MOST_VIEWS if features.views is None else features.views)
 
 
+@dataclass(frozen=True, eq=False)
 class LiveViews:
-    """Pixels, augmented on request.
+    """Pixels, augmented on request."""
 
-    Args:
-        pixels: uint8 (N, S, S, 3), RGB; may be memory-mapped.
-        keys: uint64 (N,), seed of the random numbers of each image (`augment.view_keys`).
-        seed: of the views; equal seeds produce equal views in every job.
-    """
-
-    def __init__(self, pixels: np.ndarray, keys: np.ndarray, augmentation: AugmentationConfig, seed: int) -> None:
-        self._pixels = pixels
-        self._keys = keys
-        self.augmentation = augmentation
-        self.seed = seed
+    pixels: np.ndarray  # uint8 (N, S, S, 3), RGB; may be memory-mapped
+    keys: np.ndarray  # uint64 (N,), seed of the random numbers of each image (`augment.view_keys`)
+    augmentation: AugmentationConfig
+    seed: int  # of the views; equal seeds produce equal views in every job
 
     def read(self, rows: np.ndarray, view: View) -> np.ndarray:
         """Return uint8 (B, S, S, 3)."""
-        images = np.asarray(self._pixels[rows])
+        images = np.asarray(self.pixels[rows])
         if view.kind in ("crop", "mirrored crop"):
             images = crops(images, view.number)
         if view.kind in ("plain", "crop"):
             return images
         if view.kind in ("mirrored", "mirrored crop"):
             return np.ascontiguousarray(images[:, :, ::-1])
-        return augment(images, self._keys[rows], self.augmentation, self.seed, view.number, stream=view.kind)
+        return augment(images, self.keys[rows], self.augmentation, self.seed, view.number, stream=view.kind)

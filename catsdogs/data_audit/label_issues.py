@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.records import CorruptedFile, Table
-from catsdogs.comparison.study_data import StudyData, read_study_data
+from catsdogs.comparison.study_data import StudyData, read_split, read_study_data
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.jobs import JobRecord
 
 # Jobs to average, the best ones of each split. Further jobs are worse and do not improve the mean.
 _MOST_JOBS = 5
-
-_SPLIT = Table({"id": str, "sha256": str})
 
 
 @dataclass(frozen=True)
@@ -77,9 +73,7 @@ def _best_jobs(study_data: StudyData) -> list[str]:
 
 def _predictions(job: JobRecord, predictions: pd.DataFrame) -> pd.Series | None:
     """Return the probability of dog by SHA-256 of the validation images, or None without a readable split.csv."""
-    table = None
-    with suppress(CorruptedFile):
-        table = _SPLIT.read(job.folder / "split.csv")
+    table = read_split(job.folder)
     if table is None:
         return None
     merged = predictions.merge(table[["id", "sha256"]].drop_duplicates("id"), on="id")

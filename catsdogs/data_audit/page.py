@@ -62,13 +62,14 @@ def _sections(findings: Findings) -> dict[str, Any]:
     also_ignored += [counted(len(without_box), "further duplicate")] if without_box else []
     is_undecodable = findings.unusual_files["kind"] == UNDECODABLE
     undecodable, unusual = findings.unusual_files[is_undecodable], findings.unusual_files[~is_undecodable]
+    details = unusual.groupby("id", sort=False)["detail"].agg(list)
     return {
         "check_each": CHECK_EACH,
         "label_errors": [] if issues is None else shots(issues.table.head(_MOST_LABEL_ERRORS)),
         "groups": groups,
         "total_groups": findings.duplicates["group"].nunique(),
-        "unusual": shots(_by_image(unusual)),
-        "total_unusual": unusual["id"].nunique(),
+        "unusual": shots(details.reset_index(name="details").head(_MOST_UNUSUAL)),
+        "total_unusual": len(details),
         "undecodable": undecodable.head(_MOST_UNDECODABLE).join(images["path"], on="id").to_dict("records"),
         "total_undecodable": len(undecodable),
         "ignored": findings.already_ignored + without_box,
@@ -89,10 +90,3 @@ def _groups(duplicates: pd.DataFrame, shots: Callable[[pd.DataFrame], list[Row]]
         }
         for number, rows in itertools.islice(duplicates.groupby("group"), _MOST_GROUPS)
     ]
-
-
-def _by_image(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per image with all its problems, alternating between kinds so that rare ones are shown."""
-    details = table.groupby("id", sort=False)["detail"].agg(list).rename("details")
-    order = table.assign(turn=table.groupby("kind").cumcount()).sort_values("turn", kind="stable")
-    return order[["id"]].drop_duplicates().head(_MOST_UNUSUAL).join(details, on="id")

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from catsdogs.comparison.terminal import summary_console
 from catsdogs.data_audit.findings import CHECK_EACH, Findings
+from catsdogs.pages.formats import counted
 
 _MOST_LABEL_ERRORS = 12
-_NAME_LENGTH = 44  # columns of an id
 _MOST_IGNORED = 50  # longer lists are only in ignore.csv
 
 
@@ -45,14 +45,10 @@ def _print_label_issues(findings: Findings, console: Console) -> None:
         console.print(Text("- ").append(problem))
     if issues.table.empty:
         return
-    table = Table(title="Likely label errors, most confident first", title_justify="left", box=SIMPLE)
-    table.add_column("id", max_width=_NAME_LENGTH, overflow="fold")
-    for header in ("label", "probability of dog", "jobs that disagree"):
-        table.add_column(header, justify="right", no_wrap=True)
+    console.print(Text("Likely label errors, most confident first:", style="bold"))
     for row in issues.table.head(_MOST_LABEL_ERRORS).to_dict("records"):
         label = "dog" if row["label"] == 1 else "cat"
-        texts = [row["id"], label, f"{row['p_dog']:.4f}", f"{row['against']} of {row['jobs']}"]
-        table.add_row(*map(Text, texts))
-    console.print(table)
+        against = f"contradicted by {row['against']} of {counted(row['jobs'], 'job')}"
+        console.print(Text(f"- {row['id']}: label {label}, probability of dog {row['p_dog']:.4f}, {against}"))
     others = len(issues.table) - _MOST_LABEL_ERRORS
     console.print(Text(f"{others:,} more are in suspects.csv. " if others > 0 else "").append(CHECK_EACH))

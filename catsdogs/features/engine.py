@@ -75,7 +75,12 @@ def build_engine(model: keras.Model, engine: str = "auto") -> InferenceEngine:
             f"backbone.weights: model {model.name} has outputs that are not finite, so its weights are corrupted or of "
             "another network; download or train them again"
         )
-    for name in _engines_by_speed() if engine == "auto" else [engine]:
+    names = [engine]
+    if engine == "auto":
+        openvino = not accelerators() and importlib.util.find_spec("openvino") is not None
+        names = [*(["openvino"] if openvino else []), "tensorflow"] if keras.backend.backend() == "tensorflow" else []
+        names.append("keras")
+    for name in names:
         try:
             return _checked(name, model, probe, expected)
         except _Unusable as problem:
@@ -127,14 +132,6 @@ def _probe(side: int) -> np.ndarray:
     return images
 
 
-def _engines_by_speed() -> list[str]:
-    """Return the usable engines, fastest first; Keras is last and always usable."""
-    if keras.backend.backend() != "tensorflow":
-        return ["keras"]
-    openvino = not accelerators() and importlib.util.find_spec("openvino") is not None
-    return [*(["openvino"] if openvino else []), "tensorflow", "keras"]
-
-
 def _through_keras(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
     with without_distribution():
         outputs = model.predict_on_batch(images.astype(np.float32))
@@ -169,7 +166,12 @@ def _frozen(model: keras.Model) -> Any:
 
 
 def _openvino_engine(model: keras.Model) -> tuple[str, Run]:
-    openvino = _import_openvino()
+    # Without telemetry: the import of the package through which OpenVINO reports usage fails.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise _Unusable("OpenVINO is not installed (pip install 'catsdogs[fast]')") from error
     frozen = _frozen(model)
     import tensorflow as tf
 
@@ -177,16 +179,6 @@ def _openvino_engine(model: keras.Model) -> tuple[str, Run]:
         tf.io.write_graph(frozen.graph, folder, "model.pb", as_text=False)
         graph = openvino.Core().read_model(str(Path(folder) / "model.pb"))
     return f"openvino {openvino.__version__.split('-')[0]}", _OpenVino(graph, len(model.outputs))
-
-
-def _import_openvino() -> Any:
-    """Import OpenVINO without telemetry: the import of the package through which it reports usage fails."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-    except ImportError as error:
-        raise _Unusable("OpenVINO is not installed (pip install 'catsdogs[fast]')") from error
-    return openvino
 
 
 class _OpenVino:
@@ -204,7 +196,20 @@ class _OpenVino:
         self._graph = graph
         # By name, because the graph sorts output 10 before output 2.
         self._outputs = [f"Identity_{i}:0" if i else "Identity:0" for i in range(outputs)]
-        self._queue = self._compile()
+
+        import openvino
+        from openvino.preprocess import PrePostProcessor
+
+        processor = PrePostProcessor(graph.clone())
+        processor.input().tensor().set_element_type(openvino.Type.u8)
+        # With CPU pinning, several jobs would share the first cores and leave the others idle. The precision is set,
+        # because OpenVINO defaults to bfloat16 on processors that support it.
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
+        settings |= {"ENABLE_CPU_PINNING": False}
+        if limit := thread_limit():
+            settings["INFERENCE_NUM_THREADS"] = limit
+        self._queue = openvino.AsyncInferQueue(openvino.Core().compile_model(processor.build(), "CPU", settings))
+        self._queue.set_callback(self._copy_outputs)
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         part = self._part
@@ -219,22 +224,6 @@ class _OpenVino:
         finally:
             self._queue.wait_all()
         return results
-
-    def _compile(self) -> Any:
-        import openvino
-        from openvino.preprocess import PrePostProcessor
-
-        processor = PrePostProcessor(self._graph.clone())
-        processor.input().tensor().set_element_type(openvino.Type.u8)
-        # With CPU pinning, several jobs would share the first cores and leave the others idle. The precision is set,
-        # because OpenVINO defaults to bfloat16 on processors that support it.
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
-        settings |= {"ENABLE_CPU_PINNING": False}
-        if limit := thread_limit():
-            settings["INFERENCE_NUM_THREADS"] = limit
-        queue = openvino.AsyncInferQueue(openvino.Core().compile_model(processor.build(), "CPU", settings))
-        queue.set_callback(self._copy_outputs)
-        return queue
 
     def _copy_outputs(self, request: Any, target: tuple[list[np.ndarray], int]) -> None:
         """Copy the outputs of a finished request, before the next request overwrites them."""

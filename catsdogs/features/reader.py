@@ -7,6 +7,7 @@ seed, therefore share activations. A view is filled when it is first read, for a
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import threading
 import time
@@ -16,22 +17,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
+import keras
 import numpy as np
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.files import json_digest, sealed_bytes
 from catsdogs.base.text import binary_size, format_duration
 from catsdogs.config.schema import FeaturesConfig
+from catsdogs.data.augment import CACHE_VERSION
 from catsdogs.data.images import in_threads, pixels_key
 from catsdogs.data.views import ORIGINAL, LiveViews, View, Views
 from catsdogs.features.engine import InferenceEngine, build_engine
-from catsdogs.features.entries import EntrySpec, StoredActivations, StoreFull, bytes_of
-from catsdogs.features.keys import digest, identity
-from catsdogs.features.store import Store
+from catsdogs.features.store import FULL, Store, StoredActivations
 from catsdogs.network.backbones import LoadedBackbone
 from catsdogs.network.cut import PIXELS, Cut, prefix
 
 log = logging.getLogger(__name__)
 
+_FORMAT = 1  # part of the key of an entry; increment when the meaning of stored values changes
 CHUNK = 64  # images per call of the engine
 
 _LIVE = (
@@ -72,7 +76,9 @@ class FeatureReader:
         self._stored = settings.mode != "live" and bool(self._cuts)
         # Rows that are stored together, and the index of every image among them; -1 if it is not one of them.
         self._rows = {"plain": images.validation_rows, "train": images.train_rows}
-        self._indices = {kind: _indices(rows, len(images.hashes)) for kind, rows in self._rows.items()}
+        self._indices = {kind: np.full(len(images.hashes), -1) for kind in self._rows}
+        for kind, rows in self._rows.items():
+            self._indices[kind][rows] = np.arange(len(rows))
         keys = {
             kind: pixels_key([images.hashes[row] for row in rows], network.settings.image_size)
             for kind, rows in self._rows.items()
@@ -80,34 +86,47 @@ class FeatureReader:
         }
         # A group is one view at all cuts, filled in one pass.
         self._groups = {
-            view: digest(identity(network, self._pixels, keys[view.kind], view))
+            view: json_digest(_identity(network, self._pixels, keys[view.kind], view))
             for view in (ORIGINAL, *(View("train", number) for number in range(self.views)))
             if view.kind in keys
         }
         self._keys = {
-            (cut, view): digest([group, cut.position, list(cut.shape), settings.dtype])
+            (cut, view): json_digest([group, cut.position, list(cut.shape), settings.dtype])
             for view, group in self._groups.items()
             for cut in self._cuts
         }
         self._open: dict[tuple[Cut, View], StoredActivations] = {}
         self._engines: dict[tuple[Cut, ...], InferenceEngine] = {}
         self._lock = threading.RLock()
-        # The user error that stopped reading. Keras reads in TensorFlow's threads, which wrap it in their own error.
-        self.problem: UserError | None = None
+        # The error that stopped reading. Keras reads in TensorFlow's threads, which wrap it in their own error.
+        self.problem: UserError | OSError | None = None
 
     def prepare(self) -> None:
         """Log the size of the activations, decide whether to store them, and compute those needed by every trial."""
         if not self._cuts:
             log.info("activation cache not used: no layer of the network is frozen")
         if self._stored:
-            self._choose_storage()
+            sizes = {
+                key: sealed_bytes((len(self._rows[view.kind]), *cut.shape), self._settings.dtype)
+                for (cut, view), key in self._keys.items()
+            }
+            missing = sum(size for key, size in sizes.items() if self._store.open(key) is None)
+            room, total = self._store.room(keep=sizes), binary_size(sum(sizes.values()))
+            cuts = ", ".join(cut.layer for cut in self._cuts)
+            text = f"activation cache for {self.views} training views at {cuts}: {total} in total, "
+            text += f"{binary_size(missing)} to compute"
+            self._stored = missing <= room
+            if self._stored:
+                log.info("%s", text)
+            else:
+                log.warning("%s, but %s are available; %s", text, binary_size(room), _LIVE)
         for cut, view in self._keys:
             if self._stored and view.number == 0:
                 self._activations(cut, view)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Re-raise the original UserError of a failed read, and stop all fills on exit."""
+        """Re-raise the original error of a failed read, and stop all fills on exit."""
         try:
             yield
         except Exception:
@@ -139,86 +158,44 @@ class FeatureReader:
         """Return the activations float32 (B, *cut.shape) of these rows in this view."""
         if self._stored and (cut, view) in self._keys:
             indices = self._indices[view.kind][rows]
-            for repeated in (False, True):
-                if (indices < 0).any() or (stored := self._activations(cut, view)) is None:
-                    break
+            if (indices >= 0).all() and (stored := self._activations(cut, view)) is not None:
                 values = stored.read(indices)
                 if np.isfinite(values).all():
                     return values
-                self._discard((cut, view), stored, repeated)
+                # The digest of a large array covers some rows only.
+                folder = self._store.folder / self._keys[cut, view]
+                log.warning("%s: corrupted (NaN or infinity), delete it; %s", folder, _LIVE)
+                self._stored = False
         with self._lock:
             return self._forward((cut,))(self._pixels.read(rows, view))[0]
-
-    def _choose_storage(self) -> None:
-        """Store the activations if there is room, otherwise compute them live, and log the decision."""
-        sizes = {
-            key: bytes_of(cut.shape, len(self._rows[view.kind]), self._settings.dtype)
-            for (cut, view), key in self._keys.items()
-        }
-        missing = sum(size for key, size in sizes.items() if self._store.open(key) is None)
-        images = (
-            f"{self.views} view{'s' if self.views > 1 else ''} of {len(self._rows['train'])} images and "
-            f"{len(self._rows['plain'])} validation images at "
-            + ", ".join(f"{cut.layer} ({cut.values:,} values)" for cut in self._cuts)
-        )
-        room = self._store.room(keep=sizes)
-        if missing > room:
-            shortage = f"{binary_size(missing)} needed, {binary_size(room)} available"
-            log.warning("activation cache for %s: %s; %s", images, shortage, _LIVE)
-            self._stored = False
-            return
-        total = binary_size(sum(sizes.values()))
-        log.info("Activation cache for %s: %s in total, %s to compute", images, total, binary_size(missing))
 
     def _activations(self, cut: Cut, view: View) -> StoredActivations | None:
         """Return the stored activations of a view, after filling it if needed; None if it cannot be stored."""
         with self._lock:
-            # An entry that changed while it is in use is opened and checked again.
-            if (cut, view) not in self._open or self._open[cut, view].changed():
+            if (cut, view) not in self._open:
                 key = self._keys[cut, view]
                 try:
                     stored = self._store.open(key)
                     if stored is None:
-                        self._fill(view)
+                        images, produce = len(self._rows[view.kind]), partial(self._produce, view)
+                        shapes = {self._keys[one, view]: (images, *one.shape) for one in self._cuts}
+                        keep = self._keys.values()
+                        self._store.fill(self._groups[view], shapes, self._settings.dtype, produce, keep)
                         stored = self._store.open(key)
                     if stored is None:  # two jobs that do not fit together would evict each other forever
-                        raise StoreFull("another job evicted activations as soon as they were stored")
-                except StoreFull as error:
-                    log.warning("%s; %s", error, _LIVE)
+                        raise OSError(errno.ENOSPC, "another job evicted activations as soon as they were stored")
+                except (OSError, UserError) as error:
+                    if not isinstance(error, OSError) or error.errno not in FULL:
+                        self.problem = error
+                        raise
+                    log.warning("%s: %s; %s", self._store.folder, error.strerror, _LIVE)
                     self._stored = False
                     return None
-                except UserError as error:
-                    self.problem = error
-                    raise
                 self._open[cut, view] = stored
             return self._open[cut, view]
 
-    def _discard(self, key: tuple[Cut, View], stored: StoredActivations, repeated: bool) -> None:
-        """Remove an entry with values that no network computes; the digest of a large array covers some rows only."""
-        problem = f"{stored.file}: corrupted (NaN or infinity)"
-        with self._lock:
-            if repeated:
-                self.problem = UserError(f"{problem}; delete it, or set cache=FOLDER to another folder")
-                raise self.problem
-            if self._open.get(key) is stored:  # otherwise another thread has replaced it
-                log.warning("%s; computing the activations again", problem)
-                self._store.discard(stored)
-                del self._open[key]
-
-    def _fill(self, view: View) -> None:
-        about = {
-            **dataclasses.asdict(self._network.settings),
-            "view": f"{view.kind} {view.number}",
-            "augmentation": dataclasses.asdict(self._pixels.augmentation),
-            "engine": self._forward(tuple(self._cuts)).name,
-        }
-        specs = [EntrySpec(self._keys[cut, view], cut.shape, {**about, "cut": cut.layer}) for cut in self._cuts]
-        images, dtype = len(self._rows[view.kind]), self._settings.dtype
-        produce = partial(self._produce, view)
-        self._store.fill(self._groups[view], specs, images, dtype, produce, self._keys.values())
-
-    def _produce(self, view: View, indices: list[int]) -> Iterator[Sequence[np.ndarray]]:
-        """Yield the activations of a view at the cuts of these indices, in chunks of images."""
+    def _produce(self, view: View, keys: list[str]) -> Iterator[Sequence[np.ndarray]]:
+        """Yield the activations of a view at the cuts with these keys, in chunks of images."""
         rows = self._rows[view.kind]
         source = "validation images" if view.kind == "plain" else f"training view {view.number + 1}/{self.views}"
         label = f"activations of {source}"
@@ -229,7 +206,7 @@ class FeatureReader:
             if self._closed.is_set():
                 raise InterruptedError("the job has stopped")
             outputs = forward(images)
-            yield [outputs[index] for index in indices]
+            yield [output for cut, output in zip(self._cuts, outputs, strict=True) if self._keys[cut, view] in keys]
         seconds = time.monotonic() - start_time
         log.info("%s: %d images in %s (%.0f/s)", label, len(rows), format_duration(seconds), len(rows) / seconds)
 
@@ -253,7 +230,26 @@ class _CutViews:
         return self.features.read(self.cut, rows, view)
 
 
-def _indices(rows: np.ndarray, images: int) -> np.ndarray:
-    indices = np.full(images, -1)
-    indices[rows] = np.arange(len(rows))
-    return indices
+def _identity(network: LoadedBackbone, pixels: LiveViews, pixels_key: str, view: View) -> dict[str, Any]:
+    """Return everything that determines the activations of a view, apart from the cut, as plain JSON.
+
+    The engine is omitted, because all engines agree with Keras up to rounding. `pixels_key`: `images.pixels_key` of the
+    images that are stored together.
+    """
+    settings = network.settings
+    inputs: dict[str, Any] = {
+        "format": _FORMAT,
+        "preprocessing": settings.preprocessing,
+        "image_size": settings.image_size,
+        "network": network.digest,
+        "keras": keras.__version__,
+        "pixels": pixels_key,
+        "view": ["plain", 0],
+    }
+    # Without augmentation, training views are the original images.
+    if view.kind == "train" and not pixels.augmentation.is_identity:
+        inputs["view"] = [view.kind, view.number]
+        inputs["augmentation"] = dataclasses.asdict(pixels.augmentation)
+        inputs["seed"] = pixels.seed
+        inputs["augment"] = [CACHE_VERSION, cv2.__version__]
+    return inputs

@@ -2,7 +2,10 @@
 
 Files of a store:
 
-    <key>/                         an entry, see `entries`
+    <key>/values.npy               (N, *shape), float32, or float16 standardized per channel
+    <key>/channels.npy             (2, C) float32, mean and standard deviation of every channel; float16 only
+                                   both are followed by a digest, see `files.seal_npy`
+    <key>/about.json               dtype and shape; its modification time is the time of the last use
     .filling-<group>-<random>/     an entry that is being written, renamed to <key> when complete
     .locks/<group>.lock            locked while a group is filled; the system unlocks it when its owner exits
 """
@@ -12,34 +15,142 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import secrets
+import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
+from pydantic import Field
 
-from catsdogs.base.files import free_bytes, load_sealed_npy, remove
+from catsdogs.base.files import free_bytes, load_sealed_npy, npy_header, remove, seal_npy, sealed_bytes, write_json
+from catsdogs.base.records import CorruptedFile, Count, Record
 from catsdogs.base.text import binary_size
-from catsdogs.features.entries import (
-    EntryInfo,
-    EntrySpec,
-    EntryWriter,
-    StoredActivations,
-    StoreFull,
-    bytes_of,
-    read_entry,
-    writing,
-)
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: the disk or the limit has no room
 RESERVED_DISK_BYTES = 2**30  # free disk space that the store leaves to other programs
 
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
+_SMALLEST_STD_SHARE = 1 / 16  # of the standard deviation over all channels
 _KEYS = "[0-9a-f]" * 64
 _LOG_WAIT_AFTER_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EntryInfo:
+    """A stored entry."""
+
+    key: str
+    folder: Path
+    bytes: int  # size of the file of its array
+    last_used: float  # seconds since 1970
+    dtype: str
+    shape: tuple[int, ...]  # of its array
+    group: str  # name of its lock
+
+
+@dataclass(frozen=True)
+class StoredActivations:
+    """An open, memory-mapped entry. It stays readable after the entry is removed (POSIX)."""
+
+    values: np.ndarray
+    channels: np.ndarray | None
+
+    def read(self, positions: np.ndarray) -> np.ndarray:
+        """Return a copy, float32 (B, *shape), of the activations at positions (B,) int; repetitions are allowed."""
+        # Indexing with an array copies, so the caller owns the result.
+        values = self.values[positions].astype(np.float32, copy=False)
+        if self.channels is not None:
+            values *= self.channels[1]
+            values += self.channels[0]
+        return values
+
+
+class EntryWriter:
+    """An entry that is being written."""
+
+    def __init__(self, store: Path, group: str, key: str, shape: tuple[int, ...], dtype: str) -> None:
+        self.folder = folder = store / f".filling-{group}-{secrets.token_hex(4)}"
+        self.key = key
+        self._dtype = dtype
+        self._channels: np.ndarray | None = None
+        folder.mkdir()
+        self._file = (folder / "values.npy").open("wb")
+        self._file.write(npy_header(shape, dtype))
+        about = {"group": group, "dtype": dtype, "images": shape[0], "shape": list(shape[1:])}
+        write_json(folder / "about.json", about)
+
+    def write(self, chunk: np.ndarray) -> None:
+        """Append a chunk (b, *shape), float32."""
+        if self._dtype == "float16":
+            if self._channels is None:
+                self._channels = _channels(chunk)
+                np.save(self.folder / "channels.npy", self._channels)
+            mean, std = self._channels
+            chunk = chunk - mean
+            chunk /= std
+            chunk = np.clip(chunk, -_FLOAT16_MAX, _FLOAT16_MAX, out=chunk).astype(np.float16)
+        self._file.write(np.ascontiguousarray(chunk).data)
+        self._file.flush()  # a full disk must fail here, not when the file is closed
+
+    def finish(self) -> None:
+        """Close and seal the complete arrays."""
+        self._file.close()
+        for file in self.folder.glob("*.npy"):
+            seal_npy(file, self.key)
+
+    def discard(self) -> None:
+        """Close the file and remove its temporary folder, which is gone if the entry was published."""
+        with suppress(OSError):  # closing fails again on a full disk
+            self._file.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class _About(Record):
+    group: Annotated[str, Field(pattern=r"^\w+$")]  # part of a file name
+    dtype: Literal["float32", "float16"]
+    images: Count
+    shape: Annotated[list[Count], Field(max_length=8)]
+
+
+def read_entry(folder: Path) -> EntryInfo | None:
+    """Return the entry in a folder, or None if it is missing, incomplete or corrupted."""
+    try:
+        about = _About.read(folder / "about.json")
+        if about is None:
+            return None
+        last_used = (folder / "about.json").stat().st_mtime
+        shape = (about.images, *about.shape)
+        size = sealed_bytes(shape, about.dtype)
+        if (folder / "values.npy").stat().st_size != size:
+            return None
+        return EntryInfo(folder.name, folder, size, last_used, about.dtype, shape, about.group)
+    except (OSError, CorruptedFile):
+        return None
+
+
+def _channels(chunk: np.ndarray) -> np.ndarray:
+    """Return the mean and standard deviation of every channel (last axis) of (b, *shape), float32 (2, C).
+
+    A nearly constant channel may vary in later chunks and would then exceed the range of float16. Its standard
+    deviation is therefore at least 1/16 of the one over all channels, which costs no precision in float16.
+    """
+    flat = chunk.reshape(-1, chunk.shape[-1])
+    mean = flat.mean(axis=0, dtype=np.float64)
+    # Image by image, because the float64 differences of a chunk need twice its memory.
+    squares = sum(((image.reshape(-1, len(mean)) - mean) ** 2).sum(axis=0) for image in chunk)
+    variance = np.asarray(squares / len(flat))
+    std = np.sqrt(np.maximum(variance, variance.mean() * _SMALLEST_STD_SHARE**2))
+    std[std == 0] = 1
+    return np.stack([mean, std]).astype(np.float32)
 
 
 class Store:
@@ -57,13 +168,13 @@ class Store:
 
     def open(self, key: str, log_corrupted: bool = False) -> StoredActivations | None:
         """Open an entry and mark it as used; return None if it is missing or corrupted."""
-        folder, file = self.folder / key, self.folder / key / "values.npy"
+        folder = self.folder / key
         try:
-            changed_ns = file.stat().st_mtime_ns
+            (folder / "values.npy").stat()
             entry = read_entry(folder)
             if entry is None:
                 raise ValueError("about.json or the file size is wrong")
-            values = load_sealed_npy(file, key, entry.shape, entry.dtype)
+            values = load_sealed_npy(folder / "values.npy", key, entry.shape, entry.dtype)
             shape = (2, entry.shape[-1])
             half = entry.dtype == "float16"
             channels = load_sealed_npy(folder / "channels.npy", key, shape, "float32") if half else None
@@ -75,79 +186,70 @@ class Store:
             return None
         with suppress(OSError):  # the cache may be read-only
             os.utime(folder / "about.json")
-        return StoredActivations(np.asarray(values), channels, file, changed_ns)
+        return StoredActivations(np.asarray(values), channels)
 
     def fill(
         self,
         group: str,
-        specs: Sequence[EntrySpec],
-        images: int,
+        shapes: Mapping[str, tuple[int, ...]],
         dtype: str,
-        produce: Callable[[list[int]], Iterator[Sequence[np.ndarray]]],
+        produce: Callable[[list[str]], Iterator[Sequence[np.ndarray]]],
         keep: Collection[str] = (),
     ) -> None:
         """Fill all missing entries in one pass: either all of them are stored or none.
 
-        Only one process fills a group at a time. The others wait and then find the entries. `StoreFull` is raised if
-        the limit or the disk has no room, a `UserError` if the folder cannot be written.
+        Only one process fills a group at a time. The others wait and then find the entries. OSError is raised if the
+        limit or the disk has no room (`FULL`), or the folder cannot be written.
 
         Args:
             group: name of the lock, 64 hexadecimal digits; entries of the same pass share it.
-            specs: the entries.
-            images: N, the rows of every entry.
+            shapes: (N, *shape) of the arrays, by the key of the entry: 64 hexadecimal digits, a digest of everything
+                that changes the values.
             dtype: "float32" or "float16". float16 is standardized per channel (last axis) and rounds each value by at
                 most 2**-11 of its distance from the channel's mean; infinities become finite.
-            produce: called with the indices of the missing entries in `specs`; yields chunks of consecutive images. A
-                chunk has one non-empty float32 (b, *shape) per index; b may vary between chunks.
-            keep: keys that must not be evicted; those of `specs` never are.
+            produce: called with the keys of the missing entries; yields chunks of consecutive images. A chunk has one
+                non-empty float32 (b, *shape) per key; b may vary between chunks.
+            keep: keys that must not be evicted; those of `shapes` never are.
         """
-        if not self._missing(specs):  # a read-only folder is sufficient if it is complete
+        if not self._missing(shapes):  # a read-only folder is sufficient if it is complete
             return
         with ExitStack() as stack:
-            with writing(self.folder):
-                stack.enter_context(self._locked(group, "waiting for another process to store the same activations"))
-            missing = self._missing(specs, log_corrupted=True)
+            stack.enter_context(self._locked(group, "waiting for another process to store the same activations"))
+            missing = self._missing(shapes, log_corrupted=True)
             if not missing:
                 return
-            keys = {*keep, *(spec.key for spec in specs)}
             writers: list[EntryWriter] = []
-            with writing(self.folder), self._locked("room", "waiting for another process to evict activations"):
+            with self._locked("room", "waiting for another process to evict activations"):
                 self._sweep(group)
-                for index in missing:
-                    self._remove(self.folder / specs[index].key, None)  # corrupted
-                self._make_room(sum(bytes_of(specs[index].shape, images, dtype) for index in missing), keys, group)
-                for index in missing:
-                    writers.append(EntryWriter(self.folder, group, specs[index], images, dtype))
+                for key in missing:
+                    self._remove(self.folder / key, None)  # corrupted
+                needed = sum(sealed_bytes(shapes[key], dtype) for key in missing)
+                self._make_room(needed, {*keep, *shapes}, group)
+                for key in missing:
+                    writers.append(EntryWriter(self.folder, group, key, shapes[key], dtype))
                     stack.callback(writers[-1].discard)
             for chunk in produce(missing):
-                with writing(self.folder):
-                    for writer, values in zip(writers, chunk, strict=True):
-                        writer.write(values)
-            with writing(self.folder):
-                for writer in writers:
-                    writer.finish()
-                    try:
-                        writer.folder.rename(self.folder / writer.key)
-                    except OSError:
-                        if self.open(writer.key) is None:  # otherwise an equal entry was filled under another group
-                            raise
+                for writer, values in zip(writers, chunk, strict=True):
+                    writer.write(values)
+            for writer in writers:
+                writer.finish()
+                try:
+                    writer.folder.rename(self.folder / writer.key)
+                except OSError:
+                    if self.open(writer.key) is None:  # otherwise an equal entry was filled under another group
+                        raise
 
     def room(self, keep: Collection[str]) -> int:
         """Return the bytes available if all entries were evicted except those with keys in `keep`."""
         entries = self.entries()
         kept = sum(entry.bytes for entry in entries if entry.key in keep)
         evictable = sum(entry.bytes for entry in entries) - kept
-        return max(0, min(self.max_bytes - kept, self._free_disk() + evictable))
+        return max(0, min(self.max_bytes - kept, free_bytes(self.folder) - RESERVED_DISK_BYTES + evictable))
 
     def entries(self) -> list[EntryInfo]:
         """Return all complete entries, most recently used first."""
         entries = [read_entry(path) for path in self.folder.glob(_KEYS)]
         return sorted((entry for entry in entries if entry is not None), key=lambda entry: -entry.last_used)
-
-    def discard(self, damaged: StoredActivations) -> None:
-        """Remove an open entry, unless another process has replaced it already."""
-        if not damaged.changed():
-            self._remove(damaged.file.parent, None)
 
     def clear(self, unused_days: float = 0.0, dry_run: bool = False) -> int:
         """Remove entries that were not used for some days, and unfinished ones of killed processes; return bytes freed.
@@ -163,8 +265,8 @@ class Store:
                     freed += self._remove(path, None if entry is None else entry.group, dry_run)
         return freed
 
-    def _missing(self, specs: Sequence[EntrySpec], log_corrupted: bool = False) -> list[int]:
-        return [index for index, spec in enumerate(specs) if self.open(spec.key, log_corrupted) is None]
+    def _missing(self, keys: Iterable[str], log_corrupted: bool = False) -> list[str]:
+        return [key for key in keys if self.open(key, log_corrupted) is None]
 
     def _lock(self, group: str) -> FileLock:
         (self.folder / ".locks").mkdir(parents=True, exist_ok=True)
@@ -192,21 +294,18 @@ class Store:
         entries = self.entries()
         stored = sum(entry.bytes for entry in entries)
         evictable = [entry for entry in entries if entry.key not in keys]
-        while needed > (room := min(self.max_bytes - stored, self._free_disk())):
+        while needed > (room := min(self.max_bytes - stored, free_bytes(self.folder) - RESERVED_DISK_BYTES)):
             most = room + sum(entry.bytes for entry in evictable)
             if needed > most:
-                raise StoreFull(
-                    f"{self.folder}: {binary_size(needed)} of activations do not fit; the limit of "
-                    f"{binary_size(self.max_bytes)} and the disk leave {binary_size(max(most, 0))}"
+                raise OSError(
+                    errno.ENOSPC,
+                    f"{binary_size(needed)} of activations do not fit; the limit of {binary_size(self.max_bytes)} and "
+                    f"the disk leave {binary_size(max(most, 0))}",
                 )
             entry = evictable.pop()
             if self._remove(entry.folder, None if entry.group == group else entry.group):
                 stored -= entry.bytes
                 _log.info("evicted %s of stored activations", binary_size(entry.bytes))
-
-    def _free_disk(self) -> int:
-        """Return the free bytes on the disk beyond the reserve; negative if other programs use the reserve."""
-        return free_bytes(self.folder) - RESERVED_DISK_BYTES
 
     def _sweep(self, group: str | None, dry_run: bool = False) -> int:
         """Remove unfinished entries of killed processes and return the bytes freed. The caller has locked `group`."""

@@ -18,8 +18,7 @@ from catsdogs.data.dataset import Dataset
 from catsdogs.data.views import ORIGINAL, View
 from catsdogs.features.engine import InferenceEngine, build_engine
 from catsdogs.final.members import Member
-from catsdogs.final.pipeline import OUTPUTS, Pipeline
-from catsdogs.final.tta import choose_tta, describe_choice, log_cost, predict_views, views_by_kind
+from catsdogs.final.pipeline import OUTPUTS, Pipeline, choose_tta, describe_choice, predict_views, views_by_kind
 from catsdogs.scoring.calibration import CalibrationResult, cross_fitted, fit_if_better
 from catsdogs.scoring.combination import Combination, choose, expand_to_models, uniform_mean
 from catsdogs.training.trial_data import live_views
@@ -110,12 +109,6 @@ def _choose_tta(
     return tta, describe_choice(table) | {"split": split}, table
 
 
-def count_images(config: RetrainConfig, dataset: Dataset) -> dict[str, int]:
-    """Return how many images outside validation are predicted, by name."""
-    test = 0 if dataset.test is None else int((dataset.test["width"] > 0).sum())
-    return {"holdout": 0 if config.fit_on == "all" else len(dataset.holdout_rows), "test": test}
-
-
 def inference_engine(model: Any, engine: str) -> InferenceEngine:
     """Return the requested inference engine, or fall back to Keras so that the trained model is not lost."""
     try:
@@ -136,10 +129,6 @@ def _predict(
     p_dog = np.full((len(jobs), len(views), len(rows)), np.nan)
     for number, member in enumerate(members, start=1):
         forward = inference_engine(member.model, config.features.engine)
-        if number == 1:
-            others = {name: (size, len(members)) for name, size in count_images(config, dataset).items()}
-            counts = {"validation": (len(rows), len(jobs)), **others}
-            log_cost(forward, pixels, member.out_of_fold_rows, views, counts)
         images = "validation images" if len(members) == 1 else f"validation images, member {number}/{len(members)}"
         outputs = predict_views(forward, pixels, member.out_of_fold_rows, views, images)
         p_dog[jobs.index(member.job.name)][:, np.searchsorted(rows, member.out_of_fold_rows)] = outputs

@@ -1,32 +1,43 @@
-"""Training of the members of the final model, each like its trial in the search."""
+"""Training of the members of the final model, each like its trial in the search.
+
+An unfinished `retrain` keeps its trained members in the study's `.retrain/kept/`, so the same command continues. The
+variables of a model are saved as raw values and copied into a newly built model.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 import keras
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.files import read_bytes, replacing, write_json
 from catsdogs.base.provenance import versions
+from catsdogs.base.records import CorruptedFile, Record
 from catsdogs.config.checks import validated
 from catsdogs.config.hyperparameters import with_values
 from catsdogs.config.saved_config import saved_config
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.views import distinct_views
-from catsdogs.final.kept_members import read_kept, write_kept
 from catsdogs.pages.formats import counted
-from catsdogs.study.identity import differences
+from catsdogs.study.identity import changes, fingerprint
+from catsdogs.study.job_tables import VALIDATION, VALIDATION_TABLE
 from catsdogs.study.jobs import JobRecord, chosen_trial
+from catsdogs.study.locking import lock_job
 from catsdogs.study.progress import JobProgress
-from catsdogs.study.resume_state import VALIDATION, VALIDATION_TABLE
 from catsdogs.study.trials import TrialRecord, lineage
 from catsdogs.training.execution import DivergedError, Listener, execute, trial_seed
 from catsdogs.training.trial_data import build_trial_data
@@ -94,7 +105,7 @@ def _config_of(config: RetrainConfig, job: JobRecord) -> RetrainConfig:
 
 def _check_jobs(jobs: Sequence[JobRecord], settings: Sequence[RetrainConfig], dataset: Dataset) -> None:
     for job, config in zip(jobs, settings, strict=True):
-        if changed := differences(job.result, config, dataset.digest):
+        if changed := changes(job.result, fingerprint(config, dataset.digest), unfinished=False):
             raise UserError(
                 f"ensemble={config.ensemble.kind}: not supported with changes to job {job.name} ({changed[0]}); "
                 "restore the former settings and images, or use ensemble=none"
@@ -117,7 +128,7 @@ def _train_job(
     label: str,
     kept: Path,
 ) -> list[Member]:
-    if changed := differences(job.result, config, dataset.digest):
+    if changed := changes(job.result, fingerprint(config, dataset.digest), unfinished=False):
         message = "settings differ from job %s (%s); its search score is not comparable with this model's"
         log.warning(message, job.name, ", ".join(changed[:5]))
     version = job.result["versions"].get("catsdogs")
@@ -209,3 +220,60 @@ def _log_progress(label: str, records: list[TrialRecord], fold: Fold) -> Listene
     images = counted(len(fold.train_rows), "image")
     log.info("%s: training on %s for up to %s", label, images, counted(epochs, "epoch"))
     return lambda epoch, share, logs: progress.epoch(epoch, share, epoch, epochs, logs)
+
+
+class _Kept(Record):
+    best_epoch: Annotated[int, Field(ge=1)]
+    history: dict[str, list[float]]  # columns of `Training.history`
+    sha256: str  # of the values
+
+
+def write_kept(member: Path, model: keras.Model, history: pd.DataFrame, best_epoch: int) -> None:
+    """Keep a trained model in two files, MEMBER.bin and MEMBER.json."""
+    values = b"".join(keras.ops.convert_to_numpy(variable).tobytes() for variable in model.variables)
+    with replacing(Path(f"{member}.bin")) as temporary:
+        temporary.write_bytes(values)
+    record = {"best_epoch": best_epoch, "history": history.to_dict("list")}
+    write_json(Path(f"{member}.json"), record | {"sha256": hashlib.sha256(values).hexdigest()})
+
+
+def read_kept(member: Path, build: Callable[[], keras.Model]) -> tuple[keras.Model, pd.DataFrame, int] | None:
+    """Return what `write_kept` was given, in the model that `build` returns; None if it is missing or corrupted."""
+    file = Path(f"{member}.bin")
+    try:
+        if (kept := _Kept.read(Path(f"{member}.json"))) is None:
+            return None
+        history = pd.DataFrame(kept.history).astype({"epoch": int})
+        model = build()
+        values = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+        content = read_bytes(file, max_bytes=sum(value.nbytes for value in values))
+        if hashlib.sha256(content).hexdigest() != kept.sha256:
+            raise CorruptedFile(file, "digest differs")
+        start = 0
+        for variable, value in zip(model.variables, values, strict=True):
+            variable.assign(np.frombuffer(content, value.dtype, value.size, start).reshape(value.shape))
+            start += value.nbytes
+    except (CorruptedFile, OSError, ValueError, KeyError) as error:
+        log.warning("%s; training this model again", error)
+        return None
+    return model, history, kept.best_epoch
+
+
+@contextmanager
+def kept_members(study: Path, key: str) -> Iterator[Path]:
+    """Yield the folder of the members of this key, for one `retrain` at a time; remove it on success.
+
+    `key`: digest of everything that determines the members. Members of other keys are removed.
+    """
+    folder = study / ".retrain" / "kept"
+    with lock_job(folder):
+        for other in folder.iterdir():
+            if other.is_dir() and not other.is_symlink() and other.name != key:
+                shutil.rmtree(other)
+        try:
+            yield folder / key
+            shutil.rmtree(folder / key)
+        finally:
+            shutil.rmtree(folder / "best", ignore_errors=True)
+            if not (folder / key).exists():
+                shutil.rmtree(folder)

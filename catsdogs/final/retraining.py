@@ -16,19 +16,18 @@ import keras
 import numpy as np
 import pandas as pd
 
+from catsdogs.base.files import free_name, replacing, sync_folder, write_csv, write_json, write_text
 from catsdogs.base.provenance import machine, versions
 from catsdogs.base.text import format_duration
 from catsdogs.config.hyperparameters import hyperparameters, with_values
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
-from catsdogs.final.best_folder import FinalResult, write_best
-from catsdogs.final.evaluation import Evaluation, count_images, evaluate_members, inference_engine
-from catsdogs.final.kept_members import kept_members
-from catsdogs.final.members import Member, train_members
+from catsdogs.final.evaluation import Evaluation, evaluate_members, inference_engine
+from catsdogs.final.members import Member, kept_members, train_members
 from catsdogs.final.metrics import detail_of, metrics
-from catsdogs.final.pipeline import OUTPUTS, Pipeline
-from catsdogs.final.submission import FALLBACK_PROBABILITY
-from catsdogs.final.tta import log_cost
+from catsdogs.final.model_card import model_card
+from catsdogs.final.pipeline import OUTPUTS, Pipeline, final_output, write_pipeline
+from catsdogs.final.submission import FALLBACK_PROBABILITY, describe_rows, submission
 from catsdogs.network.devices import accelerators
 from catsdogs.network.merging import merge_models
 from catsdogs.pages.formats import chosen_on_validation, counted
@@ -87,18 +86,47 @@ def _make(
     record = {"study": jobs[0].folder.parent.name, **_metrics(config, predictions, evaluation, members, first)}
     record["seconds"] = {"training": round(training_seconds, 1), "all": round(time.monotonic() - start, 1)}
     recipe = _recipe(members, first, dataset)
-    final = FinalResult(model, members, evaluation, predictions, record, recipe)
-    write_best(kept.with_name("best"), jobs[0].folder.parent / "best", final, dataset)
+    temporary, best = kept.with_name("best"), jobs[0].folder.parent / "best"
+    temporary.mkdir(parents=True)
+    with replacing(temporary / "model.keras") as file:
+        model.save(file)
+    _write_tables(temporary, members, evaluation, predictions, dataset)
+    write_json(temporary / "metrics.json", record)
+    write_json(temporary / "recipe.json", recipe)
+    write_text(temporary / "MODEL_CARD.md", model_card(record, recipe, dataset))
+    if best.exists():
+        previous = free_name(best)
+        best.rename(previous)
+        log.info("renamed the previous %s to %s", best.name, previous.name)
+    temporary.rename(best)
+    sync_folder(best.parent)
     return record
+
+
+def _write_tables(
+    folder: Path, members: Sequence[Member], evaluation: Evaluation, predictions: pd.DataFrame, dataset: Dataset
+) -> None:
+    combination = {"way": evaluation.combination.method, "weights": evaluation.combination.weights}
+    write_pipeline(folder, evaluation.pipeline, combination)
+    # With several members, the column `member` has their number.
+    histories = [member.history.assign(member=number) for number, member in enumerate(members)]
+    history = pd.concat(histories, ignore_index=True) if len(histories) > 1 else members[0].history
+    tables: dict[str, pd.DataFrame | None] = {"history.csv": history, "predictions.csv": predictions}
+    tables |= {"tta.csv": evaluation.tta_table, "ensemble.csv": evaluation.ensemble_table}
+    if dataset.test is not None:
+        test = predictions[predictions["split"] == "test"]
+        tables["submission.csv"] = rows = submission(list(test["id"]), final_output(test), list(dataset.test["id"]))
+        undecodable = list(dataset.test["id"][dataset.test["width"] == 0])
+        log.info("submission.csv: %s", describe_rows(list(rows["id"]), len(dataset.test), undecodable))
+    for name, table in tables.items():
+        if table is not None:
+            write_csv(folder / name, table)
 
 
 def _predictions(config: RetrainConfig, model: Any, evaluation: Evaluation, dataset: Dataset) -> pd.DataFrame:
     """Return the content of `predictions.csv`: validation images, then the holdout and the test images."""
     forward = inference_engine(model, config.features.engine)
     tables, images = [evaluation.predictions], live_views(config, dataset.rows, dataset.root)
-    if evaluation.predictions[OUTPUTS[1]].isna().all():  # no view was predicted before
-        counts = {name: (size, 1) for name, size in count_images(config, dataset).items()}
-        log_cost(forward, images, np.arange(len(dataset.rows)), evaluation.pipeline.distinct_views, counts)
     if len(dataset.holdout_rows) and config.fit_on != "all":
         outputs = evaluation.pipeline(forward, images, dataset.holdout_rows, "holdout images")
         rows = dataset.rows.iloc[dataset.holdout_rows]

@@ -24,7 +24,6 @@ from catsdogs.base.output import continue_without_output
 from catsdogs.base.processes import processors, share_of_machine, thread_limit
 from catsdogs.config.compose import VERSION_BASE, as_typed, resume_command, with_value
 from catsdogs.config.locations import conf_dir
-from catsdogs.config.setting_names import check_overrides
 from catsdogs.launching.failures import JobFailed, exit_from_hook, knows_all_jobs, record_failure, user_message
 from catsdogs.launching.registration import register
 from catsdogs.launching.study_hooks import StudyCallback
@@ -55,7 +54,6 @@ def hydra_application(
     try:
         parsed = get_args_parser().parse_args(words)
         with stoppable():
-            check_overrides(parsed.overrides)
             sys.argv = [arguments[0], *complete(parsed, words)]
             application = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=config_name)
             application(JobTask(task, tracebacks))()

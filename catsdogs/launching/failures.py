@@ -13,6 +13,7 @@ from hydra.core.utils import JobStatus
 from omegaconf import DictConfig
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.files import write_json
 from catsdogs.base.provenance import utc_timestamp
 from catsdogs.config.compose import CONFIG_ERRORS, format_config_error, job_choices, raised_by_hydra
 
@@ -75,7 +76,7 @@ def record_crash(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
 def record_failure(hydra: Any, folder: Path, error: str | Exception) -> None:
     """Record a failed job in its folder and leaderboard; `error` is its exception, or how its process was killed."""
     # Imported here because pandas takes a second, which `--help` need not wait for.
-    from catsdogs.study.jobs import FAILED, OK, RUNNING, read_job, write_result
+    from catsdogs.study.jobs import FAILED, OK, RESULT, RUNNING, read_job
     from catsdogs.study.leaderboard import write_leaderboard
 
     job = read_job(folder)
@@ -98,5 +99,5 @@ def record_failure(hydra: Any, folder: Path, error: str | Exception) -> None:
     }
     if isinstance(error, Exception):
         result["traceback"] = "".join(traceback.format_exception(error))
-    write_result(folder, result)
+    write_json(folder / RESULT, result)
     write_leaderboard(folder.parent)

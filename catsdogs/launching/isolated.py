@@ -18,7 +18,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from hydra import version
-from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.core.utils import (
     JobReturn,
@@ -54,17 +53,8 @@ _PATIENCE_SECONDS = 1.0  # after Ctrl-C; the message about waiting is for jobs t
 _log = logging.getLogger(__name__)
 
 
-@dataclass
-class IsolatedLauncherConf:
-    """Configuration of the launcher, `hydra.launcher`."""
-
-    _target_: str = _TARGET
-    jobs: int = 1  # number of jobs at a time
-
-
 def register_launcher() -> None:
-    """Register `hydra/launcher=isolated` with Hydra; may be called repeatedly."""
-    ConfigStore.instance().store(group="hydra/launcher", name="isolated", node=IsolatedLauncherConf)
+    """Register the launcher of `hydra/launcher=isolated` with Hydra; may be called repeatedly."""
     plugins = Plugins.instance()
     plugins.register(IsolatedLauncher)
     plugins.class_name_to_class[_TARGET] = IsolatedLauncher
@@ -74,8 +64,8 @@ class IsolatedLauncher(Launcher):
     """Launcher that runs every job in a spawned process, and continues if one is killed."""
 
     def __init__(self, jobs: int = 1) -> None:
-        if jobs < 1:
-            raise UserError(f"hydra.launcher.jobs={jobs}: must be at least 1; use hydra.launcher.jobs=1")
+        if not isinstance(jobs, int) or jobs < 1:
+            raise UserError(f"hydra.launcher.jobs={jobs}: must be an integer of at least 1; use hydra.launcher.jobs=1")
         self._jobs = jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

@@ -145,8 +145,7 @@ class StudyCallback(Callback):
         for file in (study / name / written for name in names for written in _WRITTEN_BY_HYDRA):
             if file.exists() and not file.is_file():
                 raise UserError(f"{file}: is not a regular file; remove it")
-        for folder in [study, *(study / name for name in names)]:
-            check_writable(folder, "study folder", "set another with study=NAME studies_dir=FOLDER")
+        check_writable(study, "study folder", "set another with study=NAME studies_dir=FOLDER")
         check_job_names(study)
         decisions = _inspect_jobs(configs, study, names, typed)
         if any(decision.runs for decision in decisions) or not names:

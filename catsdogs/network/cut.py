@@ -115,43 +115,37 @@ class _Graph:
         self.nodes: list[Any] = graph_nodes(backbone)
         self._position = {id(operation): index for index, operation in enumerate(backbone.operations)}
         producer = {id(tensor): index for index, node in enumerate(self.nodes) for tensor in node.outputs}
-        # A set of nodes is stored as the bits of an integer.
-        self._below: list[int] = []
-        self._consumers = [0] * len(self.nodes)
+        self._below: list[set[int]] = []  # of each node: itself and all nodes that it is computed from
+        self._consumers: list[set[int]] = [set() for _ in self.nodes]
         for index, node in enumerate(self.nodes):
-            below = 1 << index
-            for tensor in node.input_tensors:
-                below |= self._below[producer[id(tensor)]]
-                self._consumers[producer[id(tensor)]] |= 1 << index
-            self._below.append(below)
+            inputs = {producer[id(tensor)] for tensor in node.input_tensors}
+            self._below.append({index}.union(*(self._below[one] for one in inputs)))
+            for one in inputs:
+                self._consumers[one].add(index)
         self._outputs = {producer[id(tensor)] for tensor in backbone.outputs}
         self._costs = [_multiply_adds(node) for node in self.nodes]
 
     def is_valid_cut(self, index: int, live_layers: set[int]) -> bool:
         """Return True if the node has multiply-adds and no live layer at or below it, and only its tensor leads up."""
         node, below = self.nodes[index], self._below[index]
-        inside = self._inside(index)
         called_once = sum(other.operation is node.operation for other in self.nodes) == 1
         return (
             called_once
             and len(node.outputs) == 1
             and None not in node.outputs[0].shape[1:]
-            and not any(id(self.nodes[other].operation) in live_layers for other in inside)
-            and not any(other in self._outputs or self._consumers[other] & ~below for other in inside if other != index)
-            and sum(self._costs[other] for other in inside) > 0
+            and not any(id(self.nodes[other].operation) in live_layers for other in below)
+            and not any(other in self._outputs or self._consumers[other] - below for other in below if other != index)
+            and sum(self._costs[other] for other in below) > 0
         )
 
     def cost_above(self, index: int) -> int:
         """Return the multiply-adds of the suffix above a node, for one image."""
-        return sum(self._costs) - sum(self._costs[other] for other in self._inside(index))
+        return sum(self._costs) - sum(self._costs[other] for other in self._below[index])
 
     def cut(self, index: int) -> Cut:
         """Return the cut at the output of a node."""
         node = self.nodes[index]
         return Cut(node.operation.name, self._position[id(node.operation)], tuple(node.outputs[0].shape[1:]))
-
-    def _inside(self, index: int) -> list[int]:
-        return [other for other in range(index + 1) if self._below[index] >> other & 1]
 
 
 def graph_nodes(function: keras.Function) -> list[Any]:

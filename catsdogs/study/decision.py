@@ -14,9 +14,9 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.files import free_name
 from catsdogs.config.schema import SearchConfig
 from catsdogs.study.identity import changes
+from catsdogs.study.job_tables import HISTORY, TRIALS, VALIDATION, finished_trials
 from catsdogs.study.jobs import RESULT, JobRecord, State, read_job
 from catsdogs.study.locking import HOLDER, LOCK
-from catsdogs.study.resume_state import HISTORY, TRIALS, VALIDATION, finished_trials
 from catsdogs.study.trials import COMPLETED
 
 FIX = "use a new study=NAME, or move the folder away"

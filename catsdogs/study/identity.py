@@ -40,14 +40,6 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def differences(result: Mapping[str, Any], config: SearchConfig, digest: str) -> list[str]:
-    """Return `key: A -> B` for every setting that differs between the `result.json` of a job and a configuration.
-
-    `digest`: current `Dataset.digest`; a job that recorded none matches any.
-    """
-    return _images(result, digest) + _differences(identity(result["config"]), identity(dataclasses.asdict(config)))
-
-
 _installed = functools.cache(versions)  # reading versions takes some 10 ms, and a study may have a thousand jobs
 
 

@@ -1,15 +1,106 @@
-"""Tables of a job, written after every trial: `trials.csv`, `history.csv` and `validation.csv`."""
+"""Tables of a job, written after every trial, and the trials and epochs of earlier runs in them.
+
+`trials.csv` lists the finished trials. It is written last, so a kill between two tables leaves at most one trial in the
+other tables that `trials.csv` does not list; that trial runs again. Corrupted tables are reported, never guessed.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from catsdogs.base.files import write_csv
-from catsdogs.study.resume_state import HISTORY, TRIALS, VALIDATION, ResumeState
-from catsdogs.study.trials import TrialRecord, write_trials
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import free_name, write_csv
+from catsdogs.base.records import CorruptedFile, Table
+from catsdogs.study.trials import TrialRecord, read_trials, write_trials
+
+log = logging.getLogger(__name__)
+
+TRIALS, HISTORY, VALIDATION, SELECT = "trials.csv", "history.csv", "validation.csv", "select.csv"
+
+METRICS = ("accuracy", "log_loss", "loss", "val_accuracy", "val_loss", "learning_rate", "seconds")
+HISTORY_TABLE = Table(
+    {"trial": int, "execution": int, "epoch": int, **dict.fromkeys(("val_log_loss", *METRICS), float | None)}, METRICS
+)
+VALIDATION_TABLE = Table(
+    {"id": str, "label": int, "p_dog": float, "trial": int, "execution": int}, ("trial", "execution"), unique=("id",)
+)
+
+
+@dataclass(frozen=True)
+class ResumeState:
+    """Finished trials, in the order in which they finished, and their epochs, from which a job resumes."""
+
+    records: list[TrialRecord] = field(default_factory=list)
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)  # rows of `history.csv`; empty if missing
+
+
+def finished_trials(folder: Path, result: Mapping[str, Any] | None = None) -> list[TrialRecord]:
+    """Return the trials of `load_resume_state`, without changing any file."""
+    return _read(folder, result)[0]
+
+
+def load_resume_state(folder: Path, result: Mapping[str, Any] | None = None) -> ResumeState:
+    """Read the finished trials and their epochs; raise a `UserError` if `trials.csv` is corrupted or lacks trials.
+
+    A corrupted history is renamed, and the job resumes without it.
+    """
+    records, history = _read(folder, result)
+    file = folder / HISTORY
+    if history is None:
+        if file.exists():
+            renamed = free_name(file.with_name(f"{HISTORY}.damaged"))
+            file.rename(renamed)
+            log.warning("%s: corrupted; renaming it to %s and resuming without its epochs", file, renamed.name)
+        elif records:
+            log.warning("%s: missing; resuming without the epochs of %d finished trials", file, len(records))
+        return ResumeState(records)
+    finished = history["trial"].isin([record.trial for record in records])
+    for trial in history["trial"][~finished].unique():
+        log.warning("%s: trial %s is not in %s, so it did not finish; running it again", file, trial, TRIALS)
+    return ResumeState(records, history[finished].reset_index(drop=True))
+
+
+def _read(folder: Path, result: Mapping[str, Any] | None) -> tuple[list[TrialRecord], pd.DataFrame | None]:
+    """Return the finished trials and all epochs; None instead of epochs that are missing or corrupted."""
+    file = folder / TRIALS
+    fix = "restore it from a backup, use a new study=NAME, or move the folder away to start over"
+    try:
+        records = read_trials(file)
+    except CorruptedFile as error:
+        raise UserError(f"job {folder}: its {TRIALS} is {error.problem}; {fix}") from error
+    try:
+        history = HISTORY_TABLE.read(folder / HISTORY)
+    except CorruptedFile:
+        history = None
+    if history is not None:
+        history["trial"] = history["trial"].astype(str)
+    total = (result or {}).get("trials", {}).get("total") or 0
+    finished = {record.trial for record in records}
+    started = finished if history is None else finished.union(history["trial"])
+    # A kill between two tables leaves one more trial in the history.
+    if len(started - finished) > 1 or total > len(records):
+        problem = "is missing" if not file.is_file() else f"lists {len(records)} trials"
+        expected = max(len(started), total)
+        raise UserError(f"job {folder}: its {TRIALS} {problem} (expected {expected} trials); {fix}")
+    return records, history
+
+
+def validation_is_of(folder: Path, ids: list[str], trial: str, execution: int) -> bool:
+    """Return whether `validation.csv` contains the predictions of this execution of a trial for these images."""
+    try:
+        table = VALIDATION_TABLE.read(folder / VALIDATION)
+    except CorruptedFile:
+        return False
+    if table is None or not {"trial", "execution"} <= set(table):  # versions up to 0.2 did not record the trial
+        return False
+    return list(table["id"]) == ids and bool((table[["trial", "execution"]] == [int(trial), execution]).all(axis=None))
 
 
 class JobTables:

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import check_links, write_json
 from catsdogs.base.records import LARGEST_LOSS, CorruptedFile, Count, Listed, Part, Record, Seconds
 from catsdogs.config.saved_config import saved_config
 from catsdogs.config.setting_names import former_names, with_current_names
@@ -198,7 +197,6 @@ def read_jobs(study: Path) -> list[JobRecord]:
         known = _studies_in(study.parent)
         hint = f"; studies in {study.parent}: {', '.join(known[-8:])}" if known else ""
         raise UserError(f"study {study}: folder not found{hint}")
-    check_links(study)
     jobs = [job for folder in sorted(study.iterdir()) if folder.is_dir() and (job := read_job(folder)) is not None]
     if not jobs and (study / RESULT).is_file():
         raise UserError(f"study {study}: this is a job folder; use the folder of its study, {study.parent}")
@@ -278,8 +276,3 @@ def chosen_trial(job: JobRecord, trial: str | None) -> TrialRecord:
         problem = f"cannot be retrained, because job {job.folder} records its epoch {last} of {most}"
         raise UserError(f"trial={trial}: {problem}; use another trial")
     return chosen
-
-
-def write_result(folder: Path, result: dict[str, Any]) -> None:
-    """Write the `result.json` of a job."""
-    write_json(folder / RESULT, result)

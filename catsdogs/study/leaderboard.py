@@ -10,18 +10,7 @@ import pandas as pd
 
 from catsdogs.base.files import write_csv
 from catsdogs.study.jobs import FAILED, JobRecord, read_jobs
-from catsdogs.study.trials import RESERVED
-
-# Columns of all tables of jobs; leaderboard.csv has only those from result.json.
-_CHOICES, _HYPERPARAMETERS = "(choices)", "(hyperparameters)"
-_COLUMNS = (
-    *("label", "study", "job", "status", _CHOICES),
-    *("val_log_loss", "val_log_loss_low", "val_log_loss_high", "share_best", "val_accuracy", "val_errors"),
-    "best_trial",
-    _HYPERPARAMETERS,
-    *("trials_completed", "trials_failed", "trials", "trials_planned", "validation_images", "data_digest"),
-    *("seconds", "started", "state", "error"),
-)
+from catsdogs.study.trials import CHOICES, HYPERPARAMETERS, JOB_COLUMNS, RESERVED
 
 
 def choice_names(jobs: Iterable[JobRecord]) -> list[str]:
@@ -31,8 +20,8 @@ def choice_names(jobs: Iterable[JobRecord]) -> list[str]:
 
 def job_columns(choices: Iterable[str], hyperparameters: Iterable[str]) -> list[str]:
     """Return the columns of a table of jobs in order."""
-    several = {_CHOICES: choices, _HYPERPARAMETERS: hyperparameters}
-    return list(dict.fromkeys(name for column in _COLUMNS for name in several.get(column, [column])))
+    several = {CHOICES: choices, HYPERPARAMETERS: hyperparameters}
+    return list(dict.fromkeys(name for column in JOB_COLUMNS for name in several.get(column, [column])))
 
 
 def job_row(job: JobRecord, choices: Iterable[str]) -> dict[str, Any]:

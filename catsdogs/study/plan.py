@@ -16,6 +16,7 @@ from catsdogs.base.files import write_json
 from catsdogs.base.provenance import parse_timestamp, utc_timestamp
 from catsdogs.base.records import CorruptedFile, Listed, Record
 from catsdogs.base.text import quoted
+from catsdogs.config.schema import TimeoutConfig
 from catsdogs.config.setting_names import with_current_overrides
 from catsdogs.study.locking import is_locked
 
@@ -63,6 +64,16 @@ def write_plan(study: Path, names: list[str], command: list[str]) -> None:
         run, started = list(dict.fromkeys([*before.run, *names])), before.started.isoformat()
     jobs = list(dict.fromkeys([*before.jobs, *names]))
     write_json(study / PLAN, {"study": study.name, "jobs": jobs, "run": run, "started": started, "command": command})
+
+
+class StudyTimeout(Exception):
+    """The time limit of the study is reached: the running trial stops and is not recorded."""
+
+
+def check_timeout(timeout: TimeoutConfig, deadline: float | None) -> None:
+    """Raise `StudyTimeout`, with the text for `result.json`, after the deadline; None: no limit."""
+    if deadline is not None and time.time() > deadline:
+        raise StudyTimeout(f"timeout.study_seconds={timeout.study_seconds:g} reached")
 
 
 def study_deadline(study: Path, seconds: float | None) -> float | None:

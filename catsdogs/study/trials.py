@@ -23,13 +23,19 @@ _LEADING |= {"epochs": int, "best_epoch": int, "seconds": float}
 _TRAILING = {"parent": str, "first_epoch": int, "epoch_budget": int | None, "ended": str, "error": str}
 _TABLE = Table(_LEADING | _TRAILING, ("parent", "first_epoch", "epoch_budget", "ended"), unique=("trial",))
 
+# Columns of all tables of jobs; leaderboard.csv has only those from result.json.
+CHOICES, HYPERPARAMETERS = "(choices)", "(hyperparameters)"
+JOB_COLUMNS = (
+    *("label", "study", "job", "status", CHOICES),
+    *("val_log_loss", "val_log_loss_low", "val_log_loss_high", "share_best", "val_accuracy", "val_errors"),
+    "best_trial",
+    HYPERPARAMETERS,
+    *("trials_completed", "trials_failed", "trials", "trials_planned", "validation_images", "data_digest"),
+    *("seconds", "started", "state", "error"),
+)
+
 # Names of columns in the tables of a report, which a choice or hyperparameter must not replace.
-RESERVED = {
-    *_TABLE.columns,
-    *("label", "study", "job", "best_trial", "val_log_loss_low", "val_log_loss_high", "share_best", "val_errors"),
-    *("trials_completed", "trials_failed", "trials", "trials_planned", "validation_images", "data_digest", "started"),
-    *("state", "hyperparameters", "ended_seconds", "_order"),
-}
+RESERVED = {*_TABLE.columns, *JOB_COLUMNS, "hyperparameters", "ended_seconds", "_order"}
 
 _OTHER = TypeAdapter(str | Annotated[float, Field(ge=-1e15, le=1e15)])  # figures need differences and decades
 _SETTINGS = {name: TypeAdapter(get_type_hints(group, include_extras=True)[name]) for name, group in SEARCHABLE.items()}

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from catsdogs.data.views import View, Views
+from catsdogs.data.views import ORIGINAL, View, Views
 from catsdogs.network.schedules import steps_per_epoch
 
 
@@ -22,23 +22,34 @@ class EpochPlan:
     distinct_views: int | None = None  # epoch e reads view `e % distinct_views`; None: a new view in every epoch
 
 
-class _Batches(keras.utils.PyDataset):
-    def __init__(self, views: Views, labels: np.ndarray | None, rows: np.ndarray, batch_size: int) -> None:
+class EvaluationBatches(keras.utils.PyDataset):
+    """Batches of rows in the given order and one view: with labels for validation, without for prediction."""
+
+    def __init__(
+        self, views: Views, rows: np.ndarray, view: View, batch_size: int, labels: np.ndarray | None = None
+    ) -> None:
         super().__init__()
         self._views = views
-        self._labels = labels
         self._rows = rows
+        self._view = view
         self._batch_size = batch_size
+        self._labels = labels
         self.steps = steps_per_epoch(len(rows), batch_size)
 
-    def _read(self, rows: np.ndarray, step: int, view: View) -> tuple[np.ndarray, ...]:
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         """Return inputs (B, ...) and, if there are labels, float32 (B, 1): Keras would broadcast (B,)."""
+        return self._read(self._rows, index, self._view)
+
+    def _read(self, rows: np.ndarray, step: int, view: View) -> tuple[np.ndarray, ...]:
         rows = rows[step * self._batch_size : (step + 1) * self._batch_size]
         inputs = self._views.read(rows, view)
         return (inputs,) if self._labels is None else (inputs, self._labels[rows].astype(np.float32).reshape(-1, 1))
 
 
-class TrainingBatches(_Batches):
+class TrainingBatches(EvaluationBatches):
     """All batches of a training; pass `steps_per_epoch=batches.steps` to `fit`.
 
     Batch `i` belongs to epoch `first_epoch + i // steps`. All epochs are one sequence, because Keras reads ahead: it
@@ -47,7 +58,7 @@ class TrainingBatches(_Batches):
     """
 
     def __init__(self, views: Views, labels: np.ndarray, rows: np.ndarray, batch_size: int, plan: EpochPlan) -> None:
-        super().__init__(views, labels, rows, batch_size)
+        super().__init__(views, rows, ORIGINAL, batch_size, labels)
         self._plan = plan
 
     def __len__(self) -> int:
@@ -62,24 +73,7 @@ class TrainingBatches(_Batches):
         return self._read(order, step, View("train", number))
 
 
-class EvaluationBatches(_Batches):
-    """Batches of rows in the given order and one view: with labels for validation, without for prediction."""
-
-    def __init__(
-        self, views: Views, rows: np.ndarray, view: View, batch_size: int, labels: np.ndarray | None = None
-    ) -> None:
-        super().__init__(views, labels, rows, batch_size)
-        self._view = view
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
-        """Return inputs (B, ...) and, if there are labels, float32 (B, 1)."""
-        return self._read(self._rows, index, self._view)
-
-
-def for_keras(batches: TrainingBatches | EvaluationBatches) -> Any:
+def for_keras(batches: EvaluationBatches) -> Any:
     """Return an input for `fit`, `evaluate` and `predict` that reads every batch once, in order.
 
     On TensorFlow, this is a tf.data pipeline that reads two batches ahead, without autotuning. Keras' own pipeline

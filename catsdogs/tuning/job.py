@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import remove_temporaries, sync_folder, write_csv
+from catsdogs.base.files import remove_temporaries, sync_folder, write_csv, write_json
 from catsdogs.base.interrupts import stoppable
 from catsdogs.base.output import lost_output
 from catsdogs.base.provenance import machine, utc_timestamp, versions
@@ -26,16 +26,13 @@ from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.network.startup import start_keras
 from catsdogs.study.decision import JobDecision, archive_attempt, earlier_files, inspect_job
 from catsdogs.study.identity import fingerprint
-from catsdogs.study.job_tables import JobTables
-from catsdogs.study.jobs import FAILED, INTERRUPTED, OK, RESULT, RUNNING, write_result
+from catsdogs.study.job_tables import HISTORY, SELECT, TRIALS, VALIDATION, JobTables, ResumeState, load_resume_state
+from catsdogs.study.jobs import FAILED, INTERRUPTED, OK, RESULT, RUNNING
 from catsdogs.study.leaderboard import write_leaderboard
 from catsdogs.study.locking import HOLDER, lock_job
-from catsdogs.study.plan import study_deadline
-from catsdogs.study.progress import JobProgress
-from catsdogs.study.resume_state import HISTORY, SELECT, TRIALS, VALIDATION, ResumeState, load_resume_state
-from catsdogs.study.study_progress import study_line
+from catsdogs.study.plan import StudyTimeout, check_timeout, study_deadline
+from catsdogs.study.progress import JobProgress, study_line
 from catsdogs.study.trials import best_trial, outcome
-from catsdogs.tuning.limits import StudyTimeout, check_timeout
 
 if TYPE_CHECKING:
     from catsdogs.training.trial_data import TrialData
@@ -133,7 +130,7 @@ class _JobRun:
             if self._may_write and result["status"] != RUNNING:
                 result["seconds"] = round(self._seconds_before + time.monotonic() - self._started, 3)
                 result["finished"] = utc_timestamp()
-                _write_or_log(location, lambda: write_result(location.folder, result))
+                _write_or_log(location, lambda: write_json(location.folder / RESULT, result))
         return math.nan if result["status"] != OK or result["objective"] is None else float(result["objective"])
 
     def _prepare_folder(self, decision: JobDecision) -> ResumeState:
@@ -172,7 +169,7 @@ class _JobRun:
             "folds": len(folds),
             "left_out": len(dataset.skipped),
         }
-        write_result(self._location.folder, self._result)
+        write_json(self._location.folder / RESULT, self._result)
         columns = ["id", "label", "sha256", "split", *(["fold"] if len(folds) > 1 else []), "path"]
         write_csv(self._location.folder / SPLIT, dataset.rows.assign(path=dataset.relative_paths)[columns])
 
@@ -235,7 +232,7 @@ class _JobRun:
         planned = expected_trials(oracle, config)
         # Accelerators are known only after Keras is imported.
         self._result.update(trials={"planned": planned}, machine=machine(accelerators()))
-        write_result(location.folder, self._result)
+        write_json(location.folder / RESULT, self._result)
         epochs = config.fit.epochs * config.fit.executions_per_trial * len(data.folds)
         progress = JobProgress(location.label, planned, epochs, lambda: study_line(location.study), state.records)
         names = ["id", "label", *(["fold"] if len(data.folds) > 1 else [])]

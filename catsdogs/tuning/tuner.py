@@ -29,16 +29,14 @@ from catsdogs.config.schema import SearchConfig
 from catsdogs.data.views import ORIGINAL
 from catsdogs.network.devices import distributed
 from catsdogs.network.trial_model import TrialModel, TrialModels
-from catsdogs.study.job_tables import JobTables
+from catsdogs.study.job_tables import JobTables, validation_is_of
+from catsdogs.study.plan import StudyTimeout, check_timeout
 from catsdogs.study.progress import JobProgress
-from catsdogs.study.resume_state import validation_is_of
 from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, lineage
 from catsdogs.training.batches import EvaluationBatches, for_keras
 from catsdogs.training.execution import DivergedError, Training, execute
 from catsdogs.training.trial_data import TrialData
-from catsdogs.tuning.limits import StudyTimeout, check_timeout
-from catsdogs.tuning.promotion import ParentWeights
-from catsdogs.tuning.replay import replay, searched_values
+from catsdogs.tuning.oracles import ParentWeights, replay, searched_values
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +125,9 @@ class Search:
             self.oracle.update_trial(trial.trial_id, scores)
             trial.status = COMPLETED
         except Exception as error:
-            self.raise_if_fatal(error)
+            if isinstance(error, StudyTimeout) or self._data.features.problem is not None:
+                raise
+            raise_if_fatal(error)
             # The traceback may contain a file name that is not UTF-8.
             trial.status, trial.message = "FAILED", escape_surrogates(traceback.format_exc())
             write_text(self._errors / f"{trial.trial_id}.txt", trial.message)
@@ -143,12 +143,6 @@ class Search:
         self.tables.commit(record, p_dog if new_best else None)
         self.weights.delete_unneeded(self.oracle, [record.trial for record in self.records])
         self._progress.trial_done(record.val_log_loss)
-
-    def raise_if_fatal(self, error: Exception) -> None:
-        """Raise as `resources.raise_if_fatal`, and also for a reached time limit or inputs that cannot be read."""
-        if isinstance(error, StudyTimeout) or self._data.features.problem is not None:
-            raise error
-        raise_if_fatal(error)
 
     def train(
         self,

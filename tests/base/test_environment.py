@@ -4,8 +4,7 @@ import sys
 
 import pytest
 
-from catsdogs.base import environment
-from catsdogs.base.errors import UserError
+from catsdogs.base.errors import UserError, clean_environment
 from catsdogs.config.locations import default_cache, expanded
 
 
@@ -13,7 +12,7 @@ def test_blank_variables_are_unset_and_carriage_returns_removed(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["search", "study=s\r", "\r", ""])
     for name, value in {"CATSDOGS_CACHE": " \r", "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "jax\r"}.items():
         monkeypatch.setenv(name, value)
-    environment.clean_environment()
+    clean_environment()
     assert sys.argv == ["search", "study=s", ""]
     # A blank CUDA_VISIBLE_DEVICES hides all GPUs.
     assert (os.environ["KERAS_BACKEND"], os.environ["CUDA_VISIBLE_DEVICES"]) == ("jax", "")

@@ -11,15 +11,22 @@ from unittest.mock import Mock
 import pytest
 from conftest import run_python
 from studies import CHOICES, write_job
-from synthetic_images import folder_of, jpeg, zip_of
+from synthetic_images import folder_of
 
 from catsdogs import predict
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_links, replacing, write_text
-from catsdogs.data.archive import open_images
-from catsdogs.search import main
 from catsdogs.study.plan import write_plan
 
+
+def run(command, monkeypatch):
+    """Run a command in this process and return its exit status."""
+    name, *arguments = command.split()
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    return __import__(f"catsdogs.{name}", fromlist=["main"]).main()
+
+
+SEARCH = "search experiment=debug study=study studies_dir=."
 PREDICTIONS = "id,label\ncat.1,0.25\n"
 
 
@@ -35,10 +42,7 @@ def study(tmp_path):
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("labels.csv", "not written by catsdogs-predict"),
-        ("words.csv", "not written by catsdogs-predict"),
         ("template.csv", "not written by catsdogs-predict"),
-        ("image.jpg", "not written by catsdogs-predict"),
         ("empty.csv", "not written by catsdogs-predict"),
         ("folder", "is a folder"),
         ("fifo", "is not a regular file"),
@@ -51,8 +55,8 @@ def study(tmp_path):
     ],
 )
 def test_predictions_replace_only_predictions(tmp_path, monkeypatch, name, problem):
-    files = {"words.csv": b"id,label\n1,horse\n2,cat.1\n", "template.csv": b"id,label\n1,0.5\n2,0.5\n"}
-    files |= {"labels.csv": b"id,label\ncat.1,1\n", "image.jpg": b"\xff\xd8", "empty.csv": b"", "mine.csv": b"mine"}
+    files = {"template.csv": b"id,label\n1,0.5\n2,0.5\n"}
+    files |= {"image.jpg": b"\xff\xd8", "empty.csv": b"", "mine.csv": b"mine"}
     best = "study/best/"
     folder_of(tmp_path, {**files, f"{best}submission.csv": PREDICTIONS.encode(), f"{best}model.keras": b""})
     (tmp_path / "folder").mkdir()
@@ -72,16 +76,14 @@ def test_predictions_replace_only_predictions(tmp_path, monkeypatch, name, probl
     "link",
     ["report", "tensorboard", "best", "job/tuner", "job", "job/result.json", ".retrain", "multirun.yaml", "job/.lock"],
 )
-@pytest.mark.parametrize("command", ["report study", "retrain study=./study", "search study=study studies_dir=."])
+@pytest.mark.parametrize("command", ["report study", "retrain study=./study", SEARCH])
 def test_links_out_of_a_study_are_not_followed(study, monkeypatch, capsys, link, command):
     target = study.parent / "outside" / ("secret" if "." in link[1:] else "")
     if (path := study / link).exists():
         path.rename(study.parent / "moved")
     path.symlink_to(target)
     monkeypatch.chdir(study.parent)
-    name, *arguments = command.split()
-    monkeypatch.setattr(sys, "argv", [name, *arguments, *(["experiment=debug"] if name == "search" else [])])
-    assert __import__(f"catsdogs.{name}", fromlist=["main"]).main() == 2
+    assert run(command, monkeypatch) == 2
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1
     assert f"{link}: is a symbolic link that leads out of" in printed.err
@@ -105,13 +107,11 @@ def test_what_is_no_file_in_place_of_a_file_of_hydra_is_refused(study, monkeypat
     (study / name).parent.mkdir(exist_ok=True)
     make(study / name)
     monkeypatch.chdir(study.parent)
-    words = ["experiment=debug", "study=study", "studies_dir=.", "hydra.sweep.subdir=job", "hydra.run.dir=study/job"]
-    monkeypatch.setattr(sys, "argv", ["search", *words])
-    assert main() == 2
+    assert run(f"{SEARCH} hydra.sweep.subdir=job hydra.run.dir=study/job", monkeypatch) == 2
     assert f"{name}: is not a regular file; remove it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["report study", "cache show --cache=study"])
+@pytest.mark.parametrize("command", ["report study", "cache show --cache=study", "audit study"])
 def test_folders_nested_without_end_are_refused(study, monkeypatch, capsys, command):
     folder = study / "archives"
     try:
@@ -120,9 +120,7 @@ def test_folders_nested_without_end_are_refused(study, monkeypatch, capsys, comm
             monkeypatch.chdir(folder)
             folder = Path("d")
         monkeypatch.chdir(study.parent)
-        name, *arguments = command.split()
-        monkeypatch.setattr(sys, "argv", [name, *arguments])
-        assert __import__(f"catsdogs.{name}", fromlist=["main"]).main() == 2
+        assert run(command, monkeypatch) == 2
         assert "more than 64 nested folders; remove it" in capsys.readouterr().err
     finally:
         subprocess.run(["rm", "-rf", str(study / "archives")], check=True)  # pytest would recurse
@@ -143,29 +141,16 @@ def test_files_and_folders_get_the_permissions_of_the_umask(tmp_path, umask):
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o777 & ~umask
 
 
-@pytest.mark.parametrize("command", ["retrain study=./study", "search experiment=debug study=study studies_dir=."])
+@pytest.mark.parametrize("command", ["retrain study=./study", SEARCH])
 def test_a_read_only_study_is_refused_before_training(study, monkeypatch, capsys, command):
     # As root ignores permissions, the file that is created to check them fails.
     refused = Mock(side_effect=OSError(errno.EROFS, "Read-only file system"))
     monkeypatch.setattr("catsdogs.base.files.tempfile.TemporaryFile", refused)
     monkeypatch.chdir(study.parent)
-    name, *arguments = command.split()
-    monkeypatch.setattr(sys, "argv", [name, *arguments])
     files = sorted(study.parent.rglob("*"))
-    assert __import__(f"catsdogs.{name}", fromlist=["main"]).main() == 2
+    assert run(command, monkeypatch) == 2
     assert re.fullmatch("error: study .*: cannot be written .Read-only file system.;.*\n", capsys.readouterr().err)
     assert sorted(study.parent.rglob("*")) == files
-
-
-@pytest.mark.parametrize("kind", ["file", "link"])
-def test_a_file_in_place_of_an_unpacked_archive_is_replaced(tmp_path, kind):
-    zip_of(tmp_path / "a.zip", {"cat.1.jpg": jpeg(1)})
-    folder = open_images(tmp_path / "a.zip", tmp_path / "cache").root
-    folder.rename(tmp_path / "moved")
-    folder.touch() if kind == "file" else folder.symlink_to(tmp_path / "gone")
-    assert open_images(tmp_path / "a.zip", tmp_path / "cache").root == folder
-    assert (folder / "cat.1.jpg").is_file()
-    assert not folder.is_symlink()
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,9 @@ def test_a_single_process_uses_all_processors_or_the_thread_limit_of_the_environ
     machine(2)
     assert processes.share_of_machine(1, 0, None) == {}
     assert (processes.thread_limit(), processes.threads()) == (None, 8)
-    monkeypatch.setenv(name, "6")
-    assert processes.threads() == 6
-    monkeypatch.setenv(name, "all")
-    assert processes.threads() == 8
+    for value, expected in (("6", 6), ("all", 8)):
+        monkeypatch.setenv(name, value)
+        assert processes.threads() == expected
 
 
 @pytest.mark.parametrize(

@@ -77,17 +77,13 @@ def has_no_thumbnails(shown):
     return all(one["thumbnail"] is None for one in images_of(shown))
 
 
-@pytest.mark.parametrize("paths", ["recorded", "not recorded"])
-def test_thumbnails_come_from_the_folder_of_the_user(study, images, tmp_path, paths):
+def test_thumbnails_come_from_the_folder_of_the_user(study, images, tmp_path):
     (tmp_path / "cache").rename(tmp_path / "gone")
-    if paths == "not recorded":  # as in version 0.2
-        write_csv(study / "a" / "split.csv", pd.read_csv(study / "a" / "split.csv").drop(columns="path"))
     shown = gallery_of(study)
     assert has_no_thumbnails(shown)
     assert "--images FOLDER" in shown.missing
     write_images(tmp_path / "photos", images)
-    for folder in (tmp_path / "photos", tmp_path / "photos" / "train"):
-        assert_thumbnails_match(gallery_of(study, folder), images)
+    assert_thumbnails_match(gallery_of(study, tmp_path / "photos"), images)
 
 
 def test_only_studies_of_the_user_may_name_image_paths(study, images, tmp_path, monkeypatch):
@@ -95,12 +91,10 @@ def test_only_studies_of_the_user_may_name_image_paths(study, images, tmp_path, 
     for config in ({"cache": str(tmp_path / "elsewhere")}, {"data": {"train": str(tmp_path / "photos")}}):
         change(study / "a" / "result.json", config=config)
         write_images(tmp_path / "photos", images if "data" in config else {})
-        with monkeypatch.context() as patch:
-            patch.setattr("catsdogs.comparison.gallery.image_paths", None)  # a study may name `/`
-            assert_thumbnails_match(gallery_of(study), images)
-            write_split(study / "a", images, **dict.fromkeys(images, "gone.jpg"))
-            assert has_no_thumbnails(gallery_of(study))
-            write_split(study / "a", images)
+        assert_thumbnails_match(gallery_of(study), images)
+        write_split(study / "a", images, **dict.fromkeys(images, "gone.jpg"))
+        assert has_no_thumbnails(gallery_of(study))  # the folder is not listed
+        write_split(study / "a", images)
         with monkeypatch.context() as patch:
             patch.setattr("os.getuid", lambda: study.stat().st_uid + 1)
             assert has_no_thumbnails(gallery_of(study))

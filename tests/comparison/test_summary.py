@@ -1,7 +1,5 @@
 """The best job, its lead, and whether the lead is significant."""
 
-import re
-
 import pandas as pd
 import pytest
 from studies import CHOICES, labels, p_dog, write_job, write_study
@@ -37,12 +35,11 @@ def text(summary):
 
 def test_a_large_lead_is_significant(night, tmp_path):
     summary = summary_of(night)
-    assert (summary.best, summary.runner_up, summary.trial, summary.significance) == ("a", "b", "0", "significant")
+    assert (summary.best, summary.runner_up, summary.significance) == ("a", "b", "significant")
     assert summary.command == retrain_command(night)
     one, other = (log_loss_per_image(labels(), p_dog(*predicted)) for predicted in ((2.0, 1), (1.2, 2)))
     assert [summary.log_loss.value, summary.margin.value] == pytest.approx([one.mean(), (other - one).mean()])
     assert (summary.margin.low > 0, summary.margin.size) == (True, 200)
-    assert summary.accuracy == pytest.approx(((p_dog(2.0, 1) > 0.5) == labels()).mean())
     assert summary.share_best == {"a": pytest.approx(1, abs=0.01), "b": pytest.approx(0, abs=0.01)}
     assert list(summary.intervals) == ["a", "b"]
     assert summary.intervals["a"] == summary.log_loss
@@ -71,9 +68,9 @@ def test_a_lead_within_noise_is_not_significant(night, other, significance, word
     assert sum(summary.share_best.values()) == pytest.approx(1)
     assert (summary.share_best == {"a": 0.5, "b": 0.5}) == (significance == "identical")
     job(night, "c", skill=1.2, seed=2)
-    assert "1 of the 2 others is significantly worse; b is not." in text(summary_of(night))
+    assert "1 of the 2 others is significantly worse." in text(summary_of(night))
     job(night, "d", skill=other[0], seed=other[1])
-    assert re.search(r"1 of the 3 others is significantly worse; (b and d|d and b) are not\.", text(summary_of(night)))
+    assert "1 of the 3 others is significantly worse." in text(summary_of(night))
 
 
 def test_one_image_or_one_job_has_no_significance(tmp_path):
@@ -102,7 +99,7 @@ def test_no_completed_trial(tmp_path):
     assert summary.intervals == {}
     job(night, "a", trials=2, failed_trials=2, status="failed", error="none")
     write_plan(night, ["a"], [])
-    assert summary_of(night).headline == "No trial has completed: 1 job failed."
+    assert summary_of(night).headline == "No trial has completed."
 
 
 def test_unfinished_and_failed_jobs_are_caveats(night):
@@ -129,8 +126,7 @@ def test_other_explanations_of_a_lead_are_caveats(night):
     summary = text(summary_of(night))
     assert "seed was not varied" not in summary
     assert "The jobs also differ in other settings (features.views, fit.epochs)" in summary
-    assert "validation.csv of b do not match the log loss of the best trial" in summary
-    assert "executions" not in summary
+    assert "validation.csv of b have another log loss than recorded" in summary
 
 
 def test_jobs_on_other_images_are_not_compared(night):
@@ -148,7 +144,7 @@ def test_a_job_without_predictions_can_be_the_best(night):
     assert (summary.best, summary.runner_up, summary.significance) == ("a", "b", "unknown")
     assert summary.log_loss is summary.margin is None
     assert f"{read_json(night / 'a' / 'result.json')['objective']:.4f}" in summary.headline
-    assert summary.accuracy == pytest.approx(((p_dog(2.0, 1) > 0.5) == labels()).mean())
+    assert f"accuracy {((p_dog(2.0, 1) > 0.5) == labels()).mean():.2%}; its predictions are missing" in text(summary)
     assert "1 job (a) is ranked by recorded log loss only" in text(summary)
     assert list(summary.intervals) == ["b"]
     job(night, "c", skill=2.5, seed=3)
@@ -158,19 +154,17 @@ def test_a_job_without_predictions_can_be_the_best(night):
     assert set(summary.share_best) == {"b", "c", "d"}
 
 
-def test_predictions_that_contradict_the_mean_over_executions_are_a_caveat(night):
+def test_predictions_that_contradict_the_recorded_log_losses_are_a_caveat(night):
     for name, loss in (("a", 0.5), ("b", 0.4)):
         result = read_json(night / name / "result.json")
-        config = {**result["config"], "fit": {**result["config"]["fit"], "executions_per_trial": 3}}
-        changes = {"best_trial": {**result["best_trial"], "val_log_loss": loss}, "config": config}
-        write_json(night / name / "result.json", {**result, **changes})
+        result["best_trial"]["val_log_loss"] = loss
+        write_json(night / name / "result.json", result)
     summary = summary_of(night)
-    # The leaderboard ranks the jobs; here the predictions contradict it.
     assert (summary.best, summary.runner_up, summary.significance) == ("b", "a", "unknown")
     assert summary.margin.high < 0
     assert "b ranks first with validation log loss 0.4000" in summary.headline
-    for words in ("mean over the executions", "By the predictions alone, a would rank first", "contradict the ranking"):
-        assert words in text(summary)
+    assert "validation.csv of b, a have another log loss than recorded" in text(summary)
+    assert "contradict the ranking" in text(summary)
 
 
 def test_images_that_a_job_lacks_are_a_caveat(night):
@@ -189,7 +183,7 @@ def test_a_job_with_nothing_but_a_result_is_summarized(night):
     for file in (night / "a").glob("*.csv"):
         file.unlink()
     summary = summary_of(night)
-    assert (summary.best, summary.trial, summary.accuracy, summary.command) == ("a", None, None, None)
+    assert (summary.best, summary.command) == ("a", None)
     assert "cannot be retrained" in text(summary)
     write_trials(night / "b" / "trials.csv", [TrialRecord("0", "FAILED", None, None, 0, 0, 1.0, {})])
     (night / "a" / "result.json").unlink()

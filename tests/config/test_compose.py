@@ -9,12 +9,13 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.text import quoted
 from catsdogs.config.checks import validated
 from catsdogs.config.compose import (
     EXTRAS,
@@ -67,8 +68,7 @@ def test_tta_auto_is_the_default_and_earlier_jobs_keep_their_kinds(composed, tmp
         to_search_config(composed("data.train=train.zip", "tta=flip", "tta.kind=views"))
     result = {"config": {"tta": {"kind": "auto", "views": 10, "average": "probability"}}}
     (tmp_path / "result.json").write_text(json.dumps(result))
-    job = read_job(tmp_path)
-    assert job.result["config"]["tta"]["kinds"] == ["none", "flip", "crops", "views"]
+    assert read_job(tmp_path).result["config"]["tta"]["kinds"] == ["none", "flip", "crops", "views"]
     saved = saved_config(read_jobs(GOLDEN / "0.2")[0].result["config"])
     assert retrained(saved, "tta=auto").tta.kinds == ["none", "flip"]
 
@@ -92,61 +92,37 @@ def test_the_seed_recipe_matches_the_notebook(composed):
     assert (config.space, config.schedule.kind, config.fit.patience) == ({}, "cosine", 7)
     assert (config.tta.kind, config.tta.views, config.data.validation_fraction) == ("views", 10, 0.2)
     assert config.label_smoothing.epsilon > 0
-    changes = config.augmentation
-    assert min(changes.rotation_degrees, changes.shift_fraction, changes.brightness_fraction, changes.zoom_fraction) > 0
-    assert changes.flip_probability == 0.5
+    assert (config.augmentation.flip_probability, config.augmentation.rotation_degrees > 0) == (0.5, True)
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
         ("fit.epochs=0", ["fit.epochs=0", "greater than or equal to 1"]),
-        ("schedule.peak_lr=nan", ["schedule.peak_lr=nan", "finite"]),
         ("schedule.kind=cosin", ["schedule.kind=cosin", "did you mean 'cosine'?"]),
         ("+split.together=copies", ["split.together: unknown setting; did you mean 'split.group_by'?"]),
         ("++space.dropuot.low=0.1", ["space.dropuot: unknown hyperparameter; did you mean 'dropout'?"]),
         ("tuner.max_trials=null", ["tuner.max_trials=null", "random"]),
         ("tta.kinds=[flip,views]", ["tta.kinds=[flip,views]: must be none and at least one other"]),
-        ("tta.kinds=[none,flip,flip]", ["tta.kinds=[none,flip,flip]", "each once"]),
-        ("tta.kinds=[none,flipp]", ["tta.kinds.1=flipp: must be", "did you mean 'flip'?"]),
         ("study=a/b", ["study=a/b", "studies"]),
         ('study="\udcc3"', ["its path is not UTF-8 text; set LC_ALL=C.UTF-8"]),
-        ("backbone.weights=nowhere.h5", ["backbone.weights=", "nowhere.h5: file not found"]),
-        ("backbone.weights=/dev/zero", ["backbone.weights=", "/dev/zero: is not a file"]),
-        (f"backbone.weights={__file__}", ["backbone.weights=", "not a .h5 file"]),
+        ("backbone.weights=/dev/zero", ["backbone.weights=", "/dev/zero: not a .h5 file"]),
         ("data.train=null", ["data.train=null", "data=sample"]),
+        ("data.validation=v split.folds=3", ["split.folds=3: not supported with data.validation; use split.folds=1"]),
         ("space.dropout.low=0.5", ["space.dropout.low=0.5", "below space.dropout.high=0.5"]),
-        ("space.dropout.high=1.0", ["space.dropout.high=1", "less than 1"]),
         ("space.l2.low=0", ["space.l2.low=0", "log"]),
-        ("space.unfreeze_depth.values=[]", ["space.unfreeze_depth.values", "at least 1"]),
         ("+space.l2.lo=1e-6", ["space.l2.lo: unknown setting; did you mean 'space.l2.low'?", "sampling, step"]),
-        ("space.unfreeze_depth.values=[1.5]", ["space.unfreeze_depth.values=1.5", "integer"]),
-        ("+space={leaves:{kind:choice,values:[1]}}", ["space.leaves: unknown hyperparameter", "dropout"]),
-        ("space.dropout.low=null", ["space.dropout.kind=float", "set both"]),
-        ("++space.dropout.step=0", ["space.dropout.step=0", "greater than 0"]),
-        ("+fit.epochz=3", ["fit.epochz: unknown setting; did you mean 'fit.epochs'?", "batch_size, epochs"]),
         ("~fit.epochs", ["fit.epochs: not set; add +fit.epochs=VALUE"]),
-        ("fit.epochs=true", ["fit.epochs=true", "integer"]),
-        ("model.head_batch_norm=1", ["model.head_batch_norm=1", "boolean"]),
         ("data.sample=3", ["data.sample=3: must be a group of settings", "data.sample.KEY=VALUE"]),
         ("space.dropout.kind=int", ["space.dropout.kind=int: dropout takes fractions", "use kind float"]),
-        ("space.unfreeze_depth={kind:float}", ["space.unfreeze_depth.kind=float: ", "takes integers; use kind int"]),
         ("++space.dense_units={kind:int,low:8,high:64,step:2.5}", ["space.dense_units.step=2.5: must be an integer"]),
-        ("++space.dense_units={kind:int,low:0,high:70000}", ["space.dense_units.high=70000", "equal to 65536"]),
-        ("++space.dropout.step=inf", ["space.dropout.step=inf", "finite"]),
         ("++space.dropout.step=1e-9", ["space.dropout.step=1e-09: gives more than 10,000 values"]),
-        ("++space.l2.step=1e6", ["space.l2.step=1e+06: larger than the range"]),
         ("++space.l2.step=1", ["space.l2.step=1: must be above 1", "factor"]),
         ("++space.dropout.values=[0.1,0.2]", ["dropout.values=[0.1, 0.2]: not used", "or set space.dropout.kind"]),
-        ("data.sample={test_images:5}", ["data.sample.images_per_class: not set; use data=sample, or"]),
         ("space.unfreeze_depth.values=[0,10,0]", ["space.unfreeze_depth.values=[0, 10, 0]: contains 0 twice"]),
-        ("space.unfreeze_depth.values=[true,10]", ["space.unfreeze_depth.values=true", "integer"]),
-        ("++space.l2={kind:choice,values:[nan],low:null,high:null,sampling:null}", ["space.l2.values=nan", "finite"]),
         ("tuner=hyperband space=fixed", ["tuner=hyperband: not supported with an empty space; use tuner=random"]),
         ("+tuner.arguments.factor=3", ["tuner.arguments.factor=3: unknown argument of the random oracle; remove it"]),
-        ("tuner=bayesian tuner.arguments.num_initial_points=-1", ["num_initial_points=-1: must be greater than"]),
         ("tuner=bayesian +tuner.arguments.betta=1", ["tuner.arguments.betta=1: ", "did you mean 'beta'?", "alpha"]),
-        ("tuner=hyperband tuner.arguments.factor=1", ["tuner.arguments.factor=1: must be greater than or equal to 2"]),
     ],
 )
 def test_an_invalid_value_is_refused_with_its_key_and_the_allowed_values(composed, override, words):
@@ -172,11 +148,10 @@ def test_every_number_in_the_schema_has_a_range():
     [
         (["-m"], ["sweeps=default"]),
         (["-m", "data.limit=9"], ["sweeps=default"]),
-        # A command that chooses something, or runs a single job, is not changed.
-        *((["-m", one], []) for one in ("augmentation=flip,light", "augmentation=flip", "sweeps=a")),
-        *(([*one], []) for one in (("-m", "experiment=debug"), (), ("seed=1",))),
-        # Composed groups are in the name of the job anyway.
-        (["-m", "backbone=a,b"], []),
+        # A command that chooses something, or runs a single job, is not changed. Composed groups are in the name of the
+        # job anyway.
+        *((["-m", one], []) for one in ("augmentation=flip", "backbone=a,b", "sweeps=a", "experiment=debug")),
+        (["seed=1"], []),
         (["-m", "backbone=a,b", "+seed=1,2"], ["varied=[seed]"]),
     ],
 )
@@ -206,22 +181,16 @@ def test_any_value_gives_a_safe_and_distinct_name(value, other):
     ("override", "typed"),
     [
         ("study=2024_01", "2024_01"),
-        ("+trial=007", "007"),
         ("study='1_0'", "1_0"),
         ("data.train=null", None),
         ("data.ignore=[1_0, cat.1 ,'a,2', 1e3]", ["1_0", "cat.1", "a,2", "1e3"]),
         ("study=1_0,b,2_0", ["1_0", "b", "2_0"]),
         ("study=null", "null"),
-        ("data.ignore=[null, 1:30]", ["null", "1:30"]),
         ("data={train: 2024_01, test: null, limit: 1_0}", {"train": "2024_01", "test": None, "limit": 10}),
-        ("experiment=007", "007"),
         ("hydra.launcher.partition=1e3", "1e3"),
         ("data.train=~/a b~1.zip", "~/a b~1.zip"),
-        ("data.train='~/x.zip'", "~/x.zip"),
-        (r"data.train=~/a\,b.zip", "~/a,b.zip"),
         ("data={train: ~/x.zip}", {"train": "~/x.zip"}),
         ("+backbone.arguments.file=~/cats&dögs#1", "~/cats&dögs#1"),
-        ("study=~/a,b,~/c", ["~/a", "b", "~/c"]),
     ],
 )
 def test_a_text_stays_as_typed(override, typed):
@@ -233,10 +202,6 @@ def test_a_text_stays_as_typed(override, typed):
         assert parsed.value() == typed
 
 
-def test_a_dimension_accepts_keys_that_its_file_does_not_set(composed):
-    assert to_search_config(composed("data.train=train.zip", as_typed("space.l2.step=10"))).space["l2"].step == 10
-
-
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -244,14 +209,11 @@ def test_a_dimension_accepts_keys_that_its_file_does_not_set(composed):
         ("~job", "~job: not set; remove it from the command"),
         ("+backbone=xception", "+backbone: already chosen; remove the +"),
         ("tuner.arguments.foo=1", "tuner.arguments.foo: not set in its file; add it with +tuner.arguments.foo=VALUE"),
-        ("~fit.epochz", "~fit.epochz: unknown setting; did you mean 'fit.epochs'?"),
-        ("+fit.epochs=1", "+fit.epochs: already set; remove the +"),
         ("fit.epochs=1,2", "fit.epochs=1,2: several values need -m"),
         ("split.top=1", "split.top: unknown setting; did you mean 'select.top_k'? known here: folds, group_by"),
-        ("backbone@x=small_cnn", "backbone@x: unknown setting"),
+        ("~judged_by", "~judged_by: unknown setting; did you mean 'evaluate_with'?"),
         ("augmentation=lite", "augmentation=lite: unknown option; did you mean 'light'? known here: flip, light"),
         ("hydra/launcher=nowhere", "pip install 'catsdogs[some]' to add it; known here: basic, isolated"),
-        ("hydra.launcher.jobs=many", "hydra.launcher.jobs: Value 'many'"),
         ("fit.epochs=[", "fit.epochs=[: expected key=value"),
     ],
 )
@@ -271,38 +233,25 @@ def test_the_name_of_a_study_is_not_swept_and_arguments_of_the_tuner_are_set_wit
             with_default_study(["-m", f"{key}=a,b"], [f"{key}=a,b"], True)
     with pytest.raises(UserError, match="foo=3: unknown argument of the bayesian oracle; known here: num"):
         to_search_config(composed("data.train=t", "tuner=bayesian", as_typed("tuner.arguments.foo=3")))
-
-
-def test_an_error_shows_the_value_that_was_set():
-    overrides = ["seed=1", "fit.epochz=3", "+fit=4", "++space.l2.lo=5"]
-    assert with_value("fit.epochz: unknown setting", overrides) == "fit.epochz=3: unknown setting"
-    assert with_value("interval(A,B): needs x", ["seed=interval(1,2)"]) == "seed=interval(1,2): needs x"
+    assert to_search_config(composed("data.train=train.zip", as_typed("space.l2.step=10"))).space["l2"].step == 10
+    overrides = ["seed=1", "++space.l2.lo=5"]
     assert with_value("null: not an option", ["seed=1", "+tta=Null"]) == "+tta=null: not an option"
-    assert with_value("+fit: already set", overrides) == "+fit=4: already set"
     assert with_value("space.l2.lo: unknown setting", overrides) == "space.l2.lo=5: unknown setting"
-    assert with_value("fit.epochs=0: must be at least 1", overrides) == "fit.epochs=0: must be at least 1"
+    assert with_value("interval(A,B): needs x", ["seed=interval(1,2)"]) == "seed=interval(1,2): needs x"
 
 
 @pytest.mark.parametrize("command", ["search", "retrain"])
-def test_help_describes_the_command_with_examples_and_does_not_advertise_hydra(run, command):
-    done = run(command, "--help")
-    assert done.returncode == 0, done.stderr
-    header, _, rest = done.stdout.partition("== Configuration groups ==")
-    description, *examples = [line for line in header.splitlines() if line.strip()]
-    assert description.endswith(".")
-    assert len(examples) >= 5
-    assert all(f"python -m catsdogs.{command} " in line for line in examples[:4])
-    assert "study=NAME" in header
-    assert "Override any value with key=value" in rest
-    assert "owered by Hydra" not in done.stdout
+def test_help_has_examples_and_does_not_advertise_hydra(run, command):
+    printed = run(command, "--help").stdout
+    assert printed.count(f"python -m catsdogs.{command} ") >= 4
+    assert "Override any value with key=value" in printed
+    assert "owered by Hydra" not in printed
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("study: 2024_01", "study=202401: YAML read a number; quote it in its file, as in '2024_01'"),
-        ("study: yes", "study=true: YAML read a boolean; quote it in its file"),
-        ("data: {train: 012}", "data.train=10: YAML read a number"),
         ("data: {train: t.zip, ignore: [cat.1, 001]}", "data.ignore.1=1: YAML read a number"),
         ("data: {train: '012'}\nstudy: '2024_01'", None),
     ],
@@ -331,8 +280,6 @@ def test_a_leading_tilde_is_the_home_folder_in_every_path(composed, monkeypatch,
     [
         ("mark", b"\xef\xbb\xbf# @package _global_\r\nfit:\r\n  epochs: 0\r\n", "error: fit.epochs=0: must be greater"),
         ("utf16", "fit: 1".encode("utf-16"), "utf16.yaml: cannot be read; save it as YAML in UTF-8"),
-        ("broken", b"fit: [1", "broken.yaml: cannot be read; save it as YAML in UTF-8"),
-        ("long", b"seed: " + b"9" * 5000, "long.yaml: cannot be read; save it as YAML in UTF-8"),
         ("swept", b"# @package _global_\nhydra: {sweeper: {params: {study: 'a,b'}}}", "params.study: cannot be swept"),
         ("home", b"# @package _global_\nhydra: {sweeper: {params: {data.train: '~/a,~/b'}}}", "/a: not found"),
     ],
@@ -346,3 +293,16 @@ def test_files_of_a_user_are_read_or_refused(run, tmp_path, name, content, probl
     assert done.returncode == 2, done.stderr
     assert problem in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# An id is the path of a file without its suffix.
+_IDS = st.text(st.characters(exclude_categories=("C", "Z")) | st.sampled_from(" '\"\\${}[],:=()%"), min_size=1)
+
+
+@given(st.lists(_IDS, min_size=1, max_size=3))
+@example(["cat.1", "dogs/dog 2", "a,b", "x'y", 'x"y', "\\", '\\"', "a\\", "${x}", "\\${x}", "\\\\${x}", "$", "a${"])
+@example(["null", "true", "1", "007", "1e5", "1_000", "nan", "inf", "-1", "_", "*", "a=b", "[x]", "{y}", "choice(1,2)"])
+def test_hydra_reads_quoted_ids_back(ids):
+    override = OverridesParser.create().parse_override(f"data.ignore=[{','.join(map(quoted, ids))}]")
+    config = OmegaConf.create({"ignore": override.value()})
+    assert OmegaConf.to_container(config, resolve=True) == {"ignore": ids}

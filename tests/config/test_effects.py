@@ -8,12 +8,12 @@ from pydantic import TypeAdapter
 from catsdogs.base.errors import UserError
 from catsdogs.config.compose import to_search_config
 from catsdogs.config.effects import check_retrain, check_search, effective
-from catsdogs.config.schema import RetrainConfig
+from catsdogs.config.hyperparameters import hyperparameters, unfreeze_depths, with_values
+from catsdogs.config.schema import SEARCHABLE, RetrainConfig
 
 CONSTANT = "schedule=constant"
 NO_EFFECT = [
     (["model.dropout=0"], "space.dropout is searched; remove it, or add ~space.dropout"),
-    (["model.unfreeze_depth=10"], "space.unfreeze_depth is searched"),
     ([CONSTANT, "schedule.final_fraction=0.1"], "schedule.kind=constant"),
     ([CONSTANT, "++space.final_fraction={kind:float,low:0.0,high:0.5}"], "schedule.kind=constant"),
     (["data.train=t.zip", "data.sample={images_per_class:8,test_images:1,seed:1}"], "data.train is set"),
@@ -60,18 +60,11 @@ def test_a_typed_setting_without_effect_is_refused_with_the_reason(search, overr
     assert "; remove it" in message
 
 
-def test_one_setting_without_effect_in_a_typed_mapping_is_named(search):
-    with pytest.raises(UserError, match=r"^model\.dropout=0: no effect"):
-        search("model={dropout:0,dense_units:3}")
-
-
 @pytest.mark.parametrize(
     "overrides",
     [
         ["~space.dropout", "model.dropout=0.2"],
-        ["space=fixed", "tuner.max_trials=1", "model.unfreeze_depth=30", "model.l2=5e-6"],
         ["experiment=seed_recipe", "model.dropout=0.3", "model.l2_scope=head_and_backbone", "tta.views=5"],
-        ["schedule=constant", "schedule.warmup_fraction=0.1"],
         ["tta.kinds=[none,views]", "tta.views=20"],
         ["augmentation=none", "tta.kinds=[none,flip,views]"],
         ["experiment=debug", "augmentation=none", "features.mode=live", "fit.patience=100"],
@@ -81,6 +74,8 @@ def test_one_setting_without_effect_in_a_typed_mapping_is_named(search):
 )
 def test_settings_with_an_effect_and_those_of_files_are_accepted(search, overrides):
     search(*overrides)
+    with pytest.raises(UserError, match=r"^model\.l2=0: no effect"):
+        search("model={l2:0,dense_units:3}")
 
 
 def test_a_setting_with_an_effect_in_one_job_of_a_study_is_accepted_and_equal_jobs_are_recognized(composed):
@@ -103,18 +98,14 @@ def test_a_setting_with_an_effect_in_one_job_of_a_study_is_accepted_and_equal_jo
         (["model.dropout=0.2"], "trial 3 sets dropout=0.5"),
         (["model.unfreeze_depth=30"], ""),
         (["tuner.max_trials=9"], "only the search uses it"),
-        (["~space.dropout"], "only the search uses it"),
         (["fit_on=all", "fit.patience=9"], "no validation images"),
         (["fit_on=all", "fit.epochs=9"], "that of the trial"),
-        (["split.folds=3", "fit.epochs=9"], "that of the trial"),
         (["split.folds=3", "evaluate_with=folds", "fit.epochs=9"], ""),
-        (["fit.epochs=9"], ""),
         (["evaluate_with=search"], "with split.folds=1 there are no models of folds; remove it"),
         (["split.folds=3", "ensemble.kind=folds", "evaluate_with=folds"], "ensemble=folds uses the models"),
         (["fit_on=all", "data.split_seed=5"], "fit_on=all trains on all images"),
         (["split.folds=3", "fit_on=all", "evaluate_with=folds", "data.split_seed=5"], ""),
         (["fit_on=all", "tta.kind=flip", "calibrate=true"], "no out-of-sample predictions"),
-        (["tta.kind=flip", "calibrate=false"], ""),
         (["tta.kinds=[none,crops]"], ""),
         (["fit_on=all", "tta.kinds=[none,crops]"], "no out-of-sample images"),
     ],
@@ -133,3 +124,28 @@ def test_a_setting_without_effect_on_the_final_model_is_refused(composed, overri
         return
     with pytest.raises(UserError, match=re.escape(f"{overrides[-1]}: no effect, because ") + f".*{reason}"):
         check_retrain(config, overrides, "3", {"dropout": 0.5, "l2": 0.001})
+
+
+def test_searched_values_replace_those_of_the_configuration(config):
+    job = config("model.dropout=0.4", "schedule.peak_lr=0.002")
+    trial = with_values(job, {"unfreeze_depth": 3.0, "l2": 1e-5, "final_fraction": 0})
+    values = hyperparameters(trial)
+    assert list(values) == list(SEARCHABLE)
+    assert (values["unfreeze_depth"], values["l2"], values["final_fraction"]) == (3, 1e-5, 0.0)
+    # recipe.json contains these types.
+    assert [type(values[name]) for name in ("unfreeze_depth", "final_fraction")] == [int, float]
+    assert (values["dropout"], values["peak_lr"]) == (0.4, 0.002)
+    assert with_values(trial, hyperparameters(job)) == job
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("{kind: choice, values: [30, 0, 10]}", [0, 10, 30]),
+        ("{kind: int, low: 2, high: 10, step: 4}", [2, 6, 10]),
+        ("{kind: int, low: 2, high: 5, sampling: log}", [2, 3, 4, 5]),
+    ],
+)
+def test_unfreeze_depths_are_all_depths_of_the_space(config, entry, expected):
+    assert unfreeze_depths(config("space=fixed", f"+space={{unfreeze_depth: {entry}}}")) == expected
+    assert unfreeze_depths(config("space=fixed", "model.unfreeze_depth=3")) == [3]

@@ -1,16 +1,12 @@
-import re
-
 import pytest
 from omegaconf import OmegaConf
 
-from catsdogs.base.errors import UserError
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import RetrainConfig, setting_keys
 from catsdogs.config.setting_names import (
     REMOVED,
     RENAMED,
     RENAMED_VALUES,
-    check_overrides,
     with_current_names,
     with_current_overrides,
 )
@@ -45,8 +41,6 @@ def test_former_names_are_gone_and_current_names_exist():
 def test_a_saved_configuration_gets_current_names():
     assert with_current_names(FORMER) == CURRENT
     assert with_current_names(CURRENT) == CURRENT
-    both = {"split": {"holdout": 0.1, "holdout_fraction": 0.2}}
-    assert with_current_names(both) == {"split": {"holdout_fraction": 0.2}}
 
 
 @pytest.mark.parametrize("value", [None, 3, "text", [1], {"split": 3, "varied": 5, "select": None}])
@@ -60,26 +54,3 @@ def test_choices_and_command_lines_get_current_names():
     words = ["-m", "++split.holdout=0.1,0.2", "backbone.preprocessing=none,imagenet_standardised", "resume.failed=skip"]
     current = ["-m", "++split.holdout_fraction=0.1,0.2", "backbone.preprocessing=none,imagenet_standardized"]
     assert with_current_overrides([*words, "~select.top", "study=s"]) == [*current, "~select.top_k", "study=s"]
-
-
-@pytest.mark.parametrize("key", RENAMED)
-@pytest.mark.parametrize("prefix", ["", "+", "++", "~"])
-def test_a_former_name_on_the_command_line_is_refused_with_the_current_one(prefix, key):
-    with pytest.raises(UserError) as refused:
-        check_overrides(["seed=1", f"{prefix}{key}=x"])
-    assert str(refused.value) == f"{prefix}{key}=x: unknown setting; did you mean '{RENAMED[key]}'?"
-
-
-@pytest.mark.parametrize("override", ["resume.failed=skip", "+fit.max_parameters=3", "timeout.trial_seconds=1"])
-def test_a_removed_setting_is_refused(override):
-    with pytest.raises(UserError, match="removed"):
-        check_overrides([override])
-
-
-@pytest.mark.parametrize(
-    ("override", "fix"), [("~space={}", "use space=fixed"), ("~model.dropout", "set another value")]
-)
-def test_the_removal_of_a_needed_setting_is_refused(override, fix):
-    check_overrides(["~space.dropout", "~tta.average"])
-    with pytest.raises(UserError, match=f"^{re.escape(override)}: cannot be removed; {fix}$"):
-        check_overrides([override])

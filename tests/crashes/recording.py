@@ -19,19 +19,13 @@ _OPENED = re.compile(r"(-?\w+)<((?:\\x..)*)>(\(deleted\))?")
 
 @dataclass(frozen=True)
 class Operation:
-    """A successful operation on a path, which is relative to the recorded folder.
+    """A successful operation on a path, which is relative to the recorded folder."""
 
-    Attributes:
-        kind: create, write, truncate, sync, rename, link, symlink, unlink, mkdir, rmdir or chmod.
-        target: new path of rename and link, content of symlink.
-        offset: of the write, -1 for the end of the file; size of truncate, where -1 is that of a new file.
-    """
-
-    kind: str
+    kind: str  # create, write, truncate, sync, rename, link, symlink, unlink, mkdir, rmdir or chmod
     path: str
-    target: str = ""
+    target: str = ""  # new path of rename and link, content of symlink
     data: bytes = b""
-    offset: int = 0
+    offset: int = 0  # of the write, -1 for the end of the file; size of truncate, where -1 is that of a new file
 
 
 def record(command: list[str], folder: Path, environment: dict[str, str]) -> list[Operation]:

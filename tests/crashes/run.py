@@ -91,7 +91,8 @@ def recorded(name: str, folder: Path) -> Recording:
     study = folder.resolve() / name.replace(" ", "-")
     write_files(study, before)
     path = os.pathsep.join(str(Path(__file__).parents[number]) for number in range(3))
-    operations = record(stubbed.command_line(kind, *words), study, {**os.environ, "PYTHONPATH": path})
+    command = [sys.executable, "-c", "import stubbed, sys; sys.exit(stubbed.run(*sys.argv[1:]))", kind, *words]
+    operations = record(command, study, {**os.environ, "PYTHONPATH": path})
     rebuilt = Folder(before)
     for operation in operations:
         rebuilt.apply(operation)
@@ -116,7 +117,7 @@ def try_states(recording: Recording, folder: Path, sampled: int) -> Counter[str]
             number, faults = results.next(_LONGEST_SECONDS)
             counts.update(faults, tried=1)
             if any(faults.values()):
-                _print(chosen[number], f"{faults}; see {folder}/{number}.log")
+                print(f"  LOOK: {chosen[number]}: {faults}; see {folder}/{number}.log", flush=True)
             if counts["tried"] % 50 == 0:
                 left = (time.monotonic() - started) / counts["tried"] * (len(chosen) - counts["tried"]) / 60
                 print(f"  {counts['tried']}/{len(chosen)} states, {left:.0f} min left: {dict(counts)}", flush=True)
@@ -136,7 +137,7 @@ def _distinct(recording: Recording, counts: Counter[str]) -> list[State]:
             durable |= {trial for trial in _finished(state.files, operation.path) if trial[0] != stubbed.RETRAIN}
         if lost := durable - _finished(state.files):
             counts["lost"] += len(lost)
-            _print(state, f"lost {sorted(lost)}")
+            print(f"  LOOK: {state}: lost {sorted(lost)}", flush=True)
         distinct.setdefault(readable(state.files), state)
     counts["distinct"] = len(distinct)
     for path, content in recording.after.items():
@@ -227,11 +228,6 @@ def _resume(number: int) -> tuple[int, dict[str, int]]:
     faults["tracebacks"] = int("Traceback (most recent call last)" in log.read_text(errors="replace"))
     shutil.rmtree(study)
     return number, faults | {"temporaries": len(left), "read": len(read)}
-
-
-def _print(state: State, problem: str) -> None:
-    operation = state.operation
-    print(f"  LOOK: {state.number} {operation.kind} {operation.path}, {state.variant}: {problem}", flush=True)
 
 
 def main() -> int:

@@ -123,6 +123,9 @@ class State:
     variant: str
     files: Files
 
+    def __str__(self) -> str:
+        return f"{self.number} {self.operation.kind} {self.operation.path}, {self.variant}"
+
 
 def states(before: Files, operations: list[Operation]) -> Iterator[State]:
     """Yield every state, equal ones included."""
@@ -142,11 +145,8 @@ def read_files(folder: Path) -> Files:
     """Return the contents of a real folder."""
     files: Files = {}
     for path in folder.rglob("*"):
-        name = str(path.relative_to(folder))
-        if path.is_symlink():
-            files[name] = str(path.readlink())
-        else:
-            files[name] = None if path.is_dir() else path.read_bytes()
+        content = str(path.readlink()) if path.is_symlink() else None if path.is_dir() else path.read_bytes()
+        files[str(path.relative_to(folder))] = content
     return files
 
 

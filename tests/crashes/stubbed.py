@@ -3,7 +3,6 @@
 `fake` also replaces the network and its activations. `real` builds the network, stores activations and saves models.
 """
 
-import contextlib
 import functools
 import gc
 import importlib
@@ -13,11 +12,9 @@ import pickle
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cheap
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -38,13 +35,11 @@ class _Fake(cheap.Job):
         self.trained, self.before = [], lambda training: None
 
     def build(self, config: Any, dataset: Any, folds: Any) -> tuple[Any, Any]:
-        from catsdogs.training.trial_data import TrialData, live_views
+        from catsdogs.training.trial_data import live_views
 
         live_views(config, dataset.rows, dataset.root)
         self.labels = dataset.rows["label"].to_numpy()
-        features: Any = SimpleNamespace(problem=None, views=1, at_cut=lambda cut: None)
-        features.prepare, features.reading, features.summary = lambda: None, contextlib.nullcontext, dict
-        return TrialData(features, self.labels.astype(np.float32), tuple(folds)), cheap.Models()
+        return super().build(config, dataset, folds)
 
 
 def _train(model: Any, views: Any, labels: Any, fold: Any, fit: Any, plan: Any, listener: Any = None) -> Any:
@@ -63,7 +58,7 @@ def _train(model: Any, views: Any, labels: Any, fold: Any, fit: Any, plan: Any, 
 @functools.cache
 def install(kind: str) -> None:
     """Replace training in this process."""
-    from catsdogs.final.kept_members import write_kept
+    from catsdogs.final.members import write_kept
     from catsdogs.tuning.tuner import Search
 
     patches, fake = pytest.MonkeyPatch(), _Fake()
@@ -111,12 +106,6 @@ def run(kind: str, command: str, *arguments: str) -> int:
         return int(stop.code or 0)
 
 
-def command_line(kind: str, command: str, *arguments: str) -> list[str]:
-    """Return the command that calls `run` in a new process."""
-    code = f"import stubbed, sys; sys.exit(stubbed.run({kind!r}, {command!r}, *sys.argv[1:]))"
-    return [sys.executable, "-c", code, *arguments]
-
-
 def warm_up() -> None:
     """Import all packages, let the launcher run jobs in this process, and skip slow parts that write no state."""
     for file in sorted(_PACKAGE.rglob("*.py")):
@@ -138,9 +127,7 @@ def warm_up() -> None:
         names = "hydra.sweep.dir", "hydra.sweep.subdir"
         return [run_job(self._task, config, *names, hydra_context=self._context) for config in configs]
 
-    def configuration_key(
-        loader: Any, config_name: Any, overrides: Any, run_mode: Any, *more: Any, **named: Any
-    ) -> Any:
+    def configuration_key(_: Any, config_name: Any, overrides: Any, run_mode: Any, *more: Any, **named: Any) -> Any:
         return str(config_name), str(overrides), str(run_mode)
 
     compose = _remembering(ConfigLoaderImpl._load_configuration_impl, configuration_key)
@@ -154,7 +141,7 @@ def warm_up() -> None:
     patches.setattr(IsolatedLauncher, "launch", launch)
     patches.setattr(ConfigLoaderImpl, "_load_configuration_impl", composed)
     patches.setattr(Table, "read", _remembering(Table.read, lambda table, file: (id(table), _content(file))))
-    for module in ("study.jobs", "study.resume_state", "comparison.study_data"):
+    for module in ("study.jobs", "study.job_tables", "comparison.study_data"):
         patches.setattr(f"catsdogs.{module}.read_trials", _remembering(trials.read_trials, _content))
     patches.setattr("hydra.core.utils._save_config", lambda *arguments: None)
     patches.setattr("catsdogs.comparison.page.writing.render", lambda *arguments, **names: "<title>report</title>")

@@ -1,10 +1,6 @@
-"""The states after file operations, and a sample of those of a job and its final model."""
+"""The states after file operations."""
 
 import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from recording import Operation
@@ -45,12 +41,3 @@ def test_only_abandoned_temporary_files_and_folders_are_removed(tmp_path):
     assert not (tmp_path / ".best-12345678").exists()
     files.remove_temporaries(tmp_path, ["a.b.csv"], older_than_seconds=0)
     assert {path.name for path in tmp_path.iterdir()} == {".best-a_b3c4d5", ".git-credentials"}
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-def test_a_study_and_a_final_model_resume_after_a_sample_of_operations():
-    arguments = ["--sample", "6", "--scenario", "activations", "final model"]
-    command = [sys.executable, str(Path(__file__).parent / "run.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr

@@ -5,7 +5,6 @@ import hashlib
 import zlib
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -14,7 +13,6 @@ from catsdogs.data.augment import (
     TransformParams,
     apply_transforms,
     augment,
-    is_identity,
     sample_transforms,
     uniforms,
     view_keys,
@@ -149,27 +147,17 @@ def test_transforms_use_separate_random_numbers():
                 np.testing.assert_allclose(getattr(params, name), middle + limit * (2 * column - 1), rtol=1e-12)
 
 
-def test_view_is_independent_of_batch_order_and_threads(tmp_path):
-    images, keys, threads = smooth_images(32), some_keys(32), cv2.getNumThreads()
+def test_view_is_independent_of_batch_and_order(tmp_path):
+    images, keys = smooth_images(32), some_keys(32)
     np.save(tmp_path / "pixels.npy", images)
     stored = np.load(tmp_path / "pixels.npy", mmap_mode="r")
     together = augment(stored, keys, STRONG, seed=1, view=2)
-    assert type(together) is np.ndarray
     order = np.random.default_rng(0).permutation(32)[:20]
     np.testing.assert_array_equal(augment(images[order], keys[order], STRONG, seed=1, view=2), together[order])
     single = [augment(images[i : i + 1], keys[i : i + 1], STRONG, seed=1, view=2) for i in range(32)]
     np.testing.assert_array_equal(np.concatenate(single), together)
     assert augment(images[:0], keys[:0], STRONG, seed=1, view=2).shape == (0, SIDE, SIDE, 3)
     np.testing.assert_array_equal(images, stored)
-    large, views = smooth_images(4, 300), []
-    try:
-        for number in (1, 2):
-            cv2.setNumThreads(number)
-            views.append(augment(large, keys[:4], STRONG, seed=1, view=2))
-    finally:
-        cv2.setNumThreads(threads)
-    one, other = views
-    np.testing.assert_array_equal(one, other)
     # Another image, stream or view has other random numbers.
     image = np.repeat(smooth_images(1), 2, axis=0)
     base, *others = (augment(image, keys[:2], STRONG, 1, *view) for view in ((2,), (2, "tta"), (3,)))
@@ -177,7 +165,7 @@ def test_view_is_independent_of_batch_order_and_threads(tmp_path):
 
 
 def test_is_identity_checks_every_transform():
-    assert is_identity(augmentation(border="black"))
+    assert augmentation(border="black").is_identity
     for item in dataclasses.fields(AugmentationConfig):
         if item.name != "border":
-            assert not is_identity(augmentation(**{item.name: 0.1})), item.name
+            assert not augmentation(**{item.name: 0.1}).is_identity, item.name

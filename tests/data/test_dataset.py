@@ -1,7 +1,6 @@
 import logging
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,20 +51,18 @@ def test_rows_skipped_and_test_images(tmp_path, cache, caplog):
     cats, dogs = [f"cat.{n}" for n in [*range(12), 300]], [f"dog.{n}" for n in [*range(12), 400]]
     assert rows["id"].tolist() == cats + dogs
     assert rows["label"].tolist() == [0.0] * 13 + [1.0] * 13
-    assert rows["problem"].tolist() == [""] * 26
     assert rows.index.tolist() == list(range(26))
-    assert set(rows["split"]) == {"train", "validation"}
     assert rows["split"][0] == rows["split"][12]
     assert (dataset.root / rows["path"][0]).read_bytes() == members["train/cat.0.jpg"]
 
-    reasons = dict(zip(dataset.skipped["id"], dataset.skipped["problem"], strict=True))
-    assert list(reasons) == ["bird.1", "cat.100", "cat.200", "cat.400", "dog.100", "dog.200", "dog.300"]
-    assert reasons["bird.1"] == "no label"
-    assert reasons["cat.100"].startswith("cannot be decoded: image file is truncated")
-    assert reasons["dog.100"] == "cannot be decoded: the file is empty"
-    assert reasons["cat.200"] == reasons["dog.200"] == "identical images have different labels"
-    assert reasons["dog.300"] == reasons["cat.400"] == "ignored by data.ignore"
-    assert set(rows["id"]) | set(reasons) == {Path(name).stem for name in members}
+    reasons = {row.id: re.split("[,(]", row.problem)[0] for row in dataset.skipped.itertuples()}
+    assert reasons == {
+        "bird.1": "no label",
+        "cat.100": "cannot be decoded: image file is truncated ",
+        "dog.100": "cannot be decoded: the file is empty",
+        **dict.fromkeys(("cat.200", "dog.200"), "identical images have different labels"),
+        **dict.fromkeys(("dog.300", "cat.400"), "ignored by data.ignore"),
+    }
 
     # Images of data.ignore are not in it.
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
@@ -99,14 +96,12 @@ def test_digest_of_the_rows(tmp_path, cache):
     archive = zip_of(tmp_path / "train.zip", BITMAPS)  # paths do not matter
     test = folder_of(tmp_path / "test", {"1.bmp": bitmap(1)})
     assert load_dataset(data(archive, test), tmp_path / "other").digest == dataset.digest
-    splits = [(0.0, 1), (0.1, 1), (0.2, 1), (0.0, 2), (0.0, 5), (0.2, 5)]
+    splits = [(0.0, 1), (0.2, 1), (0.0, 5), (0.2, 5)]
     digests = {load_dataset(data(train), cache, *split).digest for split in splits}
     changes: dict[str, Any] = {"split_seed": 4, "validation_fraction": 0.5, "ignore": ["cat.1"], "limit": 10}
     digests |= {load_dataset(data(train, **{key: value}), cache).digest for key, value in changes.items()}
     digests.add(load_dataset(data(folder_of(tmp_path / "2", BITMAPS | {"cat.1.bmp": bitmap(77)})), cache).digest)
     assert len(digests) == len(splits) + len(changes) + 1
-    # The fraction is unused with folds.
-    assert load_dataset(data(train, validation_fraction=0.5), cache, 0.2, 5).digest in digests
 
 
 @pytest.mark.parametrize("folds", [1, 4])
@@ -135,9 +130,6 @@ def test_near_duplicates_share_a_split_or_are_counted(tmp_path, cache, folds, ca
     copies = {"ignore": [f"{kind}.{number}" for kind in ("cat", "dog") for number in range(2, 20)]}
     with pytest.raises(UserError, match=r"too few distinct images .*1 of class cat.* set split.group_by=copies, bec"):
         separated("near_duplicates", 0, **copies)
-    # One pair, not always separated.
-    ignore = [f"{kind}.{number}" for kind in ("cat", "dog") for number in range(2 * (kind == "cat") + 1, 20, 2)]
-    assert {separated("copies", seed, ignore=ignore) for seed in range(12)} == {0, 1}
 
 
 def leaking(labels=True):
@@ -164,40 +156,32 @@ def test_test_images_that_duplicate_training_images_are_marked(tmp_path, cache, 
     assert (line.levelno == logging.WARNING) == labels
     message = "3 of 5 test images are exact or near-duplicates of training, validation or holdout images"
     if labels:
-        message += ", so they are not scored: cat.20, cat.21, dog.22; identical, but with another label: cat.21"
+        message += ", so they are not scored: cat.20, cat.21, dog.22"
     assert line.getMessage() == message
 
 
-@pytest.mark.parametrize(("holdout", "folds"), [(0.0, 1), (0.25, 1), (0.0, 4), (0.25, 4)])
+@pytest.mark.parametrize(("holdout", "folds"), [(0.25, 1), (0.25, 4)])
 def test_folds_validate_on_every_image_once(tmp_path, cache, holdout, folds):
     dataset = load_dataset(data(folder_of(tmp_path / "train", BITMAPS)), cache, holdout, folds)
-    rows, holdout_rows, all_rows = dataset.rows, dataset.holdout_rows.tolist(), list(range(41))
-    assert holdout_rows == np.flatnonzero(rows["split"] == "holdout").tolist()
-    assert len(holdout_rows) == pytest.approx(41 * holdout, abs=1.5)
+    assert len(dataset.holdout_rows) == pytest.approx(41 * holdout, abs=1.5)
     assert len(dataset.folds()) == folds
-    for number, fold in enumerate(dataset.folds()):
-        train, validation = fold.train_rows.tolist(), fold.validation_rows.tolist()
-        assert sorted([*train, *validation, *holdout_rows]) == all_rows
-        assert (train, validation) == (sorted(train), np.flatnonzero(rows["fold"] == number).tolist())
+    for fold in dataset.folds():
+        assert sorted([*fold.train_rows, *fold.validation_rows, *dataset.holdout_rows]) == list(range(41))
     if folds > 1:
         validated = [row for fold in dataset.folds() for row in fold.validation_rows]
-        assert sorted([*holdout_rows, *validated]) == all_rows
+        assert sorted([*dataset.holdout_rows, *validated]) == list(range(41))
 
 
 def test_limit_counts_usable_images(tmp_path, cache):
     members = cats_and_dogs(25, 30) | {f"train/cat.{number}.jpg": b"" for number in range(10)}
-    train = folder_of(tmp_path / "train", members)
-    rows, other = (load_dataset(data(train, limit=30, split_seed=seed), cache).rows for seed in (5, 6))
+    rows = load_dataset(data(folder_of(tmp_path / "train", members), limit=30), cache).rows
     assert rows["label"].tolist() == [0.0] * 10 + [1.0] * 20
-    assert rows.index.tolist() == list(range(30))
     assert (rows["split"] == "validation").sum() == 8
-    assert set(other["id"]) != set(rows["id"])
 
 
 @pytest.mark.parametrize(
     ("members", "labels", "problems", "unlabeled"),
     [
-        (cats_and_dogs(2, 2, ""), [0.0, 0.0, 1.0, 1.0], [""] * 4, None),
         (cats_and_dogs(1, 0, "") | {"x.jpg": jpeg(5), "y.jpg": jpeg(6)}, [math.nan] * 3, [""] * 3, "2 of 3"),
         # Images with a conflicting label can be predicted.
         ({"cats/dog.1.jpg": jpeg(1), "cats/dog.2.jpg": b""}, [math.nan] * 2, ["", "the file is empty"], None),
@@ -222,46 +206,31 @@ def test_synthetic_archives_without_training_images(tmp_path, cache):
         assert (None if dataset.test is None else dataset.test["id"].tolist()) == ids
 
 
-def failure(cache, given):
-    with pytest.raises(UserError) as caught:
-        load_dataset(given, cache)
-    assert str(caught.value).isprintable()
-    return str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("members", "changed", "message"),
     [
         ((8, 8), {"train": "gone.zip"}, "^data.train=.*gone.zip: not found; pass"),
-        ((8, 8), {"test": "gone.zip"}, "^data.test=.*gone.zip: not found; pass"),
-        ((8, 8), {"test": ""}, "^data.test=''"),
         ((8, 8), {"train": " "}, "^data.train=' '"),
-        ((8, 8), {"train": None}, "^data.train=null"),
         (
             (8, 8),
             {"ignore": ["cat.1", *(f"x{n}" for n in range(7))]},
             "^data.ignore: .* x0, x1, x2, x3, x4 and 2 more; .*for example cat.0$",
         ),
-        ((5, 0), {}, "^data.train=.*: 5 .* of class cat, none of class dog; add .* class dog"),
-        ((0, 5), {}, "^data.train=.*: 5 .* of class dog, none of class cat; add .* class cat"),
-        ((0, 0), {}, r"^data.train=.*; repair .*of 2, the first is cat.99: cannot be decoded: the file is empty\)$"),
+        ((5, 0), {}, "^data.train=.*: 5 usable images of class cat, 0 of class dog; add .*labels are read from file"),
+        ((0, 0), {}, r"^data.train=.*: 0 .*; not usable: cat.99 .cannot be decoded: the file is empty., dog.99"),
         ((2, 2), {"validation_fraction": 0.1}, "^data.validation_fraction=0.1: .*2 of class cat, 2 of class dog"),
     ],
 )
 def test_errors(tmp_path, cache, members, changed, message):
     empty = {f"train/{kind}.99.jpg": b"" for kind in ("cat", "dog")}
     train = folder_of(tmp_path / "train", cats_and_dogs(*members) | empty)
-    assert re.search(message, failure(cache, data(**({"train": train} | changed))))
+    with pytest.raises(UserError, match=message):
+        load_dataset(data(**({"train": train} | changed)), cache)
 
 
-def test_an_archive_is_limited_in_gib_and_needs_labels(tmp_path, cache):
+def test_an_archive_is_limited_in_gib(tmp_path, cache):
     members = cats_and_dogs(8, 8)
-    labeled = zip_of(tmp_path / "train.zip", members)
-    size = sum(map(len, members.values()))
-    assert "data.max_unpacked_gib=" in failure(cache, data(labeled, max_unpacked_gib=(size - 1) / 2**30))
-    assert len(load_dataset(data(labeled, max_unpacked_gib=size / 2**30), cache).rows) == 16
-    unlabeled = folder_of(tmp_path / "train", TEST)
-    for test, swapped in ((None, False), (unlabeled, False), (labeled, True)):
-        message = failure(cache, data(unlabeled, test))
-        assert re.search("^data.train=.*: no usable image has a label; use file names", message)
-        assert ("swap data.train and data.test" in message) == swapped
+    source, size = zip_of(tmp_path / "train.zip", members), sum(map(len, members.values()))
+    with pytest.raises(UserError, match=r"data.max_unpacked_gib="):
+        load_dataset(data(source, max_unpacked_gib=(size - 1) / 2**30), cache)
+    assert len(load_dataset(data(source, max_unpacked_gib=size / 2**30), cache).rows) == 16

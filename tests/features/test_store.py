@@ -16,22 +16,20 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from catsdogs.base.errors import UserError
-from catsdogs.base.files import read_json, remove
-from catsdogs.features.entries import EntrySpec, StoreFull, bytes_of
-from catsdogs.features.store import RESERVED_DISK_BYTES, Store
+from catsdogs.base.files import remove, sealed_bytes
+from catsdogs.features.store import FULL, RESERVED_DISK_BYTES, Store
 
 SHAPE = (3, 2, 5)
 IMAGES = 23
-BYTES = IMAGES * 3 * 2 * 5 * 4  # of a float32 entry
+BYTES = sealed_bytes((IMAGES, *SHAPE), "float32")
 
 
 def digest(name):
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def specs(*names):
-    return [EntrySpec(digest(name), SHAPE, {"cut": name}) for name in names]
+def shapes(*names):
+    return {digest(name): (IMAGES, *SHAPE) for name in names}
 
 
 def values_of(name):
@@ -41,26 +39,34 @@ def values_of(name):
 
 
 def producing(*names, calls=None):
-    """Return a `produce` of the values of names in chunks of uneven size; it appends its arguments to `calls`."""
+    """Return a `produce` of the values of names in chunks of uneven size; it appends the names to `calls`."""
     calls = [] if calls is None else calls
 
     def produce(missing):
-        calls.append(missing)
+        calls.append([name for name in names if digest(name) in missing])
         for start, end in ((0, 8), (8, 15), (15, IMAGES)):
-            yield [values_of(names[index])[start:end] for index in missing]
+            yield [values_of(name)[start:end] for name in calls[-1]]
 
     return produce
 
 
-def fill(store, *names, keep=(), group="group", dtype="float32", calls=None):
+def fill(store, *names, keep=(), group="group", dtype="float32", produce=None, calls=None):
     keys = [digest(name) for name in keep]
-    store.fill(digest(group), specs(*names), IMAGES, dtype, producing(*names, calls=calls), keys)
+    store.fill(digest(group), shapes(*names), dtype, produce or producing(*names, calls=calls), keys)
 
 
 def half(store, *chunks):
     """Store these chunks in float16 and return the values that are read back."""
-    store.fill(digest("half"), specs("half"), IMAGES, "float16", lambda _: iter([chunk] for chunk in chunks))
+    fill(store, "half", dtype="float16", produce=lambda _: iter([chunk] for chunk in chunks))
     return read_all(store, "half")
+
+
+@contextmanager
+def full(match):
+    """Expect the error of a store without room."""
+    with pytest.raises(OSError, match=match) as caught:
+        yield
+    assert caught.value.errno in FULL
 
 
 def read_all(store, name):
@@ -69,7 +75,8 @@ def read_all(store, name):
 
 
 def names_of(store):
-    return [read_json(entry.folder / "about.json")["about"]["cut"] for entry in store.entries()]
+    names = {digest(name): name for name in (*"abcdefxyz", "kept", "wanted", "left")}
+    return [names[entry.key] for entry in store.entries()]
 
 
 def used_before(store, name, seconds):
@@ -91,41 +98,22 @@ def test_reading_in_any_order_returns_the_written_values_and_only_missing_entrie
     assert store.room([]) == 100 * BYTES
     assert not store.folder.exists()
     names = ("a", "b", "c")
-    calls: list[list[int]] = []
+    calls: list[list[str]] = []
     fill(store, "b")
     fill(store, *names, calls=calls)
-    assert calls == [[0, 2]]
+    assert calls == [["a", "c"]]
     for name in names:
-        activations = store.open(digest(name))
         for positions in (np.arange(IMAGES)[::-1], np.array([5, 22, 5, 0])):
-            read = activations.read(positions)
-            assert (read.dtype, type(read)) == (np.float32, np.ndarray)
+            read = store.open(digest(name)).read(positions)
+            assert read.dtype == np.float32
             np.testing.assert_array_equal(read, values_of(name)[positions])
             read[:] = 7  # must not change the entry
-    assert {entry.key for entry in store.entries()} == {digest(name) for name in names}
-    entry = store.entries()[0]
-    assert entry.bytes == BYTES == bytes_of(SHAPE, IMAGES, "float32") == 2 * bytes_of(SHAPE, IMAGES, "float16")
-    assert abs(entry.last_used - time.time()) < 60
+    assert sorted(names_of(store)) == ["a", "b", "c"]
+    assert store.entries()[0].bytes == BYTES
 
 
 def test_float16_is_within_half_a_step_of_the_distance_from_the_mean(store):
-    """It is also much closer than plain float16 if channels are far from zero."""
-    rng = np.random.default_rng(1)
-    mean, std = np.array([1000, -300, 0, 50, 5]), np.array([1, 20, 3, 0.5, 2])
-    values = rng.normal(mean, std, (IMAGES, *SHAPE)).astype(np.float32)
-    read = half(store, values[:9], values[9:])
-    assert read.dtype == np.float32
-    error = np.abs(read - values)
-    # Half a step of float16, plus the rounding of the mean and the sum to float32.
-    mean_of_chunk = values[:9].reshape(-1, 5).mean(axis=0)
-    assert (error <= 2.0**-11 * np.abs(values - mean_of_chunk) + 2.0**-22 * np.abs(values) + 1e-6).all()
-    raw = np.abs(values.astype(np.float16) - values)
-    assert np.sqrt((error**2).mean()) < np.sqrt((raw**2).mean()) / 3
-    assert store.entries()[0].bytes == BYTES // 2
-
-
-def test_float16_of_channels_that_are_nearly_constant_in_the_first_chunk(store):
-    """They are exact if they stay constant, and otherwise not clipped to the range of float16."""
+    """Channels that are nearly constant in the first chunk are exact if they stay so, and otherwise not clipped."""
     constant = np.full((IMAGES, *SHAPE), 3.1, np.float32)
     np.testing.assert_array_equal(half(store, constant), constant)
     store.clear()
@@ -135,6 +123,7 @@ def test_float16_of_channels_that_are_nearly_constant_in_the_first_chunk(store):
     values[..., 2] = 3.1
     values[20, ..., 3] = 1e9
     read = half(store, values[:9], values[9:])
+    assert store.entries()[0].bytes < 0.6 * BYTES
     mean = values[:9].reshape(-1, 5).mean(axis=0)
     error, most = np.abs(read - values), 2.0**-11 * np.abs(values - mean) + 1e-6
     assert (error <= most)[..., [0, 1, 4]].all()
@@ -149,13 +138,13 @@ def test_failed_fill_leaves_no_files_and_releases_the_lock(store):
         raise OSError(errno.ENOENT, "an image is gone")
 
     with pytest.raises(OSError, match="an image is gone"):
-        store.fill(digest("group"), specs("a"), IMAGES, "float32", failing)
+        fill(store, "a", produce=failing)
     assert (store.entries(), unfinished(store.folder)) == ([], [])
     # A limit on the file size simulates a full disk.
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES // 2, limits[1]))
-        with pytest.raises(StoreFull, match="out of disk"):
+        with full("File too large"):
             fill(store, "a", "b")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -173,7 +162,7 @@ def fill_slowly(folder, seconds_per_chunk, progress):
             progress.put("written")
             time.sleep(seconds_per_chunk)
 
-    Store(folder, 10**9).fill(digest("group"), specs("a"), IMAGES, "float32", produce)
+    fill(Store(folder, 10**9), "a", produce=produce)
 
 
 @contextmanager
@@ -191,7 +180,7 @@ def filling(folder, seconds_per_chunk):
 
 
 def test_only_one_of_two_processes_fills(store):
-    calls: list[list[int]] = []
+    calls: list[list[str]] = []
     with filling(store.folder, 0.3):
         fill(store, "a", calls=calls)
         assert calls == []
@@ -220,12 +209,12 @@ def test_fill_stops_waiting_when_the_job_stops(store, caplog):
 
     def produce(missing):
         threading.Timer(1.5, closed.set).start()
-        with pytest.raises(UserError, match="Interrupted"):
+        with pytest.raises(InterruptedError, match="Interrupted"):
             fill(other, "a")
         assert caplog.messages == ["waiting for another process to store the same activations"]
         yield [values_of("a")]
 
-    store.fill(digest("group"), specs("a"), IMAGES, "float32", produce)
+    fill(store, "a", produce=produce)
     np.testing.assert_array_equal(read_all(store, "a"), values_of("a"))
 
 
@@ -252,14 +241,9 @@ def test_kept_and_requested_entries_are_not_evicted(tmp_path):
     assert (store.room([]), store.room([digest("kept"), digest("b"), digest("?")])) == (4 * BYTES, 2 * BYTES)
     fill(store, "wanted", "c", keep=["kept"])
     assert sorted(names_of(store)) == ["b", "c", "kept", "wanted"]
-    for others in (["kept", "wanted"], ["kept"]):
-        with pytest.raises(StoreFull):
-            fill(store, "wanted", "d", "e", "f", keep=others)
-        assert sorted(names_of(store)) == ["b", "c", "kept", "wanted"]  # no useless eviction
-    store.max_bytes = 2 * BYTES - 1
-    with pytest.raises(StoreFull, match=r"5\.4 KiB of activations do not fit"):
-        fill(store, "d", "e")
-    assert (store.room([]), unfinished(store.folder)) == (2 * BYTES - 1, [])
+    with full(r"8\.6 KiB of activations do not fit"):
+        fill(store, "wanted", "d", "e", "f", keep=["kept"])
+    assert sorted(names_of(store)) == ["b", "c", "kept", "wanted"]  # no useless eviction
 
 
 def test_entries_of_a_group_that_is_being_filled_are_not_evicted(tmp_path):
@@ -268,13 +252,13 @@ def test_entries_of_a_group_that_is_being_filled_are_not_evicted(tmp_path):
 
     def produce(missing):
         fill(store, "x", group="other")
-        with pytest.raises(StoreFull):
+        with full("do not fit"):
             fill(store, "y", "z", group="third")
         store.clear()
         assert names_of(store) == ["a"]
         yield [values_of("b")]
 
-    store.fill(digest("group"), specs("a", "b"), IMAGES, "float32", produce)
+    fill(store, "a", "b", produce=produce)
     assert sorted(names_of(store)) == ["a", "b"]
     fill(store, "y", "z", group="third")
     assert sorted(names_of(store)) == ["y", "z"]
@@ -289,13 +273,11 @@ def test_disk_reserve_stays_free(store, monkeypatch):
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     assert (store.room([]), store.room([digest("a")])) == (4 * BYTES, 3 * BYTES)
-    with pytest.raises(StoreFull, match=r"the disk leave 8\.1 KiB$"):
+    with full(r"the disk leave 8\.6 KiB$"):
         fill(store, "b", "c", "d", "e", keep=["a"])
     assert names_of(store) == ["a"]
     fill(store, "b", "c", "d", "e")
     assert sorted(names_of(store)) == ["b", "c", "d", "e"]
-    disk = 0
-    assert store.room([digest(name) for name in "bcde"]) == 0
 
 
 def test_clear_removes_old_and_unfinished_entries_only(store, monkeypatch):
@@ -311,7 +293,6 @@ def test_clear_removes_old_and_unfinished_entries_only(store, monkeypatch):
     assert (names_of(store), unfinished(store.folder)) == (["c", "b"], [])
     assert 2 * BYTES < store.clear() < 2 * BYTES + 2000
     assert sorted(path.name for path in store.folder.iterdir()) == [".locks", "notes.txt", "photos"]
-    assert store.clear() == 0
     # An interrupted removal leaves no valid entry.
     fill(store, "a")
     monkeypatch.setattr(shutil, "rmtree", Mock(side_effect=OSError("killed")))
@@ -326,7 +307,7 @@ def test_complete_read_only_store_is_sufficient(store, monkeypatch):
     monkeypatch.setattr(os, "utime", Mock(side_effect=PermissionError("read-only")))
     fill(store, "a")
     np.testing.assert_array_equal(read_all(store, "a"), values_of("a"))
-    with pytest.raises(UserError, match="cache=FOLDER"):
+    with pytest.raises(FileExistsError):
         fill(store, "b")
 
 
@@ -341,25 +322,15 @@ def test_entry_under_another_key_is_corrupted(store):
     ("name", "content"),
     [
         ("values.npy", lambda old: old[: len(old) // 2]),
-        ("values.npy", lambda old: bytes(len(old))),
-        ("values.npy", lambda old: old[:128] + bytes(len(old) - 128)),
         ("values.npy", lambda old: old[:128] + old[188:248] + old[128:188] + old[248:]),  # swapped images
-        ("values.npy", lambda old: old.replace(b"(23, 3", b"(23, 2")),
         ("values.npy", None),
         ("values.npy", os.mkdir),
         ("about.json", lambda old: b"[1, 2"),
-        ("about.json", lambda old: b'{"cut": "a"}'),
         ("about.json", lambda old: old.replace(b'"float16"', b'"float32"')),
-        ("about.json", lambda old: old.replace(b'"images": 23', b'"images": 22')),
-        ("about.json", lambda old: old.replace(b"    3,\n    2,", b"    2,\n    3,")),
         ("about.json", lambda old: old.replace(b'"group": "', b'"group": "../')),
         ("about.json", lambda old: old.replace(b'"images": 23', b'"images": 1000000000000000000')),
-        ("about.json", lambda old: old.replace(b'"float16"', b'"|S0"')),
-        ("about.json", lambda old: old.replace(b"    3,\n    2,", b"    [3],\n    2,")),
         ("about.json", None),
-        ("channels.npy", lambda old: b""),
         ("channels.npy", lambda old: old[:128] + np.full(10, np.nan, np.float32).tobytes() + old[168:]),
-        ("channels.npy", None),
         ("channels.npy", os.mkfifo),
         ("", None),
     ],

@@ -11,8 +11,18 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
 from catsdogs.config.schema import AugmentationConfig, TtaConfig
 from catsdogs.data.views import MIRRORED, ORIGINAL, LiveViews, View
-from catsdogs.final.pipeline import PIPELINE, Pipeline, final_output, read_pipeline, write_pipeline
-from catsdogs.final.tta import choose_tta, describe_choice, log_cost, predict_views, tta_views, views_by_kind
+from catsdogs.final.pipeline import (
+    PIPELINE,
+    Pipeline,
+    choose_tta,
+    describe_choice,
+    final_output,
+    predict_views,
+    read_pipeline,
+    tta_views,
+    views_by_kind,
+    write_pipeline,
+)
 from catsdogs.scoring.calibration import Calibration
 from catsdogs.scoring.combination import uniform_mean
 from catsdogs.scoring.scores import log_loss_per_image
@@ -52,19 +62,8 @@ def test_tta_auto_has_the_views_of_every_distinct_kind(caplog):
     assert caplog.text.count("changes nothing") == 1
 
 
-def test_the_views_and_images_are_logged_with_the_time_before_they_are_predicted(views, caplog, monkeypatch):
-    caplog.set_level("INFO", "catsdogs")
-    clock = iter([0, 100, 102])  # the second call takes two seconds, for five images
-    monkeypatch.setattr("catsdogs.final.tta.time.monotonic", lambda: next(clock))
-    counts = {"validation": (100, 1), "holdout": (0, 3), "test": (50, 3)}
-    log_cost(left_brightness, views, np.arange(5), [ORIGINAL, MIRRORED, View("crop")], counts)
-    log_cost(left_brightness, views, np.arange(5), [ORIGINAL], counts)
-    text = "test-time augmentation: up to 3 views of each image (100 validation, 50 test), about 5 min"
-    assert caplog.messages == [text]
-
-
 def test_each_view_is_predicted_in_the_order_of_rows(views, monkeypatch):
-    monkeypatch.setattr("catsdogs.final.tta.CHUNK", 2)
+    monkeypatch.setattr("catsdogs.final.pipeline.CHUNK", 2)
     rows, chosen, model = np.array([5, 0, 3]), [ORIGINAL, MIRRORED, View("crop", 2)], left_brightness
     outputs = predict_views(model, views, rows, chosen)
     assert outputs.shape == (3, 3)
@@ -101,18 +100,12 @@ def test_a_pipeline_of_a_previous_version_is_read(tmp_path):
     ("key", "value"),
     [
         ("calibration.temperature", -1),
-        ("calibration.temperature", "2"),
         ("calibration.floor", 1.5),
-        ("calibration.floor", 0),
         ("calibration.scale", 2.0),
-        ("calibration", 5),
         ("calibration", [1.5, 0.01]),
         ("augmentation.shift_fraction", 10**9),
-        ("augmentation.shear_degrees", 90.0),
         ("tta.kind", "auto"),
         ("tta.views", 10**6),
-        ("tta.average", "median"),
-        ("tta.views", 2.5),
         ("tta.views", None),
         ("seed", -1),
     ],
@@ -220,8 +213,8 @@ def test_a_mirrored_view_is_the_flipped_image_and_training_and_test_time_views_d
     [
         (1, np.nan, "has outputs that are not finite"),
         (1, 3.0, "the model predicts 3, not a probability"),
-        (2, 0.5, "expected output"),
-        ({"a": 1}, 0.5, "has inputs or outputs with names"),
+        (2, 0.5, "expected input (None, S, S, 3) and output (None, 1)"),
+        ({"a": 1}, 0.5, "expected input (None, S, S, 3) and output (None, 1)"),
     ],
 )
 def test_a_model_without_probabilities_does_not_predict(tmp_path, capsys, monkeypatch, units, bias, problem):

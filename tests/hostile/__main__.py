@@ -63,11 +63,10 @@ def main() -> int:
         if options.output and (done % CHUNK == 0 or done == total):
             result = {"cases": done, "failed": failures.total(), "seed": options.seed, "readers": counts}
             write_json(options.output, {**result, "versions": versions(), "machine": machine()})
-    failed = sum(failures.values())
     for name, endings in counts.items():
         print(f"{name:12} {dict(endings)}")
-    print(f"{total:,} cases, {failed} failed, {format_duration(time.monotonic() - started)}")
-    return 1 if failed else 0
+    print(f"{total:,} cases, {failures.total()} failed, {format_duration(time.monotonic() - started)}")
+    return int(failures.total() > 0)
 
 
 if __name__ == "__main__":

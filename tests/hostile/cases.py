@@ -211,16 +211,8 @@ def mutated_space(rng: random.Random, data: bytes) -> tuple[bytes, str]:
 
 
 VALUES = ("override", "space")  # not files, so that only their values are changed
-KINDS: dict[str, Any] = {
-    "json": mutated_json,
-    "csv": mutated_csv,
-    "zip": mutated_zip,
-    "image": mutated_image,
-    "npy": mutated_npy,
-    "yaml": mutated_yaml,
-    "override": mutated_override,
-    "space": mutated_space,
-}
+CHANGES = (mutated_json, mutated_csv, mutated_zip, mutated_image, mutated_npy, mutated_yaml, mutated_override)
+KINDS: dict[str, Any] = {one.__name__.removeprefix("mutated_"): one for one in (*CHANGES, mutated_space)}
 
 
 def put(file: Path, content: bytes | str) -> None:

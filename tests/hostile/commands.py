@@ -57,8 +57,8 @@ def run(command: str, folder: Path) -> tuple[int, str, str]:
                 sys.stderr.flush()
                 os._exit(status)
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        texts = [os.pread(file.fileno(), 10**7, 0).decode(errors="replace") for file in (out, errors)]
-    return status, texts[0], texts[1]
+        printed, problems = (os.pread(file.fileno(), 10**7, 0).decode(errors="replace") for file in (out, errors))
+    return status, printed, problems
 
 
 @functools.cache
@@ -110,38 +110,25 @@ def problem(value: Any, valid: Any) -> str:
 JOB_FILES = {f"multirun/s/{JOB}/*.csv": "csv", f"multirun/s/{JOB}/result.json": "json", "multirun/s/study.json": "json"}
 BEST = {"multirun/s/best/*.csv": "csv", "multirun/s/best/m*.json": "json", "multirun/s/best/recipe.json": "json"}
 MODEL = {"multirun/s/best/pipeline.json": "json", "multirun/s/best/model.keras": "zip", "test.zip": "zip"}
-IN_CACHE = {"cache/catalogues/*": "csv", "cache/pixels/*": "npy", "cache/features/*/*.npy": "npy"}
-
-
-TRAIN = {"train.zip": "zip"}
-CATALOGS = {"cache/catalogues/*": "csv"}
+TRAIN, CATALOGS = {"train.zip": "zip"}, {"cache/catalogues/*": "csv"}
+IN_CACHE = CATALOGS | {"cache/pixels/*": "npy", "cache/features/*/*.npy": "npy"}
 REPORT = "multirun/s/report multirun/s/leaderboard.csv"
 SEARCHED = f"multirun/s/{JOB} multirun/s/.failed multirun/s/study.json"
 FINAL = "multirun/s/best multirun/s/.best multirun/s/.retrain multirun/s/.hydra"
 PREDICT, AUDIT = "predict multirun/s/best test.zip --cache cache --output out.csv", "audit train.zip --study multirun/s"
-# Cases of 500, damaged files, paths that the command may write, and how it is run.
-_COMMANDS: dict[str, tuple[int, dict[str, str], str, Any]] = {
-    "report": (200, JOB_FILES | BEST, REPORT, reading("report multirun/s")),
-    "predict": (120, MODEL, "cache out.csv", reading(PREDICT, "out.csv")),
-    "retrain": (30, JOB_FILES | IN_CACHE | TRAIN, f"cache {REPORT} {FINAL}", reading(RETRAIN)),
-    "search": (40, JOB_FILES | IN_CACHE, f"cache {REPORT} {SEARCHED}", reading(SEARCH)),
-    "audit": (60, JOB_FILES | TRAIN | CATALOGS, "cache audit", reading(f"{AUDIT} --cache cache")),
-    "doctor": (30, TRAIN | CATALOGS, "cache", reading("doctor --train train.zip --cache cache")),
-    "cache": (20, {"cache/features/*/about.json": "json"}, "", reading("cache show --cache cache")),
-}
+
+
+def whole(cases: int, files: dict[str, str], writes: str, read: Any) -> Reader:
+    """Return the reader of a command: cases of 500, damaged files, paths that it may write, and how it is run."""
+    return Reader(cases, files, make, read, problem, False, itemgetter("named"), tuple(writes.split()), SECONDS, True)
 
 
 COMMANDS = {
-    name: Reader(
-        cases,
-        files,
-        make,
-        read,
-        problem,
-        message=itemgetter("named"),
-        writes=tuple(writes.split()),
-        seconds=SECONDS,
-        same=True,
-    )
-    for name, (cases, files, writes, read) in _COMMANDS.items()
+    "report": whole(200, JOB_FILES | BEST, REPORT, reading("report multirun/s")),
+    "predict": whole(120, MODEL, "cache out.csv", reading(PREDICT, "out.csv")),
+    "retrain": whole(30, JOB_FILES | IN_CACHE | TRAIN, f"cache {REPORT} {FINAL}", reading(RETRAIN)),
+    "search": whole(40, JOB_FILES | IN_CACHE, f"cache {REPORT} {SEARCHED}", reading(SEARCH)),
+    "audit": whole(60, JOB_FILES | TRAIN | CATALOGS, "cache audit", reading(f"{AUDIT} --cache cache")),
+    "doctor": whole(30, TRAIN | CATALOGS, "cache", reading("doctor --train train.zip --cache cache")),
+    "cache": whole(20, {"cache/features/*/about.json": "json"}, "", reading("cache show --cache cache")),
 }

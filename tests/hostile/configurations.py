@@ -23,7 +23,6 @@ from catsdogs.config.effects import check_search
 from catsdogs.config.hyperparameters import unfreeze_depths, with_values
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import SearchConfig
-from catsdogs.config.setting_names import check_overrides
 from catsdogs.launching.failures import user_message
 from catsdogs.launching.registration import register
 from catsdogs.tuning.oracles import build_oracle, expected_trials
@@ -44,7 +43,6 @@ def compose_words(arguments: Sequence[str]) -> SearchConfig:
     """Do what `search` does with its arguments before it reads any data."""
     words = [as_typed(word) for word in arguments]
     try:
-        check_overrides(words)
         words = with_default_study(words, words, False)
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = to_search_config(compose("search", overrides=list(words)))

@@ -10,18 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import configurations as conf
 import numpy as np
 import pandas as pd
-from configurations import (
-    composed,
-    config_problem,
-    make_groups,
-    make_overrides,
-    make_spaces,
-    read_group,
-    read_override,
-    read_space,
-)
+from configurations import composed
 from PIL import Image
 from pydantic import BaseModel
 from studies import CHOICES, write_final, write_job, write_study
@@ -34,16 +26,15 @@ from catsdogs.config.schema import BackboneConfig
 from catsdogs.data.archive import open_images
 from catsdogs.data.catalog import build_catalog
 from catsdogs.data.images import pixels
-from catsdogs.features.entries import EntrySpec
 from catsdogs.features.store import Store
 from catsdogs.final.pipeline import PIPELINE, final_output, read_pipeline
 from catsdogs.launching.registration import register
 from catsdogs.network.backbones import load_network
 from catsdogs.study.decision import inspect_job
 from catsdogs.study.identity import fingerprint
+from catsdogs.study.job_tables import HISTORY_TABLE, VALIDATION_TABLE
 from catsdogs.study.jobs import read_job
 from catsdogs.study.plan import Plan, read_plan
-from catsdogs.study.resume_state import HISTORY_TABLE, VALIDATION_TABLE
 from catsdogs.study.trials import read_trials
 
 KEY = "e" * 64
@@ -59,31 +50,18 @@ RANGES: dict[str, tuple[float, float]] = {  # of docs/SCORES.md and the tables o
 
 @dataclass(frozen=True)
 class Reader:
-    """One reader.
+    """How to make, damage, read and check one kind of input."""
 
-    Attributes:
-        cases: number of cases of 100,000.
-        files: patterns of the files to damage, each with its kind in `cases.KINDS`.
-        make: writes a valid input into a folder.
-        read: returns the values, from the folder and the path of the damaged file.
-        problem: why values, other than the valid ones, are out of range; "" if they are in range.
-        heals: whether every damaged input gives the values of the valid one, as that of a cache.
-        message: returns the message in the values, for readers that report a damaged file among the others.
-        writes: paths below which files may change.
-        seconds: longest time of a case on the processor; six times as long by the clock.
-        same: whether the valid values are the same for all files.
-    """
-
-    cases: int
-    files: Mapping[str, str]
-    make: Callable[[Path], Any]
-    read: Callable[[Path, Path], Any]
-    problem: Callable[[Any, Any], str] = lambda value, valid: ""
-    heals: bool = False
-    message: Callable[[Any], str] = lambda value: ""
-    writes: tuple[str, ...] = ("cache",)
-    seconds: int = 10
-    same: bool = False
+    cases: int  # of 100,000
+    files: Mapping[str, str]  # patterns of the files to damage, each with its kind in `cases.KINDS`
+    make: Callable[[Path], Any]  # writes a valid input into a folder
+    read: Callable[[Path, Path], Any]  # returns the values, from the folder and the path of the damaged file
+    problem: Callable[[Any, Any], str] = lambda value, valid: ""  # why values, other than the valid ones, are wrong
+    heals: bool = False  # every damaged input gives the values of the valid one, as that of a cache
+    message: Callable[[Any], str] = lambda value: ""  # in values that report a damaged file among the others
+    writes: tuple[str, ...] = ("cache",)  # paths below which files may change
+    seconds: int = 10  # longest time of a case on the processor; six times as long by the clock
+    same: bool = False  # the valid values are the same for all files
 
 
 def plain(value: Any) -> Any:
@@ -179,7 +157,7 @@ def read_store(folder: Path, file: Path | None = None) -> Any:
     store, values = Store(folder / "cache" / "features", 2**30), np.arange(120, dtype=np.float32).reshape(5, 2, 12)
     store.clear(1.0, dry_run=True)
     sizes = [store.room([KEY]) > 0, all(entry.bytes >= 0 for entry in store.entries())]
-    store.fill(KEY, [EntrySpec(KEY, (2, 12), {})], 5, "float16", lambda missing: iter([[values]]))
+    store.fill(KEY, {KEY: values.shape}, "float16", lambda missing: iter([[values]]))
     stored = store.open(KEY)
     assert stored is not None
     return stored.read(np.arange(5)), sizes
@@ -316,8 +294,9 @@ WEIGHTLESS = BackboneConfig("tiny_backbone.build", {}, None, 32, "none", False)
 TABLES = {f"study/{CHOSEN}/{name}.csv": "csv" for name in ("trials", "history", "validation")}
 IN_STORE = {"cache/features/e*/*.npy": "npy", "cache/features/e*/about.json": "json"}
 RESULT_FILE, PLAN_FILE = {f"study/{CHOSEN}/result.json": "json"}, {"study/study.json": "json"}
-JOB = {"job/*.csv": "csv", "job/result.json": "json"}
+PIPELINE_FILE, JOB = {f"study/best/{PIPELINE}": "json"}, {"job/*.csv": "csv", "job/result.json": "json"}
 STUDY = {f"study/{CHOSEN}/*.csv": "csv", "study/best/*.csv": "csv", "study/best/[mr]*.json": "json"}
+STUDY |= RESULT_FILE | PLAN_FILE
 READERS = {
     "archive": Reader(12_000, {"train.zip": "zip"}, make_zip, read_zip, archive_problem),
     "image": Reader(6_500, {"*/cat.1.jpg": "image"}, make_images, read_images, image_problem),
@@ -327,19 +306,11 @@ READERS = {
     "result": Reader(6_000, RESULT_FILE, make_study, read_result, result_problem, message=result_message),
     "tables": Reader(15_000, TABLES, make_study, read_tables, tables_problem),
     "plan": Reader(6_000, PLAN_FILE, make_study, lambda folder, file: read_plan(file.parent), plan_problem),
-    "pipeline": Reader(
-        18_000,
-        {f"study/best/{PIPELINE}": "json"},
-        make_study,
-        lambda folder, file: read_pipeline(file.parent),
-        pipeline_problem,
-    ),
-    "study": Reader(
-        1_700, STUDY | RESULT_FILE | PLAN_FILE, make_study, read_study, study_problem, message=study_message
-    ),
+    "pipeline": Reader(18_000, PIPELINE_FILE, make_study, lambda _, file: read_pipeline(file.parent), pipeline_problem),
+    "study": Reader(1_700, STUDY, make_study, read_study, study_problem, message=study_message),
     "resume": Reader(4_000, JOB, make_resumable, read_resumable, resumable_problem),
-    "space": Reader(17_500, {"*.json": "space"}, make_spaces, read_space, config_problem),
-    "override": Reader(1_500, {"*.txt": "override"}, make_overrides, read_override, config_problem),
-    "group": Reader(800, {"*/mine.yaml": "yaml"}, make_groups, read_group, config_problem),
+    "space": Reader(17_500, {"*.json": "space"}, conf.make_spaces, conf.read_space, conf.config_problem),
+    "override": Reader(1_500, {"*.txt": "override"}, conf.make_overrides, conf.read_override, conf.config_problem),
+    "group": Reader(800, {"*/mine.yaml": "yaml"}, conf.make_groups, conf.read_group, conf.config_problem),
     "weights": Reader(500, {"tiny.weights.h5": "bytes"}, make_weights, read_weights, weights_problem),
 }

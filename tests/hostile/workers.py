@@ -128,9 +128,8 @@ class Case:
             if problem := self.reader.problem(value, valid):
                 return "out of range", f"{problem[:300]} ({key})"
             before, after = self.reader.message(valid), self.reader.message(value)
-            key = (
-                "" if file.startswith(("multirun/", "cache/")) else key
-            )  # of the output of commands, only names of files are kept
+            if file.startswith(("multirun/", "cache/")):  # of the output of commands, only names of files are kept
+                key = ""
             return message_ending(after, Path(file), kind, key) if before != after else (VALID, "")
         except Exception as error:
             return failure(error)
@@ -138,14 +137,11 @@ class Case:
     def _restore(self, changed: set[str]) -> None:
         for name in sorted(changed):
             original, path = self.pristine / name, self.folder / name
-            if original.is_dir():
-                if not path.is_dir():
-                    put(path, "missing")
-                    path.mkdir()
-            else:
-                put(path, original.read_bytes() if original.exists() else "missing")
-                if original.exists():
-                    shutil.copystat(original, path)
+            if original.is_file():
+                put(path, original.read_bytes())
+                shutil.copystat(original, path)
+            elif not (original.is_dir() and path.is_dir()):
+                put(path, "folder" if original.is_dir() else "missing")
 
 
 def message_ending(message: str, file: Path, kind: str, key: str) -> tuple[str, str]:
@@ -224,10 +220,6 @@ def run(tasks: Sequence[tuple[str, Sequence[int]]], seed: int, processes: int) -
                 if process.exitcode == 1:
                     raise SystemExit(f"{name}: the valid input cannot be read") from None
                 if left:
-                    how = (
-                        "hang"
-                        if process.exitcode in (-signal.SIGALRM, -signal.SIGPROF)
-                        else f"died with {process.exitcode}"
-                    )
-                    yield name, left[0], how, ""
+                    hung = process.exitcode in (-signal.SIGALRM, -signal.SIGPROF)
+                    yield name, left[0], "hang" if hung else f"died with {process.exitcode}", ""
                     waiting += [(name, left[1:])] if left[1:] else []

@@ -64,19 +64,6 @@ def test_merged_model_predicts_the_combination(members, tmp_path, combination, f
     assert (loaded.input_shape, loaded.output_shape, kernels(loaded)) == ((None, 32, 32, 3), (None, 1), convolutions)
 
 
-def test_loaded_members_are_combined_and_not_changed(members, tmp_path):
-    loaded = []
-    for number, model in enumerate(members(CONV_2, "backbone.preprocessing=none")):
-        model.save(tmp_path / f"{number}.keras")
-        loaded.append(keras.models.load_model(tmp_path / f"{number}.keras"))
-    before = [predict(model) for model in loaded]
-    merged = merge_models(loaded, uniform_mean(3, "probability"))
-    np.testing.assert_allclose(predict(merged), np.mean(before, axis=0), atol=2e-6)
-    assert kernels(merged) == 4
-    for model, p_dog in zip(loaded, before, strict=True):
-        np.testing.assert_array_equal(predict(model), p_dog)
-
-
 def test_members_of_different_backbones_or_preprocessing_share_nothing(members):
     first, third = members(CONV_2, count=2)
     (second,) = members(CONV_2, "backbone.preprocessing=none", count=1)

@@ -94,14 +94,7 @@ def test_the_interval_of_a_constant_has_zero_width(value):
     estimate = mean_intervals(np.full((1, 333), value))[0]
     assert estimate == Estimate(value, value, value, 333)
     assert estimate.excludes_zero == (value != 0)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "excludes"),
-    [(0.1, 0.2, True), (-0.2, -0.1, True), (-0.1, 0.1, False), (0.0, 0.1, False), (None, None, False)],
-)
-def test_an_interval_excludes_zero_on_either_side(low, high, excludes):
-    assert Estimate(0.15, low, high, 9).excludes_zero == excludes
+    assert not Estimate(0.1, -0.1, 0.2, 9).excludes_zero
 
 
 def test_the_share_of_the_lowest_is_the_normal_probability():
@@ -125,6 +118,7 @@ def test_shares_sum_to_one_and_ties_are_shared():
     assert share_lowest(np.zeros((0, 5))).tolist() == []
     assert mean_intervals(np.zeros((0, 5))) == []
     # One image has no interval.
+    assert not mean_intervals(np.array([[2.0]]))[0].excludes_zero
     assert mean_intervals(np.array([[2.0], [3.0]])) == [Estimate(2.0, None, None, 1), Estimate(3.0, None, None, 1)]
 
 

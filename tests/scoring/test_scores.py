@@ -68,12 +68,6 @@ def test_errors_of_scores_and_of_comparisons_have_one_definition():
     assert scores(labels, binary(p_dog))["accuracy"].errors == wrong.sum()
 
 
-def test_the_interval_of_a_saturated_loss_contains_it():
-    loss = scores(np.tile([0.0, 1.0], 100), binary(np.tile([1.0, 0.0], 100)))["log_loss"]
-    assert ends(loss)[0] <= loss.value <= ends(loss)[1]
-    assert {type(loss.value), type(loss.low), type(loss.high)} == {float}
-
-
 def test_calibration_error_bins_confidence_in_fifteenths_closed_above():
     # 0.6 = 9/15 belongs to the bin that ends there, 0.61 to the next: |0.6 - 1| and |0.61 - 0| are not averaged away.
     apart = expected_calibration_error(np.array([1, 0]), binary([0.6, 0.61]))
@@ -101,12 +95,6 @@ def test_intervals_are_those_of_means_wilson_and_newcombe():
         assert abs(end - (area.value or 0)) / error == pytest.approx(scipy.stats.norm.ppf(0.975))
 
 
-def test_ties_count_half():
-    result = scores(np.repeat([0, 1], 20), binary(np.full(40, 0.3)))["roc_auc"]
-    assert result.value == 0.5
-    assert ends(result)[0] < 0.5 < ends(result)[1]
-
-
 @settings(max_examples=40, deadline=None)
 @given(p_dog=arrays(np.float64, st.integers(1, 12), elements=st.floats(0, 1)), data=st.data())
 def test_every_score_stays_in_its_range(p_dog, data):
@@ -117,7 +105,7 @@ def test_every_score_stays_in_its_range(p_dog, data):
         highest = 16.2 if name == "log_loss" else 1 + 1e-12
         assert 0 <= score.value <= highest or (name == "roc_auc" and len(set(labels)) == 1)
         if score.low is not None:
-            assert 0 <= ends(score)[0] <= ends(score)[1] <= highest
+            assert 0 <= ends(score)[0] <= score.value <= ends(score)[1] <= highest
 
 
 @pytest.mark.parametrize("label", [0, 1])

@@ -9,7 +9,7 @@ from catsdogs.base.provenance import versions
 from catsdogs.config.setting_names import RENAMED
 from catsdogs.study.decision import Action, JobDecision, archive_attempt, inspect_job, summary
 from catsdogs.study.identity import fingerprint
-from catsdogs.study.resume_state import load_resume_state
+from catsdogs.study.job_tables import load_resume_state
 from catsdogs.study.trials import TrialRecord, write_trials
 
 

@@ -1,9 +1,123 @@
+import datetime
 import logging
+import time
 
+import pandas as pd
 import pytest
+from studies import STARTED, write_job
 
+from catsdogs.base.files import read_json, write_json
 from catsdogs.base.text import format_duration, sanitize_line
-from catsdogs.study.progress import JobProgress
+from catsdogs.study.progress import JobProgress, line, study_line
+
+EARLIER = {"trials": 8, "started": STARTED - datetime.timedelta(days=1)}
+RUNNING = {"status": "running"}
+FAILING = {"trials": 4, "failed_trials": 1, **RUNNING}
+FAILED = {"trials": 2, "failed_trials": 1, "status": "failed", "error": "no luck"}
+
+
+def at(minutes):
+    return STARTED + datetime.timedelta(minutes=minutes)
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch):
+    """Set the time zone to UTC."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Write a study that started at `STARTED`, with 8 trials per job; a job is a dictionary for `write_job`."""
+
+    def write(run, **jobs):
+        folder = tmp_path / "study"
+        for name, settings in jobs.items():
+            arguments = {"planned": 8, "name": name, "started": STARTED, **settings}
+            write_job(folder, {"backbone": name}, **arguments)
+            trials = pd.read_csv(folder / name / "trials.csv").assign(ended=arguments["started"].isoformat())
+            trials.to_csv(folder / name / "trials.csv", index=False)
+        plan = {"study": "study", "jobs": list(run), "run": list(run), "started": STARTED.isoformat(), "command": []}
+        write_json(folder / "study.json", plan)
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("run", "jobs", "minutes", "expected"),
+    [
+        # Sequential jobs: 11 trials in 33 minutes, 21 left. Jobs that have not started count like the others.
+        ("abcd", {"a": {"trials": 8}, "b": {"trials": 3, **RUNNING}}, 33, "11/32 trials, best, about 63 min left"),
+        # Two parallel jobs are twice as fast.
+        ("abcd", {name: {"trials": 3, **RUNNING} for name in "ab"}, 9, "6/32 trials, best, about 39 min left"),
+        # Trials of earlier runs count as done, but not for the pace.
+        ("abc", {"a": EARLIER, "b": {"trials": 2, **RUNNING}}, 10, "10/24 trials, best, about 70 min left"),
+        ("ab", {"a": EARLIER}, 10, "8/16 trials, best"),
+        # Failed jobs and jobs that stopped early have no trials left.
+        ("ab", {"a": FAILED, "b": FAILING}, 6, "6/10 trials, 2 failed, 1 job failed, best, about 4 min left"),
+        ("ab", {"a": {"trials": 6}, "b": {"trials": 2, **RUNNING}}, 8, "8/14 trials, best, about 6 min left"),
+        ("ab", {"a": {"trials": 8}, "b": {"trials": 8, "status": "failed"}}, 20, "16/16 trials, 1 job failed, best"),
+        # A sweeper that chooses jobs one by one has no total.
+        ("", {"a": EARLIER, "b": {"trials": 3, **RUNNING}}, 5, "11 trials, best"),
+    ],
+)
+def test_progress_of_a_study(study, run, jobs, minutes, expected):
+    parts = line(study(run, **jobs), at(minutes)).removeprefix("study study: ").split(", ")
+    parts = ["best" if part.startswith("best ") else part.partition(" (until")[0] for part in parts]
+    assert ", ".join(parts) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "trials", "expected"),
+    [
+        ("running", {"planned": None}, "11 trials,"),  # unlimited
+        ("running", {}, "11/24 trials,"),  # not recorded yet
+        ("failed", None, "11/19 trials, 1 job failed,"),
+    ],
+)
+def test_a_job_without_a_planned_number_of_trials(study, status, trials, expected):
+    folder = study("abc", a={"trials": 8}, b={"trials": 3, "status": status})
+    write_json(folder / "b" / "result.json", {**read_json(folder / "b" / "result.json"), "trials": trials})
+    assert line(folder, at(5)).startswith(f"study study: {expected}")
+
+
+def test_the_line_names_study_best_job_and_end(study):
+    folder = study("abcd", a={"trials": 8, "failed_trials": 1, "skill": 1.0}, b={"trials": 5, "skill": 2.0, **RUNNING})
+    best = pd.read_csv(folder / "b" / "trials.csv")["val_log_loss"].min()
+    expected = f"study study: 13/32 trials, 1 failed, best {best:.4f} (b), about 19 min left (until 22:32)"
+    assert line(folder, at(13)) == expected
+    # At 23:59, the end is on the next day.
+    assert line(folder, at(119)).endswith("(until 2026-11-02 02:52)")
+
+
+def test_only_studies_of_several_jobs_have_a_line_without_control_characters(study):
+    assert study_line(study("a", a={"trials": 2})) is None
+    text = study_line(study("a\x1b", **{"a": {"trials": 2}, "\x1b": {"trials": 2, "skill": 3.0}}))
+    assert text.isprintable()
+    assert text.count("(?)") == 1
+
+
+def test_corrupted_files_count_as_failed_jobs(study):
+    folder = study("ab", a={"trials": 3}, b={"trials": 3, **RUNNING})
+    (folder / "b" / "result.json").write_text("{")
+    assert line(folder, at(5)).startswith("study study: 6/6 trials, 1 job failed")
+    (folder / "b" / "trials.csv").write_text("x,y\n1,2\n")
+    assert line(folder, at(5)).startswith("study study: 3/3 trials, 1 job failed")
+    (folder / "study.json").write_text('{"run": 3, "started": []}')
+    assert study_line(folder) is None
+    assert line(folder, at(5)).startswith("study study: 3 ")
+
+
+def test_the_time_left_is_limited(study):
+    folder = study(["a"], a={"planned": 10**9, **RUNNING})
+    plan = read_json(folder / "study.json")
+    write_json(folder / "study.json", plan | {"started": "1990-01-01T00:00:00"})
+    assert "left (until 20" in line(folder, at(30))
 
 
 def test_durations_have_a_readable_unit():

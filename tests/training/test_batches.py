@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from catsdogs.data.views import ORIGINAL, View
-from catsdogs.training.batches import EpochPlan, EvaluationBatches, TrainingBatches
+from catsdogs.training.batches import EpochPlan, TrainingBatches
 
 
 class Recorded:
@@ -38,13 +37,3 @@ def test_orders_differ_between_epochs_and_seeds_and_views_repeat_after_distinct_
     assert len({*orders, tuple(other[0][0][:, 0])}) == 5
     assert [tuple(repeating[epoch][0][:, 0]) for epoch in range(4)] == orders
     assert [set(repeating[epoch][0][:, 1]) for epoch in range(4)] == [{0}, {1}, {2}, {0}]
-
-
-@pytest.mark.parametrize("view", [ORIGINAL, View("tta", 7)])
-def test_evaluation_batches_keep_the_order(view):
-    rows = np.array([9, 3, 30, 1, 2])
-    data = EvaluationBatches(Recorded(), rows, view, 2, LABELS)
-    assert len(data) == 3
-    np.testing.assert_array_equal(np.concatenate([data[i][0] for i in range(3)])[:, 0], rows)
-    np.testing.assert_array_equal(np.concatenate([data[i][1] for i in range(3)])[:, 0], LABELS[rows])
-    assert len(EvaluationBatches(Recorded(), rows, view, 2)[0]) == 1

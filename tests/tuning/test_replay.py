@@ -5,8 +5,7 @@ import pytest
 
 from catsdogs.base.errors import UserError
 from catsdogs.study.trials import COMPLETED, TrialRecord, read_trials, write_trials
-from catsdogs.tuning.oracles import build_oracle
-from catsdogs.tuning.replay import replay, searched_values
+from catsdogs.tuning.oracles import build_oracle, replay, searched_values
 
 pytestmark = pytest.mark.lowest
 

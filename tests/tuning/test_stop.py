@@ -27,12 +27,9 @@ def bench(monkeypatch, tmp_path, config):
         (OSError(errno.ENOSPC, "No space left on device", "x.csv"), "out of disk while writing x.csv"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "out of disk"),
         (MemoryError(), "out of memory"),
-        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes"), "out of memory"),
         (type("ResourceExhaustedError", (Exception,), {})("OOM"), "out of memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes"), "out of memory"),
         (TypeError("a bug"), "TypeError: a bug"),
-        (KeyError("a"), "KeyError"),
-        (AssertionError(), "AssertionError"),
-        (ModuleNotFoundError("x"), "ModuleNotFoundError"),
     ],
 )
 def test_an_error_that_would_affect_every_trial_stops_the_job_which_can_be_resumed(bench, error, words):
@@ -90,7 +87,7 @@ def test_an_almost_full_disk_is_reported_before_the_search_starts(bench, monkeyp
 
 def test_a_result_that_cannot_be_replaced_changes_the_exit_status(bench, monkeypatch):
     write = Mock(side_effect=[None, None, IsADirectoryError(errno.EISDIR, "Is a directory", "result.json")])
-    monkeypatch.setattr("catsdogs.tuning.job.write_result", write)
+    monkeypatch.setattr("catsdogs.tuning.job.write_json", write)
     bench.run(bench.settings())
     assert write.call_count == 3
     assert lost_output() == 1
@@ -103,7 +100,7 @@ def test_a_study_that_reaches_its_time_limit_finishes_and_can_be_resumed(bench, 
     write_plan(bench.study, ["a-job", "later"], [])
     clock_shift = [0.0]
     real = time.time
-    monkeypatch.setattr("catsdogs.tuning.limits.time.time", lambda: real() + clock_shift[0])
+    monkeypatch.setattr("catsdogs.study.plan.time.time", lambda: real() + clock_shift[0])
 
     def before(training):
         clock_shift[0] = 2000.0 if training > after else 0.0

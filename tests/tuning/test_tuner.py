@@ -13,9 +13,8 @@ from catsdogs.base.errors import UserError
 from catsdogs.config.hyperparameters import with_values
 from catsdogs.data.views import ORIGINAL
 from catsdogs.network.trial_model import TrialModels
-from catsdogs.study.job_tables import JobTables
+from catsdogs.study.job_tables import JobTables, ResumeState
 from catsdogs.study.progress import JobProgress
-from catsdogs.study.resume_state import ResumeState
 from catsdogs.study.trials import best_trial, lineage, read_trials
 from catsdogs.tuning.job import JobLocation, run_job
 from catsdogs.tuning.oracles import build_oracle, expected_trials

@@ -1,6 +1,7 @@
 """Untrusted studies: retraining one runs none of its code and follows none of its paths."""
 
 import copy
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -42,10 +43,7 @@ def retrain(run, tmp_path):
             result = read_json(study / job / "result.json")
             for key, value in change.items():
                 *groups, name = key.split(".")
-                node = result["config"]
-                for group in groups:
-                    node = node.setdefault(group, {})
-                node[name] = value
+                functools.reduce(lambda node, group: node.setdefault(group, {}), groups, result["config"])[name] = value
             write_json(study / job / "result.json", result)
         environment["PYTHONPATH"] = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
         done = run("retrain", "study=theirs", f"job={JOB}", *arguments, **environment)

@@ -12,6 +12,7 @@ from final_study import FLIP, NONE, Study
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.data.views import LiveViews
+from catsdogs.final import members
 from catsdogs.final.metrics import format_scores
 from catsdogs.predict import _predict
 from catsdogs.scoring.calibration import Calibration, cross_fitted, fit, fit_if_better
@@ -19,6 +20,7 @@ from catsdogs.scoring.combination import Combination, choose
 from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.trials import best_trial, read_trials
 from catsdogs.training import execution as training
+from catsdogs.training.execution import DivergedError
 from catsdogs.training.trial_data import build_trial_data
 
 
@@ -42,8 +44,7 @@ def study(config, tmp_path_factory):
 def copied(study, tmp_path):
     """Copy the study, for tests that change it."""
     other = Study(tmp_path, study._config)
-    other._cache = study._cache
-    shutil.copytree(study.folder, other.folder)
+    other._cache, other.folder = study._cache, shutil.copytree(study.folder, other.folder)
     return other
 
 
@@ -117,12 +118,12 @@ def test_a_killed_selection_resumes_and_a_changed_selection_starts_over(copied, 
     rows, trials = ((folder / name).read_text() for name in ("select.csv", "trials.csv"))
     recorded = read_json(folder / "result.json")
 
-    def search(*overrides, error=None, every=False):
-        """Resume the job; raise the error in its first training, or in all of them."""
+    def search(*overrides, error=None):
+        """Resume the job; raise the error in its first training."""
 
         def counted(*args, **kwargs):
             calls.append(1)
-            if error is not None and (every or len(calls) == 1):
+            if error is not None and len(calls) == 1:
                 raise error
             return train(*args, **kwargs)
 
@@ -130,10 +131,10 @@ def test_a_killed_selection_resumes_and_a_changed_selection_starts_over(copied, 
         monkeypatch.setattr(training, "train", counted)
         return copied.search(FLIP, *overrides)
 
-    def select_again(**failure):
+    def select_again(error):
         (folder / "select.csv").unlink(missing_ok=True)
         write_json(folder / "result.json", {**recorded, "status": "running"})
-        return search(**failure)
+        return search(error=error)
 
     assert (search(), calls) == (recorded["objective"], [])
 
@@ -147,14 +148,12 @@ def test_a_killed_selection_resumes_and_a_changed_selection_starts_over(copied, 
     assert len(calls) == 4
     assert (folder / "trials.csv").read_text() == trials
 
-    # A trial that raises with a fresh seed cannot win. If all raise, or the error is no trial's, the job fails.
+    # A trial that diverges with a fresh seed cannot win; every other error fails the job.
     first = again["trial"].iloc[0]
-    assert np.isfinite(select_again(error=ValueError("no luck")))
-    assert first not in set(table(copied, "select.csv")["trial"])
+    assert np.isfinite(select_again(DivergedError("no luck", pd.DataFrame())))
     assert read_json(folder / "result.json")["best_trial"]["trial"] != first
-    for error, every in ((ValueError("no luck"), True), (TypeError("not a trial's"), False)):
-        assert np.isnan(select_again(error=error, every=every))
-        assert str(error) in read_json(folder / "result.json")["error"]
+    assert np.isnan(select_again(ValueError("a bug")))
+    assert "a bug" in read_json(folder / "result.json")["error"]
 
     # Without a selection the best trial of the search wins; it is trained again only for its predictions.
     best = best_trial(read_trials(folder / "trials.csv"))
@@ -198,18 +197,17 @@ def test_predict_equals_the_submission_and_with_plain_the_model(copied, tmp_path
     np.testing.assert_allclose(submission, test.loc[submission.index, "p_dog_calibrated"], rtol=1e-12)
     assert not np.allclose(test["p_dog"], test["p_dog_tta"], atol=1e-6)
     assert not np.allclose(test["p_dog_tta"], test["p_dog_calibrated"], atol=1e-6)
-    for score in ("log_loss", "accuracy", "brier"):
-        for name in (f"{score}_calibrated", f"holdout_{score}", f"holdout_{score}_tta", f"holdout_{score}_calibrated"):
-            assert metrics[name] == metrics["details"][name]["value"]
+    kinds = ("{}_calibrated", "holdout_{}", "holdout_{}_tta", "holdout_{}_calibrated")
+    for name in (kind.format(score) for kind in kinds for score in ("log_loss", "accuracy", "brier")):
+        assert metrics[name] == metrics["details"][name]["value"]
     assert set(metrics["tta_gain"]) == set(metrics["calibration_gain"]) == {"validation", "holdout"}
     # Images that the calibration is fitted on get cross-fitted probabilities.
     own = rows_of(predictions, "validation")
     crossed = cross_fitted(own["label"].to_numpy(), own["p_dog_tta"].to_numpy())
     np.testing.assert_allclose(own["p_dog_calibrated"], crossed, rtol=1e-9)
     assert not np.allclose(crossed, Calibration(**metrics["calibration"])(own["p_dog_tta"].to_numpy()), atol=1e-6)
-    holdout = rows_of(predictions, "holdout")
-    names = ("p_dog_tta", "p_dog_calibrated")
-    before, after = (log_loss_per_image(holdout["label"].to_numpy(), holdout[name].to_numpy()) for name in names)
+    holdout = rows_of(predictions, "holdout")[["label", "p_dog_tta", "p_dog_calibrated"]].to_numpy().T
+    before, after = (log_loss_per_image(holdout[0], p_dog) for p_dog in holdout[1:])
     assert metrics["calibration_gain"]["holdout"]["value"] == pytest.approx((before - after).mean())
 
     archive = next(copied._cache.glob("sample/*/test.zip"))
@@ -296,13 +294,11 @@ def test_a_single_model_is_trained_on_all_folds_and_evaluated_with_search_or_fol
     ],
 )
 def test_tta_auto_follows_the_augmentation_if_the_model_has_seen_every_image(
-    copied, caplog, augmentation, fit_on, kind, reason
+    copied, augmentation, fit_on, kind, reason
 ):
-    caplog.set_level("INFO", "catsdogs")
     metrics, predictions, best = copied.retrain(augmentation, tta="auto", kinds=["none", "flip"], fit_on=fit_on)
     assert (metrics["tta"]["kind"], metrics["tta"]["chosen"], metrics["tta_choice"]["tested"]) == (kind, False, False)
     assert rows_of(predictions, "test")["p_dog_tta"].notna().all() == (kind == "flip")
-    assert ("up to 2 views of each image (12 holdout, 5 test)" in caplog.text) == (kind == "flip")
     assert card_matches(best, reason)
     (sentence,) = [line for line in format_scores(metrics) if line.startswith(f"tta=auto: {kind}, because")]
     assert re.search(reason, sentence)
@@ -315,7 +311,6 @@ def test_tta_auto_follows_the_augmentation_if_the_model_has_seen_every_image(
         ({"kind": "folds", "size": 2, "trial": "0"}, "trial=0: .*ensemble.num_jobs=2.*remove trial"),
         ({"kind": "jobs"}, "ensemble.num_jobs=1: must be at least 2 with ensemble=jobs"),
         ({"kind": "none", "size": 2}, "ensemble.num_jobs=2: not supported with ensemble=none"),
-        ({"kind": "jobs", "size": 2, "trial": "0"}, "trial=0: .*ensemble.num_jobs=2.*remove trial"),
     ],
 )
 def test_settings_without_a_score_are_refused_before_training(study, settings, message):
@@ -331,3 +326,43 @@ def test_members_of_different_image_sizes_are_refused(copied):
     write_json(file, result)
     with pytest.raises(UserError, match=r"32 pixels \(flip\), 48 pixels \(none\).*backbone.image_size"):
         copied.retrain(kind="jobs", size=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "trainings"),
+    [
+        (lambda values: None, 1),
+        (lambda values: values.write_bytes(values.read_bytes()[:-1] + bytes([values.read_bytes()[-1] ^ 1])), 2),
+        (lambda values: values.write_bytes(b""), 2),
+        (lambda values: values.with_suffix(".json").write_text("{}"), 2),
+        (lambda values: values.parent.rename(values.parents[1] / "other"), 2),
+    ],
+    ids=["kept", "corrupted values", "no values", "corrupted record", "other settings"],
+)
+def test_an_interrupted_retrain_continues_after_its_trained_members(copied, monkeypatch, change, trainings):
+    def retrained(interrupt=None):
+        runs: list[int] = []
+
+        def counted(config, records, data, models, run, listener):
+            if len(runs) == interrupt:
+                raise KeyboardInterrupt
+            runs.append(run)
+            return training.execute(config, records, data, models, run, listener)
+
+        monkeypatch.setattr(members, "execute", counted)
+        metrics, predictions, best = copied.retrain(kind="folds", tta=FLIP)
+        history = pd.read_csv(best / "history.csv").drop(columns="seconds")
+        return len(runs), {**metrics, "seconds": None}, predictions, history
+
+    _, metrics, *tables = retrained()
+    files = set(copied.folder.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        retrained(interrupt=1)
+    assert set(copied.folder.iterdir()) == files
+    kept = copied.folder / ".retrain" / "kept"
+    change(next(kept.glob("*/*.bin")))
+    runs, again, *others = retrained()
+    assert (runs, again) == (trainings, metrics)
+    for table, other in zip(tables, others, strict=True):
+        pd.testing.assert_frame_equal(other, table)
+    assert not kept.exists()

@@ -126,7 +126,7 @@ class _Experiment:
         if existing is not None:
             self._client.delete_run(existing.run_id)
         started, ended = (round(1000 * time) for time in seconds)
-        tags = {**_texts(tags), "mlflow.source.type": "LOCAL", _KEY: key}
+        tags = {**_texts(tags), _KEY: key}
         run_id = str(self._client.create_run(self._id, started, tags, name).info.run_id)
         self._client.log_batch(run_id, metrics, [Param(*param) for param in _texts(params).items()])
         # The status is written last: a finished run is complete.
@@ -162,7 +162,6 @@ def _write_job(
         {
             **{name: row[name] for name in ("study", "job", "status", "data_digest", "best_trial", "error")},
             "command": search_command(job.folder.parent),
-            "mlflow.source.name": "catsdogs.search",
             **_versions(job.result),
         },
         metrics,
@@ -180,7 +179,6 @@ def _write_job(
                 **{name: trial[name] for name in ("study", "job", "trial", "status", "error")},
                 "parent_trial": trial["parent"],
                 "data_digest": row["data_digest"],
-                "mlflow.source.name": "catsdogs.search",
                 "mlflow.parentRunId": parent,
             },
             _epoch_metrics(epochs.get((trial["label"], trial["trial"])), ended) + _metrics(scores, ended),
@@ -210,7 +208,6 @@ def _write_final(experiment: _Experiment, final: FinalModel, study_data: StudyDa
             "status": "ok",
             "data_digest": recipe.get("data_digest"),
             "scored_on": "; ".join(scored_on),
-            "mlflow.source.name": "catsdogs.retrain",
             **_versions(recipe),
         },
         _epoch_metrics(final.history, ended) + _metrics(scores, ended),
@@ -219,12 +216,8 @@ def _write_final(experiment: _Experiment, final: FinalModel, study_data: StudyDa
 
 def _epoch_metrics(epochs: pd.DataFrame | None, ended: float) -> list[Any]:
     """Return metrics of all epochs; the last one ended at `ended`, in seconds since 1970."""
-    rows = epoch_rows(epochs, ended)
-    return [
-        metric
-        for time, epoch, values in rows
-        for metric in _metrics({f"epoch/{name}": value for name, value in values.items()}, time, epoch)
-    ]
+    rows = ((t, n, {f"epoch/{name}": v for name, v in values.items()}) for t, n, values in epoch_rows(epochs, ended))
+    return [metric for time, epoch, values in rows for metric in _metrics(values, time, epoch)]
 
 
 def _metrics(values: Mapping[Any, Any], time: float, step: int = 0) -> list[Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -20,7 +18,7 @@ from catsdogs.comparison.figures.figure import (
     trial_hovers,
 )
 from catsdogs.comparison.figures.search import time_unit
-from catsdogs.comparison.figures.theme import NEUTRAL, escape
+from catsdogs.comparison.figures.theme import escape
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import loss, words
 
@@ -38,7 +36,7 @@ def best_so_far(study_data: StudyData) -> list[Figure]:
     if losses.isna().all():
         return []
     best = loss(losses.min())
-    table = trials[["label", "trial", "study"]].assign(y=losses, hover=trial_hovers(study_data))
+    table = trials[["label", "trial"]].assign(y=losses, hover=trial_hovers(study_data))
     plot = _best_plot(study_data, table.assign(x=table.groupby("label").cumcount() + 1))
     note = {"text": f"best {best}", "xanchor": "right", "yanchor": "top"}
     plot.add_hline(y=rounded([losses.min()])[0], line_dash="dot", layer="below", annotation=note)
@@ -50,7 +48,7 @@ def best_so_far(study_data: StudyData) -> list[Figure]:
     if losses[after.notna()].notna().any():
         unit, seconds = time_unit(float(after.max()))
         timed = table.assign(x=after / seconds)[after.notna()].sort_values("x", kind="stable")
-        plots["time"] = _best_plot(study_data, timed, of_all=timed["label"].nunique() > 1)
+        plots["time"] = _best_plot(study_data, timed)
         plots["time"].update_xaxes(title_text=f"{unit} since the study started")
     about = f"Lowest log loss so far of each job, over {{}}; the lowest of all jobs is {best}."
     return [
@@ -59,13 +57,9 @@ def best_so_far(study_data: StudyData) -> list[Figure]:
     ]
 
 
-def _best_plot(study_data: StudyData, table: pd.DataFrame, of_all: bool = False) -> go.Figure:
-    """Plot a step line per job and, with `of_all`, per study; the rows of `table` are in the order of x."""
+def _best_plot(study_data: StudyData, table: pd.DataFrame) -> go.Figure:
+    """Plot a step line per job; the rows of `table` are in the order of x."""
     plot, looks = blank_for_jobs(study_data, set(table.loc[table["y"].notna(), "label"]), 340)
-    for study, part in table.groupby("study", sort=False) if of_all else ():
-        name = "best of all" if table["study"].nunique() == 1 else f"best of {escape(study, 24)}"
-        look = {"mode": "lines", "line": {"color": NEUTRAL, "width": 7, "shape": "hv"}, "opacity": 0.45}
-        add_points(plot, _steps(part).drop(columns="hover"), name=name, **look)
     for label in reversed(looks):
         steps = _steps(table[table["label"] == label])
         ends = steps["hover"].map(lambda parts: [*parts[:2], "no improvement"])
@@ -93,15 +87,14 @@ def _count_axis(plot: go.Figure, title: str, longest: int) -> None:
 def learning_curves(study_data: StudyData) -> list[Figure]:
     """Plot log loss and learning rate over epochs: thin lines for all trials of a job, a thick line for its best.
 
-    Rings mark trials that early stopping stopped before their budget. Identical learning rates of a job are plotted
-    once. The list is empty without recorded epochs, and has no second figure without recorded learning rates.
+    Identical learning rates of a job are plotted once. The list is empty without recorded epochs, and has no second
+    figure without recorded learning rates.
     """
     epochs = study_data.epochs
     if epochs.empty or epochs["val_log_loss"].isna().all():
         return []
     plot = _curves(study_data, "val_log_loss", 380)
     plot.update_yaxes(title_text="validation log loss", **loss_axis(epochs["val_log_loss"]))
-    _add_stopped(plot, study_data)
     plots = {"Validation log loss": plot}
     if "learning_rate" in epochs and epochs["learning_rate"].notna().any():
         plots["Learning rate"] = plot = _curves(study_data, "learning_rate", 260)
@@ -131,7 +124,7 @@ def _curves(study_data: StudyData, column: str, height: int) -> go.Figure:
     name = words(column.removeprefix("val_"))
     hover = f"<b>%{{fullData.name}}</b>, trial %{{customdata}}<br>epoch %{{x}}, {name} %{{y}}<extra></extra>"
     parts = {
-        key: part if name == "log loss" else _without_contained(part) for key, part in table.groupby(["label", "best"])
+        key: part if name == "log loss" else _without_repeated(part) for key, part in table.groupby(["label", "best"])
     }
     count = int(study_data.trials["label"].isin(looks).sum())
     for label in reversed(looks):
@@ -149,46 +142,17 @@ def _curves(study_data: StudyData, column: str, height: int) -> go.Figure:
                 opacity=0.4 if count <= 60 else 0.2,
             )
     best = [label for label in reversed(looks) if (label, True) in parts]
-    for index, label in enumerate(best):
-        part = parts[label, True]
-        # Wider below, so that a schedule shared by several jobs shows the colors of up to three.
-        shared = sum(np.array_equal(part[["x", "y"]], parts[other, True][["x", "y"]]) for other in best[index + 1 :])
-        look = {"mode": "lines+markers", "line_width": 3 + 3 * min(shared, 2), "marker_size": 6}
-        add_lines(plot, part, **looks[label], **look, hovertemplate=hover)
+    for label in best:
+        look = {"mode": "lines+markers", "line_width": 3, "marker_size": 6}
+        add_lines(plot, parts[label, True], **looks[label], **look, hovertemplate=hover)
     first, last = int(epochs["epoch"].min()), int(epochs["epoch"].max())
     plot.update_xaxes(range=[first - 0.02 * last, 1.02 * last])
     _count_axis(plot, "epoch", last)
     return plot
 
 
-def _without_contained(part: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the lines whose points are not all part of another line."""
-    points: dict[Any, set[Any]] = {
-        line: set(zip(table["x"], rounded(table["y"]), strict=True)) for line, table in part.groupby("line")
-    }
-    selected: list[Any] = []
-    for line in sorted(points, key=lambda line: -len(points[line])):
-        if not any(points[line] <= points[other] for other in selected):
-            selected.append(line)
-    return part[part["line"].isin(selected)]
-
-
-def _add_stopped(plot: go.Figure, study_data: StudyData) -> None:
-    """Add a ring at the last epoch of every completed trial that stopped before its epoch budget."""
-    last = study_data.epochs.sort_values("epoch", kind="stable").groupby(["label", "trial", "execution"]).tail(1)
-    trials = study_data.trials.assign(hover=trial_hovers(study_data))
-    done = trials.loc[trials["val_log_loss"].notna(), ["label", "trial", "epoch_budget", "hover"]]
-    ends = last.merge(done, on=["label", "trial"])
-    ends = ends[(ends["epoch"] < ends["epoch_budget"].astype(float)) & ends["val_log_loss"].notna()]
-    if ends.empty:
-        return
-    few = len(ends) <= 200
-    ring = {"symbol": "circle-open", "size": 8 if few else 4, "color": NEUTRAL, "opacity": 0.8}
-    add_points(
-        plot,
-        ends.assign(x=ends["epoch"], y=ends["val_log_loss"]),
-        name="stopped early",
-        hovertemplate=TRIAL_HOVER.replace("<extra>", "<br>stopped early, after epoch %{x}<extra>"),
-        marker={**ring, "line": {"width": 1.2 if few else 0.8}},
-    )
-    plot.update_layout(showlegend=True)
+def _without_repeated(part: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the lines with a point that no longer line has."""
+    points = part.assign(y=part["y"].map("{:.5g}".format), length=part.groupby("line")["x"].transform("size"))
+    points = points.sort_values("length", ascending=False, kind="stable")
+    return part[part["line"].isin(points.loc[~points.duplicated(["x", "y"]), "line"])]

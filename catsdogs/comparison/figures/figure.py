@@ -51,7 +51,7 @@ class Figure:
 def blank(height: int, legend: bool = False) -> go.Figure:
     """Return an empty plot, as wide as its element and `height` pixels high, with the legend below it."""
     plot = go.Figure()
-    # Plotly's default template adds 7 kB to every figure; the page applies LIGHT or DARK instead.
+    # Plotly's default template adds 7 kB to every figure; the page applies its own.
     plot.layout.template = None
     below = {"orientation": "h", "x": 0, "xref": "container", "xanchor": "left"}
     below |= {"y": 0, "yref": "container", "yanchor": "bottom"}

@@ -1,11 +1,10 @@
-"""Figures of a final model on the validation images: reliability, ROC curve, confusion matrix and probabilities.
+"""Figures of a final model on the validation images: reliability, ROC curve and confusion matrix.
 
 Each figure shows the model without test-time augmentation (TTA), and with it if `retrain` computed it.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,9 @@ from plotly.subplots import make_subplots
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from catsdogs.comparison.figures.figure import Figure, add_bars, add_points, blank, error_bars, rounded
-from catsdogs.comparison.figures.theme import ACCENT, CAT, DOG, FAINT_CAT, FAINT_DOG, NEUTRAL
+from catsdogs.comparison.figures.theme import ACCENT, NEUTRAL
 from catsdogs.comparison.study_data import FinalModel
 from catsdogs.scoring.intervals import wilson_interval
-from catsdogs.scoring.scores import clip
 
 PLAIN, TTA = "without TTA", "with TTA"
 
@@ -41,7 +39,6 @@ def final_figures(final: FinalModel, index: int) -> list[Figure]:
             ("reliability", predictions, _reliability, "Reliability", "Fraction of dogs by predicted probability"),
             ("roc", both, _roc, "ROC curve: errors at every threshold", "False negative and false positive rate"),
             ("confusion", predictions, _confusion, "Confusion matrix", "Counts of cats and dogs by predicted class"),
-            ("probabilities", predictions, _probabilities, "Probabilities", "Histograms of the probabilities"),
         )
         if data
     ]
@@ -87,14 +84,10 @@ def _reliability(predictions: _Predictions) -> go.Figure:
     plot.update_xaxes(range=[-0.02, 1.02], tickformat=".0%")
     plot.update_xaxes(title_text='predicted probability of "dog"', row=2, col=1)
     plot.update_yaxes(title_text="observed fraction of dogs", tickformat=".0%", range=[-0.03, 1.03], row=1, col=1)
-    _count_images(plot, most, row=2, col=1)
-    return plot
-
-
-def _count_images(plot: go.Figure, most: int, **cell: int) -> None:
-    """Make a y axis logarithmic, starting below 1 so that bars of a single image are visible."""
+    # Logarithmic, and starting below 1, so that bars of a single image are visible.
     ends = [np.log10(0.6), np.log10(most) + 0.15]
-    plot.update_yaxes(title_text="images", type="log", dtick=1, tickformat="~s", range=ends, **cell)
+    plot.update_yaxes(title_text="images", type="log", dtick=1, tickformat="~s", range=ends, row=2, col=1)
+    return plot
 
 
 def _roc(predictions: _Predictions) -> go.Figure:
@@ -153,48 +146,3 @@ def _confusion(predictions: _Predictions) -> go.Figure:
         plot.update_xaxes(title_text=title, side="top", showgrid=False, row=1, col=column)
     plot.update_yaxes(autorange="reversed", showgrid=False)
     return plot
-
-
-def _probabilities(predictions: _Predictions) -> go.Figure:
-    """Plot histograms of the probabilities of cats and dogs, with errors in full color.
-
-    Bins are units of log-odds, because most probabilities are close to 0 or 1.
-    """
-    plot = blank(60 + 190 * len(predictions), legend=True)
-    make_subplots(len(predictions), 1, shared_xaxes=True, vertical_spacing=0.12, figure=plot)
-    most, widest = 1, 10.0
-    for row, (kind, (labels, p_dog)) in enumerate(predictions.items(), start=1):
-        clipped = clip(p_dog)
-        # Negative, so that bins include their upper end: 0.5 is predicted as a cat.
-        odds = -np.log(clipped / (1 - clipped))
-        widest = max(widest, float(np.abs(odds).max()))
-        for name, label, predicted, color in _OUTCOMES:
-            counts = np.histogram(odds[(labels == label) & ((p_dog > 0.5) == predicted)], bins=_LOG_ODDS)[0][::-1]
-            most = max(most, int(counts.max()))
-            table = pd.DataFrame({"x": _LOG_ODDS[:-1] + 0.5, "y": counts})[counts > 0]
-            table["hover"] = [f"{kind}<br>{count:,} {name}" for count in table["y"]]
-            look = {"marker": {"color": color}, "width": 1, "showlegend": row == 1}
-            add_bars(plot, table, name=name, legendgroup=name, **look, row=row, col=1)
-        plot.add_vline(x=0, line_dash="dot", row=row, col=1)
-        if len(predictions) > 1:
-            corner = {"x": 0, "xref": "x domain", "xanchor": "left", "y": 1, "yref": "y domain", "yanchor": "bottom"}
-            plot.add_annotation(text=kind, **corner, row=row, col=1)
-    ticks = [0.001, 0.5, 0.999]  # more would overlap on a phone
-    at = {"tickvals": rounded(np.log(p / (1 - p)) for p in ticks), "ticktext": [str(p) for p in ticks]}
-    plot.update_xaxes(at, tickangle=0, range=[-math.ceil(widest) - 0.5, math.ceil(widest) + 0.5])
-    plot.update_xaxes(title_text="probability of dog", row=len(predictions), col=1)
-    _count_images(plot, most)
-    plot.update_layout(barmode="overlay", bargap=0)
-    return plot
-
-
-# Errors are plotted last, over the others.
-_OUTCOMES = (
-    ("cats", 0, False, FAINT_CAT),
-    ("dogs", 1, True, FAINT_DOG),
-    ("cats predicted as dogs", 0, True, CAT),
-    ("dogs predicted as cats", 1, False, DOG),
-)
-
-# Log-odds of clipped probabilities are within 16.2.
-_LOG_ODDS = np.arange(-17.0, 18.0)

@@ -21,7 +21,7 @@ from catsdogs.comparison.figures.figure import (
     name_rows,
     rounded,
 )
-from catsdogs.comparison.figures.theme import escape, short_names, styles
+from catsdogs.comparison.figures.theme import escape, styles
 from catsdogs.comparison.importance import Importance
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import between, counted, loss, minus, signed, words
@@ -32,7 +32,7 @@ def job_intervals(study_data: StudyData, intervals: dict[str, Estimate]) -> Figu
     """Plot the validation log loss of the jobs in `intervals`, by label, best on top; None for fewer than two."""
     if len(intervals) < 2:
         return None
-    style, names = styles(study_data), short_names(study_data)
+    style = styles(study_data)
     ranges = {label: _confidence(between(one)) for label, one in intervals.items()}
     table = pd.DataFrame(
         {
@@ -49,8 +49,7 @@ def job_intervals(study_data: StudyData, intervals: dict[str, Estimate]) -> Figu
     plot = interval_rows(table, "log loss (lower is better)")
     plot.add_vline(x=rounded(table["x"])[0], line_dash="dot", layer="below")
     plot.update_xaxes(loss_axis(table[["x", "low", "high"]].to_numpy().ravel()))
-    scores = [f"{names[label]} {loss(one.value)} ({ranges[label]})" for label, one in intervals.items()]
-    alternative = f"Validation log loss of each job: {listed(scores, between='; ')}."
+    alternative = "Validation log loss of each job with its 95% CI, as in the leaderboard."
     return Figure("intervals", plot, "Validation log loss of each job, with 95% CI", alternative, "jobs")
 
 
@@ -77,12 +76,8 @@ def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> Figure | None:
         ]
         stroke = {"symbol": "line-ns", "size": 7, "line": {"color": theme.NEUTRAL, "width": 2}}
         add_points(plot, single.assign(x=single["difference"]), name="one pair of jobs", marker=stroke)
-    differences = [
-        minus(f"{words(row['choice'])} {row['value']} compared with {row['against']} {signed(row['difference'])}")
-        for row in effects.to_dict("records")
-    ]
     title = "Difference in log loss for each choice"
-    alternative = f"{title}: {listed(differences, between='; ')}."
+    alternative = f"{title} with its 95% CI, as in the table of effects."
     return Figure("effects-figure", plot, f"{title}, with 95% CI", alternative, "effects")
 
 

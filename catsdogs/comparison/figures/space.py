@@ -54,7 +54,7 @@ def parallel_coordinates(study_data: StudyData) -> Figure | None:
     axes = []
     for name in names:
         positions, ticks = _axis(ordered[name], log_sampled(study_data, name))
-        positions = _side_by_side(positions, most=0.08 if _numeric(ordered[name]) else 0.3)
+        positions = _side_by_side(pd.Series(positions), most=0.08 if _numeric(ordered[name]) else 0.3).to_numpy()
         axes.append(_Axis(words(name), positions, ticks))
     log = "type" in loss_axis(done["val_log_loss"])
     axes.append(_Axis("log loss", *_axis(ordered["val_log_loss"], log)))
@@ -155,15 +155,14 @@ def _categories(values: pd.Series) -> tuple[np.ndarray, list[str]]:
     return np.where(codes < 0, np.nan, codes), list(categories)
 
 
-def _side_by_side(positions: np.ndarray, most: float) -> np.ndarray:
+def _side_by_side(positions: pd.Series, most: float) -> pd.Series:
     """Spread equal positions in their order, over at most `most` and half the distance to the nearest other one."""
-    series = pd.Series(positions)
-    groups = series.groupby(series)
+    groups = positions.groupby(positions)
     count = groups.transform("size")
-    width = min(0.5 * np.diff(np.unique(series.dropna())).min(initial=1.0), most)
+    width = min(0.5 * np.diff(np.unique(positions.dropna())).min(initial=1.0), most)
     # Proportional to the number of trials, so that a value with few trials does not look frequent.
     offset = (groups.cumcount() / (count - 1) - 0.5) * width * count / count.max()
-    return (series + offset.where(count > 1, 0)).to_numpy()
+    return positions + offset.where(count > 1, 0)
 
 
 def hyperparameter_slices(study_data: StudyData) -> list[Figure]:
@@ -189,9 +188,7 @@ def _slice(study_data: StudyData, name: str, hovers: pd.Series) -> go.Figure:
     distinct = np.unique(x.dropna())
     # Categories, and numbers with few distinct values, are spread so that no point hides others.
     if not numeric or (len(distinct) <= _MOST_TICKS and not log):
-        width = 0.25 * np.diff(distinct).min() if numeric else 0.5
-        # Multiples of the golden ratio fill any width evenly for any number of trials; the first offset is 0.
-        x += ((x.groupby(x).cumcount() * 0.6180339887 + 0.5) % 1 - 0.5) * width
+        x = _side_by_side(x, most=math.inf)
     table = trials[["label"]].assign(x=x, y=trials["val_log_loss"].astype(float), hover=hovers)[x.notna()]
     done, failed = table[table["y"].notna()], table[table["y"].isna()]
     plot, looks = blank_for_jobs(study_data, set(done["label"]), 320)
@@ -220,7 +217,7 @@ def _slice(study_data: StudyData, name: str, hovers: pd.Series) -> go.Figure:
     elif log:
         plot.update_xaxes(type="log", dtick=1, tickformat=".1~e")
     elif len(distinct) <= _MOST_TICKS:
-        plot.update_xaxes(tickvals=_ticks(distinct, log=False))
+        plot.update_xaxes(tickvals=distinct)
     plot.update_layout(yaxis={"title_text": "log loss", **loss_axis(done["y"])})
     return plot
 

@@ -1,4 +1,4 @@
-"""Colors, Plotly templates for the light and dark themes, and names of jobs as figures and tables show them."""
+"""Colors of the data, and names of jobs as figures and tables show them. `report.js` colors texts, axes and grids."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ FAINT_ACCENT = "rgba(31,119,208,0.5)"
 NEUTRAL = "#868d96"
 FAINT_NEUTRAL = "rgba(134,141,150,0.6)"
 ALARM = "#d1493f"
-CAT, DOG = PALETTE[1], PALETTE[0]
-FAINT_CAT, FAINT_DOG = "rgba(224,112,26,0.45)", "rgba(31,119,208,0.45)"
 
 # Best to worst through gray, of about equal lightness; color-blind readers can also distinguish blue and orange.
 _BETTER = ("#1672d6", "#3d7bca", "#5783bd", "#6e8aaf", "#8490a1")
@@ -34,61 +32,6 @@ _DASHES = ("solid", "dash", "dot", "dashdot")
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 _JOINT = " · "
 _NAME_LENGTH = 28  # characters of a job's name in a legend or next to a row
-
-_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
-
-
-def _template(text: str, quiet: str, grid: str, line: str, surface: str, veil: str, cells: list[str]) -> dict[str, Any]:
-    """Return a Plotly template; `surface` is the background of hovers, `veil` that of annotations over lines."""
-    clear = "rgba(0,0,0,0)"
-    font = {"color": text, "family": _FONT, "size": 13}
-    axis = {
-        "automargin": True,
-        "gridcolor": grid,
-        "linecolor": line,
-        "tickfont": {"color": quiet, "size": 12},
-        "ticks": "",
-        "title": {"font": {"color": quiet, "size": 12}, "standoff": 8},
-        "zeroline": False,
-    }
-    return {
-        "layout": {
-            "annotationdefaults": {"bgcolor": veil, "font": {"color": text, "size": 12}, "showarrow": False},
-            "font": font,
-            "hoverlabel": {"align": "left", "bgcolor": surface, "bordercolor": line, "font": font},
-            "legend": {"bgcolor": clear, "font": {"color": text, "size": 12}},
-            "paper_bgcolor": clear,
-            "plot_bgcolor": clear,
-            "shapedefaults": {"line": {"color": line, "width": 1}},
-            "xaxis": axis,
-            "yaxis": axis,
-        },
-        "data": {
-            "bar": [{"marker": {"line": {"color": surface, "width": 1}}}],
-            "heatmap": [{"colorscale": [[0.0, cells[0]], [1.0, cells[1]]]}],
-        },
-    }
-
-
-LIGHT: dict[str, Any] = _template(
-    text="#1f2328",
-    quiet="#59636e",
-    grid="#e8eaed",
-    line="#9aa2ab",
-    surface="#ffffff",
-    veil="rgba(255,255,255,0.75)",
-    cells=["#f3f6fa", "#7fb3e6"],
-)
-DARK: dict[str, Any] = _template(
-    text="#e6e9ed",
-    quiet="#a3acb6",
-    grid="#2a2f36",
-    line="#6b737d",
-    surface="#1b1f24",
-    veil="rgba(20,23,27,0.75)",
-    cells=["#20262d", "#235f9c"],
-)
-
 
 # Values that mean nothing without their key.
 _BARE = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|null", re.IGNORECASE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,11 @@ import pandas as pd
 
 from catsdogs.base.provenance import parse_timestamp
 from catsdogs.base.text import joined
-from catsdogs.comparison.choices import unpaired_choices
 from catsdogs.comparison.figures import search as search_figures
 from catsdogs.comparison.figures import theme
 from catsdogs.comparison.figures.curves import best_so_far
 from catsdogs.comparison.figures.final_model import final_figures
 from catsdogs.comparison.figures.space import hyperparameter_slices, parallel_coordinates
-from catsdogs.comparison.final_scores import tta_gains
 from catsdogs.comparison.study_data import WAITING, FinalModel, StudyData
 from catsdogs.comparison.tables import Findings
 from catsdogs.pages import formats
@@ -109,7 +106,6 @@ def effects(results: Findings) -> dict[str, Any]:
         "rows": rows,
         "sentences": [_describe_effect(row) for row in rows if row["decided"]],
         "warnings": [sentence for sentence in few if sentence],
-        "skipped": unpaired_choices(results.study_data),
         "jobs": len(results.summary.intervals),
     }
 
@@ -182,7 +178,7 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
         "interval": metrics["interval"],
         "warnings": metrics["warnings"],
         "chosen": joined(metrics.get("chosen_on_validation") or formats.chosen_on_validation(several_jobs, metrics)),
-        "gain": " ".join(formats.format_gains(tta_gains(final), metrics["calibration_gain"], metrics["tta_choice"])),
+        "gain": " ".join(formats.format_gains(metrics["tta_gain"], metrics["calibration_gain"], metrics["tta_choice"])),
         "plots": final_figures(final, list(results.study_data.final_models).index(final.study)),
     }
 
@@ -193,33 +189,11 @@ def _cell(text: Callable[[Any], str], row: Mapping[Any, Any]) -> tuple[str, str]
     return text(row["value"]), f"{text(row['low'])} to {text(row['high'])}" if bounded else ""
 
 
-# Keys that all jobs share are shown by group, according to how they start; other keys only on demand.
-_GROUPS = {
-    "Images and split": ("images.", "data.validation_fraction", "data.split_seed", "data.limit", "seed"),
-    "Versions": ("versions.",),
-    "Machine": ("machine.",),
-}
-
-
 def settings(results: Findings, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Return settings, versions, images and machines: those that differ between jobs, and those that all share."""
     names = theme.short_names(results.study_data)
     differences, common = tables.get("differences", pd.DataFrame()), tables.get("common", pd.DataFrame())
     labels = [label for label in results.study_data.leaderboard["label"] if label in results.study_data.jobs]
-    rest, groups = common.to_dict("records"), []
-    for title, prefixes in _GROUPS.items():
-        rows = [row for row in rest if str(row["key"]).startswith(prefixes)]
-        rest = [row for row in rest if row not in rows]
-        groups.append((title, [_without_group(row["key"], row["value"]) for row in rows]))
     rows = [{"key": row["key"], "values": [row[label] for label in labels]} for row in differences.to_dict("records")]
-    return {
-        "labels": [names[label] for label in labels],
-        "differences": rows,
-        "groups": [(title, rows) for title, rows in groups if rows],
-        "rest": rest,
-    }
-
-
-def _without_group(key: str, value: str) -> dict[str, str]:
-    key = re.sub(r"^(images|versions|machine)\.", "", key)
-    return {"key": key, "value": formats.cut_in_the_middle(value, 17) if key.endswith("digest") else value}
+    shared = common.to_dict("records")
+    return {"labels": [names[label] for label in labels], "differences": rows, "shared": shared}

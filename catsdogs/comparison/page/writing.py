@@ -19,7 +19,6 @@ from plotly.offline import get_plotlyjs
 
 from catsdogs.base.files import check_tables_folder, write_text
 from catsdogs.base.text import quoted
-from catsdogs.comparison.figures import theme
 from catsdogs.comparison.figures.curves import learning_curves
 from catsdogs.comparison.figures.search import job_intervals
 from catsdogs.comparison.page import sections
@@ -31,14 +30,14 @@ _TEMPLATE = Path(__file__).parents[2] / "pages" / "template"
 
 _LONGEST_VALUE = 200  # characters of a configuration value
 _LONGEST_NAME = 80  # characters of a name in a table
-_RELOAD_SECONDS = 10  # while a study is watched
+RELOAD_SECONDS = 10  # while a study is watched
 
 
 def write_report(folders: list[Path], output: Path, watching: bool = False, images: Path | None = None) -> StudyData:
     """Read studies, and write the report page and a folder of tables named like the page without its suffix.
 
-    With `watching`, the page reloads every ten seconds; `images` is the folder of the images, as set by the user. Raise
-    a `UserError` if a study cannot be read or the folder for the tables contains other files.
+    With `watching`, the page reloads every `RELOAD_SECONDS`; `images` is the folder of the images, as set by the user.
+    Raise a `UserError` if a study cannot be read or the folder for the tables contains other files.
     """
     # The folder of a page without a suffix needs another name.
     folder = output.with_suffix("") if output.suffix else output.with_name(f"{output.name}-tables")
@@ -60,7 +59,7 @@ def _report(results: Findings, csv_tables: Mapping[str, pd.DataFrame], watching:
         title=" and ".join(str(study["name"]) for study in studies),
         studies=studies,
         several=len(studies) > 1,
-        reload_seconds=_RELOAD_SECONDS if watching else None,
+        reload_seconds=RELOAD_SECONDS if watching else None,
         summary=results.summary,
         tiles=sections.tiles(results),
         intervals=job_intervals(study_data, results.summary.intervals),
@@ -73,7 +72,6 @@ def _report(results: Findings, csv_tables: Mapping[str, pd.DataFrame], watching:
         gallery=results.gallery,
         settings=sections.settings(results, csv_tables),
         problems=study_data.problems,
-        themes={"light": theme.LIGHT, "dark": theme.DARK},
         script=_markup("report.js"),
         plotly=Markup(get_plotlyjs()),
     )

@@ -9,9 +9,7 @@ perfection, and a linear model on the pixels near chance: for seeds 0 and 1, log
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
-import json
 import logging
 import zipfile
 from collections.abc import Iterator
@@ -22,7 +20,6 @@ import pandas as pd
 from PIL import Image
 
 from catsdogs.base import files
-from catsdogs.base.errors import UserError
 from catsdogs.config.schema import SampleConfig
 from catsdogs.data.sample.synthetic import synthetic_photo
 
@@ -40,22 +37,20 @@ def sample_archives(sample: SampleConfig, cache: Path) -> tuple[Path, Path]:
 
     They are stored in `cache/sample/<key>`, where the key depends on the settings and the version of the images, with
     `test_labels.csv`: `id,label` of the test images (1 = dog), for tests only. An image depends only on the seed and
-    its own number. Raise UserError if the cache cannot be written.
+    its own number. Raise OSError if the cache cannot be written.
     """
-    settings = {**dataclasses.asdict(sample), "drawing": _DRAWING_VERSION}
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache / "sample" / key
+    key = files.json_digest({**dataclasses.asdict(sample), "drawing": _DRAWING_VERSION})
+    folder = cache / "sample" / key[:16]
     train, test, labels = folder / "train.zip", folder / "test.zip", folder / "test_labels.csv"
     if not (train.exists() and test.exists() and labels.exists()):
         count = 2 * sample.images_per_class + sample.test_images
         _log.info("generating %d synthetic images in %s, about %d s", count, folder, 1 + count // 100)
-        truth = [(str(n), _test_label(sample, n)) for n in range(1, sample.test_images + 1)]
-        try:
-            _write_zip(train, _training_images(sample))
-            _write_zip(test, _test_images(sample))
-            files.write_csv(labels, pd.DataFrame(truth, columns=["id", "label"]))
-        except OSError as error:
-            raise UserError(f"{folder}: cannot write ({error.strerror}); set cache=FOLDER elsewhere") from error
+        _write_zip(train, _training_images(sample))
+        numbers = range(1, sample.test_images + 1)
+        truth = {n: int(np.random.default_rng([sample.seed, 3, n]).random() < 0.5) for n in numbers}
+        drawn = ((n, synthetic_photo(truth[n], np.random.default_rng([sample.seed, 2, n]))) for n in numbers)
+        _write_zip(test, ((f"test/{n}.jpg", *photo) for n, photo in drawn))
+        files.write_csv(labels, pd.DataFrame(truth.items(), columns=["id", "label"]))
     return train, test
 
 
@@ -66,16 +61,6 @@ def _training_images(sample: SampleConfig) -> Iterator[tuple[str, Image.Image, i
             rng = np.random.default_rng([sample.seed, label, n])
             true_label = 1 - label if rng.random() < _MISLABELED_FRACTION else label
             yield f"train/{name}.{n}.jpg", *synthetic_photo(true_label, rng)
-
-
-def _test_images(sample: SampleConfig) -> Iterator[tuple[str, Image.Image, int]]:
-    for n in range(1, sample.test_images + 1):
-        rng = np.random.default_rng([sample.seed, 2, n])
-        yield f"test/{n}.jpg", *synthetic_photo(_test_label(sample, n), rng)
-
-
-def _test_label(sample: SampleConfig, n: int) -> int:
-    return int(np.random.default_rng([sample.seed, 3, n]).random() < 0.5)
 
 
 def _write_zip(path: Path, images: Iterator[tuple[str, Image.Image, int]]) -> None:

@@ -3,9 +3,43 @@
 (() => {
   const watching = document.body.hasAttribute("data-watching");
   const json = (id) => JSON.parse(document.getElementById(id).textContent);
-  const templates = json("themes");
   let printing = false;
-  const template = () => templates[printing ? "light" : theme()];
+
+  // Plotly's template, from the colors of report.css
+  function template(scheme = printing ? "light" : theme()) {
+    const probe = document.body.appendChild(document.createElement("i"));
+    probe.style.colorScheme = scheme;
+    const color = (name) => {
+      probe.style.color = `var(--${name})`;
+      return getComputedStyle(probe).color;
+    };
+    const small = (name) => ({ color: color(name), size: 12 });
+    const font = { color: color("text"), family: getComputedStyle(probe).fontFamily, size: 13 };
+    const line = color("strong-line");
+    const axis = {
+      automargin: true, gridcolor: color("line"), linecolor: line, tickfont: small("quiet"), ticks: "",
+      title: { font: small("quiet"), standoff: 8 }, zeroline: false,
+    };
+    const made = {
+      layout: {
+        annotationdefaults: { bgcolor: color("veil"), font: small("text"), showarrow: false },
+        font,
+        hoverlabel: { align: "left", bgcolor: color("raised"), bordercolor: line, font },
+        legend: { bgcolor: "rgba(0,0,0,0)", font: small("text") },
+        paper_bgcolor: "rgba(0,0,0,0)",
+        plot_bgcolor: "rgba(0,0,0,0)",
+        shapedefaults: { line: { color: line, width: 1 } },
+        xaxis: axis,
+        yaxis: axis,
+      },
+      data: {
+        bar: [{ marker: { line: { color: color("paper"), width: 1 } } }],
+        heatmap: [{ colorscale: [[0, color("cell-low")], [1, color("cell-high")]] }],
+      },
+    };
+    probe.remove();
+    return made;
+  }
 
   // Figures, drawn shortly before they scroll into view
   const plots = all(".plot");
@@ -100,7 +134,7 @@
     button.addEventListener("click", () => {
       const plot = document.getElementById(button.dataset.png);
       const figure = json(plot.dataset.figure);
-      const layout = { ...figure.layout, template: templates.light, paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff" };
+      const layout = { ...figure.layout, template: template("light"), paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff" };
       const size = { width: Math.max(640, plot.clientWidth), height: plot.clientHeight };
       Plotly.downloadImage({ data: figure.data, layout }, { format: "png", scale: 2, ...size, filename: plot.id });
     });

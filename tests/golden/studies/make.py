@@ -10,14 +10,11 @@ Add a folder for every version that writes other files or another format, and ke
 copy has no models, no files of Keras Tuner and no training images in `split.csv`; absolute paths become `/data/...`.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -25,7 +22,7 @@ STUDY_FILES = ("study.json", "leaderboard.csv")
 JOB_FILES = ("result.json", "trials.csv", "history.csv", "validation.csv", "split.csv")
 FINAL_FILES = ("metrics.json", "recipe.json", "history.csv", "predictions.csv", "submission.csv")
 
-_ABSOLUTE = re.compile(r"(?<![\w.])/(?:[^/\s=,:]+/)+")
+_ABSOLUTE = re.compile(r'(?:(?<=\\n)|(?<![\w.]))/(?:[^/\s=,:"]+/)+')  # in JSON, where a new line is \n
 
 
 def make(study: Path, golden: Path) -> None:
@@ -41,24 +38,11 @@ def make(study: Path, golden: Path) -> None:
                 rows = pd.read_csv(source, dtype=str, keep_default_na=False)
                 rows[rows["split"] == "validation"].to_csv(target, index=False, lineterminator="\n")
             elif name.endswith(".json"):
-                text = json.dumps(neutral(json.loads(source.read_text(encoding="utf-8"))), indent=1, ensure_ascii=False)
-                target.write_text(text + "\n", encoding="utf-8")
+                text = json.dumps(json.loads(source.read_text(encoding="utf-8")), indent=1, ensure_ascii=False)
+                target.write_text(_ABSOLUTE.sub("/data/", text) + "\n", encoding="utf-8")
             else:
                 shutil.copyfile(source, target)
 
 
-def neutral(value: Any) -> Any:
-    """Return JSON data with absolute paths replaced."""
-    if isinstance(value, dict):
-        return {key: neutral(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [neutral(inner) for inner in value]
-    return _ABSOLUTE.sub("/data/", value) if isinstance(value, str) else value
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path)
-    parser.add_argument("golden", type=Path)
-    options = parser.parse_args()
-    make(options.study, options.golden)
+    make(Path(sys.argv[1]), Path(sys.argv[2]))
