@@ -173,7 +173,7 @@ class Store:
             (folder / "values.npy").stat()
             entry = read_entry(folder)
             if entry is None:
-                raise ValueError("about.json or the file size is wrong")
+                raise ValueError("about.json or the size of values.npy is wrong")
             values = load_sealed_npy(folder / "values.npy", key, entry.shape, entry.dtype)
             shape = (2, entry.shape[-1])
             half = entry.dtype == "float16"
