@@ -126,7 +126,7 @@ class Table:
         if not content.endswith(b"\n"):
             raise CorruptedFile(file, "truncated")
         try:
-            _check_shape(content)
+            check_shape(content)
             # Keep texts unchanged: one may be `nan`, and a name `007`.
             texts = {name: str for name, kind in self.columns.items() if kind is str}
             table = pd.read_csv(
@@ -164,7 +164,7 @@ class Table:
         return numbers.astype(int if kind is int else float)
 
 
-def _check_shape(content: bytes) -> None:
+def check_shape(content: bytes) -> None:
     """Raise ValueError or csv.Error if a table is too large, repeats a column, or has rows of different lengths.
 
     pandas renames repeated columns, and fills or shifts rows. csv refuses cells of more than 131,072 characters.

@@ -10,8 +10,9 @@ import logging
 import math
 import posixpath
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -33,7 +34,7 @@ _COLUMNS = ["id", "path", "label", "sha256", "width", "height", "phash", "proble
 _SAMPLE = 32  # stored rows that are compared with their files
 
 _FOLDER_LABELS = {"cat": CAT, "cats": CAT, "dog": DOG, "dogs": DOG}
-_SUFFIX = re.compile(r"(?<=[^/])\.[^\W\d_]\w*\Z")
+SUFFIX = re.compile(r"(?<=[^/])\.[^\W\d_]\w*\Z")
 _NAMED = re.compile(r"(cat|dog)(?![^\W\d_])", re.IGNORECASE)  # not followed by a letter
 
 _log = logging.getLogger(__name__)
@@ -109,14 +110,24 @@ def ids_of(paths: list[str]) -> list[str]:
     An id is the path without its suffix and the folders common to all images. A suffix starts with a letter, because
     files without one may be named `cat.12`. Images that differ only in their suffix keep it.
     """
-    common = posixpath.commonpath([posixpath.dirname(path) for path in paths]) if paths else ""
-    names = [path.removeprefix(f"{common}/") for path in paths]
-    ids = [_SUFFIX.sub("", name) for name in names]
+    names = below_common(paths)
+    ids = [SUFFIX.sub("", name) for name in names]
     # Repeated, because 1.jpg keeps its suffix next to 1.png and is then equal to the id of 1.jpg.png.
     while len(set(ids)) < len(set(names)):
         counts = Counter(ids)
         ids = [name if counts[short] > 1 else short for name, short in zip(names, ids, strict=True)]
     return ids
+
+
+def below_common(paths: Sequence[str]) -> list[str]:
+    """Return relative paths without the folders common to all of them."""
+    common = posixpath.commonpath([posixpath.dirname(path) for path in paths]) if paths else ""
+    return [path.removeprefix(f"{common}/") for path in paths]
+
+
+def nfc(texts: Iterable[str]) -> list[str]:
+    """Return texts in Unicode's normal form C; names from macOS may be in another."""
+    return [unicodedata.normalize("NFC", text) for text in texts]
 
 
 def stray_message(ids: Sequence[str], paths: Sequence[str]) -> str:

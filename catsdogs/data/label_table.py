@@ -1,0 +1,160 @@
+"""Table of labels (data.labels) -> the row, class and group of every image."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import posixpath
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from catsdogs.base.errors import UserError
+from catsdogs.base.files import read_bytes
+from catsdogs.base.records import check_shape
+from catsdogs.base.text import joined, listed
+from catsdogs.config.setting_names import did_you_mean, unknown
+from catsdogs.data.catalog import SUFFIX, below_common, nfc
+
+_CLASS_COLUMNS = ("label", "class", "target", "category", "species")
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Table with a row per image: a column of paths or ids, one of classes, and optionally one of groups."""
+
+    key: str  # for messages, such as `data.labels=labels.csv`
+    cells: pd.DataFrame  # str
+    id_column: str | None  # these two: None if not set and not yet `fitted`
+    class_column: str | None
+    group_column: str | None
+    training: frozenset[int] = frozenset()  # rows of the training images, once fitted
+
+    @classmethod
+    def read(
+        cls, file: str, id_column: str | None = None, class_column: str | None = None, group_column: str | None = None
+    ) -> LabelTable:
+        """Read a CSV or parquet file; raise UserError if it cannot be read or has no such column."""
+        cells = _cells(Path(file), f"data.labels={file}")
+        columns = {"id_column": id_column, "class_column": class_column, "group_column": group_column}
+        for name, column in columns.items():
+            if column is not None and column not in cells:
+                problem = unknown("column", did_you_mean(column, list(cells)), list(cells))
+                raise UserError(f"data.{name}={column}: {problem}")
+        return cls(f"data.labels={file}", cells, id_column, class_column, group_column)
+
+    def fitted(self, images: pd.DataFrame) -> LabelTable:
+        """Return the table with the columns that fit the training images, rows of a catalog.
+
+        Raise UserError if a column is ambiguous, or an image has not exactly one row.
+        """
+        others = [name for name in self.cells if name not in (self.class_column, self.group_column)]
+        matches = {name: self._match(images, name) for name in ([self.id_column] if self.id_column else others)}
+        complete = {name: rows["row"] for name, rows in matches.items() if rows["count"].eq(1).all()}
+        if any(not rows.equals(next(iter(complete.values()))) for rows in complete.values()):
+            raise UserError(f"{self.key}: ids may be in column {joined([*complete])}; set data.id_column=NAME")
+        best = max(complete or matches, key=lambda name: matches[name]["count"].eq(1).sum(), default="")
+        if not matches or not (self.id_column or matches[best]["count"].any()):
+            example = f"such as {images['path'].iloc[0]} or {images['id'].iloc[0]}"
+            raise UserError(f"{self.key}: no column has paths or ids of the images, {example}; add one")
+        others = [name for name in self.cells if name not in (best, self.group_column)]
+        classes = [name for name in others if name.lower() in _CLASS_COLUMNS] or others
+        if self.class_column is None and len(classes) != 1:
+            found = f"classes may be in column {joined(classes[:20])}" if classes else "no column of classes"
+            raise UserError(f"{self.key}: {found} (ids in {best}); set data.class_column=NAME and data.id_column=NAME")
+        table = dataclasses.replace(self, id_column=best, class_column=self.class_column or classes[0])
+        return dataclasses.replace(table, training=frozenset(table.rows_of(images)))
+
+    @property
+    def source(self) -> str:
+        """Name of the file and the columns in use, for messages."""
+        columns = {"ids": self.id_column, "classes": self.class_column, "groups": self.group_column}
+        used = ", ".join(f"{what} in column {name}" for what, name in columns.items() if name is not None)
+        return f"{Path(self.key.partition('=')[2]).name}: {used}"
+
+    def rows_of(self, images: pd.DataFrame) -> list[int]:
+        """Return the row of every image; raise UserError if an image has none or several."""
+        matches = self._match(images, str(self.id_column))
+        if (wrong := matches["count"].ne(1).to_numpy()).any():
+            number, name = matches["count"][wrong].iloc[0], images["id"][wrong].iloc[0]
+            others = f", as for {wrong.sum() - 1:,} other images" if wrong.sum() > 1 else ""
+            problem = f"{number} rows for image {name} in column {self.id_column}{others}"
+            raise UserError(f"{self.key}: {problem}; each image needs one row")
+        return matches["row"].tolist()
+
+    def names(self, images: pd.DataFrame) -> list[str | None]:
+        """Return the class of every image, None for an empty cell; see `rows_of`."""
+        return [name or None for name in nfc(self.cells[self.class_column].iloc[self.rows_of(images)])]
+
+    def groups(self, images: pd.DataFrame) -> list[str]:
+        """Return the group of every image; raise UserError if one is empty."""
+        groups = self.cells[self.group_column].iloc[self.rows_of(images)].tolist()
+        if empty := [name for name, group in zip(images["id"], groups, strict=True) if not group]:
+            raise UserError(f"data.group_column={self.group_column}: empty for {listed(empty)}; enter their groups")
+        return groups
+
+    def has_all(self, images: pd.DataFrame) -> bool:
+        """Return whether each of these images, which are not for training, has a row of its own."""
+        matches = self._match(images, str(self.id_column))
+        return bool(matches["count"].eq(1).all()) and self.training.isdisjoint(matches["row"])
+
+    def check_unknown(self, sources: Iterable[pd.DataFrame]) -> None:
+        """Raise UserError if a row belongs to no image of these catalogs."""
+        known = {row for images in sources for row in self._match(images, str(self.id_column))["row"]}
+        rows = self.cells[self.id_column][~self.cells.index.isin(known)].tolist()
+        if rows:
+            problem = f"{len(rows):,} of {len(self.cells):,} rows belong to no image ({listed(rows)})"
+            raise UserError(f"{self.key}: {problem}; remove these rows")
+
+    def _match(self, images: pd.DataFrame, column: str) -> pd.DataFrame:
+        """Find the rows of all images, by the first of `_image_keys` that finds one of each, else by the best.
+
+        Columns of the result are row, -1 without exactly one, and count (of rows); its index is 0 to N - 1.
+        """
+        cells = [cell.replace("\\", "/").removeprefix("./") for cell in nfc(self.cells[column])]
+        best = pd.DataFrame({"row": -1, "count": 0}, index=range(len(images)))
+        for keys, by_name in _image_keys(images):
+            index = pd.Index([posixpath.basename(cell) for cell in cells] if by_name else cells, dtype=object)
+            if len(set(keys)) < len(keys):
+                continue
+            count = index.value_counts().reindex(keys, fill_value=0).to_numpy()
+            first = np.flatnonzero(~index.duplicated())
+            row = np.where(count == 1, first[index[first].get_indexer(pd.Index(keys, dtype=object))], -1)
+            best = max(best, pd.DataFrame({"row": row, "count": count}), key=lambda found: found["count"].gt(0).sum())
+            if (count == 1).all():
+                break
+        return best
+
+
+def _image_keys(images: pd.DataFrame) -> Iterator[tuple[list[str], bool]]:
+    """Yield the texts that may name the images in a table, and whether only the file name of its cells counts."""
+    paths, below, ids = nfc(images["path"]), nfc(below_common(list(images["path"]))), nfc(images["id"])
+    names = [posixpath.basename(path) for path in paths]
+    yield from ((paths, False), (_stems(paths), False), (below, False), (ids, False), (names, True))
+    yield _stems(names), True
+
+
+def _stems(paths: list[str]) -> list[str]:
+    return [SUFFIX.sub("", path) for path in paths]
+
+
+def _cells(file: Path, key: str) -> pd.DataFrame:
+    """Return the cells of a CSV or parquet file as texts, "" where empty."""
+    try:
+        content = read_bytes(file)
+        if file.suffix.lower() == ".parquet":
+            cells = pd.read_parquet(io.BytesIO(content))
+            cells = cells.reset_index(drop=cells.index.name is None)
+        else:
+            check_shape(content)
+            cells = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        return cells.astype(str).where(cells.notna(), "").rename(columns=str)
+    except ImportError as error:
+        raise UserError(f"{key}: needs pyarrow; run: pip install 'catsdogs[parquet]'") from error
+    except (OSError, ValueError, csv.Error) as error:
+        problem = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+        raise UserError(f"{key}: cannot be read ({problem}); use a CSV or parquet file") from error

@@ -1,0 +1,244 @@
+"""Labels from class folders, file names or a table, and the order of the classes."""
+
+import math
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catsdogs.base.errors import UserError
+from catsdogs.data.catalog import ids_of
+from catsdogs.data.label_table import LabelTable
+from catsdogs.data.labels import Labels, Rule, cat_or_dog, class_order
+
+
+def images(paths, problem=""):
+    paths = paths.split(", ") if isinstance(paths, str) else list(paths)
+    return pd.DataFrame({"id": ids_of(paths), "path": paths, "problem": problem}).astype({"id": str, "path": str})
+
+
+def spread(pattern, *counts):
+    """Return paths from patterns such as `ants/*.jpg`, the star replaced by numbers."""
+    return [
+        part.replace("*", str(n)) for part, count in zip(pattern.split(), counts, strict=True) for n in range(count)
+    ]
+
+
+CATS = "train/cat.1.jpg, Cat 3.jpg, Cat/1.jpg, cats/cat.1.jpg, dogs-vs-cats/cat.1.jpg, dogs/cats/1.jpg"
+DOGS = "train/dog.1.jpg, DOG_7.PNG, dog7.jpg, dog.jpg, x/DOGS/deep/er/1.jpg, cats/dogs/1.jpg"
+# Files are named cat, folders also cats.
+UNLABELED = "test/1.jpg, cats.1.jpg, dogs.1.jpg, category.jpg, dogē.jpg, hotdog.1.jpg, hotdogs/1.jpg, catsup/1.jpg"
+
+
+@pytest.mark.parametrize(("paths", "name"), [(CATS, "cat"), (DOGS, "dog"), (UNLABELED, None)])
+def test_cats_and_dogs_of_0_2(paths, name):
+    for path in paths.split(", "):
+        assert cat_or_dog(path) == (name, ""), path
+
+
+@pytest.mark.parametrize(
+    ("paths", "source", "names"),
+    [
+        ("Cats/1.jpg, DOG_1.jpg", "names of files and folders", ["cat", "dog"]),
+        ("Cats/1.jpg, Dog/cat_1.jpg", "names of files and folders", ["cat", None]),
+        ("Cats/1.jpg, Dog/1.jpg, horse/1.jpg", "class folders", ["Cats", "Dog", "horse"]),
+        ("cats/1.jpg, dogs/1.jpg, note.png", "class folders", ["cats", "dogs", None]),
+        ("a/b/ants/x/cat.1.jpg, a/b/bees/1.jpg, a/2.jpg", "class folders", ["ants", "bees", None]),
+        ("a/ants/1.jpg, a/Bäume/ant_1.jpg", "class folders", ["ants", "Bäume"]),
+        ("x/ant.1.jpg, x/ant.2, x/bee_7.jpg, x/bee_8.png", "file names", ["ant", "ant", "bee", "bee"]),
+        ("a_1_1, a_1_2, b c.1, b c.2, wasp.1, 7.1, 7.2", "file names", ["a_1", "a_1", "b c", "b c", None, None, None]),
+        ("cat.1.jpg, cat.2.jpg, dog.1.jpg, dog.2.jpg, x.jpg", "file names", ["cat", "cat", "dog", "dog", None]),
+    ],
+)
+def test_training_images_choose_the_rule(paths, source, names):
+    table = images(paths)
+    rule = Rule.of(table, "data.train=x")
+    assert (rule.source, rule.names(table)) == (source, names)
+    shuffled = table[::-1]
+    assert Rule.of(shuffled, "").names(shuffled) == names[::-1]
+
+
+FOLDERS = spread("ants/*.jpg bees/*.jpg wasps/*.jpg", 2, 2, 2)
+NUMBERED = spread("ant.*.jpg bee.*.jpg", 2, 2)
+CATS_AND_DOGS = spread("cat.*.jpg dog.*.jpg", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("training", "others", "labels"),
+    [
+        (FOLDERS, "wasps/7.jpg, bees/1.jpg", [2, 1]),
+        (FOLDERS, "x/wasps/7.jpg, x/wasps/8.jpg", [2, 2]),  # a single folder, which is a class
+        (FOLDERS, "new/wasps/7.jpg, old/bees/8.jpg", [2, 1]),
+        (FOLDERS, "ants/7.jpg, flies/8.jpg", [0, math.nan]),
+        (FOLDERS, "ants/7.jpg, 8.jpg", [math.nan, math.nan]),
+        (FOLDERS, "ants.7.jpg, bees.8.jpg", [math.nan, math.nan]),  # not by another rule
+        (NUMBERED, "bee.7.jpg", [1]),
+        (NUMBERED, "IMG_1.jpg, IMG_2.jpg", [math.nan, math.nan]),
+        (CATS_AND_DOGS, "dogs/7.jpg, cats/8.jpg", [1, 0]),
+        (CATS_AND_DOGS, "dogs/7.jpg, 8.jpg", [math.nan, math.nan]),
+    ],
+)
+def test_test_images_are_labeled_by_the_same_rule(training, others, labels):
+    table = Labels.of(images(training), "data.train=x").label_test(images(others, "?"))
+    assert table["label"].tolist() == pytest.approx(labels, nan_ok=True)
+    assert set(table["problem"]) == {"?"}
+
+
+def test_images_without_a_label_have_the_reason():
+    training = images([*FOLDERS, "ant.jpg"]).assign(problem=["", "broken", *[""] * 5])
+    labels = Labels.of(training, "", requested=["wasps", "ants"])
+    table = labels.label(training)
+    assert table["label"].tolist() == pytest.approx([1, 1, math.nan, math.nan, 0, 0, math.nan], nan_ok=True)
+    assert table["problem"].tolist() == ["", "broken", *["class not in data.classes"] * 2, "", "", "no label"]
+    assert labels.counts(table) == "2 classes from class folders: wasps 2, ants 2"
+    conflicting = images("cats/dog.1.jpg, cat.1.jpg, dog.1.jpg", "broken")
+    problem = Labels.of(conflicting, "").label(conflicting)["problem"][0]
+    assert problem == "broken; conflicting labels: dog (file name), cats (folder)"
+
+
+TRAINING = images("in/x/1.jpg, in/x/2.jpg, in/y/3.png")
+
+
+def table_of(folder, columns, suffix=".csv", **chosen):
+    """Write a table with the rows in another order, and read it."""
+    file, rows = folder / f"labels{suffix}", pd.DataFrame(columns)[::-1]
+    rows.to_csv(file, index=False, encoding="utf-8-sig") if suffix == ".csv" else rows.to_parquet(file)
+    return LabelTable.read(str(file), **chosen)
+
+
+CLASSES, GROUPS = ["08", "é", "08"], ["a", "b", "b"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize(
+    ("columns", "chosen"),
+    [
+        ({"ids": ["in/x/1.jpg", "in/x/2.jpg", "in/y/3.png"], "classes": ["08", "e\u0301", "08"]}, {}),
+        ({"ids": [".\\in\\x\\1", "in\\x\\2", "in\\y\\3"], "Species": CLASSES, "x": GROUPS}, {}),
+        ({"g": GROUPS, "c": CLASSES, "ids": ["x/1.jpg", "x/2.jpg", "y/3.png"]}, {"group_column": "g"}),
+        ({"g": GROUPS, "c": CLASSES, "ids": ["x/1", "x/2", "y/3"]}, {"class_column": "c", "group_column": "g"}),
+        ({"ids": ["1.jpg", "2.jpg", "3.png"], "n": ["x/1", "x/2", "y/3"], "category": CLASSES}, {"id_column": "ids"}),
+        ({"ids": [1, 2, 3], "n": [3, 2, 1], "c": CLASSES}, {"id_column": "ids", "class_column": "c"}),
+        ({"ids": ["else/1", "else/2", "3"], "c": CLASSES}, {}),
+    ],
+)
+def test_rows_of_a_table_are_found(tmp_path, columns, chosen, suffix):
+    table = table_of(tmp_path, columns, suffix, **chosen)
+    labels = Labels.of(TRAINING, "data.train=x", table)
+    found = labels.label(TRAINING)
+    assert labels.classes.names == ("08", "é")
+    assert found["label"].tolist() == [0, 1, 0]
+    assert labels.rule.source.startswith(f"labels{suffix}: ids in column ids, classes in column ")
+    assert ("group" in found) == ("group_column" in chosen)
+    if "group" in found:
+        assert found["group"].tolist() == GROUPS
+    labels.rule.table.check_unknown([TRAINING])
+
+
+def test_test_images_are_labeled_by_rows_of_their_own(tmp_path):
+    table = table_of(tmp_path, {"id": ["1", "2", "3", "7", "8"], "class": ["a", "b", "b", "b", "c"]})
+    labels = Labels.of(TRAINING, "data.train=x", table)
+    for paths, expected in {
+        "7.jpg": [1],
+        "t/7, t/8": [1, math.nan],
+        "7, 9": [math.nan] * 2,
+        "7, 1": [math.nan] * 2,
+    }.items():
+        assert labels.label_test(images(paths))["label"].tolist() == pytest.approx(expected, nan_ok=True), paths
+    assert labels.label(images("own/7.jpg"), "data.validation=own")["label"].tolist() == [1]
+    with pytest.raises(UserError, match=r"^data.validation=own: labels.csv: .* has rows of training images; enter"):
+        labels.label(images("own/7.jpg, own/1.jpg"), "data.validation=own")
+    with pytest.raises(UserError, match=r"^data.validation=own: unknown class c; the training images have a, b$"):
+        labels.label(images("8.jpg"), "data.validation=own")
+    with pytest.raises(UserError, match=r"labels.csv: 2 of 5 rows belong to no image \(8, 7\); remove these rows"):
+        labels.rule.table.check_unknown([TRAINING, images("own/6.jpg")])
+
+
+@pytest.mark.parametrize(
+    ("columns", "chosen", "message"),
+    [
+        (
+            {"id": ["1", "2", "2", "3"]},
+            {},
+            "data.labels=F: 2 rows for image x/2 in column id; each image needs one row",
+        ),
+        ({"id": ["1"]}, {}, "data.labels=F: 0 rows for image x/2 in column id, as for 1 other images; each"),
+        ({"id": ["7"]}, {}, "data.labels=F: no column has paths or ids of the images, such as in/x/1.jpg or x/1"),
+        ({"id": ["7"]}, {"id_column": "id"}, "data.labels=F: 0 rows for image x/1 in column id, as for 2 other"),
+        (
+            {"id": ["1", "2", "3"], "n": ["3", "2", "1"]},
+            {},
+            "data.labels=F: ids may be in column id and n; set data",
+        ),
+        (
+            {"id": ["1", "2", "3"], "n": ["b"] * 3},
+            {},
+            "data.labels=F: classes may be in column n and c .*data.class",
+        ),
+        ({"id": ["1", "2", "3"]}, {"group_column": "c"}, "data.labels=F: no column of classes .*set data.class"),
+        ({"id": ["1", "2", "3"], "g": ["a", "", ""]}, {"group_column": "g"}, "data.group_column=g: empty for y/3, x/2"),
+        ({"id": ["1"]}, {"class_column": "k"}, "data.class_column=k: unknown column; known here: id, c"),
+    ],
+)
+def test_tables_that_are_refused(tmp_path, columns, chosen, message):
+    columns = columns | {"c": ["a", "b", "a", "b"][: len(columns["id"])]}
+    with pytest.raises(UserError, match="^" + message.replace("=F", f"={tmp_path}/labels.csv")):
+        Labels.of(TRAINING, "data.train=x", table_of(tmp_path, columns, **chosen)).label(TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"a,b\n1\n", "line 2 has 1 cells"),
+        (b"a,a\n", "listed twice"),
+        (b"\xff", "utf-8"),
+        (None, "No such"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_files_that_are_no_tables_are_refused(tmp_path, content, problem, suffix):
+    file = tmp_path / f"labels{suffix}"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^data.labels=.*: cannot be read \(.*{problem if suffix == '.csv' else ''}"):
+        LabelTable.read(str(file))
+
+
+@pytest.mark.parametrize(
+    ("paths", "requested", "message"),
+    [
+        ("ants/1, ants/2", None, "data.train=x: no image has a label; use a folder for each class, file names"),
+        ("cats/1, cats/2", None, "data.train=x: has only class cat; a classifier needs images of at least two classes"),
+        ("a/1, A/2", None, "data.train=x: classes (a, A|A, a) differ only in case; rename one of them"),
+        ("a b/1, a-b/2", None, "data.train=x: classes a b, a-b would have the same column; rename one of them"),
+        (
+            spread("c*/1.jpg", 1001),
+            None,
+            "data.train=x: has 1,001 classes, at most 1,000 are possible",
+        ),
+        (
+            FOLDERS,
+            ["ants", "flies"],
+            r"data.classes=\[ants,flies\]: unknown class flies; data.train=x has ants",
+        ),
+        (FOLDERS, ["ants"], r"data.classes=\[ants\]: has only class ants; a classifier needs"),
+        (FOLDERS, ["ants", "ants"], r"data.classes=\[ants,ants\]: classes ants, ants differ only in case; rename"),
+        (
+            [f"{batch}/{path}" for batch in ("one", "two") for path in [*NUMBERED, "x.jpg"]],
+            None,
+            r"data.train=x: classes may be its folders \(one and two\) or file names \(ant and bee\); set data.lab",
+        ),
+    ],
+)
+def test_classes_that_are_refused(paths, requested, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        Labels.of(images(paths), "data.train=x", requested=requested)
+
+
+@given(st.lists(st.sampled_from(["a1", "a2", "a10", "b"]), min_size=2, unique=True), st.randoms())
+def test_classes_are_in_natural_order_unless_requested(names, random):
+    expected = tuple(name for name in ("a1", "a2", "a10", "b") if name in names)
+    assert class_order([*names, None, *names], None, "").names == expected
+    random.shuffle(names)
+    assert class_order(expected, names, "").names == tuple(names)
