@@ -50,7 +50,7 @@ def read_images(train: Path | None, count: int) -> list[bytes]:
     with tempfile.TemporaryDirectory() as cache:
         if train is None:
             train, _ = sample_archives(
-                SampleConfig(images_per_class=max(8, -(-count // 2)), test_images=1, seed=1), Path(cache)
+                SampleConfig(images_per_class=max(8, -(-count // 2)), test_images=1, seed=1, classes=2), Path(cache)
             )
         root = open_images(train, Path(cache), max_unpacked_bytes=20 * 2**30).root
         readable = []

@@ -37,6 +37,7 @@ class SampleConfig:
     images_per_class: Annotated[StrictInt, Field(ge=8, le=100_000)]
     test_images: Count
     seed: Seed
+    classes: Annotated[StrictInt, Field(ge=2, le=1000)]
 
 
 @dataclass(config=_CONFIG)

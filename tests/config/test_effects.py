@@ -16,7 +16,7 @@ NO_EFFECT = [
     (["model.dropout=0"], "space.dropout is searched; remove it, or add ~space.dropout"),
     ([CONSTANT, "schedule.final_fraction=0.1"], "schedule.kind=constant"),
     ([CONSTANT, "++space.final_fraction={kind:float,low:0.0,high:0.5}"], "schedule.kind=constant"),
-    (["data.train=t.zip", "data.sample={images_per_class:8,test_images:1,seed:1}"], "data.train is set"),
+    (["data.train=t.zip", "data.sample={images_per_class:8,test_images:1,seed:1,classes:2}"], "data.train is set"),
     (["data=sample", "data.test=t.zip", "data.sample.test_images=5"], "data.test is set"),
     (["split.folds=3", "data.validation_fraction=0.3"], "split.folds"),
     (["data.validation=valid", "data.validation_fraction=0.3"], "data.validation, or a part"),

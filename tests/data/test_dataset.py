@@ -197,7 +197,7 @@ def test_labels_and_problems_of_test_images(tmp_path, cache, members, labels, pr
 
 
 def test_synthetic_archives_without_training_images(tmp_path, cache):
-    sample = SampleConfig(images_per_class=9, test_images=4, seed=1)
+    sample = SampleConfig(images_per_class=9, test_images=4, seed=1, classes=2)
     given, train = folder_of(tmp_path / "given", {"7.jpg": jpeg(7)}), folder_of(tmp_path / "train", cats_and_dogs(8, 8))
     synthetic = ((None, None), 18, ["1", "2", "3", "4"])
     for sources, images, ids in (synthetic, ((None, given), 18, ["7"]), ((train, None), 16, None)):

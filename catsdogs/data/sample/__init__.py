@@ -1,1 +1,1 @@
-"""Synthetic `train.zip` and `test.zip` of cats and dogs, from a seed."""
+"""Synthetic `train.zip` and `test.zip` of any number of classes, from a seed."""
