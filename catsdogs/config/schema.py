@@ -53,6 +53,11 @@ class DataConfig:
     validation_fraction: Annotated[StrictFloat, Field(gt=0, lt=1)]
     split_seed: Seed  # separate from `seed`: jobs with different seeds stay comparable
     max_unpacked_gib: Annotated[StrictFloat, Field(gt=0, le=100_000)]
+    labels: Location | None  # CSV or parquet file, a row per image; null: labels are read from folders or file names
+    id_column: str | None  # paths or ids in `labels`; null: the column that fits the images
+    class_column: str | None  # null: the only other column, or the one named label, class, target, category or species
+    group_column: str | None  # images of a group, such as a patient, stay in the same split
+    classes: list[str] | None  # of these only, in this order; null: all, in natural order
 
 
 @dataclass(config=_CONFIG)

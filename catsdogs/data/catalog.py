@@ -1,19 +1,18 @@
-"""Catalog of a folder: id, path, label, sha256, width, height, phash and problem of every image.
+"""Catalog of a folder: id, path, sha256, width, height, phash and problem of every image.
 
 Every file is decoded completely, by the decoder of the training, because only that detects all corrupted files. The
-results are stored. Ids and labels follow from the paths and are computed each time.
+results are stored. Ids follow from the paths and are computed each time.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import posixpath
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
@@ -24,18 +23,12 @@ from catsdogs.data.archive import ImageFolder, natural_key
 from catsdogs.data.images import in_threads, read_image
 from catsdogs.data.near_duplicates import phash
 
-CAT, DOG = 0.0, 1.0
-
-LABEL_SOURCES = "file names such as cat.1.jpg or dog_2.png, or folders named cat, cats, dog or dogs"
-
 _CACHE_VERSION = "v3"  # part of the file name of stored catalogs; increment when the rules here change
 _STORED = Table({"path": str, "sha256": str, "width": int, "height": int, "phash": str, "problem": str, "check": str})
-_COLUMNS = ["id", "path", "label", "sha256", "width", "height", "phash", "problem"]
+_COLUMNS = ["id", "path", "sha256", "width", "height", "phash", "problem"]
 _SAMPLE = 32  # stored rows that are compared with their files
 
-_FOLDER_LABELS = {"cat": CAT, "cats": CAT, "dog": DOG, "dogs": DOG}
 SUFFIX = re.compile(r"(?<=[^/])\.[^\W\d_]\w*\Z")
-_NAMED = re.compile(r"(cat|dog)(?![^\W\d_])", re.IGNORECASE)  # not followed by a letter
 
 _log = logging.getLogger(__name__)
 
@@ -50,11 +43,10 @@ def build_catalog(folder: ImageFolder, cache: Path) -> pd.DataFrame:
 
         - id: str, unique; see `ids_of`
         - path: str, relative to `folder.root`, with forward slashes
-        - label: float, 0.0 = cat, 1.0 = dog, NaN = unknown; see `label_of`
         - sha256: str, of the file, 64 hexadecimal digits
         - width, height: int, pixels of the upright image; 0 if undecodable
         - phash: str, perceptual hash (`near_duplicates.phash`); "" if undecodable
-        - problem: str, why the image is undecodable or its label ambiguous; "" if neither
+        - problem: str, why the image is undecodable; "" if it is not
     """
     file = cache / "catalogues" / f"{folder.digest}-{_CACHE_VERSION}.csv"
     if (table := _stored(file, folder)) is None:
@@ -62,9 +54,6 @@ def build_catalog(folder: ImageFolder, cache: Path) -> pd.DataFrame:
         table = _facts(folder.root, folder.paths, "checking images")
         files.remove(file)
         files.write_csv(file, table.assign(check=_checks(table)))
-    labels = pd.DataFrame([label_of(path) for path in table["path"]], columns=["label", "conflict"])
-    table["label"] = labels["label"].astype("float64")
-    table["problem"] = (table["problem"] + "; " + labels["conflict"]).str.removesuffix("; ").str.removeprefix("; ")
     table["id"] = ids_of(list(table["path"]))
     return table.sort_values("id", key=lambda ids: ids.map(natural_key), ignore_index=True)[_COLUMNS]
 
@@ -145,20 +134,3 @@ def stray_message(ids: Sequence[str], paths: Sequence[str]) -> str:
         f"{count:,} of {len(ids):,} ids carry the folder {folder} (for example {example}), because images outside of "
         f"it are used as well ({sanitize_line(listed(stray))}); move or remove these, or pass only that folder"
     )
-
-
-def label_of(path: str) -> tuple[float, str]:
-    """Return the label of an image by its relative path, and the problem with the label.
-
-    A file name is labeled if it starts with cat or dog, not followed by a letter. So is the nearest folder named cat,
-    cats, dog or dogs. Case is ignored. Return 0.0 = cat, 1.0 = dog, NaN = unknown or conflicting; and a description
-    of the conflict, or "".
-    """
-    *folders, name = PurePosixPath(path).parts
-    match = _NAMED.match(name)
-    nearest = next((folder for folder in reversed(folders) if folder.lower() in _FOLDER_LABELS), None)
-    by_folder = _FOLDER_LABELS[nearest.lower()] if nearest else math.nan
-    by_name = _FOLDER_LABELS[match[1].lower()] if match else by_folder
-    if nearest is None or by_folder == by_name:
-        return by_name, ""
-    return math.nan, f"conflicting labels: {'dog' if by_name == DOG else 'cat'} (file name), {nearest} (folder)"

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,12 @@ from catsdogs.base.text import listed
 from catsdogs.config.schema import DataConfig, SplitConfig
 from catsdogs.data import near_duplicates
 from catsdogs.data.archive import MOST_NAMES, ImageFolder, natural_key, open_images
-from catsdogs.data.catalog import CAT, DOG, LABEL_SOURCES, stray_message
+from catsdogs.data.catalog import stray_message
+from catsdogs.data.label_table import LabelTable
+from catsdogs.data.labels import OTHER_CLASS, Labels
 from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data.split import assign_splits, subset
+from catsdogs.scoring.classes import DEFAULT, Classes
 
 _IGNORED = "ignored by data.ignore"
 _ABANDONED_SECONDS = 86400.0  # a process that writes the cache may sleep for hours
@@ -40,24 +42,27 @@ class Fold:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images of a study. Tables have the columns of `build_catalog`, in natural order of id, indexed from 0.
+    """Images of a study. Tables have the columns of `build_catalog` and label, in natural order of id, indexed from 0.
 
     Attributes:
-        rows: labeled images in use; problem is "", and `assign_splits` adds the columns split and fold. Ids of the
+        classes: their names, in order; a label is the place of a class, float, or NaN.
+        rows: labeled images in use, with the column group (str) if data.group_column is set; problem is "", and `assign_splits` adds the columns split and fold. Ids of the
             user's own validation images start with `validation/`; their paths are absolute if data.validation is set.
         root: folder of the paths of `rows` and `skipped`.
         test: all test images, or None without a test set. Only undecodable images have a problem (and width 0). label
-            is NaN unless all are labeled; in_training (bool) marks exact and near-duplicates of labeled training and
+            is NaN unless all have a class, and of classes that the study lacks; in_training (bool) marks exact and near-duplicates of labeled training and
             validation images, including those that data.ignore or data.limit leaves out.
         test_root: folder of the paths of `test`.
         skipped: training and validation images that are not used; problem is the reason.
-        digest: SHA-256 over (id, label, sha256, split) of `rows`, and fold if there are several; 64 hexadecimal digits.
+        digest: SHA-256 over (id, label, sha256, split) of `rows`, fold if there are several, and the names of the
+            classes if they are not cat and dog; 64 hexadecimal digits.
         images_digest: of the folder of `rows`, see `ImageFolder.digest`.
         validation: folder of data.validation, or None.
         own_validation: whether data.validation or a part of data.train, not the split, has the validation images.
         notes: lines for the user: which parts of the sources are used.
     """
 
+    classes: Classes
     rows: pd.DataFrame
     root: Path
     test: pd.DataFrame | None
@@ -109,10 +114,15 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
     """
     for folder in (cache / "archives", cache / "catalogues", cache / "pixels", *cache.glob("sample/*")):
         remove_temporaries(folder, older_than_seconds=_ABANDONED_SECONDS)
+    table = None
+    if data.labels is not None:
+        table = LabelTable.read(data.labels, data.id_column, data.class_column, data.group_column)
     train, test = _sources(data, cache)
     training = _opened("train", train, data, cache)
     images, root = training.images("train"), training.folder.root
-    own, notes = _own_validation(data, split, training, images, cache)
+    labels = Labels.of(images, training.source, table, data.classes)
+    images = labels.label(images)
+    own, notes = _own_validation(data, split, training, images, labels, cache)
     testing = None if test is None else _opened("test", test, data, cache)
     test_rows = None if testing is None else testing.images("test")
     if test_rows is not None and (stray := stray_message(list(test_rows["id"]), list(test_rows["path"]))):
@@ -123,14 +133,17 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
         raise UserError(f"data.ignore: unknown image ids: {listed(unknown)}; {about}")
 
     usable, skipped = _usable(images, data.ignore, train)
-    _check_classes(usable, skipped, training.source)
+    _check_classes(usable, skipped, labels.classes, training.source, least=2)
     if test_rows is not None and set(test_rows["sha256"]) == set(images["sha256"]):
         raise UserError(f"data.test={test}: has the images of data.train; pass other images, or data.test=null")
-    rows = _split(usable, data, split, own is not None, root, cache)
+    rows = _split(usable, data, split, own is not None, training, labels.classes, cache)
     if own:
         copies = near_duplicates.copies_of(own.table, root, usable, root, cache)
-        own_rows, own_skipped = _usable(own.table, data.ignore, copies=copies)
-        _check_classes(own_rows, own_skipped, own.source)
+        reasons = copies.map({True: "duplicate of a training image", False: ""})
+        if "group" in usable:
+            reasons = reasons.mask(own.table["group"].isin(usable["group"]), "in a group of training images")
+        own_rows, own_skipped = _usable(own.table, data.ignore, reasons=reasons)
+        _check_classes(own_rows, own_skipped, labels.classes, own.source, least=1)
         rows = pd.concat([rows, own_rows.assign(split="validation", fold=0)])
         rows = rows.sort_values("id", key=lambda ids: ids.map(natural_key), ignore_index=True)
         skipped = pd.concat([skipped, own_skipped], ignore_index=True)
@@ -138,14 +151,19 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
         notes.append(testing.note("test"))
         # A model may be retrained with another data.ignore than the search that selected its settings.
         known = [table[table["label"].notna()] for table in (images, *([own.table] if own else []))]
+        test_rows = labels.label_test(test_rows)
         test_rows = _test_rows(test_rows, testing.folder.root, pd.concat(known), root, cache)
+    if labels.rule.table is not None:
+        labels.rule.table.check_unknown([parts.table for parts in (training, testing) if parts])
+    notes.append(f"{training.source}: {labels.counts(rows)}")
     return Dataset(
+        classes=labels.classes,
         rows=rows,
         root=root,
         test=test_rows,
         test_root=None if testing is None else testing.folder.root,
         skipped=skipped,
-        digest=_digest(rows, split),
+        digest=_digest(rows, split, labels.classes),
         images_digest=training.folder.digest,
         validation=own.folder if own and data.validation is not None else None,
         own_validation=own is not None,
@@ -154,12 +172,12 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
 
 
 def _own_validation(
-    data: DataConfig, split: SplitConfig, training: Parts, images: pd.DataFrame, cache: Path
+    data: DataConfig, split: SplitConfig, training: Parts, images: pd.DataFrame, labels: Labels, cache: Path
 ) -> tuple[Parts | None, list[str]]:
     """Return the images of data.validation or, with one fold, of a part of data.train; and notes on the parts."""
     if data.validation is not None:
         own = _opened("validation", Path(data.validation), data, cache)
-        table = own.images("validation")
+        table = labels.label(own.images("validation"), own.source)
         table = table.assign(path=[f"{own.folder.root}/{image}" for image in table["path"]])
         all_of_it = f"{own.source}: using {len(table):,} images for validation"
         notes = [training.note("train"), own.note("validation") or all_of_it]
@@ -170,7 +188,7 @@ def _own_validation(
         return None, [training.note("train"), f"{training.source}: {reason}"]
     else:
         own = dataclasses.replace(training, source=f"{training.source}, part {name}")
-        table = training.images("validation")
+        table = labels.label(training.images("validation"), own.source)
         notes = [training.note("train", "validation") + "; data.validation_fraction is not used"]
     return dataclasses.replace(own, table=with_validation_ids(table, images)), notes
 
@@ -202,25 +220,25 @@ def _opened(key: str, source: Path, data: DataConfig, cache: Path) -> Parts:
 
 
 def _usable(
-    table: pd.DataFrame, ignore: list[str], train: Path | None = None, copies: pd.Series | None = None
+    table: pd.DataFrame, ignore: list[str], train: Path | None = None, reasons: pd.Series | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the images that can be used, and the others with their problem, and log the latter.
 
-    `train` is the path of training images; `copies` marks validation images that are duplicates of these.
+    `train` is the path of training images; `reasons` are those not to use validation images, or "".
     """
     problems = table["problem"].copy()
-    problems[(problems == "") & table["label"].isna()] = "no label"
     problems[table["id"].isin(ignore)] = _IGNORED
     labels = table[problems == ""].groupby("sha256")["label"].transform("nunique")
     problems[labels.index[labels > 1]] = "identical images have different labels"
-    if copies is not None:
-        problems[(problems == "") & copies] = "duplicate of a training image"
+    if reasons is not None:
+        problems = problems.where(problems != "", reasons)
     table = table.assign(problem=problems)
     usable, skipped = table[problems == ""], table[problems != ""].reset_index(drop=True)
     kind = "validation" if train is None else "training"
-    unusable = skipped[skipped["problem"] != _IGNORED]
-    if len(unusable) < len(skipped):
-        _log.info("data.ignore excludes %d of %d %s images", len(skipped) - len(unusable), len(table), kind)
+    for key, reason in (("data.ignore", _IGNORED), ("data.classes", OTHER_CLASS)):
+        if count := int((skipped["problem"] == reason).sum()):
+            _log.info("%s excludes %d of %d %s images", key, count, len(table), kind)
+    unusable = skipped[~skipped["problem"].isin([_IGNORED, OTHER_CLASS])]
     if len(unusable):
         shown = listed([f"{row.id} ({row.problem})" for row in unusable.itertuples()], MOST_NAMES)
         if len(unusable) > MOST_NAMES and train is not None:
@@ -230,20 +248,32 @@ def _usable(
 
 
 def _split(
-    rows: pd.DataFrame, data: DataConfig, split: SplitConfig, own_validation: bool, root: Path, cache: Path
+    rows: pd.DataFrame, data: DataConfig, split: SplitConfig, own: bool, source: Parts, classes: Classes, cache: Path
 ) -> pd.DataFrame:
-    """Sample the subset of the training images and split it; with own validation images, they are not split off."""
-    rows = subset(rows, data.limit, data.split_seed).reset_index(drop=True)
-    groups = near_duplicates.group_duplicates(rows, root, cache)
+    """Sample the subset of the training images and split it; with `own` validation images, they are not split off."""
+    # The order of the classes must not change the split.
+    names = sorted(classes.names, key=natural_key)
+    strata = rows["label"].map({place: float(names.index(name)) for place, name in enumerate(classes.names)})
+    sampled = subset(rows.assign(label=strata), data.limit, data.split_seed)
+    rows = rows.loc[sampled.index].reset_index(drop=True)
+    groups = near_duplicates.group_duplicates(rows, source.folder.root, cache)
     together = split.group_by == "near_duplicates"
-    fraction = None if own_validation else data.validation_fraction
+    units = groups if together else rows["sha256"]
+    if "group" in rows:
+        first = units.groupby(rows["group"]).transform("first")
+        units = near_duplicates.components(units, pd.DataFrame({"one": first, "other": units}))
+    table = sampled.reset_index(drop=True).assign(unit=units)
+    fraction = None if own else data.validation_fraction
     try:
-        splits = assign_splits(rows.assign(groups=groups) if together else rows, split, fraction, data.split_seed)
+        splits = assign_splits(table, split, fraction, data.split_seed, names)
     except UserError as error:
-        if not together or groups.nunique() == rows["sha256"].nunique():
-            raise
-        fix = "or set split.group_by=copies, because near-duplicates count as one image here"
-        raise UserError(f"{error}, {fix}") from error
+        count_as_one = together and groups.nunique() < rows["sha256"].nunique()
+        fix = ", or set split.group_by=copies, because near-duplicates count as one image here" * count_as_one
+        raise UserError(f"{source.source}: {error}{fix}") from error
+    if "group" in rows:
+        shares = splits["split"].value_counts(normalize=True)
+        text = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+        _log.info("data.group_column=%s: %d groups; images: %s", data.group_column, rows["group"].nunique(), text)
     rows = rows.join(splits)
     # Duplicates of other images are kept together, or separated by the split.
     separated = rows.groupby(groups)[["split", "fold"]].transform("nunique").max(axis=1) > 1
@@ -259,39 +289,33 @@ def _split(
     return rows
 
 
-def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, source: str) -> None:
-    cats, dogs = int((rows["label"] == CAT).sum()), int((rows["label"] == DOG).sum())
-    if not (cats and dogs):
-        problem = f"{cats} usable images of class cat, {dogs} of class dog; add images of both classes"
-        reasons = [f"{row.id} ({row.problem})" for row in skipped.itertuples()]
-        unused = f"; not usable: {listed(reasons)}" if reasons else ""
-        raise UserError(f"{source}: {problem} (labels are read from {LABEL_SOURCES}){unused}")
+def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, classes: Classes, source: str, *, least: int) -> None:
+    """Raise UserError if a class has fewer usable images than the `least` number."""
+    counts = rows["label"].value_counts()
+    for place, name in enumerate(classes.names):
+        if (count := counts.get(place, 0)) < least:
+            unused = skipped[skipped["label"] == place] if (skipped["label"] == place).any() else skipped
+            reasons = [f"{row.id} ({row.problem})" for row in unused.itertuples()]
+            shown = f"; not usable: {listed(reasons)}" if reasons else ""
+            problem = f"class {name} has {count} usable images, at least {least} are needed"
+            raise UserError(f"{source}: {problem}; add images of it, or remove it by data.classes{shown}")
 
 
 def _test_rows(table: pd.DataFrame, table_root: Path, rows: pd.DataFrame, root: Path, cache: Path) -> pd.DataFrame:
     """Return a catalog as a test set, see `Dataset.test`; log duplicates of `rows`, by name if it is labeled."""
-    unlabeled = table["label"].isna()
-    if unlabeled.any() and not unlabeled.all():
-        names = listed(table["id"][unlabeled].tolist())
-        text = "%d of %d test images have no unique label, so no test image is scored: %s"
-        _log.warning(text, unlabeled.sum(), len(table), names)
-    table = table.assign(
-        problem=table["problem"].where(table["width"] == 0, ""),
-        label=math.nan if unlabeled.any() else table["label"],
-        in_training=near_duplicates.copies_of(table, table_root, rows, root, cache),
-    )
+    table = table.assign(in_training=near_duplicates.copies_of(table, table_root, rows, root, cache))
     found = table[table["in_training"]]
     text = f"{len(found):,} of {len(table):,} test images are exact or near-duplicates of training, validation or "
     text += "holdout images"
-    if len(found) and unlabeled.any():
+    if len(found) and table["label"].isna().all():
         _log.info("%s", text)
     elif len(found):
         _log.warning("%s, so they are not scored: %s", text, listed(found["id"].tolist()))
     return table
 
 
-def _digest(rows: pd.DataFrame, split: SplitConfig) -> str:
-    digest = hashlib.sha256()
+def _digest(rows: pd.DataFrame, split: SplitConfig, classes: Classes) -> str:
+    digest = hashlib.sha256(b"" if classes == DEFAULT else json.dumps(classes.names).encode() + b"\n")
     # With one fold, the split determines it, and digests of studies from before there were folds stay valid.
     columns = ["id", "label", "sha256", "split"] + (["fold"] if split.folds > 1 else [])
     for row in zip(*(rows[name].tolist() for name in columns), strict=True):

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import posixpath
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ class LabelTable:
     class_column: str | None
     group_column: str | None
     training: frozenset[int] = frozenset()  # rows of the training images, once fitted
+    found: set[int] = field(default_factory=set)  # rows of all images so far
 
     @classmethod
     def read(
@@ -66,7 +67,7 @@ class LabelTable:
         if self.class_column is None and len(classes) != 1:
             found = f"classes may be in column {joined(classes[:20])}" if classes else "no column of classes"
             raise UserError(f"{self.key}: {found} (ids in {best}); set data.class_column=NAME and data.id_column=NAME")
-        table = dataclasses.replace(self, id_column=best, class_column=self.class_column or classes[0])
+        table = dataclasses.replace(self, id_column=best, class_column=self.class_column or classes[0], found=set())
         return dataclasses.replace(table, training=frozenset(table.rows_of(images)))
 
     @property
@@ -103,9 +104,10 @@ class LabelTable:
         return bool(matches["count"].eq(1).all()) and self.training.isdisjoint(matches["row"])
 
     def check_unknown(self, sources: Iterable[pd.DataFrame]) -> None:
-        """Raise UserError if a row belongs to no image of these catalogs."""
-        known = {row for images in sources for row in self._match(images, str(self.id_column))["row"]}
-        rows = self.cells[self.id_column][~self.cells.index.isin(known)].tolist()
+        """Raise UserError if a row belongs to no image of these catalogs, nor to one that was looked up before."""
+        for images in sources:
+            self._match(images, str(self.id_column))
+        rows = self.cells[self.id_column][~self.cells.index.isin(self.found)].tolist()
         if rows:
             problem = f"{len(rows):,} of {len(self.cells):,} rows belong to no image ({listed(rows)})"
             raise UserError(f"{self.key}: {problem}; remove these rows")
@@ -127,6 +129,7 @@ class LabelTable:
             best = max(best, pd.DataFrame({"row": row, "count": count}), key=lambda found: found["count"].gt(0).sum())
             if (count == 1).all():
                 break
+        self.found.update(best["row"])
         return best
 
 

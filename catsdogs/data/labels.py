@@ -6,6 +6,7 @@ images are labeled by the same rule.
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import re
 from collections import Counter
@@ -26,11 +27,15 @@ from catsdogs.scoring.classes import Classes, check_names
 
 LABEL_SOURCES = "a folder for each class, file names such as ant.1.jpg and bee_2.png, or data.labels=FILE"
 
+OTHER_CLASS = "class not in data.classes"  # problem of an image
+
 _NUMBERED = re.compile(r"(?=.*[^\W\d_])(.+)[._]\d+", re.DOTALL)  # a name with a letter, and a number
 _CATS_AND_DOGS = {"cat": "cat", "cats": "cat", "dog": "dog", "dogs": "dog"}
 _CAT_OR_DOG = re.compile(r"(cat|dog)(?![^\W\d_])", re.IGNORECASE)  # not followed by a letter
 
 Names = list[str | None]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Labels:
         places = pd.Index(self.classes.names).get_indexer(pd.Index(names, dtype=object))
         problems = []
         for path, name, place, problem in zip(images["path"], names, places, images["problem"], strict=True):
-            reason = "class not in data.classes" if name else cat_or_dog(path)[1] if table is None else ""
+            reason = OTHER_CLASS if name else cat_or_dog(path)[1] if table is None else ""
             problems.append(problem if place >= 0 else "; ".join(filter(None, (problem, reason))) or "no label")
         images = images.assign(label=np.where(places < 0, np.nan, places), problem=problems)
         return images.assign(group=table.groups(images)) if table and table.group_column else images
@@ -106,11 +111,19 @@ class Labels:
 
         With a table, each needs a row that no training image has. Problems are unchanged.
         """
-        if self.rule.table is None or self.rule.table.has_all(images):
-            names = self.rule.names(images)
-            if all(names):
-                return self.label(images).assign(problem=images["problem"])
-        return images.assign(label=np.nan)
+        unlabeled = images.assign(label=np.nan)
+        if self.rule.table is not None and not self.rule.table.has_all(images):
+            return unlabeled
+        names = pd.Series(self.rule.names(images), images.index, dtype=object)
+        if names.isna().any():
+            if names.notna().any():
+                text = "%d of %d test images have no unique label, so no test image is scored: %s"
+                _log.warning(text, names.isna().sum(), len(images), listed(images["id"][names.isna()].tolist()))
+            return unlabeled
+        if (other := ~names.isin(self.classes.names)).any():
+            text = "%d of %d test images are not scored, because the study lacks their classes: %s"
+            _log.warning(text, other.sum(), len(images), listed(sorted(names[other].unique(), key=natural_key)))
+        return self.label(images).assign(problem=images["problem"])
 
     def counts(self, images: pd.DataFrame) -> str:
         """Return a line with the source of the labels, and the classes in order with their numbers of images."""

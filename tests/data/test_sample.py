@@ -77,3 +77,33 @@ def test_some_training_images_are_mislabeled_and_no_test_images(tmp_path, monkey
     assert list(table.columns) == ["id", "label"]
     assert table["id"].tolist() == list(range(1, 1001))
     assert table["label"].tolist() == true_labels[4000:]
+    assert table["label"].value_counts(normalize=True).between(1 / classes - 0.05, 1 / classes + 0.05).all()
+
+
+def test_sizes_jpeg_settings_and_colors_are_uninformative(archives):
+    files = members(archives[0])
+    labels = ["dog" in name for name in files]
+    images = opened(files)
+    colors = np.array([np.asarray(image).mean(axis=(0, 1)) for image in images])
+    width, height = np.array([image.size for image in images]).T
+    sizes = [len(data) for data in files.values()]
+    quantization = [sum(image.quantization[0]) for image in images]
+    for clue in (sizes, width, height, width / height, quantization, *colors.T):
+        assert 0.36 < roc_auc_score(labels, clue) < 0.64  # 0.5 ± 3.7 standard errors for 120 + 120 images
+    # Pixels are little informative for a linear model.
+    pixels = np.stack([np.asarray(image.resize((32, 32)), float).ravel() for image in images])
+    linear = make_pipeline(StandardScaler(), LogisticRegression(C=1e-4, max_iter=300))
+    p_dog = cross_val_predict(linear, pixels, labels, cv=4, method="predict_proba")[:, 1]
+    assert roc_auc_score(labels, p_dog) < 0.78
+
+
+def test_every_class_has_its_own_shape():
+    """Compare images of the same random numbers."""
+
+    def images_of(number):
+        images = [synthetic_photo(number, np.random.default_rng(n))[0].convert("L").resize((32, 32)) for n in range(40)]
+        return np.stack([np.asarray(image, float) for image in images])
+
+    np.testing.assert_array_equal(images_of(2), images_of(2))
+    for one, other in itertools.combinations(map(images_of, (0, 1, 2, 99)), 2):
+        assert np.abs(one - other).mean() > 3
