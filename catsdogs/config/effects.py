@@ -82,6 +82,10 @@ _OWN_VALIDATION = "data.validation, or a part of data.train, has the validation 
 _ALWAYS = (
     NoEffect("data.sample", lambda c: c.data.sample is not None and c.data.train is not None, "data.train is set"),
     NoEffect("data.sample.test_images", lambda c: c.data.test is not None, "data.test is set"),
+    *(
+        NoEffect(f"data.{name}_column", lambda c: c.data.labels is None, "data.labels is not set")
+        for name in ("id", "class", "group")
+    ),
     NoEffect("data.validation_fraction", lambda c: c.split.folds > 1, "split.folds above 1 determines the split"),
     NoEffect("data.validation_fraction", lambda c: c.data.validation is not None, _OWN_VALIDATION),
     NoEffect("backbone.train_batch_norm", _frozen, "no layer is unfrozen", "set model.unfreeze_depth"),

@@ -46,12 +46,14 @@ class Dataset:
 
     Attributes:
         classes: their names, in order; a label is the place of a class, float, or NaN.
-        rows: labeled images in use, with the column group (str) if data.group_column is set; problem is "", and `assign_splits` adds the columns split and fold. Ids of the
-            user's own validation images start with `validation/`; their paths are absolute if data.validation is set.
+        rows: labeled images in use; problem is "", and `assign_splits` adds the columns split and fold; with
+            data.group_column, also group (str). Ids of the user's own validation images start with `validation/`;
+            their paths are absolute if data.validation is set.
         root: folder of the paths of `rows` and `skipped`.
         test: all test images, or None without a test set. Only undecodable images have a problem (and width 0). label
-            is NaN unless all have a class, and of classes that the study lacks; in_training (bool) marks exact and near-duplicates of labeled training and
-            validation images, including those that data.ignore or data.limit leaves out.
+            is NaN unless all have a class, and of classes that the study lacks; in_training (bool) marks exact and
+            near-duplicates of labeled training and validation images, including those that data.ignore, data.classes
+            or data.limit leaves out.
         test_root: folder of the paths of `test`.
         skipped: training and validation images that are not used; problem is the reason.
         digest: SHA-256 over (id, label, sha256, split) of `rows`, fold if there are several, and the names of the

@@ -20,7 +20,11 @@ _NOT_IN_IDENTITY = {
     *("select", "tta", "job", "trial", "fit_on", "ensemble", "calibrate", "evaluate_with"),
 }
 _NOT_IN_IDENTITY_OF = {
-    "data": {"train", "validation", "test", "max_unpacked_gib"},  # the digest of the images counts, not their path
+    # The digest of the images counts, which covers labels and classes.
+    "data": {
+        *("train", "validation", "test", "max_unpacked_gib"),
+        *("labels", "id_column", "class_column", "group_column", "classes"),
+    },
     "split": {"group_by"},  # a different split changes the digest of the images
     "features": {"mode", "engine", "max_gib"},  # storage and inference engine change activations only by rounding
 }

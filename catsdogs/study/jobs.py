@@ -134,7 +134,10 @@ class JobConfig(Record):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        self.data = {"validation": None, **self.data}
+        new = ("validation", "labels", "id_column", "class_column", "group_column", "classes")
+        self.data = {**dict.fromkeys(new), **self.data}
+        if self.data.get("sample"):
+            self.data["sample"] = {"classes": 2, **self.data["sample"]}
         self.fit = {"precision": "float32", **self.fit}
         self.timeout = {"study_seconds": None, **self.timeout}
         self.select = {"top_k": 1, "repeats": 3, **self.select}
