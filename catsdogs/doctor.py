@@ -1,6 +1,7 @@
 """Command `doctor`: check the installation, devices, weights and data, and suggest a fix for each problem.
 
-python -m catsdogs.doctor [--train train.zip] [--validation valid.zip] [--test test.zip] [--weights FILE]
+python -m catsdogs.doctor [--train train.zip] [--validation valid.zip] [--test test.zip] [--labels FILE]
+    [--weights FILE]
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from catsdogs.network.startup import check_backend, start_keras
 if TYPE_CHECKING:
     import pandas as pd
 
+    from catsdogs.data.labels import Labels
     from catsdogs.data.parts import Parts
 
 # Pixels of 25,000 training and 12,500 test images at 224 px take 5.3 GiB, their files 1.1 GiB.
@@ -47,6 +49,7 @@ def _doctor(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--train", type=typed_path, help="zip or folder of labeled images to check")
     parser.add_argument("--validation", type=typed_path, help="zip or folder of labeled validation images to check")
     parser.add_argument("--test", type=typed_path, help="zip or folder of test images to check")
+    parser.add_argument("--labels", type=typed_path, help="table of their labels, as for data.labels")
     about = "weights of MobileNetV2 to check (default: %(default)s)"
     parser.add_argument("--weights", type=expanded, default="imagenet", help=about)
     add_cache_option(parser, "folder of the cache")
@@ -142,9 +145,14 @@ def _data(options: argparse.Namespace) -> Iterator[Finding]:
 
     Those of data.train may have a validation part, which is not used with data.validation.
     """
+    import numpy as np
+
     from catsdogs.data.archive import open_images
+    from catsdogs.data.label_table import LabelTable
+    from catsdogs.data.labels import Labels
     from catsdogs.data.parts import Parts
 
+    labels: Labels | None = None
     earlier: list[pd.DataFrame] = []
     for role in ("train", "validation", "test"):
         if (source := getattr(options, role)) is None:
@@ -157,7 +165,15 @@ def _data(options: argparse.Namespace) -> Iterator[Finding]:
                 named["validation"] = f"{parts.source}, part {own}"
             for part, name in named.items():
                 images = parts.images(part)
-                yield _images(name, parts, images, part)
+                if part == "test":
+                    images = labels.label_test(images) if labels else images.assign(label=np.nan)
+                elif labels is None:
+                    table = LabelTable.read(str(options.labels)) if options.labels else None
+                    labels = Labels.of(images, parts.source, table)
+                    images = labels.label(images)
+                else:
+                    images = labels.label(images, parts.source)
+                yield _images(name, parts, images, part, labels)
                 images = images.assign(path=[str(parts.folder.root / path) for path in images["path"]])
                 if earlier:
                     yield _copies(f"part {own}" if own else f"data.{role}", images, earlier, options.cache)
@@ -181,19 +197,21 @@ def _copies(name: str, images: pd.DataFrame, earlier: list[pd.DataFrame], cache:
     return Finding(ok, text + " or the validation images" * (len(earlier) > 1), fix)
 
 
-def _images(name: str, parts: Parts, table: pd.DataFrame, role: str) -> Finding:
+def _images(name: str, parts: Parts, table: pd.DataFrame, role: str, labels: Labels | None) -> Finding:
     from catsdogs.data.catalog import stray_message
 
-    cats, dogs = int((table["label"] == 0).sum()), int((table["label"] == 1).sum())
-    text = f"{name}: {len(table):,} images, class cat {cats:,}, class dog {dogs:,}"
+    counts = table["label"][table["width"] > 0].value_counts()
+    text = f"{name}: {len(table):,} images"
+    if labels and len(counts):
+        text += f", {labels.counts(table)}"
     unusable = table[table["problem"] != ""]
     if len(unusable):
         text += f"; {len(unusable):,} cannot be used, for example {unusable['path'].iloc[0]}"
     stray = stray_message(list(table["id"]), list(table["path"])) if role == "test" else ""
     skipped = parts.folder.skipped_message(parts.source.partition("=")[2])
     text += "".join(f"; {message}" for message in (skipped, stray) if message)
-    fix = "training needs both classes; labels are read from file names (cat.1.jpg) or from folder names (cats/)"
-    return Finding(role == "test" or (cats > 0 and dogs > 0), text, fix)
+    ok = role == "test" or labels is None or len(counts) == len(labels.classes)
+    return Finding(ok, text, "add readable images of every class")
 
 
 def main() -> int:

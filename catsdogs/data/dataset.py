@@ -299,7 +299,7 @@ def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, classes: Classes, 
             unused = skipped[skipped["label"] == place] if (skipped["label"] == place).any() else skipped
             reasons = [f"{row.id} ({row.problem})" for row in unused.itertuples()]
             shown = f"; not usable: {listed(reasons)}" if reasons else ""
-            problem = f"class {name} has {count} usable images, at least {least} are needed"
+            problem = f"usable images of class {name}: {count}, at least {least} needed"
             raise UserError(f"{source}: {problem}; add images of it, or remove it by data.classes{shown}")
 
 

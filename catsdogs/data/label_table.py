@@ -82,9 +82,9 @@ class LabelTable:
         matches = self._match(images, str(self.id_column))
         if (wrong := matches["count"].ne(1).to_numpy()).any():
             number, name = matches["count"][wrong].iloc[0], images["id"][wrong].iloc[0]
-            others = f", as for {wrong.sum() - 1:,} other images" if wrong.sum() > 1 else ""
-            problem = f"{number} rows for image {name} in column {self.id_column}{others}"
-            raise UserError(f"{self.key}: {problem}; each image needs one row")
+            problem = f"{number} rows for image {name} in column {self.id_column}"
+            number = f"{wrong.sum():,} of {len(images):,} images have no row or several"
+            raise UserError(f"{self.key}: {problem} ({number}); enter one row for each image")
         return matches["row"].tolist()
 
     def names(self, images: pd.DataFrame) -> list[str | None]:

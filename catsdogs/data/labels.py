@@ -25,7 +25,7 @@ from catsdogs.data.catalog import SUFFIX, nfc
 from catsdogs.data.label_table import LabelTable
 from catsdogs.scoring.classes import Classes, check_names
 
-LABEL_SOURCES = "a folder for each class, file names such as ant.1.jpg and bee_2.png, or data.labels=FILE"
+LABEL_SOURCES = "at least two class folders, file names such as ant.1.jpg and bee_2.png, or data.labels=FILE"
 
 OTHER_CLASS = "class not in data.classes"  # problem of an image
 
@@ -101,8 +101,9 @@ class Labels:
         places = pd.Index(self.classes.names).get_indexer(pd.Index(names, dtype=object))
         problems = []
         for path, name, place, problem in zip(images["path"], names, places, images["problem"], strict=True):
-            reason = OTHER_CLASS if name else cat_or_dog(path)[1] if table is None else ""
-            problems.append(problem if place >= 0 else "; ".join(filter(None, (problem, reason))) or "no label")
+            conflict = "" if table else cat_or_dog(path)[1]
+            unlabeled = OTHER_CLASS if name else "; ".join(filter(None, (problem, conflict))) or "no label"
+            problems.append(problem if place >= 0 else unlabeled)
         images = images.assign(label=np.where(places < 0, np.nan, places), problem=problems)
         return images.assign(group=table.groups(images)) if table and table.group_column else images
 

@@ -1,5 +1,4 @@
 import hashlib
-import math
 import re
 
 import pandas as pd
@@ -12,9 +11,9 @@ from synthetic_images import cats_and_dogs, encoded, folder_of, gradient, jpeg, 
 from catsdogs.base.errors import UserError
 from catsdogs.data import catalog
 from catsdogs.data.archive import natural_key, open_images
-from catsdogs.data.catalog import build_catalog, ids_of, label_of, stray_message
+from catsdogs.data.catalog import build_catalog, ids_of, stray_message
 
-COLUMNS = ["id", "path", "label", "sha256", "width", "height", "phash", "problem"]
+COLUMNS = ["id", "path", "sha256", "width", "height", "phash", "problem"]
 
 
 def catalog_of(tmp_path, members):
@@ -52,21 +51,6 @@ def test_ids_are_unique_and_independent_of_order(names, random):
     assert dict(zip(names, ids_of(names), strict=True)) == ids
 
 
-CATS = "train/cat.1.jpg, Cat 3.jpg, Cat/1.jpg, cats/cat.1.jpg, dogs-vs-cats/cat.1.jpg"
-DOGS = "train/dog.1.jpg, DOG_7.PNG, dog7.jpg, dog.jpg, x/DOGS/deep/er/1.jpg"
-# Files are named cat, folders also cats.
-UNLABELED = "test/1.jpg, cats.1.jpg, dogs.1.jpg, category.jpg, dogē.jpg, hotdog.1.jpg, hotdogs/1.jpg, catsup/1.jpg"
-
-
-@pytest.mark.parametrize(
-    ("paths", "label"),
-    [(CATS, 0.0), (DOGS, 1.0), ("dogs/cats/1.jpg", 0.0), ("cats/dogs/1.jpg", 1.0), (UNLABELED, math.nan)],
-)
-def test_labels(paths, label):
-    for path in paths.split(", "):
-        assert label_of(path) == (pytest.approx(label, nan_ok=True), ""), path
-
-
 def test_catalog_has_a_row_per_image(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by 90 degrees
@@ -81,23 +65,12 @@ def test_catalog_has_a_row_per_image(tmp_path):
     assert list(table.columns) == COLUMNS
     assert table["id"].tolist() == ["cat.1", "cat.2", "cat.10", "dog.1", "unknown"]
     assert table["path"].tolist() == sorted(members, key=natural_key)
-    assert table["label"].tolist() == pytest.approx([0.0, 0.0, 0.0, 1.0, math.nan], nan_ok=True)
     assert table["sha256"].tolist() == [hashlib.sha256(members[path]).hexdigest() for path in table["path"]]
     assert table["width"].tolist() == [0, 0, 40, 30, 0]
     assert table["height"].tolist() == [0, 0, 30, 40, 0]
     assert table["phash"].map(len).tolist() == [0, 0, 64, 64, 0]
     problems = [problem.removeprefix("cannot be decoded: ")[:23] for problem in table["problem"]]
     assert problems == ["the file is empty", "image file is truncated", "", "", "not an image of a known"]
-
-
-def test_conflicting_labels_are_a_problem(tmp_path):
-    table = catalog_of(tmp_path, {"dogs/cat.1.jpg": b"", "Cat/DOG_1.jpg": jpeg(1), "dogs/cats/dog.1.jpg": jpeg(2)})
-    assert table["problem"].tolist() == [
-        "conflicting labels: dog (file name), Cat (folder)",
-        "cannot be decoded: the file is empty; conflicting labels: cat (file name), dogs (folder)",
-        "conflicting labels: dog (file name), cats (folder)",
-    ]
-    assert table["label"].isna().all()
 
 
 def test_stored_catalog_equals_the_first_one(tmp_path, monkeypatch):

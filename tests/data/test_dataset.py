@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 import math
 import re
@@ -16,6 +17,7 @@ def data(train, test=None, **changed):
     paths = {name: None if path is None else str(path) for name, path in (("train", train), ("test", test))}
     values: dict[str, Any] = {**paths, "sample": None, "limit": None, "ignore": [], "validation": None}
     values |= {"validation_fraction": 0.25, "split_seed": 3, "max_unpacked_gib": 1.0}
+    values |= dict.fromkeys(("labels", "id_column", "class_column", "group_column", "classes"))
     return DataConfig(**(values | changed))
 
 
@@ -196,6 +198,52 @@ def test_labels_and_problems_of_test_images(tmp_path, cache, members, labels, pr
     assert (message in caplog.text) == (unlabeled is not None)
 
 
+INSECTS = {
+    f"{kind}/{k}{n}.jpg": jpeg(20 * k + n) for k, kind in enumerate(("ants", "bees", "wasps")) for n in range(12)
+}
+
+
+def test_classes_are_chosen_and_ordered(tmp_path, cache, caplog):
+    source = folder_of(tmp_path / "train", INSECTS)
+    dataset = load_dataset(data(source), cache)
+    assert dataset.classes.names == ("ants", "bees", "wasps")
+    assert dataset.rows["label"].tolist() == [0.0] * 12 + [1.0] * 12 + [2.0] * 12
+    assert dataset.notes[-1] == f"data.train={source}: 3 classes from class folders: ants 12, bees 12, wasps 12"
+    other = load_dataset(data(source, classes=["wasps", "ants", "bees"]), cache)
+    assert other.rows["label"].tolist() == [1.0] * 12 + [2.0] * 12 + [0.0] * 12
+    assert other.rows["split"].tolist() == dataset.rows["split"].tolist()  # the order of the classes changes no split
+    some = load_dataset(data(source, classes=["ants", "bees"]), cache)
+    assert (len(some.rows), set(some.skipped["problem"])) == (24, {"class not in data.classes"})
+    assert "data.classes excludes 12 of 36 training images" in caplog.messages
+    assert len({dataset.digest, other.digest, some.digest}) == 3
+    limited = load_dataset(data(source, limit=9), cache).rows
+    assert limited["label"].value_counts().to_dict() == {0: 3, 1: 3, 2: 3}
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_groups_of_a_table_stay_together(tmp_path, cache, folds):
+    source, own = folder_of(tmp_path / "train", INSECTS), {f"own/{n}.jpg": jpeg(500 + n) for n in range(8)}
+    names = [Path(path).name for path in INSECTS]
+    table = tmp_path / "labels.csv"
+    rows = [f"{name},{'ab'[n % 2]},site {n % 7}" for n, name in enumerate(names)]
+    table.write_text("\n".join(["file,class,site", *rows]))
+    given = data(source, labels=str(table), group_column="site")
+    dataset = load_dataset(given, cache, 0.2, folds)
+    assert dataset.classes.names == ("a", "b")
+    assert dataset.rows["group"].nunique() == 7
+    assert (dataset.rows.groupby("group")[["split", "fold"]].nunique() == 1).all(axis=None)
+    assert set(dataset.rows["split"]) == {"train", "validation", "holdout"}
+    # Validation images are not of the same groups.
+    rows += [f"{n}.jpg,{'ab'[n % 2]},{f'new {n}' if n < 4 else 'site 1'}" for n in range(8)]
+    table.write_text("\n".join(["file,class,site", *rows]))
+    given = dataclasses.replace(given, validation=str(folder_of(tmp_path / "own", own)))
+    dataset = load_dataset(given, cache)
+    assert dataset.skipped["problem"].tolist() == ["in a group of training images"] * 4
+    assert (dataset.rows["split"] == "validation").sum() == 4
+    with pytest.raises(UserError, match=r"8 of 44 rows belong to no image \(0.jpg, 1.jpg, "):
+        load_dataset(dataclasses.replace(given, validation=None), cache)
+
+
 def test_synthetic_archives_without_training_images(tmp_path, cache):
     sample = SampleConfig(images_per_class=9, test_images=4, seed=1, classes=2)
     given, train = folder_of(tmp_path / "given", {"7.jpg": jpeg(7)}), folder_of(tmp_path / "train", cats_and_dogs(8, 8))
@@ -216,9 +264,13 @@ def test_synthetic_archives_without_training_images(tmp_path, cache):
             {"ignore": ["cat.1", *(f"x{n}" for n in range(7))]},
             "^data.ignore: .* x0, x1, x2, x3, x4 and 2 more; .*for example cat.0$",
         ),
-        ((5, 0), {}, "^data.train=.*: 5 usable images of class cat, 0 of class dog; add .*labels are read from file"),
-        ((0, 0), {}, r"^data.train=.*: 0 .*; not usable: cat.99 .cannot be decoded: the file is empty., dog.99"),
-        ((2, 2), {"validation_fraction": 0.1}, "^data.validation_fraction=0.1: .*2 of class cat, 2 of class dog"),
+        ((5, 0), {}, "^data.train=.*: usable images of class dog: 0, at least 2 needed; add .*; not usable: dog.99 "),
+        (
+            (0, 0),
+            {},
+            r"^data.train=.*: usable images of class cat: 0.*; not usable: cat.99 .cannot be decoded",
+        ),
+        ((1, 2), {}, "^data.train=.*: usable images of class cat: 1, at least 2 needed; add"),
     ],
 )
 def test_errors(tmp_path, cache, members, changed, message):

@@ -161,11 +161,11 @@ def test_test_images_are_labeled_by_rows_of_their_own(tmp_path):
         (
             {"id": ["1", "2", "2", "3"]},
             {},
-            "data.labels=F: 2 rows for image x/2 in column id; each image needs one row",
+            r"data.labels=F: 2 rows for image x/2 in column id \(1 of 3 images",
         ),
-        ({"id": ["1"]}, {}, "data.labels=F: 0 rows for image x/2 in column id, as for 1 other images; each"),
+        ({"id": ["1"]}, {}, r"data.labels=F: 0 rows for image x/2 in column id \(2 of 3 images"),
         ({"id": ["7"]}, {}, "data.labels=F: no column has paths or ids of the images, such as in/x/1.jpg or x/1"),
-        ({"id": ["7"]}, {"id_column": "id"}, "data.labels=F: 0 rows for image x/1 in column id, as for 2 other"),
+        ({"id": ["7"]}, {"id_column": "id"}, r"data.labels=F: 0 rows for image x/1 in column id \(3 of 3 images"),
         (
             {"id": ["1", "2", "3"], "n": ["3", "2", "1"]},
             {},
@@ -208,7 +208,7 @@ def test_files_that_are_no_tables_are_refused(tmp_path, content, problem, suffix
 @pytest.mark.parametrize(
     ("paths", "requested", "message"),
     [
-        ("ants/1, ants/2", None, "data.train=x: no image has a label; use a folder for each class, file names"),
+        ("ants/1, ants/2", None, "data.train=x: no image has a label; use at least two class folders"),
         ("cats/1, cats/2", None, "data.train=x: has only class cat; a classifier needs images of at least two classes"),
         ("a/1, A/2", None, "data.train=x: classes (a, A|A, a) differ only in case; rename one of them"),
         ("a b/1, a-b/2", None, "data.train=x: classes a b, a-b would have the same column; rename one of them"),

@@ -9,10 +9,12 @@ from catsdogs.config.schema import SplitConfig
 from catsdogs.data.archive import natural_key
 from catsdogs.data.split import assign_splits, subset
 
+NAMES = ("cat", "dog", "emu", "fly", "gnu")
+
 
 def rows_of(contents):
     """Return a row per (label, image number); equal numbers are identical images."""
-    names = [f"{'dog' if label else 'cat'}.{row}" for row, (label, _) in enumerate(contents)]
+    names = [f"{NAMES[int(label)]}.{row}" for row, (label, _) in enumerate(contents)]
     rows = pd.DataFrame({"id": names, "label": [label for label, _ in contents]})
     rows["sha256"] = [f"{number:064x}" for _, number in contents]
     return rows
@@ -23,11 +25,16 @@ def distinct(cats, dogs):
 
 
 def split_of(rows, holdout, folds, fraction, seed):
-    return assign_splits(rows, SplitConfig(holdout, folds, "copies"), fraction, seed)
+    return assign_splits(rows, SplitConfig(holdout, folds, "copies"), fraction, seed, NAMES)
 
 
 # With duplicates, some of them with conflicting labels.
-tables = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(0, 40)), min_size=4, max_size=80).map(rows_of)
+numbers_of_classes = st.sampled_from([2, 2, 3, 5])
+tables = numbers_of_classes.flatmap(
+    lambda classes: st.lists(
+        st.tuples(st.integers(0, classes - 1).map(float), st.integers(0, 40)), min_size=4, max_size=80
+    )
+).map(rows_of)
 seeds = st.integers(0, 2**31 - 1)
 
 
@@ -37,7 +44,7 @@ seeds = st.integers(0, 2**31 - 1)
 )
 def test_splits_keep_groups_together_and_ignore_order_and_ids(rows, grouped, holdout, folds, fraction, seed):
     unit = rows["sha256"].str[-1] if grouped else rows["sha256"]  # up to 16 groups
-    rows = rows.assign(groups=unit) if grouped else rows
+    rows = rows.assign(unit=unit, group=unit) if grouped else rows
     try:
         table = split_of(rows, holdout, folds, fraction, seed)
     except UserError:
@@ -51,11 +58,11 @@ def test_splits_keep_groups_together_and_ignore_order_and_ids(rows, grouped, hol
     assert ((table["fold"] == 0) == (table["split"] == "validation")).all()
     assert set(table["fold"][~in_holdout]) == ({-1, 0} if folds == 1 else set(range(folds)))
     for _, side in rows.assign(**table).groupby(["split", "fold"]):
-        assert set(side["label"]) == {0.0, 1.0}
+        assert set(side["label"]) == set(rows["label"])
     others = rows.assign(id=rows["id"] + "x").sample(frac=1, random_state=seed)
     pd.testing.assert_frame_equal(split_of(others, holdout, folds, fraction, seed).sort_index(), table)
     if not grouped:  # groups of single images change nothing
-        pd.testing.assert_frame_equal(split_of(rows.assign(groups=unit), holdout, folds, fraction, seed), table)
+        pd.testing.assert_frame_equal(split_of(rows.assign(unit=unit), holdout, folds, fraction, seed), table)
 
 
 @pytest.mark.parametrize(("fraction", "cats", "dogs"), [(0.5, 50, 25), (0.1, 10, 5)])
@@ -94,26 +101,44 @@ def test_holdout_depends_only_on_its_fraction_and_the_seed():
 
 
 @pytest.mark.parametrize(
-    ("cats", "dogs", "holdout", "folds", "fraction", "message"),
+    ("cats", "dogs", "holdout", "folds", "fraction", "validation"),
     [
-        *(
-            (c, d, 0.0, 1, f, rf"data.validation_fraction={f:g}: .* training and .* \({c} of class cat, {d} of class")
-            for c, d, f in [(1, 10, 0.5), (2, 2, 0.2), (50, 0, 0.2), (100, 2, 0.05), (3, 3, 0.9)]
-        ),
-        (5, 8, 0.05, 1, 0.5, r"split.holdout_fraction=0.05: .* holdout \(5 of class cat, 8 of class dog.*\); add"),
-        (4, 8, 0.0, 5, 0.2, r"split.folds=5: .* \(4 of class cat, 8 of class dog .*\); .* lower split.folds$"),
-        # Enough without the holdout.
-        (4, 8, 0.25, 4, 0.2, r"split.folds=4: .* \(3 of class cat, 6 of class dog outside the holdout\)"),
+        (2, 2, 0.0, 1, 0.2, 2),
+        (100, 2, 0.0, 1, 0.05, 6),
+        (3, 3, 0.0, 1, 0.9, 4),
+        (5, 3, 0.05, 1, 0.5, 3),
+        (20, 4, 0.5, 3, 0, 4),
     ],
 )
-def test_too_few_images(cats, dogs, holdout, folds, fraction, message):
+def test_every_class_is_on_both_sides_if_it_has_enough_images(cats, dogs, holdout, folds, fraction, validation):
+    rows = distinct(cats, dogs)
+    table = split_of(rows, holdout, folds, fraction, 0)
+    assert (table["split"] == "validation").sum() == validation
+    assert (rows["label"].groupby([table["split"], table["fold"]]).nunique() == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("cats", "dogs", "holdout", "folds", "message"),
+    [
+        (1, 10, 0.0, 1, "class cat has 1 distinct images .*, at least 2 are needed for training and validation; add"),
+        (5, 2, 0.05, 1, "class dog has 2 .*, at least 3 are needed for training and validation and holdout; add"),
+        (4, 8, 0.25, 4, "class cat has 4 .*, at least 5 are needed for 4 folds and holdout; .* lower split.folds$"),
+    ],
+)
+def test_too_few_images(cats, dogs, holdout, folds, message):
     rows = distinct(cats, dogs)
     for table in (rows, pd.concat([rows] * 20, ignore_index=True)):  # duplicates do not count
         with pytest.raises(UserError, match=f"^{message}"):
-            split_of(table, holdout, folds, fraction, 0)
+            split_of(table, holdout, folds, 0.5, 0)
 
 
-@given(tables, st.none() | st.integers(4, 90), seeds)
+def test_groups_that_cannot_be_split_are_refused():
+    rows = distinct(20, 20).assign(unit=["a"] * 19 + ["b", "c"] + ["d"] * 19)
+    with pytest.raises(UserError, match=r"^groups of data.group_column are too few or too large"):
+        split_of(rows.assign(group=rows["unit"], label=[0.0] * 20 + [1.0] * 19 + [0.0]), 0.2, 2, 0.2, 0)
+
+
+@given(tables, st.none() | st.integers(10, 90), seeds)
 def test_subset_is_exact_sorted_and_independent_of_order(rows, limit, seed):
     sampled = subset(rows, limit, seed)
     assert len(sampled) == min(limit or len(rows), len(rows))
