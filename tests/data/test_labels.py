@@ -177,7 +177,7 @@ def test_test_images_are_labeled_by_rows_of_their_own(tmp_path):
             "data.labels=F: classes may be in column n and c .*data.class",
         ),
         ({"id": ["1", "2", "3"]}, {"group_column": "c"}, "data.labels=F: no column of classes .*set data.class"),
-        ({"id": ["1", "2", "3"], "g": ["a", "", ""]}, {"group_column": "g"}, "data.group_column=g: empty for y/3, x/2"),
+        ({"id": ["1", "2", "3"], "g": ["a", "", ""]}, {"group_column": "g"}, "data.group_column=g: empty for x/2, y/3"),
         ({"id": ["1"]}, {"class_column": "k"}, "data.class_column=k: unknown column; known here: id, c"),
     ],
 )
