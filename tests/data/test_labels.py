@@ -151,8 +151,9 @@ def test_test_images_are_labeled_by_rows_of_their_own(tmp_path):
         labels.label(images("own/7.jpg, own/1.jpg"), "data.validation=own")
     with pytest.raises(UserError, match=r"^data.validation=own: unknown class c; the training images have a, b$"):
         labels.label(images("8.jpg"), "data.validation=own")
+    fitted = table.fitted(TRAINING)
     with pytest.raises(UserError, match=r"labels.csv: 2 of 5 rows belong to no image \(8, 7\); remove these rows"):
-        labels.rule.table.check_unknown([TRAINING, images("own/6.jpg")])
+        fitted.check_unknown([TRAINING, images("own/6.jpg")])
 
 
 @pytest.mark.parametrize(
