@@ -123,6 +123,9 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
     training = _opened("train", train, data, cache)
     images, root = training.images("train"), training.folder.root
     labels = Labels.of(images, training.source, table, data.classes)
+    if data.classes is None and training.unclear and labels.rule.classes.issuperset(training.unclear):
+        problem = f"folders {listed(training.unclear)} may be parts or classes"
+        raise UserError(f"{training.source}: {problem}; pass the path of one of them, or set data.classes")
     images = labels.label(images)
     own, notes = _own_validation(data, split, training, images, labels, cache)
     testing = None if test is None else _opened("test", test, data, cache)

@@ -117,7 +117,7 @@ def _sample(labels: pd.Series, fraction: float, seed: int, least: int, grouped: 
     """
     units = labels.index.unique()
     if grouped:
-        number = min(_FOLDS_OF_SAMPLE, len(units))
+        number = min(_FOLDS_OF_SAMPLE, len(units), labels.value_counts().max())
         folds = list(_folds(labels, number, seed, grouped))
         sampled = np.concatenate(folds[: min(max(round(fraction * number), 1), number - 1)])
     else:

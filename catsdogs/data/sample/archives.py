@@ -61,7 +61,7 @@ def _training_images(sample: SampleConfig) -> Iterator[tuple[str, Image.Image, i
         for label in range(sample.classes):
             name = ("cat", "dog")[label] if label < 2 else f"pet{label + 1}"
             rng = np.random.default_rng([sample.seed, label if label < 2 else label + 2, n])  # 2 and 3: test images
-            true_label = (label + 1) % sample.classes if rng.random() < _MISLABELED_FRACTION else label
+            true_label = (label ^ 1) % sample.classes if rng.random() < _MISLABELED_FRACTION else label
             yield f"train/{name}.{n}.jpg", *synthetic_photo(true_label, rng)
 
 
