@@ -38,7 +38,7 @@ def _audit(arguments: Sequence[str] | None = None) -> int:
     for source, opened in ((options.images, folder), (options.test, test_folder)):
         if opened is not None and opened.skipped:
             logging.warning("%s: %s", source, opened.skipped_message(source))
-    findings = audit_images(options.images, folder, options.study, test_folder, options.cache)
+    findings = audit_images(options.images, folder, options.study, test_folder, options.cache, options.labels)
     with held():  # no page without tables
         write_page(options.output, findings, write_tables(tables_folder, findings))
     print_findings(findings)
@@ -57,6 +57,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     about = "studies run on these images; the predictions of their best trials are used to flag likely label errors"
     parser.add_argument("--study", nargs="+", type=typed_path, default=[], metavar="FOLDER", help=about)
     parser.add_argument("--test", type=typed_path, help="zip or folder of test images, to count duplicates in")
+    about = "table of labels, as for data.labels; with --study, that of its best job"
+    parser.add_argument("--labels", type=typed_path, metavar="FILE", help=about)
     about = "HTML report (default: %(default)s)"
     parser.add_argument("--output", type=typed_path, default=Path("audit.html"), metavar="FILE", help=about)
     add_cache_option(parser, "for unpacked zips and image hashes")

@@ -15,15 +15,18 @@ from catsdogs import audit
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import check_page, write_csv
 from catsdogs.base.text import quoted
+from catsdogs.comparison.study_data import read_study_data
 from catsdogs.config.compose import to_search_config
 from catsdogs.config.schema import SplitConfig
 from catsdogs.data.archive import open_images
 from catsdogs.data.catalog import build_catalog
 from catsdogs.data.dataset import load_dataset
+from catsdogs.data.labels import Labels
 from catsdogs.data.near_duplicates import group_duplicates
 from catsdogs.data_audit.duplicates import find_duplicates
 from catsdogs.data_audit.findings import TINY_PIXELS, find_unusual_files
 from catsdogs.data_audit.label_issues import find_label_issues
+from catsdogs.scoring.classes import DEFAULT
 
 ODD_NAME = "a 'b' \"c\" $x ${y} [z],{w}<b>/cat.5.jpg"
 
@@ -35,7 +38,11 @@ def distinct(cats, dogs):
 
 def catalog_of(folder, members):
     cache = folder.with_name("cache")
-    return build_catalog(open_images(folder_of(folder, members), cache, 0), cache)
+    return labeled(build_catalog(open_images(folder_of(folder, members), cache, 0), cache))
+
+
+def labeled(images):
+    return Labels.of(images, "given").label(images)
 
 
 def test_unusual_files(tmp_path):
@@ -45,15 +52,16 @@ def test_unusual_files(tmp_path):
         "cat.3.jpg": b"nothing",
         "dog.1.png": encoded(scene(1)),  # a JPEG with another suffix
         "dog/cat.4.jpg": encoded(scene(2)),
-        "tiny/bird.jpg": encoded(scene(3, 20)),
     }
-    table = find_unusual_files(catalog_of(tmp_path / "given", members))
+    table = catalog_of(tmp_path / "given", members)
+    bird = catalog_of(tmp_path / "other", {"bird.jpg": encoded(scene(3, 20)), **distinct(2, 2)})
+    table = find_unusual_files(pd.concat([table, bird[bird["id"] == "bird"]], ignore_index=True))
     assert list(table.itertuples(index=False, name=None)) == [
         ("cat.2", "tiny", f"100 x {TINY_PIXELS - 1} pixels"),
         ("cat.3", "undecodable", "cannot be decoded: not an image of a known format"),
         ("dog/cat.4", "label", "conflicting labels: cat (file name), dog (folder)"),
-        ("tiny/bird", "label", "no label in its file name or folders"),
-        ("tiny/bird", "tiny", "20 x 20 pixels"),
+        ("bird", "label", "no label"),
+        ("bird", "tiny", "20 x 20 pixels"),
     ]
 
 
@@ -94,8 +102,9 @@ def test_label_errors_are_found_by_the_mean_prediction(tmp_path, rows):
     write_predictions(tmp_path, "one", rows, {"cat.0": 0.99, "cat.1": 0.6, "dog.0": 0.3, "dog.1": 0.8})
     write_predictions(tmp_path, "two", rows, {"cat.0": 0.97, "cat.1": 0.3, "dog.0": 0.1, "dog.1": 0.9}, skill=1.0)
     write_predictions(tmp_path, "other", rows, {"cat.2": 0.8, "dog.0": 0.2}, digest="e" * 64)
-    issues = find_label_issues([tmp_path], rows)
-    assert (issues.checked, sorted(issues.jobs), issues.problems) == (5, ["one", "other", "two"], [])
+    issues = find_label_issues(read_study_data([tmp_path]), rows, DEFAULT)
+    assert issues.checked.to_dict() == {"cat": 3, "dog": 2}
+    assert (sorted(issues.jobs), issues.problems) == (["one", "other", "two"], [])
     assert list(issues.table["id"]) == ["cat.0", "cat.2", "dog.0"]
     np.testing.assert_allclose(issues.table["p_dog"], [0.98, 0.8, 0.2])
     assert list(issues.table["jobs"]) == list(issues.table["against"]) == [2, 1, 3]
@@ -105,14 +114,14 @@ def test_label_errors_are_found_by_the_mean_prediction(tmp_path, rows):
 def test_label_errors_use_the_best_jobs_with_a_split_table(tmp_path, rows):
     for number in range(7):
         write_predictions(tmp_path, f"j{number}", rows, {"cat.0": 0.1, "dog.0": 0.9}, skill=2 - 0.2 * number)
-    assert find_label_issues([tmp_path], rows).jobs == ["j0", "j1", "j2", "j3", "j4"]
+    assert find_label_issues(read_study_data([tmp_path]), rows, DEFAULT).jobs == ["j0", "j1", "j2", "j3", "j4"]
     (tmp_path / "j1" / "split.csv").unlink()
-    issues = find_label_issues([tmp_path], rows)
+    issues = find_label_issues(read_study_data([tmp_path]), rows, DEFAULT)
     assert issues.jobs == ["j0", "j2", "j3", "j4"]
     assert any("job j1" in problem for problem in issues.problems)
     # A study of other images is a user error.
     with pytest.raises(UserError, match=f"--study {tmp_path}: .*; pass the images that the study validated"):
-        find_label_issues([tmp_path], rows.assign(sha256="0" * 64))
+        find_label_issues(read_study_data([tmp_path]), rows.assign(sha256="0" * 64), DEFAULT)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +140,7 @@ def audited(tmp_path_factory):
     zip_of(folder / "train.zip", members)
     test = {"1.jpg": encoded(scene(0)), "2.jpg": encoded(scene(900)), "3.jpg": encoded(scene(1000, 60))}
     zip_of(folder / "test.zip", test | {"4.jpg": encoded(scene(3), quality=40), "5.jpg": b"broken"})
-    rows = build_catalog(open_images(folder / "train.zip", folder / "cache", 2**30), folder / "cache")
+    rows = labeled(build_catalog(open_images(folder / "train.zip", folder / "cache", 2**30), folder / "cache"))
     p_dog = {"cat.3": 0.97, "cat.4": 0.1, "dog.5": 0.2, "dog.6": 0.9}
     write_predictions(folder / "night", "one", rows, p_dog, config={"data": {"ignore": ["cat.2", "unknown"]}})
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -151,7 +160,8 @@ def test_terminal_summary_and_tables(audited):
         "11 of 23 images in train.zip need review.",
         "likely label errors 2 contradicted by predictions; 4 labels checked",
         "4 labels were checked, each by models that were not trained on the image; 19 were not",
-        "cat.3: label cat, probability of dog 0.9700, contradicted by 1 of 1 job",
+        "Likely label errors by class: cat 1 of 2, dog 1 of 2.",
+        "cat.3: label cat, predicted dog with probability 0.9700, contradicted by 1 of 1 job",
         "Report: audit.html",
     ):
         assert text in " ".join(printed.split())

@@ -27,7 +27,7 @@ from catsdogs.scoring.classes import Classes, check_names
 
 LABEL_SOURCES = "at least two class folders, file names such as ant.1.jpg and bee_2.png, or data.labels=FILE"
 
-OTHER_CLASS = "class not in data.classes"  # problem of an image
+NO_LABEL, OTHER_CLASS = "no label", "class not in data.classes"  # problems of images
 
 _NUMBERED = re.compile(r"(?=.*[^\W\d_])(.+)[._]\d+", re.DOTALL)  # a name with a letter, and a number
 _CATS_AND_DOGS = {"cat": "cat", "cats": "cat", "dog": "dog", "dogs": "dog"}
@@ -102,7 +102,7 @@ class Labels:
         problems = []
         for path, name, place, problem in zip(images["path"], names, places, images["problem"], strict=True):
             conflict = "" if table else cat_or_dog(path)[1]
-            unlabeled = OTHER_CLASS if name else "; ".join(filter(None, (problem, conflict))) or "no label"
+            unlabeled = OTHER_CLASS if name else "; ".join(filter(None, (problem, conflict))) or NO_LABEL
             problems.append(problem if place >= 0 else unlabeled)
         images = images.assign(label=np.where(places < 0, np.nan, places), problem=problems)
         return images.assign(group=table.groups(images)) if table and table.group_column else images

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from catsdogs.base.errors import UserError
 from catsdogs.base.text import listed, quoted
 from catsdogs.comparison import tables
-from catsdogs.comparison.study_data import clean
+from catsdogs.comparison.study_data import clean, read_study_data
 from catsdogs.data.archive import ImageFolder, natural_key
+from catsdogs.data.label_table import LabelTable
+from catsdogs.data.labels import NO_LABEL, OTHER_CLASS, Labels
 from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data_audit.duplicates import EXACT, TestLeakage, count_test_duplicates, find_duplicates
-from catsdogs.data_audit.label_issues import LabelIssues, find_label_issues
+from catsdogs.data_audit.label_issues import LabelIssues, best_jobs, find_label_issues
 from catsdogs.pages.formats import counted
 
 _log = logging.getLogger(__name__)
@@ -48,6 +53,7 @@ class Findings:
     duplicates: pd.DataFrame  # see `find_duplicates`; without the images that the study ignores already
     label_issues: LabelIssues | None  # None without a study
     test_leakage: TestLeakage | None  # None without a test set
+    classes: tuple[str, ...]  # names by label
 
     @property
     def already_ignored(self) -> list[str]:
@@ -81,13 +87,18 @@ class Findings:
         issues = self.label_issues
         if issues is None:
             return "Labels were not checked; to check them, add --study multirun/NAME of a study run on these images."
-        skipped = len(self.rows) - issues.checked
+        count = int(issues.checked.sum())
+        skipped = len(self.rows) - count
         best = f"mean predictions of the best trials of {len(issues.jobs)} jobs"
         if len(issues.jobs) == 1:
             best = f"predictions of the best trial of job {issues.jobs[0]}"
-        checked = f"{issues.checked:,} labels were checked, each by models that were not trained on the image"
+        checked = f"{count:,} labels were checked, each by models that were not trained on the image"
         others = f"; {skipped:,} were not, because no job validated on these images" if skipped else ""
-        return f"Labels were compared with the {best}. {checked}{others}."
+        wrong = issues.table["class"].value_counts()
+        by_class = [f"{name} {wrong.get(name, 0):,} of {number:,}" for name, number in issues.checked.items()]
+        by_class.sort(key=lambda text: self.classes.index(text.rsplit(" ", 3)[0]))
+        found = f" Likely label errors by class: {listed(by_class, 20)}."
+        return f"Labels were compared with the {best}. {checked}{others}.{found}"
 
     def counts(self) -> list[tuple[str, int, str]]:
         """Return (kind of finding, number of images, explanation) of each check."""
@@ -100,13 +111,17 @@ class Findings:
             ("no unique label", int(kinds.get(LABEL, 0)), "skipped by every search"),
             ("exact duplicates", exact, "same bytes as another image"),
             ("near-duplicates", near, "similar to another image, with other bytes"),
-            ("conflicting labels", conflicting, "both cat and dog; identical files are skipped by every search"),
+            (
+                "conflicting labels",
+                conflicting,
+                "of duplicates; identical files are skipped by every search",
+            ),
             ("tiny", int(kinds.get(TINY, 0)), f"shorter side under {TINY_PIXELS} pixels"),
         ]
         if self.skipped:
             counts.append(("other files", len(self.skipped), f"hidden or not images: {clean(listed(self.skipped))}"))
         if self.label_issues is not None:
-            about = f"contradicted by predictions; {self.label_issues.checked:,} labels checked"
+            about = f"contradicted by predictions; {self.label_issues.checked.sum():,} labels checked"
             counts.insert(0, ("likely label errors", len(self.label_issues.table), about))
         if self.test_leakage is not None:
             about = f"of {self.test_leakage.of_test_images:,}; {self.test_leakage.exact:,} with the same bytes"
@@ -115,18 +130,32 @@ class Findings:
 
 
 def audit_images(
-    source: Path, folder: ImageFolder, studies: Sequence[Path], test_folder: ImageFolder | None, cache: Path
+    source: Path,
+    folder: ImageFolder,
+    studies: Sequence[Path],
+    test_folder: ImageFolder | None,
+    cache: Path,
+    labels_file: Path | None = None,
 ) -> Findings:
     """Run all checks on the training part. Labels of a validation part are checked too.
 
-    Without `studies`, labels are not checked. Raise UserError if an image or a study cannot be read.
+    Labels are read as by the best job of the studies, else from `labels_file` or the paths. Without `studies`, they are
+    not checked. Raise UserError if an image, the labels or a study cannot be read.
     """
     parts = Parts.of(clean(str(source)), folder, cache)
-    training = rows = parts.images("train")
-    if studies and parts.part("validation"):
-        rows = pd.concat([rows, with_validation_ids(parts.images("validation"), rows)], ignore_index=True)
+    training = parts.images("train")
     # First, because a wrong --study fails here.
-    issues = find_label_issues(list(studies), rows) if studies else None
+    study_data = read_study_data(list(studies)) if studies else None
+    best = best_jobs(study_data) if study_data else []
+    settings = study_data.jobs[best[0]].result["config"].get("data", {}) if study_data and best else {}
+    labels = _labels(training, parts.source, settings, labels_file)
+    training = rows = labels.label(training) if labels else training.assign(label=np.nan, problem=NO_LABEL)
+    issues = None
+    if study_data is not None and labels is not None:
+        if parts.part("validation"):
+            own = with_validation_ids(labels.label(parts.images("validation")), rows)
+            rows = pd.concat([rows, own], ignore_index=True)
+        issues = find_label_issues(study_data, rows, labels.classes)
     in_use = training if issues is None else training[~training["id"].isin(issues.ignored)]
     leakage, notes = None, [parts.note("train")]
     if test_folder is not None:
@@ -144,17 +173,31 @@ def audit_images(
         duplicates=find_duplicates(in_use, folder.root, cache),
         label_issues=issues,
         test_leakage=leakage,
+        classes=labels.classes.names if labels else (),
     )
+
+
+def _labels(images: pd.DataFrame, source: str, data: Mapping[str, Any], labels_file: Path | None) -> Labels | None:
+    """Return the labels by the settings of a job; None, with a warning, if images without a job have none."""
+    file = data.get("labels") or labels_file
+    columns = (data.get(f"{name}_column") for name in ("id", "class", "group"))
+    table = LabelTable.read(str(file), *columns) if file else None
+    try:
+        return Labels.of(images, source, table, data.get("classes"))
+    except UserError as error:
+        if data or table:
+            raise
+        _log.warning("%s", error)
+        return None
 
 
 def find_unusual_files(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a row per problem of an image, in the order of a catalog: id, kind (see the constants above), detail."""
     sizes, undecodable = rows[["width", "height"]], rows["width"] == 0
-    label = rows["problem"].where(rows["problem"] != "", "no label in its file name or folders")
     tiny = sizes["width"].astype(str) + " x " + sizes["height"].astype(str) + " pixels"
     found = (
         (UNDECODABLE, rows["problem"], undecodable),
-        (LABEL, label, ~undecodable & rows["label"].isna()),
+        (LABEL, rows["problem"], ~undecodable & rows["label"].isna() & (rows["problem"] != OTHER_CLASS)),
         (TINY, tiny, ~undecodable & (sizes.min(axis=1) < TINY_PIXELS)),
     )
     tables = [rows[["id"]].assign(kind=kind, detail=detail)[mask] for kind, detail, mask in found]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.comparison.study_data import StudyData, read_split, read_study_data
-from catsdogs.scoring.scores import log_loss_per_image
+from catsdogs.comparison.study_data import StudyData, read_split
+from catsdogs.scoring.classes import Classes
+from catsdogs.scoring.scores import score_images
 from catsdogs.study.jobs import JobRecord
 
 # Jobs to average, the best ones of each split. Further jobs are worse and do not improve the mean.
@@ -20,50 +21,56 @@ _MOST_JOBS = 5
 class LabelIssues:
     """Likely label errors."""
 
-    # Images with a mean prediction that contradicts the label, most confident first: id, label, p_dog (mean), log_loss
-    # (of the mean), jobs (number of predictions), against (number that contradict).
+    # Images with a mean prediction that contradicts the label, most confident first: id, label, probabilities as in
+    # `validation.csv` (mean), log_loss (of the mean), jobs (number of predictions), against (number that contradict),
+    # class (of the label), predicted (the most probable class) and its probability.
     table: pd.DataFrame
-    checked: int  # images with a prediction
+    checked: pd.Series  # number of images with a prediction by class
     jobs: list[str]  # labels of the jobs, best first
     ignored: list[str]  # ids that the best of these jobs excluded by `data.ignore`
     problems: list[str]  # messages about predictions that could not be used
 
 
-def find_label_issues(studies: list[Path], rows: pd.DataFrame) -> LabelIssues:
-    """Compare the labels of a catalog with the validation predictions of the best jobs of these studies.
+def find_label_issues(study_data: StudyData, rows: pd.DataFrame, classes: Classes) -> LabelIssues:
+    """Compare the labels of a catalog with the validation predictions of the best jobs of studies.
 
     Predictions of an image are averaged over all jobs that validated on it. Images are matched by SHA-256. Raise
-    UserError if a study cannot be read, or no job validated on images of the catalog.
+    UserError if no job validated on images of the catalog.
     """
-    study_data = read_study_data(studies)
     problems = list(study_data.problems)
     known = rows[rows["label"].notna() & (rows["width"] > 0)]
     predictions = {}
-    for label in _best_jobs(study_data):
-        p_dog = _predictions(study_data.jobs[label], study_data.predictions[label])
-        if p_dog is None:
+    for label in best_jobs(study_data):
+        predicted = _predictions(study_data.jobs[label], study_data.predictions[label])
+        if predicted is None:
             problems.append(f"job {label}: split.csv is missing or corrupted, so its predictions are not used")
-        elif known["sha256"].isin(p_dog.index).any():
-            predictions[label] = p_dog
+        elif study_data.jobs[label].classes != classes:
+            problems.append(f"job {label}: it has other classes, so its predictions are not used")
+        elif known["sha256"].isin(predicted.index).any():
+            predictions[label] = predicted.reindex(known["sha256"]).to_numpy()
     if not predictions:
-        names = ", ".join(map(str, studies))
+        names = ", ".join(map(str, study_data.studies))
         fix = "pass the images that the study validated on (data.validation, if set), another study, or no --study"
         raise UserError(f"--study {names}: no job has a validation.csv for these images; {fix}")
-    # Columns are jobs; NaN is not predicted.
-    by_job = pd.concat(predictions, axis=1).reindex(known["sha256"]).set_axis(known.index).dropna(how="all")
-    table = known.loc[by_job.index, ["id", "label"]].assign(p_dog=by_job.mean(axis=1))
-    contradicts = (by_job > 0.5).ne(table["label"] == 1, axis=0) & by_job.notna()
-    table["log_loss"] = log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy())
-    table = table.assign(jobs=by_job.count(axis=1), against=contradicts.sum(axis=1))
-    checked = len(table)
-    table = table[(table["p_dog"] > 0.5) != (table["label"] == 1)]
-    table = table.sort_values("log_loss", ascending=False, kind="stable", ignore_index=True)
+    by_job = np.stack(list(predictions.values()))  # (jobs, images, classes); NaN: not predicted
+    some = ~np.isnan(by_job[..., 0]).all(axis=0)
+    known, by_job = known[some], by_job[:, some]
+    labels, names = known["label"].to_numpy(dtype=int), np.array(classes.names)
+    mean = np.nanmean(by_job, axis=0)
+    loss, wrong = score_images(labels, mean)
+    predicted_by = ~np.isnan(by_job[..., 0])
+    table = known[["id", "label"]].assign(**classes.to_columns(mean), log_loss=loss, jobs=predicted_by.sum(axis=0))
+    table["against"] = ((by_job.argmax(axis=-1) != labels) & predicted_by).sum(axis=0)
+    table = table.assign(**{"class": names[labels], "predicted": names[mean.argmax(axis=1)]})
+    table["probability"] = mean.max(axis=1)
     data = study_data.jobs[next(iter(predictions))].result["config"].get("data", {})
     ignored = [name for name in map(str, data.get("ignore") or []) if name in set(rows["id"])]
+    checked = table["class"].value_counts()
+    table = table[wrong].sort_values("log_loss", ascending=False, kind="stable", ignore_index=True)
     return LabelIssues(table, checked, list(predictions), ignored, problems)
 
 
-def _best_jobs(study_data: StudyData) -> list[str]:
+def best_jobs(study_data: StudyData) -> list[str]:
     """Return the labels of the best jobs of each split that have predictions, best first."""
     board = study_data.leaderboard[study_data.leaderboard["label"].isin(list(study_data.predictions))]
     board = board[board["val_log_loss"].notna()]
@@ -71,11 +78,12 @@ def _best_jobs(study_data: StudyData) -> list[str]:
     return [str(label) for label in board.loc[rank < _MOST_JOBS, "label"]]
 
 
-def _predictions(job: JobRecord, predictions: pd.DataFrame) -> pd.Series | None:
-    """Return the probability of dog by SHA-256 of the validation images, or None without a readable split.csv."""
+def _predictions(job: JobRecord, predictions: pd.DataFrame) -> pd.DataFrame | None:
+    """Return the probabilities (N, K) by SHA-256 of the validation images, or None without a readable split.csv."""
     table = read_split(job.folder)
     if table is None:
         return None
     merged = predictions.merge(table[["id", "sha256"]].drop_duplicates("id"), on="id")
+    probabilities = pd.DataFrame(job.classes.read(merged), merged["sha256"])
     # Predictions of identical images are equal, up to rounding.
-    return None if merged.empty else merged.groupby("sha256")["p_dog"].mean()
+    return None if merged.empty else probabilities.groupby(level=0).mean()

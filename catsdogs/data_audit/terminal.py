@@ -47,8 +47,8 @@ def _print_label_issues(findings: Findings, console: Console) -> None:
         return
     console.print(Text("Likely label errors, most confident first:", style="bold"))
     for row in issues.table.head(_MOST_LABEL_ERRORS).to_dict("records"):
-        label = "dog" if row["label"] == 1 else "cat"
+        predicted = f"predicted {row['predicted']} with probability {row['probability']:.4f}"
         against = f"contradicted by {row['against']} of {counted(row['jobs'], 'job')}"
-        console.print(Text(f"- {row['id']}: label {label}, probability of dog {row['p_dog']:.4f}, {against}"))
+        console.print(Text(f"- {row['id']}: label {row['class']}, {predicted}, {against}"))
     others = len(issues.table) - _MOST_LABEL_ERRORS
     console.print(Text(f"{others:,} more are in suspects.csv. " if others > 0 else "").append(CHECK_EACH))
