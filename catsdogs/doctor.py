@@ -7,6 +7,7 @@ python -m catsdogs.doctor [--train train.zip] [--validation valid.zip] [--test t
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -14,19 +15,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from packaging.requirements import Requirement
 
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.config.locations import add_cache_option, conf_dir, expanded, sweeps_dir, typed_path
 from catsdogs.network.startup import check_backend, start_keras
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from catsdogs.data.labels import Labels
-    from catsdogs.data.parts import Parts
 
 # Pixels of 25,000 training and 12,500 test images at 224 px take 5.3 GiB, their files 1.1 GiB.
 _KAGGLE_BYTES = 7 * 10**9
@@ -54,6 +49,8 @@ def _doctor(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=expanded, default="imagenet", help=about)
     add_cache_option(parser, "folder of the cache")
     options = parser.parse_args(arguments)
+    if options.train is None and any((options.validation, options.test, options.labels)):
+        parser.error("--validation, --test and --labels need --train")
     backend = check_backend()
     problems = 0
     for finding in _findings(options, backend):
@@ -77,7 +74,8 @@ def _findings(options: argparse.Namespace, backend: str) -> Iterator[Finding]:
     yield devices
     if devices.ok:
         yield _weights(options.weights)
-    yield from _data(options)
+    if options.train is not None:
+        yield from _data(options)
 
 
 def _packages(backend: str) -> Iterator[Finding]:
@@ -141,77 +139,31 @@ def _weights(weights: str) -> Finding:
 
 
 def _data(options: argparse.Namespace) -> Iterator[Finding]:
-    """Check the images that each setting uses, and compare validation and test images with those before them.
-
-    Those of data.train may have a validation part, which is not used with data.validation.
-    """
-    import numpy as np
-
-    from catsdogs.data.archive import open_images
-    from catsdogs.data.label_table import LabelTable
-    from catsdogs.data.labels import Labels
-    from catsdogs.data.parts import Parts
-
-    labels: Labels | None = None
-    earlier: list[pd.DataFrame] = []
-    for role in ("train", "validation", "test"):
-        if (source := getattr(options, role)) is None:
-            continue
-        try:
-            parts = Parts.of(f"data.{role}={source}", open_images(source, options.cache), options.cache)
-            own = parts.part("validation") if role == "train" and options.validation is None else None
-            named = {role: parts.note(role, *(["validation"] if own else [])) or parts.source}
-            if own:
-                named["validation"] = f"{parts.source}, part {own}"
-            for part, name in named.items():
-                images = parts.images(part)
-                if part == "test":
-                    images = labels.label_test(images) if labels else images.assign(label=np.nan)
-                elif labels is None:
-                    table = LabelTable.read(str(options.labels)) if options.labels else None
-                    labels = Labels.of(images, parts.source, table)
-                    images = labels.label(images)
-                else:
-                    images = labels.label(images, parts.source)
-                yield _images(name, parts, images, part, labels)
-                images = images.assign(path=[str(parts.folder.root / path) for path in images["path"]])
-                if earlier:
-                    yield _copies(f"part {own}" if own else f"data.{role}", images, earlier, options.cache)
-                earlier.append(images)
-        except (UserError, OSError) as error:
-            yield Finding(False, f"data.{role}={source}", str(error))
-
-
-def _copies(name: str, images: pd.DataFrame, earlier: list[pd.DataFrame], cache: Path) -> Finding:
-    """Compare images with training images and, if there are two tables, validation images. Paths are absolute."""
-    import pandas as pd
-
+    """Load the images as a search does, and report which are used, skipped or duplicates."""
     from catsdogs.base.text import listed
-    from catsdogs.data.near_duplicates import copies_of
+    from catsdogs.config.schema import DataConfig, SplitConfig
+    from catsdogs.data.dataset import load_dataset
 
-    rows = pd.concat(earlier)
-    found = images[copies_of(images, Path(), rows[rows["label"].notna()], Path(), cache)]
-    text = f"{len(found):,} of {len(images):,} images in {name} are exact or near-duplicates of images in data.train"
-    fix = f"no model is scored on these: {listed(found['id'].tolist())}; remove them from one of the two"
-    ok = found.empty or bool(images["label"].isna().any())
-    return Finding(ok, text + " or the validation images" * (len(earlier) > 1), fix)
-
-
-def _images(name: str, parts: Parts, table: pd.DataFrame, role: str, labels: Labels | None) -> Finding:
-    from catsdogs.data.catalog import stray_message
-
-    counts = table["label"][table["width"] > 0].value_counts()
-    text = f"{name}: {len(table):,} images"
-    if labels and len(counts):
-        text += f", {labels.counts(table)}"
-    unusable = table[table["problem"] != ""]
-    if len(unusable):
-        text += f"; {len(unusable):,} cannot be used, for example {unusable['path'].iloc[0]}"
-    stray = stray_message(list(table["id"]), list(table["path"])) if role == "test" else ""
-    skipped = parts.folder.skipped_message(parts.source.partition("=")[2])
-    text += "".join(f"; {message}" for message in (skipped, stray) if message)
-    ok = role == "test" or labels is None or len(counts) == len(labels.classes)
-    return Finding(ok, text, "add readable images of every class")
+    settings: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(DataConfig))
+    settings |= {"ignore": [], "validation_fraction": 0.2, "split_seed": 0, "max_unpacked_gib": 1e5}
+    for key in ("train", "validation", "test", "labels"):
+        settings[key] = None if (path := getattr(options, key)) is None else str(path)
+    try:
+        dataset = load_dataset(DataConfig(**settings), options.cache, SplitConfig(0.0, 1, "near_duplicates"))
+    except (UserError, OSError) as error:
+        problem, _, fix = str(error).partition("; ")
+        yield Finding(False, problem, fix)
+        return
+    for note in dataset.notes:
+        yield Finding(True, note)
+    if len(dataset.skipped):
+        reasons = listed([f"{row.id} ({row.problem})" for row in dataset.skipped.itertuples()])
+        yield Finding(True, f"{len(dataset.skipped):,} images cannot be used: {reasons}")
+    if dataset.test is not None:
+        found, labeled = dataset.test["id"][dataset.test["in_training"]].tolist(), dataset.test["label"].notna().any()
+        text = f"{len(found):,} of {len(dataset.test):,} images in data.test are exact or near-duplicates of others"
+        fix = f"no model is scored on these: {listed(found)}; remove them from one of the two"
+        yield Finding(not (found and labeled), text, fix)
 
 
 def main() -> int:

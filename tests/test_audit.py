@@ -42,7 +42,7 @@ def catalog_of(folder, members):
 
 
 def labeled(images):
-    return Labels.of(images, "given").label(images)
+    return Labels.of(images, "given", {}).label(images)
 
 
 def test_unusual_files(tmp_path):

@@ -27,29 +27,21 @@ def test_doctor_lists_problems_and_their_fixes(run, tmp_path):
 
 
 def test_images_of_each_part_are_checked(tmp_path: Path) -> None:
-    members = cats_and_dogs(4, 3) | cats_and_dogs(2, 0, "val/") | {"test/1.jpg": jpeg(0), "test/2.jpg": jpeg(8)}
-    source = folder_of(tmp_path / "input", members)
-    options = argparse.Namespace(train=source, validation=source / "val", test=source, labels=None)
-    options.cache, rule = tmp_path / "cache", "2 classes from names of files and folders"
-    train, validation, leak, test, unlabeled_leak = _data(options)
-    assert "part train (7 images) for training; not used: part test (2 images), part val" in train.text
-    options.validation, options.test = None, source / "val"
-    train, own, own_leak, _, test_leak = _data(options)
-    assert train.ok
-    assert "part train (7 images) for training, part val (2 images) for validation; not used: part test" in train.text
-    assert train.text.endswith(f"7 images, {rule}: cat 4, dog 3")
-    assert not own.ok
-    assert own.text == f"data.train={source}, part val: 2 images, {rule}: cat 2, dog 0"
-    assert own_leak.text == "2 of 2 images in part val are exact or near-duplicates of images in data.train"
-    assert test_leak.text.endswith("duplicates of images in data.train or the validation images")
-    assert own_leak.fix == "no model is scored on these: cat.0, cat.1; remove them from one of the two"
-    assert not own_leak.ok
-    assert not test_leak.ok
-    assert validation.text == f"data.validation={source / 'val'}: 2 images, {rule}: cat 2, dog 0"
-    assert leak.text.startswith("2 of 2 images in data.validation are exact or near-duplicates")
-    assert not leak.ok
-    assert leak.fix.startswith("no model is scored on these: cat.0, cat.1; remove")
-    assert test.text.endswith(": 2 images")
-    # Without labels, no score is computed.
-    assert unlabeled_leak.text.startswith("1 of 2 images in data.test are exact or near-duplicates")
-    assert unlabeled_leak.ok
+    own = {"val/cat.7.jpg": jpeg(70), "val/dog.7.jpg": jpeg(71), "val/cat.0.jpg": jpeg(0)}
+    test = {"test/1.jpg": jpeg(0), "test/2.jpg": jpeg(80)}
+    source = folder_of(tmp_path / "input", cats_and_dogs(4, 3) | own | test)
+    options = argparse.Namespace(train=source, validation=None, test=source, labels=None, cache=tmp_path / "cache")
+    parts, testing, classes, skipped, copies = _data(options)
+    assert "part train (7 images) for training, part val (3 images) for validation; not used: part test" in parts.text
+    assert testing.text.startswith(f"data.test={source}: using part test (2 images)")
+    assert classes.text == f"data.train={source}: 2 classes from names of files and folders: cat 5, dog 4"
+    assert skipped.text == "1 images cannot be used: validation/cat.0 (duplicate of a training image)"
+    assert copies.text.startswith("1 of 2 images in data.test are exact or near-duplicates")
+    assert copies.ok  # without labels, no score is computed
+    options.test = folder_of(tmp_path / "labeled", {"cat.1.jpg": jpeg(0), "dog.1.jpg": jpeg(81)})
+    *_, copies = _data(options)
+    assert (copies.ok, copies.fix) == (False, "no model is scored on these: cat.1; remove them from one of the two")
+    options.train = source / "test"
+    (problem,) = _data(options)
+    assert problem.text == f"data.train={source / 'test'}: no image has a label"
+    assert problem.fix.startswith("use at least two class folders")

@@ -20,7 +20,6 @@ from catsdogs.config.schema import DataConfig, SplitConfig
 from catsdogs.data import near_duplicates
 from catsdogs.data.archive import MOST_NAMES, ImageFolder, natural_key, open_images
 from catsdogs.data.catalog import stray_message
-from catsdogs.data.label_table import LabelTable
 from catsdogs.data.labels import OTHER_CLASS, Labels
 from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data.split import assign_splits, subset
@@ -116,16 +115,11 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
     """
     for folder in (cache / "archives", cache / "catalogues", cache / "pixels", *cache.glob("sample/*")):
         remove_temporaries(folder, older_than_seconds=_ABANDONED_SECONDS)
-    table = None
-    if data.labels is not None:
-        table = LabelTable.read(data.labels, data.id_column, data.class_column, data.group_column)
     train, test = _sources(data, cache)
     training = _opened("train", train, data, cache)
     images, root = training.images("train"), training.folder.root
-    labels = Labels.of(images, training.source, table, data.classes)
-    if data.classes is None and training.unclear and labels.rule.classes.issuperset(training.unclear):
-        problem = f"folders {listed(training.unclear)} may be parts or classes"
-        raise UserError(f"{training.source}: {problem}; pass the path of one of them, or set data.classes")
+    labels = Labels.of(images, training.source, vars(data))
+    training.check_classes(labels.known, data.classes)
     images = labels.label(images)
     own, notes = _own_validation(data, split, training, images, labels, cache)
     testing = None if test is None else _opened("test", test, data, cache)
@@ -158,8 +152,8 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
         known = [table[table["label"].notna()] for table in (images, *([own.table] if own else []))]
         test_rows = labels.label_test(test_rows)
         test_rows = _test_rows(test_rows, testing.folder.root, pd.concat(known), root, cache)
-    if labels.rule.table is not None:
-        labels.rule.table.check_unknown([parts.table for parts in (training, testing) if parts])
+    if labels.table:
+        labels.table.check_unknown([parts.table for parts in (training, testing) if parts])
     notes.append(f"{training.source}: {labels.counts(rows)}")
     return Dataset(
         classes=labels.classes,

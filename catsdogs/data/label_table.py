@@ -6,9 +6,10 @@ import csv
 import dataclasses
 import io
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,23 +30,25 @@ class LabelTable:
 
     key: str  # for messages, such as `data.labels=labels.csv`
     cells: pd.DataFrame  # str
-    id_column: str | None  # these two: None if not set and not yet `fitted`
-    class_column: str | None
-    group_column: str | None
+    id_column: str = ""  # "": not set; these two are set after `fitted`
+    class_column: str = ""
+    group_column: str = ""
     training: frozenset[int] = frozenset()  # rows of the training images, once fitted
     found: set[int] = field(default_factory=set)  # rows of all images so far
 
     @classmethod
-    def read(
-        cls, file: str, id_column: str | None = None, class_column: str | None = None, group_column: str | None = None
-    ) -> LabelTable:
-        """Read a CSV or parquet file; raise UserError if it cannot be read or has no such column."""
+    def read(cls, file: str, columns: Mapping[str, Any]) -> LabelTable:
+        """Read a CSV or parquet file; `columns` may have the settings id_column, class_column and group_column.
+
+        Raise UserError if it cannot be read or lacks a column.
+        """
         cells = _cells(Path(file), f"data.labels={file}")
-        columns = {"id_column": id_column, "class_column": class_column, "group_column": group_column}
-        for name, column in columns.items():
-            if column is not None and column not in cells:
-                problem = unknown("column", did_you_mean(column, list(cells)), list(cells))
+        used = {f"{name}_column": columns.get(f"{name}_column") or "" for name in ("id", "class", "group")}
+        for name, column in used.items():
+            if column and column not in cells:
+                problem = unknown("column", did_you_mean(column, cells.columns), cells.columns)
                 raise UserError(f"data.{name}={column}: {problem}")
+        id_column, class_column, group_column = used.values()
         return cls(f"data.labels={file}", cells, id_column, class_column, group_column)
 
     def fitted(self, images: pd.DataFrame) -> LabelTable:
@@ -53,62 +56,62 @@ class LabelTable:
 
         Raise UserError if a column is ambiguous, or an image has not exactly one row.
         """
-        others = [name for name in self.cells if name not in (self.class_column, self.group_column)]
+        others = [name for name in self.cells.columns if name not in (self.class_column, self.group_column)]
         matches = {name: self._match(images, name) for name in ([self.id_column] if self.id_column else others)}
-        complete = {name: rows["row"] for name, rows in matches.items() if rows["count"].eq(1).all()}
+        complete = {name: found["row"] for name, found in matches.items() if found["count"].eq(1).all()}
         if any(not rows.equals(next(iter(complete.values()))) for rows in complete.values()):
             raise UserError(f"{self.key}: ids may be in column {joined([*complete])}; set data.id_column=NAME")
         best = max(complete or matches, key=lambda name: matches[name]["count"].eq(1).sum(), default="")
-        if not matches or not (self.id_column or matches[best]["count"].any()):
+        if not self.id_column and not any(found["count"].any() for found in matches.values()):
             example = f"such as {images['path'].iloc[0]} or {images['id'].iloc[0]}"
             raise UserError(f"{self.key}: no column has paths or ids of the images, {example}; add one")
-        others = [name for name in self.cells if name not in (best, self.group_column)]
-        classes = [name for name in others if name.lower() in _CLASS_COLUMNS] or others
-        if self.class_column is None and len(classes) != 1:
-            found = f"classes may be in column {joined(classes[:20])}" if classes else "no column of classes"
-            raise UserError(f"{self.key}: {found} (ids in {best}); set data.class_column=NAME and data.id_column=NAME")
-        table = dataclasses.replace(self, id_column=best, class_column=self.class_column or classes[0], found=set())
-        return dataclasses.replace(table, training=frozenset(table.rows_of(images)))
+        others = [name for name in self.cells.columns if name not in (best, self.group_column)]
+        classes = [self.class_column] * bool(self.class_column)
+        classes = classes or [name for name in others if name.lower() in _CLASS_COLUMNS] or others
+        if len(classes) != 1:
+            problem = f"classes may be in column {joined(classes[:20])}" if classes else "no column of classes"
+            fix = "set data.class_column=NAME and data.id_column=NAME"
+            raise UserError(f"{self.key}: {problem} (ids in {best}); {fix}")
+        table = dataclasses.replace(self, id_column=best, class_column=classes[0], found=set())
+        return dataclasses.replace(table, training=frozenset(table._rows(images)))
 
     @property
     def source(self) -> str:
         """Name of the file and the columns in use, for messages."""
-        columns = {"ids": self.id_column, "classes": self.class_column, "groups": self.group_column}
-        used = ", ".join(f"{what} in column {name}" for what, name in columns.items() if name is not None)
-        return f"{Path(self.key.partition('=')[2]).name}: {used}"
+        groups = f", groups in column {self.group_column}" * bool(self.group_column)
+        columns = f"ids in column {self.id_column}, classes in column {self.class_column}"
+        return f"{posixpath.basename(self.key)}: {columns}{groups}"
 
-    def rows_of(self, images: pd.DataFrame) -> list[int]:
-        """Return the row of every image; raise UserError if an image has none or several."""
-        matches = self._match(images, str(self.id_column))
+    def _rows(self, images: pd.DataFrame) -> list[int]:
+        matches = self._match(images, self.id_column)
         if (wrong := matches["count"].ne(1).to_numpy()).any():
             number, name = matches["count"][wrong].iloc[0], images["id"][wrong].iloc[0]
-            problem = f"{number} rows for image {name} in column {self.id_column}"
-            number = f"{wrong.sum():,} of {len(images):,} images have no row or several"
-            raise UserError(f"{self.key}: {problem} ({number}); enter one row for each image")
+            of_all = f"{wrong.sum():,} of {len(images):,} images have no row or several"
+            problem = f"{number} rows for image {name} in column {self.id_column} ({of_all})"
+            raise UserError(f"{self.key}: {problem}; enter one row for each image")
         return matches["row"].tolist()
 
     def names(self, images: pd.DataFrame) -> list[str | None]:
-        """Return the class of every image, None for an empty cell; see `rows_of`."""
-        return [name or None for name in nfc(self.cells[self.class_column].iloc[self.rows_of(images)])]
+        """Return the class of every image, None for an empty cell; a UserError if an image has not exactly one row."""
+        return [name or None for name in nfc(self.cells[self.class_column].iloc[self._rows(images)])]
 
     def groups(self, images: pd.DataFrame) -> list[str]:
-        """Return the group of every image; raise UserError if one is empty."""
-        groups = self.cells[self.group_column].iloc[self.rows_of(images)].tolist()
+        """Return the group of every image, as `names`; an empty cell is a UserError."""
+        groups = self.cells[self.group_column].iloc[self._rows(images)].tolist()
         if empty := [name for name, group in zip(images["id"], groups, strict=True) if not group]:
             raise UserError(f"data.group_column={self.group_column}: empty for {listed(empty)}; enter their groups")
         return groups
 
     def has_all(self, images: pd.DataFrame) -> bool:
         """Return whether each of these images, which are not for training, has a row of its own."""
-        matches = self._match(images, str(self.id_column))
+        matches = self._match(images, self.id_column)
         return bool(matches["count"].eq(1).all()) and self.training.isdisjoint(matches["row"])
 
     def check_unknown(self, sources: Iterable[pd.DataFrame]) -> None:
         """Raise UserError if a row belongs to no image of these catalogs, nor to one that was looked up before."""
         for images in sources:
-            self._match(images, str(self.id_column))
-        rows = self.cells[self.id_column][~self.cells.index.isin(self.found)].tolist()
-        if rows:
+            self._match(images, self.id_column)
+        if rows := self.cells[self.id_column][~self.cells.index.isin(self.found)].tolist():
             problem = f"{len(rows):,} of {len(self.cells):,} rows belong to no image ({listed(rows)})"
             raise UserError(f"{self.key}: {problem}; remove these rows")
 
@@ -121,13 +124,12 @@ class LabelTable:
         best = pd.DataFrame({"row": -1, "count": 0}, index=range(len(images)))
         for keys, by_name in _image_keys(images):
             index = pd.Index([posixpath.basename(cell) for cell in cells] if by_name else cells, dtype=object)
-            if len(set(keys)) < len(keys):
-                continue
             count = index.value_counts().reindex(keys, fill_value=0).to_numpy()
             first = np.flatnonzero(~index.duplicated())
             row = np.where(count == 1, first[index[first].get_indexer(pd.Index(keys, dtype=object))], -1)
-            best = max(best, pd.DataFrame({"row": row, "count": count}), key=lambda found: found["count"].gt(0).sum())
-            if (count == 1).all():
+            if len(set(keys)) == len(keys) and (count > 0).sum() > best["count"].gt(0).sum():
+                best = pd.DataFrame({"row": row, "count": count})
+            if best["count"].eq(1).all():
                 break
         self.found.update(best["row"])
         return best
@@ -135,14 +137,11 @@ class LabelTable:
 
 def _image_keys(images: pd.DataFrame) -> Iterator[tuple[list[str], bool]]:
     """Yield the texts that may name the images in a table, and whether only the file name of its cells counts."""
-    paths, below, ids = nfc(images["path"]), nfc(below_common(list(images["path"]))), nfc(images["id"])
+    paths, ids = nfc(images["path"]), nfc(images["id"])
     names = [posixpath.basename(path) for path in paths]
-    yield from ((paths, False), (_stems(paths), False), (below, False), (ids, False), (names, True))
-    yield _stems(names), True
-
-
-def _stems(paths: list[str]) -> list[str]:
-    return [SUFFIX.sub("", path) for path in paths]
+    for texts, by_name in ((paths, False), (below_common(paths), False), (ids, False), (names, True)):
+        yield texts, by_name
+        yield [SUFFIX.sub("", text) for text in texts], by_name
 
 
 def _cells(file: Path, key: str) -> pd.DataFrame:

@@ -10,10 +10,11 @@ import logging
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,51 +40,28 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Rule:
-    """How images are labeled, chosen by the training images."""
+class Labels:
+    """Rule by which images are labeled, chosen by the training images, and the classes of a study."""
 
-    source: str  # for messages
-    classes: frozenset[str]  # of the training images
+    classes: Classes
+    source: str  # of the labels, for messages
+    known: frozenset[str]  # classes of the training images
     names: Callable[[pd.DataFrame], Names]  # class of every row of a catalog, None: no label
     table: LabelTable | None = None
 
     @classmethod
-    def of(cls, images: pd.DataFrame, source: str, table: LabelTable | None = None) -> Rule:
-        """Choose the rule from all files of the training images, with the columns id and path.
+    def of(cls, images: pd.DataFrame, source: str, data: Mapping[str, Any]) -> Labels:
+        """Choose rule and classes from the training images of a catalog; all files count.
 
-        Raise UserError if none applies, naming `source`; if folders and file names are both possible; or as
-        `LabelTable.fitted` does.
+        `data` may have the settings labels, id_column, class_column, group_column and classes. Raise UserError, naming
+        `source`, if no rule applies; if folders and file names are both possible; or as `LabelTable` and `class_order`
+        do.
         """
-        paths = images["path"]
-        if table is not None:
-            table = table.fitted(images)
-            return cls(table.source, frozenset(filter(None, table.names(images))), table.names, table)
-        if all(name or conflict for name, conflict in map(cat_or_dog, paths)):
-            return cls("names of files and folders", frozenset(_CATS_AND_DOGS.values()), _cats_and_dogs)
-        folders, numbers = _folders(images, frozenset()), [_numbered(path) for path in paths]
-        if classes := frozenset(filter(None, folders)):
-            _check_unambiguous(folders, numbers, source)
-            return cls("class folders", classes, partial(_folders, classes=classes))
-        classes = _repeated(numbers)
-        if len(classes) < 2:
-            raise UserError(f"{source}: no image has a label; use {LABEL_SOURCES}")
-        return cls("file names", classes, partial(_file_names, classes=classes))
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Rule and classes of a study."""
-
-    rule: Rule
-    classes: Classes
-
-    @classmethod
-    def of(
-        cls, images: pd.DataFrame, source: str, table: LabelTable | None = None, requested: Sequence[str] | None = None
-    ) -> Labels:
-        """Choose rule and classes from the training images of a catalog; see `Rule.of` and `class_order`."""
-        rule = Rule.of(images, source, table)
-        return cls(rule, class_order(rule.names(images), requested, source))
+        table = LabelTable.read(data["labels"], data).fitted(images) if data.get("labels") else None
+        rule, names = (table.source, table.names) if table else _rule(images, source)
+        known = names(images)
+        classes = class_order(known, data.get("classes"), source)
+        return cls(classes, rule, frozenset(filter(None, known)), names, table)
 
     def label(self, images: pd.DataFrame, source: str = "") -> pd.DataFrame:
         """Return images of a catalog with the column label, float64: the place of the class; NaN: none.
@@ -92,45 +70,70 @@ class Labels:
         reason. Of own validation images, named by `source`, raise UserError if the training images lack a class, or
         have the row of the table.
         """
-        names, table = self.rule.names(images), self.rule.table
-        if source and (unknown := sorted(set(filter(None, names)) - self.rule.classes)):
-            known = listed(sorted(self.rule.classes, key=natural_key), 20)
+        names = self.names(images)
+        if source and (unknown := sorted(set(filter(None, names)) - self.known)):
+            known = listed(sorted(self.known, key=natural_key), 20)
             raise UserError(f"{source}: unknown class {joined(unknown[:5])}; the training images have {known}")
-        if source and table and not table.has_all(images):
-            raise UserError(f"{source}: {table.source}: has rows of training images; enter paths in this column")
-        places = pd.Index(self.classes.names).get_indexer(pd.Index(names, dtype=object))
-        problems = []
-        for path, name, place, problem in zip(images["path"], names, places, images["problem"], strict=True):
-            conflict = "" if table else cat_or_dog(path)[1]
+        if source and self.table and not self.table.has_all(images):
+            raise UserError(f"{source}: {self.source}: has rows of training images; enter paths in this column")
+        labels, problems = self._places(names), []
+        for path, name, label, problem in zip(images["path"], names, labels, images["problem"], strict=True):
+            conflict = "" if self.table else cat_or_dog(path)[1]
             unlabeled = OTHER_CLASS if name else "; ".join(filter(None, (problem, conflict))) or NO_LABEL
-            problems.append(problem if place >= 0 else unlabeled)
-        images = images.assign(label=np.where(places < 0, np.nan, places), problem=problems)
-        return images.assign(group=table.groups(images)) if table and table.group_column else images
+            problems.append(unlabeled if np.isnan(label) else problem)
+        images = images.assign(label=labels, problem=problems)
+        return images.assign(group=self.table.groups(images)) if self.table and self.table.group_column else images
 
     def label_test(self, images: pd.DataFrame) -> pd.DataFrame:
         """Return test images with the column label, as `label` does; all NaN unless every image has a class.
 
         With a table, each needs a row that no training image has. Problems are unchanged.
         """
-        unlabeled = images.assign(label=np.nan)
-        if self.rule.table is not None and not self.rule.table.has_all(images):
-            return unlabeled
-        names = pd.Series(self.rule.names(images), images.index, dtype=object)
-        if names.isna().any():
-            if names.notna().any():
-                text = "%d of %d test images have no unique label, so no test image is scored: %s"
-                _log.warning(text, names.isna().sum(), len(images), listed(images["id"][names.isna()].tolist()))
-            return unlabeled
-        if (other := ~names.isin(self.classes.names)).any():
+        if self.table is not None and not self.table.has_all(images):
+            return images.assign(label=np.nan)
+        names = pd.Series(self.names(images), images.index, dtype=object)
+        unlabeled, labels = names.isna(), self._places(names)
+        if unlabeled.all():
+            return images.assign(label=np.nan)
+        if unlabeled.any():
+            text = "%d of %d test images have no unique label, so no test image is scored: %s"
+            _log.warning(text, unlabeled.sum(), len(images), listed(images["id"][unlabeled].tolist()))
+            return images.assign(label=np.nan)
+        if other := {*names[np.isnan(labels)]}:
             text = "%d of %d test images are not scored, because the study lacks their classes: %s"
-            _log.warning(text, other.sum(), len(images), listed(sorted(names[other].unique(), key=natural_key)))
-        return self.label(images).assign(problem=images["problem"])
+            _log.warning(text, np.isnan(labels).sum(), len(images), listed(sorted(other, key=natural_key)))
+        return images.assign(label=labels)
 
     def counts(self, images: pd.DataFrame) -> str:
         """Return a line with the source of the labels, and the classes in order with their numbers of images."""
         counts = images["label"].value_counts()
         each = [f"{name} {counts.get(place, 0):,}" for place, name in enumerate(self.classes.names)]
-        return f"{len(self.classes)} classes from {self.rule.source}: {listed(each, 20)}"
+        return f"{len(self.classes)} classes from {self.source}: {listed(each, 20)}"
+
+    def _places(self, names: Iterable[str | None]) -> np.ndarray:
+        places = pd.Index(self.classes.names).get_indexer(pd.Index([*names], dtype=object))
+        return np.where(places < 0, np.nan, places)
+
+
+def _rule(images: pd.DataFrame, source: str) -> tuple[str, Callable[[pd.DataFrame], Names]]:
+    """Choose the rule for images without a table."""
+    if all(name or conflict for name, conflict in map(cat_or_dog, images["path"])):
+        return "names of files and folders", partial(_by_path, name_of=lambda path: cat_or_dog(path)[0])
+    folders, numbers = _folders(images, frozenset()), _by_path(images, _numbered)
+    if classes := frozenset(filter(None, folders)):
+        by_folder = pd.Series(numbers, dtype=object).groupby(folders)
+        repeated = {_repeated(names) for _, names in by_folder}
+        first = min(repeated, key=len)
+        if len(repeated) == 1 and len(first) > 1:
+            shown = (joined(sorted(names, key=natural_key)[:2]) for names in (classes, first))
+            both = "classes may be its folders ({}) or file names ({})".format(*shown)
+            raise UserError(f"{source}: {both}; set data.labels=FILE to a table of the labels")
+        return "class folders", partial(_folders, classes=classes)
+    classes = _repeated(numbers)
+    if len(classes) < 2:
+        raise UserError(f"{source}: no image has a label; use {LABEL_SOURCES}")
+    known = {name: name for name in classes}
+    return "file names", partial(_by_path, name_of=lambda path: known.get(_numbered(path) or ""))
 
 
 def class_order(names: Iterable[str | None], requested: Sequence[str] | None, source: str) -> Classes:
@@ -163,27 +166,20 @@ def cat_or_dog(path: str) -> tuple[str | None, str]:
     return None, f"conflicting labels: {by_name} (file name), {nearest} (folder)"
 
 
-def _cats_and_dogs(images: pd.DataFrame) -> Names:
-    return [cat_or_dog(path)[0] for path in images["path"]]
+def _by_path(images: pd.DataFrame, name_of: Callable[[str], str | None]) -> Names:
+    return [name_of(path) for path in images["path"]]
 
 
 def _folders(images: pd.DataFrame, classes: frozenset[str]) -> Names:
     """Return the folder of every image at the first level of several folders, or of a folder that is a class."""
-    levels = list(_levels(nfc(images["path"])))
+    parents = [path.split("/")[:-1] for path in nfc(images["path"])]
+    depths = range(max(map(len, parents), default=0))
+    levels: list[Names] = [
+        [folders[depth] if depth < len(folders) else None for folders in parents] for depth in depths
+    ]
     several = [level for level in levels if len({*level} - {None}) > 1][:1]
     known = [level for level in levels if classes.intersection(filter(None, level))]
     return next(iter([*(level for level in several if level in known), *known, *several]), [None] * len(images))
-
-
-def _levels(paths: Sequence[str]) -> Iterator[Names]:
-    """Yield the folders of all paths at each depth, from the root; None where a path has fewer folders."""
-    folders = [path.split("/")[:-1] for path in paths]
-    for depth in range(max(map(len, folders), default=0)):
-        yield [parents[depth] if depth < len(parents) else None for parents in folders]
-
-
-def _file_names(images: pd.DataFrame, classes: frozenset[str]) -> Names:
-    return [name if name in classes else None for name in map(_numbered, images["path"])]
 
 
 def _numbered(path: str) -> str | None:
@@ -194,16 +190,3 @@ def _numbered(path: str) -> str | None:
 
 def _repeated(names: Iterable[str | None]) -> frozenset[str]:
     return frozenset(name for name, count in Counter(filter(None, names)).items() if count > 1)
-
-
-def _check_unambiguous(folders: Names, numbered: Names, source: str) -> None:
-    """Raise UserError if all class folders have the same two or more names of files, which may be the classes."""
-    by_folder: dict[str, Names] = {folder: [] for folder in folders if folder}
-    for folder, name in zip(folders, numbered, strict=True):
-        if folder:
-            by_folder[folder].append(name)
-    first, *others = map(_repeated, by_folder.values())
-    if len(first) > 1 and all(names == first for names in others):
-        shown = (joined(sorted(names, key=natural_key)[:2]) for names in (by_folder, first))
-        both = "classes may be its folders ({}) or file names ({})".format(*shown)
-        raise UserError(f"{source}: {both}; set data.labels=FILE to a table of the labels")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +92,12 @@ class Parts:
         rows = self.table[[part == name for part in self.names]]
         rows = rows.assign(id=ids_of(list(rows["path"])))
         return rows.sort_values("id", key=lambda ids: ids.map(natural_key), ignore_index=True)
+
+    def check_classes(self, classes: Collection[str], requested: list[str] | None) -> None:
+        """Raise a `UserError` if folders that may be parts would be classes, without being `requested`."""
+        if requested is None and self.unclear and {*self.unclear} <= {*classes}:
+            problem = f"folders {listed(self.unclear)} may be parts or classes"
+            raise UserError(f"{self.source}: {problem}; pass the path of one of them, or set data.classes")
 
     def note(self, *roles: str) -> str:
         """Return a line with the parts that are used, for these roles, and the others; "" for a source without."""

@@ -126,7 +126,7 @@ def _sample(labels: pd.Series, fraction: float, seed: int, least: int, grouped: 
                 units.to_numpy(), test_size=fraction, random_state=seed, stratify=labels.to_numpy()
             )
         except ValueError:  # fewer units than classes on one side
-            sampled = units if fraction > 0.5 else units[:0]
+            sampled = (units if fraction > 0.5 else units[:0]).to_numpy()
     inside = pd.Series(units.isin(sampled), units)
     for label in labels.unique():
         of_class = inside[labels.index[labels == label].unique()]
@@ -148,7 +148,7 @@ def _check_units(labels: pd.Series, split: SplitConfig, sides: int, names: Seque
     if units.min() < needed:
         sets = [f"{split.folds} folds" if split.folds > 1 else "training and validation"]
         sets += ["holdout"] if split.holdout_fraction else []
-        count = f"class {names[int(units.idxmin())]} has {units.min()} distinct images or groups of images"
+        count = f"class {names[int(units.index[units.argmin()])]} has {units.min()} distinct images or groups of images"
         fix = "lower split.folds" if split.folds > 1 else "remove it by data.classes"
         problem = f"{count}, at least {needed} are needed for {' and '.join(sets)}"
         raise UserError(f"{problem}; add images of it, raise data.limit, or {fix}")

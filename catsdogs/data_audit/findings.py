@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,6 @@ from catsdogs.base.text import listed, quoted
 from catsdogs.comparison import tables
 from catsdogs.comparison.study_data import clean, read_study_data
 from catsdogs.data.archive import ImageFolder, natural_key
-from catsdogs.data.label_table import LabelTable
 from catsdogs.data.labels import NO_LABEL, OTHER_CLASS, Labels
 from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data_audit.duplicates import EXACT, TestLeakage, count_test_duplicates, find_duplicates
@@ -148,10 +146,17 @@ def audit_images(
     study_data = read_study_data(list(studies)) if studies else None
     best = best_jobs(study_data) if study_data else []
     settings = study_data.jobs[best[0]].result["config"].get("data", {}) if study_data and best else {}
-    labels = _labels(training, parts.source, settings, labels_file)
+    settings = {"labels": None if labels_file is None else str(labels_file), **settings}
+    labels = None
+    try:
+        labels = Labels.of(training, parts.source, settings)
+    except UserError as error:
+        if studies or labels_file:
+            raise
+        _log.warning("%s", error)
     training = rows = labels.label(training) if labels else training.assign(label=np.nan, problem=NO_LABEL)
     issues = None
-    if study_data is not None and labels is not None:
+    if study_data and labels:
         if parts.part("validation"):
             own = with_validation_ids(labels.label(parts.images("validation")), rows)
             rows = pd.concat([rows, own], ignore_index=True)
@@ -175,20 +180,6 @@ def audit_images(
         test_leakage=leakage,
         classes=labels.classes.names if labels else (),
     )
-
-
-def _labels(images: pd.DataFrame, source: str, data: Mapping[str, Any], labels_file: Path | None) -> Labels | None:
-    """Return the labels by the settings of a job; None, with a warning, if images without a job have none."""
-    file = data.get("labels") or labels_file
-    columns = (data.get(f"{name}_column") for name in ("id", "class", "group"))
-    table = LabelTable.read(str(file), *columns) if file else None
-    try:
-        return Labels.of(images, source, table, data.get("classes"))
-    except UserError as error:
-        if data or table:
-            raise
-        _log.warning("%s", error)
-        return None
 
 
 def find_unusual_files(rows: pd.DataFrame) -> pd.DataFrame:

@@ -55,13 +55,13 @@ def find_label_issues(study_data: StudyData, rows: pd.DataFrame, classes: Classe
     by_job = np.stack(list(predictions.values()))  # (jobs, images, classes); NaN: not predicted
     some = ~np.isnan(by_job[..., 0]).all(axis=0)
     known, by_job = known[some], by_job[:, some]
-    labels, names = known["label"].to_numpy(dtype=int), np.array(classes.names)
+    labels, class_names = known["label"].to_numpy(dtype=int), np.array(classes.names)
     mean = np.nanmean(by_job, axis=0)
     loss, wrong = score_images(labels, mean)
     predicted_by = ~np.isnan(by_job[..., 0])
     table = known[["id", "label"]].assign(**classes.to_columns(mean), log_loss=loss, jobs=predicted_by.sum(axis=0))
     table["against"] = ((by_job.argmax(axis=-1) != labels) & predicted_by).sum(axis=0)
-    table = table.assign(**{"class": names[labels], "predicted": names[mean.argmax(axis=1)]})
+    table = table.assign(**{"class": class_names[labels], "predicted": class_names[mean.argmax(axis=1)]})
     table["probability"] = mean.max(axis=1)
     data = study_data.jobs[next(iter(predictions))].result["config"].get("data", {})
     ignored = [name for name in map(str, data.get("ignore") or []) if name in set(rows["id"])]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from catsdogs.base.errors import UserError
 from catsdogs.data.catalog import ids_of
 from catsdogs.data.label_table import LabelTable
-from catsdogs.data.labels import Labels, Rule, cat_or_dog, class_order
+from catsdogs.data.labels import Labels, cat_or_dog, class_order
 
 
 def images(paths, problem=""):
@@ -41,7 +41,7 @@ def test_cats_and_dogs_of_0_2(paths, name):
     ("paths", "source", "names"),
     [
         ("Cats/1.jpg, DOG_1.jpg", "names of files and folders", ["cat", "dog"]),
-        ("Cats/1.jpg, Dog/cat_1.jpg", "names of files and folders", ["cat", None]),
+        ("Cats/1.jpg, Dog/cat_1.jpg, dog_1", "names of files and folders", ["cat", None, "dog"]),
         ("Cats/1.jpg, Dog/1.jpg, horse/1.jpg", "class folders", ["Cats", "Dog", "horse"]),
         ("cats/1.jpg, dogs/1.jpg, note.png", "class folders", ["cats", "dogs", None]),
         ("a/b/ants/x/cat.1.jpg, a/b/bees/1.jpg, a/2.jpg", "class folders", ["ants", "bees", None]),
@@ -53,10 +53,9 @@ def test_cats_and_dogs_of_0_2(paths, name):
 )
 def test_training_images_choose_the_rule(paths, source, names):
     table = images(paths)
-    rule = Rule.of(table, "data.train=x")
-    assert (rule.source, rule.names(table)) == (source, names)
-    shuffled = table[::-1]
-    assert Rule.of(shuffled, "").names(shuffled) == names[::-1]
+    labels, shuffled = Labels.of(table, "data.train=x", {}), table[::-1]
+    assert (labels.source, labels.names(table)) == (source, names)
+    assert Labels.of(shuffled, "", {}).names(shuffled) == names[::-1]
 
 
 FOLDERS = spread("ants/*.jpg bees/*.jpg wasps/*.jpg", 2, 2, 2)
@@ -80,20 +79,20 @@ CATS_AND_DOGS = spread("cat.*.jpg dog.*.jpg", 2, 2)
     ],
 )
 def test_test_images_are_labeled_by_the_same_rule(training, others, labels):
-    table = Labels.of(images(training), "data.train=x").label_test(images(others, "?"))
+    table = Labels.of(images(training), "data.train=x", {}).label_test(images(others, "?"))
     assert table["label"].tolist() == pytest.approx(labels, nan_ok=True)
     assert set(table["problem"]) == {"?"}
 
 
 def test_images_without_a_label_have_the_reason():
     training = images([*FOLDERS, "ant.jpg"]).assign(problem=["", "broken", *[""] * 5])
-    labels = Labels.of(training, "", requested=["wasps", "ants"])
+    labels = Labels.of(training, "", {"classes": ["wasps", "ants"]})
     table = labels.label(training)
     assert table["label"].tolist() == pytest.approx([1, 1, math.nan, math.nan, 0, 0, math.nan], nan_ok=True)
     assert table["problem"].tolist() == ["", "broken", *["class not in data.classes"] * 2, "", "", "no label"]
     assert labels.counts(table) == "2 classes from class folders: wasps 2, ants 2"
     conflicting = images("cats/dog.1.jpg, cat.1.jpg, dog.1.jpg", "broken")
-    problem = Labels.of(conflicting, "").label(conflicting)["problem"][0]
+    problem = Labels.of(conflicting, "", {}).label(conflicting)["problem"][0]
     assert problem == "broken; conflicting labels: dog (file name), cats (folder)"
 
 
@@ -104,7 +103,7 @@ def table_of(folder, columns, suffix=".csv", **chosen):
     """Write a table with the rows in another order, and read it."""
     file, rows = folder / f"labels{suffix}", pd.DataFrame(columns)[::-1]
     rows.to_csv(file, index=False, encoding="utf-8-sig") if suffix == ".csv" else rows.to_parquet(file)
-    return LabelTable.read(str(file), **chosen)
+    return {"labels": str(file)} | chosen
 
 
 CLASSES, GROUPS = ["08", "é", "08"], ["a", "b", "b"]
@@ -129,11 +128,11 @@ def test_rows_of_a_table_are_found(tmp_path, columns, chosen, suffix):
     found = labels.label(TRAINING)
     assert labels.classes.names == ("08", "é")
     assert found["label"].tolist() == [0, 1, 0]
-    assert labels.rule.source.startswith(f"labels{suffix}: ids in column ids, classes in column ")
+    assert labels.source.startswith(f"labels{suffix}: ids in column ids, classes in column ")
     assert ("group" in found) == ("group_column" in chosen)
     if "group" in found:
         assert found["group"].tolist() == GROUPS
-    labels.rule.table.check_unknown([TRAINING])
+    labels.table.check_unknown([TRAINING])
 
 
 def test_test_images_are_labeled_by_rows_of_their_own(tmp_path):
@@ -151,7 +150,7 @@ def test_test_images_are_labeled_by_rows_of_their_own(tmp_path):
         labels.label(images("own/7.jpg, own/1.jpg"), "data.validation=own")
     with pytest.raises(UserError, match=r"^data.validation=own: unknown class c; the training images have a, b$"):
         labels.label(images("8.jpg"), "data.validation=own")
-    fitted = table.fitted(TRAINING)
+    fitted = Labels.of(TRAINING, "data.train=x", table).table
     with pytest.raises(UserError, match=r"labels.csv: 2 of 5 rows belong to no image \(8, 7\); remove these rows"):
         fitted.check_unknown([TRAINING, images("own/6.jpg")])
 
@@ -203,7 +202,7 @@ def test_files_that_are_no_tables_are_refused(tmp_path, content, problem, suffix
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(UserError, match=rf"^data.labels=.*: cannot be read \(.*{problem if suffix == '.csv' else ''}"):
-        LabelTable.read(str(file))
+        LabelTable.read(str(file), {})
 
 
 @pytest.mark.parametrize(
@@ -234,7 +233,7 @@ def test_files_that_are_no_tables_are_refused(tmp_path, content, problem, suffix
 )
 def test_classes_that_are_refused(paths, requested, message):
     with pytest.raises(UserError, match=f"^{message}"):
-        Labels.of(images(paths), "data.train=x", requested=requested)
+        Labels.of(images(paths), "data.train=x", {"classes": requested})
 
 
 @given(st.lists(st.sampled_from(["a1", "a2", "a10", "b"]), min_size=2, unique=True), st.randoms())
