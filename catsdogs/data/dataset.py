@@ -123,9 +123,6 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
     images = labels.label(images)
     own, notes = _own_validation(data, split, training, images, labels, cache)
     testing = None if test is None else _opened("test", test, data, cache)
-    test_rows = None if testing is None else testing.images("test")
-    if test_rows is not None and (stray := stray_message(list(test_rows["id"]), list(test_rows["path"]))):
-        _log.warning("data.test=%s: %s", test, stray)
     ids = [*images["id"], *([] if own is None else own.table["id"])]
     if unknown := sorted({*data.ignore} - {*ids}):
         about = f"an id is the path without the common folder and extension, for example {ids[0]}"
@@ -133,25 +130,18 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
 
     usable, skipped = _usable(images, data.ignore, train)
     _check_classes(usable, skipped, labels.classes, training.source, least=2)
-    if test_rows is not None and set(test_rows["sha256"]) == set(images["sha256"]):
-        raise UserError(f"data.test={test}: has the images of data.train; pass other images, or data.test=null")
     rows = _split(usable, data, split, own is not None, training, labels.classes, cache)
     if own:
-        copies = near_duplicates.copies_of(own.table, root, usable, root, cache)
-        reasons = copies.map({True: "duplicate of a training image", False: ""})
-        if "group" in usable:
-            reasons = reasons.mask(own.table["group"].isin(usable["group"]), "in a group of training images")
+        reasons = _reasons(own.table, usable, root, cache)
         own_rows, own_skipped = _usable(own.table, data.ignore, reasons=reasons)
         _check_classes(own_rows, own_skipped, labels.classes, own.source, least=1)
         rows = pd.concat([rows, own_rows.assign(split="validation", fold=0)])
         rows = rows.sort_values("id", key=lambda ids: ids.map(natural_key), ignore_index=True)
         skipped = pd.concat([skipped, own_skipped], ignore_index=True)
-    if testing is not None and test_rows is not None:
+    test_rows = None
+    if testing:
         notes.append(testing.note("test"))
-        # A model may be retrained with another data.ignore than the search that selected its settings.
-        known = [table[table["label"].notna()] for table in (images, *([own.table] if own else []))]
-        test_rows = labels.label_test(test_rows)
-        test_rows = _test_rows(test_rows, testing.folder.root, pd.concat(known), root, cache)
+        test_rows = _test_rows(testing, labels, images, own, root, cache)
     if labels.table:
         labels.table.check_unknown([parts.table for parts in (training, testing) if parts])
     notes.append(f"{training.source}: {labels.counts(rows)}")
@@ -216,6 +206,15 @@ def _opened(key: str, source: Path, data: DataConfig, cache: Path) -> Parts:
     if folder.skipped:
         _log.warning("data.%s=%s: %s", key, source, folder.skipped_message(source))
     return Parts.of(f"data.{key}={source}", folder, cache)
+
+
+def _reasons(own: pd.DataFrame, usable: pd.DataFrame, root: Path, cache: Path) -> pd.Series:
+    """Return why the user's own validation images cannot be used beside the training images, or ""."""
+    copies = near_duplicates.copies_of(own, root, usable, root, cache)
+    reasons = copies.map({True: "duplicate of a training image", False: ""})
+    if "group" not in usable:
+        return reasons
+    return reasons.mask(own["group"].isin(usable["group"]), "in a group of training images")
 
 
 def _usable(
@@ -300,9 +299,20 @@ def _check_classes(rows: pd.DataFrame, skipped: pd.DataFrame, classes: Classes, 
             raise UserError(f"{source}: {problem}; add images of it, or remove it by data.classes{shown}")
 
 
-def _test_rows(table: pd.DataFrame, table_root: Path, rows: pd.DataFrame, root: Path, cache: Path) -> pd.DataFrame:
-    """Return a catalog as a test set, see `Dataset.test`; log duplicates of `rows`, by name if it is labeled."""
-    table = table.assign(in_training=near_duplicates.copies_of(table, table_root, rows, root, cache))
+def _test_rows(
+    testing: Parts, labels: Labels, images: pd.DataFrame, own: Parts | None, root: Path, cache: Path
+) -> pd.DataFrame:
+    """Return the test set, see `Dataset.test`; log duplicates of labeled images, by name if it is labeled."""
+    table = testing.images("test")
+    if set(table["sha256"]) == set(images["sha256"]):
+        raise UserError(f"{testing.source}: has the images of data.train; pass other images, or data.test=null")
+    if stray := stray_message(list(table["id"]), list(table["path"])):
+        _log.warning("%s: %s", testing.source, stray)
+    # A model may be retrained with another data.ignore than the search that selected its settings.
+    known = pd.concat([rows[rows["label"].notna()] for rows in (images, *([own.table] if own else []))])
+    table = labels.label_test(table)
+    copies = near_duplicates.copies_of(table, testing.folder.root, known, root, cache)
+    table = table.assign(in_training=copies)
     found = table[table["in_training"]]
     text = f"{len(found):,} of {len(table):,} test images are exact or near-duplicates of training, validation or "
     text += "holdout images"

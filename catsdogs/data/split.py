@@ -148,7 +148,8 @@ def _check_units(labels: pd.Series, split: SplitConfig, sides: int, names: Seque
     if units.min() < needed:
         sets = [f"{split.folds} folds" if split.folds > 1 else "training and validation"]
         sets += ["holdout"] if split.holdout_fraction else []
-        count = f"class {names[int(units.index[units.argmin()])]} has {units.min()} distinct images or groups of images"
+        name = names[int(units.index.to_numpy()[units.argmin()])]
+        count = f"class {name} has {units.min()} distinct images or groups of images"
         fix = "lower split.folds" if split.folds > 1 else "remove it by data.classes"
         problem = f"{count}, at least {needed} are needed for {' and '.join(sets)}"
         raise UserError(f"{problem}; add images of it, raise data.limit, or {fix}")
