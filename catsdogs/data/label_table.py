@@ -7,14 +7,14 @@ import dataclasses
 import io
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from catsdogs.base.errors import UserError
+from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.files import read_bytes
 from catsdogs.base.records import check_shape
 from catsdogs.base.text import joined, listed
@@ -30,49 +30,42 @@ class LabelTable:
 
     key: str  # for messages, such as `data.labels=labels.csv`
     cells: pd.DataFrame  # str
-    id_column: str = ""  # "": not set; these two are set after `fitted`
-    class_column: str = ""
-    group_column: str = ""
-    training: frozenset[int] = frozenset()  # rows of the training images, once fitted
-    found: set[int] = field(default_factory=set)  # rows of all images so far
+    id_column: str
+    class_column: str
+    group_column: str  # "": none
+    training: frozenset[int]  # rows of the training images
+    found: set[int]  # rows of all images so far
 
     @classmethod
-    def read(cls, file: str, columns: Mapping[str, Any]) -> LabelTable:
-        """Read a CSV or parquet file; `columns` may have the settings id_column, class_column and group_column.
+    def of(cls, data: Mapping[str, Any], images: pd.DataFrame) -> LabelTable:
+        """Read `data.labels` and find the columns that fit the training images, rows of a catalog.
 
-        Raise UserError if it cannot be read or lacks a column.
+        Raise UserError if the file cannot be read, lacks a column or has an ambiguous one, or an image has not exactly
+        one row.
         """
-        cells = _cells(Path(file), f"data.labels={file}")
-        used = {f"{name}_column": columns.get(f"{name}_column") or "" for name in ("id", "class", "group")}
-        for name, column in used.items():
+        key, cells = f"data.labels={data['labels']}", _cells(Path(data["labels"]))
+        columns = [data.get(f"{name}_column") or "" for name in ("id", "class", "group")]
+        for name, column in zip(("id", "class", "group"), columns, strict=True):
             if column and column not in cells:
                 problem = unknown("column", did_you_mean(column, cells.columns), cells.columns)
-                raise UserError(f"data.{name}={column}: {problem}")
-        id_column, class_column, group_column = used.values()
-        return cls(f"data.labels={file}", cells, id_column, class_column, group_column)
-
-    def fitted(self, images: pd.DataFrame) -> LabelTable:
-        """Return the table with the columns that fit the training images, rows of a catalog.
-
-        Raise UserError if a column is ambiguous, or an image has not exactly one row.
-        """
-        others = [name for name in self.cells.columns if name not in (self.class_column, self.group_column)]
-        matches = {name: self._match(images, name) for name in ([self.id_column] if self.id_column else others)}
+                raise UserError(f"data.{name}_column={column}: {problem}")
+        table = cls(key, cells, *columns, frozenset(), set())
+        candidates = [columns[0]] if columns[0] else [name for name in cells.columns if name not in columns]
+        matches = {name: table._match(images, name) for name in candidates}
         complete = {name: found["row"] for name, found in matches.items() if found["count"].eq(1).all()}
         if any(not rows.equals(next(iter(complete.values()))) for rows in complete.values()):
-            raise UserError(f"{self.key}: ids may be in column {joined([*complete])}; set data.id_column=NAME")
+            raise UserError(f"{key}: ids may be in column {joined([*complete])}; set data.id_column=NAME")
         best = max(complete or matches, key=lambda name: matches[name]["count"].eq(1).sum(), default="")
-        if not self.id_column and not any(found["count"].any() for found in matches.values()):
+        if not any(columns[0] or found["count"].any() for found in matches.values()):
             example = f"such as {images['path'].iloc[0]} or {images['id'].iloc[0]}"
-            raise UserError(f"{self.key}: no column has paths or ids of the images, {example}; add one")
-        others = [name for name in self.cells.columns if name not in (best, self.group_column)]
-        classes = [self.class_column] * bool(self.class_column)
-        classes = classes or [name for name in others if name.lower() in _CLASS_COLUMNS] or others
-        if len(classes) != 1:
-            problem = f"classes may be in column {joined(classes[:20])}" if classes else "no column of classes"
+            raise UserError(f"{key}: no column has paths or ids of the images, {example}; add one")
+        others = [name for name in cells.columns if name not in (best, columns[2])]
+        others = [columns[1]] if columns[1] else [one for one in others if one.lower() in _CLASS_COLUMNS] or others
+        if len(others) != 1:
+            problem = f"classes may be in column {joined(others[:20])}" if others else "no column of classes"
             fix = "set data.class_column=NAME and data.id_column=NAME"
-            raise UserError(f"{self.key}: {problem} (ids in {best}); {fix}")
-        table = dataclasses.replace(self, id_column=best, class_column=classes[0], found=set())
+            raise UserError(f"{key}: {problem} (ids in {best}); {fix}")
+        table = dataclasses.replace(table, id_column=best, class_column=others[0], found=set())
         return dataclasses.replace(table, training=frozenset(table._rows(images)))
 
     @property
@@ -82,25 +75,13 @@ class LabelTable:
         columns = f"ids in column {self.id_column}, classes in column {self.class_column}"
         return f"{posixpath.basename(self.key)}: {columns}{groups}"
 
-    def _rows(self, images: pd.DataFrame) -> list[int]:
-        matches = self._match(images, self.id_column)
-        if (wrong := matches["count"].ne(1).to_numpy()).any():
-            number, name = matches["count"][wrong].iloc[0], images["id"][wrong].iloc[0]
-            of_all = f"{wrong.sum():,} of {len(images):,} images have no row or several"
-            problem = f"{number} rows for image {name} in column {self.id_column} ({of_all})"
-            raise UserError(f"{self.key}: {problem}; enter one row for each image")
-        return matches["row"].tolist()
-
     def names(self, images: pd.DataFrame) -> list[str | None]:
         """Return the class of every image, None for an empty cell; a UserError if an image has not exactly one row."""
         return [name or None for name in nfc(self.cells[self.class_column].iloc[self._rows(images)])]
 
     def groups(self, images: pd.DataFrame) -> list[str]:
-        """Return the group of every image, as `names`; an empty cell is a UserError."""
-        groups = self.cells[self.group_column].iloc[self._rows(images)].tolist()
-        if empty := [name for name, group in zip(images["id"], groups, strict=True) if not group]:
-            raise UserError(f"data.group_column={self.group_column}: empty for {listed(empty)}; enter their groups")
-        return groups
+        """Return the group of every image, as `names`; those with an empty cell are one group."""
+        return self.cells[self.group_column].iloc[self._rows(images)].tolist()
 
     def has_all(self, images: pd.DataFrame) -> bool:
         """Return whether each of these images, which are not for training, has a row of its own."""
@@ -114,6 +95,15 @@ class LabelTable:
         if rows := self.cells[self.id_column][~self.cells.index.isin(self.found)].tolist():
             problem = f"{len(rows):,} of {len(self.cells):,} rows belong to no image ({listed(rows)})"
             raise UserError(f"{self.key}: {problem}; remove these rows")
+
+    def _rows(self, images: pd.DataFrame) -> list[int]:
+        matches = self._match(images, self.id_column)
+        if (wrong := matches["count"].ne(1).to_numpy()).any():
+            number, name = matches["count"][wrong].iloc[0], images["id"][wrong].iloc[0]
+            of_all = f"{wrong.sum():,} of {len(images):,} images have no row or several"
+            problem = f"{number} rows for image {name} in column {self.id_column} ({of_all})"
+            raise UserError(f"{self.key}: {problem}; enter one row for each image")
+        return matches["row"].tolist()
 
     def _match(self, images: pd.DataFrame, column: str) -> pd.DataFrame:
         """Find the rows of all images, by the first of `_image_keys` that finds one of each, else by the best.
@@ -144,7 +134,7 @@ def _image_keys(images: pd.DataFrame) -> Iterator[tuple[list[str], bool]]:
         yield [SUFFIX.sub("", text) for text in texts], by_name
 
 
-def _cells(file: Path, key: str) -> pd.DataFrame:
+def _cells(file: Path) -> pd.DataFrame:
     """Return the cells of a CSV or parquet file as texts, "" where empty."""
     try:
         content = read_bytes(file)
@@ -156,7 +146,7 @@ def _cells(file: Path, key: str) -> pd.DataFrame:
             cells = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, encoding="utf-8-sig")
         return cells.astype(str).where(cells.notna(), "").rename(columns=str)
     except ImportError as error:
-        raise UserError(f"{key}: needs pyarrow; run: pip install 'catsdogs[parquet]'") from error
+        raise UserError(f"data.labels={file}: needs pyarrow; run: pip install 'catsdogs[parquet]'") from error
     except (OSError, ValueError, csv.Error) as error:
-        problem = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-        raise UserError(f"{key}: cannot be read ({problem}); use a CSV or parquet file") from error
+        problem = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"data.labels={file}: cannot be read ({problem}); use a CSV or parquet file") from error

@@ -54,10 +54,10 @@ class Labels:
         """Choose rule and classes from the training images of a catalog; all files count.
 
         `data` may have the settings labels, id_column, class_column, group_column and classes. Raise UserError, naming
-        `source`, if no rule applies; if folders and file names are both possible; or as `LabelTable` and `class_order`
-        do.
+        `source`, if no rule applies; if folders and file names are both possible; or as `LabelTable.of` and
+        `class_order` do.
         """
-        table = LabelTable.read(data["labels"], data).fitted(images) if data.get("labels") else None
+        table = LabelTable.of(data, images) if data.get("labels") else None
         rule, names = (table.source, table.names) if table else _rule(images, source)
         known = names(images)
         classes = class_order(known, data.get("classes"), source)
@@ -92,16 +92,13 @@ class Labels:
         if self.table is not None and not self.table.has_all(images):
             return images.assign(label=np.nan)
         names = pd.Series(self.names(images), images.index, dtype=object)
-        unlabeled, labels = names.isna(), self._places(names)
-        if unlabeled.all():
-            return images.assign(label=np.nan)
-        if unlabeled.any():
-            text = "%d of %d test images have no unique label, so no test image is scored: %s"
-            _log.warning(text, unlabeled.sum(), len(images), listed(images["id"][unlabeled].tolist()))
-            return images.assign(label=np.nan)
-        if other := {*names[np.isnan(labels)]}:
-            text = "%d of %d test images are not scored, because the study lacks their classes: %s"
-            _log.warning(text, np.isnan(labels).sum(), len(images), listed(sorted(other, key=natural_key)))
+        labels, problem = self._places(names), "a class that the study lacks, and are not scored"
+        missing = pd.Series(np.isnan(labels), images.index)
+        if names.isna().any():
+            labels, missing, problem = np.nan, names.isna(), "no unique label, so no test image is scored"
+        if missing.any() and not names.isna().all():
+            shown = listed(images["id"][missing].tolist())
+            _log.warning("%d of %d test images have %s: %s", missing.sum(), len(images), problem, shown)
         return images.assign(label=labels)
 
     def counts(self, images: pd.DataFrame) -> str:

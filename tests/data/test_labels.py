@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from catsdogs.base.errors import UserError
 from catsdogs.data.catalog import ids_of
-from catsdogs.data.label_table import LabelTable
 from catsdogs.data.labels import Labels, cat_or_dog, class_order
 
 
@@ -100,7 +99,7 @@ TRAINING = images("in/x/1.jpg, in/x/2.jpg, in/y/3.png")
 
 
 def table_of(folder, columns, suffix=".csv", **chosen):
-    """Write a table with the rows in another order, and read it."""
+    """Write a table with the rows in another order; return the settings."""
     file, rows = folder / f"labels{suffix}", pd.DataFrame(columns)[::-1]
     rows.to_csv(file, index=False, encoding="utf-8-sig") if suffix == ".csv" else rows.to_parquet(file)
     return {"labels": str(file)} | chosen
@@ -123,117 +122,91 @@ CLASSES, GROUPS = ["08", "é", "08"], ["a", "b", "b"]
     ],
 )
 def test_rows_of_a_table_are_found(tmp_path, columns, chosen, suffix):
-    table = table_of(tmp_path, columns, suffix, **chosen)
-    labels = Labels.of(TRAINING, "data.train=x", table)
+    labels = Labels.of(TRAINING, "data.train=x", table_of(tmp_path, columns, suffix, **chosen))
     found = labels.label(TRAINING)
-    assert labels.classes.names == ("08", "é")
-    assert found["label"].tolist() == [0, 1, 0]
+    assert (labels.classes.names, found["label"].tolist()) == (("08", "é"), [0, 1, 0])
     assert labels.source.startswith(f"labels{suffix}: ids in column ids, classes in column ")
-    assert ("group" in found) == ("group_column" in chosen)
-    if "group" in found:
-        assert found["group"].tolist() == GROUPS
+    assert found.get("group", pd.Series()).tolist() == GROUPS * ("group_column" in chosen)
     labels.table.check_unknown([TRAINING])
 
 
 def test_test_images_are_labeled_by_rows_of_their_own(tmp_path):
     table = table_of(tmp_path, {"id": ["1", "2", "3", "7", "8"], "class": ["a", "b", "b", "b", "c"]})
-    labels = Labels.of(TRAINING, "data.train=x", table)
-    for paths, expected in {
-        "7.jpg": [1],
-        "t/7, t/8": [1, math.nan],
-        "7, 9": [math.nan] * 2,
-        "7, 1": [math.nan] * 2,
-    }.items():
-        assert labels.label_test(images(paths))["label"].tolist() == pytest.approx(expected, nan_ok=True), paths
-    assert labels.label(images("own/7.jpg"), "data.validation=own")["label"].tolist() == [1]
-    with pytest.raises(UserError, match=r"^data.validation=own: labels.csv: .* has rows of training images; enter"):
-        labels.label(images("own/7.jpg, own/1.jpg"), "data.validation=own")
-    with pytest.raises(UserError, match=r"^data.validation=own: unknown class c; the training images have a, b$"):
-        labels.label(images("8.jpg"), "data.validation=own")
-    fitted = Labels.of(TRAINING, "data.train=x", table).table
+    labels, own = Labels.of(TRAINING, "", table), "data.validation=own"
     with pytest.raises(UserError, match=r"labels.csv: 2 of 5 rows belong to no image \(8, 7\); remove these rows"):
-        fitted.check_unknown([TRAINING, images("own/6.jpg")])
+        labels.table.check_unknown([TRAINING, images("own/6.jpg")])
+    for paths, expected in (
+        ("7.jpg", [1]),
+        ("t/7, t/8", [1, math.nan]),
+        ("7, 9", [math.nan] * 2),
+        ("7, 1", [math.nan] * 2),
+    ):
+        assert labels.label_test(images(paths))["label"].tolist() == pytest.approx(expected, nan_ok=True), paths
+    assert labels.label(images("own/7.jpg"), own)["label"].tolist() == [1]
+    with pytest.raises(UserError, match=f"^{own}: labels.csv: .* has rows of training images; enter"):
+        labels.label(images("own/7.jpg, own/1.jpg"), own)
+    with pytest.raises(UserError, match=f"^{own}: unknown class c; the training images have a, b$"):
+        labels.label(images("8.jpg"), own)
+
+
+IDS = {"id": ["1", "2", "3"]}
 
 
 @pytest.mark.parametrize(
     ("columns", "chosen", "message"),
     [
-        (
-            {"id": ["1", "2", "2", "3"]},
-            {},
-            r"data.labels=F: 2 rows for image x/2 in column id \(1 of 3 images",
-        ),
-        ({"id": ["1"]}, {}, r"data.labels=F: 0 rows for image x/2 in column id \(2 of 3 images"),
-        ({"id": ["7"]}, {}, "data.labels=F: no column has paths or ids of the images, such as in/x/1.jpg or x/1"),
-        ({"id": ["7"]}, {"id_column": "id"}, r"data.labels=F: 0 rows for image x/1 in column id \(3 of 3 images"),
-        (
-            {"id": ["1", "2", "3"], "n": ["3", "2", "1"]},
-            {},
-            "data.labels=F: ids may be in column id and n; set data",
-        ),
-        (
-            {"id": ["1", "2", "3"], "n": ["b"] * 3},
-            {},
-            "data.labels=F: classes may be in column n and c .*data.class",
-        ),
-        ({"id": ["1", "2", "3"]}, {"group_column": "c"}, "data.labels=F: no column of classes .*set data.class"),
-        ({"id": ["1", "2", "3"], "g": ["a", "", ""]}, {"group_column": "g"}, "data.group_column=g: empty for x/2, y/3"),
-        ({"id": ["1"]}, {"class_column": "k"}, "data.class_column=k: unknown column; known here: id, c"),
+        ({"id": ["1", "2", "2", "3"]}, {}, r"labels=F: 2 rows for image x/2 in column id \(1 of 3 images"),
+        ({"id": ["1"]}, {}, r"labels=F: 0 rows for image x/2 in column id \(2 of 3 images"),
+        ({"id": ["7"]}, {}, "labels=F: no column has paths or ids of the images, such as in/x/1.jpg or x/1"),
+        ({"id": ["7"]}, {"id_column": "id"}, r"labels=F: 0 rows for image x/1 in column id \(3 of 3 images"),
+        (IDS | {"n": ["3", "2", "1"]}, {}, "labels=F: ids may be in column id and n; set data.id_column"),
+        (IDS | {"n": ["b"] * 3}, {}, "labels=F: classes may be in column n and c .*data.class_column"),
+        (IDS, {"group_column": "c"}, "labels=F: no column of classes .*set data.class_column"),
+        (IDS, {"class_column": "k"}, "class_column=k: unknown column; known here: id, c"),
     ],
 )
 def test_tables_that_are_refused(tmp_path, columns, chosen, message):
     columns = columns | {"c": ["a", "b", "a", "b"][: len(columns["id"])]}
-    with pytest.raises(UserError, match="^" + message.replace("=F", f"={tmp_path}/labels.csv")):
-        Labels.of(TRAINING, "data.train=x", table_of(tmp_path, columns, **chosen)).label(TRAINING)
+    with pytest.raises(UserError, match="^data." + message.replace("=F", f"={tmp_path}/labels.csv")):
+        Labels.of(TRAINING, "data.train=x", table_of(tmp_path, columns, **chosen))
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"),
+    ("name", "content", "problem"),
     [
-        (b"a,b\n1\n", "line 2 has 1 cells"),
-        (b"a,a\n", "listed twice"),
-        (b"\xff", "utf-8"),
-        (None, "No such"),
+        ("a.csv", b"a,b\n1\n", "line 2 has 1 cells, expected 2"),
+        ("a.csv", b"\xff", "'utf-8' codec can't decode"),
+        ("a.parquet", b"a,b\n1,2\n", ""),
+        ("", b"", "Is a directory"),
     ],
 )
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_files_that_are_no_tables_are_refused(tmp_path, content, problem, suffix):
-    file = tmp_path / f"labels{suffix}"
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(UserError, match=rf"^data.labels=.*: cannot be read \(.*{problem if suffix == '.csv' else ''}"):
-        LabelTable.read(str(file), {})
+def test_files_that_are_no_tables_are_refused(tmp_path, name, content, problem):
+    if name:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"^data.labels=.*: cannot be read \({problem}.*; use a CSV or parquet file"):
+        Labels.of(TRAINING, "", {"labels": str(tmp_path / name)})
 
 
 @pytest.mark.parametrize(
     ("paths", "requested", "message"),
     [
-        ("ants/1, ants/2", None, "data.train=x: no image has a label; use at least two class folders"),
-        ("cats/1, cats/2", None, "data.train=x: has only class cat; a classifier needs images of at least two classes"),
-        ("a/1, A/2", None, "data.train=x: classes (a, A|A, a) differ only in case; rename one of them"),
-        ("a b/1, a-b/2", None, "data.train=x: classes a b, a-b would have the same column; rename one of them"),
-        (
-            spread("c*/1.jpg", 1001),
-            None,
-            "data.train=x: has 1,001 classes, at most 1,000 are possible",
-        ),
-        (
-            FOLDERS,
-            ["ants", "flies"],
-            r"data.classes=\[ants,flies\]: unknown class flies; data.train=x has ants",
-        ),
+        ("ants/1, ants/2", None, "x: no image has a label; use at least two class folders"),
+        ("cats/1, cats/2", None, "x: has only class cat; a classifier needs images of at least two classes"),
+        ("a/1, A/2", None, "x: classes (a, A|A, a) differ only in case; rename one of them"),
+        ("a b/1, a-b/2", None, "x: classes a b, a-b would have the same column; rename one of them"),
+        (spread("c*/1.jpg", 1001), None, "x: has 1,001 classes, at most 1,000 are possible"),
+        (FOLDERS, ["ants", "flies"], r"data.classes=\[ants,flies\]: unknown class flies; x has ants"),
         (FOLDERS, ["ants"], r"data.classes=\[ants\]: has only class ants; a classifier needs"),
-        (FOLDERS, ["ants", "ants"], r"data.classes=\[ants,ants\]: classes ants, ants differ only in case; rename"),
         (
             [f"{batch}/{path}" for batch in ("one", "two") for path in [*NUMBERED, "x.jpg"]],
             None,
-            r"data.train=x: classes may be its folders \(one and two\) or file names \(ant and bee\); set data.lab",
+            r"x: classes may be its folders \(one and two\) or file names \(ant and bee\); set data.labels",
         ),
     ],
 )
 def test_classes_that_are_refused(paths, requested, message):
     with pytest.raises(UserError, match=f"^{message}"):
-        Labels.of(images(paths), "data.train=x", {"classes": requested})
+        Labels.of(images(paths), "x", {"classes": requested})
 
 
 @given(st.lists(st.sampled_from(["a1", "a2", "a10", "b"]), min_size=2, unique=True), st.randoms())
