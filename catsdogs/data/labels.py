@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -76,11 +75,10 @@ class Labels:
             raise UserError(f"{source}: unknown class {joined(unknown[:5])}; the training images have {known}")
         if source and self.table and not self.table.has_all(images):
             raise UserError(f"{source}: {self.source}: has rows of training images; enter paths in this column")
-        labels, problems = self._places(names), []
-        for path, name, label, problem in zip(images["path"], names, labels, images["problem"], strict=True):
-            conflict = "" if self.table else cat_or_dog(path)[1]
-            unlabeled = OTHER_CLASS if name else "; ".join(filter(None, (problem, conflict))) or NO_LABEL
-            problems.append(unlabeled if np.isnan(label) else problem)
+        labels, problems, paths = self._places(names), images["problem"].tolist(), images["path"].tolist()
+        for row in np.flatnonzero(np.isnan(labels)):
+            reasons = (problems[row], "" if self.table else cat_or_dog(paths[row])[1])
+            problems[row] = OTHER_CLASS if names[row] else "; ".join(filter(None, reasons)) or NO_LABEL
         images = images.assign(label=labels, problem=problems)
         return images.assign(group=self.table.groups(images)) if self.table and self.table.group_column else images
 
@@ -153,7 +151,7 @@ def cat_or_dog(path: str) -> tuple[str | None, str]:
     A file name is labeled if it starts with cat or dog, not followed by a letter. So is the nearest folder named cat,
     cats, dog or dogs. Case is ignored.
     """
-    *folders, name = PurePosixPath(path).parts
+    *folders, name = path.split("/")
     match = _CAT_OR_DOG.match(name)
     nearest = next((folder for folder in reversed(folders) if folder.lower() in _CATS_AND_DOGS), None)
     by_folder = _CATS_AND_DOGS[nearest.lower()] if nearest else None
