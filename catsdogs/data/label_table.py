@@ -49,18 +49,19 @@ class LabelTable:
             if column and column not in cells:
                 problem = unknown("column", did_you_mean(column, cells.columns), cells.columns)
                 raise UserError(f"data.{name}_column={column}: {problem}")
-        table = cls(key, cells, *columns, frozenset(), set())
-        candidates = [columns[0]] if columns[0] else [name for name in cells.columns if name not in columns]
+        id_column, class_column, group_column = columns
+        table = cls(key, cells, id_column, class_column, group_column, frozenset(), set())
+        candidates = [id_column] if id_column else [name for name in cells.columns if name not in columns]
         matches = {name: table._match(images, name) for name in candidates}
         complete = {name: found["row"] for name, found in matches.items() if found["count"].eq(1).all()}
         if any(not rows.equals(next(iter(complete.values()))) for rows in complete.values()):
             raise UserError(f"{key}: ids may be in column {joined([*complete])}; set data.id_column=NAME")
         best = max(complete or matches, key=lambda name: matches[name]["count"].eq(1).sum(), default="")
-        if not any(columns[0] or found["count"].any() for found in matches.values()):
+        if not any(id_column or found["count"].any() for found in matches.values()):
             example = f"such as {images['path'].iloc[0]} or {images['id'].iloc[0]}"
             raise UserError(f"{key}: no column has paths or ids of the images, {example}; add one")
-        others = [name for name in cells.columns if name not in (best, columns[2])]
-        others = [columns[1]] if columns[1] else [one for one in others if one.lower() in _CLASS_COLUMNS] or others
+        others = [name for name in cells.columns if name not in (best, group_column)]
+        others = [class_column] if class_column else [one for one in others if one.lower() in _CLASS_COLUMNS] or others
         if len(others) != 1:
             problem = f"classes may be in column {joined(others[:20])}" if others else "no column of classes"
             fix = "set data.class_column=NAME and data.id_column=NAME"

@@ -91,9 +91,9 @@ class Labels:
             return images.assign(label=np.nan)
         names = pd.Series(self.names(images), images.index, dtype=object)
         labels, problem = self._places(names), "a class that the study lacks, and are not scored"
-        missing = pd.Series(np.isnan(labels), images.index)
+        missing = np.isnan(labels)
         if names.isna().any():
-            labels, missing, problem = np.nan, names.isna(), "no unique label, so no test image is scored"
+            labels[:], missing, problem = np.nan, names.isna().to_numpy(), "no unique label, so no test image is scored"
         if missing.any() and not names.isna().all():
             shown = listed(images["id"][missing].tolist())
             _log.warning("%d of %d test images have %s: %s", missing.sum(), len(images), problem, shown)
