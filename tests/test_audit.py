@@ -222,7 +222,8 @@ def test_other_files_are_not_overwritten(tmp_path, existing):
 
 
 def test_number_of_thumbnails_is_limited(tmp_path, monkeypatch):
-    members = {f"cat.{seed}.{copy}.jpg": encoded(scene(seed)) for seed in range(41) for copy in range(2)}
+    names = {seed: f"{'dog' if seed == 1 else 'cat'}.{seed}" for seed in range(41)}
+    members = {f"{name}.{copy}.jpg": encoded(scene(seed)) for seed, name in names.items() for copy in range(2)}
     members |= {f"cat.0.{copy}.jpg": encoded(scene(0)) for copy in range(2, 7)}
     monkeypatch.chdir(tmp_path)
     assert audit._audit([str(folder_of(tmp_path / "given", members)), "--cache", "cache"]) == 0
@@ -243,7 +244,7 @@ def test_parts_of_a_dataset(tmp_path, monkeypatch, capsys, caplog):
     parts = {"train": distinct(3, 3), "val": {"cat.0.jpg": encoded(scene(70))}, "test": {"1.jpg": encoded(scene(0))}}
     members = {f"{part}/{name}": image for part, images in parts.items() for name, image in images.items()}
     source = folder_of(tmp_path / "input", members)
-    validation = catalog_of(tmp_path / "val", parts["val"])
+    validation = catalog_of(tmp_path / "val", parts["val"] | {"dog.0.jpg": encoded(scene(71))})
     write_predictions(tmp_path / "night", "one", validation, {"cat.0": 0.9})
     monkeypatch.chdir(tmp_path)
     caplog.set_level("INFO")

@@ -4,8 +4,6 @@ import math
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from catsdogs.base.errors import UserError
 from catsdogs.data.catalog import ids_of
@@ -15,13 +13,6 @@ from catsdogs.data.labels import Labels, cat_or_dog, class_order
 def images(paths, problem=""):
     paths = paths.split(", ") if isinstance(paths, str) else list(paths)
     return pd.DataFrame({"id": ids_of(paths), "path": paths, "problem": problem}).astype({"id": str, "path": str})
-
-
-def spread(pattern, *counts):
-    """Return paths from patterns such as `ants/*.jpg`, the star replaced by numbers."""
-    return [
-        part.replace("*", str(n)) for part, count in zip(pattern.split(), counts, strict=True) for n in range(count)
-    ]
 
 
 CATS = "train/cat.1.jpg, Cat 3.jpg, Cat/1.jpg, cats/cat.1.jpg, dogs-vs-cats/cat.1.jpg, dogs/cats/1.jpg"
@@ -57,9 +48,9 @@ def test_training_images_choose_the_rule(paths, source, names):
     assert Labels.of(shuffled, "", {}).names(shuffled) == names[::-1]
 
 
-FOLDERS = spread("ants/*.jpg bees/*.jpg wasps/*.jpg", 2, 2, 2)
-NUMBERED = spread("ant.*.jpg bee.*.jpg", 2, 2)
-CATS_AND_DOGS = spread("cat.*.jpg dog.*.jpg", 2, 2)
+FOLDERS = [f"{name}/{n}.jpg" for name in ("ants", "bees", "wasps") for n in (1, 2)]
+NUMBERED = [f"{name}.{n}.jpg" for name in ("ant", "bee") for n in (1, 2)]
+CATS_AND_DOGS = ["cat.1.jpg", "cat.2.jpg", "dog.1.jpg", "dog.2.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +185,7 @@ def test_files_that_are_no_tables_are_refused(tmp_path, name, content, problem):
         ("cats/1, cats/2", None, "x: has only class cat; a classifier needs images of at least two classes"),
         ("a/1, A/2", None, "x: classes (a, A|A, a) differ only in case; rename one of them"),
         ("a b/1, a-b/2", None, "x: classes a b, a-b would have the same column; rename one of them"),
-        (spread("c*/1.jpg", 1001), None, "x: has 1,001 classes, at most 1,000 are possible"),
+        ([f"c{n}/1.jpg" for n in range(1001)], None, "x: has 1,001 classes, at most 1,000 are possible"),
         (FOLDERS, ["ants", "flies"], r"data.classes=\[ants,flies\]: unknown class flies; x has ants"),
         (FOLDERS, ["ants"], r"data.classes=\[ants\]: has only class ants; a classifier needs"),
         (
@@ -209,9 +200,6 @@ def test_classes_that_are_refused(paths, requested, message):
         Labels.of(images(paths), "x", {"classes": requested})
 
 
-@given(st.lists(st.sampled_from(["a1", "a2", "a10", "b"]), min_size=2, unique=True), st.randoms())
-def test_classes_are_in_natural_order_unless_requested(names, random):
-    expected = tuple(name for name in ("a1", "a2", "a10", "b") if name in names)
-    assert class_order([*names, None, *names], None, "").names == expected
-    random.shuffle(names)
-    assert class_order(expected, names, "").names == tuple(names)
+def test_classes_are_in_natural_order_unless_requested():
+    assert class_order(["b", "a10", None, "a2", "b"], None, "").names == ("a2", "a10", "b")
+    assert class_order(["b", "a10", None, "a2", "b"], ["b", "a2"], "").names == ("b", "a2")
