@@ -44,7 +44,6 @@ class Dataset:
     """Images of a study. Tables have the columns of `build_catalog` and label, in natural order of id, indexed from 0.
 
     Attributes:
-        classes: their names, in order; a label is the place of a class, float, or NaN.
         rows: labeled images in use; problem is "", and `assign_splits` adds the columns split and fold; with
             data.group_column, also group (str). Ids of the user's own validation images start with `validation/`;
             their paths are absolute if data.validation is set.
@@ -58,12 +57,12 @@ class Dataset:
         digest: SHA-256 over (id, label, sha256, split) of `rows`, fold if there are several, and the names of the
             classes if they are not cat and dog; 64 hexadecimal digits.
         images_digest: of the folder of `rows`, see `ImageFolder.digest`.
+        classes: names in order; a label is the place of a class, float, or NaN.
         validation: folder of data.validation, or None.
         own_validation: whether data.validation or a part of data.train, not the split, has the validation images.
         notes: lines for the user: which parts of the sources are used.
     """
 
-    classes: Classes
     rows: pd.DataFrame
     root: Path
     test: pd.DataFrame | None
@@ -71,6 +70,7 @@ class Dataset:
     skipped: pd.DataFrame
     digest: str
     images_digest: str
+    classes: Classes = DEFAULT
     validation: ImageFolder | None = None
     own_validation: bool = False
     notes: tuple[str, ...] = ()
@@ -146,7 +146,6 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
         labels.table.check_unknown([parts.table for parts in (training, testing) if parts])
     notes.append(f"{training.source}: {labels.counts(rows)}")
     return Dataset(
-        classes=labels.classes,
         rows=rows,
         root=root,
         test=test_rows,
@@ -154,6 +153,7 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
         skipped=skipped,
         digest=_digest(rows, split, labels.classes),
         images_digest=training.folder.digest,
+        classes=labels.classes,
         validation=own.folder if own and data.validation is not None else None,
         own_validation=own is not None,
         notes=tuple(filter(None, notes)),
