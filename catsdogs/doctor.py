@@ -139,7 +139,7 @@ def _weights(weights: str) -> Finding:
 
 
 def _data(options: argparse.Namespace) -> Iterator[Finding]:
-    """Load the images as a search does, and report which are used, skipped or duplicates."""
+    """Load the images as a search does, which logs the skipped ones; report which are used, and duplicates."""
     from catsdogs.base.text import listed
     from catsdogs.config.schema import DataConfig, SplitConfig
     from catsdogs.data.dataset import load_dataset
@@ -156,9 +156,6 @@ def _data(options: argparse.Namespace) -> Iterator[Finding]:
         return
     for note in dataset.notes:
         yield Finding(True, note)
-    if len(dataset.skipped):
-        reasons = listed([f"{row.id} ({row.problem})" for row in dataset.skipped.itertuples()])
-        yield Finding(True, f"{len(dataset.skipped):,} images cannot be used: {reasons}")
     if dataset.test is not None:
         found, labeled = dataset.test["id"][dataset.test["in_training"]].tolist(), dataset.test["label"].notna().any()
         text = f"{len(found):,} of {len(dataset.test):,} images in data.test are exact or near-duplicates of others"

@@ -26,16 +26,16 @@ def test_doctor_lists_problems_and_their_fixes(run, tmp_path):
     assert lines[-1] == "2 problems found, see above"
 
 
-def test_images_of_each_part_are_checked(tmp_path: Path) -> None:
+def test_images_of_each_part_are_checked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     own = {"val/cat.7.jpg": jpeg(70), "val/dog.7.jpg": jpeg(71), "val/cat.0.jpg": jpeg(0)}
     test = {"test/1.jpg": jpeg(0), "test/2.jpg": jpeg(80)}
     source = folder_of(tmp_path / "input", cats_and_dogs(4, 3) | own | test)
     options = argparse.Namespace(train=source, validation=None, test=source, labels=None, cache=tmp_path / "cache")
-    parts, testing, classes, skipped, copies = _data(options)
+    parts, testing, classes, copies = _data(options)
     assert "part train (7 images) for training, part val (3 images) for validation; not used: part test" in parts.text
     assert testing.text.startswith(f"data.test={source}: using part test (2 images)")
     assert classes.text == f"data.train={source}: 2 classes from names of files and folders: cat 5, dog 4"
-    assert skipped.text == "1 images cannot be used: validation/cat.0 (duplicate of a training image)"
+    assert "skipping 1 of 3 validation images: validation/cat.0 (duplicate of a training image)" in caplog.text
     assert copies.text.startswith("1 of 2 images in data.test are exact or near-duplicates")
     assert copies.ok  # without labels, no score is computed
     options.test = folder_of(tmp_path / "labeled", {"cat.1.jpg": jpeg(0), "dog.1.jpg": jpeg(81)})

@@ -162,7 +162,7 @@ def audit_images(
             rows = pd.concat([rows, own], ignore_index=True)
         issues = find_label_issues(study_data, rows, labels.classes)
     in_use = training if issues is None else training[~training["id"].isin(issues.ignored)]
-    leakage, notes = None, [parts.note("train")]
+    leakage, notes = None, [parts.note("train"), f"{parts.source}: {labels.counts(rows)}" if labels else ""]
     if test_folder is not None:
         testing = Parts.of("--test", test_folder, cache)
         notes.append(testing.note("test"))

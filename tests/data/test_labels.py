@@ -168,7 +168,7 @@ def test_tables_that_are_refused(tmp_path, columns, chosen, message):
         ("a.csv", b"a,b\n1\n", "line 2 has 1 cells, expected 2"),
         ("a.csv", b"\xff", "'utf-8' codec can't decode"),
         ("a.parquet", b"a,b\n1,2\n", ""),
-        ("", b"", "Is a directory"),
+        ("", b"", "is a folder"),
     ],
 )
 def test_files_that_are_no_tables_are_refused(tmp_path, name, content, problem):
