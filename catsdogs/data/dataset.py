@@ -50,8 +50,8 @@ class Dataset:
         root: folder of the paths of `rows` and `skipped`.
         test: all test images, or None without a test set. Only undecodable images have a problem (and width 0). label
             is NaN unless all have a class, and of classes that the study lacks; in_training (bool) marks exact and
-            near-duplicates of labeled training and validation images, including those that data.ignore, data.classes
-            or data.limit leaves out.
+            near-duplicates of labeled training and validation images, including those that data.ignore or data.limit
+            leaves out.
         test_root: folder of the paths of `test`.
         skipped: training and validation images that are not used; problem is the reason.
         digest: SHA-256 over (id, label, sha256, split) of `rows`, fold if there are several, and the names of the

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -167,11 +168,7 @@ def _by_path(images: pd.DataFrame, name_of: Callable[[str], str | None]) -> Name
 
 def _folders(images: pd.DataFrame, classes: frozenset[str]) -> Names:
     """Return the folder of every image at the first level of several folders, or of a folder that is a class."""
-    parents = [path.split("/")[:-1] for path in nfc(images["path"])]
-    depths = range(max(map(len, parents), default=0))
-    levels: list[Names] = [
-        [folders[depth] if depth < len(folders) else None for folders in parents] for depth in depths
-    ]
+    levels: list[Names] = [[*level] for level in zip_longest(*(path.split("/")[:-1] for path in nfc(images["path"])))]
     several = [level for level in levels if len({*level} - {None}) > 1][:1]
     known = [level for level in levels if classes.intersection(filter(None, level))]
     return next(iter([*(level for level in several if level in known), *known, *several]), [None] * len(images))
