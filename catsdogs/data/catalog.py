@@ -97,7 +97,7 @@ def ids_of(paths: list[str]) -> list[str]:
     """Return the ids of images in the order of their relative paths; unique if the paths are.
 
     An id is the path without its suffix and the folders common to all images. A suffix starts with a letter, because
-    files without one may be named `cat.12`. Images that differ only in their suffix keep it.
+    files without one may be named `ant.12`. Images that differ only in their suffix keep it.
     """
     names = below_common(paths)
     ids = [SUFFIX.sub("", name) for name in names]

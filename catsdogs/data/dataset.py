@@ -55,7 +55,7 @@ class Dataset:
         test_root: folder of the paths of `test`.
         skipped: training and validation images that are not used; problem is the reason.
         digest: SHA-256 over (id, label, sha256, split) of `rows`, fold if there are several, and the names of the
-            classes if they are not cat and dog; 64 hexadecimal digits.
+            classes unless they are the default; 64 hexadecimal digits.
         images_digest: of the folder of `rows`, see `ImageFolder.digest`.
         classes: names in order; a label is the place of a class, float, or NaN.
         validation: folder of data.validation, or None.

@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from catsdogs.data.images import in_threads, pixels, squeeze
 
 # Hashes of near-duplicates differ in at most this many of 256 bits. Measured by `benchmarks/near_duplicates.py` on
-# 10,000 photographs of cats and dogs: 8 pairs of duplicates differ in 0 to 6 bits, the other 50 million pairs in at
+# 10,000 photographs of pets: 8 pairs of duplicates differ in 0 to 6 bits, the other 50 million pairs in at
 # least 70. Nearly all duplicates cropped by 4% or rotated by 2 degrees are detected, none cropped by 10% or mirrored.
 # Outlines on a plain background and X-rays of the same body part are closer, so `same_picture` must confirm each pair.
 MOST_BITS = 48

@@ -68,7 +68,7 @@ class JobRecord:
 
     @property
     def classes(self) -> Classes:
-        """Classes of the job; cat and dog if its version recorded none."""
+        """Classes of the job."""
         return Classes(tuple(self.result.get("classes") or DEFAULT.names))
 
     @property
