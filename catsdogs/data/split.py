@@ -146,10 +146,10 @@ def _check_units(labels: pd.Series, split: SplitConfig, sides: int, names: Seque
     pairs = labels.reset_index(name="label").drop_duplicates()
     units, needed = pairs["label"].value_counts(), sides + (split.holdout_fraction > 0)
     if units.min() < needed:
-        sets = [f"{split.folds} folds" if split.folds > 1 else "training and validation"]
-        sets += ["holdout"] if split.holdout_fraction else []
+        holdout = " and holdout" if split.holdout_fraction else ""
+        sets = (f"{split.folds} folds" if split.folds > 1 else "training and validation") + holdout
         name = names[int(units.index.to_numpy()[units.argmin()])]
         count = f"class {name} has {units.min()} distinct images or groups of images"
         fix = "lower split.folds" if split.folds > 1 else "remove it by data.classes"
-        problem = f"{count}, at least {needed} are needed for {' and '.join(sets)}"
+        problem = f"{count}, at least {needed} are needed for {sets}"
         raise UserError(f"{problem}; add images of it, raise data.limit, or {fix}")

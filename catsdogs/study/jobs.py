@@ -17,7 +17,6 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.records import LARGEST_LOSS, CorruptedFile, Count, Listed, Part, Record, Seconds
 from catsdogs.config.saved_config import saved_config
 from catsdogs.config.setting_names import former_names, with_current_names
-from catsdogs.scoring.classes import DEFAULT, Classes
 from catsdogs.study.locking import is_locked
 from catsdogs.study.trials import TrialRecord, best_trial, lineage, read_trials, searched_values, summary, trial_id
 
@@ -65,11 +64,6 @@ class JobRecord:
         if self.status == RUNNING:
             return State.KILLED if is_locked(self.folder) is False else State.RUNNING
         return State.INTERRUPTED if self.result.get("error_type") == INTERRUPTED else State.FAILED
-
-    @property
-    def classes(self) -> Classes:
-        """Classes of the job."""
-        return Classes(tuple(self.result.get("classes") or DEFAULT.names))
 
     @property
     def data_digest(self) -> str | None:
