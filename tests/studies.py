@@ -14,8 +14,14 @@ from PIL import Image
 from synthetic_images import encoded, folder_of
 
 from catsdogs.base.files import write_csv, write_json
-from catsdogs.final.metrics import detail_of
-from catsdogs.scoring.scores import log_loss_per_image, scores
+try:
+    from catsdogs.final.metrics import detail_of
+except ImportError:
+    import dataclasses
+    def detail_of(e, split):
+        return {**dataclasses.asdict(e), "value": None if np.isnan(e.value) else e.value, "split": split}
+from catsdogs.scoring.classes import DEFAULT, Classes
+from catsdogs.scoring.scores import score_images, scores
 from catsdogs.study.locking import LOCK
 from catsdogs.study.plan import write_plan
 from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, outcome, summary, write_trials
@@ -26,12 +32,12 @@ STARTED = datetime.datetime(2026, 11, 1, 22, 0, tzinfo=datetime.UTC)
 CHOICES = {"backbone": "mobilenet_v2", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
 
 
-def labels(images: int = IMAGES) -> np.ndarray:
-    return np.arange(images) % 2
+def labels(images: int = IMAGES, classes: Classes = DEFAULT) -> np.ndarray:
+    return np.arange(images) % len(classes)
 
 
-def ids(images: int = IMAGES) -> list[str]:
-    return [f"{'dog' if label else 'cat'}.{number}" for number, label in enumerate(labels(images))]
+def ids(images: int = IMAGES, classes: Classes = DEFAULT) -> list[str]:
+    return [f"{classes.names[label]}.{number}" for number, label in enumerate(labels(images, classes))]
 
 
 def p_dog(skill: float, seed: int = 0, images: int = IMAGES, shared: float = 0.8) -> np.ndarray:
@@ -40,6 +46,18 @@ def p_dog(skill: float, seed: int = 0, images: int = IMAGES, shared: float = 0.8
     own = np.random.default_rng([7, seed]).normal(size=images)
     noise = np.sqrt(shared) * common + np.sqrt(1 - shared) * own
     return 1 / (1 + np.exp(-((2 * labels(images) - 1) * skill + noise) * 2))
+
+
+def probabilities(
+    skill: float, seed: int = 0, images: int = IMAGES, classes: Classes = DEFAULT, shared: float = 0.8
+) -> np.ndarray:
+    """Return probabilities (N, K) that improve with `skill`; of two classes, those of `p_dog`."""
+    if len(classes) == 2:
+        return classes.from_output(p_dog(skill, seed, images, shared)[:, None])
+    common, own = (np.random.default_rng(one).normal(size=(images, len(classes))) for one in (12345, [7, seed]))
+    noise = np.sqrt(shared) * common + np.sqrt(1 - shared) * own
+    powers = np.exp(2 * (2 * np.eye(len(classes))[labels(images, classes)] * skill + noise))
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,7 @@ class Job:
     planned: int | None = None
     started: datetime.datetime = STARTED
     config: dict[str, Any] | None = None
+    classes: Classes = DEFAULT
 
 
 def write_job(study: Path, choices: dict[str, str], **settings: Any) -> str:
@@ -67,23 +86,23 @@ def write_job(study: Path, choices: dict[str, str], **settings: Any) -> str:
     job = Job(**settings)
     name = job.name or "-".join(choices.values())
     folder = (study / name).absolute()
-    probabilities = p_dog(job.skill, job.seed, job.images)
-    records, history = _trials(job, probabilities)
+    predicted = probabilities(job.skill, job.seed, job.images, job.classes)
+    records, history = _trials(job, predicted)
     _lock(folder, job.status == "running")
     if records:
         write_trials(folder / "trials.csv", records)
         write_csv(folder / "history.csv", pd.DataFrame(history))
     if best_trial(records) is not None:
-        table = pd.DataFrame({"id": ids(job.images), "label": labels(job.images), "p_dog": probabilities})
-        write_csv(folder / "validation.csv", table)
+        table = pd.DataFrame({"id": ids(job.images, job.classes), "label": labels(job.images, job.classes)})
+        write_csv(folder / "validation.csv", table.assign(**job.classes.to_columns(predicted)))
     write_json(folder / "result.json", {"job": name, "study": study.name, "choices": choices, **_result(job, records)})
     return name
 
 
-def _trials(job: Job, probabilities: np.ndarray) -> tuple[list[TrialRecord], list[dict[str, Any]]]:
-    """Return the trials of a job and the rows of its history; the winner scores as `probabilities`."""
-    log_loss = float(log_loss_per_image(labels(job.images), probabilities).mean())
-    accuracy = float(((probabilities > 0.5) == (labels(job.images) == 1)).mean())
+def _trials(job: Job, predicted: np.ndarray) -> tuple[list[TrialRecord], list[dict[str, Any]]]:
+    """Return the trials of a job and the rows of its history; the winner scores as `predicted`."""
+    losses, wrong = score_images(labels(job.images, job.classes), predicted)
+    log_loss, accuracy = float(losses.mean()), float(1 - wrong.mean())
     rng = np.random.default_rng([1, job.seed])
     records: list[TrialRecord] = []
     history: list[dict[str, Any]] = []
@@ -138,6 +157,7 @@ def _result(job: Job, records: list[TrialRecord]) -> dict[str, Any]:
         "seed": 1,
         "config": {"seed": 1, "fit": {"epochs": job.epochs, "batch_size": 32}, **(job.config or {})},
         "versions": {"python": "3.11.7", "catsdogs": "0.2.0", "keras": "3.15.1"},
+        "classes": job.classes.names,
         "data": {"digest": job.digest, "train": 4 * job.images, "validation": job.images, "left_out": 0},
         "trials": outcome(records, job.planned or job.trials)["trials"],
     }
@@ -164,25 +184,27 @@ def write_study(folder: Path, *, trials: int = 4, winner: int = 0, **more: Any) 
     return folder
 
 
-def write_final(study: Path, *, skill=1.8, images=IMAGES, test_images=50, tta=True) -> Path:
+def write_final(study: Path, *, skill=1.8, images=IMAGES, test_images=50, tta=True, classes=DEFAULT) -> Path:
     """Write `best/` of a study, without the model; return the folder."""
-    best = study / "best"
-    plain, averaged = p_dog(skill, 0, images), p_dog(skill + 0.1, 0, images)
-    validation = pd.DataFrame({"id": ids(images), "label": labels(images).astype(float), "split": "validation"})
-    validation = validation.assign(p_dog=plain, p_dog_tta=averaged if tta else np.nan)
+    best, true = study / "best", labels(images, classes)
+    plain, averaged = (probabilities(one, 0, images, classes) for one in (skill, skill + 0.1))
+    validation = pd.DataFrame({"id": ids(images, classes), "label": true.astype(float), "split": "validation"})
     test = pd.DataFrame({"id": [str(i + 1) for i in range(test_images)], "label": np.nan, "split": "test"})
-    test = test.assign(p_dog=p_dog(skill, 3, test_images), p_dog_tta=p_dog(skill, 4, test_images) if tta else np.nan)
+    tests = [probabilities(skill, seed, test_images, classes) for seed in (3, 4)]
+    for step, predicted in (("", [plain, tests[0]]), ("_tta", [averaged, tests[1]])):
+        columns = [classes.to_columns(one if tta or not step else one * np.nan, step) for one in predicted]
+        validation, test = validation.assign(**columns[0]), test.assign(**columns[1])
     write_csv(best / "predictions.csv", pd.concat([validation, test], ignore_index=True))
     write_csv(best / "history.csv", pd.DataFrame({"epoch": [1, 2], "val_log_loss": [0.3, 0.2], "log_loss": [0.3, 0.2]}))
-    details = {name: detail_of(score, "validation") for name, score in scores(labels(images), plain).items()}
+    details = {name: detail_of(score, "validation") for name, score in scores(true, plain).items()}
     gain = {}
     if tta:
         gain = {"validation": {"value": 0.01, "low": 0.002, "high": 0.02, "size": images, "split": "validation"}}
-        details |= {f"{k}_tta": detail_of(v, "validation") for k, v in scores(labels(images), averaged).items()}
+        details |= {f"{k}_tta": detail_of(v, "validation") for k, v in scores(true, averaged).items()}
     source = {"job": "mobilenet_v2-light-cosine-none", "trial": "0"}
     metrics = {name: score["value"] for name, score in details.items()} | source | {"log_loss_calibrated": None}
     metrics |= {"details": details, "study": study.name, "fit_on": "train", "epochs": 2, "best_epoch": 2}
-    metrics |= {"tta": {"kind": "views" if tta else "none", "views": 10 if tta else 1}}
+    metrics |= {"tta": {"kind": "views" if tta else "none", "views": 10 if tta else 1}, "classes": classes.names}
     metrics |= {"tta_gain": gain, "selected_val_log_loss": metrics["log_loss"]}
     write_json(best / "metrics.json", metrics)
     write_json(best / "recipe.json", {**source, "seed": 5, "config": {}})

@@ -18,7 +18,7 @@ import pandas as pd
 
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.config.schema import SearchConfig, leaves
-from catsdogs.scoring.intervals import mean_intervals, misclassified
+from catsdogs.scoring.intervals import mean_intervals
 from catsdogs.study.identity import identity
 
 STUDY = "study"
@@ -61,9 +61,9 @@ def choice_pairs(study_data: StudyData) -> pd.DataFrame:
     value is that of the job `label`, against that of `label_against`. They are ordered as in the effect, so a
     difference above 0 contradicts it.
     """
-    losses = study_data.losses()
+    losses, errors = study_data.losses(), study_data.errors()
     pairs = _fair_pairs(study_data, losses)
-    return pairs.join(_intervals(list(_differences(losses, pairs).T), list(_errors(losses, pairs).sum(axis=0))))
+    return pairs.join(_intervals(list(_differences(losses, pairs).T), list(_errors(errors, pairs).sum(axis=0))))
 
 
 def choice_effects(study_data: StudyData) -> pd.DataFrame:
@@ -79,11 +79,11 @@ def choice_effects(study_data: StudyData) -> pd.DataFrame:
         that any of the compared jobs misclassifies). With more than `MOST_VALUES` values, each is compared only with
         that of the best job that has a pair.
     """
-    losses = study_data.losses()
+    losses, errors = study_data.losses(), study_data.errors()
     effects = _fair_pairs(study_data, losses).groupby(_EFFECT, sort=False)
     table = effects.size().reset_index(name="pairs")
     vectors = [_differences(losses, pairs).mean(axis=1) for _, pairs in effects]
-    table = table.join(_intervals(vectors, [_errors(losses, pairs).any(axis=1).sum() for _, pairs in effects]))
+    table = table.join(_intervals(vectors, [_errors(errors, pairs).any(axis=1).sum() for _, pairs in effects]))
     table["decided"] = (table["low"] > 0) | (table["high"] < 0)
     table["strongest"] = table.groupby("choice")["difference"].transform("min")
     table = table.sort_values(["strongest", "choice"], kind="stable", ignore_index=True)
@@ -132,9 +132,9 @@ def _differences(losses: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:
     return losses[pairs["label"]].to_numpy() - losses[pairs["label_against"]].to_numpy()
 
 
-def _errors(losses: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:
+def _errors(errors: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:
     """Return the (N images, K pairs) bool: whether either job misclassifies the image."""
-    return misclassified(losses[pairs["label"]].to_numpy()) | misclassified(losses[pairs["label_against"]].to_numpy())
+    return errors[pairs["label"]].to_numpy() | errors[pairs["label_against"]].to_numpy()
 
 
 def _intervals(vectors: list[np.ndarray], errors: list[int]) -> pd.DataFrame:

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
 from catsdogs.base.files import read_bytes
-from catsdogs.comparison.study_data import FinalModel, StudyData, read_split
-from catsdogs.comparison.summary import Summary
+from catsdogs.comparison.evaluated import Evaluated
+from catsdogs.comparison.study_data import read_split
 from catsdogs.config.locations import default_cache
 from catsdogs.data.images import transform
-from catsdogs.scoring.scores import log_loss_per_image
 from catsdogs.study.jobs import JobRecord
 
 MOST_ERRORS = 24
@@ -40,81 +40,40 @@ class Gallery:
     """Misclassified and uncertain images of a model.
 
     Attributes:
-        source: the model, as a noun phrase: "the final model of ...".
-        wrong: all misclassified images, most confident first: id, label (0 = cat, 1 = dog), p_dog, log_loss.
-        errors: the first 24 rows of `wrong`, with thumbnail: `data:image/jpeg;base64,...` or None.
-        uncertain: at most 12 other images, most uncertain first, with thumbnail.
-        images: number of evaluated images.
+        wrong: all misclassified images, those with the highest log loss first, as in `Evaluated`.
+        errors: the first 24 rows of `wrong`, with class (its name), predicted (the most probable class), probability
+            (of that class) and thumbnail: `data:image/jpeg;base64,...` or None.
+        uncertain: at most 12 other images, the lowest probability first, likewise.
         missing: why thumbnails are missing and how to fix it; None if none are.
         ignored: ids that the job already excluded with `data.ignore`.
     """
 
-    source: str
     wrong: pd.DataFrame
     errors: list[dict[Any, Any]]
     uncertain: list[dict[Any, Any]]
-    images: int
     missing: str | None
     ignored: list[str]
 
 
-def gallery(study_data: StudyData, summary: Summary, images: Path | None = None) -> Gallery | None:
-    """Return the gallery of the final model of the best job's study, or else of the best trial of the best job.
-
-    A final model is evaluated by the probabilities that it submits, which include TTA and calibration if it uses them.
-    None if there are no predictions. `images` is the folder of the images, if the user passed one.
-    """
-    if summary.best is None:
-        return None
-    row: Any = study_data.leaderboard.set_index("label").loc[summary.best]
-    final = study_data.final_models.get(row["study"])
-    evaluation = _of_final(study_data, final) if final is not None else None
-    if evaluation is None and summary.best in study_data.predictions:
-        job = study_data.jobs[summary.best]
-        trial = "the best trial" if pd.isna(row["best_trial"]) else f"trial {row['best_trial']}"
-        source = f"{trial} of job {summary.best}"
-        evaluation = source, study_data.predictions[summary.best], job, job.result["config"]
-    if evaluation is None:
-        return None
-    source, table, job, config = evaluation
-    table = table[["id", "label", "p_dog"]]
-    table = table.assign(log_loss=log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy()))
-    wrong = table[(table["p_dog"] > 0.5) != (table["label"] == 1)]
-    wrong = wrong.sort_values("log_loss", ascending=False, kind="stable", ignore_index=True)
-    shown = wrong.head(MOST_ERRORS)
-    by_certainty = table.sort_values("p_dog", key=lambda p_dog: (p_dog - 0.5).abs(), kind="stable")
-    least_certain = by_certainty[~by_certainty["id"].isin(shown["id"])].head(MOST_UNCERTAIN)
-    thumbnails, missing = _thumbnails([*shown["id"], *least_certain["id"]], job, config, images)
-    errors, uncertain = (
-        [{**row, "thumbnail": thumbnails.get(row["id"])} for row in part.astype({"label": int}).to_dict("records")]
+def gallery(evaluated: Evaluated, images: Path | None = None) -> Gallery:
+    """Return the gallery of a model; `images` is the folder of the images, if the user passed one."""
+    table, names = evaluated.table, np.array(evaluated.classes.names, dtype=object)
+    probabilities = evaluated.probabilities
+    named = table.assign(predicted=names[probabilities.argmax(axis=1)], probability=probabilities.max(axis=1))
+    named["class"] = names[table["label"]]
+    named = named.sort_values("log_loss", ascending=False, kind="stable")
+    named = named[["id", "class", "predicted", "probability"]]
+    errors = named[named["class"] != named["predicted"]]
+    shown = errors.head(MOST_ERRORS)
+    least_certain = named.drop(shown.index).sort_index().sort_values("probability", kind="stable").head(MOST_UNCERTAIN)
+    config = evaluated.config
+    thumbnails, missing = _thumbnails([*shown["id"], *least_certain["id"]], evaluated.job, config, images)
+    first, uncertain = (
+        [{**row, "thumbnail": thumbnails.get(row["id"])} for row in part.to_dict("records")]
         for part in (shown, least_certain)
     )
     ignored = [str(name) for name in config.get("data", {}).get("ignore") or []]
-    return Gallery(source, wrong, errors, uncertain, len(table), missing, ignored)
-
-
-def _of_final(study_data: StudyData, final: FinalModel) -> tuple[str, pd.DataFrame, JobRecord, dict[str, Any]] | None:
-    """Return source, predictions, job and configuration of a final model; None without labeled validation images."""
-    table = final.predictions
-    table = table[(table["split"] == "validation") & table["label"].isin([0, 1]) & table["p_dog"].between(0, 1)]
-    board = study_data.leaderboard
-    row = board[(board["study"] == final.study) & (board["job"] == final.metrics.get("job"))]
-    labels = [label for label in row["label"] if label in study_data.jobs]
-    if table.empty or not labels or not table["id"].is_unique:
-        return None
-    evaluated_with, job, suffix = final.metrics.get("validated_by"), study_data.jobs[labels[0]], ""
-    for name, step in (("p_dog_tta", "TTA"), ("p_dog_calibrated", "calibration")):
-        if name in table and table[name].between(0, 1).all():
-            table = table.assign(p_dog=table[name])
-            suffix += f" {'and' if suffix else 'with'} {step}"
-    if evaluated_with == "folds":
-        source = f"the fold models of study {final.study} on their validation folds{suffix}"
-    elif final.metrics.get("fit_on") == "all" or evaluated_with == "search":
-        # The final model was trained on these images; `retrain` saved the predictions of the trial's own model.
-        source = f"trial {final.metrics.get('trial')} of job {labels[0]} in the search, before retraining"
-    else:
-        source = f"the final model of study {final.study}{suffix}"
-    return source, table, job, final.recipe["config"] or job.result["config"]
+    return Gallery(table.loc[errors.index].reset_index(drop=True), first, uncertain, missing, ignored)
 
 
 def _thumbnails(

@@ -7,93 +7,26 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
-from pydantic import AfterValidator, BeforeValidator, Field
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import check_links, escape_surrogates
 from catsdogs.base.provenance import parse_timestamp
-from catsdogs.base.records import LARGEST_LOSS, CorruptedFile, Count, Listed, Part, Record, Seconds, Table
+from catsdogs.base.records import CorruptedFile, Table
 from catsdogs.base.text import sanitize_line
+from catsdogs.comparison.final_models import HISTORY_TABLE as FINAL_HISTORY
+from catsdogs.comparison.final_models import FinalModel, Metrics, Recipe, predictions_table
 from catsdogs.pages.formats import number
-from catsdogs.scoring.scores import log_loss_per_image
-from catsdogs.study.job_tables import HISTORY, HISTORY_TABLE, METRICS, VALIDATION, VALIDATION_TABLE
-from catsdogs.study.jobs import JobConfig, JobRecord, State, read_jobs
+from catsdogs.scoring.classes import Classes
+from catsdogs.scoring.scores import score_images
+from catsdogs.study.job_tables import HISTORY, HISTORY_TABLE, VALIDATION, validation_table
+from catsdogs.study.jobs import JobRecord, State, read_jobs
 from catsdogs.study.leaderboard import choice_names, job_columns, job_row
 from catsdogs.study.plan import PLAN, Plan
-from catsdogs.study.trials import TrialRecord, read_trials, searched_values
+from catsdogs.study.trials import TrialRecord, read_trials
 
-_Loss = Annotated[float, Field(ge=-LARGEST_LOSS, le=LARGEST_LOSS)]  # or a difference of two
-
-
-class _Score(Record):
-    value: _Loss | None = None
-    low: _Loss | None = None
-    high: _Loss | None = None
-    split: str | None = None
-    size: Annotated[Count, Field(ge=1)] | None = None
-    errors: Count | None = None  # written since version 0.3
-    reason: str | None = None
-
-
-def _in_range(details: dict[str, _Score]) -> dict[str, _Score]:
-    for name, score in details.items():
-        if score.value is not None and not 0 <= score.value <= (math.inf if "log_loss" in name else 1):
-            raise ValueError(f"{name}.value={score.value} is not in its range")
-    return details
-
-
-class _TtaChoice(_Score):
-    kind: str
-    average: Literal["probability", "logit"] | None = None
-    rows: Count | None = None
-    tested: bool
-    kinds: Listed[str]
-    against: str = ""
-
-
-class _Member(Record):
-    job: str | None = None
-
-
-class _Ensemble(Record):
-    way: str | None = None
-    members: Listed[_Member]
-
-
-class _Metrics(Record):
-    job: str | None = None
-    trial: str | None = None
-    fit_on: str | None = None
-    validated_by: str | None = None
-    ensemble: _Ensemble | None = None
-    details: Annotated[Part[_Score], AfterValidator(_in_range)]
-    interval: str = "95% over images"
-    warnings: list[str] = Field([])  # written since version 0.3
-    chosen_on_validation: Listed[str]  # written since version 0.3
-    tta: Part[Any]
-    tta_gain: Part[_Score]  # written since version 0.3
-    tta_choice: _TtaChoice | None = None  # written since version 0.3, with tta=auto
-    calibration_gain: Part[_Score]
-    test_images_not_scored: Count | None = None  # written since version 0.3
-    seconds: Part[Seconds]
-
-
-class _Recipe(Record):
-    config: Annotated[JobConfig | None, BeforeValidator(lambda config: config or None)] = None
-    hyperparameters: Annotated[Part[Any], AfterValidator(searched_values)]
-    versions: Part[str]
-
-
-_PREDICTIONS = Table(
-    {**dict.fromkeys(("id", "split", "fold"), str), "label": int | None}
-    | dict.fromkeys(("p_dog", "p_dog_tta", "p_dog_calibrated"), float | None),
-    optional=("fold", "p_dog_calibrated"),
-)
-_EPOCH_METRICS = ("val_log_loss", *METRICS)
-_HISTORY = Table({"epoch": int, **dict.fromkeys(_EPOCH_METRICS, float | None)}, optional=_EPOCH_METRICS)
 # Earlier versions did not record paths.
 _SPLIT = Table(
     {**dict.fromkeys(("id", "sha256", "split", "path"), str), "label": int, "fold": int},
@@ -101,24 +34,6 @@ _SPLIT = Table(
 )
 
 WAITING = State.WAITING.value
-
-
-@dataclass(frozen=True)
-class FinalModel:
-    """Contents of the folder `best/` of a study, as written by `retrain`.
-
-    Attributes:
-        predictions: id, label (NaN: unknown), split, p_dog, p_dog_tta and, in recent versions, p_dog_calibrated (NaN:
-            not computed).
-        history: a row per epoch of the first member of an ensemble; empty if the file is missing, like `recipe`.
-    """
-
-    study: str
-    folder: Path
-    metrics: dict[str, Any]
-    predictions: pd.DataFrame
-    history: pd.DataFrame
-    recipe: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -140,7 +55,7 @@ class StudyData:
             the choices of the job, the hyperparameters, parent, error.
         epochs: a row per label, trial, execution (each fold counts as one) and epoch: every metric, learning_rate,
             seconds.
-        predictions: id, label and p_dog of the validation images, by label; from the best trial of the job.
+        predictions: id, label and probabilities of the validation images, by label; from the best trial of the job.
         final_models: final models by the name of their study.
         choices: names of the choices in which the jobs may differ, the four composed groups first.
         hyperparameters: names of the searched values.
@@ -173,9 +88,15 @@ class StudyData:
         """Return leaderboard rows of jobs (None: all) with a completed trial, on the images of the best of them."""
         ranked = self.leaderboard[self.leaderboard["val_log_loss"].notna()]
         ranked = ranked if labels is None else ranked[ranked["label"].isin(labels)]
-        # Running jobs of version 0.1 do not record their images; such a job is comparable with itself only.
-        digests = ranked["data_digest"]
-        return ranked[(digests == next(iter(digests), None)) | (ranked.index == next(iter(ranked.index), None))]
+        keys = [self.images_of(label) for label in ranked["label"]]
+        return ranked[[key == keys[0] for key in keys]]
+
+    def images_of(self, label: str) -> tuple[str, Classes]:
+        """Return digest and classes of the validation images of a job; jobs are compared only if both are equal.
+
+        Running jobs of version 0.1 do not record their images; such a job is comparable with itself only.
+        """
+        return self.jobs[label].data_digest or label, self.jobs[label].classes
 
     def comparable(self) -> list[str]:
         """Return labels of jobs with a completed trial and predictions, best first, all validated on the same images.
@@ -186,11 +107,18 @@ class StudyData:
 
     def losses(self) -> pd.DataFrame:
         """Return the log loss of every image (index: ids) for each comparable job (columns: labels, best first)."""
+        return self._by_image("losses")
+
+    def errors(self) -> pd.DataFrame:
+        """Return whether each comparable job (columns) misclassifies an image; index and columns as in `losses`."""
+        return self._by_image("wrong")
+
+    def _by_image(self, score: str) -> pd.DataFrame:
         columns = {}
         for label in self.comparable():
-            table = self.predictions[label].set_index("id")
-            losses = log_loss_per_image(table["label"].to_numpy(), table["p_dog"].to_numpy())
-            columns[label] = pd.Series(losses, table.index)
+            table = self.predictions[label]
+            scores = score_images(table["label"].to_numpy(), self.jobs[label].classes.read(table))
+            columns[label] = pd.Series(getattr(scores, score), table["id"])
         # Only images that every table contains are compared.
         return pd.concat(columns, axis=1, join="inner") if columns else pd.DataFrame()
 
@@ -346,7 +274,7 @@ def _epochs(job: JobRecord, label: str, problems: list[str]) -> pd.DataFrame:
 
 def _predictions(job: JobRecord, label: str, problems: list[str]) -> pd.DataFrame | None:
     """Return `validation.csv` of a job, or None if it is missing or has invalid values."""
-    table = _table(VALIDATION_TABLE, job.folder / VALIDATION, f"job {label}", problems)
+    table = _table(validation_table(job.classes), job.folder / VALIDATION, f"job {label}", problems)
     if table is None or table.empty:
         return None
     split = _table(_SPLIT, job.folder / "split.csv", f"job {label}", problems)
@@ -384,16 +312,18 @@ def _read(read: Callable[[Path], T | None], file: Path, owner: str, problems: li
 def _final(study: Path, name: str, problems: list[str]) -> FinalModel | None:
     """Return the final model of a study; None if its metrics or predictions are missing or corrupted."""
     folder, owner = study / "best", f"best/ of study {name}"
-    metrics = _read(_Metrics.read, folder / "metrics.json", owner, problems)
+    metrics = _read(Metrics.read, folder / "metrics.json", owner, problems)
     if metrics is None:
         return None
-    recipe = _read(_Recipe.read, folder / "recipe.json", owner, problems) or _Recipe.model_validate({})
-    predictions = _table(_PREDICTIONS, folder / "predictions.csv", owner, problems)
+    recipe = _read(Recipe.read, folder / "recipe.json", owner, problems) or Recipe.model_validate({})
+    classes = Classes(tuple(metrics.classes))
+    predictions = _table(predictions_table(classes), folder / "predictions.csv", owner, problems)
     if predictions is None:
         return None
     # A model trained on all images has no validation history.
-    history = _table(_HISTORY, folder / HISTORY, owner, problems)
+    history = _table(FINAL_HISTORY, folder / HISTORY, owner, problems)
     if history is not None and "member" in history:
         history = history[history["member"] == 0].drop(columns="member").reset_index(drop=True)
     history = pd.DataFrame() if history is None else history
-    return FinalModel(name, folder, clean(metrics.model_dump()), predictions, history, clean(recipe.model_dump()))
+    recorded, recipe_values = clean(metrics.model_dump()), clean(recipe.model_dump())
+    return FinalModel(name, folder, recorded, classes, predictions, history, recipe_values)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
@@ -13,7 +14,7 @@ from catsdogs.base.text import joined, listed
 from catsdogs.comparison.choices import unlisted_differences
 from catsdogs.comparison.study_data import WAITING, StudyData, clean
 from catsdogs.pages.formats import accuracy_text, between, chosen_on_validation, counted, few_errors, loss, percent
-from catsdogs.scoring.intervals import FEW_ERRORS, Estimate, paired_intervals, share_lowest
+from catsdogs.scoring.intervals import FEW_ERRORS, Estimate, ImageScores, paired_intervals, share_lowest
 from catsdogs.scoring.scores import log_loss_interval
 from catsdogs.study.jobs import OK, RUNNING, State, best_job, chosen_trial
 from catsdogs.study.plan import retrain_command
@@ -21,6 +22,9 @@ from catsdogs.study.plan import retrain_command
 # The interval of the margin is above 0, or includes 0; or predictions are equal, or no other job has a result.
 SIGNIFICANT, WITHIN_NOISE, IDENTICAL, ONLY_JOB = "significant", "within noise", "identical", "only job"
 UNKNOWN = "unknown"
+
+# A class with fewer validation images has uncertain scores.
+FEW_IMAGES = 20
 
 # Keras averages in float32 and batches; its log loss of the same predictions differs by less than this.
 _SAME_LOG_LOSS = 1e-4
@@ -53,10 +57,13 @@ def summarize(study_data: StudyData) -> Summary:
     best = str(first["label"])
     comparable = study_data.on_same_images()
     runner_up = str(comparable["label"].iloc[1]) if len(comparable) > 1 else None
-    losses = study_data.losses()
-    tables = {label: study_data.predictions[label][["label", "p_dog"]].to_numpy() for label in study_data.comparable()}
-    intervals = {label: log_loss_interval(*table.T) for label, table in tables.items()}
-    margins = _margins(best, losses)
+    losses, errors = study_data.losses(), study_data.errors()
+    tables = {label: study_data.predictions[label] for label in study_data.comparable()}
+    intervals = {
+        label: log_loss_interval(table["label"], study_data.jobs[label].classes.read(table))
+        for label, table in tables.items()
+    }
+    margins = _margins(best, losses, errors)
     margin = margins.get(str(runner_up))
     significance = _significance(margin, only_job=len(ranked) == 1)
     shares = share_lowest(losses.to_numpy().T).tolist() if len(losses) else []
@@ -73,7 +80,7 @@ def summarize(study_data: StudyData) -> Summary:
         share_best=share_best,
         command=command,
         sentences=[
-            _score_sentence(first, intervals.get(best)),
+            _score_sentence(first, intervals.get(best), study_data.jobs[best].classes.names),
             *_margin_sentences(runner_up, margin, significance),
             *_rank_sentences(best, margins, share_best),
         ],
@@ -82,18 +89,20 @@ def summarize(study_data: StudyData) -> Summary:
             *_not_compared(study_data, ranked, comparable),
             *_ranking_caveats(study_data, losses, intervals),
             *_few_errors(intervals, best),
+            *_few_images(study_data, best),
             *no_command,
             *_selection_caveats(study_data, comparable),
         ],
     )
 
 
-def _margins(best: str, losses: pd.DataFrame) -> dict[str, Estimate]:
+def _margins(best: str, losses: pd.DataFrame, errors: pd.DataFrame) -> dict[str, Estimate]:
     """Return by label how much higher the log loss of every other job is, image by image."""
     if best not in losses or losses.empty:
         return {}
-    others = losses.drop(columns=best)
-    return dict(zip(map(str, others), paired_intervals(others.to_numpy().T, losses[best].to_numpy()), strict=True))
+    labels = [label for label in losses if label != best]
+    others, own = (ImageScores(losses[name].to_numpy().T, errors[name].to_numpy().T) for name in (labels, best))
+    return dict(zip(map(str, labels), paired_intervals(others, own), strict=True))
 
 
 def _significance(margin: Estimate | None, only_job: bool) -> str:
@@ -123,7 +132,7 @@ def _headline(
     }[significance]
 
 
-def _score_sentence(first: pd.Series, log_loss: Estimate | None) -> str:
+def _score_sentence(first: pd.Series, log_loss: Estimate | None, names: Sequence[str]) -> str:
     if log_loss is None:
         scored = "" if pd.isna(first["val_accuracy"]) else f", accuracy {percent(first['val_accuracy'], 2)}"
         recorded = f"log loss {loss(first['val_log_loss'])}{scored}"
@@ -131,7 +140,8 @@ def _score_sentence(first: pd.Series, log_loss: Estimate | None) -> str:
     bounds = "" if log_loss.low is None else f" (95% CI {between(log_loss)})"
     scored = f"log loss {loss(log_loss.value)}{bounds}, accuracy {accuracy_text(log_loss.errors, log_loss.size)}"
     few = few_errors(log_loss.errors, log_loss.size)
-    return f"On {counted(log_loss.size, 'validation image')}: {scored}. {few}".rstrip()
+    images = f"{counted(log_loss.size, 'validation image')} of {len(names)} classes ({listed(names, 3)})"
+    return f"On {images}: {scored}. {few}".rstrip()
 
 
 def _margin_sentences(runner_up: str | None, margin: Estimate | None, significance: str) -> list[str]:
@@ -189,7 +199,8 @@ def _not_compared(study_data: StudyData, ranked: pd.DataFrame, comparable: pd.Da
     sentences = []
     elsewhere = ranked[~ranked["label"].isin(comparable["label"])]
     if len(elsewhere):
-        sentences.append(f"{_jobs_are(elsewhere)} not compared with the best job: validated on other images.")
+        reason = "validated on other images or classes"
+        sentences.append(f"{_jobs_are(elsewhere)} not compared with the best job: {reason}.")
     missing = comparable[~comparable["label"].isin(list(study_data.predictions))]
     if len(missing) and len(comparable) > 1:
         reason = "validation.csv is missing or corrupted"
@@ -222,6 +233,17 @@ def _few_errors(intervals: dict[str, Estimate], best: str) -> list[str]:
     few = [f"{name} ({one.errors} of {one.size:,}, accuracy {accuracy[name]})" for name, one in others.items()]
     reason = f"with fewer than {FEW_ERRORS} misclassified images, they may be too narrow"
     return [f"Confidence intervals of the log loss of {listed(few, 3)}: {reason}."] if few else []
+
+
+def _few_images(study_data: StudyData, best: str) -> list[str]:
+    """Name the classes with few validation images, whose scores are uncertain."""
+    if best not in study_data.predictions:
+        return []
+    names, images = study_data.jobs[best].classes.names, study_data.predictions[best]["label"]
+    counts = zip(names, np.bincount(images, minlength=len(names)), strict=True)
+    few = [f"{name} ({number})" for name, number in counts if number < FEW_IMAGES]
+    about = f"Fewer than {FEW_IMAGES} validation images"
+    return [f"{about}: {listed(few)}; precision and recall of such classes are uncertain."] if few else []
 
 
 def _selection_caveats(study_data: StudyData, comparable: pd.DataFrame) -> list[str]:

@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from catsdogs.base.files import write_csv
 from catsdogs.comparison.choices import choice_effects, choice_pairs
+from catsdogs.comparison.evaluated import Evaluated, evaluated_model
+from catsdogs.comparison.final_models import FinalModel
 from catsdogs.comparison.gallery import Gallery, gallery
 from catsdogs.comparison.importance import Importance, importance
-from catsdogs.comparison.study_data import FinalModel, StudyData
+from catsdogs.comparison.study_data import StudyData
 from catsdogs.comparison.summary import Summary, summarize
 from catsdogs.config.schema import leaves
 from catsdogs.study.leaderboard import job_columns
@@ -32,13 +35,15 @@ TITLES = {
     "epochs": "epochs",
     "scores": "scores of the final models",
     "predictions": "predictions of the final models on labeled images",
-    "mistakes": "misclassified images, most confident first",
+    "classes": "images, precision and recall of each class",
+    "confusion": "images by class and predicted class",
+    "mistakes": "misclassified images, highest log loss first",
     "unsure": "most uncertain predictions",
     "differences": "settings that differ between jobs",
     "common": "settings shared by all jobs",
 }
 
-SCORES = ("log_loss", "accuracy", "roc_auc", "brier", "ece")
+SCORES = ("log_loss", "accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "brier", "ece")
 
 # Kinds of prediction, with the suffix of their scores in metrics.json.
 KINDS = {"plain": "", "tta": "_tta", "calibrated": "_calibrated"}
@@ -56,6 +61,7 @@ class Findings:
     effects: pd.DataFrame
     importance: Importance | None
     scores: dict[str, pd.DataFrame]  # of the final models, by study
+    evaluated: Evaluated | None
     gallery: Gallery | None
 
 
@@ -63,16 +69,23 @@ def findings(study_data: StudyData, images: Path | None = None) -> Findings:
     """Compute all results. `images` is the folder of the images, or None to search the usual folders."""
     summary, pairs, effects = summarize(study_data), choice_pairs(study_data), choice_effects(study_data)
     scores = {study: final_scores(final) for study, final in study_data.final_models.items()}
-    shown = gallery(study_data, summary, images)
-    return Findings(study_data, summary, pairs, effects, importance(study_data), scores, shown)
+    model = evaluated_model(study_data, summary)
+    shown = gallery(model, images) if model else None
+    return Findings(study_data, summary, pairs, effects, importance(study_data), scores, model, shown)
 
 
 def tables(results: Findings) -> dict[str, pd.DataFrame]:
     """Return every table behind the page by the name of its file; numbers are not rounded."""
     study_data = results.study_data
     differences, common = compare_settings(study_data)
-    finals = {study: final.predictions for study, final in study_data.final_models.items()}
-    wrong, uncertain = (results.gallery.wrong, results.gallery.uncertain) if results.gallery else (pd.DataFrame(), [])
+    finals = {
+        study: final.predictions.dropna(subset=["label", *final.classes.columns()])
+        for study, final in study_data.final_models.items()
+    }
+    model, wrong, uncertain = results.evaluated, pd.DataFrame(), pd.DataFrame()
+    if model and results.gallery:
+        wrong, shown = results.gallery.wrong, [image["id"] for image in results.gallery.uncertain]
+        uncertain = model.table.set_index("id", drop=False).loc[shown]
     return {
         "jobs": _jobs(results),
         "effects": results.effects,
@@ -81,9 +94,11 @@ def tables(results: Findings) -> dict[str, pd.DataFrame]:
         "importance": pd.DataFrame() if results.importance is None else results.importance.table,
         "epochs": study_data.epochs,
         "scores": _by_study(results.scores),
-        "predictions": _by_study({study: table.dropna(subset=["label", "p_dog"]) for study, table in finals.items()}),
+        "predictions": _by_study(finals),
+        "classes": model.class_table() if model else pd.DataFrame(),
+        "confusion": _confusions(model) if model else pd.DataFrame(),
         "mistakes": wrong,
-        "unsure": pd.DataFrame(uncertain, columns=list(wrong)),
+        "unsure": uncertain,
         "differences": differences,
         "common": common,
     }
@@ -155,6 +170,13 @@ def final_scores(final: FinalModel) -> pd.DataFrame:
         if split == "validation" or table["value"].notna().any():
             tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def _confusions(model: Evaluated) -> pd.DataFrame:
+    """Return the confusion matrix as rows: class, predicted, images; without pairs that have no images."""
+    counts, names = model.confusions(), np.array(model.classes.names, dtype=object)
+    labels, predicted = np.nonzero(counts)
+    return pd.DataFrame({"class": names[labels], "predicted": names[predicted], "images": counts[labels, predicted]})
 
 
 def _by_study(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

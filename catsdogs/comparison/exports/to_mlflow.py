@@ -27,7 +27,8 @@ import pandas as pd
 from catsdogs.base.errors import UserError
 from catsdogs.base.provenance import parse_timestamp
 from catsdogs.comparison.exports.timeline import curves, ended_at, epoch_rows
-from catsdogs.comparison.study_data import FinalModel, StudyData
+from catsdogs.comparison.final_models import FinalModel
+from catsdogs.comparison.study_data import StudyData
 from catsdogs.study.jobs import FAILED, RUNNING
 from catsdogs.study.plan import search_command
 

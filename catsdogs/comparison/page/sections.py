@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from catsdogs.base.provenance import parse_timestamp
@@ -16,7 +17,9 @@ from catsdogs.comparison.figures import theme
 from catsdogs.comparison.figures.curves import best_so_far
 from catsdogs.comparison.figures.final_model import final_figures
 from catsdogs.comparison.figures.space import hyperparameter_slices, parallel_coordinates
-from catsdogs.comparison.study_data import WAITING, FinalModel, StudyData
+from catsdogs.comparison.final_models import FinalModel
+from catsdogs.comparison.study_data import WAITING, StudyData
+from catsdogs.comparison.summary import FEW_IMAGES
 from catsdogs.comparison.tables import Findings
 from catsdogs.pages import formats
 from catsdogs.pages.formats import accuracy_text, between, count, counted, few_errors, loss, percent, signed, words
@@ -25,6 +28,9 @@ from catsdogs.study.jobs import FAILED, OK, RUNNING, State
 from catsdogs.study.plan import retrain_command, search_command
 
 _MOST_FAILURES = 20  # rows of the table of failed trials
+_MATRIX_CLASSES = 20  # with more, the most frequent confusions are shown instead of the matrix
+_MOST_CONFUSIONS = 20
+_CLASS_LENGTH = 24  # characters of a class in the confusion matrix
 
 
 def study(study_data: StudyData, folder: Path) -> dict[str, Any]:
@@ -88,12 +94,13 @@ def leaderboard(results: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
         }
         for job in jobs.astype(object).where(jobs.notna(), None).to_dict("records")
     ]
+    images = {(job.data_digest, job.classes) for job in study_data.jobs.values() if job.data_digest}
     return {
         "choices": [words(name).capitalize() if name.islower() else name for name in varied],
         "constant": {words(name): formats.value(choice) for name, choice in study_data.shared_choices.items()},
         "rows": rows,
         "statuses": [name for name in (OK, RUNNING, WAITING, FAILED) if (board["status"] == name).any()],
-        "different_images": board["data_digest"].dropna().nunique() > 1,
+        "different_images": len(images) > 1,
     }
 
 
@@ -142,6 +149,8 @@ def search(results: Findings) -> dict[str, Any]:
 _SCORES: dict[str, tuple[str, str, Callable[[Any], str]]] = {
     "log_loss": ("Log loss", "lower is better", loss),
     "accuracy": ("Accuracy", "higher is better", functools.partial(percent, decimals=2)),
+    "balanced_accuracy": ("Balanced accuracy", "higher is better", functools.partial(percent, decimals=2)),
+    "macro_f1": ("Macro F1", "higher is better", loss),
     "roc_auc": ("ROC AUC", "higher is better", loss),
     "brier": ("Brier score", "lower is better", loss),
     "ece": ("Calibration error", "lower is better", loss),
@@ -157,6 +166,8 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
     for (split, score), part in table.groupby(["split", "score"], sort=False):
         by_kind = {row["kind"]: row for row in part.to_dict("records")}
         name, direction, text = _SCORES[str(score)]
+        if score == "roc_auc" and len(final.classes) > 2:
+            name = f"{name}, one class against the rest"
         size = None if pd.isna(part["size"].iloc[0]) else int(part["size"].iloc[0])
         cells = [_cell(text, by_kind[kind]) if kind in by_kind else (formats.MISSING, "") for kind in kinds]
         rows.append({"name": name, "direction": direction, "split": split, "size": size, "cells": cells})
@@ -187,6 +198,34 @@ def _cell(text: Callable[[Any], str], row: Mapping[Any, Any]) -> tuple[str, str]
     """Return a score and its interval as text."""
     bounded = pd.notna(row["low"]) and pd.notna(row["high"])
     return text(row["value"]), f"{text(row['low'])} to {text(row['high'])}" if bounded else ""
+
+
+def classes(results: Findings) -> dict[str, Any]:
+    """Return the scores of each class and the confusion matrix; for many classes, the most frequent confusions."""
+    model = results.evaluated
+    if model is None:
+        return {}
+    table, counts = model.class_table(), model.confusions()
+    names = [formats.cut_in_the_middle(name, _CLASS_LENGTH) for name in model.classes.names]
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    errors = [(int(counts[pair]), pair) for pair in zip(*np.nonzero(counts), strict=True) if pair[0] != pair[1]]
+    errors.sort(key=lambda error: -error[0])
+    return {
+        "source": model.source,
+        "images": len(model.table),
+        "rows": table.to_dict("records"),
+        "train": "train" in table,
+        "few": FEW_IMAGES,
+        "names": names,
+        "matrix": [list(zip(*row, strict=True)) for row in zip(counts.tolist(), shares.tolist(), strict=True)],
+        "large": len(names) > _MATRIX_CLASSES,
+        "confused": len(errors),
+        "errors": [
+            {"class": model.classes.names[one], "predicted": model.classes.names[other], "images": images}
+            | {"share": shares[one, other]}
+            for images, (one, other) in errors[:_MOST_CONFUSIONS]
+        ],
+    }
 
 
 def settings(results: Findings, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def _report(results: Findings, csv_tables: Mapping[str, pd.DataFrame], watching:
         curves=learning_curves(study_data),
         finals=[sections.final_model(results, final) for final in study_data.final_models.values()],
         without_final=[study for study in studies if study["name"] not in study_data.final_models],
+        classes=sections.classes(results),
         gallery=results.gallery,
         settings=sections.settings(results, csv_tables),
         problems=study_data.problems,

@@ -34,7 +34,6 @@
       },
       data: {
         bar: [{ marker: { line: { color: color("paper"), width: 1 } } }],
-        heatmap: [{ colorscale: [[0, color("cell-low")], [1, color("cell-high")]] }],
       },
     };
     probe.remove();

@@ -1,0 +1,128 @@
+"""Final models of studies, as `retrain` wrote them into `best/`: scores, recipe and predictions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from catsdogs.base.records import LARGEST_LOSS, Count, Listed, Part, Record, Seconds, Table
+from catsdogs.scoring.classes import STEPS, Classes, ClassNames
+from catsdogs.study.job_tables import METRICS
+from catsdogs.study.jobs import JobConfig
+from catsdogs.study.trials import searched_values
+
+_Loss = Annotated[float, Field(ge=-LARGEST_LOSS, le=LARGEST_LOSS)]  # or a difference of two
+
+
+class _Score(Record):
+    value: _Loss | None = None
+    low: _Loss | None = None
+    high: _Loss | None = None
+    split: str | None = None
+    size: Annotated[Count, Field(ge=1)] | None = None
+    errors: Count | None = None  # written since version 0.3
+    reason: str | None = None
+
+
+def _in_range(details: dict[str, _Score]) -> dict[str, _Score]:
+    for name, score in details.items():
+        highest = math.inf if "log_loss" in name else 2 if "brier" in name else 1
+        if score.value is not None and not 0 <= score.value <= highest:
+            raise ValueError(f"{name}.value={score.value} is not in its range")
+    return details
+
+
+class _TtaChoice(_Score):
+    kind: str
+    average: Literal["probability", "logit"] | None = None
+    rows: Count | None = None
+    tested: bool
+    kinds: Listed[str]
+    against: str = ""
+
+
+class _Member(Record):
+    job: str | None = None
+
+
+class _Ensemble(Record):
+    way: str | None = None
+    members: Listed[_Member]
+
+
+class Metrics(Record):
+    """`metrics.json`."""
+
+    classes: ClassNames
+    job: str | None = None
+    trial: str | None = None
+    fit_on: str | None = None
+    validated_by: str | None = None
+    ensemble: _Ensemble | None = None
+    details: Annotated[Part[_Score], AfterValidator(_in_range)]
+    interval: str = "95% over images"
+    warnings: list[str] = Field([])  # written since version 0.3
+    chosen_on_validation: Listed[str]  # written since version 0.3
+    tta: Part[Any]
+    tta_gain: Part[_Score]  # written since version 0.3
+    tta_choice: _TtaChoice | None = None  # written since version 0.3, with tta=auto
+    calibration_gain: Part[_Score]
+    test_images_not_scored: Count | None = None  # written since version 0.3
+    seconds: Part[Seconds]
+
+
+class Recipe(Record):
+    """`recipe.json`."""
+
+    config: Annotated[JobConfig | None, BeforeValidator(lambda config: config or None)] = None
+    hyperparameters: Annotated[Part[Any], AfterValidator(searched_values)]
+    versions: Part[str]
+
+
+_EPOCH_METRICS = ("val_log_loss", *METRICS)
+HISTORY_TABLE = Table({"epoch": int, **dict.fromkeys(_EPOCH_METRICS, float | None)}, optional=_EPOCH_METRICS)
+
+def predictions_table(classes: Classes) -> Table:
+    """Return the declaration of `predictions.csv`; only the output of the network is always there."""
+    columns = {step: classes.columns(step) for step in STEPS}
+    numbers = dict.fromkeys((name for names in columns.values() for name in names), float | None)
+    return Table(
+        {**dict.fromkeys(("id", "split", "fold"), str), "label": int | None, **numbers},
+        optional=("fold", *columns["_tta"], *columns["_calibrated"]),
+        ranges={"label": (0, len(classes) - 1)},
+        distributions=list(columns.values()),
+    )
+
+
+@dataclass(frozen=True)
+class FinalModel:
+    """Contents of the folder `best/` of a study, as written by `retrain`.
+
+    Attributes:
+        predictions: id, label (NaN: unknown), split and, for every step that was computed, the columns of the classes
+            (NaN: not computed).
+        history: a row per epoch of the first member of an ensemble; empty if the file is missing, like `recipe`.
+    """
+
+    study: str
+    folder: Path
+    metrics: dict[str, Any]
+    classes: Classes
+    predictions: pd.DataFrame
+    history: pd.DataFrame
+    recipe: dict[str, Any]
+
+    def validation(self, step: str = "") -> pd.DataFrame:
+        """Return the labeled validation images that have the predictions of a step: id, label, probabilities.
+
+        The probabilities are in the columns of the step "".
+        """
+        names = dict(zip(self.classes.columns(step), self.classes.columns(), strict=True))
+        table = self.predictions[self.predictions["split"] == "validation"]
+        table = table.reindex(columns=["id", "label", *names]).rename(columns=names).dropna()
+        return table.astype({"label": int})
