@@ -14,12 +14,7 @@ from PIL import Image
 from synthetic_images import encoded, folder_of
 
 from catsdogs.base.files import write_csv, write_json
-try:
-    from catsdogs.final.metrics import detail_of
-except ImportError:
-    import dataclasses
-    def detail_of(e, split):
-        return {**dataclasses.asdict(e), "value": None if np.isnan(e.value) else e.value, "split": split}
+from catsdogs.final.metrics import detail_of
 from catsdogs.scoring.classes import DEFAULT, Classes
 from catsdogs.scoring.scores import score_images, scores
 from catsdogs.study.locking import LOCK

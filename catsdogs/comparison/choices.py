@@ -134,7 +134,7 @@ def _differences(losses: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:
 
 def _errors(errors: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:
     """Return the (N images, K pairs) bool: whether either job misclassifies the image."""
-    return errors[pairs["label"]].to_numpy() | errors[pairs["label_against"]].to_numpy()
+    return errors[pairs["label"]].to_numpy(bool) | errors[pairs["label_against"]].to_numpy(bool)
 
 
 def _intervals(vectors: list[np.ndarray], errors: list[int]) -> pd.DataFrame:

@@ -71,9 +71,7 @@ def evaluated_model(study_data: StudyData, summary: Summary) -> Evaluated | None
     return evaluated
 
 
-def _evaluated(
-    source: str, classes: Classes, table: pd.DataFrame, job: JobRecord, config: dict[str, Any]
-) -> Evaluated:
+def _evaluated(source: str, classes: Classes, table: pd.DataFrame, job: JobRecord, config: dict[str, Any]) -> Evaluated:
     losses = score_images(table["label"].to_numpy(), classes.read(table)).losses
     table = table[["id", "label", *classes.columns()]].assign(log_loss=losses)
     return Evaluated(source, classes, table.reset_index(drop=True), job, config)

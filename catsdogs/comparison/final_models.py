@@ -87,6 +87,7 @@ class Recipe(Record):
 _EPOCH_METRICS = ("val_log_loss", *METRICS)
 HISTORY_TABLE = Table({"epoch": int, **dict.fromkeys(_EPOCH_METRICS, float | None)}, optional=_EPOCH_METRICS)
 
+
 def predictions_table(classes: Classes) -> Table:
     """Return the declaration of `predictions.csv`; only the output of the network is always there."""
     columns = {step: classes.columns(step) for step in STEPS}

@@ -89,7 +89,7 @@ class StudyData:
         ranked = self.leaderboard[self.leaderboard["val_log_loss"].notna()]
         ranked = ranked if labels is None else ranked[ranked["label"].isin(labels)]
         keys = [self.images_of(label) for label in ranked["label"]]
-        return ranked[[key == keys[0] for key in keys]]
+        return ranked.loc[[key == keys[0] for key in keys]]
 
     def images_of(self, label: str) -> tuple[str, Classes]:
         """Return digest and classes of the validation images of a job; jobs are compared only if both are equal.

@@ -101,7 +101,7 @@ def _margins(best: str, losses: pd.DataFrame, errors: pd.DataFrame) -> dict[str,
     if best not in losses or losses.empty:
         return {}
     labels = [label for label in losses if label != best]
-    others, own = (ImageScores(losses[name].to_numpy().T, errors[name].to_numpy().T) for name in (labels, best))
+    others, own = (ImageScores(losses[name].to_numpy().T, errors[name].to_numpy(bool).T) for name in (labels, best))
     return dict(zip(map(str, labels), paired_intervals(others, own), strict=True))
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from studies import CHOICES, color_of, ids, labels, p_dog, picture, write_final, write_images, write_job, write_split
 
 from catsdogs.base.files import read_json, write_csv, write_json
+from catsdogs.comparison.evaluated import evaluated_model
 from catsdogs.comparison.gallery import MOST_ERRORS, MOST_UNCERTAIN, gallery
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.summary import summarize
@@ -34,9 +35,13 @@ def study(tmp_path, images, monkeypatch):
     return folder
 
 
-def gallery_of(study, folder=None):
+def model_of(study):
     study_data = read_study_data([study])
-    return gallery(study_data, summarize(study_data), folder)
+    return evaluated_model(study_data, summarize(study_data))
+
+
+def gallery_of(study, folder=None):
+    return gallery(model_of(study), folder)
 
 
 def images_of(shown):
@@ -66,9 +71,14 @@ def test_errors_are_sorted_by_confidence_and_uncertain_images_exclude_them(study
     assert list(shown.wrong["id"]) == wrong
     uncertain = [ids()[i] for i in np.argsort(np.abs(p - 0.5)) if ids()[i] not in wrong[:MOST_ERRORS]]
     assert [one["id"] for one in shown.uncertain] == uncertain[:MOST_UNCERTAIN]
+    assert list(shown.wrong) == ["id", "label", "p_dog", "log_loss"]
     expected = [labels()[order[0]], p[order[0]], -np.log(confidence[order[0]])]
-    assert [shown.errors[0][name] for name in ("label", "p_dog", "log_loss")] == pytest.approx(expected)
-    assert (shown.images, shown.source, shown.ignored) == (len(images), "trial 0 of job a", ["cat.7", "a b"])
+    assert list(shown.wrong.iloc[0, 1:]) == pytest.approx(expected)
+    names = ("cat", "dog")[:: 1 if expected[0] == 0 else -1]
+    first = {"id": wrong[0], "class": names[0], "predicted": names[1], "probability": 1 - confidence[order[0]]}
+    assert {name: shown.errors[0][name] for name in first} == pytest.approx(first)
+    model = model_of(study)
+    assert (len(model.table), model.source, shown.ignored) == (len(images), "trial 0 of job a", ["cat.7", "a b"])
     assert_thumbnails_match(shown, images)  # from the cache
 
 
@@ -152,31 +162,30 @@ def test_without_split_csv_no_thumbnail_is_shown(study):
 def test_a_final_model_is_evaluated_by_its_submitted_probabilities(study, images):
     write_final(study, skill=0.4)
     change(study / "best" / "metrics.json", job="a")
-    shown = gallery_of(study)
+    model, shown = model_of(study), gallery_of(study)
     # The test images have no labels.
-    assert (shown.source, shown.images) == ("the final model of study night with TTA", len(images))
+    assert (model.source, len(model.table)) == ("the final model of study night with TTA", len(images))
     assert len(shown.wrong) == ((p_dog(0.4 + 0.1) > 0.5) != (labels() == 1)).sum()
     assert_thumbnails_match(shown, images)
 
     table = pd.read_csv(study / "best" / "predictions.csv")
     write_csv(study / "best" / "predictions.csv", table.assign(p_dog_calibrated=0.25 + table["p_dog"] / 2))
-    shown = gallery_of(study)
-    assert shown.source == "the final model of study night with TTA and calibration"
-    assert all(0.25 <= one["p_dog"] <= 0.75 for one in shown.errors)
+    model = model_of(study)
+    assert model.source == "the final model of study night with TTA and calibration"
+    assert model.table["p_dog"].between(0.25, 0.75).all()
 
     change(study / "best" / "metrics.json", validated_by="folds")
-    assert gallery_of(study).source.startswith("the fold models of study night on their validation folds with TTA")
+    assert model_of(study).source.startswith("the fold models of study night on their validation folds with TTA")
 
     write_final(study, skill=0.4, tta=False)
     change(study / "best" / "metrics.json", job="a", fit_on="all")
-    shown = gallery_of(study)
-    assert shown.source == "trial 0 of job a in the search, before retraining"
-    assert len(shown.wrong) == ((p_dog(0.4) > 0.5) != (labels() == 1)).sum()
+    assert model_of(study).source == "trial 0 of job a in the search, before retraining"
+    assert len(gallery_of(study).wrong) == ((p_dog(0.4) > 0.5) != (labels() == 1)).sum()
 
     # Without out-of-sample predictions of the final model, the best job is shown.
     table = pd.read_csv(study / "best" / "predictions.csv")
     write_csv(study / "best" / "predictions.csv", table.assign(p_dog=np.nan, p_dog_tta=np.nan))
-    assert gallery_of(study).source == "trial 0 of job a"
+    assert model_of(study).source == "trial 0 of job a"
 
 
 def test_a_perfect_model_has_only_uncertain_images_and_no_model_has_no_gallery(study):
@@ -185,10 +194,10 @@ def test_a_perfect_model_has_only_uncertain_images_and_no_model_has_no_gallery(s
     shown = gallery_of(study)
     assert (shown.errors, len(shown.wrong), len(shown.uncertain)) == ([], 0, MOST_UNCERTAIN)
     (study / "a" / "validation.csv").unlink()
-    assert gallery_of(study) is None
+    assert model_of(study) is None
     shutil.rmtree(study / "a")
     write_job(study, CHOICES, name="b", trials=0, status="running")
-    assert gallery_of(study) is None
+    assert model_of(study) is None
 
 
 def change(file, **values):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from documents import EVIL, Document, assert_fetches_nothing, write_hostile
-from studies import CHOICES, IMAGES, write_final, write_job, write_study
+from studies import CHOICES, IMAGES, labels, probabilities, write_final, write_job, write_study
 
 import catsdogs.comparison.page.writing as page_module
 from catsdogs.base.files import read_json, write_csv
@@ -20,7 +20,9 @@ from catsdogs.comparison.summary import summarize
 from catsdogs.comparison.tables import TITLES
 from catsdogs.comparison.terminal import print_summary
 from catsdogs.pages.formats import between, minus
+from catsdogs.scoring.classes import Classes
 from catsdogs.scoring.intervals import wilson_interval
+from catsdogs.scoring.scores import confusion
 from catsdogs.study.plan import write_plan
 
 pytestmark = pytest.mark.lowest
@@ -221,6 +223,29 @@ def test_final_model_shows_scores_and_images(finished, document):
     assert f"{tta['value']:.4f} {tta['low']:.4f} to {tta['high']:.4f}" in row
     assert f"{IMAGES} validation images; CIs: 95% over images;" in document.body
     assert "Test-time augmentation lowers the log loss by" in document.body
+
+
+@pytest.mark.parametrize("count", [2, 20, 21])
+def test_confusions_are_a_matrix_or_of_many_classes_a_list(tmp_path, count):
+    classes = Classes(tuple(f"<b>{number}</b>" for number in range(count)))
+    study = write_study(tmp_path / "night", trials=1, classes=classes)
+    write_final(study, classes=classes, skill=0.5)
+    document = page_of(study)
+    counts = confusion(labels(classes=classes), probabilities(0.6, classes=classes))
+    assert f"{IMAGES} validation images of {count} classes (<b>0</b>, " in document.body
+    assert ("Fewer than 20 validation images: " in document.body) == (count > 2)
+    cells = [int(text.split()[0]) for attributes, text in document.all("td") if "style" in attributes]
+    if count <= 20:
+        np.testing.assert_array_equal(np.reshape(cells, counts.shape), counts)
+    else:
+        np.fill_diagonal(counts, 0)
+        label, predicted = np.unravel_index(counts.argmax(), counts.shape)
+        row = f"<b>{label}</b> <b>{predicted}</b> {counts.max()} "
+        rows = document.text("tr")
+        assert row_of(document, "Predicted as") in rows
+        assert rows[rows.index(row_of(document, "Predicted as")) + 1].startswith(row)
+        assert f"20 of {(counts > 0).sum()} pairs of classes" in document.body
+        assert cells == []
 
 
 def test_page_of_several_studies(tmp_path):

@@ -6,8 +6,9 @@ import pytest
 from studies import write_final, write_job, write_study
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import read_json, write_json
+from catsdogs.base.files import read_json, write_csv, write_json
 from catsdogs.comparison.study_data import read_study_data
+from catsdogs.scoring.classes import Classes
 from catsdogs.study.plan import write_plan
 
 CHOICES = {"backbone": "b", "augmentation": "light", "schedule": "cosine", "label_smoothing": "none"}
@@ -89,6 +90,20 @@ def test_scores_out_of_range_are_reported(study, score, value):
     study_data = read_study_data([study])
     assert not study_data.final_models
     assert f"{score}.value={value}" in study_data.problems[0]
+
+
+def test_final_model_that_contradicts_its_classes_is_reported(tmp_path):
+    classes = Classes(("ant", "bee", "wasp"))
+    study = write_study(tmp_path / "night", classes=classes, trials=1)
+    write_final(study, classes=classes)
+    assert read_study_data([study]).final_models["night"].classes == classes
+    predictions, metrics = pd.read_csv(study / "best" / "predictions.csv"), read_json(study / "best" / "metrics.json")
+    for names, change in ((["ant"], {}), (["ant", "Ant", "bee"], {}), (None, {"p_ant": 0.9}), (None, {"label": 3})):
+        write_json(study / "best" / "metrics.json", metrics | ({"classes": names} if names else {}))
+        write_csv(study / "best" / "predictions.csv", predictions.assign(**change))
+        study_data = read_study_data([study])
+        assert not study_data.final_models
+        assert ("metrics.json is" if names else "predictions.csv is") in study_data.problems[0]
 
 
 def test_predictions_of_other_images_or_labels_than_the_split_are_reported(study):

@@ -2,12 +2,13 @@
 
 import pandas as pd
 import pytest
-from studies import CHOICES, labels, p_dog, write_job, write_study
+from studies import CHOICES, labels, p_dog, probabilities, write_job, write_study
 
 from catsdogs.base.files import read_json, write_csv, write_json
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.summary import summarize
-from catsdogs.scoring.scores import log_loss_per_image
+from catsdogs.scoring.classes import Classes
+from catsdogs.scoring.scores import score_images
 from catsdogs.study.plan import retrain_command, write_plan
 from catsdogs.study.trials import TrialRecord, write_trials
 
@@ -37,7 +38,7 @@ def test_a_large_lead_is_significant(night, tmp_path):
     summary = summary_of(night)
     assert (summary.best, summary.runner_up, summary.significance) == ("a", "b", "significant")
     assert summary.command == retrain_command(night)
-    one, other = (log_loss_per_image(labels(), p_dog(*predicted)) for predicted in ((2.0, 1), (1.2, 2)))
+    one, other = (score_images(labels(), probabilities(*job)).losses for job in ((2.0, 1), (1.2, 2)))
     assert [summary.log_loss.value, summary.margin.value] == pytest.approx([one.mean(), (other - one).mean()])
     assert (summary.margin.low > 0, summary.margin.size) == (True, 200)
     assert summary.share_best == {"a": pytest.approx(1, abs=0.01), "b": pytest.approx(0, abs=0.01)}
@@ -78,7 +79,7 @@ def test_one_image_or_one_job_has_no_significance(tmp_path):
     job(tmp_path / "image", "b", skill=1.0, images=1)
     summary = summary_of(tmp_path / "image")
     assert (summary.best, summary.significance, summary.margin.low) == ("a", "unknown", None)
-    assert "1 validation image:" in text(summary)
+    assert "On 1 validation image of 2 classes (cat, dog): " in text(summary)
     write_job(tmp_path / "night", CHOICES, name="a")
     summary = summary_of(tmp_path / "night")
     assert (summary.significance, summary.runner_up, summary.margin) == ("only job", None, None)
@@ -129,13 +130,16 @@ def test_other_explanations_of_a_lead_are_caveats(night):
     assert "validation.csv of b have another log loss than recorded" in summary
 
 
-def test_jobs_on_other_images_are_not_compared(night):
-    job(night, "c", skill=3, digest="e" * 64)
+@pytest.mark.parametrize("other", [{"digest": "e" * 64}, {"classes": Classes(("ant", "bee", "wasp"))}])
+def test_jobs_on_other_images_or_classes_are_not_compared(night, other):
+    job(night, "c", skill=3, **other)
     summary = summary_of(night)
     assert (summary.best, summary.runner_up, summary.margin, summary.significance) == ("c", None, None, "unknown")
-    assert "2 jobs (a, b) are not compared with the best job: validated on other images." in text(summary)
+    assert "2 jobs (a, b) are not compared with the best job: validated on other images or classes." in text(summary)
     assert summary.share_best == {"c": 1.0}
-    assert summary.command.endswith(" job=c")  # best_job would refuse to choose
+    assert summary.command.endswith(" job=c" if "digest" in other else "")  # best_job would refuse to choose
+    job(night, "a", skill=9, images=58, **other)
+    assert ("Fewer than 20 validation images: bee (19), wasp (19);" in text(summary_of(night))) == ("classes" in other)
 
 
 def test_a_job_without_predictions_can_be_the_best(night):

@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
-from studies import CHOICES, IMAGES, write_final, write_job, write_study
+from studies import CHOICES, IMAGES, ids, labels, probabilities, write_final, write_job, write_study
 
-from catsdogs.base.files import read_json, write_json
+from catsdogs.base.files import read_json, write_csv, write_json
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.tables import (
     KINDS,
@@ -19,6 +19,8 @@ from catsdogs.comparison.tables import (
     tables,
     write_tables,
 )
+from catsdogs.scoring.classes import Classes
+from catsdogs.scoring.scores import class_scores, confusion
 from catsdogs.study.leaderboard import write_leaderboard
 
 
@@ -92,7 +94,33 @@ def test_scores_of_other_splits_follow_and_missing_scores_are_nan(best):
     table = final_scores(read(best))
     assert list(table) == ["score", "kind", "value", "low", "high", "split", "size"]
     assert list(zip(table["score"], table["kind"], strict=True)) == [(s, k) for s in SCORES for k in KINDS] * 2
-    assert list(table["split"]) == ["validation"] * 15 + ["test"] * 15
-    assert table.iloc[15].to_dict() == {"score": "log_loss", "kind": "plain", **test_score}
-    assert table["value"].iloc[16:].isna().all()
-    assert (table["value"].iloc[:15].isna() == (table["kind"].iloc[:15] == "calibrated")).all()
+    assert list(table["split"]) == ["validation"] * 21 + ["test"] * 21
+    assert table.iloc[21].to_dict() == {"score": "log_loss", "kind": "plain", **test_score}
+    assert table["value"].iloc[22:].isna().all()
+    assert (table["value"].iloc[:21].isna() == (table["kind"].iloc[:21] == "calibrated")).all()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_classes_and_confusions_are_those_of_the_model_that_is_shown(tmp_path, count):
+    classes = Classes(("ant", "bee", "wasp")[:count])
+    study = write_study(tmp_path / "night", trials=1, classes=classes)
+    job = study / read_json(write_final(study, classes=classes) / "metrics.json")["job"]
+    true, submitted = labels(classes=classes), probabilities(1.9, classes=classes)
+    split = pd.DataFrame({"id": ids(classes=classes), "label": true, "split": "validation", "sha256": "0"})
+    train = pd.DataFrame({"id": list("xyz"), "label": [0, 0, 1], "split": "train", "sha256": "0"})
+    write_csv(job / "split.csv", pd.concat([split, train]))
+    results = findings(read_study_data([study]))
+    by_name = tables(results)
+    expected = class_scores(true, submitted).rename(columns={"images": "validation"})
+    names = {"label": range(count), "class": classes.names, "train": [2, 1, 0][:count]}
+    pd.testing.assert_frame_equal(by_name["classes"], pd.DataFrame(names).join(expected), check_dtype=False)
+    matrix = by_name["confusion"].pivot(index="class", columns="predicted", values="images").fillna(0)
+    np.testing.assert_array_equal(matrix.loc[[*classes.names], [*classes.names]], confusion(true, submitted))
+    assert list(by_name["mistakes"]) == ["id", "label", *classes.columns(), "log_loss"]
+    for error in results.gallery.errors:
+        row = list(ids(classes=classes)).index(error["id"])
+        assert error["class"] == classes.names[true[row]]
+        assert (error["predicted"], error["probability"]) == (
+            classes.names[submitted[row].argmax()],
+            pytest.approx(submitted[row].max(), abs=1e-7),
+        )

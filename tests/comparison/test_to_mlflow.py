@@ -77,6 +77,7 @@ def test_jobs_trials_and_final_model_are_written_once(study, uri):
         assert run.data.metrics == {name: row[name] for name in metrics}
         command = "python -m catsdogs.search -m study=study augmentation=light,none label_smoothing=none,mild"
         tags = {"best_trial": row["best_trial"], "data_digest": "d" * 64, "version.keras": "3.15.1", "command": command}
+        tags["classes"] = "cat, dog"
         assert tags.items() <= run.data.tags.items()
         losses = study_data.trials.loc[study_data.trials["label"] == row["label"], "val_log_loss"]
         so_far = dict(enumerate(losses.cummin().ffill(), start=1))

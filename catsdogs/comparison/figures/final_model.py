@@ -109,8 +109,14 @@ def _roc(predictions: _Predictions, names: tuple[str, ...]) -> go.Figure:
         table.loc[len(table)] = [0.5, predicted[labels == 0].mean(), (~predicted)[labels == 1].mean()]
         table["hover"] = [rounded(row) for row in table.to_numpy()]
         table[["x", "y"]] = table[["x", "y"]].clip(lower=list(half), axis=1)
-        look: dict[str, Any] = {"legendgroup": kind, "hovertemplate": f"threshold %{{customdata[0]}}<br>{rates}<extra></extra>"}
-        name, line = f"{kind}: AUC {roc_auc_score(labels, positive):.4f}", {"color": _LOOKS[kind]["color"], "width": 2.5}
+        look: dict[str, Any] = {
+            "legendgroup": kind,
+            "hovertemplate": f"threshold %{{customdata[0]}}<br>{rates}<extra></extra>",
+        }
+        name, line = (
+            f"{kind}: AUC {roc_auc_score(labels, positive):.4f}",
+            {"color": _LOOKS[kind]["color"], "width": 2.5},
+        )
         add_points(plot, table[:-1], name=name, mode="lines", line=line, **look)
         at = table[-1:].assign(text="0.5") if kind == list(predictions)[-1] else table[-1:]
         look |= {"showlegend": False, "textposition": "top right"}

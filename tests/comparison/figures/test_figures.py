@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from itertools import product
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from catsdogs.comparison.figures.search import budget, effects, job_intervals
 from catsdogs.comparison.figures.space import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.tables import TITLES
+from catsdogs.scoring.classes import Classes
 
 KINDS = {"p_dog": "without TTA", "p_dog_tta": "with TTA"}
 
@@ -52,7 +53,7 @@ def texts(value, path=""):
 
 
 def test_figures_are_complete_and_jobs_have_one_legend_entry(study_data, figures):
-    assert len(figures) == 15
+    assert len(figures) == 14
     names = {style["name"] for style in theme.styles(study_data).values()}
     for name, figure in figures.items():
         assert figure.caption
@@ -163,17 +164,8 @@ def predicted(study_data, column):
 
 @pytest.mark.parametrize(("column", "kind"), list(KINDS.items()))
 def test_reliability_and_roc(study_data, figures, column, kind):
-    plot, (labels, p_dog) = figures["reliability-0"].plot, predicted(study_data, column)
-    dots, bars = trace(plot, kind, "scatter"), trace(plot, kind, "bar")
-    members = [(p_dog > low / 10) & (p_dog <= (low + 1) / 10) for low in range(10)]
-    filled = [member for member in members if member.any()]
-    assert list(bars.x) == pytest.approx(np.arange(0.05, 1, 0.1))
-    assert list(bars.y) == [int(member.sum()) for member in members]
-    assert list(dots.x) == pytest.approx([p_dog[member].mean() for member in filled], rel=1e-4)
-    assert list(dots.y) == pytest.approx([labels[member].mean() for member in filled], rel=1e-4)
-    wilson = [binomtest(int(labels[m].sum()), int(m.sum())).proportion_ci(method="wilson") for m in filled]
-    expected = np.array([[end.low for end in wilson], [end.high for end in wilson]])
-    assert ends(dots.error_y, dots.y) == pytest.approx(expected, abs=1e-4)
+    labels, p_dog = predicted(study_data, column)
+    check_reliability(figures["reliability-0"].plot, kind, labels, np.stack([1 - p_dog, p_dog], axis=1))
 
     plot = figures["roc-0"].plot
     curve = trace(plot, f"{kind}: AUC {roc_auc_score(labels, p_dog):.4f}")
@@ -190,28 +182,43 @@ def test_reliability_and_roc(study_data, figures, column, kind):
     assert list(middle.customdata[0]) == pytest.approx(shares, rel=1e-4)
     assert plot.layout.xaxis.type == plot.layout.yaxis.type == "log"
     assert plot.layout.xaxis.ticktext[0] == "0"
+    assert plot.layout.xaxis.title.text == "cat predicted as dog (false positive rate)"
 
 
-@pytest.mark.parametrize(("row", "column"), list(enumerate(KINDS)))
-def test_confusion_counts_each_image_once(study_data, figures, row, column):
-    labels, p_dog = predicted(study_data, column)
-    confusion = figures["confusion-0"].plot.data[row]
-    assert confusion.y == ("cats", "dogs")
-    for label, outcome in product((0, 1), repeat=2):
-        mask = (labels == label) & ((p_dog > 0.5) == outcome)
-        assert mask.any()
-        assert confusion.text[label][outcome].startswith(f"<b>{mask.sum():,}</b>")
-        assert confusion.z[label][outcome] == pytest.approx(mask.sum() / (labels == label).sum(), rel=1e-4)
+def check_reliability(plot, kind, labels, probabilities):
+    """Compare the bins of the probability of the predicted class, from 1/K to 1, and their Wilson intervals."""
+    dots, bars = trace(plot, kind, "scatter"), trace(plot, kind, "bar")
+    correct, confidence = probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
+    edges = np.linspace(1 / probabilities.shape[1], 1, 11)
+    members = [(confidence > low) & (confidence <= high) for low, high in pairwise(edges)]
+    filled = [member for member in members if member.any()]
+    assert list(bars.x) == pytest.approx((edges[1:] + edges[:-1]) / 2, rel=1e-4)
+    assert list(bars.y) == [int(member.sum()) for member in members]
+    assert list(dots.x) == pytest.approx([confidence[member].mean() for member in filled], rel=1e-4)
+    assert list(dots.y) == pytest.approx([correct[member].mean() for member in filled], rel=1e-4)
+    wilson = [binomtest(int(correct[m].sum()), int(m.sum())).proportion_ci(method="wilson") for m in filled]
+    expected = np.array([[end.low for end in wilson], [end.high for end in wilson]])
+    assert ends(dots.error_y, dots.y) == pytest.approx(expected, abs=1e-4)
+
+
+def test_reliability_of_more_than_two_classes(tmp_path):
+    classes = Classes(("<b>ant</b>", "bee", "wasp"))
+    studies.write_study(tmp_path / "night", trials=1, classes=classes)
+    studies.write_final(tmp_path / "night", classes=classes)
+    (figure,) = final_figures(read_study_data([tmp_path / "night"]).final_models["night"], 0)
+    for seed, kind in ((1.8, "without TTA"), (1.9, "with TTA")):
+        probabilities = studies.probabilities(seed, classes=classes)
+        check_reliability(figure.plot, kind, studies.labels(classes=classes), probabilities)
 
 
 @pytest.mark.parametrize("p_dog", [0.0, 0.5, 1.0])
 def test_probabilities_of_0_half_and_1_have_a_bin(study_data, p_dog):
-    table = pd.DataFrame({"label": [0.0, 1.0], "split": "validation", "p_dog": p_dog, "p_dog_tta": np.nan})
+    ids = {"id": ["a", "b"], "label": [0.0, 1.0], "split": "validation"}
+    table = pd.DataFrame({**ids, "p_dog": p_dog, "p_dog_tta": np.nan})
     figures = final_figures(dataclasses.replace(study_data.final_models["night"], predictions=table), 0)
-    assert [figure.name for figure in figures] == ["reliability-0", "roc-0", "confusion-0"]
-    # Bins include their upper end, and 0.5 is predicted as a cat.
-    assert np.flatnonzero(trace(figures[0].plot, "without TTA", "bar").y).tolist() == [{0.0: 0, 0.5: 4, 1.0: 9}[p_dog]]
-    assert np.array(figures[2].plot.data[0].z).tolist() == [[float(p_dog <= 0.5), float(p_dog > 0.5)]] * 2
+    assert [figure.name for figure in figures] == ["reliability-0", "roc-0"]
+    # Bins include their upper end, and the first one 1/K.
+    assert np.flatnonzero(trace(figures[0].plot, "without TTA", "bar").y).tolist() == [0 if p_dog == 0.5 else 9]
 
 
 def test_final_model_without_labels_or_tta(study_data):
@@ -220,9 +227,9 @@ def test_final_model_without_labels_or_tta(study_data):
     def figures(**columns):
         return final_figures(dataclasses.replace(final, predictions=final.predictions.assign(**columns)), 3)
 
-    assert ["with TTA" in figure.plot.to_json() for figure in figures(p_dog_tta=np.nan)] == [False] * 3
+    assert ["with TTA" in figure.plot.to_json() for figure in figures(p_dog_tta=np.nan)] == [False] * 2
     assert figures(label=np.nan) == []
-    cats = figures(label=0.0)
-    assert [figure.name for figure in cats] == ["reliability-3", "confusion-3"]
+    (cats,) = figures(label=0.0)
+    assert cats.name == "reliability-3"
     # Images of another split do not count.
-    assert sum(trace(cats[0].plot, "without TTA", "bar").y) == studies.IMAGES
+    assert sum(trace(cats.plot, "without TTA", "bar").y) == studies.IMAGES
