@@ -48,9 +48,12 @@ class Evaluated:
         table.insert(0, "class", self.classes.names)
         return table.rename_axis("label").reset_index()
 
-    def confusions(self) -> np.ndarray:
-        """Return how many images of each class (rows) are predicted as each class (columns); int (K, K)."""
-        return confusion(self.table["label"].to_numpy(), self.probabilities)
+    def confusions(self) -> pd.DataFrame:
+        """Return class, predicted class, images and share (of the class) of all pairs of classes that have images."""
+        counts, names = confusion(self.table["label"].to_numpy(), self.probabilities), np.array(self.classes.names)
+        pair = counts.nonzero()
+        rows = {"class": names[pair[0]], "predicted": names[pair[1]], "images": counts[pair]}
+        return pd.DataFrame({**rows, "share": counts[pair] / counts.sum(axis=1)[pair[0]]})
 
 
 def evaluated_model(study_data: StudyData, summary: Summary) -> Evaluated | None:

@@ -40,7 +40,8 @@ class Gallery:
     """Misclassified and uncertain images of a model.
 
     Attributes:
-        wrong: all misclassified images, those with the highest log loss first, as in `Evaluated`.
+        wrong: rows of `Evaluated.table` of all misclassified images, those with the highest log loss first.
+        unsure: those of `uncertain`.
         errors: the first 24 rows of `wrong`, with class (its name), predicted (the most probable class), probability
             (of that class) and thumbnail: `data:image/jpeg;base64,...` or None.
         uncertain: at most 12 other images, the lowest probability first, likewise.
@@ -49,6 +50,7 @@ class Gallery:
     """
 
     wrong: pd.DataFrame
+    unsure: pd.DataFrame
     errors: list[dict[Any, Any]]
     uncertain: list[dict[Any, Any]]
     missing: str | None
@@ -73,7 +75,7 @@ def gallery(evaluated: Evaluated, images: Path | None = None) -> Gallery:
         for part in (shown, least_certain)
     )
     ignored = [str(name) for name in config.get("data", {}).get("ignore") or []]
-    return Gallery(table.loc[errors.index].reset_index(drop=True), first, uncertain, missing, ignored)
+    return Gallery(table.loc[errors.index], table.loc[least_certain.index], first, uncertain, missing, ignored)
 
 
 def _thumbnails(

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from catsdogs.base.files import write_csv
@@ -82,10 +81,7 @@ def tables(results: Findings) -> dict[str, pd.DataFrame]:
         study: final.predictions.dropna(subset=["label", *final.classes.columns()])
         for study, final in study_data.final_models.items()
     }
-    model, wrong, uncertain = results.evaluated, pd.DataFrame(), pd.DataFrame()
-    if model and results.gallery:
-        wrong, shown = results.gallery.wrong, [image["id"] for image in results.gallery.uncertain]
-        uncertain = model.table.set_index("id", drop=False).loc[shown]
+    model, shown = results.evaluated, results.gallery
     return {
         "jobs": _jobs(results),
         "effects": results.effects,
@@ -96,9 +92,9 @@ def tables(results: Findings) -> dict[str, pd.DataFrame]:
         "scores": _by_study(results.scores),
         "predictions": _by_study(finals),
         "classes": model.class_table() if model else pd.DataFrame(),
-        "confusion": _confusions(model) if model else pd.DataFrame(),
-        "mistakes": wrong,
-        "unsure": uncertain,
+        "confusion": model.confusions() if model else pd.DataFrame(),
+        "mistakes": shown.wrong if shown else pd.DataFrame(),
+        "unsure": shown.unsure if shown else pd.DataFrame(),
         "differences": differences,
         "common": common,
     }
@@ -170,13 +166,6 @@ def final_scores(final: FinalModel) -> pd.DataFrame:
         if split == "validation" or table["value"].notna().any():
             tables.append(table)
     return pd.concat(tables, ignore_index=True)
-
-
-def _confusions(model: Evaluated) -> pd.DataFrame:
-    """Return the confusion matrix as rows: class, predicted, images; without pairs that have no images."""
-    counts, names = model.confusions(), np.array(model.classes.names, dtype=object)
-    labels, predicted = np.nonzero(counts)
-    return pd.DataFrame({"class": names[labels], "predicted": names[predicted], "images": counts[labels, predicted]})
 
 
 def _by_study(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -236,7 +236,7 @@ def test_confusions_are_a_matrix_or_of_many_classes_a_list(tmp_path, count):
     assert ("Fewer than 20 validation images: " in document.body) == (count > 2)
     cells = [int(text.split()[0]) for attributes, text in document.all("td") if "style" in attributes]
     if count <= 20:
-        np.testing.assert_array_equal(np.reshape(cells, counts.shape), counts)
+        assert cells == list(counts[counts > 0])
     else:
         np.fill_diagonal(counts, 0)
         label, predicted = np.unravel_index(counts.argmax(), counts.shape)

@@ -26,15 +26,15 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.provenance import parse_timestamp
+from catsdogs.base.text import listed
 from catsdogs.comparison.exports.timeline import curves, ended_at, epoch_rows
 from catsdogs.comparison.final_models import FinalModel
 from catsdogs.comparison.study_data import StudyData
-from catsdogs.pages.formats import cut_in_the_middle
-from catsdogs.scoring.classes import Classes
 from catsdogs.study.jobs import FAILED, RUNNING
 from catsdogs.study.plan import search_command
 
 _KEY = "catsdogs.key"
+_MOST_CLASSES = 40  # names in a tag, which MLflow limits to 5,000 characters
 
 # MLflow reads these on import and on calls. Data may be sent to the store only.
 _ENVIRONMENT = {
@@ -165,7 +165,7 @@ def _write_job(
         {
             **{name: row[name] for name in ("study", "job", "status", "data_digest", "best_trial", "error")},
             "command": search_command(job.folder.parent),
-            "classes": _names(job.classes),
+            "classes": listed(job.classes.names, _MOST_CLASSES),
             **_versions(job.result),
         },
         metrics,
@@ -212,7 +212,7 @@ def _write_final(experiment: _Experiment, final: FinalModel, study_data: StudyDa
             "status": "ok",
             "data_digest": recipe.get("data_digest"),
             "scored_on": "; ".join(scored_on),
-            "classes": _names(final.classes),
+            "classes": listed(final.classes.names, _MOST_CLASSES),
             **_versions(recipe),
         },
         _epoch_metrics(final.history, ended) + _metrics(scores, ended),
@@ -241,10 +241,6 @@ def _texts(values: Mapping[str, Any]) -> dict[str, str]:
     known = {name: value for name, value in values.items() if value not in (None, "") and value == value}
     integers = {name: int(value) for name, value in known.items() if isinstance(value, float) and value.is_integer()}
     return {name: str(value) for name, value in (known | integers).items()}
-
-
-def _names(classes: Classes) -> str:
-    return cut_in_the_middle(", ".join(classes.names), 4000)  # longer tags are refused
 
 
 def _versions(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Each figure shows the model without test-time augmentation (TTA), and with it if
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,23 +36,21 @@ def final_figures(final: FinalModel, index: int) -> list[Figure]:
     predictions = {kind: (table["label"].to_numpy(), final.classes.read(table)) for kind, table in tables.items()}
     predictions = {kind: pair for kind, pair in predictions.items() if len(pair[0])}
     source = f"of the validation images of the final model of study {final.study}."
-    figures = []
-    if predictions:
-        about = f"Fraction of correct predictions by probability of the predicted class {source}"
-        plot = _reliability(predictions, len(final.classes))
-        figures.append(Figure(f"reliability-{index}", plot, "Reliability", about, "predictions"))
     both = {kind: pair for kind, pair in predictions.items() if len(np.unique(pair[0])) == len(final.classes) == 2}
-    if both:
-        plot, caption = _roc(both, final.classes.names), "ROC curve: errors at every threshold"
-        about = f"False negative and false positive rate {source}"
-        figures.append(Figure(f"roc-{index}", plot, caption, about, "predictions"))
-    return figures
+    return [
+        Figure(f"{name}-{index}", plot(data, final.classes.names), caption, f"{alternative} {source}", "predictions")
+        for name, data, plot, caption, alternative in (
+            ("reliability", predictions, _reliability, "Reliability", "Fraction of correct predictions by probability"),
+            ("roc", both, _roc, "ROC curve: errors at every threshold", "False negative and false positive rate"),
+        )
+        if data
+    ]
 
 
-def _reliability(predictions: _Predictions, count: int) -> go.Figure:
+def _reliability(predictions: _Predictions, names: Sequence[str]) -> go.Figure:
     """Plot accuracy by probability of the predicted class, at least 1/K, with 95% Wilson intervals, and a histogram."""
     plot = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.76, 0.24], vertical_spacing=0.05, figure=blank(430))
-    low = 1 / count
+    low = 1 / len(names)
     plot.add_shape(type="line", x0=low, x1=1, y0=low, y1=1, line_dash="dot", layer="below", row=1, col=1)
     edges = np.linspace(low, 1, _BINS + 1)
     most = 1
@@ -86,7 +85,7 @@ def _reliability(predictions: _Predictions, count: int) -> go.Figure:
     return plot
 
 
-def _roc(predictions: _Predictions, names: tuple[str, ...]) -> go.Figure:
+def _roc(predictions: _Predictions, names: Sequence[str]) -> go.Figure:
     """Plot the false negative rate against the false positive rate over all thresholds, on logarithmic axes.
 
     On linear axes, the ROC curve of a good model is only a corner. The axes start with 0, plotted at half an image.
@@ -95,7 +94,8 @@ def _roc(predictions: _Predictions, names: tuple[str, ...]) -> go.Figure:
     floors = [1.0, 1.0]
     first, second = (escape(name, _NAME_LENGTH) for name in names)
     false_positive, false_negative = f"{first} predicted as {second}", f"{second} predicted as {first}"
-    rates = f"{false_positive} %{{customdata[1]:.3~p}}<br>{false_negative} %{{customdata[2]:.3~p}}"
+    hover = f"{false_positive} %{{customdata[1]:.3~p}}<br>{false_negative} %{{customdata[2]:.3~p}}<extra></extra>"
+    hover = f"threshold %{{customdata[0]}}<br>{hover}"
     for kind, (labels, probabilities) in predictions.items():
         positive = probabilities[:, 1]
         half = 0.5 / (labels == 0).sum(), 0.5 / (labels == 1).sum()
@@ -104,19 +104,13 @@ def _roc(predictions: _Predictions, names: tuple[str, ...]) -> go.Figure:
         false_positives, true_positives, thresholds = roc_curve(labels, positive)
         predicted = positive > 0.5
         # At the first threshold, infinity, no image is predicted as the second class. The last row is the point at 0.5.
-        rows = {"threshold": np.minimum(thresholds, 1.0), "x": false_positives, "y": 1 - true_positives}
-        table = pd.DataFrame(rows)
+        table = pd.DataFrame({"threshold": np.minimum(thresholds, 1), "x": false_positives, "y": 1 - true_positives})
         table.loc[len(table)] = [0.5, predicted[labels == 0].mean(), (~predicted)[labels == 1].mean()]
         table["hover"] = [rounded(row) for row in table.to_numpy()]
         table[["x", "y"]] = table[["x", "y"]].clip(lower=list(half), axis=1)
-        look: dict[str, Any] = {
-            "legendgroup": kind,
-            "hovertemplate": f"threshold %{{customdata[0]}}<br>{rates}<extra></extra>",
-        }
-        name, line = (
-            f"{kind}: AUC {roc_auc_score(labels, positive):.4f}",
-            {"color": _LOOKS[kind]["color"], "width": 2.5},
-        )
+        look: dict[str, Any] = {"legendgroup": kind, "hovertemplate": hover}
+        line = {"color": _LOOKS[kind]["color"], "width": 2.5}
+        name = f"{kind}: AUC {roc_auc_score(labels, positive):.4f}"
         add_points(plot, table[:-1], name=name, mode="lines", line=line, **look)
         at = table[-1:].assign(text="0.5") if kind == list(predictions)[-1] else table[-1:]
         look |= {"showlegend": False, "textposition": "top right"}

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from catsdogs.base.provenance import parse_timestamp
@@ -205,26 +204,18 @@ def classes(results: Findings) -> dict[str, Any]:
     model = results.evaluated
     if model is None:
         return {}
-    table, counts = model.class_table(), model.confusions()
-    names = [formats.cut_in_the_middle(name, _CLASS_LENGTH) for name in model.classes.names]
-    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    errors = [(int(counts[pair]), pair) for pair in zip(*np.nonzero(counts), strict=True) if pair[0] != pair[1]]
-    errors.sort(key=lambda error: -error[0])
+    pairs = model.confusions()
+    errors = pairs[pairs["class"] != pairs["predicted"]].sort_values("images", ascending=False, kind="stable")
+    names = {name: formats.cut_in_the_middle(name, _CLASS_LENGTH) for name in model.classes.names}
     return {
         "source": model.source,
         "images": len(model.table),
-        "rows": table.to_dict("records"),
-        "train": "train" in table,
+        "rows": model.class_table().to_dict("records"),
         "few": FEW_IMAGES,
-        "names": names,
-        "matrix": [list(zip(*row, strict=True)) for row in zip(counts.tolist(), shares.tolist(), strict=True)],
-        "large": len(names) > _MATRIX_CLASSES,
+        "names": names if len(names) <= _MATRIX_CLASSES else {},
+        "pairs": {(row["class"], row["predicted"]): row for row in pairs.to_dict("records")},
         "confused": len(errors),
-        "errors": [
-            {"class": model.classes.names[one], "predicted": model.classes.names[other], "images": images}
-            | {"share": shares[one, other]}
-            for images, (one, other) in errors[:_MOST_CONFUSIONS]
-        ],
+        "errors": errors.head(_MOST_CONFUSIONS).to_dict("records"),
     }
 
 
