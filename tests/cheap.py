@@ -16,6 +16,7 @@ import pandas as pd
 
 from catsdogs.base import files
 from catsdogs.data.dataset import Dataset
+from catsdogs.scoring.classes import DEFAULT
 from catsdogs.training.execution import Training
 
 IMAGES = 12
@@ -77,7 +78,7 @@ class Job:
 
         features: Any = SimpleNamespace(problem=None, views=1, at_cut=lambda cut: None)
         features.prepare, features.reading, features.summary = lambda: None, contextlib.nullcontext, dict
-        return TrialData(features, self.labels.astype(np.float32), tuple(folds)), Models()
+        return TrialData(features, DEFAULT, DEFAULT.targets(self.labels), tuple(folds)), Models()
 
     def reset(self) -> None:
         """Disable `fail` and forget earlier trainings."""
@@ -93,7 +94,7 @@ class Job:
 
         self.before = before
 
-    def train(self, model, views, labels, fold, fit, plan, listener):
+    def train(self, model, views, targets, fold, fit, plan, listener):
         """Fake of `catsdogs.training.execution.train`; the last epoch is the best one and determines the score."""
         self.trained.append((plan.first_epoch, plan.seed))
         epoch_scores = []
@@ -108,4 +109,4 @@ class Job:
 
     def predictions(self, trial, rows):
         p_label = math.exp(-log_loss(trial.model))
-        return np.where(self.labels[rows] == 1, p_label, 1 - p_label)
+        return DEFAULT.from_output(np.where(self.labels[rows] == 1, p_label, 1 - p_label)[:, None])

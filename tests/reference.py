@@ -8,24 +8,24 @@ from catsdogs.network.classifier import add_l2, compile_model, full_model, unfre
 from catsdogs.network.schedules import learning_rates
 
 
-def build_model(config: SearchConfig, total_steps: int, first_step: int = 0) -> keras.Model:
-    """Build and compile the full model, from pixels to the probability of a dog.
+def build_model(config: SearchConfig, total_steps: int, first_step: int = 0, outputs: int = 1) -> keras.Model:
+    """Build and compile the full model, from pixels to probabilities.
 
-    Preprocessing - backbone - GlobalAveragePooling2D - [BatchNormalization] - [Dense(relu)] - Dropout - Dense(sigmoid).
+    Preprocessing - backbone - GlobalAveragePooling2D - [BatchNormalization] - [Dense(relu)] - Dropout - Dense.
 
     Args:
         total_steps: optimizer steps of a full training.
         first_step: the step of a full training at which this model's optimizer starts.
 
     Returns:
-        A compiled model from (B, S, S, 3), RGB, 0..255 to float32 (B, 1) in [0, 1]. Its metric `log_loss` is the binary
+        A compiled model from (B, S, S, 3), RGB, 0..255 to float32 (B, outputs) in [0, 1]. Its metric `log_loss` is the
         cross-entropy with the unsmoothed label and without regularization, unlike its loss.
     """
     backbone = build_backbone(config.backbone)
     unfreeze(backbone, config.model.unfreeze_depth, config.backbone.train_batch_norm)
     if config.model.l2_scope == "head_and_backbone":
         add_l2(backbone, keras.regularizers.L2(config.model.l2))
-    model = full_model(config, backbone)
+    model = full_model(config, backbone, outputs)
     rates = learning_rates(config.schedule, total_steps, first_step).tolist()
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay(list(range(total_steps)), rates)
     compile_model(model, keras.optimizers.Adam(schedule), config.label_smoothing.epsilon)

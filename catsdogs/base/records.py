@@ -11,9 +11,9 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Final, Self, TypeVar
@@ -90,8 +90,10 @@ Seconds = Annotated[float, Field(ge=0, le=10**9)]
 LARGEST_LOSS: Final = 1e39  # finite ones are below the largest float32
 
 # Limits of a table: the largest one has a row per image. pandas takes 30 kB for each column.
-_MAX_CELLS: Final = 10**7
-_MAX_COLUMNS: Final = 1000
+MAX_CELLS: Final = 3 * 10**7
+_MAX_COLUMNS: Final = 4000
+
+_SUM_TOLERANCE: Final = 1e-3  # of probabilities
 
 # Ranges of numbers; a column has the same meaning in every table.
 _RANGES: Final = {
@@ -99,7 +101,8 @@ _RANGES: Final = {
     **dict.fromkeys(("seed", "seconds", "width", "height"), (0, 10**9)),
     "fold": (-1, 10**9),  # -1: in no fold, as the holdout
     **dict.fromkeys(("log_loss", "loss", "val_log_loss", "val_loss", "learning_rate"), (0, LARGEST_LOSS)),
-    **dict.fromkeys(("label", "p_dog", "p_dog_tta", "p_dog_calibrated", "accuracy", "val_accuracy"), (0, 1)),
+    **dict.fromkeys(("accuracy", "val_accuracy"), (0, 1)),
+    "label": (0, 999),  # see `scoring.classes.MOST_CLASSES`
 }
 
 
@@ -110,6 +113,9 @@ class Table:
     columns: Mapping[str, type | UnionType]  # str, int, float, or `int | None` and `float | None` (NaN: empty cell)
     optional: Collection[str] = ()  # columns that some versions did not write
     unique: Collection[str] = ()  # columns with different values in every row
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # narrower ones than in every table
+    # Groups of columns; where a group has several, their sum is 1 in each row, or NaN.
+    distributions: Collection[Sequence[str]] = ()
 
     def read(self, file: Path) -> pd.DataFrame | None:
         """Return the rows, with undeclared columns as pandas reads them, or None if the file is missing.
@@ -145,13 +151,19 @@ class Table:
         if self.unique and (repeated := table.duplicated(list(self.unique))).any():
             values = [f"{name}={table[name][repeated].iloc[0]}" for name in self.unique]
             raise CorruptedFile(file, f"{' '.join(values)}: listed twice")
+        for group in self.distributions:
+            sums = table[group].sum(axis=1, skipna=False) if len(group) > 1 and {*group} <= {*table} else pd.Series(1.0)
+            if (wrong := (sums - 1).abs() > _SUM_TOLERANCE).any():
+                problem = f"have the sum {sums[wrong].iloc[0]:.4g} in row {int(wrong.argmax()) + 1}, expected 1"
+                raise CorruptedFile(file, f"{group[0]} to {group[-1]}: {problem}")
         return table
 
     def _numbers(self, column: pd.Series, file: Path) -> pd.Series:
         name, kind = str(column.name), self.columns[str(column.name)]
         integer = kind in (int, int | None)
         numbers = pd.to_numeric(column, errors="coerce")
-        low, high = _RANGES.get(name, (-math.inf, math.inf))
+        known = (0, 1) if name.startswith("p_") else _RANGES.get(name, (-math.inf, math.inf))
+        low, high = self.ranges.get(name, known)
         valid = numbers.between(low, high) | (numbers.eq(math.inf) & (high == LARGEST_LOSS))
         if integer:
             # Above 2^53 not every integer is a float.
@@ -169,8 +181,8 @@ def check_shape(content: bytes) -> None:
 
     pandas renames repeated columns, and fills or shifts rows. csv refuses cells of more than 131,072 characters.
     """
-    if sum(map(content.count, (b",", b"\n", b"\r"))) > _MAX_CELLS:
-        raise ValueError(f"more than {_MAX_CELLS:,} cells")
+    if sum(map(content.count, (b",", b"\n", b"\r"))) > MAX_CELLS:
+        raise ValueError(f"more than {MAX_CELLS:,} cells")
     rows = csv.reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline=""))
     names = next(rows)
     if len(names) > _MAX_COLUMNS:

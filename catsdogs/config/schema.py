@@ -115,7 +115,7 @@ class ScheduleConfig:
 class LabelSmoothingConfig:
     """Smoothing of the training labels."""
 
-    epsilon: Share  # fraction of the target moved to 0.5
+    epsilon: Share  # fraction of the target that is spread evenly over all classes
 
 
 @dataclass(config=_CONFIG)
@@ -190,6 +190,7 @@ class FitConfig:
     batch_size: Annotated[StrictInt, Field(ge=1, le=65_536)]
     patience: Annotated[StrictInt, Field(ge=0, le=100_000)]  # epochs without a lower val_log_loss before it stops
     executions_per_trial: Annotated[StrictInt, Field(ge=1, le=1_000)]
+    class_weights: Literal["none", "balanced"]  # of the loss; balanced: all classes have the same total weight
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]  # of the trained layers; weights stay float32
 
 

@@ -74,6 +74,7 @@ class Dataset:
     validation: ImageFolder | None = None
     own_validation: bool = False
     notes: tuple[str, ...] = ()
+    classes: Classes = DEFAULT
 
     def folds(self) -> list[Fold]:
         """Return `split.folds` folds without the holdout.

@@ -12,29 +12,37 @@ from catsdogs.network.backbones import preprocess
 from catsdogs.network.devices import accelerators
 from catsdogs.scoring.scores import EPSILON
 
+# Name of the last layer.
+PROBABILITIES = "probabilities"
 
-def full_model(config: SearchConfig, backbone: keras.Model) -> keras.Model:
-    """Build the final model from built-in Keras layers: (B, S, S, 3), RGB, 0..255 to p_dog float32 (B, 1)."""
+
+def full_model(config: SearchConfig, backbone: keras.Model, outputs: int) -> keras.Model:
+    """Build the final model from built-in Keras layers: (B, S, S, 3), RGB, 0..255 to float32 (B, outputs) of `head`."""
     size = config.backbone.image_size
     images = keras.Input((size, size, 3), dtype="float32", name="pixels")
     features = backbone(preprocess(images, config.backbone.preprocessing))
     pooled = keras.layers.GlobalAveragePooling2D(name="pool")(features)
-    return keras.Model(images, plain_head(pooled, config.model), name="catsdogs")
+    return keras.Model(images, plain_head(pooled, config.model, outputs), name="catsdogs")
 
 
-def plain_head(pooled: Any, model: ModelConfig) -> Any:
-    """Add the classifier, built from Keras' own layers, to pooled features (B, C); return float32 (B, 1)."""
+def plain_head(pooled: Any, model: ModelConfig, outputs: int) -> Any:
+    """Add the classifier, built from Keras' own layers, to pooled features; arguments and result as in `head`."""
     l2 = keras.regularizers.L2(model.l2)
-    return head(pooled, model, l2, lambda: keras.layers.Dropout(model.dropout, name="head_dropout"))
+    return head(pooled, model, outputs, l2, lambda: keras.layers.Dropout(model.dropout, name="head_dropout"))
 
 
 def head(
-    pooled: Any, model: ModelConfig, l2: keras.regularizers.Regularizer, dropout: Callable[[], keras.layers.Layer]
+    pooled: Any,
+    model: ModelConfig,
+    outputs: int,
+    l2: keras.regularizers.Regularizer,
+    dropout: Callable[[], keras.layers.Layer],
 ) -> Any:
-    """Add the classifier to pooled features (B, C); return float32 (B, 1).
+    """Add the classifier to pooled features (B, F); return float32 (B, outputs), `Classes.outputs`.
 
-    `dropout` creates the layer `head_dropout`. Each layer takes its seed when it is created, so the initial weights
-    depend on the order of creation.
+    A single output is a sigmoid, the probability of the second of two classes; several are a softmax. `dropout` creates
+    the layer `head_dropout`. Each layer takes its seed when it is created, so the initial weights depend on the order
+    of creation.
     """
     x = pooled
     if model.head_batch_norm:
@@ -42,15 +50,20 @@ def head(
     if model.dense_units:
         x = keras.layers.Dense(model.dense_units, activation="relu", kernel_regularizer=l2, name="head_dense")(x)
     x = dropout()(x)
-    return keras.layers.Dense(1, activation="sigmoid", kernel_regularizer=l2, dtype="float32", name="p_dog")(x)
+    activation = "sigmoid" if outputs == 1 else "softmax"
+    last = keras.layers.Dense(outputs, activation, kernel_regularizer=l2, dtype="float32", name=PROBABILITIES)
+    return last(x)
 
 
 def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, label_smoothing: float) -> None:
     """Compile with the smoothed loss and the unsmoothed metric `log_loss`. Freeze layers before."""
+    loss, accuracy = keras.losses.CategoricalCrossentropy, keras.metrics.CategoricalAccuracy
+    if model.output_shape[-1] == 1:
+        loss, accuracy = keras.losses.BinaryCrossentropy, keras.metrics.BinaryAccuracy
     model.compile(
         optimizer=optimizer,
-        loss=keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing),
-        metrics=[keras.metrics.MeanMetricWrapper(log_loss, "log_loss"), keras.metrics.BinaryAccuracy("accuracy")],
+        loss=loss(label_smoothing=label_smoothing),
+        metrics=[keras.metrics.MeanMetricWrapper(log_loss, "log_loss"), accuracy("accuracy")],
         # Keras' "auto" also uses XLA on a CPU, where TensorFlow's XLA is several times slower.
         jit_compile="auto" if keras.backend.backend() != "tensorflow" or accelerators() else False,
     )
@@ -58,16 +71,19 @@ def compile_model(model: keras.Model, optimizer: keras.optimizers.Optimizer, lab
     model.optimizer.build(model.trainable_variables)
 
 
-def log_loss(labels: Any, p_dog: Any) -> Any:
-    """Return the binary cross-entropy of each image, (B,) float32 of at most 16.1, clipped as in `scoring.scores`.
+def log_loss(targets: Any, outputs: Any) -> Any:
+    """Return minus the logarithm of the probability of each image's label, (B,) float32 of at most 16.1.
 
-    Keras' metric computes it from the logits before the sigmoid, without clipping. A few saturated images can then
-    raise the score from six to thousands. `labels` are 0.0 or 1.0, (B, 1) or (B,); `p_dog` is (B, 1) in [0, 1].
+    Probabilities are clipped as in `scoring.scores`. Keras' metrics compute it from the logits, without clipping: a few
+    saturated images can then raise the score from six to thousands. `targets` are those of `Classes.targets`, (B, C),
+    or (B,) if C is 1; `outputs` are (B, C) in [0, 1].
     """
-    # (B,) against (B, 1) would broadcast to every label against every image.
-    labels = keras.ops.reshape(keras.ops.cast(labels, p_dog.dtype), keras.ops.shape(p_dog))
-    p_label = labels * p_dog + (1 - labels) * (1 - p_dog)
-    return keras.ops.mean(-keras.ops.log(keras.ops.maximum(p_label, EPSILON)), axis=-1)
+    # (B,) against (B, 1) would broadcast to every target against every image.
+    targets = keras.ops.reshape(keras.ops.cast(targets, outputs.dtype), keras.ops.shape(outputs))
+    p_label = targets * outputs
+    if outputs.shape[-1] == 1:
+        p_label = p_label + (1 - targets) * (1 - outputs)
+    return -keras.ops.log(keras.ops.maximum(keras.ops.sum(p_label, axis=-1), EPSILON))
 
 
 def unfreeze(backbone: keras.Model, depth: int, train_batch_norm: bool) -> None:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from catsdogs.network.backbones import structure
+from catsdogs.network.classifier import PROBABILITIES
 from catsdogs.network.cut import find_cut, graph_nodes, tensor_of
 from catsdogs.scoring.combination import Combination
 from catsdogs.scoring.scores import EPSILON
@@ -18,28 +19,32 @@ def merge_models(models: Sequence[keras.Model], combination: Combination) -> ker
     """Combine models into one that uses only Keras' own layers, so it loads without catsdogs.
 
     Members with the same backbone share the layers below the first layer with different weights, if there is a cut
-    (see `cut.find_cut`). Members with weight 0 are omitted. `models` are those of `classifier.full_model`, with one
-    image size. The result is such a model too, and shares layers with them.
+    (see `cut.find_cut`). Members with weight 0 are omitted. `models` are those of `classifier.full_model`, with
+    equal image sizes and outputs. The result is such a model too, and shares layers with them.
     """
     used = [(model, weight) for model, weight in zip(models, combination.weights, strict=True) if weight]
     images = keras.Input(used[0][0].input_shape[1:], dtype="float32", name="pixels")
-    members = keras.layers.Concatenate(name="members")(_outputs([model for model, _ in used], images))
-    logits = combination.method == "logit"
+    members = keras.ops.stack(_outputs([model for model, _ in used], images), axis=-1)
+    outputs, logits = members.shape[1], combination.method == "logit"
     if logits:
         clipped = keras.ops.clip(members, EPSILON, 1 - EPSILON)
-        members = keras.ops.log(clipped) - keras.ops.log1p(-clipped)
-    activation = "sigmoid" if logits else None
-    combine = keras.layers.Dense(1, activation=activation, use_bias=False, trainable=False, name="p_dog")
-    p_dog = combine(members)
-    if not logits:
-        # Rounded weights may sum to slightly more than 1.
-        p_dog = keras.ops.clip(p_dog, 0, 1)
+        members = keras.ops.log(clipped)
+        if outputs == 1:
+            members = members - keras.ops.log1p(-clipped)
+    combine = keras.layers.Dense(1, use_bias=False, trainable=False, name="weighted_sum")
+    combined = keras.layers.Flatten()(combine(members))
     combine.set_weights([np.array([[weight] for _, weight in used])])
-    return keras.Model(images, p_dog, name="catsdogs")
+    if logits:
+        activation = "sigmoid" if outputs == 1 else "softmax"
+        combined = keras.layers.Activation(activation, name=PROBABILITIES)(combined)
+    else:
+        # Rounded weights may sum to slightly more than 1.
+        combined = keras.ops.clip(combined, 0, 1)
+    return keras.Model(images, combined, name="catsdogs")
 
 
 def _outputs(models: list[keras.Model], images: Any) -> list[Any]:
-    """Return the (B, 1) output of every model for these symbolic images."""
+    """Return the (B, C) output of every model for these symbolic images."""
     groups: dict[str, list[int]] = {}
     for index, model in enumerate(models):
         groups.setdefault(_structure_key(model) or f"model {index}", []).append(index)

@@ -23,7 +23,7 @@ from catsdogs.base.files import replacing
 from catsdogs.config.hyperparameters import unfreeze_depths
 from catsdogs.config.schema import SearchConfig
 from catsdogs.network.backbones import LoadedBackbone
-from catsdogs.network.classifier import add_l2, compile_model, full_model, head, plain_head, unfreeze
+from catsdogs.network.classifier import PROBABILITIES, add_l2, compile_model, full_model, head, plain_head, unfreeze
 from catsdogs.network.cut import Cut, find_cut, suffix
 from catsdogs.network.folding import fold_batch_norms
 from catsdogs.network.schedules import LearningRateTable, learning_rates
@@ -39,7 +39,7 @@ class TrialModel:
     """The compiled model of a trial, valid until another trial of the same structure starts."""
 
     config: SearchConfig
-    model: keras.Model  # activations (B, *cut.shape) -> p_dog float32 (B, 1)
+    model: keras.Model  # activations (B, *cut.shape) -> probabilities float32 (B, C)
     cut: Cut  # the input of the model
     backbone: keras.Model  # the model trains its layers above the cut
     settings: _Settings  # dropout and L2 of the trial
@@ -49,16 +49,22 @@ class TrialModel:
 
 
 class TrialModels:
-    """The models of a job's trials.
+    """The models of a job's trials, with `outputs` outputs.
 
     `total_steps` are the optimizer steps of a full training; `depths` are the unfreeze depths of all trials, None for
     those of the space.
     """
 
     def __init__(
-        self, config: SearchConfig, network: LoadedBackbone, total_steps: int, depths: Sequence[int] | None = None
+        self,
+        config: SearchConfig,
+        network: LoadedBackbone,
+        outputs: int,
+        total_steps: int,
+        depths: Sequence[int] | None = None,
     ) -> None:
         self._network = network
+        self.outputs = outputs
         self._total_steps = total_steps
         self._structures: OrderedDict[tuple[int, int], TrialModel] = OrderedDict()
         backbone, batch_norm = network.backbone, config.backbone.train_batch_norm
@@ -76,7 +82,7 @@ class TrialModels:
         pooled = keras.Input(trial.settings.output.shape[1:], dtype="float32")
         keras.utils.set_random_seed(seed)
         with _precision(config.fit.precision):
-            _copy_head(keras.Model(pooled, plain_head(pooled, config.model)), trial.model)
+            _copy_head(keras.Model(pooled, plain_head(pooled, config.model, self.outputs)), trial.model)
         for number, state in enumerate(trial.seeds):
             state.assign(np.random.SeedSequence([seed, number]).generate_state(2).astype(state.dtype))
         self._set(trial)
@@ -104,13 +110,13 @@ class TrialModels:
 
     def untrained_model(self, config: SearchConfig) -> keras.Model:
         """Build the `full_model` of a trial with this configuration, with other weights."""
-        return full_model(config, self._network.copy())
+        return full_model(config, self._network.copy(), self.outputs)
 
     def full_model(self, trial: TrialModel) -> keras.Model:
         """Build the final model: prefix, trained suffix and classifier from Keras' own float32 layers."""
         backbone = self._network.copy()
         backbone.set_weights(trial.backbone.get_weights())
-        model = full_model(trial.config, backbone)
+        model = full_model(trial.config, backbone, self.outputs)
         _copy_head(trial.model, model)
         return model
 
@@ -143,8 +149,8 @@ class TrialModels:
         trunk = fold_batch_norms(suffix(backbone, config.backbone.preprocessing, cut))
         activations = keras.Input(cut.shape, dtype="float32", name="activations")
         pooled = settings(trunk(activations))
-        p_dog = head(pooled, config.model, l2, lambda: _AdjustableDropout(settings))
-        model = keras.Model(activations, p_dog, name="trial")
+        outputs = head(pooled, config.model, self.outputs, l2, lambda: _AdjustableDropout(settings))
+        model = keras.Model(activations, outputs, name="trial")
         rates = keras.Variable(np.zeros(self._total_steps + 1, np.float32), trainable=False, name="learning_rates")
         optimizer = keras.optimizers.Adam(LearningRateTable(rates))
         # An attribute, because the optimizer tracks only its attributes.
@@ -215,7 +221,7 @@ class _AdjustableL2(keras.regularizers.Regularizer):
 def _copy_head(source: keras.Model, target: keras.Model) -> None:
     """Copy the head's weights and dropout seeds between layers with the same name."""
     for layer in source.layers:
-        if layer.name.startswith("head_") or layer.name == "p_dog":
+        if layer.name.startswith("head_") or layer.name == PROBABILITIES:
             copy = target.get_layer(layer.name)
             copy.set_weights(layer.get_weights())
             seed, copied_seed = getattr(layer, "seed_generator", None), getattr(copy, "seed_generator", None)

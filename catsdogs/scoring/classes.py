@@ -6,9 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.text import listed
@@ -56,8 +59,13 @@ class Classes:
         return self.from_output(table[self.columns(step)].to_numpy(dtype=np.float64))
 
     def to_columns(self, probabilities: np.ndarray, step: str = "") -> dict[str, np.ndarray]:
-        """Return the columns of a step for a table, each (N,), from probabilities (N, K)."""
-        return dict(zip(self.columns(step), self.to_output(probabilities).T, strict=True))
+        """Return the columns of a step for a table, each (N,), from probabilities (N, K).
+
+        Those of more than two classes have 8 decimals, because a table has K of them in each row.
+        """
+        outputs = self.to_output(probabilities)
+        rounded = outputs if self.outputs == 1 else np.round(outputs, 8)
+        return dict(zip(self.columns(step), rounded.T, strict=True))
 
     def targets(self, labels: np.ndarray) -> np.ndarray:
         """Return what the network is trained on, float32 (N, C): 0 or 1, or one-hot; NaN where the label is NaN."""
@@ -100,3 +108,17 @@ def check_names(names: Sequence[str], source: str) -> Classes:
     if same := [column for column, count in columns.items() if count > 1]:
         raise UserError(f"{source}: two classes would have the column p_{same[0]}; rename one of them")
     return Classes(tuple(names))
+
+
+def _checked(names: list[str]) -> list[str]:
+    try:
+        check_names(names, "")
+    except UserError as error:
+        raise PydanticCustomError("classes", "{problem}", {"problem": str(error).removeprefix(": ")}) from error
+    return names
+
+
+# The key `classes` of a JSON file, which may be missing.
+ClassNames = Annotated[
+    list[str], Field(max_length=MOST_CLASSES, default_factory=lambda: [*DEFAULT.names]), AfterValidator(_checked)
+]

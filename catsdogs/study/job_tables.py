@@ -18,6 +18,7 @@ import pandas as pd
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import free_name, write_csv
 from catsdogs.base.records import CorruptedFile, Table
+from catsdogs.scoring.classes import Classes
 from catsdogs.study.trials import TrialRecord, read_trials, write_trials
 
 log = logging.getLogger(__name__)
@@ -28,9 +29,13 @@ METRICS = ("accuracy", "log_loss", "loss", "val_accuracy", "val_loss", "learning
 HISTORY_TABLE = Table(
     {"trial": int, "execution": int, "epoch": int, **dict.fromkeys(("val_log_loss", *METRICS), float | None)}, METRICS
 )
-VALIDATION_TABLE = Table(
-    {"id": str, "label": int, "p_dog": float, "trial": int, "execution": int}, ("trial", "execution"), unique=("id",)
-)
+
+
+def validation_table(classes: Classes) -> Table:
+    """Return the declaration of `validation.csv`: a row per validation image, with its probabilities."""
+    columns = {"id": str, "label": int, **dict.fromkeys(classes.columns(), float), "trial": int, "execution": int}
+    labels = {"label": (0, len(classes) - 1)}
+    return Table(columns, ("trial", "execution"), ("id",), labels, distributions=[classes.columns()])
 
 
 @dataclass(frozen=True)
@@ -92,25 +97,15 @@ def _read(folder: Path, result: Mapping[str, Any] | None) -> tuple[list[TrialRec
     return records, history
 
 
-def validation_is_of(folder: Path, ids: list[str], trial: str, execution: int) -> bool:
-    """Return whether `validation.csv` contains the predictions of this execution of a trial for these images."""
-    try:
-        table = VALIDATION_TABLE.read(folder / VALIDATION)
-    except CorruptedFile:
-        return False
-    if table is None or not {"trial", "execution"} <= set(table):  # versions up to 0.2 did not record the trial
-        return False
-    return list(table["id"]) == ids and bool((table[["trial", "execution"]] == [int(trial), execution]).all(axis=None))
-
-
 class JobTables:
     """Finished trials and epochs of a job, in memory and on disk.
 
     `validation`: id and label of every validation image, and its fold if there are several.
     """
 
-    def __init__(self, folder: Path, validation: pd.DataFrame, earlier: ResumeState) -> None:
+    def __init__(self, folder: Path, validation: pd.DataFrame, earlier: ResumeState, classes: Classes) -> None:
         self.folder = folder
+        self._classes = classes
         self.validation = validation
         self._fold = [name for name in validation if name == "fold"]
         self._records = {record.trial: record for record in earlier.records}
@@ -134,13 +129,13 @@ class JobTables:
         """Discard the epochs of a trial that starts over."""
         self._uncommitted = []
 
-    def commit(self, record: TrialRecord, p_dog: np.ndarray | None = None) -> None:
-        """Write the tables with a finished trial; if it is the best so far, with `p_dog` of its first execution.
+    def commit(self, record: TrialRecord, probabilities: np.ndarray | None = None) -> None:
+        """Write the tables with a finished trial; if it is the best so far, with (N, K) of its first execution.
 
         `trials.csv` is written last: a trial that is not in it counts as unfinished, and runs again.
         """
-        if p_dog is not None:
-            self.write_validation(p_dog, record.trial, 0)
+        if probabilities is not None:
+            self.write_validation(probabilities, record.trial, 0)
         records, histories = {**self._records, record.trial: record}, [*self._histories, *self._uncommitted]
         if histories:
             table = pd.concat(histories, ignore_index=True)
@@ -150,6 +145,19 @@ class JobTables:
         # Updated only now: if the disk is full, the trial is not finished.
         self._records, self._histories, self._uncommitted = records, histories, []
 
-    def write_validation(self, p_dog: np.ndarray, trial: str, execution: int) -> None:
-        """Write the predictions of an execution of a trial for the validation images."""
-        write_csv(self.folder / VALIDATION, self.validation.assign(p_dog=p_dog, trial=trial, execution=execution))
+    def write_validation(self, probabilities: np.ndarray, trial: str, execution: int) -> None:
+        """Write the (N, K) probabilities of the validation images by an execution of a trial."""
+        columns = self._classes.to_columns(probabilities)
+        table = self.validation.assign(**columns, trial=trial, execution=execution)
+        write_csv(self.folder / VALIDATION, table)
+
+    def has_validation_of(self, trial: str, execution: int) -> bool:
+        """Return whether `validation.csv` contains the predictions of this execution of a trial for these images."""
+        try:
+            table = validation_table(self._classes).read(self.folder / VALIDATION)
+        except CorruptedFile:
+            return False
+        if table is None or not {"trial", "execution"} <= set(table):  # versions up to 0.2 did not record the trial
+            return False
+        same = bool((table[["trial", "execution"]] == [int(trial), execution]).all(axis=None))
+        return same and list(table["id"]) == list(self.validation["id"])

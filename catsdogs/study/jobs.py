@@ -17,6 +17,7 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.records import LARGEST_LOSS, CorruptedFile, Count, Listed, Part, Record, Seconds
 from catsdogs.config.saved_config import saved_config
 from catsdogs.config.setting_names import former_names, with_current_names
+from catsdogs.scoring.classes import Classes, ClassNames
 from catsdogs.study.locking import is_locked
 from catsdogs.study.trials import TrialRecord, best_trial, lineage, read_trials, searched_values, summary, trial_id
 
@@ -69,6 +70,11 @@ class JobRecord:
     def data_digest(self) -> str | None:
         """Digest of images, labels and split: log losses of jobs with different digests are not comparable."""
         return self.result["data"].get("digest")
+
+    @property
+    def classes(self) -> Classes:
+        """Classes of the job's images."""
+        return Classes(tuple(self.result["classes"]))
 
     def best(self) -> dict[str, Any]:
         """Return `trials.summary` of the best completed trial, also of an unfinished job; empty without one."""
@@ -138,7 +144,7 @@ class JobConfig(Record):
         self.data = {**dict.fromkeys(new), **self.data}
         if self.data.get("sample"):
             self.data["sample"] = {"classes": 2, **self.data["sample"]}
-        self.fit = {"precision": "float32", **self.fit}
+        self.fit = {"precision": "float32", "class_weights": "none", **self.fit}
         self.timeout = {"study_seconds": None, **self.timeout}
         self.select = {"top_k": 1, "repeats": 3, **self.select}
         self.tta = {"kind": "views", "views": 10, "average": "probability", **self.tta}
@@ -170,6 +176,7 @@ class _Result(Record):
 
     status: Literal["ok", "failed", "running"] = "running"
     choices: Part[str]
+    classes: ClassNames
     best_trial: _Best | None = None
     config: JobConfig | None = None
     data: Annotated[_Data, BeforeValidator(lambda data: data or {}), Field(default_factory=_Data)]

@@ -23,49 +23,53 @@ class EpochPlan:
 
 
 class EvaluationBatches(keras.utils.PyDataset):
-    """Batches of rows in the given order and one view: with labels for validation, without for prediction."""
+    """Batches of rows in the given order and one view.
+
+    `arrays`: what follows the inputs, arrays of all images: targets for validation, nothing for prediction.
+    """
 
     def __init__(
-        self, views: Views, rows: np.ndarray, view: View, batch_size: int, labels: np.ndarray | None = None
+        self, views: Views, rows: np.ndarray, view: View, batch_size: int, arrays: tuple[np.ndarray, ...] = ()
     ) -> None:
         super().__init__()
         self._views = views
         self._rows = rows
         self._view = view
         self._batch_size = batch_size
-        self._labels = labels
+        self._arrays = arrays
         self.steps = steps_per_epoch(len(rows), batch_size)
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
-        """Return inputs (B, ...) and, if there are labels, float32 (B, 1): Keras would broadcast (B,)."""
+        """Return inputs (B, ...), and the rows of each array."""
         return self._read(self._rows, index, self._view)
 
     def _read(self, rows: np.ndarray, step: int, view: View) -> tuple[np.ndarray, ...]:
         rows = rows[step * self._batch_size : (step + 1) * self._batch_size]
-        inputs = self._views.read(rows, view)
-        return (inputs,) if self._labels is None else (inputs, self._labels[rows].astype(np.float32).reshape(-1, 1))
+        return (self._views.read(rows, view), *(array[rows] for array in self._arrays))
 
 
 class TrainingBatches(EvaluationBatches):
     """All batches of a training; pass `steps_per_epoch=batches.steps` to `fit`.
 
     Batch `i` belongs to epoch `first_epoch + i // steps`. All epochs are one sequence, because Keras reads ahead: it
-    would request batches of the next epoch before a dataset with a state was notified of that epoch. `labels` are 0.0
-    or 1.0, float (M,), of all images; `rows`, int (N,), are the images to train on.
+    would request batches of the next epoch before a dataset with a state was notified of that epoch. `arrays` are the
+    targets of all images and, if there are any, their weights; `rows`, int (N,), are the images to train on.
     """
 
-    def __init__(self, views: Views, labels: np.ndarray, rows: np.ndarray, batch_size: int, plan: EpochPlan) -> None:
-        super().__init__(views, rows, ORIGINAL, batch_size, labels)
+    def __init__(
+        self, views: Views, arrays: tuple[np.ndarray, ...], rows: np.ndarray, batch_size: int, plan: EpochPlan
+    ) -> None:
+        super().__init__(views, rows, ORIGINAL, batch_size, arrays)
         self._plan = plan
 
     def __len__(self) -> int:
         return self.steps * (self._plan.epochs - self._plan.first_epoch)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
-        """Return inputs (B, ...) and labels float32 (B, 1)."""
+        """Return inputs (B, ...), and the rows of each array."""
         epoch, step = divmod(index, self.steps)
         epoch += self._plan.first_epoch
         order = np.random.default_rng([self._plan.seed, epoch]).permutation(self._rows)

@@ -86,7 +86,7 @@ def execute(
                 models.set_weights(trial, weights)
             try:
                 views = data.features.at_cut(trial.cut)
-                training = train(trial.model, views, data.labels, fold, config.fit, plan, listener)
+                training = train(trial.model, views, data.targets, fold, config.fit, plan, listener)
             except BaseException as error:
                 if not isinstance(error, DivergedError):
                     models.discard(trial)
@@ -99,7 +99,7 @@ def execute(
 def train(
     model: keras.Model,
     views: Views,
-    labels: np.ndarray,
+    targets: np.ndarray,
     fold: Fold,
     fit: FitConfig,
     plan: EpochPlan,
@@ -108,14 +108,15 @@ def train(
     """Train with early stopping on `val_log_loss`, and restore the weights of the best epoch.
 
     Without validation rows, all epochs are trained. `DivergedError` is raised if the loss or the validation log loss is
-    not finite. `model` is compiled, its optimizer at the schedule's step for `plan.first_epoch`; `labels` are those of
-    all rows of `views`, float (N,), 0.0 or 1.0.
+    not finite. `model` is compiled, its optimizer at the schedule's step for `plan.first_epoch`; `targets` are those
+    of all rows of `views`, float32 (N, C) as in `Classes.targets`.
     """
-    batches = TrainingBatches(views, labels, fold.train_rows, fit.batch_size, plan)
+    weights = (_balanced_weights(targets, fold.train_rows),) if fit.class_weights == "balanced" else ()
+    batches = TrainingBatches(views, (targets, *weights), fold.train_rows, fit.batch_size, plan)
     callbacks: list[Any] = [keras.callbacks.TerminateOnNaN(), _EpochLogger(batches.steps, listener)]
     validation = None
     if len(fold.validation_rows):
-        validation = for_keras(EvaluationBatches(views, fold.validation_rows, ORIGINAL, fit.batch_size, labels))
+        validation = for_keras(EvaluationBatches(views, fold.validation_rows, ORIGINAL, fit.batch_size, (targets,)))
         stopping = keras.callbacks.EarlyStopping
         callbacks.append(stopping("val_log_loss", patience=fit.patience, mode="min", restore_best_weights=True))
     fitted = model.fit(
@@ -140,6 +141,14 @@ def train(
         return Training(history, int(history["epoch"].iloc[-1]), math.nan, math.nan)
     best = history.iloc[history["val_log_loss"].argmin()]
     return Training(history, int(best["epoch"]), float(best["val_log_loss"]), float(best["val_accuracy"]))
+
+
+def _balanced_weights(targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return weights of all images, float32 (N,): all classes of `rows` have the same sum, and the mean is 1."""
+    _, places, counts = np.unique(targets[rows], axis=0, return_inverse=True, return_counts=True)
+    weights = np.ones(len(targets), dtype=np.float32)
+    weights[rows] = len(rows) / (len(counts) * counts[places.ravel()])
+    return weights
 
 
 class _EpochLogger(keras.callbacks.Callback):

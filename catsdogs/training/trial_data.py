@@ -19,14 +19,16 @@ from catsdogs.network.backbones import load_network
 from catsdogs.network.devices import batch_sizes
 from catsdogs.network.schedules import steps_per_epoch
 from catsdogs.network.trial_model import TrialModels
+from catsdogs.scoring.classes import Classes
 
 
 @dataclass(frozen=True)
 class TrialData:
-    """Inputs and labels for training and validation."""
+    """Inputs and targets for training and validation."""
 
     features: FeatureReader  # inputs of all rows, at any cut
-    labels: np.ndarray  # float32 (N,), 0.0 cat, 1.0 dog; NaN outside of the folds
+    classes: Classes
+    targets: np.ndarray  # float32 (N, C) of `Classes.targets`; NaN outside of the folds
     folds: tuple[Fold, ...]  # one model is trained and validated on each
 
     @property
@@ -45,7 +47,7 @@ def build_trial_data(
 ) -> tuple[TrialData, TrialModels]:
     """Build the inputs of the trials and the models that they train.
 
-    For rows outside of `folds`, such as the holdout, no activations are stored, and the label is NaN so that using one
+    For rows outside of `folds`, such as the holdout, no activations are stored, and targets are NaN so that using one
     by accident is noticed. `depths` are the unfreeze depths of the trials; None for those of the space.
     """
     network = load_network(config.backbone, config.seed)
@@ -54,15 +56,15 @@ def build_trial_data(
     # All folds share the schedule of the largest one.
     largest = max(len(fold.train_rows) for fold in folds)
     steps = steps_per_epoch(largest, config.fit.batch_size) * config.fit.epochs
-    models = TrialModels(config, network, steps, depths)
+    models = TrialModels(config, network, dataset.classes.outputs, steps, depths)
     rows, views = dataset.rows, distinct_views(config.features, config.augmentation, config.fit.epochs)
     pixel_views = live_views(config, rows, dataset.root)
     images = JobImages(pixel_views, list(rows["sha256"]), train_rows, validation_rows, views)
     features = FeatureReader(config.features, network, list(models.cuts.values()), images, Path(config.cache))
     used = np.zeros(len(rows), dtype=bool)
     used[np.concatenate([train_rows, validation_rows])] = True
-    labels = np.where(used, rows["label"], np.nan).astype(np.float32)
-    return TrialData(features, labels, tuple(folds)), models
+    targets = dataset.classes.targets(np.where(used, rows["label"], np.nan))
+    return TrialData(features, dataset.classes, targets, tuple(folds)), models
 
 
 def live_views(config: SearchConfig, rows: pd.DataFrame, root: Path) -> LiveViews:

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import remove_temporaries, sync_folder, write_csv, write_json
+from catsdogs.base.files import MAX_FILE_BYTES, remove_temporaries, sync_folder, write_csv, write_json
 from catsdogs.base.interrupts import stoppable
 from catsdogs.base.output import lost_output
 from catsdogs.base.provenance import machine, utc_timestamp, versions
+from catsdogs.base.records import MAX_CELLS
 from catsdogs.base.resources import as_out_of_resources, check_free_space
 from catsdogs.base.text import format_duration
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.network.startup import start_keras
+from catsdogs.scoring.classes import STEPS
 from catsdogs.study.decision import JobDecision, archive_attempt, earlier_files, inspect_job
 from catsdogs.study.identity import fingerprint
 from catsdogs.study.job_tables import HISTORY, SELECT, TRIALS, VALIDATION, JobTables, ResumeState, load_resume_state
@@ -155,9 +157,9 @@ class _JobRun:
         return state
 
     def _write_data(self, dataset: Dataset, mark: dict[str, Any]) -> None:
-        """Write the data of the job to `result.json` and `split.csv`."""
+        """Write the data of the job to `result.json` and `split.csv`; refuse images of which tables are too large."""
         folds = dataset.folds()
-        self._result["weights"] = mark["weights"]
+        self._result.update(classes=[*dataset.classes.names], weights=mark["weights"])
         self._result["data"] = {
             "digest": dataset.digest,
             "images_digest": dataset.images_digest,
@@ -170,6 +172,7 @@ class _JobRun:
             "left_out": len(dataset.skipped),
         }
         write_json(self._location.folder / RESULT, self._result)
+        _check_table_sizes(dataset)
         columns = ["id", "label", "sha256", "split", *(["fold"] if len(folds) > 1 else []), "path"]
         write_csv(self._location.folder / SPLIT, dataset.rows.assign(path=dataset.relative_paths)[columns])
 
@@ -237,7 +240,7 @@ class _JobRun:
         progress = JobProgress(location.label, planned, epochs, lambda: study_line(location.study), state.records)
         names = ["id", "label", *(["fold"] if len(data.folds) > 1 else [])]
         validation = dataset.rows.iloc[data.validation_rows][names].astype({"label": int})
-        tables = JobTables(location.folder, validation, state)
+        tables = JobTables(location.folder, validation, state, dataset.classes)
         search = Search(config, oracle, data, models, tables, progress, deadline)
         train, validation_images = len(data.folds[0].train_rows), len(data.folds[0].validation_rows)
         folds = f" in each of {len(data.folds)} folds" if len(data.folds) > 1 else ""
@@ -258,6 +261,17 @@ class _JobRun:
             error_type=type(ran_out or error).__name__,
             traceback=traceback.format_exc(),
         )
+
+
+def _check_table_sizes(dataset: Dataset) -> None:
+    """Raise a `UserError` if a table of predictions with all steps would be too large to be read."""
+    validated = int((dataset.rows["fold"] >= 0).sum())
+    images = max(validated, len(dataset.holdout_rows), 0 if dataset.test is None else len(dataset.test))
+    cells = images * len(STEPS) * dataset.classes.outputs
+    # A probability with 8 decimals takes up to 11 bytes.
+    if cells > MAX_CELLS or 11 * cells > MAX_FILE_BYTES:
+        problem = f"tables of {len(dataset.classes):,} classes and {images:,} images would be too large"
+        raise UserError(f"data: {problem}; set data.limit, or restrict data.classes")
 
 
 def _skip(location: JobLocation, decision: JobDecision) -> float:

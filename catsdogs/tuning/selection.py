@@ -80,7 +80,7 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str) -> di
 def _repeat(
     search: Search, candidates: Sequence[TrialRecord], executions: range, progress: JobProgress, file: Path
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Train the executions that the table does not list yet; return the table, and p_dog of the first one by trial."""
+    """Train the executions that the table does not list yet; return the table, and (N, K) of the first one by trial."""
     table = _read(file)
     recorded = set(zip(table["trial"], table["seed"], strict=True))
     predictions: dict[str, np.ndarray] = {}
@@ -89,12 +89,12 @@ def _repeat(
             started = time.monotonic()
             scores: list[float | None] = [math.nan, math.nan, 0]
             try:
-                scored, p_dog = search.train(record, [execution], progress)
+                scored, probabilities = search.train(record, [execution], progress)
             except DivergedError as error:
                 log.warning("trial %s diverged with new seed %d and cannot win: %s", record.trial, seed, error)
             else:
                 scores = [scored.val_log_loss, scored.val_accuracy, scored.best_epoch]
-                predictions |= {record.trial: p_dog} if seed == 0 else {}
+                predictions |= {record.trial: probabilities} if seed == 0 else {}
             row = [record.trial, seed, *scores, round(time.monotonic() - started, 3)]
             table = pd.concat([table, pd.DataFrame([row], columns=_COLUMNS)], ignore_index=True)
             write_csv(file, table)

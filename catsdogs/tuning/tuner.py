@@ -29,7 +29,7 @@ from catsdogs.config.schema import SearchConfig
 from catsdogs.data.views import ORIGINAL
 from catsdogs.network.devices import distributed
 from catsdogs.network.trial_model import TrialModel, TrialModels
-from catsdogs.study.job_tables import JobTables, validation_is_of
+from catsdogs.study.job_tables import JobTables
 from catsdogs.study.plan import StudyTimeout, check_timeout
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, lineage
@@ -100,7 +100,8 @@ class Search:
         size = min(config.fit.batch_size, len(self._data.folds[0].train_rows))
         with distributed(self._batch_sizes):
             trial = self._models.new_trial(config, config.seed)
-            trial.model.train_on_batch(np.zeros((size, *trial.cut.shape), np.float32), np.zeros((size, 1), np.float32))
+            shapes = trial.cut.shape, self._data.targets.shape[1:]
+            trial.model.train_on_batch(*(np.zeros((size, *shape), np.float32) for shape in shapes))
 
     def run(self) -> None:
         """Run the trials that the oracle proposes until it has none left."""
@@ -117,10 +118,10 @@ class Search:
         proposed = self._proposed(trial)
         best = best_trial(self.records)
         score_to_beat = math.inf if best is None or best.val_log_loss is None else best.val_log_loss
-        p_dog = None
+        probabilities = None
         try:
             executions = range(self._config.fit.executions_per_trial)
-            record, p_dog = self.train(proposed, executions, self._progress, score_to_beat)
+            record, probabilities = self.train(proposed, executions, self._progress, score_to_beat)
             scores = {"val_log_loss": record.val_log_loss, "val_accuracy": record.val_accuracy}
             self.oracle.update_trial(trial.trial_id, scores)
             trial.status = COMPLETED
@@ -140,7 +141,7 @@ class Search:
         seconds = round(time.monotonic() - started, 3)
         record = dataclasses.replace(record, status=trial.status, seconds=seconds, ended=utc_timestamp())
         new_best = best_trial([*self.records, record]) is record
-        self.tables.commit(record, p_dog if new_best else None)
+        self.tables.commit(record, probabilities if new_best else None)
         self.weights.delete_unneeded(self.oracle, [record.trial for record in self.records])
         self._progress.trial_done(record.val_log_loss)
 
@@ -154,12 +155,12 @@ class Search:
         """Train executions of a trial, on every fold; raise `DivergedError` if a loss is not finite.
 
         The search itself uses executions below `fit.executions_per_trial`. Return the trial with its mean scores, and
-        float64 (N,) p_dog of the validation rows by the first execution. They are NaN if the trial has a single
-        training with a log loss that is not below `score_to_beat`.
+        float64 (N, K) probabilities of the validation rows by the first execution. They are NaN if the trial has a
+        single training with a log loss that is not below `score_to_beat`.
         """
         self.tables.forget_epochs()
         rows, folds = self._data.validation_rows, self._data.folds
-        p_dog = np.full(len(rows), np.nan)
+        probabilities = np.full((len(rows), len(self._data.classes)), np.nan)
         runs = list(itertools.product(executions, range(len(folds))))
         trainings: list[Training] = []
         for number, (execution, fold) in enumerate(runs):
@@ -171,23 +172,23 @@ class Search:
             if execution == executions[0] and (len(runs) > 1 or training.val_log_loss < score_to_beat):
                 # Predict now, because the next run or trial reuses the model.
                 fold_rows = folds[fold].validation_rows
-                p_dog[np.searchsorted(rows, fold_rows)] = self._predictions(model, fold_rows)
+                probabilities[np.searchsorted(rows, fold_rows)] = self._predictions(model, fold_rows)
             self.tables.keep_epochs(training.history, record.trial, execution, fold)
             trainings.append(training)
-        return self._with_mean_scores(record, trainings), p_dog
+        return self._with_mean_scores(record, trainings), probabilities
 
     def restore_validation(self, record: TrialRecord, execution: int) -> None:
         """Train an execution again if `validation.csv` does not have its predictions."""
-        if validation_is_of(self._folder, list(self.tables.validation["id"]), record.trial, execution):
+        if self.tables.has_validation_of(record.trial, execution):
             return
         message = "validation.csv does not match the best trial (%s); retraining that trial to recreate it"
         log.warning(message, record.trial)
         try:
-            _, p_dog = self.train(record, [execution])
+            _, probabilities = self.train(record, [execution])
         except DivergedError as error:
             log.warning("trial %s diverged when retrained, so validation.csv is unchanged: %s", record.trial, error)
         else:
-            self.tables.write_validation(p_dog, record.trial, execution)
+            self.tables.write_validation(probabilities, record.trial, execution)
 
     def _proposed(self, trial: Any) -> TrialRecord:
         """Return the record of a trial before its training."""
@@ -254,7 +255,7 @@ class Search:
         )
 
     def _predictions(self, trial: TrialModel, rows: np.ndarray) -> np.ndarray:
-        """Return float64 (N,) p_dog of these rows."""
+        """Return float64 (N, K) probabilities of these rows."""
         batches = EvaluationBatches(self._data.features.at_cut(trial.cut), rows, ORIGINAL, self._config.fit.batch_size)
         with distributed(self._batch_sizes):
-            return trial.model.predict(for_keras(batches), verbose=0).reshape(-1).astype(np.float64)
+            return self._data.classes.from_output(trial.model.predict(for_keras(batches), verbose=0))

@@ -30,9 +30,10 @@ from catsdogs.features.store import Store
 from catsdogs.final.pipeline import PIPELINE, final_output, read_pipeline
 from catsdogs.launching.registration import register
 from catsdogs.network.backbones import load_network
+from catsdogs.scoring.classes import DEFAULT
 from catsdogs.study.decision import inspect_job
 from catsdogs.study.identity import fingerprint
-from catsdogs.study.job_tables import HISTORY_TABLE, VALIDATION_TABLE
+from catsdogs.study.job_tables import HISTORY_TABLE, validation_table
 from catsdogs.study.jobs import read_job
 from catsdogs.study.plan import Plan, read_plan
 from catsdogs.study.trials import read_trials
@@ -194,7 +195,7 @@ def pipeline_problem(value: Any, valid: Any) -> str:
 
 
 def read_tables(folder: Path, file: Path) -> Any:
-    tables = {"trials": read_trials, "history": HISTORY_TABLE.read, "validation": VALIDATION_TABLE.read}
+    tables = {"trials": read_trials, "history": HISTORY_TABLE.read, "validation": validation_table(DEFAULT).read}
     return tables[file.stem](file)
 
 

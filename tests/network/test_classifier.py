@@ -2,19 +2,18 @@ import keras
 import numpy as np
 import pytest
 from reference import build_model
-from sklearn.metrics import log_loss
 
 from catsdogs.config.hyperparameters import with_values
+from catsdogs.network.classifier import compile_model, unfreeze
 from catsdogs.network.classifier import log_loss as log_loss_metric
-from catsdogs.network.classifier import unfreeze
-from catsdogs.scoring.scores import log_loss_per_image
+from catsdogs.scoring.classes import Classes
+from catsdogs.scoring.scores import score_images
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3)).astype("uint8")
-LABELS = np.tile([[0.0], [1.0]], (8, 1)).astype("float32")
 
 
-def built(config, **values):
-    return build_model(with_values(config, values), total_steps=10)
+def built(config, outputs=1, **values):
+    return build_model(with_values(config, values), total_steps=10, outputs=outputs)
 
 
 @pytest.mark.parametrize("train_batch_norm", [False, True])
@@ -41,30 +40,52 @@ def test_l2_is_summed_over_the_trained_kernels_in_its_scope(config, scope):
     assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_log_loss_excludes_label_smoothing_and_l2_and_the_loss_includes_them(config):
-    model = built(config("label_smoothing=strong"), l2=0.1)
-    scores = model.evaluate(IMAGES, LABELS, batch_size=5, verbose=0, return_dict=True)
-    p_dog = model.predict(IMAGES, verbose=0).astype(np.float64)
-    assert scores["log_loss"] == pytest.approx(log_loss(LABELS.ravel(), p_dog.ravel()), rel=1e-4)
-    smoothed = LABELS * 0.9 + 0.05
-    loss = -(smoothed * np.log(p_dog) + (1 - smoothed) * np.log(1 - p_dog)).mean()
+@pytest.mark.parametrize("count", [2, 3, 10, 100])
+def test_log_loss_excludes_label_smoothing_and_l2_and_the_loss_includes_them(config, count):
+    classes, labels = Classes(tuple(map(str, range(count)))), np.arange(16) % count
+    model = built(config("label_smoothing=strong"), classes.outputs, l2=0.1)
+    scores = model.evaluate(IMAGES, classes.targets(labels), batch_size=5, verbose=0, return_dict=True)
+    probabilities = classes.from_output(model.predict(IMAGES, verbose=0))
+    expected = score_images(labels, probabilities)
+    assert scores["log_loss"] == pytest.approx(expected.losses.mean(), rel=1e-4)
+    assert scores["accuracy"] == pytest.approx(1 - expected.wrong.mean())
+    smoothed = np.eye(count)[labels] * 0.9 + 0.1 / count
+    loss = -(smoothed * np.log(probabilities)).sum(axis=1).mean()
     assert scores["loss"] == pytest.approx(loss + float(sum(model.losses)), rel=1e-4)
 
 
-def test_log_loss_metric_of_saturated_outputs_equals_the_score():
-    labels = np.array([[0.0], [1.0], [0.0], [1.0]], dtype="float32")
-    logits = np.array([[30.0], [-30.0], [-30.0], [2.0]], dtype="float32")
-    inputs = keras.Input((1,))
-    model = keras.Model(inputs, keras.layers.Activation("sigmoid")(inputs))
+def test_a_softmax_of_two_outputs_trains_as_a_sigmoid():
+    """Half the learning rate, because a step moves the logits of both classes."""
+    labels, features = np.arange(16) % 2, np.random.default_rng(0).normal(size=(16, 5)).astype("float32")
+    kernel, histories, predictions = np.random.default_rng(1).normal(size=(5, 1)), [], []
+    for targets in (labels[:, None], np.eye(2)[labels]):
+        count = targets.shape[1]
+        model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(count, "sigmoid" if count == 1 else "softmax")])
+        model.set_weights([kernel if count == 1 else np.hstack([-kernel, kernel]) / 2, np.zeros(count)])
+        compile_model(model, keras.optimizers.SGD(0.1 / count), 0.1)
+        fitted = model.fit(features, targets, epochs=3, batch_size=4, shuffle=False, verbose=0)
+        histories.append([fitted.history[name] for name in sorted(fitted.history)])
+        predictions.append(model.predict(features, verbose=0)[:, -1])
+    np.testing.assert_allclose(*histories, rtol=1e-5)
+    np.testing.assert_allclose(*predictions, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 100])
+def test_log_loss_metric_of_saturated_outputs_equals_the_score(count):
+    classes, labels = Classes(tuple(map(str, range(count)))), np.array([0, 1, 0, 1])
+    logits = np.zeros((4, classes.outputs), "float32")
+    logits[:, -1] = [30, -30, -30, 2]
+    inputs = keras.Input((classes.outputs,))
+    model = keras.Model(inputs, keras.layers.Activation("sigmoid" if count == 2 else "softmax")(inputs))
     model.compile(loss="mse", metrics=[keras.metrics.MeanMetricWrapper(log_loss_metric, name="log_loss")])
-    metric = model.evaluate(logits, labels, verbose=0, return_dict=True)["log_loss"]
-    p_dog = model.predict(logits, verbose=0)
-    assert metric == pytest.approx(log_loss_per_image(labels, p_dog).mean(), rel=1e-5)
-    assert metric < 9
+    metric = model.evaluate(logits, classes.targets(labels), verbose=0, return_dict=True)["log_loss"]
+    probabilities = classes.from_output(model.predict(logits, verbose=0))
+    assert metric == pytest.approx(score_images(labels, probabilities).losses.mean(), rel=1e-5)
+    assert metric < 10
 
 
 def test_layers_of_the_head(config):
     names = [layer.name for layer in built(config()).layers]
-    assert names[-5:] == ["pool", "head_batch_norm", "head_dense", "head_dropout", "p_dog"]
+    assert names[-5:] == ["pool", "head_batch_norm", "head_dense", "head_dropout", "probabilities"]
     names = [layer.name for layer in built(config("model.head_batch_norm=false"), dense_units=0).layers]
-    assert names[-3:] == ["pool", "head_dropout", "p_dog"]
+    assert names[-3:] == ["pool", "head_dropout", "probabilities"]

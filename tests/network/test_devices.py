@@ -65,6 +65,6 @@ def test_two_devices_train_the_same_model_as_one(config, prepared, monkeypatch):
         with devices.distributed([20]):
             trial = models.new_trial(with_values(job, {"unfreeze_depth": 2}), seed=4)
             views = data.features.at_cut(trial.cut)
-            training = train(trial.model, views, data.labels, data.folds[0], job.fit, EpochPlan(4, job.fit.epochs))
+            training = train(trial.model, views, data.targets, data.folds[0], job.fit, EpochPlan(4, job.fit.epochs))
         histories.append(training.history.drop(columns="seconds"))
     np.testing.assert_allclose(histories[0], histories[1], rtol=1e-4)

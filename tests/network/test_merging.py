@@ -7,6 +7,7 @@ import pytest
 from catsdogs.network.backbones import load_network
 from catsdogs.network.classifier import full_model
 from catsdogs.network.merging import merge_models
+from catsdogs.scoring.classes import DEFAULT
 from catsdogs.scoring.combination import Combination, uniform_mean
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype("float32")
@@ -17,7 +18,7 @@ CONV_1, CONV_2 = 1, 3  # layers of the tiny backbone with weights
 def members(config):
     """Build models of one backbone with different weights from one layer up, and different classifiers."""
 
-    def make(first_different, *overrides, count=3):
+    def make(first_different, *overrides, count=3, outputs=1):
         job = config("model.head_batch_norm=false", *overrides)
         network = load_network(job.backbone, seed=1)
         models = []
@@ -26,14 +27,15 @@ def members(config):
             backbone = network.copy()
             for layer in backbone.layers[first_different:]:
                 layer.set_weights([np.random.default_rng(seed).normal(0, 0.3, w.shape) for w in layer.get_weights()])
-            models.append(full_model(job, backbone))
+            models.append(full_model(job, backbone, outputs))
         return models
 
     return make
 
 
 def predict(model):
-    return keras.ops.convert_to_numpy(model(IMAGES, training=False))[:, 0]
+    outputs = keras.ops.convert_to_numpy(model(IMAGES, training=False))
+    return DEFAULT.from_output(outputs) if outputs.shape[1] == 1 else outputs
 
 
 def kernels(model):
@@ -41,6 +43,7 @@ def kernels(model):
     return len({id(weight) for weight in model.weights if "conv_" in weight.path and weight.path.endswith("kernel")})
 
 
+@pytest.mark.parametrize("outputs", [1, 3, 10, 100])
 @pytest.mark.parametrize(
     ("combination", "first_different", "convolutions"),
     [
@@ -51,8 +54,8 @@ def kernels(model):
     ],
     ids=["probability", "logit", "weighted", "single"],
 )
-def test_merged_model_predicts_the_combination(members, tmp_path, combination, first_different, convolutions):
-    models = members(first_different)
+def test_merged_model_predicts_the_combination(members, tmp_path, combination, first_different, convolutions, outputs):
+    models = members(first_different, outputs=outputs)
     expected = combination(np.stack([predict(model) for model in models]))
     assert np.ptp(expected) > 1e-3
     merged = merge_models(models, combination)
@@ -61,7 +64,8 @@ def test_merged_model_predicts_the_combination(members, tmp_path, combination, f
     merged.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(predict(loaded), predict(merged))
-    assert (loaded.input_shape, loaded.output_shape, kernels(loaded)) == ((None, 32, 32, 3), (None, 1), convolutions)
+    shapes = (None, 32, 32, 3), (None, outputs)
+    assert ((loaded.input_shape, loaded.output_shape), kernels(loaded)) == (shapes, convolutions)
 
 
 def test_members_of_different_backbones_or_preprocessing_share_nothing(members):

@@ -22,7 +22,7 @@ BIG = ("data=sample", "backbone=mobilenet_v2_035", "backbone.weights=null", "bac
 def bench(composed, config):
     """Build a job, the models of its trials, a function that returns IMAGES at a cut, and the network."""
 
-    def make(*overrides, base=None):
+    def make(*overrides, base=None, outputs=1):
         overrides = ("fit.epochs=4", "fit.batch_size=8", *overrides)
         job = to_search_config(composed(*base, *overrides)) if base else config(*overrides)
         network = load_network(job.backbone, job.seed)
@@ -32,7 +32,7 @@ def bench(composed, config):
                 return IMAGES
             return keras.ops.convert_to_numpy(prefix(network.backbone, "minus_one_to_one", [cut])(IMAGES))
 
-        return job, TrialModels(job, network, STEPS, [0, 10] if base else [0, 2, 5]), inputs, network
+        return job, TrialModels(job, network, outputs, STEPS, [0, 10] if base else [0, 2, 5]), inputs, network
 
     return make
 
@@ -59,7 +59,7 @@ def test_training_the_suffix_equals_training_the_full_model(bench, base, depth, 
     next(layer for layer in reference.layers if isinstance(layer, keras.Model)).set_weights(network.weights)
     keras.utils.set_random_seed(5)
     pooled = keras.Input(reference.get_layer("pool").output.shape[1:])
-    _copy_head(keras.Model(pooled, plain_head(pooled, values.model)), reference)
+    _copy_head(keras.Model(pooled, plain_head(pooled, values.model, 1)), reference)
     history = reference.fit(IMAGES, LABELS, epochs=3, batch_size=8, shuffle=False, verbose=0).history
     np.testing.assert_allclose(losses, [history[name] for name in sorted(history)], rtol=2e-4)
     for weights, expected in zip(models.full_model(trial).get_weights(), reference.get_weights(), strict=True):

@@ -11,12 +11,12 @@ class Recorded:
         return np.stack([rows, np.full(len(rows), view.number), np.full(len(rows), view.kind == "train")], axis=1)
 
 
-LABELS = np.arange(50) % 2
+TARGETS, WEIGHTS = np.eye(3, dtype=np.float32)[np.arange(50) % 3], np.arange(50.0)
 
 
 def batches(batch_size=8, **changes):
     plan = EpochPlan(**{"seed": 3, "epochs": 4} | changes)
-    return TrainingBatches(Recorded(), LABELS, np.arange(5, 38), batch_size, plan)
+    return TrainingBatches(Recorded(), (TARGETS, WEIGHTS), np.arange(5, 38), batch_size, plan)
 
 
 @pytest.mark.parametrize("first_epoch", [0, 2])
@@ -25,10 +25,10 @@ def test_a_batch_depends_only_on_its_index(first_epoch):
     full, resumed = batches(), batches(first_epoch=first_epoch)
     assert len(resumed) == 20 - 5 * first_epoch
     for index in reversed(range(len(resumed))):
-        inputs, targets = resumed[index]
+        inputs, targets, weights = resumed[index]
         np.testing.assert_array_equal(inputs, full[index + 5 * first_epoch][0])
-        assert (targets.dtype, targets.shape) == (np.float32, (len(inputs), 1))
-        np.testing.assert_array_equal(targets[:, 0], LABELS[inputs[:, 0]])
+        np.testing.assert_array_equal(targets, TARGETS[inputs[:, 0]])
+        np.testing.assert_array_equal(weights, inputs[:, 0])
 
 
 def test_orders_differ_between_epochs_and_seeds_and_views_repeat_after_distinct_views_epochs():

@@ -23,7 +23,7 @@ def train_model(config, data, *overrides, validate=True, first_epoch=0, epochs=N
     model = build_model(trial, total_steps=3 * job.fit.epochs, first_step=3 * first_epoch)
     fold = Fold(data.train_rows, data.validation_rows if validate else np.arange(0))
     plan = EpochPlan(5, epochs or job.fit.epochs, first_epoch)
-    training = train(model, data.views, data.labels, fold, job.fit, plan, listener)
+    training = train(model, data.views, data.targets, fold, job.fit, plan, listener)
     return training, model, job
 
 
@@ -42,7 +42,7 @@ def mislabeled(training_data):
     """Return data with wrong validation labels: the better the training, the worse the validation."""
     labels = training_data.labels.copy()
     labels[training_data.validation_rows] = 1 - labels[training_data.validation_rows]
-    return SimpleNamespace(**{**vars(training_data), "labels": labels})
+    return SimpleNamespace(**{**vars(training_data), "labels": labels, "targets": labels[:, None]})
 
 
 def test_the_weights_of_the_epoch_with_the_best_log_loss_and_not_loss_are_restored(config, mislabeled):
@@ -94,11 +94,11 @@ def test_every_epoch_reads_every_image_once_in_its_own_view(config, training_dat
 def test_a_diverged_training_names_the_epoch(config, training_data):
     job = config("fit.epochs=2")
     model = build_model(job, total_steps=10)
-    kernel = model.get_layer("p_dog").kernel
+    kernel = model.get_layer("probabilities").kernel
     kernel.assign(np.full(kernel.shape, np.nan))
     fold = Fold(np.arange(40), np.arange(40, 60))
     with pytest.raises(DivergedError, match="epoch 1"):
-        train(model, training_data.views, training_data.labels, fold, job.fit, EpochPlan(1, job.fit.epochs))
+        train(model, training_data.views, training_data.targets, fold, job.fit, EpochPlan(1, job.fit.epochs))
 
 
 def test_the_listener_is_called_after_every_batch_and_epoch(config, training_data):

@@ -13,6 +13,7 @@ from catsdogs.base.errors import UserError
 from catsdogs.config.hyperparameters import with_values
 from catsdogs.data.views import ORIGINAL
 from catsdogs.network.trial_model import TrialModels
+from catsdogs.scoring.classes import DEFAULT
 from catsdogs.study.job_tables import JobTables, ResumeState
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import best_trial, lineage, read_trials
@@ -32,7 +33,7 @@ def tuner(config, training_data, prepared, tmp_path):
         rows = training_data.validation_rows
         validation = pd.DataFrame({"id": rows.astype(str), "label": training_data.labels[rows].astype(int)})
         data, models = prepared(job)
-        tables = JobTables(folder, validation, ResumeState())
+        tables = JobTables(folder, validation, ResumeState(), DEFAULT)
         return Search(job, build_oracle(job), data, models, tables, JobProgress("job", 3, 2))
 
     return build

@@ -76,8 +76,8 @@ def test_a_search_reads_nothing_of_the_holdout_and_validates_on_every_other_imag
     assert len(dataset.holdout_rows) == 12
     assert study.rows_read == set(range(48)) - set(dataset.holdout_rows.tolist())
     data, _ = build_trial_data(study.config(), dataset, dataset.folds())
-    assert np.isnan(data.labels[dataset.holdout_rows]).all()
-    assert not np.isnan(np.delete(data.labels, dataset.holdout_rows)).any()
+    assert np.isnan(data.targets[dataset.holdout_rows]).all()
+    assert not np.isnan(np.delete(data.targets, dataset.holdout_rows, axis=0)).any()
     split = table(study, "split.csv").set_index("id")
     validation = table(study, "validation.csv").set_index("id")
     assert list(validation) == ["label", "fold", "p_dog", "trial", "execution"]
