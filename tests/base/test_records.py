@@ -8,7 +8,8 @@ from catsdogs.base.records import CorruptedFile, Listed, Record, Table
 
 pytestmark = pytest.mark.lowest
 
-TABLE = Table({"id": str, "label": int | None, "p_dog": float}, unique=("id",))
+TABLE = Table({"id": str, "label": int | None, "p_dog": float}, unique=("id",), ranges={"label": (0, 1)})
+SHARES = {"p_a": float, "p_b": float | None, "p_c": float | None}
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,18 @@ def test_values_out_of_range_and_repeated_rows_are_corrupted(tmp_path, row, reas
     with pytest.raises(CorruptedFile) as error:
         TABLE.read(file)
     assert error.value.problem.startswith(f"corrupted ({reason}")
+
+
+@pytest.mark.parametrize("share", ["0.25", "", "0.2", "0.249"])
+def test_probabilities_of_a_row_that_do_not_sum_to_1_are_corrupted(tmp_path, share):
+    file = tmp_path / "table.csv"
+    file.write_text(f"p_a,p_b,p_c\n0,1,0\n0.5,0.25,{share}\n")
+    table = Table(SHARES, distributions=[["p_a", "p_b", "p_c"], ["p_a"], ["absent", "p_b"]])
+    if share != "0.2":
+        assert len(table.read(file)) == 2
+    else:
+        with pytest.raises(CorruptedFile, match=r"p_a to p_c: have the sum 0\.95 in row 2, expected 1"):
+            table.read(file)
 
 
 @pytest.mark.parametrize(
@@ -70,9 +83,9 @@ def test_what_is_no_file_or_too_large_is_corrupted(tmp_path, read, make, reason)
     [
         ("id,label,p_dog,id\na,1,0,b\n", "id: column listed twice"),
         ("id,label,p_dog\na,1,0,1\n", "line 2 has 4 cells, expected 3"),
-        ("id,label,p_dog" + ",x" * 998 + "\n", "more than 1,000 columns"),
+        ("id,label,p_dog" + ",x" * 3998 + "\n", "more than 4,000 columns"),
         (f"id,label,p_dog\n{'a' * 200_000},1,0\n", "field larger"),
-        ("id,label,p_dog\n" + "," * 10**7 + "\n", "more than 10,000,000 cells"),
+        ("id,label,p_dog\n" + "," * (3 * 10**7) + "\n", "more than 30,000,000 cells"),
         (f"id,label,p_dog\na,1{'0' * 400},0\n", "label=10{79}: expected"),
     ],
 )

@@ -52,6 +52,17 @@ def test_a_corrupted_result_is_a_failed_job(study):
         best_job(study, read_jobs(study))
 
 
+def test_classes_are_those_of_the_result_and_checked(study):
+    file, job = study / "good" / "result.json", study / "good"
+    assert read_job(job).classes.names == ("cat", "dog")
+    write_json(file, {**read_json(file), "classes": ["c", "a", "b"]})
+    assert read_job(job).classes.names == ("c", "a", "b")
+    write_json(file, {**read_json(file), "classes": ["a", "A"]})
+    job = read_job(job)
+    assert (job.status, job.classes.names) == ("failed", ("cat", "dog"))
+    assert "corrupted (classes=['a', 'A']: classes a, A differ only in case" in job.result["error"]
+
+
 def test_jobs_on_different_images_are_not_ranked(study):
     for name, digest in (("good", "a"), ("slow", "b")):
         result = read_json(study / name / "result.json")
@@ -95,7 +106,7 @@ def test_a_study_that_varied_a_renamed_setting_is_read_but_not_resumed(study):
     assert job.choices == {"backbone": "small_cnn", "split.holdout_fraction": "0.2"}
     assert job.choice("split.holdout_fraction") == "0.2"
     assert job.result["config"]["varied"] == ["split.holdout_fraction"]
-    assert job.result["config"]["fit"] == {"precision": "float32", "epochs": 3}
+    assert job.result["config"]["fit"] == {"precision": "float32", "class_weights": "none", "epochs": 3}
     assert list(write_leaderboard(study)["split.holdout_fraction"].dropna()) == ["0.2"]
     with pytest.raises(UserError, match=r"split\.holdout, .* split\.holdout_fraction; use a new study=NAME"):
         check_job_names(study)

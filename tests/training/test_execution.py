@@ -10,8 +10,9 @@ from catsdogs.config.hyperparameters import with_values
 from catsdogs.data.dataset import Fold
 from catsdogs.data.views import ORIGINAL
 from catsdogs.network.schedules import learning_rates
+from catsdogs.scoring.classes import Classes
 from catsdogs.training.batches import EpochPlan
-from catsdogs.training.execution import DivergedError, train
+from catsdogs.training.execution import DivergedError, _balanced_weights, train
 
 CONSTANT = ("schedule=constant", "schedule.peak_lr=0.005")
 
@@ -56,6 +57,28 @@ def test_the_weights_of_the_epoch_with_the_best_log_loss_and_not_loss_are_restor
     rows = mislabeled.validation_rows
     p_dog = model.predict(mislabeled.views.read(rows, ORIGINAL), verbose=0)[:, 0]
     assert log_loss(mislabeled.labels[rows], p_dog) == pytest.approx(losses.min(), rel=1e-4)
+
+
+def test_class_weights_change_the_loss_and_no_score(config, training_data):
+    """All images are black, so every one has the same probability."""
+    black = SimpleNamespace(read=lambda rows, view: np.zeros((len(rows), 32, 32, 3), np.uint8))
+    rows = np.flatnonzero((np.arange(40) % 2 == 0) | (np.arange(40) % 6 == 1))  # 20 of class 0, 7 of class 1
+    data = SimpleNamespace(**{**vars(training_data), "views": black, "train_rows": rows})
+    settings = ("fit.class_weights=balanced", "schedule=constant", "schedule.peak_lr=1e-9", "model.l2=0.0")
+    training, model, _ = train_model(config, data, *settings, "model.head_batch_norm=false", "model.dropout=0.0")
+    (p_second,) = model.predict(np.zeros((1, 32, 32, 3)), verbose=0)[0]
+    losses, scores = -np.log([1 - p_second, p_second]), training.history.iloc[0]
+    assert abs(losses[0] - losses[1]) > 1e-3
+    assert scores["loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    assert scores["log_loss"] == pytest.approx(losses @ [20 / 27, 7 / 27], rel=1e-5)
+    assert scores["val_loss"] == pytest.approx(scores["val_log_loss"], rel=1e-5) == losses.mean()
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 100])
+def test_balanced_classes_have_equal_weights_in_sum(count):
+    classes, labels = Classes(tuple(map(str, range(count)))), np.repeat(np.arange(count), np.arange(count) + 1)
+    weights = _balanced_weights(classes.targets(labels), np.arange(len(labels)))
+    np.testing.assert_allclose(np.bincount(labels, weights), len(labels) / count, rtol=1e-5)
 
 
 def test_training_stops_after_patience_epochs_without_improvement(config, mislabeled):
