@@ -74,7 +74,6 @@ class Dataset:
     validation: ImageFolder | None = None
     own_validation: bool = False
     notes: tuple[str, ...] = ()
-    classes: Classes = DEFAULT
 
     def folds(self) -> list[Fold]:
         """Return `split.folds` folds without the holdout.
