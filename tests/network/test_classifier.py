@@ -66,8 +66,8 @@ def test_a_softmax_of_two_outputs_trains_as_a_sigmoid():
         fitted = model.fit(features, targets, epochs=3, batch_size=4, shuffle=False, verbose=0)
         histories.append([fitted.history[name] for name in sorted(fitted.history)])
         predictions.append(model.predict(features, verbose=0)[:, -1])
-    np.testing.assert_allclose(*histories, rtol=1e-5)
-    np.testing.assert_allclose(*predictions, rtol=1e-5)
+    np.testing.assert_allclose(histories[0], histories[1], rtol=1e-5)
+    np.testing.assert_allclose(predictions[0], predictions[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 100])
