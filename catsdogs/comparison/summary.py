@@ -60,7 +60,7 @@ def summarize(study_data: StudyData) -> Summary:
     losses, errors = study_data.losses(), study_data.errors()
     tables = {label: study_data.predictions[label] for label in study_data.comparable()}
     intervals = {
-        label: log_loss_interval(table["label"], study_data.jobs[label].classes.read(table))
+        label: log_loss_interval(table["label"].to_numpy(), study_data.jobs[label].classes.read(table))
         for label, table in tables.items()
     }
     margins = _margins(best, losses, errors)
