@@ -121,7 +121,7 @@ def training_data():
     augmentation = AugmentationConfig(0.5, 5, 0.05, 0.1, 0, 0.1, 0.0, 0.0, "reflect")
     views = LiveViews(pixels.astype(np.uint8), np.arange(60, dtype=np.uint64), augmentation, seed=1)
     rows = {"train_rows": np.arange(40), "validation_rows": np.arange(40, 60)}
-    return SimpleNamespace(views=views, labels=labels, targets=labels[:, None], **rows)
+    return SimpleNamespace(views=views, labels=labels, classes=DEFAULT, targets=labels[:, None], **rows)
 
 
 @pytest.fixture
@@ -137,11 +137,11 @@ def prepared(training_data, tmp_path):
     def prepare(job):
         network = load_network(job.backbone, job.seed)
         steps = steps_per_epoch(len(training_data.train_rows), job.fit.batch_size)
-        models = TrialModels(job, network, 1, steps * job.fit.epochs)
+        models = TrialModels(job, network, training_data.classes.outputs, steps * job.fit.epochs)
         cuts, hashes = list(models.cuts.values()), [f"{row:064x}" for row in range(len(training_data.labels))]
         rows = (training_data.train_rows, training_data.validation_rows)
         images = JobImages(training_data.views, hashes, *rows, job.fit.epochs)
         features = FeatureReader(job.features, network, cuts, images, tmp_path / "cache")
-        return TrialData(features, DEFAULT, training_data.targets, (Fold(*rows),)), models
+        return TrialData(features, training_data.classes, training_data.targets, (Fold(*rows),)), models
 
     return prepare

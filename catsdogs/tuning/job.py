@@ -172,7 +172,7 @@ class _JobRun:
             "left_out": len(dataset.skipped),
         }
         write_json(self._location.folder / RESULT, self._result)
-        _check_table_sizes(dataset)
+        _check_table_sizes(dataset, self._config.data.limit)
         columns = ["id", "label", "sha256", "split", *(["fold"] if len(folds) > 1 else []), "path"]
         write_csv(self._location.folder / SPLIT, dataset.rows.assign(path=dataset.relative_paths)[columns])
 
@@ -263,15 +263,16 @@ class _JobRun:
         )
 
 
-def _check_table_sizes(dataset: Dataset) -> None:
+def _check_table_sizes(dataset: Dataset, limit: int | None) -> None:
     """Raise a `UserError` if a table of predictions with all steps would be too large to be read."""
     validated = int((dataset.rows["fold"] >= 0).sum())
     images = max(validated, len(dataset.holdout_rows), 0 if dataset.test is None else len(dataset.test))
     cells = images * len(STEPS) * dataset.classes.outputs
     # A probability with 8 decimals takes up to 11 bytes.
     if cells > MAX_CELLS or 11 * cells > MAX_FILE_BYTES:
-        problem = f"tables of {len(dataset.classes):,} classes and {images:,} images would be too large"
-        raise UserError(f"data: {problem}; set data.limit, or restrict data.classes")
+        problem = f"a table of {images:,} images and {len(dataset.classes):,} classes would be too large to be read"
+        shown = "null" if limit is None else limit
+        raise UserError(f"data.limit={shown}: {problem}; set a lower data.limit, or fewer data.classes")
 
 
 def _skip(location: JobLocation, decision: JobDecision) -> float:

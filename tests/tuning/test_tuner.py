@@ -13,7 +13,8 @@ from catsdogs.base.errors import UserError
 from catsdogs.config.hyperparameters import with_values
 from catsdogs.data.views import ORIGINAL
 from catsdogs.network.trial_model import TrialModels
-from catsdogs.scoring.classes import DEFAULT
+from catsdogs.scoring.classes import Classes
+from catsdogs.scoring.scores import score_images
 from catsdogs.study.job_tables import JobTables, ResumeState
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import best_trial, lineage, read_trials
@@ -33,14 +34,18 @@ def tuner(config, training_data, prepared, tmp_path):
         rows = training_data.validation_rows
         validation = pd.DataFrame({"id": rows.astype(str), "label": training_data.labels[rows].astype(int)})
         data, models = prepared(job)
-        tables = JobTables(folder, validation, ResumeState(), DEFAULT)
+        tables = JobTables(folder, validation, ResumeState(), training_data.classes)
         return Search(job, build_oracle(job), data, models, tables, JobProgress("job", 3, 2))
 
     return build
 
 
-def test_the_tables_of_a_trial_are_written_before_its_log_line(tuner, training_data):
+@pytest.mark.parametrize("names", [("cat", "dog"), ("b", "c", "a-1")])
+def test_the_tables_of_a_trial_are_written_before_its_log_line(tuner, training_data, names):
     """Other processes read the progress of the study from the tables."""
+    classes = training_data.classes = Classes(names)
+    training_data.labels = np.arange(60) % len(names)
+    training_data.targets = classes.targets(training_data.labels)
     built = tuner()
     folder, rows = built._folder, []
     built._progress._study_line = lambda: rows.append(len(read_trials(folder / "trials.csv")))
@@ -60,12 +65,17 @@ def test_the_tables_of_a_trial_are_written_before_its_log_line(tuner, training_d
     assert datetime.timedelta(0) <= datetime.datetime.now(datetime.UTC) - ended[-1] < datetime.timedelta(minutes=1)
 
     table = pd.read_csv(folder / "validation.csv")
-    assert list(table.columns) == ["id", "label", "p_dog", "trial", "execution"]
+    assert list(table.columns) == [
+        "id",
+        "label",
+        *(["p_dog"] if len(names) == 2 else ["p_b", "p_c", "p_a_1"]),
+        "trial",
+        "execution",
+    ]
     best = best_trial(built.records)
     assert (set(table["trial"].astype(str)), set(table["execution"])) == ({best.trial}, {0})
     np.testing.assert_array_equal(table["label"], training_data.labels[40:])
-    p_dog = np.clip(table["p_dog"], 1e-7, 1 - 1e-7)
-    log_loss = -np.where(table["label"] == 1, np.log(p_dog), np.log(1 - p_dog)).mean()
+    log_loss = score_images(table["label"].to_numpy(), classes.read(table)).losses.mean()
     assert log_loss == pytest.approx(best.val_log_loss, rel=1e-4)
 
 
