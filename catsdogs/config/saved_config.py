@@ -86,5 +86,5 @@ def named_builders(overrides: Iterable[str], folders: Iterable[Path], studies: P
             with suppress(OSError, ValueError, YAMLError, OmegaConfBaseException):  # Hydra reports such a file
                 node = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
                 groups = [node, node.get("backbone")] if isinstance(node, dict) else []
-                builders |= {str(group.get("builder")) for group in groups if isinstance(group, dict)}
+                builders |= {str(one["builder"]) for one in groups if isinstance(one, dict) and "builder" in one}
     return builders
