@@ -44,7 +44,7 @@ class Gallery:
         unsure: those of `uncertain`.
         errors: the first 24 rows of `wrong`, with class (its name), predicted (the most probable class), probability
             (of that class) and thumbnail: `data:image/jpeg;base64,...` or None.
-        uncertain: at most 12 other images, the lowest probability first, likewise.
+        uncertain: at most 12 other images, the lowest probability first, with the same keys.
         missing: why thumbnails are missing and how to fix it; None if none are.
         ignored: ids that the job already excluded with `data.ignore`.
     """
