@@ -1,4 +1,4 @@
-"""Command `predict`: write `id,label` rows for images; label is the probability of dog.
+"""Command `predict`: write `id,label` rows for images of two classes, otherwise `id` and a column per class.
 
 python -m catsdogs.predict multirun/NAME/best IMAGE|FOLDER|ZIP ...
 """
@@ -6,6 +6,8 @@ python -m catsdogs.predict multirun/NAME/best IMAGE|FOLDER|ZIP ...
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import re
 import sys
 import zipfile
 from collections import Counter
@@ -24,11 +26,14 @@ from catsdogs.network.startup import check_backend, start_keras
 
 if TYPE_CHECKING:
     from catsdogs.final.pipeline import Pipeline
+    from catsdogs.scoring.classes import Classes
 
 MODEL_FOLDER = "the folder written by catsdogs.retrain (multirun/NAME/best)"
 
-# Predictions of this command are probabilities: neither labels (0, 1, cat) nor all 0.5, as in a template.
-_OWN_TABLE = r"\Aid,label\n(?:[^,\n]*,0\.5\n)*[^,\n]*,(?!0\.5\n)(?:[01]\.\d+|\d(?:\.\d+)?e-\d+)\n"
+# Predictions of this command are probabilities: neither labels (0, 1, cat) nor equal ones, as in a template.
+_OWN_PAIRS = r"\Aid,label\n(?:[^,\n]*,0\.5\n)*[^,\n]*,(?!0\.5\n)(?:[01]\.\d+|\d(?:\.\d+)?e-\d+)\n"
+_VALUE = r"(?:0\.\d*[1-9]\d*|\d(?:\.\d+)?e-\d+)"
+_OWN_ROWS = rf"(?:[^,\n]*(,{_VALUE})\1+\n)*[^,\n]*(,{_VALUE})(?!\2*\n)(?:,{_VALUE}){{2,}}\n"
 
 # Images in memory at a time, and their pixels in bytes.
 _CHUNK, _CHUNK_BYTES = 256, 2**27
@@ -42,25 +47,28 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"{model_file}: not found; pass {MODEL_FOLDER}, or a .keras file")
     if options.model.is_dir():
         check_links(options.model, options.model.parent)
+    pipeline, classes = _pipeline(options)
     if options.output is not None:
-        check_output(options.output, "predict", _OWN_TABLE)
+        header = r"id(?:,\d+)+" if classes is None else re.escape(_header(classes))
+        check_output(options.output, "predict", rf"{_OWN_PAIRS}|\A{header}\n{_OWN_ROWS}")
         if options.output.resolve().parent == model_file.resolve().parent:
             raise UserError(f"--output {options.output}: is in the folder of the model; use another --output=FILE")
-    pipeline = _pipeline(options)
     ids, paths = _images(options.images, options.cache)
     start_keras()
-    from catsdogs.final.submission import FALLBACK_PROBABILITY, describe_rows
+    from catsdogs.final.submission import describe_rows, probability_table
     from catsdogs.network.saved_models import load_model
 
     model = load_model(model_file, f"pass {MODEL_FOLDER}")
-    forward = _engine(model, model_file)
+    forward, classes = _engine(model, model_file, classes)
+    pipeline = dataclasses.replace(pipeline, classes=classes)
     size = int(model.input_shape[1])
     count = max(1, min(_CHUNK, _CHUNK_BYTES // (size * size * 3)))
     chunks = [paths[start : start + count] for start in range(0, len(paths), count)]
-    p_dog = np.concatenate([_predict_chunk(forward, size, chunk, pipeline, model_file) for chunk in chunks])
-    undecodable = [name for name, value in zip(ids, p_dog, strict=True) if np.isnan(value)]
-    print(describe_rows(ids, len(paths), undecodable), file=sys.stderr)
-    table = pd.DataFrame({"id": ids, "label": np.where(np.isnan(p_dog), FALLBACK_PROBABILITY, p_dog)})
+    outputs = np.concatenate([_predict_chunk(forward, size, chunk, pipeline, model_file) for chunk in chunks])
+    missing = np.isnan(outputs[:, 0])
+    undecodable = [name for name, one in zip(ids, missing, strict=True) if one]
+    print(describe_rows(ids, len(paths), undecodable, f"{1 / len(classes):.3g}"), file=sys.stderr)
+    table = probability_table(ids, np.where(missing[:, None], 1 / len(classes), outputs), classes)
     if options.output is None:
         sys.stdout.write(table.to_csv(index=False, lineterminator="\n"))
         return 0
@@ -68,17 +76,30 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _engine(model: Any, file: Path) -> Any:
-    """Return the inference engine of a model with input (None, S, S, 3) and output (None, 1)."""
+def _header(classes: Classes) -> str:
+    return pd.DataFrame(columns=["id", *classes.names]).to_csv(index=False).strip()
+
+
+def _engine(model: Any, file: Path, classes: Classes | None) -> tuple[Any, Classes]:
+    """Return the inference engine of a model with input (None, S, S, 3) and output (None, C), and its classes.
+
+    If `classes` is None, they are numbered.
+    """
     from catsdogs.features.engine import build_engine
+    from catsdogs.scoring.classes import DEFAULT, MOST_CLASSES, Classes
 
     shapes = [getattr(tensor, "shape", None) for tensor in (model.input, model.output)]  # None: several, or with names
     size = shapes[0][1] if shapes[0] and len(shapes[0]) == 4 else None
-    if size is None or shapes != [(None, size, size, 3), (None, 1)]:
-        expected = "expected input (None, S, S, 3) and output (None, 1), without names"
+    count = shapes[1][-1] if shapes[1] else None
+    if classes is None and count in range(3, MOST_CLASSES + 1):
+        print(f"warning: {file}: no pipeline.json with the names of its classes; numbering them", file=sys.stderr)
+        classes = Classes(tuple(map(str, range(count))))
+    classes = classes or DEFAULT  # a single output is not named
+    if size is None or shapes != [(None, size, size, 3), (None, classes.outputs)]:
+        expected = f"expected input (None, S, S, 3) and output (None, {classes.outputs}), without names"
         raise UserError(f"{file}: {expected}, got {shapes[0]} and {shapes[1]}; pass {MODEL_FOLDER}")
     try:
-        return build_engine(model)
+        return build_engine(model), classes
     except UserError as error:
         raise UserError(f"{file}: has outputs that are not finite, so its weights are corrupted; retrain it") from error
 
@@ -86,7 +107,8 @@ def _engine(model: Any, file: Path) -> Any:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="catsdogs-predict",
-        description="Predict images with a saved model. Writes id,label rows; label is the probability of dog.",
+        description="Predict images with a saved model. Writes id,label rows for two classes (label is the "
+        "probability of the second one), otherwise id and a column of probabilities per class.",
     )
     about = f"{MODEL_FOLDER}, with the TTA and calibration used for submission.csv; or a .keras file, for the plain "
     parser.add_argument("model", type=typed_path, help=f"{about}model output")
@@ -136,7 +158,7 @@ def _unique(ids: list[str], files: list[Path]) -> list[str]:
 
 
 def _predict_chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipeline, model_file: Path) -> np.ndarray:
-    """Return p_dog (N,) float64; NaN for images that cannot be decoded."""
+    """Return probabilities (N, K) float64; NaN for images that cannot be decoded."""
     from catsdogs.data.augment import view_keys
     from catsdogs.data.images import read_image, to_square
     from catsdogs.data.views import LiveViews
@@ -146,33 +168,39 @@ def _predict_chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipelin
     for index, path in enumerate(paths):
         digest, image, problem = read_image(path, to_square(size))
         if image is None:
-            print(f"warning: cannot decode {path} ({problem}); writing 0.5", file=sys.stderr)
+            equal = f"{1 / len(pipeline.classes):.3g}"
+            print(f"warning: cannot decode {path} ({problem}); writing {equal}", file=sys.stderr)
             continue
         images.append(image)
         digests.append(digest)
         decoded.append(index)
-    p_dog = np.full(len(paths), np.nan)
+    probabilities = np.full((len(paths), len(pipeline.classes)), np.nan)
     if not images:
-        return p_dog
+        return probabilities
     views = LiveViews(np.stack(images), view_keys(digests), pipeline.augmentation, pipeline.seed)
     try:
-        p_dog[decoded] = final_output(pipeline(forward, views, np.arange(len(images))))
+        probabilities[decoded] = final_output(pipeline(forward, views, np.arange(len(images))))
     except UserError as error:
         raise UserError(f"{model_file}: {error}") from error
-    return p_dog
+    return probabilities
 
 
-def _pipeline(options: argparse.Namespace) -> Pipeline:
-    """Return the pipeline of a model folder; one without any step for --plain, a file or a folder of version 0.1."""
+def _pipeline(options: argparse.Namespace) -> tuple[Pipeline, Classes | None]:
+    """Return the pipeline and the classes of a model folder; None for a file or a folder of version 0.1.
+
+    The pipeline has no steps for these two, and for --plain.
+    """
     from catsdogs.config.schema import AugmentationConfig, TtaConfig
-    from catsdogs.final.pipeline import Pipeline, read_pipeline
+    from catsdogs.final.pipeline import Pipeline, read_classes, read_pipeline
 
-    full = options.model.is_dir() and not options.plain
-    saved = read_pipeline(options.model) if full else None
-    if full and saved is None:
+    folder = options.model.is_dir()
+    if folder and not options.plain:
+        if (saved := read_pipeline(options.model)) is not None:
+            return saved, saved.classes
         print(f"warning: {options.model}: no pipeline.json; predicting the plain model output", file=sys.stderr)
     unchanged = AugmentationConfig(0, 0, 0, 0, 0, 0, 0, 0, "reflect")
-    return saved or Pipeline(TtaConfig(kind="none", views=1, average="probability"), unchanged, 0, None)
+    plain = Pipeline(TtaConfig(kind="none", views=1, average="probability"), unchanged, 0, None)
+    return plain, read_classes(options.model) if folder else None
 
 
 def main() -> int:

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from catsdogs.config.checks import check
-from catsdogs.config.schema import EnsembleConfig, RetrainConfig, TtaConfig
+from catsdogs.config.schema import EnsembleConfig, RetrainConfig, SubmissionConfig, TtaConfig
 from catsdogs.data.dataset import load_dataset
 from catsdogs.final.retraining import make_final
 from catsdogs.study.jobs import best_jobs, chosen_trial, read_jobs
@@ -43,7 +43,7 @@ class Study:
         first = next(job for job in read_jobs(self.folder) if job.name == augmentation)
         plain = vars(self.config(augmentation))
         more = {"job": augmentation, "trial": None, "fit_on": "train", "calibrate": True, "evaluate_with": "search"}
-        more |= changed
+        more |= {"submission": SubmissionConfig(None, "probability", None)} | changed
         config = RetrainConfig(**plain, ensemble=EnsembleConfig(kind, size), **more)
         config.tta = TtaConfig(tta, 2, average, kinds)
         check(config)

@@ -146,13 +146,13 @@ def check_page(output: Path, kind: str) -> None:
 
 
 def check_output(output: Path, command: str, own: str) -> None:
-    """Raise a `UserError` if a file cannot be written, or would replace one whose first 8 KiB do not match `own`."""
+    """Raise a `UserError` if a file cannot be written, or would replace one whose first MiB does not match `own`."""
     fix = "use another --output=FILE"
     if output.is_symlink():  # as /dev/stdout
         raise UserError(f"--output {output}: is a symbolic link; {fix}")
     try:
         with open_regular(output) as file:
-            head = file.read(8192)
+            head = file.read(2**20)
         if not re.search(own.encode(), head):
             raise UserError(f"--output {output}: already exists and was not written by catsdogs-{command}; {fix}")
     except (FileNotFoundError, NotADirectoryError):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from catsdogs.config.locations import expanded
 
@@ -21,6 +22,12 @@ _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 def _absolute(path: str) -> str:
     """Make a path independent of the working directory of later commands."""
     return path if path.strip() in ("", "imagenet") else str(Path(expanded(path)).absolute())
+
+
+def _threshold(value: Any) -> Any:
+    if value in (None, "auto") or (isinstance(value, float) and 0 < value < 1):
+        return value
+    raise PydanticCustomError("threshold", "must be null, auto, or a number between 0 and 1")
 
 
 Location = Annotated[str, AfterValidator(_absolute)]
@@ -248,6 +255,16 @@ class EnsembleConfig:
 
 
 @dataclass(config=_CONFIG)
+class SubmissionConfig:
+    """Content of `submission.csv`."""
+
+    template: Location | None  # CSV with the header, ids and columns to write; null: catsdogs' own
+    kind: Literal["probability", "class"]
+    # Above it, the second of two classes is written; null: 0.5; auto: the most accurate on out-of-sample images
+    threshold: Annotated[Any, AfterValidator(_threshold)]
+
+
+@dataclass(config=_CONFIG)
 class SearchConfig:
     """Complete configuration of a job."""
 
@@ -282,6 +299,7 @@ class RetrainConfig(SearchConfig):
     ensemble: EnsembleConfig
     calibrate: StrictBool  # applied only if it lowers the cross-validated log loss
     evaluate_with: Literal["search", "folds"]  # source of out-of-sample predictions
+    submission: SubmissionConfig
 
 
 # Settings that `space` may search, each with its group.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,20 @@ from catsdogs.data.dataset import Dataset
 from catsdogs.data.views import ORIGINAL, View
 from catsdogs.features.engine import InferenceEngine, build_engine
 from catsdogs.final.members import Member
-from catsdogs.final.pipeline import OUTPUTS, Pipeline, choose_tta, describe_choice, predict_views, views_by_kind
+from catsdogs.final.pipeline import (
+    NO_TTA,
+    Choice,
+    Forward,
+    Outputs,
+    Pipeline,
+    average_views,
+    choose_tta,
+    describe_choice,
+    final_output,
+    tta_choices,
+)
 from catsdogs.scoring.calibration import CalibrationResult, cross_fitted, fit_if_better
+from catsdogs.scoring.classes import STEPS, Classes
 from catsdogs.scoring.combination import Combination, choose, expand_to_models, uniform_mean
 from catsdogs.training.trial_data import live_views
 
@@ -30,9 +42,10 @@ log = logging.getLogger(__name__)
 class Evaluation:
     """Choices for the final model, and its outputs for images that it was not trained on.
 
-    Each row of `predictions` is a validation image of the search: id, label, split, fold (with several folds), OUTPUTS.
-    Calibrated outputs are cross-fitted. The combination of several jobs was chosen on these images. They are predicted
-    by the "final model" or, if it was trained on all images, by single models of the "search" or of the "folds".
+    Each row of `predictions` is a validation image of the search: id, label, split, fold (with several folds), and the
+    columns of the steps that were computed. Calibrated outputs are cross-fitted. The combination of several jobs was
+    chosen on these images. They are predicted by the "final model" or, if it was trained on all images, by single
+    models of the "search" or of the "folds".
     """
 
     combination: Combination  # of the members
@@ -46,15 +59,11 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class _Outputs:
-    p_dog: np.ndarray | None  # (K, V, N) of K jobs or, once combined, (V, N); None: no model has unseen images
-    views: list[View]
-    validated_by: str
+class _Unseen:
+    """Probabilities (N, K) of the validation images by models that were not trained on them, the jobs combined."""
 
-    def of(self, views: Sequence[View]) -> np.ndarray:
-        """Return p_dog (V, N) of some of the views, after the jobs are combined."""
-        assert self.p_dog is not None
-        return self.p_dog[[self.views.index(view) for view in views]]
+    averages: dict[Choice, np.ndarray]  # empty: no model has unseen images
+    validated_by: str
 
 
 def evaluate_members(
@@ -70,40 +79,43 @@ def evaluate_members(
     `fold_members`: models of the folds, which evaluate members that are trained on all images. If empty, the members
     evaluate themselves, or the predictions of the search are used.
     """
-    rows = np.flatnonzero(dataset.rows["fold"] >= 0)
     columns = ["id", "label", "split", *(["fold"] if config.split.folds > 1 else [])]
-    predictions = dataset.rows.iloc[rows].assign(split="validation").reset_index(drop=True)[columns]
+    predictions = dataset.rows[dataset.rows["fold"] >= 0].assign(split="validation").reset_index(drop=True)[columns]
     labels = predictions["label"].to_numpy()
-    tta_views = views_by_kind(config.tta, config.augmentation)
+    views = tta_choices(config.tta, config.augmentation)
     saved = [member.search_predictions for member in members if member.search_predictions is not None]
     if len(saved) == len(members) and not fold_members:
-        outputs = _Outputs(np.stack(saved)[:, None], [ORIGINAL], "search")
+        plain = np.stack(saved)
+        jobs, ensemble_table = _combine_jobs(labels, plain, members)
+        unseen = _Unseen({NO_TTA: jobs(plain)}, "search")
     else:
-        views = list(dict.fromkeys(view for kind_views in tta_views.values() for view in kind_views))
-        p_dog = _predict(config, fold_members or members, dataset, rows, views)
-        outputs = _Outputs(p_dog, views, "folds" if fold_members or config.ensemble.kind == "folds" else "final model")
-    combination, outputs, ensemble_table = _combine_jobs(labels, outputs, members)
+        by = "folds" if fold_members or config.ensemble.kind == "folds" else "final model"
+        jobs, averages, ensemble_table = _predict(config, fold_members or members, dataset, predictions, views)
+        unseen = _Unseen(averages, by)
     tta, choice, tta_table = config.tta, None, None
     if tta.kind == "auto":
-        tta, choice, tta_table = _choose_tta(config, labels, outputs, tta_views)
-    pipeline = Pipeline(tta, config.augmentation, config.seed, None)
-    pipeline, steps, result = _calibrate(config, labels, outputs, pipeline)
-    predictions, by = predictions.assign(**steps), outputs.validated_by
+        tta, choice, tta_table = _choose_tta(config, labels, unseen, views)
+    pipeline = Pipeline(tta, config.augmentation, config.seed, None, dataset.classes)
+    pipeline, steps, result = _calibrate(config, labels, unseen, pipeline)
+    for step, probabilities in steps.items():
+        predictions = predictions.join(pd.DataFrame(dataset.classes.to_columns(probabilities, step)))
+    combination = expand_to_models(jobs, list(Counter(member.job.name for member in members).values()))
+    by = unseen.validated_by
     return Evaluation(combination, pipeline, predictions, by, result, choice, tta_table, ensemble_table)
 
 
 def _choose_tta(
-    config: RetrainConfig, labels: np.ndarray, outputs: _Outputs, tta_views: dict[str, list[View]]
+    config: RetrainConfig, labels: np.ndarray, unseen: _Unseen, views: Mapping[Choice, Sequence[View]]
 ) -> tuple[TtaConfig, dict[str, Any], pd.DataFrame | None]:
     """Return the kind that tta=auto takes, its description, and the table of `choose_tta`; None if not tested."""
-    if outputs.p_dog is None or outputs.validated_by == "search":
+    if not unseen.averages or unseen.validated_by == "search":
         flips = config.augmentation.flip_probability > 0
         seen = "labeled image" if config.fit_on == "all" else "image outside the holdout"
         reason = f"the augmentation of the job {'flips' if flips else 'does not flip'} images"
         reason += f"; this was not tested, because the model was trained on every {seen}"
         untested = TtaConfig("flip" if flips else "none")
         return untested, {"kind": untested.kind, "tested": False, "reason": reason}, None
-    kind, average, table = choose_tta(labels, {kind: outputs.of(views) for kind, views in tta_views.items()})
+    (kind, average), table = choose_tta(labels, unseen.averages, views)
     split = "out-of-fold" if config.split.folds > 1 else "validation"
     tta = TtaConfig(kind, config.tta.views, average)  # type: ignore[arg-type]  # values of the two Literals
     return tta, describe_choice(table) | {"split": split}, table
@@ -119,58 +131,89 @@ def inference_engine(model: Any, engine: str) -> InferenceEngine:
 
 
 def _predict(
-    config: RetrainConfig, members: Sequence[Member], dataset: Dataset, rows: np.ndarray, views: list[View]
-) -> np.ndarray | None:
-    """Return p_dog (K, V, N) of K jobs for `rows`; None if any member was trained on all of them."""
+    config: RetrainConfig,
+    members: Sequence[Member],
+    dataset: Dataset,
+    predictions: pd.DataFrame,
+    views: Mapping[Choice, Sequence[View]],
+) -> tuple[Combination, dict[Choice, np.ndarray], pd.DataFrame | None]:
+    """Return the result of `_combine_jobs`, and the averages (N, K) of `views`; each image is out of fold.
+
+    There are no averages if any member was trained on all validation images.
+    """
     if not all(len(member.out_of_fold_rows) for member in members):
-        return None
-    jobs = list(dict.fromkeys(member.job.name for member in members))
-    pixels = live_views(config, dataset.rows, dataset.root)
-    p_dog = np.full((len(jobs), len(views), len(rows)), np.nan)
-    for number, member in enumerate(members, start=1):
-        forward = inference_engine(member.model, config.features.engine)
-        images = "validation images" if len(members) == 1 else f"validation images, member {number}/{len(members)}"
-        outputs = predict_views(forward, pixels, member.out_of_fold_rows, views, images)
-        p_dog[jobs.index(member.job.name)][:, np.searchsorted(rows, member.out_of_fold_rows)] = outputs
-    return p_dog
+        return uniform_mean(len(_jobs(members)), "logit" if len(_jobs(members)) > 1 else "single"), {}, None
+    rows, labels, classes = np.flatnonzero(dataset.rows["fold"] >= 0), predictions["label"].to_numpy(), dataset.classes
+    images = live_views(config, dataset.rows, dataset.root)
+    models: dict[int | None, list[Forward]] = {}  # of each fold, one for each job
+    fold_rows = {member.fold: member.out_of_fold_rows for member in members}
+    for member in members:
+        models.setdefault(member.fold, []).append(inference_engine(member.model, config.features.engine))
+    plain = np.empty((len(_jobs(members)), len(rows), len(classes)))
+    for fold, own in fold_rows.items():
+        for job, model in enumerate(models[fold]):
+            of_job = average_views(model, images, own, {NO_TTA: [ORIGINAL]}, classes, "validation images")
+            plain[job, np.searchsorted(rows, own)] = of_job[NO_TTA]
+    jobs, table = _combine_jobs(labels, plain, members)
+    averages = {choice: np.empty(plain.shape[1:]) for choice in views}
+    averages[NO_TTA] = jobs(plain)
+    others = {choice: each for choice, each in views.items() if choice != NO_TTA}
+    for fold, own in fold_rows.items():
+        places = np.searchsorted(rows, own)
+        forward, known = _combined(models[fold], jobs, classes), averages[NO_TTA][places]
+        of_fold = average_views(forward, images, own, others, classes, "views of validation images", known)
+        for choice, probabilities in of_fold.items():
+            averages[choice][places] = probabilities
+    return jobs, averages, table
+
+
+def _combined(models: Sequence[Forward], jobs: Combination, classes: Classes) -> Forward:
+    """Return the forward pass of the combination of models."""
+
+    def forward(pixels: np.ndarray) -> list[np.ndarray]:
+        members = [classes.from_output(model(pixels)[0]) for model in models]
+        return [classes.to_output(jobs(np.stack(members)))]
+
+    return forward
+
+
+def _jobs(members: Sequence[Member]) -> list[str]:
+    return list(dict.fromkeys(member.job.name for member in members))
 
 
 def _combine_jobs(
-    labels: np.ndarray, outputs: _Outputs, members: Sequence[Member]
-) -> tuple[Combination, _Outputs, pd.DataFrame | None]:
-    """Choose the combination on unaugmented images; return that of the models, combined outputs and the candidates."""
-    models = Counter(member.job.name for member in members)
-    jobs, table = uniform_mean(len(models), "single" if len(models) == 1 else "logit"), None
-    if outputs.p_dog is not None:
-        if len(models) > 1:
-            jobs, table = choose(labels, outputs.p_dog[:, 0], list(models))
-            log.info("ensemble: %s is best of %d methods on %s images", jobs.method, len(table), f"{len(labels):,}")
-        combined = np.stack([jobs(outputs.p_dog[:, view]) for view in range(len(outputs.views))])
-        outputs = dataclasses.replace(outputs, p_dog=combined)
-    return expand_to_models(jobs, list(models.values())), outputs, table
+    labels: np.ndarray, plain: np.ndarray, members: Sequence[Member]
+) -> tuple[Combination, pd.DataFrame | None]:
+    """Choose the combination of the jobs on unaugmented images (M, N, K); return it and the candidates."""
+    if len(plain) == 1:
+        return uniform_mean(1, "single"), None
+    jobs, table = choose(labels, plain, _jobs(members))
+    log.info("ensemble: %s is best of %d methods on %s images", jobs.method, len(table), f"{len(labels):,}")
+    return jobs, table
 
 
 def _calibrate(
-    config: RetrainConfig, labels: np.ndarray, outputs: _Outputs, pipeline: Pipeline
-) -> tuple[Pipeline, dict[str, np.ndarray], CalibrationResult | None]:
-    """Return the pipeline with calibration if it helps, OUTPUTS for the validation images, and the result."""
-    if outputs.p_dog is None:
+    config: RetrainConfig, labels: np.ndarray, unseen: _Unseen, pipeline: Pipeline
+) -> tuple[Pipeline, Outputs, CalibrationResult | None]:
+    """Return the pipeline with calibration if it helps, its outputs for the validation images, and the result."""
+    if not unseen.averages:
         log.warning(
             "no validation score: the model was trained on the validation images, and the search has no predictions of "
             "this trial with these settings"
         )
-        return pipeline, {name: np.full(len(labels), np.nan) for name in OUTPUTS}, None
+        return pipeline, {}, None
     # The search saved no predictions of augmented views.
-    with_tta = pipeline.uses_tta and outputs.validated_by != "search"
-    steps = pipeline.steps(outputs.of([ORIGINAL])[0], outputs.of(pipeline.views) if with_tta else None)
+    with_tta = pipeline.uses_tta and unseen.validated_by != "search"
+    average = unseen.averages[pipeline.tta.kind, pipeline.tta.average] if with_tta else None
+    steps = pipeline.steps(unseen.averages[NO_TTA], average)
     if not config.calibrate:
         return pipeline, steps, None
     if with_tta != pipeline.uses_tta:
         log.info("calibration not applied: the search saved no predictions with test-time augmentation to fit it on")
         return pipeline, steps, None
-    uncalibrated = steps[OUTPUTS[1]] if with_tta else steps[OUTPUTS[0]]
+    uncalibrated = final_output(steps)
     result = fit_if_better(labels, uncalibrated)
     if result.applied:
         pipeline = dataclasses.replace(pipeline, calibration=result.calibration)
-        steps[OUTPUTS[2]] = cross_fitted(labels, uncalibrated)
+        steps[STEPS[2]] = cross_fitted(labels, uncalibrated)
     return pipeline, steps, result

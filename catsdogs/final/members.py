@@ -34,7 +34,7 @@ from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.views import distinct_views
 from catsdogs.pages.formats import counted
 from catsdogs.study.identity import changes, fingerprint
-from catsdogs.study.job_tables import VALIDATION, VALIDATION_TABLE
+from catsdogs.study.job_tables import VALIDATION, validation_table
 from catsdogs.study.jobs import JobRecord, chosen_trial
 from catsdogs.study.locking import lock_job
 from catsdogs.study.progress import JobProgress
@@ -60,12 +60,12 @@ class Member:
     fold: int | None  # that it was not trained on; None: it does not belong to a fold
     seed: int  # of its training
     changed: list[str]  # settings and images that differ from those of the job
-    model: keras.Model  # pixels -> p_dog, as `classifier.full_model`
+    model: keras.Model  # pixels -> probabilities of the outputs, as `classifier.full_model`
     history: pd.DataFrame  # as in `Training`, of all trials of the lineage
     best_epoch: int
     out_of_fold_rows: np.ndarray  # int; rows outside the holdout that it was not trained on
-    # p_dog (N,) of the search's models for all N validation rows; each row was predicted by a model that was not
-    # trained on it. None if `out_of_fold_rows` is not empty, or if the search saved none.
+    # Probabilities (N, K) of the search's models for all N validation rows; each row was predicted by a model that was
+    # not trained on it. None if `out_of_fold_rows` is not empty, or if the search saved none.
     search_predictions: np.ndarray | None
 
 
@@ -142,10 +142,10 @@ def _train_job(
     has_validation = len(data.validation_rows) > 0
     search_predictions = None
     if not has_validation and not changed and job.best().get("trial") == trial.trial:
-        table = VALIDATION_TABLE.read(job.folder / VALIDATION)
+        table = validation_table(dataset.classes).read(job.folder / VALIDATION)
         # The file may be of other images.
         if table is not None and list(table["id"]) == list(dataset.rows["id"][dataset.rows["fold"] >= 0]):
-            search_predictions = table["p_dog"].to_numpy(dtype=np.float64)
+            search_predictions = dataset.classes.read(table)
     epochs_changed = config.fit.epochs != job.result["config"]["fit"].get("epochs")
     records = _with_epochs(config, records, has_validation, epochs_changed)
     members = []

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from catsdogs.base.text import joined
-from catsdogs.final.pipeline import OUTPUTS
 from catsdogs.pages.formats import accuracy_text, few_errors, format_gains, loss, not_scored
-from catsdogs.scoring.intervals import FEW_ERRORS, METHOD, Estimate, paired_intervals
-from catsdogs.scoring.scores import log_loss_per_image, scores
+from catsdogs.scoring.classes import STEPS, Classes
+from catsdogs.scoring.intervals import FEW_ERRORS, METHOD, Estimate, ImageScores, paired_intervals
+from catsdogs.scoring.scores import class_scores, score_images, scores
 
 # Prefixes of score names, by split.
 PREFIXES = {"validation": "", "holdout": "holdout_", "test": "test_"}
@@ -28,16 +29,22 @@ _SPLITS = {
 }
 
 
-def metrics(table: pd.DataFrame, validation: str, chosen: Sequence[str] = ()) -> dict[str, Any]:
+# Keys that are None without a score.
+_NAMES = ("log_loss", "log_loss_tta", "log_loss_calibrated", "accuracy", "balanced_accuracy", "macro_f1")
+_NAMES += ("roc_auc", "brier", "ece")
+
+
+def metrics(table: pd.DataFrame, classes: Classes, validation: str, chosen: Sequence[str] = ()) -> dict[str, Any]:
     """Return scores of `predictions.csv` as flat numbers, with split, size and interval of each under `details`.
 
-    Test images that are duplicates of labeled images of the study are counted, not scored. `validation`: name of the
-    validation images in `details`, validation or out-of-fold; `chosen`: what they chose.
+    `class_scores` has the images, precision and recall of every class, by the last step of each split. Test images that
+    are duplicates of labeled images of the study are counted, not scored. `validation`: name of the validation images
+    in `details`, validation or out-of-fold; `chosen`: what they chose.
     """
-    names = ("log_loss", "log_loss_tta", "log_loss_calibrated", "accuracy", "roc_auc", "brier", "ece")
     details: dict[str, dict[str, Any]] = {}
-    gains: dict[str, dict[str, Any]] = {step: {} for step in OUTPUTS[1:]}
-    labeled = table["label"].notna() & table["p_dog"].notna()
+    gains: dict[str, dict[str, Any]] = {step: {} for step in STEPS[1:]}
+    by_class: dict[str, list[dict[str, Any]]] = {}
+    labeled = table["label"].notna() & table[classes.columns()[0]].notna()
     in_training = labeled & table["in_training"] if "in_training" in table else labeled & False
     for split, prefix in PREFIXES.items():
         part = table[(table["split"] == split) & labeled & ~in_training]
@@ -45,27 +52,34 @@ def metrics(table: pd.DataFrame, validation: str, chosen: Sequence[str] = ()) ->
             continue
         name = validation if split == "validation" else split
         labels = part["label"].to_numpy()
-        columns = [column for column in OUTPUTS if part[column].notna().all()]
-        losses = {column: log_loss_per_image(labels, part[column].to_numpy()) for column in columns}
-        for column in columns:
-            for score, estimate in scores(labels, part[column].to_numpy()).items():
-                details[f"{prefix}{score}{column.removeprefix('p_dog')}"] = detail_of(estimate, name)
-        for before, step in pairwise(columns):
-            gains[step][split] = detail_of(paired_intervals(losses[before][None], losses[step])[0], name)
-    for name in details.keys() & {f"{name}_calibrated" for name in ("log_loss", "brier", "accuracy", "roc_auc", "ece")}:
-        details[name]["cross_fitted"] = True
+        columns = {step: classes.columns(step) for step in STEPS}
+        steps = [step for step in STEPS if {*columns[step]} <= {*part} and part[columns[step]].notna().all(axis=None)]
+        probabilities = {step: classes.read(part, step) for step in steps}
+        for step in steps:
+            for score, estimate in scores(labels, probabilities[step]).items():
+                details[f"{prefix}{score}{step}"] = detail_of(estimate, name)
+                if step == STEPS[2] and not prefix:
+                    details[f"{score}{step}"]["cross_fitted"] = True
+        images = {step: score_images(labels, probabilities[step]) for step in steps}
+        for before, step in pairwise(steps):
+            former = ImageScores(*(one[None] for one in images[before]))
+            gains[step][split] = detail_of(paired_intervals(former, images[step])[0], name)
+        rows = class_scores(labels, probabilities[steps[-1]]).replace({np.nan: None}).to_dict("records")
+        by_class[split] = [{"class": one, **row} for one, row in zip(classes.names, rows, strict=True)]
     splits = {detail["split"] for detail in details.values()}
     return {
-        **dict.fromkeys(names),
+        "classes": list(classes.names),
+        **dict.fromkeys(_NAMES),
         **{name: detail["value"] for name, detail in details.items()},
         "details": details,
+        "class_scores": by_class,
         "test_images_not_scored": int(in_training.sum()),
         "splits": {name: _SPLITS[name].format(chosen=joined(chosen)) for name in _SPLITS if name in splits},
         "chosen_on_validation": list(chosen),
         "interval": METHOD,
         "warnings": _few_errors(details),
-        "tta_gain": gains["p_dog_tta"],
-        "calibration_gain": gains["p_dog_calibrated"],
+        "tta_gain": gains[STEPS[1]],
+        "calibration_gain": gains[STEPS[2]],
     }
 
 

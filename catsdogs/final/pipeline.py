@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,30 @@ from catsdogs.config.schema import AugmentationConfig, Seed, TtaConfig
 from catsdogs.data.augment import CROPS
 from catsdogs.data.images import in_threads
 from catsdogs.data.views import MIRRORED, ORIGINAL, View, Views
-from catsdogs.scoring.calibration import Calibration
+from catsdogs.scoring.calibration import HIGHEST_FLOOR, Calibration
+from catsdogs.scoring.classes import DEFAULT, STEPS, Classes, ClassNames
 from catsdogs.scoring.combination import uniform_mean
-from catsdogs.scoring.intervals import gains_over
-from catsdogs.scoring.scores import TIE_TOLERANCE, log_loss_per_image
+from catsdogs.scoring.intervals import ImageScores, gains_over
+from catsdogs.scoring.scores import TIE_TOLERANCE, score_images
 
 log = logging.getLogger(__name__)
 
 PIPELINE = "pipeline.json"
 
-# Columns of predictions.csv, in the order of the steps; the last one without NaN is submitted.
-OUTPUTS = ("p_dog", "p_dog_tta", "p_dog_calibrated")
+# Probabilities, float64 (N, K), of the steps that were computed, in the order of STEPS; the last ones are submitted.
 Outputs = dict[str, np.ndarray]
 
-# Pixels (B, S, S, 3) -> [p_dog (B, 1)], for example an `InferenceEngine`.
+# Pixels (B, S, S, 3) -> [probabilities (B, C)] of the outputs of `Classes`, for example an `InferenceEngine`.
 Forward = Callable[[np.ndarray], list[np.ndarray]]
+
+# Kind of test-time augmentation and average of its views, probability or logit.
+Choice = tuple[str, str]
+NO_TTA: Choice = ("none", "probability")
 
 # Images per call of the model.
 CHUNK = 64
+
+_SUM_TOLERANCE = 1e-3  # of the probabilities of an image, as in `scores`
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Pipeline:
     augmentation: AugmentationConfig  # for the kind views
     seed: int  # for the kind views
     calibration: Calibration | None  # of the averaged outputs; None: not calibrated
+    classes: Classes = DEFAULT
 
     @property
     def views(self) -> list[View]:
@@ -58,27 +65,38 @@ class Pipeline:
         """Whether test-time augmentation is set, even if the augmentation changes nothing."""
         return self.tta.kind != "none"
 
+    @property
+    def last_step(self) -> str:
+        """The last of STEPS that is computed."""
+        return STEPS[2] if self.calibration is not None else STEPS[1] if self.uses_tta else STEPS[0]
+
     def __call__(self, forward: Forward, images: Views, rows: np.ndarray, description: str = "") -> Outputs:
-        """Predict OUTPUTS, float64 (N,) in [0, 1] or NaN for a missing step; arguments as in `predict_views`."""
-        views = list(dict.fromkeys([ORIGINAL, *self.views]))
-        p_dog = predict_views(forward, images, rows, views, description)
-        return self.steps(p_dog[0], p_dog[[views.index(view) for view in self.views]] if self.uses_tta else None)
+        """Predict images; arguments as in `average_views`."""
+        chosen = (self.tta.kind, self.tta.average) if self.uses_tta else NO_TTA
+        choices = {NO_TTA: [ORIGINAL], chosen: self.views}
+        averages = average_views(forward, images, rows, choices, self.classes, description)
+        return self.steps(averages[NO_TTA], averages[chosen] if self.uses_tta else None)
 
-    def steps(self, plain: np.ndarray, p_dog: np.ndarray | None) -> Outputs:
-        """Return OUTPUTS as `__call__`, from p_dog of the images (N,) and of `views` (V, N) or None."""
-        missing = np.full(len(plain), np.nan)
-        average = missing if p_dog is None else uniform_mean(len(p_dog), self.tta.average)(p_dog)
-        uncalibrated = plain if p_dog is None else average
-        calibrated = missing if self.calibration is None else self.calibration(uncalibrated)
-        return dict(zip(OUTPUTS, (plain, average, calibrated), strict=True))
-
-
-def final_output(outputs: Any) -> np.ndarray:
-    """Return the last of OUTPUTS that is not NaN, for each image; (N,)."""
-    return pd.DataFrame(outputs, columns=OUTPUTS).ffill(axis=1)[OUTPUTS[-1]].to_numpy()
+    def steps(self, plain: np.ndarray, average: np.ndarray | None) -> Outputs:
+        """Return the outputs, from probabilities (N, K) of the images, and their average over `views` or None."""
+        outputs = {STEPS[0]: plain}
+        if average is not None:
+            outputs[STEPS[1]] = average
+        if self.calibration is not None:
+            outputs[STEPS[2]] = self.calibration(final_output(outputs))
+        return outputs
 
 
-class _File(Record):
+def final_output(outputs: Outputs) -> np.ndarray:
+    """Return the probabilities of the last step, (N, K)."""
+    return list(outputs.values())[-1]
+
+
+class _Classes(Record):
+    classes: ClassNames
+
+
+class _File(_Classes):
     # A new field needs a default here: files of earlier versions lack it.
     tta: TtaConfig
     augmentation: AugmentationConfig
@@ -88,7 +106,8 @@ class _File(Record):
 
 def write_pipeline(folder: Path, pipeline: Pipeline, combination: dict[str, Any]) -> None:
     """Write `pipeline.json`; the combination is for information, because it is part of the saved model."""
-    write_json(folder / PIPELINE, {**dataclasses.asdict(pipeline), "combination": combination})
+    record = dataclasses.asdict(pipeline) | {"classes": list(pipeline.classes.names), "combination": combination}
+    write_json(folder / PIPELINE, record)
 
 
 def read_pipeline(folder: Path) -> Pipeline | None:
@@ -97,13 +116,26 @@ def read_pipeline(folder: Path) -> Pipeline | None:
         record = _File.read(folder / PIPELINE)
         if record is None:
             return None
+        classes = Classes(tuple(record.classes))
         if record.tta.kind == "auto":
             raise CorruptedFile(folder / PIPELINE, "tta.kind=auto: must be the chosen kind")
         if record.tta.uses_views and record.tta.views is None:
             raise CorruptedFile(folder / PIPELINE, "tta.views=null: must be set with tta.kind=views")
+        if record.calibration is not None and record.calibration.floor > (highest := 2 * HIGHEST_FLOOR / len(classes)):
+            problem = f"calibration.floor={record.calibration.floor}: must be at most {highest:g}"
+            raise CorruptedFile(folder / PIPELINE, f"{problem} with {len(classes)} classes")
     except CorruptedFile as error:
-        raise UserError(f"{error}; retrain the model, or pass --plain to predict without this file") from error
-    return Pipeline(record.tta, record.augmentation, record.seed, record.calibration)
+        raise UserError(f"{error}; retrain the model, or pass --plain to skip its steps") from error
+    return Pipeline(record.tta, record.augmentation, record.seed, record.calibration, classes)
+
+
+def read_classes(folder: Path) -> Classes | None:
+    """Return the classes in `pipeline.json`, whatever else it contains; None if it is missing."""
+    try:
+        record = _Classes.read(folder / PIPELINE)
+    except CorruptedFile as error:
+        raise UserError(f"{error}; retrain the model") from error
+    return None if record is None else Classes(tuple(record.classes))
 
 
 def tta_views(kind: str, views: int | None, augmentation: AugmentationConfig) -> list[View]:
@@ -124,37 +156,43 @@ def tta_views(kind: str, views: int | None, augmentation: AugmentationConfig) ->
     return [View("tta", number) for number in range(views)]
 
 
-def views_by_kind(tta: TtaConfig, augmentation: AugmentationConfig) -> dict[str, list[View]]:
-    """Return the views of `none`, the first, and of the kind; for `auto`, those of all its kinds."""
-    kinds = ["none", *((tta.kinds or []) if tta.kind == "auto" else [tta.kind])]
+def tta_choices(tta: TtaConfig, augmentation: AugmentationConfig) -> dict[Choice, list[View]]:
+    """Return the views of NO_TTA, the first, and of the set choice; for `auto`, those of both averages of its kinds."""
     if tta.kind == "views" and augmentation.is_identity:
         log.warning("tta=views: the augmentation of the job changes nothing, so the original image is used")
-    return {kind: tta_views(kind, tta.views, augmentation) for kind in kinds}
+    choices = {NO_TTA: [ORIGINAL]}
+    for kind in (tta.kinds or []) if tta.kind == "auto" else [tta.kind]:
+        views = tta_views(kind, tta.views, augmentation)
+        # Both averages of a single view are the view itself.
+        averages = ["probability", "logit"][: len(views)] if tta.kind == "auto" else [tta.average]
+        choices |= {(kind, average): views for average in averages if kind != "none"}
+    return choices
 
 
-def choose_tta(labels: np.ndarray, by_kind: dict[str, np.ndarray]) -> tuple[str, str, pd.DataFrame]:
+def choose_tta(
+    labels: np.ndarray, averages: Mapping[Choice, np.ndarray], views: Mapping[Choice, Sequence[View]]
+) -> tuple[Choice, pd.DataFrame]:
     """Choose the kind with the fewest views among those with a log loss within TIE_TOLERANCE of the lowest.
 
-    The score of the chosen kind on these images is slightly optimistic, less so with more images.
+    The score of the choice on these images is slightly optimistic, less so with more images.
 
     Args:
-        labels: (N,), 0.0 = cat, 1.0 = dog; of images that the model was not trained on.
-        by_kind: kind -> (V, N) p_dog of its views; `none` is required.
+        labels: (N,), 0 .. K - 1, of images that the model was not trained on.
+        averages: probabilities (N, K) of each choice; NO_TTA is required.
+        views: the views that each choice averages.
 
     Returns:
-        The kind, the average, and a table with a row per kind and average: kind, average, views, the columns of
-        `gains_over` none, chosen.
+        The choice, and a table with a row per choice: kind, average, views, the columns of `gains_over` NO_TTA, chosen.
     """
-    # Both averages of a single view are the view itself.
-    choices = [(kind, how) for kind, p in by_kind.items() for how in ("probability", "logit")[: 2 if len(p) > 1 else 1]]
-    averages = [uniform_mean(len(by_kind[kind]), how)(by_kind[kind]) for kind, how in choices]
-    losses = np.stack([log_loss_per_image(labels, p_dog) for p_dog in averages])
-    table = pd.DataFrame(choices, columns=["kind", "average"]).assign(views=[len(by_kind[kind]) for kind, _ in choices])
-    table = table.join(gains_over(losses, choices.index(("none", "probability"))))
+    choices = list(averages)
+    scores = [score_images(labels, averages[choice]) for choice in choices]
+    every = ImageScores(np.stack([one.losses for one in scores]), np.stack([one.wrong for one in scores]))
+    table = pd.DataFrame(choices, columns=["kind", "average"]).assign(views=[len(views[one]) for one in choices])
+    table = table.join(gains_over(every, choices.index(NO_TTA)))
     best = table[table["log_loss"] <= table["log_loss"].min() + TIE_TOLERANCE]
     chosen = best.sort_values(["views", "log_loss"], kind="stable").index[0]
     table["chosen"] = table.index == chosen
-    return *choices[chosen], table
+    return choices[chosen], table
 
 
 def describe_choice(table: pd.DataFrame) -> dict[str, Any]:
@@ -175,30 +213,54 @@ def describe_choice(table: pd.DataFrame) -> dict[str, Any]:
     return {**choice, "value": value, "low": low, "high": high, **counts}
 
 
-def predict_views(
-    forward: Forward, images: Views, rows: np.ndarray, views: list[View], description: str = ""
-) -> np.ndarray:
-    """Return the probability of dog, float64 (V, N) in [0, 1], for V views of N images.
+def average_views(
+    forward: Forward,
+    images: Views,
+    rows: np.ndarray,
+    choices: Mapping[Choice, Sequence[View]],
+    classes: Classes,
+    description: str = "",
+    plain: np.ndarray | None = None,
+) -> dict[Choice, np.ndarray]:
+    """Return the averages of views of N images, float64 (N, K) in [0, 1] for every choice.
 
-    A `UserError` is raised if an output of the model is not a probability.
+    All views of at most CHUNK images are in memory. A `UserError` is raised if outputs are not probabilities.
 
     Args:
         images: source of the pixels.
         rows: int (N,).
+        choices: the views that each averages.
         description: name of the images in the log; empty logs nothing.
+        plain: probabilities (N, K) of the images without augmentation; None: they are predicted too.
     """
-    p_dog = np.zeros((len(views), len(rows)))
-    chunks = [(view, start) for view in range(len(views)) for start in range(0, len(rows), CHUNK)]
+    views = list(dict.fromkeys(view for each in choices.values() for view in each))
+    predicted = [view for view in views if plain is None or view != ORIGINAL]
+    means = {choice: np.empty((len(rows), len(classes))) for choice in choices}
+    starts = range(0, len(rows), CHUNK)
 
-    def read(chunk: tuple[int, int]) -> np.ndarray:
-        view, start = chunk
-        return images.read(rows[start : start + CHUNK], views[view])
+    def read(chunk: tuple[int, View]) -> np.ndarray:
+        start, view = chunk
+        return images.read(rows[start : start + CHUNK], view)
 
     # Threads decode and augment the next chunks while the model runs.
-    for (view, start), pixels in zip(chunks, in_threads(read, chunks, description, ahead=4), strict=True):
-        outputs = forward(pixels)[0].reshape(-1)
-        wrong = outputs[~((outputs >= 0) & (outputs <= 1))]
-        if len(wrong):
-            raise UserError(f"the model predicts {wrong[0]:g}, not a probability; retrain it")
-        p_dog[view, start : start + CHUNK] = outputs
-    return p_dog
+    pixels = in_threads(read, [(start, view) for start in starts for view in predicted], description, ahead=4)
+    for start in starts:
+        outputs = {view: _probabilities(forward(next(pixels))[0], classes) for view in predicted}
+        if plain is not None:
+            outputs[ORIGINAL] = plain[start : start + CHUNK]
+        for choice, each in choices.items():
+            mean = uniform_mean(len(each), choice[1])
+            means[choice][start : start + CHUNK] = mean(np.stack([outputs[view] for view in each]))
+    return means
+
+
+def _probabilities(outputs: np.ndarray, classes: Classes) -> np.ndarray:
+    """Return the probabilities of all classes, (B, K), from those of the outputs; a `UserError` for other values."""
+    wrong = outputs[~((outputs >= 0) & (outputs <= 1))]
+    if len(wrong):
+        raise UserError(f"the model predicts {wrong[0]:g}, not a probability; retrain it")
+    probabilities = classes.from_output(outputs)
+    sums = probabilities.sum(axis=1)
+    if len(wrong := sums[np.abs(sums - 1) > _SUM_TOLERANCE]):
+        raise UserError(f"the model predicts probabilities with the sum {wrong[0]:g}, not 1; retrain it")
+    return probabilities

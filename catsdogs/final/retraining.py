@@ -16,9 +16,11 @@ import keras
 import numpy as np
 import pandas as pd
 
+from catsdogs.base.errors import UserError
 from catsdogs.base.files import free_name, replacing, sync_folder, write_csv, write_json, write_text
 from catsdogs.base.provenance import machine, versions
-from catsdogs.base.text import format_duration
+from catsdogs.base.records import MAX_CELLS
+from catsdogs.base.text import format_duration, listed
 from catsdogs.config.hyperparameters import hyperparameters, with_values
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
@@ -26,11 +28,12 @@ from catsdogs.final.evaluation import Evaluation, evaluate_members, inference_en
 from catsdogs.final.members import Member, kept_members, train_members
 from catsdogs.final.metrics import detail_of, metrics
 from catsdogs.final.model_card import model_card
-from catsdogs.final.pipeline import OUTPUTS, Pipeline, final_output, write_pipeline
-from catsdogs.final.submission import FALLBACK_PROBABILITY, describe_rows, submission
+from catsdogs.final.pipeline import Outputs, Pipeline, write_pipeline
+from catsdogs.final.submission import SubmissionForm, best_threshold, describe_rows, predicted_classes
 from catsdogs.network.devices import accelerators
 from catsdogs.network.merging import merge_models
 from catsdogs.pages.formats import chosen_on_validation, counted
+from catsdogs.scoring.classes import STEPS, Classes
 from catsdogs.study.identity import fingerprint
 from catsdogs.study.jobs import JobRecord, read_jobs
 from catsdogs.study.trials import TrialRecord
@@ -39,7 +42,7 @@ from catsdogs.training.trial_data import live_views
 log = logging.getLogger(__name__)
 
 # Settings that change no trained model.
-_NOT_OF_MEMBERS = ("study", "studies_dir", "cache", "tta", "calibrate")
+_NOT_OF_MEMBERS = ("study", "studies_dir", "cache", "tta", "calibrate", "submission")
 
 
 def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, study: Path) -> dict[str, Any]:
@@ -51,8 +54,20 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
     dataset = load_dataset(config.data, Path(config.cache), config.split)
     for note in dataset.notes:
         log.info("%s", note)
+    form = None if dataset.test is None else SubmissionForm.of(config.submission, dataset.classes, dataset.test)
+    _check_size(config, dataset)
     with kept_members(study, _members_key(config, jobs, trial, dataset)) as kept:
-        return _make(config, jobs, trial, dataset, kept)
+        return _make(config, jobs, trial, dataset, form, kept)
+
+
+def _check_size(config: RetrainConfig, dataset: Dataset) -> None:
+    """Raise a `UserError` if `predictions.csv` would be too large to be read again."""
+    rows = len(dataset.rows) + (0 if dataset.test is None else len(dataset.test))
+    cells = rows * (6 + dataset.classes.outputs * (1 + (config.tta.kind != "none") + config.calibrate))
+    if cells > MAX_CELLS:
+        problem = f"predictions.csv would have {cells:,} cells (at most {MAX_CELLS:,}), with {rows:,} images"
+        fix = "set tta=none, calibrate=false or data.test=null"
+        raise UserError(f"study {config.study}: {problem} and {len(dataset.classes):,} classes; {fix}")
 
 
 def _members_key(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset) -> str:
@@ -65,7 +80,12 @@ def _members_key(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialR
 
 
 def _make(
-    config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset, kept: Path
+    config: RetrainConfig,
+    jobs: Sequence[JobRecord],
+    trial: TrialRecord,
+    dataset: Dataset,
+    form: SubmissionForm | None,
+    kept: Path,
 ) -> dict[str, Any]:
     start = time.monotonic()
     fold_members: list[Member] = []
@@ -78,19 +98,22 @@ def _make(
     log.info("trained %s in %s", counted(epochs, "epoch"), format_duration(training_seconds))
 
     evaluation = evaluate_members(config, members, dataset, fold_members)
+    threshold = _threshold(config, evaluation, dataset.classes)
     # The member with the highest weight; with the method "single", the only one.
     first = members[int(np.argmax(evaluation.combination.weights))]
     single = evaluation.combination.method == "single"
     model = first.model if single else merge_models([member.model for member in members], evaluation.combination)
     predictions = _predictions(config, model, evaluation, dataset)
-    record = {"study": jobs[0].folder.parent.name, **_metrics(config, predictions, evaluation, members, first)}
+    record = {"study": jobs[0].folder.parent.name, **_metrics(config, predictions, evaluation, members, threshold)}
     record["seconds"] = {"training": round(training_seconds, 1), "all": round(time.monotonic() - start, 1)}
     recipe = _recipe(members, first, dataset)
     temporary, best = kept.with_name("best"), jobs[0].folder.parent / "best"
     temporary.mkdir(parents=True)
     with replacing(temporary / "model.keras") as file:
         model.save(file)
-    _write_tables(temporary, members, evaluation, predictions, dataset)
+    _write_tables(temporary, members, evaluation, predictions)
+    if form is not None:
+        write_csv(temporary / "submission.csv", _submission(form, predictions, evaluation.pipeline, threshold, dataset))
     write_json(temporary / "metrics.json", record)
     write_json(temporary / "recipe.json", recipe)
     write_text(temporary / "MODEL_CARD.md", model_card(record, recipe, dataset))
@@ -103,9 +126,24 @@ def _make(
     return record
 
 
-def _write_tables(
-    folder: Path, members: Sequence[Member], evaluation: Evaluation, predictions: pd.DataFrame, dataset: Dataset
-) -> None:
+def _threshold(config: RetrainConfig, evaluation: Evaluation, classes: Classes) -> float | None:
+    """Return the threshold of a submission of class names; None: the likeliest class."""
+    if config.submission.threshold != "auto":
+        return config.submission.threshold
+    table, step = evaluation.predictions, evaluation.pipeline.last_step
+    if classes.columns(step)[0] not in table:
+        reason = "the model was trained on all images that it could be chosen on"
+        fix = "set a number, or evaluate_with=folds for a study with split.folds above 1"
+        raise UserError(f"submission.threshold=auto: no out-of-sample predictions, because {reason}; {fix}")
+    labels, probabilities = table["label"].to_numpy(), classes.read(table, step)
+    threshold = best_threshold(labels, probabilities)
+    errors = [int((predicted_classes(probabilities, one) != labels).sum()) for one in (threshold, 0.5)]
+    text = "submission.threshold=auto: %.4g, with %d of %s validation images misclassified (%d with 0.5)"
+    log.info(text, threshold, errors[0], f"{len(labels):,}", errors[1])
+    return threshold
+
+
+def _write_tables(folder: Path, members: Sequence[Member], evaluation: Evaluation, predictions: pd.DataFrame) -> None:
     combination = {"way": evaluation.combination.method, "weights": evaluation.combination.weights}
     write_pipeline(folder, evaluation.pipeline, combination)
     # With several members, the column `member` has their number.
@@ -113,14 +151,24 @@ def _write_tables(
     history = pd.concat(histories, ignore_index=True) if len(histories) > 1 else members[0].history
     tables: dict[str, pd.DataFrame | None] = {"history.csv": history, "predictions.csv": predictions}
     tables |= {"tta.csv": evaluation.tta_table, "ensemble.csv": evaluation.ensemble_table}
-    if dataset.test is not None:
-        test = predictions[predictions["split"] == "test"]
-        tables["submission.csv"] = rows = submission(list(test["id"]), final_output(test), list(dataset.test["id"]))
-        undecodable = list(dataset.test["id"][dataset.test["width"] == 0])
-        log.info("submission.csv: %s", describe_rows(list(rows["id"]), len(dataset.test), undecodable))
     for name, table in tables.items():
         if table is not None:
             write_csv(folder / name, table)
+
+
+def _submission(
+    form: SubmissionForm, table: pd.DataFrame, pipeline: Pipeline, threshold: float | None, dataset: Dataset
+) -> pd.DataFrame:
+    """Return the content of `submission.csv`; an image that cannot be decoded has the most frequent class."""
+    assert dataset.test is not None
+    probabilities = dataset.classes.read(table[table["split"] == "test"], pipeline.last_step)
+    undecodable = (dataset.test["width"] == 0).to_numpy()
+    most_frequent = int(dataset.rows["label"].mode()[0])
+    predicted = np.where(undecodable, most_frequent, predicted_classes(probabilities, threshold))
+    fallback = f"{1 / len(dataset.classes):.3g}" if form.places else f"class {dataset.classes.names[most_frequent]}"
+    images = list(dataset.test["id"][undecodable])
+    log.info("submission.csv: %s", describe_rows(form.ids, len(dataset.test), images, fallback))
+    return form.fill(probabilities, predicted)
 
 
 def _predictions(config: RetrainConfig, model: Any, evaluation: Evaluation, dataset: Dataset) -> pd.DataFrame:
@@ -130,45 +178,65 @@ def _predictions(config: RetrainConfig, model: Any, evaluation: Evaluation, data
     if len(dataset.holdout_rows) and config.fit_on != "all":
         outputs = evaluation.pipeline(forward, images, dataset.holdout_rows, "holdout images")
         rows = dataset.rows.iloc[dataset.holdout_rows]
-        tables.append(pd.DataFrame({"id": rows["id"], "label": rows["label"], "split": "holdout", **outputs}))
+        columns = _columns(outputs, dataset.classes)
+        tables.append(pd.DataFrame({"id": rows["id"], "label": rows["label"], "split": "holdout", **columns}))
     if dataset.test is not None:
         tables.append(_predict_test(config, dataset, forward, evaluation.pipeline))
     table = pd.concat(tables, ignore_index=True)
+    # With two classes, columns of steps that were not computed are empty.
+    steps = [step for step in STEPS if dataset.classes.outputs == 1 or not {*dataset.classes.columns(step)} - {*table}]
+    columns = ["id", "label", "split", *(name for step in steps or STEPS[:1] for name in dataset.classes.columns(step))]
+    table = table.reindex(columns=[*columns[:3], *({"fold"} & {*table}), *columns[3:], *({"in_training"} & {*table})])
     if dataset.test is not None:
         table["in_training"] = table["in_training"].eq(True)  # NaN in the other splits, which have no duplicates in it
     return table.astype({"fold": "Int64"}) if "fold" in table else table
 
 
+def _columns(outputs: Outputs, classes: Classes) -> dict[str, np.ndarray]:
+    return {name: one for step, p in outputs.items() for name, one in classes.to_columns(p, step).items()}
+
+
 def _predict_test(config: RetrainConfig, dataset: Dataset, forward: Any, pipeline: Pipeline) -> pd.DataFrame:
-    """Return predictions of the test images; FALLBACK_PROBABILITY for those that cannot be decoded.
+    """Return predictions of the test images; equal probabilities for those that cannot be decoded.
 
     `in_training` marks duplicates of labeled images of the study, which are not scored.
     """
     assert dataset.test is not None
     assert dataset.test_root is not None
-    test = dataset.test
+    test, classes = dataset.test, dataset.classes
     decoded = (test["width"] > 0).to_numpy()
     if not decoded.all():
-        paths = ", ".join(test["path"][~decoded].head(5))
-        log.warning("cannot decode %s test images; writing 0.5 for them: %s", f"{(~decoded).sum():,}", paths)
-    steps = dict(zip(OUTPUTS, (True, pipeline.uses_tta, pipeline.calibration is not None), strict=True))
-    columns = {name: np.full(len(test), FALLBACK_PROBABILITY if step else np.nan) for name, step in steps.items()}
+        paths = listed(list(test["path"][~decoded]))
+        log.warning("cannot decode %s test images; predicting equal probabilities: %s", f"{(~decoded).sum():,}", paths)
+    equal = np.full((len(test), len(classes)), 1 / len(classes))
+    outputs = pipeline.steps(equal, equal.copy() if pipeline.uses_tta else None)
     if decoded.any():
         images = live_views(config, test[decoded], dataset.test_root)
-        for name, p_dog in pipeline(forward, images, np.arange(decoded.sum()), "test images").items():
-            columns[name][decoded] = p_dog
-    return test[["id", "label"]].assign(split="test", **columns, in_training=test["in_training"])
+        for step, probabilities in pipeline(forward, images, np.arange(decoded.sum()), "test images").items():
+            outputs[step][decoded] = probabilities
+    columns = {"label": test["label"], "split": "test", **_columns(outputs, classes)}
+    return pd.DataFrame({"id": test["id"], **columns, "in_training": test["in_training"]})
 
 
 def _metrics(
-    config: RetrainConfig, table: pd.DataFrame, evaluation: Evaluation, members: Sequence[Member], first: Member
+    config: RetrainConfig,
+    table: pd.DataFrame,
+    evaluation: Evaluation,
+    members: Sequence[Member],
+    threshold: float | None,
 ) -> dict[str, Any]:
+    first = members[int(np.argmax(evaluation.combination.weights))]
     validation = "out-of-fold" if config.split.folds > 1 else "validation"
     tta, calibration = evaluation.pipeline.tta, evaluation.pipeline.calibration
     views, chosen = len(evaluation.pipeline.views), evaluation.tta_table is not None
     choices = {
         "tta": {"kind": tta.kind, "views": views, "average": tta.average, "chosen": chosen},
         "calibration": None if calibration is None else dataclasses.asdict(calibration),
+        "submission": {
+            "kind": config.submission.kind,
+            "threshold": threshold,
+            "chosen": config.submission.threshold == "auto",
+        },
         "ensemble": {
             "kind": config.ensemble.kind,
             "way": evaluation.combination.method,
@@ -179,7 +247,7 @@ def _metrics(
         },
     }
     several_jobs = sum(math.isfinite(job.objective) for job in read_jobs(first.job.folder.parent)) > 1
-    record = metrics(table, validation, chosen_on_validation(several_jobs, choices))
+    record = metrics(table, evaluation.pipeline.classes, validation, chosen_on_validation(several_jobs, choices))
     if evaluation.calibration_result is not None:
         gain = detail_of(evaluation.calibration_result.gain, validation)
         gain["reason"] = evaluation.calibration_result.reason
@@ -212,6 +280,7 @@ def _recipe(members: Sequence[Member], first: Member, dataset: Dataset) -> dict[
     return {
         **describe(first),
         **others,
+        "classes": list(dataset.classes.names),
         "data_digest": dataset.digest,
         "changed_since_job": first.changed,
         "config": dataclasses.asdict(first.config),

@@ -130,6 +130,7 @@ def chosen_on_validation(several_jobs: bool, final: Mapping[str, Any]) -> list[s
         "job": several_jobs,
         "test-time augmentation (kind and average)": (final.get("tta") or {}).get("chosen"),
         "calibration": final.get("calibration"),
+        "threshold of the submission": (final.get("submission") or {}).get("chosen"),
         "combination of the jobs": len({str(member.get("job")) for member in members}) > 1,
     }
     return [name for name, chosen in choices.items() if chosen]

@@ -17,7 +17,7 @@ from catsdogs.config.schema import MOST_VIEWS, SearchConfig
 # Keys that do not affect the results of a job: folders, settings of later steps, and timeouts.
 _NOT_IN_IDENTITY = {
     *("study", "studies_dir", "cache", "varied", "timeout"),
-    *("select", "tta", "job", "trial", "fit_on", "ensemble", "calibrate", "evaluate_with"),
+    *("select", "tta", "job", "trial", "fit_on", "ensemble", "calibrate", "evaluate_with", "submission"),
 }
 _NOT_IN_IDENTITY_OF = {
     # The digest of the images counts, which covers labels and classes.

@@ -4,36 +4,54 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.special import expit, logit
+from scipy.special import expit, softmax
 
 from catsdogs import predict
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import write_json
+from catsdogs.base.files import read_json, write_json
 from catsdogs.config.schema import AugmentationConfig, TtaConfig
 from catsdogs.data.views import MIRRORED, ORIGINAL, LiveViews, View
 from catsdogs.final.pipeline import (
+    NO_TTA,
     PIPELINE,
     Pipeline,
+    average_views,
     choose_tta,
     describe_choice,
     final_output,
-    predict_views,
+    read_classes,
     read_pipeline,
+    tta_choices,
     tta_views,
-    views_by_kind,
     write_pipeline,
 )
 from catsdogs.scoring.calibration import Calibration
+from catsdogs.scoring.classes import DEFAULT, Classes
 from catsdogs.scoring.combination import uniform_mean
-from catsdogs.scoring.scores import log_loss_per_image
+from catsdogs.scoring.scores import score_images
 
 MOVES = AugmentationConfig(0.5, 10, 0.1, 0.1, 0, 0.2, 0.0, 0.0, "reflect")
 STILL = AugmentationConfig(0.0, 0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, "reflect")
 
 
+THREE = Classes(("ant", "bee", "wasp"))
+
+
 def left_brightness(images):
     """Return the mean brightness of the left half of each image, like a model."""
     return [images[:, :, :4].mean(axis=(1, 2, 3))[:, None] / 255]
+
+
+def three_brightnesses(images):
+    """Return the softmax of the mean brightness of three columns, like a model of three classes."""
+    return [softmax(images[:, :, [0, 3, 6]].mean(axis=(1, 3)) / 64, axis=1)]
+
+
+MODELS = [(DEFAULT, left_brightness), (THREE, three_brightnesses)]
+
+
+def predicted(classes, model, views, rows, view):
+    return classes.from_output(model(views.read(rows, view))[0])
 
 
 @pytest.fixture
@@ -49,51 +67,72 @@ def test_each_kind_of_tta_has_its_views():
     assert {view.kind for view in crops} == {"crop", "mirrored crop"}
 
 
-def test_tta_auto_has_the_views_of_every_distinct_kind(caplog):
-    auto, flip = TtaConfig("auto", 4, kinds=["none", "flip", "crops", "views"]), TtaConfig("flip")
-    assert list(views_by_kind(TtaConfig("auto", kinds=["none", "flip"]), MOVES)) == ["none", "flip"]
-    by_kind = views_by_kind(auto, MOVES)
-    assert {kind: len(views) for kind, views in by_kind.items()} == {"none": 1, "flip": 2, "crops": 10, "views": 4}
-    still = views_by_kind(TtaConfig("auto", 4, kinds=["views", "none"]), STILL)
-    assert list(still.items()) == [("none", [ORIGINAL]), ("views", [ORIGINAL])]
-    assert views_by_kind(flip, MOVES) == {"none": [ORIGINAL], "flip": [ORIGINAL, MIRRORED]}
+def test_tta_auto_has_the_views_and_averages_of_every_distinct_kind(caplog):
+    auto, flip = TtaConfig("auto", 4, kinds=["none", "flip", "crops", "views"]), TtaConfig("flip", average="logit")
+    choices = tta_choices(auto, MOVES)
+    pairs = [(kind, average) for kind in ("flip", "crops", "views") for average in ("probability", "logit")]
+    assert list(choices) == [NO_TTA, *pairs]
+    assert [len(views) for views in choices.values()] == [1, 2, 2, 10, 10, 4, 4]
+    still = tta_choices(TtaConfig("auto", 4, kinds=["views", "none"]), STILL)
+    assert still == {NO_TTA: [ORIGINAL], ("views", "probability"): [ORIGINAL]}
+    assert tta_choices(flip, MOVES) == {NO_TTA: [ORIGINAL], ("flip", "logit"): [ORIGINAL, MIRRORED]}
+    assert tta_choices(TtaConfig("none", average="logit"), MOVES) == {NO_TTA: [ORIGINAL]}
     assert not caplog.messages
-    assert views_by_kind(TtaConfig("views", 10), STILL) == {"none": [ORIGINAL], "views": [ORIGINAL]}
+    assert tta_choices(TtaConfig("views", 10), STILL)["views", "probability"] == [ORIGINAL]
     assert caplog.text.count("changes nothing") == 1
 
 
-def test_each_view_is_predicted_in_the_order_of_rows(views, monkeypatch):
+@pytest.mark.parametrize(("classes", "model"), MODELS)
+def test_each_choice_is_averaged_in_the_order_of_rows(views, monkeypatch, classes, model):
     monkeypatch.setattr("catsdogs.final.pipeline.CHUNK", 2)
-    rows, chosen, model = np.array([5, 0, 3]), [ORIGINAL, MIRRORED, View("crop", 2)], left_brightness
-    outputs = predict_views(model, views, rows, chosen)
-    assert outputs.shape == (3, 3)
-    for p_dog, view in zip(outputs, chosen, strict=True):
-        np.testing.assert_allclose(p_dog, model(views.read(rows, view))[0][:, 0])
+    rows, chosen = np.array([5, 0, 3]), {("none", "logit"): [View("crop", 2)], ("flip", "logit"): [ORIGINAL, MIRRORED]}
+    by_view = {view: predicted(classes, model, views, rows, view) for view in (ORIGINAL, MIRRORED, View("crop", 2))}
+    read, plain = [], by_view[ORIGINAL]
+
+    def counted(images):
+        read.append(len(images))
+        return model(images)
+
+    for known, counts in ((None, [2, 2, 2, 1, 1, 1]), (plain, [2, 2, 1, 1])):
+        averages = average_views(counted, views, rows, chosen, classes, plain=known)
+        np.testing.assert_allclose(averages["none", "logit"], by_view[View("crop", 2)])
+        expected = softmax((np.log(plain) + np.log(by_view[MIRRORED])) / 2, axis=1)
+        np.testing.assert_allclose(averages["flip", "logit"], expected)
+        assert read == counts
+        read.clear()
+    assert average_views(model, views, rows[:0], chosen, classes)["flip", "logit"].shape == (0, len(classes))
 
 
+@pytest.mark.parametrize(("classes", "model"), MODELS)
 @pytest.mark.parametrize("average", ["probability", "logit"])
-def test_a_pipeline_averages_the_views_of_its_kind(views, average):
-    rows, model = np.array([5, 0, 3]), left_brightness
-    plain, mirrored = predict_views(model, views, rows, [ORIGINAL, MIRRORED])
-    outputs = Pipeline(TtaConfig("flip", 1, average), MOVES, 0, None)(model, views, rows)
-    mean = (plain + mirrored) / 2 if average == "probability" else expit((logit(plain) + logit(mirrored)) / 2)
-    np.testing.assert_allclose(outputs["p_dog"], plain)
-    np.testing.assert_allclose(outputs["p_dog_tta"], mean)
-    np.testing.assert_allclose(final_output(outputs), mean)
+def test_a_pipeline_averages_the_views_of_its_kind(views, average, classes, model):
+    rows, pipeline = np.array([5, 0, 3]), Pipeline(TtaConfig("flip", 1, average), MOVES, 0, None, classes)
+    both = np.stack([predicted(classes, model, views, rows, view) for view in (ORIGINAL, MIRRORED)])
+    outputs = pipeline(model, views, rows)
+    mean = both.mean(axis=0) if average == "probability" else softmax(np.log(both).mean(axis=0), axis=1)
+    np.testing.assert_allclose(outputs[""], both[0])
+    np.testing.assert_allclose(outputs["_tta"], mean)
+    assert list(outputs)[-1] == pipeline.last_step == "_tta"
     calibration = Calibration(2.0, 0.01)
-    calibrated = Pipeline(TtaConfig("flip", 1, average), MOVES, 0, calibration)(model, views, rows)
-    np.testing.assert_allclose(calibrated["p_dog_calibrated"], calibration(mean))
+    calibrated = dataclasses.replace(pipeline, calibration=calibration)
     # The last available step is submitted.
-    np.testing.assert_allclose(final_output(calibrated), calibration(mean))
-    without = Pipeline(TtaConfig("none", 1, average), MOVES, 0, None)(model, views, rows)
-    np.testing.assert_allclose(final_output(without), plain)
+    np.testing.assert_allclose(final_output(calibrated(model, views, rows)), calibration(mean))
+    assert calibrated.last_step == "_calibrated"
+    without = Pipeline(TtaConfig("none", 1, average), MOVES, 0, None, classes)
+    np.testing.assert_allclose(final_output(without(model, views, rows)), both[0])
+    assert without.last_step == ""
 
 
 def test_a_pipeline_of_a_previous_version_is_read(tmp_path):
-    """It has the combination "stacked", which is not needed because it is part of the saved model."""
-    written = Pipeline(TtaConfig("flip", 2, "logit"), MOVES, 3, Calibration(1.5, 0.01))
-    write_pipeline(tmp_path, written, {"way": "stacked", "weights": [0.5, 1.5], "bias": 0.1})
-    assert read_pipeline(tmp_path) == written
+    """It has no classes, and the combination "stacked", which is not needed: it is part of the saved model."""
+    for classes in (DEFAULT, THREE):
+        written = Pipeline(TtaConfig("flip", 2, "logit"), MOVES, 3, Calibration(1.5, 0.01), classes)
+        write_pipeline(tmp_path, written, {"way": "stacked", "weights": [0.5, 1.5], "bias": 0.1})
+        assert (read_pipeline(tmp_path), read_classes(tmp_path)) == (written, classes)
+    record = read_json(tmp_path / PIPELINE)
+    assert record.pop("classes") == ["ant", "bee", "wasp"]
+    write_json(tmp_path / PIPELINE, record)
+    assert (read_pipeline(tmp_path), read_classes(tmp_path)) == (dataclasses.replace(written, classes=DEFAULT), DEFAULT)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +140,9 @@ def test_a_pipeline_of_a_previous_version_is_read(tmp_path):
     [
         ("calibration.temperature", -1),
         ("calibration.floor", 1.5),
+        ("calibration.floor", 0.04),
+        ("classes", ["ant"]),
+        ("classes", ["ant", "Ant", "bee"]),
         ("calibration.scale", 2.0),
         ("calibration", [1.5, 0.01]),
         ("augmentation.shift_fraction", 10**9),
@@ -111,8 +153,8 @@ def test_a_pipeline_of_a_previous_version_is_read(tmp_path):
     ],
 )
 def test_a_pipeline_with_invalid_values_is_refused(tmp_path, key, value):
-    written = Pipeline(TtaConfig("views", 3, "logit"), MOVES, 7, Calibration(1.5, 0.01))
-    content = dataclasses.asdict(written)
+    write_pipeline(tmp_path, Pipeline(TtaConfig("views", 3, "logit"), MOVES, 7, Calibration(1.5, 0.01), THREE), {})
+    content = read_json(tmp_path / PIPELINE)
     *groups, name = key.split(".")
     (content[groups[0]] if groups else content)[name] = value
     write_json(tmp_path / PIPELINE, content)
@@ -123,11 +165,20 @@ def test_a_pipeline_with_invalid_values_is_refused(tmp_path, key, value):
         read_pipeline(tmp_path)
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.1, np.nan])
-def test_outputs_that_are_not_probabilities_are_a_user_error(value):
+@pytest.mark.parametrize(
+    ("outputs", "problem"),
+    [
+        ([[0.5], [-0.1]], "-0.1, not a probability"),
+        ([[0.5], [1.1]], "1.1, not a probability"),
+        ([[0.5], [np.nan]], "not a probability"),
+        ([[0.5, 0.3, 0.2], [0.5, 0.5, 0.2]], "with the sum 1.2, not 1"),
+    ],
+)
+def test_outputs_that_are_not_probabilities_are_a_user_error(outputs, problem):
     views = LiveViews(np.zeros((2, 4, 4, 3), np.uint8), np.arange(2, dtype=np.uint64), MOVES, 1)
-    with pytest.raises(UserError, match="not a probability"):
-        predict_views(lambda images: [np.array([[0.5], [value]])], views, np.arange(2), [ORIGINAL])
+    classes = THREE if len(outputs[0]) == 3 else DEFAULT
+    with pytest.raises(UserError, match=problem):
+        average_views(lambda images: [np.array(outputs)], views, np.arange(2), {NO_TTA: [ORIGINAL]}, classes)
 
 
 def test_crops_are_parts_of_the_image_and_their_mirror_images():
@@ -151,17 +202,27 @@ def test_crops_are_parts_of_the_image_and_their_mirror_images():
 
 
 def outputs(noise, seed, images=4000):
-    """Return labels, and a function that returns p_dog of views with independent noise."""
+    """Return labels, and a function that returns probabilities (N, 2) of views with independent noise, by view."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(0, 4, images)
     labels = (rng.random(images) < expit(truth)).astype(float)
-    return labels, lambda views: expit(truth + rng.normal(0, noise, (views, images)))
+    return labels, lambda views: DEFAULT.from_output(expit(truth + rng.normal(0, noise, (views, images)))[..., None])
+
+
+def choose(labels, by_kind):
+    """Choose between both averages of each kind."""
+    choices = {
+        (kind, average): uniform_mean(len(p), average)(p)
+        for kind, p in by_kind.items()
+        for average in ("probability", "logit")[: len(p)]
+    }
+    return choose_tta(labels, choices, {choice: by_kind[choice[0]] for choice in choices})
 
 
 def test_tta_with_independent_noise_of_views_is_chosen():
     labels, views = outputs(noise=3.0, seed=2)
     by_kind = {"none": views(1), "flip": views(2), "views": views(10)}
-    kind, average, table = choose_tta(labels, by_kind)
+    (kind, average), table = choose(labels, by_kind)
     assert (kind, average) == ("views", "logit")
     assert table["kind"].tolist() == ["none", "flip", "flip", "views", "views"]
     assert table["average"].tolist() == ["probability", *["probability", "logit"] * 2]
@@ -175,15 +236,15 @@ def test_tta_with_independent_noise_of_views_is_chosen():
     assert (choice["kind"], choice["against"], choice["kinds"]) == ("views", "none", ["none", "flip", "views"])
     columns = ["gain", "low", "high", "size", "errors"]
     assert [choice[name] for name in ("value", *columns[1:])] == list(row[columns])
-    expected = log_loss_per_image(labels, uniform_mean(2, "logit")(by_kind["flip"])).mean()
+    expected = score_images(labels, uniform_mean(2, "logit")(by_kind["flip"])).losses.mean()
     assert table.loc[("flip", "logit"), "log_loss"] == pytest.approx(expected)
 
 
 def test_worse_views_are_not_chosen():
     labels, views = outputs(noise=0.0, seed=4)
     worse = 0.5 + 0.4 * (views(10) - 0.5)
-    kind, average, table = choose_tta(labels, {"none": views(1), "crops": worse})
-    assert (kind, average) == ("none", "probability")
+    choice, table = choose(labels, {"none": views(1), "crops": worse})
+    assert choice == NO_TTA
     assert (table["high"][1:] < 0).all()
     choice = describe_choice(table)
     assert (choice["kind"], choice["against"]) == ("none", "crops")
@@ -194,12 +255,14 @@ def test_the_fewest_views_are_chosen_in_a_tie():
     labels, views = outputs(noise=0.0, seed=5)
     for kinds in (["crops", "none", "flip"], ["flip", "none"]):
         by_kind = {kind: views({"none": 1, "flip": 2, "crops": 10}[kind]) for kind in kinds}
-        assert choose_tta(labels, by_kind)[:2] == ("none", "probability")
+        assert choose(labels, by_kind)[0] == NO_TTA
     # A gain of 0.00002 nats is a tie, a gain of 0.0002 is not.
     plain = np.where(labels == 1, 0.9, 0.1)
     for gain, kind in ((2e-5, "none"), (2e-4, "flip")):
         better = np.where(labels == 1, plain * np.exp(gain), 1 - (1 - plain) * np.exp(gain))
-        assert choose_tta(labels, {"none": plain[None], "flip": np.stack([better] * 2)})[0] == kind
+        by_kind = {"none": DEFAULT.from_output(plain[None, :, None])}
+        by_kind["flip"] = DEFAULT.from_output(np.stack([better] * 2)[..., None])
+        assert choose(labels, by_kind)[0][0] == kind
 
 
 def test_a_mirrored_view_is_the_flipped_image_and_training_and_test_time_views_differ(views):
@@ -214,6 +277,7 @@ def test_a_mirrored_view_is_the_flipped_image_and_training_and_test_time_views_d
         (1, np.nan, "has outputs that are not finite"),
         (1, 3.0, "the model predicts 3, not a probability"),
         (2, 0.5, "expected input (None, S, S, 3) and output (None, 1)"),
+        (3, 0.5, "the model predicts probabilities with the sum 1.5, not 1"),
         ({"a": 1}, 0.5, "expected input (None, S, S, 3) and output (None, 1)"),
     ],
 )

@@ -16,8 +16,9 @@ from catsdogs.final import members
 from catsdogs.final.metrics import format_scores
 from catsdogs.predict import _predict
 from catsdogs.scoring.calibration import Calibration, cross_fitted, fit, fit_if_better
+from catsdogs.scoring.classes import DEFAULT
 from catsdogs.scoring.combination import Combination, choose
-from catsdogs.scoring.scores import log_loss_per_image
+from catsdogs.scoring.scores import score_images
 from catsdogs.study.trials import best_trial, read_trials
 from catsdogs.training import execution as training
 from catsdogs.training.execution import DivergedError
@@ -52,8 +53,8 @@ def copied(study, tmp_path):
 def calibrated(monkeypatch):
     """Apply every calibration, even if it does not help."""
 
-    def applied(labels, p_dog):
-        return dataclasses.replace(fit_if_better(labels, p_dog), applied=True, calibration=fit(labels, p_dog))
+    def applied(labels, p):
+        return dataclasses.replace(fit_if_better(labels, p), applied=True, calibration=fit(labels.astype(int), p))
 
     monkeypatch.setattr("catsdogs.scoring.calibration.FEWEST", 20)
     monkeypatch.setattr("catsdogs.final.evaluation.fit_if_better", applied)
@@ -108,7 +109,7 @@ def test_only_fresh_seeds_select_the_winner(study):
     assert best["searched_val_log_loss"] == pytest.approx(trials[best["trial"]], rel=1e-12)
     own = selected[selected["trial"] == best["trial"]].set_index("seed")["val_log_loss"]
     validation = table(study, "validation.csv")
-    losses = log_loss_per_image(validation["label"].to_numpy(), validation["p_dog"].to_numpy())
+    losses = score_images(validation["label"].to_numpy(), DEFAULT.read(validation)).losses
     assert losses.mean() == pytest.approx(own[0], rel=1e-4)
 
 
@@ -203,11 +204,12 @@ def test_predict_equals_the_submission_and_with_plain_the_model(copied, tmp_path
     assert set(metrics["tta_gain"]) == set(metrics["calibration_gain"]) == {"validation", "holdout"}
     # Images that the calibration is fitted on get cross-fitted probabilities.
     own = rows_of(predictions, "validation")
-    crossed = cross_fitted(own["label"].to_numpy(), own["p_dog_tta"].to_numpy())
-    np.testing.assert_allclose(own["p_dog_calibrated"], crossed, rtol=1e-9)
-    assert not np.allclose(crossed, Calibration(**metrics["calibration"])(own["p_dog_tta"].to_numpy()), atol=1e-6)
-    holdout = rows_of(predictions, "holdout")[["label", "p_dog_tta", "p_dog_calibrated"]].to_numpy().T
-    before, after = (log_loss_per_image(holdout[0], p_dog) for p_dog in holdout[1:])
+    crossed = cross_fitted(own["label"].to_numpy(), DEFAULT.read(own, "_tta"))
+    np.testing.assert_allclose(DEFAULT.read(own, "_calibrated"), crossed, rtol=1e-9)
+    assert not np.allclose(crossed, Calibration(**metrics["calibration"])(DEFAULT.read(own, "_tta")), atol=1e-6)
+    holdout = rows_of(predictions, "holdout")
+    steps = [DEFAULT.read(holdout, step) for step in ("_tta", "_calibrated")]
+    before, after = (score_images(holdout["label"].to_numpy(), p).losses for p in steps)
     assert metrics["calibration_gain"]["holdout"]["value"] == pytest.approx((before - after).mean())
 
     archive = next(copied._cache.glob("sample/*/test.zip"))
@@ -229,8 +231,9 @@ def weighted(monkeypatch):
 def test_an_ensemble_of_jobs_combines_the_predictions_of_their_searches(copied, weighted):
     metrics, predictions, best = copied.retrain(kind="jobs", size=2)
     assert [member["job"] for member in metrics["ensemble"]["members"]] == [FLIP, NONE]
-    searched = np.stack([table(copied, "validation.csv", name)["p_dog"] for name in (FLIP, NONE)])
-    np.testing.assert_allclose(rows_of(predictions, "validation")["p_dog"], weighted(searched), rtol=1e-9)
+    searched = np.stack([DEFAULT.read(table(copied, "validation.csv", name)) for name in (FLIP, NONE)])
+    combined = weighted(searched)[:, 1]
+    np.testing.assert_allclose(rows_of(predictions, "validation")["p_dog"], combined, rtol=1e-9)
     assert metrics["validated_by"] == "search"
     assert {FLIP, NONE} < set(pd.read_csv(best / "ensemble.csv")["name"])
     assert {"holdout_log_loss", "log_loss"} <= set(metrics["details"])
@@ -244,12 +247,12 @@ def test_folds_of_several_jobs_are_combined_by_out_of_fold_predictions(copied, w
     assert metrics["validated_by"] == "folds"
     assert card_matches(best, "scores .*each job")
     own = rows_of(predictions, "validation")["p_dog"]
-    searched = [table(copied, "validation.csv", name).set_index("id").loc[own.index, "p_dog"] for name in (FLIP, NONE)]
-    np.testing.assert_allclose(own, weighted(np.stack(searched)), atol=1e-5)
+    tables = [table(copied, "validation.csv", name).set_index("id").loc[own.index] for name in (FLIP, NONE)]
+    np.testing.assert_allclose(own, weighted(np.stack([*map(DEFAULT.read, tables)]))[:, 1], atol=1e-5)
     # All four models predict the holdout: the logits of a job are averaged first.
     frames = [copied.retrain(name, kind="folds")[1] for name in (FLIP, NONE)]
-    single_jobs = np.stack([rows_of(frame, "holdout")["p_dog"] for frame in frames])
-    np.testing.assert_allclose(rows_of(predictions, "holdout")["p_dog"], weighted(single_jobs), atol=1e-5)
+    combined = weighted(np.stack([DEFAULT.read(rows_of(frame, "holdout")) for frame in frames]))[:, 1]
+    np.testing.assert_allclose(rows_of(predictions, "holdout")["p_dog"], combined, atol=1e-5)
 
 
 @pytest.mark.usefixtures("calibrated")
