@@ -136,18 +136,7 @@ _OF_RETRAIN = (
     NoEffect("evaluate_with", lambda c: c.ensemble.kind == "folds", "ensemble=folds uses the models of the folds"),
     NoEffect("evaluate_with", lambda c: c.split.folds == 1, "with split.folds=1 there are no models of folds"),
     NoEffect("submission", lambda c: c.data.test is None and c.data.train is not None, "data.test=null"),
-    NoEffect(
-        "submission.threshold",
-        lambda c: c.submission.kind != "class",
-        "submission.kind=probability",
-        "set submission.kind=class",
-    ),
-    NoEffect(
-        "submission.threshold",
-        lambda c: c.submission.threshold == "auto" and _without_validation(c) and not _single_view(c),
-        _NO_PREDICTIONS,
-        "set a number",
-    ),
+    NoEffect("submission.threshold", lambda c: c.submission.kind != "class", "submission.kind=probability"),
     NoEffect("calibrate", lambda c: _without_validation(c) and not _single_view(c), _NO_PREDICTIONS, "set tta=none"),
 )
 

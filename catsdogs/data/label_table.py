@@ -43,7 +43,8 @@ class LabelTable:
         Raise UserError if the file cannot be read, lacks a column or has an ambiguous one, or an image has not exactly
         one row.
         """
-        key, cells = f"data.labels={data['labels']}", _cells(Path(data["labels"]))
+        key = f"data.labels={data['labels']}"
+        cells = read_cells(Path(data["labels"]), key)
         columns = [data.get(f"{name}_column") or "" for name in ("id", "class", "group")]
         for name, column in zip(("id", "class", "group"), columns, strict=True):
             if column and column not in cells:
@@ -107,23 +108,29 @@ class LabelTable:
         return matches["row"].tolist()
 
     def _match(self, images: pd.DataFrame, column: str) -> pd.DataFrame:
-        """Find the rows of all images, by the first of `_image_keys` that finds one of each, else by the best.
+        matches = match_rows(self.cells[column], images)
+        self.found.update(matches["row"])
+        return matches
 
-        Columns of the result are row, -1 without exactly one, and count (of rows); its index is 0 to N - 1.
-        """
-        cells = [cell.replace("\\", "/").removeprefix("./") for cell in nfc(self.cells[column])]
-        best = pd.DataFrame({"row": -1, "count": 0}, index=range(len(images)))
-        for keys, by_name in _image_keys(images):
-            index = pd.Index([posixpath.basename(cell) for cell in cells] if by_name else cells, dtype=object)
-            count = index.value_counts().reindex(keys, fill_value=0).to_numpy()
-            first = np.flatnonzero(~index.duplicated())
-            row = np.where(count == 1, first[index[first].get_indexer(pd.Index(keys, dtype=object))], -1)
-            if len(set(keys)) == len(keys) and (count > 0).sum() > best["count"].gt(0).sum():
-                best = pd.DataFrame({"row": row, "count": count})
-            if best["count"].eq(1).all():
-                break
-        self.found.update(best["row"])
-        return best
+
+def match_rows(ids: pd.Series, images: pd.DataFrame) -> pd.DataFrame:
+    """Find the rows of all images of a catalog in a column of paths or ids.
+
+    Of `_image_keys`, the first one counts that finds one row for each image, else the best. Columns of the result are
+    row, -1 without exactly one, and count (of rows); its index is 0 to N - 1.
+    """
+    cells = [cell.replace("\\", "/").removeprefix("./") for cell in nfc(ids)]
+    best = pd.DataFrame({"row": -1, "count": 0}, index=range(len(images)))
+    for keys, by_name in _image_keys(images):
+        index = pd.Index([posixpath.basename(cell) for cell in cells] if by_name else cells, dtype=object)
+        count = index.value_counts().reindex(keys, fill_value=0).to_numpy()
+        first = np.flatnonzero(~index.duplicated())
+        row = np.where(count == 1, first[index[first].get_indexer(pd.Index(keys, dtype=object))], -1)
+        if len(set(keys)) == len(keys) and (count > 0).sum() > best["count"].gt(0).sum():
+            best = pd.DataFrame({"row": row, "count": count})
+        if best["count"].eq(1).all():
+            break
+    return best
 
 
 def _image_keys(images: pd.DataFrame) -> Iterator[tuple[list[str], bool]]:
@@ -135,8 +142,8 @@ def _image_keys(images: pd.DataFrame) -> Iterator[tuple[list[str], bool]]:
         yield [SUFFIX.sub("", text) for text in texts], by_name
 
 
-def _cells(file: Path) -> pd.DataFrame:
-    """Return the cells of a CSV or parquet file as texts, "" where empty."""
+def read_cells(file: Path, key: str) -> pd.DataFrame:
+    """Return the cells of a CSV or parquet file as texts, "" where empty; a UserError names it by `key`."""
     try:
         content = read_bytes(file)
         if file.suffix.lower() == ".parquet":
@@ -147,7 +154,7 @@ def _cells(file: Path) -> pd.DataFrame:
             cells = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, encoding="utf-8-sig")
         return cells.astype(str).where(cells.notna(), "").rename(columns=str)
     except ImportError as error:
-        raise UserError(f"data.labels={file}: needs pyarrow; run: pip install 'catsdogs[parquet]'") from error
+        raise UserError(f"{key}: needs pyarrow; run: pip install 'catsdogs[parquet]'") from error
     except (OSError, ValueError, csv.Error) as error:
         problem = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"data.labels={file}: cannot be read ({problem}); use a CSV or parquet file") from error
+        raise UserError(f"{key}: cannot be read ({problem}); use a CSV or parquet file") from error

@@ -26,10 +26,12 @@ from catsdogs.final.pipeline import (
     Pipeline,
     average_views,
     choose_tta,
+    columns_of,
     describe_choice,
     final_output,
     tta_choices,
 )
+from catsdogs.final.submission import best_threshold, predicted_classes
 from catsdogs.scoring.calibration import CalibrationResult, cross_fitted, fit_if_better
 from catsdogs.scoring.classes import STEPS, Classes
 from catsdogs.scoring.combination import Combination, choose, expand_to_models, uniform_mean
@@ -50,20 +52,13 @@ class Evaluation:
 
     combination: Combination  # of the members
     pipeline: Pipeline
+    threshold: float | None  # of a submission of class names; None: the likeliest class
     predictions: pd.DataFrame
     validated_by: str
     calibration_result: CalibrationResult | None  # None: not tried
     tta_choice: dict[str, Any] | None  # for `metrics.json`: the kind that tta=auto took; None: the user set the kind
     tta_table: pd.DataFrame | None  # candidates; None: only one
     ensemble_table: pd.DataFrame | None  # candidates; None: only one
-
-
-@dataclass(frozen=True)
-class _Unseen:
-    """Probabilities (N, K) of the validation images by models that were not trained on them, the jobs combined."""
-
-    averages: dict[Choice, np.ndarray]  # empty: no model has unseen images
-    validated_by: str
 
 
 def evaluate_members(
@@ -87,35 +82,49 @@ def evaluate_members(
     if len(saved) == len(members) and not fold_members:
         plain = np.stack(saved)
         jobs, ensemble_table = _combine_jobs(labels, plain, members)
-        unseen = _Unseen({NO_TTA: jobs(plain)}, "search")
+        averages, by = {NO_TTA: jobs(plain)}, "search"
     else:
         by = "folds" if fold_members or config.ensemble.kind == "folds" else "final model"
         jobs, averages, ensemble_table = _predict(config, fold_members or members, dataset, predictions, views)
-        unseen = _Unseen(averages, by)
     tta, choice, tta_table = config.tta, None, None
     if tta.kind == "auto":
-        tta, choice, tta_table = _choose_tta(config, labels, unseen, views)
+        tta, choice, tta_table = _choose_tta(config, labels, averages, views, by)
     pipeline = Pipeline(tta, config.augmentation, config.seed, None, dataset.classes)
-    pipeline, steps, result = _calibrate(config, labels, unseen, pipeline)
-    for step, probabilities in steps.items():
-        predictions = predictions.join(pd.DataFrame(dataset.classes.to_columns(probabilities, step)))
+    pipeline, steps, result = _calibrate(config, labels, averages, pipeline, by)
+    predictions = predictions.join(pd.DataFrame(columns_of(steps, dataset.classes)))
+    threshold = config.submission.threshold
+    if threshold == "auto":
+        threshold = _choose_threshold(labels, steps.get(pipeline.last_step))
     combination = expand_to_models(jobs, list(Counter(member.job.name for member in members).values()))
-    by = unseen.validated_by
-    return Evaluation(combination, pipeline, predictions, by, result, choice, tta_table, ensemble_table)
+    return Evaluation(combination, pipeline, threshold, predictions, by, result, choice, tta_table, ensemble_table)
+
+
+def _choose_threshold(labels: np.ndarray, probabilities: np.ndarray | None) -> float:
+    if probabilities is None:
+        reason = "no out-of-sample predictions with its test-time augmentation exist; set a number"
+        raise UserError(f"submission.threshold=auto: cannot be chosen, because {reason}")
+    threshold = best_threshold(labels, probabilities)
+    errors = [int((predicted_classes(probabilities, one) != labels).sum()) for one in (threshold, 0.5)]
+    log.info("submission.threshold=auto: %.4g, with %d errors on validation images (0.5: %d)", threshold, *errors)
+    return threshold
 
 
 def _choose_tta(
-    config: RetrainConfig, labels: np.ndarray, unseen: _Unseen, views: Mapping[Choice, Sequence[View]]
+    config: RetrainConfig,
+    labels: np.ndarray,
+    averages: Mapping[Choice, np.ndarray],
+    views: Mapping[Choice, Sequence[View]],
+    by: str,
 ) -> tuple[TtaConfig, dict[str, Any], pd.DataFrame | None]:
     """Return the kind that tta=auto takes, its description, and the table of `choose_tta`; None if not tested."""
-    if not unseen.averages or unseen.validated_by == "search":
+    if not averages or by == "search":
         flips = config.augmentation.flip_probability > 0
         seen = "labeled image" if config.fit_on == "all" else "image outside the holdout"
         reason = f"the augmentation of the job {'flips' if flips else 'does not flip'} images"
         reason += f"; this was not tested, because the model was trained on every {seen}"
         untested = TtaConfig("flip" if flips else "none")
         return untested, {"kind": untested.kind, "tested": False, "reason": reason}, None
-    (kind, average), table = choose_tta(labels, unseen.averages, views)
+    (kind, average), table = choose_tta(labels, averages, views)
     split = "out-of-fold" if config.split.folds > 1 else "validation"
     tta = TtaConfig(kind, config.tta.views, average)  # type: ignore[arg-type]  # values of the two Literals
     return tta, describe_choice(table) | {"split": split}, table
@@ -193,19 +202,18 @@ def _combine_jobs(
 
 
 def _calibrate(
-    config: RetrainConfig, labels: np.ndarray, unseen: _Unseen, pipeline: Pipeline
+    config: RetrainConfig, labels: np.ndarray, averages: Mapping[Choice, np.ndarray], pipeline: Pipeline, by: str
 ) -> tuple[Pipeline, Outputs, CalibrationResult | None]:
     """Return the pipeline with calibration if it helps, its outputs for the validation images, and the result."""
-    if not unseen.averages:
+    if not averages:
         log.warning(
             "no validation score: the model was trained on the validation images, and the search has no predictions of "
             "this trial with these settings"
         )
         return pipeline, {}, None
     # The search saved no predictions of augmented views.
-    with_tta = pipeline.uses_tta and unseen.validated_by != "search"
-    average = unseen.averages[pipeline.tta.kind, pipeline.tta.average] if with_tta else None
-    steps = pipeline.steps(unseen.averages[NO_TTA], average)
+    with_tta = pipeline.uses_tta and by != "search"
+    steps = pipeline.steps(averages[NO_TTA], averages[pipeline.tta.kind, pipeline.tta.average] if with_tta else None)
     if not config.calibrate:
         return pipeline, steps, None
     if with_tta != pipeline.uses_tta:

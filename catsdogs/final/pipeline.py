@@ -92,6 +92,11 @@ def final_output(outputs: Outputs) -> np.ndarray:
     return list(outputs.values())[-1]
 
 
+def columns_of(outputs: Outputs, classes: Classes) -> dict[str, np.ndarray]:
+    """Return the columns of a table, each (N,), for the steps that were computed."""
+    return {name: one for step, p in outputs.items() for name, one in classes.to_columns(p, step).items()}
+
+
 class _Classes(Record):
     classes: ClassNames
 

@@ -28,12 +28,12 @@ from catsdogs.final.evaluation import Evaluation, evaluate_members, inference_en
 from catsdogs.final.members import Member, kept_members, train_members
 from catsdogs.final.metrics import detail_of, metrics
 from catsdogs.final.model_card import model_card
-from catsdogs.final.pipeline import Outputs, Pipeline, write_pipeline
-from catsdogs.final.submission import SubmissionForm, best_threshold, describe_rows, predicted_classes
+from catsdogs.final.pipeline import Pipeline, columns_of, write_pipeline
+from catsdogs.final.submission import SubmissionForm, describe_rows, predicted_classes
 from catsdogs.network.devices import accelerators
 from catsdogs.network.merging import merge_models
 from catsdogs.pages.formats import chosen_on_validation, counted
-from catsdogs.scoring.classes import STEPS, Classes
+from catsdogs.scoring.classes import STEPS
 from catsdogs.study.identity import fingerprint
 from catsdogs.study.jobs import JobRecord, read_jobs
 from catsdogs.study.trials import TrialRecord
@@ -54,10 +54,11 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
     dataset = load_dataset(config.data, Path(config.cache), config.split)
     for note in dataset.notes:
         log.info("%s", note)
-    form = None if dataset.test is None else SubmissionForm.of(config.submission, dataset.classes, dataset.test)
+    if dataset.test is not None:
+        SubmissionForm.of(config.submission, dataset.classes, dataset.test)  # refuses a template before any training
     _check_size(config, dataset)
     with kept_members(study, _members_key(config, jobs, trial, dataset)) as kept:
-        return _make(config, jobs, trial, dataset, form, kept)
+        return _make(config, jobs, trial, dataset, kept)
 
 
 def _check_size(config: RetrainConfig, dataset: Dataset) -> None:
@@ -65,9 +66,8 @@ def _check_size(config: RetrainConfig, dataset: Dataset) -> None:
     rows = len(dataset.rows) + (0 if dataset.test is None else len(dataset.test))
     cells = rows * (6 + dataset.classes.outputs * (1 + (config.tta.kind != "none") + config.calibrate))
     if cells > MAX_CELLS:
-        problem = f"predictions.csv would have {cells:,} cells (at most {MAX_CELLS:,}), with {rows:,} images"
-        fix = "set tta=none, calibrate=false or data.test=null"
-        raise UserError(f"study {config.study}: {problem} and {len(dataset.classes):,} classes; {fix}")
+        problem = f"predictions.csv would have {cells:,} cells (at most {MAX_CELLS:,})"
+        raise UserError(f"study {config.study}: {problem}; set tta=none, calibrate=false or data.test=null")
 
 
 def _members_key(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset) -> str:
@@ -80,12 +80,7 @@ def _members_key(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialR
 
 
 def _make(
-    config: RetrainConfig,
-    jobs: Sequence[JobRecord],
-    trial: TrialRecord,
-    dataset: Dataset,
-    form: SubmissionForm | None,
-    kept: Path,
+    config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset, kept: Path
 ) -> dict[str, Any]:
     start = time.monotonic()
     fold_members: list[Member] = []
@@ -98,13 +93,12 @@ def _make(
     log.info("trained %s in %s", counted(epochs, "epoch"), format_duration(training_seconds))
 
     evaluation = evaluate_members(config, members, dataset, fold_members)
-    threshold = _threshold(config, evaluation, dataset.classes)
     # The member with the highest weight; with the method "single", the only one.
     first = members[int(np.argmax(evaluation.combination.weights))]
     single = evaluation.combination.method == "single"
     model = first.model if single else merge_models([member.model for member in members], evaluation.combination)
     predictions = _predictions(config, model, evaluation, dataset)
-    record = {"study": jobs[0].folder.parent.name, **_metrics(config, predictions, evaluation, members, threshold)}
+    record = {"study": jobs[0].folder.parent.name, **_metrics(config, predictions, evaluation, members, first)}
     record["seconds"] = {"training": round(training_seconds, 1), "all": round(time.monotonic() - start, 1)}
     recipe = _recipe(members, first, dataset)
     temporary, best = kept.with_name("best"), jobs[0].folder.parent / "best"
@@ -112,8 +106,8 @@ def _make(
     with replacing(temporary / "model.keras") as file:
         model.save(file)
     _write_tables(temporary, members, evaluation, predictions)
-    if form is not None:
-        write_csv(temporary / "submission.csv", _submission(form, predictions, evaluation.pipeline, threshold, dataset))
+    if dataset.test is not None:
+        write_csv(temporary / "submission.csv", _submission(config, predictions, evaluation, dataset))
     write_json(temporary / "metrics.json", record)
     write_json(temporary / "recipe.json", recipe)
     write_text(temporary / "MODEL_CARD.md", model_card(record, recipe, dataset))
@@ -124,23 +118,6 @@ def _make(
     temporary.rename(best)
     sync_folder(best.parent)
     return record
-
-
-def _threshold(config: RetrainConfig, evaluation: Evaluation, classes: Classes) -> float | None:
-    """Return the threshold of a submission of class names; None: the likeliest class."""
-    if config.submission.threshold != "auto":
-        return config.submission.threshold
-    table, step = evaluation.predictions, evaluation.pipeline.last_step
-    if classes.columns(step)[0] not in table:
-        reason = "the model was trained on all images that it could be chosen on"
-        fix = "set a number, or evaluate_with=folds for a study with split.folds above 1"
-        raise UserError(f"submission.threshold=auto: no out-of-sample predictions, because {reason}; {fix}")
-    labels, probabilities = table["label"].to_numpy(), classes.read(table, step)
-    threshold = best_threshold(labels, probabilities)
-    errors = [int((predicted_classes(probabilities, one) != labels).sum()) for one in (threshold, 0.5)]
-    text = "submission.threshold=auto: %.4g, with %d of %s validation images misclassified (%d with 0.5)"
-    log.info(text, threshold, errors[0], f"{len(labels):,}", errors[1])
-    return threshold
 
 
 def _write_tables(folder: Path, members: Sequence[Member], evaluation: Evaluation, predictions: pd.DataFrame) -> None:
@@ -156,16 +133,15 @@ def _write_tables(folder: Path, members: Sequence[Member], evaluation: Evaluatio
             write_csv(folder / name, table)
 
 
-def _submission(
-    form: SubmissionForm, table: pd.DataFrame, pipeline: Pipeline, threshold: float | None, dataset: Dataset
-) -> pd.DataFrame:
+def _submission(config: RetrainConfig, table: pd.DataFrame, evaluation: Evaluation, dataset: Dataset) -> pd.DataFrame:
     """Return the content of `submission.csv`; an image that cannot be decoded has the most frequent class."""
     assert dataset.test is not None
-    probabilities = dataset.classes.read(table[table["split"] == "test"], pipeline.last_step)
+    classes, form = dataset.classes, SubmissionForm.of(config.submission, dataset.classes, dataset.test)
+    probabilities = classes.read(table[table["split"] == "test"], evaluation.pipeline.last_step)
     undecodable = (dataset.test["width"] == 0).to_numpy()
     most_frequent = int(dataset.rows["label"].mode()[0])
-    predicted = np.where(undecodable, most_frequent, predicted_classes(probabilities, threshold))
-    fallback = f"{1 / len(dataset.classes):.3g}" if form.places else f"class {dataset.classes.names[most_frequent]}"
+    predicted = np.where(undecodable, most_frequent, predicted_classes(probabilities, evaluation.threshold))
+    fallback = f"{1 / len(classes):.3g}" if form.places else f"class {classes.names[most_frequent]}"
     images = list(dataset.test["id"][undecodable])
     log.info("submission.csv: %s", describe_rows(form.ids, len(dataset.test), images, fallback))
     return form.fill(probabilities, predicted)
@@ -178,7 +154,7 @@ def _predictions(config: RetrainConfig, model: Any, evaluation: Evaluation, data
     if len(dataset.holdout_rows) and config.fit_on != "all":
         outputs = evaluation.pipeline(forward, images, dataset.holdout_rows, "holdout images")
         rows = dataset.rows.iloc[dataset.holdout_rows]
-        columns = _columns(outputs, dataset.classes)
+        columns = columns_of(outputs, dataset.classes)
         tables.append(pd.DataFrame({"id": rows["id"], "label": rows["label"], "split": "holdout", **columns}))
     if dataset.test is not None:
         tables.append(_predict_test(config, dataset, forward, evaluation.pipeline))
@@ -190,10 +166,6 @@ def _predictions(config: RetrainConfig, model: Any, evaluation: Evaluation, data
     if dataset.test is not None:
         table["in_training"] = table["in_training"].eq(True)  # NaN in the other splits, which have no duplicates in it
     return table.astype({"fold": "Int64"}) if "fold" in table else table
-
-
-def _columns(outputs: Outputs, classes: Classes) -> dict[str, np.ndarray]:
-    return {name: one for step, p in outputs.items() for name, one in classes.to_columns(p, step).items()}
 
 
 def _predict_test(config: RetrainConfig, dataset: Dataset, forward: Any, pipeline: Pipeline) -> pd.DataFrame:
@@ -214,29 +186,21 @@ def _predict_test(config: RetrainConfig, dataset: Dataset, forward: Any, pipelin
         images = live_views(config, test[decoded], dataset.test_root)
         for step, probabilities in pipeline(forward, images, np.arange(decoded.sum()), "test images").items():
             outputs[step][decoded] = probabilities
-    columns = {"label": test["label"], "split": "test", **_columns(outputs, classes)}
+    columns = {"label": test["label"], "split": "test", **columns_of(outputs, classes)}
     return pd.DataFrame({"id": test["id"], **columns, "in_training": test["in_training"]})
 
 
 def _metrics(
-    config: RetrainConfig,
-    table: pd.DataFrame,
-    evaluation: Evaluation,
-    members: Sequence[Member],
-    threshold: float | None,
+    config: RetrainConfig, table: pd.DataFrame, evaluation: Evaluation, members: Sequence[Member], first: Member
 ) -> dict[str, Any]:
-    first = members[int(np.argmax(evaluation.combination.weights))]
     validation = "out-of-fold" if config.split.folds > 1 else "validation"
     tta, calibration = evaluation.pipeline.tta, evaluation.pipeline.calibration
     views, chosen = len(evaluation.pipeline.views), evaluation.tta_table is not None
+    auto = config.submission.threshold == "auto"
     choices = {
         "tta": {"kind": tta.kind, "views": views, "average": tta.average, "chosen": chosen},
         "calibration": None if calibration is None else dataclasses.asdict(calibration),
-        "submission": {
-            "kind": config.submission.kind,
-            "threshold": threshold,
-            "chosen": config.submission.threshold == "auto",
-        },
+        "submission": {**vars(config.submission), "threshold": evaluation.threshold, "chosen": auto},
         "ensemble": {
             "kind": config.ensemble.kind,
             "way": evaluation.combination.method,
