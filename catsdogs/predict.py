@@ -90,7 +90,7 @@ def _engine(model: Any, file: Path, classes: Classes | None) -> tuple[Any, Class
 
     shapes = [getattr(tensor, "shape", None) for tensor in (model.input, model.output)]  # None: several, or with names
     size = shapes[0][1] if shapes[0] and len(shapes[0]) == 4 else None
-    count = shapes[1][-1] if shapes[1] else None
+    count = (shapes[1] or [0])[-1]
     if classes is None and count in range(3, MOST_CLASSES + 1):
         print(f"warning: {file}: no pipeline.json with the names of its classes; numbering them", file=sys.stderr)
         classes = Classes(tuple(map(str, range(count))))

@@ -30,8 +30,8 @@ _SPLITS = {
 
 
 # Keys that are None without a score.
-_NAMES = ("log_loss", "log_loss_tta", "log_loss_calibrated", "accuracy", "balanced_accuracy", "macro_f1")
-_NAMES += ("roc_auc", "brier", "ece")
+_NAMES: tuple[str, ...] = ("log_loss", "log_loss_tta", "log_loss_calibrated", "accuracy", "roc_auc", "brier", "ece")
+_NAMES += ("balanced_accuracy", "macro_f1")
 
 
 def metrics(table: pd.DataFrame, classes: Classes, validation: str, chosen: Sequence[str] = ()) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def metrics(table: pd.DataFrame, classes: Classes, validation: str, chosen: Sequ
     """
     details: dict[str, dict[str, Any]] = {}
     gains: dict[str, dict[str, Any]] = {step: {} for step in STEPS[1:]}
-    by_class: dict[str, list[dict[str, Any]]] = {}
+    by_class: dict[str, Any] = {}
     labeled = table["label"].notna() & table[classes.columns()[0]].notna()
     in_training = labeled & table["in_training"] if "in_training" in table else labeled & False
     for split, prefix in PREFIXES.items():
@@ -64,8 +64,8 @@ def metrics(table: pd.DataFrame, classes: Classes, validation: str, chosen: Sequ
         for before, step in pairwise(steps):
             former = ImageScores(*(one[None] for one in images[before]))
             gains[step][split] = detail_of(paired_intervals(former, images[step])[0], name)
-        rows = class_scores(labels, probabilities[steps[-1]]).replace({np.nan: None}).to_dict("records")
-        by_class[split] = [{"class": one, **row} for one, row in zip(classes.names, rows, strict=True)]
+        of_classes = class_scores(labels, probabilities[steps[-1]]).replace({np.nan: None})
+        by_class[split] = of_classes.assign(**{"class": classes.names}).to_dict("records")
     splits = {detail["split"] for detail in details.values()}
     return {
         "classes": list(classes.names),

@@ -41,6 +41,9 @@ from catsdogs.training.trial_data import live_views
 
 log = logging.getLogger(__name__)
 
+# First columns of `predictions.csv`.
+_BEFORE = ["id", "label", "split", "fold"]
+
 # Settings that change no trained model.
 _NOT_OF_MEMBERS = ("study", "studies_dir", "cache", "tta", "calibrate", "submission")
 
@@ -161,8 +164,9 @@ def _predictions(config: RetrainConfig, model: Any, evaluation: Evaluation, data
     table = pd.concat(tables, ignore_index=True)
     # With two classes, columns of steps that were not computed are empty.
     steps = [step for step in STEPS if dataset.classes.outputs == 1 or not {*dataset.classes.columns(step)} - {*table}]
-    columns = ["id", "label", "split", *(name for step in steps or STEPS[:1] for name in dataset.classes.columns(step))]
-    table = table.reindex(columns=[*columns[:3], *({"fold"} & {*table}), *columns[3:], *({"in_training"} & {*table})])
+    names = [name for step in steps or STEPS[:1] for name in dataset.classes.columns(step)]
+    first, last = ([name for name in group if name in table] for group in (_BEFORE, ["in_training"]))
+    table = table.reindex(columns=[*first, *names, *last])
     if dataset.test is not None:
         table["in_training"] = table["in_training"].eq(True)  # NaN in the other splits, which have no duplicates in it
     return table.astype({"fold": "Int64"}) if "fold" in table else table

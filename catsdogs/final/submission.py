@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,7 +53,7 @@ class SubmissionForm:
         key = f"submission.template={file}"
         cells = read_cells(Path(file), key)
         ids, *columns = cells.columns
-        places = None
+        places: list[Any] | None = None
         if by_class:
             # Class names that differ only in case are refused by `check_names`.
             known = {name.casefold(): place for place, name in enumerate(classes.names)}
