@@ -165,7 +165,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     light = AugmentationConfig(**yaml.safe_load((conf_dir() / "augmentation" / "light.yaml").read_text()))
     backbone = build_backbone(
         BackboneConfig(
-            "keras.applications.MobileNetV2", {"alpha": 1.0}, options.weights, SIZE, "minus_one_to_one", False
+            "keras.applications.MobileNetV2",
+            {"alpha": 1.0},
+            options.weights,
+            SIZE,
+            "minus_one_to_one",
+            False,
+            "squeeze",
         )
     )
     cuts = [find_cut(backbone, 0), find_cut(backbone, UNFREEZE_DEPTH)]

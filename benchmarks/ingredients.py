@@ -14,7 +14,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from machine import machine, versions
 from omegaconf import OmegaConf
@@ -22,8 +21,9 @@ from omegaconf import OmegaConf
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.scoring.calibration import cross_fitted, fit
-from catsdogs.scoring.intervals import METHOD, Estimate, mean_intervals, misclassified, paired_intervals
-from catsdogs.scoring.scores import log_loss_per_image
+from catsdogs.scoring.classes import DEFAULT, Classes
+from catsdogs.scoring.intervals import METHOD, Estimate, ImageScores, mean_intervals, paired_intervals
+from catsdogs.scoring.scores import score_images
 from catsdogs.study.jobs import RESULT, read_jobs
 
 BOOKKEEPING = ("study=", "varied=")  # overrides without effect on results
@@ -33,29 +33,30 @@ RESULTS = Path(__file__).parent / "results" / "ingredients.json"
 
 @dataclasses.dataclass(frozen=True)
 class ScoredJob:
-    """A job and the log losses of its images; float64 (N,), in the order of ids."""
+    """A job and the scores of its N images, in the order of ids."""
 
     name: str
     ids: list[str]
     overrides: list[str]
     seconds: float
-    plain: np.ndarray
-    calibrated: np.ndarray
+    plain: ImageScores
+    calibrated: ImageScores
     temperature: float
 
 
 def read_losses(folder: Path) -> ScoredJob:
     """Return the losses of a job's best trial on its validation images."""
     table = pd.read_csv(folder / "validation.csv", dtype={"id": str}).sort_values("id")
-    labels, p_dog = table["label"].to_numpy(np.float64), table["p_dog"].to_numpy(np.float64)
+    result = read_json(folder / RESULT)
+    labels, p = table["label"].to_numpy(int), Classes(tuple(result.get("classes", DEFAULT.names))).read(table)
     return ScoredJob(
         name=f"{folder.parent.name}/{folder.name}",
         ids=table["id"].tolist(),
         overrides=list(OmegaConf.load(folder / ".hydra" / "overrides.yaml")),
-        seconds=float(read_json(folder / RESULT)["seconds"]),
-        plain=log_loss_per_image(labels, p_dog),
-        calibrated=log_loss_per_image(labels, cross_fitted(labels, p_dog)),
-        temperature=fit(labels, p_dog).temperature,
+        seconds=float(result["seconds"]),
+        plain=score_images(labels, p),
+        calibrated=score_images(labels, cross_fitted(labels, p)),
+        temperature=fit(labels, p).temperature,
     )
 
 
@@ -76,9 +77,9 @@ def compare(jobs: list[ScoredJob]) -> list[dict[str, Any]]:
         added = sorted(set(job.overrides) - set(first.overrides))
         row: dict[str, Any] = {"job": job.name, "changed": [text for text in added if not text.startswith(BOOKKEEPING)]}
         for kind in ("plain", "calibrated"):
-            loss, base = getattr(job, kind), getattr(first, kind)
-            row[kind] = dataclasses.asdict(mean_intervals(loss[None], misclassified(loss[None]).sum(axis=1))[0])
-            row[f"{kind}_minus_first"] = dataclasses.asdict(paired_intervals(loss[None], base)[0])
+            scores = ImageScores(*(part[None] for part in getattr(job, kind)))
+            row[kind] = dataclasses.asdict(mean_intervals(scores.losses, scores.wrong.sum(axis=1))[0])
+            row[f"{kind}_minus_first"] = dataclasses.asdict(paired_intervals(scores, getattr(first, kind))[0])
         rows.append(row | {"temperature": job.temperature, "seconds": job.seconds})
     return rows
 

@@ -28,8 +28,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from catsdogs.base.files import write_json
-from catsdogs.scoring.intervals import mean_intervals, misclassified, resamples
-from catsdogs.scoring.scores import clip, log_loss_per_image, scores
+from catsdogs.network.efficientnet_lite import efficientnet_lite0
+from catsdogs.scoring.classes import DEFAULT
+from catsdogs.scoring.intervals import mean_intervals, resamples
+from catsdogs.scoring.scores import clip, score_images, scores
 
 RESULTS = Path(__file__).parent / "results" / "intervals.json"
 PREDICTIONS = RESULTS.with_name("interval_predictions.npz")
@@ -97,15 +99,16 @@ def sampled(population: np.ndarray, size: int, repetitions: int) -> Iterator[np.
 
 
 def roc_ends(samples: np.ndarray) -> Ends:
-    """Return intervals of the ROC AUC of (R, N, 2) labels and probabilities."""
-    areas = [scores(sample[:, 0], sample[:, 1])["roc_auc"] for sample in samples]
+    """Return intervals of the ROC AUC of (R, N, 2) labels and probabilities of dog."""
+    areas = [scores(sample[:, 0], DEFAULT.from_output(sample[:, 1:]))["roc_auc"] for sample in samples]
     return {"catsdogs": np.array([(area.low, area.high) for area in areas if area.low is not None])}
 
 
 def simulate(labels: np.ndarray, models: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """Return a row per score and size of the samples."""
-    losses = {name: log_loss_per_image(labels, p_dog) for name, p_dog in models.items()}
-    wrong = {name: misclassified(loss) for name, loss in losses.items()}
+    losses, wrong = {}, {}
+    for name, p_dog in models.items():
+        losses[name], wrong[name] = score_images(labels, DEFAULT.from_output(p_dog[:, None]))
     means = [(f"log loss, {name} model", losses[name], wrong[name]) for name in ("small", "medium", "large")]
     means += [(f"{one} minus {other}", losses[one] - losses[other], wrong[one] | wrong[other]) for one, other in PAIRS]
     rows: list[dict[str, Any]] = []
@@ -116,7 +119,7 @@ def simulate(labels: np.ndarray, models: dict[str, np.ndarray]) -> list[dict[str
             print_row(rows[-1])
         for name in ("small", "medium", "large"):
             population = np.stack([labels, models[name]], axis=1)
-            truth = scores(labels, models[name])["roc_auc"].value
+            truth = scores(labels, DEFAULT.from_output(models[name][:, None]))["roc_auc"].value
             result = coverage(truth, sampled(population, size, ROC_REPETITIONS), roc_ends)
             count = size * float(wrong[name].mean())
             rows.append({"score": f"ROC AUC, {name} model", "images": size, "errors": count, "methods": result})
@@ -133,7 +136,7 @@ def print_row(row: dict[str, Any]) -> None:
 def make_predictions(train: Path, weights: Path) -> None:
     """Write out-of-fold predictions of logistic regressions on the outputs of frozen backbones for `train.zip`."""
     networks = [(pretrained(weights, alpha, size), size) for alpha, size in ((0.35, 48), (1.0, 224))]
-    networks.append((efficientnet_lite0(weights), 224))
+    networks.append((lite0(weights), 224))
     with zipfile.ZipFile(train) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
         parts: list[list[np.ndarray]] = [[] for _ in networks]
@@ -175,29 +178,11 @@ def pretrained(weights: Path, alpha: float, size: int) -> keras.Model:
     return keras.Sequential([keras.layers.Rescaling(1 / 127.5, -1.0), network])
 
 
-def efficientnet_lite0(weights: Path) -> keras.Model:
-    """Return EfficientNet-Lite0 from pixels 0..255 to features; its layers are made in the order of the weights."""
-    layers = keras.layers
-
-    def normalized(x: Any, layer: keras.Layer, relu: bool = True) -> Any:
-        x = layers.BatchNormalization(epsilon=1e-3)(layer(x))
-        return layers.ReLU(6.0)(x) if relu else x
-
-    def convolution(channels: int, kernel: int, stride: int = 1) -> keras.Layer:
-        return layers.Conv2D(channels, kernel, stride, padding="same", use_bias=False)
-
-    inputs = keras.Input((224, 224, 3))
-    x = normalized(inputs, convolution(32, 3, 2))
-    stages = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112))
-    for blocks, kernel, first, expansion, channels in (*stages, (4, 5, 2, 6, 192), (1, 3, 1, 6, 320)):
-        for stride in (first, *(1,) * (blocks - 1)):
-            y = x if expansion == 1 else normalized(x, convolution(x.shape[-1] * expansion, 1))
-            y = normalized(y, layers.DepthwiseConv2D(kernel, stride, padding="same", use_bias=False))
-            y = normalized(y, convolution(channels, 1), relu=False)
-            x = layers.Add()([x, y]) if stride == 1 and x.shape[-1] == channels else y
-    network = keras.Model(inputs, layers.GlobalAveragePooling2D()(normalized(x, convolution(1280, 1))))
+def lite0(weights: Path) -> keras.Model:
+    """Return EfficientNet-Lite0 from pixels 0..255 to features."""
+    network = efficientnet_lite0()
     network.load_weights(weights / "efficientnet_lite0_224_no_top.weights.h5")
-    return keras.Sequential([layers.Rescaling(1 / 128, -127 / 128), network])
+    return keras.Sequential([network, keras.layers.GlobalAveragePooling2D()])
 
 
 def main() -> None:

@@ -120,7 +120,7 @@ class Sides:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = to_search_config(compose("search", overrides=[*self._overrides, "study=benchmark", *overrides]))
         dataset = load_dataset(config.data, self._cache, config.split)
-        array = pixels(dataset.rows, dataset.root, config.backbone.image_size, self._cache)
+        array = pixels(dataset.rows, dataset.root, config.backbone.image_size, self._cache, config.backbone.resize)
         assert isinstance(array, np.memmap)
         self._prepared = set(self._cache.rglob("*"))
         return config, dataset, array
