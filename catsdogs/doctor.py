@@ -1,7 +1,7 @@
 """Command `doctor`: check the installation, devices, weights and data, and suggest a fix for each problem.
 
 python -m catsdogs.doctor [--train train.zip] [--validation valid.zip] [--test test.zip] [--labels FILE]
-    [--weights FILE]
+    [--backbone NAME] [--weights FILE]
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ def _doctor(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--validation", type=typed_path, help="zip or folder of labeled validation images to check")
     parser.add_argument("--test", type=typed_path, help="zip or folder of test images to check")
     parser.add_argument("--labels", type=typed_path, help="table of their labels, as for data.labels")
-    about = "weights of MobileNetV2 to check (default: %(default)s)"
+    about = "of the weights to check (default: %(default)s)"
+    names = sorted(file.stem for file in (conf_dir() / "backbone").glob("*.yaml"))
+    parser.add_argument("--backbone", choices=names, default="mobilenet_v2", help=about)
+    about = "weights to check: imagenet, or a .weights.h5 or .h5 file (default: %(default)s)"
     parser.add_argument("--weights", type=expanded, default="imagenet", help=about)
     add_cache_option(parser, "folder of the cache")
     options = parser.parse_args(arguments)
@@ -73,7 +76,7 @@ def _findings(options: argparse.Namespace, backend: str) -> Iterator[Finding]:
     devices = _devices()
     yield devices
     if devices.ok:
-        yield _weights(options.weights)
+        yield _weights(options.backbone, options.weights)
     if options.train is not None:
         yield from _data(options)
 
@@ -126,16 +129,18 @@ def _devices() -> Finding:
     return Finding(True, text + hint)
 
 
-def _weights(weights: str) -> Finding:
+def _weights(name: str, weights: str) -> Finding:
+    from omegaconf import OmegaConf
+
     from catsdogs.config.schema import BackboneConfig
     from catsdogs.network.backbones import build_backbone
 
-    backbone = BackboneConfig("keras.applications.MobileNetV2", {"alpha": 1.0}, weights, 224, "minus_one_to_one", False)
+    settings: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "backbone" / f"{name}.yaml"))
     try:
-        build_backbone(backbone)
+        build_backbone(BackboneConfig(**{**settings, "weights": weights, "resize": "squeeze"}))
     except UserError as error:
-        return Finding(False, f"weights of MobileNetV2: {weights}", str(error))
-    return Finding(True, f"weights of MobileNetV2: {weights}")
+        return Finding(False, f"weights of {name}: {weights}", str(error))
+    return Finding(True, f"weights of {name}: {weights}")
 
 
 def _data(options: argparse.Namespace) -> Iterator[Finding]:

@@ -166,7 +166,7 @@ def _predict_chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipelin
 
     images, digests, decoded = [], [], []
     for index, path in enumerate(paths):
-        digest, image, problem = read_image(path, to_square(size))
+        digest, image, problem = read_image(path, to_square(size, pipeline.resize))
         if image is None:
             equal = f"{1 / len(pipeline.classes):.3g}"
             print(f"warning: cannot decode {path} ({problem}); writing {equal}", file=sys.stderr)
@@ -191,7 +191,7 @@ def _pipeline(options: argparse.Namespace) -> tuple[Pipeline, Classes | None]:
     The pipeline has no steps for these two, and for --plain.
     """
     from catsdogs.config.schema import AugmentationConfig, TtaConfig
-    from catsdogs.final.pipeline import Pipeline, read_classes, read_pipeline
+    from catsdogs.final.pipeline import Pipeline, read_inputs, read_pipeline
 
     folder = options.model.is_dir()
     if folder and not options.plain:
@@ -199,8 +199,9 @@ def _pipeline(options: argparse.Namespace) -> tuple[Pipeline, Classes | None]:
             return saved, saved.classes
         print(f"warning: {options.model}: no pipeline.json; predicting the plain model output", file=sys.stderr)
     unchanged = AugmentationConfig(0, 0, 0, 0, 0, 0, 0, 0, "reflect")
-    plain = Pipeline(TtaConfig(kind="none", views=1, average="probability"), unchanged, 0, None)
-    return plain, read_classes(options.model) if folder else None
+    classes, resize = read_inputs(options.model) if folder else (None, "squeeze")
+    tta = TtaConfig(kind="none", views=1, average="probability")
+    return Pipeline(tta, unchanged, 0, None, resize=resize), classes
 
 
 def main() -> int:

@@ -2,10 +2,14 @@
 
 import keras
 import pytest
-from synthetic_images import HEIC, folder_of, jpeg, zip_of
+from keras.initializers import Constant
+from PIL import Image
+from synthetic_images import HEIC, encoded, folder_of, jpeg, zip_of
 
 from catsdogs import predict
 from catsdogs.base.errors import UserError
+from catsdogs.config.schema import AugmentationConfig, TtaConfig
+from catsdogs.final.pipeline import Pipeline, write_pipeline
 from catsdogs.predict import _images
 
 
@@ -44,3 +48,18 @@ def test_the_pixels_of_a_chunk_are_limited(tmp_path, monkeypatch, limit, counts)
     monkeypatch.setattr(predict, "_predict_chunk", recorded)
     assert predict._predict([str(tmp_path / "model.keras"), str(tmp_path / "pets")]) == 0
     assert sizes == counts
+
+
+@pytest.mark.parametrize("options", [[], ["--plain"]])
+def test_images_are_resized_as_in_training(tmp_path, capsys, options):
+    (tmp_path / "wide.png").write_bytes(encoded(Image.new("RGB", (32, 8), "white"), "PNG"))
+    inputs = keras.Input((16, 16, 3))
+    mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    keras.Model(inputs, keras.layers.Dense(1, "linear", kernel_initializer=Constant(1 / 3))(mean)).save(
+        tmp_path / "model.keras"
+    )
+    tta, augmentation = TtaConfig("none", 1, "probability"), AugmentationConfig(0, 0, 0, 0, 0, 0, 0, 0, "reflect")
+    write_pipeline(tmp_path, Pipeline(tta, augmentation, 1, None, resize="pad"), {})
+    assert predict._predict([str(tmp_path), str(tmp_path / "wide.png"), *options]) == 0
+    name, label = capsys.readouterr().out.splitlines()[-1].split(",")
+    assert (name, float(label)) == ("wide", pytest.approx(0.25 + 0.75 * 127 / 255, abs=1e-4))

@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.text import quote_words, quoted
@@ -45,6 +45,12 @@ _HYDRA_MESSAGES = {
     r"Multiple values for (.+)\. To override a value use .+": r"+\1: already chosen; remove the +",
     r"Config group override must be a string or a list\. Got NoneType": "null: not an option of a group; use its name",
     r"Could not delete '(.+)'\. No match in the defaults list": r"~\1: not chosen; remove it from the command",
+}
+
+# What to set in place of ??? in a file of conf/.
+_MISSING = {
+    "backbone.weights": "Keras has none to download for this backbone; use the path of a .weights.h5 or .h5 file, or "
+    "null (the authors of EfficientNet-Lite0 publish its ImageNet weights in the repository tensorflow/tpu)"
 }
 
 # Names and paths -> whether null is one too, because it cannot mean none.
@@ -192,6 +198,8 @@ def format_config_error(error: BaseException) -> str:
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
             return unknown_setting(cause.full_key, map(str, cause.parent_node or {}), setting_keys(SearchConfig))
+        if isinstance(cause, MissingMandatoryValue):
+            return f"{cause.full_key}: not set; {_MISSING.get(cause.full_key, f'set {cause.full_key}=VALUE')}"
         return f"{cause.full_key}: {first_line(cause).rstrip('.')}"
     message = first_line(error).rstrip(".")
     if match := re.fullmatch(r"Could not delete from config\. '(.+)' does not exist", message):

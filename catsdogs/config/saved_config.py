@@ -25,7 +25,7 @@ from catsdogs.config.schema import SearchConfig
 _OF_THE_COMMAND = ("study", "studies_dir", "cache")
 
 # Modules whose functions may build a backbone without being named by the user.
-_TRUSTED_MODULES = ("keras.applications.", "catsdogs.network.backbones.")
+_TRUSTED_MODULES = ("keras.applications.", "catsdogs.network.backbones.", "catsdogs.network.efficientnet_lite.")
 
 
 def saved_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Count = Annotated[StrictInt, Field(ge=1, le=100_000)]
 Proportion = Annotated[StrictFloat, Field(ge=0, le=1)]
 Share = Annotated[StrictFloat, Field(ge=0, lt=1)]
+Resize = Literal["squeeze", "pad", "crop"]
 
 
 @dataclass(config=_CONFIG)
@@ -86,6 +87,7 @@ class BackboneConfig:
     image_size: Annotated[StrictInt, Field(ge=16, le=1024)]
     preprocessing: Literal["none", "minus_one_to_one", "bgr_minus_mean", "imagenet_standardized"]  # as in pretraining
     train_batch_norm: StrictBool  # in unfrozen layers
+    resize: Resize  # of images to squares, see `images.RESIZERS`
 
 
 @dataclass(config=_CONFIG)

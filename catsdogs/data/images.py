@@ -32,6 +32,7 @@ from catsdogs.base.errors import UserError
 from catsdogs.base.interrupts import check
 from catsdogs.base.processes import threads
 from catsdogs.base.text import binary_size, time_left
+from catsdogs.config.schema import Resize
 from catsdogs.data.formats import FORMATS, MAX_PIXELS, image_format
 
 RESIZE = "pillow-bilinear"
@@ -105,7 +106,9 @@ def transform(data: bytes, function: Callable[[Image.Image], Result]) -> Result:
                 memory.enter_context(_PIXELS.reserved(_decoding_bytes(image, len(data))))
                 spare = max(spare, _SPARE_BYTES_PER_PIXEL * image.width * image.height)
                 image.load()
-                rgb = _rgb(_upright(image))
+                # Pillow scales gray values of PPM to 0..65535, whatever their maximum is.
+                gray16 = image.mode == "I" and image.format == "PPM"
+                rgb = _rgb(_upright(image.convert("I;16") if gray16 else image))
         except MemoryError:
             raise
         except Exception as error:  # Pillow has no common exception: SyntaxError, struct.error, OSError, bombs, ...
@@ -145,9 +148,9 @@ def read_image(file: Path, function: Callable[[Image.Image], Result]) -> tuple[s
         raise UserError(f"{file}: out of memory; close other programs, or remove the image if it is huge") from error
 
 
-def to_square(size: int) -> Callable[[Image.Image], np.ndarray]:
+def to_square(size: int, resize: Resize = "squeeze") -> Callable[[Image.Image], np.ndarray]:
     """Return the function that resizes an RGB image to (size, size, 3) uint8, 0..255."""
-    return lambda rgb: np.array(squeeze(rgb, size))
+    return lambda rgb: np.array(RESIZERS[resize](rgb, size))
 
 
 def squeeze(image: Image.Image, size: int) -> Image.Image:
@@ -155,7 +158,23 @@ def squeeze(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray:
+def _pad(image: Image.Image, size: int) -> Image.Image:
+    """Resize the longer side to `size` pixels and center the image on middle gray."""
+    width, height = (max(1, round(side * size / max(image.size))) for side in image.size)
+    square = Image.new("RGB", (size, size), (127, 127, 127))  # about 0 after the preprocessing of most networks
+    square.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((size - width) // 2, (size - height) // 2))
+    return square
+
+
+def _crop(image: Image.Image, size: int) -> Image.Image:
+    """Resize the largest centered square to `size` pixels."""
+    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+
+
+RESIZERS: dict[Resize, Callable[[Image.Image, int], Image.Image]] = {"squeeze": squeeze, "pad": _pad, "crop": _crop}
+
+
+def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path, resize: Resize = "squeeze") -> np.ndarray:
     """Return the decoded images of a table, from the cache if possible.
 
     Raise UserError if an image is missing, changed or cannot be decoded, or if the cache is too small, and OSError if
@@ -163,6 +182,7 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
 
     Args:
         rows: columns path (relative to `root`) and sha256, of decodable images.
+        resize: key of `RESIZERS`.
         cache: cache folder; the array is stored in `pixels/<key>.npy`, see `pixels_key` and `files.seal_npy`.
 
     Returns:
@@ -170,7 +190,7 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
     """
     shape = (len(rows), size, size, 3)
     hashes = [str(sha256) for sha256 in rows["sha256"]]
-    key = pixels_key(hashes, size)
+    key = pixels_key(hashes, size, resize)
     path = cache / "pixels" / f"{key}.npy"
     try:
         return files.load_sealed_npy(path, key, shape, "uint8")
@@ -188,15 +208,15 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path) -> np.ndarray
     files.remove(path)
     with files.replacing(path) as temporary, temporary.open("wb") as file:
         file.write(files.npy_header(shape, "uint8"))
-        for image in in_threads(lambda image: _decode_file(*image, size), images, "decoding"):
+        for image in in_threads(lambda image: _decode_file(*image, to_square(size, resize)), images, "decoding"):
             file.write(image.data)
         file.flush()
         files.seal_npy(temporary, key)
     return files.load_sealed_npy(path, key, shape, "uint8")
 
 
-def _decode_file(file: Path, sha256: str, size: int) -> np.ndarray:
-    found, image, problem = read_image(file, to_square(size))
+def _decode_file(file: Path, sha256: str, function: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    found, image, problem = read_image(file, function)
     if found != sha256:
         raise UserError(f"{file}: changed since the images were cataloged; run the command again")
     if image is None:
@@ -204,9 +224,11 @@ def _decode_file(file: Path, sha256: str, size: int) -> np.ndarray:
     return image
 
 
-def pixels_key(hashes: Sequence[str], size: int) -> str:
+def pixels_key(hashes: Sequence[str], size: int, resize: Resize = "squeeze") -> str:
     """Return the cache key of images with these SHA-256, in this order, at this size; hexadecimal."""
-    return files.json_digest([list(hashes), size, RESIZE, _CACHE_VERSION, PIL.__version__])
+    # Keys of squeezed images are those of versions without another kind.
+    kind = [] if resize == "squeeze" else [resize]
+    return files.json_digest([list(hashes), size, RESIZE, _CACHE_VERSION, PIL.__version__, *kind])
 
 
 def in_threads(

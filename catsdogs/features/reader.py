@@ -80,7 +80,7 @@ class FeatureReader:
         for kind, rows in self._rows.items():
             self._indices[kind][rows] = np.arange(len(rows))
         keys = {
-            kind: pixels_key([images.hashes[row] for row in rows], network.settings.image_size)
+            kind: pixels_key([images.hashes[row] for row in rows], network.settings.image_size, network.settings.resize)
             for kind, rows in self._rows.items()
             if len(rows)
         }

@@ -89,7 +89,7 @@ def evaluate_members(
     tta, choice, tta_table = config.tta, None, None
     if tta.kind == "auto":
         tta, choice, tta_table = _choose_tta(config, labels, averages, views, by)
-    pipeline = Pipeline(tta, config.augmentation, config.seed, None, dataset.classes)
+    pipeline = Pipeline(tta, config.augmentation, config.seed, None, dataset.classes, config.backbone.resize)
     pipeline, steps, result = _calibrate(config, labels, averages, pipeline, by)
     predictions = predictions.join(pd.DataFrame(columns_of(steps, dataset.classes)))
     threshold = config.submission.threshold

@@ -110,12 +110,13 @@ def _check_jobs(jobs: Sequence[JobRecord], settings: Sequence[RetrainConfig], da
                 f"ensemble={config.ensemble.kind}: not supported with changes to job {job.name} ({changed[0]}); "
                 "restore the former settings and images, or use ensemble=none"
             )
-    sizes = {config.backbone.image_size: job.name for job, config in zip(jobs, settings, strict=True)}
+    backbones = [config.backbone for config in settings]
+    sizes = {(one.image_size, one.resize): job.name for job, one in zip(jobs, backbones, strict=True)}
     if len(sizes) > 1:
-        pixels = ", ".join(f"{size} pixels ({name})" for size, name in sorted(sizes.items()))
+        pixels = ", ".join(f"{size} pixels, {resize} ({name})" for (size, resize), name in sorted(sizes.items()))
         raise UserError(
             f"ensemble={settings[0].ensemble.kind}: not supported with several image sizes: {pixels}; use a smaller "
-            "ensemble.num_jobs, or a study of jobs with the same backbone.image_size"
+            "ensemble.num_jobs, or a study of jobs with the same backbone.image_size and backbone.resize"
         )
 
 

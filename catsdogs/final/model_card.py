@@ -39,6 +39,7 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
         loss=loss,
         not_scored=not_scored(metrics["test_images_not_scored"]),
         size=recipe["config"]["backbone"]["image_size"],
+        resize=recipe["config"]["backbone"]["resize"],
         ensemble=metrics["ensemble"],
         model=describe_model(metrics),
         tta_choice=metrics["tta_choice"] and format_tta_choice(metrics["tta_choice"]),

@@ -15,7 +15,7 @@ import pandas as pd
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
 from catsdogs.base.records import CorruptedFile, Record
-from catsdogs.config.schema import AugmentationConfig, Seed, TtaConfig
+from catsdogs.config.schema import AugmentationConfig, Resize, Seed, TtaConfig
 from catsdogs.data.augment import CROPS
 from catsdogs.data.images import in_threads
 from catsdogs.data.views import MIRRORED, ORIGINAL, View, Views
@@ -54,6 +54,7 @@ class Pipeline:
     seed: int  # for the kind views
     calibration: Calibration | None  # of the averaged outputs; None: not calibrated
     classes: Classes = DEFAULT
+    resize: Resize = "squeeze"  # of images to squares
 
     @property
     def views(self) -> list[View]:
@@ -97,11 +98,12 @@ def columns_of(outputs: Outputs, classes: Classes) -> dict[str, np.ndarray]:
     return {name: one for step, p in outputs.items() for name, one in classes.to_columns(p, step).items()}
 
 
-class _Classes(Record):
+class _Inputs(Record):
     classes: ClassNames
+    resize: Resize = "squeeze"
 
 
-class _File(_Classes):
+class _File(_Inputs):
     # A new field needs a default here: files of earlier versions lack it.
     tta: TtaConfig
     augmentation: AugmentationConfig
@@ -131,16 +133,16 @@ def read_pipeline(folder: Path) -> Pipeline | None:
             raise CorruptedFile(folder / PIPELINE, f"{problem} with {len(classes)} classes")
     except CorruptedFile as error:
         raise UserError(f"{error}; retrain the model, or pass --plain to skip its steps") from error
-    return Pipeline(record.tta, record.augmentation, record.seed, record.calibration, classes)
+    return Pipeline(record.tta, record.augmentation, record.seed, record.calibration, classes, record.resize)
 
 
-def read_classes(folder: Path) -> Classes | None:
-    """Return the classes in `pipeline.json`, whatever else it contains; None if it is missing."""
+def read_inputs(folder: Path) -> tuple[Classes | None, Resize]:
+    """Return classes and resizing in `pipeline.json`, whatever else it contains; None and squeeze if it is missing."""
     try:
-        record = _Classes.read(folder / PIPELINE)
+        record = _Inputs.read(folder / PIPELINE)
     except CorruptedFile as error:
         raise UserError(f"{error}; retrain the model") from error
-    return None if record is None else Classes(tuple(record.classes))
+    return (None, "squeeze") if record is None else (Classes(tuple(record.classes)), record.resize)
 
 
 def tta_views(kind: str, views: int | None, augmentation: AugmentationConfig) -> list[View]:

@@ -153,6 +153,7 @@ class JobConfig(Record):
         stored = {"mode": "auto", "views": self.fit.get("epochs"), "dtype": "float32"}
         self.features = {**stored, "engine": "auto", "max_gib": 50.0, **self.features}
         self.split = {"holdout_fraction": 0.0, "folds": 1, "group_by": "copies", **self.split}
+        self.backbone = {"resize": "squeeze", **self.backbone}
         saved_config(self.model_dump())  # checks types and ranges
         return self
 

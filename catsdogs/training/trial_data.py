@@ -69,5 +69,5 @@ def build_trial_data(
 
 def live_views(config: SearchConfig, rows: pd.DataFrame, root: Path) -> LiveViews:
     """Return views of the pixels of these images, augmented by the job's settings."""
-    images = pixels(rows, root, config.backbone.image_size, Path(config.cache))
+    images = pixels(rows, root, config.backbone.image_size, Path(config.cache), config.backbone.resize)
     return LiveViews(images, view_keys(rows["sha256"]), config.augmentation, config.seed)

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import json
 import logging
 import os
 import struct
@@ -24,9 +25,9 @@ from catsdogs.data.images import RESIZE, in_threads, pixels, to_square, transfor
 pytestmark = pytest.mark.lowest
 
 
-def decode(data, size=None):
+def decode(data, size=None, resize="squeeze"):
     """Return the pixels of an image, resized to a square if a size is given."""
-    return transform(data, np.array if size is None else to_square(size))
+    return transform(data, np.array if size is None else to_square(size, resize))
 
 
 def test_decode_returns_the_pixels_and_resizes_by_pillow():
@@ -37,6 +38,27 @@ def test_decode_returns_the_pixels_and_resizes_by_pillow():
     np.testing.assert_array_equal(array, np.asarray(image))
     assert RESIZE == "pillow-bilinear"
     np.testing.assert_array_equal(decode(data, 32), np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)))
+
+
+@pytest.mark.parametrize(
+    ("resize", "box", "pasted"),
+    [
+        ("squeeze", (0, 0, 100, 60), (0, 0, 20, 20)),
+        ("pad", (0, 0, 100, 60), (0, 4, 20, 16)),
+        ("crop", (20, 0, 80, 60), (0, 0, 20, 20)),
+    ],
+)
+def test_an_image_is_squeezed_padded_or_cropped_to_a_square(resize, box, pasted):
+    image, (left, top, right, bottom) = gradient(2, 100, 60), pasted
+    for upright in (image, image.transpose(Image.Transpose.TRANSPOSE)):
+        expected = np.full((20, 20, 3), 127, np.uint8)
+        inner = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=box)
+        expected[top:bottom, left:right] = np.asarray(inner)
+        expected = expected if upright is image else expected.swapaxes(0, 1)
+        # Pillow resizes one axis after the other, and rounds in between.
+        np.testing.assert_allclose(decode(encoded(upright, "PNG"), 20, resize), expected.astype(int), atol=1)
+    for width, height in [(1, 1), (1, 900), (900, 1), (3, 2)]:
+        assert decode(encoded(Image.new("RGB", (width, height), "red"), "PNG"), 17, resize).shape == (17, 17, 3)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "JPEG2000", "PPM"])
@@ -105,6 +127,8 @@ TRANSPARENT = [[0, 0, 0], [255, 255, 255], [1, 2, 3]]
         (PALETTE, "GIF", {"transparency": 1}, TRANSPARENT),
         (PALETTE, "PNG", {"transparency": bytes([255, 0, 255])}, TRANSPARENT),
         (row("CMYK", (0, 255, 255, 0)), "TIFF", {}, [[255, 0, 0]]),
+        (Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "JPEG", {}, [255] * 8),
+        (row("I", 0, 0x12FF, 0xFFFF), "PPM", {}, [0, 0x12, 0xFF]),
     ],
 )
 def test_every_mode_is_converted_to_rgb(image, form, options, expected):
@@ -289,7 +313,11 @@ def test_pixels_are_decoded_once_per_key(tmp_path, root, monkeypatch):
     assert pixels(rows[:0], root, 24, tmp_path / "none").shape == (0, 24, 24, 3)
     monkeypatch.setattr(images.PIL, "__version__", "0")
     pixels(rows, root, 24, cache)
-    assert stored() == 4
+    padded = pixels(rows, root, 24, cache, "pad")
+    np.testing.assert_array_equal(padded[0], decode((root / NAMES[0]).read_bytes(), 24, "pad"))
+    assert stored() == 5
+    key = json.dumps([["a", "b"], 24, "pillow-bilinear", 1, "0"])  # as in version 0.2
+    assert images.pixels_key(["a", "b"], 24) == hashlib.sha256(key.encode()).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_relative_error_is_relative_to_the_largest_value_of_each_output():
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_openvino_runs_every_backbone_with_a_classifier(composed, backbone):
     side = 64 if backbone == "small_cnn" else 96
-    config = to_search_config(composed("data.train=x", f"backbone={backbone}")).backbone
+    config = to_search_config(composed("data.train=x", f"backbone={backbone}", "backbone.weights=null")).backbone
     network = build_backbone(dataclasses.replace(config, weights=None, image_size=side))
     inputs = keras.Input((side, side, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(network(preprocess(inputs, config.preprocessing)))

@@ -39,7 +39,8 @@ def test_metrics_terminal_and_model_card_show_the_same_interval_and_warn_below_2
     detail = record["details"]["holdout_log_loss"]
     assert detail["errors"] == record["tta_gain"]["holdout"]["errors"] == errors
     interval = f"{detail['low']:.4f} to {detail['high']:.4f}"
-    recipe = {"config": {"backbone": {"builder": "a.B", "image_size": 9}}, "data_digest": "", "job": "", "trial": "0"}
+    backbone = {"builder": "a.B", "image_size": 9, "resize": "squeeze"}
+    recipe = {"config": {"backbone": backbone}, "data_digest": "", "job": "", "trial": "0"}
     ensemble = {"kind": "none", "way": "single", "members": [{"job": "a"}]}
     final: dict[str, Any] = {"ensemble": ensemble, "validated_by": "final model", "tta": {"kind": "none"}}
     final |= {"tta_choice": None, "calibration": None, "study": "", "epochs": 1, "best_epoch": 1}

@@ -19,7 +19,7 @@ from catsdogs.final.pipeline import (
     choose_tta,
     describe_choice,
     final_output,
-    read_classes,
+    read_inputs,
     read_pipeline,
     tta_choices,
     tta_views,
@@ -124,15 +124,16 @@ def test_a_pipeline_averages_the_views_of_its_kind(views, average, classes, mode
 
 
 def test_a_pipeline_of_a_previous_version_is_read(tmp_path):
-    """It has no classes, and the combination "stacked", which is not needed: it is part of the saved model."""
+    """It has no classes and no kind of resizing, and the combination "stacked", which is part of the saved model."""
     for classes in (DEFAULT, THREE):
         written = Pipeline(TtaConfig("flip", 2, "logit"), MOVES, 3, Calibration(1.5, 0.01), classes)
         write_pipeline(tmp_path, written, {"way": "stacked", "weights": [0.5, 1.5], "bias": 0.1})
-        assert (read_pipeline(tmp_path), read_classes(tmp_path)) == (written, classes)
+        assert (read_pipeline(tmp_path), read_inputs(tmp_path)) == (written, (classes, "squeeze"))
     record = read_json(tmp_path / PIPELINE)
-    assert record.pop("classes") == ["ant", "bee", "wasp"]
+    assert (record.pop("classes"), record.pop("resize")) == (["ant", "bee", "wasp"], "squeeze")
     write_json(tmp_path / PIPELINE, record)
-    assert (read_pipeline(tmp_path), read_classes(tmp_path)) == (dataclasses.replace(written, classes=DEFAULT), DEFAULT)
+    assert read_pipeline(tmp_path) == dataclasses.replace(written, classes=DEFAULT)
+    assert read_inputs(tmp_path) == (DEFAULT, "squeeze")
 
 
 @pytest.mark.parametrize(
@@ -150,6 +151,7 @@ def test_a_pipeline_of_a_previous_version_is_read(tmp_path):
         ("tta.views", 10**6),
         ("tta.views", None),
         ("seed", -1),
+        ("resize", "stretch"),
     ],
 )
 def test_a_pipeline_with_invalid_values_is_refused(tmp_path, key, value):

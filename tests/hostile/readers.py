@@ -291,7 +291,7 @@ def weights_problem(value: Any, valid: Any) -> str:
     return "" if same and all(np.isfinite(one).all() for one in value) else "shape or numbers that are not finite"
 
 
-WEIGHTLESS = BackboneConfig("tiny_backbone.build", {}, None, 32, "none", False)
+WEIGHTLESS = BackboneConfig("tiny_backbone.build", {}, None, 32, "none", False, "squeeze")
 TABLES = {f"study/{CHOSEN}/{name}.csv": "csv" for name in ("trials", "history", "validation")}
 IN_STORE = {"cache/features/e*/*.npy": "npy", "cache/features/e*/about.json": "json"}
 RESULT_FILE, PLAN_FILE = {f"study/{CHOSEN}/result.json": "json"}, {"study/study.json": "json"}

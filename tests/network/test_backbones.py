@@ -19,7 +19,7 @@ OF_KERAS = [settings for settings in BACKBONES.values() if settings.builder.star
 @pytest.fixture
 def backbone(composed):
     def settings(name, **changed):
-        config = to_search_config(composed("data.train=x", f"backbone={name}")).backbone
+        config = to_search_config(composed("data.train=x", f"backbone={name}", "backbone.weights=null")).backbone
         return dataclasses.replace(config, **{"weights": None, **changed})
 
     return settings
@@ -62,6 +62,16 @@ def test_saved_weights_are_loaded(backbone, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_architecture_of_efficientnet_lite0(backbone):
+    network = build_backbone(backbone("efficientnet_lite0"))
+    assert network.count_params() == 3_413_024  # of the published network without its top
+    assert network.output_shape == (None, 7, 7, 1280)
+    kernels = [layer.kernel_size for layer in network.layers if isinstance(layer, keras.layers.DepthwiseConv2D)]
+    assert [side for side, _ in kernels] == [3, 3, 3, 5, 5, 3, 3, 3, 5, 5, 5, 5, 5, 5, 5, 3]
+    pixels = np.array([0, 127, 255], "float32").reshape(1, 1, 1, 3)
+    np.testing.assert_allclose(network.get_layer("rescaling")(pixels)[0, 0, 0], [-127 / 128, 0, 1], atol=1e-6)
+
+
 def error_of(config):
     with pytest.raises(UserError) as caught:
         build_backbone(config)
@@ -93,6 +103,7 @@ def test_space_of_small_cnn_reaches_all_layers(composed, backbone):
 
 def test_unknown_builder_and_invalid_arguments_are_refused(backbone):
     assert "small_cnn has no pretrained weights" in error_of(backbone("small_cnn", weights="imagenet"))
+    assert "set backbone.weights to their file" in error_of(backbone("efficientnet_lite0", weights="imagenet"))
     assert "MobileNetV9" in error_of(backbone("small_cnn", builder="keras.applications.MobileNetV9"))
     assert "nowhere" in error_of(backbone("small_cnn", builder="nowhere.function"))
     assert "alpah" in error_of(backbone("mobilenet_v2", arguments={"alpah": 1.0}))

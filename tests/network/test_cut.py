@@ -17,7 +17,7 @@ def network(composed):
     """Build a backbone for small images with random weights and batch statistics; also return its preprocessing."""
 
     def build(name, size=64):
-        config = to_search_config(composed("data.train=x", f"backbone={name}")).backbone
+        config = to_search_config(composed("data.train=x", f"backbone={name}", "backbone.weights=null")).backbone
         config.weights, config.image_size = None, 71 if name == "xception" else size
         keras.utils.set_random_seed(1)
         backbone = build_backbone(config)

@@ -107,6 +107,7 @@ def test_a_study_that_varied_a_renamed_setting_is_read_but_not_resumed(study):
     assert job.choice("split.holdout_fraction") == "0.2"
     assert job.result["config"]["varied"] == ["split.holdout_fraction"]
     assert job.result["config"]["fit"] == {"precision": "float32", "class_weights": "none", "epochs": 3}
+    assert job.result["config"]["backbone"]["resize"] == "squeeze"
     assert list(write_leaderboard(study)["split.holdout_fraction"].dropna()) == ["0.2"]
     with pytest.raises(UserError, match=r"split\.holdout, .* split\.holdout_fraction; use a new study=NAME"):
         check_job_names(study)

@@ -110,6 +110,7 @@ def test_builders_are_of_keras_or_catsdogs_or_named_by_the_user(builder):
     check_builder(builder, "j", {builder})
     check_builder("keras.applications.MobileNetV2", "j", ())
     check_builder("catsdogs.network.backbones.small_cnn", "j", ())
+    check_builder("catsdogs.network.efficientnet_lite.efficientnet_lite0", "j", ())
 
 
 def test_only_keys_of_the_schema_are_read():
