@@ -65,13 +65,8 @@ def test_the_tables_of_a_trial_are_written_before_its_log_line(tuner, training_d
     assert datetime.timedelta(0) <= datetime.datetime.now(datetime.UTC) - ended[-1] < datetime.timedelta(minutes=1)
 
     table = pd.read_csv(folder / "validation.csv")
-    assert list(table.columns) == [
-        "id",
-        "label",
-        *(["p_dog"] if len(names) == 2 else ["p_b", "p_c", "p_a_1"]),
-        "trial",
-        "execution",
-    ]
+    columns = ["p_dog"] if len(names) == 2 else ["p_b", "p_c", "p_a_1"]
+    assert list(table.columns) == ["id", "label", *columns, "trial", "execution"]
     best = best_trial(built.records)
     assert (set(table["trial"].astype(str)), set(table["execution"])) == ({best.trial}, {0})
     np.testing.assert_array_equal(table["label"], training_data.labels[40:])
