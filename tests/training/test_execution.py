@@ -60,13 +60,14 @@ def test_the_weights_of_the_epoch_with_the_best_log_loss_and_not_loss_are_restor
 
 
 def test_class_weights_change_the_loss_and_no_score(config, training_data):
-    """All images are black, so every one has the same probability."""
-    black = SimpleNamespace(read=lambda rows, view: np.zeros((len(rows), 32, 32, 3), np.uint8))
+    """All images are equal, so every one has the same probability."""
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    equal = SimpleNamespace(read=lambda rows, view: np.stack([image] * len(rows)))
     rows = np.flatnonzero((np.arange(40) % 2 == 0) | (np.arange(40) % 6 == 1))  # 20 of class 0, 7 of class 1
-    data = SimpleNamespace(**{**vars(training_data), "views": black, "train_rows": rows})
+    data = SimpleNamespace(**{**vars(training_data), "views": equal, "train_rows": rows})
     settings = ("fit.class_weights=balanced", "schedule=constant", "schedule.peak_lr=1e-9", "model.l2=0.0")
     training, model, _ = train_model(config, data, *settings, "model.head_batch_norm=false", "model.dropout=0.0")
-    (p_second,) = model.predict(np.zeros((1, 32, 32, 3)), verbose=0)[0]
+    (p_second,) = model.predict(image[None], verbose=0)[0]
     losses, scores = -np.log([1 - p_second, p_second]), training.history.iloc[0]
     assert abs(losses[0] - losses[1]) > 1e-3
     assert scores["loss"] == pytest.approx(losses.mean(), rel=1e-5)
