@@ -150,7 +150,8 @@ class JobConfig(Record):
         self.tta = {"kind": "views", "views": 10, "average": "probability", **self.tta}
         if self.tta["kind"] == "auto":
             self.tta = {"kinds": ["none", "flip", "crops", "views"], **self.tta}
-        stored = {"mode": "auto", "views": self.fit.get("epochs"), "dtype": "float32"}
+        epochs = self.fit.get("epochs")
+        stored = {"mode": "auto", "views": epochs if isinstance(epochs, int) else None, "dtype": "float32"}
         self.features = {**stored, "engine": "auto", "max_gib": 50.0, **self.features}
         self.split = {"holdout_fraction": 0.0, "folds": 1, "group_by": "copies", **self.split}
         self.backbone = {"resize": "squeeze", **self.backbone}

@@ -132,7 +132,7 @@ def read_trials(path: Path) -> list[TrialRecord]:
             last = min(budget, first + own["epochs"] + (first > 0)) if "first_epoch" in own else math.inf
             for name, low, high in (("epochs", 1, budget - first), ("best_epoch", 1, last)):
                 if not low <= own[name] <= high:
-                    limits = f"{low} to {high}, as first_epoch and epoch_budget allow"
+                    limits = f"{low} to {high}, as epochs, first_epoch and epoch_budget allow"
                     raise CorruptedFile(path, f"{name}={own[name]}: expected an integer from {limits}")
         # Ancestors finish first; otherwise, a lineage might be endless or incomplete.
         if own["parent"] and own["parent"] not in finished:
