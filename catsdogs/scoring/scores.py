@@ -65,7 +65,7 @@ def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Estimate]
     return {
         "log_loss": mean_intervals(losses[None], np.array([errors]), highest=-np.log(EPSILON))[0],
         "accuracy": Estimate(1 - errors / size, *wilson_interval(size - errors, size), size, errors),
-        "balanced_accuracy": plain(np.mean(recalls)),
+        "balanced_accuracy": plain(float(np.mean(recalls))),
         "macro_f1": plain(f1_score(labels, predicted, average="macro", zero_division=0)),
         "roc_auc": Estimate(*_roc_auc(labels, probabilities), size, errors),
         "brier": mean_intervals(squares[None], np.array([errors]), highest=1.0 if count == 2 else 2.0)[0],

