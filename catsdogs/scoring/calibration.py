@@ -94,7 +94,7 @@ def fit_if_better(labels: np.ndarray, probabilities: np.ndarray) -> CalibrationR
     before = score_images(labels, probabilities)
     if not _enough(labels):
         unknown = Estimate(math.nan, None, None, len(labels), int(before.wrong.sum()))
-        reason = f"{len(labels):,} images are too few; it needs {FEWEST}, with {FOLDS} of each of two classes"
+        reason = f"{len(labels):,} images are too few; it needs {FEWEST}, with {FOLDS} of at least two classes"
         return CalibrationResult(IDENTITY, unknown, False, reason)
     after = score_images(labels, cross_fitted(labels, probabilities))
     gain = paired_intervals(ImageScores(before.losses[None], before.wrong[None]), after)[0]

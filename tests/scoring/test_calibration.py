@@ -105,7 +105,7 @@ def test_too_few_images_are_not_fitted():
     assert (few.applied, few.calibration, few.gain.size) == (False, IDENTITY, FEWEST - 1)
     # Not measured, so there is no interval of zero width.
     assert (str(few.gain.value), few.gain.low, few.gain.high) == ("nan", None, None)
-    assert few.reason.startswith("199 images are too few; it needs 200, with 5 of each of two classes")
+    assert few.reason.startswith("199 images are too few; it needs 200, with 5 of at least two classes")
     np.testing.assert_allclose(cross_fitted(labels[:-1], p_dog[:-1]), p_dog[:-1])
     assert not fit_if_better(np.ones(1), binary(np.ones(1))).applied
     assert not fit_if_better(np.append(np.zeros(999), 1.0), binary(np.full(1000, 0.3))).applied
