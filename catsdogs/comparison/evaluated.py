@@ -38,11 +38,11 @@ class Evaluated:
         return self.classes.read(self.table)
 
     def class_table(self) -> pd.DataFrame:
-        """Return a row per class: label, class, train (if known), validation (images), precision, recall."""
+        """Return a row per class: label, class, train (if known and not in folds), validation (images), precision, recall."""
         table = class_scores(self.table["label"].to_numpy(), self.probabilities)
         table = table.rename(columns={"images": "validation"})
         split = read_split(self.job.folder)
-        if split is not None and "label" in split:
+        if split is not None and "label" in split and "fold" not in split:
             counts = split.loc[split["split"] == "train", "label"].value_counts()
             table.insert(0, "train", counts.reindex(table.index, fill_value=0))
         table.insert(0, "class", self.classes.names)
