@@ -38,7 +38,7 @@ class Evaluated:
         return self.classes.read(self.table)
 
     def class_table(self) -> pd.DataFrame:
-        """Return a row per class: label, class, train (if known and not in folds), validation (images), precision, recall."""
+        """Return a row per class: label, class, train (not with folds), validation (images), precision, recall."""
         table = class_scores(self.table["label"].to_numpy(), self.probabilities)
         table = table.rename(columns={"images": "validation"})
         split = read_split(self.job.folder)
