@@ -57,7 +57,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     about = "studies run on these images; the predictions of their best trials are used to flag likely label errors"
     parser.add_argument("--study", nargs="+", type=typed_path, default=[], metavar="FOLDER", help=about)
     parser.add_argument("--test", type=typed_path, help="zip or folder of test images, to count duplicates in")
-    about = "table of labels, as for data.labels; with --study, that of its best job"
+    about = "table of labels, as for data.labels (default: that of the best job of --study)"
     parser.add_argument("--labels", type=typed_path, metavar="FILE", help=about)
     about = "HTML report (default: %(default)s)"
     parser.add_argument("--output", type=typed_path, default=Path("audit.html"), metavar="FILE", help=about)

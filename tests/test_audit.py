@@ -209,6 +209,16 @@ def test_second_audit_replaces_the_first(audited, tmp_path, monkeypatch, capsys)
     assert list((tmp_path / folder_name).iterdir()) == []
 
 
+def test_labels_of_the_user_replace_those_of_the_study(tmp_path, rows, monkeypatch, caplog):
+    folder_of(tmp_path / "given", distinct(4, 4))
+    write_predictions(tmp_path / "night", "one", rows, {"cat.0": 0.9}, config={"data": {"labels": "gone.csv"}})
+    rows[["id"]].assign(kind=["cat"] * 3 + ["dog"] * 5).to_csv(tmp_path / "mine.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO")
+    assert audit._audit(["given", "--study", "night", "--labels", "mine.csv", "--cache", "cache"]) == 0
+    assert "mine.csv: ids in column id, classes in column kind: cat 3, dog 5" in caplog.text
+
+
 @pytest.mark.parametrize("existing", ["mine.html", "mine/notes.txt", "mine"])
 def test_other_files_are_not_overwritten(tmp_path, existing):
     folder_of(tmp_path, {existing: b"mine"})

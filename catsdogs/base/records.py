@@ -184,7 +184,7 @@ def check_shape(content: bytes) -> None:
     if sum(map(content.count, (b",", b"\n", b"\r"))) > MAX_CELLS:
         raise ValueError(f"more than {MAX_CELLS:,} cells")
     rows = csv.reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline=""))
-    names = next(rows)
+    names = next(rows, [])  # pandas refuses an empty file
     if len(names) > _MAX_COLUMNS:
         raise ValueError(f"more than {_MAX_COLUMNS:,} columns")
     if repeated := [name for name, count in Counter(names).items() if count > 1]:

@@ -23,7 +23,7 @@ from catsdogs.data.archive import ImageFolder, natural_key
 from catsdogs.data.images import in_threads, read_image
 from catsdogs.data.near_duplicates import phash
 
-_CACHE_VERSION = "v3"  # part of the file name of stored catalogs; increment when the rules here change
+_CACHE_VERSION = "v4"  # part of the file name of stored catalogs; increment when the rules here change
 _STORED = Table({"path": str, "sha256": str, "width": int, "height": int, "phash": str, "problem": str, "check": str})
 _COLUMNS = ["id", "path", "sha256", "width", "height", "phash", "problem"]
 _SAMPLE = 32  # stored rows that are compared with their files
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 def build_catalog(folder: ImageFolder, cache: Path) -> pd.DataFrame:
-    """Return the catalog of a folder, from `cache/catalogues/<digest>-v3.csv` if that file is valid.
+    """Return the catalog of a folder, from `cache/catalogues/<digest>-v4.csv` if that file is valid.
 
     Raise UserError if a file cannot be read, OSError if the cache cannot be written.
 

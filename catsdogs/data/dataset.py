@@ -102,8 +102,8 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
     """Open the archives, choose their parts, skip unusable images, sample the subset and split it.
 
     Skipped are undecodable images, images without a unique label and those of `data.ignore`. Identical images with
-    different labels are all skipped, unless `data.ignore` leaves one label. Of the user's own validation images,
-    duplicates of training images are skipped too; `data.limit` does not apply to them.
+    different labels, also excluded ones, are all skipped, unless `data.ignore` leaves one label. Of the user's own
+    validation images, duplicates of training images are skipped too; `data.limit` does not apply to them.
 
     Args:
         data: relative paths start at the current directory, `~` is expanded. If `train` is null, `sample` configures
@@ -226,8 +226,10 @@ def _usable(
     """
     problems = table["problem"].copy()
     problems[table["id"].isin(ignore)] = _IGNORED
-    labels = table[problems == ""].groupby("sha256")["label"].transform("nunique")
-    problems[labels.index[labels > 1]] = "identical images have different labels"
+    # Images of classes that data.classes excludes, without a label here, have another label than their copies.
+    known = table[problems.isin(["", OTHER_CLASS])].fillna({"label": -1})
+    labels = known.groupby("sha256")["label"].transform("nunique").reindex(table.index, fill_value=0)
+    problems[(problems == "") & (labels > 1)] = "identical images have different labels"
     if reasons is not None:
         problems = problems.where(problems != "", reasons)
     table = table.assign(problem=problems)

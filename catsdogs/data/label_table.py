@@ -82,8 +82,12 @@ class LabelTable:
         return [name or None for name in nfc(self.cells[self.class_column].iloc[self._rows(images)])]
 
     def groups(self, images: pd.DataFrame) -> list[str]:
-        """Return the group of every image, as `names`; those with an empty cell are one group."""
-        return self.cells[self.group_column].iloc[self._rows(images)].tolist()
+        """Return the group of every image, as `names`, but a UserError for an empty cell."""
+        groups = self.cells[self.group_column].iloc[self._rows(images)].tolist()
+        if lacking := [name for name, group in zip(images["id"], groups, strict=True) if not group.strip()]:
+            problem = f"{len(lacking):,} images without a group in column {self.group_column} ({listed(lacking)})"
+            raise UserError(f"{self.key}: {problem}; enter one for each image")
+        return groups
 
     def has_all(self, images: pd.DataFrame) -> bool:
         """Return whether each of these images, which are not for training, has a row of its own."""
@@ -143,18 +147,26 @@ def _image_keys(images: pd.DataFrame) -> Iterator[tuple[list[str], bool]]:
 
 
 def read_cells(file: Path, key: str) -> pd.DataFrame:
-    """Return the cells of a CSV or parquet file as texts, "" where empty; a UserError names it by `key`."""
+    """Return the cells of a CSV or parquet file as texts, "" where empty; a UserError names it by `key`.
+
+    It has at least one row.
+    """
     try:
         content = read_bytes(file)
         if file.suffix.lower() == ".parquet":
             cells = pd.read_parquet(io.BytesIO(content))
-            cells = cells.reset_index(drop=cells.index.name is None)
+            # Integers beside empty cells would be read as floats.
+            cells = cells.reset_index(drop=cells.index.name is None).convert_dtypes()
+            cells.columns = [str(name) for name in cells.columns]  # also of several levels
         else:
             check_shape(content)
             cells = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        return cells.astype(str).where(cells.notna(), "").rename(columns=str)
+        cells = cells.astype(str).where(cells.notna(), "")
     except ImportError as error:
         raise UserError(f"{key}: needs pyarrow; run: pip install 'catsdogs[parquet]'") from error
     except (OSError, ValueError, csv.Error) as error:
         problem = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"{key}: cannot be read ({problem}); use a CSV or parquet file") from error
+    if cells.empty:
+        raise UserError(f"{key}: has no rows; enter one for each image")
+    return cells

@@ -113,8 +113,11 @@ class Labels:
 
 def _rule(images: pd.DataFrame, source: str) -> tuple[str, Callable[[pd.DataFrame], Names]]:
     """Choose the rule for images without a table."""
-    if all(name or conflict for name, conflict in map(cat_or_dog, images["path"])):
-        return "names of files and folders", partial(_by_path, name_of=lambda path: cat_or_dog(path)[0])
+    found = {*map(cat_or_dog, images["path"])}
+    cats_and_dogs = partial(_by_path, name_of=lambda path: cat_or_dog(path)[0])
+    every = "names of files and folders" if all(name or conflict for name, conflict in found) else ""
+    if every and {name for name, _ in found} not in ({"cat"}, {"dog"}):
+        return every, cats_and_dogs
     folders, numbers = _folders(images, frozenset()), _by_path(images, _numbered)
     if classes := frozenset(filter(None, folders)):
         by_folder = pd.Series(numbers, dtype=object).groupby(folders)
@@ -126,6 +129,8 @@ def _rule(images: pd.DataFrame, source: str) -> tuple[str, Callable[[pd.DataFram
             raise UserError(f"{source}: {both}; set data.labels=FILE to a table of the labels")
         return "class folders", partial(_folders, classes=classes)
     classes = _repeated(numbers)
+    if len(classes) < 2 and every:
+        return every, cats_and_dogs  # a single class, which is refused by its name
     if len(classes) < 2:
         raise UserError(f"{source}: no image has a label; use {LABEL_SOURCES}")
     known = {name: name for name in classes}

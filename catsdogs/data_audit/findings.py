@@ -137,8 +137,8 @@ def audit_images(
 ) -> Findings:
     """Run all checks on the training part. Labels of a validation part are checked too.
 
-    Labels are read as by the best job of the studies, else from `labels_file` or the paths. Without `studies`, they are
-    not checked. Raise UserError if an image, the labels or a study cannot be read.
+    Labels are read as by the best job of the studies, else from the paths; `labels_file` replaces the table of the job.
+    Without `studies`, they are not checked. Raise UserError if an image, the labels or a study cannot be read.
     """
     parts = Parts.of(clean(str(source)), folder, cache)
     training = parts.images("train")
@@ -146,7 +146,8 @@ def audit_images(
     study_data = read_study_data(list(studies)) if studies else None
     best = best_jobs(study_data) if study_data else []
     settings = study_data.jobs[best[0]].result["config"].get("data", {}) if study_data and best else {}
-    settings = {"labels": None if labels_file is None else str(labels_file), **settings}
+    if labels_file is not None:
+        settings = {**settings, "labels": str(labels_file)}
     labels = None
     try:
         labels = Labels.of(training, parts.source, settings)

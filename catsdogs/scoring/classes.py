@@ -100,10 +100,14 @@ def check_names(names: Sequence[str], source: str) -> Classes:
         if not name.isprintable() or not 0 < len(name.strip()) == len(name) <= _LONGEST_NAME or name.lower() == "id":
             problem = f"needs a printable name of 1 to {_LONGEST_NAME} characters, not id, without outer spaces"
             raise UserError(f"{source}: class {name!r} {problem}; rename it")
-    for key, problem in ((str.casefold, "differ only in case"), (column_name, "would have the same column")):
+    for key, problem in (
+        (str, "are equal; remove one of them"),
+        (str.casefold, "differ only in case; rename one of them"),
+        (column_name, "would have the same column; rename one of them"),
+    ):
         counts = Counter(map(key, names))
         if same := [name for name in names if counts[key(name)] > 1]:
-            raise UserError(f"{source}: classes {listed(same)} {problem}; rename one of them")
+            raise UserError(f"{source}: classes {listed(same)} {problem}")
     columns = Counter(f"{column_name(name)}{step}" for name in names for step in STEPS)
     if same := [column for column, count in columns.items() if count > 1]:
         raise UserError(f"{source}: two classes would have the column p_{same[0]}; rename one of them")

@@ -73,14 +73,15 @@ def test_catalog_has_a_row_per_image(tmp_path):
     assert problems == ["the file is empty", "image file is truncated", "", "", "not an image of a known"]
 
 
-def test_stored_catalog_equals_the_first_one(tmp_path, monkeypatch):
+def test_stored_catalog_equals_the_first_one(tmp_path, monkeypatch, caplog):
     """Some names look like numbers, missing values or CSV. A table of an older version is ignored."""
     names = ["1", "01", "1e5", "NA", "nan", "None", "True", 'a "quoted", one', " spaces ", "猫 é", "-1", "#2", "'"]
     source = zip_of(tmp_path / "test.zip", {f"test/{name}.jpg": jpeg(1) for name in names})
     folder, cache = open_images(source, tmp_path / "cache", 2**30), tmp_path / "cache"
-    folder_of(cache / "catalogues", {f"{folder.digest}-v1.csv": b"id,path,label,sha256,width,height,problem\n"})
+    folder_of(cache / "catalogues", {f"{folder.digest}-v3.csv": b"id,path,label,sha256,width,height,problem\n"})
     first = build_catalog(folder, cache)
     assert first["id"].tolist() == sorted(names, key=natural_key)
+    assert not caplog.messages
     monkeypatch.setattr(catalog, "_SAMPLE", 1)
     for path in folder.paths[1:]:  # not read again
         (folder.root / path).unlink()

@@ -216,6 +216,10 @@ def test_classes_are_chosen_and_ordered(tmp_path, cache, caplog):
     assert (len(some.rows), set(some.skipped["problem"])) == (24, {"class not in data.classes"})
     assert "data.classes excludes 12 of 36 training images" in caplog.messages
     assert len({dataset.digest, other.digest, some.digest}) == 3
+    copies = folder_of(tmp_path / "copies", INSECTS | {"wasps/0.jpg": INSECTS["ants/00.jpg"]})
+    for ignore, skipped in (([], ["ants/00"]), (["wasps/0"], [])):
+        some = load_dataset(data(copies, classes=["ants", "bees"], ignore=ignore), cache).skipped
+        assert some.query("problem == 'identical images have different labels'")["id"].tolist() == skipped
     limited = load_dataset(data(source, limit=9), cache).rows
     assert limited["label"].value_counts().to_dict() == {0: 3, 1: 3, 2: 3}
 

@@ -37,6 +37,9 @@ def test_cats_and_dogs_of_0_2(paths, name):
         ("a/b/ants/x/cat.1.jpg, a/b/bees/1.jpg, a/2.jpg", "class folders", ["ants", "bees", None]),
         ("a/ants/1.jpg, a/Bäume/ant_1.jpg", "class folders", ["ants", "Bäume"]),
         ("x/ant.1.jpg, x/ant.2, x/bee_7.jpg, x/bee_8.png", "file names", ["ant", "ant", "bee", "bee"]),
+        ("dogs/beagle/1.jpg, dogs/pug/1.jpg", "class folders", ["beagle", "pug"]),
+        ("siamese/cat_1.jpg, persian/cat_1.jpg", "class folders", ["siamese", "persian"]),
+        ("dogs/pug_1, dogs/pug_2, dogs/bo_1, dogs/bo_2", "file names", ["pug", "pug", "bo", "bo"]),
         ("a_1_1, a_1_2, b c.1, b c.2, wasp.1, 7.1, 7.2", "file names", ["a_1", "a_1", "b c", "b c", None, None, None]),
         ("cat.1.jpg, cat.2.jpg, dog.1.jpg, dog.2.jpg, x.jpg", "file names", ["cat", "cat", "dog", "dog", None]),
     ],
@@ -153,19 +156,37 @@ IDS = {"id": ["1", "2", "3"]}
         (IDS | {"n": ["3", "2", "1"]}, {}, "labels=F: ids may be in column id and n; set data.id_column"),
         (IDS | {"n": ["b"] * 3}, {}, "labels=F: classes may be in column n and c .*data.class_column"),
         (IDS, {"group_column": "c"}, "labels=F: no column of classes .*set data.class_column"),
+        ({"id": []}, {}, "labels=F: has no rows; enter one for each image"),
+        (
+            IDS | {"n": ["x", " ", ""]},
+            {"group_column": "n", "class_column": "c"},
+            r"labels=F: 2 images without a group in column n \(x/2, y/3\); enter one for each image",
+        ),
         (IDS, {"class_column": "k"}, "class_column=k: unknown column; known here: id, c"),
     ],
 )
 def test_tables_that_are_refused(tmp_path, columns, chosen, message):
     columns = columns | {"c": ["a", "b", "a", "b"][: len(columns["id"])]}
     with pytest.raises(UserError, match="^data." + message.replace("=F", f"={tmp_path}/labels.csv")):
-        Labels.of(TRAINING, "data.train=x", table_of(tmp_path, columns, **chosen))
+        Labels.of(TRAINING, "data.train=x", table_of(tmp_path, columns, **chosen)).label(TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("columns", "names"),
+    [
+        ({"ids": ["1", "2", "3"], "class": [0, 1, None]}, ["0", "1", None]),
+        ({("ids", ""): ["1", "2", "3"], ("c", "x"): ["a", "b", "a"]}, ["a", "b", "a"]),
+    ],
+)
+def test_parquet_with_missing_numbers_or_two_levels_of_columns(tmp_path, columns, names):
+    assert Labels.of(TRAINING, "", table_of(tmp_path, columns, ".parquet")).names(TRAINING) == names
 
 
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
         ("a.csv", b"a,b\n1\n", "line 2 has 1 cells, expected 2"),
+        ("a.csv", b"", "No columns"),
         ("a.csv", b"\xff", "'utf-8' codec can't decode"),
         ("a.parquet", b"a,b\n1,2\n", ""),
         ("", b"", "is a folder"),
@@ -184,6 +205,8 @@ def test_files_that_are_no_tables_are_refused(tmp_path, name, content, problem):
         ("ants/1, ants/2", None, "x: no image has a label; use at least two class folders"),
         ("cats/1, cats/2", None, "x: has only class cat; a classifier needs images of at least two classes"),
         ("a/1, A/2", None, "x: classes (a, A|A, a) differ only in case; rename one of them"),
+        ("cat.1, cat.2", None, "x: has only class cat"),
+        (FOLDERS, ["ants", "ants"], r"data.classes=\[ants,ants\]: classes ants, ants are equal; remove one of them"),
         ("a b/1, a-b/2", None, "x: classes a b, a-b would have the same column; rename one of them"),
         ([f"c{n}/1.jpg" for n in range(1001)], None, "x: has 1,001 classes, at most 1,000 are possible"),
         (FOLDERS, ["ants", "flies"], r"data.classes=\[ants,flies\]: unknown class flies; x has ants"),

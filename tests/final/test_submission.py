@@ -122,6 +122,7 @@ def test_header_ids_order_and_columns_are_those_of_the_template(tmp_path, classe
             "class",
             r"1 ids without .* \(11\) and 1 test .* \(10\); use",
         ),
+        (THREE, "id,ant,bee,big wasp\n", "probability", "has no rows; enter one"),
         (THREE, "id,label\n2,0,0\n", "class", r"cannot be read \(line 2 has 3 cells"),
         (THREE, None, "class", r"cannot be read \(No such file"),
     ],

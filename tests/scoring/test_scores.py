@@ -208,7 +208,7 @@ def test_columns_of_classes_and_back():
         (["ants"], "only class ants"),
         ([], "no class"),
         (["Ant", "bee", "ant"], "Ant, ant differ only in case"),
-        (["a", "b", "a"], "a, a differ only"),
+        (["a", "b", "a"], "a, a are equal; remove"),
         (["a b", "a_b", "c"], "a b, a_b would have the same column"),
         (["a", "a_tta", "b"], "column p_a_tta"),
         (["a", ""], "class '' needs"),
