@@ -194,22 +194,23 @@ def _predict_chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipelin
 
 
 def _pipeline(options: argparse.Namespace) -> tuple[Pipeline, Classes | None]:
-    """Return the pipeline and the classes of a model folder; None for a file or a folder of version 0.1.
+    """Return the pipeline and the classes of a model; None if no `pipeline.json`, new in 0.2, lies beside it.
 
-    The pipeline has no steps for these two, and for --plain.
+    The pipeline has no steps for a file, and for --plain.
     """
     from catsdogs.config.schema import AugmentationConfig, TtaConfig
-    from catsdogs.final.pipeline import Pipeline, read_inputs, read_pipeline
+    from catsdogs.final.pipeline import Pipeline, read_pipeline
 
-    folder = options.model.is_dir()
-    if folder and not options.plain:
-        if (saved := read_pipeline(options.model)) is not None:
-            return saved, saved.classes
+    plain = options.plain or not options.model.is_dir()
+    saved = read_pipeline(options.model if options.model.is_dir() else options.model.parent)
+    if saved is None and not plain:
         print(f"warning: {options.model}: no pipeline.json; predicting the plain model output", file=sys.stderr)
-    unchanged = AugmentationConfig(0, 0, 0, 0, 0, 0, 0, 0, "reflect")
-    classes, resize = read_inputs(options.model) if folder else (None, "squeeze")
+    if saved is not None and not plain:
+        return saved, saved.classes
     tta = TtaConfig(kind="none", views=1, average="probability")
-    return Pipeline(tta, unchanged, 0, None, resize=resize), classes
+    if saved is not None:
+        return dataclasses.replace(saved, tta=tta, calibration=None), saved.classes
+    return Pipeline(tta, AugmentationConfig(0, 0, 0, 0, 0, 0, 0, 0, "reflect"), 0, None), None
 
 
 def main() -> int:

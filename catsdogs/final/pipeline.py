@@ -98,13 +98,10 @@ def columns_of(outputs: Outputs, classes: Classes) -> dict[str, np.ndarray]:
     return {name: one for step, p in outputs.items() for name, one in classes.to_columns(p, step).items()}
 
 
-class _Inputs(Record):
+class _File(Record):
+    # A new field needs a default here: files of earlier versions lack it.
     classes: ClassNames
     resize: Resize = "squeeze"
-
-
-class _File(_Inputs):
-    # A new field needs a default here: files of earlier versions lack it.
     tta: TtaConfig
     augmentation: AugmentationConfig
     seed: Seed
@@ -132,17 +129,8 @@ def read_pipeline(folder: Path) -> Pipeline | None:
             problem = f"calibration.floor={record.calibration.floor}: must be at most {highest:g}"
             raise CorruptedFile(folder / PIPELINE, f"{problem} with {len(classes)} classes")
     except CorruptedFile as error:
-        raise UserError(f"{error}; retrain the model, or pass --plain to skip its steps") from error
-    return Pipeline(record.tta, record.augmentation, record.seed, record.calibration, classes, record.resize)
-
-
-def read_inputs(folder: Path) -> tuple[Classes | None, Resize]:
-    """Return classes and resizing in `pipeline.json`, whatever else it contains; None and squeeze if it is missing."""
-    try:
-        record = _Inputs.read(folder / PIPELINE)
-    except CorruptedFile as error:
         raise UserError(f"{error}; retrain the model") from error
-    return (None, "squeeze") if record is None else (Classes(tuple(record.classes)), record.resize)
+    return Pipeline(record.tta, record.augmentation, record.seed, record.calibration, classes, record.resize)
 
 
 def tta_views(kind: str, views: int | None, augmentation: AugmentationConfig) -> list[View]:
