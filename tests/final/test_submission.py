@@ -81,6 +81,8 @@ P_TWO, P_THREE = [[0.9, 0.1], [0.3, 0.7]], [[0.7, 0.2, 0.1], [1 / 3, 0.0, 2 / 3]
         (THREE, None, "class", P_THREE, "id,label\n2,ant\n10,big wasp\n"),
         (DEFAULT, None, "class", P_TWO, "id,label\n2,cat\n10,dog\n"),
         (DEFAULT, "name,is_dog\n10.jpg,\n2.jpg,\n", "probability", P_TWO, "name,is_dog\n10.jpg,0.7\n2.jpg,0.1\n"),
+        (DEFAULT, "id,cat_or_dog\n2,0\n10,0\n", "probability", P_TWO, "id,cat_or_dog\n2,0.1\n10,0.7\n"),
+        (DEFAULT, "id,category\n2,0\n10,0\n", "probability", P_TWO, "id,category\n2,0.1\n10,0.7\n"),
         (DEFAULT, "id,Cat\n2,0\n10,0\n", "probability", P_TWO, "id,Cat\n2,0.9\n10,0.3\n"),
         (DEFAULT, "id,dog,cat\n2,0,0\n10,0,0\n", "probability", P_TWO, "id,dog,cat\n2,0.1,0.9\n10,0.7,0.3\n"),
         (
@@ -93,12 +95,15 @@ P_TWO, P_THREE = [[0.9, 0.1], [0.3, 0.7]], [[0.7, 0.2, 0.1], [1 / 3, 0.0, 2 / 3]
         (THREE, "id,species\n10,ant\n2,ant\n", "class", P_THREE, "id,species\n10,big wasp\n2,ant\n"),
     ],
 )
-def test_header_ids_order_and_columns_are_those_of_the_template(tmp_path, classes, template, kind, p, expected):
+def test_header_ids_order_and_columns_are_those_of_the_template(tmp_path, caplog, classes, template, kind, p, expected):
     if template:
         (tmp_path / "sample.csv").write_text(template, encoding="utf-8")
+    caplog.set_level("INFO")
     form = form_of(classes, ["2", "10"], template and tmp_path / "sample.csv", kind)
     write_csv(tmp_path / "submission.csv", form.fill(np.array(p), predicted_classes(np.array(p), None)))
     assert (tmp_path / "submission.csv").read_text() == expected
+    single = template and kind == "probability" and len(form.header) == 2
+    assert (f"probability of class {'cat' if 'Cat' in form.header else 'dog'}" in caplog.text) == bool(single)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,9 @@ def test_header_ids_order_and_columns_are_those_of_the_template(tmp_path, classe
         (THREE, "id,ant,bee\n2,0,0\n", "probability", "columns ant, bee are not .*; set data.classes, or use another"),
         (THREE, "id,label\n2,0\n", "probability", "use submission.kind=class or set data.classes"),
         (DEFAULT, "id,hen,dog\n2,0,0\n", "probability", "columns hen, dog are not"),
-        (DEFAULT, "id\n2\n", "probability", "no columns"),
+        (DEFAULT, "id,is_Cat\n2,0\n", "probability", r"is_Cat names the class cat, .* of dog; set data.classes in"),
+        (DEFAULT, "id\n2\n", "probability", "has only the column id; separate"),
+        (THREE, "id;label\n2;0\n", "class", "has only the column id;label; separate"),
         (THREE, "id,ant,bee,big wasp\n2,0,0,0\n", "class", "3 columns after id, expected one .*kind=probability"),
         (THREE, "id,label\n2,0\n2,0\n10,0\n", "class", "ids listed twice: 2; remove"),
         (
