@@ -200,7 +200,7 @@ def _metrics(
     validation = "out-of-fold" if config.split.folds > 1 else "validation"
     tta, calibration = evaluation.pipeline.tta, evaluation.pipeline.calibration
     views, chosen = len(evaluation.pipeline.views), evaluation.tta_table is not None
-    auto = config.submission.threshold == "auto"
+    auto = config.submission.threshold == "auto" and evaluation.threshold is not None
     choices = {
         "tta": {"kind": tta.kind, "views": views, "average": tta.average, "chosen": chosen},
         "calibration": None if calibration is None else dataclasses.asdict(calibration),

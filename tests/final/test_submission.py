@@ -4,6 +4,7 @@ import csv
 import string
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_csv
 from catsdogs.config.schema import SubmissionConfig
+from catsdogs.final.evaluation import _threshold
 from catsdogs.final.submission import SubmissionForm, best_threshold, describe_rows, predicted_classes
 from catsdogs.scoring.classes import DEFAULT, Classes
 from catsdogs.scoring.scores import EPSILON
@@ -149,6 +151,24 @@ def test_the_threshold_with_the_highest_accuracy_is_chosen_for_two_classes():
     assert best_threshold(labels, DEFAULT.from_output(labels[:, None].astype(float))) == 0.5
     with pytest.raises(UserError, match=r"submission\.threshold=0\.4: not supported with 3 classes"):
         form_of(THREE, ["1"], kind="class", threshold=0.4)
+
+
+@pytest.mark.parametrize(
+    ("classes", "kind", "test", "expected"),
+    [
+        (DEFAULT, "class", 1, 0.6),
+        (DEFAULT, "probability", 1, None),
+        (THREE, "class", 1, None),
+        (DEFAULT, "class", None, None),
+    ],
+)
+def test_a_threshold_is_chosen_only_for_a_submission_that_uses_it(classes, kind, test, expected):
+    dataset, p = SimpleNamespace(classes=classes, test=test), np.array([[0.45, 0.55], [0.35, 0.65]])
+    config = SubmissionConfig(None, kind, "auto")
+    assert _threshold(config, dataset, np.array([0, 1]), p) == (expected and pytest.approx(expected))
+    if expected:
+        with pytest.raises(UserError, match="cannot be chosen"):
+            _threshold(config, dataset, np.array([0, 1]), None)
 
 
 def test_the_form_of_the_ids_and_the_rows_without_a_prediction_are_described():
