@@ -14,7 +14,7 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
-from catsdogs.base.records import CorruptedFile, Record
+from catsdogs.base.records import SUM_TOLERANCE, CorruptedFile, Record
 from catsdogs.config.schema import AugmentationConfig, Resize, Seed, TtaConfig
 from catsdogs.data.augment import CROPS
 from catsdogs.data.images import in_threads
@@ -41,8 +41,6 @@ NO_TTA: Choice = ("none", "probability")
 
 # Images per call of the model.
 CHUNK = 64
-
-_SUM_TOLERANCE = 1e-3  # of the probabilities of an image, as in `scores`
 
 
 @dataclass(frozen=True)
@@ -256,6 +254,6 @@ def _probabilities(outputs: np.ndarray, classes: Classes) -> np.ndarray:
         raise UserError(f"the model predicts {wrong[0]:g}, not a probability; retrain it")
     probabilities = classes.from_output(outputs)
     sums = probabilities.sum(axis=1)
-    if len(wrong := sums[np.abs(sums - 1) > _SUM_TOLERANCE]):
+    if len(wrong := sums[np.abs(sums - 1) > SUM_TOLERANCE]):
         raise UserError(f"the model predicts probabilities with the sum {wrong[0]:g}, not 1; retrain it")
     return probabilities
