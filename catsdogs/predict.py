@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
+import functools
 import sys
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
 
 MODEL_FOLDER = "the folder written by catsdogs.retrain (multirun/NAME/best)"
 
-# Predictions of this command are probabilities: neither labels (0, 1, cat) nor equal ones, as in a template.
-_OWN_PAIRS = r"\Aid,label\n(?:[^,\n]*,0\.5\n)*[^,\n]*,(?!0\.5\n)(?:[01]\.\d+|\d(?:\.\d+)?e-\d+)\n"
-_VALUE = r"(?:0\.\d*[1-9]\d*|\d(?:\.\d+)?e-\d+)"
-_OWN_ROWS = rf"(?:[^,\n]*(,{_VALUE})\1+\n)*[^,\n]*(,{_VALUE})(?!\2*\n)(?:,{_VALUE}){{2,}}\n"
-
 # Images in memory at a time, and their pixels in bytes.
 _CHUNK, _CHUNK_BYTES = 256, 2**27
 
@@ -49,8 +45,7 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
         check_links(options.model, options.model.parent)
     pipeline, classes = _pipeline(options)
     if options.output is not None:
-        header = r"id(?:,\d+)+" if classes is None else re.escape(_header(classes))
-        check_output(options.output, "predict", rf"{_OWN_PAIRS}|\A{header}\n{_OWN_ROWS}")
+        check_output(options.output, "predict", functools.partial(_is_own, classes=classes))
         if options.output.resolve().parent == model_file.resolve().parent:
             raise UserError(f"--output {options.output}: is in the folder of the model; use another --output=FILE")
     ids, paths = _images(options.images, options.cache)
@@ -76,8 +71,21 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _header(classes: Classes) -> str:
-    return pd.DataFrame(columns=["id", *classes.names]).to_csv(index=False).strip()
+def _is_own(head: bytes, classes: Classes | None) -> bool:
+    """Return whether the first row of a table that is not all equal has probabilities, neither labels nor a template's.
+
+    `classes` None: they are numbered.
+    """
+    header, *rows = head.decode(errors="replace").split("\n")[:-1] or [""]
+    pair = header == "id,label"
+    names = [str(number) for number in range(header.count(","))] if classes is None else classes.names
+    if not pair and (len(names) == 2 or f"{header}\n" != pd.DataFrame(columns=["id", *names]).to_csv(index=False)):
+        return False
+    split = (row.rsplit(",", 1 if pair else len(names))[1:] for row in rows)
+    first = next((values for values in split if {*values} != {"0.5"} and (pair or len({*values}) > 1)), [])
+    with suppress(ValueError):
+        return bool(first) and all(0 < float(one) < 1 or (pair and one in ("0.0", "1.0")) for one in first)
+    return False
 
 
 def _engine(model: Any, file: Path, classes: Classes | None) -> tuple[Any, Classes]:
@@ -186,22 +194,23 @@ def _predict_chunk(forward: Any, size: int, paths: list[Path], pipeline: Pipelin
 
 
 def _pipeline(options: argparse.Namespace) -> tuple[Pipeline, Classes | None]:
-    """Return the pipeline and the classes of a model folder; None for a file or a folder of version 0.1.
+    """Return the pipeline and the classes of a model; None if no `pipeline.json`, new in 0.2, lies beside it.
 
-    The pipeline has no steps for these two, and for --plain.
+    The pipeline has no steps for a file, and for --plain.
     """
     from catsdogs.config.schema import AugmentationConfig, TtaConfig
-    from catsdogs.final.pipeline import Pipeline, read_inputs, read_pipeline
+    from catsdogs.final.pipeline import Pipeline, read_pipeline
 
-    folder = options.model.is_dir()
-    if folder and not options.plain:
-        if (saved := read_pipeline(options.model)) is not None:
-            return saved, saved.classes
+    plain = options.plain or not options.model.is_dir()
+    saved = read_pipeline(options.model if options.model.is_dir() else options.model.parent)
+    if saved is None and not plain:
         print(f"warning: {options.model}: no pipeline.json; predicting the plain model output", file=sys.stderr)
-    unchanged = AugmentationConfig(0, 0, 0, 0, 0, 0, 0, 0, "reflect")
-    classes, resize = read_inputs(options.model) if folder else (None, "squeeze")
+    if saved is not None and not plain:
+        return saved, saved.classes
     tta = TtaConfig(kind="none", views=1, average="probability")
-    return Pipeline(tta, unchanged, 0, None, resize=resize), classes
+    if saved is not None:
+        return dataclasses.replace(saved, tta=tta, calibration=None), saved.classes
+    return Pipeline(tta, AugmentationConfig(0, 0, 0, 0, 0, 0, 0, 0, "reflect"), 0, None), None
 
 
 def main() -> int:

@@ -50,8 +50,8 @@ def test_the_pixels_of_a_chunk_are_limited(tmp_path, monkeypatch, limit, counts)
     assert sizes == counts
 
 
-@pytest.mark.parametrize("options", [[], ["--plain"]])
-def test_images_are_resized_as_in_training(tmp_path, capsys, options):
+@pytest.mark.parametrize(("model", "options"), [("", []), ("", ["--plain"]), ("model.keras", [])])
+def test_images_are_resized_as_in_training(tmp_path, capsys, model, options):
     (tmp_path / "wide.png").write_bytes(encoded(Image.new("RGB", (32, 8), "white"), "PNG"))
     inputs = keras.Input((16, 16, 3))
     mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
@@ -60,6 +60,6 @@ def test_images_are_resized_as_in_training(tmp_path, capsys, options):
     )
     tta, augmentation = TtaConfig("none", 1, "probability"), AugmentationConfig(0, 0, 0, 0, 0, 0, 0, 0, "reflect")
     write_pipeline(tmp_path, Pipeline(tta, augmentation, 1, None, resize="pad"), {})
-    assert predict._predict([str(tmp_path), str(tmp_path / "wide.png"), *options]) == 0
+    assert predict._predict([str(tmp_path / model), str(tmp_path / "wide.png"), *options]) == 0
     name, label = capsys.readouterr().out.splitlines()[-1].split(",")
     assert (name, float(label)) == ("wide", pytest.approx(0.25 + 0.75 * 127 / 255, abs=1e-4))

@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 import os
-import re
 import secrets
 import shlex
 import shutil
@@ -142,18 +141,18 @@ def check_page(output: Path, kind: str) -> None:
     """Raise a `UserError` if this is no HTML file name, or a file other than a page of this kind: report or audit."""
     if output.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {output}: not an HTML file name; use {shlex.quote(f'{output}.html')}")
-    check_output(output, kind, f": catsdogs {kind}</title>")
+    check_output(output, kind, lambda head: f": catsdogs {kind}</title>".encode() in head)
 
 
-def check_output(output: Path, command: str, own: str) -> None:
-    """Raise a `UserError` if a file cannot be written, or would replace one whose first MiB does not match `own`."""
+def check_output(output: Path, command: str, is_own: Callable[[bytes], bool]) -> None:
+    """Raise a `UserError` if a file cannot be written, or would replace one and `is_own` of its first MiB is false."""
     fix = "use another --output=FILE"
     if output.is_symlink():  # as /dev/stdout
         raise UserError(f"--output {output}: is a symbolic link; {fix}")
     try:
         with open_regular(output) as file:
             head = file.read(2**20)
-        if not re.search(own.encode(), head):
+        if not is_own(head):
             raise UserError(f"--output {output}: already exists and was not written by catsdogs-{command}; {fix}")
     except (FileNotFoundError, NotADirectoryError):
         pass

@@ -25,7 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from catsdogs import __version__
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import read_bytes, read_json
+from catsdogs.base.files import MAX_FILE_BYTES, read_bytes, read_json
 
 
 class CorruptedFile(UserError):
@@ -90,10 +90,10 @@ Seconds = Annotated[float, Field(ge=0, le=10**9)]
 LARGEST_LOSS: Final = 1e39  # finite ones are below the largest float32
 
 # Limits of a table: the largest one has a row per image. pandas takes 30 kB for each column.
-MAX_CELLS: Final = 3 * 10**7
+_MAX_CELLS: Final = 3 * 10**7
 _MAX_COLUMNS: Final = 4000
 
-_SUM_TOLERANCE: Final = 1e-3  # of probabilities
+SUM_TOLERANCE: Final = 1e-3  # of the probabilities of an image; float32 outputs are 1e-6 off, rounded tables more
 
 # Ranges of numbers; a column has the same meaning in every table.
 _RANGES: Final = {
@@ -153,7 +153,7 @@ class Table:
             raise CorruptedFile(file, f"{' '.join(values)}: listed twice")
         for group in self.distributions:
             sums = table[group].sum(axis=1, skipna=False) if len(group) > 1 and {*group} <= {*table} else pd.Series(1.0)
-            if (wrong := (sums - 1).abs() > _SUM_TOLERANCE).any():
+            if (wrong := (sums - 1).abs() > SUM_TOLERANCE).any():
                 problem = f"have the sum {sums[wrong].iloc[0]:.4g} in row {int(wrong.argmax()) + 1}, expected 1"
                 raise CorruptedFile(file, f"{group[0]} to {group[-1]}: {problem}")
         return table
@@ -176,13 +176,21 @@ class Table:
         return numbers.astype(int if kind is int else float)
 
 
+def check_table_size(rows: int, outputs: int, steps: int, key: str, fix: str) -> None:
+    """Raise a `UserError` if `predictions.csv` with the outputs of every step would be too large to be read."""
+    # Up to six other columns. A probability with 8 decimals takes up to 11 bytes, so _MAX_CELLS is not reached.
+    if 11 * rows * (6 + outputs * steps) > MAX_FILE_BYTES:
+        problem = f"predictions of {rows:,} images in {outputs * steps:,} columns would be too large to be read"
+        raise UserError(f"{key}: {problem}; {fix}")
+
+
 def check_shape(content: bytes) -> None:
     """Raise ValueError or csv.Error if a table is too large, repeats a column, or has rows of different lengths.
 
     pandas renames repeated columns, and fills or shifts rows. csv refuses cells of more than 131,072 characters.
     """
-    if sum(map(content.count, (b",", b"\n", b"\r"))) > MAX_CELLS:
-        raise ValueError(f"more than {MAX_CELLS:,} cells")
+    if sum(map(content.count, (b",", b"\n", b"\r"))) > _MAX_CELLS:
+        raise ValueError(f"more than {_MAX_CELLS:,} cells")
     rows = csv.reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline=""))
     names = next(rows, [])  # pandas refuses an empty file
     if len(names) > _MAX_COLUMNS:

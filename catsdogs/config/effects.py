@@ -55,6 +55,10 @@ def _without_validation(config: RetrainConfig) -> bool:
     return not by_folds and (config.fit_on == "all" or config.split.folds > 1)
 
 
+def _no_predictions(config: RetrainConfig) -> bool:
+    return _without_validation(config) and not _single_view(config)
+
+
 def _untested_kinds(config: RetrainConfig) -> bool:
     return config.tta.kind == "auto" and _without_validation(config)
 
@@ -137,7 +141,13 @@ _OF_RETRAIN = (
     NoEffect("evaluate_with", lambda c: c.split.folds == 1, "with split.folds=1 there are no models of folds"),
     NoEffect("submission", lambda c: c.data.test is None and c.data.train is not None, "data.test=null"),
     NoEffect("submission.threshold", lambda c: c.submission.kind != "class", "submission.kind=probability"),
-    NoEffect("calibrate", lambda c: _without_validation(c) and not _single_view(c), _NO_PREDICTIONS, "set tta=none"),
+    NoEffect("calibrate", _no_predictions, _NO_PREDICTIONS, "set tta=none"),
+    NoEffect(
+        "submission.threshold",
+        lambda c: c.submission.threshold == "auto" and _no_predictions(c),
+        _NO_PREDICTIONS,
+        "set tta=none",
+    ),
 )
 
 # Settings that do not change the trials of a job on given images, see `study.identity`.

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.config.schema import RetrainConfig, TtaConfig
+from catsdogs.config.schema import RetrainConfig, SubmissionConfig, TtaConfig
 from catsdogs.data.dataset import Dataset
 from catsdogs.data.views import ORIGINAL, View
 from catsdogs.features.engine import InferenceEngine, build_engine
@@ -92,14 +92,18 @@ def evaluate_members(
     pipeline = Pipeline(tta, config.augmentation, config.seed, None, dataset.classes, config.backbone.resize)
     pipeline, steps, result = _calibrate(config, labels, averages, pipeline, by)
     predictions = predictions.join(pd.DataFrame(columns_of(steps, dataset.classes)))
-    threshold = config.submission.threshold
-    if threshold == "auto":
-        threshold = _choose_threshold(labels, steps.get(pipeline.last_step))
+    threshold = _threshold(config.submission, dataset, labels, steps.get(pipeline.last_step))
     combination = expand_to_models(jobs, list(Counter(member.job.name for member in members).values()))
     return Evaluation(combination, pipeline, threshold, predictions, by, result, choice, tta_table, ensemble_table)
 
 
-def _choose_threshold(labels: np.ndarray, probabilities: np.ndarray | None) -> float:
+def _threshold(
+    config: SubmissionConfig, dataset: Dataset, labels: np.ndarray, probabilities: np.ndarray | None
+) -> float | None:
+    if dataset.test is None or config.kind != "class" or len(dataset.classes) > 2:
+        return None  # not used
+    if config.threshold != "auto":
+        return config.threshold
     if probabilities is None:
         reason = "no out-of-sample predictions with its test-time augmentation exist; set a number"
         raise UserError(f"submission.threshold=auto: cannot be chosen, because {reason}")

@@ -14,7 +14,7 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
-from catsdogs.base.records import CorruptedFile, Record
+from catsdogs.base.records import SUM_TOLERANCE, CorruptedFile, Record
 from catsdogs.config.schema import AugmentationConfig, Resize, Seed, TtaConfig
 from catsdogs.data.augment import CROPS
 from catsdogs.data.images import in_threads
@@ -41,8 +41,6 @@ NO_TTA: Choice = ("none", "probability")
 
 # Images per call of the model.
 CHUNK = 64
-
-_SUM_TOLERANCE = 1e-3  # of the probabilities of an image, as in `scores`
 
 
 @dataclass(frozen=True)
@@ -98,13 +96,10 @@ def columns_of(outputs: Outputs, classes: Classes) -> dict[str, np.ndarray]:
     return {name: one for step, p in outputs.items() for name, one in classes.to_columns(p, step).items()}
 
 
-class _Inputs(Record):
+class _File(Record):
+    # A new field needs a default here: files of earlier versions lack it.
     classes: ClassNames
     resize: Resize = "squeeze"
-
-
-class _File(_Inputs):
-    # A new field needs a default here: files of earlier versions lack it.
     tta: TtaConfig
     augmentation: AugmentationConfig
     seed: Seed
@@ -132,17 +127,8 @@ def read_pipeline(folder: Path) -> Pipeline | None:
             problem = f"calibration.floor={record.calibration.floor}: must be at most {highest:g}"
             raise CorruptedFile(folder / PIPELINE, f"{problem} with {len(classes)} classes")
     except CorruptedFile as error:
-        raise UserError(f"{error}; retrain the model, or pass --plain to skip its steps") from error
-    return Pipeline(record.tta, record.augmentation, record.seed, record.calibration, classes, record.resize)
-
-
-def read_inputs(folder: Path) -> tuple[Classes | None, Resize]:
-    """Return classes and resizing in `pipeline.json`, whatever else it contains; None and squeeze if it is missing."""
-    try:
-        record = _Inputs.read(folder / PIPELINE)
-    except CorruptedFile as error:
         raise UserError(f"{error}; retrain the model") from error
-    return (None, "squeeze") if record is None else (Classes(tuple(record.classes)), record.resize)
+    return Pipeline(record.tta, record.augmentation, record.seed, record.calibration, classes, record.resize)
 
 
 def tta_views(kind: str, views: int | None, augmentation: AugmentationConfig) -> list[View]:
@@ -268,6 +254,6 @@ def _probabilities(outputs: np.ndarray, classes: Classes) -> np.ndarray:
         raise UserError(f"the model predicts {wrong[0]:g}, not a probability; retrain it")
     probabilities = classes.from_output(outputs)
     sums = probabilities.sum(axis=1)
-    if len(wrong := sums[np.abs(sums - 1) > _SUM_TOLERANCE]):
+    if len(wrong := sums[np.abs(sums - 1) > SUM_TOLERANCE]):
         raise UserError(f"the model predicts probabilities with the sum {wrong[0]:g}, not 1; retrain it")
     return probabilities

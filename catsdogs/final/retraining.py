@@ -16,10 +16,9 @@ import keras
 import numpy as np
 import pandas as pd
 
-from catsdogs.base.errors import UserError
 from catsdogs.base.files import free_name, replacing, sync_folder, write_csv, write_json, write_text
 from catsdogs.base.provenance import machine, versions
-from catsdogs.base.records import MAX_CELLS
+from catsdogs.base.records import check_table_size
 from catsdogs.base.text import format_duration, listed
 from catsdogs.config.hyperparameters import hyperparameters, with_values
 from catsdogs.config.schema import RetrainConfig
@@ -59,18 +58,11 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
         log.info("%s", note)
     if dataset.test is not None:
         SubmissionForm.of(config.submission, dataset.classes, dataset.test)  # refuses a template before any training
-    _check_size(config, dataset)
+    rows, steps = len(dataset.rows) + len(() if dataset.test is None else dataset.test), 1 + (config.tta.kind != "none")
+    fix = "set tta=none, calibrate=false or data.test=null"
+    check_table_size(rows, dataset.classes.outputs, steps + config.calibrate, f"study {config.study}", fix)
     with kept_members(study, _members_key(config, jobs, trial, dataset)) as kept:
         return _make(config, jobs, trial, dataset, kept)
-
-
-def _check_size(config: RetrainConfig, dataset: Dataset) -> None:
-    """Raise a `UserError` if `predictions.csv` would be too large to be read again."""
-    rows = len(dataset.rows) + (0 if dataset.test is None else len(dataset.test))
-    cells = rows * (6 + dataset.classes.outputs * (1 + (config.tta.kind != "none") + config.calibrate))
-    if cells > MAX_CELLS:
-        problem = f"predictions.csv would have {cells:,} cells (at most {MAX_CELLS:,})"
-        raise UserError(f"study {config.study}: {problem}; set tta=none, calibrate=false or data.test=null")
 
 
 def _members_key(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset) -> str:
@@ -200,7 +192,7 @@ def _metrics(
     validation = "out-of-fold" if config.split.folds > 1 else "validation"
     tta, calibration = evaluation.pipeline.tta, evaluation.pipeline.calibration
     views, chosen = len(evaluation.pipeline.views), evaluation.tta_table is not None
-    auto = config.submission.threshold == "auto"
+    auto = config.submission.threshold == "auto" and evaluation.threshold is not None
     choices = {
         "tta": {"kind": tta.kind, "views": views, "average": tta.average, "chosen": chosen},
         "calibration": None if calibration is None else dataclasses.asdict(calibration),

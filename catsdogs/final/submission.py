@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from catsdogs.data.catalog import nfc
 from catsdogs.data.label_table import match_rows, read_cells
 from catsdogs.scoring.classes import Classes
 from catsdogs.scoring.scores import clip
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,9 @@ class SubmissionForm:
         cells = read_cells(Path(file), key)
         ids, *columns = cells.columns
         places: list[Any] | None = None
+        if not columns:
+            problem = f"has only the column {ids}; separate columns by commas, or use another template"
+            raise UserError(f"{key}: {problem}")
         if by_class:
             # Class names that differ only in case are refused by `check_names`.
             known = {name.casefold(): place for place, name in enumerate(classes.names)}
@@ -61,9 +68,10 @@ class SubmissionForm:
             places = [known.get(name.casefold(), single) for name in nfc(columns)]
             if None in places or (len({*places}) < len(classes) and single is None):
                 fixes = ["set data.classes", "use submission.kind=class"][: 1 + (len(columns) == 1)]
-                shown = f"columns {listed(columns, 20)} are" if columns else "it has no columns that are"
-                problem = f"{shown} not the classes {listed(classes.names, 20)}"
+                problem = f"columns {listed(columns, 20)} are not the classes {listed(classes.names, 20)}"
                 raise UserError(f"{key}: {problem}; {' or '.join(fixes[::-1])}, or use another template")
+            if single:
+                _check_single(columns[0], classes.names, places[0], key)
         elif len(columns) != 1:
             problem = f"{len(columns)} columns after {ids}, expected one for the class"
             raise UserError(f"{key}: {problem}; use submission.kind=probability, or another template")
@@ -93,6 +101,15 @@ class SubmissionForm:
         else:
             columns = list(_rounded(clip(probabilities[self.rows]), self.classes)[:, self.places].T)
         return pd.DataFrame(dict(zip(self.header, [self.ids, *columns], strict=True)))
+
+
+def _check_single(column: str, names: Sequence[str], place: int, key: str) -> None:
+    """Log the class of the only column of probabilities; raise a `UserError` if its words name only the other class."""
+    first, second = (re.search(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", nfc([column])[0], re.I) for name in names)
+    if place and first and not second:
+        problem = f"column {column} names the class {names[0]}, but would have the probabilities of {names[1]}"
+        raise UserError(f"{key}: {problem}; set data.classes in the other order, or use another template")
+    log.info("%s: column %s: probability of class %s", key, column, names[place])
 
 
 def probability_table(ids: Sequence[str], probabilities: np.ndarray, classes: Classes) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 from sklearn.metrics import f1_score, precision_recall_fscore_support, roc_auc_score
 
+from catsdogs.base.records import SUM_TOLERANCE
 from catsdogs.scoring.intervals import Estimate, ImageScores, mean_intervals, wilson_interval
 
 # The bounds of Keras' binary cross-entropy, so both log losses agree.
@@ -17,7 +18,6 @@ EPSILON = 1e-7
 TIE_TOLERANCE = 0.00005
 
 _ECE_BINS = 15
-_SUM_TOLERANCE = 1e-3  # of the probabilities of an image; float32 outputs are 1e-6 off, rounded tables more
 
 
 def clip(probabilities: np.ndarray) -> np.ndarray:
@@ -158,6 +158,6 @@ def check_inputs(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndar
     if not np.isin(given, np.arange(probabilities.shape[-1])).all():
         raise ValueError(f"labels must be whole numbers from 0 to {probabilities.shape[-1] - 1}")
     sums = probabilities.sum(axis=-1)
-    if not ((probabilities >= 0) & (probabilities <= 1)).all() or not (np.abs(sums - 1) <= _SUM_TOLERANCE).all():
+    if not ((probabilities >= 0) & (probabilities <= 1)).all() or not (np.abs(sums - 1) <= SUM_TOLERANCE).all():
         raise ValueError("probabilities must be in [0, 1], and those of an image must have the sum 1")
     return given.astype(np.int64), probabilities

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import MAX_FILE_BYTES, remove_temporaries, sync_folder, write_csv, write_json
+from catsdogs.base.files import remove_temporaries, sync_folder, write_csv, write_json
 from catsdogs.base.interrupts import stoppable
 from catsdogs.base.output import lost_output
 from catsdogs.base.provenance import machine, utc_timestamp, versions
-from catsdogs.base.records import MAX_CELLS
+from catsdogs.base.records import check_table_size
 from catsdogs.base.resources import as_out_of_resources, check_free_space
 from catsdogs.base.text import format_duration
 from catsdogs.config.schema import SearchConfig
@@ -172,7 +172,9 @@ class _JobRun:
             "left_out": len(dataset.skipped),
         }
         write_json(self._location.folder / RESULT, self._result)
-        _check_table_sizes(dataset, self._config.data.limit)
+        rows, limit = len(dataset.rows) + len(() if dataset.test is None else dataset.test), self._config.data.limit
+        key, fix = f"data.limit={'null' if limit is None else limit}", "set a lower data.limit, or fewer data.classes"
+        check_table_size(rows, dataset.classes.outputs, len(STEPS), key, fix)
         columns = ["id", "label", "sha256", "split", *(["fold"] if len(folds) > 1 else []), "path"]
         write_csv(self._location.folder / SPLIT, dataset.rows.assign(path=dataset.relative_paths)[columns])
 
@@ -261,18 +263,6 @@ class _JobRun:
             error_type=type(ran_out or error).__name__,
             traceback=traceback.format_exc(),
         )
-
-
-def _check_table_sizes(dataset: Dataset, limit: int | None) -> None:
-    """Raise a `UserError` if a table of predictions with all steps would be too large to be read."""
-    validated = int((dataset.rows["fold"] >= 0).sum())
-    images = max(validated, len(dataset.holdout_rows), 0 if dataset.test is None else len(dataset.test))
-    cells = images * len(STEPS) * dataset.classes.outputs
-    # A probability with 8 decimals takes up to 11 bytes.
-    if cells > MAX_CELLS or 11 * cells > MAX_FILE_BYTES:
-        problem = f"a table of {images:,} images and {len(dataset.classes):,} classes would be too large to be read"
-        shown = "null" if limit is None else limit
-        raise UserError(f"data.limit={shown}: {problem}; set a lower data.limit, or fewer data.classes")
 
 
 def _skip(location: JobLocation, decision: JobDecision) -> float:

@@ -28,6 +28,7 @@ def run(command, monkeypatch):
 
 SEARCH = "search experiment=debug study=study studies_dir=."
 PREDICTIONS = "id,label\ncat.1,0.25\n"
+TWELVE = f"id,{','.join(map(str, range(12)))}\n"
 
 
 @pytest.fixture
@@ -44,6 +45,8 @@ def study(tmp_path):
     [
         ("template.csv", "not written by catsdogs-predict"),
         ("empty.csv", "not written by catsdogs-predict"),
+        ("labels.csv", "not written by catsdogs-predict"),
+        ("numbered.csv", "not written by catsdogs-predict"),
         ("folder", "is a folder"),
         ("fifo", "is not a regular file"),
         ("link.csv", "is a symbolic link"),
@@ -56,6 +59,8 @@ def study(tmp_path):
 )
 def test_predictions_replace_only_predictions(tmp_path, monkeypatch, name, problem):
     files = {"template.csv": b"id,label\n1,0.5\n2,0.5\n"}
+    files["labels.csv"] = f"{TWELVE}1{',0.33333333' * 11},1.0\n".encode()  # took hours with a regular expression
+    files["numbered.csv"] = f"{TWELVE}1{',0.08333333' * 12}\n".encode()
     files |= {"image.jpg": b"\xff\xd8", "empty.csv": b"", "mine.csv": b"mine"}
     best = "study/best/"
     folder_of(tmp_path, {**files, f"{best}submission.csv": PREDICTIONS.encode(), f"{best}model.keras": b""})
@@ -66,7 +71,8 @@ def test_predictions_replace_only_predictions(tmp_path, monkeypatch, name, probl
     with pytest.raises(UserError, match=f"^--output {tmp_path / name}:? .*{problem}"):
         predict._predict([str(tmp_path / best), "image.jpg", "--output", str(tmp_path / name)])
     assert all((tmp_path / file).read_bytes() == content for file, content in files.items())
-    for other in ("new/out.csv", "old.csv"):
+    write_text(tmp_path / "numbered.csv", f"{files['numbered.csv'].decode()}a,b{',0.05' * 11},0.45\n")
+    for other in ("new/out.csv", "old.csv", "numbered.csv"):
         write_text(tmp_path / "old.csv", PREDICTIONS)
         with pytest.raises(AssertionError, match="checked too late"):
             predict._predict([str(tmp_path / best), "image.jpg", "--output", str(tmp_path / other)])

@@ -4,7 +4,8 @@ import os
 import pytest
 
 import catsdogs
-from catsdogs.base.records import CorruptedFile, Listed, Record, Table
+from catsdogs.base.errors import UserError
+from catsdogs.base.records import CorruptedFile, Listed, Record, Table, check_table_size
 
 pytestmark = pytest.mark.lowest
 
@@ -119,3 +120,10 @@ def test_only_some_of_many_wrong_elements_are_listed(tmp_path):
     (tmp_path / "file").write_text(f'{{"names": [{"[]," * 20_000}[]]}}')
     with pytest.raises(CorruptedFile, match=r"names=.*at most 10000 items"):
         Names.read(tmp_path / "file")
+
+
+@pytest.mark.parametrize(("rows", "outputs", "steps"), [(677_000, 1, 3), (2_000, 1000, 3), (6_000, 1000, 1)])
+def test_predictions_that_could_not_be_read_are_refused(rows, outputs, steps):
+    check_table_size(rows, outputs, steps, "data.limit=null", "fix")
+    with pytest.raises(UserError, match=f"data.limit=null: predictions of {2 * rows:,} images .*too large .*; fix"):
+        check_table_size(2 * rows, outputs, steps, "data.limit=null", "fix")

@@ -107,6 +107,9 @@ def test_a_setting_with_an_effect_in_one_job_of_a_study_is_accepted_and_equal_jo
         (["fit_on=all", "data.split_seed=5"], "fit_on=all trains on all images"),
         (["split.folds=3", "fit_on=all", "evaluate_with=folds", "data.split_seed=5"], ""),
         (["fit_on=all", "tta.kind=flip", "calibrate=true"], "no out-of-sample predictions"),
+        (["data.test=t.zip", "fit_on=all", "tta.kind=flip", "submission.threshold=auto"], "no out-of-sample predict"),
+        (["data.test=t.zip", "fit_on=all", "tta.kind=none", "submission.threshold=auto"], ""),
+        (["data.test=t.zip", "submission.threshold=auto"], ""),
         (["tta.kinds=[none,crops]"], ""),
         (["fit_on=all", "tta.kinds=[none,crops]"], "no out-of-sample images"),
     ],
@@ -115,7 +118,8 @@ def test_a_setting_without_effect_on_the_final_model_is_refused(composed, overri
     # An override of a searched hyperparameter has no effect; that of another one has.
     own: dict[str, Any] = {"ensemble": {"kind": "none", "num_jobs": 1}, "evaluate_with": "search", "calibrate": True}
     own |= {"job": "j", "trial": None, "fit_on": "train"}
-    own["submission"] = {"template": None, "kind": "probability", "threshold": None}
+    kind, threshold = ("class", "auto") if "submission.threshold=auto" in overrides else ("probability", None)
+    own["submission"] = {"template": None, "kind": kind, "threshold": threshold}
     own |= {key: value for key, _, value in (one.partition("=") for one in overrides) if key in own}
     own["ensemble"]["kind"] = "folds" if "ensemble.kind=folds" in overrides else "none"
     of_search = [one for one in overrides if re.split("[.=]", one)[0] not in own]

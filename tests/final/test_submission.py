@@ -4,6 +4,7 @@ import csv
 import string
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_csv
 from catsdogs.config.schema import SubmissionConfig
+from catsdogs.final.evaluation import _threshold
 from catsdogs.final.submission import SubmissionForm, best_threshold, describe_rows, predicted_classes
 from catsdogs.scoring.classes import DEFAULT, Classes
 from catsdogs.scoring.scores import EPSILON
@@ -81,6 +83,8 @@ P_TWO, P_THREE = [[0.9, 0.1], [0.3, 0.7]], [[0.7, 0.2, 0.1], [1 / 3, 0.0, 2 / 3]
         (THREE, None, "class", P_THREE, "id,label\n2,ant\n10,big wasp\n"),
         (DEFAULT, None, "class", P_TWO, "id,label\n2,cat\n10,dog\n"),
         (DEFAULT, "name,is_dog\n10.jpg,\n2.jpg,\n", "probability", P_TWO, "name,is_dog\n10.jpg,0.7\n2.jpg,0.1\n"),
+        (DEFAULT, "id,cat_or_dog\n2,0\n10,0\n", "probability", P_TWO, "id,cat_or_dog\n2,0.1\n10,0.7\n"),
+        (DEFAULT, "id,category\n2,0\n10,0\n", "probability", P_TWO, "id,category\n2,0.1\n10,0.7\n"),
         (DEFAULT, "id,Cat\n2,0\n10,0\n", "probability", P_TWO, "id,Cat\n2,0.9\n10,0.3\n"),
         (DEFAULT, "id,dog,cat\n2,0,0\n10,0,0\n", "probability", P_TWO, "id,dog,cat\n2,0.1,0.9\n10,0.7,0.3\n"),
         (
@@ -93,12 +97,15 @@ P_TWO, P_THREE = [[0.9, 0.1], [0.3, 0.7]], [[0.7, 0.2, 0.1], [1 / 3, 0.0, 2 / 3]
         (THREE, "id,species\n10,ant\n2,ant\n", "class", P_THREE, "id,species\n10,big wasp\n2,ant\n"),
     ],
 )
-def test_header_ids_order_and_columns_are_those_of_the_template(tmp_path, classes, template, kind, p, expected):
+def test_header_ids_order_and_columns_are_those_of_the_template(tmp_path, caplog, classes, template, kind, p, expected):
     if template:
         (tmp_path / "sample.csv").write_text(template, encoding="utf-8")
+    caplog.set_level("INFO")
     form = form_of(classes, ["2", "10"], template and tmp_path / "sample.csv", kind)
     write_csv(tmp_path / "submission.csv", form.fill(np.array(p), predicted_classes(np.array(p), None)))
     assert (tmp_path / "submission.csv").read_text() == expected
+    single = template and kind == "probability" and len(form.header) == 2
+    assert (f"probability of class {'cat' if 'Cat' in form.header else 'dog'}" in caplog.text) == bool(single)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +120,9 @@ def test_header_ids_order_and_columns_are_those_of_the_template(tmp_path, classe
         (THREE, "id,ant,bee\n2,0,0\n", "probability", "columns ant, bee are not .*; set data.classes, or use another"),
         (THREE, "id,label\n2,0\n", "probability", "use submission.kind=class or set data.classes"),
         (DEFAULT, "id,hen,dog\n2,0,0\n", "probability", "columns hen, dog are not"),
-        (DEFAULT, "id\n2\n", "probability", "no columns"),
+        (DEFAULT, "id,is_Cat\n2,0\n", "probability", r"is_Cat names the class cat, .* of dog; set data.classes in"),
+        (DEFAULT, "id\n2\n", "probability", "has only the column id; separate"),
+        (THREE, "id;label\n2;0\n", "class", "has only the column id;label; separate"),
         (THREE, "id,ant,bee,big wasp\n2,0,0,0\n", "class", "3 columns after id, expected one .*kind=probability"),
         (THREE, "id,label\n2,0\n2,0\n10,0\n", "class", "ids listed twice: 2; remove"),
         (
@@ -143,6 +152,24 @@ def test_the_threshold_with_the_highest_accuracy_is_chosen_for_two_classes():
     assert best_threshold(labels, DEFAULT.from_output(labels[:, None].astype(float))) == 0.5
     with pytest.raises(UserError, match=r"submission\.threshold=0\.4: not supported with 3 classes"):
         form_of(THREE, ["1"], kind="class", threshold=0.4)
+
+
+@pytest.mark.parametrize(
+    ("classes", "kind", "test", "expected"),
+    [
+        (DEFAULT, "class", 1, 0.6),
+        (DEFAULT, "probability", 1, None),
+        (THREE, "class", 1, None),
+        (DEFAULT, "class", None, None),
+    ],
+)
+def test_a_threshold_is_chosen_only_for_a_submission_that_uses_it(classes, kind, test, expected):
+    dataset, p = SimpleNamespace(classes=classes, test=test), np.array([[0.45, 0.55], [0.35, 0.65]])
+    config = SubmissionConfig(None, kind, "auto")
+    assert _threshold(config, dataset, np.array([0, 1]), p) == (expected and pytest.approx(expected))
+    if expected:
+        with pytest.raises(UserError, match="cannot be chosen"):
+            _threshold(config, dataset, np.array([0, 1]), None)
 
 
 def test_the_form_of_the_ids_and_the_rows_without_a_prediction_are_described():
