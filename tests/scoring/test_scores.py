@@ -199,7 +199,8 @@ def test_columns_of_classes_and_back():
     np.testing.assert_array_equal(two.targets(np.array([0.0, 1.0, np.nan])), [[0], [1], [np.nan]])
     for classes in (two, three):
         p = np.random.default_rng(0).dirichlet(np.ones(len(classes)), 5)
-        np.testing.assert_allclose(classes.read(pd.DataFrame(classes.to_columns(p))), p, atol=1e-15 if len(classes) == 2 else 5e-9)
+        rounding = 1e-15 if len(classes) == 2 else 5e-9
+        np.testing.assert_allclose(classes.read(pd.DataFrame(classes.to_columns(p))), p, atol=rounding)
 
 
 @pytest.mark.parametrize(

@@ -327,7 +327,7 @@ def test_members_of_different_image_sizes_are_refused(copied):
     result = read_json(file)
     result["config"]["backbone"]["image_size"] = 48
     write_json(file, result)
-    with pytest.raises(UserError, match=r"32 pixels, squeeze \(flip\), 48 pixels, squeeze \(none\).*backbone.image_size"):
+    with pytest.raises(UserError, match=r"32 pixels, squeeze \(flip\), 48 pixels, squeeze \(none\).*image_size"):
         copied.retrain(kind="jobs", size=2)
 
 
