@@ -5,6 +5,7 @@ import string
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -164,7 +165,8 @@ def test_the_threshold_with_the_highest_accuracy_is_chosen_for_two_classes():
     ],
 )
 def test_a_threshold_is_chosen_only_for_a_submission_that_uses_it(classes, kind, test, expected):
-    dataset, p = SimpleNamespace(classes=classes, test=test), np.array([[0.45, 0.55], [0.35, 0.65]])
+    dataset: Any = SimpleNamespace(classes=classes, test=test)
+    p = np.array([[0.45, 0.55], [0.35, 0.65]])
     config = SubmissionConfig(None, kind, "auto")
     assert _threshold(config, dataset, np.array([0, 1]), p) == (expected and pytest.approx(expected))
     if expected:
