@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,20 +108,24 @@ class StudyData:
 
     def losses(self) -> pd.DataFrame:
         """Return the log loss of every image (index: ids) for each comparable job (columns: labels, best first)."""
-        return self._by_image("losses")
+        return self._scores[0]
 
     def errors(self) -> pd.DataFrame:
         """Return whether each comparable job (columns) misclassifies an image; index and columns as in `losses`."""
-        return self._by_image("wrong")
+        return self._scores[1]
 
-    def _by_image(self, score: str) -> pd.DataFrame:
-        columns = {}
+    @cached_property
+    def _scores(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        losses, wrong = {}, {}
         for label in self.comparable():
             table = self.predictions[label]
             scores = score_images(table["label"].to_numpy(), self.jobs[label].classes.read(table))
-            columns[label] = pd.Series(getattr(scores, score), table["id"])
+            losses[label] = pd.Series(scores.losses, table["id"])
+            wrong[label] = pd.Series(scores.wrong, table["id"])
+        if not losses:
+            return pd.DataFrame(), pd.DataFrame()
         # Only images that every table contains are compared.
-        return pd.concat(columns, axis=1, join="inner") if columns else pd.DataFrame()
+        return pd.concat(losses, axis=1, join="inner"), pd.concat(wrong, axis=1, join="inner")
 
 
 # Keys of texts that may have several lines.

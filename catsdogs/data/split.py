@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -101,13 +101,13 @@ def assign_splits(
     return splits
 
 
-def _folds(labels: pd.Series, folds: int, seed: int, grouped: bool) -> Iterator[pd.Index]:
-    """Yield the units of each fold."""
+def _folds(labels: pd.Series, folds: int, seed: int, grouped: bool) -> list[pd.Index]:
+    """Return the units of each fold."""
     folding = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a class has fewer images than there are folds
-        for _, validation in folding.split(labels.to_numpy(), labels.to_numpy(), labels.index.to_numpy()):
-            yield labels.index[validation].unique()
+        splits = list(folding.split(labels.to_numpy(), labels.to_numpy(), labels.index.to_numpy()))
+    return [labels.index[validation].unique() for _, validation in splits]
 
 
 def _sample(labels: pd.Series, fraction: float, seed: int, least: int, grouped: bool) -> pd.Index:
@@ -118,7 +118,7 @@ def _sample(labels: pd.Series, fraction: float, seed: int, least: int, grouped: 
     units = labels.index.unique()
     if grouped:
         number = min(_FOLDS_OF_SAMPLE, len(units), labels.value_counts().max())
-        folds = list(_folds(labels, number, seed, grouped))
+        folds = _folds(labels, number, seed, grouped)
         sampled = np.concatenate(folds[: min(max(round(fraction * number), 1), number - 1)])
     else:
         try:

@@ -93,8 +93,8 @@ class Findings:
         checked = f"{count:,} labels were checked, each by models that were not trained on the image"
         others = f"; {skipped:,} were not, because no job validated on these images" if skipped else ""
         wrong = issues.table["class"].value_counts()
-        by_class = [f"{name} {wrong.get(name, 0):,} of {number:,}" for name, number in issues.checked.items()]
-        by_class.sort(key=lambda text: self.classes.index(text.rsplit(" ", 3)[0]))
+        checked_classes = [name for name in self.classes if name in issues.checked]
+        by_class = [f"{name} {wrong.get(name, 0):,} of {issues.checked[name]:,}" for name in checked_classes]
         found = f" Likely label errors by class: {listed(by_class, 20)}."
         return f"Labels were compared with the {best}. {checked}{others}.{found}"
 

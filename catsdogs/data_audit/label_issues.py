@@ -59,7 +59,9 @@ def find_label_issues(study_data: StudyData, rows: pd.DataFrame, classes: Classe
     mean = np.nanmean(by_job, axis=0)
     loss, wrong = score_images(labels, mean)
     predicted_by = ~np.isnan(by_job[..., 0])
-    table = known[["id", "label"]].assign(**classes.to_columns(mean), log_loss=loss, jobs=predicted_by.sum(axis=0))
+    # Joined, because pandas warns about columns that are added one by one, if they are many.
+    table = known[["id", "label"]].join(pd.DataFrame(classes.to_columns(mean), known.index))
+    table = table.assign(log_loss=loss, jobs=predicted_by.sum(axis=0))
     table["against"] = ((by_job.argmax(axis=-1) != labels) & predicted_by).sum(axis=0)
     table = table.assign(**{"class": class_names[labels], "predicted": class_names[mean.argmax(axis=1)]})
     table["probability"] = mean.max(axis=1)

@@ -56,13 +56,13 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
     dataset = load_dataset(config.data, Path(config.cache), config.split)
     for note in dataset.notes:
         log.info("%s", note)
-    if dataset.test is not None:
-        SubmissionForm.of(config.submission, dataset.classes, dataset.test)  # refuses a template before any training
+    # Refuses a template before any training.
+    form = None if dataset.test is None else SubmissionForm.of(config.submission, dataset.classes, dataset.test)
     rows, steps = len(dataset.rows) + len(() if dataset.test is None else dataset.test), 1 + (config.tta.kind != "none")
     fix = "set tta=none, calibrate=false or data.test=null"
     check_table_size(rows, dataset.classes.outputs, steps + config.calibrate, f"study {config.study}", fix)
     with kept_members(study, _members_key(config, jobs, trial, dataset)) as kept:
-        return _make(config, jobs, trial, dataset, kept)
+        return _make(config, jobs, trial, dataset, form, kept)
 
 
 def _members_key(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset) -> str:
@@ -75,7 +75,12 @@ def _members_key(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialR
 
 
 def _make(
-    config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRecord, dataset: Dataset, kept: Path
+    config: RetrainConfig,
+    jobs: Sequence[JobRecord],
+    trial: TrialRecord,
+    dataset: Dataset,
+    form: SubmissionForm | None,
+    kept: Path,
 ) -> dict[str, Any]:
     start = time.monotonic()
     fold_members: list[Member] = []
@@ -101,8 +106,8 @@ def _make(
     with replacing(temporary / "model.keras") as file:
         model.save(file)
     _write_tables(temporary, members, evaluation, predictions)
-    if dataset.test is not None:
-        write_csv(temporary / "submission.csv", _submission(config, predictions, evaluation, dataset))
+    if form is not None:
+        write_csv(temporary / "submission.csv", _submission(form, predictions, evaluation, dataset))
     write_json(temporary / "metrics.json", record)
     write_json(temporary / "recipe.json", recipe)
     write_text(temporary / "MODEL_CARD.md", model_card(record, recipe, dataset))
@@ -128,10 +133,10 @@ def _write_tables(folder: Path, members: Sequence[Member], evaluation: Evaluatio
             write_csv(folder / name, table)
 
 
-def _submission(config: RetrainConfig, table: pd.DataFrame, evaluation: Evaluation, dataset: Dataset) -> pd.DataFrame:
+def _submission(form: SubmissionForm, table: pd.DataFrame, evaluation: Evaluation, dataset: Dataset) -> pd.DataFrame:
     """Return the content of `submission.csv`; an image that cannot be decoded has the most frequent class."""
     assert dataset.test is not None
-    classes, form = dataset.classes, SubmissionForm.of(config.submission, dataset.classes, dataset.test)
+    classes = dataset.classes
     probabilities = classes.read(table[table["split"] == "test"], evaluation.pipeline.last_step)
     undecodable = (dataset.test["width"] == 0).to_numpy()
     most_frequent = int(dataset.rows["label"].mode()[0])

@@ -147,9 +147,9 @@ class JobTables:
 
     def write_validation(self, probabilities: np.ndarray, trial: str, execution: int) -> None:
         """Write the (N, K) probabilities of the validation images by an execution of a trial."""
-        columns = self._classes.to_columns(probabilities)
-        table = self.validation.assign(**columns, trial=trial, execution=execution)
-        write_csv(self.folder / VALIDATION, table)
+        # Joined, because pandas warns about columns that are added one by one, if they are many.
+        table = self.validation.join(pd.DataFrame(self._classes.to_columns(probabilities), self.validation.index))
+        write_csv(self.folder / VALIDATION, table.assign(trial=trial, execution=execution))
 
     def has_validation_of(self, trial: str, execution: int) -> bool:
         """Return whether `validation.csv` contains the predictions of this execution of a trial for these images."""
