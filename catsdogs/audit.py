@@ -5,8 +5,6 @@ python -m catsdogs.audit train.zip --study multirun/NAME       also likely label
 python -m catsdogs.audit train.zip --test test.zip             also duplicates in the test set
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

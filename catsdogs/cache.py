@@ -3,8 +3,6 @@
 python -m catsdogs.cache [show | clear [--unused-days DAYS | --everything] [--dry-run]] [--cache FOLDER]
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import os

@@ -4,8 +4,6 @@ python -m catsdogs.doctor [--train train.zip] [--validation valid.zip] [--test t
     [--backbone NAME] [--weights FILE]
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import importlib.metadata

@@ -1,7 +1,5 @@
 """User errors, and the exit status of a command."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

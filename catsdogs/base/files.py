@@ -1,7 +1,5 @@
 """Atomic files: written under a temporary name and moved into place, so no reader sees a partial file."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io

@@ -6,8 +6,6 @@ acknowledged, except while it is being handled. A second signal ends a command a
 arrives from the terminal and from the parent process.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """Provenance of results: package versions, machine, time. Contains no paths and no host names."""
 
-from __future__ import annotations
-
 import datetime
 import importlib.metadata
 import os

@@ -4,8 +4,6 @@ Files may come from any version, or from other users. A file is missing, matches
 `CorruptedFile`; callers need no further checks. Undeclared keys and columns are kept unchanged.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import math

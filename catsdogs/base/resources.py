@@ -1,7 +1,5 @@
 """Detect errors that do not depend on hyperparameters: out of disk, out of memory, programming errors."""
 
-from __future__ import annotations
-
 import errno
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Texts for people, and texts in the syntax of Hydra's command line."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Sequence

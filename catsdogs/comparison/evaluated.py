@@ -1,7 +1,5 @@
 """The model whose predictions a report shows by class and by image, and its scores by class."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

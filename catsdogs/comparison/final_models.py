@@ -1,7 +1,5 @@
 """Final models of studies, as `retrain` wrote them into `best/`: scores, recipe and predictions."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

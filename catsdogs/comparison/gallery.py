@@ -5,8 +5,6 @@ that the user passed. For the user's own studies, the folders that the job names
 thumbnail is shown only if the image has the same SHA-256 as in the job.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Load the files of one or more studies into tables. Missing or corrupted files are listed in `problems`."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Collection

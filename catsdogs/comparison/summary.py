@@ -1,7 +1,5 @@
 """Summary of a comparison: the best job, its lead, whether the lead is significant, and the next command."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Page and files are made from the same tables, so their numbers agree.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Summary of studies on the terminal: headline, evidence, a table of all jobs, and caveats."""
 
-from __future__ import annotations
-
 import pandas as pd
 from rich.box import SIMPLE
 from rich.console import Console

@@ -3,8 +3,6 @@
 Keras is not imported here: `--help` would take seconds.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

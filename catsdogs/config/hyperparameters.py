@@ -1,7 +1,5 @@
 """Hyperparameters of a trial: their values in a configuration, and the unfreeze depths of a space."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

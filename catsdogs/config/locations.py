@@ -1,7 +1,5 @@
 """Folders of the configuration and of the cache."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from pathlib import Path

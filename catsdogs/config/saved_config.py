@@ -3,8 +3,6 @@
 Only keys of the schema are read, texts are never interpolated, and a study cannot select code or output folders.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Mapping

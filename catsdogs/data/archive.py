@@ -6,8 +6,6 @@ cache folder. Only images are unpacked, into a temporary folder that is renamed 
 An image is a file with the suffix or the first bytes of an image format (`formats`). All other files are listed.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import logging

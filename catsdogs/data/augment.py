@@ -5,8 +5,6 @@ by these, so a view is the same in every job, subset, order and process. Random 
 the last bit of a warped pixel may differ between builds of OpenCV.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Every file is decoded completely, by the decoder of the training, because only t
 results are stored. Ids follow from the paths and are computed each time.
 """
 
-from __future__ import annotations
-
 import logging
 import posixpath
 import re

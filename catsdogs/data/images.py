@@ -3,8 +3,6 @@
 Training, validation, test-time augmentation and prediction use `transform` and `to_square`, and see the same pixels.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import logging

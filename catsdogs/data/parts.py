@@ -1,11 +1,10 @@
 """Parts of a dataset: folders such as train, test and valid inside one zip or folder of images."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
 
@@ -61,7 +60,7 @@ class Parts:
     unclear: list[str]
 
     @classmethod
-    def of(cls, source: str, folder: ImageFolder, cache: Path) -> Parts:
+    def of(cls, source: str, folder: ImageFolder, cache: Path) -> Self:
         """Catalog a folder and find its parts."""
         table = build_catalog(folder, cache)
         return cls(source, folder, table, *part_names(list(table["path"])))

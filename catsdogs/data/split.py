@@ -4,8 +4,6 @@ Images of a unit are always in the same split: identical images (equal SHA-256) 
 those with an equal value. Splits depend on the images and the seed, not on the order of the rows.
 """
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Groups of exact and near-duplicates, and the number of duplicates in a test set."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

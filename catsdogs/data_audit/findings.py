@@ -1,7 +1,5 @@
 """Findings of an audit, their tables, and the ids to exclude from the next search."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass

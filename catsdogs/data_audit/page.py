@@ -1,7 +1,5 @@
 """Self-contained HTML page of an audit, in the layout of the report."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ MobileNetV2 at 224 px on two cores: OpenVINO 300 images/s, a frozen TensorFlow g
 in float32 and agree to 1e-5 (`benchmarks/fill.py`).
 """
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import sys

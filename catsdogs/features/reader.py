@@ -4,8 +4,6 @@ Below a cut the network is a fixed function. All trials, and all jobs with the s
 seed, therefore share activations. A view is filled when it is first read, for all cuts of the job in one forward pass.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import logging

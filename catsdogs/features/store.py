@@ -10,8 +10,6 @@ Files of a store:
     .locks/<group>.lock            locked while a group is filled; the system unlocks it when its owner exits
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

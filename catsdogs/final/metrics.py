@@ -1,7 +1,5 @@
 """Scores of the final model, for `metrics.json` and for the terminal."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence

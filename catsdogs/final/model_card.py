@@ -1,7 +1,5 @@
 """The file `MODEL_CARD.md`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Test-time augmentation and calibration of the final model: views, their averages, and the choice of the best kind."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence

@@ -1,13 +1,11 @@
 """The rows of `submission.csv`, of catsdogs' own form or of a competition's sample submission (the template)."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -35,7 +33,7 @@ class SubmissionForm:
     places: list[int] | None  # class of each column of probabilities; None: one column, the name of the predicted class
 
     @classmethod
-    def of(cls, config: SubmissionConfig, classes: Classes, test: pd.DataFrame) -> SubmissionForm:
+    def of(cls, config: SubmissionConfig, classes: Classes, test: pd.DataFrame) -> Self:
         """Return the form for test images, rows of a catalog; a UserError if the template does not fit them.
 
         Without a template, ids are in natural order (1, 2, 10, 100). Then two classes have the column label, the
@@ -53,7 +51,7 @@ class SubmissionForm:
         return cls(classes, ["id", *columns], list(test["id"].iloc[rows]), np.array(rows, dtype=int), places)
 
     @classmethod
-    def _of_template(cls, file: str, classes: Classes, test: pd.DataFrame, by_class: bool) -> SubmissionForm:
+    def _of_template(cls, file: str, classes: Classes, test: pd.DataFrame, by_class: bool) -> Self:
         key = f"submission.template={file}"
         cells = read_cells(Path(file), key)
         ids, *columns = cells.columns

@@ -1,7 +1,5 @@
 """Commands that run through Hydra: the command line, the jobs in their processes, and the exit status."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os

@@ -1,7 +1,5 @@
 """Failed jobs, for the job folder and for Hydra's sweeper; exits of Hydra's hooks."""
 
-from __future__ import annotations
-
 import logging
 import math
 import sys

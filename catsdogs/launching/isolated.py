@@ -3,8 +3,6 @@
 `hydra/launcher=isolated`, the default of `catsdogs.search -m`. `hydra.launcher.jobs=2` runs two jobs at a time.
 """
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os
@@ -58,6 +56,17 @@ def register_launcher() -> None:
     plugins = Plugins.instance()
     plugins.register(IsolatedLauncher)
     plugins.class_name_to_class[_TARGET] = IsolatedLauncher
+
+
+@dataclass(frozen=True)
+class _Child:
+    """A running job: its index in this launch, and its slot among the jobs that run at the same time."""
+
+    index: int
+    slot: int
+    config: DictConfig
+    process: SpawnProcess
+    connection: Connection
 
 
 class IsolatedLauncher(Launcher):
@@ -144,17 +153,6 @@ class IsolatedLauncher(Launcher):
             lost_output(child.process.exitcode)
         overrides = list(child.config.hydra.overrides.task)
         return JobReturn(cfg=child.config, overrides=overrides, status=status, _return_value=value)
-
-
-@dataclass(frozen=True)
-class _Child:
-    """A running job: its index in this launch, and its slot among the jobs that run at the same time."""
-
-    index: int
-    slot: int
-    config: DictConfig
-    process: SpawnProcess
-    connection: Connection
 
 
 def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunction, config: DictConfig) -> None:

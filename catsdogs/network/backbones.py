@@ -1,7 +1,5 @@
 """Frozen backbones with their weights, built from the `backbone` configuration, and their preprocessing."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import importlib

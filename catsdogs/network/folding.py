@@ -4,8 +4,6 @@ On a CPU a BatchNormalization is an extra pass over memory, forward and backward
 MobileNetV2 at depth 30 from 81 to 65 ms.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

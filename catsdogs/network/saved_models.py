@@ -3,8 +3,6 @@
 Keras allocates what a file declares, whatever it contains: 0.6 MiB can become gigabytes.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

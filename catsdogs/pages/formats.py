@@ -1,7 +1,5 @@
 """Numbers, names and dates as text, for pages, terminal and model card."""
 
-from __future__ import annotations
-
 import datetime
 import math
 import re

@@ -1,7 +1,5 @@
 """Classes of a study: their names and order, and their columns in tables and in the output of the network."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

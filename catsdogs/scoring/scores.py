@@ -1,7 +1,5 @@
 """Log loss, accuracy, ROC AUC, Brier score and other scores of probabilities, with confidence intervals."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq

@@ -1,7 +1,5 @@
 """Decide what to do with a job, given the contents of its folder: start, resume, retry, skip or refuse."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Collection, Sequence

@@ -1,7 +1,5 @@
 """Identity of a job: the settings, images, weights and packages that determine its results, and their changes."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib

@@ -4,8 +4,6 @@
 other tables that `trials.csv` does not list; that trial runs again. Corrupted tables are reported, never guessed.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Jobs of a study: `result.json`, the state of a job, and the best jobs and trials. No Keras."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

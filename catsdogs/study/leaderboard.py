@@ -1,7 +1,5 @@
 """Table of the jobs of a study: `leaderboard.csv`, and the columns that it shares with the tables of a report."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

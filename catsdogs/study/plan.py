@@ -1,7 +1,5 @@
 """The last start of a study, `study.json`, and the command lines to search and retrain it."""
 
-from __future__ import annotations
-
 import datetime
 import shlex
 import time

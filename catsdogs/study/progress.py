@@ -3,8 +3,6 @@
 The line of a study is made from the files that all its processes write: also of parallel jobs and earlier runs.
 """
 
-from __future__ import annotations
-
 import datetime
 import logging
 import math

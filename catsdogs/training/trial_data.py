@@ -1,7 +1,5 @@
 """Inputs of the trials of a job, and the models that they train."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

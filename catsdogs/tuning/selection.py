@@ -4,8 +4,6 @@ The best of many trials is partly lucky: its score is optimistic, and a lower-ra
 scores and seeds are therefore ignored here. A bias towards the validation images remains, because they are the same.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import math

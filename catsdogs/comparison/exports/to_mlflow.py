@@ -10,8 +10,6 @@ by `retrain`. Finished runs are not written again; unfinished or incomplete runs
 trial so far (step: number of trials). Epochs of the first execution are `epoch/val_log_loss` and so on (step: epoch).
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

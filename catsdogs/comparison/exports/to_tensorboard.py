@@ -9,8 +9,6 @@ Curves are from the first execution. `trial/val_log_loss`, by which trials are r
 averaged over executions. TensorBoard's `EventFileWriter` would import TensorFlow, which takes seconds.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Figures over the course of a study: best log loss so far, and learning curves."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go

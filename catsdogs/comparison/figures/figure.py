@@ -4,8 +4,6 @@ Columns of such a table are ready for Plotly: `x`, `y`, `color`, `symbol`, `size
 `hover` (a text, or the values that the `hovertemplate` refers to).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Figures of the search: scores of the jobs, effects of choices, importance of hyperparameters, and training time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

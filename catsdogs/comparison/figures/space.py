@@ -1,7 +1,5 @@
 """Figures of the search space: parallel coordinates, and log loss against each hyperparameter."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Colors of the data, and names of jobs as figures and tables show them. `report.js` colors texts, axes and grids."""
 
-from __future__ import annotations
-
 import html
 import re
 import sys

@@ -1,7 +1,5 @@
 """Template data for each section of the report page."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -3,8 +3,6 @@
 The page loads nothing: it contains Plotly, figures and thumbnails, and a Content-Security-Policy blocks all requests.
 """
 
-from __future__ import annotations
-
 import datetime
 import os
 from collections.abc import Mapping

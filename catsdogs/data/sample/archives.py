@@ -6,8 +6,6 @@ perfection, and a linear model on the pixels near chance: of two classes, for se
 `small_cnn` after 12 epochs on 600 images (chance: 0.69), and AUC 0.62 and 0.60 of a logistic regression.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import logging
