@@ -1,7 +1,7 @@
 """Command `doctor`: check the installation, devices, weights and data, and suggest a fix for each problem.
 
 python -m catsdogs.doctor [--train train.zip] [--validation valid.zip] [--test test.zip] [--labels FILE]
-    [--backbone NAME] [--weights FILE]
+    [--backbone NAME] [--weights FILE|FOLDER]
 """
 
 import argparse
@@ -46,7 +46,7 @@ def _doctor(arguments: Sequence[str] | None = None) -> int:
     about = "of the weights to check (default: %(default)s)"
     names = sorted(file.stem for file in (conf_dir() / "backbone").glob("*.yaml"))
     parser.add_argument("--backbone", choices=names, default="mobilenet_v2", help=about)
-    about = "weights to check: imagenet, or a .weights.h5 or .h5 file (default: %(default)s)"
+    about = "weights to check: imagenet, a .weights.h5 or .h5 file, or a folder of these (default: %(default)s)"
     parser.add_argument("--weights", type=expanded, default="imagenet", help=about)
     add_cache_option(parser, "folder of the cache")
     options = parser.parse_args(arguments)
@@ -130,15 +130,18 @@ def _devices() -> Finding:
 def _weights(name: str, weights: str) -> Finding:
     from omegaconf import OmegaConf
 
+    from catsdogs.config.checks import weights_file
     from catsdogs.config.schema import BackboneConfig
     from catsdogs.network.backbones import build_backbone
 
     settings: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "backbone" / f"{name}.yaml"))
+    backbone = BackboneConfig(**{**settings, "weights": weights, "resize": "squeeze"})
     try:
-        build_backbone(BackboneConfig(**{**settings, "weights": weights, "resize": "squeeze"}))
+        backbone.weights = weights_file(backbone)
+        build_backbone(backbone)
     except UserError as error:
         return Finding(False, f"weights of {name}: {weights}", str(error))
-    return Finding(True, f"weights of {name}: {weights}")
+    return Finding(True, f"weights of {name}: {backbone.weights}")
 
 
 def _data(options: argparse.Namespace) -> Iterator[Finding]:

@@ -7,15 +7,17 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import quoted
+from catsdogs.base.text import listed, quoted
 from catsdogs.config.schema import (
     ORACLE_ARGUMENTS,
     SEARCHABLE,
+    BackboneConfig,
     HyperparameterConfig,
     RetrainConfig,
     SearchConfig,
@@ -30,7 +32,7 @@ MOST_VALUES = 10_000
 
 
 def validated(values: dict[str, Any], kind: type[Config]) -> Config:
-    """Return a composed configuration as plain dataclasses, before any data is read.
+    """Return a composed configuration as plain dataclasses, before any data is read, with the file of the weights.
 
     Raise a `UserError` if a key is unknown or missing, or a value has the wrong type or range or does not fit another.
     """
@@ -38,6 +40,7 @@ def validated(values: dict[str, Any], kind: type[Config]) -> Config:
         config = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         raise UserError(format_validation_error(error, values)) from error
+    config.backbone.weights = weights_file(config.backbone)
     check(config)
     return config
 
@@ -69,6 +72,32 @@ def format_validation_error(error: ValidationError, values: Any, prefix: str = "
         return f"{key}={shown}: must be a group of settings; set each as {key}.KEY=VALUE"
     hint = did_you_mean(str(value), re.findall("'([^']*)'", first["msg"])) if first["type"] == "literal_error" else ""
     return f"{key}={shown}: {first['msg'].replace('Input should', 'must')}{hint}"
+
+
+def weights_file(backbone: BackboneConfig) -> str | None:
+    """Return `weights` or, if it is a folder, its file that is named after the network.
+
+    File names start with the last part of `builder`, without regard to case and punctuation, as those that Keras
+    downloads. Of several, those without top count, then those with `arguments.alpha` in their names. Raise a
+    `UserError` unless one remains.
+    """
+    folder, network = backbone.weights, backbone.builder.rpartition(".")[2]
+    if folder in (None, "imagenet") or not os.path.isdir(folder):
+        return folder
+    # MobileNet is not mobilenet_v2, nor ResNet50 resnet50v2.
+    pattern = "(weights_)?" + r"[\W_]*".join(re.sub(r"[\W_]", "", network)) + r"(?![\W_]*v\d|[^\W_])"
+    files = sorted(file.name for file in Path(folder).glob("*.h5"))
+    named = [file for file in files if re.match(pattern, file, re.IGNORECASE)]
+    named = [file for file in named if re.search("no_?top", file)] or named
+    if len(named) > 1 and "alpha" in backbone.arguments:
+        alpha = re.sub(r"\A\d+\Z", r"\g<0>.0", str(backbone.arguments["alpha"]))
+        pattern = rf"(?<!\d){re.escape(alpha)}(?!\d)".replace(r"\.", r"[\W_]")
+        named = [file for file in named if re.search(pattern, file)] or named
+    if len(named) == 1:
+        return str(Path(folder, named[0]))
+    shown = listed(named or files, 20) or "it has no .h5 file"
+    problem = f"{'several' if named else 'no'} files named after {network} ({shown})"
+    raise UserError(f"backbone.weights={folder}: {problem}; use the path of one file")
 
 
 def _unknown_hyperparameter(name: str) -> str:

@@ -135,6 +135,41 @@ def test_an_invalid_value_is_refused_with_its_key_and_the_allowed_values(compose
         assert word in str(caught.value)
 
 
+KERAS = "_weights_tf_dim_ordering_tf_kernels"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "files", "expected"),
+    [
+        ("mobilenet_v2", "mobilenet_v2_1.0_224_no_top.weights.h5 mobilenet_v2_0.35_224_no_top.weights.h5", 0),
+        ("mobilenet_v2_035", "MobileNet-v2.1_0_notop.h5 MobileNet-v2.0_35_notop.h5 mobilenet_v2_0.355_no_top.h5", 1),
+        ("mobilenet_v2 backbone.arguments.alpha=1", f"mobilenet_v2{KERAS}_1.0_224_no_top.h5 mobilenet_v2_1.4.h5", 0),
+        ("mobilenet_v2", f"mobilenet_v2{KERAS}_1.0_224.h5 mobilenet_v2{KERAS}_1.0_224_no_top.h5", 1),
+        ("mobilenet_v3_large", "mobilenet_v2.h5 weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5", 1),
+        ("resnet50_v2", f"resnet50{KERAS}_notop.h5 resnet50v2{KERAS}_notop.h5 resnet50v2{KERAS}.h5", 1),
+        ("resnet50_v2 backbone.builder=keras.applications.ResNet50", "resnet50v2_notop.h5 ResNet50.weights.h5", 1),
+        ("efficientnet_v2_b0", "efficientnetv2-b0_notop.h5 efficientnetb0_notop.h5", 0),
+        ("efficientnet_lite0", "efficientnet_lite0_224_no_top.weights.h5 efficientnet_lite0.txt", 0),
+        ("xception", "a.h5 b.weights.h5 xception.txt", "no files named after Xception (a.h5, b.weights.h5); use the"),
+        ("xception", "xception_1.h5 xception_2.h5", "several files named after Xception (xception_1.h5, xception_2"),
+        (
+            "resnet50_v2",
+            "resnet50v2_152.txt",
+            "no files named after ResNet50V2 (it has no .h5 file); use the path",
+        ),
+    ],
+)
+def test_the_weights_of_a_folder_are_the_file_named_after_the_network(composed, tmp_path, backbone, files, expected):
+    for name in files.split():
+        (tmp_path / name).touch()
+    composition = composed("data.train=x", *f"backbone={backbone} backbone.weights={tmp_path}".split())
+    if isinstance(expected, int):
+        assert to_search_config(composition).backbone.weights == str(tmp_path / files.split()[expected])
+    else:
+        with pytest.raises(UserError, match=re.escape(f"backbone.weights={tmp_path}: {expected}")):
+            to_search_config(composition)
+
+
 def test_every_number_in_the_schema_has_a_range():
     groups = TypeAdapter(RetrainConfig).json_schema()
     # low, high and step of a dimension are checked against the range of its setting.
