@@ -21,7 +21,7 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_links, check_output, write_csv
-from catsdogs.base.text import listed
+from catsdogs.base.text import listed, natural_key
 from catsdogs.config.locations import add_cache_option, typed_path
 from catsdogs.network.startup import check_backend, start_keras
 
@@ -129,7 +129,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:
     """Return ids and files of all images, in the given order; those of a zip or folder in natural order."""
-    from catsdogs.data.archive import is_image, natural_key, open_images
+    from catsdogs.data.archive import is_image, open_images
     from catsdogs.data.catalog import ids_of, stray_message
 
     ids: list[str] = []

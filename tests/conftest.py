@@ -137,7 +137,7 @@ def prepared(training_data, tmp_path):
     def prepare(job):
         network = load_network(job.backbone, job.seed)
         steps = steps_per_epoch(len(training_data.train_rows), job.fit.batch_size)
-        models = TrialModels(job, network, training_data.classes.outputs, steps * job.fit.epochs)
+        models = TrialModels(job, network, training_data.classes, steps * job.fit.epochs)
         cuts, hashes = list(models.cuts.values()), [f"{row:064x}" for row in range(len(training_data.labels))]
         rows = (training_data.train_rows, training_data.validation_rows)
         images = JobImages(training_data.views, hashes, *rows, job.fit.epochs)

@@ -70,6 +70,12 @@ def listed(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
     return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
+    """Return a sort key that compares digits as numbers: 1, 2, 10, 100. Different texts have different keys."""
+    parts = re.split(r"(\d+)", text)  # text at even positions, digits at odd ones, so keys are comparable
+    return tuple(int(part) if position % 2 else part for position, part in enumerate(parts)), text
+
+
 def joined(names: Sequence[str]) -> str:
     """Join all names: `a`, `a and b`, `a, b and c`."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.files import open_regular, open_zip, remove, temporary_path, walk
-from catsdogs.base.text import listed, sanitize_line
+from catsdogs.base.text import listed, natural_key, sanitize_line
 from catsdogs.data.formats import HEAD_BYTES, has_image_suffix, image_format
 
 # Written by operating systems; never mentioned.
@@ -75,12 +75,6 @@ class ImageFolder:
         if count > MOST_NAMES:
             names += f"; for skipped.csv with all names: python -m catsdogs.audit {shlex.quote(str(source))}"
         return f"skipping {which}: {names}" if names else ""
-
-
-def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
-    """Return a sort key that compares digits as numbers: 1, 2, 10, 100. Different texts have different keys."""
-    parts = re.split(r"(\d+)", text)  # text at even positions, digits at odd ones, so keys are comparable
-    return tuple(int(part) if position % 2 else part for position, part in enumerate(parts)), text
 
 
 def open_images(source: Path, cache: Path, max_unpacked_bytes: float = 20 * 2**30) -> ImageFolder:

@@ -15,10 +15,10 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import remove_temporaries
-from catsdogs.base.text import listed
+from catsdogs.base.text import listed, natural_key
 from catsdogs.config.schema import DataConfig, SplitConfig
 from catsdogs.data import near_duplicates
-from catsdogs.data.archive import MOST_NAMES, ImageFolder, natural_key, open_images
+from catsdogs.data.archive import MOST_NAMES, ImageFolder, open_images
 from catsdogs.data.catalog import stray_message
 from catsdogs.data.labels import OTHER_CLASS, Labels
 from catsdogs.data.parts import Parts, with_validation_ids
@@ -252,8 +252,7 @@ def _split(
 ) -> pd.DataFrame:
     """Sample the subset of the training images and split it; with `own` validation images, they are not split off."""
     # The order of the classes must not change the split.
-    names = sorted(classes.names, key=natural_key)
-    strata = rows["label"].map({place: float(names.index(name)) for place, name in enumerate(classes.names)})
+    strata = classes.ranks[rows["label"].astype(int)].astype(float)
     sampled = subset(rows.assign(label=strata), data.limit, data.split_seed)
     rows = rows.loc[sampled.index].reset_index(drop=True)
     groups = near_duplicates.group_duplicates(rows, source.folder.root, cache)
@@ -265,7 +264,7 @@ def _split(
     table = sampled.reset_index(drop=True).assign(unit=units)
     fraction = None if own else data.validation_fraction
     try:
-        splits = assign_splits(table, split, fraction, data.split_seed, names)
+        splits = assign_splits(table, split, fraction, data.split_seed, sorted(classes.names, key=natural_key))
     except UserError as error:
         count_as_one = together and groups.nunique() < rows["sha256"].nunique()
         fix = ", or set split.group_by=copies, because near-duplicates count as one image here" * count_as_one

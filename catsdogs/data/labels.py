@@ -20,8 +20,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import joined, listed
-from catsdogs.data.archive import natural_key
+from catsdogs.base.text import joined, listed, natural_key
 from catsdogs.data.catalog import SUFFIX, nfc
 from catsdogs.data.label_table import LabelTable
 from catsdogs.scoring.classes import Classes, check_names

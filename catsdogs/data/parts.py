@@ -9,8 +9,8 @@ from typing import Self
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import listed
-from catsdogs.data.archive import ImageFolder, natural_key
+from catsdogs.base.text import listed, natural_key
+from catsdogs.data.archive import ImageFolder
 from catsdogs.data.catalog import build_catalog, ids_of
 
 # Names of part folders, in any case, by the setting that uses them; no setting uses `sample`.

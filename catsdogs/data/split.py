@@ -13,8 +13,8 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.text import natural_key
 from catsdogs.config.schema import SplitConfig
-from catsdogs.data.archive import natural_key
 
 _FOLDS_OF_SAMPLE = 20  # a sample of groups consists of some of these folds
 

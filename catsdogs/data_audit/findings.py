@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import listed, quoted
+from catsdogs.base.text import listed, natural_key, quoted
 from catsdogs.comparison import tables
 from catsdogs.comparison.study_data import clean, read_study_data
-from catsdogs.data.archive import ImageFolder, natural_key
+from catsdogs.data.archive import ImageFolder
 from catsdogs.data.labels import NO_LABEL, OTHER_CLASS, Labels
 from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data_audit.duplicates import EXACT, TestLeakage, count_test_duplicates, find_duplicates

@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import joined, listed, sanitize_line
+from catsdogs.base.text import joined, listed, natural_key, sanitize_line
 from catsdogs.config.schema import SubmissionConfig
-from catsdogs.data.archive import natural_key
 from catsdogs.data.catalog import nfc
 from catsdogs.data.label_table import match_rows, read_cells
 from catsdogs.scoring.classes import Classes

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import listed
+from catsdogs.base.text import listed, natural_key
 
 MOST_CLASSES = 1000
 _LONGEST_NAME = 100  # characters
@@ -38,6 +38,12 @@ class Classes:
     def outputs(self) -> int:
         """Number of outputs of the network, and of columns in tables: 1 for two classes, otherwise K."""
         return 1 if len(self) == 2 else len(self)
+
+    @property
+    def ranks(self) -> np.ndarray:
+        """Places of the classes in the natural order of their names, int (K,)."""
+        order = sorted(self.names, key=natural_key)
+        return np.array([order.index(name) for name in self.names])
 
     def columns(self, step: str = "") -> list[str]:
         """Return the columns of a step, for example `p_dog_tta`."""

@@ -17,8 +17,9 @@ from synthetic_images import HEIC, cats_and_dogs, encoded, folder_of, gradient, 
 
 from catsdogs.base import files
 from catsdogs.base.errors import UserError
+from catsdogs.base.text import natural_key
 from catsdogs.data import archive
-from catsdogs.data.archive import ImageFolder, image_paths, natural_key, open_images
+from catsdogs.data.archive import ImageFolder, image_paths, open_images
 
 ROOM = 2**30
 

@@ -5,8 +5,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.text import natural_key
 from catsdogs.config.schema import SplitConfig
-from catsdogs.data.archive import natural_key
 from catsdogs.data.split import assign_splits, subset
 
 NAMES = ("cat", "dog", "emu", "fly", "gnu")

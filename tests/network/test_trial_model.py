@@ -9,6 +9,7 @@ from catsdogs.network.backbones import load_network
 from catsdogs.network.classifier import plain_head
 from catsdogs.network.cut import prefix
 from catsdogs.network.trial_model import TrialModels, _copy_head
+from catsdogs.scoring.classes import DEFAULT
 
 pytestmark = pytest.mark.lowest
 
@@ -22,7 +23,7 @@ BIG = ("data=sample", "backbone=mobilenet_v2_035", "backbone.weights=null", "bac
 def bench(composed, config):
     """Build a job, the models of its trials, a function that returns IMAGES at a cut, and the network."""
 
-    def make(*overrides, base=None, outputs=1):
+    def make(*overrides, base=None):
         overrides = ("fit.epochs=4", "fit.batch_size=8", *overrides)
         job = to_search_config(composed(*base, *overrides)) if base else config(*overrides)
         network = load_network(job.backbone, job.seed)
@@ -32,7 +33,7 @@ def bench(composed, config):
                 return IMAGES
             return keras.ops.convert_to_numpy(prefix(network.backbone, "minus_one_to_one", [cut])(IMAGES))
 
-        return job, TrialModels(job, network, outputs, STEPS, [0, 10] if base else [0, 2, 5]), inputs, network
+        return job, TrialModels(job, network, DEFAULT, STEPS, [0, 10] if base else [0, 2, 5]), inputs, network
 
     return make
 
