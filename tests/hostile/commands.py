@@ -21,7 +21,7 @@ from synthetic_images import cats_and_dogs, zip_of
 from catsdogs.base.errors import UserError
 
 SECONDS = 600
-NAMES = re.compile(r"\b([\w-]+\.(?:json|csv|keras|zip))\b")
+NAMES = re.compile(r"\b([\w-]+\.(?:json|csv|keras|npy|zip))\b")
 JOB, OTHER = "small_cnn-none-cosine-none", "small_cnn-flip-cosine-none"
 SEARCH = (
     "search study=s data.train=train.zip data.test=test.zip backbone=small_cnn cache=cache space=small_cnn "

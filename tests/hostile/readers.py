@@ -170,7 +170,8 @@ def read_store(folder: Path, file: Path | None = None) -> Any:
 def make_study(folder: Path) -> None:
     best = write_final(write_study(folder / "study"))
     table = pd.read_csv(best.parent / CHOSEN / "validation.csv")
-    write_csv(best.parent / CHOSEN / "split.csv", table.assign(split="validation")[["id", "label", "split"]])
+    split = table.assign(split="validation", sha256=[f"{row:064x}" for row in range(len(table))])
+    write_csv(best.parent / CHOSEN / "split.csv", split[["id", "label", "sha256", "split"]])
     tta, calibration = {"kind": "views", "views": 2, "average": "logit"}, {"temperature": 1.5, "floor": 0.001}
     pipeline = {"tta": tta, "calibration": calibration, "combination": {}, "seed": 3}
     write_json(best / PIPELINE, pipeline | {"augmentation": dataclasses.asdict(composed())["augmentation"]})
