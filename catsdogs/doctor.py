@@ -50,8 +50,9 @@ def _doctor(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=expanded, default="imagenet", help=about)
     add_cache_option(parser, "folder of the cache")
     options = parser.parse_args(arguments)
-    if options.train is None and any((options.validation, options.test, options.labels)):
-        parser.error("--validation, --test and --labels need --train")
+    for name in ("validation", "test", "labels"):
+        if options.train is None and (path := getattr(options, name)):
+            parser.error(f"--{name} {path}: checked against the training images; add --train PATH")
     backend = check_backend()
     problems = 0
     for finding in _findings(options, backend):

@@ -44,7 +44,7 @@ class Study:
         plain = vars(self.config(augmentation))
         more = {"job": augmentation, "trial": None, "fit_on": "train", "calibrate": True, "evaluate_with": "search"}
         more |= {"submission": SubmissionConfig(None, "probability", None)} | changed
-        config = RetrainConfig(**plain, ensemble=EnsembleConfig(kind, size), **more)
+        config = RetrainConfig(**plain | more, ensemble=EnsembleConfig(kind, size))
         config.tta = TtaConfig(tta, 2, average, kinds)
         check(config)
         jobs = best_jobs(self.folder, read_jobs(self.folder), first, size)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from synthetic_images import cats_and_dogs, folder_of, jpeg
 
-from catsdogs.doctor import _data
+from catsdogs.doctor import _data, _doctor
 
 pytestmark = pytest.mark.lowest
 
@@ -23,6 +23,13 @@ def test_doctor_lists_problems_and_their_fixes(run, tmp_path):
     assert "text.zip" in problems[1]
     assert "not a zip" in done.stdout
     assert lines[-1] == "2 problems found, see above"
+
+
+@pytest.mark.parametrize("option", ["--test", "--validation", "--labels"])
+def test_images_are_checked_with_the_training_images(capsys, option):
+    with pytest.raises(SystemExit):
+        _doctor([option, "there"])
+    assert f"error: {option} there: checked against the training images; add --train PATH" in capsys.readouterr().err
 
 
 def test_images_of_each_part_are_checked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

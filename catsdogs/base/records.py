@@ -182,6 +182,19 @@ def check_table_size(rows: int, outputs: int, steps: int, key: str, fix: str) ->
         raise UserError(f"{key}: {problem}; {fix}")
 
 
+def check_parquet(content: bytes) -> None:
+    """Raise ValueError or OSError if a parquet file is corrupted, or too large as a table, before it is read."""
+    from pyarrow.parquet import ParquetFile
+
+    about = ParquetFile(io.BytesIO(content)).metadata
+    size = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))  # uncompressed
+    limits = {"columns": _MAX_COLUMNS, "cells": _MAX_CELLS, "bytes": MAX_FILE_BYTES}
+    counts = (about.num_columns, about.num_rows * about.num_columns, size)
+    for (unit, most), count in zip(limits.items(), counts, strict=True):
+        if count > most:
+            raise ValueError(f"more than {most:,} {unit}")
+
+
 def check_shape(content: bytes) -> None:
     """Raise ValueError or csv.Error if a table is too large, repeats a column, or has rows of different lengths.
 

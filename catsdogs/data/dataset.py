@@ -51,7 +51,7 @@ class Dataset:
         test: all test images, or None without a test set. Only undecodable images have a problem (and width 0). label
             is NaN unless all have a class, and of classes that the study lacks; in_training (bool) marks exact and
             near-duplicates of labeled training and validation images, including those that data.ignore or data.limit
-            leaves out.
+            leaves out, and labeled images in a group of these.
         test_root: folder of the paths of `test`.
         skipped: training and validation images that are not used; problem is the reason.
         digest: SHA-256 over (id, label, sha256, split) of `rows`, fold if there are several, and the names of the
@@ -313,8 +313,13 @@ def _test_rows(
     known = pd.concat([rows[rows["label"].notna()] for rows in (images, *([own.table] if own else []))])
     table = labels.label_test(table)
     copies = near_duplicates.copies_of(table, testing.folder.root, known, root, cache)
-    table = table.assign(in_training=copies)
-    found = table[table["in_training"]]
+    shared = copies & False
+    if labels.table and labels.table.group_column and table["label"].notna().any():
+        shared = pd.Series(labels.table.groups(table), table.index).isin(known["group"])
+    if shared.any():
+        text = "%d of %d test images are in groups of training images, so they are not scored: %s"
+        _log.warning(text, shared.sum(), len(table), listed(table["id"][shared].tolist()))
+    table, found = table.assign(in_training=copies | shared), table[copies]
     text = f"{len(found):,} of {len(table):,} test images are exact or near-duplicates of training, validation or "
     text += "holdout images"
     if len(found) and table["label"].isna().all():

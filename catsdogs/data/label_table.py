@@ -16,7 +16,7 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.files import read_bytes
-from catsdogs.base.records import check_shape
+from catsdogs.base.records import check_parquet, check_shape
 from catsdogs.base.text import joined, listed
 from catsdogs.config.setting_names import did_you_mean, unknown
 from catsdogs.data.catalog import SUFFIX, below_common, nfc
@@ -154,6 +154,7 @@ def read_cells(file: Path, key: str) -> pd.DataFrame:
     try:
         content = read_bytes(file)
         if file.suffix.lower() == ".parquet":
+            check_parquet(content)
             cells = pd.read_parquet(io.BytesIO(content))
             # Integers beside empty cells would be read as floats.
             cells = cells.reset_index(drop=cells.index.name is None).convert_dtypes()

@@ -141,12 +141,7 @@ def _train_job(
     depths = [with_values(config, record.hyperparameters).model.unfreeze_depth for record in records]
     data, models = build_trial_data(_with_feature_mode(config, records, by_fold), dataset, folds, depths)
     has_validation = len(data.validation_rows) > 0
-    search_predictions = None
-    if not has_validation and not changed and job.best().get("trial") == trial.trial:
-        table = validation_table(dataset.classes).read(job.folder / VALIDATION)
-        # The file may be of other images.
-        if table is not None and list(table["id"]) == list(dataset.rows["id"][dataset.rows["fold"] >= 0]):
-            search_predictions = dataset.classes.read(table)
+    search_predictions = None if has_validation else _search_predictions(config, job, trial, dataset, changed)
     epochs_changed = config.fit.epochs != job.result["config"]["fit"].get("epochs")
     records = _with_epochs(config, records, has_validation, epochs_changed)
     members = []
@@ -178,6 +173,22 @@ def _train_job(
             about = (config, job, trial, of_fold, seed, changed)
             members.append(Member(*about, *trained, fold.validation_rows, search_predictions))
     return members
+
+
+def _search_predictions(
+    config: RetrainConfig, job: JobRecord, trial: TrialRecord, dataset: Dataset, changed: list[str]
+) -> np.ndarray | None:
+    """Return `Member.search_predictions`; raise a `UserError`, before any training, if a threshold needs them."""
+    if not changed and job.best().get("trial") == trial.trial:
+        table = validation_table(dataset.classes).read(job.folder / VALIDATION)
+        # The file may be of other images.
+        if table is not None and list(table["id"]) == list(dataset.rows["id"][dataset.rows["fold"] >= 0]):
+            return dataset.classes.read(table)
+    written = dataset.test is not None and config.submission.kind == "class" and config.evaluate_with != "folds"
+    if written and config.submission.threshold == "auto":
+        reason = "the search saved no predictions of this trial with these settings; set a number"
+        raise UserError(f"submission.threshold=auto: cannot be chosen, because {reason}")
+    return None
 
 
 def _with_feature_mode(config: RetrainConfig, records: list[TrialRecord], by_fold: bool) -> RetrainConfig:

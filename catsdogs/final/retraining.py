@@ -172,7 +172,7 @@ def _predictions(config: RetrainConfig, model: Any, evaluation: Evaluation, data
 def _predict_test(config: RetrainConfig, dataset: Dataset, forward: Any, pipeline: Pipeline) -> pd.DataFrame:
     """Return predictions of the test images; equal probabilities for those that cannot be decoded.
 
-    `in_training` marks duplicates of labeled images of the study, which are not scored.
+    `in_training` marks images that are not scored: duplicates of labeled images of the study, and their groups.
     """
     assert dataset.test is not None
     assert dataset.test_root is not None

@@ -191,7 +191,7 @@ def format_gains(
 
 def not_scored(images: int | None) -> list[str]:
     """Describe why labeled test images have no score, in at most one sentence."""
-    which = "exact or near-duplicates of training, validation or holdout images"
+    which = "exact or near-duplicates of training, validation or holdout images, or in their groups"
     return [f"Not scored: {counted(images, 'labeled test image')}, {which}."] if images else []
 
 

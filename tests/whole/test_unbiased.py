@@ -11,6 +11,7 @@ from final_study import FLIP, NONE, Study
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
+from catsdogs.config.schema import SubmissionConfig
 from catsdogs.data.views import LiveViews
 from catsdogs.final import members
 from catsdogs.final.metrics import format_scores
@@ -307,6 +308,9 @@ def test_tta_auto_follows_the_augmentation_if_the_model_has_seen_every_image(
     assert re.search(reason, sentence)
 
 
+AUTO = SubmissionConfig(None, "class", "auto")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -314,9 +318,14 @@ def test_tta_auto_follows_the_augmentation_if_the_model_has_seen_every_image(
         ({"kind": "folds", "size": 2, "trial": "0"}, "trial=0: .*ensemble.num_jobs=2.*remove trial"),
         ({"kind": "jobs"}, "ensemble.num_jobs=1: must be at least 2 with ensemble=jobs"),
         ({"kind": "none", "size": 2}, "ensemble.num_jobs=2: not supported with ensemble=none"),
+        *(
+            ({"seed": 9, "fit_on": part, "submission": AUTO}, "auto: .* no predictions of this")
+            for part in ("train", "all")
+        ),
     ],
 )
-def test_settings_without_a_score_are_refused_before_training(study, settings, message):
+def test_settings_without_a_score_are_refused_before_training(study, settings, message, monkeypatch):
+    monkeypatch.setattr(members, "execute", None)
     with pytest.raises(UserError, match=message):
         study.retrain(**settings)
     assert not (study.folder / "best").exists()
