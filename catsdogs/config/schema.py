@@ -6,11 +6,11 @@ Defaults are in `conf/` only. Other packages take these plain dataclasses and ne
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
+from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, WrapValidator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -18,10 +18,17 @@ from catsdogs.config.locations import expanded
 
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+# A setting `auto`, until `data.fitting` knows the images.
+AUTO = 0
+
 
 def _absolute(path: str) -> str:
     """Make a path independent of the working directory of later commands."""
     return path if path.strip() in ("", "imagenet") else str(Path(expanded(path)).absolute())
+
+
+def _number_or_auto(value: Any, check: Callable[[Any], Any]) -> Any:
+    return AUTO if value == "auto" else check(value)
 
 
 def _threshold(value: Any) -> Any:
@@ -35,6 +42,7 @@ Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Count = Annotated[StrictInt, Field(ge=1, le=100_000)]
 Proportion = Annotated[StrictFloat, Field(ge=0, le=1)]
 Share = Annotated[StrictFloat, Field(ge=0, lt=1)]
+Fitted = WrapValidator(_number_or_auto)
 Resize = Literal["squeeze", "pad", "crop"]
 
 
@@ -73,7 +81,8 @@ class SplitConfig:
     """Holdout and folds of the labeled images."""
 
     holdout_fraction: Share  # fraction of the distinct images, never used by a search
-    folds: Annotated[StrictInt, Field(ge=1, le=100)]  # 1: split by data.validation_fraction; more: cross-validation
+    # 1: split by data.validation_fraction; more: cross-validation
+    folds: Annotated[StrictInt, Field(ge=1, le=100), Fitted]
     group_by: Literal["near_duplicates", "copies"]  # images that must stay in the same split
 
 
@@ -157,7 +166,7 @@ class TunerConfig:
     """Keras Tuner's oracle, which proposes trials."""
 
     oracle: Literal["random", "bayesian", "hyperband", "grid"]
-    max_trials: Count | None  # null: all trials of grid or hyperband
+    max_trials: Annotated[Count | None, Fitted]  # null: all trials of grid or hyperband
     arguments: dict[str, Any]  # more arguments of the oracle: see ORACLE_ARGUMENTS
 
 
@@ -195,8 +204,8 @@ ORACLE_ARGUMENTS: dict[str, type] = {
 class FitConfig:
     """Training of one trial."""
 
-    epochs: Count
-    batch_size: Annotated[StrictInt, Field(ge=1, le=65_536)]
+    epochs: Annotated[Count, Fitted]
+    batch_size: Annotated[StrictInt, Field(ge=1, le=65_536), Fitted]
     patience: Annotated[StrictInt, Field(ge=0, le=100_000)]  # epochs without a lower val_log_loss before it stops
     executions_per_trial: Annotated[StrictInt, Field(ge=1, le=1_000)]
     class_weights: Literal["none", "balanced"]  # of the loss; balanced: all classes have the same total weight

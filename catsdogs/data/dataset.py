@@ -16,7 +16,7 @@ import pandas as pd
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import remove_temporaries
 from catsdogs.base.text import listed, natural_key
-from catsdogs.config.schema import DataConfig, SplitConfig
+from catsdogs.config.schema import AUTO, DataConfig, SplitConfig
 from catsdogs.data import near_duplicates
 from catsdogs.data.archive import MOST_NAMES, ImageFolder, open_images
 from catsdogs.data.catalog import stray_message
@@ -24,6 +24,9 @@ from catsdogs.data.labels import OTHER_CLASS, Labels
 from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data.split import assign_splits, subset
 from catsdogs.scoring.classes import DEFAULT, Classes
+
+# A fifth of few images is too small a validation split to compare trials.
+_FEW_IMAGES, _FOLDS = 1_000, 5
 
 _IGNORED = "ignored by data.ignore"
 _ABANDONED_SECONDS = 86400.0  # a process that writes the cache may sleep for hours
@@ -108,7 +111,7 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
     Args:
         data: relative paths start at the current directory, `~` is expanded. If `train` is null, `sample` configures
             synthetic archives.
-        split: holdout and folds, and the images that stay together in both.
+        split: holdout and folds, and the images that stay together in both. Folds `auto` are five for few images.
 
     Raises:
         UserError: the images cannot be used, see also `open_images`, or the settings do not fit them.
@@ -151,7 +154,7 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
         test=test_rows,
         test_root=None if testing is None else testing.folder.root,
         skipped=skipped,
-        digest=_digest(rows, split, labels.classes),
+        digest=_digest(rows, labels.classes),
         images_digest=training.folder.digest,
         classes=labels.classes,
         validation=own.folder if own and data.validation is not None else None,
@@ -263,6 +266,10 @@ def _split(
         units = near_duplicates.components(units, pd.DataFrame({"one": first, "other": units}))
     table = sampled.reset_index(drop=True).assign(unit=units)
     fraction = None if own else data.validation_fraction
+    if split.folds == AUTO:
+        units_of_class = table.groupby("label")["unit"].nunique()
+        few = len(table) < _FEW_IMAGES and units_of_class.min() >= 2 * _FOLDS and not own
+        split = dataclasses.replace(split, folds=_FOLDS if few else 1)
     try:
         splits = assign_splits(table, split, fraction, data.split_seed, sorted(classes.names, key=natural_key))
     except UserError as error:
@@ -329,10 +336,10 @@ def _test_rows(
     return table
 
 
-def _digest(rows: pd.DataFrame, split: SplitConfig, classes: Classes) -> str:
+def _digest(rows: pd.DataFrame, classes: Classes) -> str:
     digest = hashlib.sha256(b"" if classes == DEFAULT else json.dumps(classes.names).encode() + b"\n")
     # With one fold, the split determines it, and digests of studies from before there were folds stay valid.
-    columns = ["id", "label", "sha256", "split"] + (["fold"] if split.folds > 1 else [])
+    columns = ["id", "label", "sha256", "split"] + (["fold"] if rows["fold"].max() > 0 else [])
     for row in zip(*(rows[name].tolist() for name in columns), strict=True):
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()

@@ -23,6 +23,7 @@ from catsdogs.base.text import format_duration, listed
 from catsdogs.config.hyperparameters import hyperparameters, with_values
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
+from catsdogs.data.fitting import fit_to_data
 from catsdogs.final.evaluation import Evaluation, evaluate_members, inference_engine
 from catsdogs.final.members import Member, kept_members, train_members
 from catsdogs.final.metrics import detail_of, metrics
@@ -54,6 +55,7 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
     trained. `config` and `trial` are those of the first job; several jobs make an ensemble.
     """
     dataset = load_dataset(config.data, Path(config.cache), config.split)
+    config, _ = fit_to_data(config, dataset)
     for note in dataset.notes:
         log.info("%s", note)
     # Refuses a template before any training.

@@ -24,6 +24,7 @@ from catsdogs.base.resources import as_out_of_resources, check_free_space
 from catsdogs.base.text import format_duration
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.dataset import Dataset, load_dataset
+from catsdogs.data.fitting import fit_to_data
 from catsdogs.network.startup import start_keras
 from catsdogs.scoring.classes import STEPS
 from catsdogs.study.decision import JobDecision, archive_attempt, earlier_files, inspect_job
@@ -109,6 +110,8 @@ class _JobRun:
         try:
             with stoppable():
                 dataset = load_dataset(config.data, Path(config.cache), config.split)
+                self._config, _ = fit_to_data(config, dataset)
+                config, result["config"] = self._config, dataclasses.asdict(self._config)
                 mark = fingerprint(config, dataset.digest)
                 decision = inspect_job(config, location.folder, mark)
                 if not decision.runs:

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.lowest
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3)).astype("float32")
 LABELS = np.tile([[0.0], [1.0]], (12, 1)).astype("float32")
 STEPS = 12
-BIG = ("data=sample", "backbone=mobilenet_v2_035", "backbone.weights=null", "backbone.image_size=32")
+BIG: tuple[str, ...] = ("data=sample", "backbone=mobilenet_v2_035", "backbone.weights=null", "backbone.image_size=32")
+BIG += ("fit.epochs=10", "fit.batch_size=32", "split.folds=1")
 
 
 @pytest.fixture

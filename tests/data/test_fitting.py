@@ -1,0 +1,55 @@
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_images import cats_and_dogs, zip_of
+
+from catsdogs.base.errors import UserError
+from catsdogs.config.compose import to_search_config
+from catsdogs.data.dataset import Dataset, load_dataset
+from catsdogs.data.fitting import fit_to_data
+
+
+def dataset_of(train, validation, folds=1):
+    fold = np.arange(train + validation) % folds if folds > 1 else np.r_[np.full(train, -1), np.zeros(validation, int)]
+    rows = pd.DataFrame({"fold": fold, "split": "train"})
+    return Dataset(rows, *(None,) * 6)  # type: ignore[arg-type]  # only the folds are read
+
+
+@pytest.mark.parametrize(
+    ("images", "folds", "epochs", "batch_size", "trials"),
+    [(20_000, 1, 3, 32, 3), (8_000, 1, 3, 32, 3), (2_760, 1, 9, 32, 3), (1_280, 1, 12, 32, 5), (252, 5, 12, 16, 5)],
+)
+def test_values_that_are_auto_fit_the_number_of_images(composed, images, folds, epochs, batch_size, trials):
+    config = to_search_config(composed("data.train=x"))
+    dataset = dataset_of(images, images // 4, folds)
+    fitted, note = fit_to_data(config, dataset if folds == 1 else dataset_of(images + images // 4, 0, folds))
+    values = (fitted.split.folds, fitted.fit.epochs, fitted.fit.batch_size, fitted.tuner.max_trials)
+    assert values == (folds, epochs, batch_size, trials)
+    assert note.startswith(f"Chosen for {images:,} training images: fit.epochs={epochs}, fit.batch_size=")
+    assert fit_to_data(fitted, dataset) == (fitted, "")
+
+
+def test_values_of_the_user_stay_and_a_fixed_space_has_one_trial(composed):
+    config = to_search_config(composed("data.train=x", "space=fixed", "fit.epochs=40", "split.folds=1"))
+    fitted, note = fit_to_data(config, dataset_of(80, 20))
+    assert (fitted.fit.epochs, fitted.tuner.max_trials) == (40, 1)
+    assert note.endswith(": fit.batch_size=16, tuner.max_trials=1")
+    grid = to_search_config(composed("data.train=x", "tuner=grid"))
+    assert fit_to_data(grid, dataset_of(80, 20))[0].tuner.max_trials is None
+
+
+@pytest.mark.parametrize(("overrides", "folds"), [((), 5), (("split.folds=3",), 3), (("data.limit=19",), 1)])
+def test_few_images_are_split_into_folds_unless_a_class_is_too_small(composed, tmp_path, overrides, folds):
+    zip_of(tmp_path / "train.zip", cats_and_dogs(12, 12))
+    config = to_search_config(composed(f"data.train={tmp_path / 'train.zip'}", "split.group_by=copies", *overrides))
+    dataset = load_dataset(config.data, tmp_path / "cache", config.split)
+    assert len(dataset.folds()) == fit_to_data(config, dataset)[0].split.folds == folds
+    explicit = dataclasses.replace(config.split, folds=folds)
+    assert load_dataset(config.data, tmp_path / "cache", explicit).digest == dataset.digest
+
+
+def test_auto_is_no_value_of_other_settings(composed):
+    with pytest.raises(UserError, match=r"fit\.patience=auto: must be a valid integer"):
+        to_search_config(composed("data.train=x", "fit.patience=auto"))
