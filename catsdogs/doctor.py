@@ -136,7 +136,7 @@ def _weights(name: str, weights: str) -> Finding:
     from catsdogs.network.backbones import build_backbone
 
     settings: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "backbone" / f"{name}.yaml"))
-    backbone = BackboneConfig(**{**settings, "weights": weights, "resize": "squeeze"})
+    backbone = BackboneConfig(**{**settings, "weights": weights, "resize": "squeeze", "image_size": 224})
     try:
         backbone.weights = weights_file(backbone)
         build_backbone(backbone)

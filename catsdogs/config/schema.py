@@ -93,7 +93,7 @@ class BackboneConfig:
     builder: str  # dotted name of a function with the interface of keras.applications
     arguments: dict[str, Any]  # more arguments of the builder, for example alpha
     weights: Location | None  # imagenet | path of a .weights.h5 or .h5 file, or of a folder | null (random)
-    image_size: Annotated[StrictInt, Field(ge=16, le=1024)]
+    image_size: Annotated[StrictInt, Field(ge=16, le=1024), Fitted]
     preprocessing: Literal["none", "minus_one_to_one", "bgr_minus_mean", "imagenet_standardized"]  # as in pretraining
     train_batch_norm: StrictBool  # in unfrozen layers
     resize: Resize  # of images to squares, see `images.RESIZERS`

@@ -1,8 +1,7 @@
 """Values of settings that are `auto`, chosen when the images are known."""
 
-from __future__ import annotations
-
 import dataclasses
+import math
 from typing import TypeVar
 
 from catsdogs.config.schema import AUTO, SearchConfig
@@ -16,16 +15,21 @@ _EPOCHS = 3, 12
 _IMAGES_OF_JOB = 75_000  # over all trials and folds
 _TRIALS = 3, 8
 _LARGE = 1_000  # training images, for batches of 32
+_SIZES = 96, 224  # pixels; the larger one is that of pretraining
+_STRIDE = 32  # of the common backbones
 
 
 def fit_to_data(config: Config, dataset: Dataset) -> tuple[Config, str]:
     """Replace the values `auto` by those for the images of a dataset, and return a line for the user, or ""."""
     folds = dataset.folds()
     images = len(folds[0].train_rows)
+    side = dataset.rows[["width", "height"]].min(axis=1).median()
+    size = config.backbone.image_size or _within(_SIZES, _STRIDE * math.ceil(side / _STRIDE))
     epochs = config.fit.epochs or _within(_EPOCHS, _IMAGES_OF_TRIAL / images)
-    values = {
+    values: dict[str, dict[str, int]] = {
         "fit": {"epochs": epochs, "batch_size": config.fit.batch_size or (32 if images >= _LARGE else 16)},
         "split": {"folds": len(folds)},
+        "backbone": {"image_size": size},
     }
     if config.tuner.max_trials == AUTO:
         trials = _within(_TRIALS, _IMAGES_OF_JOB / (images * epochs * len(folds)))

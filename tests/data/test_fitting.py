@@ -11,10 +11,13 @@ from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.data.fitting import fit_to_data
 
 
-def dataset_of(train, validation, folds=1):
-    fold = np.arange(train + validation) % folds if folds > 1 else np.r_[np.full(train, -1), np.zeros(validation, int)]
-    rows = pd.DataFrame({"fold": fold, "split": "train"})
-    return Dataset(rows, *(None,) * 6)  # type: ignore[arg-type]  # only the folds are read
+def dataset_of(images, folds=1, side=200):
+    """Return a dataset with this number of training images (in each fold), of which only folds and sizes are known."""
+    count = images * 5 // 4
+    fold = np.arange(count) % folds if folds > 1 else np.r_[np.full(images, -1), np.zeros(count - images, int)]
+    sides = np.r_[np.full(count // 2, 20), np.full(count - count // 2, side)]
+    rows = pd.DataFrame({"fold": fold, "split": "train", "width": 500, "height": sides})
+    return Dataset(rows, *(None,) * 6)  # type: ignore[arg-type]  # the other attributes are not read
 
 
 @pytest.mark.parametrize(
@@ -22,22 +25,27 @@ def dataset_of(train, validation, folds=1):
     [(20_000, 1, 3, 32, 3), (8_000, 1, 3, 32, 3), (2_760, 1, 9, 32, 3), (1_280, 1, 12, 32, 5), (252, 5, 12, 16, 5)],
 )
 def test_values_that_are_auto_fit_the_number_of_images(composed, images, folds, epochs, batch_size, trials):
-    config = to_search_config(composed("data.train=x"))
-    dataset = dataset_of(images, images // 4, folds)
-    fitted, note = fit_to_data(config, dataset if folds == 1 else dataset_of(images + images // 4, 0, folds))
+    config, dataset = to_search_config(composed("data.train=x")), dataset_of(images, folds)
+    fitted, note = fit_to_data(config, dataset)
     values = (fitted.split.folds, fitted.fit.epochs, fitted.fit.batch_size, fitted.tuner.max_trials)
     assert values == (folds, epochs, batch_size, trials)
     assert note.startswith(f"Chosen for {images:,} training images: fit.epochs={epochs}, fit.batch_size=")
     assert fit_to_data(fitted, dataset) == (fitted, "")
 
 
+@pytest.mark.parametrize(("side", "size"), [(28, 96), (128, 128), (150, 160), (2000, 224)])
+def test_the_image_size_is_that_of_the_images_within_bounds(composed, side, size):
+    config = to_search_config(composed("data.train=x"))
+    assert fit_to_data(config, dataset_of(81, side=side))[0].backbone.image_size == size
+
+
 def test_values_of_the_user_stay_and_a_fixed_space_has_one_trial(composed):
     config = to_search_config(composed("data.train=x", "space=fixed", "fit.epochs=40", "split.folds=1"))
-    fitted, note = fit_to_data(config, dataset_of(80, 20))
+    fitted, note = fit_to_data(config, dataset_of(80))
     assert (fitted.fit.epochs, fitted.tuner.max_trials) == (40, 1)
-    assert note.endswith(": fit.batch_size=16, tuner.max_trials=1")
+    assert note.endswith(": fit.batch_size=16, backbone.image_size=128, tuner.max_trials=1")
     grid = to_search_config(composed("data.train=x", "tuner=grid"))
-    assert fit_to_data(grid, dataset_of(80, 20))[0].tuner.max_trials is None
+    assert fit_to_data(grid, dataset_of(80))[0].tuner.max_trials is None
 
 
 @pytest.mark.parametrize(("overrides", "folds"), [((), 5), (("split.folds=3",), 3), (("data.limit=19",), 1)])

@@ -19,7 +19,8 @@ OF_KERAS = [settings for settings in BACKBONES.values() if settings.builder.star
 @pytest.fixture
 def backbone(composed):
     def settings(name, **changed):
-        config = to_search_config(composed("data.train=x", f"backbone={name}", "backbone.weights=null")).backbone
+        words = ("data.train=x", f"backbone={name}", "backbone.weights=null", "backbone.image_size=96")
+        config = to_search_config(composed(*words)).backbone
         return dataclasses.replace(config, **{"weights": None, **changed})
 
     return settings
@@ -65,7 +66,7 @@ def test_saved_weights_are_loaded(backbone, tmp_path):
 def test_architecture_of_efficientnet_lite0(backbone):
     network = build_backbone(backbone("efficientnet_lite0"))
     assert network.count_params() == 3_413_024  # of the published network without its top
-    assert network.output_shape == (None, 7, 7, 1280)
+    assert network.output_shape == (None, 3, 3, 1280)
     kernels = [layer.kernel_size for layer in network.layers if isinstance(layer, keras.layers.DepthwiseConv2D)]
     assert [side for side, _ in kernels] == [3, 3, 3, 5, 5, 3, 3, 3, 5, 5, 5, 5, 5, 5, 5, 3]
     pixels = np.array([0, 127, 255], "float32").reshape(1, 1, 1, 3)
