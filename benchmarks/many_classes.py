@@ -25,7 +25,7 @@ from catsdogs.base.files import write_json
 
 CLASSES = (2, 100)
 IMAGES = 10_000
-SETTINGS = ("backbone=small_cnn", "space=small_cnn", "backbone.image_size=32", "augmentation=none", "fit.epochs=3")
+SETTINGS: tuple[str, ...] = ("backbone=small_cnn", "space=small_cnn", "backbone.image_size=32", "augmentation=none", "fit.epochs=3")
 SETTINGS += ("tuner.max_trials=2", "data=sample", "data.sample.test_images=1000", "cache=cache")
 
 
