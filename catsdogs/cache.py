@@ -105,7 +105,6 @@ def _clear(cache: Path, unused_days: float, everything: bool, dry_run: bool) -> 
 
 
 def _bytes_in(folder: Path) -> int:
-    """Return the bytes of all files below a folder, without following links."""
     size = 0
     for parent, _, names in walk(folder):
         for name in names:

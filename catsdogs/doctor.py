@@ -81,7 +81,6 @@ def _findings(options: argparse.Namespace, backend: str) -> Iterator[Finding]:
 
 
 def _packages(backend: str) -> Iterator[Finding]:
-    """Compare the installed packages with the dependencies that catsdogs declares."""
     try:
         declared = importlib.metadata.requires("catsdogs") or []
     except importlib.metadata.PackageNotFoundError:

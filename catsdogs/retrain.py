@@ -120,7 +120,6 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
 
 
 def _chosen_job(study: Path, name: str | None) -> JobRecord:
-    """Return the named job of a study, or its best one."""
     from catsdogs.study.jobs import best_job, read_jobs
 
     jobs = read_jobs(study)

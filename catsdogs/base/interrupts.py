@@ -132,7 +132,6 @@ def check() -> None:
 
 
 def _arrived() -> bytes:
-    """Return the signals since the last call."""
     with suppress(BlockingIOError):
         return os.read(_pipe[0], 512)
     return b""

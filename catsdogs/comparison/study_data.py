@@ -87,15 +87,9 @@ class StudyData:
         """Return leaderboard rows of jobs (None: all) with a completed trial, on the images of the best of them."""
         ranked = self.leaderboard[self.leaderboard["val_log_loss"].notna()]
         ranked = ranked if labels is None else ranked[ranked["label"].isin(labels)]
-        keys = [self.images_of(label) for label in ranked["label"]]
-        return ranked.loc[[key == keys[0] for key in keys]]
-
-    def images_of(self, label: str) -> tuple[str, Classes]:
-        """Return digest and classes of the validation images of a job; jobs are compared only if both are equal.
-
-        Running jobs of version 0.1 do not record their images; such a job is comparable with itself only.
-        """
-        return self.jobs[label].data_digest or label, self.jobs[label].classes
+        # The digest covers the classes. Running jobs of version 0.1 have none, and are comparable with themselves only.
+        digests = [self.jobs[label].data_digest or label for label in ranked["label"]]
+        return ranked.loc[[digest == digests[0] for digest in digests]]
 
     def comparable(self) -> list[str]:
         """Return labels of jobs with a completed trial and predictions, best first, all validated on the same images.
@@ -209,7 +203,6 @@ _WAITING_ROW = {"status": WAITING, "state": State.WAITING, "trials_completed": 0
 
 
 def _study_names(folders: list[Path]) -> dict[Path, str]:
-    """Return a short unique name for every study: its folder name, with as many parents as needed."""
     parts = 1
     while len({folder.parts[-parts:] for folder in folders}) < len(folders):
         parts += 1
@@ -247,7 +240,6 @@ def _trials(job: JobRecord, choices: list[str], records: list[TrialRecord]) -> l
 
 
 def _timestamp(text: Any) -> Any:
-    """Return a timestamp in UTC, or NaT if the text is not a timestamp."""
     time = parse_timestamp(text)
     return pd.NaT if time is None else pd.Timestamp(time).tz_convert("UTC")
 

@@ -50,7 +50,8 @@ def summarize(study_data: StudyData) -> Summary:
     leaderboard = study_data.leaderboard
     ranked = leaderboard[leaderboard["val_log_loss"].notna()]
     if ranked.empty:
-        return Summary(_nothing_yet(leaderboard), caveats=_unfinished(study_data))
+        yet = " yet" if leaderboard["status"].isin([RUNNING, WAITING]).any() else ""
+        return Summary(f"No trial has completed{yet}.", caveats=_unfinished(study_data))
     first = ranked.iloc[0]
     best = str(first["label"])
     comparable = study_data.on_same_images()
@@ -168,11 +169,6 @@ def _rank_sentences(best: str, margins: dict[str, Estimate], share_best: dict[st
     return [f"{rank}; {worse} of the {len(margins)} others {_are(worse)} significantly worse."]
 
 
-def _nothing_yet(leaderboard: pd.DataFrame) -> str:
-    unfinished = leaderboard["status"].isin([RUNNING, WAITING]).any()
-    return "No trial has completed yet." if unfinished else "No trial has completed."
-
-
 def _unfinished(study_data: StudyData) -> list[str]:
     leaderboard = study_data.leaderboard
     killed, running, waiting, failed = (
@@ -234,7 +230,6 @@ def _few_errors(intervals: dict[str, Estimate], best: str) -> list[str]:
 
 
 def _few_images(study_data: StudyData, best: str) -> list[str]:
-    """Name the classes with few validation images, whose scores are uncertain."""
     if best not in study_data.predictions:
         return []
     names, images = study_data.jobs[best].classes.names, study_data.predictions[best]["label"]

@@ -198,10 +198,9 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path, resize: Resiz
         _log.warning("%s: corrupted, or of an earlier version (%s); decoding the images again", path, error)
     images, needed = list(zip((root / name for name in rows["path"]), hashes, strict=True)), math.prod(shape)
     if needed > (free := files.free_bytes(path.parent)):
-        raise UserError(
-            f"{path.parent}: {len(rows)} images of {size}x{size} pixels need {binary_size(needed)}, but only "
-            f"{binary_size(free)} are free; set cache=FOLDER on a larger disk, or a smaller data.limit"
-        )
+        space = f"need {binary_size(needed)}, but only {binary_size(free)} are free"
+        fix = "set cache=FOLDER on a larger disk, or a smaller data.limit"
+        raise UserError(f"{path.parent}: {len(rows)} images of {size}x{size} pixels {space}; {fix}")
     _log.info("decoding %d images to %dx%d (%s)", len(rows), size, size, binary_size(needed))
     files.remove(path)
     with files.replacing(path) as temporary, temporary.open("wb") as file:

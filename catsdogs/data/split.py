@@ -100,7 +100,6 @@ def assign_splits(
 
 
 def _folds(labels: pd.Series, folds: int, seed: int, grouped: bool) -> list[pd.Index]:
-    """Return the units of each fold."""
     folding = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a class has fewer images than there are folds

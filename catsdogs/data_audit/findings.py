@@ -107,11 +107,7 @@ class Findings:
             ("no unique label", int(kinds.get(LABEL, 0)), "skipped by every search"),
             ("exact duplicates", exact, "same bytes as another image"),
             ("near-duplicates", near, "similar to another image, with other bytes"),
-            (
-                "conflicting labels",
-                conflicting,
-                "of duplicates; identical files are skipped by every search",
-            ),
+            ("conflicting labels", conflicting, "of duplicates; identical files are skipped by every search"),
             ("tiny", int(kinds.get(TINY, 0)), f"shorter side under {TINY_PIXELS} pixels"),
         ]
         if self.skipped:

@@ -41,7 +41,6 @@ def write_page(output: Path, findings: Findings, tables: Sequence[str]) -> None:
 
 
 def _sections(findings: Findings) -> dict[str, Any]:
-    """Return the content of the sections, with a thumbnail for each image shown."""
     images = findings.rows.set_index("id")
 
     @functools.cache

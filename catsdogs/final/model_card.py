@@ -48,7 +48,6 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
 
 
 def _class_rows(scores: list[dict[str, Any]] | None, dataset: Dataset) -> list[list[str]]:
-    """Return label, name, number of images, precision and recall of every class."""
     images, names = dataset.rows["label"].value_counts(), dataset.classes.names
     rows = []
     for label, (name, row) in enumerate(zip(names, scores or [{}] * len(names), strict=True)):

@@ -134,19 +134,16 @@ def _build(backbone: BackboneConfig) -> keras.Model:
     try:
         return builder(weights=weights, **arguments)
     except (TypeError, ValueError) as error:
-        raise UserError(
-            f"backbone.builder={backbone.builder}: cannot be built with backbone.arguments={backbone.arguments}, "
-            f"backbone.image_size={backbone.image_size} and weights={weights}; change one of them ({first_line(error)})"
-        ) from error
+        size = f"backbone.image_size={backbone.image_size} and weights={weights}"
+        given = f"backbone.arguments={backbone.arguments}, {size}; change one of them ({first_line(error)})"
+        raise UserError(f"backbone.builder={backbone.builder}: cannot be built with {given}") from error
     except Exception as error:
         if weights is None:
             raise
         # keras.utils.get_file raises a bare Exception for every network failure.
-        raise UserError(
-            "backbone.weights=imagenet: download failed; without a network, copy the weights into ~/.keras/models or "
-            "set backbone.weights=PATH (.weights.h5 or .h5); experiment=quickstart needs no weights "
-            f"({first_line(error)})"
-        ) from error
+        fix = "copy the weights into ~/.keras/models or set backbone.weights=PATH (.weights.h5 or .h5)"
+        text = f"download failed; without a network, {fix}; experiment=quickstart needs no weights"
+        raise UserError(f"backbone.weights=imagenet: {text} ({first_line(error)})") from error
 
 
 def _load_weights(network: keras.Model, backbone: BackboneConfig) -> None:
@@ -154,7 +151,6 @@ def _load_weights(network: keras.Model, backbone: BackboneConfig) -> None:
         load_weights(network, str(backbone.weights))
     except Exception as error:
         # Keras raises ValueError, KeyError, OSError or its own types, depending on the mismatch.
-        raise UserError(
-            f"backbone.weights={backbone.weights}: not weights of backbone.builder={backbone.builder} with "
-            f"backbone.arguments={backbone.arguments}; use a file saved from this network ({first_line(error)})"
-        ) from error
+        network_of = f"backbone.builder={backbone.builder} with backbone.arguments={backbone.arguments}"
+        problem = f"not weights of {network_of}; use a file saved from this network ({first_line(error)})"
+        raise UserError(f"backbone.weights={backbone.weights}: {problem}") from error

@@ -73,7 +73,6 @@ def _build(config: bytes) -> keras.Model:
 
 
 def _check_size(model: keras.Model) -> None:
-    """Raise ValueError if a model has variables or outputs that are too large."""
     sizes = [4 * math.prod(variable.shape) for variable in model.variables]
     if sum(sizes) + 2 * max(sizes, default=0) > _MAX_BYTES:
         raise ValueError(f"declares {binary_size(sum(sizes))} of weights, which is too large")

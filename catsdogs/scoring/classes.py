@@ -97,9 +97,8 @@ def check_names(names: Sequence[str], source: str) -> Classes:
         only = f"only class {names[0]}" if names else "no class"
         raise UserError(f"{source}: has {only}; a classifier needs images of at least two classes")
     if len(names) > MOST_CLASSES:
-        raise UserError(
-            f"{source}: has {len(names):,} classes, at most {MOST_CLASSES:,} are possible; set data.classes"
-        )
+        problem = f"has {len(names):,} classes, at most {MOST_CLASSES:,} are possible"
+        raise UserError(f"{source}: {problem}; set data.classes")
     for name in names:
         if not name.isprintable() or not 0 < len(name.strip()) == len(name) <= _LONGEST_NAME or name.lower() == "id":
             problem = f"needs a printable name of 1 to {_LONGEST_NAME} characters, not id, without outer spaces"

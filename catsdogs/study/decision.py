@@ -66,10 +66,8 @@ def inspect_job(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> Job
         return JobDecision(Action.NEW, planned=planned)
     if job is None or not job.result["config"]:
         if _may_have_completed(folder):
-            raise UserError(
-                f"job {folder}: cannot resume because its {RESULT} is missing or corrupted, so the settings of its "
-                f"trials are unknown; {FIX}"
-            )
+            problem = f"its {RESULT} is missing or corrupted, so the settings of its trials are unknown"
+            raise UserError(f"job {folder}: cannot resume because {problem}; {FIX}")
         return JobDecision(Action.NEW if job is None else Action.RETRIED, job, planned=planned, restart=True)
     # A job with status running is resumed too: the caller holds its lock, or no process does.
     kind = Action.RETRIED if job.state is State.FAILED else Action.RESUMED

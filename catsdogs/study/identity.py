@@ -73,7 +73,8 @@ def changes(result: Mapping[str, Any], now: dict[str, Any], *, unfinished: bool)
     if unfinished:
         known = _relevant_versions(result["versions"])
         changed += _differences(known, {name: now["versions"].get(name) for name in known})
-    return _images(result, now["data"]) + changed
+    moved = result["data"].get("digest") not in (None, now["data"])
+    return (["images, labels or split"] if moved else []) + changed
 
 
 def _resumable(config: dict[str, Any]) -> dict[str, Any]:
@@ -102,10 +103,6 @@ def _digest(file: str, changed_ns: int, size: int) -> str:
     """Return the digest of a file; cached, because the jobs of a study share it."""
     with Path(file).open("rb") as opened:
         return "sha256:" + hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _images(result: Mapping[str, Any], now: str) -> list[str]:
-    return [] if result["data"].get("digest") in (None, now) else ["images, labels or split"]
 
 
 def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

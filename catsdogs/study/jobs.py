@@ -222,10 +222,8 @@ def check_job_names(study: Path) -> None:
     for file in sorted(study.glob(f"*/{RESULT}")):
         job = read_job(file.parent)
         for former, current in former_names(job.result["choices"]).items() if job else ():
-            raise UserError(
-                f"study {study}: cannot resume because its job folders are named after {former}, which is now "
-                f"{current}; use a new study=NAME"
-            )
+            problem = f"its job folders are named after {former}, which is now {current}"
+            raise UserError(f"study {study}: cannot resume because {problem}; use a new study=NAME")
 
 
 def _studies_in(folder: Path) -> list[str]:
@@ -249,10 +247,9 @@ def best_jobs(study: Path, jobs: list[JobRecord], first: JobRecord, size: int) -
     comparable = [job for job in same_images if math.isfinite(job.objective)]
     chosen = [first, *sorted(comparable, key=lambda job: (job.objective, job.name))][:size]
     if len(chosen) < size:
-        raise UserError(
-            f"ensemble.num_jobs={size}: study {study} has {len(chosen)} jobs with a completed trial on the images of "
-            f"{first.name}; set ensemble.num_jobs={len(chosen)}, or search more jobs"
-        )
+        problem = f"study {study} has {len(chosen)} jobs with a completed trial on the images of {first.name}"
+        fix = f"set ensemble.num_jobs={len(chosen)}, or search more jobs"
+        raise UserError(f"ensemble.num_jobs={size}: {problem}; {fix}")
     return chosen
 
 

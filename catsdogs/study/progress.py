@@ -55,13 +55,7 @@ class JobProgress:
         self._last_line = 0.0
 
     def epoch(
-        self,
-        epochs_done: int,
-        share: float,
-        epoch: int,
-        epochs: int,
-        logs: dict[str, float] | None,
-        fold: str = "",
+        self, epochs_done: int, share: float, epoch: int, epochs: int, logs: dict[str, float] | None, fold: str = ""
     ) -> None:
         """Log progress in an epoch, at most every 30 seconds, or the scores of a finished epoch.
 

@@ -19,7 +19,7 @@ from catsdogs.base import files
 from catsdogs.base.errors import UserError
 from catsdogs.base.text import natural_key
 from catsdogs.data import archive
-from catsdogs.data.archive import ImageFolder, image_paths, open_images
+from catsdogs.data.archive import ImageFolder, open_images
 
 ROOM = 2**30
 
@@ -86,10 +86,10 @@ def test_folder_is_used_in_place(tmp_path, monkeypatch):
     (source / "cats").symlink_to(tmp_path / "elsewhere")
     (source / "cats" / "loop").symlink_to(source)
     monkeypatch.chdir(tmp_path)
-    assert open_images(Path("my pets"), tmp_path / "cache", 0).root == source
+    images = open_images(Path("my pets"), tmp_path / "cache", 0)
     assert not (tmp_path / "cache").exists()
     paths = ["cats/1.jpg", "cats/2.jpg", "dogs/9.jpg", "dogs/10.jpg"]
-    assert image_paths(source) == paths
+    assert (images.root, list(images.paths)) == (source, paths)
     for number, path in enumerate(paths):
         os.utime(source / path, ns=(5, number))
     listing = "".join(f"{path}\0{len(path)}\0{paths.index(path)}\n" for path in sorted(paths))

@@ -142,7 +142,6 @@ def _write_job(
     row: Mapping[Any, Any],
     epochs: Mapping[tuple[str, str], pd.DataFrame],
 ) -> None:
-    """Write the run of a job and the child runs of its trials."""
     job = study_data.jobs[row["label"]]
     trials = study_data.trials[study_data.trials["label"] == row["label"]].to_dict("records")
     key = f"job {job.name} {job.result.get('started')}"
@@ -224,7 +223,6 @@ def _epoch_metrics(epochs: pd.DataFrame | None, ended: float) -> list[Any]:
 
 
 def _metrics(values: Mapping[Any, Any], time: float, step: int = 0) -> list[Any]:
-    """Return metrics of the values that are finite numbers."""
     from mlflow.entities import Metric
 
     return [
@@ -246,6 +244,5 @@ def _versions(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _seconds(text: Any) -> float:
-    """Return a timestamp in seconds since 1970, or 0 if the text is not a timestamp."""
     time = parse_timestamp(text)
     return 0.0 if time is None else time.timestamp()

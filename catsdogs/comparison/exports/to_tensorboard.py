@@ -86,7 +86,6 @@ def _columns(columns: Mapping[str, pd.Series]) -> Summary:
 
 
 def _events(trial: Mapping[Any, Any], columns: list[str], epochs: pd.DataFrame | None) -> Iterator[Event]:
-    """Yield the events of a trial: start, epochs, result and end."""
     ended = ended_at(trial)
     started = ended - trial["seconds"]
     values = {name: trial[name] for name in columns if not pd.isna(trial[name])}

@@ -91,7 +91,7 @@ def leaderboard(results: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
         }
         for job in jobs.astype(object).where(jobs.notna(), None).to_dict("records")
     ]
-    images = {(job.data_digest, job.classes) for job in study_data.jobs.values() if job.data_digest}
+    images = {job.data_digest for job in study_data.jobs.values() if job.data_digest}
     return {
         "choices": [words(name).capitalize() if name.islower() else name for name in varied],
         "constant": {words(name): formats.value(choice) for name, choice in study_data.shared_choices.items()},
@@ -192,7 +192,6 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
 
 
 def _cell(text: Callable[[Any], str], row: Mapping[Any, Any]) -> tuple[str, str]:
-    """Return a score and its interval as text."""
     bounded = pd.notna(row["low"]) and pd.notna(row["high"])
     return text(row["value"]), f"{text(row['low'])} to {text(row['high'])}" if bounded else ""
 

@@ -54,7 +54,6 @@ def sample_archives(sample: SampleConfig, cache: Path) -> tuple[Path, Path]:
 
 
 def _training_images(sample: SampleConfig) -> Iterator[tuple[str, Image.Image, int]]:
-    """Yield (name in the archive, image, JPEG quality)."""
     for n in range(sample.images_per_class):
         for label in range(sample.classes):
             name = ("cat", "dog")[label] if label < 2 else f"pet{label + 1}"
