@@ -5,7 +5,6 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from catsdogs.comparison.figures import figure
-from catsdogs.comparison.figures.search import time_unit
 from catsdogs.comparison.figures.theme import escape
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import loss
@@ -34,7 +33,7 @@ def best_so_far(study_data: StudyData) -> list[figure.Figure]:
     started = ended - pd.to_timedelta(trials["seconds"].astype(float), unit="s")
     after = (ended - started.groupby(trials["study"]).transform("min")).dt.total_seconds()
     if losses[after.notna()].notna().any():
-        unit, seconds = time_unit(float(after.max()))
+        unit, seconds = _time_unit(float(after.max()))
         timed = table.assign(x=after / seconds)[after.notna()].sort_values("x", kind="stable")
         plots["time"] = _best_plot(study_data, timed)
         plots["time"].update_xaxes(title_text=f"{unit} since the study started")
@@ -63,8 +62,16 @@ def _best_plot(study_data: StudyData, table: pd.DataFrame) -> go.Figure:
 
 def _steps(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the trials that improved on all before them, and the last trial, which ends the line; y is the best."""
-    steps = trials.assign(y=trials["y"].cummin().ffill(), improved=figure.is_improvement(trials["y"]))
+    best = trials["y"].cummin().ffill()
+    steps = trials.assign(y=best, improved=best < best.shift().fillna(np.inf))
     return steps[steps["improved"] | (steps.index == steps.index[-1])]
+
+
+def _time_unit(longest: float) -> tuple[str, float]:
+    """Return a readable unit for up to `longest` seconds, and its length in seconds."""
+    if longest >= 2 * 3600:
+        return "hours", 3600.0
+    return ("minutes", 60.0) if longest >= 120 else ("seconds", 1.0)
 
 
 def _count_axis(plot: go.Figure, title: str, longest: int) -> None:

@@ -148,12 +148,6 @@ def rounded(values: Iterable[Any]) -> list[float | None]:
     return [None if pd.isna(value) else float(f"{value:.5g}") for value in values]
 
 
-def is_improvement(losses: pd.Series) -> pd.Series:
-    """Return whether each loss is lower than all before it."""
-    best = losses.cummin().ffill()
-    return best < best.shift().fillna(np.inf)
-
-
 def loss_axis(values: Iterable[Any]) -> dict[str, Any]:
     """Return an axis for nonnegative values: logarithmic if all are positive and they span more than a factor of 10.
 

@@ -1,9 +1,8 @@
-"""Figures of the search: scores of the jobs, effects of choices, importance of hyperparameters, and training time."""
+"""Figures of the search: scores of the jobs, effects of choices, and importance of hyperparameters."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from catsdogs.base.text import listed
@@ -105,55 +104,3 @@ def importance_bars(importance: Importance) -> figure.Figure | None:
     values = [minus(f"{words(row['name'])} {row['importance']:z.2f}") for row in ranking.to_dict("records")]
     alternative = f"Importance of each hyperparameter for the log loss: {listed(values, between='; ')}."
     return figure.Figure("importance", plot, "Importance of each hyperparameter", alternative, "importance")
-
-
-_PARTS: dict[str, dict[str, Any]] = {
-    "best trial": {"color": theme.ACCENT},
-    "improving trials": {"color": theme.FAINT_ACCENT},
-    "other trials": {"color": theme.FAINT_NEUTRAL},
-    "failed trials": {"color": theme.ALARM},
-    "setup and overhead": {"color": theme.NEUTRAL, "pattern": {"shape": "/", "size": 5, "solidity": 0.25}},
-}
-
-
-def budget(study_data: StudyData) -> figure.Figure | None:
-    """Plot the time that each job spent on its trials, and on overhead, which is unknown while it runs; None if empty.
-
-    An improving trial was the best of its job when it finished. Overhead is data, activations and building models.
-    """
-    leaderboard, trials = study_data.leaderboard.set_index("label"), study_data.trials
-    losses, label = trials["val_log_loss"].astype(float), trials["label"]
-    is_best = trials["trial"] == label.map(leaderboard["best_trial"])
-    improving = losses.groupby(label).transform(figure.is_improvement).astype(bool)
-    names = ["failed trials", "best trial", "improving trials"]
-    part = np.select([losses.isna(), is_best, improving], names, "other trials")
-    spent = trials["seconds"].astype(float).groupby([label, part]).sum().unstack()
-    table = spent.reindex(index=leaderboard.index, columns=list(_PARTS)).fillna(0.0)
-    table["setup and overhead"] = (leaderboard["seconds"] - table.sum(axis=1)).clip(lower=0).fillna(0.0)
-    totals = table.sum(axis=1)
-    table, totals = table[totals > 0], totals[totals > 0]
-    if table.empty:
-        return None
-    unit, seconds = time_unit(float(totals.max()))
-    plot = figure.blank(34 * len(table) + 116, legend=True)
-    for name, look in _PARTS.items():
-        hovers = [
-            f"<b>{escape(label)}</b><br>{name}: {time / seconds:.3g} {unit}, {time / total:.0%}"
-            for label, time, total in zip(table.index, table[name], totals, strict=True)
-        ]
-        if table[name].any():
-            times = pd.DataFrame({"x": table[name] / seconds, "y": range(len(table)), "hover": hovers})
-            figure.add_bars(plot, times, name=name, orientation="h", width=0.6, marker=look)
-    plot.update_layout(barmode="stack", legend_traceorder="normal")
-    plot.update_xaxes(title_text=unit)
-    style = styles(study_data)
-    figure.name_rows(plot, [style[label]["name"] for label in table.index])
-    alternative = "Time that each job spent on its best trial, improving, other and failed trials, and overhead."
-    return figure.Figure("budget", plot, "Time spent per job", alternative, "trials")
-
-
-def time_unit(longest: float) -> tuple[str, float]:
-    """Return a readable unit for up to `longest` seconds, and its length in seconds."""
-    if longest >= 2 * 3600:
-        return "hours", 3600.0
-    return ("minutes", 60.0) if longest >= 120 else ("seconds", 1.0)

@@ -16,9 +16,7 @@ from catsdogs.pages.formats import cut_in_the_middle
 # after Machado et al. 2009, with protanopia, deuteranopia and tritanopia; jobs also differ in their symbols.
 PALETTE = ("#1f77d0", "#e0701a", "#39a36a", "#b13d75", "#886116", "#818dcf", "#dd6aaa", "#7262a3")
 ACCENT = PALETTE[0]
-FAINT_ACCENT = "rgba(31,119,208,0.5)"
 NEUTRAL = "#868d96"
-FAINT_NEUTRAL = "rgba(134,141,150,0.6)"
 ALARM = "#d1493f"
 
 # Best to worst through gray, of about equal lightness; color-blind readers can also distinguish blue and orange.

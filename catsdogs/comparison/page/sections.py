@@ -137,7 +137,6 @@ def search(results: Findings) -> dict[str, Any]:
         "importance": importance,
         "importance_plot": search_figures.importance_bars(importance) if importance else None,
         "best_so_far": best_so_far(study_data),
-        "budget": search_figures.budget(study_data),
         "failures": failures[:_MOST_FAILURES],
         "more_failures": sum(row["trials"] for row in failures[_MOST_FAILURES:]),
     }
