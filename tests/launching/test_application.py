@@ -117,8 +117,7 @@ def test_resume_command_names_the_study(arguments, overrides, expected):
 
 @pytest.mark.parametrize("multirun", [[], ["-m"]])
 @pytest.mark.parametrize(
-    ("error", "status", "words"),
-    [(MemoryError, 2, "error: out of memory"), (ValueError, 1, "ValueError: injected")],
+    ("error", "status", "words"), [(MemoryError, 2, "error: out of memory"), (ValueError, 1, "ValueError: injected")]
 )
 def test_an_error_in_the_checks_of_a_study_is_printed(tmp_path, capsys, monkeypatch, multirun, error, status, words):
     monkeypatch.setattr("catsdogs.data.dataset.load_dataset", Mock(side_effect=error("injected")))

@@ -26,7 +26,7 @@ EAST = datetime.timezone(datetime.timedelta(hours=2))
         (formats.count(2000.0), "2,000"),
         *((formats.counted(n, "job"), t) for n, t in ((1, "1 job"), (0, "0 jobs"), (2000, "2,000 jobs"))),
         *((formats.value(v), t) for v, t in ((30.0, "30"), (5.106746e-06, "5.107e-06"), ("x", "x"), (math.nan, "–"))),
-        *((formats.time_spent(s), t) for s, t in ((None, "–"), (705.4, "12 min"))),
+        *((formats.time_spent(s), t) for s, t in ((None, "–"), (89, "89 s"), (705.4, "12 min"), (11100, "3 h 05 min"))),
         (formats.day_and_time(datetime.datetime(2026, 11, 3, 1, 5, tzinfo=EAST)), "2 Nov 2026, 23:05 UTC"),
         (formats.between(Estimate(0.03, 0.02, 0.04, 100)), "0.0200 to 0.0400"),
         (formats.between(Estimate(0.03, None, None, 1)), ""),
@@ -63,11 +63,9 @@ def test_gains(interval, expected):
 
 def test_calibration_that_is_not_applied_has_a_reason():
     # Earlier versions recorded no reason.
-    for gain, reason in (
-        ({"value": 0.0}, "199 validation images are too few"),
-        ({"value": -0.001}, "it does not improve"),
-    ):
-        (line,) = formats.format_gains({}, {"validation": {**gain, "size": 199, "split": "validation", "kept": False}})
+    for value, reason in ((0.0, "199 validation images are too few"), (-0.001, "it does not improve")):
+        gain = {"value": value, "size": 199, "split": "validation", "kept": False}
+        (line,) = formats.format_gains({}, {"validation": gain})
         assert line.startswith(f"Calibration not applied: {reason}")
 
 

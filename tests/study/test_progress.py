@@ -7,7 +7,6 @@ import pytest
 from studies import STARTED, write_job
 
 from catsdogs.base.files import read_json, write_json
-from catsdogs.base.text import format_duration, sanitize_line
 from catsdogs.study.progress import JobProgress, line, study_line
 
 EARLIER = {"trials": 8, "started": STARTED - datetime.timedelta(days=1)}
@@ -120,11 +119,6 @@ def test_the_time_left_is_limited(study):
     assert "left (until 20" in line(folder, at(30))
 
 
-def test_durations_have_a_readable_unit():
-    expected = {0: "0 s", 89: "89 s", 90: "2 min", 5000: "83 min", 11100: "3 h 05 min"}
-    assert {seconds: format_duration(seconds) for seconds in expected} == expected
-
-
 @pytest.fixture
 def clock(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
@@ -194,8 +188,3 @@ def test_the_study_line_is_logged_after_every_trial_and_its_errors_are_warnings(
         progress.trial_done()
     assert caplog.messages[0] == "study s: 1/2 trials"
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
-
-
-def test_lines_contain_no_control_characters():
-    assert sanitize_line("plain-name_1.5 é \u00a0–") == "plain-name_1.5 é \u00a0–"
-    assert sanitize_line("a\nb\x1b[31m\u2028\u202e\ud800") == "a?b?[31m???"
