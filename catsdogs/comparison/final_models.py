@@ -100,21 +100,16 @@ def predictions_table(classes: Classes) -> Table:
 
 @dataclass(frozen=True)
 class FinalModel:
-    """Contents of the folder `best/` of a study, as written by `retrain`.
-
-    Attributes:
-        predictions: id, label (NaN: unknown), split and, for every step that was computed, the columns of the classes
-            (NaN: not computed).
-        history: a row per epoch of the first member of an ensemble; empty if the file is missing, like `recipe`.
-    """
+    """Contents of the folder `best/` of a study, as written by `retrain`."""
 
     study: str
     folder: Path
     metrics: dict[str, Any]
     classes: Classes
+    # id, label (NaN: unknown), split and the columns of the classes for every step that was computed (NaN: it was not)
     predictions: pd.DataFrame
-    history: pd.DataFrame
-    recipe: dict[str, Any]
+    history: pd.DataFrame  # a row per epoch of the first member of an ensemble; empty if the file is missing
+    recipe: dict[str, Any]  # empty if the file is missing
 
     def validation(self, step: str = "") -> pd.DataFrame:
         """Return the labeled validation images that have the predictions of a step: id, label, probabilities.

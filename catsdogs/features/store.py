@@ -197,16 +197,14 @@ class Store:
         """Fill all missing entries in one pass: either all of them are stored or none.
 
         Only one process fills a group at a time. The others wait and then find the entries. OSError is raised if the
-        limit or the disk has no room (`FULL`), or the folder cannot be written.
+        limit or the disk has no room (`FULL`), or the folder cannot be written. Names of groups and keys have 64
+        hexadecimal digits; a key is a digest of everything that changes the values.
 
         Args:
-            group: name of the lock, 64 hexadecimal digits; entries of the same pass share it.
-            shapes: (N, *shape) of the arrays, by the key of the entry: 64 hexadecimal digits, a digest of everything
-                that changes the values.
+            shapes: (N, *shape) of the arrays, by key.
             dtype: "float32" or "float16". float16 is standardized per channel (last axis) and rounds each value by at
                 most 2**-11 of its distance from the channel's mean; infinities become finite.
-            produce: called with the keys of the missing entries; yields chunks of consecutive images. A chunk has one
-                non-empty float32 (b, *shape) per key; b may vary between chunks.
+            produce: yields, for the missing keys, chunks of images: a non-empty float32 (b, *shape) for each key.
             keep: keys that must not be evicted; those of `shapes` never are.
         """
         if not self._missing(shapes):  # a read-only folder is sufficient if it is complete

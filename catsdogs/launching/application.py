@@ -35,12 +35,8 @@ def hydra_application(
     """Run a command through Hydra, print user errors as one line, and return the exit status.
 
     The status is 0, 2 for a user error, 130 for Ctrl-C, or 143 for SIGTERM. A study with failed jobs exits from its
-    hook.
-
-    Args:
-        config_name: primary configuration in `conf/`.
-        task: function that runs every job.
-        complete: function of Hydra's parsed command line and the arguments, which it returns completed.
+    hook. `config_name` is the primary configuration in `conf/`, and `task` runs every job. `complete` gets Hydra's
+    parsed command line and the arguments, and returns these completed.
     """
     register()
     # Hydra's own variable: if the user sets it, configuration errors keep their traceback.

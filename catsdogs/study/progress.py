@@ -27,11 +27,8 @@ LEAST_EPOCHS = 0.05  # before the time left is printed: in less, one slow batch 
 class JobProgress:
     """Log of the epochs and trials of a job, with the time left.
 
-    Args:
-        label: start of every line, such as `job 2/4 mobilenet_v2-flip-cosine-none`.
-        trials: largest number of trials of the job; None if unknown.
-        epochs_per_trial: largest number of epochs of a trial, summed over its executions.
-        study_line: returns a line about the study, or None; called after every trial.
+    `label` starts every line, such as `job 2/4 mobilenet_v2-flip-cosine-none`. `trials` and `epochs_per_trial`, summed
+    over executions, are the largest numbers; None: unknown. `study_line` returns a line after every trial, or None.
     """
 
     def __init__(
@@ -59,11 +56,8 @@ class JobProgress:
     ) -> None:
         """Log progress in an epoch, at most every 30 seconds, or the scores of a finished epoch.
 
-        Args:
-            epochs_done: finished epochs of this trial.
-            share: finished fraction of the running epoch, which is numbered from 0.
-            logs: scores of a finished epoch; None within an epoch.
-            fold: `2/5` with several folds, whose single scores do not count as best; otherwise "".
+        `epochs_done` are finished ones of this trial; `share` is the finished fraction of `epoch`, numbered from 0.
+        `logs` is None within an epoch. `fold` is `2/5` with several folds, whose single scores do not count as best.
         """
         now = time.monotonic()
         done = self._trials_done * self._epochs_per_trial + epochs_done + share
