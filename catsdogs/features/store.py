@@ -293,11 +293,8 @@ class Store:
         while needed > (room := min(self.max_bytes - stored, free_bytes(self.folder) - RESERVED_DISK_BYTES)):
             most = room + sum(entry.bytes for entry in evictable)
             if needed > most:
-                raise OSError(
-                    errno.ENOSPC,
-                    f"{binary_size(needed)} of activations do not fit; the limit of {binary_size(self.max_bytes)} and "
-                    f"the disk leave {binary_size(max(most, 0))}",
-                )
+                available = f"the limit of {binary_size(self.max_bytes)} and the disk leave {binary_size(max(most, 0))}"
+                raise OSError(errno.ENOSPC, f"{binary_size(needed)} of activations do not fit; {available}")
             entry = evictable.pop()
             if self._remove(entry.folder, None if entry.group == group else entry.group):
                 stored -= entry.bytes

@@ -54,8 +54,7 @@ def job_folder(config: DictConfig) -> Path:
 
 def record_crash(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
     """Record that a job's process exited without a result, and return the status and value for Hydra."""
-    # Imported here because pandas takes a second, which `--help` need not wait for.
-    from catsdogs.study.jobs import State, read_job
+    from catsdogs.study.jobs import State, read_job  # imports pandas, which `--help` need not wait for
 
     folder = job_folder(config)
     job = read_job(folder)
@@ -73,7 +72,6 @@ def record_crash(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
 
 def record_failure(hydra: Any, folder: Path, error: str | Exception) -> None:
     """Record a failed job in its folder and leaderboard; `error` is its exception, or how its process was killed."""
-    # Imported here because pandas takes a second, which `--help` need not wait for.
     from catsdogs.study.jobs import FAILED, OK, RESULT, RUNNING, read_job
     from catsdogs.study.leaderboard import write_leaderboard
 

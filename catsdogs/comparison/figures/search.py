@@ -87,20 +87,16 @@ def importance_bars(importance: Importance) -> figure.Figure | None:
     ranking = importance.table
     if len(ranking) < 2:
         return None
-    table = pd.DataFrame(
-        {
-            "name": escape(words(row["name"]), 24),
-            "x": row["importance"],
-            "low": row["low"],
-            "high": row["high"],
-            "color": theme.ACCENT,
-            "hover": f"<b>{escape(words(row['name']))}</b><br>importance {row['importance']:z.2f}<br>"
-            + minus(f"{row['low']:z.2f} to {row['high']:z.2f} over folds"),
-        }
-        for row in ranking.to_dict("records")
-    )
+    rows = ranking.to_dict("records")
+    names = [escape(words(row["name"]), 24) for row in rows]
+    hovers = [
+        f"<b>{escape(words(row['name']))}</b><br>importance {row['importance']:z.2f}<br>"
+        + minus(f"{row['low']:z.2f} to {row['high']:z.2f} over folds")
+        for row in rows
+    ]
+    table = ranking.assign(name=names, x=ranking["importance"], color=theme.ACCENT, hover=hovers)
     plot = figure.interval_rows(table, "importance (0: none)")
     plot.add_vline(x=0, layer="below", line_width=1.5)
-    values = [minus(f"{words(row['name'])} {row['importance']:z.2f}") for row in ranking.to_dict("records")]
+    values = [minus(f"{words(row['name'])} {row['importance']:z.2f}") for row in rows]
     alternative = f"Importance of each hyperparameter for the log loss: {listed(values, between='; ')}."
     return figure.Figure("importance", plot, "Importance of each hyperparameter", alternative, "importance")
