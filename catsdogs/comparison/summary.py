@@ -68,31 +68,14 @@ def summarize(study_data: StudyData) -> Summary:
     shares = share_lowest(losses.to_numpy().T).tolist() if len(losses) else []
     share_best = dict(zip(map(str, losses), shares, strict=False))
     command, no_command = _command(study_data, best)
-    return Summary(
-        headline=_headline(leaderboard, first, runner_up, margin, significance),
-        best=best,
-        intervals=intervals,
-        log_loss=intervals.get(best),
-        runner_up=runner_up,
-        margin=margin,
-        significance=significance,
-        share_best=share_best,
-        command=command,
-        sentences=[
-            _score_sentence(first, intervals.get(best), study_data.jobs[best].classes.names),
-            *_margin_sentences(runner_up, margin, significance),
-            *_rank_sentences(best, margins, share_best),
-        ],
-        caveats=[
-            *_unfinished(study_data),
-            *_not_compared(study_data, ranked, comparable),
-            *_ranking_caveats(study_data, losses, intervals),
-            *_few_errors(intervals, best),
-            *_few_images(study_data, best),
-            *no_command,
-            *_selection_caveats(study_data, comparable),
-        ],
-    )
+    headline, log_loss = _headline(leaderboard, first, runner_up, margin, significance), intervals.get(best)
+    sentences = [_score_sentence(first, log_loss, study_data.jobs[best].classes.names)]
+    sentences += _margin_sentences(runner_up, margin, significance) + _rank_sentences(best, margins, share_best)
+    caveats = _unfinished(study_data) + _not_compared(study_data, ranked, comparable)
+    caveats += _ranking_caveats(study_data, losses, intervals) + _few_errors(intervals, best)
+    caveats += _few_images(study_data, best) + no_command + _selection_caveats(study_data, comparable)
+    compared = (runner_up, margin, significance, share_best)
+    return Summary(headline, best, intervals, log_loss, *compared, command, sentences, caveats)
 
 
 def _margins(best: str, losses: pd.DataFrame, errors: pd.DataFrame) -> dict[str, Estimate]:

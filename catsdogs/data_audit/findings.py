@@ -164,17 +164,9 @@ def audit_images(
         leakage = count_test_duplicates(training, folder.root, testing.images("test"), test_folder.root, cache)
     for note in filter(None, notes):
         _log.info("%s", note)
-    return Findings(
-        source=Path(clean(str(source))),
-        rows=rows,
-        root=folder.root,
-        skipped=folder.skipped,
-        unusual_files=find_unusual_files(rows),
-        duplicates=find_duplicates(in_use, folder.root, cache),
-        label_issues=issues,
-        test_leakage=leakage,
-        classes=labels.classes.names if labels else (),
-    )
+    images = (Path(clean(str(source))), rows, folder.root, folder.skipped)
+    unusual, duplicates = find_unusual_files(rows), find_duplicates(in_use, folder.root, cache)
+    return Findings(*images, unusual, duplicates, issues, leakage, labels.classes.names if labels else ())
 
 
 def find_unusual_files(rows: pd.DataFrame) -> pd.DataFrame:

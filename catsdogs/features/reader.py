@@ -235,15 +235,9 @@ def _identity(network: LoadedBackbone, pixels: LiveViews, pixels_key: str, view:
     images that are stored together.
     """
     settings = network.settings
-    inputs: dict[str, Any] = {
-        "format": _FORMAT,
-        "preprocessing": settings.preprocessing,
-        "image_size": settings.image_size,
-        "network": network.digest,
-        "keras": keras.__version__,
-        "pixels": pixels_key,
-        "view": ["plain", 0],
-    }
+    inputs: dict[str, Any] = {"preprocessing": settings.preprocessing, "image_size": settings.image_size}
+    inputs |= {"format": _FORMAT, "network": network.digest, "keras": keras.__version__, "pixels": pixels_key}
+    inputs["view"] = ["plain", 0]
     # Without augmentation, training views are the original images.
     if view.kind == "train" and not pixels.augmentation.is_identity:
         inputs["view"] = [view.kind, view.number]

@@ -82,17 +82,9 @@ def record_failure(hydra: Any, folder: Path, error: str | Exception) -> None:
         return
     known = {} if job is None else {key: value for key, value in job.result.items() if value not in (None, {})}
     known.pop("traceback", None)
-    result = {
-        "job": folder.name,
-        "study": folder.parent.name,
-        "choices": job_choices(hydra),
-        **dict.fromkeys(("best_trial", "objective", "seconds")),
-        **known,
-        "status": FAILED,
-        "error": str(error),
-        "error_type": type(error).__name__ if raised else "Killed",
-        "finished": utc_timestamp(),
-    }
+    result: dict[str, Any] = {"job": folder.name, "study": folder.parent.name, "choices": job_choices(hydra)}
+    result |= dict.fromkeys(("best_trial", "objective", "seconds")) | known | {"status": FAILED, "error": str(error)}
+    result |= {"error_type": type(error).__name__ if raised else "Killed", "finished": utc_timestamp()}
     if isinstance(error, Exception):
         result["traceback"] = "".join(traceback.format_exception(error))
     write_json(folder / RESULT, result)

@@ -100,19 +100,11 @@ def _foldable(model: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers
 
 def _is_scalable(operation: Any) -> bool:
     # Exact types: a subclass may compute something else.
-    return (
-        type(operation) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
-        and operation.data_format == "channels_last"
-        and operation.activation in (None, keras.activations.linear)
-        and operation.activity_regularizer is None
-        and operation.quantization_mode is None
-    )
+    exact = type(operation) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+    plain = exact and operation.activation in (None, keras.activations.linear) and not operation.activity_regularizer
+    return plain and operation.data_format == "channels_last" and operation.quantization_mode is None
 
 
 def _is_frozen_batch_norm(operation: Any, rank: int) -> bool:
-    return (
-        type(operation) is keras.layers.BatchNormalization
-        and not operation.trainable
-        and operation.axis in (-1, rank - 1)
-        and operation.activity_regularizer is None
-    )
+    frozen = type(operation) is keras.layers.BatchNormalization and not operation.trainable
+    return frozen and operation.axis in (-1, rank - 1) and operation.activity_regularizer is None

@@ -99,19 +99,13 @@ def learning_curves(study_data: StudyData) -> figure.Figure | None:
     for label in reversed(looks):
         if (label, False) in parts:
             part = parts[label, False]
-            look = looks[label] | {"line": {"color": looks[label]["line"]["color"]}}
-            figure.add_lines(
-                plot,
-                part if len(epochs) <= _NAMED_EPOCHS else part.drop(columns="hover"),
-                **look | {"showlegend": look["showlegend"] and (label, True) not in parts},
-                hovertemplate=hover,
-                mode="lines" if part["line"].duplicated().any() else "markers",
-                line_width=1 if count <= 300 else 0.5,
-                marker_size=5,
-                opacity=0.4 if count <= 60 else 0.2,
-            )
-    best = [label for label in reversed(looks) if (label, True) in parts]
-    for label in best:
+            look = looks[label] | {"line": {"color": looks[label]["line"]["color"]}, "marker_size": 5}
+            look |= {"line_width": 1 if count <= 300 else 0.5, "opacity": 0.4 if count <= 60 else 0.2}
+            look["mode"] = "lines" if part["line"].duplicated().any() else "markers"
+            look["showlegend"] = look["showlegend"] and (label, True) not in parts
+            part = part if len(epochs) <= _NAMED_EPOCHS else part.drop(columns="hover")
+            figure.add_lines(plot, part, **look, hovertemplate=hover)
+    for label in [label for label in reversed(looks) if (label, True) in parts]:
         look = {"mode": "lines+markers", "line_width": 3, "marker_size": 6}
         figure.add_lines(plot, parts[label, True], **looks[label], **look, hovertemplate=hover)
     first, last = int(epochs["epoch"].min()), int(epochs["epoch"].max())
