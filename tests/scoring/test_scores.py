@@ -105,9 +105,7 @@ def test_a_perfect_roc_auc_may_be_lower_on_other_images():
     ("labels", "p_dog", "message"),
     [
         ([0, 1, 1], [0.1, np.nan, np.nan], "must be in"),
-        ([0, 1, 1], [0.1, 0.2, 1.01], "must be in"),
         ([0, 0.05, 1], [0.1, 0.2, 0.3], "labels must be whole"),
-        ([np.nan, 0, 1], [0.1, 0.2, 0.3], "labels must be whole"),
         ([0, 1], [0.1, 0.2, 0.3], "labels .N,. and"),
         ([], [], "at least one"),
     ],
@@ -180,12 +178,10 @@ def test_columns_of_classes_and_back():
     ("names", "message"),
     [
         (["ants"], "only class ants"),
-        ([], "no class"),
         (["Ant", "bee", "ant"], "Ant, ant differ only in case"),
         (["a", "b", "a"], "a, a are equal; remove"),
         (["a b", "a_b", "c"], "a b, a_b would have the same column"),
         (["a", "a_tta", "b"], "column p_a_tta"),
-        (["a", ""], "class '' needs"),
         (["a", "b\n"], "needs a printable"),
         (["a", "caf\udce9"], "needs a printable"),
         (["a", "ID"], "not id"),
