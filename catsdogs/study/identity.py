@@ -50,12 +50,8 @@ def fingerprint(config: SearchConfig, digest: str) -> dict[str, Any]:
 
     The number of trials is not part of it, because trials may be added. `digest`: `Dataset.digest`.
     """
-    return {
-        "config": _resumable(dataclasses.asdict(config)),
-        "data": digest,
-        "weights": _weights(config.backbone.weights),
-        "versions": _relevant_versions(_installed()),
-    }
+    parts = {"config": _resumable(dataclasses.asdict(config)), "data": digest}
+    return parts | {"weights": _weights(config.backbone.weights), "versions": _relevant_versions(_installed())}
 
 
 def changes(result: Mapping[str, Any], now: dict[str, Any], *, unfinished: bool) -> list[str]:
