@@ -6,8 +6,6 @@ python -m catsdogs.report multirun/NAME --watch                rewrite the repor
 python -m catsdogs.report multirun/NAME --tensorboard --mlflow     export the trials to TensorBoard and MLflow
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shlex
@@ -80,7 +78,7 @@ def _report(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _export(options: argparse.Namespace, study_data: StudyData, home: Path) -> None:
+def _export(options: argparse.Namespace, study_data: "StudyData", home: Path) -> None:
     if options.tensorboard is not None:
         from catsdogs.comparison.exports.to_tensorboard import write_tensorboard
 
