@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from catsdogs.comparison.figures import figure
 from catsdogs.comparison.figures.theme import escape
 from catsdogs.comparison.study_data import StudyData
-from catsdogs.pages.formats import loss
+from catsdogs.pages.formats import loss, words
 
 # Thin curves name their trial up to this number of epochs; beyond, the names would take as many bytes as the curves.
 _NAMED_EPOCHS = 6_000
@@ -79,22 +79,49 @@ def _count_axis(plot: go.Figure, title: str, longest: int) -> None:
     plot.update_xaxes(title_text=title, tickformat="d", dtick=1 if longest <= 12 else None)
 
 
-def learning_curves(study_data: StudyData) -> figure.Figure | None:
-    """Plot log loss over epochs: thin lines for all trials of a job, a thick line for its best; None without epochs."""
-    epochs, board = study_data.epochs, study_data.leaderboard
+def learning_curves(study_data: StudyData) -> list[figure.Figure]:
+    """Plot log loss and learning rate over epochs: thin lines for all trials of a job, a thick line for its best.
+
+    Identical learning rates of a job are plotted once. The list is empty without recorded epochs, and has no second
+    figure without recorded learning rates.
+    """
+    epochs = study_data.epochs
     if epochs.empty or epochs["val_log_loss"].isna().all():
-        return None
-    plot, looks = figure.blank_for_jobs(study_data, set(epochs["label"]), 380)
-    table = epochs.dropna(subset="val_log_loss").sort_values(["trial", "execution", "epoch"], kind="stable")
+        return []
+    plot = _curves(study_data, "val_log_loss", 380)
+    plot.update_yaxes(title_text="validation log loss", **figure.loss_axis(epochs["val_log_loss"]))
+    plots = {"Validation log loss": plot}
+    if "learning_rate" in epochs and epochs["learning_rate"].notna().any():
+        plots["Learning rate"] = plot = _curves(study_data, "learning_rate", 260)
+        # A schedule that ends at 0 needs a linear axis, so only the peaks count.
+        peaks = epochs.groupby(["label", "trial"])["learning_rate"].max()
+        axis = figure.loss_axis(peaks)
+        if epochs["learning_rate"].nunique() > 1:
+            axis["rangemode"] = "normal"  # a curve along 0 would be clipped
+        plot.update_yaxes(title_text="learning rate", exponentformat="e", **axis)
+    about = "a thin line per trial, and a thick line for the best trial of each job."
+    return [
+        figure.Figure(f"curve-{index}", plot, f"{title} over epochs", f"{title} over epochs: {about}", "epochs")
+        for index, (title, plot) in enumerate(plots.items())
+    ]
+
+
+def _curves(study_data: StudyData, column: str, height: int) -> go.Figure:
+    epochs, board = study_data.epochs, study_data.leaderboard
+    plot, looks = figure.blank_for_jobs(study_data, set(epochs["label"]), height)
+    table = epochs.dropna(subset=column).sort_values(["trial", "execution", "epoch"], kind="stable")
     table = table.assign(
         line=table.groupby(["label", "trial", "execution"], sort=False).ngroup(),
         x=table["epoch"],
-        y=table["val_log_loss"],
+        y=table[column],
         hover=table["trial"].map(lambda trial: escape(trial, 20)),
         best=table["trial"] == table["label"].map(board.set_index("label")["best_trial"]),
     )
-    hover = "<b>%{fullData.name}</b>, trial %{customdata}<br>epoch %{x}, log loss %{y}<extra></extra>"
-    parts = dict(iter(table.groupby(["label", "best"])))
+    name = words(column.removeprefix("val_"))
+    hover = f"<b>%{{fullData.name}}</b>, trial %{{customdata}}<br>epoch %{{x}}, {name} %{{y}}<extra></extra>"
+    parts = {
+        key: part if name == "log loss" else _without_repeated(part) for key, part in table.groupby(["label", "best"])
+    }
     count = int(study_data.trials["label"].isin(looks).sum())
     for label in reversed(looks):
         if (label, False) in parts:
@@ -111,7 +138,11 @@ def learning_curves(study_data: StudyData) -> figure.Figure | None:
     first, last = int(epochs["epoch"].min()), int(epochs["epoch"].max())
     plot.update_xaxes(range=[first - 0.02 * last, 1.02 * last])
     _count_axis(plot, "epoch", last)
-    plot.update_yaxes(title_text="validation log loss", **figure.loss_axis(epochs["val_log_loss"]))
-    title = "Validation log loss over epochs"
-    about = "a thin line per trial, and a thick line for the best trial of each job."
-    return figure.Figure("curves-figure", plot, title, f"{title}: {about}", "epochs")
+    return plot
+
+
+def _without_repeated(part: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the lines with a point that no longer line has."""
+    points = part.assign(y=part["y"].map("{:.5g}".format), length=part.groupby("line")["x"].transform("size"))
+    points = points.sort_values("length", ascending=False, kind="stable")
+    return part[part["line"].isin(points.loc[~points.duplicated(["x", "y"]), "line"])]

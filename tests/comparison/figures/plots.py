@@ -61,7 +61,7 @@ def all_figures(study_data):
         importance_bars(an_importance(list(study_data.hyperparameters))),
         *hyperparameter_slices(study_data),
         *best_so_far(study_data),
-        learning_curves(study_data),
+        *learning_curves(study_data),
         *(figure for final in study_data.final_models.values() for figure in final_figures(final, 0)),
     ]
     return {figure.name: figure for figure in figures if figure is not None}

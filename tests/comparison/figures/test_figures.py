@@ -53,7 +53,7 @@ def texts(value, path=""):
 
 
 def test_figures_are_complete_and_jobs_have_one_legend_entry(study_data, figures):
-    assert len(figures) == 12
+    assert len(figures) == 13
     names = {style["name"] for style in theme.styles(study_data).values()}
     for name, figure in figures.items():
         assert figure.caption
@@ -110,7 +110,7 @@ def test_study_that_has_just_started(tmp_path, trials, failed):
     study_data = read_study_data([tmp_path / "s"])
     assert parallel_coordinates(study_data) is job_intervals(study_data, {}) is None
     assert hyperparameter_slices(study_data) == []
-    assert (learning_curves(study_data) is None) == (trials == 0)
+    assert len(learning_curves(study_data)) == 2 * trials
     best = [figure.plot.layout for figure in best_so_far(study_data)]
     assert len(best) == 2 * (trials - failed)
     assert all(layout.yaxis.rangemode == "nonnegative" for layout in best)
@@ -123,7 +123,7 @@ def test_figures_of_a_large_study_are_small(tmp_path):
     studies.write_final(tmp_path / "s", images=2000)
     figures = all_figures(read_study_data([tmp_path / "s"]))
     assert sum(len(figure.plot.to_json()) for figure in figures.values()) < 1_350_000
-    assert sum(len(lines(one)) for one in figures["curves-figure"].plot.data) == 2000
+    assert sum(len(lines(one)) for one in figures["curve-0"].plot.data) == 2000
 
 
 def test_short_names_are_the_varied_choices(study_data, tmp_path):

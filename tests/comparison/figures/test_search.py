@@ -153,7 +153,7 @@ def test_best_so_far_over_time(study_data, figures):
 
 
 def test_learning_curves_match_the_recorded_epochs(study_data, figures):
-    style, plot = theme.styles(study_data), figures["curves-figure"].plot
+    style, plot = theme.styles(study_data), figures["curve-0"].plot
     best_of = dict(zip(study_data.leaderboard["label"], study_data.leaderboard["best_trial"], strict=True))
     for label in study_data.jobs:
         own = [one for one in plot.data if one.name == style[label]["name"]]
@@ -165,3 +165,15 @@ def test_learning_curves_match_the_recorded_epochs(study_data, figures):
                 assert y == pytest.approx(table["val_log_loss"].to_numpy(), rel=1e-4)
                 assert (trial == best_of[label]) == (one is thick)
         assert sorted(trial for one in own for _, _, trial in lines(one)) == sorted(map(str, range(12)))
+
+
+def test_identical_learning_rates_are_plotted_once(study_data, figures):
+    plot, style = figures["curve-1"].plot, theme.styles(study_data)
+    for label in study_data.jobs:
+        curves = [line for one in plot.data if one.name == style[label]["name"] for line in lines(one)]
+        # The best trial, and the longest one.
+        assert len(curves) == 2
+        assert max(len(x) for x, _, _ in curves) == plots.EPOCHS
+        for x, y, _ in curves:
+            assert y == pytest.approx([3e-4 * (1 - (epoch - 1) / plots.EPOCHS) for epoch in x], rel=1e-4)
+    assert plot.layout.yaxis.type is None
