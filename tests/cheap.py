@@ -59,7 +59,8 @@ class Job:
         # Called before every epoch with the number of the training, from 1; may raise.
         self.before: Callable[[int], object] = lambda training: None
         self.labels = np.arange(IMAGES) % 2
-        rows = pd.DataFrame({"id": map(str, range(IMAGES)), "label": self.labels.astype(float)})
+        rows = pd.DataFrame({"id": list(map(str, range(IMAGES))), "label": self.labels.astype(float)})
+        rows["width"] = rows["height"] = 32
         rows["path"], rows["sha256"] = rows["id"] + ".jpg", rows["id"].str.zfill(64)
         rows["split"], rows["fold"] = ["train"] * (IMAGES - 4) + ["validation"] * 4, [-1] * (IMAGES - 4) + [0] * 4
         self.dataset = Dataset(rows, folder, None, None, rows[:0], "digest", "digest")
