@@ -54,7 +54,8 @@ def task(config: DictConfig) -> None:
     from catsdogs.final.metrics import format_scores
     from catsdogs.final.retraining import make_final
 
-    jobs = best_jobs(study, read_jobs(study), job, settings.ensemble.num_jobs)
+    ensemble = settings.ensemble
+    jobs = best_jobs(study, read_jobs(study), job, None if ensemble.kind == "trials" else ensemble.num_jobs)
     _check_builders(settings, jobs)
     metrics = make_final(settings, jobs, trial, study)
     print()

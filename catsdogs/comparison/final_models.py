@@ -46,11 +46,15 @@ class _TtaChoice(_Score):
 
 class _Member(Record):
     job: str | None = None
+    trial: str | None = None
 
 
 class _Ensemble(Record):
     way: str | None = None
     members: Listed[_Member]
+    gain: _Score | None = None  # written since version 0.3, with ensemble=trials, as the times of a model
+    ms_per_image: Seconds | None = None
+    ms_per_image_single: Seconds | None = None
 
 
 class Metrics(Record):

@@ -145,8 +145,8 @@ def _conflicts(config: SearchConfig) -> Iterator[str]:
 
 def _conflicts_of_retrain(config: RetrainConfig) -> Iterator[str]:
     kind, num_jobs, folds = config.ensemble.kind, config.ensemble.num_jobs, config.split.folds
-    if kind == "none" and num_jobs > 1:
-        yield f"ensemble.num_jobs={num_jobs}: not supported with ensemble=none; use ensemble=jobs or ensemble=folds"
+    if kind in ("none", "trials") and num_jobs > 1:
+        yield f"ensemble.num_jobs={num_jobs}: not supported with ensemble={kind}; use ensemble=jobs or ensemble=folds"
     if kind == "jobs" and num_jobs == 1:
         yield "ensemble.num_jobs=1: must be at least 2 with ensemble=jobs; raise it, or use ensemble=none"
     if kind == "folds" and folds == 1:

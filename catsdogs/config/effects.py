@@ -51,7 +51,7 @@ def _only_equal_views(config: SearchConfig) -> bool:
 
 def _without_validation(config: RetrainConfig) -> bool:
     """Return whether no model is validated on images that it was not trained on."""
-    by_folds = config.ensemble.kind == "folds" or config.evaluate_with == "folds"
+    by_folds = config.ensemble.kind in ("folds", "trials") or config.evaluate_with == "folds"
     return not by_folds and (config.fit_on == "all" or config.split.folds > 1)
 
 
@@ -124,10 +124,16 @@ _OF_SEARCH = (
     NoEffect("select.repeats", lambda c: c.select.top_k == 1, "select.top_k=1 trains no trial again", "raise it"),
 )
 
+_ACTIVATIONS = tuple(f"features.{name}" for name in ("mode", "views", "dtype", "max_gib"))
+
 _OF_RETRAIN = (
     *(
         NoEffect(key, lambda c: True, "only the search uses it")
-        for key in ("space", "tuner", "select", "timeout", "varied", "fit.executions_per_trial")
+        for key in ("space", "tuner", "select", "timeout", "varied", "fit.executions_per_trial", "fit.keep_weights_gib")
+    ),
+    *(
+        NoEffect(key, lambda c: c.ensemble.kind == "trials", "ensemble=trials rebuilds trials and trains nothing")
+        for key in ("trial", "fit_on", "evaluate_with", "schedule", "label_smoothing", "model", "fit", *_ACTIVATIONS)
     ),
     NoEffect("tta.kinds", _untested_kinds, _UNTESTED, "set tta to one kind"),
     NoEffect("tta.views", _untested_kinds, _UNTESTED, "set tta to one kind"),
@@ -152,7 +158,7 @@ _OF_RETRAIN = (
 
 # Settings that do not change the trials of a job on given images, see `study.identity`.
 _UNRELATED = ("study", "studies_dir", "cache", "data", "split", "tta", "timeout", "varied")
-_STORAGE = ("features.mode", "features.engine", "features.max_gib")
+_STORAGE = ("features.mode", "features.engine", "features.max_gib", "fit.keep_weights_gib")
 _NOT_TRAINED = (
     *(NoEffect(key, lambda c: True, "") for key in _UNRELATED + _STORAGE),
     NoEffect("tuner", lambda c: not c.space, ""),

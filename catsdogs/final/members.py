@@ -1,13 +1,11 @@
 """Training of the members of the final model, each like its trial in the search.
 
-An unfinished `retrain` keeps its trained members in the study's `.retrain/kept/`, so the same command continues. The
-variables of a model are saved as raw values and copied into a newly built model.
+An unfinished `retrain` keeps its trained members in the study's `.retrain/kept/`, so the same command continues.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +21,7 @@ import pandas as pd
 from pydantic import Field
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import read_bytes, replacing, write_json
+from catsdogs.base.files import remove, write_json
 from catsdogs.base.provenance import versions
 from catsdogs.base.records import CorruptedFile, Record
 from catsdogs.config.checks import validated
@@ -39,6 +37,7 @@ from catsdogs.study.jobs import JobRecord, chosen_trial
 from catsdogs.study.locking import lock_job
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import TrialRecord, lineage
+from catsdogs.study.weight_files import read_arrays, write_arrays
 from catsdogs.training.execution import DivergedError, Listener, execute, trial_seed
 from catsdogs.training.trial_data import build_trial_data
 
@@ -82,9 +81,11 @@ def train_members(
     `config` and `trial` are those of the first job; the best trial of each other job is used. Members in `kept` are not
     trained again, and others are added to it.
     """
-    settings = [config, *(_config_of(config, job) for job in jobs[1:])]
-    if len(jobs) > 1:
-        _check_jobs(jobs, settings, dataset)
+    settings = configs_of_jobs(config, jobs, dataset) if len(jobs) > 1 else [config]
+    if len(kinds := {one.backbone.resize: job.name for job, one in zip(jobs, settings, strict=True)}) > 1:
+        shown = ", ".join(f"{resize} ({name})" for resize, name in sorted(kinds.items()))
+        problem = f"not supported with several values of backbone.resize: {shown}; use a smaller ensemble.num_jobs"
+        raise UserError(f"ensemble={config.ensemble.kind}: {problem}")
     # Read all trials before any training, because one may be corrupted.
     trials = [trial, *(chosen_trial(job, None) for job in jobs[1:])]
     members: list[Member] = []
@@ -94,6 +95,19 @@ def train_members(
     return members
 
 
+def configs_of_jobs(config: RetrainConfig, jobs: Sequence[JobRecord], dataset: Dataset) -> list[RetrainConfig]:
+    """Return the configurations of jobs, of which `config` is the first; a `UserError` if settings or images differ."""
+    settings = [config, *(_config_of(config, job) for job in jobs[1:])]
+    for job, own in zip(jobs, settings, strict=True):
+        if changed := changes(job.result, fingerprint(own, dataset.digest), unfinished=False):
+            kind = config.ensemble.kind
+            raise UserError(
+                f"ensemble={kind}: not supported with changes to job {job.name} ({changed[0]}); restore the former "
+                "settings and images, or use ensemble=none"
+            )
+    return settings
+
+
 def _config_of(config: RetrainConfig, job: JobRecord) -> RetrainConfig:
     """Return the configuration for another job: its `_JOB_SETTINGS`, and the command's other settings."""
     saved = saved_config(job.result["config"])
@@ -101,23 +115,6 @@ def _config_of(config: RetrainConfig, job: JobRecord) -> RetrainConfig:
     features = {key: getattr(config.features, key) for key in ("mode", "engine", "max_gib")}
     values = {**dataclasses.asdict(config), **own, "features": {**saved["features"], **features}, "job": job.name}
     return validated(values, RetrainConfig)
-
-
-def _check_jobs(jobs: Sequence[JobRecord], settings: Sequence[RetrainConfig], dataset: Dataset) -> None:
-    for job, config in zip(jobs, settings, strict=True):
-        if changed := changes(job.result, fingerprint(config, dataset.digest), unfinished=False):
-            raise UserError(
-                f"ensemble={config.ensemble.kind}: not supported with changes to job {job.name} ({changed[0]}); "
-                "restore the former settings and images, or use ensemble=none"
-            )
-    backbones = [config.backbone for config in settings]
-    sizes = {(one.image_size, one.resize): job.name for job, one in zip(jobs, backbones, strict=True)}
-    if len(sizes) > 1:
-        pixels = ", ".join(f"{size} pixels, {resize} ({name})" for (size, resize), name in sorted(sizes.items()))
-        raise UserError(
-            f"ensemble={settings[0].ensemble.kind}: not supported with several image sizes: {pixels}; use a smaller "
-            "ensemble.num_jobs, or a study of jobs with the same backbone.image_size and backbone.resize"
-        )
 
 
 def _train_job(
@@ -237,34 +234,24 @@ def _log_progress(label: str, records: list[TrialRecord], fold: Fold) -> Listene
 class _Kept(Record):
     best_epoch: Annotated[int, Field(ge=1)]
     history: dict[str, list[float]]  # columns of `Training.history`
-    sha256: str  # of the values
 
 
 def write_kept(member: Path, model: keras.Model, history: pd.DataFrame, best_epoch: int) -> None:
     """Keep a trained model in two files, MEMBER.bin and MEMBER.json."""
-    values = b"".join(keras.ops.convert_to_numpy(variable).tobytes() for variable in model.variables)
-    with replacing(Path(f"{member}.bin")) as temporary:
-        temporary.write_bytes(values)
-    record = {"best_epoch": best_epoch, "history": history.to_dict("list")}
-    write_json(Path(f"{member}.json"), record | {"sha256": hashlib.sha256(values).hexdigest()})
+    write_arrays(Path(f"{member}.bin"), [keras.ops.convert_to_numpy(variable) for variable in model.variables])
+    write_json(Path(f"{member}.json"), {"best_epoch": best_epoch, "history": history.to_dict("list")})
 
 
 def read_kept(member: Path, build: Callable[[], keras.Model]) -> tuple[keras.Model, pd.DataFrame, int] | None:
     """Return what `write_kept` was given, in the model that `build` returns; None if it is missing or corrupted."""
-    file = Path(f"{member}.bin")
     try:
         if (kept := _Kept.read(Path(f"{member}.json"))) is None:
             return None
         history = pd.DataFrame(kept.history).astype({"epoch": int})
         model = build()
-        values = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
-        content = read_bytes(file, max_bytes=sum(value.nbytes for value in values))
-        if hashlib.sha256(content).hexdigest() != kept.sha256:
-            raise CorruptedFile(file, "digest differs")
-        start = 0
-        for variable, value in zip(model.variables, values, strict=True):
-            variable.assign(np.frombuffer(content, value.dtype, value.size, start).reshape(value.shape))
-            start += value.nbytes
+        like = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+        for variable, value in zip(model.variables, read_arrays(Path(f"{member}.bin"), like), strict=True):
+            variable.assign(value)
     except (CorruptedFile, OSError, ValueError, KeyError) as error:
         log.warning("%s; training this model again", error)
         return None
@@ -284,7 +271,7 @@ def kept_members(study: Path, key: str) -> Iterator[Path]:
                 shutil.rmtree(other)
         try:
             yield folder / key
-            shutil.rmtree(folder / key)
+            remove(folder / key)  # missing if nothing was trained
         finally:
             shutil.rmtree(folder / "best", ignore_errors=True)
             if not (folder / key).exists():

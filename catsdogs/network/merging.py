@@ -20,10 +20,12 @@ def merge_models(models: Sequence[keras.Model], combination: Combination) -> ker
 
     Members with the same backbone share the layers below the first layer with different weights, if there is a cut
     (see `cut.find_cut`). Members with weight 0 are omitted. `models` are those of `classifier.full_model`, with
-    equal image sizes and outputs. The result is such a model too, and shares layers with them.
+    equal outputs. The result is such a model too, and shares layers with them. Its images have the largest size of the
+    members, and are resized (bilinear) for the others.
     """
     used = [(model, weight) for model, weight in zip(models, combination.weights, strict=True) if weight]
-    images = keras.Input(used[0][0].input_shape[1:], dtype="float32", name="pixels")
+    size = max(model.input_shape[1] for model, _ in used)
+    images = keras.Input((size, size, 3), dtype="float32", name="pixels")
     members = keras.ops.stack(_outputs([model for model, _ in used], images), axis=-1)
     outputs, logits = members.shape[1], combination.method == "logit"
     if logits:
@@ -49,11 +51,15 @@ def _outputs(models: list[keras.Model], images: Any) -> list[Any]:
     for index, model in enumerate(models):
         groups.setdefault(_structure_key(model) or f"model {index}", []).append(index)
     outputs: dict[int, Any] = {}
+    resized = {images.shape[1]: images}
     for indices in groups.values():
         members = [models[index] for index in indices]
-        member_outputs = _with_shared_prefix(members, images, indices) or [
+        size = members[0].input_shape[1]
+        if size not in resized:
+            resized[size] = keras.layers.Resizing(size, size, name=f"resize_{size}")(images)
+        member_outputs = _with_shared_prefix(members, resized[size], indices) or [
             # Renamed, because members may have the same name.
-            keras.Model(member.inputs, member.outputs[0], name=f"member_{index}")(images)
+            keras.Model(member.inputs, member.outputs[0], name=f"member_{index}")(resized[size])
             for index, member in zip(indices, members, strict=True)
         ]
         outputs |= zip(indices, member_outputs, strict=True)
@@ -75,7 +81,7 @@ def _with_shared_prefix(models: list[keras.Model], images: Any, indices: list[in
         return None
     preprocessed = nodes[0].input_tensors[0]
     if preprocessed is not models[0].inputs[0]:
-        images = keras.Model(models[0].inputs, preprocessed, name="preprocessing")(images)
+        images = keras.Model(models[0].inputs, preprocessed, name=f"preprocessing_{indices[0]}")(images)
     shared = below[0](images)
     outputs = []
     for index, model, node, backbone in zip(indices, models, nodes, backbones, strict=True):

@@ -19,7 +19,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from catsdogs.base.files import replacing
 from catsdogs.config.hyperparameters import unfreeze_depths
 from catsdogs.config.schema import SearchConfig
 from catsdogs.network.backbones import LoadedBackbone
@@ -28,6 +27,7 @@ from catsdogs.network.cut import Cut, find_cut, suffix
 from catsdogs.network.folding import fold_batch_norms
 from catsdogs.network.schedules import LearningRateTable, learning_rates
 from catsdogs.scoring.classes import Classes
+from catsdogs.study.weight_files import read_arrays
 
 log = logging.getLogger(__name__)
 
@@ -100,15 +100,9 @@ class TrialModels:
         """Drop this model from the cache, because an error may have left it in an undefined state."""
         del self._structures[_structure_key(trial.config)]
 
-    def save_weights(self, trial: TrialModel, file: Path) -> None:
-        """Save the weights without the optimizer, because a promoted trial starts a new optimizer."""
-        with replacing(file) as temporary:
-            np.savez(temporary, *trial.model.get_weights())
-
-    def read_weights(self, file: Path) -> list[np.ndarray]:
-        """Read weights of `save_weights`; raise OSError, ValueError, EOFError or zipfile.BadZipFile if corrupted."""
-        with np.load(file) as saved:
-            return [saved[name] for name in saved.files]
+    def read_weights(self, config: SearchConfig, file: Path) -> list[np.ndarray]:
+        """Read the weights of a trial with this configuration, without optimizer; errors are those of `read_arrays`."""
+        return read_arrays(file, self._structure(config).model.get_weights())
 
     def set_weights(self, trial: TrialModel, weights: list[np.ndarray]) -> None:
         """Set the weights to those of a model of the same structure, and keep the hyperparameters."""

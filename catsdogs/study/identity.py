@@ -24,6 +24,7 @@ _NOT_IN_IDENTITY_OF = {
         *("labels", "id_column", "class_column", "group_column", "classes"),
     },
     "split": {"group_by"},  # a different split changes the digest of the images
+    "fit": {"keep_weights_gib"},
     "features": {"mode", "engine", "max_gib"},  # storage and inference engine change activations only by rounding
 }
 

@@ -104,6 +104,11 @@ def test_a_setting_with_an_effect_in_one_job_of_a_study_is_accepted_and_equal_jo
         (["split.folds=3", "evaluate_with=folds", "fit.epochs=9"], ""),
         (["evaluate_with=search"], "with split.folds=1 there are no models of folds; remove it"),
         (["split.folds=3", "ensemble.kind=folds", "evaluate_with=folds"], "ensemble=folds uses the models"),
+        *(
+            (["ensemble.kind=trials", setting], "ensemble=trials rebuilds trials and trains nothing")
+            for setting in ("trial=3", "fit_on=all", "fit.epochs=9", "schedule.peak_lr=0.1", "features.mode=live")
+        ),
+        (["split.folds=3", "ensemble.kind=trials", "tta.kinds=[none,flip]"], ""),
         (["submission.threshold=0.5"], "data.test=null"),
         (["fit_on=all", "data.split_seed=5"], "fit_on=all trains on all images"),
         (["split.folds=3", "fit_on=all", "evaluate_with=folds", "data.split_seed=5"], ""),
@@ -122,7 +127,7 @@ def test_a_setting_without_effect_on_the_final_model_is_refused(composed, overri
     kind, threshold = ("class", "auto") if "submission.threshold=auto" in overrides else ("probability", None)
     own["submission"] = {"template": None, "kind": kind, "threshold": threshold}
     own |= {key: value for key, _, value in (one.partition("=") for one in overrides) if key in own}
-    own["ensemble"]["kind"] = "folds" if "ensemble.kind=folds" in overrides else "none"
+    own["ensemble"]["kind"] = next((one.partition("kind=")[2] for one in overrides if "ensemble" in one), "none")
     of_search = [one for one in overrides if re.split("[.=]", one)[0] not in own]
     search = dataclasses.asdict(to_search_config(composed("data.train=train.zip", *FITTED, *of_search)))
     config = TypeAdapter(RetrainConfig).validate_python({**search, **own, "calibrate": True})

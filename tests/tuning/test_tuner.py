@@ -99,8 +99,8 @@ def test_a_promoted_trial_continues_from_its_parents_weights_and_learning_rate(t
     loaded = {}
     read = TrialModels.read_weights
 
-    def reading(self, file):
-        loaded[file.stem] = read(self, file)
+    def reading(self, config, file):
+        loaded[file.stem] = read(self, config, file)
         return loaded[file.stem]
 
     monkeypatch.setattr(TrialModels, "read_weights", reading)

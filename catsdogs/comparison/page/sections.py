@@ -173,7 +173,7 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
     return {
         "study": final.study,
         "model": formats.describe_model(metrics),
-        "fit_on": metrics.get("fit_on"),
+        "trained": _trained(metrics),
         "evaluated": metrics.get("validated_by") in (None, "final model"),
         "selected": formats.number(metrics.get("selected_val_log_loss")),
         "plain": next(iter(table.loc[table["score"] == "log_loss", "value"]), None),
@@ -185,9 +185,19 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
         "interval": metrics["interval"],
         "warnings": metrics["warnings"],
         "chosen": joined(metrics.get("chosen_on_validation") or formats.chosen_on_validation(several_jobs, metrics)),
-        "gain": " ".join(formats.format_gains(metrics["tta_gain"], metrics["calibration_gain"], metrics["tta_choice"])),
+        "gain": " ".join(
+            formats.format_ensemble_gain(metrics["ensemble"] or {})
+            + formats.format_gains(metrics["tta_gain"], metrics["calibration_gain"], metrics["tta_choice"])
+        ),
         "plots": final_figures(final, list(results.study_data.final_models).index(final.study)),
     }
+
+
+def _trained(metrics: Mapping[str, Any]) -> str:
+    """Return how the final model was trained."""
+    if (metrics["ensemble"] or {}).get("kind") == "trials":
+        return "with the weights of the search"
+    return "retrained on all labeled images" if metrics.get("fit_on") == "all" else "retrained"
 
 
 def _cell(text: Callable[[Any], str], row: Mapping[Any, Any]) -> tuple[str, str]:

@@ -1,0 +1,150 @@
+"""Ensemble of trials whose weights the search kept: they are chosen and rebuilt, and nothing is trained."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from catsdogs.base.errors import UserError
+from catsdogs.base.records import CorruptedFile
+from catsdogs.base.text import listed
+from catsdogs.config.hyperparameters import with_values
+from catsdogs.config.schema import RetrainConfig
+from catsdogs.data.dataset import Dataset
+from catsdogs.final.members import Member, configs_of_jobs
+from catsdogs.network.backbones import load_network
+from catsdogs.network.trial_model import TrialModels
+from catsdogs.pages.formats import counted, loss
+from catsdogs.scoring.combination import Combination
+from catsdogs.scoring.greedy import choose_ensemble
+from catsdogs.scoring.scores import check_inputs
+from catsdogs.study.job_tables import HISTORY, HISTORY_TABLE
+from catsdogs.study.jobs import JobRecord, chosen_trial
+from catsdogs.study.trials import TrialRecord, lineage, ranked
+from catsdogs.study.weight_files import TrialWeights, read_arrays
+from catsdogs.training.execution import trial_seed
+
+log = logging.getLogger(__name__)
+
+# Of the predictions of all candidates, 1 GiB as float64.
+_MOST_PROBABILITIES = 2**27
+
+
+@dataclass(frozen=True, eq=False)
+class TrialEnsemble:
+    """Chosen trials."""
+
+    members: list[Member]  # of each trial, one for every fold; those of the best trial are the first
+    combination: Combination  # of the trials
+    table: pd.DataFrame  # of `choose_ensemble`
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    job: JobRecord
+    config: RetrainConfig  # of the job
+    trial: TrialRecord
+    p: np.ndarray  # probabilities (N, K) of all validation rows
+
+    @property
+    def name(self) -> str:
+        return f"{self.job.name} trial {self.trial.trial}"
+
+
+def choose_trials(config: RetrainConfig, jobs: Sequence[JobRecord], dataset: Dataset) -> TrialEnsemble:
+    """Choose among the kept trials of jobs by their out-of-sample predictions, and rebuild the chosen ones.
+
+    Raise a `UserError` without kept weights, or if settings or images of a job differ. `config` is that of the first.
+    """
+    rows = dataset.rows[dataset.rows["fold"] >= 0]
+    candidates, damaged = [], []
+    for job, own in zip(jobs, configs_of_jobs(config, jobs, dataset), strict=True):
+        if own.backbone.resize != config.backbone.resize:
+            log.warning("job %s is left out: its images have another backbone.resize", job.name)
+            continue
+        for trial, p in _predictions(job, dataset, len(rows)):
+            if p is None:
+                damaged.append(f"{job.name} trial {trial.trial}")
+            else:
+                candidates.append(_Candidate(job, own, trial, p))
+    if damaged:
+        log.warning("left out, because files of their weights are missing or corrupted: %s", listed(damaged))
+    if not candidates:
+        problem = "has no kept weights of trials; run a new search with fit.keep_weights_gib above 0"
+        raise UserError(f"ensemble=trials: study {config.study} {problem}, or use ensemble=jobs")
+    candidates.sort(key=lambda one: (one.trial.val_log_loss, one.name))
+    most = max(1, _MOST_PROBABILITIES // candidates[0].p.size)
+    if len(candidates) > most:
+        log.warning(
+            "ensemble=trials: only the best %d of %d trials are compared, to save memory", most, len(candidates)
+        )
+        candidates = candidates[:most]
+    labels = rows["label"].to_numpy().astype(int)
+    combination, table = choose_ensemble(
+        labels, np.stack([one.p for one in candidates]), [one.name for one in candidates], config.seed
+    )
+    chosen = [one for one, weight in zip(candidates, combination.weights, strict=True) if weight]
+    kinds = {"single": "the best trial alone", "logit": "the mean of the logits", "probability": "the mean"}
+    losses = table.set_index("name")["nested_log_loss"]
+    scores = f"nested log loss {loss(losses[combination.method])}, the best trial {loss(losses['single'])}"
+    of = "" if combination.method == "single" else f" of {counted(len(chosen), 'trial')}"
+    log.info("ensemble: %s%s is chosen among %d trials (%s)", kinds[combination.method], of, len(candidates), scores)
+    weights = tuple(weight for weight in combination.weights if weight)
+    return TrialEnsemble(_rebuild(chosen, dataset), Combination(combination.method, weights), table)
+
+
+def _predictions(job: JobRecord, dataset: Dataset, images: int) -> Iterator[tuple[TrialRecord, np.ndarray | None]]:
+    """Yield the trials with files in `weights/`, and their probabilities (N, K); None if a file is not usable."""
+    weights, folds, classes = TrialWeights(job.folder), len(dataset.folds()), dataset.classes
+    labels = dataset.rows["label"][dataset.rows["fold"] >= 0].to_numpy()
+    for trial in ranked(job.trials()):
+        if (intact := weights.intact(trial.trial, folds)) is None:
+            continue
+        p = None
+        if intact:
+            try:
+                like = np.empty((images, classes.outputs), np.float32)
+                p = classes.from_output(read_arrays(weights.predictions(trial.trial), [like])[0])
+                check_inputs(labels, p)
+            except (CorruptedFile, ValueError):
+                p = None
+        yield trial, p
+
+
+def _rebuild(candidates: Sequence[_Candidate], dataset: Dataset) -> list[Member]:
+    """Return the members of trials, in this order."""
+    folds, members = dataset.folds(), dict[str, list[Member]]()
+    for job in {one.job.name: one.job for one in candidates}.values():
+        of_job = [one for one in candidates if one.job is job]
+        config, settings = of_job[0].config, [with_values(one.config, one.trial.hyperparameters) for one in of_job]
+        depths = [one.model.unfreeze_depth for one in settings]
+        network = load_network(config.backbone, config.seed)
+        # The learning rates, one for each step of a training, are not used.
+        models = TrialModels(config, network, dataset.classes, 1, depths)
+        weights, history = TrialWeights(job.folder), _history(job)
+        for one, own in zip(of_job, settings, strict=True):
+            trial, ancestors = chosen_trial(job, one.trial.trial), lineage(job.trials(), one.trial)
+            epochs = history[history["trial"].isin([int(record.trial) for record in ancestors])]
+            for number, fold in enumerate(folds):
+                model = models.new_trial(own, config.seed)
+                models.set_weights(model, models.read_weights(own, weights.file(trial.trial, number)))
+                of_fold, seed = number if len(folds) > 1 else None, trial_seed(config.seed, trial.trial, number)
+                own_epochs = epochs if len(folds) == 1 or "fold" not in epochs else epochs[epochs["fold"] == number]
+                member = Member(
+                    config, job, trial, of_fold, seed, [], models.full_model(model),
+                    own_epochs.drop(columns=["trial", "execution", "fold"], errors="ignore"),
+                    trial.best_epoch, fold.validation_rows, None,
+                )  # fmt: skip
+                members.setdefault(one.name, []).append(member)
+    return [member for one in candidates for member in members[one.name]]
+
+
+def _history(job: JobRecord) -> pd.DataFrame:
+    """Return the epochs of first executions; empty if the file is missing or corrupted."""
+    try:
+        table = HISTORY_TABLE.read(job.folder / HISTORY)
+    except CorruptedFile:
+        table = None
+    return pd.DataFrame({"trial": [], "epoch": []}) if table is None else table[table["execution"] == 0]
