@@ -55,7 +55,6 @@ class Job:
         self.before: Callable[[int], object] = lambda training: None
         self.labels = np.arange(IMAGES) % 2
         rows = pd.DataFrame({"id": list(map(str, range(IMAGES))), "label": self.labels.astype(float)})
-        rows["width"] = rows["height"] = 32
         rows["path"], rows["sha256"] = rows["id"] + ".jpg", rows["id"].str.zfill(64)
         rows["width"] = rows["height"] = 224
         rows["split"], rows["fold"] = ["train"] * (IMAGES - 4) + ["validation"] * 4, [-1] * (IMAGES - 4) + [0] * 4

@@ -50,6 +50,7 @@ def killed(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(files, "replacing", replacing)
+            patch.setattr("catsdogs.study.weight_files.replacing", replacing)
             try:
                 task()
             except Killed:
