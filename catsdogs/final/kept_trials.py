@@ -1,8 +1,9 @@
 """Ensemble of trials whose weights the search kept: they are chosen and rebuilt, and nothing is trained."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from catsdogs.final.members import Member, configs_of_jobs
 from catsdogs.network.backbones import load_network
 from catsdogs.network.trial_model import TrialModels
 from catsdogs.pages.formats import counted, loss
+from catsdogs.scoring.classes import Classes
 from catsdogs.scoring.combination import Combination
 from catsdogs.scoring.greedy import choose_ensemble
 from catsdogs.scoring.scores import check_inputs
@@ -33,15 +35,6 @@ _MOST_PROBABILITIES = 2**27
 
 
 @dataclass(frozen=True, eq=False)
-class TrialEnsemble:
-    """Chosen trials."""
-
-    members: list[Member]  # of each trial, one for every fold; those of the best trial are the first
-    combination: Combination  # of the trials
-    table: pd.DataFrame  # of `choose_ensemble`
-
-
-@dataclass(frozen=True, eq=False)
 class _Candidate:
     job: JobRecord
     config: RetrainConfig  # of the job
@@ -53,18 +46,29 @@ class _Candidate:
         return f"{self.job.name} trial {self.trial.trial}"
 
 
-def choose_trials(config: RetrainConfig, jobs: Sequence[JobRecord], dataset: Dataset) -> TrialEnsemble:
+def choose_trials(
+    config: RetrainConfig, jobs: Sequence[JobRecord], dataset: Dataset
+) -> tuple[list[Member], tuple[Combination, pd.DataFrame]]:
     """Choose among the kept trials of jobs by their out-of-sample predictions, and rebuild the chosen ones.
 
-    Raise a `UserError` without kept weights, or if settings or images of a job differ. `config` is that of the first.
+    Return their members, one for every fold of each trial, best trial first; their combination, and the table of
+    `choose_ensemble`. Raise a `UserError` without kept weights, or if settings or images of a job differ. `config` is
+    that of the first job.
     """
-    rows = dataset.rows[dataset.rows["fold"] >= 0]
+    labels = dataset.rows["label"][dataset.rows["fold"] >= 0].to_numpy().astype(int)
     candidates, damaged = [], []
     for job, own in zip(jobs, configs_of_jobs(config, jobs, dataset), strict=True):
         if own.backbone.resize != config.backbone.resize:
             log.warning("job %s is left out: its images have another backbone.resize", job.name)
             continue
-        for trial, p in _predictions(job, dataset, len(rows)):
+        weights = TrialWeights(job.folder)
+        for trial in ranked(job.trials()):
+            if (intact := weights.intact(trial.trial, len(dataset.folds()))) is None:
+                continue
+            try:
+                p = _predictions(weights.predictions(trial.trial), labels, dataset.classes) if intact else None
+            except (CorruptedFile, ValueError):
+                p = None
             if p is None:
                 damaged.append(f"{job.name} trial {trial.trial}")
             else:
@@ -77,40 +81,24 @@ def choose_trials(config: RetrainConfig, jobs: Sequence[JobRecord], dataset: Dat
     candidates.sort(key=lambda one: (one.trial.val_log_loss, one.name))
     most = max(1, _MOST_PROBABILITIES // candidates[0].p.size)
     if len(candidates) > most:
-        log.warning(
-            "ensemble=trials: only the best %d of %d trials are compared, to save memory", most, len(candidates)
-        )
+        log.warning("to save memory, only the best %d of %d trials are compared", most, len(candidates))
         candidates = candidates[:most]
-    labels = rows["label"].to_numpy().astype(int)
-    combination, table = choose_ensemble(
-        labels, np.stack([one.p for one in candidates]), [one.name for one in candidates], config.seed
-    )
+    p = np.stack([one.p for one in candidates])
+    combination, table = choose_ensemble(labels, p, [one.name for one in candidates], config.seed)
     chosen = [one for one, weight in zip(candidates, combination.weights, strict=True) if weight]
     kinds = {"single": "the best trial alone", "logit": "the mean of the logits", "probability": "the mean"}
     losses = table.set_index("name")["nested_log_loss"]
     scores = f"nested log loss {loss(losses[combination.method])}, the best trial {loss(losses['single'])}"
     of = "" if combination.method == "single" else f" of {counted(len(chosen), 'trial')}"
     log.info("ensemble: %s%s is chosen among %d trials (%s)", kinds[combination.method], of, len(candidates), scores)
-    weights = tuple(weight for weight in combination.weights if weight)
-    return TrialEnsemble(_rebuild(chosen, dataset), Combination(combination.method, weights), table)
+    of_chosen = Combination(combination.method, tuple(weight for weight in combination.weights if weight))
+    return _rebuild(chosen, dataset), (of_chosen, table)
 
 
-def _predictions(job: JobRecord, dataset: Dataset, images: int) -> Iterator[tuple[TrialRecord, np.ndarray | None]]:
-    """Yield the trials with files in `weights/`, and their probabilities (N, K); None if a file is not usable."""
-    weights, folds, classes = TrialWeights(job.folder), len(dataset.folds()), dataset.classes
-    labels = dataset.rows["label"][dataset.rows["fold"] >= 0].to_numpy()
-    for trial in ranked(job.trials()):
-        if (intact := weights.intact(trial.trial, folds)) is None:
-            continue
-        p = None
-        if intact:
-            try:
-                like = np.empty((images, classes.outputs), np.float32)
-                p = classes.from_output(read_arrays(weights.predictions(trial.trial), [like])[0])
-                check_inputs(labels, p)
-            except (CorruptedFile, ValueError):
-                p = None
-        yield trial, p
+def _predictions(file: Path, labels: np.ndarray, classes: Classes) -> np.ndarray:
+    """Return kept probabilities (N, K) of images with these labels; raise `CorruptedFile` or ValueError."""
+    like = np.empty((len(labels), classes.outputs), np.float32)
+    return check_inputs(labels, classes.from_output(read_arrays(file, [like])[0]))[1]
 
 
 def _rebuild(candidates: Sequence[_Candidate], dataset: Dataset) -> list[Member]:

@@ -35,7 +35,6 @@ from catsdogs.final.submission import SubmissionForm, describe_rows, predicted_c
 from catsdogs.network.devices import accelerators
 from catsdogs.pages.formats import chosen_on_validation, counted
 from catsdogs.scoring.classes import STEPS
-from catsdogs.scoring.intervals import Estimate
 from catsdogs.study.identity import fingerprint
 from catsdogs.study.jobs import JobRecord, read_jobs
 from catsdogs.study.trials import TrialRecord
@@ -93,8 +92,7 @@ def _make(
         fold_members = train_members(config, jobs, trial, dataset, True, kept)
     chosen = None
     if config.ensemble.kind == "trials":
-        ensemble = choose_trials(config, jobs, dataset)
-        members, chosen = ensemble.members, (ensemble.combination, ensemble.table)
+        members, chosen = choose_trials(config, jobs, dataset)
     else:
         members = train_members(config, jobs, trial, dataset, config.ensemble.kind == "folds", kept)
     training_seconds = time.monotonic() - start
@@ -147,11 +145,11 @@ def _milliseconds(forward: InferenceEngine, model: keras.Model) -> float:
 
 
 def _ensemble_gain(table: pd.DataFrame, split: str) -> dict[str, Any]:
-    """Return by how much the nested log loss of the chosen method is lower than that of the best trial."""
-    row = table[table["chosen"]].iloc[0]
-    ends = {name: float(row[name]) for name in ("low", "high") if pd.notna(row[name])}
-    estimate = Estimate(float(row["gain"]), ends.get("low"), ends.get("high"), int(row["size"]), int(row["errors"]))
-    return detail_of(estimate, split) | {"trials": int(table["weight"].notna().sum())}
+    """Return by how much the nested log loss of the chosen method is lower than the log loss of the best trial."""
+    row = table.rename(columns={"gain": "value"})[table["chosen"]].iloc[0]
+    ends = {name: float(row[name]) for name in ("value", "low", "high")}  # of at least two images
+    counts = {name: int(row[name]) for name in ("size", "errors")}
+    return {**ends, **counts, "split": split, "trials": int(table["weight"].notna().sum())}
 
 
 def _write_tables(folder: Path, members: Sequence[Member], evaluation: Evaluation, predictions: pd.DataFrame) -> None:
