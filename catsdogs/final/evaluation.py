@@ -1,7 +1,5 @@
 """Choice of combination, test-time augmentation and calibration on validation images, without the holdout."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections import Counter
