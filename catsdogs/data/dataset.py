@@ -1,5 +1,7 @@
 """Dataset of a study: catalogs, splits and digest, shared by all jobs."""
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import json

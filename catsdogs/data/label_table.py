@@ -1,5 +1,7 @@
 """Table of labels (data.labels) -> the row, class and group of every image."""
 
+from __future__ import annotations
+
 import csv
 import dataclasses
 import io
@@ -7,7 +9,7 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +37,7 @@ class LabelTable:
     found: set[int]  # rows of all images so far
 
     @classmethod
-    def of(cls, data: Mapping[str, Any], images: pd.DataFrame) -> Self:
+    def of(cls, data: Mapping[str, Any], images: pd.DataFrame) -> LabelTable:
         """Read `data.labels` and find the columns that fit the training images, rows of a catalog.
 
         Raise UserError if the file cannot be read, lacks a column or has an ambiguous one, or an image has not exactly

@@ -4,6 +4,8 @@ The training images choose the rule: a table, cat or dog as in 0.2, class folder
 images are labeled by the same rule.
 """
 
+from __future__ import annotations
+
 import logging
 import posixpath
 import re
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,7 +49,7 @@ class Labels:
     table: LabelTable | None = None
 
     @classmethod
-    def of(cls, images: pd.DataFrame, source: str, data: Mapping[str, Any]) -> Self:
+    def of(cls, images: pd.DataFrame, source: str, data: Mapping[str, Any]) -> Labels:
         """Choose rule and classes from the training images of a catalog; all files count.
 
         `data` may have the settings labels, id_column, class_column, group_column and classes. Raise UserError, naming

@@ -1,5 +1,7 @@
 """Choice of combination, test-time augmentation and calibration on validation images, without the holdout."""
 
+from __future__ import annotations
+
 import dataclasses
 import logging
 from collections import Counter

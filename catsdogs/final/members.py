@@ -3,6 +3,8 @@
 An unfinished `retrain` keeps its trained members in the study's `.retrain/kept/`, so the same command continues.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import logging
 import shutil

@@ -1,5 +1,7 @@
 """Retraining of the selected trials as the final model, and its folder `best/`."""
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import json

@@ -6,6 +6,8 @@ scores of earlier trials. Requesting each finished trial again and reporting its
 different proposal means that the search has changed.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Collection, Sequence
 from typing import Any

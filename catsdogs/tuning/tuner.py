@@ -4,6 +4,8 @@ Keras Tuner proposes hyperparameters. Its state under `tuner/` is never read: tr
 handling and model selection are implemented here.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 import logging
