@@ -179,7 +179,7 @@ def format_ensemble_gain(ensemble: Mapping[str, Any]) -> list[str]:
     """Compare an ensemble of trials with the best trial, in at most one sentence, from `ensemble` of `metrics.json`."""
     gain = ensemble.get("gain") or {}
     difference, low, high = (number(gain.get(name)) for name in ("value", "low", "high"))
-    if math.isnan(difference):
+    if math.isnan(difference) or gain.get("trials") == 1:
         return []
     where = f"on {count(gain.get('size'))} {gain.get('split')} images, in nested folds"
     if ensemble.get("way") == "single":

@@ -217,7 +217,7 @@ class _JobRun:
         if best is None:
             problem = f"none of {len(search.records)} trials completed with a finite log loss"
             raise RuntimeError(f"{problem}; first failure:\n{search.first_traceback}")
-        search.delete_parent_weights()
+        search.delete_unneeded_weights(finished=True)
         if chosen is not None:
             result.update(best_trial=chosen, objective=chosen["val_log_loss"])
         trial = f"trial {result['best_trial']['trial']} of {len(search.records)}"

@@ -14,7 +14,7 @@ import shutil
 import statistics
 import time
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras_tuner
@@ -109,7 +109,7 @@ class Search:
         largest = self.folds * sum(weight.nbytes for weight in trial.model.get_weights())
         largest += 4 * self._data.classes.outputs * len(self._data.validation_rows)
         self._most_kept = int(config.fit.keep_weights_gib * 2**30 // largest)
-        self._delete_unneeded_weights()
+        self.delete_unneeded_weights()
 
     def run(self) -> None:
         """Run the trials that the oracle proposes until it has none left."""
@@ -154,7 +154,7 @@ class Search:
             outputs = self._data.classes.to_output(probabilities).astype(np.float32)
             write_arrays(self._weights.predictions(record.trial), [outputs])
         self.tables.commit(record, probabilities if order[:1] == [record] else None)
-        self._delete_unneeded_weights()
+        self.delete_unneeded_weights()
         self._progress.trial_done(record.val_log_loss)
 
     def train(
@@ -243,17 +243,11 @@ class Search:
         epochs = record.epoch_budget or self._config.fit.epochs
         return self._config.tuner.oracle == "hyperband" and epochs < self._config.fit.epochs
 
-    def _delete_unneeded_weights(self) -> None:
+    def delete_unneeded_weights(self, finished: bool = False) -> None:
+        """Delete weights, except those of the best trials and, unless the search is finished, of possible parents."""
         recorded = [record.trial for record in self.records]
-        self._delete_weights_except(may_be_promoted(self.oracle, recorded))
-
-    def delete_parent_weights(self) -> None:
-        """Delete the weights that only the search needed; they are restored by training if trials are added."""
-        self._delete_weights_except(())
-
-    def _delete_weights_except(self, parents: Collection[str]) -> None:
         kept = [record.trial for record in ranked(self.records)[: self._most_kept]]
-        self._weights.delete_except(parents, kept, self.folds)
+        self._weights.delete_except(set() if finished else may_be_promoted(self.oracle, recorded), kept, self.folds)
 
     def _records_to_train(self, record: TrialRecord, run: int) -> tuple[list[TrialRecord], list[np.ndarray] | None]:
         """Return the trial, preceded by ancestors with missing weights, and the weights to start from."""

@@ -108,3 +108,20 @@ def test_a_model_is_described_by_its_trial_and_an_ensemble_by_its_members():
     assert described("single", "a") == described("single", "ab") == "trial 3 of job a"
     assert described("logit", "aa") == "ensemble of 2 models of trial 3 of job a"
     assert described("logit", "aab") == "ensemble of 3 models of the jobs a, b"
+    members = [{"job": job, "trial": trial} for job, trial in ("a0", "a1", "b0")]
+    of_trials = {"kind": "trials", "way": "logit", "members": members}
+    assert formats.describe_model({"ensemble": of_trials}) == "ensemble of 3 trials of the jobs a, b"
+    assert formats.chosen_on_validation(False, {"ensemble": of_trials}) == ["epoch", "trial", "ensemble"]
+
+
+def test_an_ensemble_is_compared_with_the_best_trial():
+    gain = {"value": -0.01, "low": -0.02, "high": 0.005, "size": 2000, "split": "out-of-fold", "trials": 9}
+    ensemble = {"gain": gain, "way": "logit", "ms_per_image": 12.345, "ms_per_image_single": 1.5}
+    assert formats.format_ensemble_gain(ensemble) == [
+        "Ensemble: log loss higher by 0.0100 (95% CI -0.0050 to 0.0200) than that of the best trial on 2,000 "
+        "out-of-fold images, in nested folds; it takes 12.3 ms per image, that trial 1.5 ms."
+    ]
+    (single,) = formats.format_ensemble_gain({**ensemble, "way": "single"})
+    assert "no combination of 9 trials is better" in single
+    assert not formats.format_ensemble_gain({**ensemble, "gain": {**gain, "trials": 1}})
+    assert not formats.format_ensemble_gain({"way": "single"})
