@@ -56,11 +56,12 @@ def _without_validation(config: RetrainConfig) -> bool:
 
 
 def _no_predictions(config: RetrainConfig) -> bool:
-    return _without_validation(config) and not _single_view(config)
+    kept = config.evaluate_with == "auto" and config.split.folds > 1 and config.fit.keep_weights_gib > 0
+    return _without_validation(config) and not kept and not _single_view(config)
 
 
 def _untested_kinds(config: RetrainConfig) -> bool:
-    return config.tta.kind == "auto" and _without_validation(config)
+    return config.tta.kind == "auto" and _no_predictions(config)
 
 
 def _only_random(config: SearchConfig) -> bool:

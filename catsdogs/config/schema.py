@@ -310,7 +310,7 @@ class RetrainConfig(SearchConfig):
     fit_on: Literal["train", "all"]
     ensemble: EnsembleConfig
     calibrate: StrictBool  # applied only if it lowers the cross-validated log loss
-    evaluate_with: Literal["search", "folds"]  # source of out-of-sample predictions
+    evaluate_with: Literal["auto", "search", "folds"]  # source of out-of-sample predictions
     submission: SubmissionConfig
 
 

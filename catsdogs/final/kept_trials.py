@@ -14,7 +14,7 @@ from catsdogs.base.text import listed
 from catsdogs.config.hyperparameters import with_values
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset
-from catsdogs.final.members import Member, configs_of_jobs
+from catsdogs.final.members import Member, configs_of_jobs, searched
 from catsdogs.network.backbones import load_network
 from catsdogs.network.trial_model import TrialModels
 from catsdogs.pages.formats import counted, loss
@@ -22,9 +22,8 @@ from catsdogs.scoring.classes import Classes
 from catsdogs.scoring.combination import Combination
 from catsdogs.scoring.greedy import choose_ensemble
 from catsdogs.scoring.scores import check_inputs
-from catsdogs.study.job_tables import HISTORY, HISTORY_TABLE
 from catsdogs.study.jobs import JobRecord, chosen_trial
-from catsdogs.study.trials import TrialRecord, lineage, ranked
+from catsdogs.study.trials import TrialRecord, ranked
 from catsdogs.study.weight_files import TrialWeights, read_arrays
 from catsdogs.training.execution import trial_seed
 
@@ -111,28 +110,13 @@ def _rebuild(candidates: Sequence[_Candidate], dataset: Dataset) -> list[Member]
         network = load_network(config.backbone, config.seed)
         # The learning rates, one for each step of a training, are not used.
         models = TrialModels(config, network, dataset.classes, 1, depths)
-        weights, history = TrialWeights(job.folder), _history(job)
         for one, own in zip(of_job, settings, strict=True):
-            trial, ancestors = chosen_trial(job, one.trial.trial), lineage(job.trials(), one.trial)
-            epochs = history[history["trial"].isin([int(record.trial) for record in ancestors])]
+            trial = chosen_trial(job, one.trial.trial)
             for number, fold in enumerate(folds):
-                model = models.new_trial(own, config.seed)
-                models.set_weights(model, models.read_weights(own, weights.file(trial.trial, number)))
                 of_fold, seed = number if len(folds) > 1 else None, trial_seed(config.seed, trial.trial, number)
-                own_epochs = epochs if len(folds) == 1 or "fold" not in epochs else epochs[epochs["fold"] == number]
-                member = Member(
-                    config, job, trial, of_fold, seed, [], models.full_model(model),
-                    own_epochs.drop(columns=["trial", "execution", "fold"], errors="ignore"),
-                    trial.best_epoch, fold.validation_rows, None,
-                )  # fmt: skip
+                trained = searched(job, trial, own, number, models)
+                if trained is None:
+                    raise UserError(f"{TrialWeights(job.folder).file(trial.trial, number)}: changed while it was read")
+                member = Member(config, job, trial, of_fold, seed, [], *trained, fold.validation_rows, None)
                 members.setdefault(one.name, []).append(member)
     return [member for one in candidates for member in members[one.name]]
-
-
-def _history(job: JobRecord) -> pd.DataFrame:
-    """Return the epochs of first executions; empty if the file is missing or corrupted."""
-    try:
-        table = HISTORY_TABLE.read(job.folder / HISTORY)
-    except CorruptedFile:
-        table = None
-    return pd.DataFrame({"trial": [], "epoch": []}) if table is None else table[table["execution"] == 0]

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -27,17 +27,18 @@ from catsdogs.base.records import CorruptedFile, Record
 from catsdogs.config.checks import validated
 from catsdogs.config.hyperparameters import with_values
 from catsdogs.config.saved_config import saved_config
-from catsdogs.config.schema import RetrainConfig
+from catsdogs.config.schema import RetrainConfig, SearchConfig
 from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.views import distinct_views
+from catsdogs.network.trial_model import TrialModels
 from catsdogs.pages.formats import counted
 from catsdogs.study.identity import changes, fingerprint
-from catsdogs.study.job_tables import VALIDATION, validation_table
+from catsdogs.study.job_tables import HISTORY, HISTORY_TABLE, VALIDATION, validation_table
 from catsdogs.study.jobs import JobRecord, chosen_trial
 from catsdogs.study.locking import lock_job
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import TrialRecord, lineage
-from catsdogs.study.weight_files import read_arrays, write_arrays
+from catsdogs.study.weight_files import TrialWeights, read_arrays, write_arrays
 from catsdogs.training.execution import DivergedError, Listener, execute, trial_seed
 from catsdogs.training.trial_data import build_trial_data
 
@@ -47,6 +48,9 @@ log = logging.getLogger(__name__)
 _JOB_SETTINGS = ("seed", "backbone", "augmentation", "schedule", "label_smoothing", "model", "space", "tuner", "fit")
 
 _NO_ROWS = np.arange(0)
+
+# A model, its history and its best epoch, as in `Member`.
+Trained = tuple[keras.Model, pd.DataFrame, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +148,7 @@ def _train_job(
     members = []
     prepare = cache(data.features.prepare)  # only if a model is trained
 
-    def train(run: int, listener: Listener) -> tuple[keras.Model, pd.DataFrame, int]:
+    def train(run: int, listener: Listener) -> Trained:
         prepare()
         try:
             trainings, model = execute(config, records, data, models, run, listener)
@@ -160,16 +164,48 @@ def _train_job(
             run = job.execution(trial.trial) * len(search_folds) + number
             own_label = f"{label}, fold {number + 1}/{len(folds)}" if by_fold else label
             name = f"{job.name}-{number if by_fold else 'all'}"
-            trained = read_kept(kept / name, lambda: models.untrained_model(with_values(config, trial.hyperparameters)))
-            if trained is None:
+            own = with_values(config, trial.hyperparameters)
+            trained = searched(job, trial, own, run, models) if by_fold and not changed else None
+            if trained is not None:
+                log.info("%s: taken from the search, which kept its weights", own_label)
+            elif (trained := read_kept(kept / name, partial(models.untrained_model, own))) is not None:
+                log.info("%s: already trained, continuing from there", own_label)
+            else:
                 trained = train(run, _log_progress(own_label, records, fold))
                 write_kept(kept / name, *trained)
-            else:
-                log.info("%s: already trained, continuing from there", own_label)
             seed, of_fold = trial_seed(config.seed, trial.trial, run), number if by_fold else None
             about = (config, job, trial, of_fold, seed, changed)
             members.append(Member(*about, *trained, fold.validation_rows, search_predictions))
     return members
+
+
+def searched(job: JobRecord, trial: TrialRecord, config: SearchConfig, run: int, models: TrialModels) -> Trained | None:
+    """Return the model of a run of a trial with the weights that the search kept; None if it kept none, or damaged."""
+    try:
+        weights = models.read_weights(config, TrialWeights(job.folder).file(trial.trial, run))
+        history = HISTORY_TABLE.read(job.folder / HISTORY)
+    except (CorruptedFile, OSError):
+        return None
+    model = models.new_trial(config, config.seed)
+    models.set_weights(model, weights)
+    ancestors = [int(record.trial) for record in lineage(job.trials(), trial)]
+    epochs = pd.DataFrame({"trial": [], "execution": [], "epoch": []}) if history is None else history
+    epochs = epochs[epochs["trial"].isin(ancestors) & (epochs["execution"] == 0)]
+    epochs = epochs[epochs["fold"] == run] if "fold" in epochs else epochs
+    epochs = epochs.drop(columns=["trial", "execution", "fold"], errors="ignore")
+    return models.full_model(model), epochs, trial.best_epoch
+
+
+def has_fold_models(config: RetrainConfig, job: JobRecord, trial: TrialRecord, dataset: Dataset) -> bool:
+    """Return whether the search kept the models of all folds of a trial, and they are those of this configuration."""
+    folds = len(dataset.folds())
+    if (
+        folds == 1
+        or job.execution(trial.trial)
+        or changes(job.result, fingerprint(config, dataset.digest), unfinished=False)
+    ):
+        return False
+    return bool(TrialWeights(job.folder).intact(trial.trial, folds))
 
 
 def _search_predictions(
@@ -181,7 +217,7 @@ def _search_predictions(
         # The file may be of other images.
         if table is not None and list(table["id"]) == list(dataset.rows["id"][dataset.rows["fold"] >= 0]):
             return dataset.classes.read(table)
-    written = dataset.test is not None and config.submission.kind == "class" and config.evaluate_with != "folds"
+    written = dataset.test is not None and config.submission.kind == "class" and config.evaluate_with == "search"
     if written and config.submission.threshold == "auto":
         reason = "the search saved no predictions of this trial with these settings; set a number"
         raise UserError(f"submission.threshold=auto: cannot be chosen, because {reason}")

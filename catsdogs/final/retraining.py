@@ -27,7 +27,7 @@ from catsdogs.data.fitting import fit_to_data
 from catsdogs.features.engine import InferenceEngine
 from catsdogs.final.evaluation import Evaluation, combined_model, evaluate_members, inference_engine, with_size
 from catsdogs.final.kept_trials import choose_trials
-from catsdogs.final.members import Member, kept_members, train_members
+from catsdogs.final.members import Member, has_fold_models, kept_members, train_members
 from catsdogs.final.metrics import detail_of, metrics
 from catsdogs.final.model_card import model_card
 from catsdogs.final.pipeline import CHUNK, Pipeline, columns_of, write_pipeline
@@ -86,9 +86,11 @@ def _make(
     kept: Path,
 ) -> dict[str, Any]:
     start = time.monotonic()
+    if config.evaluate_with == "auto":
+        by_folds = config.ensemble.kind == "none" and has_fold_models(config, jobs[0], trial, dataset)
+        config = dataclasses.replace(config, evaluate_with="folds" if by_folds else "search")
     fold_members: list[Member] = []
     if config.evaluate_with == "folds":
-        log.info("evaluate_with=folds: training the models of the folds first")
         fold_members = train_members(config, jobs, trial, dataset, True, kept)
     chosen = None
     if config.ensemble.kind == "trials":

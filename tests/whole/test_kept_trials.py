@@ -134,3 +134,22 @@ def test_trials_with_missing_or_corrupted_weights_are_left_out(copied, caplog):
         shutil.rmtree(folder.folder)
     with pytest.raises(UserError, match=r"no kept weights of trials; run a new search with fit\.keep_weights_gib"):
         copied.retrain(kind="trials")
+
+
+def test_models_of_folds_that_the_search_kept_are_not_trained_again(copied, monkeypatch):
+    train, trained_on = training.train, []
+    monkeypatch.setattr(training, "train", lambda *args: trained_on.append(len(args[3].train_rows)) or train(*args))
+    settings = {"tta": "auto", "kinds": ["none", "flip"]}
+    metrics, predictions, _ = copied.retrain(evaluate_with="auto", **settings)
+    assert trained_on == [len(rows_of(predictions, "validation"))]  # the final model only
+    assert (metrics["validated_by"], metrics["tta_choice"]["tested"]) == ("folds", True)
+    searched = pd.read_csv(copied.folder / FLIP / "validation.csv")["p_dog"]
+    np.testing.assert_allclose(rows_of(predictions, "validation")["p_dog"], searched, atol=1e-6)
+    kept_metrics, kept, _ = copied.retrain(kind="folds", **settings)
+    assert len(trained_on) == 1
+    shutil.rmtree(copied.folder / FLIP / "weights")
+    metrics, trained, _ = copied.retrain(kind="folds", **settings)
+    assert len(trained_on) == 3
+    pd.testing.assert_frame_equal(kept, trained, rtol=1e-6)
+    assert (kept_metrics["epochs"], kept_metrics["best_epoch"]) == (metrics["epochs"], metrics["best_epoch"])
+    assert copied.retrain(evaluate_with="auto", tta="none")[0]["validated_by"] == "search"
