@@ -129,7 +129,9 @@ def test_a_setting_without_effect_on_the_final_model_is_refused(composed, overri
     own |= {key: value for key, _, value in (one.partition("=") for one in overrides) if key in own}
     own["ensemble"]["kind"] = next((one.partition("kind=")[2] for one in overrides if "ensemble" in one), "none")
     of_search = [one for one in overrides if re.split("[.=]", one)[0] not in own]
-    search = dataclasses.asdict(to_search_config(composed("data.train=train.zip", *FITTED, "backbone.image_size=96", *of_search)))
+    search = dataclasses.asdict(
+        to_search_config(composed("data.train=t.zip", *FITTED, "backbone.image_size=96", *of_search))
+    )
     config = TypeAdapter(RetrainConfig).validate_python({**search, **own, "calibrate": True})
     if not reason:
         check_retrain(config, overrides, "3", {"dropout": 0.5, "l2": 0.001})

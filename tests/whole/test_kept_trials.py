@@ -138,7 +138,12 @@ def test_trials_with_missing_or_corrupted_weights_are_left_out(copied, caplog):
 
 def test_models_of_folds_that_the_search_kept_are_not_trained_again(copied, monkeypatch):
     train, trained_on = training.train, []
-    monkeypatch.setattr(training, "train", lambda *args: trained_on.append(len(args[3].train_rows)) or train(*args))
+
+    def counted(*args):
+        trained_on.append(len(args[3].train_rows))
+        return train(*args)
+
+    monkeypatch.setattr(training, "train", counted)
     settings = {"tta": "auto", "kinds": ["none", "flip"]}
     metrics, predictions, _ = copied.retrain(evaluate_with="auto", **settings)
     assert trained_on == [len(rows_of(predictions, "validation"))]  # the final model only
