@@ -21,6 +21,7 @@ from catsdogs.base.provenance import machine, versions
 from catsdogs.base.records import check_table_size
 from catsdogs.base.text import format_duration, listed
 from catsdogs.config.hyperparameters import hyperparameters, with_values
+from catsdogs.config.locations import MODEL
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.data.fitting import fit_to_data
@@ -119,7 +120,7 @@ def _make(
     recipe = _recipe(members, first, dataset)
     temporary, best = kept.with_name("best"), jobs[0].folder.parent / "best"
     temporary.mkdir(parents=True)
-    with replacing(temporary / "model.keras") as file:
+    with replacing(temporary / MODEL) as file:
         model.save(file)
     _write_tables(temporary, members, evaluation, predictions)
     if form is not None:
@@ -156,7 +157,7 @@ def _ensemble_gain(table: pd.DataFrame, split: str) -> dict[str, Any]:
 
 def _write_tables(folder: Path, members: Sequence[Member], evaluation: Evaluation, predictions: pd.DataFrame) -> None:
     combination = {"way": evaluation.combination.method, "weights": evaluation.combination.weights}
-    write_pipeline(folder, evaluation.pipeline, combination)
+    write_pipeline(folder, dataclasses.replace(evaluation.pipeline, threshold=evaluation.threshold), combination)
     # With several members, the column `member` has their number.
     histories = [member.history.assign(member=number) for number, member in enumerate(members)]
     history = pd.concat(histories, ignore_index=True) if len(histories) > 1 else members[0].history

@@ -109,11 +109,21 @@ def _check_single(column: str, names: Sequence[str], place: int, key: str) -> No
     log.info("%s: column %s: probability of class %s", key, column, names[place])
 
 
-def probability_table(ids: Sequence[str], probabilities: np.ndarray, classes: Classes) -> pd.DataFrame:
-    """Return rows as a submission without a template has them, in the given order; probabilities are (N, K)."""
+def prediction_table(
+    ids: Sequence[str], probabilities: np.ndarray, classes: Classes, threshold: float | None
+) -> pd.DataFrame:
+    """Return rows as a submission without a template has them, in the given order, and the predicted class as `class`.
+
+    `probabilities` are (N, K); NaN for an undecodable image, which gets equal ones and no class.
+    """
     columns = ["label"] if classes.outputs == 1 else classes.names
-    values = classes.to_output(_rounded(probabilities, classes)).T
-    return pd.DataFrame({"id": ids, **dict(zip(columns, values, strict=True))})
+    missing = np.isnan(probabilities).any(axis=1)
+    values = classes.to_output(_rounded(np.where(missing[:, None], 1 / len(classes), probabilities), classes)).T
+    table = pd.DataFrame({"id": ids, **dict(zip(columns, values, strict=True))})
+    predicted = np.where(missing, -1, predicted_classes(probabilities, threshold))
+    # One of the classes may have the name of this column.
+    table.insert(len(table.columns), "class", np.array([*classes.names, ""], dtype=object)[predicted], True)
+    return table
 
 
 def _rounded(probabilities: np.ndarray, classes: Classes) -> np.ndarray:

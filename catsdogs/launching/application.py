@@ -46,9 +46,13 @@ def hydra_application(
     arguments = sys.argv
     words = [as_typed(word) for word in arguments[1:]]
     try:
-        parsed = get_args_parser().parse_args(words)
+        parsed = get_args_parser().parse_intermixed_args(words)
         with stoppable():
-            sys.argv = [arguments[0], *complete(parsed, words)]
+            # Hydra's own parser requires the overrides in one place.
+            options = [*words]
+            for override in parsed.overrides:
+                options.remove(override)
+            sys.argv = [arguments[0], *complete(parsed, [*parsed.overrides, *options])]
             application = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=config_name)
             application(JobTask(task, tracebacks))()
     except KeyboardInterrupt as stop:
