@@ -222,7 +222,7 @@ def _pipeline(options: argparse.Namespace) -> tuple[Pipeline, Classes | None]:
     tta = TtaConfig(kind="none", views=1, average="probability")
     if saved is not None:
         return dataclasses.replace(saved, tta=tta, calibration=None), saved.classes
-    return Pipeline(tta, AugmentationConfig(0, 0, 0, 0, 0, 0, 0, 0, "reflect"), 0, None), None
+    return Pipeline(tta, AugmentationConfig(), 0, None), None
 
 
 def main() -> int:

@@ -1,10 +1,14 @@
 import argparse
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from synthetic_images import cats_and_dogs, folder_of, jpeg
 
-from catsdogs.doctor import _data, _doctor
+from catsdogs import doctor
+from catsdogs.config.schema import BackboneConfig
+from catsdogs.doctor import _data, _doctor, _fitting, _weights
+from catsdogs.network.backbones import build_backbone
 
 pytestmark = pytest.mark.lowest
 
@@ -23,6 +27,22 @@ def test_doctor_lists_problems_and_their_fixes(run, tmp_path):
     assert "text.zip" in problems[1]
     assert "not a zip" in done.stdout
     assert lines[-1] == "2 problems found, see above"
+
+
+def test_weights_of_a_backbone_and_the_backbone_of_weights(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "_backbones", lambda: ["efficientnet_lite0", "small_cnn"])
+    settings = {"builder": "catsdogs.network.backbones.small_cnn", "arguments": {}, "preprocessing": "none"}
+    network = build_backbone(
+        BackboneConfig(**settings, weights=None, image_size=64, train_batch_norm=False, resize="pad")
+    )
+    network.save_weights(tmp_path / "a.weights.h5")
+    assert _fitting(str(tmp_path / "a.weights.h5")).text.endswith("a.weights.h5: of small_cnn")
+    assert not _fitting(str(tmp_path / "b.weights.h5")).ok
+    assert _weights("small_cnn", None).text == "weights of small_cnn: none needed, because it is trained from scratch"
+    assert "lines of" in _weights("efficientnet_lite0", None).fix
+    error = Exception("URL fetch failure")
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", Mock(side_effect=error))
+    assert "copy xception_weights_tf_dim_ordering_tf_kernels_notop.h5 (MD5 b004" in _weights("xception", None).fix
 
 
 @pytest.mark.parametrize("option", ["--test", "--validation", "--labels"])

@@ -76,6 +76,16 @@ def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
     return tuple(int(part) if position % 2 else part for position, part in enumerate(parts)), text
 
 
+def counted(number: int, noun: str) -> str:
+    """Format an integer with its noun: `1 job`, `2,000 jobs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def short_numbers(text: str) -> str:
+    """Round fractions with more than 8 digits, such as those that a sweeper chose, to 4: `0.30000000000000004`."""
+    return re.sub(r"\d+\.0*[1-9]\d{7,}(e-?\d+)?", lambda match: f"{float(match[0]):.4g}", text)
+
+
 def joined(names: Sequence[str]) -> str:
     """Join all names: `a`, `a and b`, `a, b and c`."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

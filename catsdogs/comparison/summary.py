@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import joined, listed
+from catsdogs.base.text import joined, listed, short_numbers
 from catsdogs.comparison.choices import unlisted_differences
 from catsdogs.comparison.study_data import WAITING, StudyData, clean
 from catsdogs.pages.formats import accuracy_text, between, chosen_on_validation, counted, few_errors, loss, percent
@@ -103,6 +103,7 @@ def _headline(
     so_far = "So far " if leaderboard["status"].isin([RUNNING, WAITING]).any() else ""
     best, score = so_far + first["label"], f"validation log loss {loss(first['val_log_loss'])}"
     lead = "" if margin is None else loss(margin.value)
+    best, runner_up = short_numbers(best), short_numbers(runner_up or "")
     few = f", but with fewer than {FEW_ERRORS} errors" if margin and margin.few_errors else ""
     sure = f"statistically significant{few}"
     return {
@@ -154,9 +155,15 @@ def _rank_sentences(best: str, margins: dict[str, Estimate], share_best: dict[st
 
 def _unfinished(study_data: StudyData) -> list[str]:
     leaderboard = study_data.leaderboard
-    killed, running, waiting, failed = (
+    killed, running, waiting, deleted, failed = (
         leaderboard[leaderboard["state"].isin(group)]
-        for group in ([State.KILLED], [State.RUNNING], [State.WAITING], [State.FAILED, State.INTERRUPTED])
+        for group in (
+            [State.KILLED],
+            [State.RUNNING],
+            [State.WAITING],
+            [State.DELETED],
+            [State.FAILED, State.INTERRUPTED],
+        )
     )
     early = [label for label, job in study_data.jobs.items() if job.status == OK and job.result.get("stopped")]
     stopped = leaderboard[leaderboard["label"].isin(early)]
@@ -166,6 +173,7 @@ def _unfinished(study_data: StudyData) -> list[str]:
         (running, f"{_jobs_are(running)} still running, so the ranking may change."),
         (killed, f"{_jobs(killed['label'])} stopped without reporting a result; run the same command again to resume."),
         (waiting, f"{_jobs_are(waiting)} waiting to start."),
+        (deleted, f"The results of {_jobs(deleted['label'])} were deleted; run the same command again to repeat them."),
         (failed, f"{_jobs(failed['label'])} failed{ranked}."),
         (stopped, f"{_jobs(stopped['label'])} stopped early {limit}."),
     ]

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.text import listed, quoted
+from catsdogs.config.locations import MODEL, typed_model
 from catsdogs.config.schema import (
     ORACLE_ARGUMENTS,
     SEARCHABLE,
@@ -75,7 +76,7 @@ def format_validation_error(error: ValidationError, values: Any, prefix: str = "
 
 
 def weights_file(backbone: BackboneConfig) -> str | None:
-    """Return `weights` or, if it is a folder, its file that is named after the network.
+    """Return `weights` or, if it is a folder, its final model or its file that is named after the network.
 
     File names start with the last part of `builder`, without regard to case and punctuation, as those that Keras
     downloads. Of several, those without top count, then those with `arguments.alpha` in their names. Raise a
@@ -84,6 +85,8 @@ def weights_file(backbone: BackboneConfig) -> str | None:
     folder, network = backbone.weights, backbone.builder.rpartition(".")[2]
     if folder in (None, "imagenet") or not os.path.isdir(folder):
         return folder
+    if (model := typed_model(folder) / MODEL).is_file():
+        return str(model)
     # MobileNet is not mobilenet_v2, nor ResNet50 resnet50v2.
     pattern = "(weights_)?" + r"[\W_]*".join(re.sub(r"[\W_]", "", network)) + r"(?![\W_]*v\d|[^\W_])"
     files = sorted(file.name for file in Path(folder).glob("*.h5"))
@@ -95,7 +98,7 @@ def weights_file(backbone: BackboneConfig) -> str | None:
         named = [file for file in named if re.search(pattern, file)] or named
     if len(named) == 1:
         return str(Path(folder, named[0]))
-    shown = listed(named or files, 20) or "it has no .h5 file"
+    shown = listed(named or files, 20) or "it has no .h5 file and no best/model.keras"
     problem = f"{'several' if named else 'no'} files named after {network} ({shown})"
     raise UserError(f"backbone.weights={folder}: {problem}; use the path of one file")
 
@@ -124,14 +127,18 @@ def _conflicts(config: SearchConfig) -> Iterator[str]:
     except UnicodeEncodeError:  # TensorFlow cannot write there
         yield f"study={config.study}: its path is not UTF-8 text; set LC_ALL=C.UTF-8, or use another name or folder"
     weights = config.backbone.weights
-    if weights not in (None, "imagenet") and not (weights.endswith(".h5") and os.path.isfile(weights)):
-        problem = "not a .h5 file" if os.path.exists(weights) else "file not found"
-        yield f"backbone.weights={weights}: {problem}; use imagenet, null, or the path of a .weights.h5 or .h5 file"
+    if weights not in (None, "imagenet") and not (weights.endswith((".h5", ".keras")) and os.path.isfile(weights)):
+        problem = "not a .h5 or .keras file" if os.path.exists(weights) else "file not found"
+        fix = "use imagenet, null, the path of a .weights.h5, .h5 or .keras file, or a study"
+        yield f"backbone.weights={weights}: {problem}; {fix}"
     if config.data.validation is not None and config.split.folds > 1:
         problem = "not supported with data.validation; use split.folds=1, or data.validation=null"
         yield f"split.folds={config.split.folds}: {problem}"
     if config.data.train is None and config.data.sample is None:
-        yield "data.train=null: no training images; set data.train=PATH to a zip or folder, or use data=sample"
+        yield (
+            "data.train=null: no training images; pass a zip or folder, as in python -m catsdogs.search "
+            "data.train=train.zip, or use data=sample"
+        )
     tta, kinds = config.tta, config.tta.kinds or []
     if tta.kind == "auto" and ("none" not in kinds or len(kinds) < 2 or len(set(kinds)) < len(kinds)):
         problem = "must be none and at least one other kind to compare with it, each once; use tta.kinds=[none,flip]"

@@ -83,7 +83,9 @@ def as_typed(override: str) -> str:
     else:
         value = quote_words(value, numbers=name in TEXT_KEYS, null=TEXT_KEYS.get(name, False))
     # Allow keys that the file of the group does not set, such as step; validation explains those without effect.
-    return ("++" if key.startswith(("space.", "tta.", "tuner.arguments.")) else "") + key + equals + value
+    return (
+        ("++" if key.startswith(("augmentation.", "space.", "tta.", "tuner.arguments.")) else "") + key + equals + value
+    )
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:

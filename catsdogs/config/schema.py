@@ -92,7 +92,8 @@ class BackboneConfig:
 
     builder: str  # dotted name of a function with the interface of keras.applications
     arguments: dict[str, Any]  # more arguments of the builder, for example alpha
-    weights: Location | None  # imagenet | path of a .weights.h5 or .h5 file, or of a folder | null (random)
+    # imagenet | path of a .weights.h5, .h5 or .keras file, of a folder or of a study | null (random)
+    weights: Location | None
     image_size: Annotated[StrictInt, Field(ge=16, le=1024), Fitted]
     preprocessing: Literal["none", "minus_one_to_one", "bgr_minus_mean", "imagenet_standardized"]  # as in pretraining
     train_batch_norm: StrictBool  # in unfrozen layers
@@ -101,17 +102,20 @@ class BackboneConfig:
 
 @dataclass(config=_CONFIG)
 class AugmentationConfig:
-    """Ranges of the random transforms of a view, each sampled uniformly and independently."""
+    """Ranges of the random transforms of a view, each sampled uniformly and independently.
 
-    flip_probability: Proportion  # horizontal
-    rotation_degrees: Annotated[StrictFloat, Field(ge=0, le=180)]  # angle in [-x, x]
-    shift_fraction: Annotated[StrictFloat, Field(ge=0, le=0.5)]  # of the side, each axis in [-x, x]
-    zoom_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)]  # scale in [1 - x, 1 + x]
-    shear_degrees: Annotated[StrictFloat, Field(ge=0, le=45)]  # horizontal shear angle in [-x, x]
-    brightness_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)]  # factor in [1 - x, 1 + x]
-    contrast_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)]  # factor about mid-gray in [1 - x, 1 + x]
-    saturation_fraction: Proportion  # factor in [1 - x, 1 + x]
-    border: Literal["reflect", "replicate", "black"]  # fill of the area outside the image
+    Defaults are those of none, because a file may set only a few.
+    """
+
+    flip_probability: Proportion = 0.0  # horizontal
+    rotation_degrees: Annotated[StrictFloat, Field(ge=0, le=180)] = 0.0  # angle in [-x, x]
+    shift_fraction: Annotated[StrictFloat, Field(ge=0, le=0.5)] = 0.0  # of the side, each axis in [-x, x]
+    zoom_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)] = 0.0  # scale in [1 - x, 1 + x]
+    shear_degrees: Annotated[StrictFloat, Field(ge=0, le=45)] = 0.0  # horizontal shear angle in [-x, x]
+    brightness_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)] = 0.0  # factor in [1 - x, 1 + x]
+    contrast_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)] = 0.0  # factor about mid-gray in [1 - x, 1 + x]
+    saturation_fraction: Proportion = 0.0  # factor in [1 - x, 1 + x]
+    border: Literal["reflect", "replicate", "black"] = "reflect"  # fill of the area outside the image
 
     @property
     def is_identity(self) -> bool:

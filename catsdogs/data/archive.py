@@ -316,7 +316,7 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path, fold
         archive.extract(info, folder)
     except (FileExistsError, NotADirectoryError) as error:
         text = f"{source}: {path} has the same name as another member, perhaps because the file system ignores case; "
-        raise UserError(f"{text}rename one of them, or set cache=FOLDER on another file system") from error
+        raise UserError(f"{text}rename one of them, or set cache=FOLDER (or --cache) on another file system") from error
     except RuntimeError as error:  # encrypted, or a method that Python does not support, such as Deflate64 of Windows
         text = f"{source}: cannot unpack {path} ({first_line(error)})"
         raise UserError(f"{text}; unpack the archive yourself and pass the folder") from error

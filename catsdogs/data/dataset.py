@@ -275,7 +275,8 @@ def _split(
     except UserError as error:
         count_as_one = together and groups.nunique() < rows["sha256"].nunique()
         fix = ", or set split.group_by=copies, because near-duplicates count as one image here" * count_as_one
-        raise UserError(f"{source.source}: {error}{fix}") from error
+        key = "" if str(error).startswith("split.") else f"{source.source}: "
+        raise UserError(f"{key}{error}{fix}") from error
     if "group" in rows:
         shares = splits["split"].value_counts(normalize=True)
         text = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())

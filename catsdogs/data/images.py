@@ -194,7 +194,7 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path, resize: Resiz
     images, needed = list(zip((root / name for name in rows["path"]), hashes, strict=True)), math.prod(shape)
     if needed > (free := files.free_bytes(path.parent)):
         space = f"need {binary_size(needed)}, but only {binary_size(free)} are free"
-        fix = "set cache=FOLDER on a larger disk, or a smaller data.limit"
+        fix = "set cache=FOLDER (or --cache) on a larger disk, or a smaller data.limit"
         raise UserError(f"{path.parent}: {len(rows)} images of {size}x{size} pixels {space}; {fix}")
     _log.info("decoding %d images to %dx%d (%s)", len(rows), size, size, binary_size(needed))
     files.remove(path)

@@ -149,4 +149,7 @@ def _check_units(labels: pd.Series, split: SplitConfig, sides: int, names: Seque
         count = f"class {name} has {units.min()} distinct images or groups of images"
         fix = "lower split.folds" if split.folds > 1 else "remove it by data.classes"
         problem = f"{count}, at least {needed} are needed for {sets}"
+        if units.min() >= sides:
+            key = f"split.holdout_fraction={split.holdout_fraction:g}"
+            raise UserError(f"{key}: {problem}; set split.holdout_fraction=0, or add images of it")
         raise UserError(f"{problem}; add images of it, raise data.limit, or {fix}")

@@ -212,7 +212,8 @@ class FeatureReader:
         if cuts not in self._engines:
             model = prefix(self._network.backbone, self._network.settings.preprocessing, cuts)
             engine = self._engines[cuts] = build_engine(model, self._settings.engine)
-            log.info("frozen prefix runs on %s, difference from Keras: %.0e", engine.name, engine.difference)
+            difference = f"{engine.difference:.0e}" if engine.difference else "none"
+            log.info("frozen prefix runs on %s, difference from Keras: %s", engine.name, difference)
         return self._engines[cuts]
 
 

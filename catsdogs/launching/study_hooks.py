@@ -69,8 +69,11 @@ class StudyCallback(Callback):
     def report_interrupted(cls) -> Path | None:
         """Print the results of the interrupted study. Return its folder, or None if no study was running."""
         from catsdogs.comparison.reporting import report_study
+        from catsdogs.study.plan import record_ended
 
         study, cls._running = cls._running, None
+        if study is not None:
+            record_ended(study, [file.parent.name for file in study.glob("*/result.json")])
         if study is None or not any(study.glob("*/result.json")):
             return study
         try:
@@ -162,8 +165,10 @@ class StudyCallback(Callback):
         from catsdogs.study.jobs import State, read_jobs
         from catsdogs.study.leaderboard import write_leaderboard
         from catsdogs.study.locking import lock_message
+        from catsdogs.study.plan import record_ended
 
         StudyCallback._running = None
+        record_ended(study, self._names)
         try:
             write_leaderboard(study)
             jobs = read_jobs(study)

@@ -68,7 +68,7 @@ def _outputs(models: list[keras.Model], images: Any) -> list[Any]:
 
 def _with_shared_prefix(models: list[keras.Model], images: Any, indices: list[int]) -> list[Any] | None:
     """Return the outputs of models with equal structure and a shared prefix; None if no layer can be shared."""
-    nodes = [node for model in models if (node := _backbone_node(model)) is not None]
+    nodes = [node for model in models if (node := backbone_node(model)) is not None]
     if len(models) == 1 or len(nodes) < len(models):
         return None
     backbones = [node.operation for node in nodes]
@@ -95,13 +95,13 @@ def _with_shared_prefix(models: list[keras.Model], images: Any, indices: list[in
 
 def _structure_key(model: keras.Model) -> str | None:
     """Return a text that is equal for models that differ only in weights and head; None without a backbone."""
-    node = _backbone_node(model)
+    node = backbone_node(model)
     if node is None:
         return None
     return structure(keras.Model(model.inputs, node.input_tensors[0])) + structure(node.operation)
 
 
-def _backbone_node(model: keras.Model) -> Any | None:
+def backbone_node(model: keras.Model) -> Any | None:
     """Return the call of the only functional model nested in a model, or None."""
     if not isinstance(model, keras.Function):
         return None

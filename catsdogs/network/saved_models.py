@@ -65,7 +65,12 @@ def load_weights(network: keras.Model, file: str) -> None:
     with warnings.catch_warnings():
         # Keras warns about every mismatched layer before it raises.
         warnings.simplefilter("ignore")
-        network.load_weights(file)
+        with h5py.File(file, "r") as root, tempfile.TemporaryDirectory() as folder:
+            before_keras_3 = "model_weights" in root or _names(root, "layer_names")
+            # Keras determines the format by the name.
+            named = Path(folder, "model.h5" if before_keras_3 else "model.weights.h5")
+            named.symlink_to(Path(file).absolute())
+            network.load_weights(named)
 
 
 def _build(config: bytes) -> keras.Model:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from catsdogs.base.text import format_duration, listed
+from catsdogs.base.text import counted, format_duration, listed, short_numbers
 from catsdogs.scoring.intervals import FEW_ERRORS, Estimate, wilson_interval
 
 MISSING = "–"
@@ -64,18 +64,13 @@ def count(thing: Any) -> str:
     return MISSING if math.isnan(parsed) else f"{parsed:,.0f}"
 
 
-def counted(number: int, noun: str) -> str:
-    """Format an integer with its noun: `1 job`, `2,000 jobs`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def value(thing: Any) -> str:
     """Format a hyperparameter or another single value; floats with 4 significant digits."""
     if thing is None or (isinstance(thing, float) and math.isnan(thing)):
         return MISSING
     if isinstance(thing, float):
         return str(int(thing)) if thing.is_integer() and abs(thing) < 1e15 else f"{thing:.4g}"
-    return str(thing)
+    return short_numbers(str(thing))
 
 
 def breakable(text: Any) -> Markup:

@@ -10,6 +10,7 @@ from typing import Any
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import free_name
+from catsdogs.base.text import counted
 from catsdogs.config.schema import SearchConfig
 from catsdogs.study.identity import changes
 from catsdogs.study.job_tables import HISTORY, TRIALS, VALIDATION, finished_trials
@@ -146,7 +147,7 @@ def _may_have_completed(folder: Path) -> bool:
 
 def _check_max_trials(folder: Path, finished: int, planned: int | None) -> None:
     if planned is not None and finished > planned:
-        problem = f"tuner.max_trials={planned}: job {folder} has {finished} finished trials"
+        problem = f"tuner.max_trials={planned}: job {folder} has {counted(finished, 'finished trial')}"
         raise UserError(f"{problem}; set tuner.max_trials={finished} or more, {FIX}")
 
 

@@ -35,6 +35,7 @@ class State(StrEnum):
     """State of a job."""
 
     WAITING = "waiting"  # not started yet
+    DELETED = "deleted"  # its folder, by the user
     RUNNING = "running"
     KILLED = "killed"  # exited without recording a result
     INTERRUPTED = "interrupted"  # by the user or the system

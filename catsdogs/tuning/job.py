@@ -21,7 +21,7 @@ from catsdogs.base.output import lost_output
 from catsdogs.base.provenance import machine, utc_timestamp, versions
 from catsdogs.base.records import check_table_size
 from catsdogs.base.resources import as_out_of_resources, check_free_space
-from catsdogs.base.text import format_duration
+from catsdogs.base.text import counted, format_duration
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.data.fitting import fit_to_data
@@ -215,8 +215,9 @@ class _JobRun:
         finally:
             result.update(outcome(search.records, planned), features=data.features.summary())
         if best is None:
-            problem = f"none of {len(search.records)} trials completed with a finite log loss"
-            raise RuntimeError(f"{problem}; first failure:\n{search.first_traceback}")
+            problem = f"none of {counted(len(search.records), 'trial')} completed with a finite log loss"
+            reason = next((record.error for record in search.records if record.error), "no error was recorded")
+            raise RuntimeError(f"{problem}; first failure: {reason}\n{search.first_traceback}")
         search.delete_unneeded_weights(finished=True)
         if chosen is not None:
             result.update(best_trial=chosen, objective=chosen["val_log_loss"])

@@ -15,6 +15,7 @@ from typing import Any
 import keras_tuner
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.text import counted
 from catsdogs.config.schema import HyperparameterConfig, SearchConfig
 from catsdogs.study.trials import COMPLETED, TrialRecord
 
@@ -99,7 +100,7 @@ def replay(oracle: keras_tuner.Oracle, records: Sequence[TrialRecord], tuner_id:
     for number, record in enumerate(records):
         trial = oracle.create_trial(tuner_id)
         if trial.status != "RUNNING":
-            problem = f"{len(records)} trials are finished, but the search now has only {number}"
+            problem = f"it has {counted(len(records), 'finished trial')}, but the search now has only {number}"
             raise UserError(f"job {job}: {problem}; set tuner.max_trials to at least {len(records)}")
         proposed = trial.hyperparameters.values
         if not _same(record, proposed):

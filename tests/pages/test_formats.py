@@ -26,6 +26,8 @@ EAST = datetime.timezone(datetime.timedelta(hours=2))
         (formats.count(2000.0), "2,000"),
         *((formats.counted(n, "job"), t) for n, t in ((1, "1 job"), (0, "0 jobs"), (2000, "2,000 jobs"))),
         *((formats.value(v), t) for v, t in ((30.0, "30"), (5.106746e-06, "5.107e-06"), ("x", "x"), (math.nan, "–"))),
+        *((formats.value(v), t) for v, t in (("0.30000000000000004", "0.3"), ("lr-1.2345678901e-05", "lr-1.235e-05"))),
+        *((formats.value(v), t) for v, t in (("v0.00012345", "v0.00012345"), ("20261129.1", "20261129.1"))),
         *((formats.time_spent(s), t) for s, t in ((None, "–"), (89, "89 s"), (705.4, "12 min"), (11100, "3 h 05 min"))),
         (formats.day_and_time(datetime.datetime(2026, 11, 3, 1, 5, tzinfo=EAST)), "2 Nov 2026, 23:05 UTC"),
         (formats.between(Estimate(0.03, 0.02, 0.04, 100)), "0.0200 to 0.0400"),

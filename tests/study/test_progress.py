@@ -41,7 +41,7 @@ def study(tmp_path):
             trials = pd.read_csv(folder / name / "trials.csv").assign(ended=arguments["started"].isoformat())
             trials.to_csv(folder / name / "trials.csv", index=False)
         plan = {"study": "study", "jobs": list(run), "run": list(run), "started": STARTED.isoformat(), "command": []}
-        write_json(folder / "study.json", plan)
+        write_json(folder / "study.json", plan | {"ended": ["a", "d"]})
         return folder
 
     return write
@@ -51,9 +51,9 @@ def study(tmp_path):
     ("run", "jobs", "minutes", "expected"),
     [
         # Sequential jobs: 11 trials in 33 minutes, 21 left. Jobs that have not started count like the others.
-        ("abcd", {"a": {"trials": 8}, "b": {"trials": 3, **RUNNING}}, 33, "11/32 trials, best, about 63 min left"),
+        ("abce", {"a": {"trials": 8}, "b": {"trials": 3, **RUNNING}}, 33, "11/32 trials, best, about 63 min left"),
         # Two parallel jobs are twice as fast.
-        ("abcd", {name: {"trials": 3, **RUNNING} for name in "ab"}, 9, "6/32 trials, best, about 39 min left"),
+        ("abce", {name: {"trials": 3, **RUNNING} for name in "ab"}, 9, "6/32 trials, best, about 39 min left"),
         # Trials of earlier runs count as done, but not for the pace.
         ("abc", {"a": EARLIER, "b": {"trials": 2, **RUNNING}}, 10, "10/24 trials, best, about 70 min left"),
         ("ab", {"a": EARLIER}, 10, "8/16 trials, best"),
@@ -61,6 +61,13 @@ def study(tmp_path):
         ("ab", {"a": FAILED, "b": FAILING}, 6, "6/10 trials, 2 failed, 1 job failed, best, about 4 min left"),
         ("ab", {"a": {"trials": 6}, "b": {"trials": 2, **RUNNING}}, 8, "8/14 trials, best, about 6 min left"),
         ("ab", {"a": {"trials": 8}, "b": {"trials": 8, "status": "failed"}}, 20, "16/16 trials, 1 job failed, best"),
+        # A deleted job has no trials left.
+        (
+            "abd",
+            {"a": EARLIER, "b": {"trials": 2, **RUNNING}},
+            1,
+            "10/16 trials, 1 job deleted, best, about 3 min left",
+        ),
         # A sweeper that chooses jobs one by one has no total.
         ("", {"a": EARLIER, "b": {"trials": 3, **RUNNING}}, 5, "11 trials, best"),
     ],
@@ -86,7 +93,7 @@ def test_a_job_without_a_planned_number_of_trials(study, status, trials, expecte
 
 
 def test_the_line_names_study_best_job_and_end(study):
-    folder = study("abcd", a={"trials": 8, "failed_trials": 1, "skill": 1.0}, b={"trials": 5, "skill": 2.0, **RUNNING})
+    folder = study("abce", a={"trials": 8, "failed_trials": 1, "skill": 1.0}, b={"trials": 5, "skill": 2.0, **RUNNING})
     best = pd.read_csv(folder / "b" / "trials.csv")["val_log_loss"].min()
     expected = f"study study: 13/32 trials, 1 failed, best {best:.4f} (b), about 19 min left (until 22:32)"
     assert line(folder, at(13)) == expected

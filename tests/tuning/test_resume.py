@@ -127,7 +127,8 @@ def test_a_job_with_only_failed_trials_reports_the_first_failure_and_is_archived
     bench.run(bench.settings(*TUNERS["random"]))
     result = read_json(bench.folder / "result.json")
     assert result["status"] == "failed"
-    assert "none of 4 trials completed" in result["error"]
+    problem = "none of 4 trials completed with a finite log loss; first failure: ValueError: invalid literal"
+    assert problem in result["error"].splitlines()[0]
     assert "no luck" in result["error"]
     bench.trainer.reset()
     bench.run(bench.settings(*TUNERS["random"]))

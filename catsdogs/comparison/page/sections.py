@@ -96,7 +96,7 @@ def leaderboard(results: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
         "choices": [words(name).capitalize() if name.islower() else name for name in varied],
         "constant": {words(name): formats.value(choice) for name, choice in study_data.shared_choices.items()},
         "rows": rows,
-        "statuses": [name for name in (OK, RUNNING, WAITING, FAILED) if (board["status"] == name).any()],
+        "statuses": [name for name in (OK, RUNNING, WAITING, FAILED, State.DELETED) if (board["status"] == name).any()],
         "different_images": len(images) > 1,
     }
 
