@@ -6,9 +6,8 @@ import pytest
 from synthetic_images import cats_and_dogs, folder_of, jpeg
 
 from catsdogs import doctor
-from catsdogs.config.schema import BackboneConfig
 from catsdogs.doctor import _data, _doctor, _fitting, _weights
-from catsdogs.network.backbones import build_backbone
+from catsdogs.network.backbones import small_cnn
 
 pytestmark = pytest.mark.lowest
 
@@ -31,11 +30,7 @@ def test_doctor_lists_problems_and_their_fixes(run, tmp_path):
 
 def test_weights_of_a_backbone_and_the_backbone_of_weights(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "_backbones", lambda: ["efficientnet_lite0", "small_cnn"])
-    settings = {"builder": "catsdogs.network.backbones.small_cnn", "arguments": {}, "preprocessing": "none"}
-    network = build_backbone(
-        BackboneConfig(**settings, weights=None, image_size=64, train_batch_norm=False, resize="pad")
-    )
-    network.save_weights(tmp_path / "a.weights.h5")
+    small_cnn(input_shape=(64, 64, 3)).save_weights(tmp_path / "a.weights.h5")
     assert _fitting(str(tmp_path / "a.weights.h5")).text.endswith("a.weights.h5: of small_cnn")
     assert not _fitting(str(tmp_path / "b.weights.h5")).ok
     assert _weights("small_cnn", None).text == "weights of small_cnn: none needed, because it is trained from scratch"

@@ -157,13 +157,7 @@ def _unfinished(study_data: StudyData) -> list[str]:
     leaderboard = study_data.leaderboard
     killed, running, waiting, deleted, failed = (
         leaderboard[leaderboard["state"].isin(group)]
-        for group in (
-            [State.KILLED],
-            [State.RUNNING],
-            [State.WAITING],
-            [State.DELETED],
-            [State.FAILED, State.INTERRUPTED],
-        )
+        for group in (["killed"], ["running"], ["waiting"], ["deleted"], [State.FAILED, State.INTERRUPTED])
     )
     early = [label for label, job in study_data.jobs.items() if job.status == OK and job.result.get("stopped")]
     stopped = leaderboard[leaderboard["label"].isin(early)]

@@ -74,6 +74,8 @@ def _print_table(study_data: StudyData, intervals: dict[str, Estimate], console:
         # Text, because rich would parse [brackets] in a string as markup.
         table.add_row(*(Text(cells[header]) for header in headers))
     console.print(table)
-    shared = [f"{name if '.' in name else words(name)} {chosen}" for name, chosen in study_data.shared_choices.items()]
+    shared = [
+        f"{name if '.' in name else words(name)} {value(chosen)}" for name, chosen in study_data.shared_choices.items()
+    ]
     if shared:
         console.print(Text(f"{'All jobs' if len(study_data.leaderboard) > 1 else 'The job'}: {', '.join(shared)}"))

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.files import open_regular, open_zip, remove, temporary_path, walk
-from catsdogs.base.text import listed, natural_key, sanitize_line
+from catsdogs.base.text import binary_size, listed, natural_key, sanitize_line
 from catsdogs.data.formats import HEAD_BYTES, has_image_suffix, image_format
 
 # Written by operating systems; never mentioned.
@@ -300,10 +300,10 @@ def _check_sizes(members: list[zipfile.ZipInfo], source: Path, max_unpacked_byte
     if total > max_unpacked_bytes:
         limit = f"more than data.max_unpacked_gib={max_unpacked_bytes / 2**30:.3g}"
         fix = "raise data.max_unpacked_gib if you trust the archive"
-        raise UserError(f"{source}: unpacked images take {total / 2**30:.3g} GiB, {limit}; {fix}")
+        raise UserError(f"{source}: unpacked images take {binary_size(total)}, {limit}; {fix}")
     for info in members:
         if _expands_too_much(info):
-            sizes = f"{info.compress_size / 2**20:.3g} to {info.file_size / 2**20:.3g} MiB"
+            sizes = f"{binary_size(info.compress_size)} to {binary_size(info.file_size)}"
             fix = "remove it from the archive, or unpack the archive yourself and pass the folder"
             raise UserError(f"{source}: {info.filename} expands from {sizes}, unlike any image; {fix}")
 

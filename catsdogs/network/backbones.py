@@ -171,7 +171,7 @@ def _build(backbone: BackboneConfig) -> keras.Model:
         if weights is None:
             raise
         # keras.utils.get_file raises a bare Exception for every network failure.
-        fix = f"copy {pretrained_file(backbone)} into {keras_home()}/models or set backbone.weights=PATH (.weights.h5 or .h5)"
+        fix = f"copy {pretrained_file(backbone)} into {keras_home()}/models or set backbone.weights=PATH"
         text = f"download failed; without a network, {fix}; experiment=quickstart needs no weights"
         raise UserError(f"backbone.weights=imagenet: {text} ({first_line(error)})") from error
 
@@ -180,27 +180,28 @@ def _copy_weights(network: keras.Model, backbone: BackboneConfig) -> None:
     """Copy the weights of the backbone in a model of catsdogs, which may have been trained with another image size."""
     from catsdogs.network.merging import backbone_node  # imports this module
 
-    key = f"backbone.weights={backbone.weights}"
-    node = backbone_node(load_model(Path(str(backbone.weights)), "use the model of another study"))
+    file = Path(str(backbone.weights))
+    node = backbone_node(load_model(file, "use the model of another study"))
     if node is None:
-        raise UserError(f"{key}: is an ensemble, or not of catsdogs; retrain its study with ensemble=none")
+        problem = "is an ensemble, or not of catsdogs; retrain its study with ensemble=none"
+        raise UserError(f"backbone.weights={file}: {problem}")
     trained, size = node.operation, node.operation.input_shape[1]
     expected = _build(dataclasses.replace(backbone, image_size=size, weights=None))
     # What `classifier.unfreeze` changes is no difference.
     changed = r'"(trainable|rate|drop_path_rate)": [^,}]*'
     if re.sub(changed, "", structure(trained)) != re.sub(changed, "", structure(expected)):
-        raise UserError(
-            f"{key}: its backbone is not backbone.builder={backbone.builder} with "
-            f"backbone.arguments={backbone.arguments}; use the backbone=NAME of its study"
-        )
+        raise ValueError("its backbone has other layers")
     network.set_weights(trained.get_weights())
 
 
 def _load_weights(network: keras.Model, backbone: BackboneConfig) -> None:
-    if str(backbone.weights).endswith(".keras"):
-        return _copy_weights(network, backbone)
     try:
-        load_weights(network, str(backbone.weights))
+        if str(backbone.weights).endswith(".keras"):
+            _copy_weights(network, backbone)
+        else:
+            load_weights(network, str(backbone.weights))
+    except UserError:
+        raise
     except Exception as error:
         # Keras raises ValueError, KeyError, OSError or its own types, depending on the mismatch.
         network_of = f"backbone.builder={backbone.builder} with backbone.arguments={backbone.arguments}"

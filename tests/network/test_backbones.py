@@ -83,7 +83,7 @@ def test_weights_are_those_of_the_backbone_in_an_own_model(backbone, tmp_path, n
     for a, b in zip(network.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     other = backbone("small_cnn", arguments={"filters": 8}, weights=file)
-    assert error_of(other).startswith(f"backbone.weights={file}: its backbone is not backbone.builder=catsdogs.")
+    assert error_of(other).startswith(f"backbone.weights={file}: not weights of backbone.builder=catsdogs.")
 
 
 def test_an_ensemble_and_code_in_a_model_are_refused(backbone, tmp_path):

@@ -62,12 +62,7 @@ def study(tmp_path):
         ("ab", {"a": {"trials": 6}, "b": {"trials": 2, **RUNNING}}, 8, "8/14 trials, best, about 6 min left"),
         ("ab", {"a": {"trials": 8}, "b": {"trials": 8, "status": "failed"}}, 20, "16/16 trials, 1 job failed, best"),
         # A deleted job has no trials left.
-        (
-            "abd",
-            {"a": EARLIER, "b": {"trials": 2, **RUNNING}},
-            1,
-            "10/16 trials, 1 job deleted, best, about 3 min left",
-        ),
+        ("ad", {"a": FAILING}, 4, "4/8 trials, 1 failed, 1 job deleted, best, about 4 min left"),
         # A sweeper that chooses jobs one by one has no total.
         ("", {"a": EARLIER, "b": {"trials": 3, **RUNNING}}, 5, "11 trials, best"),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from catsdogs.base.text import short_numbers
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import cut_in_the_middle
 
@@ -59,7 +60,7 @@ def short_names(study_data: StudyData) -> dict[str, str]:
     rows = study_data.leaderboard.to_dict("records")
     names = {}
     for row in rows:
-        chosen = {name: str(row[name]) for name in study_data.varied_choices if pd.notna(row[name])}
+        chosen = {name: short_numbers(str(row[name])) for name in study_data.varied_choices if pd.notna(row[name])}
         parts = (f"{name.rsplit('.', 1)[-1]} {v}" if _BARE.fullmatch(v) else v for name, v in chosen.items())
         names[row["label"]] = _JOINT.join(parts) or row["job"]
     if len(set(names.values())) < len(names) and len(study_data.studies) > 1:
