@@ -202,7 +202,7 @@ def _check_different(configs: list[SearchConfig], names: list[str], typed: list[
             raise UserError(f"job {name}: two jobs of this study have these settings; remove the repeated value")
         if same != name:
             swept = tuple(f"{word.partition('=')[0]}." for word in words if word not in others)
-            replacing = [word for word in words if word.startswith(swept)]
+            replacing = [word for word in words if word.lstrip("+").startswith(swept)]
             reason = f"{listed(replacing)} replaces that of the swept groups" if replacing else "no swept value differs"
             reason = f"their settings are equal, because {reason}"
             if keys := different(config, other):
