@@ -285,10 +285,10 @@ def test_folders_of_three_classes_with_corrupted_files_and_labeled_test_images(r
     rows = pd.read_csv(io.StringIO(done.stdout), dtype={"id": str}).set_index("id")
     assert (len(rows), list(rows)) == (2 + 205, [*names, "class"])
     classes = rows.pop("class")
-    np.testing.assert_allclose(rows.loc["cats/broken"], 1 / 3, atol=1e-8)
+    np.testing.assert_allclose(rows.loc["test/cats/broken"], 1 / 3, atol=1e-8)
     np.testing.assert_allclose(rows.loc["test/dogs/3"], submission.loc["dogs/3"], atol=1e-5)
     assert "cannot decode test/cats/broken.jpg" in done.stderr
-    assert pd.isna(classes["cats/broken"])
+    assert pd.isna(classes["test/cats/broken"])
     assert classes["test/dogs/3"] == rows.loc["test/dogs/3"].idxmax()
     report = (tmp_path / "multirun" / "s" / "report.html").read_text(encoding="utf-8")
     assert all(name in report for name in names)
