@@ -57,6 +57,7 @@ def _without_validation(config: RetrainConfig) -> bool:
 
 def _no_predictions(config: RetrainConfig) -> bool:
     kept = config.evaluate_with == "auto" and config.split.folds > 1 and config.fit.keep_weights_gib > 0
+    kept = kept and config.select.top_k == 1  # the weights of a selection are not kept
     return _without_validation(config) and not kept and not _single_view(config)
 
 

@@ -323,7 +323,7 @@ def _test_rows(
     copies = near_duplicates.copies_of(table, testing.folder.root, known, root, cache)
     shared = copies & False
     if labels.table and labels.table.group_column and table["label"].notna().any():
-        shared = pd.Series(labels.table.groups(table), table.index).isin(known["group"])
+        shared = pd.Series(labels.table.groups(table, training=False), table.index).isin(known["group"])
     if shared.any():
         text = "%d of %d test images are in groups of training images, so they are not scored: %s"
         _log.warning(text, shared.sum(), len(table), listed(table["id"][shared].tolist()))

@@ -81,10 +81,11 @@ class LabelTable:
         """Return the class of every image, None for an empty cell; a UserError if an image has not exactly one row."""
         return [name or None for name in nfc(self.cells[self.class_column].iloc[self._rows(images)])]
 
-    def groups(self, images: pd.DataFrame) -> list[str]:
-        """Return the group of every image, as `names`, but a UserError for an empty cell."""
+    def groups(self, images: pd.DataFrame, training: bool = True) -> list[str]:
+        """Return the group of every image, as `names`, but with `training` a UserError for an empty cell."""
         groups = self.cells[self.group_column].iloc[self._rows(images)].tolist()
-        if lacking := [name for name, group in zip(images["id"], groups, strict=True) if not group.strip()]:
+        lacking = [name for name, group in zip(images["id"], groups, strict=True) if not group.strip()]
+        if training and lacking:
             problem = f"{len(lacking):,} images without a group in column {self.group_column} ({listed(lacking)})"
             raise UserError(f"{self.key}: {problem}; enter one for each image")
         return groups

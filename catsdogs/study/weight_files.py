@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catsdogs.base.files import open_regular, read_bytes, replacing
+from catsdogs.base.files import open_regular, read_bytes, remove, replacing
 from catsdogs.base.records import CorruptedFile
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -61,12 +61,11 @@ class TrialWeights:
         return [self.predictions(trial), *(self.file(trial, fold) for fold in range(folds))]
 
     def intact(self, trial: str, folds: int) -> bool | None:
-        """Return whether all files of `of` are there and not corrupted; None if none of them is there."""
-        files = self.of(trial, folds)
-        if not any(file.exists() for file in files):
+        """Return whether all files of `of` are there and not corrupted; None without predictions, as of a parent."""
+        if not self.predictions(trial).exists():
             return None
         try:
-            return all(map(_intact, files))
+            return all(map(_intact, self.of(trial, folds)))
         except OSError:
             return False
 
@@ -75,7 +74,7 @@ class TrialWeights:
         needed = {file.name for trial in kept for file in self.of(trial, folds)}
         for file in self.folder.glob("*"):
             if file.name not in needed and file.name.partition("-")[0] not in parents:
-                file.unlink(missing_ok=True)
+                remove(file)
         if not needed and not parents:
             shutil.rmtree(self.folder, ignore_errors=True)
 

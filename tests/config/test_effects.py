@@ -117,6 +117,11 @@ def test_a_setting_with_an_effect_in_one_job_of_a_study_is_accepted_and_equal_jo
         (["data.test=t.zip", "fit_on=all", "tta.kind=none", "submission.threshold=auto"], ""),
         (["data.test=t.zip", "submission.threshold=auto"], ""),
         (["tta.kinds=[none,crops]"], ""),
+        (["split.folds=3", "evaluate_with=auto", "tta.kinds=[none,crops]"], ""),
+        (
+            ["split.folds=3", "select.top_k=2", "evaluate_with=auto", "tta.kinds=[none,crops]"],
+            "no out-of-sample images",
+        ),
         (["fit_on=all", "tta.kinds=[none,crops]"], "no out-of-sample images"),
     ],
 )
@@ -133,11 +138,12 @@ def test_a_setting_without_effect_on_the_final_model_is_refused(composed, overri
         to_search_config(composed("data.train=t.zip", *FITTED, "backbone.image_size=96", *of_search))
     )
     config = TypeAdapter(RetrainConfig).validate_python({**search, **own, "calibrate": True})
+    typed = [one for one in overrides if not one.startswith("select.")]  # that is of the search
     if not reason:
-        check_retrain(config, overrides, "3", {"dropout": 0.5, "l2": 0.001})
+        check_retrain(config, typed, "3", {"dropout": 0.5, "l2": 0.001})
         return
     with pytest.raises(UserError, match=re.escape(f"{overrides[-1]}: no effect, because ") + f".*{reason}"):
-        check_retrain(config, overrides, "3", {"dropout": 0.5, "l2": 0.001})
+        check_retrain(config, typed, "3", {"dropout": 0.5, "l2": 0.001})
 
 
 def test_searched_values_replace_those_of_the_configuration(config):

@@ -248,6 +248,9 @@ def test_groups_of_a_table_stay_together(tmp_path, cache, caplog, folds):
     dataset = load_dataset(test, cache)
     assert dataset.test["in_training"].tolist() == [False] * 4 + [True] * 4
     assert "4 of 8 test images are in groups of training images, so they are not scored: 4, 5, 6, 7" in caplog.text
+    # Test images need no group.
+    table.write_text("\n".join(["file,class,site", *rows]).replace(",new 3", ","))
+    assert load_dataset(test, cache).test["in_training"].tolist() == [False] * 4 + [True] * 4
     with pytest.raises(UserError, match=r"8 of 44 rows belong to no image \(0.jpg, 1.jpg, "):
         load_dataset(dataclasses.replace(given, validation=None), cache)
 

@@ -194,6 +194,7 @@ def test_the_best_trials_keep_their_weights_up_to_a_limit(bench, tuner, most):
     for file in (weights.file("3", 0), weights.predictions("3"), weights.folder / ".3-0-0123abcd.bin"):
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(b"unfinished")
+    (weights.folder / "3-copies").mkdir()
     bench.trainer.reset()
     bench.run(config)
     assert bench.tables() == expected
@@ -208,7 +209,9 @@ def test_the_best_trials_keep_their_weights_up_to_a_limit(bench, tuner, most):
         assert weights.intact(trial, 1) is False
         weights.file(trial, 0).unlink()
         assert weights.intact(trial, 1) is False
-    assert weights.intact("4711", 1) is None
+        weights.file(trial, 0).write_bytes(bytes(40))
+        weights.predictions(trial).unlink()  # as of an unfinished trial
+        assert weights.intact(trial, 1) is None
 
 
 def test_a_job_is_locked_until_its_process_is_killed(bench):
