@@ -45,6 +45,12 @@ _HYDRA_MESSAGES = {
     r"Could not delete '(.+)'\. No match in the defaults list": r"~\1: not chosen; remove it from the command",
 }
 
+# What to set in place of ??? in a file of conf/.
+_MISSING = {
+    "backbone.weights": "Keras has none to download for this backbone; use the path of a .weights.h5 or .h5 file, or "
+    "null (the authors of EfficientNet-Lite0 publish its ImageNet weights in the repository tensorflow/tpu)"
+}
+
 # Names and paths -> whether null is one too, because it cannot mean none.
 TEXT_KEYS = {
     **{key: type(None) not in kinds for key, kinds in setting_types(RetrainConfig) if {str, list[str]} & {*kinds}},
@@ -193,7 +199,8 @@ def format_config_error(error: BaseException) -> str:
         if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
             return unknown_setting(cause.full_key, map(str, cause.parent_node or {}), setting_keys(SearchConfig))
         if isinstance(cause, MissingMandatoryValue):
-            return f"{cause.full_key}: not set; set {cause.full_key}=VALUE"
+            fix = _MISSING.get(cause.full_key, f"set {cause.full_key}=VALUE")
+            return f"{cause.full_key}: not set; {fix}"
         return f"{cause.full_key}: {first_line(cause).rstrip('.')}"
     message = first_line(error).rstrip(".")
     if match := re.fullmatch(r"Could not delete from config\. '(.+)' does not exist", message):

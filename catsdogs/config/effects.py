@@ -92,7 +92,12 @@ _ALWAYS = (
         NoEffect(f"data.{name}_column", lambda c: c.data.labels is None, "data.labels is not set")
         for name in ("id", "class", "group")
     ),
-    NoEffect("data.validation_fraction", lambda c: c.split.folds > 1, "split.folds above 1 determines the split"),
+    NoEffect(
+        "data.validation_fraction",
+        lambda c: c.split.folds > 1,
+        "split.folds above 1 determines the split",
+        "set split.folds=1",
+    ),
     NoEffect("data.validation_fraction", lambda c: c.data.validation is not None, _OWN_VALIDATION),
     NoEffect("backbone.train_batch_norm", _frozen, "no layer is unfrozen", "set model.unfreeze_depth"),
     NoEffect("augmentation.border", lambda c: not _moves_pixels(c), "no transform moves pixels"),

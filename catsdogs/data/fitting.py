@@ -1,15 +1,15 @@
 """Values of settings that are `auto`, chosen when the images are known."""
 
-import dataclasses
 import math
 from typing import TypeVar
 
-from catsdogs.config.schema import AUTO, SearchConfig
+from catsdogs.config.automatic import with_chosen
+from catsdogs.config.schema import SearchConfig
 from catsdogs.data.dataset import Dataset
 
 Config = TypeVar("Config", bound=SearchConfig)
 
-# The rules were measured on four sets of 300 to 8,000 photographs, see docs/CLASSES.md.
+# So that the default study takes minutes on two cores without a GPU.
 _IMAGES_OF_TRIAL = 24_000  # images that a model is trained on, over all epochs
 _EPOCHS = 3, 12
 _IMAGES_OF_JOB = 75_000  # over all trials and folds
@@ -23,26 +23,14 @@ def fit_to_data(config: Config, dataset: Dataset) -> tuple[Config, str]:
     """Replace the values `auto` by those for the images of a dataset, and return a line for the user, or ""."""
     folds = dataset.folds()
     images = len(folds[0].train_rows)
-    side = dataset.rows[["width", "height"]].min(axis=1).median()
-    size = config.backbone.image_size or _within(_SIZES, _STRIDE * math.ceil(side / _STRIDE))
     epochs = config.fit.epochs or _within(_EPOCHS, _IMAGES_OF_TRIAL / images)
-    values: dict[str, dict[str, int]] = {
-        "fit": {"epochs": epochs, "batch_size": config.fit.batch_size or (32 if images >= _LARGE else 16)},
-        "split": {"folds": len(folds)},
-        "backbone": {"image_size": size},
-    }
-    if config.tuner.max_trials == AUTO:
-        trials = _within(_TRIALS, _IMAGES_OF_JOB / (images * epochs * len(folds)))
-        values["tuner"] = {"max_trials": trials if config.space else 1}
-    groups = {name: dataclasses.replace(getattr(config, name), **settings) for name, settings in values.items()}
-    chosen = [
-        f"{name}.{key}={value}"
-        for name, settings in values.items()
-        for key, value in settings.items()
-        if getattr(getattr(config, name), key) == AUTO
-    ]
-    note = f"Chosen for {images:,} training images: {', '.join(chosen)}" if chosen else ""
-    return dataclasses.replace(config, **groups), note
+    trials = _within(_TRIALS, _IMAGES_OF_JOB / (images * epochs * len(folds))) if config.space else 1
+    side = dataset.rows[["width", "height"]].min(axis=1).median()
+    size = _within(_SIZES, _STRIDE * math.ceil(side / _STRIDE))
+    fit = {"epochs": epochs, "batch_size": 32 if images >= _LARGE else 16}
+    others = {"split": {"folds": len(folds)}, "backbone": {"image_size": size}, "tuner": {"max_trials": trials}}
+    config, chosen = with_chosen(config, {"fit": fit, **others})
+    return config, f"Chosen for {images:,} training images: {', '.join(chosen)}" if chosen else ""
 
 
 def _within(bounds: tuple[int, int], value: float) -> int:

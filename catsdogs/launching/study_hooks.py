@@ -228,13 +228,15 @@ def _inspect_jobs(
     """Read and check the images of every job; return the configurations that fit them, and decisions on named jobs."""
     from catsdogs.data.dataset import load_dataset
     from catsdogs.data.fitting import fit_to_data
-    from catsdogs.study.decision import inspect_job
+    from catsdogs.study.decision import inspect_job, with_values_of_job
     from catsdogs.study.identity import fingerprint
     from catsdogs.study.locking import is_locked, lock_message
 
     sources: dict[str, DataConfig] = {}
     notes: dict[str, None] = {}
     # Jobs with the same images and split read them once.
+    folders = [study / name for name in names] or [study]
+    configs = [with_values_of_job(config, folder) for config, folder in zip(configs, folders, strict=True)]
     images = [repr((config.data, config.split)) for config in configs]
     datasets: dict[str, Dataset] = {}
     for key, config in dict(zip(images, configs, strict=True)).items():

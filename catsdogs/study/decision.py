@@ -11,6 +11,7 @@ from typing import Any
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import free_name
 from catsdogs.base.text import counted
+from catsdogs.config.automatic import with_chosen
 from catsdogs.config.schema import SearchConfig
 from catsdogs.study.identity import changes
 from catsdogs.study.job_tables import HISTORY, TRIALS, VALIDATION, finished_trials
@@ -55,6 +56,12 @@ class JobDecision:
         planned = "" if self.planned is None else f"/{self.planned}"
         preposition = "at" if self.kind is Action.RESUMED else "from"
         return f"{self.kind.value} {preposition} trial {self.trials + 1}{planned}"
+
+
+def with_values_of_job(config: SearchConfig, folder: Path) -> SearchConfig:
+    """Replace settings that are `auto` by those of the job in a folder, if there is one: it is resumed with them."""
+    job = read_job(folder)
+    return with_chosen(config, {} if job is None else job.result["config"])[0]
 
 
 def inspect_job(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> JobDecision:

@@ -27,7 +27,7 @@ from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.data.fitting import fit_to_data
 from catsdogs.network.startup import start_keras
 from catsdogs.scoring.classes import STEPS
-from catsdogs.study.decision import JobDecision, archive_attempt, earlier_files, inspect_job
+from catsdogs.study.decision import JobDecision, archive_attempt, earlier_files, inspect_job, with_values_of_job
 from catsdogs.study.identity import fingerprint
 from catsdogs.study.job_tables import HISTORY, SELECT, TRIALS, VALIDATION, JobTables, ResumeState, load_resume_state
 from catsdogs.study.jobs import FAILED, INTERRUPTED, OK, RESULT, RUNNING
@@ -99,7 +99,6 @@ class _JobRun:
             **dict.fromkeys(("best_trial", "objective", "seconds", "error")),
             "started": utc_timestamp(),
             "seed": config.seed,
-            "config": dataclasses.asdict(config),
             "versions": versions(),
             "machine": machine(),
         }
@@ -109,9 +108,10 @@ class _JobRun:
         config, location, result = self._config, self._location, self._result
         try:
             with stoppable():
+                config = with_values_of_job(config, location.folder)
                 dataset = load_dataset(config.data, Path(config.cache), config.split)
-                self._config, _ = fit_to_data(config, dataset)
-                config, result["config"] = self._config, dataclasses.asdict(self._config)
+                self._config = config = fit_to_data(config, dataset)[0]
+                result["config"] = dataclasses.asdict(config)
                 mark = fingerprint(config, dataset.digest)
                 decision = inspect_job(config, location.folder, mark)
                 if not decision.runs:

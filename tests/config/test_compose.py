@@ -109,7 +109,7 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("study=a/b", ["study=a/b", "studies"]),
         ('study="\udcc3"', ["its path is not UTF-8 text; set LC_ALL=C.UTF-8"]),
         ("backbone.weights=/dev/zero", ["backbone.weights=", "/dev/zero: not a .h5 or .keras file"]),
-        ("backbone=efficientnet_lite0", ["backbone.weights: not set; set backbone.weights=VALUE"]),
+        ("backbone=efficientnet_lite0", ["backbone.weights: not set; ", "path of a .weights.h5", "tensorflow/tpu"]),
         ("data.train=null", ["data.train=null", "python -m catsdogs.search data.train=train.zip, or use data=sample"]),
         ("data.validation=v split.folds=3", ["split.folds=3: not supported with data.validation; use split.folds=1"]),
         ("space.dropout.low=0.5", ["space.dropout.low=0.5", "below space.dropout.high=0.5"]),

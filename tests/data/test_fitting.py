@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -6,9 +7,13 @@ import pytest
 from synthetic_images import cats_and_dogs, zip_of
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.files import write_json
 from catsdogs.config.compose import to_search_config
+from catsdogs.config.schema import AUTO
 from catsdogs.data.dataset import Dataset, load_dataset
 from catsdogs.data.fitting import fit_to_data
+from catsdogs.study.decision import with_values_of_job
+from catsdogs.study.jobs import read_job
 
 
 def dataset_of(images, folds=1, side=200):
@@ -61,3 +66,19 @@ def test_few_images_are_split_into_folds_unless_a_class_is_too_small(composed, t
 def test_auto_is_no_value_of_other_settings(composed):
     with pytest.raises(UserError, match=r"fit\.patience=auto: must be a valid integer"):
         to_search_config(composed("data.train=x", "fit.patience=auto"))
+
+
+def test_a_job_is_resumed_with_its_values_and_files_of_jobs_contain_no_auto(composed, tmp_path):
+    config = to_search_config(composed("data.train=x", "fit.batch_size=8"))
+    result: dict[str, Any] = {
+        "status": "ok",
+        "config": {"fit": {"epochs": 7, "batch_size": 32}, "tuner": {"max_trials": 9}},
+    }
+    write_json(tmp_path / "result.json", result)
+    resumed = with_values_of_job(config, tmp_path)
+    assert (resumed.fit.epochs, resumed.fit.batch_size, resumed.tuner.max_trials) == (7, 8, 9)
+    assert (resumed.split.folds, resumed.backbone.image_size) == (1, AUTO)  # jobs without the key have one fold
+    assert with_values_of_job(config, tmp_path / "new") == config
+    settings["fit"]["epochs"] = "auto"
+    write_json(tmp_path / "result.json", result)
+    assert "fit.epochs=auto: must be the value that was chosen" in read_job(tmp_path).result["error"]
