@@ -70,10 +70,8 @@ def test_auto_is_no_value_of_other_settings(composed):
 
 def test_a_job_is_resumed_with_its_values_and_files_of_jobs_contain_no_auto(composed, tmp_path):
     config = to_search_config(composed("data.train=x", "fit.batch_size=8"))
-    result: dict[str, Any] = {
-        "status": "ok",
-        "config": {"fit": {"epochs": 7, "batch_size": 32}, "tuner": {"max_trials": 9}},
-    }
+    settings: dict[str, Any] = {"fit": {"epochs": 7, "batch_size": 32}, "tuner": {"max_trials": 9}}
+    result = {"status": "ok", "config": settings}
     write_json(tmp_path / "result.json", result)
     resumed = with_values_of_job(config, tmp_path)
     assert (resumed.fit.epochs, resumed.fit.batch_size, resumed.tuner.max_trials) == (7, 8, 9)
