@@ -52,7 +52,8 @@ class _Member(Record):
 class _Ensemble(Record):
     way: str | None = None
     members: Listed[_Member]
-    gain: _Score | None = None  # written since version 0.3, with ensemble=trials, as the times of a model
+    method: str | None = None  # of the trials; written since version 0.3, with ensemble=trials, as all below
+    gain: _Score | None = None
     ms_per_image: Seconds | None = None
     ms_per_image_single: Seconds | None = None
 

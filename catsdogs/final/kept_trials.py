@@ -51,12 +51,12 @@ def choose_trials(
     """Choose among the kept trials of jobs by their out-of-sample predictions, and rebuild the chosen ones.
 
     Return their members, one for every fold of each trial, best trial first; their combination, and the table of
-    `choose_ensemble`. Raise a `UserError` without kept weights, or if settings or images of a job differ. `config` is
-    that of the first job.
+    `choose_ensemble`. Raise a `UserError` without kept weights, or if settings or images of the first job, that of
+    `config`, differ.
     """
     labels = dataset.rows["label"][dataset.rows["fold"] >= 0].to_numpy().astype(int)
     candidates, damaged = [], []
-    for job, own in zip(jobs, configs_of_jobs(config, jobs, dataset), strict=True):
+    for job, own in configs_of_jobs(config, jobs, dataset):
         if own.backbone.resize != config.backbone.resize:
             log.warning("job %s is left out: its images have another backbone.resize", job.name)
             continue
@@ -111,7 +111,8 @@ def _rebuild(candidates: Sequence[_Candidate], dataset: Dataset) -> list[Member]
         # The learning rates, one for each step of a training, are not used.
         models = TrialModels(config, network, dataset.classes, 1, depths)
         for one, own in zip(of_job, settings, strict=True):
-            trial = chosen_trial(job, one.trial.trial)
+            trial = one.trial
+            chosen_trial(job, trial.trial)  # a `UserError` if it is corrupted
             for number, fold in enumerate(folds):
                 of_fold, seed = number if len(folds) > 1 else None, trial_seed(config.seed, trial.trial, number)
                 trained = searched(job, trial, own, number, models)

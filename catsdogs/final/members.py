@@ -70,6 +70,7 @@ class Member:
     # Probabilities (N, K) of the search's models for all N validation rows; each row was predicted by a model that was
     # not trained on it. None if `out_of_fold_rows` is not empty, or if the search saved none.
     search_predictions: np.ndarray | None
+    trained: bool = False  # by this command, not taken from the search or an interrupted command
 
 
 def train_members(
@@ -85,7 +86,7 @@ def train_members(
     `config` and `trial` are those of the first job; the best trial of each other job is used. Members in `kept` are not
     trained again, and others are added to it.
     """
-    settings = configs_of_jobs(config, jobs, dataset) if len(jobs) > 1 else [config]
+    settings = [own for _, own in configs_of_jobs(config, jobs, dataset)] if len(jobs) > 1 else [config]
     if len(kinds := {one.backbone.resize: job.name for job, one in zip(jobs, settings, strict=True)}) > 1:
         shown = ", ".join(f"{resize} ({name})" for resize, name in sorted(kinds.items()))
         problem = f"not supported with several values of backbone.resize: {shown}; use a smaller ensemble.num_jobs"
@@ -99,17 +100,28 @@ def train_members(
     return members
 
 
-def configs_of_jobs(config: RetrainConfig, jobs: Sequence[JobRecord], dataset: Dataset) -> list[RetrainConfig]:
-    """Return the configurations of jobs, of which `config` is the first; a `UserError` if settings or images differ."""
-    settings = [config, *(_config_of(config, job) for job in jobs[1:])]
-    for job, own in zip(jobs, settings, strict=True):
-        if changed := changes(job.result, fingerprint(own, dataset.digest), unfinished=False):
-            kind = config.ensemble.kind
-            raise UserError(
-                f"ensemble={kind}: not supported with changes to job {job.name} ({changed[0]}); restore the former "
-                "settings and images, or use ensemble=none"
-            )
-    return settings
+def configs_of_jobs(
+    config: RetrainConfig, jobs: Sequence[JobRecord], dataset: Dataset
+) -> list[tuple[JobRecord, RetrainConfig]]:
+    """Return jobs and their configurations, of which `config` is the first.
+
+    Raise a `UserError` if settings or images of a job differ. With ensemble=trials, only the first job must not.
+    """
+    kind, found = config.ensemble.kind, []
+    for job in jobs:
+        try:
+            own = config if job is jobs[0] else _config_of(config, job)
+            if changed := changes(job.result, fingerprint(own, dataset.digest), unfinished=False):
+                raise UserError(
+                    f"ensemble={kind}: not supported with changes to job {job.name} ({changed[0]}); restore the former "
+                    "settings and images, or use ensemble=none"
+                )
+            found.append((job, own))
+        except UserError as error:
+            if kind != "trials" or job is jobs[0]:
+                raise
+            log.warning("job %s is left out: %s", job.name, error)
+    return found
 
 
 def _config_of(config: RetrainConfig, job: JobRecord) -> RetrainConfig:
@@ -166,16 +178,17 @@ def _train_job(
             name = f"{job.name}-{number if by_fold else 'all'}"
             own = with_values(config, trial.hyperparameters)
             trained = searched(job, trial, own, run, models) if by_fold and not changed else None
+            is_new = False
             if trained is not None:
                 log.info("%s: taken from the search, which kept its weights", own_label)
             elif (trained := read_kept(kept / name, partial(models.untrained_model, own))) is not None:
                 log.info("%s: already trained, continuing from there", own_label)
             else:
-                trained = train(run, _log_progress(own_label, records, fold))
+                trained, is_new = train(run, _log_progress(own_label, records, fold)), True
                 write_kept(kept / name, *trained)
             seed, of_fold = trial_seed(config.seed, trial.trial, run), number if by_fold else None
             about = (config, job, trial, of_fold, seed, changed)
-            members.append(Member(*about, *trained, fold.validation_rows, search_predictions))
+            members.append(Member(*about, *trained, fold.validation_rows, search_predictions, is_new))
     return members
 
 

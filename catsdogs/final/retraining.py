@@ -99,8 +99,7 @@ def _make(
     else:
         members = train_members(config, jobs, trial, dataset, config.ensemble.kind == "folds", kept)
     training_seconds = time.monotonic() - start
-    if chosen is None:
-        epochs = sum(len(member.history) for member in [*fold_members, *members])
+    if epochs := sum(len(member.history) for member in [*fold_members, *members] if member.trained):
         log.info("trained %s in %s", counted(epochs, "epoch"), format_duration(training_seconds))
 
     evaluation = evaluate_members(config, members, dataset, fold_members, chosen)
@@ -148,11 +147,12 @@ def _milliseconds(forward: InferenceEngine, model: keras.Model) -> float:
 
 
 def _ensemble_gain(table: pd.DataFrame, split: str) -> dict[str, Any]:
-    """Return by how much the nested log loss of the chosen method is lower than the log loss of the best trial."""
+    """Return the method of the trials, and by how much its nested log loss is lower than that of the best trial."""
     row = table.rename(columns={"gain": "value"})[table["chosen"]].iloc[0]
     ends = {name: float(row[name]) for name in ("value", "low", "high")}  # of at least two images
     counts = {name: int(row[name]) for name in ("size", "errors")}
-    return {**ends, **counts, "split": split, "trials": int(table["weight"].notna().sum())}
+    gain = {**ends, **counts, "split": split, "trials": int(table["weight"].notna().sum())}
+    return {"method": row["name"], "gain": gain}
 
 
 def _write_tables(folder: Path, members: Sequence[Member], evaluation: Evaluation, predictions: pd.DataFrame) -> None:
@@ -248,7 +248,7 @@ def _metrics(
         },
     }
     if config.ensemble.kind == "trials" and evaluation.ensemble_table is not None:
-        choices["ensemble"]["gain"] = _ensemble_gain(evaluation.ensemble_table, validation)
+        choices["ensemble"] |= _ensemble_gain(evaluation.ensemble_table, validation)
     several_jobs = sum(math.isfinite(job.objective) for job in read_jobs(first.job.folder.parent)) > 1
     record = metrics(table, evaluation.pipeline.classes, validation, chosen_on_validation(several_jobs, choices))
     if evaluation.calibration_result is not None:

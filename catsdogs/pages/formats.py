@@ -177,11 +177,11 @@ def format_ensemble_gain(ensemble: Mapping[str, Any]) -> list[str]:
     if math.isnan(difference) or gain.get("trials") == 1:
         return []
     where = f"on {count(gain.get('size'))} {gain.get('split')} images, in nested folds"
-    if ensemble.get("way") == "single":
+    if ensemble.get("method") == "single":
         return [f"Ensemble: no combination of {count(gain.get('trials'))} trials is better than the best one {where}."]
     change, interval = _change(difference, low, high, "lower", "higher")
     ours, alone = (number(ensemble.get(f"ms_per_image{end}")) for end in ("", "_single"))
-    time = f"; it takes {ours:.3g} ms per image, that trial {alone:.3g} ms"
+    time = f"; it takes {ours:.3g} ms per image, one of its models {alone:.3g} ms"
     effect = f"log loss {change} by {loss(abs(difference))}{interval} than that of the best trial"
     return [f"Ensemble: {effect} {where}{time}."]
 

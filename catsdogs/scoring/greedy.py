@@ -31,9 +31,8 @@ def choose_ensemble(
     The score of a method is nested: each of _FOLDS stratified folds of the images is predicted with the model or the
     weights that are chosen on the other folds. Returns the first method, in this order, with a nested log loss within
     TIE_TOLERANCE of the lowest, with weights chosen on all images, and a table with a row per model and per method:
-    name, log_loss (on the images that chose the weights), nested_log_loss, the other columns of `gains_over` the best
-    model, weight (of a model in the result), chosen. The score of the best model is not nested, so gains over it are
-    slightly too low. Arguments are those of `greedy_weights`.
+    name, log_loss (on the images that chose the weights), nested_log_loss, the other columns of `gains_over` the method
+    "single", weight (of a model in the result), chosen. Arguments are those of `greedy_weights`.
     """
     count = len(p)
     methods = ("single", *(("probability", "logit") if count > 1 else ()))
@@ -43,8 +42,7 @@ def choose_ensemble(
         for outputs, method in zip(nested, methods, strict=True):
             outputs[own] = _choose(labels[others], p[:, others], method, seed)(p[:, own])
     every = score_images(labels, np.concatenate([p, nested]))
-    best = int(every.losses[:count].mean(axis=1).argmin())
-    table = pd.DataFrame({"name": [*names, *methods]}).join(gains_over(every, best))
+    table = pd.DataFrame({"name": [*names, *methods]}).join(gains_over(every, count + methods.index("single")))
     table = table.rename(columns={"log_loss": "nested_log_loss"})
     plain = score_images(labels, np.stack([combination(p) for combination in combinations])).losses.mean(axis=1)
     table.insert(1, "log_loss", [*table["nested_log_loss"][:count], *plain])

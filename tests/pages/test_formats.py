@@ -118,12 +118,12 @@ def test_a_model_is_described_by_its_trial_and_an_ensemble_by_its_members():
 
 def test_an_ensemble_is_compared_with_the_best_trial():
     gain = {"value": -0.01, "low": -0.02, "high": 0.005, "size": 2000, "split": "out-of-fold", "trials": 9}
-    ensemble = {"gain": gain, "way": "logit", "ms_per_image": 12.345, "ms_per_image_single": 1.5}
+    ensemble = {"gain": gain, "method": "logit", "way": "logit", "ms_per_image": 12.345, "ms_per_image_single": 1.5}
     assert formats.format_ensemble_gain(ensemble) == [
         "Ensemble: log loss higher by 0.0100 (95% CI -0.0050 to 0.0200) than that of the best trial on 2,000 "
-        "out-of-fold images, in nested folds; it takes 12.3 ms per image, that trial 1.5 ms."
+        "out-of-fold images, in nested folds; it takes 12.3 ms per image, one of its models 1.5 ms."
     ]
-    (single,) = formats.format_ensemble_gain({**ensemble, "way": "single"})
+    (single,) = formats.format_ensemble_gain({**ensemble, "method": "single"})
     assert "no combination of 9 trials is better" in single
     assert not formats.format_ensemble_gain({**ensemble, "gain": {**gain, "trials": 1}})
-    assert not formats.format_ensemble_gain({"way": "single"})
+    assert not formats.format_ensemble_gain({"method": "single"})

@@ -70,8 +70,12 @@ def kept(study, *jobs):
 
 
 def test_kept_trials_are_combined_without_training(copied, four_trials, tmp_path):
-    metrics, predictions, best = copied.retrain(kind="trials", tta="flip")
     names, p = kept(copied, FLIP, NONE)
+    file = copied.folder / names[0][0] / "result.json"
+    result = read_json(file)
+    result["best_trial"] |= {"execution": 1, "val_log_loss": 0.5}  # with new seeds, whose weights are not kept
+    write_json(file, result)
+    metrics, predictions, best = copied.retrain(kind="trials", tta="flip")
     members = metrics["ensemble"]["members"]
     assert [(one["job"], one["trial"], one["fold"]) for one in members] == [
         (*name, f) for name in names for f in (0, 1)
@@ -84,11 +88,12 @@ def test_kept_trials_are_combined_without_training(copied, four_trials, tmp_path
     losses = score_images(labels[own.index].to_numpy(), p).losses.mean(axis=1)
     compared = pd.read_csv(best / "ensemble.csv").set_index("name")
     np.testing.assert_allclose(compared.loc[[f"{job} trial {trial}" for job, trial in names], "log_loss"], losses)
-    gain = losses.min() - compared.loc["logit", "nested_log_loss"]
-    assert metrics["ensemble"]["gain"]["value"] == pytest.approx(gain)
+    assert metrics["selected_val_log_loss"] == pytest.approx(losses.min(), rel=1e-4)
+    nested = compared["nested_log_loss"]
+    assert metrics["ensemble"]["gain"]["value"] == pytest.approx(nested["single"] - nested["logit"])
     assert metrics["ensemble"]["ms_per_image"] > 0 < metrics["ensemble"]["ms_per_image_single"]
     (sentence,) = [line for line in format_scores(metrics) if line.startswith("Ensemble: log loss")]
-    assert re.search("best trial on 36 out-of-fold images, in nested folds; it takes .* ms per image, that", sentence)
+    assert re.search("best trial on 36 out-of-fold images, in nested folds; it takes .* ms per image, one", sentence)
     assert card_matches(best, re.escape(sentence))
     assert card_matches(best, "ensemble of 4 trials of the jobs")
     assert metrics["chosen_on_validation"][-1] == "ensemble"
@@ -112,14 +117,18 @@ def test_kept_trials_of_several_image_sizes_are_resized_in_the_model(copied, fou
     np.testing.assert_allclose(rows, submission.loc[rows.index], atol=2e-6)
 
 
-def test_jobs_with_another_resizing_are_left_out(copied, caplog):
+@pytest.mark.parametrize("changed", ["resize", "weights"])
+def test_jobs_that_do_not_fit_are_left_out_and_the_best_trial_may_be_chosen_alone(copied, caplog, monkeypatch, changed):
+    monkeypatch.setattr("catsdogs.scoring.greedy.TIE_TOLERANCE", 10)
     file = copied.location(NONE).folder / "result.json"
     result = read_json(file)
-    result["config"]["backbone"]["resize"] = "pad"
+    part, value = (result["config"]["backbone"], "pad") if changed == "resize" else (result, "sha256:0")
+    part[changed] = value
     write_json(file, result)
     metrics, _, _ = copied.retrain(kind="trials")
     assert {member["job"] for member in metrics["ensemble"]["members"]} == {FLIP}
-    assert "job none is left out: its images have another backbone.resize" in caplog.text
+    assert re.search(f"job none is left out: .*backbone.{changed}", caplog.text)
+    assert any("no combination of 2 trials is better" in line for line in format_scores(metrics))
 
 
 def test_trials_with_missing_or_corrupted_weights_are_left_out(copied, caplog):
@@ -136,7 +145,8 @@ def test_trials_with_missing_or_corrupted_weights_are_left_out(copied, caplog):
         copied.retrain(kind="trials")
 
 
-def test_models_of_folds_that_the_search_kept_are_not_trained_again(copied, monkeypatch):
+def test_models_of_folds_that_the_search_kept_are_not_trained_again(copied, monkeypatch, caplog):
+    caplog.set_level("INFO")
     train, trained_on = training.train, []
 
     def counted(*args):
@@ -147,6 +157,7 @@ def test_models_of_folds_that_the_search_kept_are_not_trained_again(copied, monk
     settings = {"tta": "auto", "kinds": ["none", "flip"]}
     metrics, predictions, _ = copied.retrain(evaluate_with="auto", **settings)
     assert trained_on == [len(rows_of(predictions, "validation"))]  # the final model only
+    assert "trained 1 epoch in" in caplog.text
     assert (metrics["validated_by"], metrics["tta_choice"]["tested"]) == ("folds", True)
     searched = pd.read_csv(copied.folder / FLIP / "validation.csv")["p_dog"]
     np.testing.assert_allclose(rows_of(predictions, "validation")["p_dog"], searched, atol=1e-6)
