@@ -89,7 +89,7 @@ def test_nested_folds_score_the_methods(classes):
     assert not of_models["chosen"].any()
     np.testing.assert_array_equal(of_models["weight"], combination.weights)
     assert of_methods.loc[chosen, "log_loss"] == pytest.approx(loss(labels, combination(p)))
-    gains = of_methods.loc["single", "nested_log_loss"] - of_methods["nested_log_loss"]
+    gains = of_methods["nested_log_loss"]["single"] - of_methods["nested_log_loss"]
     np.testing.assert_allclose(of_methods["gain"], gains, atol=1e-12)
 
 
