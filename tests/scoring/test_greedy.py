@@ -100,6 +100,7 @@ def test_overfitting_shows_in_nested_folds():
     p = softmax(rng.normal(0, 1, (60, 40, 2)), axis=-1)
     _, table = choose_ensemble(labels, p, [""] * 60, 1)
     assert (table["nested_log_loss"][60:] > table["log_loss"][60:] + 0.05).all()
+    assert table["gain"][60] == 0  # of the best one, over its nested log loss
 
 
 @pytest.mark.parametrize("images", [2, 3, 12])
