@@ -30,7 +30,7 @@ from catsdogs.base import files
 from catsdogs.base.errors import UserError
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import AugmentationConfig, BackboneConfig, SampleConfig
-from catsdogs.data.archive import image_paths, open_images
+from catsdogs.data.archive import open_images
 from catsdogs.data.augment import augment
 from catsdogs.data.images import in_threads, to_square, transform
 from catsdogs.data.sample.archives import sample_archives
@@ -52,9 +52,8 @@ def read_images(train: Path | None, count: int) -> list[bytes]:
             train, _ = sample_archives(
                 SampleConfig(images_per_class=max(8, -(-count // 2)), test_images=1, seed=1, classes=2), Path(cache)
             )
-        root = open_images(train, Path(cache), max_unpacked_bytes=20 * 2**30).root
-        readable = []
-        paths = image_paths(root)
+        images = open_images(train, Path(cache), max_unpacked_bytes=20 * 2**30)
+        root, paths, readable = images.root, images.paths, []
         for index in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int):
             data = (root / paths[index]).read_bytes()
             try:

@@ -29,6 +29,7 @@ from catsdogs.config.compose import to_search_config
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.dataset import Dataset, load_dataset
+from catsdogs.data.fitting import fit_to_data
 from catsdogs.data.images import pixels
 from catsdogs.features.engine import build_engine
 from catsdogs.launching.registration import register
@@ -94,6 +95,7 @@ def main() -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = to_search_config(compose("search", overrides=["study=probe", *options.overrides]))
     dataset = load_dataset(config.data, Path(config.cache), config.split)
+    config, _ = fit_to_data(config, dataset)
     classes = dataset.classes
     rows, p = out_of_sample(activations(config, dataset), dataset)
     table = dataset.rows.iloc[rows][["id", "label"]].astype({"label": int}).assign(**classes.to_columns(p))

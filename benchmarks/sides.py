@@ -113,6 +113,7 @@ class Sides:
         from catsdogs.config.compose import to_search_config
         from catsdogs.config.locations import conf_dir
         from catsdogs.data.dataset import load_dataset
+        from catsdogs.data.fitting import fit_to_data
         from catsdogs.data.images import pixels
         from catsdogs.launching.registration import register
 
@@ -120,6 +121,7 @@ class Sides:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = to_search_config(compose("search", overrides=[*self._overrides, "study=benchmark", *overrides]))
         dataset = load_dataset(config.data, self._cache, config.split)
+        config, _ = fit_to_data(config, dataset)
         array = pixels(dataset.rows, dataset.root, config.backbone.image_size, self._cache, config.backbone.resize)
         assert isinstance(array, np.memmap)
         self._prepared = set(self._cache.rglob("*"))

@@ -5,8 +5,6 @@ python -m catsdogs.audit train.zip --study multirun/NAME       also likely label
 python -m catsdogs.audit train.zip --test test.zip             also duplicates in the test set
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os
@@ -18,7 +16,7 @@ from catsdogs.base.errors import exit_status_of
 from catsdogs.base.files import check_page, check_tables_folder
 from catsdogs.base.interrupts import held
 from catsdogs.base.text import sanitize_line
-from catsdogs.config.locations import add_cache_option, typed_path
+from catsdogs.config.locations import add_cache_option, typed_path, typed_study
 
 
 def _audit(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +53,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("images", type=typed_path, help="zip or folder of labeled images, for example train.zip")
     about = "studies run on these images; the predictions of their best trials are used to flag likely label errors"
-    parser.add_argument("--study", nargs="+", type=typed_path, default=[], metavar="FOLDER", help=about)
+    parser.add_argument("--study", nargs="+", type=typed_study, default=[], metavar="FOLDER", help=about)
     parser.add_argument("--test", type=typed_path, help="zip or folder of test images, to count duplicates in")
     about = "table of labels, as for data.labels (default: that of the best job of --study)"
     parser.add_argument("--labels", type=typed_path, metavar="FILE", help=about)

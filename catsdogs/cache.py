@@ -3,8 +3,6 @@
 python -m catsdogs.cache [show | clear [--unused-days DAYS | --everything] [--dry-run]] [--cache FOLDER]
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import os
@@ -107,7 +105,6 @@ def _clear(cache: Path, unused_days: float, everything: bool, dry_run: bool) -> 
 
 
 def _bytes_in(folder: Path) -> int:
-    """Return the bytes of all files below a folder, without following links."""
     size = 0
     for parent, _, names in walk(folder):
         for name in names:

@@ -1,10 +1,8 @@
 """Command `doctor`: check the installation, devices, weights and data, and suggest a fix for each problem.
 
 python -m catsdogs.doctor [--train train.zip] [--validation valid.zip] [--test test.zip] [--labels FILE]
-    [--backbone NAME] [--weights FILE]
+    [--backbone NAME] [--weights FILE|FOLDER]
 """
-
-from __future__ import annotations
 
 import argparse
 import dataclasses
@@ -45,15 +43,15 @@ def _doctor(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--validation", type=typed_path, help="zip or folder of labeled validation images to check")
     parser.add_argument("--test", type=typed_path, help="zip or folder of test images to check")
     parser.add_argument("--labels", type=typed_path, help="table of their labels, as for data.labels")
-    about = "of the weights to check (default: %(default)s)"
-    names = sorted(file.stem for file in (conf_dir() / "backbone").glob("*.yaml"))
-    parser.add_argument("--backbone", choices=names, default="mobilenet_v2", help=about)
-    about = "weights to check: imagenet, or a .weights.h5 or .h5 file (default: %(default)s)"
-    parser.add_argument("--weights", type=expanded, default="imagenet", help=about)
+    about = "of the weights to check (default: mobilenet_v2; with a file as --weights, those that it fits)"
+    parser.add_argument("--backbone", choices=_backbones(), help=about)
+    about = "weights to check: imagenet, a .weights.h5, .h5 or .keras file, a folder of these, or a study "
+    parser.add_argument("--weights", type=expanded, help=about + "(default: those of the backbone)")
     add_cache_option(parser, "folder of the cache")
     options = parser.parse_args(arguments)
-    if options.train is None and any((options.validation, options.test, options.labels)):
-        parser.error("--validation, --test and --labels need --train")
+    for name in ("validation", "test", "labels"):
+        if options.train is None and (path := getattr(options, name)):
+            parser.error(f"--{name} {path}: checked against the training images; add --train PATH")
     backend = check_backend()
     problems = 0
     for finding in _findings(options, backend):
@@ -76,13 +74,15 @@ def _findings(options: argparse.Namespace, backend: str) -> Iterator[Finding]:
     devices = _devices()
     yield devices
     if devices.ok:
-        yield _weights(options.backbone, options.weights)
+        if options.backbone is None and options.weights not in (None, "imagenet"):
+            yield _fitting(options.weights)
+        else:
+            yield _weights(options.backbone or "mobilenet_v2", options.weights)
     if options.train is not None:
         yield from _data(options)
 
 
 def _packages(backend: str) -> Iterator[Finding]:
-    """Compare the installed packages with the dependencies that catsdogs declares."""
     try:
         declared = importlib.metadata.requires("catsdogs") or []
     except importlib.metadata.PackageNotFoundError:
@@ -129,18 +129,41 @@ def _devices() -> Finding:
     return Finding(True, text + hint)
 
 
-def _weights(name: str, weights: str) -> Finding:
+def _weights(name: str, weights: str | None) -> Finding:
+    """Check weights of a backbone, by default those of its file in `conf/backbone/`."""
     from omegaconf import OmegaConf
 
+    from catsdogs.config.checks import weights_file
     from catsdogs.config.schema import BackboneConfig
-    from catsdogs.network.backbones import build_backbone
+    from catsdogs.network.backbones import build_backbone, pretrained_file
 
-    settings: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "backbone" / f"{name}.yaml"))
+    file = conf_dir() / "backbone" / f"{name}.yaml"
+    settings: Any = OmegaConf.to_container(OmegaConf.load(file))
+    weights = weights or settings["weights"]
+    if weights is None:
+        return Finding(True, f"weights of {name}: none needed, because it is trained from scratch")
+    if weights == "???":
+        fix = f"pass --weights FILE; the first lines of {file} say where to find it"
+        return Finding(False, f"weights of {name}: not set, because Keras has none to download", fix)
+    backbone = BackboneConfig(**{**settings, "weights": weights, "resize": "squeeze", "image_size": 224})
     try:
-        build_backbone(BackboneConfig(**{**settings, "weights": weights, "resize": "squeeze"}))
+        backbone.weights = weights_file(backbone)
+        build_backbone(backbone)
+        source = f"imagenet at 224 pixels, {pretrained_file(backbone)}" if weights == "imagenet" else backbone.weights
     except UserError as error:
         return Finding(False, f"weights of {name}: {weights}", str(error))
-    return Finding(True, f"weights of {name}: {weights}")
+    return Finding(True, f"weights of {name}: {source}")
+
+
+def _fitting(weights: str) -> Finding:
+    """Find the backbones of `conf/` that a file of weights fits."""
+    fitting = [name for name in _backbones() if _weights(name, weights).ok]
+    fix = f"use weights of one of {', '.join(_backbones())}, or a builder of your own"
+    return Finding(bool(fitting), f"weights {weights}: of {', '.join(fitting) or 'no backbone in conf/'}", fix)
+
+
+def _backbones() -> list[str]:
+    return sorted(file.stem for file in (conf_dir() / "backbone").glob("*.yaml"))
 
 
 def _data(options: argparse.Namespace) -> Iterator[Finding]:

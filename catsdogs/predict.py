@@ -1,11 +1,12 @@
-"""Command `predict`: write `id,label` rows for images of two classes, otherwise `id` and a column per class.
+"""Command `predict`: write `id,label,class` rows for images of two classes, otherwise a column per class in between.
 
-python -m catsdogs.predict multirun/NAME/best IMAGE|FOLDER|ZIP ...
+python -m catsdogs.predict multirun/NAME IMAGE|FOLDER|ZIP ...
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
 import functools
 import sys
@@ -17,19 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_links, check_output, write_csv
-from catsdogs.base.text import listed
-from catsdogs.config.locations import add_cache_option, typed_path
+from catsdogs.base.text import listed, natural_key
+from catsdogs.config.locations import MODEL, add_cache_option, typed_model, typed_path
 from catsdogs.network.startup import check_backend, start_keras
 
 if TYPE_CHECKING:
     from catsdogs.final.pipeline import Pipeline
     from catsdogs.scoring.classes import Classes
 
-MODEL_FOLDER = "the folder written by catsdogs.retrain (multirun/NAME/best)"
+MODEL_FOLDER = "a study with the model of catsdogs.retrain (multirun/NAME)"
 
 # Images in memory at a time, and their pixels in bytes.
 _CHUNK, _CHUNK_BYTES = 256, 2**27
@@ -38,7 +38,7 @@ _CHUNK, _CHUNK_BYTES = 256, 2**27
 def _predict(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     check_backend()
-    model_file = options.model / "model.keras" if options.model.is_dir() else options.model
+    model_file = options.model / MODEL if options.model.is_dir() else options.model
     if not model_file.is_file():
         raise UserError(f"{model_file}: not found; pass {MODEL_FOLDER}, or a .keras file")
     if options.model.is_dir():
@@ -50,7 +50,7 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"--output {options.output}: is in the folder of the model; use another --output=FILE")
     ids, paths = _images(options.images, options.cache)
     start_keras()
-    from catsdogs.final.submission import describe_rows, probability_table
+    from catsdogs.final.submission import describe_rows, prediction_table
     from catsdogs.network.saved_models import load_model
 
     model = load_model(model_file, f"pass {MODEL_FOLDER}")
@@ -63,7 +63,7 @@ def _predict(arguments: Sequence[str] | None = None) -> int:
     missing = np.isnan(outputs[:, 0])
     undecodable = [name for name, one in zip(ids, missing, strict=True) if one]
     print(describe_rows(ids, len(paths), undecodable, f"{1 / len(classes):.3g}"), file=sys.stderr)
-    table = probability_table(ids, np.where(missing[:, None], 1 / len(classes), outputs), classes)
+    table = prediction_table(ids, outputs, classes, pipeline.threshold)
     if options.output is None:
         sys.stdout.write(table.to_csv(index=False, lineterminator="\n"))
         return 0
@@ -76,14 +76,16 @@ def _is_own(head: bytes, classes: Classes | None) -> bool:
 
     `classes` None: they are numbered.
     """
-    header, *rows = head.decode(errors="replace").split("\n")[:-1] or [""]
-    pair = header == "id,label"
-    names = [str(number) for number in range(header.count(","))] if classes is None else classes.names
-    if not pair and (len(names) == 2 or f"{header}\n" != pd.DataFrame(columns=["id", *names]).to_csv(index=False)):
-        return False
-    split = (row.rsplit(",", 1 if pair else len(names))[1:] for row in rows)
-    first = next((values for values in split if {*values} != {"0.5"} and (pair or len({*values}) > 1)), [])
-    with suppress(ValueError):
+    with suppress(ValueError, csv.Error):
+        header, *rows = csv.reader(head.decode(errors="replace").split("\n")[:-1])
+        count = len(header) - (2 if header[-1:] == ["class"] else 1)
+        pair = header[:2] == ["id", "label"]
+        names = ["label"] if pair else map(str, range(count)) if classes is None else classes.names
+        table = ["id", *names]
+        if header not in (table, [*table, "class"]) or len(table) == 3:
+            return False
+        split = (row[1 : len(table)] for row in rows)  # tables of earlier versions have no column `class`
+        first = next((values for values in split if {*values} != {"0.5"} and (pair or len({*values}) > 1)), [])
         return bool(first) and all(0 < float(one) < 1 or (pair and one in ("0.0", "1.0")) for one in first)
     return False
 
@@ -102,7 +104,8 @@ def _engine(model: Any, file: Path, classes: Classes | None) -> tuple[Any, Class
     if classes is None and count in range(3, MOST_CLASSES + 1):
         print(f"warning: {file}: no pipeline.json with the names of its classes; numbering them", file=sys.stderr)
         classes = Classes(tuple(map(str, range(count))))
-    classes = classes or DEFAULT  # a single output is not named
+    if classes is None:  # of version 0.1, or of another program
+        classes = DEFAULT if (file.parent / "metrics.json").is_file() else Classes(("0", "1"))
     if size is None or shapes != [(None, size, size, 3), (None, classes.outputs)]:
         expected = f"expected input (None, S, S, 3) and output (None, {classes.outputs}), without names"
         raise UserError(f"{file}: {expected}, got {shapes[0]} and {shapes[1]}; pass {MODEL_FOLDER}")
@@ -115,11 +118,12 @@ def _engine(model: Any, file: Path, classes: Classes | None) -> tuple[Any, Class
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="catsdogs-predict",
-        description="Predict images with a saved model. Writes id,label rows for two classes (label is the "
-        "probability of the second one), otherwise id and a column of probabilities per class.",
+        description="Predict images with a saved model. Writes id,label,class rows for two classes (label is the "
+        "probability of the second one), otherwise id, a column of probabilities per class, and class, the predicted "
+        "class.",
     )
     about = f"{MODEL_FOLDER}, with the TTA and calibration used for submission.csv; or a .keras file, for the plain "
-    parser.add_argument("model", type=typed_path, help=f"{about}model output")
+    parser.add_argument("model", type=typed_model, help=f"{about}model output")
     parser.add_argument("images", nargs="+", type=typed_path, help="image, folder of images, or zip of images")
     parser.add_argument("--output", type=typed_path, metavar="FILE", help="CSV file (default: standard output)")
     parser.add_argument("--plain", action="store_true", help="skip test-time augmentation and calibration (faster)")
@@ -129,36 +133,44 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _images(sources: list[Path], cache: Path) -> tuple[list[str], list[Path]]:
     """Return ids and files of all images, in the given order; those of a zip or folder in natural order."""
-    from catsdogs.data.archive import is_image, natural_key, open_images
+    from catsdogs.data.archive import is_image, open_images
     from catsdogs.data.catalog import ids_of, stray_message
 
     ids: list[str] = []
+    paths: list[str] = []
     files: list[Path] = []
+    single = [one for one in sources if one.is_file() and not zipfile.is_zipfile(one) and one.suffix.lower() != ".zip"]
+    id_of_file = dict(zip(single, ids_of([str(source.absolute()) for source in single]), strict=True))
     for source in sources:
-        if source.is_file() and not zipfile.is_zipfile(source) and source.suffix.lower() != ".zip":
+        if source in id_of_file:
             if not is_image(source):
                 raise UserError(f"{source}: not an image; pass a folder, a zip or an image")
-            ids += ids_of([source.name])
+            ids.append(id_of_file[source])
+            paths.append(str(source.absolute()))
             files.append(source)
             continue
         folder = open_images(source, cache)
         by_id = dict(zip(ids_of(list(folder.paths)), folder.paths, strict=True))
         names = sorted(by_id, key=natural_key)
-        paths = [by_id[name] for name in names]
+        found = [by_id[name] for name in names]
         ids += names
-        files += [folder.root / path for path in paths]
-        for message in filter(None, (folder.skipped_message(source), stray_message(names, paths))):
+        paths += [f"{source.absolute()}/{path}" for path in found]
+        files += [folder.root / path for path in found]
+        for message in filter(None, (folder.skipped_message(source), stray_message(names, found))):
             print(f"warning: {source}: {message}", file=sys.stderr)
-    return _unique(ids, files), files
+    return _unique(ids, paths), files
 
 
-def _unique(ids: list[str], files: list[Path]) -> list[str]:
-    """Return ids, but the full path for each image that shares its id with another one."""
+def _unique(ids: list[str], paths: list[str]) -> list[str]:
+    """Return ids; images that share theirs with others get one with the folders in which their paths differ."""
+    from catsdogs.data.catalog import ids_of
+
     counts = Counter(ids)
     if shared := [name for name, count in counts.items() if count > 1]:
-        text = f"warning: several images have the id {listed(shared)}; writing the path of each as its id"
-        print(text, file=sys.stderr)
-    ids = [str(file) if counts[name] > 1 else name for name, file in zip(ids, files, strict=True)]
+        print(f"warning: several images have the id {listed(shared)}; adding their folders", file=sys.stderr)
+        rows = [row for row, name in enumerate(ids) if counts[name] > 1]
+        for row, name in zip(rows, ids_of([paths[row] for row in rows]), strict=True):
+            ids[row] = name
     name, count = Counter(ids).most_common(1)[0]
     if count > 1:
         raise UserError(f"{name}: passed {count} times; pass each image once")
@@ -210,7 +222,7 @@ def _pipeline(options: argparse.Namespace) -> tuple[Pipeline, Classes | None]:
     tta = TtaConfig(kind="none", views=1, average="probability")
     if saved is not None:
         return dataclasses.replace(saved, tta=tta, calibration=None), saved.classes
-    return Pipeline(tta, AugmentationConfig(0, 0, 0, 0, 0, 0, 0, 0, "reflect"), 0, None), None
+    return Pipeline(tta, AugmentationConfig(), 0, None), None
 
 
 def main() -> int:

@@ -6,8 +6,6 @@ python -m catsdogs.report multirun/NAME --watch                rewrite the repor
 python -m catsdogs.report multirun/NAME --tensorboard --mlflow     export the trials to TensorBoard and MLflow
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shlex
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING
 from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_page, check_writable
 from catsdogs.base.text import sanitize_line
-from catsdogs.config.locations import expanded, typed_path
+from catsdogs.config.locations import expanded, typed_path, typed_study
 from catsdogs.study.jobs import RESULT
 from catsdogs.study.plan import PLAN
 
@@ -33,7 +31,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Compare the jobs of one or more studies. Prints a summary and writes a self-contained HTML report "
         "that works offline. List the studies before any options.",
     )
-    parser.add_argument("study", nargs="*", type=typed_path, help="study folder, for example multirun/NAME")
+    parser.add_argument("study", nargs="*", type=typed_study, help="study folder, for example multirun/NAME")
     about = "HTML report (default: report.html in the study folder, or in its parent folder for several studies)"
     parser.add_argument("--output", type=typed_path, metavar="FILE", help=about)
     about = "folder of the images, with their paths in split.csv, if thumbnails are missing"
@@ -80,7 +78,7 @@ def _report(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _export(options: argparse.Namespace, study_data: StudyData, home: Path) -> None:
+def _export(options: argparse.Namespace, study_data: "StudyData", home: Path) -> None:
     if options.tensorboard is not None:
         from catsdogs.comparison.exports.to_tensorboard import write_tensorboard
 

@@ -1,10 +1,11 @@
 """Command `retrain`: train the best trial of a study again as the final model, score it and write a submission.
 
-python -m catsdogs.retrain study=NAME [job=JOB] [trial=TRIAL] [fit_on=all] [tta=none] [ensemble=folds]
+python -m catsdogs.retrain multirun/NAME [job=JOB] [trial=TRIAL] [fit_on=all] [tta=none] [ensemble=folds]
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -18,9 +19,9 @@ from catsdogs.base.errors import UserError, exit_status_of
 from catsdogs.base.files import check_links, check_writable
 from catsdogs.base.text import escape_interpolations, quoted
 from catsdogs.config.checks import validated
-from catsdogs.config.compose import parse_overrides, resolved, with_overrides
+from catsdogs.config.compose import parse_overrides, resolved
 from catsdogs.config.effects import check_retrain
-from catsdogs.config.locations import expanded
+from catsdogs.config.locations import expanded, typed_study
 from catsdogs.config.saved_config import check_builder, is_trusted, named_builders, saved_config
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.launching.application import hydra_application
@@ -54,7 +55,8 @@ def task(config: DictConfig) -> None:
     from catsdogs.final.metrics import format_scores
     from catsdogs.final.retraining import make_final
 
-    jobs = best_jobs(study, read_jobs(study), job, settings.ensemble.num_jobs)
+    ensemble = settings.ensemble
+    jobs = best_jobs(study, read_jobs(study), job, None if ensemble.kind == "trials" else ensemble.num_jobs)
     _check_builders(settings, jobs)
     metrics = make_final(settings, jobs, trial, study)
     print()
@@ -87,9 +89,12 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
     """Find the job, and pass its configuration to Hydra as the one that the command line overrides."""
     from catsdogs.study.jobs import chosen_trial
 
+    overrides = [*parsed.overrides]
+    if overrides and not re.search(r"=|\A[~+]", overrides[0]) and ("/" in overrides[0] or os.path.isdir(overrides[0])):
+        overrides[0] = f"study={quoted(os.path.join('.', typed_study(overrides[0])))}"
     given = {
         override.key_or_group: str(override.value())
-        for override in parse_overrides(parsed.overrides)
+        for override in parse_overrides(overrides)
         if override.key_or_group in ("study", "studies_dir", "job", "trial") and override.value() is not None
     }
     if parsed.multirun:
@@ -114,13 +119,12 @@ def _complete(parsed: Any, arguments: list[str]) -> list[str]:
         if "job" not in given:
             added.append(f"job={quoted(job.name)}")
     elif not about:
-        raise UserError("study: not set; set study=NAME, the name of a folder in multirun/")
+        raise UserError("study: not set; pass the folder of a study first, for example multirun/NAME")
     ConfigStore.instance().store(name="chosen_job", node=saved)
-    return with_overrides(arguments, parsed.overrides, added)
+    return [*overrides, *added, *arguments[len(overrides) :]]
 
 
 def _chosen_job(study: Path, name: str | None) -> JobRecord:
-    """Return the named job of a study, or its best one."""
     from catsdogs.study.jobs import best_job, read_jobs
 
     jobs = read_jobs(study)

@@ -6,8 +6,6 @@ python -m catsdogs.search -m sweeps=label_smoothing      a declared study
 python -m catsdogs.search -m experiment=quickstart       minutes, offline, on synthetic images
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from catsdogs.base import files
 from catsdogs.data.dataset import Dataset
 from catsdogs.scoring.classes import DEFAULT
+from catsdogs.study.weight_files import read_arrays
 from catsdogs.training.execution import Training
 
 IMAGES = 12
@@ -33,13 +33,8 @@ class Models:
     def discard(self, trial):
         pass
 
-    def save_weights(self, trial, file):
-        with files.replacing(file) as temporary:
-            np.savez(temporary, *trial.model.get_weights())
-
-    def read_weights(self, file):
-        with np.load(file) as saved:
-            return [saved[name] for name in saved.files]
+    def read_weights(self, config, file):
+        return read_arrays(file, [np.array(0.0)])
 
     def set_weights(self, trial, weights):
         trial.model.number = float(weights[0])
@@ -59,8 +54,9 @@ class Job:
         # Called before every epoch with the number of the training, from 1; may raise.
         self.before: Callable[[int], object] = lambda training: None
         self.labels = np.arange(IMAGES) % 2
-        rows = pd.DataFrame({"id": map(str, range(IMAGES)), "label": self.labels.astype(float)})
+        rows = pd.DataFrame({"id": list(map(str, range(IMAGES))), "label": self.labels.astype(float)})
         rows["path"], rows["sha256"] = rows["id"] + ".jpg", rows["id"].str.zfill(64)
+        rows["width"] = rows["height"] = 224
         rows["split"], rows["fold"] = ["train"] * (IMAGES - 4) + ["validation"] * 4, [-1] * (IMAGES - 4) + [0] * 4
         self.dataset = Dataset(rows, folder, None, None, rows[:0], "digest", "digest")
 

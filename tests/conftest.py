@@ -48,10 +48,13 @@ def _separate(monkeypatch):
     root.setLevel(level)
 
 
+# Values of the settings that are `auto`.
+FITTED = ("split.folds=1", "tuner.max_trials=8", "fit.epochs=10", "fit.batch_size=32")
+
 # Network and images of a size at which a trial takes about a second.
 TINY: tuple[str, ...] = ("data=sample", "backbone=small_cnn", "backbone.builder=tiny_backbone.build")
 TINY += ("~backbone.arguments.filters", "backbone.image_size=32", "space=small_cnn")
-TINY += ("model.dense_units=8", "schedule.peak_lr=0.002")
+TINY += ("model.dense_units=8", "schedule.peak_lr=0.002", *FITTED)
 
 # For networks this small, TensorFlow starts faster than an optional engine. `nox -s jax` runs some tests on JAX.
 _ON_TENSORFLOW = os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow"
@@ -61,7 +64,7 @@ ENGINE: Literal["tensorflow", "keras"] = "tensorflow" if _ON_TENSORFLOW else "ke
 SMALL: tuple[str, ...] = ("data=sample", "data.sample.images_per_class=12", "data.sample.test_images=11")
 SMALL += ("backbone=small_cnn", "backbone.image_size=32", "backbone.arguments.filters=8", "space=small_cnn")
 # One depth, because tracing a depth takes longer than training it.
-SMALL += ("space.unfreeze_depth.values=[7]", "tuner.max_trials=2", "fit.epochs=2", "fit.batch_size=8")
+SMALL += ("space.unfreeze_depth.values=[7]", "tuner.max_trials=2", "fit.epochs=2", "fit.batch_size=8", "split.folds=1")
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +140,7 @@ def prepared(training_data, tmp_path):
     def prepare(job):
         network = load_network(job.backbone, job.seed)
         steps = steps_per_epoch(len(training_data.train_rows), job.fit.batch_size)
-        models = TrialModels(job, network, training_data.classes.outputs, steps * job.fit.epochs)
+        models = TrialModels(job, network, training_data.classes, steps * job.fit.epochs)
         cuts, hashes = list(models.cuts.values()), [f"{row:064x}" for row in range(len(training_data.labels))]
         rows = (training_data.train_rows, training_data.validation_rows)
         images = JobImages(training_data.views, hashes, *rows, job.fit.epochs)

@@ -44,10 +44,10 @@ class Study:
         plain = vars(self.config(augmentation))
         more = {"job": augmentation, "trial": None, "fit_on": "train", "calibrate": True, "evaluate_with": "search"}
         more |= {"submission": SubmissionConfig(None, "probability", None)} | changed
-        config = RetrainConfig(**plain, ensemble=EnsembleConfig(kind, size), **more)
+        config = RetrainConfig(**plain | more, ensemble=EnsembleConfig(kind, size))
         config.tta = TtaConfig(tta, 2, average, kinds)
         check(config)
-        jobs = best_jobs(self.folder, read_jobs(self.folder), first, size)
+        jobs = best_jobs(self.folder, read_jobs(self.folder), first, None if kind == "trials" else size)
         metrics = make_final(config, jobs, chosen_trial(first, None), self.folder)
         best = self.folder / "best"
         return metrics, pd.read_csv(best / "predictions.csv", dtype={"id": str}), best

@@ -47,7 +47,7 @@ TESTS = Path(__file__).resolve().parent
 JOB: tuple[str, ...] = ("study=soak", "data=sample", "data.sample.images_per_class=12", "data.sample.test_images=4")
 JOB += ("backbone=small_cnn", "backbone.builder=tiny_backbone.build", "~backbone.arguments.filters")
 JOB += ("backbone.image_size=32", "space=small_cnn", "space.unfreeze_depth.values=[2,5]", "model.dense_units=8")
-JOB += ("tuner.max_trials=4", "fit.epochs=2", "fit.batch_size=8", "features.engine=tensorflow")
+JOB += ("tuner.max_trials=4", "fit.epochs=2", "fit.batch_size=8", "split.folds=1", "features.engine=tensorflow")
 STUDY = ("search", "-m", *JOB, "augmentation=none,flip,light")
 # Settings of launchers for jobs this small.
 LAUNCHERS = {

@@ -1,12 +1,13 @@
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from synthetic_images import cats_and_dogs, folder_of, jpeg
 
-from catsdogs.doctor import _data
+from catsdogs import doctor
+from catsdogs.doctor import _data, _doctor, _fitting, _weights
+from catsdogs.network.backbones import small_cnn
 
 pytestmark = pytest.mark.lowest
 
@@ -25,6 +26,25 @@ def test_doctor_lists_problems_and_their_fixes(run, tmp_path):
     assert "text.zip" in problems[1]
     assert "not a zip" in done.stdout
     assert lines[-1] == "2 problems found, see above"
+
+
+def test_weights_of_a_backbone_and_the_backbone_of_weights(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "_backbones", lambda: ["efficientnet_lite0", "small_cnn"])
+    small_cnn(input_shape=(64, 64, 3)).save_weights(tmp_path / "a.weights.h5")
+    assert _fitting(str(tmp_path / "a.weights.h5")).text.endswith("a.weights.h5: of small_cnn")
+    assert not _fitting(str(tmp_path / "b.weights.h5")).ok
+    assert _weights("small_cnn", None).text == "weights of small_cnn: none needed, because it is trained from scratch"
+    assert "lines of" in _weights("efficientnet_lite0", None).fix
+    error = Exception("URL fetch failure")
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", Mock(side_effect=error))
+    assert "copy xception_weights_tf_dim_ordering_tf_kernels_notop.h5 (MD5 b004" in _weights("xception", None).fix
+
+
+@pytest.mark.parametrize("option", ["--test", "--validation", "--labels"])
+def test_images_are_checked_with_the_training_images(capsys, option):
+    with pytest.raises(SystemExit):
+        _doctor([option, "there"])
+    assert f"error: {option} there: checked against the training images; add --train PATH" in capsys.readouterr().err
 
 
 def test_images_of_each_part_are_checked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -20,12 +20,13 @@ def test_content_decides_and_skipped_files_and_long_ids_are_named(tmp_path, caps
     zip_of(root / "c/stray", {"stray.jpg": jpeg(1), "test/1": jpeg(2), "test/2": jpeg(3)})
     ids, files = _images([root / "a", root / "b/x.dat"], tmp_path / "cache")
     assert files == [root / "a/2.heic", root / "a/x", root / "b/x.dat"]
-    assert ids == ["2", str(files[1]), str(files[2])]
+    assert ids == ["2", "a/x", "b/x"]  # as in predictions.csv
     skipped, shared = capsys.readouterr().err.splitlines()
     assert skipped == f"warning: {root / 'a'}: skipping 1 file that is hidden or no image: notes.txt"
-    assert shared == "warning: several images have the id x; writing the path of each as its id"
+    assert shared == "warning: several images have the id x; adding their folders"
     assert _images([root / "c/stray"], tmp_path / "cache")[0] == ["stray", "test/1", "test/2"]
     assert "2 of 3 ids carry the folder test" in capsys.readouterr().err
+    assert _images([root / "b/x.dat", root / "c/test/1"], tmp_path / "cache")[0] == ["b/x", "c/test/1"]
     with pytest.raises(UserError, match=r"notes\.txt: not an image"):
         _images([root / "a/notes.txt"], tmp_path / "cache")
     with pytest.raises(UserError, match="passed 2 times"):
@@ -50,16 +51,21 @@ def test_the_pixels_of_a_chunk_are_limited(tmp_path, monkeypatch, limit, counts)
     assert sizes == counts
 
 
-@pytest.mark.parametrize(("model", "options"), [("", []), ("", ["--plain"]), ("model.keras", [])])
+@pytest.mark.parametrize(
+    ("model", "options"), [("", []), ("best", []), ("best", ["--plain"]), ("best/model.keras", [])]
+)
 def test_images_are_resized_as_in_training(tmp_path, capsys, model, options):
     (tmp_path / "wide.png").write_bytes(encoded(Image.new("RGB", (32, 8), "white"), "PNG"))
     inputs = keras.Input((16, 16, 3))
     mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
     keras.Model(inputs, keras.layers.Dense(1, "linear", kernel_initializer=Constant(1 / 3))(mean)).save(
-        tmp_path / "model.keras"
+        folder_of(tmp_path / "best", {"empty.jpg": b""}) / "model.keras"
     )
     tta, augmentation = TtaConfig("none", 1, "probability"), AugmentationConfig(0, 0, 0, 0, 0, 0, 0, 0, "reflect")
-    write_pipeline(tmp_path, Pipeline(tta, augmentation, 1, None, resize="pad"), {})
-    assert predict._predict([str(tmp_path / model), str(tmp_path / "wide.png"), *options]) == 0
-    name, label = capsys.readouterr().out.splitlines()[-1].split(",")
-    assert (name, float(label)) == ("wide", pytest.approx(0.25 + 0.75 * 127 / 255, abs=1e-4))
+    write_pipeline(tmp_path / "best", Pipeline(tta, augmentation, 1, None, resize="pad", threshold=0.63), {})
+    images = [str(tmp_path / "wide.png"), str(tmp_path / "best/empty.jpg")]
+    assert predict._predict([str(tmp_path / model), *images, *options]) == 0
+    header, wide, empty = capsys.readouterr().out.splitlines()
+    (name, label, predicted), threshold = wide.split(","), 0.25 + 0.75 * 127 / 255
+    assert (header, empty) == ("id,label,class", "best/empty,0.5,")
+    assert (name, float(label), predicted) == ("wide", pytest.approx(threshold, abs=1e-4), "cat")

@@ -1,7 +1,5 @@
 """User errors, and the exit status of a command."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable
@@ -49,6 +47,11 @@ def exit_status_of(command: Callable[[], int], in_job: bool = False) -> int:
     clean_environment()
     continue_without_output()
     try:
+        if "--version" in sys.argv[1:] and not in_job:  # Hydra would print its own
+            from catsdogs import __version__
+
+            print(f"catsdogs {__version__}", flush=True)
+            return lost_output()
         with stoppable(in_job):
             status = command()
     except KeyboardInterrupt as stop:

@@ -1,7 +1,5 @@
 """Atomic files: written under a temporary name and moved into place, so no reader sees a partial file."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io
@@ -165,9 +163,8 @@ def check_tables_folder(output: Path, folder: Path, is_own: Callable[[set[str]],
     """Raise a `UserError` if the folder for tables has files, and `is_own` of their names is false."""
     names = {file.name for file in folder.iterdir()} if folder.is_dir() else {""} if folder.exists() else set()
     if folder.is_symlink() or (names and not is_own(names)):
-        raise UserError(
-            f"--output {output}: its tables folder {folder} already exists with other files; use another --output=FILE"
-        )
+        problem = f"its tables folder {folder} already exists with other files"
+        raise UserError(f"--output {output}: {problem}; use another --output=FILE")
 
 
 MAX_FILE_BYTES: Final = 2**26  # of a table; pandas takes up to 13 times as much. The largest ones have a row per image

@@ -6,8 +6,6 @@ acknowledged, except while it is being handled. A second signal ends a command a
 arrives from the terminal and from the parent process.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -134,7 +132,6 @@ def check() -> None:
 
 
 def _arrived() -> bytes:
-    """Return the signals since the last call."""
     with suppress(BlockingIOError):
         return os.read(_pipe[0], 512)
     return b""

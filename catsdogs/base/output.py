@@ -1,7 +1,5 @@
 """Standard output and error of a command, which continues if its pipe is closed or its disk is full."""
 
-from __future__ import annotations
-
 import errno
 import io
 import logging

@@ -1,7 +1,5 @@
 """Share of the machine of one process among several: threads and GPU. Does not import Keras."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 

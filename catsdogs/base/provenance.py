@@ -1,7 +1,5 @@
 """Provenance of results: package versions, machine, time. Contains no paths and no host names."""
 
-from __future__ import annotations
-
 import datetime
 import importlib.metadata
 import os
@@ -51,14 +49,8 @@ def machine(accelerators: list[str] | None = None) -> dict[str, Any]:
     memory = None
     with suppress(OSError, ValueError):  # some systems do not define these names
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "system": platform.system(),
-        "architecture": platform.machine(),
-        "processor": _processor(),
-        "cores": processors(),
-        "memory_bytes": memory,
-        "accelerators": accelerators,
-    }
+    facts = {"system": platform.system(), "architecture": platform.machine(), "processor": _processor()}
+    return facts | {"cores": processors(), "memory_bytes": memory, "accelerators": accelerators}
 
 
 def _processor() -> str:

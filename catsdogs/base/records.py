@@ -4,8 +4,6 @@ Files may come from any version, or from other users. A file is missing, matches
 `CorruptedFile`; callers need no further checks. Undeclared keys and columns are kept unchanged.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import math
@@ -182,6 +180,19 @@ def check_table_size(rows: int, outputs: int, steps: int, key: str, fix: str) ->
     if 11 * rows * (6 + outputs * steps) > MAX_FILE_BYTES:
         problem = f"predictions of {rows:,} images in {outputs * steps:,} columns would be too large to be read"
         raise UserError(f"{key}: {problem}; {fix}")
+
+
+def check_parquet(content: bytes) -> None:
+    """Raise ValueError or OSError if a parquet file is corrupted, or too large as a table, before it is read."""
+    from pyarrow.parquet import ParquetFile
+
+    about = ParquetFile(io.BytesIO(content)).metadata
+    size = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))  # uncompressed
+    limits = {"columns": _MAX_COLUMNS, "cells": _MAX_CELLS, "bytes": MAX_FILE_BYTES}
+    counts = (about.num_columns, about.num_rows * about.num_columns, size)
+    for (unit, most), count in zip(limits.items(), counts, strict=True):
+        if count > most:
+            raise ValueError(f"more than {most:,} {unit}")
 
 
 def check_shape(content: bytes) -> None:

@@ -1,7 +1,5 @@
 """Detect errors that do not depend on hyperparameters: out of disk, out of memory, programming errors."""
 
-from __future__ import annotations
-
 import errno
 import re
 from collections.abc import Iterator
@@ -51,10 +49,8 @@ def as_out_of_resources(error: BaseException) -> OutOfResources | None:
         if "can't start new thread" in text:
             return OutOfResources(f"the system starts no more threads; {again.format('raise `ulimit -u`')}")
         if isinstance(one, MemoryError) or type(one).__name__ == "ResourceExhaustedError" or _MEMORY.search(text):
-            return OutOfResources(
-                "out of memory: finished work is saved; close other programs, or start a new study with a smaller "
-                "fit.batch_size, backbone or space"
-            )
+            fix = "close other programs, or start a new study with a smaller fit.batch_size, backbone or space"
+            return OutOfResources(f"out of memory: finished work is saved; {fix}")
     return None
 
 
@@ -75,13 +71,11 @@ def check_free_space(study: Path, cache: Path) -> None:
     for what, folder, setting in (("study", study, "studies_dir"), ("cache", cache, "cache")):
         if (free := free_bytes(folder)) < LEAST_FREE_BYTES:
             needed = f"{binary_size(free)} free, but a job needs at least {binary_size(LEAST_FREE_BYTES)}"
-            raise UserError(
-                f"{what} folder {folder}: {needed}; free disk space, or set {setting}=FOLDER on another disk"
-            )
+            fix = f"free disk space, or set {setting}=FOLDER on another disk"
+            raise UserError(f"{what} folder {folder}: {needed}; {fix}")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and its causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,7 +1,5 @@
 """Texts for people, and texts in the syntax of Hydra's command line."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -70,6 +68,22 @@ def one_line(text: str) -> str:
 def listed(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
     """Join the first names for a message; the others are counted."""
     return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
+    """Return a sort key that compares digits as numbers: 1, 2, 10, 100. Different texts have different keys."""
+    parts = re.split(r"(\d+)", text)  # text at even positions, digits at odd ones, so keys are comparable
+    return tuple(int(part) if position % 2 else part for position, part in enumerate(parts)), text
+
+
+def counted(number: int, noun: str) -> str:
+    """Format an integer with its noun: `1 job`, `2,000 jobs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def short_numbers(text: str) -> str:
+    """Round fractions with more than 8 digits, such as those that a sweeper chose, to 4: `0.30000000000000004`."""
+    return re.sub(r"\d+\.0*[1-9]\d{7,}(e-?\d+)?", lambda match: f"{float(match[0]):.4g}", text)
 
 
 def joined(names: Sequence[str]) -> str:

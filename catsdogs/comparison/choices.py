@@ -6,8 +6,6 @@ every other choice. Their configurations may differ only in keys that the choice
 added if studies agree in all choices, own all keys. Keys that `catsdogs.study.identity.identity` excludes are ignored.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json

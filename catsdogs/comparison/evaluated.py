@@ -1,7 +1,5 @@
 """The model whose predictions a report shows by class and by image, and its scores by class."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,19 +16,13 @@ from catsdogs.study.jobs import JobRecord
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Predictions of the validation images by a model that was not trained on them.
+    """Predictions of the validation images by a model that was not trained on them."""
 
-    Attributes:
-        source: the model, as a noun phrase: "the final model of ...".
-        table: id, label, the probabilities of the classes, log_loss; the index is 0 to N - 1.
-        config: configuration of the model, or of its job.
-    """
-
-    source: str
+    source: str  # the model, as a noun phrase: "the final model of ..."
     classes: Classes
-    table: pd.DataFrame
+    table: pd.DataFrame  # id, label, the probabilities of the classes, log_loss; the index is 0 to N - 1
     job: JobRecord
-    config: dict[str, Any]
+    config: dict[str, Any]  # configuration of the model, or of its job
 
     @property
     def probabilities(self) -> np.ndarray:

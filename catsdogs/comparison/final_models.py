@@ -1,7 +1,5 @@
 """Final models of studies, as `retrain` wrote them into `best/`: scores, recipe and predictions."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,11 +46,16 @@ class _TtaChoice(_Score):
 
 class _Member(Record):
     job: str | None = None
+    trial: str | None = None
 
 
 class _Ensemble(Record):
     way: str | None = None
     members: Listed[_Member]
+    method: str | None = None  # of the trials; written since version 0.3, with ensemble=trials, as all below
+    gain: _Score | None = None
+    ms_per_image: Seconds | None = None
+    ms_per_image_single: Seconds | None = None
 
 
 class Metrics(Record):
@@ -102,21 +105,16 @@ def predictions_table(classes: Classes) -> Table:
 
 @dataclass(frozen=True)
 class FinalModel:
-    """Contents of the folder `best/` of a study, as written by `retrain`.
-
-    Attributes:
-        predictions: id, label (NaN: unknown), split and, for every step that was computed, the columns of the classes
-            (NaN: not computed).
-        history: a row per epoch of the first member of an ensemble; empty if the file is missing, like `recipe`.
-    """
+    """Contents of the folder `best/` of a study, as written by `retrain`."""
 
     study: str
     folder: Path
     metrics: dict[str, Any]
     classes: Classes
+    # id, label (NaN: unknown), split and the columns of the classes for every step that was computed (NaN: it was not)
     predictions: pd.DataFrame
-    history: pd.DataFrame
-    recipe: dict[str, Any]
+    history: pd.DataFrame  # a row per epoch of the first member of an ensemble; empty if the file is missing
+    recipe: dict[str, Any]  # empty if the file is missing
 
     def validation(self, step: str = "") -> pd.DataFrame:
         """Return the labeled validation images that have the predictions of a step: id, label, probabilities.

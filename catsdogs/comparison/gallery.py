@@ -5,8 +5,6 @@ that the user passed. For the user's own studies, the folders that the job names
 thumbnail is shown only if the image has the same SHA-256 as in the job.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io
@@ -37,24 +35,16 @@ _MOST_BYTES = 64 * 2**20  # larger files are not read
 
 @dataclass(frozen=True)
 class Gallery:
-    """Misclassified and uncertain images of a model.
+    """Misclassified and uncertain images of a model."""
 
-    Attributes:
-        wrong: rows of `Evaluated.table` of all misclassified images, those with the highest log loss first.
-        unsure: those of `uncertain`.
-        errors: the first 24 rows of `wrong`, with class (its name), predicted (the most probable class), probability
-            (of that class) and thumbnail: `data:image/jpeg;base64,...` or None.
-        uncertain: at most 12 other images, the lowest probability first, with the same keys.
-        missing: why thumbnails are missing and how to fix it; None if none are.
-        ignored: ids that the job already excluded with `data.ignore`.
-    """
-
-    wrong: pd.DataFrame
-    unsure: pd.DataFrame
+    wrong: pd.DataFrame  # rows of `Evaluated.table` of all misclassified images, those with the highest log loss first
+    unsure: pd.DataFrame  # those of `uncertain`
+    # The first 24 rows of `wrong`, with class (its name), predicted (the most probable class), probability (of that
+    # class) and thumbnail: `data:image/jpeg;base64,...` or None.
     errors: list[dict[Any, Any]]
-    uncertain: list[dict[Any, Any]]
-    missing: str | None
-    ignored: list[str]
+    uncertain: list[dict[Any, Any]]  # at most 12 other images, the lowest probability first, with the same keys
+    missing: str | None  # why thumbnails are missing and how to fix it; None if none are
+    ignored: list[str]  # ids that the job already excluded with `data.ignore`
 
 
 def gallery(evaluated: Evaluated, images: Path | None = None) -> Gallery:

@@ -1,7 +1,5 @@
 """Importance of each hyperparameter and choice for the log loss of trials, with its uncertainty."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Report of a study when a command finishes. A report that cannot be written is a warning."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import sys
@@ -44,7 +42,7 @@ def write_page(study: Path) -> None:
         print(f"Report: {sanitize_line(str(study / PAGE))}")
 
 
-def _write_page(study: Path) -> StudyData | None:
+def _write_page(study: Path) -> "StudyData | None":
     try:
         from catsdogs.comparison.page.writing import write_report
 

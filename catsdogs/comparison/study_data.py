@@ -1,7 +1,5 @@
 """Load the files of one or more studies into tables. Missing or corrupted files are listed in `problems`."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Collection
@@ -25,7 +23,7 @@ from catsdogs.scoring.scores import score_images
 from catsdogs.study.job_tables import HISTORY, HISTORY_TABLE, VALIDATION, validation_table
 from catsdogs.study.jobs import JobRecord, State, read_jobs
 from catsdogs.study.leaderboard import choice_names, job_columns, job_row
-from catsdogs.study.plan import PLAN, Plan
+from catsdogs.study.plan import PLAN, Plan, deleted_jobs
 from catsdogs.study.trials import TrialRecord, read_trials
 
 # Earlier versions did not record paths.
@@ -47,9 +45,9 @@ class StudyData:
         studies: study folders, in the given order.
         jobs: jobs by label, without those that are waiting.
         leaderboard: a row per job, best first, failed and waiting jobs last: label, study, job, status (ok, failed,
-            running, waiting), the choices, val_log_loss, val_accuracy, best_trial, hyperparameters of the best trial,
-            trials_completed, trials_failed, trials, trials_planned, validation_images, data_digest, seconds, started
-            (ISO 8601), state (a `State`: a job with status running may have been killed), error.
+            running, waiting, deleted), the choices, val_log_loss, val_accuracy, best_trial, hyperparameters of the best
+            trial, trials_completed, trials_failed, trials, trials_planned, validation_images, data_digest, seconds,
+            started (ISO 8601), state (a `State`: a job with status running may have been killed), error.
         trials: a row per trial: label, study, job, trial, status, val_log_loss (NaN if the trial cannot win),
             val_accuracy, epochs, best_epoch, epoch_budget, seconds, ended_seconds (sum of the trials' seconds from the
             start of the job to the end of the trial), ended (timestamp in UTC, NaT if the start of the job is unknown),
@@ -89,15 +87,9 @@ class StudyData:
         """Return leaderboard rows of jobs (None: all) with a completed trial, on the images of the best of them."""
         ranked = self.leaderboard[self.leaderboard["val_log_loss"].notna()]
         ranked = ranked if labels is None else ranked[ranked["label"].isin(labels)]
-        keys = [self.images_of(label) for label in ranked["label"]]
-        return ranked.loc[[key == keys[0] for key in keys]]
-
-    def images_of(self, label: str) -> tuple[str, Classes]:
-        """Return digest and classes of the validation images of a job; jobs are compared only if both are equal.
-
-        Running jobs of version 0.1 do not record their images; such a job is comparable with itself only.
-        """
-        return self.jobs[label].data_digest or label, self.jobs[label].classes
+        # The digest covers the classes. Running jobs of version 0.1 have none, and are comparable with themselves only.
+        digests = [self.jobs[label].data_digest or label for label in ranked["label"]]
+        return ranked.loc[[digest == digests[0] for digest in digests]]
 
     def comparable(self) -> list[str]:
         """Return labels of jobs with a completed trial and predictions, best first, all validated on the same images.
@@ -178,8 +170,11 @@ def read_study_data(folders: list[Path]) -> StudyData:
             epochs.append(_epochs(job, label, problems))
             if (table := _predictions(job, label, problems)) is not None:
                 predictions[label] = table
+        deleted = [clean(name) for name in (deleted_jobs(folder, plan) if plan else ())]
         for name in waiting:
-            rows.append({"label": prefix + name, "study": study, "job": name, **_WAITING_ROW})
+            state = State.DELETED if name in deleted else State.WAITING
+            row = {"label": prefix + name, "study": study, "job": name, "status": state.value, "state": state}
+            rows.append(row | dict.fromkeys(("trials_completed", "trials_failed", "trials"), 0))
         if final := _final(folder, study, problems):
             final_models[study] = final
     epochs = [table for table in epochs if len(table)]
@@ -207,11 +202,8 @@ _ORIGIN = ("parent", "error")
 # Columns that identify an epoch.
 _EPOCH = ("label", "trial", "execution", "epoch")
 
-_WAITING_ROW = {"status": WAITING, "state": State.WAITING, "trials_completed": 0, "trials_failed": 0, "trials": 0}
-
 
 def _study_names(folders: list[Path]) -> dict[Path, str]:
-    """Return a short unique name for every study: its folder name, with as many parents as needed."""
     parts = 1
     while len({folder.parts[-parts:] for folder in folders}) < len(folders):
         parts += 1
@@ -249,7 +241,6 @@ def _trials(job: JobRecord, choices: list[str], records: list[TrialRecord]) -> l
 
 
 def _timestamp(text: Any) -> Any:
-    """Return a timestamp in UTC, or NaT if the text is not a timestamp."""
     time = parse_timestamp(text)
     return pd.NaT if time is None else pd.Timestamp(time).tz_convert("UTC")
 
@@ -257,7 +248,7 @@ def _timestamp(text: Any) -> Any:
 def _leaderboard(rows: list[dict[str, Any]], choices: list[str], searched: list[str]) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     # Jobs without a result come last, failed jobs after those that may still finish.
-    order = table["state"].map({State.WAITING: 1, State.FAILED: 2, State.INTERRUPTED: 2}).fillna(0)
+    order = table["state"].map({State.WAITING: 1, State.FAILED: 2, State.INTERRUPTED: 2, State.DELETED: 3}).fillna(0)
     table["_order"] = order.where(table["val_log_loss"].isna(), 0)
     table = table.sort_values(["_order", "val_log_loss", "label"], ignore_index=True)
     # Hyperparameters are included even if no best trial has them. Columns from predictions are added in `tables`.

@@ -1,7 +1,5 @@
 """Summary of a comparison: the best job, its lead, whether the lead is significant, and the next command."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import joined, listed
+from catsdogs.base.text import joined, listed, short_numbers
 from catsdogs.comparison.choices import unlisted_differences
 from catsdogs.comparison.study_data import WAITING, StudyData, clean
 from catsdogs.pages.formats import accuracy_text, between, chosen_on_validation, counted, few_errors, loss, percent
@@ -52,7 +50,8 @@ def summarize(study_data: StudyData) -> Summary:
     leaderboard = study_data.leaderboard
     ranked = leaderboard[leaderboard["val_log_loss"].notna()]
     if ranked.empty:
-        return Summary(_nothing_yet(leaderboard), caveats=_unfinished(study_data))
+        yet = " yet" if leaderboard["status"].isin([RUNNING, WAITING]).any() else ""
+        return Summary(f"No trial has completed{yet}.", caveats=_unfinished(study_data))
     first = ranked.iloc[0]
     best = str(first["label"])
     comparable = study_data.on_same_images()
@@ -69,31 +68,14 @@ def summarize(study_data: StudyData) -> Summary:
     shares = share_lowest(losses.to_numpy().T).tolist() if len(losses) else []
     share_best = dict(zip(map(str, losses), shares, strict=False))
     command, no_command = _command(study_data, best)
-    return Summary(
-        headline=_headline(leaderboard, first, runner_up, margin, significance),
-        best=best,
-        intervals=intervals,
-        log_loss=intervals.get(best),
-        runner_up=runner_up,
-        margin=margin,
-        significance=significance,
-        share_best=share_best,
-        command=command,
-        sentences=[
-            _score_sentence(first, intervals.get(best), study_data.jobs[best].classes.names),
-            *_margin_sentences(runner_up, margin, significance),
-            *_rank_sentences(best, margins, share_best),
-        ],
-        caveats=[
-            *_unfinished(study_data),
-            *_not_compared(study_data, ranked, comparable),
-            *_ranking_caveats(study_data, losses, intervals),
-            *_few_errors(intervals, best),
-            *_few_images(study_data, best),
-            *no_command,
-            *_selection_caveats(study_data, comparable),
-        ],
-    )
+    headline, log_loss = _headline(leaderboard, first, runner_up, margin, significance), intervals.get(best)
+    sentences = [_score_sentence(first, log_loss, study_data.jobs[best].classes.names)]
+    sentences += _margin_sentences(runner_up, margin, significance) + _rank_sentences(best, margins, share_best)
+    caveats = _unfinished(study_data) + _not_compared(study_data, ranked, comparable)
+    caveats += _ranking_caveats(study_data, losses, intervals) + _few_errors(intervals, best)
+    caveats += _few_images(study_data, best) + no_command + _selection_caveats(study_data, comparable)
+    compared = (runner_up, margin, significance, share_best)
+    return Summary(headline, best, intervals, log_loss, *compared, command, sentences, caveats)
 
 
 def _margins(best: str, losses: pd.DataFrame, errors: pd.DataFrame) -> dict[str, Estimate]:
@@ -121,6 +103,7 @@ def _headline(
     so_far = "So far " if leaderboard["status"].isin([RUNNING, WAITING]).any() else ""
     best, score = so_far + first["label"], f"validation log loss {loss(first['val_log_loss'])}"
     lead = "" if margin is None else loss(margin.value)
+    best, runner_up = short_numbers(best), short_numbers(runner_up or "")
     few = f", but with fewer than {FEW_ERRORS} errors" if margin and margin.few_errors else ""
     sure = f"statistically significant{few}"
     return {
@@ -170,16 +153,11 @@ def _rank_sentences(best: str, margins: dict[str, Estimate], share_best: dict[st
     return [f"{rank}; {worse} of the {len(margins)} others {_are(worse)} significantly worse."]
 
 
-def _nothing_yet(leaderboard: pd.DataFrame) -> str:
-    unfinished = leaderboard["status"].isin([RUNNING, WAITING]).any()
-    return "No trial has completed yet." if unfinished else "No trial has completed."
-
-
 def _unfinished(study_data: StudyData) -> list[str]:
     leaderboard = study_data.leaderboard
-    killed, running, waiting, failed = (
+    killed, running, waiting, deleted, failed = (
         leaderboard[leaderboard["state"].isin(group)]
-        for group in ([State.KILLED], [State.RUNNING], [State.WAITING], [State.FAILED, State.INTERRUPTED])
+        for group in (["killed"], ["running"], ["waiting"], ["deleted"], [State.FAILED, State.INTERRUPTED])
     )
     early = [label for label, job in study_data.jobs.items() if job.status == OK and job.result.get("stopped")]
     stopped = leaderboard[leaderboard["label"].isin(early)]
@@ -189,6 +167,7 @@ def _unfinished(study_data: StudyData) -> list[str]:
         (running, f"{_jobs_are(running)} still running, so the ranking may change."),
         (killed, f"{_jobs(killed['label'])} stopped without reporting a result; run the same command again to resume."),
         (waiting, f"{_jobs_are(waiting)} waiting to start."),
+        (deleted, f"The results of {_jobs(deleted['label'])} were deleted; run the same command again to repeat them."),
         (failed, f"{_jobs(failed['label'])} failed{ranked}."),
         (stopped, f"{_jobs(stopped['label'])} stopped early {limit}."),
     ]
@@ -236,7 +215,6 @@ def _few_errors(intervals: dict[str, Estimate], best: str) -> list[str]:
 
 
 def _few_images(study_data: StudyData, best: str) -> list[str]:
-    """Name the classes with few validation images, whose scores are uncertain."""
     if best not in study_data.predictions:
         return []
     names, images = study_data.jobs[best].classes.names, study_data.predictions[best]["label"]

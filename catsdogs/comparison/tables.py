@@ -3,8 +3,6 @@
 Page and files are made from the same tables, so their numbers agree.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -126,7 +124,6 @@ def compare_settings(study_data: StudyData) -> tuple[pd.DataFrame, pd.DataFrame]
 
 
 def _facts(result: dict[str, Any]) -> dict[str, str]:
-    """Return the configuration and environment of a job, by dotted key."""
     # The others only name the job, or are shown elsewhere.
     config = {key: value for key, value in result["config"].items() if key not in ("study", "studies_dir", "varied")}
     parts = {"images": result["data"], "versions": result["versions"], "machine": result.get("machine")}

@@ -1,7 +1,5 @@
 """Summary of studies on the terminal: headline, evidence, a table of all jobs, and caveats."""
 
-from __future__ import annotations
-
 import pandas as pd
 from rich.box import SIMPLE
 from rich.console import Console
@@ -76,6 +74,8 @@ def _print_table(study_data: StudyData, intervals: dict[str, Estimate], console:
         # Text, because rich would parse [brackets] in a string as markup.
         table.add_row(*(Text(cells[header]) for header in headers))
     console.print(table)
-    shared = [f"{name if '.' in name else words(name)} {chosen}" for name, chosen in study_data.shared_choices.items()]
+    shared = [
+        f"{name if '.' in name else words(name)} {value(chosen)}" for name, chosen in study_data.shared_choices.items()
+    ]
     if shared:
         console.print(Text(f"{'All jobs' if len(study_data.leaderboard) > 1 else 'The job'}: {', '.join(shared)}"))

@@ -1,7 +1,5 @@
 """Repeated writing of the report while studies run."""
 
-from __future__ import annotations
-
 import datetime
 import sys
 import time

@@ -7,15 +7,18 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import quoted
+from catsdogs.base.text import listed, quoted
+from catsdogs.config.locations import MODEL, typed_model
 from catsdogs.config.schema import (
     ORACLE_ARGUMENTS,
     SEARCHABLE,
+    BackboneConfig,
     HyperparameterConfig,
     RetrainConfig,
     SearchConfig,
@@ -30,7 +33,7 @@ MOST_VALUES = 10_000
 
 
 def validated(values: dict[str, Any], kind: type[Config]) -> Config:
-    """Return a composed configuration as plain dataclasses, before any data is read.
+    """Return a composed configuration as plain dataclasses, before any data is read, with the file of the weights.
 
     Raise a `UserError` if a key is unknown or missing, or a value has the wrong type or range or does not fit another.
     """
@@ -38,6 +41,7 @@ def validated(values: dict[str, Any], kind: type[Config]) -> Config:
         config = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         raise UserError(format_validation_error(error, values)) from error
+    config.backbone.weights = weights_file(config.backbone)
     check(config)
     return config
 
@@ -71,6 +75,34 @@ def format_validation_error(error: ValidationError, values: Any, prefix: str = "
     return f"{key}={shown}: {first['msg'].replace('Input should', 'must')}{hint}"
 
 
+def weights_file(backbone: BackboneConfig) -> str | None:
+    """Return `weights` or, if it is a folder, its final model or its file that is named after the network.
+
+    File names start with the last part of `builder`, without regard to case and punctuation, as those that Keras
+    downloads. Of several, those without top count, then those with `arguments.alpha` in their names. Raise a
+    `UserError` unless one remains.
+    """
+    folder, network = backbone.weights, backbone.builder.rpartition(".")[2]
+    if folder in (None, "imagenet") or not os.path.isdir(folder):
+        return folder
+    if (model := typed_model(folder) / MODEL).is_file():
+        return str(model)
+    # MobileNet is not mobilenet_v2, nor ResNet50 resnet50v2.
+    pattern = "(weights_)?" + r"[\W_]*".join(re.sub(r"[\W_]", "", network)) + r"(?![\W_]*v\d|[^\W_])"
+    files = sorted(file.name for file in Path(folder).glob("*.h5"))
+    named = [file for file in files if re.match(pattern, file, re.IGNORECASE)]
+    named = [file for file in named if re.search("no_?top", file)] or named
+    if len(named) > 1 and "alpha" in backbone.arguments:
+        alpha = re.sub(r"\A\d+\Z", r"\g<0>.0", str(backbone.arguments["alpha"]))
+        pattern = rf"(?<!\d){re.escape(alpha)}(?!\d)".replace(r"\.", r"[\W_]")
+        named = [file for file in named if re.search(pattern, file)] or named
+    if len(named) == 1:
+        return str(Path(folder, named[0]))
+    shown = listed(named or files, 20) or "it has no .h5 file and no best/model.keras"
+    problem = f"{'several' if named else 'no'} files named after {network} ({shown})"
+    raise UserError(f"backbone.weights={folder}: {problem}; use the path of one file")
+
+
 def _unknown_hyperparameter(name: str) -> str:
     return f"space.{name}: {unknown('hyperparameter', did_you_mean(name, SEARCHABLE), SEARCHABLE)}"
 
@@ -95,14 +127,18 @@ def _conflicts(config: SearchConfig) -> Iterator[str]:
     except UnicodeEncodeError:  # TensorFlow cannot write there
         yield f"study={config.study}: its path is not UTF-8 text; set LC_ALL=C.UTF-8, or use another name or folder"
     weights = config.backbone.weights
-    if weights not in (None, "imagenet") and not (weights.endswith(".h5") and os.path.isfile(weights)):
-        problem = "not a .h5 file" if os.path.exists(weights) else "file not found"
-        yield f"backbone.weights={weights}: {problem}; use imagenet, null, or the path of a .weights.h5 or .h5 file"
+    if weights not in (None, "imagenet") and not (weights.endswith((".h5", ".keras")) and os.path.isfile(weights)):
+        problem = "not a .h5 or .keras file" if os.path.exists(weights) else "file not found"
+        fix = "use imagenet, null, the path of a .weights.h5, .h5 or .keras file, or a study"
+        yield f"backbone.weights={weights}: {problem}; {fix}"
     if config.data.validation is not None and config.split.folds > 1:
         problem = "not supported with data.validation; use split.folds=1, or data.validation=null"
         yield f"split.folds={config.split.folds}: {problem}"
     if config.data.train is None and config.data.sample is None:
-        yield "data.train=null: no training images; set data.train=PATH to a zip or folder, or use data=sample"
+        yield (
+            "data.train=null: no training images; pass a zip or folder, as in python -m catsdogs.search "
+            "data.train=train.zip, or use data=sample"
+        )
     tta, kinds = config.tta, config.tta.kinds or []
     if tta.kind == "auto" and ("none" not in kinds or len(kinds) < 2 or len(set(kinds)) < len(kinds)):
         problem = "must be none and at least one other kind to compare with it, each once; use tta.kinds=[none,flip]"
@@ -116,8 +152,8 @@ def _conflicts(config: SearchConfig) -> Iterator[str]:
 
 def _conflicts_of_retrain(config: RetrainConfig) -> Iterator[str]:
     kind, num_jobs, folds = config.ensemble.kind, config.ensemble.num_jobs, config.split.folds
-    if kind == "none" and num_jobs > 1:
-        yield f"ensemble.num_jobs={num_jobs}: not supported with ensemble=none; use ensemble=jobs or ensemble=folds"
+    if kind in ("none", "trials") and num_jobs > 1:
+        yield f"ensemble.num_jobs={num_jobs}: not supported with ensemble={kind}; use ensemble=jobs or ensemble=folds"
     if kind == "jobs" and num_jobs == 1:
         yield "ensemble.num_jobs=1: must be at least 2 with ensemble=jobs; raise it, or use ensemble=none"
     if kind == "folds" and folds == 1:

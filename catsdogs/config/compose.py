@@ -3,8 +3,6 @@
 Keras is not imported here: `--help` would take seconds.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
@@ -91,7 +89,9 @@ def as_typed(override: str) -> str:
     else:
         value = quote_words(value, numbers=name in TEXT_KEYS, null=TEXT_KEYS.get(name, False))
     # Allow keys that the file of the group does not set, such as step; validation explains those without effect.
-    return ("++" if key.startswith(("space.", "tta.", "tuner.arguments.")) else "") + key + equals + value
+    return (
+        ("++" if key.startswith(("augmentation.", "space.", "tta.", "tuner.arguments.")) else "") + key + equals + value
+    )
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
@@ -199,7 +199,8 @@ def format_config_error(error: BaseException) -> str:
         if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
             return unknown_setting(cause.full_key, map(str, cause.parent_node or {}), setting_keys(SearchConfig))
         if isinstance(cause, MissingMandatoryValue):
-            return f"{cause.full_key}: not set; {_MISSING.get(cause.full_key, f'set {cause.full_key}=VALUE')}"
+            fix = _MISSING.get(cause.full_key, f"set {cause.full_key}=VALUE")
+            return f"{cause.full_key}: not set; {fix}"
         return f"{cause.full_key}: {first_line(cause).rstrip('.')}"
     message = first_line(error).rstrip(".")
     if match := re.fullmatch(r"Could not delete from config\. '(.+)' does not exist", message):

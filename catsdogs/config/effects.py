@@ -51,16 +51,18 @@ def _only_equal_views(config: SearchConfig) -> bool:
 
 def _without_validation(config: RetrainConfig) -> bool:
     """Return whether no model is validated on images that it was not trained on."""
-    by_folds = config.ensemble.kind == "folds" or config.evaluate_with == "folds"
+    by_folds = config.ensemble.kind in ("folds", "trials") or config.evaluate_with == "folds"
     return not by_folds and (config.fit_on == "all" or config.split.folds > 1)
 
 
 def _no_predictions(config: RetrainConfig) -> bool:
-    return _without_validation(config) and not _single_view(config)
+    kept = config.evaluate_with == "auto" and config.split.folds > 1 and config.fit.keep_weights_gib > 0
+    kept = kept and config.select.top_k == 1  # the weights of a selection are not kept
+    return _without_validation(config) and not kept and not _single_view(config)
 
 
 def _untested_kinds(config: RetrainConfig) -> bool:
-    return config.tta.kind == "auto" and _without_validation(config)
+    return config.tta.kind == "auto" and _no_predictions(config)
 
 
 def _only_random(config: SearchConfig) -> bool:
@@ -90,7 +92,12 @@ _ALWAYS = (
         NoEffect(f"data.{name}_column", lambda c: c.data.labels is None, "data.labels is not set")
         for name in ("id", "class", "group")
     ),
-    NoEffect("data.validation_fraction", lambda c: c.split.folds > 1, "split.folds above 1 determines the split"),
+    NoEffect(
+        "data.validation_fraction",
+        lambda c: c.split.folds > 1,
+        "split.folds above 1 determines the split",
+        "set split.folds=1",
+    ),
     NoEffect("data.validation_fraction", lambda c: c.data.validation is not None, _OWN_VALIDATION),
     NoEffect("backbone.train_batch_norm", _frozen, "no layer is unfrozen", "set model.unfreeze_depth"),
     NoEffect("augmentation.border", lambda c: not _moves_pixels(c), "no transform moves pixels"),
@@ -124,10 +131,16 @@ _OF_SEARCH = (
     NoEffect("select.repeats", lambda c: c.select.top_k == 1, "select.top_k=1 trains no trial again", "raise it"),
 )
 
+_ACTIVATIONS = tuple(f"features.{name}" for name in ("mode", "views", "dtype", "max_gib"))
+
 _OF_RETRAIN = (
     *(
         NoEffect(key, lambda c: True, "only the search uses it")
-        for key in ("space", "tuner", "select", "timeout", "varied", "fit.executions_per_trial")
+        for key in ("space", "tuner", "select", "timeout", "varied", "fit.executions_per_trial", "fit.keep_weights_gib")
+    ),
+    *(
+        NoEffect(key, lambda c: c.ensemble.kind == "trials", "ensemble=trials rebuilds trials and trains nothing")
+        for key in ("trial", "fit_on", "evaluate_with", "schedule", "label_smoothing", "model", "fit", *_ACTIVATIONS)
     ),
     NoEffect("tta.kinds", _untested_kinds, _UNTESTED, "set tta to one kind"),
     NoEffect("tta.views", _untested_kinds, _UNTESTED, "set tta to one kind"),
@@ -152,7 +165,7 @@ _OF_RETRAIN = (
 
 # Settings that do not change the trials of a job on given images, see `study.identity`.
 _UNRELATED = ("study", "studies_dir", "cache", "data", "split", "tta", "timeout", "varied")
-_STORAGE = ("features.mode", "features.engine", "features.max_gib")
+_STORAGE = ("features.mode", "features.engine", "features.max_gib", "fit.keep_weights_gib")
 _NOT_TRAINED = (
     *(NoEffect(key, lambda c: True, "") for key in _UNRELATED + _STORAGE),
     NoEffect("tuner", lambda c: not c.space, ""),

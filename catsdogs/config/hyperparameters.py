@@ -1,7 +1,5 @@
 """Hyperparameters of a trial: their values in a configuration, and the unfreeze depths of a space."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -35,3 +33,10 @@ def unfreeze_depths(config: SearchConfig) -> list[int]:
     # With log sampling a step is a factor, so any integer is possible.
     step = 1 if entry.step is None or entry.sampling == "log" else int(entry.step)
     return list(range(int(entry.low or 0), int(entry.high or 0) + 1, step))
+
+
+def with_largest_model(config: SearchConfig) -> SearchConfig:
+    """Return the configuration of a trial with the largest depth and the widest classifier in the space of a job."""
+    units = config.space.get("dense_units")
+    most = config.model.dense_units if units is None else max(units.values or [units.high or 0])
+    return with_values(config, {"unfreeze_depth": unfreeze_depths(config)[-1], "dense_units": most})

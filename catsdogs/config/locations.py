@@ -1,7 +1,5 @@
 """Folders of the configuration and of the cache."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from pathlib import Path
@@ -11,6 +9,8 @@ from catsdogs.base.errors import UserError
 _PACKAGE = Path(__file__).resolve().parents[1]
 # In an installed wheel, the folders of the configuration are in the package.
 _PARENT = _PACKAGE if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent
+
+MODEL = "model.keras"  # in the folder `best` of a study
 
 
 def conf_dir() -> Path:
@@ -37,6 +37,18 @@ def expanded(path: str) -> str:
 def typed_path(text: str) -> Path:
     """Return a path of the command line; shells do not expand `~` in quotes and in --cache=~/folder."""
     return Path(expanded(text))
+
+
+def typed_study(text: str) -> Path:
+    """Return a study folder of the command line, of which also the folder `best` may be typed."""
+    path = typed_path(text)
+    return path.parent if path.name == "best" and (path / MODEL).is_file() else path
+
+
+def typed_model(text: str) -> Path:
+    """Return a model of the command line, of which also the study may be typed."""
+    path = typed_path(text)
+    return path / "best" if (path / "best" / MODEL).is_file() else path
 
 
 def default_cache() -> str:

@@ -3,8 +3,6 @@
 Only keys of the schema are read, texts are never interpolated, and a study cannot select code or output folders.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Mapping
@@ -19,7 +17,7 @@ from yaml import YAMLError
 
 from catsdogs.base.errors import UserError
 from catsdogs.config.checks import format_validation_error
-from catsdogs.config.schema import SearchConfig
+from catsdogs.config.schema import AUTO, SearchConfig
 
 # Settings of the command, never of the study: folders that are read and written.
 _OF_THE_COMMAND = ("study", "studies_dir", "cache")
@@ -46,9 +44,11 @@ def _known(value: Any, kind: Any, name: str = "") -> Any:
         kinds = _types(group)
         return {key: _known(one, kinds[key], prefix + key) for key, one in value.items() if key in kinds}
     try:
-        _adapter(kind).validate_python(value)
+        checked = _adapter(kind).validate_python(value)
     except ValidationError as error:
         raise ValueError(format_validation_error(error, value, name)) from error
+    if value == "auto" and checked == AUTO:
+        raise ValueError(f"{name}=auto: must be the value that was chosen")
     return value
 
 

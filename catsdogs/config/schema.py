@@ -6,11 +6,11 @@ Defaults are in `conf/` only. Other packages take these plain dataclasses and ne
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
+from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, WrapValidator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -18,10 +18,17 @@ from catsdogs.config.locations import expanded
 
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+# A setting `auto`, until `data.fitting` knows the images.
+AUTO = 0
+
 
 def _absolute(path: str) -> str:
     """Make a path independent of the working directory of later commands."""
     return path if path.strip() in ("", "imagenet") else str(Path(expanded(path)).absolute())
+
+
+def _number_or_auto(value: Any, check: Callable[[Any], Any]) -> Any:
+    return AUTO if value == "auto" else check(value)
 
 
 def _threshold(value: Any) -> Any:
@@ -35,6 +42,7 @@ Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Count = Annotated[StrictInt, Field(ge=1, le=100_000)]
 Proportion = Annotated[StrictFloat, Field(ge=0, le=1)]
 Share = Annotated[StrictFloat, Field(ge=0, lt=1)]
+Fitted = WrapValidator(_number_or_auto)
 Resize = Literal["squeeze", "pad", "crop"]
 
 
@@ -73,7 +81,8 @@ class SplitConfig:
     """Holdout and folds of the labeled images."""
 
     holdout_fraction: Share  # fraction of the distinct images, never used by a search
-    folds: Annotated[StrictInt, Field(ge=1, le=100)]  # 1: split by data.validation_fraction; more: cross-validation
+    # 1: split by data.validation_fraction; more: cross-validation
+    folds: Annotated[StrictInt, Field(ge=1, le=100), Fitted]
     group_by: Literal["near_duplicates", "copies"]  # images that must stay in the same split
 
 
@@ -83,8 +92,9 @@ class BackboneConfig:
 
     builder: str  # dotted name of a function with the interface of keras.applications
     arguments: dict[str, Any]  # more arguments of the builder, for example alpha
-    weights: Location | None  # imagenet | path of a .weights.h5 or .h5 file | null (random)
-    image_size: Annotated[StrictInt, Field(ge=16, le=1024)]
+    # imagenet | path of a .weights.h5, .h5 or .keras file, of a folder or of a study | null (random)
+    weights: Location | None
+    image_size: Annotated[StrictInt, Field(ge=16, le=1024), Fitted]
     preprocessing: Literal["none", "minus_one_to_one", "bgr_minus_mean", "imagenet_standardized"]  # as in pretraining
     train_batch_norm: StrictBool  # in unfrozen layers
     resize: Resize  # of images to squares, see `images.RESIZERS`
@@ -92,17 +102,20 @@ class BackboneConfig:
 
 @dataclass(config=_CONFIG)
 class AugmentationConfig:
-    """Ranges of the random transforms of a view, each sampled uniformly and independently."""
+    """Ranges of the random transforms of a view, each sampled uniformly and independently.
 
-    flip_probability: Proportion  # horizontal
-    rotation_degrees: Annotated[StrictFloat, Field(ge=0, le=180)]  # angle in [-x, x]
-    shift_fraction: Annotated[StrictFloat, Field(ge=0, le=0.5)]  # of the side, each axis in [-x, x]
-    zoom_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)]  # scale in [1 - x, 1 + x]
-    shear_degrees: Annotated[StrictFloat, Field(ge=0, le=45)]  # horizontal shear angle in [-x, x]
-    brightness_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)]  # factor in [1 - x, 1 + x]
-    contrast_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)]  # factor about mid-gray in [1 - x, 1 + x]
-    saturation_fraction: Proportion  # factor in [1 - x, 1 + x]
-    border: Literal["reflect", "replicate", "black"]  # fill of the area outside the image
+    Defaults are those of none, because a file may set only a few.
+    """
+
+    flip_probability: Proportion = 0.0  # horizontal
+    rotation_degrees: Annotated[StrictFloat, Field(ge=0, le=180)] = 0.0  # angle in [-x, x]
+    shift_fraction: Annotated[StrictFloat, Field(ge=0, le=0.5)] = 0.0  # of the side, each axis in [-x, x]
+    zoom_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)] = 0.0  # scale in [1 - x, 1 + x]
+    shear_degrees: Annotated[StrictFloat, Field(ge=0, le=45)] = 0.0  # horizontal shear angle in [-x, x]
+    brightness_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)] = 0.0  # factor in [1 - x, 1 + x]
+    contrast_fraction: Annotated[StrictFloat, Field(ge=0, le=0.9)] = 0.0  # factor about mid-gray in [1 - x, 1 + x]
+    saturation_fraction: Proportion = 0.0  # factor in [1 - x, 1 + x]
+    border: Literal["reflect", "replicate", "black"] = "reflect"  # fill of the area outside the image
 
     @property
     def is_identity(self) -> bool:
@@ -157,7 +170,7 @@ class TunerConfig:
     """Keras Tuner's oracle, which proposes trials."""
 
     oracle: Literal["random", "bayesian", "hyperband", "grid"]
-    max_trials: Count | None  # null: all trials of grid or hyperband
+    max_trials: Annotated[Count | None, Fitted]  # null: all trials of grid or hyperband
     arguments: dict[str, Any]  # more arguments of the oracle: see ORACLE_ARGUMENTS
 
 
@@ -195,12 +208,13 @@ ORACLE_ARGUMENTS: dict[str, type] = {
 class FitConfig:
     """Training of one trial."""
 
-    epochs: Count
-    batch_size: Annotated[StrictInt, Field(ge=1, le=65_536)]
+    epochs: Annotated[Count, Fitted]
+    batch_size: Annotated[StrictInt, Field(ge=1, le=65_536), Fitted]
     patience: Annotated[StrictInt, Field(ge=0, le=100_000)]  # epochs without a lower val_log_loss before it stops
     executions_per_trial: Annotated[StrictInt, Field(ge=1, le=1_000)]
     class_weights: Literal["none", "balanced"]  # of the loss; balanced: all classes have the same total weight
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"]  # of the trained layers; weights stay float32
+    keep_weights_gib: Annotated[StrictFloat, Field(ge=0, le=1_000_000)]  # of the best trials of a job, for ensembles
 
 
 @dataclass(config=_CONFIG)
@@ -252,7 +266,7 @@ class TimeoutConfig:
 class EnsembleConfig:
     """Models that are combined into the final model."""
 
-    kind: Literal["none", "folds", "jobs"]
+    kind: Literal["none", "folds", "jobs", "trials"]
     num_jobs: Annotated[StrictInt, Field(ge=1, le=100)]
 
 
@@ -300,7 +314,7 @@ class RetrainConfig(SearchConfig):
     fit_on: Literal["train", "all"]
     ensemble: EnsembleConfig
     calibrate: StrictBool  # applied only if it lowers the cross-validated log loss
-    evaluate_with: Literal["search", "folds"]  # source of out-of-sample predictions
+    evaluate_with: Literal["auto", "search", "folds"]  # source of out-of-sample predictions
     submission: SubmissionConfig
 
 

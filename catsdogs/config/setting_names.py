@@ -1,7 +1,5 @@
 """Former names of settings, for readers of old studies, and suggestions for unknown names."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -6,8 +6,6 @@ cache folder. Only images are unpacked, into a temporary folder that is renamed 
 An image is a file with the suffix or the first bytes of an image format (`formats`). All other files are listed.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import logging
@@ -25,7 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.files import open_regular, open_zip, remove, temporary_path, walk
-from catsdogs.base.text import listed, sanitize_line
+from catsdogs.base.text import binary_size, listed, natural_key, sanitize_line
 from catsdogs.data.formats import HEAD_BYTES, has_image_suffix, image_format
 
 # Written by operating systems; never mentioned.
@@ -79,12 +77,6 @@ class ImageFolder:
         return f"skipping {which}: {names}" if names else ""
 
 
-def natural_key(text: str) -> tuple[tuple[str | int, ...], str]:
-    """Return a sort key that compares digits as numbers: 1, 2, 10, 100. Different texts have different keys."""
-    parts = re.split(r"(\d+)", text)  # text at even positions, digits at odd ones, so keys are comparable
-    return tuple(int(part) if position % 2 else part for position, part in enumerate(parts)), text
-
-
 def open_images(source: Path, cache: Path, max_unpacked_bytes: float = 20 * 2**30) -> ImageFolder:
     """Return the folder of images at `source`; unpack a zip first.
 
@@ -119,15 +111,6 @@ def open_images(source: Path, cache: Path, max_unpacked_bytes: float = 20 * 2**3
     return ImageFolder(target, digest, tuple(paths), tuple(skipped))
 
 
-def image_paths(root: Path) -> list[str]:
-    """Return the paths of the images below a folder: relative to it, with forward slashes, in natural order.
-
-    Links to folders are followed; each folder is entered once. Hidden files and folders are skipped. Raise UserError if
-    a folder or file cannot be read, or the name of an image is not UTF-8 or has control characters.
-    """
-    return _listing(root)[0]
-
-
 def is_image(file: Path) -> bool:
     """Return whether a file has the suffix or the first bytes of an image; raise OSError if it is unreadable."""
     if has_image_suffix(file.name):
@@ -139,7 +122,11 @@ def is_image(file: Path) -> bool:
 
 
 def _listing(root: Path) -> tuple[list[str], list[str]]:
-    """Return the paths of images and of all other files, except litter; see `image_paths`."""
+    """Return the paths of images and of all other files, except litter.
+
+    Links to folders are followed; each folder is entered once. Raise UserError if a folder or file cannot be read, or
+    the name of an image is not UTF-8 or has control characters.
+    """
     entered: set[tuple[int, int]] = set()
     paths: dict[bool, list[str]] = {True: [], False: []}
     try:
@@ -182,7 +169,6 @@ def _no_images(source: Path, skipped: list[str], first_step: str = "") -> UserEr
 
 
 def _listing_digest(root: Path, paths: list[str]) -> str:
-    """Return the SHA-256 over (relative path, size, mtime_ns) of every image."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         try:
@@ -237,7 +223,6 @@ def _crc32(file: Path) -> int:
 def _unpack(
     archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], source: Path, target: Path, max_unpacked_bytes: float
 ) -> None:
-    """Unpack the images of a zip into the folder `target`, atomically."""
     _check_sizes(members, source, max_unpacked_bytes)
     _log.info("unpacking %d images of %s to %s", len(members), source, target)
     remove(target)
@@ -264,10 +249,9 @@ def _image_members(archive: zipfile.ZipFile, source: Path) -> tuple[list[zipfile
         link = stat.S_ISLNK(info.external_attr >> 16)
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if link or (parts and _OUTSIDE_OF_ARCHIVE.match(name)) or _INVALID_IN_NAMES.search(name):
-            raise UserError(
-                f"{source}: unsafe member {info.orig_filename[:120]!a}: a link, a path outside the archive, or control "
-                f"characters in its name; if you trust the archive, unpack it yourself and pass the folder"
-            )
+            problem = "a link, a path outside the archive, or control characters in its name"
+            fix = "if you trust the archive, unpack it yourself and pass the folder"
+            raise UserError(f"{source}: unsafe member {info.orig_filename[:120]!a}: {problem}; {fix}")
         path = "/".join(parts)
         if _is_too_long(path):
             skipped.append(f"{path[:200]} (too long or too deep)")
@@ -314,17 +298,14 @@ def _check_sizes(members: list[zipfile.ZipInfo], source: Path, max_unpacked_byte
     # Declared sizes bound what is written, because zipfile cuts members at them.
     total = sum(info.file_size for info in members)
     if total > max_unpacked_bytes:
-        raise UserError(
-            f"{source}: unpacked images take {total / 2**30:.3g} GiB, more than data.max_unpacked_gib="
-            f"{max_unpacked_bytes / 2**30:.3g}; raise data.max_unpacked_gib if you trust the archive"
-        )
+        limit = f"more than data.max_unpacked_gib={max_unpacked_bytes / 2**30:.3g}"
+        fix = "raise data.max_unpacked_gib if you trust the archive"
+        raise UserError(f"{source}: unpacked images take {binary_size(total)}, {limit}; {fix}")
     for info in members:
         if _expands_too_much(info):
-            raise UserError(
-                f"{source}: {info.filename} expands from {info.compress_size / 2**20:.3g} to "
-                f"{info.file_size / 2**20:.3g} MiB, unlike any image; remove it from the archive, or unpack the "
-                f"archive yourself and pass the folder"
-            )
+            sizes = f"{binary_size(info.compress_size)} to {binary_size(info.file_size)}"
+            fix = "remove it from the archive, or unpack the archive yourself and pass the folder"
+            raise UserError(f"{source}: {info.filename} expands from {sizes}, unlike any image; {fix}")
 
 
 def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path, folder: Path) -> None:
@@ -335,7 +316,7 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path, fold
         archive.extract(info, folder)
     except (FileExistsError, NotADirectoryError) as error:
         text = f"{source}: {path} has the same name as another member, perhaps because the file system ignores case; "
-        raise UserError(f"{text}rename one of them, or set cache=FOLDER on another file system") from error
+        raise UserError(f"{text}rename one of them, or set cache=FOLDER (or --cache) on another file system") from error
     except RuntimeError as error:  # encrypted, or a method that Python does not support, such as Deflate64 of Windows
         text = f"{source}: cannot unpack {path} ({first_line(error)})"
         raise UserError(f"{text}; unpack the archive yourself and pass the folder") from error

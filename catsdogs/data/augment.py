@@ -5,8 +5,6 @@ by these, so a view is the same in every job, subset, order and process. Random 
 the last bit of a warped pixel may differ between builds of OpenCV.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -69,10 +67,8 @@ def augment(
     Runs on the calling thread and OpenCV's own. OpenCV releases the interpreter's lock, so several threads may call it.
     With all transforms, it processes about 3,000 images/s at 224 px on two cores, 2,000 on one.
 
-    Args:
-        images: (N, S, S, 3) uint8, RGB, may be read-only; so is the result, a new array.
-        keys: (N,) uint64 from `view_keys`.
-        stream: purpose of the view; test-time view 3 differs from training view 3.
+    `images` are (N, S, S, 3) uint8, RGB, and so is the result, a new array. `keys` are (N,) uint64 from `view_keys`.
+    `stream` is the purpose of the view; test-time view 3 differs from training view 3.
     """
     return apply_transforms(images, sample_transforms(keys, augmentation, seed, view, stream), augmentation.border)
 
@@ -104,10 +100,7 @@ def apply_transforms(images: np.ndarray, params: TransformParams, border: str) -
     Flip, zoom, shear, rotation and shift, in this order and about the image center, are one bilinear warp (without
     antialiasing, which moderate zooms do not need). Brightness, contrast (about 127.5) and saturation (about the luma),
     in this order, are one color matrix, rounded and clipped once. Flips and shifts by integer pixels are exact, and an
-    image without transforms is unchanged.
-
-    Args:
-        images: (N, S, S, 3) uint8, RGB; so is the result, a new array.
+    image without transforms is unchanged. `images` are (N, S, S, 3) uint8, RGB, and so is the result, a new array.
     """
     side = images.shape[1]
     matrices, colors = _warp_matrices(params, side), _color_matrices(params)
@@ -138,11 +131,9 @@ def apply_transforms(images: np.ndarray, params: TransformParams, border: str) -
 def crops(images: np.ndarray, position: int) -> np.ndarray:
     """Return a crop of every image, CROP_FRACTION of its side, enlarged to the original size.
 
-    Corner crops end at the outermost pixels of the image and show nothing beyond its border.
-
-    Args:
-        images: (N, S, S, 3) uint8, RGB; so is the result, a new array.
-        position: 0 is the center; 1 to 4 are the corners top left, top right, bottom left and bottom right.
+    Corner crops end at the outermost pixels of the image and show nothing beyond its border. `images` are (N, S, S, 3)
+    uint8, RGB, and so is the result, a new array. Position 0 is the center; 1 to 4 are the corners top left, top right,
+    bottom left and bottom right.
     """
     right, down = _CROPS[position]
     side, zoom = images.shape[1], 1 / CROP_FRACTION

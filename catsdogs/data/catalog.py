@@ -4,8 +4,6 @@ Every file is decoded completely, by the decoder of the training, because only t
 results are stored. Ids follow from the paths and are computed each time.
 """
 
-from __future__ import annotations
-
 import logging
 import posixpath
 import re
@@ -18,8 +16,8 @@ import pandas as pd
 
 from catsdogs.base import files
 from catsdogs.base.records import CorruptedFile, Table
-from catsdogs.base.text import listed, sanitize_line
-from catsdogs.data.archive import ImageFolder, natural_key
+from catsdogs.base.text import listed, natural_key, sanitize_line
+from catsdogs.data.archive import ImageFolder
 from catsdogs.data.images import in_threads, read_image
 from catsdogs.data.near_duplicates import phash
 

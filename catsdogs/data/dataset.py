@@ -15,15 +15,18 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import remove_temporaries
-from catsdogs.base.text import listed
-from catsdogs.config.schema import DataConfig, SplitConfig
+from catsdogs.base.text import listed, natural_key
+from catsdogs.config.schema import AUTO, DataConfig, SplitConfig
 from catsdogs.data import near_duplicates
-from catsdogs.data.archive import MOST_NAMES, ImageFolder, natural_key, open_images
+from catsdogs.data.archive import MOST_NAMES, ImageFolder, open_images
 from catsdogs.data.catalog import stray_message
 from catsdogs.data.labels import OTHER_CLASS, Labels
 from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data.split import assign_splits, subset
 from catsdogs.scoring.classes import DEFAULT, Classes
+
+# A fifth of few images is too small a validation split to compare trials.
+_FEW_IMAGES, _FOLDS = 1_000, 5
 
 _IGNORED = "ignored by data.ignore"
 _ABANDONED_SECONDS = 86400.0  # a process that writes the cache may sleep for hours
@@ -51,7 +54,7 @@ class Dataset:
         test: all test images, or None without a test set. Only undecodable images have a problem (and width 0). label
             is NaN unless all have a class, and of classes that the study lacks; in_training (bool) marks exact and
             near-duplicates of labeled training and validation images, including those that data.ignore or data.limit
-            leaves out.
+            leaves out, and labeled images in a group of these.
         test_root: folder of the paths of `test`.
         skipped: training and validation images that are not used; problem is the reason.
         digest: SHA-256 over (id, label, sha256, split) of `rows`, fold if there are several, and the names of the
@@ -108,7 +111,7 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
     Args:
         data: relative paths start at the current directory, `~` is expanded. If `train` is null, `sample` configures
             synthetic archives.
-        split: holdout and folds, and the images that stay together in both.
+        split: holdout and folds, and the images that stay together in both. Folds `auto` are five for few images.
 
     Raises:
         UserError: the images cannot be used, see also `open_images`, or the settings do not fit them.
@@ -151,7 +154,7 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
         test=test_rows,
         test_root=None if testing is None else testing.folder.root,
         skipped=skipped,
-        digest=_digest(rows, split, labels.classes),
+        digest=_digest(rows, labels.classes),
         images_digest=training.folder.digest,
         classes=labels.classes,
         validation=own.folder if own and data.validation is not None else None,
@@ -252,8 +255,7 @@ def _split(
 ) -> pd.DataFrame:
     """Sample the subset of the training images and split it; with `own` validation images, they are not split off."""
     # The order of the classes must not change the split.
-    names = sorted(classes.names, key=natural_key)
-    strata = rows["label"].map({place: float(names.index(name)) for place, name in enumerate(classes.names)})
+    strata = classes.ranks[rows["label"].astype(int)].astype(float)
     sampled = subset(rows.assign(label=strata), data.limit, data.split_seed)
     rows = rows.loc[sampled.index].reset_index(drop=True)
     groups = near_duplicates.group_duplicates(rows, source.folder.root, cache)
@@ -264,12 +266,17 @@ def _split(
         units = near_duplicates.components(units, pd.DataFrame({"one": first, "other": units}))
     table = sampled.reset_index(drop=True).assign(unit=units)
     fraction = None if own else data.validation_fraction
+    if split.folds == AUTO:
+        units_of_class = table.groupby("label")["unit"].nunique()
+        few = len(table) < _FEW_IMAGES and units_of_class.min() >= 2 * _FOLDS and not own
+        split = dataclasses.replace(split, folds=_FOLDS if few else 1)
     try:
-        splits = assign_splits(table, split, fraction, data.split_seed, names)
+        splits = assign_splits(table, split, fraction, data.split_seed, sorted(classes.names, key=natural_key))
     except UserError as error:
         count_as_one = together and groups.nunique() < rows["sha256"].nunique()
         fix = ", or set split.group_by=copies, because near-duplicates count as one image here" * count_as_one
-        raise UserError(f"{source.source}: {error}{fix}") from error
+        key = "" if str(error).startswith("split.") else f"{source.source}: "
+        raise UserError(f"{key}{error}{fix}") from error
     if "group" in rows:
         shares = splits["split"].value_counts(normalize=True)
         text = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
@@ -314,8 +321,13 @@ def _test_rows(
     known = pd.concat([rows[rows["label"].notna()] for rows in (images, *([own.table] if own else []))])
     table = labels.label_test(table)
     copies = near_duplicates.copies_of(table, testing.folder.root, known, root, cache)
-    table = table.assign(in_training=copies)
-    found = table[table["in_training"]]
+    shared = copies & False
+    if labels.table and labels.table.group_column and table["label"].notna().any():
+        shared = pd.Series(labels.table.groups(table, training=False), table.index).isin(known["group"])
+    if shared.any():
+        text = "%d of %d test images are in groups of training images, so they are not scored: %s"
+        _log.warning(text, shared.sum(), len(table), listed(table["id"][shared].tolist()))
+    table, found = table.assign(in_training=copies | shared), table[copies]
     text = f"{len(found):,} of {len(table):,} test images are exact or near-duplicates of training, validation or "
     text += "holdout images"
     if len(found) and table["label"].isna().all():
@@ -325,10 +337,10 @@ def _test_rows(
     return table
 
 
-def _digest(rows: pd.DataFrame, split: SplitConfig, classes: Classes) -> str:
+def _digest(rows: pd.DataFrame, classes: Classes) -> str:
     digest = hashlib.sha256(b"" if classes == DEFAULT else json.dumps(classes.names).encode() + b"\n")
     # With one fold, the split determines it, and digests of studies from before there were folds stay valid.
-    columns = ["id", "label", "sha256", "split"] + (["fold"] if split.folds > 1 else [])
+    columns = ["id", "label", "sha256", "split"] + (["fold"] if rows["fold"].max() > 0 else [])
     for row in zip(*(rows[name].tolist() for name in columns), strict=True):
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()

@@ -1,7 +1,5 @@
 """Image formats, recognized by the first bytes of a file or by its suffix."""
 
-from __future__ import annotations
-
 import re
 
 from PIL import AvifImagePlugin, Image

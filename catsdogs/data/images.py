@@ -3,8 +3,6 @@
 Training, validation, test-time augmentation and prediction use `transform` and `to_square`, and see the same pixels.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import logging
@@ -177,16 +175,11 @@ RESIZERS: dict[Resize, Callable[[Image.Image, int], Image.Image]] = {"squeeze": 
 def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path, resize: Resize = "squeeze") -> np.ndarray:
     """Return the decoded images of a table, from the cache if possible.
 
+    `rows` has the columns path (relative to `root`) and sha256, of decodable images. The result is (N, S, S, 3) uint8,
+    RGB, 0..255, in their order; memory-mapped from `pixels/<key>.npy` in the cache, read-only (`files.seal_npy`).
+
     Raise UserError if an image is missing, changed or cannot be decoded, or if the cache is too small, and OSError if
     it cannot be written.
-
-    Args:
-        rows: columns path (relative to `root`) and sha256, of decodable images.
-        resize: key of `RESIZERS`.
-        cache: cache folder; the array is stored in `pixels/<key>.npy`, see `pixels_key` and `files.seal_npy`.
-
-    Returns:
-        (N, S, S, 3) uint8, RGB, 0..255, in the order of `rows`; memory-mapped, read-only.
     """
     shape = (len(rows), size, size, 3)
     hashes = [str(sha256) for sha256 in rows["sha256"]]
@@ -200,10 +193,9 @@ def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path, resize: Resiz
         _log.warning("%s: corrupted, or of an earlier version (%s); decoding the images again", path, error)
     images, needed = list(zip((root / name for name in rows["path"]), hashes, strict=True)), math.prod(shape)
     if needed > (free := files.free_bytes(path.parent)):
-        raise UserError(
-            f"{path.parent}: {len(rows)} images of {size}x{size} pixels need {binary_size(needed)}, but only "
-            f"{binary_size(free)} are free; set cache=FOLDER on a larger disk, or a smaller data.limit"
-        )
+        space = f"need {binary_size(needed)}, but only {binary_size(free)} are free"
+        fix = "set cache=FOLDER (or --cache) on a larger disk, or a smaller data.limit"
+        raise UserError(f"{path.parent}: {len(rows)} images of {size}x{size} pixels {space}; {fix}")
     _log.info("decoding %d images to %dx%d (%s)", len(rows), size, size, binary_size(needed))
     files.remove(path)
     with files.replacing(path) as temporary, temporary.open("wb") as file:
@@ -236,10 +228,8 @@ def in_threads(
 ) -> Iterator[Result]:
     """Yield the results of a function in the order of its items, using one thread per processor.
 
-    Args:
-        function: its first exception stops the work.
-        doing: name of the work, for a log line every ten seconds; "" logs nothing.
-        ahead: number of results computed in advance; None means 8 per processor.
+    Its first exception stops the work. `doing` names the work in a log line every ten seconds; "" logs nothing. `ahead`
+    results are computed in advance; None: 8 per processor.
     """
     workers = threads()
     ahead = 8 * workers if ahead is None else ahead

@@ -16,7 +16,7 @@ import pandas as pd
 
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.base.files import read_bytes
-from catsdogs.base.records import check_shape
+from catsdogs.base.records import check_parquet, check_shape
 from catsdogs.base.text import joined, listed
 from catsdogs.config.setting_names import did_you_mean, unknown
 from catsdogs.data.catalog import SUFFIX, below_common, nfc
@@ -81,10 +81,11 @@ class LabelTable:
         """Return the class of every image, None for an empty cell; a UserError if an image has not exactly one row."""
         return [name or None for name in nfc(self.cells[self.class_column].iloc[self._rows(images)])]
 
-    def groups(self, images: pd.DataFrame) -> list[str]:
-        """Return the group of every image, as `names`, but a UserError for an empty cell."""
+    def groups(self, images: pd.DataFrame, training: bool = True) -> list[str]:
+        """Return the group of every image, as `names`, but with `training` a UserError for an empty cell."""
         groups = self.cells[self.group_column].iloc[self._rows(images)].tolist()
-        if lacking := [name for name, group in zip(images["id"], groups, strict=True) if not group.strip()]:
+        lacking = [name for name, group in zip(images["id"], groups, strict=True) if not group.strip()]
+        if training and lacking:
             problem = f"{len(lacking):,} images without a group in column {self.group_column} ({listed(lacking)})"
             raise UserError(f"{self.key}: {problem}; enter one for each image")
         return groups
@@ -154,6 +155,7 @@ def read_cells(file: Path, key: str) -> pd.DataFrame:
     try:
         content = read_bytes(file)
         if file.suffix.lower() == ".parquet":
+            check_parquet(content)
             cells = pd.read_parquet(io.BytesIO(content))
             # Integers beside empty cells would be read as floats.
             cells = cells.reset_index(drop=cells.index.name is None).convert_dtypes()

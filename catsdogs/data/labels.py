@@ -20,8 +20,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import joined, listed
-from catsdogs.data.archive import natural_key
+from catsdogs.base.text import joined, listed, natural_key
 from catsdogs.data.catalog import SUFFIX, nfc
 from catsdogs.data.label_table import LabelTable
 from catsdogs.scoring.classes import Classes, check_names
@@ -58,9 +57,10 @@ class Labels:
         `class_order` do.
         """
         table = LabelTable.of(data, images) if data.get("labels") else None
-        rule, names = (table.source, table.names) if table else _rule(images, source)
+        requested = data.get("classes")
+        rule, names = (table.source, table.names) if table else _rule(images, source, requested)
         known = names(images)
-        classes = class_order(known, data.get("classes"), source)
+        classes = class_order(known, requested, source)
         return cls(classes, rule, frozenset(filter(None, known)), names, table)
 
     def label(self, images: pd.DataFrame, source: str = "") -> pd.DataFrame:
@@ -111,8 +111,10 @@ class Labels:
         return np.where(places < 0, np.nan, places)
 
 
-def _rule(images: pd.DataFrame, source: str) -> tuple[str, Callable[[pd.DataFrame], Names]]:
-    """Choose the rule for images without a table."""
+def _rule(
+    images: pd.DataFrame, source: str, requested: Sequence[str] | None
+) -> tuple[str, Callable[[pd.DataFrame], Names]]:
+    """Choose the rule for images without a table; requested classes may be names of folders."""
     found = {*map(cat_or_dog, images["path"])}
     cats_and_dogs = partial(_by_path, name_of=lambda path: cat_or_dog(path)[0])
     every = "names of files and folders" if all(name or conflict for name, conflict in found) else ""
@@ -123,10 +125,11 @@ def _rule(images: pd.DataFrame, source: str) -> tuple[str, Callable[[pd.DataFram
         by_folder = pd.Series(numbers, dtype=object).groupby(folders)
         repeated = {_repeated(names) for _, names in by_folder}
         first = min(repeated, key=len)
-        if len(repeated) == 1 and len(first) > 1:
+        if len(repeated) == 1 and len(first) > 1 and not classes.issuperset(requested or {""}):
             shown = (joined(sorted(names, key=natural_key)[:2]) for names in (classes, first))
             both = "classes may be its folders ({}) or file names ({})".format(*shown)
-            raise UserError(f"{source}: {both}; set data.labels=FILE to a table of the labels")
+            fix = "set data.classes to the folders, or data.labels=FILE to a table of the labels"
+            raise UserError(f"{source}: {both}; {fix}")
         return "class folders", partial(_folders, classes=classes)
     classes = _repeated(numbers)
     if len(classes) < 2 and every:

@@ -4,8 +4,6 @@ Rescaled, recompressed or brightened duplicates have other bytes, so SHA-256 doe
 sides of a split, the validation score is optimistic. Mirrored duplicates are not detected.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

@@ -1,17 +1,16 @@
 """Parts of a dataset: folders such as train, test and valid inside one zip or folder of images."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import listed
-from catsdogs.data.archive import ImageFolder, natural_key
+from catsdogs.base.text import listed, natural_key
+from catsdogs.data.archive import ImageFolder
 from catsdogs.data.catalog import build_catalog, ids_of
 
 # Names of part folders, in any case, by the setting that uses them; no setting uses `sample`.
@@ -61,7 +60,7 @@ class Parts:
     unclear: list[str]
 
     @classmethod
-    def of(cls, source: str, folder: ImageFolder, cache: Path) -> Parts:
+    def of(cls, source: str, folder: ImageFolder, cache: Path) -> Self:
         """Catalog a folder and find its parts."""
         table = build_catalog(folder, cache)
         return cls(source, folder, table, *part_names(list(table["path"])))
@@ -85,10 +84,8 @@ class Parts:
         name = self.part(role)
         if name is None:
             parts = listed(sorted(set(self.names) - {""}))
-            raise UserError(
-                f"{self.source}: has parts ({parts}), but none named {' or '.join(NAMES[role])}; pass the folder of "
-                "the images to use"
-            )
+            problem = f"has parts ({parts}), but none named {' or '.join(NAMES[role])}"
+            raise UserError(f"{self.source}: {problem}; pass the folder of the images to use")
         rows = self.table[[part == name for part in self.names]]
         rows = rows.assign(id=ids_of(list(rows["path"])))
         return rows.sort_values("id", key=lambda ids: ids.map(natural_key), ignore_index=True)
@@ -103,10 +100,9 @@ class Parts:
         """Return a line with the parts that are used, for these roles, and the others; "" for a source without."""
         counts = Counter(self.names)
         if self.unclear and not any(self.names):
-            return (
-                f"{self.source}: using all {len(self.names):,} images, because the folders {listed(self.unclear)} are "
-                "not a training part and other parts only; to use one of them, pass its path"
-            )
+            reason = f"the folders {listed(self.unclear)} are not a training part and other parts only"
+            use = f"using all {len(self.names):,} images, because {reason}; to use one of them, pass its path"
+            return f"{self.source}: {use}"
         if not any(self.names):
             return ""
         shown = {name: f"part {name} ({count:,} image{'s' * (count > 1)})" for name, count in counts.items() if name}

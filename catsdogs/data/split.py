@@ -4,8 +4,6 @@ Images of a unit are always in the same split: identical images (equal SHA-256) 
 those with an equal value. Splits depend on the images and the seed, not on the order of the rows.
 """
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections.abc import Sequence
@@ -15,8 +13,8 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.text import natural_key
 from catsdogs.config.schema import SplitConfig
-from catsdogs.data.archive import natural_key
 
 _FOLDS_OF_SAMPLE = 20  # a sample of groups consists of some of these folds
 
@@ -102,7 +100,6 @@ def assign_splits(
 
 
 def _folds(labels: pd.Series, folds: int, seed: int, grouped: bool) -> list[pd.Index]:
-    """Return the units of each fold."""
     folding = (StratifiedGroupKFold if grouped else StratifiedKFold)(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a class has fewer images than there are folds
@@ -152,4 +149,7 @@ def _check_units(labels: pd.Series, split: SplitConfig, sides: int, names: Seque
         count = f"class {name} has {units.min()} distinct images or groups of images"
         fix = "lower split.folds" if split.folds > 1 else "remove it by data.classes"
         problem = f"{count}, at least {needed} are needed for {sets}"
+        if units.min() >= sides:
+            key = f"split.holdout_fraction={split.holdout_fraction:g}"
+            raise UserError(f"{key}: {problem}; set split.holdout_fraction=0, or add images of it")
         raise UserError(f"{problem}; add images of it, raise data.limit, or {fix}")

@@ -4,8 +4,6 @@ Training only calls `Views.read`. `LiveViews` augments pixels on request; `featu
 prefix of a backbone instead.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, Protocol
 

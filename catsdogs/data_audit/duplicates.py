@@ -1,7 +1,5 @@
 """Groups of exact and near-duplicates, and the number of duplicates in a test set."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +13,10 @@ EXACT, NEAR = "exact", "near"
 def find_duplicates(rows: pd.DataFrame, root: Path, cache: Path) -> pd.DataFrame:
     """Return a row per image that occurs more than once; `root` is the folder of the paths in the catalog `rows`.
 
-    Groups with conflicting labels come first, then the order is that of their first image. New columns:
-
-    - group: numbered from 1
-    - kind: "exact" if the group has another image with the same bytes, else "near"
-    - bits: number of hash bits that differ from the nearest near-duplicate, 0 to 48
-    - both_labels: whether the labels of the group conflict
-    - keep: whether it is the first of the largest images of the group and the labels agree
+    Groups with conflicting labels come first, then the order is that of their first image. New columns: group (from 1),
+    kind ("exact" if the group has another image with the same bytes, else "near"), bits (number of hash bits that
+    differ from the nearest near-duplicate, 0 to 48), both_labels (whether the labels of the group conflict) and keep
+    (whether it is the first of the largest images of the group and the labels agree).
     """
     rows = rows[rows["width"] > 0].reset_index(drop=True)
     near = confirmed_pairs(cache, (rows, root))

@@ -1,7 +1,5 @@
 """Findings of an audit, their tables, and the ids to exclude from the next search."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import listed, quoted
+from catsdogs.base.text import listed, natural_key, quoted
 from catsdogs.comparison import tables
 from catsdogs.comparison.study_data import clean, read_study_data
-from catsdogs.data.archive import ImageFolder, natural_key
+from catsdogs.data.archive import ImageFolder
 from catsdogs.data.labels import NO_LABEL, OTHER_CLASS, Labels
 from catsdogs.data.parts import Parts, with_validation_ids
 from catsdogs.data_audit.duplicates import EXACT, TestLeakage, count_test_duplicates, find_duplicates
@@ -109,11 +107,7 @@ class Findings:
             ("no unique label", int(kinds.get(LABEL, 0)), "skipped by every search"),
             ("exact duplicates", exact, "same bytes as another image"),
             ("near-duplicates", near, "similar to another image, with other bytes"),
-            (
-                "conflicting labels",
-                conflicting,
-                "of duplicates; identical files are skipped by every search",
-            ),
+            ("conflicting labels", conflicting, "of duplicates; identical files are skipped by every search"),
             ("tiny", int(kinds.get(TINY, 0)), f"shorter side under {TINY_PIXELS} pixels"),
         ]
         if self.skipped:
@@ -170,17 +164,9 @@ def audit_images(
         leakage = count_test_duplicates(training, folder.root, testing.images("test"), test_folder.root, cache)
     for note in filter(None, notes):
         _log.info("%s", note)
-    return Findings(
-        source=Path(clean(str(source))),
-        rows=rows,
-        root=folder.root,
-        skipped=folder.skipped,
-        unusual_files=find_unusual_files(rows),
-        duplicates=find_duplicates(in_use, folder.root, cache),
-        label_issues=issues,
-        test_leakage=leakage,
-        classes=labels.classes.names if labels else (),
-    )
+    images = (Path(clean(str(source))), rows, folder.root, folder.skipped)
+    unusual, duplicates = find_unusual_files(rows), find_duplicates(in_use, folder.root, cache)
+    return Findings(*images, unusual, duplicates, issues, leakage, labels.classes.names if labels else ())
 
 
 def find_unusual_files(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,5 @@
 """Likely label errors: images with a label that contradicts the validation predictions of the best jobs of studies."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

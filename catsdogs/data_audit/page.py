@@ -1,7 +1,5 @@
 """Self-contained HTML page of an audit, in the layout of the report."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Callable, Sequence
@@ -29,21 +27,13 @@ Row = dict[Any, Any]
 
 def write_page(output: Path, findings: Findings, tables: Sequence[str]) -> None:
     """Write the page with links to tables of these names, in the folder of the same name without the suffix."""
-    html = render(
-        "audit",
-        output.with_suffix(""),
-        {name: TITLES[name] for name in tables},
-        **_sections(findings),
-        findings=findings,
-        title=findings.source.name,
-        reload_seconds=None,
-        tiles=[(name, count(number), about) for name, number, about in findings.counts()],
-    )
-    write_text(output, html)
+    tiles = [(name, count(number), about) for name, number, about in findings.counts()]
+    values = _sections(findings) | {"findings": findings, "title": findings.source.name, "tiles": tiles}
+    titles = {name: TITLES[name] for name in tables}
+    write_text(output, render("audit", output.with_suffix(""), titles, reload_seconds=None, **values))
 
 
 def _sections(findings: Findings) -> dict[str, Any]:
-    """Return the content of the sections, with a thumbnail for each image shown."""
     images = findings.rows.set_index("id")
 
     @functools.cache

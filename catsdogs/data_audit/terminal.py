@@ -1,7 +1,5 @@
 """Terminal summary of an audit, at most 100 columns wide."""
 
-from __future__ import annotations
-
 import shlex
 
 from rich.box import SIMPLE

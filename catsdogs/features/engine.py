@@ -4,8 +4,6 @@ MobileNetV2 at 224 px on two cores: OpenVINO 300 images/s, a frozen TensorFlow g
 in float32 and agree to 1e-5 (`benchmarks/fill.py`).
 """
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import sys
@@ -71,10 +69,8 @@ def build_engine(model: keras.Model, engine: str = "auto") -> InferenceEngine:
     probe = _probe(model.input_shape[1])
     expected = _through_keras(model, probe)
     if not all(np.isfinite(output).all() for output in expected):
-        raise UserError(
-            f"backbone.weights: model {model.name} has outputs that are not finite, so its weights are corrupted or of "
-            "another network; download or train them again"
-        )
+        problem = "has outputs that are not finite, so its weights are corrupted or of another network"
+        raise UserError(f"backbone.weights: model {model.name} {problem}; download or train them again")
     names = [engine]
     if engine == "auto":
         openvino = not accelerators() and importlib.util.find_spec("openvino") is not None
@@ -113,9 +109,8 @@ def _checked(engine: str, model: keras.Model, probe: np.ndarray, expected: list[
         raise _Unusable(f"cannot run the model ({type(error).__name__}: {text})") from error
     difference = max_relative_error(outputs, expected)
     if not difference <= TOLERANCE:
-        raise _Unusable(
-            f"outputs of {name} differ from Keras by {difference:.1e} of the largest value (limit: {TOLERANCE:.0e})"
-        )
+        limit = f"of the largest value (limit: {TOLERANCE:.0e})"
+        raise _Unusable(f"outputs of {name} differ from Keras by {difference:.1e} {limit}")
     return InferenceEngine(name, difference, run)
 
 
@@ -124,12 +119,8 @@ def _probe(side: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     patch = -(-side // 4)
     colors = rng.integers(0, 256, (_PROBE_IMAGES, 4, 4, 3)).astype(np.uint8)
-    images = np.ascontiguousarray(colors.repeat(patch, axis=1).repeat(patch, axis=2)[:, :side, :side])
-    for image in images:  # one at a time to save memory
-        values = rng.integers(-40, 41, image.shape)
-        values += image
-        image[:] = values.clip(0, 255, out=values)
-    return images
+    images = colors.repeat(patch, axis=1).repeat(patch, axis=2)[:, :side, :side]
+    return (images + rng.integers(-40, 41, images.shape, np.int16)).clip(0, 255).astype(np.uint8)
 
 
 def _through_keras(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:

@@ -4,8 +4,6 @@ Below a cut the network is a fixed function. All trials, and all jobs with the s
 seed, therefore share activations. A view is filled when it is first read, for all cuts of the job in one forward pass.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import logging
@@ -214,7 +212,8 @@ class FeatureReader:
         if cuts not in self._engines:
             model = prefix(self._network.backbone, self._network.settings.preprocessing, cuts)
             engine = self._engines[cuts] = build_engine(model, self._settings.engine)
-            log.info("frozen prefix runs on %s, difference from Keras: %.0e", engine.name, engine.difference)
+            difference = f"{engine.difference:.0e}" if engine.difference else "none"
+            log.info("frozen prefix runs on %s, difference from Keras: %s", engine.name, difference)
         return self._engines[cuts]
 
 
@@ -237,15 +236,9 @@ def _identity(network: LoadedBackbone, pixels: LiveViews, pixels_key: str, view:
     images that are stored together.
     """
     settings = network.settings
-    inputs: dict[str, Any] = {
-        "format": _FORMAT,
-        "preprocessing": settings.preprocessing,
-        "image_size": settings.image_size,
-        "network": network.digest,
-        "keras": keras.__version__,
-        "pixels": pixels_key,
-        "view": ["plain", 0],
-    }
+    inputs: dict[str, Any] = {"preprocessing": settings.preprocessing, "image_size": settings.image_size}
+    inputs |= {"format": _FORMAT, "network": network.digest, "keras": keras.__version__, "pixels": pixels_key}
+    inputs["view"] = ["plain", 0]
     # Without augmentation, training views are the original images.
     if view.kind == "train" and not pixels.augmentation.is_identity:
         inputs["view"] = [view.kind, view.number]

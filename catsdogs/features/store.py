@@ -10,8 +10,6 @@ Files of a store:
     .locks/<group>.lock            locked while a group is filled; the system unlocks it when its owner exits
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 import os
@@ -199,16 +197,14 @@ class Store:
         """Fill all missing entries in one pass: either all of them are stored or none.
 
         Only one process fills a group at a time. The others wait and then find the entries. OSError is raised if the
-        limit or the disk has no room (`FULL`), or the folder cannot be written.
+        limit or the disk has no room (`FULL`), or the folder cannot be written. Names of groups and keys have 64
+        hexadecimal digits; a key is a digest of everything that changes the values.
 
         Args:
-            group: name of the lock, 64 hexadecimal digits; entries of the same pass share it.
-            shapes: (N, *shape) of the arrays, by the key of the entry: 64 hexadecimal digits, a digest of everything
-                that changes the values.
+            shapes: (N, *shape) of the arrays, by key.
             dtype: "float32" or "float16". float16 is standardized per channel (last axis) and rounds each value by at
                 most 2**-11 of its distance from the channel's mean; infinities become finite.
-            produce: called with the keys of the missing entries; yields chunks of consecutive images. A chunk has one
-                non-empty float32 (b, *shape) per key; b may vary between chunks.
+            produce: yields, for the missing keys, chunks of images: a non-empty float32 (b, *shape) for each key.
             keep: keys that must not be evicted; those of `shapes` never are.
         """
         if not self._missing(shapes):  # a read-only folder is sufficient if it is complete
@@ -297,11 +293,8 @@ class Store:
         while needed > (room := min(self.max_bytes - stored, free_bytes(self.folder) - RESERVED_DISK_BYTES)):
             most = room + sum(entry.bytes for entry in evictable)
             if needed > most:
-                raise OSError(
-                    errno.ENOSPC,
-                    f"{binary_size(needed)} of activations do not fit; the limit of {binary_size(self.max_bytes)} and "
-                    f"the disk leave {binary_size(max(most, 0))}",
-                )
+                available = f"the limit of {binary_size(self.max_bytes)} and the disk leave {binary_size(max(most, 0))}"
+                raise OSError(errno.ENOSPC, f"{binary_size(needed)} of activations do not fit; {available}")
             entry = evictable.pop()
             if self._remove(entry.folder, None if entry.group == group else entry.group):
                 stored -= entry.bytes

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 import pandas as pd
 
@@ -21,7 +22,6 @@ from catsdogs.final.members import Member
 from catsdogs.final.pipeline import (
     NO_TTA,
     Choice,
-    Forward,
     Outputs,
     Pipeline,
     average_views,
@@ -32,8 +32,9 @@ from catsdogs.final.pipeline import (
     tta_choices,
 )
 from catsdogs.final.submission import best_threshold, predicted_classes
+from catsdogs.network.merging import merge_models
 from catsdogs.scoring.calibration import CalibrationResult, cross_fitted, fit_if_better
-from catsdogs.scoring.classes import STEPS, Classes
+from catsdogs.scoring.classes import STEPS
 from catsdogs.scoring.combination import Combination, choose, expand_to_models, uniform_mean
 from catsdogs.training.trial_data import live_views
 
@@ -62,14 +63,19 @@ class Evaluation:
 
 
 def evaluate_members(
-    config: RetrainConfig, members: Sequence[Member], dataset: Dataset, fold_members: Sequence[Member] = ()
+    config: RetrainConfig,
+    members: Sequence[Member],
+    dataset: Dataset,
+    fold_members: Sequence[Member] = (),
+    chosen: tuple[Combination, pd.DataFrame] | None = None,
 ) -> Evaluation:
     """Choose combination, TTA and calibration on images outside the holdout that no member was trained on.
 
     Models of the folds of one trial were trained on each other's images, so their combination cannot be evaluated
     outside the holdout: it is the mean of their logits. Each is evaluated alone on its own fold. The temperature is
     therefore that of a single model, slightly too high for the mean. With several jobs, out-of-fold predictions of
-    each job choose between the best job and the two means; the models of a job share its weight.
+    each job choose between the best job and the two means; the models of a job share its weight. `chosen` is the
+    combination of the trials of the members, and its table, if they are chosen already.
 
     `fold_members`: models of the folds, which evaluate members that are trained on all images. If empty, the members
     evaluate themselves, or the predictions of the search are used.
@@ -84,8 +90,8 @@ def evaluate_members(
         jobs, ensemble_table = _combine_jobs(labels, plain, members)
         averages, by = {NO_TTA: jobs(plain)}, "search"
     else:
-        by = "folds" if fold_members or config.ensemble.kind == "folds" else "final model"
-        jobs, averages, ensemble_table = _predict(config, fold_members or members, dataset, predictions, views)
+        by = "final model" if not fold_members and members[0].fold is None else "folds"
+        jobs, averages, ensemble_table = _predict(config, fold_members or members, dataset, views, chosen)
     tta, choice, tta_table = config.tta, None, None
     if tta.kind == "auto":
         tta, choice, tta_table = _choose_tta(config, labels, averages, views, by)
@@ -93,7 +99,7 @@ def evaluate_members(
     pipeline, steps, result = _calibrate(config, labels, averages, pipeline, by)
     predictions = predictions.join(pd.DataFrame(columns_of(steps, dataset.classes)))
     threshold = _threshold(config.submission, dataset, labels, steps.get(pipeline.last_step))
-    combination = expand_to_models(jobs, list(Counter(member.job.name for member in members).values()))
+    combination = expand_to_models(jobs, list(Counter(map(_trial_of, members)).values()))
     return Evaluation(combination, pipeline, threshold, predictions, by, result, choice, tta_table, ensemble_table)
 
 
@@ -147,51 +153,60 @@ def _predict(
     config: RetrainConfig,
     members: Sequence[Member],
     dataset: Dataset,
-    predictions: pd.DataFrame,
     views: Mapping[Choice, Sequence[View]],
+    chosen: tuple[Combination, pd.DataFrame] | None,
 ) -> tuple[Combination, dict[Choice, np.ndarray], pd.DataFrame | None]:
-    """Return the result of `_combine_jobs`, and the averages (N, K) of `views`; each image is out of fold.
+    """Return `chosen` or the result of `_combine_jobs`, and the averages (N, K) of `views`; each image is out of fold.
 
     There are no averages if any member was trained on all validation images.
     """
+    trials = len({*map(_trial_of, members)})
     if not all(len(member.out_of_fold_rows) for member in members):
-        return uniform_mean(len(_jobs(members)), "logit" if len(_jobs(members)) > 1 else "single"), {}, None
-    rows, labels, classes = np.flatnonzero(dataset.rows["fold"] >= 0), predictions["label"].to_numpy(), dataset.classes
-    images = live_views(config, dataset.rows, dataset.root)
-    models: dict[int | None, list[Forward]] = {}  # of each fold, one for each job
-    fold_rows = {member.fold: member.out_of_fold_rows for member in members}
+        return uniform_mean(trials, "logit" if trials > 1 else "single"), {}, None
+    rows, classes = np.flatnonzero(dataset.rows["fold"] >= 0), dataset.classes
+    models: dict[int | None, list[Member]] = {}  # of each fold, one for each trial
     for member in members:
-        models.setdefault(member.fold, []).append(inference_engine(member.model, config.features.engine))
-    plain = np.empty((len(_jobs(members)), len(rows), len(classes)))
-    for fold, own in fold_rows.items():
-        for job, model in enumerate(models[fold]):
-            of_job = average_views(model, images, own, {NO_TTA: [ORIGINAL]}, classes, "validation images")
-            plain[job, np.searchsorted(rows, own)] = of_job[NO_TTA]
-    jobs, table = _combine_jobs(labels, plain, members)
+        models.setdefault(member.fold, []).append(member)
+    engines = {}
+    plain = np.empty((trials, len(rows), len(classes)))
+    for member in members if chosen is None else ():
+        engines[member] = inference_engine(member.model, config.features.engine)
+        trial, own = models[member.fold].index(member), member.out_of_fold_rows
+        images = live_views(with_size(config, member.model), dataset.rows, dataset.root)
+        of_trial = average_views(engines[member], images, own, {NO_TTA: [ORIGINAL]}, classes, "validation images")
+        plain[trial, np.searchsorted(rows, own)] = of_trial[NO_TTA]
+    combination, table = chosen or _combine_jobs(dataset.rows["label"].to_numpy()[rows], plain, members)
     averages = {choice: np.empty(plain.shape[1:]) for choice in views}
-    averages[NO_TTA] = jobs(plain)
-    others = {choice: each for choice, each in views.items() if choice != NO_TTA}
-    for fold, own in fold_rows.items():
+    for of_fold in models.values():
+        own = of_fold[0].out_of_fold_rows
         places = np.searchsorted(rows, own)
-        forward, known = _combined(models[fold], jobs, classes), averages[NO_TTA][places]
-        of_fold = average_views(forward, images, own, others, classes, "views of validation images", known)
-        for choice, probabilities in of_fold.items():
+        model = combined_model(of_fold, combination)
+        forward = next((engines[one] for one in of_fold if one in engines and one.model is model), None)
+        # The models were run on these pixels unless they are resized in the combination.
+        same_pixels = chosen is None and len({member.model.input_shape for member in of_fold}) == 1
+        known = combination(plain[:, places]) if same_pixels else None
+        images = live_views(with_size(config, model), dataset.rows, dataset.root)
+        forward = forward or inference_engine(model, config.features.engine)
+        of_views = average_views(forward, images, own, views, classes, "views of validation images", known)
+        for choice, probabilities in of_views.items():
             averages[choice][places] = probabilities
-    return jobs, averages, table
+    return combination, averages, table
 
 
-def _combined(models: Sequence[Forward], jobs: Combination, classes: Classes) -> Forward:
-    """Return the forward pass of the combination of models."""
-
-    def forward(pixels: np.ndarray) -> list[np.ndarray]:
-        members = [classes.from_output(model(pixels)[0]) for model in models]
-        return [classes.to_output(jobs(np.stack(members)))]
-
-    return forward
+def combined_model(members: Sequence[Member], combination: Combination) -> keras.Model:
+    """Return the model of a combination; with the method "single", that of its only member."""
+    if combination.method == "single":
+        return members[int(np.argmax(combination.weights))].model
+    return merge_models([member.model for member in members], combination)
 
 
-def _jobs(members: Sequence[Member]) -> list[str]:
-    return list(dict.fromkeys(member.job.name for member in members))
+def with_size(config: RetrainConfig, model: keras.Model) -> RetrainConfig:
+    """Return the configuration with the image size of a model."""
+    return dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, image_size=model.input_shape[1]))
+
+
+def _trial_of(member: Member) -> tuple[str, str]:
+    return member.job.name, member.trial.trial
 
 
 def _combine_jobs(
@@ -200,7 +215,7 @@ def _combine_jobs(
     """Choose the combination of the jobs on unaugmented images (M, N, K); return it and the candidates."""
     if len(plain) == 1:
         return uniform_mean(1, "single"), None
-    jobs, table = choose(labels, plain, _jobs(members))
+    jobs, table = choose(labels, plain, list(dict.fromkeys(member.job.name for member in members)))
     log.info("ensemble: %s is best of %d methods on %s images", jobs.method, len(table), f"{len(labels):,}")
     return jobs, table
 

@@ -1,19 +1,17 @@
 """Training of the members of the final model, each like its trial in the search.
 
-An unfinished `retrain` keeps its trained members in the study's `.retrain/kept/`, so the same command continues. The
-variables of a model are saved as raw values and copied into a newly built model.
+An unfinished `retrain` keeps its trained members in the study's `.retrain/kept/`, so the same command continues.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,22 +21,24 @@ import pandas as pd
 from pydantic import Field
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import read_bytes, replacing, write_json
+from catsdogs.base.files import remove, write_json
 from catsdogs.base.provenance import versions
 from catsdogs.base.records import CorruptedFile, Record
 from catsdogs.config.checks import validated
 from catsdogs.config.hyperparameters import with_values
 from catsdogs.config.saved_config import saved_config
-from catsdogs.config.schema import RetrainConfig
+from catsdogs.config.schema import RetrainConfig, SearchConfig
 from catsdogs.data.dataset import Dataset, Fold
 from catsdogs.data.views import distinct_views
+from catsdogs.network.trial_model import TrialModels
 from catsdogs.pages.formats import counted
 from catsdogs.study.identity import changes, fingerprint
-from catsdogs.study.job_tables import VALIDATION, validation_table
+from catsdogs.study.job_tables import HISTORY, HISTORY_TABLE, VALIDATION, validation_table
 from catsdogs.study.jobs import JobRecord, chosen_trial
 from catsdogs.study.locking import lock_job
 from catsdogs.study.progress import JobProgress
 from catsdogs.study.trials import TrialRecord, lineage
+from catsdogs.study.weight_files import TrialWeights, read_arrays, write_arrays
 from catsdogs.training.execution import DivergedError, Listener, execute, trial_seed
 from catsdogs.training.trial_data import build_trial_data
 
@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 _JOB_SETTINGS = ("seed", "backbone", "augmentation", "schedule", "label_smoothing", "model", "space", "tuner", "fit")
 
 _NO_ROWS = np.arange(0)
+
+# A model, its history and its best epoch, as in `Member`.
+Trained = tuple[keras.Model, pd.DataFrame, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +70,7 @@ class Member:
     # Probabilities (N, K) of the search's models for all N validation rows; each row was predicted by a model that was
     # not trained on it. None if `out_of_fold_rows` is not empty, or if the search saved none.
     search_predictions: np.ndarray | None
+    trained: bool = False  # by this command, not taken from the search or an interrupted command
 
 
 def train_members(
@@ -82,9 +86,11 @@ def train_members(
     `config` and `trial` are those of the first job; the best trial of each other job is used. Members in `kept` are not
     trained again, and others are added to it.
     """
-    settings = [config, *(_config_of(config, job) for job in jobs[1:])]
-    if len(jobs) > 1:
-        _check_jobs(jobs, settings, dataset)
+    settings = [own for _, own in configs_of_jobs(config, jobs, dataset)] if len(jobs) > 1 else [config]
+    if len(kinds := {one.backbone.resize: job.name for job, one in zip(jobs, settings, strict=True)}) > 1:
+        shown = ", ".join(f"{resize} ({name})" for resize, name in sorted(kinds.items()))
+        problem = f"not supported with several values of backbone.resize: {shown}; use a smaller ensemble.num_jobs"
+        raise UserError(f"ensemble={config.ensemble.kind}: {problem}")
     # Read all trials before any training, because one may be corrupted.
     trials = [trial, *(chosen_trial(job, None) for job in jobs[1:])]
     members: list[Member] = []
@@ -94,6 +100,30 @@ def train_members(
     return members
 
 
+def configs_of_jobs(
+    config: RetrainConfig, jobs: Sequence[JobRecord], dataset: Dataset
+) -> list[tuple[JobRecord, RetrainConfig]]:
+    """Return jobs and their configurations, of which `config` is the first.
+
+    Raise a `UserError` if settings or images of a job differ. With ensemble=trials, only the first job must not.
+    """
+    kind, found = config.ensemble.kind, []
+    for job in jobs:
+        try:
+            own = config if job is jobs[0] else _config_of(config, job)
+            if changed := changes(job.result, fingerprint(own, dataset.digest), unfinished=False):
+                raise UserError(
+                    f"ensemble={kind}: not supported with changes to job {job.name} ({changed[0]}); restore the former "
+                    "settings and images, or use ensemble=none"
+                )
+            found.append((job, own))
+        except UserError as error:
+            if kind != "trials" or job is jobs[0]:
+                raise
+            log.warning("job %s is left out: %s", job.name, error)
+    return found
+
+
 def _config_of(config: RetrainConfig, job: JobRecord) -> RetrainConfig:
     """Return the configuration for another job: its `_JOB_SETTINGS`, and the command's other settings."""
     saved = saved_config(job.result["config"])
@@ -101,23 +131,6 @@ def _config_of(config: RetrainConfig, job: JobRecord) -> RetrainConfig:
     features = {key: getattr(config.features, key) for key in ("mode", "engine", "max_gib")}
     values = {**dataclasses.asdict(config), **own, "features": {**saved["features"], **features}, "job": job.name}
     return validated(values, RetrainConfig)
-
-
-def _check_jobs(jobs: Sequence[JobRecord], settings: Sequence[RetrainConfig], dataset: Dataset) -> None:
-    for job, config in zip(jobs, settings, strict=True):
-        if changed := changes(job.result, fingerprint(config, dataset.digest), unfinished=False):
-            raise UserError(
-                f"ensemble={config.ensemble.kind}: not supported with changes to job {job.name} ({changed[0]}); "
-                "restore the former settings and images, or use ensemble=none"
-            )
-    backbones = [config.backbone for config in settings]
-    sizes = {(one.image_size, one.resize): job.name for job, one in zip(jobs, backbones, strict=True)}
-    if len(sizes) > 1:
-        pixels = ", ".join(f"{size} pixels, {resize} ({name})" for (size, resize), name in sorted(sizes.items()))
-        raise UserError(
-            f"ensemble={settings[0].ensemble.kind}: not supported with several image sizes: {pixels}; use a smaller "
-            "ensemble.num_jobs, or a study of jobs with the same backbone.image_size and backbone.resize"
-        )
 
 
 def _train_job(
@@ -141,18 +154,13 @@ def _train_job(
     depths = [with_values(config, record.hyperparameters).model.unfreeze_depth for record in records]
     data, models = build_trial_data(_with_feature_mode(config, records, by_fold), dataset, folds, depths)
     has_validation = len(data.validation_rows) > 0
-    search_predictions = None
-    if not has_validation and not changed and job.best().get("trial") == trial.trial:
-        table = validation_table(dataset.classes).read(job.folder / VALIDATION)
-        # The file may be of other images.
-        if table is not None and list(table["id"]) == list(dataset.rows["id"][dataset.rows["fold"] >= 0]):
-            search_predictions = dataset.classes.read(table)
+    search_predictions = None if has_validation else _search_predictions(config, job, trial, dataset, changed)
     epochs_changed = config.fit.epochs != job.result["config"]["fit"].get("epochs")
     records = _with_epochs(config, records, has_validation, epochs_changed)
     members = []
     prepare = cache(data.features.prepare)  # only if a model is trained
 
-    def train(run: int, listener: Listener) -> tuple[keras.Model, pd.DataFrame, int]:
+    def train(run: int, listener: Listener) -> Trained:
         prepare()
         try:
             trainings, model = execute(config, records, data, models, run, listener)
@@ -168,16 +176,65 @@ def _train_job(
             run = job.execution(trial.trial) * len(search_folds) + number
             own_label = f"{label}, fold {number + 1}/{len(folds)}" if by_fold else label
             name = f"{job.name}-{number if by_fold else 'all'}"
-            trained = read_kept(kept / name, lambda: models.untrained_model(with_values(config, trial.hyperparameters)))
-            if trained is None:
-                trained = train(run, _log_progress(own_label, records, fold))
-                write_kept(kept / name, *trained)
-            else:
+            own = with_values(config, trial.hyperparameters)
+            trained = searched(job, trial, own, run, models) if by_fold and not changed else None
+            is_new = False
+            if trained is not None:
+                log.info("%s: taken from the search, which kept its weights", own_label)
+            elif (trained := read_kept(kept / name, partial(models.untrained_model, own))) is not None:
                 log.info("%s: already trained, continuing from there", own_label)
+            else:
+                trained, is_new = train(run, _log_progress(own_label, records, fold)), True
+                write_kept(kept / name, *trained)
             seed, of_fold = trial_seed(config.seed, trial.trial, run), number if by_fold else None
             about = (config, job, trial, of_fold, seed, changed)
-            members.append(Member(*about, *trained, fold.validation_rows, search_predictions))
+            members.append(Member(*about, *trained, fold.validation_rows, search_predictions, is_new))
     return members
+
+
+def searched(job: JobRecord, trial: TrialRecord, config: SearchConfig, run: int, models: TrialModels) -> Trained | None:
+    """Return the model of a run of a trial with the weights that the search kept; None if it kept none, or damaged."""
+    try:
+        weights = models.read_weights(config, TrialWeights(job.folder).file(trial.trial, run))
+        history = HISTORY_TABLE.read(job.folder / HISTORY)
+    except (CorruptedFile, OSError):
+        return None
+    model = models.new_trial(config, config.seed)
+    models.set_weights(model, weights)
+    ancestors = [int(record.trial) for record in lineage(job.trials(), trial)]
+    epochs = pd.DataFrame({"trial": [], "execution": [], "epoch": []}) if history is None else history
+    epochs = epochs[epochs["trial"].isin(ancestors) & (epochs["execution"] == 0)]
+    epochs = epochs[epochs["fold"] == run] if "fold" in epochs else epochs
+    epochs = epochs.drop(columns=["trial", "execution", "fold"], errors="ignore")
+    return models.full_model(model), epochs, trial.best_epoch
+
+
+def has_fold_models(config: RetrainConfig, job: JobRecord, trial: TrialRecord, dataset: Dataset) -> bool:
+    """Return whether the search kept the models of all folds of a trial, and they are those of this configuration."""
+    folds = len(dataset.folds())
+    if (
+        folds == 1
+        or job.execution(trial.trial)
+        or changes(job.result, fingerprint(config, dataset.digest), unfinished=False)
+    ):
+        return False
+    return bool(TrialWeights(job.folder).intact(trial.trial, folds))
+
+
+def _search_predictions(
+    config: RetrainConfig, job: JobRecord, trial: TrialRecord, dataset: Dataset, changed: list[str]
+) -> np.ndarray | None:
+    """Return `Member.search_predictions`; raise a `UserError`, before any training, if a threshold needs them."""
+    if not changed and job.best().get("trial") == trial.trial:
+        table = validation_table(dataset.classes).read(job.folder / VALIDATION)
+        # The file may be of other images.
+        if table is not None and list(table["id"]) == list(dataset.rows["id"][dataset.rows["fold"] >= 0]):
+            return dataset.classes.read(table)
+    written = dataset.test is not None and config.submission.kind == "class" and config.evaluate_with == "search"
+    if written and config.submission.threshold == "auto":
+        reason = "the search saved no predictions of this trial with these settings; set a number"
+        raise UserError(f"submission.threshold=auto: cannot be chosen, because {reason}")
+    return None
 
 
 def _with_feature_mode(config: RetrainConfig, records: list[TrialRecord], by_fold: bool) -> RetrainConfig:
@@ -226,34 +283,24 @@ def _log_progress(label: str, records: list[TrialRecord], fold: Fold) -> Listene
 class _Kept(Record):
     best_epoch: Annotated[int, Field(ge=1)]
     history: dict[str, list[float]]  # columns of `Training.history`
-    sha256: str  # of the values
 
 
 def write_kept(member: Path, model: keras.Model, history: pd.DataFrame, best_epoch: int) -> None:
     """Keep a trained model in two files, MEMBER.bin and MEMBER.json."""
-    values = b"".join(keras.ops.convert_to_numpy(variable).tobytes() for variable in model.variables)
-    with replacing(Path(f"{member}.bin")) as temporary:
-        temporary.write_bytes(values)
-    record = {"best_epoch": best_epoch, "history": history.to_dict("list")}
-    write_json(Path(f"{member}.json"), record | {"sha256": hashlib.sha256(values).hexdigest()})
+    write_arrays(Path(f"{member}.bin"), [keras.ops.convert_to_numpy(variable) for variable in model.variables])
+    write_json(Path(f"{member}.json"), {"best_epoch": best_epoch, "history": history.to_dict("list")})
 
 
 def read_kept(member: Path, build: Callable[[], keras.Model]) -> tuple[keras.Model, pd.DataFrame, int] | None:
     """Return what `write_kept` was given, in the model that `build` returns; None if it is missing or corrupted."""
-    file = Path(f"{member}.bin")
     try:
         if (kept := _Kept.read(Path(f"{member}.json"))) is None:
             return None
         history = pd.DataFrame(kept.history).astype({"epoch": int})
         model = build()
-        values = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
-        content = read_bytes(file, max_bytes=sum(value.nbytes for value in values))
-        if hashlib.sha256(content).hexdigest() != kept.sha256:
-            raise CorruptedFile(file, "digest differs")
-        start = 0
-        for variable, value in zip(model.variables, values, strict=True):
-            variable.assign(np.frombuffer(content, value.dtype, value.size, start).reshape(value.shape))
-            start += value.nbytes
+        like = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+        for variable, value in zip(model.variables, read_arrays(Path(f"{member}.bin"), like), strict=True):
+            variable.assign(value)
     except (CorruptedFile, OSError, ValueError, KeyError) as error:
         log.warning("%s; training this model again", error)
         return None
@@ -273,7 +320,7 @@ def kept_members(study: Path, key: str) -> Iterator[Path]:
                 shutil.rmtree(other)
         try:
             yield folder / key
-            shutil.rmtree(folder / key)
+            remove(folder / key)  # missing if nothing was trained
         finally:
             shutil.rmtree(folder / "best", ignore_errors=True)
             if not (folder / key).exists():

@@ -1,7 +1,5 @@
 """Scores of the final model, for `metrics.json` and for the terminal."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -12,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs.base.text import joined
-from catsdogs.pages.formats import accuracy_text, few_errors, format_gains, loss, not_scored
+from catsdogs.pages.formats import accuracy_text, few_errors, format_ensemble_gain, format_gains, loss, not_scored
 from catsdogs.scoring.classes import STEPS, Classes
 from catsdogs.scoring.intervals import FEW_ERRORS, METHOD, Estimate, ImageScores, paired_intervals
 from catsdogs.scoring.scores import class_scores, score_images, scores
@@ -97,6 +95,7 @@ def format_scores(metrics: dict[str, Any]) -> list[str]:
                 note = ", higher than without TTA" if gain.get("value", 0) < 0 else ""
                 lines.append(f"{label:33} {score}, {detail['size']:,} images{note}")
     lines += [*metrics["warnings"], *not_scored(metrics.get("test_images_not_scored"))]
+    lines += format_ensemble_gain(metrics.get("ensemble") or {})
     return lines + format_gains(metrics["tta_gain"], metrics["calibration_gain"], metrics.get("tta_choice"))
 
 

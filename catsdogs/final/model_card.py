@@ -1,7 +1,5 @@
 """The file `MODEL_CARD.md`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,15 @@ from omegaconf import OmegaConf
 
 from catsdogs.base.text import joined, listed
 from catsdogs.data.dataset import Dataset
-from catsdogs.pages.formats import count, describe_model, format_tta_choice, loss, not_scored, percent
+from catsdogs.pages.formats import (
+    count,
+    describe_model,
+    format_ensemble_gain,
+    format_tta_choice,
+    loss,
+    not_scored,
+    percent,
+)
 
 _TEMPLATES = Path(__file__).parents[1] / "pages" / "template"
 
@@ -38,19 +44,19 @@ def model_card(metrics: dict[str, Any], recipe: dict[str, Any], dataset: Dataset
         class_split=class_split,
         loss=loss,
         not_scored=not_scored(metrics["test_images_not_scored"]),
-        size=recipe["config"]["backbone"]["image_size"],
+        size=metrics["image_size"],
         resize=recipe["config"]["backbone"]["resize"],
         ensemble=metrics["ensemble"],
         model=describe_model(metrics),
         tta_choice=metrics["tta_choice"] and format_tta_choice(metrics["tta_choice"]),
         chosen=joined(metrics["chosen_on_validation"]),
-        several_jobs=len({member["job"] for member in metrics["ensemble"]["members"]}) > 1,
+        ensemble_gain=format_ensemble_gain(metrics["ensemble"]),
+        several_trials=len({(member["job"], member["trial"]) for member in metrics["ensemble"]["members"]}) > 1,
         yaml=OmegaConf.to_yaml({name: recipe[name] for name in ("hyperparameters", "config", "versions")}),
     )
 
 
 def _class_rows(scores: list[dict[str, Any]] | None, dataset: Dataset) -> list[list[str]]:
-    """Return label, name, number of images, precision and recall of every class."""
     images, names = dataset.rows["label"].value_counts(), dataset.classes.names
     rows = []
     for label, (name, row) in enumerate(zip(names, scores or [{}] * len(names), strict=True)):

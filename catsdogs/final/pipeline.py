@@ -1,16 +1,15 @@
 """Test-time augmentation and calibration of the final model: views, their averages, and the choice of the best kind."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import write_json
@@ -53,6 +52,7 @@ class Pipeline:
     calibration: Calibration | None  # of the averaged outputs; None: not calibrated
     classes: Classes = DEFAULT
     resize: Resize = "squeeze"  # of images to squares
+    threshold: float | None = None  # of the second of two classes; None: the likeliest class is predicted
 
     @property
     def views(self) -> list[View]:
@@ -100,6 +100,7 @@ class _File(Record):
     # A new field needs a default here: files of earlier versions lack it.
     classes: ClassNames
     resize: Resize = "squeeze"
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
     tta: TtaConfig
     augmentation: AugmentationConfig
     seed: Seed
@@ -128,7 +129,9 @@ def read_pipeline(folder: Path) -> Pipeline | None:
             raise CorruptedFile(folder / PIPELINE, f"{problem} with {len(classes)} classes")
     except CorruptedFile as error:
         raise UserError(f"{error}; retrain the model") from error
-    return Pipeline(record.tta, record.augmentation, record.seed, record.calibration, classes, record.resize)
+    return Pipeline(
+        record.tta, record.augmentation, record.seed, record.calibration, classes, record.resize, record.threshold
+    )
 
 
 def tta_views(kind: str, views: int | None, augmentation: AugmentationConfig) -> list[View]:

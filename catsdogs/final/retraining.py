@@ -21,16 +21,19 @@ from catsdogs.base.provenance import machine, versions
 from catsdogs.base.records import check_table_size
 from catsdogs.base.text import format_duration, listed
 from catsdogs.config.hyperparameters import hyperparameters, with_values
+from catsdogs.config.locations import MODEL
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset, load_dataset
-from catsdogs.final.evaluation import Evaluation, evaluate_members, inference_engine
-from catsdogs.final.members import Member, kept_members, train_members
+from catsdogs.data.fitting import fit_to_data
+from catsdogs.features.engine import InferenceEngine
+from catsdogs.final.evaluation import Evaluation, combined_model, evaluate_members, inference_engine, with_size
+from catsdogs.final.kept_trials import choose_trials
+from catsdogs.final.members import Member, has_fold_models, kept_members, train_members
 from catsdogs.final.metrics import detail_of, metrics
 from catsdogs.final.model_card import model_card
-from catsdogs.final.pipeline import Pipeline, columns_of, write_pipeline
+from catsdogs.final.pipeline import CHUNK, Pipeline, columns_of, write_pipeline
 from catsdogs.final.submission import SubmissionForm, describe_rows, predicted_classes
 from catsdogs.network.devices import accelerators
-from catsdogs.network.merging import merge_models
 from catsdogs.pages.formats import chosen_on_validation, counted
 from catsdogs.scoring.classes import STEPS
 from catsdogs.study.identity import fingerprint
@@ -54,6 +57,7 @@ def make_final(config: RetrainConfig, jobs: Sequence[JobRecord], trial: TrialRec
     trained. `config` and `trial` are those of the first job; several jobs make an ensemble.
     """
     dataset = load_dataset(config.data, Path(config.cache), config.split)
+    config, _ = fit_to_data(config, dataset)
     for note in dataset.notes:
         log.info("%s", note)
     # Refuses a template before any training.
@@ -83,27 +87,39 @@ def _make(
     kept: Path,
 ) -> dict[str, Any]:
     start = time.monotonic()
+    if config.evaluate_with == "auto":
+        by_folds = config.ensemble.kind == "none" and has_fold_models(config, jobs[0], trial, dataset)
+        config = dataclasses.replace(config, evaluate_with="folds" if by_folds else "search")
     fold_members: list[Member] = []
     if config.evaluate_with == "folds":
-        log.info("evaluate_with=folds: training the models of the folds first")
         fold_members = train_members(config, jobs, trial, dataset, True, kept)
-    members = train_members(config, jobs, trial, dataset, config.ensemble.kind == "folds", kept)
+    chosen = None
+    if config.ensemble.kind == "trials":
+        members, chosen = choose_trials(config, jobs, dataset)
+    else:
+        members = train_members(config, jobs, trial, dataset, config.ensemble.kind == "folds", kept)
     training_seconds = time.monotonic() - start
-    epochs = sum(len(member.history) for member in [*fold_members, *members])
-    log.info("trained %s in %s", counted(epochs, "epoch"), format_duration(training_seconds))
+    if epochs := sum(len(member.history) for member in [*fold_members, *members] if member.trained):
+        log.info("trained %s in %s", counted(epochs, "epoch"), format_duration(training_seconds))
 
-    evaluation = evaluate_members(config, members, dataset, fold_members)
+    evaluation = evaluate_members(config, members, dataset, fold_members, chosen)
     # The member with the highest weight; with the method "single", the only one.
     first = members[int(np.argmax(evaluation.combination.weights))]
-    single = evaluation.combination.method == "single"
-    model = first.model if single else merge_models([member.model for member in members], evaluation.combination)
-    predictions = _predictions(config, model, evaluation, dataset)
+    model = combined_model(members, evaluation.combination)
+    forward = inference_engine(model, config.features.engine)
+    predictions = _predictions(with_size(config, model), forward, evaluation, dataset)
     record = {"study": jobs[0].folder.parent.name, **_metrics(config, predictions, evaluation, members, first)}
+    record["image_size"] = model.input_shape[1]
+    if chosen is not None:
+        # Of one fold, as retrained without an ensemble.
+        single = inference_engine(members[0].model, config.features.engine)
+        times = {"": _milliseconds(forward, model), "_single": _milliseconds(single, members[0].model)}
+        record["ensemble"] |= {f"ms_per_image{end}": value for end, value in times.items()}
     record["seconds"] = {"training": round(training_seconds, 1), "all": round(time.monotonic() - start, 1)}
     recipe = _recipe(members, first, dataset)
     temporary, best = kept.with_name("best"), jobs[0].folder.parent / "best"
     temporary.mkdir(parents=True)
-    with replacing(temporary / "model.keras") as file:
+    with replacing(temporary / MODEL) as file:
         model.save(file)
     _write_tables(temporary, members, evaluation, predictions)
     if form is not None:
@@ -120,9 +136,28 @@ def _make(
     return record
 
 
+def _milliseconds(forward: InferenceEngine, model: keras.Model) -> float:
+    """Return the time per image of a forward pass, in the fastest of several batches."""
+    images, times = np.zeros((CHUNK, *model.input_shape[1:]), np.uint8), []
+    for _ in range(4):  # the first one is slower
+        start = time.perf_counter()
+        forward(images)
+        times.append(time.perf_counter() - start)
+    return round(1000 * min(times) / CHUNK, 3)
+
+
+def _ensemble_gain(table: pd.DataFrame, split: str) -> dict[str, Any]:
+    """Return the method of the trials, and by how much its nested log loss is lower than that of the best trial."""
+    row = table.rename(columns={"gain": "value"})[table["chosen"]].iloc[0]
+    ends = {name: float(row[name]) for name in ("value", "low", "high")}  # of at least two images
+    counts = {name: int(row[name]) for name in ("size", "errors")}
+    gain = {**ends, **counts, "split": split, "trials": int(table["weight"].notna().sum())}
+    return {"method": row["name"], "gain": gain}
+
+
 def _write_tables(folder: Path, members: Sequence[Member], evaluation: Evaluation, predictions: pd.DataFrame) -> None:
     combination = {"way": evaluation.combination.method, "weights": evaluation.combination.weights}
-    write_pipeline(folder, evaluation.pipeline, combination)
+    write_pipeline(folder, dataclasses.replace(evaluation.pipeline, threshold=evaluation.threshold), combination)
     # With several members, the column `member` has their number.
     histories = [member.history.assign(member=number) for number, member in enumerate(members)]
     history = pd.concat(histories, ignore_index=True) if len(histories) > 1 else members[0].history
@@ -147,9 +182,10 @@ def _submission(form: SubmissionForm, table: pd.DataFrame, evaluation: Evaluatio
     return form.fill(probabilities, predicted)
 
 
-def _predictions(config: RetrainConfig, model: Any, evaluation: Evaluation, dataset: Dataset) -> pd.DataFrame:
+def _predictions(
+    config: RetrainConfig, forward: InferenceEngine, evaluation: Evaluation, dataset: Dataset
+) -> pd.DataFrame:
     """Return the content of `predictions.csv`: validation images, then the holdout and the test images."""
-    forward = inference_engine(model, config.features.engine)
     tables, images = [evaluation.predictions], live_views(config, dataset.rows, dataset.root)
     if len(dataset.holdout_rows) and config.fit_on != "all":
         outputs = evaluation.pipeline(forward, images, dataset.holdout_rows, "holdout images")
@@ -172,7 +208,7 @@ def _predictions(config: RetrainConfig, model: Any, evaluation: Evaluation, data
 def _predict_test(config: RetrainConfig, dataset: Dataset, forward: Any, pipeline: Pipeline) -> pd.DataFrame:
     """Return predictions of the test images; equal probabilities for those that cannot be decoded.
 
-    `in_training` marks duplicates of labeled images of the study, which are not scored.
+    `in_training` marks images that are not scored: duplicates of labeled images of the study, and their groups.
     """
     assert dataset.test is not None
     assert dataset.test_root is not None
@@ -198,7 +234,7 @@ def _metrics(
     tta, calibration = evaluation.pipeline.tta, evaluation.pipeline.calibration
     views, chosen = len(evaluation.pipeline.views), evaluation.tta_table is not None
     auto = config.submission.threshold == "auto" and evaluation.threshold is not None
-    choices = {
+    choices: dict[str, Any] = {
         "tta": {"kind": tta.kind, "views": views, "average": tta.average, "chosen": chosen},
         "calibration": None if calibration is None else dataclasses.asdict(calibration),
         "submission": {**vars(config.submission), "threshold": evaluation.threshold, "chosen": auto},
@@ -211,6 +247,8 @@ def _metrics(
             ],
         },
     }
+    if config.ensemble.kind == "trials" and evaluation.ensemble_table is not None:
+        choices["ensemble"] |= _ensemble_gain(evaluation.ensemble_table, validation)
     several_jobs = sum(math.isfinite(job.objective) for job in read_jobs(first.job.folder.parent)) > 1
     record = metrics(table, evaluation.pipeline.classes, validation, chosen_on_validation(several_jobs, choices))
     if evaluation.calibration_result is not None:

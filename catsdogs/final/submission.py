@@ -1,21 +1,18 @@
 """The rows of `submission.csv`, of catsdogs' own form or of a competition's sample submission (the template)."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import joined, listed, sanitize_line
+from catsdogs.base.text import joined, listed, natural_key, sanitize_line
 from catsdogs.config.schema import SubmissionConfig
-from catsdogs.data.archive import natural_key
 from catsdogs.data.catalog import nfc
 from catsdogs.data.label_table import match_rows, read_cells
 from catsdogs.scoring.classes import Classes
@@ -35,7 +32,7 @@ class SubmissionForm:
     places: list[int] | None  # class of each column of probabilities; None: one column, the name of the predicted class
 
     @classmethod
-    def of(cls, config: SubmissionConfig, classes: Classes, test: pd.DataFrame) -> SubmissionForm:
+    def of(cls, config: SubmissionConfig, classes: Classes, test: pd.DataFrame) -> Self:
         """Return the form for test images, rows of a catalog; a UserError if the template does not fit them.
 
         Without a template, ids are in natural order (1, 2, 10, 100). Then two classes have the column label, the
@@ -53,7 +50,7 @@ class SubmissionForm:
         return cls(classes, ["id", *columns], list(test["id"].iloc[rows]), np.array(rows, dtype=int), places)
 
     @classmethod
-    def _of_template(cls, file: str, classes: Classes, test: pd.DataFrame, by_class: bool) -> SubmissionForm:
+    def _of_template(cls, file: str, classes: Classes, test: pd.DataFrame, by_class: bool) -> Self:
         key = f"submission.template={file}"
         cells = read_cells(Path(file), key)
         ids, *columns = cells.columns
@@ -112,11 +109,21 @@ def _check_single(column: str, names: Sequence[str], place: int, key: str) -> No
     log.info("%s: column %s: probability of class %s", key, column, names[place])
 
 
-def probability_table(ids: Sequence[str], probabilities: np.ndarray, classes: Classes) -> pd.DataFrame:
-    """Return rows as a submission without a template has them, in the given order; probabilities are (N, K)."""
+def prediction_table(
+    ids: Sequence[str], probabilities: np.ndarray, classes: Classes, threshold: float | None
+) -> pd.DataFrame:
+    """Return rows as a submission without a template has them, in the given order, and the predicted class as `class`.
+
+    `probabilities` are (N, K); NaN for an undecodable image, which gets equal ones and no class.
+    """
     columns = ["label"] if classes.outputs == 1 else classes.names
-    values = classes.to_output(_rounded(probabilities, classes)).T
-    return pd.DataFrame({"id": ids, **dict(zip(columns, values, strict=True))})
+    missing = np.isnan(probabilities).any(axis=1)
+    values = classes.to_output(_rounded(np.where(missing[:, None], 1 / len(classes), probabilities), classes)).T
+    table = pd.DataFrame({"id": ids, **dict(zip(columns, values, strict=True))})
+    predicted = np.where(missing, -1, predicted_classes(probabilities, threshold))
+    # One of the classes may have the name of this column.
+    table.insert(len(table.columns), "class", np.array([*classes.names, ""], dtype=object)[predicted], True)
+    return table
 
 
 def _rounded(probabilities: np.ndarray, classes: Classes) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Commands that run through Hydra: the command line, the jobs in their processes, and the exit status."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os
@@ -37,12 +35,8 @@ def hydra_application(
     """Run a command through Hydra, print user errors as one line, and return the exit status.
 
     The status is 0, 2 for a user error, 130 for Ctrl-C, or 143 for SIGTERM. A study with failed jobs exits from its
-    hook.
-
-    Args:
-        config_name: primary configuration in `conf/`.
-        task: function that runs every job.
-        complete: function of Hydra's parsed command line and the arguments, which it returns completed.
+    hook. `config_name` is the primary configuration in `conf/`, and `task` runs every job. `complete` gets Hydra's
+    parsed command line and the arguments, and returns these completed.
     """
     register()
     # Hydra's own variable: if the user sets it, configuration errors keep their traceback.
@@ -52,9 +46,13 @@ def hydra_application(
     arguments = sys.argv
     words = [as_typed(word) for word in arguments[1:]]
     try:
-        parsed = get_args_parser().parse_args(words)
+        parsed = get_args_parser().parse_intermixed_args(words)
         with stoppable():
-            sys.argv = [arguments[0], *complete(parsed, words)]
+            # Hydra's own parser requires the overrides in one place.
+            options = [*words]
+            for override in parsed.overrides:
+                options.remove(override)
+            sys.argv = [arguments[0], *complete(parsed, [*parsed.overrides, *options])]
             application = hydra.main(version_base=VERSION_BASE, config_path=str(conf_dir()), config_name=config_name)
             application(JobTask(task, tracebacks))()
     except KeyboardInterrupt as stop:

@@ -1,7 +1,5 @@
 """Failed jobs, for the job folder and for Hydra's sweeper; exits of Hydra's hooks."""
 
-from __future__ import annotations
-
 import logging
 import math
 import sys
@@ -56,8 +54,7 @@ def job_folder(config: DictConfig) -> Path:
 
 def record_crash(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
     """Record that a job's process exited without a result, and return the status and value for Hydra."""
-    # Imported here because pandas takes a second, which `--help` need not wait for.
-    from catsdogs.study.jobs import State, read_job
+    from catsdogs.study.jobs import State, read_job  # imports pandas, which `--help` need not wait for
 
     folder = job_folder(config)
     job = read_job(folder)
@@ -75,7 +72,6 @@ def record_crash(config: DictConfig, error: str) -> tuple[JobStatus, Any]:
 
 def record_failure(hydra: Any, folder: Path, error: str | Exception) -> None:
     """Record a failed job in its folder and leaderboard; `error` is its exception, or how its process was killed."""
-    # Imported here because pandas takes a second, which `--help` need not wait for.
     from catsdogs.study.jobs import FAILED, OK, RESULT, RUNNING, read_job
     from catsdogs.study.leaderboard import write_leaderboard
 
@@ -86,17 +82,9 @@ def record_failure(hydra: Any, folder: Path, error: str | Exception) -> None:
         return
     known = {} if job is None else {key: value for key, value in job.result.items() if value not in (None, {})}
     known.pop("traceback", None)
-    result = {
-        "job": folder.name,
-        "study": folder.parent.name,
-        "choices": job_choices(hydra),
-        **dict.fromkeys(("best_trial", "objective", "seconds")),
-        **known,
-        "status": FAILED,
-        "error": str(error),
-        "error_type": type(error).__name__ if raised else "Killed",
-        "finished": utc_timestamp(),
-    }
+    result: dict[str, Any] = {"job": folder.name, "study": folder.parent.name, "choices": job_choices(hydra)}
+    result |= dict.fromkeys(("best_trial", "objective", "seconds")) | known | {"status": FAILED, "error": str(error)}
+    result |= {"error_type": type(error).__name__ if raised else "Killed", "finished": utc_timestamp()}
     if isinstance(error, Exception):
         result["traceback"] = "".join(traceback.format_exception(error))
     write_json(folder / RESULT, result)

@@ -3,8 +3,6 @@
 `hydra/launcher=isolated`, the default of `catsdogs.search -m`. `hydra.launcher.jobs=2` runs two jobs at a time.
 """
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os
@@ -18,16 +16,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from hydra import version
+from hydra.core import utils
 from hydra.core.plugins import Plugins
-from hydra.core.utils import (
-    JobReturn,
-    JobRuntime,
-    configure_log,
-    env_override,
-    filter_overrides,
-    run_job,
-    setup_globals,
-)
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
@@ -60,6 +50,17 @@ def register_launcher() -> None:
     plugins.class_name_to_class[_TARGET] = IsolatedLauncher
 
 
+@dataclass(frozen=True)
+class _Child:
+    """A running job: its index in this launch, and its slot among the jobs that run at the same time."""
+
+    index: int
+    slot: int
+    config: DictConfig
+    process: SpawnProcess
+    connection: Connection
+
+
 class IsolatedLauncher(Launcher):
     """Launcher that runs every job in a spawned process, and continues if one is killed."""
 
@@ -73,14 +74,14 @@ class IsolatedLauncher(Launcher):
         self._context, self._task, self._config = hydra_context, task_function, config
 
     @stoppable()
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[utils.JobReturn]:
         """Run the jobs. A failed job returns NaN to a sweeper that knows all jobs, and an error to others."""
-        setup_globals()
-        configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+        utils.setup_globals()
+        utils.configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         waiting = deque(enumerate(job_overrides))
         slots = list(range(self._jobs))
         running: dict[Connection, _Child] = {}
-        returns: dict[int, JobReturn] = {}
+        returns: dict[int, utils.JobReturn] = {}
         try:
             while waiting or running:
                 while waiting and slots:
@@ -112,7 +113,7 @@ class IsolatedLauncher(Launcher):
 
     def _start(self, index: int, config: DictConfig, slot: int) -> _Child:
         number = config.hydra.job.num + 1
-        _log.info("starting job %d: %s", number, " ".join(filter_overrides(list(config.hydra.overrides.task))))
+        _log.info("starting job %d: %s", number, " ".join(utils.filter_overrides(list(config.hydra.overrides.task))))
         receiver, sender = _SPAWN.Pipe(duplex=False)
         arguments = (sender, self._context, self._task, config)
         process = _SPAWN.Process(target=_run_in_child, args=arguments, name=f"job {number}")
@@ -121,12 +122,12 @@ class IsolatedLauncher(Launcher):
         sys.stderr.flush()
         # Libraries read these variables when they are imported.
         limit = threads() // self._jobs if self._jobs > 1 else None
-        with env_override(share_of_machine(self._jobs, slot, limit)):
+        with utils.env_override(share_of_machine(self._jobs, slot, limit)):
             process.start()
         sender.close()
         return _Child(index, slot, config, process, receiver)
 
-    def _finish(self, child: _Child) -> JobReturn:
+    def _finish(self, child: _Child) -> utils.JobReturn:
         """Return the result of the job; if its process was killed, record the failure in its folder."""
         try:
             status, value = child.connection.recv()
@@ -143,22 +144,10 @@ class IsolatedLauncher(Launcher):
         if child.process.exitcode in (1, 2, 141):  # of `exit_status_of`, after the result was sent or without one
             lost_output(child.process.exitcode)
         overrides = list(child.config.hydra.overrides.task)
-        return JobReturn(cfg=child.config, overrides=overrides, status=status, _return_value=value)
-
-
-@dataclass(frozen=True)
-class _Child:
-    """A running job: its index in this launch, and its slot among the jobs that run at the same time."""
-
-    index: int
-    slot: int
-    config: DictConfig
-    process: SpawnProcess
-    connection: Connection
+        return utils.JobReturn(cfg=child.config, overrides=overrides, status=status, _return_value=value)
 
 
 def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunction, config: DictConfig) -> None:
-    """Run one job in this process, and send its status and return value."""
     from catsdogs.config.compose import VERSION_BASE
     from catsdogs.launching.registration import register
 
@@ -166,10 +155,10 @@ def _run_in_child(connection: Connection, context: HydraContext, task: TaskFunct
 
     def run() -> int:
         register()
-        setup_globals()
+        utils.setup_globals()
         version.setbase(VERSION_BASE)
-        JobRuntime.instance().set("name", config.hydra.job.name)
-        returned = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context=context)
+        utils.JobRuntime.instance().set("name", config.hydra.job.name)
+        returned = utils.run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context=context)
         connection.send((returned.status, returned._return_value))
         return 0
 
@@ -185,7 +174,6 @@ def _exit_with_parent() -> None:
 
 
 def _describe_exit(exit_code: int | None) -> str:
-    """Describe how a process exited without a result."""
     if exit_code is None or exit_code >= 0:
         return "interrupted" if exit_code in _INTERRUPTED else f"its process exited with status {exit_code}"
     name = next((f" ({one.name})" for one in signal.Signals if one == -exit_code), "")

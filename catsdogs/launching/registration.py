@@ -1,7 +1,5 @@
 """Registration of the declared studies, the launcher and the names of job folders with Hydra."""
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Callable

@@ -5,8 +5,6 @@ accounting, it waits forever for a killed job; with it, the first killed job sto
 launcher reads Slurm's queue, and records killed jobs as failed.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 import subprocess

@@ -33,6 +33,7 @@ from catsdogs.launching.failures import exit_from_hook, knows_all_jobs, user_mes
 from catsdogs.network.startup import check_backend
 
 if TYPE_CHECKING:
+    from catsdogs.data.dataset import Dataset
     from catsdogs.study.decision import JobDecision
 
 # Files that several processes rewrite.
@@ -68,8 +69,11 @@ class StudyCallback(Callback):
     def report_interrupted(cls) -> Path | None:
         """Print the results of the interrupted study. Return its folder, or None if no study was running."""
         from catsdogs.comparison.reporting import report_study
+        from catsdogs.study.plan import record_ended
 
         study, cls._running = cls._running, None
+        if study is not None:
+            record_ended(study, [file.parent.name for file in study.glob("*/result.json")])
         if study is None or not any(study.glob("*/result.json")):
             return study
         try:
@@ -147,7 +151,7 @@ class StudyCallback(Callback):
                 raise UserError(f"{file}: is not a regular file; remove it")
         check_writable(study, "study folder", "set another with study=NAME studies_dir=FOLDER")
         check_job_names(study)
-        decisions = _inspect_jobs(configs, study, names, typed)
+        configs, decisions = _inspect_jobs(configs, study, names, typed)
         if any(decision.runs for decision in decisions) or not names:
             check_free_space(study, Path(configs[0].cache))
         study.mkdir(parents=True, exist_ok=True)
@@ -161,8 +165,10 @@ class StudyCallback(Callback):
         from catsdogs.study.jobs import State, read_jobs
         from catsdogs.study.leaderboard import write_leaderboard
         from catsdogs.study.locking import lock_message
+        from catsdogs.study.plan import record_ended
 
         StudyCallback._running = None
+        record_ended(study, self._names)
         try:
             write_leaderboard(study)
             jobs = read_jobs(study)
@@ -196,7 +202,7 @@ def _check_different(configs: list[SearchConfig], names: list[str], typed: list[
             raise UserError(f"job {name}: two jobs of this study have these settings; remove the repeated value")
         if same != name:
             swept = tuple(f"{word.partition('=')[0]}." for word in words if word not in others)
-            replacing = [word for word in words if word.startswith(swept)]
+            replacing = [word for word in words if word.lstrip("+").startswith(swept)]
             reason = f"{listed(replacing)} replaces that of the swept groups" if replacing else "no swept value differs"
             reason = f"their settings are equal, because {reason}"
             if keys := different(config, other):
@@ -218,36 +224,40 @@ def _typed(config: DictConfig, planned: bool) -> list[str]:
 
 def _inspect_jobs(
     configs: list[SearchConfig], study: Path, names: list[str], typed: list[list[str]]
-) -> list[JobDecision]:
-    """Read and check the images of every job, and return the decision for each job that has a name."""
+) -> tuple[list[SearchConfig], list[JobDecision]]:
+    """Read and check the images of every job; return the configurations that fit them, and decisions on named jobs."""
     from catsdogs.data.dataset import load_dataset
-    from catsdogs.study.decision import inspect_job
+    from catsdogs.data.fitting import fit_to_data
+    from catsdogs.study.decision import inspect_job, with_values_of_job
     from catsdogs.study.identity import fingerprint
     from catsdogs.study.locking import is_locked, lock_message
 
-    digests: dict[str, str] = {}
     sources: dict[str, DataConfig] = {}
     notes: dict[str, None] = {}
     # Jobs with the same images and split read them once.
+    folders = [study / name for name in names] or [study]
+    configs = [with_values_of_job(config, folder) for config, folder in zip(configs, folders, strict=True)]
     images = [repr((config.data, config.split)) for config in configs]
+    datasets: dict[str, Dataset] = {}
     for key, config in dict(zip(images, configs, strict=True)).items():
-        dataset = load_dataset(config.data, Path(config.cache), config.split)
-        digests[key] = dataset.digest
+        datasets[key] = dataset = load_dataset(config.data, Path(config.cache), config.split)
         notes |= dict.fromkeys(dataset.notes)
         # A validation part of data.train has the effect of data.validation.
         own = config.data.validation or (config.data.train if dataset.own_validation else None)
         sources[key] = dataclasses.replace(config.data, validation=own)
-    for note in notes:
+    fitted = [fit_to_data(config, datasets[key]) for config, key in zip(configs, images, strict=True)]
+    for note in notes | dict.fromkeys(note for _, note in fitted if note):
         print(note)
+    configs = [config for config, _ in fitted]
     known = [dataclasses.replace(config, data=sources[key]) for config, key in zip(configs, images, strict=True)]
     check_search(list(zip(known, typed, strict=True)))
-    _check_different(configs, names, typed, [digests[key] for key in images])
+    _check_different(configs, names, typed, [datasets[key].digest for key in images])
     decisions = []
     for config, key, name in zip(configs, images, names, strict=False):
         if (locked := is_locked(study / name)) is not False:
             raise UserError(lock_message(study / name, locked))
-        decisions.append(inspect_job(config, study / name, fingerprint(config, digests[key])))
-    return decisions
+        decisions.append(inspect_job(config, study / name, fingerprint(config, datasets[key].digest)))
+    return configs, decisions
 
 
 def _print_start(config: SearchConfig, study: Path, names: list[str], decisions: list[JobDecision]) -> None:

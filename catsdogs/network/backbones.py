@@ -1,20 +1,22 @@
 """Frozen backbones with their weights, built from the `backbone` configuration, and their preprocessing."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import importlib
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src.backend.config import keras_home
+from keras.src.utils import file_utils
 
 from catsdogs.base.errors import UserError, first_line
 from catsdogs.config.schema import BackboneConfig
-from catsdogs.network.saved_models import load_weights
+from catsdogs.network.saved_models import load_model, load_weights
 
 # Means and standard deviations of ImageNet, RGB, from keras.applications.imagenet_utils.
 _MEAN = (0.485, 0.456, 0.406)
@@ -128,6 +130,30 @@ def _builder(name: str) -> Any:
         raise UserError(f"backbone.builder={name}: function not found; {fix}") from error
 
 
+class _Download(Exception):
+    """File that a builder wants to download."""
+
+
+def pretrained_file(backbone: BackboneConfig) -> str:
+    """Return name and digest of the file of ImageNet weights, without downloading it.
+
+    Raise a `UserError` if Keras has none, or the network cannot be built.
+    """
+
+    def ask(name: str, origin: str, file_hash: str | None = None, **options: Any) -> None:
+        kind = {32: "MD5", 64: "SHA-256"}.get(len(file_hash or ""))
+        raise _Download(f"{name} ({f'{kind} {file_hash}' if kind else 'Keras has no digest of it'})")
+
+    download, file_utils.get_file = file_utils.get_file, ask
+    try:
+        _build(dataclasses.replace(backbone, weights="imagenet"))
+    except _Download as asked:
+        return str(asked)
+    finally:
+        file_utils.get_file = download
+    raise UserError("backbone.weights=imagenet: the builder downloads no file; set backbone.weights=PATH")
+
+
 def _build(backbone: BackboneConfig) -> keras.Model:
     weights = "imagenet" if backbone.weights == "imagenet" else None
     shape = (backbone.image_size, backbone.image_size, 3)
@@ -135,28 +161,49 @@ def _build(backbone: BackboneConfig) -> keras.Model:
     builder = _builder(backbone.builder)
     try:
         return builder(weights=weights, **arguments)
+    except _Download:
+        raise
     except (TypeError, ValueError) as error:
-        raise UserError(
-            f"backbone.builder={backbone.builder}: cannot be built with backbone.arguments={backbone.arguments}, "
-            f"backbone.image_size={backbone.image_size} and weights={weights}; change one of them ({first_line(error)})"
-        ) from error
+        size = f"backbone.image_size={backbone.image_size} and weights={weights}"
+        given = f"backbone.arguments={backbone.arguments}, {size}; change one of them ({first_line(error)})"
+        raise UserError(f"backbone.builder={backbone.builder}: cannot be built with {given}") from error
     except Exception as error:
         if weights is None:
             raise
         # keras.utils.get_file raises a bare Exception for every network failure.
-        raise UserError(
-            "backbone.weights=imagenet: download failed; without a network, copy the weights into ~/.keras/models or "
-            "set backbone.weights=PATH (.weights.h5 or .h5); experiment=quickstart needs no weights "
-            f"({first_line(error)})"
-        ) from error
+        fix = f"copy {pretrained_file(backbone)} into {keras_home()}/models or set backbone.weights=PATH"
+        text = f"download failed; without a network, {fix}; experiment=quickstart needs no weights"
+        raise UserError(f"backbone.weights=imagenet: {text} ({first_line(error)})") from error
+
+
+def _copy_weights(network: keras.Model, backbone: BackboneConfig) -> None:
+    """Copy the weights of the backbone in a model of catsdogs, which may have been trained with another image size."""
+    from catsdogs.network.merging import backbone_node  # imports this module
+
+    file = Path(str(backbone.weights))
+    node = backbone_node(load_model(file, "use the model of another study"))
+    if node is None:
+        problem = "is an ensemble, or not of catsdogs; retrain its study with ensemble=none"
+        raise UserError(f"backbone.weights={file}: {problem}")
+    trained, size = node.operation, node.operation.input_shape[1]
+    expected = _build(dataclasses.replace(backbone, image_size=size, weights=None))
+    # What `classifier.unfreeze` changes is no difference.
+    changed = r'"(trainable|rate|drop_path_rate)": [^,}]*'
+    if re.sub(changed, "", structure(trained)) != re.sub(changed, "", structure(expected)):
+        raise ValueError("its backbone has other layers")
+    network.set_weights(trained.get_weights())
 
 
 def _load_weights(network: keras.Model, backbone: BackboneConfig) -> None:
     try:
-        load_weights(network, str(backbone.weights))
+        if str(backbone.weights).endswith(".keras"):
+            _copy_weights(network, backbone)
+        else:
+            load_weights(network, str(backbone.weights))
+    except UserError:
+        raise
     except Exception as error:
         # Keras raises ValueError, KeyError, OSError or its own types, depending on the mismatch.
-        raise UserError(
-            f"backbone.weights={backbone.weights}: not weights of backbone.builder={backbone.builder} with "
-            f"backbone.arguments={backbone.arguments}; use a file saved from this network ({first_line(error)})"
-        ) from error
+        network_of = f"backbone.builder={backbone.builder} with backbone.arguments={backbone.arguments}"
+        problem = f"not weights of {network_of}; use a file saved from this network ({first_line(error)})"
+        raise UserError(f"backbone.weights={backbone.weights}: {problem}") from error

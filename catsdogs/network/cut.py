@@ -4,8 +4,6 @@ The trunk of a model is preprocessing - backbone - GlobalAveragePooling2D. A cut
 below it is a fixed function (the prefix); everything trained or random is above it (the suffix).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

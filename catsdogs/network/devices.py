@@ -1,7 +1,5 @@
 """Accelerators that Keras detects, and data parallelism across several of them."""
 
-from __future__ import annotations
-
 import functools
 import logging
 from collections.abc import Iterator, Sequence

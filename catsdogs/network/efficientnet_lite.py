@@ -3,8 +3,6 @@
 Source: its authors' code in the repository tensorflow/tpu, models/official/efficientnet/lite.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -20,10 +20,12 @@ def merge_models(models: Sequence[keras.Model], combination: Combination) -> ker
 
     Members with the same backbone share the layers below the first layer with different weights, if there is a cut
     (see `cut.find_cut`). Members with weight 0 are omitted. `models` are those of `classifier.full_model`, with
-    equal image sizes and outputs. The result is such a model too, and shares layers with them.
+    equal outputs. The result is such a model too, and shares layers with them. Its images have the largest size of the
+    members, and are resized (bilinear) for the others.
     """
     used = [(model, weight) for model, weight in zip(models, combination.weights, strict=True) if weight]
-    images = keras.Input(used[0][0].input_shape[1:], dtype="float32", name="pixels")
+    size = max(model.input_shape[1] for model, _ in used)
+    images = keras.Input((size, size, 3), dtype="float32", name="pixels")
     members = keras.ops.stack(_outputs([model for model, _ in used], images), axis=-1)
     outputs, logits = members.shape[1], combination.method == "logit"
     if logits:
@@ -49,11 +51,15 @@ def _outputs(models: list[keras.Model], images: Any) -> list[Any]:
     for index, model in enumerate(models):
         groups.setdefault(_structure_key(model) or f"model {index}", []).append(index)
     outputs: dict[int, Any] = {}
+    resized = {images.shape[1]: images}
     for indices in groups.values():
         members = [models[index] for index in indices]
-        member_outputs = _with_shared_prefix(members, images, indices) or [
+        size = members[0].input_shape[1]
+        if size not in resized:
+            resized[size] = keras.layers.Resizing(size, size, name=f"resize_{size}")(images)
+        member_outputs = _with_shared_prefix(members, resized[size], indices) or [
             # Renamed, because members may have the same name.
-            keras.Model(member.inputs, member.outputs[0], name=f"member_{index}")(images)
+            keras.Model(member.inputs, member.outputs[0], name=f"member_{index}")(resized[size])
             for index, member in zip(indices, members, strict=True)
         ]
         outputs |= zip(indices, member_outputs, strict=True)
@@ -62,7 +68,7 @@ def _outputs(models: list[keras.Model], images: Any) -> list[Any]:
 
 def _with_shared_prefix(models: list[keras.Model], images: Any, indices: list[int]) -> list[Any] | None:
     """Return the outputs of models with equal structure and a shared prefix; None if no layer can be shared."""
-    nodes = [node for model in models if (node := _backbone_node(model)) is not None]
+    nodes = [node for model in models if (node := backbone_node(model)) is not None]
     if len(models) == 1 or len(nodes) < len(models):
         return None
     backbones = [node.operation for node in nodes]
@@ -75,7 +81,7 @@ def _with_shared_prefix(models: list[keras.Model], images: Any, indices: list[in
         return None
     preprocessed = nodes[0].input_tensors[0]
     if preprocessed is not models[0].inputs[0]:
-        images = keras.Model(models[0].inputs, preprocessed, name="preprocessing")(images)
+        images = keras.Model(models[0].inputs, preprocessed, name=f"preprocessing_{indices[0]}")(images)
     shared = below[0](images)
     outputs = []
     for index, model, node, backbone in zip(indices, models, nodes, backbones, strict=True):
@@ -89,13 +95,13 @@ def _with_shared_prefix(models: list[keras.Model], images: Any, indices: list[in
 
 def _structure_key(model: keras.Model) -> str | None:
     """Return a text that is equal for models that differ only in weights and head; None without a backbone."""
-    node = _backbone_node(model)
+    node = backbone_node(model)
     if node is None:
         return None
     return structure(keras.Model(model.inputs, node.input_tensors[0])) + structure(node.operation)
 
 
-def _backbone_node(model: keras.Model) -> Any | None:
+def backbone_node(model: keras.Model) -> Any | None:
     """Return the call of the only functional model nested in a model, or None."""
     if not isinstance(model, keras.Function):
         return None

@@ -3,8 +3,6 @@
 Keras allocates what a file declares, whatever it contains: 0.6 MiB can become gigabytes.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -67,7 +65,12 @@ def load_weights(network: keras.Model, file: str) -> None:
     with warnings.catch_warnings():
         # Keras warns about every mismatched layer before it raises.
         warnings.simplefilter("ignore")
-        network.load_weights(file)
+        with h5py.File(file, "r") as root, tempfile.TemporaryDirectory() as folder:
+            before_keras_3 = "model_weights" in root or _names(root, "layer_names")
+            # Keras determines the format by the name.
+            named = Path(folder, "model.h5" if before_keras_3 else "model.weights.h5")
+            named.symlink_to(Path(file).absolute())
+            network.load_weights(named)
 
 
 def _build(config: bytes) -> keras.Model:
@@ -75,7 +78,6 @@ def _build(config: bytes) -> keras.Model:
 
 
 def _check_size(model: keras.Model) -> None:
-    """Raise ValueError if a model has variables or outputs that are too large."""
     sizes = [4 * math.prod(variable.shape) for variable in model.variables]
     if sum(sizes) + 2 * max(sizes, default=0) > _MAX_BYTES:
         raise ValueError(f"declares {binary_size(sum(sizes))} of weights, which is too large")

@@ -1,7 +1,5 @@
 """Learning rate of every optimizer step, from the `schedule` configuration."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

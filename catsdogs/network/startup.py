@@ -1,7 +1,5 @@
 """Start of Keras with its default settings, whatever the user's `keras.json` contains."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import os

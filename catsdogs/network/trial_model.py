@@ -19,7 +19,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from catsdogs.base.files import replacing
 from catsdogs.config.hyperparameters import unfreeze_depths
 from catsdogs.config.schema import SearchConfig
 from catsdogs.network.backbones import LoadedBackbone
@@ -27,6 +26,8 @@ from catsdogs.network.classifier import PROBABILITIES, add_l2, compile_model, fu
 from catsdogs.network.cut import Cut, find_cut, suffix
 from catsdogs.network.folding import fold_batch_norms
 from catsdogs.network.schedules import LearningRateTable, learning_rates
+from catsdogs.scoring.classes import Classes
+from catsdogs.study.weight_files import read_arrays
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class TrialModel:
 
 
 class TrialModels:
-    """The models of a job's trials, with `outputs` outputs.
+    """The models of a job's trials.
 
     `total_steps` are the optimizer steps of a full training; `depths` are the unfreeze depths of all trials, None for
     those of the space.
@@ -59,12 +60,12 @@ class TrialModels:
         self,
         config: SearchConfig,
         network: LoadedBackbone,
-        outputs: int,
+        classes: Classes,
         total_steps: int,
         depths: Sequence[int] | None = None,
     ) -> None:
         self._network = network
-        self.outputs = outputs
+        self._classes = classes
         self._total_steps = total_steps
         self._structures: OrderedDict[tuple[int, int], TrialModel] = OrderedDict()
         backbone, batch_norm = network.backbone, config.backbone.train_batch_norm
@@ -73,8 +74,9 @@ class TrialModels:
     def new_trial(self, config: SearchConfig, seed: int, first_step: int = 0) -> TrialModel:
         """Return the model of a trial, reset as if it were newly built.
 
-        The initial weights of the classifier and its dropout masks equal those of a model built right after
-        `keras.utils.set_random_seed(seed)`. Its optimizer starts at step `first_step` of a full training.
+        The initial weights of the classifier, for classes in natural order, and its dropout masks equal those of a
+        model built right after `keras.utils.set_random_seed(seed)`. Its optimizer starts at step `first_step` of a full
+        training.
         """
         trial = dataclasses.replace(self._structure(config), config=config)
         for variable, value in trial.initial:
@@ -82,7 +84,12 @@ class TrialModels:
         pooled = keras.Input(trial.settings.output.shape[1:], dtype="float32")
         keras.utils.set_random_seed(seed)
         with _precision(config.fit.precision):
-            _copy_head(keras.Model(pooled, plain_head(pooled, config.model, self.outputs)), trial.model)
+            initial = keras.Model(pooled, plain_head(pooled, config.model, self._classes.outputs))
+        # The order of the classes permutes the outputs of the trained model, and changes nothing else.
+        ranks, kernel = self._classes.ranks, initial.layers[-1].kernel
+        permuted = keras.ops.take(kernel, ranks, axis=1) if len(ranks) > 2 else kernel * (ranks[1] - ranks[0])
+        kernel.assign(permuted)
+        _copy_head(initial, trial.model)
         for number, state in enumerate(trial.seeds):
             state.assign(np.random.SeedSequence([seed, number]).generate_state(2).astype(state.dtype))
         self._set(trial)
@@ -93,15 +100,9 @@ class TrialModels:
         """Drop this model from the cache, because an error may have left it in an undefined state."""
         del self._structures[_structure_key(trial.config)]
 
-    def save_weights(self, trial: TrialModel, file: Path) -> None:
-        """Save the weights without the optimizer, because a promoted trial starts a new optimizer."""
-        with replacing(file) as temporary:
-            np.savez(temporary, *trial.model.get_weights())
-
-    def read_weights(self, file: Path) -> list[np.ndarray]:
-        """Read weights of `save_weights`; raise OSError, ValueError, EOFError or zipfile.BadZipFile if corrupted."""
-        with np.load(file) as saved:
-            return [saved[name] for name in saved.files]
+    def read_weights(self, config: SearchConfig, file: Path) -> list[np.ndarray]:
+        """Read the weights of a trial with this configuration, without optimizer; errors are those of `read_arrays`."""
+        return read_arrays(file, self._structure(config).model.get_weights())
 
     def set_weights(self, trial: TrialModel, weights: list[np.ndarray]) -> None:
         """Set the weights to those of a model of the same structure, and keep the hyperparameters."""
@@ -110,13 +111,13 @@ class TrialModels:
 
     def untrained_model(self, config: SearchConfig) -> keras.Model:
         """Build the `full_model` of a trial with this configuration, with other weights."""
-        return full_model(config, self._network.copy(), self.outputs)
+        return full_model(config, self._network.copy(), self._classes.outputs)
 
     def full_model(self, trial: TrialModel) -> keras.Model:
         """Build the final model: prefix, trained suffix and classifier from Keras' own float32 layers."""
         backbone = self._network.copy()
         backbone.set_weights(trial.backbone.get_weights())
-        model = full_model(trial.config, backbone, self.outputs)
+        model = full_model(trial.config, backbone, self._classes.outputs)
         _copy_head(trial.model, model)
         return model
 
@@ -149,7 +150,7 @@ class TrialModels:
         trunk = fold_batch_norms(suffix(backbone, config.backbone.preprocessing, cut))
         activations = keras.Input(cut.shape, dtype="float32", name="activations")
         pooled = settings(trunk(activations))
-        outputs = head(pooled, config.model, self.outputs, l2, lambda: _AdjustableDropout(settings))
+        outputs = head(pooled, config.model, self._classes.outputs, l2, lambda: _AdjustableDropout(settings))
         model = keras.Model(activations, outputs, name="trial")
         rates = keras.Variable(np.zeros(self._total_steps + 1, np.float32), trainable=False, name="learning_rates")
         optimizer = keras.optimizers.Adam(LearningRateTable(rates))

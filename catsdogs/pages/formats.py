@@ -1,7 +1,5 @@
 """Numbers, names and dates as text, for pages, terminal and model card."""
 
-from __future__ import annotations
-
 import datetime
 import math
 import re
@@ -11,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from catsdogs.base.text import format_duration, listed
+from catsdogs.base.text import counted, format_duration, listed, short_numbers
 from catsdogs.scoring.intervals import FEW_ERRORS, Estimate, wilson_interval
 
 MISSING = "–"
@@ -66,18 +64,13 @@ def count(thing: Any) -> str:
     return MISSING if math.isnan(parsed) else f"{parsed:,.0f}"
 
 
-def counted(number: int, noun: str) -> str:
-    """Format an integer with its noun: `1 job`, `2,000 jobs`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def value(thing: Any) -> str:
     """Format a hyperparameter or another single value; floats with 4 significant digits."""
     if thing is None or (isinstance(thing, float) and math.isnan(thing)):
         return MISSING
     if isinstance(thing, float):
         return str(int(thing)) if thing.is_integer() and abs(thing) < 1e15 else f"{thing:.4g}"
-    return str(thing)
+    return short_numbers(str(thing))
 
 
 def breakable(text: Any) -> Markup:
@@ -123,7 +116,8 @@ def accuracy_text(errors: int | None, images: int) -> str:
 
 def chosen_on_validation(several_jobs: bool, final: Mapping[str, Any]) -> list[str]:
     """List what the validation images chose in a search and for a final model (its `metrics.json`, or empty)."""
-    members = (final.get("ensemble") or {}).get("members") or []
+    ensemble = final.get("ensemble") or {}
+    members, of_trials = ensemble.get("members") or [], ensemble.get("kind") == "trials"
     choices = {
         "epoch": True,
         "trial": True,
@@ -131,7 +125,8 @@ def chosen_on_validation(several_jobs: bool, final: Mapping[str, Any]) -> list[s
         "test-time augmentation (kind and average)": (final.get("tta") or {}).get("chosen"),
         "calibration": final.get("calibration"),
         "threshold of the submission": (final.get("submission") or {}).get("chosen"),
-        "combination of the jobs": len({str(member.get("job")) for member in members}) > 1,
+        "combination of the jobs": len({str(member.get("job")) for member in members}) > 1 and not of_trials,
+        "ensemble": of_trials,
     }
     return [name for name, chosen in choices.items() if chosen]
 
@@ -163,12 +158,32 @@ def format_tta_choice(choice: Mapping[str, Any]) -> str:
 
 def describe_model(metrics: Mapping[str, Any]) -> str:
     """Name the trial, or the trials of an ensemble, that the final model consists of."""
-    trial, ensemble = f"trial {value(metrics.get('trial'))} of job {metrics.get('job')}", metrics.get("ensemble") or {}
+    trial, ensemble = f"trial {value(metrics.get('trial'))}", metrics.get("ensemble") or {}
     members = ensemble.get("members") or []
     if len(members) < 2 or ensemble.get("way") == "single":
-        return trial
+        return f"{trial} of job {metrics.get('job')}"
     jobs = list(dict.fromkeys(str(member.get("job")) for member in members))
-    return f"ensemble of {len(members)} models of {trial if len(jobs) == 1 else 'the jobs ' + listed(jobs)}"
+    trials = len({(member.get("job"), member.get("trial")) for member in members})
+    which = f"the jobs {listed(jobs)}" if len(jobs) > 1 else f"job {jobs[0]}"
+    if ensemble.get("kind") == "trials" and trials > 1:
+        return f"ensemble of {trials} trials of {which}"
+    return f"ensemble of {len(members)} models of {which if len(jobs) > 1 else f'{trial} of {which}'}"
+
+
+def format_ensemble_gain(ensemble: Mapping[str, Any]) -> list[str]:
+    """Compare an ensemble of trials with the best trial, in at most one sentence, from `ensemble` of `metrics.json`."""
+    gain = ensemble.get("gain") or {}
+    difference, low, high = (number(gain.get(name)) for name in ("value", "low", "high"))
+    if math.isnan(difference) or gain.get("trials") == 1:
+        return []
+    where = f"on {count(gain.get('size'))} {gain.get('split')} images, in nested folds"
+    if ensemble.get("method") == "single":
+        return [f"Ensemble: no combination of {count(gain.get('trials'))} trials is better than the best one {where}."]
+    change, interval = _change(difference, low, high, "lower", "higher")
+    ours, alone = (number(ensemble.get(f"ms_per_image{end}")) for end in ("", "_single"))
+    time = f"; it takes {ours:.3g} ms per image, one of its models {alone:.3g} ms"
+    effect = f"log loss {change} by {loss(abs(difference))}{interval} than that of the best trial"
+    return [f"Ensemble: {effect} {where}{time}."]
 
 
 def format_gains(
@@ -193,7 +208,7 @@ def format_gains(
 
 def not_scored(images: int | None) -> list[str]:
     """Describe why labeled test images have no score, in at most one sentence."""
-    which = "exact or near-duplicates of training, validation or holdout images"
+    which = "exact or near-duplicates of training, validation or holdout images, or in their groups"
     return [f"Not scored: {counted(images, 'labeled test image')}, {which}."] if images else []
 
 

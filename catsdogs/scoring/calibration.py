@@ -5,8 +5,6 @@ was not trained on, because outputs on training images are overconfident. If the
 epoch, the fit is slightly overconfident; the holdout score shows by how much.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterator

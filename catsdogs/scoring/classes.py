@@ -1,7 +1,5 @@
 """Classes of a study: their names and order, and their columns in tables and in the output of the network."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +12,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.text import listed
+from catsdogs.base.text import listed, natural_key
 
 MOST_CLASSES = 1000
 _LONGEST_NAME = 100  # characters
@@ -40,6 +38,12 @@ class Classes:
     def outputs(self) -> int:
         """Number of outputs of the network, and of columns in tables: 1 for two classes, otherwise K."""
         return 1 if len(self) == 2 else len(self)
+
+    @property
+    def ranks(self) -> np.ndarray:
+        """Places of the classes in the natural order of their names, int (K,)."""
+        order = sorted(self.names, key=natural_key)
+        return np.array([order.index(name) for name in self.names])
 
     def columns(self, step: str = "") -> list[str]:
         """Return the columns of a step, for example `p_dog_tta`."""
@@ -93,9 +97,8 @@ def check_names(names: Sequence[str], source: str) -> Classes:
         only = f"only class {names[0]}" if names else "no class"
         raise UserError(f"{source}: has {only}; a classifier needs images of at least two classes")
     if len(names) > MOST_CLASSES:
-        raise UserError(
-            f"{source}: has {len(names):,} classes, at most {MOST_CLASSES:,} are possible; set data.classes"
-        )
+        problem = f"has {len(names):,} classes, at most {MOST_CLASSES:,} are possible"
+        raise UserError(f"{source}: {problem}; set data.classes")
     for name in names:
         if not name.isprintable() or not 0 < len(name.strip()) == len(name) <= _LONGEST_NAME or name.lower() == "id":
             problem = f"needs a printable name of 1 to {_LONGEST_NAME} characters, not id, without outer spaces"

@@ -1,7 +1,5 @@
 """Combine the predictions of several models for the same images; the method is chosen on data."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ narrower interval than the two losses. Intervals cover the choice of images, not
 their measured coverage.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

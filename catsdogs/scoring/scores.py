@@ -1,7 +1,5 @@
 """Log loss, accuracy, ROC AUC, Brier score and other scores of probabilities, with confidence intervals."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
@@ -146,15 +144,9 @@ def _binary_roc_auc(labels: np.ndarray, second: np.ndarray) -> tuple[float, floa
 def check_inputs(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return labels as int (N,) and probabilities as float64 (..., N, K); raise a ValueError as `score_images`."""
     given, probabilities = np.asarray(labels, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
-    if (
-        given.ndim != 1
-        or probabilities.ndim < 2
-        or probabilities.shape[-2] != len(given)
-        or probabilities.shape[-1] < 2
-    ):
-        raise ValueError(
-            f"expected labels (N,) and probabilities (..., N, K), got {given.shape}, {probabilities.shape}"
-        )
+    if given.ndim != 1 or probabilities.shape[-2:-1] != given.shape or probabilities.shape[-1] < 2:
+        shapes = f"{given.shape}, {probabilities.shape}"
+        raise ValueError(f"expected labels (N,) and probabilities (..., N, K), got {shapes}")
     if not np.isin(given, np.arange(probabilities.shape[-1])).all():
         raise ValueError(f"labels must be whole numbers from 0 to {probabilities.shape[-1] - 1}")
     sums = probabilities.sum(axis=-1)

@@ -1,7 +1,5 @@
 """Decide what to do with a job, given the contents of its folder: start, resume, retry, skip or refuse."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -12,6 +10,8 @@ from typing import Any
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import free_name
+from catsdogs.base.text import counted
+from catsdogs.config.automatic import with_chosen
 from catsdogs.config.schema import SearchConfig
 from catsdogs.study.identity import changes
 from catsdogs.study.job_tables import HISTORY, TRIALS, VALIDATION, finished_trials
@@ -58,6 +58,12 @@ class JobDecision:
         return f"{self.kind.value} {preposition} trial {self.trials + 1}{planned}"
 
 
+def with_values_of_job(config: SearchConfig, folder: Path) -> SearchConfig:
+    """Replace settings that are `auto` by those of the job in a folder, if there is one: it is resumed with them."""
+    job = read_job(folder)
+    return with_chosen(config, {} if job is None else job.result["config"])[0]
+
+
 def inspect_job(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> JobDecision:
     """Decide what to do with a job, whose `identity.fingerprint` is `mark`, without changing its folder.
 
@@ -68,10 +74,8 @@ def inspect_job(config: SearchConfig, folder: Path, mark: dict[str, Any]) -> Job
         return JobDecision(Action.NEW, planned=planned)
     if job is None or not job.result["config"]:
         if _may_have_completed(folder):
-            raise UserError(
-                f"job {folder}: cannot resume because its {RESULT} is missing or corrupted, so the settings of its "
-                f"trials are unknown; {FIX}"
-            )
+            problem = f"its {RESULT} is missing or corrupted, so the settings of its trials are unknown"
+            raise UserError(f"job {folder}: cannot resume because {problem}; {FIX}")
         return JobDecision(Action.NEW if job is None else Action.RETRIED, job, planned=planned, restart=True)
     # A job with status running is resumed too: the caller holds its lock, or no process does.
     kind = Action.RETRIED if job.state is State.FAILED else Action.RESUMED
@@ -150,7 +154,7 @@ def _may_have_completed(folder: Path) -> bool:
 
 def _check_max_trials(folder: Path, finished: int, planned: int | None) -> None:
     if planned is not None and finished > planned:
-        problem = f"tuner.max_trials={planned}: job {folder} has {finished} finished trials"
+        problem = f"tuner.max_trials={planned}: job {folder} has {counted(finished, 'finished trial')}"
         raise UserError(f"{problem}; set tuner.max_trials={finished} or more, {FIX}")
 
 

@@ -1,7 +1,5 @@
 """Identity of a job: the settings, images, weights and packages that determine its results, and their changes."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib
@@ -26,6 +24,7 @@ _NOT_IN_IDENTITY_OF = {
         *("labels", "id_column", "class_column", "group_column", "classes"),
     },
     "split": {"group_by"},  # a different split changes the digest of the images
+    "fit": {"keep_weights_gib"},
     "features": {"mode", "engine", "max_gib"},  # storage and inference engine change activations only by rounding
 }
 
@@ -52,12 +51,8 @@ def fingerprint(config: SearchConfig, digest: str) -> dict[str, Any]:
 
     The number of trials is not part of it, because trials may be added. `digest`: `Dataset.digest`.
     """
-    return {
-        "config": _resumable(dataclasses.asdict(config)),
-        "data": digest,
-        "weights": _weights(config.backbone.weights),
-        "versions": _relevant_versions(_installed()),
-    }
+    parts = {"config": _resumable(dataclasses.asdict(config)), "data": digest}
+    return parts | {"weights": _weights(config.backbone.weights), "versions": _relevant_versions(_installed())}
 
 
 def changes(result: Mapping[str, Any], now: dict[str, Any], *, unfinished: bool) -> list[str]:
@@ -75,7 +70,8 @@ def changes(result: Mapping[str, Any], now: dict[str, Any], *, unfinished: bool)
     if unfinished:
         known = _relevant_versions(result["versions"])
         changed += _differences(known, {name: now["versions"].get(name) for name in known})
-    return _images(result, now["data"]) + changed
+    moved = result["data"].get("digest") not in (None, now["data"])
+    return (["images, labels or split"] if moved else []) + changed
 
 
 def _resumable(config: dict[str, Any]) -> dict[str, Any]:
@@ -104,10 +100,6 @@ def _digest(file: str, changed_ns: int, size: int) -> str:
     """Return the digest of a file; cached, because the jobs of a study share it."""
     with Path(file).open("rb") as opened:
         return "sha256:" + hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _images(result: Mapping[str, Any], now: str) -> list[str]:
-    return [] if result["data"].get("digest") in (None, now) else ["images, labels or split"]
 
 
 def _differences(then: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -4,8 +4,6 @@
 other tables that `trials.csv` does not list; that trial runs again. Corrupted tables are reported, never guessed.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ import pandas as pd
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import free_name, write_csv
 from catsdogs.base.records import CorruptedFile, Table
+from catsdogs.base.text import counted
 from catsdogs.scoring.classes import Classes
 from catsdogs.study.trials import TrialRecord, read_trials, write_trials
 
@@ -91,9 +90,9 @@ def _read(folder: Path, result: Mapping[str, Any] | None) -> tuple[list[TrialRec
     started = finished if history is None else finished.union(history["trial"])
     # A kill between two tables leaves one more trial in the history.
     if len(started - finished) > 1 or total > len(records):
-        problem = "is missing" if not file.is_file() else f"lists {len(records)} trials"
+        problem = "is missing" if not file.is_file() else f"lists {counted(len(records), 'trial')}"
         expected = max(len(started), total)
-        raise UserError(f"job {folder}: its {TRIALS} {problem} (expected {expected} trials); {fix}")
+        raise UserError(f"job {folder}: its {TRIALS} {problem} (expected {expected}); {fix}")
     return records, history
 
 

@@ -1,9 +1,8 @@
 """Jobs of a study: `result.json`, the state of a job, and the best jobs and trials. No Keras."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
+import logging
 import math
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,11 +14,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.records import LARGEST_LOSS, CorruptedFile, Count, Listed, Part, Record, Seconds
+from catsdogs.base.text import listed
 from catsdogs.config.saved_config import saved_config
 from catsdogs.config.setting_names import former_names, with_current_names
 from catsdogs.scoring.classes import Classes, ClassNames
 from catsdogs.study.locking import is_locked
 from catsdogs.study.trials import TrialRecord, best_trial, lineage, read_trials, searched_values, summary, trial_id
+
+log = logging.getLogger(__name__)
 
 RESULT = "result.json"
 
@@ -33,6 +35,7 @@ class State(StrEnum):
     """State of a job."""
 
     WAITING = "waiting"  # not started yet
+    DELETED = "deleted"  # its folder, by the user
     RUNNING = "running"
     KILLED = "killed"  # exited without recording a result
     INTERRUPTED = "interrupted"  # by the user or the system
@@ -144,7 +147,7 @@ class JobConfig(Record):
         self.data = {**dict.fromkeys(new), **self.data}
         if self.data.get("sample"):
             self.data["sample"] = {"classes": 2, **self.data["sample"]}
-        self.fit = {"precision": "float32", "class_weights": "none", **self.fit}
+        self.fit = {"precision": "float32", "class_weights": "none", "keep_weights_gib": 0.0, **self.fit}
         self.timeout = {"study_seconds": None, **self.timeout}
         self.select = {"top_k": 1, "repeats": 3, **self.select}
         self.tta = {"kind": "views", "views": 10, "average": "probability", **self.tta}
@@ -224,10 +227,8 @@ def check_job_names(study: Path) -> None:
     for file in sorted(study.glob(f"*/{RESULT}")):
         job = read_job(file.parent)
         for former, current in former_names(job.result["choices"]).items() if job else ():
-            raise UserError(
-                f"study {study}: cannot resume because its job folders are named after {former}, which is now "
-                f"{current}; use a new study=NAME"
-            )
+            problem = f"its job folders are named after {former}, which is now {current}"
+            raise UserError(f"study {study}: cannot resume because {problem}; use a new study=NAME")
 
 
 def _studies_in(folder: Path) -> list[str]:
@@ -245,16 +246,20 @@ def best_job(study: Path, jobs: list[JobRecord]) -> JobRecord:
     return min(completed, key=lambda job: (job.objective, job.name))
 
 
-def best_jobs(study: Path, jobs: list[JobRecord], first: JobRecord, size: int) -> list[JobRecord]:
-    """Return `first` and the best other jobs validated on its images; a `UserError` if fewer than `size` completed."""
+def best_jobs(study: Path, jobs: list[JobRecord], first: JobRecord, size: int | None) -> list[JobRecord]:
+    """Return `first` and the best other jobs validated on its images; a `UserError` if fewer than `size` completed.
+
+    None: all that completed; others are named in the log.
+    """
     same_images = [job for job in jobs if job.name != first.name and job.data_digest == first.data_digest]
     comparable = [job for job in same_images if math.isfinite(job.objective)]
     chosen = [first, *sorted(comparable, key=lambda job: (job.objective, job.name))][:size]
-    if len(chosen) < size:
-        raise UserError(
-            f"ensemble.num_jobs={size}: study {study} has {len(chosen)} jobs with a completed trial on the images of "
-            f"{first.name}; set ensemble.num_jobs={len(chosen)}, or search more jobs"
-        )
+    if size is None and (others := [job.name for job in jobs if job not in chosen]):
+        log.info("not part of the ensemble, because of other images or no completed trial: %s", listed(others))
+    if size is not None and len(chosen) < size:
+        problem = f"study {study} has {len(chosen)} jobs with a completed trial on the images of {first.name}"
+        fix = f"set ensemble.num_jobs={len(chosen)}, or search more jobs"
+        raise UserError(f"ensemble.num_jobs={size}: {problem}; {fix}")
     return chosen
 
 

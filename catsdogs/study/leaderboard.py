@@ -1,7 +1,5 @@
 """Table of the jobs of a study: `leaderboard.csv`, and the columns that it shares with the tables of a report."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,21 +26,12 @@ def job_row(job: JobRecord, choices: Iterable[str]) -> dict[str, Any]:
     """Return the values of a job from `result.json`, by column."""
     result, best = job.result, job.best()
     trials, data = result["trials"], result["data"]
-    return {
-        "job": job.name,
-        "status": job.status,
-        **{name: job.choice(name) for name in choices},
-        "val_log_loss": best.get("val_log_loss"),
-        "val_accuracy": best.get("val_accuracy"),
-        "best_trial": best.get("trial"),
-        **best.get("hyperparameters", {}),
-        "trials_completed": trials.get("completed"),
-        "trials": trials.get("total"),
-        "validation_images": data.get("validation"),
-        "data_digest": job.data_digest,
-        "seconds": result["seconds"],
-        "error": result.get("error"),
-    }
+    row = {"job": job.name, "status": job.status} | {name: job.choice(name) for name in choices}
+    row |= {**best.get("hyperparameters", {}), "best_trial": best.get("trial")}
+    row |= {name: best.get(name) for name in ("val_log_loss", "val_accuracy")}
+    row |= {"trials_completed": trials.get("completed"), "trials": trials.get("total")}
+    row |= {"validation_images": data.get("validation"), "data_digest": job.data_digest}
+    return row | {"seconds": result["seconds"], "error": result.get("error")}
 
 
 def write_leaderboard(study: Path) -> pd.DataFrame:

@@ -1,7 +1,5 @@
 """Exclusive lock on a job folder. The kernel releases it when the owning process exits, even after SIGKILL."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Iterator

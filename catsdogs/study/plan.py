@@ -1,10 +1,9 @@
 """The last start of a study, `study.json`, and the command lines to search and retrain it."""
 
-from __future__ import annotations
-
 import datetime
 import shlex
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from catsdogs.base.errors import UserError
-from catsdogs.base.files import write_json
+from catsdogs.base.files import read_json, write_json
 from catsdogs.base.provenance import parse_timestamp, utc_timestamp
 from catsdogs.base.records import CorruptedFile, Listed, Record
 from catsdogs.base.text import quoted
@@ -31,6 +30,7 @@ class Plan(Record):
     """Contents of `study.json`: the last start of a study."""
 
     jobs: Listed[_Name]  # all that the study was ever started with
+    ended: Listed[_Name]  # jobs of earlier runs and of this one; those without a folder were deleted
     run: Listed[_Name]  # jobs of the last run, in order; empty: not recorded, or chosen one by one by a sweeper
     started: Annotated[datetime.datetime | None, BeforeValidator(parse_timestamp)] = None  # UTC, of the last run
     command: Listed[str]  # arguments of the last command
@@ -63,7 +63,21 @@ def write_plan(study: Path, names: list[str], command: list[str]) -> None:
     if names and before.started is not None and any(is_locked(study / name) for name in before.run):
         run, started = list(dict.fromkeys([*before.run, *names])), before.started.isoformat()
     jobs = list(dict.fromkeys([*before.jobs, *names]))
-    write_json(study / PLAN, {"study": study.name, "jobs": jobs, "run": run, "started": started, "command": command})
+    ended = [name for name in before.ended if name not in names]
+    record = {"study": study.name, "jobs": jobs, "ended": ended, "run": run, "started": started, "command": command}
+    write_json(study / PLAN, record)
+
+
+def record_ended(study: Path, names: Iterable[str]) -> None:
+    """Record that these jobs have run; without that, a deleted job would be waiting."""
+    with suppress(OSError, ValueError):
+        record = read_json(study / PLAN)
+        write_json(study / PLAN, {**record, "ended": list(dict.fromkeys([*record.get("ended", []), *names]))})
+
+
+def deleted_jobs(study: Path, plan: Plan) -> list[str]:
+    """Return the jobs of the last run that have run, and whose folders do not exist."""
+    return [name for name in plan.run if name in plan.ended and not (study / name).exists()]
 
 
 class StudyTimeout(Exception):

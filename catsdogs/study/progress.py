@@ -3,8 +3,6 @@
 The line of a study is made from the files that all its processes write: also of parallel jobs and earlier runs.
 """
 
-from __future__ import annotations
-
 import datetime
 import logging
 import math
@@ -15,9 +13,9 @@ from typing import Any
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.provenance import parse_timestamp
-from catsdogs.base.text import format_duration, sanitize_line, time_left
+from catsdogs.base.text import counted, format_duration, sanitize_line, time_left
 from catsdogs.study.jobs import FAILED, RUNNING, JobRecord, read_job
-from catsdogs.study.plan import Plan, read_plan
+from catsdogs.study.plan import Plan, deleted_jobs, read_plan
 from catsdogs.study.trials import TrialRecord, best_trial
 
 log = logging.getLogger(__name__)
@@ -29,11 +27,8 @@ LEAST_EPOCHS = 0.05  # before the time left is printed: in less, one slow batch 
 class JobProgress:
     """Log of the epochs and trials of a job, with the time left.
 
-    Args:
-        label: start of every line, such as `job 2/4 mobilenet_v2-flip-cosine-none`.
-        trials: largest number of trials of the job; None if unknown.
-        epochs_per_trial: largest number of epochs of a trial, summed over its executions.
-        study_line: returns a line about the study, or None; called after every trial.
+    `label` starts every line, such as `job 2/4 mobilenet_v2-flip-cosine-none`. `trials` and `epochs_per_trial`, summed
+    over executions, are the largest numbers; None: unknown. `study_line` returns a line after every trial, or None.
     """
 
     def __init__(
@@ -57,21 +52,12 @@ class JobProgress:
         self._last_line = 0.0
 
     def epoch(
-        self,
-        epochs_done: int,
-        share: float,
-        epoch: int,
-        epochs: int,
-        logs: dict[str, float] | None,
-        fold: str = "",
+        self, epochs_done: int, share: float, epoch: int, epochs: int, logs: dict[str, float] | None, fold: str = ""
     ) -> None:
         """Log progress in an epoch, at most every 30 seconds, or the scores of a finished epoch.
 
-        Args:
-            epochs_done: finished epochs of this trial.
-            share: finished fraction of the running epoch, which is numbered from 0.
-            logs: scores of a finished epoch; None within an epoch.
-            fold: `2/5` with several folds, whose single scores do not count as best; otherwise "".
+        `epochs_done` are finished ones of this trial; `share` is the finished fraction of `epoch`, numbered from 0.
+        `logs` is None within an epoch. `fold` is `2/5` with several folds, whose single scores do not count as best.
         """
         now = time.monotonic()
         done = self._trials_done * self._epochs_per_trial + epochs_done + share
@@ -127,11 +113,12 @@ def study_line(study: Path) -> str | None:
 def line(study: Path, now: datetime.datetime) -> str:
     """Return `study NAME: 13/32 trials, 1 failed, best 0.0276 (JOB), about 24 min left (until 14:32)`; local times."""
     plan = read_plan(study)
-    names = plan.run or [folder.name for folder in study.iterdir()]
+    deleted = deleted_jobs(study, plan)
+    names = [name for name in plan.run if name not in deleted] or [folder.name for folder in study.iterdir()]
     jobs = [job for name in names if (job := read_job(study / name)) is not None]
     by_job = [_trials(job) for job in jobs]
     trials = [trial for of_job in by_job for trial in of_job]
-    planned = _planned_trials(plan, jobs, by_job)
+    planned = _planned_trials(len(names) if plan.run else 0, jobs, by_job)
     total = "" if planned is None else f"/{planned}"
     parts = [f"{len(trials)}{total} trial{'' if (planned or len(trials)) == 1 else 's'}"]
     failed, failed_jobs = sum(not trial.can_win for trial in trials), sum(job.status == FAILED for job in jobs)
@@ -139,6 +126,8 @@ def line(study: Path, now: datetime.datetime) -> str:
         parts.append(f"{failed} failed")
     if failed_jobs:
         parts.append(f"{failed_jobs} job{'s' if failed_jobs > 1 else ''} failed")
+    if deleted:
+        parts.append(f"{counted(len(deleted), 'job')} deleted")
     best = min(jobs, key=lambda job: job.objective, default=None)
     if best is not None and math.isfinite(best.objective):
         parts.append(f"best {best.objective:.4f} ({best.name})")
@@ -147,7 +136,7 @@ def line(study: Path, now: datetime.datetime) -> str:
     return sanitize_line(f"study {study.resolve().name}: {', '.join(parts)}")
 
 
-def _planned_trials(plan: Plan, jobs: list[JobRecord], by_job: list[list[TrialRecord]]) -> int | None:
+def _planned_trials(planned_jobs: int, jobs: list[JobRecord], by_job: list[list[TrialRecord]]) -> int | None:
     """Return the number of trials of the run; None if unknown.
 
     A finished job counts with its trials. A job without a planned number counts like the mean of the others.
@@ -159,9 +148,9 @@ def _planned_trials(plan: Plan, jobs: list[JobRecord], by_job: list[list[TrialRe
         count.get("planned", mean) if job.status == RUNNING else len(trials)
         for job, trials, count in zip(jobs, by_job, counts, strict=True)
     ]
-    sizes += [mean] * (len(plan.run) - len(jobs))
+    sizes += [mean] * (planned_jobs - len(jobs))
     # Without names in the plan, the sweeper chooses jobs one by one.
-    return round(sum(sizes)) if plan.run and None not in sizes else None
+    return round(sum(sizes)) if planned_jobs and None not in sizes else None
 
 
 def _time_left(plan: Plan, trials: list[TrialRecord], planned: int, now: datetime.datetime) -> list[str]:

@@ -1,7 +1,5 @@
 """Trial records: `trials.csv`, the best trial and its ancestors. No Keras, because the report reads trials too."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass

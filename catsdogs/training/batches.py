@@ -1,7 +1,5 @@
 """Batches for Keras, read from views. A batch depends only on its index, not on the order or thread of access."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

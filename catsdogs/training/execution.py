@@ -1,7 +1,5 @@
 """Training of a trial: its model at the best epoch, and the history of its epochs."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Inputs of the trials of a job, and the models that they train."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +54,7 @@ def build_trial_data(
     # All folds share the schedule of the largest one.
     largest = max(len(fold.train_rows) for fold in folds)
     steps = steps_per_epoch(largest, config.fit.batch_size) * config.fit.epochs
-    models = TrialModels(config, network, dataset.classes.outputs, steps, depths)
+    models = TrialModels(config, network, dataset.classes, steps, depths)
     rows, views = dataset.rows, distinct_views(config.features, config.augmentation, config.fit.epochs)
     pixel_views = live_views(config, rows, dataset.root)
     images = JobImages(pixel_views, list(rows["sha256"]), train_rows, validation_rows, views)

@@ -21,12 +21,13 @@ from catsdogs.base.output import lost_output
 from catsdogs.base.provenance import machine, utc_timestamp, versions
 from catsdogs.base.records import check_table_size
 from catsdogs.base.resources import as_out_of_resources, check_free_space
-from catsdogs.base.text import format_duration
+from catsdogs.base.text import counted, format_duration
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.dataset import Dataset, load_dataset
+from catsdogs.data.fitting import fit_to_data
 from catsdogs.network.startup import start_keras
 from catsdogs.scoring.classes import STEPS
-from catsdogs.study.decision import JobDecision, archive_attempt, earlier_files, inspect_job
+from catsdogs.study.decision import JobDecision, archive_attempt, earlier_files, inspect_job, with_values_of_job
 from catsdogs.study.identity import fingerprint
 from catsdogs.study.job_tables import HISTORY, SELECT, TRIALS, VALIDATION, JobTables, ResumeState, load_resume_state
 from catsdogs.study.jobs import FAILED, INTERRUPTED, OK, RESULT, RUNNING
@@ -98,7 +99,6 @@ class _JobRun:
             **dict.fromkeys(("best_trial", "objective", "seconds", "error")),
             "started": utc_timestamp(),
             "seed": config.seed,
-            "config": dataclasses.asdict(config),
             "versions": versions(),
             "machine": machine(),
         }
@@ -108,7 +108,10 @@ class _JobRun:
         config, location, result = self._config, self._location, self._result
         try:
             with stoppable():
+                config = with_values_of_job(config, location.folder)
                 dataset = load_dataset(config.data, Path(config.cache), config.split)
+                self._config = config = fit_to_data(config, dataset)[0]
+                result["config"] = dataclasses.asdict(config)
                 mark = fingerprint(config, dataset.digest)
                 decision = inspect_job(config, location.folder, mark)
                 if not decision.runs:
@@ -212,9 +215,10 @@ class _JobRun:
         finally:
             result.update(outcome(search.records, planned), features=data.features.summary())
         if best is None:
-            problem = f"none of {len(search.records)} trials completed with a finite log loss"
-            raise RuntimeError(f"{problem}; first failure:\n{search.first_traceback}")
-        search.weights.delete_all()
+            problem = f"none of {counted(len(search.records), 'trial')} completed with a finite log loss"
+            reason = next((record.error for record in search.records if record.error), "no error was recorded")
+            raise RuntimeError(f"{problem}; first failure: {reason}\n{search.first_traceback}")
+        search.delete_unneeded_weights(finished=True)
         if chosen is not None:
             result.update(best_trial=chosen, objective=chosen["val_log_loss"])
         trial = f"trial {result['best_trial']['trial']} of {len(search.records)}"

@@ -1,4 +1,4 @@
-"""Keras Tuner's oracle: `tuner` and `space`, its trials, their replay, and weights of trials that it may promote.
+"""Keras Tuner's oracle: `tuner` and `space`, its trials, their replay, and the trials that it may promote.
 
 Keras Tuner's own state on disk (1.4.8) is never read: it is written in place, so a kill leaves empty files, a grid
 search cannot be resumed, and a changed seed or space is not detected. An oracle depends only on its seed and on the
@@ -9,14 +9,13 @@ different proposal means that the search has changed.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras_tuner
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.text import counted
 from catsdogs.config.schema import HyperparameterConfig, SearchConfig
 from catsdogs.study.trials import COMPLETED, TrialRecord
 
@@ -101,7 +100,7 @@ def replay(oracle: keras_tuner.Oracle, records: Sequence[TrialRecord], tuner_id:
     for number, record in enumerate(records):
         trial = oracle.create_trial(tuner_id)
         if trial.status != "RUNNING":
-            problem = f"{len(records)} trials are finished, but the search now has only {number}"
+            problem = f"it has {counted(len(records), 'finished trial')}, but the search now has only {number}"
             raise UserError(f"job {job}: {problem}; set tuner.max_trials to at least {len(records)}")
         proposed = trial.hyperparameters.values
         if not _same(record, proposed):
@@ -169,25 +168,3 @@ def may_be_promoted(oracle: keras_tuner.Oracle, recorded: Collection[str]) -> se
             best_first = sorted(waiting, key=lambda trial: trial.score)
             needed |= {trial.trial_id for trial in best_first[: max(0, promotions)]}
     return needed
-
-
-class ParentWeights:
-    """Weights of finished trials, in a folder of the job: Keras Tuner's own folder is deleted at every start."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def file(self, trial: str, run: int) -> Path:
-        """Return the file for the weights of one run of a trial, as numbered in `trial_seed`."""
-        return self._folder / f"{trial}-{run}.npz"
-
-    def delete_unneeded(self, oracle: keras_tuner.Oracle, recorded: Collection[str]) -> None:
-        """Delete the weights of trials that can no longer be promoted, and leftovers of killed processes."""
-        needed = may_be_promoted(oracle, recorded)
-        for file in self._folder.glob("*.npz"):
-            if file.stem.partition("-")[0] not in needed:
-                file.unlink(missing_ok=True)
-
-    def delete_all(self) -> None:
-        """Delete all weights."""
-        shutil.rmtree(self._folder, ignore_errors=True)

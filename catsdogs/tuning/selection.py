@@ -4,8 +4,6 @@ The best of many trials is partly lucky: its score is optimistic, and a lower-ra
 scores and seeds are therefore ignored here. A bias towards the validation images remains, because they are the same.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import math
@@ -66,15 +64,10 @@ def select(config: SearchConfig, search: Search, folder: Path, label: str) -> di
     else:
         # An earlier run trained it, and may have stopped before it wrote the predictions.
         search.restore_validation(winner, execution)
-    return {
-        **summary(winner),
-        "val_log_loss": means[winner.trial],
-        "val_accuracy": float(rows[winner.trial]["val_accuracy"].mean()),
-        "best_epoch": round(float(rows[winner.trial]["best_epoch"].mean())),
-        "searched_val_log_loss": winner.val_log_loss,
-        "seeds": repeats,
-        "execution": execution,
-    }
+    accuracy, epoch = (float(rows[winner.trial][name].mean()) for name in ("val_accuracy", "best_epoch"))
+    scores = {"val_log_loss": means[winner.trial], "val_accuracy": accuracy, "best_epoch": round(epoch)}
+    found = {"searched_val_log_loss": winner.val_log_loss, "seeds": repeats, "execution": execution}
+    return summary(winner) | scores | found
 
 
 def _repeat(

@@ -14,7 +14,6 @@ import shutil
 import statistics
 import time
 import traceback
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +22,9 @@ import numpy as np
 
 from catsdogs.base.files import escape_surrogates, write_text
 from catsdogs.base.provenance import utc_timestamp
+from catsdogs.base.records import CorruptedFile
 from catsdogs.base.resources import raise_if_fatal
-from catsdogs.config.hyperparameters import unfreeze_depths, with_values
+from catsdogs.config.hyperparameters import with_largest_model, with_values
 from catsdogs.config.schema import SearchConfig
 from catsdogs.data.views import ORIGINAL
 from catsdogs.network.devices import distributed
@@ -32,11 +32,12 @@ from catsdogs.network.trial_model import TrialModel, TrialModels
 from catsdogs.study.job_tables import JobTables
 from catsdogs.study.plan import StudyTimeout, check_timeout
 from catsdogs.study.progress import JobProgress
-from catsdogs.study.trials import COMPLETED, TrialRecord, best_trial, lineage
+from catsdogs.study.trials import COMPLETED, TrialRecord, lineage, ranked
+from catsdogs.study.weight_files import TrialWeights, write_arrays
 from catsdogs.training.batches import EvaluationBatches, for_keras
 from catsdogs.training.execution import DivergedError, Training, execute
 from catsdogs.training.trial_data import TrialData
-from catsdogs.tuning.oracles import ParentWeights, replay, searched_values
+from catsdogs.tuning.oracles import may_be_promoted, replay, searched_values
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +72,14 @@ class Search:
         self.folds = len(data.folds)
         self._batch_sizes = data.batch_sizes(config.fit.batch_size)
         self.oracle = oracle
-        self.weights = ParentWeights(tables.folder / "weights")
+        self._weights = TrialWeights(tables.folder)
+        self._most_kept = 0  # trials with kept weights; known after the test step
         self.tables = tables
         # The oracle's state on disk is unreliable (see `replay`).
         shutil.rmtree(tables.folder / "tuner", ignore_errors=True)
         oracle._set_project_dir(str(tables.folder), "tuner")
         oracle.verbose = 0
         replay(oracle, self.records, _TUNER, tables.folder.name)
-        self.weights.delete_unneeded(self.oracle, [record.trial for record in self.records])
 
     @property
     def records(self) -> list[TrialRecord]:
@@ -94,14 +95,21 @@ class Search:
         return ""
 
     def run_test_step(self) -> None:
-        """Run one training step on zeros, so that a programming error fails before the search starts."""
-        # The largest depth is the one that the backbone may not support.
-        config = with_values(self._config, {"unfreeze_depth": unfreeze_depths(self._config)[-1]})
+        """Run one training step on zeros, so that a programming error fails before the search starts.
+
+        Its model is the largest one, whose size determines how many trials keep their weights.
+        """
+        # The largest depth is also the one that the backbone may not support.
+        config = with_largest_model(self._config)
         size = min(config.fit.batch_size, len(self._data.folds[0].train_rows))
         with distributed(self._batch_sizes):
             trial = self._models.new_trial(config, config.seed)
             shapes = trial.cut.shape, self._data.targets.shape[1:]
             trial.model.train_on_batch(*(np.zeros((size, *shape), np.float32) for shape in shapes))
+        largest = self.folds * sum(weight.nbytes for weight in trial.model.get_weights())
+        largest += 4 * self._data.classes.outputs * len(self._data.validation_rows)
+        self._most_kept = int(config.fit.keep_weights_gib * 2**30 // largest)
+        self.delete_unneeded_weights()
 
     def run(self) -> None:
         """Run the trials that the oracle proposes until it has none left."""
@@ -116,8 +124,9 @@ class Search:
         """Train a proposed trial, report its scores to the oracle, and record it."""
         started = time.monotonic()
         proposed = self._proposed(trial)
-        best = best_trial(self.records)
-        score_to_beat = math.inf if best is None or best.val_log_loss is None else best.val_log_loss
+        # The first trial after those that need predictions; the best one needs them in any case.
+        beaten = ranked(self.records)[max(1, self._most_kept) - 1 :]
+        score_to_beat = beaten[0].val_log_loss if beaten and beaten[0].val_log_loss is not None else math.inf
         probabilities = None
         try:
             executions = range(self._config.fit.executions_per_trial)
@@ -140,9 +149,12 @@ class Search:
         self.oracle.save()
         seconds = round(time.monotonic() - started, 3)
         record = dataclasses.replace(record, status=trial.status, seconds=seconds, ended=utc_timestamp())
-        new_best = best_trial([*self.records, record]) is record
-        self.tables.commit(record, probabilities if new_best else None)
-        self.weights.delete_unneeded(self.oracle, [record.trial for record in self.records])
+        order = ranked([*self.records, record])
+        if probabilities is not None and record in order[: self._most_kept]:
+            outputs = self._data.classes.to_output(probabilities).astype(np.float32)
+            write_arrays(self._weights.predictions(record.trial), [outputs])
+        self.tables.commit(record, probabilities if order[:1] == [record] else None)
+        self.delete_unneeded_weights()
         self._progress.trial_done(record.val_log_loss)
 
     def train(
@@ -169,10 +181,14 @@ class Search:
             except DivergedError as error:
                 self.tables.keep_epochs(error.history, record.trial, execution, fold)
                 raise
-            if execution == executions[0] and (len(runs) > 1 or training.val_log_loss < score_to_beat):
-                # Predict now, because the next run or trial reuses the model.
+            predicted = execution == executions[0] and (len(runs) > 1 or training.val_log_loss < score_to_beat)
+            # Predict and save now, because the next run or trial reuses the model.
+            if predicted:
                 fold_rows = folds[fold].validation_rows
                 probabilities[np.searchsorted(rows, fold_rows)] = self._predictions(model, fold_rows)
+            if (predicted and execution == 0 and self._most_kept) or self._may_be_parent(record):
+                run = execution * len(folds) + fold
+                write_arrays(self._weights.file(record.trial, run), model.model.get_weights())
             self.tables.keep_epochs(training.history, record.trial, execution, fold)
             trainings.append(training)
         return self._with_mean_scores(record, trainings), probabilities
@@ -221,9 +237,17 @@ class Search:
                 progress.epoch(number * (epochs - first) + epoch - first, share, epoch, epochs, logs, fold)
 
         trainings, model = execute(self._config, records, self._data, self._models, run, listener, weights)
-        if self._config.tuner.oracle == "hyperband" and epochs < self._config.fit.epochs:
-            self._models.save_weights(model, self.weights.file(record.trial, run))
         return trainings[-1], model
+
+    def _may_be_parent(self, record: TrialRecord) -> bool:
+        epochs = record.epoch_budget or self._config.fit.epochs
+        return self._config.tuner.oracle == "hyperband" and epochs < self._config.fit.epochs
+
+    def delete_unneeded_weights(self, finished: bool = False) -> None:
+        """Delete weights, except those of the best trials and, unless the search is finished, of possible parents."""
+        recorded = [record.trial for record in self.records]
+        kept = [record.trial for record in ranked(self.records)[: self._most_kept]]
+        self._weights.delete_except(set() if finished else may_be_promoted(self.oracle, recorded), kept, self.folds)
 
     def _records_to_train(self, record: TrialRecord, run: int) -> tuple[list[TrialRecord], list[np.ndarray] | None]:
         """Return the trial, preceded by ancestors with missing weights, and the weights to start from."""
@@ -231,8 +255,9 @@ class Search:
         for number in range(len(records) - 1, 0, -1):
             parent = records[number - 1].trial
             try:
-                return records[number:], self._models.read_weights(self.weights.file(parent, run))
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                config = with_values(self._config, records[number - 1].hyperparameters)
+                return records[number:], self._models.read_weights(config, self._weights.file(parent, run))
+            except (OSError, CorruptedFile) as error:
                 if run < self._config.fit.executions_per_trial * self.folds:
                     # Later executions have new seeds, so no weights exist for them.
                     log.warning("cannot read the weights of trial %s (%s); retraining that trial", parent, error)

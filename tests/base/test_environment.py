@@ -1,10 +1,12 @@
 import os
 import pwd
 import sys
+from unittest.mock import Mock
 
 import pytest
 
-from catsdogs.base.errors import UserError, clean_environment
+from catsdogs import __version__
+from catsdogs.base.errors import UserError, clean_environment, exit_status_of
 from catsdogs.config.locations import default_cache, expanded
 
 
@@ -27,3 +29,9 @@ def test_home_folders_are_expanded_and_an_unknown_one_is_refused(monkeypatch):
     monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # a container with a random user id
     with pytest.raises(UserError, match="~/a: the home folder is unknown; set HOME"):
         expanded("~/a")
+
+
+def test_the_version_is_that_of_catsdogs(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["catsdogs-search", "-m", "--version"])
+    assert exit_status_of(Mock(side_effect=AssertionError)) == 0
+    assert capsys.readouterr().out == f"catsdogs {__version__}\n"

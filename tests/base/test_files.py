@@ -71,8 +71,9 @@ def test_predictions_replace_only_predictions(tmp_path, monkeypatch, name, probl
     with pytest.raises(UserError, match=f"^--output {tmp_path / name}:? .*{problem}"):
         predict._predict([str(tmp_path / best), "image.jpg", "--output", str(tmp_path / name)])
     assert all((tmp_path / file).read_bytes() == content for file, content in files.items())
-    write_text(tmp_path / "numbered.csv", f"{files['numbered.csv'].decode()}a,b{',0.05' * 11},0.45\n")
-    for other in ("new/out.csv", "old.csv", "numbered.csv"):
+    write_text(tmp_path / "numbered.csv", files["numbered.csv"].decode() + '"a,b"' + ",0.05" * 11 + ",0.45\n")
+    write_text(tmp_path / "class.csv", 'id,label,class\nb,0.5,\na,0.75,"dog, small"\n')
+    for other in ("new/out.csv", "old.csv", "numbered.csv", "class.csv"):
         write_text(tmp_path / "old.csv", PREDICTIONS)
         with pytest.raises(AssertionError, match="checked too late"):
             predict._predict([str(tmp_path / best), "image.jpg", "--output", str(tmp_path / other)])

@@ -9,7 +9,7 @@ from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.summary import summarize
 from catsdogs.scoring.classes import Classes
 from catsdogs.scoring.scores import score_images
-from catsdogs.study.plan import retrain_command, write_plan
+from catsdogs.study.plan import record_ended, retrain_command, write_plan
 from catsdogs.study.trials import TrialRecord, write_trials
 
 
@@ -74,6 +74,11 @@ def test_a_lead_within_noise_is_not_significant(night, other, significance, word
     assert "1 of the 3 others is significantly worse." in text(summary_of(night))
 
 
+def test_the_headline_rounds_the_values_in_names(night):
+    job(night, "lr-0.0009292208511799449", skill=9.0)
+    assert summary_of(night).headline.startswith("lr-0.0009292 is the best job")
+
+
 def test_one_image_or_one_job_has_no_significance(tmp_path):
     job(tmp_path / "image", "a", skill=2.0, images=1)
     job(tmp_path / "image", "b", skill=1.0, images=1)
@@ -107,13 +112,15 @@ def test_unfinished_and_failed_jobs_are_caveats(night):
     for name, status in (("c", "running"), ("d", "killed"), ("e", "killed")):
         job(night, name, trials=2, planned=9, status=status, skill=1.0, seed=3)
     job(night, "f", trials=0, status="failed", error="no luck")
-    write_plan(night, ["a", "b", "c", "d", "e", "f", "g", "h"], [])
+    write_plan(night, ["a", "b", "c", "d", "e", "f", "g", "h", "i"], [])
+    record_ended(night, ["a", "b", "f", "i"])
     summary = summary_of(night)
     assert summary.headline.startswith("So far a is the best job")
-    assert summary.caveats[:4] == [
+    assert summary.caveats[:5] == [
         "1 job (c) is still running, so the ranking may change.",
         "2 jobs (d, e) stopped without reporting a result; run the same command again to resume.",
         "2 jobs (g, h) are waiting to start.",
+        "The results of 1 job (i) were deleted; run the same command again to repeat them.",
         "1 job (f) failed.",
     ]
 
@@ -130,15 +137,15 @@ def test_other_explanations_of_a_lead_are_caveats(night):
     assert "validation.csv of b have another log loss than recorded" in summary
 
 
-@pytest.mark.parametrize("other", [{"digest": "e" * 64}, {"classes": Classes(("ant", "bee", "wasp"))}])
+@pytest.mark.parametrize("other", [{}, {"classes": Classes(("ant", "bee", "wasp"))}])
 def test_jobs_on_other_images_or_classes_are_not_compared(night, other):
-    job(night, "c", skill=3, **other)
+    job(night, "c", skill=3, digest="e" * 64, **other)
     summary = summary_of(night)
     assert (summary.best, summary.runner_up, summary.margin, summary.significance) == ("c", None, None, "unknown")
     assert "2 jobs (a, b) are not compared with the best job: validated on other images or classes." in text(summary)
     assert summary.share_best == {"c": 1.0}
-    assert summary.command.endswith(" job=c" if "digest" in other else "")  # best_job would refuse to choose
-    job(night, "a", skill=9, images=58, **other)
+    assert summary.command.endswith(" job=c")  # best_job would refuse to choose
+    job(night, "a", skill=9, images=58, digest="e" * 64, **other)
     assert ("Fewer than 20 validation images: bee (19), wasp (19);" in text(summary_of(night))) == ("classes" in other)
 
 

@@ -8,17 +8,8 @@ import pytest
 from studies import CHOICES, IMAGES, ids, labels, probabilities, write_final, write_job, write_study
 
 from catsdogs.base.files import read_json, write_csv, write_json
+from catsdogs.comparison import tables
 from catsdogs.comparison.study_data import read_study_data
-from catsdogs.comparison.tables import (
-    KINDS,
-    SCORES,
-    TITLES,
-    compare_settings,
-    final_scores,
-    findings,
-    tables,
-    write_tables,
-)
 from catsdogs.scoring.classes import Classes
 from catsdogs.scoring.scores import class_scores, confusion
 from catsdogs.study.leaderboard import write_leaderboard
@@ -33,13 +24,13 @@ def study_data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(study_data):
-    return tables(findings(study_data))
+    return tables.tables(tables.findings(study_data))
 
 
 def test_every_table_reads_back_unchanged(report, tmp_path):
-    assert set(report) == set(TITLES)
-    write_tables(tmp_path / "report", report)
-    assert {file.name for file in (tmp_path / "report").iterdir()} == {f"{name}.csv" for name in TITLES}
+    assert set(report) == set(tables.TITLES)
+    tables.write_tables(tmp_path / "report", report)
+    assert {file.name for file in (tmp_path / "report").iterdir()} == {f"{name}.csv" for name in tables.TITLES}
     for name, table in report.items():
         read = pd.read_csv(tmp_path / "report" / f"{name}.csv", keep_default_na=False, na_values=[""], dtype=object)
         assert (list(read), len(read)) == (list(table), len(table)), name
@@ -58,7 +49,7 @@ def test_settings_are_divided_into_different_and_shared(tmp_path):
         write_job(study, CHOICES, name=name, config={"augmentation": {"rotation_degrees": degrees}, "tags": [1, "x"]})
     result = read_json(study / "b" / "result.json")
     write_json(study / "b" / "result.json", {**result, "machine": {"cores": 2, "accelerators": None}})
-    differences, common = compare_settings(read_study_data([study]))
+    differences, common = tables.compare_settings(read_study_data([study]))
     assert differences.to_dict("records") == [
         {"key": "augmentation.rotation_degrees", "a": "8.0", "b": "0.0"},
         {"key": "machine.cores", "a": "", "b": "2"},
@@ -91,9 +82,10 @@ def test_scores_of_other_splits_follow_and_missing_scores_are_nan(best):
     metrics = read_json(best / "metrics.json")
     test_score = {"value": 0.3, "low": 0.2, "high": 0.4, "split": "test", "size": 50}
     write_json(best / "metrics.json", metrics | {"details": metrics["details"] | {"test_log_loss": test_score}})
-    table = final_scores(read(best))
+    table = tables.final_scores(read(best))
     assert list(table) == ["score", "kind", "value", "low", "high", "split", "size"]
-    assert list(zip(table["score"], table["kind"], strict=True)) == [(s, k) for s in SCORES for k in KINDS] * 2
+    pairs = [(score, kind) for score in tables.SCORES for kind in tables.KINDS]
+    assert list(zip(table["score"], table["kind"], strict=True)) == pairs * 2
     assert list(table["split"]) == ["validation"] * 21 + ["test"] * 21
     assert table.iloc[21].to_dict() == {"score": "log_loss", "kind": "plain", **test_score}
     assert table["value"].iloc[22:].isna().all()
@@ -109,8 +101,8 @@ def test_classes_and_confusions_are_those_of_the_model_that_is_shown(tmp_path, c
     split = pd.DataFrame({"id": ids(classes=classes), "label": true, "split": "validation", "sha256": "0"})
     train = pd.DataFrame({"id": list("xyz"), "label": [0, 0, 1], "split": "train", "sha256": "0"})
     write_csv(job / "split.csv", pd.concat([split, train]))
-    results = findings(read_study_data([study]))
-    by_name = tables(results)
+    results = tables.findings(read_study_data([study]))
+    by_name = tables.tables(results)
     expected = class_scores(true, submitted).rename(columns={"images": "validation"})
     names = {"label": range(count), "class": classes.names, "train": [2, 1, 0][:count]}
     pd.testing.assert_frame_equal(by_name["classes"], pd.DataFrame(names).join(expected), check_dtype=False)

@@ -115,12 +115,6 @@ def test_a_second_export_replaces_the_first(study, folder):
     folder_of(folder, {"hparams-0123abcd/events.out.tfevents.0123.catsdogs": b""})
     assert write_tensorboard(read_study_data([study]), folder) == 16
     assert sorted(folder.rglob("*")) == before
-    write_job(study, {**CHOICES, "schedule": "constant"}, trials=2, seed=9)
-    (study / "mobilenet_v2-light-cosine-mild").rename(study.parent / "gone")
-    assert write_tensorboard(read_study_data([study]), folder) == 14
-    groups = hparams(folder)[1]
-    assert len(groups) == 14
-    assert {values(group)["schedule"] for group in groups.values()} == {"cosine", "constant"}
 
 
 def test_a_file_or_a_folder_with_other_files_is_refused_unchanged(study, folder):

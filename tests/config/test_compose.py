@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter
+from synthetic_images import folder_of
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.text import quoted
@@ -30,7 +31,7 @@ from catsdogs.config.compose import (
 )
 from catsdogs.config.locations import conf_dir, sweeps_dir
 from catsdogs.config.saved_config import saved_config
-from catsdogs.config.schema import RetrainConfig
+from catsdogs.config.schema import AugmentationConfig, RetrainConfig
 from catsdogs.study.jobs import read_job, read_jobs
 
 pytestmark = pytest.mark.lowest
@@ -107,9 +108,9 @@ def test_the_seed_recipe_matches_the_notebook(composed):
         ("tta.kinds=[flip,views]", ["tta.kinds=[flip,views]: must be none and at least one other"]),
         ("study=a/b", ["study=a/b", "studies"]),
         ('study="\udcc3"', ["its path is not UTF-8 text; set LC_ALL=C.UTF-8"]),
-        ("backbone.weights=/dev/zero", ["backbone.weights=", "/dev/zero: not a .h5 file"]),
+        ("backbone.weights=/dev/zero", ["backbone.weights=", "/dev/zero: not a .h5 or .keras file"]),
         ("backbone=efficientnet_lite0", ["backbone.weights: not set; ", "path of a .weights.h5", "tensorflow/tpu"]),
-        ("data.train=null", ["data.train=null", "data=sample"]),
+        ("data.train=null", ["data.train=null", "python -m catsdogs.search data.train=train.zip, or use data=sample"]),
         ("data.validation=v split.folds=3", ["split.folds=3: not supported with data.validation; use split.folds=1"]),
         ("space.dropout.low=0.5", ["space.dropout.low=0.5", "below space.dropout.high=0.5"]),
         ("space.l2.low=0", ["space.l2.low=0", "log"]),
@@ -133,6 +134,53 @@ def test_an_invalid_value_is_refused_with_its_key_and_the_allowed_values(compose
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+KERAS = "_weights_tf_dim_ordering_tf_kernels"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "files", "expected"),
+    [
+        ("mobilenet_v2", "mobilenet_v2_1.0_224_no_top.weights.h5 mobilenet_v2_0.35_224_no_top.weights.h5", 0),
+        ("mobilenet_v2_035", "MobileNet-v2.1_0_notop.h5 MobileNet-v2.0_35_notop.h5 mobilenet_v2_0.355_no_top.h5", 1),
+        ("mobilenet_v2 backbone.arguments.alpha=1", f"mobilenet_v2{KERAS}_1.0_224_no_top.h5 mobilenet_v2_1.4.h5", 0),
+        ("mobilenet_v2", f"mobilenet_v2{KERAS}_1.0_224.h5 mobilenet_v2{KERAS}_1.0_224_no_top.h5", 1),
+        ("mobilenet_v3_large", "mobilenet_v2.h5 weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5", 1),
+        ("resnet50_v2", f"resnet50{KERAS}_notop.h5 resnet50v2{KERAS}_notop.h5 resnet50v2{KERAS}.h5", 1),
+        ("resnet50_v2 backbone.builder=keras.applications.ResNet50", "resnet50v2_notop.h5 ResNet50.weights.h5", 1),
+        ("efficientnet_v2_b0", "efficientnetv2-b0_notop.h5 efficientnetb0_notop.h5", 0),
+        ("efficientnet_lite0", "efficientnet_lite0_224_no_top.weights.h5 efficientnet_lite0.txt", 0),
+        ("xception", "xception.h5 model.keras", 1),
+        ("xception", "a.h5 b.weights.h5 xception.txt", "no files named after Xception (a.h5, b.weights.h5); use the"),
+        ("xception", "xception_1.h5 xception_2.h5", "several files named after Xception (xception_1.h5, xception_2"),
+        (
+            "resnet50_v2",
+            "resnet50v2_152.txt",
+            "no files named after ResNet50V2 (it has no .h5 file and no best/model.keras); use the path",
+        ),
+    ],
+)
+def test_the_weights_of_a_folder_are_the_file_named_after_the_network(composed, tmp_path, backbone, files, expected):
+    for name in files.split():
+        (tmp_path / name).touch()
+    composition = composed("data.train=x", *f"backbone={backbone} backbone.weights={tmp_path}".split())
+    if isinstance(expected, int):
+        assert to_search_config(composition).backbone.weights == str(tmp_path / files.split()[expected])
+    else:
+        with pytest.raises(UserError, match=re.escape(f"backbone.weights={tmp_path}: {expected}")):
+            to_search_config(composition)
+
+
+def test_weights_of_an_own_model_and_an_augmentation_of_a_few_values(composed, tmp_path):
+    folder_of(tmp_path, {"augmentation/mine.yaml": b"rotation_degrees: 10", "old/best/model.keras": b""})
+    words = [f"hydra.searchpath=[file://{tmp_path}]", "data.train=train.zip", "augmentation=mine"]
+    words += ["augmentation.zoom_fraction=0.1", f"backbone.weights={tmp_path}/old"]
+    config = to_search_config(composed(*map(as_typed, words)))
+    assert config.backbone.weights == f"{tmp_path}/old/best/model.keras"
+    assert config.augmentation == AugmentationConfig(rotation_degrees=10, zoom_fraction=0.1)
+    with pytest.raises(UserError, match=r"augmentation\.zoom_fractoin: unknown setting; did you mean"):
+        to_search_config(composed(*map(as_typed, [*words, "augmentation.zoom_fractoin=0.1"])))
 
 
 def test_every_number_in_the_schema_has_a_range():

@@ -3,6 +3,7 @@ import re
 from typing import Any
 
 import pytest
+from conftest import FITTED
 from pydantic import TypeAdapter
 
 from catsdogs.base.errors import UserError
@@ -103,6 +104,11 @@ def test_a_setting_with_an_effect_in_one_job_of_a_study_is_accepted_and_equal_jo
         (["split.folds=3", "evaluate_with=folds", "fit.epochs=9"], ""),
         (["evaluate_with=search"], "with split.folds=1 there are no models of folds; remove it"),
         (["split.folds=3", "ensemble.kind=folds", "evaluate_with=folds"], "ensemble=folds uses the models"),
+        *(
+            (["ensemble.kind=trials", setting], "ensemble=trials rebuilds trials and trains nothing")
+            for setting in ("trial=3", "fit_on=all", "fit.epochs=9", "schedule.peak_lr=0.1", "features.mode=live")
+        ),
+        (["split.folds=3", "ensemble.kind=trials", "tta.kinds=[none,flip]"], ""),
         (["submission.threshold=0.5"], "data.test=null"),
         (["fit_on=all", "data.split_seed=5"], "fit_on=all trains on all images"),
         (["split.folds=3", "fit_on=all", "evaluate_with=folds", "data.split_seed=5"], ""),
@@ -111,6 +117,11 @@ def test_a_setting_with_an_effect_in_one_job_of_a_study_is_accepted_and_equal_jo
         (["data.test=t.zip", "fit_on=all", "tta.kind=none", "submission.threshold=auto"], ""),
         (["data.test=t.zip", "submission.threshold=auto"], ""),
         (["tta.kinds=[none,crops]"], ""),
+        (["split.folds=3", "evaluate_with=auto", "tta.kinds=[none,crops]"], ""),
+        (
+            ["split.folds=3", "select.top_k=2", "evaluate_with=auto", "tta.kinds=[none,crops]"],
+            "no out-of-sample images",
+        ),
         (["fit_on=all", "tta.kinds=[none,crops]"], "no out-of-sample images"),
     ],
 )
@@ -121,15 +132,18 @@ def test_a_setting_without_effect_on_the_final_model_is_refused(composed, overri
     kind, threshold = ("class", "auto") if "submission.threshold=auto" in overrides else ("probability", None)
     own["submission"] = {"template": None, "kind": kind, "threshold": threshold}
     own |= {key: value for key, _, value in (one.partition("=") for one in overrides) if key in own}
-    own["ensemble"]["kind"] = "folds" if "ensemble.kind=folds" in overrides else "none"
+    own["ensemble"]["kind"] = next((one.partition("kind=")[2] for one in overrides if "ensemble" in one), "none")
     of_search = [one for one in overrides if re.split("[.=]", one)[0] not in own]
-    search = dataclasses.asdict(to_search_config(composed("data.train=train.zip", *of_search)))
+    search = dataclasses.asdict(
+        to_search_config(composed("data.train=t.zip", *FITTED, "backbone.image_size=96", *of_search))
+    )
     config = TypeAdapter(RetrainConfig).validate_python({**search, **own, "calibrate": True})
+    typed = [one for one in overrides if not one.startswith("select.")]  # that is of the search
     if not reason:
-        check_retrain(config, overrides, "3", {"dropout": 0.5, "l2": 0.001})
+        check_retrain(config, typed, "3", {"dropout": 0.5, "l2": 0.001})
         return
     with pytest.raises(UserError, match=re.escape(f"{overrides[-1]}: no effect, because ") + f".*{reason}"):
-        check_retrain(config, overrides, "3", {"dropout": 0.5, "l2": 0.001})
+        check_retrain(config, typed, "3", {"dropout": 0.5, "l2": 0.001})
 
 
 def test_searched_values_replace_those_of_the_configuration(config):

@@ -3,13 +3,7 @@ from omegaconf import OmegaConf
 
 from catsdogs.config.locations import conf_dir
 from catsdogs.config.schema import RetrainConfig, setting_keys
-from catsdogs.config.setting_names import (
-    REMOVED,
-    RENAMED,
-    RENAMED_VALUES,
-    with_current_names,
-    with_current_overrides,
-)
+from catsdogs.config.setting_names import REMOVED, RENAMED, RENAMED_VALUES, with_current_names, with_current_overrides
 
 FORMER = {
     "studies": "multirun",

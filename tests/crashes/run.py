@@ -58,8 +58,9 @@ _DATA = ("data=sample", "data.sample.images_per_class=8", "data.sample.test_imag
 _NETWORK = ("backbone=small_cnn", "backbone.builder=tiny_backbone.build", "~backbone.arguments.filters")
 _SPACE = ("backbone.image_size=32", "space=small_cnn", "~space.l2", "space.dropout.step=0.2")
 _STUDY: tuple[str, ...] = ("-m", "study=crash", "tuner=random,hyperband,grid", "tuner.max_trials=4", "fit.epochs=3")
+_STUDY += ("split.folds=1", "fit.batch_size=32")
 _STUDY += ("space.unfreeze_depth.values=[2,5]", *_DATA, *_NETWORK, *_SPACE)
-_JOB: tuple[str, ...] = ("study=crash", "tuner.max_trials=1", "fit.epochs=2", "split.folds=2")
+_JOB: tuple[str, ...] = ("study=crash", "tuner.max_trials=1", "fit.epochs=2", "split.folds=2", "fit.batch_size=32")
 _JOB += ("features.dtype=float16", "features.engine=tensorflow", "space.unfreeze_depth.values=[2]", "tta=flip")
 _JOB += (*_DATA, *_NETWORK, *_SPACE)
 

@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 
 from catsdogs.config.schema import AugmentationConfig
-from catsdogs.data.augment import (
-    TransformParams,
-    apply_transforms,
-    augment,
-    sample_transforms,
-    uniforms,
-    view_keys,
-)
+from catsdogs.data.augment import TransformParams, apply_transforms, augment, sample_transforms, uniforms, view_keys
 
 pytestmark = pytest.mark.lowest
 

@@ -9,8 +9,9 @@ from PIL import Image
 from synthetic_images import cats_and_dogs, encoded, folder_of, gradient, jpeg, zip_of
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.text import natural_key
 from catsdogs.data import catalog
-from catsdogs.data.archive import natural_key, open_images
+from catsdogs.data.archive import open_images
 from catsdogs.data.catalog import build_catalog, ids_of, stray_message
 
 COLUMNS = ["id", "path", "sha256", "width", "height", "phash", "problem"]

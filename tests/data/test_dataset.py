@@ -225,7 +225,7 @@ def test_classes_are_chosen_and_ordered(tmp_path, cache, caplog):
 
 
 @pytest.mark.parametrize("folds", [1, 3])
-def test_groups_of_a_table_stay_together(tmp_path, cache, folds):
+def test_groups_of_a_table_stay_together(tmp_path, cache, caplog, folds):
     source, own = folder_of(tmp_path / "train", INSECTS), {f"own/{n}.jpg": jpeg(500 + n) for n in range(8)}
     names = [path.partition("/")[2] for path in INSECTS]
     table = tmp_path / "labels.csv"
@@ -244,6 +244,13 @@ def test_groups_of_a_table_stay_together(tmp_path, cache, folds):
     dataset = load_dataset(given, cache)
     assert dataset.skipped["problem"].tolist() == ["in a group of training images"] * 4
     assert (dataset.rows["split"] == "validation").sum() == 4
+    test = dataclasses.replace(given, validation=None, test=given.validation)
+    dataset = load_dataset(test, cache)
+    assert dataset.test["in_training"].tolist() == [False] * 4 + [True] * 4
+    assert "4 of 8 test images are in groups of training images, so they are not scored: 4, 5, 6, 7" in caplog.text
+    # Test images need no group.
+    table.write_text("\n".join(["file,class,site", *rows]).replace(",new 3", ","))
+    assert load_dataset(test, cache).test["in_training"].tolist() == [False] * 4 + [True] * 4
     with pytest.raises(UserError, match=r"8 of 44 rows belong to no image \(0.jpg, 1.jpg, "):
         load_dataset(dataclasses.replace(given, validation=None), cache)
 

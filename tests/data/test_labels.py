@@ -51,6 +51,14 @@ def test_training_images_choose_the_rule(paths, source, names):
     assert Labels.of(shuffled, "", {}).names(shuffled) == names[::-1]
 
 
+def test_requested_folders_are_classes_beside_names_of_cameras():
+    camera = [
+        f"{name}/{model}_{n}.jpg" for name in ("ants", "bees", "wasps") for model in ("IMG", "DSC") for n in (1, 2)
+    ]
+    labels = Labels.of(images(camera), "", {"classes": ["wasps", "ants"]})
+    assert (labels.classes.names, labels.source) == (("wasps", "ants"), "class folders")
+
+
 FOLDERS = [f"{name}/{n}.jpg" for name in ("ants", "bees", "wasps") for n in (1, 2)]
 NUMBERED = [f"{name}.{n}.jpg" for name in ("ant", "bee") for n in (1, 2)]
 CATS_AND_DOGS = ["cat.1.jpg", "cat.2.jpg", "dog.1.jpg", "dog.2.jpg"]
@@ -182,6 +190,17 @@ def test_parquet_with_missing_numbers_or_two_levels_of_columns(tmp_path, columns
     assert Labels.of(TRAINING, "", table_of(tmp_path, columns, ".parquet")).names(TRAINING) == names
 
 
+@pytest.mark.parametrize(("limit", "most"), [("_MAX_COLUMNS", 1), ("_MAX_CELLS", 5), ("MAX_FILE_BYTES", 100)])
+def test_large_parquet_files_are_not_read(tmp_path, monkeypatch, limit, most):
+    given = table_of(tmp_path, {"id": ["1", "2", "3"], "class": CLASSES}, ".parquet")
+    monkeypatch.setattr(f"catsdogs.base.records.{limit}", most)
+    monkeypatch.setattr(pd, "read_parquet", None)
+    with pytest.raises(
+        UserError, match=rf"labels.parquet: cannot be read \(more than {most} \w+\); use a CSV or parquet"
+    ):
+        Labels.of(TRAINING, "", given)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
@@ -211,10 +230,13 @@ def test_files_that_are_no_tables_are_refused(tmp_path, name, content, problem):
         ([f"c{n}/1.jpg" for n in range(1001)], None, "x: has 1,001 classes, at most 1,000 are possible"),
         (FOLDERS, ["ants", "flies"], r"data.classes=\[ants,flies\]: unknown class flies; x has ants"),
         (FOLDERS, ["ants"], r"data.classes=\[ants\]: has only class ants; a classifier needs"),
-        (
-            [f"{batch}/{path}" for batch in ("one", "two") for path in [*NUMBERED, "x.jpg"]],
-            None,
-            r"x: classes may be its folders \(one and two\) or file names \(ant and bee\); set data.labels",
+        *(
+            (
+                [f"{batch}/{path}" for batch in ("one", "two") for path in [*NUMBERED, "x.jpg"]],
+                requested,
+                r"x: classes may be its folders \(one and two\) or file names \(ant and bee\); set data.classes to the",
+            )
+            for requested in (None, ["ant", "bee"], ["one", "bee"])
         ),
     ],
 )

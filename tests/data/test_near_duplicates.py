@@ -4,17 +4,9 @@ import pytest
 from PIL import Image, ImageEnhance
 from synthetic_images import encoded, folder_of, leaf, scene
 
+from catsdogs.data import near_duplicates
 from catsdogs.data.archive import open_images
 from catsdogs.data.catalog import build_catalog
-from catsdogs.data.near_duplicates import (
-    MOST_BITS,
-    components,
-    confirmed_pairs,
-    copies_of,
-    group_duplicates,
-    near_pairs,
-    perceptual_hashes,
-)
 
 pytestmark = pytest.mark.lowest
 
@@ -27,10 +19,10 @@ def rows_of(tmp_path, members):
 def grouped(tmp_path, members):
     rows = rows_of(tmp_path, members)
     root, cache = tmp_path / "given", tmp_path / "cache"
-    groups = group_duplicates(rows, root, cache)
+    groups = near_duplicates.group_duplicates(rows, root, cache)
     assert groups.name == "group"
     assert list(groups.index) == list(rows.index)
-    shuffled = group_duplicates(rows.sample(frac=1, random_state=3), root, cache)
+    shuffled = near_duplicates.group_duplicates(rows.sample(frac=1, random_state=3), root, cache)
     pd.testing.assert_series_equal(shuffled.sort_index(), groups)
     for name, hashes in rows.groupby(groups)["sha256"]:
         assert name == min(hashes)
@@ -66,7 +58,7 @@ def altered(image):
 
 def test_drawings_with_similar_hashes_are_distinct(tmp_path):
     members = {f"cat.{seed}.png": encoded(leaf(seed), "PNG") for seed in range(60)}
-    assert len(near_pairs(perceptual_hashes(rows_of(tmp_path, members)))) >= 4
+    assert len(near_duplicates.near_pairs(near_duplicates.perceptual_hashes(rows_of(tmp_path, members)))) >= 4
     assert grouped(tmp_path, members) == {frozenset({f"cat.{seed}"}) for seed in range(60)}
 
 
@@ -78,7 +70,7 @@ def test_altered_images_are_copies_of_other_images(tmp_path, image):
     members |= {"equal.png": others["cat.1.png"], "damaged.png": b"broken", "no copy.png": encoded(leaf(7), "PNG")}
     tables = rows_of(tmp_path / "test", members), rows_of(tmp_path / "train", others)
     roots = tmp_path / "test" / "given", tmp_path / "train" / "given"
-    found = copies_of(tables[0], roots[0], tables[1], roots[1], tmp_path / "cache")
+    found = near_duplicates.copies_of(tables[0], roots[0], tables[1], roots[1], tmp_path / "cache")
     distinct = ("damaged.png", "no copy.png")
     assert dict(zip(tables[0]["id"], found, strict=True)) == {name[:-4]: name not in distinct for name in members}
 
@@ -87,9 +79,9 @@ def test_many_blank_images_are_compared_in_seconds(tmp_path):
     """Each pair of them has equal hashes; confirmed pairs connect all, without comparing each."""
     blank = {f"{shade}.png": encoded(Image.new("RGB", (16, 16), (shade, shade, shade)), "PNG") for shade in range(250)}
     rows = rows_of(tmp_path, blank)
-    assert len(near_pairs(perceptual_hashes(rows))) == 250 * 249 / 2
-    pairs = confirmed_pairs(tmp_path / "cache", (rows, tmp_path / "given"))
-    assert len(components(rows["sha256"], pairs).unique()) == 1
+    assert len(near_duplicates.near_pairs(near_duplicates.perceptual_hashes(rows))) == 250 * 249 / 2
+    pairs = near_duplicates.confirmed_pairs(tmp_path / "cache", (rows, tmp_path / "given"))
+    assert len(near_duplicates.components(rows["sha256"], pairs).unique()) == 1
     assert len(pairs) < 250 * 20
 
 
@@ -110,9 +102,9 @@ def test_near_pairs_equal_a_direct_comparison(n, m):
 
     one = np.concatenate([random_hashes(n), seeds[:n], ~seeds[:n]])  # 256 different bits overflow 8-bit counts
     other = None if m is None else random_hashes(m)
-    pairs = near_pairs(one, other)
+    pairs = near_duplicates.near_pairs(one, other)
     distances = (bits_of(one)[:, None] != bits_of(one if other is None else other)[None]).sum(axis=2)
-    near = distances <= MOST_BITS
+    near = distances <= near_duplicates.MOST_BITS
     expected = np.argwhere(near if other is not None else np.triu(near, 1))
     assert sorted(zip(pairs["one"], pairs["other"], strict=True)) == sorted(map(tuple, expected))
     assert list(pairs["bits"]) == [distances[a, b] for a, b in zip(pairs["one"], pairs["other"], strict=True)]

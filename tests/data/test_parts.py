@@ -175,14 +175,8 @@ def test_copies_of_training_images_are_not_validated_on(tmp_path, cache, caplog)
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        (
-            {"1.jpg": jpeg(70)},
-            "^data.validation=.*: usable .* class cat: 0.*; not usable: validation/1 .no label.$",
-        ),
-        (
-            cats_and_dogs(8, 8),
-            "^data.validation=.*: usable .*: 0.*: validation/cat.0 .duplicate of a training image",
-        ),
+        ({"1.jpg": jpeg(70)}, "^data.validation=.*: usable .* class cat: 0.*; not usable: validation/1 .no label.$"),
+        (cats_and_dogs(8, 8), "^data.validation=.*: usable .*: 0.*: validation/cat.0 .duplicate of a training image"),
     ],
 )
 def test_validation_images_that_are_refused(tmp_path, cache, members, message):

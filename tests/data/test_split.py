@@ -5,8 +5,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from catsdogs.base.errors import UserError
+from catsdogs.base.text import natural_key
 from catsdogs.config.schema import SplitConfig
-from catsdogs.data.archive import natural_key
 from catsdogs.data.split import assign_splits, subset
 
 NAMES = ("cat", "dog", "emu", "fly", "gnu")
@@ -121,8 +121,14 @@ def test_every_class_is_on_both_sides_if_it_has_enough_images(cats, dogs, holdou
     ("cats", "dogs", "holdout", "folds", "message"),
     [
         (1, 10, 0.0, 1, "class cat has 1 distinct images .*, at least 2 are needed for training and validation; add"),
-        (5, 2, 0.05, 1, "class dog has 2 .*, at least 3 are needed for training and validation and holdout; add"),
-        (4, 8, 0.25, 4, "class cat has 4 .*, at least 5 are needed for 4 folds and holdout; .* lower split.folds$"),
+        (
+            5,
+            2,
+            0.95,
+            1,
+            "split.holdout_fraction=0.95: class dog has 2 .*, at least 3 are needed .*; set",
+        ),
+        (3, 8, 0.25, 4, "class cat has 3 .*, at least 5 are needed for 4 folds and holdout; .* lower split.folds$"),
     ],
 )
 def test_too_few_images(cats, dogs, holdout, folds, message):

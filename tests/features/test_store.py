@@ -323,13 +323,10 @@ def test_entry_under_another_key_is_corrupted(store):
     [
         ("values.npy", lambda old: old[: len(old) // 2]),
         ("values.npy", lambda old: old[:128] + old[188:248] + old[128:188] + old[248:]),  # swapped images
-        ("values.npy", None),
         ("values.npy", os.mkdir),
-        ("about.json", lambda old: b"[1, 2"),
         ("about.json", lambda old: old.replace(b'"float16"', b'"float32"')),
         ("about.json", lambda old: old.replace(b'"group": "', b'"group": "../')),
         ("about.json", lambda old: old.replace(b'"images": 23', b'"images": 1000000000000000000')),
-        ("about.json", None),
         ("channels.npy", lambda old: old[:128] + np.full(10, np.nan, np.float32).tobytes() + old[168:]),
         ("channels.npy", os.mkfifo),
         ("", None),
@@ -352,7 +349,7 @@ def test_corrupted_entry_is_ignored_and_filled_again(store, name, content, caplo
     assert "b" in names_of(store)
     fill(store, "a", "b", dtype="float16")
     np.testing.assert_array_equal(read_all(store, "a"), before)
-    assert len(caplog.messages) == (content is not None or name in ("about.json", ""))
+    assert len(caplog.messages) == 1
     corrupt()
     store.clear()
     assert [path.name for path in store.folder.iterdir()] == [".locks"]

@@ -41,9 +41,9 @@ def test_metrics_terminal_and_model_card_show_the_same_interval_and_warn_below_2
     interval = f"{detail['low']:.4f} to {detail['high']:.4f}"
     backbone = {"builder": "a.B", "image_size": 9, "resize": "squeeze"}
     recipe = {"config": {"backbone": backbone}, "data_digest": "", "job": "", "trial": "0"}
-    ensemble = {"kind": "none", "way": "single", "members": [{"job": "a"}]}
+    ensemble = {"kind": "none", "way": "single", "members": [{"job": "a", "trial": "0", "fold": None}]}
     final: dict[str, Any] = {"ensemble": ensemble, "validated_by": "final model", "tta": {"kind": "none"}}
-    final |= {"tta_choice": None, "calibration": None, "study": "", "epochs": 1, "best_epoch": 1}
+    final |= {"tta_choice": None, "calibration": None, "study": "", "epochs": 1, "best_epoch": 1, "image_size": 9}
     rows = pd.DataFrame({"split": ["train", "validation"], "label": [0, 1]})
     dataset: Any = SimpleNamespace(classes=DEFAULT, rows=rows, folds=lambda: [0], holdout_rows=[], skipped=[], notes=[])
     card = model_card(record | final, recipe | {"hyperparameters": {}, "versions": {}, "seed": 1}, dataset)

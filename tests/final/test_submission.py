@@ -112,12 +112,7 @@ def test_header_ids_order_and_columns_are_those_of_the_template(tmp_path, caplog
 @pytest.mark.parametrize(
     ("classes", "template", "kind", "problem"),
     [
-        (
-            THREE,
-            "id,ant,bee,fly\n2,0,0,0\n",
-            "probability",
-            "columns ant, bee, fly are not the classes ant, bee",
-        ),
+        (THREE, "id,ant,bee,fly\n2,0,0,0\n", "probability", "columns ant, bee, fly are not the classes ant, bee"),
         (THREE, "id,ant,bee\n2,0,0\n", "probability", "columns ant, bee are not .*; set data.classes, or use another"),
         (THREE, "id,label\n2,0\n", "probability", "use submission.kind=class or set data.classes"),
         (DEFAULT, "id,hen,dog\n2,0,0\n", "probability", "columns hen, dog are not"),
@@ -126,12 +121,7 @@ def test_header_ids_order_and_columns_are_those_of_the_template(tmp_path, caplog
         (THREE, "id;label\n2;0\n", "class", "has only the column id;label; separate"),
         (THREE, "id,ant,bee,big wasp\n2,0,0,0\n", "class", "3 columns after id, expected one .*kind=probability"),
         (THREE, "id,label\n2,0\n2,0\n10,0\n", "class", "ids listed twice: 2; remove"),
-        (
-            THREE,
-            "id,label\n2,0\n11,0\n",
-            "class",
-            r"1 ids without .* \(11\) and 1 test .* \(10\); use",
-        ),
+        (THREE, "id,label\n2,0\n11,0\n", "class", r"1 ids without .* \(11\) and 1 test .* \(10\); use"),
         (THREE, "id,ant,bee,big wasp\n", "probability", "has no rows; enter one"),
         (THREE, "id,label\n2,0,0\n", "class", r"cannot be read \(line 2 has 3 cells"),
         (THREE, None, "class", r"cannot be read \(No such file"),

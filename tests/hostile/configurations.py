@@ -27,7 +27,8 @@ from catsdogs.launching.failures import user_message
 from catsdogs.launching.registration import register
 from catsdogs.tuning.oracles import build_oracle, expected_trials
 
-TINY = ("data=sample", "backbone=small_cnn", "backbone.image_size=32", "space=small_cnn")
+TINY: tuple[str, ...] = ("data=sample", "backbone=small_cnn", "backbone.image_size=32", "space=small_cnn")
+TINY += ("tuner.max_trials=8", "fit.epochs=10", "fit.batch_size=32", "split.folds=1")
 OVERRIDES = HOSTILE["valid_overrides"]
 GROUPS = ("augmentation/light", "schedule/cosine_warmup", "space/default", "tuner/bayesian", "backbone/small_cnn")
 

@@ -3,10 +3,12 @@ from contextlib import suppress
 from unittest.mock import Mock
 
 import pytest
+from hydra._internal.utils import get_args_parser
 from omegaconf import open_dict
 from studies import write_job
 from synthetic_images import cats_and_dogs, folder_of, jpeg
 
+from catsdogs import retrain
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.base.text import MOST_CHARACTERS
@@ -115,10 +117,33 @@ def test_resume_command_names_the_study(arguments, overrides, expected):
     assert resume_command(arguments, overrides, "s") == f"python -m catsdogs.search {expected}"
 
 
+def test_options_between_overrides_are_moved_behind_them(monkeypatch):
+    complete = Mock(side_effect=UserError("stop"))
+    monkeypatch.setattr("sys.argv", ["search", "-m", "seed=1", "--config-dir", "x", "-m", "study=s"])
+    assert application.hydra_application("search", Mock(), complete) == 2
+    assert complete.call_args.args[1] == ["seed=1", "study=s", "-m", "--config-dir", "x", "-m"]
+
+
+@pytest.mark.parametrize("word", ["s", "./s/", "s/best", "study=./s", "{root}/s/best/"])
+def test_retrain_takes_the_folder_of_a_study_or_of_its_model(study, monkeypatch, word):
+    folder_of(study / "best", {"model.keras": b""})
+    monkeypatch.chdir(study.parent)
+    words = [word.format(root=study.parent), "tta=none", "--cfg", "job"]
+    completed = retrain._complete(get_args_parser().parse_args(words), words)
+    assert completed[-3:] == ["job=a", "--cfg", "job"]
+    assert {"study=s", "tta=none"} < {*completed}
+
+
+def test_a_study_that_does_not_exist_is_an_error_with_those_that_do(study, monkeypatch):
+    monkeypatch.chdir(study.parents[1])
+    words = [f"{study.parent.name}/t"]
+    with pytest.raises(UserError, match=f"study {words[0]}: folder not found; studies in {study.parent.name}: s"):
+        retrain._complete(get_args_parser().parse_args(words), words)
+
+
 @pytest.mark.parametrize("multirun", [[], ["-m"]])
 @pytest.mark.parametrize(
-    ("error", "status", "words"),
-    [(MemoryError, 2, "error: out of memory"), (ValueError, 1, "ValueError: injected")],
+    ("error", "status", "words"), [(MemoryError, 2, "error: out of memory"), (ValueError, 1, "ValueError: injected")]
 )
 def test_an_error_in_the_checks_of_a_study_is_printed(tmp_path, capsys, monkeypatch, multirun, error, status, words):
     monkeypatch.setattr("catsdogs.data.dataset.load_dataset", Mock(side_effect=error("injected")))

@@ -151,6 +151,7 @@ def test_a_cluster_study_with_a_failed_and_a_killed_job_is_summarized_and_resume
         *("data=sample", "data.sample.images_per_class=12", "data.sample.test_images=4"),
         *("backbone=small_cnn", "~backbone.arguments.filters", "backbone.image_size=32", "features.engine=tensorflow"),
         *("space=small_cnn", "space.unfreeze_depth.values=[2,5]", f"tuner.max_trials={TRIALS}", "fit.epochs=2"),
+        "split.folds=1",
     ]
     names = [f"small_cnn-{kind}-cosine-none-backbone.builder-tiny_backbone.build" for kind in ("none", "flip")]
     log = tmp_path / "log"

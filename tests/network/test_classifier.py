@@ -4,7 +4,7 @@ import pytest
 from reference import build_model
 
 from catsdogs.config.hyperparameters import with_values
-from catsdogs.network.classifier import compile_model, unfreeze
+from catsdogs.network.classifier import compile_model, plain_head, unfreeze
 from catsdogs.network.classifier import log_loss as log_loss_metric
 from catsdogs.scoring.classes import Classes
 from catsdogs.scoring.scores import score_images
@@ -54,20 +54,29 @@ def test_log_loss_excludes_label_smoothing_and_l2_and_the_loss_includes_them(con
     assert scores["loss"] == pytest.approx(loss + float(sum(model.losses)), rel=1e-4)
 
 
-def test_a_softmax_of_two_outputs_trains_as_a_sigmoid():
-    """Half the learning rate, because a step moves the logits of both classes."""
+def test_a_head_with_two_outputs_equals_one_with_one_output(config):
+    """A step of SGD with rate 1 shows the gradients."""
+    settings = with_values(config(), {"dropout": 0.0, "l2": 0.0}).model
     labels, features = np.arange(16) % 2, np.random.default_rng(0).normal(size=(16, 5)).astype("float32")
-    kernel, histories, predictions = np.random.default_rng(1).normal(size=(5, 1)), [], []
+    kernel, results, steps = np.random.default_rng(1).normal(size=(settings.dense_units, 1)), [], []
     for targets in (labels[:, None], np.eye(2)[labels]):
         count = targets.shape[1]
-        model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(count, "sigmoid" if count == 1 else "softmax")])
-        model.set_weights([kernel if count == 1 else np.hstack([-kernel, kernel]) / 2, np.zeros(count)])
-        compile_model(model, keras.optimizers.SGD(0.1 / count), 0.1)
-        fitted = model.fit(features, targets, epochs=3, batch_size=4, shuffle=False, verbose=0)
-        histories.append([fitted.history[name] for name in sorted(fitted.history)])
-        predictions.append(model.predict(features, verbose=0)[:, -1])
-    np.testing.assert_allclose(histories[0], histories[1], rtol=1e-5)
-    np.testing.assert_allclose(predictions[0], predictions[1], rtol=1e-5)
+        keras.utils.set_random_seed(1)
+        pooled = keras.Input((5,))
+        model = keras.Model(pooled, plain_head(pooled, settings, count))
+        model.layers[-1].set_weights([kernel if count == 1 else np.hstack([-kernel, kernel]) / 2, np.zeros(count)])
+        before = [keras.ops.convert_to_numpy(variable).copy() for variable in model.trainable_variables]
+        p_second = model.predict(features, verbose=0)[:, -1]
+        compile_model(model, keras.optimizers.SGD(1.0), 0.1)
+        scores = model.train_on_batch(features, targets, return_dict=True)
+        results.append([*p_second, *(float(scores[name]) for name in ("loss", "log_loss", "accuracy"))])
+        after = [keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables]
+        steps.append([new - old for new, old in zip(after, before, strict=True)])
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
+    expected = [*steps[0][:-2], *(np.concatenate([-step, step], axis=-1) for step in steps[0][-2:])]
+    for step, of_one in zip(steps[1], expected, strict=True):
+        np.testing.assert_allclose(step, of_one, rtol=1e-4, atol=1e-6)
+    assert all(np.abs(step).max() > 1e-3 for step in expected)
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 100])

@@ -4,9 +4,11 @@ import keras
 import numpy as np
 import pytest
 
+from catsdogs.features.engine import build_engine
 from catsdogs.network.backbones import load_network
 from catsdogs.network.classifier import full_model
 from catsdogs.network.merging import merge_models
+from catsdogs.network.saved_models import load_model
 from catsdogs.scoring.classes import DEFAULT
 from catsdogs.scoring.combination import Combination, uniform_mean
 
@@ -66,6 +68,25 @@ def test_merged_model_predicts_the_combination(members, tmp_path, combination, f
     np.testing.assert_array_equal(predict(loaded), predict(merged))
     shapes = (None, 32, 32, 3), (None, outputs)
     assert ((loaded.input_shape, loaded.output_shape), kernels(loaded)) == (shapes, convolutions)
+
+
+def test_images_are_resized_for_smaller_members_and_every_engine_agrees(members, tmp_path):
+    large = members(CONV_2, count=2)
+    small = members(CONV_2, "backbone.image_size=24", count=2)
+    combination = Combination("logit", (0.4, 0.3, 0.2, 0.1))
+    resized = keras.layers.Resizing(24, 24)(IMAGES)
+    p = [DEFAULT.from_output(keras.ops.convert_to_numpy(model(resized, training=False))) for model in small]
+    merged = merge_models([*large, *small], combination)
+    np.testing.assert_allclose(predict(merged), combination(np.stack([*map(predict, large), *p])), atol=2e-6)
+    assert kernels(merged) == 3 + 3
+    merged.save(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras", "")
+    np.testing.assert_array_equal(predict(loaded), predict(merged))
+    for engine in ("auto", "tensorflow"):
+        assert build_engine(loaded, engine).difference < 1e-5
+    # Only the members in use determine the image size.
+    only_small = merge_models([large[0], small[0]], Combination("probability", (0.0, 1.0)))
+    assert only_small.input_shape == (None, 24, 24, 3)
 
 
 def test_members_of_different_backbones_or_preprocessing_share_nothing(members):

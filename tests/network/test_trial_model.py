@@ -9,20 +9,22 @@ from catsdogs.network.backbones import load_network
 from catsdogs.network.classifier import plain_head
 from catsdogs.network.cut import prefix
 from catsdogs.network.trial_model import TrialModels, _copy_head
+from catsdogs.scoring.classes import DEFAULT
 
 pytestmark = pytest.mark.lowest
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3)).astype("float32")
 LABELS = np.tile([[0.0], [1.0]], (12, 1)).astype("float32")
 STEPS = 12
-BIG = ("data=sample", "backbone=mobilenet_v2_035", "backbone.weights=null", "backbone.image_size=32")
+BIG: tuple[str, ...] = ("data=sample", "backbone=mobilenet_v2_035", "backbone.weights=null", "backbone.image_size=32")
+BIG += ("fit.epochs=10", "fit.batch_size=32", "split.folds=1")
 
 
 @pytest.fixture
 def bench(composed, config):
     """Build a job, the models of its trials, a function that returns IMAGES at a cut, and the network."""
 
-    def make(*overrides, base=None, outputs=1):
+    def make(*overrides, base=None):
         overrides = ("fit.epochs=4", "fit.batch_size=8", *overrides)
         job = to_search_config(composed(*base, *overrides)) if base else config(*overrides)
         network = load_network(job.backbone, job.seed)
@@ -32,7 +34,7 @@ def bench(composed, config):
                 return IMAGES
             return keras.ops.convert_to_numpy(prefix(network.backbone, "minus_one_to_one", [cut])(IMAGES))
 
-        return job, TrialModels(job, network, outputs, STEPS, [0, 10] if base else [0, 2, 5]), inputs, network
+        return job, TrialModels(job, network, DEFAULT, STEPS, [0, 10] if base else [0, 2, 5]), inputs, network
 
     return make
 

@@ -26,7 +26,9 @@ EAST = datetime.timezone(datetime.timedelta(hours=2))
         (formats.count(2000.0), "2,000"),
         *((formats.counted(n, "job"), t) for n, t in ((1, "1 job"), (0, "0 jobs"), (2000, "2,000 jobs"))),
         *((formats.value(v), t) for v, t in ((30.0, "30"), (5.106746e-06, "5.107e-06"), ("x", "x"), (math.nan, "–"))),
-        *((formats.time_spent(s), t) for s, t in ((None, "–"), (705.4, "12 min"))),
+        *((formats.value(v), t) for v, t in (("0.30000000000000004", "0.3"), ("lr-1.2345678901e-05", "lr-1.235e-05"))),
+        *((formats.value(v), t) for v, t in (("v0.00012345", "v0.00012345"), ("20261129.1", "20261129.1"))),
+        *((formats.time_spent(s), t) for s, t in ((None, "–"), (89, "89 s"), (705.4, "12 min"), (11100, "3 h 05 min"))),
         (formats.day_and_time(datetime.datetime(2026, 11, 3, 1, 5, tzinfo=EAST)), "2 Nov 2026, 23:05 UTC"),
         (formats.between(Estimate(0.03, 0.02, 0.04, 100)), "0.0200 to 0.0400"),
         (formats.between(Estimate(0.03, None, None, 1)), ""),
@@ -63,11 +65,9 @@ def test_gains(interval, expected):
 
 def test_calibration_that_is_not_applied_has_a_reason():
     # Earlier versions recorded no reason.
-    for gain, reason in (
-        ({"value": 0.0}, "199 validation images are too few"),
-        ({"value": -0.001}, "it does not improve"),
-    ):
-        (line,) = formats.format_gains({}, {"validation": {**gain, "size": 199, "split": "validation", "kept": False}})
+    for value, reason in ((0.0, "199 validation images are too few"), (-0.001, "it does not improve")):
+        gain = {"value": value, "size": 199, "split": "validation", "kept": False}
+        (line,) = formats.format_gains({}, {"validation": gain})
         assert line.startswith(f"Calibration not applied: {reason}")
 
 
@@ -110,3 +110,20 @@ def test_a_model_is_described_by_its_trial_and_an_ensemble_by_its_members():
     assert described("single", "a") == described("single", "ab") == "trial 3 of job a"
     assert described("logit", "aa") == "ensemble of 2 models of trial 3 of job a"
     assert described("logit", "aab") == "ensemble of 3 models of the jobs a, b"
+    members = [{"job": job, "trial": trial} for job, trial in ("a0", "a1", "b0")]
+    of_trials = {"kind": "trials", "way": "logit", "members": members}
+    assert formats.describe_model({"ensemble": of_trials}) == "ensemble of 3 trials of the jobs a, b"
+    assert formats.chosen_on_validation(False, {"ensemble": of_trials}) == ["epoch", "trial", "ensemble"]
+
+
+def test_an_ensemble_is_compared_with_the_best_trial():
+    gain = {"value": -0.01, "low": -0.02, "high": 0.005, "size": 2000, "split": "out-of-fold", "trials": 9}
+    ensemble = {"gain": gain, "method": "logit", "way": "logit", "ms_per_image": 12.345, "ms_per_image_single": 1.5}
+    assert formats.format_ensemble_gain(ensemble) == [
+        "Ensemble: log loss higher by 0.0100 (95% CI -0.0050 to 0.0200) than that of the best trial on 2,000 "
+        "out-of-fold images, in nested folds; it takes 12.3 ms per image, one of its models 1.5 ms."
+    ]
+    (single,) = formats.format_ensemble_gain({**ensemble, "method": "single"})
+    assert "no combination of 9 trials is better" in single
+    assert not formats.format_ensemble_gain({**ensemble, "gain": {**gain, "trials": 1}})
+    assert not formats.format_ensemble_gain({"method": "single"})

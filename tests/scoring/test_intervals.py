@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from catsdogs.scoring.intervals import (
-    Estimate,
-    ImageScores,
-    mean_intervals,
-    paired_intervals,
-    resamples,
-    share_lowest,
-)
+from catsdogs.scoring.intervals import Estimate, ImageScores, mean_intervals, paired_intervals, resamples, share_lowest
 
 
 def ends(score):

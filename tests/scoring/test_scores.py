@@ -17,13 +17,7 @@ from catsdogs.scoring.calibration import Calibration, fit
 from catsdogs.scoring.classes import Classes, check_names
 from catsdogs.scoring.combination import uniform_mean
 from catsdogs.scoring.intervals import mean_intervals, wilson_interval
-from catsdogs.scoring.scores import (
-    class_scores,
-    confusion,
-    expected_calibration_error,
-    score_images,
-    scores,
-)
+from catsdogs.scoring.scores import class_scores, confusion, expected_calibration_error, score_images, scores
 
 KEYS = ["log_loss", "accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "brier", "ece"]
 
@@ -44,20 +38,6 @@ def test_the_loss_of_an_image_is_minus_the_logarithm_of_the_clipped_probability_
     np.testing.assert_allclose(loss, [wrong, right, right, wrong], rtol=1e-8)
     result = scores(np.array([1, 1, 0, 0]), binary([0, 1, 0, 1]))
     assert result["log_loss"].value == pytest.approx((wrong + right) / 2)
-
-
-def test_scores_by_hand():
-    labels = np.array([0, 0, 1, 1])
-    p_dog = np.array([0.1, 0.6, 0.4, 0.9])
-    result = scores(labels, binary(p_dog))
-    assert list(result) == KEYS
-    assert result["accuracy"].value == 0.5
-    assert result["roc_auc"].value == 0.75  # of four (dog, cat) pairs only 0.4 against 0.6 is in the wrong order
-    assert result["brier"].value == pytest.approx((0.1**2 + 0.6**2 + 0.6**2 + 0.1**2) / 4)
-    assert result["log_loss"].value == pytest.approx(-(2 * np.log(0.9) + 2 * np.log(0.4)) / 4)
-    # Confidences 0.9, 0.6, 0.6, 0.9: two bins, |0.9 - 1| and |0.6 - 0|, each with half of the images.
-    assert result["ece"].value == pytest.approx(0.5 * 0.1 + 0.5 * 0.6)
-    assert {score.size for score in result.values()} == {4}
 
 
 def test_errors_of_scores_and_of_comparisons_have_one_definition():
@@ -115,13 +95,6 @@ def test_one_class_has_no_roc_auc(label):
     assert result["log_loss"].low is not None
 
 
-def test_one_image_has_values_and_two_have_intervals():
-    result = scores(np.array([1]), binary([0.8]))
-    assert astuple(result["log_loss"]) == (pytest.approx(-np.log(0.8)), None, None, 1, 0)
-    brier = scores(np.array([1, 1]), binary([0.8, 0.4]))["brier"]
-    assert ends(brier).tolist() == [0, 1]
-
-
 def test_a_perfect_roc_auc_may_be_lower_on_other_images():
     result = scores(np.repeat([0, 1], 50), binary(np.linspace(0, 1, 100)))["roc_auc"]
     assert result.value == ends(result)[1] == 1
@@ -132,9 +105,7 @@ def test_a_perfect_roc_auc_may_be_lower_on_other_images():
     ("labels", "p_dog", "message"),
     [
         ([0, 1, 1], [0.1, np.nan, np.nan], "must be in"),
-        ([0, 1, 1], [0.1, 0.2, 1.01], "must be in"),
         ([0, 0.05, 1], [0.1, 0.2, 0.3], "labels must be whole"),
-        ([np.nan, 0, 1], [0.1, 0.2, 0.3], "labels must be whole"),
         ([0, 1], [0.1, 0.2, 0.3], "labels .N,. and"),
         ([], [], "at least one"),
     ],
@@ -207,12 +178,10 @@ def test_columns_of_classes_and_back():
     ("names", "message"),
     [
         (["ants"], "only class ants"),
-        ([], "no class"),
         (["Ant", "bee", "ant"], "Ant, ant differ only in case"),
         (["a", "b", "a"], "a, a are equal; remove"),
         (["a b", "a_b", "c"], "a b, a_b would have the same column"),
         (["a", "a_tta", "b"], "column p_a_tta"),
-        (["a", ""], "class '' needs"),
         (["a", "b\n"], "needs a printable"),
         (["a", "caf\udce9"], "needs a printable"),
         (["a", "ID"], "not id"),

@@ -48,7 +48,7 @@ def test_one_trial_only_in_the_history_runs_again_and_two_are_an_error(config, f
     assert list(load_resume_state(folder).history["trial"]) == ["0", "1"]
     assert "trial 2 is not in trials.csv" in caplog.text
     write_csv(folder / "history.csv", pd.concat([history, history.assign(trial=3)]))
-    with pytest.raises(UserError, match=r"trials\.csv lists 2 trials \(expected 4 trials\)"):
+    with pytest.raises(UserError, match=r"trials\.csv lists 2 trials \(expected 4\)"):
         inspect(config(), folder)
 
 

@@ -106,7 +106,12 @@ def test_a_study_that_varied_a_renamed_setting_is_read_but_not_resumed(study):
     assert job.choices == {"backbone": "small_cnn", "split.holdout_fraction": "0.2"}
     assert job.choice("split.holdout_fraction") == "0.2"
     assert job.result["config"]["varied"] == ["split.holdout_fraction"]
-    assert job.result["config"]["fit"] == {"precision": "float32", "class_weights": "none", "epochs": 3}
+    assert job.result["config"]["fit"] == {
+        "precision": "float32",
+        "class_weights": "none",
+        "keep_weights_gib": 0.0,
+        "epochs": 3,
+    }
     assert job.result["config"]["backbone"]["resize"] == "squeeze"
     assert list(write_leaderboard(study)["split.holdout_fraction"].dropna()) == ["0.2"]
     with pytest.raises(UserError, match=r"split\.holdout, .* split\.holdout_fraction; use a new study=NAME"):

@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
 from catsdogs.study.locking import lock_job
-from catsdogs.study.plan import read_plan, retrain_command, write_plan
+from catsdogs.study.plan import deleted_jobs, read_plan, record_ended, retrain_command, write_plan
 
 
 @pytest.fixture
@@ -34,6 +34,17 @@ def test_the_plan_keeps_all_jobs_and_parallel_processes_are_one_run(study):
     plan = read_json(study / "study.json")
     assert plan["run"] == ["d"]
     assert plan["started"] > "2026-02"
+
+
+def test_a_job_that_ran_and_has_no_folder_is_deleted_until_it_starts_again(study):
+    write_plan(study, ["a", "b", "c"], [])
+    record_ended(study, ["a"])
+    record_ended(study, ["b"])
+    (study / "a").mkdir()
+    assert deleted_jobs(study, read_plan(study)) == ["b"]
+    write_plan(study, ["b", "c"], [])
+    assert deleted_jobs(study, read_plan(study)) == []
+    record_ended(study.with_name("none"), ["a"])
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"run": "a", "jobs": 3, "started": 5}', '{"started": "soon"}', "\x00"])

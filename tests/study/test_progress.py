@@ -7,7 +7,6 @@ import pytest
 from studies import STARTED, write_job
 
 from catsdogs.base.files import read_json, write_json
-from catsdogs.base.text import format_duration, sanitize_line
 from catsdogs.study.progress import JobProgress, line, study_line
 
 EARLIER = {"trials": 8, "started": STARTED - datetime.timedelta(days=1)}
@@ -42,7 +41,7 @@ def study(tmp_path):
             trials = pd.read_csv(folder / name / "trials.csv").assign(ended=arguments["started"].isoformat())
             trials.to_csv(folder / name / "trials.csv", index=False)
         plan = {"study": "study", "jobs": list(run), "run": list(run), "started": STARTED.isoformat(), "command": []}
-        write_json(folder / "study.json", plan)
+        write_json(folder / "study.json", plan | {"ended": ["a", "d"]})
         return folder
 
     return write
@@ -52,9 +51,9 @@ def study(tmp_path):
     ("run", "jobs", "minutes", "expected"),
     [
         # Sequential jobs: 11 trials in 33 minutes, 21 left. Jobs that have not started count like the others.
-        ("abcd", {"a": {"trials": 8}, "b": {"trials": 3, **RUNNING}}, 33, "11/32 trials, best, about 63 min left"),
+        ("abce", {"a": {"trials": 8}, "b": {"trials": 3, **RUNNING}}, 33, "11/32 trials, best, about 63 min left"),
         # Two parallel jobs are twice as fast.
-        ("abcd", {name: {"trials": 3, **RUNNING} for name in "ab"}, 9, "6/32 trials, best, about 39 min left"),
+        ("abce", {name: {"trials": 3, **RUNNING} for name in "ab"}, 9, "6/32 trials, best, about 39 min left"),
         # Trials of earlier runs count as done, but not for the pace.
         ("abc", {"a": EARLIER, "b": {"trials": 2, **RUNNING}}, 10, "10/24 trials, best, about 70 min left"),
         ("ab", {"a": EARLIER}, 10, "8/16 trials, best"),
@@ -62,6 +61,8 @@ def study(tmp_path):
         ("ab", {"a": FAILED, "b": FAILING}, 6, "6/10 trials, 2 failed, 1 job failed, best, about 4 min left"),
         ("ab", {"a": {"trials": 6}, "b": {"trials": 2, **RUNNING}}, 8, "8/14 trials, best, about 6 min left"),
         ("ab", {"a": {"trials": 8}, "b": {"trials": 8, "status": "failed"}}, 20, "16/16 trials, 1 job failed, best"),
+        # A deleted job has no trials left.
+        ("ad", {"a": FAILING}, 4, "4/8 trials, 1 failed, 1 job deleted, best, about 4 min left"),
         # A sweeper that chooses jobs one by one has no total.
         ("", {"a": EARLIER, "b": {"trials": 3, **RUNNING}}, 5, "11 trials, best"),
     ],
@@ -87,7 +88,7 @@ def test_a_job_without_a_planned_number_of_trials(study, status, trials, expecte
 
 
 def test_the_line_names_study_best_job_and_end(study):
-    folder = study("abcd", a={"trials": 8, "failed_trials": 1, "skill": 1.0}, b={"trials": 5, "skill": 2.0, **RUNNING})
+    folder = study("abce", a={"trials": 8, "failed_trials": 1, "skill": 1.0}, b={"trials": 5, "skill": 2.0, **RUNNING})
     best = pd.read_csv(folder / "b" / "trials.csv")["val_log_loss"].min()
     expected = f"study study: 13/32 trials, 1 failed, best {best:.4f} (b), about 19 min left (until 22:32)"
     assert line(folder, at(13)) == expected
@@ -118,11 +119,6 @@ def test_the_time_left_is_limited(study):
     plan = read_json(folder / "study.json")
     write_json(folder / "study.json", plan | {"started": "1990-01-01T00:00:00"})
     assert "left (until 20" in line(folder, at(30))
-
-
-def test_durations_have_a_readable_unit():
-    expected = {0: "0 s", 89: "89 s", 90: "2 min", 5000: "83 min", 11100: "3 h 05 min"}
-    assert {seconds: format_duration(seconds) for seconds in expected} == expected
 
 
 @pytest.fixture
@@ -194,8 +190,3 @@ def test_the_study_line_is_logged_after_every_trial_and_its_errors_are_warnings(
         progress.trial_done()
     assert caplog.messages[0] == "study s: 1/2 trials"
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
-
-
-def test_lines_contain_no_control_characters():
-    assert sanitize_line("plain-name_1.5 é \u00a0–") == "plain-name_1.5 é \u00a0–"
-    assert sanitize_line("a\nb\x1b[31m\u2028\u202e\ud800") == "a?b?[31m???"

@@ -12,7 +12,7 @@ import pytest
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json
 from catsdogs.config.schema import SearchConfig
-from catsdogs.study.trials import read_trials
+from catsdogs.study.trials import ranked, read_trials
 from catsdogs.tuning import job
 
 TUNERS = {
@@ -52,6 +52,14 @@ class Bench:
     def finished(self) -> int:
         return len(read_trials(self.folder / "trials.csv"))
 
+    def best(self, count: int) -> list[str]:
+        """Return the files of the best trials that a job with one fold keeps, by `trials.csv`."""
+        trials = [record.trial for record in ranked(read_trials(self.folder / "trials.csv"))[:count]]
+        return sorted(f"{trial}-{part}.bin" for trial in trials for part in (0, "predictions"))
+
+    def kept(self) -> list[str]:
+        return sorted(file.name for file in (self.folder / "weights").glob("*"))
+
     def tables(self) -> tuple[str, str, str, dict[str, Any]]:
         """Return the results that must not depend on interruptions."""
         trials = pd.read_csv(self.folder / "trials.csv", dtype={"trial": str, "parent": str})
@@ -69,7 +77,7 @@ class Bench:
             _UNINTERRUPTED[name] = tables, len(self.trainer.trained)
             # No parent was trained twice because its weights were removed.
             assert len(self.trainer.trained) == self.finished() == tables[3]["trials"]["completed"]
-            assert not (self.folder / "weights").exists()
+            assert self.kept() == self.best(len(tables[0].splitlines()) - 1)
             shutil.rmtree(self.folder)
             self.trainer.trained.clear()
         return _UNINTERRUPTED[name]

@@ -9,6 +9,7 @@ import pytest
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
+from catsdogs.scoring.classes import Classes
 from catsdogs.tuning import job
 
 
@@ -72,3 +73,25 @@ def test_folds_are_weighted_by_their_number_of_images(location, config, monkeypa
     for trial in pd.read_csv(location.folder / "trials.csv").itertuples():
         scores = history[history["trial"] == trial.trial].groupby(["execution", "fold"])["val_log_loss"].min().unstack()
         assert trial.val_log_loss == pytest.approx((scores.to_numpy() @ sizes / 12).mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("cat", "dog", "pet3")])
+def test_permuted_classes_permute_a_training(config, tmp_path, names):
+    settings: tuple[str, ...] = (f"data.sample.classes={len(names)}", "data.sample.images_per_class=12")
+    settings += (
+        "tuner.max_trials=1",
+        "fit.epochs=2",
+        "fit.batch_size=8",
+        "label_smoothing=mild",
+        f"cache={tmp_path / 'cache'}",
+    )
+    scores, predictions = [], []
+    for order in (names, names[-1:] + names[:-1]):
+        location = job.JobLocation(tmp_path / "study" / "-".join(order), tmp_path / "study")
+        assert np.isfinite(job.run_job(config(*settings, f"data.classes=[{','.join(order)}]"), location, {}))
+        scores.append(pd.read_csv(location.folder / "history.csv")[["loss", "val_log_loss", "val_accuracy"]].to_numpy())
+        table, classes = pd.read_csv(location.folder / "validation.csv"), Classes(order)
+        assert list(table["id"].str.split(".").str[0]) == [order[label] for label in table["label"].astype(int)]
+        predictions.append(classes.read(table)[:, [order.index(name) for name in names]])
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-4)
+    np.testing.assert_allclose(predictions[0], predictions[1], atol=1e-4)

@@ -14,6 +14,7 @@ from catsdogs.base import files
 from catsdogs.base.files import read_json
 from catsdogs.study.locking import is_locked
 from catsdogs.study.trials import read_trials
+from catsdogs.study.weight_files import TrialWeights, read_arrays
 from catsdogs.training.execution import DivergedError
 
 
@@ -49,6 +50,7 @@ def killed(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(files, "replacing", replacing)
+            patch.setattr("catsdogs.study.weight_files.replacing", replacing)
             try:
                 task()
             except Killed:
@@ -125,7 +127,8 @@ def test_a_job_with_only_failed_trials_reports_the_first_failure_and_is_archived
     bench.run(bench.settings(*TUNERS["random"]))
     result = read_json(bench.folder / "result.json")
     assert result["status"] == "failed"
-    assert "none of 4 trials completed" in result["error"]
+    problem = "none of 4 trials completed with a finite log loss; first failure: ValueError: invalid literal"
+    assert problem in result["error"].splitlines()[0]
     assert "no luck" in result["error"]
     bench.trainer.reset()
     bench.run(bench.settings(*TUNERS["random"]))
@@ -158,11 +161,11 @@ def test_a_failed_trial_is_recorded_and_trials_are_added_to_a_finished_job(bench
 
 def test_a_hyperband_job_retrains_missing_weights(bench):
     expected, trainings = bench.uninterrupted("hyperband")
-    config = bench.settings(*TUNERS["hyperband"])
+    config = bench.settings(*TUNERS["hyperband"], "fit.keep_weights_gib=0")
     bench.trainer.fail(6, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         bench.run(config)
-    weights = sorted((bench.folder / "weights").glob("*.npz"))
+    weights = sorted((bench.folder / "weights").glob("*"))
     assert weights
     # Only those from which a later trial may continue.
     assert len(weights) <= 3
@@ -174,6 +177,41 @@ def test_a_hyperband_job_retrains_missing_weights(bench):
     assert bench.tables() == expected
     assert trainings - 5 < len(bench.trainer.trained) <= trainings - 5 + len(weights)
     assert not (bench.folder / "weights").exists()
+
+
+@pytest.mark.parametrize("tuner", ["random", "hyperband"])
+@pytest.mark.parametrize("most", [0, 2])
+def test_the_best_trials_keep_their_weights_up_to_a_limit(bench, tuner, most):
+    expected, _ = bench.uninterrupted(tuner)
+    trial_bytes = 8 + 4 * 4  # of the fake model, and of four predictions
+    config = bench.settings(*TUNERS[tuner], f"fit.keep_weights_gib={(most + 0.5) * trial_bytes / 2**30}")
+    bench.trainer.fail(4, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(config)
+    weights = TrialWeights(bench.folder)
+    assert set(bench.kept()) >= set(bench.best(most))
+    # An unfinished trial leaves weights, and a killed process a temporary file.
+    for file in (weights.file("3", 0), weights.predictions("3"), weights.folder / ".3-0-0123abcd.bin"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"unfinished")
+    (weights.folder / "3-copies").mkdir()
+    bench.trainer.reset()
+    bench.run(config)
+    assert bench.tables() == expected
+    assert bench.kept() == bench.best(most)
+    assert sum(file.stat().st_size - 32 for file in weights.folder.glob("*")) == most * trial_bytes
+    for trial in {name.split("-")[0] for name in bench.kept()}:
+        assert weights.intact(trial, 1)
+        (p_label,) = read_arrays(weights.predictions(trial), [np.zeros((4, 1), np.float32)])
+        loss = read_trials(bench.folder / "trials.csv")[int(trial)].val_log_loss or 0
+        np.testing.assert_allclose(np.abs(p_label[:, 0] - [1, 0, 1, 0]), np.exp(-loss), rtol=1e-6)
+        weights.file(trial, 0).write_bytes(bytes(40))
+        assert weights.intact(trial, 1) is False
+        weights.file(trial, 0).unlink()
+        assert weights.intact(trial, 1) is False
+        weights.file(trial, 0).write_bytes(bytes(40))
+        weights.predictions(trial).unlink()  # as of an unfinished trial
+        assert weights.intact(trial, 1) is None
 
 
 def test_a_job_is_locked_until_its_process_is_killed(bench):

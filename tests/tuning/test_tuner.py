@@ -99,8 +99,8 @@ def test_a_promoted_trial_continues_from_its_parents_weights_and_learning_rate(t
     loaded = {}
     read = TrialModels.read_weights
 
-    def reading(self, file):
-        loaded[file.stem] = read(self, file)
+    def reading(self, config, file):
+        loaded[file.stem] = read(self, config, file)
         return loaded[file.stem]
 
     monkeypatch.setattr(TrialModels, "read_weights", reading)
@@ -153,9 +153,9 @@ def test_a_user_error_while_inputs_are_read_stops_the_search(tuner, monkeypatch)
     [
         (("tuner.max_trials=7",), 7),
         (("space=fixed", "tuner.max_trials=7"), 1),
-        (("tuner=grid",), None),
+        (("tuner=grid", "tuner.max_trials=null"), None),
         # Factor 3, brackets of 9 (1 epoch) - 3 - 1, 5 (3 epochs) - 2, and 3 (9 epochs) trials.
-        (("tuner=hyperband", "fit.epochs=9"), 23),
+        (("tuner=hyperband", "tuner.max_trials=null", "fit.epochs=9"), 23),
         (("space=fixed", "+space={dense_units: {kind: choice, values: [8, 16]}}", "tuner=grid"), 2),
     ],
 )

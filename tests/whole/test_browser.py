@@ -119,7 +119,7 @@ def jobs_of(page):
 def test_figures_are_drawn_on_scrolling_and_can_be_saved(open_page, report):
     page = open_page(report, color_scheme="dark", accept_downloads=True)
     assert 0 < page.locator(".plot .main-svg").count() < page.locator(".plot").count()
-    assert draw_everything(page) >= 13
+    assert draw_everything(page) >= 12
     # Plotly also draws axes without data.
     marks = ".trace, .points, .heatmaplayer image, .hm, .scatterlayer, .barlayer"
     height = "plot.offsetHeight === plot.querySelector('.main-svg').clientHeight"

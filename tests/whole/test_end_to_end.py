@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from conftest import SMALL, commands, run_python
 from PIL import Image
-from sklearn.metrics import log_loss
 from synthetic_images import cats_and_dogs, encoded, folder_of, jpeg, zip_of
 
 
@@ -244,31 +243,36 @@ def test_parts_of_one_folder_and_own_validation_images(run, tmp_path):
     assert report.count("data:image/jpeg") == 12
 
 
-def test_folders_with_corrupted_files_and_labeled_test_images(run, tmp_path):
-    """Class folders; one training and one test file cannot be decoded; the test images have labels."""
-    rng = np.random.default_rng(0)
-    for split, images in (("train", 12), ("test", 5)):
+def test_folders_of_three_classes_with_corrupted_files_and_labeled_test_images(run, tmp_path):
+    """One training and one test file cannot be decoded; the test images have labels."""
+    rng, names = np.random.default_rng(0), ["Eels", "cats", "dogs"]
+    for split, images in (("train", 68), ("test", 5)):
         members = {"cats/broken.jpg": b"not an image"}
-        for number, (kind, brightness) in product(range(images), (("cats", 0), ("Dogs", 120))):
-            pixels = rng.integers(brightness, brightness + 120, (40, 50, 3), dtype=np.uint8)
-            members[f"{kind}/{number}.jpg"] = encoded(Image.fromarray(pixels))
+        for number, (place, name) in product(range(images), enumerate(names)):
+            pixels = rng.integers(60 * place, 60 * place + 120, (40, 50, 3), dtype=np.uint8)
+            members[f"{name}/{number}.jpg"] = encoded(Image.fromarray(pixels))
         folder_of(tmp_path / split, members)
-    paths = ("data.train=train", "data.test=~/test", "cache=cache", "hydra.job.chdir=true")
+    paths = ("data.train=train", "data.test=~/test", "cache=cache", "hydra.job.chdir=true", "split.folds=2")
     home = {"HOME": str(tmp_path), "CATSDOGS_CACHE": ""}
-    done = ok(run("search", *SMALL[3:], *paths, "study=s", "tuner.max_trials=1", "augmentation=flip", **home))
+    done = ok(run("search", "-m", *SMALL[3:], *paths, "study=s", "tuner.max_trials=1", "augmentation=flip", **home))
     assert "broken" in done.stdout
     job = next((tmp_path / "multirun" / "s").glob("*/result.json"))
     assert json.loads(job.read_text())["data"]["left_out"] == 1
+    assert list(pd.read_csv(job.with_name("validation.csv")))[3:6] == ["p_Eels", "p_cats", "p_dogs"]
 
-    ok(run("retrain", "study=s", "tta=flip", "cache=cache", "hydra.job.chdir=true"))
+    ok(run("retrain", "study=s", "ensemble=folds", "tta=flip", "cache=cache", "hydra.job.chdir=true"))
     assert not list((tmp_path / "multirun" / "s").glob("**/cache"))
     best = tmp_path / "multirun" / "s" / "best"
-    submission = pd.read_csv(best / "submission.csv").set_index("id")["label"]
-    assert len(submission) == 11
-    assert submission["cats/broken"] == 0.5
+    submission = pd.read_csv(best / "submission.csv").set_index("id")
+    assert (len(submission), list(submission)) == (16, names)
+    np.testing.assert_allclose(submission.loc["cats/broken"], 1 / 3, atol=1e-8)
     metrics, test = metrics_in(best), predictions_in(best, "test")
-    assert metrics["test_log_loss"] == pytest.approx(log_loss(test["label"], test["p_dog"]), rel=1e-6)
-    assert metrics["details"]["test_log_loss"]["size"] == 11
+    columns = [f"p_{name}" for name in names]
+    p_label = test[columns].to_numpy()[np.arange(16), test["label"].astype(int)]
+    assert metrics["test_log_loss"] == pytest.approx(-np.log(p_label).mean(), abs=1e-6)
+    assert metrics["details"]["test_log_loss"]["size"] == 16
+    assert metrics["log_loss_calibrated"] < metrics["log_loss_tta"]
+    np.testing.assert_array_equal(submission, test.loc[submission.index, [f"{one}_calibrated" for one in columns]])
 
     # Relative paths of the job also work from another folder.
     (tmp_path / "elsewhere").mkdir()
@@ -276,10 +280,15 @@ def test_folders_with_corrupted_files_and_labeled_test_images(run, tmp_path):
     for part in ("train", "test"):
         assert f"{part}: {tmp_path / part}" in done.stdout, done.stderr
 
-    # One image, a corrupted image and a folder; the corrupted image is reported and gets 0.5.
-    done = ok(run("predict", "multirun/s/best", "test/Dogs/3.jpg", "test/cats/broken.jpg", "train"))
-    rows = dict(line.rsplit(",", 1) for line in done.stdout.splitlines())
-    assert len(rows) == 1 + 2 + 25
-    assert rows["broken"] == "0.5"
-    assert float(rows["3"]) == pytest.approx(submission["Dogs/3"], abs=1e-5)
+    # One image, a corrupted image and a folder; the corrupted image is reported.
+    done = ok(run("predict", "multirun/s/best", "test/dogs/3.jpg", "test/cats/broken.jpg", "train"))
+    rows = pd.read_csv(io.StringIO(done.stdout), dtype={"id": str}).set_index("id")
+    assert (len(rows), list(rows)) == (2 + 205, [*names, "class"])
+    classes = rows.pop("class")
+    np.testing.assert_allclose(rows.loc["test/cats/broken"], 1 / 3, atol=1e-8)
+    np.testing.assert_allclose(rows.loc["test/dogs/3"], submission.loc["dogs/3"], atol=1e-5)
     assert "cannot decode test/cats/broken.jpg" in done.stderr
+    assert pd.isna(classes["test/cats/broken"])
+    assert classes["test/dogs/3"] == rows.loc["test/dogs/3"].idxmax()
+    report = (tmp_path / "multirun" / "s" / "report.html").read_text(encoding="utf-8")
+    assert all(name in report for name in names)

@@ -1,11 +1,12 @@
 """Promises of docs/SECURITY.md: each names its tests. Those about models, arrays and weights are tested here."""
 
+import hashlib
 import io
 import json
+import pickle
 import re
 import zipfile
 from pathlib import Path
-from unittest.mock import Mock
 
 import h5py
 import keras
@@ -15,8 +16,9 @@ from synthetic_images import folder_of, jpeg
 from test_foreign_study import EVIL
 
 from catsdogs.base.errors import UserError
-from catsdogs.network.trial_model import TrialModels
+from catsdogs.base.records import CorruptedFile
 from catsdogs.predict import _predict
+from catsdogs.study.weight_files import read_arrays
 
 pytestmark = pytest.mark.lowest
 
@@ -85,7 +87,13 @@ def test_weights_of_a_trial_are_not_unpickled(tmp_path):
         def __reduce__(self):
             return Path.touch, (tmp_path / "executed",)
 
-    np.savez(tmp_path / "weights.npz", np.array([Evil()]))
-    with pytest.raises(ValueError, match="allow_pickle"):
-        TrialModels.read_weights(Mock(), tmp_path / "weights.npz")
+    pickled = pickle.dumps([Evil()] * 100)
+    for content, problem in (
+        (pickled, "digest differs"),
+        (hashlib.sha256(pickled).digest() + pickled, "values of another model"),
+        (bytes(2**20), "larger than"),
+    ):
+        (tmp_path / "0-0.bin").write_bytes(content)
+        with pytest.raises((CorruptedFile, OSError), match=problem):
+            read_arrays(tmp_path / "0-0.bin", [np.zeros(2**15, np.float32)])
     assert not (tmp_path / "executed").exists()

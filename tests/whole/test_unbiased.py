@@ -11,6 +11,7 @@ from final_study import FLIP, NONE, Study
 
 from catsdogs.base.errors import UserError
 from catsdogs.base.files import read_json, write_json
+from catsdogs.config.schema import SubmissionConfig
 from catsdogs.data.views import LiveViews
 from catsdogs.final import members
 from catsdogs.final.metrics import format_scores
@@ -245,7 +246,7 @@ def test_folds_of_several_jobs_are_combined_by_out_of_fold_predictions(copied, w
     assert [(member["job"], member["fold"]) for member in members] == [(FLIP, 0), (FLIP, 1), (NONE, 0), (NONE, 1)]
     assert [member["weight"] for member in members] == [0.3, 0.3, 0.5, 0.5]
     assert metrics["validated_by"] == "folds"
-    assert card_matches(best, "scores .*each job")
+    assert card_matches(best, "scores .*each trial")
     own = rows_of(predictions, "validation")["p_dog"]
     tables = [table(copied, "validation.csv", name).set_index("id").loc[own.index] for name in (FLIP, NONE)]
     np.testing.assert_allclose(own, weighted(np.stack([*map(DEFAULT.read, tables)]))[:, 1], atol=1e-5)
@@ -307,6 +308,9 @@ def test_tta_auto_follows_the_augmentation_if_the_model_has_seen_every_image(
     assert re.search(reason, sentence)
 
 
+AUTO = SubmissionConfig(None, "class", "auto")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -314,20 +318,25 @@ def test_tta_auto_follows_the_augmentation_if_the_model_has_seen_every_image(
         ({"kind": "folds", "size": 2, "trial": "0"}, "trial=0: .*ensemble.num_jobs=2.*remove trial"),
         ({"kind": "jobs"}, "ensemble.num_jobs=1: must be at least 2 with ensemble=jobs"),
         ({"kind": "none", "size": 2}, "ensemble.num_jobs=2: not supported with ensemble=none"),
+        *(
+            ({"seed": 9, "fit_on": part, "submission": AUTO}, "auto: .* no predictions of this")
+            for part in ("train", "all")
+        ),
     ],
 )
-def test_settings_without_a_score_are_refused_before_training(study, settings, message):
+def test_settings_without_a_score_are_refused_before_training(study, settings, message, monkeypatch):
+    monkeypatch.setattr(members, "execute", None)
     with pytest.raises(UserError, match=message):
         study.retrain(**settings)
     assert not (study.folder / "best").exists()
 
 
-def test_members_of_different_image_sizes_are_refused(copied):
+def test_members_with_another_resizing_are_refused(copied):
     file = copied.location(NONE).folder / "result.json"
     result = read_json(file)
-    result["config"]["backbone"]["image_size"] = 48
+    result["config"]["backbone"]["resize"] = "pad"
     write_json(file, result)
-    with pytest.raises(UserError, match=r"32 pixels, squeeze \(flip\), 48 pixels, squeeze \(none\).*image_size"):
+    with pytest.raises(UserError, match=r"several values of backbone.resize: pad \(none\), squeeze \(flip\)"):
         copied.retrain(kind="jobs", size=2)
 
 

@@ -1,7 +1,5 @@
 """Times of trials and epochs, which experiment trackers require with every number."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -10,8 +10,6 @@ by `retrain`. Finished runs are not written again; unfinished or incomplete runs
 trial so far (step: number of trials). Epochs of the first execution are `epoch/val_log_loss` and so on (step: epoch).
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os
@@ -139,12 +137,8 @@ class _Experiment:
 
 
 def _write_job(
-    experiment: _Experiment,
-    study_data: StudyData,
-    row: Mapping[Any, Any],
-    epochs: Mapping[tuple[str, str], pd.DataFrame],
+    experiment: _Experiment, study_data: StudyData, row: Mapping[Any, Any], epochs: Mapping[tuple[str, str], Any]
 ) -> None:
-    """Write the run of a job and the child runs of its trials."""
     job = study_data.jobs[row["label"]]
     trials = study_data.trials[study_data.trials["label"] == row["label"]].to_dict("records")
     key = f"job {job.name} {job.result.get('started')}"
@@ -156,37 +150,22 @@ def _write_job(
     metrics = [one for step, (loss, time) in so_far for one in _metrics({"val_log_loss": loss}, time, step)]
     names = ("val_log_loss", "val_accuracy", "trials", "trials_completed", "seconds")
     metrics += _metrics({name: row[name] for name in names}, max([ended, *times]), len(trials))
-    parent = experiment.write(
-        key,
-        row["job"],
-        {RUNNING: "RUNNING", FAILED: "FAILED"}.get(row["status"], "FINISHED"),
-        (started, ended),
-        {name: row[name] for name in study_data.choices},
-        {
-            **{name: row[name] for name in ("study", "job", "status", "data_digest", "best_trial", "error")},
-            "command": search_command(job.folder.parent),
-            "classes": listed(job.classes.names, _MOST_CLASSES),
-            **_versions(job.result),
-        },
-        metrics,
-    )
+    status = {RUNNING: "RUNNING", FAILED: "FAILED"}.get(row["status"], "FINISHED")
+    params = {name: row[name] for name in study_data.choices}
+    tags = {name: row[name] for name in ("study", "job", "status", "data_digest", "best_trial", "error")}
+    tags |= {"command": search_command(job.folder.parent), "classes": listed(job.classes.names, _MOST_CLASSES)}
+    tags |= _versions(job.result)
+    parent = experiment.write(key, row["job"], status, (started, ended), params, tags, metrics)
     for trial, ended in zip(trials, times, strict=True):
         scores = {name: trial[name] for name in ("val_log_loss", "val_accuracy", "epochs", "best_epoch", "seconds")}
-        experiment.write(
-            f"{key} trial {trial['trial']}",
-            # The number is first because MLflow cuts off long names.
-            f"trial {trial['trial']}, {trial['job']}",
-            "FINISHED" if math.isfinite(trial["val_log_loss"]) else "FAILED",
-            (max(0.0, ended - trial["seconds"]), ended),
-            {name: trial[name] for name in (*study_data.choices, *study_data.hyperparameters)},
-            {
-                **{name: trial[name] for name in ("study", "job", "trial", "status", "error")},
-                "parent_trial": trial["parent"],
-                "data_digest": row["data_digest"],
-                "mlflow.parentRunId": parent,
-            },
-            _epoch_metrics(epochs.get((trial["label"], trial["trial"])), ended) + _metrics(scores, ended),
-        )
+        status = "FINISHED" if math.isfinite(trial["val_log_loss"]) else "FAILED"
+        params = {name: trial[name] for name in (*study_data.choices, *study_data.hyperparameters)}
+        tags = {name: trial[name] for name in ("study", "job", "trial", "status", "error")}
+        tags |= {"parent_trial": trial["parent"], "data_digest": row["data_digest"], "mlflow.parentRunId": parent}
+        metrics = _epoch_metrics(epochs.get((trial["label"], trial["trial"])), ended) + _metrics(scores, ended)
+        # The number is first because MLflow cuts off long names.
+        name, seconds = f"trial {trial['trial']}, {trial['job']}", (max(0.0, ended - trial["seconds"]), ended)
+        experiment.write(f"{key} trial {trial['trial']}", name, status, seconds, params, tags, metrics)
 
 
 def _write_final(experiment: _Experiment, final: FinalModel, study_data: StudyData) -> None:
@@ -200,23 +179,13 @@ def _write_final(experiment: _Experiment, final: FinalModel, study_data: StudyDa
     chosen = next((job.choices for job in study_data.jobs.values() if job.folder == folder), {})
     tta = {f"tta_{name}": value for name, value in recorded["tta"].items()}
     scored_on = dict.fromkeys(f"{score['split']}, {score['size']} images" for score in details.values())
-    experiment.write(
-        f"final {hashlib.sha256(file.read_bytes()).hexdigest()}",
-        "final",
-        "FINISHED",
-        (ended - seconds.get("all", 0), ended),
-        {**chosen, **recipe["hyperparameters"], "fit_on": recorded.get("fit_on"), **tta},
-        {
-            **{name: recorded.get(name) for name in ("job", "trial")},
-            "study": final.study,
-            "status": "ok",
-            "data_digest": recipe.get("data_digest"),
-            "scored_on": "; ".join(scored_on),
-            "classes": listed(final.classes.names, _MOST_CLASSES),
-            **_versions(recipe),
-        },
-        _epoch_metrics(final.history, ended) + _metrics(scores, ended),
-    )
+    params = {**chosen, **recipe["hyperparameters"], "fit_on": recorded.get("fit_on"), **tta}
+    tags = {"study": final.study, "job": recorded.get("job"), "trial": recorded.get("trial"), "status": "ok"}
+    tags |= {"data_digest": recipe.get("data_digest"), "scored_on": "; ".join(scored_on), **_versions(recipe)}
+    tags["classes"] = listed(final.classes.names, _MOST_CLASSES)
+    metrics = _epoch_metrics(final.history, ended) + _metrics(scores, ended)
+    key = f"final {hashlib.sha256(file.read_bytes()).hexdigest()}"
+    experiment.write(key, "final", "FINISHED", (ended - seconds.get("all", 0), ended), params, tags, metrics)
 
 
 def _epoch_metrics(epochs: pd.DataFrame | None, ended: float) -> list[Any]:
@@ -226,7 +195,6 @@ def _epoch_metrics(epochs: pd.DataFrame | None, ended: float) -> list[Any]:
 
 
 def _metrics(values: Mapping[Any, Any], time: float, step: int = 0) -> list[Any]:
-    """Return metrics of the values that are finite numbers."""
     from mlflow.entities import Metric
 
     return [
@@ -248,6 +216,5 @@ def _versions(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _seconds(text: Any) -> float:
-    """Return a timestamp in seconds since 1970, or 0 if the text is not a timestamp."""
     time = parse_timestamp(text)
     return 0.0 if time is None else time.timestamp()

@@ -9,8 +9,6 @@ Curves are from the first execution. `trial/val_log_loss`, by which trials are r
 averaged over executions. TensorBoard's `EventFileWriter` would import TensorFlow, which takes seconds.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -88,7 +86,6 @@ def _columns(columns: Mapping[str, pd.Series]) -> Summary:
 
 
 def _events(trial: Mapping[Any, Any], columns: list[str], epochs: pd.DataFrame | None) -> Iterator[Event]:
-    """Yield the events of a trial: start, epochs, result and end."""
     ended = ended_at(trial)
     started = ended - trial["seconds"]
     values = {name: trial[name] for name in columns if not pd.isna(trial[name])}

@@ -1,23 +1,10 @@
 """Figures over the course of a study: best log loss so far, and learning curves."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from catsdogs.comparison.figures.figure import (
-    TRIAL_HOVER,
-    Figure,
-    add_lines,
-    add_points,
-    blank_for_jobs,
-    is_improvement,
-    loss_axis,
-    rounded,
-    trial_hovers,
-)
-from catsdogs.comparison.figures.search import time_unit
+from catsdogs.comparison.figures import figure
 from catsdogs.comparison.figures.theme import escape
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import loss, words
@@ -26,7 +13,7 @@ from catsdogs.pages.formats import loss, words
 _NAMED_EPOCHS = 6_000
 
 
-def best_so_far(study_data: StudyData) -> list[Figure]:
+def best_so_far(study_data: StudyData) -> list[figure.Figure]:
     """Plot the best log loss so far, over the trials of each job and over the time since the start of its study.
 
     The list is empty without a completed trial, and has only the first figure if no job recorded the end of its trials.
@@ -36,30 +23,30 @@ def best_so_far(study_data: StudyData) -> list[Figure]:
     if losses.isna().all():
         return []
     best = loss(losses.min())
-    table = trials[["label", "trial"]].assign(y=losses, hover=trial_hovers(study_data))
+    table = trials[["label", "trial"]].assign(y=losses, hover=figure.trial_hovers(study_data))
     plot = _best_plot(study_data, table.assign(x=table.groupby("label").cumcount() + 1))
     note = {"text": f"best {best}", "xanchor": "right", "yanchor": "top"}
-    plot.add_hline(y=rounded([losses.min()])[0], line_dash="dot", layer="below", annotation=note)
+    plot.add_hline(y=figure.rounded([losses.min()])[0], line_dash="dot", layer="below", annotation=note)
     _count_axis(plot, "trials of the job", int(table["label"].value_counts().max()))
     plots = {"trials": plot}
     ended = pd.to_datetime(trials["ended"], utc=True)
     started = ended - pd.to_timedelta(trials["seconds"].astype(float), unit="s")
     after = (ended - started.groupby(trials["study"]).transform("min")).dt.total_seconds()
     if losses[after.notna()].notna().any():
-        unit, seconds = time_unit(float(after.max()))
+        unit, seconds = _time_unit(float(after.max()))
         timed = table.assign(x=after / seconds)[after.notna()].sort_values("x", kind="stable")
         plots["time"] = _best_plot(study_data, timed)
         plots["time"].update_xaxes(title_text=f"{unit} since the study started")
     about = f"Lowest log loss so far of each job, over {{}}; the lowest of all jobs is {best}."
     return [
-        Figure(f"best-{index}", plot, f"Best log loss so far, over {name}", about.format(name), "trials")
+        figure.Figure(f"best-{index}", plot, f"Best log loss so far, over {name}", about.format(name), "trials")
         for index, (name, plot) in enumerate(plots.items())
     ]
 
 
 def _best_plot(study_data: StudyData, table: pd.DataFrame) -> go.Figure:
     """Plot a step line per job; the rows of `table` are in the order of x."""
-    plot, looks = blank_for_jobs(study_data, set(table.loc[table["y"].notna(), "label"]), 340)
+    plot, looks = figure.blank_for_jobs(study_data, set(table.loc[table["y"].notna(), "label"]), 340)
     for label in reversed(looks):
         steps = _steps(table[table["label"] == label])
         ends = steps["hover"].map(lambda parts: [*parts[:2], "no improvement"])
@@ -67,16 +54,24 @@ def _best_plot(study_data: StudyData, table: pd.DataFrame) -> go.Figure:
         steps = steps.assign(size=np.where(steps["improved"], 7, 0), hover=hover)
         look = {"mode": "lines+markers", "line_shape": "hv", "line_width": 3 if label == next(iter(looks)) else 1.8}
         look |= {"marker_line_width": 0, "marker_opacity": 1}
-        add_points(plot, steps, **looks[label], hovertemplate=TRIAL_HOVER, **look)
+        figure.add_points(plot, steps, **looks[label], hovertemplate=figure.TRIAL_HOVER, **look)
     plot.update_xaxes(rangemode="tozero")
-    plot.update_yaxes(title_text="validation log loss", **loss_axis(table["y"]))
+    plot.update_yaxes(title_text="validation log loss", **figure.loss_axis(table["y"]))
     return plot
 
 
 def _steps(trials: pd.DataFrame) -> pd.DataFrame:
     """Return the trials that improved on all before them, and the last trial, which ends the line; y is the best."""
-    steps = trials.assign(y=trials["y"].cummin().ffill(), improved=is_improvement(trials["y"]))
+    best = trials["y"].cummin().ffill()
+    steps = trials.assign(y=best, improved=best < best.shift().fillna(np.inf))
     return steps[steps["improved"] | (steps.index == steps.index[-1])]
+
+
+def _time_unit(longest: float) -> tuple[str, float]:
+    """Return a readable unit for up to `longest` seconds, and its length in seconds."""
+    if longest >= 2 * 3600:
+        return "hours", 3600.0
+    return ("minutes", 60.0) if longest >= 120 else ("seconds", 1.0)
 
 
 def _count_axis(plot: go.Figure, title: str, longest: int) -> None:
@@ -84,7 +79,7 @@ def _count_axis(plot: go.Figure, title: str, longest: int) -> None:
     plot.update_xaxes(title_text=title, tickformat="d", dtick=1 if longest <= 12 else None)
 
 
-def learning_curves(study_data: StudyData) -> list[Figure]:
+def learning_curves(study_data: StudyData) -> list[figure.Figure]:
     """Plot log loss and learning rate over epochs: thin lines for all trials of a job, a thick line for its best.
 
     Identical learning rates of a job are plotted once. The list is empty without recorded epochs, and has no second
@@ -94,25 +89,26 @@ def learning_curves(study_data: StudyData) -> list[Figure]:
     if epochs.empty or epochs["val_log_loss"].isna().all():
         return []
     plot = _curves(study_data, "val_log_loss", 380)
-    plot.update_yaxes(title_text="validation log loss", **loss_axis(epochs["val_log_loss"]))
+    plot.update_yaxes(title_text="validation log loss", **figure.loss_axis(epochs["val_log_loss"]))
     plots = {"Validation log loss": plot}
     if "learning_rate" in epochs and epochs["learning_rate"].notna().any():
         plots["Learning rate"] = plot = _curves(study_data, "learning_rate", 260)
         # A schedule that ends at 0 needs a linear axis, so only the peaks count.
         peaks = epochs.groupby(["label", "trial"])["learning_rate"].max()
-        rates = epochs["learning_rate"].nunique()
-        axis = loss_axis(peaks) | ({"rangemode": "normal"} if rates > 1 else {})  # a curve along 0 would be clipped
+        axis = figure.loss_axis(peaks)
+        if epochs["learning_rate"].nunique() > 1:
+            axis["rangemode"] = "normal"  # a curve along 0 would be clipped
         plot.update_yaxes(title_text="learning rate", exponentformat="e", **axis)
     about = "a thin line per trial, and a thick line for the best trial of each job."
     return [
-        Figure(f"curve-{index}", plot, f"{title} over epochs", f"{title} over epochs: {about}", "epochs")
+        figure.Figure(f"curve-{index}", plot, f"{title} over epochs", f"{title} over epochs: {about}", "epochs")
         for index, (title, plot) in enumerate(plots.items())
     ]
 
 
 def _curves(study_data: StudyData, column: str, height: int) -> go.Figure:
     epochs, board = study_data.epochs, study_data.leaderboard
-    plot, looks = blank_for_jobs(study_data, set(epochs["label"]), height)
+    plot, looks = figure.blank_for_jobs(study_data, set(epochs["label"]), height)
     table = epochs.dropna(subset=column).sort_values(["trial", "execution", "epoch"], kind="stable")
     table = table.assign(
         line=table.groupby(["label", "trial", "execution"], sort=False).ngroup(),
@@ -130,21 +126,15 @@ def _curves(study_data: StudyData, column: str, height: int) -> go.Figure:
     for label in reversed(looks):
         if (label, False) in parts:
             part = parts[label, False]
-            look = looks[label] | {"line": {"color": looks[label]["line"]["color"]}}
-            add_lines(
-                plot,
-                part if len(epochs) <= _NAMED_EPOCHS else part.drop(columns="hover"),
-                **look | {"showlegend": look["showlegend"] and (label, True) not in parts},
-                hovertemplate=hover,
-                mode="lines" if part["line"].duplicated().any() else "markers",
-                line_width=1 if count <= 300 else 0.5,
-                marker_size=5,
-                opacity=0.4 if count <= 60 else 0.2,
-            )
-    best = [label for label in reversed(looks) if (label, True) in parts]
-    for label in best:
+            look = looks[label] | {"line": {"color": looks[label]["line"]["color"]}, "marker_size": 5}
+            look |= {"line_width": 1 if count <= 300 else 0.5, "opacity": 0.4 if count <= 60 else 0.2}
+            look["mode"] = "lines" if part["line"].duplicated().any() else "markers"
+            look["showlegend"] = look["showlegend"] and (label, True) not in parts
+            part = part if len(epochs) <= _NAMED_EPOCHS else part.drop(columns="hover")
+            figure.add_lines(plot, part, **look, hovertemplate=hover)
+    for label in [label for label in reversed(looks) if (label, True) in parts]:
         look = {"mode": "lines+markers", "line_width": 3, "marker_size": 6}
-        add_lines(plot, parts[label, True], **looks[label], **look, hovertemplate=hover)
+        figure.add_lines(plot, parts[label, True], **looks[label], **look, hovertemplate=hover)
     first, last = int(epochs["epoch"].min()), int(epochs["epoch"].max())
     plot.update_xaxes(range=[first - 0.02 * last, 1.02 * last])
     _count_axis(plot, "epoch", last)

@@ -4,8 +4,6 @@ Columns of such a table are ready for Plotly: `x`, `y`, `color`, `symbol`, `size
 `hover` (a text, or the values that the `hovertemplate` refers to).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -148,12 +146,6 @@ def trial_hovers(study_data: StudyData) -> pd.Series:
 def rounded(values: Iterable[Any]) -> list[float | None]:
     """Round to 5 significant digits, enough for a figure; NaN becomes None, a gap in a line."""
     return [None if pd.isna(value) else float(f"{value:.5g}") for value in values]
-
-
-def is_improvement(losses: pd.Series) -> pd.Series:
-    """Return whether each loss is lower than all before it."""
-    best = losses.cummin().ffill()
-    return best < best.shift().fillna(np.inf)
 
 
 def loss_axis(values: Iterable[Any]) -> dict[str, Any]:

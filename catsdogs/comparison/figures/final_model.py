@@ -3,8 +3,6 @@
 Each figure shows the model without test-time augmentation (TTA), and with it if `retrain` computed it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,26 +1,12 @@
-"""Figures of the search: scores of the jobs, effects of choices, importance of hyperparameters, and training time."""
-
-from __future__ import annotations
+"""Figures of the search: scores of the jobs, effects of choices, and importance of hyperparameters."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from catsdogs.base.text import listed
-from catsdogs.comparison.figures import theme
-from catsdogs.comparison.figures.figure import (
-    Figure,
-    add_bars,
-    add_points,
-    blank,
-    interval_rows,
-    is_improvement,
-    loss_axis,
-    name_rows,
-    rounded,
-)
+from catsdogs.comparison.figures import figure, theme
 from catsdogs.comparison.figures.theme import escape, styles
 from catsdogs.comparison.importance import Importance
 from catsdogs.comparison.study_data import StudyData
@@ -28,7 +14,7 @@ from catsdogs.pages.formats import between, counted, loss, minus, signed, words
 from catsdogs.scoring.intervals import Estimate
 
 
-def job_intervals(study_data: StudyData, intervals: dict[str, Estimate]) -> Figure | None:
+def job_intervals(study_data: StudyData, intervals: dict[str, Estimate]) -> figure.Figure | None:
     """Plot the validation log loss of the jobs in `intervals`, by label, best on top; None for fewer than two."""
     if len(intervals) < 2:
         return None
@@ -46,25 +32,25 @@ def job_intervals(study_data: StudyData, intervals: dict[str, Estimate]) -> Figu
         }
         for label, one in sorted(intervals.items(), key=lambda item: item[1].value)
     )
-    plot = interval_rows(table, "log loss (lower is better)")
-    plot.add_vline(x=rounded(table["x"])[0], line_dash="dot", layer="below")
-    plot.update_xaxes(loss_axis(table[["x", "low", "high"]].to_numpy().ravel()))
+    plot = figure.interval_rows(table, "log loss (lower is better)")
+    plot.add_vline(x=figure.rounded(table["x"])[0], line_dash="dot", layer="below")
+    plot.update_xaxes(figure.loss_axis(table[["x", "low", "high"]].to_numpy().ravel()))
     alternative = "Validation log loss of each job with its 95% CI, as in the leaderboard."
-    return Figure("intervals", plot, "Validation log loss of each job, with 95% CI", alternative, "jobs")
+    return figure.Figure("intervals", plot, "Validation log loss of each job, with 95% CI", alternative, "jobs")
 
 
 def _confidence(interval: str) -> str:
     return f"95% CI {minus(interval)}" if interval else "no CI"
 
 
-def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> Figure | None:
+def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> figure.Figure | None:
     """Plot the result of `choices.choice_effects`, with the pairs of effects of more than one pair; None if empty."""
     if effects.empty:
         return None
     table = pd.DataFrame(map(_effect, effects.to_dict("records")))
     titles = effects["choice"].map(lambda name: f"<b>{escape(words(name), 24)}:</b><br>")
     table["name"] = titles.mask(effects["choice"].duplicated(), "") + table["name"]
-    plot = interval_rows(table, "difference in log loss<br>left of 0: first value is better", height=44)
+    plot = figure.interval_rows(table, "difference in log loss<br>left of 0: first value is better", height=44)
     plot.add_vline(x=0, layer="below", line_width=1.5)
     key = ["choice", "value", "against"]
     single = pairs.merge(effects.loc[effects["pairs"] > 1, key].reset_index(names="y"), on=key)
@@ -75,10 +61,10 @@ def effects(effects: pd.DataFrame, pairs: pd.DataFrame) -> Figure | None:
             for row in single.to_dict("records")
         ]
         stroke = {"symbol": "line-ns", "size": 7, "line": {"color": theme.NEUTRAL, "width": 2}}
-        add_points(plot, single.assign(x=single["difference"]), name="one pair of jobs", marker=stroke)
+        figure.add_points(plot, single.assign(x=single["difference"]), name="one pair of jobs", marker=stroke)
     title = "Difference in log loss for each choice"
     alternative = f"{title} with its 95% CI, as in the table of effects."
-    return Figure("effects-figure", plot, f"{title}, with 95% CI", alternative, "effects")
+    return figure.Figure("effects-figure", plot, f"{title}, with 95% CI", alternative, "effects")
 
 
 def _effect(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -96,77 +82,21 @@ def _effect(row: Mapping[Any, Any]) -> dict[str, Any]:
     }
 
 
-def importance_bars(importance: Importance) -> Figure | None:
+def importance_bars(importance: Importance) -> figure.Figure | None:
     """Plot the importance of each hyperparameter and choice, highest on top; None for fewer than two."""
     ranking = importance.table
     if len(ranking) < 2:
         return None
-    table = pd.DataFrame(
-        {
-            "name": escape(words(row["name"]), 24),
-            "x": row["importance"],
-            "low": row["low"],
-            "high": row["high"],
-            "color": theme.ACCENT,
-            "hover": f"<b>{escape(words(row['name']))}</b><br>importance {row['importance']:z.2f}<br>"
-            + minus(f"{row['low']:z.2f} to {row['high']:z.2f} over folds"),
-        }
-        for row in ranking.to_dict("records")
-    )
-    plot = interval_rows(table, "importance (0: none)")
+    rows = ranking.to_dict("records")
+    names = [escape(words(row["name"]), 24) for row in rows]
+    hovers = [
+        f"<b>{escape(words(row['name']))}</b><br>importance {row['importance']:z.2f}<br>"
+        + minus(f"{row['low']:z.2f} to {row['high']:z.2f} over folds")
+        for row in rows
+    ]
+    table = ranking.assign(name=names, x=ranking["importance"], color=theme.ACCENT, hover=hovers)
+    plot = figure.interval_rows(table, "importance (0: none)")
     plot.add_vline(x=0, layer="below", line_width=1.5)
-    values = [minus(f"{words(row['name'])} {row['importance']:z.2f}") for row in ranking.to_dict("records")]
+    values = [minus(f"{words(row['name'])} {row['importance']:z.2f}") for row in rows]
     alternative = f"Importance of each hyperparameter for the log loss: {listed(values, between='; ')}."
-    return Figure("importance", plot, "Importance of each hyperparameter", alternative, "importance")
-
-
-_PARTS: dict[str, dict[str, Any]] = {
-    "best trial": {"color": theme.ACCENT},
-    "improving trials": {"color": theme.FAINT_ACCENT},
-    "other trials": {"color": theme.FAINT_NEUTRAL},
-    "failed trials": {"color": theme.ALARM},
-    "setup and overhead": {"color": theme.NEUTRAL, "pattern": {"shape": "/", "size": 5, "solidity": 0.25}},
-}
-
-
-def budget(study_data: StudyData) -> Figure | None:
-    """Plot the time that each job spent on its trials, and on overhead, which is unknown while it runs; None if empty.
-
-    An improving trial was the best of its job when it finished. Overhead is data, activations and building models.
-    """
-    leaderboard, trials = study_data.leaderboard.set_index("label"), study_data.trials
-    losses, label = trials["val_log_loss"].astype(float), trials["label"]
-    is_best = trials["trial"] == label.map(leaderboard["best_trial"])
-    improving = losses.groupby(label).transform(is_improvement).astype(bool)
-    names = ["failed trials", "best trial", "improving trials"]
-    part = np.select([losses.isna(), is_best, improving], names, "other trials")
-    spent = trials["seconds"].astype(float).groupby([label, part]).sum().unstack()
-    table = spent.reindex(index=leaderboard.index, columns=list(_PARTS)).fillna(0.0)
-    table["setup and overhead"] = (leaderboard["seconds"] - table.sum(axis=1)).clip(lower=0).fillna(0.0)
-    totals = table.sum(axis=1)
-    table, totals = table[totals > 0], totals[totals > 0]
-    if table.empty:
-        return None
-    unit, seconds = time_unit(float(totals.max()))
-    plot = blank(34 * len(table) + 116, legend=True)
-    for name, look in _PARTS.items():
-        hovers = [
-            f"<b>{escape(label)}</b><br>{name}: {time / seconds:.3g} {unit}, {time / total:.0%}"
-            for label, time, total in zip(table.index, table[name], totals, strict=True)
-        ]
-        if table[name].any():
-            times = pd.DataFrame({"x": table[name] / seconds, "y": range(len(table)), "hover": hovers})
-            add_bars(plot, times, name=name, orientation="h", width=0.6, marker=look)
-    plot.update_layout(barmode="stack", legend_traceorder="normal")
-    plot.update_xaxes(title_text=unit)
-    style = styles(study_data)
-    name_rows(plot, [style[label]["name"] for label in table.index])
-    alternative = "Time that each job spent on its best trial, improving, other and failed trials, and overhead."
-    return Figure("budget", plot, "Time spent per job", alternative, "trials")
-
-
-def time_unit(longest: float) -> tuple[str, float]:
-    """Return a readable unit for up to `longest` seconds, and its length in seconds."""
-    if longest >= 2 * 3600:
-        return "hours", 3600.0
-    return ("minutes", 60.0) if longest >= 120 else ("seconds", 1.0)
+    return figure.Figure("importance", plot, "Importance of each hyperparameter", alternative, "importance")

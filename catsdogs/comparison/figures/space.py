@@ -1,7 +1,5 @@
 """Figures of the search space: parallel coordinates, and log loss against each hyperparameter."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 
@@ -9,16 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from catsdogs.comparison.figures.figure import (
-    TRIAL_HOVER,
-    Figure,
-    add_lines,
-    add_points,
-    blank,
-    blank_for_jobs,
-    loss_axis,
-    trial_hovers,
-)
+from catsdogs.comparison.figures import figure
 from catsdogs.comparison.figures.theme import ALARM, NEUTRAL, SCALE, escape
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import loss, words
@@ -38,14 +27,14 @@ class _Axis(NamedTuple):
     ticks: list[tuple[float, str]]
 
 
-def parallel_coordinates(study_data: StudyData) -> Figure | None:
+def parallel_coordinates(study_data: StudyData) -> figure.Figure | None:
     """Plot trials as lines through their choices and hyperparameters to their log loss; None for fewer than two.
 
     The axes are horizontal, to be readable on a phone. Lower log losses are on the left, also among trials with an
     equal value, which are spread. Colors are tenths of the trials by log loss. The page fills the last trace,
     `highlight`, with the trial under the pointer, and hides the trials outside of a selection on an axis.
     """
-    trials = study_data.trials.assign(hover=trial_hovers(study_data))
+    trials = study_data.trials.assign(hover=figure.trial_hovers(study_data))
     done = trials[trials["val_log_loss"].notna()].sort_values(["val_log_loss", "label", "trial"])
     names = [name for name in [*study_data.varied_choices, *study_data.hyperparameters] if _varies(done[name])]
     if len(done) < 2 or not names:
@@ -56,9 +45,9 @@ def parallel_coordinates(study_data: StudyData) -> Figure | None:
         positions, ticks = _axis(ordered[name], log_sampled(study_data, name))
         positions = _side_by_side(pd.Series(positions), most=0.08 if _numeric(ordered[name]) else 0.3).to_numpy()
         axes.append(_Axis(words(name), positions, ticks))
-    log = "type" in loss_axis(done["val_log_loss"])
+    log = "type" in figure.loss_axis(done["val_log_loss"])
     axes.append(_Axis("log loss", *_axis(ordered["val_log_loss"], log)))
-    plot = blank(_AXIS_PIXELS * len(axes) + 16, legend=len(ordered) > len(done))
+    plot = figure.blank(_AXIS_PIXELS * len(axes) + 16, legend=len(ordered) > len(done))
     _add_trials(plot, _vertices(ordered["hover"], axes), len(done))
     _add_axes(plot, axes, len(done))
     plot.update_xaxes(range=[-0.06, 1.06], visible=False, fixedrange=True)
@@ -66,7 +55,7 @@ def parallel_coordinates(study_data: StudyData) -> Figure | None:
     plot.update_layout(margin={"l": 2, "r": 2, "t": 8, "b": 0}, dragmode="select")
     plot.update_layout(newselection={"line": {"color": NEUTRAL, "dash": "solid", "width": 1}})
     alternative = f"{len(done)} completed trials, each a line from its choices and hyperparameters to its log loss."
-    return Figure("coordinates", plot, "Settings and log loss of each trial", alternative, "trials")
+    return figure.Figure("coordinates", plot, "Settings and log loss of each trial", alternative, "trials")
 
 
 def _vertices(hovers: pd.Series, axes: list[_Axis]) -> pd.DataFrame:
@@ -92,8 +81,8 @@ def _add_trials(plot: go.Figure, vertices: pd.DataFrame, completed: int) -> None
 
     def add(part: pd.DataFrame, **look: Any) -> None:
         if len(part):
-            hovered = part["line"].iloc[0] < _HOVERED_LINES
-            add_lines(plot, part if hovered else part.drop(columns="hover"), hovertemplate=TRIAL_HOVER, **look)
+            part = part if part["line"].iloc[0] < _HOVERED_LINES else part.drop(columns="hover")
+            figure.add_lines(plot, part, hovertemplate=figure.TRIAL_HOVER, **look)
 
     colors, firsts = _color_bins(completed)
     faint = 0.55 if completed <= 100 else 0.35
@@ -165,18 +154,18 @@ def _side_by_side(positions: pd.Series, most: float) -> pd.Series:
     return positions + offset.where(count > 1, 0)
 
 
-def hyperparameter_slices(study_data: StudyData) -> list[Figure]:
+def hyperparameter_slices(study_data: StudyData) -> list[figure.Figure]:
     """Plot log loss against each hyperparameter that varies, with a point per completed trial.
 
     Failed trials are crosses at the upper edge. The list is empty for fewer than two completed trials.
     """
     done = study_data.trials[study_data.trials["val_log_loss"].notna()]
     names = [name for name in study_data.hyperparameters if _varies(done[name])]
-    hovers = trial_hovers(study_data)
+    hovers = figure.trial_hovers(study_data)
     about = f"Log loss of {len(done)} completed trials by {{}}, a point per trial."
     return [
-        Figure(f"slice-{i}", _slice(study_data, name, hovers), f"Log loss by {title}", about.format(title), "trials")
-        for i, (name, title) in enumerate((name, words(name)) for name in names)
+        figure.Figure(f"slice-{i}", plot, f"Log loss by {title}", about.format(title), "trials")
+        for i, (plot, title) in enumerate((_slice(study_data, name, hovers), words(name)) for name in names)
     ]
 
 
@@ -191,10 +180,14 @@ def _slice(study_data: StudyData, name: str, hovers: pd.Series) -> go.Figure:
         x = _side_by_side(x, most=math.inf)
     table = trials[["label"]].assign(x=x, y=trials["val_log_loss"].astype(float), hover=hovers)[x.notna()]
     done, failed = table[table["y"].notna()], table[table["y"].isna()]
-    plot, looks = blank_for_jobs(study_data, set(done["label"]), 320)
+    plot, looks = figure.blank_for_jobs(study_data, set(done["label"]), 320)
     for label, look in looks.items():
-        marker = {"marker_size": 8 if len(done) <= 300 else 5, "marker_opacity": 0.85, "hovertemplate": TRIAL_HOVER}
-        add_points(plot, done[done["label"] == label], **look, **marker)
+        marker = {
+            "marker_size": 8 if len(done) <= 300 else 5,
+            "marker_opacity": 0.85,
+            "hovertemplate": figure.TRIAL_HOVER,
+        }
+        figure.add_points(plot, done[done["label"] == label], **look, **marker)
     best = done.loc[[done["y"].idxmin()]].drop(columns="hover")
     best = best.assign(text=f"\u00a0\u00a0best {loss(best['y'].iloc[0])}\u00a0\u00a0")
     middle = math.sqrt(x.min() * x.max()) if log else (x.min() + x.max()) / 2
@@ -202,11 +195,11 @@ def _slice(study_data: StudyData, name: str, hovers: pd.Series) -> go.Figure:
     ring["color"] = looks[best["label"].iloc[0]]["marker"]["color"]
     side = "middle left" if best["x"].iloc[0] > middle else "middle right"
     look = {"textposition": side, "cliponaxis": False, "showlegend": False}
-    add_points(plot, best, name="best trial", marker=ring, **look)
+    figure.add_points(plot, best, name="best trial", marker=ring, **look)
     if len(failed):
         cross = {"symbol": "x", "size": 7, "color": ALARM}
-        above: dict[str, Any] = {"yaxis": "y2", "cliponaxis": False, "hovertemplate": TRIAL_HOVER}
-        add_points(plot, failed.assign(y=0.985), name="failed trials", marker=cross, **above)
+        above: dict[str, Any] = {"yaxis": "y2", "cliponaxis": False, "hovertemplate": figure.TRIAL_HOVER}
+        figure.add_points(plot, failed.assign(y=0.985), name="failed trials", marker=cross, **above)
         axis = {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
         plot.update_layout(yaxis2=axis, showlegend=True)
     plot.update_xaxes(title_text=escape(words(name), 40))
@@ -218,7 +211,7 @@ def _slice(study_data: StudyData, name: str, hovers: pd.Series) -> go.Figure:
         plot.update_xaxes(type="log", dtick=1, tickformat=".1~e")
     elif len(distinct) <= _MOST_TICKS:
         plot.update_xaxes(tickvals=distinct)
-    plot.update_layout(yaxis={"title_text": "log loss", **loss_axis(done["y"])})
+    plot.update_layout(yaxis={"title_text": "log loss", **figure.loss_axis(done["y"])})
     return plot
 
 

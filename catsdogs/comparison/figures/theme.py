@@ -1,7 +1,5 @@
 """Colors of the data, and names of jobs as figures and tables show them. `report.js` colors texts, axes and grids."""
 
-from __future__ import annotations
-
 import html
 import re
 import sys
@@ -10,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from catsdogs.base.text import short_numbers
 from catsdogs.comparison.study_data import StudyData
 from catsdogs.pages.formats import cut_in_the_middle
 
@@ -18,9 +17,7 @@ from catsdogs.pages.formats import cut_in_the_middle
 # after Machado et al. 2009, with protanopia, deuteranopia and tritanopia; jobs also differ in their symbols.
 PALETTE = ("#1f77d0", "#e0701a", "#39a36a", "#b13d75", "#886116", "#818dcf", "#dd6aaa", "#7262a3")
 ACCENT = PALETTE[0]
-FAINT_ACCENT = "rgba(31,119,208,0.5)"
 NEUTRAL = "#868d96"
-FAINT_NEUTRAL = "rgba(134,141,150,0.6)"
 ALARM = "#d1493f"
 
 # Best to worst through gray, of about equal lightness; color-blind readers can also distinguish blue and orange.
@@ -63,7 +60,7 @@ def short_names(study_data: StudyData) -> dict[str, str]:
     rows = study_data.leaderboard.to_dict("records")
     names = {}
     for row in rows:
-        chosen = {name: str(row[name]) for name in study_data.varied_choices if pd.notna(row[name])}
+        chosen = {name: short_numbers(str(row[name])) for name in study_data.varied_choices if pd.notna(row[name])}
         parts = (f"{name.rsplit('.', 1)[-1]} {v}" if _BARE.fullmatch(v) else v for name, v in chosen.items())
         names[row["label"]] = _JOINT.join(parts) or row["job"]
     if len(set(names.values())) < len(names) and len(study_data.studies) > 1:

@@ -1,7 +1,5 @@
 """Template data for each section of the report page."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -93,12 +91,12 @@ def leaderboard(results: Findings, jobs: pd.DataFrame) -> dict[str, Any]:
         }
         for job in jobs.astype(object).where(jobs.notna(), None).to_dict("records")
     ]
-    images = {(job.data_digest, job.classes) for job in study_data.jobs.values() if job.data_digest}
+    images = {job.data_digest for job in study_data.jobs.values() if job.data_digest}
     return {
         "choices": [words(name).capitalize() if name.islower() else name for name in varied],
         "constant": {words(name): formats.value(choice) for name, choice in study_data.shared_choices.items()},
         "rows": rows,
-        "statuses": [name for name in (OK, RUNNING, WAITING, FAILED) if (board["status"] == name).any()],
+        "statuses": [name for name in (OK, RUNNING, WAITING, FAILED, State.DELETED) if (board["status"] == name).any()],
         "different_images": len(images) > 1,
     }
 
@@ -139,7 +137,6 @@ def search(results: Findings) -> dict[str, Any]:
         "importance": importance,
         "importance_plot": search_figures.importance_bars(importance) if importance else None,
         "best_so_far": best_so_far(study_data),
-        "budget": search_figures.budget(study_data),
         "failures": failures[:_MOST_FAILURES],
         "more_failures": sum(row["trials"] for row in failures[_MOST_FAILURES:]),
     }
@@ -176,7 +173,7 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
     return {
         "study": final.study,
         "model": formats.describe_model(metrics),
-        "fit_on": metrics.get("fit_on"),
+        "trained": _trained(metrics),
         "evaluated": metrics.get("validated_by") in (None, "final model"),
         "selected": formats.number(metrics.get("selected_val_log_loss")),
         "plain": next(iter(table.loc[table["score"] == "log_loss", "value"]), None),
@@ -188,13 +185,22 @@ def final_model(results: Findings, final: FinalModel) -> dict[str, Any]:
         "interval": metrics["interval"],
         "warnings": metrics["warnings"],
         "chosen": joined(metrics.get("chosen_on_validation") or formats.chosen_on_validation(several_jobs, metrics)),
-        "gain": " ".join(formats.format_gains(metrics["tta_gain"], metrics["calibration_gain"], metrics["tta_choice"])),
+        "gain": " ".join(
+            formats.format_ensemble_gain(metrics["ensemble"] or {})
+            + formats.format_gains(metrics["tta_gain"], metrics["calibration_gain"], metrics["tta_choice"])
+        ),
         "plots": final_figures(final, list(results.study_data.final_models).index(final.study)),
     }
 
 
+def _trained(metrics: Mapping[str, Any]) -> str:
+    """Return how the final model was trained."""
+    if (metrics["ensemble"] or {}).get("kind") == "trials":
+        return "with the weights of the search"
+    return "retrained on all labeled images" if metrics.get("fit_on") == "all" else "retrained"
+
+
 def _cell(text: Callable[[Any], str], row: Mapping[Any, Any]) -> tuple[str, str]:
-    """Return a score and its interval as text."""
     bounded = pd.notna(row["low"]) and pd.notna(row["high"])
     return text(row["value"]), f"{text(row['low'])} to {text(row['high'])}" if bounded else ""
 

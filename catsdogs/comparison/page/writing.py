@@ -3,8 +3,6 @@
 The page loads nothing: it contains Plotly, figures and thumbnails, and a Content-Security-Policy blocks all requests.
 """
 
-from __future__ import annotations
-
 import datetime
 import os
 from collections.abc import Mapping
@@ -81,16 +79,10 @@ def _report(results: Findings, csv_tables: Mapping[str, pd.DataFrame], watching:
 def render(kind: str, folder: Path, titles: Mapping[str, str], **values: Any) -> str:
     """Return the HTML of a page: "report" or "audit", with links to tables with these `titles` by name, in `folder`."""
     addresses = {name: f"{quote(os.fsencode(folder.name))}/{name}.csv" for name in titles}
-    template = _environment().get_template(f"{kind}.html.j2")
-    return template.render(
-        kind=kind,
-        written=datetime.datetime.now(datetime.UTC),
-        files=[(address, f"{name}.csv", titles[name]) for name, address in addresses.items()],
-        link=addresses.get,
-        css=_markup("report.css"),
-        page_script=_markup("page.js"),
-        **values,
-    )
+    files = [(address, f"{name}.csv", titles[name]) for name, address in addresses.items()]
+    values |= {"kind": kind, "written": datetime.datetime.now(datetime.UTC), "files": files, "link": addresses.get}
+    values |= {"css": _markup("report.css"), "page_script": _markup("page.js")}
+    return _environment().get_template(f"{kind}.html.j2").render(values)
 
 
 def _markup(name: str) -> Markup:

@@ -6,8 +6,6 @@ perfection, and a linear model on the pixels near chance: of two classes, for se
 `small_cnn` after 12 epochs on 600 images (chance: 0.69), and AUC 0.62 and 0.60 of a logistic regression.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import logging
@@ -56,7 +54,6 @@ def sample_archives(sample: SampleConfig, cache: Path) -> tuple[Path, Path]:
 
 
 def _training_images(sample: SampleConfig) -> Iterator[tuple[str, Image.Image, int]]:
-    """Yield (name in the archive, image, JPEG quality)."""
     for n in range(sample.images_per_class):
         for label in range(sample.classes):
             name = ("cat", "dog")[label] if label < 2 else f"pet{label + 1}"

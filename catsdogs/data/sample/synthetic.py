@@ -4,8 +4,6 @@ Classes differ only in the distribution of shapes; every shape occurs in every c
 are uninformative.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image, ImageDraw
 

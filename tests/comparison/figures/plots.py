@@ -9,7 +9,7 @@ from studies import CHOICES
 
 from catsdogs.comparison.figures.curves import best_so_far, learning_curves
 from catsdogs.comparison.figures.final_model import final_figures
-from catsdogs.comparison.figures.search import budget, effects, importance_bars, job_intervals
+from catsdogs.comparison.figures.search import effects, importance_bars, job_intervals
 from catsdogs.comparison.figures.space import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.importance import Importance
 from catsdogs.comparison.study_data import read_study_data
@@ -58,7 +58,6 @@ def all_figures(study_data):
         job_intervals(study_data, intervals(study_data)),
         effects(EFFECTS, PAIRS),
         parallel_coordinates(study_data),
-        budget(study_data),
         importance_bars(an_importance(list(study_data.hyperparameters))),
         *hyperparameter_slices(study_data),
         *best_so_far(study_data),

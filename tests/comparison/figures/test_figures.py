@@ -17,7 +17,7 @@ from studies import CHOICES
 from catsdogs.comparison.figures import theme
 from catsdogs.comparison.figures.curves import best_so_far, learning_curves
 from catsdogs.comparison.figures.final_model import final_figures
-from catsdogs.comparison.figures.search import budget, effects, job_intervals
+from catsdogs.comparison.figures.search import effects, job_intervals
 from catsdogs.comparison.figures.space import hyperparameter_slices, parallel_coordinates
 from catsdogs.comparison.study_data import read_study_data
 from catsdogs.comparison.tables import TITLES
@@ -53,7 +53,7 @@ def texts(value, path=""):
 
 
 def test_figures_are_complete_and_jobs_have_one_legend_entry(study_data, figures):
-    assert len(figures) == 14
+    assert len(figures) == 13
     names = {style["name"] for style in theme.styles(study_data).values()}
     for name, figure in figures.items():
         assert figure.caption
@@ -104,14 +104,12 @@ def test_hostile_names_are_escaped_everywhere(tmp_path):
     assert "&lt;script&gt;" in written
 
 
-@pytest.mark.parametrize(("trials", "failed", "parts"), [(0, 0, []), (1, 1, ["failed trials"]), (1, 0, ["best trial"])])
-def test_study_that_has_just_started(tmp_path, trials, failed, parts):
+@pytest.mark.parametrize(("trials", "failed"), [(0, 0), (1, 1), (1, 0)])
+def test_study_that_has_just_started(tmp_path, trials, failed):
     studies.write_job(tmp_path / "s", CHOICES, trials=trials, failed_trials=failed, status="running", epochs=3)
     study_data = read_study_data([tmp_path / "s"])
     assert parallel_coordinates(study_data) is job_intervals(study_data, {}) is None
     assert hyperparameter_slices(study_data) == []
-    figure = budget(study_data)
-    assert ([bar.name for bar in figure.plot.data] if figure else []) == parts
     assert len(learning_curves(study_data)) == 2 * trials
     best = [figure.plot.layout for figure in best_so_far(study_data)]
     assert len(best) == 2 * (trials - failed)

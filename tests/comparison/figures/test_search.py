@@ -1,6 +1,4 @@
-"""Figures of the search: jobs, effects of choices, importance, time, the search space and learning curves."""
-
-import math
+"""Figures of the search: jobs, effects of choices, importance, the search space and learning curves."""
 
 import numpy as np
 import pandas as pd
@@ -48,24 +46,6 @@ def test_rows_match_the_table_from_top_to_bottom(study_data, figures):
     hovers = figures["intervals"].plot.data[0].customdata
     assert all(label in hover for (label, _), hover in zip(jobs, hovers, strict=True))
     assert importance_bars(plots.an_importance(["dropout"])) is None
-
-
-def test_budget_accounts_for_every_second(study_data, figures):
-    plot = figures["budget"].plot
-    parts, board = {bar.name: np.array(bar.x) * 60 for bar in plot.data}, study_data.leaderboard
-    assert plot.layout.xaxis.title.text == "minutes"
-    assert sum(parts.values()) == pytest.approx(board["seconds"].to_numpy(dtype=float), rel=1e-3)
-    for row, (label, best) in enumerate(zip(board["label"], board["best_trial"], strict=True)):
-        own = study_data.trials[study_data.trials["label"] == label]
-        leaders = own["val_log_loss"] < own["val_log_loss"].cummin().ffill().shift(fill_value=math.inf)
-        expected = {
-            "best trial": own["trial"] == best,
-            "failed trials": own["val_log_loss"].isna(),
-            "improving trials": leaders & (own["trial"] != best),
-        }
-        for name, mask in expected.items():
-            assert parts[name][row] == pytest.approx(own.loc[mask, "seconds"].sum(), rel=1e-3)
-        assert parts["setup and overhead"][row] == pytest.approx(15, rel=1e-3)
 
 
 def test_parallel_coordinates_show_each_trial_at_its_values(study_data, figures):

@@ -1,0 +1,37 @@
+"""Values of settings that are `auto`, chosen when the images are known."""
+
+import math
+from typing import TypeVar
+
+from catsdogs.config.automatic import with_chosen
+from catsdogs.config.schema import SearchConfig
+from catsdogs.data.dataset import Dataset
+
+Config = TypeVar("Config", bound=SearchConfig)
+
+# So that the default study takes minutes on two cores without a GPU.
+_IMAGES_OF_TRIAL = 24_000  # images that a model is trained on, over all epochs
+_EPOCHS = 3, 12
+_IMAGES_OF_JOB = 75_000  # over all trials and folds
+_TRIALS = 3, 8
+_LARGE = 1_000  # training images, for batches of 32
+_SIZES = 96, 224  # pixels; the larger one is that of pretraining
+_STRIDE = 32  # of the common backbones
+
+
+def fit_to_data(config: Config, dataset: Dataset) -> tuple[Config, str]:
+    """Replace the values `auto` by those for the images of a dataset, and return a line for the user, or ""."""
+    folds = dataset.folds()
+    images = len(folds[0].train_rows)
+    epochs = config.fit.epochs or _within(_EPOCHS, _IMAGES_OF_TRIAL / images)
+    trials = _within(_TRIALS, _IMAGES_OF_JOB / (images * epochs * len(folds))) if config.space else 1
+    side = dataset.rows[["width", "height"]].min(axis=1).median()
+    size = _within(_SIZES, _STRIDE * math.ceil(side / _STRIDE))
+    fit = {"epochs": epochs, "batch_size": 32 if images >= _LARGE else 16}
+    others = {"split": {"folds": len(folds)}, "backbone": {"image_size": size}, "tuner": {"max_trials": trials}}
+    config, chosen = with_chosen(config, {"fit": fit, **others})
+    return config, f"Chosen for {images:,} training images: {', '.join(chosen)}" if chosen else ""
+
+
+def _within(bounds: tuple[int, int], value: float) -> int:
+    return min(max(round(value), bounds[0]), bounds[1])
