@@ -104,7 +104,7 @@ def problem(value: Any, valid: Any) -> str:
     rows = [row.split(",") for row in value["output"].splitlines()[1:]]
     if valid["jobs"][1] and not value["jobs"][1]:
         return "the other job is not shown"
-    return "" if all(0 <= float(row[-1]) <= 1 for row in rows) else "probabilities out of range"
+    return "" if all(0 <= float(row[1]) <= 1 for row in rows) else "probabilities out of range"
 
 
 JOB_FILES = {f"multirun/s/{JOB}/*.csv": "csv", f"multirun/s/{JOB}/result.json": "json", "multirun/s/study.json": "json"}
