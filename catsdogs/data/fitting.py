@@ -12,8 +12,8 @@ Config = TypeVar("Config", bound=SearchConfig)
 # So that the default study takes minutes on two cores without a GPU.
 _IMAGES_OF_TRIAL = 24_000  # images that a model is trained on, over all epochs
 _EPOCHS = 3, 12
-_IMAGES_OF_JOB = 75_000  # over all trials and folds
-_TRIALS = 3, 8
+_IMAGES_OF_JOB = 50_000  # over all trials and folds
+_TRIALS = 2, 8
 _LARGE = 1_000  # training images, for batches of 32
 _SIZES = 96, 224  # pixels; the larger one is that of pretraining
 _STRIDE = 32  # of the common backbones
