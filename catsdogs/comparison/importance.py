@@ -70,10 +70,11 @@ def importance(study_data: StudyData) -> Importance | None:
 
 
 def _encoded(values: pd.Series) -> np.ndarray:
-    """Return (N,) numbers (NaN if missing, which a forest can split on), or the rank of texts (-1 if missing)."""
+    """Return (N,) numbers (less than all others if missing), or the rank of texts (-1 if missing)."""
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     if np.isfinite(numbers[values.notna().to_numpy()]).all():
-        return numbers
+        # Forests of scikit-learn 1.7 do not split a single value from NaN.
+        return np.where(np.isnan(numbers), np.fmin.reduce(numbers, initial=np.inf) - 1, numbers)
     return pd.factorize(values.astype(str).where(values.notna()), sort=True)[0].astype(np.float64)
 
 
