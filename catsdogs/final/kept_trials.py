@@ -14,7 +14,7 @@ from catsdogs.base.text import listed
 from catsdogs.config.hyperparameters import with_values
 from catsdogs.config.schema import RetrainConfig
 from catsdogs.data.dataset import Dataset
-from catsdogs.final.members import Member, configs_of_jobs, searched
+from catsdogs.final.members import Member, configs_of_jobs, searched, searched_epochs
 from catsdogs.network.backbones import load_network
 from catsdogs.network.trial_model import TrialModels
 from catsdogs.pages.formats import counted, loss
@@ -113,9 +113,10 @@ def _rebuild(candidates: Sequence[_Candidate], dataset: Dataset) -> list[Member]
         for one, own in zip(of_job, settings, strict=True):
             trial = one.trial
             chosen_trial(job, trial.trial)  # a `UserError` if it is corrupted
+            epochs = searched_epochs(job, trial)
             for number, fold in enumerate(folds):
                 of_fold, seed = number if len(folds) > 1 else None, trial_seed(config.seed, trial.trial, number)
-                trained = searched(job, trial, own, number, models)
+                trained = searched(job, trial, own, number, models, epochs)
                 if trained is None:
                     raise UserError(f"{TrialWeights(job.folder).file(trial.trial, number)}: changed while it was read")
                 member = Member(config, job, trial, of_fold, seed, [], *trained, fold.validation_rows, None)

@@ -158,6 +158,7 @@ def _train_job(
     epochs_changed = config.fit.epochs != job.result["config"]["fit"].get("epochs")
     records = _with_epochs(config, records, has_validation, epochs_changed)
     members = []
+    epochs = searched_epochs(job, trial) if by_fold and not changed else None
     prepare = cache(data.features.prepare)  # only if a model is trained
 
     def train(run: int, listener: Listener) -> Trained:
@@ -177,7 +178,7 @@ def _train_job(
             own_label = f"{label}, fold {number + 1}/{len(folds)}" if by_fold else label
             name = f"{job.name}-{number if by_fold else 'all'}"
             own = with_values(config, trial.hyperparameters)
-            trained = searched(job, trial, own, run, models) if by_fold and not changed else None
+            trained = searched(job, trial, own, run, models, epochs)
             is_new = False
             if trained is not None:
                 log.info("%s: taken from the search, which kept its weights", own_label)
@@ -192,21 +193,37 @@ def _train_job(
     return members
 
 
-def searched(job: JobRecord, trial: TrialRecord, config: SearchConfig, run: int, models: TrialModels) -> Trained | None:
-    """Return the model of a run of a trial with the weights that the search kept; None if it kept none, or damaged."""
+def searched_epochs(job: JobRecord, trial: TrialRecord) -> pd.DataFrame | None:
+    """Return the epochs of a trial and its ancestors in the search's first execution; None if the table is corrupted.
+
+    They are empty if the table is missing.
+    """
+    try:
+        history = HISTORY_TABLE.read(job.folder / HISTORY)
+    except CorruptedFile:
+        return None
+    ancestors = [int(record.trial) for record in lineage(job.trials(), trial)]
+    epochs = pd.DataFrame({"trial": [], "execution": [], "epoch": []}) if history is None else history
+    return epochs[epochs["trial"].isin(ancestors) & (epochs["execution"] == 0)].drop(columns=["trial", "execution"])
+
+
+def searched(
+    job: JobRecord, trial: TrialRecord, config: SearchConfig, run: int, models: TrialModels, epochs: pd.DataFrame | None
+) -> Trained | None:
+    """Return the model of a run of a trial with the weights that the search kept; None if it kept none, or damaged.
+
+    `epochs` are those of `searched_epochs`.
+    """
+    if epochs is None:
+        return None
     try:
         weights = models.read_weights(config, TrialWeights(job.folder).file(trial.trial, run))
-        history = HISTORY_TABLE.read(job.folder / HISTORY)
     except (CorruptedFile, OSError):
         return None
     model = models.new_trial(config, config.seed)
     models.set_weights(model, weights)
-    ancestors = [int(record.trial) for record in lineage(job.trials(), trial)]
-    epochs = pd.DataFrame({"trial": [], "execution": [], "epoch": []}) if history is None else history
-    epochs = epochs[epochs["trial"].isin(ancestors) & (epochs["execution"] == 0)]
-    epochs = epochs[epochs["fold"] == run] if "fold" in epochs else epochs
-    epochs = epochs.drop(columns=["trial", "execution", "fold"], errors="ignore")
-    return models.full_model(model), epochs, trial.best_epoch
+    history = epochs[epochs["fold"] == run].drop(columns="fold") if "fold" in epochs else epochs
+    return models.full_model(model), history, trial.best_epoch
 
 
 def has_fold_models(config: RetrainConfig, job: JobRecord, trial: TrialRecord, dataset: Dataset) -> bool:

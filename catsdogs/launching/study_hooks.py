@@ -234,9 +234,9 @@ def _inspect_jobs(
 
     sources: dict[str, DataConfig] = {}
     notes: dict[str, None] = {}
-    # Jobs with the same images and split read them once.
     folders = [study / name for name in names] or [study]
     configs = [with_values_of_job(config, folder) for config, folder in zip(configs, folders, strict=True)]
+    # Jobs with the same images and split read them once.
     images = [repr((config.data, config.split)) for config in configs]
     datasets: dict[str, Dataset] = {}
     for key, config in dict(zip(images, configs, strict=True)).items():
