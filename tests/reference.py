@@ -12,14 +12,6 @@ def build_model(config: SearchConfig, total_steps: int, first_step: int = 0, out
     """Build and compile the full model, from pixels to probabilities.
 
     Preprocessing - backbone - GlobalAveragePooling2D - [BatchNormalization] - [Dense(relu)] - Dropout - Dense.
-
-    Args:
-        total_steps: optimizer steps of a full training.
-        first_step: the step of a full training at which this model's optimizer starts.
-
-    Returns:
-        A compiled model from (B, S, S, 3), RGB, 0..255 to float32 (B, outputs) in [0, 1]. Its metric `log_loss` is the
-        cross-entropy with the unsmoothed label and without regularization, unlike its loss.
     """
     backbone = build_backbone(config.backbone)
     unfreeze(backbone, config.model.unfreeze_depth, config.backbone.train_batch_norm)

@@ -40,8 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.touch(exist_ok=False)
         yield temporary
         # Without fsync, a power failure may leave the new name on an empty file.
-        # Windows requires the file to be open for writing.
-        with temporary.open("r+b") as file:
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
@@ -176,7 +175,7 @@ _MAX_TEXT: Final = 2**20  # characters of a text in a JSON file; the longest one
 @contextmanager
 def open_regular(path: Path) -> Iterator[io.BufferedReader]:
     """Open a regular file; raise OSError for a folder, device or FIFO, which would block the process forever."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
         os.close(handle)

@@ -1,7 +1,5 @@
 """Validation of a composed configuration: types and ranges by the schema, then settings that depend on each other."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os

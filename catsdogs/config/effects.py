@@ -3,8 +3,6 @@
 A new setting that is ignored in some configurations gets a row in `_ALWAYS`, `_OF_SEARCH` or `_OF_RETRAIN`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple

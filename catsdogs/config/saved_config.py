@@ -52,11 +52,7 @@ def _known(value: Any, kind: Any, name: str = "") -> Any:
     return value
 
 
-@functools.cache
-def _types(group: type) -> dict[str, Any]:
-    return get_type_hints(group, include_extras=True)
-
-
+_types = functools.cache(functools.partial(get_type_hints, include_extras=True))
 _adapter = functools.cache(TypeAdapter)
 
 

@@ -3,8 +3,6 @@
 Defaults are in `conf/` only. Other packages take these plain dataclasses and never see Hydra or OmegaConf.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

@@ -53,19 +53,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Folder with images at any depth.
+    """Folder with images at any depth."""
 
-    Attributes:
-        root: absolute path.
-        digest: SHA-256 of the unpacked zip or of the folder's listing; 64 hexadecimal digits.
-        paths: of the images, relative to `root`, with forward slashes, in natural order.
-        skipped: paths of the other files, hidden or not images, in the folder or the zip; in natural order.
-    """
-
-    root: Path
-    digest: str
-    paths: tuple[str, ...]
-    skipped: tuple[str, ...] = ()
+    root: Path  # absolute
+    digest: str  # SHA-256 of the unpacked zip or of the folder's listing, hexadecimal
+    paths: tuple[str, ...]  # of the images, relative to `root`, with forward slashes, in natural order
+    skipped: tuple[str, ...] = ()  # of the other files, hidden or not images; in natural order
 
     def skipped_message(self, source: Path | str) -> str:
         """Return number and names of the skipped files of a source, and where all are named; "" if there are none."""
@@ -81,15 +74,10 @@ def open_images(source: Path, cache: Path, max_unpacked_bytes: float = 20 * 2**3
     """Return the folder of images at `source`; unpack a zip first.
 
     A folder is used directly. The images of a zip are unpacked into `cache/archives/<digest>`, unless they are there
-    with the sizes and checksums that the zip states; concurrent processes are safe.
+    with the sizes and checksums that the zip states; concurrent processes are safe. `max_unpacked_bytes` limits them.
 
-    Args:
-        max_unpacked_bytes: limit for the unpacked images of a zip; the key data.max_unpacked_gib, in bytes.
-
-    Raises (nothing is left in the cache):
-        UserError: `source` is missing, unreadable, neither zip nor folder, corrupted, encrypted, unsafe, too large or
-            without images.
-        OSError: the cache cannot be written.
+    Raise UserError if `source` is missing, unreadable, neither zip nor folder, corrupted, encrypted, unsafe, too large
+    or without images, and OSError if the cache cannot be written; nothing is left in the cache then.
     """
     source = source.absolute()
     if os.path.isdir(source):
@@ -182,7 +170,7 @@ def _listing_digest(root: Path, paths: list[str]) -> str:
 
 
 def _zip_digest(source: Path) -> str:
-    """Return the SHA-256 of a zip, recomputed every time: it takes about a second per GB, and a record may be stale."""
+    """Return the SHA-256 of a zip, recomputed every time: a second per GB, and a record may be stale."""
     fix = "pass the path of a zip or a folder of images"
     try:
         with open_regular(source) as file:

@@ -34,17 +34,15 @@ _log = logging.getLogger(__name__)
 def build_catalog(folder: ImageFolder, cache: Path) -> pd.DataFrame:
     """Return the catalog of a folder, from `cache/catalogues/<digest>-v4.csv` if that file is valid.
 
-    Raise UserError if a file cannot be read, OSError if the cache cannot be written.
+    It has a row per image in natural order of id. Raise UserError if a file cannot be read, OSError if the cache cannot
+    be written. Columns:
 
-    Returns:
-        A row per image in natural order of id, with the columns
-
-        - id: str, unique; see `ids_of`
-        - path: str, relative to `folder.root`, with forward slashes
-        - sha256: str, of the file, 64 hexadecimal digits
-        - width, height: int, pixels of the upright image; 0 if undecodable
-        - phash: str, perceptual hash (`near_duplicates.phash`); "" if undecodable
-        - problem: str, why the image is undecodable; "" if it is not
+    - id: str, unique; see `ids_of`
+    - path: str, relative to `folder.root`, with forward slashes
+    - sha256: str, of the file, hexadecimal
+    - width, height: int, pixels of the upright image; 0 if undecodable
+    - phash: str, perceptual hash (`near_duplicates.phash`); "" if undecodable
+    - problem: str, why the image is undecodable; "" if it is not
     """
     file = cache / "catalogues" / f"{folder.digest}-{_CACHE_VERSION}.csv"
     if (table := _stored(file, folder)) is None:

@@ -1,7 +1,5 @@
 """Dataset of a study: catalogs, splits and digest, shared by all jobs."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -46,37 +44,26 @@ class Fold:
 class Dataset:
     """Images of a study. Tables have the columns of `build_catalog` and label, in natural order of id, indexed from 0.
 
-    Attributes:
-        rows: labeled images in use; problem is "", and `assign_splits` adds the columns split and fold; with
-            data.group_column, also group (str). Ids of the user's own validation images start with `validation/`;
-            their paths are absolute if data.validation is set.
-        root: folder of the paths of `rows` and `skipped`.
-        test: all test images, or None without a test set. Only undecodable images have a problem (and width 0). label
-            is NaN unless all have a class, and of classes that the study lacks; in_training (bool) marks exact and
-            near-duplicates of labeled training and validation images, including those that data.ignore or data.limit
-            leaves out, and labeled images in a group of these.
-        test_root: folder of the paths of `test`.
-        skipped: training and validation images that are not used; problem is the reason.
-        digest: SHA-256 over (id, label, sha256, split) of `rows`, fold if there are several, and the names of the
-            classes unless they are the default; 64 hexadecimal digits.
-        images_digest: of the folder of `rows`, see `ImageFolder.digest`.
-        classes: names in order; a label is the place of a class, float, or NaN.
-        validation: folder of data.validation, or None.
-        own_validation: whether data.validation or a part of data.train, not the split, has the validation images.
-        notes: lines for the user: which parts of the sources are used.
+    A label is the place of a class, float, or NaN.
     """
 
+    # Labeled images in use; problem is "", and `assign_splits` adds the columns split and fold; with data.group_column,
+    # also group (str). Ids of the user's own validation images start with `validation/`; their paths are absolute if
+    # data.validation is set.
     rows: pd.DataFrame
-    root: Path
+    root: Path  # folder of the paths of `rows` and `skipped`
+    # All test images. Only undecodable images have a problem (and width 0). label is NaN unless all have a class, and
+    # of classes that the study lacks; in_training (bool) marks exact and near-duplicates of labeled training and
+    # validation images, also of those that data.ignore or data.limit excludes, and labeled images in a group of these.
     test: pd.DataFrame | None
-    test_root: Path | None
-    skipped: pd.DataFrame
-    digest: str
-    images_digest: str
+    test_root: Path | None  # folder of the paths of `test`
+    skipped: pd.DataFrame  # training and validation images that are not used; problem is the reason
+    digest: str  # see `_digest`
+    images_digest: str  # of the folder of `rows`, see `ImageFolder.digest`
     classes: Classes = DEFAULT
-    validation: ImageFolder | None = None
-    own_validation: bool = False
-    notes: tuple[str, ...] = ()
+    validation: ImageFolder | None = None  # folder of data.validation
+    own_validation: bool = False  # whether data.validation or a part of data.train has the validation images
+    notes: tuple[str, ...] = ()  # lines for the user: which parts of the sources are used
 
     def folds(self) -> list[Fold]:
         """Return `split.folds` folds without the holdout.
@@ -108,13 +95,8 @@ def load_dataset(data: DataConfig, cache: Path, split: SplitConfig) -> Dataset:
     different labels, also excluded ones, are all skipped, unless `data.ignore` leaves one label. Of the user's own
     validation images, duplicates of training images are skipped too; `data.limit` does not apply to them.
 
-    Args:
-        data: relative paths start at the current directory, `~` is expanded. If `train` is null, `sample` configures
-            synthetic archives.
-        split: holdout and folds, and the images that stay together in both. Folds `auto` are five for few images.
-
-    Raises:
-        UserError: the images cannot be used, see also `open_images`, or the settings do not fit them.
+    Without `data.train`, `data.sample` configures synthetic archives. Folds `auto` are five for few images. Raise
+    UserError if the images cannot be used, see also `open_images`, or the settings do not fit them.
     """
     for folder in (cache / "archives", cache / "catalogues", cache / "pixels", *cache.glob("sample/*")):
         remove_temporaries(folder, older_than_seconds=_ABANDONED_SECONDS)
@@ -338,6 +320,7 @@ def _test_rows(
 
 
 def _digest(rows: pd.DataFrame, classes: Classes) -> str:
+    """Return a SHA-256, hexadecimal, of the rows with their split, and of the names of the classes unless default."""
     digest = hashlib.sha256(b"" if classes == DEFAULT else json.dumps(classes.names).encode() + b"\n")
     # With one fold, the split determines it, and digests of studies from before there were folds stay valid.
     columns = ["id", "label", "sha256", "split"] + (["fold"] if rows["fold"].max() > 0 else [])

@@ -89,9 +89,8 @@ def transform(data: bytes, function: Callable[[Image.Image], Result]) -> Result:
     The first frame is decoded completely, turned upright by its EXIF orientation and converted to RGB. This keeps the
     high byte of 16-bit channels and puts transparency over white; Pillow converts CMYK and palettes.
 
-    Raises:
-        ValueError: the image cannot be decoded or is too large; the text is a short reason.
-        MemoryError: there is too little memory to decode it, or to know that it cannot be decoded.
+    Raise ValueError, with a short reason, if the image cannot be decoded or is too large, and MemoryError if there is
+    too little memory to decode it, or to know that it cannot be decoded.
     """
     if not data:
         raise ValueError("the file is empty")
@@ -164,12 +163,11 @@ def _pad(image: Image.Image, size: int) -> Image.Image:
     return square
 
 
-def _crop(image: Image.Image, size: int) -> Image.Image:
-    """Resize the largest centered square to `size` pixels."""
-    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-
-
-RESIZERS: dict[Resize, Callable[[Image.Image, int], Image.Image]] = {"squeeze": squeeze, "pad": _pad, "crop": _crop}
+RESIZERS: dict[Resize, Callable[[Image.Image, int], Image.Image]] = {
+    "squeeze": squeeze,
+    "pad": _pad,
+    "crop": lambda image, size: ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR),  # largest centered square
+}
 
 
 def pixels(rows: pd.DataFrame, root: Path, size: int, cache: Path, resize: Resize = "squeeze") -> np.ndarray:

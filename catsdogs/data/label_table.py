@@ -1,7 +1,5 @@
 """Table of labels (data.labels) -> the row, class and group of every image."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import io
@@ -9,7 +7,7 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -37,7 +35,7 @@ class LabelTable:
     found: set[int]  # rows of all images so far
 
     @classmethod
-    def of(cls, data: Mapping[str, Any], images: pd.DataFrame) -> LabelTable:
+    def of(cls, data: Mapping[str, Any], images: pd.DataFrame) -> Self:
         """Read `data.labels` and find the columns that fit the training images, rows of a catalog.
 
         Raise UserError if the file cannot be read, lacks a column or has an ambiguous one, or an image has not exactly

@@ -4,8 +4,6 @@ The training images choose the rule: a table, cat or dog as in 0.2, class folder
 images are labeled by the same rule.
 """
 
-from __future__ import annotations
-
 import logging
 import posixpath
 import re
@@ -14,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -49,7 +47,7 @@ class Labels:
     table: LabelTable | None = None
 
     @classmethod
-    def of(cls, images: pd.DataFrame, source: str, data: Mapping[str, Any]) -> Labels:
+    def of(cls, images: pd.DataFrame, source: str, data: Mapping[str, Any]) -> Self:
         """Choose rule and classes from the training images of a catalog; all files count.
 
         `data` may have the settings labels, id_column, class_column, group_column and classes. Raise UserError, naming

@@ -20,15 +20,11 @@ _FOLDS_OF_SAMPLE = 20  # a sample of groups consists of some of these folds
 
 
 def subset(rows: pd.DataFrame, limit: int | None, seed: int) -> pd.DataFrame:
-    """Sample rows, stratified by label.
+    """Sample min(limit, N) rows (columns id, label, sha256 and any others), stratified by label; None: all.
 
-    Return min(limit, N) of the rows, in natural order of id, with their index. Duplicates are sampled only after all
-    distinct images of their class. A class gets at least two rows, if it has them, because fewer cannot be split; raise
-    UserError if the limit is too low for that.
-
-    Args:
-        rows: columns id, label and sha256; others are kept.
-        limit: number of rows; None returns all.
+    They are in natural order of id, with their index. Duplicates are sampled only after all distinct images of their
+    class. A class gets at least two rows, if it has them, because fewer cannot be split; raise UserError if the limit
+    is too low for that.
     """
     rows = rows.sort_values("id", key=lambda ids: ids.map(natural_key))
     if limit is None or limit >= len(rows):
@@ -57,18 +53,15 @@ def assign_splits(
     scikit-learn splits the units, stratified by label; the highest label of a unit counts. With a column `group`, whose
     units have images of several classes, it splits the images by `StratifiedGroupKFold`. The holdout is sampled first,
     so neither the folds nor the validation fraction change it. Every class is on both sides of each split; raise
-    UserError if it has too few units for that.
+    UserError, with the `names` of the K classes, if it has too few units for that.
 
-    Args:
-        rows: columns id, label (0.0 to K - 1), sha256, and optionally unit (str), equal for duplicates, and group.
-        validation_fraction: of the units outside the holdout, in (0, 1); unused with several folds. None if the
-            validation images are not among the rows: then all rows outside the holdout are for training.
-        names: of the K classes, for messages.
+    `rows` have the columns id, label (0.0 to K - 1), sha256, and optionally unit (str), equal for duplicates, and
+    group. `validation_fraction` is that of the units outside the holdout, unused with several folds; None if the
+    validation images are not among the rows, and all rows outside the holdout are for training.
 
-    Returns:
-        With the index of `rows`: split (str), "train", "validation" or "holdout", and fold (int), -1 in the holdout.
-        With one fold, it is 0 for validation and -1 for training. With several, it is the fold that validates on the
-        row, and split describes fold 0.
+    The result has the index of `rows`, and the columns split (str), "train", "validation" or "holdout", and fold (int),
+    -1 in the holdout. With one fold, it is 0 for validation and -1 for training. With several, it is the fold that
+    validates on the row, and split describes fold 0.
     """
     grouped, unit = "group" in rows, rows["unit"] if "unit" in rows else rows["sha256"]
     labels = rows["label"].groupby(unit).max()  # sorted by unit

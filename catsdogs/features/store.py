@@ -154,9 +154,8 @@ def _channels(chunk: np.ndarray) -> np.ndarray:
 class Store:
     """A folder of entries that is shared by processes; the first `fill` creates it.
 
-    Args:
-        max_bytes: limit on the arrays of all entries; several processes may exceed it until one of them evicts again.
-        closed: once set, `fill` no longer waits for other processes.
+    `max_bytes` limits the arrays of all entries; several processes may exceed it until one of them evicts again. Once
+    `closed` is set, `fill` no longer waits for other processes.
     """
 
     def __init__(self, folder: Path, max_bytes: int, closed: threading.Event | None = None) -> None:
@@ -200,12 +199,9 @@ class Store:
         limit or the disk has no room (`FULL`), or the folder cannot be written. Names of groups and keys have 64
         hexadecimal digits; a key is a digest of everything that changes the values.
 
-        Args:
-            shapes: (N, *shape) of the arrays, by key.
-            dtype: "float32" or "float16". float16 is standardized per channel (last axis) and rounds each value by at
-                most 2**-11 of its distance from the channel's mean; infinities become finite.
-            produce: yields, for the missing keys, chunks of images: a non-empty float32 (b, *shape) for each key.
-            keep: keys that must not be evicted; those of `shapes` never are.
+        `shapes` are (N, *shape), by key. `produce` yields, for the missing keys, chunks of images: a non-empty float32
+        (b, *shape) for each key. float16 is standardized per channel (last axis) and rounds each value by at most
+        2**-11 of its distance from the channel's mean; infinities become finite. Entries of `keep` are not evicted.
         """
         if not self._missing(shapes):  # a read-only folder is sufficient if it is complete
             return

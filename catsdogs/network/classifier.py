@@ -1,7 +1,5 @@
 """The classifier on top of a backbone, and how the model of a trial is unfrozen, regularized and compiled."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Merging of an ensemble into a single Keras model."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -6,7 +6,6 @@ epoch, the fit is slightly overconfident; the holdout score shows by how much.
 """
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,10 +14,9 @@ import numpy as np
 from pydantic import ConfigDict, Field
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
-from sklearn.model_selection import StratifiedKFold
 
 from catsdogs.scoring.intervals import Estimate, ImageScores, paired_intervals
-from catsdogs.scoring.scores import EPSILON, check_inputs, clip, score_images
+from catsdogs.scoring.scores import EPSILON, FOLDS, check_inputs, clip, score_images, stratified_folds
 
 # Minimum number of images to fit. In simulations of calibrated models, an applied fit raised the log loss by at most
 # 0.015 with 200 images and by up to 0.08 with 100; label smoothing of 0.1 costs 0.05.
@@ -27,8 +25,6 @@ FEWEST = 200
 # Temperatures below 1 / 20 fit only images that are all classified correctly; there, only the floor has an effect.
 HIGHEST_TEMPERATURE = 20.0
 HIGHEST_FLOOR = 0.05  # with two classes; 0.1 / K with K
-
-FOLDS = 5  # of cross-fitting
 
 _FLOORS = 200  # candidates; neighbors differ by 3% to 7%
 
@@ -78,10 +74,7 @@ def cross_fitted(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     labels, probabilities = check_inputs(labels, probabilities)
     calibrated = IDENTITY(probabilities)
     if _enough(labels):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about classes with fewer images than folds
-            folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(labels, labels))
-        for others, own in folds:
+        for others, own in stratified_folds(labels, seed=0):
             calibrated[own] = fit(labels[others], probabilities[others])(probabilities[own])
     return calibrated
 

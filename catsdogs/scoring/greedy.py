@@ -3,20 +3,17 @@
 Source: Caruana et al. 2004, Ensemble selection from libraries of models, ICML: selection with replacement, bagged.
 """
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import KFold, StratifiedKFold
 
 from catsdogs.scoring.combination import Combination
 from catsdogs.scoring.intervals import gains_over
-from catsdogs.scoring.scores import TIE_TOLERANCE, clip, score_images
+from catsdogs.scoring.scores import TIE_TOLERANCE, clip, score_images, stratified_folds
 
 _PICKS = 20  # models of an ensemble, each possibly several times
 _BAGS = 20  # each with half of the models, and the best one
-_FOLDS = 5
 _EQUAL = 1e-9  # log losses of equal models, which differ by rounding
 
 # Smaller weights are dropped: such models cost time at every prediction, and gain little.
@@ -28,7 +25,7 @@ def choose_ensemble(
 ) -> tuple[Combination, pd.DataFrame]:
     """Choose between the best model and the greedy means of probabilities and of logits.
 
-    The score of a method is nested: each of _FOLDS stratified folds of the images is predicted with the model or the
+    The score of a method is nested: each of FOLDS stratified folds of the images is predicted with the model or the
     weights that are chosen on the other folds. Returns the first method, in this order, with a nested log loss within
     TIE_TOLERANCE of the lowest, with weights chosen on all images, and a table with a row per model and per method:
     name, log_loss (on the images that chose the weights), nested_log_loss, the other columns of `gains_over` the method
@@ -38,7 +35,7 @@ def choose_ensemble(
     methods = ("single", *(("probability", "logit") if count > 1 else ()))
     combinations = [_choose(labels, p, method, seed) for method in methods]
     nested = np.empty((len(methods), *p.shape[1:]))
-    for others, own in _folds(labels, seed):
+    for others, own in stratified_folds(labels, seed):
         for outputs, method in zip(nested, methods, strict=True):
             outputs[own] = _choose(labels[others], p[:, others], method, seed)(p[:, own])
     every = score_images(labels, np.concatenate([p, nested]))
@@ -51,14 +48,6 @@ def choose_ensemble(
     table["weight"] = [*combinations[chosen].weights, *(None for _ in methods)]
     table["chosen"] = table.index == count + chosen
     return combinations[chosen], table
-
-
-def _folds(labels: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return pairs of places of images: all others, and those of a fold."""
-    splitter = StratifiedKFold if np.bincount(labels).max() >= _FOLDS else KFold
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about classes with fewer images than folds
-        return list(splitter(min(_FOLDS, len(labels)), shuffle=True, random_state=seed).split(labels, labels))
 
 
 def _choose(labels: np.ndarray, p: np.ndarray, method: str, seed: int) -> Combination:
@@ -76,11 +65,8 @@ def greedy_weights(labels: np.ndarray, p: np.ndarray, method: str, seed: int) ->
     Those below _LOWEST_WEIGHT, or below half of the largest one if that is less, are dropped. Equal models share their
     weight, and the order of the models does not matter.
 
-    Args:
-        labels: int (N,), 0 .. K - 1, of images that no model was trained on.
-        p: probabilities (M, N, K).
-        method: what the weights average: "probability" or "logit", as in `Combination`.
-        seed: of the bags.
+    `labels` are int (N,), of images that no model was trained on, `p` (M, N, K). `method` is "probability" or "logit",
+    as in `Combination`; `seed` is that of the bags.
     """
     count, images = len(p), np.arange(len(labels))
     p_label = clip(p[:, images, labels])

@@ -1,10 +1,13 @@
 """Log loss, accuracy, ROC AUC, Brier score and other scores of probabilities, with confidence intervals."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 from scipy.stats import norm
-from sklearn.metrics import f1_score, precision_recall_fscore_support, roc_auc_score
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support, roc_auc_score
+from sklearn.model_selection import KFold, StratifiedKFold
 
 from catsdogs.base.records import SUM_TOLERANCE
 from catsdogs.scoring.intervals import Estimate, ImageScores, mean_intervals, wilson_interval
@@ -14,6 +17,8 @@ EPSILON = 1e-7
 
 # Log losses in nats that differ by at most this count as equal: reports show no further digit.
 TIE_TOLERANCE = 0.00005
+
+FOLDS = 5  # of images, to evaluate what is fitted to them
 
 _ECE_BINS = 15
 
@@ -86,8 +91,7 @@ def class_scores(labels: np.ndarray, probabilities: np.ndarray) -> pd.DataFrame:
 def confusion(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return how many images of each class (rows) are predicted as each class (columns); int (K, K)."""
     labels, probabilities = check_inputs(labels, probabilities)
-    count = probabilities.shape[1]
-    return np.bincount(labels * count + probabilities.argmax(axis=1), minlength=count**2).reshape(count, count)
+    return confusion_matrix(labels, probabilities.argmax(axis=1), labels=np.arange(probabilities.shape[1]))
 
 
 def log_loss_interval(labels: np.ndarray, probabilities: np.ndarray) -> Estimate:
@@ -139,6 +143,14 @@ def _binary_roc_auc(labels: np.ndarray, second: np.ndarray) -> tuple[float, floa
 
     inside = min(max(area, 1e-9), 1 - 1e-9)  # an area of 0 or 1 is itself a root
     return area, float(brentq(excess, 0, inside)), float(brentq(excess, inside, 1))
+
+
+def stratified_folds(labels: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return pairs of places of images, for each of FOLDS folds: all others, and its own."""
+    splitter = StratifiedKFold if np.bincount(labels).max() >= FOLDS else KFold
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about classes with fewer images than folds
+        return list(splitter(min(FOLDS, len(labels)), shuffle=True, random_state=seed).split(labels, labels))
 
 
 def check_inputs(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

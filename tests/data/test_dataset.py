@@ -276,11 +276,7 @@ def test_synthetic_archives_without_training_images(tmp_path, cache):
             "^data.ignore: .* x0, x1, x2, x3, x4 and 2 more; .*for example cat.0$",
         ),
         ((5, 0), {}, "^data.train=.*: usable images of class dog: 0, at least 2 needed; add .*; not usable: dog.99 "),
-        (
-            (0, 0),
-            {},
-            r"^data.train=.*: usable images of class cat: 0.*; not usable: cat.99 .cannot be decoded",
-        ),
+        ((0, 0), {}, r"^data.train=.*: usable images of class cat: 0.*; not usable: cat.99 .cannot be decoded"),
         ((1, 2), {}, "^data.train=.*: usable images of class cat: 1, at least 2 needed; add"),
     ],
 )

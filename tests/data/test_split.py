@@ -121,13 +121,7 @@ def test_every_class_is_on_both_sides_if_it_has_enough_images(cats, dogs, holdou
     ("cats", "dogs", "holdout", "folds", "message"),
     [
         (1, 10, 0.0, 1, "class cat has 1 distinct images .*, at least 2 are needed for training and validation; add"),
-        (
-            5,
-            2,
-            0.95,
-            1,
-            "split.holdout_fraction=0.95: class dog has 2 .*, at least 3 are needed .*; set",
-        ),
+        (5, 2, 0.95, 1, "split.holdout_fraction=0.95: class dog has 2 .*, at least 3 are needed .*; set"),
         (3, 8, 0.25, 4, "class cat has 3 .*, at least 5 are needed for 4 folds and holdout; .* lower split.folds$"),
     ],
 )

@@ -48,15 +48,6 @@ def test_preprocessing_equals_keras_applications_after_saving(preprocessing, bui
     np.testing.assert_allclose(preprocessed, expected, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_is_built_frozen_and_returns_a_feature_map(backbone, name):
-    config = backbone(name)
-    network = build_backbone(config)
-    assert network.input_shape == (None, config.image_size, config.image_size, 3)
-    assert len(network.output_shape) == 4
-    assert network.trainable_variables == []
-
-
 @pytest.mark.parametrize("name", ["small.weights.h5", "small.h5"])
 def test_saved_weights_are_loaded(backbone, tmp_path, name):
     network = build_backbone(backbone("small_cnn"))
