@@ -272,8 +272,15 @@ def _head(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     try:
         with archive.open(info) as member:
             return member.read(HEAD_BYTES)
-    except (*_CORRUPTION, RuntimeError):
+    except (*_CORRUPTION, RuntimeError, OSError) as error:
+        if not _is_corruption(error):
+            raise
         return b""
+
+
+def _is_corruption(error: Exception) -> bool:
+    # bzip2 reports corruption as OSError without a number, and an offset before the file's start is EINVAL.
+    return not isinstance(error, OSError) or error.errno in (None, errno.EINVAL)
 
 
 def _expands_too_much(info: zipfile.ZipInfo) -> bool:
@@ -309,8 +316,7 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path, fold
         text = f"{source}: cannot unpack {path} ({first_line(error)})"
         raise UserError(f"{text}; unpack the archive yourself and pass the folder") from error
     except (*_CORRUPTION, OSError) as error:
-        # bzip2 reports corruption as OSError without a number, and an offset before the file's start is EINVAL.
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        if not _is_corruption(error):
             raise
         raise _corrupted(source, error, f"{path[:200]} is ") from error
 

@@ -145,7 +145,7 @@ class JobConfig(Record):
     def _complete(self) -> Self:
         new = ("validation", "labels", "id_column", "class_column", "group_column", "classes")
         self.data = {**dict.fromkeys(new), **self.data}
-        if self.data.get("sample"):
+        if isinstance(self.data.get("sample"), dict):
             self.data["sample"] = {"classes": 2, **self.data["sample"]}
         self.fit = {"precision": "float32", "class_weights": "none", "keep_weights_gib": 0.0, **self.fit}
         self.timeout = {"study_seconds": None, **self.timeout}

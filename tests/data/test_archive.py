@@ -189,6 +189,14 @@ def test_corrupted_zip(tmp_path, compression, change, message):
     assert re.search(message, refused(source, tmp_path / "cache"))
 
 
+def test_corrupted_member_without_an_image_suffix_is_skipped(tmp_path):
+    source = zip_of(tmp_path / "train.zip", {"1": PAIR["train/cat.1.jpg"], **PAIR}, zipfile.ZIP_BZIP2)
+    data = bytearray(source.read_bytes())
+    corrupt_content(data)
+    source.write_bytes(data)
+    assert open_images(source, tmp_path / "cache", ROOM).skipped == ("1",)
+
+
 UNSAFE = ["/tmp/2.jpg", "\\2.jpg", "C:\\2.jpg", "a/../../2.jpg", "a\\..\\2.jpg", "../2.txt", "2.\0.jpg", "2.\x1b.jpg"]
 
 

@@ -171,6 +171,7 @@ def test_only_a_completed_trial_can_be_chosen(study):
     [
         ("config.backbone.builder", 3),
         ("config.space.dropout.low", []),
+        ("config.data.sample", "two"),
         ("config.fit.epochs", 10**18),
         ("versions.keras", None),
         ("best_trial.hyperparameters.dropout", [1]),
