@@ -33,12 +33,17 @@ def test_content_decides_and_skipped_files_and_long_ids_are_named(tmp_path, caps
         _images([root / "a", root / "a/x"], tmp_path / "cache")
 
 
+def save_model(file):
+    """Save a model that returns the mean of the pixels, from 0 to 1."""
+    inputs = keras.Input((16, 16, 3))
+    mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    keras.Model(inputs, keras.layers.Dense(1, "linear", kernel_initializer=Constant(1 / 3))(mean)).save(file)
+
+
 @pytest.mark.parametrize(("limit", "counts"), [(2**27, [3]), (2 * 16 * 16 * 3, [2, 1]), (1, [1, 1, 1])])
 def test_the_pixels_of_a_chunk_are_limited(tmp_path, monkeypatch, limit, counts):
     folder_of(tmp_path / "pets", {f"{number}.jpg": jpeg(number) for number in range(3)})
-    inputs = keras.Input((16, 16, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
-    keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(pooled)).save(tmp_path / "model.keras")
+    save_model(tmp_path / "model.keras")
     monkeypatch.setattr(predict, "_CHUNK_BYTES", limit)
     sizes, predict_chunk = [], predict._predict_chunk
 
@@ -56,11 +61,7 @@ def test_the_pixels_of_a_chunk_are_limited(tmp_path, monkeypatch, limit, counts)
 )
 def test_images_are_resized_as_in_training(tmp_path, capsys, model, options):
     (tmp_path / "wide.png").write_bytes(encoded(Image.new("RGB", (32, 8), "white"), "PNG"))
-    inputs = keras.Input((16, 16, 3))
-    mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
-    keras.Model(inputs, keras.layers.Dense(1, "linear", kernel_initializer=Constant(1 / 3))(mean)).save(
-        folder_of(tmp_path / "best", {"empty.jpg": b""}) / "model.keras"
-    )
+    save_model(folder_of(tmp_path / "best", {"empty.jpg": b""}) / "model.keras")
     tta, augmentation = TtaConfig("none", 1, "probability"), AugmentationConfig(0, 0, 0, 0, 0, 0, 0, 0, "reflect")
     write_pipeline(tmp_path / "best", Pipeline(tta, augmentation, 1, None, resize="pad", threshold=0.63), {})
     images = [str(tmp_path / "wide.png"), str(tmp_path / "best/empty.jpg")]

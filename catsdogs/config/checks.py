@@ -228,7 +228,6 @@ def _check_step(key: str, low: float, high: float, step: float, log: bool) -> No
 
 
 def _check_tuner(config: SearchConfig) -> None:
-    """Check that the oracle accepts its arguments and the size of the space."""
     oracle, arguments = config.tuner.oracle, config.tuner.arguments
     if oracle == "hyperband" and not config.space:
         raise UserError("tuner=hyperband: not supported with an empty space; use tuner=random")

@@ -194,12 +194,8 @@ class HyperbandArguments:
     hyperband_iterations: Annotated[StrictInt, Field(ge=1, le=1_000)] = 1
 
 
-ORACLE_ARGUMENTS: dict[str, type] = {
-    "random": NoArguments,
-    "bayesian": BayesianArguments,
-    "hyperband": HyperbandArguments,
-    "grid": NoArguments,
-}
+ORACLE_ARGUMENTS: dict[str, type] = dict.fromkeys(("random", "grid"), NoArguments)
+ORACLE_ARGUMENTS |= {"bayesian": BayesianArguments, "hyperband": HyperbandArguments}
 
 
 @dataclass(config=_CONFIG)
@@ -318,13 +314,8 @@ class RetrainConfig(SearchConfig):
 
 # Settings that `space` may search, each with its group.
 SEARCHABLE: dict[str, type] = {
-    "unfreeze_depth": ModelConfig,
-    "dense_units": ModelConfig,
-    "dropout": ModelConfig,
-    "l2": ModelConfig,
-    "peak_lr": ScheduleConfig,
-    "warmup_fraction": ScheduleConfig,
-    "final_fraction": ScheduleConfig,
+    **dict.fromkeys(("unfreeze_depth", "dense_units", "dropout", "l2"), ModelConfig),
+    **dict.fromkeys(("peak_lr", "warmup_fraction", "final_fraction"), ScheduleConfig),
 }
 
 

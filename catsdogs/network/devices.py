@@ -57,5 +57,4 @@ def batch_sizes(batch_size: int, *counts: int) -> list[int]:
 
 @functools.cache
 def _warn_once(text: str) -> None:
-    """Log a warning once per process instead of once per trial."""
     log.warning(text)

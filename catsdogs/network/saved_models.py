@@ -23,11 +23,8 @@ from catsdogs.base.text import binary_size
 _MAX_BYTES = 2**30  # of the variables of a model, and of a copy of the largest one
 _MAX_VALUES = 2**25  # of the output of a layer for one image
 _MAX_CONFIG_BYTES = 2**23  # the configuration of EfficientNetV2L takes 1.1 MiB
-_ATTENTION = (
-    keras.layers.Attention,  # and AdditiveAttention
-    keras.layers.MultiHeadAttention,
-    keras.layers.GroupQueryAttention,
-)
+# AdditiveAttention is a subclass.
+_ATTENTION = (keras.layers.Attention, keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 
 

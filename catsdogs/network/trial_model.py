@@ -191,8 +191,6 @@ class _Settings(keras.layers.Layer):
 
 
 class _AdjustableDropout(keras.layers.Layer):
-    """Dropout with a variable rate."""
-
     def __init__(self, settings: _Settings) -> None:
         super().__init__(name="head_dropout")
         # In a function, because Keras would track a layer attribute as a sublayer.
@@ -210,8 +208,6 @@ class _AdjustableDropout(keras.layers.Layer):
 
 
 class _AdjustableL2(keras.regularizers.Regularizer):
-    """L2 regularizer with a variable factor."""
-
     def __init__(self, settings: _Settings) -> None:
         self._settings = settings
 

@@ -75,7 +75,6 @@ def test_a_worker_of_another_launcher_sets_its_share_once(machine, monkeypatch):
 
 @pytest.mark.parametrize(("limit", "expected"), [(3, "3 3"), (0, "1 1")])
 def test_a_process_uses_its_share_and_at_least_one_thread(limit, expected):
-    """TensorFlow respects the limit too: it starts one `tf_Compute` thread per thread of the share."""
     code = "import cv2; from catsdogs.base.processes import threads; print(cv2.getNumThreads(), threads())"
     environment = {**os.environ, **processes.share_of_machine(2, 0, limit)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)

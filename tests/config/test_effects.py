@@ -1,16 +1,15 @@
 import dataclasses
 import re
-from typing import Any
 
 import pytest
 from conftest import FITTED
-from pydantic import TypeAdapter
+from test_compose import retrained
 
 from catsdogs.base.errors import UserError
-from catsdogs.config.compose import to_search_config
+from catsdogs.config.compose import as_typed, to_search_config
 from catsdogs.config.effects import check_retrain, check_search, effective
 from catsdogs.config.hyperparameters import hyperparameters, unfreeze_depths, with_values
-from catsdogs.config.schema import SEARCHABLE, RetrainConfig
+from catsdogs.config.schema import SEARCHABLE
 
 CONSTANT = "schedule=constant"
 NO_EFFECT = [
@@ -127,17 +126,9 @@ def test_a_setting_with_an_effect_in_one_job_of_a_study_is_accepted_and_equal_jo
 )
 def test_a_setting_without_effect_on_the_final_model_is_refused(composed, overrides, reason):
     # An override of a searched hyperparameter has no effect; that of another one has.
-    own: dict[str, Any] = {"ensemble": {"kind": "none", "num_jobs": 1}, "evaluate_with": "search", "calibrate": True}
-    own |= {"job": "j", "trial": None, "fit_on": "train"}
-    kind, threshold = ("class", "auto") if "submission.threshold=auto" in overrides else ("probability", None)
-    own["submission"] = {"template": None, "kind": kind, "threshold": threshold}
-    own |= {key: value for key, _, value in (one.partition("=") for one in overrides) if key in own}
-    own["ensemble"]["kind"] = next((one.partition("kind=")[2] for one in overrides if "ensemble" in one), "none")
-    of_search = [one for one in overrides if re.split("[.=]", one)[0] not in own]
-    search = dataclasses.asdict(
-        to_search_config(composed("data.train=t.zip", *FITTED, "backbone.image_size=96", *of_search))
-    )
-    config = TypeAdapter(RetrainConfig).validate_python({**search, **own, "calibrate": True})
+    search = to_search_config(composed("data.train=t.zip", *FITTED, "backbone.image_size=96"))
+    kind = ["submission.kind=class"] if "submission.threshold=auto" in overrides else []
+    config = retrained(dataclasses.asdict(search), "evaluate_with=search", *kind, *map(as_typed, overrides))
     typed = [one for one in overrides if not one.startswith("select.")]  # that is of the search
     if not reason:
         check_retrain(config, typed, "3", {"dropout": 0.5, "l2": 0.001})
