@@ -22,7 +22,6 @@ from catsdogs.data.archive import open_images
 from catsdogs.data.catalog import build_catalog
 from catsdogs.data.dataset import load_dataset
 from catsdogs.data.labels import Labels
-from catsdogs.data.near_duplicates import group_duplicates
 from catsdogs.data_audit.duplicates import find_duplicates
 from catsdogs.data_audit.findings import TINY_PIXELS, find_unusual_files
 from catsdogs.data_audit.label_issues import find_label_issues
@@ -192,7 +191,7 @@ def test_page_and_override_exclude_all_duplicates(audited, composed):
     # cat.33 is a duplicate of cat.2, which the study ignores already.
     assert data.ignore == ["cat.2", *EXPECTED]
     used = load_dataset(data, folder / "cache", SplitConfig(0.0, 1, "copies"))
-    assert group_duplicates(used.rows, used.root, folder / "cache").is_unique
+    assert find_duplicates(used.rows, used.root, folder / "cache").empty
     assert list(used.skipped.query("problem != 'ignored by data.ignore'")["id"]) == ["bird.30", "dog.32"]
 
 

@@ -240,7 +240,8 @@ def _split(
     strata = classes.ranks[rows["label"].astype(int)].astype(float)
     sampled = subset(rows.assign(label=strata), data.limit, data.split_seed)
     rows = rows.loc[sampled.index].reset_index(drop=True)
-    groups = near_duplicates.group_duplicates(rows, source.folder.root, cache)
+    pairs = near_duplicates.confirmed_pairs(cache, (rows, source.folder.root))
+    groups = near_duplicates.components(rows["sha256"], pairs)
     together = split.group_by == "near_duplicates"
     units = groups if together else rows["sha256"]
     if "group" in rows:

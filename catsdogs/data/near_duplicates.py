@@ -48,16 +48,6 @@ def phash(image: Image.Image) -> str:
     return str(imagehash.phash(squeeze(image, _PIXELS), _HASH_SIDE))
 
 
-def group_duplicates(rows: pd.DataFrame, root: Path, cache: Path) -> pd.Series:
-    """Return the group of each image: near-duplicates, or images connected by a chain of near-duplicates.
-
-    `rows` has the columns path (relative to `root`), sha256 and phash, of decodable images; its order has no effect.
-    The result is (N,) str, the smallest sha256 of the group, with the index of `rows`, named group. Raise UserError as
-    `pixels` does.
-    """
-    return components(rows["sha256"], confirmed_pairs(cache, (rows, root)))
-
-
 def copies_of(rows: pd.DataFrame, root: Path, others: pd.DataFrame, others_root: Path, cache: Path) -> pd.Series:
     """Return which of `rows` are exact or near-duplicates of any of `others`; (N,) bool with the index of `rows`.
 

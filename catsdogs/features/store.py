@@ -47,7 +47,6 @@ class EntryInfo:
     """A stored entry."""
 
     key: str
-    folder: Path
     bytes: int  # size of the file of its array
     last_used: float  # seconds since 1970
     dtype: str
@@ -130,7 +129,7 @@ def read_entry(folder: Path) -> EntryInfo | None:
         size = sealed_bytes(shape, about.dtype)
         if (folder / "values.npy").stat().st_size != size:
             return None
-        return EntryInfo(folder.name, folder, size, last_used, about.dtype, shape, about.group)
+        return EntryInfo(folder.name, size, last_used, about.dtype, shape, about.group)
     except (OSError, CorruptedFile):
         return None
 
@@ -292,7 +291,7 @@ class Store:
                 available = f"the limit of {binary_size(self.max_bytes)} and the disk leave {binary_size(max(most, 0))}"
                 raise OSError(errno.ENOSPC, f"{binary_size(needed)} of activations do not fit; {available}")
             entry = evictable.pop()
-            if self._remove(entry.folder, None if entry.group == group else entry.group):
+            if self._remove(self.folder / entry.key, None if entry.group == group else entry.group):
                 stored -= entry.bytes
                 _log.info("evicted %s of stored activations", binary_size(entry.bytes))
 

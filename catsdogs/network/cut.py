@@ -35,11 +35,6 @@ class Cut:
     position: int
     shape: tuple[int, ...]  # of one image's activation, e.g. (7, 7, 160); (C,) for pool, (S, S, 3) for pixels
 
-    @property
-    def values(self) -> int:
-        """Number of values in one image's activation."""
-        return math.prod(self.shape)
-
 
 def find_cut(backbone: keras.Model, depth: int, train_batch_norm: bool = False) -> Cut:
     """Find the best tensor to cut at when `classifier.unfreeze` trains the last `depth` layers of a backbone.
@@ -66,7 +61,7 @@ def find_cut(backbone: keras.Model, depth: int, train_batch_norm: bool = False) 
     # Valid cuts form one chain, each below the next, so the last in any topological order is the nearest.
     affordable = SUFFIX_COST_TOLERANCE * graph.cost_above(valid[-1])
     candidates = [graph.cut(node) for node in reversed(valid) if graph.cost_above(node) <= affordable]
-    return min(candidates, key=lambda cut: cut.values)
+    return min(candidates, key=lambda cut: math.prod(cut.shape))
 
 
 def prefix(backbone: keras.Model, preprocessing: str, cuts: Sequence[Cut]) -> keras.Model:

@@ -18,11 +18,14 @@ def rows_of(tmp_path, members):
 
 def grouped(tmp_path, members):
     rows = rows_of(tmp_path, members)
-    root, cache = tmp_path / "given", tmp_path / "cache"
-    groups = near_duplicates.group_duplicates(rows, root, cache)
+
+    def groups_of(table):
+        pairs = near_duplicates.confirmed_pairs(tmp_path / "cache", (table, tmp_path / "given"))
+        return near_duplicates.components(table["sha256"], pairs)
+
+    groups, shuffled = groups_of(rows), groups_of(rows.sample(frac=1, random_state=3))
     assert groups.name == "group"
     assert list(groups.index) == list(rows.index)
-    shuffled = near_duplicates.group_duplicates(rows.sample(frac=1, random_state=3), root, cache)
     pd.testing.assert_series_equal(shuffled.sort_index(), groups)
     for name, hashes in rows.groupby(groups)["sha256"]:
         assert name == min(hashes)

@@ -116,7 +116,7 @@ def test_cuts_of_mobilenet_v2():
     backbone = keras.applications.MobileNetV2(weights=None, include_top=False, input_shape=(224, 224, 3))
     assert find_cut(backbone, 0) == Cut("pool", 154, (1280,))
     ten = find_cut(backbone, 10)
-    assert (ten.layer, ten.shape, ten.values) == ("block_15_add", (7, 7, 160), 7840)
+    assert (ten.layer, ten.shape) == ("block_15_add", (7, 7, 160))
     assert find_cut(backbone, 20).layer == "block_14_add"
     thirty = find_cut(backbone, 30)
     assert (thirty.layer[:9], thirty.shape) == ("block_13_", (7, 7, 160))
